@@ -1,0 +1,120 @@
+"""Parameter groups: who gets weight decay, and at which share of the learning rate."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from binderclip.errors import UsageError
+
+__all__ = ["layer_index", "param_groups"]
+
+_BLOCK = re.compile(r"^(?P<stack>(?:.*\.)?(?:resblocks|blocks|layers|layer|h))\.(?P<index>\d+)\.")
+# Inputs of a transformer stack: they lie below its first block and get the smallest rate under layer decay.
+_BELOW = re.compile(
+    r"(conv1|patch_embed|token_embedding|embeddings|positional_embedding|pos_embed|class_embedding|"
+    r"cls_token|ln_pre|pre_layrnorm|norm_pre)"
+)
+
+
+def layer_index(names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Depth of each parameter and the depth of its tower's top: `{name: (depth, top)}`.
+
+    Block i of a stack has depth i + 1, what feeds the stack has depth 0, what follows it (final norm, projection,
+    logit scale) sits at the top. Image and text stacks of different length keep their own tops.
+
+    Args:
+        names: parameter names as `named_parameters` gives them.
+    """
+    names = list(names)
+    found = {name: _BLOCK.match(name) for name in names}
+    length: dict[str, int] = {}
+    for match in found.values():
+        if match:
+            length[match["stack"]] = max(length.get(match["stack"], 0), int(match["index"]) + 1)
+    depths = {}
+    for name, match in found.items():
+        if match:
+            depths[name] = (int(match["index"]) + 1, length[match["stack"]] + 1)
+            continue
+        top = _top_of(name, length)
+        depths[name] = (0 if _BELOW.search(name) else top, top)
+    return depths
+
+
+def _top_of(name: str, length: Mapping[str, int]) -> int:
+    """The top of the stack that shares the longest name prefix with `name`; among equals, of the outermost stack."""
+    if not length:
+        return 1
+
+    def closeness(stack: str) -> tuple[int, int]:
+        same = 0
+        for left, right in zip(name.split("."), stack.split("."), strict=False):
+            if left != right:
+                break
+            same += 1
+        return same, -stack.count(".")
+
+    return length[max(length, key=closeness)] + 1
+
+
+def param_groups(
+    model: nn.Module,
+    weight_decay: float = 0.0,
+    *,
+    lr: float | None = None,
+    lr_scale: Mapping[str, float] | None = None,
+    layer_decay: float = 1.0,
+    no_decay: Iterable[str] = (),
+    freeze: Iterable[str] = (),
+) -> list[dict[str, Any]]:
+    """Group trainable parameters by weight decay and learning rate, ready for any `torch.optim` optimizer.
+
+    Parameters of fewer than two dimensions (biases, norms, the logit scale) get no weight decay. Each group carries
+    `lr_scale`, the share of the base rate, and `names`; a tied parameter appears once, under its first name.
+
+    Args:
+        model: the module to train.
+        weight_decay: decay of everything else.
+        lr: base learning rate; where given, each group's `lr` is `lr * lr_scale`.
+        lr_scale: multipliers by name pattern, `{"visual.*": 0.1}`; shell wildcards, the first match counts.
+        layer_decay: multiplier per layer below the top (BEiT, arXiv 2106.08254); 1 is off.
+        no_decay: further name patterns without weight decay.
+        freeze: name patterns that stay out of every group.
+
+    Raises:
+        UsageError: a pattern that matches no parameter, or nothing left to train.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    scales, skip, frozen = dict(lr_scale or {}), tuple(no_decay), tuple(freeze)
+    for pattern in (*scales, *skip, *frozen):
+        if not any(fnmatch.fnmatchcase(name, pattern) for name, _ in named):
+            raise UsageError(f"no trainable parameter is named like {pattern!r}; names look like {_examples(named)}")
+    depth = layer_index([name for name, _ in named]) if layer_decay != 1.0 else {}
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in named:
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in frozen):
+            continue
+        plain = parameter.ndim < 2 or any(fnmatch.fnmatchcase(name, pattern) for pattern in skip)
+        share = next((s for pattern, s in scales.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
+        if depth:
+            at, top = depth[name]
+            share *= layer_decay ** (top - at)
+        decay = 0.0 if plain else weight_decay
+        group = groups.setdefault((decay, share), {"params": [], "names": [], "weight_decay": decay, "lr_scale": share})
+        group["params"].append(parameter)
+        group["names"].append(name)
+    if not groups:
+        raise UsageError("nothing to train: every parameter is frozen")
+    if lr is not None:
+        for group in groups.values():
+            group["lr"] = lr * group["lr_scale"]
+    return list(groups.values())
+
+
+def _examples(named: list[tuple[str, Any]]) -> str:
+    return ", ".join(repr(name) for name, _ in named[:3]) or "(none: nothing requires a gradient)"

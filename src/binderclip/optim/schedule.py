@@ -1,0 +1,89 @@
+"""Learning-rate schedules: a shape over progress in [0, 1], preceded by a linear warm-up.
+
+A schedule holds no state, so a resumed run needs the step number alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from binderclip.errors import UsageError
+
+__all__ = ["SCHEDULES", "LRSchedule", "constant", "cosine", "linear", "schedule"]
+
+
+def constant(progress: float) -> float:
+    """1 throughout."""
+    return 1.0
+
+
+def linear(progress: float) -> float:
+    """From 1 down to 0 along a straight line."""
+    return 1.0 - progress
+
+
+def cosine(progress: float) -> float:
+    """From 1 down to 0 along half a cosine wave (SGDR, arXiv 1608.03983, without restarts)."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine, "linear": linear}
+
+
+@dataclass(frozen=True)
+class LRSchedule:
+    """Multiplier of the base learning rate at a step; use it directly or as a `LambdaLR` function.
+
+    Args:
+        shape: multiplier as a function of progress in [0, 1] after the warm-up.
+        steps: optimizer steps in all.
+        warmup: steps of linear warm-up; step 0 already has `1 / warmup`, so no step is wasted at rate zero.
+        floor: smallest multiplier after the warm-up; the shape is squeezed into [floor, 1].
+    """
+
+    shape: Callable[[float], float]
+    steps: int
+    warmup: int = 0
+    floor: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        """Multiplier at the 0-based `step`; steps past the end keep the last value."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        return self.floor + (1.0 - self.floor) * self.shape(progress)
+
+
+def schedule(
+    shape: str | Callable[[float], float] = "cosine",
+    *,
+    steps: int,
+    warmup: int | float = 0,
+    floor: float = 0.0,
+) -> LRSchedule:
+    """Build a schedule: `schedule("cosine", warmup=100, steps=1000)(step)` is the multiplier of the learning rate.
+
+    Args:
+        shape: "constant", "cosine", "linear", or a function of progress in [0, 1].
+        steps: optimizer steps in all, at least 1.
+        warmup: linear warm-up, in steps (int), or as a share of `steps` (float below 1).
+        floor: smallest multiplier after the warm-up, in [0, 1].
+
+    Raises:
+        UsageError: unknown shape, or a length that makes no sense.
+    """
+    if isinstance(shape, str):
+        if shape not in SCHEDULES:
+            raise UsageError(f"schedule {shape!r} is unknown: choose one of {', '.join(sorted(SCHEDULES))}")
+        shape = SCHEDULES[shape]
+    if steps < 1:
+        raise UsageError(f"steps must be at least 1, got {steps}")
+    if isinstance(warmup, float) and 0 < warmup < 1:
+        warmup = round(warmup * steps)
+    if warmup < 0 or warmup > steps or warmup != int(warmup):
+        raise UsageError(f"warmup must be a whole number of steps up to steps={steps}, or a share, got {warmup}")
+    if not 0 <= floor <= 1:
+        raise UsageError(f"floor must lie in [0, 1], got {floor}")
+    return LRSchedule(shape, steps, int(warmup), floor)
