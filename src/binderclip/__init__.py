@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "adapt", "cli", "data", "errors", "evaluate", "explain", "fit", "losses", "models", "optim", "quality", "segment",
+    "adapt", "cli", "data", "errors", "evaluate", "explain", "fit", "losses", "models", "optim", "quality", "search",
+    "segment",
     "studies", "train",
 )  # fmt: skip
 _NAMES = {"load": "models", "list_models": "models", "TextBank": "models", "Predictor": "models"}

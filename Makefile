@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both set up a virtual environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Test processes; one thread each, so that two cores are not fought over.
+JOBS ?= 2
+STAMP := $(shell cksum pyproject.toml | cut -d ' ' -f 1)
+
+.PHONY: demo test lint types imports check bench reproduce docs clean
+
+demo: $(VENV)/.demo-$(STAMP)
+	$(BIN)/binderclip demo --out demo
+
+test: $(VENV)/.dev-$(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+lint: $(VENV)/.dev-$(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+imports: $(VENV)/.dev-$(STAMP)
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev-$(STAMP)
+	$(BIN)/mypy
+
+check: lint imports types test
+
+bench: $(VENV)/.dev-$(STAMP)
+	$(BIN)/python -m benchmarks --out docs/BENCHMARKS.md
+
+reproduce: $(VENV)/.dev-$(STAMP)
+	$(BIN)/binderclip reproduce --all
+
+docs: $(VENV)/.dev-$(STAMP)
+	$(BIN)/python docs/build.py
+
+clean:
+	rm -rf $(VENV) demo runs site build dist
+
+$(VENV)/.venv-ok:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "binderclip needs Python 3.10 or newer; say which: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/.demo-$(STAMP): $(VENV)/.venv-ok
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+# The tests need what the demonstration needs, and more.
+$(VENV)/.dev-$(STAMP): $(VENV)/.venv-ok
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.demo-$(STAMP)

@@ -1,0 +1,72 @@
+"""The Typer application, and the one place where errors become messages and exit codes.
+
+A verb is a file beside this one that holds a function decorated with `command` (or a Typer group added to `app`). Its
+heavy imports stand inside the function, so `binderclip --help` answers at once. Exit codes: 0 done, 2 bad usage,
+1 failed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from binderclip.errors import BinderclipError
+
+# Order of the verbs in `binderclip --help`: what a newcomer needs first.
+VERBS = ("classify", "search", "segment", "explain", "evaluate", "info", "cache")
+
+app = typer.Typer(
+    name="binderclip",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Contrastive image-text models and the gradients that train them. Everything works offline with the bundled "
+    "model `small`; `--model open_clip:ViT-B-32/openai` or `hf:openai/clip-vit-base-patch32` uses a real checkpoint.",
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from binderclip import __version__
+
+        typer.echo(f"binderclip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _verb in VERBS:
+    importlib.import_module(f"binderclip.cli.{_verb}").register(app)
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Print a short error to stderr and leave with `code`."""
+    typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+    raise SystemExit(code)
+
+
+def main() -> None:
+    """Run the command line; every error raised on purpose becomes one short message, never a traceback."""
+    try:
+        app()
+    except BinderclipError as error:
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(0) from None
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        fail(f"{error.strerror or error}{where and ':' + where}")

@@ -1,0 +1,89 @@
+"""`binderclip classify`: which label fits each image."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from binderclip.cli.inputs import Images, find_images
+from binderclip.cli.options import BatchSize, Device, Dtype, Json, Labels, Model, parse_labels
+from binderclip.cli.output import print_json, print_table, warn_skipped
+
+
+def classify(
+    images: Images,
+    labels: Labels,
+    templates: Annotated[
+        str,
+        typer.Option(
+            "--templates",
+            "-t",
+            help="How a label becomes sentences: a set (`simple`, `photo`, `clipart`, ...), or one template with `{}`.",
+        ),
+    ] = "simple",
+    top: Annotated[int, typer.Option(min=1, help="Labels to show for each image.")] = 3,
+    picture: Annotated[
+        str | None, typer.Option("--picture", help="Also save a sheet of the images with their labels to this PNG.")
+    ] = None,
+    model: Model = "small",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = 64,
+    json: Json = False,
+) -> None:
+    """Say which of your labels fits each image (zero-shot: nothing is trained).
+
+    Examples:
+
+        binderclip classify photo.jpg --labels "cat,dog,a cup of coffee"
+
+        binderclip classify holiday/ -l beach,mountain,city --picture sheet.png
+
+    A file that cannot be read is left out and named; the others are done.
+    """
+    names = parse_labels(labels)
+    found = find_images(images)
+
+    from binderclip.models import load, resolve_templates
+
+    sentences = resolve_templates(templates)
+    clip = load(model, device=device, dtype=dtype)
+    bank = clip.text_bank(names, sentences)
+    encoded = clip.encode_files(found.paths, batch_size=batch_size)
+    result = clip.classify_features(encoded.features, bank)
+    top = min(top, len(names))
+    order = result.probs.argsort(dim=-1, descending=True)[:, :top]
+    rows = [
+        (path, [(names[c], float(result.probs[row, c])) for c in order[row].tolist()])
+        for row, path in enumerate(encoded.paths)
+    ]
+    if json:
+        print_json(
+            {
+                "model": model,
+                "labels": names,
+                "images": [{"image": p, "labels": [{"label": n, "prob": v} for n, v in best]} for p, best in rows],
+                "skipped": [{"image": key, "reason": reason} for key, reason in encoded.skipped],
+            }
+        )
+    elif rows:
+        columns = ["image", "label", "prob"] + [f"{n}." for n in range(2, top + 1)]
+        print_table(
+            f"{len(rows)} image{'s' if len(rows) > 1 else ''}, {len(names)} labels, model {model}",
+            columns,
+            [[str(p), best[0][0], best[0][1], *[f"{n} {v:.3f}" for n, v in best[1:]]] for p, best in rows],
+        )
+    warn_skipped(encoded.skipped)
+    if picture and rows:
+        from binderclip.cli.sheet import contact_sheet
+
+        contact_sheet([(p, f"{best[0][0]} {best[0][1]:.2f}") for p, best in rows], picture)
+    if not rows:
+        raise typer.Exit(1)
+    raise typer.Exit(found.exit_code(encoded.skipped))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(classify)

@@ -1,0 +1,60 @@
+"""`binderclip evaluate`: retrieval and zero-shot accuracy of a model on a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from binderclip.cli.options import BatchSize, Device, Dtype, Json
+from binderclip.cli.output import print_json, print_table, warn_skipped
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A bundled model, `open_clip:ARCH/PRETRAINED`, `hf:REPO_OR_FOLDER`, or a run folder.")
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A folder of images with captions or class-named folders, shard URLs `x-{000..009}.tar`, or a named set: "
+            "`openclipart`, `noto-emoji`, `icons`, `openmoji`, `fashion-mnist`, `digits`, `photographs`, `textile`."
+        ),
+    ] = "openclipart",
+    split: Annotated[str | None, typer.Option(help="Split of a named set [default: its test split].")] = None,
+    templates: Annotated[str, typer.Option("--templates", "-t", help="Sentences around a class name.")] = "simple",
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many pictures.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures to this JSON file.")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = 64,
+    json: Json = False,
+) -> None:
+    """Measure a model: recall of captions and images, and zero-shot accuracy where the data has classes.
+
+    Example:
+
+        binderclip evaluate small --data noto-emoji --split val
+    """
+    from binderclip.data import load_data
+    from binderclip.evaluate import evaluate_model
+    from binderclip.models import load, resolve_templates
+
+    sentences = resolve_templates(templates)
+    samples = load_data(data, split=split)
+    clip = load(model, device=device, dtype=dtype)
+    result = evaluate_model(clip, samples, templates=sentences, batch_size=batch_size, limit=limit)
+    document = {"model": model, "data": data, "split": split, **result.as_dict()}
+    if out:
+        out.write_text(__import__("json").dumps(document, indent=2, default=str), encoding="utf-8")
+    if json:
+        print_json(document)
+    else:
+        print_table(f"{model} on {data}: {result.count} pictures", ("measure", "value"), result.rows())
+    warn_skipped(result.skipped)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(evaluate)

@@ -1,0 +1,73 @@
+"""`binderclip explain`: where in the image the evidence for a label is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from binderclip.cli.inputs import one_image, output_path
+from binderclip.cli.options import Device, Dtype, Json, Model
+from binderclip.cli.output import print_json
+from binderclip.errors import UsageError
+
+
+def explain(
+    image: Annotated[str, typer.Argument(help="The image file.")],
+    label: Annotated[str, typer.Option("--label", "-l", help="The text to explain, such as `a cat`.")],
+    method: Annotated[
+        str, typer.Option(help="`saliency` (gradient at the pixels), `gradcam`, or another of `binderclip.explain`.")
+    ] = "gradcam",
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="PNG of the overlay [default: NAME-explain.png].")
+    ] = None,
+    model: Model = "small",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    json: Json = False,
+) -> None:
+    """Draw where an image speaks for a label.
+
+    Example:
+
+        binderclip explain photo.jpg --label "a cat" --method gradcam
+    """
+    if not label.strip():
+        raise UsageError("--label is empty: give the text to explain, such as --label 'a cat'")
+    path = one_image(image)
+    out_path = output_path(out, path, "explain")
+
+    from binderclip.explain import METHODS
+    from binderclip.models import load
+
+    if method not in METHODS:
+        raise UsageError(f"--method {method!r} is unknown; there are {', '.join(sorted(METHODS))}")
+    from binderclip.data import open_image
+
+    picture = open_image(path)
+    clip = load(model, device=device, dtype=dtype)
+    attribution = METHODS[method]()(clip, [picture], label)
+    attribution.overlay(picture).save(out_path)
+    peak = attribution.peak(picture.size)
+    score = float(attribution.value[0])
+    if json:
+        print_json(
+            {
+                "image": path,
+                "label": label,
+                "method": method,
+                "model": model,
+                "cosine": score,
+                "peak_xy": peak,
+                "overlay": out_path,
+            }
+        )
+        return
+    typer.echo(
+        f"cosine with {label!r}: {score:.3f}; strongest evidence at x {peak[0]}, y {peak[1]}\noverlay {out_path}"
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(explain)

@@ -1,0 +1,70 @@
+"""`binderclip info`: what is installed, where it can run, which models are at hand."""
+
+from __future__ import annotations
+
+import typer
+
+from binderclip.cli.options import Json
+from binderclip.cli.output import print_json, print_table
+
+PACKAGES = (
+    "torch", "torchvision", "open_clip_torch", "timm", "transformers", "safetensors", "numpy", "scikit-learn",
+    "lancedb", "webdataset", "tensorboard",
+)  # fmt: skip
+
+
+def _versions() -> dict[str, str | None]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _devices() -> list[str]:
+    import torch
+
+    devices = [f"cpu ({torch.get_num_threads()} threads)"]
+    devices += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return devices
+
+
+def info(json: Json = False) -> None:
+    """Print versions, devices and the bundled models with their figures."""
+    import platform
+
+    from binderclip import __version__
+    from binderclip.models import bundled_cards
+
+    versions, devices, models = _versions(), _devices(), bundled_cards()
+    if json:
+        print_json(
+            {
+                "binderclip": __version__,
+                "python": platform.python_version(),
+                "packages": versions,
+                "devices": devices,
+                "models": models,
+            }
+        )
+        return
+    rows = [("binderclip", __version__), ("Python", platform.python_version())]
+    rows += [(name, found or "not installed (optional)") for name, found in versions.items()]
+    print_table("Versions", ("package", "version"), rows)
+    print_table("Devices", ("device",), [[device] for device in devices])
+    print_table(
+        "Bundled models",
+        ("model", "parameters", "MB", "what"),
+        [(name, card["parameters"], card["megabytes"], card["summary"]) for name, card in models.items()],
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(info)

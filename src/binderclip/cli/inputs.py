@@ -1,0 +1,80 @@
+"""Image arguments: files and folders, checked before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from binderclip.errors import DataError, UsageError
+
+Images = Annotated[
+    list[str], typer.Argument(help="Image files, or folders (searched for images, with what is below them).")
+]
+
+
+@dataclass(frozen=True)
+class ImageArguments:
+    """What the user named: every picture in order, and which of them were named one by one."""
+
+    paths: list[Path]
+    named: frozenset[Path]
+
+    def exit_code(self, skipped: Sequence[tuple[object, str]]) -> int:
+        """1 where a picture that was named one by one could not be used, else 0."""
+        return int(any(Path(str(key)) in self.named for key, _ in skipped))
+
+
+def find_images(arguments: Sequence[str]) -> ImageArguments:
+    """Every image file of the arguments.
+
+    Raises:
+        UsageError: an argument that is neither a file nor a folder.
+        DataError: a folder that holds no image.
+    """
+    from binderclip.data import list_images
+
+    paths: dict[Path, None] = {}
+    named = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found = list_images(path)
+            if not found:
+                raise DataError(f"no images in {path}: looked for PNG, JPEG, WebP, GIF, BMP and TIFF files, also below")
+            paths.update(dict.fromkeys(found))
+        elif path.is_file():
+            paths[path] = None
+            named.append(path)
+        else:
+            raise UsageError(f"there is no file or folder {path}")
+    return ImageArguments(list(paths), frozenset(named))
+
+
+def one_image(argument: str) -> Path:
+    """The path of one image file, checked to exist.
+
+    Raises:
+        UsageError: not a file.
+    """
+    path = Path(argument)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; this verb takes one image file")
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    return path
+
+
+def output_path(given: str | None, source: Path, suffix: str) -> Path:
+    """Where a picture goes: as given, else `NAME-suffix.png` in the current folder.
+
+    Raises:
+        UsageError: the folder of the given path does not exist.
+    """
+    path = Path(given) if given else Path(f"{source.stem}-{suffix}.png")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+    return path

@@ -1,0 +1,51 @@
+"""Options that several verbs share, so that one word means one thing everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from binderclip.errors import UsageError
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A bundled model (`binderclip info` lists them), `open_clip:ARCH/PRETRAINED`, `hf:REPO_OR_FOLDER`, or a "
+        "run folder of `binderclip train`.",
+    ),
+]
+Device = Annotated[str, typer.Option(help="Where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`.")]
+Dtype = Annotated[str, typer.Option(help="Precision of the towers: `float32`, `bfloat16` or `float16`.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through the model at once.")]
+Labels = Annotated[
+    str,
+    typer.Option("--labels", "-l", help="Labels, separated by commas: `cat,dog,a red car`; or `@FILE`, one a line."),
+]
+
+
+def parse_labels(text: str) -> list[str]:
+    """The labels of `--labels`: comma-separated, or `@FILE` with one a line.
+
+    Raises:
+        UsageError: no label, an empty one, or one named twice.
+    """
+    if text.startswith("@"):
+        path = Path(text[1:])
+        if not path.is_file():
+            raise UsageError(f"--labels {text}: there is no file {path}")
+        labels = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    else:
+        labels = [part.strip() for part in text.split(",")]
+    if not labels or not any(labels):
+        raise UsageError("--labels is empty: give at least one label, such as --labels cat,dog")
+    if "" in labels:
+        raise UsageError(f"--labels {text!r} has an empty label (two commas in a row, or one at the end)")
+    doubled = sorted({label for label in labels if labels.count(label) > 1})
+    if doubled:
+        raise UsageError(f"--labels names {', '.join(map(repr, doubled))} more than once")
+    return labels

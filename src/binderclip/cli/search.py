@@ -1,0 +1,153 @@
+"""`binderclip search`: index a folder once, then find images by words or by an example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from binderclip.cli.options import BatchSize, Device, Dtype, Json, Model
+from binderclip.cli.output import note, print_json, print_table, warn_skipped
+from binderclip.errors import CheckpointError, UsageError
+
+INSIDE = ".binderclip"
+search = typer.Typer(no_args_is_help=True, help="Find images in a folder by words or by an example image.")
+
+
+def _place(given: str | None, folder: Path) -> Path:
+    return Path(given) if given else folder / INSIDE
+
+
+@search.command("index")
+def index(
+    folder: Annotated[Path, typer.Argument(help="Folder of images; what is below it counts.")],
+    place: Annotated[
+        str | None, typer.Option("--index", help="Where the index is kept [default: FOLDER/.binderclip].")
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Throw the old index away, for another model say.")
+    ] = False,
+    model: Model = "small",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = 64,
+    json: Json = False,
+) -> None:
+    """Encode the images of a folder; a second run encodes only what is new or changed.
+
+    Example:
+
+        binderclip search index holiday/
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}")
+
+    from binderclip.models import load
+    from binderclip.search import SearchIndex
+
+    path = _place(place, folder)
+    if rebuild:
+        _remove(path)
+    found = SearchIndex(path, load(model, device=device, dtype=dtype))
+    with _progress(hidden=json) as step:
+        report = found.update(folder, batch_size=batch_size, progress=step)
+    if json:
+        print_json({"index": path, "images": len(found), "model": model, **vars(report)})
+    else:
+        print_table(
+            f"Index {path}: {len(found)} images, model {model}",
+            ("added", "changed", "unchanged", "removed", "skipped"),
+            [[report.added, report.changed, report.unchanged, report.removed, len(report.skipped)]],
+        )
+    warn_skipped(report.skipped)
+
+
+@search.command("query")
+def query(
+    text_or_image: Annotated[str, typer.Argument(metavar="TEXT_OR_IMAGE", help="Words, or the path of an image file.")],
+    place: Annotated[
+        Path, typer.Option("--index", "-i", help="The indexed folder, or the place given to `search index --index`.")
+    ] = Path("."),
+    top: Annotated[int, typer.Option(min=1, help="Images to show.")] = 10,
+    picture: Annotated[
+        str | None, typer.Option("--picture", help="Also save a sheet of what was found as PNG.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The model the index was made with [default: read from it].")
+    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    json: Json = False,
+) -> None:
+    """Find images by words, or those that look like an image.
+
+    Examples:
+
+        binderclip search query "a red bicycle" --index holiday/
+
+        binderclip search query street.jpg -i holiday/ --picture found.png
+    """
+    from binderclip.search import SearchIndex
+    from binderclip.search.index import read_note
+
+    path = place / INSIDE if (place / INSIDE).is_dir() else place
+    found = read_note(path) if path.is_dir() else None
+    if found is None:
+        raise UsageError(f"there is no index at {path}; make one with `binderclip search index FOLDER`")
+
+    from binderclip.models import load
+
+    is_image = Path(text_or_image).is_file()
+    if not is_image and Path(text_or_image).suffix.lower() in {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}:
+        note(f"there is no file {text_or_image}, so it is taken as words")
+    clip = load(model or found["model"], device=device, dtype=dtype)
+    hits = SearchIndex(path, clip).query(Path(text_or_image) if is_image else text_or_image, top=top)
+    if json:
+        print_json({"query": text_or_image, "hits": [{"image": h.path, "score": h.score} for h in hits]})
+    else:
+        print_table(
+            f"{text_or_image!r}",
+            ("rank", "image", "cosine"),
+            [[n, str(h.path), h.score] for n, h in enumerate(hits, 1)],
+        )
+    if picture:
+        from binderclip.cli.sheet import contact_sheet
+
+        contact_sheet([(hit.path, f"{hit.score:.2f} {hit.path.name}") for hit in hits], picture, columns=5)
+
+
+def _remove(path: Path) -> None:
+    """Delete an index; anything that is not one is left alone."""
+    import shutil
+
+    from binderclip.search.index import NOTE, TABLE
+
+    if not path.exists():
+        return
+    if not (path / NOTE).is_file() and not (path / f"{TABLE}.lance").is_dir():
+        raise CheckpointError(f"{path} is not a binderclip index, so --rebuild does not delete it")
+    shutil.rmtree(path)
+
+
+def _progress(hidden: bool):  # type: ignore[no-untyped-def]
+    """A context that gives a `(done, total)` callback drawing a Rich bar on stderr."""
+    from contextlib import contextmanager
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from binderclip.cli.output import notes
+
+    @contextmanager
+    def bar():  # type: ignore[no-untyped-def]
+        columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=notes, disable=hidden, transient=True) as shown:
+            task = shown.add_task("encoding", total=None)
+            yield lambda done, total: shown.update(task, completed=done, total=total)
+
+    return bar()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the application."""
+    app.add_typer(search, name="search")

@@ -1,0 +1,5 @@
+"""Search in a folder of images by words or by an example: vectors in LanceDB, on disk, kept up to date cheaply."""
+
+from binderclip.search.index import Hit, IndexReport, SearchIndex
+
+__all__ = ["Hit", "IndexReport", "SearchIndex"]

@@ -1,0 +1,297 @@
+"""An image index on disk: one LanceDB table of unit vectors, and a note of the model that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from binderclip.data import list_images
+from binderclip.errors import CheckpointError, DataError, UsageError, require
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+    from binderclip.models import ImageTextModel
+
+NOTE = "binderclip-index.json"
+TABLE = "images"
+FORMAT = 1
+
+
+@dataclass
+class IndexReport:
+    """What one `update` did: counts of pictures, and (path, reason) of those that could not be read."""
+
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def encoded(self) -> int:
+        """Pictures that went through the model."""
+        return self.added + self.changed
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One found picture: its path and its cosine with the query, in [-1, 1]."""
+
+    path: Path
+    score: float
+
+
+@dataclass(frozen=True)
+class _Known:
+    size: int
+    mtime_ns: int
+    digest: str
+
+
+class SearchIndex:
+    """Unit image features of a folder on disk, searched by text or by image.
+
+    Only new or changed files are encoded again: a file counts as unchanged while its size and time are the same, or
+    while its bytes are. Each batch is committed when it is encoded, so an interrupted update keeps what it did.
+
+    Args:
+        path: folder of the index (made by `update`).
+        model: the model whose features the index holds; the index refuses to mix models.
+
+    Raises:
+        UsageError: the index at `path` was made by another model.
+        CheckpointError: `path` holds something that is not an index.
+        MissingDependency: LanceDB is not installed.
+
+    Example:
+        >>> index = SearchIndex("photos/.binderclip", load("small"))      # doctest: +SKIP
+        >>> index.update("photos").added                                  # doctest: +SKIP
+        240
+        >>> index.query("a red bicycle", top=3)[0].path                   # doctest: +SKIP
+        PosixPath('photos/street/0042.jpg')
+    """
+
+    def __init__(self, path: str | Path, model: ImageTextModel) -> None:
+        lancedb = require("lancedb", "search")
+        self.path = Path(path)
+        self.model = model
+        note = read_note(self.path)
+        if note is not None and note["fingerprint"] != model.fingerprint:
+            raise UsageError(
+                f"the index at {self.path} was made with model {note['model']!r}, not with these weights of "
+                f"{model.name!r}; query it with --model {note['model']}, or index again with --rebuild"
+            )
+        self.root: Path | None = Path(note["root"]) if note else None
+        self._db: Any = lancedb.connect(str(self.path)) if note else None  # type: ignore[attr-defined]
+        self._table: Any = self._db.open_table(TABLE) if note else None
+
+    def __len__(self) -> int:
+        return int(self._table.count_rows()) if self._table is not None else 0
+
+    def update(
+        self,
+        folder: str | Path,
+        *,
+        batch_size: int = 64,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> IndexReport:
+        """Bring the index in line with a folder: encode what is new or changed, drop what is gone.
+
+        Args:
+            folder: the folder of images; what is below it counts.
+            batch_size: pictures that go through the model, and are committed, at once.
+            progress: called with (done, total) pictures to encode.
+
+        Raises:
+            DataError: the folder does not exist or holds no image.
+            UsageError: the index belongs to another folder.
+        """
+        folder = Path(folder).resolve()
+        if not folder.is_dir():
+            raise DataError(f"there is no folder {folder}")
+        if self.root is not None and self.root != folder:
+            raise UsageError(f"the index at {self.path} is of {self.root}, not of {folder}")
+        paths = {path.relative_to(folder).as_posix(): path for path in list_images(folder)}
+        if not paths and not len(self):
+            raise DataError(f"no images in {folder}: looked for PNG, JPEG, WebP, GIF, BMP and TIFF files, also below")
+        if self._table is None:
+            self._create(folder)
+        known = self._known()
+        report = IndexReport()
+        gone = sorted(set(known) - set(paths))
+        self._delete(gone)
+        report.removed = len(gone)
+        todo = list(self._changed(paths, known, report))
+        for start in range(0, len(todo), batch_size):
+            self._encode(todo[start : start + batch_size], paths, known, report)
+            if progress:
+                progress(min(start + batch_size, len(todo)), len(todo))
+        return report
+
+    def query(self, query: Any, *, top: int = 10) -> list[Hit]:
+        """The pictures nearest to a text or to an image, best first.
+
+        Args:
+            query: a text; or an image as a path (`pathlib.Path`), PIL image, array or tensor.
+            top: most hits returned.
+
+        Raises:
+            UsageError: the index is empty, or `top` is below 1.
+        """
+        if top < 1:
+            raise UsageError(f"top must be at least 1, got {top}")
+        if not len(self):
+            raise UsageError(f"the index at {self.path} is empty; fill it with `binderclip search index FOLDER`")
+        if isinstance(query, str):
+            vector = self.model.encode_text([query], normalize=True)[0]
+        else:
+            vector = self.model.encode_image([query], normalize=True)[0]
+        rows = (
+            self._table.search(vector.detach().float().cpu().numpy())
+            .metric("cosine")
+            .select(["path", "_distance"])
+            .limit(top)
+            .to_list()
+        )
+        assert self.root is not None
+        return [Hit(self.root / row["path"], 1.0 - float(row["_distance"])) for row in rows]
+
+    def _create(self, folder: Path) -> None:
+        import lancedb
+
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"cannot make the index folder {self.path}: {error.strerror}") from error
+        self._db = lancedb.connect(str(self.path))
+        self._table = self._db.create_table(TABLE, schema=self._schema(), mode="overwrite")
+        note = {
+            "format": FORMAT,
+            "model": self.model.name,
+            "fingerprint": self.model.fingerprint,
+            "root": str(folder),
+        }
+        # The note is what makes the folder an index, so it is written last and whole.
+        partial = self.path / f"{NOTE}.part"
+        partial.write_text(json.dumps(note, indent=2), encoding="utf-8")
+        os.replace(partial, self.path / NOTE)
+        self.root = folder
+
+    def _schema(self) -> pa.Schema:
+        import pyarrow as pa
+
+        return pa.schema(
+            [
+                ("path", pa.string()),
+                ("size", pa.int64()),
+                ("mtime_ns", pa.int64()),
+                ("digest", pa.string()),
+                ("vector", pa.list_(pa.float32(), self.model.embed_dim)),
+            ]
+        )
+
+    def _known(self) -> dict[str, _Known]:
+        columns = ["path", "size", "mtime_ns", "digest"]
+        table = self._table.search().select(columns).limit(max(len(self), 1)).to_arrow()
+        rows = zip(*(table[column].to_pylist() for column in columns), strict=True)
+        return {path: _Known(size, mtime, digest) for path, size, mtime, digest in rows}
+
+    def _changed(self, paths: dict[str, Path], known: dict[str, _Known], report: IndexReport) -> Iterator[str]:
+        """Keys whose bytes the index does not hold; a file that was only touched counts as unchanged."""
+        for key, path in paths.items():
+            before = known.get(key)
+            if before is not None:
+                state = path.stat()
+                if (before.size, before.mtime_ns) == (state.st_size, state.st_mtime_ns) or (
+                    before.size == state.st_size and before.digest == _digest(path)
+                ):
+                    report.unchanged += 1
+                    continue
+            yield key
+
+    def _encode(
+        self, keys: Sequence[str], paths: dict[str, Path], known: dict[str, _Known], report: IndexReport
+    ) -> None:
+        # States are taken before the pixels are read: a file that changes meanwhile is found changed next time.
+        states = {key: paths[key].stat() for key in keys}
+        by_path = {paths[key]: key for key in keys}
+        encoded = self.model.encode_files(list(by_path), batch_size=len(keys))
+        report.skipped += [(str(path), reason) for path, reason in encoded.skipped]
+        bad = {by_path[Path(path)] for path, _ in encoded.skipped}
+        self._delete(sorted(bad & set(known)))
+        good = [by_path[Path(path)] for path in encoded.paths]
+        if not good:
+            return
+        self._merge(good, states, paths, encoded.features)
+        report.changed += sum(key in known for key in good)
+        report.added += sum(key not in known for key in good)
+
+    def _merge(
+        self, keys: Sequence[str], states: dict[str, os.stat_result], paths: dict[str, Path], features: Tensor
+    ) -> None:
+        import pyarrow as pa
+        import torch.nn.functional as F
+
+        vectors = F.normalize(features.float(), dim=-1).cpu().numpy()
+        rows = pa.table(
+            {
+                "path": list(keys),
+                "size": [states[key].st_size for key in keys],
+                "mtime_ns": [states[key].st_mtime_ns for key in keys],
+                "digest": [_digest(paths[key]) for key in keys],
+                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.model.embed_dim),
+            },
+            schema=self._schema(),
+        )
+        try:
+            self._table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+        except OSError as error:
+            raise DataError(
+                f"cannot write to the index at {self.path}: {error}; what was indexed before is kept"
+            ) from error
+
+    def _delete(self, keys: Sequence[str], chunk: int = 500) -> None:
+        for start in range(0, len(keys), chunk):
+            quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in keys[start : start + chunk])
+            self._table.delete(f"path IN ({quoted})")
+
+
+def read_note(path: str | Path) -> dict[str, Any] | None:
+    """The note of an index (model, fingerprint, root), or None where there is no index yet.
+
+    Raises:
+        CheckpointError: the folder holds something else, or a note of another format.
+    """
+    path = Path(path)
+    note = path / NOTE
+    if not note.is_file():
+        if path.exists() and (path.is_file() or any(path.iterdir())) and not (path / f"{TABLE}.lance").is_dir():
+            raise CheckpointError(f"{path} is not empty and not a binderclip index; give another place for the index")
+        return None
+    try:
+        content = json.loads(note.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}")
+        return {key: str(content[key]) for key in ("model", "fingerprint", "root")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{note} is damaged ({error}); index again with --rebuild") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(file)
+
+
+def _slow(file: Any) -> str:
+    # hashlib.file_digest came with Python 3.11.
+    state = hashlib.sha256()
+    while block := file.read(1 << 20):
+        state.update(block)
+    return state.hexdigest()
