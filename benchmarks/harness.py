@@ -93,8 +93,17 @@ def compare(
             first.append(timed(ours))
             second.append(timed(peer))
     return row(
-        name, first, second, unit=unit, speedup=speedup, goal=goal, target=target, limit=limit, note=note, peer_name=peer_name
-    )  # fmt: skip
+        name,
+        first,
+        second,
+        unit=unit,
+        speedup=speedup,
+        goal=goal,
+        target=target,
+        limit=limit,
+        note=note,
+        peer_name=peer_name,
+    )
 
 
 def row(

@@ -48,6 +48,4 @@ def require(module: str, extra: str) -> object:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingDependency(
-            f"{module} is not installed: pip install \"binderclip[{extra}]\" ({error})"
-        ) from error
+        raise MissingDependency(f'{module} is not installed: pip install "binderclip[{extra}]" ({error})') from error
