@@ -18,8 +18,9 @@ def evaluate(
     data: Annotated[
         str,
         typer.Option(
-            help="A folder of images with captions or class-named folders, shard URLs `x-{000..009}.tar`, or a named "
-            "set: `openclipart`, `noto-emoji`, `icons`, `openmoji`, `fashion-mnist`, `digits`, `photographs`, `textile`."
+            help="A folder of images with captions or class-named folders, shard URLs `x-{000..009}.tar`, or a "
+            "named set: `openclipart`, `noto-emoji`, `icons`, `openmoji`, `fashion-mnist`, `digits`, `photographs`, "
+            "`textile`."
         ),
     ] = "openclipart",
     split: Annotated[str | None, typer.Option(help="Split of a named set [default: its test split].")] = None,
