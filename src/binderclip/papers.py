@@ -1,0 +1,128 @@
+"""The index of papers: what each one is called here, whether it is done, and where its proof stands.
+
+`papers.toml` beside this file is the data; everything that lists papers (`binderclip papers`, `docs/PAPERS.md`, the
+tests) reads it through this module. It imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from binderclip.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Status = Literal["planned", "done"]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One paper and what binderclip makes of it.
+
+    Attributes:
+        id: `p001` to `p182`.
+        title, first_author, year, arxiv, venue: the citation; `arxiv` is the identifier alone, either may be empty.
+        packages: rooms its code stands in.
+        names: public objects, `room.Name`; intentions while `status` is `planned`.
+        kind: `method`, `study`, `metric`, `loss`, `model`, `optimizer`, `attack`, `data tool` or `survey`.
+        status: `planned` or `done`.
+        tests: test files that hold it to something independent.
+        study: id of its study in `binderclip.studies`, empty while there is none.
+        stand_in: what in the study is not the real thing of the paper.
+        use: command lines and imports by which a user reaches it.
+    """
+
+    id: str
+    title: str
+    first_author: str
+    year: int
+    arxiv: str
+    venue: str
+    packages: tuple[str, ...]
+    names: tuple[str, ...]
+    kind: str
+    status: Status = "planned"
+    tests: tuple[str, ...] = ()
+    study: str = ""
+    stand_in: tuple[str, ...] = ()
+    use: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        """Address of the paper on arXiv, or an empty string."""
+        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
+
+    @property
+    def citation(self) -> str:
+        """First author, year and venue in one line."""
+        source = self.venue or (f"arXiv {self.arxiv}" if self.arxiv else "")
+        return f"{self.first_author} {self.year}" + (f", {source}" if source else "")
+
+    def matches(self, words: str) -> bool:
+        """Whether every word occurs in the id, title, author, venue, rooms, kind or public names (any case)."""
+        facts = (self.id, self.title, self.first_author, str(self.year), self.arxiv, self.venue, self.kind, self.status)
+        text = " ".join([*facts, *self.packages, *self.names]).casefold()
+        return all(word in text for word in words.casefold().split())
+
+    def is_named(self, name: str) -> bool:
+        """Whether `name` is exactly its id, arXiv id, one of its public names, or the title before the colon."""
+        name = name.casefold().strip()
+        full = [public.casefold() for public in self.names]
+        own = {self.id, self.arxiv, self.title.casefold(), *full, *(public.rsplit(".", 1)[-1] for public in full)}
+        if ":" in self.title:
+            own.add(self.title.casefold().split(":")[0].strip())
+        return bool(name) and name in own
+
+
+def _paper(identifier: str, entry: dict[str, Any]) -> Paper:
+    known = Paper.__dataclass_fields__.keys() - {"id"}
+    if unknown := sorted(entry.keys() - known):
+        raise UsageError(f"papers.toml: [{identifier}] has unknown entries {', '.join(unknown)}")
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    return Paper(id=identifier, **values)
+
+
+@lru_cache(maxsize=1)
+def _index() -> tuple[Paper, ...]:
+    text = Path(__file__).with_name("papers.toml").read_text(encoding="utf-8")
+    return tuple(_paper(identifier, entry) for identifier, entry in sorted(tomllib.loads(text).items()))
+
+
+def papers(words: str | None = None, *, status: Status | None = None, package: str | None = None) -> list[Paper]:
+    """All papers in the order of their ids, or those that match.
+
+    Args:
+        words: every word has to occur somewhere in the entry (id, title, author, venue, rooms, names); None: all.
+        status: only `planned` or only `done` ones.
+        package: only papers with code in this room, such as `optim`.
+    """
+    return [
+        paper
+        for paper in _index()
+        if (words is None or paper.matches(words))
+        and (status is None or paper.status == status)
+        and (package is None or package in paper.packages)
+    ]
+
+
+def paper(query: str) -> Paper:
+    """The one paper that `query` means: an id, an arXiv id, a public name (`zclip`, `optim.ZClip`) or title words.
+
+    Raises:
+        UsageError: none or several match; the message lists the nearest.
+    """
+    found = [entry for entry in _index() if entry.is_named(query)] or papers(query)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UsageError(f"no paper matches {query!r}: give an id (p001 to p182), a name (zclip) or words of the title")
+    nearest = "; ".join(f"{entry.id} {entry.title}" for entry in found[:6])
+    more = f"; and {len(found) - 6} more" if len(found) > 6 else ""
+    raise UsageError(f"{query!r} matches {len(found)} papers: {nearest}{more}")
