@@ -1,0 +1,169 @@
+"""One transformer block, seen the same way whatever library wrote it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.errors import NotSupported
+from binderclip.models.towers.record import Recorder
+
+#: A library's own module: its attributes are the library's, so they are not typed here.
+Backbone: TypeAlias = Any
+
+
+class Block(ABC):
+    """A pre-norm block: x + mix(attention, values) and then x + mlp(x), on the block's own modules.
+
+    `mix` and `mlp` return exactly what is added to the residual stream (LayerScale and stochastic depth included).
+
+    Args:
+        module: the library's block.
+        heads: number of attention heads.
+        width: width D of the residual stream.
+    """
+
+    def __init__(self, module: Backbone, heads: int, width: int) -> None:
+        self.module: Backbone = module
+        self.heads = heads
+        self.width = width
+        self.head_dim = width // heads
+        self.scale = self.head_dim**-0.5
+        #: Whether `merge` is affine in the heads, so that an output splits exactly into heads and tokens.
+        self.affine = True
+
+    @abstractmethod
+    def norm1(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """ln_1, the input of attention."""
+
+    @abstractmethod
+    def norm2(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """ln_2, the input of the MLP."""
+
+    @abstractmethod
+    def project_qkv(self, normed: Float[Tensor, "B L D"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of already normalised tokens."""
+
+    @abstractmethod
+    def merge(self, heads: Float[Tensor, "B H L d"]) -> Float[Tensor, "B L D"]:
+        """Output projection of the heads' outputs, with everything up to the residual sum."""
+
+    @abstractmethod
+    def feed(self, normed: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """MLP of already normalised tokens, with everything up to the residual sum."""
+
+    @property
+    def attention_dropout(self) -> float:
+        """Dropout on the attention weights now in force (0 in eval mode)."""
+        return 0.0
+
+    def qkv(self, x: Float[Tensor, "B L D"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key, value (B, H, L, d) of the residual stream: ln_1 applied, biases in, unscaled.
+
+        Where the library normalises queries and keys (qk_norm), that is included.
+        """
+        return self.project_qkv(self.norm1(x))
+
+    def mix(self, weights: Float[Tensor, "B H M N"] | None, values: Float[Tensor, "B H N d"]) -> Float[Tensor, "B M D"]:
+        """out_proj of `weights @ values`: what attention would add to the stream with these weights.
+
+        Args:
+            weights: (B, H or 1, M, N), rows need not sum to 1; None = identity (each token takes its own value).
+            values: (B, H, N, d) as `qkv` gives them.
+        """
+        return self.merge(values if weights is None else torch.matmul(weights.to(values.dtype), values))
+
+    def mlp(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """What the MLP adds to the stream `x` (ln_2 applied)."""
+        return self.feed(self.norm2(x))
+
+    def weights(
+        self, q: Float[Tensor, "B H M d"], k: Float[Tensor, "B H N d"], bias: Tensor | None = None
+    ) -> Float[Tensor, "B H M N"]:
+        """softmax(q k^T / sqrt(d) + bias), the softmax in float32 or better."""
+        logits = torch.matmul(q * self.scale, k.transpose(-2, -1))
+        if bias is not None:
+            logits = logits + bias
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        return logits.softmax(-1, dtype=exact).to(q.dtype)
+
+    def __call__(
+        self,
+        x: Float[Tensor, "B L D"],
+        bias: Float[Tensor, "B H L L"] | None = None,
+        *,
+        recorder: Recorder | None = None,
+        layer: int = 0,
+    ) -> Float[Tensor, "B L D"]:
+        """The block's ordinary forward, with an additive attention bias.
+
+        Attention runs fused; it is computed explicitly only where `recorder` wants `attn`.
+
+        Args:
+            x: residual stream (B, L, D).
+            bias: additive, broadcastable to (B, H, L, L).
+            recorder: where to write the sites it wants.
+            layer: the index under which they are written.
+        """
+        note = (lambda name, value: None) if recorder is None else lambda name, value: recorder.put(name, layer, value)
+        note("block_in", x)
+        normed = self.norm1(x)
+        note("ln1", normed)
+        q, k, v = self.project_qkv(normed)
+        for name, value in (("q", q), ("k", k), ("v", v)):
+            note(name, value)
+        bias = None if bias is None else bias.to(q.dtype)
+        if recorder is not None and recorder.wants("attn", layer):
+            weights = self.weights(q, k, bias)
+            note("attn", weights)
+            dropout = self.attention_dropout
+            heads = torch.matmul(F.dropout(weights, dropout) if dropout else weights, v)
+        else:
+            heads = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=bias, dropout_p=self.attention_dropout, scale=self.scale
+            )
+        note("heads", heads)
+        attended = self.merge(heads)
+        note("attn_out", attended)
+        x = x + attended
+        normed = self.norm2(x)
+        note("ln2", normed)
+        fed = self.feed(normed)
+        note("mlp_out", fed)
+        x = x + fed
+        note("block_out", x)
+        return x
+
+    def output_map(self) -> tuple[Float[Tensor, "H d D"], Float[Tensor, "D"]]:
+        """The affine map of `merge` as a weight per head and a bias: merge(heads) = sum_h heads_h @ W_h + b.
+
+        Raises:
+            NotSupported: the library normalises or gates between heads and output, so no such map exists.
+        """
+        if not self.affine:
+            raise NotSupported(
+                f"{type(self.module).__name__} normalises the attention output, so it does not split exactly into heads"
+            )
+        parameter = next(self.module.parameters())
+        probe = torch.eye(self.heads * self.head_dim, device=parameter.device, dtype=parameter.dtype)
+        probe = probe.view(1, -1, self.heads, self.head_dim).transpose(1, 2)
+        with torch.no_grad():
+            exact = torch.promote_types(parameter.dtype, torch.float32)
+            bias = self.merge(torch.zeros_like(probe[:, :, :1]))[0, 0].to(exact)
+            weight = self.merge(probe)[0].to(exact) - bias
+        return weight.view(self.heads, self.head_dim, -1), bias
+
+
+def split_heads(x: Float[Tensor, "B L D"], heads: int) -> Float[Tensor, "B H L d"]:
+    """(B, L, H * d) -> (B, H, L, d)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join_heads(x: Float[Tensor, "B H L d"]) -> Float[Tensor, "B L D"]:
+    """(B, H, L, d) -> (B, L, H * d)."""
+    return x.transpose(1, 2).flatten(2)

@@ -1,0 +1,89 @@
+"""What a run of a tower writes down, by name and block.
+
+Names: `embedded` (before the norm that precedes the blocks), and of block l: `block_in`, `ln1`, `q`, `k`, `v`
+(B, H, L, d; unscaled, with biases), `attn` (B, H, L, L; after the softmax), `heads` (attn @ v, B, H, L, d), `attn_out`
+(what attention adds to the stream), `ln2`, `mlp_out`, `block_out`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from binderclip.errors import UsageError
+
+BLOCK_SITES = ("block_in", "ln1", "q", "k", "v", "attn", "heads", "attn_out", "ln2", "mlp_out", "block_out")
+FREE_SITES = ("input", "embedded", "tokens", "pooled", "embedding")
+_ALL = None
+
+
+class Site(NamedTuple):
+    """One place in a tower: a name of this module's list and, for a block, its index (negative from the end)."""
+
+    name: str
+    layer: int | None = None
+
+
+@dataclass(frozen=True, init=False)
+class Record:
+    """The sites that a run keeps: `Record("q", "attn", layers=[-1]) | Record("block_in")`.
+
+    Args:
+        names: names of BLOCK_SITES.
+        layers: block indices (negative from the end); None = every block.
+    """
+
+    wanted: frozenset[tuple[str, int | None]]
+
+    def __init__(self, *names: str, layers: Sequence[int] | None = None) -> None:
+        for name in names:
+            if name not in BLOCK_SITES:
+                raise UsageError(f"unknown site {name!r}; a block has {', '.join(BLOCK_SITES)}")
+        picked: Iterable[int | None] = (_ALL,) if layers is None else layers
+        object.__setattr__(self, "wanted", frozenset((name, layer) for layer in picked for name in names))
+
+    def __or__(self, other: Record) -> Record:
+        both = Record()
+        object.__setattr__(both, "wanted", self.wanted | other.wanted)
+        return both
+
+
+class Recorder:
+    """The notebook of one run: knows what is wanted and holds what was written.
+
+    Args:
+        record: the wanted sites.
+        depth: number of blocks of the tower, to resolve negative indices.
+    """
+
+    def __init__(self, record: Record, depth: int) -> None:
+        self.values: dict[Site, Tensor] = {}
+        self._depth = depth
+        self._wanted: set[tuple[str, int | None]] = set()
+        for name, layer in record.wanted:
+            self._wanted.add((name, layer if layer is None else resolve_layer(layer, depth)))
+
+    def wants(self, name: str, layer: int) -> bool:
+        """Whether this site is kept."""
+        return (name, layer) in self._wanted or (name, _ALL) in self._wanted
+
+    def put(self, name: str, layer: int | None, value: Tensor) -> None:
+        """Write `value` down if it is wanted (sites without a block always are)."""
+        if layer is None or self.wants(name, layer):
+            self.values[Site(name, layer)] = value
+
+
+def resolve_layer(layer: int, depth: int) -> int:
+    """Block index in 0..depth-1 of a possibly negative one.
+
+    Raises:
+        UsageError: there is no such block.
+    """
+    if not -depth <= layer < depth:
+        raise UsageError(
+            f"block {layer} does not exist: the tower has {depth} blocks (0..{depth - 1}, or -1..-{depth})"
+        )
+    return layer % depth
