@@ -30,6 +30,7 @@ class Tokens:
         pool_at: (B,) index into L of the pooled token; None where the tower's pooling does not need it.
         causal: whether a token attends only to tokens at its own or an earlier position.
         whole: True until tokens are gathered or appended: token i is at position i.
+        span: length of the whole text sequence; images take it from the grid.
     """
 
     x: Float[Tensor, "B L D"]
@@ -41,6 +42,7 @@ class Tokens:
     pool_at: Int[Tensor, "B"] | None = None
     causal: bool = False
     whole: bool = True
+    span: int | None = None
 
     @property
     def patches(self) -> Float[Tensor, "B N D"]:
@@ -52,7 +54,7 @@ class Tokens:
         """Length of the full sequence that positions refer to (after gathering: the original length)."""
         if self.grid is not None:
             return self.prefix + self.grid[0] * self.grid[1]
-        return self.x.shape[1] - self.extra if self.whole else int(self.positions.max()) + 1
+        return self.x.shape[1] - self.extra if self.span is None else self.span
 
     def with_x(self, x: Float[Tensor, "B L D"]) -> Tokens:
         """The same tokens with other vectors (B, L, D')."""

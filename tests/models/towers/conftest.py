@@ -15,18 +15,19 @@ import torch
 from open_clip.model import resize_pos_embed
 from timm.models.vision_transformer import VisionTransformer as TimmVit
 from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from binderclip.models.towers import Tower, open_image_tower
 
 
 @dataclass
 class Case:
-    """One backbone: `forward(x)` is the library's; `at(size)` the library's at another (h, w), None if it has none."""
+    """One backbone: `forward(x)` is the library's; `at(size)` the library's at another (h, w)."""
 
     name: str
     module: nn.Module
     forward: Callable[[Tensor], Tensor]
-    at: Callable[[tuple[int, int]], tuple[nn.Module, Callable[[Tensor], Tensor]]] | None = None
+    at: Callable[[tuple[int, int]], tuple[nn.Module, Callable[[Tensor], Tensor]]]
     other: tuple[int, int] = (48, 32)
     tower: Tower = field(init=False)
 
@@ -105,12 +106,60 @@ def _hybrid(name: str) -> Case:
     return _timm_dynamic(name, embed_layer=ConvolutionalEmbed)
 
 
-def _open_clip_timm(name: str, timm_name: str, **vision: Any) -> Case:
+def _open_clip_timm(name: str, *, proj: str = "linear", **trunk: Any) -> Case:
     text = {"context_length": 8, "vocab_size": 40, "width": 32, "heads": 2, "layers": 1}
-    config = {"timm_model_name": timm_name, "image_size": 224, **vision}
-    model = shake(open_clip.CustomTextCLIP(24, vision_cfg=config, text_cfg=text), scale=0.02)
-    model.visual.trunk.blocks = model.visual.trunk.blocks[:2]
-    return Case(name, model, lambda x: model.encode_image(x), None)
+    config = {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224, "timm_proj": proj, "timm_pool": "token"}
+    model = open_clip.CustomTextCLIP(24, vision_cfg=config, text_cfg=text)
+    # timm has no tiny ViT with map pooling: the wrapper is open_clip's own, its trunk and head are cut down
+    config = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 4, "num_classes": 0, **trunk}
+    model.visual.trunk = TimmVit(**config)
+    if proj == "linear":
+        model.visual.head.proj = nn.Linear(48, 24)
+    else:
+        model.visual.head.mlp = timm.layers.Mlp(48, 48, 24)
+    shake(model)
+
+    def at(size: tuple[int, int]) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+        if trunk.get("dynamic_img_size"):
+            return model, model.encode_image
+        resized = copy.deepcopy(model)
+        resized.visual.set_input_size(size)
+        return resized, resized.encode_image
+
+    return Case(name, model, lambda x: model.encode_image(x), at)
+
+
+def _hf_clip(name: str) -> Case:
+    vision = {
+        "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "image_size": 32, "patch_size": 8,
+    }  # fmt: skip
+    text = {**TEXT_SIZES, "eos_token_id": 39, "bos_token_id": 38}
+    model = shake(CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=24)))
+    return Case(name, model, _features(model), lambda size: (model, _features(model, True)))
+
+
+def _hf_siglip(name: str) -> Case:
+    vision = {
+        "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "image_size": 32, "patch_size": 8,
+    }  # fmt: skip
+    model = shake(SiglipModel(SiglipConfig(vision_config=vision, text_config={**TEXT_SIZES, "projection_size": 48})))
+    return Case(name, model, _features(model), lambda size: (model, _features(model, True)))
+
+
+TEXT_SIZES = {
+    "vocab_size": 40, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "max_position_embeddings": 8,
+}  # fmt: skip
+
+
+def _features(model: nn.Module, interpolate: bool = False) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        out = model.get_image_features(pixel_values=x, interpolate_pos_encoding=interpolate)
+        return out if isinstance(out, Tensor) else out.pooler_output
+
+    return forward
 
 
 BUILDERS: dict[str, Callable[[], Case]] = {
@@ -139,6 +188,10 @@ BUILDERS: dict[str, Callable[[], Case]] = {
     ),
     "timm dynamic": lambda: _timm_dynamic("dynamic"),
     "timm hybrid": lambda: _hybrid("hybrid"),
+    "open_clip timm siglip": lambda: _open_clip_timm("siglip", global_pool="map", class_token=False),
+    "open_clip timm mlp head": lambda: _open_clip_timm("mlp", proj="mlp", dynamic_img_size=True, init_values=0.2),
+    "hf clip": lambda: _hf_clip("hf clip"),
+    "hf siglip": lambda: _hf_siglip("hf siglip"),
 }
 
 

@@ -10,6 +10,7 @@ from binderclip.errors import NotSupported
 from binderclip.models.towers.base import Stack, Tower
 from binderclip.models.towers.block import Backbone, Block
 from binderclip.models.towers.record import BLOCK_SITES, Record, Recorder, Site
+from binderclip.models.towers.text import TextTower
 
 __all__ = [
     "BLOCK_SITES",
@@ -18,14 +19,17 @@ __all__ = [
     "Recorder",
     "Site",
     "Stack",
+    "TextTower",
     "Tower",
     "open_image_tower",
+    "open_text_tower",
 ]
 
 IMAGE_KINDS = (
     "open_clip VisionTransformer, timm VisionTransformer (bare or inside open_clip), "
     "Hugging Face CLIPModel and SiglipModel"
 )
+TEXT_KINDS = "open_clip CLIP and TextTransformer, Hugging Face CLIPModel and SiglipModel"
 
 
 def _library(module: nn.Module) -> str:
@@ -44,22 +48,19 @@ def open_image_tower(
 
     Args:
         backbone: an open_clip CLIP/CustomTextCLIP/CoCa (or its `visual`), a timm VisionTransformer, a Hugging Face
-            CLIPModel or SiglipModel.
+            CLIPModel (or CLIPVisionModelWithProjection) or SiglipModel.
         mean, std: the pixel normalisation that belongs to it; kept as `tower.mean`, `tower.std`, never applied.
 
     Raises:
         NotSupported: any other class; the message names it and what is supported.
     """
-    library = _library(backbone)
-    if library == "transformers":
-        return _hugging_face(backbone, mean, std)
     visual: Backbone = getattr(backbone, "visual", backbone)
     library, name = _library(visual), type(visual).__name__
     if library == "open_clip" and name == "VisionTransformer":
         from binderclip.models.towers.open_clip_vit import OpenClipTower
 
         return OpenClipTower(visual, mean=mean, std=std)
-    if hasattr(visual, "trunk") and name == "TimmModel":
+    if library == "open_clip" and name == "TimmModel":
         from binderclip.models.towers.timm_vit import TimmTower
 
         return TimmTower(visual.trunk, visual.head, mean=mean, std=std)
@@ -67,4 +68,39 @@ def open_image_tower(
         from binderclip.models.towers.timm_vit import TimmTower
 
         return TimmTower(visual, mean=mean, std=std)
+    if library == "transformers" and name in ("CLIPModel", "CLIPVisionModelWithProjection"):
+        from binderclip.models.towers.hf_clip import HfClipTower
+
+        return HfClipTower(visual, mean=mean, std=std)
+    if library == "transformers" and name == "SiglipModel":
+        from binderclip.models.towers.hf_siglip import HfSiglipTower
+
+        return HfSiglipTower(visual, mean=mean, std=std)
     raise NotSupported(f"image tower {name} is not supported; supported: {IMAGE_KINDS}")
+
+
+def open_text_tower(backbone: nn.Module) -> TextTower:
+    """Open the text side of a backbone.
+
+    Args:
+        backbone: an open_clip CLIP/CustomTextCLIP/CoCa (or its `text`), a Hugging Face CLIPModel (or
+            CLIPTextModelWithProjection) or SiglipModel.
+
+    Raises:
+        NotSupported: any other class; the message names it and what is supported.
+    """
+    owner: Backbone = getattr(backbone, "text", backbone)
+    library, name = _library(owner), type(owner).__name__
+    if library == "open_clip" and (name == "TextTransformer" or hasattr(owner, "text_pool_type")):
+        from binderclip.models.towers.open_clip_text import OpenClipTextTower
+
+        return OpenClipTextTower(owner)
+    if library == "transformers" and name in ("CLIPModel", "CLIPTextModelWithProjection"):
+        from binderclip.models.towers.hf_clip import hf_clip_text
+
+        return hf_clip_text(owner)
+    if library == "transformers" and name == "SiglipModel":
+        from binderclip.models.towers.hf_siglip import hf_siglip_text
+
+        return hf_siglip_text(owner)
+    raise NotSupported(f"text tower {name} is not supported; supported: {TEXT_KINDS}")
