@@ -1,0 +1,252 @@
+"""What every classifier on image features shares: scikit-learn's face, classes, views, and named summands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
+from torch import Tensor, nn
+
+from binderclip.adapt.prior import align, prior_rows
+from binderclip.errors import UsageError
+
+Terms = dict[str, Tensor]
+
+
+class FeatureClassifier(ClassifierMixin, BaseEstimator):
+    """A classifier on image features whose logits are a sum of named terms.
+
+    A subclass sets `classes_` and `n_features_in_` and defines `_terms`, in torch, so that the same head serves
+    arrays, gradients and the `Predictor` face. Features may be raw: rows are brought to unit length here.
+    """
+
+    input_level: ClassVar[str] = "features"
+    classes_: np.ndarray
+    n_features_in_: int
+
+    def _terms(self, x: Float[Tensor, "N d"]) -> Terms:
+        raise UsageError(f"{type(self).__name__} defines no terms: use one of binderclip.adapt.METHODS")
+
+    def terms(self, X: Float[Tensor, "N *V d"]) -> Terms:
+        """The summands of the logits by name, each (N, C).
+
+        Args:
+            X: features (N, d), or (N, V, d) for V views of each image, whose logits are averaged. A tensor keeps its
+                device, dtype and graph; anything else becomes a float64 tensor.
+        """
+        check_is_fitted(self, "classes_")
+        x = X if isinstance(X, Tensor) else torch.tensor(_checked_features(X, self))
+        if x.ndim not in (2, 3):
+            raise UsageError(f"X must have shape (N, d) or (N, V, d), not {tuple(x.shape)}")
+        if x.shape[-1] != self.n_features_in_:
+            raise ValueError(
+                f"X has {x.shape[-1]} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
+                "as input"
+            )
+        views = x.unsqueeze(1) if x.ndim == 2 else x
+        flat = self._terms(F.normalize(views.flatten(0, 1), dim=-1))
+        return {name: term.unflatten(0, views.shape[:2]).mean(dim=1) for name, term in flat.items()}
+
+    def logits(self, X: Float[Tensor, "N *V d"]) -> Float[Tensor, "N C"]:
+        """Sum of the terms, as a tensor."""
+        return torch.stack(list(self.terms(X).values())).sum(dim=0)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Logits (N, C), also for two classes."""
+        return self.logits(_to_array(X)).numpy()
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Softmax of the logits, (N, C)."""
+        return self.logits(_to_array(X)).softmax(dim=-1).numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The likeliest class of each row."""
+        best = self.decision_function(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def predictor(self, model: nn.Module) -> HeadPredictor:
+        """This head behind a model's image side, as a differentiable `Predictor` of pixels in [0, 1]."""
+        return HeadPredictor(model, self)
+
+
+class FewShotHead(FeatureClassifier):
+    """Base of the heads that learn from a few labelled images on top of a text prior.
+
+    Args:
+        text_prior: rows for the classes (see `prior_rows`), matched to the labels by name; None for no text term.
+        classes: names of the rows where `text_prior` is an array.
+        scale: factor on the cosines with the prior; None: the prior's own, else 100.
+    """
+
+    prior_: Tensor | None
+    scale_: float
+
+    def __init__(self, text_prior: Any = None, *, classes: Sequence[Any] | None = None, scale: float | None = None):
+        self.text_prior = text_prior
+        self.classes = classes
+        self.scale = scale
+
+    def fit(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> FewShotHead:
+        """Learn from features and labels.
+
+        Args:
+            X: features (N, d), or (N, V, d) for V augmented views of each image.
+            y: labels (N,), any hashable kind; names where the prior has names.
+            X_val, y_val: a validation split on which the head's own grid is searched; without it the constructor's
+                values are used.
+
+        Raises:
+            UsageError: labels and prior that do not match, or half a validation split.
+            ValueError: what scikit-learn's input checks find.
+        """
+        if (X_val is None) != (y_val is None):
+            raise UsageError("X_val and y_val go together: pass both or neither")
+        x, labels = _checked_pair(X, y)
+        self.classes_, targets = np.unique(labels, return_inverse=True)
+        self.n_features_in_ = x.shape[-1]
+        self._set_prior(list(self.classes_.tolist()))
+        views = torch.tensor(x)
+        views = views.unsqueeze(1) if views.ndim == 2 else views
+        self._fit(F.normalize(views, dim=-1), torch.from_numpy(targets.reshape(-1)))
+        if X_val is not None:
+            self._tune(*self._validation(X_val, y_val))
+        return self
+
+    def _fit(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> None:
+        raise UsageError(f"{type(self).__name__} cannot be fitted: use one of binderclip.adapt.METHODS")
+
+    def _tune(self, x: Float[Tensor, "N d"], targets: Int[Tensor, "N"]) -> None:
+        """Choose hyper-parameters on unit validation features; heads without any keep this."""
+
+    def _set_prior(self, labels: list[Any]) -> None:
+        self.prior_, self.scale_ = None, 100.0 if self.scale is None else float(self.scale)
+        if self.text_prior is None:
+            return
+        names, rows, scale = prior_rows(self.text_prior, self.classes)
+        if rows.shape[1] != self.n_features_in_:
+            raise UsageError(f"X has {self.n_features_in_} features and text_prior {rows.shape[1]}")
+        self.prior_ = align(names, rows, labels)
+        if self.scale is None and scale is not None:
+            self.scale_ = float(scale)
+
+    def _text(self, x: Float[Tensor, "N d"]) -> Terms:
+        return {} if self.prior_ is None else {"text": self.scale_ * x @ self.prior_.to(x).T}
+
+    def _validation(self, X: Any, y: Any) -> tuple[Tensor, Tensor]:
+        x, labels = _checked_pair(X, y)
+        place = {name: index for index, name in enumerate(self.classes_.tolist())}
+        unknown = [label for label in labels.tolist() if label not in place]
+        if unknown:
+            raise UsageError(f"y_val has classes that y has not, such as {unknown[0]!r}")
+        unit = F.normalize(torch.tensor(x), dim=-1)
+        if unit.ndim == 3:
+            unit = F.normalize(unit.mean(dim=1), dim=-1)
+        return unit, torch.tensor([place[label] for label in labels.tolist()])
+
+
+class HeadPredictor(nn.Module):
+    """An image-text model's features under a fitted head: images (B, 3, H, W) in [0, 1] -> logits (B, C).
+
+    Args:
+        model: encodes the images; `encode_image` is called with its graph.
+        head: fitted on that model's features.
+
+    Raises:
+        UsageError: a head that takes something other than projected features.
+    """
+
+    def __init__(self, model: nn.Module, head: FeatureClassifier) -> None:
+        super().__init__()
+        check_is_fitted(head, "classes_")
+        if head.input_level != "features":
+            raise UsageError(f"{type(head).__name__} takes {head.input_level}, not image features")
+        self.model, self.head = model, head
+        self.classes = [str(name) for name in head.classes_.tolist()]
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
+        """Logits of images in [0, 1]."""
+        encode: Callable[..., Tensor] = self.model.encode_image  # type: ignore[assignment]
+        return self.head.logits(encode(images))
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Result of `blend_search`.
+
+    Attributes:
+        best: the chosen value of every parameter.
+        accuracy: validation accuracy there.
+        table: every point tried, in order, with its accuracy.
+    """
+
+    best: dict[str, float]
+    accuracy: float
+    table: list[tuple[dict[str, float], float]]
+
+
+def blend_search(
+    terms: Mapping[str, Float[Tensor, "N C"]] | Callable[..., Float[Tensor, "N C"]],
+    targets: Int[Tensor, "N"],
+    grid: Mapping[str, Sequence[float]],
+) -> Blend:
+    """Find the weights that recombine precomputed terms best; nothing is encoded or fitted again.
+
+    Args:
+        terms: logits by name, where a name in `grid` is multiplied by its value and the others are added as they are;
+            or a function from the grid's parameters to logits.
+        targets: class indices.
+        grid: values to try for every parameter; all combinations, the first best wins.
+
+    Raises:
+        UsageError: an empty grid, or a grid name that is no term.
+    """
+    if not grid or not all(len(values) for values in grid.values()):
+        raise UsageError("grid needs at least one parameter with at least one value")
+    if not callable(terms):
+        unknown = sorted(set(grid) - set(terms))
+        if unknown:
+            raise UsageError(f"grid names {', '.join(unknown)}; the terms are {', '.join(terms)}")
+    table = []
+    for values in product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        if callable(terms):
+            logits = terms(**point)
+        else:
+            logits = torch.stack([point.get(name, 1.0) * term for name, term in terms.items()]).sum(dim=0)
+        table.append((point, float((logits.argmax(dim=-1) == targets).double().mean())))
+    best, accuracy = max(table, key=lambda row: row[1])
+    return Blend(best, accuracy, table)
+
+
+def _to_array(X: Any) -> Any:
+    return X.detach().cpu().double() if isinstance(X, Tensor) else X
+
+
+def _checked_features(X: Any, estimator: Any = None) -> np.ndarray:
+    if isinstance(X, Tensor):
+        X = X.detach().cpu().numpy()
+    x = check_array(X, dtype=np.float64, allow_nd=True, estimator=estimator)
+    if x.ndim not in (2, 3):
+        raise UsageError(f"X must have shape (N, d) or (N, V, d), not {x.shape}")
+    return x
+
+
+def _checked_pair(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    if y is None:
+        raise ValueError("this classifier requires y to be passed, but the target y is None")
+    x = _checked_features(X)
+    if isinstance(y, Tensor):
+        y = y.detach().cpu().numpy()
+    labels = column_or_1d(y, warn=True)
+    check_consistent_length(x, labels)
+    check_classification_targets(labels)
+    return x, labels
