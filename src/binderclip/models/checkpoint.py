@@ -1,0 +1,89 @@
+"""Weight files, looked at before anything reads them.
+
+Only tensors are ever read: safetensors, or PyTorch archives through `weights_only=True`. What is something else says so
+in one line instead of running code or failing deep inside a library.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from binderclip.errors import CheckpointError
+
+T = TypeVar("T")
+_ADVICE = "convert it to safetensors where you trust it"
+
+
+def check_weights_file(path: str | Path) -> Path:
+    """The path of a weight file that looks like what its name says.
+
+    Raises:
+        CheckpointError: no such file, an empty one, or another kind of file under this name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no weight file {path}")
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        raise CheckpointError(f"{path} is empty")
+    kind = _kind(path, head)
+    if path.suffix == ".safetensors" and kind != "safetensors":
+        raise CheckpointError(f"{path} is not a safetensors file: it holds {kind}, which is not read under this name")
+    if path.suffix != ".safetensors" and kind == "safetensors":
+        raise CheckpointError(f"{path} is a safetensors file: rename it to {path.stem}.safetensors")
+    if kind == "a TorchScript program":
+        raise CheckpointError(f"{path} holds a TorchScript program, not weights alone; it is not run: {_ADVICE}")
+    return path
+
+
+def _kind(path: Path, head: bytes) -> str:
+    if head[:4] == b"PK\x03\x04":
+        try:
+            names = zipfile.ZipFile(path).namelist()
+        except zipfile.BadZipFile:
+            return "a damaged PyTorch archive"
+        return "a TorchScript program" if any("/code/" in name for name in names) else "a PyTorch archive"
+    if head[:1] == b"\x80":
+        return "a Python pickle"
+    if head[:6] == b"\x93NUMPY":
+        return "a NumPy array"
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return "safetensors"
+    if head.lstrip()[:1] == b"<" or head.startswith(b"version https://git-lfs"):
+        return "text (an error page or a Git LFS pointer, not the weights themselves)"
+    return "something unknown or cut short"
+
+
+def guarded(read: Callable[[], T], source: str | Path, model: str) -> T:
+    """Run `read`, turning what a bad weight file makes libraries raise into one short `CheckpointError`.
+
+    Args:
+        read: reads and loads the weights.
+        source: the file or name, for the message.
+        model: what the weights are for, for the message.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        return read()
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{source} is a pickle with more than tensors in it (or is damaged); it is not read: {_ADVICE}"
+        ) from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{source} is a damaged or incomplete safetensors file ({error})") from error
+    except EOFError as error:
+        raise CheckpointError(f"{source} ends too early: it is incomplete") from error
+    except (RuntimeError, KeyError, AttributeError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{source} does not fit {model}: {_first_words(error)}") from error
+
+
+def _first_words(error: BaseException, limit: int = 240) -> str:
+    """The head of a message that may list every parameter of a model."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= limit else words[:limit].rsplit(" ", 1)[0] + " ..."

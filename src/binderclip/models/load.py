@@ -1,0 +1,102 @@
+"""`load(name)`: the one door to every model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from binderclip.errors import CheckpointError, UsageError
+from binderclip.models import open_clip_models, registry
+from binderclip.models.devices import resolve_device, resolve_dtype
+from binderclip.models.image_text import ImageTextModel
+
+
+def load(
+    name: str | Path = "small", *, device: str | torch.device = "cpu", dtype: str | torch.dtype = "float32"
+) -> ImageTextModel:
+    """Load an image-text model, in eval mode.
+
+    Args:
+        name: one of
+
+            - a bundled model: `small`, ... (`list_models()`);
+            - `open_clip:ARCH/PRETRAINED`: an architecture of open_clip with a tag (downloaded once) or a local weight
+              file; `open_clip:ARCH` or `open_clip:ARCH/none` is randomly initialised and says so;
+            - `hf:REPO_OR_FOLDER`: a `CLIPModel` or `SiglipModel` of `transformers`;
+            - a run folder of `binderclip train`, or any folder in open_clip's `local-dir:` or transformers' format.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`.
+        dtype: precision of the towers: float32, bfloat16, float16 or float64. Features, cosines and logits are float32
+            or better whatever it is.
+
+    Raises:
+        UsageError: an unknown name (the message has the nearest known ones), device or dtype.
+        NotSupported: a device that is not here.
+        CheckpointError: weights that are missing, damaged, unsafe to read or of another architecture.
+        MissingDependency: `hf:` without transformers.
+    """
+    where, precision = resolve_device(device), resolve_dtype(dtype)
+    text = str(name)
+    if text.startswith("open_clip:"):
+        model = _open_clip(text)
+    elif text.startswith("hf:"):
+        from binderclip.models import hf_models
+
+        model = hf_models.load_hf(text.removeprefix("hf:"), text)
+    elif text in (folders := registry.bundled_folders()):
+        model = open_clip_models.from_folder(folders[text], text)
+    elif Path(text).exists():
+        model = _from_path(Path(text), text)
+    else:
+        raise UsageError(_unknown(text))
+    return open_clip_models.finish(model, where, precision)
+
+
+def _open_clip(name: str) -> ImageTextModel:
+    rest = name.removeprefix("open_clip:")
+    if rest.startswith("local-dir:"):
+        return open_clip_models.from_folder(Path(rest.removeprefix("local-dir:")), name)
+    if rest.startswith("hf-hub:"):
+        return open_clip_models.from_hub(rest, name)
+    arch, _, pretrained = rest.partition("/")
+    return open_clip_models.from_architecture(arch, pretrained, name)
+
+
+def _from_path(path: Path, name: str) -> ImageTextModel:
+    if path.is_file():
+        raise UsageError(
+            f"{name} is a file, and weights alone do not say which architecture they are for: "
+            f"write open_clip:ARCH/{name}, or give the folder of the model"
+        )
+    for folder in (path, path / "model"):
+        if (folder / registry.CONFIG).is_file():
+            return open_clip_models.from_folder(folder, name)
+    if _is_transformers(path):
+        from binderclip.models import hf_models
+
+        return hf_models.load_hf(str(path), name)
+    if (path / "model").is_dir() or (path / "recipe.toml").is_file():
+        raise CheckpointError(f"{name} looks like a run folder, but has no finished model in {path / 'model'} yet")
+    raise CheckpointError(
+        f"{name} holds no model: looked for {registry.CONFIG} in it and in {path / 'model'} (a run folder or "
+        "open_clip's local-dir: format), and for a transformers config.json"
+    )
+
+
+def _is_transformers(folder: Path) -> bool:
+    try:
+        return "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def _unknown(name: str) -> str:
+    bundled = list(registry.bundled_folders())
+    shortened = [n.removeprefix("open_clip:") for n in registry.list_models(pretrained=False) if ":" in n]
+    close = registry.close_names(name, bundled) or [f"open_clip:{n}" for n in registry.close_names(name, shortened)]
+    meant = f"did you mean {', '.join(close)}? " if close else ""
+    return (
+        f"there is no model or folder {name!r}: {meant}bundled: {', '.join(bundled) or 'none'}; others are "
+        "open_clip:ARCH/PRETRAINED, hf:REPO_OR_FOLDER or a folder (list_models() names what is known)"
+    )
