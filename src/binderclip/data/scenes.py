@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from binderclip.data.scenes_batch import Recorded, Scenes, assemble
 from binderclip.data.scenes_compose import compose
 from binderclip.data.scenes_layout import Layout, Values, check_layout, place_objects
-from binderclip.data.scenes_pairs import check_pairs, twin
+from binderclip.data.scenes_pairs import Difference, check_pairs, twin
 from binderclip.data.scenes_vocabulary import Vocabulary, vocabulary
 from binderclip.errors import UsageError
 
@@ -50,7 +50,8 @@ def scenes(
             last: a vocabulary of one class gives several instances of it.
         objects: (least, most) objects a scene, uniform; an integer for exactly so many. 0 is allowed.
         area: (least, most) fraction of the scene that an object's whole mask covers; sides are uniform between the
-            limits. An object too thin for that is made as large as fits. Default (0.04, 0.2); with `slots`, as large
+            limits. A thin object stops growing when its box is three times
+            as large, and none leaves the scene. Default (0.04, 0.2); with `slots`, as large
             as fits the slot.
         occlusion: the largest fraction of an object's mask that may be hidden, or (least, most): with least > 0 every
             object but the first hides at least that fraction of one behind it ("touching" is (0.01, 0.2)). The limits
@@ -120,8 +121,6 @@ def _record(
     one = Recorded(placed, painted)
     if not kinds:
         return one, None
-    from binderclip.data.scenes_pairs import Difference
-
     if kinds == ("defect",):
         found = tuple(defect.kind for defect in painted.defects)
         other, difference = list(placed), Difference("defect", -1, found, ())

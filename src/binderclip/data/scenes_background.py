@@ -155,7 +155,7 @@ def _photo(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _crop(pictures: Sequence[Image.Image], rng: np.random.Generator, side: int) -> np.ndarray:
-    picture = pictures[rng.integers(len(pictures))]
+    picture = pictures[int(rng.integers(len(pictures)))]
     short = min(picture.size)
     extent = rng.uniform(0.5, 1.0) * short
     x, y = (rng.uniform(0, length - extent) for length in picture.size)

@@ -46,9 +46,13 @@ def turned(source: Vocabulary, row: int, rotation: float, flip: bool) -> Image.I
 
 
 def fit_shape(image: Image.Image, pixels: float, limit: tuple[float, float]) -> tuple[int, int]:
-    """(h, w) that gives the object `pixels` opaque pixels, or the largest that stays within `limit` (h, w)."""
+    """(h, w) that gives the object `pixels` opaque pixels, or the largest that stays within `limit` (h, w).
+
+    The box is at most three times as large as `pixels`: a thin object is not blown up until its lines fill that area.
+    """
     solid = max(1, sum(image.getchannel(3).histogram()[OPAQUE:]))
-    scale = min((pixels / solid) ** 0.5, limit[0] / image.height, limit[1] / image.width)
+    area = image.height * image.width
+    scale = min((pixels / solid) ** 0.5, (3 * pixels / area) ** 0.5, limit[0] / image.height, limit[1] / image.width)
     return max(2, round(image.height * scale)), max(2, round(image.width * scale))
 
 

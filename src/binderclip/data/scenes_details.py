@@ -1,4 +1,4 @@
-"""Thin and small things in scenes: tubes (vessels, cracks) on the background and defects (scratch, spot, hole, missing)."""
+"""Thin and small things in scenes: tubes (vessels, cracks) on the background, and defects of objects."""
 
 from __future__ import annotations
 
@@ -114,9 +114,8 @@ def _spot_inside(rng: np.random.Generator, area: np.ndarray, rim: bool) -> tuple
         return ys[pick] + 0.5, xs[pick] + 0.5
     picks = rng.integers(len(ys), size=12)
     reach = max(1, area.shape[0] // 20)
-    depth = [
-        area[max(0, ys[p] - reach) : ys[p] + reach + 1, max(0, xs[p] - reach) : xs[p] + reach + 1].mean() for p in picks
-    ]
+    around = np.pad(area, reach)
+    depth = [around[ys[p] : ys[p] + 2 * reach + 1, xs[p] : xs[p] + 2 * reach + 1].mean() for p in picks]
     best = picks[int(np.argmax(depth))]
     return ys[best] + 0.5, xs[best] + 0.5
 

@@ -7,7 +7,7 @@ any length and in any worker.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -170,7 +170,8 @@ def _check_factors(factors: Mapping[str, Values], source: Vocabulary) -> tuple[i
                 painters([value])
         for value in values:
             check_value(factor, value)
-    styles: list = list(factors.get("style", ())) if not callable(factors.get("style", ())) else []  # type: ignore[call-overload]
+    given = factors.get("style", ())
+    styles: list = [] if callable(given) else list(given)
     wanted = styles or [None]
     usable = tuple(owner for owner in range(len(source)) if all(len(source.members(owner, style)) for style in wanted))
     if not usable:
@@ -290,16 +291,16 @@ def _try_object(layout: Layout, rng: np.random.Generator, owner: int, placed: li
     height, width = cutout.mask.shape
     position = values.get("position")
     if position is not None:
-        x, y = POSITIONS[position] if isinstance(position, str) else position  # type: ignore[misc]
-        top, left = round(y * side - height / 2), round(x * side - width / 2)
+        centre: tuple[float, float] = POSITIONS[position] if isinstance(position, str) else position  # type: ignore[assignment]
+        top, left = round(centre[1] * side - height / 2), round(centre[0] * side - width / 2)
     elif layout.occlusion[0] > 0 and placed:  # aim at an object that is already there
         other = placed[int(rng.integers(len(placed)))]
         h, w = other.cutout.mask.shape
         top = round(rng.uniform(other.y - 0.8 * height, other.y + h - 0.2 * height))
         left = round(rng.uniform(other.x - 0.8 * width, other.x + w - 0.2 * width))
     else:
-        top = margin + int(rng.integers(room - height + 1))
-        left = margin + int(rng.integers(room - width + 1))
+        top = margin + round(rng.random() * (room - height))
+        left = margin + round(rng.random() * (room - width))
     top = min(max(top, margin), side - margin - height)
     left = min(max(left, margin), side - margin - width)
     return Placed(owner, row, top, left, cutout, -1, values, pixels)
@@ -318,8 +319,3 @@ def _allowed(limits: tuple[float, float], loss: list[int], hidden: list[int], si
     if any(old + new > most * size for old, new, size in zip(hidden, loss, sizes, strict=True)):
         return False
     return least == 0 or not sizes or any(new >= least * size for new, size in zip(loss, sizes, strict=True))
-
-
-def moved(one: Placed, y: int, x: int) -> Placed:
-    """The same object at another place."""
-    return replace(one, y=y, x=x)

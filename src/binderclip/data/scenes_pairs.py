@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from binderclip.data.scenes_cutouts import COLOURS
+from binderclip.data.scenes_cutouts import COLOURS, render, turned
 from binderclip.data.scenes_layout import PAIR, Layout, Placed, cut_object, stream
 from binderclip.errors import UsageError
 
@@ -74,14 +74,15 @@ def twin(
             break
         new = _replaced(layout, rng, old) if kind == "replace" else _elsewhere(layout, rng, old)
         if new is not None and _within(layout, [*rest[:k], new, *rest[k + 1 :]]):
-            before, after = (names[old.owner], names[new.owner]) if kind == "replace" else (_box(old), _box(new))
-            return [*rest[:k], new, *rest[k + 1 :]], Difference(kind, k, before, after)
+            values = (names[old.owner], names[new.owner]) if kind == "replace" else (_box(old), _box(new))
+            return [*rest[:k], new, *rest[k + 1 :]], Difference(kind, k, *values)
     before = old.values.get("colour")
     options = [colour for colour in COLOURS if colour != before]
     colour = options[int(rng.integers(len(options)))]
-    values = {**old.values, "colour": colour}
-    shape = (float(old.cutout.mask.shape[0]), float(old.cutout.mask.shape[1]))
-    new = replace(old, values=values, cutout=cut_object(layout, old.row, values, float("inf"), shape))
+    painted = {**old.values, "colour": colour}
+    height, width = old.cutout.mask.shape
+    image = turned(layout.source, old.row, float(painted.get("rotation", 0.0)), bool(painted.get("flip", False)))  # type: ignore[arg-type]
+    new = replace(old, values=painted, cutout=render(image, (height, width), colour))
     return [*rest[:k], new, *rest[k + 1 :]], Difference("colour", k, before, colour)
 
 
@@ -113,7 +114,7 @@ def _replaced(layout: Layout, rng: np.random.Generator, old: Placed) -> Placed |
 def _elsewhere(layout: Layout, rng: np.random.Generator, old: Placed) -> Placed | None:
     """The same object at a place at least a quarter of the scene away."""
     height, width = old.cutout.mask.shape
-    y, x = int(rng.integers(layout.side - height + 1)), int(rng.integers(layout.side - width + 1))
+    y, x = round(rng.random() * (layout.side - height)), round(rng.random() * (layout.side - width))
     far = max(abs(y - old.y), abs(x - old.x)) >= layout.side / 4
     return replace(old, y=y, x=x, slot=-1) if far else None
 
