@@ -1,1 +1,35 @@
-"""binderclip.losses"""
+"""Contrastive losses: memory-bounded, distributed, and the same in both."""
+
+from __future__ import annotations
+
+from binderclip.losses.contrastive import METHODS, ContrastiveLoss, LossOutput, Pair, clip, siglip
+from binderclip.losses.distill import EmbeddingDistill, SimilarityDistill
+from binderclip.losses.embeddings import Embeddings, Term
+from binderclip.losses.functional import info_nce, sigmoid_loss
+from binderclip.losses.geometry import Cosine, Inner, Similarity
+from binderclip.losses.gradcache import contrastive_step
+from binderclip.losses.scale import LogitScale
+from binderclip.losses.targets import Diagonal, SameKey, Targets
+
+__all__ = [
+    "METHODS",
+    "ContrastiveLoss",
+    "Cosine",
+    "Diagonal",
+    "EmbeddingDistill",
+    "Embeddings",
+    "Inner",
+    "LogitScale",
+    "LossOutput",
+    "Pair",
+    "SameKey",
+    "Similarity",
+    "SimilarityDistill",
+    "Targets",
+    "Term",
+    "clip",
+    "contrastive_step",
+    "info_nce",
+    "siglip",
+    "sigmoid_loss",
+]

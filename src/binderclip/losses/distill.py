@@ -1,0 +1,154 @@
+"""Distillation terms: follow a teacher's embeddings, or a teacher's similarities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binderclip.errors import UsageError
+from binderclip.losses.embeddings import Embeddings
+from binderclip.losses.geometry import at_least_float32
+from binderclip.losses.links import SoftmaxLink, make_plan
+from binderclip.losses.share import Share
+from binderclip.losses.targets import Block, Positives
+
+__all__ = ["EmbeddingDistill", "SimilarityDistill"]
+
+
+class EmbeddingDistill(nn.Module):
+    """Move the student's embeddings onto the teacher's: mean of 1 - cosine, or of the squared distance.
+
+    Args:
+        weight: of this term in the total.
+        pairs: the name of each student embedding with the name of its teacher.
+        kind: "cosine" (1 - cosine, blind to length) or "mse" (squared distance of the raw features over d).
+        projections: modules by student name, applied to the student first where widths differ; trained with the loss.
+
+    Raises:
+        UsageError: an unknown kind; at the call, widths that differ without a projection.
+    """
+
+    name = "distill"
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        *,
+        pairs: Mapping[str, str] | None = None,
+        kind: Literal["cosine", "mse"] = "cosine",
+        projections: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        if kind not in ("cosine", "mse"):
+            raise UsageError(f"kind must be 'cosine' or 'mse', got {kind!r}")
+        self.weight, self.kind = weight, kind
+        self.pairs = dict(pairs or {"image": "teacher_image", "text": "teacher_text"})
+        self.projections = nn.ModuleDict(dict(projections or {}))
+
+    def forward(self, embeddings: Embeddings) -> Float[Tensor, ""]:
+        """Mean over the pairs and over the whole batch."""
+        values = []
+        for student, teacher in self.pairs.items():
+            x, y = embeddings[student], embeddings[teacher].detach()
+            if student in self.projections:
+                x = self.projections[student](x)
+            if x.shape != y.shape:
+                raise UsageError(
+                    f"{student!r} has shape {tuple(x.shape)} and its teacher {teacher!r} {tuple(y.shape)}: "
+                    f"give projections={{{student!r}: nn.Linear({x.shape[1]}, {y.shape[1]})}}"
+                )
+            x, y = at_least_float32(x), at_least_float32(y)
+            per_row = 1 - F.cosine_similarity(x, y, dim=1) if self.kind == "cosine" else (x - y).square().mean(1)
+            values.append(embeddings.mean(per_row))
+        return torch.stack(values).mean()
+
+
+class SimilarityDistill(nn.Module):
+    """Move the student's softmax over the batch onto the teacher's: KL(teacher || student), both directions averaged.
+
+    Neither matrix is ever held whole. With teacher=("teacher_text", "teacher_text") the teacher's text-text
+    similarities become soft targets for the student's image-text ones.
+
+    Args:
+        weight: of this term in the total.
+        student: names of the two student embeddings, compared in the loss's geometry.
+        teacher: names of the two teacher embeddings, compared by cosine.
+        teacher_scale: the teacher's logit scale.
+        student_scale: the student's; None for the loss's own main scale.
+
+    Paper: CLIP-KD, arXiv 2307.12732 (its contrastive relational distillation).
+    """
+
+    name = "distill"
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        *,
+        student: tuple[str, str] = ("image", "text"),
+        teacher: tuple[str, str] = ("teacher_image", "teacher_text"),
+        teacher_scale: float = 100.0,
+        student_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight, self.student, self.teacher = weight, tuple(student), tuple(teacher)
+        self.teacher_scale, self.student_scale = teacher_scale, student_scale
+
+    def forward(self, embeddings: Embeddings) -> Float[Tensor, ""]:
+        """The divergence over the whole batch."""
+        a, b = (embeddings.space(name) for name in self.student)
+        with torch.no_grad():
+            left, right = (F.normalize(at_least_float32(embeddings[name].detach()), dim=1) for name in self.teacher)
+            soft = _Soft(embeddings.share, left.to(a.dtype) * self.teacher_scale, right.to(a.dtype), embeddings.chunk)
+        scale = embeddings.scales["main"][0] if self.student_scale is None else a.new_tensor(self.student_scale)
+        plan = make_plan(embeddings.share, soft, embeddings.chunk, metrics=False)
+        value, _ = SoftmaxLink()(a, b, scale.to(a.dtype), None, plan)
+        # the cross-entropy against soft targets minus their entropy, which has no gradient
+        return value - soft.entropy
+
+
+class _Soft(Positives):
+    """Targets that are another softmax, computed again for each block."""
+
+    def __init__(self, share: Share, left: Float[Tensor, "n t"], right: Float[Tensor, "n t"], chunk: int) -> None:
+        super().__init__(share)
+        self.left, self.right = left, share.gather(right)
+        n, total = len(left), len(self.right)
+        rows, columns = left.new_full((n,), -torch.inf), left.new_full((total,), -torch.inf)
+        # sums of exp(t - max) and of t * exp(t - max) would need care at every block: two plain passes are simpler
+        blocks = [
+            (slice(s, min(s + chunk, n)), slice(c, min(c + chunk, total)))
+            for s in range(0, n, chunk)
+            for c in range(0, total, chunk)
+        ]
+        for i, j in blocks:
+            logits = self.left[i] @ self.right[j].T
+            rows[i] = torch.logaddexp(rows[i], logits.logsumexp(1))
+            columns[j] = torch.logaddexp(columns[j], logits.logsumexp(0))
+        if share.size > 1:
+            top = share.max(columns.clone())
+            columns = top + share.sum((columns - top).exp()).log()
+        self.rows, self.columns = rows, columns
+        by_row, by_column = left.new_zeros(()), left.new_zeros(())
+        for i, j in blocks:
+            logits = self.left[i] @ self.right[j].T
+            for log_p, into in ((logits - rows[i, None], by_row), (logits - columns[None, j], by_column)):
+                into -= (log_p.exp() * log_p).sum()
+        self.entropy = share.sum(by_row + by_column) / (2 * share.total)
+
+    def _targets(self, i: slice, j: slice) -> tuple[Block, Block]:
+        logits = self.left[i] @ self.right[j].T
+        return (logits - self.rows[i, None]).exp_(), (logits - self.columns[None, j]).exp_()
+
+    def pull(self, block: Block, i: slice, j: slice) -> tuple[Tensor, Tensor]:
+        by_row, by_column = self._targets(i, j)
+        return (by_row * block).sum(1), (by_column * block).sum(0)
+
+    def subtract_(self, block: Block, i: slice, j: slice, rows: float, columns: float) -> None:
+        by_row, by_column = self._targets(i, j)
+        block.sub_(by_row, alpha=rows).sub_(by_column, alpha=columns)

@@ -1,0 +1,73 @@
+"""Named features of one batch, each brought into the geometry once however many terms look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from binderclip.errors import UsageError
+from binderclip.losses.geometry import Similarity
+from binderclip.losses.share import Share
+
+__all__ = ["Embeddings", "Term"]
+
+
+class Embeddings(Mapping[str, Tensor]):
+    """Raw features by name, with what the terms share.
+
+    Args:
+        raw: features as they came, (n, d) each; rows belong together across names.
+        similarity: the geometry.
+        share: how the batch is spread over processes.
+        scales: scale and bias by name.
+        chunk: side of a block.
+        ids: one integer key per row, or None.
+    """
+
+    def __init__(
+        self,
+        raw: Mapping[str, Float[Tensor, "n d"]],
+        similarity: Similarity,
+        share: Share,
+        scales: Mapping[str, tuple[Tensor, Tensor | None]],
+        chunk: int,
+        ids: Int[Tensor, "n"] | None = None,
+    ) -> None:
+        self.raw, self.similarity, self.share, self.scales, self.chunk = raw, similarity, share, scales, chunk
+        self.ids = ids
+        self._spaces: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.raw:
+            raise UsageError(f"the loss compares {name!r}, but was called with {', '.join(self.raw)}; pass {name}=...")
+        return self.raw[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.raw)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def space(self, name: str) -> Float[Tensor, "n e"]:
+        """The features of that name in the geometry, computed at the first call."""
+        if name not in self._spaces:
+            self._spaces[name] = self.similarity.embed(self[name], "text" if "text" in name else "image")
+        return self._spaces[name]
+
+    def mean(self, per_row: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+        """Mean over the whole batch of a quantity of this process's rows."""
+        return self.share.mean(per_row)
+
+
+class Term(Protocol):
+    """Anything added to the contrastive loss that depends on the embeddings alone; a module with these members."""
+
+    name: str
+    weight: float
+
+    def __call__(self, embeddings: Embeddings) -> Float[Tensor, ""]:
+        """The unweighted value over the whole batch."""
+        ...

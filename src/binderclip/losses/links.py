@@ -1,0 +1,164 @@
+"""Links: from similarities and targets to a loss, by the dense or by the blockwise way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from binderclip.errors import UsageError
+from binderclip.losses.blockwise import Plan, blockwise_sigmoid, blockwise_softmax
+from binderclip.losses.share import Share
+from binderclip.losses.targets import Positives
+
+__all__ = ["SigmoidLink", "SoftmaxLink", "block_side", "check_features", "check_finite", "make_plan"]
+
+
+@dataclass(frozen=True)
+class SoftmaxLink:
+    """Cross-entropy of a softmax over each row and each column (InfoNCE; CLIP, arXiv 2103.00020)."""
+
+    name: Literal["softmax"] = "softmax"
+
+    def __call__(
+        self, a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], scale: Tensor, bias: Tensor | None, plan: Plan
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and hits; a bias cancels in a softmax and is left out."""
+        if plan.share.total < 2:
+            raise UsageError("a softmax over one pair is always 1: InfoNCE needs a batch of at least 2")
+        if not _small(plan):
+            return blockwise_softmax(a, b, scale, plan)
+        logits, whole = _logits(a, b, scale, None, plan)
+        by_row, by_column = logits.log_softmax(1), logits.log_softmax(0)
+        keep, even = 1 - plan.smoothing, plan.smoothing
+        rows = -keep * plan.positives.pull(by_row, whole, whole)[0]
+        columns = -keep * plan.positives.pull(by_column, whole, whole)[1]
+        if even:
+            rows, columns = rows - even * by_row.mean(1), columns - even * by_column.mean(0)
+        return plan.rows * rows.mean() + plan.columns * columns.mean(), _hits(logits, plan, whole)
+
+
+@dataclass(frozen=True)
+class SigmoidLink:
+    """Independent sigmoid per pair, summed and divided by the batch (SigLIP, arXiv 2303.15343)."""
+
+    name: Literal["sigmoid"] = "sigmoid"
+
+    def __call__(
+        self, a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], scale: Tensor, bias: Tensor | None, plan: Plan
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and hits."""
+        if plan.smoothing:
+            raise UsageError("label smoothing belongs to the softmax link; the sigmoid link has none")
+        if not _small(plan):
+            return blockwise_sigmoid(a, b, scale, bias, plan)
+        logits, whole = _logits(a, b, scale, bias, plan)
+        hits = _hits(logits, plan, whole)
+        plan.positives.flip_(logits, whole, whole)
+        return F.softplus(logits, threshold=40.0).sum() / len(a), hits
+
+
+def _small(plan: Plan) -> bool:
+    """Whether the whole logit matrix is one block anyway: then plain autograd, which can be differentiated twice."""
+    return plan.share.size == 1 and plan.share.total <= plan.chunk
+
+
+def _logits(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor | None, plan: Plan) -> tuple[Tensor, slice]:
+    whole = slice(0, len(a))
+    with torch.autocast(a.device.type, enabled=False):
+        logits = (scale * a) @ b.T
+    if bias is not None:
+        logits = logits + bias
+    plan.positives.mask_(logits, whole, whole)
+    return logits, whole
+
+
+def _hits(logits: Tensor, plan: Plan, whole: slice) -> Tensor:
+    with torch.no_grad():
+        good, other, good_columns, other_columns = plan.positives.peaks(logits.detach(), whole, whole)
+        return torch.stack([(good > other).sum(), (good_columns > other_columns).sum()])
+
+
+def block_side(chunk: int | None, device: torch.device) -> int:
+    """Side of a block: as asked, or what keeps the matrix products fast (1,024 on a CPU, where a block of 4 MB stays
+    in the cache; 4,096 elsewhere).
+
+    Args:
+        chunk: the side asked for, None for the default.
+        device: where the features are.
+
+    Raises:
+        UsageError: not positive.
+    """
+    if chunk is None:
+        return 1024 if device.type == "cpu" else 4096
+    if chunk < 1:
+        raise UsageError(f"chunk must be at least 1, got {chunk}")
+    return int(chunk)
+
+
+def check_features(a: Any, b: Any, names: tuple[str, str] = ("image", "text")) -> None:
+    """Refuse what cannot be compared row by row.
+
+    Args:
+        a, b: the features of both sides.
+        names: what to call them.
+
+    Raises:
+        UsageError: wrong type, rank, device or shape, or an empty batch.
+    """
+    for value, name in zip((a, b), names, strict=True):
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim != 2:
+            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UsageError(f"{name} features must be a float tensor of shape (B, d), got {got}")
+    if a.shape != b.shape:
+        raise UsageError(
+            f"{names[0]} and {names[1]} features must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    if not len(a):
+        raise UsageError(f"the batch is empty: {names[0]} features have shape {tuple(a.shape)}")
+    if a.device != b.device:
+        raise UsageError(f"{names[0]} features are on {a.device}, {names[1]} features on {b.device}")
+
+
+def check_finite(loss: Tensor, features: dict[str, Tensor]) -> None:
+    """On a CPU, where looking costs nothing, name the features that made the loss NaN; elsewhere let NaN speak.
+
+    Args:
+        loss: the value.
+        features: what it was computed from.
+
+    Raises:
+        UsageError: the loss is not finite because some features are not.
+    """
+    if loss.device.type != "cpu" or bool(loss.detach().isfinite()):
+        return
+    for name, value in features.items():
+        bad = (~value.detach().isfinite()).reshape(len(value), -1).any(1).nonzero().flatten().tolist()
+        if bad:
+            rows = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+            raise UsageError(f"{name} features are NaN or infinite in {len(bad)} of {len(value)} rows (row {rows})")
+
+
+def make_plan(
+    share: Share,
+    positives: Positives,
+    chunk: int,
+    *,
+    smoothing: float = 0.0,
+    symmetric: bool = True,
+    metrics: bool = True,
+) -> Plan:
+    """A `Plan` with its numbers checked.
+
+    Raises:
+        UsageError: smoothing outside [0, 1).
+    """
+    if not 0 <= smoothing < 1:
+        raise UsageError(f"label smoothing must lie in [0, 1), got {smoothing}")
+    rows, columns = (0.5, 0.5) if symmetric else (1.0, 0.0)
+    return Plan(share, positives, chunk, smoothing, rows, columns, metrics)

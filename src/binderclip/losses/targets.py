@@ -1,0 +1,196 @@
+"""Targets: which texts an image should find, and with which share of the probability.
+
+`Targets` are settings; `bind` turns them into `Positives` for one batch, which the losses ask block by block, so that
+no target matrix is ever held whole. In a block, rows are images of this process and columns texts of the whole batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from binderclip.errors import UsageError
+from binderclip.losses.share import Share
+
+__all__ = ["Diagonal", "Positives", "SameKey", "Targets", "key_ids"]
+
+Block = Float[Tensor, "r c"]
+Peaks = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Positives:
+    """The targets of one batch, seen block by block; the base class is the diagonal (row i belongs to column i).
+
+    Args:
+        share: how the batch is spread over processes.
+    """
+
+    def __init__(self, share: Share) -> None:
+        self.share = share
+
+    def _diagonal(self, block: Block, i: slice, j: slice) -> Tensor | None:
+        """A view of the entries of the block whose row and column are the same item."""
+        first, last = i.start + self.share.offset, i.stop + self.share.offset
+        low, high = max(first, j.start), min(last, j.stop)
+        if low >= high:
+            return None
+        return block[low - first : high - first, low - j.start : high - j.start].diagonal()
+
+    def _span(self, i: slice, j: slice) -> tuple[slice, slice]:
+        """Where the diagonal's entries stand in the block's rows and in its columns."""
+        first = i.start + self.share.offset
+        low, high = max(first, j.start), min(i.stop + self.share.offset, j.stop)
+        return slice(low - first, high - first), slice(low - j.start, high - j.start)
+
+    def mask_(self, block: Block, i: slice, j: slice) -> None:
+        """Set pairs that are neither positive nor negative to -inf."""
+
+    def pull(self, block: Block, i: slice, j: slice) -> tuple[Float[Tensor, "r"], Float[Tensor, "c"]]:
+        """Target-weighted sum of the block's logits, per row and per column."""
+        rows, columns = block.new_zeros(block.shape[0]), block.new_zeros(block.shape[1])
+        entries = self._diagonal(block, i, j)
+        if entries is not None:
+            r, c = self._span(i, j)
+            rows[r], columns[c] = entries, entries
+        return rows, columns
+
+    def subtract_(self, block: Block, i: slice, j: slice, rows: float, columns: float) -> None:
+        """Take `rows` times the row targets and `columns` times the column targets off the block."""
+        entries = self._diagonal(block, i, j)
+        if entries is not None:
+            entries.sub_(rows + columns)
+
+    def flip_(self, block: Block, i: slice, j: slice) -> None:
+        """Change the sign of the positive entries."""
+        entries = self._diagonal(block, i, j)
+        if entries is not None:
+            entries.neg_()
+
+    def peaks(self, block: Block, i: slice, j: slice) -> Peaks:
+        """Largest positive and largest other entry per row, then the same per column (for the accuracy)."""
+        rows, columns = block.new_full((block.shape[0],), -torch.inf), block.new_full((block.shape[1],), -torch.inf)
+        entries = self._diagonal(block, i, j)
+        if entries is not None:
+            r, c = self._span(i, j)
+            rows[r], columns[c] = entries, entries
+            block = block.clone()
+            self._diagonal(block, i, j).fill_(-torch.inf)  # type: ignore[union-attr]
+        return rows, block.amax(1), columns, block.amax(0)
+
+
+class Targets:
+    """Base of the settings."""
+
+    needs_keys = False
+
+    def bind(self, share: Share, keys: Int[Tensor, "n"] | None = None) -> Positives:
+        """The targets of one batch.
+
+        Args:
+            share: how the batch is spread over processes.
+            keys: one integer per local row, where the rule needs them.
+        """
+        return Positives(share)
+
+
+@dataclass(frozen=True)
+class Diagonal(Targets):
+    """Row i belongs to column i, and to nothing else."""
+
+
+@dataclass(frozen=True)
+class SameKey(Targets):
+    """All items with the same key (caption, label) belong together.
+
+    Args:
+        rule: "share" spreads the probability evenly over an image's positives (supervised contrastive learning,
+            arXiv 2004.11362, its L_out); "ignore" keeps the diagonal as the only positive and takes the others with
+            the same key out of the negatives.
+    """
+
+    rule: Literal["share", "ignore"] = "share"
+    needs_keys = True
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("share", "ignore"):
+            raise UsageError(f"SameKey's rule must be 'share' or 'ignore', got {self.rule!r}")
+
+    def bind(self, share: Share, keys: Int[Tensor, "n"] | None = None) -> Positives:
+        """The targets of one batch, from one key per local row."""
+        if keys is None:
+            raise UsageError("SameKey targets need keys=: one caption or integer per row")
+        whole = share.gather(keys)
+        return _Grouped(share, whole) if self.rule == "share" else _Excluding(share, whole)
+
+
+class _Keyed(Positives):
+    def __init__(self, share: Share, keys: Int[Tensor, "N"]) -> None:
+        super().__init__(share)
+        self.keys = keys
+        self.own = keys[share.local]
+
+    def same(self, i: slice, j: slice) -> Bool[Tensor, "r c"]:
+        return self.own[i, None] == self.keys[None, j]
+
+
+class _Grouped(_Keyed):
+    """Every entry with equal keys is a positive, weighted by one over their number."""
+
+    def __init__(self, share: Share, keys: Int[Tensor, "N"]) -> None:
+        super().__init__(share, keys)
+        _, inverse, counts = keys.unique(return_inverse=True, return_counts=True)
+        self.count = counts[inverse]
+
+    def weights(self, block: Block, i: slice, j: slice) -> Block:
+        # an item and its partners have the same key, so rows and columns share one weight
+        return self.same(i, j).to(block.dtype) / self.count[j].to(block.dtype)
+
+    def pull(self, block: Block, i: slice, j: slice) -> tuple[Tensor, Tensor]:
+        pulled = self.weights(block, i, j) * block
+        return pulled.sum(1), pulled.sum(0)
+
+    def subtract_(self, block: Block, i: slice, j: slice, rows: float, columns: float) -> None:
+        block.sub_(self.weights(block, i, j), alpha=rows + columns)
+
+    def flip_(self, block: Block, i: slice, j: slice) -> None:
+        block.mul_(1 - 2 * self.same(i, j).to(block.dtype))
+
+    def peaks(self, block: Block, i: slice, j: slice) -> Peaks:
+        same = self.same(i, j)
+        good, other = block.masked_fill(~same, -torch.inf), block.masked_fill(same, -torch.inf)
+        return good.amax(1), other.amax(1), good.amax(0), other.amax(0)
+
+
+class _Excluding(_Keyed):
+    """The diagonal is positive; other entries with equal keys are left out."""
+
+    def mask_(self, block: Block, i: slice, j: slice) -> None:
+        same = self.same(i, j)
+        entries = self._diagonal(same, i, j)
+        if entries is not None:
+            entries.fill_(False)
+        block.masked_fill_(same, -torch.inf)
+
+
+def key_ids(keys: Sequence[str] | Sequence[int] | Int[Tensor, "n"], device: torch.device) -> Int[Tensor, "n"]:
+    """Keys as integers that mean the same in every process: texts by a 63-bit hash, integers as they are.
+
+    Args:
+        keys: captions, labels, or an integer tensor.
+        device: where the result shall live.
+    """
+    if isinstance(keys, Tensor):
+        return keys.to(device=device, dtype=torch.int64)
+    values = [
+        int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") >> 1
+        if isinstance(key, str)
+        else int(key)
+        for key in keys
+    ]
+    return torch.tensor(values, dtype=torch.int64, device=device)
