@@ -1,0 +1,144 @@
+"""The image index, with a model whose features are known: the mean colour."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.data import open_image
+from binderclip.errors import CheckpointError, DataError, UsageError
+from binderclip.models import EncodedImages
+from binderclip.search import SearchIndex
+
+COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
+
+
+class MeanColour:
+    """Encodes a picture as its mean colour and a word as that colour; counts what it encodes."""
+
+    embed_dim = 3
+
+    def __init__(self, name: str = "mean-colour") -> None:
+        self.name = self.fingerprint = name
+        self.encoded: list[str] = []
+
+    def encode_files(self, paths: list[Path], *, batch_size: int) -> EncodedImages:
+        rows, index, skipped = [], [], []
+        for position, path in enumerate(paths):
+            try:
+                pixels = np.asarray(open_image(path), dtype=np.float32)
+            except DataError as error:
+                skipped.append((str(path), str(error)))
+                continue
+            self.encoded.append(path.name)
+            rows.append(pixels.reshape(-1, 3).mean(0))
+            index.append(position)
+        features = torch.tensor(np.array(rows)) if rows else torch.zeros(0, 3)
+        return EncodedImages(features, [paths[i] for i in index], index, skipped)
+
+    def encode_image(self, images: list[Path], *, normalize: bool) -> torch.Tensor:
+        return torch.nn.functional.normalize(self.encode_files(images, batch_size=1).features, dim=-1)
+
+    def encode_text(self, texts: list[str], *, normalize: bool) -> torch.Tensor:
+        return torch.tensor([COLOURS[text] for text in texts])
+
+
+def paint(path: Path, colour: tuple[int, int, int]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), colour).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "pictures"
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        paint(root / f"sub{number % 2}" / f"{number}.png", tuple(int(v) for v in rng.integers(1, 256, 3)))
+    paint(root / "it's red.png", (250, 5, 5))
+    return root
+
+
+def brute_force(folder: Path, vector: tuple[float, ...]) -> list[tuple[float, Path]]:
+    scored = []
+    for path in folder.rglob("*.png"):
+        mean = np.asarray(Image.open(path), dtype=np.float64).reshape(-1, 3).mean(0)
+        scored.append((float(mean @ np.array(vector) / np.linalg.norm(mean)), path))
+    return sorted(scored, reverse=True)
+
+
+def test_query_gives_the_nearest_by_cosine(folder: Path, tmp_path: Path) -> None:
+    index = SearchIndex(tmp_path / "index", MeanColour())
+    assert index.update(folder, batch_size=6).added == 21
+    for word, vector in COLOURS.items():
+        hits = index.query(word, top=5)
+        expected = brute_force(folder, vector)[:5]
+        assert [hit.path for hit in hits] == [path for _, path in expected]
+        np.testing.assert_allclose([hit.score for hit in hits], [score for score, _ in expected], atol=1e-5)
+    assert index.query(folder / "it's red.png", top=1)[0].path.name == "it's red.png"
+
+
+def test_only_new_and_changed_files_are_encoded_again(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "index"
+    SearchIndex(place, MeanColour()).update(folder)
+    paint(folder / "new.png", (1, 2, 3))
+    paint(folder / "sub0" / "0.png", (0, 0, 255))
+    (folder / "sub1" / "1.png").unlink()
+    (folder / "it's red.png").unlink()
+    touched = folder / "sub0" / "2.png"
+    os.utime(touched, ns=(1, 1))
+    model = MeanColour()
+    report = SearchIndex(place, model).update(folder)
+    assert sorted(model.encoded) == ["0.png", "new.png"]
+    assert (report.added, report.changed, report.removed, report.unchanged) == (1, 1, 2, 18)
+    index = SearchIndex(place, model)
+    assert len(index) == 20
+    assert index.query("blue", top=1)[0].path.name == "0.png"
+
+
+def test_unreadable_files_are_skipped_and_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
+    index = SearchIndex(tmp_path / "index", MeanColour())
+    report = index.update(folder)
+    assert [Path(path).name for path, _ in report.skipped] == ["broken.png"]
+    assert len(index) == 21
+    # A picture that breaks later leaves the index, so that nothing stale is found.
+    (folder / "it's red.png").write_bytes(b"gone bad")
+    index.update(folder)
+    assert "it's red.png" not in {hit.path.name for hit in index.query("red", top=50)}
+
+
+def test_another_model_or_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    SearchIndex(tmp_path / "index", MeanColour()).update(folder)
+    with pytest.raises(UsageError, match="was made with model 'mean-colour'"):
+        SearchIndex(tmp_path / "index", MeanColour("other"))
+    with pytest.raises(UsageError, match="is of"):
+        SearchIndex(tmp_path / "index", MeanColour()).update(tmp_path)
+
+
+def test_bad_places_give_short_errors(folder: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="no images in"):
+        SearchIndex(tmp_path / "index", MeanColour()).update(empty)
+    with pytest.raises(DataError, match="there is no folder"):
+        SearchIndex(tmp_path / "index", MeanColour()).update(tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="not a binderclip index"):
+        SearchIndex(folder, MeanColour())
+    with pytest.raises(UsageError, match="is empty"):
+        SearchIndex(tmp_path / "index", MeanColour()).query("red")
+
+
+def test_a_damaged_note_is_refused(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "index"
+    SearchIndex(place, MeanColour()).update(folder)
+    note = place / "binderclip-index.json"
+    note.write_text(json.dumps({"format": 99}))
+    with pytest.raises(CheckpointError, match="--rebuild"):
+        SearchIndex(place, MeanColour())
