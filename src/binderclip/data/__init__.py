@@ -5,16 +5,34 @@ Every name is imported when it is first used, so `import binderclip.data` costs 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 # module -> its public names; `from binderclip.data import <name>` imports only that module.
 _EXPORTS: dict[str, tuple[str, ...]] = {
-    "images": ("ImageSource", "MAX_PIXELS", "list_images", "open_image", "to_tensor"),
+    "dataset": ("ImageTextDataset", "join"),
+    "folder": ("load_folder",),
+    "images": ("ImageSource", "MAX_PIXELS", "composite", "list_images", "open_image", "to_tensor"),
+    "loading": ("list_data", "load_data"),
+    "packs": ("PACKS", "load_packs", "pack_hash"),
+    "sample": ("Batch", "Collate", "Sample", "Skipped", "collate", "fit_square"),
+    "scenes": ("SceneStream", "scenes"),
+    "sets": ("SETS", "digits", "fashion_mnist", "photographs", "textile"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 
 __all__ = sorted(_HOME)
+
+
+class _Package(ModuleType):
+    """The import system sets a submodule as an attribute here; where a function has its name, the function wins."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _HOME and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
 
 
 def __getattr__(name: str) -> Any:
@@ -28,3 +46,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
+
+
+sys.modules[__name__].__class__ = _Package

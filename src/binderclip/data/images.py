@@ -27,33 +27,11 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Ima
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused before they are decoded (Pillow's own limit for an error)."""
 
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".apng",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".avif",
-        ".jp2",
-        ".ico",
-        ".tga",
-        ".mpo",
-        ".heic",
-        ".heif",
-    ]
+_SUFFIXES = (
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .ico .tga "
+    ".heic .heif"
 )
+IMAGE_SUFFIXES = frozenset(_SUFFIXES.split(" "))
 """What `list_images` takes for an image; `.heic` needs the plug-in `pillow-heif`, and its absence is reported."""
 
 WHITE = (255, 255, 255)
@@ -62,7 +40,7 @@ WHITE = (255, 255, 255)
 def open_image(
     source: ImageSource,
     *,
-    mode: Literal["RGB", "RGBA"] = "RGB",
+    mode: Literal["RGB", "RGBA", "auto"] = "RGB",
     background: tuple[int, int, int] = WHITE,
     max_pixels: int = MAX_PIXELS,
     size_hint: int | None = None,
@@ -77,7 +55,8 @@ def open_image(
         source: a path, encoded bytes, a binary file object, a PIL image (left as it is; a copy is returned), an
             array (H, W), (H, W, 1|2|3|4), or a tensor (H, W), (1|2|3|4, H, W); arrays and tensors are
             bool, uint8, uint16 or float in [0, 1]. For a picture of one channel 2 channels mean grey and alpha.
-        mode: "RGB" or "RGBA" (straight, not premultiplied, colours).
+        mode: "RGB", "RGBA" (straight, not premultiplied, colours), or "auto": RGBA where there is transparency,
+            else RGB.
         background: colour under transparent parts, 0..255; only for "RGB".
         max_pixels: a larger picture (H x W) is refused from its header, before any pixel is decoded.
         size_hint: if given, a large JPEG is decoded at the smallest of 1/1, 1/2, 1/4, 1/8 of its size whose sides are
@@ -87,8 +66,8 @@ def open_image(
         DataError: missing, unreadable, truncated, not an image, or too large; the message names the file.
         UsageError: the argument itself is of a wrong kind, shape or range.
     """
-    if mode not in ("RGB", "RGBA"):
-        raise UsageError(f"open_image: mode is {mode!r}; it is 'RGB' or 'RGBA'")
+    if mode not in ("RGB", "RGBA", "auto"):
+        raise UsageError(f"open_image: mode is {mode!r}; it is 'RGB', 'RGBA' or 'auto'")
     if isinstance(source, (np.ndarray, Tensor)):
         image, name = _from_array(source), "array"
         if image.width * image.height > max_pixels:
@@ -246,10 +225,15 @@ def _flatten(image: Image.Image, mode: str, background: tuple[int, int, int]) ->
     straight = _eight_bit(image)
     if mode == "RGBA":
         return straight if straight.mode == "RGBA" else straight.convert("RGBA")
-    if straight.mode == "RGB":
-        return straight
-    under = Image.new("RGBA", straight.size, (*background, 255))
-    return Image.alpha_composite(under, straight).convert("RGB")
+    return straight if mode == "auto" else composite(straight, background)
+
+
+def composite(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """An RGBA picture laid on a colour (0..255), as RGB; an RGB picture is returned as it is."""
+    if image.mode == "RGB":
+        return image
+    under = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(under, image).convert("RGB")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -340,8 +324,8 @@ _CONVERT: dict[str, Callable[[Image.Image], Image.Image]] = {
 def _from_array(source: np.ndarray | Tensor) -> Image.Image:
     shape = tuple(source.shape)
     if isinstance(source, Tensor):
-        array = source.detach().cpu()
-        array = array.float().numpy() if array.is_floating_point() else array.numpy()
+        held = source.detach().cpu()
+        array = held.float().numpy() if held.is_floating_point() else held.numpy()
         layout = "(H, W) or (1|2|3|4, H, W)"
         if array.ndim == 3 and array.shape[0] in (1, 2, 3, 4):
             array = array.transpose(1, 2, 0)
