@@ -1,0 +1,85 @@
+"""The cases that one process and several processes must agree on; run as a program it is one of the processes."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from binderclip.losses import ContrastiveLoss, EmbeddingDistill, Pair, SameKey, SimilarityDistill, contrastive_step
+
+ROWS = 22
+CASES = {
+    "softmax": {"chunk": 4},
+    "softmax-default-chunk": {},
+    "softmax-smoothed-one-sided": {"chunk": 5, "pairs": (Pair(smoothing=0.1, symmetric=False),)},
+    "softmax-same-key": {"chunk": 4, "targets": SameKey()},
+    "softmax-ignore-key": {"chunk": 4, "targets": SameKey("ignore")},
+    "sigmoid": {"chunk": 4, "link": "sigmoid"},
+    "sigmoid-same-key": {"chunk": 4, "link": "sigmoid", "targets": SameKey()},
+    "distill-similarity": {"chunk": 4, "terms": lambda: [SimilarityDistill(0.7, teacher_scale=9.0)]},
+    "distill-embedding": {"terms": lambda: [EmbeddingDistill(0.7)]},
+}
+
+
+class Encoders(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.image, self.text = nn.Linear(6, 5), nn.Linear(6, 5)
+
+    def forward(self, batch):
+        teachers = {name: value for name, value in batch.items() if name.startswith("teacher")}
+        return {"image": self.image(batch["image"]), "text": self.text(batch["text"]), **teachers}
+
+
+def whole_batch():
+    generator = torch.Generator().manual_seed(0)
+    names = ("image", "text", "teacher_image", "teacher_text")
+    batch = {name: torch.randn(ROWS, 6 if "_" not in name else 5, generator=generator) for name in names}
+    return {name: value.double() for name, value in batch.items()}, [row % 7 for row in range(ROWS)]
+
+
+def counts_for(world, even):
+    if even:
+        return [ROWS // world] * world if ROWS % world == 0 else [5] * world
+    return {1: [ROWS], 2: [13, 9], 4: [8, 3, 1, 10]}[world]
+
+
+def run_case(settings, counts, rank, wrap, micro_batch=None):
+    """Loss, metrics and gradients of one process's rows."""
+    settings = {**settings, "terms": settings.get("terms", list)()}
+    batch, keys = whole_batch()
+    start = sum(counts[:rank])
+    rows = slice(start, start + counts[rank])
+    model = wrap(Encoders().double())
+    loss = ContrastiveLoss(**settings).double()
+    output = contrastive_step(model, {n: v[rows] for n, v in batch.items()}, loss, micro_batch, keys=keys[rows])
+    parameters = [*model.parameters(), *loss.parameters()]
+    return {
+        "total": output.total,
+        "metrics": output.metrics,
+        "grads": [p.grad for p in parameters],
+    }
+
+
+def main(rank, world, store, out):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    results = {}
+    for name, settings in CASES.items():
+        for even in (True, False):
+            counts = counts_for(world, even)
+            results[name, even] = run_case(settings, counts, rank, DistributedDataParallel)
+        results[name, "equal"] = run_case(
+            {**settings, "gather": "equal"}, counts_for(world, True), rank, DistributedDataParallel
+        )
+    results["gradcache", True] = run_case(CASES["softmax"], counts_for(world, True), rank, DistributedDataParallel, 2)
+    torch.save(results, f"{out}.{rank}")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
