@@ -1,1 +1,20 @@
-"""binderclip.fit"""
+"""The one training loop of every method, its checkpoints and its records."""
+
+from binderclip.fit.checkpoint import Checkpoint
+from binderclip.fit.loop import fit, make_clip
+from binderclip.fit.optimizers import OPTIMIZERS, PRECISIONS, make_optimizer
+from binderclip.fit.records import Callback, Diverged, FitResult, History, Record
+
+__all__ = [
+    "OPTIMIZERS",
+    "PRECISIONS",
+    "Callback",
+    "Checkpoint",
+    "Diverged",
+    "FitResult",
+    "History",
+    "Record",
+    "fit",
+    "make_clip",
+    "make_optimizer",
+]

@@ -1,0 +1,224 @@
+"""Checkpoints that are whole or not there at all.
+
+A checkpoint is written into a temporary folder, flushed to the disk, sealed with the hash of its contents and renamed;
+a reader takes the newest one whose seal is right. Whatever the parallelism, the file has the same content, so a run
+may go on with another number of processes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from binderclip.errors import CheckpointError
+
+__all__ = ["Checkpoint", "sync_folder", "write_whole"]
+
+_STATE, _SEAL = "state.pt", "COMPLETE"
+
+
+class Checkpoint:
+    """Where and how often `fit` saves, and what it goes on from.
+
+    Args:
+        folder: holds `step-00000100/` and so on; made when the first one is written.
+        every: optimizer steps between two checkpoints; the last step always gets one.
+        keep: newest checkpoints to keep.
+        resume: go on from the newest whole checkpoint, if there is one. False starts afresh and removes old ones.
+        identity: settings that must be the same to go on (JSON-like); what differs is named in the error.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        every: int = 100,
+        keep: int = 2,
+        resume: bool = True,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.every, self.keep, self.resume = every, max(1, keep), resume
+        self.identity = dict(identity or {})
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint belongs after `step` steps."""
+        return step % self.every == 0
+
+    def describe(self) -> str:
+        """Which checkpoint is left, for messages."""
+        found = self._whole_looking()
+        return f"the checkpoint {found[-1]} is kept" if found else "no checkpoint was written yet"
+
+    def save(self, step: int, state: Mapping[str, Any]) -> Path:
+        """Write `state` as the checkpoint of `step`; only process 0 writes.
+
+        Raises:
+            CheckpointError: the disk is full or not writable; older checkpoints stay.
+        """
+        target = self.folder / f"step-{step:08d}"
+        problem = ""
+        if _rank() == 0:
+            try:
+                self._write(target, {"step": step, "identity": json.dumps(self.identity), **state})
+            except (OSError, RuntimeError) as error:
+                problem = self._explain(error, step)
+        problem = _from_first(problem)
+        if problem:
+            raise CheckpointError(problem)
+        return target
+
+    def _write(self, target: Path, state: Mapping[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        draft = self.folder / f".writing-{target.name}"
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            draft.mkdir()
+            with open(draft / _STATE, "wb") as file:
+                torch.save(dict(state), file)
+                file.flush()
+                os.fsync(file.fileno())
+            seal = {"sha256": _sha256(draft / _STATE), "bytes": (draft / _STATE).stat().st_size}
+            write_whole(draft / _SEAL, json.dumps(seal))
+            sync_folder(draft)
+            shutil.rmtree(target, ignore_errors=True)
+            os.rename(draft, target)
+            sync_folder(self.folder)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        for old in self._whole_looking()[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _explain(self, error: Exception, step: int) -> str:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        # torch reports a short write of its archive as a RuntimeError without a number.
+        what = "the disk is full" if full or "unexpected pos" in str(error) else str(error).splitlines()[0]
+        return f"cannot write the checkpoint of step {step} in {self.folder}: {what}; {self.describe()}"
+
+    def latest(self) -> dict[str, Any] | None:
+        """The state of the newest whole checkpoint, on the CPU; None where there is none.
+
+        A damaged one is passed over with a warning. Only tensors and plain values are read (`weights_only`).
+
+        Raises:
+            CheckpointError: checkpoints exist, but none is whole; or the newest belongs to other settings.
+        """
+        found = self._whole_looking()
+        for path in reversed(found):
+            reason = _damage(path)
+            if reason:
+                warnings.warn(f"checkpoint {path} is passed over: {reason}", stacklevel=2)
+                continue
+            try:
+                state = torch.load(path / _STATE, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                raise CheckpointError(
+                    f"checkpoint {path} holds more than tensors and plain values; it is not read"
+                ) from error
+            self._check_identity(path, json.loads(state.pop("identity")))
+            return state
+        if found:
+            raise CheckpointError(f"no checkpoint in {self.folder} is whole; remove the folder to start afresh")
+        return None
+
+    def _check_identity(self, path: Path, there: Mapping[str, Any]) -> None:
+        here = json.loads(json.dumps(self.identity))
+        for key in sorted({*here, *there}):
+            if here.get(key) != there.get(key):
+                raise CheckpointError(
+                    f"checkpoint {path} was written with {key} = {there.get(key)!r}, now it is {here.get(key)!r}; "
+                    "resume with the same settings, or start afresh in another folder"
+                )
+
+    def prepare(self) -> dict[str, Any] | None:
+        """Clear what a killed process left, and give the state to go on from (None for a fresh start)."""
+        if _rank() == 0 and self.folder.is_dir():
+            for draft in self.folder.glob(".writing-*"):
+                shutil.rmtree(draft, ignore_errors=True)
+            if not self.resume:
+                for old in self._whole_looking():
+                    shutil.rmtree(old)
+        if _several():
+            dist.barrier()
+        return self.latest() if self.resume else None
+
+    def _whole_looking(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a file that is either the old one or the new one, never half of one.
+
+    Args:
+        path: the file.
+        content: text (UTF-8) or bytes.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, so that a rename in it survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _damage(path: Path) -> str:
+    try:
+        seal = json.loads((path / _SEAL).read_text())
+        size = (path / _STATE).stat().st_size
+        if size != seal["bytes"]:
+            return f"{_STATE} has {size} bytes where {seal['bytes']} were written"
+        if _sha256(path / _STATE) != seal["sha256"]:
+            return f"the hash of {_STATE} is not the one that was written"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"it was not finished ({error})"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _rank() -> int:
+    return dist.get_rank() if _several() else 0
+
+
+def _from_first(problem: str) -> str:
+    """What process 0 said, in every process; also the barrier after writing."""
+    if not _several():
+        return problem
+    box = [problem]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

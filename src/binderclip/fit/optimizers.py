@@ -1,0 +1,100 @@
+"""Optimizers by name, and the precision a step runs in."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from binderclip.errors import UsageError
+
+__all__ = ["OPTIMIZERS", "PRECISIONS", "OptimizerLike", "autocast", "make_optimizer", "make_scaler"]
+
+OptimizerLike = str | Mapping[str, Any] | Callable[..., Optimizer] | Optimizer
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adafactor": torch.optim.Adafactor,
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": torch.optim.SGD,
+}
+PRECISIONS: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def make_optimizer(
+    optimizer: OptimizerLike, groups: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float | None
+) -> Optimizer:
+    """Build the optimizer of a run.
+
+    Args:
+        optimizer: a name of `OPTIMIZERS`; a mapping `{"name": "sgd", "momentum": 0.9}`; a callable that takes the
+            groups (and `lr`, where one is given); or a ready optimizer, returned as it is.
+        groups: parameters or parameter groups; a group without its own `lr` gets `lr`, times its `lr_scale` where it
+            has one.
+        lr: base learning rate; None leaves the optimizer's own default.
+
+    Raises:
+        UsageError: unknown name or setting.
+    """
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    groups = [{**g, "params": list(g["params"])} if isinstance(g, dict) else g for g in groups]
+    if lr is not None:
+        groups = [
+            {"lr": lr * group.get("lr_scale", 1.0), **group} if isinstance(group, dict) else group for group in groups
+        ]
+    settings: dict[str, Any] = {} if lr is None else {"lr": lr}
+    if isinstance(optimizer, Mapping):
+        settings |= {key: value for key, value in optimizer.items() if key != "name"}
+        optimizer = str(optimizer.get("name", "adamw"))
+    if not isinstance(optimizer, str):
+        return optimizer(groups, **settings)
+    if optimizer not in OPTIMIZERS:
+        near = get_close_matches(optimizer, OPTIMIZERS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(OPTIMIZERS))}"
+        raise UsageError(f"optimizer {optimizer!r} is unknown: {hint}")
+    build = OPTIMIZERS[optimizer]
+    known = inspect.signature(build).parameters
+    for key in settings:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(k for k in known if k != 'params')}"
+            raise UsageError(f"optimizer {optimizer!r} has no setting {key!r}: {hint}")
+    if "fused" in known and "fused" not in settings:
+        # One pass over the weights instead of several; on a CPU as well.
+        settings["fused"] = _can_fuse(groups)
+    return build(groups, **settings)
+
+
+def _can_fuse(groups: list[Any]) -> bool:
+    tensors = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
+    return all(p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for p in tensors)
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The autocast context of a precision; nothing for float32.
+
+    Raises:
+        UsageError: unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, PRECISIONS[precision])
+
+
+def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """Loss scaling for float16, whose small gradients would vanish; a disabled one otherwise."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "float16")
