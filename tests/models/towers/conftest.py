@@ -226,3 +226,9 @@ def pixels() -> Tensor:
 @pytest.fixture
 def get_case() -> Callable[[str], Case]:
     return case_of
+
+
+@pytest.fixture
+def exact() -> Callable[[str], Tower]:
+    """A tower of the zoo by name, in float64."""
+    return exact_tower

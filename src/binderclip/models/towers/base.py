@@ -18,7 +18,8 @@ from torch import Tensor
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.tokens import Tokens, random_patches
 from binderclip.models.towers.block import Backbone, Block
-from binderclip.models.towers.record import Record, Recorder, resolve_layer
+from binderclip.models.towers.pooling import AttentionPool
+from binderclip.models.towers.record import Record, Recorder, resolve_blocks, resolve_layer
 
 OnBlock = Callable[[int, Tokens], Tokens]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -70,6 +71,24 @@ class Stack(ABC):
         """Pre-projection vectors -> the shared space, raw (not normalised)."""
 
     @property
+    @abstractmethod
+    def final_norm(self) -> Backbone:
+        """The module behind `norm`, for those who need its weights."""
+
+    @property
+    def norm_last(self) -> bool:
+        """Whether the final norm comes after pooling (it is then applied to the mean, not to tokens)."""
+        return False
+
+    @abstractmethod
+    def pool_weights(self, tokens: Tokens) -> Float[Tensor, "B L"]:
+        """The linear part of pooling: the weight of every token after the last block.
+
+        Raises:
+            NotSupported: pooling is not a weighted mean with weights known beforehand (maximum, attention).
+        """
+
+    @property
     def affine_projection(self) -> bool:
         """Whether `project` is affine (a matrix, perhaps a bias)."""
         return True
@@ -108,7 +127,7 @@ class Stack(ABC):
         """
         first, last = self._range(start, stop)
         recorder = Recorder(record, self.depth) if isinstance(record, Record) else record
-        wanted = None if bias_blocks is None else _blocks(bias_blocks, self.depth)
+        wanted = resolve_blocks(bias_blocks, self.depth)
         for layer in range(first, last):
             if on_block is not None:
                 tokens = on_block(layer, tokens)
@@ -147,12 +166,6 @@ class Stack(ABC):
     def __repr__(self) -> str:
         name = type(self).__name__
         return f"{name}(blocks={self.depth}, width={self.width}, heads={self.heads}, embed_dim={self.embed_dim})"
-
-
-def _blocks(bias_blocks: Container[int], depth: int) -> Container[int]:
-    if isinstance(bias_blocks, Sequence | set | frozenset):
-        return {resolve_layer(layer, depth) for layer in bias_blocks}
-    return bias_blocks
 
 
 def _forbid(total: Tensor | None, where: Tensor, like: Tensor) -> Tensor:
@@ -240,6 +253,28 @@ class Tower(Stack):
     @abstractmethod
     def lift(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """What `pool` gives if it looks at this token alone: final norm, or the value path of attention pooling."""
+
+    def attention_pool(self, tokens: Tokens) -> AttentionPool | None:
+        """Pooling by a learned query taken apart, or None where pooling is none ("token", "mean", ...)."""
+        return None
+
+    def pool_weights(self, tokens: Tokens) -> Float[Tensor, "B L"]:
+        """One on the class token, or 1 / N on the N patches."""
+        if self.pooling not in ("token", "mean"):
+            raise NotSupported(f"{self.pooling!r} pooling is not a weighted mean of tokens with known weights")
+        batch, length = tokens.x.shape[:2]
+        weights = torch.zeros(batch, length, device=tokens.x.device, dtype=tokens.x.dtype)
+        if self.pooling == "token":
+            weights[:, 0] = 1.0
+        else:
+            first = 0 if self.pools_prefix else tokens.prefix
+            weights[:, first : length - tokens.extra] = 1.0 / (length - tokens.extra - first)
+        return weights
+
+    @property
+    def pools_prefix(self) -> bool:
+        """Whether mean pooling includes the prefix tokens."""
+        return False
 
     @property
     def patch_dropout(self) -> float:

@@ -102,6 +102,10 @@ class HfClipTower(HfImageTower):
     def norm_pre(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         return self.module.pre_layrnorm(x)
 
+    @property
+    def final_norm(self) -> Backbone:
+        return self.module.post_layernorm
+
     def norm(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         return self.module.post_layernorm(x)
 
@@ -142,6 +146,10 @@ class HfTextTower(TextTower):
 
     def position_table(self) -> Float[Tensor, "L D"]:
         return self.module.embeddings.position_embedding.weight
+
+    @property
+    def final_norm(self) -> Backbone:
+        return self.module.final_layer_norm
 
     def norm(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         return self.module.final_layer_norm(x)

@@ -11,7 +11,7 @@ from binderclip.errors import NotSupported
 from binderclip.models.tokens import Tokens
 from binderclip.models.towers.block import Backbone
 from binderclip.models.towers.hf_clip import HfImageTower, HfTextTower
-from binderclip.models.towers.pooling import mha_values, patch_mask
+from binderclip.models.towers.pooling import AttentionPool, mha_values, patch_mask, split_mha
 
 
 class HfSiglipTower(HfImageTower):
@@ -40,8 +40,17 @@ class HfSiglipTower(HfImageTower):
     def norm_pre(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         return x
 
+    @property
+    def final_norm(self) -> Backbone:
+        return self.module.post_layernorm
+
     def norm(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         return self.module.post_layernorm(x)
+
+    def attention_pool(self, tokens: Tokens) -> AttentionPool | None:
+        head = self.module.head
+        weights, maps, bias = split_mha(head.attention, head.probe, self.norm(tokens.x))
+        return AttentionPool(weights, maps, bias, lambda y: head.mlp(head.layernorm(y)))
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "B D"]:
         x, mask, head = self.norm(tokens.patches), patch_mask(tokens), self.module.head

@@ -63,6 +63,10 @@ class OpenClipTextTower(TextTower):
         # released CoCa weights were trained with the class token's column first although the token stands last
         return torch.cat([valid, cls] if getattr(self.module, "correct_cls_mask", False) else [cls, valid], 1)
 
+    @property
+    def final_norm(self) -> Backbone:
+        return self.module.ln_final
+
     def norm(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         return self.module.ln_final(x)
 

@@ -145,8 +145,11 @@ class OpenClipTower(Tower):
         return getattr(self.module.patch_dropout, "prob", 0.0) if self.module.training else 0.0
 
     @property
+    def final_norm(self) -> Backbone:
+        return self.module.ln_post
+
+    @property
     def norm_last(self) -> bool:
-        """Whether the final norm comes after pooling."""
         return bool(self.module.final_ln_after_pool)
 
     def norm(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:

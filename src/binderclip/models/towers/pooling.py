@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -45,3 +48,54 @@ def mha_qkv(attention: nn.MultiheadAttention, x: Float[Tensor, "B L D"]) -> tupl
     """Query, key, value (B, L, D) of a self-attention module with one joint input matrix."""
     q, k, v = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
     return q, k, v
+
+
+class AttentionPool(NamedTuple):
+    """Pooling by one learned query, taken apart: y = sum_r maps[r] @ (weights[:, r] @ x) + bias, result = y + tail(y).
+
+    Attributes:
+        weights: (B, R, L) attention of the query's R heads over the tokens (0 on those that are not pooled).
+        maps: (R, D', D) value and output projection of each head.
+        bias: (D',) what the value and output biases add.
+        tail: the MLP branch on y, or None.
+    """
+
+    weights: Float[Tensor, "B R L"]
+    maps: Float[Tensor, "R E D"]
+    bias: Float[Tensor, "E"]
+    tail: Callable[[Tensor], Tensor] | None
+
+
+def split_mha(attention: nn.MultiheadAttention, probe: Float[Tensor, "1 1 D"], x: Float[Tensor, "B L D"]) -> Any:
+    """Weights, maps and bias of a MultiheadAttention that pools tokens `x` with one query."""
+    heads, width = attention.num_heads, attention.embed_dim
+    w_q, w_k, w_v = attention.in_proj_weight.chunk(3)
+    b_q, b_k, b_v = attention.in_proj_bias.chunk(3)
+    query = F.linear(probe, w_q, b_q).view(heads, 1, -1)
+    key = F.linear(x, w_k, b_k).unflatten(-1, (heads, -1)).transpose(1, 2)
+    weights = _softmax_rows(query, key, (width // heads) ** -0.5)
+    return _assemble(weights, w_v, b_v, attention.out_proj, heads)
+
+
+def split_latent(pool: Any, x: Float[Tensor, "B L D"]) -> Any:
+    """The same for timm's AttentionPoolLatent with one latent."""
+    heads = pool.num_heads
+    query = pool.q_norm(pool.q(pool.latent).view(1, 1, heads, -1).transpose(1, 2))[0]
+    joint = pool.kv(x)
+    key = pool.k_norm(joint[..., : joint.shape[-1] // 2].unflatten(-1, (heads, -1)).transpose(1, 2))
+    _, w_v = pool.kv.weight.chunk(2)
+    b_v = None if pool.kv.bias is None else pool.kv.bias.chunk(2)[1]
+    return _assemble(_softmax_rows(query, key, pool.scale), w_v, b_v, pool.proj, heads)
+
+
+def _softmax_rows(query: Tensor, key: Tensor, scale: float) -> Float[Tensor, "B R L"]:
+    logits = (query * scale) @ key.transpose(-2, -1)
+    return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)).squeeze(2)
+
+
+def _assemble(weights: Tensor, w_v: Tensor, b_v: Tensor | None, out: nn.Linear, heads: int) -> Any:
+    exact = weights.dtype
+    w_o = out.weight.to(exact)
+    maps = torch.einsum("erk,rkd->red", w_o.unflatten(1, (heads, -1)), w_v.to(exact).unflatten(0, (heads, -1)))
+    bias = w_o.new_zeros(w_o.shape[0]) if out.bias is None else out.bias.to(exact)
+    return weights, maps, bias if b_v is None else bias + w_o @ b_v.to(exact)

@@ -7,7 +7,7 @@ Names: `embedded` (before the norm that precedes the blocks), and of block l: `b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -87,3 +87,10 @@ def resolve_layer(layer: int, depth: int) -> int:
             f"block {layer} does not exist: the tower has {depth} blocks (0..{depth - 1}, or -1..-{depth})"
         )
     return layer % depth
+
+
+def resolve_blocks(blocks: Container[int] | None, depth: int) -> Container[int] | None:
+    """Non-negative indices of a list, range or set of blocks; another container or None is returned as it is."""
+    if isinstance(blocks, Sequence | set | frozenset):
+        return {resolve_layer(layer, depth) for layer in blocks}
+    return blocks

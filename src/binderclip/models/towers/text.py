@@ -186,6 +186,13 @@ class TextTower(Stack):
         rows = torch.arange(tokens.x.shape[0], device=tokens.x.device)
         return self.norm(tokens.x[rows, tokens.pool_at])
 
+    def pool_weights(self, tokens: Tokens) -> Float[Tensor, "B L"]:
+        """One on the pooled word."""
+        if tokens.pool_at is None:
+            raise UsageError("these tokens carry no pooling position; embed() sets it")
+        places = torch.arange(tokens.x.shape[1], device=tokens.x.device)
+        return (places == tokens.pool_at.unsqueeze(1)).to(tokens.x.dtype)
+
     def states(self, tokens: Tokens) -> Float[Tensor, "B L D"]:
         """Every word's state after the last block and the final norm; `project(states)` puts them in shared space."""
         return self.norm(tokens.x)

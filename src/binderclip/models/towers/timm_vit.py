@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.models.tokens import Tokens
 from binderclip.models.towers.base import Tower
 from binderclip.models.towers.block import Backbone, Block, join_heads, split_heads
-from binderclip.models.towers.pooling import mean_of, patch_mask
+from binderclip.models.towers.pooling import AttentionPool, mean_of, patch_mask, split_latent
 
 SUPPORTED = "class-token, mean, max and attention ('map') pooling, LayerScale, registers, qk_norm, ln_pre, any norm"
 
@@ -22,12 +23,7 @@ class TimmBlock(Block):
 
     def __init__(self, module: Backbone, heads: int, width: int) -> None:
         super().__init__(module, heads, width)
-        name, attention = type(module).__name__, module.attn
-        if name != "Block" or type(attention).__name__ != "Attention":
-            raise NotSupported(
-                f"timm block {name} with {type(attention).__name__} is not supported (rotary, differential, parallel "
-                "and post-norm blocks are not); supported: Block with Attention"
-            )
+        attention = module.attn
         if getattr(attention, "gate", None) is not None:
             raise NotSupported("timm's gated attention is not supported: its gate is no part of weights @ values")
         self.head_dim = attention.head_dim
@@ -58,6 +54,24 @@ class TimmBlock(Block):
         return self.module.attn.attn_drop.p if self.module.attn.training else 0.0
 
 
+def timm_blocks(trunk: Backbone) -> list[Block]:
+    """The blocks of a timm VisionTransformer.
+
+    Raises:
+        NotSupported: other blocks than the standard ones.
+    """
+    blocks: list[Block] = []
+    for module in trunk.blocks:
+        name, attention = type(module).__name__, type(getattr(module, "attn", None)).__name__
+        if (name, attention) != ("Block", "Attention"):
+            raise NotSupported(
+                f"timm block {name} with {attention} is not supported (rotary, differential, parallel and post-norm "
+                "blocks are not); supported: Block with Attention"
+            )
+        blocks.append(TimmBlock(module, module.attn.num_heads, trunk.embed_dim))
+    return blocks
+
+
 class TimmTower(Tower):
     """A timm VisionTransformer, with open_clip's head behind it where there is one.
 
@@ -86,7 +100,7 @@ class TimmTower(Tower):
         height, width = _ratio(embed, trunk)
         if height != width:
             raise NotSupported(f"patches must be square, got {height} x {width}")
-        blocks = [TimmBlock(block, block.attn.num_heads, trunk.embed_dim) for block in trunk.blocks]
+        blocks = timm_blocks(trunk)
         pooling = {"token": "token", "avg": "mean", "map": "map", "max": "max", "avgmax": "max"}[trunk.global_pool]
         super().__init__(
             trunk, blocks, trunk.embed_dim, grid=tuple(embed.grid_size), patch=height,
@@ -129,9 +143,27 @@ class TimmTower(Tower):
         return getattr(self.module.patch_drop, "prob", 0.0) if self.module.training else 0.0
 
     @property
+    def final_norm(self) -> Backbone:
+        return self.module.fc_norm if self.norm_last else self.module.norm
+
+    @property
     def norm_last(self) -> bool:
-        """Whether the final norm comes after pooling."""
         return not isinstance(self.module.fc_norm, nn.Identity)
+
+    @property
+    def pools_prefix(self) -> bool:
+        return bool(self.module.pool_include_prefix)
+
+    def attention_pool(self, tokens: Tokens) -> AttentionPool | None:
+        pool = self.module.attn_pool
+        if pool is None:
+            return None
+        if self.norm_last or pool.latent_len != 1:
+            raise NotSupported("attention pooling with several latents or a norm behind it does not split exactly")
+        x = self.module.norm(tokens.x if self.pools_prefix else tokens.patches)
+        weights, maps, bias = split_latent(pool, x)
+        tail = None if pool.mlp is None else (lambda y: pool.mlp(pool.norm(y)))
+        return AttentionPool(F.pad(weights, (tokens.x.shape[1] - x.shape[1], 0)), maps, bias, tail)
 
     def norm(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         return self.module.fc_norm(self.module.norm(x))

@@ -1,0 +1,209 @@
+"""An embedding as an exact sum of what every head, token and MLP wrote into the residual stream.
+
+Pooling and projection are linear once the statistics of the final norm (and, for attention pooling, its weights) of
+the actual forward are held fixed; the residual stream is a sum; so the embedding is a sum.
+
+Paper: Gandelsman et al., "Interpreting CLIP's Image Representation via Text-Based Decomposition", ICLR 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from binderclip.errors import NotSupported, UsageError
+from binderclip.models.tokens import Tokens
+from binderclip.models.towers.base import Stack, Tower
+from binderclip.models.towers.block import Backbone
+from binderclip.models.towers.record import resolve_blocks, resolve_layer
+
+By = Literal["head", "token", "head_token", "layer", "mlp"]
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """Terms of an embedding, in float32 or better, without gradients.
+
+    Attributes:
+        by: what `values` is split by.
+        layers: the blocks that `values` covers, in order (K of them).
+        values: "head" (B, K, H, E), "token" (B, K, L, E; source token, prefix first), "head_token" (B, K, H, L, E),
+            "layer" (B, K, E; attention of a block), "mlp" (B, K, E).
+        rest: every other term (B, E): stem (the stream entering block 0), mlp, attention (blocks left out),
+            attention_bias, norm_bias, projection_bias, and for attention pooling pool_bias and pool_mlp.
+    """
+
+    by: By
+    layers: tuple[int, ...]
+    values: Float[Tensor, "B K *S E"]
+    rest: dict[str, Float[Tensor, "B E"]]
+
+    def total(self) -> Float[Tensor, "B E"]:
+        """The sum of everything: the tower's embedding."""
+        return self.values.flatten(1, -2).sum(1) + sum(self.rest.values())
+
+    def unit(self) -> Contributions:
+        """The same terms divided by the embedding's length, so that they sum to the unit embedding."""
+        norm = self.total().norm(dim=-1, keepdim=True)
+        wide = norm.view(-1, *[1] * (self.values.dim() - 1))
+        return Contributions(
+            self.by, self.layers, self.values / wide, {name: term / norm for name, term in self.rest.items()}
+        )
+
+
+@dataclass(frozen=True)
+class Readout:
+    """embedding = sum_r maps[r] @ (weights[:, r] @ stream) + constants."""
+
+    weights: Float[Tensor, "B R L"]
+    maps: Float[Tensor, "R E D"]
+    constants: dict[str, Float[Tensor, "B E"]]
+
+    def apply(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B E"]:
+        """What a summand of the final stream (B, L, D) contributes."""
+        return torch.einsum("brl,bld,red->be", self.weights, x.to(self.weights.dtype), self.maps)
+
+    def shared(self, x: Float[Tensor, "D"]) -> Float[Tensor, "B E"]:
+        """What a vector that is added to every token contributes."""
+        return torch.einsum("brl,d,red->be", self.weights, x.to(self.weights.dtype), self.maps)
+
+
+@torch.no_grad()
+def readout(tower: Stack, tokens: Tokens) -> Readout:
+    """Final norm, pooling and projection as linear maps at these tokens (the stream after the last block).
+
+    Raises:
+        NotSupported: the pooling, the projection or the norm of this tower is not linear in this sense.
+    """
+    if not tower.affine_projection:
+        raise NotSupported("the projection is an MLP: the embedding is no sum of direct contributions")
+    x = tokens.x.to(torch.promote_types(tokens.x.dtype, torch.float32))
+    pool = tower.attention_pool(tokens) if isinstance(tower, Tower) else None
+    plain = tower.pool_weights(tokens).to(x.dtype) if pool is None else x.new_zeros(x.shape[:2])
+    weight, bias = _projection(tower, x)
+    batch, constants = x.shape[0], {}
+    if pool is None:
+        subject = torch.einsum("bl,bld->bd", plain, x).unsqueeze(1) if tower.norm_last else x
+        gamma, beta, spread, centred = _norm(tower.final_norm, subject)
+        weights, maps = (plain / spread).unsqueeze(1), weight.unsqueeze(0)
+        constants["norm_bias"] = (maps @ beta).sum(0).expand(batch, -1)
+    else:
+        gamma, beta, spread, centred = _norm(tower.final_norm, x)
+        attention = pool.weights.to(x.dtype)
+        weights, maps = attention / spread.unsqueeze(1), weight @ pool.maps.to(x.dtype)
+        constants["norm_bias"] = (maps @ beta).sum(0).expand(batch, -1)
+        constants["pool_bias"] = (weight @ pool.bias.to(x.dtype)).expand(batch, -1)
+        if pool.tail is not None:
+            normed = tower.norm(tokens.x).to(x.dtype)
+            summed = torch.einsum("brl,bld,red->be", attention, normed, pool.maps.to(x.dtype)) + pool.bias.to(x.dtype)
+            constants["pool_mlp"] = pool.tail(summed.to(tokens.x.dtype)).to(x.dtype) @ weight.T
+    constants["projection_bias"] = bias.expand(batch, -1)
+    maps = maps * gamma
+    return Readout(weights, maps - maps.mean(-1, keepdim=True) if centred else maps, constants)
+
+
+@torch.no_grad()
+def contributions(
+    tower: Stack,
+    start: Tokens,
+    final: Tokens,
+    *,
+    by: By = "head",
+    layers: Sequence[int] | None = None,
+    attn_bias: Tensor | None = None,
+    bias_blocks: Container[int] | None = None,
+) -> Contributions:
+    """Split the embedding of `final` = run(start) into direct contributions.
+
+    Args:
+        tower: an image or text tower in eval mode.
+        start: the stream entering block 0.
+        final: the stream after the last block.
+        by: see `Contributions`; "head_token" is large, restrict `layers`.
+        layers: blocks in `values` (negative from the end); None = all. The others go to `rest`.
+        attn_bias, bias_blocks: as in the run that made `final`.
+
+    Raises:
+        NotSupported: the tower's pooling, projection or attention output is not linear (maximum pooling, MLP head,
+            inner norms).
+        UsageError: unknown `by`, or a tower in training mode.
+    """
+    if by not in ("head", "token", "head_token", "layer", "mlp"):
+        raise UsageError(f"by must be 'head', 'token', 'head_token', 'layer' or 'mlp', got {by!r}")
+    if tower.module.training:
+        raise UsageError("contributions need a tower in eval mode: dropout makes every pass another one")
+    read = readout(tower, final)
+    picked = range(tower.depth) if layers is None else [resolve_layer(layer, tower.depth) for layer in layers]
+    if not picked:
+        raise UsageError("layers names no block")
+    biased = resolve_blocks(bias_blocks, tower.depth)
+    found: dict[int, Tensor] = {}
+    zero = torch.zeros_like(read.constants["projection_bias"])
+    rest = {"stem": read.apply(start.x), "attention": zero, "attention_bias": zero, "mlp": zero, **read.constants}
+    tokens = start
+    for layer, block in enumerate(tower.blocks):
+        bias = tower.bias(tokens, attn_bias if biased is None or layer in biased else None)
+        q, k, v = block.qkv(tokens.x)
+        attention = block.weights(q, k, bias)
+        weight, shift = block.output_map()
+        rest["attention_bias"] = rest["attention_bias"] + read.shared(shift)
+        kept = layer in picked
+        split = _attention_terms(read, attention, v, weight, by if kept and by != "mlp" else "layer")
+        middle = tokens.x + block.mix(attention, v)
+        fed = block.mlp(middle)
+        written = read.apply(fed)
+        found[layer] = written if by == "mlp" else split
+        if by == "mlp" or not kept:
+            rest["attention"] = rest["attention"] + split
+        if by != "mlp" or not kept:
+            rest["mlp"] = rest["mlp"] + written
+        tokens = tokens.with_x(middle + fed)
+    values = torch.stack([found[layer] for layer in picked], 1)
+    return Contributions(by, tuple(picked), values, rest)
+
+
+def _attention_terms(read: Readout, attention: Tensor, v: Tensor, weight: Tensor, by: str) -> Tensor:
+    exact = read.weights.dtype
+    rows = torch.einsum("brt,bhti->brhi", read.weights, attention.to(exact))
+    out = torch.einsum("red,hkd->rhke", read.maps, weight.to(exact))
+    v = v.to(exact)
+    if by in ("head", "layer"):
+        term = torch.einsum("brhi,bhik,rhke->bhe", rows, v, out)
+        return term if by == "head" else term.sum(1)
+    total: Tensor | None = None
+    for row, head_out in zip(rows.unbind(1), out, strict=True):  # one pooling head at a time bounds the memory
+        term = torch.einsum("bhik,hke->bhie", row.unsqueeze(-1) * v, head_out)
+        term = term if by == "head_token" else term.sum(1)
+        total = term if total is None else total + term
+    if total is None:
+        raise UsageError("the tower pools with no head")
+    return total
+
+
+def _projection(tower: Stack, like: Tensor) -> tuple[Float[Tensor, "E D"], Float[Tensor, "E"]]:
+    """`project` as a matrix and a bias, found by applying it to the unit vectors."""
+    eye = torch.eye(tower.width, device=like.device, dtype=tower.dtype)
+    bias = tower.project(torch.zeros_like(eye[:1]))[0].to(like.dtype)
+    return (tower.project(eye).to(like.dtype) - bias).T, bias
+
+
+def _norm(norm: Backbone, subject: Float[Tensor, "B L D"]) -> tuple[Tensor, Tensor, Float[Tensor, "B L"], bool]:
+    """Scale, shift, divisor of each token and whether the mean is taken off."""
+    width = subject.shape[-1]
+    ones, zeros = subject.new_ones(width), subject.new_zeros(width)
+    if isinstance(norm, nn.Identity):
+        return ones, zeros, subject.new_ones(subject.shape[:-1]), False
+    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    gamma = ones if weight is None else weight.to(subject.dtype)
+    beta = zeros if bias is None else bias.to(subject.dtype)
+    if isinstance(norm, nn.LayerNorm):
+        return gamma, beta, (subject.var(-1, unbiased=False) + norm.eps).sqrt(), True
+    if type(norm).__name__ in ("RmsNorm", "RMSNorm"):
+        eps = norm.eps if norm.eps is not None else torch.finfo(subject.dtype).eps
+        return gamma, beta, (subject.square().mean(-1) + float(eps)).sqrt(), False
+    raise NotSupported(f"final norm {type(norm).__name__} is not supported; supported: LayerNorm, RMSNorm, none")
