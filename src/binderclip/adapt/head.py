@@ -175,7 +175,11 @@ class HeadPredictor(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
         """Logits of images in [0, 1]."""
         encode: Callable[..., Tensor] = self.model.encode_image  # type: ignore[assignment]
-        return self.head.logits(encode(images))
+        return self.from_features(encode(images))
+
+    def from_features(self, features: Float[Tensor, "B d"]) -> Float[Tensor, "B C"]:
+        """Logits of image features, raw or of length one."""
+        return self.head.logits(features)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def explain(
     clip = load(model, device=device, dtype=dtype)
     attribution = METHODS[method]()(clip, [picture], label)
     attribution.overlay(picture).save(out_path)
-    peak = attribution.peak(picture.size)
+    peak = attribution.peak()
     score = float(attribution.value[0])
     if json:
         print_json(

@@ -55,7 +55,11 @@ class ZeroShotPredictor(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
         """Logits of images in [0, 1]."""
-        unit = functional.normalize(self.model.encode_image(_checked(images)), dim=-1)
+        return self.from_features(self.model.encode_image(_checked(images)))
+
+    def from_features(self, features: Float[Tensor, "B E"]) -> Float[Tensor, "B K"]:
+        """Logits of image features, raw or of length one."""
+        unit = functional.normalize(features, dim=-1)
         return self.scale * (unit @ self.prototypes.to(unit.dtype).T) + self.bias
 
 

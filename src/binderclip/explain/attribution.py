@@ -1,0 +1,120 @@
+"""The result of every attribution method: signed maps on their own grids, drawn when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from binderclip.errors import UsageError
+from binderclip.explain.placement import Box, render
+
+Finish = Literal["signed", "relu", "abs"]
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Where the evidence for a target is.
+
+    Attributes:
+        layers: one signed map (B, h, w) a site, on the site's own grid, channels already reduced.
+        boxes: the part of the image each of them covers.
+        size: (h, w) of the images.
+        value: (B,) the explained number of each image: cosine, logit, or what the target computes.
+        method: name of the method.
+        finish: what happens to signs before maps are drawn: kept, negative ones set to zero, or dropped.
+    """
+
+    layers: tuple[Tensor, ...]
+    boxes: tuple[Box, ...]
+    size: tuple[int, int]
+    value: Float[Tensor, "B"]
+    method: str
+    finish: Finish = "signed"
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def maps(self, size: tuple[int, int] | None = None, *, normalize: bool = False) -> Float[Tensor, "B H W"]:
+        """One map an image, sites summed.
+
+        Args:
+            size: (h, w); default the size of the images.
+            normalize: to [0, 1] image by image (a constant map becomes 0); signed maps are divided by their largest
+                absolute value instead.
+        """
+        total = torch.zeros(())
+        for layer, box in zip(self.layers, self.boxes, strict=True):
+            finished = {"signed": layer, "relu": layer.clamp(min=0), "abs": layer.abs()}[self.finish]
+            total = total + render(finished.float(), box, self.size)
+        if size is not None and tuple(size) != self.size:
+            total = torch.nn.functional.interpolate(total[:, None], size=tuple(size), mode="bilinear")[:, 0]
+        return _normalized(total, signed=self.finish == "signed") if normalize else total
+
+    def peak(self, index: int = 0) -> tuple[int, int]:
+        """(x, y) in pixels of the strongest evidence of one image."""
+        self._check(index)
+        return peaks(self.maps())[index]
+
+    def overlay(self, image: Any, index: int = 0, *, opacity: float = 0.85) -> Image.Image:
+        """The map drawn over its image.
+
+        The picture is greyed so that colour means evidence only; values are cut at their 99th percentile, below which
+        a few single pixels would hide the rest. Signed maps are red for, blue against.
+
+        Args:
+            image: the image, anything `data.open_image` takes; it is shown at its own size.
+            index: which image of the batch.
+            opacity: of the strongest evidence, in [0, 1].
+
+        Raises:
+            UsageError: an index or an opacity out of range.
+        """
+        from binderclip.data import open_image
+
+        self._check(index)
+        if not 0 <= opacity <= 1:
+            raise UsageError(f"opacity must be in [0, 1], not {opacity}")
+        picture = open_image(image)
+        heat = self.maps((picture.height, picture.width))[index].cpu().numpy()
+        top = np.percentile(np.abs(heat), 99) or np.abs(heat).max() or 1.0
+        heat = np.clip(heat / top, -1, 1)
+        grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
+        base = 0.85 * (0.25 + 0.75 * grey) * np.ones(3, dtype=np.float32)
+        weight = opacity * np.abs(heat)[..., None] ** 0.8
+        shown = base * (1 - weight) + _colours(heat, signed=self.finish == "signed") * weight
+        return Image.fromarray((shown * 255).round().clip(0, 255).astype(np.uint8))
+
+    def _check(self, index: int) -> None:
+        if not -len(self) <= index < len(self):
+            raise UsageError(f"index {index}: there are {len(self)} images")
+
+
+def peaks(maps: Float[Tensor, "B H W"]) -> list[tuple[int, int]]:
+    """(x, y) of the largest value of each map; the first in reading order where several are equal."""
+    width = maps.shape[-1]
+    return [(place % width, place // width) for place in maps.flatten(1).argmax(dim=1).tolist()]
+
+
+def _normalized(maps: Tensor, signed: bool) -> Tensor:
+    flat = maps.flatten(1)
+    if signed:
+        top = flat.abs().amax(dim=1)
+        return maps / torch.where(top > 0, top, torch.ones_like(top))[:, None, None]
+    low, high = flat.amin(dim=1), flat.amax(dim=1)
+    spread = torch.where(high > low, high - low, torch.ones_like(high))
+    return (maps - low[:, None, None]) / spread[:, None, None]
+
+
+def _colours(heat: np.ndarray, signed: bool) -> np.ndarray:
+    from matplotlib import colormaps
+
+    if signed:
+        return colormaps["seismic"]((heat + 1) / 2)[..., :3]
+    # The dark end of the map would look like shadow on the picture, so it starts at violet.
+    return colormaps["plasma"](0.15 + 0.85 * heat.clip(0, 1))[..., :3]
