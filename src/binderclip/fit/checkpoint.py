@@ -125,7 +125,7 @@ class Checkpoint:
                 state = torch.load(path / _STATE, map_location="cpu", weights_only=True)
             except pickle.UnpicklingError as error:
                 raise CheckpointError(
-                    f"checkpoint {path} holds more than tensors and plain values; it is not read"
+                    f"{path} holds more than tensors and plain values; it is not read"
                 ) from error
             self._check_identity(path, json.loads(state.pop("identity")))
             return state

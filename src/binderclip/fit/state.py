@@ -95,7 +95,7 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 def random_state() -> list[dict[str, Any]]:
     """States of the global generators of every process (torch, the accelerator, numpy, Python)."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    _, keys, position, has_gauss, gauss = np.random.get_state()
     version, words, spare = random.getstate()
     mine: dict[str, Any] = {
         "torch": torch.get_rng_state(),

@@ -1,1 +1,42 @@
-"""binderclip.train"""
+"""Training by recipe: `train.run("recipe.toml", out="runs/a")` leaves a run directory with everything in it."""
+
+from binderclip.train import contrastive as _contrastive
+from binderclip.train.architecture import build_model
+from binderclip.train.batches import Batch, Batches, Order
+from binderclip.train.context import StageContext, StageOutcome
+from binderclip.train.contrastive import ContrastiveStep, build_loss
+from binderclip.train.evaluator import Evaluator
+from binderclip.train.pictures import Pictures, Pixels
+from binderclip.train.plots import plot_run
+from binderclip.train.recipe import DataSpec, Evaluation, Group, Recipe, Stage, load_recipe
+from binderclip.train.registry import MODELS, SOURCES, STAGES, TERMS, register
+from binderclip.train.run import RunResult, run
+
+__all__ = [
+    "MODELS",
+    "SOURCES",
+    "STAGES",
+    "TERMS",
+    "Batch",
+    "Batches",
+    "ContrastiveStep",
+    "DataSpec",
+    "Evaluation",
+    "Evaluator",
+    "Group",
+    "Order",
+    "Pictures",
+    "Pixels",
+    "Recipe",
+    "RunResult",
+    "Stage",
+    "StageContext",
+    "StageOutcome",
+    "build_loss",
+    "build_model",
+    "load_recipe",
+    "plot_run",
+    "register",
+    "run",
+]
+del _contrastive

@@ -1,0 +1,110 @@
+"""`binderclip train`: a recipe becomes a run folder with a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from binderclip.cli.options import Device, Json
+from binderclip.cli.output import note, print_json, print_table, warn_skipped
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: a TOML file, such as `recipes/scratch-64.toml`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: model, plots, metrics, checkpoints.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run in this folder stopped, however it stopped.")
+    ] = False,
+    set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="KEY=VALUE",
+            help="Change an entry: `stage.lr=3e-4` (every stage), `stage.0.lr=3e-4`, `seed=1`, `clip.max_norm=2`. "
+            "Can be given several times.",
+        ),
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option("--clip", help="Gradient clipping by name, `norm` or `value`; short for --set clip=..."),
+    ] = None,
+    parallel: Annotated[
+        str, typer.Option(help="Under `torchrun`: `ddp` (a copy in each process) or `fsdp` (weights in shards).")
+    ] = "ddp",
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the recipe and show it with every default.")
+    ] = False,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Train an image-text model by a recipe.
+
+    Examples:
+
+        binderclip train recipes/scratch-64.toml --out runs/a
+
+        binderclip train recipes/scratch-64.toml --out runs/b --set stage.lr=3e-4 --clip norm
+
+        torchrun --nproc-per-node 2 -m binderclip train recipes/scratch-64.toml --out runs/c
+
+    The folder then holds `model/` (`binderclip classify --model runs/a ...`), `plots/`, `summary.json`,
+    `metrics.jsonl`, TensorBoard curves, and the recipe as it was carried out. A run that was killed goes on with
+    `--resume` and ends with the same weights.
+    """
+    from binderclip import train as training
+
+    overrides = [*(set or []), *([f"clip={clip}"] if clip is not None else [])]
+    checked = training.load_recipe(recipe, set=overrides)
+    if check:
+        from binderclip.train.toml import write_toml
+
+        print_json(checked.document()) if json else typer.echo(write_toml(checked.document()), nl=False)
+        return
+    result = training.run(
+        checked,
+        out=out,
+        resume=resume,
+        device=device,
+        parallel=parallel,  # type: ignore[arg-type]
+        progress=not json,
+    )
+    if not result.leads:
+        return
+    if json:
+        print_json({"out": out, "seconds": result.seconds, **result.summary})
+        return
+    _show(result)
+    warn_skipped(result.skipped)
+    note(f"model: {out / 'model'}   plots: {out / 'plots'}   curves: tensorboard --logdir {out / 'tensorboard'}")
+
+
+def _show(result: object) -> None:
+    """One table of the stages, one of the held-out figures."""
+    stages = [
+        [s["name"], s["steps"], f"{s['final_loss']:.3f}" if s["final_loss"] is not None else "", s["images_per_second"]]
+        for s in result.summary["stages"]  # type: ignore[attr-defined]
+    ]
+    print_table(f"{result.recipe.name}", ["stage", "steps", "loss at the end", "images/s"], stages)  # type: ignore[attr-defined]
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in result.figures.items():  # type: ignore[attr-defined]
+        data, measure = name.split("/", 1)
+        rows.setdefault(data, {})[measure] = value
+    wanted = [(d, f"{d}/R@{k}") for d in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    if rows:
+        print_table(
+            "held out (shares; R@k counts an equal caption as found)",
+            ["data", *[f"{'i→t' if d[0] == 'i' else 't→i'} {m.split('/')[1]}" for d, m in wanted], "zero-shot", "majority"],
+            [
+                [data, *[f"{found[m]:.3f}" for _, m in wanted],
+                 *[f"{found[m]:.3f}" if m in found else "" for m in ("zero_shot/accuracy", "zero_shot/majority")]]
+                for data, found in rows.items()
+            ],
+        )  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(train)

@@ -1,0 +1,411 @@
+"""What a stage works with: the model, its data, and the one way to train and to measure it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from binderclip.data import ImageTextDataset
+from binderclip.data.augment import PLAIN, Augment
+from binderclip.errors import NotSupported, UsageError
+from binderclip.fit import Checkpoint, FitResult, fit
+from binderclip.fit.state import module_state
+from binderclip.models import ImageTextModel
+from binderclip.optim import param_groups
+from binderclip.train.batches import Batches, Order
+from binderclip.train.distributed import Parallel, World, spread
+from binderclip.train.evaluator import Evaluator
+from binderclip.train.monitor import MetricsFile, ProgressDisplay, TensorBoard
+from binderclip.train.pictures import FIT, Pictures, Pixels, open_sources
+from binderclip.train.recipe import Recipe, Stage
+from binderclip.train.surgery import shorten, training_view
+
+__all__ = ["StageContext", "StageOutcome"]
+
+LOG_EVERY = 20
+
+
+@dataclass
+class StageOutcome:
+    """What a stage left behind, for the run's summary.
+
+    Args:
+        name, kind: of the stage.
+        history: figures of every step.
+        evaluations: measurements, each with its `step`.
+        steps, seconds, images_per_second: of the training itself.
+        skipped: pictures that could not be read.
+        data_hash: of what was trained on.
+        notes: anything a stage of another kind wants in the summary.
+    """
+
+    name: str
+    kind: str
+    history: dict[str, Any] = field(default_factory=dict)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    steps: int = 0
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+    resumed_from: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    data_hash: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class StageContext:
+    """Given to a stage function, which calls `batches`, `fit` and `evaluate` as it needs.
+
+    A stage that trains something else than images against captions builds its own module and its own batches (any
+    iterable with `seek`) and hands both to `fit`: schedule, clip, checkpoints, resume, progress, metrics and
+    distribution are then those of every stage.
+
+    Args:
+        recipe: the whole recipe.
+        stage: this stage's entries.
+        index: its number.
+        model: the model as the stage before left it; a stage trains it in place or assigns another.
+        out: the run directory.
+        world: the processes.
+        parallel: `ddp` or `fsdp`.
+        resume: go on from a checkpoint.
+        progress: show one.
+        columns: tensors with a row for every training picture; they arrive in each batch and in the loss by name.
+    """
+
+    recipe: Recipe
+    stage: Stage
+    index: int
+    model: ImageTextModel
+    out: Path
+    world: World = field(default_factory=World)
+    parallel: Parallel = "ddp"
+    resume: bool = False
+    progress: bool = True
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    outcome: StageOutcome = field(init=False)
+    _pictures: Pictures | None = field(default=None, repr=False)
+    _evaluator: Evaluator | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        kind = self.stage.kind if isinstance(self.stage.kind, str) else self.stage.kind["name"]
+        self.outcome = StageOutcome(self.stage.name, kind)
+
+    # --- data ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def seed(self) -> int:
+        """The recipe's seed, different for each stage."""
+        return self.recipe.seed + 7919 * self.index
+
+    @property
+    def image_size(self) -> int:
+        """Side of the training pictures."""
+        if self.stage.image_size is not None:
+            return self.stage.image_size
+        size = self.model.image_size
+        return size if isinstance(size, int) else max(size)
+
+    @property
+    def pictures(self) -> Pictures:
+        """The training pictures, opened once.
+
+        Raises:
+            NotSupported: shards mixed with other sources, or where a table of pictures is needed.
+        """
+        if self._pictures is None:
+            sets, weights = open_sources(self.stage.data)
+            for spec, opened in zip(self.stage.data, sets, strict=True):
+                if not isinstance(opened, ImageTextDataset):
+                    raise NotSupported(f"data {spec.name!r} is a stream; name it as the only source of a stage")
+            fit = FIT.get(self.model.preprocess.resize_mode, "pad")
+            self._pictures = Pictures(sets, weights, size=self.image_size, fit=fit, workers=self.recipe.workers)
+        return self._pictures
+
+    def order(self) -> Order:
+        """Which pictures each batch holds."""
+        pictures = self.pictures
+        return Order(pictures.sizes, pictures.weights, self.stage.batch_size, self.seed)
+
+    def batches(
+        self, *, columns: Mapping[str, Tensor] | None = None, augment: Callable[[Pixels], Tensor] | None = None
+    ) -> Batches:
+        """Augmented, normalised, tokenised batches of the stage's data.
+
+        Args:
+            columns: further tensors with a row for every picture, besides `self.columns`.
+            augment: instead of the recipe's augmentation.
+        """
+        model, stage = self.model, self.stage
+        tokens = shorten(model, model.tokenize(self.pictures.captions), stage.text_length)
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.preprocess.mean, model.preprocess.std))
+        return Batches(
+            self.pictures,
+            self.order(),
+            augment=augment or self.augment(),
+            normalise=lambda pixels: pixels.sub_(mean).div_(std),
+            tokens=tokens,
+            world=self.world,
+            columns={**self.columns, **(columns or {})},
+            ahead=2 if self.recipe.workers else 0,
+            channels_last=stage.channels_last,
+        )
+
+    def augment(self) -> Callable[[Pixels], Tensor]:
+        """The recipe's augmentation as a function of raw pixels."""
+        settings = self.stage.augment
+        if isinstance(settings, bool):
+            settings = {} if settings else PLAIN
+        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        made = Augment(size=self.image_size, seed=self.seed, **settings)
+        return lambda pixels: made(pixels.images, pixels.keys, pixels.epoch)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the stage."""
+        stage, each = self.stage, self.stage.batch_size * self.stage.accumulate
+        if stage.samples is not None:
+            return max(1, round(stage.samples / each))
+        assert stage.epochs is not None
+        return max(1, round(stage.epochs * self.order().batches_per_epoch / stage.accumulate))
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        module: nn.Module,
+        batches: Any,
+        *,
+        steps: int | None = None,
+        groups: Callable[[nn.Module], list[dict[str, Any]]] | None = None,
+        step: Callable[..., Any] | None = None,
+    ) -> FitResult:
+        """Train `module` on `batches` with everything the recipe says; the parameters are changed in place.
+
+        Args:
+            module: its `forward(batch)` gives `(loss, metrics)`; it holds whatever is to be trained and saved.
+            batches: an iterable of batches with `seek(n)`.
+            steps: optimizer steps; default those of the recipe.
+            groups: parameter groups of the module; default weight decay, rates and freezing of the recipe.
+            step: called with a batch instead of the (wrapped) module.
+        """
+        stage, steps = self.stage, self.steps if steps is None else steps
+        module.to(self.world.device).train()
+        frozen = self._freeze()
+        sharded = self.parallel == "fsdp" and self.world.size > 1
+        # What is cut into shards is a copy, so that the model stays an ordinary one that can be measured and saved.
+        worker = copy.deepcopy(module) if sharded else module
+        average = self._average(module)
+        spread_module = spread(worker, self.world, self.parallel)
+        watchers = _Watchers(self, steps, latest=lambda: self._latest(module, worker, average))
+        warmup = stage.warmup if stage.warmup < 1 else round(stage.warmup / (stage.batch_size * stage.accumulate))
+        try:
+            result = fit(
+                step or spread_module,
+                (groups or self.groups)(worker),
+                batches,
+                steps=steps,
+                optimizer=stage.optimizer if isinstance(stage.optimizer, str) else dict(stage.optimizer),
+                lr=stage.lr,
+                schedule=stage.schedule,
+                warmup=min(warmup, steps) if warmup >= 1 else warmup,
+                floor=stage.floor,
+                accumulate=stage.accumulate,
+                clip=_clip_or_watch(stage.clip),
+                ema=average,
+                precision=stage.precision,
+                checkpoint=self.checkpoint(),
+                callbacks=watchers.callbacks,
+                module=spread_module,
+                log_every=min(LOG_EVERY, max(1, steps // 10)),
+            )
+        finally:
+            watchers.close()
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+        if average is not None:
+            module.load_state_dict(average.module.state_dict())
+        elif sharded:
+            module.load_state_dict(module_state(worker))
+        self._note(result, watchers)
+        return result
+
+    def _latest(self, module: nn.Module, worker: nn.Module, average: AveragedModel | None) -> ImageTextModel:
+        """The model as it would be saved now; every process must ask."""
+        if average is not None:
+            return _model_in(average) or self.model
+        if worker is not module:
+            module.load_state_dict(module_state(worker))
+        return _model_in(module) or self.model
+
+    def groups(self, module: nn.Module) -> list[dict[str, Any]]:
+        """Groups of the recipe: weight decay and rates by name for the model, plain ones for what is beside it.
+
+        Names are those of the backbone (`visual.*`, `text.*`, `logit_scale`).
+        """
+        stage, backbone = self.stage, (_model_in(module) or self.model).backbone
+        inside = {id(p) for p in backbone.parameters()}
+        settings = [g for g in stage.groups if not g.freeze]
+        groups: list[dict[str, Any]] = []
+        if any(id(p) in inside and p.requires_grad for p in module.parameters()):
+            groups = param_groups(
+                backbone,
+                stage.weight_decay,
+                lr_scale={pattern: g.lr for g in settings for pattern in g.patterns},
+                layer_decay=stage.layer_decay,
+                no_decay=[pattern for g in settings if not g.weight_decay for pattern in g.patterns],
+            )
+        beside = [p for p in module.parameters() if id(p) not in inside and p.requires_grad]
+        if beside:
+            flat, matrices = [p for p in beside if p.ndim < 2], [p for p in beside if p.ndim >= 2]
+            groups += [{"params": p, "weight_decay": d} for p, d in ((matrices, stage.weight_decay), (flat, 0.0)) if p]
+        return groups
+
+    def _freeze(self) -> list[Tensor]:
+        """Switch gradients off where the recipe says so; the parameters to switch on again afterwards."""
+        import fnmatch
+
+        frozen = []
+        for group in self.stage.groups:
+            if not group.freeze:
+                continue
+            for pattern in group.patterns:
+                found = [p for n, p in self.model.backbone.named_parameters() if fnmatch.fnmatchcase(n, pattern)]
+                if not found:
+                    names = [n for n, _ in self.model.backbone.named_parameters()][:3]
+                    raise UsageError(
+                        f"groups: no parameter is named like {pattern!r}; names look like {', '.join(names)}"
+                    )
+                frozen += [p.requires_grad_(False) for p in found if p.requires_grad]
+        return frozen
+
+    def _average(self, module: nn.Module) -> AveragedModel | None:
+        if self.stage.ema is None:
+            return None
+        if self.parallel == "fsdp" and self.world.size > 1:
+            raise NotSupported("ema together with fsdp: train with ddp, or without ema")
+        return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(self.stage.ema))
+
+    def checkpoint(self) -> Checkpoint:
+        """Where this stage saves and what it goes on from."""
+        document = {**self.stage.model_dump(), "model": self.recipe.model, "seed": self.recipe.seed}
+        for key in ("checkpoint_every", "name"):
+            document.pop(key)
+        if self.stage.data:
+            document["data_hash"] = self.pictures.data_hash
+        return Checkpoint(
+            self.folder("checkpoints"), every=self.stage.checkpoint_every, resume=self.resume, identity=document
+        )
+
+    def folder(self, kind: str) -> Path:
+        """This stage's folder under `RUN/checkpoints` or `RUN/stages`."""
+        return self.out / kind / f"{self.index:02d}-{self.stage.name}"
+
+    def _note(self, result: FitResult, watchers: _Watchers) -> None:
+        out = self.outcome
+        out.history, out.steps, out.seconds = result.history, result.steps, result.seconds
+        out.images_per_second, out.resumed_from = result.images_per_second, result.resumed_from
+        out.evaluations = watchers.evaluations
+        if self._pictures is not None:
+            out.skipped, out.data_hash = self._pictures.skipped, self._pictures.data_hash
+
+    # --- measuring ----------------------------------------------------------------------------------------------------
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """The recipe's held-out data."""
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self.recipe.evaluation, self.model)
+        return self._evaluator
+
+    def evaluate(self, model: ImageTextModel | None = None) -> dict[str, float]:
+        """Held-out figures of the model, measured by the leading process; {} where the recipe names no data."""
+        if not self.recipe.evaluation.data:
+            return {}
+        return self.world.agree(self.evaluator(self.model if model is None else model) if self.world.leads else None)
+
+
+def _model_in(module: nn.Module) -> ImageTextModel | None:
+    """The first image-text model inside a module."""
+    return next((inner for inner in module.modules() if isinstance(inner, ImageTextModel)), None)
+
+
+def _clip_or_watch(clip: Any) -> Any:
+    """The recipe's clip, or one that only measures the norm, for the plot."""
+    if clip is not None:
+        return copy.deepcopy(clip)
+    from binderclip.optim import NormClip
+
+    return NormClip(max_norm=float("inf"), observe=True)
+
+
+class _Watchers:
+    """The callbacks of a stage, and their end in any case."""
+
+    def __init__(self, context: StageContext, steps: int, latest: Callable[[], ImageTextModel]) -> None:
+        self.context, self.steps, self.latest = context, steps, latest
+        self.evaluations: list[dict[str, Any]] = []
+        self.callbacks: list[Any] = [self]
+        several = len(context.recipe.stage) > 1
+        self.metrics = self.board = self.display = None
+        if context.world.leads:
+            self.metrics = MetricsFile(context.out / "metrics.jsonl", context.index, context.stage.name)
+            self.callbacks.append(self.metrics)
+            if TensorBoard.available():
+                self.board = TensorBoard(context.out / "tensorboard", context.stage.name if several else "")
+                self.callbacks.append(self.board)
+            if context.progress:
+                self.display = ProgressDisplay(context.stage.name)
+                self.callbacks.append(self.display)
+
+    def after_step(self, step: int) -> None:
+        every = self.context.recipe.evaluation.every
+        if every and step % every == 0 and step < self.steps and self.context.recipe.evaluation.data:
+            self.measure(step)
+
+    def measure(self, step: int) -> dict[str, float]:
+        """Measure the averaged model where there is one, note it, show it."""
+        began = time.perf_counter()
+        figures = self.context.evaluate(self.latest())
+        self.evaluations.append({"step": step, **figures})
+        for writer in (self.metrics, self.board):
+            if writer is not None:
+                writer.write(step, figures)
+        if self.display is not None and figures:
+            shown = ", ".join(f"{n} {v:.1%}" for n, v in figures.items() if n.endswith("text_to_image/R@10"))
+            self.display.say(f"step {step}: {shown or 'measured'} ({time.perf_counter() - began:.1f} s)")
+        return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"evaluations": json.dumps(self.evaluations)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.evaluations = json.loads(state["evaluations"])
+
+    def close(self) -> None:
+        for watcher in (self.board, self.display):
+            if watcher is not None:
+                watcher.close()
+
+
+@contextlib.contextmanager
+def prepared(context: StageContext) -> Iterator[None]:
+    """The model as the stage trains it (patch dropout, recomputed activations, memory format), put back afterwards."""
+    stage = context.stage
+    with training_view(
+        context.model.backbone,
+        patch_dropout=stage.patch_dropout,
+        grad_checkpointing=stage.grad_checkpointing,
+        channels_last=stage.channels_last,
+    ):
+        yield

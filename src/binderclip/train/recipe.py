@@ -1,0 +1,352 @@
+"""A training recipe: what is trained on what, how, and for how long.
+
+A recipe is a list of stages. A file with `[[stage]]` tables lists them, entries above the first table hold for every
+stage; a flat file is one stage. Parts (`clip`, `loss`, `optimizer`, `augment`, ...) are `{name = ..., **settings}`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from binderclip.errors import UsageError
+from binderclip.train.parts import hint
+from binderclip.train.toml import apply_override, locate, parse_override, read_toml
+
+__all__ = ["DataSpec", "Evaluation", "Group", "Recipe", "Stage", "load_recipe"]
+
+Part = str | dict[str, Any]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class DataSpec(_Strict):
+    """One source of pictures: anything `load_data` takes.
+
+    Args:
+        name: `openclipart`, `noto-emoji`, `icons`, `packs`, a folder, shard URLs `x-{000..009}.tar`, or a name in
+            `train.SOURCES`.
+        split: split of a named set.
+        weight: how often a picture of this source is drawn relative to others; 0.5 takes half of them each pass.
+        limit: use only the first so many.
+        options: settings for a source of `train.SOURCES`.
+    """
+
+    name: str
+    split: str | None = "train"
+    weight: float = Field(1.0, gt=0)
+    limit: int | None = Field(None, ge=1)
+    options: dict[str, Any] = {}
+
+
+class Group(_Strict):
+    """Parameters by name pattern, and how they learn.
+
+    Args:
+        match: shell pattern or patterns over parameter names of the model (`visual.*`).
+        lr: multiplier of the stage's rate.
+        freeze: no training at all.
+        weight_decay: False switches weight decay off for them.
+    """
+
+    match: str | list[str]
+    lr: float = Field(1.0, ge=0)
+    freeze: bool = False
+    weight_decay: bool = True
+
+    @property
+    def patterns(self) -> list[str]:
+        return [self.match] if isinstance(self.match, str) else self.match
+
+
+def _as_data(value: Any) -> Any:
+    """A name, a table, or a list of these."""
+    items = value if isinstance(value, list) else [value]
+    return [{"name": item} if isinstance(item, str) else item for item in items]
+
+
+def _as_validation(value: Any) -> Any:
+    items = _as_data(value)
+    return [{"split": "val", **item} if isinstance(item, dict) else item for item in items]
+
+
+DataList = Annotated[list[DataSpec], BeforeValidator(_as_data)]
+
+
+class Evaluation(_Strict):
+    """What is measured during and after training.
+
+    Args:
+        data: held-out sources; their split defaults to `val`.
+        every: optimizer steps between two measurements; 0 measures at the end of each stage only.
+        templates: sentences around class names for zero-shot accuracy.
+        batch_size: pictures encoded at once.
+    """
+
+    data: Annotated[list[DataSpec], BeforeValidator(_as_validation)] = []
+    every: int = Field(0, ge=0)
+    templates: str = "simple"
+    batch_size: int = Field(256, ge=1)
+
+
+class Stage(_Strict):
+    """One stage of training; every entry has a default but the data and the length.
+
+    Args:
+        name: for messages and folders.
+        kind: what runs: a name of `train.STAGES`, with settings of its own where it has some.
+        data: training sources.
+        augment: settings of `data.Augment`; `false` uses the pictures as they are.
+        image_size: side of the training pictures in pixels; None is the model's own.
+        text_length: tokens of a caption, start and end included; None is the model's own.
+        batch_size: pictures a batch, over all processes together; a step takes `accumulate` of them.
+        samples, epochs: length, one of the two; an epoch is one pass with every weight counted.
+        lr, weight_decay, schedule, warmup, floor: `warmup` below 1 is a share of the stage, otherwise samples.
+        optimizer: a name of `fit.OPTIMIZERS` with settings.
+        clip: a name of `optim.METHODS` with settings; None clips nothing (norms are still plotted).
+        loss: a name of `losses.METHODS` with settings.
+        terms: further losses of `train.TERMS`, each with a `weight`.
+        ema: decay of an average of the weights that is evaluated and saved in their place.
+        accumulate: micro-batches a step; each compares pictures only with its own captions.
+        precision: `float32`, or `bfloat16`/`float16` by autocast.
+        patch_dropout: share of patch tokens left out in training (FLIP, arXiv 2212.00794).
+        groups: rates and freezing by name; the first match counts.
+        layer_decay: multiplier of the rate per layer below the top.
+        channels_last: memory format of pictures and convolutions; faster with convolutional towers.
+        grad_checkpointing: recompute activations to save memory.
+        checkpoint_every: optimizer steps between checkpoints.
+    """
+
+    name: str = "train"
+    kind: Part = "contrastive"
+    data: DataList = []
+    augment: dict[str, Any] | bool = {}
+    image_size: int | None = Field(None, ge=8)
+    text_length: int | None = Field(None, ge=3)
+    batch_size: int = Field(256, ge=1)
+    samples: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    schedule: str = "cosine"
+    warmup: float = Field(0.05, ge=0)
+    floor: float = Field(0.0, ge=0, le=1)
+    optimizer: Part = "adamw"
+    clip: Part | list[Part] | None = None
+    loss: Part = "clip"
+    terms: list[dict[str, Any]] = []
+    ema: float | None = Field(None, ge=0, lt=1)
+    accumulate: int = Field(1, ge=1)
+    precision: Precision = "float32"
+    patch_dropout: float = Field(0.0, ge=0, lt=1)
+    groups: list[Group] = []
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    channels_last: bool = False
+    grad_checkpointing: bool = False
+    checkpoint_every: int = Field(100, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Stage:
+        from binderclip.train.check import check_stage
+
+        if self.samples is not None and self.epochs is not None:
+            raise ValueError("samples: give samples or epochs, not both")
+        if self.samples is None and self.epochs is None:
+            raise ValueError("samples: say how long the stage lasts: samples = 100_000, or epochs = 10")
+        check_stage(self)
+        return self
+
+
+class Recipe(_Strict):
+    """A whole training recipe; see `load_recipe` for files and `Stage` for what a stage holds.
+
+    Args:
+        name: for people.
+        model: anything `load` takes, or a table that describes a new model (see `train.build_model`).
+        seed: of weights, order and augmentation.
+        workers: background threads (packs) or processes (folders, shards) that prepare batches.
+        evaluation: what is measured on held-out data.
+        save_dtype: precision of the saved weights; training itself keeps float32.
+        scaling: how this recipe was changed by `scaled`, empty for an original.
+        stage: the stages in order.
+    """
+
+    name: str = "recipe"
+    model: Part = "small"
+    seed: int = 0
+    workers: int = Field(1, ge=0)
+    evaluation: Evaluation = Evaluation()
+    save_dtype: Precision = "float32"
+    scaling: dict[str, Any] = {}
+    stage: list[Stage] = Field(min_length=1)
+
+    _origin: str = PrivateAttr("")
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        from binderclip.train.check import check_model
+
+        check_model(self.model)
+        names = [stage.name for stage in self.stage]
+        if len(names) > 1 and len(set(names)) < len(names):
+            raise ValueError(f"stage: every stage needs a name of its own, got {', '.join(names)}")
+        return self
+
+    @classmethod
+    def from_dict(
+        cls, document: Mapping[str, Any], *, text: str = "", source: str = "recipe", overrides: Iterable[str] = ()
+    ) -> Recipe:
+        """Check a document as a TOML file gives it.
+
+        Args:
+            document: the entries.
+            text: the file, for line numbers.
+            source: its name, for messages.
+            overrides: `KEY=VALUE` texts, as `--set` takes them.
+
+        Raises:
+            UsageError: an unknown entry or a wrong value; names the entry, the line and what is close.
+        """
+        staged = _with_stages(copy.deepcopy(dict(document)), source, text)
+        for override in overrides:
+            path, value = parse_override(override)
+            apply_override(staged, path, value, RECIPE_KEYS, STAGE_KEYS)
+        try:
+            recipe = cls.model_validate(staged)
+        except ValidationError as error:
+            raise UsageError(_explain(error, text, source)) from error
+        recipe._origin = source
+        return recipe
+
+    def overridden(self, overrides: Iterable[str] = (), **entries: Any) -> Recipe:
+        """A copy with `--set` texts and entries (`lr=3e-4` reaches every stage) applied.
+
+        Raises:
+            UsageError: as `from_dict`.
+        """
+        document = self.document()
+        for override in overrides:
+            path, value = parse_override(override)
+            apply_override(document, path, value, RECIPE_KEYS, STAGE_KEYS)
+        for key, value in entries.items():
+            apply_override(document, [key], value, RECIPE_KEYS, STAGE_KEYS)
+        return Recipe.from_dict(document, source=self._origin or self.name)
+
+    def scaled(self, samples: float = 1.0, *, batch_size: int | None = None, image_size: int | None = None) -> Recipe:
+        """A visibly smaller copy with the same proportions; its name and `scaling` entry say what was changed.
+
+        Args:
+            samples: factor on the length of every stage.
+            batch_size: a new batch size; rates change in proportion, as they are rates per batch.
+            image_size: a new side in pixels.
+        """
+        document = self.document()
+        for stage in document["stage"]:
+            if stage["samples"] is not None:
+                stage["samples"] = max(1, round(stage["samples"] * samples))
+            else:
+                stage["epochs"] *= samples
+            if stage["warmup"] >= 1:
+                stage["warmup"] = max(1.0, stage["warmup"] * samples)
+            if batch_size is not None:
+                stage["lr"] *= batch_size / stage["batch_size"]
+                stage["batch_size"] = batch_size
+            if image_size is not None:
+                stage["image_size"] = image_size
+        changes: dict[str, Any] = {"samples": samples, "batch_size": batch_size, "image_size": image_size}
+        changes = {key: value for key, value in changes.items() if value not in (None, 1.0)}
+        document["scaling"] = {**document.get("scaling", {}), **changes}
+        shown = ", ".join(
+            f"{key} x{value:g}" if key == "samples" else f"{key} {value}" for key, value in changes.items()
+        )
+        document["name"] = f"{self.name} (scaled: {shown or 'unchanged'})"
+        return Recipe.from_dict(document, source=self._origin or self.name)
+
+    def document(self) -> dict[str, Any]:
+        """The recipe as plain tables, every default written out."""
+        return _plain(self.model_dump())
+
+
+RECIPE_KEYS = tuple(key for key in Recipe.model_fields if key != "stage")
+STAGE_KEYS = tuple(Stage.model_fields)
+
+
+def load_recipe(path: str | Path, set: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe file.
+
+    Args:
+        path: a TOML file.
+        set: `KEY=VALUE` overrides.
+
+    Raises:
+        UsageError: no such file, not TOML, an unknown entry or a wrong value.
+    """
+    document, text = read_toml(path)
+    document.setdefault("name", Path(path).stem)
+    return Recipe.from_dict(document, text=text, source=str(path), overrides=set)
+
+
+def _with_stages(document: dict[str, Any], source: str, text: str) -> dict[str, Any]:
+    """Move what belongs to a stage into `stage` tables."""
+    stages = document.pop("stage", None)
+    wide = {key: document.pop(key) for key in list(document) if key in RECIPE_KEYS}
+    shared = {key: document.pop(key) for key in list(document) if key in STAGE_KEYS}
+    if document:
+        key = next(iter(document))
+        known = {*RECIPE_KEYS, *STAGE_KEYS, "stage"}
+        raise UsageError(f"{_where(source, text, [key])}: there is no entry {key!r}; {hint(key, known)}")
+    if stages is None:
+        stages = [{}]
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise UsageError(f"{_where(source, text, ['stage'])}: write stages as [[stage]], with two brackets")
+    named = [{"name": f"stage-{i}"} if len(stages) > 1 else {} for i in range(len(stages))]
+    return {**wide, "stage": [{**name, **shared, **stage} for name, stage in zip(named, stages, strict=True)]}
+
+
+def _explain(error: ValidationError, text: str, source: str) -> str:
+    lines = []
+    for problem in error.errors()[:5]:
+        path = [
+            part for part in problem["loc"] if not (isinstance(part, str) and part.startswith(("function-", "dict[")))
+        ]
+        message = str(problem["msg"]).removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            fields = _fields_at(path[:-1])
+            message = f"there is no entry {path[-1]!r}; {hint(str(path[-1]), fields)}"
+        elif problem["type"] == "value_error" and (entry := message.split(": ")[0]).isidentifier() and ": " in message:
+            # Checks of a whole stage say themselves which entry they mean.
+            path, message = [*path, entry], message.split(": ", 1)[1]
+        elif "input" in problem and not isinstance(problem["input"], dict):
+            message = f"{message}, got {problem['input']!r}"
+        shown = ".".join(map(str, path)) or "recipe"
+        lines.append(f"{_where(source, text, path)}: {shown}: {message}")
+    return "\n".join(lines)
+
+
+def _fields_at(path: Sequence[Any]) -> Iterable[str]:
+    """Entries of the table at a path."""
+    if not path:
+        return {*RECIPE_KEYS, *STAGE_KEYS}
+    inner: dict[str, type[BaseModel]] = {"data": DataSpec, "groups": Group, "evaluation": Evaluation, "stage": Stage}
+    names = [str(part) for part in path if str(part) in inner]
+    return inner[names[-1]].model_fields if names else ()
+
+
+def _where(source: str, text: str, path: Iterable[str | int]) -> str:
+    line = locate(text, path) if text else None
+    return f"{source}, line {line}" if line else source
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

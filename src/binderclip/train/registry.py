@@ -1,0 +1,30 @@
+"""What recipes may name beside the methods of the other rooms: stages, terms, sources and new models.
+
+All are plain dictionaries. A stage is `function(context, **settings)`, a term is built by `function(context,
+**settings)`, a source is `function(spec, **options) -> data set`, a model is `function(*, seed, captions, **settings)
+-> ImageTextModel`; settings are keyword-only arguments and are checked by name when the recipe is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+__all__ = ["MODELS", "SOURCES", "STAGES", "TERMS", "register"]
+
+STAGES: dict[str, Callable[..., Any]] = {}
+TERMS: dict[str, Callable[..., Any]] = {}
+SOURCES: dict[str, Callable[..., Any]] = {}
+MODELS: dict[str, Callable[..., Any]] = {}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def register(table: dict[str, Callable[..., Any]], name: str) -> Callable[[F], F]:
+    """Decorator: put a function into one of the tables, `@register(STAGES, "contrastive")`."""
+
+    def put(function: F) -> F:
+        table[name] = function
+        return function
+
+    return put

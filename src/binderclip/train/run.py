@@ -1,0 +1,281 @@
+"""`run`: a recipe becomes a run directory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from binderclip.errors import CheckpointError, UsageError
+from binderclip.fit.checkpoint import write_whole
+from binderclip.models import ImageTextModel, load
+from binderclip.train.architecture import build_model
+from binderclip.train.context import StageContext, StageOutcome, prepared
+from binderclip.train.distributed import Parallel, World, join_world
+from binderclip.train.environment import describe_environment
+from binderclip.train.parts import build_part
+from binderclip.train.pictures import open_sources
+from binderclip.train.plots import plot_run
+from binderclip.train.recipe import Recipe, load_recipe
+from binderclip.train.registry import STAGES
+from binderclip.train.toml import write_toml
+
+__all__ = ["RunResult", "run"]
+
+
+@dataclass
+class RunResult:
+    """Outcome of a run.
+
+    Args:
+        out: the run directory; `load(out)` opens the model.
+        recipe: as it was carried out.
+        figures: last measurement on the held-out data.
+        stages: what each stage left.
+        seconds: wall time of this call.
+        leads: whether this is the leading process.
+        summary: content of `summary.json`.
+    """
+
+    out: Path
+    recipe: Recipe
+    figures: dict[str, float]
+    stages: list[StageOutcome]
+    seconds: float
+    leads: bool = True
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(key, reason) of every training picture that could not be read."""
+        return list(dict(entry for stage in self.stages for entry in stage.skipped).items())
+
+
+def run(
+    recipe: Recipe | str | Path,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    device: str = "cpu",
+    parallel: Parallel = "ddp",
+    progress: bool = True,
+    set: Sequence[str] = (),
+    **overrides: Any,
+) -> RunResult:
+    """Train by a recipe and leave everything in a run directory.
+
+    `train.run("recipes/scratch-64.toml", out="runs/a", clip="norm", lr=3e-4)`. Under `torchrun` the processes share
+    the work; the leading one writes.
+
+    Args:
+        recipe: a recipe, or the path of one.
+        out: the directory; gets `recipe.toml`, `environment.json`, `metrics.jsonl`, `plots/`, `tensorboard/` (where it
+            is installed), `checkpoints/`, `stages/`, `model/` and `summary.json`.
+        resume: go on where an earlier call stopped, at whatever point; a directory without anything starts afresh.
+        device: where the model runs.
+        parallel: `ddp` or `fsdp`, for several processes.
+        progress: show a progress display on stderr.
+        set: `KEY=VALUE` overrides, as on the command line.
+        overrides: entries by name; one of a stage reaches every stage.
+
+    Raises:
+        UsageError: a wrong recipe, or a directory that holds a run already.
+        DataError: training data that cannot be read.
+        CheckpointError: what is there belongs to another recipe, or the disk is full.
+        Diverged: the loss became NaN or infinite.
+    """
+    began = time.perf_counter()
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if set or overrides:
+        recipe = recipe.overridden(set, **overrides)
+    out = Path(out)
+    with join_world(device) as world:
+        _open(out, recipe, world, resume)
+        model = _start(out, recipe, world, resume)
+        outcomes: list[StageOutcome] = []
+        for index in range(len(recipe.stage)):
+            context = StageContext(
+                recipe, recipe.stage[index], index, model, out, world, parallel, resume=resume, progress=progress
+            )
+            outcomes.append(_finished(context) or _carry_out(context))
+            model = context.model
+        result = RunResult(out, recipe, _last_figures(outcomes), outcomes, time.perf_counter() - began, world.leads)
+        if world.leads:
+            _close(result, model)
+        world.wait()
+        result.summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    return result
+
+
+def _open(out: Path, recipe: Recipe, world: World, resume: bool) -> None:
+    """Make the directory and note what is about to happen."""
+    problem = ""
+    if world.leads:
+        if out.exists() and not out.is_dir():
+            problem = f"{out} is a file; name a folder for the run"
+        elif (out / "recipe.toml").exists() and not resume:
+            problem = f"{out} holds a run already: go on with it (--resume), or name another folder"
+        elif out.is_dir() and any(out.iterdir()) and not (out / "recipe.toml").exists():
+            problem = f"{out} is not empty and holds no run; name another folder"
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            if not (out / "recipe.toml").exists():
+                write_whole(out / "environment.json", _json(describe_environment(world.device, world.size)))
+                write_whole(out / "recipe.toml", write_toml(recipe.document()))
+    problem = world.agree(problem)
+    if problem:
+        raise UsageError(problem)
+
+
+def _start(out: Path, recipe: Recipe, world: World, resume: bool) -> ImageTextModel:
+    """The model before the first stage; one that is new is kept, so that a resume starts from the same weights."""
+    folder = out / "stages" / "start"
+    if resume and (folder / "READY").exists():
+        return load(folder, device=world.device)
+
+    def captions() -> list[str]:
+        sets, _ = open_sources([spec for stage in recipe.stage for spec in stage.data])
+        return [caption for dataset in sets for caption in getattr(dataset, "captions", ())]
+
+    model = build_model(recipe.model, seed=recipe.seed, captions=captions)
+    if isinstance(recipe.model, dict) and world.leads:
+        model.save(folder)
+        write_whole(folder / "READY", "")
+    world.wait()
+    return model.to(world.device)
+
+
+def _carry_out(context: StageContext) -> StageOutcome:
+    """Run one stage, measure the model, keep both."""
+    torch.manual_seed(context.seed + 104_729 * context.world.rank)
+    np.random.seed((context.seed + context.world.rank) % (1 << 32))
+    kind = context.stage.kind
+    part = {"name": kind} if isinstance(kind, str) else dict(kind)
+    with prepared(context):
+        notes = build_part(part, STAGES, "kind", context)
+    if isinstance(notes, Mapping):
+        context.outcome.notes |= notes
+    context.model.eval()
+    outcome = context.outcome
+    figures = context.evaluate()
+    if figures and not (outcome.evaluations and outcome.evaluations[-1]["step"] == outcome.steps):
+        outcome.evaluations.append({"step": outcome.steps, **figures})
+    if context.world.leads:
+        _keep(context)
+    context.world.wait()
+    return outcome
+
+
+def _keep(context: StageContext) -> None:
+    folder = context.folder("stages")
+    outcome = context.outcome
+    context.model.save(folder)
+    arrays = {name: np.asarray(values).tolist() for name, values in outcome.history.items()}
+    document = {**asdict(outcome), "history": arrays, "identity": _identity(context)}
+    # The last file: a stage that has it is finished.
+    write_whole(folder / "outcome.json", json.dumps(document))
+    shutil.rmtree(context.folder("checkpoints"), ignore_errors=True)
+
+
+def _finished(context: StageContext) -> StageOutcome | None:
+    """The outcome of a stage that an earlier call finished, with its model put into the context."""
+    path = context.folder("stages") / "outcome.json"
+    if not context.resume or not path.exists():
+        return None
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if document.pop("identity") != _identity(context):
+        raise CheckpointError(
+            f"stage {context.stage.name!r} in {context.out} was trained by other settings; resume with the same "
+            "recipe, or name another folder"
+        )
+    document["history"] = {name: np.asarray(values) for name, values in document["history"].items()}
+    document["skipped"] = [tuple(entry) for entry in document["skipped"]]
+    context.model = load(path.parent, device=context.world.device)
+    return StageOutcome(**document)
+
+
+def _identity(context: StageContext) -> str:
+    document = {**context.stage.model_dump(), "model": context.recipe.model, "seed": context.recipe.seed}
+    document.pop("checkpoint_every")
+    return json.dumps(document, sort_keys=True)
+
+
+def _last_figures(outcomes: Sequence[StageOutcome]) -> dict[str, float]:
+    for outcome in reversed(outcomes):
+        if outcome.evaluations:
+            return {name: value for name, value in outcome.evaluations[-1].items() if name != "step"}
+    return {}
+
+
+def _close(result: RunResult, model: ImageTextModel) -> None:
+    """Model, plots and summary."""
+    out, recipe = result.out, result.recipe
+    history, evaluations, boundaries = _joined(result.stages)
+    plots = plot_run(history, evaluations, out / "plots", boundaries=boundaries) if "loss" in history else []
+    environment = json.loads((out / "environment.json").read_text(encoding="utf-8"))
+    summary = {
+        "recipe": recipe.name,
+        "scaling": recipe.scaling,
+        "figures": result.figures,
+        "stages": [_stage_summary(stage) for stage in result.stages],
+        "skipped": result.skipped,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "revision": environment["revision"],
+        "device": environment["device"],
+        "model": "model",
+        "plots": [str(path.relative_to(out)) for path in plots],
+    }
+    model.card = {
+        **model.card,
+        "summary": f"trained by binderclip train, recipe {recipe.name}",
+        "recipe": recipe.document(),
+        "data_hash": [stage.data_hash for stage in result.stages],
+        "revision": environment["revision"],
+        "binderclip": environment["binderclip"],
+        "figures": result.figures,
+    }
+    model.name = recipe.name
+    model.save(out / "model", dtype=recipe.save_dtype)
+    write_whole(out / "summary.json", _json(summary))
+
+
+def _stage_summary(stage: StageOutcome) -> dict[str, Any]:
+    document = asdict(stage)
+    history = document.pop("history")
+    losses = np.asarray(history.get("loss", ()), dtype=float)
+    tail = losses[-max(1, len(losses) // 20) :]
+    document["final_loss"] = float(tail.mean()) if len(tail) else None
+    document["skipped"] = len(stage.skipped)
+    for row in document["evaluations"]:
+        row.update({name: round(value, 6) for name, value in row.items() if isinstance(value, float)})
+    return document
+
+
+def _joined(
+    stages: Sequence[StageOutcome],
+) -> tuple[dict[str, np.ndarray], list[dict[str, Any]], list[tuple[int, str]]]:
+    """History and measurements of all stages one after the other."""
+    names = list(dict.fromkeys(name for stage in stages for name in stage.history))
+    length = [max((len(v) for v in stage.history.values()), default=0) for stage in stages]
+    parts = {
+        n: [np.asarray(s.history.get(n, np.full(k, np.nan))) for s, k in zip(stages, length, strict=True)]
+        for n in names
+    }
+    history = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    evaluations, boundaries, start = [], [], 0
+    for stage, count in zip(stages, length, strict=True):
+        boundaries.append((start, stage.name))
+        evaluations += [{**row, "step": row["step"] + start} for row in stage.evaluations]
+        start += count
+    return history, evaluations, boundaries
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"

@@ -1,0 +1,204 @@
+"""Reading recipe files: TOML, overrides, and where an entry stands in the file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from binderclip.errors import UsageError
+from binderclip.train.parts import hint
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["apply_override", "locate", "parse_override", "read_toml", "write_toml"]
+
+_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$")
+_LENGTHS = ("samples", "epochs")
+_KEY = re.compile(r"""^\s*([A-Za-z0-9_\-."']+)\s*=""")
+
+
+def read_toml(path: str | Path) -> tuple[dict[str, Any], str]:
+    """Document and text of a TOML file.
+
+    Raises:
+        UsageError: no such file, not UTF-8, or not TOML (with line and column).
+    """
+    path = Path(path)
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        raise UsageError(f"there is no recipe {path}" + (f"; in {path.parent}: {', '.join(beside)}" if beside else ""))
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text), text
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a text file in UTF-8: {error}") from error
+
+
+def locate(text: str, path: Iterable[str | int]) -> int | None:
+    """1-based line of the entry at `path` (keys and list indices), or of the nearest entry above it; None if none.
+
+    Args:
+        text: the TOML text.
+        path: such as ("stage", 0, "lr"); a flat file is searched without its leading ("stage", 0).
+    """
+    wanted = [str(p) for p in path]
+    best: tuple[int, int] | None = None
+    for number, found in _entries(text):
+        shared = 0
+        for a, b in zip(found, wanted, strict=False):
+            if a != b:
+                break
+            shared += 1
+        if shared == len(found) and shared and (best is None or shared > best[0]):
+            best = (shared, number)
+    if best is None and wanted[:1] == ["stage"]:
+        return locate(text, wanted[2:]) if wanted[2:] else None
+    if best is not None and best[0] <= 2 and wanted[:1] == ["stage"] and wanted[2:]:
+        # Defaults of all stages stand above the first [[stage]].
+        return locate(text, wanted[2:]) or best[1]
+    return best[1] if best else None
+
+
+def _entries(text: str) -> Iterable[tuple[int, list[str]]]:
+    table: list[str] = []
+    counts: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            name = header[2]
+            table = []
+            for key in name.split("."):
+                table.append(key.strip("\"' "))
+                if header[1] == "[[" and ".".join(table) == name:
+                    counts[name] = counts.get(name, -1) + 1
+                if ".".join(k for k in table if not k.isdigit()) in counts:
+                    table.append(str(counts[".".join(k for k in table if not k.isdigit())]))
+            yield number, list(table)
+        elif key := _KEY.match(line):
+            yield number, table + [k.strip("\"' ") for k in key[1].split(".")]
+
+
+def parse_override(text: str) -> tuple[list[str], Any]:
+    """Split `stage.lr=3e-4` into path and value; the value is TOML, or else a plain text.
+
+    Raises:
+        UsageError: no `=`, or an empty path.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set {text!r}: write KEY=VALUE, such as --set stage.lr=3e-4")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return [part.strip() for part in key.strip().split(".")], parsed
+
+
+def apply_override(
+    document: dict[str, Any], path: list[str], value: Any, recipe_keys: Iterable[str], stage_keys: Iterable[str]
+) -> None:
+    """Set one entry of a recipe document, in place.
+
+    `stage.lr` and `lr` reach every stage, `stage.0.lr` and `stage.NAME.lr` one of them; recipe-wide keys (`seed`,
+    `model.embed_dim`) are set where they are.
+
+    Args:
+        document: a document with a `stage` list.
+        path: keys.
+        value: the new value.
+        recipe_keys: keys that belong to the whole recipe.
+        stage_keys: keys that belong to a stage.
+
+    Raises:
+        UsageError: no such stage or key.
+    """
+    shown, stages = ".".join(path), document["stage"]
+    recipe_keys, stage_keys = set(recipe_keys), set(stage_keys)
+    targets = stages
+    if path[0] == "stage":
+        path = path[1:]
+        if path and (path[0].isdigit() or path[0] not in stage_keys):
+            names = [str(stage.get("name", i)) for i, stage in enumerate(stages)]
+            index = int(path[0]) if path[0].isdigit() else names.index(path[0]) if path[0] in names else len(stages)
+            if index >= len(stages):
+                known = [*names, *stage_keys] if len(path) == 1 else names
+                raise UsageError(f"--set {shown}: there is no stage {path[0]!r}; {hint(path[0], known)}")
+            targets, path = [stages[index]], path[1:]
+        if not path:
+            raise UsageError(f"--set {shown}: name an entry of the stage, such as stage.lr")
+    elif path[0] in recipe_keys:
+        targets = [document]
+    elif path[0] not in stage_keys:
+        raise UsageError(f"--set {shown}: {hint(path[0], recipe_keys | stage_keys)}")
+    for target in targets:
+        _put(target, path, value, shown)
+
+
+def _put(table: Any, path: list[str], value: Any, shown: str) -> None:
+    for key, after in itertools.pairwise(path):
+        if isinstance(table, list):
+            if not key.isdigit() or int(key) >= len(table):
+                raise UsageError(f"--set {shown}: {key!r} is not one of the {len(table)} entries (0, 1, ...)")
+            table = table[int(key)]
+            continue
+        inner = table.get(key)
+        if isinstance(inner, str) and after != "name":
+            # `clip = "norm"` and `--set clip.max_norm=2`: the short form becomes the long one.
+            inner = {"name": inner}
+        table[key] = inner if isinstance(inner, list) else dict(inner) if isinstance(inner, Mapping) else {}
+        table = table[key]
+    if isinstance(table, list):
+        table[int(path[-1])] = value
+        return
+    table[path[-1]] = value
+    if path[-1] in _LENGTHS:
+        # A stage's length is said in one way; the new one replaces the old.
+        table.update({other: None for other in _LENGTHS if other != path[-1]})
+
+
+def write_toml(document: Mapping[str, Any]) -> str:
+    """A recipe document as TOML; entries that are None are left out.
+
+    Args:
+        document: tables as `Recipe.document` gives them.
+    """
+    lines, later = [], []
+    for key, value in document.items():
+        if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            later += [f"\n[[{key}]]\n{_entries_of(item)}" for item in value]
+        elif isinstance(value, Mapping) and value:
+            later.append(f"\n[{key}]\n{_entries_of(value)}")
+        elif value is not None:
+            lines.append(f"{key} = {_value(value)}")
+    return "\n".join([*lines, *later]) + "\n"
+
+
+def _entries_of(table: Mapping[str, Any]) -> str:
+    return "\n".join(f"{_key(key)} = {_value(value)}" for key, value in table.items() if value is not None)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items() if v is not None) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    raise UsageError(f"{value!r} cannot be written as TOML")

@@ -1,0 +1,55 @@
+"""A WordPiece vocabulary of one's own, learned from captions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from binderclip.errors import DataError
+
+__all__ = ["END_ID", "PAD_ID", "train_vocabulary"]
+
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+PAD_ID, END_ID = 0, 3
+
+
+def train_vocabulary(captions: Iterable[str], folder: str | Path, *, size: int = 4096) -> int:
+    """Learn a lower-case WordPiece vocabulary and write it as open_clip and transformers read it.
+
+    Args:
+        captions: texts; each distinct one counts once, so that a caption shared by many pictures does not crowd out
+            rare words.
+        folder: gets `tokenizer.json` and `tokenizer_config.json`.
+        size: pieces at most, the four special ones included.
+
+    Returns:
+        The number of pieces.
+
+    Raises:
+        DataError: no captions.
+    """
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    texts = sorted(set(captions))
+    if not any(text.strip() for text in texts):
+        raise DataError("a vocabulary needs captions, and the training data has none")
+    own = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    own.normalizer = normalizers.BertNormalizer(lowercase=True)
+    own.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    own.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(_SPECIAL), show_progress=False)
+    own.train_from_iterator(texts, trainer=trainer)
+    own.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", END_ID)],
+    )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    own.save(str(folder / "tokenizer.json"))
+    names = {f"{key}_token": token for key, token in zip(("pad", "unk", "cls", "sep"), _SPECIAL, strict=True)}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return own.get_vocab_size()
