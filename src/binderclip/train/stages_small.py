@@ -1,0 +1,174 @@
+"""The body of `small`: its configuration, the closed-form start of its image tower, and how it is written to disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from open_clip.model import CustomTextCLIP
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from binderclip.models.architectures import CLIP_MEAN, CLIP_STD
+
+__all__ = [
+    "SMALL",
+    "build_small",
+    "closed_form_blocks",
+    "closed_form_head",
+    "reduced_ridge",
+    "tower_states",
+    "write_folder",
+]
+
+SMALL: dict[str, Any] = {
+    "model_cfg": {
+        "embed_dim": 384,
+        "custom_text": True,
+        "vision_cfg": {
+            "timm_model_name": "binderclip_lite0_vit",
+            "timm_model_pretrained": False,
+            "timm_pool": "token",
+            "timm_proj": "linear",
+            "image_size": 128,
+        },
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 8000,
+            "width": 256,
+            "heads": 4,
+            "layers": 3,
+            "mlp_ratio": 2.0,
+            "hf_tokenizer_name": "tokenizer.json",
+        },
+    },
+    "preprocess_cfg": {
+        "mean": list(CLIP_MEAN),
+        "std": list(CLIP_STD),
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    },
+}
+
+
+def build_small(config: Mapping[str, Any] = SMALL) -> CustomTextCLIP:
+    """An untrained `small` by open_clip's own constructor."""
+    model = config["model_cfg"]
+    return CustomTextCLIP(model["embed_dim"], model["vision_cfg"], model["text_cfg"])
+
+
+def reduced_ridge(
+    features: Float[Tensor, "N F"], targets: Float[Tensor, "N E"], *, ridge: float = 1.0, rank: int | None = None
+) -> tuple[Float[Tensor, "F E"], Float[Tensor, "F R"]]:
+    """Ridge regression of centred targets on centred features, and its best basis of `rank` directions of features.
+
+    Solved in float64. The second result maps features to the coordinates of their prediction in the leading right
+    singular vectors of the fitted values (reduced-rank regression, Izenman 1975).
+    """
+    x, y = features.double(), targets.double()
+    weight = torch.linalg.solve(x.T @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
+    _, _, right = torch.linalg.svd(x @ weight, full_matrices=False)
+    return weight.float(), (weight @ right[:rank].T).float()
+
+
+def closed_form_blocks(
+    trunk: VisionTransformer, centre: Float[Tensor, "F"], basis: Float[Tensor, "F D"], *, rms: float
+) -> None:
+    """Set the projection and the blocks, in place, so that CLS is the mean of the locations' unit-length codes.
+
+    Every block but the last starts as the identity. The last one's attention is uniform and its values are the
+    normalised tokens, so its value path is the dense closed form.
+    """
+    width = trunk.embed_dim
+    with torch.no_grad():
+        trunk.patch_embed.proj.weight.copy_((basis.T / rms)[:, :, None, None])
+        trunk.patch_embed.proj.bias.copy_(-(centre @ basis) / rms)
+        trunk.pos_embed.mul_(0.1)
+        trunk.cls_token.zero_()
+        for block in trunk.blocks:
+            nn.init.zeros_(block.attn.proj.weight)
+            nn.init.zeros_(block.mlp.fc2.weight)
+            nn.init.normal_(block.attn.qkv.weight, std=0.02)
+        last = trunk.blocks[-1].attn
+        last.qkv.weight[: 2 * width].zero_()
+        last.qkv.weight[2 * width :].copy_(torch.eye(width))
+        last.proj.weight.copy_(torch.eye(width))
+
+
+def closed_form_head(
+    model: CustomTextCLIP,
+    pooled: Float[Tensor, "N D"],
+    targets: Float[Tensor, "N E"],
+    *,
+    ridge: float = 0.1,
+) -> None:
+    """Fit the last linear map, in place: ridge from the normalised CLS states to the centred caption embeddings.
+
+    The mean of the features goes into the bias of the last norm, and the direction of the mean caption is projected
+    out, so that the plain cosine ranks as the centred one does.
+    """
+    centre, mean = pooled.mean(0), targets.mean(0)
+    weight, _ = reduced_ridge((pooled - centre) / pooled.shape[1] ** 0.5, targets - mean, ridge=ridge)
+    along = nn.functional.normalize(mean, dim=0)
+    weight = weight - (weight @ along)[:, None] * along
+    with torch.no_grad():
+        model.visual.trunk.norm.bias.sub_(centre)
+        model.visual.head.proj.weight.copy_(weight.T / pooled.shape[1] ** 0.5)
+
+
+def tower_states(
+    trunk: VisionTransformer, features: Float[Tensor, "B F h w"]
+) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B L D"]]:
+    """Normalised CLS state, and the normalised value-path states of the patches, from the convolutional map.
+
+    The value path is the last block with every token attending to itself alone, without residual and MLP, as in
+    MaskCLIP (Zhou et al., ECCV 2022).
+    """
+    x = trunk.patch_embed.proj(features).permute(0, 2, 3, 1)
+    x = trunk.norm_pre(trunk._pos_embed(x))
+    for block in trunk.blocks[:-1]:
+        x = block(x)
+    last = trunk.blocks[-1]
+    width = trunk.embed_dim
+    patches = last.norm1(x[:, 1:])
+    values = nn.functional.linear(patches, last.attn.qkv.weight[2 * width :], last.attn.qkv.bias[2 * width :])
+    dense = trunk.norm(last.attn.proj(values))
+    return trunk.norm(last(x))[:, 0], dense
+
+
+def write_folder(
+    model: CustomTextCLIP,
+    tokenizer: Tokenizer | None,
+    folder: Path,
+    *,
+    card: Mapping[str, Any],
+    config: Mapping[str, Any] = SMALL,
+) -> Path:
+    """Write open_clip's `local-dir:` folder: configuration, float16 weights, tokenizer, card. Weights come last."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def put(name: str, value: Any) -> None:
+        (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    put("open_clip_config.json", config)
+    put("card.json", card)
+    if tokenizer is not None:
+        tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+        special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[SOT]", "eos_token": "[EOT]"}
+        length = config["model_cfg"]["text_cfg"]["context_length"]
+        put(
+            "tokenizer_config.json",
+            {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length, **special},
+        )
+    state = {name: value.detach().half().contiguous().clone() for name, value in model.state_dict().items()}
+    partial = folder / "open_clip_model.safetensors.tmp"
+    save_file(state, partial, metadata={"format": "pt"})
+    os.replace(partial, folder / "open_clip_model.safetensors")
+    return folder
