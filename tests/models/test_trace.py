@@ -218,3 +218,10 @@ def test_capture_any_module(pixels):
     spare.unused = nn.Identity()
     with pytest.raises(UsageError, match="'unused' did not run"):
         capture(spare, pixels, ["unused"])
+
+
+def test_functions_are_not_shadowed_by_their_modules():
+    import binderclip.models as room
+
+    for name in ("trace", "capture", "correlation", "load"):
+        assert callable(getattr(room, name)), name

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import TYPE_CHECKING, Any
 
 from binderclip.models.classification import Classification
+from binderclip.models.contributions import Contributions
+from binderclip.models.correlation import correlation
 from binderclip.models.encode import EncodedImages
 from binderclip.models.image_text import ImageTextModel, ImageTextOutput
 from binderclip.models.load import load
@@ -20,60 +21,57 @@ from binderclip.models.registry import bundled_cards, list_models
 from binderclip.models.templates import TEMPLATES, resolve_templates
 from binderclip.models.textbank import TextBank
 from binderclip.models.tokenize import TokenIds
+from binderclip.models.tokens import Tokens, append_tokens, cls_bias, gather, gather_patches
+from binderclip.models.towers import (
+    Block,
+    Record,
+    Recorder,
+    Site,
+    TextTower,
+    Tower,
+    open_image_tower,
+    open_text_tower,
+)
+from binderclip.models.trace import Capture, Trace, capture, trace
 
 if importlib.util.find_spec("binderclip.models.architectures") is not None:
     importlib.import_module("binderclip.models.architectures")
 
-_TOWERS = {
-    "Tower": "towers",
-    "Record": "towers",
-    "Site": "towers",
-    "open_image_tower": "towers",
-    "open_text_tower": "towers",
-    "Tokens": "tokens",
-    "gather": "tokens",
-    "trace": "trace",
-    "Trace": "trace",
-    "capture": "trace",
-    "correlation": "correlation",
-}
-
 __all__ = [
     "TEMPLATES",
+    "Block",
+    "Capture",
     "Classification",
+    "Contributions",
     "EncodedImages",
     "ImageTextModel",
     "ImageTextOutput",
     "ModuleClassifier",
     "Predictor",
     "Preprocess",
+    "Record",
+    "Recorder",
+    "Site",
     "TextBank",
+    "TextTower",
     "TokenIds",
+    "Tokens",
+    "Tower",
+    "Trace",
     "ZeroShotPredictor",
+    "append_tokens",
     "build",
     "bundled_cards",
+    "capture",
     "classifier",
+    "cls_bias",
+    "correlation",
+    "gather",
+    "gather_patches",
     "list_models",
     "load",
+    "open_image_tower",
+    "open_text_tower",
     "resolve_templates",
-    *_TOWERS,
+    "trace",
 ]
-
-if TYPE_CHECKING:
-    from binderclip.models.correlation import correlation as correlation
-    from binderclip.models.tokens import Tokens as Tokens
-    from binderclip.models.tokens import gather as gather
-    from binderclip.models.towers import Record as Record
-    from binderclip.models.towers import Site as Site
-    from binderclip.models.towers import Tower as Tower
-    from binderclip.models.towers import open_image_tower as open_image_tower
-    from binderclip.models.towers import open_text_tower as open_text_tower
-    from binderclip.models.trace import Trace as Trace
-    from binderclip.models.trace import capture as capture
-    from binderclip.models.trace import trace as trace
-
-
-def __getattr__(name: str) -> Any:
-    if name in _TOWERS:
-        return getattr(importlib.import_module(f"binderclip.models.{_TOWERS[name]}"), name)
-    raise AttributeError(f"module 'binderclip.models' has no attribute {name!r}")

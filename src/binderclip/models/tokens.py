@@ -149,7 +149,7 @@ def random_patches(tokens: Tokens, rate: float, generator: torch.Generator | Non
     return gather_patches(tokens, noise.topk(kept, dim=1).indices.sort(dim=1).values)
 
 
-def append(tokens: Tokens, x: Float[Tensor, "B R D"]) -> Tokens:
+def append_tokens(tokens: Tokens, x: Float[Tensor, "B R D"]) -> Tokens:
     """Append `R` tokens (region tokens, deep prompts) that attend and are attended to but are not pooled.
 
     Args:
@@ -157,7 +157,7 @@ def append(tokens: Tokens, x: Float[Tensor, "B R D"]) -> Tokens:
         x: (B or 1, R, D) vectors in the residual stream of the block that comes next.
     """
     if tokens.causal or tokens.pool_at is not None:
-        raise UsageError("append: a text sequence takes pseudo-tokens through embed_tokens(ids, override=...)")
+        raise UsageError("append_tokens: a text sequence takes pseudo-tokens through embed_tokens(ids, override=...)")
     batch, added = tokens.x.shape[0], x.shape[1]
     positions = tokens.positions.expand(batch, -1)
     mask = tokens.mask

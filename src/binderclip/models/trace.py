@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.capture import Capture, Recorded, _leaf, capture
 from binderclip.models.contributions import By, Contributions, contributions
+from binderclip.models.recorded import Capture, Recorded, _leaf, capture
 from binderclip.models.tokens import Tokens
 from binderclip.models.towers.base import OnBlock, Stack, Tower
 from binderclip.models.towers.record import BLOCK_SITES, FREE_SITES, Record, Recorder, Site, resolve_layer
@@ -30,8 +30,9 @@ __all__ = ["Capture", "Contributions", "Record", "Recorder", "Site", "Trace", "c
 class Trace(Recorded):
     """What `trace` returns.
 
-    Always there: the sites "input" (pixels, or word vectors), "embedded" (images: before ln_pre), ("block_in", 0), "tokens" (after the
-    last block), "pooled", "embedding". Callable targets of `grad` receive this trace and return (B,).
+    Always there: the sites "input" (pixels, or word vectors), "embedded" (images: before ln_pre), ("block_in", 0),
+    "tokens" (after the last block), "pooled", "embedding". Callable targets of `grad` receive this trace and return
+    (B,).
 
     Attributes:
         tower: the tower that ran.

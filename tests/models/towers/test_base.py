@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.tokens import append, cls_bias, gather, gather_patches
+from binderclip.models.tokens import append_tokens, cls_bias, gather, gather_patches
 from binderclip.models.towers import Record, Recorder, Site
 
 
@@ -145,7 +145,7 @@ def test_bias_acts_equally_on_fused_and_explicit_attention(tower, pixels):
 def test_appended_tokens_that_nobody_attends_to_alter_nothing(tower, pixels):
     tokens = tower.embed(pixels)
     length = tokens.x.shape[1]
-    longer = append(tokens, tokens.x[:, :3])
+    longer = append_tokens(tokens, tokens.x[:, :3])
     if tower.pooling == "latent":
         with pytest.raises(NotSupported, match="appended"):
             tower.pool(longer)

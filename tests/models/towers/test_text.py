@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.tokens import append, gather
+from binderclip.models.tokens import append_tokens, gather
 from binderclip.models.towers import Record, Recorder, Site, TextTower, open_text_tower
 
 PAD, START, END = 0, 38, 39
@@ -206,7 +206,7 @@ def test_bad_input_is_refused():
     with pytest.raises(UsageError, match="override must be"):
         tower.embed(IDS, override=torch.zeros(3, 8, 5))
     with pytest.raises(UsageError, match="embed_tokens"):
-        append(tower.embed(IDS), torch.zeros(1, 1, 32))
+        append_tokens(tower.embed(IDS), torch.zeros(1, 1, 32))
 
 
 def test_unsupported_text_towers_are_named():

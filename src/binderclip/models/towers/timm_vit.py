@@ -152,7 +152,7 @@ class TimmTower(Tower):
 
     @property
     def pools_prefix(self) -> bool:
-        return bool(self.module.pool_include_prefix)
+        return bool(getattr(self.module, "pool_include_prefix", False))
 
     def attention_pool(self, tokens: Tokens) -> AttentionPool | None:
         pool = self.module.attn_pool
@@ -181,7 +181,7 @@ class TimmTower(Tower):
         if way == "token":
             return tokens.x[:, 0]
         kept = Tokens(tokens.x, tokens.positions, tokens.mask, tokens.grid, extra=tokens.extra)
-        seen = kept if trunk.pool_include_prefix else tokens
+        seen = kept if self.pools_prefix else tokens
         x, mask = seen.patches, patch_mask(seen)
         if mask is None:
             raise UsageError("masked pooling needs tokens.mask")
