@@ -59,7 +59,7 @@ def key_of(source: ImageLike, position: int) -> str:
 
 
 def _opened(
-    preprocess: Preprocess, sources: Sequence[ImageLike], workers: int, ahead: int, on_error: OnError
+    preprocess: Preprocess, sources: Sequence[ImageLike], workers: int, ahead: int
 ) -> Iterator[tuple[int, np.ndarray | BinderclipError]]:
     """(position, pixels or the error), in order; at most `ahead` pictures are held at once."""
 
@@ -135,7 +135,7 @@ def encode_files(
             if progress is not None:
                 progress(len(kept) + len(skipped))
 
-    for position, found in _opened(preprocess, sources, workers, 3 * batch_size, on_error):
+    for position, found in _opened(preprocess, sources, workers, 3 * batch_size):
         if isinstance(found, BinderclipError):
             if on_error == "raise":
                 raise found

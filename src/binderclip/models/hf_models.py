@@ -131,7 +131,7 @@ def _preprocess(transformers: Any, source: str, config: Any, kind: str, where: d
         # Folders written by `model.save_pretrained` alone have no processor: take the family's own.
         if kind == "hf-siglip":
             return Preprocess((side, side), (0.5,) * 3, (0.5,) * 3, resize_mode="squash")  # type: ignore[arg-type]
-        return Preprocess((side, side))
+        return Preprocess((side, side), crop_rounding="down")
     size = dict(found.size)
     squash = bool(size.get("height")) and not getattr(found, "do_center_crop", False)
     crop = dict(found.crop_size) if getattr(found, "do_center_crop", False) else size
@@ -144,6 +144,7 @@ def _preprocess(transformers: Any, source: str, config: Any, kind: str, where: d
         std=tuple(found.image_std),
         interpolation=_RESAMPLING.get(int(found.resample), "bicubic"),
         resize_mode="squash" if squash else "shortest",
+        crop_rounding="down",
     )
 
 

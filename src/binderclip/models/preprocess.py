@@ -84,6 +84,8 @@ class Preprocess:
             the longer side and pads.
         fill: padding colour of `longest`, 0..255.
         background: RGB that transparent pictures are laid on.
+        crop_rounding: where the crop starts when an odd number of pixels is left over: `even` rounds the half to an
+            even pixel as torchvision and open_clip do, `down` as transformers does.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -93,6 +95,7 @@ class Preprocess:
     resize_mode: ResizeMode = "shortest"
     fill: int = 0
     background: tuple[int, int, int] = (255, 255, 255)
+    crop_rounding: Literal["even", "down"] = "even"
 
     def __post_init__(self) -> None:
         if self.resize_mode not in get_args(ResizeMode):
@@ -158,7 +161,7 @@ class Preprocess:
     def _window(self, got: int, want: int) -> tuple[int, int, int]:
         """(start of the crop, padding before, padding after) along one axis."""
         if got >= want:
-            return round((got - want) / 2.0), 0, 0
+            return (got - want) // 2 if self.crop_rounding == "down" else round((got - want) / 2.0), 0, 0
         return 0, (want - got) // 2, (want - got + 1) // 2
 
     # -- pictures ----------------------------------------------------------------------------------------------

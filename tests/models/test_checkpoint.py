@@ -1,0 +1,96 @@
+"""Files that are not what they say must be refused in a line, and code in them must never run."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from binderclip.errors import CheckpointError
+from binderclip.models.checkpoint import check_weights_file, guarded
+
+
+class Trap:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_good_files_pass(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "a.pt")
+    assert check_weights_file(tmp_path / "a.safetensors").name == "a.safetensors"
+    assert check_weights_file(str(tmp_path / "a.pt")).name == "a.pt"
+
+
+def test_missing_and_empty(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no weight file .*x\.pt"):
+        check_weights_file(tmp_path / "x.pt")
+    (tmp_path / "x.pt").touch()
+    with pytest.raises(CheckpointError, match="empty"):
+        check_weights_file(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps({"a": 1}), "Python pickle"),
+        (b"<html>not found</html>", "error page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        (b"\x00" * 64, "cut short"),
+    ],
+)
+def test_other_files_under_the_name_of_safetensors(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        check_weights_file(path)
+    assert len(str(caught.value)) < 300 + len(str(path))
+
+
+def test_safetensors_and_torchscript_under_other_names(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2)}, tmp_path / "a.bin")
+    with pytest.raises(CheckpointError, match=r"rename it to a\.safetensors"):
+        check_weights_file(tmp_path / "a.bin")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "j.pt"))
+    with pytest.raises(CheckpointError, match="TorchScript"):
+        check_weights_file(tmp_path / "j.pt")
+
+
+def test_code_in_a_pickle_does_not_run(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    for name, write in (("zip.pt", torch.save), ("plain.pt", None)):
+        path = tmp_path / name
+        if write is None:
+            path.write_bytes(pickle.dumps({"state_dict": Trap(mark)}, protocol=2))
+        else:
+            write({"state_dict": Trap(mark)}, path)
+        check_weights_file(path)
+        with pytest.raises(CheckpointError, match="pickle with more than tensors"):
+            guarded(lambda path=path: torch.load(path, weights_only=True), path, "ViT-B-32")
+    assert not mark.exists()
+
+
+def test_damaged_archives(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "a.pt")
+    whole = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(whole[: len(whole) // 2])
+    check_weights_file(tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt"):
+        guarded(lambda: torch.load(tmp_path / "a.pt", weights_only=True), tmp_path / "a.pt", "ViT-B-32")
+
+
+def test_long_messages_are_cut(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise RuntimeError("Missing key(s): " + ", ".join(f"visual.block.{i}.weight" for i in range(500)))
+
+    with pytest.raises(CheckpointError, match=r"does not fit ViT-B-32: Missing key") as caught:
+        guarded(fail, "w.pt", "ViT-B-32")
+    assert len(str(caught.value)) < 320
