@@ -144,7 +144,14 @@ def _hf_siglip(name: str) -> Case:
         "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
         "image_size": 32, "patch_size": 8,
     }  # fmt: skip
-    model = shake(SiglipModel(SiglipConfig(vision_config=vision, text_config={**TEXT_SIZES, "projection_size": 48})))
+    model = shake(
+        SiglipModel(
+            SiglipConfig(
+                vision_config=vision,
+                text_config={**TEXT_SIZES, "projection_size": 48, "bos_token_id": 38, "eos_token_id": 39},
+            )
+        )
+    )
     return Case(name, model, _features(model), lambda size: (model, _features(model, True)))
 
 

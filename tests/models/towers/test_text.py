@@ -76,7 +76,9 @@ def hf_clip(eos: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
 
 
 def hf_siglip() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    config = SiglipConfig(text_config=hf_sizes(projection_size=16), vision_config=HF_VISION)
+    config = SiglipConfig(
+        text_config=hf_sizes(projection_size=16, bos_token_id=START, eos_token_id=END), vision_config=HF_VISION
+    )
     model = shake(SiglipModel(config))
     return model, functools.partial(features, model)
 

@@ -120,7 +120,8 @@ class Stack(ABC):
                 follows the tokens when they are gathered; a bias of the current length is used as it stands.
             bias_blocks: indices of the blocks that get the bias, e.g. `range(8, 12)`; None = all that run.
             on_block: `on_block(l, tokens) -> tokens`, called before block l: pruning and rewiring act here.
-            record: a `Recorder` whose wanted sites are written down. Recording `attn` makes attention explicit there.
+            record: a `Recorder` that receives the wanted sites (`Recorder(Record(...), tower.depth)`; `trace` does it for
+                you). Recording `attn` makes attention explicit in those blocks.
 
         Raises:
             UsageError: the bias fits neither the whole nor the current sequence.
