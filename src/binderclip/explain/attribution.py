@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -64,8 +65,9 @@ class Attribution:
     def overlay(self, image: Any, index: int = 0, *, opacity: float = 0.85) -> Image.Image:
         """The map drawn over its image.
 
-        The picture is greyed so that colour means evidence only; values are cut at their 99th percentile, below which
-        a few single pixels would hide the rest. Signed maps are red for, blue against.
+        The picture is greyed so that colour means evidence only; values are cut at their 99.5th percentile, since a
+        few single pixels would hide the rest, and unsigned ones start at their median. Signed maps are red for, blue
+        against.
 
         Args:
             image: the image, anything `data.open_image` takes; it is shown at its own size.
@@ -82,12 +84,18 @@ class Attribution:
             raise UsageError(f"opacity must be in [0, 1], not {opacity}")
         picture = open_image(image)
         heat = self.maps((picture.height, picture.width))[index].cpu().numpy()
-        top = np.percentile(np.abs(heat), 99) or np.abs(heat).max() or 1.0
+        signed = self.finish == "signed"
+        if min(self.layers[0].shape[-2:]) > 64:
+            # Pixel gradients flicker from pixel to pixel; the eye wants regions. The map itself stays as it is.
+            heat = ndimage.gaussian_filter(heat, max(heat.shape) / 150)
+        # Half of an unsigned map is below its median: noise that would tint the whole picture.
+        heat = heat if signed else np.clip(heat - np.median(heat), 0, None)
+        top = np.percentile(np.abs(heat), 99.5) or np.abs(heat).max() or 1.0
         heat = np.clip(heat / top, -1, 1)
         grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
         base = 0.85 * (0.25 + 0.75 * grey) * np.ones(3, dtype=np.float32)
         weight = opacity * np.abs(heat)[..., None] ** 0.8
-        shown = base * (1 - weight) + _colours(heat, signed=self.finish == "signed") * weight
+        shown = base * (1 - weight) + _colours(heat, signed=signed) * weight
         return Image.fromarray((shown * 255).round().clip(0, 255).astype(np.uint8))
 
     def _check(self, index: int) -> None:

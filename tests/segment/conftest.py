@@ -1,0 +1,28 @@
+"""A tiny image-text model to segment with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from binderclip.models import ImageTextModel, build
+
+
+@pytest.fixture(scope="session")
+def clip_model() -> ImageTextModel:
+    """Three blocks, 32 px, patches of 8, weights moved away from their initialisation."""
+    torch.manual_seed(0)
+    model = build(
+        {
+            "embed_dim": 24,
+            "vision_cfg": {"image_size": 32, "layers": 3, "width": 48, "head_width": 12, "patch_size": 8},
+            "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+        },
+        name="tiny",
+    )
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            if parameter.ndim:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()

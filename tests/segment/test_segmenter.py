@@ -1,0 +1,165 @@
+"""The segmenter against the tower's own forward, a hand-written value path, and invariances."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from binderclip.errors import NotSupported, UsageError
+from binderclip.segment import METHODS, PRESETS, ClassRule, LastBlock, Segmenter, Whole, Windows, vanilla
+
+LABELS = ["a cat", "a dog", "green grass"]
+
+
+def picture(height: int = 32, width: int = 32, seed: int = 0) -> torch.Tensor:
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def expected(model, dense: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    rows = model.encode_text(LABELS, normalize=True).detach()
+    cosines = torch.einsum("behw,qe->bqhw", F.normalize(dense, dim=1), rows)
+    return float(model.scale().detach()) * F.interpolate(cosines, size=size, mode="bilinear")[0]
+
+
+def test_value_preset_is_out_proj_of_the_values_by_the_librarys_own_modules(clip_model) -> None:
+    image = picture()
+    visual = clip_model.visual
+    seen: list[torch.Tensor] = []
+    handle = visual.transformer.resblocks[-1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        clip_model.encode_image(image)
+    handle.remove()
+    block = visual.transformer.resblocks[-1]
+    weight, bias = block.attn.in_proj_weight[96:], block.attn.in_proj_bias[96:]
+    with torch.no_grad():
+        values = block.attn.out_proj(F.linear(block.ln_1(seen[0]), weight, bias))
+        dense = visual.ln_post(values)[:, 1:] @ visual.proj
+    found = Segmenter(clip_model, size=32)(image, LABELS)
+    want = expected(clip_model, dense.transpose(1, 2).unflatten(2, (4, 4)), (32, 32))
+    torch.testing.assert_close(found.scores, want, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found.labels.long(), want.argmax(dim=0))
+
+
+def test_plain_preset_is_the_towers_ordinary_forward(clip_model) -> None:
+    image = picture(48, 32)
+    tower = clip_model.image_tower
+    with torch.no_grad():
+        dense = tower.dense(tower.run(tower.embed(clip_model.preprocess.normalize(image[None]))))
+    found = Segmenter(clip_model, "plain", size=32)(image, LABELS)
+    torch.testing.assert_close(found.scores, expected(clip_model, dense, (48, 32)), rtol=1e-4, atol=1e-4)
+    value = Segmenter(clip_model, "value", size=32)(image, LABELS)
+    assert not torch.allclose(found.scores, value.scores, atol=1e-2)
+
+
+def test_a_part_replaces_the_presets(clip_model) -> None:
+    image = picture()
+    swapped = Segmenter(clip_model, "value", size=32, last_block=LastBlock(vanilla, residual=True, mlp=True))
+    plain = Segmenter(clip_model, "plain", size=32)
+    torch.testing.assert_close(swapped(image, LABELS).scores, plain(image, LABELS).scores)
+    doubled = Segmenter(clip_model, "plain", size=32, rule=ClassRule(scale=2.0))(image, LABELS)
+    torch.testing.assert_close(doubled.scores / 2, plain(image, LABELS).scores / clip_model.scale().detach())
+    flipped = Segmenter(clip_model, "plain", size=32, refine=lambda pixels, scores, context: -scores)
+    torch.testing.assert_close(flipped(image, LABELS).scores, -plain(image, LABELS).scores)
+    assert set(METHODS) == set(PRESETS) == {"plain", "value"}
+
+
+def test_permuting_labels_permutes_the_result(clip_model) -> None:
+    image = picture(40, 56)
+    segmenter = Segmenter(clip_model)
+    a, b = segmenter(image, LABELS), segmenter(image, LABELS[::-1])
+    torch.testing.assert_close(a.scores, b.scores.flip(0))
+    assert torch.equal(a.labels, 2 - b.labels)
+    torch.testing.assert_close(a.probs.sum(dim=0), torch.ones(40, 56))
+
+
+def test_a_class_takes_the_best_of_its_words_and_background_is_the_first(clip_model) -> None:
+    image = picture()
+    single = Segmenter(clip_model, size=32)(image, ["a cat", "a dog", "a bird"])
+    grouped = Segmenter(clip_model, size=32)(image, {"pet": ["a cat", "a dog"], "bird": ["a bird"]})
+    assert grouped.classes == ("pet", "bird")
+    torch.testing.assert_close(grouped.scores[0], torch.maximum(single.scores[0], single.scores[1]))
+    torch.testing.assert_close(grouped.scores[1], single.scores[2])
+    behind = Segmenter(clip_model, size=32, background=["a dog", "a bird"])(image, ["a cat"])
+    assert behind.classes == ("background", "a cat")
+    assert behind.background
+    torch.testing.assert_close(behind.scores[0], torch.maximum(single.scores[1], single.scores[2]))
+
+
+def test_threshold_leaves_unsure_pixels_unsegmented(clip_model) -> None:
+    image = picture()
+    found = Segmenter(clip_model, size=32, rule=ClassRule(threshold=0.5))(image, LABELS)
+    assert torch.equal(found.labels == -1, found.probs.amax(dim=0) < 0.5)
+    assert 0 < int((found.labels == -1).sum()) < 1024
+
+
+def test_one_window_is_the_whole_image_and_constants_stay_constant(clip_model) -> None:
+    image = picture()
+    whole = Segmenter(clip_model, resolution=Whole(32))(image, LABELS)
+    window = Segmenter(clip_model, resolution=Windows(32, 16, size=32))(image, LABELS)
+    torch.testing.assert_close(window.scores, whole.scores, rtol=1e-4, atol=1e-4)
+    wide = picture(32, 80)
+    found = Segmenter(clip_model, resolution=Windows(32, 16, size=32))(wide, LABELS)
+    # Columns 0 to 15 are covered by the first window only.
+    first = Segmenter(clip_model, resolution=Whole(32))(wide[..., :32], LABELS)
+    torch.testing.assert_close(found.scores[..., :16], first.scores[..., :16], rtol=1e-4, atol=1e-4)
+    second = Segmenter(clip_model, resolution=Whole(32))(wide[..., 16:48], LABELS)
+    overlap = (first.scores[..., 16:32] + second.scores[..., :16]) / 2
+    torch.testing.assert_close(found.scores[..., 16:32], overlap, rtol=1e-4, atol=1e-4)
+
+
+def test_any_size_and_type_of_image_gives_a_map_of_its_size(clip_model, tmp_path) -> None:
+    from PIL import Image
+
+    array = (picture(30, 75).permute(1, 2, 0) * 255).byte().numpy()
+    Image.fromarray(array).save(tmp_path / "x.png")
+    segmenter = Segmenter(clip_model)
+    by_file, by_array = segmenter(tmp_path / "x.png", LABELS), segmenter(array, LABELS)
+    assert by_file.labels.shape == (30, 75)
+    assert by_file.scores.shape[1:] == (64, 160)
+    assert torch.equal(by_file.labels, by_array.labels)
+
+
+def test_the_model_is_left_as_it_was(clip_model) -> None:
+    clip_model.train()
+    try:
+        Segmenter(clip_model)(picture(), LABELS)
+        assert clip_model.training
+    finally:
+        clip_model.eval()
+
+
+def test_bad_input_is_named(clip_model) -> None:
+    for options, words in [
+        ({"preset": "magic"}, "preset 'magic' is unknown; there are plain, value"),
+        ({"size": 64, "resolution": Whole()}, "give one of them"),
+        ({"background": "sky"}, "must be a list of words"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            Segmenter(clip_model, **options)
+    segmenter = Segmenter(clip_model)
+    for labels, words in [([], "empty"), ("cat", "single text"), (["a", "a"], "twice"), (["a", " "], "non-empty")]:
+        with pytest.raises(UsageError, match=words):
+            segmenter(picture(), labels)
+    with pytest.raises(UsageError, match="both a label and the name of the background"):
+        Segmenter(clip_model, background=["sky"])(picture(), ["background"])
+    with pytest.raises(UsageError, match="one image at a time"):
+        segmenter(torch.rand(2, 3, 32, 32), LABELS)
+    with pytest.raises(UsageError, match="not a multiple of the patch"):
+        Segmenter(clip_model, resolution=Windows(20))(picture(), LABELS)
+    with pytest.raises(UsageError, match="below one patch"):
+        Segmenter(clip_model, size=4)(picture(), LABELS)
+
+
+def test_a_tower_without_patches_is_refused_by_name() -> None:
+    from binderclip.models import build
+
+    conv = build(
+        {
+            "embed_dim": 16,
+            "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
+            "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+        }
+    )
+    with pytest.raises(NotSupported, match="ModifiedResNet"):
+        Segmenter(conv)
