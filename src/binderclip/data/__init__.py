@@ -12,14 +12,21 @@ from typing import Any
 
 # module -> its public names; `from binderclip.data import <name>` imports only that module.
 _EXPORTS: dict[str, tuple[str, ...]] = {
+    "augment": ("Augment",),
+    "cache": ("CacheEntry", "CacheInfo", "FeatureCache", "cache_info", "cache_root", "clear_cache", "content_hash"),
     "dataset": ("ImageTextDataset", "join"),
+    "fill": ("FILLS", "Fill", "gaussian_blur"),
     "folder": ("load_folder",),
     "images": ("ImageSource", "MAX_PIXELS", "composite", "list_images", "open_image", "to_tensor"),
     "loading": ("list_data", "load_data"),
+    "moments": ("Moments",),
     "packs": ("PACKS", "load_packs", "pack_hash"),
     "sample": ("Batch", "Collate", "Sample", "Skipped", "collate", "fit_square"),
     "scenes": ("SceneStream", "scenes"),
+    "scenes_batch": ("Scenes",),
+    "scenes_vocabulary": ("Vocabulary", "vocabulary"),
     "sets": ("SETS", "digits", "fashion_mnist", "photographs", "textile"),
+    "windows": ("Windows", "fold", "unfold"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 

@@ -17,6 +17,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from binderclip.data.cache import content_hash
 from binderclip.data.images import WHITE, composite, open_image
 from binderclip.data.sample import Fit, Sample, Skipped, fit_square
 from binderclip.errors import DataError, UsageError
@@ -213,8 +214,9 @@ class ImageTextDataset(Dataset[Sample]):
     # --- identity -----------------------------------------------------------------------------------------------------
 
     def content_hash(self, index: int) -> str:
-        """32 hex digits that say what picture this is: a hash of the file's bytes (or of the array)."""
-        return _content_hash(self._images[int(self._rows[index])])
+        """32 hex digits that say what picture this is: `FeatureCache`'s hash of the file's bytes or array."""
+        image = self._images[int(self._rows[index])]
+        return content_hash(image if isinstance(image, (bytes, str, Path)) else np.array(image))
 
     @cached_property
     def data_hash(self) -> str:
@@ -224,8 +226,8 @@ class ImageTextDataset(Dataset[Sample]):
         for row, (key, caption, label) in enumerate(zip(self.keys, self.captions, self.labels, strict=True)):
             try:
                 content = self.content_hash(row)
-            except OSError as error:
-                content = f"unreadable {type(error).__name__}"
+            except DataError:
+                content = "unreadable"  # the reason may name this machine's paths, which are not the data
             digest.update(repr((key, caption, int(label), content)).encode())
         return digest.hexdigest()
 
@@ -323,16 +325,6 @@ class _Joined(Sequence[Any]):
         part = int(np.searchsorted(self._ends, index, side="right"))
         images, rows = self._parts[part]
         return images[int(rows[index - (self._ends[part - 1] if part else 0)])]
-
-
-def _content_hash(image: Any) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    if isinstance(image, np.ndarray):
-        digest.update(repr((image.dtype.str, image.shape)).encode())
-        digest.update(np.ascontiguousarray(image).tobytes())
-    else:
-        digest.update(Path(image).read_bytes() if isinstance(image, (str, os.PathLike)) else image)
-    return digest.hexdigest()
 
 
 def _matches(value: Any, wanted: Any) -> bool:
