@@ -132,6 +132,10 @@ def test_bias_follows_gathered_tokens(tower, pixels):
     straight = tower.run(tokens, attn_bias=bias)
     shuffled = tower.run(gather_patches(tokens, order), attn_bias=bias)
     assert torch.allclose(tower.dense(shuffled), tower.dense(straight), atol=1e-5)
+    keys = bias[:, :, :1]
+    straight = tower.run(tokens, attn_bias=keys)
+    shuffled = tower.run(gather_patches(tokens, order), attn_bias=keys)
+    assert torch.allclose(tower.dense(shuffled), tower.dense(straight), atol=1e-5)
 
 
 def test_bias_acts_equally_on_fused_and_explicit_attention(tower, pixels):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.tokens import Tokens, random_patches
+from binderclip.models.towers.bias import fit_bias, forbid
 from binderclip.models.towers.block import Backbone, Block
 from binderclip.models.towers.pooling import AttentionPool
 from binderclip.models.towers.record import Record, Recorder, resolve_blocks, resolve_layer
@@ -120,8 +121,8 @@ class Stack(ABC):
                 follows the tokens when they are gathered; a bias of the current length is used as it stands.
             bias_blocks: indices of the blocks that get the bias, e.g. `range(8, 12)`; None = all that run.
             on_block: `on_block(l, tokens) -> tokens`, called before block l: pruning and rewiring act here.
-            record: a `Recorder` that receives the wanted sites (`Recorder(Record(...), tower.depth)`; `trace` does it for
-                you). Recording `attn` makes attention explicit in those blocks.
+            record: a `Recorder` that receives the wanted sites (`Recorder(Record(...), tower.depth)`; `trace` makes
+                one). Recording `attn` makes attention explicit in those blocks.
 
         Raises:
             UsageError: the bias fits neither the whole nor the current sequence.
@@ -141,12 +142,12 @@ class Stack(ABC):
         """The additive attention bias in force for `tokens`: causal and padding masks plus `attn_bias`, or None."""
         total: Tensor | None = None
         if attn_bias is not None:
-            total = _fit_bias(attn_bias, tokens)
+            total = fit_bias(attn_bias, tokens)
         if tokens.causal:
             later = tokens.positions[:, None, :, None] < tokens.positions[:, None, None, :]
-            total = _forbid(total, later, tokens.x)
+            total = forbid(total, later, tokens.x)
         if tokens.mask is not None:
-            total = _forbid(total, ~tokens.mask[:, None, None, :], tokens.x)
+            total = forbid(total, ~tokens.mask[:, None, None, :], tokens.x)
         return total
 
     def __call__(self, x: Tensor) -> Float[Tensor, "B E"]:
@@ -167,31 +168,6 @@ class Stack(ABC):
     def __repr__(self) -> str:
         name = type(self).__name__
         return f"{name}(blocks={self.depth}, width={self.width}, heads={self.heads}, embed_dim={self.embed_dim})"
-
-
-def _forbid(total: Tensor | None, where: Tensor, like: Tensor) -> Tensor:
-    base = like.new_zeros(()) if total is None else total.to(like.dtype)
-    return torch.where(where, base.new_full((), float("-inf")), base)
-
-
-def _fit_bias(bias: Tensor, tokens: Tokens) -> Tensor:
-    """Bring a bias on the whole sequence to the tokens that are left; accept one of the current length as it is."""
-    if bias.dim() != 4:
-        raise UsageError(f"attn_bias must be (B or 1, H or 1, Lq, Lk), got shape {tuple(bias.shape)}")
-    current, rows, columns = tokens.x.shape[1], bias.shape[-2], bias.shape[-1]
-    full = tokens.length
-    if not tokens.whole and (rows, columns) == (full, full) and not tokens.extra:
-        batch = max(bias.shape[0], tokens.positions.shape[0])
-        index = tokens.positions.expand(batch, -1)
-        bias = bias.expand(batch, -1, -1, -1)
-        heads = bias.shape[1]
-        bias = bias.gather(2, index[:, None, :, None].expand(-1, heads, -1, full))
-        return bias.gather(3, index[:, None, None, :].expand(-1, heads, current, -1))
-    if rows in (1, current) and columns in (1, current):
-        return bias
-    raise UsageError(
-        f"attn_bias of shape {tuple(bias.shape)} fits neither the {current} tokens nor the whole sequence of {full}"
-    )
 
 
 class Tower(Stack):
