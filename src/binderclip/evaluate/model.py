@@ -1,0 +1,128 @@
+"""A whole model on a whole data set: retrieval both ways, and zero-shot accuracy where the data has classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.data import ImageTextDataset
+from binderclip.data.sample import Skipped
+from binderclip.errors import DataError, NotSupported
+from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
+from binderclip.models import ImageTextModel
+
+
+@dataclass
+class Evaluation:
+    """Figures of one model on one data set.
+
+    Args:
+        count: pictures that were measured.
+        figures: name -> value in [0, 1].
+        skipped: (key, reason) of the pictures that could not be read.
+    """
+
+    count: int
+    figures: dict[str, float]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        skipped = [{"image": key, "reason": reason} for key, reason in self.skipped]
+        return {"count": self.count, "figures": self.figures, "skipped": skipped}
+
+    def rows(self) -> list[tuple[str, float]]:
+        """(measure, value), for a table."""
+        return [(name.replace("_", " "), value) for name, value in self.figures.items()]
+
+
+@torch.no_grad()
+def figures(
+    model: ImageTextModel,
+    image_features: Float[Tensor, "N E"],
+    dataset: ImageTextDataset,
+    *,
+    templates: str | Sequence[str] | None = None,
+    batch_size: int = 256,
+) -> dict[str, float]:
+    """Retrieval and, where the data set has classes, zero-shot accuracy, from image features.
+
+    Args:
+        model: encodes the captions (each distinct one once) and the class names.
+        image_features: (N, E) features of the pictures of `dataset`, in its order.
+        dataset: captions, labels (-1: none) and classes.
+        templates: sentences around a class name.
+        batch_size: texts that go through the model at once.
+    """
+    found: dict[str, float] = {}
+    captions = list(dataset.captions)
+    distinct = list(dict.fromkeys(captions))
+    # With one caption for everything, recall says nothing.
+    if len(distinct) > 1:
+        position = {caption: i for i, caption in enumerate(distinct)}
+        rows = torch.tensor([position[caption] for caption in captions], device=image_features.device)
+        texts = model.encode_text(distinct, batch_size=batch_size)[rows]
+        found |= retrieval(image_features, texts, captions=captions)
+    labels = torch.as_tensor(dataset.labels)
+    known = labels >= 0
+    if len(dataset.classes) > 1 and bool(known.any()):
+        bank = model.text_bank(list(dataset.classes), templates)
+        accuracy = zero_shot_accuracy(image_features[known.to(image_features.device)], bank, labels[known])
+        found |= {f"zero_shot/{name}": value for name, value in accuracy.items()}
+    return found
+
+
+def evaluate_model(
+    model: ImageTextModel,
+    dataset: ImageTextDataset,
+    *,
+    templates: str | Sequence[str] | None = None,
+    batch_size: int = 64,
+    limit: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Evaluation:
+    """Measure a model on a data set; pictures that cannot be read are left out and reported.
+
+    Args:
+        templates: sentences around a class name: a set by name, one template, or several.
+        limit: only the first so many pictures.
+        progress: called with the number of pictures done, now and then.
+
+    Raises:
+        NotSupported: the data is a stream of shards, whose captions are not known as a whole.
+        DataError: no picture can be read.
+    """
+    if not isinstance(dataset, ImageTextDataset):
+        raise NotSupported("shards can be trained on, not measured on: unpack them into a folder first")
+    if limit is not None:
+        dataset = dataset.subset(range(min(limit, len(dataset))))
+    dataset = dataset.with_mode("RGB")
+    rows: list[int] = []
+    parts: list[Tensor] = []
+    # A chunk at a time, so that a large set is never held as pictures.
+    for start in range(0, len(dataset), 8 * batch_size):
+        chunk = range(start, min(start + 8 * batch_size, len(dataset)))
+        images = []
+        for row, item in zip(chunk, dataset.__getitems__(chunk), strict=True):
+            if isinstance(item, Skipped):
+                dataset.skip(item.key, item.reason)
+            else:
+                rows.append(row)
+                images.append(item.image)
+        if images:
+            parts.append(model.encode_files(images, batch_size=batch_size, on_error="raise").features)
+        if progress is not None:
+            progress(chunk.stop)
+    if not rows:
+        raise DataError(f"no picture can be read: {dataset.report()}")
+    kept = dataset if len(rows) == len(dataset) else dataset.subset(rows)
+    return Evaluation(
+        count=len(rows),
+        figures=figures(model, torch.cat(parts), kept, templates=templates),
+        skipped=list(dataset.skipped),
+    )
