@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
+from binderclip.optim.actions import coefficient
+from binderclip.optim.attach import Attachment, attach
+from binderclip.optim.clipping import Clip
+from binderclip.optim.gradients import NonFiniteGradient
 from binderclip.optim.groups import layer_index, param_groups
+from binderclip.optim.methods import METHODS, ClipList, NormClip, ValueClip, as_clip, clip_grad_norm_
+from binderclip.optim.report import ClipReport
 from binderclip.optim.schedule import SCHEDULES, LRSchedule, schedule
+from binderclip.optim.threshold import Constant, Reading, Threshold
 
-__all__ = ["SCHEDULES", "LRSchedule", "layer_index", "param_groups", "schedule"]
+__all__ = [
+    "METHODS",
+    "SCHEDULES",
+    "Attachment",
+    "Clip",
+    "ClipList",
+    "ClipReport",
+    "Constant",
+    "LRSchedule",
+    "NonFiniteGradient",
+    "NormClip",
+    "Reading",
+    "Threshold",
+    "ValueClip",
+    "as_clip",
+    "attach",
+    "clip_grad_norm_",
+    "coefficient",
+    "layer_index",
+    "param_groups",
+    "schedule",
+]

@@ -1,0 +1,202 @@
+"""Clipping that happens by itself before every step of an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from binderclip.errors import NotSupported
+from binderclip.optim.gradients import Entry
+from binderclip.optim.measure import shard_dims
+
+__all__ = ["Attachment", "StepTarget", "attach", "unwrap"]
+
+_KEYS: WeakKeyDictionary[Optimizer, set[str]] = WeakKeyDictionary()
+
+
+class _Clipper(Protocol):
+    def run(self, entries: Any, target: StepTarget | None) -> Any: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class StepTarget:
+    """An optimizer that is about to step, and what it can do for a clip.
+
+    A fused optimizer divides by `grad_scale` and leaves everything untouched if `found_inf` is set, without the host
+    knowing; so a common factor need not be multiplied into the gradients, and a bad step need not be read back.
+
+    Args:
+        optimizer: the optimizer.
+        whole: whether the clip sees every gradient of the optimizer, all of them unsharded.
+    """
+
+    def __init__(self, optimizer: Optimizer, *, whole: bool) -> None:
+        self.optimizer = optimizer
+        self.takes_flag = bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+        # a GradScaler sets both attributes around the step; nothing of ours is set at this moment
+        self.by_scaler = self.takes_flag and getattr(optimizer, "found_inf", None) is not None
+        self.folds = self.takes_flag and whole
+
+    @property
+    def scale(self) -> Tensor | None:
+        """What the optimizer will divide the gradients by."""
+        return getattr(self.optimizer, "grad_scale", None) if self.takes_flag else None
+
+    def fold(self, factor: Tensor) -> None:
+        """Let the optimizer multiply the gradients by a 0-dim factor."""
+        current = self.scale
+        factor = factor.to(torch.float32)
+        self.optimizer.grad_scale = 1 / factor if current is None else current / factor.to(current.device)  # type: ignore[attr-defined]
+
+    def flag(self, bad: Tensor) -> None:
+        """Let the optimizer skip its step where a 0-dim boolean is true."""
+        current = getattr(self.optimizer, "found_inf", None)
+        value = bad.to(torch.float32)
+        self.optimizer.found_inf = value if current is None else torch.maximum(current, value.to(current.device))  # type: ignore[attr-defined]
+
+
+class Attachment:
+    """The handle `attach` returns: `.remove()` undoes it; also a context manager.
+
+    Args:
+        clip: the clip.
+        optimizer: the inner optimizer.
+        names: name of each parameter, by identity.
+    """
+
+    def __init__(self, clip: _Clipper, optimizer: Optimizer, names: dict[int, str]) -> None:
+        self.clip, self.optimizer, self.names = clip, optimizer, names
+        taken = _KEYS.setdefault(optimizer, set())
+        self.key = "clip" if "clip" not in taken else f"clip{len(taken)}"
+        taken.add(self.key)
+        self._restore: list[tuple[str, Any]] | None = None
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before),  # type: ignore[arg-type]
+            optimizer.register_step_post_hook(self._after),  # type: ignore[arg-type]
+            optimizer.register_state_dict_post_hook(self._save),
+            optimizer.register_load_state_dict_pre_hook(self._load),
+        ]
+
+    def remove(self) -> None:
+        """Detach; the optimizer steps as before, and its state dict no longer holds the clip's."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        _KEYS.get(self.optimizer, set()).discard(self.key)
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._put_back()  # left over if the previous step raised
+        # args holds the optimizer itself first
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._clip()
+            return None
+
+        def clipped() -> Any:
+            # the gradients come into being inside the closure, so that is where they must be clipped
+            loss = closure()
+            self._put_back()
+            self._clip()
+            return loss
+
+        if len(args) > 1:
+            return (args[0], clipped, *args[2:]), kwargs
+        return args, {**kwargs, "closure": clipped}
+
+    def _clip(self) -> None:
+        entries: list[Entry] = []
+        sharded = False
+        for number, group in enumerate(self.optimizer.param_groups):
+            listed = group.get("param_names") or group.get("names") or ()
+            for place, parameter in enumerate(group["params"]):
+                name = self.names.get(id(parameter))
+                if name is None:
+                    name = listed[place] if place < len(listed) else str(len(entries))
+                entries.append(Entry(name, parameter, f"group{number}"))
+                sharded = sharded or bool(shard_dims(parameter))
+        excluded = getattr(self.clip, "exclude", ())
+        target = StepTarget(self.optimizer, whole=not excluded and not sharded)
+        if target.takes_flag:
+            attributes = ("grad_scale", "found_inf")
+            self._restore = [(name, getattr(self.optimizer, name, None)) for name in attributes]
+        self.clip.run(entries, target)
+
+    def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._put_back()
+
+    def _put_back(self) -> None:
+        """Leave the optimizer's scaling attributes as they were found."""
+        for name, value in self._restore or ():
+            if value is not None:
+                setattr(self.optimizer, name, value)
+            elif hasattr(self.optimizer, name):
+                delattr(self.optimizer, name)
+        self._restore = None
+
+    def _save(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        state[self.key] = self.clip.state_dict()
+        return state
+
+    def _load(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        # a state saved without the clip leaves its memory alone
+        saved = state.pop(self.key, None)
+        if saved is not None:
+            self.clip.load_state_dict(saved)
+        return state
+
+
+def unwrap(optimizer: Any) -> Optimizer:
+    """The `torch.optim` optimizer inside a wrapper such as Accelerate's `AcceleratedOptimizer`.
+
+    Raises:
+        NotSupported: nothing inside has step hooks.
+    """
+    while isinstance(getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = optimizer.optimizer
+    reason = None
+    if not isinstance(optimizer, Optimizer):
+        reason = "it is no torch.optim.Optimizer"
+    elif not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        reason = "its constructor never called torch.optim.Optimizer.__init__, so it has no step hooks"
+    elif not getattr(type(optimizer).step, "hooked", False):
+        reason = "its step() does not run step hooks"
+    if reason:
+        raise NotSupported(
+            f"cannot attach to {type(optimizer).__name__}: {reason}. Call clip(parameters) before its step() instead"
+        )
+    return optimizer
+
+
+def attach(clip: _Clipper, optimizer: Any, names: Iterable[tuple[str, Tensor]] | None = None) -> Attachment:
+    """Clip before every step of an optimizer.
+
+    A closure is wrapped, so that clipping follows its backward. Under a GradScaler with a fused optimizer, norms are
+    those of the unscaled gradients and the factor goes into the optimizer's own division; a fused optimizer without a
+    scaler gets it the same way. The clip's state travels in `optimizer.state_dict()["clip"]`
+    (torch.distributed.checkpoint drops unknown entries: save `clip.state_dict()` beside it there).
+
+    Args:
+        clip: a `Clip` or a list of them made by `as_clip`.
+        optimizer: the optimizer, or a wrapper around one.
+        names: `model.named_parameters()`; else the optimizer's own names, else positions.
+
+    Returns:
+        A handle with `.remove()`.
+
+    Raises:
+        NotSupported: an optimizer without step hooks.
+    """
+    inner = unwrap(optimizer)
+    return Attachment(clip, inner, {id(tensor): name for name, tensor in (names or ())})

@@ -1,0 +1,95 @@
+"""The gradients that a clip is asked to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from binderclip.errors import BinderclipError, NotSupported, UsageError
+
+__all__ = [
+    "Entry",
+    "NonFiniteGradient",
+    "Parameters",
+    "dense_grad",
+    "entries_of",
+    "explain_nonfinite",
+    "reads_are_free",
+    "zero_nonfinite_",
+]
+
+Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+
+
+class NonFiniteGradient(BinderclipError, RuntimeError):
+    """The gradient holds NaN or infinity, and the clip was told to raise."""
+
+
+@dataclass
+class Entry:
+    """One parameter with the key its memory goes by and its group's label ("" for none)."""
+
+    key: str
+    parameter: Tensor
+    label: str = ""
+
+
+def entries_of(params: Parameters) -> list[Entry]:
+    """Parameters with their keys, each tensor once; the key of a tensor without a name is its position.
+
+    Raises:
+        UsageError: something else than tensors.
+    """
+    if isinstance(params, Tensor):
+        return [Entry("0", params)]
+    result, seen = [], set()
+    for position, item in enumerate(params):
+        key, tensor = item if isinstance(item, tuple) else (str(position), item)
+        if not isinstance(tensor, Tensor):
+            raise UsageError(
+                f"clip takes tensors or (name, tensor) pairs, such as model.parameters(); item {position} is a "
+                f"{type(tensor).__name__}"
+            )
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            result.append(Entry(key, tensor))
+    return result
+
+
+def dense_grad(entry: Entry) -> Tensor:
+    """Its gradient.
+
+    Raises:
+        NotSupported: it is sparse.
+    """
+    grad = entry.parameter.grad
+    assert grad is not None
+    if grad.layout != torch.strided:
+        raise NotSupported(
+            f"parameter {entry.key!r} has a sparse gradient ({grad.layout}), which cannot be clipped: use "
+            "sparse=False in its Embedding, or exclude it"
+        )
+    return grad
+
+
+def zero_nonfinite_(grads: Sequence[Tensor]) -> None:
+    """Replace NaN and infinities by 0."""
+    for grad in grads:
+        grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def reads_are_free(grads: Sequence[Tensor]) -> bool:
+    """Whether looking at a value costs nothing, because everything is on the host anyway."""
+    return all(grad.device.type == "cpu" for grad in grads)
+
+
+def explain_nonfinite(bad: Sequence[str], when: str = "") -> str:
+    """The message: where the trouble is, and when it was found."""
+    where = f" in {len(bad)} tensors ({', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''})" if bad else ""
+    return (
+        f"the gradient is NaN or infinite{where}{' ' + when if when else ''}; that step was not taken. Use "
+        "nonfinite='skip' to pass over such steps"
+    )

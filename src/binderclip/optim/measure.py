@@ -1,0 +1,158 @@
+"""Gradient norms per tensor, per unit and in all, read once; sharded gradients are joined by one all-reduce each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.errors import NotSupported
+
+__all__ = ["combine", "local_shard", "shard_dims", "tensor_norms", "unit_norms"]
+
+
+def _dtensor_type() -> Any:
+    """`DTensor`, or None where it was never imported (then no tensor can be one)."""
+    import sys
+
+    module = sys.modules.get("torch.distributed.tensor")
+    return getattr(module, "DTensor", None)
+
+
+def local_shard(tensor: Tensor) -> Tensor:
+    """The part of a tensor that lives in this process: a DTensor's shard, any other tensor itself."""
+    kind = _dtensor_type()
+    return tensor.to_local() if kind is not None and isinstance(tensor, kind) else tensor  # type: ignore[attr-defined]
+
+
+def shard_dims(tensor: Tensor) -> tuple[tuple[Any, int, int], ...]:
+    """Over which mesh dimensions a tensor is cut: (mesh, mesh dimension, tensor dimension) each; () if whole.
+
+    Raises:
+        NotSupported: the gradient is a pending sum (`Partial`).
+    """
+    kind = _dtensor_type()
+    if kind is None or not isinstance(tensor, kind):
+        return ()
+    cuts = []
+    for axis, placement in enumerate(tensor.placements):  # type: ignore[attr-defined]
+        if placement.is_partial():
+            raise NotSupported(
+                "a gradient is a pending sum over processes (DTensor Partial): redistribute it to Shard or Replicate "
+                "before clipping"
+            )
+        if placement.is_shard():
+            cuts.append((tensor.device_mesh, axis, placement.dim))  # type: ignore[attr-defined]
+    return tuple(cuts)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Norms of half-precision gradients are accumulated in float32."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def tensor_norms(tensors: Sequence[Tensor], order: float, *, foreach: bool = True) -> Float[Tensor, "n"]:
+    """The p-norm of each tensor of this process, in one pass over memory; float32 or better, on the first's device.
+
+    Args:
+        tensors: plain tensors, at least one.
+        order: p; `inf` for the largest absolute value.
+        foreach: one fused call per device and dtype, else one call per tensor.
+    """
+    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
+    for index, tensor in enumerate(tensors):
+        kinds[tensor.device, tensor.dtype].append(index)
+    first = tensors[0].device
+    if len(kinds) == 1 and all(tensor.numel() for tensor in tensors):
+        return torch.stack(_norms(tensors, order, foreach))
+    result: list[Tensor] = [torch.empty(0)] * len(tensors)
+    for (_, dtype), indices in kinds.items():
+        filled = [index for index in indices if tensors[index].numel()]
+        for index in indices:
+            # an empty shard; its maximum is undefined, its share of any norm is 0
+            result[index] = torch.zeros((), device=first, dtype=accumulation_dtype(dtype))
+        if filled:
+            for index, norm in zip(filled, _norms([tensors[i] for i in filled], order, foreach), strict=True):
+                result[index] = norm.to(first, non_blocking=True)
+    widest = torch.float64 if any(norm.dtype == torch.float64 for norm in result) else result[0].dtype
+    return torch.stack([norm.to(widest) for norm in result])
+
+
+def _norms(tensors: Sequence[Tensor], order: float, foreach: bool) -> list[Tensor]:
+    dtype = accumulation_dtype(tensors[0].dtype)
+    dtype_or_none = None if dtype == tensors[0].dtype else dtype
+    if foreach:
+        return list(torch._foreach_norm(list(tensors), order, dtype=dtype_or_none))
+    return [torch.linalg.vector_norm(tensor, order, dtype=dtype_or_none) for tensor in tensors]
+
+
+def is_one_unit(tensor: Tensor) -> bool:
+    """Whether a tensor counts as a single unit: vectors and scalars, however many dimensions of size 1 they carry."""
+    return sum(size != 1 for size in tensor.shape) <= 1
+
+
+def unit_norms(tensor: Tensor, order: float, *, whole: bool, unit_dim: int = 0) -> Float[Tensor, "units"]:
+    """The p-norm of each slice along `unit_dim` (rows of a Linear, filters of a convolution).
+
+    Args:
+        tensor: this process's part of a gradient or a weight.
+        order: p.
+        whole: treat it as one unit.
+        unit_dim: the dimension that counts the units.
+    """
+    dtype = accumulation_dtype(tensor.dtype)
+    if not tensor.numel():
+        return tensor.new_zeros(1 if whole else tensor.shape[unit_dim], dtype=dtype)
+    if whole:
+        return torch.linalg.vector_norm(tensor, order, dtype=dtype).reshape(1)
+    dims = [dim for dim in range(tensor.ndim) if dim != unit_dim % tensor.ndim]
+    return torch.linalg.vector_norm(tensor, order, dim=dims, dtype=dtype)
+
+
+def combine(norms: Tensor, order: float, into: Tensor | None = None, size: int = 1) -> Tensor:
+    """The p-norm of concatenated vectors from their p-norms.
+
+    Args:
+        norms: (n,) p-norms.
+        order: p.
+        into: (n,) index of the block each belongs to; None: all to one.
+        size: number of blocks.
+
+    Returns:
+        (size,) norms of the blocks.
+    """
+    if into is None:
+        return torch.linalg.vector_norm(norms, order).reshape(1)
+    if order == float("inf"):
+        return norms.new_zeros(size).scatter_reduce(0, into, norms, "amax")
+    return norms.new_zeros(size).index_add(0, into, norms**order) ** (1 / order)
+
+
+def join_shards(norms: list[Tensor], cuts: Sequence[tuple[tuple[Any, int], ...]], order: float) -> list[Tensor]:
+    """Norms of whole tensors from the norms of their shards: one all-reduce per set of mesh dimensions.
+
+    Args:
+        norms: one vector of this process's norms per tensor.
+        cuts: per tensor, the (mesh, mesh dimension) pairs over which its norms must be joined; () for none.
+        order: p.
+    """
+    batches: dict[Any, list[int]] = defaultdict(list)
+    for index, cut in enumerate(cuts):
+        if cut:
+            batches[cut].append(index)
+    result = list(norms)
+    for cut, indices in batches.items():
+        flat = torch.cat([norms[index] for index in indices])
+        largest = order == float("inf")
+        flat = flat if largest else flat**order
+        for mesh, axis in cut:
+            dist.all_reduce(flat, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM, group=mesh.get_group(axis))
+        flat = flat if largest else flat ** (1 / order)
+        for index, part in zip(indices, flat.split([len(norms[index]) for index in indices]), strict=True):
+            result[index] = part
+    return result

@@ -1,0 +1,165 @@
+"""The published clipping methods: constructors that fix the choices of `Clip`, lists of clips, and torch's function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.errors import UsageError
+from binderclip.optim.attach import Attachment, attach
+from binderclip.optim.clipping import Clip
+from binderclip.optim.gradients import Entry, NonFiniteGradient, Parameters, entries_of
+from binderclip.optim.report import ClipReport
+from binderclip.optim.threshold import Constant
+
+__all__ = ["METHODS", "ClipList", "NormClip", "ValueClip", "as_clip", "clip_grad_norm_"]
+
+
+class NormClip(Clip):
+    """Scale the whole gradient down to a norm: g <- g * min(1, max_norm / (||g|| + 1e-6)).
+
+    The same numbers as `torch.nn.utils.clip_grad_norm_`; but on a CPU gradients that need no clipping are not written.
+
+    Args:
+        max_norm: largest norm, not negative; inf only measures.
+        norm_type: order p of the norm, may be inf.
+        settings: further arguments of `Clip` (`nonfinite`, `observe`, `exclude`, `granularity`, ...).
+
+    Raises:
+        UsageError: a negative norm, or an order that is not positive.
+
+    Paper: On the difficulty of training recurrent neural networks, arXiv 1211.5063.
+    """
+
+    def __init__(self, max_norm: float = 1.0, norm_type: float = 2.0, **settings: Any) -> None:
+        super().__init__(Constant(max_norm), **{"statistic": norm_type, "eps": 1e-6, "only_above": False} | settings)
+
+
+class ValueClip(Clip):
+    """Clamp every coordinate of the gradient to [-clip_value, clip_value].
+
+    The same numbers as `torch.nn.utils.clip_grad_value_`.
+
+    Args:
+        clip_value: largest absolute value, not negative.
+        settings: further arguments of `Clip`.
+
+    Raises:
+        UsageError: a negative value.
+    """
+
+    def __init__(self, clip_value: float = 1.0, **settings: Any) -> None:
+        fixed: dict[str, Any] = {"granularity": "coordinate", "statistic": "max", "action": "clamp"}
+        super().__init__(Constant(clip_value), **fixed | settings)
+
+
+class ClipList:
+    """Several clips, one after the other; has the face of one.
+
+    Args:
+        clips: in the order in which they act.
+    """
+
+    def __init__(self, clips: Iterable[Clip]) -> None:
+        self.clips = tuple(clips)
+        if not self.clips:
+            raise UsageError("a list of clips needs at least one")
+
+    def __call__(self, params: Parameters) -> list[ClipReport]:
+        """Apply each in turn; the reports in the same order."""
+        return self.run(entries_of(params), None)
+
+    def run(self, entries: Sequence[Entry], target: Any) -> list[ClipReport]:
+        """The work behind `__call__` and `attach`."""
+        return [clip.run(entries, target) for clip in self.clips]
+
+    @property
+    def report(self) -> list[ClipReport | None]:
+        """The last reports."""
+        return [clip.report for clip in self.clips]
+
+    @property
+    def exclude(self) -> tuple[Any, ...]:
+        """What any of them excludes."""
+        return tuple(clip.exclude for clip in self.clips if clip.exclude)
+
+    def attach(self, optimizer: Any, names: Iterable[tuple[str, Tensor]] | None = None) -> Attachment:
+        """As `Clip.attach`."""
+        return attach(self, optimizer, names)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of all, in order."""
+        return {"clips": [clip.state_dict() for clip in self.clips]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state exactly."""
+        if len(state["clips"]) != len(self.clips):
+            raise UsageError(f"the saved state is of {len(state['clips'])} clips, this list has {len(self.clips)}")
+        for clip, saved in zip(self.clips, state["clips"], strict=True):
+            clip.load_state_dict(saved)
+
+    def __repr__(self) -> str:
+        return repr(list(self.clips))
+
+
+def as_clip(value: Clip | ClipList | str | float | Iterable[Clip]) -> Clip | ClipList:
+    """What a user may call a clip, as a clip: itself, a name of `METHODS`, a number (its `NormClip`), or a list.
+
+    Raises:
+        UsageError: none of these.
+    """
+    if isinstance(value, Clip | ClipList):
+        return value
+    if isinstance(value, str):
+        if value not in METHODS:
+            raise UsageError(f"clip {value!r} is unknown: choose one of {', '.join(sorted(METHODS))}")
+        return METHODS[value]()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return NormClip(value)
+    if isinstance(value, Iterable):
+        clips = [as_clip(item) for item in value]
+        if all(isinstance(clip, Clip) for clip in clips):
+            return ClipList(clips)  # type: ignore[arg-type]
+    raise UsageError(f"a clip is a Clip, a name, a number or a list of clips, got {value!r}")
+
+
+def clip_grad_norm_(
+    parameters: Parameters,
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Float[Tensor, ""]:
+    """Drop-in for `torch.nn.utils.clip_grad_norm_`: same arguments, same numbers, same return value.
+
+    Args:
+        parameters: tensors or (name, tensor) pairs.
+        max_norm: largest norm.
+        norm_type: order p of the norm, may be inf.
+        error_if_nonfinite: raise where the norm is NaN or infinite, gradients untouched; else they become NaN or 0.
+        foreach: None or True for fused calls.
+
+    Returns:
+        The norm before clipping, 0-dim.
+
+    Raises:
+        NonFiniteGradient: (a RuntimeError) with `error_if_nonfinite`.
+    """
+    entries = [entry for entry in entries_of(parameters) if entry.parameter.grad is not None]
+    if not entries:
+        return torch.tensor(0.0)
+    if error_if_nonfinite:
+        norm = NormClip(float("inf"), norm_type, observe=True, foreach=foreach).run(entries, None).norm
+        if not bool(norm.isfinite()):
+            raise NonFiniteGradient(
+                f"the norm of order {norm_type} of the gradients is {float(norm)}, so they cannot be clipped; "
+                "error_if_nonfinite=False lets them pass"
+            )
+    return NormClip(max_norm, norm_type, nonfinite="propagate", foreach=foreach).run(entries, None).norm
+
+
+METHODS: dict[str, Callable[..., Clip]] = {"norm": NormClip, "value": ValueClip}

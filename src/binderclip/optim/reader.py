@@ -1,0 +1,152 @@
+"""From gradients to one statistic per block, and the places that blocks own in a threshold's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.optim.measure import (
+    combine,
+    is_one_unit,
+    join_shards,
+    local_shard,
+    shard_dims,
+    tensor_norms,
+    unit_norms,
+)
+
+__all__ = ["Measured", "Slots", "measure"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Statistics of one step.
+
+    Args:
+        norm: of everything.
+        stat: per block.
+        tensors: per tensor.
+        sizes: number of entries of `stat` per key (per tensor, per group, or one for all).
+        owner: for each tensor, the entry of `sizes` it belongs to.
+        labels: the groups, in the order of `sizes` (granularity "group").
+    """
+
+    norm: Float[Tensor, ""]
+    stat: Float[Tensor, "blocks"]
+    tensors: Float[Tensor, "tensors"]
+    sizes: list[int]
+    owner: list[int]
+    labels: list[str]
+
+    def divided_by(self, scale: Tensor) -> Measured:
+        """The same gradients without a loss scale."""
+        scale = scale.to(device=self.stat.device, dtype=self.stat.dtype).reshape(())
+        return replace(self, norm=self.norm / scale, stat=self.stat / scale, tensors=self.tensors / scale)
+
+    def per_tensor(self, values: Float[Tensor, "blocks"]) -> list[Tensor]:
+        """One value per block, handed out to the tensors the blocks belong to."""
+        parts = values.split(self.sizes)
+        return [parts[owner] for owner in self.owner]
+
+
+def measure(
+    tensors: Sequence[Tensor],
+    granularity: str,
+    order: float,
+    *,
+    labels: Sequence[str] = (),
+    unit_dim: int = 0,
+    foreach: bool = True,
+) -> Measured:
+    """Read the tensors once and return the p-norm of every block; shards of DTensors are joined.
+
+    Args:
+        tensors: gradients or weights, plain or DTensor, at least one.
+        granularity: as in `Clip`; "coordinate" gives one number per tensor.
+        order: p.
+        labels: group of each tensor, for granularity "group".
+        unit_dim: dimension that counts the units.
+        foreach: one fused call for many tensors.
+    """
+    count = len(tensors)
+    local, cuts = [local_shard(tensor) for tensor in tensors], [shard_dims(tensor) for tensor in tensors]
+    if granularity == "unit":
+        return _by_unit(tensors, local, cuts, order, unit_dim)
+    norms = tensor_norms(local, order, foreach=foreach)
+    if any(cuts):
+        pairs = [tuple((mesh, axis) for mesh, axis, _ in cut) for cut in cuts]
+        norms = torch.cat(join_shards(list(norms.split(1)), pairs, order))
+    whole = combine(norms, order)
+    if granularity == "global":
+        return Measured(whole[0], whole, norms, [1], [0] * count, [])
+    if granularity == "group":
+        names = list(dict.fromkeys(labels))
+        owner = [names.index(label) for label in labels]
+        into = torch.tensor(owner, device=norms.device)
+        return Measured(whole[0], combine(norms, order, into, len(names)), norms, [1] * len(names), owner, names)
+    return Measured(whole[0], norms, norms, [1] * count, list(range(count)), [])
+
+
+def _by_unit(
+    tensors: Sequence[Tensor], local: Sequence[Tensor], cuts: Sequence[Any], order: float, unit_dim: int
+) -> Measured:
+    one = [is_one_unit(tensor) for tensor in tensors]
+    norms = [unit_norms(part, order, whole=w, unit_dim=unit_dim) for part, w in zip(local, one, strict=True)]
+    norms = [part.to(norms[0].device, non_blocking=True) for part in norms]
+    widest = torch.float64 if any(part.dtype == torch.float64 for part in norms) else norms[0].dtype
+    norms = [part.to(widest) for part in norms]
+    # a cut along the units leaves each unit whole; any other cut goes through them
+    through, along = [], []
+    for tensor, cut, whole in zip(tensors, cuts, one, strict=True):
+        units = unit_dim % tensor.ndim if tensor.ndim else 0
+        through.append(tuple((mesh, axis) for mesh, axis, dim in cut if whole or dim != units))
+        along.append(tuple((mesh, axis) for mesh, axis, dim in cut if not whole and dim == units))
+    norms = join_shards(norms, through, order)
+    per_tensor = join_shards([combine(part, order) for part in norms], along, order)
+    together = torch.cat(per_tensor)
+    sizes = [len(part) for part in norms]
+    return Measured(combine(together, order)[0], torch.cat(norms), together, sizes, list(range(len(norms))), [])
+
+
+class Slots:
+    """Gives every key a fixed range of places, so that memory survives parameters that come and go."""
+
+    def __init__(self) -> None:
+        self._start: dict[str, tuple[int, int]] = {}
+        self.capacity = 0
+        self._last: tuple[Any, Tensor] | None = None
+
+    def find(self, keys: Sequence[str], sizes: Sequence[int], device: torch.device) -> Tensor:
+        """The places of these keys, one after the other; unknown keys get new ones.
+
+        Args:
+            keys: one per tensor, group, or one for all.
+            sizes: number of blocks of each.
+            device: where the result shall live.
+        """
+        wanted = (tuple(keys), tuple(sizes), device)
+        if self._last is not None and self._last[0] == wanted:
+            return self._last[1]
+        places: list[int] = []
+        for key, size in zip(keys, sizes, strict=True):
+            start, known = self._start.get(key, (self.capacity, -1))
+            if known != size:
+                start, self.capacity = self.capacity, self.capacity + size
+                self._start[key] = (start, size)
+            places.extend(range(start, start + size))
+        self._last = (wanted, torch.tensor(places, dtype=torch.int64, device=device))
+        return self._last[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keys with their places."""
+        return {"places": {key: list(place) for key, place in self._start.items()}, "capacity": self.capacity}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over saved places."""
+        self._start = {key: (place[0], place[1]) for key, place in state["places"].items()}
+        self.capacity, self._last = state["capacity"], None

@@ -1,0 +1,90 @@
+"""Threshold rules: how large a block of the gradient may be, possibly judged by the past."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from binderclip.errors import UsageError
+
+__all__ = ["Constant", "Reading", "Threshold"]
+
+
+@dataclass
+class Reading:
+    """What a threshold rule sees of one step; everything is a tensor on the gradients' device.
+
+    Args:
+        stat: the statistic of each block.
+        slots: for each block, its place in a rule's memory: the same parameter has the same slot at every step,
+            whichever others have no gradient.
+        capacity: number of slots given out so far.
+        norm: the statistic of the whole gradient.
+        finite: whether it is finite. Rules must not let anything else into their memory (`torch.where(finite, ...)`);
+            on a CPU they are not asked then.
+        weights: computes the same statistic of the weights, block by block.
+        entries: the gradients themselves, this process's part, in the order of the blocks' tensors; for rules that
+            need order statistics. Read only.
+    """
+
+    stat: Float[Tensor, "blocks"]
+    slots: Int[Tensor, "blocks"]
+    capacity: int
+    norm: Float[Tensor, ""]
+    finite: Bool[Tensor, ""]
+    weights: Callable[[], Float[Tensor, "blocks"]]
+    entries: list[Tensor] = field(default_factory=list)
+
+
+class Threshold:
+    """Base of the rules: tensors in, tensors out, never a host read.
+
+    A subclass gives `limit` and, if it remembers anything, `observe`, `state_dict` and `load_state_dict`.
+    """
+
+    def limit(self, reading: Reading) -> Float[Tensor, "blocks"]:
+        """The largest statistic allowed, per block (or one for all, 0-dim); +inf leaves a block alone."""
+        raise TypeError(f"{type(self).__name__} gives no limit(): a threshold rule needs one")
+
+    def observe(self, reading: Reading, clipped: Float[Tensor, "blocks"]) -> None:
+        """Called once a step, after the limit was applied.
+
+        Args:
+            reading: as it was given to `limit`.
+            clipped: the statistic of each block after clipping.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """The memory, as tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a memory saved by `state_dict`."""
+
+
+class Constant(Threshold):
+    """The same limit for every block at every step.
+
+    Args:
+        value: the limit, in units of the statistic; not negative, may be inf.
+
+    Raises:
+        UsageError: negative or NaN.
+    """
+
+    def __init__(self, value: float) -> None:
+        if not value >= 0:
+            raise UsageError(f"a clipping threshold must be a number of at least 0, got {value}")
+        self.value = float(value)
+
+    def limit(self, reading: Reading) -> Float[Tensor, "blocks"]:
+        """The constant, 0-dim."""
+        return torch.full((), self.value, dtype=reading.stat.dtype, device=reading.stat.device)
+
+    def __repr__(self) -> str:
+        return f"Constant({self.value:g})"
