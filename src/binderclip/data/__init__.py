@@ -13,8 +13,10 @@ from typing import Any
 # module -> its public names; `from binderclip.data import <name>` imports only that module.
 _EXPORTS: dict[str, tuple[str, ...]] = {
     "augment": ("Augment",),
+    "batches": ("batches", "epoch_order"),
     "cache": ("CacheEntry", "CacheInfo", "FeatureCache", "cache_info", "cache_root", "clear_cache", "content_hash"),
     "dataset": ("ImageTextDataset", "join"),
+    "evalset": ("EvalSet", "few_shot_split"),
     "fill": ("FILLS", "Fill", "gaussian_blur"),
     "folder": ("load_folder",),
     "images": ("ImageSource", "MAX_PIXELS", "composite", "list_images", "open_image", "to_tensor"),
@@ -26,6 +28,8 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "scenes_batch": ("Scenes",),
     "scenes_vocabulary": ("Vocabulary", "vocabulary"),
     "sets": ("SETS", "digits", "fashion_mnist", "photographs", "textile"),
+    "shards": ("ShardDataset",),
+    "shards_write": ("write_shards",),
     "windows": ("Windows", "fold", "unfold"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

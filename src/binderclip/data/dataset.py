@@ -196,7 +196,7 @@ class ImageTextDataset(Dataset[Sample]):
         """
         keep = np.ones(len(self), bool)
         for name, wanted in conditions.items():
-            keep &= np.array([_matches(value, wanted) for value in self.column(name)], bool)
+            keep &= np.array([matches(value, wanted) for value in self.column(name)], bool)
         return self.subset(keep)
 
     def column(self, name: str) -> list[Any]:
@@ -217,6 +217,13 @@ class ImageTextDataset(Dataset[Sample]):
         """32 hex digits that say what picture this is: `FeatureCache`'s hash of the file's bytes or array."""
         image = self._images[int(self._rows[index])]
         return content_hash(image if isinstance(image, (bytes, str, Path)) else np.array(image))
+
+    def encoded(self, index: int) -> bytes | None:
+        """The picture's file as it is, or None where it is held as an array."""
+        image = self._images[int(self._rows[index])]
+        if isinstance(image, (str, Path)):
+            return Path(image).read_bytes()
+        return image if isinstance(image, bytes) else None
 
     @cached_property
     def data_hash(self) -> str:
@@ -327,12 +334,13 @@ class _Joined(Sequence[Any]):
         return images[int(rows[index - (self._ends[part - 1] if part else 0)])]
 
 
-def _matches(value: Any, wanted: Any) -> bool:
+def matches(value: Any, wanted: Any) -> bool:
+    """Whether an attribute meets a condition: a predicate, a set, list or tuple of values, or a value."""
     if callable(wanted):
         return bool(wanted(value))
     if isinstance(wanted, (set, frozenset, list, tuple)):
         return value in wanted
-    return value == wanted
+    return bool(value == wanted)
 
 
 def _naming(key: str, error: DataError) -> str:
