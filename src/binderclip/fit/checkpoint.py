@@ -124,9 +124,7 @@ class Checkpoint:
             try:
                 state = torch.load(path / _STATE, map_location="cpu", weights_only=True)
             except pickle.UnpicklingError as error:
-                raise CheckpointError(
-                    f"{path} holds more than tensors and plain values; it is not read"
-                ) from error
+                raise CheckpointError(f"{path} holds more than tensors and plain values; it is not read") from error
             self._check_identity(path, json.loads(state.pop("identity")))
             return state
         if found:

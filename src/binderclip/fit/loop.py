@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from binderclip.errors import NotSupported, UsageError
 from binderclip.fit.checkpoint import Checkpoint
 from binderclip.fit.optimizers import OptimizerLike, autocast, make_optimizer, make_scaler
-from binderclip.fit.records import FitResult, History
+from binderclip.fit.records import Diverged, FitResult, History
 from binderclip.fit.state import (
     load_module,
     load_optimizer,
@@ -28,6 +28,8 @@ from binderclip.fit.state import (
     set_random_state,
     sync_only,
 )
+from binderclip.optim import METHODS as CLIPS
+from binderclip.optim import NonFiniteGradient, as_clip
 from binderclip.optim import schedule as make_schedule
 
 __all__ = ["fit"]
@@ -61,7 +63,8 @@ def fit(
 
     Args:
         step: batch -> loss; the loss is a 0-dim tensor, `(loss, metrics)`, or an object with `total` and `metrics`
-            (a `LossOutput`). Metrics are 0-dim tensors or floats by name.
+            (a `LossOutput`). Metrics are 0-dim tensors or floats by name. A step with a parameter `backward` runs the
+            backward pass itself, by calling it with the loss (`losses.contrastive_step`).
         params: what to train: a module, parameters, or parameter groups (as `optim.param_groups` gives them).
         batches: anything iterable, drawn again when it ends. Where it has `seek(n)`, a resumed run calls it with the
             number of batches already used; otherwise so many are drawn and dropped.
@@ -74,8 +77,8 @@ def fit(
         accumulate: batches for one optimizer step. The gradient is that of the mean of their losses: equal to one
             large batch for losses that are means over samples, but a contrastive loss compares a sample only with those
             of its own micro-batch.
-        clip: a name of `optim.METHODS`, `{"name": ..., **settings}`, a `Clip`, or None; attached to the optimizer, its
-            last report is logged as `grad_norm` and `clip_scale`.
+        clip: a name of `optim.METHODS`, `{"name": ..., **settings}`, a number (a norm), a `Clip`, a list of these, or
+            None; attached to the optimizer, its last report is logged as `grad_norm` and `clip_scale`.
         grad_transform: called with the parameters between backward and clip; changes `.grad` in place.
         ema: decay of an exponential moving average of `module`, or a ready `AveragedModel` of it.
         precision: "float32", or "bfloat16" or "float16" by autocast (float16 with loss scaling).
@@ -110,15 +113,12 @@ def fit(
             batch = next(stream)
             run.samples += _size(batch) * run.world
             with sync_only(run.module, last=part == accumulate - 1):
-                with autocast(precision, run.device):
-                    loss, metrics = _outcome(run.step(batch))
-                run.scaler.scale(loss / accumulate).backward()
+                loss, metrics = run.forward_backward(batch, precision, accumulate)
             _add(figures, {"loss": loss, **metrics}, 1 / accumulate)
         run.scaler.unscale_(run.optimizer)
         if grad_transform is not None:
             grad_transform(run.parameters)
-        run.scaler.step(run.optimizer)
-        run.scaler.update()
+        run.take_step(done + 1, figures)
         run.optimizer.zero_grad(set_to_none=True)
         if run.ema is not None:
             run.ema.update_parameters(plain_module(run.module))
@@ -158,19 +158,54 @@ class _Run:
     checkpoint: Checkpoint | None
     callbacks: Sequence[Any]
     device: torch.device
+    own_backward: bool = False
     world: int = 1
     samples: int = 0
     keepers: list[Any] = field(default_factory=list)
 
+    def forward_backward(self, batch: Any, precision: str, accumulate: int) -> tuple[Tensor, Mapping[str, Any]]:
+        """One micro-batch; its gradients are added to the parameters."""
+
+        def backward(loss: Tensor) -> None:
+            self.scaler.scale(loss / accumulate).backward()
+
+        if self.own_backward:
+            with autocast(precision, self.device):
+                return _outcome(self.step(batch, backward=backward))
+        with autocast(precision, self.device):
+            loss, metrics = _outcome(self.step(batch))
+        backward(loss)
+        return loss, metrics
+
+    def take_step(self, step: int, figures: dict[str, Any]) -> None:
+        """Step the optimizer; what an attached clip refuses is told with the step's number."""
+        try:
+            self.scaler.step(self.optimizer)
+        except NonFiniteGradient as error:
+            self.history.add(step, self.optimizer.param_groups[0]["lr"], self.samples, figures)
+            self.flush()
+            raise Diverged(f"step {step}: {error}; {self.kept}") from error
+        self.scaler.update()
+
     def clip_figures(self) -> dict[str, Any]:
+        """What the clip reported, as one number each; of several clips the first norm and the product of the scales."""
         report = getattr(self.clip, "report", None)
-        if report is None:
+        reports = [r for r in (report if isinstance(report, list) else [report]) if r is not None and len(r.scale)]
+        if not reports:
             return {}
-        figures = {"grad_norm": report.norm, "clip_scale": report.scale, "skipped": report.skipped}
-        return {name: _mean(value) for name, value in figures.items() if value is not None}
+        scale = reports[0].scale.float().mean()
+        for other in reports[1:]:
+            scale = scale * other.scale.float().mean()
+        skipped = torch.stack([r.skipped.float() for r in reports]).amax() if len(reports) > 1 else reports[0].skipped
+        return {"grad_norm": reports[0].norm, "clip_scale": scale, "skipped": skipped.float()}
+
+    @property
+    def kept(self) -> str:
+        """Which checkpoint is left, for messages."""
+        return self.checkpoint.describe() if self.checkpoint else "there is no checkpoint"
 
     def flush(self) -> None:
-        self.history.flush(self.checkpoint.describe() if self.checkpoint else "")
+        self.history.flush(self.kept)
 
     def save(self, step: int) -> None:
         # Reading the figures first makes sure that no state behind a NaN is ever saved.
@@ -239,8 +274,8 @@ def _start(
     device = parameters[0].device
     autocast(precision, device)  # an unknown name is refused here
     clip = make_clip(clip)
-    names = {id(p): name for name, p in plain_module(module).named_parameters()} if module is not None else {}
-    handle = clip.attach(built, names=[names.get(id(p), str(i)) for i, p in enumerate(parameters)]) if clip else None
+    names = None if module is None else plain_module(module).named_parameters()
+    handle = None if clip is None else clip.attach(built, names=names)
     if isinstance(ema, float):
         if module is None:
             raise UsageError("ema needs the module it averages: pass a module as params, or module=")
@@ -263,29 +298,35 @@ def _start(
         checkpoint=Checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint,
         callbacks=callbacks,
         device=device,
+        own_backward=_takes_backward(step),
         world=dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1,
         keepers=_having(callbacks, "state_dict"),
     )
 
 
 def make_clip(clip: Any) -> Any:
-    """A `Clip` from a name, a mapping `{"name": ..., **settings}`, a list of these, a `Clip`, or None.
+    """A clip from a name, a number (`NormClip`), `{"name": ..., **settings}`, a list of these, a clip, or None.
 
     Raises:
         UsageError: unknown name.
     """
-    if isinstance(clip, str):
-        clip = {"name": clip}
+    if clip is None:
+        return None
     if isinstance(clip, (list, tuple)):
-        return [make_clip(one) for one in clip]
+        return as_clip([make_clip(one) for one in clip])
     if isinstance(clip, Mapping):
-        from binderclip.optim import METHODS as CLIPS
-
         name = clip.get("name")
         if name not in CLIPS:
             raise UsageError(f"clip {name!r} is unknown: choose one of {', '.join(sorted(CLIPS))}")
         return CLIPS[name](**{key: value for key, value in clip.items() if key != "name"})
-    return clip
+    return as_clip(clip)
+
+
+def _takes_backward(step: Callable[..., Any]) -> bool:
+    try:
+        return "backward" in inspect.signature(step).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 def _endless(batches: Iterable[Any], skip: int) -> Iterator[Any]:
@@ -321,13 +362,6 @@ def _add(total: dict[str, Any], figures: Mapping[str, Any], share: float) -> Non
         value = value.detach() if isinstance(value, Tensor) else value
         # One micro-batch is the rule: leave its figures as they are instead of launching kernels for each.
         total[name] = value if share == 1 else total.get(name, 0.0) + value * share
-
-
-def _mean(value: Any) -> Any:
-    """A report entry as one number: per-tensor and per-unit clips report many."""
-    if isinstance(value, Tensor):
-        return value.float().mean() if value.ndim or value.dtype == torch.bool else value
-    return value
 
 
 def _size(batch: Any) -> int:

@@ -5,12 +5,12 @@ from binderclip.train.architecture import build_model
 from binderclip.train.batches import Batch, Batches, Order
 from binderclip.train.context import StageContext, StageOutcome
 from binderclip.train.contrastive import ContrastiveStep, build_loss
+from binderclip.train.engine import RunResult, run
 from binderclip.train.evaluator import Evaluator
 from binderclip.train.pictures import Pictures, Pixels
 from binderclip.train.plots import plot_run
 from binderclip.train.recipe import DataSpec, Evaluation, Group, Recipe, Stage, load_recipe
 from binderclip.train.registry import MODELS, SOURCES, STAGES, TERMS, register
-from binderclip.train.run import RunResult, run
 
 __all__ = [
     "MODELS",

@@ -27,10 +27,10 @@ def check_stage(stage: Stage) -> None:
 
     clips = stage.clip if isinstance(stage.clip, list) else [stage.clip]
     for clip in clips:
-        if clip is not None:
-            _check("clip", clip, optim.METHODS)
+        if isinstance(clip, (str, dict)):
+            _check("clip", clip, optim.METHODS, also=optim.Clip)
     _check("kind", stage.kind, STAGES, given=1)
-    _check("loss", stage.loss, losses.METHODS)
+    _check("loss", stage.loss, losses.METHODS, also=losses.ContrastiveLoss)
     for term in stage.terms:
         _check("terms", {key: value for key, value in term.items() if key != "weight"}, TERMS, given=1)
     optimizer = stage.optimizer if isinstance(stage.optimizer, str) else dict(stage.optimizer)
@@ -52,9 +52,9 @@ def _check_augment(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"augment: there is no augmentation {key!r}: {hint(key, known)}")
 
 
-def _check(entry: str, part: Any, methods: Mapping[str, Any], given: int = 0) -> None:
+def _check(entry: str, part: Any, methods: Mapping[str, Any], given: int = 0, also: Any = None) -> None:
     try:
-        check_part(part, methods, entry, given=given)
+        check_part(part, methods, entry, given=given, also=also)
     except UsageError as error:
         raise ValueError(f"{entry}: {error}") from error
 

@@ -129,7 +129,14 @@ class StageContext:
                 if not isinstance(opened, ImageTextDataset):
                     raise NotSupported(f"data {spec.name!r} is a stream; name it as the only source of a stage")
             fit = FIT.get(self.model.preprocess.resize_mode, "pad")
-            self._pictures = Pictures(sets, weights, size=self.image_size, fit=fit, workers=self.recipe.workers)
+            self._pictures = Pictures(
+                sets,
+                weights,
+                size=self.image_size,
+                fit=fit,
+                memory=self.recipe.cache_mb << 20,
+                workers=self.recipe.workers,
+            )
         return self._pictures
 
     def order(self) -> Order:
@@ -346,7 +353,7 @@ def _clip_or_watch(clip: Any) -> Any:
         return copy.deepcopy(clip)
     from binderclip.optim import NormClip
 
-    return NormClip(max_norm=float("inf"), observe=True)
+    return NormClip(max_norm=float("inf"), observe=True, nonfinite="propagate")
 
 
 class _Watchers:

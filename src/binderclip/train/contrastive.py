@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.losses import METHODS, ContrastiveLoss, EmbeddingDistill, LogitScale, SameKey
-from binderclip.models import load
+from binderclip.losses import (
+    METHODS,
+    ContrastiveLoss,
+    EmbeddingDistill,
+    LogitScale,
+    LossOutput,
+    SameKey,
+    contrastive_step,
+)
+from binderclip.models import TokenIds, load
 from binderclip.train.batches import Batch
 from binderclip.train.context import StageContext
 from binderclip.train.parts import build_part
 from binderclip.train.registry import STAGES, TERMS, register
+from binderclip.train.surgery import short_context
 
 __all__ = ["ContrastiveStep", "build_loss", "contrastive", "distill"]
 
@@ -33,9 +43,13 @@ class ContrastiveStep(nn.Module):
         super().__init__()
         self.model, self.loss = model, loss
 
+    def encode(self, images: Tensor, tokens: TokenIds) -> tuple[Tensor, Tensor]:
+        """Raw features of both sides."""
+        with short_context(self.model.backbone, tokens.ids.shape[1]):  # type: ignore[arg-type]
+            return self.model.encode_pixels(images), self.model.encode_text(tokens)  # type: ignore[operator]
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        image = self.model.encode_pixels(batch.images)  # type: ignore[operator]
-        text = self.model.encode_text(batch.tokens)  # type: ignore[operator]
+        image, text = self.encode(batch.images, batch.tokens)
         keys = batch.caption_ids if self.loss.targets.needs_keys else None
         try:
             output = self.loss(image, text, keys=keys, **batch.columns)
@@ -44,8 +58,32 @@ class ContrastiveStep(nn.Module):
             if bool(image.isfinite().all()) and bool(text.isfinite().all()):
                 raise
             return (image.sum() + text.sum()) * math.nan, {}
-        parts = {f"loss/{name}": value for name, value in output.terms.items()} if len(output.terms) > 1 else {}
-        return output.total, {**parts, **output.metrics}
+        return output.total, _figures(output)
+
+    def in_pieces(self, size: int) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+        """The same step with at most `size` pictures in the towers at once (GradCache)."""
+
+        def encode(part: Mapping[str, Any]) -> dict[str, Tensor]:
+            tokens = TokenIds(part["ids"], part["mask"], part["position"])
+            image, text = self.encode(part["images"], tokens)
+            return {"image": image, "text": text, **{name: part[name] for name in part if name not in _INPUTS}}
+
+        def step(batch: Batch, *, backward: Callable[[Tensor], Any]) -> tuple[Tensor, dict[str, Tensor]]:
+            tokens = batch.tokens
+            inputs = {"images": batch.images, "ids": tokens.ids, "mask": tokens.mask, "position": tokens.position}
+            keys = batch.caption_ids if self.loss.targets.needs_keys else None
+            output = contrastive_step(encode, inputs | batch.columns, self.loss, size, backward=backward, keys=keys)
+            return output.total, _figures(output)
+
+        return step
+
+
+_INPUTS = ("images", "ids", "mask", "position")
+
+
+def _figures(output: LossOutput) -> dict[str, Tensor]:
+    parts = {f"loss/{name}": value for name, value in output.terms.items()} if len(output.terms) > 1 else {}
+    return {**parts, **output.metrics}
 
 
 def build_loss(context: StageContext) -> ContrastiveLoss:
@@ -88,7 +126,11 @@ def contrastive(context: StageContext) -> None:
     learnable = context.model.logit_scale.requires_grad
     try:
         module = ContrastiveStep(context.model, build_loss(context))
-        context.fit(module, context.batches())
+        pieces = context.stage.micro_batch
+        if pieces is not None and context.world.size > 1:
+            raise NotSupported("micro_batch with several processes: use accumulate, or a smaller batch_size")
+        step = module.in_pieces(pieces) if pieces is not None else None
+        context.fit(module, context.batches(), step=step)
     finally:
         context.model.logit_scale.requires_grad_(learnable)
 

@@ -37,7 +37,12 @@ def part_name(part: str | Mapping[str, Any]) -> str:
 
 
 def check_part(
-    part: str | Mapping[str, Any], methods: Mapping[str, Callable[..., Any]], what: str, *, given: int = 0
+    part: str | Mapping[str, Any],
+    methods: Mapping[str, Callable[..., Any]],
+    what: str,
+    *,
+    given: int = 0,
+    also: Callable[..., Any] | None = None,
 ) -> None:
     """Check name and settings of a part without building it.
 
@@ -46,6 +51,7 @@ def check_part(
         methods: the constructors by name.
         what: the word for messages, such as "clip".
         given: leading arguments that the engine passes itself.
+        also: what a constructor passes its further keywords on to.
 
     Raises:
         UsageError: unknown name, unknown setting, or a required one left out.
@@ -56,7 +62,10 @@ def check_part(
     settings = {} if isinstance(part, str) else {key: value for key, value in part.items() if key != "name"}
     parameters = list(inspect.signature(methods[name]).parameters.values())[given:]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
+        if also is None:
+            return
+        further = inspect.signature(also).parameters.values()
+        parameters += [p for p in further if p.default is not p.empty]
     accepted = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     for key in settings:
         if key not in accepted:

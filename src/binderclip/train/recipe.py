@@ -7,7 +7,7 @@ stage; a flat file is one stage. Parts (`clip`, `loss`, `optimizer`, `augment`, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -110,11 +110,14 @@ class Stage(_Strict):
         samples, epochs: length, one of the two; an epoch is one pass with every weight counted.
         lr, weight_decay, schedule, warmup, floor: `warmup` below 1 is a share of the stage, otherwise samples.
         optimizer: a name of `fit.OPTIMIZERS` with settings.
-        clip: a name of `optim.METHODS` with settings; None clips nothing (norms are still plotted).
+        clip: a name of `optim.METHODS` with settings, a number (a norm), or several; None clips nothing (norms are still
+            plotted).
         loss: a name of `losses.METHODS` with settings.
         terms: further losses of `train.TERMS`, each with a `weight`.
         ema: decay of an average of the weights that is evaluated and saved in their place.
         accumulate: micro-batches a step; each compares pictures only with its own captions.
+        micro_batch: pictures encoded at once; the contrastive loss still sees the whole batch (GradCache), at the price
+            of a second forward pass. None encodes the batch at once.
         precision: `float32`, or `bfloat16`/`float16` by autocast.
         patch_dropout: share of patch tokens left out in training (FLIP, arXiv 2212.00794).
         groups: rates and freezing by name; the first match counts.
@@ -139,11 +142,12 @@ class Stage(_Strict):
     warmup: float = Field(0.05, ge=0)
     floor: float = Field(0.0, ge=0, le=1)
     optimizer: Part = "adamw"
-    clip: Part | list[Part] | None = None
+    clip: Part | float | list[Part | float] | None = None
     loss: Part = "clip"
     terms: list[dict[str, Any]] = []
     ema: float | None = Field(None, ge=0, lt=1)
     accumulate: int = Field(1, ge=1)
+    micro_batch: int | None = Field(None, ge=1)
     precision: Precision = "float32"
     patch_dropout: float = Field(0.0, ge=0, lt=1)
     groups: list[Group] = []
@@ -171,7 +175,8 @@ class Recipe(_Strict):
         name: for people.
         model: anything `load` takes, or a table that describes a new model (see `train.build_model`).
         seed: of weights, order and augmentation.
-        workers: background threads (packs) or processes (folders, shards) that prepare batches.
+        workers: background threads (pictures in memory) or processes (streamed ones) that prepare batches.
+        cache_mb: decoded training pictures are kept in memory up to this many megabytes, streamed beyond it.
         evaluation: what is measured on held-out data.
         save_dtype: precision of the saved weights; training itself keeps float32.
         scaling: how this recipe was changed by `scaled`, empty for an original.
@@ -182,6 +187,7 @@ class Recipe(_Strict):
     model: Part = "small"
     seed: int = 0
     workers: int = Field(1, ge=0)
+    cache_mb: int = Field(2048, ge=0)
     evaluation: Evaluation = Evaluation()
     save_dtype: Precision = "float32"
     scaling: dict[str, Any] = {}
@@ -215,13 +221,15 @@ class Recipe(_Strict):
             UsageError: an unknown entry or a wrong value; names the entry, the line and what is close.
         """
         staged = _with_stages(copy.deepcopy(dict(document)), source, text)
+        changed: set[str] = set()
         for override in overrides:
             path, value = parse_override(override)
             apply_override(staged, path, value, RECIPE_KEYS, STAGE_KEYS)
+            changed |= {key for key in path if key != "stage" and not key.isdigit()}
         try:
             recipe = cls.model_validate(staged)
         except ValidationError as error:
-            raise UsageError(_explain(error, text, source)) from error
+            raise UsageError(_explain(error, text, source, changed)) from error
         recipe._origin = source
         return recipe
 
@@ -310,7 +318,8 @@ def _with_stages(document: dict[str, Any], source: str, text: str) -> dict[str, 
     return {**wide, "stage": [{**name, **shared, **stage} for name, stage in zip(named, stages, strict=True)]}
 
 
-def _explain(error: ValidationError, text: str, source: str) -> str:
+def _explain(error: ValidationError, text: str, source: str, changed: Collection[str] = ()) -> str:
+    """One line a problem; what an override set is not looked for in the file."""
     lines = []
     for problem in error.errors()[:5]:
         path = [
@@ -326,7 +335,8 @@ def _explain(error: ValidationError, text: str, source: str) -> str:
         elif "input" in problem and not isinstance(problem["input"], dict):
             message = f"{message}, got {problem['input']!r}"
         shown = ".".join(map(str, path)) or "recipe"
-        lines.append(f"{_where(source, text, path)}: {shown}: {message}")
+        place = "--set" if any(str(part) in changed for part in path) else _where(source, text, path)
+        lines.append(f"{place}: {shown}: {message}")
     return "\n".join(lines)
 
 

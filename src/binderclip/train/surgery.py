@@ -12,7 +12,7 @@ from torch import nn
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models import ImageTextModel, TokenIds
 
-__all__ = ["shorten", "training_view"]
+__all__ = ["short_context", "shorten", "training_view"]
 
 
 @contextlib.contextmanager
@@ -65,6 +65,21 @@ def _set_patch_dropout(backbone: nn.Module, share: float) -> tuple[nn.Module, st
         f"patch_dropout: {type(visual or backbone).__name__} has no patch tokens to drop; it works for open_clip and "
         "timm ViTs"
     )
+
+
+@contextlib.contextmanager
+def short_context(backbone: nn.Module, length: int) -> Iterator[None]:
+    """Let open_clip's text tower take `length` tokens: its causal mask is of the full context."""
+    text: Any = getattr(backbone, "text", None)
+    mask = getattr(text, "attn_mask", None)
+    if mask is None or mask.shape[-1] == length:
+        yield
+        return
+    text.attn_mask = mask[:length, :length]
+    try:
+        yield
+    finally:
+        text.attn_mask = mask
 
 
 def shorten(model: ImageTextModel, tokens: TokenIds, length: int | None) -> TokenIds:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from binderclip.errors import DataError
 
@@ -39,7 +40,10 @@ def train_vocabulary(captions: Iterable[str], folder: str | Path, *, size: int =
     own.normalizer = normalizers.BertNormalizer(lowercase=True)
     own.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     own.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(_SPECIAL), show_progress=False)
+    # The trainer numbers letters in the order of a randomised hash table, and ties between merges follow the numbers.
+    # Handing the letters over in a fixed order makes the vocabulary a function of the captions.
+    fixed = [*_SPECIAL, *_letters(own, texts)]
+    trainer = trainers.WordPieceTrainer(vocab_size=max(size, len(fixed)), special_tokens=fixed, show_progress=False)
     own.train_from_iterator(texts, trainer=trainer)
     own.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -48,8 +52,18 @@ def train_vocabulary(captions: Iterable[str], folder: str | Path, *, size: int =
     )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    own.save(str(folder / "tokenizer.json"))
+    document = json.loads(own.to_str())
+    document["added_tokens"] = [token for token in document["added_tokens"] if token["content"] in _SPECIAL]
+    (folder / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     names = {f"{key}_token": token for key, token in zip(("pad", "unk", "cls", "sep"), _SPECIAL, strict=True)}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True, **names}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return own.get_vocab_size()
+    return len(document["model"]["vocab"])
+
+
+def _letters(own: Any, texts: Sequence[str]) -> list[str]:
+    """Every letter of the texts as a first piece of a word and as a later one."""
+    words = {
+        word for text in texts for word, _ in own.pre_tokenizer.pre_tokenize_str(own.normalizer.normalize_str(text))
+    }
+    return sorted({word[0] for word in words}) + sorted({f"##{letter}" for word in words for letter in word[1:]})

@@ -1,0 +1,181 @@
+"""Recipes: what is accepted, what is refused and how well the refusal is worded."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binderclip.errors import UsageError
+from binderclip.train import STAGES, Recipe, load_recipe
+from binderclip.train.toml import locate, write_toml
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FLAT = """\
+# a flat file is one stage
+name = "flat"
+data = "openclipart"
+epochs = 2
+lr = 0.001
+batch_size = 32
+
+[evaluation]
+data = ["noto-emoji"]
+"""
+
+STAGED = """\
+seed = 4
+batch_size = 64
+
+[[stage]]
+name = "warm"
+data = [{name = "openclipart", weight = 0.5}]
+samples = 1000
+
+[[stage]]
+name = "main"
+data = ["noto-emoji"]
+samples = 2000
+batch_size = 16
+[stage.clip]
+name = "norm"
+max_norm = 2.0
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "r.toml"
+    path.write_text(text)
+    return path
+
+
+def test_flat_and_staged_files(tmp_path: Path) -> None:
+    flat = load_recipe(write(tmp_path, FLAT))
+    assert (flat.name, len(flat.stage), flat.stage[0].name, flat.stage[0].lr) == ("flat", 1, "train", 0.001)
+    assert [spec.split for spec in flat.evaluation.data] == ["val"]
+    staged = load_recipe(write(tmp_path, STAGED))
+    assert [s.name for s in staged.stage] == ["warm", "main"]
+    assert [s.batch_size for s in staged.stage] == [64, 16]
+    assert staged.stage[0].data[0].weight == 0.5
+    assert staged.stage[1].clip == {"name": "norm", "max_norm": 2.0}
+    assert staged.name == "r"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("lr = 0.001", "lrr = 0.001", r"r.toml, line 5: there is no entry 'lrr'; did you mean 'lr'"),
+        ("lr = 0.001", "lr = -1", r"line 5: stage.0.lr: .*greater than 0.*-1"),
+        ("epochs = 2", "epochs = 2\nsamples = 10", r"line 5: stage.0.samples: give samples or epochs"),
+        ("epochs = 2\n", "", r"stage.0.samples: say how long"),
+        ("epochs = 2", "epochs = 2\nclip = 'nrom'", r"line 5: stage.0.clip: unknown clip 'nrom': did you mean 'norm'"),
+        ("epochs = 2", "epochs = 2\nclip = {name = 'norm', max_nrm = 1.0}", r"no setting 'max_nrm': did you mean 'max_norm'"),
+        ("epochs = 2", "epochs = 2\nloss = 'clipp'", r"unknown loss 'clipp': did you mean 'clip'"),
+        ("epochs = 2", "epochs = 2\nloss = {name = 'clip', smoothin = 0.1}", r"no setting 'smoothin': did you mean 'smoothing'"),
+        ("epochs = 2", "epochs = 2\noptimizer = 'adamx'", r"unknown optimizer 'adamx': did you mean 'adam"),
+        ("epochs = 2", "epochs = 2\nkind = 'contrastve'", r"unknown kind 'contrastve': did you mean 'contrastive'"),
+        ("epochs = 2", "epochs = 2\naugment = {rotat = 3.0}", r"no augmentation 'rotat': did you mean 'rotate'"),
+        ("epochs = 2", "epochs = 2\nschedule = 'cosin'", r"unknown schedule 'cosin': did you mean 'cosine'"),
+        ("epochs = 2", "epochs = 2\nprecision = 'half'", r"line 5: stage.0.precision: .*'float16'"),
+        ("data = \"openclipart\"\n", "", r"stage.0.data: name what to train on"),
+        ("data = \"openclipart\"", "data = [{name = 'openclipart', wieght = 2}]", r"no entry 'wieght'; did you mean 'weight'"),
+        ("[evaluation]", "[evaluatoin]", r"line 8: there is no entry 'evaluatoin'; did you mean 'evaluation'"),
+        ("[evaluation]", "[model]\narch = 'open_clop'\n[evaluation]", r"line 8: model: unknown model 'open_clop': did you mean 'open_clip'"),
+        ("lr = 0.001", "lr = ", r"is not valid TOML.*line 5"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_with_their_line(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert old in FLAT
+    with pytest.raises(UsageError, match=words) as caught:
+        load_recipe(write(tmp_path, FLAT.replace(old, new)))
+    assert caught.value.exit_code == 2
+    assert "pydantic" not in str(caught.value)
+
+
+def test_lines_inside_stages(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"line 14: stage.1.clip.*max_nrm"):
+        load_recipe(write(tmp_path, STAGED.replace("max_norm", "max_nrm")))
+    with pytest.raises(UsageError, match="line 12: stage.1.samples"):
+        load_recipe(write(tmp_path, STAGED.replace("samples = 2000", "samples = 'many'")))
+    assert locate(STAGED, ["stage", 0, "samples"]) == 7
+    assert locate(STAGED, ["stage", 1, "batch_size"]) == 13
+    assert locate(STAGED, ["stage", 0, "batch_size"]) == 2
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    write(tmp_path, FLAT)
+    with pytest.raises(UsageError, match=r"no recipe .*q.toml; .*r.toml"):
+        load_recipe(tmp_path / "q.toml")
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "value"),
+    [
+        ("lr=3e-4", lambda r: [s.lr for s in r.stage], [3e-4, 3e-4]),
+        ("stage.lr=3e-4", lambda r: [s.lr for s in r.stage], [3e-4, 3e-4]),
+        ("stage.1.lr=3e-4", lambda r: [s.lr for s in r.stage], [1e-3, 3e-4]),
+        ("stage.warm.lr=3e-4", lambda r: [s.lr for s in r.stage], [3e-4, 1e-3]),
+        ("stage.main.clip.max_norm=5", lambda r: r.stage[1].clip, {"name": "norm", "max_norm": 5}),
+        ("clip=value", lambda r: [s.clip for s in r.stage], ["value", "value"]),
+        ("clip=2.5", lambda r: r.stage[0].clip, 2.5),
+        ("clip={name='value', clip_value=0.5}", lambda r: r.stage[0].clip, {"name": "value", "clip_value": 0.5}),
+        ("seed=9", lambda r: r.seed, 9),
+        ("stage.0.data.0.weight=2", lambda r: r.stage[0].data[0].weight, 2.0),
+        ("evaluation.every=7", lambda r: r.evaluation.every, 7),
+        ("stage.epochs=3", lambda r: [(s.samples, s.epochs) for s in r.stage], [(None, 3.0)] * 2),
+    ],
+)
+def test_overrides(tmp_path: Path, override: str, read: Any, value: Any) -> None:
+    assert read(load_recipe(write(tmp_path, STAGED), set=[override])) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("lr", "KEY=VALUE"),
+        ("stage.lrr=1", "did you mean 'lr'"),
+        ("stage.5.lr=1", "no stage '5'"),
+        ("sead=1", "did you mean 'seed'"),
+        ("stage.lr=fast", "^--set: stage.0.lr: .*fast"),
+    ],
+)
+def test_wrong_overrides(tmp_path: Path, override: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        load_recipe(write(tmp_path, STAGED), set=[override])
+
+
+def test_keyword_overrides_and_scaling(tiny: dict[str, Any]) -> None:
+    recipe = Recipe.from_dict(tiny).overridden(lr=0.5, seed=8, samples=320)
+    assert (recipe.stage[0].lr, recipe.seed, recipe.stage[0].samples, recipe.stage[0].epochs) == (0.5, 8, 320, None)
+    smaller = recipe.scaled(samples=0.25, batch_size=8, image_size=16)
+    assert (smaller.stage[0].samples, smaller.stage[0].batch_size, smaller.stage[0].lr) == (80, 8, 0.25)
+    assert smaller.name == "tiny (scaled: samples x0.25, batch_size 8, image_size 16)"
+    assert smaller.scaling == {"samples": 0.25, "batch_size": 8, "image_size": 16}
+    assert recipe.stage[0].samples == 320
+
+
+def test_written_recipes_read_back(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, STAGED))
+    text = write_toml(recipe.document())
+    again = Recipe.from_dict(tomllib.loads(text))
+    assert again.document() == recipe.document()
+
+
+def test_a_kind_brings_its_own_settings(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STAGES, "mine", lambda context, *, strength=1.0: None)
+    tiny["kind"] = {"name": "mine", "strength": 2.0}
+    assert Recipe.from_dict(tiny).stage[0].kind == {"name": "mine", "strength": 2.0}
+    tiny["kind"] = {"name": "mine", "strenght": 2.0}
+    with pytest.raises(UsageError, match="did you mean 'strength'"):
+        Recipe.from_dict(tiny)
+
+
+def test_recipes_of_the_repository_are_valid() -> None:
+    folder = Path(__file__).parents[2] / "recipes"
+    assert load_recipe(folder / "scratch-64.toml").stage
