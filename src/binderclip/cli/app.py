@@ -16,7 +16,7 @@ import typer
 from binderclip.errors import BinderclipError
 
 # Order of the verbs in `binderclip --help`: what a newcomer needs first.
-VERBS = ("classify", "search", "segment", "explain", "evaluate", "info", "cache")
+VERBS = ("classify", "search", "segment", "explain", "evaluate", "papers", "reproduce", "info", "cache")
 
 app = typer.Typer(
     name="binderclip",
