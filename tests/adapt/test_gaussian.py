@@ -8,7 +8,7 @@ import torch
 from scipy.stats import multivariate_normal, ortho_group
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from binderclip.adapt import GaussianHead, ZeroShotClassifier, class_statistics, few_shot_split, shrunk_precision
+from binderclip.adapt import GaussianHead, ZeroShotClassifier, class_statistics, shrunk_precision
 from binderclip.errors import UsageError
 
 
@@ -190,13 +190,3 @@ def test_new_classes_follow_the_recipe_of_the_paper() -> None:
     np.testing.assert_allclose(new.decision_function(query), want, rtol=1e-8, atol=1e-8)
     with pytest.raises(UsageError, match="neighbours must be at least 2"):
         head.new_classes(text[4:], classes=["e", "f"], neighbours=1)
-
-
-def test_few_shot_split_is_disjoint_and_names_a_small_class() -> None:
-    y = np.repeat(["a", "b"], 6)
-    train, held = few_shot_split(y, 2, seed=0)
-    assert not set(train) & set(held)
-    assert sorted(y[train]) == ["a", "a", "b", "b"] == sorted(y[held])
-    assert np.array_equal(train, few_shot_split(y, 2, seed=0)[0])
-    with pytest.raises(UsageError, match=r"class .*'a'.* has 6 examples; 4 \+ 4"):
-        few_shot_split(y, 4, seed=0)

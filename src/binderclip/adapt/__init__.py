@@ -10,7 +10,7 @@ from binderclip.adapt.gaussian import ClassStatistics, GaussianHead, class_stati
 from binderclip.adapt.head import Blend, FeatureClassifier, FewShotHead, blend_search
 from binderclip.adapt.linear_probe import LinearProbe
 from binderclip.adapt.prior import align, prior_rows
-from binderclip.adapt.shots import HeadScore, compare_heads, few_shot_split
+from binderclip.adapt.shots import HeadScore, compare_heads, draw_shots
 from binderclip.adapt.zero_shot import ZeroShotClassifier
 
 METHODS: dict[str, Callable[..., Any]] = {
@@ -35,7 +35,7 @@ __all__ = [
     "blend_search",
     "class_statistics",
     "compare_heads",
-    "few_shot_split",
+    "draw_shots",
     "prior_rows",
     "shrunk_precision",
 ]

@@ -1,4 +1,4 @@
-"""Few-shot sampling, and one call that compares heads."""
+"""One call that compares heads on the same few-shot draws."""
 
 from __future__ import annotations
 
@@ -10,34 +10,24 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from binderclip.errors import UsageError
+from binderclip.data import few_shot_split
 
 
-def few_shot_split(y: Any, shots: int, seed: int, *, validation: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of `shots` examples a class for training and, disjoint from them, for validation.
+def draw_shots(y: np.ndarray, shots: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of `shots` training examples a class and, disjoint from them, as many for validation.
 
     Args:
-        y: labels (N,).
-        shots: training examples a class.
-        seed: of the sampling.
-        validation: validation examples a class; None: as many as `shots`.
+        y: labels (N,) of any kind.
+        shots: examples a class in each of the two.
+        seed: of the draw; see `data.few_shot_split`.
 
     Raises:
-        UsageError: shots below 1, or a class with too few examples, which is named.
+        UsageError: a class has too few examples.
     """
-    validation = shots if validation is None else validation
-    if shots < 1 or validation < 0:
-        raise UsageError(f"shots must be at least 1 and validation at least 0, not {shots} and {validation}")
-    labels = np.asarray(y)
-    rng = np.random.default_rng(seed)
-    train, held = [], []
-    for name in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == name))
-        if len(rows) < shots + validation:
-            raise UsageError(f"class {name!r} has {len(rows)} examples; {shots} + {validation} are asked for")
-        train.append(rows[:shots])
-        held.append(rows[shots : shots + validation])
-    return np.concatenate(train), np.concatenate(held)
+    _, ids = np.unique(y, return_inverse=True)
+    train, rest = few_shot_split(ids, shots, seed)
+    held, _ = few_shot_split(ids[rest], shots, seed)
+    return train, rest[held]
 
 
 @dataclass(frozen=True)
@@ -72,7 +62,7 @@ def compare_heads(
     rows = []
     for seed in seeds:
         for count in shots:
-            train, held = few_shot_split(y, count, seed)
+            train, held = draw_shots(y, count, seed)
             for name, head in heads.items():
                 model = clone(head)
                 extra = (X[held], y[held]) if "X_val" in model.fit.__code__.co_varnames else ()

@@ -1,0 +1,42 @@
+"""Comparing heads: disjoint draws, the same for every head, and scores that a plain loop gives too."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from binderclip.adapt import GaussianHead, LinearProbe, ZeroShotClassifier, compare_heads, draw_shots
+from binderclip.errors import UsageError
+
+
+def toy(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = np.repeat(["a", "b"], n)
+    return np.where((y == "a")[:, None], [1.0, 0.4, 0], [0.4, 1.0, 0]) + 0.5 * rng.normal(size=(2 * n, 3)), y
+
+
+def test_shots_and_validation_are_disjoint_and_balanced() -> None:
+    y = np.repeat(["a", "b"], 6)
+    train, held = draw_shots(y, 2, seed=0)
+    assert not set(train) & set(held)
+    assert sorted(y[train]) == ["a", "a", "b", "b"] == sorted(y[held])
+    assert np.array_equal(train, draw_shots(y, 2, seed=0)[0])
+    assert any(not np.array_equal(train, draw_shots(y, 2, seed=s)[0]) for s in range(1, 5))
+    with pytest.raises(UsageError, match="has 2 items, fewer than 4 shots"):
+        draw_shots(y, 4, seed=0)
+
+
+def test_the_comparison_equals_a_loop_with_the_same_draws() -> None:
+    (x, y), (x_test, y_test) = toy(12, 0), toy(40, 1)
+    prior = {"a": np.array([1.0, 0, 0]), "b": np.array([0, 1.0, 0.5])}
+    heads = {"gda": GaussianHead(prior), "zero-shot": ZeroShotClassifier(prior), "probe": LinearProbe()}
+    found = compare_heads(heads, x, y, x_test, y_test, shots=(1, 4), seeds=(0, 1))
+    assert [(r.seed, r.shots, r.head) for r in found] == [
+        (seed, shots, name) for seed in (0, 1) for shots in (1, 4) for name in heads
+    ]
+    for row in found:
+        train, held = draw_shots(y, row.shots, row.seed)
+        extra = () if row.head == "zero-shot" else (x[held], y[held])
+        want = heads[row.head].fit(x[train], y[train], *extra).score(x_test, y_test)
+        assert row.accuracy == pytest.approx(want)
+        assert row.fit_seconds > 0
