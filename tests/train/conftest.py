@@ -27,6 +27,12 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="session")
+def tiny_document() -> dict[str, Any]:
+    """The recipe, not to be changed; for fixtures of wider scope."""
+    return TINY
+
+
 @pytest.fixture
 def tiny() -> dict[str, Any]:
     """The recipe as a document; change it freely."""

@@ -38,7 +38,7 @@ def test_a_run_leaves_everything(tiny: dict[str, Any], tmp_path: Path) -> None:
     steps = [row for row in rows if "loss" in row]
     assert [row["step"] for row in steps] == list(range(1, 13))
     assert {"grad_norm", "scale", "lr", "accuracy_a_to_b"} <= set(steps[0])
-    measured = [row for row in result.stages[0].evaluations]
+    measured = result.stages[0].evaluations
     assert [row["step"] for row in measured] == [6, 12]
     assert {f"noto-emoji/{d}/R@{k}" for d in ("image_to_text", "text_to_image") for k in (1, 5, 10)} <= set(measured[0])
     summary = json.loads((out / "summary.json").read_text())
@@ -201,9 +201,14 @@ def test_stages_and_terms_of_other_code(tiny: dict[str, Any], tmp_path: Path, mo
     monkeypatch.setitem(STAGES, "follow", follow)
     shared = {key: tiny.pop(key) for key in ("data", "epochs")}
     tiny["stage"] = [
-        {"name": "texts", "kind": {"name": "follow", "value": 0.5}, **shared, "groups": [{"match": "visual.*", "freeze": True}]},
+        {
+            "name": "texts",
+            "kind": {"name": "follow", "value": 0.5},
+            **shared,
+            "groups": [{"match": "visual.*", "freeze": True}],
+        },
         {"name": "both", **shared, "terms": [{"name": "distill", "teacher": str(tmp_path / "t"), "weight": 0.5}]},
-    ]  # fmt: skip
+    ]
     go({**tiny, "stage": [{"name": "t", **shared}], "seed": 9}, tmp_path / "t")
     result = go(tiny, tmp_path / "a")
     assert result.stages[0].notes == {"followed": 0.5}

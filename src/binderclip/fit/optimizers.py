@@ -49,7 +49,7 @@ def make_optimizer(
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
-    groups = [{**g, "params": list(g["params"])} if isinstance(g, dict) else g for g in groups]
+    groups = _unmixed({**g, "params": list(g["params"])} if isinstance(g, dict) else g for g in groups)
     if lr is not None:
         groups = [
             {"lr": lr * group.get("lr_scale", 1.0), **group} if isinstance(group, dict) else group for group in groups
@@ -79,7 +79,26 @@ def make_optimizer(
 
 def _can_fuse(groups: list[Any]) -> bool:
     tensors = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
-    return all(p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for p in tensors)
+    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() and not _sharded(p) for p in tensors)
+
+
+def _sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "device_mesh")
+
+
+def _unmixed(groups: Iterable[Any]) -> list[Any]:
+    """Groups in which all tensors are sharded or none is: torch's batched kernels refuse a mixture."""
+    groups = list(groups)
+    if not any(_sharded(p) for g in groups for p in (g["params"] if isinstance(g, dict) else [g])):
+        return groups
+    result = []
+    for group in [g if isinstance(g, dict) else {"params": [g]} for g in groups]:
+        for kind in (True, False):
+            chosen = [i for i, p in enumerate(group["params"]) if _sharded(p) is kind]
+            lists = {k: [group[k][i] for i in chosen] for k in ("params", "names") if k in group}
+            if chosen:
+                result.append({**group, **lists})
+    return result
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -5,6 +5,7 @@ from binderclip.train.architecture import build_model
 from binderclip.train.batches import Batch, Batches, Order
 from binderclip.train.context import StageContext, StageOutcome
 from binderclip.train.contrastive import ContrastiveStep, build_loss
+from binderclip.train.distributed import World
 from binderclip.train.engine import RunResult, run
 from binderclip.train.evaluator import Evaluator
 from binderclip.train.pictures import Pictures, Pixels
@@ -32,6 +33,7 @@ __all__ = [
     "Stage",
     "StageContext",
     "StageOutcome",
+    "World",
     "build_loss",
     "build_model",
     "load_recipe",
