@@ -16,6 +16,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "batches": ("batches", "epoch_order"),
     "cache": ("CacheEntry", "CacheInfo", "FeatureCache", "cache_info", "cache_root", "clear_cache", "content_hash"),
     "dataset": ("ImageTextDataset", "join"),
+    "distort": ("DISTORTIONS", "distort", "distort_levels"),
     "evalset": ("EvalSet", "few_shot_split"),
     "fill": ("FILLS", "Fill", "gaussian_blur"),
     "folder": ("load_folder",),
