@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from binderclip.data import cache as module
+from binderclip.data import cache_shards as module
 from binderclip.data.cache import FeatureCache, cache_info, cache_root, clear_cache, content_hash
 from binderclip.errors import DataError, UsageError
 
@@ -129,7 +129,7 @@ def test_an_unreadable_shard_is_removed_with_a_warning(tmp_path: Path, content: 
     cache.put(["b"], torch.ones(1, 2))
     damaged = shards(cache)[0]
     damaged.write_bytes(content)
-    with pytest.warns(RuntimeWarning, match="is damaged and was removed"):
+    with pytest.warns(RuntimeWarning, match="is damaged and is removed"):
         got = FeatureCache("m", "v", tmp_path).get(["a", "b"])
     assert set(got) == {"b"}
     assert not damaged.exists()
@@ -274,3 +274,25 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         cache.put([""], torch.zeros(1))
     with pytest.raises(UsageError, match="fingerprint"):
         FeatureCache("", "v")
+
+
+def test_a_shard_that_goes_while_it_is_read_is_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process merges the shards between the listing and the reading, as torch reports it: a RuntimeError."""
+    cache = FeatureCache("m", "v", tmp_path)
+    cache.put(["a"], torch.ones(1, 2))
+    cache.put(["b"], torch.ones(1, 2))
+    real, gone = module.safe_open, []
+
+    def vanishing(path: Path, **options: str) -> object:
+        if not gone:
+            gone.append(path)
+            moved = path.with_name(module.shard_name(int(path.name.split("-")[0])))
+            path.rename(moved)
+            raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
+        return real(path, **options)
+
+    monkeypatch.setattr(module, "safe_open", vanishing)
+    assert set(cache.get(["a", "b"])) == {"a", "b"}
+    assert gone

@@ -7,6 +7,7 @@ from scipy import ndimage
 from torch.utils.data import DataLoader
 
 from binderclip.data.scenes import Scenes, SceneStream, scenes
+from binderclip.data.scenes_captions import caption
 from binderclip.data.scenes_cutouts import COLOURS
 from binderclip.data.scenes_vocabulary import SCENES15, Vocabulary, caption_matches, vocabulary
 from binderclip.errors import UsageError
@@ -373,3 +374,28 @@ def test_captions_name_a_class_by_their_head(caption: str, aliases: list[str], w
 def test_mistakes_are_named(options: dict, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         scenes(0, 2, 32, **options)
+
+
+def test_samples_carry_the_scene() -> None:
+    batch = scenes(4, 3, 32, vocabulary=blocks(), objects=(1, 3), first=5)
+    for i, sample in enumerate(batch.samples()):
+        assert sample.key == f"scenes/4/{5 + i}"
+        assert sample.caption == batch.captions[i]
+        assert np.abs(np.asarray(sample.image) / 255 - batch.images[i].permute(1, 2, 0).numpy()).max() < 0.002
+        count = len(batch.names[i])
+        assert sample.boxes.shape == (count, 4)
+        assert np.array_equal(sample.masks, batch.visible[i, :count].numpy())
+
+
+@pytest.mark.parametrize(
+    ("nouns", "line"),
+    [
+        ([], "an empty scene"),
+        (["apple"], "an apple"),
+        (["cat", "dog", "cat"], "two cats and a dog"),
+        (["woman", "woman"], "two women"),
+        (["red box", "red box", "fly", "fly", "moon"], "two red boxes, two flies and a moon"),
+    ],
+)
+def test_lines_are_english(nouns: list[str], line: str) -> None:
+    assert caption(nouns) == line

@@ -8,33 +8,25 @@ computed again, never returned.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-import time
-import uuid
 import warnings
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from binderclip.data.cache_shards import Column, bytes_of, size_of, write_whole
 from binderclip.errors import DataError, UsageError
 
 FEATURES = "features"
 _MARK = "cache.json"
-_SUFFIX = ".safetensors"
-_MANY = 48  # shards of a column from which small ones are merged
-_SMALL = 8 * 2**20  # bytes up to which a shard counts as small
 
 
 def cache_root(root: str | Path | None = None) -> Path:
@@ -60,12 +52,8 @@ def content_hash(content: bytes | str | Path | np.ndarray | Tensor) -> str:
     else:
         tensor = torch.as_tensor(content).detach().cpu().contiguous()
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(_bytes_of(tensor.reshape(-1)).tobytes())
+        digest.update(bytes_of(tensor.reshape(-1)).tobytes())
     return digest.hexdigest()
-
-
-def _bytes_of(rows: Tensor) -> np.ndarray:
-    return rows.contiguous().view(torch.uint8).numpy()
 
 
 def _folder_name(text: str) -> str:
@@ -95,16 +83,16 @@ class FeatureCache:
             raise UsageError("a FeatureCache needs a fingerprint and a view that are not empty")
         self.fingerprint, self.view = fingerprint, view
         self.folder = cache_root(root) / FEATURES / _folder_name(fingerprint) / _folder_name(view)
-        self._columns: dict[str, _Column] = {}
+        self._columns: dict[str, Column] = {}
 
     def __repr__(self) -> str:
         return f"FeatureCache({self.fingerprint!r}, {self.view!r}, {str(self.folder)!r})"
 
-    def _column(self, name: str) -> _Column:
+    def _column(self, name: str) -> Column:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", name):
             raise UsageError(f"column {name!r} must consist of letters, digits, '.', '_' and '-'")
         if name not in self._columns:
-            self._columns[name] = _Column(self.folder / name)
+            self._columns[name] = Column(self.folder / name)
         return self._columns[name]
 
     def columns(self) -> list[str]:
@@ -181,177 +169,7 @@ class FeatureCache:
         mark = self.folder / _MARK
         if not mark.exists():
             note = json.dumps({"fingerprint": self.fingerprint, "view": self.view})
-            _write(mark, note.encode())
-
-
-@dataclass
-class _Column:
-    """The shards of one column and an index of their rows, brought up to date before each use."""
-
-    folder: Path
-    index: dict[str, tuple[str, int]] = field(default_factory=dict)
-    known: dict[str, list[str]] = field(default_factory=dict)
-    damaged: set[tuple[str, int]] = field(default_factory=set)
-
-    def keys(self) -> list[str]:
-        self._refresh()
-        return list(self.index)
-
-    def put(self, keys: list[str], rows: Tensor) -> None:
-        _write(self.folder / _shard_name(time.time_ns()), _pack(keys, rows))
-        self._refresh()
-        if len(self.known) >= _MANY:
-            self._merge()
-
-    def get(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        for attempt in range(4):  # another process may merge shards or clear the cache between listing and reading
-            self._refresh()
-            wanted: dict[str, list[tuple[str, int]]] = {}
-            for key in dict.fromkeys(keys):
-                if key in self.index:
-                    shard, row = self.index[key]
-                    wanted.setdefault(shard, []).append((key, row))
-            try:
-                found: dict[str, Tensor] = {}
-                for shard, places in wanted.items():
-                    found.update(self._rows(shard, places))
-                return found
-            except FileNotFoundError:
-                time.sleep(0.01 * attempt)
-        return {}
-
-    def _rows(self, shard: str, places: list[tuple[str, int]]) -> Iterator[tuple[str, Tensor]]:
-        try:
-            with safe_open(self.folder / shard, framework="pt") as file:
-                values, sums = file.get_tensor("values"), file.get_tensor("sums").tolist()
-        except SafetensorError as error:
-            self._drop(shard, str(error))
-            return
-        flat = _bytes_of(values.reshape(len(values), -1))
-        bad = []
-        for key, row in places:
-            if zlib.crc32(flat[row].tobytes(), zlib.crc32(key.encode())) == sums[row]:
-                yield key, values[row].clone()
-            else:
-                bad.append(key)
-                self.damaged.add((shard, row))
-                del self.index[key]
-        if bad:
-            warnings.warn(
-                f"{len(bad)} entries of the cache are damaged and will be computed again ({self.folder / shard})",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
-    def _refresh(self) -> None:
-        try:
-            present = sorted(name for name in os.listdir(self.folder) if name.endswith(_SUFFIX))
-        except FileNotFoundError:
-            present = []
-        if present == list(self.known):
-            return
-        newest = next(reversed(self.known), "")
-        if present[: len(self.known)] != list(self.known) or any(name < newest for name in present[len(self.known) :]):
-            before, self.known, self.index = self.known, {}, {}  # shards went or came in between: index all again
-        else:
-            before = {}
-        for name in present[len(self.known) :]:
-            keys = before[name] if name in before else self._shard_keys(name)
-            if keys:
-                self.known[name] = keys
-                fresh = {key: (name, row) for row, key in enumerate(keys) if (name, row) not in self.damaged}
-                self.index.update(fresh)
-
-    def _shard_keys(self, name: str) -> list[str]:
-        try:
-            with safe_open(self.folder / name, framework="pt") as file:
-                keys = json.loads((file.metadata() or {})["keys"])
-                shapes = [file.get_slice(part).get_shape() for part in ("values", "sums")]
-                if [shape[0] for shape in shapes] != [len(keys)] * 2:
-                    raise ValueError("keys and values differ in number")
-                return keys
-        except FileNotFoundError:
-            return []
-        except (SafetensorError, KeyError, ValueError) as error:
-            self._drop(name, str(error))
-            return []
-
-    def _drop(self, name: str, reason: str) -> None:
-        warnings.warn(
-            f"{self.folder / name} is damaged and was removed; its entries will be computed again ({reason})",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        (self.folder / name).unlink(missing_ok=True)
-        self.known.pop(name, None)
-        self.index = {key: place for key, place in self.index.items() if place[0] != name}
-
-    def _merge(self) -> None:
-        """Put many small shards into one for each dtype and shape; the old ones go when the new one is in place.
-
-        Two processes may do this at once: the same rows are then stored twice, which costs space and no truth.
-        """
-        small = [name for name in self.known if _size(self.folder / name) <= _SMALL]
-        groups: dict[tuple, tuple[list[str], list[Tensor]]] = {}
-        for name in small:
-            places = [(key, row) for row, key in enumerate(self.known[name]) if self.index.get(key) == (name, row)]
-            try:
-                for key, value in list(self._rows(name, places)):
-                    keys, rows = groups.setdefault((value.dtype, tuple(value.shape)), ([], []))
-                    keys.append(key)
-                    rows.append(value)
-            except FileNotFoundError:
-                return  # another process is merging them
-        if len(small) > len(groups):
-            stamp = max(int(name.split("-")[0]) for name in small)
-            for keys, rows in groups.values():
-                _write(self.folder / _shard_name(stamp), _pack(keys, torch.stack(rows)))
-            for name in small:
-                (self.folder / name).unlink(missing_ok=True)
-            self._refresh()
-
-
-def _shard_name(stamp: int) -> str:
-    """Names sort by time: of two values of a key the later shard's is taken."""
-    return f"{stamp:020d}-{os.getpid():x}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
-
-
-def _pack(keys: Iterable[str], rows: Tensor) -> bytes:
-    names = list(keys)
-    flat = _bytes_of(rows.reshape(len(rows), -1))
-    sums = [zlib.crc32(flat[row].tobytes(), zlib.crc32(key.encode())) for row, key in enumerate(names)]
-    tensors = {"values": rows.contiguous(), "sums": torch.tensor(sums, dtype=torch.int64)}
-    return save(tensors, metadata={"keys": json.dumps(names)})
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write under a temporary name in the same folder, then rename."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        for _ in range(3):  # a clear of the cache may take the folder away between the two calls
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_bytes(content)
-                os.replace(temporary, path)
-                return
-            except FileNotFoundError:
-                continue
-        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        hint = (
-            "free some space, or point BINDERCLIP_CACHE to another disk"
-            if error.errno == errno.ENOSPC
-            else ("point BINDERCLIP_CACHE to a folder that can be written")
-        )
-        raise DataError(f"{path.parent}: {error.strerror or error}; {hint}") from error
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+            write_whole(mark, note.encode())
 
 
 @dataclass(frozen=True)
@@ -405,7 +223,7 @@ def cache_info(root: str | Path | None = None) -> CacheInfo:
         cache.folder = folder
         columns = cache.columns()
         keys = {key for column in columns for key in cache.keys(column)}
-        size = sum(_size(path) for path in folder.rglob("*") if path.is_file())
+        size = sum(size_of(path) for path in folder.rglob("*") if path.is_file())
         found.append(CacheEntry(note["fingerprint"], note["view"], tuple(columns), len(keys), size))
     return CacheInfo(str(base), tuple(found))
 
@@ -418,7 +236,7 @@ def clear_cache(root: str | Path | None = None, *, fingerprint: str | None = Non
     freed = 0
     for folder, note in list(_views(cache_root(root) / FEATURES)):
         if fingerprint is None or note["fingerprint"] == fingerprint:
-            freed += sum(_size(path) for path in folder.rglob("*") if path.is_file())
+            freed += sum(size_of(path) for path in folder.rglob("*") if path.is_file())
             shutil.rmtree(folder, ignore_errors=True)
             if folder.parent.is_dir() and not any(folder.parent.iterdir()):
                 folder.parent.rmdir()

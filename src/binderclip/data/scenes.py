@@ -90,10 +90,12 @@ def scenes(
     extras = _Extras(camouflage, _range("tubes", tubes), _range("defects", defects), slots)
     kinds = check_pairs(pairs, extras.defects, layout.objects[0])
     records = [_record(layout, extras, kinds, seed, index) for index in range(first, first + n)]
-    batch = assemble([one for one, _ in records], layout, slots, extras.tubes[1])
+    ids = [f"{seed}/{index}" for index in range(first, first + n)]
+    batch = assemble([one for one, _ in records], ids, layout, slots, extras.tubes[1])
     if kinds:
-        batch.pair = assemble([other for _, other in records if other is not None], layout, slots, extras.tubes[1])
-        batch.differences = [other.difference for _, other in records if other is not None and other.difference]
+        twins = [other for _, other in records if other is not None]
+        batch.pair = assemble(twins, [f"{one}/twin" for one in ids], layout, slots, extras.tubes[1])
+        batch.differences = [other.difference for other in twins if other.difference is not None]
         batch.changed = (batch.images - batch.pair.images).abs().amax(1) > 1 / 255
     return batch
 

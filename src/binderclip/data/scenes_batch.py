@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from PIL import Image
 from torch import Tensor
 
+from binderclip.data.sample import Sample
 from binderclip.data.scenes_captions import caption, described
 from binderclip.data.scenes_compose import Painted
 from binderclip.data.scenes_layout import Layout, Placed
@@ -28,6 +30,7 @@ class Scenes:
         boxes: float32 xyxy, half-open, of the visible pixels; zeros where there are none.
         labels: int64 ids into `classes`, -1 for absent objects.
         order: int64 depth rank, 0 = furthest back, -1 for absent objects.
+        ids: "seed/index" of each scene (and "/twin" in a pair's second picture).
         classes: ("background", *names).
         names: class names of the objects, N lists.
         phrases: what each object is in words: the pack's caption, or the class with its controlled attributes.
@@ -51,6 +54,7 @@ class Scenes:
     boxes: Float[Tensor, "N K 4"]
     labels: Int[Tensor, "N K"]
     order: Int[Tensor, "N K"]
+    ids: list[str]
     classes: tuple[str, ...]
     names: list[list[str]]
     phrases: list[list[str]]
@@ -111,6 +115,25 @@ class Scenes:
 
     __getitem__ = select
 
+    def samples(self) -> list[Sample]:
+        """The scenes as samples of an image-text set: boxes and visible masks of the objects, labels in attributes."""
+        found = []
+        for i, caption_ in enumerate(self.captions):
+            there = self.present[i]
+            pixels = (self.images[i] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+            found.append(
+                Sample(
+                    image=Image.fromarray(pixels),
+                    caption=caption_,
+                    key=f"scenes/{self.ids[i]}",
+                    boxes=self.boxes[i][there].cpu().numpy(),
+                    masks=self.visible[i][there].cpu().numpy(),
+                    attributes={"names": self.names[i], "labels": self.labels[i][there].tolist()},
+                    source="scenes",
+                )
+            )
+        return found
+
     def to(self, device: str | torch.device) -> Scenes:
         """The same batch with its tensors on `device`."""
         moved: dict[str, object] = {}
@@ -141,7 +164,7 @@ def boxes_of(masks: Bool[Tensor, "N K S S"]) -> Float[Tensor, "N K 4"]:
     return torch.stack([x0, y0, x1, y1], -1).float() * there[..., None]
 
 
-def assemble(records: Sequence[Recorded], layout: Layout, slots: object, tubes: int) -> Scenes:
+def assemble(records: Sequence[Recorded], ids: list[str], layout: Layout, slots: object, tubes: int) -> Scenes:
     """Stack painted scenes into one batch, padded to the largest number of objects the options allow."""
     n, k, side = len(records), layout.objects[1], layout.side
     images = np.empty((n, 3, side, side), dtype=np.float32)
@@ -172,6 +195,7 @@ def assemble(records: Sequence[Recorded], layout: Layout, slots: object, tubes: 
         boxes=boxes_of(seen),
         labels=torch.from_numpy(labels),
         order=torch.from_numpy(order),
+        ids=ids,
         classes=layout.source.classes,
         names=[[layout.source.names[one.owner] for one in record.placed] for record in records],
         phrases=[phrases for _, phrases in words],

@@ -13,25 +13,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib import resources
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
+from binderclip.data.packs import PACKS, SPLITS, pack_folder
 from binderclip.errors import UsageError
 
-PACK_FILES: dict[str, str] = {
-    "openclipart": "openclipart-64.parquet",
-    "noto-emoji": "noto-emoji-64.parquet",
-    "icons": "icons-64.parquet",
-    "openmoji": "openmoji-64.parquet",
-}
 OPAQUE = 128  # alpha from which a pixel belongs to the object
 MIN_SOLID = 150  # opaque pixels of 64 x 64 below which a drawing is too faint or thin to be an object
 MIN_BOX = 0.22  # share of its bounding box that must be opaque
 MIN_FILLED = 0.5  # share of the filled outline that must be opaque
-SPLITS = ("train", "val", "test", "shift")
 
 # Fifteen classes that look unlike each other, each with enough drawings. An alias is the head of a phrase of the
 # caption; "word*" is how a phrase begins; "!word" must not occur.
@@ -193,11 +186,10 @@ def caption_matches(caption: str, aliases: Sequence[str]) -> bool:
 def _pack_columns(pack: str) -> dict[str, list]:
     import pyarrow.parquet as pq
 
-    folder = resources.files("binderclip.data") / "packs"
-    with resources.as_file(folder / PACK_FILES[pack]) as path:
-        names = set(pq.read_schema(path).names)
-        wanted = [name for name in ("key", "caption", "split", "style", "mono", "image") if name in names]
-        table = pq.read_table(path, columns=wanted)
+    path = pack_folder() / PACKS[pack]
+    names = set(pq.read_schema(path).names)
+    wanted = [name for name in ("key", "caption", "split", "style", "mono", "image") if name in names]
+    table = pq.read_table(path, columns=wanted)
     columns = {name: table[name].to_pylist() for name in wanted if name != "image"}
     columns["image"] = table["image"]
     columns.setdefault("style", [pack] * table.num_rows)
@@ -207,8 +199,8 @@ def _pack_columns(pack: str) -> dict[str, list]:
 
 def _check(names: object, split: str, packs: Sequence[str]) -> tuple[str, ...]:
     for pack in packs:
-        if pack not in PACK_FILES:
-            raise UsageError(f"pack {pack!r} is unknown; there are {', '.join(PACK_FILES)}")
+        if pack not in PACKS:
+            raise UsageError(f"pack {pack!r} is unknown; there are {', '.join(PACKS)}")
     splits = SPLITS if split == "all" else tuple(split.split("+"))
     for one in splits:
         if one not in SPLITS:
