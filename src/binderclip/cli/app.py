@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from typing import Annotated, NoReturn
 
 import typer
@@ -16,7 +17,9 @@ import typer
 from binderclip.errors import BinderclipError
 
 # Order of the verbs in `binderclip --help`: what a newcomer needs first.
-VERBS = ("classify", "search", "segment", "explain", "evaluate", "papers", "reproduce", "info", "cache")
+VERBS = (
+    "classify", "search", "segment", "explain", "evaluate", "train", "papers", "reproduce", "demo", "info", "cache",
+)  # fmt: skip
 
 app = typer.Typer(
     name="binderclip",
@@ -56,8 +59,14 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise SystemExit(code)
 
 
+def _short_warning(message: Warning | str, *_: object, **__: object) -> None:
+    typer.secho(f"note: {message}", fg=typer.colors.YELLOW, err=True)
+
+
 def main() -> None:
     """Run the command line; every error raised on purpose becomes one short message, never a traceback."""
+    # A warning's file and line are for programmers.
+    warnings.showwarning = _short_warning
     try:
         app()
     except BinderclipError as error:

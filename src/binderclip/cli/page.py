@@ -24,8 +24,8 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px soli
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 figure { margin: .8rem 0; } figure img { max-width: 100%; border-radius: 6px; background: #fff; }
 figcaption { font-size: .88rem; }
-.strip { display: flex; flex-wrap: wrap; gap: .8rem; } .strip figure { margin: 0; width: 150px; }
-.strip.wide figure { width: 240px; } .strip img { width: 100%; }
+.strip { display: flex; flex-wrap: wrap; gap: .8rem; } .strip figure { margin: 0; max-width: 100%; }
+.strip img { width: 100%; }
 nav a { margin-right: 1rem; } a { color: inherit; }
 """
 
@@ -60,10 +60,10 @@ class Page:
         """One picture at its own width: a path of a PNG, or a PIL image."""
         self._body.append(_figure(source, caption))
 
-    def strip(self, pictures: Sequence[tuple[Any, str]], *, wide: bool = False) -> None:
-        """Pictures side by side, each with a caption."""
-        inner = "\n".join(_figure(source, caption) for source, caption in pictures)
-        self._body.append(f'<div class="strip{" wide" if wide else ""}">\n{inner}\n</div>')
+    def strip(self, pictures: Sequence[tuple[Any, str]], *, width: int = 150) -> None:
+        """Pictures side by side, each with a caption and `width` pixels wide."""
+        inner = "\n".join(_figure(source, caption, width) for source, caption in pictures)
+        self._body.append(f'<div class="strip">\n{inner}\n</div>')
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table; numbers are aligned right."""
@@ -94,9 +94,10 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _figure(source: Any, caption: str) -> str:
+def _figure(source: Any, caption: str, width: int | None = None) -> str:
+    style = f' style="width: {width}px"' if width else ""
     return (
-        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{_png(source)}">'
+        f'<figure{style}><img alt="{escape(caption)}" src="data:image/png;base64,{_png(source)}">'
         + (f"<figcaption>{escape(caption)}</figcaption>" if caption else "")
         + "</figure>"
     )
