@@ -86,9 +86,18 @@ def tensor_norms(tensors: Sequence[Tensor], order: float, *, foreach: bool = Tru
 def _norms(tensors: Sequence[Tensor], order: float, foreach: bool) -> list[Tensor]:
     dtype = accumulation_dtype(tensors[0].dtype)
     dtype_or_none = None if dtype == tensors[0].dtype else dtype
+    if order == float("inf") and tensors[0].device.type == "cpu" and not dtype.is_complex:
+        return [_largest(tensor).to(dtype) for tensor in tensors]
     if foreach:
         return list(torch._foreach_norm(list(tensors), order, dtype=dtype_or_none))
     return [torch.linalg.vector_norm(tensor, order, dtype=dtype_or_none) for tensor in tensors]
+
+
+def _largest(tensor: Tensor) -> Tensor:
+    """The largest absolute value; on a CPU torch's own infinity norm takes four times as long, because it does not
+    vectorise."""
+    low, high = torch.aminmax(tensor)
+    return torch.maximum(-low, high)
 
 
 def is_one_unit(tensor: Tensor) -> bool:

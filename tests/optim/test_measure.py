@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from binderclip.optim.measure import combine, tensor_norms, unit_norms
+
+
+@pytest.mark.parametrize("order", [0.5, 1.0, 2.0, 3.0, math.inf])
+@pytest.mark.parametrize("foreach", [False, True])
+def test_norms_of_mixed_types_and_empty_shards(order, foreach):
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, generator=generator) for shape in ((3, 4), (5,), (), (0, 4), (2, 1, 6))]
+    tensors[1], tensors[4] = tensors[1].double(), tensors[4].bfloat16()
+    found = tensor_norms(tensors, order, foreach=foreach)
+    assert found.dtype == torch.float64
+    for tensor, norm in zip(tensors, found.tolist(), strict=True):
+        values = tensor.double().abs().flatten()
+        expected = (values.max() if order == math.inf else values.pow(order).sum() ** (1 / order)) if len(values) else 0
+        assert norm == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("values", [[-3.0, -1.0], [1.0, 3.0], [-3.0, 2.0], [0.0], [math.nan, 1.0], [-math.inf, 1.0]])
+def test_the_largest_absolute_value(values):
+    tensor = torch.tensor(values)
+    expected = torch.linalg.vector_norm(tensor, math.inf)
+    torch.testing.assert_close(tensor_norms([tensor], math.inf)[0], expected, equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0, math.inf])
+def test_norms_of_blocks_make_up_the_norm_of_all(order):
+    tensor = torch.randn(7, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    rows = unit_norms(tensor, order, whole=False)
+    whole = torch.linalg.vector_norm(tensor, order)
+    torch.testing.assert_close(combine(rows, order)[0], whole)
+    halves = combine(rows, order, torch.tensor([0, 1, 0, 1, 0, 1, 0]), 2)
+    torch.testing.assert_close(halves[1], torch.linalg.vector_norm(tensor[1::2], order))
+    torch.testing.assert_close(combine(halves, order)[0], whole)
