@@ -1,0 +1,50 @@
+"""Make the README's pictures with the project's own verbs: `python docs/pictures.py` (needs the `demo` extra)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from torchvision.transforms.functional import to_pil_image
+
+from binderclip.data import load_data, scenes, vocabulary
+
+IMAGES = Path(__file__).parent / "images"
+SHOWN = ("chelsea", "coffee", "rocket", "motorcycle_left", "flower", "china")
+LABELS = "a cat,a dog,a cup of coffee,a rocket,a motorcycle,a flower,a temple,a tree,a boat,a house,a pizza"
+SCENE_LABELS = ("cat", "dog", "house", "moon", "flower", "tree", "heart", "cloud")
+
+
+def verb(*arguments: object) -> None:
+    """Run the command line as a user would."""
+    subprocess.run([Path(sys.executable).parent / "binderclip", *map(str, arguments)], check=True)
+
+
+def main() -> None:
+    """Write every picture of docs/images."""
+    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        photographs = {sample.key.split(".")[0]: sample.image for sample in load_data("photographs")}
+        for name in SHOWN:
+            photographs[name].convert("RGB").save(place / f"{name}.png")
+        files = [place / f"{name}.png" for name in SHOWN]
+        verb("classify", *files, "--labels", LABELS, "--picture", IMAGES / "classify.png")
+        verb("explain", place / "chelsea.png", "--label", "a cat", "--out", IMAGES / "explain.png")
+        pictures = place / "pictures"
+        pictures.mkdir()
+        for sample in load_data("openclipart,noto-emoji", split="test"):
+            sample.image.resize((128, 128)).save(pictures / f"{sample.key}.png")
+        verb("search", "index", pictures)
+        verb("search", "query", "a sailing boat", "-i", pictures, "--top", 6, "--picture", IMAGES / "search.png")
+        words = vocabulary("scenes15", split="test").only(SCENE_LABELS)
+        batch = scenes(3, 1, 256, vocabulary=words, objects=(3, 3), area=(0.08, 0.25), background="gradient")
+        to_pil_image(batch.images[0]).save(place / "scene.png")
+        labels = ("--labels", ",".join(SCENE_LABELS), "--background", "background")
+        verb("segment", place / "scene.png", *labels, "--overlay", IMAGES / "segment.png", "--map", place / "map.png")
+
+
+if __name__ == "__main__":
+    main()
