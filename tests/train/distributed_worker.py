@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -35,18 +36,16 @@ def main(folder: Path) -> None:
     recipe = Recipe.from_dict(json.loads((folder / "recipe.json").read_text()))
     run(recipe, out=folder / "ddp", parallel="ddp", progress=False)
 
-    original = context_module._Watchers.__init__
+    original = context_module.Watchers.__init__
 
     def with_cut(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
         original(self, *args, **kwargs)
         self.callbacks.append(Cut(8))
 
-    context_module._Watchers.__init__ = with_cut  # type: ignore[method-assign]
-    try:
+    context_module.Watchers.__init__ = with_cut  # type: ignore[method-assign]
+    with contextlib.suppress(_Cut):
         run(recipe, out=folder / "fsdp", parallel="fsdp", progress=False)
-    except _Cut:
-        pass
-    context_module._Watchers.__init__ = original  # type: ignore[method-assign]
+    context_module.Watchers.__init__ = original  # type: ignore[method-assign]
     result = run(recipe, out=folder / "fsdp", parallel="fsdp", progress=False, resume=True)
     if dist.get_rank() == 0:
         (folder / "done.json").write_text(json.dumps({"resumed_from": result.stages[0].resumed_from}))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from binderclip.errors import NotSupported
 from binderclip.models import load
 from binderclip.train import Recipe, World, run
 from binderclip.train.distributed import join_world
@@ -31,9 +32,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_document: dict[str, A
     (folder / "recipe.json").write_text(json.dumps(recipe))
     worker = Path(__file__).with_name("distributed_worker.py")
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(worker), str(folder)],
-        capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(worker), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     run(Recipe.from_dict(recipe), out=folder / "one", progress=False)
     return folder
@@ -77,10 +81,8 @@ def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_device_is_named(tiny: dict[str, Any], tmp_path: Path) -> None:
-    from binderclip.errors import UsageError
-
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
-    with pytest.raises(UsageError, match="no CUDA device"):
+    with pytest.raises(NotSupported, match="cuda"):
         run(Recipe.from_dict(tiny), out=tmp_path / "a", device="cuda", progress=False)
     assert not (tmp_path / "a").exists()

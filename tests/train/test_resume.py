@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from binderclip.errors import CheckpointError
+from binderclip.data import load_data, write_shards
+from binderclip.errors import CheckpointError, NotSupported
 from binderclip.fit import Callback
 from binderclip.models import load
 from binderclip.train import Recipe, engine, run
@@ -51,7 +52,7 @@ def test_killed_with_sigkill_at_random_moments(thorough: dict[str, Any], tmp_pat
     (tmp_path / "recipe.json").write_text(json.dumps(thorough))
     driver = Path(__file__).with_name("kill_driver.py")
     done = subprocess.run(
-        [sys.executable, str(driver), str(tmp_path / "recipe.json"), str(tmp_path / "killed"), "11", "6"],
+        [sys.executable, str(driver), str(tmp_path / "recipe.json"), str(tmp_path / "killed"), "11", "4"],
         capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -67,6 +68,28 @@ class _Cut(Exception):
     pass
 
 
+def cut(recipe: Recipe, out: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run, and stop dead after `at` optimizer steps of this process."""
+    count = [0]
+
+    class Cut(Callback):
+        def after_step(self, step: int) -> None:
+            count[0] += 1
+            if count[0] == at:
+                raise _Cut
+
+    original = context_module.Watchers.__init__
+
+    def with_cut(self, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.callbacks.append(Cut())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(context_module.Watchers, "__init__", with_cut)
+        with pytest.raises(_Cut):
+            run(recipe, out=out, progress=False)
+
+
 @pytest.mark.parametrize("at", [1, 3, 8, 12, 14, 18])
 def test_cut_at_every_kind_of_step(
     thorough: dict[str, Any],
@@ -80,24 +103,7 @@ def test_cut_at_every_kind_of_step(
     if not WHOLE:
         WHOLE.append(tmp_path_factory.mktemp("resume") / "whole")
         run(recipe, out=WHOLE[0], progress=False)
-    count = [0]
-
-    class Cut(Callback):
-        def after_step(self, step: int) -> None:
-            count[0] += 1
-            if count[0] == at:
-                raise _Cut
-
-    original = context_module._Watchers.__init__
-
-    def with_cut(self, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        self.callbacks.append(Cut())
-
-    monkeypatch.setattr(context_module._Watchers, "__init__", with_cut)
-    with pytest.raises(_Cut):
-        run(recipe, out=tmp_path / "cut", progress=False)
-    count[0] = -1000
+    cut(recipe, tmp_path / "cut", at, monkeypatch)
     torch.manual_seed(77)
     np.random.seed(77)
     run(recipe, out=tmp_path / "cut", resume=True, progress=False)
@@ -120,3 +126,20 @@ def test_other_settings_are_refused(tiny: dict[str, Any], tmp_path: Path, monkey
 
 def test_resume_in_an_empty_folder_starts(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert run(Recipe.from_dict(tiny), out=tmp_path / "a", resume=True, progress=False).stages[0].resumed_from == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_go_on_exactly(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    write_shards(load_data("noto-emoji", "train").subset(range(50)), tmp_path / "s-%02d.tar", per_shard=17)
+    tiny["model"] |= {"tokenizer": "clip"}
+    tiny |= {"data": [str(tmp_path / "s-{00..02}.tar")], "samples": 112, "evaluation": {}, "workers": workers}
+    recipe = Recipe.from_dict({key: value for key, value in tiny.items() if key != "epochs"})
+    whole = run(recipe, out=tmp_path / "whole", progress=False)
+    assert whole.stages[0].steps == 7  # more than two passes over the shards
+    cut(recipe, tmp_path / "cut", 5, monkeypatch)
+    assert run(recipe, out=tmp_path / "cut", resume=True, progress=False).stages[0].resumed_from == 3
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    with pytest.raises(NotSupported, match="shards are a stream"):
+        run(recipe.overridden(["model.tokenizer=captions"]), out=tmp_path / "b", progress=False)

@@ -48,7 +48,7 @@ def train(
 
         binderclip train recipes/scratch-64.toml --out runs/b --set stage.lr=3e-4 --clip norm
 
-        torchrun --nproc-per-node 2 -m binderclip train recipes/scratch-64.toml --out runs/c
+        torchrun --nproc-per-node 2 --no-python binderclip train recipes/scratch-64.toml --out runs/c
 
     The folder then holds `model/` (`binderclip classify --model runs/a ...`), `plots/`, `summary.json`,
     `metrics.jsonl`, TensorBoard curves, and the recipe as it was carried out. A run that was killed goes on with
@@ -96,7 +96,8 @@ def _show(result: object) -> None:
     if rows:
         print_table(
             "held out (shares; R@k counts an equal caption as found)",
-            ["data", *[f"{'i→t' if d[0] == 'i' else 't→i'} {m.split('/')[1]}" for d, m in wanted], "zero-shot", "majority"],
+            ["data", *[f"{'i→t' if d[0] == 'i' else 't→i'} {m.split('/')[1]}" for d, m in wanted],
+             "zero-shot", "majority"],
             [
                 [data, *[f"{found[m]:.3f}" for _, m in wanted],
                  *[f"{found[m]:.3f}" if m in found else "" for m in ("zero_shot/accuracy", "zero_shot/majority")]]

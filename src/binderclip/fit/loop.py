@@ -121,7 +121,7 @@ def fit(
         run.take_step(done + 1, figures)
         run.optimizer.zero_grad(set_to_none=True)
         if run.ema is not None:
-            run.ema.update_parameters(plain_module(run.module))
+            run.ema.update_parameters(plain_module(run.module))  # type: ignore[arg-type]
         done += 1
         run.history.add(done, run.optimizer.param_groups[0]["lr"], run.samples, figures | run.clip_figures())
         stop = [callback.after_step(done) for callback in _having(callbacks, "after_step")]
@@ -146,7 +146,7 @@ def fit(
 class _Run:
     """The pieces of one run, and how they are saved."""
 
-    step: Callable[[Any], Any]
+    step: Callable[..., Any]
     parameters: list[Tensor]
     optimizer: Optimizer
     scaler: torch.amp.GradScaler

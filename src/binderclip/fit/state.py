@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def plain_module(module: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def sync_only(module: nn.Module | None, last: bool):  # type: ignore[no-untyped-def]
+def sync_only(module: Any, last: bool) -> Iterator[None]:
     """Let gradients cross processes only in the last micro-batch of a step (DDP and FSDP2)."""
     if last or module is None:
         if hasattr(module, "set_requires_gradient_sync"):

@@ -21,7 +21,7 @@ from binderclip.models import TokenIds
 from binderclip.train.distributed import World
 from binderclip.train.pictures import Pictures, Pixels
 
-__all__ = ["Batch", "Batches", "Order", "prefetch"]
+__all__ = ["Batch", "Batches", "Order", "Prepare", "prefetch"]
 
 T = TypeVar("T")
 
@@ -114,13 +114,11 @@ class Batches:
     Args:
         pictures: where they come from.
         order: which rows each batch holds.
-        augment: (pixels, keys, epoch) -> float (B, 3, S, S) in [0, 1].
-        normalise: pixels in [0, 1] -> input of the model.
+        prepare: raw pixels -> input of the model, on its device (see `Prepare`).
         tokens: tokens of every caption of `pictures`.
         world: takes this process's part of each batch.
         columns: further tensors with one row a picture.
         ahead: batches made in advance in a background thread; 0 makes each when it is asked for.
-        channels_last: memory format of the images.
     """
 
     def __init__(
@@ -128,17 +126,15 @@ class Batches:
         pictures: Pictures,
         order: Order,
         *,
-        augment: Callable[[Pixels], Float[Tensor, "B 3 S S"]],
-        normalise: Callable[[Tensor], Tensor],
+        prepare: Callable[[Pixels], Float[Tensor, "B 3 S S"]],
         tokens: TokenIds,
         world: World | None = None,
         columns: Mapping[str, Tensor] | None = None,
         ahead: int = 2,
-        channels_last: bool = False,
     ) -> None:
         self.pictures, self.order, self.world = pictures, order, world or World()
-        self.augment, self.normalise, self.tokens = augment, normalise, tokens
-        self.columns, self.ahead, self.channels_last = dict(columns or {}), ahead, channels_last
+        self.prepare, self.tokens = prepare, tokens
+        self.columns, self.ahead = dict(columns or {}), ahead
         self.position = 0
 
     def seek(self, number: int) -> None:
@@ -165,18 +161,37 @@ class Batches:
 
     @torch.no_grad()
     def make(self, pixels: Pixels) -> Batch:
-        """Augment and normalise one batch."""
-        images = self.normalise(self.augment(pixels))
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        """One batch, ready for the model."""
+        images = self.prepare(pixels)
         columns = {name: tensor[pixels.rows] for name, tensor in self.columns.items()}
         ids = self.pictures.caption_ids[pixels.rows]
-        batch = Batch(images, self.tokens[pixels.rows], pixels.rows, ids, columns)
-        return _pinned(batch) if self.world.device.type == "cuda" else batch
+        return Batch(images, self.tokens[pixels.rows], pixels.rows, ids, columns)
 
 
-def _pinned(batch: Batch) -> Batch:
-    return replace(batch, images=batch.images.pin_memory())
+@dataclass(frozen=True)
+class Prepare:
+    """Raw pictures -> model input: moved as bytes, then augmented and normalised on the device.
+
+    Args:
+        augment: raw pixels -> float (B, 3, S, S) in [0, 1].
+        mean, std: of each channel, on the [0, 1] scale.
+        device: of the model.
+        channels_last: memory format of the result.
+    """
+
+    augment: Callable[[Pixels], Float[Tensor, "B 3 S S"]]
+    mean: Sequence[float]
+    std: Sequence[float]
+    device: torch.device
+    channels_last: bool = False
+
+    def __call__(self, pixels: Pixels) -> Float[Tensor, "B 3 S S"]:
+        if self.device.type != "cpu":
+            pixels = replace(pixels, images=pixels.images.to(self.device, non_blocking=True))
+        images = self.augment(pixels)
+        mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (self.mean, self.std))
+        images = images.sub_(mean).div_(std)
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
 
 class _End(Generic[T]):

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from binderclip.data import ImageTextDataset
 from binderclip.data.augment import PLAIN, Augment
+from binderclip.data.shards import ShardDataset
 from binderclip.errors import NotSupported, UsageError
 from binderclip.fit import Checkpoint, FitResult, fit
 from binderclip.fit.state import module_state
-from binderclip.models import ImageTextModel
+from binderclip.models import ImageTextModel, TokenIds
 from binderclip.optim import param_groups
-from binderclip.train.batches import Batches, Order
+from binderclip.train.batches import Batches, Order, Prepare
 from binderclip.train.distributed import Parallel, World, spread
 from binderclip.train.evaluator import Evaluator
-from binderclip.train.monitor import MetricsFile, ProgressDisplay, TensorBoard
 from binderclip.train.pictures import FIT, Pictures, Pixels, open_sources
 from binderclip.train.recipe import Recipe, Stage
-from binderclip.train.surgery import shorten, training_view
+from binderclip.train.stream import ShardBatches
+from binderclip.train.surgery import shorten
+from binderclip.train.watchers import Watchers
 
 __all__ = ["StageContext", "StageOutcome"]
 
@@ -94,7 +92,7 @@ class StageContext:
     progress: bool = True
     columns: dict[str, Tensor] = field(default_factory=dict)
     outcome: StageOutcome = field(init=False)
-    _pictures: Pictures | None = field(default=None, repr=False)
+    _source: Any = field(default=None, repr=False)
     _evaluator: Evaluator | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -118,26 +116,36 @@ class StageContext:
 
     @property
     def pictures(self) -> Pictures:
-        """The training pictures, opened once.
+        """The training pictures as a table, opened once.
 
         Raises:
-            NotSupported: shards mixed with other sources, or where a table of pictures is needed.
+            NotSupported: the data is a stream of shards.
         """
-        if self._pictures is None:
+        source = self.source
+        if not isinstance(source, Pictures):
+            raise NotSupported(f"stage {self.stage.name!r} needs its pictures as a table, and shards are a stream")
+        return source
+
+    @property
+    def source(self) -> Pictures | ShardDataset:
+        """The training pictures, or the shards they stream from."""
+        if self._source is None:
             sets, weights = open_sources(self.stage.data)
-            for spec, opened in zip(self.stage.data, sets, strict=True):
-                if not isinstance(opened, ImageTextDataset):
-                    raise NotSupported(f"data {spec.name!r} is a stream; name it as the only source of a stage")
-            fit = FIT.get(self.model.preprocess.resize_mode, "pad")
-            self._pictures = Pictures(
-                sets,
-                weights,
-                size=self.image_size,
-                fit=fit,
-                memory=self.recipe.cache_mb << 20,
-                workers=self.recipe.workers,
-            )
-        return self._pictures
+            streams = [s for s in sets if not isinstance(s, ImageTextDataset)]
+            if streams and len(sets) > 1:
+                names = ", ".join(spec.name for spec in self.stage.data)
+                raise NotSupported(f"data {names}: shards are a stream and must be the only source of a stage")
+            self._source = streams[0] if streams else self._table(sets, weights)
+        return self._source
+
+    def _table(self, sets: Sequence[Any], weights: Sequence[float]) -> Pictures:
+        memory, workers = self.recipe.cache_mb << 20, self.recipe.workers
+        return Pictures(sets, weights, size=self.image_size, fit=self.square, memory=memory, workers=workers)
+
+    @property
+    def square(self) -> str:
+        """How pictures become square, by the model's own way of resizing: "pad", "crop" or "squash"."""
+        return FIT.get(self.model.preprocess.resize_mode, "pad")
 
     def order(self) -> Order:
         """Which pictures each batch holds."""
@@ -146,26 +154,39 @@ class StageContext:
 
     def batches(
         self, *, columns: Mapping[str, Tensor] | None = None, augment: Callable[[Pixels], Tensor] | None = None
-    ) -> Batches:
+    ) -> Batches | ShardBatches:
         """Augmented, normalised, tokenised batches of the stage's data.
 
         Args:
             columns: further tensors with a row for every picture, besides `self.columns`.
             augment: instead of the recipe's augmentation.
         """
-        model, stage = self.model, self.stage
-        tokens = shorten(model, model.tokenize(self.pictures.captions), stage.text_length)
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.preprocess.mean, model.preprocess.std))
-        return Batches(
-            self.pictures,
-            self.order(),
-            augment=augment or self.augment(),
-            normalise=lambda pixels: pixels.sub_(mean).div_(std),
-            tokens=tokens,
-            world=self.world,
-            columns={**self.columns, **(columns or {})},
-            ahead=2 if self.recipe.workers else 0,
-            channels_last=stage.channels_last,
+        model, stage, world = self.model, self.stage, self.world
+        columns = {**self.columns, **(columns or {})}
+        pixels = model.preprocess
+        prepare = Prepare(augment or self.augment(), pixels.mean, pixels.std, world.device, stage.channels_last)
+
+        def tokenize(captions: list[str]) -> TokenIds:
+            return shorten(model, model.tokenize(captions), stage.text_length)
+
+        if isinstance(self.source, Pictures):
+            ahead, tokens = 2 if self.recipe.workers else 0, tokenize(self.source.captions)
+            return Batches(
+                self.source, self.order(), prepare=prepare, tokens=tokens, world=world, columns=columns, ahead=ahead
+            )
+        if columns:
+            raise NotSupported(f"{', '.join(columns)}: columns belong to a table of pictures, and shards are a stream")
+        share = world.share(stage.batch_size)
+        self.source.seed = self.seed
+        return ShardBatches(
+            self.source,
+            batch_size=share.stop - share.start,
+            prepare=prepare,
+            tokenize=tokenize,
+            size=self.image_size,
+            fit=self.square,
+            workers=self.recipe.workers,
+            world=world,
         )
 
     def augment(self) -> Callable[[Pixels], Tensor]:
@@ -184,7 +205,11 @@ class StageContext:
         if stage.samples is not None:
             return max(1, round(stage.samples / each))
         assert stage.epochs is not None
-        return max(1, round(stage.epochs * self.order().batches_per_epoch / stage.accumulate))
+        if isinstance(self.source, Pictures):
+            return max(1, round(stage.epochs * self.order().batches_per_epoch / stage.accumulate))
+        if self.source.count is None:
+            raise UsageError("epochs: how many pictures the shards hold is not known; say samples = ... instead")
+        return max(1, round(stage.epochs * self.source.count / each))
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -214,7 +239,7 @@ class StageContext:
         worker = copy.deepcopy(module) if sharded else module
         average = self._average(module)
         spread_module = spread(worker, self.world, self.parallel)
-        watchers = _Watchers(self, steps, latest=lambda: self._latest(module, worker, average))
+        watchers = Watchers(self, steps, latest=lambda: self._latest(module, worker, average))
         warmup = stage.warmup if stage.warmup < 1 else round(stage.warmup / (stage.batch_size * stage.accumulate))
         try:
             result = fit(
@@ -231,7 +256,7 @@ class StageContext:
                 clip=_clip_or_watch(stage.clip),
                 ema=average,
                 precision=stage.precision,
-                checkpoint=self.checkpoint(),
+                checkpoint=self.checkpoint(getattr(batches, "data_hash", None)),
                 callbacks=watchers.callbacks,
                 module=spread_module,
                 log_every=min(LOG_EVERY, max(1, steps // 10)),
@@ -303,13 +328,18 @@ class StageContext:
             raise NotSupported("ema together with fsdp: train with ddp, or without ema")
         return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(self.stage.ema))
 
-    def checkpoint(self) -> Checkpoint:
-        """Where this stage saves and what it goes on from."""
+    def checkpoint(self, data_hash: str | None = None) -> Checkpoint:
+        """Where this stage saves and what it goes on from.
+
+        Args:
+            data_hash: of what is trained on; a resumed run must find the same. Default that of the stage's pictures.
+        """
         document = {**self.stage.model_dump(), "model": self.recipe.model, "seed": self.recipe.seed}
         for key in ("checkpoint_every", "name"):
             document.pop(key)
-        if self.stage.data:
-            document["data_hash"] = self.pictures.data_hash
+        if data_hash is None and isinstance(self._source, Pictures):
+            data_hash = self._source.data_hash
+        document["data_hash"] = self.outcome.data_hash = data_hash or ""
         return Checkpoint(
             self.folder("checkpoints"), every=self.stage.checkpoint_every, resume=self.resume, identity=document
         )
@@ -318,13 +348,13 @@ class StageContext:
         """This stage's folder under `RUN/checkpoints` or `RUN/stages`."""
         return self.out / kind / f"{self.index:02d}-{self.stage.name}"
 
-    def _note(self, result: FitResult, watchers: _Watchers) -> None:
+    def _note(self, result: FitResult, watchers: Watchers) -> None:
         out = self.outcome
         out.history, out.steps, out.seconds = result.history, result.steps, result.seconds
         out.images_per_second, out.resumed_from = result.images_per_second, result.resumed_from
         out.evaluations = watchers.evaluations
-        if self._pictures is not None:
-            out.skipped, out.data_hash = self._pictures.skipped, self._pictures.data_hash
+        if self._source is not None:
+            out.skipped = list(self._source.skipped)
 
     # --- measuring ----------------------------------------------------------------------------------------------------
 
@@ -354,65 +384,3 @@ def _clip_or_watch(clip: Any) -> Any:
     from binderclip.optim import NormClip
 
     return NormClip(max_norm=float("inf"), observe=True, nonfinite="propagate")
-
-
-class _Watchers:
-    """The callbacks of a stage, and their end in any case."""
-
-    def __init__(self, context: StageContext, steps: int, latest: Callable[[], ImageTextModel]) -> None:
-        self.context, self.steps, self.latest = context, steps, latest
-        self.evaluations: list[dict[str, Any]] = []
-        self.callbacks: list[Any] = [self]
-        several = len(context.recipe.stage) > 1
-        self.metrics = self.board = self.display = None
-        if context.world.leads:
-            self.metrics = MetricsFile(context.out / "metrics.jsonl", context.index, context.stage.name)
-            self.callbacks.append(self.metrics)
-            if TensorBoard.available():
-                self.board = TensorBoard(context.out / "tensorboard", context.stage.name if several else "")
-                self.callbacks.append(self.board)
-            if context.progress:
-                self.display = ProgressDisplay(context.stage.name)
-                self.callbacks.append(self.display)
-
-    def after_step(self, step: int) -> None:
-        every = self.context.recipe.evaluation.every
-        if every and step % every == 0 and step < self.steps and self.context.recipe.evaluation.data:
-            self.measure(step)
-
-    def measure(self, step: int) -> dict[str, float]:
-        """Measure the averaged model where there is one, note it, show it."""
-        began = time.perf_counter()
-        figures = self.context.evaluate(self.latest())
-        self.evaluations.append({"step": step, **figures})
-        for writer in (self.metrics, self.board):
-            if writer is not None:
-                writer.write(step, figures)
-        if self.display is not None and figures:
-            shown = ", ".join(f"{n} {v:.1%}" for n, v in figures.items() if n.endswith("text_to_image/R@10"))
-            self.display.say(f"step {step}: {shown or 'measured'} ({time.perf_counter() - began:.1f} s)")
-        return figures
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"evaluations": json.dumps(self.evaluations)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.evaluations = json.loads(state["evaluations"])
-
-    def close(self) -> None:
-        for watcher in (self.board, self.display):
-            if watcher is not None:
-                watcher.close()
-
-
-@contextlib.contextmanager
-def prepared(context: StageContext) -> Iterator[None]:
-    """The model as the stage trains it (patch dropout, recomputed activations, memory format), put back afterwards."""
-    stage = context.stage
-    with training_view(
-        context.model.backbone,
-        patch_dropout=stage.patch_dropout,
-        grad_checkpointing=stage.grad_checkpointing,
-        channels_last=stage.channels_last,
-    ):
-        yield

@@ -70,9 +70,14 @@ class ContrastiveStep(nn.Module):
 
         def step(batch: Batch, *, backward: Callable[[Tensor], Any]) -> tuple[Tensor, dict[str, Tensor]]:
             tokens = batch.tokens
-            inputs = {"images": batch.images, "ids": tokens.ids, "mask": tokens.mask, "position": tokens.position}
+            inputs: dict[str, Any] = {
+                "images": batch.images,
+                "ids": tokens.ids,
+                "mask": tokens.mask,
+                "position": tokens.position,
+            }
             keys = batch.caption_ids if self.loss.targets.needs_keys else None
-            output = contrastive_step(encode, inputs | batch.columns, self.loss, size, backward=backward, keys=keys)
+            output = contrastive_step(encode, inputs, self.loss, size, backward=backward, keys=keys)
             return output.total, _figures(output)
 
         return step

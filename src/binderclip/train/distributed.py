@@ -13,8 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
+from binderclip.models.devices import resolve_device
 
-__all__ = ["Parallel", "World", "join_world", "spread"]
+__all__ = ["Parallel", "World", "check_parallel", "join_world", "spread"]
 
 Parallel = Literal["ddp", "fsdp"]
 
@@ -63,12 +64,11 @@ def join_world(device: str = "cpu") -> Iterator[World]:
         device: `cpu`, `cuda`, `cuda:1`, `mps`; under torchrun `cuda` becomes this process's own card.
 
     Raises:
-        UsageError: a device that is not there.
+        UsageError: a device that does not exist.
+        NotSupported: one that is not on this machine.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    where = torch.device(device)
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r}: there is no CUDA device on this machine; use cpu")
+    where = resolve_device(device)
     if where.type == "cuda" and size > 1:
         where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(where)
@@ -97,8 +97,7 @@ def spread(module: nn.Module, world: World, parallel: Parallel = "ddp") -> nn.Mo
         UsageError: unknown `parallel`.
         NotSupported: `fsdp` in a torch without `fully_shard`.
     """
-    if parallel not in ("ddp", "fsdp"):
-        raise UsageError(f"parallel {parallel!r} is unknown: ddp or fsdp")
+    check_parallel(parallel)
     if world.size == 1:
         return module
     if parallel == "ddp":
@@ -107,6 +106,16 @@ def spread(module: nn.Module, world: World, parallel: Parallel = "ddp") -> nn.Mo
         ids = [world.device.index] if world.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
     return _shard(module, world)
+
+
+def check_parallel(parallel: str) -> None:
+    """Refuse an unknown way.
+
+    Raises:
+        UsageError: neither `ddp` nor `fsdp`.
+    """
+    if parallel not in ("ddp", "fsdp"):
+        raise UsageError(f"parallel {parallel!r} is unknown: ddp or fsdp")
 
 
 def _shard(module: nn.Module, world: World) -> nn.Module:

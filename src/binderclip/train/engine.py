@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from binderclip.errors import CheckpointError, UsageError
+from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.fit.checkpoint import write_whole
 from binderclip.models import ImageTextModel, load
 from binderclip.train.architecture import build_model
-from binderclip.train.context import StageContext, StageOutcome, prepared
-from binderclip.train.distributed import Parallel, World, join_world
+from binderclip.train.context import StageContext, StageOutcome
+from binderclip.train.distributed import Parallel, World, check_parallel, join_world
 from binderclip.train.environment import describe_environment
 from binderclip.train.parts import build_part
 from binderclip.train.pictures import open_sources
 from binderclip.train.plots import plot_run
 from binderclip.train.recipe import Recipe, load_recipe
-from binderclip.train.registry import STAGES
+from binderclip.train.registry import SOURCES, STAGES
+from binderclip.train.surgery import training_view
 from binderclip.train.toml import write_toml
 
 __all__ = ["RunResult", "run"]
@@ -96,9 +97,16 @@ def run(
     if set or overrides:
         recipe = recipe.overridden(set, **overrides)
     out = Path(out)
+    check_parallel(parallel)
     with join_world(device) as world:
-        _open(out, recipe, world, resume)
+        # Whatever can be wrong is found before the directory is touched.
+        _refuse(out, world, resume)
+        _open_data(recipe)
         model = _start(out, recipe, world, resume)
+        if world.leads:
+            _open(out, recipe, world, model)
+        world.wait()
+        model = model.to(world.device)
         outcomes: list[StageOutcome] = []
         for index in range(len(recipe.stage)):
             context = StageContext(
@@ -114,8 +122,8 @@ def run(
     return result
 
 
-def _open(out: Path, recipe: Recipe, world: World, resume: bool) -> None:
-    """Make the directory and note what is about to happen."""
+def _refuse(out: Path, world: World, resume: bool) -> None:
+    """Stop where the directory is somebody else's."""
     problem = ""
     if world.leads:
         if out.exists() and not out.is_dir():
@@ -124,32 +132,45 @@ def _open(out: Path, recipe: Recipe, world: World, resume: bool) -> None:
             problem = f"{out} holds a run already: go on with it (--resume), or name another folder"
         elif out.is_dir() and any(out.iterdir()) and not (out / "recipe.toml").exists():
             problem = f"{out} is not empty and holds no run; name another folder"
-        else:
-            out.mkdir(parents=True, exist_ok=True)
-            if not (out / "recipe.toml").exists():
-                write_whole(out / "environment.json", _json(describe_environment(world.device, world.size)))
-                write_whole(out / "recipe.toml", write_toml(recipe.document()))
     problem = world.agree(problem)
     if problem:
         raise UsageError(problem)
 
 
+def _open_data(recipe: Recipe) -> None:
+    """Open every named data set once, for its errors."""
+    specs = [spec for stage in recipe.stage for spec in stage.data] + recipe.evaluation.data
+    open_sources([spec for spec in specs if spec.name not in SOURCES])
+
+
 def _start(out: Path, recipe: Recipe, world: World, resume: bool) -> ImageTextModel:
-    """The model before the first stage; one that is new is kept, so that a resume starts from the same weights."""
+    """The model before the first stage; a new one is kept in the run, and a resume starts from what was kept."""
     folder = out / "stages" / "start"
     if resume and (folder / "READY").exists():
-        return load(folder, device=world.device)
+        return load(folder)
 
     def captions() -> list[str]:
         sets, _ = open_sources([spec for stage in recipe.stage for spec in stage.data])
-        return [caption for dataset in sets for caption in getattr(dataset, "captions", ())]
+        if any(not hasattr(dataset, "captions") for dataset in sets):
+            raise NotSupported(
+                "tokenizer = 'captions' learns from captions that are known as a whole, and shards are a stream; take "
+                "over another model's vocabulary: tokenizer = 'small'"
+            )
+        return [caption for dataset in sets for caption in dataset.captions]
 
-    model = build_model(recipe.model, seed=recipe.seed, captions=captions)
-    if isinstance(recipe.model, dict) and world.leads:
+    return build_model(recipe.model, seed=recipe.seed, captions=captions)
+
+
+def _open(out: Path, recipe: Recipe, world: World, model: ImageTextModel) -> None:
+    """Make the directory and note what is about to happen."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "recipe.toml").exists():
+        write_whole(out / "environment.json", _json(describe_environment(world.device, world.size)))
+        write_whole(out / "recipe.toml", write_toml(recipe.document()))
+    folder = out / "stages" / "start"
+    if isinstance(recipe.model, dict) and not (folder / "READY").exists():
         model.save(folder)
         write_whole(folder / "READY", "")
-    world.wait()
-    return model.to(world.device)
 
 
 def _carry_out(context: StageContext) -> StageOutcome:
@@ -158,7 +179,12 @@ def _carry_out(context: StageContext) -> StageOutcome:
     np.random.seed((context.seed + context.world.rank) % (1 << 32))
     kind = context.stage.kind
     part = {"name": kind} if isinstance(kind, str) else dict(kind)
-    with prepared(context):
+    with training_view(
+        context.model.backbone,
+        patch_dropout=context.stage.patch_dropout,
+        grad_checkpointing=context.stage.grad_checkpointing,
+        channels_last=context.stage.channels_last,
+    ):
         notes = build_part(part, STAGES, "kind", context)
     if isinstance(notes, Mapping):
         context.outcome.notes |= notes

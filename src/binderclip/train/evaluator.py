@@ -11,7 +11,7 @@ from torch import Tensor
 
 from binderclip.data import ImageTextDataset
 from binderclip.errors import NotSupported
-from binderclip.evaluate import retrieval, zero_shot_accuracy
+from binderclip.evaluate import figures
 from binderclip.models import ImageTextModel
 from binderclip.train.pictures import open_sources
 from binderclip.train.recipe import Evaluation
@@ -75,27 +75,16 @@ class Evaluator:
         training = model.training
         model.eval()
         try:
-            figures: dict[str, float] = {}
-            for held in self.held:
-                figures |= {f"{held.name}/{name}": value for name, value in self._measure(model, held).items()}
-            return figures
+            found = [(held.name, self._measure(model, held)) for held in self.held]
+            return {f"{name}/{measure}": value for name, row in found for measure, value in row.items()}
         finally:
             model.train(training)
 
     def _measure(self, model: ImageTextModel, held: _Held) -> dict[str, float]:
         images = torch.cat([_encode(model, part) for part in held.pixels.split(self.settings.batch_size)])
-        distinct = list(dict.fromkeys(held.dataset.captions))
-        position = {caption: i for i, caption in enumerate(distinct)}
-        rows = torch.tensor([position[caption] for caption in held.dataset.captions], device=images.device)
-        texts = model.encode_text(distinct, batch_size=self.settings.batch_size)[rows]
-        figures = retrieval(images, texts, captions=held.dataset.captions)
-        labels = torch.as_tensor(held.dataset.labels)
-        known = labels >= 0
-        if len(held.dataset.classes) > 1 and bool(known.any()):
-            bank = model.text_bank(list(held.dataset.classes), self.settings.templates)
-            accuracy = zero_shot_accuracy(images[known.to(images.device)], bank, labels[known])
-            figures |= {f"zero_shot/{name}": value for name, value in accuracy.items()}
-        return figures
+        return figures(
+            model, images, held.dataset, templates=self.settings.templates, batch_size=self.settings.batch_size
+        )
 
 
 def _bytes(model: ImageTextModel, images: Sequence[Any]) -> Tensor:

@@ -110,8 +110,8 @@ class Stage(_Strict):
         samples, epochs: length, one of the two; an epoch is one pass with every weight counted.
         lr, weight_decay, schedule, warmup, floor: `warmup` below 1 is a share of the stage, otherwise samples.
         optimizer: a name of `fit.OPTIMIZERS` with settings.
-        clip: a name of `optim.METHODS` with settings, a number (a norm), or several; None clips nothing (norms are still
-            plotted).
+        clip: a name of `optim.METHODS` with settings, a number (a norm), or several; None clips nothing (norms are
+            plotted all the same).
         loss: a name of `losses.METHODS` with settings.
         terms: further losses of `train.TERMS`, each with a `weight`.
         ema: decay of an average of the weights that is evaluated and saved in their place.
@@ -188,7 +188,7 @@ class Recipe(_Strict):
     seed: int = 0
     workers: int = Field(1, ge=0)
     cache_mb: int = Field(2048, ge=0)
-    evaluation: Evaluation = Evaluation()
+    evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
     save_dtype: Precision = "float32"
     scaling: dict[str, Any] = {}
     stage: list[Stage] = Field(min_length=1)

@@ -17,7 +17,7 @@ __all__ = ["short_context", "shorten", "training_view"]
 
 @contextlib.contextmanager
 def training_view(
-    backbone: nn.Module, *, patch_dropout: float = 0.0, grad_checkpointing: bool = False, channels_last: bool = False
+    backbone: Any, *, patch_dropout: float = 0.0, grad_checkpointing: bool = False, channels_last: bool = False
 ) -> Iterator[None]:
     """Patch dropout, recomputed activations and memory format on entry, the former state on exit.
 
@@ -36,7 +36,7 @@ def training_view(
             raise NotSupported(f"grad_checkpointing: {type(backbone).__name__} cannot recompute activations")
         backbone.set_grad_checkpointing(True)
     if channels_last:
-        backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        backbone.to(memory_format=torch.channels_last)
     try:
         yield
     finally:
@@ -44,7 +44,7 @@ def training_view(
             owner, name, former = undo
             setattr(owner, name, former)
         if grad_checkpointing:
-            backbone.set_grad_checkpointing(False)  # type: ignore[operator]
+            backbone.set_grad_checkpointing(False)
 
 
 def _set_patch_dropout(backbone: nn.Module, share: float) -> tuple[nn.Module, str, Any]:

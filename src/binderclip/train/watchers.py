@@ -1,0 +1,65 @@
+"""Everything that watches a stage while it trains: metrics, TensorBoard, progress, measurements."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from binderclip.models import ImageTextModel
+from binderclip.train.monitor import MetricsFile, ProgressDisplay, TensorBoard
+
+if TYPE_CHECKING:
+    from binderclip.train.context import StageContext
+
+__all__ = ["Watchers"]
+
+
+class Watchers:
+    """The callbacks of a stage, and their end in any case."""
+
+    def __init__(self, context: StageContext, steps: int, latest: Callable[[], ImageTextModel]) -> None:
+        self.context, self.steps, self.latest = context, steps, latest
+        self.evaluations: list[dict[str, Any]] = []
+        self.callbacks: list[Any] = [self]
+        several = len(context.recipe.stage) > 1
+        self.metrics = self.board = self.display = None
+        if context.world.leads:
+            self.metrics = MetricsFile(context.out / "metrics.jsonl", context.index, context.stage.name)
+            self.callbacks.append(self.metrics)
+            if TensorBoard.available():
+                self.board = TensorBoard(context.out / "tensorboard", context.stage.name if several else "")
+                self.callbacks.append(self.board)
+            if context.progress:
+                self.display = ProgressDisplay(context.stage.name)
+                self.callbacks.append(self.display)
+
+    def after_step(self, step: int) -> None:
+        every = self.context.recipe.evaluation.every
+        if every and step % every == 0 and step < self.steps and self.context.recipe.evaluation.data:
+            self.measure(step)
+
+    def measure(self, step: int) -> dict[str, float]:
+        """Measure the averaged model where there is one, note it, show it."""
+        began = time.perf_counter()
+        figures = self.context.evaluate(self.latest())
+        self.evaluations.append({"step": step, **figures})
+        for writer in (self.metrics, self.board):
+            if writer is not None:
+                writer.write(step, figures)
+        if self.display is not None and figures:
+            shown = ", ".join(f"{n} {v:.1%}" for n, v in figures.items() if n.endswith("text_to_image/R@10"))
+            self.display.say(f"step {step}: {shown or 'measured'} ({time.perf_counter() - began:.1f} s)")
+        return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"evaluations": json.dumps(self.evaluations)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.evaluations = json.loads(state["evaluations"])
+
+    def close(self) -> None:
+        for watcher in (self.board, self.display):
+            if watcher is not None:
+                watcher.close()

@@ -1,0 +1,79 @@
+"""`binderclip train` as a user meets it: exit codes, short errors, JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binderclip import cli
+from binderclip.train.toml import write_toml
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr("sys.argv", ["binderclip", *words])
+    try:
+        cli.main()
+    except SystemExit as done:
+        return int(done.code or 0)
+    return 0
+
+
+def test_train_then_classify(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, out = tmp_path / "r.toml", tmp_path / "run"
+    recipe.write_text(write_toml({**tiny, "data": ["noto-emoji"], "epochs": None, "samples": 64}))
+    words = ("train", str(recipe), "--out", str(out))
+    assert command(monkeypatch, *words, "--json", "--set", "stage.lr=2e-3", "--clip", "norm") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["stages"][0]["steps"] == 4
+    assert "noto-emoji/text_to_image/R@10" in printed["figures"]
+    assert "lr = 0.002" in (out / "recipe.toml").read_text()
+    assert command(monkeypatch, *words) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert command(monkeypatch, *words, "--resume", "--set", "stage.lr=2e-3", "--clip", "norm") == 0
+    assert "held out" in capsys.readouterr().out
+    picture = out / "plots" / "loss.png"
+    assert command(monkeypatch, "classify", str(picture), "-l", "cat,dog", "-m", str(out), "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["images"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "said"),
+    [
+        ("lrr = 1\nepochs = 1\n", (), "line 1: there is no entry 'lrr'; did you mean 'lr'?"),
+        ('data = "openclipart"\nepochs = 1\n', ("--clip", "nrom"), "did you mean 'norm'?"),
+        ('data = "openclipartt"\nepochs = 1\n', (), "did you mean openclipart"),
+        ('data = "openclipart"\nepochs = 1\nmodel = "smal"\n', (), "smal"),
+        ('data = "openclipart"\nepochs = 1\n', ("--device", "gpu7"), "gpu7"),
+        ('data = "openclipart"\nepochs = 1\n', ("--parallel", "both"), "ddp or fsdp"),
+    ],
+)
+def test_mistakes_cost_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    words: Any,
+    said: str,
+) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    assert command(monkeypatch, "train", str(tmp_path / "r.toml"), "--out", str(tmp_path / "run"), *words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert len(error.strip().splitlines()) <= 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_check_shows_every_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r.toml").write_text('data = "openclipart"\nepochs = 1\n')
+    assert command(monkeypatch, "train", str(tmp_path / "r.toml"), "--out", str(tmp_path / "run"), "--check") == 0
+    shown = capsys.readouterr().out
+    assert 'optimizer = "adamw"' in shown
+    assert not (tmp_path / "run").exists()
