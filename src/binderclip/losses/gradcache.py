@@ -63,14 +63,7 @@ def contrastive_step(
         return _detached(output)
     pieces = [slice(start, min(start + micro_batch, rows)) for start in range(0, rows, micro_batch)]
     device = next((value.device for value in batch.values() if isinstance(value, Tensor)), torch.device("cpu"))
-    states, parts = [], []
-    with torch.no_grad():
-        for piece in pieces:
-            states.append(_random_state(device))
-            parts.append(_encode(encoders, _part(batch, piece)))
-    # autocast remembers its casts of the weights, and those made without a graph would swallow the weights' gradients
-    torch.clear_autocast_cache()
-    features = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}
+    features, states = _embed(encoders, batch, pieces, device)
     output = loss(**_named(features), **settings)
     run(output.total)
     after = _random_state(device)
@@ -81,6 +74,20 @@ def contrastive_step(
         torch.clear_autocast_cache()
     _restore(after, device)
     return _detached(output)
+
+
+def _embed(
+    encoders: Encoders, batch: Mapping[str, Any], pieces: list[slice], device: torch.device
+) -> tuple[dict[str, Tensor], list[Any]]:
+    """All embeddings as leaves, made without a graph, and the random state before each piece."""
+    states, parts = [], []
+    with torch.no_grad():
+        for piece in pieces:
+            states.append(_random_state(device))
+            parts.append(_encode(encoders, _part(batch, piece)))
+    # autocast remembers its casts of the weights, and those made without a graph would swallow the weights' gradients
+    torch.clear_autocast_cache()
+    return {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}, states
 
 
 def _send_back(encoded: Mapping[str, Tensor], features: Mapping[str, Tensor], piece: slice) -> None:
