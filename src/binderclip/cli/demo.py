@@ -164,7 +164,8 @@ def _segment(page: Page, clip: ImageTextModel) -> None:
 
     import torch
 
-    from binderclip.data import scenes, vocabulary
+    from binderclip.data import vocabulary
+    from binderclip.data.scenes import scenes
     from binderclip.segment import Segmenter
 
     words = vocabulary("scenes15", split="test").only(SCENE_LABELS)

@@ -91,8 +91,7 @@ class SearchIndex:
                 f"{model.name!r}; query it with --model {note['model']}, or index again with --rebuild"
             )
         self.root: Path | None = Path(note["root"]) if note else None
-        self._db: Any = lancedb.connect(str(self.path)) if note else None  # type: ignore[attr-defined]
-        self._table: Any = self._db.open_table(TABLE) if note else None
+        self._table: Any = lancedb.connect(str(self.path)).open_table(TABLE) if note else None  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return int(self._table.count_rows()) if self._table is not None else 0
@@ -172,8 +171,7 @@ class SearchIndex:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"cannot make the index folder {self.path}: {error.strerror}") from error
-        self._db = lancedb.connect(str(self.path))
-        self._table = self._db.create_table(TABLE, schema=self._schema(), mode="overwrite")
+        self._table = lancedb.connect(str(self.path)).create_table(TABLE, schema=self._schema(), mode="overwrite")
         note = {
             "format": FORMAT,
             "model": self.model.name,
@@ -228,7 +226,7 @@ class SearchIndex:
         report.skipped += [(str(path), reason) for path, reason in encoded.skipped]
         bad = {by_path[Path(path)] for path, _ in encoded.skipped}
         self._delete(sorted(bad & set(known)))
-        good = [by_path[Path(path)] for path in encoded.paths]
+        good = [keys[i] for i in encoded.index]
         if not good:
             return
         self._merge(good, states, paths, encoded.features)
