@@ -19,6 +19,7 @@ from binderclip.errors import CheckpointError, UsageError
 from binderclip.models import registry
 from binderclip.models.backends import place
 from binderclip.models.checkpoint import check_weights_file, guarded
+from binderclip.models.compact import compact_state, text_folder
 from binderclip.models.devices import resolve_device, resolve_dtype
 from binderclip.models.hub import cache_only_when_unreachable, reachable, why_not
 from binderclip.models.image_text import ImageTextModel
@@ -209,14 +210,18 @@ def from_folder(folder: Path, name: str) -> ImageTextModel:
     weights = _weights_in(folder)
     check_weights_file(weights)
     backbone = _construct_for(config["model_cfg"], folder)
-    guarded(lambda: _load_weights(backbone, weights), weights, f"the configuration in {folder}")
+    compact = config.get("binderclip", {})
+    guarded(lambda: _load_weights(backbone, weights, compact), weights, f"the configuration in {folder}")
     preprocess = Preprocess.from_open_clip(config.get("preprocess_cfg", {}))
     preprocess = preprocess.at(getattr(backbone.visual, "image_size", None))
-    tokenizer = tokenizer_of(config["model_cfg"], folder, name)
+    tokenizer = tokenizer_of(config["model_cfg"], text_folder(folder, compact), name)
     return _wrap(backbone, name, config["model_cfg"], preprocess, tokenizer, registry.read_card(folder))
 
 
-def _load_weights(backbone: Any, weights: Path) -> None:
+def _load_weights(backbone: Any, weights: Path, compact: Mapping[str, Any]) -> None:
+    if compact:
+        backbone.load_state_dict(compact_state(weights.parent, weights, compact), strict=True)
+        return
     with quiet():
         open_clip.load_checkpoint(backbone, str(weights), strict=True, weights_only=True)
 

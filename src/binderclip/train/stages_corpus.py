@@ -6,6 +6,7 @@ WordNet's lemmas and short glosses. No caption is taken from a validation, test 
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from collections.abc import Sequence
@@ -69,6 +70,11 @@ class Corpus:
 
     texts: tuple[str, ...]
     captions: int
+
+    @property
+    def digest(self) -> str:
+        """Hash of the texts in their order."""
+        return hashlib.sha256("\n".join(self.texts).encode()).hexdigest()[:16]
 
 
 def pack_captions(packs: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -75,7 +75,7 @@ def on_white(rgba: UInt8[Tensor, "N 4 64 64"], size: int) -> Float[Tensor, "N 3 
 
 
 def place(
-    rgba: Float[Tensor, "N 4 64 64"],
+    rgba: Float[Tensor, "N 4 H H"],
     side: Float[Tensor, "N"],
     centre: Float[Tensor, "N 2"],
     size: int,
@@ -97,7 +97,7 @@ def place(
     grid = nn.functional.affine_grid(theta, [len(rgba), 4, size, size], align_corners=False)
     # Small objects would alias: shrink them first by area, in one group a scale.
     out = rgba.new_zeros(len(rgba), 4, size, size)
-    shrink = (64 / (side * size)).clamp(min=1)
+    shrink = (rgba.shape[-1] / (side * size)).clamp(min=1)
     for factor, rows in ((1, shrink < 1.5), (2, (shrink >= 1.5) & (shrink < 3)), (4, shrink >= 3)):
         if rows.any():
             source = nn.functional.avg_pool2d(rgba[rows], factor) if factor > 1 else rgba[rows]
@@ -106,7 +106,7 @@ def place(
     return out
 
 
-def recolour(rgba: Float[Tensor, "N 4 64 64"], mono: Bool[Tensor, "N"], generator: torch.Generator) -> Tensor:
+def recolour(rgba: Float[Tensor, "N 4 H H"], mono: Bool[Tensor, "N"], generator: torch.Generator) -> Tensor:
     """Premultiply; paint half of the silhouettes in a random colour; jitter the colours of half of the others."""
     n = len(rgba)
     colour, alpha = rgba[:, :3], rgba[:, 3:]
@@ -155,7 +155,7 @@ def backgrounds(
 
 
 def compose(
-    pictures: UInt8[Tensor, "N 4 64 64"],
+    pictures: UInt8[Tensor, "N 4 H H"],
     mono: Bool[Tensor, "N"],
     objects: Int[Tensor, "B K"],
     generator: torch.Generator,

@@ -143,6 +143,14 @@ def tower_states(
     return trunk.norm(last(x))[:, 0], dense
 
 
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> None:
+    """`tokenizer.json`, and the `tokenizer_config.json` that open_clip's route through transformers reads."""
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[SOT]", "eos_token": "[EOT]"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length, **special}
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
 def write_folder(
     model: CustomTextCLIP,
     tokenizer: Tokenizer | None,
@@ -160,13 +168,7 @@ def write_folder(
     put("open_clip_config.json", config)
     put("card.json", card)
     if tokenizer is not None:
-        tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-        special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[SOT]", "eos_token": "[EOT]"}
-        length = config["model_cfg"]["text_cfg"]["context_length"]
-        put(
-            "tokenizer_config.json",
-            {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length, **special},
-        )
+        write_tokenizer(tokenizer, folder, config["model_cfg"]["text_cfg"]["context_length"])
     state = {name: value.detach().half().contiguous().clone() for name, value in model.state_dict().items()}
     partial = folder / "open_clip_model.safetensors.tmp"
     save_file(state, partial, metadata={"format": "pt"})

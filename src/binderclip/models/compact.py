@@ -1,0 +1,97 @@
+"""Smaller model folders: 8-bit weights with a scale for each channel, and a text tower that another folder holds.
+
+The configuration of such a folder says so in a table beside open_clip's own entries:
+`"binderclip": {"weights": "int8", "text_tower": "small"}`. open_clip alone cannot open it; `binderclip.load` can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from binderclip.errors import CheckpointError, UsageError
+
+__all__ = ["compact_state", "expand", "quantise", "text_folder"]
+
+SCALE = "::scale"
+LEAST = 1024  # numbers below which a tensor stays in half precision
+
+
+def quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in 8 bits: each output channel is rounded to 255 steps between its own largest magnitudes.
+
+    Args:
+        state: float tensors. Those of two or more axes and at least 1,024 numbers become int8 `NAME` and float16
+            `NAME::scale` (one number a row); the others become float16.
+
+    Raises:
+        UsageError: a number that is not finite.
+    """
+    packed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if not bool(value.isfinite().all()):
+            raise UsageError(f"{name} holds numbers that are not finite")
+        if value.ndim < 2 or value.numel() < LEAST:
+            packed[name] = value.detach().half().contiguous().clone()
+            continue
+        rows = value.detach().float().flatten(1)
+        # The scale is rounded first, so that what is divided by is what will be multiplied with.
+        scale = (rows.abs().amax(1) / 127).clamp(min=2**-20).half().float()
+        packed[name] = (rows / scale[:, None]).round().clamp(-127, 127).to(torch.int8).view(value.shape)
+        packed[name + SCALE] = scale.half()
+    return packed
+
+
+def expand(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The float32 state that `quantise` was given, up to half a step of each channel."""
+    state: dict[str, Tensor] = {}
+    for name, value in packed.items():
+        if name.endswith(SCALE):
+            continue
+        if value.dtype == torch.int8:
+            if name + SCALE not in packed:
+                raise CheckpointError(f"the 8-bit weights {name} come without their scale")
+            scale = packed[name + SCALE].float()
+            state[name] = value.float() * scale.view(-1, *[1] * (value.ndim - 1))
+        else:
+            state[name] = value.float()
+    return state
+
+
+def text_folder(folder: Path, settings: Mapping[str, Any]) -> Path:
+    """Folder of the text tower and tokenizer: the folder itself, or its neighbour named by `text_tower`.
+
+    Raises:
+        CheckpointError: the neighbour is not there.
+    """
+    other = settings.get("text_tower")
+    if other is None:
+        return folder
+    found = folder.parent / str(other)
+    if not found.is_dir():
+        raise CheckpointError(f"{folder} takes its text tower from {found}, which is not there")
+    return found
+
+
+def compact_state(folder: Path, weights: Path, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The whole state dict of a compact folder, in float32.
+
+    Args:
+        folder: the model folder. weights: its safetensors file. settings: its configuration's `binderclip` table.
+
+    Raises:
+        CheckpointError: an unknown way of storing weights, or a text tower that is not where it should be.
+    """
+    if settings.get("weights", "float") not in ("float", "int8"):
+        raise CheckpointError(f"{folder}: weights stored as {settings['weights']!r} cannot be read; float or int8 can")
+    state = expand(load_file(weights))
+    other = text_folder(folder, settings)
+    if other != folder:
+        neighbour = load_file(other / weights.name)
+        state |= {name: value.float() for name, value in neighbour.items() if name.startswith("text.")}
+    return state

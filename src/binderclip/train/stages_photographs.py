@@ -1,0 +1,173 @@
+"""Real pictures for training `small`, from packages that carry them: none of them is shipped.
+
+Debian's wallpaper packages (plasma-workspace-wallpapers, gnome-backgrounds, mate-backgrounds) give unlabelled
+photographs; tuxpaint-stamps-default gives some 600 cut-out pictures with captions; gcompris-qt-data gives labelled ones
+inside Qt resource files. A recipe names the folders; what is not named is left out.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+import struct
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from binderclip.data import list_images, open_image
+from binderclip.errors import DataError, UsageError
+
+__all__ = ["RealPictures", "qt_resources", "read_real", "stamp_caption"]
+
+CROP, CUTOUT = 224, 128
+GCOMPRIS = ("categorization", "erase", "explore_monuments", "explore_world_animals", "explore_farm_animals", "lang")
+
+
+@dataclass(frozen=True)
+class RealPictures:
+    """Square crops of photographs ("" where nothing says what they show), and captioned cut-outs with alpha."""
+
+    crops: UInt8[Tensor, "P 3 224 224"]
+    crop_captions: tuple[str, ...]
+    cutouts: UInt8[Tensor, "Q 4 128 128"]
+    cutout_captions: tuple[str, ...]
+
+
+def stamp_caption(line: str) -> str:
+    """Tux Paint's description without article, remark in brackets and full stop: 'A dog.' -> 'dog'."""
+    text = re.sub(r"\(.*?\)", "", line)
+    return re.sub(r"^(An?|The|Some) ", "", text.strip()).rstrip(".! ").strip().lower()
+
+
+def qt_resources(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every uncompressed file inside a Qt resource file (`.rcc`).
+
+    Raises:
+        DataError: not such a file.
+    """
+    data = path.read_bytes()
+    if data[:4] != b"qres":
+        raise DataError(f"{path} is no Qt resource file")
+    version, tree, contents, names = struct.unpack(">4i", data[4:20])
+    width = 22 if version >= 2 else 14
+
+    def walk(index: int, prefix: str) -> Iterator[tuple[str, bytes]]:
+        offset, flags = struct.unpack(">iH", data[tree + index * width :][:6])
+        name = ""
+        if index:
+            (length,) = struct.unpack(">H", data[names + offset :][:2])
+            name = data[names + offset + 6 : names + offset + 6 + 2 * length].decode("utf-16-be")
+        if flags & 2:
+            count, first = struct.unpack(">ii", data[tree + index * width + 6 :][:8])
+            for child in range(first, first + count):
+                yield from walk(child, f"{prefix}/{name}" if name else prefix)
+        elif not flags & 5:  # neither zlib nor zstd
+            (place,) = struct.unpack(">i", data[tree + index * width + 10 :][:4])
+            (size,) = struct.unpack(">i", data[contents + place :][:4])
+            yield f"{prefix}/{name}", data[contents + place + 4 : contents + place + 4 + size]
+
+    yield from walk(0, "")
+
+
+def _file_caption(name: str) -> str:
+    """'explore/resource/usa/lincolnMemorial2.webp' -> 'lincoln memorial'."""
+    stem = re.sub(r"\d+$", "", name.rsplit("/", 1)[-1].rsplit(".", 1)[0])
+    return re.sub(r"[\s_-]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem)).strip().lower()
+
+
+def _gcompris(folder: Path) -> Iterator[tuple[Image.Image, str]]:
+    for part in GCOMPRIS:
+        for name, content in qt_resources(folder / f"{part}.rcc"):
+            wanted = {"categorization": "/images/", "lang": "words"}.get(part, "")
+            if not name.endswith((".webp", ".png", ".jpg")) or wanted not in name:
+                continue
+            image = open_image(io.BytesIO(content), mode="RGBA")
+            if min(image.size) >= 90:
+                yield image, _file_caption(name)
+
+
+def _stamps(folder: Path) -> Iterator[tuple[Image.Image, str]]:
+    for path in sorted(folder.rglob("*.png")):
+        text = path.with_suffix(".txt")
+        if "symbols" in path.parts or path.stem.endswith(("_mirror", "_flip")) or not text.exists():
+            continue
+        caption = stamp_caption(text.read_text(encoding="utf-8").partition("\n")[0])
+        if 2 < len(caption) < 50:
+            yield open_image(path, mode="RGBA"), caption
+
+
+def _square(image: Image.Image, side: int) -> UInt8[Tensor, "C H W"]:
+    pixels = torch.frombuffer(
+        bytearray(image.resize((side, side), Image.Resampling.BICUBIC).tobytes()), dtype=torch.uint8
+    )
+    return pixels.view(side, side, -1).permute(2, 0, 1).contiguous()
+
+
+def _crop(image: Image.Image, least: float, chance: random.Random) -> Image.Image:
+    side = int(chance.uniform(least, 1.0) * min(image.size))
+    x, y = chance.randint(0, image.width - side), chance.randint(0, image.height - side)
+    part = image.crop((x, y, x + side, y + side))
+    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if chance.random() < 0.5 else part
+
+
+def _padded(image: Image.Image) -> Image.Image:
+    """The visible part, centred in a transparent square."""
+    image = image.crop(image.getbbox() or (0, 0, *image.size))
+    side = max(image.size)
+    out = Image.new("RGBA", (side, side), (0, 0, 0, 0))
+    out.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return out
+
+
+def read_real(
+    photographs: Sequence[str],
+    stamps: str | None,
+    gcompris: str | None,
+    *,
+    forbidden: Collection[str] = (),
+    crops: int = 26,
+    seed: int = 0,
+) -> RealPictures:
+    """Crops and cut-outs from folders of the packages named above.
+
+    Args:
+        photographs: folders of unlabelled photographs. stamps: Tux Paint's `stamps` folder. gcompris: its `rcc` folder.
+        forbidden: captions of held-out pictures; a labelled picture of that name is left out.
+        crops: crops of each unlabelled photograph; labelled ones give eight.
+        seed: of the crops.
+
+    Raises:
+        UsageError: a folder that is not there, or nothing named at all.
+    """
+    for folder in [*photographs, *([stamps] if stamps else []), *([gcompris] if gcompris else [])]:
+        if not Path(folder).is_dir():
+            raise UsageError(f"photographs: there is no folder {folder}")
+    chance = random.Random(seed)
+    squares: list[Tensor] = []
+    captions: list[str] = []
+    for path in [path for folder in photographs for path in list_images(Path(folder))]:
+        image = open_image(path)
+        image.thumbnail((1600, 1600))
+        squares += [_square(_crop(image, 0.25, chance), CROP) for _ in range(crops)]
+        captions += [""] * crops
+    cutouts: list[Tensor] = []
+    names: list[str] = []
+    labelled = [*(_gcompris(Path(gcompris)) if gcompris else ()), *(_stamps(Path(stamps)) if stamps else ())]
+    for image, caption in labelled:
+        if caption in forbidden:
+            continue
+        if image.getextrema()[3][0] > 250:  # type: ignore[index]
+            squares += [_square(_crop(image.convert("RGB"), 0.55, chance), CROP) for _ in range(8)]
+            captions += [caption] * 8
+        else:
+            cutouts.append(_square(_padded(image), CUTOUT))
+            names.append(caption)
+    if not squares or not cutouts:
+        raise UsageError("photographs: the folders hold no photograph, or no cut-out picture with alpha")
+    return RealPictures(torch.stack(squares), tuple(captions), torch.stack(cutouts), tuple(names))
