@@ -16,7 +16,7 @@ from pathlib import Path
 import benchmarks
 from benchmarks.harness import Row
 
-PRIVATE = {"__main__", "harness"}
+PRIVATE = {"__main__", "harness", "peers"}
 
 
 def names() -> list[str]:
