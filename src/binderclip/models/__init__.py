@@ -5,9 +5,7 @@ Importing this room registers binderclip's own architectures with timm and open_
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-
+from binderclip.models import architectures as architectures
 from binderclip.models.classification import Classification
 from binderclip.models.contributions import Contributions
 from binderclip.models.correlation import correlation
@@ -33,9 +31,6 @@ from binderclip.models.towers import (
     open_text_tower,
 )
 from binderclip.models.trace import Capture, Trace, capture, trace
-
-if importlib.util.find_spec("binderclip.models.architectures") is not None:
-    importlib.import_module("binderclip.models.architectures")
 
 __all__ = [
     "TEMPLATES",

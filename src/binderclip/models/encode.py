@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 OnError = Literal["raise", "skip"]
 
+CPU_BATCH = 16
+"""On a processor a larger batch only leaves the caches: `small` takes 15 ms an image in batches of 16, 19 in 64s."""
+
 
 @dataclass(frozen=True)
 class EncodedImages:
@@ -106,7 +109,7 @@ def encode_files(
     Args:
         model: encodes.
         sources: paths, bytes, PIL images, arrays (H, W, C), 8-bit tensors (C, H, W).
-        batch_size: images that go through the model at once.
+        batch_size: images that go through the model at once, at most (a processor takes fewer, see `CPU_BATCH`).
         normalize: rows of length one instead of raw features.
         size: input side or (h, w); default the model's.
         on_error: `skip` leaves an unreadable picture out and reports it, `raise` stops at it.
@@ -123,6 +126,7 @@ def encode_files(
         raise UsageError(f"on_error {on_error!r}: 'raise' or 'skip'")
     workers = workers or min(8, os.cpu_count() or 1)
     preprocess = model.preprocess.at(size)
+    step = min(batch_size, CPU_BATCH) if model.device.type == "cpu" else batch_size
     kept: list[int] = []
     skipped: list[tuple[str, str]] = []
     chunks: list[Tensor] = []
@@ -135,7 +139,7 @@ def encode_files(
             if progress is not None:
                 progress(len(kept) + len(skipped))
 
-    for position, found in _opened(preprocess, sources, workers, 3 * batch_size):
+    for position, found in _opened(preprocess, sources, workers, 3 * step):
         if isinstance(found, BinderclipError):
             if on_error == "raise":
                 raise found
@@ -143,7 +147,7 @@ def encode_files(
             continue
         kept.append(position)
         waiting.append(found)
-        if len(waiting) == batch_size:
+        if len(waiting) == step:
             flush()
     flush()
     # Joined outside inference mode, so that the result is an ordinary tensor that training code may use.

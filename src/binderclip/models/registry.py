@@ -48,7 +48,7 @@ def _count_parameters(weights: Path) -> int:
         header = json.loads(file.read(length))
     total = 0
     for name, entry in header.items():
-        if name != "__metadata__":
+        if name != "__metadata__" and not name.endswith("::scale"):
             size = 1
             for side in entry["shape"]:
                 size *= side
