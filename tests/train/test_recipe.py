@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from binderclip.errors import UsageError
-from binderclip.train import STAGES, Recipe, load_recipe
+from binderclip.train import STAGES, Recipe, list_recipes, load_recipe
 from binderclip.train.toml import locate, write_toml
 
 if sys.version_info >= (3, 11):
@@ -177,6 +177,21 @@ def test_a_kind_brings_its_own_settings(tiny: dict[str, Any], monkeypatch: pytes
         Recipe.from_dict(tiny)
 
 
-def test_recipes_of_the_repository_are_valid() -> None:
-    folder = Path(__file__).parents[2] / "recipes"
-    assert load_recipe(folder / "scratch-64.toml").stage
+@pytest.mark.parametrize("name", list_recipes())
+def test_packaged_recipes_are_valid_by_their_bare_names(name: str) -> None:
+    assert load_recipe(name).name == name
+
+
+def test_a_bare_name_is_a_packaged_recipe_unless_a_file_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "scratch-64" in list_recipes()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scratch-64").write_text(FLAT)
+    assert load_recipe("scratch-64").document()["stage"] == load_recipe(write(tmp_path, FLAT)).document()["stage"]
+    (tmp_path / "scratch-64").unlink()
+    # A folder of that name, such as a run, hides nothing.
+    (tmp_path / "scratch-64").mkdir()
+    assert load_recipe("scratch-64").stage[0].epochs == 4
+    with pytest.raises(UsageError, match=r"no recipe 'scratch64': did you mean 'scratch-64'\? packaged: .*scratch-64"):
+        load_recipe("scratch64")
+    with pytest.raises(UsageError, match=r"there is no recipe scratch-64\.toml"):
+        load_recipe("scratch-64.toml")

@@ -74,7 +74,7 @@ def _train(page: Page, out: Path, epochs: float) -> None:
     run = out / "run"
     # Made again each time: training is what this section shows.
     shutil.rmtree(run, ignore_errors=True)
-    result = train.run("recipes/scratch-64.toml", out=run, epochs=epochs)
+    result = train.run("scratch-64", out=run, epochs=epochs)
     stage = result.stages[-1]
     page.section(
         "Train",

@@ -12,8 +12,15 @@ from binderclip.cli.output import note, print_json, print_table, warn_skipped
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe: a TOML file, such as `recipes/scratch-64.toml`.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: model, plots, metrics, checkpoints.")],
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a packaged recipe, such as `scratch-64`.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder of the run: model, plots, metrics, checkpoints [default: runs/RECIPE].",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a run in this folder stopped, however it stopped.")
     ] = False,
@@ -44,11 +51,11 @@ def train(
 
     Examples:
 
-        binderclip train recipes/scratch-64.toml --out runs/a
+        binderclip train scratch-64 --out runs/a
 
-        binderclip train recipes/scratch-64.toml --out runs/b --set stage.lr=3e-4 --clip norm
+        binderclip train scratch-64 --out runs/b --set stage.lr=3e-4 --clip norm
 
-        torchrun --nproc-per-node 2 --no-python binderclip train recipes/scratch-64.toml --out runs/c
+        torchrun --nproc-per-node 2 --no-python binderclip train scratch-64 --out runs/c
 
     The folder then holds `model/` (`binderclip classify --model runs/a ...`), `plots/`, `summary.json`,
     `metrics.jsonl`, TensorBoard curves, and the recipe as it was carried out. A run that was killed goes on with
@@ -63,6 +70,7 @@ def train(
 
         print_json(checked.document()) if json else typer.echo(write_toml(checked.document()), nl=False)
         return
+    out = out or Path("runs", Path(recipe).stem)
     result = training.run(
         checked,
         out=out,

@@ -1,6 +1,8 @@
 """Training by recipe: `train.run("recipe.toml", out="runs/a")` leaves a run directory with everything in it."""
 
 from binderclip.train import contrastive as _contrastive
+from binderclip.train import stages_kinds as _stages_kinds
+from binderclip.train import stages_tower as _stages_tower
 from binderclip.train.architecture import build_model
 from binderclip.train.batches import Batch, Batches, Order
 from binderclip.train.context import StageContext, StageOutcome
@@ -10,7 +12,7 @@ from binderclip.train.engine import RunResult, run
 from binderclip.train.evaluator import Evaluator
 from binderclip.train.pictures import Pictures, Pixels
 from binderclip.train.plots import plot_run
-from binderclip.train.recipe import DataSpec, Evaluation, Group, Recipe, Stage, load_recipe
+from binderclip.train.recipe import DataSpec, Evaluation, Group, Recipe, Stage, list_recipes, load_recipe
 from binderclip.train.registry import MODELS, SOURCES, STAGES, TERMS, register
 
 __all__ = [
@@ -36,9 +38,10 @@ __all__ = [
     "World",
     "build_loss",
     "build_model",
+    "list_recipes",
     "load_recipe",
     "plot_run",
     "register",
     "run",
 ]
-del _contrastive
+del _contrastive, _stages_kinds, _stages_tower

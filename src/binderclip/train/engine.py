@@ -72,11 +72,11 @@ def run(
 ) -> RunResult:
     """Train by a recipe and leave everything in a run directory.
 
-    `train.run("recipes/scratch-64.toml", out="runs/a", clip="norm", lr=3e-4)`. Under `torchrun` the processes share
+    `train.run("scratch-64", out="runs/a", clip="norm", lr=3e-4)`. Under `torchrun` the processes share
     the work; the leading one writes.
 
     Args:
-        recipe: a recipe, or the path of one.
+        recipe: a recipe, the path of one, or the name of a packaged one.
         out: the directory; gets `recipe.toml`, `environment.json`, `metrics.jsonl`, `plots/`, `tensorboard/` (where it
             is installed), `checkpoints/`, `stages/`, `model/` and `summary.json`.
         resume: go on where an earlier call stopped, at whatever point; a directory without anything starts afresh.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from binderclip.errors import UsageError
 from binderclip.train.parts import hint
 from binderclip.train.toml import apply_override, locate, parse_override, read_toml
 
-__all__ = ["DataSpec", "Evaluation", "Group", "Recipe", "Stage", "load_recipe"]
+__all__ = ["DataSpec", "Evaluation", "Group", "Recipe", "Stage", "list_recipes", "load_recipe"]
 
 Part = str | dict[str, Any]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -286,19 +287,45 @@ RECIPE_KEYS = tuple(key for key in Recipe.model_fields if key != "stage")
 STAGE_KEYS = tuple(Stage.model_fields)
 
 
+PACKAGED = Path(__file__).with_name("recipes")
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the package; `load_recipe` takes them as they are."""
+    return sorted(path.stem for path in PACKAGED.glob("*.toml"))
+
+
 def load_recipe(path: str | Path, set: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe file.
+    """Read and check a recipe.
 
     Args:
-        path: a TOML file.
+        path: a TOML file, or the name of a packaged recipe (`list_recipes`) where no such file is.
         set: `KEY=VALUE` overrides.
 
     Raises:
-        UsageError: no such file, not TOML, an unknown entry or a wrong value.
+        UsageError: no such file or name, not TOML, an unknown entry or a wrong value.
     """
-    document, text = read_toml(path)
-    document.setdefault("name", Path(path).stem)
+    file = _recipe_file(path)
+    document, text = read_toml(file)
+    document.setdefault("name", file.stem)
     return Recipe.from_dict(document, text=text, source=str(path), overrides=set)
+
+
+def _recipe_file(path: str | Path) -> Path:
+    """The file of a path or of a bare name; a file of the user's goes before a packaged one."""
+    file = Path(path)
+    # A bare name has neither folder nor suffix: `./mine` and `mine.toml` are always files.
+    if file.is_file() or file.suffix or str(path) != file.name:
+        return file
+    names = list_recipes()
+    if file.name in names:
+        return PACKAGED / f"{file.name}.toml"
+    near = get_close_matches(file.name, names, n=1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    raise UsageError(
+        f"there is no recipe {file.name!r}: {meant}packaged: {', '.join(names)}; a recipe of your own is given by its "
+        "path, such as mine.toml"
+    )
 
 
 def _with_stages(document: dict[str, Any], source: str, text: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The pretrained parts behind the bundled models: where they are found when building, and how they are opened.
 
-They are teachers and starting points for `recipes/small*.toml` only. Nothing here runs when a bundled model is used.
+They are teachers and starting points for the recipes `small*` only. Nothing here runs when a bundled model is used.
 A recipe names each part by a path (`parts.minilm = "..."`) or leaves it out, and then the environment variable of
 `PARTS` is read, and then the installed package is asked.
 """
