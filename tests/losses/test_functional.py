@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import open_clip.loss
 import pytest
@@ -145,23 +146,38 @@ def test_half_precision_features_are_compared_in_float32(features):
 
 
 MEMORY = """
-import resource, sys, torch
+import sys, torch
+from torch.nn import functional as F
 from binderclip.losses import info_nce, sigmoid_loss
-rows = int(sys.argv[1])
+
+def dense(image, text, chunk):
+    logits = image @ text.T
+    return F.cross_entropy(logits, torch.arange(len(image)))
+
+def peak():
+    # not getrusage: its maximum starts from that of the process that started this one
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+rows, loss = int(sys.argv[1]), {"info_nce": info_nce, "sigmoid": sigmoid_loss, "dense": dense}[sys.argv[2]]
 image, text = (torch.randn(rows, 8, requires_grad=True) for _ in range(2))
-info_nce(image[:64], text[:64], chunk=32).backward()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-{"info_nce": info_nce, "sigmoid": sigmoid_loss}[sys.argv[2]](image, text, chunk=256).backward()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+loss(image[:64], text[:64], chunk=32).backward()
+before = peak()
+loss(image, text, chunk=256).backward()
+print(peak() - before)
 """
 
 
-@pytest.mark.parametrize("link", ["info_nce", "sigmoid"])
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from Linux's /proc")
+@pytest.mark.parametrize("link", ["info_nce", "sigmoid", "dense"])
 def test_memory_stays_far_below_the_logit_matrix(link):
-    rows = 8192
+    rows = 4096
     run = subprocess.run([sys.executable, "-c", MEMORY, str(rows), link], capture_output=True, text=True, check=True)
     matrix = rows * rows * 4 / 2**20
-    assert float(run.stdout) < matrix / 10
+    if link == "dense":
+        assert float(run.stdout) > matrix  # the measurement sees what it should
+    else:
+        assert float(run.stdout) < matrix / 4
 
 
 @pytest.mark.parametrize(
