@@ -10,6 +10,8 @@ import typer
 from binderclip.cli.options import Device, Json
 from binderclip.cli.output import note, print_json, print_table, warn_skipped
 
+WAYS = ("image_to_text", "text_to_image")
+
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a packaged recipe, such as `scratch-64`.")],
@@ -96,22 +98,19 @@ def _show(result: object) -> None:
         for s in result.summary["stages"]  # type: ignore[attr-defined]
     ]
     print_table(f"{result.recipe.name}", ["stage", "steps", "loss at the end", "images/s"], stages)  # type: ignore[attr-defined]
-    rows: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float]] = {}
     for name, value in result.figures.items():  # type: ignore[attr-defined]
         data, measure = name.split("/", 1)
-        rows.setdefault(data, {})[measure] = value
-    wanted = [(d, f"{d}/R@{k}") for d in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+        found.setdefault(data, {})[measure] = value
+    wanted = {f"{way.replace('_', ' ')} R@{k}": f"{way}/R@{k}" for way in WAYS for k in (1, 5, 10)}
+    wanted |= {"zero-shot accuracy": "zero_shot/accuracy", "commonest class": "zero_shot/majority"}
+    rows = [
+        [label, *[f"{figures[measure]:.3f}" if measure in figures else "" for figures in found.values()]]
+        for label, measure in wanted.items()
+        if any(measure in figures for figures in found.values())
+    ]
     if rows:
-        print_table(
-            "held out (shares; R@k counts an equal caption as found)",
-            ["data", *[f"{'i→t' if d[0] == 'i' else 't→i'} {m.split('/')[1]}" for d, m in wanted],
-             "zero-shot", "majority"],
-            [
-                [data, *[f"{found[m]:.3f}" for _, m in wanted],
-                 *[f"{found[m]:.3f}" if m in found else "" for m in ("zero_shot/accuracy", "zero_shot/majority")]]
-                for data, found in rows.items()
-            ],
-        )  # fmt: skip
+        print_table("held out (an equal caption counts as found)", ["share", *found], rows)
 
 
 def register(app: typer.Typer) -> None:
