@@ -85,6 +85,9 @@ def test_alpha_zero_is_the_zero_shot_classifier(head: type) -> None:
     fitted = head(zero_shot, alpha=0.0).fit(x, y)
     np.testing.assert_allclose(fitted.decision_function(x), 37 * x @ text.T, atol=1e-9)
     assert np.array_equal(fitted.predict(x), zero_shot.predict(x))
+    # Cloned, as a grid search does, the prior arrives unfitted.
+    again = clone(fitted).fit(x, y)
+    np.testing.assert_array_equal(again.decision_function(x), fitted.decision_function(x))
 
 
 @pytest.mark.parametrize("head", WITH_PRIOR)

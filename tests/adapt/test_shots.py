@@ -40,3 +40,12 @@ def test_the_comparison_equals_a_loop_with_the_same_draws() -> None:
         want = heads[row.head].fit(x[train], y[train], *extra).score(x_test, y_test)
         assert row.accuracy == pytest.approx(want)
         assert row.fit_seconds > 0
+
+
+def test_the_tuned_probe_is_the_first_best_of_separate_fits() -> None:
+    (x, y), (x_val, y_val) = toy(12, 3), toy(15, 4)
+    tuned = LinearProbe().fit(x, y, x_val, y_val)
+    separate = {strength: LinearProbe(C=strength).fit(x, y) for strength in tuned.Cs}
+    scores = [probe.score(x_val, y_val) for probe in separate.values()]
+    assert tuned.Cs[int(np.argmax(scores))] == tuned.C_
+    np.testing.assert_allclose(tuned.decision_function(x), separate[tuned.C_].decision_function(x), atol=2e-2)

@@ -47,27 +47,36 @@ class LinearProbe(FewShotHead):
     def _fit(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> None:
         if not self.C > 0:
             raise UsageError(f"C must be above 0, not {self.C}")
-        self._data = views.flatten(0, 1).numpy(), targets.repeat_interleave(views.shape[1]).numpy()
-        self._solve(self.C)
+        x, y = views.flatten(0, 1).numpy(), targets.repeat_interleave(views.shape[1]).numpy()
+        self._solver = LogisticRegression(max_iter=self.max_iter, warm_start=True)
+        self._data = x, y
+        self._use(self.C, *self._solve(self.C))
 
-    def _solve(self, strength: float) -> None:
+    def _solve(self, strength: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         x, y = self._data
-        self.C_ = float(strength)
         if len(self.classes_) == 1:
-            self.coef_, self.intercept_, self.n_iter_ = np.zeros((1, x.shape[1])), np.zeros(1), np.ones(1, dtype=int)
-            return
-        model = LogisticRegression(C=strength, max_iter=self.max_iter).fit(x, y)
-        weight, bias, self.n_iter_ = model.coef_, model.intercept_, model.n_iter_
+            return np.zeros((1, x.shape[1])), np.zeros(1), np.ones(1, dtype=int)
+        model = self._solver.set_params(C=strength).fit(x, y)
+        weight, bias = model.coef_.copy(), model.intercept_.copy()
         if len(weight) == 1:
             weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
-        self.coef_, self.intercept_ = weight, bias
+        return weight, bias, model.n_iter_
+
+    def _use(self, strength: float, weight: np.ndarray, bias: np.ndarray, iterations: np.ndarray) -> None:
+        self.C_, self.coef_, self.intercept_, self.n_iter_ = float(strength), weight, bias, iterations
 
     def _terms(self, x: Float[Tensor, "N d"]) -> Terms:
         return {"linear": x @ torch.from_numpy(self.coef_).to(x).T + torch.from_numpy(self.intercept_).to(x)}
 
     def _tune(self, x: Float[Tensor, "N d"], targets: Int[Tensor, "N"]) -> None:
-        accuracy = {}
+        best = -1.0
+        found = None
+        # Each solution starts from the one before, so a grid costs little more than its hardest point.
         for strength in self.Cs:
-            self._solve(strength)
-            accuracy[strength] = float((self._terms(x)["linear"].argmax(dim=-1) == targets).double().mean())
-        self._solve(max(accuracy, key=lambda strength: accuracy[strength]))
+            solution = self._solve(strength)
+            self._use(strength, *solution)
+            accuracy = float((self._terms(x)["linear"].argmax(dim=-1) == targets).double().mean())
+            if accuracy > best:
+                best, found = accuracy, (strength, *solution)
+        if found is not None:
+            self._use(*found)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from sklearn.base import clone
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -20,7 +21,7 @@ def prior_rows(
     """Names, rows (float64) and scale of a text prior.
 
     Args:
-        prior: a `TextBank`, a fitted classifier with `coef_` and `classes_` (such as `ZeroShotClassifier`), a mapping
+        prior: a `TextBank`, a `ZeroShotClassifier` or any fitted classifier with `coef_` and `classes_`, a mapping
             from class to row, or an array (C, d) with `classes`.
         classes: names of the rows of an array.
         rule: how a `TextBank` reduces several sentences a class to one row.
@@ -33,6 +34,9 @@ def prior_rows(
     """
     scale: float | None = None
     named = True
+    if hasattr(prior, "bank") and not hasattr(prior, "coef_"):
+        # scikit-learn's clone hands on a ZeroShotClassifier unfitted; it needs no data.
+        prior = clone(prior).fit()
     if hasattr(prior, "prototypes") and hasattr(prior, "names"):
         names, rows = list(prior.names), prior.prototypes(rule)
         scale = None if getattr(prior, "scale", None) is None else float(prior.scale)
