@@ -91,7 +91,7 @@ def _train(page: Page, out: Path, epochs: float) -> None:
         [
             (name.replace("_", " "), float(before[name]), float(after[name]))
             for name in after
-            if name.endswith(("R@10", "zero_shot/accuracy", "zero_shot/majority")) and name in before
+            if name.endswith("R@10") and name in before
         ],
     )
 

@@ -1,0 +1,74 @@
+"""Figures of a whole model, with a stand-in model whose features are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.data import load_data
+from binderclip.errors import DataError
+from binderclip.evaluate import evaluate_model
+from binderclip.models import EncodedImages, TextBank
+
+COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
+
+
+class Colours:
+    """A picture is its mean colour, a text the colour it names."""
+
+    def encode_files(self, images: list[Image.Image], *, batch_size: int, on_error: str = "raise") -> EncodedImages:
+        rows = [np.asarray(image, dtype=np.float32).reshape(-1, 3).mean(0) / 255 for image in images]
+        return EncodedImages(torch.tensor(np.array(rows)), list(images), list(range(len(images))), [])
+
+    def encode_text(self, texts: list[str], *, batch_size: int = 256) -> torch.Tensor:
+        return torch.tensor([COLOURS[text] for text in texts])
+
+    def text_bank(self, labels: list[str], templates: object) -> TextBank:
+        return TextBank(
+            names=labels,
+            texts=labels,
+            raw=self.encode_text(labels),
+            owner=torch.arange(len(labels)),
+            scale=torch.tensor(1.0),
+        )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, colour in COLOURS.items():
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            # The third green picture is painted red: one of nine is wrong, whatever is measured.
+            paint = COLOURS["red"] if (name, number) == ("green", 2) else colour
+            Image.new("RGB", (8, 8), tuple(int(255 * v) for v in paint)).save(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+def test_one_wrong_picture_of_nine_costs_a_ninth(folder: Path) -> None:
+    found = evaluate_model(Colours(), load_data(str(folder)), batch_size=2)
+    assert found.count == 9
+    assert found.figures["zero_shot/accuracy"] == pytest.approx(8 / 9)
+    assert found.figures["image_to_text/R@1"] == pytest.approx(8 / 9)
+
+
+def test_corrupt_pictures_are_left_out_and_named(folder: Path) -> None:
+    (folder / "red" / "broken.png").write_bytes(b"no picture")
+    found = evaluate_model(Colours(), load_data(str(folder)), batch_size=4)
+    assert found.count == 9
+    assert [Path(key).name for key, _ in found.skipped] == ["broken.png"]
+
+
+def test_limit_takes_the_first(folder: Path) -> None:
+    assert evaluate_model(Colours(), load_data(str(folder)), limit=4).count == 4
+
+
+def test_a_set_without_a_readable_picture_is_refused(folder: Path) -> None:
+    data = load_data(str(folder))
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"gone bad")
+    with pytest.raises(DataError, match="no picture can be read"):
+        evaluate_model(Colours(), data)
