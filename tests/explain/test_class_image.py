@@ -52,6 +52,17 @@ def test_the_score_of_an_image_text_model_rises(clip_model) -> None:
     assert not torch.equal(shifted.image, found.image)
 
 
+def test_several_targets_side_by_side_equal_one_by_one(clip_model) -> None:
+    method = ClassModelImage(steps=6, lr=3.0, jitter=2)
+    together = method.many(clip_model, ["a cat", "a dog"])
+    for text, found in zip(["a cat", "a dog"], together, strict=True):
+        alone = method(clip_model, text)
+        torch.testing.assert_close(found.image, alone.image, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found.scores, alone.scores, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UsageError, match="at least one text or class"):
+        method.many(clip_model, [])
+
+
 def test_bad_settings_are_named() -> None:
     with pytest.raises(UsageError, match="ascent must be"):
         ClassModelImage(ascent="lbfgs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,8 +75,21 @@ class ClassModelImage:
 
     def __call__(self, model: Any, target: Any) -> ClassImage:
         """Optimise an image for a target (see `targets.resolve`)."""
+        return self._optimise(model, target, 1)[0]
+
+    def many(self, model: Any, targets: Sequence[str] | Sequence[int]) -> list[ClassImage]:
+        """One image for each of several texts or classes, optimised side by side in one batch.
+
+        Raises:
+            UsageError: no target.
+        """
+        if isinstance(targets, str) or not len(targets):
+            raise UsageError(f"targets must be a list of at least one text or class, not {targets!r}")
+        return self._optimise(model, list(targets), len(targets))
+
+    def _optimise(self, model: Any, target: Any, count: int) -> list[ClassImage]:
         observer = Observer(model)
-        image = torch.zeros(1, 3, *self._size(observer), device=observer.device)
+        image = torch.zeros(count, 3, *self._size(observer), device=observer.device)
         generator = torch.Generator().manual_seed(self.seed)
         mean_square = torch.zeros_like(image)
         momentum = torch.zeros_like(image)
@@ -86,7 +100,8 @@ class ClassModelImage:
                 value, gradient = self._gradient(observer, score, image, generator)
                 scores.append(value)
                 if self.ascent == "normalized":
-                    gradient = gradient / gradient.pow(2).mean().sqrt().clamp(min=1e-12) / 255
+                    root = gradient.pow(2).mean(dim=(1, 2, 3), keepdim=True).sqrt()
+                    gradient = gradient / root.clamp(min=1e-12) / 255
                 elif self.ascent == "adam":
                     momentum = 0.9 * momentum + 0.1 * gradient
                     mean_square = 0.999 * mean_square + 0.001 * gradient**2
@@ -96,11 +111,12 @@ class ClassModelImage:
             display = (self.mean + image).clamp(0, 1)
             with torch.no_grad():
                 scores.append(score(observer.run(self.mean + image, []).outputs))
-                shown = float(score(observer.run(display, []).outputs))
-        return ClassImage(image[0], display[0], torch.stack(scores).flatten().detach(), shown)
+                shown = score(observer.run(display, []).outputs)
+        path = torch.stack(scores, dim=1).detach()
+        return [ClassImage(image[i], display[i], path[i], float(shown[i])) for i in range(count)]
 
     def _gradient(
-        self, observer: Observer, score: Any, image: Float[Tensor, "1 3 H W"], generator: torch.Generator
+        self, observer: Observer, score: Any, image: Float[Tensor, "B 3 H W"], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         shift = (0, 0)
         if self.jitter:
