@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from binderclip.data import load_data
+from binderclip.data import load_data, write_shards
 from binderclip.errors import DataError
 from binderclip.evaluate import evaluate_model
 from binderclip.models import EncodedImages, TextBank
@@ -72,3 +72,22 @@ def test_a_set_without_a_readable_picture_is_refused(folder: Path) -> None:
         path.write_bytes(b"gone bad")
     with pytest.raises(DataError, match="no picture can be read"):
         evaluate_model(Colours(), data)
+
+
+def test_shards_are_measured_as_the_set_they_hold(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    data = load_data(str(folder))
+    shards = write_shards(data, tmp_path_factory.mktemp("shards") / "x-%03d.tar", per_shard=5)
+    both = str(shards[0].with_name("x-{000..001}.tar"))
+    whole = evaluate_model(Colours(), load_data(both), batch_size=1)
+    expected = evaluate_model(Colours(), data).figures
+    assert whole.count == 9
+    # Shards hold labels, but not their names.
+    assert whole.figures == {name: value for name, value in expected.items() if not name.startswith("zero_shot")}
+    shards[0].write_bytes(shards[0].read_bytes()[:5000])
+    cut = evaluate_model(Colours(), load_data(both))
+    assert cut.count < 9
+    assert "truncated shard" in cut.skipped[0][1]
+    assert evaluate_model(Colours(), load_data(str(shards[1])), limit=2).count == 2
+    shards[1].write_bytes(b"junk" * 1000)
+    with pytest.raises(DataError, match="no picture can be read"):
+        evaluate_model(Colours(), load_data(str(shards[1])))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.data import ImageTextDataset
+from binderclip.data import ImageTextDataset, ShardDataset
 from binderclip.data.sample import Skipped
-from binderclip.errors import DataError, NotSupported
+from binderclip.errors import DataError
 from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
 from binderclip.models import ImageTextModel
 
@@ -41,11 +42,20 @@ class Evaluation:
         return [(name.replace("_", " "), value) for name, value in self.figures.items()]
 
 
+@dataclass(frozen=True)
+class Described:
+    """What is said about pictures, in their order: captions, labels (-1: none) and the names of the labels."""
+
+    captions: Sequence[str]
+    labels: Sequence[int]
+    classes: Sequence[str] = ()
+
+
 @torch.no_grad()
 def figures(
     model: ImageTextModel,
     image_features: Float[Tensor, "N E"],
-    dataset: ImageTextDataset,
+    dataset: ImageTextDataset | Described,
     *,
     templates: str | Sequence[str] | None = None,
     batch_size: int = 256,
@@ -79,7 +89,7 @@ def figures(
 
 def evaluate_model(
     model: ImageTextModel,
-    dataset: ImageTextDataset,
+    dataset: ImageTextDataset | ShardDataset,
     *,
     templates: str | Sequence[str] | None = None,
     batch_size: int = 64,
@@ -89,16 +99,32 @@ def evaluate_model(
     """Measure a model on a data set; pictures that cannot be read are left out and reported.
 
     Args:
+        dataset: shards are read once, in their order; their captions and features are held, not their pictures.
         templates: sentences around a class name: a set by name, one template, or several.
         limit: only the first so many pictures.
         progress: called with the number of pictures done, now and then.
 
     Raises:
-        NotSupported: the data is a stream of shards, whose captions are not known as a whole.
         DataError: no picture can be read.
     """
-    if not isinstance(dataset, ImageTextDataset):
-        raise NotSupported("shards can be trained on, not measured on: unpack them into a folder first")
+    encode = _encode_shards if isinstance(dataset, ShardDataset) else _encode_set
+    parts, described, skipped = encode(model, dataset, batch_size, limit, progress)  # type: ignore[arg-type]
+    if not parts:
+        raise DataError(f"no picture can be read: {dataset.report()}")
+    features = torch.cat(parts)
+    return Evaluation(len(features), figures(model, features, described, templates=templates), list(skipped))
+
+
+Encoded = tuple[list[Tensor], "ImageTextDataset | Described", list[tuple[str, str]]]
+
+
+def _encode_set(
+    model: ImageTextModel,
+    dataset: ImageTextDataset,
+    batch_size: int,
+    limit: int | None,
+    progress: Callable[[int], object] | None,
+) -> Encoded:
     if limit is not None:
         dataset = dataset.subset(range(min(limit, len(dataset))))
     dataset = dataset.with_mode("RGB")
@@ -118,11 +144,24 @@ def evaluate_model(
             parts.append(model.encode_files(images, batch_size=batch_size, on_error="raise").features)
         if progress is not None:
             progress(chunk.stop)
-    if not rows:
-        raise DataError(f"no picture can be read: {dataset.report()}")
-    kept = dataset if len(rows) == len(dataset) else dataset.subset(rows)
-    return Evaluation(
-        count=len(rows),
-        figures=figures(model, torch.cat(parts), kept, templates=templates),
-        skipped=list(dataset.skipped),
-    )
+    return parts, dataset if len(rows) == len(dataset) else dataset.subset(rows), dataset.skipped
+
+
+def _encode_shards(
+    model: ImageTextModel,
+    dataset: ShardDataset,
+    batch_size: int,
+    limit: int | None,
+    progress: Callable[[int], object] | None,
+) -> Encoded:
+    samples = islice(dataset, limit)
+    captions: list[str] = []
+    labels: list[int] = []
+    parts: list[Tensor] = []
+    while chunk := list(islice(samples, 8 * batch_size)):
+        parts.append(model.encode_files([s.image for s in chunk], batch_size=batch_size, on_error="raise").features)
+        captions += [sample.caption for sample in chunk]
+        labels += [-1 if sample.label is None else sample.label for sample in chunk]
+        if progress is not None:
+            progress(len(captions))
+    return parts, Described(captions, labels, dataset.classes), dataset.skipped

@@ -85,6 +85,9 @@ class ShardBatches:
                 given = True
                 yield batch.to(self.world.device)
             if self.drawn == before:
+                for _ in self.dataset:
+                    # Batches that were not full took their reasons with them; the little there is is read once more.
+                    pass
                 raise DataError(
                     f"the shards hold no whole batch of {self.batch_size} pictures: {self.dataset.report()}"
                 )
