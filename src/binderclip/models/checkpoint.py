@@ -7,6 +7,7 @@ in one line instead of running code or failing deep inside a library.
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +71,10 @@ def guarded(read: Callable[[], T], source: str | Path, model: str) -> T:
     from safetensors import SafetensorError
 
     try:
-        return read()
+        with warnings.catch_warnings():
+            # torch remarks on the pickle protocol of files that are then refused.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return read()
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{source} is a pickle with more than tensors in it (or is damaged); it is not read: {_ADVICE}"

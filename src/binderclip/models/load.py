@@ -38,6 +38,8 @@ def load(
     """
     where, precision = resolve_device(device), resolve_dtype(dtype)
     text = str(name)
+    if not text.strip():
+        raise UsageError(_unknown(text))
     if text.startswith("open_clip:"):
         model = _open_clip(text)
     elif text.startswith("hf:"):
