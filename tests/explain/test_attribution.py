@@ -89,6 +89,27 @@ def test_overlay_is_grey_without_evidence_and_coloured_with_it() -> None:
         attribution(values, (20, 30)).overlay(picture, opacity=2)
 
 
+def test_overlay_darkens_what_the_model_did_not_see() -> None:
+    picture = Image.fromarray(np.full((20, 40, 3), 200, dtype=np.uint8))
+    # A centre crop: columns 10 to 30 of 40.
+    seen = Attribution((torch.zeros(1, 4, 4),), (Box(0, 10, 20, 20),), (20, 40), torch.zeros(1), "test", "relu")
+    columns = np.asarray(seen.overlay(picture)).astype(int)[:, :, 0]
+    assert (columns[:, :10] < 0.6 * columns[:, 10:11]).all()
+    assert (columns[:, 10:30] == columns[0, 10]).all()
+    assert (columns[:, 30:] == columns[:, :10]).all()
+    twice = np.asarray(seen.overlay(picture.resize((80, 40)))).astype(int)[:, :, 0]
+    assert np.array_equal(twice[::2, ::2], columns)
+
+
+def test_the_ramp_runs_from_grey_or_blue_to_the_strongest_colour() -> None:
+    unsigned = np.asarray(attribution(torch.zeros(1, 2, 2), (4, 4), "relu").ramp()).astype(int)[0]
+    assert np.ptp(unsigned[0]) <= 1
+    assert unsigned[-1, 0] > unsigned[-1, 2] + 100
+    signed = np.asarray(attribution(torch.zeros(1, 2, 2), (4, 4)).ramp()).astype(int)[0]
+    assert signed[0, 2] > signed[0, 0] + 60
+    assert signed[-1, 0] > signed[-1, 2] + 60
+
+
 def test_a_preprocess_like_object_is_enough() -> None:
     squash = SimpleNamespace(size=(8, 8), resized=lambda height, width: (8, 8))
     assert input_box(squash, (20, 30)) == whole((20, 30))

@@ -67,7 +67,7 @@ class Attribution:
 
         The picture is greyed so that colour means evidence only; values are cut at their 99.5th percentile, since a
         few single pixels would hide the rest, and unsigned ones start at their median. Signed maps are red for, blue
-        against.
+        against. Around a map on the model's own grid, what a centre crop kept from the model is darkened.
 
         Args:
             image: the image, anything `data.open_image` takes; it is shown at its own size.
@@ -96,7 +96,24 @@ class Attribution:
         base = 0.85 * (0.25 + 0.75 * grey) * np.ones(3, dtype=np.float32)
         weight = opacity * np.abs(heat)[..., None] ** 0.8
         shown = base * (1 - weight) + _colours(heat, signed=signed) * weight
+        shown[~self._seen(picture.height, picture.width)] *= 0.55
         return Image.fromarray((shown * 255).round().clip(0, 255).astype(np.uint8))
+
+    def ramp(self, width: int = 256) -> Image.Image:
+        """The colours of `overlay` from the least to the most evidence, one pixel high."""
+        signed = self.finish == "signed"
+        heat = np.linspace(-1 if signed else 0, 1, width)[None]
+        shown = 0.6 * (1 - np.abs(heat)[..., None]) + np.abs(heat)[..., None] * _colours(heat, signed=signed)
+        return Image.fromarray((shown * 255).round().clip(0, 255).astype(np.uint8))
+
+    def _seen(self, height: int, width: int) -> np.ndarray:
+        """(height, width) bool: pixels that were part of the model's input."""
+        seen = np.zeros((height, width), dtype=bool)
+        down, right = height / self.size[0], width / self.size[1]
+        for box in self.boxes:
+            top, left = max(0, round(box.top * down)), max(0, round(box.left * right))
+            seen[top : round((box.top + box.height) * down), left : round((box.left + box.width) * right)] = True
+        return seen
 
     def _check(self, index: int) -> None:
         if not -len(self) <= index < len(self):
