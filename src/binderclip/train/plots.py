@@ -89,7 +89,8 @@ def _curve(
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 1)) if narrow else NullFormatter())
     _mark(axes, boundaries)
-    axes.legend(frameon=False, fontsize=9)
+    if len(axes.lines) > 1:
+        axes.legend(frameon=False, fontsize=9)
     figure.savefig(path)
     return path
 
@@ -121,9 +122,10 @@ def _recall(evaluations: Sequence[Mapping[str, Any]], path: Path, boundaries: Se
         axes.plot(
             steps, values, style, marker="o", ms=3.5, color=colour, label=f"{kind}, {direction.replace('_', ' ')}"
         )
-    axes.set_ylim(0, None)
+    top = max(float(row.get(name, 0.0)) for row in evaluations for name in names)
+    axes.set_ylim(0, min(1.02, 1.12 * top) or 1)
     axes.set_xlim(0, max(steps) * 1.03)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     _mark(axes, boundaries)
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path)
