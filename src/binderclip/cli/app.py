@@ -8,11 +8,13 @@ heavy imports stand inside the function, so `binderclip --help` answers at once.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 from binderclip.errors import BinderclipError
 
@@ -21,8 +23,17 @@ VERBS = (
     "classify", "search", "segment", "explain", "evaluate", "train", "papers", "reproduce", "demo", "info", "cache",
 )  # fmt: skip
 
+
+class _InOrder(typer.core.TyperGroup):
+    """Lists verbs and groups of verbs in the order of `VERBS`; Typer would put groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=VERBS.index)
+
+
 app = typer.Typer(
     name="binderclip",
+    cls=_InOrder,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -68,14 +79,37 @@ def main() -> None:
     # A warning's file and line are for programmers.
     warnings.showwarning = _short_warning
     try:
-        app()
+        try:
+            app()
+        finally:
+            # Here, so that a full disk behind stdout is an error like any other.
+            sys.stdout.flush()
     except BinderclipError as error:
         fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except BrokenPipeError:
-        sys.stderr.close()
+        # `binderclip papers | head` has seen enough.
+        _forget_stdout()
         raise SystemExit(0) from None
     except OSError as error:
+        _forget_stdout()
         where = f" {error.filename}" if error.filename else ""
         fail(f"{error.strerror or error}{where and ':' + where}")
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        fail(f"not enough memory; try a smaller --size or --batch-size, or --dtype bfloat16 ({str(error)[:120]})")
+
+
+def _forget_stdout() -> None:
+    """Keep the interpreter from writing at its end what could not be written."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # torch.OutOfMemoryError is a RuntimeError; on a processor torch raises a plain one.
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from binderclip.cli.inputs import Images, find_images
+from binderclip.cli.inputs import Images, find_images, picture_path
 from binderclip.cli.options import BatchSize, Device, Dtype, Json, Labels, Model, parse_labels
-from binderclip.cli.output import print_json, print_table, warn_skipped
+from binderclip.cli.output import note, print_json, print_table, warn_skipped
 
 
 def classify(
@@ -44,6 +44,7 @@ def classify(
     """
     names = parse_labels(labels)
     found = find_images(images)
+    sheet = picture_path(picture) if picture else None
 
     from binderclip.models import load, resolve_templates
 
@@ -75,10 +76,11 @@ def classify(
             [[str(p), best[0][0], best[0][1], *[f"{n} {v:.3f}" for n, v in best[1:]]] for p, best in rows],
         )
     warn_skipped(encoded.skipped)
-    if picture and rows:
+    if sheet and rows:
         from binderclip.cli.sheet import contact_sheet
 
-        contact_sheet([(p, f"{best[0][0]} {best[0][1]:.2f}") for p, best in rows], picture)
+        contact_sheet([(p, best[0][0], f"{best[0][1]:.2f}") for p, best in rows], sheet)
+        note(f"sheet {sheet}" + (f" (the first 60 of {len(rows)} images)" if len(rows) > 60 else ""))
     if not rows:
         raise typer.Exit(1)
     raise typer.Exit(found.exit_code(encoded.skipped))

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from binderclip.cli.inputs import writable_path
 from binderclip.cli.options import BatchSize, Device, Dtype, Json
-from binderclip.cli.output import print_json, print_table, warn_skipped
+from binderclip.cli.output import print_json, print_table, warn_skipped, write_json
 
 
 def evaluate(
@@ -38,6 +39,9 @@ def evaluate(
 
         binderclip evaluate small --data noto-emoji --split val
     """
+    if out:
+        writable_path(out)
+
     from binderclip.data import load_data
     from binderclip.evaluate import evaluate_model
     from binderclip.models import load, resolve_templates
@@ -48,7 +52,7 @@ def evaluate(
     result = evaluate_model(clip, samples, templates=sentences, batch_size=batch_size, limit=limit)
     document = {"model": model, "data": data, "split": split, **result.as_dict()}
     if out:
-        out.write_text(__import__("json").dumps(document, indent=2, default=str), encoding="utf-8")
+        write_json(document, out)
     if json:
         print_json(document)
     else:

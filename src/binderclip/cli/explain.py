@@ -21,6 +21,9 @@ def explain(
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="PNG of the overlay [default: NAME-explain.png].")
     ] = None,
+    legend: Annotated[
+        bool, typer.Option(help="Whether a strip below says what the colours mean; without it the size is the image's.")
+    ] = True,
     model: Model = "small",
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -42,14 +45,20 @@ def explain(
 
     if method not in METHODS:
         raise UsageError(f"--method {method!r} is unknown; there are {', '.join(sorted(METHODS))}")
+    from binderclip.cli.sheet import save_picture, with_scale
     from binderclip.data import open_image
 
     picture = open_image(path)
     clip = load(model, device=device, dtype=dtype)
     attribution = METHODS[method]()(clip, [picture], label)
-    attribution.overlay(picture).save(out_path)
     peak = attribution.peak()
     score = float(attribution.value[0])
+    drawn = attribution.overlay(picture)
+    if legend:
+        signed = attribution.finish == "signed"
+        text = f"{label}: cosine {score:.2f}, {method}"
+        drawn = with_scale(drawn, text, attribution.ramp(), ("against", "for") if signed else ("no", "strong evidence"))
+    save_picture(drawn, out_path)
     if json:
         print_json(
             {

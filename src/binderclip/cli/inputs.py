@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,13 +69,41 @@ def one_image(argument: str) -> Path:
     return path
 
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
 def output_path(given: str | None, source: Path, suffix: str) -> Path:
     """Where a picture goes: as given, else `NAME-suffix.png` in the current folder.
 
     Raises:
-        UsageError: the folder of the given path does not exist.
+        UsageError: as `picture_path`.
     """
-    path = Path(given) if given else Path(f"{source.stem}-{suffix}.png")
+    return picture_path(given or f"{source.stem}-{suffix}.png")
+
+
+def picture_path(given: str) -> Path:
+    """The path of a picture to be written, checked before any work is done.
+
+    Raises:
+        UsageError: a name that is not a picture's, or a place that cannot be written.
+    """
+    path = writable_path(given)
+    if path.suffix.lower() not in PICTURES:
+        raise UsageError(f"cannot write {path}: a picture's name ends in {', '.join(PICTURES)}")
+    return path
+
+
+def writable_path(given: str | Path) -> Path:
+    """The path of a file to be written, checked before any work is done.
+
+    Raises:
+        UsageError: a folder, a file in a folder that does not exist, or a place that cannot be written.
+    """
+    path = Path(given)
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder")
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"cannot write {path}: permission denied")
     return path

@@ -28,8 +28,12 @@ Labels = Annotated[
 ]
 
 
-def parse_labels(text: str) -> list[str]:
+def parse_labels(text: str, option: str = "--labels") -> list[str]:
     """The labels of `--labels`: comma-separated, or `@FILE` with one a line.
+
+    Args:
+        text: as the user wrote it.
+        option: the option's name, for messages.
 
     Raises:
         UsageError: no label, an empty one, or one named twice.
@@ -37,15 +41,18 @@ def parse_labels(text: str) -> list[str]:
     if text.startswith("@"):
         path = Path(text[1:])
         if not path.is_file():
-            raise UsageError(f"--labels {text}: there is no file {path}")
-        labels = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            raise UsageError(f"{option} {text}: there is no file {path}")
+        try:
+            labels = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{option} {text}: {path} is not a text file in UTF-8 ({error.reason})") from error
     else:
         labels = [part.strip() for part in text.split(",")]
     if not labels or not any(labels):
-        raise UsageError("--labels is empty: give at least one label, such as --labels cat,dog")
+        raise UsageError(f"{option} is empty: give at least one label, such as {option} cat,dog")
     if "" in labels:
-        raise UsageError(f"--labels {text!r} has an empty label (two commas in a row, or one at the end)")
+        raise UsageError(f"{option} {text!r} has an empty label (two commas in a row, or one at the end)")
     doubled = sorted({label for label in labels if labels.count(label) > 1})
     if doubled:
-        raise UsageError(f"--labels names {', '.join(map(repr, doubled))} more than once")
+        raise UsageError(f"{option} names {', '.join(map(repr, doubled))} more than once")
     return labels

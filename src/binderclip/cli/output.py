@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-console = Console()
+from binderclip.errors import DataError
+
+PIPE_WIDTH = 200
+"""Columns of a table that goes into a file or a pipe: nothing has to be folded there."""
+
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH)
 notes = Console(stderr=True)
 
 
 def print_json(document: Any) -> None:
     """Print one JSON document; paths become strings and NaN becomes null."""
     print(json.dumps(_plain(document), ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def write_json(document: Any, path: Path) -> None:
+    """Write what `print_json` prints to a file.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(_plain(document), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -34,30 +54,47 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a Rich table; numbers are right-aligned by their column's first value."""
+    """Print a Rich table; numbers are right-aligned by their column's first value.
+
+    The first column is what people copy (a path, a name), so it is folded last.
+    """
     rows = [list(row) for row in rows]
-    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
+    room = console.width // 2
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for index, column in enumerate(columns):
         number = bool(rows) and isinstance(rows[0][index], (int, float))
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
+        whole = index == 0 and all(len(str(row[0])) <= room for row in rows)
+        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row])
+    # A title inside the table would be folded to the table's width.
+    console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
     console.print(table)
+
+
+def short_path(path: str | Path) -> str:
+    """A path as people write it: relative where it is below the current folder."""
+    path = Path(path)
+    try:
+        return str(path.relative_to(Path.cwd())) if path.is_absolute() else str(path)
+    except ValueError:
+        return str(path)
 
 
 def note(message: str) -> None:
     """Print a note for a person to stderr."""
-    notes.print(message, highlight=False, markup=False, style="dim")
+    notes.print(message, highlight=False, markup=False, style="dim", soft_wrap=True)
 
 
 def warn_skipped(skipped: Sequence[tuple[Any, str]], most: int = 10) -> None:
     """Say which files were left out and why; the first `most` by name, then a count."""
     if not skipped:
         return
-    notes.print(f"skipped {len(skipped)} file{'s' if len(skipped) > 1 else ''}:", style="yellow")
+    lines = [f"skipped {len(skipped)} file{'s' if len(skipped) > 1 else ''}:"]
     for key, reason in skipped[:most]:
         # Most reasons already name the file.
-        line = reason if str(key) in reason else f"{key}: {reason}"
-        notes.print(f"  {line}", highlight=False, markup=False, style="yellow")
+        lines.append("  " + (reason if str(key) in reason else f"{short_path(str(key))}: {reason}"))
     if len(skipped) > most:
-        notes.print(f"  and {len(skipped) - most} more", style="yellow")
+        lines.append(f"  and {len(skipped) - most} more")
+    for line in lines:
+        notes.print(line, highlight=False, markup=False, style="yellow", soft_wrap=True)

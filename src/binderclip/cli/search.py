@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from binderclip.cli.inputs import picture_path
 from binderclip.cli.options import BatchSize, Device, Dtype, Json, Model
-from binderclip.cli.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.output import note, print_json, print_table, short_path, warn_skipped
 from binderclip.errors import CheckpointError, UsageError
 
 INSIDE = ".binderclip"
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 search = typer.Typer(no_args_is_help=True, help="Find images in a folder by words or by an example image.")
 
 
@@ -47,9 +49,11 @@ def index(
     from binderclip.search import SearchIndex
 
     path = _place(place, folder)
+    clip = load(model, device=device, dtype=dtype)
     if rebuild:
+        # Only now: a model that cannot be loaded costs nobody an index.
         _remove(path)
-    found = SearchIndex(path, load(model, device=device, dtype=dtype))
+    found = SearchIndex(path, clip)
     with _progress(hidden=json) as step:
         report = found.update(folder, batch_size=batch_size, progress=step)
     if json:
@@ -88,6 +92,13 @@ def query(
 
         binderclip search query street.jpg -i holiday/ --picture found.png
     """
+    if not text_or_image.strip():
+        raise UsageError("the query is empty: give words, or the path of an image")
+    is_image = Path(text_or_image).is_file()
+    if not is_image and Path(text_or_image).suffix.lower() in IMAGE_SUFFIXES:
+        raise UsageError(f"there is no file {text_or_image}")
+    sheet = picture_path(picture) if picture else None
+
     from binderclip.search import SearchIndex
     from binderclip.search.index import read_note
 
@@ -98,23 +109,25 @@ def query(
 
     from binderclip.models import load
 
-    is_image = Path(text_or_image).is_file()
-    if not is_image and Path(text_or_image).suffix.lower() in {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"}:
-        note(f"there is no file {text_or_image}, so it is taken as words")
     clip = load(model or found["model"], device=device, dtype=dtype)
     hits = SearchIndex(path, clip).query(Path(text_or_image) if is_image else text_or_image, top=top)
     if json:
         print_json({"query": text_or_image, "hits": [{"image": h.path, "score": h.score} for h in hits]})
     else:
         print_table(
-            f"{text_or_image!r}",
+            f"{text_or_image}, model {clip.name}",
             ("rank", "image", "cosine"),
-            [[n, str(h.path), h.score] for n, h in enumerate(hits, 1)],
+            [[n, short_path(h.path), h.score] for n, h in enumerate(hits, 1)],
         )
-    if picture:
+    if sheet:
         from binderclip.cli.sheet import contact_sheet
 
-        contact_sheet([(hit.path, f"{hit.score:.2f} {hit.path.name}") for hit in hits], picture, columns=5)
+        there = [(hit.path, hit.path.name, f"{hit.score:.2f}") for hit in hits if hit.path.is_file()]
+        if there:
+            contact_sheet(there, sheet, title=f"more like {text_or_image}" if is_image else text_or_image, columns=5)
+            note(f"sheet {sheet}")
+        if len(there) < len(hits):
+            note(f"{len(hits) - len(there)} of these files are gone; bring the index up to date with `search index`")
 
 
 def _remove(path: Path) -> None:
@@ -141,7 +154,7 @@ def _progress(hidden: bool):  # type: ignore[no-untyped-def]
     @contextmanager
     def bar():  # type: ignore[no-untyped-def]
         columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=notes, disable=hidden, transient=True) as shown:
+        with Progress(*columns, console=notes, disable=hidden or not notes.is_terminal, transient=True) as shown:
             task = shown.add_task("encoding", total=None)
             yield lambda done, total: shown.update(task, completed=done, total=total)
 

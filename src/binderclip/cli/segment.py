@@ -9,6 +9,7 @@ import typer
 from binderclip.cli.inputs import one_image, output_path
 from binderclip.cli.options import Device, Dtype, Json, Labels, Model, parse_labels
 from binderclip.cli.output import print_json, print_table
+from binderclip.errors import DataError, UsageError
 
 
 def segment(
@@ -23,6 +24,9 @@ def segment(
         typer.Option(help="Shorter side at which the model sees the image, in pixels [default: twice its own]."),
     ] = None,
     overlay: Annotated[str | None, typer.Option(help="PNG of the coloured image [default: NAME-overlay.png].")] = None,
+    legend: Annotated[
+        bool, typer.Option(help="Whether the overlay has a legend below; without it the size is the image's.")
+    ] = True,
     label_map: Annotated[
         str | None, typer.Option("--map", help="PNG of label numbers, 255 = none [default: NAME-labels.png].")
     ] = None,
@@ -38,18 +42,26 @@ def segment(
         binderclip segment street.jpg --labels "car,tree,house" --background "sky,road"
     """
     names = parse_labels(labels)
-    words = parse_labels(background) if background else []
+    words = parse_labels(background, "--background") if background.strip() else []
+    if both := sorted(set(words) & set(names)):
+        raise UsageError(f"{', '.join(map(repr, both))} is a label and background as well; leave it out of one of them")
     path = one_image(image)
     overlay_path = output_path(overlay, path, "overlay")
     map_path = output_path(label_map, path, "labels")
+    if map_path.suffix.lower() != ".png":
+        raise UsageError(f"--map {map_path}: label numbers are saved as PNG; another format would change them")
 
+    from binderclip.cli.sheet import save_picture
     from binderclip.models import load
     from binderclip.segment import Segmenter
 
     segmenter = Segmenter(load(model, device=device, dtype=dtype), preset=preset, size=size, background=words)
     result = segmenter(path, names)
-    result.overlay().save(overlay_path)
-    result.save(map_path)
+    save_picture(result.overlay(legend=legend), overlay_path)
+    try:
+        result.save(map_path)
+    except OSError as error:
+        raise DataError(f"cannot write {map_path}: {error.strerror or error}") from error
     shares = result.shares()
     if json:
         print_json(
@@ -65,7 +77,8 @@ def segment(
         )
         return
     ordered = sorted(shares.items(), key=lambda item: -item[1])
-    print_table(f"{path}, {preset}, model {model}", ("class", "share of the image"), ordered)
+    rows = [(name, f"{share:.1%}") for name, share in ordered]
+    print_table(f"{path}, {preset}, model {model}", ("class", "share of the image"), rows)
     typer.echo(f"overlay {overlay_path}\nlabel map {map_path}")
 
 

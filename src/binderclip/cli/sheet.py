@@ -1,50 +1,111 @@
-"""Contact sheets: pictures in a grid, each with a line of text."""
+"""Contact sheets: pictures in a grid, each on a card with a line of text; and the strip below a single picture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from binderclip.errors import UsageError
+from binderclip.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFont
+
+INK, SOFT, CARD = (29, 31, 35), (110, 117, 128), (243, 245, 248)
 
 
 def contact_sheet(
-    entries: Sequence[tuple[Any, str]], out: str | Path, *, columns: int = 6, side: int = 160, most: int = 60
+    entries: Sequence[tuple[Any, str, str]],
+    out: str | Path,
+    *,
+    title: str = "",
+    columns: int = 6,
+    side: int = 200,
+    most: int = 60,
 ) -> Path:
     """Save pictures in a grid with a caption under each.
 
     Args:
-        entries: (anything `open_image` takes, caption); the first `most` are drawn.
+        entries: (anything `open_image` takes, caption, a figure in grey after it); the first `most` are drawn.
         out: path of the PNG.
+        title: a line above the grid.
         columns: pictures in a row.
-        side: side of a picture's cell, in pixels.
+        side: side of a picture's card, in pixels.
         most: most pictures drawn.
-
-    Raises:
-        UsageError: the folder of `out` does not exist.
     """
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     from binderclip.data import open_image
 
-    out = Path(out)
-    if not out.parent.is_dir():
-        raise UsageError(f"cannot write {out}: there is no folder {out.parent}")
     entries = list(entries)[:most]
     columns = min(columns, len(entries))
     rows = -(-len(entries) // columns)
-    gap, text = 8, 20
-    font = ImageFont.load_default(size=13)
-    sheet = Image.new("RGB", (columns * (side + gap) + gap, rows * (side + text + gap) + gap), "white")
+    gap, text, head = 14, 26, 40 if title else 0
+    font = ImageFont.load_default(size=15)
+    width = columns * (side + gap) + gap
+    sheet = Image.new("RGB", (width, head + rows * (side + text + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
-    for index, (source, caption) in enumerate(entries):
+    if title:
+        large = ImageFont.load_default(size=20)
+        draw.text((gap, gap), shortened(title, large, width - 2 * gap), fill=INK, font=large)
+    for index, (source, caption, figure) in enumerate(entries):
         x = gap + index % columns * (side + gap)
-        y = gap + index // columns * (side + text + gap)
-        picture = ImageOps.contain(open_image(source), (side, side))
+        y = head + gap + index // columns * (side + text + gap)
+        draw.rectangle((x, y, x + side - 1, y + side - 1), fill=CARD)
+        picture = ImageOps.contain(open_image(source), (side, side), Image.Resampling.LANCZOS)
         sheet.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
-        while caption and draw.textlength(caption, font=font) > side:
-            caption = caption[:-2].rstrip("…") + "…"
-        draw.text((x + side / 2, y + side + 3), caption, fill="black", font=font, anchor="ma")
-    sheet.save(out)
+        tail = draw.textlength(figure, font=font)
+        draw.text((x, y + side + 6), shortened(caption, font, side - tail - 8), fill=INK, font=font)
+        draw.text((x + side, y + side + 6), figure, fill=SOFT, font=font, anchor="ra")
+    return save_picture(sheet, out)
+
+
+def with_scale(picture: Image.Image, text: str, ramp: Image.Image, ends: tuple[str, str]) -> Image.Image:
+    """A picture with a strip below: what is shown, and the colour scale with a word at either end.
+
+    Args:
+        picture: RGB.
+        text: goes left; it is shortened where the picture is narrow.
+        ramp: an RGB picture of the scale, low values left; it is stretched.
+        ends: words for the low and the high end.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    size = max(11, min(26, picture.width // 32))
+    font = ImageFont.load_default(size=size)
+    strip = Image.new("RGB", (picture.width, picture.height + 2 * size), "white")
+    strip.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(strip)
+    middle, gap, bar = picture.height + size, size // 2, 5 * size
+    right = picture.width - gap
+    draw.text((right, middle), ends[1], fill=SOFT, font=font, anchor="rm")
+    right -= round(draw.textlength(ends[1], font=font)) + gap + bar
+    strip.paste(ramp.resize((bar, size)), (right, middle - size // 2))
+    right -= gap
+    draw.text((right, middle), ends[0], fill=SOFT, font=font, anchor="rm")
+    right -= round(draw.textlength(ends[0], font=font)) + 2 * gap
+    draw.text((gap, middle), shortened(text, font, right - gap), fill=INK, font=font, anchor="lm")
+    return strip
+
+
+def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """A text that fits into `width` pixels, its end replaced by dots where it has to be; "" where nothing fits."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1].rstrip()
+    return text and text + "..."
+
+
+def save_picture(picture: Image.Image, out: str | Path) -> Path:
+    """Write a picture; a disk that is full or a place that cannot be written is a short error.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    out = Path(out)
+    try:
+        picture.save(out)
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror or error}") from error
     return out

@@ -80,7 +80,7 @@ class SearchIndex:
 
     def __init__(self, path: str | Path, model: ImageTextModel) -> None:
         # LanceDB's engine would announce on stderr that it makes a table.
-        os.environ.setdefault("LANCE_LOG", "error")
+        os.environ.setdefault("LANCEDB_LOG", "error")
         lancedb = require("lancedb", "search")
         self.path = Path(path)
         self.model = model
