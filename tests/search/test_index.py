@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +147,101 @@ def test_a_damaged_note_is_refused(folder: Path, tmp_path: Path) -> None:
     note.write_text(json.dumps({"format": 99}))
     with pytest.raises(CheckpointError, match="--rebuild"):
         SearchIndex(place, MeanColour())
+
+
+def test_a_file_that_changes_while_it_is_encoded_is_found_changed_next_time(folder: Path, tmp_path: Path) -> None:
+    class Slow(MeanColour):
+        def encode_files(self, paths: list[Path], *, batch_size: int) -> EncodedImages:
+            found = super().encode_files(paths, batch_size=batch_size)
+            for path in paths:
+                if path.name == "it's red.png":
+                    # The same size and other bytes, so that only time and content tell.
+                    data = bytearray(path.read_bytes())
+                    data[-20] ^= 1
+                    path.write_bytes(bytes(data))
+            return found
+
+    SearchIndex(tmp_path / "index", Slow()).update(folder)
+    report = SearchIndex(tmp_path / "index", MeanColour()).update(folder)
+    assert (report.changed + len(report.skipped), report.unchanged) == (1, 20)
+
+
+def test_a_file_that_goes_while_others_are_encoded_is_skipped(folder: Path, tmp_path: Path) -> None:
+    class Deletes(MeanColour):
+        def encode_files(self, paths: list[Path], *, batch_size: int) -> EncodedImages:
+            (folder / "sub1" / "9.png").unlink(missing_ok=True)
+            return super().encode_files(paths, batch_size=batch_size)
+
+    report = SearchIndex(tmp_path / "index", Deletes()).update(folder, batch_size=4)
+    assert [Path(path).name for path, _ in report.skipped] == ["9.png"]
+    assert report.added == 20
+
+
+def test_an_interrupted_update_keeps_the_batches_it_did(folder: Path, tmp_path: Path) -> None:
+    class Interrupted(MeanColour):
+        def encode_files(self, paths: list[Path], *, batch_size: int) -> EncodedImages:
+            if len(self.encoded) >= 12:
+                raise KeyboardInterrupt
+            return super().encode_files(paths, batch_size=batch_size)
+
+    with pytest.raises(KeyboardInterrupt):
+        SearchIndex(tmp_path / "index", Interrupted()).update(folder, batch_size=6)
+    model = MeanColour()
+    index = SearchIndex(tmp_path / "index", model)
+    assert len(index) == 12
+    report = index.update(folder, batch_size=6)
+    assert (report.unchanged, report.added, len(model.encoded)) == (12, 9, 9)
+    assert len({hit.path for hit in index.query("red", top=50)}) == 21
+
+
+def test_rebuild_starts_anew_with_any_model_and_folder(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "index"
+    SearchIndex(place, MeanColour()).update(folder)
+    other = MeanColour("other")
+    rebuilt = SearchIndex(place, other, rebuild=True)
+    assert rebuilt.update(folder / "sub0").added == 10
+    assert len(SearchIndex(place, other)) == 10
+    assert rebuilt.update(folder / "sub0").unchanged == 10
+    (place / "binderclip-index.json").write_text("{}")
+    assert SearchIndex(place, MeanColour(), rebuild=True).update(folder).added == 21
+    with pytest.raises(CheckpointError, match="not a binderclip index"):
+        SearchIndex(folder, MeanColour(), rebuild=True)
+
+
+def test_a_lost_table_is_a_short_error(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "index"
+    SearchIndex(place, MeanColour()).update(folder)
+    shutil.rmtree(place / "images.lance")
+    with pytest.raises(CheckpointError, match="damaged; index again with --rebuild"):
+        SearchIndex(place, MeanColour())
+    assert SearchIndex(place, MeanColour(), rebuild=True).update(folder).added == 21
+
+
+def test_writers_wait_for_each_other(folder: Path, tmp_path: Path) -> None:
+    place, entered, leave = tmp_path / "index", threading.Event(), threading.Event()
+
+    class Waits(MeanColour):
+        def encode_files(self, paths: list[Path], *, batch_size: int) -> EncodedImages:
+            entered.set()
+            assert leave.wait(60)
+            return super().encode_files(paths, batch_size=batch_size)
+
+    first, second = Waits(), MeanColour()
+    late = SearchIndex(place, second)
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(SearchIndex(place, first).update, folder, batch_size=5)
+        assert entered.wait(60)
+        # Added once the first writer has listed the folder: the second finds this one only.
+        paint(folder / "late.png", (9, 9, 9))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            two = pool.submit(late.update, folder, batch_size=5)
+            while not said and not two.done():
+                time.sleep(0.01)
+            leave.set()
+            assert one.result(60).added == 21
+            report = two.result(60)
+    assert "another process is writing" in str(said[0].message)
+    assert (report.added, report.unchanged, report.removed) == (1, 21, 0)
+    assert second.encoded == ["late.png"]
+    assert len(late) == 22

@@ -10,7 +10,7 @@ import typer
 from binderclip.cli.inputs import picture_path
 from binderclip.cli.options import BatchSize, Device, Dtype, Json, Model
 from binderclip.cli.output import note, print_json, print_table, short_path, warn_skipped
-from binderclip.errors import CheckpointError, UsageError
+from binderclip.errors import UsageError
 
 INSIDE = ".binderclip"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -27,9 +27,7 @@ def index(
     place: Annotated[
         str | None, typer.Option("--index", help="Where the index is kept [default: FOLDER/.binderclip].")
     ] = None,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Throw the old index away, for another model say.")
-    ] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Start anew, for another model say.")] = False,
     model: Model = "small",
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -49,11 +47,7 @@ def index(
     from binderclip.search import SearchIndex
 
     path = _place(place, folder)
-    clip = load(model, device=device, dtype=dtype)
-    if rebuild:
-        # Only now: a model that cannot be loaded costs nobody an index.
-        _remove(path)
-    found = SearchIndex(path, clip)
+    found = SearchIndex(path, load(model, device=device, dtype=dtype), rebuild=rebuild)
     with _progress(hidden=json) as step:
         report = found.update(folder, batch_size=batch_size, progress=step)
     if json:
@@ -128,19 +122,6 @@ def query(
             note(f"sheet {sheet}")
         if len(there) < len(hits):
             note(f"{len(hits) - len(there)} of these files are gone; bring the index up to date with `search index`")
-
-
-def _remove(path: Path) -> None:
-    """Delete an index; anything that is not one is left alone."""
-    import shutil
-
-    from binderclip.search.index import NOTE, TABLE
-
-    if not path.exists():
-        return
-    if not (path / NOTE).is_file() and not (path / f"{TABLE}.lance").is_dir():
-        raise CheckpointError(f"{path} is not a binderclip index, so --rebuild does not delete it")
-    shutil.rmtree(path)
 
 
 def _progress(hidden: bool):  # type: ignore[no-untyped-def]

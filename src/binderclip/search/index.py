@@ -7,11 +7,13 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.data import list_images
 from binderclip.errors import CheckpointError, DataError, UsageError, require
+from binderclip.search.lock import LOCK, one_writer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,20 +52,37 @@ class Hit:
 
 @dataclass(frozen=True)
 class _Known:
+    """A file as it was when it was encoded."""
+
     size: int
     mtime_ns: int
     digest: str
+
+    @classmethod
+    def of(cls, path: Path) -> _Known:
+        state = path.stat()
+        return cls(state.st_size, state.st_mtime_ns, _digest(path))
+
+    def still_is(self, path: Path) -> bool:
+        try:
+            state = path.stat()
+            same = (self.size, self.mtime_ns) == (state.st_size, state.st_mtime_ns)
+            return same or (self.size == state.st_size and self.digest == _digest(path))
+        except OSError:
+            return False
 
 
 class SearchIndex:
     """Unit image features of a folder on disk, searched by text or by image.
 
     Only new or changed files are encoded again: a file counts as unchanged while its size and time are the same, or
-    while its bytes are. Each batch is committed when it is encoded, so an interrupted update keeps what it did.
+    while its bytes are. Each batch is committed when it is encoded, so an interrupted update keeps what it did; of two
+    processes that update one index, the second waits and then finds little left to do.
 
     Args:
         path: folder of the index (made by `update`).
         model: the model whose features the index holds; the index refuses to mix models.
+        rebuild: forget what an index at `path` holds, whatever model made it; the next `update` starts anew.
 
     Raises:
         UsageError: the index at `path` was made by another model.
@@ -78,20 +97,37 @@ class SearchIndex:
         PosixPath('photos/street/0042.jpg')
     """
 
-    def __init__(self, path: str | Path, model: ImageTextModel) -> None:
+    def __init__(self, path: str | Path, model: ImageTextModel, *, rebuild: bool = False) -> None:
         # LanceDB's engine would announce on stderr that it makes a table.
         os.environ.setdefault("LANCEDB_LOG", "error")
-        lancedb = require("lancedb", "search")
+        require("lancedb", "search")
         self.path = Path(path)
         self.model = model
+        self.root: Path | None = None
+        self._table: Any = None
+        self._rebuild = rebuild
+        if rebuild:
+            _check_place(self.path)
+        else:
+            self._open()
+
+    def _open(self) -> None:
+        """Take over what is on disk, which another process may have made a moment ago."""
+        import lancedb
+
         note = read_note(self.path)
-        if note is not None and note["fingerprint"] != model.fingerprint:
+        if note is None:
+            return
+        if note["fingerprint"] != self.model.fingerprint:
             raise UsageError(
                 f"the index at {self.path} was made with model {note['model']!r}, not with these weights of "
-                f"{model.name!r}; query it with --model {note['model']}, or index again with --rebuild"
+                f"{self.model.name!r}; query it with --model {note['model']}, or index again with --rebuild"
             )
-        self.root: Path | None = Path(note["root"]) if note else None
-        self._table: Any = lancedb.connect(str(self.path)).open_table(TABLE) if note else None  # type: ignore[attr-defined]
+        self.root = Path(note["root"])
+        try:
+            self._table = lancedb.connect(str(self.path)).open_table(TABLE)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise CheckpointError(f"the index at {self.path} is damaged; index again with --rebuild") from error
 
     def __len__(self) -> int:
         return int(self._table.count_rows()) if self._table is not None else 0
@@ -117,13 +153,30 @@ class SearchIndex:
         folder = Path(folder).resolve()
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}")
-        if self.root is not None and self.root != folder:
-            raise UsageError(f"the index at {self.path} is of {self.root}, not of {folder}")
-        paths = {path.relative_to(folder).as_posix(): path for path in list_images(folder)}
+        self._check_root(folder)
+        paths = _listing(folder)
         if not paths and not len(self):
             raise DataError(f"no images in {folder}: looked for PNG, JPEG, WebP, GIF, BMP and TIFF files, also below")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with one_writer(self.path) as waited:
+                return self._update(folder, _listing(folder) if waited else paths, batch_size, progress)
+        except OSError as error:
+            raise DataError(f"cannot write to the index at {self.path}: {error.strerror or error}") from error
+
+    def _check_root(self, folder: Path) -> None:
+        if self.root is not None and self.root != folder:
+            raise UsageError(f"the index at {self.path} is of {self.root}, not of {folder}")
+
+    def _update(
+        self, folder: Path, paths: dict[str, Path], batch_size: int, progress: Callable[[int, int], None] | None
+    ) -> IndexReport:
+        if not self._rebuild:
+            self._open()
+            self._check_root(folder)
         if self._table is None:
             self._create(folder)
+            self._rebuild = False
         known = self._known()
         report = IndexReport()
         gone = sorted(set(known) - set(paths))
@@ -134,6 +187,9 @@ class SearchIndex:
             self._encode(todo[start : start + batch_size], paths, known, report)
             if progress:
                 progress(min(start + batch_size, len(todo)), len(todo))
+        if report.encoded or report.removed:
+            # One file instead of one a batch. What a query in another process may still be reading stays for a day.
+            self._table.optimize(cleanup_older_than=timedelta(days=1))
         return report
 
     def query(self, query: Any, *, top: int = 10) -> list[Hit]:
@@ -167,10 +223,8 @@ class SearchIndex:
     def _create(self, folder: Path) -> None:
         import lancedb
 
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"cannot make the index folder {self.path}: {error.strerror}") from error
+        # Without its note the folder is no index, so that a death in between leaves nothing half valid.
+        (self.path / NOTE).unlink(missing_ok=True)
         self._table = lancedb.connect(str(self.path)).create_table(TABLE, schema=self._schema(), mode="overwrite")
         note = {
             "format": FORMAT,
@@ -207,35 +261,33 @@ class SearchIndex:
         """Keys whose bytes the index does not hold; a file that was only touched counts as unchanged."""
         for key, path in paths.items():
             before = known.get(key)
-            if before is not None:
-                state = path.stat()
-                if (before.size, before.mtime_ns) == (state.st_size, state.st_mtime_ns) or (
-                    before.size == state.st_size and before.digest == _digest(path)
-                ):
-                    report.unchanged += 1
-                    continue
-            yield key
+            if before is not None and before.still_is(path):
+                report.unchanged += 1
+            else:
+                yield key
 
     def _encode(
         self, keys: Sequence[str], paths: dict[str, Path], known: dict[str, _Known], report: IndexReport
     ) -> None:
         # States are taken before the pixels are read: a file that changes meanwhile is found changed next time.
-        states = {key: paths[key].stat() for key in keys}
-        by_path = {paths[key]: key for key in keys}
+        states: dict[str, _Known] = {}
+        for key in keys:
+            try:
+                states[key] = _Known.of(paths[key])
+            except OSError as error:
+                report.skipped.append((str(paths[key]), f"{error.strerror}"))
+        by_path = {paths[key]: key for key in states}
         encoded = self.model.encode_files(list(by_path), batch_size=len(keys))
         report.skipped += [(str(path), reason) for path, reason in encoded.skipped]
-        bad = {by_path[Path(path)] for path, _ in encoded.skipped}
-        self._delete(sorted(bad & set(known)))
-        good = [keys[i] for i in encoded.index]
+        good = [by_path[Path(str(path))] for path in encoded.paths]
+        self._delete(sorted((set(keys) - set(good)) & set(known)))
         if not good:
             return
-        self._merge(good, states, paths, encoded.features)
+        self._merge(good, states, encoded.features)
         report.changed += sum(key in known for key in good)
         report.added += sum(key not in known for key in good)
 
-    def _merge(
-        self, keys: Sequence[str], states: dict[str, os.stat_result], paths: dict[str, Path], features: Tensor
-    ) -> None:
+    def _merge(self, keys: Sequence[str], states: dict[str, _Known], features: Tensor) -> None:
         import pyarrow as pa
         import torch.nn.functional as F
 
@@ -243,16 +295,16 @@ class SearchIndex:
         rows = pa.table(
             {
                 "path": list(keys),
-                "size": [states[key].st_size for key in keys],
-                "mtime_ns": [states[key].st_mtime_ns for key in keys],
-                "digest": [_digest(paths[key]) for key in keys],
+                "size": [states[key].size for key in keys],
+                "mtime_ns": [states[key].mtime_ns for key in keys],
+                "digest": [states[key].digest for key in keys],
                 "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.model.embed_dim),
             },
             schema=self._schema(),
         )
         try:
             self._table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all().execute(rows)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise DataError(
                 f"cannot write to the index at {self.path}: {error}; what was indexed before is kept"
             ) from error
@@ -270,10 +322,9 @@ def read_note(path: str | Path) -> dict[str, Any] | None:
         CheckpointError: the folder holds something else, or a note of another format.
     """
     path = Path(path)
+    _check_place(path)
     note = path / NOTE
     if not note.is_file():
-        if path.exists() and (path.is_file() or any(path.iterdir())) and not (path / f"{TABLE}.lance").is_dir():
-            raise CheckpointError(f"{path} is not empty and not a binderclip index; give another place for the index")
         return None
     try:
         content = json.loads(note.read_text(encoding="utf-8"))
@@ -282,6 +333,19 @@ def read_note(path: str | Path) -> dict[str, Any] | None:
         return {key: str(content[key]) for key in ("model", "fingerprint", "root")}
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{note} is damaged ({error}); index again with --rebuild") from error
+
+
+def _check_place(path: Path) -> None:
+    """Refuse a file, and a folder with other things in it."""
+    if not path.exists() or (path / NOTE).is_file() or (path / f"{TABLE}.lance").is_dir():
+        return
+    if path.is_file() or {entry.name for entry in path.iterdir()} - {LOCK}:
+        raise CheckpointError(f"{path} is not empty and not a binderclip index; give another place for the index")
+
+
+def _listing(folder: Path) -> dict[str, Path]:
+    """Every image below a folder, by its path within."""
+    return {path.relative_to(folder).as_posix(): path for path in list_images(folder)}
 
 
 def _digest(path: Path) -> str:
