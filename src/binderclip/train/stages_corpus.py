@@ -97,8 +97,16 @@ def pack_captions(packs: Path, names: Sequence[str]) -> tuple[list[str], list[st
     return list(captions), [word for word in others if word not in captions]
 
 
+LOCATIONS = "15"  # WordNet's lexicographer file of places, whose proper names are wanted; others are left out
+
+
 def wordnet_texts(folder: Path, *, words: int = 12) -> tuple[list[str], list[str]]:
-    """Lemmas (at most three words, letters only) and glosses (at most `words` words) of WordNet's data files."""
+    """Every word of WordNet's synsets (up to two words long, names of places only among proper ones), and short glosses.
+
+    Args:
+        folder: holds `data.noun`, `data.adj`, `data.verb`.
+        words: the longest gloss.
+    """
     lemmas: dict[str, None] = {}
     glosses: dict[str, None] = {}
     for part in ("noun", "adj", "verb"):
@@ -110,9 +118,11 @@ def wordnet_texts(folder: Path, *, words: int = 12) -> tuple[list[str], list[str
                 continue
             head, _, gloss = line.partition(" | ")
             fields = head.split()
-            first = re.sub(r"\(\w+\)$", "", fields[4]).replace("_", " ")
-            if re.fullmatch(r"[A-Za-z' -]{3,40}", first) and first.count(" ") < 3:
-                lemmas[first.lower()] = None
+            for place in range(int(fields[3], 16)):
+                word = re.sub(r"\(\w+\)$", "", fields[4 + 2 * place]).replace("_", " ")
+                proper = word != word.lower() and not (part == "noun" and fields[1] == LOCATIONS)
+                if not proper and word.count(" ") < 2 and re.fullmatch(r"[A-Za-z' -]{3,40}", word):
+                    lemmas[word.lower()] = None
             text = gloss.split(";")[0].split('"')[0].strip()
             if part == "noun" and 3 <= len(text.split()) <= words:
                 glosses[text] = None
@@ -126,7 +136,7 @@ def build_corpus(
     names: Sequence[str] = ("openclipart", "noto-emoji", "icons"),
     templated: int = 3,
     pairs: int = 12_000,
-    lemmas: int = 45_000,
+    lemmas: int = 90_000,
     glosses: int = 25_000,
     seed: int = 0,
 ) -> Corpus:

@@ -37,18 +37,26 @@ def soft_targets(table: TextTable, rows: Int[Tensor, "B"]) -> Float[Tensor, "B U
     return near.scatter_add(1, rows[:, None], torch.full_like(near[:, :1], 1 - table.share))
 
 
-class Queue:
-    """The last `size` image features with their captions: further negatives for text to image."""
+class Queue(nn.Module):
+    """The last `size` image features with their captions: further negatives for text to image.
+
+    They are buffers, so a checkpoint holds them; rows of -1 are empty places.
+    """
+
+    features: Float[Tensor, "Q E"]
+    rows: Int[Tensor, "Q"]
 
     def __init__(self, size: int, width: int) -> None:
-        self.features = torch.zeros(0, width)
-        self.rows = torch.zeros(0, dtype=torch.long)
-        self.size = size
+        super().__init__()
+        self.register_buffer("features", torch.zeros(size, width))
+        self.register_buffer("rows", torch.full((size,), -1))
 
+    @torch.no_grad()
     def push(self, features: Float[Tensor, "B E"], rows: Int[Tensor, "B"]) -> None:
         """Put a batch in front and drop the oldest."""
-        self.features = torch.cat([features.detach(), self.features])[: self.size]
-        self.rows = torch.cat([rows, self.rows])[: self.size]
+        size = len(self.rows)
+        self.features.copy_(torch.cat([features.detach().float(), self.features])[:size])
+        self.rows.copy_(torch.cat([rows, self.rows])[:size])
 
 
 @dataclass
@@ -71,10 +79,10 @@ class ImageLoss:
         texts = self.table.features
         logits = scale * features @ texts.T
         image = -(soft_targets(self.table, rows) * logits.log_softmax(-1)).sum(-1).mean()
-        pool = torch.cat([features, self.queue.features])
+        pool = torch.cat([features, self.queue.features.clone()])
         owners = torch.cat([rows, self.queue.rows])
         unique = rows.unique()
-        back = scale * texts[unique] @ pool.T
+        back = (scale * texts[unique] @ pool.T).masked_fill(owners < 0, -torch.inf)
         hit = unique[:, None] == owners[None]
         text = -(back.log_softmax(-1).masked_fill(~hit, 0).sum(-1) / hit.sum(-1)).mean()
         centred = nn.functional.normalize(texts[rows] - texts.mean(0), dim=-1)

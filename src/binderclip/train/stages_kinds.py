@@ -114,7 +114,7 @@ def distil_text(
     caption_weight: float = 3.0,
     templated: int = 3,
     pairs: int = 12_000,
-    lemmas: int = 45_000,
+    lemmas: int = 90_000,
     glosses: int = 25_000,
 ) -> dict[str, Any]:
     """Distil MiniLM into the text tower; freeze `visual.*` and `logit_scale` in the recipe's groups.
@@ -166,6 +166,7 @@ def closed_form(
     ridge: float = 1.0,
     head_ridge: float = 0.1,
     scale: float = 40.0,
+    limit: int | None = None,
 ) -> dict[str, Any]:
     """Put ImageNet's features and two ridge maps into the image tower: a usable model in minutes, no gradient step.
 
@@ -177,13 +178,14 @@ def closed_form(
         parts: paths of the pretrained parts; `lite0` is read here.
         ridge, head_ridge: penalties of the two maps.
         scale: the logit scale it leaves.
+        limit: only the first so many training pictures, for a trial.
     """
     model, visual = context.model, context.model.backbone.visual
     state = lite_state("lite0", parts)
     trunk = visual.trunk.patch_embed.backbone
     trunk.load_state_dict(fold_lite("lite0", state))
     lite_pixels_to_clip(trunk).to(memory_format=torch.channels_last)
-    pictures = read_pictures(pack_folder(), TRAINING_PACKS, "train")
+    pictures = read_pictures(pack_folder(), TRAINING_PACKS, "train").first(limit)
     size = context.image_size
     maps = _features_of_training(model, lambda rows: on_white(pictures.rgba[rows], size), len(pictures)).clone()
     pooled = torch.cat([part.float().mean((2, 3)) for part in maps.split(512)])

@@ -110,7 +110,7 @@ def frozen_depthwise(module: nn.Module) -> Iterator[None]:
             conv.requires_grad_(False)
             plain = type(conv) is nn.Conv2d and conv.stride == (1, 1) and isinstance(conv.padding[0], int)
             if plain and 2 * conv.padding[0] == conv.dilation[0] * (conv.kernel_size[0] - 1):
-                conv.forward = fast(conv)  # type: ignore[method-assign]
+                conv.forward = fast(conv)  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -102,6 +102,18 @@ def _stamps(folder: Path) -> Iterator[tuple[Image.Image, str]]:
             yield open_image(path, mode="RGBA"), caption
 
 
+def _distinct(paths: Sequence[Path]) -> list[Path]:
+    """Of a picture in several sizes in one folder ('1920x1080.jpg') the largest; no previews."""
+    sized: dict[Path, list[Path]] = {}
+    plain = []
+    for path in paths:
+        if re.fullmatch(r"\d+x\d+", path.stem):
+            sized.setdefault(path.parent, []).append(path)
+        elif path.stem != "screenshot":
+            plain.append(path)
+    return sorted([*plain, *(max(group, key=lambda path: path.stat().st_size) for group in sized.values())])
+
+
 def _square(image: Image.Image, side: int) -> UInt8[Tensor, "C H W"]:
     pixels = torch.frombuffer(
         bytearray(image.resize((side, side), Image.Resampling.BICUBIC).tobytes()), dtype=torch.uint8
@@ -151,7 +163,7 @@ def read_real(
     chance = random.Random(seed)
     squares: list[Tensor] = []
     captions: list[str] = []
-    for path in [path for folder in photographs for path in list_images(Path(folder))]:
+    for path in [path for folder in photographs for path in _distinct(list_images(Path(folder)))]:
         image = open_image(path)
         image.thumbnail((1600, 1600))
         squares += [_square(_crop(image, 0.25, chance), CROP) for _ in range(crops)]

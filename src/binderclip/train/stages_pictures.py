@@ -6,6 +6,7 @@ Everything is batched tensor work on 64 px RGBA pictures: placing 128 px views o
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,21 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    def first(self, limit: int | None) -> Pictures:
+        """The first so many pictures of each pack; all of them for None."""
+        if limit is None:
+            return self
+        seen: Counter[str] = Counter()
+        keep = []
+        for index, source in enumerate(self.source):
+            seen[source] += 1
+            if seen[source] <= limit:
+                keep.append(index)
+        rows = torch.tensor(keep)
+        named = (tuple(column[i] for i in keep) for column in (self.captions, self.source, self.keys))
+        captions, sources, keys = named
+        return Pictures(self.rgba[rows], captions, self.mono[rows], sources, keys)
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,7 @@ def reduced_ridge(
     return weight.float(), (weight @ right[:rank].T).float()
 
 
-def closed_form_blocks(
-    trunk: VisionTransformer, centre: Float[Tensor, "F"], basis: Float[Tensor, "F D"], *, rms: float
-) -> None:
+def closed_form_blocks(trunk: Any, centre: Float[Tensor, "F"], basis: Float[Tensor, "F D"], *, rms: float) -> None:
     """Set the projection and the blocks, in place, so that CLS is the mean of the locations' unit-length codes.
 
     Every block but the last starts as the identity. The last one's attention is uniform and its values are the
@@ -103,7 +101,7 @@ def closed_form_blocks(
 
 
 def closed_form_head(
-    model: CustomTextCLIP,
+    model: Any,
     pooled: Float[Tensor, "N D"],
     targets: Float[Tensor, "N E"],
     *,
@@ -123,9 +121,7 @@ def closed_form_head(
         model.visual.head.proj.weight.copy_(weight.T / pooled.shape[1] ** 0.5)
 
 
-def tower_states(
-    trunk: VisionTransformer, features: Float[Tensor, "B F h w"]
-) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B L D"]]:
+def tower_states(trunk: Any, features: Float[Tensor, "B F h w"]) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B L D"]]:
     """Normalised CLS state, and the normalised value-path states of the patches, from the convolutional map.
 
     The value path is the last block with every token attending to itself alone, without residual and MLP, as in
@@ -152,7 +148,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> None:
 
 
 def write_folder(
-    model: CustomTextCLIP,
+    model: Any,
     tokenizer: Tokenizer | None,
     folder: Path,
     *,

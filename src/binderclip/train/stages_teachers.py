@@ -147,7 +147,7 @@ class SentenceTeacher(nn.Module):
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)  # type: ignore[attr-defined]
         self.encoder = transformers.AutoModel.from_pretrained(path, local_files_only=True).eval()  # type: ignore[attr-defined]
         self.length = length
-        self.bfloat16 = bfloat16
+        self.in_bfloat16 = bfloat16
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], *, batch_size: int = 256) -> Float[Tensor, "N 384"]:
@@ -163,7 +163,7 @@ class SentenceTeacher(nn.Module):
                 max_length=self.length,
                 return_tensors="pt",
             )
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.in_bfloat16):
                 states = self.encoder(**batch).last_hidden_state.float()
             mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
             mean = (states * mask).sum(1) / mask.sum(1)
