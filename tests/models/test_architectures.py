@@ -1,4 +1,4 @@
-"""The registered image towers: timm and open_clip open them, folding is exact, locations and sizes are what they say."""
+"""The registered image towers: timm and open_clip open them, folding is exact, locations and sizes are as said."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -43,18 +43,23 @@ class LiteTrunk(nn.Module):
     and with ReLU6.
     """
 
+    stem: nn.Conv2d
+    stages: nn.Sequential
+    head: nn.Conv2d
+    num_features: int
+
     def __init__(self, name: str = "lite0", *, output_stride: int = 32, in_chans: int = 3) -> None:
         super().__init__()
         if output_stride not in (16, 32):
             raise UsageError(f"output_stride={output_stride}: 16 or 32")
-        net = timm.create_model(
+        net: Any = timm.create_model(
             f"tf_efficientnet_{name}", pretrained=False, num_classes=0, output_stride=output_stride, in_chans=in_chans
         )
         self.stem = net.conv_stem
         self.stem_act = _strip_norm(net, "bn1", net.conv_stem)
         self.stages = net.blocks
-        for stage in self.stages:
-            for block in stage:
+        for stage in self.stages.children():
+            for block in stage.children():
                 _strip_block(block)
         self.head = net.conv_head
         self.head_act = _strip_norm(net, "bn2", net.conv_head)
@@ -69,13 +74,13 @@ class LiteTrunk(nn.Module):
     def lower(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Stem and the first five stages: the map at stride 16 (112 channels in Lite0)."""
         x = self.stem_act(self.stem(x))
-        for stage in self.stages[:5]:
+        for stage in self.stages[:5].children():
             x = stage(x)
         return x
 
     def upper(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B F h w"]:
         """The last two stages and the 1x1 convolution to 1,280 channels."""
-        for stage in self.stages[5:]:
+        for stage in self.stages[5:].children():
             x = stage(x)
         return self.head_act(self.head(x))
 
@@ -90,7 +95,7 @@ def _strip_norm(parent: nn.Module, name: str, conv: nn.Conv2d) -> nn.Module:
     return nn.ReLU6() if isinstance(activation, nn.ReLU6) else nn.Identity()
 
 
-def _strip_block(block: nn.Module) -> None:
+def _strip_block(block: Any) -> None:
     for norm in [name for name, _ in block.named_children() if name.startswith("bn")]:
         setattr(block, norm, _strip_norm(block, norm, block.conv_dw))
 
@@ -118,15 +123,21 @@ def fold_lite(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             conv = module
         elif isinstance(module, nn.BatchNorm2d) and conv is not None:
             weight, bias = fuse_conv_bn_weights(
-                conv.weight, conv.bias, module.running_mean, module.running_var, module.eps, module.weight, module.bias
+                conv.weight,
+                conv.bias,
+                cast(Tensor, module.running_mean),
+                cast(Tensor, module.running_var),
+                module.eps,
+                module.weight,
+                module.bias,
             )
             folded.append((weight.detach(), bias.detach()))
     trunk = LiteTrunk(name)
     convolutions = trunk._convolutions()
     with torch.no_grad():
-        for target, (weight, bias) in zip(_by_execution(trunk), folded, strict=True):
-            target.weight.copy_(weight)
-            target.bias.copy_(bias)  # type: ignore[union-attr]
+        for target, (kernel, offset) in zip(_by_execution(trunk), folded, strict=True):
+            target.weight.copy_(kernel)
+            target.bias.copy_(offset)  # type: ignore[union-attr]
     if len(convolutions) != len(folded):
         raise CheckpointError(f"EfficientNet {name}: {len(folded)} norms for {len(convolutions)} convolutions")
     return trunk.state_dict()

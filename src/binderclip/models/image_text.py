@@ -53,6 +53,9 @@ class ImageTextModel(nn.Module):
         embed_dim: width E; measured on first use where not given.
     """
 
+    # Its attributes are another library's, which types cannot follow.
+    backbone: Any
+
     def __init__(
         self,
         backbone: nn.Module,

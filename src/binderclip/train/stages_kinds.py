@@ -184,7 +184,7 @@ def closed_form(
     state = lite_state("lite0", parts)
     trunk = visual.trunk.patch_embed.backbone
     trunk.load_state_dict(fold_lite("lite0", state))
-    lite_pixels_to_clip(trunk).to(memory_format=torch.channels_last)
+    lite_pixels_to_clip(trunk).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pictures = read_pictures(pack_folder(), TRAINING_PACKS, "train").first(limit)
     size = context.image_size
     maps = _features_of_training(model, lambda rows: on_white(pictures.rgba[rows], size), len(pictures)).clone()

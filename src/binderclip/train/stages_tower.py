@@ -177,7 +177,7 @@ def _shrink(images: UInt8[Tensor, "N C H W"], size: int) -> UInt8[Tensor, "N C S
 def _classifier(parts: dict[str, str] | None, crops: UInt8[Tensor, "P 3 224 224"]) -> Float[Tensor, "P 1000"]:
     """EfficientNet-Lite0's own distribution over the crops, on its own input scale."""
     state = lite_state("lite0", parts)
-    trunk = LiteTrunk("lite0").to(memory_format=torch.channels_last)
+    trunk = LiteTrunk("lite0").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trunk.load_state_dict(fold_lite("lite0", state))
     rows = []
     for part in crops.split(64):
