@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SCENES = 40
 SIZE = 128
 STEPS = 32
-MAPS = {"saliency": Saliency(), "saliency, ten crops": Saliency(tta=10), "Grad-CAM": GradCAM()}
+MAPS: dict[str, Any] = {"saliency": Saliency(), "saliency, ten crops": Saliency(tta=10), "Grad-CAM": GradCAM()}
 # Ten classes as different as the packs have them, for the class images.
 CLASSES = ("apple", "car", "cat", "clock", "flower", "heart", "house", "moon", "tree", "flag")
 
@@ -35,7 +35,7 @@ def _models() -> tuple[Any, Any]:
 
 
 def _scenes(seed: int) -> Any:
-    from binderclip.data import scenes
+    from binderclip.data.scenes import scenes
     from binderclip.data.scenes_vocabulary import vocabulary
 
     return scenes(
@@ -129,7 +129,8 @@ def _judge_agrees(table: Table) -> tuple[bool, str]:
 
 def draw(table: Table, figure: Figure) -> None:
     """Some scenes with their maps and masks, and the measured bars."""
-    pictures, bars = figure.subfigures(1, 2, width_ratios=[1, 1.15])
+    halves: Any = figure.subfigures(1, 2, width_ratios=[1, 1.15])
+    pictures, bars = halves
     model, _ = _models()
     found = _scenes(0)
     axes = pictures.subplots(3, 4)
