@@ -101,7 +101,7 @@ LOCATIONS = "15"  # WordNet's lexicographer file of places, whose proper names a
 
 
 def wordnet_texts(folder: Path, *, words: int = 12) -> tuple[list[str], list[str]]:
-    """Every word of WordNet's synsets (up to two words long, names of places only among proper ones), and short glosses.
+    """Every word of WordNet's synsets (at most two words long; of proper names only places), and short glosses.
 
     Args:
         folder: holds `data.noun`, `data.adj`, `data.verb`.

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from open_clip.model import CustomTextCLIP
 from safetensors.torch import save_file
-from timm.models.vision_transformer import VisionTransformer
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
