@@ -91,9 +91,7 @@ class EvalSet(Dataset[Any]):
     def take(self, positions: Iterable[int] | np.ndarray) -> EvalSet:
         """The items at `positions` of this view."""
         chosen = self.indices[np.asarray(list(positions), dtype=np.int64)]
-        return EvalSet(
-            self.items, chosen, labels=self._labels, classes=self.classes, attributes=self._columns
-        )
+        return EvalSet(self.items, chosen, labels=self._labels, classes=self.classes, attributes=self._columns)
 
     def groups(self, *names: str) -> Iterator[tuple[tuple[Any, ...], EvalSet]]:
         """(values, view) of every combination of the named attributes that occurs, sorted by its text."""
