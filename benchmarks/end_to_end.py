@@ -31,7 +31,7 @@ RESNET: dict[str, Any] = {"image_size": 64, "layers": [1, 2, 2, 1], "width": 32}
 SIZE, CONTEXT = 64, 16
 
 
-def run(*, resnet_steps: int = 8, vit_steps: int = 4, batch_size: int = 128, repeats: int = 3) -> list[Row]:
+def run(*, resnet_steps: int = 6, vit_steps: int = 4, batch_size: int = 128, repeats: int = 3) -> list[Row]:
     """The 64 px recipe with a ResNet and with a ViT, whole and gain by gain.
 
     Args:
