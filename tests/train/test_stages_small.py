@@ -10,6 +10,7 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch import nn
 
+from binderclip.data.packs import pack_folder
 from binderclip.errors import DataError, MissingDependency, UsageError
 from binderclip.train.recipe import load_recipe
 from binderclip.train.registry import MODELS, STAGES
@@ -17,11 +18,12 @@ from binderclip.train.stages_batches import Mixture, Numbered, TextWindows
 from binderclip.train.stages_corpus import Corpus, build_tokenizer, wordnet_texts
 from binderclip.train.stages_image import ImageLoss, Queue, TextTable, location_loss, soft_targets
 from binderclip.train.stages_maps import Maps, frozen_depthwise, read_maps, write_maps
-from binderclip.train.stages_photographs import qt_resources, stamp_caption
-from binderclip.train.stages_pictures import compose
+from binderclip.train.stages_photographs import RealPictures, qt_resources, stamp_caption
+from binderclip.train.stages_pictures import compose, read_pictures
 from binderclip.train.stages_small import reduced_ridge
 from binderclip.train.stages_teachers import find_part
 from binderclip.train.stages_text import distil_loss, encode_ids
+from binderclip.train.stages_tower import without_lookalikes
 
 
 def test_recipes_and_kinds_are_known() -> None:
@@ -209,3 +211,23 @@ def test_qt_resources_and_stamp_captions(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"b\.rcc"):
         list(qt_resources(tmp_path / "b.rcc"))
     assert stamp_caption("An albino peahen (a female peafowl).") == "albino peahen"
+
+
+def test_cutouts_that_are_held_out_drawings_are_left_out() -> None:
+    torch.manual_seed(0)
+    held_out = read_pictures(pack_folder(), ["openclipart"], "val").rgba[:1]
+    other = torch.zeros(1, 4, 64, 64, dtype=torch.uint8)
+    other[:, 0, :, ::8] = 255
+    other[:, 3] = 255
+    cutouts = torch.cat([held_out, other])
+    real = RealPictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ("",), cutouts, ("leak", "stripes"))
+    kept = without_lookalikes(real, Averages(), 16, limit=0.999)  # type: ignore[arg-type]
+    assert kept.cutout_captions == ("stripes",)
+    assert len(kept.cutouts) == 1
+
+
+class Averages(nn.Module):
+    """Stands in for the convolutions: the pixels themselves as features."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :, None, None]

@@ -21,7 +21,7 @@ from binderclip.train.registry import STAGES, register
 from binderclip.train.stages_batches import Mixture, Numbered
 from binderclip.train.stages_image import ImageLoss, Queue, TextTable, location_loss, photograph_loss
 from binderclip.train.stages_kinds import class_features, text_features
-from binderclip.train.stages_maps import Maps, frozen_depthwise, lower_maps, read_maps, write_maps
+from binderclip.train.stages_maps import Maps, frozen_depthwise, lower_maps, normalise, read_maps, write_maps
 from binderclip.train.stages_photographs import RealPictures, read_real
 from binderclip.train.stages_pictures import Pictures, Views, compose, on_white, read_pictures
 from binderclip.train.stages_small import tower_states
@@ -226,6 +226,8 @@ def image_tower(
     trunk = model.backbone.visual.trunk.patch_embed.backbone
     pictures = read_pictures(pack_folder(), TRAINING_PACKS, "train").first(limit)
     real = _real(photographs, stamps, gcompris, context.seed)
+    if real is not None:
+        real = without_lookalikes(real, trunk, context.image_size)
     texts = list(dict.fromkeys([*pictures.captions, *_real_captions(real)]))
     cache = _ViewCache(
         trunk.eval().to(memory_format=torch.channels_last),
@@ -276,6 +278,33 @@ def _learning(model: ImageTextModel, trunk: LiteTrunk) -> Iterator[None]:
     finally:
         for parameter, flag in zip(resting, flags, strict=True):
             parameter.requires_grad_(flag)
+
+
+@torch.inference_mode()
+def without_lookalikes(real: RealPictures, trunk: LiteTrunk, size: int, *, limit: float = 0.84) -> RealPictures:
+    """Leave out cut-outs that look like a held-out drawing: some collections share their sources.
+
+    Args:
+        real: the pictures.
+        trunk: the convolutions that judge.
+        size: side in pixels at which they look.
+        limit: cosine of centred pooled features from which two pictures count as one; by eye, pairs above 0.84 are.
+    """
+    held_out = [read_pictures(pack_folder(), TRAINING_PACKS, split).rgba for split in ("val", "test")]
+
+    def pooled(rgba: UInt8[Tensor, "N 4 H H"]) -> Float[Tensor, "N F"]:
+        parts = []
+        for part in rgba.split(64):
+            with torch.autocast("cpu", torch.bfloat16):
+                parts.append(trunk(normalise(on_white(part, size))).float().mean((2, 3)))
+        return torch.cat(parts)
+
+    others = pooled(torch.cat(held_out))
+    own, centre = pooled(real.cutouts), others.mean(0)
+    cosine = nn.functional.normalize(own - centre, dim=1) @ nn.functional.normalize(others - centre, dim=1).T
+    keep = (cosine.amax(1) < limit).nonzero()[:, 0].tolist()
+    names = tuple(real.cutout_captions[row] for row in keep)
+    return RealPictures(real.crops, real.crop_captions, real.cutouts[keep].clone(), names)
 
 
 def _real(photographs: list[str] | None, stamps: str | None, gcompris: str | None, seed: int) -> RealPictures | None:
