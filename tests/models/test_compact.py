@@ -14,6 +14,7 @@ from binderclip.errors import CheckpointError, UsageError
 from binderclip.models import load
 from binderclip.models.compact import SCALE, compact_state, expand, quantise
 from binderclip.train.stages_corpus import Corpus, build_tokenizer
+from binderclip.train.stages_second import compact_folder
 from binderclip.train.stages_small import write_folder
 
 CONFIG = {
@@ -92,3 +93,15 @@ def test_a_missing_neighbour_and_an_unknown_storage_are_named(tmp_path: Path) ->
     with pytest.raises(CheckpointError, match="int4"):
         compact_state(two, weights, {"weights": "int4"})
     assert not any(name.endswith(SCALE) for name in compact_state(two, weights, {"text_tower": "one"}))
+
+
+def test_a_finished_folder_is_made_compact(tmp_path: Path) -> None:
+    one, _ = folder_pair(tmp_path)
+    small = compact_folder(one, tmp_path / "small-b", text_tower="one")
+    whole, compact = load(one), load(small)
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    cosine = torch.cosine_similarity(whole.encode_image(images), compact.encode_image(images))
+    assert cosine.min() > 0.999
+    assert torch.equal(whole.encode_text(["a cat"]), compact.encode_text(["a cat"]))
+    weights = "open_clip_model.safetensors"
+    assert (small / weights).stat().st_size < 0.6 * (one / weights).stat().st_size

@@ -28,7 +28,8 @@ from binderclip.train.stages_tower import without_lookalikes
 
 def test_recipes_and_kinds_are_known() -> None:
     assert {"distil-text", "closed-form", "image-tower"} <= set(STAGES)
-    assert "small" in MODELS
+    assert {"small", "small-b"} <= set(MODELS)
+    assert load_recipe("small-b").stage[0].kind == {"name": "pooled-head"}
     full, short = load_recipe("small"), load_recipe("small-cpu")
     assert [stage.name for stage in full.stage] == [stage.name for stage in short.stage]
     assert all((a.samples or 0) >= (b.samples or 0) for a, b in zip(full.stage, short.stage, strict=True))
