@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from binderclip.cli.figures import figure_rows
 from binderclip.cli.options import Json
 from binderclip.cli.output import note, print_json
 from binderclip.cli.page import Page
@@ -28,6 +29,9 @@ def demo(
     epochs: Annotated[
         float, typer.Option(min=0.01, help="Passes of the from-scratch model over its pictures; 4 take two minutes.")
     ] = 4.0,
+    pictures: Annotated[
+        int | None, typer.Option(min=10, help="Held-out pictures to search in [default: all of them].")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a small model for two minutes, then show the bundled one at work, on one page.
@@ -50,7 +54,7 @@ def demo(
     sections: tuple[tuple[str, Callable[[], None]], ...] = (
         ("train", lambda: _train(page, out, epochs)),
         ("classify", lambda: _classify(page, clip)),
-        ("search", lambda: _search(page, clip, out)),
+        ("search", lambda: _search(page, clip, out, pictures)),
         ("segment", lambda: _segment(page, clip)),
         ("explain", lambda: _explain(page, clip)),
         ("model", lambda: _model(page, clip)),
@@ -129,13 +133,14 @@ def _classify(page: Page, clip: ImageTextModel) -> None:
     )
 
 
-def _search(page: Page, clip: ImageTextModel, out: Path) -> None:
+def _search(page: Page, clip: ImageTextModel, out: Path, limit: int | None) -> None:
     from binderclip.data import load_data
     from binderclip.search import SearchIndex
 
     folder = out / "pictures"
     folder.mkdir(exist_ok=True)
     pictures = load_data("openclipart,noto-emoji", split="test")
+    pictures = pictures if limit is None else pictures.subset(range(min(limit, len(pictures))))
     for sample in pictures:
         path = folder / f"{sample.source}-{sample.key}.png"
         if not path.exists():
@@ -219,7 +224,7 @@ def _model(page: Page, clip: ImageTextModel) -> None:
         "pictures, and travel with its weights.",
         "binderclip info",
     )
-    page.table(("measure", "value"), [(name, float(value)) for name, value in figures.items()])
+    page.table(("data", "measure", str(clip.card.get("unit", "value")).split(";")[0]), figure_rows(figures))
 
 
 def register(app: typer.Typer) -> None:

@@ -51,7 +51,8 @@ def explain(
     picture = open_image(path)
     clip = load(model, device=device, dtype=dtype)
     attribution = METHODS[method]()(clip, [picture], label)
-    peak = attribution.peak()
+    # ReLU may leave nothing; the first pixel of an empty map is no place.
+    peak = attribution.peak() if bool(attribution.maps().any()) else None
     score = float(attribution.value[0])
     drawn = attribution.overlay(picture)
     if legend:
@@ -72,9 +73,8 @@ def explain(
             }
         )
         return
-    typer.echo(
-        f"cosine with {label!r}: {score:.3f}; strongest evidence at x {peak[0]}, y {peak[1]}\noverlay {out_path}"
-    )
+    where = f"strongest evidence at x {peak[0]}, y {peak[1]}" if peak else f"{method} finds no place that speaks for it"
+    typer.echo(f"cosine with {label!r}: {score:.3f}; {where}\noverlay {out_path}")
 
 
 def register(app: typer.Typer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from binderclip.cli.figures import figure_rows
 from binderclip.cli.options import Json
 from binderclip.cli.output import print_json, print_table
 
@@ -54,15 +55,21 @@ def info(json: Json = False) -> None:
             }
         )
         return
-    rows = [("binderclip", __version__), ("Python", platform.python_version())]
-    rows += [(name, found or "not installed (optional)") for name, found in versions.items()]
-    print_table("Versions", ("package", "version"), rows)
+    versioned: list[tuple[str, str]] = [("binderclip", __version__), ("Python", platform.python_version())]
+    versioned += [(name, found or "not installed (optional)") for name, found in versions.items()]
+    print_table("Versions", ("package", "version"), versioned)
     print_table("Devices", ("device",), [[device] for device in devices])
     print_table(
         "Bundled models",
         ("model", "parameters", "MB", "what"),
-        [(name, card["parameters"], card["megabytes"], card["summary"]) for name, card in models.items()],
+        [
+            (name, f"{card['parameters'] / 1e6:.1f} M", card["megabytes"], card["summary"])
+            for name, card in models.items()
+        ],
     )
+    for name, card in models.items():
+        if rows := figure_rows(card.get("figures", {})):
+            print_table(f"{name}: {card.get('unit', 'figures')}", ("data", "measure", "value"), rows)
 
 
 def register(app: typer.Typer) -> None:

@@ -48,8 +48,12 @@ def index(
 
     path = _place(place, folder)
     found = SearchIndex(path, load(model, device=device, dtype=dtype), rebuild=rebuild)
-    with _progress(hidden=json) as step:
-        report = found.update(folder, batch_size=batch_size, progress=step)
+    try:
+        with _progress(hidden=json) as step:
+            report = found.update(folder, batch_size=batch_size, progress=step)
+    except KeyboardInterrupt:
+        note(f"interrupted: the index holds {len(found)} images; the same command goes on from here")
+        raise
     if json:
         print_json({"index": path, "images": len(found), "model": model, **vars(report)})
     else:
