@@ -31,7 +31,7 @@ RESNET: dict[str, Any] = {"image_size": 64, "layers": [1, 2, 2, 1], "width": 32}
 SIZE, CONTEXT = 64, 16
 
 
-def run(*, resnet_steps: int = 6, vit_steps: int = 4, batch_size: int = 128, repeats: int = 3) -> list[Row]:
+def run(*, resnet_steps: int = 5, vit_steps: int = 3, batch_size: int = 128, repeats: int = 3) -> list[Row]:
     """The 64 px recipe with a ResNet and with a ViT, whole and gain by gain.
 
     Args:
@@ -115,16 +115,16 @@ def _rounds(
     """Seconds of the steps alone (first batch and start of the workers included), by variant and round."""
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(-1, repeats):  # the first round warms up
+    peer_seconds(vision, "float32", 1, batch_size)
+    our_seconds(vision, BEST, 1, batch_size, folder / "warm-up")
+    for turn in range(repeats):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             entries = variants[name]
             if isinstance(entries, str):
-                spent = peer_seconds(vision, entries, 2 if turn < 0 else steps, batch_size)
+                spent = peer_seconds(vision, entries, steps, batch_size)
             else:
-                out = folder / f"{turn}-{names.index(name)}"
-                spent = our_seconds(vision, entries, 2 if turn < 0 else steps, batch_size, out)
-            if turn >= 0:
-                seconds[name].append(spent)
+                spent = our_seconds(vision, entries, steps, batch_size, folder / f"{turn}-{names.index(name)}")
+            seconds[name].append(spent)
     return seconds
 
 
