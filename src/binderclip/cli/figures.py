@@ -26,4 +26,4 @@ def figure_rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return " / ".join(_shown(item) for item in value)
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+    return str(value)

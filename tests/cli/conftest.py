@@ -1,0 +1,119 @@
+"""The installed command, the same command in this process, and a few pictures for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binderclip import cli
+from binderclip.data import load_data
+
+PROGRAM = Path(sys.executable).parent / "binderclip"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command said and how it left."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """The JSON document that all of stdout is, of a command that succeeded."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """`program("classify", ..., cwd=folder)` runs the installed `binderclip` in a process of its own."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def call(*words: object, cwd: Path | None = None, **environment: str) -> Done:
+        done = subprocess.run(
+            [str(PROGRAM), *map(str, words)],
+            cwd=cwd or tmp_path_factory.getbasetemp(),
+            env={**os.environ, "BINDERCLIP_CACHE": str(cache), **environment},
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """The function behind `binderclip` in this process, in an empty folder; a traceback fails the test by itself."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BINDERCLIP_CACHE", str(tmp_path / "cache"))
+
+    def call(*words: object) -> Done:
+        monkeypatch.setattr("sys.argv", ["binderclip", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = capsys.readouterr()
+        return Done(int(left.value.code or 0), said.out, said.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four photographs: cat.jpg, coffee.jpg, rocket.jpg and, below, more/flower.jpg."""
+    folder = tmp_path_factory.mktemp("pictures")
+    names = {"chelsea": "cat", "coffee": "coffee", "rocket": "rocket", "flower": "more/flower"}
+    (folder / "more").mkdir()
+    for sample in load_data("photographs"):
+        if name := names.get(sample.key.split(".")[0]):
+            sample.image.convert("RGB").save(folder / f"{name}.jpg")
+    assert len(list(folder.rglob("*.jpg"))) == 4
+    return folder
+
+
+@pytest.fixture(scope="session")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PNG whose data ends early."""
+    path = tmp_path_factory.mktemp("broken") / "broken.png"
+    load_data("noto-emoji", split="val")[0].image.save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    return path
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe that ends in a second."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(
+        """
+data = [{name = "noto-emoji", split = "val", limit = 48}]
+samples = 96
+batch_size = 16
+[model]
+arch = "open_clip"
+embed_dim = 32
+tokenizer = "captions"
+vocabulary = 300
+context = 8
+vision = {image_size = 32, patch_size = 16, layers = 1, width = 32, head_width = 16}
+text = {width = 32, heads = 2, layers = 1}
+[evaluation]
+data = [{name = "noto-emoji", split = "val", limit = 32}]
+"""
+    )
+    return path
