@@ -123,6 +123,10 @@ def test_another_model_or_folder_is_refused(folder: Path, tmp_path: Path) -> Non
     SearchIndex(tmp_path / "index", MeanColour()).update(folder)
     with pytest.raises(UsageError, match="was made with model 'mean-colour'"):
         SearchIndex(tmp_path / "index", MeanColour("other"))
+    newer = MeanColour()
+    newer.fingerprint = "newer"
+    with pytest.raises(UsageError, match="other weights of 'mean-colour' than it has now"):
+        SearchIndex(tmp_path / "index", newer)
     with pytest.raises(UsageError, match="is of"):
         SearchIndex(tmp_path / "index", MeanColour()).update(tmp_path)
 

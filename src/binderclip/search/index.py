@@ -119,9 +119,14 @@ class SearchIndex:
         if note is None:
             return
         if note["fingerprint"] != self.model.fingerprint:
+            if note["model"] == self.model.name:
+                raise UsageError(
+                    f"the index at {self.path} was made with other weights of {self.model.name!r} than it has now; "
+                    "index again with --rebuild"
+                )
             raise UsageError(
-                f"the index at {self.path} was made with model {note['model']!r}, not with these weights of "
-                f"{self.model.name!r}; query it with --model {note['model']}, or index again with --rebuild"
+                f"the index at {self.path} was made with model {note['model']!r}, not with {self.model.name!r}; query "
+                f"it with --model {note['model']}, or index again with --rebuild"
             )
         self.root = Path(note["root"])
         try:
