@@ -73,14 +73,19 @@ def train(
         print_json(checked.document()) if json else typer.echo(write_toml(checked.document()), nl=False)
         return
     out = out or Path("runs", Path(recipe).stem)
-    result = training.run(
-        checked,
-        out=out,
-        resume=resume,
-        device=device,
-        parallel=parallel,  # type: ignore[arg-type]
-        progress=not json,
-    )
+    try:
+        result = training.run(
+            checked,
+            out=out,
+            resume=resume,
+            device=device,
+            parallel=parallel,  # type: ignore[arg-type]
+            progress=not json,
+        )
+    except KeyboardInterrupt:
+        if (out / "recipe.toml").is_file():
+            note(f"interrupted: the same command with --resume goes on from the last checkpoint in {out}")
+        raise
     if not result.leads:
         return
     if json:
