@@ -102,3 +102,22 @@ class WithDeadBranch(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.dead(x)
         return x.mean(dim=(2, 3))
+
+
+def test_channels_last_maps_are_read_as_such(images: torch.Tensor) -> None:
+    class Last(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.permute(0, 2, 3, 1)
+
+    class First(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.permute(0, 3, 1, 2)
+
+    torch.manual_seed(0)
+    conv, head = nn.Conv2d(3, 80, 4, stride=4), nn.Linear(80, 5)
+    first = nn.Sequential(conv, nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    last = nn.Sequential(conv, Last(), First(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    want = GradCAM(layer="1", signed=True)(first, images, 2)
+    found = GradCAM(layer="1", signed=True)(last, images, 2)
+    assert found.layers[0].shape == (len(images), images.shape[2] // 4, images.shape[3] // 4)
+    torch.testing.assert_close(found.layers[0], want.layers[0])

@@ -86,8 +86,6 @@ def test_texts_survive_the_tokenizer(small: ImageTextModel) -> None:
 
 
 def test_second_scorer_shares_the_texts_and_sees_for_itself(small: ImageTextModel) -> None:
-    if not (BUNDLED / "small-b" / WEIGHTS).is_file():
-        pytest.skip("small-b is not built")
     other = load("small-b")
     texts = ["a cat", "the moon"]
     assert torch.equal(other.encode_text(texts), small.encode_text(texts))

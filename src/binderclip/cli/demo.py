@@ -205,8 +205,10 @@ def _explain(page: Page, clip: ImageTextModel) -> None:
     photographs = _photographs()
     page.section(
         "Explain",
-        "Where a picture speaks for a text: the gradient at the pixels (saliency), and Grad-CAM at the last layer.",
-        'binderclip explain chelsea.png --label "a cat" --method gradcam',
+        "Where a picture speaks for a text: the gradient at the pixels (saliency), and Grad-CAM at the last layer. On "
+        "this model saliency points at the object far more often than chance and Grad-CAM does not (the study of p147 "
+        "measures both); a grey map means that Grad-CAM finds nothing that speaks for the text.",
+        'binderclip explain chelsea.png --label "a cat"',
     )
     for name, text in (("chelsea", "a cat"), ("coffee", "a cup of coffee"), ("rocket", "a rocket")):
         picture = ImageOps.fit(photographs[name].convert("RGB"), (256, 256))

@@ -17,7 +17,7 @@ def explain(
     label: Annotated[str, typer.Option("--label", "-l", help="The text to explain, such as `a cat`.")],
     method: Annotated[
         str, typer.Option(help="`saliency` (gradient at the pixels), `gradcam`, or another of `binderclip.explain`.")
-    ] = "gradcam",
+    ] = "saliency",
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="PNG of the overlay [default: NAME-explain.png].")
     ] = None,

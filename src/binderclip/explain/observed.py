@@ -175,7 +175,7 @@ class Observer:
         for name in names:
             if name not in values:
                 raise UsageError(f"submodule {name!r} did not run, or its output is no tensor")
-            spatial[name] = _spatial(values[name], name)
+            spatial[name] = _spatial(values[name], name, leaf.shape[-2] / leaf.shape[-1])
         return outputs
 
     def _forward(self, images: Tensor) -> Tensor:
@@ -242,8 +242,13 @@ def _keeper(values: dict[Place, Tensor], name: str) -> Callable[..., Any]:
     return hook
 
 
-def _spatial(value: Tensor, name: str) -> Callable[[Tensor], Tensor]:
+def _spatial(value: Tensor, name: str, aspect: float) -> Callable[[Tensor], Tensor]:
+    """How a recorded value becomes (B, h, w, C): feature maps, channels first or last, and square tokens."""
     if value.ndim == 4:
+        _, a, b, c = value.shape
+        # Patch embeddings and some networks keep channels last; read as channels first their map would be a sliver.
+        if not 1 / 2 <= b / c / aspect <= 2 and 4 / 5 <= a / b / aspect <= 5 / 4:
+            return lambda t: t
         return lambda t: t.permute(0, 2, 3, 1)
     if value.ndim == 3:
         length = value.shape[1]
