@@ -32,8 +32,8 @@ bench: $(VENV)/.dev-$(STAMP)
 reproduce: $(VENV)/.dev-$(STAMP)
 	$(BIN)/binderclip reproduce --all
 
-docs: $(VENV)/.dev-$(STAMP)
-	$(BIN)/python docs/build.py
+docs: $(VENV)/.docs-$(STAMP)
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) demo runs site build dist
@@ -52,3 +52,7 @@ $(VENV)/.demo-$(STAMP): $(VENV)/.venv-ok
 $(VENV)/.dev-$(STAMP): $(VENV)/.venv-ok
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/.demo-$(STAMP)
+
+$(VENV)/.docs-$(STAMP): $(VENV)/.venv-ok
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@

@@ -106,7 +106,7 @@ class GaussianHead(FewShotHead):
     Raises:
         UsageError: unknown `precision` or `priors`, alpha below 0; at `fit`, a prior that does not match the labels.
 
-    Example:
+    Examples:
         >>> head = GaussianHead().fit([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]], ["a", "a", "b", "b"])
         >>> head.predict([[0.7, 0.2]]).tolist()
         ['a']

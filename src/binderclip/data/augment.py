@@ -61,7 +61,7 @@ class Augment:
     Raises:
         UsageError: a setting or a shape is wrong.
 
-    Example:
+    Examples:
         >>> pixels, dataset = load_packs("openclipart", "train").pixels(64)
         >>> views = Augment(64, seed=1)(pixels[:256], dataset.keys[:256], epoch=0)
     """

@@ -73,7 +73,7 @@ class FeatureCache:
     Columns are named signals of the same keys: "features" by default, or an embedding set, a caption score, a cluster
     number of a curation method. Rows of one column may differ in shape between calls of `put`.
 
-    Example:
+    Examples:
         >>> cache = FeatureCache(model.fingerprint, "image")                          # doctest: +SKIP
         >>> features = cache.fetch(keys, lambda rows: model.encode_image(images[rows]))  # doctest: +SKIP
     """

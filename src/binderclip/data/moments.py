@@ -20,7 +20,7 @@ class Moments:
         classes: number of classes C, or None for one set. With classes, every result has a leading axis of C.
         diagonal: keep variances only (memory C d instead of C d d).
 
-    Example:
+    Examples:
         >>> moments = Moments(2)
         >>> moments.update(torch.tensor([[0.0, 0.0], [2.0, 4.0]])).mean
         tensor([1., 2.], dtype=torch.float64)

@@ -26,7 +26,7 @@ class Saliency:
     Raises:
         UsageError: an unknown reduction or rule, `tta` outside 1 to 10; when called, see `attribute`.
 
-    Example:
+    Examples:
         >>> maps = Saliency()(model, images, "a cat").maps()  # doctest: +SKIP
 
     Paper: Deep Inside Convolutional Networks: Visualising Image Classification Models and Saliency Maps

@@ -100,7 +100,7 @@ class ContrastiveLoss(nn.Module):
     Raises:
         UsageError: unknown link, missing scale, or settings that exclude each other.
 
-    Example:
+    Examples:
         >>> loss = ContrastiveLoss()
         >>> output = loss(torch.randn(8, 16), torch.randn(8, 16))
         >>> sorted(output.metrics)[:2]

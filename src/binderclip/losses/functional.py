@@ -45,7 +45,7 @@ def info_nce(
     Raises:
         UsageError: shapes that do not match, an empty batch, a single pair, or (on a CPU) features that are not finite.
 
-    Example:
+    Examples:
         >>> features = torch.eye(4)
         >>> float(info_nce(features, features, scale=100.0))
         0.0

@@ -134,7 +134,7 @@ def capture(module: nn.Module, x: Tensor | tuple[Any, ...], names: Iterable[str]
     Raises:
         UsageError: no such submodule, or it did not run or gave no tensor.
 
-    Example:
+    Examples:
         >>> seen = capture(net, x, ["layer4"])
         >>> seen.grad(lambda logits: logits[:, 3], "layer4")
     """

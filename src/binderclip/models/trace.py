@@ -1,6 +1,6 @@
 """One instrumented forward of a tower: values, gradients and exact contributions at named sites.
 
-Example:
+Examples:
     >>> seen = trace(tower, pixels, record=Record("attn", "v", layers=[-1]))
     >>> seen.value(Site("attn", -1))                               # (B, H, L, L)
     >>> score = lambda t: F.cosine_similarity(t.embedding, text)   # (B,)

@@ -69,7 +69,7 @@ class Clip:
     Raises:
         UsageError: an unknown choice, or choices that exclude each other.
 
-    Example:
+    Examples:
         >>> weight = torch.nn.Parameter(torch.zeros(2))
         >>> weight.grad = torch.tensor([3.0, 4.0])
         >>> report = Clip(1.0)([weight])

@@ -152,7 +152,7 @@ class CMMD(SetDistance):
     Raises:
         UsageError: sigma or scale not above 0.
 
-    Example:
+    Examples:
         >>> metric = CMMD()
         >>> metric.update(torch.tensor([[1.0, 0.0]]), real=True)
         >>> metric.update(torch.tensor([[0.0, 1.0]]), real=False)

@@ -89,7 +89,7 @@ class SearchIndex:
         CheckpointError: `path` holds something that is not an index.
         MissingDependency: LanceDB is not installed.
 
-    Example:
+    Examples:
         >>> index = SearchIndex("photos/.binderclip", load("small"))      # doctest: +SKIP
         >>> index.update("photos").added                                  # doctest: +SKIP
         240
