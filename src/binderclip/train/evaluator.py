@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from binderclip.data import ImageTextDataset
-from binderclip.errors import NotSupported
+from binderclip.data import ImageTextDataset, ShardDataset
+from binderclip.errors import DataError
 from binderclip.evaluate import figures
+from binderclip.evaluate.model import Described
 from binderclip.models import ImageTextModel
 from binderclip.train.pictures import open_sources
 from binderclip.train.recipe import Evaluation
@@ -19,11 +21,15 @@ from binderclip.train.recipe import Evaluation
 __all__ = ["Evaluator"]
 
 
+CHUNK = 256  # pictures that are open at once
+
+
 @dataclass
 class _Held:
     name: str
     pixels: Tensor
-    dataset: ImageTextDataset
+    described: ImageTextDataset | Described
+    source: ImageTextDataset | ShardDataset
 
 
 class Evaluator:
@@ -32,34 +38,22 @@ class Evaluator:
     Pictures are opened and resized once, exactly as the model's own `preprocess` does, and kept as bytes.
 
     Args:
-        settings: the recipe's `evaluation`.
+        settings: the recipe's `evaluation`; shards are read whole, or up to the entry's `limit`.
         model: whose preprocessing is used.
+
+    Raises:
+        DataError: no picture of a set can be read.
     """
 
     def __init__(self, settings: Evaluation, model: ImageTextModel) -> None:
         self.settings = settings
         self.held = []
         for spec, dataset in zip(settings.data, open_sources(settings.data)[0], strict=True):
-            if not isinstance(dataset, ImageTextDataset):
-                raise NotSupported(f"evaluation.data {spec.name!r}: shards can be trained on, not measured on")
-            self.held.append(self._open(spec.name, dataset, model))
-
-    def _open(self, name: str, dataset: ImageTextDataset, model: ImageTextModel) -> _Held:
-        on_white = dataset.with_mode("RGB")
-        rows, parts, chunk = [], [], []
-        for row in range(len(on_white)):
-            item = on_white._attempt(row)
-            if not hasattr(item, "image"):
-                dataset.skip(item.key, item.reason)  # type: ignore[union-attr]
-                continue
-            rows.append(row)
-            chunk.append(item.image)
-            if len(chunk) == 256:
-                parts.append(_bytes(model, chunk))
-                chunk = []
-        if chunk:
-            parts.append(_bytes(model, chunk))
-        return _Held(name, torch.cat(parts), dataset if len(rows) == len(dataset) else dataset.subset(rows))
+            take = _open_shards if isinstance(dataset, ShardDataset) else _open_set
+            held = take(spec.name, dataset, model, spec.limit)
+            if not len(held.pixels):
+                raise DataError(f"evaluation.data {spec.name!r}: no picture can be read: {dataset.report()}")
+            self.held.append(held)
 
     def __bool__(self) -> bool:
         return bool(self.held)
@@ -67,7 +61,7 @@ class Evaluator:
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """Pictures that could not be read."""
-        return [entry for held in self.held for entry in held.dataset.skipped]
+        return [entry for held in self.held for entry in held.source.skipped]
 
     @torch.no_grad()
     def __call__(self, model: ImageTextModel) -> dict[str, float]:
@@ -83,8 +77,48 @@ class Evaluator:
     def _measure(self, model: ImageTextModel, held: _Held) -> dict[str, float]:
         images = torch.cat([_encode(model, part) for part in held.pixels.split(self.settings.batch_size)])
         return figures(
-            model, images, held.dataset, templates=self.settings.templates, batch_size=self.settings.batch_size
+            model, images, held.described, templates=self.settings.templates, batch_size=self.settings.batch_size
         )
+
+
+def _open_set(name: str, dataset: ImageTextDataset, model: ImageTextModel, limit: int | None) -> _Held:
+    """A table of pictures, which `open_sources` has cut to `limit`."""
+    on_white, rows = dataset.with_mode("RGB"), []
+
+    def images() -> Iterator[Any]:
+        for row in range(len(on_white)):
+            item = on_white._attempt(row)
+            if hasattr(item, "image"):
+                rows.append(row)
+                yield item.image
+            else:
+                dataset.skip(item.key, item.reason)
+
+    pixels = _pixels(model, images())
+    return _Held(name, pixels, dataset if len(rows) == len(dataset) else dataset.subset(rows), dataset)
+
+
+def _open_shards(name: str, dataset: ShardDataset, model: ImageTextModel, limit: int | None) -> _Held:
+    """A stream, read whole by the one process that measures."""
+    dataset.rank, dataset.world, dataset.mode = 0, 1, "RGB"
+    captions: list[str] = []
+    labels: list[int] = []
+
+    def images() -> Iterator[Any]:
+        for sample in islice(dataset, limit):
+            captions.append(sample.caption)
+            labels.append(-1 if sample.label is None else sample.label)
+            yield sample.image
+
+    pixels = _pixels(model, images())
+    return _Held(name, pixels, Described(captions, labels, dataset.classes), dataset)
+
+
+def _pixels(model: ImageTextModel, images: Iterator[Any]) -> Tensor:
+    parts = []
+    while chunk := list(islice(images, CHUNK)):
+        parts.append(_bytes(model, chunk))
+    return torch.cat(parts) if parts else torch.empty(0)
 
 
 def _bytes(model: ImageTextModel, images: Sequence[Any]) -> Tensor:
