@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from binderclip.optim.actions import coefficient
 from binderclip.optim.attach import Attachment, attach
+from binderclip.optim.clippers.norm import NormClip, ValueClip
+from binderclip.optim.clippers.zclip import ZClip, ZScore
 from binderclip.optim.clipping import Clip
+from binderclip.optim.combine import Min, Scheduled
 from binderclip.optim.gradients import NonFiniteGradient
 from binderclip.optim.groups import layer_index, param_groups
-from binderclip.optim.methods import METHODS, ClipList, NormClip, ValueClip, as_clip, clip_grad_norm_
+from binderclip.optim.methods import METHODS, ClipList, as_clip, clip_grad_norm_
 from binderclip.optim.report import ClipReport
 from binderclip.optim.schedule import SCHEDULES, LRSchedule, schedule
-from binderclip.optim.threshold import Constant, Reading, Threshold
+from binderclip.optim.threshold import Constant, Memory, Reading, Threshold
 
 __all__ = [
     "METHODS",
@@ -21,11 +24,16 @@ __all__ = [
     "ClipReport",
     "Constant",
     "LRSchedule",
+    "Memory",
+    "Min",
     "NonFiniteGradient",
     "NormClip",
     "Reading",
+    "Scheduled",
     "Threshold",
     "ValueClip",
+    "ZClip",
+    "ZScore",
     "as_clip",
     "attach",
     "clip_grad_norm_",

@@ -25,7 +25,7 @@ from binderclip.optim.gradients import (
 from binderclip.optim.measure import local_shard
 from binderclip.optim.reader import Measured, Slots, measure
 from binderclip.optim.report import ClipReport, empty_report
-from binderclip.optim.threshold import Constant, Reading, Threshold
+from binderclip.optim.threshold import Reading, Threshold, as_threshold
 
 if TYPE_CHECKING:
     from binderclip.optim.attach import Attachment, StepTarget
@@ -105,7 +105,7 @@ class Clip:
             raise UsageError("granularity 'coordinate' goes with action='clamp' and statistic='max'")
         if action == "clamp" and order != math.inf:
             raise UsageError("action 'clamp' compares single coordinates, so it goes with statistic='max'")
-        self.threshold = threshold if isinstance(threshold, Threshold) else Constant(threshold)
+        self.threshold = as_threshold(threshold)
         self.granularity, self.order, self.action = granularity, float(order), action
         self.eps, self.eps_mode, self.only_above = eps, eps_mode, only_above
         self.nonfinite, self.observe, self.groups, self.unit_dim = nonfinite, observe, groups, unit_dim

@@ -1,4 +1,4 @@
-"""The published clipping methods: constructors that fix the choices of `Clip`, lists of clips, and torch's function."""
+"""The table of the published clipping methods, lists of clips, and torch's function."""
 
 from __future__ import annotations
 
@@ -11,50 +11,13 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.optim.attach import Attachment, attach
+from binderclip.optim.clippers.norm import NormClip, ValueClip
+from binderclip.optim.clippers.zclip import ZClip
 from binderclip.optim.clipping import Clip
 from binderclip.optim.gradients import Entry, NonFiniteGradient, Parameters, entries_of
 from binderclip.optim.report import ClipReport
-from binderclip.optim.threshold import Constant
 
-__all__ = ["METHODS", "ClipList", "NormClip", "ValueClip", "as_clip", "clip_grad_norm_"]
-
-
-class NormClip(Clip):
-    """Scale the whole gradient down to a norm: g <- g * min(1, max_norm / (||g|| + 1e-6)).
-
-    The same numbers as `torch.nn.utils.clip_grad_norm_`; but on a CPU gradients that need no clipping are not written.
-
-    Args:
-        max_norm: largest norm, not negative; inf only measures.
-        norm_type: order p of the norm, may be inf.
-        settings: further arguments of `Clip` (`nonfinite`, `observe`, `exclude`, `granularity`, ...).
-
-    Raises:
-        UsageError: a negative norm, or an order that is not positive.
-
-    Paper: On the difficulty of training recurrent neural networks, arXiv 1211.5063.
-    """
-
-    def __init__(self, max_norm: float = 1.0, norm_type: float = 2.0, **settings: Any) -> None:
-        super().__init__(Constant(max_norm), **{"statistic": norm_type, "eps": 1e-6, "only_above": False} | settings)
-
-
-class ValueClip(Clip):
-    """Clamp every coordinate of the gradient to [-clip_value, clip_value].
-
-    The same numbers as `torch.nn.utils.clip_grad_value_`.
-
-    Args:
-        clip_value: largest absolute value, not negative.
-        settings: further arguments of `Clip`.
-
-    Raises:
-        UsageError: a negative value.
-    """
-
-    def __init__(self, clip_value: float = 1.0, **settings: Any) -> None:
-        fixed: dict[str, Any] = {"granularity": "coordinate", "statistic": "max", "action": "clamp"}
-        super().__init__(Constant(clip_value), **fixed | settings)
+__all__ = ["METHODS", "ClipList", "as_clip", "clip_grad_norm_"]
 
 
 class ClipList:
@@ -162,4 +125,4 @@ def clip_grad_norm_(
     return NormClip(max_norm, norm_type, nonfinite="propagate", foreach=foreach).run(entries, None).norm
 
 
-METHODS: dict[str, Callable[..., Clip]] = {"norm": NormClip, "value": ValueClip}
+METHODS: dict[str, Callable[..., Clip]] = {"norm": NormClip, "value": ValueClip, "zclip": ZClip}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 
-__all__ = ["Constant", "Reading", "Threshold"]
+__all__ = ["Constant", "Memory", "Reading", "Threshold", "as_threshold"]
 
 
 @dataclass
@@ -88,3 +88,53 @@ class Constant(Threshold):
 
     def __repr__(self) -> str:
         return f"Constant({self.value:g})"
+
+
+class Memory:
+    """One remembered number per block, for rules that judge by the past.
+
+    Places for blocks that were never seen hold `fill`. Nothing that comes from a gradient that is not finite is kept.
+
+    Args:
+        fill: the value before the first observation.
+        dtype: of the numbers; None takes the statistic's.
+    """
+
+    def __init__(self, fill: float = 0.0, dtype: torch.dtype | None = None) -> None:
+        self.fill, self.dtype = fill, dtype
+        self.values = torch.zeros(0, dtype=dtype)
+
+    def read(self, reading: Reading) -> Tensor:
+        """The numbers of this step's blocks."""
+        dtype = self.dtype or reading.stat.dtype
+        if self.values.device != reading.stat.device or self.values.dtype != dtype:
+            self.values = self.values.to(reading.stat.device, dtype)
+        missing = reading.capacity - len(self.values)
+        if missing > 0:
+            self.values = torch.cat([self.values, self.values.new_full((missing,), self.fill)])
+        return self.values[reading.slots]
+
+    def write(self, reading: Reading, new: Tensor, keep: Tensor | None = None) -> None:
+        """Replace the numbers of this step's blocks.
+
+        Args:
+            reading: of this step.
+            new: (blocks,) what to remember.
+            keep: (blocks,) where true, the old number stays.
+        """
+        old = self.read(reading)
+        change = reading.finite if keep is None else reading.finite & ~keep
+        self.values[reading.slots] = torch.where(change, new.to(old.dtype), old)
+
+    def state_dict(self) -> Tensor:
+        """A copy of the numbers."""
+        return self.values.clone()
+
+    def load_state_dict(self, state: Tensor) -> None:
+        """Take over saved numbers."""
+        self.values = state.clone()
+
+
+def as_threshold(value: Threshold | float) -> Threshold:
+    """A rule as it is, a number as a constant one."""
+    return value if isinstance(value, Threshold) else Constant(value)
