@@ -11,11 +11,23 @@ from binderclip.models.contributions import Contributions
 from binderclip.models.correlation import correlation
 from binderclip.models.encode import EncodedImages
 from binderclip.models.image_text import ImageTextModel, ImageTextOutput
+from binderclip.models.lipschitz import (
+    AddBias,
+    BoundedInput,
+    Centring,
+    ClipLogitGradient,
+    GroupSort2,
+    L2NormPool2d,
+    LipschitzLayer,
+    LipschitzResidual,
+    lipschitz_rule,
+)
 from binderclip.models.load import load
 from binderclip.models.open_clip_models import build
 from binderclip.models.predictor import ModuleClassifier, Predictor, ZeroShotPredictor, classifier
 from binderclip.models.preprocess import Preprocess
 from binderclip.models.registry import bundled_cards, list_models
+from binderclip.models.spectral import SpectralConv2d, SpectralLinear
 from binderclip.models.templates import TEMPLATES, resolve_templates
 from binderclip.models.textbank import TextBank
 from binderclip.models.tokenize import TokenIds
@@ -34,19 +46,29 @@ from binderclip.models.trace import Capture, Trace, capture, trace
 
 __all__ = [
     "TEMPLATES",
+    "AddBias",
     "Block",
+    "BoundedInput",
     "Capture",
+    "Centring",
     "Classification",
+    "ClipLogitGradient",
     "Contributions",
     "EncodedImages",
+    "GroupSort2",
     "ImageTextModel",
     "ImageTextOutput",
+    "L2NormPool2d",
+    "LipschitzLayer",
+    "LipschitzResidual",
     "ModuleClassifier",
     "Predictor",
     "Preprocess",
     "Record",
     "Recorder",
     "Site",
+    "SpectralConv2d",
+    "SpectralLinear",
     "TextBank",
     "TextTower",
     "TokenIds",
@@ -63,6 +85,7 @@ __all__ = [
     "correlation",
     "gather",
     "gather_patches",
+    "lipschitz_rule",
     "list_models",
     "load",
     "open_image_tower",
