@@ -31,6 +31,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "sets": ("SETS", "digits", "fashion_mnist", "photographs", "textile"),
     "shards": ("ShardDataset",),
     "shards_write": ("write_shards",),
+    "temporal_order": ("TemporalOrder", "temporal_order"),
     "windows": ("Windows", "fold", "unfold"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

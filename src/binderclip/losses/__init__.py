@@ -8,6 +8,7 @@ from binderclip.losses.embeddings import Embeddings, Term
 from binderclip.losses.functional import info_nce, sigmoid_loss
 from binderclip.losses.geometry import Cosine, Inner, Similarity
 from binderclip.losses.gradcache import contrastive_step
+from binderclip.losses.gradient_flow import GradientFlowPenalty, gradient_flow, unroll
 from binderclip.losses.scale import LogitScale
 from binderclip.losses.targets import Diagonal, SameKey, Targets
 
@@ -18,6 +19,7 @@ __all__ = [
     "Diagonal",
     "EmbeddingDistill",
     "Embeddings",
+    "GradientFlowPenalty",
     "Inner",
     "LogitScale",
     "LossOutput",
@@ -29,7 +31,9 @@ __all__ = [
     "Term",
     "clip",
     "contrastive_step",
+    "gradient_flow",
     "info_nce",
     "siglip",
     "sigmoid_loss",
+    "unroll",
 ]
