@@ -76,9 +76,11 @@ class Attachment:
         self.key = "clip" if "clip" not in taken else f"clip{len(taken)}"
         taken.add(self.key)
         self._restore: list[tuple[str, Any]] | None = None
+        # a step under torch.compile must not be traced through the hooks: what they decide differs from step to step,
+        # and a traced fused step would keep the scale it was traced with
         self._hooks = [
-            optimizer.register_step_pre_hook(self._before),  # type: ignore[arg-type]
-            optimizer.register_step_post_hook(self._after),  # type: ignore[arg-type]
+            optimizer.register_step_pre_hook(torch.compiler.disable(self._before)),
+            optimizer.register_step_post_hook(torch.compiler.disable(self._after)),
             optimizer.register_state_dict_post_hook(self._save),
             optimizer.register_load_state_dict_pre_hook(self._load),
         ]
@@ -199,4 +201,5 @@ def attach(clip: _Clipper, optimizer: Any, names: Iterable[tuple[str, Tensor]] |
         NotSupported: an optimizer without step hooks.
     """
     inner = unwrap(optimizer)
-    return Attachment(clip, inner, {id(tensor): name for name, tensor in (names or ())})
+    # a module under torch.compile puts `_orig_mod.` into its names; memory and exclusions go by the plain ones
+    return Attachment(clip, inner, {id(tensor): name.replace("_orig_mod.", "") for name, tensor in (names or ())})
