@@ -60,8 +60,9 @@ def measure(
     order: float,
     *,
     labels: Sequence[str] = (),
-    unit_dim: int = 0,
+    unit_dims: Sequence[int] = (),
     foreach: bool = True,
+    like: Sequence[Tensor] | None = None,
 ) -> Measured:
     """Read the tensors once and return the p-norm of every block; shards of DTensors are joined.
 
@@ -70,13 +71,15 @@ def measure(
         granularity: as in `Clip`; "coordinate" gives one number per tensor.
         order: p.
         labels: group of each tensor, for granularity "group".
-        unit_dim: dimension that counts the units.
+        unit_dims: for each tensor, the dimension that counts the units, for granularity "unit".
         foreach: one fused call for many tensors.
+        like: the parameters whose shards these tensors are parts of; default the tensors themselves.
     """
     count = len(tensors)
-    local, cuts = [local_shard(tensor) for tensor in tensors], [shard_dims(tensor) for tensor in tensors]
+    local = [local_shard(tensor) for tensor in tensors]
+    cuts = [shard_dims(tensor) for tensor in (tensors if like is None else like)]
     if granularity == "unit":
-        return _by_unit(tensors, local, cuts, order, unit_dim)
+        return _by_unit(tensors, local, cuts, order, unit_dims or [0] * count)
     norms = tensor_norms(local, order, foreach=foreach)
     if any(cuts):
         pairs = [tuple((mesh, axis) for mesh, axis, _ in cut) for cut in cuts]
@@ -93,16 +96,16 @@ def measure(
 
 
 def _by_unit(
-    tensors: Sequence[Tensor], local: Sequence[Tensor], cuts: Sequence[Any], order: float, unit_dim: int
+    tensors: Sequence[Tensor], local: Sequence[Tensor], cuts: Sequence[Any], order: float, dims: Sequence[int]
 ) -> Measured:
     one = [is_one_unit(tensor) for tensor in tensors]
-    norms = [unit_norms(part, order, whole=w, unit_dim=unit_dim) for part, w in zip(local, one, strict=True)]
+    norms = [unit_norms(part, order, whole=w, unit_dim=d) for part, w, d in zip(local, one, dims, strict=True)]
     norms = [part.to(norms[0].device, non_blocking=True) for part in norms]
     widest = torch.float64 if any(part.dtype == torch.float64 for part in norms) else norms[0].dtype
     norms = [part.to(widest) for part in norms]
     # a cut along the units leaves each unit whole; any other cut goes through them
     through, along = [], []
-    for tensor, cut, whole in zip(tensors, cuts, one, strict=True):
+    for tensor, cut, whole, unit_dim in zip(tensors, cuts, one, dims, strict=True):
         units = unit_dim % tensor.ndim if tensor.ndim else 0
         through.append(tuple((mesh, axis) for mesh, axis, dim in cut if whole or dim != units))
         along.append(tuple((mesh, axis) for mesh, axis, dim in cut if not whole and dim == units))
