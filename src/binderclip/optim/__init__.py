@@ -13,6 +13,7 @@ from binderclip.optim.groups import layer_index, param_groups
 from binderclip.optim.methods import METHODS, ClipList, as_clip, clip_grad_norm_
 from binderclip.optim.report import ClipReport
 from binderclip.optim.schedule import SCHEDULES, LRSchedule, schedule
+from binderclip.optim.space import HessianOperator, hvp
 from binderclip.optim.threshold import Constant, Memory, Reading, Threshold
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ClipList",
     "ClipReport",
     "Constant",
+    "HessianOperator",
     "LRSchedule",
     "Memory",
     "Min",
@@ -38,6 +40,7 @@ __all__ = [
     "attach",
     "clip_grad_norm_",
     "coefficient",
+    "hvp",
     "layer_index",
     "param_groups",
     "schedule",

@@ -1,0 +1,151 @@
+"""Products with the Hessian over a set of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.errors import NotSupported, UsageError
+
+__all__ = ["HessianOperator", "TensorTree", "hvp"]
+
+TensorTree: TypeAlias = "Sequence[Tensor] | Mapping[str, Tensor]"
+"""One tensor a parameter: in a fixed order, or by name."""
+
+Tree = TypeVar("Tree", bound="Sequence[Tensor] | Mapping[str, Tensor]")
+
+
+class HessianOperator:
+    """The Hessian of a scalar loss as a linear map: built once, applied to as many directions as one likes.
+
+    Building costs a forward and a backward that keeps its graph, each product one more backward (Pearlmutter's
+    double-backward trick); the Hessian itself is never formed. The graph is held as long as this object lives.
+
+    Args:
+        loss: a function without arguments that computes the scalar loss from the parameters, or the scalar itself with
+            its graph. Prefer the function: it is called with attention in its explicit form, because the fused kernels
+            have no second derivative. Bring dropout and batch norm into evaluation mode and keep the batch fixed.
+        params: what to differentiate in: tensors with `requires_grad`, in a sequence or by name.
+
+    Raises:
+        UsageError: no parameters, a frozen one, or a loss that is not a scalar with a graph.
+        NotSupported: an operation without a derivative of its derivative.
+    """
+
+    def __init__(self, loss: Float[Tensor, ""] | Callable[[], Float[Tensor, ""]], params: TensorTree) -> None:
+        self._names = tuple(params) if isinstance(params, Mapping) else None
+        self.params = list(params.values()) if isinstance(params, Mapping) else list(params)
+        if not self.params:
+            raise UsageError("a Hessian needs at least one parameter")
+        frozen = [self._name(i) for i, p in enumerate(self.params) if not p.requires_grad]
+        if frozen:
+            raise UsageError(f"parameter {frozen[0]} does not require a gradient: leave it out of params")
+        value = _evaluate(loss) if callable(loss) else loss
+        if value.numel() != 1 or not value.requires_grad:
+            raise UsageError(
+                f"the loss must be a scalar with a graph, got shape {tuple(value.shape)}"
+                + ("" if value.requires_grad else " and no graph")
+            )
+        self.loss = value.detach()
+        grads = torch.autograd.grad(value, self.params, create_graph=True, allow_unused=True)
+        self._grads = [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, grads, strict=True)]
+
+    @property
+    def gradient(self) -> list[Tensor]:
+        """The gradient at these parameters, detached, in their order."""
+        return [grad.detach() for grad in self._grads]
+
+    def __call__(self, direction: Tree) -> Tree:
+        """H v for one direction, in the form (list or dict) in which the direction came.
+
+        Args:
+            direction: a tensor of each parameter's shape, in the same order or under the same names.
+
+        Raises:
+            UsageError: another number, other names, or another shape.
+        """
+        vectors = self.aligned(direction)
+        curved = [(g, v) for g, v in zip(self._grads, vectors, strict=True) if g.requires_grad]
+        product: Sequence[Tensor | None] = [None] * len(self.params)
+        if curved:
+            outputs, weights = zip(*curved, strict=True)
+            product = _second_derivative(outputs, self.params, weights)
+        found = [torch.zeros_like(p) if h is None else h for p, h in zip(self.params, product, strict=True)]
+        if isinstance(direction, Mapping):
+            return dict(zip(self._names or (), found, strict=True))  # type: ignore[return-value]
+        return found  # type: ignore[return-value]
+
+    def aligned(self, direction: TensorTree) -> list[Tensor]:
+        """The direction's tensors in the order, dtype and place of the parameters.
+
+        Raises:
+            UsageError: it does not go with the parameters.
+        """
+        if isinstance(direction, Mapping):
+            if self._names is None or set(direction) != set(self._names):
+                have = "no names (give params as a dict)" if self._names is None else ", ".join(self._names)
+                raise UsageError(f"the direction has the names {', '.join(direction)}, the parameters {have}")
+            vectors = [direction[name] for name in self._names]
+        else:
+            vectors = list(direction)
+        if len(vectors) != len(self.params):
+            raise UsageError(f"the direction has {len(vectors)} tensors for {len(self.params)} parameters")
+        for i, (vector, parameter) in enumerate(zip(vectors, self.params, strict=True)):
+            if vector.shape != parameter.shape:
+                raise UsageError(
+                    f"direction {self._name(i)} has shape {tuple(vector.shape)}, its parameter {tuple(parameter.shape)}"
+                )
+        return [v.detach().to(p) for v, p in zip(vectors, self.params, strict=True)]
+
+    def _name(self, index: int) -> str:
+        return str(index) if self._names is None else repr(self._names[index])
+
+
+def hvp(loss: Float[Tensor, ""] | Callable[[], Float[Tensor, ""]], params: TensorTree, direction: Tree) -> Tree:
+    """The Hessian-vector product H v of a scalar loss, by two backward passes; H is never formed.
+
+    For several directions at the same point build a `HessianOperator` once and call it.
+
+    Args:
+        loss: a function without arguments (preferred), or the scalar with its graph.
+        params: tensors with `requires_grad`, in a sequence or by name.
+        direction: v, one tensor a parameter, in the same form.
+
+    Returns:
+        H v in the form of the direction; zeros where the loss is flat or linear.
+
+    Raises:
+        UsageError: parameters, loss or direction do not fit; see `HessianOperator`.
+        NotSupported: an operation without a second derivative.
+
+    Examples:
+        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> hvp(lambda: (w**3).sum(), [w], [torch.tensor([1.0, 1.0])])
+        [tensor([ 6., 12.])]
+    """
+    return HessianOperator(loss, params)(direction)
+
+
+def _evaluate(loss: Callable[[], Tensor]) -> Tensor:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        return loss()
+
+
+def _second_derivative(
+    outputs: Sequence[Tensor], params: Sequence[Tensor], weights: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    try:
+        return torch.autograd.grad(outputs, params, weights, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if "not implemented" not in str(error):
+            raise
+        raise NotSupported(
+            f"an operation of this loss has no second derivative ({error}): for attention pass the loss as a function, "
+            "or compute it inside torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
+        ) from error
