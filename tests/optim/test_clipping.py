@@ -164,7 +164,7 @@ def test_a_sparse_gradient_is_refused_by_name():
     [
         ({"granularity": "layer"}, "global, group, tensor, unit, coordinate"),
         ({"statistic": "rms"}, "l2, l1, max"),
-        ({"action": "drop"}, "scale, clamp"),
+        ({"action": "drop"}, "scale, renormalise, clamp, rescale"),
         ({"granularity": "coordinate"}, "goes with action='clamp'"),
         ({"action": "clamp"}, "statistic='max'"),
         ({"eps_mode": "times"}, "add, max"),
@@ -182,3 +182,29 @@ def test_wrong_parameters_and_missing_names(parameters):
         NormClip(exclude="bias")(parameters().values())
     with pytest.raises(errors.UsageError, match="needs groups="):
         Clip(1.0, granularity="group")(parameters().items())
+
+
+def test_renormalising_also_lengthens_what_is_short(parameters):
+    params = parameters(scale=0.5)
+    before = {key: p.grad.clone() for key, p in params.items()}
+    params["column"].grad.zero_()
+    report = Clip(1.0, granularity="tensor", action="renormalise")(params.items())
+    for key, p in params.items():
+        expected = torch.zeros(6, 1) if key == "column" else before[key] / before[key].norm()
+        torch.testing.assert_close(p.grad, expected)
+    assert report.clipped.tolist() == [bool(stat > 1) for stat in report.stat]
+    assert (report.scale[report.stat < 1] >= 1).all()
+    free = parameters()
+    kept = [p.grad.clone() for p in free.values()]
+    Clip(math.inf, action="renormalise")(free.items())
+    assert all(torch.equal(p.grad, old) for p, old in zip(free.values(), kept, strict=True))
+
+
+def test_rescaling_multiplies_what_exceeds_the_limit_by_one_factor_per_tensor(parameters):
+    params = parameters(scale=2.0)
+    before = {key: p.grad.clone() for key, p in params.items()}
+    Clip(1.0, granularity="tensor", statistic="max", action="rescale")(params.items())
+    for key, p in params.items():
+        old = before[key]
+        factor = min(1.0, 1.0 / float(old.abs().max()))
+        torch.testing.assert_close(p.grad, torch.where(old.abs() > 1, old * factor, old))

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from binderclip.optim.actions import coefficient
 from binderclip.optim.attach import Attachment, attach
+from binderclip.optim.clippers.adagc import AdaGC, RelativeEMA
+from binderclip.optim.clippers.agc import AGC, WeightRatio, unit_dims
+from binderclip.optim.clippers.autoclip import AutoClip, HistoryQuantile
+from binderclip.optim.clippers.coordinate import CoordinateClip, TopFraction
+from binderclip.optim.clippers.max_ema import MaxEMA
 from binderclip.optim.clippers.norm import NormClip, ValueClip
 from binderclip.optim.clippers.zclip import ZClip, ZScore
 from binderclip.optim.clipping import Clip
@@ -17,23 +22,32 @@ from binderclip.optim.space import HessianOperator, hvp
 from binderclip.optim.threshold import Constant, Memory, Reading, Threshold
 
 __all__ = [
+    "AGC",
     "METHODS",
     "SCHEDULES",
+    "AdaGC",
     "Attachment",
+    "AutoClip",
     "Clip",
     "ClipList",
     "ClipReport",
     "Constant",
+    "CoordinateClip",
     "HessianOperator",
+    "HistoryQuantile",
     "LRSchedule",
+    "MaxEMA",
     "Memory",
     "Min",
     "NonFiniteGradient",
     "NormClip",
     "Reading",
+    "RelativeEMA",
     "Scheduled",
     "Threshold",
+    "TopFraction",
     "ValueClip",
+    "WeightRatio",
     "ZClip",
     "ZScore",
     "as_clip",
@@ -44,4 +58,5 @@ __all__ = [
     "layer_index",
     "param_groups",
     "schedule",
+    "unit_dims",
 ]

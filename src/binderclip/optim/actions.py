@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["clamp_", "coefficient", "scale_"]
+from binderclip.optim.reader import Measured
+
+__all__ = ["act_", "clamp_", "coefficient", "rescale_", "scale_"]
 
 
 def coefficient(
@@ -18,6 +20,7 @@ def coefficient(
     eps: float = 0.0,
     eps_mode: str = "add",
     only_above: bool = True,
+    upwards: bool = False,
 ) -> Float[Tensor, "*blocks"]:
     """The factor, at most 1, that brings each statistic down to its limit.
 
@@ -31,8 +34,12 @@ def coefficient(
         eps: added to the statistic, or its lower bound.
         eps_mode: "add" or "max".
         only_above: 1 wherever the statistic does not exceed its limit.
+        upwards: also bring a smaller statistic up to its limit, unless it is 0 or the limit infinite; the factor may
+            then exceed 1.
     """
     divisor = stat + eps if eps_mode == "add" else stat.clamp(min=eps)
+    if upwards:
+        return torch.where((stat == 0) | limit.isposinf(), torch.ones_like(stat), limit * divisor.reciprocal())
     # by the reciprocal, as a number divided by a tensor is computed: torch's clip_grad_norm_ to the last bit
     factor = (limit * divisor.reciprocal()).clamp(max=1.0)
     return torch.where(stat > limit, factor, torch.ones_like(factor)) if only_above else factor
@@ -56,3 +63,71 @@ def clamp_(grads: Sequence[Tensor], limits: Sequence[Tensor]) -> None:
     for grad, limit in zip(grads, limits, strict=True):
         bound = limit.to(grad.device, non_blocking=True)
         grad.clamp_(-bound, bound)
+
+
+def rescale_(grads: Sequence[Tensor], limits: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
+    """Multiply by its tensor's factor every coordinate that exceeds the limit, in place; the others stay.
+
+    Among those that exceed it the ratios survive, unlike in `clamp_`.
+    """
+    for grad, limit, factor in zip(grads, limits, factors, strict=True):
+        bound, by = (value.to(grad.device, non_blocking=True) for value in (limit, factor))
+        grad.mul_(torch.where(grad.abs() > bound, by, torch.ones_like(by)))
+
+
+def act_(
+    grads: Sequence[Tensor],
+    found: Measured,
+    limit: Float[Tensor, "blocks"],
+    factor: Float[Tensor, "blocks"],
+    *,
+    action: str,
+    unit_dims: Sequence[int] = (),
+    scale: Tensor | None = None,
+    on_host: bool,
+) -> None:
+    """Change every tensor by the factor or the limit of its blocks; on a CPU only those that need it.
+
+    Args:
+        grads: this process's parts of the gradients.
+        found: what was measured of them.
+        limit, factor: of each block.
+        action: as in `Clip`.
+        unit_dims: for each tensor, the dimension that counts its units; () where a tensor has one block.
+        scale: what the gradients are still multiplied by.
+        on_host: whether reading a value is free.
+    """
+    chosen = _changed(factor, found) if on_host else list(range(len(grads)))
+    some = [grads[index] for index in chosen]
+    factors = found.per_tensor(factor)
+    if action in ("clamp", "rescale"):
+        limit = limit.expand_as(factor)
+        limits = found.per_tensor(limit if scale is None else limit * scale.to(limit.device))
+        bounds = [limits[index].reshape(()) for index in chosen]
+        if action == "clamp":
+            clamp_(some, bounds)
+        else:
+            rescale_(some, bounds, [factors[index].reshape(()) for index in chosen])
+        return
+    scale_(some, [_along(factors[index], grads[index], unit_dims[index] if unit_dims else 0) for index in chosen])
+
+
+def _changed(factor: Tensor, found: Measured) -> list[int]:
+    """Which tensors have a factor other than 1; one read of the host for all."""
+    # NaN is not 1, so that a factor of NaN is multiplied in as torch does
+    blocks = factor != 1
+    if len(found.sizes) < len(factor):
+        ends = torch.tensor(found.sizes, device=blocks.device).cumsum(0)
+        total = torch.cat([blocks.new_zeros(1, dtype=torch.int64), blocks.cumsum(0)])[ends]
+        blocks = total.diff(prepend=total.new_zeros(1)) > 0
+    flags = blocks.tolist()
+    return [index for index, owner in enumerate(found.owner) if flags[owner]]
+
+
+def _along(values: Tensor, grad: Tensor, dim: int) -> Tensor:
+    """One value per unit, shaped to multiply the gradient."""
+    if values.numel() == 1:
+        return values.reshape(())
+    shape = [1] * grad.ndim
+    shape[dim] = -1
+    return values.reshape(shape)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from binderclip.errors import NotSupported
 from binderclip.optim.gradients import Entry
 from binderclip.optim.measure import shard_dims
+from binderclip.optim.updates import UpdateClips
 
 __all__ = ["Attachment", "StepTarget", "attach", "unwrap"]
 
@@ -76,6 +77,7 @@ class Attachment:
         self.key = "clip" if "clip" not in taken else f"clip{len(taken)}"
         taken.add(self.key)
         self._restore: list[tuple[str, Any]] | None = None
+        self._updates: UpdateClips | None = None
         # a step under torch.compile must not be traced through the hooks: what they decide differs from step to step,
         # and a traced fused step would keep the scale it was traced with
         self._hooks = [
@@ -99,7 +101,9 @@ class Attachment:
         self.remove()
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._put_back()  # left over if the previous step raised
+        # left over if the previous step raised
+        self._put_back()
+        self._updates = None
         # args holds the optimizer itself first
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -118,8 +122,7 @@ class Attachment:
         return args, {**kwargs, "closure": clipped}
 
     def _clip(self) -> None:
-        entries: list[Entry] = []
-        sharded = False
+        entries, rates, sharded = [], [], False
         for number, group in enumerate(self.optimizer.param_groups):
             listed = group.get("param_names") or group.get("names") or ()
             for place, parameter in enumerate(group["params"]):
@@ -127,16 +130,29 @@ class Attachment:
                 if name is None:
                     name = listed[place] if place < len(listed) else str(len(entries))
                 entries.append(Entry(name, parameter, f"group{number}"))
+                rates.append(group.get("lr"))
                 sharded = sharded or bool(shard_dims(parameter))
-        excluded = getattr(self.clip, "exclude", ())
+        clips = getattr(self.clip, "clips", (self.clip,))
+        excluded = any(getattr(clip, "exclude", ()) for clip in clips)
         target = StepTarget(self.optimizer, whole=not excluded and not sharded)
         if target.takes_flag:
             attributes = ("grad_scale", "found_inf")
             self._restore = [(name, getattr(self.optimizer, name, None)) for name in attributes]
-        self.clip.run(entries, target)
+        later = [clip for clip in clips if getattr(clip, "where", "gradient") == "update"]
+        for clip in clips:
+            if clip not in later:
+                clip.run(entries, target)
+        if later:
+            # a closure may be evaluated several times in one step, which starts at the first
+            if self._updates is None:
+                self._updates = UpdateClips(later, entries, rates)
+            self._updates.guard(entries, target)
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._put_back()
+        updates, self._updates = self._updates, None
+        if updates is not None:
+            updates.finish()
 
     def _put_back(self) -> None:
         """Leave the optimizer's scaling attributes as they were found."""

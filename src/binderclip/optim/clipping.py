@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.optim import gradients
-from binderclip.optim.actions import clamp_, coefficient, scale_
+from binderclip.optim.actions import act_, coefficient, scale_
 from binderclip.optim.gradients import (
     Entry,
     NonFiniteGradient,
@@ -34,7 +34,7 @@ __all__ = ["Clip"]
 
 GRANULARITIES = ("global", "group", "tensor", "unit", "coordinate")
 STATISTICS = {"l2": 2.0, "l1": 1.0, "max": math.inf}
-ACTIONS = ("scale", "clamp")
+ACTIONS = ("scale", "renormalise", "clamp", "rescale")
 NONFINITE = ("raise", "skip", "zero", "propagate")
 
 
@@ -54,7 +54,8 @@ class Clip:
             `groups` says), "tensor", "unit" (a slice along the first dimension: an output row or filter; a vector is
             one unit) or "coordinate".
         statistic: "l2", "l1", "max", or the order p > 0 of any other norm. "coordinate" goes with "max".
-        action: "scale" multiplies the block, "clamp" cuts each of its coordinates at the limit.
+        action: "scale" multiplies the block, "renormalise" does so also where it is smaller than the limit; with
+            statistic "max", "clamp" cuts each coordinate at the limit and "rescale" multiplies those that exceed it.
         eps, eps_mode, only_above: see `optim.coefficient`.
         nonfinite: what a NaN or an infinity does. "raise" leaves the gradients unused (`grad = None`) and raises
             `NonFiniteGradient`; "skip" does the same without raising, so that the optimizer's step changes nothing;
@@ -63,7 +64,10 @@ class Clip:
         observe: report what would be done, update the memory, change nothing.
         exclude: name patterns (shell wildcards) that are left alone, or a predicate of name and tensor.
         groups: names a tensor's group, for granularity "group".
-        unit_dim: dimension that counts the units.
+        unit_dim: dimension that counts the units: a number, one per name pattern (others have 0; see
+            `optim.unit_dims`), or a function of name and tensor.
+        where: "gradient", or "update": what the optimizer's step changes, divided by its learning rate. The second
+            works through `attach` alone and needs room for a copy of the weights.
         foreach: one fused call for many tensors; None means yes.
 
     Raises:
@@ -83,7 +87,7 @@ class Clip:
         *,
         granularity: Literal["global", "group", "tensor", "unit", "coordinate"] = "global",
         statistic: Literal["l2", "l1", "max"] | float = "l2",
-        action: Literal["scale", "clamp"] = "scale",
+        action: Literal["scale", "renormalise", "clamp", "rescale"] = "scale",
         eps: float = 0.0,
         eps_mode: Literal["add", "max"] = "add",
         only_above: bool = True,
@@ -91,24 +95,34 @@ class Clip:
         observe: bool = False,
         exclude: str | Iterable[str] | Callable[[str, Tensor], bool] = (),
         groups: Callable[[str], str] | None = None,
-        unit_dim: int = 0,
+        unit_dim: int | Mapping[str, int] | Callable[[str, Tensor], int] = 0,
+        where: Literal["gradient", "update"] = "gradient",
         foreach: bool | None = None,
     ) -> None:
         _one_of("granularity", granularity, GRANULARITIES)
         _one_of("action", action, ACTIONS)
         _one_of("eps_mode", eps_mode, ("add", "max"))
         _one_of("nonfinite", nonfinite, NONFINITE)
+        _one_of("where", where, ("gradient", "update"))
         order = STATISTICS.get(statistic) if isinstance(statistic, str) else float(statistic)
         if order is None or not order > 0:
             raise UsageError(f"statistic must be one of {', '.join(STATISTICS)} or an order p > 0, got {statistic!r}")
-        if granularity == "coordinate" and (action != "clamp" or order != math.inf):
-            raise UsageError("granularity 'coordinate' goes with action='clamp' and statistic='max'")
-        if action == "clamp" and order != math.inf:
-            raise UsageError("action 'clamp' compares single coordinates, so it goes with statistic='max'")
+        if granularity == "coordinate" and (action not in ("clamp", "rescale") or order != math.inf):
+            raise UsageError("granularity 'coordinate' goes with action='clamp' or 'rescale' and statistic='max'")
+        if action in ("clamp", "rescale") and (order != math.inf or granularity == "unit"):
+            raise UsageError(
+                f"action {action!r} compares single coordinates, so it goes with statistic='max' and not with units"
+            )
         self.threshold = as_threshold(threshold)
         self.granularity, self.order, self.action = granularity, float(order), action
         self.eps, self.eps_mode, self.only_above = eps, eps_mode, only_above
-        self.nonfinite, self.observe, self.groups, self.unit_dim = nonfinite, observe, groups, unit_dim
+        self.nonfinite, self.observe, self.groups, self.unit_dim, self.where = (
+            nonfinite,
+            observe,
+            groups,
+            unit_dim,
+            where,
+        )
         self.exclude = exclude if callable(exclude) else ((exclude,) if isinstance(exclude, str) else tuple(exclude))
         self.foreach = foreach is not False
         self.report: ClipReport | None = None
@@ -133,7 +147,10 @@ class Clip:
         Raises:
             NonFiniteGradient: with `nonfinite="raise"`.
             NotSupported: a sparse gradient.
+            UsageError: it acts on updates, which only an attached clip sees.
         """
+        if self.where == "update":
+            raise UsageError("this clip acts on the optimizer's updates (where='update'): attach(optimizer) it")
         return self.run(entries_of(params), None)
 
     def attach(self, optimizer: Any, names: Iterable[tuple[str, Tensor]] | None = None) -> Attachment:
@@ -151,15 +168,18 @@ class Clip:
         return attach(self, optimizer, names)
 
     @torch.no_grad()
-    def run(self, entries: Sequence[Entry], target: StepTarget | None) -> ClipReport:
+    def run(
+        self, entries: Sequence[Entry], target: StepTarget | None, taken: Bool[Tensor, ""] | None = None
+    ) -> ClipReport:
         """The work behind `__call__` and `attach`.
 
         Args:
             entries: parameters with keys and group labels.
             target: the optimizer that is about to step, None for a plain call.
+            taken: false where the memory must not see this step; None for true.
         """
         self.raise_late()
-        chosen = [entry for entry in entries if entry.parameter.grad is not None and not self._excluded(entry)]
+        chosen = [entry for entry in entries if entry.grad is not None and not self._excluded(entry)]
         if not chosen:
             self.report = empty_report()
             return self.report
@@ -177,11 +197,14 @@ class Clip:
         gone = self._give_up(entries, chosen, found, finite, on_host, target)
         if gone:
             return self._report(found, found.stat.new_full((), math.inf), None, ~finite, chosen)
-        reading = self._reading(chosen, found, finite, local)
+        reading = self._reading(chosen, grads, found, finite if taken is None else finite & taken, target)
         limit = self.threshold.limit(reading)
-        factor = coefficient(found.stat, limit, eps=self.eps, eps_mode=self.eps_mode, only_above=self.only_above)
+        upwards = self.action == "renormalise"
+        factor = coefficient(
+            found.stat, limit, eps=self.eps, eps_mode=self.eps_mode, only_above=self.only_above, upwards=upwards
+        )
         if not self.observe:
-            self._act(local, found, limit, factor, on_host, target)
+            self._act(chosen, local, found, limit, factor, on_host, target)
         if not on_host or bool(finite):
             self.threshold.observe(reading, found.stat * factor)
         return self._report(found, limit, factor, ~finite if self.nonfinite != "propagate" else finite & False, chosen)
@@ -193,12 +216,35 @@ class Clip:
         if self.granularity == "group" and not all(labels):
             raise UsageError("granularity 'group' needs groups=, a function from a name to its group, or attach()")
         found = measure(
-            tensors, self.granularity, self.order, labels=labels, unit_dim=self.unit_dim, foreach=self.foreach
+            tensors,
+            self.granularity,
+            self.order,
+            labels=labels,
+            unit_dims=self._unit_dims(chosen),
+            foreach=self.foreach,
         )
         scale = None if target is None else target.scale
         return found if scale is None else found.divided_by(scale)
 
-    def _reading(self, chosen: Sequence[Entry], found: Measured, finite: Tensor, local: list[Tensor]) -> Reading:
+    def _unit_dims(self, chosen: Sequence[Entry]) -> list[int]:
+        if self.granularity != "unit":
+            return []
+        rule = self.unit_dim
+        if callable(rule):
+            return [rule(entry.key, entry.parameter) for entry in chosen]
+        if isinstance(rule, int):
+            return [rule] * len(chosen)
+        matching = [entry.matches(rule, "unit_dim") for entry in chosen]
+        return [0 if pattern is None else rule[pattern] for pattern in matching]
+
+    def _reading(
+        self,
+        chosen: Sequence[Entry],
+        grads: list[Tensor],
+        found: Measured,
+        finite: Tensor,
+        target: StepTarget | None,
+    ) -> Reading:
         def weights() -> Tensor:
             return self._measure(chosen, [entry.parameter for entry in chosen], None).stat
 
@@ -206,10 +252,21 @@ class Clip:
         if self.granularity == "global":
             keys = [""]
         slots = self._slots.find(keys, found.sizes, found.stat.device)
-        return Reading(found.stat, slots, self._slots.capacity, found.norm, finite, weights, local)
+        return Reading(
+            stat=found.stat,
+            slots=slots,
+            capacity=self._slots.capacity,
+            norm=found.norm,
+            finite=finite,
+            weights=weights,
+            entries=grads,
+            owner=None if self.granularity == "unit" else found.owner,
+            scale=None if target is None else target.scale,
+        )
 
     def _act(
         self,
+        chosen: Sequence[Entry],
         local: list[Tensor],
         found: Measured,
         limit: Tensor,
@@ -217,27 +274,19 @@ class Clip:
         on_host: bool,
         target: StepTarget | None,
     ) -> None:
-        """Change the gradients, or have the optimizer do it; on a CPU only those that exceed their limit."""
-        # NaN is not >= 1, so that a factor of NaN is multiplied in as torch does
-        if on_host and bool((factor >= 1).all()):
+        """Change the gradients, or have the optimizer do it; on a CPU only those that need it."""
+        # NaN is not 1, so that a factor of NaN is multiplied in as torch does
+        if on_host and bool((factor == 1).all()):
             return
-        if self.granularity == "global" and self.action == "scale":
+        if self.granularity == "global" and self.action in ("scale", "renormalise"):
             if target is not None and target.folds:
                 target.fold(factor[0])
             else:
                 scale_(local, factor[0])
             return
-        values = limit.expand_as(factor) if self.action == "clamp" else factor
-        if self.action == "clamp" and target is not None and target.scale is not None:
-            values = values * target.scale.to(values.device)
-        pairs = list(zip(local, found.per_tensor(values), found.per_tensor(factor), strict=True))
-        if on_host:
-            pairs = [pair for pair in pairs if not bool((pair[2] >= 1).all())]
-        if self.granularity == "unit":
-            shaped = [_along(value, grad, self.unit_dim) for grad, value, _ in pairs]
-        else:
-            shaped = [value.reshape(()) for _, value, _ in pairs]
-        (clamp_ if self.action == "clamp" else scale_)([grad for grad, _, _ in pairs], shaped)
+        scale = None if target is None else target.scale
+        dims = self._unit_dims(chosen)
+        act_(local, found, limit, factor, action=self.action, unit_dims=dims, scale=scale, on_host=on_host)
 
     def _give_up(
         self,
@@ -261,11 +310,15 @@ class Clip:
         if bool(finite):
             return False
         for entry in entries:
-            entry.parameter.grad = None
+            entry.drop()
         if policy != "skip":
             bad = [entry.key for entry, ok in zip(chosen, found.tensors.isfinite().tolist(), strict=True) if not ok]
             raise NonFiniteGradient(explain_nonfinite(bad))
         return True
+
+    def pass_on(self, other: Clip) -> None:
+        """Take over the report of a clip that looked at the gradients for this one, and what it still has to raise."""
+        self.report, self._late = other.report, other._late
 
     def raise_late(self) -> None:
         """Raise what an accelerator found at the previous step, once its flag has arrived.
@@ -283,9 +336,7 @@ class Clip:
     def _excluded(self, entry: Entry) -> bool:
         if callable(self.exclude):
             return bool(self.exclude(entry.key, entry.parameter))
-        if self.exclude and entry.key.isdigit():
-            raise UsageError("exclude= goes by name: pass model.named_parameters(), or names= to attach()")
-        return any(fnmatch.fnmatchcase(entry.key, pattern) for pattern in self.exclude)
+        return entry.matches(self.exclude, "exclude") is not None
 
     def _report(
         self, found: Measured, limit: Tensor, factor: Tensor | None, skipped: Tensor, chosen: Sequence[Entry]
@@ -296,7 +347,7 @@ class Clip:
             stat=found.stat,
             limit=limit.expand_as(found.stat),
             scale=factor,
-            clipped=factor < 1,
+            clipped=found.stat > limit,
             skipped=skipped,
             tensor_norms=found.tensors,
             names=tuple(entry.key for entry in chosen),
@@ -318,15 +369,6 @@ class Clip:
 def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
     if value not in known:
         raise UsageError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-
-
-def _along(values: Tensor, grad: Tensor, dim: int) -> Tensor:
-    """One value per unit, shaped to multiply the gradient."""
-    if values.numel() == 1:
-        return values.reshape(())
-    shape = [1] * grad.ndim
-    shape[dim] = -1
-    return values.reshape(shape)
 
 
 def _copy_to_host(flag: Tensor) -> tuple[Tensor, Any]:

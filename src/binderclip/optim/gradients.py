@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -30,11 +31,41 @@ class NonFiniteGradient(BinderclipError, RuntimeError):
 
 @dataclass
 class Entry:
-    """One parameter with the key its memory goes by and its group's label ("" for none)."""
+    """One parameter with the key its memory goes by.
+
+    Args:
+        key: its name, else its position.
+        parameter: the parameter.
+        label: its group, "" for none.
+        update: what is clipped in place of its gradient, None for the gradient.
+    """
 
     key: str
     parameter: Tensor
     label: str = ""
+    update: Tensor | None = None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """What is clipped."""
+        return self.parameter.grad if self.update is None else self.update
+
+    def drop(self) -> None:
+        """Take it away, so that nothing uses it."""
+        if self.update is None:
+            self.parameter.grad = None
+        self.update = None
+
+    def matches(self, patterns: Iterable[str], setting: str) -> str | None:
+        """The first of these shell patterns that fits its name.
+
+        Raises:
+            UsageError: it has no name.
+        """
+        patterns = tuple(patterns)
+        if patterns and self.key.isdigit():
+            raise UsageError(f"{setting}= goes by name: pass model.named_parameters(), or names= to attach()")
+        return next((pattern for pattern in patterns if fnmatch.fnmatchcase(self.key, pattern)), None)
 
 
 def entries_of(params: Parameters) -> list[Entry]:
@@ -65,7 +96,7 @@ def dense_grad(entry: Entry) -> Tensor:
     Raises:
         NotSupported: it is sparse.
     """
-    grad = entry.parameter.grad
+    grad = entry.grad
     assert grad is not None
     if grad.layout != torch.strided:
         raise NotSupported(

@@ -11,6 +11,10 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.optim.attach import Attachment, attach
+from binderclip.optim.clippers.adagc import AdaGC
+from binderclip.optim.clippers.agc import AGC
+from binderclip.optim.clippers.autoclip import AutoClip
+from binderclip.optim.clippers.coordinate import CoordinateClip
 from binderclip.optim.clippers.norm import NormClip, ValueClip
 from binderclip.optim.clippers.zclip import ZClip
 from binderclip.optim.clipping import Clip
@@ -125,4 +129,12 @@ def clip_grad_norm_(
     return NormClip(max_norm, norm_type, nonfinite="propagate", foreach=foreach).run(entries, None).norm
 
 
-METHODS: dict[str, Callable[..., Clip]] = {"norm": NormClip, "value": ValueClip, "zclip": ZClip}
+METHODS: dict[str, Callable[..., Clip]] = {
+    "norm": NormClip,
+    "value": ValueClip,
+    "zclip": ZClip,
+    "autoclip": AutoClip,
+    "adagc": AdaGC,
+    "agc": AGC,
+    "coordinate": CoordinateClip,
+}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,8 +28,9 @@ class Reading:
         finite: whether it is finite. Rules must not let anything else into their memory (`torch.where(finite, ...)`);
             on a CPU they are not asked then.
         weights: computes the same statistic of the weights, block by block.
-        entries: the gradients themselves, this process's part, in the order of the blocks' tensors; for rules that
-            need order statistics. Read only.
+        entries: the gradients themselves, for rules that need order statistics; a DTensor as such. Read only.
+        owner: for each of them, the block it belongs to; None where a tensor has several (units).
+        scale: what `entries` are still multiplied by (a GradScaler's factor), 0-dim; None for nothing.
     """
 
     stat: Float[Tensor, "blocks"]
@@ -38,7 +39,9 @@ class Reading:
     norm: Float[Tensor, ""]
     finite: Bool[Tensor, ""]
     weights: Callable[[], Float[Tensor, "blocks"]]
-    entries: list[Tensor] = field(default_factory=list)
+    entries: Sequence[Tensor] = ()
+    owner: Sequence[int] | None = None
+    scale: Tensor | None = None
 
 
 class Threshold:
