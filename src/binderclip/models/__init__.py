@@ -23,6 +23,14 @@ from binderclip.models.lipschitz import (
     lipschitz_rule,
 )
 from binderclip.models.load import load
+from binderclip.models.nfnet import (
+    ACTIVATION_GAINS,
+    NFBlock,
+    NFResNet,
+    ScaledActivation,
+    ScaledStdConv2d,
+    expected_stds,
+)
 from binderclip.models.open_clip_models import build
 from binderclip.models.predictor import ModuleClassifier, Predictor, ZeroShotPredictor, classifier
 from binderclip.models.preprocess import Preprocess
@@ -45,6 +53,7 @@ from binderclip.models.towers import (
 from binderclip.models.trace import Capture, Trace, capture, trace
 
 __all__ = [
+    "ACTIVATION_GAINS",
     "TEMPLATES",
     "AddBias",
     "Block",
@@ -62,10 +71,14 @@ __all__ = [
     "LipschitzLayer",
     "LipschitzResidual",
     "ModuleClassifier",
+    "NFBlock",
+    "NFResNet",
     "Predictor",
     "Preprocess",
     "Record",
     "Recorder",
+    "ScaledActivation",
+    "ScaledStdConv2d",
     "Site",
     "SpectralConv2d",
     "SpectralLinear",
@@ -83,6 +96,7 @@ __all__ = [
     "classifier",
     "cls_bias",
     "correlation",
+    "expected_stds",
     "gather",
     "gather_patches",
     "lipschitz_rule",
