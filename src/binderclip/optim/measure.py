@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +19,6 @@ __all__ = ["combine", "local_shard", "shard_dims", "tensor_norms", "unit_norms"]
 
 def _dtensor_type() -> Any:
     """`DTensor`, or None where it was never imported (then no tensor can be one)."""
-    import sys
-
     module = sys.modules.get("torch.distributed.tensor")
     return getattr(module, "DTensor", None)
 

@@ -65,9 +65,12 @@ def test_clipping_happens_as_by_torch_before_adagrad():
 @pytest.mark.parametrize("delayed", ["accumulator", "gradient", False])
 def test_coordinate_adagrad_against_a_loop(granularity, delayed):
     lr, clip, eta, v0, decay = 0.1, 0.6, 0.7, 0.3, 0.05
-    make = lambda p: ClippedAdaGrad(  # noqa: E731
-        p, lr, clip=clip, granularity=granularity, delayed=delayed, eta=eta, v0=v0, weight_decay=decay
-    )
+
+    def make(p):
+        return ClippedAdaGrad(
+            p, lr, clip=clip, granularity=granularity, delayed=delayed, eta=eta, v0=v0, weight_decay=decay
+        )
+
     ours, _ = run(make)
     params = [param.detach().clone() for param in weights()]
     sums, before = [torch.full_like(p, v0) for p in params], [torch.zeros_like(p) for p in params]
@@ -106,9 +109,11 @@ def test_the_first_step_by_hand():
 @pytest.mark.parametrize("granularity", ["global", "group", "tensor"])
 def test_norm_form_accumulates_the_clipped_norms_and_bounds_hold(granularity):
     steps, clip, eta, lr = 30, 0.8, 0.5, 0.1
-    make = lambda p: ClippedAdaGrad(
-        [{"params": p[:2]}, {"params": p[2:]}], lr, clip=clip, form="norm", granularity=granularity, eta=eta, v0=4.0
-    )
+
+    def make(p):
+        groups = [{"params": p[:2]}, {"params": p[2:]}]
+        return ClippedAdaGrad(groups, lr, clip=clip, form="norm", granularity=granularity, eta=eta, v0=4.0)
+
     ours, optimizer = run(make, steps, scale=3.0)
     params = [param.detach().clone() for param in weights()]
     blocks = {"global": [[0, 1, 2]], "group": [[0, 1], [2]], "tensor": [[0], [1], [2]]}[granularity]
@@ -182,9 +187,12 @@ def bert_adam(params, scale, *, clip, delayed, eta=1.0, v0=0.0, steps=6, lr=0.1,
 @pytest.mark.parametrize("clip", [INF, 0.5])
 def test_adam_against_a_loop(clip, delayed, form):
     v0, eta = (1e-5, 0.6) if delayed else (0.0, 1.0)
-    make = lambda p: ClippedAdam(  # noqa: E731
-        p, 0.1, clip=clip, delayed=delayed, eta=eta, weight_decay=0.02, form=form, granularity="tensor"
-    )
+
+    def make(p):
+        return ClippedAdam(
+            p, 0.1, clip=clip, delayed=delayed, eta=eta, weight_decay=0.02, form=form, granularity="tensor"
+        )
+
     ours, _ = run(make)
     same(
         ours,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import torch
@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.optim.gradients import Entry, NonFiniteGradient, dense_grad, explain_nonfinite, reads_are_free
-from binderclip.optim.measure import local_shard
+from binderclip.optim.measure import combine, local_shard
 from binderclip.optim.reader import measure
 from binderclip.optim.threshold import Reading
 
-__all__ = ["GuardedOptimizer", "Share", "reading_of"]
+__all__ = ["GuardedOptimizer", "Share", "all_finite", "may_look", "on_devices", "reading_of"]
 
 NONFINITE = ("raise", "skip", "zero", "propagate")
 
@@ -33,6 +33,7 @@ class Share:
         weights: this process's part of each parameter, to be changed in place.
         grads: this process's part of each gradient. Read only: it may be `p.grad` itself.
         stat: filled by `GuardedOptimizer.read`: one number per parameter, finite exactly if its gradient is.
+        vectors: what `read` computed from the gradients, where it measures something else than them.
     """
 
     group: dict[str, Any]
@@ -41,6 +42,7 @@ class Share:
     weights: list[Tensor]
     grads: list[Tensor]
     stat: Float[Tensor, "params"]
+    vectors: list[Tensor] = field(default_factory=list)
 
     def parts(self, batched: bool, *columns: Any) -> Iterator[tuple[Any, ...]]:
         """This work with one value of each column per parameter: all at once for batched kernels, or one by one.
@@ -54,7 +56,7 @@ class Share:
             return
         for i, param in enumerate(self.params):
             cut = slice(i, i + 1)
-            lists = {name: getattr(self, name)[cut] for name in ("keys", "weights", "grads", "stat")}
+            lists = {name: getattr(self, name)[cut] for name in ("keys", "weights", "grads", "stat", "vectors")}
             yield (replace(self, params=[param], **lists), *(column[cut] for column in columns))
 
 
@@ -70,10 +72,11 @@ class GuardedOptimizer(Optimizer):
 
     shared: tuple[str, ...] = ()
     wide: tuple[str, ...] = ()
+    policies: tuple[str, ...] = NONFINITE
     skipped_steps: int = 0
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
-        check_common(defaults)
+        check_common(defaults, self.policies)
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -86,7 +89,7 @@ class GuardedOptimizer(Optimizer):
             if param_group.get(name, self.defaults[name]) != self.defaults[name]:
                 raise UsageError(f"{type(self).__name__}: {name} is the same for all param groups, set it once")
         settings = {**self.defaults, **param_group}
-        check_common(settings)
+        check_common(settings, self.policies)
         self.check(settings)
         super().add_param_group(param_group)
 
@@ -218,8 +221,8 @@ class GuardedOptimizer(Optimizer):
     def count(self, states: Sequence[dict[str, Any]], active: Bool[Tensor, "params"]) -> None:
         """One more step, and whether the bound was active in it."""
         torch._foreach_add_([state["step"] for state in states], 1)
-        for state, hit in zip(states, active.float().unbind(), strict=True):
-            state["active"] += hit.to(state["active"].device, non_blocking=True)
+        hits = list(active.float().unbind())
+        torch._foreach_add_([state["active"] for state in states], on_devices(hits, [s["active"] for s in states]))
 
     def active_fraction(self) -> float:
         """The share of steps at which the bound changed something, averaged over parameters; 0 before the first step.
@@ -250,21 +253,30 @@ def reading_of(stat: Float[Tensor, "blocks"], grads: Sequence[Tensor] = (), fini
     Args:
         stat: one number per block.
         grads: the vectors.
-        finite: per block whether it may enter a memory; default where `stat` is finite.
+        finite: whether this step may enter a memory; default whether `stat` is finite.
     """
 
     def weights() -> Tensor:
         raise NotSupported("a rule that looks at the weights cannot be used inside an optimizer")
 
     places = torch.arange(len(stat), device=stat.device)
-    usable = stat.isfinite() if finite is None else finite
-    return Reading(stat, places, len(stat), stat.norm(), usable, weights, list(grads))
+    usable = stat.isfinite().all() if finite is None else finite
+    return Reading(stat, places, len(stat), combine(stat, 2.0)[0], usable, weights, list(grads))
+
+
+def on_devices(values: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """Each value on the device of its tensor."""
+    return [
+        value if value.device == other.device else value.to(other.device, non_blocking=True)
+        for value, other in zip(values, others, strict=True)
+    ]
 
 
 def all_finite(shares: Sequence[Share]) -> Bool[Tensor, ""]:
     """Whether every gradient is, as far as it was read."""
     device = shares[0].stat.device
-    return torch.stack([share.stat.isfinite().all().to(device) for share in shares]).all()
+    flags = [share.stat.isfinite().all() for share in shares]
+    return flags[0] if len(flags) == 1 else torch.stack([flag.to(device) for flag in flags]).all()
 
 
 def zero_nonfinite(shares: Sequence[Share]) -> None:
@@ -273,14 +285,14 @@ def zero_nonfinite(shares: Sequence[Share]) -> None:
         share.grads = [torch.nan_to_num(grad, 0.0, 0.0, 0.0) for grad in share.grads]
 
 
-def check_common(settings: dict[str, Any]) -> None:
+def check_common(settings: dict[str, Any], policies: Sequence[str]) -> None:
     """Ranges of what all optimizers take."""
     if not settings["lr"] >= 0:
         raise UsageError(f"lr must be at least 0, got {settings['lr']}")
     if not settings["weight_decay"] >= 0:
         raise UsageError(f"weight_decay must be at least 0, got {settings['weight_decay']}")
-    if settings["nonfinite"] not in NONFINITE:
-        raise UsageError(f"nonfinite must be one of {', '.join(NONFINITE)}, got {settings['nonfinite']!r}")
+    if settings["nonfinite"] not in policies:
+        raise UsageError(f"nonfinite must be one of {', '.join(policies)}, got {settings['nonfinite']!r}")
 
 
 def may_look(tensors: Sequence[Tensor]) -> bool:

@@ -12,8 +12,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.optim.actions import clamp_, coefficient
 from binderclip.optim.measure import accumulation_dtype, combine, local_shard
-from binderclip.optim.optimizers.base import GuardedOptimizer, Share, may_look, reading_of
-from binderclip.optim.threshold import Constant
+from binderclip.optim.optimizers.base import GuardedOptimizer, Share, may_look, on_devices
 
 __all__ = ["ClippedAdaGrad", "ClippedAdam"]
 
@@ -71,7 +70,7 @@ class _ClippedAdaptive(GuardedOptimizer):
                 block = whole.to(share.stat.device)
             else:
                 block = combine(share.stat, 2.0) if granularity == "group" else share.stat
-            limit = Constant(share.group["clip"]).limit(reading_of(block))
+            limit = block.new_full((), share.group["clip"])
             # the coordinate form clips as PyTorch's functions do, the theory's form exactly
             eps = 0.0 if exact or granularity == "coordinate" else 1e-6
             result.append(coefficient(block, limit, eps=eps, only_above=not eps).expand_as(share.stat))
@@ -86,8 +85,7 @@ class _ClippedAdaptive(GuardedOptimizer):
             bound = factors.new_full((), share.group["clip"])
             clamp_(result, [bound] * len(result))
             return result
-        each = [factor.to(grad.device) for factor, grad in zip(factors.unbind(), share.grads, strict=True)]
-        return list(torch._foreach_mul(share.grads, each))
+        return list(torch._foreach_mul(share.grads, on_devices(factors.unbind(), share.grads)))
 
     # -- the step --------------------------------------------------------------------------------------------------
 
@@ -180,7 +178,7 @@ class _ClippedAdaptive(GuardedOptimizer):
             sums = [local_shard(state["sum"]) for state in states]
             roots = self._advance(sums, previous, clipped, group)
         else:
-            roots = [root.to(weight.device) for root, weight in zip(roots, share.weights, strict=True)]
+            roots = on_devices(roots, share.weights)
         rates = self._rates(states, group)
         torch._foreach_addcdiv_(share.weights, self._direction(states, clipped, group), roots, [-r for r in rates])
         if group["delayed"] == "gradient":
