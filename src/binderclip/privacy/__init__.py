@@ -13,6 +13,8 @@ from binderclip.privacy.accounting import (
     noise_multiplier_for,
 )
 from binderclip.privacy.controller import Controller, Fixed, PublicStats, Setting
+from binderclip.privacy.feedback import DiceFeedback, Feedback
+from binderclip.privacy.ghost import ClippedSum, clipped_sum
 from binderclip.privacy.lipschitz import (
     GradientBounds,
     LipschitzBound,
@@ -31,8 +33,14 @@ from binderclip.privacy.lipschitz_losses import (
     mae_loss,
     tau_cross_entropy,
 )
+from binderclip.privacy.optimizer import PrivateOptimizer
+from binderclip.privacy.per_sample import per_sample_grads, per_sample_norms
+from binderclip.privacy.private import DiceSGD, PrivateParts, make_private
+from binderclip.privacy.recorder import Recorder
+from binderclip.privacy.report import PrivacyReport, privacy_report
 from binderclip.privacy.rules import AdaptiveClip, FlatClip, GroupClip, SensitivityRule, as_rule
 from binderclip.privacy.sac import SACLosses, SACPolicy
+from binderclip.privacy.sampling import PoissonSampler, collate_with_empty
 from binderclip.privacy.statistic import PrivateBatch, Statistic
 
 __all__ = [
@@ -41,8 +49,12 @@ __all__ = [
     "ORDERS",
     "AdaptiveClip",
     "BudgetSpent",
+    "ClippedSum",
     "Controller",
+    "DiceFeedback",
+    "DiceSGD",
     "Entry",
+    "Feedback",
     "Fixed",
     "FlatClip",
     "GradientBounds",
@@ -51,14 +63,21 @@ __all__ = [
     "LipschitzBound",
     "LipschitzOptimizer",
     "LipschitzSequential",
+    "PoissonSampler",
+    "PrivacyReport",
     "PrivateBatch",
+    "PrivateOptimizer",
+    "PrivateParts",
     "PublicStats",
+    "Recorder",
     "SACLosses",
     "SACPolicy",
     "SensitivityRule",
     "Setting",
     "Statistic",
     "as_rule",
+    "clipped_sum",
+    "collate_with_empty",
     "cosine_loss",
     "gdp_epsilon",
     "gradient_bounds",
@@ -69,6 +88,10 @@ __all__ = [
     "largest_ratios",
     "loss_constant",
     "mae_loss",
+    "make_private",
     "noise_multiplier_for",
+    "per_sample_grads",
+    "per_sample_norms",
+    "privacy_report",
     "tau_cross_entropy",
 ]

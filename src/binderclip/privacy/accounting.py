@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 
     noise_multiplier: float
     sample_rate: float
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 class Ledger:
@@ -159,7 +159,8 @@ def joint_multiplier(multipliers: Iterable[float]) -> float:
         if value == 0:
             return 0.0
         total += value**-2
-    return math.inf if total == 0 else total**-0.5
+    # rounded, so that equal steps are equal entries whatever was put together
+    return math.inf if total == 0 else float(f"{total**-0.5:.12g}")
 
 
 def noise_multiplier_for(

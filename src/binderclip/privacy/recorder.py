@@ -1,0 +1,321 @@
+"""Watching where parameters meet the batch, so that one backward pass is enough for private clipping.
+
+Inside `Recorder.recording()` every operation that takes a watched parameter is run with a detached copy: autograd
+computes no weight gradient at all. The operation's input is kept, a hook keeps the gradient of its output, and from
+the two come per-sample norms and weighted sums (`contributions`). A use that cannot be handled raises; none is missed:
+one that went past the recorder would leave a `.grad`, which is checked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from binderclip.errors import NotSupported, UsageError
+from binderclip.privacy.contributions import Contribution, Direct, squared_norms
+from binderclip.privacy.refusals import COUPLED, refuse_modules
+
+__all__ = ["Recorder", "Source", "Use"]
+
+
+class Source:
+    """A watched parameter, or a tensor computed from watched parameters and constants alone.
+
+    Attributes:
+        tensor: the parameter, or the computed tensor with its graph.
+        value: detached; what operations with data get.
+        leaf: stands for the parameter in the graphs of computed tensors; None for a computed tensor.
+        copies_of: the source of which this one is B equal copies along dimension 0.
+        uses: where it met data.
+    """
+
+    def __init__(self, tensor: Tensor, name: str, *, leaf: Tensor | None = None, copies_of: Source | None = None):
+        self.tensor, self.name, self.leaf, self.copies_of = tensor, name, leaf, copies_of
+        self.value = tensor.detach()
+        self.uses: list[Use] = []
+        self.square: Tensor | None = None
+
+
+class Use:
+    """One operation in which a source met data.
+
+    Attributes:
+        what: names it in messages.
+        kept: the contribution, once the backward pass has been there.
+        lifted: B copies of the source in the graph, whose gradient is the contribution.
+    """
+
+    def __init__(self, source: Source, what: str, lifted: Tensor | None = None) -> None:
+        self.source, self.what, self.lifted = source, f"{source.name} in {what}", lifted
+        self.kept: Contribution | None = None
+        source.uses.append(self)
+
+
+class Recorder(TorchFunctionMode):
+    """Keeps what per-sample gradients need during one forward and one backward pass.
+
+    Args:
+        model: its other parameters are treated as frozen.
+        params: what to watch, by name; default: all that require a gradient.
+
+    Raises:
+        NotSupported: the model holds layers that mix samples, or that cannot be watched.
+        UsageError: nothing to watch.
+    """
+
+    def __init__(self, model: nn.Module, params: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        refuse_modules(model)
+        named = {n: p for n, p in model.named_parameters() if p.requires_grad} if params is None else dict(params)
+        if not named:
+            raise UsageError("no parameter requires a gradient: there is nothing to train")
+        self.model, self.names, self.params = model, list(named), list(named.values())
+        self.sources: dict[int, Source] = {}
+        self.constants: dict[int, Tensor] = {}
+        self.uses: list[Use] = []
+        self._batch: int | None = None
+        self._first_half: int | None = None
+        self._pass = 0
+
+    # -- forward -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[Recorder]:
+        """Record the forward passes inside; what an earlier one left is dropped."""
+        self.clear()
+        self._watch()
+        others = [p for p in self.model.parameters() if p.requires_grad and id(p) not in self.sources]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        try:
+            with self:
+                yield self
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
+
+    def _watch(self) -> None:
+        for name, parameter in zip(self.names, self.params, strict=True):
+            parameter.grad = None
+            leaf = parameter.detach().requires_grad_()
+            self.sources[id(parameter)] = Source(parameter, name, leaf=leaf)
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            if id(tensor) not in self.sources:
+                self.constants[id(tensor)] = tensor
+
+    def clear(self) -> None:
+        """Forget the last pass."""
+        self.sources, self.constants, self.uses, self._batch = {}, {}, [], None
+        self._pass += 1
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        from binderclip.privacy.operations import run
+
+        return run(self, func, args, kwargs or {})
+
+    def use(self, source: Source, what: str, lifted: Tensor | None = None) -> Use:
+        """Note that a source meets data."""
+        made = Use(source, what, lifted)
+        self.uses.append(made)
+        return made
+
+    def on_gradient(
+        self, out: Tensor, uses: Sequence[Use], build: Callable[[Tensor], Sequence[Contribution]]
+    ) -> Tensor:
+        """Have `build` turn the gradient of `out` into one contribution for each use.
+
+        Args:
+            out: the operation's output.
+            uses: of the operation.
+            build: gradient of `out` -> contributions, in the order of `uses`.
+
+        Returns:
+            What the model goes on with.
+        """
+        if not out.requires_grad:
+            out = _Anchor.apply(out, torch.zeros((), requires_grad=True, dtype=out.dtype, device=out.device))
+
+        number = self._pass
+
+        def hook(grad: Tensor) -> None:
+            if self._pass != number:
+                raise UsageError(
+                    "these losses rest on an earlier forward pass too: record all of them in one recording()"
+                )
+            if self._first_half is not None:
+                self._check_rows(grad, uses[0])
+                return
+            for use, contribution in zip(uses, build(grad), strict=True):
+                self._keep(use, contribution)
+
+        out.register_hook(hook)
+        return out
+
+    def positions(self, tensor: Tensor, use: Use) -> Tensor:
+        """(B, T, features) of an operation's input or output, whose rows may be B times something."""
+        rows, batch = tensor.shape[0], self.batch
+        if tensor.ndim < 2 or (rows % batch if batch else rows):
+            raise NotSupported(
+                f"{use.what} sees a tensor of shape {tuple(tensor.shape)} for {batch} samples: dimension 0 must be the "
+                "batch (batch_first=True)"
+            )
+        return tensor.reshape(batch, -1, tensor.shape[-1]) if batch else tensor.reshape(0, 1, tensor.shape[-1])
+
+    @property
+    def batch(self) -> int:
+        """B of the losses that are going back."""
+        if self._batch is None:
+            raise UsageError("a recorded forward pass must go back through Recorder.backward(losses)")
+        return self._batch
+
+    def _keep(self, use: Use, contribution: Contribution) -> None:
+        rows = self.batch
+        if isinstance(contribution, Direct) and len(contribution.grad) != rows:
+            raise NotSupported(f"{use.what} gives gradients of {len(contribution.grad)} rows for {rows} samples")
+        if use.source.leaf is not None and len(use.source.uses) == 1:
+            # norms right away, while the factors are in the caches
+            contribution = contribution.settled()
+            use.source.square = contribution.squares()
+        use.kept = contribution
+
+    # -- backward ----------------------------------------------------------------------------------------------------
+
+    def backward(self, losses: Float[Tensor, "B"], *, check: bool = False) -> None:
+        """The one backward pass.
+
+        Args:
+            losses: one a sample, each a function of that sample alone.
+            check: first go back from half of the losses, and verify that the other half's samples get no gradient.
+
+        Raises:
+            UsageError: losses of another shape, or none of what was recorded led to them.
+            NotSupported: samples are coupled, or a parameter was used where the recorder does not see it.
+        """
+        if losses.ndim != 1:
+            raise UsageError(
+                f"private training needs one loss a sample, shape (B,), got {tuple(losses.shape)}: use "
+                f"reduction='none' and do not average. {COUPLED}"
+            )
+        if not self.uses and len(losses):
+            raise UsageError("no watched parameter met data: run the model's forward pass inside recording()")
+        self._batch = len(losses)
+        if losses.requires_grad:
+            if check and len(losses) > 1:
+                self._check(losses)
+            losses.sum().backward()
+        for name, parameter in zip(self.names, self.params, strict=True):
+            if parameter.grad is not None:
+                parameter.grad = None
+                raise NotSupported(
+                    f"parameter {name!r} is used where it cannot be watched (scripted code, or gradient checkpointing "
+                    "with use_reentrant=True)"
+                )
+        for use in self.uses:
+            if use.lifted is not None and use.lifted.grad is not None:
+                grad, use.lifted = use.lifted.grad, None
+                self._keep(use, Direct(grad.reshape(grad.shape[0], *use.source.value.shape)))
+        self._spread()
+
+    def _check(self, losses: Tensor) -> None:
+        self._first_half = len(losses) // 2
+        try:
+            losses[: self._first_half].sum().backward(retain_graph=True)
+            for use in self.uses:
+                if use.lifted is not None and use.lifted.grad is not None:
+                    self._check_rows(use.lifted.grad, use)
+                    use.lifted.grad = None
+        finally:
+            self._first_half = None
+
+    def _check_rows(self, grad: Tensor, use: Use) -> None:
+        rows = self.positions(grad.reshape(grad.shape[0], -1), use)
+        if bool(rows[self._first_half :].count_nonzero()):
+            raise NotSupported(f"the losses of some samples depend on other samples (seen at {use.what}). {COUPLED}")
+
+    def _spread(self) -> None:
+        """Turn gradients of computed tensors into those of the parameters they were computed from."""
+        for source in list(self.sources.values()):
+            kept = [use.kept for use in source.uses if use.kept is not None]
+            if source.leaf is not None or not kept:
+                continue
+            grad = sum(contribution.full() for contribution in kept)
+            leaves = [other for other in self.sources.values() if other.leaf is not None]
+            found = torch.autograd.grad(
+                source.tensor,
+                [other.leaf for other in leaves],  # type: ignore[arg-type]
+                grad_outputs=grad,  # type: ignore[arg-type]
+                is_grads_batched=True,
+                retain_graph=True,
+                allow_unused=True,
+            )
+            for leaf, value in zip(leaves, found, strict=True):
+                if value is not None:
+                    leaf.square = None
+                    self.use(leaf, f"a function of it ({source.name})").kept = Direct(value)
+
+    # -- results -----------------------------------------------------------------------------------------------------
+
+    def _kept(self, parameter: Tensor) -> list[Contribution]:
+        source = self.sources.get(id(parameter))
+        return [use.kept for use in source.uses if use.kept is not None] if source is not None else []
+
+    def squares(self, groups: Sequence[int], count: int) -> Float[Tensor, "B J"]:
+        """Squared per-sample gradient norms of each group.
+
+        Args:
+            groups: of each parameter. count: J.
+        """
+        dtype = torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
+        total = torch.zeros(self.batch, count, dtype=dtype, device=self.params[0].device)
+        for parameter, group in zip(self.params, groups, strict=True):
+            kept = self._kept(parameter)
+            if kept:
+                ready = self.sources[id(parameter)].square
+                total[:, group] += (squared_norms(kept) if ready is None else ready).to(dtype)
+        return total
+
+    def weighted_sum(
+        self, weights: Float[Tensor, "B J"], groups: Sequence[int], bad: Tensor | None = None
+    ) -> list[Tensor]:
+        """Sum over samples of weight times gradient, for each parameter.
+
+        Args:
+            weights: of each sample in each group. groups: of each parameter. bad: samples to leave out.
+        """
+        sums = []
+        for parameter, group in zip(self.params, groups, strict=True):
+            total: Tensor | None = None
+            for contribution in self._kept(parameter):
+                part = contribution.weighted(weights[:, group], bad)
+                total = part if total is None else total + part
+            sums.append(torch.zeros_like(parameter) if total is None else total.to(parameter.dtype))
+        return sums
+
+    def full(self) -> dict[str, Float[Tensor, "B *shape"]]:
+        """Every per-sample gradient in full."""
+        found = {}
+        for name, parameter in zip(self.names, self.params, strict=True):
+            kept = self._kept(parameter)
+            zeros = parameter.new_zeros(self.batch, *parameter.shape)
+            found[name] = sum((contribution.full() for contribution in kept), zeros).view_as(zeros)
+        return found
+
+
+class _Anchor(torch.autograd.Function):
+    """Gives a tensor that depends on no trainable one a place in the graph, without copying it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, anchor: Tensor) -> Tensor:  # type: ignore[override]
+        return tensor.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        return None, grad.new_zeros(())
