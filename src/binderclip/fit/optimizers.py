@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from binderclip.errors import UsageError
+from binderclip.optim import ClippedAdaGrad, ClippedAdam, MedianMomentum, StableSPAM
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "OptimizerLike", "autocast", "make_optimizer", "make_scaler"]
 
@@ -22,8 +23,12 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "adafactor": torch.optim.Adafactor,
+    "clipped-adagrad": ClippedAdaGrad,
+    "clipped-adam": ClippedAdam,
+    "median-momentum": MedianMomentum,
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
+    "stable-spam": StableSPAM,
 }
 PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,

@@ -17,7 +17,7 @@ from binderclip.optim.measure import combine, local_shard
 from binderclip.optim.reader import measure
 from binderclip.optim.threshold import Reading
 
-__all__ = ["GuardedOptimizer", "Share", "all_finite", "may_look", "on_devices", "reading_of"]
+__all__ = ["GuardedOptimizer", "Share", "all_finite", "may_look", "on_devices", "reading_of", "scaled"]
 
 NONFINITE = ("raise", "skip", "zero", "propagate")
 
@@ -270,6 +270,13 @@ def on_devices(values: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tenso
         value if value.device == other.device else value.to(other.device, non_blocking=True)
         for value, other in zip(values, others, strict=True)
     ]
+
+
+def scaled(grads: Sequence[Tensor], factors: Float[Tensor, "params"]) -> list[Tensor]:
+    """Each gradient times its factor, in new tensors of the gradients' dtypes."""
+    products = torch._foreach_mul(grads, on_devices(factors.unbind(), grads))
+    # a wider factor widens a product of two 0-dim tensors only
+    return [p if p.dtype == grad.dtype else p.to(grad.dtype) for p, grad in zip(products, grads, strict=True)]
 
 
 def all_finite(shares: Sequence[Share]) -> Bool[Tensor, ""]:

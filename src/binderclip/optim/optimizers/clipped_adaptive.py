@@ -12,7 +12,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.optim.actions import clamp_, coefficient
 from binderclip.optim.measure import accumulation_dtype, combine, local_shard
-from binderclip.optim.optimizers.base import GuardedOptimizer, Share, may_look, on_devices
+from binderclip.optim.optimizers.base import GuardedOptimizer, Share, may_look, on_devices, scaled
 
 __all__ = ["ClippedAdaGrad", "ClippedAdam"]
 
@@ -85,7 +85,7 @@ class _ClippedAdaptive(GuardedOptimizer):
             bound = factors.new_full((), share.group["clip"])
             clamp_(result, [bound] * len(result))
             return result
-        return list(torch._foreach_mul(share.grads, on_devices(factors.unbind(), share.grads)))
+        return scaled(share.grads, factors)
 
     # -- the step --------------------------------------------------------------------------------------------------
 

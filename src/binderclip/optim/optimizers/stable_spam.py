@@ -14,7 +14,7 @@ from binderclip.errors import UsageError
 from binderclip.optim.actions import coefficient, rescale_
 from binderclip.optim.clippers.max_ema import MaxEMA, start_correction
 from binderclip.optim.measure import accumulation_dtype, local_shard
-from binderclip.optim.optimizers.base import GuardedOptimizer, Share, may_look, on_devices, reading_of
+from binderclip.optim.optimizers.base import GuardedOptimizer, Share, may_look, reading_of, scaled
 from binderclip.optim.threshold import Memory, Reading, Threshold
 
 __all__ = ["NormStabilizer", "SpamReport", "StableSPAM"]
@@ -246,7 +246,7 @@ class StableSPAM(GuardedOptimizer):
         target = stabilizer.limit(reading)
         stretch = coefficient(norm, target, upwards=True)
         stabilizer.observe(reading, target)
-        grads = list(torch._foreach_mul(grads, on_devices(stretch.unbind(), grads)))
+        grads = scaled(grads, stretch)
 
         saved = stabilizer.state_dict()
         columns = [saved["count"], entries.state_dict()["average"], saved["mean"], saved["square"]]
