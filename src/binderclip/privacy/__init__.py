@@ -13,6 +13,16 @@ from binderclip.privacy.accounting import (
     noise_multiplier_for,
 )
 from binderclip.privacy.controller import Controller, Fixed, PublicStats, Setting
+from binderclip.privacy.controllers import (
+    Decision,
+    MultiObjectiveClip,
+    Policy,
+    RLDPController,
+    clip_loss,
+    clip_loss_slope,
+    model_loss_slope,
+)
+from binderclip.privacy.federated import FederatedAverage, Round
 from binderclip.privacy.feedback import DiceFeedback, Feedback
 from binderclip.privacy.ghost import ClippedSum, clipped_sum
 from binderclip.privacy.lipschitz import (
@@ -36,6 +46,16 @@ from binderclip.privacy.lipschitz_losses import (
 from binderclip.privacy.optimizer import PrivateOptimizer
 from binderclip.privacy.per_sample import per_sample_grads, per_sample_norms
 from binderclip.privacy.private import DiceSGD, PrivateParts, make_private
+from binderclip.privacy.probe import (
+    ClipRange,
+    HeadRun,
+    PrivateLinearProbe,
+    clip_norm_range,
+    per_sample_lipschitz,
+    private_linear_probe,
+    suggest_clip,
+    train_softmax_head,
+)
 from binderclip.privacy.recorder import Recorder
 from binderclip.privacy.report import PrivacyReport, privacy_report
 from binderclip.privacy.rules import AdaptiveClip, FlatClip, GroupClip, SensitivityRule, as_rule
@@ -49,33 +69,45 @@ __all__ = [
     "ORDERS",
     "AdaptiveClip",
     "BudgetSpent",
+    "ClipRange",
     "ClippedSum",
     "Controller",
+    "Decision",
     "DiceFeedback",
     "DiceSGD",
     "Entry",
+    "FederatedAverage",
     "Feedback",
     "Fixed",
     "FlatClip",
     "GradientBounds",
     "GroupClip",
+    "HeadRun",
     "Ledger",
     "LipschitzBound",
     "LipschitzOptimizer",
     "LipschitzSequential",
+    "MultiObjectiveClip",
     "PoissonSampler",
+    "Policy",
     "PrivacyReport",
     "PrivateBatch",
+    "PrivateLinearProbe",
     "PrivateOptimizer",
     "PrivateParts",
     "PublicStats",
+    "RLDPController",
     "Recorder",
+    "Round",
     "SACLosses",
     "SACPolicy",
     "SensitivityRule",
     "Setting",
     "Statistic",
     "as_rule",
+    "clip_loss",
+    "clip_loss_slope",
+    "clip_norm_range",
     "clipped_sum",
     "collate_with_empty",
     "cosine_loss",
@@ -89,9 +121,14 @@ __all__ = [
     "loss_constant",
     "mae_loss",
     "make_private",
+    "model_loss_slope",
     "noise_multiplier_for",
     "per_sample_grads",
+    "per_sample_lipschitz",
     "per_sample_norms",
     "privacy_report",
+    "private_linear_probe",
+    "suggest_clip",
     "tau_cross_entropy",
+    "train_softmax_head",
 ]
