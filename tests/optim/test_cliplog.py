@@ -147,6 +147,34 @@ def test_a_step_that_is_not_finite_is_noted_with_the_cause(policy, tmp_path):
     assert len(log.history.step) == 16
 
 
+@pytest.mark.parametrize("policy", ["skip", "raise"])
+def test_clips_of_the_update_are_noted_after_the_step(policy):
+    """SGD's update is the gradient, so both kinds of clip see the same numbers; of a list, each acts in its place."""
+
+    def trained(clip):
+        weight = nn.Parameter(torch.zeros(3))
+        optimizer = torch.optim.SGD([weight], lr=0.1)
+        log = ClipLog(clip, 1)
+        log.attach(optimizer, [("w", weight)])
+        for factor in (1.0, 5.0, 2.0, math.nan, 3.0):
+            weight.grad = factor * torch.tensor([0.0, 0.6, 0.8])
+            try:
+                optimizer.step()
+            except NonFiniteGradient:
+                assert policy == "raise"
+        return log, weight
+
+    log, weight = trained(NormClip(2.0, where="update", nonfinite=policy))
+    other, same = trained(NormClip(2.0, nonfinite=policy))
+    torch.testing.assert_close(weight, same)
+    assert log.step == 5
+    np.testing.assert_allclose(log.history.norm, [1, 5, 2, math.nan, 3], rtol=1e-5)
+    np.testing.assert_allclose(log.history.norm, other.history.norm, rtol=1e-5)
+    assert log.history.skipped.tolist() == [False, False, False, True, False]
+    both, _ = trained(as_clip([NormClip(4.0, nonfinite=policy), NormClip(2.0, where="update", nonfinite=policy)]))
+    np.testing.assert_allclose(both.history.scale[:3], [1, 0.4, 1], rtol=1e-5)
+
+
 def test_record_beside_a_clip_that_is_used_on_its_own():
     clip = NormClip(1.0)
     log = ClipLog(clip)
@@ -302,13 +330,13 @@ def test_the_picture_marks_limit_clipped_steps_and_spikes(tmp_path):
     log.close()
     with Image.open(tmp_path / "clip.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
-    accent, limit, ink = (192, 80, 77), (138, 138, 138), (31, 78, 121)
+    accent, limit, ink = (192, 80, 77), (102, 102, 102), (31, 78, 121)
     found = {colour: (np.abs(pixels - colour).sum(-1) < 30) for colour in (accent, limit, ink)}
     assert all(mask.sum() > 20 for mask in found.values())
     # two triangles, left and right of the middle, above the line of the limit
     rows, columns = np.nonzero(found[accent])
     height, width = pixels.shape[:2]
-    inside = rows > 0.2 * height  # below the legend
+    inside = rows < 0.8 * height  # above the legend
     assert (columns[inside] < 0.5 * width).any()
     assert (columns[inside] > 0.6 * width).any()
     bar = np.argmax(found[limit].sum(1))

@@ -38,7 +38,11 @@ def train(
     ] = None,
     clip: Annotated[
         str | None,
-        typer.Option("--clip", help="Gradient clipping by name, `norm` or `value`; short for --set clip=..."),
+        typer.Option(
+            "--clip",
+            help="Gradient clipping by name, `norm`, `value`, `zclip`, `autoclip`, `adagc`, `agc` or `coordinate`, or "
+            "a table, `{name = 'zclip', z_thresh = 3}`; short for --set clip=...",
+        ),
     ] = None,
     parallel: Annotated[
         str, typer.Option(help="Under `torchrun`: `ddp` (a copy in each process) or `fsdp` (weights in shards).")
@@ -61,7 +65,7 @@ def train(
 
     The folder then holds `model/` (`binderclip classify --model runs/a ...`), `plots/`, `summary.json`,
     `metrics.jsonl`, TensorBoard curves, and the recipe as it was carried out. A run that was killed goes on with
-    `--resume` and ends with the same weights.
+    `--resume` and ends with the same weights. `binderclip spikes runs/a` shows where its gradient stood out.
     """
     from binderclip import train as training
 

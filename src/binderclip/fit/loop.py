@@ -29,7 +29,7 @@ from binderclip.fit.state import (
     sync_only,
 )
 from binderclip.optim import METHODS as CLIPS
-from binderclip.optim import NonFiniteGradient, as_clip
+from binderclip.optim import ClipLog, NonFiniteGradient, as_clip
 from binderclip.optim import schedule as make_schedule
 
 __all__ = ["fit"]
@@ -77,8 +77,8 @@ def fit(
         accumulate: batches for one optimizer step. The gradient is that of the mean of their losses: equal to one
             large batch for losses that are means over samples, but a contrastive loss compares a sample only with those
             of its own micro-batch.
-        clip: a name of `optim.METHODS`, `{"name": ..., **settings}`, a number (a norm), a `Clip`, a list of these, or
-            None; attached to the optimizer, its last report is logged as `grad_norm` and `clip_scale`.
+        clip: a name of `optim.METHODS`, `{"name": ..., **settings}`, a number (a norm), a `Clip`, a list of these, a
+            `ClipLog`, or None; attached to the optimizer, its last report is logged as `grad_norm` and `clip_scale`.
         grad_transform: called with the parameters between backward and clip; changes `.grad` in place.
         ema: decay of an exponential moving average of `module`, or a ready `AveragedModel` of it.
         precision: "float32", or "bfloat16" or "float16" by autocast (float16 with loss scaling).
@@ -308,17 +308,20 @@ def make_clip(clip: Any) -> Any:
     """A clip from a name, a number (`NormClip`), `{"name": ..., **settings}`, a list of these, a clip, or None.
 
     Raises:
-        UsageError: unknown name.
+        UsageError: unknown name, or settings that the clip does not take.
     """
-    if clip is None:
-        return None
+    if clip is None or isinstance(clip, ClipLog):
+        return clip
     if isinstance(clip, (list, tuple)):
         return as_clip([make_clip(one) for one in clip])
     if isinstance(clip, Mapping):
         name = clip.get("name")
         if name not in CLIPS:
             raise UsageError(f"clip {name!r} is unknown: choose one of {', '.join(sorted(CLIPS))}")
-        return CLIPS[name](**{key: value for key, value in clip.items() if key != "name"})
+        try:
+            return CLIPS[name](**{key: value for key, value in clip.items() if key != "name"})
+        except TypeError as error:
+            raise UsageError(f"clip {name!r}: {error}") from error
     return as_clip(clip)
 
 

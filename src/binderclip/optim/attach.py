@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -122,7 +123,9 @@ class Attachment:
         return args, {**kwargs, "closure": clipped}
 
     def _clip(self) -> None:
-        entries, rates, sharded = [], [], False
+        entries: list[Entry] = []
+        rates: list[Any] = []
+        sharded = False
         for number, group in enumerate(self.optimizer.param_groups):
             listed = group.get("param_names") or group.get("names") or ()
             for place, parameter in enumerate(group["params"]):
@@ -138,21 +141,28 @@ class Attachment:
         if target.takes_flag:
             attributes = ("grad_scale", "found_inf")
             self._restore = [(name, getattr(self.optimizer, name, None)) for name in attributes]
-        later = [clip for clip in clips if getattr(clip, "where", "gradient") == "update"]
-        for clip in clips:
-            if clip not in later:
-                clip.run(entries, target)
-        if later:
-            # a closure may be evaluated several times in one step, which starts at the first
-            if self._updates is None:
-                self._updates = UpdateClips(later, entries, rates)
-            self._updates.guard(entries, target)
+        later: list[Any] = [clip for clip in clips if getattr(clip, "where", "gradient") == "update"]
+        with self._noting(done=not later):
+            for clip in clips:
+                if clip not in later:
+                    clip.run(entries, target)
+            if later:
+                # a closure may be evaluated several times in one step, which starts at the first
+                if self._updates is None:
+                    self._updates = UpdateClips(later, entries, rates)
+                self._updates.guard(entries, target)
+
+    def _noting(self, *, done: bool) -> AbstractContextManager[None]:
+        """A log's note of what happens inside, where the clip is watched by one."""
+        noting = getattr(self.clip, "noting", None)
+        return nullcontext() if noting is None else noting(done=done)
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._put_back()
         updates, self._updates = self._updates, None
         if updates is not None:
-            updates.finish()
+            with self._noting(done=True):
+                updates.finish()
 
     def _put_back(self) -> None:
         """Leave the optimizer's scaling attributes as they were found."""

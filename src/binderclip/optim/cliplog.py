@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,12 +80,12 @@ class ClipLog:
         self.clip, self.every, self.top, self.writer = clip, every, top, writer
         self.out = None if out is None else Path(out)
         self.step = 0
-        self._clips: tuple[Any, ...] = tuple(getattr(clip, "clips", (clip,)))
+        self.clips: tuple[Any, ...] = tuple(getattr(clip, "clips", (clip,)))
         # what norm and limit are shown of: the first that looks at the whole gradient
-        whole = [getattr(one, "granularity", "") == "global" for one in self._clips]
+        whole = [getattr(one, "granularity", "") == "global" for one in self.clips]
         self._main = whole.index(True) if any(whole) else 0
         # without the addresses of objects that have no text of their own
-        shown = [re.sub(r"<(?:\w+\.)*(\w+) object at 0x\w+>", r"\1", repr(one)) for one in self._clips]
+        shown = [re.sub(r"<(?:\w+\.)*(\w+) object at 0x\w+>", r"\1", repr(one)) for one in self.clips]
         self._head = {"clips": shown, "whole": any(whole)}
         self._waiting: list[tuple[int, tuple[str, ...], int, Tensor]] = []
         self._detect = SpikeDetector()
@@ -98,14 +99,24 @@ class ClipLog:
         return self.run(entries_of(params), None)
 
     def run(self, entries: Sequence[Entry], target: Any) -> Any:
-        """The work behind `__call__` and `attach`."""
+        """Run the clip and note its report."""
+        with self.noting():
+            return self.clip.run(entries, target)
+
+    @contextmanager
+    def noting(self, *, done: bool = True) -> Iterator[None]:
+        """Note what the clip says inside: its report at the end, or the error it raises.
+
+        Args:
+            done: whether the step's report is there at the end; False where the clip has yet to see the update.
+        """
         try:
-            report = self.clip.run(entries, target)
+            yield
         except NonFiniteGradient as error:
             self._raised(str(error))
             raise
-        self.record()
-        return report
+        if done:
+            self.record()
 
     @property
     def report(self) -> Any:
@@ -192,12 +203,12 @@ class ClipLog:
         }
         spike, usual = self._detect(norm)
         if spike:
-            line |= {"usual": usual, "top": self._largest(norm, names, rest[_PER_CLIP * clips :])}
+            line |= {"usual": usual and _short(usual), "top": self._largest(norm, names, rest[_PER_CLIP * clips :])}
         return line
 
     def _largest(self, whole: float, names: tuple[str, ...], norms: list[float]) -> list[list[Any]]:
         """The largest contributors; where the gradient is not finite, the tensors that are not come first."""
-        order = getattr(self._clips[self._main], "order", 2.0)
+        order = getattr(self.clips[self._main], "order", 2.0)
         sizes = [norm if math.isfinite(norm) else math.inf for norm in norms]
         largest = sorted(range(len(norms)), key=lambda index: -sizes[index])[: self.top]
 

@@ -7,7 +7,7 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ __all__ = ["ClipHistory", "Spike", "SpikeDetector", "plot_clipping", "read_clip_
 
 FILE = "clip.jsonl"
 _TINY = 1e-45
-_INK, _LIGHT, _LIMIT, _ACCENT = "#1f4e79", "#7ba7cf", "#8a8a8a", "#c0504d"
+_INK, _LIGHT, _LIMIT, _ACCENT = "#1f4e79", "#7ba7cf", "#666666", "#c0504d"
 
 
 class SpikeDetector:
@@ -199,6 +199,28 @@ def history_of(head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Cl
     )
 
 
+def join_histories(parts: Sequence[tuple[int, ClipHistory]]) -> ClipHistory:
+    """Histories of several stages as one.
+
+    Args:
+        parts: for each, the number of steps before it, and the history.
+    """
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(history, name) for _, history in parts])
+
+    # a limit that is not one of the whole gradient's norm has no place among norms
+    limits = [history.limit if history.whole else np.full(len(history.limit), math.inf) for _, history in parts]
+    return ClipHistory(
+        clips=list(dict.fromkeys(text for _, history in parts for text in history.clips)),
+        step=np.concatenate([history.step + start for start, history in parts]),
+        limit=np.concatenate(limits),
+        spikes=[replace(spike, step=spike.step + start) for start, history in parts for spike in history.spikes],
+        whole=any(history.whole for _, history in parts),
+        **{name: joined(name) for name in ("norm", "stat", "scale", "share", "skipped")},
+    )
+
+
 def _number(value: float | None, null: float = math.nan) -> float:
     return null if value is None else float(value)
 
@@ -239,8 +261,6 @@ def plot_clipping(history: ClipHistory, path: str | Path, *, title: str = "") ->
     panels = 1 if history.whole else 2
     grid = figure.subplots(panels, 1, sharex=True, squeeze=False, height_ratios=[3, 1][:panels])[:, 0]
     draw_norms(grid[0], history)
-    # inside the axes grows no legend over the curve where spikes stand above it
-    grid[0].legend(frameon=False, fontsize=8.5, ncols=2, loc="upper right")
     name = title or " then ".join(history.clips)
     grid[0].set_title(name if len(name) < 95 else f"{name[:92]}...", loc="left", fontsize=10)
     if panels == 2:
@@ -260,42 +280,34 @@ def plot_clipping(history: ClipHistory, path: str | Path, *, title: str = "") ->
     return Path(path)
 
 
-def draw_norms(axes: Any, history: ClipHistory, *, offset: int = 0, label: bool = True) -> None:
-    """Norms, limits and marks on a logarithmic axis.
-
-    Args:
-        axes: matplotlib's.
-        history: the record.
-        offset: added to the step numbers.
-        label: name the curves for a legend.
-    """
-
-    def named(text: str) -> str | None:
-        return text if label else None
-
-    steps = history.step + offset
-    axes.plot(steps, history.norm, color=_LIGHT, lw=1.0, label=named("gradient norm"), zorder=1)
+def draw_norms(axes: Any, history: ClipHistory) -> None:
+    """Norms, limits and marks on a logarithmic axis of matplotlib's, with a legend."""
+    steps = history.step
+    axes.plot(steps, history.norm, color=_LIGHT, lw=1.0, label="gradient norm", zorder=1)
     limit = np.where(np.isfinite(history.limit), history.limit, np.nan)
     if history.whole and np.isfinite(limit).any():
-        axes.plot(steps, limit, color=_LIMIT, lw=1.4, ls="--", label=named("limit"), zorder=2)
-    if history.whole and history.clipped.any():
-        at = history.clipped & np.isfinite(history.norm)
+        # a limit that applies to spikes only makes no line
+        axes.plot(steps, limit, color=_LIMIT, lw=1.4, ls="--", marker="_", ms=5, mew=1.4, label="limit", zorder=2)
+    at = history.clipped & np.isfinite(history.norm)
+    if history.whole and at.any():
         share = f"clipped ({history.clipped.mean():.1%} of steps)"
-        axes.plot(steps[at], history.norm[at], ".", color=_INK, ms=4, label=named(share), zorder=3)
+        # many marks must not hide the curve
+        size = 4 if at.mean() < 0.1 else 2
+        axes.plot(steps[at], history.norm[at], ".", color=_INK, ms=size, label=share, zorder=3)
     seen = [spike for spike in history.spikes if math.isfinite(spike.norm)]
     if seen:
-        axes.plot(
-            [spike.step + offset for spike in seen], [1.25 * spike.norm for spike in seen], "v", color=_ACCENT, ms=7,
-            label=named(f"spike ({len(seen)})"), zorder=4,
-        )  # fmt: skip
-    gone = np.flatnonzero(history.skipped)
-    for number, index in enumerate(gone):
-        text = named(f"skipped ({len(gone)})") if not number else None
-        axes.axvline(steps[index], color=_ACCENT, lw=1.0, ls=":", label=text, zorder=0)
+        places = [spike.step for spike in seen], [1.25 * spike.norm for spike in seen]
+        axes.plot(*places, "v", color=_ACCENT, ms=7, label=f"spike ({len(seen)})", zorder=4)
+    gone = steps[history.skipped]
+    for number, step in enumerate(gone):
+        text = None if number else f"skipped ({len(gone)})"
+        axes.axvline(step, color=_ACCENT, lw=1.0, ls=":", label=text, zorder=0)
     if (history.norm[np.isfinite(history.norm)] > 0).any():
         axes.set_yscale("log")
         _round_ticks(axes, history.norm, limit if history.whole else ())
     axes.set_ylabel("gradient norm before clipping")
+    # below the axes, where it hides no spike
+    axes.figure.legend(frameon=False, fontsize=8.5, ncols=5, loc="outside lower center")
 
 
 def _round_ticks(axes: Any, *curves: Sequence[float] | np.ndarray) -> None:
@@ -304,6 +316,6 @@ def _round_ticks(axes: Any, *curves: Sequence[float] | np.ndarray) -> None:
     values = np.concatenate([np.asarray(curve, dtype=float) for curve in curves])
     values = values[np.isfinite(values) & (values > 0)]
     narrow = values.max() < 30 * values.min()
-    axes.set_ylim(values.min() / 1.3, values.max() * (2.5 if narrow else 4))
+    axes.set_ylim(values.min() / 1.3, values.max() * 2)
     axes.yaxis.set_major_formatter(LogFormatter())
     axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 1)) if narrow else NullFormatter())

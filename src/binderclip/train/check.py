@@ -25,10 +25,7 @@ def check_stage(stage: Stage) -> None:
     from binderclip import losses, optim
     from binderclip.fit import OPTIMIZERS
 
-    clips = stage.clip if isinstance(stage.clip, list) else [stage.clip]
-    for clip in clips:
-        if isinstance(clip, (str, dict)):
-            _check("clip", clip, optim.METHODS, also=optim.Clip)
+    _check_clip(stage.clip)
     _check("kind", stage.kind, STAGES, given=1)
     _check("loss", stage.loss, losses.METHODS, also=losses.ContrastiveLoss)
     for term in stage.terms:
@@ -41,6 +38,20 @@ def check_stage(stage: Stage) -> None:
         _check_augment(stage.augment)
     if stage.kind == "contrastive" and not stage.data:
         raise ValueError("data: name what to train on, such as data = ['openclipart', 'noto-emoji', 'icons']")
+
+
+def _check_clip(clip: Any) -> None:
+    from binderclip import optim
+    from binderclip.fit.loop import make_clip
+
+    for part in clip if isinstance(clip, list) else [clip]:
+        if isinstance(part, (str, dict)):
+            _check("clip", part, optim.METHODS, also=optim.Clip)
+    try:
+        # a clip is nothing but settings until its first step, so that its values can be checked by making it
+        make_clip(clip)
+    except UsageError as error:
+        raise ValueError(f"clip: {error}") from error
 
 
 def _check_augment(settings: Mapping[str, Any]) -> None:

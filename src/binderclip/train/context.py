@@ -253,7 +253,7 @@ class StageContext:
                 warmup=min(warmup, steps) if warmup >= 1 else warmup,
                 floor=stage.floor,
                 accumulate=stage.accumulate,
-                clip=_clip_or_watch(stage.clip),
+                clip=watchers.clip,
                 ema=average,
                 precision=stage.precision,
                 checkpoint=self.checkpoint(getattr(batches, "data_hash", None)),
@@ -345,7 +345,7 @@ class StageContext:
         )
 
     def folder(self, kind: str) -> Path:
-        """This stage's folder under `RUN/checkpoints` or `RUN/stages`."""
+        """This stage's folder under `RUN/checkpoints`, `RUN/stages` or `RUN/clipping`."""
         return self.out / kind / f"{self.index:02d}-{self.stage.name}"
 
     def _note(self, result: FitResult, watchers: Watchers) -> None:
@@ -375,12 +375,3 @@ class StageContext:
 def _model_in(module: nn.Module) -> ImageTextModel | None:
     """The first image-text model inside a module."""
     return next((inner for inner in module.modules() if isinstance(inner, ImageTextModel)), None)
-
-
-def _clip_or_watch(clip: Any) -> Any:
-    """The recipe's clip, or one that only measures the norm, for the plot."""
-    if clip is not None:
-        return copy.deepcopy(clip)
-    from binderclip.optim import NormClip
-
-    return NormClip(max_norm=float("inf"), observe=True, nonfinite="propagate")

@@ -16,6 +16,7 @@ import torch
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.fit.checkpoint import write_whole
 from binderclip.models import ImageTextModel, load
+from binderclip.optim import ClipHistory, read_clip_log
 from binderclip.train.architecture import build_model
 from binderclip.train.context import StageContext, StageOutcome
 from binderclip.train.distributed import Parallel, World, check_parallel, join_world
@@ -77,8 +78,8 @@ def run(
 
     Args:
         recipe: a recipe, the path of one, or the name of a packaged one.
-        out: the directory; gets `recipe.toml`, `environment.json`, `metrics.jsonl`, `plots/`, `tensorboard/` (where it
-            is installed), `checkpoints/`, `stages/`, `model/` and `summary.json`.
+        out: the directory; gets `recipe.toml`, `environment.json`, `metrics.jsonl`, `plots/`, `clipping/` (what the
+            clip did), `tensorboard/` (where it is installed), `checkpoints/`, `stages/`, `model/` and `summary.json`.
         resume: go on where an earlier call stopped, at whatever point; a directory without anything starts afresh.
         device: where the model runs.
         parallel: `ddp` or `fsdp`, for several processes.
@@ -244,7 +245,10 @@ def _close(result: RunResult, model: ImageTextModel) -> None:
     """Model, plots and summary."""
     out, recipe = result.out, result.recipe
     history, evaluations, boundaries = _joined(result.stages)
-    plots = plot_run(history, evaluations, out / "plots", boundaries=boundaries) if "loss" in history else []
+    plots = []
+    if "loss" in history:
+        clipping = [(start, log) for (start, _), log in zip(boundaries, _clip_logs(result), strict=True) if log]
+        plots = plot_run(history, evaluations, out / "plots", boundaries=boundaries, clipping=clipping)
     environment = json.loads((out / "environment.json").read_text(encoding="utf-8"))
     summary = {
         "recipe": recipe.name,
@@ -270,6 +274,12 @@ def _close(result: RunResult, model: ImageTextModel) -> None:
     model.name = recipe.name
     model.save(out / "model", dtype=recipe.save_dtype)
     write_whole(out / "summary.json", _json(summary))
+
+
+def _clip_logs(result: RunResult) -> list[ClipHistory | None]:
+    """What the clip of each stage noted; None for a stage that took no gradient steps."""
+    folders = [result.out / "clipping" / f"{index:02d}-{stage.name}" for index, stage in enumerate(result.stages)]
+    return [read_clip_log(folder) if folder.is_dir() else None for folder in folders]
 
 
 def _stage_summary(stage: StageOutcome) -> dict[str, Any]:

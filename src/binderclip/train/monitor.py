@@ -84,6 +84,11 @@ class TensorBoard(Callback):
         for name, value in {"loss": record.loss, "lr": record.lr, **record.metrics}.items():
             self.writer.add_scalar(f"{self.prefix}train/{name}", value, record.step)
 
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """One point, as a `ClipLog` gives it; the norm is a figure of the step already."""
+        if self.writer is not None and name != "clip/norm":
+            self.writer.add_scalar(f"{self.prefix}{name}", value, step)
+
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """Add the figures of an evaluation."""
         for name, value in figures.items():

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from binderclip.optim import ClipHistory
+from binderclip.optim.spikes import draw_norms, join_histories
+
 __all__ = ["plot_run"]
 
 _INK, _LIGHT, _ACCENT = "#1f4e79", "#9dbbd8", "#c0504d"
@@ -19,6 +22,7 @@ def plot_run(
     folder: str | Path,
     *,
     boundaries: Sequence[tuple[int, str]] = (),
+    clipping: Sequence[tuple[int, ClipHistory]] = (),
 ) -> list[Path]:
     """Draw what was measured as PNG files.
 
@@ -27,6 +31,7 @@ def plot_run(
         evaluations: measurements, each with `step` and figures such as `openclipart/text_to_image/R@10`.
         folder: gets `loss.png`, `gradient-norm.png`, `scale.png`, `recall.png`, as far as there are figures.
         boundaries: first step and name of each stage, drawn where there are several.
+        clipping: for each log of a clip, the number of steps before it, and what it noted: the limit and the spikes.
 
     Returns:
         The files.
@@ -41,7 +46,9 @@ def plot_run(
     )
     for key, file, label, title, logarithmic in curves:
         values = np.asarray(history.get(key, ()), dtype=float)
-        if np.isfinite(values).any():
+        if key == "grad_norm" and clipping:
+            made.append(_gradient(clipping, folder / file, title, boundaries))
+        elif np.isfinite(values).any():
             clipped = history.get("clip_scale") if key == "grad_norm" else None
             made.append(_curve(values, folder / file, label, title, logarithmic, boundaries, clipped))
     if evaluations:
@@ -91,6 +98,16 @@ def _curve(
     _mark(axes, boundaries)
     if len(axes.lines) > 1:
         axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path)
+    return path
+
+
+def _gradient(
+    clipping: Sequence[tuple[int, ClipHistory]], path: Path, title: str, boundaries: Sequence[tuple[int, str]]
+) -> Path:
+    figure, axes = _axes(title, "gradient norm")
+    draw_norms(axes, join_histories(clipping))
+    _mark(axes, boundaries)
     figure.savefig(path)
     return path
 

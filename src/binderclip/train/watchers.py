@@ -7,7 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from binderclip.fit import FitResult
+from binderclip.fit.loop import make_clip
 from binderclip.models import ImageTextModel
+from binderclip.optim import ClipLog, NormClip
 from binderclip.train.monitor import MetricsFile, ProgressDisplay, TensorBoard
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ __all__ = ["Watchers"]
 
 
 class Watchers:
-    """The callbacks of a stage, and their end in any case."""
+    """The callbacks of a stage, the log of its clip, and their end in any case."""
 
     def __init__(self, context: StageContext, steps: int, latest: Callable[[], ImageTextModel]) -> None:
         self.context, self.steps, self.latest = context, steps, latest
@@ -34,8 +37,18 @@ class Watchers:
             if context.progress:
                 self.display = ProgressDisplay(context.stage.name)
                 self.callbacks.append(self.display)
+        self.clip = self._clip_log()
+
+    def _clip_log(self) -> ClipLog:
+        """The recipe's clip, or one that only measures, with a log in the run directory."""
+        clip = make_clip(self.context.stage.clip)
+        if clip is None:
+            clip = NormClip(max_norm=float("inf"), observe=True, nonfinite="propagate")
+        return ClipLog(clip, out=self.context.folder("clipping"), writer=self.board)
 
     def after_step(self, step: int) -> None:
+        # a loss scaler leaves steps out without asking the clip
+        self.clip.step = step
         every = self.context.recipe.evaluation.every
         if every and step % every == 0 and step < self.steps and self.context.recipe.evaluation.data:
             self.measure(step)
@@ -53,6 +66,10 @@ class Watchers:
             self.display.say(f"step {step}: {shown or 'measured'} ({time.perf_counter() - began:.1f} s)")
         return figures
 
+    def on_end(self, result: FitResult) -> None:
+        # before the board is closed
+        self.clip.flush()
+
     def state_dict(self) -> dict[str, Any]:
         return {"evaluations": json.dumps(self.evaluations)}
 
@@ -60,6 +77,7 @@ class Watchers:
         self.evaluations = json.loads(state["evaluations"])
 
     def close(self) -> None:
+        self.clip.flush()
         for watcher in (self.board, self.display):
             if watcher is not None:
                 watcher.close()
