@@ -170,6 +170,106 @@ def test_order_of_the_parameters_does_not_matter(parameters, name):
         assert_equal(grads_of(params), grads_of(same), 1e-6)
 
 
+# name: its constructor without constants that have a scale; weights are scaled too for the one that looks at them
+EQUIVARIANT = {
+    "zclip": lambda: METHODS["zclip"](max_grad_norm=None, warmup_steps=3, eps=1e-30),
+    "autoclip": lambda: METHODS["autoclip"](50),
+    "adagc": lambda: METHODS["adagc"](lambda_abs=math.inf, warmup_steps=3),
+    "agc": lambda: METHODS["agc"](),
+    "coordinate": lambda: METHODS["coordinate"](),
+}
+
+
+@pytest.mark.parametrize("name", EQUIVARIANT)
+@pytest.mark.parametrize("k", [0.25, 40.0])
+def test_gradients_times_k_come_out_times_k(parameters, name, k):
+    one, other = EQUIVARIANT[name](), EQUIVARIANT[name]()
+    clipped = 0
+    for step in range(8):
+        # every method must have something to clip: the last steps rise
+        size = 1.0 if step < 5 else 9.0**step
+        params, scaled = (parameters(scale=size, seed=step, dtype=torch.float64) for _ in range(2))
+        with torch.no_grad():
+            for p in scaled.values():
+                p.mul_(k)
+                p.grad.mul_(k)
+        clipped += int(one(params.items()).clipped.sum())
+        other(scaled.items())
+        for a, b in zip(grads_of(params), grads_of(scaled), strict=True):
+            torch.testing.assert_close(k * a, b, rtol=1e-5, atol=0)
+    assert clipped
+
+
+@pytest.mark.parametrize("name", ["norm", "value"])
+def test_constant_limits_do_not_scale(parameters, name):
+    params, scaled = parameters(scale=9.0), parameters(scale=90.0)
+    METHODS[name]()(params.items())
+    METHODS[name]()(scaled.items())
+    assert not torch.allclose(10 * params["weight"].grad, scaled["weight"].grad)
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), torch.randn(64, 4)
+
+
+@methods
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_bad_batch_is_skipped_and_a_killed_run_resumes_with_the_same_weights(name, fused, tmp_path):
+    """One training: a NaN batch at step 5 changes nothing and is reported; killed at 7, it goes on exactly."""
+
+    def start():
+        model, batch = network()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=fused)
+        clip = METHODS[name](nonfinite="skip")
+        clip.attach(optimizer, model.named_parameters())
+        return model, batch, optimizer, clip
+
+    def step(model, batch, optimizer, number):
+        optimizer.zero_grad()
+        loss = 10.0 ** (number % 3) * model(batch[number::16]).square().mean()
+        (loss * (math.nan if number == 5 else 1.0)).backward()
+        optimizer.step()
+
+    model, batch, optimizer, clip = start()
+    for number in range(14):
+        before, state = [p.detach().clone() for p in model.parameters()], repr(optimizer.state_dict())
+        step(model, batch, optimizer, number)
+        assert bool(clip.report.skipped) == (number == 5)
+        if number == 5:
+            assert_equal(before, [p.detach() for p in model.parameters()])
+            assert repr(optimizer.state_dict()) == state
+        if number == 6:
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "checkpoint")
+    resumed, batch, other, _ = start()
+    saved = torch.load(tmp_path / "checkpoint", weights_only=True)
+    resumed.load_state_dict(saved["model"])
+    other.load_state_dict(saved["optimizer"])
+    for number in range(7, 14):
+        step(resumed, batch, other, number)
+    assert_equal([p.detach() for p in model.parameters()], [p.detach() for p in resumed.parameters()])
+
+
+@methods
+def test_a_tied_weight_counts_once_in_every_method(parameters, name):
+    once, twice = parameters(scale=4.0), parameters(scale=4.0)
+    first = METHODS[name]()(once.items())
+    second = METHODS[name]()([*twice.items(), ("tied", twice["weight"])])
+    assert_equal(grads_of(once), grads_of(twice))
+    assert_equal([first.norm, first.stat], [second.norm, second.stat])
+
+
+@methods
+def test_half_precision_statistics_are_accumulated_in_float32(parameters, name):
+    params, exact = parameters(scale=4.0, dtype=torch.bfloat16), {}
+    for key, p in params.items():
+        exact[key] = nn.Parameter(p.detach().double())
+        exact[key].grad = p.grad.double()
+    seen, expected = METHODS[name](observe=True)(params.items()), METHODS[name](observe=True)(exact.items())
+    assert seen.stat.dtype == torch.float32
+    assert_equal([seen.stat, seen.scale], [expected.stat.float(), expected.scale.float()], 1e-5)
+
+
 # -- parity with PyTorch --------------------------------------------------------------------------------------------
 
 

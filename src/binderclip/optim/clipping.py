@@ -149,8 +149,6 @@ class Clip:
             NotSupported: a sparse gradient.
             UsageError: it acts on updates, which only an attached clip sees.
         """
-        if self.where == "update":
-            raise UsageError("this clip acts on the optimizer's updates (where='update'): attach(optimizer) it")
         return self.run(entries_of(params), None)
 
     def attach(self, optimizer: Any, names: Iterable[tuple[str, Tensor]] | None = None) -> Attachment:
@@ -179,6 +177,10 @@ class Clip:
             taken: false where the memory must not see this step; None for true.
         """
         self.raise_late()
+        if self.where == "update" and any(entry.update is None for entry in entries):
+            raise UsageError(
+                "this clip acts on the optimizer's updates (where='update'): attach(optimizer) it, unwrapped"
+            )
         chosen = [entry for entry in entries if entry.grad is not None and not self._excluded(entry)]
         if not chosen:
             self.report = empty_report()
