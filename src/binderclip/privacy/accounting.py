@@ -194,19 +194,30 @@ def noise_multiplier_for(
     history = list(spent) if spent is not None else []
     orders = spent.orders if spent is not None else ORDERS
 
-    def excess(log_sigma: float, kind: Accountant = accountant) -> float:
-        ledger = Ledger([*history, (math.exp(log_sigma), sample_rate, steps)], orders=orders)
-        return min(ledger.epsilon(delta, kind), 1e6) - epsilon
+    seen: dict[float, float] = {}
 
-    low, high = math.log(0.3), math.log(0.6)
-    while excess(high, "rdp") > 0:
-        low, high = high, high + math.log(2)
+    def excess(log_sigma: float) -> float:
+        if log_sigma not in seen:
+            ledger = Ledger([*history, (math.exp(log_sigma), sample_rate, steps)], orders=orders)
+            seen[log_sigma] = min(ledger.epsilon(delta, accountant), 1e6) - epsilon
+        return seen[log_sigma]
+
+    high, stride = math.log(0.6), math.log(2)
+    if accountant != "rdp":
+        # it needs a little less noise than the Renyi accountant, which is much faster to ask
+        high = math.log(
+            noise_multiplier_for(epsilon, delta, sample_rate, steps, "rdp", spent=spent, tolerance=tolerance)
+        )
+        stride = 0.1
+    while excess(high) > 0:
+        high += stride
         if high > math.log(1e4):
             raise UsageError(f"no noise keeps {steps} steps at rate {sample_rate} within epsilon {epsilon}: spend less")
-    while excess(low) <= 0 and low > math.log(1e-2):
-        low, high = low - math.log(2), low
-    if excess(low) <= 0:
-        return math.exp(low)
+    low = high - stride
+    while excess(low) <= 0:
+        low, high = low - stride, low
+        if low < math.log(1e-2):
+            return math.exp(high)
     root = brentq(excess, low, high, xtol=tolerance / 4, rtol=1e-9)
     # the root may lie on either side of the budget
     for _ in range(64):

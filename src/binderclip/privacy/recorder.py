@@ -237,7 +237,9 @@ class Recorder(TorchFunctionMode):
 
     def _check_rows(self, grad: Tensor, use: Use) -> None:
         rows = self.positions(grad.reshape(grad.shape[0], -1), use)
-        if bool(rows[self._first_half :].count_nonzero()):
+        second = rows[self._first_half :]
+        # a sample that is not finite has NaN gradients even where nothing comes back to it
+        if bool(((second != 0) & second.isfinite()).any()):
             raise NotSupported(f"the losses of some samples depend on other samples (seen at {use.what}). {COUPLED}")
 
     def _spread(self) -> None:
