@@ -200,9 +200,9 @@ def unroll(
     drive = nn.functional.linear(x, weights[0], bias)
     act = torch.tanh if rnn.nonlinearity == "tanh" else torch.relu
     state = drive.new_zeros(drive.shape[1:]) if initial is None else initial
-    states = []
+    states, back = [], weights[1].T
     for step in drive.unbind(0):
-        state = act(step + state @ weights[1].T)
+        state = act(torch.addmm(step, state, back))
         states.append(state)
     return states
 
