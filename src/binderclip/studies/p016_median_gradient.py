@@ -108,6 +108,13 @@ def _ten_times(table: Table) -> tuple[bool, str]:
     lost = {method: int((table.values(LENGTH, method) > DIMENSION**0.5).sum()) for method in ESTIMATORS}
     ends = ", ".join(f"{method} {count}" for method, count in lost.items())
     text = f"90 % quantiles: {listed}; runs that end farther away than they began: {ends}"
+    away = table.values(LENGTH, "huber") > DIMENSION**0.5
+    if away.any() and table.has(FIRST, "all", ""):
+        first = table.values(FIRST, "all")
+        text += (
+            f" (Huber's began at gradients of norm {first[away].min():.0f} and more, which it leaves by tau mu = .1 a "
+            f"step; the median first norm is {np.median(first):.0f})"
+        )
     return all(10 * values[method] <= theirs for method in MEDIANS), text
 
 
