@@ -274,7 +274,7 @@ def on_devices(values: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tenso
 
 def scaled(grads: Sequence[Tensor], factors: Float[Tensor, "params"]) -> list[Tensor]:
     """Each gradient times its factor, in new tensors of the gradients' dtypes."""
-    products = torch._foreach_mul(grads, on_devices(factors.unbind(), grads))
+    products = torch._foreach_mul(list(grads), on_devices(factors.unbind(), grads))
     # a wider factor widens a product of two 0-dim tensors only
     return [p if p.dtype == grad.dtype else p.to(grad.dtype) for p, grad in zip(products, grads, strict=True)]
 
