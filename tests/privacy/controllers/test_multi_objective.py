@@ -104,7 +104,7 @@ def test_it_settles_at_the_closed_form_minimiser_of_the_clip_loss(scales):
 def test_the_released_sums_and_sensitivities_are_those_of_brute_force():
     x, y = data()
     model, c = net(), 0.8
-    controller = MultiObjectiveClip(c, 0.1, 0.5, bounds=(0.1, 1.1))
+    controller = MultiObjectiveClip(c, 0.1, 0.5, bounds=(0.1, 1.1), every=1)
     grads = per_sample_grads(model, losses, x, y)
     flat = torch.cat([g.flatten(1) for g in grads.values()], dim=1)
     norms = flat.norm(dim=1)
@@ -169,7 +169,7 @@ def test_statistics_are_paid_for_and_the_price_is_the_stated_inflation():
     assert [tuple(e) for e in optimizer.ledger] == [(2.0, 0.5, 1), (pytest.approx(joint), 0.5, 5)]
     assert optimizer.ledger.uncovered == []
     with pytest.warns(UserWarning, match="epsilon does not cover"):
-        _, leaking = trained(MultiObjectiveClip(0.8, 0.1, 0.5, account_for_statistics=False))
+        _, leaking = trained(MultiObjectiveClip(0.8, 0.1, 0.5, every=1, account_for_statistics=False))
     assert len(leaking.ledger.uncovered) == 3
     assert [e.noise_multiplier for e in leaking.ledger] == [1.0]
 

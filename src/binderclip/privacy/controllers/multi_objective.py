@@ -120,6 +120,7 @@ class MultiObjectiveClip(Controller):
         self.clip_norm = float(c0)
         self.history: list[float] = [self.clip_norm]
         self._distortion: float | None = None
+        self._first: list[float] = []
         self._slopes: list[float] = []
         # The direction of the last step, and whose step it was: clients take turns under one controller.
         self._direction: Tensor | None = None
@@ -132,7 +133,7 @@ class MultiObjectiveClip(Controller):
         return 1.0 if self.lr_c == 0 else math.sqrt(1 + 2 / self.statistics_ratio**2)
 
     def statistics(self, stats: PublicStats) -> tuple[Statistic, ...]:
-        """The direction u, the excess, and at the very first the squared excess that scales it."""
+        """The direction u, the excess, and until the first move the squared excess that scales it."""
         # The first step has no update yet that tells the parameters' shapes.
         if self.lr_c == 0 or not stats.update:
             return ()
@@ -157,10 +158,8 @@ class MultiObjectiveClip(Controller):
     def _learn(self, stats: PublicStats) -> None:
         batch = stats.expected_batch_size
         slope = 0.0
-        if "squared excess" in stats.released or self._distortion is None:
-            # A floor, because the noisy value may be anything and a large c0 clips nothing at the start.
-            seen = float(stats.released.get("squared excess", torch.zeros(()))) / batch
-            self._distortion = max(seen, (0.1 * self.c0) ** 2)
+        if self._distortion is None:
+            self._first.append(float(stats.released.get("squared excess", torch.zeros(()))) / batch)
         else:
             excess = max(float(stats.released.get("excess", torch.zeros(()))) / batch, 0.0)
             noise_scale, distortion_scale = self._scales(stats)
@@ -192,6 +191,10 @@ class MultiObjectiveClip(Controller):
 
     def update(self) -> float:
         """Move C along the mean of the slopes since the last move; returns C."""
+        if self._distortion is None and self._first:
+            # One noised value may be anything, so the mean until the first move sets the scale. A floor, because a
+            # large c0 clips nothing at the start.
+            self._distortion = max(sum(self._first) / len(self._first), (0.1 * self.c0) ** 2)
         if self._slopes and self.lr_c > 0:
             slope = sum(self._slopes) / len(self._slopes)
             self.clip_norm = min(max(self.clip_norm - self.lr_c * slope, self.bounds[0]), self.bounds[1])
@@ -210,6 +213,7 @@ class MultiObjectiveClip(Controller):
             "clip_norm": self.clip_norm,
             "history": list(self.history),
             "distortion": self._distortion,
+            "first": list(self._first),
             "slopes": list(self._slopes),
             "direction": self._direction,
             "step": self._step,
@@ -219,6 +223,7 @@ class MultiObjectiveClip(Controller):
         """Put back what `state_dict` gave."""
         self.clip_norm, self.history = float(state["clip_norm"]), list(state["history"])
         self._distortion, self._slopes = state["distortion"], list(state["slopes"])
+        self._first = list(state["first"])
         self._direction, self._step, self._ledger = state["direction"], int(state["step"]), None
 
 

@@ -204,6 +204,9 @@ class RLDPController(Controller):
         assert self.noise_multiplier is not None
         wanted = self.noise_multiplier * math.exp(self.log_sigma)
         self.sigma = self._affordable(wanted, stats)
+        if self.sigma > wanted:
+            # From here the next action starts; else upward actions would have to climb back unseen first.
+            self.log_sigma = math.log(self.sigma / self.noise_multiplier)
         self._before, self._spent = (state, action, utility, spent), len(stats.ledger)
         setting = self._setting()
         assert setting.clip_norms is not None
