@@ -174,7 +174,8 @@ def draw(table: Table, figure: Figure) -> None:
             ax.plot(CHECKPOINTS, np.median(values, 1), marker="o", markersize=4, color=f"C{number}", label=name)
         ax.set(title=metric.split(" of the")[0].capitalize(), xlabel="step of Adam's trajectory", ylabel=label)
     axes[0].set_yscale("symlog", linthresh=0.1)
-    axes[0].legend(fontsize=8)
+    axes[1].set_yscale("symlog", linthresh=0.001)
+    axes[1].legend()
     for number, name in enumerate(("SGD", "SGD clip")):
         metric = "training loss, last 20 steps"
         values = np.stack([table.values(metric, name, f"learning rate {rate:g}") for rate in RATES])

@@ -125,7 +125,8 @@ def _stable_further(table: Table) -> tuple[bool, str]:
     largest = {method: _largest(table, method) for method in METHODS}
     ours = max(largest["AGC .01"], largest["AGC .04"])
     text = ", ".join(f"{method} {rate:g}" for method, rate in largest.items())
-    return ours > 0 and ours >= 2.999 * largest["none"], f"largest learning rate above 60%: {text}"
+    # a baseline that is merely too slow at the smallest rate is given that rate
+    return ours >= 2.999 * max(largest["none"], RATES[0]), f"largest learning rate above 60%: {text}"
 
 
 def _at_least_as_good(table: Table) -> tuple[bool, str]:
@@ -141,12 +142,13 @@ def draw(table: Table, figure: Figure) -> None:
         values = np.stack([table.values("test accuracy", method, _setting(rate)) for rate in RATES])
         ax.plot(RATES, values, ".", color=f"C{number}", alpha=0.6)
         ax.plot(RATES, np.median(values, 1), color=f"C{number}", linewidth=2)
-        ax.axhline(TRAINED, color="0.5", linestyle=":", linewidth=1)
+        ax.axhline(TRAINED, color="0.5", linestyle=":", linewidth=1, label="stable above")
         ax.set_xscale("log")
         ax.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
         ax.minorticks_off()
         ax.set(title=method, xlabel="learning rate", ylim=(0, 1))
     axes[0].set_ylabel("test accuracy")
+    axes[0].legend(handles=axes[0].lines[-1:], loc="upper right")
 
 
 STUDY = Study(
@@ -156,7 +158,8 @@ STUDY = Study(
     protocol=f"NF-ResNet (three blocks of widths 32, 64, 128, scaled weight standardisation, gelu, squeeze-excite, "
     f"SkipInit) on {TRAIN:,} pictures of Fashion-MNIST, {EPOCHS} epochs of batches of {BATCH}, Nesterov momentum 0.9, "
     f"cosine; accuracy on {TEST:,} test pictures. A learning rate counts as stable above 60% in the median over seeds; "
-    "AGC counts by the better of its two settings. A run whose loss is no longer finite ends there.",
+    "AGC counts by the better of its two settings, no clipping by at least the smallest rate. A run whose loss is no "
+    "longer finite ends there.",
     baseline="No clipping; global norm clipping at 1.0.",
     lower_bound="Guessing: 0.10.",
     upper_bound="",
