@@ -13,7 +13,7 @@ from torch import nn
 
 from binderclip import errors
 from binderclip.models import ACTIVATION_GAINS, NFBlock, NFResNet, ScaledActivation, ScaledStdConv2d, expected_stds
-from binderclip.optim import AGC
+from binderclip.optim import AGC, Clip, WeightRatio
 
 
 def rough_(conv, seed=0):
@@ -163,6 +163,27 @@ def test_skip_gain_starts_as_the_shortcut_and_can_leave_zero_under_agc():
     optimizer.step()
     assert 0 < abs(float(block.skip_gain.detach())) <= 1.001e-5
     assert not torch.equal(block(x), x)
+
+
+def test_weight_ratio_limits_every_filter_and_scalar_of_a_block_by_hand():
+    """The rule in `Clip` against the definition, filter by filter; the skip gain of 0 is limited by eps."""
+    torch.manual_seed(0)
+    block = NFBlock(16, 16, group_width=4).double()
+    for parameter in block.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    expected = {}
+    for name, p in block.named_parameters():
+        rows = [(p, p.grad)] if p.squeeze().ndim <= 1 else list(zip(p, p.grad, strict=True))
+        limits = [0.02 * max(float(w.detach().norm()), 1e-3) for w, _ in rows]
+        parts = [g * min(1.0, limit / float(g.norm())) for (_, g), limit in zip(rows, limits, strict=True)]
+        expected[name] = torch.stack(parts).reshape(p.shape)
+    rule = Clip(WeightRatio(0.02), granularity="unit", eps=1e-6, eps_mode="max")
+    rule(block.named_parameters())
+    for name, p in block.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], rtol=1e-9, atol=0)
+    assert abs(float(block.skip_gain.grad)) == pytest.approx(2e-5)
+    with pytest.raises(errors.UsageError, match="clipping must be"):
+        WeightRatio(-1.0)
 
 
 def test_every_parameter_gets_a_gradient_once_the_skip_gains_are_open():
