@@ -220,7 +220,6 @@ class _Watch:
 
     def __init__(self, recorder: Recorder, x: Tensor, what: str) -> None:
         self.recorder, self.x, self.version, self.what = recorder, x.detach(), x._version, what
-        self.original = x
         self.uses: list[Use] = []
         self.builders: list[Callable[[Tensor], Contribution]] = []
 
@@ -242,7 +241,10 @@ class _Watch:
     def _build(self, grad: Tensor) -> Sequence[Contribution]:
         if self.x._version != self.version:
             raise NotSupported(f"the input of {self.uses[0].what} was changed in place after it was used")
-        return [build(grad) for build in self.builders]
+        built = [build(grad) for build in self.builders]
+        # the graph keeps its hooks, and through them the inputs, for as long as the losses live
+        self.x, self.builders = self.x.new_empty(0), []
+        return built
 
     def rows(self, tensor: Tensor) -> Tensor:
         """(B, T, features)."""

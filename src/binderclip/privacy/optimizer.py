@@ -273,15 +273,17 @@ class PrivateOptimizer:
         if self.feedback is not None:
             sums = self.feedback.combine(sums, pending.raw or sums, self.expected_batch_size)
         for parameter, total, noise in zip(self.params, sums, self._noise(), strict=True):
-            parameter.grad = (total if noise is None else total + noise) / self.expected_batch_size
+            # in place: these tensors are ours, and each is as large as the model
+            parameter.grad = (total if noise is None else total.add_(noise)).div_(self.expected_batch_size)
         self._release_all(pending)
         self.inner.step()
         self.ledger.step(
             joint_multiplier([self.rule.multiplier(self.noise_multiplier), *pending.multipliers]), self.sample_rate
         )
         self.steps += 1
-        # a copy: the inner optimizer or the user may change or drop .grad
-        self._update = tuple(p.grad.detach().clone() for p in self.params if p.grad is not None)
+        if type(self.controller) is not Controller:
+            # a copy: the inner optimizer or the user may change or drop .grad
+            self._update = tuple(p.grad.detach().clone() for p in self.params if p.grad is not None)
         self.norms = torch.cat(pending.norms) if pending.norms else None
         self.rule.update(self._released, self.expected_batch_size)
         self._pending = None
@@ -297,7 +299,7 @@ class PrivateOptimizer:
         drawn = torch.randn(sum(p.numel() for p in self.params), generator=self.generator, device=first.device)
         parts = drawn.split([p.numel() for p in self.params])
         return [
-            (part * stds[group]).view_as(p).to(p.dtype)
+            part.mul_(stds[group]).view_as(p).to(p.dtype)
             for part, p, group in zip(parts, self.params, self.groups, strict=True)
         ]
 

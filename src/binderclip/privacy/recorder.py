@@ -110,7 +110,11 @@ class Recorder(TorchFunctionMode):
                 self.constants[id(tensor)] = tensor
 
     def clear(self) -> None:
-        """Forget the last pass."""
+        """Forget the last pass, at once: sources and uses point at each other, and would wait for the collector."""
+        for use in self.uses:
+            use.kept = use.lifted = None
+        for source in self.sources.values():
+            source.uses.clear()
         self.sources, self.constants, self.uses, self._batch = {}, {}, [], None
         self._pass += 1
 
