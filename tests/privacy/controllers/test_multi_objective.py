@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from binderclip.errors import UsageError
 from binderclip.privacy import (
+    Controller,
     MultiObjectiveClip,
     PrivateOptimizer,
     PublicStats,
@@ -204,3 +205,4 @@ def test_bad_settings_are_refused():
         with pytest.raises(UsageError):
             MultiObjectiveClip(**options)
     assert math.isclose(MultiObjectiveClip().inflation, math.sqrt(1.02))
+    assert isinstance(MultiObjectiveClip(), Controller)

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from binderclip.errors import UsageError
 from binderclip.privacy import (
     BudgetSpent,
+    Controller,
     GroupClip,
     Ledger,
     PrivateOptimizer,
@@ -162,6 +163,20 @@ def test_the_reward_is_public_gain_over_epsilon_and_reaches_the_policy():
     assert all(row[0].shape == (controller.state_size,) for row in policy.seen)
     # The state after one action is the state before the next.
     assert all(torch.equal(a[3], b[0]) for a, b in zip(policy.seen, policy.seen[1:], strict=False))
+
+
+def test_the_policy_given_is_the_one_that_acts():
+    """An untrained `SACPolicy` is empty and so has length 0; it must not be taken for none."""
+    random, learned = SACPolicy(11, 3, warmup=100, seed=4), SACPolicy(11, 3, warmup=0, seed=4)
+    found = []
+    for policy in (random, learned):
+        _, _, controller = run(policy)
+        assert isinstance(controller, Controller)
+        assert controller.policy is policy
+        assert len(policy) == len(controller.history) - 1
+        found.append([d.clip_norms for d in controller.history])
+    assert found[0] != found[1]
+    assert random.acted == learned.acted == len(found[0])
 
 
 def test_one_sample_moves_the_noiseless_group_sums_by_at_most_c():

@@ -143,7 +143,10 @@ class RLDPController(Controller):
         self.sigma = 0.0
         self.history: list[Decision] = []
         self.scale, self.seen = RunningScale(), Observation(rule.groups)
-        self.policy: Policy = policy or SACPolicy(self.state_size, rule.groups + 1, seed=seed)
+        # Not `policy or ...`: a policy whose replay memory is empty has length 0.
+        if policy is None:
+            policy = SACPolicy(self.state_size, rule.groups + 1, seed=seed)
+        self.policy: Policy = policy
         self._before: tuple[Tensor, Tensor, float, float] | None = None
         self._spent = 0
 
