@@ -1,124 +1,116 @@
-"""The verdict rules of p009, p017 and p052 on made-up measurements, and the pieces their measurements stand on."""
+"""The verdict rules of the clipping studies on made-up measurements, and the disturbed training itself."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from binderclip.studies import Row, Table, load_study
-from binderclip.studies import p009_temporal_order as p009
-from binderclip.studies import p017_directional_sharpness as p017
-from binderclip.studies import p052_agc as p052
+from binderclip.optim import NormClip
+from binderclip.studies import Row, Table, load_study, spike
 from binderclip.studies.study import decide
 
 
-def of_p009(
-    sgd: float = 0.75, clip: float = 0.02, far: float = 0.75, ours_far: float = 0.05, clip_steps: float = 1200.0
-) -> Table:
-    time = f"batches to an error below 5% (at most {p009.STEPS:,})"
-    rows = []
-    for seed in range(3):
-        errors = {"20-29": (sgd, clip, 0.0), "40-49": (0.75, far, ours_far if seed == 0 else 0.75)}
-        for length, values in errors.items():
-            rows += [Row("final test error", m, v, length, seed) for m, v in zip(p009.METHODS, values, strict=True)]
-        steps = (2000.0, clip_steps, 900.0)
-        rows += [Row(time, m, v, "20-29", seed) for m, v in zip(p009.METHODS, steps, strict=True)]
-    return Table(rows)
-
-
-def of_p017(sgd: float = 6.0, clipped: float = 3.0, adam: float = 1.0, loss: float = 3.9) -> Table:
-    rows = []
-    for seed in range(3):
-        sharp = {"SGD": sgd, "SGD clip": clipped, "Adam": adam, "Adam clip": 0.5}
-        for step in p017.CHECKPOINTS:
-            rows += [Row("directional sharpness", m, v, f"step {step}", seed) for m, v in sharp.items()]
-        final = loss if seed else 4.5
-        for method, value in (("SGD", 4.0), ("SGD clip", final)):
-            rows.append(Row("training loss at the best learning rate", method, value, seed=seed))
-    return Table(rows)
-
-
-def of_p052(agc: float = 0.8, none: float = 0.7, high: float = 0.65) -> Table:
-    accuracies = {
-        "none": (none, 0.1, 0.1, 0.1),
-        "norm 1.0": (0.7, 0.7, 0.1, 0.1),
-        "AGC .01": (0.5, 0.5, 0.5, 0.5),
-        "AGC .04": (agc, high, 0.1, 0.1),
+def p002(spikes: float = 0, ours: float = 0.01, clipped: float = 0.05) -> Table:
+    values = {
+        "none": (40, 2.3, 0.0),
+        "norm 1": (0, 0.02, 0.3),
+        "norm 0.1": (0, 0.1, 1.0),
+        "ZClip": (spikes, ours, clipped),
     }
+    metrics = ("loss spikes", "training loss", "clean steps clipped")
     return Table(
-        Row("test accuracy", method, value, f"learning rate {rate:g}", seed)
+        Row(metric, name, value, "SGD", seed)
         for seed in range(3)
-        for method, values in accuracies.items()
-        for rate, value in zip(p052.RATES, values, strict=True)
+        for name, row in values.items()
+        for metric, value in zip(metrics, row, strict=True)
     )
 
 
-MADE = {"p009": of_p009, "p017": of_p017, "p052": of_p052}
+def p004(scale: float = 0.8, loss: float = 0.01, other_scale: float = 0.8) -> Table:
+    values = {
+        "none": (1.0, 0.1),
+        "global norm 1": (0.09, 0.01),
+        "AdaGC 1.05": (scale, loss),
+        "AdaGC 1.5": (other_scale, 0.01),
+    }
+    metrics = ("scale of the other tensors at disturbed steps", "training loss")
+    return Table(
+        Row(metric, name, value, "", seed)
+        for seed in range(3)
+        for name, row in values.items()
+        for metric, value in zip(metrics, row, strict=True)
+    )
+
+
+def p005(spikes: float = 0, ours: float = 0.3) -> Table:
+    validation = {"none": 2.3, "norm 0.01": 1.7, "norm 0.1": 0.4, "norm 1": 0.3, "norm 10": 0.28}
+    validation |= {"AutoClip 10": ours, "AutoClip 50": 0.3}
+    rows = []
+    for seed in range(3):
+        for name, value in validation.items():
+            rows.append(Row("validation loss", name, value, "SGD", seed))
+            rows.append(Row("loss spikes", name, spikes if name == "AutoClip 10" else 0, "SGD", seed))
+    return Table(rows)
 
 
 @pytest.mark.parametrize(
-    ("paper", "change", "verdict"),
+    ("paper", "table", "verdict"),
     [
-        ("p009", {}, "holds"),
-        ("p009", {"sgd": 0.02}, "not shown at this scale"),
-        ("p009", {"clip": 0.5}, "not shown at this scale"),
-        ("p009", {"ours_far": 0.2}, "not shown at this scale"),
-        ("p009", {"far": 0.05}, "not shown at this scale"),
-        ("p009", {"clip_steps": 1100.0}, "weak"),
-        ("p017", {}, "holds"),
-        ("p017", {"sgd": 4.9}, "not shown at this scale"),
-        ("p017", {"clipped": 3.1}, "not shown at this scale"),
-        ("p017", {"clipped": 0.9}, "not shown at this scale"),
-        ("p017", {"sgd": -1.0, "clipped": -2.0, "adam": -3.0}, "not shown at this scale"),
-        ("p017", {"adam": -1.0}, "holds"),
-        ("p017", {"loss": 4.1}, "weak"),
-        ("p052", {}, "holds"),
-        ("p052", {"high": 0.59}, "not shown at this scale"),
-        ("p052", {"none": 0.81}, "weak"),
-        ("p052", {"none": 0.5, "agc": 0.5, "high": 0.5}, "not shown at this scale"),
+        ("p002", p002(), "holds"),
+        ("p002", p002(clipped=0.2), "weak"),
+        ("p002", p002(spikes=2), "not shown at this scale"),
+        ("p002", p002(ours=0.03), "not shown at this scale"),
+        ("p004", p004(), "holds"),
+        ("p004", p004(other_scale=0.5), "weak"),
+        ("p004", p004(scale=0.5), "not shown at this scale"),
+        ("p004", p004(loss=0.02), "not shown at this scale"),
+        ("p005", p005(), "holds"),
+        ("p005", p005(ours=0.4), "weak"),
+        ("p005", p005(ours=2.0), "not shown at this scale"),
+        ("p005", p005(spikes=3), "not shown at this scale"),
     ],
 )
-def test_each_criterion_can_be_met_and_can_fail(paper: str, change: dict[str, float], verdict: str) -> None:
-    assert decide(load_study(paper).criteria, MADE[paper](**change))[0] == verdict
+def test_each_criterion_can_be_met_and_can_fail(paper, table, verdict):
+    assert decide(load_study(paper).criteria, table)[0] == verdict
 
 
-def test_smart_tanh_starts_as_the_authors_do() -> None:
-    net = p009.Recurrent(0)
-    # h W has 15 entries a row of W; torch keeps its transpose
-    assert ((net.recurrent != 0).sum(0) == 15).all()
-    assert float(torch.linalg.eigvals(net.recurrent.detach()).abs().max()) == pytest.approx(0.95, abs=1e-4)
-    assert float(net.rnn.weight_ih_l0.detach().std()) == pytest.approx(0.01, rel=0.2)
-    assert float(net.head.bias.detach().abs().max()) == 0
+def test_loss_spikes_are_counted_by_their_definition():
+    losses = np.full(120, 0.1)
+    losses[[60, 90]] = 0.6, 0.3  # the second stays below .5
+    run = spike.SpikeRun(losses, 0.0, losses, losses, losses)
+    assert run.spikes == 1
+    assert replace(run, losses=np.full(120, 0.7)).spikes == 0
+    assert run.clean.sum() == 120
+    assert run.final == pytest.approx((0.1 * 49 + 0.3) / 50)
 
 
-def test_the_word_model_looks_only_back_and_starts_at_guessing() -> None:
-    net = p017.WordModel(0)
-    ids = torch.randint(3, p017.WORDS, (4, p017.CONTEXT + 1))
-    assert float(net(ids).detach()) == pytest.approx(math.log(p017.WORDS + 3), rel=0.1)
-    # padding behind a prefix must not change the loss of the prefix
-    short = ids.clone()
-    short[:, 6:] = 0
-    other = short.clone()
-    logits = []
-    net.out.register_forward_hook(lambda module, given, out: logits.append(out[:, :5].detach()))
-    net(short)
-    other[:, 6:] = 17
-    net(other)
-    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-6)
-    captions = p017._captions()
-    assert captions.shape[1] == p017.CONTEXT + 1
-    assert (captions[:, 0] == 1).all()
+@pytest.mark.parametrize("spoil", ["batch", "tensor"])
+def test_only_the_known_steps_are_disturbed_and_all_is_seeded(monkeypatch, spoil):
+    monkeypatch.setattr(spike, "STEPS", 12)
+    monkeypatch.setattr(spike, "SPIKES", (7,))
+    make = spike.SETTINGS["SGD"]
+    plain = spike.train(0, make, NormClip(1e9), spoil="nothing")
+    spoilt, again = (spike.train(0, make, NormClip(1e9), spoil=spoil) for _ in range(2))
+    np.testing.assert_array_equal(spoilt.norms, again.norms)
+    np.testing.assert_array_equal(spoilt.norms[:7], plain.norms[:7])
+    assert spoilt.norms[7] > 3 * plain.norms[7]
 
 
-def test_agc_of_the_study_leaves_the_classifier_alone() -> None:
-    net = p052.network(0)
-    for parameter in net.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    clip = p052.clip_of("AGC .01")
-    assert clip is not None
-    report = clip(net.named_parameters())
-    assert not [name for name in report.names if name.startswith("head.")]
-    assert bool((net.head.weight.grad == 1).all())
-    assert p052.clip_of("none") is None
+def test_scales_are_those_of_the_tensors(monkeypatch):
+    monkeypatch.setattr(spike, "STEPS", 3)
+    limited = spike.train(0, spike.SETTINGS["SGD"], NormClip(1e-2))
+    assert limited.scales.shape == (3, 6)
+    np.testing.assert_allclose(limited.scales[:, 0], 1e-2 / limited.norms, rtol=1e-3)
+    units = spike.train(0, spike.SETTINGS["SGD"], spike.AGC(0.01))
+    assert units.scales.shape == (3, 6)
+    assert (units.scales < 1).any()
+
+
+def test_the_perceptron_leaves_the_global_generator_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    spike.perceptron(0)
+    assert torch.equal(torch.get_rng_state(), before)

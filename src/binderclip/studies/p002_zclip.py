@@ -68,6 +68,8 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_yticks(heights, ALL, fontsize=7)
         ax.grid(axis="y", color="0.9", linewidth=0.6)
         ax.tick_params(axis="x", which="both", labelsize=7)
+    right.set_xticks([0.3, 0.5, 1.0, 2.0], ["0.3", "0.5", "1", "2"])
+    right.set_xticks([], minor=True)
     middle.legend(fontsize=7)
 
 

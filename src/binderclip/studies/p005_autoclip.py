@@ -91,6 +91,8 @@ def draw(table: Table, figure: Figure) -> None:
         left.annotate(f"{spikes:.0f} spikes", (values.max(), height), (6, -3), textcoords="offset points", fontsize=7)
     left.set_yticks(range(len(names)), list(reversed(names)), fontsize=8)
     left.set(xscale="log", xlim=(0.2, 4.5), xlabel="validation loss", title="Three seeds each")
+    left.set_xticks([0.3, 0.5, 1.0, 2.0], ["0.3", "0.5", "1", "2"])
+    left.set_xticks([], minor=True)
     found = spike.run("AutoClip 10", "SGD", 0)
     limits = [np.percentile(found.norms[: step + 1], 10) for step in range(len(found.norms))]
     right.plot(found.norms, ".", markersize=2, color="0.6", label="gradient norm")

@@ -1,3 +1,5 @@
+"""AdaGC and its rule (p004, arXiv 2502.11034)."""
+
 from __future__ import annotations
 
 import copy

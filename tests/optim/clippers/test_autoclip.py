@@ -1,3 +1,5 @@
+"""AutoClip and its rule (p005, arXiv 2007.14469)."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""ZClip and its rule (p002, arXiv 2504.02507)."""
+
 from __future__ import annotations
 
 import math
