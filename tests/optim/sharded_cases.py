@@ -11,14 +11,26 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from binderclip.optim import Clip, NormClip, ValueClip, clip_grad_norm_
+from binderclip.optim import METHODS, AdaGC, AutoClip, Clip, CoordinateClip, NormClip, ValueClip, ZClip, clip_grad_norm_
 
-STEPS = 4
-CASES = {
+STEPS, FEW = 20, 8
+# settings under which 20 steps leave the warm-up and clip; the other methods' defaults do
+SETTINGS = {
     "norm": lambda: NormClip(0.3),
+    "value": lambda: ValueClip(0.02),
+    "zclip": lambda: ZClip(max_grad_norm=None, warmup_steps=4, z_thresh=0.5),
+    "autoclip": lambda: AutoClip(30),
+    "adagc": lambda: AdaGC(warmup_steps=4),
+    "coordinate": lambda: CoordinateClip(0.3),
+}
+CASES = {name: SETTINGS.get(name, make) for name, make in METHODS.items()} | {
+    "coordinate-global": lambda: CoordinateClip(0.3, granularity="global"),
+    "coordinate-group": lambda: CoordinateClip(0.3, granularity="group", groups=lambda name: name.split(".")[-1]),
+    "coordinate-one": lambda: CoordinateClip(1.0),
+    "coordinate-update": lambda: CoordinateClip(0.3, where="update"),
+    "autoclip-tensor": lambda: AutoClip(30, granularity="tensor", window=5),
     "norm-1": lambda: NormClip(0.3, 1.0),
     "norm-inf": lambda: NormClip(0.05, math.inf),
-    "value": lambda: ValueClip(0.02),
     "tensor": lambda: Clip(0.1, granularity="tensor"),
     "unit": lambda: Clip(0.05, granularity="unit"),
     "unit-columns": lambda: Clip(0.05, granularity="unit", unit_dim=1),
@@ -34,26 +46,48 @@ class _DropIn:
         clip_grad_norm_([tensor for _, tensor in params], 0.3)
 
 
-def build():
+def build(dtype):
     torch.manual_seed(0)
     # 5 rows on 2 or 4 processes leave unequal and empty shards
-    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
 
 
-def run(clip, shard):
-    """Weights after a few steps with this clip, and the last report's norm."""
-    model = build()
-    model = shard(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+def whole(tensor):
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone()
+
+
+def run(clip, shard, steps):
+    """Weights after some steps with this clip, the reports' norms, and how many steps clipped anything."""
+    model = shard(build(torch.float64))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     generator = torch.Generator().manual_seed(1)
-    for _ in range(STEPS):
+    if getattr(clip, "where", "") == "update":
+        clip.attach(optimizer, model.named_parameters())
+    norms, clipped = [], 0
+    for step in range(steps):
         batch = torch.randn(7, 6, generator=generator, dtype=torch.float64)
         optimizer.zero_grad()
-        (3 * model(batch).square().sum()).backward()
-        clip(model.named_parameters())
+        ((1 + step % 3) * model(batch).square().sum()).backward()
+        if getattr(clip, "where", "") != "update":
+            clip(model.named_parameters())
         optimizer.step()
-    whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
-    return {"weights": [p.detach() for p in whole], "norm": None if clip.report is None else clip.report.norm}
+        if clip.report is not None:
+            norms.append(clip.report.norm)
+            clipped += bool(clip.report.clipped.any())
+    return {"weights": [whole(p) for p in model.parameters()], "norms": norms, "clipped": clipped}
+
+
+def run_single_steps(clip, shard):
+    """In float32: the clipped gradients of every step, all steps from the same weights."""
+    model = shard(build(torch.float32))
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for step in range(STEPS):
+        model.zero_grad()
+        ((1 + step % 3) * model(torch.randn(7, 6, generator=generator)).square().sum()).backward()
+        clip(model.named_parameters())
+        found.append([whole(p.grad) for p in model.parameters()])
+    return found
 
 
 def shard_all(model):
@@ -76,11 +110,21 @@ def shard_hybrid(model):
     return fully_shard(model, mesh=mesh)
 
 
+def steps_of(name, kind):
+    """20 for every method on a sharded model, fewer for the variants, because each step takes many messages."""
+    return STEPS if name in METHODS and kind == "all" else FEW
+
+
 def main(rank, world, store, out):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     kinds = {"all": shard_all, "mixed": shard_some} | ({"hybrid": shard_hybrid} if world == 4 else {})
-    results = {(name, kind): run(make(), shard) for name, make in CASES.items() for kind, shard in kinds.items()}
-    torch.save(results, f"{out}.{rank}")
+    results = {
+        (name, kind): run(make(), shard, steps_of(name, kind))
+        for name, make in CASES.items()
+        for kind, shard in kinds.items()
+    }
+    single = {name: run_single_steps(CASES[name](), shard_all) for name in METHODS}
+    torch.save((results, single), f"{out}.{rank}")
     dist.destroy_process_group()
 
 

@@ -116,7 +116,8 @@ def _changed(factor: Tensor, found: Measured) -> list[int]:
     """Which tensors have a factor other than 1; one read of the host for all."""
     # NaN is not 1, so that a factor of NaN is multiplied in as torch does
     blocks = factor != 1
-    if len(found.sizes) < len(factor):
+    if any(size != 1 for size in found.sizes):
+        # units, of which an empty shard has none
         ends = torch.tensor(found.sizes, device=blocks.device).cumsum(0)
         total = torch.cat([blocks.new_zeros(1, dtype=torch.int64), blocks.cumsum(0)])[ends]
         blocks = total.diff(prepend=total.new_zeros(1)) > 0

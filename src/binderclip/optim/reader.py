@@ -79,7 +79,7 @@ def measure(
     local = [local_shard(tensor) for tensor in tensors]
     cuts = [shard_dims(tensor) for tensor in (tensors if like is None else like)]
     if granularity == "unit":
-        return _by_unit(tensors, local, cuts, order, unit_dims or [0] * count)
+        return _by_unit(tensors, local, cuts, order, unit_dims or [0] * count, foreach)
     norms = tensor_norms(local, order, foreach=foreach)
     if any(cuts):
         pairs = [tuple((mesh, axis) for mesh, axis, _ in cut) for cut in cuts]
@@ -96,24 +96,49 @@ def measure(
 
 
 def _by_unit(
-    tensors: Sequence[Tensor], local: Sequence[Tensor], cuts: Sequence[Any], order: float, dims: Sequence[int]
+    tensors: Sequence[Tensor],
+    local: Sequence[Tensor],
+    cuts: Sequence[Any],
+    order: float,
+    dims: Sequence[int],
+    foreach: bool,
 ) -> Measured:
     one = [is_one_unit(tensor) for tensor in tensors]
-    norms = [unit_norms(part, order, whole=w, unit_dim=d) for part, w, d in zip(local, one, dims, strict=True)]
-    norms = [part.to(norms[0].device, non_blocking=True) for part in norms]
-    widest = torch.float64 if any(part.dtype == torch.float64 for part in norms) else norms[0].dtype
-    norms = [part.to(widest) for part in norms]
-    # a cut along the units leaves each unit whole; any other cut goes through them
-    through, along = [], []
-    for tensor, cut, whole, unit_dim in zip(tensors, cuts, one, dims, strict=True):
-        units = unit_dim % tensor.ndim if tensor.ndim else 0
-        through.append(tuple((mesh, axis) for mesh, axis, dim in cut if whole or dim != units))
-        along.append(tuple((mesh, axis) for mesh, axis, dim in cut if not whole and dim == units))
-    norms = join_shards(norms, through, order)
-    per_tensor = join_shards([combine(part, order) for part in norms], along, order)
-    together = torch.cat(per_tensor)
+    norms = [torch.empty(0)] * len(local)
+    vectors = [index for index, whole in enumerate(one) if whole]
+    if vectors:
+        # one call for all that are one unit each
+        parts = tensor_norms([local[index] for index in vectors], order, foreach=foreach).split(1)
+        for index, part in zip(vectors, parts, strict=True):
+            norms[index] = part
+    for index, whole in enumerate(one):
+        if not whole:
+            norms[index] = unit_norms(local[index], order, whole=False, unit_dim=dims[index])
+    if len({(part.device, part.dtype) for part in norms}) > 1:
+        widest = torch.float64 if any(part.dtype == torch.float64 for part in norms) else norms[0].dtype
+        norms = [part.to(norms[0].device, widest, non_blocking=True) for part in norms]
+    if any(cuts):
+        # a cut along the units leaves each unit whole; any other cut goes through them
+        through, along = [], []
+        for tensor, cut, whole, unit_dim in zip(tensors, cuts, one, dims, strict=True):
+            units = unit_dim % tensor.ndim if tensor.ndim else 0
+            through.append(tuple((mesh, axis) for mesh, axis, dim in cut if whole or dim != units))
+            along.append(tuple((mesh, axis) for mesh, axis, dim in cut if not whole and dim == units))
+        norms = join_shards(norms, through, order)
     sizes = [len(part) for part in norms]
-    return Measured(combine(together, order)[0], torch.cat(norms), together, sizes, list(range(len(norms))), [])
+    stat = torch.cat(norms)
+    together = _per_tensor(stat, sizes, order)
+    if any(cuts):
+        together = torch.cat(join_shards(list(together.split(1)), along, order))
+    return Measured(combine(together, order)[0], stat, together, sizes, list(range(len(norms))), [])
+
+
+def _per_tensor(stat: Tensor, sizes: Sequence[int], order: float) -> Tensor:
+    """The norm of each tensor from those of its units; in double precision, because one tensor may have very many."""
+    wide = stat if stat.device.type == "mps" else stat.double()
+    lengths = torch.tensor(sizes, device=stat.device)
+    owner = torch.repeat_interleave(lengths, output_size=len(stat))
+    return combine(wide, order, owner, len(sizes)).to(stat.dtype)
 
 
 class Slots:

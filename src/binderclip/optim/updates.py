@@ -79,6 +79,8 @@ class UpdateClips:
             self._undo()
             return
         for move, old, rate in zip(moves, self.old, self.rates, strict=True):
+            if move.update is None:
+                continue
             # exactly zero where nothing was clipped
             cut = _difference(old, move.parameter, rate) - move.update
             move.parameter.add_((cut * rate).to(move.parameter.dtype))
