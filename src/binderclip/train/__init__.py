@@ -2,6 +2,7 @@
 
 from binderclip.train import contrastive as _contrastive
 from binderclip.train import stages_kinds as _stages_kinds
+from binderclip.train import stages_private as _stages_private
 from binderclip.train import stages_second as _stages_second
 from binderclip.train import stages_tower as _stages_tower
 from binderclip.train.architecture import build_model
@@ -45,4 +46,4 @@ __all__ = [
     "register",
     "run",
 ]
-del _contrastive, _stages_kinds, _stages_second, _stages_tower
+del _contrastive, _stages_kinds, _stages_private, _stages_second, _stages_tower

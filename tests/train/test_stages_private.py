@@ -1,0 +1,69 @@
+"""A private head as a stage: within its budget, better than chance, and the towers untouched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from binderclip.errors import UsageError
+from binderclip.models import load
+from binderclip.privacy import Ledger
+from binderclip.train import Recipe, run
+
+
+def recipe(**changes: Any) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": "private",
+        "seed": 1,
+        "model": "small",
+        "data": [{"name": "noto-emoji", "limit": 400}],
+        "batch_size": 80,
+        "epochs": 20,
+        "stage": [{"name": "head", "kind": {"name": "private-head", "epsilon": 4.0}}],
+        "evaluation": {"data": [{"name": "noto-emoji", "limit": 120}]},
+    }
+    return document | changes
+
+
+def test_the_summary_states_a_budget_that_the_accountant_confirms(tmp_path: Path) -> None:
+    result = run(Recipe.from_dict(recipe()), out=tmp_path / "run", progress=False)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    notes = summary["stages"][0]["notes"]
+    assert notes["pictures"] == 400
+    ((sigma, rate, count),) = notes["privacy"]["entries"]
+    assert (rate, count) == (0.2, 100)
+    assert Ledger([(sigma, rate, count)]).epsilon(1e-5) == pytest.approx(notes["privacy"]["epsilon"])
+    assert notes["privacy"]["epsilon"] <= 4.0
+    assert notes["privacy"]["not_covered"]
+    # the commonest class is a fifth of the validation pictures
+    assert notes["accuracy"]["noto-emoji"] > 0.4
+    folder = next((tmp_path / "run" / "stages").glob("00-head"))
+    with safe_open(folder / "head.safetensors", "pt") as file:
+        assert file.get_tensor("weight").shape == (len(json.loads(file.metadata()["classes"])), 384)
+    before, after = load("small").backbone.state_dict(), load(result.out / "model").backbone.state_dict()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_data_without_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has none"):
+        run(
+            Recipe.from_dict(recipe(data=[str(_folder(tmp_path))], evaluation={})), out=tmp_path / "run", progress=False
+        )
+
+
+def _folder(tmp_path: Path) -> Path:
+    from binderclip.data import load_data
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    part = load_data("noto-emoji", "val").subset(range(4))
+    for row in range(4):
+        part[row].image.save(folder / f"{row}.png")
+        (folder / f"{row}.txt").write_text(part.captions[row])
+    return folder
