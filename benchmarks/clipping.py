@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import Row, compare, timed
-from binderclip.optim import AGC, AdaGC, AutoClip, Clip, NormClip, ZClip
+from binderclip.optim import AGC, AdaGC, AutoClip, Clip, NormClip, Scheduled, ZClip
 
 FAR = 1e12
 """A limit that nothing reaches."""
@@ -84,11 +84,12 @@ def _norm(size: str, params: list[nn.Parameter], repeats: int) -> list[Row]:
     read, write = read_time(params, repeats), write_time(params, repeats)
     rows = []
     # clipping must clip at every call, so each limit lies a little below the last
-    ours_limit, theirs_limit = _falling(), _falling()
+    falling, theirs_limit = Clip(Scheduled(lambda step: 0.9 * 0.999**step), eps=1e-6, only_above=False), _falling()
+    free = NormClip(FAR)
     rows.append(
         compare(
             f"norm, nothing clipped, {size}",
-            lambda: NormClip(FAR)(params),
+            lambda: free(params),
             lambda: nn.utils.clip_grad_norm_(params, FAR, foreach=True),
             repeats=repeats,
             speedup=False,
@@ -102,7 +103,7 @@ def _norm(size: str, params: list[nn.Parameter], repeats: int) -> list[Row]:
     rows.append(
         compare(
             f"norm, clipping, {size}",
-            lambda: NormClip(next(ours_limit))(params),
+            lambda: falling(params),
             lambda: nn.utils.clip_grad_norm_(params, next(theirs_limit), foreach=True),
             repeats=repeats,
             speedup=False,
@@ -173,7 +174,7 @@ def _step(size: str, params: list[nn.Parameter], repeats: int) -> list[Row]:
 
 def _blocks(size: str, params: list[nn.Parameter], repeats: int) -> list[Row]:
     """Rules by tensor and by unit against the norm of everything, where nothing is clipped."""
-    read = read_time(params, repeats)
+    read, whole = read_time(params, repeats), NormClip(FAR)
     cases: dict[str, tuple[Clip, float]] = {
         "by tensor": (Clip(FAR, granularity="tensor"), read),
         "by unit": (Clip(FAR, granularity="unit"), read),
@@ -184,7 +185,7 @@ def _blocks(size: str, params: list[nn.Parameter], repeats: int) -> list[Row]:
         compare(
             f"{name}, nothing clipped, {size}",
             lambda clip=clip: clip(params),
-            (lambda: NormClip(FAR)(params)) if name != "AGC" else (lambda: [_norms_of_both(params)]),
+            (lambda: whole(params)) if name != "AGC" else (lambda: _norms_of_both(whole, params)),
             repeats=repeats,
             speedup=False,
             goal="at most 1.3x",
@@ -197,8 +198,8 @@ def _blocks(size: str, params: list[nn.Parameter], repeats: int) -> list[Row]:
     ]
 
 
-def _norms_of_both(params: list[nn.Parameter]) -> None:
-    NormClip(FAR)(params)
+def _norms_of_both(whole: Clip, params: list[nn.Parameter]) -> None:
+    whole(params)
     torch._foreach_norm([p.detach() for p in params])
 
 
@@ -227,7 +228,8 @@ def _agc(size: str, params: list[nn.Parameter], repeats: int) -> list[Row]:
     limit = 2 * read_time(params, repeats)
     rows = []
     for name, clipping in (("half of the units clipped", middle), ("nothing clipped", FAR)):
-        ours: Callable[[], Any] = lambda clipping=clipping: AGC(clipping)(params)  # noqa: E731
+        clip = AGC(clipping)
+        ours: Callable[[], Any] = lambda clip=clip: clip(params)  # noqa: E731
         peers: dict[str, Callable[[], Any]] = {
             "timm.utils.adaptive_clip_grad": lambda clipping=clipping: adaptive_clip_grad(params, clipping),
             "pytorch_optimizer.agc": theirs(clipping),

@@ -160,14 +160,14 @@ class Slots:
         wanted = (tuple(keys), tuple(sizes), device)
         if self._last is not None and self._last[0] == wanted:
             return self._last[1]
-        places: list[int] = []
+        places: list[Tensor] = []
         for key, size in zip(keys, sizes, strict=True):
             start, known = self._start.get(key, (self.capacity, -1))
             if known != size:
                 start, self.capacity = self.capacity, self.capacity + size
                 self._start[key] = (start, size)
-            places.extend(range(start, start + size))
-        self._last = (wanted, torch.tensor(places, dtype=torch.int64, device=device))
+            places.append(torch.arange(start, start + size))
+        self._last = (wanted, torch.cat(places).to(device, non_blocking=True))
         return self._last[1]
 
     def state_dict(self) -> dict[str, Any]:

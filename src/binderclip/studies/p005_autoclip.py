@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +41,7 @@ def smoothness_along(seed: int, clip: Clip | None) -> tuple[np.ndarray, np.ndarr
     params = list(model.parameters())
     optimizer = torch.optim.SGD(params, lr=0.05)
 
-    def flat(tensors: list[Tensor]) -> Tensor:
+    def flat(tensors: Sequence[Tensor]) -> Tensor:
         return torch.cat([tensor.detach().flatten() for tensor in tensors]).double()
 
     norms, smoothness = [], []
