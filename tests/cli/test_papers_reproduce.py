@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from binderclip.cli import app
 from binderclip.errors import UsageError
+from binderclip.papers import papers
 from binderclip.studies import Criterion, Row, Study, run
 
 runner = CliRunner()
@@ -76,11 +77,12 @@ def test_one_study_by_name_prints_bounds_and_stand_ins(tmp_path) -> None:
 
 
 def test_misuse_is_refused() -> None:
+    planned = next(entry.id for entry in papers() if entry.status == "planned")
     for arguments, words in [
         (["reproduce"], "name one paper, or give --all"),
         (["reproduce", "p162", "--all"], "name one paper"),
         (["reproduce", "p162", "--seeds", "a"], "whole numbers"),
-        (["reproduce", "p002"], "no study of p002"),
+        (["reproduce", planned], f"no study of {planned}"),
         (["reproduce", "nonsense words"], "no paper matches"),
     ]:
         found = runner.invoke(app, arguments)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from binderclip.errors import DataError, UsageError
+from binderclip.papers import papers
 from binderclip.studies import Criterion, Row, Study, Table, available, load_study, read, run, run_study, save
 from binderclip.studies.report import markdown, pivot
 from binderclip.studies.study import decide
@@ -102,8 +103,9 @@ def test_a_study_that_cannot_be_imported_fails_with_the_reason(monkeypatch) -> N
 
 
 def test_misuse_is_named(tmp_path) -> None:
-    with pytest.raises(UsageError, match="no study of p002 yet"):
-        run_study("p002")
+    planned = next(entry.id for entry in papers() if entry.status == "planned")
+    with pytest.raises(UsageError, match=f"no study of {planned} yet"):
+        run_study(planned)
     with pytest.raises(UsageError, match="at least one seed"):
         run_study("p162", [])
     with pytest.raises(UsageError, match="must be essential"):

@@ -176,8 +176,8 @@ def draw(table: Table, figure: Figure) -> None:
 STUDY = Study(
     paper="p003",
     claim="A soft actor-critic that sets clip norms and noise while it trains is at least as good as random actions "
-    "and as the median constant, and never overspends. (Beating the best constant is not claimed: 60 actions are too "
-    "few to learn reliably, and the paper's 71% speed-up is not reproduced.)",
+    "and as the median constant, and never overspends. Beating the best constant is not claimed: 60 actions are too "
+    "few to learn reliably, and the paper's 71% speed-up is not reproduced.",
     protocol="scikit-learn's digits (1,100 private, 300 public, 397 test pictures), a 64-32-10 network whose two "
     "layers are the clip groups, Poisson rate 0.1, 240 steps of Adam (lr 0.005), an action every 4 steps, delta 1e-5 "
     "by RDP with whole orders. Constants 0.2, 1 and 5; the controllers and the linear schedule start around 1. "
