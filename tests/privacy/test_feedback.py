@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from binderclip.errors import CheckpointError, UsageError
-from binderclip.privacy import DiceFeedback, DiceSGD, FlatClip, PrivateOptimizer
+from binderclip.privacy import AdaptiveClip, DiceFeedback, DiceSGD, FlatClip, PrivateOptimizer, train_softmax_head
 
 
 def sums(step: int, clip: float) -> tuple[Tensor, Tensor]:
@@ -26,6 +26,9 @@ def test_released_updates_and_the_last_error_add_up_to_the_raw_gradients() -> No
     for step in range(50):
         clipped, raw = sums(step, 0.5)
         v = feedback.combine([clipped], [raw], 10.0)[0] / 10
+        # what makes it more than bookkeeping: a clipped copy of the error goes out with the gradient
+        fed = error * min(1.0, 0.7 / float(error.norm().clamp(min=1e-12)))
+        torch.testing.assert_close(v, clipped / 10 + fed, rtol=0, atol=1e-12)
         # the other form of the update of e
         error = error + raw / 10 - v
         given, raw_total = given + v, raw_total + raw / 10
@@ -102,6 +105,30 @@ def test_noise_never_enters_the_error_and_follows_the_larger_sensitivity() -> No
     assert optimizer.feedback.error is not None
     assert all(float(e.norm()) == 0 for e in optimizer.feedback.error)
     assert float(model.weight.grad.std()) == pytest.approx(2 * math.sqrt(0.25 + 2) / 5, rel=0.02)
+
+
+def test_a_rule_that_pays_for_its_count_out_of_the_same_sigma_keeps_its_larger_noise() -> None:
+    # sigma 2 shared between a count of noise 1.25 (multiplier 2.5) and the gradient: (2^-2 - 2.5^-2)^(-1/2) = 10 / 3
+    def rule() -> AdaptiveClip:
+        return AdaptiveClip(0.5, unclipped_num_std=1.25)
+
+    model = nn.Linear(300, 100)
+    optimizer = PrivateOptimizer(
+        torch.optim.SGD(model.parameters(), lr=0.1), rule(), 2.0, 5, model=model, sample_rate=0.1,
+        feedback=DiceFeedback(1.0), generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    optimizer.step()
+    expected = 10 / 3 * math.sqrt(0.25 + 2)
+    assert float(model.weight.grad.std()) == pytest.approx(expected / 5, rel=0.02)
+    ((sigma, _, _),) = optimizer.ledger.entries
+    assert sigma == pytest.approx(2.0)
+    # rows without any gradient: the step is the noise alone
+    run = train_softmax_head(
+        torch.zeros(4, 20_000), torch.zeros(4, dtype=torch.long), 2, rule=rule(), noise_multiplier=2.0,
+        sample_rate=1.0, steps=1, lr=1.0, feedback=DiceFeedback(1.0), bias=False,
+    )  # fmt: skip
+    assert float(run.weight.std()) == pytest.approx(expected / 4, rel=0.02)
+    assert run.ledger.entries[0].noise_multiplier == pytest.approx(2.0)
 
 
 def test_bad_settings_and_states() -> None:

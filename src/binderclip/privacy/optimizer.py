@@ -292,7 +292,8 @@ class PrivateOptimizer:
         """Drawn as one flat vector, cut into the parameters' shapes."""
         stds = list(self.rule.noise_stds(self.noise_multiplier))
         if self.feedback is not None and self.noise_multiplier:
-            stds = [self.noise_multiplier * self.feedback.sensitivity(self.rule.sensitivity)]
+            # the rule's multiplier is what the ledger gets: above the given one where a statistic is paid from it
+            stds = [self.rule.multiplier(self.noise_multiplier) * self.feedback.sensitivity(self.rule.sensitivity)]
         if not any(stds):
             return [None] * len(self.params)
         first = self.params[0]

@@ -170,7 +170,7 @@ def train_softmax_head(
             spent.append(statistic.multiplier)
         if feedback is not None:
             total = feedback.combine([total], [residual.T @ x[rows]], expected)[0]
-            std = noise_multiplier * feedback.sensitivity(rule.sensitivity) if noise_multiplier else 0.0
+            std = rule.multiplier(noise_multiplier) * feedback.sensitivity(rule.sensitivity)
         if std:
             total = total + std * torch.randn(total.shape, generator=generator)
         weight -= lr * total / expected
