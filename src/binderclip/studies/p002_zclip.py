@@ -45,13 +45,8 @@ def _rarely(table: Table) -> tuple[bool, str]:
 def draw(table: Table, figure: Figure) -> None:
     """Losses over one run, and all clippers side by side."""
     left, middle, right = figure.subplots(1, 3, width_ratios=[1.3, 1, 1])
-    for number, name in enumerate(("none", "norm 1", "norm 0.1", "ZClip")):
-        losses = spike.run(name, "SGD", 0).losses
-        smooth = np.convolve(losses, np.ones(10) / 10, mode="valid")
-        left.plot(np.arange(9, len(losses)), smooth, label=name, color=f"C{number}", linewidth=1)
-    for step in spike.SPIKES:
-        left.axvline(step, color="0.85", linewidth=0.8, zorder=0)
-    left.set(yscale="log", xlabel="step (grey: disturbed)", ylabel="training loss, mean of 10", title="SGD, seed 0")
+    shown = ("none", "norm 1", "norm 0.1", "ZClip")
+    spike.draw_losses(left, {name: spike.run(name, "SGD", 0) for name in shown}, "SGD, seed 0")
     left.legend(fontsize=7)
     heights = np.arange(len(ALL))[::-1]
     for number, setting in enumerate(spike.SETTINGS):
@@ -82,7 +77,7 @@ STUDY = Study(
     "is multiplied by 30. ZClip without its constant cap. A loss spike is a loss above .5 and above the running median "
     "by 8 (median deviations + .001).",
     baseline="No clipping; norms fixed at 1 and .1; the other clippers with the same runs.",
-    lower_bound="Guessing: a loss of 2.30.",
+    lower_bound=spike.GUESSING,
     upper_bound="",
     measure=measure,
     criteria=(

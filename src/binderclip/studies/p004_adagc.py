@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from binderclip.optim import AdaGC, Clip, NormClip
-from binderclip.studies.spike import SETTINGS, SPIKES, SpikeRun, train
+from binderclip.studies.spike import GUESSING, SETTINGS, SPIKES, SpikeRun, draw_losses, train
 from binderclip.studies.study import Criterion, Row, Study, Table
 from binderclip.studies.threads import one_thread
 
@@ -79,18 +79,7 @@ def draw(table: Table, figure: Figure) -> None:
     left.set_xticks(range(len(names)), names, fontsize=8)
     left.set(ylabel="mean factor", ylim=(0, 1.35), title="What clipping does to healthy gradients")
     left.legend(fontsize=7, loc="upper center")
-    for number, name in enumerate(names):
-        losses = run(name, 0).losses
-        right.plot(
-            np.arange(9, len(losses)),
-            np.convolve(losses, np.ones(10) / 10, "valid"),
-            label=name,
-            color=f"C{number}",
-            lw=1,
-        )
-    for step in SPIKES:
-        right.axvline(step, color="0.85", linewidth=0.8, zorder=0)
-    right.set(yscale="log", xlabel="step (grey: disturbed)", ylabel="training loss, mean of 10", title="Seed 0")
+    draw_losses(right, {name: run(name, 0) for name in names}, "Seed 0")
     right.legend(fontsize=7)
 
 
@@ -102,7 +91,7 @@ STUDY = Study(
     "..., 525 the gradient of the middle weight matrix alone becomes 100 times itself plus noise of deviation .05. "
     "AdaGC with its published settings, and with 1.5 in place of 1.05.",
     baseline="No clipping, and the whole gradient clipped to norm 1.",
-    lower_bound="Guessing: a loss of 2.30.",
+    lower_bound=GUESSING,
     upper_bound="A scale of 1: healthy tensors untouched.",
     measure=measure,
     criteria=(

@@ -110,7 +110,7 @@ STUDY = Study(
     "225, ..., 525), percentiles 10 and 50. For information, 300 undisturbed steps of plain SGD: correlation of the "
     "gradient norm with ||g(x') - g(x)|| / ||x' - x|| on the same batch.",
     baseline="No clipping, and norms fixed at .01, .1, 1 and 10.",
-    lower_bound="Guessing: a loss of 2.30.",
+    lower_bound=spike.GUESSING,
     upper_bound="The best fixed norm, chosen on the validation loss itself.",
     measure=measure,
     criteria=(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.optim import StableSPAM, quantized_linear
-from binderclip.studies.spike import BATCH, SPIKES, SpikeRun, digits, train
+from binderclip.studies.spike import BATCH, GUESSING, SpikeRun, digits, draw_losses, train
 from binderclip.studies.study import Criterion, Row, Study, Table
 from binderclip.studies.threads import one_thread
 
@@ -125,14 +125,7 @@ def draw(table: Table, figure: Figure) -> None:
     axes[0].set(yscale="log", ylabel="training loss, last 50 steps")
     axes[1].set(yscale="log", ylabel="largest / median")
     axes[0].legend()
-    for number, method in enumerate(("Adam", "Stable-SPAM")):
-        losses = spiked(method, 0).losses
-        smooth = np.convolve(losses, np.ones(10) / 10, "valid")
-        axes[2].plot(np.arange(9, len(losses)), smooth, label=method, color=f"C{number}", lw=1)
-    for step in SPIKES:
-        axes[2].axvline(step, color="0.85", linewidth=0.8, zorder=0)
-    axes[2].set(yscale="log", xlabel="step (grey: disturbed)", ylabel="training loss, mean of 10",
-                title="Spike study, seed 0")  # fmt: skip
+    draw_losses(axes[2], {method: spiked(method, 0) for method in ("Adam", "Stable-SPAM")}, "Spike study, seed 0")
 
 
 STUDY = Study(
@@ -144,7 +137,7 @@ STUDY = Study(
     "shuffled labels and 30 times the loss) at .01. Settings of the authors' 4-bit scripts; a reset of the moments "
     "every 500 steps, which falls in the spike study only.",
     baseline="Adam at the same learning rate.",
-    lower_bound="Guessing: a loss of 2.30.",
+    lower_bound=GUESSING,
     upper_bound="",
     measure=measure,
     criteria=(

@@ -7,10 +7,10 @@ Runs are cached, so that the studies of several papers share them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -21,12 +21,29 @@ from binderclip.optim import AGC, AdaGC, AutoClip, Clip, CoordinateClip, NormCli
 from binderclip.studies.study import Row
 from binderclip.studies.threads import one_thread
 
-__all__ = ["CLIPPERS", "SETTINGS", "SPIKES", "SpikeRun", "digits", "perceptron", "run", "spike_rows", "train"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = [
+    "CLIPPERS",
+    "GUESSING",
+    "SETTINGS",
+    "SPIKES",
+    "SpikeRun",
+    "digits",
+    "draw_losses",
+    "perceptron",
+    "run",
+    "spike_rows",
+    "train",
+]
 
 STEPS, BATCH, TRAIN = 600, 32, 1400
 SPIKES = tuple(range(150, 526, 75))
 """The disturbed steps, counted from 0."""
 FACTOR = 30.0
+GUESSING = "Guessing: a loss of 2.30."
+"""The lower bound of every study on digits."""
 SETTINGS: dict[str, Callable[[Iterable[Tensor]], torch.optim.Optimizer]] = {
     "SGD": lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9),
     "Adam": lambda params: torch.optim.Adam(params, lr=3e-3),
@@ -197,3 +214,19 @@ def spike_rows(clippers: Iterable[str], settings: Iterable[str], seed: int) -> l
                 Row("mean scale of clean steps", name, float(found.scales[found.clean].mean()), setting),
             ]
     return rows
+
+
+def draw_losses(ax: Axes, runs: Mapping[str, SpikeRun], title: str) -> None:
+    """Training losses over the steps, smoothed, with the disturbed steps in grey.
+
+    Args:
+        ax: where to draw.
+        runs: by their names in the legend.
+        title: above the axes.
+    """
+    for number, (name, found) in enumerate(runs.items()):
+        smooth = np.convolve(found.losses, np.ones(10) / 10, "valid")
+        ax.plot(np.arange(9, len(found.losses)), smooth, label=name, color=f"C{number}", linewidth=1)
+    for step in SPIKES:
+        ax.axvline(step, color="0.85", linewidth=0.8, zorder=0)
+    ax.set(yscale="log", xlabel="step (grey: disturbed)", ylabel="training loss, mean of 10", title=title)
