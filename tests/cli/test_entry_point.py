@@ -204,6 +204,13 @@ def test_evaluate_writes_what_it_prints(program: Command, tmp_path: Path) -> Non
     assert json.loads((tmp_path / "figures.json").read_text()) == found
 
 
+@pytest.mark.parametrize(("data", "split"), [("photographs", "test"), ("openmoji", "shift")])
+def test_evaluate_takes_held_out_pictures_unless_told(command: Command, data: str, split: str) -> None:
+    words = ("evaluate", "small", "--data", data, "--limit", 4, "--json")
+    assert command(*words).json()["split"] == split
+    assert command(*words, "--split", "all").json()["split"] == "all"
+
+
 @pytest.fixture(scope="module")
 def trained(program: Command, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("train")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from binderclip.data import list_data, load_data
+from binderclip.data import held_out_split, list_data, load_data
 from binderclip.errors import UsageError
 
 
@@ -52,3 +52,24 @@ def test_a_function_wins_over_the_module_of_the_same_name() -> None:
     assert all(getattr(room, name) is not None for name in room.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         room.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("spec", "split"),
+    [
+        ("noto-emoji", "test"),
+        ("packs", "test"),
+        ("openclipart, icons", "test"),
+        ("openmoji", "shift"),
+        ("digits", "test"),
+        ("a-{00..01}.tar", None),
+    ],
+)
+def test_the_held_out_split_of_a_named_set_is_known(spec: str, split: str | None) -> None:
+    assert held_out_split(spec) == split
+
+
+def test_a_folder_has_no_held_out_split_and_two_names_are_refused(tmp_path: Path) -> None:
+    assert held_out_split(str(tmp_path)) is None
+    with pytest.raises(UsageError, match="one by one"):
+        held_out_split("openmoji,noto-emoji")

@@ -24,7 +24,7 @@ def evaluate(
             "`textile`."
         ),
     ] = "openclipart",
-    split: Annotated[str | None, typer.Option(help="Split of a named set [default: its test split].")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a named set, or `all` [default: the held-out one].")] = None,
     templates: Annotated[str, typer.Option("--templates", "-t", help="Sentences around a class name.")] = "simple",
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many pictures.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures to this JSON file.")] = None,
@@ -42,12 +42,13 @@ def evaluate(
     if out:
         writable_path(out)
 
-    from binderclip.data import load_data
+    from binderclip.data import held_out_split, load_data
     from binderclip.evaluate import evaluate_model
     from binderclip.models import load, resolve_templates
 
     sentences = resolve_templates(templates)
-    samples = load_data(data, split=split)
+    split = held_out_split(data) if split is None else split
+    samples = load_data(data, split=None if split == "all" else split)
     clip = load(model, device=device, dtype=dtype)
     result = evaluate_model(clip, samples, templates=sentences, batch_size=batch_size, limit=limit)
     document = {"model": model, "data": data, "split": split, **result.as_dict()}
@@ -56,7 +57,8 @@ def evaluate(
     if json:
         print_json(document)
     else:
-        print_table(f"{model} on {data}: {result.count} pictures", ("measure", "value"), result.rows())
+        part = f", split {split}" if split else ""
+        print_table(f"{model} on {data}{part}: {result.count} pictures", ("measure", "value"), result.rows())
     warn_skipped(result.skipped)
 
 

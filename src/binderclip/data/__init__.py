@@ -21,7 +21,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "fill": ("FILLS", "Fill", "gaussian_blur"),
     "folder": ("load_folder",),
     "images": ("ImageSource", "MAX_PIXELS", "composite", "list_images", "open_image", "to_tensor"),
-    "loading": ("list_data", "load_data"),
+    "loading": ("held_out_split", "list_data", "load_data"),
     "moments": ("Moments",),
     "packs": ("PACKS", "load_packs", "pack_hash"),
     "sample": ("Batch", "Collate", "Sample", "Skipped", "collate", "fit_square"),

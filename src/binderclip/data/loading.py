@@ -63,6 +63,28 @@ def load_data(
     return join([_load_one(part, split, mode, background, size_hint) for part in parts])
 
 
+def held_out_split(spec: str) -> str | None:
+    """The split of a named set that no bundled model was trained on: "test", for `openmoji` "shift".
+
+    Args:
+        spec: as for `load_data`.
+
+    Returns:
+        None where there are no splits to choose from: a folder, or shards.
+
+    Raises:
+        UsageError: joined sets whose held-out splits have different names.
+    """
+    spec = str(spec).strip()
+    names = [part.strip() for part in spec.split(",") if part.strip()]
+    if _is_shards(spec) or Path(spec).exists() or not set(names) <= set(list_data()):
+        return None
+    found = {"shift" if name == "openmoji" else "test" for name in names}
+    if len(found) > 1:
+        raise UsageError(f"{spec}: openmoji's held-out split is 'shift', the others' is 'test': name them one by one")
+    return found.pop() if found else None
+
+
 def _is_shards(spec: str) -> bool:
     path = spec.split("?")[0].rstrip("}")
     return path.endswith((".tar", ".tar.gz", ".tgz")) or spec.startswith("pipe:") or "::" in spec
