@@ -206,6 +206,22 @@ def test_noise_has_the_promised_deviation_and_an_empty_batch_counts(noise):
     assert optimizer.ledger.epsilon(1e-5) == pytest.approx(Ledger([(2.0, 0.1, 40)]).epsilon(1e-5), rel=1e-9)
 
 
+def test_without_a_generator_the_noise_does_not_follow_torchs_seed():
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = mlp()
+        state = torch.get_rng_state()
+        optimizer = LipschitzOptimizer(
+            torch.optim.SGD(model.parameters(), lr=0.0), model, noise_multiplier=2.0, expected_batch_size=5,
+            sample_rate=0.1,
+        )  # fmt: skip
+        optimizer.step()
+        assert torch.equal(torch.get_rng_state(), state)
+        drawn.append(model[1].weight.grad)
+    assert not torch.equal(*drawn)
+
+
 def test_one_sample_moves_the_noiseless_sum_by_at_most_the_bound():
     torch.manual_seed(5)
     model = mlp()

@@ -164,6 +164,32 @@ def test_a_canary_is_found_without_privacy_and_not_with_it() -> None:
 def test_the_adaptive_default_is_the_quantile_rule() -> None:
     net = nn.Linear(5, 3)
     parts = make_private(
-        net, torch.optim.SGD(net.parameters(), 0.1), DATA, batch_size=8, noise_multiplier=1.0, clipping="adaptive"
-    )
+        net, torch.optim.SGD(net.parameters(), 0.0), DATA, batch_size=64, noise_multiplier=0.0, max_grad_norm=0.7,
+        clipping="adaptive",
+    )  # fmt: skip
     assert isinstance(parts.optimizer.rule, AdaptiveClip)
+    # without noise the count is exact, and the closed-form norm of a softmax layer says what it must be
+    residual = net(X).softmax(1) - F.one_hot(Y, 3)
+    norms = residual.norm(dim=1) * (X.square().sum(1) + 1).sqrt()
+    norm = 0.7
+    for _ in range(3):
+        parts.optimizer.backward(F.cross_entropy(net(X), Y, reduction="none"))
+        parts.optimizer.step()
+        norm *= math.exp(-0.2 * (float((norms <= norm).double().mean()) - 0.5))
+        assert parts.optimizer.rule.clip_norms[0] == pytest.approx(norm)
+
+
+def test_without_a_seed_noise_and_batches_do_not_follow_torchs_seed_and_leave_it_alone() -> None:
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        state = torch.get_rng_state()
+        net = torch.nn.utils.skip_init(nn.Linear, 5, 3)
+        parts = make_private(
+            net, torch.optim.SGD(net.parameters(), 0.1), DATA, batch_size=32, noise_multiplier=1.0, check="never"
+        )
+        parts.optimizer.step()
+        assert torch.equal(torch.get_rng_state(), state)
+        drawn.append((net.weight.grad, list(parts.data_loader.batch_sampler)))  # type: ignore[arg-type]
+    assert not torch.equal(drawn[0][0], drawn[1][0])
+    assert drawn[0][1] != drawn[1][1]

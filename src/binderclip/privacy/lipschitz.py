@@ -15,6 +15,7 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.models.lipschitz import BoundedInput, ClipLogitGradient, lipschitz_rule
 from binderclip.privacy.accounting import Ledger, joint_multiplier
 from binderclip.privacy.rules import SensitivityRule
+from binderclip.privacy.sampling import unseeded_generator
 
 __all__ = [
     "GradientBounds",
@@ -202,7 +203,7 @@ class LipschitzOptimizer:
         sample_rate: probability of each sample to be in one.
         loss_constant: of the loss, see `privacy.loss_constant`.
         noise: "per-layer" or "global", see `LipschitzBound`.
-        generator: of the noise; seeded noise is for experiments, not for a release.
+        generator: of the noise; default: one that the system seeds. Seeded noise is for experiments, not for a release.
         ledger: to write into; default a new one.
 
     Raises:
@@ -238,7 +239,8 @@ class LipschitzOptimizer:
         self.optimizer, self.model = optimizer, model
         self.noise_multiplier, self.expected_batch_size = float(noise_multiplier), float(expected_batch_size)
         self.sample_rate, self.loss_constant, self.noise = float(sample_rate), float(loss_constant), noise
-        self.generator, self.ledger = generator, Ledger() if ledger is None else ledger
+        self.generator = generator or unseeded_generator(next(model.parameters()).device)
+        self.ledger = Ledger() if ledger is None else ledger
         model.project()
         self.rule = self._rule(verify=True)
         self._pending: tuple[float, float] | None = None
@@ -255,8 +257,7 @@ class LipschitzOptimizer:
             gradient = torch.zeros_like(p) if p.grad is None else p.grad
             if std > 0:
                 # drawn where the generator lives: a CPU generator can't fill a GPU tensor
-                device = p.device if self.generator is None else self.generator.device
-                unit = torch.randn(p.shape, generator=self.generator, device=device, dtype=p.dtype)
+                unit = torch.randn(p.shape, generator=self.generator, device=self.generator.device, dtype=p.dtype)
                 gradient = gradient + std * unit.to(p.device)
             p.grad = gradient / self.expected_batch_size
         self.optimizer.step()
@@ -302,7 +303,7 @@ class LipschitzOptimizer:
         limit = self._last_clip().limit
         if not 0 < quantile < 1 or not multiplier > 0:
             raise UsageError(f"quantile must be in (0, 1), multiplier above 0; got {quantile} and {multiplier}")
-        noise = float(torch.randn((), generator=self.generator)) * multiplier
+        noise = float(torch.randn((), generator=self.generator, device=self.generator.device)) * multiplier
         share = (float((norms < limit).sum()) + noise) / self.expected_batch_size
         coming = min(limit * math.exp(-rate * (share - quantile)), self.loss_constant)
         self._pending = (multiplier, coming)

@@ -21,6 +21,7 @@ from binderclip.privacy.ghost import unusable
 from binderclip.privacy.recorder import Recorder
 from binderclip.privacy.refusals import refuse_loss
 from binderclip.privacy.rules import SensitivityRule, as_rule
+from binderclip.privacy.sampling import unseeded_generator
 from binderclip.privacy.statistic import PrivateBatch, Statistic
 
 __all__ = ["PrivateOptimizer"]
@@ -61,8 +62,8 @@ class PrivateOptimizer:
         feedback: such as `DiceFeedback`.
         controller: chooses clip norms and noise before each step.
         ledger: to go on with; default: a new one.
-        generator: of the noise alone, so that the data order does not depend on it. A seeded one is for experiments:
-            a release needs a secure source of randomness, which is out of scope here.
+        generator: of the noise alone, so that the data order does not depend on it; default: one that the system seeds.
+            A seeded one is for experiments: a release needs a secure source of randomness, which is out of scope here.
         check: "first" verifies on the first batch that no sample's loss depends on another sample; "always", "never".
 
     Raises:
@@ -102,8 +103,7 @@ class PrivateOptimizer:
         self.sample_rate = float(sample_rate)
         self.feedback, self.controller = feedback, controller or Controller()
         self.ledger = ledger if ledger is not None else Ledger()
-        device = self.params[0].device
-        self.generator = generator or torch.Generator(device).manual_seed(torch.seed() % 2**63)
+        self.generator = generator or unseeded_generator(self.params[0].device)
         self.check = check
         self.steps = 0
         self.norms: Float[Tensor, "B J"] | None = None

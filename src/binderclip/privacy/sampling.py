@@ -11,7 +11,14 @@ from torch.utils.data import Dataset, Sampler, default_collate
 
 from binderclip.errors import UsageError
 
-__all__ = ["PoissonSampler", "collate_with_empty"]
+__all__ = ["PoissonSampler", "collate_with_empty", "unseeded_generator"]
+
+
+def unseeded_generator(device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that the system seeds; torch's global one is neither read nor changed."""
+    generator = torch.Generator(device)
+    generator.seed()
+    return generator
 
 
 class PoissonSampler(Sampler[list[int]]):
