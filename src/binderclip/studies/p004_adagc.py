@@ -54,7 +54,8 @@ def _confined(method: str) -> Callable[[Table], tuple[bool, str]]:
         ours, whole = (
             table.values("scale of the other tensors at disturbed steps", name) for name in (method, "global norm 1")
         )
-        return bool((ours >= 8 * whole).all()), f"{ours.mean():.3f} against {whole.mean():.3f}"
+        least = (ours / whole).min()
+        return bool(least >= 8), f"{ours.mean():.3f} against {whole.mean():.3f}; in the worst seed {least:.1f} times"
 
     return test
 
