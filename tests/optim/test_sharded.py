@@ -32,7 +32,7 @@ def processes(request, tmp_path_factory):
     finally:
         for process in started:
             process.kill()
-    return world, [torch.load(folder / f"out.{rank}") for rank in range(world)]
+    return world, [torch.load(folder / f"out.{rank}", weights_only=True) for rank in range(world)]
 
 
 @pytest.fixture(scope="module")

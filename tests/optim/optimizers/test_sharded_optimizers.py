@@ -35,7 +35,7 @@ def processes(tmp_path_factory):
     finally:
         for process in started:
             process.kill()
-    return [torch.load(folder / f"out.{rank}") for rank in range(WORLD)]
+    return [torch.load(folder / f"out.{rank}", weights_only=True) for rank in range(WORLD)]
 
 
 @pytest.mark.parametrize("kind", ["", ", reloaded"])
