@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 
+from binderclip.data import load_data
 from binderclip.errors import UsageError
 from binderclip.models import load
 from binderclip.privacy import Ledger
 from binderclip.train import Recipe, run
+from binderclip.train.stages_private import _features
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
@@ -50,6 +54,34 @@ def test_the_summary_states_a_budget_that_the_accountant_confirms(tmp_path: Path
         torch.testing.assert_close(after[name], value, rtol=1e-3, atol=1e-3)
 
 
+def test_unreadable_pictures_are_named_in_the_summary_and_train_nothing(tmp_path: Path) -> None:
+    part = load_data("noto-emoji", "val").subset(range(6))
+    for row in range(6):
+        folder = tmp_path / "pictures" / ("first" if row < 3 else "second")
+        folder.mkdir(parents=True, exist_ok=True)
+        part[row].image.save(folder / f"{row}.png")
+    (tmp_path / "pictures" / "first" / "broken.png").write_bytes(b"no picture")
+    document = recipe(data=[str(tmp_path / "pictures")], batch_size=3, epochs=4, evaluation={})
+    run(Recipe.from_dict(document), out=tmp_path / "run", progress=False)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [Path(key).name for key, _ in summary["skipped"]] == ["broken.png"]
+    assert summary["stages"][0]["skipped"] == 1
+    assert summary["stages"][0]["data_hash"]
+    notes = summary["stages"][0]["notes"]
+    assert (notes["pictures"], notes["classes"]) == (6, 2)
+    # the rate is over the pictures that are trained on
+    assert [tuple(entry[1:]) for entry in notes["privacy"]["entries"]] == [(0.5, 8)]
+
+
+def test_pictures_without_a_label_are_no_records() -> None:
+    data, model = load_data("noto-emoji", "val").subset(range(5)), load("small")
+    data.labels = np.array([2, -1, 0, -1, 1])
+    features, labels = _features(model, data)
+    assert labels.tolist() == [2, 0, 1]
+    expected = model.encode_image([data[row].image for row in (0, 2, 4)])
+    torch.testing.assert_close(F.normalize(features, dim=1), F.normalize(expected, dim=1), rtol=1e-4, atol=1e-5)
+
+
 def test_data_without_classes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has none"):
         run(
@@ -58,8 +90,6 @@ def test_data_without_classes_is_refused(tmp_path: Path) -> None:
 
 
 def _folder(tmp_path: Path) -> Path:
-    from binderclip.data import load_data
-
     folder = tmp_path / "pictures"
     folder.mkdir()
     part = load_data("noto-emoji", "val").subset(range(4))

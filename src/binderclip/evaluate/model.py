@@ -107,7 +107,7 @@ def evaluate_model(
     Raises:
         DataError: no picture can be read.
     """
-    encode = _encode_shards if isinstance(dataset, ShardDataset) else _encode_set
+    encode = _encode_shards if isinstance(dataset, ShardDataset) else encode_set
     parts, described, skipped = encode(model, dataset, batch_size, limit, progress)  # type: ignore[arg-type]
     if not parts:
         raise DataError(f"no picture can be read: {dataset.report()}")
@@ -118,13 +118,18 @@ def evaluate_model(
 Encoded = tuple[list[Tensor], "ImageTextDataset | Described", list[tuple[str, str]]]
 
 
-def _encode_set(
+def encode_set(
     model: ImageTextModel,
     dataset: ImageTextDataset,
-    batch_size: int,
-    limit: int | None,
-    progress: Callable[[int], object] | None,
-) -> Encoded:
+    batch_size: int = 64,
+    limit: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[list[Float[Tensor, "n E"]], ImageTextDataset, list[tuple[str, str]]]:
+    """Features in parts, the pictures they are of, and (key, reason) of those that cannot be read.
+
+    Args:
+        model, dataset, batch_size, limit, progress: as for `evaluate_model`.
+    """
     if limit is not None:
         dataset = dataset.subset(range(min(limit, len(dataset))))
     dataset = dataset.with_mode("RGB")

@@ -122,7 +122,7 @@ def _embedding(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 def _normalisation(
     what: str, apply: Callable[..., Tensor], setting: str, *, bias: bool = True, channel: bool = False
 ) -> Handler:
-    """Handler of an affine normalisation: weight's gradient is the gradient times the normalised input, over all positions.
+    """Handler of an affine normalisation: weight's gradient is the gradient times the normalised input, summed up.
 
     Args:
         what: its name. apply: the function of torch. setting: its second argument.

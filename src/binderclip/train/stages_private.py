@@ -24,6 +24,7 @@ from torch import Tensor
 
 from binderclip.data import ImageTextDataset
 from binderclip.errors import DataError, NotSupported, UsageError
+from binderclip.evaluate.model import encode_set
 from binderclip.models import ImageTextModel
 from binderclip.privacy import PrivateLinearProbe
 from binderclip.train.context import StageContext
@@ -43,7 +44,7 @@ def private_head(
     epsilon: float,
     delta: float = 1e-5,
     tau: float | Literal["auto"] = "auto",
-    rate: float | Literal["auto"] = "auto",
+    lr: float | Literal["auto"] = "auto",
     accountant: Literal["rdp", "pld"] = "rdp",
 ) -> dict[str, Any]:
     """Train a softmax layer on the frozen features of labelled pictures by DP-SGD, each picture one record.
@@ -56,11 +57,12 @@ def private_head(
         context: of the stage.
         epsilon, delta: the budget.
         tau: clip norm; "auto": a quarter of the smallest Lipschitz constant of unit rows.
-        rate: learning rate; "auto": 4 / tau.
+        lr: of the head; "auto": 4 / tau.
         accountant: "rdp" or "pld".
 
     Raises:
         UsageError: data without classes, or with several sets.
+        NotSupported: several processes.
         DataError: no labelled picture can be read.
 
     Paper: Beyond Uniform Lipschitz Condition in Differentially Private Optimization, arXiv 2206.10713.
@@ -71,13 +73,14 @@ def private_head(
         raise UsageError(f"private-head needs one data set, got {len(context.stage.data)}")
     dataset = _labelled(context.stage.data[0])
     features, labels = _features(context.model, dataset)
+    context.outcome.skipped, context.outcome.data_hash = list(dataset.skipped), dataset.data_hash
     sample_rate = min(1.0, context.stage.batch_size / len(labels))
     seen = context.stage.samples or (context.stage.epochs or 0) * len(labels)
     probe = PrivateLinearProbe(
         epsilon,
         delta,
         tau=tau,
-        lr=rate,
+        lr=lr,
         steps=max(1, round(seen / (sample_rate * len(labels)))),
         sample_rate=sample_rate,
         classes=range(len(dataset.classes)),
@@ -107,23 +110,11 @@ def _labelled(spec: DataSpec) -> ImageTextDataset:
 
 
 def _features(model: ImageTextModel, dataset: ImageTextDataset) -> tuple[Float[Tensor, "N E"], Tensor]:
-    """Features and labels of the pictures that have a label and can be read."""
-    rows = [row for row, label in enumerate(dataset.labels) if label is not None and label >= 0]
-    on_white = dataset.with_mode("RGB")
-    parts, labels = [], []
-    for start in range(0, len(rows), 256):
-        chunk = [(row, on_white._attempt(row)) for row in rows[start : start + 256]]
-        good = [(row, item) for row, item in chunk if hasattr(item, "image")]
-        for _, item in chunk:
-            if not hasattr(item, "image"):
-                dataset.skip(item.key, item.reason)
-        if good:
-            found = model.encode_files([item.image for _, item in good], batch_size=64, on_error="raise")
-            parts.append(found.features)
-            labels += [int(dataset.labels[row]) for row, _ in good]
+    """Features and labels of the pictures that have a label and can be read; the set notes the others as skipped."""
+    parts, read, _ = encode_set(model, dataset.subset(dataset.labels >= 0))
     if not parts:
         raise DataError(f"private-head: no labelled picture can be read: {dataset.report()}")
-    return torch.cat(parts), torch.tensor(labels)
+    return torch.cat(parts), torch.as_tensor(read.labels)
 
 
 def _scores(context: StageContext, probe: PrivateLinearProbe, classes: Any) -> dict[str, float]:
