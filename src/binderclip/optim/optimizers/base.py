@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
@@ -17,7 +17,7 @@ from binderclip.optim.measure import combine, local_shard
 from binderclip.optim.reader import measure
 from binderclip.optim.threshold import Reading
 
-__all__ = ["GuardedOptimizer", "Share", "all_finite", "may_look", "on_devices", "reading_of", "scaled"]
+__all__ = ["GuardedOptimizer", "Share", "all_finite", "may_look", "on_devices", "reading_of", "scaled", "settings_of"]
 
 NONFINITE = ("raise", "skip", "zero", "propagate")
 
@@ -68,6 +68,16 @@ class GuardedOptimizer(Optimizer):
 
     Settings in `shared` are the same for all groups; `nonfinite` and `foreach` always are. State entries in `wide` keep
     their dtype when they are loaded.
+
+    Args:
+        params: parameters or param groups.
+        defaults: the settings of a subclass, and the three that all of them have:
+            maximize: ascend.
+            nonfinite: as in `Clip`: "raise" and "skip" leave everything untouched, "zero" replaces the entries by 0.
+            foreach: batched kernels; None means yes.
+
+    Raises:
+        UsageError: a value outside its range.
     """
 
     shared: tuple[str, ...] = ()
@@ -290,6 +300,11 @@ def zero_nonfinite(shares: Sequence[Share]) -> None:
     """Replace NaN and infinities by 0, in copies."""
     for share in shares:
         share.grads = [torch.nan_to_num(grad, 0.0, 0.0, 0.0) for grad in share.grads]
+
+
+def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among a constructor's `locals()`: everything but the object itself and its parameters."""
+    return {name: value for name, value in arguments.items() if name not in ("self", "params", "__class__")}
 
 
 def check_common(settings: dict[str, Any], policies: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.optim.actions import clamp_, coefficient
 from binderclip.optim.measure import accumulation_dtype, combine, local_shard
-from binderclip.optim.optimizers.base import GuardedOptimizer, Share, may_look, on_devices, scaled
+from binderclip.optim.optimizers.base import GuardedOptimizer, Share, may_look, on_devices, scaled, settings_of
 
 __all__ = ["ClippedAdaGrad", "ClippedAdam"]
 
@@ -209,9 +209,7 @@ class ClippedAdaGrad(_ClippedAdaptive):
         v0: where the accumulator starts, b_0 squared in the norm form; default 1e-4 if delayed, else 0.
         eps: added to the root.
         weight_decay: decoupled, applied after the step.
-        maximize: ascend.
-        nonfinite: as in `Clip`: "raise" and "skip" leave everything untouched, "zero" replaces the entries by 0.
-        foreach: batched kernels; None means yes.
+        maximize, nonfinite, foreach: see `GuardedOptimizer`.
 
     Raises:
         UsageError: a value outside its range.
@@ -246,7 +244,7 @@ class ClippedAdaGrad(_ClippedAdaptive):
         nonfinite: Literal["raise", "skip", "zero", "propagate"] = "raise",
         foreach: bool | None = None,
     ) -> None:
-        settings = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
+        settings = settings_of(locals())
         settings["v0"] = (1e-4 if delayed else 0.0) if v0 is None else v0
         super().__init__(params, settings)
 
@@ -279,8 +277,9 @@ class ClippedAdam(_ClippedAdaptive):
         params: parameters or param groups.
         lr: step size.
         betas: decay of the first and the second moment, each in [0, 1).
-        clip, form, granularity, weight_decay, maximize, nonfinite, foreach: see `ClippedAdaGrad`. In the norm form the
-            second moment is that of the block's norm (Adam-Norm).
+        clip, form, granularity, weight_decay: see `ClippedAdaGrad`. In the norm form the second moment is that of the
+            block's norm (Adam-Norm).
+        maximize, nonfinite, foreach: see `GuardedOptimizer`.
         delayed: "accumulator" (or True), or False.
         eta: weight of new squares.
         v0: where the second moment starts; default 1e-5 if delayed, else 0.
@@ -315,7 +314,7 @@ class ClippedAdam(_ClippedAdaptive):
         nonfinite: Literal["raise", "skip", "zero", "propagate"] = "raise",
         foreach: bool | None = None,
     ) -> None:
-        settings = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
+        settings = settings_of(locals())
         settings["v0"] = (1e-5 if delayed else 0.0) if v0 is None else v0
         settings["bias_correction"] = not delayed if bias_correction is None else bias_correction
         super().__init__(params, settings)

@@ -13,7 +13,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.optim.actions import clamp_, coefficient, scale_
 from binderclip.optim.measure import combine, local_shard
-from binderclip.optim.optimizers.base import GuardedOptimizer, Share
+from binderclip.optim.optimizers.base import GuardedOptimizer, Share, settings_of
 
 __all__ = ["MedianMomentum"]
 
@@ -37,9 +37,7 @@ class MedianMomentum(GuardedOptimizer):
         mu: width of Huber's quadratic part, in units of the gradient, above 0.
         granularity: "tensor" measures g - m in each tensor, "global" in all of them together.
         weight_decay: coupled, added to the gradient.
-        maximize: ascend.
-        nonfinite: as in `Clip`: "raise" and "skip" leave everything untouched, "zero" replaces the entries by 0.
-        foreach: batched kernels; None means yes.
+        maximize, nonfinite, foreach: see `GuardedOptimizer`.
 
     Raises:
         UsageError: a value outside its range.
@@ -72,7 +70,7 @@ class MedianMomentum(GuardedOptimizer):
         nonfinite: Literal["raise", "skip", "zero", "propagate"] = "raise",
         foreach: bool | None = None,
     ) -> None:
-        settings = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
+        settings = settings_of(locals())
         if estimator not in ESTIMATORS:
             raise UsageError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
         if granularity not in ("tensor", "global"):

@@ -13,7 +13,7 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.optim.gradients import Entry, dense_grad
 from binderclip.optim.measure import shard_dims
 from binderclip.optim.median import geometric_median, middle
-from binderclip.optim.optimizers.base import GuardedOptimizer, Share
+from binderclip.optim.optimizers.base import GuardedOptimizer, Share, settings_of
 
 __all__ = ["SampleMedianSGD"]
 
@@ -69,13 +69,12 @@ class SampleMedianSGD(GuardedOptimizer):
         maximize: bool = False,
         nonfinite: Literal["raise", "skip", "zero", "drop"] = "raise",
     ) -> None:
+        settings = settings_of(locals())
         known = {
             "estimator": ("l2", "l1", "mean"),
             "method": ("weiszfeld", "proximal"),
             "granularity": ("global", "tensor"),
         }
-        settings = {name: value for name, value in locals().items() if name not in ("self", "params", "known")}
-        settings.pop("__class__", None)
         for name, choices in known.items():
             if settings[name] not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}, got {settings[name]!r}")

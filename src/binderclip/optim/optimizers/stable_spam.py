@@ -14,7 +14,7 @@ from binderclip.errors import UsageError
 from binderclip.optim.actions import coefficient, rescale_
 from binderclip.optim.clippers.max_ema import MaxEMA, start_correction
 from binderclip.optim.measure import accumulation_dtype, local_shard
-from binderclip.optim.optimizers.base import GuardedOptimizer, Share, may_look, reading_of, scaled
+from binderclip.optim.optimizers.base import GuardedOptimizer, Share, may_look, reading_of, scaled, settings_of
 from binderclip.optim.threshold import Memory, Reading, Threshold
 
 __all__ = ["NormStabilizer", "SpamReport", "StableSPAM"]
@@ -117,9 +117,7 @@ class StableSPAM(GuardedOptimizer):
             "literal" is the authors' program: the step on which a reset falls still moves along the old moments, its
             gradient is lost to the new ones, and the guards' step counts start again too, which switches the first
             guard off for a few hundred steps.
-        maximize: ascend.
-        nonfinite: as in `Clip`: "raise" and "skip" leave everything untouched, "zero" replaces the entries by 0.
-        foreach: batched kernels; None means yes.
+        maximize, nonfinite, foreach: see `GuardedOptimizer`.
 
     Raises:
         UsageError: a value outside its range.
@@ -159,7 +157,7 @@ class StableSPAM(GuardedOptimizer):
         nonfinite: Literal["raise", "skip", "zero", "propagate"] = "raise",
         foreach: bool | None = None,
     ) -> None:
-        settings = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
+        settings = settings_of(locals())
         settings["gamma1"] = betas[0] if gamma1 == -1 else gamma1
         if reset not in ("clean", "literal"):
             raise UsageError(f"reset must be 'clean' or 'literal', got {reset!r}")
