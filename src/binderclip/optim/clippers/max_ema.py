@@ -38,7 +38,7 @@ class MaxEMA(Threshold):
     def __init__(self, theta: float = 0.999) -> None:
         if not 0 <= theta < 1:
             raise UsageError(f"theta must lie in [0, 1), got {theta}")
-        self.theta, self._log = theta, math.log(theta) if theta else -math.inf
+        self.theta = theta
         self.average, self.count = Memory(), Memory(dtype=torch.int64)
 
     def _moved(self, reading: Reading) -> tuple[Tensor, Tensor]:
