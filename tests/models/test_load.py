@@ -54,6 +54,18 @@ def test_random_architecture_says_so(architecture: str, suffix: str) -> None:
     assert model.encode_image(torch.rand(3, 40, 50)).shape == (1, 32)
 
 
+def test_a_card_is_strict_json_also_with_an_infinite_setting(clip_folder: Path, tmp_path: Path) -> None:
+    model = load(clip_folder)
+    model.card = {"recipe": {"clip": {"max_grad_norm": float("inf")}, "rates": [1.0, float("nan")]}}
+    text = (model.save(tmp_path / "copy") / "card.json").read_text()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    card = json.loads(text, parse_constant=refuse)
+    assert card["recipe"] == {"clip": {"max_grad_norm": "inf"}, "rates": [1.0, "nan"]}
+
+
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "wrapped.pt"])
 def test_local_weight_file(architecture: str, tmp_path: Path, clip_folder: Path, name: str, monkeypatch) -> None:
     state = load_file(clip_folder / registry.WEIGHTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,8 +74,18 @@ def _write_weights(path: Path, state: dict[str, Tensor]) -> None:
 
 def _write_json(path: Path, value: Any) -> None:
     partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(_strict(value), indent=2, ensure_ascii=False, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
     os.replace(partial, path)
+
+
+def _strict(value: Any) -> Any:
+    """The same document with "inf", "-inf" and "nan" as texts, which JSON has no numbers for."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _save_transformers(model: ImageTextModel, folder: Path, dtype: torch.dtype) -> None:
