@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import accelerate
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from torch import nn
 
 from binderclip.optim import METHODS, ClipLog, NormClip, ValueClip, as_clip
 from binderclip.optim.attach import unwrap
+
+_spec = importlib.util.spec_from_file_location("loop_cases", Path(__file__).with_name("loop_cases.py"))
+cases = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(cases)
 
 
 @pytest.fixture(autouse=True)
@@ -20,50 +26,20 @@ def fresh_state():
     AcceleratorState._reset_state(True)
 
 
-def network(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
-
-
-def batches():
-    return torch.randn(32, 4, generator=torch.Generator().manual_seed(1)).split(8)
-
-
-def loss_of(net, batch, step):
-    return (10.0 ** (step % 3)) * net(batch).square().mean()
-
-
 def train(accelerator, model, optimizer, steps, start=0):
-    data = batches()
+    data = cases.batches()
     for step in range(start, start + steps):
         with accelerator.accumulate(model):
-            accelerator.backward(loss_of(model, data[step % 4], step))
+            accelerator.backward(cases.loss_of(model, data[step % 4], step))
             optimizer.step()
             optimizer.zero_grad()
-
-
-def by_hand(clip, steps, accumulate=1, kind=torch.optim.AdamW):
-    net, data = network(), batches()
-    optimizer = kind(net.parameters(), lr=0.05)
-    for step in range(steps):
-        optimizer.zero_grad()
-        for part in range(step * accumulate, (step + 1) * accumulate):
-            (loss_of(net, data[part % 4], part) / accumulate).backward()
-        clip(net.named_parameters())
-        optimizer.step()
-    return net
-
-
-def assert_same(one, other, tolerance=0.0):
-    for a, b in zip(one.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("when", ["before prepare", "after prepare"])
 @pytest.mark.parametrize("name", METHODS)
 def test_the_weights_are_those_of_a_loop_by_hand(name, when):
     accelerator = accelerate.Accelerator(cpu=True)
-    net, clip = network(), METHODS[name]()
+    net, clip = cases.network(), METHODS[name]()
     inner = torch.optim.AdamW(net.parameters(), lr=0.05)
     if when == "before prepare":
         clip.attach(inner, net.named_parameters())
@@ -71,22 +47,22 @@ def test_the_weights_are_those_of_a_loop_by_hand(name, when):
     if when == "after prepare":
         clip.attach(optimizer, model.named_parameters())
     train(accelerator, model, optimizer, 6)
-    assert_same(net, by_hand(METHODS[name](), 6))
-    assert not torch.allclose(net[0].weight, by_hand(NormClip(float("inf")), 6)[0].weight, atol=1e-4)
+    cases.assert_same(net, cases.by_hand(METHODS[name](), 6))
+    assert not torch.allclose(net[0].weight, cases.by_hand(NormClip(float("inf")), 6)[0].weight, atol=1e-4)
     assert clip.report.names[0] == "0.weight"
 
 
 @pytest.mark.parametrize("make", [lambda: NormClip(0.05), lambda: as_clip([ValueClip(0.02), 0.05])])
 def test_under_accumulation_it_clips_once_per_real_step(make):
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
-    net, log = network(), ClipLog(make())
+    net, log = cases.network(), ClipLog(make())
     inner = torch.optim.SGD(net.parameters(), lr=0.05)
     model, optimizer = accelerator.prepare(net, inner)
     log.attach(optimizer)
     train(accelerator, model, optimizer, 8)
     assert unwrap(optimizer) is inner
     assert log.step == 4
-    assert_same(net, by_hand(make(), 4, accumulate=2, kind=torch.optim.SGD), 1e-7)
+    cases.assert_same(net, cases.by_hand(make(), 4, accumulate=2, kind=torch.optim.SGD), 1e-7)
 
 
 def test_save_state_and_load_state_carry_the_memory(tmp_path, remembering):
@@ -94,7 +70,7 @@ def test_save_state_and_load_state_carry_the_memory(tmp_path, remembering):
 
     def prepared():
         accelerator = accelerate.Accelerator(cpu=True)
-        net, clip = network(), Clip(remembering(), granularity="tensor")
+        net, clip = cases.network(), Clip(remembering(), granularity="tensor")
         model, optimizer = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=0.05))
         clip.attach(optimizer, model.named_parameters())
         return accelerator, model, optimizer, clip
@@ -106,13 +82,13 @@ def test_save_state_and_load_state_carry_the_memory(tmp_path, remembering):
     again, resumed, other, clip = prepared()
     again.load_state(str(tmp_path / "state"))
     train(again, resumed, other, 4, start=3)
-    assert_same(model, resumed)
+    cases.assert_same(model, resumed)
     assert (clip.report.limit < float("inf")).all()
 
 
 def test_bfloat16_autocast_clips_float32_gradients():
     accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
-    net, clip = network(), NormClip(0.05)
+    net, clip = cases.network(), NormClip(0.05)
     model, optimizer = accelerator.prepare(net, torch.optim.SGD(net.parameters(), lr=1.0))
     clip.attach(optimizer, model.named_parameters())
     before = [p.detach().clone() for p in net.parameters()]
@@ -124,7 +100,7 @@ def test_bfloat16_autocast_clips_float32_gradients():
 
 def test_two_optimizers_each_with_its_own_clip():
     accelerator = accelerate.Accelerator(cpu=True)
-    nets = [network(0), network(1)]
+    nets = [cases.network(0), cases.network(1)]
     optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in nets]
     one, two, first, second = accelerator.prepare(*nets, *optimizers)
     NormClip(0.05).attach(first, one.named_parameters())
@@ -132,11 +108,5 @@ def test_two_optimizers_each_with_its_own_clip():
     for model, optimizer in ((one, first), (two, second)):
         train(accelerator, model, optimizer, 4)
     for seed, clip in ((0, NormClip(0.05)), (1, ValueClip(0.01))):
-        net, data = network(seed), batches()
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-        for step in range(4):
-            optimizer.zero_grad()
-            loss_of(net, data[step], step).backward()
-            clip(net.parameters())
-            optimizer.step()
-        assert_same(nets[seed], net)
+        net = cases.by_hand(clip, 4, kind=torch.optim.SGD, lr=0.1, seed=seed)
+        cases.assert_same(nets[seed], net)

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import warnings
+from pathlib import Path
 
 import lightning
 import pytest
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from binderclip.errors import UsageError
 from binderclip.optim import METHODS, NonFiniteGradient, NormClip, as_clip
 from binderclip.optim.loops import lightning_callback
 
+_spec = importlib.util.spec_from_file_location("loop_cases", Path(__file__).with_name("loop_cases.py"))
+cases = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(cases)
 PIPES = ["attach", "callback"]
-
-
-def network(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
-
-
-def batches():
-    return torch.randn(32, 4, generator=torch.Generator().manual_seed(1)).split(8)
-
-
-def loss_of(net, batch, step):
-    return (10.0 ** (step % 3)) * net(batch).square().mean()
 
 
 class Module(lightning.LightningModule):
     def __init__(self, clip=None, factor=1.0):
         super().__init__()
-        self.net, self.clip, self.factor = network(), clip, factor
+        self.net, self.clip, self.factor = cases.network(), clip, factor
 
     def training_step(self, batch, index):
-        return self.factor * loss_of(self.net, batch[0], self.trainer.fit_loop.total_batch_idx)
+        return self.factor * cases.loss_of(self.net, batch[0], self.trainer.fit_loop.total_batch_idx)
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.net.parameters(), lr=0.05)
@@ -53,26 +44,8 @@ def fit(module, steps=6, ckpt_path=None, **settings):
             accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, **settings,
         )  # fmt: skip
-        trainer.fit(module, DataLoader(TensorDataset(torch.cat(batches())), batch_size=8), ckpt_path=ckpt_path)
+        trainer.fit(module, DataLoader(TensorDataset(torch.cat(cases.batches())), batch_size=8), ckpt_path=ckpt_path)
     return trainer
-
-
-def by_hand(clip, steps=6, accumulate=1):
-    net = network()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.05)
-    data = batches()
-    for step in range(steps):
-        optimizer.zero_grad()
-        for part in range(step * accumulate, (step + 1) * accumulate):
-            (loss_of(net, data[part % 4], part) / accumulate).backward()
-        clip(net.named_parameters())
-        optimizer.step()
-    return net
-
-
-def assert_same(one, other):
-    for a, b in zip(one.parameters(), other.parameters(), strict=True):
-        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("pipe", PIPES)
@@ -81,7 +54,7 @@ def test_the_weights_are_those_of_a_loop_by_hand(pipe, name):
     clip = METHODS[name]()
     module = Module(clip if pipe == "attach" else None)
     fit(module, callbacks=[lightning_callback(clip)] if pipe == "callback" else [])
-    assert_same(module.net, by_hand(METHODS[name]()))
+    cases.assert_same(module.net, cases.by_hand(METHODS[name](), 6))
     assert clip.report.names[0] == "net.0.weight"
 
 
@@ -94,7 +67,7 @@ def test_under_accumulation_it_clips_once_per_real_step(pipe):
     callbacks = [lightning_callback(clip)] if pipe == "callback" else []
     fit(module, 3, accumulate_grad_batches=2, callbacks=callbacks)
     assert len(calls) == 3
-    for a, b in zip(module.net.parameters(), by_hand(NormClip(0.05), 3, accumulate=2).parameters(), strict=True):
+    for a, b in zip(module.net.parameters(), cases.by_hand(NormClip(0.05), 3, accumulate=2).parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
@@ -119,7 +92,7 @@ def test_a_resume_from_lightnings_checkpoint_continues_the_memory(pipe, tmp_path
     fit(first, 4, callbacks=[*callbacks, Save()])
     clip, second, callbacks = made()
     fit(second, 8, ckpt_path=tmp_path / "four.ckpt", callbacks=callbacks)
-    assert_same(straight.net, second.net)
+    cases.assert_same(straight.net, second.net)
     assert (clip.report.limit < math.inf).all()
 
 
@@ -128,12 +101,12 @@ def test_two_optimizers_each_with_a_callback_of_its_own():
         def __init__(self):
             super().__init__()
             self.automatic_optimization = False
-            self.one, self.two = network(0), network(1)
+            self.one, self.two = cases.network(0), cases.network(1)
 
         def training_step(self, batch, index):
             for net, optimizer in zip((self.one, self.two), self.optimizers(), strict=True):
                 optimizer.zero_grad()
-                self.manual_backward(loss_of(net, batch[0], index))
+                self.manual_backward(cases.loss_of(net, batch[0], index))
                 optimizer.step()
 
         def configure_optimizers(self):
@@ -143,14 +116,8 @@ def test_two_optimizers_each_with_a_callback_of_its_own():
     module = Two()
     fit(module, 8, callbacks=[lightning_callback(clip, number) for number, clip in enumerate(clips)])
     for seed, made in ((0, NormClip(0.05)), (1, as_clip(["value", 0.02]))):
-        net, data = network(seed), batches()
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-        for step in range(4):
-            optimizer.zero_grad()
-            loss_of(net, data[step], step).backward()
-            made(net.parameters())
-            optimizer.step()
-        assert_same((module.one, module.two)[seed], net)
+        net = cases.by_hand(made, 4, kind=torch.optim.SGD, lr=0.1, seed=seed)
+        cases.assert_same((module.one, module.two)[seed], net)
     assert clips[0].report.names[0] == "one.0.weight"
     assert clips[1].report[1].names[0] == "two.0.weight"
 
@@ -163,7 +130,7 @@ def test_it_is_detached_at_the_end_also_after_an_error():
     broken = Module(factor=math.nan)
     with pytest.raises(NonFiniteGradient, match=r"net\.0\.weight"):
         fit(broken, callbacks=[lightning_callback(clip)])
-    assert_same(broken.net, network())
+    cases.assert_same(broken.net, cases.network())
 
 
 def test_the_trainers_own_clipping_and_a_wrong_number_are_refused():
