@@ -131,6 +131,19 @@ def test_a_rule_that_pays_for_its_count_out_of_the_same_sigma_keeps_its_larger_n
     assert run.ledger.entries[0].noise_multiplier == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("convention", ["mean", "sum"])
+def test_a_record_that_filled_the_error_moves_later_sums_as_far_as_the_report_says(convention: str) -> None:
+    # once with and once without a record of a huge gradient, which is drawn in the first step alone
+    sent = []
+    for sign in (1.0, -1.0):
+        feedback = DiceFeedback(0.7, convention=convention)  # type: ignore[arg-type]
+        huge, nothing = torch.tensor([sign * 1e6]), torch.zeros(1)
+        feedback.combine([0.5 * torch.sign(huge)], [huge], 10.0)
+        sent.append(feedback.combine([nothing], [nothing], 10.0)[0])
+    moved = float((sent[0] - sent[1]).abs())
+    assert moved == pytest.approx(2 * 0.7 * (10 if convention == "mean" else 1))
+
+
 def test_bad_settings_and_states() -> None:
     with pytest.raises(UsageError, match="C2"):
         DiceFeedback(-1.0)

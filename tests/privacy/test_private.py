@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from binderclip.errors import NotSupported, UsageError
 from binderclip.privacy import (
     AdaptiveClip,
+    DiceFeedback,
     DiceSGD,
     Ledger,
     PoissonSampler,
@@ -124,6 +125,10 @@ def test_the_report_says_what_is_claimed_and_what_is_not() -> None:
     )
     dice.step()
     assert "hidden state" in privacy_report(dice, 1e-5).text()
+    assert "C1 + 2 B C2" in privacy_report(dice, 1e-5).text()
+    assert dice.feedback is not None
+    dice.feedback = DiceFeedback(1.0, convention="sum")
+    assert "by C1 + 2 C2, in" in privacy_report(dice, 1e-5).text()
 
 
 def canary_loss(private: bool, present: bool, seed: int) -> float:

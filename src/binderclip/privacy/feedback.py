@@ -49,10 +49,12 @@ class DiceFeedback(Feedback):
     Zhang et al., "Differentially Private SGD Without Clipping Bias: An Error-Feedback Approach", ICLR 2024,
     arXiv 2311.14632.
 
-    The error is a hidden state that reads raw gradients: epsilon of the ledger is then the one that the authors' code
-    states (a Gaussian accountant with multiplier sigma and the larger sensitivity below), not plain DP-SGD's theorem.
-    It is kept in the optimizer's state, for resuming, and never becomes part of the model's weights; do not publish
-    such a checkpoint.
+    The error is a hidden state that reads raw gradients: epsilon of the ledger is then the one that is quoted for the
+    method (a Gaussian accountant with multiplier sigma and the larger sensitivity below), not plain DP-SGD's theorem.
+    That sensitivity is no worst case: a record that has driven the error to its threshold moves every later sum by up
+    to C1 + 2 B C2 ("mean", B the expected batch size) or C1 + 2 C2 ("sum"), whether it is drawn or not. The error is
+    kept in the optimizer's state, for resuming, and never becomes part of the model's weights; do not publish such a
+    checkpoint.
 
     Args:
         C2: threshold of the error; "mean": on the mean-scale error, C2 >= C1 is recommended.
@@ -64,11 +66,6 @@ class DiceFeedback(Feedback):
         UsageError: a negative C2 or an unknown convention.
     """
 
-    hidden_state = (
-        "error feedback (DiceSGD) keeps a hidden state that reads raw gradients: epsilon is stated as in the authors' "
-        "code, whose own analysis of the hidden state it relies on; checkpoints with that state must stay private"
-    )
-
     def __init__(self, C2: float = 1.0, *, convention: Literal["mean", "sum"] = "mean") -> None:
         if not C2 >= 0:
             raise UsageError(f"C2 must be at least 0, got {C2}")
@@ -76,6 +73,16 @@ class DiceFeedback(Feedback):
             raise UsageError(f"convention must be 'mean' or 'sum', got {convention!r}")
         self.C2, self.convention = float(C2), convention
         self.error: list[Tensor] | None = None
+        noise, most = {
+            "mean": ("C1^2 + 2 C2^2 of the published theorem", "C1 + 2 B C2, with B the expected batch size"),
+            "sum": ("C1^2 + 2 C1 C2 of the authors' code", "C1 + 2 C2"),
+        }[convention]
+        self.hidden_state = (
+            "error feedback (DiceSGD) keeps a hidden state that reads raw gradients: epsilon is a Gaussian "
+            f"accountant's at the squared sensitivity {noise} and relies on the paper's analysis of that state; in "
+            f"the worst case one record moves the sum by {most}, in steps that do not draw it too; checkpoints with "
+            "the state must stay private"
+        )
 
     def sensitivity(self, clip_norm: float) -> float:
         """Sensitivity that the noise is scaled by, see the class."""
