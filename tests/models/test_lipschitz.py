@@ -17,7 +17,6 @@ from binderclip.models import (
     ClipLogitGradient,
     GroupSort2,
     L2NormPool2d,
-    LipschitzLayer,
     LipschitzResidual,
     SpectralConv2d,
     SpectralLinear,
@@ -229,8 +228,16 @@ def test_layers_without_a_bound_are_refused(layer):
 
 
 def test_known_layers_are_accepted_and_bad_sizes_are_not():
-    assert isinstance(lipschitz_rule(nn.MaxPool2d(2)), LipschitzLayer)
-    assert isinstance(lipschitz_rule(nn.Flatten()), LipschitzLayer)
+    for layer in (nn.MaxPool2d(2), nn.Flatten(), nn.ReLU(), nn.Identity()):
+        rule = lipschitz_rule(layer)
+        assert (rule.out_bound(3.0), rule.back_input(3.0, 2.0), rule.back_params(3.0, 2.0)) == (3.0, 2.0, {})
+        x = torch.randn(20, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+        out, up = torch.func.vjp(layer, x)
+        down = up(torch.ones_like(out))[0]
+        assert bool((out.flatten(1).norm(dim=1) <= x.flatten(1).norm(dim=1) * (1 + 1e-6)).all())
+        assert bool((down.flatten(1).norm(dim=1) <= out[0].numel() ** 0.5 * (1 + 1e-6)).all())
+    own = BoundedInput(2.0)
+    assert lipschitz_rule(own) is own
     with pytest.raises(UsageError, match="odd"):
         SpectralConv2d(1, 1, 2)
     with pytest.raises(UsageError, match="size="):
