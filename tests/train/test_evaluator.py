@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from binderclip.data import load_data, write_shards
 from binderclip.errors import DataError
@@ -38,3 +39,20 @@ def test_a_stream_without_a_readable_picture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"no tar")
     with pytest.raises(DataError, match="no picture can be read"):
         Evaluator(Evaluation.model_validate({"data": [str(tmp_path / "x.tar")]}), load("small"))
+
+
+def test_captions_stay_with_their_pictures_where_one_between_cannot_be_read(tmp_path: Path) -> None:
+    part, good = load_data("noto-emoji", "val").subset(range(5)), [0, 1, 3, 4]
+    for folder, rows in (("whole", good), ("broken", range(5))):
+        (tmp_path / folder).mkdir()
+        for row in rows:
+            part[row].image.save(tmp_path / folder / f"{row}.png")
+            (tmp_path / folder / f"{row}.txt").write_text(part.captions[row])
+    (tmp_path / "broken" / "2.png").write_bytes(b"no picture")
+    settings = Evaluation.model_validate({"data": [str(tmp_path / "whole"), str(tmp_path / "broken")]})
+    evaluator = Evaluator(settings, load("small"))
+    whole, broken = evaluator.held
+    assert torch.equal(broken.pixels, whole.pixels)
+    assert list(broken.described.captions) == list(whole.described.captions) == [part.captions[row] for row in good]
+    (skipped,) = evaluator.skipped
+    assert "2.png" in skipped[0]

@@ -83,19 +83,11 @@ class Evaluator:
 
 def _open_set(name: str, dataset: ImageTextDataset, model: ImageTextModel, limit: int | None) -> _Held:
     """A table of pictures, which `open_sources` has cut to `limit`."""
-    on_white, rows = dataset.with_mode("RGB"), []
-
-    def images() -> Iterator[Any]:
-        for row in range(len(on_white)):
-            item = on_white._attempt(row)
-            if hasattr(item, "image"):
-                rows.append(row)
-                yield item.image
-            else:
-                dataset.skip(item.key, item.reason)
-
-    pixels = _pixels(model, images())
-    return _Held(name, pixels, dataset if len(rows) == len(dataset) else dataset.subset(rows), dataset)
+    on_white = dataset.with_mode("RGB")
+    pixels = _pixels(model, (sample.image for sample in on_white))
+    unread = {key for key, _ in on_white.skipped}
+    read = dataset.subset([key not in unread for key in dataset.keys]) if unread else dataset
+    return _Held(name, pixels, read, dataset)
 
 
 def _open_shards(name: str, dataset: ShardDataset, model: ImageTextModel, limit: int | None) -> _Held:
