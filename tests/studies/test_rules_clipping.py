@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from binderclip.optim import NormClip
-from binderclip.studies import Row, Table, load_study, spike
+from binderclip.studies import Row, Table, load_study, p004_adagc, spike
 from binderclip.studies.study import decide
 
 
@@ -97,6 +97,40 @@ def test_only_the_known_steps_are_disturbed_and_all_is_seeded(monkeypatch, spoil
     np.testing.assert_array_equal(spoilt.norms, again.norms)
     np.testing.assert_array_equal(spoilt.norms[:7], plain.norms[:7])
     assert spoilt.norms[7] > 3 * plain.norms[7]
+
+
+@pytest.mark.parametrize("percentile", [10, 50])
+def test_autoclips_runs_are_limited_by_the_percentile_in_their_name(monkeypatch, percentile):
+    monkeypatch.setattr(spike, "STEPS", 20)
+    found = spike.train(0, spike.SETTINGS["SGD"], spike.CLIPPERS[f"AutoClip {percentile}"]())
+    limits = [np.percentile(found.norms[: step + 1], percentile) for step in range(20)]
+    np.testing.assert_allclose(found.scales[:, 0], np.minimum(1, limits / (found.norms + 1e-6)), rtol=1e-5)
+    assert found.clipped.any()
+
+
+def test_zclips_run_clips_the_disturbed_step_and_nothing_in_its_warm_up(monkeypatch):
+    monkeypatch.setattr(spike, "STEPS", 32)
+    monkeypatch.setattr(spike, "SPIKES", (30,))
+    found = spike.train(0, spike.SETTINGS["SGD"], spike.CLIPPERS["ZClip"]())
+    assert not found.clipped[:25].any()
+    assert found.norms[:25].max() > 1  # its published constant cap is off
+    assert found.clipped[30] == 1
+    mean, std = found.norms[:25].mean(), found.norms[:25].std()
+    # five clean steps move the statistics a little
+    assert found.norms[30] * found.scales[30, 0] < mean + 2.5 * std < found.norms[30]
+
+
+@pytest.mark.parametrize(("method", "ratio"), [("AdaGC 1.05", 1.05), ("AdaGC 1.5", 1.5)])
+def test_adagcs_runs_limit_the_spoilt_tensor_by_its_own_past(monkeypatch, method, ratio):
+    monkeypatch.setattr(spike, "STEPS", 101)  # the warm-up, the first step after it, and one that is spoilt
+    monkeypatch.setattr(spike, "SPIKES", (100,))
+    clip = p004_adagc.METHODS[method]()
+    found = spike.train(0, spike.SETTINGS["SGD"], clip, spoil="tensor")
+    # a factor for the whole gradient would be the same for all
+    assert np.delete(found.scales[100], p004_adagc.SPOILT).min() > 2 * found.scales[100, p004_adagc.SPOILT]
+    # undo the last step of the moving average, whose decay is .98
+    before = (clip.threshold.average.values - 0.02 * clip.report.stat * clip.report.scale) / 0.98
+    torch.testing.assert_close(clip.report.limit, ratio * before, rtol=1e-5, atol=0)
 
 
 def test_scales_are_those_of_the_tensors(monkeypatch):
