@@ -174,7 +174,7 @@ def test_a_shadow_of_the_trainer_itself_says_what_the_trainer_does(problem, make
 
 def test_mistakes_are_named(problem):
     net, loss, _ = problem
-    params = list(net.parameters())
+    params, named = list(net.parameters()), dict(net.named_parameters())
     zeros = [torch.zeros_like(p) for p in params]
     for call, text in [
         (lambda: directional_sharpness(loss, params, zeros), "has length 0.0"),
@@ -182,7 +182,9 @@ def test_mistakes_are_named(problem):
         (lambda: directional_sharpness(loss, params, zeros[:1]), "1 tensors for 4 parameters"),
         (lambda: loss_along(loss, params, zeros, [1.0]), "has length 0.0"),
         (lambda: loss_along(loss, params, zeros, []), "at least one step"),
-        (lambda: loss_along(loss, params, zeros[:2], [1.0]), "are not the parameters'"),
+        (lambda: loss_along(loss, params, zeros[:2], [1.0]), "2 tensors for 4 parameters"),
+        (lambda: loss_along(loss, params, [zeros[0].T, *zeros[1:]], [1.0]), r"direction 0 has shape \(4, 5\)"),
+        (lambda: loss_along(loss, named, dict(zip("abcd", params, strict=True)), [1.0]), "names a, b, c, d"),
     ]:
         with pytest.raises(errors.UsageError, match=text):
             call()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.optim import HessianOperator
-from binderclip.optim.space import TensorTree
+from binderclip.optim.space import TensorTree, aligned
 
 __all__ = [
     "DirectionalSharpness",
@@ -164,11 +164,7 @@ def loss_along(
     if not len(steps):
         raise UsageError("loss_along needs at least one step")
     tensors = list(params.values()) if isinstance(params, Mapping) else list(params)
-    u = list(direction.values()) if isinstance(direction, Mapping) else list(direction)
-    if isinstance(direction, Mapping) and isinstance(params, Mapping) and set(direction) == set(params):
-        u = [direction[name] for name in params]
-    if [t.shape for t in u] != [t.shape for t in tensors]:
-        raise UsageError(f"the direction's shapes {[tuple(t.shape) for t in u]} are not the parameters'")
+    u = aligned(params, direction)
     length = _norm(u) if unit else 1.0
     if not (length > 0 and math.isfinite(length)):
         raise UsageError(f"the direction has length {length}: it needs a finite length above 0")
@@ -177,7 +173,7 @@ def loss_along(
     try:
         for step in steps:
             for tensor, origin, part in zip(tensors, before, u, strict=True):
-                tensor.copy_(origin + part.to(origin) * (step / length))
+                tensor.copy_(origin + part * (step / length))
             losses.append(float(loss()))
     finally:
         for tensor, origin in zip(tensors, before, strict=True):

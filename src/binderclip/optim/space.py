@@ -37,8 +37,8 @@ class HessianOperator:
     """
 
     def __init__(self, loss: Float[Tensor, ""] | Callable[[], Float[Tensor, ""]], params: TensorTree) -> None:
-        self._names = tuple(params) if isinstance(params, Mapping) else None
-        self.params = list(params.values()) if isinstance(params, Mapping) else list(params)
+        self._tree = dict(params) if isinstance(params, Mapping) else list(params)
+        self._names, self.params = _parts(self._tree)
         if not self.params:
             raise UsageError("a Hessian needs at least one parameter")
         frozen = [self._name(i) for i, p in enumerate(self.params) if not p.requires_grad]
@@ -85,21 +85,7 @@ class HessianOperator:
         Raises:
             UsageError: it does not go with the parameters.
         """
-        if isinstance(direction, Mapping):
-            if self._names is None or set(direction) != set(self._names):
-                have = "no names (give params as a dict)" if self._names is None else ", ".join(self._names)
-                raise UsageError(f"the direction has the names {', '.join(direction)}, the parameters {have}")
-            vectors = [direction[name] for name in self._names]
-        else:
-            vectors = list(direction)
-        if len(vectors) != len(self.params):
-            raise UsageError(f"the direction has {len(vectors)} tensors for {len(self.params)} parameters")
-        for i, (vector, parameter) in enumerate(zip(vectors, self.params, strict=True)):
-            if vector.shape != parameter.shape:
-                raise UsageError(
-                    f"direction {self._name(i)} has shape {tuple(vector.shape)}, its parameter {tuple(parameter.shape)}"
-                )
-        return [v.detach().to(p) for v, p in zip(vectors, self.params, strict=True)]
+        return aligned(self._tree, direction)
 
     def _name(self, index: int) -> str:
         return str(index) if self._names is None else repr(self._names[index])
@@ -128,6 +114,36 @@ def hvp(loss: Float[Tensor, ""] | Callable[[], Float[Tensor, ""]], params: Tenso
         [tensor([ 6., 12.])]
     """
     return HessianOperator(loss, params)(direction)
+
+
+def aligned(params: TensorTree, direction: TensorTree) -> list[Tensor]:
+    """A direction's tensors in the order, dtype and place of the parameters, detached.
+
+    Raises:
+        UsageError: another number, other names, or another shape.
+    """
+    names, tensors = _parts(params)
+    if isinstance(direction, Mapping):
+        if names is None or set(direction) != set(names):
+            have = "no names (give params as a dict)" if names is None else ", ".join(names)
+            raise UsageError(f"the direction has the names {', '.join(direction)}, the parameters {have}")
+        vectors = [direction[name] for name in names]
+    else:
+        vectors = list(direction)
+    if len(vectors) != len(tensors):
+        raise UsageError(f"the direction has {len(vectors)} tensors for {len(tensors)} parameters")
+    for i, (vector, parameter) in enumerate(zip(vectors, tensors, strict=True)):
+        if vector.shape != parameter.shape:
+            name = str(i) if names is None else repr(names[i])
+            raise UsageError(
+                f"direction {name} has shape {tuple(vector.shape)}, its parameter {tuple(parameter.shape)}"
+            )
+    return [v.detach().to(p) for v, p in zip(vectors, tensors, strict=True)]
+
+
+def _parts(params: TensorTree) -> tuple[tuple[str, ...] | None, list[Tensor]]:
+    """Names, where there are any, and tensors."""
+    return (tuple(params), list(params.values())) if isinstance(params, Mapping) else (None, list(params))
 
 
 def _evaluate(loss: Callable[[], Tensor]) -> Tensor:
