@@ -216,6 +216,8 @@ def test_the_input_ball():
         nn.MaxPool2d(3, stride=2),
         nn.MaxPool2d(2, padding=1),
         nn.Softmax(dim=1),
+        nn.Flatten(0),
+        nn.Unflatten(0, (-1, 2)),
         nn.Sequential(nn.ReLU()),
     ],
     ids=lambda layer: type(layer).__name__,
