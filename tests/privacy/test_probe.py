@@ -103,6 +103,23 @@ def test_large_thresholds_never_clip_and_small_ones_give_unit_gradients() -> Non
     torch.testing.assert_close(small.weight / 1e-4, -mean[:, :-1], rtol=1e-4, atol=1e-6)
 
 
+def test_without_a_seed_two_runs_draw_other_batches_and_noise() -> None:
+    h, y = torch.ones(40, 5), torch.zeros(40, dtype=torch.long)
+    settings = {"rule": FlatClip(1.0), "sample_rate": 0.5, "steps": 1, "lr": 1.0}
+    for noise in (0.0, 1.0):
+        # without noise only the size of the batch can differ, which it does in some of a few draws
+        found = {
+            float(train_softmax_head(h, y, 3, noise_multiplier=noise, seed=None, **settings).weight[0, 0])  # type: ignore[arg-type]
+            for _ in range(12)
+        }
+        assert len(found) > 1
+    fixed = {
+        float(train_softmax_head(h, y, 3, noise_multiplier=1.0, seed=4, **settings).weight[0, 0])  # type: ignore[arg-type]
+        for _ in range(3)
+    }
+    assert len(fixed) == 1
+
+
 def test_clipped_gradients_point_at_the_minimiser_of_an_interpolated_problem() -> None:
     # <clip(g_i), w - w*> >= min(1, tau / G_i) (f_i(w) - f_i*), for squares that w* solves exactly
     generator = torch.Generator().manual_seed(0)

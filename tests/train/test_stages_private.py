@@ -61,7 +61,8 @@ def test_unreadable_pictures_are_named_in_the_summary_and_train_nothing(tmp_path
         folder.mkdir(parents=True, exist_ok=True)
         part[row].image.save(folder / f"{row}.png")
     (tmp_path / "pictures" / "first" / "broken.png").write_bytes(b"no picture")
-    document = recipe(data=[str(tmp_path / "pictures")], batch_size=3, epochs=4, evaluation={})
+    stage = {"name": "head", "kind": {"name": "private-head", "epsilon": 4.0, "seeded": False}}
+    document = recipe(data=[str(tmp_path / "pictures")], batch_size=3, epochs=4, evaluation={}, stage=[stage])
     run(Recipe.from_dict(document), out=tmp_path / "run", progress=False)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert [Path(key).name for key, _ in summary["skipped"]] == ["broken.png"]
@@ -71,6 +72,10 @@ def test_unreadable_pictures_are_named_in_the_summary_and_train_nothing(tmp_path
     assert (notes["pictures"], notes["classes"]) == (6, 2)
     # the rate is over the pictures that are trained on
     assert [tuple(entry[1:]) for entry in notes["privacy"]["entries"]] == [(0.5, 8)]
+    # the same recipe gives another head, because its seed was not to be used
+    run(Recipe.from_dict(document), out=tmp_path / "again", progress=False)
+    first, second = ((tmp_path / name / "stages/00-head/head.safetensors").read_bytes() for name in ("run", "again"))
+    assert first != second
 
 
 def test_pictures_without_a_label_are_no_records() -> None:

@@ -15,7 +15,7 @@ from binderclip.privacy.feedback import DiceFeedback
 from binderclip.privacy.optimizer import PrivateOptimizer
 from binderclip.privacy.recorder import Recorder
 from binderclip.privacy.rules import AdaptiveClip, FlatClip, GroupClip, SensitivityRule
-from binderclip.privacy.sampling import PoissonSampler, collate_with_empty, unseeded_generator
+from binderclip.privacy.sampling import PoissonSampler, collate_with_empty, unseeded
 
 __all__ = ["DiceSGD", "PrivateParts", "make_private"]
 
@@ -115,8 +115,7 @@ def make_private(
     )
     if loader is not None and not poisson_sampling:
         return PrivateParts(model, private, loader, noise_multiplier)
-    drawn = unseeded_generator().initial_seed() % 2**31 if seed is None else seed
-    sampler = PoissonSampler(count, rate, steps=steps, seed=drawn)
+    sampler = PoissonSampler(count, rate, steps=steps, seed=unseeded() if seed is None else seed)
     private_loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -21,7 +21,7 @@ from binderclip.privacy.accounting import Accountant, Ledger, joint_multiplier, 
 from binderclip.privacy.feedback import Feedback
 from binderclip.privacy.report import PrivacyReport, privacy_report
 from binderclip.privacy.rules import FlatClip, SensitivityRule
-from binderclip.privacy.sampling import PoissonSampler
+from binderclip.privacy.sampling import PoissonSampler, unseeded, unseeded_generator
 from binderclip.privacy.statistic import PrivateBatch
 
 __all__ = ["ClipRange", "HeadRun", "PrivateLinearProbe", "clip_norm_range", "per_sample_lipschitz",
@@ -126,7 +126,7 @@ def train_softmax_head(
     feedback: Feedback | None = None,
     bias: bool = True,
     average: bool = False,
-    seed: int = 0,
+    seed: int | None = 0,
 ) -> HeadRun:
     """DP-SGD on a softmax layer with per-sample gradients in closed form; starts from zero.
 
@@ -138,7 +138,7 @@ def train_softmax_head(
         feedback: such as `DiceFeedback`.
         bias: whether there is one.
         average: return the mean of all iterates, as the theorem does, instead of the last one.
-        seed: of sampling and noise; for experiments.
+        seed: of sampling and noise; for experiments. None: from the system.
 
     Raises:
         UsageError: a rule with several groups.
@@ -150,8 +150,8 @@ def train_softmax_head(
     lengths = torch.linalg.vector_norm(x, dim=1)
     weight = x.new_zeros(classes, x.shape[1])
     mean = torch.zeros_like(weight)
-    sampler = PoissonSampler(len(x), sample_rate, steps=steps, seed=seed)
-    generator = torch.Generator().manual_seed(seed + 1)
+    sampler = PoissonSampler(len(x), sample_rate, steps=steps, seed=unseeded() if seed is None else seed)
+    generator = unseeded_generator() if seed is None else torch.Generator().manual_seed(seed + 1)
     expected, ledger = sample_rate * len(x), Ledger()
     seen = clipped = 0
     for number in range(steps):
@@ -198,7 +198,8 @@ class PrivateLinearProbe(ClassifierMixin, BaseEstimator):
         average: mean of the iterates instead of the last one.
         classes: the labels there may be, public; None: those of `y`, which then are assumed to be public.
         accountant: that sets the noise.
-        seed: of sampling and noise, for experiments.
+        seed: of sampling and noise, for experiments; whoever knows it can take the noise off again. None: from the
+            system.
 
     Attributes:
         classes_, coef_ (C, d), intercept_ (C,): the classifier.
@@ -220,7 +221,7 @@ class PrivateLinearProbe(ClassifierMixin, BaseEstimator):
         average: bool = False,
         classes: Sequence[Any] | None = None,
         accountant: Accountant = "rdp",
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
         self.epsilon, self.delta, self.tau, self.lr = epsilon, delta, tau, lr
         self.steps, self.sample_rate, self.normalize, self.bias = steps, sample_rate, normalize, bias

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Sampler, default_collate
 
 from binderclip.errors import UsageError
 
-__all__ = ["PoissonSampler", "collate_with_empty", "unseeded_generator"]
+__all__ = ["PoissonSampler", "collate_with_empty", "unseeded", "unseeded_generator"]
 
 
 def unseeded_generator(device: torch.device | str = "cpu") -> torch.Generator:
@@ -19,6 +19,11 @@ def unseeded_generator(device: torch.device | str = "cpu") -> torch.Generator:
     generator = torch.Generator(device)
     generator.seed()
     return generator
+
+
+def unseeded() -> int:
+    """A seed from the system, below 2^31."""
+    return unseeded_generator().initial_seed() % 2**31
 
 
 class PoissonSampler(Sampler[list[int]]):

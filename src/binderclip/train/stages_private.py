@@ -46,6 +46,7 @@ def private_head(
     tau: float | Literal["auto"] = "auto",
     lr: float | Literal["auto"] = "auto",
     accountant: Literal["rdp", "pld"] = "rdp",
+    seeded: bool = True,
 ) -> dict[str, Any]:
     """Train a softmax layer on the frozen features of labelled pictures by DP-SGD, each picture one record.
 
@@ -59,6 +60,8 @@ def private_head(
         tau: clip norm; "auto": a quarter of the smallest Lipschitz constant of unit rows.
         lr: of the head; "auto": 4 / tau.
         accountant: "rdp" or "pld".
+        seeded: batches and noise follow the recipe's seed, which stands in the run's folder: for experiments. False
+            takes both from the system, as a head that leaves the house needs; no run then repeats another.
 
     Raises:
         UsageError: data without classes, or with several sets.
@@ -85,7 +88,7 @@ def private_head(
         sample_rate=sample_rate,
         classes=range(len(dataset.classes)),
         accountant=accountant,
-        seed=context.seed,
+        seed=context.seed if seeded else None,
     ).fit(features, labels)
     folder = context.folder("stages")
     folder.mkdir(parents=True, exist_ok=True)
