@@ -21,7 +21,8 @@ from binderclip.studies.threads import one_thread
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RATES = (1e-3, 5.6e-3, 3.2e-2, 0.18, 1.0)
+RATES = (1e-3, 5.6e-3, 3.2e-2, 0.18, 1.0, 5.6)
+"""Far enough up that neither method is best at the end."""
 STEPS, BATCH, FRACTION, ADAM_RATE = 300, 32, 0.1, 3e-3
 WIDTH, LAYERS, WORDS, CONTEXT = 32, 2, 500, 10
 CURVATURE_BATCH = 256
@@ -194,8 +195,9 @@ STUDY = Study(
     f"of {LAYERS} layers and width {WIDTH}, batch {BATCH}, {STEPS} steps. At {len(CHECKPOINTS)} checkpoints of Adam's "
     "trajectory, the update that SGD, SGD with the top 10% of coordinates clipped, Adam, and Adam with the top 50% of "
     "the gradient's coordinates clipped would make, each with its own state carried along; sharpness by one "
-    f"Hessian-vector product on a fixed batch of {CURVATURE_BATCH} other captions. Then SGD and SGD clip trained with "
-    "five learning rates from 0.001 to 1; the better one counts.",
+    f"Hessian-vector product on a fixed batch of {CURVATURE_BATCH} captions. Then SGD and SGD clip trained with "
+    f"the same {len(RATES)} learning rates from {RATES[0]:g} to {RATES[-1]:g}, each counted at its best; a run that "
+    "diverged counts as uniform guessing.",
     baseline="SGD without clipping; Adam for the sharpness.",
     lower_bound=f"Uniform guessing: loss {math.log(WORDS + 3):.2f}.",
     upper_bound="",
