@@ -394,3 +394,14 @@ def test_without_reading_back_a_bad_step_changes_nothing_and_is_told_later(
             train(model, batch, optimizer, 1)
     train(model, batch, optimizer, 1)
     assert not torch.equal(weights(model)[0], before[0])
+
+
+def test_a_clip_attached_after_another_was_removed_keeps_a_state_of_its_own():
+    model, _ = model_and_batch()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    handles = [NormClip(1.0).attach(optimizer) for _ in range(3)]
+    handles[1].remove()
+    handles.append(NormClip(1.0).attach(optimizer))
+    assert [handle.key for handle in handles] == ["clip", "clip1", "clip2", "clip1"]
+    # the one that is gone is no longer saved, the three that are there each are
+    assert sorted(key for key in optimizer.state_dict() if key.startswith("clip")) == ["clip", "clip1", "clip2"]

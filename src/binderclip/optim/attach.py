@@ -75,7 +75,8 @@ class Attachment:
     def __init__(self, clip: _Clipper, optimizer: Optimizer, names: dict[int, str]) -> None:
         self.clip, self.optimizer, self.names = clip, optimizer, names
         taken = _KEYS.setdefault(optimizer, set())
-        self.key = "clip" if "clip" not in taken else f"clip{len(taken)}"
+        # the first that is free: one from between the others may have been removed
+        self.key = next(key for key in ("clip", *(f"clip{i + 1}" for i in range(len(taken)))) if key not in taken)
         taken.add(self.key)
         self._restore: list[tuple[str, Any]] | None = None
         self._updates: UpdateClips | None = None
