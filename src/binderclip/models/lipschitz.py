@@ -291,9 +291,7 @@ def lipschitz_rule(layer: nn.Module) -> LipschitzLayer:
     if isinstance(layer, LipschitzLayer):
         return layer
     if (isinstance(layer, nn.Flatten) and layer.start_dim == 0) or (isinstance(layer, nn.Unflatten) and layer.dim == 0):
-        raise NotSupported(
-            f"{layer} reshapes dimension 0, the samples: one row would hold several of them"
-        )
+        raise NotSupported(f"{layer} reshapes dimension 0, the samples: one row would hold several of them")
     if type(layer) in _PLAIN:
         return _KNOWN
     if type(layer) is nn.MaxPool2d:
