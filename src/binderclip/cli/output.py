@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from binderclip.documents import json_text
 from binderclip.errors import DataError
 
 PIPE_WIDTH = 200
@@ -23,8 +23,8 @@ notes = Console(stderr=True)
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document; paths become strings and NaN becomes null."""
-    print(json.dumps(_plain(document), ensure_ascii=False, indent=2, allow_nan=False))
+    """Print one JSON document; paths become strings, NaN null and infinities "inf"."""
+    print(json_text(document))
 
 
 def write_json(document: Any, path: Path) -> None:
@@ -34,23 +34,9 @@ def write_json(document: Any, path: Path) -> None:
         DataError: it cannot be written.
     """
     try:
-        path.write_text(json.dumps(_plain(document), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json_text(document) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and value != value:
-        return None
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    return value
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

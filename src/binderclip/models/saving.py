@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from binderclip.documents import json_text
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.devices import resolve_dtype
 from binderclip.models.registry import CONFIG, WEIGHTS
@@ -74,18 +73,8 @@ def _write_weights(path: Path, state: dict[str, Tensor]) -> None:
 
 def _write_json(path: Path, value: Any) -> None:
     partial = path.with_name(path.name + ".tmp")
-    text = json.dumps(_strict(value), indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
+    partial.write_text(json_text(value) + "\n", encoding="utf-8")
     os.replace(partial, path)
-
-
-def _strict(value: Any) -> Any:
-    """The same document with "inf", "-inf" and "nan" as texts, which JSON has no numbers for."""
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _save_transformers(model: ImageTextModel, folder: Path, dtype: torch.dtype) -> None:
