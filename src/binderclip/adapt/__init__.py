@@ -8,9 +8,12 @@ from typing import Any
 from binderclip.adapt.cache_head import TipAdapter
 from binderclip.adapt.gaussian import ClassStatistics, GaussianHead, class_statistics, shrunk_precision
 from binderclip.adapt.head import Blend, FeatureClassifier, FewShotHead, blend_search
+from binderclip.adapt.inputs import features_for, level_input
 from binderclip.adapt.linear_probe import LinearProbe
 from binderclip.adapt.prior import align, prior_rows
+from binderclip.adapt.saving import load_head, save_head
 from binderclip.adapt.shots import HeadScore, compare_heads, draw_shots
+from binderclip.adapt.tuned import Training, Tunable, TunedHead, by_epoch, train_tunable
 from binderclip.adapt.zero_shot import ZeroShotClassifier
 
 METHODS: dict[str, Callable[..., Any]] = {
@@ -30,12 +33,21 @@ __all__ = [
     "HeadScore",
     "LinearProbe",
     "TipAdapter",
+    "Training",
+    "Tunable",
+    "TunedHead",
     "ZeroShotClassifier",
     "align",
     "blend_search",
+    "by_epoch",
     "class_statistics",
     "compare_heads",
     "draw_shots",
+    "features_for",
+    "level_input",
+    "load_head",
     "prior_rows",
+    "save_head",
     "shrunk_precision",
+    "train_tunable",
 ]

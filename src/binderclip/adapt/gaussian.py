@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from binderclip.adapt.head import FewShotHead, Terms, _checked_features, blend_search
+from binderclip.adapt.head import FewShotHead, Terms, _checked_input, blend_search
 from binderclip.adapt.prior import prior_rows
 from binderclip.errors import UsageError
 
@@ -114,6 +114,8 @@ class GaussianHead(FewShotHead):
     Paper: A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation (arXiv 2402.04087).
     """
 
+    transient: ClassVar[tuple[str, ...]] = ("_rows",)
+
     def __init__(
         self,
         text_prior: Any = None,
@@ -211,7 +213,7 @@ class GaussianHead(FewShotHead):
             raise UsageError("fit_unlabelled starts from the zero-shot classifier: give text_prior")
         if iterations < 1:
             raise UsageError(f"iterations must be at least 1, not {iterations}")
-        x = torch.nn.functional.normalize(torch.tensor(_checked_features(X)), dim=-1)
+        x = torch.nn.functional.normalize(torch.tensor(_checked_input(X)), dim=-1)
         x = x.flatten(0, -2)
         names, _, _ = prior_rows(self.text_prior, self.classes)
         self.classes_ = np.unique(np.asarray(names))

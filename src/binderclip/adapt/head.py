@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -16,20 +17,31 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
 from torch import Tensor, nn
 
+from binderclip.adapt.inputs import InputLevel, level_input
 from binderclip.adapt.prior import align, prior_rows
 from binderclip.errors import UsageError
 
 Terms = dict[str, Tensor]
 
+IMAGES_AT_ONCE = 64
+"""Pictures that a head sends through its encoder at once when it predicts."""
+
 
 class FeatureClassifier(ClassifierMixin, BaseEstimator):
-    """A classifier on image features whose logits are a sum of named terms.
+    """A classifier of pictures whose logits are a sum of named terms.
 
     A subclass sets `classes_` and `n_features_in_` and defines `_terms`, in torch, so that the same head serves
-    arrays, gradients and the `Predictor` face. Features may be raw: rows are brought to unit length here.
+    arrays, gradients and the `Predictor` face.
+
+    Attributes:
+        input_level: what X is. `features`: image features (N, d), raw or not, brought to unit length here;
+            `pre_projection`: (N, D) pooled features before the projection, left as they are; `images`: (N, 3, H, W)
+            in [0, 1]. V views of each picture are axis 1, at every level; `features_for` makes X for any head.
+        transient: fitted attributes that prediction does without, left out when a head is saved.
     """
 
-    input_level: ClassVar[str] = "features"
+    input_level: ClassVar[InputLevel] = "features"
+    transient: ClassVar[tuple[str, ...]] = ()
     classes_: np.ndarray
     n_features_in_: int
 
@@ -44,17 +56,22 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator):
                 device, dtype and graph; anything else becomes a float64 tensor.
         """
         check_is_fitted(self, "classes_")
-        x = X if isinstance(X, Tensor) else torch.tensor(_checked_features(X, self))
-        if x.ndim not in (2, 3):
-            raise UsageError(f"X must have shape (N, d) or (N, V, d), not {tuple(x.shape)}")
-        if x.shape[-1] != self.n_features_in_:
+        views = self._views(X if isinstance(X, Tensor) else torch.tensor(_checked_input(X, self.input_level, self)))
+        if math.prod(views.shape[2:]) != self.n_features_in_:
             raise ValueError(
-                f"X has {x.shape[-1]} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
-                "as input"
+                f"X has {math.prod(views.shape[2:])} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input"
             )
-        views = x.unsqueeze(1) if x.ndim == 2 else x
-        flat = self._terms(F.normalize(views.flatten(0, 1), dim=-1))
+        flat = self._terms(views.flatten(0, 1))
         return {name: term.unflatten(0, views.shape[:2]).mean(dim=1) for name, term in flat.items()}
+
+    def _views(self, x: Float[Tensor, "N *V_item"]) -> Float[Tensor, "N V *item"]:
+        """X with an axis of views, features at unit length."""
+        item = 3 if self.input_level == "images" else 1
+        if x.ndim not in (1 + item, 2 + item) or (item == 3 and x.shape[-3] != 3):
+            raise UsageError(_wrong_shape(self.input_level, tuple(x.shape)))
+        views = x.unsqueeze(1) if x.ndim == 1 + item else x
+        return F.normalize(views, dim=-1) if self.input_level == "features" else views
 
     def logits(self, X: Float[Tensor, "N *V d"]) -> Float[Tensor, "N C"]:
         """Sum of the terms, as a tensor."""
@@ -62,11 +79,19 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Logits (N, C), also for two classes."""
-        return self.logits(_to_array(X)).numpy()
+        return self._in_chunks(X).numpy()
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Softmax of the logits, (N, C)."""
-        return self.logits(_to_array(X)).softmax(dim=-1).numpy()
+        return self._in_chunks(X).softmax(dim=-1).numpy()
+
+    @torch.no_grad()
+    def _in_chunks(self, X: Any) -> Float[Tensor, "N C"]:
+        """Logits without a graph; pictures go through the encoder a few at a time."""
+        if self.input_level != "images":
+            return self.logits(X.detach().cpu().double() if isinstance(X, Tensor) else X).cpu()
+        x = X.detach() if isinstance(X, Tensor) else torch.tensor(_checked_input(X, self.input_level, self))
+        return torch.cat([self.logits(part).cpu() for part in x.split(IMAGES_AT_ONCE)])
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row."""
@@ -99,7 +124,7 @@ class FewShotHead(FeatureClassifier):
         """Learn from features and labels.
 
         Args:
-            X: features (N, d), or (N, V, d) for V augmented views of each image.
+            X: what `input_level` says, such as features (N, d), or (N, V, d) for V augmented views of each image.
             y: labels (N,), any hashable kind; names where the prior has names.
             X_val, y_val: a validation split on which the head's own grid is searched; without it the constructor's
                 values are used.
@@ -110,13 +135,12 @@ class FewShotHead(FeatureClassifier):
         """
         if (X_val is None) != (y_val is None):
             raise UsageError("X_val and y_val go together: pass both or neither")
-        x, labels = _checked_pair(X, y)
+        x, labels = _checked_pair(X, y, self.input_level)
         self.classes_, targets = np.unique(labels, return_inverse=True)
-        self.n_features_in_ = x.shape[-1]
+        views = self._views(torch.tensor(x))
+        self.n_features_in_ = math.prod(views.shape[2:])
         self._set_prior(list(self.classes_.tolist()))
-        views = torch.tensor(x)
-        views = views.unsqueeze(1) if views.ndim == 2 else views
-        self._fit(F.normalize(views, dim=-1), torch.from_numpy(targets.reshape(-1)))
+        self._fit(views, torch.from_numpy(targets.reshape(-1)))
         if X_val is not None:
             self._tune(*self._validation(X_val, y_val))
         return self
@@ -132,7 +156,7 @@ class FewShotHead(FeatureClassifier):
         if self.text_prior is None:
             return
         names, rows, scale = prior_rows(self.text_prior, self.classes)
-        if rows.shape[1] != self.n_features_in_:
+        if self.input_level == "features" and rows.shape[1] != self.n_features_in_:
             raise UsageError(f"X has {self.n_features_in_} features and text_prior {rows.shape[1]}")
         self.prior_ = align(names, rows, labels)
         if self.scale is None and scale is not None:
@@ -142,43 +166,41 @@ class FewShotHead(FeatureClassifier):
         return {} if self.prior_ is None else {"text": self.scale_ * x @ self.prior_.to(x).T}
 
     def _validation(self, X: Any, y: Any) -> tuple[Tensor, Tensor]:
-        x, labels = _checked_pair(X, y)
+        x, labels = _checked_pair(X, y, self.input_level)
         place = {name: index for index, name in enumerate(self.classes_.tolist())}
         unknown = [label for label in labels.tolist() if label not in place]
         if unknown:
             raise UsageError(f"y_val has classes that y has not, such as {unknown[0]!r}")
-        unit = F.normalize(torch.tensor(x), dim=-1)
-        if unit.ndim == 3:
-            unit = F.normalize(unit.mean(dim=1), dim=-1)
-        return unit, torch.tensor([place[label] for label in labels.tolist()])
+        views = self._views(torch.tensor(x))
+        if views.shape[1] > 1 and self.input_level == "images":
+            raise UsageError(
+                f"X_val holds {views.shape[1]} views a picture: give the pictures themselves, (N, 3, H, W)"
+            )
+        mean = views.mean(dim=1)
+        x_val = F.normalize(mean, dim=-1) if self.input_level == "features" else mean
+        return x_val, torch.tensor([place[label] for label in labels.tolist()])
 
 
 class HeadPredictor(nn.Module):
-    """An image-text model's features under a fitted head: images (B, 3, H, W) in [0, 1] -> logits (B, C).
+    """A fitted head behind an image-text model: images (B, 3, H, W) in [0, 1] -> logits (B, C), differentiable.
 
     Args:
-        model: encodes the images; `encode_image` is called with its graph.
-        head: fitted on that model's features.
-
-    Raises:
-        UsageError: a head that takes something other than projected features.
+        model: prepares and encodes the images, as far as the head's `input_level` asks for.
+        head: fitted on what that model gives.
     """
 
     def __init__(self, model: nn.Module, head: FeatureClassifier) -> None:
         super().__init__()
         check_is_fitted(head, "classes_")
-        if head.input_level != "features":
-            raise UsageError(f"{type(head).__name__} takes {head.input_level}, not image features")
         self.model, self.head = model, head
         self.classes = [str(name) for name in head.classes_.tolist()]
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
         """Logits of images in [0, 1]."""
-        encode: Callable[..., Tensor] = self.model.encode_image  # type: ignore[assignment]
-        return self.from_features(encode(images))
+        return self.head.logits(level_input(self.model, images, self.head.input_level))
 
     def from_features(self, features: Float[Tensor, "B d"]) -> Float[Tensor, "B C"]:
-        """Logits of image features, raw or of length one."""
+        """Logits of what the head takes: image features, raw or of length one, where it is a head on features."""
         return self.head.logits(features)
 
 
@@ -231,23 +253,27 @@ def blend_search(
     return Blend(best, accuracy, table)
 
 
-def _to_array(X: Any) -> Any:
-    return X.detach().cpu().double() if isinstance(X, Tensor) else X
+def _wrong_shape(level: InputLevel, shape: tuple[int, ...]) -> str:
+    if level == "images":
+        return f"X must hold images (N, 3, H, W) in [0, 1], or (N, V, 3, H, W), not {shape}"
+    return f"X must have shape (N, d) or (N, V, d), not {shape}"
 
 
-def _checked_features(X: Any, estimator: Any = None) -> np.ndarray:
+def _checked_input(X: Any, level: InputLevel = "features", estimator: Any = None) -> np.ndarray:
     if isinstance(X, Tensor):
         X = X.detach().cpu().numpy()
-    x = check_array(X, dtype=np.float64, allow_nd=True, estimator=estimator)
-    if x.ndim not in (2, 3):
-        raise UsageError(f"X must have shape (N, d) or (N, V, d), not {x.shape}")
+    # Pixels stay float32, as encoders want them; features are worked on in double precision.
+    dtype = np.float32 if level == "images" else np.float64
+    x = check_array(X, dtype=dtype, allow_nd=True, estimator=estimator)
+    if x.ndim not in ((4, 5) if level == "images" else (2, 3)):
+        raise UsageError(_wrong_shape(level, x.shape))
     return x
 
 
-def _checked_pair(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+def _checked_pair(X: Any, y: Any, level: InputLevel = "features") -> tuple[np.ndarray, np.ndarray]:
     if y is None:
         raise ValueError("this classifier requires y to be passed, but the target y is None")
-    x = _checked_features(X)
+    x = _checked_input(X, level)
     if isinstance(y, Tensor):
         y = y.detach().cpu().numpy()
     labels = column_or_1d(y, warn=True)

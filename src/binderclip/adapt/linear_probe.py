@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ class LinearProbe(FewShotHead):
     Raises:
         UsageError: C not above 0.
     """
+
+    transient: ClassVar[tuple[str, ...]] = ("_solver", "_data")
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ __all__ = ["fit"]
 
 
 def fit(
-    step: Callable[[Any], Any],
+    step: Callable[..., Any],
     params: nn.Module | Iterable[Any],
     batches: Iterable[Any],
     *,
@@ -253,7 +253,7 @@ class _Run:
 
 
 def _start(
-    step: Callable[[Any], Any],
+    step: Callable[..., Any],
     params: Any,
     optimizer: OptimizerLike,
     lr: float | None,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from binderclip.adapt import GaussianHead, LinearProbe, TipAdapter, ZeroShotClassifier, compare_heads
-from binderclip.studies.features import dataset_features
+from binderclip.studies.few_shot_sets import FewShotSet, few_shot_set
 from binderclip.studies.report import lines_of
 from binderclip.studies.study import Criterion, Row, Study, Table
 from binderclip.studies.threads import one_thread
@@ -17,65 +16,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOTS = (1, 2, 4, 8, 16)
-EACH = 62
-"""Pictures a class: 16 shots, as many for validation, and 30 for testing."""
+SETS = ("OpenMoji", "digits")
 HEADS = ("zero-shot", "linear probe", "Tip-Adapter", "GaussianHead")
-GROUPS = {
-    "Activities": ["sport, game or celebration"],
-    "Animals & Nature": ["animal or plant"],
-    "Flags": ["flag of a country"],
-    "Food & Drink": ["food or drink"],
-    "Objects": ["household object or tool"],
-    "People & Body": ["person or body part"],
-    "Smileys & Emotion": ["smiling or emotional face"],
-    "Symbols": ["abstract symbol or sign"],
-    "Travel & Places": ["vehicle, building or place"],
-}
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-
-@lru_cache(maxsize=1)
-def _sets() -> dict[str, tuple[np.ndarray, np.ndarray, Any]]:
-    """Features, class names and the text bank of each data set, `EACH` pictures a class."""
-    from binderclip.data import load_data
-    from binderclip.models import load
-
-    model = load("small")
-    emoji, digits = load_data("openmoji"), load_data("digits")
-    names = {
-        "OpenMoji": np.array([emoji.classes[i] if i >= 0 else "" for i in emoji.labels]),
-        "digits": np.array([DIGITS[i] for i in digits.labels]),
-    }
-    banks = {
-        "OpenMoji": model.text_bank(GROUPS),
-        "digits": model.text_bank({word: [f"the number {word}", f"the digit {i}"] for i, word in enumerate(DIGITS)}),
-    }
-    found = {}
-    for name, data in (("OpenMoji", emoji), ("digits", digits)):
-        rows = [np.flatnonzero(names[name] == label) for label in banks[name].names]
-        chosen = np.concatenate([np.random.default_rng(0).permutation(r)[:EACH] for r in rows])
-        features = dataset_features(model, data.subset(chosen)).double().numpy()
-        found[name] = (features, names[name][chosen], banks[name])
-    return found
-
-
-def _split(y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the pool that shots are drawn from, and of the test pictures (30 a class)."""
-    rng = np.random.default_rng([seed, 1])
-    orders = [rng.permutation(np.flatnonzero(y == name)) for name in np.unique(y)]
-    return np.concatenate([o[:32] for o in orders]), np.concatenate([o[32:] for o in orders])
 
 
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
-    sets = _sets()
+    sets = {name: few_shot_set(name) for name in SETS}
     with one_thread():
-        return [row for name, (x, y, bank) in sets.items() for row in _measure_set(name, x, y, bank, seed)]
+        return [row for name, data in sets.items() for row in _measure_set(name, data, seed)]
 
 
-def _measure_set(name: str, x: np.ndarray, y: np.ndarray, bank: Any, seed: int) -> list[Row]:
+def _measure_set(name: str, data: FewShotSet, seed: int) -> list[Row]:
     rows = []
-    pool, test = _split(y, seed)
+    x, y, bank = data.features, data.labels, data.bank
+    pool, test = data.split(seed)
     prior = ZeroShotClassifier(bank).fit()
     heads = {
         "zero-shot": prior,
@@ -113,7 +68,7 @@ def _variants(name: str, x: np.ndarray, y: np.ndarray, bank: Any, pool: np.ndarr
 
 
 def _settings(shots: int | None = None) -> list[str]:
-    return [f"{name}, {n} shots" for name in ("OpenMoji", "digits") for n in SHOTS if shots in (None, n)]
+    return [f"{name}, {n} shots" for name in SETS for n in SHOTS if shots in (None, n)]
 
 
 def _never_below_zero_shot(table: Table) -> tuple[bool, str]:
@@ -149,7 +104,7 @@ def _extensions(table: Table) -> tuple[bool, str]:
     }
     gains = []
     for metric, method in pairs.items():
-        by_set = [table.mean(metric, method, n) - table.mean(metric, "zero-shot", n) for n in ("OpenMoji", "digits")]
+        by_set = [table.mean(metric, method, n) - table.mean(metric, "zero-shot", n) for n in SETS]
         gains.append(float(np.mean(by_set)))
     return min(gains) >= 0, f"gain over zero-shot: without labels {gains[0]:+.3f}, without pictures {gains[1]:+.3f}"
 
@@ -157,7 +112,7 @@ def _extensions(table: Table) -> tuple[bool, str]:
 def draw(table: Table, figure: Figure) -> None:
     """Accuracy against shots for both sets, and the two ablations."""
     axes = figure.subplots(1, 3)
-    for ax, name in zip(axes, ("OpenMoji", "digits"), strict=False):
+    for ax, name in zip(axes, SETS, strict=False):
         settings = [f"{name}, {n} shots" for n in SHOTS]
         lines_of(ax, table, "accuracy", settings, [float(n) for n in SHOTS], list(HEADS))
         ax.set(title=name, xlabel="shots a class", ylabel="accuracy")

@@ -1,0 +1,230 @@
+"""Heads with trained parameters: one estimator around a small module, trained by the library's one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from binderclip.adapt.head import FewShotHead
+from binderclip.errors import UsageError
+from binderclip.fit import FitResult, fit
+from binderclip.fit.optimizers import OptimizerLike
+
+Losses = Callable[[], dict[str, Tensor]]
+GradientRule = Callable[[Losses, list[Tensor]], dict[str, Tensor]]
+"""(closure, parameters) -> losses; sets `.grad` itself. The closure computes the named losses of the same batch anew at
+the parameters' present values, as often as the rule needs: twice for a sharpness-aware one."""
+
+
+class Tunable(nn.Module):
+    """What a `TunedHead` trains: parameters, logits, and named losses.
+
+    Frozen parts (towers, banks of text features) are passed in, not registered, so `parameters()` are the trained ones.
+    """
+
+    def logits(self, x: Float[Tensor, "B ..."], rows: Int[Tensor, "B"] | None = None) -> Float[Tensor, "B C"]:
+        """Scores of a batch.
+
+        Args:
+            x: one view of each picture, as `TunedHead` gives it (features at unit length).
+            rows: which training pictures these are, for modules that keep something of each; None when predicting.
+        """
+        raise UsageError(f"{type(self).__name__} defines no logits")
+
+    def losses(self, x: Float[Tensor, "B ..."], targets: Int[Tensor, "B"], rows: Int[Tensor, "B"]) -> dict[str, Tensor]:
+        """Named losses; their sum is minimised, unless the head has a gradient rule that combines them otherwise."""
+        return {"task": F.cross_entropy(self.logits(x, rows), targets)}
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a `TunedHead` trains.
+
+    Args:
+        lr: base learning rate.
+        epochs: passes over the pictures; or `steps`.
+        steps: optimizer steps; or `epochs`.
+        batch_size: pictures a step; None: all of them.
+        optimizer: as `fit` takes it.
+        schedule: as `fit` takes it, over all steps.
+        warmup: as `fit` takes it.
+        rule: combines named losses to gradients; None: the gradient of their sum.
+        grad_transform: changes `.grad` in place before the step, as `fit` takes it.
+        ema: decay of an average of the weights, which is then the result; None: the last weights.
+        seed: of batches, dropout and initialisation.
+    """
+
+    lr: float
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = 32
+    optimizer: OptimizerLike = "adamw"
+    schedule: str | Callable[[float], float] = "cosine"
+    warmup: int | float = 0
+    rule: GradientRule | None = None
+    grad_transform: Callable[[list[Tensor]], Any] | None = None
+    ema: float | None = None
+    seed: int = 0
+    callbacks: Sequence[Any] = ()
+
+    def total(self, pictures: int) -> int:
+        """Optimizer steps for so many pictures; 0 where nothing is to be trained.
+
+        Raises:
+            UsageError: both or neither of `epochs` and `steps`, or one below 0; a batch size below 1.
+        """
+        if (self.epochs is None) == (self.steps is None):
+            raise UsageError(f"give epochs or steps, one of them; got epochs={self.epochs}, steps={self.steps}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1, not {self.batch_size}")
+        count = self.steps if self.steps is not None else self.epochs
+        assert count is not None
+        if count < 0:
+            raise UsageError(f"{'steps' if self.steps is not None else 'epochs'} must be at least 0, not {count}")
+        if not self.lr >= 0:
+            raise UsageError(f"lr must be at least 0, not {self.lr}")
+        each = 1 if self.batch_size is None else -(-pictures // self.batch_size)
+        return count if self.steps is not None else count * each
+
+
+class _Batches:
+    """Index batches: a fresh order each epoch; in epoch e every picture shows view e mod V."""
+
+    def __init__(self, pictures: int, views: int, batch_size: int | None, seed: int) -> None:
+        self.pictures, self.views = pictures, views
+        self.size = pictures if batch_size is None else batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        view = self.epoch % self.views
+        self.epoch += 1
+        if self.size >= self.pictures:
+            yield torch.arange(self.pictures), view
+            return
+        for rows in torch.randperm(self.pictures, generator=self.generator).split(self.size):
+            yield rows, view
+
+
+def train_tunable(
+    module: Tunable, views: Float[Tensor, "N V ..."], targets: Int[Tensor, "N"], training: Training
+) -> FitResult | None:
+    """Train a `Tunable` in place, by `fit`; the global random state is left as it was.
+
+    Args:
+        module: float32; its `parameters()` are trained.
+        views: V views of each of N pictures.
+        targets: class indices.
+        training: how.
+
+    Returns:
+        What `fit` returns, or None where there was no step to take.
+
+    Raises:
+        UsageError: see `Training`; a module without parameters.
+        Diverged: the loss became NaN or infinite.
+    """
+    steps = training.total(len(views))
+    parameters: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
+    if not parameters:
+        raise UsageError(f"{type(module).__name__} has no parameters to train")
+    device = parameters[0].device
+    views, targets = views.to(device), targets.to(device)
+
+    def step(batch: Any, backward: Callable[[Tensor], None]) -> tuple[Tensor, dict[str, Tensor]]:
+        rows, view = batch[0].to(device), batch[1]
+        x, y = views[rows, view], targets[rows]
+        if training.rule is not None:
+            losses = training.rule(lambda: module.losses(x, y, rows), parameters)
+        else:
+            losses = module.losses(x, y, rows)
+            backward(torch.stack(list(losses.values())).sum())
+        total = torch.stack([value.detach() for value in losses.values()]).sum()
+        return total, {f"loss/{name}": value for name, value in losses.items()} if len(losses) > 1 else {}
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        module.train()
+        result = None
+        if steps:
+            result = fit(
+                step,
+                module,
+                _Batches(len(views), views.shape[1], training.batch_size, training.seed),
+                steps=steps,
+                optimizer=training.optimizer,
+                lr=training.lr,
+                schedule=training.schedule,
+                warmup=training.warmup,
+                grad_transform=training.grad_transform,
+                ema=training.ema,
+                callbacks=training.callbacks,
+            )
+            if result.ema is not None:
+                module.load_state_dict(result.ema.module.state_dict())
+    module.eval()
+    return result
+
+
+def by_epoch(epochs: int, *, warmup: int = 0, warmup_lr: float = 0.0) -> Callable[[float], float]:
+    """Cosine to 0 that changes once an epoch, as the prompt-learning codes step their schedulers.
+
+    Args:
+        epochs: in all.
+        warmup: first epochs, at the constant rate `warmup_lr`.
+        warmup_lr: as a fraction of the base rate.
+
+    Returns:
+        Multiplier as a function of progress in [0, 1].
+    """
+    half = torch.pi / max(epochs, 1)
+
+    def rate(progress: float) -> float:
+        epoch = min(int(progress * epochs + 1e-9), epochs - 1)
+        return warmup_lr if epoch < warmup else 0.5 * (1.0 + float(torch.cos(torch.tensor(half * epoch))))
+
+    return rate
+
+
+class TunedHead(FewShotHead):
+    """Base of the heads that train parameters by gradient descent.
+
+    A subclass builds its module from the checked training data (`_module`), says how to train it (`_training`), and
+    takes over, as plain tensors, what prediction needs (`_adopt`). Then it is an estimator like any other: saved,
+    cloned, and bit-equal when fitted again with the same seed.
+
+    Attributes:
+        history_: figures of the training steps by name; empty where there was none.
+        n_trainable_: number of trained parameters.
+    """
+
+    transient: ClassVar[tuple[str, ...]] = ("history_",)
+    history_: dict[str, Any]
+    n_trainable_: int
+
+    def _module(self, views: Float[Tensor, "N V ..."], targets: Int[Tensor, "N"]) -> Tunable:
+        raise UsageError(f"{type(self).__name__} builds no module: use one of binderclip.adapt.METHODS")
+
+    def _training(self) -> Training:
+        raise UsageError(f"{type(self).__name__} has no training: use one of binderclip.adapt.METHODS")
+
+    def _adopt(self, module: Tunable) -> None:
+        """Keep what prediction needs, detached."""
+        raise UsageError(f"{type(self).__name__} keeps nothing of its module")
+
+    def _fit(self, views: Float[Tensor, "N V ..."], targets: Int[Tensor, "N"]) -> None:
+        training = self._training()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            module = self._module(views, targets)
+        self.n_trainable_ = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        result = train_tunable(module, views.float(), targets, training)
+        self.history_ = {} if result is None else dict(result.history)
+        with torch.no_grad():
+            self._adopt(module)
