@@ -1,0 +1,39 @@
+"""Choosing the best head for labelled pictures: honest splits, cross-validation, one look at the test part."""
+
+from __future__ import annotations
+
+from binderclip.adapt.selection.encoded import Encoded, encode_dataset
+from binderclip.adapt.selection.entries import Entry, entries
+from binderclip.adapt.selection.measures import (
+    Interval,
+    calibration_error,
+    fit_temperature,
+    mcnemar,
+    mean_interval,
+    proportion_interval,
+    selection_optimism,
+)
+from binderclip.adapt.selection.result import Examined, MethodScore, Selection
+from binderclip.adapt.selection.select import select_head
+from binderclip.adapt.selection.splits import Parts, near_duplicates, split_parts
+
+__all__ = [
+    "Encoded",
+    "Entry",
+    "Examined",
+    "Interval",
+    "MethodScore",
+    "Parts",
+    "Selection",
+    "calibration_error",
+    "encode_dataset",
+    "entries",
+    "fit_temperature",
+    "mcnemar",
+    "mean_interval",
+    "near_duplicates",
+    "proportion_interval",
+    "select_head",
+    "selection_optimism",
+    "split_parts",
+]

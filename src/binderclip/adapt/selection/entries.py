@@ -1,0 +1,91 @@
+"""Which heads can stand for election, and how each is built from what there is: texts, model, seed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal
+
+from binderclip.adapt.head import InputLevel
+from binderclip.adapt.tuned import TunedHead
+from binderclip.adapt.zero_shot import ZeroShotClassifier
+from binderclip.errors import UsageError
+
+if TYPE_CHECKING:
+    from binderclip.models import ImageTextModel, TextBank
+
+Cost = Literal["closed form", "trained on features", "trained through the text tower", "trained on images"]
+ORDER: tuple[Cost, ...] = (
+    "closed form", "trained on features", "trained through the text tower", "trained on images"
+)  # fmt: skip
+ALIASES = ("evp",)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One candidate.
+
+    Attributes:
+        name: as the table shows it; a name of `adapt.METHODS`.
+        cost: what training it takes; cheap ones go first.
+        level: what X it wants.
+        build: seed -> unfitted estimator.
+    """
+
+    name: str
+    cost: Cost
+    level: InputLevel
+    build: Callable[[int], Any]
+
+
+def entries(
+    methods: str | Sequence[str], model: ImageTextModel | None, bank: TextBank | None, catalogue: dict[str, Any]
+) -> list[Entry]:
+    """The candidates, cheapest first.
+
+    Args:
+        methods: `auto` (all but those trained on images, which take hours on a processor), `all`, or names.
+        model: for heads that work through its towers.
+        bank: the classes' sentences, for heads with a text prior.
+        catalogue: name -> constructor, `adapt.METHODS`.
+
+    Raises:
+        UsageError: an unknown or doubled name.
+    """
+    wanted = list(catalogue) if methods in ("auto", "all") else [methods] if isinstance(methods, str) else list(methods)
+    for name in wanted:
+        if name not in catalogue:
+            near = get_close_matches(name, catalogue, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(catalogue)}"
+            raise UsageError(f"method {name!r} is unknown: {hint}")
+    if len(set(wanted)) < len(wanted):
+        raise UsageError(f"methods names {next(n for n in wanted if wanted.count(n) > 1)!r} more than once")
+    found = [_entry(name, catalogue[name], model, bank) for name in wanted]
+    if methods == "auto":
+        found = [entry for entry in found if entry.cost != "trained on images"]
+    return sorted(found, key=lambda entry: ORDER.index(entry.cost))
+
+
+def _entry(name: str, constructor: Any, model: ImageTextModel | None, bank: TextBank | None) -> Entry:
+    kind = constructor if isinstance(constructor, type) else getattr(constructor, "func", constructor)
+    takes = inspect.signature(constructor).parameters
+    level: InputLevel = getattr(kind, "input_level", "features")
+    offered: dict[str, Any] = {"model": model, "projection": model, "bank": bank}
+    if bank is not None:
+        offered["text_prior"] = ZeroShotClassifier(bank).fit()
+
+    def build(seed: int) -> Any:
+        given = {key: value for key, value in offered.items() if key in takes and value is not None}
+        return constructor(**given, **({"seed": seed} if "seed" in takes else {}))
+
+    return Entry(name, _cost(kind, level, "model" in takes), level, build)
+
+
+def _cost(kind: Any, level: InputLevel, through_model: bool) -> Cost:
+    if not (isinstance(kind, type) and issubclass(kind, TunedHead)):
+        return "closed form" if level != "images" else "trained on images"
+    if level == "images":
+        return "trained on images"
+    return "trained through the text tower" if through_model else "trained on features"

@@ -1,0 +1,179 @@
+"""`binderclip adapt`: the best classifier for your labelled pictures, how sure it is, and where it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from binderclip.cli.options import Device, Dtype, Json, Model
+from binderclip.cli.output import note, notes, print_json, print_table, warn_skipped, write_json
+from binderclip.errors import UsageError
+
+if TYPE_CHECKING:
+    from binderclip.adapt.selection import Selection
+
+
+def adapt(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of class-named folders, a CSV (file, label), or a named set: `digits`, `fashion-mnist`, ..."
+        ),
+    ],
+    shots: Annotated[int, typer.Option(min=1, help="Pictures a class to learn from, validation included.")] = 16,
+    methods: Annotated[
+        str,
+        typer.Option(
+            "--methods",
+            help="`auto` (what fits the budget, not those trained on images), `all`, or names: `gda,linear-probe`.",
+        ),
+    ] = "auto",
+    seeds: Annotated[int, typer.Option(min=1, help="Independent draws of the shots; the intervals are over them.")] = 3,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation inside the shots.")] = 4,
+    budget: Annotated[float, typer.Option(help="Seconds it may take; what does not fit is left out.")] = 540.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same table.")] = 0,
+    templates: Annotated[
+        str, typer.Option("--templates", "-t", help="How a class name becomes sentences: a set, or one with `{}`.")
+    ] = "simple",
+    keep: Annotated[
+        float, typer.Option(help="Share of pictures of your classes that 'none of these' must not refuse.")
+    ] = 0.95,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="Most pictures a class that are looked at [default: about 4,000 in all].")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the head, the report and finished work.")] = Path(
+        "adapt"
+    ),
+    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    model: Model = "small",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    json: Json = False,
+) -> None:
+    """Find the best classifier for your pictures among all methods, and say how far to trust it.
+
+    Every method learns from the same few pictures a class and is judged by cross-validation inside them; the test
+    part is looked at once, by the winner and the second. The winner is saved for `binderclip classify --head`.
+    Stopped half-way, the same command goes on where it was.
+
+    Examples:
+
+        binderclip adapt parts/ --shots 16
+
+        binderclip adapt digits --methods gda,linear-probe,zero-shot --out runs/digits
+
+        binderclip classify new/ --head adapt
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; give a folder")
+    names = methods if methods in ("auto", "all") else [name.strip() for name in methods.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--methods is empty: auto, all, or names such as gda,linear-probe")
+
+    from binderclip.adapt.selection import select_head
+    from binderclip.data import ImageTextDataset, load_data
+    from binderclip.models import load, resolve_templates
+
+    sentences = resolve_templates(templates)
+    samples = load_data(data)
+    if not isinstance(samples, ImageTextDataset):
+        raise UsageError(f"{data}: shards are streamed, which few-shot draws cannot use; give a folder or a named set")
+    clip = load(model, device=device, dtype=dtype)
+    out.mkdir(parents=True, exist_ok=True)
+    with notes.status("reading pictures") as status:
+        found = select_head(
+            clip,
+            samples,
+            shots=shots,
+            seeds=seeds,
+            methods=names,
+            templates=sentences,
+            folds=folds,
+            budget=budget,
+            keep=keep,
+            seed=seed,
+            limit=limit,
+            store=out / "finished",
+            progress=status.update,
+        )
+        found.save(out)
+        write_json({"data": data, **found.figures()}, out / "figures.json")
+        if report:
+            from binderclip.cli.adapt_report import write_report
+
+            status.update("writing the report")
+            write_report(found, clip, data, out / "report.html")
+    if json:
+        print_json({"data": data, **found.figures(), "skipped": found.encoded.skipped})
+    else:
+        _print(found, data)
+    warn_skipped(found.encoded.skipped)
+    note(f"head {out}" + (f", report {out / 'report.html'}" if report else ""))
+
+
+def _print(found: Selection, data: str) -> None:
+    single = any(not score.by_seed for score in found.scores)
+    if not single:
+        print_table(
+            f"{data}: {len(found.classes)} classes, {found.shots} shots, cross-validated inside them, "
+            f"{found.seeds} draws, model {found.model}",
+            ["method", "accuracy", "95%", "macro-F1", "cal. error", "fit s", "trained"],
+            [_row(score) for score in found.scores],
+        )
+    for line in verdict(found):
+        typer.echo(line)
+    for line in found.notes:
+        note(f"note: {line}")
+    for name, why in found.left_out:
+        note(f"left out {name}: {why}")
+
+
+def _row(score: Any) -> list[Any]:
+    interval = score.accuracy
+    return [
+        score.name,
+        interval.value,
+        f"{interval.low:.3f} to {interval.high:.3f}" if interval.low == interval.low else "one draw",
+        score.macro_f1,
+        score.calibration,
+        score.seconds,
+        score.parameters,
+    ]
+
+
+def verdict(found: Selection) -> list[str]:
+    """What a person should take away, in a few sentences."""
+    best = found.scores[0]
+    lines = []
+    if len(found.scores) > 1:
+        lines.append(
+            f"Chosen: {best.name}. Choosing the best of {len(found.scores)} flatters its {best.accuracy.value:.3f} by "
+            f"about {found.optimism:.3f}."
+        )
+    if found.test is None:
+        return [*lines, "No class has a picture to spare for a test: there is no test figure."]
+    test = found.test
+    lines.append(
+        f"On {len(test.probs)} test pictures, looked at once: accuracy {test.accuracy}, macro-F1 {test.macro_f1:.3f}, "
+        f"calibration error {test.calibration:.3f} (temperature {found.temperature:.3g})."
+    )
+    if found.paired is not None and found.runner_up is not None:
+        only, other, p = found.paired
+        sure = "a real difference" if p < 0.05 else "no proof that it is better"
+        lines.append(
+            f"Against {found.runner_up.name} ({found.runner_up.accuracy.value:.3f}) on the same pictures: right alone "
+            f"{only} times against {other}, p = {p:.2g}: {sure}."
+        )
+    if found.rejected == found.rejected:
+        lines.append(
+            f"'None of these' below probability {found.threshold:.2f} keeps {found.keep:.0%} of pictures like yours "
+            f"and would have refused {found.rejected:.0%} of the test mistakes."
+        )
+    return lines
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(adapt)
