@@ -75,6 +75,9 @@ def select_head(
     began = time.monotonic()
     say = progress or (lambda line: None)
     _check(shots, seeds, folds, budget, keep, methods)
+    from binderclip.adapt import METHODS
+
+    entries(methods, None, None, METHODS)  # a wrong name is refused before any picture is encoded
     labelled, notes = _looked_at(data, shots, limit, seed)
     encoded = encode_dataset(model, labelled, progress=lambda done, of: say(f"encoding pictures: {done} of {of}"))
     kinds, targets = np.unique(labelled.labels[encoded.rows], return_inverse=True)
@@ -88,8 +91,6 @@ def select_head(
         bank = model.text_bank([str(name) for name in names], templates)
     bank = bank.align([str(name) for name in names])
     job = Job(model, labelled, encoded, names, targets, groups, began + budget, folds, say)
-    from binderclip.adapt import METHODS
-
     found = hold_contest(
         job, parts, entries(methods, model, bank, METHODS), shots, range(seed, seed + seeds), store, bank
     )
@@ -228,7 +229,7 @@ def _check(shots: int, seeds: int, folds: int, budget: float, keep: float, metho
 
 def _check_names(names: np.ndarray) -> None:
     if len(names) < 2:
-        have = f"only {names[0]!r}" if len(names) else "none"
+        have = f"only {str(names[0])!r}" if len(names) else "none"
         raise DataError(f"a classifier needs pictures of at least two classes; there is {have}")
     seen: dict[str, str] = {}
     for name in names.tolist():
