@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from binderclip.segment import metrics
+from binderclip.segment.detector import Detector, text_detector
 from binderclip.segment.graph_cut import GraphCut, minimum_cut, saliency_graph_cut
 from binderclip.segment.last_block import Context, LastBlock, identity, vanilla
 from binderclip.segment.metrics import IoU, IoUScore, mask_iou
@@ -21,6 +22,7 @@ __all__ = [
     "PRESETS",
     "ClassRule",
     "Context",
+    "Detector",
     "GraphCut",
     "IoU",
     "IoUScore",
@@ -34,5 +36,6 @@ __all__ = [
     "metrics",
     "minimum_cut",
     "saliency_graph_cut",
+    "text_detector",
     "vanilla",
 ]
