@@ -34,6 +34,7 @@ from binderclip.models.nfnet import (
 from binderclip.models.open_clip_models import build
 from binderclip.models.predictor import ModuleClassifier, Predictor, ZeroShotPredictor, classifier
 from binderclip.models.preprocess import Preprocess
+from binderclip.models.prompts import PromptContext
 from binderclip.models.registry import bundled_cards, list_models
 from binderclip.models.spectral import SpectralConv2d, SpectralLinear
 from binderclip.models.templates import TEMPLATES, resolve_templates
@@ -75,6 +76,7 @@ __all__ = [
     "NFResNet",
     "Predictor",
     "Preprocess",
+    "PromptContext",
     "Record",
     "Recorder",
     "ScaledActivation",

@@ -1,4 +1,4 @@
-"""Gradient clipping, parameter groups and learning-rate schedules; needs torch alone."""
+"""Gradient clipping, gradient rules, parameter groups and learning-rate schedules; needs torch alone."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ from binderclip.optim.optimizers import (
 )
 from binderclip.optim.quantized import fake_quantize, quantized_linear
 from binderclip.optim.report import ClipReport
+from binderclip.optim.rules import (
+    GradientRule,
+    NormalizedGradient,
+    ProjectConflicting,
+    SteerBySharpness,
+    project_conflicting,
+    steer_gradient,
+)
 from binderclip.optim.schedule import SCHEDULES, LRSchedule, schedule
 from binderclip.optim.space import HessianOperator, hvp
 from binderclip.optim.spikes import ClipHistory, Spike, read_clip_log
@@ -51,6 +59,7 @@ __all__ = [
     "ClippedAdam",
     "Constant",
     "CoordinateClip",
+    "GradientRule",
     "HessianOperator",
     "HistoryQuantile",
     "LRSchedule",
@@ -61,6 +70,8 @@ __all__ = [
     "NonFiniteGradient",
     "NormClip",
     "NormStabilizer",
+    "NormalizedGradient",
+    "ProjectConflicting",
     "Reading",
     "RelativeEMA",
     "SampleMedianSGD",
@@ -68,6 +79,7 @@ __all__ = [
     "SpamReport",
     "Spike",
     "StableSPAM",
+    "SteerBySharpness",
     "Threshold",
     "TopFraction",
     "ValueClip",
@@ -84,8 +96,10 @@ __all__ = [
     "layer_index",
     "lightning_callback",
     "param_groups",
+    "project_conflicting",
     "quantized_linear",
     "read_clip_log",
     "schedule",
+    "steer_gradient",
     "unit_dims",
 ]
