@@ -21,20 +21,26 @@ from binderclip.adapt.inputs import features_for, level_input
 from binderclip.adapt.linear_probe import LinearProbe
 from binderclip.adapt.pools import POOLS, AutoPool, ContextPool, MaxPool, MeanPool, Pool
 from binderclip.adapt.prior import align, prior_rows
+from binderclip.adapt.prompt_learning import ECO, ProGrad, PromptLearning, PromptModule
 from binderclip.adapt.saving import load_head, save_head
 from binderclip.adapt.shots import HeadScore, compare_heads, draw_shots
+from binderclip.adapt.through_model import ModelHead
 from binderclip.adapt.tuned import Training, Tunable, TunedHead, by_epoch, train_tunable
 from binderclip.adapt.views import GuidedCrops, Tiles, Views, WholeImage
 from binderclip.adapt.zero_shot import DescriptionClassifier, ZeroShotClassifier
 
 METHODS: dict[str, Callable[..., Any]] = {
+    "coop": PromptLearning,
+    "eco": ECO,
     "gda": GaussianHead,
     "linear-probe": LinearProbe,
+    "prograd": ProGrad,
     "tip-adapter": TipAdapter,
     "zero-shot": ZeroShotClassifier,
 }
 
 __all__ = [
+    "ECO",
     "METHODS",
     "POOLS",
     "AttributeProduct",
@@ -52,7 +58,11 @@ __all__ = [
     "LinearProbe",
     "MaxPool",
     "MeanPool",
+    "ModelHead",
     "Pool",
+    "ProGrad",
+    "PromptLearning",
+    "PromptModule",
     "Tiles",
     "TipAdapter",
     "Training",
