@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from binderclip.adapt.assignment import assign, match_keypoints, sinkhorn_plan
 from binderclip.adapt.autoclip import autoclip_scores, autoclip_weights
 from binderclip.adapt.cache_head import TipAdapter
 from binderclip.adapt.contexts import (
@@ -15,13 +16,33 @@ from binderclip.adapt.contexts import (
     read_contexts,
     scrambled,
 )
+from binderclip.adapt.edits import MARKS, Copies, Crop, Edit, Fill, Outline, Outside, Steps
+from binderclip.adapt.foveal import FovealBias, foveal_features, foveal_fields
 from binderclip.adapt.gaussian import ClassStatistics, GaussianHead, class_statistics, shrunk_precision
 from binderclip.adapt.head import Blend, FeatureClassifier, FewShotHead, blend_search
 from binderclip.adapt.inputs import features_for, level_input
+from binderclip.adapt.keypoints import (
+    Keypoint,
+    MarkEffect,
+    correct_keypoints,
+    localise_keypoint,
+    mark_effect,
+)
 from binderclip.adapt.linear_probe import LinearProbe
 from binderclip.adapt.pools import POOLS, AutoPool, ContextPool, MaxPool, MeanPool, Pool
 from binderclip.adapt.prior import align, prior_rows
 from binderclip.adapt.prompt_learning import ECO, ProGrad, PromptLearning, PromptModule
+from binderclip.adapt.referring import (
+    PRESETS,
+    Located,
+    Preset,
+    RegionReferrer,
+    prompted,
+    region_features,
+    score_regions,
+    text_rows,
+)
+from binderclip.adapt.regions import Region, as_regions
 from binderclip.adapt.saving import load_head, save_head
 from binderclip.adapt.shots import HeadScore, compare_heads, draw_shots
 from binderclip.adapt.through_model import ModelHead
@@ -41,28 +62,44 @@ METHODS: dict[str, Callable[..., Any]] = {
 
 __all__ = [
     "ECO",
+    "MARKS",
     "METHODS",
     "POOLS",
+    "PRESETS",
     "AttributeProduct",
     "AutoPool",
     "Blend",
     "ClassStatistics",
     "ContextPool",
     "ContextSet",
+    "Copies",
+    "Crop",
     "DescriptionClassifier",
+    "Edit",
     "FeatureClassifier",
     "FewShotHead",
+    "Fill",
+    "FovealBias",
     "GaussianHead",
     "GuidedCrops",
     "HeadScore",
+    "Keypoint",
     "LinearProbe",
+    "Located",
+    "MarkEffect",
     "MaxPool",
     "MeanPool",
     "ModelHead",
+    "Outline",
+    "Outside",
     "Pool",
+    "Preset",
     "ProGrad",
     "PromptLearning",
     "PromptModule",
+    "Region",
+    "RegionReferrer",
+    "Steps",
     "Tiles",
     "TipAdapter",
     "Training",
@@ -72,6 +109,8 @@ __all__ = [
     "WholeImage",
     "ZeroShotClassifier",
     "align",
+    "as_regions",
+    "assign",
     "attribute_product",
     "autoclip_scores",
     "autoclip_weights",
@@ -80,14 +119,25 @@ __all__ = [
     "class_statistics",
     "compare_heads",
     "context_sets",
+    "correct_keypoints",
     "draw_shots",
     "features_for",
+    "foveal_features",
+    "foveal_fields",
     "level_input",
     "load_head",
+    "localise_keypoint",
+    "mark_effect",
+    "match_keypoints",
     "prior_rows",
+    "prompted",
     "read_contexts",
+    "region_features",
     "save_head",
+    "score_regions",
     "scrambled",
     "shrunk_precision",
+    "sinkhorn_plan",
+    "text_rows",
     "train_tunable",
 ]
