@@ -15,6 +15,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "augment": ("Augment",),
     "batches": ("batches", "epoch_order"),
     "cache": ("CacheEntry", "CacheInfo", "FeatureCache", "cache_info", "cache_root", "clear_cache", "content_hash"),
+    "cutout": ("Cutout",),
     "dataset": ("ImageTextDataset", "join"),
     "distort": ("DISTORTIONS", "distort", "distort_levels"),
     "evalset": ("EvalSet", "few_shot_split"),

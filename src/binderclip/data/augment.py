@@ -6,7 +6,6 @@ change by one 3 x 4 matrix a picture, applied to premultiplied RGBA, whose fourt
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from binderclip.data.cutout import Cutout
+from binderclip.data.uniform import uniform
 from binderclip.errors import UsageError
 
 BACKGROUNDS = ("plain", "gradient", "noise")
@@ -53,6 +54,7 @@ class Augment:
         white: probability of plain white instead. Jitter never changes the background.
         paint: probability that an all-black drawing (an icon whose shape is its alpha) is painted in a random colour.
             All-black drawings never lie on a dark background unpainted, nor painted in its brightness.
+        cutout: takes squares out of the result (the last step); its `fill` is a colour in [0, 1]. Default None.
         seed: any integer.
 
     Call it with `pixels`, uint8 (B, 4, H, W) with straight alpha or (B, 3, H, W), or floats in [0, 1] of these shapes;
@@ -79,6 +81,7 @@ class Augment:
     background: Sequence[str] = BACKGROUNDS
     white: float = 0.3
     paint: float = 0.5
+    cutout: Cutout | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -92,6 +95,8 @@ class Augment:
                 raise UsageError(f"Augment: {name} is {getattr(self, name)}; it lies in [0, 1]")
         if not (0 <= self.hue <= 0.5 and 0 <= self.rotate <= 180):
             raise UsageError(f"Augment: hue {self.hue} lies in [0, 0.5], rotate {self.rotate} in [0, 180] degrees")
+        if not (self.cutout is None or isinstance(self.cutout, Cutout)):
+            raise UsageError(f"Augment: cutout is {self.cutout!r}; it is a Cutout, such as Cutout(16), or None")
         kinds = [self.background] if isinstance(self.background, str) else list(self.background)
         unknown = [kind for kind in kinds if kind not in BACKGROUNDS]
         if unknown or not kinds:
@@ -115,7 +120,7 @@ class Augment:
         part = len(pixels) if pixels.device.type != "cpu" else max(1, _PART // max(pixels[0].numel(), out[0].numel()))
         for start in range(0, len(pixels), part):
             self._views(pixels[start : start + part], u[start : start + part], out[start : start + part])
-        return out
+        return out if self.cutout is None else self.cutout(out, keys, epoch)
 
     def _views(self, pixels: Tensor, u: Tensor, out: Tensor) -> None:
         images = pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.float().clone()
@@ -249,19 +254,3 @@ def _spread(size: int) -> Float[Tensor, "S G"]:
     """Weights that interpolate a grid's cells to `size` pixels, the outermost cells at the border."""
     eye = torch.eye(_CELLS)[None]
     return F.interpolate(eye, size=size, mode="linear", align_corners=True)[0].T.contiguous()
-
-
-def uniform(seed: int, keys: Sequence[str], epoch: int, n: int) -> Float[np.ndarray, "B n"]:
-    """`n` numbers in [0, 1) for each key, float32, a hash of (seed, key, epoch) and of nothing else.
-
-    The stream of a key is SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) started at a BLAKE2 hash.
-    """
-    prefix = f"{seed}/{epoch}/".encode()
-    starts = b"".join(hashlib.blake2b(prefix + key.encode(), digest_size=8).digest() for key in keys)
-    state = np.frombuffer(starts, np.uint64)[:, None]
-    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is the point
-        z = state + np.arange(1, n + 1, dtype=np.uint64)[None] * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)

@@ -50,6 +50,8 @@ class Fill:
             return mean.expand_as(images)
         if self.rule == "zero":
             colour = torch.as_tensor(self.value, dtype=images.dtype, device=images.device).reshape(1, -1, 1, 1)
+            if colour.shape[1] not in (1, images.shape[1]):
+                raise UsageError(f"fill has {colour.shape[1]} numbers for images of {images.shape[1]} channels")
             return colour.expand_as(images)
         if self.rule == "blur":
             return gaussian_blur(images, self.sigma * max(images.shape[-2:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -55,12 +54,12 @@ def _check_clip(clip: Any) -> None:
 
 
 def _check_augment(settings: Mapping[str, Any]) -> None:
-    from binderclip.data.augment import Augment
+    from binderclip.train.augmentation import make_augment
 
-    known = set(inspect.signature(Augment).parameters) - {"size", "seed"}
-    for key in settings:
-        if key not in known:
-            raise ValueError(f"augment: there is no augmentation {key!r}: {hint(key, known)}")
+    try:
+        make_augment(settings, size=64, seed=0)  # nothing but settings until it is called
+    except UsageError as error:
+        raise ValueError(f"augment: {error}") from error
 
 
 def _check(entry: str, part: Any, methods: Mapping[str, Any], given: int = 0, also: Any = None) -> None:

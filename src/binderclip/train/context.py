@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from binderclip.data import ImageTextDataset
-from binderclip.data.augment import PLAIN, Augment
 from binderclip.data.shards import ShardDataset
 from binderclip.errors import NotSupported, UsageError
 from binderclip.fit import Checkpoint, FitResult, fit
 from binderclip.fit.state import module_state
 from binderclip.models import ImageTextModel, TokenIds
 from binderclip.optim import param_groups
+from binderclip.train.augmentation import make_augment
 from binderclip.train.batches import Batches, Order, Prepare
 from binderclip.train.distributed import Parallel, World, spread
 from binderclip.train.evaluator import Evaluator
@@ -191,11 +191,8 @@ class StageContext:
 
     def augment(self) -> Callable[[Pixels], Tensor]:
         """The recipe's augmentation as a function of raw pixels."""
-        settings = self.stage.augment
-        if isinstance(settings, bool):
-            settings = {} if settings else PLAIN
-        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-        made = Augment(size=self.image_size, seed=self.seed, **settings)
+        mean = self.model.preprocess.mean
+        made = make_augment(self.stage.augment, size=self.image_size, seed=self.seed, mean=mean)
         return lambda pixels: made(pixels.images, pixels.keys, pixels.epoch)
 
     @property

@@ -104,7 +104,8 @@ class Stage(_Strict):
         name: for messages and folders.
         kind: what runs: a name of `train.STAGES`, with settings of its own where it has some.
         data: training sources.
-        augment: settings of `data.Augment`; `false` uses the pictures as they are.
+        augment: settings of `data.Augment`; `false` uses the pictures as they are. `cutout = 0.5`, or a table of
+            settings of `data.Cutout`, takes squares out of them.
         image_size: side of the training pictures in pixels; None is the model's own.
         text_length: tokens of a caption, start and end included; None is the model's own.
         batch_size: pictures a batch, over all processes together; a step takes `accumulate` of them.
