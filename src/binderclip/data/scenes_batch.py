@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from binderclip.data.paste import boxes_of
 from binderclip.data.sample import Sample
 from binderclip.data.scenes_captions import caption, described
 from binderclip.data.scenes_compose import Painted
@@ -151,17 +152,6 @@ class Recorded:
     placed: Sequence[Placed]
     painted: Painted
     difference: Difference | None = None
-
-
-def boxes_of(masks: Bool[Tensor, "N K S S"]) -> Float[Tensor, "N K 4"]:
-    """Tight half-open xyxy boxes of masks; zeros for empty ones."""
-    side = masks.shape[-1]
-    ends = []
-    for along in (masks.any(-2), masks.any(-1)):  # columns, rows
-        seen = along.to(torch.uint8)
-        ends.append((seen.argmax(-1), side - seen.flip(-1).argmax(-1), along.any(-1)))
-    (x0, x1, there), (y0, y1, _) = ends
-    return torch.stack([x0, y0, x1, y1], -1).float() * there[..., None]
 
 
 def assemble(records: Sequence[Recorded], ids: list[str], layout: Layout, slots: object, tubes: int) -> Scenes:

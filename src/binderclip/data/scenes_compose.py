@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from binderclip.data.paste import paste
 from binderclip.data.scenes_background import Painter, painter
 from binderclip.data.scenes_details import Defect, Tube, defect, tube
 from binderclip.data.scenes_layout import BACKGROUND, CAMOUFLAGE, DEFECTS, TUBES, Layout, Placed, draw_value, stream
@@ -64,17 +65,13 @@ def compose(
     owner = np.zeros((side, side), dtype=np.int64)
     hide = stream(seed, index, CAMOUFLAGE)
     for k, one in enumerate(placed):
-        window = one.window
-        cut = one.cutout
-        colour = cut.colour
+        window, cut = one.window, one.cutout
         if camouflage > 0:
-            colour = colour + np.float32(camouflage) * (_elsewhere(ground, one, hide) * cut.alpha[..., None] - colour)
-        view = image[window]
-        view += colour - view * cut.alpha[..., None]
+            mixed = _elsewhere(ground, one, hide) * cut.alpha[..., None] - cut.colour
+            cut = replace(cut, colour=cut.colour + np.float32(camouflage) * mixed)
+        paste(image, visible[:k], cut, one.y, one.x)
         amodal[k][window] = cut.mask
         visible[k][window] = cut.mask
-        for below in visible[:k]:
-            below[window] &= ~cut.mask
         owner[window][cut.mask] = one.owner + 1
     found, damage = _add_defects(image, ground, visible, owner, stream(seed, index, DEFECTS), defects)
     np.clip(image, 0, 1, out=image)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from PIL import Image
 
+from binderclip.data.paste import Piece
 from binderclip.data.scenes_vocabulary import OPAQUE, Vocabulary
 
 # Colours that a person tells apart at once; values in 0..255.
@@ -23,15 +22,6 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (20, 20, 20),
     "white": (250, 250, 250),
 }
-
-
-@dataclass(frozen=True)
-class Cutout:
-    """A picture of h x w pixels: premultiplied colour (h, w, 3) and alpha (h, w) in [0, 1], mask = alpha >= 0.5."""
-
-    colour: np.ndarray
-    alpha: np.ndarray
-    mask: np.ndarray
 
 
 def turned(source: Vocabulary, row: int, rotation: float, flip: bool) -> Image.Image:
@@ -56,7 +46,7 @@ def fit_shape(image: Image.Image, pixels: float, limit: tuple[float, float]) -> 
     return max(2, round(image.height * scale)), max(2, round(image.width * scale))
 
 
-def render(image: Image.Image, shape: tuple[int, int], colour: str | None = None) -> Cutout:
+def render(image: Image.Image, shape: tuple[int, int], colour: str | None = None) -> Piece:
     """Resize a premultiplied picture to `shape` (h, w) and take its mask.
 
     Enlarging blurs the edge over as many pixels as the factor; the alpha ramp is made steeper by the same factor, so
@@ -81,7 +71,7 @@ def render(image: Image.Image, shape: tuple[int, int], colour: str | None = None
         if colour is not None:
             rgb = _painted(rgb, alpha >= 0.5, colour)
         rgb = rgb * alpha[..., None]
-    return Cutout(rgb, alpha, alpha >= 0.5)
+    return Piece(rgb, alpha, alpha >= 0.5)
 
 
 def _painted(rgb: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from binderclip.data.paste import Piece
 from binderclip.data.scenes_background import Painter, painters
-from binderclip.data.scenes_cutouts import COLOURS, Cutout, fit_shape, render, turned
+from binderclip.data.scenes_cutouts import COLOURS, fit_shape, render, turned
 from binderclip.data.scenes_vocabulary import Vocabulary
 from binderclip.errors import UsageError
 
@@ -65,7 +66,7 @@ class Placed:
     row: int
     y: int
     x: int
-    cutout: Cutout
+    cutout: Piece
     slot: int
     values: Mapping[str, object]
     pixels: float
@@ -238,7 +239,7 @@ def _pixels(layout: Layout, rng: np.random.Generator, values: Mapping[str, objec
 
 def cut_object(
     layout: Layout, row: int, values: Mapping[str, object], pixels: float, limit: tuple[float, float]
-) -> Cutout:
+) -> Piece:
     """The cut-out of sprite `row` under the factor `values`, of `pixels` opaque pixels where `limit` (h, w) allows."""
     rotation = float(values.get("rotation", 0.0))  # type: ignore[arg-type]
     image = turned(layout.source, row, rotation, bool(values.get("flip", False)))
