@@ -8,6 +8,7 @@ from typing import Any
 from binderclip.adapt.assignment import assign, match_keypoints, sinkhorn_plan
 from binderclip.adapt.autoclip import autoclip_scores, autoclip_weights
 from binderclip.adapt.cache_head import TipAdapter
+from binderclip.adapt.cdul import CDUL
 from binderclip.adapt.contexts import (
     AttributeProduct,
     ContextSet,
@@ -29,6 +30,14 @@ from binderclip.adapt.keypoints import (
     mark_effect,
 )
 from binderclip.adapt.linear_probe import LinearProbe
+from binderclip.adapt.multi_label import (
+    PseudoLabels,
+    TileAggregator,
+    indicator,
+    mean_average_precision,
+    tile_features,
+    tiles,
+)
 from binderclip.adapt.pools import POOLS, AutoPool, ContextPool, MaxPool, MeanPool, Pool
 from binderclip.adapt.prior import align, prior_rows
 from binderclip.adapt.prompt_learning import ECO, ProGrad, PromptLearning, PromptModule
@@ -61,6 +70,7 @@ METHODS: dict[str, Callable[..., Any]] = {
 }
 
 __all__ = [
+    "CDUL",
     "ECO",
     "MARKS",
     "METHODS",
@@ -97,9 +107,11 @@ __all__ = [
     "ProGrad",
     "PromptLearning",
     "PromptModule",
+    "PseudoLabels",
     "Region",
     "RegionReferrer",
     "Steps",
+    "TileAggregator",
     "Tiles",
     "TipAdapter",
     "Training",
@@ -124,11 +136,13 @@ __all__ = [
     "features_for",
     "foveal_features",
     "foveal_fields",
+    "indicator",
     "level_input",
     "load_head",
     "localise_keypoint",
     "mark_effect",
     "match_keypoints",
+    "mean_average_precision",
     "prior_rows",
     "prompted",
     "read_contexts",
@@ -139,5 +153,7 @@ __all__ = [
     "shrunk_precision",
     "sinkhorn_plan",
     "text_rows",
+    "tile_features",
+    "tiles",
     "train_tunable",
 ]
