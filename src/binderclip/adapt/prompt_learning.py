@@ -173,13 +173,13 @@ class PromptLearning(ModelHead):
 
     def _training(self) -> Training:
         # The first epoch at 1e-5 is Dassl's warm-up; where there is no second, it would be all of the training.
-        warmup = {"warmup": 1, "warmup_lr": 1e-5 / self.lr} if self.epochs > 1 and self.lr > 0 else {}
+        warmup = 1 if self.epochs > 1 and self.lr > 0 else 0
         return Training(
             lr=self.lr,
             epochs=self.epochs,
             batch_size=self.batch_size,
             optimizer={"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4},
-            schedule=by_epoch(self.epochs, **warmup),
+            schedule=by_epoch(self.epochs, warmup=warmup, warmup_lr=1e-5 / self.lr if warmup else 0.0),
             seed=self.seed,
         )
 

@@ -14,12 +14,8 @@ from torch import Tensor, nn
 from binderclip.adapt.head import FewShotHead
 from binderclip.errors import UsageError
 from binderclip.fit import FitResult, fit
+from binderclip.optim import GradientRule
 from binderclip.fit.optimizers import OptimizerLike
-
-Losses = Callable[[], dict[str, Tensor]]
-GradientRule = Callable[[Losses, list[Tensor]], dict[str, Tensor]]
-"""(closure, parameters) -> losses; sets `.grad` itself. The closure computes the named losses of the same batch anew at
-the parameters' present values, as often as the rule needs: twice for a sharpness-aware one."""
 
 
 class Tunable(nn.Module):
@@ -54,7 +50,7 @@ class Training:
         optimizer: as `fit` takes it.
         schedule: as `fit` takes it, over all steps.
         warmup: as `fit` takes it.
-        rule: combines named losses to gradients; None: the gradient of their sum.
+        rule: combines named losses to gradients, as `optim.ProjectConflicting` does; None: the gradient of their sum.
         grad_transform: changes `.grad` in place before the step, as `fit` takes it.
         ema: decay of an average of the weights, which is then the result; None: the last weights.
         seed: of batches, dropout and initialisation.
@@ -141,7 +137,7 @@ def train_tunable(
         rows, view = batch[0].to(device), batch[1]
         x, y = views[rows, view], targets[rows]
         if training.rule is not None:
-            losses = training.rule(lambda: module.losses(x, y, rows), parameters)
+            losses = dict(training.rule(lambda: module.losses(x, y, rows), parameters))
         else:
             losses = module.losses(x, y, rows)
             backward(torch.stack(list(losses.values())).sum())
