@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from binderclip.adapt.head import FewShotHead
 from binderclip.errors import UsageError
 from binderclip.fit import FitResult, fit
-from binderclip.optim import GradientRule
 from binderclip.fit.optimizers import OptimizerLike
+from binderclip.optim import GradientRule
 
 
 class Tunable(nn.Module):
