@@ -289,13 +289,13 @@ def test_the_front_door(program: Command) -> None:
     bare = program()
     assert bare.code == 2
     verbs = [line.split()[1] for line in bare.out.splitlines() if line.startswith("│ ") and line[2].isalpha()]
-    assert verbs[:2] == ["classify", "search"]
+    assert verbs[:3] == ["classify", "adapt", "locate"]
     assert {"train", "papers", "cache"} <= set(verbs)
     assert program("--version").out.startswith("binderclip ")
     unknown = program("clasify")
     assert unknown.code == 2
     assert "Did you mean 'classify'?" in unknown.err
-    for verb in ("classify", "segment", "explain", "evaluate", "train", "papers", "reproduce"):
+    for verb in ("classify", "adapt", "locate", "segment", "explain", "evaluate", "train", "papers", "reproduce"):
         shown = program(verb, "--help")
         assert shown.code == 0
         # Help teaches by example.
