@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -17,13 +19,20 @@ from binderclip.adapt import (
     DescriptionClassifier,
     MaxPool,
     MeanPool,
+    Tiles,
     TipAdapter,
     ZeroShotClassifier,
+    load_head,
+    save_head,
 )
-from binderclip.errors import UsageError
+from binderclip.errors import NotSupported, UsageError
 from binderclip.models import TextBank
 
 C, Z, D = 4, 6, 10
+
+
+class Own(MaxPool):
+    """A pool of somebody else."""
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -188,6 +197,19 @@ def test_multi_label_is_the_mean_of_the_whole_and_the_best_tile() -> None:
     np.testing.assert_array_equal(head.predict(x), want >= 0.5)
     np.testing.assert_allclose(1 / (1 + np.exp(-head.decision_function(x))), want, atol=1e-9)
     np.testing.assert_allclose(head.predict_proba(x[:, 0]), by_view[:, 0], atol=1e-12)
+
+
+def test_a_saved_classifier_pools_as_before_and_what_cannot_be_saved_is_refused(tmp_path: Path) -> None:
+    texts, x = bank((2, 6, 1, 3)), unit(7, D).numpy()
+    free = ContextPool(2.0, infer=unit(Z, D, seed=5))
+    for words, pool in [(texts, None), (texts, "max"), (texts, AutoPool(0.6, "pre")), (bank(), free)]:
+        head = ZeroShotClassifier(words, pool=pool, negatives=None if pool is free else x[:2]).fit()
+        head.predict(x)
+        again = load_head(save_head(head, tmp_path / "head"))
+        np.testing.assert_allclose(again.decision_function(x), head.decision_function(x), atol=1e-9)
+    for options in ({"pool": Own()}, {"views": Tiles(2)}):
+        with pytest.raises(NotSupported, match="cannot be saved"):
+            save_head(ZeroShotClassifier(texts, **options).fit(), tmp_path / "head")
 
 
 def test_mistakes_are_named() -> None:

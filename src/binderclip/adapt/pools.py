@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -207,3 +207,20 @@ def resolve_pool(pool: str | Pool | None) -> Pool | None:
     if not callable(pool) or isinstance(pool, type):
         raise UsageError(f"pool must be a name ({', '.join(POOLS)}) or a pool such as AutoPool(), not {pool!r}")
     return pool
+
+
+def pool_record(pool: Pool | None) -> Any:
+    """A shipped pool as plain values, [name, *settings], which files can hold; a tensor becomes None. Others stay."""
+    for name, kind in POOLS.items():
+        if type(pool) is kind:
+            values = [getattr(pool, entry.name) for entry in fields(pool)]  # type: ignore[arg-type]
+            return [name, *(None if isinstance(value, Tensor) else value for value in values)]
+    return pool
+
+
+def pool_of_record(record: Any, free: Tensor | None = None) -> Pool | None:
+    """The pool again, with the tensor that the record left out."""
+    if not isinstance(record, (list, tuple)):
+        return record
+    name, *values = record
+    return POOLS[name](*(free if value is None else value for value in values))

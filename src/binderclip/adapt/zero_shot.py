@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.adapt.head import FeatureClassifier, Terms
-from binderclip.adapt.pools import Pool, resolve_pool
+from binderclip.adapt.pools import Pool, pool_of_record, pool_record, resolve_pool
 from binderclip.adapt.prior import prior_rows
 from binderclip.adapt.views import Views, WholeImage
 from binderclip.errors import UsageError
@@ -52,6 +52,8 @@ class ZeroShotClassifier(FeatureClassifier):
         UsageError: scale not above 0, a bank that is not (C, d), an unknown pool, or negatives that do not fit.
     """
 
+    transient: ClassVar[tuple[str, ...]] = ("_kept",)
+
     def __init__(
         self,
         bank: Any,
@@ -84,20 +86,24 @@ class ZeroShotClassifier(FeatureClassifier):
         self.n_features_in_ = rows.shape[1]
         self.coef_ = rows.numpy()
         self.scale_ = float(self.scale if self.scale is not None else own if own is not None else 100.0)
-        self._pool = None if pool is None or pool.folds else pool
-        self._negative = self._negative_row()
+        pool = None if pool is None or pool.folds else pool
+        infer = getattr(pool, "infer", None)
+        # Plain values, so that a fitted classifier can be saved; what has no plain form is refused by `save_head`.
+        self._pool, self._free = pool_record(pool), infer if isinstance(infer, Tensor) else None
+        self._seen_by = None if self.views is None or self.views == WholeImage() else self.views
+        self._negative = self._negative_row(pool)
         self._mask: Tensor | None = None
         self._kept: dict[Any, Tensor] = {}
-        if self._pool is not None:
+        if pool is not None:
             padded, mask = self.bank.padded() if hasattr(self.bank, "padded") else (rows[:, None], None)
             self._rows = padded.detach().cpu()
             self._mask = None if mask is None or bool(mask.all()) else mask.detach().cpu()
         return self
 
-    def _negative_row(self) -> Tensor | None:
+    def _negative_row(self, pool: Pool | None) -> Tensor | None:
         if self.negatives is None:
             return None
-        if self._pool is not None and self._pool.log_probabilities:
+        if pool is not None and pool.log_probabilities:
             raise UsageError("negatives are scores of texts and cannot be taken off the log-probabilities of this pool")
         given = self.negatives
         rows = given.unit if hasattr(given, "unit") else F.normalize(torch.as_tensor(given).double(), dim=-1)
@@ -117,7 +123,8 @@ class ZeroShotClassifier(FeatureClassifier):
         return self.views.merge(X if isinstance(X, Tensor) else torch.as_tensor(np.asarray(X)), super().terms)
 
     def _terms(self, x: Float[Tensor, "N d"]) -> Terms:
-        score = self._folded(x) if self._pool is None else self._pooled(x, self._pool)
+        pool = pool_of_record(self._pool, self._free)
+        score = self._folded(x) if pool is None else self._pooled(x, pool)
         found = {"text": score}
         if self._negative is not None:
             found["negatives"] = -(self.scale_ * x @ self._negative.to(x)).unsqueeze(1).expand_as(score)
@@ -128,7 +135,7 @@ class ZeroShotClassifier(FeatureClassifier):
 
     def _pooled(self, x: Float[Tensor, "N d"], pool: Pool) -> Float[Tensor, "N C"]:
         key = x.dtype, x.device
-        if key not in self._kept:
+        if key not in getattr(self, "_kept", {}):
             # Rows of many descriptors are larger than the features of a batch: convert them once.
             self._kept = {key: self._rows.to(x).flatten(0, 1)}
         rows, shape = self._kept[key], self._rows.shape[:2]
