@@ -17,6 +17,7 @@ from binderclip.adapt.contexts import (
     read_contexts,
     scrambled,
 )
+from binderclip.adapt.continual import ContinualZeroShot
 from binderclip.adapt.edits import MARKS, Copies, Crop, Edit, Fill, Outline, Outside, Steps
 from binderclip.adapt.foveal import FovealBias, foveal_features, foveal_fields
 from binderclip.adapt.gaussian import ClassStatistics, GaussianHead, class_statistics, shrunk_precision
@@ -38,6 +39,7 @@ from binderclip.adapt.multi_label import (
     tile_features,
     tiles,
 )
+from binderclip.adapt.polar import PolarClassifier
 from binderclip.adapt.pools import POOLS, AutoPool, ContextPool, MaxPool, MeanPool, Pool
 from binderclip.adapt.prior import align, prior_rows
 from binderclip.adapt.prompt_learning import ECO, ProGrad, PromptLearning, PromptModule
@@ -82,6 +84,7 @@ __all__ = [
     "ClassStatistics",
     "ContextPool",
     "ContextSet",
+    "ContinualZeroShot",
     "Copies",
     "Crop",
     "DescriptionClassifier",
@@ -102,6 +105,7 @@ __all__ = [
     "ModelHead",
     "Outline",
     "Outside",
+    "PolarClassifier",
     "Pool",
     "Preset",
     "ProGrad",

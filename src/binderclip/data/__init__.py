@@ -34,6 +34,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "sets": ("SETS", "digits", "fashion_mnist", "photographs", "textile"),
     "shards": ("ShardDataset",),
     "shards_write": ("write_shards",),
+    "tasks": ("class_incremental_tasks",),
     "temporal_order": ("TemporalOrder", "temporal_order"),
     "windows": ("Windows", "fold", "unfold"),
 }
