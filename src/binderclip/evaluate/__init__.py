@@ -2,6 +2,10 @@
 
 from binderclip.evaluate.continual import ContinualMetrics, Task, run_stream
 from binderclip.evaluate.groups import GroupAccuracy, worst_group_accuracy
+
+"""What a model can do: retrieval, zero-shot accuracy, and accuracy against the number of examples."""
+
+from binderclip.evaluate.learning import LearningCurve, LearningPoint, learning_set_curve
 from binderclip.evaluate.model import Evaluation, evaluate_model, figures
 from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
 from binderclip.evaluate.transfer import Binary, binary_scores, transfer_matrix
@@ -11,10 +15,13 @@ __all__ = [
     "ContinualMetrics",
     "Evaluation",
     "GroupAccuracy",
+    "LearningCurve",
+    "LearningPoint",
     "Task",
     "binary_scores",
     "evaluate_model",
     "figures",
+    "learning_set_curve",
     "retrieval",
     "run_stream",
     "transfer_matrix",
