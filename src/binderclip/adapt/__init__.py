@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from binderclip.adapt.adapters import CLIPAdapter, TaskResidual
+from binderclip.adapt.ape import APE, APETuned, channel_scores
 from binderclip.adapt.assignment import assign, match_keypoints, sinkhorn_plan
 from binderclip.adapt.autoclip import autoclip_scores, autoclip_weights
-from binderclip.adapt.cache_head import TipAdapter
+from binderclip.adapt.cache_head import TipAdapter, TipAdapterF
 from binderclip.adapt.cdul import CDUL
+from binderclip.adapt.conformal import conformal_sets, conformal_thresholds
 from binderclip.adapt.contexts import (
     AttributeProduct,
     ContextSet,
@@ -39,9 +42,11 @@ from binderclip.adapt.multi_label import (
     tile_features,
     tiles,
 )
+from binderclip.adapt.nearest import NearestExampleClassifier
 from binderclip.adapt.polar import PolarClassifier
 from binderclip.adapt.pools import POOLS, AutoPool, ContextPool, MaxPool, MeanPool, Pool
 from binderclip.adapt.prior import align, prior_rows
+from binderclip.adapt.projection import ProLIP, VisualProjection, affine_map, pre_projection_texts
 from binderclip.adapt.prompt_learning import ECO, ProGrad, PromptLearning, PromptModule
 from binderclip.adapt.referring import (
     PRESETS,
@@ -62,25 +67,35 @@ from binderclip.adapt.views import GuidedCrops, Tiles, Views, WholeImage
 from binderclip.adapt.zero_shot import DescriptionClassifier, ZeroShotClassifier
 
 METHODS: dict[str, Callable[..., Any]] = {
+    "ape": APE,
+    "ape-t": APETuned,
+    "clip-adapter": CLIPAdapter,
     "coop": PromptLearning,
     "eco": ECO,
     "gda": GaussianHead,
     "linear-probe": LinearProbe,
+    "nearest-example": NearestExampleClassifier,
     "prograd": ProGrad,
+    "prolip": ProLIP,
+    "task-residual": TaskResidual,
     "tip-adapter": TipAdapter,
+    "tip-adapter-f": TipAdapterF,
     "zero-shot": ZeroShotClassifier,
 }
 
 __all__ = [
+    "APE",
     "CDUL",
     "ECO",
     "MARKS",
     "METHODS",
     "POOLS",
     "PRESETS",
+    "APETuned",
     "AttributeProduct",
     "AutoPool",
     "Blend",
+    "CLIPAdapter",
     "ClassStatistics",
     "ContextPool",
     "ContextSet",
@@ -103,27 +118,33 @@ __all__ = [
     "MaxPool",
     "MeanPool",
     "ModelHead",
+    "NearestExampleClassifier",
     "Outline",
     "Outside",
     "PolarClassifier",
     "Pool",
     "Preset",
     "ProGrad",
+    "ProLIP",
     "PromptLearning",
     "PromptModule",
     "PseudoLabels",
     "Region",
     "RegionReferrer",
     "Steps",
+    "TaskResidual",
     "TileAggregator",
     "Tiles",
     "TipAdapter",
+    "TipAdapterF",
     "Training",
     "Tunable",
     "TunedHead",
     "Views",
+    "VisualProjection",
     "WholeImage",
     "ZeroShotClassifier",
+    "affine_map",
     "align",
     "as_regions",
     "assign",
@@ -132,8 +153,11 @@ __all__ = [
     "autoclip_weights",
     "blend_search",
     "by_epoch",
+    "channel_scores",
     "class_statistics",
     "compare_heads",
+    "conformal_sets",
+    "conformal_thresholds",
     "context_sets",
     "correct_keypoints",
     "draw_shots",
@@ -147,6 +171,7 @@ __all__ = [
     "mark_effect",
     "match_keypoints",
     "mean_average_precision",
+    "pre_projection_texts",
     "prior_rows",
     "prompted",
     "read_contexts",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sklearn.base import clone
 from torch import Tensor
 
@@ -82,6 +82,23 @@ def align(names: Sequence[Any], rows: Float[Tensor, "C d"], labels: Sequence[Any
             hint = "; y holds numbers and the prior names: pass np.array(names)[y]"
         raise UsageError("; ".join(parts) + hint)
     return rows[[place[label] for label in labels]]
+
+
+def prior_or_means(
+    prior: Float[Tensor, "C d"] | None, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"], classes: int
+) -> Float[Tensor, "C d"]:
+    """The prior, or where there is none the unit class means of the examples, so that a head works without texts.
+
+    Args:
+        prior: rows in the order of the classes, or None.
+        views: unit features of the examples.
+        targets: their classes, each at least once.
+        classes: how many.
+    """
+    if prior is not None:
+        return prior
+    sums = torch.zeros(classes, views.shape[-1], dtype=views.dtype).index_add_(0, targets, views.sum(dim=1))
+    return F.normalize(sums, dim=-1)
 
 
 def _array(prior: Any) -> Tensor:
