@@ -24,11 +24,19 @@ class Tunable(nn.Module):
     Frozen parts (towers, banks of text features) are passed in, not registered, so `parameters()` are the trained ones.
     """
 
+    def prepare(self, views: Float[Tensor, "N V ..."]) -> Float[Tensor, "N V ..."]:
+        """What of the training pictures is the same at every step, computed once before the first; then x of `logits`.
+
+        Args:
+            views: of all pictures, as `TunedHead` gives them.
+        """
+        return views
+
     def logits(self, x: Float[Tensor, "B ..."], rows: Int[Tensor, "B"] | None = None) -> Float[Tensor, "B C"]:
         """Scores of a batch.
 
         Args:
-            x: one view of each picture, as `TunedHead` gives it (features at unit length).
+            x: one view of each picture, as `TunedHead` gives it (features at unit length), after `prepare`.
             rows: which training pictures these are, for modules that keep something of each; None when predicting.
         """
         raise UsageError(f"{type(self).__name__} defines no logits")
@@ -131,18 +139,22 @@ def train_tunable(
     if not parameters:
         raise UsageError(f"{type(module).__name__} has no parameters to train")
     device = parameters[0].device
-    views, targets = views.to(device), targets.to(device)
+    with torch.no_grad():
+        views, targets = module.prepare(views.to(device)), targets.to(device)
 
     def step(batch: Any, backward: Callable[[Tensor], None]) -> tuple[Tensor, dict[str, Tensor]]:
         rows, view = batch[0].to(device), batch[1]
-        x, y = views[rows, view], targets[rows]
+        # All pictures at once come in order, and then nothing has to be gathered.
+        whole = len(rows) == len(views)
+        x, y = (views[:, view], targets) if whole else (views[rows, view], targets[rows])
         if training.rule is not None:
             losses = dict(training.rule(lambda: module.losses(x, y, rows), parameters))
+            total = _total(losses)
         else:
             losses = module.losses(x, y, rows)
-            backward(torch.stack(list(losses.values())).sum())
-        total = torch.stack([value.detach() for value in losses.values()]).sum()
-        return total, {f"loss/{name}": value for name, value in losses.items()} if len(losses) > 1 else {}
+            total = _total(losses)
+            backward(total)
+        return total.detach(), {f"loss/{name}": value for name, value in losses.items()} if len(losses) > 1 else {}
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
@@ -166,6 +178,11 @@ def train_tunable(
                 module.load_state_dict(result.ema.module.state_dict())
     module.eval()
     return result
+
+
+def _total(losses: dict[str, Tensor]) -> Tensor:
+    first, *others = losses.values()
+    return sum(others, start=first)
 
 
 def by_epoch(epochs: int, *, warmup: int = 0, warmup_lr: float = 0.0) -> Callable[[float], float]:
