@@ -13,7 +13,19 @@ from binderclip.studies import Row, Table, load_study, p004_adagc, spike
 from binderclip.studies.study import decide
 
 
-def p002(spikes: float = 0, ours: float = 0.01, clipped: float = 0.05) -> Table:
+def clip_rows(names: dict[str, float], *, none: float = 0.65, loss: float = 0.3, clipped: float = 0.05) -> list[Row]:
+    """The small CLIP's: its loss after a disturbance by clipper, and what all of these share."""
+    rows = []
+    for seed in range(3):
+        for name, value in {"none, undisturbed": 0.44, "none": none, **names}.items():
+            rows.append(Row("loss after a disturbance", name, value, "small CLIP", seed))
+            rows.append(Row("training loss", name, loss if name == "ZClip" else 0.31, "small CLIP", seed))
+            rows.append(Row("validation loss", name, 3.5 if name != "AutoClip 50" else 10 * loss, "small CLIP", seed))
+            rows.append(Row("clean steps clipped", name, clipped, "small CLIP", seed))
+    return rows
+
+
+def p002(spikes: float = 0, ours: float = 0.01, clipped: float = 0.05, after: float = 0.45, **clip: float) -> Table:
     values = {
         "none": (40, 2.3, 0.0),
         "norm 1": (0, 0.02, 0.3),
@@ -21,34 +33,42 @@ def p002(spikes: float = 0, ours: float = 0.01, clipped: float = 0.05) -> Table:
         "ZClip": (spikes, ours, clipped),
     }
     metrics = ("loss spikes", "training loss", "clean steps clipped")
-    return Table(
+    rows = [
         Row(metric, name, value, "SGD", seed)
         for seed in range(3)
         for name, row in values.items()
         for metric, value in zip(metrics, row, strict=True)
-    )
+    ]
+    return Table(rows + clip_rows({"ZClip": after, "norm 1": 0.45, "norm 0.1": 0.45}, **clip))
 
 
-def p004(scale: float = 0.8, loss: float = 0.01, other_scale: float = 0.8) -> Table:
-    values = {
-        "none": (1.0, 0.1),
-        "global norm 1": (0.09, 0.01),
-        "AdaGC 1.05": (scale, loss),
-        "AdaGC 1.5": (other_scale, 0.01),
-    }
+def p004(
+    scale: float = 0.8, loss: float = 0.01, other_scale: float = 0.8, clip_scale: float = 0.8, clip_loss: float = 0.01
+) -> Table:
     metrics = ("scale of the other tensors at disturbed steps", "training loss")
-    return Table(
-        Row(metric, name, value, "", seed)
-        for seed in range(3)
-        for name, row in values.items()
-        for metric, value in zip(metrics, row, strict=True)
-    )
+    rows = []
+    for setting, ours in (("digits", (scale, loss)), ("small CLIP", (clip_scale, clip_loss))):
+        values = {
+            "none": (1.0, 0.1),
+            "global norm 1": (0.09, 0.01),
+            "AdaGC 1.05": ours,
+            "AdaGC 1.5": (other_scale, 0.01),
+        }
+        rows += [
+            Row(metric, name, value, setting, seed)
+            for seed in range(3)
+            for name, row in values.items()
+            for metric, value in zip(metrics, row, strict=True)
+        ]
+    return Table(rows)
 
 
-def p005(spikes: float = 0, ours: float = 0.3) -> Table:
+def p005(spikes: float = 0, ours: float = 0.3, after: float = 0.45, **clip: float) -> Table:
     validation = {"none": 2.3, "norm 0.01": 1.7, "norm 0.1": 0.4, "norm 1": 0.3, "norm 10": 0.28}
     validation |= {"AutoClip 10": ours, "AutoClip 50": 0.3}
-    rows = []
+    rows = clip_rows(
+        {"AutoClip 10": after, "AutoClip 50": 0.44} | dict.fromkeys(("norm 0.1", "norm 1", "norm 10"), 0.45), **clip
+    )
     for seed in range(3):
         for name, value in validation.items():
             rows.append(Row("validation loss", name, value, "SGD", seed))
@@ -63,14 +83,22 @@ def p005(spikes: float = 0, ours: float = 0.3) -> Table:
         ("p002", p002(clipped=0.2), "weak"),
         ("p002", p002(spikes=2), "not shown at this scale"),
         ("p002", p002(ours=0.03), "not shown at this scale"),
+        ("p002", p002(after=0.47), "not shown at this scale"),
+        ("p002", p002(none=0.5), "not shown at this scale"),
+        ("p002", p002(loss=0.32), "weak"),
         ("p004", p004(), "holds"),
         ("p004", p004(other_scale=0.5), "weak"),
         ("p004", p004(scale=0.5), "not shown at this scale"),
         ("p004", p004(loss=0.02), "not shown at this scale"),
+        ("p004", p004(clip_scale=0.5), "not shown at this scale"),
+        ("p004", p004(clip_loss=0.02), "not shown at this scale"),
         ("p005", p005(), "holds"),
         ("p005", p005(ours=0.4), "weak"),
         ("p005", p005(ours=2.0), "not shown at this scale"),
         ("p005", p005(spikes=3), "not shown at this scale"),
+        ("p005", p005(after=0.47), "not shown at this scale"),
+        ("p005", p005(none=0.5), "not shown at this scale"),
+        ("p005", p005(loss=0.5), "weak"),
     ],
 )
 def test_each_criterion_can_be_met_and_can_fail(paper, table, verdict):
@@ -80,10 +108,10 @@ def test_each_criterion_can_be_met_and_can_fail(paper, table, verdict):
 def test_loss_spikes_are_counted_by_their_definition():
     losses = np.full(120, 0.1)
     losses[[60, 90]] = 0.6, 0.3  # the second stays below .5
-    run = spike.SpikeRun(losses, 0.0, losses, losses, losses)
+    run = spike.SpikeRun(losses, 0.0, losses, losses, losses, disturbed=(60, 90))
     assert run.spikes == 1
     assert replace(run, losses=np.full(120, 0.7)).spikes == 0
-    assert run.clean.sum() == 120
+    assert run.clean.sum() == 118
     assert run.final == pytest.approx((0.1 * 49 + 0.3) / 50)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from binderclip.data.temporal_order import TemporalOrder, temporal_order
 from binderclip.losses import GradientFlowPenalty, unroll
 from binderclip.optim import NormClip
+from binderclip.studies import spike_clip
 from binderclip.studies.study import Criterion, Row, Study, Table
 from binderclip.studies.threads import one_thread
 
@@ -25,6 +27,9 @@ UNITS, BATCH, RATE, CUTOFF, ALPHA = 50, 20, 0.1, 1.0, 2.0
 STEPS, EVERY, STOP, SOLVED = 2000, 250, 0.05, 0.10
 TEST = 500
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+HISTOGRAM = "share of steps by gradient norm before clipping at 1, small CLIP (information)"
+EDGES = tuple(2.0**power for power in range(-2, 15))
+"""Of the histogram's bins."""
 
 
 class Recurrent(nn.Module):
@@ -122,7 +127,20 @@ def measure(seed: int) -> list[Row]:
         for name, lengths in LENGTHS.items():
             for method in METHODS:
                 rows += _rows(method, name, train(method, lengths, seed))
-    return rows
+    return rows + _histogram(spike_clip.run("norm 1", seed).norms)
+
+
+def _histogram(norms: np.ndarray) -> list[Row]:
+    """Which share of the steps lies in each bin; the first and the last are open."""
+    counts = np.histogram(np.clip(norms, EDGES[0] / 1.5, EDGES[-1] * 1.5), (0.0, *EDGES, math.inf))[0]
+    return [
+        Row(HISTOGRAM, "norm 1", count / len(norms), name) for name, count in zip(_bins(), counts.tolist(), strict=True)
+    ]
+
+
+def _bins() -> list[str]:
+    inner = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(EDGES)]
+    return [f"below {EDGES[0]:g}", *inner, f"from {EDGES[-1]:g}"]
 
 
 def _rows(method: str, length: str, run: Trained) -> list[Row]:
@@ -164,8 +182,9 @@ def _penalty_reaches_further(table: Table) -> tuple[bool, str]:
 
 
 def draw(table: Table, figure: Figure) -> None:
-    """Test error over the batches at both lengths, and the gradient norms that were met."""
-    axes = figure.subplots(1, 3)
+    """Test error over the batches at both lengths, and the gradient norms met there and on the small CLIP."""
+    figure.set_size_inches(10, 3.4)
+    axes = figure.subplots(1, 4)
     batches = [EVERY * (i + 1) for i in range(STEPS // EVERY)]
     for ax, length in zip(axes, LENGTHS, strict=False):
         for number, method in enumerate(METHODS):
@@ -181,8 +200,15 @@ def draw(table: Table, figure: Figure) -> None:
         axes[2].plot(norms, QUANTILES, marker="o", markersize=4, color=f"C{number}", label=method)
     cutoff = axes[2].axvline(CUTOFF, color="0.5", linestyle=":", linewidth=1)
     axes[2].legend([cutoff], ["cutoff"], loc="lower right")
-    axes[2].set(title="Norms before clipping, 20-29", xlabel="gradient norm", ylabel="share of batches below")
+    axes[2].set(title="Norms, 20-29", xlabel="norm before clipping", ylabel="share of batches below")
     axes[2].set_xscale("log")
+    shares = [table.mean(HISTOGRAM, "norm 1", name) for name in _bins()]
+    left = np.array([EDGES[0] / 2, *EDGES])
+    axes[3].bar(left, shares, left, align="edge", color="C4", edgecolor="white", linewidth=0.5)
+    axes[3].axvline(CUTOFF, color="0.5", linestyle=":", linewidth=1)
+    axes[3].set(title="Small CLIP", xlabel="norm before clipping", ylabel="share of steps")
+    axes[3].set_xscale("log", base=2)
+    axes[3].set_xticks([1, 16, 256, 4096], ["1", "16", "256", "4096"])
 
 
 STUDY = Study(
@@ -192,7 +218,8 @@ STUDY = Study(
     protocol=f"Temporal-order problem, sequences of 20-29 and 40-49 steps; tanh network of {UNITS} units with the "
     f"sparse start of spectral radius 0.95; SGD at {RATE}, batches of {BATCH}, cutoff {CUTOFF:g}, penalty alpha "
     f"{ALPHA:g}, power 2; at most {STEPS:,} batches, error on {TEST} sequences every {EVERY}, stopped below 5%. A seed "
-    "counts as solved below 10%.",
+    "counts as solved below 10%. For information, the norms that NormClip(1) meets where the small CLIP of the "
+    "spike study trains on. " + spike_clip.PROTOCOL,
     baseline="SGD without clipping; SGD with clipping and no penalty.",
     lower_bound="Guessing among four classes: error 0.75; knowing one of the two symbols: 0.5.",
     upper_bound="Error 0: the class is a function of the sequence.",

@@ -2,7 +2,7 @@
 
 scikit-learn's digits and a small perceptron, 600 steps. At every 75th step from 150 on, the labels of that batch are
 shuffled and its loss is multiplied by 30 (or, for `spoil="tensor"`, the gradient of one weight matrix is made huge).
-Runs are cached, so that the studies of several papers share them.
+Runs are cached, so that the studies of several papers share them. The second setting, the small CLIP, is `spike_clip`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ __all__ = [
     "run",
     "spike_rows",
     "train",
+    "what_was_done",
 ]
 
 STEPS, BATCH, TRAIN = 600, 32, 1400
@@ -75,6 +76,8 @@ class SpikeRun:
         norms: (steps,) of the gradient before clipping; NaN without a clip.
         clipped: (steps,) share of blocks that exceeded their limit.
         scales: (steps, tensors) factor of each tensor, the mean over its blocks.
+        disturbed: the steps that were, counted from 0.
+        tail: how many steps at the end count for the final loss.
     """
 
     losses: np.ndarray
@@ -82,16 +85,18 @@ class SpikeRun:
     norms: np.ndarray
     clipped: np.ndarray
     scales: np.ndarray
+    disturbed: tuple[int, ...] = ()
+    tail: int = 50
 
     @property
     def clean(self) -> np.ndarray:
         """Which steps were not disturbed."""
-        return ~np.isin(np.arange(len(self.losses)), SPIKES)
+        return ~np.isin(np.arange(len(self.losses)), self.disturbed)
 
     @property
     def final(self) -> float:
-        """Mean training loss of the last 50 steps."""
-        return float(self.losses[-50:].mean())
+        """Mean training loss of the last steps."""
+        return float(self.losses[-self.tail :].mean())
 
     @property
     def spikes(self) -> int:
@@ -166,30 +171,33 @@ def train(
             assert grad is not None
             grad.mul_(100).add_(0.05 * torch.randn(grad.shape, generator=generator))
         stepper.step()
-        seen.append(_seen(clip, model))
+        seen.append(what_was_done(clip, model))
         if after_step is not None:
             after_step(model, x[batch], labels)
     with torch.no_grad():
         validation = float(F.cross_entropy(model(held_x), held_y))
     norms, clipped, scales = (np.array(part) for part in zip(*seen, strict=True))
-    return SpikeRun(np.array(losses), validation, norms, clipped, scales)
+    disturbed_steps = () if spoil == "nothing" else SPIKES
+    return SpikeRun(np.array(losses), validation, norms, clipped, scales, disturbed_steps)
 
 
-def _seen(clip: Clip | None, model: nn.Module) -> tuple[float, float, list[float]]:
+def what_was_done(clip: Clip | None, model: nn.Module) -> tuple[float, float, list[float]]:
     """Norm, share of clipped blocks and factor of each tensor at this step."""
-    count = len(list(model.parameters()))
+    params = dict(model.named_parameters())
     if clip is None or clip.report is None:
-        return float("nan"), 0.0, [1.0] * count
+        return float("nan"), 0.0, [1.0] * len(params)
     report = clip.report
+    names = report.names
     if len(report.scale) == 1:
-        scales = report.scale.expand(count)
-    elif len(report.scale) == count:
+        scales = report.scale.expand(len(names))
+    elif len(report.scale) == len(names):
         scales = report.scale
     else:
         # units, which follow each other tensor by tensor: rows of a matrix, one for a vector
-        sizes = [len(p) if p.ndim > 1 else 1 for p in model.parameters()]
+        sizes = [len(params[name]) if params[name].ndim > 1 else 1 for name in names]
         scales = torch.stack([part.mean() for part in report.scale.split(sizes)])
-    return float(report.norm), float(report.clipped.float().mean()), scales.tolist()
+    known = dict(zip(names, scales.tolist(), strict=True))
+    return float(report.norm), float(report.clipped.float().mean()), [known.get(name, 1.0) for name in params]
 
 
 @lru_cache(maxsize=256)
@@ -216,17 +224,18 @@ def spike_rows(clippers: Iterable[str], settings: Iterable[str], seed: int) -> l
     return rows
 
 
-def draw_losses(ax: Axes, runs: Mapping[str, SpikeRun], title: str) -> None:
+def draw_losses(ax: Axes, runs: Mapping[str, SpikeRun], title: str, *, over: int = 10) -> None:
     """Training losses over the steps, smoothed, with the disturbed steps in grey.
 
     Args:
         ax: where to draw.
         runs: by their names in the legend.
         title: above the axes.
+        over: how many steps are averaged.
     """
     for number, (name, found) in enumerate(runs.items()):
-        smooth = np.convolve(found.losses, np.ones(10) / 10, "valid")
-        ax.plot(np.arange(9, len(found.losses)), smooth, label=name, color=f"C{number}", linewidth=1)
-    for step in SPIKES:
+        smooth = np.convolve(found.losses, np.ones(over) / over, "valid")
+        ax.plot(np.arange(over - 1, len(found.losses)), smooth, label=name, color=f"C{number}", linewidth=1)
+    for step in {step for found in runs.values() for step in found.disturbed}:
         ax.axvline(step, color="0.85", linewidth=0.8, zorder=0)
-    ax.set(yscale="log", xlabel="step (grey: disturbed)", ylabel="training loss, mean of 10", title=title)
+    ax.set(yscale="log", xlabel="step (grey: disturbed)", ylabel=f"training loss, mean of {over}", title=title)
