@@ -1,4 +1,4 @@
-"""Make the README's pictures with the project's own verbs: `python docs/pictures.py` (needs the `demo` extra)."""
+"""Make the pictures of README and guides with the project's own verbs: `python docs/pictures.py` (extra `demo`)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 
 from torchvision.transforms.functional import to_pil_image
 
+from binderclip.adapt import MARKS, Region
+from binderclip.cli.sheet import contact_sheet
 from binderclip.data import load_data, scenes, vocabulary
 
 IMAGES = Path(__file__).parent / "images"
 SHOWN = ("chelsea", "coffee", "rocket", "motorcycle_left", "flower", "china")
 LABELS = "a cat,a dog,a cup of coffee,a rocket,a motorcycle,a flower,a temple,a tree,a boat,a house,a pizza"
+SHOWN_MARKS = ("circle", "box", "arrow", "contour", "fill", "blur", "gray", "tint", "crop")
 SCENE_LABELS = ("cat", "dog", "house", "moon", "flower", "tree", "heart", "cloud")
 
 
@@ -44,6 +47,24 @@ def main() -> None:
         to_pil_image(batch.images[0]).save(place / "scene.png")
         labels = ("--labels", ",".join(SCENE_LABELS), "--background", "background")
         verb("segment", place / "scene.png", *labels, "--overlay", IMAGES / "segment.png", "--map", place / "map.png")
+        located(place)
+
+
+def located(place: Path) -> None:
+    """The picture of `locate`, and the sheet of visual prompts of the guide."""
+    words = vocabulary("scenes15", split="test")
+    batch = scenes(8, 1, 384, vocabulary=words, objects=5, area=(0.05, 0.12), occlusion=0.1, background="gradient")
+    picture = to_pil_image(batch.images[0])
+    picture.save(place / "objects.png")
+    boxes = batch.boxes[0].int().tolist()
+    (place / "boxes.csv").write_text("".join(f"{x0},{y0},{x1},{y1}\n" for x0, y0, x1, y1 in boxes))
+    texts = ("a house", "a cat", "a tree")
+    verb("locate", place / "objects.png", *texts, "--boxes", place / "boxes.csv", "--picture", IMAGES / "locate.png")
+    cat = batch.names[0].index("cat")
+    region = Region(tuple(batch.boxes[0, cat].tolist()), batch.visible[0, cat].numpy())
+    edits = [(name, MARKS[name]) for name in SHOWN_MARKS] + [("blur | contour", MARKS["blur"] | MARKS["contour"])]
+    entries = [(edit(picture, region), name, "") for name, edit in edits]
+    contact_sheet(entries, IMAGES / "marks.png", columns=5, side=150)
 
 
 if __name__ == "__main__":
