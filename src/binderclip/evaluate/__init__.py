@@ -1,16 +1,18 @@
-"""What a model can do: retrieval and zero-shot accuracy, groups, transfer, and learning task by task."""
-
-"""What a model can do: retrieval, zero-shot accuracy, and what marks on the image change."""
+"""What a model can do: retrieval, zero-shot, groups, transfer, learning task by task, and what marks change."""
 
 from binderclip.evaluate.continual import ContinualMetrics, Task, run_stream
 from binderclip.evaluate.groups import GroupAccuracy, worst_group_accuracy
-
-"""What a model can do: retrieval, zero-shot accuracy, and accuracy against the number of examples."""
-
 from binderclip.evaluate.learning import LearningCurve, LearningPoint, learning_set_curve
 from binderclip.evaluate.model import Evaluation, evaluate_model, figures
 from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
 from binderclip.evaluate.transfer import Binary, binary_scores, transfer_matrix
+from binderclip.evaluate.visual_prompts import (
+    PromptScore,
+    attention_in_region,
+    attention_mass,
+    box_coverage,
+    visual_prompt_study,
+)
 
 __all__ = [
     "Binary",
