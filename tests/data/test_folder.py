@@ -210,3 +210,12 @@ def test_a_corrupt_picture_found_while_loading_is_skipped_like_one_found_before(
     assert "b.png: damaged image (image file is truncated" in dataset.report()
     with pytest.raises(DataError, match=r"b\.png: damaged image"):
         dataset[1]
+
+
+def test_a_column_of_several_labels_becomes_lists(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "metadata.csv").write_text("file,labels\na.png,cat; big  dog;cat\nb.png,moon|cat\nc.png,\n")
+    data = load_folder(tmp_path)
+    assert data.attributes["labels"] == [["cat", "big dog"], ["moon", "cat"], []]
+    assert data.captions == ["cat, big dog", "moon, cat", "none of the labels"]

@@ -43,6 +43,7 @@ from binderclip.adapt.multi_label import (
     tiles,
 )
 from binderclip.adapt.nearest import NearestExampleClassifier
+from binderclip.adapt.one_vs_rest import OneVsRest
 from binderclip.adapt.polar import PolarClassifier
 from binderclip.adapt.pools import POOLS, AutoPool, ContextPool, MaxPool, MeanPool, Pool
 from binderclip.adapt.prior import align, prior_rows
@@ -119,6 +120,7 @@ __all__ = [
     "MeanPool",
     "ModelHead",
     "NearestExampleClassifier",
+    "OneVsRest",
     "Outline",
     "Outside",
     "PolarClassifier",

@@ -12,14 +12,15 @@ from binderclip.cli.output import note, notes, print_json, print_table, warn_ski
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
-    from binderclip.adapt.selection import Selection
+    from binderclip.adapt.selection import Interval, LabelSelection, Selection
 
 
 def adapt(
     data: Annotated[
         str,
         typer.Argument(
-            help="A folder of class-named folders, a CSV (file, label), or a named set: `digits`, `fashion-mnist`, ..."
+            help="A folder of class-named folders, a CSV (`file,label`, or `file,labels` with `a;b` for several), or a "
+            "named set: `digits`, `fashion-mnist`, ..."
         ),
     ],
     shots: Annotated[int, typer.Option(min=1, help="Pictures a class to learn from, validation included.")] = 16,
@@ -72,7 +73,7 @@ def adapt(
     if not names:
         raise UsageError("--methods is empty: auto, all, or names such as gda,linear-probe")
 
-    from binderclip.adapt.selection import select_head
+    from binderclip.adapt.selection import label_sets, select_head, select_labels
     from binderclip.data import ImageTextDataset, load_data
     from binderclip.models import load, resolve_templates
 
@@ -82,35 +83,69 @@ def adapt(
         raise UsageError(f"{data}: shards are streamed, which few-shot draws cannot use; give a folder or a named set")
     clip = load(model, device=device, dtype=dtype)
     out.mkdir(parents=True, exist_ok=True)
+    several = label_sets(samples) is not None
     with notes.status("reading pictures") as status:
-        found = select_head(
-            clip,
-            samples,
-            shots=shots,
-            seeds=seeds,
-            methods=names,
-            templates=sentences,
-            folds=folds,
-            budget=budget,
-            keep=keep,
-            seed=seed,
-            limit=limit,
-            store=out / "finished",
-            progress=status.update,
-        )
+        options: dict[str, Any] = {
+            "shots": shots, "seeds": seeds, "methods": names, "templates": sentences, "folds": folds, "seed": seed,
+            "progress": status.update,
+        }  # fmt: skip
+        found: Any
+        if several:
+            found = select_labels(clip, samples, **options)
+        else:
+            found = select_head(clip, samples, **options, budget=budget, keep=keep, limit=limit, store=out / "finished")
         found.save(out)
         write_json({"data": data, **found.figures()}, out / "figures.json")
         if report:
-            from binderclip.cli.adapt_report import write_report
+            from binderclip.cli.adapt_report import write_labels_report, write_report
 
             status.update("writing the report")
-            write_report(found, clip, data, out / "report.html")
+            if several:
+                write_labels_report(found, data, out / "report.html")
+            else:
+                write_report(found, clip, data, out / "report.html")
     if json:
         print_json({"data": data, **found.figures(), "skipped": found.encoded.skipped})
+    elif several:
+        _print_labels(found, data)
     else:
         _print(found, data)
     warn_skipped(found.encoded.skipped)
     note(f"head {out}" + (f", report {out / 'report.html'}" if report else ""))
+
+
+def _print_labels(found: LabelSelection, data: str) -> None:
+    print_table(
+        f"{data}: {len(found.labels)} labels, several a picture, {found.shots} shots, cross-validated inside them, "
+        f"{found.seeds} draws, model {found.model}",
+        ["method", "mAP", "95%", "macro-F1", "fit s"],
+        [
+            [s.name, s.mean_average_precision.value, interval_text(s.mean_average_precision), s.macro_f1, s.seconds]
+            for s in found.scores
+        ],
+    )
+    for line in labels_verdict(found):
+        typer.echo(line)
+    for line in found.notes:
+        note(f"note: {line}")
+
+
+def labels_verdict(found: LabelSelection) -> list[str]:
+    """What a person should take away of a multi-label selection."""
+    best = found.scores[0]
+    lines = [
+        f"Chosen: {best.name}. Choosing the best of {len(found.scores)} flatters its "
+        f"{best.mean_average_precision.value:.3f} by about {found.optimism:.3f}."
+    ]
+    if found.test is None:
+        return [*lines, "There is no picture to spare for a test."]
+    value, f1, count = found.test
+    lines.append(f"On {count} test pictures, looked at once: mAP {value:.3f}, macro-F1 {f1:.3f}.")
+    if found.runner_up is not None and found.difference is not None:
+        name, other = found.runner_up
+        sure = "no proof that it is better" if found.difference.low <= 0 else "a real difference"
+        lines.append(f"Against {name} ({other:.3f}) on the same pictures: {found.difference} more: {sure}.")
+    return lines
 
 
 def _print(found: Selection, data: str) -> None:
@@ -135,12 +170,17 @@ def _row(score: Any) -> list[Any]:
     return [
         score.name,
         interval.value,
-        f"{interval.low:.3f} to {interval.high:.3f}" if interval.low == interval.low else "one draw",
+        interval_text(interval),
         score.macro_f1,
         score.calibration,
         score.seconds,
         score.parameters,
     ]
+
+
+def interval_text(interval: Interval) -> str:
+    """Both limits, or that one draw has none."""
+    return f"{interval.low:.3f} to {interval.high:.3f}" if interval.low == interval.low else "one draw"
 
 
 def verdict(found: Selection) -> list[str]:

@@ -14,7 +14,7 @@ from binderclip.cli.page import Page
 if TYPE_CHECKING:
     from PIL import Image
 
-    from binderclip.adapt.selection import Selection
+    from binderclip.adapt.selection import LabelSelection, Selection
     from binderclip.models import ImageTextModel
 
 MISTAKES = 12
@@ -49,6 +49,33 @@ def write_report(found: Selection, model: ImageTextModel, name: str, path: str |
         page.picture(_curve(found))
     if found.test is not None:
         _test_sections(page, found, model)
+    return page.save(path)
+
+
+def write_labels_report(found: LabelSelection, name: str, path: str | Path) -> Path:
+    """The page of a multi-label selection: the table, and every label's figures on the test part."""
+    from binderclip.cli.adapt import interval_text, labels_verdict
+
+    page = Page(
+        f"{found.scores[0].name} on {name}",
+        f"{len(found.labels)} labels, several a picture, {found.shots} shots each, model "
+        f"<code>{escape(found.model)}</code>. Made by <code>binderclip adapt</code>.",
+    )
+    page.section("Result", " ".join(escape(line) for line in labels_verdict(found)))
+    for line in found.notes:
+        page.text(f"Note: {escape(line)}.")
+    page.section("Methods", "Mean average precision by cross-validation inside the shots; the interval is over draws.")
+    page.table(
+        ["method", "mAP", "95%", "macro-F1", "fit (s)"],
+        [
+            [s.name, s.mean_average_precision.value, interval_text(s.mean_average_precision), s.macro_f1, s.seconds]
+            for s in found.scores
+        ],
+    )
+    if found.by_label:
+        page.section("Labels", "On the test pictures, hardest first.")
+        rows = sorted(found.by_label, key=lambda row: row[2])
+        page.table(["label", "pictures", "average precision", "F1"], [list(row) for row in rows])
     return page.save(path)
 
 

@@ -19,6 +19,7 @@ from binderclip.errors import DataError, UsageError
 FILE_COLUMNS = ("file_name", "file", "filename", "filepath", "image", "image_path", "img", "path")
 CAPTION_COLUMNS = ("caption", "text", "captions", "title", "description")
 LABEL_COLUMNS = ("label", "class", "class_name", "category")
+SEVERAL_COLUMN = "labels"
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "shift": "shift"}
 
@@ -50,7 +51,8 @@ def load_folder(
 
     1. a table in the folder: CSV, TSV or JSONL (`captions.*`, `metadata.*`, or the only one there is) with a column
        file_name, file, filename, image or path, and a column caption or text; optional label and split; all others
-       become attributes. A table without a header has the file first and the caption second.
+       become attributes. A column `labels` holds several labels a picture, separated by `;` or `|` (in JSONL a list),
+       and becomes an attribute of lists. A table without a header has the file first and the caption second.
     2. `name.txt` beside `name.jpg`: the first line is the caption; all lines are the attribute `captions`.
     3. folders named after classes: the class is the label, and the caption with dashes and underscores as spaces.
 
@@ -260,16 +262,27 @@ def _row(base: Path, where: str, record: dict[str, Any]) -> _Row | str:
     caption: Any = record.pop(caption_column) if caption_column else None
     label = record.pop(label_column) if label_column else None
     label = None if label is None or not str(label).strip() else str(label).strip()
+    several = record.pop(SEVERAL_COLUMN, None)
+    if several is not None:
+        record[SEVERAL_COLUMN] = _several(several)
     if isinstance(caption, list):
         texts = [_tidy(str(text)) for text in caption if _tidy(str(text))]
         record["captions"], caption = texts, texts[0] if texts else None
     caption = _tidy(str(caption)) if caption is not None else ""
     if not caption and label is not None and caption_column is None:
         caption = _readable(label)
+    if not caption and several is not None and caption_column is None:
+        caption = _readable(", ".join(record[SEVERAL_COLUMN])) or "none of the labels"
     if not caption:
         return f"{name}: no caption"
     attributes = {key: value for key, value in record.items() if value not in (None, "")}
     return _Row(base / name, caption, f"{where} {name}", label, attributes)
+
+
+def _several(value: Any) -> list[str]:
+    """The labels of one picture, without doubles, in the order written; an empty cell is a picture with none."""
+    parts = value if isinstance(value, list) else str(value).replace("|", ";").split(";")
+    return list(dict.fromkeys(_tidy(str(part)) for part in parts if _tidy(str(part))))
 
 
 def _first(record: dict[str, Any], columns: tuple[str, ...]) -> str | None:

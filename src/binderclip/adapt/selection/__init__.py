@@ -15,6 +15,7 @@ from binderclip.adapt.selection.measures import (
 )
 from binderclip.adapt.selection.result import Examined, MethodScore, Selection
 from binderclip.adapt.selection.select import select_head
+from binderclip.adapt.selection.several import LabelScore, LabelSelection, label_sets, select_labels
 from binderclip.adapt.selection.splits import Parts, near_duplicates, split_parts
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "Entry",
     "Examined",
     "Interval",
+    "LabelScore",
+    "LabelSelection",
     "MethodScore",
     "Parts",
     "Selection",
@@ -29,11 +32,13 @@ __all__ = [
     "encode_dataset",
     "entries",
     "fit_temperature",
+    "label_sets",
     "mcnemar",
     "mean_interval",
     "near_duplicates",
     "proportion_interval",
     "select_head",
+    "select_labels",
     "selection_optimism",
     "split_parts",
 ]
