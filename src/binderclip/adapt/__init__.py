@@ -60,7 +60,7 @@ from binderclip.adapt.referring import (
     text_rows,
 )
 from binderclip.adapt.regions import Region, as_regions
-from binderclip.adapt.saving import load_head, save_head
+from binderclip.adapt.saving import head_model, load_head, save_head
 from binderclip.adapt.shots import HeadScore, compare_heads, draw_shots
 from binderclip.adapt.through_model import ModelHead
 from binderclip.adapt.tuned import Training, Tunable, TunedHead, by_epoch, train_tunable
@@ -166,6 +166,7 @@ __all__ = [
     "features_for",
     "foveal_features",
     "foveal_fields",
+    "head_model",
     "indicator",
     "level_input",
     "load_head",

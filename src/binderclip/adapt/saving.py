@@ -77,6 +77,15 @@ def save_head(
     return place
 
 
+def head_model(folder: str | Path) -> str:
+    """Name of the model whose features a saved head takes, as it was given to `save_head`; empty if it was not.
+
+    Raises:
+        CheckpointError: no head there, or a damaged one.
+    """
+    return str(_document(Path(folder))["model"])
+
+
 def load_head(folder: str | Path, *, model: Any = None) -> FeatureClassifier:
     """Read a head that `save_head` wrote, ready to predict.
 
