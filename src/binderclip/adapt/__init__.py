@@ -21,6 +21,14 @@ from binderclip.adapt.contexts import (
     scrambled,
 )
 from binderclip.adapt.continual import ContinualZeroShot
+from binderclip.adapt.descriptions import (
+    Descriptions,
+    ServiceError,
+    read_descriptions,
+    shipped_descriptions,
+    shipped_prompt,
+    write_descriptions,
+)
 from binderclip.adapt.edits import MARKS, Copies, Crop, Edit, Fill, Outline, Outside, Steps
 from binderclip.adapt.foveal import FovealBias, foveal_features, foveal_fields
 from binderclip.adapt.gaussian import ClassStatistics, GaussianHead, class_statistics, shrunk_precision
@@ -104,6 +112,7 @@ __all__ = [
     "Copies",
     "Crop",
     "DescriptionClassifier",
+    "Descriptions",
     "Edit",
     "FeatureClassifier",
     "FewShotHead",
@@ -133,6 +142,7 @@ __all__ = [
     "PseudoLabels",
     "Region",
     "RegionReferrer",
+    "ServiceError",
     "Steps",
     "TaskResidual",
     "TileAggregator",
@@ -178,14 +188,18 @@ __all__ = [
     "prior_rows",
     "prompted",
     "read_contexts",
+    "read_descriptions",
     "region_features",
     "save_head",
     "score_regions",
     "scrambled",
+    "shipped_descriptions",
+    "shipped_prompt",
     "shrunk_precision",
     "sinkhorn_plan",
     "text_rows",
     "tile_features",
     "tiles",
     "train_tunable",
+    "write_descriptions",
 ]

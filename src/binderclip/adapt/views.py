@@ -226,6 +226,9 @@ class GuidedCrops:
         w, h = size
         if box is None:
             return [(0, 0, w, h)] * len(self.margins)
+        box = (max(box[0], 0), max(box[1], 0), min(box[2], w), min(box[3], h))
+        if not (box[0] < box[2] and box[1] < box[3]):
+            raise UsageError(f"a box lies outside its image of {w} x {h} pixels, or is empty: {box}")
         return [square(enlarge(box, a, size), size) for a in self.margins]
 
     def _candidates(self, whole: Float[Tensor, "N d"], names: Sequence[str], score: Score) -> list[list[str]]:

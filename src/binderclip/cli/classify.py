@@ -9,19 +9,27 @@ import typer
 from binderclip.cli.inputs import Images, find_images, picture_path
 from binderclip.cli.options import BatchSize, Device, Dtype, Json, Labels, Model, parse_labels
 from binderclip.cli.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.zero_shot import (
+    Context,
+    CropFrom,
+    DescriptionsFile,
+    PoolName,
+    Templates,
+    ViewsName,
+    classify_views,
+    parse_zero_shot,
+)
 
 
 def classify(
     images: Images,
     labels: Labels,
-    templates: Annotated[
-        str,
-        typer.Option(
-            "--templates",
-            "-t",
-            help="How a label becomes sentences: a set (`simple`, `photo`, `clipart`, ...), or one template with `{}`.",
-        ),
-    ] = "simple",
+    templates: Templates = None,
+    descriptions: DescriptionsFile = None,
+    pool: PoolName = None,
+    context: Context = None,
+    views: ViewsName = "whole",
+    crop_from: CropFrom = None,
     top: Annotated[int, typer.Option(min=1, help="Labels to show for each image.")] = 3,
     picture: Annotated[
         str | None, typer.Option("--picture", help="Also save a sheet of the images with their labels to this PNG.")
@@ -40,23 +48,38 @@ def classify(
 
         binderclip classify holiday/ -l beach,mountain,city --picture sheet.png
 
+        binderclip classify pets/ -l cat,dog,horse --descriptions animals --pool auto
+
+        binderclip classify street/ -l car,bicycle,bus --views crops
+
     A file that cannot be read is left out and named; the others are done.
     """
     names = parse_labels(labels)
     found = find_images(images)
     sheet = picture_path(picture) if picture else None
+    options = parse_zero_shot(
+        names,
+        templates=templates,
+        descriptions=descriptions,
+        pool=pool,
+        context=context,
+        views=views,
+        crop_from=crop_from,
+    )
 
-    from binderclip.models import load, resolve_templates
+    from binderclip.models import load
 
-    sentences = resolve_templates(templates)
     clip = load(model, device=device, dtype=dtype)
-    bank = clip.text_bank(names, sentences)
-    encoded = clip.encode_files(found.paths, batch_size=batch_size)
-    result = clip.classify_features(encoded.features, bank)
+    if options.plain:
+        bank = clip.text_bank(names, templates or "simple")
+        encoded = clip.encode_files(found.paths, batch_size=batch_size)
+        probs = clip.classify_features(encoded.features, bank).probs
+    else:
+        encoded, probs = classify_views(clip, options, found.paths, batch_size=batch_size)
     top = min(top, len(names))
-    order = result.probs.argsort(dim=-1, descending=True)[:, :top]
+    order = probs.argsort(dim=-1, descending=True)[:, :top]
     rows = [
-        (path, [(names[c], float(result.probs[row, c])) for c in order[row].tolist()])
+        (path, [(names[c], float(probs[row, c])) for c in order[row].tolist()])
         for row, path in enumerate(encoded.paths)
     ]
     if json:
