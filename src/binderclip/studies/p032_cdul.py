@@ -27,7 +27,8 @@ LABELS, HEADS = "mAP of the pseudo-labels", "mAP on test scenes"
 @lru_cache(maxsize=1)
 def _data() -> dict[str, Any]:
     """Views and true labels of a pool of scenes of drawings that `small` was not trained on, and of test scenes."""
-    from binderclip.data import scenes, vocabulary
+    from binderclip.data.scenes import scenes
+    from binderclip.data.scenes_vocabulary import vocabulary
     from binderclip.models import load
 
     model = load("small")
@@ -132,7 +133,8 @@ def _refining_helps(table: Table) -> tuple[bool, str]:
 
 def draw(table: Table, figure: Figure) -> None:
     """The quality of the labels and of the networks, and three scenes with the labels of whole picture and tiles."""
-    left, middle, right = figure.subfigures(1, 3, width_ratios=(1, 1.15, 1.25))
+    halves: Any = figure.subfigures(1, 3, width_ratios=(1, 1.15, 1.25))
+    left, middle, right = halves
     ax = left.subplots()
     settings = [f"{n} x {n}, threshold 0" for n in TILES]
     for k, name in enumerate(("whole picture", "tiles", "both")):

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.data import CopyPaste, InstanceSample, LargeScaleJitter, scenes
+from binderclip.data import CopyPaste, InstanceSample, LargeScaleJitter
+from binderclip.data.scenes import scenes
 from binderclip.data.scenes_vocabulary import SCENES15
 from binderclip.fit import fit
 from binderclip.segment.metrics import IoU
@@ -174,7 +175,8 @@ def _best(table: Table) -> tuple[bool, str]:
 
 def draw(table: Table, figure: Figure) -> None:
     """Mean IoU by augmentation, and four training views with the outlines of their objects."""
-    left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.5, 1))
+    left, right = halves
     axes = left.subplots(1, 2, sharey=True)
     for ax, metric in zip(axes, (METRIC, METRIC_RARE), strict=True):
         values = [table.values(metric, setting) for setting in SETTINGS]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -162,7 +162,8 @@ def _robust(table: Table) -> tuple[bool, str]:
 
 def draw(table: Table, figure: Figure) -> None:
     """Accuracy against the side of the hole, whole and hidden, and examples of the holes."""
-    left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.5, 1))
+    left, right = halves
     axes = left.subplots(1, 2)
     settings, x = [_setting(n) for n in LENGTHS], [float(n) for n in LENGTHS]
     for number, (metric, title) in enumerate(

@@ -31,7 +31,7 @@ def make_augment(
     """
     if isinstance(settings, bool):
         settings = {} if settings else PLAIN
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     _check_names(given, Augment, {"size", "seed"}, "augmentation")
     if given.get("cutout") is not None:
         given["cutout"] = _cutout(given["cutout"], seed, mean)
