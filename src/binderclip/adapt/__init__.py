@@ -57,6 +57,8 @@ from binderclip.adapt.pools import POOLS, AutoPool, ContextPool, MaxPool, MeanPo
 from binderclip.adapt.prior import align, prior_rows
 from binderclip.adapt.projection import ProLIP, VisualProjection, affine_map, pre_projection_texts
 from binderclip.adapt.prompt_learning import ECO, ProGrad, PromptLearning, PromptModule
+from binderclip.adapt.ranking import RankingAdapter
+from binderclip.adapt.ranking_net import RankingNet, RankingShape
 from binderclip.adapt.referring import (
     PRESETS,
     Located,
@@ -71,6 +73,7 @@ from binderclip.adapt.regions import Region, as_regions
 from binderclip.adapt.saving import head_model, load_head, save_head
 from binderclip.adapt.shots import HeadScore, compare_heads, draw_shots
 from binderclip.adapt.through_model import ModelHead
+from binderclip.adapt.token_features import WordTokens, patch_tokens, word_tokens
 from binderclip.adapt.tuned import Training, Tunable, TunedHead, by_epoch, train_tunable
 from binderclip.adapt.views import GuidedCrops, Tiles, Views, WholeImage
 from binderclip.adapt.zero_shot import DescriptionClassifier, ZeroShotClassifier
@@ -140,6 +143,9 @@ __all__ = [
     "PromptLearning",
     "PromptModule",
     "PseudoLabels",
+    "RankingAdapter",
+    "RankingNet",
+    "RankingShape",
     "Region",
     "RegionReferrer",
     "ServiceError",
@@ -155,6 +161,7 @@ __all__ = [
     "Views",
     "VisualProjection",
     "WholeImage",
+    "WordTokens",
     "ZeroShotClassifier",
     "affine_map",
     "align",
@@ -184,6 +191,7 @@ __all__ = [
     "mark_effect",
     "match_keypoints",
     "mean_average_precision",
+    "patch_tokens",
     "pre_projection_texts",
     "prior_rows",
     "prompted",
@@ -201,5 +209,6 @@ __all__ = [
     "tile_features",
     "tiles",
     "train_tunable",
+    "word_tokens",
     "write_descriptions",
 ]

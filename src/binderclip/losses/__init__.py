@@ -9,6 +9,7 @@ from binderclip.losses.functional import info_nce, sigmoid_loss
 from binderclip.losses.geometry import Cosine, Inner, Similarity
 from binderclip.losses.gradcache import contrastive_step
 from binderclip.losses.gradient_flow import GradientFlowPenalty, gradient_flow, unroll
+from binderclip.losses.ranking import PairwiseRankLoss
 from binderclip.losses.scale import LogitScale
 from binderclip.losses.targets import Diagonal, SameKey, Targets
 
@@ -24,6 +25,7 @@ __all__ = [
     "LogitScale",
     "LossOutput",
     "Pair",
+    "PairwiseRankLoss",
     "SameKey",
     "Similarity",
     "SimilarityDistill",

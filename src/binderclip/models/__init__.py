@@ -36,6 +36,7 @@ from binderclip.models.predictor import ModuleClassifier, Predictor, ZeroShotPre
 from binderclip.models.preprocess import Preprocess
 from binderclip.models.prompts import PromptContext
 from binderclip.models.registry import bundled_cards, list_models
+from binderclip.models.relational import RelationalAttention
 from binderclip.models.spectral import SpectralConv2d, SpectralLinear
 from binderclip.models.templates import TEMPLATES, resolve_templates
 from binderclip.models.textbank import TextBank
@@ -79,6 +80,7 @@ __all__ = [
     "PromptContext",
     "Record",
     "Recorder",
+    "RelationalAttention",
     "ScaledActivation",
     "ScaledStdConv2d",
     "Site",
