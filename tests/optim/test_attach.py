@@ -340,7 +340,7 @@ class Arrived:
 def as_if_on_an_accelerator(monkeypatch):
     """Take the decisions that are taken where reading a value back would stall."""
     monkeypatch.setattr(gradients, "reads_are_free", lambda grads: False)
-    monkeypatch.setattr("binderclip.optim.clipping._copy_to_host", lambda flag: (flag.clone(), Arrived()))
+    monkeypatch.setattr("binderclip.optim.clipping.copy_to_host", lambda flag: (flag.clone(), Arrived()))
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from binderclip.errors import NotSupported
 from binderclip.optim.gradients import Entry
-from binderclip.optim.measure import shard_dims
+from binderclip.optim.measure import shard_cuts
 from binderclip.optim.updates import UpdateClips
 
 __all__ = ["Attachment", "StepTarget", "attach", "unwrap"]
@@ -126,7 +126,6 @@ class Attachment:
     def _clip(self) -> None:
         entries: list[Entry] = []
         rates: list[Any] = []
-        sharded = False
         for number, group in enumerate(self.optimizer.param_groups):
             listed = group.get("param_names") or group.get("names") or ()
             for place, parameter in enumerate(group["params"]):
@@ -135,7 +134,7 @@ class Attachment:
                     name = listed[place] if place < len(listed) else str(len(entries))
                 entries.append(Entry(name, parameter, f"group{number}"))
                 rates.append(group.get("lr"))
-                sharded = sharded or bool(shard_dims(parameter))
+        sharded = bool(shard_cuts([entry.parameter for entry in entries]))
         clips = getattr(self.clip, "clips", (self.clip,))
         excluded = any(getattr(clip, "exclude", ()) for clip in clips)
         target = StepTarget(self.optimizer, whole=not excluded and not sharded)

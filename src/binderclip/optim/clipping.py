@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,17 +15,21 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.optim import gradients
 from binderclip.optim.actions import act_, coefficient, scale_
+from binderclip.optim.choices import Names, check_choices, order_of, patterns
 from binderclip.optim.gradients import (
     Entry,
     NonFiniteGradient,
     Parameters,
-    dense_grad,
+    copy_to_host,
     entries_of,
     explain_nonfinite,
+    gradients_of,
+    shrink_,
     zero_nonfinite_,
 )
-from binderclip.optim.measure import local_shard
-from binderclip.optim.reader import Measured, Slots, measure
+from binderclip.optim.keep import Kept
+from binderclip.optim.measure import local_shards
+from binderclip.optim.reader import Measured, Slots, block_stat, measure
 from binderclip.optim.report import ClipReport, empty_report
 from binderclip.optim.threshold import Reading, Threshold, as_threshold
 
@@ -32,10 +38,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Clip"]
 
-GRANULARITIES = ("global", "group", "tensor", "unit", "coordinate")
-STATISTICS = {"l2": 2.0, "l1": 1.0, "max": math.inf}
-ACTIONS = ("scale", "renormalise", "clamp", "rescale")
-NONFINITE = ("raise", "skip", "zero", "propagate")
+SHRINK, HUGE = 0.02, 1e10
+"""Of the policy "shrink": the share of the weights, and the norm above which a gradient counts as not finite."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one call works on: all entries, those that are clipped, their gradients and this process's parts of them."""
+
+    entries: Sequence[Entry]
+    chosen: list[Entry]
+    grads: list[Tensor]
+    local: list[Tensor]
+    on_host: bool
+    target: StepTarget | None
+    taken: Tensor | None
+    scaled: bool = True
+
+    @property
+    def scale(self) -> Tensor | None:
+        """What the gradients are multiplied by."""
+        return None if self.target is None or not self.scaled else self.target.scale
 
 
 class Clip:
@@ -56,13 +79,20 @@ class Clip:
         statistic: "l2", "l1", "max", or the order p > 0 of any other norm. "coordinate" goes with "max".
         action: "scale" multiplies the block, "renormalise" does so also where it is smaller than the limit; with
             statistic "max", "clamp" cuts each coordinate at the limit and "rescale" multiplies those that exceed it.
+            Two remember a tensor of each gradient's size: "centre" replaces g by m + clip(g - m), which is also the
+            next m, a running median of the gradients; "residual" adds what earlier calls cut off before it clips. Both
+            scale, with granularity "coordinate" they clamp; what is measured, limited and reported is g - m, or the
+            sum.
         eps, eps_mode, only_above: see `optim.coefficient`.
         nonfinite: what a NaN or an infinity does. "raise" leaves the gradients unused (`grad = None`) and raises
             `NonFiniteGradient`; "skip" does the same without raising, so that the optimizer's step changes nothing;
-            "zero" replaces the offending entries by 0 and goes on; "propagate" looks away. It never enters a
-            threshold's memory. A GradScaler's overflows are always skipped.
+            "zero" replaces the offending entries by 0 and goes on; "shrink" makes the step one that shrinks the
+            tensors that `shrink` names (their gradient becomes 0.02 times their weights, all others' 0; a norm above
+            1e10 counts as infinite); "propagate" looks away. It never enters a threshold's memory. A GradScaler's
+            overflows are always skipped.
         observe: report what would be done, update the memory, change nothing.
         exclude: name patterns (shell wildcards) that are left alone, or a predicate of name and tensor.
+        shrink: the same, of what `nonfinite="shrink"` shrinks; default the recurrent matrices of torch's RNNs.
         groups: names a tensor's group, for granularity "group".
         unit_dim: dimension that counts the units: a number, one per name pattern (others have 0; see
             `optim.unit_dims`), or a function of name and tensor.
@@ -87,34 +117,23 @@ class Clip:
         *,
         granularity: Literal["global", "group", "tensor", "unit", "coordinate"] = "global",
         statistic: Literal["l2", "l1", "max"] | float = "l2",
-        action: Literal["scale", "renormalise", "clamp", "rescale"] = "scale",
+        action: Literal["scale", "renormalise", "clamp", "rescale", "centre", "residual"] = "scale",
         eps: float = 0.0,
         eps_mode: Literal["add", "max"] = "add",
         only_above: bool = True,
-        nonfinite: Literal["raise", "skip", "zero", "propagate"] = "raise",
+        nonfinite: Literal["raise", "skip", "zero", "shrink", "propagate"] = "raise",
         observe: bool = False,
-        exclude: str | Iterable[str] | Callable[[str, Tensor], bool] = (),
+        exclude: Names = (),
+        shrink: Names = "*weight_hh*",
         groups: Callable[[str], str] | None = None,
         unit_dim: int | Mapping[str, int] | Callable[[str, Tensor], int] = 0,
         where: Literal["gradient", "update"] = "gradient",
         foreach: bool | None = None,
     ) -> None:
-        _one_of("granularity", granularity, GRANULARITIES)
-        _one_of("action", action, ACTIONS)
-        _one_of("eps_mode", eps_mode, ("add", "max"))
-        _one_of("nonfinite", nonfinite, NONFINITE)
-        _one_of("where", where, ("gradient", "update"))
-        order = STATISTICS.get(statistic) if isinstance(statistic, str) else float(statistic)
-        if order is None or not order > 0:
-            raise UsageError(f"statistic must be one of {', '.join(STATISTICS)} or an order p > 0, got {statistic!r}")
-        if granularity == "coordinate" and (action not in ("clamp", "rescale") or order != math.inf):
-            raise UsageError("granularity 'coordinate' goes with action='clamp' or 'rescale' and statistic='max'")
-        if action in ("clamp", "rescale") and (order != math.inf or granularity == "unit"):
-            raise UsageError(
-                f"action {action!r} compares single coordinates, so it goes with statistic='max' and not with units"
-            )
+        check_choices(granularity, action, eps_mode, nonfinite, where)
+        order = order_of(statistic, granularity, action)
         self.threshold = as_threshold(threshold)
-        self.granularity, self.order, self.action = granularity, float(order), action
+        self.granularity, self.order, self.action = granularity, order, action
         self.eps, self.eps_mode, self.only_above = eps, eps_mode, only_above
         self.nonfinite, self.observe, self.groups, self.unit_dim, self.where = (
             nonfinite,
@@ -123,10 +142,15 @@ class Clip:
             unit_dim,
             where,
         )
-        self.exclude = exclude if callable(exclude) else ((exclude,) if isinstance(exclude, str) else tuple(exclude))
+        self.exclude, self.shrink = patterns(exclude), patterns(shrink)
         self.foreach = foreach is not False
         self.report: ClipReport | None = None
         self._slots = Slots()
+        # what happens to what is measured, and the memory of an action that measures something else than the gradient
+        self._does: str = action
+        self._kept: Kept | None = None
+        if action == "centre" or action == "residual":
+            self._does, self._kept = "clamp" if granularity == "coordinate" else "scale", Kept(action)
         self._late: tuple[Tensor, Any, str] | None = None
 
     def __repr__(self) -> str:
@@ -181,52 +205,71 @@ class Clip:
             raise UsageError(
                 "this clip acts on the optimizer's updates (where='update'): attach(optimizer) it, unwrapped"
             )
-        chosen = [entry for entry in entries if entry.grad is not None and not self._excluded(entry)]
+        if self.nonfinite == "shrink" and not any(self._named(self.shrink, "shrink", entry) for entry in entries):
+            raise UsageError(f"nonfinite='shrink' finds nothing to shrink: no tensor's name fits {self.shrink}")
+        chosen, grads = gradients_of(entries, self._excluded if self.exclude else None)
         if not chosen:
             self.report = empty_report()
             return self.report
-        grads = [dense_grad(entry) for entry in chosen]
-        local = [local_shard(grad) for grad in grads]
-        on_host = gradients.reads_are_free(local)
-        if self.nonfinite == "zero" and not on_host and not self.observe:
+        local = local_shards(grads)
+        call = _Call(entries, chosen, grads, local, gradients.reads_are_free(local), target, taken)
+        zero = self.nonfinite == "zero" and not self.observe
+        if zero and not (call.on_host and self._kept is None):
             zero_nonfinite_(local)
-        found = self._measure(chosen, grads, target)
+        if self._kept is not None:
+            return self._run_kept(self._kept, call)
+        found = self._measure(call)
+        if call.on_host and zero and not bool(found.norm.isfinite()):
+            zero_nonfinite_(local)
+            found = self._measure(call)
+        return self._finish(call, found)[0]
+
+    # -- steps of a call -------------------------------------------------------------------------------------------
+
+    def _run_kept(self, kept: Kept, call: _Call) -> ClipReport:
+        """The rest of `run` for an action with a memory, which clips vectors of its own."""
+        vectors = kept.vectors(call.chosen, call.grads, call.scale)
+        # they are not scaled, and the optimizer cannot scale them
+        own = replace(call, grads=vectors, local=local_shards(vectors), scaled=False)
+        report, finite = self._finish(own, self._measure(own))
+        if finite is not None:
+            kept.finish(call.chosen, call.grads, vectors, call.scale, finite, write=not self.observe)
+        return report
+
+    def _finish(self, call: _Call, found: Measured) -> tuple[ClipReport, Tensor | None]:
+        """Judge, act and remember; the report, and where the step is taken whether it is finite."""
         finite = found.norm.isfinite()
-        if on_host and self.nonfinite == "zero" and not self.observe and not bool(finite):
-            zero_nonfinite_(local)
-            found = self._measure(chosen, grads, target)
-            finite = found.norm.isfinite()
-        gone = self._give_up(entries, chosen, found, finite, on_host, target)
-        if gone:
-            return self._report(found, found.stat.new_full((), math.inf), None, ~finite, chosen)
-        reading = self._reading(chosen, grads, found, finite if taken is None else finite & taken, target)
+        if self.nonfinite == "shrink":
+            finite = finite & (found.norm <= HUGE)
+        if self._give_up(call, found, finite):
+            return self._report(found, found.stat.new_full((), math.inf), None, ~finite, call.chosen), None
+        reading = self._reading(call, found, finite if call.taken is None else finite & call.taken)
         limit = self.threshold.limit(reading)
         upwards = self.action == "renormalise"
         factor = coefficient(
             found.stat, limit, eps=self.eps, eps_mode=self.eps_mode, only_above=self.only_above, upwards=upwards
         )
-        if not self.observe:
-            self._act(chosen, local, found, limit, factor, on_host, target)
-        if not on_host or bool(finite):
+        if self.nonfinite == "shrink" and not call.on_host:
+            factor = torch.where(finite, factor, torch.ones_like(factor))
+        if not self.observe or self._kept is not None:
+            self._act(call, found, limit, factor)
+        if not call.on_host or bool(finite):
             self.threshold.observe(reading, found.stat * factor)
-        return self._report(found, limit, factor, ~finite if self.nonfinite != "propagate" else finite & False, chosen)
+        skipped = ~finite if self.nonfinite != "propagate" else finite & False
+        return self._report(found, limit, factor, skipped, call.chosen), finite
 
-    # -- steps of a call -------------------------------------------------------------------------------------------
+    def _measure(self, call: _Call) -> Measured:
+        found = measure(call.grads, self.granularity, self.order, **self._blocks(call.chosen))
+        return found if call.scale is None else found.divided_by(call.scale)
 
-    def _measure(self, chosen: Sequence[Entry], tensors: Sequence[Tensor], target: StepTarget | None) -> Measured:
-        labels = [self.groups(entry.key) if self.groups else entry.label for entry in chosen]
-        if self.granularity == "group" and not all(labels):
-            raise UsageError("granularity 'group' needs groups=, a function from a name to its group, or attach()")
-        found = measure(
-            tensors,
-            self.granularity,
-            self.order,
-            labels=labels,
-            unit_dims=self._unit_dims(chosen),
-            foreach=self.foreach,
-        )
-        scale = None if target is None else target.scale
-        return found if scale is None else found.divided_by(scale)
+    def _blocks(self, chosen: Sequence[Entry]) -> dict[str, Any]:
+        """How tensors fall into blocks, as `measure` wants it."""
+        labels: list[str] = []
+        if self.granularity == "group":
+            labels = [self.groups(entry.key) if self.groups else entry.label for entry in chosen]
+            if not all(labels):
+                raise UsageError("granularity 'group' needs groups=, a function from a name to its group, or attach()")
+        return {"labels": labels, "unit_dims": self._unit_dims(chosen), "foreach": self.foreach}
 
     def _unit_dims(self, chosen: Sequence[Entry]) -> list[int]:
         if self.granularity != "unit":
@@ -239,20 +282,17 @@ class Clip:
         matching = [entry.matches(rule, "unit_dim") for entry in chosen]
         return [0 if pattern is None else rule[pattern] for pattern in matching]
 
-    def _reading(
-        self,
-        chosen: Sequence[Entry],
-        grads: list[Tensor],
-        found: Measured,
-        finite: Tensor,
-        target: StepTarget | None,
-    ) -> Reading:
-        def weights() -> Tensor:
-            return self._measure(chosen, [entry.parameter for entry in chosen], None).stat
+    def _reading(self, call: _Call, found: Measured, finite: Tensor) -> Reading:
+        chosen = call.chosen
 
-        keys = found.labels if self.granularity == "group" else [entry.key for entry in chosen]
+        def weights() -> Tensor:
+            parameters = [entry.parameter for entry in chosen]
+            return block_stat(parameters, self.granularity, self.order, **self._blocks(chosen))
+
         if self.granularity == "global":
             keys = [""]
+        else:
+            keys = found.labels if self.granularity == "group" else [entry.key for entry in chosen]
         slots = self._slots.find(keys, found.sizes, found.stat.device)
         return Reading(
             stat=found.stat,
@@ -261,60 +301,51 @@ class Clip:
             norm=found.norm,
             finite=finite,
             weights=weights,
-            entries=grads,
+            entries=call.grads,
             owner=None if self.granularity == "unit" else found.owner,
-            scale=None if target is None else target.scale,
+            scale=call.scale,
         )
 
-    def _act(
-        self,
-        chosen: Sequence[Entry],
-        local: list[Tensor],
-        found: Measured,
-        limit: Tensor,
-        factor: Tensor,
-        on_host: bool,
-        target: StepTarget | None,
-    ) -> None:
+    def _act(self, call: _Call, found: Measured, limit: Tensor, factor: Tensor) -> None:
         """Change the gradients, or have the optimizer do it; on a CPU only those that need it."""
         # NaN is not 1, so that a factor of NaN is multiplied in as torch does
-        if on_host and bool((factor == 1).all()):
+        if call.on_host and bool((factor == 1).all()):
             return
-        if self.granularity == "global" and self.action in ("scale", "renormalise"):
-            if target is not None and target.folds:
-                target.fold(factor[0])
+        if self.granularity == "global" and self._does in ("scale", "renormalise"):
+            if call.target is not None and call.target.folds and call.scaled:
+                call.target.fold(factor[0])
             else:
-                scale_(local, factor[0])
+                scale_(call.local, factor[0])
             return
-        scale = None if target is None else target.scale
-        dims = self._unit_dims(chosen)
-        act_(local, found, limit, factor, action=self.action, unit_dims=dims, scale=scale, on_host=on_host)
+        dims = self._unit_dims(call.chosen)
+        settings: dict[str, Any] = {"unit_dims": dims, "scale": call.scale, "on_host": call.on_host}
+        act_(call.local, found, limit, factor, action=self._does, **settings)
 
-    def _give_up(
-        self,
-        entries: Sequence[Entry],
-        chosen: Sequence[Entry],
-        found: Measured,
-        finite: Tensor,
-        on_host: bool,
-        target: StepTarget | None,
-    ) -> bool:
+    def _give_up(self, call: _Call, found: Measured, finite: Tensor) -> bool:
         """Treat a gradient that is not finite; whether the step is given up, as far as the host knows."""
-        by_scaler = target is not None and target.by_scaler
-        policy = "skip" if by_scaler else self.nonfinite
+        target, on_host = call.target, call.on_host
+        policy = "skip" if target is not None and target.by_scaler else self.nonfinite
         if self.observe or policy == "propagate" or (policy == "zero" and not on_host):
             return False
+        if policy == "shrink":
+            if on_host and bool(finite):
+                return False
+            named = partial(self._named, self.shrink, "shrink")
+            scale = None if target is None else target.scale
+            shrink_(call.entries, named, SHRINK, finite=None if on_host else finite, scale=scale)
+            return on_host
         if target is not None and target.takes_flag and not on_host:
             target.flag(~finite)
             if policy == "raise":
-                self._late = (*_copy_to_host(finite), "at the previous step")
+                self._late = (*copy_to_host(finite), "at the previous step")
             return False
         if bool(finite):
             return False
-        for entry in entries:
+        for entry in call.entries:
             entry.drop()
         if policy != "skip":
-            bad = [entry.key for entry, ok in zip(chosen, found.tensors.isfinite().tolist(), strict=True) if not ok]
+            fine = found.tensors.isfinite().tolist()
+            bad = [entry.key for entry, ok in zip(call.chosen, fine, strict=True) if not ok]
             raise NonFiniteGradient(explain_nonfinite(bad))
         return True
 
@@ -336,9 +367,13 @@ class Clip:
             raise NonFiniteGradient(explain_nonfinite([], when))
 
     def _excluded(self, entry: Entry) -> bool:
-        if callable(self.exclude):
-            return bool(self.exclude(entry.key, entry.parameter))
-        return entry.matches(self.exclude, "exclude") is not None
+        return self._named(self.exclude, "exclude", entry)
+
+    @staticmethod
+    def _named(names: Any, setting: str, entry: Entry) -> bool:
+        if callable(names):
+            return bool(names(entry.key, entry.parameter))
+        return entry.matches(names, setting) is not None
 
     def _report(
         self, found: Measured, limit: Tensor, factor: Tensor | None, skipped: Tensor, chosen: Sequence[Entry]
@@ -360,23 +395,12 @@ class Clip:
 
     def state_dict(self) -> dict[str, Any]:
         """The threshold's memory and which key owns which place in it; tensors and plain values only."""
-        return {"slots": self._slots.state_dict(), "threshold": self.threshold.state_dict()}
+        kept = {} if self._kept is None else {"kept": self._kept.state_dict()}
+        return {"slots": self._slots.state_dict(), "threshold": self.threshold.state_dict(), **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state exactly."""
         self._slots.load_state_dict(state["slots"])
         self.threshold.load_state_dict(state["threshold"])
-
-
-def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UsageError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-
-
-def _copy_to_host(flag: Tensor) -> tuple[Tensor, Any]:
-    """A copy that arrives by itself, and the event that says when."""
-    host = torch.empty((), dtype=flag.dtype, pin_memory=True)
-    host.copy_(flag, non_blocking=True)
-    event = torch.get_device_module(flag.device).Event()
-    event.record()
-    return host, event
+        if self._kept is not None:
+            self._kept.load_state_dict(state["kept"])

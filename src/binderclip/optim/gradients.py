@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from binderclip.errors import BinderclipError, NotSupported, UsageError
+from binderclip.optim.measure import local_shard
 
 __all__ = [
     "Entry",
     "NonFiniteGradient",
     "Parameters",
+    "copy_to_host",
     "dense_grad",
     "entries_of",
     "explain_nonfinite",
+    "gradients_of",
     "reads_are_free",
+    "shrink_",
     "zero_nonfinite_",
 ]
 
@@ -29,7 +34,7 @@ class NonFiniteGradient(BinderclipError, RuntimeError):
     """The gradient holds NaN or infinity, and the clip was told to raise."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """One parameter with the key its memory goes by.
 
@@ -76,7 +81,7 @@ def entries_of(params: Parameters) -> list[Entry]:
     """
     if isinstance(params, Tensor):
         return [Entry("0", params)]
-    result, seen = [], set()
+    result: dict[int, Entry] = {}
     for position, item in enumerate(params):
         key, tensor = item if isinstance(item, tuple) else (str(position), item)
         if not isinstance(tensor, Tensor):
@@ -84,10 +89,30 @@ def entries_of(params: Parameters) -> list[Entry]:
                 f"clip takes tensors or (name, tensor) pairs, such as model.parameters(); item {position} is a "
                 f"{type(tensor).__name__}"
             )
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            result.append(Entry(key, tensor))
-    return result
+        result.setdefault(id(tensor), Entry(key, tensor))
+    return list(result.values())
+
+
+def gradients_of(
+    entries: Iterable[Entry], excluded: Callable[[Entry], bool] | None = None
+) -> tuple[list[Entry], list[Tensor]]:
+    """The entries that have a gradient, and their gradients.
+
+    Args:
+        entries: parameters with keys.
+        excluded: which of them are left alone; None for none.
+
+    Raises:
+        NotSupported: a sparse gradient.
+    """
+    chosen, grads = [], []
+    for entry in entries:
+        grad = entry.grad
+        if grad is None or (excluded is not None and excluded(entry)):
+            continue
+        chosen.append(entry)
+        grads.append(grad if grad.layout is torch.strided else dense_grad(entry))
+    return chosen, grads
 
 
 def dense_grad(entry: Entry) -> Tensor:
@@ -112,9 +137,35 @@ def zero_nonfinite_(grads: Sequence[Tensor]) -> None:
         grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
 
+def shrink_(
+    entries: Iterable[Entry],
+    shrunk: Callable[[Entry], bool],
+    rate: float,
+    *,
+    finite: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> None:
+    """Replace the gradients by `rate` times the weights where `shrunk` says so, and by 0 elsewhere.
+
+    Args:
+        entries: whose gradients, those without one are passed over.
+        shrunk: which parameters a step shall make smaller.
+        rate: share of the weight.
+        finite: 0-dim; where true, everything stays as it is. None for false.
+        scale: what the optimizer will divide the gradients by.
+    """
+    for entry in entries:
+        if entry.grad is None:
+            continue
+        grad, factor = local_shard(entry.grad), rate if shrunk(entry) else 0.0
+        new = factor * local_shard(entry.parameter).detach().to(grad.dtype)
+        new = new if scale is None else new * scale.to(grad)
+        grad.copy_(new if finite is None else torch.where(finite.to(grad.device), grad, new))
+
+
 def reads_are_free(grads: Sequence[Tensor]) -> bool:
     """Whether looking at a value costs nothing, because everything is on the host anyway."""
-    return all(grad.device.type == "cpu" for grad in grads)
+    return all(grad.is_cpu for grad in grads)
 
 
 def explain_nonfinite(bad: Sequence[str], when: str = "") -> str:
@@ -124,3 +175,12 @@ def explain_nonfinite(bad: Sequence[str], when: str = "") -> str:
         f"the gradient is NaN or infinite{where}{' ' + when if when else ''}; that step was not taken. Use "
         "nonfinite='skip' to pass over such steps"
     )
+
+
+def copy_to_host(flag: Tensor) -> tuple[Tensor, Any]:
+    """A copy that arrives by itself, and the event that says when."""
+    host = torch.empty((), dtype=flag.dtype, pin_memory=True)
+    host.copy_(flag, non_blocking=True)
+    event = torch.get_device_module(flag.device).Event()
+    event.record()
+    return host, event

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from binderclip.errors import NotSupported
 
-__all__ = ["combine", "local_shard", "shard_dims", "tensor_norms", "unit_norms"]
+__all__ = ["combine", "local_shard", "local_shards", "shard_cuts", "shard_dims", "tensor_norms", "unit_norms"]
 
 
 def _dtensor_type() -> Any:
@@ -27,6 +27,18 @@ def local_shard(tensor: Tensor) -> Tensor:
     """The part of a tensor that lives in this process: a DTensor's shard, any other tensor itself."""
     kind = _dtensor_type()
     return tensor.to_local() if kind is not None and isinstance(tensor, kind) else tensor  # type: ignore[attr-defined]
+
+
+def local_shards(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """`local_shard` of each."""
+    # asked once: in a program without DTensors nothing has to be looked at
+    return list(tensors) if _dtensor_type() is None else [local_shard(tensor) for tensor in tensors]
+
+
+def shard_cuts(tensors: Sequence[Tensor]) -> list[tuple[tuple[Any, int, int], ...]]:
+    """`shard_dims` of each, or an empty list where none is cut."""
+    cuts = [] if _dtensor_type() is None else [shard_dims(tensor) for tensor in tensors]
+    return cuts if any(cuts) else []
 
 
 def shard_dims(tensor: Tensor) -> tuple[tuple[Any, int, int], ...]:
@@ -63,12 +75,13 @@ def tensor_norms(tensors: Sequence[Tensor], order: float, *, foreach: bool = Tru
         order: p; `inf` for the largest absolute value.
         foreach: one fused call per device and dtype, else one call per tensor.
     """
+    first = tensors[0].device
+    one_kind = len({tensor.dtype for tensor in tensors}) == 1 and len({tensor.device for tensor in tensors}) == 1
+    if one_kind and all(tensor.numel() for tensor in tensors):
+        return torch.stack(_norms(tensors, order, foreach))
     kinds: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
     for index, tensor in enumerate(tensors):
         kinds[tensor.device, tensor.dtype].append(index)
-    first = tensors[0].device
-    if len(kinds) == 1 and all(tensor.numel() for tensor in tensors):
-        return torch.stack(_norms(tensors, order, foreach))
     result: list[Tensor] = [torch.empty(0)] * len(tensors)
     for (_, dtype), indices in kinds.items():
         filled = [index for index in indices if tensors[index].numel()]

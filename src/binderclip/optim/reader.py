@@ -14,13 +14,13 @@ from binderclip.optim.measure import (
     combine,
     is_one_unit,
     join_shards,
-    local_shard,
-    shard_dims,
+    local_shards,
+    shard_cuts,
     tensor_norms,
     unit_norms,
 )
 
-__all__ = ["Measured", "Slots", "measure"]
+__all__ = ["Measured", "Slots", "block_stat", "measure"]
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ def measure(
         like: the parameters whose shards these tensors are parts of; default the tensors themselves.
     """
     count = len(tensors)
-    local = [local_shard(tensor) for tensor in tensors]
-    cuts = [shard_dims(tensor) for tensor in (tensors if like is None else like)]
+    local = local_shards(tensors)
+    cuts = shard_cuts(tensors if like is None else like)
     if granularity == "unit":
         return _by_unit(tensors, local, cuts, order, unit_dims or [0] * count, foreach)
     norms = tensor_norms(local, order, foreach=foreach)
-    if any(cuts):
+    if cuts:
         pairs = [tuple((mesh, axis) for mesh, axis, _ in cut) for cut in cuts]
         norms = torch.cat(join_shards(list(norms.split(1)), pairs, order))
     whole = combine(norms, order)
@@ -95,14 +95,31 @@ def measure(
     return Measured(whole[0], norms, norms, [1] * count, list(range(count)), [])
 
 
-def _by_unit(
+def block_stat(
+    tensors: Sequence[Tensor],
+    granularity: str,
+    order: float,
+    *,
+    labels: Sequence[str] = (),
+    unit_dims: Sequence[int] = (),
+    foreach: bool = True,
+) -> Float[Tensor, "blocks"]:
+    """The statistic of every block alone; arguments as of `measure`."""
+    if granularity != "unit":
+        return measure(tensors, granularity, order, labels=labels, foreach=foreach).stat
+    dims = unit_dims or [0] * len(tensors)
+    return torch.cat(_unit_norms(tensors, local_shards(tensors), shard_cuts(tensors), order, dims, foreach)[0])
+
+
+def _unit_norms(
     tensors: Sequence[Tensor],
     local: Sequence[Tensor],
     cuts: Sequence[Any],
     order: float,
     dims: Sequence[int],
     foreach: bool,
-) -> Measured:
+) -> tuple[list[Tensor], list[Any]]:
+    """The norms of each tensor's units, and over which mesh dimensions those units are spread."""
     one = [is_one_unit(tensor) for tensor in tensors]
     norms = [torch.empty(0)] * len(local)
     vectors = [index for index, whole in enumerate(one) if whole]
@@ -117,28 +134,32 @@ def _by_unit(
     if len({(part.device, part.dtype) for part in norms}) > 1:
         widest = torch.float64 if any(part.dtype == torch.float64 for part in norms) else norms[0].dtype
         norms = [part.to(norms[0].device, widest, non_blocking=True) for part in norms]
-    if any(cuts):
+    through: list[Any] = []
+    along: list[Any] = []
+    if cuts:
         # a cut along the units leaves each unit whole; any other cut goes through them
-        through, along = [], []
         for tensor, cut, whole, unit_dim in zip(tensors, cuts, one, dims, strict=True):
             units = unit_dim % tensor.ndim if tensor.ndim else 0
             through.append(tuple((mesh, axis) for mesh, axis, dim in cut if whole or dim != units))
             along.append(tuple((mesh, axis) for mesh, axis, dim in cut if not whole and dim == units))
         norms = join_shards(norms, through, order)
-    sizes = [len(part) for part in norms]
-    stat = torch.cat(norms)
-    together = _per_tensor(stat, sizes, order)
-    if any(cuts):
+    return norms, along
+
+
+def _by_unit(
+    tensors: Sequence[Tensor],
+    local: Sequence[Tensor],
+    cuts: Sequence[Any],
+    order: float,
+    dims: Sequence[int],
+    foreach: bool,
+) -> Measured:
+    norms, along = _unit_norms(tensors, local, cuts, order, dims, foreach)
+    together = tensor_norms(norms, order, foreach=foreach)
+    if cuts:
         together = torch.cat(join_shards(list(together.split(1)), along, order))
-    return Measured(combine(together, order)[0], stat, together, sizes, list(range(len(norms))), [])
-
-
-def _per_tensor(stat: Tensor, sizes: Sequence[int], order: float) -> Tensor:
-    """The norm of each tensor from those of its units; in double precision, because one tensor may have very many."""
-    wide = stat if stat.device.type == "mps" else stat.double()
-    lengths = torch.tensor(sizes, device=stat.device)
-    owner = torch.repeat_interleave(lengths, output_size=len(stat))
-    return combine(wide, order, owner, len(sizes)).to(stat.dtype)
+    sizes = [len(part) for part in norms]
+    return Measured(combine(together, order)[0], torch.cat(norms), together, sizes, list(range(len(norms))), [])
 
 
 class Slots:

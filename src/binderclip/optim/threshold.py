@@ -84,10 +84,14 @@ class Constant(Threshold):
         if not value >= 0:
             raise UsageError(f"a clipping threshold must be a number of at least 0, got {value}")
         self.value = float(value)
+        self._tensor = torch.tensor(self.value)
 
     def limit(self, reading: Reading) -> Float[Tensor, "blocks"]:
         """The constant, 0-dim."""
-        return torch.full((), self.value, dtype=reading.stat.dtype, device=reading.stat.device)
+        stat = reading.stat
+        if self._tensor.dtype != stat.dtype or self._tensor.device != stat.device:
+            self._tensor = torch.full((), self.value, dtype=stat.dtype, device=stat.device)
+        return self._tensor
 
     def __repr__(self) -> str:
         return f"Constant({self.value:g})"
