@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from binderclip.adapt.adapters import CLIPAdapter, TaskResidual
@@ -52,6 +53,7 @@ from binderclip.adapt.multi_label import (
 )
 from binderclip.adapt.nearest import NearestExampleClassifier
 from binderclip.adapt.one_vs_rest import OneVsRest
+from binderclip.adapt.pixel_prompt import PixelPrompt, output_mapping
 from binderclip.adapt.polar import PolarClassifier
 from binderclip.adapt.pools import POOLS, AutoPool, ContextPool, MaxPool, MeanPool, Pool
 from binderclip.adapt.prior import align, prior_rows
@@ -76,6 +78,7 @@ from binderclip.adapt.through_model import ModelHead
 from binderclip.adapt.token_features import WordTokens, patch_tokens, word_tokens
 from binderclip.adapt.tuned import Training, Tunable, TunedHead, by_epoch, train_tunable
 from binderclip.adapt.views import GuidedCrops, Tiles, Views, WholeImage
+from binderclip.adapt.visual_prompt import VisualPromptTuning
 from binderclip.adapt.zero_shot import DescriptionClassifier, ZeroShotClassifier
 
 METHODS: dict[str, Callable[..., Any]] = {
@@ -84,6 +87,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "clip-adapter": CLIPAdapter,
     "coop": PromptLearning,
     "eco": ECO,
+    "evp": partial(VisualPromptTuning, recipe="evp"),
     "gda": GaussianHead,
     "linear-probe": LinearProbe,
     "nearest-example": NearestExampleClassifier,
@@ -92,6 +96,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "task-residual": TaskResidual,
     "tip-adapter": TipAdapter,
     "tip-adapter-f": TipAdapterF,
+    "visual-prompt": VisualPromptTuning,
     "zero-shot": ZeroShotClassifier,
 }
 
@@ -135,6 +140,7 @@ __all__ = [
     "OneVsRest",
     "Outline",
     "Outside",
+    "PixelPrompt",
     "PolarClassifier",
     "Pool",
     "Preset",
@@ -160,6 +166,7 @@ __all__ = [
     "TunedHead",
     "Views",
     "VisualProjection",
+    "VisualPromptTuning",
     "WholeImage",
     "WordTokens",
     "ZeroShotClassifier",
@@ -191,6 +198,7 @@ __all__ = [
     "mark_effect",
     "match_keypoints",
     "mean_average_precision",
+    "output_mapping",
     "patch_tokens",
     "pre_projection_texts",
     "prior_rows",
