@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import open_clip
 import pytest
+import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from binderclip import errors
-from binderclip.optim import layer_index, param_groups
+from binderclip.optim import layer_index, layerwise_lr_groups, param_groups
 
 
 @pytest.fixture
@@ -66,3 +68,95 @@ def test_a_pattern_that_matches_nothing_is_an_error(clip_model):
         param_groups(clip_model, lr_scale={"vision.*": 0.1})
     with pytest.raises(errors.UsageError, match="nothing to train"):
         param_groups(clip_model, freeze=["*"])
+
+
+def rates(module: nn.Module, decay: float) -> dict[str, float]:
+    return {name: g["lr"] for g in layerwise_lr_groups(module, 1.0, decay) for name in g["names"]}
+
+
+def test_the_published_table_of_rates():
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=5)
+    rate = rates(vit, 0.6)
+    assert rate["patch_embed.proj.weight"] == rate["pos_embed"] == pytest.approx(0.6**13)
+    assert rate["patch_embed.proj.weight"] == pytest.approx(0.001306, abs=5e-7)
+    for block in range(12):
+        assert rate[f"blocks.{block}.mlp.fc1.weight"] == pytest.approx(0.6 ** (12 - block))
+    assert rate["norm.weight"] == rate["head.weight"] == 1.0
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_rates_and_decay_are_timms_own(registers):
+    from timm.models.vision_transformer import VisionTransformer
+
+    vit = VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, reg_tokens=registers)
+    theirs = {
+        id(p): (g["lr_scale"], g["weight_decay"])
+        for g in param_groups_layer_decay(vit, 0.05, vit.no_weight_decay() | {"reg_token"}, layer_decay=0.7)
+        for p in g["params"]
+    }
+    ours = {
+        id(p): (g["lr"], g["weight_decay"])
+        for g in layerwise_lr_groups(vit, 1.0, 0.7, weight_decay=0.05)
+        for p in g["params"]
+    }
+    assert ours.keys() == theirs.keys()
+    for name, p in vit.named_parameters():
+        # timm gives the last norm the rate of the last block; the paper that of the head.
+        if not name.startswith("norm."):
+            assert ours[id(p)] == pytest.approx(theirs[id(p)]), name
+
+
+def test_rates_of_open_clip_and_hugging_face_towers_agree(clip_model):
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    theirs = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=16,
+            patch_size=8,
+        )
+    )
+    ours, other = rates(clip_model.visual, 0.5), rates(theirs, 0.5)
+    pairs = {
+        "conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+        "class_embedding": "vision_model.embeddings.class_embedding",
+        "positional_embedding": "vision_model.embeddings.position_embedding.weight",
+        "ln_pre.weight": "vision_model.pre_layrnorm.weight",
+        "transformer.resblocks.0.attn.in_proj_weight": "vision_model.encoder.layers.0.self_attn.q_proj.weight",
+        "transformer.resblocks.2.mlp.c_fc.weight": "vision_model.encoder.layers.2.mlp.fc1.weight",
+        "ln_post.weight": "vision_model.post_layernorm.weight",
+        "proj": "visual_projection.weight",
+    }
+    expected = [0.5**4, 0.5**4, 0.5**4, 0.5**4, 0.5**3, 0.5, 1.0, 1.0]
+    assert [ours[name] for name in pairs] == [other[name] for name in pairs.values()] == expected
+    decays = {n: g["weight_decay"] for g in layerwise_lr_groups(theirs, 1.0) for n in g["names"]}
+    assert decays["vision_model.embeddings.position_embedding.weight"] == 0
+    assert decays["vision_model.embeddings.patch_embedding.weight"] == 0.05
+
+
+def test_no_decay_is_one_rate_and_frozen_parameters_are_in_no_group(clip_model):
+    clip_model.visual.conv1.weight.requires_grad_(False)
+    groups = layerwise_lr_groups(clip_model.visual, 0.3, 1.0)
+    assert {group["lr"] for group in groups} == {0.3}
+    names = [name for group in groups for name in group["names"]]
+    assert sorted([*names, "conv1.weight"]) == sorted(name for name, _ in clip_model.visual.named_parameters())
+
+
+def test_the_convolutions_of_a_hybrid_all_lie_below_its_blocks():
+    class Hybrid(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patch_embed = nn.ModuleDict({"blocks": nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))})
+            self.blocks = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+
+    assert rates(Hybrid(), 0.5)["patch_embed.blocks.1.weight"] == 0.5**3
+
+
+def test_names_that_tell_no_layer_are_refused():
+    with pytest.raises(errors.UsageError, match=r"the layer of 'encode.weight' is unknown \(2 such\)"):
+        layerwise_lr_groups(nn.ModuleDict({"encode": nn.Linear(2, 2), "head": nn.Linear(2, 2)}), 1.0)
+    with pytest.raises(errors.UsageError, match=r"decay must lie in \(0, 1\], got 1.5"):
+        layerwise_lr_groups(nn.ModuleDict({"head": nn.Linear(2, 2)}), 1.0, 1.5)

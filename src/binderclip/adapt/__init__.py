@@ -32,6 +32,7 @@ from binderclip.adapt.descriptions import (
 )
 from binderclip.adapt.edits import MARKS, Copies, Crop, Edit, Fill, Outline, Outside, Steps
 from binderclip.adapt.foveal import FovealBias, foveal_features, foveal_fields
+from binderclip.adapt.full_finetune import FullFineTune, recipe_augmentation
 from binderclip.adapt.gaussian import ClassStatistics, GaussianHead, class_statistics, shrunk_precision
 from binderclip.adapt.head import Blend, FeatureClassifier, FewShotHead, blend_search
 from binderclip.adapt.inputs import features_for, level_input
@@ -88,6 +89,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "coop": PromptLearning,
     "eco": ECO,
     "evp": partial(VisualPromptTuning, recipe="evp"),
+    "ft-clip": FullFineTune,
     "gda": GaussianHead,
     "linear-probe": LinearProbe,
     "nearest-example": NearestExampleClassifier,
@@ -126,6 +128,7 @@ __all__ = [
     "FewShotHead",
     "Fill",
     "FovealBias",
+    "FullFineTune",
     "GaussianHead",
     "GuidedCrops",
     "HeadScore",
@@ -205,6 +208,7 @@ __all__ = [
     "prompted",
     "read_contexts",
     "read_descriptions",
+    "recipe_augmentation",
     "region_features",
     "save_head",
     "score_regions",

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from binderclip.adapt.head import FewShotHead
 from binderclip.errors import UsageError
@@ -58,9 +59,12 @@ class Training:
         optimizer: as `fit` takes it.
         schedule: as `fit` takes it, over all steps.
         warmup: as `fit` takes it.
+        floor: as `fit` takes it.
+        groups: module -> parameter groups, as `optim.layerwise_lr_groups` makes them; None: one group.
         rule: combines named losses to gradients, as `optim.ProjectConflicting` does; None: the gradient of their sum.
         grad_transform: changes `.grad` in place before the step, as `fit` takes it.
-        ema: decay of an average of the weights, which is then the result; None: the last weights.
+        ema: decay of an average of the weights, or module -> `AveragedModel` of it; the average is then the result.
+            None: the last weights.
         seed: of batches, dropout and initialisation.
     """
 
@@ -71,9 +75,11 @@ class Training:
     optimizer: OptimizerLike = "adamw"
     schedule: str | Callable[[float], float] = "cosine"
     warmup: int | float = 0
+    floor: float = 0.0
+    groups: Callable[[nn.Module], list[dict[str, Any]]] | None = None
     rule: GradientRule | None = None
     grad_transform: Callable[[list[Tensor]], Any] | None = None
-    ema: float | None = None
+    ema: float | Callable[[nn.Module], AveragedModel] | None = None
     seed: int = 0
     callbacks: Sequence[Any] = ()
 
@@ -163,16 +169,18 @@ def train_tunable(
         if steps:
             result = fit(
                 step,
-                module,
+                module if training.groups is None else training.groups(module),
                 _Batches(len(views), views.shape[1], training.batch_size, training.seed),
                 steps=steps,
                 optimizer=training.optimizer,
                 lr=training.lr,
                 schedule=training.schedule,
                 warmup=training.warmup,
+                floor=training.floor,
                 grad_transform=training.grad_transform,
-                ema=training.ema,
+                ema=training.ema(module) if callable(training.ema) else training.ema,
                 callbacks=training.callbacks,
+                module=module,
             )
             if result.ema is not None:
                 module.load_state_dict(result.ema.module.state_dict())

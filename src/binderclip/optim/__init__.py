@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from binderclip.optim.actions import coefficient
 from binderclip.optim.attach import Attachment, attach
+from binderclip.optim.averaging import ModelEMA, scaled_ema_decay
 from binderclip.optim.cliplog import ClipLog
 from binderclip.optim.clippers.adagc import AdaGC, RelativeEMA
 from binderclip.optim.clippers.agc import AGC, WeightRatio, unit_dims
@@ -15,7 +16,7 @@ from binderclip.optim.clippers.zclip import ZClip, ZScore
 from binderclip.optim.clipping import Clip
 from binderclip.optim.combine import Min, Scheduled
 from binderclip.optim.gradients import NonFiniteGradient
-from binderclip.optim.groups import layer_index, param_groups
+from binderclip.optim.groups import layer_index, layerwise_lr_groups, param_groups
 from binderclip.optim.loops import lightning_callback
 from binderclip.optim.median import geometric_median
 from binderclip.optim.methods import METHODS, ClipList, as_clip, clip_grad_norm_
@@ -67,6 +68,7 @@ __all__ = [
     "MedianMomentum",
     "Memory",
     "Min",
+    "ModelEMA",
     "NonFiniteGradient",
     "NormClip",
     "NormStabilizer",
@@ -94,11 +96,13 @@ __all__ = [
     "geometric_median",
     "hvp",
     "layer_index",
+    "layerwise_lr_groups",
     "lightning_callback",
     "param_groups",
     "project_conflicting",
     "quantized_linear",
     "read_clip_log",
+    "scaled_ema_decay",
     "schedule",
     "steer_gradient",
     "unit_dims",

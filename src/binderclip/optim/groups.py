@@ -11,14 +11,21 @@ from torch import nn
 
 from binderclip.errors import UsageError
 
-__all__ = ["layer_index", "param_groups"]
+__all__ = ["layer_index", "layerwise_lr_groups", "param_groups"]
 
 _BLOCK = re.compile(r"^(?P<stack>(?:.*\.)?(?:resblocks|blocks|layers|layer|h))\.(?P<index>\d+)\.")
 # Inputs of a transformer stack: they lie below its first block and get the smallest rate under layer decay.
 _BELOW = re.compile(
     r"(conv1|patch_embed|token_embedding|embeddings|positional_embedding|pos_embed|class_embedding|"
-    r"cls_token|ln_pre|pre_layrnorm|norm_pre)"
+    r"cls_token|reg_token|ln_pre|pre_layrnorm|norm_pre)"
 )
+# What follows a stack: final norms, pooling by attention, projections and heads.
+_ABOVE = re.compile(
+    r"(^|\.)(ln_post|ln_final|norm|fc_norm|post_layernorm|final_layer_norm|attn_pool\w*|proj|head|classifier|"
+    r"visual_projection|text_projection|logit_scale|logit_bias)(\.|$)"
+)
+# Inputs that are learned tables, one row a position or a special token, whatever their number of axes.
+_TABLES = re.compile(r"(pos_embed|cls_token|reg_token|class_embedding|positional_embedding|position_embedding)")
 
 
 def layer_index(names: Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -31,7 +38,8 @@ def layer_index(names: Iterable[str]) -> dict[str, tuple[int, int]]:
         names: parameter names as `named_parameters` gives them.
     """
     names = list(names)
-    found = {name: _BLOCK.match(name) for name in names}
+    # A convolutional patch embedding has stages and blocks of its own; all of it lies below the stack.
+    found = {name: None if "patch_embed" in name else _BLOCK.match(name) for name in names}
     length: dict[str, int] = {}
     for match in found.values():
         if match:
@@ -114,6 +122,50 @@ def param_groups(
         for group in groups.values():
             group["lr"] = lr * group["lr_scale"]
     return list(groups.values())
+
+
+def layerwise_lr_groups(
+    model: nn.Module,
+    lr: float,
+    decay: float = 0.65,
+    *,
+    weight_decay: float = 0.05,
+    freeze: Iterable[str] = (),
+) -> list[dict[str, Any]]:
+    """Parameter groups for fine-tuning a transformer: the deeper a layer lies, the smaller its rate.
+
+    Of L blocks, what follows them (final norm, projection, head) learns at `lr`, block l = 1..L at
+    `lr * decay^(L + 1 - l)`, and what feeds them (patch embedding, positions, special tokens, the norm before) at
+    `lr * decay^(L + 1)`. Tensors of one axis, positions and special tokens get no weight decay.
+
+    Args:
+        model: its trainable parameters are grouped, each once; open_clip's, timm's and Hugging Face's names are known.
+        lr: of the top.
+        decay: factor a layer, in (0, 1]; 1 is one rate for all.
+        weight_decay: of matrices and convolutions.
+        freeze: name patterns that stay out of every group.
+
+    Raises:
+        UsageError: a parameter whose layer its name does not tell, or `decay` outside (0, 1].
+
+    Paper: CLIP Itself is a Strong Fine-tuner (arXiv 2212.06138); the decay is BEiT's (arXiv 2106.08254).
+
+    Examples:
+        >>> vit = timm.create_model("vit_tiny_patch16_224")                                # doctest: +SKIP
+        >>> torch.optim.AdamW(layerwise_lr_groups(vit, lr=6e-4, decay=0.6))                # doctest: +SKIP
+    """
+    if not 0 < decay <= 1:
+        raise UsageError(f"decay must lie in (0, 1], got {decay}")
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    unknown = [n for n, _ in named if not (_BLOCK.match(n) or _BELOW.search(n) or _ABOVE.search(n))]
+    if unknown:
+        raise UsageError(
+            f"the layer of {unknown[0]!r} is unknown ({len(unknown)} such): known are numbered blocks, what feeds them "
+            "(patch_embed, conv1, embeddings, ...) and what follows them (norm, proj, head, ...); "
+            "param_groups(lr_scale=...) takes rates by name"
+        )
+    tables = [name for name, _ in named if _TABLES.search(name)]
+    return param_groups(model, weight_decay, lr=lr, layer_decay=decay, no_decay=tables, freeze=freeze)
 
 
 def _examples(named: list[tuple[str, Any]]) -> str:
