@@ -1,4 +1,7 @@
-"""Full fine-tuning against a loop written with timm, the recipe's constants, and its own promises."""
+"""Full fine-tuning against a loop written on open_clip's modules, the recipe's constants, and its own promises.
+
+Paper: arXiv 2212.06138 (p014).
+"""
 
 from __future__ import annotations
 

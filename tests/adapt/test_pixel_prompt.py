@@ -1,4 +1,7 @@
-"""Pixel prompts against frames put together by hand, training loops written out, and the zero-shot classifier."""
+"""Pixel prompts against frames put together by hand, training loops written out, and the zero-shot classifier.
+
+Papers: arXiv 2203.17274 (p021) and arXiv 2212.10556 (p013).
+"""
 
 from __future__ import annotations
 
@@ -213,7 +216,7 @@ def test_the_model_is_left_as_it_was_and_a_seed_gives_the_same_bits(model: Linea
     assert np.array_equal(heads[0].decision_function(x), heads[0].decision_function(x))
     assert not torch.equal(heads[0].prompt_, heads[2].prompt_)
     assert heads[0].prompt_.shape == (3, 4, 4)
-    assert "model" in clone(heads[0]).get_params()
+    assert clone(heads[0]).model is model
 
 
 def test_it_comes_back_from_disk_and_is_a_predictor(model: LinearEncoder, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from binderclip.adapt.head import Terms
 from binderclip.adapt.inputs import InputLevel
+from binderclip.adapt.through_model import SharedModel
 from binderclip.adapt.tuned import Training, Tunable, TunedHead
 from binderclip.errors import UsageError
 from binderclip.models.backends import backend_of
@@ -33,7 +34,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-class FullFineTune(TunedHead):
+class FullFineTune(SharedModel, TunedHead):
     """Trains a copy of the image tower and a new classifier: LayerNorm on patch tokens, their mean, a linear layer.
 
     The recipe `ft-clip` is what makes this work well: rates that fall from layer to layer, an average of the weights,

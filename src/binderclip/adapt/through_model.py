@@ -15,18 +15,28 @@ if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
 
 
-class ModelHead(TunedHead):
+class SharedModel:
+    """Mixin of the estimators with a constructor argument `model`: clones for folds and grids share it.
+
+    A model is data, not a setting; scikit-learn would copy it for each of them.
+    """
+
+    model: Any
+
+    def __sklearn_clone__(self) -> Any:
+        settings = {
+            name: clone(value, safe=False)
+            for name, value in self.get_params(deep=False).items()  # type: ignore[attr-defined]
+            if name != "model"
+        }
+        return type(self)(model=self.model, **settings)
+
+
+class ModelHead(SharedModel, TunedHead):
     """Base of the heads with a constructor argument `model`, which they look through and leave as it is."""
 
     model: ImageTextModel
     names: Any
-
-    def __sklearn_clone__(self) -> ModelHead:
-        # A model is data, not a setting: clones for folds and grids share it.
-        settings = {
-            name: clone(value, safe=False) for name, value in self.get_params(deep=False).items() if name != "model"
-        }
-        return type(self)(self.model, **settings)
 
     def _set_prior(self, labels: list[Any]) -> None:
         super()._set_prior(labels)

@@ -21,9 +21,11 @@ from binderclip.adapt.pixel_prompt import (
     output_mapping,
     prompt_width,
 )
+from binderclip.adapt.through_model import SharedModel
 from binderclip.adapt.tuned import Training, Tunable, TunedHead, by_epoch
 from binderclip.errors import UsageError
 from binderclip.models.freezing import frozen
+from binderclip.optim import NormalizedGradient
 
 Gradient = Literal["momentum", "normalised", "sign"]
 
@@ -41,7 +43,7 @@ WARMUP = 0.05
 """Share of the steps with a rising rate under `momentum`; the paper's is 1,000 steps."""
 
 
-class VisualPromptTuning(TunedHead):
+class VisualPromptTuning(SharedModel, TunedHead):
     """Learns a pixel prompt for a frozen model, read by its text similarities or by outputs that get new meanings.
 
     The recipe `vp` adds a random frame to normalised pictures and trains it by SGD with momentum; `evp` lays a black
@@ -186,7 +188,7 @@ class VisualPromptTuning(TunedHead):
         if self._option("gradient") == "sign":
             pixels.grad.sign_()
         else:
-            pixels.grad.div_(pixels.grad.norm() + 1e-10)
+            NormalizedGradient()(parameters)
         pixels.grad.mul_(self._blank("zeros").mask.to(pixels.device))
 
     def _adopt(self, module: Tunable) -> None:
