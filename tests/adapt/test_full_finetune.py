@@ -74,23 +74,28 @@ def test_training_is_adamw_with_rates_by_layer_and_an_average(model: ImageTextMo
     average = [p.detach().clone() for p, _, _ in trained]
     taken: dict[str, Tensor] = {}
     visual.transformer.register_forward_hook(lambda module, args, out: taken.update(tokens=out))
+
+    def forward() -> Tensor:
+        visual(model.preprocess.normalize(x))
+        return last(norm(taken["tokens"][:, 1:]).mean(dim=1))
+
     for step in range(10):
         late = 0.02 * 0.5 * (1 + math.cos(math.pi * (step - 2) / 8))
         rate = 0.02 * (step + 1) / 2 if step < 2 else 1e-6 + late * (1 - 1e-6 / 0.02)
         for group, (_, depth, _) in zip(optimizer.param_groups, trained, strict=True):
             group["lr"] = rate * 0.5 ** (3 - depth)
-        visual(model.preprocess.normalize(x))
-        logits = last(norm(taken["tokens"][:, 1:]).mean(dim=1))
         optimizer.zero_grad()
-        F.cross_entropy(logits, torch.arange(9) % 3, label_smoothing=0.1).backward()
+        F.cross_entropy(forward(), torch.arange(9) % 3, label_smoothing=0.1).backward()
         optimizer.step()
         average = [0.6 * a + 0.4 * p.detach() for a, (p, _, _) in zip(average, trained, strict=True)]
+    final = forward().detach().numpy()
     with torch.no_grad():
         for value, (parameter, _, _) in zip(average, trained, strict=True):
             parameter.copy_(value)
-        visual(model.preprocess.normalize(x))
-        expected = last(norm(taken["tokens"][:, 1:]).mean(dim=1))
+    expected = forward().detach()
     np.testing.assert_allclose(head.decision_function(x), expected, atol=2e-3)
+    np.testing.assert_allclose(head.without_average().decision_function(x), final, atol=2e-3)
+    assert np.abs(final - expected.numpy()).max() > 0.02
     assert head.n_trainable_ == sum(p.numel() for p, _, _ in trained)
     assert np.abs(expected.numpy()).max() > 0.05
 
@@ -173,6 +178,8 @@ def test_it_comes_back_from_disk_and_is_a_predictor(model: ImageTextModel, tmp_p
     images = torch.rand(2, 3, 20, 20, requires_grad=True)
     again.predictor(model)(images).sum().backward()
     assert images.grad.abs().sum() > 0
+    with pytest.raises(UsageError, match="not in files"):
+        again.without_average()
     with pytest.raises(UsageError, match="was fine-tuned from tiny-0, not from tiny-1"):
         load_head(tmp_path / "h", model=tiny(1, layers=1)).decision_function(x)
 

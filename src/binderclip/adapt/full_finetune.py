@@ -77,7 +77,7 @@ class FullFineTune(SharedModel, TunedHead):
     """
 
     input_level: ClassVar[InputLevel] = "images"
-    transient: ClassVar[tuple[str, ...]] = ("_net", "_pictures")
+    transient: ClassVar[tuple[str, ...]] = ("_net", "_pictures", "_last", "_live")
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class FullFineTune(SharedModel, TunedHead):
         return RECIPES[self.recipe][name] if value is None else value
 
     def _training(self) -> Training:
-        training = Training(
+        return Training(
             lr=self.lr,
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -156,8 +156,8 @@ class FullFineTune(SharedModel, TunedHead):
             ),
             ema=self._average,
             seed=self.seed,
+            callbacks=[_LastWeights(self)],
         )
-        return training
 
     def _average(self, module: nn.Module) -> ModelEMA:
         ema = self._option("ema")
@@ -166,18 +166,33 @@ class FullFineTune(SharedModel, TunedHead):
         # A decay of 0 is the last weights.
         return ModelEMA(module, float(ema or 0.0))
 
+    def without_average(self) -> FullFineTune:
+        """The same head with the last weights of the run in place of their average, for comparison.
+
+        Raises:
+            UsageError: not fitted here, or loaded from a file, which holds the average only.
+        """
+        if not hasattr(self, "_last"):
+            raise UsageError("the last weights are kept by the estimator that was fitted, not in files")
+        other = copy.copy(self)
+        other.weights_ = self._last
+        del other._net
+        return other
+
     def _module(self, views: Float[Tensor, "N V 3 H W"], targets: Int[Tensor, "N"]) -> Tunable:
-        return self._blank()
+        self._live = self._blank()
+        self._last = self._live.vector()
+        return self._live
 
     def _blank(self) -> _FineTuned:
         return _FineTuned(self, len(self.classes_))
 
     def _adopt(self, module: Tunable) -> None:
         assert isinstance(module, _FineTuned)
-        kept = module.kept()
-        self.weight_names_ = list(kept)
-        self.weights_ = torch.cat([value.detach().flatten().float().cpu() for value in kept.values()])
+        self.weight_names_ = list(module.kept())
+        self.weights_ = module.vector()
         self._net = module.requires_grad_(False)
+        del self._live
 
     # -- predicting --------------------------------------------------------------------------------------------
 
@@ -204,6 +219,16 @@ class FullFineTune(SharedModel, TunedHead):
 
     def _terms(self, x: Float[Tensor, "N 3 H W"]) -> Terms:
         return {"head": self.network().logits(x)}  # type: ignore[operator]
+
+
+class _LastWeights:
+    """Notes the weights at the end of the run, before their average takes their place."""
+
+    def __init__(self, head: FullFineTune) -> None:
+        self.head = head
+
+    def on_end(self, result: Any) -> None:
+        self.head._last = self.head._live.vector()
 
 
 class _FineTuned(Tunable):
@@ -233,6 +258,10 @@ class _FineTuned(Tunable):
         """What training may change: trained parameters and buffers, by name."""
         trained = {name: value for name, value in self.named_parameters() if value.requires_grad}
         return trained | {name: value for name, value in self.named_buffers() if value.is_floating_point()}
+
+    def vector(self) -> Float[Tensor, "n"]:
+        """A copy of all of `kept`, one behind the other."""
+        return torch.cat([value.detach().flatten().float().cpu() for value in self.kept().values()])
 
     def pixels(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
         return self.preprocess.normalize(self.preprocess.fit(x.to(self.head.weight.device)))

@@ -29,7 +29,7 @@ class SharedModel:
             for name, value in self.get_params(deep=False).items()  # type: ignore[attr-defined]
             if name != "model"
         }
-        return type(self)(model=self.model, **settings)
+        return type(self)(model=self.model, **settings)  # type: ignore[call-arg]
 
 
 class ModelHead(SharedModel, TunedHead):

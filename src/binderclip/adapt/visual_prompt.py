@@ -165,7 +165,12 @@ class VisualPromptTuning(SharedModel, TunedHead):
 
     def _training(self) -> Training:
         gradient = self._option("gradient")
-        common = {"lr": self._rate(), "epochs": self.epochs, "batch_size": self.batch_size, "seed": self.seed}
+        common: dict[str, Any] = {
+            "lr": self._rate(),
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
         if gradient == "momentum":
             return Training(optimizer={"name": "sgd", "momentum": 0.9}, warmup=WARMUP, **common)
         return Training(optimizer="sgd", schedule=by_epoch(self.epochs), grad_transform=self._step_rule, **common)
