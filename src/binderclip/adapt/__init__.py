@@ -44,6 +44,7 @@ from binderclip.adapt.keypoints import (
     mark_effect,
 )
 from binderclip.adapt.linear_probe import LinearProbe
+from binderclip.adapt.lora_tuning import GLAD, LoRAModule, LoRATuning
 from binderclip.adapt.multi_label import (
     PseudoLabels,
     TileAggregator,
@@ -91,7 +92,9 @@ METHODS: dict[str, Callable[..., Any]] = {
     "evp": partial(VisualPromptTuning, recipe="evp"),
     "ft-clip": FullFineTune,
     "gda": GaussianHead,
+    "glad": GLAD,
     "linear-probe": LinearProbe,
+    "lora": LoRATuning,
     "nearest-example": NearestExampleClassifier,
     "prograd": ProGrad,
     "prolip": ProLIP,
@@ -106,6 +109,7 @@ __all__ = [
     "APE",
     "CDUL",
     "ECO",
+    "GLAD",
     "MARKS",
     "METHODS",
     "POOLS",
@@ -134,6 +138,8 @@ __all__ = [
     "HeadScore",
     "Keypoint",
     "LinearProbe",
+    "LoRAModule",
+    "LoRATuning",
     "Located",
     "MarkEffect",
     "MaxPool",
