@@ -171,7 +171,7 @@ def test_it_is_an_estimator_that_can_be_saved_and_leaves_the_model_alone(
     x, y = toy()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     views = torch.stack([x, F.normalize(x + 0.1, dim=-1)], dim=1)
-    head = kind(model, epochs=3, lr=0.05, batch_size=5).fit(views, y)
+    head = kind(model, names={name: name for name in NAMES}, epochs=3, lr=0.05, batch_size=5).fit(views, y)
     assert all(torch.equal(p, before[name]) and p.requires_grad for name, p in model.named_parameters())
     assert all(p.grad is None for p in model.parameters())
     again = clone(head)

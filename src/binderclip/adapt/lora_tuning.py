@@ -215,8 +215,8 @@ class LoRATuning(ModelHead):
             use_rslora=self.use_rslora,
         )
 
-    def _adapted(self, model: ImageTextModel | None = None) -> LoRA:
-        """The fitted adapters, on the model."""
+    def adapted(self, model: ImageTextModel | None = None) -> LoRA:
+        """The fitted adapters, put on the model (or a copy of it); `with head.adapted():` takes them off again."""
         with torch.random.fork_rng(devices=[]):
             lora = self._adapters(model).eval()
         return lora.load_vector(self.adapter_)
@@ -247,14 +247,14 @@ class LoRATuning(ModelHead):
         tower = self.model.image_tower
         start = first_block(self.model, "image", towers=self.towers, blocks=self.blocks)
         like = _skeleton(self.model)
-        with frozen(self.model), self._adapted(), torch.no_grad():
+        with frozen(self.model), self.adapted(), torch.no_grad():
             parts = [like.with_x(part.to(tower.dtype)) for part in states.split(IMAGES_AT_ONCE)]
             raw = torch.cat([tower.project(tower.pool(tower.run(part, start=start))).float() for part in parts])
         return self._cosines(raw)
 
     def _terms(self, x: Float[Tensor, "N 3 H W"]) -> Terms:
         tower, pixels = self.model.image_tower, self.model.preprocess(x.float())
-        with frozen(self.model), self._adapted():
+        with frozen(self.model), self.adapted():
             raw = tower(pixels.to(self.model.device, self.model.dtype)).float()
         return {"text": self._cosines(raw)}
 
@@ -267,7 +267,7 @@ class LoRATuning(ModelHead):
         `export().classify(images, labels, templates=head.template)` is this head.
         """
         model = copy.deepcopy(self.model)
-        self._adapted(model).merge()
+        self.adapted(model).merge()
         return model
 
     def classifier_for(self, classes: Sequence[Any]) -> LoRATuning:
@@ -281,7 +281,7 @@ class LoRATuning(ModelHead):
         head.classes_, head.prior_, head.scale_ = np.asarray(list(classes)), None, self.scale_
         head.n_features_in_, head.n_trainable_, head.history_ = self.n_features_in_, self.n_trainable_, {}
         head.adapter_ = self.adapter_.clone()
-        with torch.no_grad(), frozen(self.model), self._adapted():
+        with torch.no_grad(), frozen(self.model), self.adapted():
             head.coef_ = text_side(self.model, self._texts(names), self.towers, self.blocks)().cpu()
         return head
 

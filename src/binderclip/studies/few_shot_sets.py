@@ -29,6 +29,43 @@ EMOJI_GROUPS = {
     "Symbols": ["abstract symbol or sign"],
     "Travel & Places": ["vehicle, building or place"],
 }
+EMOJI_SUBGROUPS = {
+    "alphanum": "letter",
+    "animal-bird": "bird",
+    "animal-bug": "insect",
+    "animal-mammal": "mammal",
+    "arrow": "arrow",
+    "av-symbol": "media button",
+    "body-parts": "body part",
+    "book-paper": "book",
+    "clothing": "piece of clothing",
+    "country-flag": "flag",
+    "drink": "drink",
+    "event": "celebration",
+    "face-concerned": "sad face",
+    "face-neutral-skeptical": "neutral face",
+    "family": "family",
+    "food-asian": "Asian dish",
+    "food-fruit": "fruit",
+    "food-prepared": "meal",
+    "food-vegetable": "vegetable",
+    "game": "game",
+    "geometric": "geometric shape",
+    "heart": "heart",
+    "household": "household item",
+    "light & video": "camera or lamp",
+    "office": "office item",
+    "person-gesture": "gesturing person",
+    "person-role": "worker",
+    "person-sport": "athlete",
+    "place-building": "building",
+    "plant-other": "plant",
+    "sky & weather": "weather",
+    "sport": "sports equipment",
+    "time": "clock",
+    "tool": "tool",
+    "transport-ground": "land vehicle",
+}
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLIP_ART = {
     "animals": ["an animal"],
@@ -74,7 +111,8 @@ def few_shot_set(name: str, model: str = "small", each: int = EACH, pool: int = 
     """A labelled set by name, `each` pictures a class at the most, `pool` of them for shots and validation.
 
     Args:
-        name: `OpenMoji` (nine groups, a style `small` never saw), `digits`, `clip art` (drawings of the validation and
+        name: `OpenMoji` (nine groups, a style `small` never saw), `OpenMoji subgroups` (35 of its subgroups with at
+            least 16 pictures, for base-to-new), `digits`, `clip art` (drawings of the validation and
             test splits in the seven categories that have enough of them), `Fashion-MNIST` (Debian's package; test
             part), or `textile`.
         model: whose features.
@@ -102,6 +140,10 @@ def _source(name: str) -> tuple[ImageTextDataset, np.ndarray, dict[str, list[str
     if name == "OpenMoji":
         data = load_data("openmoji")
         return data, _names(data, data.classes), EMOJI_GROUPS
+    if name == "OpenMoji subgroups":
+        data = load_data("openmoji")
+        named = np.array([EMOJI_SUBGROUPS.get(str(part), "") for part in data.attributes["subgroup"]])
+        return data, named, {c: [f"a photo of a {c}."] for c in EMOJI_SUBGROUPS.values()}
     if name == "digits":
         data = load_data("digits")
         texts = {word: [f"the number {word}", f"the digit {i}"] for i, word in enumerate(DIGITS)}
@@ -117,7 +159,9 @@ def _source(name: str) -> tuple[ImageTextDataset, np.ndarray, dict[str, list[str
         data = load_data("textile")
         kinds = np.array([str(kind) for kind in data.attributes["kind"]])
         return data, kinds, TEXTILE
-    raise UsageError(f"few-shot set {name!r} is unknown: OpenMoji, digits, Fashion-MNIST, clip art or textile")
+    raise UsageError(
+        f"few-shot set {name!r} is unknown: OpenMoji, OpenMoji subgroups, digits, Fashion-MNIST, clip art or textile"
+    )
 
 
 def _names(data: ImageTextDataset, classes: tuple[str, ...]) -> np.ndarray:

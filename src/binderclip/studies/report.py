@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,15 @@ def lines_of(ax: Any, table: Table, metric: str, settings: list[str], x: list[fl
         mean, deviation = values.mean(axis=1), values.std(axis=1)
         ax.plot(x, mean, marker="o", markersize=4, label=method, color=f"C{number}")
         ax.fill_between(x, mean - deviation, mean + deviation, alpha=0.15, color=f"C{number}", linewidth=0)
+
+
+def bars_of(ax: Any, table: Table, metrics: Sequence[str], methods: Sequence[str], setting: str = "") -> None:
+    """A group of bars a metric, one bar a method with the standard deviation over seeds, on a matplotlib axis."""
+    width = 0.8 / len(methods)
+    for number, method in enumerate(methods):
+        values = [table.values(metric, method, setting) for metric in metrics]
+        place = np.arange(len(metrics)) + width * (number - (len(methods) - 1) / 2)
+        errors = [v.std() for v in values]
+        means = [v.mean() for v in values]
+        ax.bar(place, means, 0.92 * width, yerr=errors, label=method, color=f"C{number}", error_kw={"lw": 1})
+    ax.set_xticks(range(len(metrics)), metrics)
