@@ -23,6 +23,7 @@ from binderclip.models.lipschitz import (
     lipschitz_rule,
 )
 from binderclip.models.load import load
+from binderclip.models.lora import LoRA, lora_
 from binderclip.models.nfnet import (
     ACTIVATION_GAINS,
     NFBlock,
@@ -72,6 +73,7 @@ __all__ = [
     "L2NormPool2d",
     "LipschitzLayer",
     "LipschitzResidual",
+    "LoRA",
     "ModuleClassifier",
     "NFBlock",
     "NFResNet",
@@ -106,6 +108,7 @@ __all__ = [
     "lipschitz_rule",
     "list_models",
     "load",
+    "lora_",
     "open_image_tower",
     "open_text_tower",
     "resolve_templates",

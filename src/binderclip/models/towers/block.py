@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,15 @@ from binderclip.models.towers.record import Recorder
 
 #: A library's own module: its attributes are the library's, so they are not typed here.
 Backbone: TypeAlias = Any
+
+
+class Projection(NamedTuple):
+    """Where a block keeps one of its attention maps: rows `start:stop` of the weight `name` of `owner`."""
+
+    owner: Backbone
+    name: str
+    start: int
+    stop: int
 
 
 class Block(ABC):
@@ -56,6 +65,13 @@ class Block(ABC):
     @abstractmethod
     def feed(self, normed: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """MLP of already normalised tokens, with everything up to the residual sum."""
+
+    @abstractmethod
+    def projections(self) -> dict[str, Projection]:
+        """The weights behind query, key, value and output, by the names `q`, `k`, `v`, `out`, in forward order.
+
+        Where one matrix packs several of them, they are its rows.
+        """
 
     @property
     def attention_dropout(self) -> float:
@@ -157,6 +173,13 @@ class Block(ABC):
             bias = self.merge(torch.zeros_like(probe[:, :, :1]))[0, 0].to(exact)
             weight = self.merge(probe)[0].to(exact) - bias
         return weight.view(self.heads, self.head_dim, -1), bias
+
+
+def packed(owner: Backbone, name: str, out: Backbone) -> dict[str, Projection]:
+    """Query, key and value one after the other in one matrix, and the output's own module."""
+    rows = getattr(owner, name).shape[0] // 3
+    joint = {key: Projection(owner, name, i * rows, (i + 1) * rows) for i, key in enumerate("qkv")}
+    return {**joint, "out": Projection(out, "weight", 0, out.weight.shape[0])}
 
 
 def split_heads(x: Float[Tensor, "B L D"], heads: int) -> Float[Tensor, "B H L d"]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from binderclip.models.tokens import Tokens
 from binderclip.models.towers.base import Tower
-from binderclip.models.towers.block import Backbone, Block, join_heads, split_heads
+from binderclip.models.towers.block import Backbone, Block, Projection, join_heads, split_heads
 from binderclip.models.towers.text import TextTower
 
 
@@ -36,6 +36,11 @@ class HfBlock(Block):
 
     def feed(self, normed: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         return self.module.mlp(normed)
+
+    def projections(self) -> dict[str, Projection]:
+        attention = self.module.self_attn
+        maps = {"q": attention.q_proj, "k": attention.k_proj, "v": attention.v_proj, "out": attention.out_proj}
+        return {key: Projection(layer, "weight", 0, layer.weight.shape[0]) for key, layer in maps.items()}
 
     @property
     def attention_dropout(self) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from binderclip.errors import NotSupported
 from binderclip.models.tokens import Tokens
 from binderclip.models.towers.base import Tower
-from binderclip.models.towers.block import Backbone, Block, join_heads, split_heads
+from binderclip.models.towers.block import Backbone, Block, Projection, join_heads, packed, split_heads
 from binderclip.models.towers.pooling import mean_of, mha_qkv, mha_values, patch_mask
 
 
@@ -33,6 +33,9 @@ class OpenClipBlock(Block):
 
     def feed(self, normed: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         return self.module.ls_2(self.module.mlp(normed))
+
+    def projections(self) -> dict[str, Projection]:
+        return packed(self.module.attn, "in_proj_weight", self.module.attn.out_proj)
 
     @property
     def attention_dropout(self) -> float:

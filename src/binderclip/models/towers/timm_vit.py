@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.tokens import Tokens
 from binderclip.models.towers.base import Tower
-from binderclip.models.towers.block import Backbone, Block, join_heads, split_heads
+from binderclip.models.towers.block import Backbone, Block, Projection, join_heads, packed, split_heads
 from binderclip.models.towers.pooling import AttentionPool, mean_of, patch_mask, split_latent
 
 SUPPORTED = "class-token, mean, max and attention ('map') pooling, LayerScale, registers, qk_norm, ln_pre, any norm"
@@ -48,6 +48,9 @@ class TimmBlock(Block):
 
     def feed(self, normed: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         return self.module.drop_path2(self.module.ls2(self.module.mlp(normed)))
+
+    def projections(self) -> dict[str, Projection]:
+        return packed(self.module.attn.qkv, "weight", self.module.attn.proj)
 
     @property
     def attention_dropout(self) -> float:
