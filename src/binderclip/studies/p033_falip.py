@@ -156,8 +156,8 @@ def draw(table: Table, figure: Figure) -> None:
     left.set_yticks([0, 0.25, 0.5, 0.75, 1])
     metric = "whole picture: R@5 of its caption"
     names = table.names("method", metric)
-    values = [table.values(metric, name) for name in names]
-    right.barh(names, [v.mean() for v in values], xerr=[v.std() for v in values], height=0.6, alpha=0.8)
+    found = [table.values(metric, name) for name in names]
+    right.barh(names, [v.mean() for v in found], xerr=[v.std() for v in found], height=0.6, alpha=0.8)
     right.invert_yaxis()
     right.grid(axis="y", visible=False)
     right.set_title("caption found in 5 tries", fontsize=11)

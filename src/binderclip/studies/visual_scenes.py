@@ -21,7 +21,7 @@ def cluttered(
     seed: int,
     n: int,
     *,
-    objects: int = 4,
+    objects: int | tuple[int, int] = 4,
     size: int = 256,
     split: str = "val",
     only: tuple[str, ...] | None = None,
@@ -32,13 +32,14 @@ def cluttered(
     Args:
         seed: of the scenes.
         n: how many.
-        objects: in each.
+        objects: in each, or (least, most).
         size: side in pixels.
         split: of the pictures that occur.
         only: class names; None for all fifteen.
         options: of `data.scenes`, instead of these.
     """
-    from binderclip.data import scenes, vocabulary
+    from binderclip.data import vocabulary
+    from binderclip.data.scenes import scenes
 
     words = vocabulary("scenes15", split=split)
     chosen = words if only is None else words.only(only)
