@@ -116,6 +116,8 @@ def test_reclip_is_crop_plus_blur_outside_the_box(tiny: ImageTextModel, image: n
 def test_mistakes_are_named(tiny: ImageTextModel, image: np.ndarray) -> None:
     with pytest.raises(UsageError, match="preset 'star' is unknown"):
         RegionReferrer(tiny, "star")
+    with pytest.raises(UsageError, match="how must be one of argmax"):
+        RegionReferrer(tiny, how="greedy")
     with pytest.raises(UsageError, match="region 0 has none"):
         RegionReferrer(tiny, "fgvp")(image, BOXES, TEXTS)
     with pytest.raises(UsageError, match="outside the image"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -234,7 +234,7 @@ class RegionReferrer:
         size: see `score_regions`.
 
     Raises:
-        UsageError: an unknown preset; at the call, a preset that needs masks and regions without, and as
+        UsageError: an unknown preset or `how`; at the call, a preset that needs masks and regions without, and as
             `score_regions`.
 
     Examples:
@@ -260,6 +260,8 @@ class RegionReferrer:
     ) -> None:
         if preset not in PRESETS:
             raise UsageError(f"preset {preset!r} is unknown: one of {', '.join(PRESETS)}")
+        if how not in get_args(How):
+            raise UsageError(f"how must be one of {', '.join(get_args(How))}, not {how!r}")
         chosen = PRESETS[preset]
         if edits is not None or bias is not None:
             chosen = Preset(tuple(edits or ()), bias)
