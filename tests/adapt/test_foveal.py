@@ -48,6 +48,23 @@ def test_the_bump_is_the_scaled_gaussian_of_the_paper() -> None:
     assert FovealBias(1.0)(Region((1, 1, 23, 23)), (64, 64), (8, 8))[0, 1] == pytest.approx(0.5, abs=0.01)
 
 
+def test_a_mask_lifts_the_patches_that_are_mostly_inside_and_its_middle_most() -> None:
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[8:32, 16:56] = True  # patches 1..3 x 2..6
+    mask[32:35, 16:56] = True  # and less than half of the next row
+    region = Region((0, 0, 64, 64), mask)
+    field = FovealBias(0.6, shape="mask")(region, (64, 64), (8, 8))
+    expected = torch.zeros(8, 8)
+    expected[1:4, 2:7] = 0.3
+    expected[2, 3:6] = 0.6
+    assert torch.allclose(field, expected)
+    small = np.zeros((64, 64), dtype=bool)
+    small[1, 60] = True
+    assert FovealBias(0.6, shape="mask")(Region(mask=small), (64, 64), (8, 8)).nonzero().tolist() == [[0, 7]]
+    box = Region((9, 17, 15, 23))
+    assert torch.equal(FovealBias(shape="mask")(box, (32, 32), (4, 4)), FovealBias()(box, (32, 32), (4, 4)))
+
+
 def test_the_last_third_of_the_blocks_is_biased_and_at_least_two() -> None:
     assert [FovealBias().first_block(depth) for depth in (12, 24, 4, 2, 1)] == [8, 16, 2, 0, 0]
     assert FovealBias(last_blocks=1).first_block(12) == 11
@@ -105,6 +122,7 @@ def test_attention_inside_grows_by_the_exponential_of_a_constant(tiny: ImageText
         (lambda: FovealBias(-1), "strength -1"),
         (lambda: FovealBias(sigma=0), "sigma 0"),
         (lambda: FovealBias(last_blocks=0), "last_blocks must be at least 1"),
+        (lambda: FovealBias(shape="ellipse"), "shape must be"),
         (lambda: FovealBias()(Region((40, 0, 50, 9)), (32, 32), (4, 4)), "outside the image"),
     ],
 )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from binderclip.adapt.regions import Region, as_regions
@@ -32,9 +33,11 @@ class FovealBias:
         strength: height of the bump, in logits.
         sigma: of the Gaussian, in patches; after the scaling only its shape matters, nearly a paraboloid.
         last_blocks: how many blocks get it; None: the last third, at least two.
+        shape: "box", or "mask" for regions with one: the patches that are more than half inside, higher the further
+            from the mask's border (ours, not the paper's).
 
     Raises:
-        UsageError: strength below 0, sigma not above 0, last_blocks below 1.
+        UsageError: strength below 0, sigma not above 0, last_blocks below 1, an unknown shape.
 
     Examples:
         >>> FovealBias(0.5)(Region((17, 17, 30, 30)), (64, 64), (4, 4))[1].tolist()
@@ -46,18 +49,21 @@ class FovealBias:
     strength: float = 0.2
     sigma: float = 100.0
     last_blocks: int | None = None
+    shape: Literal["box", "mask"] = "box"
 
     def __post_init__(self) -> None:
         if not self.strength >= 0 or not self.sigma > 0:
             raise UsageError(f"FovealBias: strength {self.strength} must be at least 0 and sigma {self.sigma} above 0")
         if self.last_blocks is not None and self.last_blocks < 1:
             raise UsageError(f"FovealBias: last_blocks must be at least 1, not {self.last_blocks}")
+        if self.shape not in ("box", "mask"):
+            raise UsageError(f"FovealBias: shape must be 'box' or 'mask', not {self.shape!r}")
 
     def __call__(self, region: Region, image_size: tuple[int, int], grid: tuple[int, int]) -> Float[Tensor, "gh gw"]:
         """What is added to the logits of each patch.
 
         Args:
-            region: in pixels; its box counts.
+            region: in pixels.
             image_size: (h, w) of the image, which the model sees stretched to its grid.
             grid: (gh, gw) patches.
 
@@ -66,6 +72,8 @@ class FovealBias:
         """
         (height, width), (rows, columns) = image_size, grid
         region.bounds(height, width)
+        if self.shape == "mask" and region.mask is not None:
+            return torch.from_numpy(self.strength * _depth(region.inside("mask", height, width), grid)).float()
         x0, y0, x1, y1 = region.box or region.bounds(height, width)
         top, bottom = _block(y0, y1, height, rows)
         left, right = _block(x0, x1, width, columns)
@@ -83,6 +91,16 @@ class FovealBias:
         """Index of the first block with the bias, of a tower of `depth` blocks."""
         last = self.last_blocks or max(2, round(depth / 3))
         return max(depth - last, 0)
+
+
+def _depth(mask: Bool[np.ndarray, "H W"], grid: tuple[int, int]) -> Float[np.ndarray, "gh gw"]:
+    """Distance from the border of the patches that are more than half inside, at most 1; one patch at least."""
+    cover = torch.nn.functional.interpolate(torch.from_numpy(mask)[None, None].float(), size=grid, mode="area")
+    inside = (cover[0, 0] > 0.5).numpy()
+    if not inside.any():
+        inside = (cover[0, 0] == cover.max()).numpy()
+    depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+    return depth / depth.max()
 
 
 def _block(low: float, high: float, side: int, cells: int) -> tuple[int, int]:
