@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from binderclip.adapt import load_head
-from binderclip.data import load_data
+from binderclip.data import load_data, scenes
+from binderclip.models import load
 
 from .conftest import PROGRAM, Command
 
@@ -58,6 +60,49 @@ def test_a_folder_becomes_a_head_and_a_report(program: Command, folder: Path, tm
     assert again == figures
 
 
+def test_the_head_classifies_new_pictures_and_refuses_strange_ones(
+    program: Command, folder: Path, tmp_path: Path
+) -> None:
+    assert program("adapt", folder, "--methods", "gda,linear-probe", "--shots", 8, "--out", tmp_path / "h").code == 0
+    digits, new = load_data("digits"), tmp_path / "new"
+    new.mkdir()
+    for label, name in ((0, "zero"), (1, "one"), (4, "four")):
+        for row in np.flatnonzero(digits.labels == label)[40:46]:
+            digits[int(row)].image.save(new / f"{name}-{row}.png")
+    found = program("classify", new, "--head", tmp_path / "h", "--json").json()
+    right = [Path(entry["image"]).name.startswith(entry["labels"][0]["label"]) for entry in found["images"]]
+    assert sum(right) >= 13
+    assert found["labels"] == ["four", "one", "zero"]
+    # The probabilities are the saved head's, after its temperature.
+    head, model = load_head(tmp_path / "h"), load("small")
+    paths = [entry["image"] for entry in found["images"]]
+    logits = head.decision_function(model.encode_image(paths).double().numpy()) / head.about_["temperature"]
+    top = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).max(axis=1)
+    for entry, value in zip(found["images"], top, strict=True):
+        answer = entry["labels"][0]
+        refused = value < head.about_["threshold"]
+        assert (answer["label"] == "none of these") == refused
+        assert answer["prob"] == pytest.approx(1 - value if refused else value, abs=1e-3)
+
+
+def test_several_labels_a_picture(program: Command, tmp_path: Path) -> None:
+    made, place = scenes(0, 40, 64, vocabulary=["cat", "house", "moon"], objects=(1, 2)), tmp_path / "scenes"
+    place.mkdir()
+    lines = ["file,labels"]
+    for i in range(40):
+        Image.fromarray((made.images[i].permute(1, 2, 0).numpy() * 255).astype("uint8")).save(place / f"{i}.png")
+        lines.append(f"{i}.png,{';'.join(sorted(set(made.names[i])))}")
+    (place / "metadata.csv").write_text("\n".join(lines))
+    done = program("adapt", place, "--shots", 6, "--seeds", 2, "--out", tmp_path / "h")
+    assert done.code == 0, done.err
+    assert "mAP" in done.out
+    assert ">Labels</h2>" in (tmp_path / "h" / "report.html").read_text(encoding="utf-8")
+    found = program("classify", place / "0.png", place / "1.png", "--head", tmp_path / "h", "--json").json()
+    assert {label["label"] for entry in found["images"] for label in entry["labels"]} <= {
+        "cat", "house", "moon", "none of these"
+    }  # fmt: skip
+
+
 def test_a_killed_run_goes_on_from_what_was_finished(folder: Path, tmp_path: Path) -> None:
     words = [str(PROGRAM), "adapt", str(folder), "--shots", "6", "--methods", METHODS, "--out", str(tmp_path / "out")]
     environment = {**os.environ, "BINDERCLIP_CACHE": str(tmp_path / "cache")}
@@ -88,6 +133,10 @@ def test_a_killed_run_goes_on_from_what_was_finished(folder: Path, tmp_path: Pat
         (("adapt", "digits", "--templates", "a photo"), 2, "neither a set"),
         (("adapt", "digits", "--keep", 2.0), 2, "keep must lie between 0 and 1"),
         (("adapt", "photographs", "--out", "."), 1, ""),
+        (("classify", "x.png"), 2, "give --labels cat,dog,... or --head FOLDER"),
+        (("classify", "x.png", "--labels", "a,b", "--head", "h"), 2, "one of them"),
+        (("classify", "x.png", "--head", "h", "--pool", "max"), 2, "--pool is about texts"),
+        (("classify", ".", "--head", "h"), 1, "no images in ."),
     ],
 )
 def test_mistakes_get_a_short_answer(command: Command, words: tuple[object, ...], code: int, said: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from binderclip.cli.inputs import Images, find_images, picture_path
-from binderclip.cli.options import BatchSize, Device, Dtype, Json, Labels, Model, parse_labels
+from binderclip.cli.options import LABELS, MODEL, BatchSize, Device, Dtype, Json, parse_labels
 from binderclip.cli.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.zero_shot import (
     Context,
@@ -16,14 +18,30 @@ from binderclip.cli.zero_shot import (
     PoolName,
     Templates,
     ViewsName,
+    ZeroShotOptions,
     classify_views,
     parse_zero_shot,
 )
+from binderclip.errors import UsageError
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What is shown: for each image the likeliest labels with their probability."""
+
+    model: str
+    labels: list[str]
+    rows: list[tuple[Any, list[tuple[str, float]]]]
+    skipped: list[tuple[str, str]]
 
 
 def classify(
     images: Images,
-    labels: Labels,
+    labels: Annotated[str | None, LABELS] = None,
+    head: Annotated[
+        Path | None,
+        typer.Option("--head", help="Instead of --labels: a folder that `binderclip adapt` left, with its classes."),
+    ] = None,
     templates: Templates = None,
     descriptions: DescriptionsFile = None,
     pool: PoolName = None,
@@ -34,13 +52,13 @@ def classify(
     picture: Annotated[
         str | None, typer.Option("--picture", help="Also save a sheet of the images with their labels to this PNG.")
     ] = None,
-    model: Model = "small",
+    model: Annotated[str | None, MODEL] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     batch_size: BatchSize = 64,
     json: Json = False,
 ) -> None:
-    """Say which of your labels fits each image (zero-shot: nothing is trained).
+    """Say which of your labels fits each image: zero-shot by --labels, or by a --head that learned them.
 
     Examples:
 
@@ -52,61 +70,98 @@ def classify(
 
         binderclip classify street/ -l car,bicycle,bus --views crops
 
+        binderclip classify new/ --head adapt
+
     A file that cannot be read is left out and named; the others are done.
     """
-    names = parse_labels(labels)
+    if (labels is None) == (head is None):
+        raise UsageError("give --labels cat,dog,... or --head FOLDER, one of them")
+    given = {"--templates": templates, "--descriptions": descriptions, "--pool": pool, "--context": context}
+    given |= {"--crop-from": crop_from, "--views": None if views == "whole" else views}
+    if head is not None and any(value is not None for value in given.values()):
+        name = next(name for name, value in given.items() if value is not None)
+        raise UsageError(f"{name} is about texts and does not go with --head, which has learned its classes")
+    names = None if labels is None else parse_labels(labels)
     found = find_images(images)
     sheet = picture_path(picture) if picture else None
-    options = parse_zero_shot(
-        names,
-        templates=templates,
-        descriptions=descriptions,
-        pool=pool,
-        context=context,
-        views=views,
-        crop_from=crop_from,
-    )
+    running: dict[str, Any] = {"device": device, "dtype": dtype, "batch_size": batch_size}
+    if names is None:
+        assert head is not None
+        answers = _by_head(head, found.paths, top, model=model, **running)
+    else:
+        options = parse_zero_shot(
+            names,
+            templates=templates,
+            descriptions=descriptions,
+            pool=pool,
+            context=context,
+            views=views,
+            crop_from=crop_from,
+        )
+        answers = _by_labels(options, found.paths, top, model=model or "small", **running)
+    _show(answers, top, json)
+    if sheet and answers.rows:
+        from binderclip.cli.sheet import contact_sheet
 
+        contact_sheet([(p, best[0][0], f"{best[0][1]:.2f}") for p, best in answers.rows], sheet)
+        count = len(answers.rows)
+        note(f"sheet {sheet}" + (f" (the first 60 of {count} images)" if count > 60 else ""))
+    if not answers.rows:
+        raise typer.Exit(1)
+    raise typer.Exit(found.exit_code(answers.skipped))
+
+
+def _by_labels(
+    options: ZeroShotOptions, paths: list[Path], top: int, *, model: str, device: str, dtype: str, batch_size: int
+) -> _Answers:
     from binderclip.models import load
 
+    names = options.names
     clip = load(model, device=device, dtype=dtype)
     if options.plain:
-        bank = clip.text_bank(names, templates or "simple")
-        encoded = clip.encode_files(found.paths, batch_size=batch_size)
+        bank = clip.text_bank(names, options.templates or "simple")
+        encoded = clip.encode_files(paths, batch_size=batch_size)
         probs = clip.classify_features(encoded.features, bank).probs
     else:
-        encoded, probs = classify_views(clip, options, found.paths, batch_size=batch_size)
-    top = min(top, len(names))
+        encoded, probs = classify_views(clip, options, paths, batch_size=batch_size)
     order = probs.argsort(dim=-1, descending=True)[:, :top]
     rows = [
         (path, [(names[c], float(probs[row, c])) for c in order[row].tolist()])
         for row, path in enumerate(encoded.paths)
     ]
+    return _Answers(model, names, rows, encoded.skipped)
+
+
+def _by_head(
+    head: Path, paths: list[Path], top: int, *, model: str | None, device: str, dtype: str, batch_size: int
+) -> _Answers:
+    from binderclip.cli.heads import answers_of
+
+    found = answers_of(head, paths, model=model, device=device, dtype=dtype, batch_size=batch_size)
+    rows = [(path, found.best(row, top)) for row, path in enumerate(found.paths)]
+    return _Answers(found.model, found.labels, rows, found.skipped)
+
+
+def _show(answers: _Answers, top: int, json: bool) -> None:
+    rows = answers.rows
     if json:
         print_json(
             {
-                "model": model,
-                "labels": names,
+                "model": answers.model,
+                "labels": answers.labels,
                 "images": [{"image": p, "labels": [{"label": n, "prob": v} for n, v in best]} for p, best in rows],
-                "skipped": [{"image": key, "reason": reason} for key, reason in encoded.skipped],
+                "skipped": [{"image": key, "reason": reason} for key, reason in answers.skipped],
             }
         )
     elif rows:
-        columns = ["image", "label", "prob"] + [f"{n}." for n in range(2, top + 1)]
+        shown = max(len(best) for _, best in rows)
+        columns = ["image", "label", "prob"] + [f"{n}." for n in range(2, shown + 1)]
         print_table(
-            f"{len(rows)} image{'s' if len(rows) > 1 else ''}, {len(names)} labels, model {model}",
+            f"{len(rows)} image{'s' if len(rows) > 1 else ''}, {len(answers.labels)} labels, model {answers.model}",
             columns,
             [[str(p), best[0][0], best[0][1], *[f"{n} {v:.3f}" for n, v in best[1:]]] for p, best in rows],
         )
-    warn_skipped(encoded.skipped)
-    if sheet and rows:
-        from binderclip.cli.sheet import contact_sheet
-
-        contact_sheet([(p, best[0][0], f"{best[0][1]:.2f}") for p, best in rows], sheet)
-        note(f"sheet {sheet}" + (f" (the first 60 of {len(rows)} images)" if len(rows) > 60 else ""))
-    if not rows:
-        raise typer.Exit(1)
-    raise typer.Exit(found.exit_code(encoded.skipped))
+    warn_skipped(answers.skipped)
 
 
 def register(app: typer.Typer) -> None:

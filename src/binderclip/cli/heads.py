@@ -37,6 +37,12 @@ class Answers:
 
     def best(self, row: int, top: int) -> list[tuple[str, float]]:
         """(label, probability), likeliest first; a refusal first of all."""
+        if not self.said[row]:
+            return [(NONE, float((1 - self.probs[row]).prod()))]
+        if len(self.said[row]) > 1:
+            column = {label: c for c, label in enumerate(self.labels)}
+            found = [(label, float(self.probs[row, column[label]])) for label in self.said[row]]
+            return sorted(found, key=lambda pair: -pair[1])
         order = (-self.probs[row]).argsort(kind="stable")[:top]
         named = [(self.labels[c], float(self.probs[row, c])) for c in order]
         if self.said[row] == [NONE]:

@@ -9,23 +9,21 @@ import typer
 
 from binderclip.errors import UsageError
 
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        help="A bundled model (`binderclip info` lists them), `open_clip:ARCH/PRETRAINED`, `hf:REPO_OR_FOLDER`, or a "
-        "run folder of `binderclip train`.",
-    ),
-]
+MODEL = typer.Option(
+    "--model",
+    "-m",
+    help="A bundled model (`binderclip info` lists them), `open_clip:ARCH/PRETRAINED`, `hf:REPO_OR_FOLDER`, or a run "
+    "folder of `binderclip train`.",
+)
+Model = Annotated[str, MODEL]
 Device = Annotated[str, typer.Option(help="Where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`.")]
 Dtype = Annotated[str, typer.Option(help="Precision of the towers: `float32`, `bfloat16` or `float16`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through the model at once.")]
-Labels = Annotated[
-    str,
-    typer.Option("--labels", "-l", help="Labels, separated by commas: `cat,dog,a red car`; or `@FILE`, one a line."),
-]
+LABELS = typer.Option(
+    "--labels", "-l", help="Labels, separated by commas: `cat,dog,a red car`; or `@FILE`, one a line."
+)
+Labels = Annotated[str, LABELS]
 
 
 def parse_labels(text: str, option: str = "--labels") -> list[str]:
