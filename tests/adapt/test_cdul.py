@@ -16,10 +16,10 @@ from binderclip.adapt import (
     CDUL,
     PseudoLabels,
     TileAggregator,
+    Tiles,
+    ZeroShotClassifier,
     indicator,
     mean_average_precision,
-    tile_features,
-    tiles,
 )
 from binderclip.adapt.cdul import EDGE, divergence, label_gradient, refine
 from binderclip.errors import UsageError
@@ -59,16 +59,6 @@ def test_indicator_says_who_shows_what() -> None:
 # --- pseudo-labels ---------------------------------------------------------------------------------------------------
 
 
-def test_tiles_are_crops_row_by_row_without_the_remainder() -> None:
-    images = torch.arange(2 * 3 * 11 * 7).reshape(2, 3, 11, 7).float()
-    parts = tiles(images, 3)
-    assert parts.shape == (2, 9, 3, 3, 2)
-    for row in range(3):
-        for column in range(3):
-            crop = images[:, :, 3 * row : 3 * row + 3, 2 * column : 2 * column + 2]
-            assert torch.equal(parts[:, 3 * row + column], crop)
-
-
 def test_pseudo_labels_equal_a_slow_loop() -> None:
     views, rows = draw(6, 5, 8), F.normalize(draw(5, 8, seed=1), dim=-1)
     for threshold, fusion in ((0.0, 0.0), (0.4, 0.0), (0.3, 0.5)):
@@ -94,20 +84,10 @@ def test_limits_of_the_threshold_and_of_the_number_of_tiles() -> None:
     assert TileAggregator(bank()).scale == 100
 
 
-class _Mean(nn.Module):
-    """A stand-in for a model: the mean colour of each picture."""
-
-    def encode_image(self, images: Tensor, batch_size: int = 64) -> Tensor:
-        return images.mean((2, 3))
-
-
-def test_tile_features_put_the_whole_picture_first_and_take_pictures_of_any_size() -> None:
-    images = torch.rand(4, 3, 12, 12)
-    found = tile_features(_Mean(), images, 2)  # type: ignore[arg-type]
-    assert torch.allclose(found[:, 0], images.mean((2, 3)))
-    assert torch.allclose(found[:, 3], images[:, :, 6:, :6].mean((2, 3)))
-    assert torch.allclose(found[:, 1:].mean(1), found[:, 0], atol=1e-6)
-    assert torch.allclose(tile_features(_Mean(), list(images), 2), found, atol=1e-6)  # type: ignore[arg-type]
+def test_the_zero_shot_classifier_with_tiles_says_the_same() -> None:
+    views = draw(6, 10, 8)
+    head = ZeroShotClassifier(bank(), scale=30.0, views=Tiles(3), multi_label=True).fit()
+    assert torch.allclose(TileAggregator(bank(), scale=30.0)(views).labels, torch.from_numpy(head.predict_proba(views)))
 
 
 # --- divergences -----------------------------------------------------------------------------------------------------
@@ -257,8 +237,6 @@ def test_an_own_network_takes_pictures() -> None:
         (lambda: TileAggregator(bank(), threshold=-0.1), "threshold -0.1"),
         (lambda: TileAggregator(bank(), fusion=2.0), "fusion 2.0"),
         (lambda: TileAggregator(bank())(draw(3, 8)), "whole picture first"),
-        (lambda: tiles(torch.rand(1, 3, 4, 4), 5), "n is 5"),
-        (lambda: tile_features(_Mean(), [], 2), "images is empty"),
         (lambda: mean_average_precision(np.zeros((2, 3)), np.zeros((2, 3))), "no class that occurs"),
         (lambda: mean_average_precision(np.ones((2, 3)), np.zeros((2, 2))), "must both be"),
         (lambda: CDUL().fit(draw(3, 4)), "needs labels"),

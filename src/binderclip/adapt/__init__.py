@@ -50,8 +50,6 @@ from binderclip.adapt.multi_label import (
     TileAggregator,
     indicator,
     mean_average_precision,
-    tile_features,
-    tiles,
 )
 from binderclip.adapt.nearest import NearestExampleClassifier
 from binderclip.adapt.one_vs_rest import OneVsRest
@@ -224,8 +222,6 @@ __all__ = [
     "shrunk_precision",
     "sinkhorn_plan",
     "text_rows",
-    "tile_features",
-    "tiles",
     "train_tunable",
     "word_tokens",
     "write_descriptions",

@@ -61,8 +61,8 @@ class CDUL(BaseEstimator):
     (arXiv 2405.11574).
 
     Examples:
-        >>> views = tile_features(model, paths, 3)  # doctest: +SKIP
-        >>> head = CDUL(TileAggregator(bank)).fit(views, ids=paths)  # doctest: +SKIP
+        >>> views = Tiles(3).features(model, paths, on_error="skip")  # doctest: +SKIP
+        >>> head = CDUL(TileAggregator(bank)).fit(views.features, ids=views.paths)  # doctest: +SKIP
         >>> head.predict_proba(model.encode_image(others))  # doctest: +SKIP
     """
 
@@ -99,7 +99,7 @@ class CDUL(BaseEstimator):
         """Learn.
 
         Args:
-            X: views (N, V, d), the whole picture first (`tile_features`); features (N, d), or what `network` takes
+            X: views (N, V, d), the whole picture first (`Tiles`); features (N, d), or what `network` takes
                 (N, ...), together with labels.
             y: first labels: `PseudoLabels` or (N, C) in [0, 1]; None: the aggregator makes them from X.
             ids: N names of pictures. Rows with one name (augmented views of a picture) share one label, at first the
@@ -111,7 +111,7 @@ class CDUL(BaseEstimator):
             raise UsageError(
                 f"sigma {self.sigma} is above 0, update_every {self.update_every} and warmup {self.warmup} at least 0"
             )
-        x = torch.as_tensor(X).detach().float()
+        x = torch.as_tensor(X).detach().cpu().float()
         labels = self._first_labels(x, y)
         inputs = self._inputs(x)
         self.ids_, owner = _owners(ids, len(x))

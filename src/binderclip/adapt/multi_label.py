@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +14,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from binderclip.adapt.prior import prior_rows
-from binderclip.data.windows import Windows, unfold
 from binderclip.errors import UsageError
-
-if TYPE_CHECKING:
-    from binderclip.models import ImageTextModel
 
 
 def mean_average_precision(truth: Any, scores: Any) -> float:
@@ -38,54 +34,6 @@ def mean_average_precision(truth: Any, scores: Any) -> float:
     if not occurs.any():
         raise UsageError("truth has no class that occurs")
     return float(average_precision_score(there[:, occurs], values[:, occurs], average="macro"))
-
-
-def tiles(images: Float[Tensor, "B 3 H W"], n: int) -> Float[Tensor, "B V 3 h w"]:
-    """n x n equal tiles of each picture, row by row; what does not divide is dropped at the right and the bottom.
-
-    Raises:
-        UsageError: n below 1, or a picture with fewer than n pixels a side.
-    """
-    height, width = images.shape[-2:]
-    if not 1 <= n <= min(height, width):
-        raise UsageError(f"n is {n}; it is a number of tiles a side, from 1 to {min(height, width)} here")
-    shape = height // n, width // n
-    whole = n * shape[0], n * shape[1]
-    return unfold(images[..., : whole[0], : whole[1]], Windows.over(whole, shape, shape))
-
-
-@torch.no_grad()
-def tile_features(model: ImageTextModel, images: Any, n: int = 3, *, batch_size: int = 64) -> Float[Tensor, "N V E"]:
-    """Raw features of each picture and of its n x n tiles: what `TileAggregator` and `CDUL` take.
-
-    Args:
-        model: encodes; each tile is preprocessed like a picture of its own.
-        images: float (N, 3, H, W) in [0, 1], or a sequence of pictures or paths of any sizes.
-        n: tiles a side; the paper's reproduction finds that 3 (nine tiles) is what works.
-        batch_size: views that go through the model at once.
-
-    Returns:
-        (N, 1 + n * n, E) on the CPU; the whole picture first.
-
-    Raises:
-        UsageError: see `tiles`; no picture.
-        DataError: a picture that cannot be read.
-    """
-    if isinstance(images, Tensor) and images.ndim == 4:
-        parts = tiles(images, n)
-        whole = model.encode_image(images, batch_size=batch_size)
-        cut = model.encode_image(parts.flatten(0, 1), batch_size=batch_size)
-        return torch.cat([whole[:, None], cut.unflatten(0, parts.shape[:2])], 1).float().cpu()
-    items = list(images)
-    if not items:
-        raise UsageError("images is empty: give at least one")
-    return torch.cat([tile_features(model, _pixels(item)[None], n, batch_size=batch_size) for item in items])
-
-
-def _pixels(item: Any) -> Float[Tensor, "3 H W"]:
-    from binderclip.data.images import open_image, to_tensor
-
-    return item if isinstance(item, Tensor) and item.is_floating_point() else to_tensor(open_image(item))
 
 
 @dataclass(frozen=True)
@@ -121,7 +69,9 @@ class TileAggregator:
         fusion: lambda_f in 0.5 (whole + tiles + lambda_f |whole - tiles|): 0 is the mean, 1 the maximum, -1 the
             minimum of both.
 
-    Call it with views (N, V, d): features of the whole picture first, then of its tiles (`tile_features`).
+    Call it with views (N, V, d): features of the whole picture first, then of its tiles, as `Tiles(3).features` gives
+    them. With threshold and fusion 0 the labels are what `ZeroShotClassifier(bank, views=Tiles(3), multi_label=True)`
+    predicts.
 
     Raises:
         UsageError: a setting out of range, or views of another width than the bank.
@@ -131,7 +81,7 @@ class TileAggregator:
 
     Examples:
         >>> bank = model.text_bank(["cat", "dog", "tree"], templates="a photo of a {}")  # doctest: +SKIP
-        >>> pseudo = TileAggregator(bank)(tile_features(model, images, 3))  # doctest: +SKIP
+        >>> pseudo = TileAggregator(bank)(Tiles(3).features(model, images).features)  # doctest: +SKIP
     """
 
     def __init__(

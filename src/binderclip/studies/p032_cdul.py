@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from binderclip.adapt import CDUL, PseudoLabels, TileAggregator, indicator, mean_average_precision, tiles
+from binderclip.adapt import CDUL, PseudoLabels, TileAggregator, indicator, mean_average_precision
+from binderclip.data.windows import Windows, unfold
 from binderclip.studies.features import tensor_features
 from binderclip.studies.study import Criterion, Row, Study, Table
 from binderclip.studies.threads import one_thread
@@ -39,7 +40,8 @@ def _data() -> dict[str, Any]:
     whole = tensor_features(model, pool.images, f"{key}, pool")
     views = {}
     for n in TILES:
-        parts = tensor_features(model, tiles(pool.images, n).flatten(0, 1), f"{key}, pool, {n} x {n} tiles")
+        tiles = unfold(pool.images, Windows.over((SIZE, SIZE), SIZE // n, SIZE // n))
+        parts = tensor_features(model, tiles.flatten(0, 1), f"{key}, pool, {n} x {n} tiles")
         views[n] = torch.cat([whole[:, None], parts.unflatten(0, (POOL, n * n))], 1)
     return {
         "bank": model.text_bank(list(words.names), templates="a photo of a {}"),
