@@ -73,6 +73,7 @@ from binderclip.adapt.referring import (
 )
 from binderclip.adapt.regions import Region, as_regions
 from binderclip.adapt.saving import head_model, load_head, save_head
+from binderclip.adapt.sentence_adapter import SentenceAttentionAdapter
 from binderclip.adapt.shots import HeadScore, compare_heads, draw_shots
 from binderclip.adapt.through_model import ModelHead
 from binderclip.adapt.token_features import WordTokens, patch_tokens, word_tokens
@@ -161,6 +162,7 @@ __all__ = [
     "RankingShape",
     "Region",
     "RegionReferrer",
+    "SentenceAttentionAdapter",
     "ServiceError",
     "Steps",
     "TaskResidual",
