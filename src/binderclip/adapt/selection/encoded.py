@@ -143,28 +143,40 @@ def _encode_chunk(
         grey = image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
         return model.preprocess.pixels(image), np.asarray(grey)
 
-    keys, pixels, thumbnails, unreadable = [], [], [], []
+    keys: list[str] = []
+    waiting: list[np.ndarray] = []
+    thumbnails: list[np.ndarray] = []
+    unreadable: list[tuple[int, str]] = []
+    found: dict[str, list[Tensor]] = {column: [] for column in columns if column != "thumbnail"}
+
+    def flush() -> None:
+        if waiting:
+            for column, values in _forward(model, waiting, "pre_projection" in columns).items():
+                found[column].append(values)
+            waiting.clear()
+
+    # The threads go on opening pictures while the model works on those that are open.
     with ThreadPoolExecutor() as threads:
-        for (key, row), found in zip(fresh.items(), threads.map(read, fresh.values()), strict=True):
-            if isinstance(found, str):
-                unreadable.append((row, found))
+        for (key, row), result in zip(fresh.items(), threads.map(read, fresh.values()), strict=True):
+            if isinstance(result, str):
+                unreadable.append((row, result))
                 continue
             keys.append(key)
-            pixels.append(found[0])
-            thumbnails.append(found[1])
-    if not keys:
-        return unreadable
-    found_columns: dict[str, list[Tensor]] = {column: [] for column in columns}
-    for start in range(0, len(pixels), BATCH):
-        x = model.preprocess.normalize_pixels(torch.from_numpy(np.stack(pixels[start : start + BATCH])))
-        x = x.to(model.device, model.dtype)
-        if "pre_projection" in found_columns:
-            before = model.image_tower.pre_projection(x)
-            found_columns["pre_projection"].append(before.float().cpu())
-            found_columns["features"].append(model.image_tower.project(before).float().cpu())
-        else:
-            found_columns["features"].append(model.encode_pixels(x).float().cpu())
-    for column in columns:
-        values = torch.from_numpy(np.stack(thumbnails)) if column == "thumbnail" else torch.cat(found_columns[column])
-        cache.put(keys, values.clone(), column)
+            waiting.append(result[0])
+            thumbnails.append(result[1])
+            if len(waiting) == BATCH:
+                flush()
+    flush()
+    if keys:
+        for column in columns:
+            values = torch.from_numpy(np.stack(thumbnails)) if column == "thumbnail" else torch.cat(found[column])
+            cache.put(keys, values.clone(), column)
     return unreadable
+
+
+def _forward(model: ImageTextModel, pixels: list[np.ndarray], opened: bool) -> dict[str, Tensor]:
+    x = model.preprocess.normalize_pixels(torch.from_numpy(np.stack(pixels)).to(model.device)).to(model.dtype)
+    if not opened:
+        return {"features": model.encode_pixels(x).float().cpu()}
+    before = model.image_tower.pre_projection(x)
+    return {"pre_projection": before.float().cpu(), "features": model.image_tower.project(before).float().cpu()}
