@@ -57,7 +57,7 @@ class _Call:
 
     @property
     def scale(self) -> Tensor | None:
-        """What the gradients are multiplied by."""
+        """What `grads` are multiplied by."""
         return None if self.target is None or not self.scaled else self.target.scale
 
 
@@ -81,8 +81,7 @@ class Clip:
             statistic "max", "clamp" cuts each coordinate at the limit and "rescale" multiplies those that exceed it.
             Two remember a tensor of each gradient's size: "centre" replaces g by m + clip(g - m), which is also the
             next m, a running median of the gradients; "residual" adds what earlier calls cut off before it clips. Both
-            scale, with granularity "coordinate" they clamp; what is measured, limited and reported is g - m, or the
-            sum.
+            scale (granularity "coordinate": clamp), and what is measured and reported is g - m, or the sum.
         eps, eps_mode, only_above: see `optim.coefficient`.
         nonfinite: what a NaN or an infinity does. "raise" leaves the gradients unused (`grad = None`) and raises
             `NonFiniteGradient`; "skip" does the same without raising, so that the optimizer's step changes nothing;
@@ -135,13 +134,8 @@ class Clip:
         self.threshold = as_threshold(threshold)
         self.granularity, self.order, self.action = granularity, order, action
         self.eps, self.eps_mode, self.only_above = eps, eps_mode, only_above
-        self.nonfinite, self.observe, self.groups, self.unit_dim, self.where = (
-            nonfinite,
-            observe,
-            groups,
-            unit_dim,
-            where,
-        )
+        self.nonfinite, self.observe, self.where = nonfinite, observe, where
+        self.groups, self.unit_dim = groups, unit_dim
         self.exclude, self.shrink = patterns(exclude), patterns(shrink)
         self.foreach = foreach is not False
         self.report: ClipReport | None = None
@@ -203,7 +197,7 @@ class Clip:
         self.raise_late()
         if self.where == "update" and any(entry.update is None for entry in entries):
             raise UsageError(
-                "this clip acts on the optimizer's updates (where='update'): attach(optimizer) it, unwrapped"
+                "this clip acts on an optimizer's updates (where='update'): attach(optimizer) it, unwrapped"
             )
         if self.nonfinite == "shrink" and not any(self._named(self.shrink, "shrink", entry) for entry in entries):
             raise UsageError(f"nonfinite='shrink' finds nothing to shrink: no tensor's name fits {self.shrink}")
@@ -318,8 +312,8 @@ class Clip:
                 scale_(call.local, factor[0])
             return
         dims = self._unit_dims(call.chosen)
-        settings: dict[str, Any] = {"unit_dims": dims, "scale": call.scale, "on_host": call.on_host}
-        act_(call.local, found, limit, factor, action=self._does, **settings)
+        how: dict[str, Any] = {"unit_dims": dims, "scale": call.scale, "on_host": call.on_host}
+        act_(call.local, found, limit, factor, action=self._does, **how)
 
     def _give_up(self, call: _Call, found: Measured, finite: Tensor) -> bool:
         """Treat a gradient that is not finite; whether the step is given up, as far as the host knows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ def gradients_of(
     """
     chosen, grads = [], []
     for entry in entries:
-        grad = entry.grad
+        grad = entry.parameter.grad if entry.update is None else entry.update
         if grad is None or (excluded is not None and excluded(entry)):
             continue
         chosen.append(entry)
@@ -165,7 +166,7 @@ def shrink_(
 
 def reads_are_free(grads: Sequence[Tensor]) -> bool:
     """Whether looking at a value costs nothing, because everything is on the host anyway."""
-    return all(grad.is_cpu for grad in grads)
+    return all(map(attrgetter("is_cpu"), grads))
 
 
 def explain_nonfinite(bad: Sequence[str], when: str = "") -> str:

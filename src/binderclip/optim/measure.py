@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -76,8 +77,8 @@ def tensor_norms(tensors: Sequence[Tensor], order: float, *, foreach: bool = Tru
         foreach: one fused call per device and dtype, else one call per tensor.
     """
     first = tensors[0].device
-    one_kind = len({tensor.dtype for tensor in tensors}) == 1 and len({tensor.device for tensor in tensors}) == 1
-    if one_kind and all(tensor.numel() for tensor in tensors):
+    one_kind = len(set(map(attrgetter("dtype", "device"), tensors))) == 1
+    if one_kind and all(map(Tensor.numel, tensors)):
         return torch.stack(_norms(tensors, order, foreach))
     kinds: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
     for index, tensor in enumerate(tensors):
@@ -114,7 +115,7 @@ def _largest(tensor: Tensor) -> Tensor:
 
 def is_one_unit(tensor: Tensor) -> bool:
     """Whether a tensor counts as a single unit: vectors and scalars, however many dimensions of size 1 they carry."""
-    return sum(size != 1 for size in tensor.shape) <= 1
+    return tensor.ndim < 2 or sum(size != 1 for size in tensor.shape) <= 1
 
 
 def unit_norms(tensor: Tensor, order: float, *, whole: bool, unit_dim: int = 0) -> Float[Tensor, "units"]:

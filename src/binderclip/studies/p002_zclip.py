@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def draw(table: Table, figure: Figure) -> None:
     spike.draw_losses(left, {name: spike.run(name, "SGD", 0) for name in shown}, "Digits, SGD, seed 0")
     left.legend(fontsize=7)
     for number, setting in enumerate(spike.SETTINGS):
-        look = {"colour": f"C{number + 4}", "shift": 0.15 - 0.3 * number, "label": setting}
+        look: Any = {"colour": f"C{number + 4}", "shift": 0.15 - 0.3 * number, "label": setting}
         _dots(middle, table, "training loss", ALL, setting, **look)
         _dots(right, table, "validation loss", ALL, setting, **look)
     middle.set(xscale="log", title="Training loss, last 50 steps")

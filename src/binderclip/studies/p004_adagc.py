@@ -103,13 +103,13 @@ def draw(table: Table, figure: Figure) -> None:
     figure.set_size_inches(10, 6.8)
     names = list(METHODS)
     axes = figure.subplots(2, 2)
-    for (left, right), setting, losses in zip(axes, (DIGITS, CLIP), (run, run_clip), strict=True):
+    for (left, right), setting in zip(axes, (DIGITS, CLIP), strict=True):
         for number, metric in enumerate((OTHERS, CLEAN)):
             values = [table.mean(metric, name, setting) for name in names]
             left.bar(np.arange(len(names)) + 0.4 * number - 0.2, values, 0.38, label=metric, color=f"C{number}")
         left.set_xticks(range(len(names)), names, fontsize=8)
         left.set(ylabel="mean factor", ylim=(0, 1.35), title=f"What clipping does to healthy gradients, {setting}")
-        runs = {name: losses(name, 0) for name in names}
+        runs = {name: run(name, 0) if setting == DIGITS else run_clip(name, 0) for name in names}
         if setting == CLIP:
             runs[spike_clip.UNDISTURBED] = spike_clip.run(spike_clip.UNDISTURBED, 0)
         draw_losses(right, runs, f"Training loss, {setting}, seed 0", over=10 if setting == DIGITS else 3)
