@@ -18,11 +18,13 @@ from binderclip.privacy import (
     DiceFeedback,
     FlatClip,
     GroupClip,
+    Ledger,
     PrivateLinearProbe,
     PrivateOptimizer,
     clip_norm_range,
     per_sample_lipschitz,
     per_sample_norms,
+    private_clip_range,
     private_linear_probe,
     suggest_clip,
     train_softmax_head,
@@ -64,6 +66,42 @@ def test_the_range_ends_at_the_smallest_constant() -> None:
         clip_norm_range(torch.tensor([]))
     with pytest.raises(UsageError, match="suggest_clip"):
         suggest_clip(0, 1.0, 10, 10, 1.0, 1e-5)
+
+
+def test_a_private_range_ends_at_a_low_quantile_and_pays_for_it() -> None:
+    values = torch.linspace(2.0, 30.0, 2000).double()
+    settings = {"lower": 0.5, "upper": 64.0, "quantile": 0.1}
+    # almost without noise it is NumPy's quantile, to the width of the last interval: 128^(1/512)
+    exact = private_clip_range(values, Ledger(), multiplier=1e-9, rounds=9, **settings)
+    assert exact.upper == pytest.approx(np.quantile(values.numpy(), 0.1), rel=0.01)
+    assert exact.grid == tuple(exact.upper * share for share in (1.0, 0.5, 0.25, 0.1, 0.05))
+    ledger = Ledger()
+    noisy = [
+        private_clip_range(values, ledger, multiplier=10.0, generator=torch.Generator().manual_seed(seed), **settings)
+        for seed in range(20)
+    ]
+    shares = [float((values < found.upper).double().mean()) for found in noisy]
+    assert np.mean(np.abs(np.array(shares) - 0.1)) < 0.02
+    assert len({found.upper for found in noisy}) > 1
+    # twenty times eight rounds that see every record: one Gaussian of multiplier 10 / sqrt(160)
+    assert ledger.epsilon(1e-5) == pytest.approx(Ledger([(10.0 / math.sqrt(160), 1.0, 1)]).epsilon(1e-5))
+
+
+def test_the_noise_of_a_round_is_its_multiple_of_what_one_record_can_move() -> None:
+    values = torch.full((10,), 0.9)  # all below the first middle, 1: the excess is 10 - .2 * 10 = 8
+    generator = torch.Generator().manual_seed(0)
+    settings = {"lower": 0.5, "upper": 2.0, "quantile": 0.2, "multiplier": 10.0, "rounds": 1}
+    found = [private_clip_range(values, Ledger(), generator=generator, **settings).upper for _ in range(4000)]
+    # a record moves the excess by at most .8, so its noise has deviation 8: one deviation below 0 in 15.9 % of cases
+    assert np.mean(np.array(found) < 1) == pytest.approx(0.841, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lower": 0.0}, {"upper": 0.1}, {"quantile": 1.0}, {"multiplier": 0.0}, {"rounds": 0}]
+)
+def test_a_private_range_refuses(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="private_clip_range needs"):
+        private_clip_range(torch.ones(3), Ledger(), **({"lower": 0.5, "upper": 2.0} | wrong))
 
 
 @pytest.mark.parametrize("kind", ["flat", "adaptive", "dice"])

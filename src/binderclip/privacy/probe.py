@@ -25,7 +25,7 @@ from binderclip.privacy.sampling import PoissonSampler, unseeded, unseeded_gener
 from binderclip.privacy.statistic import PrivateBatch
 
 __all__ = ["ClipRange", "HeadRun", "PrivateLinearProbe", "clip_norm_range", "per_sample_lipschitz",
-           "private_linear_probe", "suggest_clip", "train_softmax_head"]  # fmt: skip
+           "private_clip_range", "private_linear_probe", "suggest_clip", "train_softmax_head"]  # fmt: skip
 
 GRID = (1.0, 0.5, 0.25, 0.1, 0.05)
 
@@ -77,6 +77,58 @@ def clip_norm_range(lipschitz: Float[Tensor, "N"]) -> ClipRange:
         raise UsageError("lipschitz needs at least one constant, all positive and finite")
     upper = float(values.min())
     return ClipRange(upper, tuple(upper * share for share in GRID))
+
+
+def private_clip_range(
+    lipschitz: Float[Tensor, "N"],
+    ledger: Ledger,
+    *,
+    lower: float,
+    upper: float,
+    quantile: float = 0.05,
+    multiplier: float = 10.0,
+    rounds: int = 8,
+    generator: torch.Generator | None = None,
+) -> ClipRange:
+    """`clip_norm_range` of features that are private: a low quantile of the G_i stands for their minimum.
+
+    The interval [lower, upper] is halved on a logarithmic scale, each time by the noisy sign of (records below its
+    middle) - quantile (records). The quantile leaves out the few smallest constants, which are what one record could
+    move at will. Every round sees all records and enters the ledger.
+
+    Args:
+        lipschitz: G_i of private features.
+        ledger: gets `rounds` entries.
+        lower, upper: an interval that is sure to hold the quantile, chosen without looking at the data.
+        quantile: share of records below the range's end.
+        multiplier: noise over the sensitivity of each round, max(quantile, 1 - quantile).
+        rounds: halvings.
+        generator: of the noise; default seeded by the system.
+
+    Raises:
+        UsageError: values out of range.
+
+    Paper: Beyond Uniform Lipschitz Condition in Differentially Private Optimization, arXiv 2206.10713.
+    """
+    values = torch.as_tensor(lipschitz, dtype=torch.float64)
+    if not (0 < lower < upper and 0 < quantile < 1 and multiplier > 0 and rounds >= 1):
+        raise UsageError(
+            f"private_clip_range needs 0 < lower < upper, quantile in (0, 1), multiplier above 0 and rounds of at "
+            f"least 1, got {lower}, {upper}, {quantile}, {multiplier}, {rounds}"
+        )
+    if not bool(values.isfinite().all()):
+        raise UsageError("lipschitz must be finite")
+    noise = unseeded_generator() if generator is None else generator
+    deviation = multiplier * max(quantile, 1 - quantile)
+    low, high = math.log(lower), math.log(upper)
+    for _ in range(rounds):
+        middle = (low + high) / 2
+        excess = float((values < math.exp(middle)).sum()) - quantile * len(values)
+        excess += deviation * float(torch.randn((), generator=noise, device=noise.device))
+        low, high = (low, middle) if excess > 0 else (middle, high)
+    ledger.step(multiplier, 1.0, rounds)
+    end = math.exp((low + high) / 2)
+    return ClipRange(end, tuple(end * share for share in GRID))
 
 
 def suggest_clip(moment_k: float, M: float, n: int, d: int, eps: float, delta: float) -> float:
