@@ -1,4 +1,4 @@
-"""Nearest examples against scikit-learn's neighbours and loops by hand."""
+"""Nearest examples of p139 (arXiv 2501.12596) against scikit-learn's neighbours and loops by hand."""
 
 from __future__ import annotations
 

@@ -135,6 +135,27 @@ def test_sgd_on_the_named_views_equals_a_loop_by_hand() -> None:
     torch.testing.assert_close(ours.layer.weight, hand.layer.weight)
 
 
+def test_the_epoch_that_is_best_on_held_pictures_is_kept() -> None:
+    torch.manual_seed(0)
+    views, targets = F.normalize(torch.randn(12, 1, 4), dim=-1), torch.arange(12) % 3
+    held = F.normalize(torch.randn(40, 4), dim=-1), torch.arange(40) % 3
+    start = Linear(4, 3, 0.0)
+
+    def trained(epochs: int, **settings: Any) -> Linear:
+        module = Linear(4, 3, 0.0)
+        module.load_state_dict(start.state_dict())
+        # A constant rate, so that fewer epochs are the beginning of more.
+        training = Training(lr=2.0, epochs=epochs, batch_size=5, optimizer="sgd", schedule="constant", **settings)
+        train_tunable(module, views, targets, training, held)
+        return module
+
+    # What the module says after three epochs is the truth of the held pictures: no other epoch is as good.
+    third = trained(3)
+    held = held[0], third.logits(held[0]).argmax(dim=1)
+    assert not torch.equal(trained(8).logits(held[0]).argmax(dim=1), held[1])
+    torch.testing.assert_close(trained(8, keep_best=True).layer.weight, third.layer.weight)
+
+
 def test_the_schedule_by_epoch_is_flat_inside_an_epoch() -> None:
     rate = by_epoch(4, warmup=1, warmup_lr=0.005)
     steps = [rate(step / 12) for step in range(12)]

@@ -159,9 +159,9 @@ class TipAdapterF(TunedHead, _Cached):
         lr: of AdamW (eps 1e-4), by a cosine to 0.
         epochs: passes over the examples; view e mod V in epoch e.
         batch_size: examples a step.
+        keep_best: with a validation split, keep the epoch that is best on it; else the last. (The authors keep the
+            one that is best on the test set.)
         seed: of the order of batches.
-
-    The weights of the last epoch are kept; the authors keep the epoch that is best on the test set.
 
     Raises:
         UsageError: alpha or beta below 0; see `Training`.
@@ -182,6 +182,7 @@ class TipAdapterF(TunedHead, _Cached):
         lr: float = 1e-3,
         epochs: int = 20,
         batch_size: int = 256,
+        keep_best: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__(text_prior, classes=classes, scale=scale)
@@ -192,11 +193,19 @@ class TipAdapterF(TunedHead, _Cached):
         self.lr = lr
         self.epochs = epochs
         self.batch_size = batch_size
+        self.keep_best = keep_best
         self.seed = seed
 
     def _training(self) -> Training:
         optimizer = {"name": "adamw", "eps": 1e-4, "weight_decay": 0.01}
-        return Training(lr=self.lr, epochs=self.epochs, batch_size=self.batch_size, optimizer=optimizer, seed=self.seed)
+        return Training(
+            lr=self.lr,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            optimizer=optimizer,
+            keep_best=self.keep_best,
+            seed=self.seed,
+        )
 
     def _module(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> Tunable:
         check_at_least_zero(alpha=self.alpha, beta=self.beta)

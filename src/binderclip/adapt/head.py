@@ -115,6 +115,7 @@ class FewShotHead(FeatureClassifier):
 
     prior_: Tensor | None
     scale_: float
+    _held: tuple[Tensor, Tensor] | None
 
     def __init__(self, text_prior: Any = None, *, classes: Sequence[Any] | None = None, scale: float | None = None):
         self.text_prior = text_prior
@@ -141,9 +142,12 @@ class FewShotHead(FeatureClassifier):
         views = self._views(torch.tensor(x))
         self.n_features_in_ = math.prod(views.shape[2:])
         self._set_prior(list(self.classes_.tolist()))
+        # Heads that are trained may watch the split on the way; it is gone when the fit is done.
+        self._held = None if X_val is None else self._validation(X_val, y_val)
         self._fit(views, torch.from_numpy(targets.reshape(-1)))
-        if X_val is not None:
-            self._tune(*self._validation(X_val, y_val))
+        if self._held is not None:
+            self._tune(*self._held)
+        del self._held
         return self
 
     def _fit(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> None:

@@ -65,6 +65,7 @@ class Training:
         grad_transform: changes `.grad` in place before the step, as `fit` takes it.
         ema: decay of an average of the weights, or module -> `AveragedModel` of it; the average is then the result.
             None: the last weights.
+        keep_best: where `fit` gets a validation split, keep the epoch that is best on it instead of the last one.
         seed: of batches, dropout and initialisation.
     """
 
@@ -80,6 +81,7 @@ class Training:
     rule: GradientRule | None = None
     grad_transform: Callable[[list[Tensor]], Any] | None = None
     ema: float | Callable[[nn.Module], AveragedModel] | None = None
+    keep_best: bool = False
     seed: int = 0
     callbacks: Sequence[Any] = ()
 
@@ -122,8 +124,32 @@ class _Batches:
             yield rows, view
 
 
+class _BestEpoch:
+    """Keeps the parameters after the epoch that is best on held pictures; the first of equals."""
+
+    def __init__(self, module: Tunable, x: Tensor, targets: Tensor, every: int) -> None:
+        self.module, self.x, self.targets, self.every = module, x, targets, every
+        self.accuracy, self.state = -1.0, {name: value.clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Measure at the end of an epoch."""
+        if step % self.every:
+            return
+        self.module.eval()
+        accuracy = float((self.module.logits(self.x).argmax(dim=-1) == self.targets).double().mean())
+        self.module.train()
+        if accuracy > self.accuracy:
+            self.accuracy = accuracy
+            self.state = {name: value.clone() for name, value in self.module.state_dict().items()}
+
+
 def train_tunable(
-    module: Tunable, views: Float[Tensor, "N V ..."], targets: Int[Tensor, "N"], training: Training
+    module: Tunable,
+    views: Float[Tensor, "N V ..."],
+    targets: Int[Tensor, "N"],
+    training: Training,
+    held: tuple[Float[Tensor, "M ..."], Int[Tensor, "M"]] | None = None,
 ) -> FitResult | None:
     """Train a `Tunable` in place, by `fit`; the global random state is left as it was.
 
@@ -132,6 +158,7 @@ def train_tunable(
         views: V views of each of N pictures.
         targets: class indices.
         training: how.
+        held: other pictures, one view each, and their classes, for `Training.keep_best`.
 
     Returns:
         What `fit` returns, or None where there was no step to take.
@@ -162,6 +189,13 @@ def train_tunable(
             backward(total)
         return total.detach(), {f"loss/{name}": value for name, value in losses.items()} if len(losses) > 1 else {}
 
+    best = None
+    if held is not None and training.keep_best:
+        with torch.no_grad():
+            x_held = module.prepare(held[0].to(device)[:, None])[:, 0]
+        size = len(views) if training.batch_size is None else training.batch_size
+        best = _BestEpoch(module, x_held, held[1].to(device), -(-len(views) // size))
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         module.train()
@@ -179,10 +213,12 @@ def train_tunable(
                 floor=training.floor,
                 grad_transform=training.grad_transform,
                 ema=training.ema(module) if callable(training.ema) else training.ema,
-                callbacks=training.callbacks,
+                callbacks=[*training.callbacks, *([] if best is None else [best])],
                 module=module,
             )
-            if result.ema is not None:
+            if best is not None:
+                module.load_state_dict(best.state)
+            elif result.ema is not None:
                 module.load_state_dict(result.ema.module.state_dict())
     module.eval()
     return result
@@ -245,7 +281,8 @@ class TunedHead(FewShotHead):
             torch.manual_seed(training.seed)
             module = self._module(views, targets)
         self.n_trainable_ = sum(p.numel() for p in module.parameters() if p.requires_grad)
-        result = train_tunable(module, views.float(), targets, training)
+        held = None if self._held is None else (self._held[0].float(), self._held[1])
+        result = train_tunable(module, views.float(), targets, training, held)
         self.history_ = {} if result is None else dict(result.history)
         with torch.no_grad():
             self._adopt(module)

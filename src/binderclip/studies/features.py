@@ -29,6 +29,21 @@ def dataset_features(model: ImageTextModel, data: ImageTextDataset) -> Float[Ten
     return F.normalize(raw.float(), dim=-1)
 
 
+def dataset_pre_projection(model: ImageTextModel, data: ImageTextDataset) -> Float[Tensor, "N D"]:
+    """Raw features of every picture before the image projection, through the feature cache.
+
+    Args:
+        model: encodes.
+        data: pictures that can all be read.
+    """
+    from binderclip.adapt import features_for
+
+    cache = FeatureCache(model.fingerprint, f"whole before the projection, background {data.background}")
+    keys = [data.content_hash(index) for index in range(len(data))]
+    rows = cache.fetch(keys, lambda missing: features_for("pre_projection", model, [data[i].image for i in missing]))
+    return rows.float()
+
+
 def tensor_features(model: ImageTextModel, images: Float[Tensor, "N 3 H W"], key: str) -> Float[Tensor, "N E"]:
     """Unit features of pictures that a study made, through the feature cache.
 
