@@ -17,8 +17,9 @@ from sklearn.base import clone
 from torch import Tensor, nn
 
 from binderclip.adapt import METHODS, PixelPrompt, VisualPromptTuning, load_head, output_mapping, save_head
+from binderclip.adapt.selection.entries import entries
 from binderclip.errors import UsageError
-from binderclip.models import build, classifier
+from binderclip.models import ImageTextModel, build, classifier
 from binderclip.models.preprocess import CLIP_STD, Preprocess
 from binderclip.optim import schedule
 
@@ -251,6 +252,20 @@ def test_another_size_runs_through_the_tower() -> None:
     rows = F.normalize(torch.tensor(np.stack([prior[name] for name in NAMES])), dim=-1)
     np.testing.assert_allclose(head.decision_function(x), 100 * feature @ rows.T, atol=1e-3)
     assert head.prompt_.shape == (3, 16, 16)
+
+
+def test_a_selection_builds_the_image_heads_and_auto_leaves_them_out(tiny: ImageTextModel) -> None:
+    bank = tiny.text_bank(NAMES)
+    names = ["visual-prompt", "evp", "ft-clip"]
+    found = entries(names, tiny, bank, METHODS)
+    assert {entry.cost for entry in found} == {"trained on images"}
+    assert not set(names) & {entry.name for entry in entries("auto", tiny, bank, METHODS)}
+    x, y, _ = pictures(side=32)
+    for entry in found:
+        head = entry.build(3).set_params(epochs=1)
+        assert (head.seed, head.model) == (3, tiny)
+        assert set(head.fit(x, y).predict(x)) <= set(NAMES)
+    assert [entry.build(0).get_params().get("recipe") for entry in found] == ["vp", "evp", "ft-clip"]
 
 
 def test_a_plain_classifier_gets_new_meanings_for_its_outputs() -> None:
