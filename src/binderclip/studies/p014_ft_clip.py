@@ -104,7 +104,7 @@ def draw(table: Table, figure: Figure) -> None:
     left.set(title="Fashion-MNIST, fine-tuned", xlabel="accuracy", xlim=(0, 1))
     _bars(right, table, OTHER, [BEFORE, ONE, SMALL, AVERAGE, MIXUP], ["C7", "C1", "C1", "C0", "C4"])
     right.axvline(1 / 9, color="k", linewidth=0.8, linestyle=":")
-    right.set(title="OpenMoji, left zero-shot (dotted: guessing)", xlabel="accuracy", xlim=(0, 1))
+    right.set(title="OpenMoji, zero-shot afterwards", xlabel="accuracy (dotted: guessing)", xlim=(0, 1))
 
 
 def _bars(ax: Any, table: Table, metric: str, methods: list[str], colours: list[str]) -> None:
