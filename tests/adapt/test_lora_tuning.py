@@ -1,4 +1,4 @@
-"""Low-rank tuning against training loops by hand through open_clip's own forward, and the promises of every head."""
+"""Low-rank tuning (p142) against loops by hand through open_clip's own forward, and every head's promises."""
 
 from __future__ import annotations
 

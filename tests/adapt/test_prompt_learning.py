@@ -1,4 +1,4 @@
-"""Learned prompts against training loops by hand through open_clip's own forward, and the promises of every head."""
+"""Learned prompts (p061, p129) against loops by hand through open_clip's own forward, and every head's promises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient rules against hand-made vectors, closed forms on quadratics, and torch's own steps."""
+"""Gradient rules (p061, p142, p013) against hand-made vectors, closed forms on quadratics, and torch's own steps."""
 
 from __future__ import annotations
 
