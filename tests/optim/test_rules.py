@@ -149,7 +149,8 @@ def expected(g: Tensor, s: Tensor, rule: str, strength: float) -> Tensor:
 def test_on_a_quadratic_both_gradients_are_known(rule: str, keep_norm: bool) -> None:
     x, hessian, losses = quadratic()
     before = x.detach().clone()
-    found = SteerBySharpness(0.3, rule, 0.7, keep_norm)(losses, [x])  # type: ignore[arg-type]
+    steering = SteerBySharpness(0.3, rule, 0.7, keep_norm)  # type: ignore[arg-type]
+    found = steering(losses, [x])
     g = hessian @ before
     s = hessian @ (before + 0.3 * g / g.norm())
     want = expected(g, s, rule, 0.7)
@@ -157,6 +158,8 @@ def test_on_a_quadratic_both_gradients_are_known(rule: str, keep_norm: bool) -> 
     torch.testing.assert_close(x.grad, want, rtol=1e-6, atol=1e-9)
     assert torch.equal(x.detach(), before)
     torch.testing.assert_close(found["task"], 0.5 * before @ hessian @ before)
+    torch.testing.assert_close(steering.cosine, F.cosine_similarity(g, s, dim=0), check_dtype=False)
+    torch.testing.assert_close(steering.mean_cosine, steering.cosine, check_dtype=False)
 
 
 def test_limits_of_strength_and_rho() -> None:

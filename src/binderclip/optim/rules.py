@@ -188,6 +188,10 @@ class SteerBySharpness:
         keep_norm: the result has the length of g.
         granularity: `global` or `tensor`, for the comparison of g and s.
 
+    Attributes:
+        cosine: between g and s, all parameters together, in the last step, 0-dim: near 1 there is little to steer by.
+        mean_cosine: its mean over all steps so far, 0-dim.
+
     Raises:
         UsageError: a wrong argument.
 
@@ -217,6 +221,13 @@ class SteerBySharpness:
         _one_of("granularity", granularity, Granularity)
         self.rho, self.rule, self.strength = float(rho), rule, float(strength)
         self.keep_norm, self.granularity = bool(keep_norm), granularity
+        self.cosine: Tensor = torch.zeros(())
+        self._sum: Tensor = torch.zeros(())
+        self._steps = 0
+
+    @property
+    def mean_cosine(self) -> Tensor:
+        return self._sum / max(self._steps, 1)
 
     def __call__(self, closure: Losses, parameters: Sequence[Tensor]) -> Mapping[str, Tensor]:
         """Set the gradients of one batch."""
@@ -234,6 +245,9 @@ class SteerBySharpness:
                 with torch.no_grad():
                     for p, value in zip(parameters, there, strict=True):
                         p.copy_(value)
+        along, _ = _along(here, stable, "global")
+        self.cosine = along[0] / length.clamp_min(_TINY)
+        self._sum, self._steps = self._sum.to(self.cosine.device) + self.cosine, self._steps + 1
         changed = steer_gradient(
             here, stable, rule=self.rule, strength=self.strength, keep_norm=self.keep_norm, granularity=self.granularity
         )
