@@ -80,6 +80,9 @@ def test_attention_is_measured_where_the_box_still_is(tiny: ImageTextModel, imag
     )
     inside = attention_in_region(tiny, images, boxes)
     assert none.attention == pytest.approx(float(inside.mean()), abs=1e-6)
+    first = visual_prompt_study(tiny, images, REGIONS, LABELS, TEXTS, {}, boxes=boxes, resamples=0, layer=0)[0]
+    assert first.attention == pytest.approx(float(attention_in_region(tiny, images, boxes, layer=0).mean()), abs=1e-6)
+    assert first.attention != pytest.approx(none.attention, abs=1e-5)
     marked = [marks["circle"](image, region) for image, region in zip(images, REGIONS, strict=True)]
     assert circle.attention == pytest.approx(float(attention_in_region(tiny, marked, boxes).mean()), abs=1e-6)
     assert np.isnan(crop.attention)

@@ -61,6 +61,7 @@ def visual_prompt_study(
     *,
     suffixes: Mapping[str, str] | None = None,
     boxes: Float[Tensor, "N 4"] | None = None,
+    layer: int = -1,
     keeps_place: Callable[[str], bool] = lambda name: name != "crop",
     resamples: int = 200,
     seed: int = 0,
@@ -81,6 +82,8 @@ def visual_prompt_study(
         suffixes: name of a mark -> words such as " indicated by a red circle"; marks in it are measured without and
             with them.
         boxes: (x0, y0, x1, y1) in pixels of the images: attention inside them is measured too.
+        layer: block whose attention is measured; take another than the last where its attention is not learned (the
+            last block of `small` attends uniformly by construction).
         keeps_place: name of a mark -> whether the box is still where it was in the marked picture.
         resamples: of the bootstrap.
         seed: of the bootstrap.
@@ -103,7 +106,7 @@ def visual_prompt_study(
             image if mark is None else mark(image, region) for image, region in zip(images, regions, strict=True)
         ]
         there = boxes if boxes is not None and keeps_place(name) else None
-        features, attention = _encoded(model, images, pictures, there, batch_size)
+        features, attention = _encoded(model, images, pictures, there, layer, batch_size)
         for suffix in ["", *[text for own, text in (suffixes or {}).items() if own == name]]:
             rows = model.encode_text([_filled(class_texts[c], suffix) for c in names], normalize=True)
             logits = model.scale() * functional.normalize(features, dim=-1).to(rows) @ rows.T
@@ -137,7 +140,12 @@ def _check(
 
 @torch.no_grad()
 def _encoded(
-    model: ImageTextModel, images: Sequence[Any], pictures: Sequence[Any], boxes: Tensor | None, batch_size: int
+    model: ImageTextModel,
+    images: Sequence[Any],
+    pictures: Sequence[Any],
+    boxes: Tensor | None,
+    layer: int,
+    batch_size: int,
 ) -> tuple[Tensor, float]:
     """Features of the pictures, and the mean attention inside the boxes of the images where there are boxes."""
     own = replace(model.preprocess, resize_mode="squash")
@@ -148,23 +156,23 @@ def _encoded(
         if boxes is None:
             parts.append(model.encode_pixels(pixels))
             continue
-        features, mass = _attention(model, pixels, images[chunk], boxes[chunk])
+        features, mass = _attention(model, pixels, images[chunk], boxes[chunk], layer)
         parts.append(features)
         masses.append(mass)
     return torch.cat(parts), float(torch.cat(masses).mean()) if masses else float("nan")
 
 
 def _attention(
-    model: ImageTextModel, pixels: Tensor, images: Sequence[Any], boxes: Tensor, **bias: Any
+    model: ImageTextModel, pixels: Tensor, images: Sequence[Any], boxes: Tensor, layer: int, **bias: Any
 ) -> tuple[Tensor, Tensor]:
     from binderclip.data import open_image
     from binderclip.models.trace import Record, Site, trace
 
     sizes = [image.shape[:2] if isinstance(image, np.ndarray) else open_image(image).size[::-1] for image in images]
     tower = model.image_tower
-    seen = trace(tower, pixels, record=Record("attn", layers=[-1]), **bias)
+    seen = trace(tower, pixels, record=Record("attn", layers=[layer]), **bias)
     shares = torch.stack([box_coverage(box, size, seen.grid) for box, size in zip(boxes, sizes, strict=True)])
-    mass = attention_mass(seen.value(Site("attn", -1)), shares, prefix=tower.prefix)
+    mass = attention_mass(seen.value(Site("attn", layer)), shares, prefix=tower.prefix)
     return seen.embedding.float(), mass.cpu()
 
 
@@ -220,15 +228,17 @@ def attention_in_region(
     images: Sequence[Any],
     boxes: Float[Tensor, "N 4"] | Sequence[Sequence[float]],
     *,
+    layer: int = -1,
     batch_size: int = 64,
     **bias: Any,
 ) -> Float[Tensor, "N"]:
-    """How much of the class token's attention in the last block lies inside each image's box.
+    """How much of the class token's attention in a block lies inside each image's box.
 
     Args:
         model: with a class token.
         images: N pictures, anything `data.open_image` takes; stretched to the model's input.
         boxes: (x0, y0, x1, y1), one an image, in its pixels.
+        layer: the block; the paper takes the last.
         batch_size: pictures at once.
         bias: `attn_bias` and `bias_blocks` of `models.trace`, the same for all images.
 
@@ -248,7 +258,7 @@ def attention_in_region(
     parts = []
     for start in range(0, len(images), batch_size):
         chunk = slice(start, start + batch_size)
-        parts.append(_attention(model, own(images[chunk]), images[chunk], rows[chunk], **bias)[1])
+        parts.append(_attention(model, own(images[chunk]), images[chunk], rows[chunk], layer, **bias)[1])
     return torch.cat(parts)
 
 

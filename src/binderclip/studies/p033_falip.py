@@ -185,6 +185,7 @@ STUDY = Study(
     draw=draw,
     stand_in=(
         "`small` (four blocks, 8 x 8 patches) instead of CLIP ViT-B/16 with twelve",
+        "a last block that attends uniformly by construction, where the bias makes a weighted mean of patches",
         "composite clip-art scenes with exact boxes instead of RefCOCO and point clouds",
     ),
 )
