@@ -104,6 +104,11 @@ def test_the_rules_differ(model: ImageTextModel) -> None:
         assert all(np.abs(a - b).max() > 1e-4 for b in logits[:i])
     still = GLAD(model, rule="steer", rho=0.0, **SETTINGS).fit(x, y).decision_function(x)
     np.testing.assert_allclose(still, logits[-1], rtol=1e-3, atol=3e-3)
+    cosines = [GLAD(model, rho=rho, **SETTINGS).fit(x, y).cosine_ for rho in (0.0, 0.05, 0.5)]
+    assert cosines[0] == pytest.approx(1, abs=1e-4)
+    assert cosines[0] > cosines[1] > cosines[2]
+    with pytest.raises(UsageError, match="rule 'swap' is unknown"):
+        GLAD(model, rule="swap", **SETTINGS).fit(x, y)
 
 
 @pytest.mark.parametrize("kind", [LoRATuning, GLAD])

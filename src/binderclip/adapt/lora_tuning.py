@@ -299,8 +299,17 @@ class GLAD(LoRATuning):
         strength: how much, in [0, 1].
         keep_norm: the steered gradient has the length of the plain one.
 
+    Attributes:
+        cosine_: mean cosine of the two gradients over the steps; near 1 there was little to steer by.
+        adapter_, coef_: as in `LoRATuning`.
+
+    Raises:
+        UsageError: a wrong `rho`, `rule` or `strength`, and as `LoRATuning`.
+
     Paper: GLAD: Generalizable Tuning for Vision-Language Models (arXiv 2507.13089).
     """
+
+    cosine_: float
 
     def __init__(
         self,
@@ -335,6 +344,13 @@ class GLAD(LoRATuning):
         )  # fmt: skip
         self.rho, self.rule, self.strength, self.keep_norm = rho, rule, strength, keep_norm
 
+    def _fit(self, views: Float[Tensor, "N V 3 H W"], targets: Int[Tensor, "N"]) -> None:
+        self._rule = SteerBySharpness(self.rho, self.rule, self.strength, self.keep_norm)
+        try:
+            super()._fit(views, targets)
+            self.cosine_ = float(self._rule.mean_cosine)
+        finally:
+            del self._rule
+
     def _training(self) -> Training:
-        rule = SteerBySharpness(self.rho, self.rule, self.strength, self.keep_norm)
-        return replace(super()._training(), rule=rule)
+        return replace(super()._training(), rule=self._rule)
