@@ -90,7 +90,8 @@ class PromptLearning(ModelHead):
         names: what the prompt calls each class: by label, or in the order of the sorted labels; None: the labels.
         n_ctx: vectors a context.
         n_prompts: contexts.
-        init: words that the first context begins as, such as "a photo of a" (or a text for each); None: random.
+        init: words that the first context begins as (or a text for each); None: random, as in the paper's tables, which
+            needs several times the epochs.
         position: of the name: `end`, `middle` or `front`.
         class_specific: own vectors for each class; then there is no `classifier_for` other classes.
         loss: `joint` or `per-prompt` (contexts trained each for itself, averaged afterwards).
@@ -131,7 +132,7 @@ class PromptLearning(ModelHead):
         names: Mapping[Any, str] | Sequence[str] | None = None,
         n_ctx: int = 4,
         n_prompts: int = 1,
-        init: str | Sequence[str] | None = None,
+        init: str | Sequence[str] | None = "a photo of a",
         position: Position = "end",
         class_specific: bool = False,
         loss: Literal["joint", "per-prompt"] = "joint",
