@@ -11,6 +11,7 @@ from PIL import Image
 
 from binderclip.adapt import Crop, Outline, Region
 from binderclip.cli.marks import encode_marked, parse_mark
+from binderclip.data import scenes, vocabulary
 from binderclip.errors import UsageError
 from binderclip.models import build
 
@@ -48,3 +49,39 @@ def test_the_marked_pictures_are_encoded_and_bad_ones_reported(tmp_path: Path) -
         expected = model.encode_image([edit(pictures[name], region) for name in ("a.png", "c.png")])
         assert torch.allclose(found.features, expected, atol=1e-5)
     assert len(encode_marked(model, paths[1:3], (Crop(), region)).features) == 0
+
+
+def test_classify_names_what_the_box_shows(command, tmp_path: Path) -> None:
+    words = vocabulary("scenes15", split="test").only(("cat", "house", "cloud", "flower", "tree"))
+    batch = scenes(8, 1, 256, vocabulary=words, objects=3, area=(0.06, 0.12), occlusion=0.0, background="plain")
+    pixels = (batch.images[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "scene.png")
+    found = []
+    for box in batch.boxes[0].int().tolist():
+        place = ",".join(map(str, box))
+        words = (
+            "classify",
+            tmp_path / "scene.png",
+            "-l",
+            "cat,house,cloud,flower,tree",
+            "--mark",
+            "crop",
+            "--box",
+            place,
+        )
+        found.append(command(*words, "--json").json()["images"][0]["labels"][0]["label"])
+    assert sum(a == b for a, b in zip(found, batch.names[0], strict=True)) >= 2
+
+
+def test_marks_go_with_pools_but_not_with_views(command, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    base = ("classify", tmp_path / "red.png", "-l", "cat,dog", "--mark", "blur", "--box", "4,4,30,30")
+    pooled = command(*base, "--pool", "max", "--json").json()
+    assert sum(label["prob"] for label in pooled["images"][0]["labels"]) == pytest.approx(1, abs=1e-4)
+    for more, said in (
+        (("--views", "tiles"), "leave out --views"), (("--mark", "star"), "--mark 'star' is unknown"),
+        (("--box", "90,90,99,99"), "outside the image"),
+    ):  # fmt: skip
+        done = command(*base, *more)
+        assert done.code in (1, 2)
+        assert said in done.err.replace("\n", " ")

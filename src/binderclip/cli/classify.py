@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from binderclip.cli.inputs import Images, find_images, picture_path
+from binderclip.cli.marks import Mark, MarkBox, encode_marked, parse_mark
 from binderclip.cli.options import LABELS, MODEL, BatchSize, Device, Dtype, Json, parse_labels
 from binderclip.cli.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.zero_shot import (
@@ -23,6 +24,9 @@ from binderclip.cli.zero_shot import (
     parse_zero_shot,
 )
 from binderclip.errors import UsageError
+
+if TYPE_CHECKING:
+    from binderclip.adapt import Edit, Region
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ def classify(
     context: Context = None,
     views: ViewsName = "whole",
     crop_from: CropFrom = None,
+    mark: Mark = None,
+    box: MarkBox = None,
     top: Annotated[int, typer.Option(min=1, help="Labels to show for each image.")] = 3,
     picture: Annotated[
         str | None, typer.Option("--picture", help="Also save a sheet of the images with their labels to this PNG.")
@@ -70,6 +76,8 @@ def classify(
 
         binderclip classify street/ -l car,bicycle,bus --views crops
 
+        binderclip classify shelf.jpg -l apple,clock,cat --mark blur --box 20,10,120,90
+
         binderclip classify new/ --head adapt
 
     A file that cannot be read is left out and named; the others are done.
@@ -81,6 +89,9 @@ def classify(
     if head is not None and any(value is not None for value in given.values()):
         name = next(name for name, value in given.items() if value is not None)
         raise UsageError(f"{name} is about texts and does not go with --head, which has learned its classes")
+    marked = parse_mark(mark, box)
+    if marked and (head is not None or views != "whole" or crop_from is not None):
+        raise UsageError("--mark shows one picture of each image to labels: leave out --views, --crop-from and --head")
     names = None if labels is None else parse_labels(labels)
     found = find_images(images)
     sheet = picture_path(picture) if picture else None
@@ -98,7 +109,7 @@ def classify(
             views=views,
             crop_from=crop_from,
         )
-        answers = _by_labels(options, found.paths, top, model=model or "small", **running)
+        answers = _by_labels(options, found.paths, top, marked, model=model or "small", **running)
     _show(answers, top, json)
     if sheet and answers.rows:
         from binderclip.cli.sheet import contact_sheet
@@ -112,18 +123,22 @@ def classify(
 
 
 def _by_labels(
-    options: ZeroShotOptions, paths: list[Path], top: int, *, model: str, device: str, dtype: str, batch_size: int
-) -> _Answers:
+    options: ZeroShotOptions, paths: list[Path], top: int, mark: tuple[Edit, Region] | None, *, model: str, device: str,
+    dtype: str, batch_size: int,
+) -> _Answers:  # fmt: skip
     from binderclip.models import load
 
     names = options.names
     clip = load(model, device=device, dtype=dtype)
     if options.plain:
         bank = clip.text_bank(names, options.templates or "simple")
-        encoded = clip.encode_files(paths, batch_size=batch_size)
+        if mark is None:
+            encoded = clip.encode_files(paths, batch_size=batch_size)
+        else:
+            encoded = encode_marked(clip, paths, mark, batch_size=batch_size)
         probs = clip.classify_features(encoded.features, bank).probs
     else:
-        encoded, probs = classify_views(clip, options, paths, batch_size=batch_size)
+        encoded, probs = classify_views(clip, options, paths, mark=mark, batch_size=batch_size)
     order = probs.argsort(dim=-1, descending=True)[:, :top]
     rows = [
         (path, [(names[c], float(probs[row, c])) for c in order[row].tolist()])

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from binderclip.cli.boxes import COLUMNS
+from binderclip.cli.marks import encode_marked
 from binderclip.cli.output import note
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from binderclip.adapt import Views, ZeroShotClassifier
+    from binderclip.adapt import Edit, Region, Views, ZeroShotClassifier
     from binderclip.models import EncodedImages, ImageTextModel, TextBank
 
 Templates = Annotated[
@@ -171,9 +172,22 @@ def build_classifier(clip: ImageTextModel, options: ZeroShotOptions) -> ZeroShot
 
 
 def classify_views(
-    clip: ImageTextModel, options: ZeroShotOptions, paths: Sequence[Path], *, batch_size: int = 64
+    clip: ImageTextModel,
+    options: ZeroShotOptions,
+    paths: Sequence[Path],
+    *,
+    mark: tuple[Edit, Region] | None = None,
+    batch_size: int = 64,
 ) -> tuple[EncodedImages, Tensor]:
-    """Encode what is to be seen of each image, and the probabilities (N, C) of the labels."""
+    """Encode what is to be seen of each image, and the probabilities (N, C) of the labels.
+
+    Args:
+        clip: encodes.
+        options: what the user asked for.
+        paths: of the images.
+        mark: drawn on each image first; then it is seen whole.
+        batch_size: images at once.
+    """
     import torch
 
     from binderclip.adapt import POOLS
@@ -181,7 +195,10 @@ def classify_views(
 
     classifier = build_classifier(clip, options)
     extra = {} if options.boxes is None else {"boxes": match_boxes(paths, options.boxes)}
-    encoded = classifier.encode(clip, list(paths), batch_size=batch_size, on_error="skip", **extra)
+    if mark is not None:
+        encoded = encode_marked(clip, paths, mark, batch_size=batch_size)
+    else:
+        encoded = classifier.encode(clip, list(paths), batch_size=batch_size, on_error="skip", **extra)
     if not len(encoded):
         return encoded, torch.zeros(0, len(options.names))
     with torch.no_grad():
