@@ -1,4 +1,4 @@
-"""APE and APE-T of p176 (arXiv 2304.01195): loops over pairs and examples, Tip-Adapter as limit, the published update."""
+"""APE and APE-T of p176 (arXiv 2304.01195): loops over pairs and examples, Tip-Adapter as limit, its update."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ProLIP of p043 (arXiv 2410.05270): the model with its projection replaced, plain loops, finite differences, limits."""
+"""ProLIP of p043 (arXiv 2410.05270): the model with its projection changed, loops, finite differences, limits."""
 
 from __future__ import annotations
 

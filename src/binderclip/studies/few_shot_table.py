@@ -32,7 +32,7 @@ SETS = ("OpenMoji", "clip art", "Fashion-MNIST", "digits")
 GUESSING = "Guessing: 0.11 (OpenMoji), 0.14 (clip art), 0.10 (Fashion-MNIST and digits)."
 
 # One grid for every cache, wide enough that none is cut short.
-CACHE = {"alphas": tuple(np.geomspace(0.1, 300.0, 15)), "betas": tuple(np.geomspace(0.1, 100.0, 15))}
+CACHE: dict[str, Any] = {"alphas": tuple(np.geomspace(0.1, 300.0, 15)), "betas": tuple(np.geomspace(0.1, 100.0, 15))}
 GAMMAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 
 
@@ -47,6 +47,15 @@ class Cell:
 
 Maker = Callable[[FewShotSet], Any]
 
+
+@cache
+def projection_of_small() -> Any:
+    """P0 and bias of the bundled `small`."""
+    from binderclip.models import load
+
+    return affine_map(load("small").image_tower)
+
+
 HEADS: dict[str, Maker] = {
     "zero-shot": lambda data: ZeroShotClassifier(data.bank),
     "linear probe": lambda data: LinearProbe(),
@@ -57,16 +66,9 @@ HEADS: dict[str, Maker] = {
     "GDA": lambda data: GaussianHead(data.bank),
     "APE": lambda data: APE(data.bank, **CACHE, gammas=GAMMAS),
     "APE-T": lambda data: APETuned(data.bank, **CACHE),
-    "ProLIP": lambda data: ProLIP(data.bank, projection=_projection(), lr=1e-3),
+    "ProLIP": lambda data: ProLIP(data.bank, projection=projection_of_small(), lr=1e-3),
 }
 """Heads by the name a table shows; a study may add its own."""
-
-
-@cache
-def _projection() -> Any:
-    from binderclip.models import load
-
-    return affine_map(load("small").image_tower)
 
 
 _measured: dict[tuple[str, str, int, int, bool], Cell] = {}

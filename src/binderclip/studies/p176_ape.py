@@ -14,6 +14,7 @@ from binderclip.studies.few_shot_table import (
     HEADS,
     SETS,
     SHOTS,
+    Maker,
     accuracy_rows,
     cell,
     mean_accuracy,
@@ -26,16 +27,21 @@ if TYPE_CHECKING:
 
 COMPARED = ("zero-shot", "Tip-Adapter", "APE", "Tip-Adapter-F", "APE-T")
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
-OWN = {
+
+
+def _share(share: float) -> str:
+    return f"APE, {share:.0%} of the channels"
+
+
+def _pruned(share: float) -> Maker:
+    return lambda data: APE(data.bank, **CACHE, gammas=GAMMAS, channels=share)
+
+
+OWN: dict[str, Maker] = {
     **HEADS,
     "APE, authors' grid": lambda data: APE(data.bank),
     "APE, gamma 0": lambda data: APE(data.bank, **CACHE, gammas=(0.0,)),
-    **{
-        f"APE, {share:.0%} of the channels": lambda data, share=share: APE(
-            data.bank, **CACHE, gammas=GAMMAS, channels=share
-        )
-        for share in SHARES
-    },
+    **{_share(share): _pruned(share) for share in SHARES},
 }
 
 
@@ -51,10 +57,6 @@ def measure(seed: int) -> list[Row]:
         for head in COMPARED[1:]:
             rows.append(Row("fit with tuning (CPU s)", head, cell(name, head, 16, seed).seconds, setting(name, 16)))
     return rows
-
-
-def _share(share: float) -> str:
-    return f"APE, {share:.0%} of the channels"
 
 
 def _compare(table: Table, ours: str, theirs: str) -> tuple[bool, str]:
