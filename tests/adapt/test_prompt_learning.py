@@ -107,7 +107,7 @@ def test_training_is_the_loop_by_hand(model: ImageTextModel, prompts: int, loss:
     x, y = toy()
     options = {"n_ctx": 2, "epochs": 8, "lr": 0.05, "batch_size": 12, "scale": SCALE, "seed": 5}
     kind = PromptLearning if prompts == 1 else ECO
-    head = kind(model, n_prompts=prompts, loss=loss, **options).fit(x, y)
+    head = kind(model, n_prompts=prompts, loss=loss, init=None, **options).fit(x, y)
     begin = start(model, 2, prompts, None, 5)
     hand = ByHand(model, list(begin.weight.detach()), begin.unit)
     rows = hand.train(x, torch.arange(3).repeat_interleave(4), 8, 0.05, joint if loss == "joint" else separate)
