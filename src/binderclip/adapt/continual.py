@@ -35,6 +35,9 @@ class ContinualZeroShot(FeatureClassifier):
         UsageError: a name that arrives twice or has no text, or a task without a name.
     """
 
+    coef_: np.ndarray
+    scale_: float
+
     def __init__(
         self, texts: Any | Callable[[list[str]], Any], *, scale: float | None = None, prototype: str = "mean-unit"
     ) -> None:

@@ -34,10 +34,12 @@ AT_ONCE = 64
 class Views(Protocol):
     """Pictures of an image, view 0 first, and the rule that merges what they score."""
 
-    def features(
-        self, model: ImageTextModel, images: Any, names: Sequence[str], score: Score, **options: Any
-    ) -> EncodedImages:
-        """Raw features (N, V, d) of the views of each image; `score` is for views that look at the image first."""
+    @property
+    def features(self) -> Callable[..., EncodedImages]:
+        """(model, images, names, score, **options) -> raw features (N, V, d) of the views of each image.
+
+        `names` and `score` are the classifier's, for views that look at the image first.
+        """
         ...
 
     def merge(self, x: Float[Tensor, "N *V d"], score: Score) -> Terms:
@@ -126,9 +128,8 @@ class Tiles(_Cropping):
         if self.n == 1:
             return [(0, 0, *size)]
         w, h = (max(1, side // self.n) for side in size)
-        return [(0, 0, *size)] + [
-            (x * w, y * h, (x + 1) * w, (y + 1) * h) for y in range(self.n) for x in range(self.n)
-        ]
+        tiles: list[Box] = [(x * w, y * h, (x + 1) * w, (y + 1) * h) for y in range(self.n) for x in range(self.n)]
+        return [(0, 0, *size), *tiles]
 
     def merge(self, x: Float[Tensor, "N *V d"], score: Score) -> Terms:
         """Terms of the mean or the best view."""

@@ -37,7 +37,7 @@ def text_detector(
 ) -> Detector:
     """A callable (image, texts) -> (boxes, scores) that guided cropping and others can use.
 
-    `patches` boxes the connected regions where patch features agree with a text; `windows` scores windows of a few
+    `patches` boxes the connected region where patch features agree with a text; `windows` scores windows of a few
     sizes, half a window apart: slower, for towers that cannot be opened. Scores are cosines with the text minus the
     mean cosine with the background texts. Any callable of the same form, such as OWL-ViT behind a function, takes its
     place. Paper: Zero-Shot Visual Classification with Guided Cropping (arXiv 2309.06581).
@@ -100,7 +100,9 @@ def window_boxes(size: tuple[int, int], scales: Sequence[float]) -> Float[Tensor
 def region_boxes(
     scores: Float[Tensor, "h w T"], size: tuple[int, int], threshold: float = 1.0
 ) -> tuple[Float[Tensor, "B 4"], Float[Tensor, "B T"]]:
-    """The connected regions of each text's map above its mean plus `threshold` standard deviations, as boxes.
+    """The region of each text: where its map is above its mean plus `threshold` standard deviations, connected.
+
+    Of several regions the one with most excess over the mean is kept: a single bright patch is no object.
 
     Args:
         scores: one map a text on a grid.
@@ -108,7 +110,7 @@ def region_boxes(
         threshold: how far above the mean.
 
     Returns:
-        Boxes in pixels, and the mean score of every text inside each region.
+        One box a text in pixels, and the mean score of every text inside it.
     """
     h, w = scores.shape[:2]
     maps = scores.double().cpu().numpy()
@@ -116,10 +118,11 @@ def region_boxes(
     for t in range(maps.shape[-1]):
         one = maps[..., t]
         regions, count = ndimage.label(one >= min(one.mean() + threshold * one.std(), one.max()))
-        for number, place in enumerate(ndimage.find_objects(regions, count), start=1):
-            ys, xs = place
-            boxes.append((xs.start / w, ys.start / h, xs.stop / w, ys.stop / h))
-            rows.append(maps[regions == number].mean(axis=0))
+        excess = ndimage.sum_labels(one - one.mean(), regions, range(1, count + 1))
+        number = 1 + int(np.argmax(excess))
+        ys, xs = ndimage.find_objects(regions, count)[number - 1]
+        boxes.append((xs.start / w, ys.start / h, xs.stop / w, ys.stop / h))
+        rows.append(maps[regions == number].mean(axis=0))
     scale = torch.tensor([size[0], size[1], size[0], size[1]], dtype=torch.float32)
     return torch.tensor(boxes, dtype=torch.float32) * scale, torch.from_numpy(np.stack(rows)).float()
 

@@ -47,6 +47,7 @@ class LinearLearner:
     def __init__(self, replay: int = 0, joint: bool = False, seed: int = 0) -> None:
         self.replay, self.joint, self.rng = replay, joint, np.random.default_rng(seed)
         self.names: list[str] = []
+        self.weight = torch.zeros(0, 0)
         self.kept: list[tuple[Tensor, Tensor]] = []
 
     def partial_fit(self, X: Any, y: Any, classes: Sequence[str]) -> LinearLearner:
