@@ -11,7 +11,8 @@ from torch import Tensor
 
 from binderclip.adapt import GuidedCrops, ZeroShotClassifier
 from binderclip.adapt.views import encode_crops
-from binderclip.data import scenes, vocabulary
+from binderclip.data import vocabulary
+from binderclip.data.scenes import scenes
 from binderclip.segment import text_detector
 from binderclip.studies.report import lines_of
 from binderclip.studies.study import Criterion, Row, Study, Table
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RATIOS = (0.02, 0.05, 0.1, 0.2, 0.4)
-EACH = 30
+EACH = 24
 METHODS = ("whole image", "guided, margin 0.25", "guided, five margins", "random crops", "true box, five margins")
 
 
@@ -139,8 +140,8 @@ def draw(table: Table, figure: Figure) -> None:
     axes[1].set(title="Gain", ylabel="points over the whole image")
     lines_of(axes[2], table, "box holds the object's centre", settings, list(RATIOS), ["detector"])
     axes[2].plot(RATIOS, RATIOS, color="grey", linestyle=":", label="a box of the object's size, anywhere")
-    axes[2].set(title="Detector", ylabel="box holds the object's centre", ylim=(0, 1))
-    axes[2].legend(fontsize=8, loc="lower right")
+    axes[2].set(title="Detector", ylabel="box holds the object's centre", ylim=(0, 1.3))
+    axes[2].legend(fontsize=8, loc="upper left")
     for ax in axes:
         ax.set_xscale("log")
         ax.set_xticks(RATIOS, [f"{r:g}" for r in RATIOS])
@@ -153,9 +154,10 @@ STUDY = Study(
     claim="Cropping to the box that a text-driven detector finds for the likeliest classes helps a zero-shot "
     "classifier, most where objects are small.",
     protocol="Scenes of 256 px with one cut-out of the validation and test pictures on a photograph or texture, at "
-    "five sizes, 30 scenes a size and seed; `small` at 128 px with 15 names, three templates. The detector boxes "
+    "five sizes, 24 scenes a size and seed; `small` at 128 px with 15 names, three templates. The detector boxes "
     "where patch features of the same model agree with a name. Five first candidates, five margins, features "
-    "averaged: the defaults, nothing tuned.",
+    "averaged: the defaults, nothing tuned; one trial run of another seed, after which the detector kept one region a "
+    "text.",
     baseline="The whole image; five random square crops, restricted to the same candidates.",
     lower_bound="Guessing: 0.07.",
     upper_bound="The true box; and the share of scenes whose class is among the first five.",

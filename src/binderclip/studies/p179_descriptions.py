@@ -18,7 +18,8 @@ from binderclip.adapt import (
     ZeroShotClassifier,
     shipped_descriptions,
 )
-from binderclip.data import Vocabulary, scenes, vocabulary
+from binderclip.data import Vocabulary, vocabulary
+from binderclip.data.scenes import scenes
 from binderclip.studies.features import tensor_features
 from binderclip.studies.study import Criterion, Row, Study, Table
 from binderclip.studies.threads import one_thread
@@ -36,7 +37,7 @@ def _parts() -> tuple[Any, Vocabulary, Vocabulary]:
     """The model, and the cut-outs of the twenty animals for training and for testing: no drawing is in both."""
     from binderclip.models import load
 
-    aliases = {name: (name,) for name in shipped_descriptions()["animals"].classes}
+    aliases: dict[str, tuple[str, ...]] = {name: (name,) for name in shipped_descriptions()["animals"].classes}
     aliases |= {"chicken": ("chicken", "hen", "rooster"), "cat": ("cat", "kitten"), "rabbit": ("rabbit", "bunny")}
     whole = vocabulary(aliases, split="all")
     odd = np.zeros(len(whole.owner), bool)
@@ -140,7 +141,7 @@ def _with_rows(adapter: CLIPAdapter, classifier: Any) -> Any:
 
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
-    clip, shown, hidden = _parts()
+    _, shown, hidden = _parts()
     train, test = _pictures(shown, SHOTS, seed, "train"), _pictures(hidden, TEST, seed, "test")
     with one_thread():
         return _zero_shot(*test, list(hidden.names)) + _few_shot(train, test, seed)
@@ -195,7 +196,7 @@ STUDY = Study(
     protocol="Twenty animals, one large on a photograph, texture or plain colour at 128 px; the drawings of training "
     "and test scenes differ. Six hand-written sentences an animal, about the same six attributes. Zero-shot on all "
     "twenty; then 4 shots of a random half (base), tested on base and on the other half (new). Defaults of every "
-    "head, nothing tuned.",
+    "head, nothing tuned; one trial run of another seed.",
     baseline="The name in a template, five templates, sentences of another animal under the right name; CLIP-Adapter "
     "and CoOp.",
     lower_bound="Guessing: 0.05 (20 animals), 0.1 (10).",
@@ -208,7 +209,7 @@ STUDY = Study(
         Criterion("its attention is not uniform", _attends),
     ),
     draw=draw,
-    seeds=(0, 1, 2, 3, 4),
+    seeds=(0, 1, 2),
     stand_in=(
         "`small`, which saw part of the drawings under their names, instead of CLIP ViT-B/16",
         "hand-written sentences instead of GPT-4's",
