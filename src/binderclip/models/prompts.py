@@ -123,7 +123,8 @@ class PromptContext(nn.Module):
             ids = words_of(model, text)
             if not 1 <= len(ids) <= self.n_ctx:
                 raise UsageError(
-                    f"init {text!r} has {len(ids)} tokens, which do not fit n_ctx={self.n_ctx}: use n_ctx={len(ids)}, or init=None"
+                    f"init {text!r} has {len(ids)} tokens, which do not fit n_ctx={self.n_ctx}: use "
+                    f"n_ctx={len(ids)}, or init=None"
                 )
             context[index] = 0
             with torch.no_grad():
