@@ -138,7 +138,7 @@ STUDY = Study(
     "beta (APE with seven gammas); half the channels; weights, learning rate and epochs (200) as the authors set them "
     "for their ten-class set; the trained caches keep the epoch that is best on validation, as theirs do. The grid's "
     "range was chosen in trials on seeds 100 and 101, which are not used here. A first run of this study kept the last "
-    "epoch (APE-T 0.689, Tip-Adapter-F 0.678 at 16 shots); the rule was fixed before it.",
+    "epoch (APE-T 0.689, Tip-Adapter-F 0.678 at 16 shots) and its verdict was 'not shown'; the rule was fixed before.",
     baseline="Tip-Adapter (all channels, no weights), Tip-Adapter-F, zero-shot.",
     lower_bound=GUESSING,
     upper_bound="",

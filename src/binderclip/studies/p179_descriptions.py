@@ -196,7 +196,7 @@ STUDY = Study(
     protocol="Twenty animals, one large on a photograph, texture or plain colour at 128 px; the drawings of training "
     "and test scenes differ. Six hand-written sentences an animal, about the same six attributes. Zero-shot on all "
     "twenty; then 4 shots of a random half (base), tested on base and on the other half (new). Defaults of every "
-    "head, nothing tuned; one trial run of another seed.",
+    "head, nothing tuned; one trial run of another seed, after which five seeds became three, for time.",
     baseline="The name in a template, five templates, sentences of another animal under the right name; CLIP-Adapter "
     "and CoOp.",
     lower_bound="Guessing: 0.05 (20 animals), 0.1 (10).",
