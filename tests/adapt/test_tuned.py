@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from binderclip.adapt import Training, Tunable, TunedHead, by_epoch, train_tunable
-from binderclip.adapt.tuned import _Batches
+from binderclip.adapt.tuned import OutOfTime, _Batches, stop_training_at
 from binderclip.errors import UsageError
 
 
@@ -181,3 +182,12 @@ def test_bad_training_is_named(training: Training, words: str) -> None:
 def test_a_module_without_parameters_is_refused() -> None:
     with pytest.raises(UsageError, match="no parameters to train"):
         train_tunable(Tunable(), torch.randn(6, 1, 4), torch.zeros(6, dtype=torch.long), Training(lr=0.1, epochs=1))
+
+
+def test_training_stops_when_its_time_is_up_and_only_inside_the_block() -> None:
+    x, y = toy()
+    with stop_training_at(time.monotonic() - 1), pytest.raises(OutOfTime, match="stopped after 1 steps"):
+        SoftmaxHead(steps=50).fit(x, y)
+    with stop_training_at(time.monotonic() + 600):
+        inside = SoftmaxHead(steps=5).fit(x, y)
+    assert torch.equal(inside.weight_, SoftmaxHead(steps=5).fit(x, y).weight_)

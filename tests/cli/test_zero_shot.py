@@ -116,7 +116,7 @@ def test_mistakes_are_told_before_a_model_is_loaded(command: Command, pictures: 
 
 
 def test_descriptions_shows_a_shipped_set_and_writes_files(program: Command, tmp_path: Path) -> None:
-    shown = program("descriptions", "digits")
+    shown = program("descriptions", "digits", COLUMNS="250")
     assert "zero" in shown.out
     assert "two loops, one above the other" in shown.out
     done = program("descriptions", "animals", "--out", "a.json", cwd=tmp_path)

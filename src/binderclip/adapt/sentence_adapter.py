@@ -82,7 +82,8 @@ class SentenceAttentionAdapter(TunedHead):
     `classifier_for` gives a classifier of classes without any image. Only the block is trained.
 
     Args:
-        text_prior: `TextBank` of class -> visual sentences (`read_descriptions`, `write_descriptions`).
+        text_prior: `TextBank` of class -> visual sentences (`read_descriptions`, `write_descriptions`), or a
+            `ZeroShotClassifier` on one.
         scale: factor on the cosines; None: the bank's own.
         kind: `attention`, or one of the paper's baselines `linear` and `linear-residual` on the mean sentence.
         ratio: share of what is learned, in [0, 1]; with `attention` 0 leaves the normalised sentences.
@@ -131,13 +132,14 @@ class SentenceAttentionAdapter(TunedHead):
         return [name for name in super()._get_param_names() if name != "classes"]
 
     def _module(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> Tunable:
-        if not hasattr(self.text_prior, "owner"):
+        bank = getattr(self.text_prior, "bank", self.text_prior)
+        if not hasattr(bank, "owner"):
             raise UsageError("text_prior must be a TextBank of class -> sentences: model.text_bank({...})")
         if self.kind not in get_args(Kind):
             raise UsageError(f"kind {self.kind!r} is unknown: one of {', '.join(get_args(Kind))}")
         if not 0 <= self.ratio <= 1:
             raise UsageError(f"ratio must be in [0, 1], not {self.ratio}")
-        a, mask = raw_sentences(self.text_prior.align([str(name) for name in self.classes_.tolist()]))
+        a, mask = raw_sentences(bank.align([str(name) for name in self.classes_.tolist()]))
         return _SentenceModule(SentenceAttention(a.shape[-1], self.kind, self.ratio), a, mask, self.scale_)
 
     def _training(self) -> Training:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,10 +16,41 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from binderclip.adapt.head import FewShotHead
-from binderclip.errors import UsageError
+from binderclip.errors import BinderclipError, UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.fit.optimizers import OptimizerLike
 from binderclip.optim import GradientRule
+
+
+class OutOfTime(BinderclipError):
+    """Training was stopped by `stop_training_at`; the head is not fitted."""
+
+
+_DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
+
+
+@contextmanager
+def stop_training_at(when: float) -> Iterator[None]:
+    """Let every `TunedHead` that is still training at that time raise `OutOfTime`, looked at after each step.
+
+    Args:
+        when: on the clock of `time.monotonic()`.
+    """
+    token = _DEADLINE.set(when)
+    try:
+        yield
+    finally:
+        _DEADLINE.reset(token)
+
+
+def _look_at_the_clock(step: int) -> None:
+    deadline = _DEADLINE.get()
+    if deadline is not None and time.monotonic() > deadline:
+        raise OutOfTime(f"training stopped after {step} steps: its time is up")
+
+
+class _Clock:
+    after_step = staticmethod(_look_at_the_clock)
 
 
 class Tunable(nn.Module):
@@ -213,7 +247,7 @@ def train_tunable(
                 floor=training.floor,
                 grad_transform=training.grad_transform,
                 ema=training.ema(module) if callable(training.ema) else training.ema,
-                callbacks=[*training.callbacks, *([] if best is None else [best])],
+                callbacks=[*training.callbacks, _Clock(), *([] if best is None else [best])],
                 module=module,
             )
             if best is not None:

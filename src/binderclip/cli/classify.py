@@ -109,7 +109,7 @@ def classify(
             views=views,
             crop_from=crop_from,
         )
-        answers = _by_labels(options, found.paths, top, marked, model=model or "small", **running)
+        answers = _by_labels(options, found.paths, top, marked, model="small" if model is None else model, **running)
     _show(answers, top, json)
     if sheet and answers.rows:
         from binderclip.cli.sheet import contact_sheet

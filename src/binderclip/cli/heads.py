@@ -70,7 +70,7 @@ def answers_of(
     from binderclip.adapt import OneVsRest, head_model, load_head
     from binderclip.models import load
 
-    name = model or head_model(folder)
+    name = head_model(folder) if model is None else model
     if not name:
         raise UsageError(f"{folder} does not say which model its head stands on: give --model")
     clip = load(name, device=device, dtype=dtype)

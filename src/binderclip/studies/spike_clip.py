@@ -67,7 +67,7 @@ PROTOCOL = (
     f"{STEPS} steps; at steps {' and '.join(map(str, DISTURBED))} the gradient is multiplied by {FACTOR:,.0f}. Only "
     "the last block of the image tower, norm, projection and logit scale train, on cached tokens (patches pooled to "
     f"2 x 2); texts are frozen, as in the model's recipe. AdaGC's warm-up takes {WARM_UP} steps, as ZClip's does. (An "
-    "undisturbed trial run with half as many pairs learned them by heart; nothing else was tried.)"
+    "undisturbed trial run with half as many pairs learned them by heart; nothing else was tried)."
 )
 """How it is measured, for the studies that use it."""
 

@@ -124,7 +124,10 @@ def _cells_of(job: Job, entry: Entry, draws: list[Draw], cells: Cells) -> list[C
                 # This draw's other folds, the draws to come, and the last fit.
                 return seconds * (1 + rest) * (job.folds / max(1, job.folds - 1)) <= job.left()
 
-            cell = cross_validate(entry.build, job.inputs(entry), job.names, draw, allowed)
+            # More than its share for the first of all fits: the rest would not fit into the budget either.
+            share = max(0.1, job.left() / (job.folds * len(draws)))
+            first = share if number == 0 else None
+            cell = cross_validate(entry.build, job.inputs(entry), job.names, draw, allowed, first_limit=first)
             cells.put(entry.name, draw.seed, settings, cell)
         found.append(cell)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from safetensors.torch import save
 from sklearn.base import clone
 
 from binderclip.adapt.selection.splits import folds_of
+from binderclip.adapt.tuned import OutOfTime, stop_training_at
 from binderclip.data.cache_shards import write_whole
 
 
@@ -62,7 +64,7 @@ class OverBudget(Exception):
     """The candidate would take longer than the time that is left."""
 
     def __init__(self, needed: float) -> None:
-        super().__init__(f"would need about {needed:.0f} s more")
+        super().__init__(f"would need {needed:.0f} s or more")
         self.needed = needed
 
 
@@ -102,6 +104,7 @@ def cross_validate(
     allowed: Callable[[float], bool],
     *,
     tune: bool = True,
+    first_limit: float | None = None,
 ) -> Cell:
     """Logits of every held-out picture of a draw.
 
@@ -112,6 +115,7 @@ def cross_validate(
         draw: the shots.
         allowed: asked after the first fold with the seconds that the rest of this draw would take.
         tune: search each head's own grid inside its training part.
+        first_limit: seconds after which training in the first fold is broken off; None: never.
 
     Raises:
         OverBudget: `allowed` said no.
@@ -124,10 +128,16 @@ def cross_validate(
     for number, fold in enumerate(folds):
         held = draw.fold == fold
         before = time.process_time()
-        if tune:
-            head = tuned_fit(build(draw.seed), x[~held], y[~held], draw.groups[~held], draw.seed)
-        else:
-            head = build(draw.seed).fit(x[~held], y[~held])
+        limit = start + first_limit if number == 0 and first_limit is not None else math.inf
+        with stop_training_at(limit):
+            try:
+                head = build(draw.seed)
+                if tune:
+                    head = tuned_fit(head, x[~held], y[~held], draw.groups[~held], draw.seed)
+                else:
+                    head = head.fit(x[~held], y[~held])
+            except OutOfTime as late:
+                raise OverBudget((time.monotonic() - start) * len(folds)) from late
         seconds += time.process_time() - before
         parameters = trained_parameters(head)
         place = [list(head.classes_).index(name) for name in names]

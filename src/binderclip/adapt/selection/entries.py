@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from binderclip.adapt.head import InputLevel
@@ -20,7 +21,14 @@ Cost = Literal["closed form", "trained on features", "trained through the text t
 ORDER: tuple[Cost, ...] = (
     "closed form", "trained on features", "trained through the text tower", "trained on images"
 )  # fmt: skip
-ALIASES = ("evp",)
+
+
+def catalogue() -> dict[str, Any]:
+    """Every candidate by name: `adapt.METHODS`, and what needs all sentences of a class instead of one prototype."""
+    from binderclip.adapt import METHODS, SentenceAttentionAdapter
+
+    pooled = {f"zero-shot-{pool}": partial(ZeroShotClassifier, pool=pool) for pool in ("auto", "max")}
+    return {**METHODS, **pooled, "sentence-attention": SentenceAttentionAdapter}
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Entry:
     """One candidate.
 
     Attributes:
-        name: as the table shows it; a name of `adapt.METHODS`.
+        name: as the table shows it; a name of `catalogue`.
         cost: what training it takes; cheap ones go first.
         level: what X it wants.
         build: seed -> unfitted estimator.
@@ -41,7 +49,7 @@ class Entry:
 
 
 def entries(
-    methods: str | Sequence[str], model: ImageTextModel | None, bank: TextBank | None, catalogue: dict[str, Any]
+    methods: str | Sequence[str], model: ImageTextModel | None, bank: TextBank | None, known: dict[str, Any]
 ) -> list[Entry]:
     """The candidates, cheapest first.
 
@@ -49,20 +57,20 @@ def entries(
         methods: `auto` (all but those trained on images, which take hours on a processor), `all`, or names.
         model: for heads that work through its towers.
         bank: the classes' sentences, for heads with a text prior.
-        catalogue: name -> constructor, `adapt.METHODS`.
+        known: name -> constructor, see `catalogue`.
 
     Raises:
         UsageError: an unknown or doubled name.
     """
-    wanted = list(catalogue) if methods in ("auto", "all") else [methods] if isinstance(methods, str) else list(methods)
+    wanted = list(known) if methods in ("auto", "all") else [methods] if isinstance(methods, str) else list(methods)
     for name in wanted:
-        if name not in catalogue:
-            near = get_close_matches(name, catalogue, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(catalogue)}"
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise UsageError(f"method {name!r} is unknown: {hint}")
     if len(set(wanted)) < len(wanted):
         raise UsageError(f"methods names {next(n for n in wanted if wanted.count(n) > 1)!r} more than once")
-    found = [_entry(name, catalogue[name], model, bank) for name in wanted]
+    found = [_entry(name, known[name], model, bank) for name in wanted]
     if methods == "auto":
         found = [entry for entry in found if entry.cost != "trained on images"]
     return sorted(found, key=lambda entry: ORDER.index(entry.cost))

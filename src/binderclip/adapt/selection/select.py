@@ -11,7 +11,7 @@ import numpy as np
 
 from binderclip.adapt.selection.contest import Contest, Job, hold_contest
 from binderclip.adapt.selection.encoded import encode_dataset
-from binderclip.adapt.selection.entries import entries
+from binderclip.adapt.selection.entries import catalogue, entries
 from binderclip.adapt.selection.examine import calibrate, examine, final_fit, learning_curve
 from binderclip.adapt.selection.measures import mcnemar, selection_optimism
 from binderclip.adapt.selection.result import Examined, Selection
@@ -53,7 +53,7 @@ def select_head(
         data: pictures with labels; unlabelled ones are left aside. A split named `test` is respected.
         shots: pictures a class that may be learned from, validation included; at least 2, or 1 with a single method.
         seeds: independent draws of the shots; the intervals are over them.
-        methods: `auto`, `all`, or names of `adapt.METHODS`.
+        methods: `auto`, `all`, or names of `adapt.METHODS` and `zero-shot-auto`, `zero-shot-max`.
         bank: sentences of the classes, by name; None: class names in `templates`.
         templates: as `ImageTextModel.text_bank` takes them.
         folds: of the cross-validation.
@@ -75,9 +75,7 @@ def select_head(
     began = time.monotonic()
     say = progress or (lambda line: None)
     _check(shots, seeds, folds, budget, keep, methods)
-    from binderclip.adapt import METHODS
-
-    entries(methods, None, None, METHODS)  # a wrong name is refused before any picture is encoded
+    entries(methods, None, None, catalogue())  # a wrong name is refused before any picture is encoded
     labelled, notes = _looked_at(data, shots, limit, seed)
     encoded = encode_dataset(model, labelled, progress=lambda done, of: say(f"encoding pictures: {done} of {of}"))
     kinds, targets = np.unique(labelled.labels[encoded.rows], return_inverse=True)
@@ -92,7 +90,7 @@ def select_head(
     bank = bank.align([str(name) for name in names])
     job = Job(model, labelled, encoded, names, targets, groups, began + budget, folds, say)
     found = hold_contest(
-        job, parts, entries(methods, model, bank, METHODS), shots, range(seed, seed + seeds), store, bank
+        job, parts, entries(methods, model, bank, catalogue()), shots, range(seed, seed + seeds), store, bank
     )
     return _finish(job, parts, found, shots, seeds, keep, began, notes + notes_of(job, parts))
 
