@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 CHUNK = 256
 """Pictures between two writes to the cache: what a killed run loses at the most."""
 BATCH = 16
+WORKERS = min(8, os.cpu_count() or 1)
 THUMBNAIL = 16
 
 
@@ -70,7 +72,7 @@ def encode_dataset(
     cache = FeatureCache(model.fingerprint, f"adapt, background {data.background}", root)
     names: dict[int, str] = {}
     skipped: list[tuple[str, str]] = []
-    with ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor(WORKERS) as threads:
         for row, found in enumerate(threads.map(lambda i: _hash(data, i), range(len(data)))):
             if isinstance(found, BinderclipError):
                 skipped.append((data.keys[row], str(found)))
@@ -156,7 +158,7 @@ def _encode_chunk(
             waiting.clear()
 
     # The threads go on opening pictures while the model works on those that are open.
-    with ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor(WORKERS) as threads:
         for (key, row), result in zip(fresh.items(), threads.map(read, fresh.values()), strict=True):
             if isinstance(result, str):
                 unreadable.append((row, result))
