@@ -63,6 +63,8 @@ class Job:
 
 @dataclass
 class Contest:
+    """The candidates that were run, by name: their draws, cross-validated cells, and scores, best first."""
+
     candidates: dict[str, Entry]
     draws: list[Draw]
     cells: dict[str, list[Cell]]
@@ -79,6 +81,11 @@ def hold_contest(
     store: str | Path | None,
     bank: TextBank,
 ) -> Contest:
+    """Cross-validate every candidate that fits into the budget, on the same draws.
+
+    Raises:
+        UsageError: nothing can be held out, or no candidate could be run.
+    """
     draws = [job.draw(parts, shots, seed) for seed in seeds]
     if not len(draws[0].held) and len(candidates) > 1:
         raise UsageError(

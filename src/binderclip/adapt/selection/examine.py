@@ -39,18 +39,21 @@ def calibrate(job: Job, entry: Entry, head: Any, draws: list[Draw], keep: float)
         return 1.0, 0.0
     temperature = fit_temperature(logits, wanted)
     top = special.softmax(logits / temperature, axis=1).max(axis=1)
-    # The split-conformal quantile: of n + 1 exchangeable pictures a share `keep` at least lies above it.
+    # The split-conformal quantile: of n + 1 exchangeable pictures a share `keep` at least lies above it. Draws share
+    # pictures and folds have fewer shots than the final head, so here it is a good guess, not a guarantee.
     place = int(np.floor((len(top) + 1) * (1 - keep)))
     return temperature, float(np.sort(top)[place - 1]) if place >= 1 else 0.0
 
 
 def final_fit(job: Job, entry: Entry, draw: Draw) -> Any:
+    """The head as it is used: tuned and fitted on all shots of a draw."""
     job.progress(f"{entry.name}: the last fit, on all {len(draw.rows)} shots")
     x = job.inputs(entry)[draw.rows]
     return tuned_fit(entry.build(draw.seed), x, job.names[draw.targets], draw.groups, draw.seed)
 
 
 def examine(job: Job, name: str, entry: Entry, head: Any, parts: Parts, temperature: float) -> Examined:
+    """One fitted head on the test part."""
     targets = job.targets[parts.test]
     place = [list(head.classes_).index(own) for own in job.names]
     logits = head.decision_function(job.inputs(entry)[parts.test])[:, place]

@@ -74,7 +74,7 @@ class Selection:
         paired: (only the winner right, only the second right, p) of the exact McNemar test.
         optimism: by how much choosing among the candidates flatters the winner's accuracy.
         temperature: divides the winner's logits to calibrated ones.
-        threshold: least top probability; below it the answer is 'none of these'.
+        threshold: least top probability; below it the answer is 'none of these'. Chosen on held-out shots.
         keep: share of pictures of the classes that the threshold keeps.
         rejected: share of the winner's test mistakes that the threshold would have refused; NaN without mistakes.
         curve: method -> (shots, accuracy) by cross-validation.
