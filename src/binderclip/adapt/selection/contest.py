@@ -106,7 +106,8 @@ def hold_contest(
         try:
             found[entry.name] = _cells_of(job, entry, draws, cells)
         except OverBudget as over:
-            left_out.append((entry.name, f"{over}, {max(0.0, job.left()):.0f} s are left of the budget"))
+            left = "" if over.needed is None else f", {max(0.0, job.left()):.0f} s are left of the budget"
+            left_out.append((entry.name, f"{over}{left}"))
         except BinderclipError as error:
             left_out.append((entry.name, str(error)))
     if not found:
@@ -124,6 +125,8 @@ def _cells_of(job: Job, entry: Entry, draws: list[Draw], cells: Cells) -> list[C
         settings = settings_of(entry.build(draw.seed))
         cell = cells.get(entry.name, draw.seed, settings)
         if cell is None:
+            if job.left() <= 0:
+                raise OverBudget(None)
             job.progress(f"{entry.name}: draw {number + 1} of {len(draws)}")
             rest = len(draws) - number - 1
 

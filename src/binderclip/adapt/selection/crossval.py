@@ -63,8 +63,9 @@ class Cell:
 class OverBudget(Exception):
     """The candidate would take longer than the time that is left."""
 
-    def __init__(self, needed: float) -> None:
-        super().__init__(f"would need {needed:.0f} s or more")
+    def __init__(self, needed: float | None) -> None:
+        used_up = "the budget was used up before its turn"
+        super().__init__(used_up if needed is None else f"would need {needed:.0f} s or more")
         self.needed = needed
 
 

@@ -73,7 +73,13 @@ def entries(
     found = [_entry(name, known[name], model, bank) for name in wanted]
     if methods == "auto":
         found = [entry for entry in found if entry.cost != "trained on images"]
-    return sorted(found, key=lambda entry: ORDER.index(entry.cost))
+    return sorted(found, key=lambda entry: (ORDER.index(entry.cost), _grids(known[entry.name])))
+
+
+def _grids(constructor: Any) -> int:
+    """Settings that a head searches itself: the more there are, the later it is run."""
+    takes = inspect.signature(constructor).parameters
+    return sum(f"{name}s" in takes for name in takes)
 
 
 def _entry(name: str, constructor: Any, model: ImageTextModel | None, bank: TextBank | None) -> Entry:
