@@ -79,7 +79,7 @@ def test_a_wrapped_network_is_shown_in_pixels_of_the_image(conv_net: nn.Module) 
 
 
 def test_layers_that_cannot_be_shown_are_named(conv_net: nn.Module, images: torch.Tensor, clip_model) -> None:
-    with pytest.raises(UsageError, match="no submodule 'conv9'"):
+    with pytest.raises(UsageError, match="no layer 'conv9'; it has conv1, conv2, fc"):
         GradCAM(layer="conv9")(conv_net, images, 0)
     with pytest.raises(UsageError, match="neither a feature map"):
         GradCAM(layer="fc")(conv_net, images, 0)

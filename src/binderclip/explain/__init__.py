@@ -7,18 +7,32 @@ Every method is called `Method(...)(model, images, target) -> Attribution`; any 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from binderclip.explain import targets
-from binderclip.explain.attribute import Crops, Ensemble, Signal, attribute
+from binderclip.explain.attribute import Plan, attribute, attribute_all
 from binderclip.explain.attribution import Attribution, peaks
 from binderclip.explain.class_image import ClassImage, ClassModelImage
+from binderclip.explain.gathering import Crops, Ensemble, GaussianNoise, Path, Signal
 from binderclip.explain.gradcam import GradCAM
+from binderclip.explain.gradcam_plus_plus import GradCAMPlusPlus, SmoothGradCAMPlusPlus
+from binderclip.explain.gradients import InputXGradient, IntegratedGradients, SmoothGrad
 from binderclip.explain.localisation import energy_inside, pointing_game
 from binderclip.explain.relu_rules import relu_rule
 from binderclip.explain.saliency import Saliency
 
-METHODS: dict[str, Callable[..., Any]] = {"gradcam": GradCAM, "saliency": Saliency}
+METHODS: dict[str, Callable[..., Any]] = {
+    "gradcam": GradCAM,
+    "gradcampp": GradCAMPlusPlus,
+    "input_x_gradient": InputXGradient,
+    "integrated_gradients": IntegratedGradients,
+    "saliency": Saliency,
+    "smoothgrad": SmoothGrad,
+    "smoothgrad_squared": partial(SmoothGrad, statistic="mean-square"),
+    "smoothgradcampp": SmoothGradCAMPlusPlus,
+    "vargrad": partial(SmoothGrad, statistic="variance"),
+}
 
 __all__ = [
     "METHODS",
@@ -27,10 +41,19 @@ __all__ = [
     "ClassModelImage",
     "Crops",
     "Ensemble",
+    "GaussianNoise",
     "GradCAM",
+    "GradCAMPlusPlus",
+    "InputXGradient",
+    "IntegratedGradients",
+    "Path",
+    "Plan",
     "Saliency",
     "Signal",
+    "SmoothGrad",
+    "SmoothGradCAMPlusPlus",
     "attribute",
+    "attribute_all",
     "energy_inside",
     "peaks",
     "pointing_game",

@@ -1,54 +1,75 @@
-"""The one path of every gradient method: target -> signal at a site -> channel reduction -> ensemble -> Attribution."""
+"""The one path of every gradient method: passes -> signal at a site -> gathering -> Attribution, shared by methods."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.explain.attribution import Attribution, Finish
+from binderclip.explain.attribution import Attribution, Combine, Finish
+from binderclip.explain.gathering import (
+    Ensemble,
+    Gathering,
+    Opener,
+    Opening,
+    Reduction,
+    Signal,
+    Single,
+    reduce_channels,
+)
 from binderclip.explain.observed import Observed, Observer, Place
-from binderclip.explain.placement import Box, render, whole
+from binderclip.explain.passes import Clean, Passes
 from binderclip.explain.targets import Score, resolve
-
-Reduction = Literal["sum", "max-abs", "abs-sum", "l2"]
 
 
 @dataclass(frozen=True)
-class SiteSignal:
-    """A signal at one place: (B, h, w, C), signed, and the part of the image it covers."""
+class Plan:
+    """What a method asks for; plans with equal passes are fed from one loop, and one backward serves all their places.
 
-    values: Tensor
-    box: Box
+    Attributes:
+        method: name in the result.
+        open: makes the gathering that takes the passes.
+        passes: which images are run.
+        layers: places whose value and gradient are wanted: `"input"`, block indices or `Site`s of a tower, names of
+            submodules; None for the last spatial layer.
+        values: places of which the value alone is wanted.
+        finish: what happens to signs when maps are drawn.
+        combine: how maps of several sites become one.
+        align_corners: of the resizing to the image.
+    """
+
+    method: str
+    open: Opener
+    passes: Passes = field(default_factory=Clean)
+    layers: Place | Sequence[Place] | None = "input"
+    values: Sequence[Place] = ()
+    finish: Finish = "signed"
+    combine: Combine = "sum"
+    align_corners: bool = False
 
 
-Measure: TypeAlias = "Callable[[Tensor], list[SiteSignal]]"
+@runtime_checkable
+class Planned(Protocol):
+    """A method that can share passes with others."""
 
-
-class Signal(Protocol):
-    """What is read off one pass, with its channels; stateless."""
-
-    def __call__(
-        self, seen: Observed, score: Float[Tensor, "B"], places: Sequence[Place]
-    ) -> list[Float[Tensor, "B h w C"]]: ...
-
-
-class Ensemble(Protocol):
-    """Repeats a measurement over perturbed images and averages; it decides whether before or after the reduction."""
-
-    def __call__(
-        self, measure: Measure, reduce: Callable[[Tensor], Tensor], images: Float[Tensor, "B 3 H W"]
-    ) -> list[SiteSignal]: ...
+    def plan(self) -> Plan | None:
+        """What it asks for; None where its settings keep it from sharing."""
+        ...
 
 
 def gradient(seen: Observed, score: Float[Tensor, "B"], places: Sequence[Place]) -> list[Tensor]:
     """The gradient of the score at each place."""
     return seen.grads(score, places)
+
+
+def gradient_times_value(seen: Observed, score: Float[Tensor, "B"], places: Sequence[Place]) -> list[Tensor]:
+    """Gradient times what is there: at the input, image x gradient."""
+    return [g * seen.value(p) for g, p in zip(seen.grads(score, places), places, strict=True)]
 
 
 def pooled_gradient_times_value(seen: Observed, score: Float[Tensor, "B"], places: Sequence[Place]) -> list[Tensor]:
@@ -57,58 +78,24 @@ def pooled_gradient_times_value(seen: Observed, score: Float[Tensor, "B"], place
     return [g.mean(dim=(1, 2), keepdim=True) * seen.value(p) for g, p in zip(grads, places, strict=True)]
 
 
-def single(measure: Measure, reduce: Callable[[Tensor], Tensor], images: Tensor) -> list[SiteSignal]:
-    """No ensemble: the images as they are."""
-    return [SiteSignal(reduce(found.values), found.box) for found in measure(images)]
+def signal_plan(
+    signal: Signal,
+    *,
+    layers: Place | Sequence[Place] | None = "input",
+    reduce: Reduction = "sum",
+    ensemble: Ensemble | None = None,
+    finish: Finish = "signed",
+    combine: Combine = "sum",
+    method: str = "attribution",
+) -> Plan:
+    """The plan of a method that reads a signal off each pass; see `attribute` for the arguments."""
+    reduce_channels(torch.zeros(1, 1, 1, 1), reduce)
+    chosen = Single() if ensemble is None else ensemble
 
+    def opened(opening: Opening) -> Gathering:
+        return chosen.open(opening, signal, lambda values: reduce_channels(values, reduce))
 
-@dataclass(frozen=True)
-class Crops:
-    """The mean of maps over crops and their reflections, each put back at its place (ten-crop averaging).
-
-    Four corner crops and the centre one, each also mirrored; `n` of them in the order centre, mirrored centre, corner,
-    mirrored corner and so on. A pixel is averaged over the crops that show it.
-
-    Args:
-        n: number of crops, 1 to 10.
-        share: side of a crop as a share of the image's.
-    """
-
-    n: int = 10
-    share: float = 0.875
-
-    def __call__(self, measure: Measure, reduce: Callable[[Tensor], Tensor], images: Tensor) -> list[SiteSignal]:
-        size = (images.shape[-2], images.shape[-1])
-        height, width = (max(1, round(side * self.share)) for side in size)
-        down, right = size[0] - height, size[1] - width
-        corners = [(down // 2, right // 2), (0, 0), (0, right), (down, 0), (down, right)]
-        total = torch.zeros(len(images), *size, device=images.device)
-        count = torch.zeros(size, device=images.device)
-        for index in range(self.n):
-            (top, left), mirrored = corners[index // 2], index % 2 == 1
-            crop = images[..., top : top + height, left : left + width]
-            found = measure(crop.flip(-1) if mirrored else crop)
-            drawn = torch.stack([render(reduce(site.values), site.box, (height, width)) for site in found]).sum(dim=0)
-            total[:, top : top + height, left : left + width] += drawn.flip(-1) if mirrored else drawn
-            count[top : top + height, left : left + width] += 1
-        return [SiteSignal(total / count.clamp(min=1), whole(size))]
-
-
-def reduce_channels(values: Float[Tensor, "B h w C"], how: Reduction) -> Float[Tensor, "B h w"]:
-    """Channels -> one value a place.
-
-    Raises:
-        UsageError: an unknown reduction.
-    """
-    if how == "sum":
-        return values.sum(dim=-1)
-    if how == "max-abs":
-        return values.abs().amax(dim=-1)
-    if how == "abs-sum":
-        return values.abs().sum(dim=-1)
-    if how == "l2":
-        return values.norm(dim=-1)
-    raise UsageError(f"reduce must be sum, max-abs, abs-sum or l2, not {how!r}")
+    return Plan(method, opened, chosen.passes, layers, (), finish, combine)
 
 
 def attribute(
@@ -119,8 +106,9 @@ def attribute(
     signal: Signal = gradient,
     layers: Place | Sequence[Place] | None = "input",
     reduce: Reduction = "sum",
-    ensemble: Ensemble = single,
+    ensemble: Ensemble | None = None,
     finish: Finish = "signed",
+    combine: Combine = "sum",
     method: str = "attribution",
 ) -> Attribution:
     """Explain images by a signal; the named methods are points in these options.
@@ -132,31 +120,119 @@ def attribute(
         signal: what is read off each pass.
         layers: `"input"`, block indices of a tower, names of submodules; None for the last spatial layer.
         reduce: how channels become one value.
-        ensemble: over perturbed images.
+        ensemble: over perturbed images; None for the images as they are.
         finish: what happens to signs when maps are drawn.
+        combine: how maps of several layers become one.
         method: name in the result.
 
     Raises:
         UsageError: a target, layer or image that does not fit, said by name.
         NotSupported: a model whose layers cannot be seen.
     """
+    plan = signal_plan(
+        signal, layers=layers, reduce=reduce, ensemble=ensemble, finish=finish, combine=combine, method=method
+    )
+    return run_plans(model, images, target, [plan])[0]
+
+
+def attribute_all(
+    model: Any, images: Any, target: Any = None, *, methods: Mapping[str, Any] | Sequence[Any]
+) -> dict[str, Attribution]:
+    """Several methods on the same images and target, each distinct pass run once for all of them.
+
+    SmoothGrad, its squared and variance forms and Smooth Grad-CAM++ with equal noise cost one loop; saliency, Grad-CAM
+    and every other single-pass method cost one forward and one backward together.
+
+    Args:
+        model, images, target: as in `attribute`.
+        methods: name -> method, or a list of methods (named by their results). A method that cannot share is run alone.
+
+    Returns:
+        name -> its `Attribution`, in the order of `methods`.
+
+    Raises:
+        UsageError: no method, or see `attribute`.
+    """
+    named = dict(methods) if isinstance(methods, Mapping) else {f"{index}": m for index, m in enumerate(methods)}
+    if not named:
+        raise UsageError("methods is empty: give at least one")
+    plans = {name: m.plan() if isinstance(m, Planned) else None for name, m in named.items()}
+    shared = {name: plan for name, plan in plans.items() if plan is not None}
+    found = dict(zip(shared, run_plans(model, images, target, list(shared.values())), strict=True)) if shared else {}
+    alone = {name: m(model, images, target) for name, m in named.items() if name not in found}
+    everything = {name: (found | alone)[name] for name in named}
+    return everything if isinstance(methods, Mapping) else {a.method: a for a in everything.values()}
+
+
+def run_plans(model: Any, images: Any, target: Any, plans: Sequence[Plan]) -> list[Attribution]:
+    """Run the passes of all plans, each distinct one once.
+
+    Raises:
+        UsageError, NotSupported: see `attribute`.
+    """
     observer = Observer(model)
     batch = observer.images(images)
     with observer.ready():
-        if layers is None:
-            layers = observer.default_place(batch)
-        places = [layers] if isinstance(layers, (int, str)) else list(layers)
-        clean = observer.run(batch, places)
-        score: Score = resolve(model, target, clean.outputs.detach())
+        asked = [_places(observer, batch, plan) for plan in plans]
+        dense = getattr(target, "on", "outputs") == "dense"
+        # Names need hooks on the library's own forward, blocks and patches need the tower's.
+        ways = [observer.way([*places, *plan.values], dense) for places, plan in zip(asked, plans, strict=True)]
+        default = "tower" if dense or "tower" in ways else "hooks"
+        ways = [default if way == "any" else way for way in ways]
+        cleans: dict[str, Observed] = {}
+        score: Score | None = None
+        for way in dict.fromkeys(ways):
+            mine = [i for i, w in enumerate(ways) if w == way]
+            wanted = [p for i in mine if isinstance(plans[i].passes, Clean) for p in asked[i]]
+            extra = [p for i in mine for p in [*asked[i], *plans[i].values]]
+            cleans[way] = observer.run(batch, wanted, values=extra, way=way)
+            score = score or resolve(model, target, cleans[way].readable(dense).detach())
+            cleans[way].bind(score, dense, batch)
+        gatherings: list[Gathering] = []
+        for plan, places, way in zip(plans, asked, ways, strict=True):
+            clean = cleans[way]
+            opening = Opening(clean, clean.score(), tuple(places), (batch.shape[-2], batch.shape[-1]))
+            gatherings.append(plan.open(opening))
+        assert score is not None
+        for passes, way in dict.fromkeys((plan.passes, way) for plan, way in zip(plans, ways, strict=True)):
+            mine = [i for i, plan in enumerate(plans) if plan.passes == passes and ways[i] == way]
+            wanted = [p for i in mine for p in asked[i]]
+            extra = [p for i in mine for p in plans[i].values]
+            for step in passes(observer, batch):
+                if isinstance(passes, Clean):
+                    seen = cleans[way]
+                else:
+                    seen = observer.run(step.images, wanted, values=extra, way=way, added=step.added)
+                    seen.bind(score, dense, batch)
+                for index in mine:
+                    gatherings[index].add(seen, seen.score(), step)
+        value = next(iter(cleans.values())).score().detach()
+        size = (batch.shape[-2], batch.shape[-1])
+        found = [g.result() for g in gatherings]
+    return [
+        Attribution(
+            tuple(site.values.detach() for site in each.sites),
+            tuple(site.box for site in each.sites),
+            size,
+            value,
+            plan.method,
+            plan.finish,
+            combine=plan.combine,
+            align_corners=plan.align_corners,
+            accounted=each.accounted,
+            promised=each.promised,
+        )
+        for plan, each in zip(plans, found, strict=True)
+    ]
 
-        def measure(perturbed: Tensor) -> list[SiteSignal]:
-            seen = clean if perturbed is batch else observer.run(perturbed, places)
-            found = signal(seen, score(seen.outputs), places)
-            return [SiteSignal(values.float(), seen.boxes[p]) for values, p in zip(found, places, strict=True)]
 
-        value = score(clean.outputs).detach()
-        sites = ensemble(measure, lambda values: reduce_channels(values, reduce), batch)
-    size = (batch.shape[-2], batch.shape[-1])
-    return Attribution(
-        tuple(site.values.detach() for site in sites), tuple(site.box for site in sites), size, value, method, finish
-    )
+def _places(observer: Observer, batch: Tensor, plan: Plan) -> list[Place]:
+    layers = plan.layers
+    if layers is None:
+        return [observer.default_place(batch)]
+    return [layers] if isinstance(layers, (int, str)) or _is_site(layers) else list(layers)  # type: ignore[list-item,arg-type]
+
+
+def _is_site(layers: Any) -> bool:
+    """`Site("heads", -1)` is a tuple, but one place."""
+    return hasattr(layers, "_fields")

@@ -16,6 +16,7 @@ from binderclip.errors import UsageError
 from binderclip.explain.placement import Box, render
 
 Finish = Literal["signed", "relu", "abs"]
+Combine = Literal["sum", "mean", "product"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Attribution:
         value: (B,) the explained number of each image: cosine, logit, or what the target computes.
         method: name of the method.
         finish: what happens to signs before maps are drawn: kept, negative ones set to zero, or dropped.
+        combine: how several sites become one map: their sum, or the mean or the geometric mean ("product") of the maps
+            brought to [0, 1] one by one.
+        align_corners: of the bilinear resizing of sites that cover the whole image.
+        accounted: (B,) sum of all terms, where the method promises that they add up; see `completeness_error`.
+        promised: (B,) what they should add up to.
     """
 
     layers: tuple[Tensor, ...]
@@ -37,6 +43,10 @@ class Attribution:
     value: Float[Tensor, "B"]
     method: str
     finish: Finish = "signed"
+    combine: Combine = "sum"
+    align_corners: bool = False
+    accounted: Float[Tensor, "B"] | None = None
+    promised: Float[Tensor, "B"] | None = None
 
     def __len__(self) -> int:
         return len(self.value)
@@ -49,13 +59,26 @@ class Attribution:
             normalize: to [0, 1] image by image (a constant map becomes 0); signed maps are divided by their largest
                 absolute value instead.
         """
-        total = torch.zeros(())
-        for layer, box in zip(self.layers, self.boxes, strict=True):
-            finished = {"signed": layer, "relu": layer.clamp(min=0), "abs": layer.abs()}[self.finish]
-            total = total + render(finished.float(), box, self.size)
+        finished = [{"signed": v, "relu": v.clamp(min=0), "abs": v.abs()}[self.finish].float() for v in self.layers]
+        drawn = [
+            render(values, box, self.size, align_corners=self.align_corners)
+            for values, box in zip(finished, self.boxes, strict=True)
+        ]
+        if self.combine == "sum":
+            total = torch.stack(drawn).sum(dim=0)
+        else:
+            maps = torch.stack([_normalized(each, signed=self.finish == "signed") for each in drawn])
+            total = maps.mean(dim=0) if self.combine == "mean" else maps.clamp(min=0).log().mean(dim=0).exp()
         if size is not None and tuple(size) != self.size:
             total = torch.nn.functional.interpolate(total[:, None], size=tuple(size), mode="bilinear")[:, 0]
         return _normalized(total, signed=self.finish == "signed") if normalize else total
+
+    def completeness_error(self) -> Float[Tensor, "B"] | None:
+        """How far the terms are from adding up to what they promise, relative to it; None where nothing is promised."""
+        if self.accounted is None or self.promised is None:
+            return None
+        promised = self.promised.double()
+        return ((self.accounted.double() - promised).abs() / promised.abs().clamp(min=1e-12)).float()
 
     def peak(self, index: int = 0) -> tuple[int, int]:
         """(x, y) in pixels of the strongest evidence of one image."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from binderclip.explain.attribute import attribute, pooled_gradient_times_value
+from binderclip.explain.attribute import Plan, pooled_gradient_times_value, run_plans, signal_plan
 from binderclip.explain.attribution import Attribution
 from binderclip.explain.observed import Place
 
@@ -34,15 +34,16 @@ class GradCAM:
     layer: Place | Sequence[Place] | None = None
     signed: bool = False
 
-    def __call__(self, model: Any, images: Any, target: Any = None) -> Attribution:
-        """Explain images; see `attribute` for the arguments."""
-        return attribute(
-            model,
-            images,
-            target,
-            signal=pooled_gradient_times_value,
+    def plan(self) -> Plan:
+        """What it asks of a pass, to be shared with other methods."""
+        return signal_plan(
+            pooled_gradient_times_value,
             layers=self.layer,
             reduce="sum",
             finish="signed" if self.signed else "relu",
             method="gradcam",
         )
+
+    def __call__(self, model: Any, images: Any, target: Any = None) -> Attribution:
+        """Explain images; see `attribute` for the arguments."""
+        return run_plans(model, images, target, [self.plan()])[0]

@@ -2,14 +2,15 @@
 
 Three kinds of model are seen alike: an image-text model (output: image features), a `Predictor` that stands on one
 (output: logits), and any other module (output: logits). A place is `"input"`, a block index of a transformer tower
-(the tokens after that block's first norm), or the name of a submodule.
+(the tokens after that block's first norm), a `models.Site` such as `Site("heads", -1)`, or the name of a submodule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -20,7 +21,11 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.explain.placement import Box, input_box, whole
 from binderclip.explain.targets import is_image_text
 
-Place: TypeAlias = int | str
+Place: TypeAlias = int | str | tuple[str, int]
+"""`"input"`, a block index, a `models.Site` (name, block) of a tower, or the name of a submodule."""
+
+Way: TypeAlias = str
+"""`tower` (through our view of the blocks) or `hooks` (the library's own forward)."""
 
 
 @dataclass
@@ -30,9 +35,11 @@ class Observed:
     Attributes:
         images: the leaf (B, 3, H, W).
         outputs: features or logits.
-        values: recorded tensors by place, as they took part in the pass.
+        values: recorded tensors by place, as they took part in the pass, in their own shapes.
         spatial: for each place, the function that brings its tensor (or gradient) to (B, h, w, C).
         boxes: for each place, the part of the image it covers.
+        wanted: places whose gradients the first backward fetches.
+        tokens: after the last block, where a tower ran.
     """
 
     images: Tensor
@@ -40,22 +47,74 @@ class Observed:
     values: dict[Place, Tensor]
     spatial: dict[Place, Callable[[Tensor], Tensor]]
     boxes: dict[Place, Box]
+    wanted: tuple[Place, ...] = ()
+    tokens: Any = None
+    tower: Any = None
+    _again: Callable[[Tensor], Observed] | None = None
+    _score: tuple[Callable[[Tensor], Tensor], bool, int] | None = None
+    _scores: Tensor | None = None
+    _found: dict[Place, Tensor | None] = field(default_factory=dict)
 
     def value(self, place: Place) -> Float[Tensor, "B h w C"]:
         """The tensor at a place, channels last."""
         return self.spatial[place](self.values[place].detach())
 
+    def raw(self, place: Place) -> Tensor:
+        """The tensor at a place in its own shape."""
+        return self.values[place].detach()
+
     def grads(self, score: Float[Tensor, "B"], places: Sequence[Place]) -> list[Float[Tensor, "B h w C"]]:
-        """Gradients of the sum of scores at several places, in one backward; samples do not interact."""
+        """Gradients of the sum of scores at several places, channels last; samples do not interact.
+
+        The first call fetches all `wanted` places in one backward, so that later ones are free.
+        """
+        return [self.spatial[p](g) for p, g in zip(places, self.raw_grads(score, places), strict=True)]
+
+    def raw_grads(self, score: Float[Tensor, "B"], places: Sequence[Place]) -> list[Tensor]:
+        """Like `grads`, in the places' own shapes."""
         if score.shape != (len(self.images),):
             raise UsageError(f"a target must give one number an image, ({len(self.images)},), not {tuple(score.shape)}")
-        found = torch.autograd.grad(score.sum(), [self.values[place] for place in places], allow_unused=True)
+        missing = [p for p in dict.fromkeys([*places, *self.wanted]) if p not in self._found]
+        if any(p in missing for p in places):
+            fetched = torch.autograd.grad(score.sum(), [self.values[p] for p in missing], allow_unused=True)
+            self._found.update(zip(missing, fetched, strict=True))
         out = []
-        for place, gradient in zip(places, found, strict=True):
+        for place in places:
+            gradient = self._found[place]
             if gradient is None:
                 raise UsageError(f"the target does not depend on {place!r}: choose an earlier layer")
-            out.append(self.spatial[place](gradient))
+            out.append(gradient)
         return out
+
+    def readable(self, dense: bool) -> Tensor:
+        """What targets are computed from: features or logits, or the dense map in the shared space (B, E, h, w)."""
+        if not dense:
+            return self.outputs
+        if self.tokens is None:
+            raise NotSupported("a patch target needs an image-text model with a transformer tower")
+        return self.tower.dense(self.tokens).float()
+
+    def bind(self, score: Callable[[Tensor], Tensor], dense: bool, batch: Tensor) -> None:
+        """Say what is explained; the score of B images is applied to each of several copies of them."""
+        self._score = (score, dense, len(batch))
+
+    def score(self) -> Float[Tensor, "N"]:
+        """The scores of this pass, computed once."""
+        if self._scores is None:
+            assert self._score is not None
+            score, dense, count = self._score
+            outputs = self.readable(dense)
+            self._scores = torch.cat([score(part) for part in outputs.split(count)])
+        return self._scores
+
+    def score_of(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
+        """The scores of other images, without gradients."""
+        assert self._again is not None
+        assert self._score is not None
+        with torch.no_grad():
+            other = self._again(images)
+            other._score = self._score
+            return other.score()
 
 
 class Observer:
@@ -113,20 +172,60 @@ class Observer:
             stack.enter_context(torch.enable_grad())
             yield
 
-    def run(self, images: Float[Tensor, "B 3 H W"], places: Sequence[Place]) -> Observed:
-        """One forward with the tensors at `places`."""
-        leaf = images.detach().clone().requires_grad_()
-        size = (images.shape[-2], images.shape[-1])
-        values: dict[Place, Tensor] = {"input": leaf}
-        spatial: dict[Place, Callable[[Tensor], Tensor]] = {"input": lambda t: t.permute(0, 2, 3, 1)}
+    def fit(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
+        """The images at the model's input size, in [0, 1] (before normalisation)."""
+        return images if self.preprocess is None else self.preprocess.fit(images)
+
+    def way(self, places: Sequence[Place], dense: bool = False) -> Way:
+        """How places can be seen: `tower`, `hooks`, or `any` where there is nothing but the input.
+
+        Raises:
+            UsageError: block indices and names of submodules together, or blocks of a model that has none.
+        """
         inner = [place for place in places if place != "input"]
+        blocks = [place for place in inner if not isinstance(place, str)]
+        if blocks and len(blocks) < len(inner):
+            raise UsageError(f"layers {inner}: block indices and names of submodules cannot be seen in one pass")
+        if blocks and self.backbone is None:
+            raise UsageError(
+                f"layers {inner}: block indices are for image-text models; {type(self.model).__name__} has submodules: "
+                f"{self._named_layers()}"
+            )
+        if dense and inner and not blocks:
+            raise UsageError(f"layers {inner}: a patch target needs block indices, not names of submodules")
+        return "tower" if blocks or dense else "hooks" if inner else "any"
+
+    def run(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        places: Sequence[Place] = (),
+        *,
+        values: Sequence[Place] = (),
+        way: Way | None = None,
+        added: Float[Tensor, "B 3 h w"] | None = None,
+    ) -> Observed:
+        """One forward.
+
+        Args:
+            images: any size.
+            places: whose gradients are wanted.
+            values: recorded besides.
+            way: see `way`; None for what the places need.
+            added: added to the model's input after resizing, before normalisation.
+        """
+        leaf = images.detach().clone().requires_grad_(torch.is_grad_enabled())
+        size = (images.shape[-2], images.shape[-1])
+        seen = Observed(leaf, leaf, {"input": leaf}, {"input": _channels_last}, {}, tuple(places))
+        inner = list(dict.fromkeys(place for place in [*places, *values] if place != "input"))
         box = whole(size) if self.preprocess is None else input_box(self.preprocess, size)
-        if any(isinstance(place, int) for place in inner):
-            outputs = self._through_tower(leaf, inner, values, spatial)
+        way = way or self.way(inner)
+        if way == "tower":
+            seen.outputs = self._through_tower(leaf, inner, seen, added)
         else:
-            outputs = self._through_hooks(leaf, [str(place) for place in inner], values, spatial)
-        boxes = {place: whole(size) if place == "input" else box for place in values}
-        return Observed(leaf, outputs, values, spatial, boxes)
+            seen.outputs = self._through_hooks(leaf, [str(place) for place in inner], seen, added)
+        seen.boxes = {place: whole(size) if place == "input" else box for place in seen.values}
+        seen._again = lambda other: self.run(other, way=way)
+        return seen
 
     def default_place(self, images: Float[Tensor, "B 3 H W"]) -> Place:
         """The last spatial place: the last block of a transformer tower, else the last feature map of the network.
@@ -141,52 +240,78 @@ class Observer:
                 pass
         return self._last_map(images)
 
-    def _through_tower(self, leaf: Tensor, places: list[Place], values: dict, spatial: dict) -> Tensor:
+    def _through_tower(self, leaf: Tensor, places: list[Place], seen: Observed, added: Tensor | None) -> Tensor:
         from binderclip.models.towers import Record, Recorder, Site
 
-        if self.backbone is None or not all(isinstance(place, int) for place in places):
-            raise UsageError(f"layers {places}: block indices are for image-text models, names for other modules")
+        if self.backbone is None:
+            raise NotSupported(f"{type(self.model).__name__} has no transformer tower of an image-text model")
         tower = self.backbone.image_tower
-        blocks = [int(place) % tower.depth if -tower.depth <= int(place) < tower.depth else -1 for place in places]
-        if -1 in blocks:
-            raise UsageError(f"layer {places[blocks.index(-1)]}: the tower has {tower.depth} blocks")
-        recorder = Recorder(Record("ln1", layers=blocks), tower.depth)
-        tokens = tower.embed(self.preprocess.normalize(self.preprocess.fit(leaf)).to(self.backbone.dtype))
+        sites = {place: _site(place, tower.depth) for place in places}
+        record = Record()
+        for name, layer in sites.values():
+            record = record | Record(name, layers=[layer])
+        recorder = Recorder(record, tower.depth)
+        tokens = tower.embed(self._pixels(leaf, added).to(self.backbone.dtype))
         last = tower.run(tokens, record=recorder)
         features = tower.project(tower.pool(last)).float()
-        for place, block in zip(places, blocks, strict=True):
-            values[place] = recorder.values[Site("ln1", block)]
-            grid, prefix = tokens.grid, tokens.prefix
-            spatial[place] = lambda t, g=grid, p=prefix: t[:, p:].unflatten(1, g)
+        for place, (name, layer) in sites.items():
+            seen.values[place] = recorder.values[Site(name, layer)]
+            seen.spatial[place] = partial(_tokens_to_grid, name=name, grid=tokens.grid, prefix=tokens.prefix)
+        seen.tokens, seen.tower = last, tower
         return features if self.model is self.backbone else self.model.from_features(features)
 
-    def _through_hooks(self, leaf: Tensor, names: list[str], values: dict, spatial: dict) -> Tensor:
-        network = self._network()
-        modules = dict(network.named_modules())
+    def _through_hooks(self, leaf: Tensor, names: list[str], seen: Observed, added: Tensor | None) -> Tensor:
+        network = self._network() if names else None
+        modules = dict(network.named_modules()) if network is not None else {}
         for name in names:
             if name not in modules:
-                raise UsageError(f"{type(network).__name__} has no submodule {name!r}")
-        handles = [modules[name].register_forward_hook(_keeper(values, name)) for name in names]
+                raise UsageError(f"{type(network).__name__} has no layer {name!r}; it has {self._named_layers()}")
+        handles = [modules[name].register_forward_hook(_keeper(seen.values, name)) for name in names]
         try:
-            outputs = self._forward(leaf)
+            outputs = self._forward(leaf, added)
         finally:
             for handle in handles:
                 handle.remove()
         for name in names:
-            if name not in values:
+            if name not in seen.values:
                 raise UsageError(f"submodule {name!r} did not run, or its output is no tensor")
-            spatial[name] = _spatial(values[name], name, leaf.shape[-2] / leaf.shape[-1])
+            seen.spatial[name] = partial(_to_grid, name=name, aspect=leaf.shape[-2] / leaf.shape[-1])
         return outputs
 
-    def _forward(self, images: Tensor) -> Tensor:
+    def _pixels(self, images: Tensor, added: Tensor | None) -> Tensor:
+        """The model's input: resized, moved, normalised."""
+        fitted = self.fit(images)
+        return self.preprocess.normalize(fitted if added is None else fitted + added)
+
+    def _forward(self, images: Tensor, added: Tensor | None = None) -> Tensor:
         if self.preprocess is None:
-            return self.model(images)
+            shown = images if added is None else images + added
+            try:
+                outputs = self.model(shown)
+            except (RuntimeError, AssertionError, ValueError) as error:
+                reason = str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__
+                raise UsageError(
+                    f"{type(self.model).__name__} does not take images {tuple(shown.shape)}: {reason}; give it its own "
+                    "input size, or wrap it in models.classifier(...), which resizes"
+                ) from error
+            if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+                shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+                raise UsageError(f"{type(self.model).__name__} must give one logit a class, (B, K), not {shape}")
+            return outputs
         # Not through the model's own face: an image that is being optimised may leave [0, 1] for a while.
-        pixels = self.preprocess.normalize(self.preprocess.fit(images))
+        pixels = self._pixels(images, added)
         if self.backbone is None:
             return self.model.module(pixels)
         features = self.backbone.encode_pixels(pixels)
         return features if self.model is self.backbone else self.model.from_features(features)
+
+    def _named_layers(self, most: int = 12) -> str:
+        """Names to choose from: the outermost submodules, then the ones below them, as many as fit."""
+        network = self._network()
+        names = [name for name, module in network.named_modules() if name and list(module.parameters(recurse=True))]
+        names.sort(key=lambda name: name.count("."))
+        shown = ", ".join(names[:most])
+        return shown + (f" ... ({len(names)} in all, see named_modules())" if len(names) > most else "")
 
     def _network(self) -> nn.Module:
         if self.backbone is not None:
@@ -242,20 +367,44 @@ def _keeper(values: dict[Place, Tensor], name: str) -> Callable[..., Any]:
     return hook
 
 
-def _spatial(value: Tensor, name: str, aspect: float) -> Callable[[Tensor], Tensor]:
-    """How a recorded value becomes (B, h, w, C): feature maps, channels first or last, and square tokens."""
+def _channels_last(value: Tensor) -> Tensor:
+    return value.permute(0, 2, 3, 1)
+
+
+def _site(place: Place, depth: int) -> tuple[str, int]:
+    """(name, block) of a place in a tower: a bare index means the tokens after the block's first norm."""
+    from binderclip.models.towers.record import BLOCK_SITES
+
+    name, layer = ("ln1", place) if isinstance(place, int) else (str(place[0]), place[1])
+    if name not in BLOCK_SITES:
+        raise UsageError(f"layer {place!r}: a block has {', '.join(BLOCK_SITES)}")
+    if not isinstance(layer, int) or not -depth <= layer < depth:
+        raise UsageError(f"layer {place!r}: the tower has {depth} blocks (0 to {depth - 1}, or -1 to -{depth})")
+    return name, layer % depth
+
+
+def _tokens_to_grid(value: Tensor, name: str, grid: tuple[int, int], prefix: int) -> Tensor:
+    """Patch tokens (B, L, D), or (B, H, L, d) a head, to (B, h, w, D)."""
+    if name == "attn":
+        raise UsageError("attention weights (B, H, L, L) have no place in the image: read them raw")
+    tokens = value.transpose(1, 2).flatten(2) if value.ndim == 4 else value
+    return tokens[:, prefix : prefix + grid[0] * grid[1]].unflatten(1, grid)
+
+
+def _to_grid(value: Tensor, name: str, aspect: float) -> Tensor:
+    """A recorded value as (B, h, w, C): feature maps, channels first or last, and square tokens."""
     if value.ndim == 4:
         _, a, b, c = value.shape
         # Patch embeddings and some networks keep channels last; read as channels first their map would be a sliver.
         if not 1 / 2 <= b / c / aspect <= 2 and 4 / 5 <= a / b / aspect <= 5 / 4:
-            return lambda t: t
-        return lambda t: t.permute(0, 2, 3, 1)
+            return value
+        return value.permute(0, 2, 3, 1)
     if value.ndim == 3:
         length = value.shape[1]
         for prefix in range(min(length, 9)):
             side = round((length - prefix) ** 0.5)
             if side > 1 and side * side == length - prefix:
-                return lambda t: t[:, prefix:].unflatten(1, (side, side))
+                return value[:, prefix:].unflatten(1, (side, side))
     raise UsageError(f"layer {name!r} gives {tuple(value.shape)}: neither a feature map (B, C, h, w) nor square tokens")
 
 

@@ -41,18 +41,22 @@ def input_box(preprocess: Any, size: tuple[int, int]) -> Box:
     return Box(sides[0][0], sides[1][0], sides[0][1], sides[1][1])
 
 
-def render(values: Float[Tensor, "B h w"], box: Box, size: tuple[int, int]) -> Float[Tensor, "B H W"]:
+def render(
+    values: Float[Tensor, "B h w"], box: Box, size: tuple[int, int], *, align_corners: bool = False
+) -> Float[Tensor, "B H W"]:
     """Draw a map that covers `box` into an image of `size` (h, w), bilinearly; zero outside the box.
 
     Args:
         values: the map on its own grid, a cell a value.
         box: what the grid covers.
         size: (h, w) of the image.
+        align_corners: whether the corner cells' centres lie on the corner pixels' centres, where the whole image is
+            covered.
     """
     if box == whole(size):
         if tuple(values.shape[-2:]) == tuple(size):
             return values
-        return F.interpolate(values[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        return F.interpolate(values[:, None], size=size, mode="bilinear", align_corners=align_corners)[:, 0]
     rows = (torch.arange(size[0], device=values.device, dtype=values.dtype) + 0.5 - box.top) / box.height
     columns = (torch.arange(size[1], device=values.device, dtype=values.dtype) + 0.5 - box.left) / box.width
     points = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1) * 2 - 1

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from binderclip.errors import UsageError
-from binderclip.explain.attribute import Crops, Reduction, attribute, gradient, single
+from binderclip.explain.attribute import Plan, gradient, run_plans, signal_plan
 from binderclip.explain.attribution import Attribution
+from binderclip.explain.gathering import Crops, Reduction
 from binderclip.explain.relu_rules import ReluRule, relu_rule
 
 
@@ -45,17 +46,21 @@ class Saliency:
         if not 1 <= self.tta <= 10:
             raise UsageError(f"tta must be from 1 to 10 crops, not {self.tta}")
 
+    def plan(self) -> Plan | None:
+        """What it asks of a pass, to be shared with other methods; None where ReLUs are changed for it alone."""
+        return self._plan() if self.relu_rule == "gradient" else None
+
     def __call__(self, model: Any, images: Any, target: Any = None) -> Attribution:
         """Explain images; see `attribute` for the arguments."""
         with relu_rule(model, self.relu_rule):
-            return attribute(
-                model,
-                images,
-                target,
-                signal=gradient,
-                layers="input",
-                reduce=self.reduce,
-                ensemble=single if self.tta == 1 else Crops(self.tta),
-                finish="abs",
-                method="saliency",
-            )
+            return run_plans(model, images, target, [self._plan()])[0]
+
+    def _plan(self) -> Plan:
+        return signal_plan(
+            gradient,
+            layers="input",
+            reduce=self.reduce,
+            ensemble=None if self.tta == 1 else Crops(self.tta),
+            finish="abs",
+            method="saliency",
+        )

@@ -1,6 +1,7 @@
 """What is explained: one number a sample, computed from the model's output.
 
-The output of an image-text model is its image features, of anything else its logits. A target is resolved once, on the
+The output of an image-text model is its image features, of anything else its logits. Targets whose class attribute `on`
+is "dense" read the map of patch features in the shared space (B, E, h, w) instead. A target is resolved once, on the
 clean images, before any image is perturbed; texts are encoded once.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +75,65 @@ class margin:
         return lambda logits: _margin(logits, wanted, others)
 
 
+@dataclass(frozen=True)
+class patch:
+    """Cosine between one patch of the image and a text, as dense features have it (for transformer towers).
+
+    Args:
+        text: one text.
+        row: of the patch in the model's grid, 0 at the top.
+        column: 0 at the left.
+    """
+
+    on: ClassVar[str] = "dense"
+    text: str
+    row: int
+    column: int
+
+    def bind(self, model: Any, outputs: Float[Tensor, "B E h w"]) -> Score:
+        """Encode the text and look the patch up."""
+        if not is_image_text(model):
+            raise UsageError("targets.patch compares a patch with a text: it needs an image-text model")
+        height, width = outputs.shape[-2:]
+        if not (0 <= self.row < height and 0 <= self.column < width):
+            raise UsageError(f"patch ({self.row}, {self.column}) is outside the grid of {height} x {width} patches")
+        rows = _encode(model, [self.text]).to(outputs)
+        return lambda dense: (F.normalize(dense[:, :, self.row, self.column], dim=-1) * rows).sum(dim=-1)
+
+
+@dataclass(frozen=True)
+class token:
+    """Cosine between the image and one word of a text: the state of its last token, projected like the sentence.
+
+    In a causal text tower a word's state knows the words before it, not those after.
+
+    Args:
+        text: the whole text.
+        word: one of its words, as written there; the first of equal ones.
+    """
+
+    text: str
+    word: str
+
+    def bind(self, model: Any, outputs: Float[Tensor, "B K"]) -> Score:
+        """Encode the text and pick the word's state."""
+        if not is_image_text(model):
+            raise UsageError("targets.token explains a word of a text: it needs an image-text model")
+        words = self.text.split()
+        if self.word not in words:
+            raise UsageError(f"word {self.word!r} is none of the text's: {', '.join(words)}")
+        before = " ".join(words[: words.index(self.word) + 1])
+        refuse_cut(model, [self.text])
+        tower, ids = model.text_tower, model.tokenize([self.text])
+        # The end token closes the shorter text one place after the word's last token.
+        place = int(model.tokenize([before]).mask.sum()) - 1
+        place -= int(model.tokenizer.end_id is not None)
+        with torch.no_grad():
+            states = tower.states(tower.run(tower.embed(ids)))
+            row = F.normalize(tower.project(states[:, place]).float(), dim=-1).to(outputs)
+        return lambda features: (F.normalize(features, dim=-1) * row).sum(dim=-1)
+
+
 def resolve(model: Any, target: Any, outputs: Float[Tensor, "B K"]) -> Score:
     """The score function that `target` means for this model.
 
@@ -113,8 +173,26 @@ def is_image_text(model: Any) -> bool:
 def _encode(model: Any, texts: Sequence[str]) -> Tensor:
     if not all(isinstance(t, str) and t.strip() for t in texts):
         raise UsageError("the text to explain is empty")
+    refuse_cut(model, texts)
     with torch.no_grad():
         return F.normalize(model.encode_text(list(texts)), dim=-1)
+
+
+def refuse_cut(model: Any, texts: Sequence[str]) -> None:
+    """An explanation of words that the model never read would mislead, so an over-long text is an error.
+
+    Raises:
+        UsageError: a text with more tokens than the model reads.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None or not hasattr(tokenizer, "encode"):
+        return
+    _, _, cut = tokenizer.encode(list(texts))
+    if cut:
+        raise UsageError(
+            f"the text {texts[cut[0]][:60]!r} is longer than the {tokenizer.context_length} tokens this model reads: "
+            "shorten it"
+        )
 
 
 def _class_index(model: Any, name: str, count: int) -> int:
