@@ -163,3 +163,75 @@ def test_a_tower_without_patches_is_refused_by_name() -> None:
     )
     with pytest.raises(NotSupported, match="ModifiedResNet"):
         Segmenter(conv)
+
+
+def test_several_segmenters_share_the_towers_passes_and_agree_with_single_calls(clip_model, monkeypatch) -> None:
+    from binderclip.segment import segment_all
+    from binderclip.segment import segmenter as module
+
+    image, runs, opened = picture(40, 72), [], module.open_windows
+
+    def counted(*arguments):
+        runs.append(len(arguments[1]))
+        return opened(*arguments)
+
+    monkeypatch.setattr(module, "open_windows", counted)
+    windows = Windows(32, 16, size=32)
+    three = [
+        Segmenter(clip_model, "plain", resolution=windows),
+        Segmenter(clip_model, "value", resolution=windows),
+        Segmenter(clip_model, "value", size=32),
+    ]
+    single = [each(image, LABELS).scores for each in three]
+    passes = sum(runs)
+    runs.clear()
+    together = [found.scores for found in segment_all(three, image, LABELS)]
+    for one, other in zip(single, together, strict=True):
+        torch.testing.assert_close(one, other)
+    assert sum(runs) == passes - sum(runs[:1]) > 0
+    assert len(runs) == 2
+
+
+def test_splicing_tokens_is_averaging_them_before_the_norm(clip_model) -> None:
+    image, tower = picture(32, 48), clip_model.image_tower
+    found = Segmenter(clip_model, resolution=Windows(32, 16, size=32, merge="tokens"))(image, LABELS)
+    with torch.no_grad():
+        maps = []
+        for left in (0, 16):
+            pixels = clip_model.preprocess.normalize(image[None, :, :, left : left + 32])
+            tokens = tower.value_path(tower.run(tower.embed(pixels), stop=-1))
+            maps.append(tokens.x[0, 1:].T.unflatten(1, (4, 4)))
+        whole = torch.zeros(48, 4, 6)
+        whole[:, :, :2], whole[:, :, 4:] = maps[0][:, :, :2], maps[1][:, :, 2:]
+        whole[:, :, 2:4] = (maps[0][:, :, 2:] + maps[1][:, :, :2]) / 2
+        dense = tower.head(whole.flatten(1).T[None])[0].T.unflatten(1, (4, 6))[None]
+    torch.testing.assert_close(found.scores, expected(clip_model, dense, (32, 48)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_softmax_over_words_and_a_fall_back_to_background(clip_model) -> None:
+    image, words = picture(), {"pet": ["a cat", "a dog"], "bird": ["a bird"]}
+    rule = ClassRule(scale=20.0, over="words", threshold=0.4, below="background")
+    found = Segmenter(clip_model, size=32, rule=rule, background=["a wall"])(image, words)
+    plain = Segmenter(clip_model, size=32, rule=ClassRule(scale=20.0))
+    probs = plain(image, ["a wall", "a cat", "a dog", "a bird"]).scores.softmax(dim=0)
+    best = torch.stack([probs[0], probs[1:3].amax(0), probs[3]])
+    torch.testing.assert_close(found.scores.exp(), best)
+    want = torch.where(best.amax(0) < 0.4, 0, best.argmax(0))
+    assert torch.equal(found.labels.long(), want)
+    assert 0 < int((want == 0).sum()) < want.numel()
+
+
+def test_descriptions_are_mixed_in_and_a_redundant_direction_taken_off(clip_model) -> None:
+    from binderclip.segment import TextSide
+
+    cat, dog, pet = clip_model.encode_text(["a cat", "a dog", "a small pet"], normalize=True).detach()
+    mixed = TextSide(auxiliary={"a cat": "a small pet"}, alpha=0.25).bind(clip_model, ["a cat", "a dog"])
+    torch.testing.assert_close(mixed.rows, torch.stack([0.75 * cat + 0.25 * pet, dog]))
+    bare = TextSide(redundant="a dog").bind(clip_model, ["a cat"])
+    torch.testing.assert_close(bare.rows[0], cat - dog)
+    with pytest.raises(UsageError, match="alpha must be in"):
+        TextSide(alpha=2)
+    with pytest.raises(UsageError, match="'colour' is no part of a segmenter"):
+        from binderclip.segment import parts_of
+
+        parts_of("value", colour=1)

@@ -7,35 +7,49 @@ from functools import partial
 from typing import Any
 
 from binderclip.segment import metrics
+from binderclip.segment.context import Context, Frame
 from binderclip.segment.detector import Detector, text_detector
+from binderclip.segment.fusion import LastOnly
 from binderclip.segment.graph_cut import GraphCut, minimum_cut, saliency_graph_cut
-from binderclip.segment.last_block import Context, LastBlock, identity, vanilla
+from binderclip.segment.last_block import LastBlock, PatchWeights, identity, vanilla
 from binderclip.segment.metrics import IoU, IoUScore, mask_iou
+from binderclip.segment.presets import PRESETS
 from binderclip.segment.resolution import Whole, Windows
 from binderclip.segment.result import Segmentation
-from binderclip.segment.segmenter import PRESETS, ClassRule, Segmenter
+from binderclip.segment.rule import ClassRule
+from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
+from binderclip.segment.text import BoundText, TextSide
 
 METHODS: dict[str, Callable[..., Any]] = {name: partial(Segmenter, preset=name) for name in PRESETS}
 
 __all__ = [
     "METHODS",
+    "PARTS",
     "PRESETS",
+    "BoundText",
     "ClassRule",
     "Context",
     "Detector",
+    "Frame",
     "GraphCut",
     "IoU",
     "IoUScore",
     "LastBlock",
+    "LastOnly",
+    "Parts",
+    "PatchWeights",
     "Segmentation",
     "Segmenter",
+    "TextSide",
     "Whole",
     "Windows",
     "identity",
     "mask_iou",
     "metrics",
     "minimum_cut",
+    "parts_of",
     "saliency_graph_cut",
+    "segment_all",
     "text_detector",
     "vanilla",
 ]

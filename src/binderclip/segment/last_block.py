@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.models.tokens import Tokens
-from binderclip.models.towers import Block, Tower
-
-
-@dataclass
-class Context:
-    """What parts may look at while one batch of pixels is segmented.
-
-    Attributes:
-        tower: the image tower.
-        pixels: (B, 3, h, w) in [0, 1], as the model sees them before normalisation.
-        tokens: the residual stream entering the last block.
-        notes: free for parts that work together (affinities, region masks).
-    """
-
-    tower: Tower
-    pixels: Tensor
-    tokens: Tokens
-    notes: dict[str, Any] = field(default_factory=dict)
-
+from binderclip.models.towers import Block, Record
+from binderclip.segment.context import Context, records, resample, to_map
 
 Qkv: TypeAlias = tuple[Tensor, Tensor, Tensor]
-#: (block, q k v, context) -> weights (B, 1 or H, M, N), rows need not sum to 1; None = every token its own value.
-AttentionMap: TypeAlias = "Callable[[Block, Qkv, Context], Tensor | None]"
+
+
+@dataclass(frozen=True)
+class PatchWeights:
+    """Weights between patches alone, perhaps on another grid than the tower's (that of an external model).
+
+    Attributes:
+        weights: (B, 1 or H, N, N), N = h * w; rows need not sum to 1.
+        grid: (h, w). Values are brought to it bilinearly, and the map of tokens comes out on it.
+    """
+
+    weights: Tensor
+    grid: tuple[int, int]
+
+
+#: (block, q k v, context) -> weights (B, 1 or H, L, L) over all tokens, rows need not sum to 1; `PatchWeights`; or None
+#: for every token its own value. An attribute `record` names what it wants of earlier blocks.
+AttentionMap: TypeAlias = "Callable[[Block, Qkv, Context], Tensor | PatchWeights | None]"
 
 
 def identity(_block: Block, _qkv: Qkv, _context: Context) -> None:
@@ -47,7 +46,7 @@ def vanilla(block: Block, qkv: Qkv, _context: Context) -> Float[Tensor, "B H L L
 
 @dataclass(frozen=True)
 class LastBlock:
-    """Runs the tower up to its last block and that block by another attention map.
+    """The last block by another attention map.
 
     Args:
         map: weights of the values.
@@ -59,13 +58,39 @@ class LastBlock:
     residual: bool = False
     mlp: bool = False
 
-    def __call__(self, context: Context) -> Float[Tensor, "B E gh gw"]:
-        """Dense features in the shared space."""
-        block, tokens = context.tower.blocks[-1], context.tokens
-        qkv = block.qkv(tokens.x)
-        out = block.mix(self.map(block, qkv, context), qkv[2])
+    @property
+    def record(self) -> Record:
+        """What the map wants of earlier blocks."""
+        return records(self.map)
+
+    def __call__(self, context: Context) -> Float[Tensor, "B D gh gw"]:
+        """Patch tokens before the final norm."""
+        return self.of(context, context.qkv(-1), context.tokens.x)
+
+    def of(self, context: Context, qkv: Qkv, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B D gh gw"]:
+        """The same on another stream `x` with its own query, key and value (layer fusion sends earlier blocks here)."""
+        block, prefix, grid = context.block, context.prefix, context.grid
+        found = self.map(block, qkv, context)
+        if isinstance(found, PatchWeights):
+            values = qkv[2][:, :, prefix:]
+            if found.grid != grid:
+                wide = to_map(values.transpose(1, 2).flatten(2), grid)
+                wide = resample(wide, found.grid).flatten(2).transpose(1, 2)
+                values = wide.unflatten(-1, (values.shape[1], -1)).transpose(1, 2)
+            out = block.mix(found.weights, values)
+            stream = resample(to_map(x[:, prefix:], grid), found.grid).flatten(2).transpose(1, 2)
+            prefix, grid = 0, found.grid
+        else:
+            out, stream = block.mix(found, qkv[2]), x
         if self.residual:
-            out = tokens.x + out
+            out = stream + out
         if self.mlp:
             out = out + block.mlp(out)
-        return context.tower.dense(tokens.with_x(out))
+        return to_map(out[:, prefix : prefix + grid[0] * grid[1]], grid)
+
+
+def row_normalised(weights: Float[Tensor, "*B N N"]) -> Float[Tensor, "*B N N"]:
+    """Rows that sum to 1; a row of zeros becomes the identity's."""
+    total = weights.sum(-1, keepdim=True)
+    eye = torch.eye(weights.shape[-1], device=weights.device, dtype=weights.dtype)
+    return torch.where(total > 0, weights / total.clamp(min=torch.finfo(weights.dtype).tiny), eye)

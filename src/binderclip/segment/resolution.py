@@ -1,29 +1,29 @@
-"""At which size and in which pieces the model sees an image; scores come back at the size it was seen at."""
+"""At which size and in which pieces the model sees an image, and where the pieces are put together again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.data.windows import Windows as Layout
-from binderclip.data.windows import fold, unfold
 from binderclip.errors import UsageError
-
-ScoreMap = Callable[[Tensor], Tensor]
 
 
 class Resolution(Protocol):
-    """Runs `score` on an image in some way and returns scores in pixels of the resized image."""
+    """How an image is resized and cut; equal layouts of several segmenters share their tower passes."""
 
-    def __call__(
-        self, image: Float[Tensor, "1 3 H W"], score: ScoreMap, *, patch: int, native: int
-    ) -> Float[Tensor, "1 Q h w"]: ...
+    @property
+    def merge(self) -> Literal["logits", "tokens"]:
+        """Whether windows are put together as scores, or as tokens before the final norm."""
+        ...
+
+    def layout(self, size: tuple[int, int], *, patch: int, native: int) -> Layout:
+        """Windows over the resized image, for an image of `size` (h, w)."""
+        ...
 
 
 def fit_size(size: tuple[int, int], shorter: int, patch: int, longest: int) -> tuple[int, int]:
@@ -62,46 +62,53 @@ class Whole:
 
     size: int | None = None
     longest: float = 4.0
+    merge: Literal["logits", "tokens"] = "logits"
 
-    def __call__(self, image: Tensor, score: ScoreMap, *, patch: int, native: int) -> Tensor:
-        """Scores (1, Q, h, w) in pixels of the resized image."""
+    def layout(self, size: tuple[int, int], *, patch: int, native: int) -> Layout:
+        """One window over everything.
+
+        Raises:
+            UsageError: a size below one patch.
+        """
         shorter = 2 * native if self.size is None else self.size
         if shorter < patch:
             raise UsageError(f"size {shorter} is below one patch of {patch} pixels")
-        pixels = resized(image, fit_size(_size(image), shorter, patch, int(self.longest * shorter)))
-        return enlarged(score(pixels), _size(pixels))
+        full = fit_size(size, shorter, patch, int(self.longest * shorter))
+        return Layout.over(full, full, full)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Overlapping windows of the model's own size over the resized image; their scores are averaged.
+    """Overlapping windows of the model's own size over the resized image, averaged where they overlap.
 
     Args:
         window: side of a window in pixels; None for the model's own.
-        stride: step between windows; None for half a window.
+        stride: step between windows, rounded to whole patches; None for half a window.
         size: shorter side of the resized image; None for twice the model's own.
-        batch: windows that go through the model at once.
+        merge: `logits` (segment each window, then splice the scores) or `tokens` (splice the tokens, then segment).
         longest: as in `Whole`.
     """
 
     window: int | None = None
     stride: int | None = None
     size: int | None = None
-    batch: int = 16
+    merge: Literal["logits", "tokens"] = "logits"
     longest: float = 4.0
 
-    def __call__(self, image: Tensor, score: ScoreMap, *, patch: int, native: int) -> Tensor:
-        """Scores (1, Q, h, w) in pixels of the resized image."""
+    def __post_init__(self) -> None:
+        if self.merge not in ("logits", "tokens"):
+            raise UsageError(f"merge must be logits or tokens, not {self.merge!r}")
+
+    def layout(self, size: tuple[int, int], *, patch: int, native: int) -> Layout:
+        """Windows that lie on whole patches.
+
+        Raises:
+            UsageError: a window that is no multiple of the patch.
+        """
         window = native if self.window is None else self.window
         if window % patch:
             raise UsageError(f"window {window} is not a multiple of the patch, {patch} pixels")
         shorter = max(window, 2 * native if self.size is None else self.size)
-        pixels = resized(image, fit_size(_size(image), shorter, patch, int(self.longest * shorter)))
-        layout = Layout.over(_size(pixels), window, self.stride or max(1, window // 2))
-        pieces = unfold(pixels, layout)[0]
-        scores = [enlarged(score(part), (window, window)) for part in pieces.split(self.batch)]
-        return fold(torch.cat(scores)[None], layout)
-
-
-def _size(image: Tensor) -> tuple[int, int]:
-    return image.shape[-2], image.shape[-1]
+        full = fit_size(size, shorter, patch, int(self.longest * shorter))
+        stride = self.stride or max(1, window // 2)
+        return Layout.over(full, window, max(patch, stride // patch * patch))

@@ -97,13 +97,22 @@ class Segmentation:
         return path
 
 
-def label_map(scores: Float[Tensor, "C h w"], size: tuple[int, int], threshold: float = 0.0) -> Int[Tensor, "H W"]:
+def label_map(
+    scores: Float[Tensor, "C h w"],
+    size: tuple[int, int],
+    threshold: float = 0.0,
+    *,
+    below: int = -1,
+    absolute: bool = False,
+) -> Int[Tensor, "H W"]:
     """The best class of each pixel after bilinear enlargement of the scores, one class at a time.
 
     Args:
         scores: class logits.
         size: (h, w) of the map.
-        threshold: pixels whose best probability is below it get -1.
+        threshold: pixels whose best probability is below it get `below`.
+        below: label of those pixels.
+        absolute: the scores are log probabilities as they stand, not to be normalised over the classes.
     """
     best = torch.full(size, -torch.inf, device=scores.device)
     total = torch.full(size, -torch.inf, device=scores.device)
@@ -116,7 +125,7 @@ def label_map(scores: Float[Tensor, "C h w"], size: tuple[int, int], threshold: 
         best = torch.where(better, drawn, best)
         total = torch.logaddexp(total, drawn)
     if threshold > 0:
-        labels[(best - total).exp() < threshold] = -1
+        labels[(best if absolute else best - total).exp() < threshold] = below
     return labels
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -11,56 +11,98 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from binderclip.data.windows import Windows as Layout
 from binderclip.errors import UsageError
-from binderclip.segment.last_block import Context, LastBlock, vanilla
-from binderclip.segment.resolution import Resolution, Whole
-from binderclip.segment.result import Segmentation, as_classes, label_map
+from binderclip.models.towers import Record
+from binderclip.segment.context import Context, Frame, head, open_windows, records
+from binderclip.segment.fusion import Fusion, LastOnly, Reader
+from binderclip.segment.last_block import LastBlock
+from binderclip.segment.presets import PRESETS
+from binderclip.segment.resolution import Resolution, Whole, enlarged, resized
+from binderclip.segment.result import Segmentation, label_map
+from binderclip.segment.rule import ClassRule
+from binderclip.segment.text import BoundText, Labels, TextSide
 
-#: (image (1, 3, H, W), class scores (C, h, w), the last context) -> class scores
-Refine: TypeAlias = "Callable[[Tensor, Tensor, Context], Tensor]"
+#: (image (1, 3, H, W), class logits (C, h, w), frame) -> class logits (C, h', w')
+Refine: TypeAlias = "Callable[[Tensor, Tensor, Frame], Tensor]"
+#: (labels (H, W), class logits (C, h, w), frame) -> labels (H, W)
+Relabel: TypeAlias = "Callable[[Tensor, Tensor, Frame], Tensor]"
+#: (spliced tokens (1, D, h, w), frame) -> tokens (1, D, h', w'); between windows and the final norm
+Mix: TypeAlias = "Callable[[Tensor, Frame], Tensor]"
+#: (context, score of a context, features of a context) -> scores (B, Q, gh, gw): several looks at the same windows
+Views: TypeAlias = "Callable[[Context, Callable[[Context], Tensor], Callable[[Context], Tensor]], Tensor]"
+
+PARTS = ("last_block", "fusion", "views", "resolution", "mix", "text", "rule", "refine", "relabel")
+ATTENTION_BYTES = 256e6
+"""Most memory for recorded attention maps of one batch of windows."""
 
 
 @dataclass(frozen=True)
-class ClassRule:
-    """From cosines of queries (words) to class logits.
+class Parts:
+    """The parts of a segmenter, in the order in which they act.
 
-    Args:
-        scale: factor on the cosines; None for the model's own.
-        threshold: pixels whose best probability is below it stay unsegmented (-1).
+    Attributes:
+        resolution: resizing and windows.
+        last_block: tokens of a window.
+        fusion: which layers contribute.
+        views: looks at changed copies of the windows.
+        mix: what happens to spliced tokens before the final norm (with `merge="tokens"`).
+        text: how labels become vectors.
+        rule: from words to classes.
+        refine: changes of the class logits, one after the other.
+        relabel: changes of the finished label map, one after the other.
     """
 
-    scale: float | None = None
-    threshold: float = 0.0
+    resolution: Resolution = field(default_factory=Whole)
+    last_block: Reader = field(default_factory=LastBlock)
+    fusion: Fusion = field(default_factory=LastOnly)
+    views: Views | None = None
+    mix: Mix | None = None
+    text: TextSide = field(default_factory=TextSide)
+    rule: ClassRule = field(default_factory=ClassRule)
+    refine: tuple[Refine, ...] = ()
+    relabel: tuple[Relabel, ...] = ()
 
-    def __call__(
-        self, cosines: Float[Tensor, "Q h w"], owner: Sequence[int], count: int, scale: float
-    ) -> Float[Tensor, "C h w"]:
-        """Each class takes the best of its words."""
-        index = torch.tensor(list(owner), device=cosines.device)[:, None, None].expand_as(cosines)
-        best = cosines.new_full((count, *cosines.shape[1:]), -torch.inf).scatter_reduce(0, index, cosines, "amax")
-        return (scale if self.scale is None else self.scale) * best
+    @property
+    def record(self) -> Record:
+        """What the parts want of the earlier blocks."""
+        return records(self.last_block, self.fusion, self.views, self.mix, *self.refine, *self.relabel)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "plain": {"last_block": LastBlock(vanilla, residual=True, mlp=True)},
-    "value": {"last_block": LastBlock()},
-}
-"""Parts of each preset: `plain` is the tower's ordinary patch tokens, `value` the value path of its last block."""
+def parts_of(preset: str, **changes: Any) -> Parts:
+    """The parts of a preset, some replaced.
+
+    Raises:
+        UsageError: an unknown preset or part.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"preset {preset!r} is unknown; there are {', '.join(sorted(PRESETS))}")
+    chosen = {**PRESETS[preset], **{name: part for name, part in changes.items() if part is not None}}
+    unknown = sorted(set(chosen) - set(PARTS))
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} is no part of a segmenter; there are {', '.join(PARTS)}")
+    for name in ("refine", "relabel"):
+        if name in chosen and not isinstance(chosen[name], (tuple, list)):
+            chosen[name] = (chosen[name],)
+        chosen[name] = tuple(chosen.get(name, ()))
+    return Parts(**chosen)
 
 
 class Segmenter:
     """Labels every pixel of an image by the closest of some texts; nothing is trained.
 
     Patch tokens of an image-text model lie in the space of the texts, but its last attention mixes them into one
-    summary. The presets rewire that block; `value` lets every token keep its own value (MaskCLIP).
+    summary. The presets rewire that block and what surrounds it; `value` lets every token keep its own value
+    (MaskCLIP).
 
     Args:
         model: an `ImageTextModel` with a transformer image tower.
-        preset: `value` or `plain`; the other arguments replace single parts of it.
-        size: shorter side in pixels at which the model sees the image; short for `resolution=Whole(size)`.
+        preset: a name of `PRESETS`; the other arguments replace single parts of it.
+        size: shorter side in pixels at which the model sees the image, in the preset's own resolution.
         background: words for what is none of the labels; together they are one class, the first, named `background`.
         templates: around every label, as in `text_bank`.
-        last_block, resolution, rule, refine: the parts; None for the preset's.
+        last_block, fusion, views, resolution, mix, text, rule, refine, relabel: the parts (see `Parts`); None for the
+            preset's. `refine` and `relabel` take one callable or several.
 
     Raises:
         UsageError: an unknown preset, or `size` beside `resolution`.
@@ -77,32 +119,39 @@ class Segmenter:
         size: int | None = None,
         background: Sequence[str] = (),
         templates: str | Sequence[str] | None = None,
-        last_block: Callable[[Context], Tensor] | None = None,
+        last_block: Reader | None = None,
+        fusion: Fusion | None = None,
+        views: Views | None = None,
         resolution: Resolution | None = None,
+        mix: Mix | None = None,
+        text: TextSide | None = None,
         rule: ClassRule | None = None,
-        refine: Refine | None = None,
+        refine: Refine | Sequence[Refine] | None = None,
+        relabel: Relabel | Sequence[Relabel] | None = None,
     ) -> None:
-        if preset not in PRESETS:
-            raise UsageError(f"preset {preset!r} is unknown; there are {', '.join(sorted(PRESETS))}")
         if size is not None and resolution is not None:
-            raise UsageError("size is short for resolution=Whole(size): give one of them")
+            raise UsageError("size is short for the preset's resolution at that size: give one of them")
         if isinstance(background, str):
             raise UsageError(f"background must be a list of words, not the text {background!r}")
-        parts = PRESETS[preset]
+        parts = parts_of(
+            preset, last_block=last_block, fusion=fusion, views=views, resolution=resolution, mix=mix, text=text,
+            rule=rule, refine=refine, relabel=relabel,
+        )  # fmt: skip
+        if size is not None:
+            parts = replace(parts, resolution=replace(parts.resolution, size=size))  # type: ignore[type-var]
+        changes: dict[str, Any] = {"background": tuple(background)} if background else {}
+        if templates is not None:
+            changes["templates"] = templates if isinstance(templates, str) else tuple(templates)
         self.model, self.preset = model, preset
+        self.parts = replace(parts, text=parts.text.with_(**changes)) if changes else parts
         self.tower = model.image_tower
-        self.background, self.templates = tuple(background), templates
-        self.last_block = last_block if last_block is not None else parts["last_block"]
-        self.resolution = resolution or (Whole(size) if size is not None else parts.get("resolution", Whole()))
-        self.rule = rule or parts.get("rule", ClassRule())
-        self.refine = refine or parts.get("refine")
+        self._bound: tuple[Any, BoundText] | None = None
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{name}={getattr(self, name)}" for name in ("last_block", "resolution", "rule", "refine"))
+        parts = ", ".join(f"{name}={getattr(self.parts, name)}" for name in PARTS if getattr(self.parts, name))
         return f"Segmenter({getattr(self.model, 'name', self.model)!r}, {self.preset!r}, {parts})"
 
-    @torch.no_grad()
-    def __call__(self, image: Any, labels: Sequence[str] | Mapping[str, Sequence[str]]) -> Segmentation:
+    def __call__(self, image: Any, labels: Labels) -> Segmentation:
         """Segment one image.
 
         Args:
@@ -113,53 +162,135 @@ class Segmenter:
             UsageError: no label, an empty or doubled one, one that is also the background, or several images.
             DataError: the image cannot be read.
         """
-        picture, pixels = _opened(image)
-        classes, rows, owner = self._queries(labels)
-        training, last = self.model.training, []
-        self.model.eval()
-        try:
+        return segment_all([self], image, labels)[0]
 
-            def score(batch: Tensor) -> Tensor:
-                context = self.context(batch)
-                last.append(context)
-                features = F.normalize(self.last_block(context).float(), dim=1)
-                return torch.einsum("behw,qe->bqhw", features, rows)
+    def bind(self, labels: Labels) -> BoundText:
+        """The labels as vectors; kept until other labels are asked for, so that a folder encodes them once."""
+        key = repr(labels if isinstance(labels, (str, Mapping)) else list(labels))
+        if self._bound is None or self._bound[0] != key:
+            self._bound = (key, self.parts.text.bind(self.model, labels))
+        return self._bound[1]
 
-            native = min(_pair(self.model.image_size))
-            cosines = self.resolution(pixels.to(self.model.device), score, patch=self.tower.patch, native=native)[0]
-        finally:
-            self.model.train(training)
-        scores = self.rule(cosines, owner, len(classes), float(self.model.scale()))
-        if self.refine is not None:
-            scores = self.refine(pixels, scores, last[-1])
-        size = (picture.height, picture.width)
-        found = label_map(scores, size, self.rule.threshold)
-        return Segmentation(classes, found, scores, picture, background=bool(self.background))
+    def scores(self, context: Context, text: BoundText) -> Float[Tensor, "B Q gh gw"]:
+        """Scores of words for one batch of windows."""
 
-    def context(self, pixels: Float[Tensor, "B 3 h w"]) -> Context:
-        """Pixels in [0, 1] -> the stream entering the last block."""
-        normal = self.model.preprocess.normalize(pixels).to(self.tower.dtype)
-        return Context(self.tower, pixels, self.tower.run(self.tower.embed(normal), stop=-1))
+        def score(seen: Context) -> Tensor:
+            return self.parts.fusion(seen, self.parts.last_block, text)
 
-    def _queries(
-        self, labels: Sequence[str] | Mapping[str, Sequence[str]]
-    ) -> tuple[tuple[str, ...], Float[Tensor, "Q E"], list[int]]:
-        """Classes, one row a word, and the class of each word."""
-        if isinstance(labels, str):
-            raise UsageError(f"labels must be a list of names, not the single text {labels!r}: write [{labels!r}]")
-        words = {n: list(labels[n]) for n in labels} if isinstance(labels, Mapping) else {n: [n] for n in labels}
-        if not words or (not isinstance(labels, Mapping) and len(words) < len(labels)):
-            raise UsageError("labels is empty" if not words else "labels names a class twice")
-        if self.background:
-            if "background" in words:
-                raise UsageError("'background' is both a label and the name of the background class")
-            words = {"background": list(self.background), **words}
-        flat = [word for own in words.values() for word in own]
-        bank = self.model.text_bank(list(dict.fromkeys(flat)), self.templates)
-        place = {name: index for index, name in enumerate(bank.names)}
-        rows = bank.prototypes()[[place[word] for word in flat]].float()
-        owner = [index for index, own in enumerate(words.values()) for _ in own]
-        return as_classes(list(words)), rows, owner
+        def features(seen: Context) -> Tensor:
+            return F.normalize(head(seen.tower, self.parts.last_block(seen)).float(), dim=1)
+
+        return score(context) if self.parts.views is None else self.parts.views(context, score, features)
+
+
+@torch.no_grad()
+def segment_all(segmenters: Sequence[Segmenter], image: Any, labels: Labels) -> list[Segmentation]:
+    """Several segmenters of one model on one image; those that see the same windows share the tower's passes.
+
+    Args:
+        segmenters: of one model.
+        image, labels: as in `Segmenter.__call__`.
+
+    Raises:
+        UsageError: no segmenter, or segmenters of different models; see `Segmenter.__call__`.
+    """
+    if not segmenters:
+        raise UsageError("segmenters is empty")
+    model = segmenters[0].model
+    if any(each.model is not model for each in segmenters):
+        raise UsageError("segmenters of different models share nothing: call them one by one")
+    picture, pixels = _opened(image)
+    texts = [each.bind(labels) for each in segmenters]
+    training, notes = model.training, {}  # type: ignore[var-annotated]
+    native, size = min(_pair(model.image_size)), (pixels.shape[-2], pixels.shape[-1])
+    pixels = pixels.to(model.device)
+    model.eval()
+    try:
+        layouts = [s.parts.resolution.layout(size, patch=s.tower.patch, native=native) for s in segmenters]
+        found: dict[int, Segmentation] = {}
+        for layout in dict.fromkeys(layouts):
+            mine = [i for i, own in enumerate(layouts) if own == layout]
+            frame = Frame(model, pixels, resized(pixels, layout.size), notes)
+            raw = _run(frame, layout, [segmenters[i] for i in mine], [texts[i] for i in mine])
+            for index, scores in zip(mine, raw, strict=True):
+                found[index] = _finish(segmenters[index].parts, scores, texts[index], frame, picture)
+    finally:
+        model.train(training)
+    return [found[index] for index in range(len(segmenters))]
+
+
+def _run(
+    frame: Frame, layout: Layout, segmenters: Sequence[Segmenter], texts: Sequence[BoundText]
+) -> list[Float[Tensor, "Q h w"]]:
+    """Scores of words in pixels of the resized image, for every segmenter, from one pass over the windows."""
+    record = records(*(s.parts for s in segmenters))
+    spliced = [_Splice(layout) for _ in segmenters]
+    boxes = layout.boxes
+    at_once = _windows_at_once(segmenters[0].tower, layout.window, record)
+    for first in range(0, len(boxes), at_once):
+        some = boxes[first : first + at_once]
+        cut = torch.cat([frame.pixels[..., y0:y1, x0:x1] for x0, y0, x1, y1 in some])
+        frame.context = open_windows(frame, cut, [(y0, x0) for x0, y0, _, _ in some], record)
+        for segmenter, text, splice in zip(segmenters, texts, spliced, strict=True):
+            if segmenter.parts.resolution.merge == "tokens":
+                splice.add(segmenter.parts.last_block(frame.context), some)
+            else:
+                splice.add(enlarged(segmenter.scores(frame.context, text), layout.window), some)
+    out = []
+    for segmenter, text, splice in zip(segmenters, texts, spliced, strict=True):
+        whole = splice.result()
+        if segmenter.parts.resolution.merge == "tokens":
+            mixed = whole if segmenter.parts.mix is None else segmenter.parts.mix(whole, frame)
+            whole = enlarged(text.cosines(head(segmenter.tower, mixed)), layout.size)
+        out.append(whole[0])
+    return out
+
+
+class _Splice:
+    """Adds windows up where they lie, on their own grid, and divides by how many cover a cell."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.total: Tensor | None = None
+        self.cover = torch.zeros(())
+        self.cell = 1
+
+    def add(self, maps: Float[Tensor, "B C h w"], boxes: Sequence[tuple[int, int, int, int]]) -> None:
+        """Some windows."""
+        if self.total is None:
+            self.cell = self.layout.window[0] // maps.shape[-2]
+            coarse = self.layout.scaled(self.cell)
+            self.total = maps.new_zeros(1, maps.shape[1], *coarse.size)
+            self.cover = maps.new_zeros(coarse.size)
+        for values, box in zip(maps, boxes, strict=True):
+            x0, y0, x1, y1 = (v // self.cell for v in box)
+            self.total[0, :, y0:y1, x0:x1] += values
+            self.cover[y0:y1, x0:x1] += 1
+
+    def result(self) -> Float[Tensor, "1 C H W"]:
+        """The mean."""
+        assert self.total is not None
+        return self.total / self.cover
+
+
+def _windows_at_once(tower: Any, window: tuple[int, int], record: Record, most: int = 16) -> int:
+    """Fewer where attention maps are kept, which grow with the square of the tokens."""
+    length = tower.prefix + (window[0] // tower.patch) * (window[1] // tower.patch)
+    kept = sum(tower.depth if layer is None else 1 for name, layer in record.wanted if name == "attn")
+    bytes_each = 4 * kept * tower.heads * length**2
+    return max(1, min(most, int(ATTENTION_BYTES // bytes_each))) if bytes_each else most
+
+
+def _finish(parts: Parts, scores: Tensor, text: BoundText, frame: Frame, picture: Any) -> Segmentation:
+    logits = parts.rule(scores, text)
+    for refine in parts.refine:
+        logits = refine(frame.image, logits, frame)
+    below = 0 if parts.rule.below == "background" and text.background else -1
+    size = (picture.height, picture.width)
+    found = label_map(logits, size, parts.rule.threshold, below=below, absolute=parts.rule.absolute)
+    for relabel in parts.relabel:
+        found = relabel(found, logits, frame)
+    return Segmentation(text.classes, found, logits, picture, background=text.background)
 
 
 def _opened(image: Any) -> tuple[Any, Float[Tensor, "1 3 H W"]]:

@@ -1,0 +1,154 @@
+"""What the parts of a segmenter look at: the image as a whole, and one batch of its windows inside the tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.models.tokens import Tokens
+from binderclip.models.towers import Block, Record, Recorder, Site, Tower
+from binderclip.models.towers.record import resolve_layer
+
+
+@dataclass
+class Frame:
+    """One image while it is segmented.
+
+    Attributes:
+        model: the image-text model.
+        image: (1, 3, H, W) in [0, 1], the picture at its own size.
+        pixels: (1, 3, h, w), the picture as it is cut into windows.
+        notes: free for parts that work together (region masks, affinities); kept for all segmenters of one call.
+        context: the windows that ran last; all of them where there is one window.
+    """
+
+    model: Any
+    image: Tensor
+    pixels: Tensor
+    notes: dict[Any, Any] = field(default_factory=dict)
+    context: Context | None = None
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once an image and kept under `key`."""
+        if key not in self.notes:
+            self.notes[key] = make()
+        return self.notes[key]
+
+
+@dataclass
+class Context:
+    """One batch of windows inside the tower, up to the last block.
+
+    Attributes:
+        tower: the image tower.
+        pixels: (B, 3, h, w) in [0, 1], as the model sees them before normalisation.
+        start: the stream entering block 0.
+        tokens: the residual stream entering the last block.
+        sites: what was recorded of the earlier blocks.
+        frame: the image they are windows of.
+        places: (top, left) of each window in `frame.pixels`.
+        notes: free for parts that work together on these windows.
+    """
+
+    tower: Tower
+    pixels: Tensor
+    start: Tokens
+    tokens: Tokens
+    sites: dict[Site, Tensor]
+    frame: Frame
+    places: tuple[tuple[int, int], ...]
+    record: Record = field(default_factory=Record)
+    notes: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def block(self) -> Block:
+        """The last block, which segmenters rewire."""
+        return self.tower.blocks[-1]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the patch grid of a window."""
+        assert self.tokens.grid is not None
+        return self.tokens.grid
+
+    @property
+    def prefix(self) -> int:
+        """Number of tokens before the patches."""
+        return self.tokens.prefix
+
+    def qkv(self, layer: int = -1) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key, value (B, H, L, d) of a block; computed once for all segmenters of one call."""
+        layer = resolve_layer(layer, self.tower.depth)
+        if ("qkv", layer) not in self.notes:
+            if Site("q", layer) in self.sites:
+                found = tuple(self.sites[Site(name, layer)] for name in ("q", "k", "v"))
+            else:
+                found = self.tower.blocks[layer].qkv(self.stream(layer))
+            self.notes["qkv", layer] = found
+        return self.notes["qkv", layer]
+
+    def stream(self, layer: int = -1) -> Float[Tensor, "B L D"]:
+        """The residual stream entering a block: the last one always, another if `block_in` was recorded."""
+        layer = resolve_layer(layer, self.tower.depth)
+        return self.tokens.x if layer == self.tower.depth - 1 else self.site("block_in", layer)
+
+    def site(self, name: str, layer: int) -> Tensor:
+        """What was recorded; the part that asks must name it in its `record`."""
+        return self.sites[Site(name, resolve_layer(layer, self.tower.depth))]
+
+    def again(self, key: Any, change: Callable[[Tensor], Tensor]) -> Context:
+        """The same windows, their pixels changed; run once for all segmenters of one call."""
+        if ("again", key) not in self.notes:
+            self.notes["again", key] = open_windows(self.frame, change(self.pixels), self.places, self.record)
+        return self.notes["again", key]
+
+
+def open_windows(
+    frame: Frame, pixels: Float[Tensor, "B 3 h w"], places: Sequence[tuple[int, int]], record: Record
+) -> Context:
+    """Run windows through the tower up to its last block.
+
+    Args:
+        frame: the image they come from.
+        pixels: in [0, 1].
+        places: (top, left) of each.
+        record: sites of earlier blocks to keep.
+    """
+    tower = frame.model.image_tower
+    recorder = Recorder(record, tower.depth)
+    start = tower.embed(frame.model.preprocess.normalize(pixels).to(tower.dtype))
+    tokens = tower.run(start, stop=-1, record=recorder)
+    return Context(tower, pixels, start, tokens, recorder.values, frame, tuple(places), record)
+
+
+def records(*parts: Any) -> Record:
+    """The union of what parts want recorded (their attribute `record`, a `Record`, where they have one)."""
+    total = Record()
+    for part in parts:
+        wanted = getattr(part, "record", None)
+        if isinstance(wanted, Record):
+            total = total | wanted
+    return total
+
+
+def to_map(x: Float[Tensor, "B N D"], grid: tuple[int, int]) -> Float[Tensor, "B D h w"]:
+    """Patch tokens, row by row, as a map."""
+    return x.transpose(1, 2).unflatten(2, grid)
+
+
+def head(tower: Tower, maps: Float[Tensor, "B D h w"]) -> Float[Tensor, "B E h w"]:
+    """Final norm and projection of every cell: a map of tokens in the shared space, raw."""
+    grid = (maps.shape[-2], maps.shape[-1])
+    return to_map(tower.head(maps.flatten(2).transpose(1, 2)), grid)
+
+
+def resample(maps: Float[Tensor, "B D h w"], grid: tuple[int, int]) -> Float[Tensor, "B D i j"]:
+    """Bilinearly to another grid."""
+    if tuple(maps.shape[-2:]) == tuple(grid):
+        return maps
+    return torch.nn.functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
