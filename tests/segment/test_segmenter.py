@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.segment import METHODS, PRESETS, ClassRule, LastBlock, Segmenter, Whole, Windows, vanilla
+from binderclip.segment import METHODS, PRESETS, ClassRule, LastBlock, Segmenter, Whole, Windows, parts_of, vanilla
 
 LABELS = ["a cat", "a dog", "green grass"]
 
@@ -232,6 +232,4 @@ def test_descriptions_are_mixed_in_and_a_redundant_direction_taken_off(clip_mode
     with pytest.raises(UsageError, match="alpha must be in"):
         TextSide(alpha=2)
     with pytest.raises(UsageError, match="'colour' is no part of a segmenter"):
-        from binderclip.segment import parts_of
-
         parts_of("value", colour=1)
