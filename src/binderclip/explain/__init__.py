@@ -20,6 +20,7 @@ from binderclip.explain.gradcam_plus_plus import GradCAMPlusPlus, SmoothGradCAMP
 from binderclip.explain.gradients import InputXGradient, IntegratedGradients, SmoothGrad
 from binderclip.explain.localisation import energy_inside, pointing_game
 from binderclip.explain.relu_rules import relu_rule
+from binderclip.explain.retrain import RetrainTable, from_scratch, keep_mask, remove_and_retrain
 from binderclip.explain.saliency import Saliency
 
 METHODS: dict[str, Callable[..., Any]] = {
@@ -48,6 +49,7 @@ __all__ = [
     "IntegratedGradients",
     "Path",
     "Plan",
+    "RetrainTable",
     "Saliency",
     "Signal",
     "SmoothGrad",
@@ -55,8 +57,11 @@ __all__ = [
     "attribute",
     "attribute_all",
     "energy_inside",
+    "from_scratch",
+    "keep_mask",
     "peaks",
     "pointing_game",
     "relu_rule",
+    "remove_and_retrain",
     "targets",
 ]
