@@ -19,6 +19,15 @@ from binderclip.explain.gradcam import GradCAM
 from binderclip.explain.gradcam_plus_plus import GradCAMPlusPlus, SmoothGradCAMPlusPlus
 from binderclip.explain.gradients import InputXGradient, IntegratedGradients, SmoothGrad
 from binderclip.explain.localisation import energy_inside, pointing_game
+from binderclip.explain.perturbation import (
+    PerturbationArea,
+    PixelPerturbation,
+    deletion_auc,
+    insertion_auc,
+    maps_of,
+    pixel_perturbation,
+)
+from binderclip.explain.randomisation import Randomisation, parameter_randomisation, rank_correlation
 from binderclip.explain.relu_rules import relu_rule
 from binderclip.explain.retrain import RetrainTable, from_scratch, keep_mask, remove_and_retrain
 from binderclip.explain.saliency import Saliency
@@ -48,7 +57,10 @@ __all__ = [
     "InputXGradient",
     "IntegratedGradients",
     "Path",
+    "PerturbationArea",
+    "PixelPerturbation",
     "Plan",
+    "Randomisation",
     "RetrainTable",
     "Saliency",
     "Signal",
@@ -56,11 +68,17 @@ __all__ = [
     "SmoothGradCAMPlusPlus",
     "attribute",
     "attribute_all",
+    "deletion_auc",
     "energy_inside",
     "from_scratch",
+    "insertion_auc",
     "keep_mask",
+    "maps_of",
+    "parameter_randomisation",
     "peaks",
+    "pixel_perturbation",
     "pointing_game",
+    "rank_correlation",
     "relu_rule",
     "remove_and_retrain",
     "targets",
