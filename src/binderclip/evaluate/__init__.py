@@ -3,6 +3,7 @@
 from binderclip.evaluate.continual import ContinualMetrics, Task, run_stream
 from binderclip.evaluate.groups import GroupAccuracy, worst_group_accuracy
 from binderclip.evaluate.learning import LearningCurve, LearningPoint, learning_set_curve
+from binderclip.evaluate.misalignment import MisalignmentScore, clip_score, f_clipscore_dm, word_detection
 from binderclip.evaluate.model import Evaluation, evaluate_model, figures
 from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
 from binderclip.evaluate.transfer import Binary, binary_scores, transfer_matrix
@@ -21,19 +22,23 @@ __all__ = [
     "GroupAccuracy",
     "LearningCurve",
     "LearningPoint",
+    "MisalignmentScore",
     "PromptScore",
     "Task",
     "attention_in_region",
     "attention_mass",
     "binary_scores",
     "box_coverage",
+    "clip_score",
     "evaluate_model",
+    "f_clipscore_dm",
     "figures",
     "learning_set_curve",
     "retrieval",
     "run_stream",
     "transfer_matrix",
     "visual_prompt_study",
+    "word_detection",
     "worst_group_accuracy",
     "zero_shot_accuracy",
 ]

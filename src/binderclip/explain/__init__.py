@@ -19,6 +19,7 @@ from binderclip.explain.gradcam import GradCAM
 from binderclip.explain.gradcam_plus_plus import GradCAMPlusPlus, SmoothGradCAMPlusPlus
 from binderclip.explain.gradients import InputXGradient, IntegratedGradients, SmoothGrad
 from binderclip.explain.localisation import energy_inside, pointing_game
+from binderclip.explain.misalignment import DenseMisalignment, Misalignment
 from binderclip.explain.perturbation import (
     PerturbationArea,
     PixelPerturbation,
@@ -31,6 +32,7 @@ from binderclip.explain.randomisation import Randomisation, parameter_randomisat
 from binderclip.explain.relu_rules import relu_rule
 from binderclip.explain.retrain import RetrainTable, from_scratch, keep_mask, remove_and_retrain
 from binderclip.explain.saliency import Saliency
+from binderclip.explain.text_tokens import LeaveOneWordOut, TextTokenAttribution, WordScores
 
 METHODS: dict[str, Callable[..., Any]] = {
     "gradcam": GradCAM,
@@ -50,12 +52,15 @@ __all__ = [
     "ClassImage",
     "ClassModelImage",
     "Crops",
+    "DenseMisalignment",
     "Ensemble",
     "GaussianNoise",
     "GradCAM",
     "GradCAMPlusPlus",
     "InputXGradient",
     "IntegratedGradients",
+    "LeaveOneWordOut",
+    "Misalignment",
     "Path",
     "PerturbationArea",
     "PixelPerturbation",
@@ -66,6 +71,8 @@ __all__ = [
     "Signal",
     "SmoothGrad",
     "SmoothGradCAMPlusPlus",
+    "TextTokenAttribution",
+    "WordScores",
     "attribute",
     "attribute_all",
     "deletion_auc",
