@@ -147,13 +147,14 @@ def test_bad_input_is_named(conv_net: nn.Module, images: Tensor) -> None:
         ({"maps": maps[:, :6]}, "maps are .3, 6, 16."),
         ({"maps": maps / 0}, "NaN or infinite"),
         ({"maps": maps, "steps": 0}, "steps must be at least 1"),
-        ({"maps": maps, "unit": 0}, "unit and draws"),
-        ({"maps": maps, "draws": 0}, "unit and draws"),
+        ({"maps": maps, "unit": 0}, "unit must be at least 1"),
+        ({"maps": maps, "draws": -1}, "draws at least 0"),
         ({"maps": maps, "fill": "pink"}, "pink"),
         ({"maps": maps, "batch": 0}, "batch must be at least 1"),
     ]:
         with pytest.raises(UsageError, match=words):
             deletion_auc(conv_net, images, 1, **settings)
+    assert bool(deletion_auc(conv_net, images, 1, maps=maps, draws=0).random.isnan().all())
     with pytest.raises(UsageError, match="fractions"):
         pixel_perturbation(conv_net, images, 1, maps=maps, fractions=[0.0])
     with pytest.raises(UsageError, match="score of an image is 0"):

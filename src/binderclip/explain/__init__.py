@@ -14,6 +14,7 @@ from binderclip.explain import targets
 from binderclip.explain.attribute import Plan, attribute, attribute_all
 from binderclip.explain.attribution import Attribution, peaks
 from binderclip.explain.class_image import ClassImage, ClassModelImage
+from binderclip.explain.comparison import OPTIMISED, Comparison, compare, contact_sheet
 from binderclip.explain.gathering import Crops, Ensemble, GaussianNoise, Path, Signal
 from binderclip.explain.gradcam import GradCAM
 from binderclip.explain.gradcam_plus_plus import GradCAMPlusPlus, SmoothGradCAMPlusPlus
@@ -48,9 +49,11 @@ METHODS: dict[str, Callable[..., Any]] = {
 
 __all__ = [
     "METHODS",
+    "OPTIMISED",
     "Attribution",
     "ClassImage",
     "ClassModelImage",
+    "Comparison",
     "Crops",
     "DenseMisalignment",
     "Ensemble",
@@ -75,6 +78,8 @@ __all__ = [
     "WordScores",
     "attribute",
     "attribute_all",
+    "compare",
+    "contact_sheet",
     "deletion_auc",
     "energy_inside",
     "from_scratch",

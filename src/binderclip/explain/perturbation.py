@@ -139,7 +139,7 @@ def deletion_auc(
         steps: equal steps from nothing to everything.
         fill: of removed pixels, a rule of `data.Fill` or a `Fill`.
         unit: side in pixels of the square patches that go together, by their mean.
-        draws: random orders that the baseline averages, at least 1.
+        draws: random orders that the baseline averages; 0 for none (NaN).
         seed: of the random orders, and of the order of equal values.
         batch: images per forward.
 
@@ -219,12 +219,13 @@ def pixel_perturbation(
             lost = [rank >= size - kept_count(fraction, size) for fraction in fractions]
             after = [scorer(torch.where(_pixels(gone, unit, pictures), empty, pictures)) for gone in lost]
             found.append(torch.stack([(score - before).abs() / before.abs() for score in after], dim=1))
-    return PixelPerturbation(tuple(fractions), found[0], torch.stack(found[1:]).mean(dim=0))
+    random = torch.stack(found[1:]).mean(dim=0) if draws else torch.full_like(found[0], torch.nan)
+    return PixelPerturbation(tuple(fractions), found[0], random)
 
 
 @contextmanager
 def scoring(model: Any, images: Any, target: Any, *, batch: int = 64) -> Iterator[tuple[Scorer, Tensor]]:
-    """A function from changed versions (B, C, H, W) of the images to scores (B,), and the images as a batch.
+    """A function from changed versions (k B, C, H, W) of the images to scores (k B,), and the images as a batch.
 
     The target is resolved once, on the images as they are; forwards run in chunks, without gradients.
 
@@ -247,7 +248,8 @@ def scoring(model: Any, images: Any, target: Any, *, batch: int = 64) -> Iterato
 
     with observer.ready(), torch.no_grad():
         score = resolve(model, target, outputs(pictures))
-        yield lambda changed: score(outputs(changed)), pictures
+        count = len(pictures)
+        yield lambda changed: torch.cat([score(part) for part in outputs(changed).split(count)]), pictures
 
 
 def _area(
@@ -274,18 +276,20 @@ def _area(
         counts = sorted({kept_count(step / steps, size) for step in range(steps + 1)})
         # Nothing and everything changed are the same pictures in every order.
         ends = {0: scorer(old), size: scorer(new)}
-        curves = [
-            torch.stack(
-                [
-                    ends[count] if count in ends else scorer(torch.where(_pixels(rank < count, unit, old), new, old))
-                    for count in counts
-                ],
-                dim=1,
-            )
-            for rank in ranks
-        ]
+        between = [count for count in counts if count not in ends]
+        # Several steps a forward: small batches leave most of the time to overhead.
+        at_once = max(1, batch // len(pictures))
+        curves = []
+        for rank in ranks:
+            scores = dict(ends)
+            for first in range(0, len(between), at_once):
+                some = between[first : first + at_once]
+                changed = torch.cat([torch.where(_pixels(rank < count, unit, old), new, old) for count in some])
+                scores.update(zip(some, scorer(changed).split(len(pictures)), strict=True))
+            curves.append(torch.stack([scores[count] for count in counts], dim=1))
     fractions = torch.tensor(counts, dtype=curves[0].dtype, device=curves[0].device) / size
-    return PerturbationArea(fractions, curves[0], torch.stack(curves[1:]).mean(dim=0))
+    random = torch.stack(curves[1:]).mean(dim=0) if draws else torch.full_like(curves[0], torch.nan)
+    return PerturbationArea(fractions, curves[0], random)
 
 
 def _orders(
@@ -299,8 +303,8 @@ def _orders(
     magnitude: bool = False,
 ) -> list[Int[Tensor, "B h w"]]:
     """Places of the units from the most to the least salient, by the map and at random."""
-    if unit < 1 or draws < 1:
-        raise UsageError(f"unit and draws must be at least 1, got {unit} and {draws}")
+    if unit < 1 or draws < 0:
+        raise UsageError(f"unit must be at least 1 and draws at least 0, got {unit} and {draws}")
     if isinstance(maps, Attribution):
         maps = maps.maps()
     if not isinstance(maps, Tensor):

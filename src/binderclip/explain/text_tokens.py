@@ -133,6 +133,7 @@ class TextTokenAttribution:
             for grad, site in zip(grads, sites, strict=True)
         ]
         place = seen.tokens.pool_at
+        assert place is not None
         return combine(products, self.rule)[torch.arange(len(place)), place], cosine.detach()
 
 
