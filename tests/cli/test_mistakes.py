@@ -59,7 +59,7 @@ CAT = ("cat.jpg", "-l", "cat,dog")
         (("segment", "mixed", "-l", "cat"), 2, "mixed is a folder"),
         (("segment", "broken.png", "-l", "cat"), 1, "broken.png: damaged image"),
         (("explain", "broken.png", "-l", "cat"), 1, "broken.png: damaged image"),
-        (("explain", "none.png", "-l", "cat"), 2, "there is no file none.png"),
+        (("explain", "none.png", "-l", "cat"), 2, "there is no file or folder none.png"),
         # choices
         (("classify", *CAT, "--top", "0"), 2, "Invalid value for '--top'"),
         (("classify", *CAT, "--templates", "phoot"), 2, "templates 'phoot' is neither a set"),

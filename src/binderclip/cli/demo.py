@@ -205,15 +205,14 @@ def _explain(page: Page, clip: ImageTextModel) -> None:
     photographs = _photographs()
     page.section(
         "Explain",
-        "Where a picture speaks for a text: the gradient at the pixels (saliency), and Grad-CAM at the last layer. On "
-        "this model saliency points at the object far more often than chance and Grad-CAM does not (the study of p147 "
-        "measures both); a grey map means that Grad-CAM finds nothing that speaks for the text.",
-        'binderclip explain chelsea.png --label "a cat"',
+        "Where a picture speaks for a text: the gradient at the pixels (saliency), and its mean over noisy copies of the "
+        "picture (SmoothGrad). `--compare` runs all methods and tests their maps by taking pixels away in their order.",
+        'binderclip explain chelsea.png --label "a cat" --method smoothgrad',
     )
     for name, text in (("chelsea", "a cat"), ("coffee", "a cup of coffee"), ("rocket", "a rocket")):
         picture = ImageOps.fit(photographs[name].convert("RGB"), (256, 256))
         drawn = [
-            (METHODS[method]()(clip, [picture], text).overlay(picture), method) for method in ("saliency", "gradcam")
+            (METHODS[method]()(clip, [picture], text).overlay(picture), method) for method in ("saliency", "smoothgrad")
         ]
         page.strip([(picture, text), *drawn], width=300)
 

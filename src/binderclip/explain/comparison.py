@@ -51,7 +51,8 @@ class Comparison:
     def table(self) -> list[dict[str, Any]]:
         """One row a method: of each test the mean and its standard error (NaN for a single image), best deletion first.
 
-        `completeness` is the largest relative error of the sum over images, None for methods that promise none.
+        `completeness` is the error of the sums relative to what they promise, both added up over the images (a single
+        promise may be near zero); None for methods that promise none.
         """
         rows = []
         for method in [*self.attributions, *([RANDOM] if self.scores else [])]:
@@ -60,8 +61,7 @@ class Comparison:
                 values = found[method].double()
                 row[test] = float(values.mean())
                 row[f"{test}_error"] = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
-            error = self.attributions[method].completeness_error() if method in self.attributions else None
-            row["completeness"] = None if error is None else float(error.max())
+            row["completeness"] = _completeness(self.attributions.get(method))
             rows.append(row)
         return sorted(rows, key=lambda row: row["deletion"]) if "deletion" in self.scores else rows
 
@@ -96,6 +96,7 @@ def compare(
     tests: Sequence[str] | None = None,
     steps: int = 10,
     seed: int = 0,
+    strict: bool | None = None,
 ) -> Comparison:
     """Run several methods and test their maps; passes that several methods need are run once.
 
@@ -107,6 +108,8 @@ def compare(
         tests: out of `TESTS`; None for all that can be done; empty for maps alone.
         steps: in which deletion and insertion take pixels away.
         seed: of the random map.
+        strict: whether a method that cannot be run on this model is an error; None: if it was named. Otherwise it is
+            left out, and the result says why.
 
     Raises:
         UsageError: an unknown method or test, or masks of another shape; see `attribute` for the rest.
@@ -116,7 +119,7 @@ def compare(
     named, chosen = _named(methods), _tests(tests, masks)
     if masks is not None and tuple(masks.shape) != (len(batch), *batch.shape[-2:]):
         raise UsageError(f"masks {tuple(masks.shape)}: must be (B, H, W) = {(len(batch), *batch.shape[-2:])}")
-    found, left_out = _run(model, batch, target, named, strict=methods is not None)
+    found, left_out = _run(model, batch, target, named, strict=methods is not None if strict is None else strict)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(len(batch), *batch.shape[-2:], generator=generator).to(batch.device)
     maps = {name: each.maps().to(batch.device) for name, each in found.items()} | {RANDOM: noise}
@@ -125,6 +128,13 @@ def compare(
         for test in chosen:
             scores[test][name] = _scored(test, model, batch, target, each, masks, steps)
     return Comparison(found, scores, batch.cpu(), _words(target, model, found, len(batch)), left_out)
+
+
+def _completeness(found: Attribution | None) -> float | None:
+    if found is None or found.accounted is None or found.promised is None:
+        return None
+    promised = found.promised.double()
+    return float((found.accounted.double() - promised).abs().sum() / promised.abs().sum().clamp(min=1e-12))
 
 
 def _named(methods: Mapping[str, Any] | Sequence[str] | None) -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""`binderclip explain` on folders, side by side, with heads and words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Command = Callable[..., Any]
+
+
+def test_a_folder_is_explained_picture_by_picture(command: Command, pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pets"
+    folder.mkdir()
+    for name in ("cat", "coffee"):
+        Image.open(pictures / f"{name}.jpg").resize((90, 60)).save(folder / f"{name}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    done = command("explain", folder, "-l", "a cat", "--out", "maps", "--npy", "--report", "page.html", "--json")
+    rows = done.json()["images"]
+    assert [Path(row["image"]).stem for row in rows] == ["cat", "coffee"]
+    assert rows[0]["cosine"] > rows[1]["cosine"]
+    assert "broken.png" in done.err
+    for row in rows:
+        assert Path(row["overlay"]).parent == Path("maps")
+        values = np.load(row["map"])
+        assert values.shape == (60, 90)
+        x, y = row["peak_xy"]
+        assert abs(np.unravel_index(values.argmax(), values.shape)[1] - x) <= 1
+        assert abs(int(values.argmax()) // 90 - y) <= 1
+    page = Path("page.html").read_text()
+    assert page.count("data:image/png;base64") == 2
+    assert "cat.png: " in page
+
+
+def test_methods_side_by_side(command: Command, pictures: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "cat.png"
+    Image.open(pictures / "cat.jpg").resize((64, 64)).save(picture)
+    words = ("explain", picture, "-l", "a cat", "--compare", "--method", "saliency,smoothgrad,input_x_gradient")
+    done = command(*words, "-s", "n_samples=2", "--report", "methods.html", "--npy", "--json").json()
+    assert {row["method"] for row in done["methods"]} == {"saliency", "smoothgrad", "input_x_gradient", "random map"}
+    assert all(0 < row["insertion"] < 1 for row in done["methods"])
+    with Image.open(done["sheet"]) as sheet:
+        assert sheet.width == 4 * 158 + 8
+    assert np.load(Path("cat-compare") / "smoothgrad.npy").shape == (1, 64, 64)
+    page = Path("methods.html").read_text()
+    assert "random map" in page
+    assert "Deletion takes" in page
+    printed = command(*words, "-s", "n_samples=2").out
+    assert "a random map is what chance gives" in printed
+
+
+def test_a_settings_layer_and_method_are_checked(command: Command, pictures: Path) -> None:
+    words = ("explain", pictures / "cat.jpg", "-l", "a cat")
+    for options, code, message in [
+        (("--method", "gradcam", "--layer", "9"), 2, "the tower has 4 blocks"),
+        (("--method", "gradcam", "--layer", "conv9"), 2, "has no layer 'conv9'; it has trunk"),
+        (("--method", "saliency", "--layer", "-1"), 2, "saliency looks at the pixels"),
+        (("--method", "smoothgrad", "-s", "samples=3"), 2, "has no setting 'samples'"),
+        (("--method", "smoothgrad", "-s", "n_samples=0"), 2, "n_samples must be at least 1"),
+        (("--method", "saliency,gradcam"), 2, "several methods go with --compare"),
+        (("--method", "pretty", "--compare"), 2, "--method 'pretty' is unknown; there are"),
+    ]:
+        done = command(*words, *options)
+        assert done.code == code, done.err
+        assert message in done.err
+    done = command("explain", pictures / "cat.jpg", "-l", "a cat " * 20)
+    assert done.code == 2
+    assert "longer than the 16 tokens" in done.err
+    assert "give --label" in command("explain", pictures / "cat.jpg").err
+    assert "one image and its caption" in command("explain", "--words", pictures / "cat.jpg").err
+
+
+def test_words_of_a_caption(command: Command, pictures: Path) -> None:
+    done = command("explain", "--words", pictures / "cat.jpg", "a cat and a truck", "--json").json()
+    assert [entry["word"] for entry in done["words"]] == ["a", "cat", "and", "a", "truck"]
+
+
+@pytest.mark.parametrize("label", ["cat", None])
+def test_a_class_of_a_head(command: Command, pictures: Path, tmp_path: Path, label: str | None) -> None:
+    from binderclip.adapt import NearestExampleClassifier, save_head
+    from binderclip.models import load
+
+    model = load("small")
+    names = ["cat", "coffee"]
+    features = model.encode_image([Image.open(pictures / f"{name}.jpg") for name in names]).detach().numpy()
+    head = NearestExampleClassifier().fit(features, names)
+    save_head(head, tmp_path / "head", model="small")
+    words = ("explain", pictures / "cat.jpg", "--head", tmp_path / "head", "--json")
+    found = command(*words, *(() if label is None else ("-l", label))).json()
+    other = command(*words, "-l", "coffee", "-o", "other.png").json()
+    assert found["logit"] > other["logit"]
+    assert "is none of the model's classes: cat, coffee" in command(*words, "-l", "dog").err
