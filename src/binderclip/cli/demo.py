@@ -205,8 +205,8 @@ def _explain(page: Page, clip: ImageTextModel) -> None:
     photographs = _photographs()
     page.section(
         "Explain",
-        "Where a picture speaks for a text: the gradient at the pixels (saliency), and its mean over noisy copies of the "
-        "picture (SmoothGrad). `--compare` runs all methods and tests their maps by taking pixels away in their order.",
+        "Where a picture speaks for a text: the gradient at the pixels (saliency), and its mean over noisy copies of "
+        "the picture (SmoothGrad). `--compare` runs all methods and tests their maps by taking pixels away in order.",
         'binderclip explain chelsea.png --label "a cat" --method smoothgrad',
     )
     for name, text in (("chelsea", "a cat"), ("coffee", "a cup of coffee"), ("rocket", "a rocket")):
