@@ -24,6 +24,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "folder": ("load_folder",),
     "images": ("ImageSource", "MAX_PIXELS", "composite", "list_images", "open_image", "to_tensor"),
     "instances": ("InstanceSample",),
+    "label_maps": ("LabelFolder", "Labelled", "LabelledScenes", "label_maps"),
     "loading": ("held_out_split", "list_data", "load_data"),
     "moments": ("Moments",),
     "packs": ("PACKS", "load_packs", "pack_hash"),

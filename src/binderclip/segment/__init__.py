@@ -13,7 +13,8 @@ from binderclip.segment.fusion import LastOnly
 from binderclip.segment.graph_cut import GraphCut, minimum_cut, saliency_graph_cut
 from binderclip.segment.last_block import LastBlock, PatchWeights, identity, vanilla
 from binderclip.segment.metrics import IoU, IoUScore, mask_iou
-from binderclip.segment.presets import PRESETS
+from binderclip.segment.overrides import describe, override
+from binderclip.segment.presets import CHOICES, PRESETS
 from binderclip.segment.resolution import Whole, Windows
 from binderclip.segment.result import Segmentation
 from binderclip.segment.rule import ClassRule
@@ -23,6 +24,7 @@ from binderclip.segment.text import BoundText, TextSide
 METHODS: dict[str, Callable[..., Any]] = {name: partial(Segmenter, preset=name) for name in PRESETS}
 
 __all__ = [
+    "CHOICES",
     "METHODS",
     "PARTS",
     "PRESETS",
@@ -43,10 +45,12 @@ __all__ = [
     "TextSide",
     "Whole",
     "Windows",
+    "describe",
     "identity",
     "mask_iou",
     "metrics",
     "minimum_cut",
+    "override",
     "parts_of",
     "saliency_graph_cut",
     "segment_all",
