@@ -50,3 +50,39 @@ def test_classes_of_a_predictor_are_known_by_name(clip_model) -> None:
         Saliency()(clip_model, images, targets.margin("dog"))
     with pytest.raises(UsageError, match="3 texts for 2 images"):
         Saliency()(clip_model, images, ["a", "b", "c"])
+
+
+def test_probabilities_are_softmax_among_texts_or_classes(clip_model) -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    names = ["a cat", "a dog", "a tree"]
+    want = (clip_model.scale().item() * cosines(clip_model, images, names)).softmax(dim=1)
+    features = clip_model.encode_image(images).detach()
+
+    def found(model, target, outputs: torch.Tensor) -> torch.Tensor:
+        return target.bind(model, outputs)(outputs)
+
+    close = {"rtol": 1e-4, "atol": 1e-6}
+    torch.testing.assert_close(found(clip_model, targets.probability("a cat", names), features), want[:, 0], **close)
+    each = targets.probability(["a cat", "a tree"], names)
+    torch.testing.assert_close(found(clip_model, each, features), want[[0, 1], [0, 2]], **close)
+    # Each image's own text competes with the others only.
+    apart = targets.probability(["a cat", "a dog"], ["a tree"])
+    pairs = want[:, [0, 1]].diagonal() / (want[:, [0, 1]].diagonal() + want[:, 2])
+    torch.testing.assert_close(found(clip_model, apart, features), pairs, **close)
+
+    predictor = clip_model.predictor(["cat", "dog", "tree"])
+    logits = predictor(images).detach()
+    chances = logits.softmax(dim=1)
+    torch.testing.assert_close(found(predictor, targets.probability(), logits), chances.amax(dim=1))
+    torch.testing.assert_close(found(predictor, targets.probability(2), logits), chances[:, 2])
+    torch.testing.assert_close(found(predictor, targets.probability(["dog", "cat"]), logits), chances[[0, 1], [1, 0]])
+    some = targets.probability("dog", ["tree"])
+    torch.testing.assert_close(found(predictor, some, logits), logits[:, 1:].softmax(dim=1)[:, 0])
+    with pytest.raises(UsageError, match="the texts it competes with"):
+        found(clip_model, targets.probability("a cat"), features)
+    with pytest.raises(UsageError, match="the texts it competes with"):
+        found(clip_model, targets.probability(1, names), features)
+    with pytest.raises(UsageError, match="a list of texts, not one text"):
+        found(clip_model, targets.probability("a cat", "a dog"), features)
+    with pytest.raises(UsageError, match="3 texts for 2 images"):
+        found(clip_model, targets.probability(names, names), features)

@@ -20,6 +20,9 @@ from binderclip.explain.gradcam import GradCAM
 from binderclip.explain.gradcam_plus_plus import GradCAMPlusPlus, SmoothGradCAMPlusPlus
 from binderclip.explain.gradients import InputXGradient, IntegratedGradients, SmoothGrad
 from binderclip.explain.localisation import energy_inside, pointing_game
+from binderclip.explain.mask import MaskAttribution, MaskExplanation
+from binderclip.explain.mask_methods import CartoonX, PixelMask, ShearletX, WaveletX
+from binderclip.explain.mask_scores import conciseness_preciseness, hallucination_score
 from binderclip.explain.misalignment import DenseMisalignment, Misalignment
 from binderclip.explain.perturbation import (
     PerturbationArea,
@@ -36,21 +39,26 @@ from binderclip.explain.saliency import Saliency
 from binderclip.explain.text_tokens import LeaveOneWordOut, TextTokenAttribution, WordScores
 
 METHODS: dict[str, Callable[..., Any]] = {
+    "cartoonx": CartoonX,
     "gradcam": GradCAM,
     "gradcampp": GradCAMPlusPlus,
     "input_x_gradient": InputXGradient,
     "integrated_gradients": IntegratedGradients,
+    "pixelmask": PixelMask,
     "saliency": Saliency,
+    "shearletx": ShearletX,
     "smoothgrad": SmoothGrad,
     "smoothgrad_squared": partial(SmoothGrad, statistic="mean-square"),
     "smoothgradcampp": SmoothGradCAMPlusPlus,
     "vargrad": partial(SmoothGrad, statistic="variance"),
+    "waveletx": WaveletX,
 }
 
 __all__ = [
     "METHODS",
     "OPTIMISED",
     "Attribution",
+    "CartoonX",
     "ClassImage",
     "ClassModelImage",
     "Comparison",
@@ -63,26 +71,33 @@ __all__ = [
     "InputXGradient",
     "IntegratedGradients",
     "LeaveOneWordOut",
+    "MaskAttribution",
+    "MaskExplanation",
     "Misalignment",
     "Path",
     "PerturbationArea",
+    "PixelMask",
     "PixelPerturbation",
     "Plan",
     "Randomisation",
     "RetrainTable",
     "Saliency",
+    "ShearletX",
     "Signal",
     "SmoothGrad",
     "SmoothGradCAMPlusPlus",
     "TextTokenAttribution",
+    "WaveletX",
     "WordScores",
     "attribute",
     "attribute_all",
     "compare",
+    "conciseness_preciseness",
     "contact_sheet",
     "deletion_auc",
     "energy_inside",
     "from_scratch",
+    "hallucination_score",
     "insertion_auc",
     "keep_mask",
     "maps_of",

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -134,6 +134,53 @@ class token:
         return lambda features: (F.normalize(features, dim=-1) * row).sum(dim=-1)
 
 
+class probability:
+    """The softmax probability of a class, or of a text among other texts (with the model's logit scale).
+
+    Args:
+        target: for a classifier a class index or name, one for each image, or None for the predicted class; for an
+            image-text model a text, or one an image.
+        others: what it competes with: texts for an image-text model; for a classifier names of classes, or None for all
+            of them. A text among its own others counts once.
+    """
+
+    target: Any = None
+    others: Sequence[str] | None = None
+
+    def bind(self, model: Any, outputs: Float[Tensor, "B K"]) -> Score:
+        """Encode all texts, or find the classes."""
+        if isinstance(self.others, str):
+            raise UsageError("targets.probability: others must be a list of texts, not one text")
+        if is_image_text(model):
+            return self._among_texts(model, outputs)
+        names = [self.target] if isinstance(self.target, str) else self.target
+        if isinstance(names, (list, tuple)) and names and isinstance(names[0], str):
+            names = [_class_index(model, name, outputs.shape[1]) for name in names]
+        chosen = _indices(names, outputs)
+        kept = torch.ones_like(outputs, dtype=torch.bool)
+        if self.others is not None:
+            kept = torch.zeros_like(kept).scatter(1, chosen[:, None], True)
+            kept[:, [_class_index(model, name, outputs.shape[1]) for name in self.others]] = True
+        return lambda logits: _chance(logits, kept, chosen)
+
+    def _among_texts(self, model: Any, outputs: Float[Tensor, "B K"]) -> Score:
+        given = self.target if isinstance(self.target, (list, tuple)) else [self.target]
+        texts = [t for t in given if isinstance(t, str)]
+        if not self.others or not texts or len(texts) < len(given):
+            raise UsageError(
+                f"targets.probability({self.target!r}): an image-text model has no classes; give a text and "
+                "others=[...], the texts it competes with, or explain model.predictor(labels)"
+            )
+        if len(texts) not in (1, len(outputs)):
+            raise UsageError(f"{len(texts)} texts for {len(outputs)} images: give one text, or one for each image")
+        names = list(dict.fromkeys([*texts, *self.others]))
+        rows = float(model.scale().detach()) * _encode(model, names).to(outputs)
+        chosen = torch.tensor([names.index(t) for t in texts], device=outputs.device).expand(len(outputs))
+        kept = torch.tensor([name in set(self.others) for name in names], device=outputs.device)
+        kept = kept.repeat(len(outputs), 1).scatter(1, chosen[:, None], True)
+        return lambda features: _chance(F.normalize(features, dim=-1) @ rows.T, kept, chosen)
+
+
 def resolve(model: Any, target: Any, outputs: Float[Tensor, "B K"]) -> Score:
     """The score function that `target` means for this model.
 
@@ -157,12 +204,7 @@ def resolve(model: Any, target: Any, outputs: Float[Tensor, "B K"]) -> Score:
         raise UsageError(
             f"target={what}: an image-text model has no classes; give a text, or explain model.predictor(labels)"
         )
-    if target is None:
-        return _pick(outputs.argmax(dim=-1).tolist(), outputs)
-    indices = torch.as_tensor(target)
-    if indices.is_floating_point() or indices.ndim > 1:
-        raise UsageError(f"target={target!r}: give a class index, one for each image, a text, or a callable")
-    return _pick(indices.reshape(-1).tolist(), outputs)
+    return _pick(target, outputs)
 
 
 def is_image_text(model: Any) -> bool:
@@ -205,15 +247,30 @@ def _class_index(model: Any, name: str, count: int) -> int:
     return classes.index(name)
 
 
-def _pick(indices: list[int], outputs: Float[Tensor, "B K"]) -> Score:
-    batch, count = outputs.shape
+def _pick(target: Any, outputs: Float[Tensor, "B K"]) -> Score:
+    chosen = _indices(target, outputs)
+    return lambda logits: logits.gather(1, chosen[:, None]).squeeze(1)
+
+
+def _indices(target: Any, outputs: Float[Tensor, "B K"]) -> Int[Tensor, "B"]:
+    """A class for each image: one index for all, one each, or None for the predicted ones."""
+    if target is None:
+        return outputs.argmax(dim=-1)
+    found = torch.as_tensor(target)
+    if found.is_floating_point() or found.ndim > 1:
+        raise UsageError(f"target={target!r}: give a class index, one for each image, a text, or a callable")
+    indices, (batch, count) = found.reshape(-1).tolist(), outputs.shape
     if len(indices) not in (1, batch):
         raise UsageError(f"{len(indices)} targets for {batch} images: give one, or one for each image")
     for index in indices:
         if not 0 <= index < count:
             raise UsageError(f"target={index} is not a class: there are {count} (0 to {count - 1})")
-    chosen = torch.tensor(indices * batch if len(indices) == 1 else indices, device=outputs.device)
-    return lambda logits: logits.gather(1, chosen[:, None]).squeeze(1)
+    return torch.tensor(indices * batch if len(indices) == 1 else indices, device=outputs.device)
+
+
+def _chance(logits: Float[Tensor, "B K"], kept: Bool[Tensor, "B K"], chosen: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+    competing = logits.masked_fill(~kept, -torch.inf)
+    return competing.softmax(dim=-1).gather(1, chosen[:, None]).squeeze(1)
 
 
 def _margin(scores: Float[Tensor, "B K"], wanted: int, others: Sequence[int] | None) -> Float[Tensor, "B"]:
