@@ -14,6 +14,7 @@ from typing import Any
 _EXPORTS: dict[str, tuple[str, ...]] = {
     "augment": ("Augment",),
     "batches": ("batches", "epoch_order"),
+    "blocks": ("BlockDataset",),
     "cache": ("CacheEntry", "CacheInfo", "FeatureCache", "cache_info", "cache_root", "clear_cache", "content_hash"),
     "copy_paste": ("CopyPaste", "LargeScaleJitter"),
     "cutout": ("Cutout",),

@@ -15,10 +15,12 @@ from binderclip.explain.attribute import Plan, attribute, attribute_all
 from binderclip.explain.attribution import Attribution, peaks
 from binderclip.explain.class_image import ClassImage, ClassModelImage
 from binderclip.explain.comparison import OPTIMISED, Comparison, compare, contact_sheet
+from binderclip.explain.diffroar import DiffROAR, DiffROARResult, SignalNull, signal_null_energy
 from binderclip.explain.gathering import Crops, Ensemble, GaussianNoise, Path, Signal
 from binderclip.explain.gradcam import GradCAM
 from binderclip.explain.gradcam_plus_plus import GradCAMPlusPlus, SmoothGradCAMPlusPlus
 from binderclip.explain.gradients import InputXGradient, IntegratedGradients, SmoothGrad
+from binderclip.explain.input_gradients import gradient_alignment, input_gradient
 from binderclip.explain.localisation import energy_inside, pointing_game
 from binderclip.explain.mask import MaskAttribution, MaskExplanation
 from binderclip.explain.mask_methods import CartoonX, PixelMask, ShearletX, WaveletX
@@ -64,6 +66,8 @@ __all__ = [
     "Comparison",
     "Crops",
     "DenseMisalignment",
+    "DiffROAR",
+    "DiffROARResult",
     "Ensemble",
     "GaussianNoise",
     "GradCAM",
@@ -84,6 +88,7 @@ __all__ = [
     "Saliency",
     "ShearletX",
     "Signal",
+    "SignalNull",
     "SmoothGrad",
     "SmoothGradCAMPlusPlus",
     "TextTokenAttribution",
@@ -97,7 +102,9 @@ __all__ = [
     "deletion_auc",
     "energy_inside",
     "from_scratch",
+    "gradient_alignment",
     "hallucination_score",
+    "input_gradient",
     "insertion_auc",
     "keep_mask",
     "maps_of",
@@ -108,5 +115,6 @@ __all__ = [
     "rank_correlation",
     "relu_rule",
     "remove_and_retrain",
+    "signal_null_energy",
     "targets",
 ]

@@ -8,6 +8,7 @@ from binderclip.losses.embeddings import Embeddings, Term
 from binderclip.losses.functional import info_nce, sigmoid_loss
 from binderclip.losses.geometry import Cosine, Inner, Similarity
 from binderclip.losses.gradcache import contrastive_step
+from binderclip.losses.gradient_alignment import GradientAlignmentLoss, class_gradients
 from binderclip.losses.gradient_flow import GradientFlowPenalty, gradient_flow, unroll
 from binderclip.losses.ranking import PairwiseRankLoss
 from binderclip.losses.scale import LogitScale
@@ -20,6 +21,7 @@ __all__ = [
     "Diagonal",
     "EmbeddingDistill",
     "Embeddings",
+    "GradientAlignmentLoss",
     "GradientFlowPenalty",
     "Inner",
     "LogitScale",
@@ -31,6 +33,7 @@ __all__ = [
     "SimilarityDistill",
     "Targets",
     "Term",
+    "class_gradients",
     "clip",
     "contrastive_step",
     "gradient_flow",

@@ -1,0 +1,155 @@
+"""The one loop of all attacks: an objective, a feasible set, a step rule, a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from binderclip.errors import UsageError
+from binderclip.models.freezing import frozen
+from binderclip.robust.feasible import Feasible, Start
+from binderclip.robust.objectives import Objective
+from binderclip.robust.steps import Step
+
+Keep = Literal["best", "last"]
+LEVELS = 255
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack found.
+
+    Attributes:
+        images: (B, *size), feasible.
+        perturbation: images minus the clean ones.
+        success: whether the aim is reached, recomputed on the images as returned.
+        objective: (B,) value of the objective there.
+        queries: forward passes an image took.
+        history: (evaluations, B) values along the way.
+    """
+
+    images: Float[Tensor, "B *size"]
+    perturbation: Float[Tensor, "B *size"]
+    success: Bool[Tensor, "B"]
+    objective: Float[Tensor, "B"]
+    queries: int
+    history: Float[Tensor, "S B"]
+
+
+def attack(
+    objective: Objective,
+    images: Float[Tensor, "B *size"],
+    *,
+    param: Feasible,
+    step: Step,
+    steps: int,
+    start: Start = "random",
+    success: Callable[[Tensor], Tensor] | None = None,
+    keep: Keep = "best",
+    quantize: bool = False,
+    generator: torch.Generator | None = None,
+) -> AttackResult:
+    """Change images so that an objective grows.
+
+    Networks of the objective are in eval mode with frozen weights meanwhile; everything is put back afterwards.
+
+    Args:
+        objective: what to make large.
+        images: clean ones, inside the feasible set.
+        param: what is varied and where it may go, such as `Linf(8 / 255)`.
+        step: how it moves, such as `Sign(2 / 255)`.
+        steps: how often; 0 returns the start.
+        start: `"clean"` or `"random"`.
+        success: images to (B,) bools, where the objective's own idea of success will not do.
+        keep: `"best"` returns for each image the best one seen, the clean one included: one that succeeds before one
+            that does not, then by value; `"last"` the end of the path, as attacks during training do.
+        quantize: the result as an 8-bit file would keep it: perturbations are cut to whole grey levels towards zero,
+            so it stays feasible, and success is judged on that.
+        generator: of the random start; default one with seed 0.
+
+    Raises:
+        UsageError: a negative number of steps, an unknown `keep`, images outside the feasible set.
+    """
+    if steps < 0:
+        raise UsageError(f"steps must be at least 0, got {steps}")
+    if keep not in ("best", "last"):
+        raise UsageError(f"keep must be best or last, not {keep!r}")
+    clean = images.detach()
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    with frozen(*objective.networks):
+        theta = param.init(clean, start, generator)
+        path = _Path(objective, success, lambda t: param.image(clean, t))
+        if keep == "best" and start != "clean":
+            path.judge(clean)
+        for _ in range(steps):
+            theta = param.project(clean, step(theta, path.value_and_gradient).detach())
+        found = path.judge(param.image(clean, theta))
+        if keep == "best":
+            found = path.best
+        if quantize:
+            found = path.judge(clean + _whole_levels(found.images - clean))
+    changed = found.images - clean
+    return AttackResult(found.images, changed, found.success, found.values, path.queries, torch.stack(path.history))
+
+
+def _whole_levels(perturbation: Tensor) -> Tensor:
+    """Cut to multiples of 1/255 towards zero; 8/255 in floating point may be a hair less than 8 levels."""
+    return perturbation.sign() * (perturbation.abs() * LEVELS + 1e-3).floor() / LEVELS
+
+
+@dataclass(frozen=True)
+class _Judged:
+    images: Tensor
+    values: Tensor
+    success: Tensor
+
+
+@dataclass
+class _Path:
+    """Evaluates the objective, and remembers the best image of each sample whatever asked for it."""
+
+    objective: Objective
+    own: Callable[[Tensor], Tensor] | None
+    image: Callable[[Tensor], Tensor]
+    queries: int = 0
+    history: list[Tensor] = field(default_factory=list)
+    best: _Judged = field(init=False)
+
+    def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Values and gradients at parameters; the SUM is differentiated, so that batches do not matter."""
+        leaf = theta.detach().requires_grad_()
+        with torch.enable_grad():
+            images = self.image(leaf)
+            values, success = self.objective.judge(images)
+            (gradient,) = torch.autograd.grad(values.sum(), leaf)
+        self._note(images.detach(), values.detach(), success)
+        return values.detach(), gradient
+
+    @torch.no_grad()
+    def judge(self, images: Tensor) -> _Judged:
+        """Images judged without a gradient."""
+        return self._note(images.detach(), *self.objective.judge(images.detach()))
+
+    @torch.no_grad()
+    def _note(self, images: Tensor, values: Tensor, success: Tensor) -> _Judged:
+        if self.own is not None:
+            success = self.own(images)
+        seen = _Judged(images, values, success)
+        self.queries += 1
+        self.history.append(values)
+        if self.queries == 1:
+            self.best = seen
+            return seen
+        old = self.best
+        better = (success & ~old.success) | ((success == old.success) & (values > old.values))
+        self.best = _Judged(
+            torch.where(better.reshape(-1, *[1] * (images.ndim - 1)), images, old.images),
+            torch.where(better, values, old.values),
+            torch.where(better, success, old.success),
+        )
+        return seen

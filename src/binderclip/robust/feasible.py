@@ -1,0 +1,124 @@
+"""What an attack varies and where it may go: balls around the clean image, inside the range of pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.errors import UsageError
+
+Start = Literal["clean", "random"]
+
+
+class Feasible(Protocol):
+    """A parametrisation of images and the set its parameters may take."""
+
+    def init(self, clean: Tensor, start: Start, generator: torch.Generator) -> Tensor:
+        """First parameters, feasible."""
+
+    def image(self, clean: Tensor, theta: Tensor) -> Tensor:
+        """The images that parameters stand for, differentiable."""
+
+    def project(self, clean: Tensor, theta: Tensor) -> Tensor:
+        """The nearest feasible parameters."""
+
+
+@dataclass(frozen=True)
+class _Ball:
+    """Images themselves, within `eps` of the clean ones: first the ball, then the box, and both hold at the end.
+
+    The clean image lies in the box, so clamping to it only brings pixels nearer to the clean ones.
+    """
+
+    eps: float
+    box: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not self.eps >= 0:
+            raise UsageError(f"eps must be at least 0, in the units of the images (8/255 is usual), got {self.eps}")
+        if not self.box[0] < self.box[1]:
+            raise UsageError(f"box is {self.box}; it is (least, most) value of a pixel")
+
+    def init(self, clean: Tensor, start: Start, generator: torch.Generator) -> Tensor:
+        """The clean images, or random ones of the ball."""
+        if start not in ("clean", "random"):
+            raise UsageError(f"start must be clean or random, not {start!r}")
+        low, high = float(clean.min()), float(clean.max())
+        if low < self.box[0] or high > self.box[1]:
+            raise UsageError(
+                f"images run from {low:.3g} to {high:.3g}, outside {self.box}: attacks see pixels; normalisation "
+                "belongs to the predictor"
+            )
+        if start == "clean":
+            return clean.clone()
+        return self.project(clean, clean + self.draw(clean, generator))
+
+    def image(self, clean: Tensor, theta: Tensor) -> Tensor:
+        """The parameters are the images."""
+        return theta
+
+    def project(self, clean: Tensor, theta: Tensor) -> Tensor:
+        """Into the ball, then into the box."""
+        return (clean + self.shrink(theta - clean)).clamp(*self.box)
+
+    def draw(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """A random perturbation inside the ball."""
+        raise NotImplementedError
+
+    def shrink(self, delta: Tensor) -> Tensor:
+        """The nearest perturbation inside the ball."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Linf(_Ball):
+    """No pixel changes by more than `eps`.
+
+    Args:
+        eps: radius in the units of the images.
+        box: range of pixels.
+
+    Raises:
+        UsageError: a negative radius, an empty box; when used, images outside the box.
+    """
+
+    def draw(self, clean: Float[Tensor, "B *size"], generator: torch.Generator) -> Float[Tensor, "B *size"]:
+        """Uniform in the ball."""
+        return self.eps * (2 * torch.rand(clean.shape, generator=generator).to(clean) - 1)
+
+    def shrink(self, delta: Float[Tensor, "B *size"]) -> Float[Tensor, "B *size"]:
+        """Clamp."""
+        return delta.clamp(-self.eps, self.eps)
+
+
+@dataclass(frozen=True)
+class L2(_Ball):
+    """The Euclidean length of the change of an image is at most `eps`.
+
+    Args:
+        eps: radius in the units of the images, over all pixels and channels of one image.
+        box: range of pixels.
+
+    Raises:
+        UsageError: a negative radius, an empty box; when used, images outside the box.
+    """
+
+    def draw(self, clean: Float[Tensor, "B *size"], generator: torch.Generator) -> Float[Tensor, "B *size"]:
+        """Uniform in the ball: a uniform direction, and a length whose power of the dimension is uniform."""
+        noise = torch.randn(clean.shape, generator=generator).flatten(1)
+        length = torch.rand(len(noise), 1, generator=generator) ** (1 / noise.shape[1])
+        return (self.eps * length * noise / noise.norm(dim=1, keepdim=True)).reshape(clean.shape).to(clean)
+
+    def shrink(self, delta: Float[Tensor, "B *size"]) -> Float[Tensor, "B *size"]:
+        """Scale down what is too long."""
+        length = delta.flatten(1).norm(dim=1).clamp(min=1e-30)
+        return delta * _each(self.eps / length, delta).clamp(max=1)
+
+
+def _each(values: Float[Tensor, "B"], like: Tensor) -> Tensor:
+    """One number an image, shaped to broadcast."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

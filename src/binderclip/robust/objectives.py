@@ -1,0 +1,91 @@
+"""What an attack makes as large as it can: one number an image, with everything the model sees inside."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binderclip.errors import UsageError
+
+
+class Objective(ABC):
+    """`objective(images) -> (B,)`, larger is more adversarial; images do not interact.
+
+    `networks` are put into eval mode, their weights frozen, while an attack runs. Subclasses write `judge`.
+    """
+
+    networks: tuple[nn.Module, ...] = ()
+
+    @abstractmethod
+    def judge(self, images: Float[Tensor, "B *size"]) -> tuple[Float[Tensor, "B"], Bool[Tensor, "B"]]:
+        """Values (differentiable), and which images have reached the aim, from one forward pass."""
+
+    def __call__(self, images: Float[Tensor, "B *size"]) -> Float[Tensor, "B"]:
+        return self.judge(images)[0]
+
+
+class _OfLabels(Objective):
+    """An objective of a classifier's logits and one class an image."""
+
+    def __init__(self, predictor: Any, labels: Int[Tensor, "B"], *, targeted: bool = False) -> None:
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise UsageError(f"labels must be (B,) class indices, not {labels.dtype} {tuple(labels.shape)}")
+        self.predictor, self.labels, self.targeted = predictor, labels, targeted
+        self.networks = (predictor,) if isinstance(predictor, nn.Module) else ()
+
+    def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.predictor(images)
+        if logits.ndim != 2 or len(logits) != len(self.labels):
+            raise UsageError(f"{len(self.labels)} labels for logits {tuple(logits.shape)}")
+        if int(self.labels.min()) < 0 or int(self.labels.max()) >= logits.shape[1]:
+            raise UsageError(
+                f"labels run from {int(self.labels.min())} to {int(self.labels.max())}, but there are "
+                f"{logits.shape[1]} classes"
+            )
+        hit = logits.argmax(dim=1) == self.labels
+        return self.value(logits), hit if self.targeted else ~hit
+
+    @abstractmethod
+    def value(self, logits: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
+        """Values from logits."""
+
+
+class CrossEntropy(_OfLabels):
+    """Cross-entropy of the true class; with `targeted`, minus that of the class to reach.
+
+    Args:
+        predictor: images to logits (B, K).
+        labels: (B,) true classes, or those to reach.
+        targeted: which of the two.
+
+    Raises:
+        UsageError: labels that are no classes of the predictor.
+    """
+
+    def value(self, logits: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
+        loss = F.cross_entropy(logits, self.labels, reduction="none")
+        return -loss if self.targeted else loss
+
+
+class Margin(_OfLabels):
+    """The best other logit minus the true one (targeted: minus that difference); above 0 is success.
+
+    Unlike cross-entropy it does not flatten where a network is sure, so it also attacks networks with huge logits.
+
+    Args:
+        predictor: images to logits (B, K).
+        labels: (B,) true classes, or those to reach.
+        targeted: which of the two.
+
+    Raises:
+        UsageError: labels that are no classes of the predictor.
+    """
+
+    def value(self, logits: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
+        own = logits.gather(1, self.labels[:, None])[:, 0]
+        others = logits.scatter(1, self.labels[:, None], float("-inf")).amax(dim=1)
+        return own - others if self.targeted else others - own

@@ -1,0 +1,56 @@
+"""How an attack moves: step rules that climb an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.errors import UsageError
+
+ValueAndGradient: TypeAlias = Callable[[Tensor], "tuple[Tensor, Tensor]"]
+
+
+class Step(Protocol):
+    """From parameters to the next ones; may evaluate as often as it likes, and each evaluation counts as a query."""
+
+    def __call__(self, theta: Tensor, value_and_gradient: ValueAndGradient) -> Tensor:
+        """The parameters after one step, not yet projected."""
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if not self.alpha > 0:
+            raise UsageError(f"alpha, the step size in the units of the images, must be above 0, got {self.alpha}")
+
+
+@dataclass(frozen=True)
+class Sign(_Fixed):
+    """`theta + alpha * sign(gradient)`: the steepest step in the maximum norm.
+
+    Args:
+        alpha: step size in the units of the images.
+    """
+
+    def __call__(self, theta: Float[Tensor, "B *size"], value_and_gradient: ValueAndGradient) -> Tensor:
+        return theta + self.alpha * value_and_gradient(theta)[1].sign()
+
+
+@dataclass(frozen=True)
+class Normalized(_Fixed):
+    """`theta + alpha * gradient / |gradient|` for each image: the steepest step in the Euclidean norm.
+
+    Args:
+        alpha: step size in the units of the images; an image without a gradient stays where it is.
+    """
+
+    def __call__(self, theta: Float[Tensor, "B *size"], value_and_gradient: ValueAndGradient) -> Tensor:
+        gradient = value_and_gradient(theta)[1]
+        length = gradient.flatten(1).norm(dim=1).clamp(min=1e-30)
+        return theta + self.alpha * gradient / length.reshape(-1, *[1] * (theta.ndim - 1))
