@@ -14,18 +14,23 @@ from binderclip.explain import targets
 from binderclip.explain.attribute import Plan, attribute, attribute_all
 from binderclip.explain.attribution import Attribution, peaks
 from binderclip.explain.class_image import ClassImage, ClassModelImage
+from binderclip.explain.class_sensitivity import ClassSensitivity, class_sensitivity, map_correlation
 from binderclip.explain.comparison import OPTIMISED, Comparison, compare, contact_sheet
 from binderclip.explain.diffroar import DiffROAR, DiffROARResult, SignalNull, signal_null_energy
+from binderclip.explain.extraction import extract_aggregate
 from binderclip.explain.gathering import Crops, Ensemble, GaussianNoise, Path, Signal
 from binderclip.explain.gradcam import GradCAM
 from binderclip.explain.gradcam_plus_plus import GradCAMPlusPlus, SmoothGradCAMPlusPlus
 from binderclip.explain.gradients import InputXGradient, IntegratedGradients, SmoothGrad
 from binderclip.explain.input_gradients import gradient_alignment, input_gradient
+from binderclip.explain.layers import combine_layers, layer_maps, stage_layers
 from binderclip.explain.localisation import energy_inside, pointing_game
 from binderclip.explain.mask import MaskAttribution, MaskExplanation
 from binderclip.explain.mask_methods import CartoonX, PixelMask, ShearletX, WaveletX
 from binderclip.explain.mask_scores import conciseness_preciseness, hallucination_score
+from binderclip.explain.meta_step import MetaStep, meta_saliency
 from binderclip.explain.misalignment import DenseMisalignment, Misalignment
+from binderclip.explain.normgrad import ExtractAggregate, NormGrad
 from binderclip.explain.perturbation import (
     PerturbationArea,
     PixelPerturbation,
@@ -47,6 +52,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "input_x_gradient": InputXGradient,
     "integrated_gradients": IntegratedGradients,
     "pixelmask": PixelMask,
+    "normgrad": NormGrad,
     "saliency": Saliency,
     "shearletx": ShearletX,
     "smoothgrad": SmoothGrad,
@@ -63,12 +69,14 @@ __all__ = [
     "CartoonX",
     "ClassImage",
     "ClassModelImage",
+    "ClassSensitivity",
     "Comparison",
     "Crops",
     "DenseMisalignment",
     "DiffROAR",
     "DiffROARResult",
     "Ensemble",
+    "ExtractAggregate",
     "GaussianNoise",
     "GradCAM",
     "GradCAMPlusPlus",
@@ -77,7 +85,9 @@ __all__ = [
     "LeaveOneWordOut",
     "MaskAttribution",
     "MaskExplanation",
+    "MetaStep",
     "Misalignment",
+    "NormGrad",
     "Path",
     "PerturbationArea",
     "PixelMask",
@@ -96,18 +106,24 @@ __all__ = [
     "WordScores",
     "attribute",
     "attribute_all",
+    "class_sensitivity",
+    "combine_layers",
     "compare",
     "conciseness_preciseness",
     "contact_sheet",
     "deletion_auc",
     "energy_inside",
+    "extract_aggregate",
     "from_scratch",
     "gradient_alignment",
     "hallucination_score",
     "input_gradient",
     "insertion_auc",
     "keep_mask",
+    "layer_maps",
+    "map_correlation",
     "maps_of",
+    "meta_saliency",
     "parameter_randomisation",
     "peaks",
     "pixel_perturbation",
@@ -116,5 +132,6 @@ __all__ = [
     "relu_rule",
     "remove_and_retrain",
     "signal_null_energy",
+    "stage_layers",
     "targets",
 ]
