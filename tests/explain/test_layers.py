@@ -35,6 +35,9 @@ def test_stages_end_at_the_last_block_of_each_resolution(conv_net: nn.Module) ->
     net = residual_like()
     assert stage_layers(net, torch.rand(2, 3, 32, 48)) == ["one", "two", "three"]
     assert stage_layers(net, torch.rand(3, 32, 48), count=2) == ["two", "three"]
+    # A module that holds stages is none, though it gives a map, and neither is a convolution behind the last one.
+    net = nn.Sequential(net[:4], nn.Conv2d(4, 8, 1), nn.Flatten())
+    assert stage_layers(net, torch.rand(2, 3, 32, 48)) == ["0.one", "0.two", "0.three"]
     # Without blocks, the last part of each resolution.
     assert stage_layers(conv_net, torch.rand(1, 3, 12, 16)) == ["act1", "act2"]
 

@@ -19,10 +19,10 @@ def stage_layers(model: Any, images: Any, count: int = 4) -> list[Place]:
     """The layers at which the stages of a network end, early ones first.
 
     A network with feature maps of several resolutions (also one below a transformer, as in `small`) has a stage a
-    resolution. Its end is the last block, that is submodule with parts of its own, whose output has it, or else the
-    last part that has; where maps begin with channels first, later ones with channels last are tokens. A plain
-    transformer tower has no stages: blocks spread evenly over its depth are taken, the last one among them. Costs one
-    forward of one image.
+    resolution. Its end is the last block (a submodule with parts of its own that holds no other stage) whose output has
+    it, or else the last part that has; where maps begin with channels first, later ones with channels last are tokens.
+    A plain transformer tower has no stages: blocks spread evenly over its depth are taken, the last one among them.
+    Costs one forward of one image.
 
     Args:
         model: an `ImageTextModel`, a `Predictor` or a module.
@@ -90,7 +90,7 @@ def _ends(observer: Observer, image: Float[Tensor, "1 3 H W"]) -> list[str]:
         if side[0] * side[1] <= smallest:
             smallest = side[0] * side[1]
             ends[side] = name
-            if whole:
+            if whole and not any(end.startswith(f"{name}.") for other, end in blocks.items() if other != side):
                 blocks[side] = name
     return list((ends | blocks).values())
 
