@@ -1,4 +1,4 @@
-"""Correlation of maps of two classes."""
+"""Correlation of maps of two classes (p066)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extract and aggregate against really inserted layers, materialised outer products and pytorch-grad-cam."""
+"""Extract and aggregate against really inserted layers, materialised outer products and pytorch-grad-cam (p066)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where stages end, and the geometric mean of layers' maps."""
+"""Where stages end, and the geometric mean of layers' maps (p066)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The meta step against finite differences, against SGD on a copy, and one image at a time against all at once."""
+"""The meta step against finite differences, SGD on a copy, and itself one image at a time (p066)."""
 
 from __future__ import annotations
 

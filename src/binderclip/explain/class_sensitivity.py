@@ -11,6 +11,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.explain.attribution import Attribution
+from binderclip.explain.retrain import standard_error
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ClassSensitivity:
     @property
     def standard_error(self) -> float:
         """Of the mean; 0 for a single image."""
-        return float(self.values.std() / len(self.values) ** 0.5) if len(self.values) > 1 else 0.0
+        return float(standard_error(self.values))
 
 
 def class_sensitivity(
