@@ -134,6 +134,7 @@ class token:
         return lambda features: (F.normalize(features, dim=-1) * row).sum(dim=-1)
 
 
+@dataclass(frozen=True)
 class probability:
     """The softmax probability of a class, or of a text among other texts (with the model's logit scale).
 

@@ -91,7 +91,7 @@ def scene_classifier(seed: int = 0) -> ModuleClassifier:
     words = vocabulary("scenes15")
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = SceneNet(len(words.names)).train().to(memory_format=torch.channels_last)
+        net = SceneNet(len(words.names)).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for part, stage in enumerate(STAGES):
             images, rows = _pictures(words, seed * len(STAGES) + part, stage)
             batches = _batches(images, rows, torch.Generator().manual_seed(seed))
