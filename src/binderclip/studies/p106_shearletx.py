@@ -175,10 +175,10 @@ def draw(table: Table, figure: Figure) -> None:
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
     for ax, title in zip(axes[0], ("picture", *found), strict=True):
-        ax.set_title(title, fontsize=9)
+        ax.set_title(title.replace(" pixel", "\npixel"), fontsize=8, fontweight="normal")
     top, bottom = right.subplots(2, 1)
-    _bars(top, table, HS, "invented edges (hallucination score)")
-    _bars(bottom, table, CP, "conciseness-preciseness")
+    _bars(top, table, HS, "hallucination score (lower is better)")
+    _bars(bottom, table, CP, "conciseness-preciseness (higher is better)")
 
 
 def _bright(picture: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ def _bars(ax: Any, table: Table, metric: str, title: str) -> None:
         ax.barh([method], [values.mean()], xerr=[values.std()], color=f"C{number}", alpha=0.8, height=0.65)
         ax.plot(values, np.full(len(values), number), "k.", markersize=3)
     ax.invert_yaxis()
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title, fontsize=8, fontweight="normal")
     ax.tick_params(labelsize=8)
     ax.grid(axis="y", visible=False)
 
