@@ -9,6 +9,7 @@ from typing import Any
 from binderclip.segment import metrics
 from binderclip.segment.context import Context, Frame
 from binderclip.segment.detector import Detector, text_detector
+from binderclip.segment.evaluation import Measured, measure_segmenters
 from binderclip.segment.fusion import LastOnly
 from binderclip.segment.graph_cut import GraphCut, minimum_cut, saliency_graph_cut
 from binderclip.segment.last_block import LastBlock, PatchWeights, identity, vanilla
@@ -38,6 +39,7 @@ __all__ = [
     "IoUScore",
     "LastBlock",
     "LastOnly",
+    "Measured",
     "Parts",
     "PatchWeights",
     "Segmentation",
@@ -48,6 +50,7 @@ __all__ = [
     "describe",
     "identity",
     "mask_iou",
+    "measure_segmenters",
     "metrics",
     "minimum_cut",
     "override",

@@ -1,0 +1,104 @@
+"""Presets measured on pictures with true label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from binderclip.errors import UsageError
+from binderclip.segment.metrics import IoU, IoUScore
+from binderclip.segment.segmenter import Segmenter, segment_all
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `measure_segmenters` found.
+
+    Attributes:
+        classes: names.
+        scores: preset -> its scores over all pictures together.
+        images: preset -> (N,) mean IoU of the classes that occur in each picture.
+        keys: names of the N pictures.
+        skipped: (key, reason) of pictures that could not be read.
+    """
+
+    classes: tuple[str, ...]
+    scores: dict[str, IoUScore]
+    images: dict[str, Float[Tensor, "N"]]
+    keys: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+    def difference(self, one: str, other: str, *, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+        """Mean difference of two presets over pictures, and its 95 % interval by the paired bootstrap.
+
+        Raises:
+            UsageError: a name that was not measured.
+        """
+        for name in (one, other):
+            if name not in self.images:
+                raise UsageError(f"{name!r} was not measured; there are {', '.join(self.images)}")
+        gaps = (self.images[one] - self.images[other]).double()
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randint(len(gaps), (draws, len(gaps)), generator=generator)
+        means = gaps[rows].mean(dim=1)
+        low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
+        return float(gaps.mean()), low, high
+
+
+def measure_segmenters(segmenters: Mapping[str, Segmenter], data: Any) -> Measured:
+    """Segment every picture by every preset, passes shared, and hold the label maps against the truth.
+
+    Args:
+        segmenters: name -> segmenter, all of one model. With a background, its class is matched to the data's class
+            `background`.
+        data: `LabelFolder`, `LabelledScenes`, or anything with `classes` that yields `image`, `labels`, `key`.
+
+    Raises:
+        UsageError: no segmenter, or no picture that could be measured.
+    """
+    if not segmenters:
+        raise UsageError("segmenters is empty")
+    classes = tuple(data.classes)
+    pooled = {name: IoU(len(classes)) for name in segmenters}
+    single: dict[str, list[float]] = {name: [] for name in segmenters}
+    keys = []
+    for sample in _counted(data):
+        found = segment_all(list(segmenters.values()), sample.image, _labels(segmenters, classes))
+        keys.append(sample.key)
+        for name, segmentation in zip(segmenters, found, strict=True):
+            labels = _matched(segmentation.labels, segmentation.classes, classes)
+            pooled[name].update(labels, sample.labels)
+            alone = IoU(len(classes))
+            alone.update(labels, sample.labels)
+            single[name].append(alone.compute().miou)
+    if not keys:
+        raise UsageError("no picture could be measured: " + (str(data.skipped[0]) if data.skipped else "there is none"))
+    return Measured(
+        classes,
+        {name: iou.compute() for name, iou in pooled.items()},
+        {name: torch.tensor(values) for name, values in single.items()},
+        tuple(keys),
+        tuple(getattr(data, "skipped", ())),
+    )
+
+
+def _counted(data: Iterable[Any]) -> Iterable[Any]:
+    """Pictures of which at least one pixel counts."""
+    return (sample for sample in data if bool(((sample.labels >= 0) & (sample.labels != 255)).any()))
+
+
+def _labels(segmenters: Mapping[str, Segmenter], classes: Sequence[str]) -> list[str]:
+    """What is asked for: the classes, without the one that the segmenters have words of their own for."""
+    own = any(each.parts.text.background for each in segmenters.values())
+    return [name for name in classes if not (own and name == "background")]
+
+
+def _matched(labels: Int[Tensor, "H W"], found: Sequence[str], classes: Sequence[str]) -> Int[Tensor, "H W"]:
+    """Indices of the segmentation's classes as those of the data."""
+    place = torch.tensor([classes.index(name) if name in classes else -1 for name in found] + [-1])
+    return place[labels.long().cpu()]

@@ -1,0 +1,73 @@
+"""Presets on label maps: pooled scores by hand, paired intervals, matched classes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from binderclip.errors import UsageError
+from binderclip.segment import IoU, Segmenter, measure_segmenters
+
+CLASSES = ["a cat", "a dog", "green grass"]
+
+
+class Samples(list):
+    classes = CLASSES
+    skipped = [("x", "damaged")]
+
+
+def samples(n: int = 3) -> Samples:
+    generator = torch.Generator().manual_seed(0)
+    out = Samples()
+    for index in range(n):
+        labels = torch.randint(-1, 3, (32, 40), generator=generator)
+        out.append(SimpleNamespace(image=torch.rand(3, 32, 40, generator=generator), labels=labels, key=f"{index}"))
+    out.append(SimpleNamespace(image=torch.rand(3, 8, 8), labels=torch.full((8, 8), -1), key="nothing counts"))
+    return out
+
+
+def test_scores_are_those_of_single_calls(clip_model) -> None:
+    data = samples()
+    two = {"plain": Segmenter(clip_model, "plain"), "value": Segmenter(clip_model, "value")}
+    found = measure_segmenters(two, data)
+    assert found.keys == ("0", "1", "2")
+    assert found.skipped == (("x", "damaged"),)
+    for name, segmenter in two.items():
+        pooled = IoU(3)
+        for index, sample in enumerate(data[:3]):
+            labels = segmenter(sample.image, CLASSES).labels
+            pooled.update(labels, sample.labels)
+            ious = []
+            for c in range(3):
+                hit = (labels == c) & (sample.labels == c)
+                either = ((labels == c) & (sample.labels >= 0)) | (sample.labels == c)
+                ious.append(float(hit.sum() / either.sum()))
+            assert float(found.images[name][index]) == pytest.approx(sum(ious) / 3, abs=1e-6)
+        assert found.scores[name].miou == pytest.approx(pooled.compute().miou)
+    mean, low, high = found.difference("plain", "value")
+    assert mean == pytest.approx(float((found.images["plain"] - found.images["value"]).mean()), abs=1e-6)
+    assert low <= mean <= high
+    assert found.difference("plain", "plain") == (0, 0, 0)
+    with pytest.raises(UsageError, match="'magic' was not measured"):
+        found.difference("plain", "magic")
+
+
+def test_a_background_of_words_is_the_class_background(clip_model) -> None:
+    data = samples(1)
+    data.classes = ["background", "a cat", "a dog"]
+    segmenter = Segmenter(clip_model, background=["green grass"])
+    found = measure_segmenters({"value": segmenter}, data)
+    labels = segmenter(data[0].image, ["a cat", "a dog"]).labels
+    pooled = IoU(3)
+    pooled.update(labels, data[0].labels)
+    assert found.scores["value"].miou == pytest.approx(pooled.compute().miou)
+
+
+def test_nothing_to_measure_is_an_error(clip_model) -> None:
+    with pytest.raises(UsageError, match="segmenters is empty"):
+        measure_segmenters({}, samples())
+    empty = Samples()
+    with pytest.raises(UsageError, match="no picture could be measured"):
+        measure_segmenters({"value": Segmenter(clip_model)}, empty)
