@@ -77,10 +77,10 @@ def test_a_linear_classifier_whose_gradients_are_the_targets_has_no_second_term(
     x, y, _ = batch()
     loss = GradientAlignmentLoss(weight=2.0, of="logit", classes_per_image=4)
     out = loss(model, x, y, directions=3 * rows.expand(5, -1, -1, -1, -1))
-    assert abs(float(out.terms["alignment"])) < 1e-12
+    assert abs(out.terms["alignment"].item()) < 1e-12
     assert torch.equal(out.terms["cross_entropy"], F.cross_entropy(model(x), y))
     turned = loss(model, x, y, directions=-rows.expand(5, -1, -1, -1, -1))
-    assert float(turned.terms["alignment"]) == pytest.approx(2 * 2.0 * 10)
+    assert turned.terms["alignment"].item() == pytest.approx(2 * 2.0 * 10)
 
 
 def test_the_cosine_of_logits_does_not_depend_on_their_scale() -> None:
