@@ -204,7 +204,7 @@ def _pictures(figure: Any) -> None:
             ax.grid(visible=False)
             ax.spines[:].set_visible(False)
         axes[row, 0].set_ylabel(label, fontsize=8)
-    titles = ("scene", "Grad-CAM, mid", "NormGrad, late", "combined", f"meta step {STEPS[-1]}")
+    titles = ("scene", "Grad-CAM\nmid", "NormGrad\nlate", "NormGrad\ncombined", f"meta step\n{STEPS[-1]}")
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=7)
 
