@@ -17,6 +17,7 @@ from binderclip.explain.class_image import ClassImage, ClassModelImage
 from binderclip.explain.class_sensitivity import ClassSensitivity, class_sensitivity, map_correlation
 from binderclip.explain.comparison import OPTIMISED, Comparison, compare, contact_sheet
 from binderclip.explain.diffroar import DiffROAR, DiffROARResult, SignalNull, signal_null_energy
+from binderclip.explain.drawing import to_map
 from binderclip.explain.extraction import extract_aggregate
 from binderclip.explain.gathering import Crops, Ensemble, GaussianNoise, Path, Signal
 from binderclip.explain.gradcam import GradCAM
@@ -134,4 +135,5 @@ __all__ = [
     "signal_null_energy",
     "stage_layers",
     "targets",
+    "to_map",
 ]

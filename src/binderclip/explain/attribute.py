@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -25,6 +26,7 @@ from binderclip.explain.gathering import (
 from binderclip.explain.observed import Observed, Observer, Place
 from binderclip.explain.passes import Clean, Passes
 from binderclip.explain.targets import Score, resolve
+from binderclip.fit.optimizers import autocast
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def attribute(
     finish: Finish = "signed",
     combine: Combine = "sum",
     method: str = "attribution",
+    precision: str = "float32",
 ) -> Attribution:
     """Explain images by a signal; the named methods are points in these options.
 
@@ -124,6 +127,7 @@ def attribute(
         finish: what happens to signs when maps are drawn.
         combine: how maps of several layers become one.
         method: name in the result.
+        precision: of the model's passes, `float32` or `bfloat16` (by autocast; sums over passes stay float32).
 
     Raises:
         UsageError: a target, layer or image that does not fit, said by name.
@@ -132,11 +136,16 @@ def attribute(
     plan = signal_plan(
         signal, layers=layers, reduce=reduce, ensemble=ensemble, finish=finish, combine=combine, method=method
     )
-    return run_plans(model, images, target, [plan])[0]
+    return run_plans(model, images, target, [plan], precision=precision)[0]
 
 
 def attribute_all(
-    model: Any, images: Any, target: Any = None, *, methods: Mapping[str, Any] | Sequence[Any]
+    model: Any,
+    images: Any,
+    target: Any = None,
+    *,
+    methods: Mapping[str, Any] | Sequence[Any],
+    precision: str = "float32",
 ) -> dict[str, Attribution]:
     """Several methods on the same images and target, each distinct pass run once for all of them.
 
@@ -145,7 +154,9 @@ def attribute_all(
 
     Args:
         model, images, target: as in `attribute`.
-        methods: name -> method, or a list of methods (named by their results). A method that cannot share is run alone.
+        methods: name -> method, or a list of methods (named by their results; a second one of the same name gets a
+            number). A class stands for its defaults. A method that cannot share is run alone.
+        precision: as in `attribute`.
 
     Returns:
         name -> its `Attribution`, in the order of `methods`.
@@ -153,24 +164,44 @@ def attribute_all(
     Raises:
         UsageError: no method, or see `attribute`.
     """
-    named = dict(methods) if isinstance(methods, Mapping) else {f"{index}": m for index, m in enumerate(methods)}
-    if not named:
+    given = methods if isinstance(methods, Mapping) else dict(enumerate(methods))
+    if not given:
         raise UsageError("methods is empty: give at least one")
-    plans = {name: m.plan() if isinstance(m, Planned) else None for name, m in named.items()}
-    shared = {name: plan for name, plan in plans.items() if plan is not None}
-    found = dict(zip(shared, run_plans(model, images, target, list(shared.values())), strict=True)) if shared else {}
-    alone = {name: m(model, images, target) for name, m in named.items() if name not in found}
-    everything = {name: (found | alone)[name] for name in named}
-    return everything if isinstance(methods, Mapping) else {a.method: a for a in everything.values()}
+    made = {key: _made(method) for key, method in given.items()}
+    plans = {key: m.plan() if isinstance(m, Planned) else None for key, m in made.items()}
+    shared = {key: plan for key, plan in plans.items() if plan is not None}
+    run = run_plans(model, images, target, list(shared.values()), precision=precision) if shared else []
+    found = dict(zip(shared, run, strict=True))
+    device = Observer(model).device
+    for key, method in made.items():
+        if key not in found:
+            with autocast(precision, device):
+                found[key] = method(model, images, target)
+    if isinstance(methods, Mapping):
+        return {name: found[name] for name in methods}
+    named: dict[str, Attribution] = {}
+    for key in given:
+        name = found[key].method
+        count = sum(other == name or other.startswith(f"{name}_#") for other in named)
+        named[f"{name}_#{count + 1}" if count else name] = found[key]
+    return named
 
 
-def run_plans(model: Any, images: Any, target: Any, plans: Sequence[Plan]) -> list[Attribution]:
-    """Run the passes of all plans, each distinct one once.
+def _made(method: Any) -> Any:
+    """The method; one with its defaults where a class (or a partial of one, as in `METHODS`) was given."""
+    factory = method.func if isinstance(method, partial) else method
+    return method() if isinstance(factory, type) else method
+
+
+def run_plans(
+    model: Any, images: Any, target: Any, plans: Sequence[Plan], *, precision: str = "float32"
+) -> list[Attribution]:
+    """Run the passes of all plans, each distinct one once, and the clean images once to resolve the target.
 
     Raises:
         UsageError, NotSupported: see `attribute`.
     """
-    observer = Observer(model)
+    observer = Observer(model, precision)
     batch = observer.images(images)
     with observer.ready():
         asked = [_places(observer, batch, plan) for plan in plans]
@@ -185,7 +216,9 @@ def run_plans(model: Any, images: Any, target: Any, plans: Sequence[Plan]) -> li
             mine = [i for i, w in enumerate(ways) if w == way]
             wanted = [p for i in mine if isinstance(plans[i].passes, Clean) for p in asked[i]]
             extra = [p for i in mine for p in [*asked[i], *plans[i].values]]
-            cleans[way] = observer.run(batch, wanted, values=extra, way=way)
+            # Without a method that reads the clean images' gradients their graph would only take memory.
+            with torch.set_grad_enabled(any(isinstance(plans[i].passes, Clean) for i in mine)):
+                cleans[way] = observer.run(batch, wanted, values=extra, way=way)
             score = score or resolve(model, target, cleans[way].readable(dense).detach())
             cleans[way].bind(score, dense, batch)
         gatherings: list[Gathering] = []
@@ -194,7 +227,9 @@ def run_plans(model: Any, images: Any, target: Any, plans: Sequence[Plan]) -> li
             opening = Opening(clean, clean.score(), tuple(places), (batch.shape[-2], batch.shape[-1]))
             gatherings.append(plan.open(opening))
         assert score is not None
-        for passes, way in dict.fromkeys((plan.passes, way) for plan, way in zip(plans, ways, strict=True)):
+        sets = dict.fromkeys((plan.passes, way) for plan, way in zip(plans, ways, strict=True))
+        # The clean pass first: its backward frees what it holds.
+        for passes, way in sorted(sets, key=lambda each: not isinstance(each[0], Clean)):
             mine = [i for i, plan in enumerate(plans) if plan.passes == passes and ways[i] == way]
             wanted = [p for i in mine for p in asked[i]]
             extra = [p for i in mine for p in plans[i].values]

@@ -16,7 +16,7 @@ from binderclip.explain.passes import Clean, CroppedViews, NoisyCopies, Pass, Pa
 from binderclip.explain.placement import Box, render, whole
 
 Reduction = Literal["sum", "relu-sum", "max-abs", "abs-sum", "l2"]
-Statistic = Literal["mean", "mean-square", "variance"]
+Statistic = Literal["mean", "mean-square", "variance", "standard-error"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Opening:
 
     Attributes:
         clean: the pass of the images as they are, with all places.
-        score: (B,) its scores, attached to it.
+        score: (B,) its scores; attached to it where a method of the run takes the clean pass.
         places: where the method looks.
         size: (h, w) of the images.
     """
@@ -112,7 +112,8 @@ class GaussianNoise:
     Args:
         n: number of copies.
         level: standard deviation of the noise as a share of the image's range.
-        statistic: `mean` (SmoothGrad), `mean-square` (SmoothGrad-squared) or `variance` (VarGrad, divided by n).
+        statistic: `mean` (SmoothGrad), `mean-square` (SmoothGrad-squared), `variance` (VarGrad, divided by n) or
+            `standard-error` (of the mean: how far from converged it is; from 2 copies on).
         seed: of the noise.
         batch: pictures per forward.
 
@@ -127,8 +128,10 @@ class GaussianNoise:
     batch: int = 16
 
     def __post_init__(self) -> None:
-        if self.statistic not in ("mean", "mean-square", "variance"):
-            raise UsageError(f"statistic must be mean, mean-square or variance, not {self.statistic!r}")
+        if self.statistic not in ("mean", "mean-square", "variance", "standard-error"):
+            raise UsageError(f"statistic must be mean, mean-square, variance or standard-error, not {self.statistic!r}")
+        if self.statistic == "standard-error" and self.n < 2:
+            raise UsageError("the standard error of a mean needs at least 2 copies")
         self.passes  # noqa: B018 - its settings are checked there
 
     @property
@@ -209,7 +212,7 @@ class Crops:
 
 
 class _Averaged:
-    """Running mean, and mean of squares or variance (Welford), over copies, channels kept."""
+    """Running mean, of the signal or its squares, and the scatter about it (Welford), channels kept."""
 
     def __init__(self, opening: Opening, signal: Signal, reduce: Reduce, statistic: Statistic) -> None:
         self.opening, self.signal, self.reduce, self.statistic = opening, signal, reduce, statistic
@@ -223,22 +226,26 @@ class _Averaged:
         if self.statistic == "mean-square":
             found = [values.square() for values in found]
         fresh = [values.mean(0) if step.copies > 1 else values[0] for values in found]
-        if self.statistic == "variance":
-            inner = [(values - mean).square().sum(0) for values, mean in zip(found, fresh, strict=True)]
+        spread = self.statistic in ("variance", "standard-error")
+        inner = [(v - m).square().sum(0) for v, m in zip(found, fresh, strict=True)] if spread else []
+        total = self.count + step.copies
         if not self.count:
-            self.means, self.scatters = fresh, inner if self.statistic == "variance" else []
+            self.means, self.scatters = fresh, inner
         else:
-            total = self.count + step.copies
             for index, mean in enumerate(fresh):
                 shift = mean - self.means[index]
-                if self.statistic == "variance":
+                if spread:
                     self.scatters[index] += inner[index] + shift.square() * (self.count * step.copies / total)
                 self.means[index] = self.means[index] + shift * (step.copies / total)
-        self.count += step.copies
+        self.count = total
 
     def result(self) -> Gathered:
         """The statistic, channels reduced."""
-        final = [s / self.count for s in self.scatters] if self.statistic == "variance" else self.means
+        final = self.means
+        if self.statistic == "variance":
+            final = [s / self.count for s in self.scatters]
+        elif self.statistic == "standard-error":
+            final = [(s / (self.count * (self.count - 1))).sqrt() for s in self.scatters]
         boxes = self.opening.clean.boxes
         return Gathered([SiteSignal(self.reduce(v), boxes[p]) for v, p in zip(final, self.opening.places, strict=True)])
 
@@ -262,7 +269,7 @@ class _Walked:
         assert self.total is not None
         images = self.opening.clean.images.detach()
         walked = self.total * (images - self.path.start(images)).permute(0, 2, 3, 1)
-        begin = self.opening.clean.score_of(self.path.start(images).expand_as(images))
+        begin = self.opening.clean.score_of(self.path.start(images).expand_as(images[:1]))
         site = SiteSignal(self.reduce(walked), whole(self.opening.size))
         return Gathered([site], walked.flatten(1).double().sum(1), self.opening.score.detach() - begin)
 

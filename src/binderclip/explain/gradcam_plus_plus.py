@@ -22,7 +22,8 @@ from binderclip.explain.passes import Clean, NoisyCopies, Pass
 class GradCAMPlusPlus:
     """Grad-CAM whose channel weights count every place that raises the score alike, so that several objects show.
 
-    `alpha = G^2 / (2 G^2 + (sum A) G^3)` at each place, `w = sum alpha relu(G)`, the map `relu(sum_k w_k A_k)`.
+    `alpha = G^2 / (2 G^2 + (sum A) G^3)` at each place, `w = sum alpha relu(G)`, the map `relu(sum_k w_k A_k)`. Derived
+    for feature maps that are not negative, after a ReLU: elsewhere `alpha` may change its sign and become large.
 
     Args:
         layer: None for the last spatial layer; a block index, a name, or several, whose maps are summed.
@@ -66,6 +67,7 @@ class SmoothGradCAMPlusPlus:
         channels: indices of feature maps to keep; None for all.
         neurons: (h, w) bool, or (row, column) pairs: places that count in the weights; None for all.
         seed: of the noise.
+        batch: pictures per forward; changes speed and memory only.
 
     Raises:
         UsageError: a setting out of range; when called, see `attribute`.
@@ -81,15 +83,16 @@ class SmoothGradCAMPlusPlus:
     channels: Sequence[int] | None = None
     neurons: Any = None
     seed: int = 0
+    batch: int = 16
 
     def __post_init__(self) -> None:
         if self.activation not in ("clean", "mean"):
             raise UsageError(f"activation must be clean or mean, not {self.activation!r}")
-        NoisyCopies(self.n_samples, self.level, self.seed)
+        NoisyCopies(self.n_samples, self.level, self.seed, self.batch)
 
     def plan(self) -> Plan:
         """What it asks of the noisy passes, to be shared with other methods."""
-        passes = NoisyCopies(self.n_samples, self.level, self.seed)
+        passes = NoisyCopies(self.n_samples, self.level, self.seed, self.batch)
         return Plan("smoothgradcampp", self._open, passes, self.layer, finish="relu")
 
     def __call__(self, model: Any, images: Any, target: Any = None) -> Attribution:
@@ -116,8 +119,9 @@ class _Powers:
             zip(self.opening.places, seen.grads(score, self.opening.places), strict=True)
         ):
             first = gradient.float().unflatten(0, (step.copies, -1))
+            second = first.square()
             weight = sum(step.weights) / step.copies
-            found = [weight * first.pow(power).sum(0) for power in (1, 2, 3)]
+            found = [weight * power.sum(0) for power in (first, second, first * second)]
             old = self.powers[index]
             self.powers[index] = [a + b for a, b in zip(old, found, strict=True)] if old else found
             if self.mean_activation:
@@ -159,12 +163,15 @@ def _mask(neurons: Any, activation: Tensor) -> Tensor | None:
     if neurons is None:
         return None
     height, width = activation.shape[1:3]
-    if isinstance(neurons, Tensor) and neurons.dtype == torch.bool:
+    neurons = torch.as_tensor(neurons, device=activation.device)
+    if neurons.dtype == torch.bool:
         if tuple(neurons.shape) != (height, width):
             raise UsageError(f"neurons {tuple(neurons.shape)}: the layer's grid is {height} x {width}")
         return neurons.to(activation)
+    if neurons.is_floating_point() or neurons.ndim != 2 or neurons.shape[1] != 2:
+        raise UsageError(f"neurons must be (h, w) bool or (row, column) pairs, not {tuple(neurons.shape)} numbers")
     mask = activation.new_zeros(height, width)
-    for row, column in neurons:
+    for row, column in neurons.tolist():
         if not (0 <= row < height and 0 <= column < width):
             raise UsageError(f"neuron ({row}, {column}) is outside the layer's grid of {height} x {width}")
         mask[row, column] = 1

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from binderclip.errors import NotSupported, UsageError
 from binderclip.explain.placement import Box, input_box, whole
 from binderclip.explain.targets import is_image_text
+from binderclip.fit.optimizers import autocast
 
 Place: TypeAlias = int | str | tuple[str, int]
 """`"input"`, a block index, a `models.Site` (name, block) of a tower, or the name of a submodule."""
@@ -57,7 +59,7 @@ class Observed:
 
     def value(self, place: Place) -> Float[Tensor, "B h w C"]:
         """The tensor at a place, channels last."""
-        return self.spatial[place](self.values[place].detach())
+        return _full(self.spatial[place](self.values[place].detach()))
 
     def raw(self, place: Place) -> Tensor:
         """The tensor at a place in its own shape."""
@@ -68,7 +70,7 @@ class Observed:
 
         The first call fetches all `wanted` places in one backward, so that later ones are free.
         """
-        return [self.spatial[p](g) for p, g in zip(places, self.raw_grads(score, places), strict=True)]
+        return [_full(self.spatial[p](g)) for p, g in zip(places, self.raw_grads(score, places), strict=True)]
 
     def raw_grads(self, score: Float[Tensor, "B"], places: Sequence[Place]) -> list[Tensor]:
         """Like `grads`, in the places' own shapes."""
@@ -108,19 +110,28 @@ class Observed:
         return self._scores
 
     def score_of(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
-        """The scores of other images, without gradients."""
+        """The scores of other images, without gradients; of one image for all, it is run once."""
         assert self._again is not None
         assert self._score is not None
         with torch.no_grad():
-            other = self._again(images)
-            other._score = self._score
-            return other.score()
+            score, dense, count = self._score
+            outputs = self._again(images).readable(dense)
+            return score(outputs.expand(count, *outputs.shape[1:]) if len(images) == 1 else outputs)
 
 
 class Observer:
-    """Runs a model for attribution: in eval mode, with frozen weights, everything restored afterwards."""
+    """Runs a model for attribution: in eval mode, with frozen weights, everything restored afterwards.
 
-    def __init__(self, model: Any) -> None:
+    Args:
+        model: see above.
+        precision: `float32`, or `bfloat16` for passes under autocast: outputs, scores, and signals stay float32.
+    """
+
+    def __init__(self, model: Any, precision: str = "float32") -> None:
+        if precision not in ("float32", "bfloat16"):
+            # Gradients of a cosine fall below what float16 can hold.
+            raise UsageError(f"precision must be float32 or bfloat16, not {precision!r}")
+        self.precision = precision
         if not callable(model) and not is_image_text(model):
             raise UsageError(f"cannot explain {type(model).__name__}: give an ImageTextModel, a Predictor or a module")
         self.model = model
@@ -165,9 +176,9 @@ class Observer:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Eval mode and frozen weights, restored on leaving."""
-        modules = [m for m in (self.model, self.backbone) if isinstance(m, nn.Module)]
+        modules = {id(m): m for m in (self.model, self.backbone) if isinstance(m, nn.Module)}
         with ExitStack() as stack:
-            for module in modules:
+            for module in modules.values():
                 stack.enter_context(_frozen(module))
             stack.enter_context(torch.enable_grad())
             yield
@@ -219,10 +230,12 @@ class Observer:
         inner = list(dict.fromkeys(place for place in [*places, *values] if place != "input"))
         box = whole(size) if self.preprocess is None else input_box(self.preprocess, size)
         way = way or self.way(inner)
-        if way == "tower":
-            seen.outputs = self._through_tower(leaf, inner, seen, added)
-        else:
-            seen.outputs = self._through_hooks(leaf, [str(place) for place in inner], seen, added)
+        with autocast(self.precision, leaf.device):
+            if way == "tower":
+                seen.outputs = self._through_tower(leaf, inner, seen, added)
+            else:
+                seen.outputs = self._through_hooks(leaf, [str(place) for place in inner], seen, added)
+        seen.outputs = _full(seen.outputs)
         seen.boxes = {place: whole(size) if place == "input" else box for place in seen.values}
         seen._again = lambda other: self.run(other, way=way)
         return seen
@@ -331,6 +344,11 @@ class Observer:
             return hook
 
         network = self._network()
+        parts = tuple((n, type(m)) for n, m in network.named_modules())
+        key = (parts, tuple(images.shape[1:]))
+        known = _LAST_MAPS.get(network)
+        if known is not None and known[0] == key:
+            return known[1]
         handles = [m.register_forward_hook(note(n)) for n, m in network.named_modules() if n]
         try:
             with torch.no_grad():
@@ -346,7 +364,12 @@ class Observer:
                 f"{type(network).__name__} goes on with tokens after its last feature map: name the layer, for a timm "
                 "ViT layer='blocks.11.norm1'"
             )
+        _LAST_MAPS[network] = (key, maps[spatial[-1]][0])
         return maps[spatial[-1]][0]
+
+
+# Finding the last map costs a forward pass: once for a network and a size of image.
+_LAST_MAPS: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 
 
 def _image_text_part(model: Any) -> Any:
@@ -365,6 +388,11 @@ def _keeper(values: dict[Place, Tensor], name: str) -> Callable[..., Any]:
         return output.clone()
 
     return hook
+
+
+def _full(value: Tensor) -> Tensor:
+    """Half precisions as float32: what is added up must not be rounded at each step."""
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
 
 
 def _channels_last(value: Tensor) -> Tensor:
@@ -410,15 +438,17 @@ def _to_grid(value: Tensor, name: str, aspect: float) -> Tensor:
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    modes = [(m, m.training) for m in module.modules()]
-    grads = [(p, p.requires_grad) for p in module.parameters()]
+    """Only what has to change is changed: for a single pass a walk over all modules would be felt."""
+    training = [m for m in module.modules() if m.training]
+    learning = [p for p in module.parameters() if p.requires_grad]
     try:
-        module.eval()
-        for parameter, _ in grads:
+        if training:
+            module.eval()
+        for parameter in learning:
             parameter.requires_grad_(False)
         yield
     finally:
-        for parameter, wanted in grads:
-            parameter.requires_grad_(wanted)
-        for part, mode in modes:
-            part.training = mode
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        for part in training:
+            part.training = True

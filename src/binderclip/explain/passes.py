@@ -116,6 +116,12 @@ class StraightPath:
             raise UsageError(f"path: n and batch at least 1; got {self.n}, {self.batch}")
         if self.rule not in ("gauss", "midpoint"):
             raise UsageError(f"rule must be gauss or midpoint, not {self.rule!r}")
+        grey = isinstance(self.baseline, (int, float))
+        if not grey and len(self.baseline) != 3:  # type: ignore[arg-type]
+            raise UsageError(f"baseline must be one grey level or three numbers, not {self.baseline!r}")
+        if not grey:
+            # A list would do as well, but passes are compared and hashed to be shared.
+            object.__setattr__(self, "baseline", tuple(float(value) for value in self.baseline))  # type: ignore[union-attr]
 
     def start(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "1 3 1 1"]:
         """The baseline picture."""

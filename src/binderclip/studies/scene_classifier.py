@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +91,8 @@ def scene_classifier(seed: int = 0) -> ModuleClassifier:
     words = vocabulary("scenes15")
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = SceneNet(len(words.names)).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net: Any = SceneNet(len(words.names)).train()
+        net = net.to(memory_format=torch.channels_last)
         for part, stage in enumerate(STAGES):
             images, rows = _pictures(words, seed * len(STAGES) + part, stage)
             batches = _batches(images, rows, torch.Generator().manual_seed(seed))
