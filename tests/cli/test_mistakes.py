@@ -56,7 +56,7 @@ CAT = ("cat.jpg", "-l", "cat,dog")
         (("classify", "none.png", "-l", "cat"), 2, "there is no file or folder none.png"),
         (("classify", "empty", "-l", "cat"), 1, "no images in empty"),
         (("classify", "broken.png", "-l", "cat"), 1, "broken.png: damaged image"),
-        (("segment", "mixed", "-l", "cat"), 2, "mixed is a folder"),
+        (("segment", "mixed", "-l", "cat", "--overlay", "x.png"), 2, "are for one image"),
         (("segment", "broken.png", "-l", "cat"), 1, "broken.png: damaged image"),
         (("explain", "broken.png", "-l", "cat"), 1, "broken.png: damaged image"),
         (("explain", "none.png", "-l", "cat"), 2, "there is no file or folder none.png"),

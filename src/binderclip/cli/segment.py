@@ -6,22 +6,34 @@ from typing import Annotated
 
 import typer
 
-from binderclip.cli.inputs import one_image, output_path
-from binderclip.cli.options import Device, Dtype, Json, Labels, Model, parse_labels
-from binderclip.cli.output import print_json, print_table
-from binderclip.errors import DataError, UsageError
+from binderclip.cli.inputs import find_images
+from binderclip.cli.options import LABELS, Device, Dtype, Json, Model, parse_labels
+from binderclip.cli.segmenting import Request, measure, segment_images, show_presets
+from binderclip.errors import UsageError
 
 
 def segment(
-    image: Annotated[str, typer.Argument(help="The image file.")],
-    labels: Labels,
+    images: Annotated[list[str] | None, typer.Argument(help="Image files, or folders of them.")] = None,
+    labels: Annotated[str | None, LABELS] = None,
     background: Annotated[
         str, typer.Option(help="Words for what is none of the labels, separated by commas; they become one class.")
     ] = "",
-    preset: Annotated[str, typer.Option(help="The method: `value` is the plain dense baseline.")] = "value",
+    preset: Annotated[
+        str,
+        typer.Option(help="The method, such as `value` (plain dense baseline); --list shows all. Several to measure."),
+    ] = "value",
+    set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", metavar="KEY=VALUE", help="Change a part of the preset: `rule.scale=40`, `refine=pamr`."
+        ),
+    ] = None,
     size: Annotated[
         int | None,
-        typer.Option(help="Shorter side at which the model sees the image, in pixels [default: twice its own]."),
+        typer.Option(help="Shorter side at which the model sees the image, in pixels [default: the preset's]."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="Folder for several images [default: segments].")
     ] = None,
     overlay: Annotated[str | None, typer.Option(help="PNG of the coloured image [default: NAME-overlay.png].")] = None,
     legend: Annotated[
@@ -30,56 +42,52 @@ def segment(
     label_map: Annotated[
         str | None, typer.Option("--map", help="PNG of label numbers, 255 = none [default: NAME-labels.png].")
     ] = None,
+    coco: Annotated[str | None, typer.Option(help="Also write all regions as COCO annotations to this JSON.")] = None,
+    csv: Annotated[str | None, typer.Option(help="Also write the area of every class in every image.")] = None,
+    redo: Annotated[bool, typer.Option("--redo", help="Do images again whose label map is already there.")] = False,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(help="Measure instead, on a folder with label maps (VOC, ADE), or `scenes`, `scenes-hard`."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most pictures that --evaluate measures.")] = 60,
+    list_presets: Annotated[bool, typer.Option("--list", help="Show the presets and their parts.")] = False,
     model: Model = "small",
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json: Json = False,
 ) -> None:
-    """Colour an image by your labels (open vocabulary, nothing is trained), and save the label map.
+    """Colour images by your labels (open vocabulary, nothing is trained), and save the label maps.
 
-    Example:
+    Examples:
 
         binderclip segment street.jpg --labels "car,tree,house" --background "sky,road"
+
+        binderclip segment photos/ -l person,dog,ball --preset sclip --out masks --csv areas.csv --coco masks.json
+
+        binderclip segment --evaluate scenes-hard --preset value,sclip,itaclip
+
+    A folder can be gone on with: images whose label map is there are not done again.
     """
-    names = parse_labels(labels)
-    words = parse_labels(background, "--background") if background.strip() else []
-    if both := sorted(set(words) & set(names)):
-        raise UsageError(f"{', '.join(map(repr, both))} is a label and background as well; leave it out of one of them")
-    path = one_image(image)
-    overlay_path = output_path(overlay, path, "overlay")
-    map_path = output_path(label_map, path, "labels")
-    if map_path.suffix.lower() != ".png":
-        raise UsageError(f"--map {map_path}: label numbers are saved as PNG; another format would change them")
-
-    from binderclip.cli.sheet import save_picture
-    from binderclip.models import load
-    from binderclip.segment import Segmenter
-
-    segmenter = Segmenter(load(model, device=device, dtype=dtype), preset=preset, size=size, background=words)
-    result = segmenter(path, names)
-    save_picture(result.overlay(legend=legend), overlay_path)
-    try:
-        result.save(map_path)
-    except OSError as error:
-        raise DataError(f"cannot write {map_path}: {error.strerror or error}") from error
-    shares = result.shares()
-    if json:
-        print_json(
-            {
-                "image": path,
-                "model": model,
-                "preset": preset,
-                "classes": list(result.classes),
-                "share": shares,
-                "overlay": overlay_path,
-                "label_map": map_path,
-            }
-        )
+    if list_presets:
+        show_presets(json)
         return
-    ordered = sorted(shares.items(), key=lambda item: -item[1])
-    rows = [(name, f"{share:.1%}") for name, share in ordered]
-    print_table(f"{path}, {preset}, model {model}", ("class", "share of the image"), rows)
-    typer.echo(f"overlay {overlay_path}\nlabel map {map_path}")
+    words = parse_labels(background, "--background") if background.strip() else []
+    settings = Request(preset, tuple(set or ()), size, tuple(words), model, device, dtype, json)
+    if evaluate is not None:
+        if images or labels:
+            raise UsageError("--evaluate measures on its own pictures and classes: leave out images and --labels")
+        measure(settings, evaluate, limit)
+        return
+    if not images or labels is None:
+        raise UsageError("give images and --labels, such as: segment street.jpg --labels car,tree")
+    names = parse_labels(labels)
+    if both := sorted(frozenset(words) & frozenset(names)):
+        raise UsageError(f"{', '.join(map(repr, both))} is a label and background as well; leave it out of one of them")
+    code = segment_images(
+        settings, find_images(images), names, overlay=overlay, label_map=label_map, out=out, legend=legend, coco=coco,
+        csv=csv, redo=redo,
+    )  # fmt: skip
+    raise typer.Exit(code)
 
 
 def register(app: typer.Typer) -> None:

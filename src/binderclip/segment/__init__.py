@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from binderclip.segment import metrics
+from binderclip.segment.coco import coco_document, run_lengths
 from binderclip.segment.context import Context, Frame
 from binderclip.segment.detector import Detector, text_detector
 from binderclip.segment.evaluation import Measured, measure_segmenters
@@ -47,6 +48,7 @@ __all__ = [
     "TextSide",
     "Whole",
     "Windows",
+    "coco_document",
     "describe",
     "identity",
     "mask_iou",
@@ -55,6 +57,7 @@ __all__ = [
     "minimum_cut",
     "override",
     "parts_of",
+    "run_lengths",
     "saliency_graph_cut",
     "segment_all",
     "text_detector",

@@ -164,6 +164,12 @@ class Segmenter:
         """
         return segment_all([self], image, labels)[0]
 
+    def at(self, size: int) -> Segmenter:
+        """The same at another shorter side, in pixels."""
+        parts = {name: getattr(self.parts, name) for name in PARTS}
+        parts["resolution"] = replace(self.parts.resolution, size=size)  # type: ignore[type-var]
+        return Segmenter(self.model, self.preset, **parts)
+
     def bind(self, labels: Labels) -> BoundText:
         """The labels as vectors; kept until other labels are asked for, so that a folder encodes them once."""
         key = repr(labels if isinstance(labels, (str, Mapping)) else list(labels))

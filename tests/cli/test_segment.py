@@ -1,0 +1,84 @@
+"""`binderclip segment` on folders, with settings, and measured."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Command = Callable[..., Any]
+
+
+def test_a_folder_is_gone_on_with(command: Command, pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("cat", "coffee"):
+        Image.open(pictures / f"{name}.jpg").resize((72, 48)).save(folder / f"{name}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    words = ("segment", folder, "-l", "a cat,a cup", "--out", "masks", "--csv", "areas.csv", "--coco", "masks.json")
+    done = command(*words, "--json")
+    found = done.json()["images"]
+    assert [Path(row["image"]).stem for row in found] == ["cat", "coffee"]
+    assert "broken.png" in done.err
+    with Path("areas.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(Path(r["image"]).stem, r["class"]) for r in rows] == [
+        ("cat", "a cat"),
+        ("cat", "a cup"),
+        ("coffee", "a cat"),
+        ("coffee", "a cup"),
+    ]
+    assert sum(int(r["pixels"]) for r in rows) == 2 * 72 * 48
+    document = json.loads(Path("masks.json").read_text())
+    assert [image["width"] for image in document["images"]] == [72, 72]
+    assert sum(a["area"] for a in document["annotations"]) <= 2 * 72 * 48
+    # One map is lost, one is kept: only the lost one is made again.
+    kept = Path("masks/cat-labels.png").stat().st_mtime_ns
+    Path("masks/coffee-labels.png").unlink()
+    again = command(*words, "--json")
+    assert "1 images were done before" in again.err
+    assert again.json()["images"] == found
+    assert Path("masks/cat-labels.png").stat().st_mtime_ns == kept
+    other = command("segment", folder, "-l", "a cat", "--out", "masks")
+    assert (other.code, "masks was made with other labels" in other.err) == (2, True)
+
+
+def test_settings_change_the_preset(command: Command, pictures: Path) -> None:
+    picture = pictures / "cat.jpg"
+    plain = command("segment", picture, "-l", "a cat,a cup", "--preset", "plain", "--map", "a.png", "--json")
+    words = ("segment", picture, "-l", "a cat,a cup", "--preset", "value", "--map", "b.png", "--json")
+    changed = command(
+        *words, "-s", "last_block.map=vanilla", "-s", "last_block.residual=true", "-s", "last_block.mlp=true"
+    )
+    assert plain.json()["share"] == changed.json()["share"]
+    assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open("b.png")))
+    for options, said in [
+        (("--set", "rule.scal=1"), "ClassRule has no 'scal'; it has scale"),
+        (("--set", "colour=1"), "a segmenter's parts are"),
+        (("--preset", "magic"), "preset 'magic' is unknown; there are"),
+        (("--size", "3"), "below one patch"),
+    ]:
+        done = command("segment", picture, "-l", "a cat", *options)
+        assert done.code == 2
+        assert said in done.err
+    assert "give images and --labels" in command("segment", picture).err
+    assert "leave out images" in command("segment", picture, "--evaluate", "scenes").err
+
+
+def test_presets_are_listed_and_measured(command: Command) -> None:
+    listed = command("segment", "--list").out
+    assert "plain" in listed
+    assert "vanilla" in listed
+    found = command("segment", "--evaluate", "scenes", "--limit", 2, "--preset", "value,plain", "--size", 128, "--json")
+    rows = found.json()["presets"]
+    assert [row["preset"] for row in rows] == ["value", "plain"]
+    assert all(0 < row["miou"] <= 1 for row in rows)
+    assert rows[0]["difference"] is None
+    low, high = rows[1]["difference"][1:]
+    assert low <= rows[1]["difference"][0] <= high
+    assert "there is no folder nowhere" in command("segment", "--evaluate", "nowhere").err
