@@ -9,7 +9,7 @@ Paper: Gandelsman et al., "Interpreting CLIP's Image Representation via Text-Bas
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -36,23 +36,30 @@ class Contributions:
             "layer" (B, K, E; attention of a block), "mlp" (B, K, E).
         rest: every other term (B, E): stem (the stream entering block 0), mlp, attention (blocks left out),
             attention_bias, norm_bias, projection_bias, and for attention pooling pool_bias and pool_mlp.
+        mlps: the MLP of every block (B, depth, E), a finer view of what `rest` or `values` hold already.
+        length: of the embedding (B,).
+
+    With `onto`, E is the number of directions and every term its dot products with them.
     """
 
     by: By
     layers: tuple[int, ...]
     values: Float[Tensor, "B K *S E"]
     rest: dict[str, Float[Tensor, "B E"]]
+    mlps: Float[Tensor, "B M E"]
+    length: Float[Tensor, "B"]
 
     def total(self) -> Float[Tensor, "B E"]:
-        """The sum of everything: the tower's embedding."""
+        """The sum of everything: the tower's embedding (or its dot products)."""
         return self.values.flatten(1, -2).sum(1) + sum(self.rest.values())
 
     def unit(self) -> Contributions:
-        """The same terms divided by the embedding's length, so that they sum to the unit embedding."""
-        norm = self.total().norm(dim=-1, keepdim=True)
-        wide = norm.view(-1, *[1] * (self.values.dim() - 1))
-        return Contributions(
-            self.by, self.layers, self.values / wide, {name: term / norm for name, term in self.rest.items()}
+        """The same terms divided by the embedding's length, so that they sum to the unit embedding (or to cosines)."""
+        norm = self.length.unsqueeze(-1)
+        rest = {name: term / norm for name, term in self.rest.items()}
+        values = self.values / self.length.view(-1, *[1] * (self.values.dim() - 1))
+        return replace(
+            self, values=values, rest=rest, mlps=self.mlps / norm.unsqueeze(-1), length=torch.ones_like(self.length)
         )
 
 
@@ -71,6 +78,12 @@ class Readout:
     def shared(self, x: Float[Tensor, "D"]) -> Float[Tensor, "B E"]:
         """What a vector that is added to every token contributes."""
         return torch.einsum("brl,d,red->be", self.weights, x.to(self.weights.dtype), self.maps)
+
+    def onto(self, directions: Float[Tensor, "Q E"]) -> Readout:
+        """The readout of dot products with these directions instead of the embedding itself."""
+        rows = directions.to(self.maps)
+        constants = {name: value @ rows.T for name, value in self.constants.items()}
+        return Readout(self.weights, torch.einsum("qe,red->rqd", rows, self.maps), constants)
 
 
 @torch.no_grad()
@@ -115,6 +128,7 @@ def contributions(
     *,
     by: By = "head",
     layers: Sequence[int] | None = None,
+    onto: Float[Tensor, "Q E"] | None = None,
     attn_bias: Tensor | None = None,
     bias_blocks: Container[int] | None = None,
 ) -> Contributions:
@@ -126,23 +140,31 @@ def contributions(
         final: the stream after the last block.
         by: see `Contributions`; "head_token" is large, restrict `layers`.
         layers: blocks in `values` (negative from the end); None = all. The others go to `rest`.
+        onto: keep only the dot products of every term with these directions (text rows, say): E becomes Q, which makes
+            "head_token" affordable.
         attn_bias, bias_blocks: as in the run that made `final`.
 
     Raises:
         NotSupported: the tower's pooling, projection or attention output is not linear (maximum pooling, MLP head,
             inner norms).
-        UsageError: unknown `by`, or a tower in training mode.
+        UsageError: unknown `by`, directions of another width, or a tower in training mode.
     """
     if by not in ("head", "token", "head_token", "layer", "mlp"):
         raise UsageError(f"by must be 'head', 'token', 'head_token', 'layer' or 'mlp', got {by!r}")
     if tower.module.training:
         raise UsageError("contributions need a tower in eval mode: dropout makes every pass another one")
     read = readout(tower, final)
+    length = (read.apply(final.x) + sum(read.constants.values())).norm(dim=-1)
+    if onto is not None:
+        if onto.ndim != 2 or onto.shape[1] != read.maps.shape[1]:
+            raise UsageError(f"onto must be (Q, {read.maps.shape[1]}), got shape {tuple(onto.shape)}")
+        read = read.onto(onto)
     picked = range(tower.depth) if layers is None else [resolve_layer(layer, tower.depth) for layer in layers]
     if not picked:
         raise UsageError("layers names no block")
     biased = resolve_blocks(bias_blocks, tower.depth)
     found: dict[int, Tensor] = {}
+    fed_by: list[Tensor] = []
     zero = torch.zeros_like(read.constants["projection_bias"])
     rest = {"stem": read.apply(start.x), "attention": zero, "attention_bias": zero, "mlp": zero, **read.constants}
     tokens = start
@@ -157,6 +179,7 @@ def contributions(
         middle = tokens.x + block.mix(attention, v)
         fed = block.mlp(middle)
         written = read.apply(fed)
+        fed_by.append(written)
         found[layer] = written if by == "mlp" else split
         if by == "mlp" or not kept:
             rest["attention"] = rest["attention"] + split
@@ -164,7 +187,7 @@ def contributions(
             rest["mlp"] = rest["mlp"] + written
         tokens = tokens.with_x(middle + fed)
     values = torch.stack([found[layer] for layer in picked], 1)
-    return Contributions(by, tuple(picked), values, rest)
+    return Contributions(by, tuple(picked), values, rest, torch.stack(fed_by, 1), length)
 
 
 def _attention_terms(read: Readout, attention: Tensor, v: Tensor, weight: Tensor, by: str) -> Tensor:

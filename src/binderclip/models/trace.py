@@ -89,7 +89,9 @@ class Trace(Recorded):
             raise UsageError("a text has no dense map")
         return self.tower.dense(self.tokens)
 
-    def contributions(self, by: By = "head", *, layers: Sequence[int] | None = None) -> Contributions:
+    def contributions(
+        self, by: By = "head", *, layers: Sequence[int] | None = None, onto: Float[Tensor, "Q E"] | None = None
+    ) -> Contributions:
         """The embedding as an exact sum of direct contributions, with the norm statistics of this very forward.
 
         Costs one more forward; nothing has to be recorded for it.
@@ -97,6 +99,7 @@ class Trace(Recorded):
         Args:
             by: "head", "token" (source token), "head_token", "layer" (attention as a whole) or "mlp".
             layers: blocks that are split (negative from the end); None = all.
+            onto: keep only dot products with these directions, see `models.contributions.contributions`.
 
         Raises:
             NotSupported: see `binderclip.models.contributions.contributions`, or the run was rewired by `on_block`.
@@ -104,8 +107,8 @@ class Trace(Recorded):
         if self._settings["on_block"] is not None:
             raise NotSupported("contributions need the plain residual stream: trace without on_block")
         return contributions(
-            self.tower, self.start, self.tokens, by=by, layers=layers, attn_bias=self._settings["attn_bias"],
-            bias_blocks=self._settings["bias_blocks"],
+            self.tower, self.start, self.tokens, by=by, layers=layers, onto=onto,
+            attn_bias=self._settings["attn_bias"], bias_blocks=self._settings["bias_blocks"],
         )  # fmt: skip
 
 
