@@ -61,7 +61,7 @@ def test_a_part_replaces_the_presets(clip_model) -> None:
     torch.testing.assert_close(doubled.scores / 2, plain(image, LABELS).scores / clip_model.scale().detach())
     flipped = Segmenter(clip_model, "plain", size=32, refine=lambda pixels, scores, context: -scores)
     torch.testing.assert_close(flipped(image, LABELS).scores, -plain(image, LABELS).scores)
-    assert set(METHODS) == set(PRESETS) == {"plain", "value"}
+    assert set(METHODS) == set(PRESETS) >= {"plain", "value"}
 
 
 def test_permuting_labels_permutes_the_result(clip_model) -> None:
@@ -131,7 +131,7 @@ def test_the_model_is_left_as_it_was(clip_model) -> None:
 
 def test_bad_input_is_named(clip_model) -> None:
     for options, words in [
-        ({"preset": "magic"}, "preset 'magic' is unknown; there are plain, value"),
+        ({"preset": "magic"}, "preset 'magic' is unknown; there are .*plain.*value"),
         ({"size": 64, "resolution": Whole()}, "give one of them"),
         ({"background": "sky"}, "must be a list of words"),
     ]:

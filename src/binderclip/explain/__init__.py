@@ -11,11 +11,13 @@ from functools import partial
 from typing import Any
 
 from binderclip.explain import targets
+from binderclip.explain.ablation import early_heads, late_blocks, mean_ablate
 from binderclip.explain.attribute import Plan, attribute, attribute_all
 from binderclip.explain.attribution import Attribution, peaks
 from binderclip.explain.class_image import ClassImage, ClassModelImage
 from binderclip.explain.class_sensitivity import ClassSensitivity, class_sensitivity, map_correlation
 from binderclip.explain.comparison import OPTIMISED, Comparison, compare, contact_sheet
+from binderclip.explain.decomposition import Decomposition, decompose_image_embedding, decompositions
 from binderclip.explain.diffroar import DiffROAR, DiffROARResult, SignalNull, signal_null_energy
 from binderclip.explain.drawing import to_map
 from binderclip.explain.extraction import extract_aggregate
@@ -23,6 +25,8 @@ from binderclip.explain.gathering import Crops, Ensemble, GaussianNoise, Path, S
 from binderclip.explain.gradcam import GradCAM
 from binderclip.explain.gradcam_plus_plus import GradCAMPlusPlus, SmoothGradCAMPlusPlus
 from binderclip.explain.gradients import InputXGradient, IntegratedGradients, SmoothGrad
+from binderclip.explain.head_roles import DescriptionPool, description_pool, text_roles
+from binderclip.explain.heads import NamedHead, name_heads, spurious_heads
 from binderclip.explain.input_gradients import gradient_alignment, input_gradient
 from binderclip.explain.layers import combine_layers, layer_maps, stage_layers
 from binderclip.explain.localisation import energy_inside, pointing_game
@@ -44,6 +48,7 @@ from binderclip.explain.randomisation import Randomisation, parameter_randomisat
 from binderclip.explain.relu_rules import relu_rule
 from binderclip.explain.retrain import RetrainTable, from_scratch, keep_mask, remove_and_retrain
 from binderclip.explain.saliency import Saliency
+from binderclip.explain.text_span import Span, TextSpan
 from binderclip.explain.text_tokens import LeaveOneWordOut, TextTokenAttribution, WordScores
 
 METHODS: dict[str, Callable[..., Any]] = {
@@ -73,7 +78,9 @@ __all__ = [
     "ClassSensitivity",
     "Comparison",
     "Crops",
+    "Decomposition",
     "DenseMisalignment",
+    "DescriptionPool",
     "DiffROAR",
     "DiffROARResult",
     "Ensemble",
@@ -88,6 +95,7 @@ __all__ = [
     "MaskExplanation",
     "MetaStep",
     "Misalignment",
+    "NamedHead",
     "NormGrad",
     "Path",
     "PerturbationArea",
@@ -102,6 +110,8 @@ __all__ = [
     "SignalNull",
     "SmoothGrad",
     "SmoothGradCAMPlusPlus",
+    "Span",
+    "TextSpan",
     "TextTokenAttribution",
     "WaveletX",
     "WordScores",
@@ -112,7 +122,11 @@ __all__ = [
     "compare",
     "conciseness_preciseness",
     "contact_sheet",
+    "decompose_image_embedding",
+    "decompositions",
     "deletion_auc",
+    "description_pool",
+    "early_heads",
     "energy_inside",
     "extract_aggregate",
     "from_scratch",
@@ -121,10 +135,13 @@ __all__ = [
     "input_gradient",
     "insertion_auc",
     "keep_mask",
+    "late_blocks",
     "layer_maps",
     "map_correlation",
     "maps_of",
+    "mean_ablate",
     "meta_saliency",
+    "name_heads",
     "parameter_randomisation",
     "peaks",
     "pixel_perturbation",
@@ -133,7 +150,9 @@ __all__ = [
     "relu_rule",
     "remove_and_retrain",
     "signal_null_energy",
+    "spurious_heads",
     "stage_layers",
     "targets",
+    "text_roles",
     "to_map",
 ]

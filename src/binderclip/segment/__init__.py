@@ -9,6 +9,8 @@ from typing import Any
 from binderclip.segment import metrics
 from binderclip.segment.coco import coco_document, run_lengths
 from binderclip.segment.context import Context, Frame
+from binderclip.segment.contributed import TokenContributions
+from binderclip.segment.decomposition import DecompositionSegmenter
 from binderclip.segment.detector import Detector, text_detector
 from binderclip.segment.evaluation import Measured, measure_segmenters
 from binderclip.segment.fusion import LastOnly
@@ -33,6 +35,7 @@ __all__ = [
     "BoundText",
     "ClassRule",
     "Context",
+    "DecompositionSegmenter",
     "Detector",
     "Frame",
     "GraphCut",
@@ -46,6 +49,7 @@ __all__ = [
     "Segmentation",
     "Segmenter",
     "TextSide",
+    "TokenContributions",
     "Whole",
     "Windows",
     "coco_document",

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from binderclip.segment.last_block import identity, vanilla
-from binderclip.segment.presets import basic
+from binderclip.segment.presets import basic, decomposition
 
-PRESETS: dict[str, dict[str, Any]] = {**basic.PRESETS}
+PRESETS: dict[str, dict[str, Any]] = {**basic.PRESETS, **decomposition.PRESETS}
 """name -> parts (keyword arguments of `Segmenter`)."""
 
 CHOICES: dict[str, dict[str, Callable[[], Any]]] = {

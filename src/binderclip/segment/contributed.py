@@ -1,0 +1,44 @@
+"""Scores from the exact decomposition of the image embedding: what attention to each patch contributed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.models.contributions import contributions
+from binderclip.segment.context import Context, to_map
+from binderclip.segment.fusion import Reader
+from binderclip.segment.text import BoundText
+
+
+@dataclass(frozen=True)
+class TokenContributions:
+    """A `fusion` part: how much attention to each patch adds to the cosine with every word, blocks and heads summed.
+
+    No block is rewired, so the segmenter's `last_block` plays no role. Over the patches, the prefix tokens and what is
+    no token's (MLPs, biases, the stem) the scores sum to the cosine of the whole window with the word; those of single
+    patches are small, and probabilities of the classes accordingly flat.
+
+    Args:
+        layers: blocks that are summed (negative from the end); None for all.
+
+    Raises:
+        NotSupported: when used, on a tower whose embedding is no sum (maximum pooling, MLP projection, inner norms).
+    """
+
+    layers: Sequence[int] | None = None
+
+    def __call__(self, context: Context, last_block: Reader, text: BoundText) -> Float[Tensor, "B Q gh gw"]:
+        """Parts of the cosines."""
+        return text.cosines(self.features(context), normalised=True)
+
+    def features(self, context: Context) -> Float[Tensor, "B E gh gw"]:
+        """What each patch contributes to the unit embedding."""
+        tower, (height, width) = context.tower, context.grid
+        final = tower.run(context.tokens, start=-1)
+        terms = contributions(tower, context.start, final, by="token", layers=self.layers).unit()
+        patches = terms.values.sum(1)[:, context.prefix : context.prefix + height * width]
+        return to_map(patches, context.grid)

@@ -1,0 +1,12 @@
+"""The decomposition preset: nothing is rewired, the embedding's own terms are the map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from binderclip.segment.contributed import TokenContributions
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Gandelsman et al., Interpreting CLIP's Image Representation via Text-Based Decomposition (ICLR 2024).
+    "decomposition": {"fusion": TokenContributions()},
+}

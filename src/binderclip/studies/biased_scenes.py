@@ -1,0 +1,42 @@
+"""Scenes whose ground goes with the class: the planted bias that group-robustness studies share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from binderclip.data import Scenes
+
+Pair = tuple[tuple[str, str], tuple[str, str]]
+
+PAIRS: tuple[Pair, ...] = (
+    (("cat", "dog"), ("green", "blue")),
+    (("flower", "tree"), ("texture", "noise")),
+    (("moon", "cloud"), ("blue", "grey")),
+)
+"""Two classes and the grounds they mostly stand on."""
+
+
+def biased_scenes(seed: int, count: int, pair: Pair, *, rate: float, size: int = 128, split: str = "train") -> Scenes:
+    """One object a scene, on its own class's ground with probability `rate`, else on the other's.
+
+    Args:
+        seed: of the scenes.
+        count: how many.
+        pair: (classes, grounds), see `PAIRS`; the ground of each scene stands in `attributes["background"]`.
+        rate: 0.5 is no bias.
+        size: side in pixels.
+        split: of the pictures that occur.
+    """
+    from binderclip.data import vocabulary
+    from binderclip.data.scenes import scenes
+
+    classes, grounds = pair
+
+    def ground(name: str, rng: np.random.Generator) -> str:
+        return grounds[(classes.index(name) + int(rng.random() > rate)) % 2]
+
+    words = vocabulary("scenes15", split=split).only(classes)
+    return scenes(seed, count, size, vocabulary=words, objects=1, area=(0.08, 0.25), factors={"background": ground})
