@@ -150,7 +150,7 @@ def _by_labels(
 def _by_head(
     head: Path, paths: list[Path], top: int, *, model: str | None, device: str, dtype: str, batch_size: int
 ) -> _Answers:
-    from binderclip.cli.heads import answers_of
+    from binderclip.cli.learned_heads import answers_of
 
     found = answers_of(head, paths, model=model, device=device, dtype=dtype, batch_size=batch_size)
     rows = [(path, found.best(row, top)) for row, path in enumerate(found.paths)]

@@ -1,110 +1,268 @@
-"""`binderclip classify --head`: pictures under a head that `binderclip adapt` or `save_head` left."""
+"""`binderclip heads`: what every attention head of a model says, in words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from binderclip.errors import DataError, UsageError
+import typer
+
+from binderclip.cli.inputs import find_images, writable_path
+from binderclip.cli.options import BatchSize, Device, Dtype, Json
+from binderclip.cli.output import note, notes, print_json, print_table, warn_skipped
+from binderclip.errors import DataError, NotSupported, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
+    from PIL import Image
 
+    from binderclip.explain import Decomposition, NamedHead
     from binderclip.models import ImageTextModel
 
-NONE = "none of these"
+LIMIT = 1000
+SILENT = 0.1
+"""A head with less than this share of what a head has on average says next to nothing."""
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a head says of the readable pictures.
+class Pictures:
+    """What the heads are watched on.
 
     Attributes:
-        labels: names of the columns of `probs` (N, C).
-        said: the labels of each picture; empty where the head has several labels and none applies, `NONE` where the
-            best probability is below the head's threshold.
-        paths: the N pictures. skipped: (key, reason) of the others.
+        names: of the pictures.
+        open: from the number of a picture to what `decompose_image_embedding` takes.
+        source: in words.
     """
 
-    labels: list[str]
-    probs: np.ndarray
-    said: list[list[str]]
-    paths: list[Any]
-    skipped: list[tuple[str, str]]
-    model: str
+    names: list[str]
+    open: Callable[[int], Any]
+    source: str
 
-    def best(self, row: int, top: int) -> list[tuple[str, float]]:
-        """(label, probability), likeliest first; a refusal first of all."""
-        if not self.said[row]:
-            return [(NONE, float((1 - self.probs[row]).prod()))]
-        if len(self.said[row]) > 1:
-            column = {label: c for c, label in enumerate(self.labels)}
-            found = [(label, float(self.probs[row, column[label]])) for label in self.said[row]]
-            return sorted(found, key=lambda pair: -pair[1])
-        order = (-self.probs[row]).argsort(kind="stable")[:top]
-        named = [(self.labels[c], float(self.probs[row, c])) for c in order]
-        if self.said[row] == [NONE]:
-            return [(NONE, 1 - named[0][1]), *named][:top]
-        return named
+    def __iter__(self) -> Iterator[Any]:
+        return (self.open(number) for number in range(len(self.names)))
 
 
-def answers_of(
-    folder: str | Path, paths: Sequence[Any], *, model: str | None, device: str, dtype: str, batch_size: int
-) -> Answers:
-    """Load a head and the model it stands on, and ask it about pictures.
+@dataclass(frozen=True)
+class Heads:
+    """All that is shown.
 
-    Args:
-        folder: that `binderclip adapt --out` or `save_head` wrote.
-        paths: image files; unreadable ones are skipped and named.
-        model: another name of the same model; None: the name stored with the head.
-        device, dtype, batch_size: of the model.
+    Attributes:
+        model: the model.
+        pictures: those that were asked for; `found.index` are those that could be read.
+        texts: the pool.
+        found: the decomposition in the scale of unit embeddings.
+        named: the heads, largest share of the variance first.
+        strongest: for each of them, numbers of pictures whose output points most along its first text.
+    """
+
+    model: ImageTextModel
+    pictures: Pictures
+    texts: list[str]
+    found: Decomposition
+    named: list[NamedHead]
+    strongest: list[list[int]]
+
+    def silent(self, one: NamedHead) -> bool:
+        """Whether this head says next to nothing."""
+        return one.share < SILENT / len(self.named)
+
+
+def heads(
+    model: Annotated[
+        str, typer.Argument(help="A bundled model, `open_clip:ARCH/PRETRAINED`, `hf:REPO_OR_FOLDER`, or a run folder.")
+    ] = "small",
+    images: Annotated[
+        str,
+        typer.Option("--images", "-i", help="Pictures to watch the heads on: a folder, or a named set (`openmoji`)."),
+    ] = "openclipart,noto-emoji",
+    texts: Annotated[
+        Path | None,
+        typer.Option("--texts", "-t", help="Descriptions to choose from, one a line [default: 2,000 shipped ones]."),
+    ] = None,
+    blocks: Annotated[int, typer.Option(min=1, help="How many of the last blocks are looked at.")] = 4,
+    top: Annotated[int, typer.Option(min=1, help="Texts of each head that are shown, of the ten chosen.")] = 4,
+    limit: Annotated[int, typer.Option(min=2, help="Most pictures, evenly over all there are.")] = LIMIT,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The report: every head's texts, pictures and heat maps.")
+    ] = Path("heads.html"),
+    report: Annotated[bool, typer.Option(help="Write the report.")] = True,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = 32,
+    json: Json = False,
+) -> None:
+    """Say in words what every attention head of a model contributes to its image embeddings (TextSpan).
+
+    Examples:
+
+        binderclip heads small
+
+        binderclip heads open_clip:ViT-B-32/openai --images holiday/ --texts words.txt --out holiday.html
+
+    The share is a head's part of the variance of all the heads that are looked at; `explained` is what its ten texts
+    explain of its own. A file that cannot be read is left out and named.
+    """
+    if report:
+        writable_path(out)
+    words = None if texts is None else read_texts(texts)
+    pictures = find_pictures(images, limit)
+    with notes.status("loading the model") as status:
+        shown = _look(model, pictures, words, blocks, status.update, device, dtype, batch_size)
+        if report:
+            from binderclip.cli.heads_report import write_report
+
+            status.update("writing the report")
+            write_report(shown, out)
+    skipped = [(pictures.names[number], reason) for number, reason in shown.found.skipped]
+    if json:
+        print_json(_document(shown, skipped, out if report else None))
+    else:
+        _print(shown, top)
+    warn_skipped(skipped)
+    if report and not json:
+        note(f"report {out}")
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts of a file, one a line, each once.
 
     Raises:
-        CheckpointError: no head there.
-        UsageError: a head that does not say which model it stands on, or one of another width.
+        UsageError: no such file, not UTF-8, or fewer than two texts.
     """
-    from scipy import special
+    if not path.is_file():
+        raise UsageError(f"--texts {path}: there is no such file")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--texts {path} is not a text file in UTF-8 ({error.reason})") from error
+    found = list(dict.fromkeys(line for line in lines if line))
+    if len(found) < 2:
+        raise UsageError(f"--texts {path} holds {len(found) or 'no'} text: give at least two, one a line")
+    return found
 
-    from binderclip.adapt import OneVsRest, head_model, load_head
+
+def find_pictures(images: str, limit: int) -> Pictures:
+    """Pictures of a file, a folder or a named set, at most `limit`, evenly chosen.
+
+    Raises:
+        UsageError: neither a file, a folder nor a set, or a set that is streamed.
+        DataError: a folder without images, or fewer than two pictures.
+    """
+    from binderclip.data import ImageTextDataset, held_out_split, list_data, load_data
+
+    if Path(images).exists():
+        paths = find_images([images]).paths
+        chosen: list[Any] = [paths[i] for i in _evenly(len(paths), limit)]
+        pictures = Pictures([str(path) for path in chosen], chosen.__getitem__, images)
+    else:
+        known = set(list_data())
+        if unknown := [part for part in images.split(",") if part.strip() not in known]:
+            raise UsageError(f"--images {unknown[0]}: there is no such folder, and named sets are {', '.join(known)}")
+        split = held_out_split(images)
+        data = load_data(images, split=split)
+        if not isinstance(data, ImageTextDataset):
+            raise UsageError(f"--images {images}: shards are streamed; give a folder or a named set")
+        rows = _evenly(len(data), limit)
+        names = [data.keys[row] for row in rows]
+        pictures = Pictures(names, lambda number: data[rows[number]].image, f"{images}, split {split}")
+    if len(pictures.names) < 2:
+        raise DataError(f"--images {images}: one picture shows no variation; give at least two, better a hundred")
+    return pictures
+
+
+def _evenly(count: int, limit: int) -> list[int]:
+    return list(range(count)) if count <= limit else [i * count // limit for i in range(limit)]
+
+
+def _look(
+    name: str, pictures: Pictures, words: list[str] | None, blocks: int, say: Callable[[str], object], device: str,
+    dtype: str, batch_size: int,
+) -> Heads:  # fmt: skip
+    from binderclip.explain import decompose_image_embedding, description_pool, name_heads
     from binderclip.models import load
 
-    name = head_model(folder) if model is None else model
-    if not name:
-        raise UsageError(f"{folder} does not say which model its head stands on: give --model")
     clip = load(name, device=device, dtype=dtype)
-    head = load_head(folder, model=clip)
-    x, kept, skipped = _inputs(head, clip, paths, batch_size)
-    labels = [str(label) for label in head.classes_.tolist()]
-    if not kept:
-        raise DataError(f"none of {len(paths)} pictures can be read: {skipped[0][0]}: {skipped[0][1]}")
     try:
-        if isinstance(head, OneVsRest):
-            probs = head.predict_proba(x)
-            said = [[labels[c] for c in range(len(labels)) if row[c]] for row in head.predict(x)]
-        else:
-            about = getattr(head, "about_", {})
-            probs = special.softmax(head.decision_function(x) / float(about.get("temperature", 1.0)), axis=1)
-            least = float(about.get("threshold", 0.0))
-            said = [[labels[int(row.argmax())]] if row.max() >= least else [NONE] for row in probs]
-    except ValueError as error:
-        raise UsageError(f"{folder} stands on another model than {name}: {error}") from error
-    return Answers(labels, probs, said, kept, skipped, name)
+        depth = clip.image_tower.depth
+    except NotSupported as error:
+        raise NotSupported(f"{name} has no attention heads that could be named: {error}") from error
+    say(f"looking at {len(pictures.names)} pictures")
+    found = decompose_image_embedding(
+        clip, iter(pictures), layers=range(max(0, depth - blocks), depth), batch_size=batch_size, on_error="skip"
+    ).unit()
+    if len(found) < 2:
+        raise DataError(f"only one of {len(pictures.names)} pictures can be read: {found.skipped[0][1]}")
+    say("reading the texts")
+    pool = description_pool() if words is None else None
+    texts = list(pool.texts) if pool is not None else words or []
+    rows = clip.encode_text(texts, normalize=True).detach().cpu()
+    named = name_heads(found, rows, texts, roles=None if pool is None else pool.roles)
+    named.sort(key=lambda one: -one.share)
+    strongest = [_strongest(found, one) for one in named]
+    return Heads(clip, pictures, texts, found, named, strongest)
 
 
-def _inputs(head: Any, clip: ImageTextModel, paths: Sequence[Any], batch_size: int) -> tuple[Any, list[Any], list]:
-    from binderclip.adapt import features_for
+def _strongest(found: Decomposition, one: NamedHead, most: int = 5) -> list[int]:
+    """Rows of the pictures whose output of this head points most along its first text."""
+    if not len(one.span):
+        return []
+    outputs = found.values[:, found.place(one.layer), one.head]
+    along = (outputs - outputs.mean(0)) @ one.span.basis[0].to(outputs)
+    return along.topk(min(most, len(along))).indices.tolist()
 
-    if head.input_level == "features":
-        encoded = clip.encode_files(list(paths), batch_size=batch_size)
-        return encoded.features.double().cpu().numpy(), list(encoded.paths), encoded.skipped
-    pixels, kept, skipped = [], [], []
-    for path in paths:
-        try:
-            pixels.append(clip.preprocess.pixels(path))
-            kept.append(path)
-        except DataError as error:
-            skipped.append((str(path), str(error)))
-    x = features_for(head, clip, pixels, batch_size=min(batch_size, 16)) if kept else None
-    return (x if head.input_level == "images" or x is None else x.double().numpy()), kept, skipped
+
+def _print(shown: Heads, top: int) -> None:
+    loud = [one for one in shown.named if not shown.silent(one)]
+    rows = [
+        [f"{one.layer}.{one.head}", one.share, float(one.span.explained[-1]) if len(one.span) else 0.0, one.role,
+         "; ".join(one.span.texts[:top])]
+        for one in loud
+    ]  # fmt: skip
+    title = f"{shown.model.name}: {len(shown.named)} heads, {len(shown.found)} pictures ({shown.pictures.source})"
+    print_table(title, ["head", "share", "explained", "role", "texts"], rows)
+    if quiet := [one for one in shown.named if shown.silent(one)]:
+        names = ", ".join(f"{one.layer}.{one.head}" for one in sorted(quiet, key=lambda o: (o.layer, o.head)))
+        share = sum(one.share for one in quiet)
+        typer.echo(f"{len(quiet)} heads say next to nothing (together {share:.1%} of the variance): {names}")
+
+
+def _document(shown: Heads, skipped: list[tuple[str, str]], out: Path | None) -> dict[str, Any]:
+    found = [
+        {
+            "block": one.layer,
+            "head": one.head,
+            "share": one.share,
+            "silent": shown.silent(one),
+            "role": one.role,
+            "explained": float(one.span.explained[-1]) if len(one.span) else 0.0,
+            "principal_components_explain": float(one.span.bound[-1]) if len(one.span) else 0.0,
+            "texts": [
+                {"text": text, "role": role, "explained": float(gain)}
+                for text, role, gain in zip(one.span.texts, one.roles, one.span.gains, strict=True)
+            ],
+            "images": [shown.pictures.names[shown.found.index[row]] for row in rows],
+        }
+        for one, rows in zip(shown.named, shown.strongest, strict=True)
+    ]
+    return {
+        "model": shown.model.name,
+        "images": len(shown.found),
+        "source": shown.pictures.source,
+        "texts": len(shown.texts),
+        "heads": found,
+        "skipped": [{"image": key, "reason": reason} for key, reason in skipped],
+        "report": out,
+    }
+
+
+def picture_of(shown: Heads, row: int) -> Image.Image:
+    """The picture behind one row of the decomposition, on white."""
+    from binderclip.data import open_image
+
+    return open_image(shown.pictures.open(shown.found.index[row]))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(heads)
