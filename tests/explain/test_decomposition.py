@@ -39,6 +39,19 @@ def test_all_terms_sum_to_encode_image_raw_and_unit(clip_model, batch, by) -> No
     torch.testing.assert_close(found.mlps.sum(1), mlps.sum(1))
 
 
+def test_a_mean_pooled_tower_sums_up_too(batch) -> None:
+    from binderclip.models import build
+
+    torch.manual_seed(3)
+    vision = {"image_size": 32, "layers": 2, "width": 48, "head_width": 12, "patch_size": 8, "pool_type": "avg"}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    model = build({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}).eval()
+    found = decompose_image_embedding(model, batch, by="token")
+    with torch.no_grad():
+        torch.testing.assert_close(found.total(), model.encode_image(batch), rtol=1e-4, atol=1e-5)
+    assert found.heat(TEXTS).shape == (5, 3, 4, 4)
+
+
 def test_with_the_other_heads_silenced_the_embedding_is_the_direct_term(clip_model, batch) -> None:
     """In the last block nothing comes after attention but the MLP, which is silenced too."""
     model = copy.deepcopy(clip_model)

@@ -46,6 +46,19 @@ def test_splits_are_consistent(tower, pixels):
     assert fine.shape[2:4] == (tower.heads, seen.tokens.x.shape[1])
 
 
+def test_dot_products_are_those_of_the_whole_terms(tower, pixels):
+    if not supported(tower):
+        return
+    seen = trace(tower, pixels)
+    rows = torch.randn(3, tower.embed_dim, generator=torch.Generator().manual_seed(0), dtype=tower.dtype)
+    whole, small = seen.contributions("head"), seen.contributions("head", onto=rows)
+    assert torch.allclose(small.values, whole.values @ rows.T, atol=1e-8)
+    assert torch.allclose(small.total(), seen.embedding @ rows.T, atol=1e-8)
+    assert torch.allclose(small.unit().total(), whole.unit().total() @ rows.T, atol=1e-8)
+    assert torch.allclose(whole.length, seen.embedding.norm(dim=-1), atol=1e-8)
+    assert torch.allclose(whole.mlps.sum(1), seen.contributions("mlp").values.sum(1), atol=1e-8)
+
+
 def test_single_precision_is_exact_to_1e5(case, pixels):
     if supported(case.tower):
         with torch.no_grad():
