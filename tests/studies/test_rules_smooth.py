@@ -1,4 +1,4 @@
-"""The verdict rule of the study of SmoothGrad: each criterion can be met and can fail."""
+"""The verdict rules of the studies of SmoothGrad and Smooth Grad-CAM++: each can be met and can fail."""
 
 from __future__ import annotations
 
@@ -22,6 +22,21 @@ def p008(**change: float) -> Table:
     return Table(rows)
 
 
+def p178(**change: float) -> Table:
+    rows = []
+    for setting in ("classifier", "small"):
+        values = {
+            "Grad-CAM": (0.8, 0.3),
+            "Grad-CAM++": (0.9, 0.3),
+            "Smooth Grad-CAM++, n = 20": (change.get("recall", 0.95), change.get("inside", 0.35)),
+        }
+        if setting == "small":
+            values["Smooth Grad-CAM++, n = 20"] = (change.get("clip", 0.95), 0.35)
+        for method, (recall, inside) in values.items():
+            rows += [Row("instance recall", method, recall, setting), Row("share inside", method, inside, setting)]
+    return Table(rows)
+
+
 @pytest.mark.parametrize(
     ("paper", "table", "verdict"),
     [
@@ -30,6 +45,10 @@ def p008(**change: float) -> Table:
         ("p008", p008(inside=0.19), "not shown at this scale"),
         ("p008", p008(second=-0.06), "weak"),
         ("p008", p008(much=0.3), "weak"),
+        ("p178", p178(), "holds"),
+        ("p178", p178(recall=0.85), "not shown at this scale"),
+        ("p178", p178(inside=0.29), "not shown at this scale"),
+        ("p178", p178(clip=0.5), "weak"),
     ],
 )
 def test_verdicts(paper: str, table: Table, verdict: str) -> None:
