@@ -21,6 +21,7 @@ from binderclip.explain.decomposition import Decomposition, decompose_image_embe
 from binderclip.explain.diffroar import DiffROAR, DiffROARResult, SignalNull, signal_null_energy
 from binderclip.explain.drawing import to_map
 from binderclip.explain.extraction import extract_aggregate
+from binderclip.explain.full_gradient import BiasTerm, FullGrad, FullGradients, full_gradients
 from binderclip.explain.gathering import Crops, Ensemble, GaussianNoise, Path, Signal
 from binderclip.explain.gradcam import GradCAM
 from binderclip.explain.gradcam_plus_plus import GradCAMPlusPlus, SmoothGradCAMPlusPlus
@@ -53,6 +54,7 @@ from binderclip.explain.text_tokens import LeaveOneWordOut, TextTokenAttribution
 
 METHODS: dict[str, Callable[..., Any]] = {
     "cartoonx": CartoonX,
+    "fullgrad": FullGrad,
     "gradcam": GradCAM,
     "gradcampp": GradCAMPlusPlus,
     "input_x_gradient": InputXGradient,
@@ -72,6 +74,7 @@ __all__ = [
     "METHODS",
     "OPTIMISED",
     "Attribution",
+    "BiasTerm",
     "CartoonX",
     "ClassImage",
     "ClassModelImage",
@@ -85,6 +88,8 @@ __all__ = [
     "DiffROARResult",
     "Ensemble",
     "ExtractAggregate",
+    "FullGrad",
+    "FullGradients",
     "GaussianNoise",
     "GradCAM",
     "GradCAMPlusPlus",
@@ -130,6 +135,7 @@ __all__ = [
     "energy_inside",
     "extract_aggregate",
     "from_scratch",
+    "full_gradients",
     "gradient_alignment",
     "hallucination_score",
     "input_gradient",
