@@ -17,9 +17,11 @@ from binderclip.explain.attribution import Attribution, peaks
 from binderclip.explain.class_image import ClassImage, ClassModelImage
 from binderclip.explain.class_sensitivity import ClassSensitivity, class_sensitivity, map_correlation
 from binderclip.explain.comparison import OPTIMISED, Comparison, compare, contact_sheet
+from binderclip.explain.concepts import Concept, ConceptReport, concept_report
 from binderclip.explain.decomposition import Decomposition, decompose_image_embedding, decompositions
 from binderclip.explain.diffroar import DiffROAR, DiffROARResult, SignalNull, signal_null_energy
 from binderclip.explain.drawing import to_map
+from binderclip.explain.eclip import GradECLIP, MedGradECLIP
 from binderclip.explain.extraction import extract_aggregate
 from binderclip.explain.full_gradient import BiasTerm, FullGrad, FullGradients, full_gradients
 from binderclip.explain.gathering import Crops, Ensemble, GaussianNoise, Path, Signal
@@ -48,6 +50,7 @@ from binderclip.explain.perturbation import (
 from binderclip.explain.randomisation import Randomisation, parameter_randomisation, rank_correlation
 from binderclip.explain.relu_rules import relu_rule
 from binderclip.explain.retrain import RetrainTable, from_scratch, keep_mask, remove_and_retrain
+from binderclip.explain.rollout import AttentionRollout
 from binderclip.explain.saliency import Saliency
 from binderclip.explain.text_span import Span, TextSpan
 from binderclip.explain.text_tokens import LeaveOneWordOut, TextTokenAttribution, WordScores
@@ -57,10 +60,13 @@ METHODS: dict[str, Callable[..., Any]] = {
     "fullgrad": FullGrad,
     "gradcam": GradCAM,
     "gradcampp": GradCAMPlusPlus,
+    "gradeclip": GradECLIP,
     "input_x_gradient": InputXGradient,
     "integrated_gradients": IntegratedGradients,
-    "pixelmask": PixelMask,
+    "medgradeclip": MedGradECLIP,
     "normgrad": NormGrad,
+    "pixelmask": PixelMask,
+    "rollout": AttentionRollout,
     "saliency": Saliency,
     "shearletx": ShearletX,
     "smoothgrad": SmoothGrad,
@@ -73,6 +79,7 @@ METHODS: dict[str, Callable[..., Any]] = {
 __all__ = [
     "METHODS",
     "OPTIMISED",
+    "AttentionRollout",
     "Attribution",
     "BiasTerm",
     "CartoonX",
@@ -80,6 +87,8 @@ __all__ = [
     "ClassModelImage",
     "ClassSensitivity",
     "Comparison",
+    "Concept",
+    "ConceptReport",
     "Crops",
     "Decomposition",
     "DenseMisalignment",
@@ -93,11 +102,13 @@ __all__ = [
     "GaussianNoise",
     "GradCAM",
     "GradCAMPlusPlus",
+    "GradECLIP",
     "InputXGradient",
     "IntegratedGradients",
     "LeaveOneWordOut",
     "MaskAttribution",
     "MaskExplanation",
+    "MedGradECLIP",
     "MetaStep",
     "Misalignment",
     "NamedHead",
@@ -125,6 +136,7 @@ __all__ = [
     "class_sensitivity",
     "combine_layers",
     "compare",
+    "concept_report",
     "conciseness_preciseness",
     "contact_sheet",
     "decompose_image_embedding",
