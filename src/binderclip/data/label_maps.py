@@ -146,6 +146,7 @@ SCENES: dict[str, dict[str, Any]] = {
     "scenes": {"objects": (1, 3), "area": (0.06, 0.25), "background": ["plain", "gradient"]},
     "scenes-hard": {"objects": (2, 4), "area": (0.03, 0.15), "background": ["noise", "texture"], "occlusion": 0.4},
     "scenes-cluttered": {"objects": (4, 7), "area": (0.02, 0.1), "background": ["texture", "photo"], "occlusion": 0.4},
+    "scenes-photographs": {"objects": (1, 3), "area": (0.06, 0.25), "background": "photo"},
 }
 """Options of the made sets; the classes are those of `scenes15`, their drawings held out from training."""
 
