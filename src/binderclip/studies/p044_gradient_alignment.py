@@ -197,7 +197,7 @@ def draw(table: Table, figure: Figure) -> None:
     wanted = {"picture": None, "trousers": 1, "dress": 3, "sneaker": 7}
     nets = (PLAIN, MAIN[1], ADVERSARIAL)
     cells = halves[0].subplots(len(nets), len(wanted))
-    for line, name in zip(cells, nets, strict=True):
+    for number, (line, name) in enumerate(zip(cells, nets, strict=True)):
         for ax, (title, target) in zip(line, wanted.items(), strict=True):
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
@@ -208,7 +208,7 @@ def draw(table: Table, figure: Figure) -> None:
                 found = class_gradients(trained(name, 0), image, torch.tensor([[target]]))[0, 0, 0]
                 top = float(found.abs().max())
                 ax.imshow(found, cmap="seismic", vmin=-top, vmax=top)
-            if line is cells[0]:
+            if number == 0:
                 ax.set_title(title if target is None else f"towards\n{title}", fontsize=8)
     left, right = halves[1].subplots(1, 2)
     shown = [PLAIN, *MAIN, *(named(c, WEIGHTS[-1]) for c in CONTROLS), ADVERSARIAL]
@@ -229,10 +229,16 @@ def draw(table: Table, figure: Figure) -> None:
         x = [table.mean("alignment", name, kind) for name in names]
         y = [float(_at(table, name).mean()) for name in names]
         right.plot(x, y, marker=marker, label=kind, color=f"C{1 + list(KINDS).index(kind)}")
+        # The two curves meet at λ = 0 and class means stop gaining: labels on different sides stay apart.
+        left_side = kind == "nearest"
         for place, value, weight in zip(x, y, (0, *WEIGHTS), strict=True):
-            right.annotate(f" λ = {weight:g}", (place, value), fontsize=8, va="top")
+            offset = (-6 if left_side else 6, {0: -3, 0.5: -10, 1.5: 4}[weight])
+            right.annotate(
+                f"λ = {weight:g}", (place, value), offset, textcoords="offset points", fontsize=8,
+                ha="right" if left_side else "left",
+            )  # fmt: skip
     right.set(title="More alignment", xlabel="mean cosine with targets", ylabel=f"accuracy, radius {EPS:g}")
-    right.margins(x=0.2)
+    right.margins(x=0.35, y=0.15)
     right.legend(fontsize=8, loc="upper left")
 
 
