@@ -262,12 +262,8 @@ def draw_table(
     figure.set_size_inches(10, max(3.6, 0.5 + len(sets) * max(0.45 + 0.15 * len(methods), 1.2 if shown else 0)))
     area: Any = figure
     if shown:
-<<<<<<< ours
         halves: Any = figure.subfigures(1, 2, width_ratios=[1.1, 1])
         pictures, area = halves
-=======
-        pictures, area = figure.subfigures(1, 2, width_ratios=[1.1, 1])
->>>>>>> theirs
         _draw_scenes(pictures, shown, sets, model)
     axes = np.atleast_1d(area.subplots(len(sets), 1, sharex=True))
     for ax, name in zip(axes, sets, strict=True):
