@@ -311,7 +311,7 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2, 0].set_ylabel("report, local\ndefect", fontsize=8)
     for ax, (overlay, caption) in zip(axes[2, 1:], report.pictures(), strict=False):
         ax.imshow(overlay)
-        ax.set_xlabel(f"MedGrad: {caption}", fontsize=7)
+        ax.set_xlabel(caption, fontsize=7)
     axes[2, 4].set_visible(False)
     for ax, title in zip(axes[0], ("scene", *METHODS, "truth"), strict=True):
         ax.set_title(title, fontsize=8)
@@ -329,13 +329,13 @@ def draw(table: Table, figure: Figure) -> None:
         )  # fmt: skip
     top.axvline(table.mean("inside share", AREA, MARGIN), color="0.3", lw=1, ls=":")
     top.set_yticks(places, names)
-    top.set_xlim(0, 0.56)
+    top.set_xlim(0, 0.7)
     top.legend(fontsize=7, loc="center right")
     top.set_title("scenes (dotted: the object's share)", fontsize=9)
     order = ["random order", *METHODS]
     values = [table.values("deletion area", name, f"{SCENES}, {MARGIN}") for name in order]
     bottom.barh(order, [v.mean() for v in values], xerr=[v.std() for v in values], color="C4", height=0.6)
-    bottom.set_title("deletion area of the margin, lower is better", fontsize=9)
+    bottom.set_title("deletion area (lower is better)", fontsize=9)
     for ax in (top, bottom):
         ax.invert_yaxis()
         ax.tick_params(labelsize=7)
