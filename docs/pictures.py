@@ -35,7 +35,7 @@ def main() -> None:
             photographs[name].convert("RGB").save(place / f"{name}.png")
         files = [place / f"{name}.png" for name in SHOWN]
         verb("classify", *files, "--labels", LABELS, "--picture", IMAGES / "classify.png")
-        verb("explain", place / "chelsea.png", "--label", "a cat", "--out", IMAGES / "explain.png")
+        verb("explain", place / "chelsea.png", "--label", "a cat", "--method", "smoothgrad", "--out", IMAGES / "explain.png")
         pictures = place / "pictures"
         pictures.mkdir()
         for sample in load_data("openclipart,noto-emoji", split="test"):

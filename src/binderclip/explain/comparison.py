@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,7 +224,7 @@ def contact_sheet(
 
     from binderclip.data import open_image
 
-    ink, soft, gap, head, foot = (29, 31, 35), (110, 117, 128), 8, 30, 22
+    ink, soft, gap, head, foot = (29, 31, 35), (110, 117, 128), 8, 46, 22
     font, small = ImageFont.load_default(size=14), ImageFont.load_default(size=12)
     names = list(attributions)
     scale = side / max(images.shape[-2:])
@@ -233,10 +233,9 @@ def contact_sheet(
     sheet = Image.new("RGB", ((len(names) + 1) * (side + gap) + gap, head + len(images) * row_height + gap), "white")
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(names):
-        shown = name.replace("_", " ")
-        while shown and font.getlength(shown) > side:
-            shown = shown[:-1]
-        draw.text((gap + (column + 1) * (side + gap), gap), shown, fill=ink, font=font)
+        left = gap + (column + 1) * (side + gap)
+        for line, words in enumerate(_two_lines(name.replace("_", " "), lambda text: font.getlength(text) <= side)):
+            draw.text((left, gap + 16 * line), words, fill=ink, font=font)
     for row, image in enumerate(images):
         picture = open_image(image.cpu())
         top = head + row * row_height
@@ -247,3 +246,18 @@ def contact_sheet(
         if row < len(captions):
             draw.text((gap, top + height + 3), captions[row], fill=soft, font=small)
     return sheet
+
+
+def _two_lines(text: str, fits: Callable[[str], bool]) -> list[str]:
+    """A name in at most two lines, broken at a space or where it has to be, the rest cut."""
+    if fits(text):
+        return [text]
+    first = text
+    while first and not fits(first):
+        first = first[:-1]
+    space = text.rfind(" ", 0, len(first) + 1)
+    first = text[:space] if space > 0 else first
+    second = text[len(first) :].strip()
+    while second and not fits(second):
+        second = second[:-1]
+    return [first, second]
