@@ -118,4 +118,4 @@ def test_pooled_tower_through_open_clip_and_its_errors() -> None:
     with pytest.raises(UsageError, match="average"):
         PooledLite(global_pool="max")
     with pytest.raises(UsageError, match="output_stride"):
-        LiteTrunk(output_stride=8)
+        LiteTrunk(output_stride=4)

@@ -54,6 +54,7 @@ from binderclip.models.towers import (
     open_text_tower,
 )
 from binderclip.models.trace import Capture, Trace, capture, trace
+from binderclip.models.vision import VisionModel, load_vision
 
 __all__ = [
     "ACTIVATION_GAINS",
@@ -94,6 +95,7 @@ __all__ = [
     "Tokens",
     "Tower",
     "Trace",
+    "VisionModel",
     "ZeroShotPredictor",
     "append_tokens",
     "build",
@@ -108,6 +110,7 @@ __all__ = [
     "lipschitz_rule",
     "list_models",
     "load",
+    "load_vision",
     "lora_",
     "open_image_tower",
     "open_text_tower",

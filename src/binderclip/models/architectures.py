@@ -2,8 +2,9 @@
 
 `binderclip_lite0_vit` is a hybrid ViT: the whole convolutional part of EfficientNet-Lite0 with its last stage dilated
 (stride 16 in place of 32), a 1x1 projection, a CLS token and four transformer blocks. `binderclip_lite2` is plain
-EfficientNet-Lite2 with average pooling. BatchNorm is folded into the convolutions in both (exact: there is no
-squeeze-and-excitation), so training and evaluation mode agree and a batch is the sum of its parts.
+EfficientNet-Lite2 with average pooling. `binderclip_lite0_vit8` has only the lower five stages under its blocks,
+side by side and dilated to stride 8: a fine grid of patches. BatchNorm is folded into the convolutions in all (exact:
+there is no squeeze-and-excitation), so training and evaluation mode agree and a batch is the sum of its parts.
 
 Importing this module registers the names (`timm.list_models("binderclip*")`).
 """
@@ -25,7 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from binderclip.errors import CheckpointError, UsageError
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "LiteTrunk", "fold_lite", "lite_pixels_to_clip"]
+__all__ = ["CLIP_MEAN", "CLIP_STD", "LiteStem", "LiteTrunk", "fold_lite", "lite_pixels_to_clip"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -36,8 +37,8 @@ class LiteTrunk(nn.Module):
 
     Args:
         name: `lite0`, `lite1` or `lite2`.
-        output_stride: 32 as trained, or 16: the last two stages keep the resolution and dilate their kernels instead,
-            which leaves the weights what they are and gives a map twice as fine.
+        output_stride: 32 as trained, or 16 or 8: later stages keep the resolution and dilate their kernels instead,
+            which leaves the weights what they are and gives a map twice (four times) as fine.
 
     Paper: Tan and Le, EfficientNet, arXiv 1905.11946; the Lite variants are Google's, without squeeze-and-excitation
     and with ReLU6.
@@ -50,8 +51,8 @@ class LiteTrunk(nn.Module):
 
     def __init__(self, name: str = "lite0", *, output_stride: int = 32, in_chans: int = 3) -> None:
         super().__init__()
-        if output_stride not in (16, 32):
-            raise UsageError(f"output_stride={output_stride}: 16 or 32")
+        if output_stride not in (8, 16, 32):
+            raise UsageError(f"output_stride={output_stride}: 8, 16 or 32")
         net: Any = timm.create_model(
             f"tf_efficientnet_{name}", pretrained=False, num_classes=0, output_stride=output_stride, in_chans=in_chans
         )
@@ -86,6 +87,66 @@ class LiteTrunk(nn.Module):
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F h w"]:
         return self.upper(self.lower(x))
+
+
+class LiteStem(nn.Module):
+    """The lower five stages of an EfficientNet-Lite, dilated to stride 8: images -> (B, C, H/8, W/8).
+
+    The weights carry the names that they have in `LiteTrunk`, so the lower part of any trunk's state fits.
+
+    Args:
+        name: `lite0`, `lite1` or `lite2`.
+        columns: whether the map holds all five stages, the finer ones averaged to stride 8 (272 channels in Lite0:
+            edges and colours stay), or the fifth alone (112).
+        in_chans: channels of the input.
+    """
+
+    def __init__(self, name: str = "lite0", *, columns: bool = False, in_chans: int = 3) -> None:
+        super().__init__()
+        trunk = LiteTrunk(name, output_stride=8, in_chans=in_chans)
+        self.stem, self.stem_act = trunk.stem, trunk.stem_act
+        self.stages = trunk.stages[:5]
+        widths = [_width(stage[-1]) for stage in self.stages.children()]  # type: ignore[index]
+        self.columns = columns
+        self.num_features = sum(widths) if columns else widths[-1]
+
+    def levels(self, x: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor, Tensor]:
+        """The maps at stride 2, 4 and 8 (16, 24 and 112 channels in Lite0)."""
+        maps = self._maps(x)
+        return maps[0], maps[1], maps[-1]
+
+    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        maps = self._maps(x)
+        if not self.columns:
+            return maps[-1]
+        # Maps of stride 2 and 4 have even sides, as the grid has whole cells.
+        pooled = [nn.functional.avg_pool2d(y, y.shape[-1] // maps[-1].shape[-1]) for y in maps]
+        return torch.cat(pooled, 1)
+
+    def _maps(self, x: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        x = self.stem_act(self.stem(x))
+        maps = []
+        for stage in self.stages.children():
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+    def load_trunk(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the lower part of a `LiteTrunk`'s state.
+
+        Raises:
+            CheckpointError: tensors are missing.
+        """
+        own = self.state_dict()
+        missing = [key for key in own if key not in state]
+        if missing:
+            raise CheckpointError(f"the trunk has no {missing[0]!r}")
+        self.load_state_dict({key: state[key] for key in own})
+
+
+def _width(block: Any) -> int:
+    """Channels that a block of timm's EfficientNet gives."""
+    return (block.conv_pwl if hasattr(block, "conv_pwl") else block.conv_pw).out_channels
 
 
 def _strip_norm(parent: nn.Module, name: str, conv: nn.Conv2d) -> nn.Module:
@@ -209,6 +270,7 @@ def _cfg(size: int, **kwargs: Any) -> dict[str, Any]:
 default_cfgs = generate_default_cfgs(
     {
         "binderclip_lite0_vit.untrained": _cfg(128, first_conv="patch_embed.backbone.stem", classifier="head"),
+        "binderclip_lite0_vit8.untrained": _cfg(128, first_conv="patch_embed.backbone.stem", classifier="head"),
         "binderclip_lite2.untrained": _cfg(160, first_conv="trunk.stem", classifier="classifier"),
     }
 )
@@ -230,6 +292,24 @@ def binderclip_lite0_vit(pretrained: bool = False, **kwargs: Any) -> VisionTrans
         "embed_layer": partial(HybridEmbed, backbone=trunk),
     }
     return build_model_with_cfg(VisionTransformer, "binderclip_lite0_vit", pretrained, **{**arguments, **kwargs})
+
+
+@register_model
+def binderclip_lite0_vit8(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """Lower stages of EfficientNet-Lite0 at stride 8, CLS token, three blocks of width 128: any multiple of 8 works."""
+    stem = LiteStem("lite0", columns=True, in_chans=kwargs.get("in_chans", 3))
+    arguments: dict[str, Any] = {
+        "img_size": 128,
+        "patch_size": 1,
+        "embed_dim": 128,
+        "depth": 3,
+        "num_heads": 4,
+        "mlp_ratio": 3.0,
+        "num_classes": 0,
+        "dynamic_img_size": True,
+        "embed_layer": partial(HybridEmbed, backbone=stem),
+    }
+    return build_model_with_cfg(VisionTransformer, "binderclip_lite0_vit8", pretrained, **{**arguments, **kwargs})
 
 
 @register_model

@@ -36,8 +36,8 @@ def load_hf(source: str, name: str) -> ImageTextModel:
     transformers: Any = require("transformers", "hf")
     folder = Path(source)
     if folder.is_dir():
-        _check_folder(folder)
-    config, local = _local_first(lambda **o: transformers.AutoConfig.from_pretrained(source, **o), source, name)
+        check_folder(folder)
+    config, local = local_first(lambda **o: transformers.AutoConfig.from_pretrained(source, **o), source, name)
     if config.model_type not in KINDS:
         raise NotSupported(
             f"{name} is a {config.model_type!r} model; supported are {', '.join(c for _, c in KINDS.values())} "
@@ -56,7 +56,7 @@ def load_hf(source: str, name: str) -> ImageTextModel:
     )
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Look at the files before a library opens them."""
     config = folder / "config.json"
     if not config.is_file():
@@ -72,7 +72,7 @@ def _check_folder(folder: Path) -> None:
         check_weights_file(path)
 
 
-def _local_first(read: Any, source: str, name: str) -> tuple[Any, bool]:
+def local_first(read: Any, source: str, name: str) -> tuple[Any, bool]:
     """What `read` gives, from this machine alone where it can: then nothing waits for a network."""
     try:
         return read(local_files_only=True), True

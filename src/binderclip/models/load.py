@@ -10,6 +10,7 @@ import torch
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models import open_clip_models, registry
 from binderclip.models.devices import resolve_device, resolve_dtype
+from binderclip.models.folders import bundled_of
 from binderclip.models.image_text import ImageTextModel
 
 
@@ -94,6 +95,10 @@ def _is_transformers(folder: Path) -> bool:
 
 
 def _unknown(name: str) -> str:
+    doors = {"vision": "binderclip.models.load_vision", "promptable": "binderclip.segment.load_promptable"}
+    for kind, door in doors.items():
+        if name in bundled_of(kind):
+            return f"{name!r} is no image-text model: {door}({name!r}) opens it"
     bundled = list(registry.bundled_folders())
     shortened = [n.removeprefix("open_clip:") for n in registry.list_models(pretrained=False) if ":" in n]
     close = registry.close_names(name, bundled) or [f"open_clip:{n}" for n in registry.close_names(name, shortened)]

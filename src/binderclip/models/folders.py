@@ -1,0 +1,144 @@
+"""Model folders of binderclip's own formats: `config.json`, `model.safetensors`, `card.json`.
+
+For models that are no image-text pair (a vision tower, a promptable segmenter); those have open_clip's or
+transformers' own formats.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from binderclip.documents import json_text
+from binderclip.errors import CheckpointError, UsageError
+from binderclip.models.checkpoint import check_weights_file
+from binderclip.models.compact import expand, quantise
+from binderclip.models.devices import resolve_dtype
+from binderclip.models.registry import BUNDLED, read_card
+
+__all__ = ["CONFIG", "WEIGHTS", "Folder", "bundled_of", "compact_folder", "folder_kind", "read_folder", "write_folder"]
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+KEY = "binderclip"  # the table of the configuration that says whose folder it is
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder as it was read: configuration, float32 state, card."""
+
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+    card: dict[str, Any]
+
+
+def write_folder(
+    folder: str | Path,
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    card: Mapping[str, Any],
+    dtype: str | torch.dtype = "float32",
+) -> Path:
+    """Write a folder; the weights come last and whole, so a folder that has them is complete.
+
+    Args:
+        folder: made where it does not exist.
+        kind: what it holds: "vision" or "promptable".
+        config: whatever builds the model again.
+        state: its state dict.
+        card: recipe, data and figures.
+        dtype: of the weights on disk: float32, bfloat16, float16, float64, or "int8" (see `compact.quantise`).
+
+    Raises:
+        UsageError: `folder` is a file, or an unknown precision.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"cannot save to {folder}: it is a file")
+    if dtype == "int8":
+        packed = quantise({name: value.detach().cpu() for name, value in state.items()})
+    else:
+        exact = resolve_dtype(dtype)
+        packed = {
+            name: value.detach().cpu().to(exact if value.is_floating_point() else value.dtype).contiguous().clone()
+            for name, value in state.items()
+        }
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = str(dtype).removeprefix("torch.")
+    _put(folder / "card.json", card)
+    _put(folder / CONFIG, {KEY: {"kind": kind, "weights": stored}, **config})
+    partial = folder / (WEIGHTS + ".tmp")
+    save_file(packed, partial, metadata={"format": "pt"})
+    os.replace(partial, folder / WEIGHTS)
+    return folder
+
+
+def _put(path: Path, value: Any) -> None:
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json_text(value) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) and isinstance(config.get(KEY), dict) else {}
+
+
+def folder_kind(folder: str | Path) -> str | None:
+    """What a folder of this format holds ("vision", "promptable"); None for any other folder."""
+    return _config(Path(folder)).get(KEY, {}).get("kind")
+
+
+def read_folder(folder: str | Path, kind: str) -> Folder:
+    """Read a folder that `write_folder` wrote, or the run folder around it.
+
+    Raises:
+        CheckpointError: no such folder, of another kind, or incomplete.
+    """
+    folder = Path(folder)
+    folder = folder / "model" if folder_kind(folder) is None and folder_kind(folder / "model") else folder
+    config = _config(folder)
+    if not config:
+        raise CheckpointError(f"{folder} holds no model of this format: {CONFIG} with a {KEY!r} table is not there")
+    found = config[KEY].get("kind")
+    if found != kind:
+        raise CheckpointError(f"{folder} holds a {found!r} model, and a {kind!r} one is asked for")
+    weights = load_file(check_weights_file(folder / WEIGHTS))
+    state = expand(weights) if config[KEY].get("weights") == "int8" else {n: v.float() for n, v in weights.items()}
+    return Folder({key: value for key, value in config.items() if key != KEY}, state, read_card(folder))
+
+
+def compact_folder(source: str | Path, target: str | Path, *, card: Mapping[str, Any] | None = None) -> Path:
+    """The eight-bit form of a folder, for shipping.
+
+    Args:
+        source: a folder of this format, or the run folder around it.
+        target: the new folder.
+        card: instead of the one in `source`.
+    """
+    kind = folder_kind(source) or folder_kind(Path(source) / "model")
+    if kind is None:
+        raise CheckpointError(f"{source} holds no model of this format")
+    read = read_folder(source, kind)
+    return write_folder(
+        target, kind=kind, config=read.config, state=read.state, card=read.card if card is None else card, dtype="int8"
+    )
+
+
+def bundled_of(kind: str) -> dict[str, Path]:
+    """Name -> folder of the bundled models of a kind."""
+    folders = [path.parent for path in sorted(BUNDLED.glob(f"*/{CONFIG}"))]
+    return {folder.name: folder for folder in folders if folder_kind(folder) == kind}
