@@ -5,6 +5,7 @@ from binderclip.evaluate.groups import GroupAccuracy, worst_group_accuracy
 from binderclip.evaluate.learning import LearningCurve, LearningPoint, learning_set_curve
 from binderclip.evaluate.misalignment import MisalignmentScore, clip_score, f_clipscore_dm, word_detection
 from binderclip.evaluate.model import Evaluation, evaluate_model, figures
+from binderclip.evaluate.patch_affinity import PatchAffinity, patch_affinity
 from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
 from binderclip.evaluate.transfer import Binary, binary_scores, transfer_matrix
 from binderclip.evaluate.visual_prompts import (
@@ -23,6 +24,7 @@ __all__ = [
     "LearningCurve",
     "LearningPoint",
     "MisalignmentScore",
+    "PatchAffinity",
     "PromptScore",
     "Task",
     "attention_in_region",
@@ -34,6 +36,7 @@ __all__ = [
     "f_clipscore_dm",
     "figures",
     "learning_set_curve",
+    "patch_affinity",
     "retrieval",
     "run_stream",
     "transfer_matrix",
