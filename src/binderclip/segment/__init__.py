@@ -1,4 +1,4 @@
-"""Segmentation by text, masks from saliency, and segmentation metrics."""
+"""Segmentation by text and by clicks, masks from saliency, and segmentation metrics."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from binderclip.segment.last_block import LastBlock, PatchWeights, identity, van
 from binderclip.segment.metrics import IoU, IoUScore, mask_iou
 from binderclip.segment.overrides import describe, override
 from binderclip.segment.presets import CHOICES, PRESETS
+from binderclip.segment.promptable import AutomaticMasks, InteractiveSession, Prompts, load_promptable
 from binderclip.segment.resolution import Whole, Windows
 from binderclip.segment.result import Segmentation
 from binderclip.segment.rule import ClassRule
@@ -33,12 +34,14 @@ __all__ = [
     "PARTS",
     "PRESETS",
     "BoundText",
+    "AutomaticMasks",
     "ClassRule",
     "Context",
     "DecompositionSegmenter",
     "Detector",
     "Frame",
     "GraphCut",
+    "InteractiveSession",
     "IoU",
     "IoUScore",
     "LastBlock",
@@ -46,6 +49,7 @@ __all__ = [
     "Measured",
     "Parts",
     "PatchWeights",
+    "Prompts",
     "Segmentation",
     "Segmenter",
     "TextSide",
@@ -55,6 +59,7 @@ __all__ = [
     "coco_document",
     "describe",
     "identity",
+    "load_promptable",
     "mask_iou",
     "measure_segmenters",
     "metrics",

@@ -1,0 +1,31 @@
+"""Promptable segmentation: clicks, boxes and rough masks to masks, behind one SAM-like protocol."""
+
+from __future__ import annotations
+
+from binderclip.segment.promptable.automatic import AutomaticMasks, RegionMasks, stability_score
+from binderclip.segment.promptable.hf import HfSegmenter
+from binderclip.segment.promptable.interactive import Click, InteractiveSession, click_curve, next_click
+from binderclip.segment.promptable.load import load_promptable
+from binderclip.segment.promptable.network import PromptNetwork
+from binderclip.segment.promptable.oracle import OracleSegmenter
+from binderclip.segment.promptable.prompts import ImageState, Masks, PromptableSegmenter, Prompts
+from binderclip.segment.promptable.small import PromptModel
+
+__all__ = [
+    "AutomaticMasks",
+    "Click",
+    "HfSegmenter",
+    "ImageState",
+    "InteractiveSession",
+    "Masks",
+    "OracleSegmenter",
+    "PromptModel",
+    "PromptNetwork",
+    "PromptableSegmenter",
+    "Prompts",
+    "RegionMasks",
+    "click_curve",
+    "load_promptable",
+    "next_click",
+    "stability_score",
+]

@@ -1,0 +1,151 @@
+"""SAM and SAM 2 of transformers behind the common protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from binderclip.errors import NotSupported, UsageError, require
+from binderclip.models.checkpoint import guarded
+from binderclip.models.hf_models import check_folder, local_first
+from binderclip.models.preprocess import ImageLike
+from binderclip.segment.promptable.image import as_picture
+from binderclip.segment.promptable.prompts import ImageState, Masks, Prompts
+
+__all__ = ["HfSegmenter", "load_hf"]
+
+KINDS = {"sam": ("SamModel", "SamProcessor"), "sam2": ("Sam2Model", "Sam2Processor")}
+KINDS["sam2_video"] = KINDS["sam2"]  # what published SAM 2 checkpoints call themselves
+IGNORED = -10  # the library's label for a point that is none
+
+
+class HfSegmenter:
+    """`transformers.SamModel` or `Sam2Model` with its processor.
+
+    Coordinates are handed over as they are, so the same numbers give what the library's own processor gives: SAM puts
+    half an input pixel on every coordinate itself.
+
+    Args:
+        model: the library's model.
+        processor: the library's processor; only its image processor is used.
+        name: it goes by.
+
+    Raises:
+        NotSupported: another class of model.
+    """
+
+    differentiable = True
+
+    def __init__(self, model: Any, processor: Any, *, name: str = "hf") -> None:
+        kind = model.config.model_type
+        if kind not in KINDS:
+            raise NotSupported(f"a {kind!r} model is not supported; supported: SamModel, Sam2Model")
+        self.model, self.name = model.eval(), name
+        self.squash = KINDS[kind][0] == "Sam2Model"
+        self.images = getattr(processor, "image_processor", processor)
+        size = self.images.size
+        self.image_size = int(size["height"] if self.squash else size["longest_edge"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @torch.no_grad()
+    def encode(self, image: ImageLike) -> ImageState:
+        """Encode a picture; float tensors are rounded to the 8 bits that the library's image processor reads."""
+        picture, (height, width) = as_picture(image)
+        if isinstance(picture, Tensor):
+            pixels = (picture[0].detach().permute(1, 2, 0) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+            picture = Image.fromarray(np.ascontiguousarray(pixels))
+        inputs = self.images(picture, return_tensors="pt")
+        features = self.model.get_image_embeddings(inputs["pixel_values"].to(self.device, self.model.dtype))
+        h, w = (self.image_size, self.image_size) if self.squash else self._resized(height, width)
+        return ImageState(features, (height, width), (w / width, h / height))
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """(h, w) of a picture inside SAM's padded square."""
+        factor = self.image_size / max(height, width)
+        return int(height * factor + 0.5), int(width * factor + 0.5)
+
+    def predict(self, state: ImageState, prompts: Prompts, *, multimask: bool = True) -> Masks:
+        """Masks of the prompts; gradients reach points and boxes.
+
+        Args:
+            state: of `encode`.
+            prompts: P of them, in pixels of the picture.
+            multimask: three candidates each, or one.
+        """
+        scale = torch.tensor(state.scale, device=self.device)
+        inputs: dict[str, Any] = {}
+        if prompts.points is not None and prompts.labels is not None:
+            inputs["input_points"] = (prompts.points.to(self.device) * scale)[None]
+            labels = prompts.labels.to(self.device)
+            inputs["input_labels"] = torch.where(labels < 0, IGNORED, labels)[None]
+        if prompts.boxes is not None:
+            inputs["input_boxes"] = (prompts.boxes.to(self.device) * scale.repeat(2))[None]
+        if prompts.masks is None:
+            found = self._run(state, inputs, multimask)
+        else:
+            # The library takes one mask for the whole image, so prompts with masks go one by one.
+            settings = self.model.config.prompt_encoder_config
+            side = 4 * settings.image_size // settings.patch_size
+            masks = functional.interpolate(prompts.masks[:, None].to(self.device), size=(side, side), mode="bilinear")
+            parts = []
+            for i, mask in enumerate(masks):
+                one = {key: value[:, i : i + 1] for key, value in inputs.items()}
+                parts.append(self._run(state, one | {"input_masks": mask[None]}, multimask))
+            found = (torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+        low, scores = found
+        return Masks(self._enlarge(low, state.size), scores, low)
+
+    def _run(self, state: ImageState, inputs: dict[str, Any], multimask: bool) -> tuple[Tensor, Tensor]:
+        out = self.model(image_embeddings=state.features, multimask_output=multimask, **inputs)
+        return out.pred_masks[0].float(), out.iou_scores[0].float()
+
+    def _enlarge(self, low: Float[Tensor, "P K h w"], size: tuple[int, int]) -> Float[Tensor, "P K H W"]:
+        if not self.squash:
+            square = (self.image_size, self.image_size)
+            low = functional.interpolate(low, size=square, mode="bilinear", align_corners=False)
+            h, w = self._resized(*size)
+            low = low[..., :h, :w]
+        return functional.interpolate(low, size=size, mode="bilinear", align_corners=False)
+
+
+def load_hf(source: str, name: str) -> HfSegmenter:
+    """A SAM or SAM 2 checkpoint of the Hugging Face hub, or a folder in its format.
+
+    Args:
+        source: `ORG/REPO` or a folder.
+        name: as the user wrote it.
+
+    Raises:
+        UsageError: an empty name.
+        CheckpointError: not on this machine and not to be had, or damaged.
+        NotSupported: another kind of model.
+        MissingDependency: without transformers.
+    """
+    if not source:
+        raise UsageError("hf: needs a repository or a folder: hf:facebook/sam-vit-base, hf:./my-sam")
+    transformers: Any = require("transformers", "hf")
+    if Path(source).is_dir():
+        check_folder(Path(source))
+    config, local = local_first(lambda **o: transformers.AutoConfig.from_pretrained(source, **o), source, name)
+    if config.model_type not in KINDS:
+        raise NotSupported(f"{name} is a {config.model_type!r} model; supported are sam and sam2")
+    model_class, processor_class = KINDS[config.model_type]
+    where = {"local_files_only": True} if local else {}
+
+    def read() -> tuple[Any, Any]:
+        model = getattr(transformers, model_class).from_pretrained(source, weights_only=True, **where)
+        return model, getattr(transformers, processor_class).from_pretrained(source, **where)
+
+    model, processor = guarded(read, name, model_class)
+    return HfSegmenter(model, processor, name=name)

@@ -1,0 +1,141 @@
+"""The bundled promptable segmenter behind the common protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from binderclip.errors import CheckpointError, UsageError
+from binderclip.models.folders import read_folder, write_folder
+from binderclip.models.preprocess import ImageLike, Preprocess
+from binderclip.segment.promptable.drawn import CORNERS, PromptTokens
+from binderclip.segment.promptable.image import as_picture
+from binderclip.segment.promptable.network import Levels, PromptNetwork
+from binderclip.segment.promptable.prompts import ImageState, Masks, Prompts
+
+__all__ = ["PromptModel"]
+
+PIXELS = Preprocess(size=(128, 128), resize_mode="squash", interpolation="bilinear")
+
+
+class PromptModel(nn.Module):
+    """`PromptNetwork` for pictures of any size: they are squashed to its square input, as SAM 2 does.
+
+    Args:
+        backbone: the network.
+        settings: what it was built with, for `save`.
+        name: it goes by.
+        preprocess: pixels -> input; its size is the network's.
+        card: recipe, data and figures.
+    """
+
+    differentiable = True
+
+    def __init__(
+        self,
+        backbone: PromptNetwork,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        name: str = "promptable",
+        preprocess: Preprocess = PIXELS,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.settings, self.name, self.card = dict(settings or {}), name, dict(card or {})
+        self.preprocess = preprocess.at(backbone.side)
+        self.history: list[str] = []
+
+    @property
+    def image_size(self) -> int:
+        """Side of the network's square input in pixels."""
+        return self.backbone.side
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @torch.no_grad()
+    def encode(self, image: ImageLike) -> ImageState:
+        """Encode a picture (anything `open_image` takes, or a float tensor (3, H, W) in [0, 1])."""
+        picture, (height, width) = as_picture(image)
+        levels = self.backbone.encode(self.preprocess(picture).to(self.device))
+        return ImageState(levels, (height, width), (self.image_size / width, self.image_size / height))
+
+    def predict(self, state: ImageState, prompts: Prompts, *, multimask: bool = True) -> Masks:
+        """Masks of the prompts; gradients reach points and boxes.
+
+        Args:
+            state: of `encode`.
+            prompts: P of them, in pixels of the picture.
+            multimask: three candidates each (for a single click, which may mean a part or the whole), or one.
+
+        Raises:
+            UsageError: a state of another model.
+        """
+        if not isinstance(state.features, Levels):
+            raise UsageError("this ImageState was made by another segmenter; call encode of this one")
+        count = len(prompts)
+        levels = state.features.rows(torch.zeros(count, dtype=torch.long, device=self.device))
+        logits, scores = self.backbone.decode(levels, self._tokens(state, prompts))
+        kept = slice(1, None) if multimask else slice(0, 1)
+        low, scores = logits[:, kept], scores[:, kept]
+        full = functional.interpolate(low, size=state.size, mode="bilinear", align_corners=False)
+        return Masks(full, scores, low)
+
+    def _tokens(self, state: ImageState, prompts: Prompts) -> PromptTokens:
+        """The one place where pixels become the network's [0, 1]."""
+        count, (height, width) = len(prompts), state.size
+        unit = torch.tensor([width, height], dtype=torch.float32, device=self.device)
+        points, labels = [torch.zeros(count, 0, 2, device=self.device)], [torch.zeros(count, 0, device=self.device)]
+        if prompts.boxes is not None:
+            points.append(prompts.boxes.to(self.device).view(count, 2, 2) / unit)
+            labels.append(torch.tensor(CORNERS, device=self.device).expand(count, 2))
+        if prompts.points is not None and prompts.labels is not None:
+            points.append(prompts.points.to(self.device) / unit)
+            labels.append(prompts.labels.to(self.device))
+        mask = None
+        if prompts.masks is not None:
+            side = 4 * self.backbone.grid
+            mask = prompts.masks.to(self.device)[:, None].float()
+            if mask.shape[-2:] != (side, side):
+                mask = functional.interpolate(mask, size=(side, side), mode="bilinear", align_corners=False)
+        return PromptTokens(torch.cat(points, 1), torch.cat(labels, 1).long(), mask)
+
+    def save(self, folder: str | Path, *, dtype: str | torch.dtype = "float32") -> Path:
+        """Write a model folder that `load_promptable` opens.
+
+        Raises:
+            UsageError: `folder` is a file, or an unknown precision.
+        """
+        pixels = {key: value for key, value in asdict(self.preprocess).items() if key in ("mean", "std")}
+        config = {"network": self.settings, "preprocess": pixels}
+        card = {"name": self.name, **self.card}
+        return write_folder(
+            folder, kind="promptable", config=config, state=self.backbone.state_dict(), card=card, dtype=dtype
+        )
+
+    @classmethod
+    def open(cls, folder: str | Path, *, name: str | None = None) -> PromptModel:
+        """Read a model folder, or the run folder around it.
+
+        Raises:
+            CheckpointError: no such folder, another kind of model, or damaged weights.
+        """
+        read = read_folder(folder, "promptable")
+        settings = read.config.get("network", {})
+        try:
+            network = PromptNetwork(**settings)
+            network.load_state_dict(read.state)
+        except (TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{folder} does not fit this version: {str(error).splitlines()[0]}") from error
+        pixels = replace(PIXELS, **{key: tuple(value) for key, value in read.config.get("preprocess", {}).items()})
+        title = name or str(read.card.get("name", Path(folder).name))
+        return cls(network, settings=settings, name=title, preprocess=pixels, card=read.card).eval()

@@ -1,0 +1,162 @@
+"""Tiny random SAM and SAM 2 models: the adapter against transformers' own processor and model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.errors import NotSupported
+from binderclip.segment.promptable import HfSegmenter, PromptableSegmenter, Prompts, load_promptable
+
+transformers = pytest.importorskip("transformers")
+SIDE = 64
+
+
+def _sam():
+    config = transformers.SamConfig(
+        vision_config={
+            "image_size": SIDE, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "output_channels": 16, "num_pos_feats": 8, "mlp_dim": 64, "global_attn_indexes": [1], "window_size": 4,
+        },
+        prompt_encoder_config={
+            "image_size": SIDE, "patch_size": 8, "hidden_size": 16, "image_embedding_size": 8, "mask_input_channels": 8,
+        },
+        mask_decoder_config={
+            "hidden_size": 16, "mlp_dim": 32, "num_attention_heads": 2, "num_hidden_layers": 2,
+            "iou_head_hidden_dim": 16,
+        },
+    )  # fmt: skip
+    images = transformers.SamImageProcessor(
+        size={"longest_edge": SIDE}, pad_size={"height": SIDE, "width": SIDE},
+        mask_size={"longest_edge": SIDE // 2}, mask_pad_size={"height": SIDE // 2, "width": SIDE // 2},
+    )  # fmt: skip
+    return transformers.SamModel(config).eval(), transformers.SamProcessor(images)
+
+
+def _sam2():
+    config = transformers.Sam2Config(
+        vision_config={
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model", "hidden_size": 8, "num_attention_heads": 1,
+                "image_size": [SIDE, SIDE],
+                "blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [8, 16, 32, 64],
+                "num_attention_heads_per_stage": [1, 1, 2, 4], "window_size_per_stage": [8, 4, 4, 2],
+                "window_positional_embedding_background_size": [4, 4], "global_attention_blocks": [3],
+            },
+            "backbone_channel_list": [64, 32, 16, 8],
+            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+            "fpn_hidden_size": 32,
+        },
+        prompt_encoder_config={"image_size": SIDE, "patch_size": 16, "hidden_size": 32, "mask_input_channels": 8},
+        mask_decoder_config={
+            "hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "num_hidden_layers": 2,
+            "iou_head_hidden_dim": 16,
+            "dynamic_multimask_via_stability": False,
+        },
+    )  # fmt: skip
+    images = transformers.Sam2ImageProcessor(
+        size={"height": SIDE, "width": SIDE}, mask_size={"height": SIDE // 4, "width": SIDE // 4}
+    )
+    return transformers.Sam2Model(config).eval(), transformers.Sam2Processor(images)
+
+
+@pytest.fixture(scope="module", params=["sam", "sam2"])
+def pair(request):
+    torch.manual_seed(0)
+    return {"sam": _sam, "sam2": _sam2}[request.param]()
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    generator = torch.Generator().manual_seed(1)
+    pixels = (torch.rand(45, 80, 3, generator=generator) * 255).to(torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
+POINTS, LABELS = [[[10.0, 12], [70, 40]], [[33, 20], [50, 5]]], [[1, 0], [1, 1]]
+BOXES = [[4.0, 5, 40, 30], [20, 10, 79, 44]]
+
+
+@pytest.mark.parametrize("prompt", ["points", "boxes", "both"])
+@pytest.mark.parametrize("multimask", [True, False])
+def test_masks_equal_the_librarys_own(pair, picture, prompt, multimask):
+    model, processor = pair
+    theirs = {"input_points": [POINTS], "input_labels": [LABELS]} if prompt != "boxes" else {}
+    theirs |= {"input_boxes": [BOXES]} if prompt != "points" else {}
+    inputs = processor(images=picture, return_tensors="pt", **theirs)
+    inputs = {k: v.float() if v.dtype == torch.float64 else v for k, v in inputs.items()}
+    sizes = [inputs.pop("original_sizes")]
+    if "reshaped_input_sizes" in inputs:
+        sizes.append(inputs.pop("reshaped_input_sizes"))
+    with torch.no_grad():
+        out = model(**inputs, multimask_output=multimask)
+    expected = processor.image_processor.post_process_masks(out.pred_masks, *sizes, binarize=False)[0]
+
+    segmenter = HfSegmenter(model, processor)
+    given = Prompts(
+        torch.tensor(POINTS) if prompt != "boxes" else None,
+        torch.tensor(LABELS) if prompt != "boxes" else None,
+        torch.tensor(BOXES) if prompt != "points" else None,
+    )
+    found = segmenter.predict(segmenter.encode(picture), given, multimask=multimask)
+    assert found.logits.shape == (2, 3 if multimask else 1, 45, 80)
+    torch.testing.assert_close(found.logits, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.scores, out.iou_scores[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_mask_prompt_equals_the_librarys_own(pair, picture):
+    model, processor = pair
+    segmenter = HfSegmenter(model, processor)
+    state = segmenter.encode(picture)
+    first = segmenter.predict(state, Prompts.of(points=[(30, 20)]), multimask=False)
+    found = segmenter.predict(state, Prompts.of(points=[(30, 20)], mask=first.low_res[0, 0]), multimask=False)
+    inputs = processor(images=picture, input_points=[[[[30.0, 20]]]], input_labels=[[[1]]], return_tensors="pt")
+    with torch.no_grad():
+        out = model(
+            pixel_values=inputs["pixel_values"],
+            input_points=inputs["input_points"].float(),
+            input_labels=inputs["input_labels"],
+            input_masks=torch.nn.functional.interpolate(first.low_res, size=first.low_res.shape[2:], mode="bilinear"),
+            multimask_output=False,
+        )
+    torch.testing.assert_close(found.low_res, out.pred_masks[0], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found.low_res, first.low_res)
+
+
+def test_points_have_gradients(pair, picture):
+    segmenter = HfSegmenter(*pair)
+    assert isinstance(segmenter, PromptableSegmenter)
+    points = torch.tensor([[[30.0, 20]]], requires_grad=True)
+    segmenter.predict(segmenter.encode(picture), Prompts(points, torch.ones(1, 1).long())).logits.sum().backward()
+    assert bool((points.grad != 0).any())
+
+
+def test_floats_equal_the_bytes_they_came_from(pair, picture):
+    segmenter = HfSegmenter(*pair)
+    floats = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(45, 80, 3).permute(2, 0, 1) / 255
+    states = [segmenter.encode(image) for image in (picture, floats)]
+    logits = [segmenter.predict(s, Prompts.of(points=[(30, 20)])).logits for s in states]
+    torch.testing.assert_close(logits[0], logits[1])
+
+
+def test_a_folder_opens_by_name(pair, picture, tmp_path):
+    model, processor = pair
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = load_promptable(f"hf:{tmp_path}")
+    ours = HfSegmenter(model, processor)
+    prompts = Prompts.of(points=[(30, 20)])
+    logits = [s.predict(s.encode(picture), prompts).logits for s in (ours, again)]
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-5, rtol=1e-4)
+
+
+def test_another_kind_is_refused(tmp_path):
+    config = transformers.CLIPConfig(
+        text_config={"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8},
+        vision_config={"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8},
+        projection_dim=8,
+    )
+    transformers.CLIPModel(config).save_pretrained(tmp_path)
+    with pytest.raises(NotSupported, match="clip"):
+        load_promptable(f"hf:{tmp_path}")

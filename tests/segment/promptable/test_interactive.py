@@ -1,0 +1,86 @@
+"""Sessions of clicks, and the click that comes next."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from binderclip.errors import UsageError
+from binderclip.segment.promptable import InteractiveSession, OracleSegmenter, click_curve, next_click
+
+
+def test_a_session_encodes_once_and_undoes(blobs):
+    oracle = OracleSegmenter(blobs)
+    session = InteractiveSession(oracle, torch.rand(3, 40, 60))
+    assert not session.mask.any()
+    first = session.click(10.5, 10.5)
+    second = session.box(29, 5, 57, 35)
+    assert torch.equal(first, blobs[0])
+    assert oracle.encoded == 1
+    assert len(session.history) == 2
+    assert torch.equal(session.undo(), first)
+    assert [(c.x, c.y, c.positive) for c in session.clicks] == [(10.5, 10.5, True)]
+    assert second.shape == first.shape
+    session.reset()
+    assert session.history == []
+    with pytest.raises(UsageError, match="undo"):
+        session.undo()
+    with pytest.raises(UsageError, match="outside the picture"):
+        session.click(61, 10)
+
+
+def test_clicks_of_the_real_kind_run(tiny):
+    session = InteractiveSession(tiny, torch.rand(3, 48, 70))
+    session.click(20.5, 20.5)
+    session.click(60.5, 40.5, positive=False)
+    assert session.mask.shape == (48, 70)
+    assert session.logits.shape == (48, 70)
+
+
+def _brute(found: np.ndarray, truth: np.ndarray) -> tuple[int, int, bool] | None:
+    """The rule in words: distance of every wrong pixel to the nearest one that is not wrong, the outside included."""
+    best: tuple[float, int, int, bool] | None = None
+    depths = {}
+    for positive, region in ((True, truth & ~found), (False, found & ~truth)):
+        padded = np.pad(region, 1)
+        right = np.argwhere(~padded)
+        depth = np.zeros(region.shape)
+        for r, c in np.argwhere(region):
+            depth[r, c] = np.sqrt(((right - (r + 1, c + 1)) ** 2).sum(1)).min()
+        depths[positive] = depth
+    positive = depths[True].max() > depths[False].max()
+    depth = depths[bool(positive)]
+    if depth.max() == 0:
+        return None
+    for (r, c), value in np.ndenumerate(depth):
+        if best is None or value > best[0]:
+            best = (value, r, c, bool(positive))
+    return best[1:]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_next_click_follows_the_rule(seed):
+    rng = np.random.default_rng(seed)
+    found, truth = (np.kron(rng.random((4, 5)) > 0.5, np.ones((3, 3))).astype(bool) for _ in range(2))
+    click = next_click(torch.from_numpy(found), torch.from_numpy(truth))
+    row, column, positive = _brute(found, truth)
+    assert (click.x, click.y, click.positive) == (column + 0.5, row + 0.5, positive)
+
+
+def test_next_click_where_nothing_is_wrong(blobs):
+    assert next_click(blobs[0], blobs[0]) is None
+    clicked = torch.zeros(40, 60, dtype=torch.bool)
+    first = next_click(blobs[1] & False, blobs[1])
+    clicked[int(first.y), int(first.x)] = True
+    second = next_click(blobs[1] & False, blobs[1], clicked=clicked)
+    assert (second.x, second.y) != (first.x, first.y)
+
+
+def test_the_curve_of_an_oracle_is_one(blobs):
+    oracle = OracleSegmenter(blobs)
+    curve = click_curve(oracle, torch.rand(3, 40, 60), blobs[2], clicks=3)
+    assert curve.tolist() == [1, 1, 1]
+    assert oracle.encoded == 1
+    with pytest.raises(UsageError, match="object with pixels"):
+        click_curve(oracle, torch.rand(3, 40, 60), blobs[2] & False)
