@@ -12,15 +12,16 @@ import torch
 
 from binderclip.errors import UsageError
 from binderclip.models import ImageTextModel, build, load
+from binderclip.models.folders import folder_kind
 from binderclip.train.parts import build_part
 from binderclip.train.registry import MODELS, register
 from binderclip.train.vocabulary import END_ID, PAD_ID, train_vocabulary
 
-__all__ = ["build_model", "new_open_clip"]
+__all__ = ["build_model", "new_open_clip", "reopen"]
 
 
-def build_model(model: str | dict[str, Any], *, seed: int, captions: Callable[[], Sequence[str]]) -> ImageTextModel:
-    """The model named or described by a recipe, in float32 on the CPU.
+def build_model(model: str | dict[str, Any], *, seed: int, captions: Callable[[], Sequence[str]]) -> Any:
+    """The model named or described by a recipe, in float32 on the CPU: an `ImageTextModel`, or what `reopen` says.
 
     Args:
         model: anything `load` takes, or a table with `arch`, a name of `train.MODELS`, and its settings.
@@ -32,10 +33,32 @@ def build_model(model: str | dict[str, Any], *, seed: int, captions: Callable[[]
     """
     if isinstance(model, str):
         torch.manual_seed(seed)
-        return load(model)
+        return reopen(model)
     settings = {key: value for key, value in model.items() if key != "arch"}
     part = {"name": model["arch"], **settings, "seed": seed, "captions": captions}
     return build_part(part, MODELS, "model")
+
+
+def reopen(folder: str | Path, *, device: str | torch.device = "cpu") -> Any:
+    """A model that `save` wrote, whatever room it is of: an image-text model, a vision tower, a promptable segmenter.
+
+    Args:
+        folder: a model folder or a run; anything else is a name for `load`.
+        device: where it is put.
+
+    Raises:
+        UsageError, CheckpointError: as `load`.
+    """
+    kind = folder_kind(folder) or folder_kind(Path(folder) / "model")
+    if kind == "promptable":
+        from binderclip.segment.promptable import PromptModel
+
+        return PromptModel.open(folder).to(device)
+    if kind == "vision":
+        from binderclip.models import load_vision
+
+        return load_vision(folder, device=device)
+    return load(folder, device=device)
 
 
 @register(MODELS, "open_clip")

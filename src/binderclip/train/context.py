@@ -72,7 +72,9 @@ class StageContext:
         recipe: the whole recipe.
         stage: this stage's entries.
         index: its number.
-        model: the model as the stage before left it; a stage trains it in place or assigns another.
+        model: the model as the stage before left it; a stage trains it in place or assigns another. An
+            `ImageTextModel`, or a module of another room with `backbone`, `preprocess`, `card` and
+            `save(folder, dtype=)` whose folder `reopen` knows.
         out: the run directory.
         world: the processes.
         parallel: `ddp` or `fsdp`.
@@ -84,7 +86,7 @@ class StageContext:
     recipe: Recipe
     stage: Stage
     index: int
-    model: ImageTextModel
+    model: Any
     out: Path
     world: World = field(default_factory=World)
     parallel: Parallel = "ddp"
@@ -269,7 +271,7 @@ class StageContext:
         self._note(result, watchers)
         return result
 
-    def _latest(self, module: nn.Module, worker: nn.Module, average: AveragedModel | None) -> ImageTextModel:
+    def _latest(self, module: nn.Module, worker: nn.Module, average: AveragedModel | None) -> Any:
         """The model as it would be saved now; every process must ask."""
         if average is not None:
             return _model_in(average) or self.model

@@ -15,9 +15,8 @@ import torch
 
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.fit.checkpoint import write_whole
-from binderclip.models import ImageTextModel, load
 from binderclip.optim import ClipHistory, read_clip_log
-from binderclip.train.architecture import build_model
+from binderclip.train.architecture import build_model, reopen
 from binderclip.train.context import StageContext, StageOutcome
 from binderclip.train.distributed import Parallel, World, check_parallel, join_world
 from binderclip.train.environment import describe_environment
@@ -37,7 +36,7 @@ class RunResult:
     """Outcome of a run.
 
     Args:
-        out: the run directory; `load(out)` opens the model.
+        out: the run directory; `load(out)` opens the model (`load_vision`, `load_promptable` where it is one of those).
         recipe: as it was carried out.
         figures: last measurement on the held-out data.
         stages: what each stage left.
@@ -144,11 +143,11 @@ def _open_data(recipe: Recipe) -> None:
     open_sources([spec for spec in specs if spec.name not in SOURCES])
 
 
-def _start(out: Path, recipe: Recipe, world: World, resume: bool) -> ImageTextModel:
+def _start(out: Path, recipe: Recipe, world: World, resume: bool) -> Any:
     """The model before the first stage; a new one is kept in the run, and a resume starts from what was kept."""
     folder = out / "stages" / "start"
     if resume and (folder / "READY").exists():
-        return load(folder)
+        return reopen(folder)
 
     def captions() -> list[str]:
         sets, _ = open_sources([spec for stage in recipe.stage for spec in stage.data])
@@ -162,7 +161,7 @@ def _start(out: Path, recipe: Recipe, world: World, resume: bool) -> ImageTextMo
     return build_model(recipe.model, seed=recipe.seed, captions=captions)
 
 
-def _open(out: Path, recipe: Recipe, world: World, model: ImageTextModel) -> None:
+def _open(out: Path, recipe: Recipe, world: World, model: Any) -> None:
     """Make the directory and note what is about to happen."""
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "recipe.toml").exists():
@@ -224,7 +223,7 @@ def _finished(context: StageContext) -> StageOutcome | None:
         )
     document["history"] = {name: np.asarray(values) for name, values in document["history"].items()}
     document["skipped"] = [tuple(entry) for entry in document["skipped"]]
-    context.model = load(path.parent, device=context.world.device)
+    context.model = reopen(path.parent, device=context.world.device)
     return StageOutcome(**document)
 
 
@@ -241,7 +240,7 @@ def _last_figures(outcomes: Sequence[StageOutcome]) -> dict[str, float]:
     return {}
 
 
-def _close(result: RunResult, model: ImageTextModel) -> None:
+def _close(result: RunResult, model: Any) -> None:
     """Model, plots and summary."""
     out, recipe = result.out, result.recipe
     history, evaluations, boundaries = _joined(result.stages)

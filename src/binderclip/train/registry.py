@@ -2,7 +2,8 @@
 
 All are plain dictionaries. A stage is `function(context, **settings)`, a term is built by `function(context,
 **settings)`, a source is `function(spec, **options) -> data set`, a model is `function(*, seed, captions, **settings)
--> ImageTextModel`; settings are keyword-only arguments and are checked by name when the recipe is read.
+-> model` (see `StageContext.model`); settings are keyword-only arguments and are checked by name when the recipe is
+read.
 """
 
 from __future__ import annotations

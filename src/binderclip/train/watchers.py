@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from binderclip.fit import FitResult
 from binderclip.fit.loop import make_clip
-from binderclip.models import ImageTextModel
 from binderclip.optim import ClipLog, NormClip
 from binderclip.train.monitor import MetricsFile, ProgressDisplay, TensorBoard
 
@@ -22,7 +21,7 @@ __all__ = ["Watchers"]
 class Watchers:
     """The callbacks of a stage, the log of its clip, and their end in any case."""
 
-    def __init__(self, context: StageContext, steps: int, latest: Callable[[], ImageTextModel]) -> None:
+    def __init__(self, context: StageContext, steps: int, latest: Callable[[], Any]) -> None:
         self.context, self.steps, self.latest = context, steps, latest
         self.evaluations: list[dict[str, Any]] = []
         self.callbacks: list[Any] = [self]
