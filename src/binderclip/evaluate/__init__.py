@@ -1,5 +1,6 @@
 """What a model can do: retrieval, zero-shot, groups, transfer, learning task by task, and what marks change."""
 
+from binderclip.evaluate.clicks import ClickFigures, click_figures
 from binderclip.evaluate.continual import ContinualMetrics, Task, run_stream
 from binderclip.evaluate.groups import GroupAccuracy, worst_group_accuracy
 from binderclip.evaluate.learning import LearningCurve, LearningPoint, learning_set_curve
@@ -18,6 +19,7 @@ from binderclip.evaluate.visual_prompts import (
 
 __all__ = [
     "Binary",
+    "ClickFigures",
     "ContinualMetrics",
     "Evaluation",
     "GroupAccuracy",
@@ -32,6 +34,7 @@ __all__ = [
     "binary_scores",
     "box_coverage",
     "clip_score",
+    "click_figures",
     "evaluate_model",
     "f_clipscore_dm",
     "figures",

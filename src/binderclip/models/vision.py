@@ -230,7 +230,8 @@ def _folder(folder: Path, name: str) -> VisionModel:
         backbone.load_state_dict(read.state)
     except RuntimeError as error:
         raise CheckpointError(f"{name} does not fit {arch}: {str(error).splitlines()[0]}") from error
-    pixels = {key: tuple(v) if isinstance(v, list) else v for key, v in read.config.get("preprocess", {}).items()}
+    given = read.config.get("preprocess", {})
+    pixels: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     return VisionModel(backbone, arch=arch, options=options, name=name, preprocess=Preprocess(**pixels), card=read.card)
 
 

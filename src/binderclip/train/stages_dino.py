@@ -166,6 +166,9 @@ class DinoStep(nn.Module):
         centre: momentum of the centres.
     """
 
+    centres: Tensor
+    step: Tensor
+
     def __init__(
         self,
         model: VisionModel,

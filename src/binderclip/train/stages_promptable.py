@@ -58,7 +58,7 @@ def new_promptable(
         stem: the model whose lower convolutions are the start (built like `small`); "none" starts at random.
     """
     torch.manual_seed(seed)
-    settings = {"side": side, "width": width, "heads": heads, "blocks": blocks, "layers": layers}
+    settings: dict[str, Any] = {"side": side, "width": width, "heads": heads, "blocks": blocks, "layers": layers}
     network = PromptNetwork(**settings)
     if stem != "none":
         trunk = load(stem).backbone.visual.trunk.patch_embed.backbone

@@ -45,16 +45,18 @@ class InteractiveSession:
         segmenter: any promptable one.
         image: the picture.
         feedback: whether the previous logits are fed back.
+        state: of the picture, where it was encoded already.
     """
 
     segmenter: PromptableSegmenter
     image: ImageLike
     feedback: bool = True
-    state: ImageState = field(init=False, repr=False)
+    state: ImageState = field(default=None, repr=False)  # type: ignore[assignment]
     _steps: list[_Step] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.state = self.segmenter.encode(self.image)
+        if self.state is None:
+            self.state = self.segmenter.encode(self.image)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -172,6 +174,7 @@ def click_curve(
     *,
     clicks: int = 5,
     choose: Chooser = next_click,
+    state: ImageState | None = None,
 ) -> Float[Tensor, "clicks"]:
     """IoU with the truth after each click; once nothing is wrong the rest stays at 1.
 
@@ -180,13 +183,14 @@ def click_curve(
         truth: the object's mask.
         clicks: how many.
         choose: (mask now, truth) -> the next click, or None.
+        state: of the picture, where it was encoded already.
 
     Raises:
         UsageError: an empty truth, or fewer than one click.
     """
     if clicks < 1 or not bool(truth.any()):
         raise UsageError("click_curve needs at least one click and an object with pixels")
-    session = InteractiveSession(segmenter, image)
+    session = InteractiveSession(segmenter, image, state=state)  # type: ignore[arg-type]
     curve = []
     for _ in range(clicks):
         click = choose(session.mask, truth)

@@ -136,6 +136,7 @@ class PromptModel(nn.Module):
             network.load_state_dict(read.state)
         except (TypeError, RuntimeError) as error:
             raise CheckpointError(f"{folder} does not fit this version: {str(error).splitlines()[0]}") from error
-        pixels = replace(PIXELS, **{key: tuple(value) for key, value in read.config.get("preprocess", {}).items()})
+        given: dict[str, Any] = {key: tuple(value) for key, value in read.config.get("preprocess", {}).items()}
+        pixels = replace(PIXELS, **given)
         title = name or str(read.card.get("name", Path(folder).name))
         return cls(network, settings=settings, name=title, preprocess=pixels, card=read.card).eval()
