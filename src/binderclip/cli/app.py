@@ -20,8 +20,8 @@ from binderclip.errors import BinderclipError
 
 # Order of the verbs in `binderclip --help`: what a newcomer needs first.
 VERBS = (
-    "classify", "adapt", "locate", "search", "segment", "explain", "heads", "evaluate", "train", "descriptions",
-    "spikes", "papers", "reproduce", "demo", "info", "cache",
+    "classify", "adapt", "locate", "search", "segment", "click", "explain", "heads", "evaluate", "train",
+    "descriptions", "spikes", "papers", "reproduce", "demo", "info", "cache",
 )  # fmt: skip
 
 

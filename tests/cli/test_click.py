@@ -1,0 +1,63 @@
+"""`binderclip click` with a tiny promptable model of random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.segment import Prompts, load_promptable
+from binderclip.segment.promptable import PromptModel, PromptNetwork
+
+Command = Callable[..., Any]
+SETTINGS = {"side": 64, "width": 32, "heads": 2, "blocks": 1, "layers": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    place = tmp_path_factory.mktemp("clicker") / "tiny"
+    PromptModel(PromptNetwork(**SETTINGS), settings=SETTINGS, name="tiny").eval().save(place)
+    return place
+
+
+def test_a_mask_is_that_of_the_model_in_the_pictures_own_pixels(command: Command, pictures: Path, folder: Path) -> None:
+    picture = pictures / "cat.jpg"
+    words = ("click", picture, "--point", "30,20", "--not", "5,5", "--box", "10,4,60,50", "-m", folder)
+    found = command(*words, "--json").json()
+    mask = np.asarray(Image.open(found["mask"]))
+    with Image.open(picture) as image:
+        assert mask.shape == (image.height, image.width)
+        segmenter = load_promptable(folder)
+        prompts = Prompts.of(points=[(30, 20), (5, 5)], labels=[1, 0], box=(10, 4, 60, 50))
+        with torch.no_grad():
+            state = segmenter.encode(image.convert("RGB"))
+            want = segmenter.predict(state, prompts, multimask=False).masks()[0]
+        assert np.array_equal(mask == 255, want.numpy())
+        with Image.open(found["overlay"]) as overlay:
+            assert overlay.size == image.size
+    assert found["pixels"] == int((mask == 255).sum())
+    if found["bounds"]:
+        rows, columns = (mask == 255).nonzero()
+        assert found["bounds"] == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert "predicted IoU" in command(*words).out
+
+
+def test_bad_prompts_are_named(command: Command, pictures: Path, folder: Path) -> None:
+    picture = pictures / "cat.jpg"
+    for options, said in [
+        ((), "give --point x,y or --box"),
+        (("--point", "a,b"), "write two numbers, such as --point 120,80"),
+        (("--point", "90000,1"), "point 90000,1 is outside the picture"),
+        (("--box", "1,2,3"), "--box"),
+        (("--point", "3,3", "-m", "large-sam"), "there is no promptable segmenter or folder 'large-sam'"),
+        (("--point", "3,3", "--out", "x.jpg"), "a mask is saved as PNG"),
+    ]:
+        done = command("click", picture, *(() if "-m" in options else ("-m", folder)), *options)
+        assert done.code == 2
+        assert said in done.err
