@@ -1,11 +1,11 @@
-"""Segmentation metrics as accumulators: update with label maps, compute at the end."""
+"""Overlap of label maps from one confusion matrix: update with label maps, compute at the end."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -55,16 +55,30 @@ class IoU:
         # One column more than classes: predictions of nothing.
         self.confusion = torch.zeros(self.classes, self.classes + 1, dtype=torch.int64)
 
-    def update(self, prediction: Int[Tensor, "*shape"], target: Int[Tensor, "*shape"]) -> None:
+    def update(
+        self,
+        prediction: Int[Tensor, "*shape"],
+        target: Int[Tensor, "*shape"],
+        *,
+        where: Bool[Tensor, "*shape"] | None = None,
+    ) -> None:
         """Add label maps of any equal shape.
+
+        Args:
+            where: pixels that count, such as a band around boundaries; all by default.
 
         Raises:
             UsageError: shapes that differ, or a label that is no class.
         """
-        if prediction.shape != target.shape:
-            raise UsageError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
+        for name, other in (("target", target), ("where", where)):
+            if other is not None and prediction.shape != other.shape:
+                raise UsageError(
+                    f"prediction {tuple(prediction.shape)} and {name} {tuple(other.shape)} differ in shape"
+                )
         prediction, target = prediction.flatten().long().cpu(), target.flatten().long().cpu()
         counted = (target != self.ignore) & (target != 255)
+        if where is not None:
+            counted &= where.flatten().bool().cpu()
         prediction, target = prediction[counted], target[counted]
         for name, labels, low in (("target", target, 0), ("prediction", prediction, -1)):
             if len(labels) and not low <= int(labels.min()) <= int(labels.max()) < self.classes:

@@ -80,3 +80,18 @@ def test_bad_input_is_named() -> None:
         accumulator.compute()
     with pytest.raises(UsageError, match="at least 1"):
         IoU(0)
+
+
+def test_a_mask_restricts_the_pixels_and_masks_that_part_them_add_up() -> None:
+    prediction, target = maps(3)
+    where = torch.rand(prediction.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    inside, by_hand, rest, both = IoU(5), IoU(5), IoU(5), IoU(5)
+    inside.update(prediction, target, where=where)
+    by_hand.update(prediction[where], target[where])
+    assert torch.equal(inside.confusion, by_hand.confusion)
+    rest.update(prediction, target, where=~where)
+    both.update(prediction, target)
+    rest.merge(inside)
+    assert torch.equal(rest.confusion, both.confusion)
+    with pytest.raises(UsageError, match=r"prediction \(3, 9, 11\) and where \(3,\) differ"):
+        both.update(prediction, target, where=torch.ones(3, dtype=torch.bool))

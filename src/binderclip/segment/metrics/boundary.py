@@ -1,0 +1,324 @@
+"""How right labels are near boundaries: bands that restrict the confusion matrix, and matched edges."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from binderclip.errors import UsageError
+from binderclip.segment.metrics.confusion import IoU, IoUScore
+
+#: Tolerance of boundary scores as a fraction of the image's diagonal.
+TOLERANCE = 0.02
+
+
+def label_edges(labels: Int[Tensor, "*B H W"]) -> Bool[Tensor, "*B H W"]:
+    """Pixels of which one of the four neighbours has another label.
+
+    The border of the image is no edge. Ignored labels are labels of their own here, so that an object within an
+    ignored rim has one. Unlike the Laplacian of the label numbers this does not depend on how classes are numbered.
+    """
+    down = labels[..., 1:, :] != labels[..., :-1, :]
+    right = labels[..., :, 1:] != labels[..., :, :-1]
+    edges = torch.zeros(labels.shape, dtype=torch.bool, device=labels.device)
+    edges[..., 1:, :] |= down
+    edges[..., :-1, :] |= down
+    edges[..., :, 1:] |= right
+    edges[..., :, :-1] |= right
+    return edges
+
+
+def boundary_band(labels: Int[Tensor, "*B H W"], *, width: int = 15) -> Bool[Tensor, "*B H W"]:
+    """Pixels near an edge of a label map: the edges, dilated by a square.
+
+    Args:
+        labels: label maps.
+        width: side of the square in pixels, odd.
+
+    Raises:
+        UsageError: a width that is even or below 1.
+    """
+    if width < 1 or width % 2 == 0:
+        raise UsageError(f"width must be odd and at least 1, not {width}")
+    edges = label_edges(labels)
+    flat = edges.reshape(-1, 1, *labels.shape[-2:]).float()
+    # A square is a row after a column.
+    flat = max_pool2d(flat, (width, 1), stride=1, padding=(width // 2, 0))
+    flat = max_pool2d(flat, (1, width), stride=1, padding=(0, width // 2))
+    return (flat > 0).reshape(labels.shape)
+
+
+@dataclass(frozen=True)
+class BoundaryErrorScore:
+    """Errors in the bands around predicted and true boundaries; NaN where a band held no counted pixel.
+
+    Attributes:
+        ferr: false responses: 1 - mean class accuracy in the prediction's band.
+        merr: merging mistakes: the same in the target's band.
+        derr: displacements: the same where both bands overlap.
+        biou: mean IoU where either band is, over the classes that occur or are predicted there.
+        bacc: mean class accuracy where either band is.
+        bands: all scores of `prediction`, `target`, `both` and `either`; a band without pixels is missing.
+    """
+
+    ferr: float
+    merr: float
+    derr: float
+    biou: float
+    bacc: float
+    bands: dict[str, IoUScore]
+
+
+class BoundaryErrors:
+    """False responses, merging mistakes and displacements: class errors in bands around boundaries.
+
+    Four confusion matrices of all images, each restricted to a band, give all five numbers. The band's width is in
+    pixels: 15 is the paper's for images of about 512 px, so scale it with yours (5 at 64 px).
+
+    Args:
+        classes: number of classes C.
+        width: side in pixels of the square that dilates the edges, odd.
+        ignore: target value that is left out (255 is too).
+
+    Raises:
+        UsageError: fewer than one class, or a width that is even or below 1.
+
+    Paper: When Semantic Segmentation Meets Frequency Aliasing (arXiv 2403.09065).
+    """
+
+    def __init__(self, classes: int, *, width: int = 15, ignore: int = -1) -> None:
+        if width < 1 or width % 2 == 0:
+            raise UsageError(f"width must be odd and at least 1, not {width}")
+        self.classes, self.width, self.ignore = classes, width, ignore
+        self.bands = {name: IoU(classes, ignore=ignore) for name in ("prediction", "target", "both", "either")}
+
+    def reset(self) -> None:
+        """Forget everything."""
+        for band in self.bands.values():
+            band.reset()
+
+    def update(self, prediction: Int[Tensor, "*B H W"], target: Int[Tensor, "*B H W"]) -> None:
+        """Add label maps.
+
+        Raises:
+            UsageError: shapes that differ, or a label that is no class.
+        """
+        if prediction.shape != target.shape or prediction.ndim < 2:
+            raise UsageError(
+                f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} must be label maps (..., H, W) "
+                "of one shape"
+            )
+        ours, true = boundary_band(prediction, width=self.width), boundary_band(target, width=self.width)
+        where = {"prediction": ours, "target": true, "both": ours & true, "either": ours | true}
+        for name, mask in where.items():
+            self.bands[name].update(prediction, target, where=mask)
+
+    def merge(self, other: BoundaryErrors) -> None:
+        """Add what another accumulator has seen.
+
+        Raises:
+            UsageError: another number of classes or width.
+        """
+        if other.width != self.width:
+            raise UsageError(f"cannot merge bands of width {self.width} and {other.width}")
+        for name, band in self.bands.items():
+            band.merge(other.bands[name])
+
+    def compute(self) -> BoundaryErrorScore:
+        """The scores of everything seen.
+
+        Raises:
+            UsageError: no boundary was seen.
+        """
+        seen = {name: band.compute() for name, band in self.bands.items() if int(band.confusion.sum())}
+        if "either" not in seen:
+            raise UsageError("no boundary to score: every map had one label, or update was not called")
+
+        def error(name: str) -> float:
+            return 1 - seen[name].class_accuracy if name in seen else math.nan
+
+        either = seen["either"]
+        return BoundaryErrorScore(
+            error("prediction"),
+            error("target"),
+            error("both"),
+            float(either.per_class.nanmean()),
+            either.class_accuracy,
+            seen,
+        )
+
+
+def boundary_errors(
+    prediction: Int[Tensor, "*B H W"], target: Int[Tensor, "*B H W"], *, classes: int, width: int = 15, ignore: int = -1
+) -> BoundaryErrorScore:
+    """`BoundaryErrors` of label maps in one call.
+
+    Raises:
+        UsageError: as `BoundaryErrors`.
+    """
+    accumulator = BoundaryErrors(classes, width=width, ignore=ignore)
+    accumulator.update(prediction, target)
+    return accumulator.compute()
+
+
+def boundary_tolerance(height: int, width: int, fraction: float = TOLERANCE) -> int:
+    """Tolerance in pixels: a rounded fraction of the diagonal, at least 1."""
+    return max(1, round(fraction * math.hypot(height, width)))
+
+
+@dataclass(frozen=True)
+class BoundaryFScore:
+    """How well predicted and true edges of each class lie on one another.
+
+    Attributes:
+        per_class: (C,) F1 of precision and recall, NaN for classes without any edge.
+        mean: mean over the classes with a true edge.
+        precision: (C,) share of predicted edge pixels that lie within the tolerance of a true one.
+        recall: (C,) share of true edge pixels that lie within the tolerance of a predicted one.
+    """
+
+    per_class: Float[Tensor, "C"]
+    mean: float
+    precision: Float[Tensor, "C"]
+    recall: Float[Tensor, "C"]
+
+
+class BoundaryF:
+    """F1 of boundaries that may miss one another by a tolerance, edge pixels pooled over all images.
+
+    A pixel of a class is its edge if one of its four neighbours in the image is not of the class. Distances are
+    Euclidean between pixel centres.
+
+    Args:
+        classes: number of classes C.
+        tolerance: in pixels if an integer; as a fraction of the diagonal (rounded, at least 1 px) if a float.
+        ignore: target value that is left out (255 is too): no edges beside it count, on either side.
+
+    Raises:
+        UsageError: fewer than one class, or a negative tolerance.
+    """
+
+    def __init__(self, classes: int, *, tolerance: float = TOLERANCE, ignore: int = -1) -> None:
+        if classes < 1:
+            raise UsageError(f"classes must be at least 1, not {classes}")
+        if tolerance < 0:
+            raise UsageError(f"tolerance must be pixels >= 0 or a fraction of the diagonal, not {tolerance}")
+        self.classes, self.tolerance, self.ignore = classes, tolerance, ignore
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        # Rows: predicted edge pixels, those that are near, true edge pixels, those that are near.
+        self.counts = torch.zeros(4, self.classes, dtype=torch.int64)
+
+    def update(self, prediction: Int[Tensor, "*B H W"], target: Int[Tensor, "*B H W"]) -> None:
+        """Add label maps.
+
+        Raises:
+            UsageError: shapes that differ.
+        """
+        if prediction.shape != target.shape or prediction.ndim < 2:
+            raise UsageError(
+                f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} must be label maps (..., H, W) "
+                "of one shape"
+            )
+        size = prediction.shape[-2:]
+        limit = _pixels(self.tolerance, *size)
+        for ours, true in zip(prediction.reshape(-1, *size).cpu(), target.reshape(-1, *size).cpu(), strict=True):
+            out = (true == self.ignore) | (true == 255)
+            beside = label_edges(out.long()) | out
+            for label in torch.cat([ours.unique(), true.unique()]).unique().tolist():
+                if 0 <= label < self.classes:
+                    edges = [_mask_edges(each == label) & ~beside for each in (ours, true)]
+                    self.counts[:, label] += torch.tensor(_near(edges[0], edges[1], limit))
+
+    def merge(self, other: BoundaryF) -> None:
+        """Add what another accumulator has seen.
+
+        Raises:
+            UsageError: another number of classes or tolerance.
+        """
+        if (other.classes, other.tolerance) != (self.classes, self.tolerance):
+            raise UsageError(
+                f"cannot merge accumulators of {self.classes} classes at {self.tolerance} and {other.classes} at "
+                f"{other.tolerance}"
+            )
+        self.counts += other.counts
+
+    def compute(self) -> BoundaryFScore:
+        """The scores of everything seen.
+
+        Raises:
+            UsageError: the targets had no edge.
+        """
+        predicted, hit, true, found = self.counts.double()
+        if not true.sum():
+            raise UsageError("no boundary to score: the targets had no edge, or update was not called")
+        precision, recall = hit / predicted, found / true  # 0 / 0 is NaN
+        f = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+        f = torch.where((predicted > 0) ^ (true > 0), torch.zeros_like(f), f)
+        return BoundaryFScore(f, float(f[true > 0].mean()), precision, recall)
+
+
+def boundary_f(
+    prediction: Bool[Tensor, "*B H W"], target: Bool[Tensor, "*B H W"], *, tolerance: float = TOLERANCE
+) -> Float[Tensor, "*B"]:
+    """F1 of the boundaries of pairs of binary masks.
+
+    Args:
+        prediction: masks.
+        target: masks of the same shape.
+        tolerance: in pixels if an integer; as a fraction of the diagonal (rounded, at least 1 px) if a float.
+
+    Returns:
+        One score a pair. If neither mask has an edge: 1 if they are equal, else 0.
+
+    Raises:
+        UsageError: shapes that differ.
+    """
+    if prediction.shape != target.shape or prediction.ndim < 2:
+        raise UsageError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
+    size = prediction.shape[-2:]
+    limit = _pixels(tolerance, *size)
+    scores = []
+    pairs = zip(prediction.reshape(-1, *size).cpu().bool(), target.reshape(-1, *size).cpu().bool(), strict=True)
+    for ours, true in pairs:
+        predicted, hit, there, found = _near(_mask_edges(ours), _mask_edges(true), limit)
+        if not predicted and not there:
+            scores.append(float(torch.equal(ours, true)))
+        elif not hit or not found:
+            scores.append(0.0)
+        else:
+            precision, recall = hit / predicted, found / there
+            scores.append(2 * precision * recall / (precision + recall))
+    return torch.tensor(scores, dtype=torch.float64).reshape(prediction.shape[:-2])
+
+
+def _pixels(tolerance: float, height: int, width: int) -> int:
+    return tolerance if isinstance(tolerance, int) else boundary_tolerance(height, width, tolerance)
+
+
+def _mask_edges(mask: Bool[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
+    """The mask's own pixels at its edge."""
+    return label_edges(mask.long()) & mask
+
+
+def _near(ours: Bool[Tensor, "H W"], true: Bool[Tensor, "H W"], limit: int) -> tuple[int, int, int, int]:
+    """(predicted edge pixels, those within the limit of a true one, true edge pixels, those near a predicted one)."""
+    from scipy.ndimage import distance_transform_edt
+
+    a, b = ours.numpy(), true.numpy()
+    counts = []
+    for here, there in ((a, b), (b, a)):
+        total = int(here.sum())
+        near = 0
+        if total and there.any():
+            near = int(np.count_nonzero(distance_transform_edt(~there)[here] <= limit))
+        counts += [total, near]
+    return counts[0], counts[1], counts[2], counts[3]
