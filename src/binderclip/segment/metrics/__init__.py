@@ -1,7 +1,7 @@
 """Segmentation metrics as accumulators (update, compute, merge, reset), each with a function for one call.
 
 Label maps are judged by one confusion matrix (`IoU`), which a mask can restrict to the pixels near boundaries;
-anomaly maps by counts at every threshold (`ScoreStore`).
+instances by one matrix of intersections (`InstanceMatcher`); anomaly maps by counts at every threshold (`ScoreStore`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,21 @@ from binderclip.segment.metrics.boundary import (
     boundary_tolerance,
     label_edges,
 )
+from binderclip.segment.metrics.coco_ap import CocoAP, coco_average_precision
 from binderclip.segment.metrics.confusion import IoU, IoUScore, mask_iou
+from binderclip.segment.metrics.instances import (
+    InstanceMatcher,
+    InstanceScore,
+    PanopticScore,
+    aggregated_jaccard,
+    average_precision,
+    instance_scores,
+    mean_average_precision,
+    panoptic_quality,
+    symmetric_best_dice,
+)
+from binderclip.segment.metrics.overlaps import Matches, Overlaps, match, overlaps
+from binderclip.segment.metrics.sorted_ap import SortedAP, sorted_ap
 
 __all__ = [
     "AnomalyScore",
@@ -36,10 +50,19 @@ __all__ = [
     "BoundaryErrors",
     "BoundaryF",
     "BoundaryFScore",
+    "CocoAP",
+    "InstanceMatcher",
+    "InstanceScore",
     "IoU",
     "IoUScore",
+    "Matches",
+    "Overlaps",
+    "PanopticScore",
     "ScoreStore",
+    "SortedAP",
+    "aggregated_jaccard",
     "anomaly_scores",
+    "average_precision",
     "binary_auroc",
     "binary_average_precision",
     "binary_f1_max",
@@ -47,7 +70,15 @@ __all__ = [
     "boundary_errors",
     "boundary_f",
     "boundary_tolerance",
+    "coco_average_precision",
+    "instance_scores",
     "label_edges",
     "mask_iou",
+    "match",
+    "mean_average_precision",
+    "overlaps",
+    "panoptic_quality",
     "per_region_overlap",
+    "sorted_ap",
+    "symmetric_best_dice",
 ]

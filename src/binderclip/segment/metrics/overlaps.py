@@ -1,0 +1,269 @@
+"""What instance metrics need of a picture: the areas of all instances and of all their intersections, counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from binderclip.errors import UsageError
+
+#: An integer label map (*S), 0 = nothing, or a boolean stack (N, *S) whose masks may overlap.
+Instances: TypeAlias = "Int[Tensor, '*S'] | Bool[Tensor, 'N *S'] | np.ndarray"
+#: Pixels of a stack that are multiplied at a time; float32 counts them exactly.
+BLOCK = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """Areas of P predicted and G true instances and of the M pairs that intersect. Empty instances are left out.
+
+    Attributes:
+        predicted: (P,) areas in pixels.
+        true: (G,) areas in pixels.
+        rows: (M,) prediction of each intersecting pair.
+        columns: (M,) true instance of each intersecting pair.
+        areas: (M,) pixels that both have.
+        predicted_ids: (P,) label in the map, or place in the stack.
+        true_ids: (G,) the same of the true instances.
+        classes: (P,) class of each prediction, 0 if none was given.
+        true_classes: (G,) the same of the true instances.
+        scores: (P,) confidence, 1 if none was given.
+        exempt: (P,) more than half of the prediction is ignored: it is no mistake if nothing matches it.
+        disjoint: no two predictions and no two true instances share a pixel.
+    """
+
+    predicted: Int[np.ndarray, "P"]
+    true: Int[np.ndarray, "G"]
+    rows: Int[np.ndarray, "M"]
+    columns: Int[np.ndarray, "M"]
+    areas: Int[np.ndarray, "M"]
+    predicted_ids: Int[np.ndarray, "P"]
+    true_ids: Int[np.ndarray, "G"]
+    classes: Int[np.ndarray, "P"]
+    true_classes: Int[np.ndarray, "G"]
+    scores: Float[np.ndarray, "P"]
+    exempt: Bool[np.ndarray, "P"]
+    disjoint: bool
+
+    @property
+    def iou(self) -> Float[np.ndarray, "M"]:
+        """Intersection over union of each pair."""
+        return self.areas / (self.predicted[self.rows] + self.true[self.columns] - self.areas)
+
+    @property
+    def dice(self) -> Float[np.ndarray, "M"]:
+        """Dice coefficient of each pair."""
+        return 2 * self.areas / (self.predicted[self.rows] + self.true[self.columns])
+
+    def matrix(self, values: np.ndarray | None = None) -> Float[np.ndarray, "P G"]:
+        """IoU, or other values of the pairs, as a full matrix."""
+        full = np.zeros((len(self.predicted), len(self.true)))
+        full[self.rows, self.columns] = self.iou if values is None else values
+        return full
+
+
+class Matches(NamedTuple):
+    """Pairs of which each instance has at most one.
+
+    Attributes:
+        rows: predictions.
+        columns: true instances.
+        iou: of each pair.
+    """
+
+    rows: Int[np.ndarray, "T"]
+    columns: Int[np.ndarray, "T"]
+    iou: Float[np.ndarray, "T"]
+
+
+def overlaps(
+    prediction: Instances,
+    target: Instances,
+    *,
+    ignore: Any = None,
+    classes: Sequence[int] | Tensor | None = None,
+    target_classes: Sequence[int] | Tensor | None = None,
+    scores: Sequence[float] | Tensor | None = None,
+) -> Overlaps:
+    """Count the areas and intersections of the instances of one picture (or volume).
+
+    One `bincount` where instances do not overlap, however many there are; a matrix product where they do.
+
+    Args:
+        prediction: integer label map (*S), 0 = nothing; or boolean stack (N, *S), masks may overlap.
+        target: the same of the true instances; the two need not be of one kind.
+        ignore: bool (*S), pixels that are left out on both sides.
+        classes: of the predictions, in the order of the stack or of the ascending labels. Instances of different
+            classes never match.
+        target_classes: the same of the true instances; needed with `classes`.
+        scores: confidence of the predictions, in the same order.
+
+    Raises:
+        UsageError: shapes, kinds or lengths that do not belong together.
+    """
+    ours, true = _side("prediction", prediction), _side("target", target)
+    if ours.shape != true.shape:
+        raise UsageError(f"prediction is over {ours.shape} and target over {true.shape}; a boolean stack is (N, *S)")
+    if (classes is None) != (target_classes is None):
+        raise UsageError("give both classes and target_classes, or neither")
+    outside = None if ignore is None else _array(ignore).astype(bool)
+    if outside is not None and outside.shape != ours.shape:
+        raise UsageError(f"ignore is over {outside.shape} and prediction over {ours.shape}")
+    whole = ours.sizes()
+    if outside is not None:
+        ours, true = ours.without(outside.ravel()), true.without(outside.ravel())
+    predicted, there = ours.sizes(), true.sizes()
+    rows, columns, areas = _intersections(ours, true)
+    kept, found = np.flatnonzero(predicted), np.flatnonzero(there)
+    # Empty instances intersect nothing, so only their numbers go.
+    place, column = np.cumsum(predicted > 0) - 1, np.cumsum(there > 0) - 1
+    own = _per_instance("classes", classes, ours, np.int64, 0)[kept]
+    other = _per_instance("target_classes", target_classes, true, np.int64, 0)[found]
+    rows, columns = place[rows], column[columns]
+    same = own[rows] == other[columns]
+    return Overlaps(
+        predicted[kept],
+        there[found],
+        rows[same],
+        columns[same],
+        areas[same],
+        ours.ids[kept],
+        true.ids[found],
+        own,
+        other,
+        _per_instance("scores", scores, ours, np.float64, 1)[kept],
+        (2 * (whole - predicted) > whole)[kept],
+        ours.labels is not None and true.labels is not None,
+    )
+
+
+def match(found: Overlaps, threshold: float = 0.5, *, as_assigned: bool = False) -> Matches:
+    """Pair predictions with true instances where their IoU exceeds a threshold.
+
+    Above one half disjoint instances cannot match twice, so all pairs are taken. Otherwise the pairs are those of the
+    assignment with the largest sum of IoU.
+
+    Args:
+        found: areas and intersections.
+        threshold: pairs need more than this IoU.
+        as_assigned: keep every pair that was assigned, also those below the threshold that only fill the assignment
+            up, as the code of SortedAP's authors does.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    iou = found.iou
+    good = iou > threshold
+    if threshold >= 0.5 and found.disjoint:
+        return Matches(found.rows[good], found.columns[good], iou[good])
+    rows, columns = np.unique(found.rows[good]), np.unique(found.columns[good])
+    table = np.zeros((len(rows), len(columns)))
+    table[np.searchsorted(rows, found.rows[good]), np.searchsorted(columns, found.columns[good])] = iou[good]
+    a, b = linear_sum_assignment(table, maximize=True)
+    if not as_assigned:
+        taken = table[a, b] > 0
+        return Matches(rows[a[taken]], columns[b[taken]], table[a[taken], b[taken]])
+    return Matches(rows[a], columns[b], found.matrix()[rows[a], columns[b]])
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side's instances: numbers 1..N at each pixel where they are disjoint, else masks."""
+
+    shape: tuple[int, ...]
+    ids: np.ndarray
+    labels: np.ndarray | None
+    masks: np.ndarray | None
+
+    def sizes(self) -> np.ndarray:
+        if self.labels is not None:
+            return np.bincount(self.labels, minlength=len(self.ids) + 1)[1:]
+        return np.count_nonzero(self.masks, axis=1)  # type: ignore[arg-type]
+
+    def without(self, outside: np.ndarray) -> _Side:
+        if self.labels is not None:
+            return replace(self, labels=np.where(outside, 0, self.labels))
+        return replace(self, masks=self.masks & ~outside)
+
+    def block(self, start: int) -> np.ndarray:
+        """Masks (N, pixels) of some pixels as float32."""
+        if self.masks is not None:
+            return self.masks[:, start : start + BLOCK].astype(np.float32)
+        labels = self.labels[start : start + BLOCK]  # type: ignore[index]
+        return (labels == np.arange(1, len(self.ids) + 1)[:, None]).astype(np.float32)
+
+
+def _array(given: Any) -> np.ndarray:
+    return given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+
+
+def _side(name: str, given: Any) -> _Side:
+    array = _array(given)
+    if array.dtype == np.bool_:
+        if array.ndim < 2:
+            raise UsageError(f"{name} is a boolean stack of shape {array.shape}; it is (N, *S)")
+        return _of_stack(array)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise UsageError(f"{name} is {array.dtype}; give an integer label map or a boolean stack (N, *S)")
+    flat = array.ravel()
+    if flat.size and int(flat.min()) < 0:
+        raise UsageError(f"{name} has the label {int(flat.min())}; labels are 0 (nothing) and above")
+    if flat.size and int(flat.max()) < 4 * flat.size:
+        # Much cheaper than sorting the pixels, as `unique` does.
+        ids = np.flatnonzero(np.bincount(flat))
+        ids = ids[ids > 0]
+        table = np.zeros(int(flat.max()) + 1, dtype=np.int64)
+        table[ids] = np.arange(1, len(ids) + 1)
+        return _Side(array.shape, ids, table[flat], None)
+    values, numbers = np.unique(flat, return_inverse=True)
+    first = int(bool(len(values)) and values[0] == 0)
+    return _Side(array.shape, values[first:].astype(np.int64), numbers.ravel() + 1 - first, None)
+
+
+def _of_stack(stack: np.ndarray) -> _Side:
+    flat = np.ascontiguousarray(stack).reshape(len(stack), -1 if stack.size else int(np.prod(stack.shape[1:])))
+    ids, pixels = np.arange(len(stack)), flat.shape[1]
+    if np.count_nonzero(flat) <= pixels:
+        cells = np.flatnonzero(flat)
+        instances, places = np.divmod(cells, max(pixels, 1))
+        labels = np.zeros(pixels, dtype=np.int64)
+        labels[places] = instances + 1
+        if np.count_nonzero(labels) == len(cells):
+            return _Side(stack.shape[1:], ids, labels, None)
+    return _Side(stack.shape[1:], ids, None, flat)
+
+
+def _intersections(ours: _Side, true: _Side) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(prediction, true instance, pixels) of all pairs that share a pixel."""
+    width = len(true.ids) + 1
+    if ours.labels is not None and true.labels is not None:
+        keys, pixels, cells = ours.labels * width + true.labels, ours.labels.size, (len(ours.ids) + 1) * width
+        if cells <= 4 * pixels + BLOCK:
+            counts = np.bincount(keys, minlength=cells)
+            keys = np.flatnonzero(counts)
+            counts = counts[keys]
+        else:
+            keys, counts = np.unique(keys, return_counts=True)
+        rows, columns = np.divmod(keys, width)
+        both = (rows > 0) & (columns > 0)
+        return rows[both] - 1, columns[both] - 1, counts[both]
+    table = np.zeros((len(ours.ids), len(true.ids)), dtype=np.int64)
+    for start in range(0, int(np.prod(ours.shape)), BLOCK):
+        table += (ours.block(start) @ true.block(start).T).astype(np.int64)
+    rows, columns = np.nonzero(table)
+    return rows, columns, table[rows, columns]
+
+
+def _per_instance(name: str, given: Any, side: _Side, kind: Any, default: int) -> np.ndarray:
+    if given is None:
+        return np.full(len(side.ids), default, dtype=kind)
+    values = _array(given).astype(kind)
+    if values.shape != (len(side.ids),):
+        raise UsageError(f"{name} has shape {values.shape} for {len(side.ids)} instances")
+    if name != "scores" and len(values) and values.min() < 0:
+        raise UsageError(f"{name} has the class {values.min()}; classes are 0 and above")
+    return values
