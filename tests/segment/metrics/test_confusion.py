@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from sklearn.metrics import jaccard_score
+from torchmetrics import JaccardIndex
 
 from binderclip.errors import UsageError
 from binderclip.segment import IoU, mask_iou
@@ -95,3 +96,12 @@ def test_a_mask_restricts_the_pixels_and_masks_that_part_them_add_up() -> None:
     assert torch.equal(rest.confusion, both.confusion)
     with pytest.raises(UsageError, match=r"prediction \(3, 9, 11\) and where \(3,\) differ"):
         both.update(prediction, target, where=torch.ones(3, dtype=torch.bool))
+
+
+def test_equals_torchmetrics_over_several_updates() -> None:
+    ours, theirs = IoU(4), JaccardIndex(task="multiclass", num_classes=4, ignore_index=-1, average=None)
+    for seed in (4, 5):
+        prediction, target = maps(seed)
+        ours.update(prediction.clamp(min=0), target)
+        theirs.update(prediction.clamp(min=0), target)
+    assert ours.compute().per_class.tolist() == pytest.approx(theirs.compute().tolist())

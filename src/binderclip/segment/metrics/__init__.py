@@ -1,7 +1,8 @@
 """Segmentation metrics as accumulators (update, compute, merge, reset), each with a function for one call.
 
 Label maps are judged by one confusion matrix (`IoU`), which a mask can restrict to the pixels near boundaries;
-instances by one matrix of intersections (`InstanceMatcher`); anomaly maps by counts at every threshold (`ScoreStore`).
+instances by one count of intersections (`InstanceMatcher`); confidence by sums in bins (`CalibrationBins`); anomalies
+by counts at every threshold (`ScoreStore`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from binderclip.segment.metrics.boundary import (
     boundary_tolerance,
     label_edges,
 )
+from binderclip.segment.metrics.calibration import CalibrationBins, CalibrationScore, Reliability, calibration_error
 from binderclip.segment.metrics.coco_ap import CocoAP, coco_average_precision
 from binderclip.segment.metrics.confusion import IoU, IoUScore, mask_iou
 from binderclip.segment.metrics.instances import (
@@ -50,6 +52,8 @@ __all__ = [
     "BoundaryErrors",
     "BoundaryF",
     "BoundaryFScore",
+    "CalibrationBins",
+    "CalibrationScore",
     "CocoAP",
     "InstanceMatcher",
     "InstanceScore",
@@ -58,6 +62,7 @@ __all__ = [
     "Matches",
     "Overlaps",
     "PanopticScore",
+    "Reliability",
     "ScoreStore",
     "SortedAP",
     "aggregated_jaccard",
@@ -70,6 +75,7 @@ __all__ = [
     "boundary_errors",
     "boundary_f",
     "boundary_tolerance",
+    "calibration_error",
     "coco_average_precision",
     "instance_scores",
     "label_edges",

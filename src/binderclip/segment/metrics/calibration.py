@@ -1,0 +1,277 @@
+"""How far confidence is from accuracy, from sums in bins of confidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from binderclip.errors import UsageError
+
+#: Each bin is kept in so many parts, from which bins of equal mass are put together.
+PARTS = 256
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """The bars of a reliability diagram; NaN in bins that hold nothing.
+
+    Attributes:
+        low: lower edge of each bin.
+        high: upper edge of each bin.
+        count: number of pixels in it.
+        confidence: their mean confidence.
+        accuracy: the share of them that is right.
+    """
+
+    low: Float[np.ndarray, "B"]
+    high: Float[np.ndarray, "B"]
+    count: Int[np.ndarray, "B"]
+    confidence: Float[np.ndarray, "B"]
+    accuracy: Float[np.ndarray, "B"]
+
+    @property
+    def gap(self) -> Float[np.ndarray, "B"]:
+        """Distance of accuracy and confidence, 0 in bins that hold nothing."""
+        return np.nan_to_num(np.abs(self.accuracy - self.confidence))
+
+
+@dataclass(frozen=True)
+class CalibrationScore:
+    """Distances of confidence and accuracy over all counted pixels.
+
+    Attributes:
+        ece: mean gap of the bins, weighted by their counts; confidence is the largest probability.
+        mce: largest gap of a bin.
+        rmsce: root of the mean squared gap, weighted by counts.
+        classwise_ece: mean over classes of the ECE of each class's own probability; NaN without `per_class`.
+        per_class: (C,) of each class; empty without `per_class`.
+        brier: mean over pixels of the squared distance of probabilities and one-hot truth, in [0, 2].
+        accuracy: share of the pixels that are right.
+        confidence: mean confidence.
+        pixels: number of counted pixels.
+        foreground_only: whether pixels whose target is the background were left out.
+        reliability: the bins behind `ece`.
+    """
+
+    ece: float
+    mce: float
+    rmsce: float
+    classwise_ece: float
+    per_class: Float[np.ndarray, "C"]
+    brier: float
+    accuracy: float
+    confidence: float
+    pixels: int
+    foreground_only: bool
+    reliability: Reliability
+
+
+class CalibrationBins:
+    """Calibration errors of probabilities from sums in bins, so that memory does not grow with the pixels.
+
+    Each bin is kept in 256 parts. Bins of equal width are exact; bins of equal mass (`compute(adaptive=True)`) have
+    their edges at parts.
+
+    Args:
+        classes: number of classes C.
+        bins: of the confidence in [0, 1]. A confidence on an edge belongs to the bin above.
+        foreground_only: leave out pixels whose target is `background`. Scores with and without a large, easy background
+            are not comparable, so the result says which it is.
+        background: the class meant by it.
+        per_class: keep the bins of every class too, for the class-wise error (C times the memory).
+        ignore: target value that is left out (255 is too).
+
+    Raises:
+        UsageError: fewer than one class or bin, or a background that is no class.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        *,
+        bins: int = 15,
+        foreground_only: bool = False,
+        background: int = 0,
+        per_class: bool = True,
+        ignore: int = -1,
+    ) -> None:
+        if classes < 1 or bins < 1:
+            raise UsageError(f"classes and bins must be at least 1, not {classes} and {bins}")
+        if not 0 <= background < classes:
+            raise UsageError(f"background {background} is no class; they are 0 to {classes - 1}")
+        self.classes, self.bins, self.ignore = classes, bins, ignore
+        self.foreground_only, self.background, self.per_class = foreground_only, background, per_class
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        parts = self.bins * PARTS
+        # Rows: number of pixels, their summed confidence, how many of them are right.
+        self.top = torch.zeros(3, parts, dtype=torch.float64)
+        self.each = torch.zeros(3, self.classes if self.per_class else 0, parts, dtype=torch.float64)
+        self.squares = 0.0
+
+    def update(
+        self,
+        probabilities: Float[Tensor, "B C *S"],
+        target: Int[Tensor, "B *S"],
+        *,
+        where: Bool[Tensor, "B *S"] | None = None,
+        from_logits: bool = False,
+    ) -> None:
+        """Add pixels (or anything else that has class probabilities).
+
+        Args:
+            probabilities: in [0, 1], summing to 1 over the classes; logits with `from_logits`.
+            target: classes.
+            where: pixels that count, such as `boundary_band(target)`; all by default.
+            from_logits: take the softmax first.
+
+        Raises:
+            UsageError: shapes that do not belong together, a label that is no class, or values that are no
+                probabilities.
+        """
+        wanted = (target.shape[0], self.classes, *target.shape[1:]) if target.ndim else ()
+        if tuple(probabilities.shape) != wanted:
+            raise UsageError(f"probabilities are {tuple(probabilities.shape)}, {wanted} goes with this target")
+        if where is not None and where.shape != target.shape:
+            raise UsageError(f"where {tuple(where.shape)} and target {tuple(target.shape)} differ in shape")
+        labels = target.flatten().long().cpu()
+        counted = (labels != self.ignore) & (labels != 255)
+        if self.foreground_only:
+            counted &= labels != self.background
+        if where is not None:
+            counted &= where.flatten().bool().cpu()
+        labels = labels[counted]
+        if not len(labels):
+            return
+        if not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+            raise UsageError(
+                f"target has labels from {int(labels.min())} to {int(labels.max())}; classes are 0 to "
+                f"{self.classes - 1}"
+            )
+        values = probabilities.detach().cpu().movedim(1, -1).reshape(-1, self.classes)[counted].double()
+        self._add(_probabilities(values, from_logits), labels)
+
+    def _add(self, values: Float[Tensor, "N C"], labels: Int[Tensor, "N"]) -> None:
+        confidence, guess = values.max(dim=1)
+        self.top += _sums(confidence, guess == labels, self.top.shape[1])
+        of_truth = values.gather(1, labels[:, None])
+        self.squares += float(values.square().sum() - 2 * of_truth.sum() + len(labels))
+        for label in range(self.each.shape[1]):
+            self.each[:, label] += _sums(values[:, label], labels == label, self.each.shape[2])
+
+    def merge(self, other: CalibrationBins) -> None:
+        """Add what another accumulator has seen.
+
+        Raises:
+            UsageError: other settings.
+        """
+        ours, theirs = (
+            (s.classes, s.bins, s.per_class, s.foreground_only, s.background if s.foreground_only else None)
+            for s in (self, other)
+        )
+        if ours != theirs:
+            names = "(classes, bins, per_class, foreground_only, background)"
+            raise UsageError(f"cannot merge accumulators of {names} {ours} and {theirs}")
+        self.top += other.top
+        self.each += other.each
+        self.squares += other.squares
+
+    def compute(self, *, adaptive: bool = False) -> CalibrationScore:
+        """The errors of everything seen.
+
+        Args:
+            adaptive: bins of (nearly) equal mass instead of equal width.
+
+        Raises:
+            UsageError: no pixel was counted.
+        """
+        count, confidence, right = self.top.numpy()
+        total = count.sum()
+        if not total:
+            raise UsageError("no pixel to score: every target was left out, or update was not called")
+        bars = _bars(self.top.numpy(), self.bins, adaptive)
+        weight = bars.count / total
+        each = [_bars(part, self.bins, adaptive) for part in self.each.numpy().swapaxes(0, 1)]
+        per_class = np.array([float((bar.count * bar.gap).sum() / total) for bar in each])
+        return CalibrationScore(
+            float((weight * bars.gap).sum()),
+            float(bars.gap.max()),
+            float(np.sqrt((weight * bars.gap**2).sum())),
+            float(per_class.mean()) if len(per_class) else float("nan"),
+            per_class,
+            self.squares / float(total),
+            float(right.sum() / total),
+            float(confidence.sum() / total),
+            int(total),
+            self.foreground_only,
+            bars,
+        )
+
+
+def calibration_error(
+    probabilities: Float[Tensor, "B C *S"],
+    target: Int[Tensor, "B *S"],
+    *,
+    bins: int = 15,
+    adaptive: bool = False,
+    foreground_only: bool = False,
+    background: int = 0,
+    where: Bool[Tensor, "B *S"] | None = None,
+    from_logits: bool = False,
+    ignore: int = -1,
+) -> CalibrationScore:
+    """`CalibrationBins` in one call; the number of classes is that of the probabilities.
+
+    Args:
+        probabilities, target, where, from_logits: as in `CalibrationBins.update`.
+        bins, foreground_only, background, ignore: as in `CalibrationBins`.
+        adaptive: as in `CalibrationBins.compute`.
+
+    Raises:
+        UsageError: as `CalibrationBins`.
+    """
+    if probabilities.ndim < 2:
+        raise UsageError(f"probabilities are {tuple(probabilities.shape)}; they are (B, C, ...)")
+    accumulator = CalibrationBins(
+        probabilities.shape[1], bins=bins, foreground_only=foreground_only, background=background, ignore=ignore
+    )
+    accumulator.update(probabilities, target, where=where, from_logits=from_logits)
+    return accumulator.compute(adaptive=adaptive)
+
+
+def _probabilities(values: Float[Tensor, "N C"], from_logits: bool) -> Float[Tensor, "N C"]:
+    if from_logits:
+        return values.softmax(dim=1)
+    # Half-precision softmax sums to 1 within this.
+    wrong = (values.sum(dim=1) - 1).abs().max() > 0.02 or values.min() < 0 or not bool(torch.isfinite(values).all())
+    if wrong:
+        raise UsageError("probabilities must lie in [0, 1] and sum to 1 over the classes; pass logits with from_logits")
+    return values
+
+
+def _sums(confidence: Float[Tensor, "N"], right: Bool[Tensor, "N"], parts: int) -> Float[Tensor, "3 P"]:
+    cells = (confidence * parts).long().clamp(max=parts - 1)
+    return torch.stack(
+        [torch.bincount(cells, weights=w, minlength=parts).double() for w in (None, confidence, right.double())]
+    )
+
+
+def _bars(sums: Float[np.ndarray, "3 P"], bins: int, adaptive: bool) -> Reliability:
+    """Parts put together to bins of equal width, or of equal mass by the middle of each part's mass."""
+    count = sums[0]
+    parts = len(count)
+    if adaptive:
+        middle = np.cumsum(count) - count / 2
+        group = np.minimum((middle * bins / max(count.sum(), 1)).astype(np.int64), bins - 1)
+    else:
+        group = np.arange(parts) // PARTS
+    number, confidence, right = (np.bincount(group, weights=row, minlength=bins) for row in sums)
+    edges = np.searchsorted(group, np.arange(bins + 1)) / parts
+    with np.errstate(invalid="ignore"):
+        return Reliability(edges[:-1], edges[1:], number.astype(np.int64), confidence / number, right / number)
