@@ -8,7 +8,7 @@ from typing import Any
 
 from binderclip.segment import metrics
 from binderclip.segment.coco import coco_document, run_lengths
-from binderclip.segment.context import Context, Frame
+from binderclip.segment.context import Context, Frame, layer_at
 from binderclip.segment.contributed import TokenContributions
 from binderclip.segment.decomposition import DecompositionSegmenter
 from binderclip.segment.detector import Detector, text_detector
@@ -22,6 +22,7 @@ from binderclip.segment.presets import CHOICES, PRESETS
 from binderclip.segment.promptable import AutomaticMasks, InteractiveSession, Prompts, load_promptable
 from binderclip.segment.resolution import Whole, Windows
 from binderclip.segment.result import Segmentation
+from binderclip.segment.rewire import AttentionMean, Blend, DualPath, SelfSelf, self_cosine, without_class_token
 from binderclip.segment.rule import ClassRule
 from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
 from binderclip.segment.text import BoundText, TextSide
@@ -33,12 +34,15 @@ __all__ = [
     "METHODS",
     "PARTS",
     "PRESETS",
+    "AttentionMean",
     "AutomaticMasks",
+    "Blend",
     "BoundText",
     "ClassRule",
     "Context",
     "DecompositionSegmenter",
     "Detector",
+    "DualPath",
     "Frame",
     "GraphCut",
     "InteractiveSession",
@@ -52,6 +56,7 @@ __all__ = [
     "Prompts",
     "Segmentation",
     "Segmenter",
+    "SelfSelf",
     "TextSide",
     "TokenContributions",
     "Whole",
@@ -59,6 +64,7 @@ __all__ = [
     "coco_document",
     "describe",
     "identity",
+    "layer_at",
     "load_promptable",
     "mask_iou",
     "measure_segmenters",
@@ -69,6 +75,8 @@ __all__ = [
     "run_lengths",
     "saliency_graph_cut",
     "segment_all",
+    "self_cosine",
     "text_detector",
     "vanilla",
+    "without_class_token",
 ]

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from binderclip.errors import UsageError
 from binderclip.models.tokens import Tokens
 from binderclip.models.towers import Block, Record, Recorder, Site, Tower
 from binderclip.models.towers.record import resolve_layer
@@ -124,6 +125,21 @@ def open_windows(
     start = tower.embed(frame.model.preprocess.normalize(pixels).to(tower.dtype))
     tokens = tower.run(start, stop=-1, record=recorder)
     return Context(tower, pixels, start, tokens, recorder.values, frame, tuple(places), record)
+
+
+def layer_at(where: int | float, depth: int) -> int:
+    """Index of a block from an index (negative from the end) or a share of the depth.
+
+    A paper's seventh of twelve blocks is 7 / 12 in any tower: the round(share * depth)-th block, at least the first.
+
+    Raises:
+        UsageError: no such block, or a share outside (0, 1].
+    """
+    if isinstance(where, int):
+        return resolve_layer(where, depth)
+    if not 0 < where <= 1:
+        raise UsageError(f"block {where}: a share of the depth is in (0, 1], an index is an integer")
+    return max(1, round(where * depth)) - 1
 
 
 def records(*parts: Any) -> Record:

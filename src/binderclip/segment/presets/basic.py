@@ -5,10 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from binderclip.segment.last_block import LastBlock, identity, vanilla
+from binderclip.segment.resolution import Windows
+from binderclip.segment.rewire import DualPath, SelfSelf
+from binderclip.segment.text import TextSide
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The tower's ordinary patch tokens.
     "plain": {"last_block": LastBlock(vanilla, residual=True, mlp=True)},
     # Zhou et al., Extract Free Dense Labels from CLIP (ECCV 2022): the value path alone.
     "value": {"last_block": LastBlock(identity)},
+    # The same as its authors run it, residual sum and MLP kept.
+    "maskclip": {"last_block": LastBlock(identity, residual=True, mlp=True)},
+    # Keys, or values, attend to their like.
+    "kk": {"last_block": LastBlock(SelfSelf("k"))},
+    "vv": {"last_block": LastBlock(SelfSelf("v"))},
+    # Wang, Mei, Yuille, SCLIP (ECCV 2024, arXiv 2312.01597).
+    "sclip": {"last_block": LastBlock(SelfSelf("q+k"), residual=True, mlp=True), "resolution": Windows()},
+    # Lan et al., ClearCLIP (ECCV 2024, arXiv 2407.12442).
+    "clearclip": {"last_block": LastBlock(SelfSelf("q")), "resolution": Windows()},
+    # Li et al., CLIP Surgery (arXiv 2304.05653); the direction of the empty text is taken off.
+    "clip_surgery": {"last_block": DualPath(SelfSelf("v")), "text": TextSide(redundant="")},
 }
