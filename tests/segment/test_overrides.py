@@ -30,7 +30,7 @@ def test_single_settings_are_replaced_and_the_rest_stays() -> None:
         ("rule.scales", 1, "ClassRule has no 'scales'; it has scale, threshold"),
         ("rule.scale", "much", "must be a number|scales"),
         ("last_block.residual", 3, "must be true or false"),
-        ("last_block.map", "magic", "there are none, identity"),
+        ("last_block.map", "magic", "there are none, .*identity"),
         ("rule", 3, "rule is a part"),
         ("refine.3", "x", "not one of"),
         ("rule.over", "pixels", "over is classes, words or given"),

@@ -7,12 +7,15 @@ from functools import partial
 from typing import Any
 
 from binderclip.segment import metrics
+from binderclip.segment.affinity import External, cosines
+from binderclip.segment.attention_refine import ClassScore, DiffusionAttention, FeatureAttention, SelfAttention
 from binderclip.segment.coco import coco_document, run_lengths
 from binderclip.segment.context import Context, Frame, layer_at
 from binderclip.segment.contributed import TokenContributions
 from binderclip.segment.decomposition import DecompositionSegmenter
 from binderclip.segment.detector import Detector, text_detector
 from binderclip.segment.evaluation import Measured, measure_segmenters
+from binderclip.segment.fused import FusedAttention, LayerEnsemble
 from binderclip.segment.fusion import LastOnly
 from binderclip.segment.graph_cut import GraphCut, minimum_cut, saliency_graph_cut
 from binderclip.segment.last_block import LastBlock, PatchWeights, identity, vanilla
@@ -20,10 +23,12 @@ from binderclip.segment.metrics import IoU, IoUScore, mask_iou
 from binderclip.segment.overrides import describe, override
 from binderclip.segment.presets import CHOICES, PRESETS
 from binderclip.segment.promptable import AutomaticMasks, InteractiveSession, Prompts, load_promptable
+from binderclip.segment.region_scope import Felzenszwalb, MaskMajority, Scope
 from binderclip.segment.resolution import Whole, Windows
 from binderclip.segment.result import Segmentation
 from binderclip.segment.rewire import AttentionMean, Blend, DualPath, SelfSelf, self_cosine, without_class_token
 from binderclip.segment.rule import ClassRule
+from binderclip.segment.scoped import BranchSum, MaskClassTokens, MaskScoped, SpatialBranch
 from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
 from binderclip.segment.text import BoundText, TextSide
 
@@ -38,30 +43,45 @@ __all__ = [
     "AutomaticMasks",
     "Blend",
     "BoundText",
+    "BranchSum",
     "ClassRule",
+    "ClassScore",
     "Context",
     "DecompositionSegmenter",
     "Detector",
+    "DiffusionAttention",
     "DualPath",
+    "External",
+    "FeatureAttention",
+    "Felzenszwalb",
     "Frame",
+    "FusedAttention",
     "GraphCut",
     "InteractiveSession",
     "IoU",
     "IoUScore",
     "LastBlock",
     "LastOnly",
+    "LayerEnsemble",
+    "MaskClassTokens",
+    "MaskMajority",
+    "MaskScoped",
     "Measured",
     "Parts",
     "PatchWeights",
     "Prompts",
+    "Scope",
     "Segmentation",
     "Segmenter",
+    "SelfAttention",
     "SelfSelf",
+    "SpatialBranch",
     "TextSide",
     "TokenContributions",
     "Whole",
     "Windows",
     "coco_document",
+    "cosines",
     "describe",
     "identity",
     "layer_at",

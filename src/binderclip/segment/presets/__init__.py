@@ -10,11 +10,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from binderclip.segment.attention_refine import ClassScore, DiffusionAttention
+from binderclip.segment.fused import FusedAttention
 from binderclip.segment.last_block import identity, vanilla
-from binderclip.segment.presets import basic, decomposition
+from binderclip.segment.presets import basic, cliper, corrclip, decomposition
+from binderclip.segment.region_scope import MaskMajority
 from binderclip.segment.rewire import SelfSelf
+from binderclip.segment.scoped import MaskScoped
 
-PRESETS: dict[str, dict[str, Any]] = {**basic.PRESETS, **decomposition.PRESETS}
+PRESETS: dict[str, dict[str, Any]] = {
+    **basic.PRESETS,
+    **cliper.PRESETS,
+    **corrclip.PRESETS,
+    **decomposition.PRESETS,
+}
 """name -> parts (keyword arguments of `Segmenter`)."""
 
 CHOICES: dict[str, dict[str, Callable[[], Any]]] = {
@@ -25,6 +34,10 @@ CHOICES: dict[str, dict[str, Callable[[], Any]]] = {
     },
     "refine": {},
     "relabel": {},
+    "fused": FusedAttention,
+    "mask-scoped": MaskScoped,
+    "refine": {"class-score": ClassScore, "self-attention": DiffusionAttention},
+    "relabel": {"region-majority": MaskMajority},
     "views": {},
     "mix": {},
 }

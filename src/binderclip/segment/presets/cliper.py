@@ -1,0 +1,31 @@
+"""CLIPer (arXiv 2411.13836): early attention in the last block, every layer's segmentation, attention to sharpen.
+
+The self-attention of a diffusion model is not bundled: the segmenter's own blocks stand in for it, and any other
+source takes their place in `DiffusionAttention`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from binderclip.segment.attention_refine import ClassScore, DiffusionAttention
+from binderclip.segment.fused import FusedAttention, LayerEnsemble
+from binderclip.segment.last_block import LastBlock
+from binderclip.segment.rule import ClassRule
+
+_SHARED: dict[str, Any] = {"last_block": LastBlock(FusedAttention()), "fusion": LayerEnsemble()}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The setting for pictures whose every pixel is some label (VOC20).
+    "cliper": {
+        **_SHARED,
+        "rule": ClassRule(over="given"),
+        "refine": ClassScore(DiffusionAttention(weigh="exp")),
+    },
+    # The one for pictures with a background (VOC21): classes without evidence are dropped, weak pixels are background.
+    "cliper-background": {
+        **_SHARED,
+        "rule": ClassRule(over="given", threshold=0.6, below="background"),
+        "refine": ClassScore(DiffusionAttention(weigh="exp"), threshold=0.7, stretch=True),
+    },
+}
