@@ -217,7 +217,7 @@ def segment_all(segmenters: Sequence[Segmenter], image: Any, labels: Labels) -> 
         for layout in dict.fromkeys(layouts):
             mine = [i for i, own in enumerate(layouts) if own == layout]
             frame = Frame(model, pixels, resized(pixels, layout.size), notes)
-            raw = _run(frame, layout, [segmenters[i] for i in mine], [texts[i] for i in mine])
+            raw = run_windows(frame, layout, [segmenters[i] for i in mine], [texts[i] for i in mine])
             for index, scores in zip(mine, raw, strict=True):
                 found[index] = _finish(segmenters[index].parts, scores, texts[index], frame, picture)
     finally:
@@ -225,7 +225,7 @@ def segment_all(segmenters: Sequence[Segmenter], image: Any, labels: Labels) -> 
     return [found[index] for index in range(len(segmenters))]
 
 
-def _run(
+def run_windows(
     frame: Frame, layout: Layout, segmenters: Sequence[Segmenter], texts: Sequence[BoundText]
 ) -> list[Float[Tensor, "Q h w"]]:
     """Scores of words in pixels of the resized image, for every segmenter, from one pass over the windows."""
