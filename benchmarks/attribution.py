@@ -23,7 +23,9 @@ from binderclip.explain import (
     attribute_all,
 )
 
-SAMPLES = 50
+SAMPLES, REPEATS = 50, 5
+FEWER = {"resnet50": (16, 2), "ViT-B/16": (16, 2)}
+"""Copies and pairs of the large stages: 50 copies would take an hour on two cores, and the ratios do not hang on it."""
 BATCH = 16
 
 
@@ -83,22 +85,25 @@ def stages() -> list[Stage]:
     ]  # fmt: skip
 
 
-def run(*, repeats: int = 5, samples: int = SAMPLES, only: Sequence[str] | None = None) -> list[Row]:
+def run(*, repeats: int | None = None, samples: int | None = None, only: Sequence[str] | None = None) -> list[Row]:
     """All rows.
 
     Args:
-        repeats: pairs.
-        samples: noisy copies and nodes.
+        repeats: pairs; None for those of the stage.
+        samples: noisy copies and nodes; None for those of the stage.
         only: names of stages; None for all.
     """
     rows: list[Row] = []
+    asked = (samples, repeats)
     for stage in stages():
         if only is None or stage.name in only:
+            usual = FEWER.get(stage.name, (SAMPLES, REPEATS))
+            samples, repeats = (own or other for own, other in zip(asked, usual, strict=True))
             rows += _shared(stage, repeats, samples)
             rows += _singles(stage, repeats, samples)
             rows += _peers(stage, repeats, samples)
             rows += _half(stage, repeats, samples)
-    return [*rows, *_memory(samples)]
+    return [*rows, *_memory(asked[0] or SAMPLES)]
 
 
 def raw(stage: Stage, passes: int, batch: int = BATCH, inner: bool = False) -> None:
