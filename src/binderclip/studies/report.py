@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,9 +127,10 @@ def spread(values: np.ndarray) -> str:
 
 
 def save_figure(result: Result, study: Study, path: Path) -> None:
-    """Draw the study's figure to a PNG."""
+    """Draw the study's figure to a PNG of 256 colours, a third of the size of one of all colours."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from PIL import Image
 
     style: dict[Any, Any] = {
         "font.size": 10,
@@ -143,7 +145,10 @@ def save_figure(result: Result, study: Study, path: Path) -> None:
     with rc_context(style):
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         study.draw(result.table, figure)
-        figure.savefig(path, dpi=100, metadata={"Software": None})
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=100)
+    few = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(path, "PNG", optimize=True)
 
 
 def lines_of(ax: Any, table: Table, metric: str, settings: list[str], x: list[float], methods: list[str]) -> None:
