@@ -14,7 +14,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.models.towers import Record, Recorder
-from binderclip.models.towers.record import resolve_layer
+from binderclip.models.towers.record import Site, resolve_layer
 from binderclip.segment.affinity import Features, cosines
 from binderclip.segment.context import Frame
 from binderclip.segment.resolution import enlarged, fit_size, resized
@@ -61,7 +61,7 @@ class SelfAttention:
         pixels = model.preprocess.normalize(pixels.to(tower.device)).to(tower.dtype)
         tokens = tower.run(tower.embed(pixels), stop=max(layers) + 1, record=recorder)
         assert tokens.grid is not None
-        maps = [recorder.values[("attn", layer)][0, :, tokens.prefix :, tokens.prefix :] for layer in layers]
+        maps = [recorder.values[Site("attn", layer)][0, :, tokens.prefix :, tokens.prefix :] for layer in layers]
         return torch.cat(maps).float().to(image.device), tokens.grid
 
 

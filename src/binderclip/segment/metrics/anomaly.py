@@ -271,7 +271,8 @@ def _counts(scores: Tensor, labels: Tensor) -> tuple[np.ndarray, Int[np.ndarray,
     _check_finite(scores)
     values, cells = np.unique(scores.detach().flatten().double().cpu().numpy(), return_inverse=True)
     truth = labels.flatten().bool().cpu().numpy()
-    return values, *(np.bincount(cells[chosen], minlength=len(values)) for chosen in (truth, ~truth))
+    positives, negatives = (np.bincount(cells[chosen], minlength=len(values)) for chosen in (truth, ~truth))
+    return values, positives, negatives
 
 
 def _cells(values: np.ndarray, limits: tuple[float, float], bins: int) -> np.ndarray:

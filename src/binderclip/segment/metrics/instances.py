@@ -114,7 +114,6 @@ class InstanceMatcher:
         Raises:
             UsageError: update was not called.
         """
-        once = {"image_average": image_average}
 
         def quality(part: str) -> float:
             return self._score(lambda images: getattr(_panoptic(images, 0.5), part), image_average)
@@ -123,15 +122,15 @@ class InstanceMatcher:
             return self._score(lambda images: _share(images, side), image_average)
 
         return InstanceScore(
-            self.sorted_ap(**once),
-            self.average_precision(0.5, **once),
-            self.average_precision(0.75, **once),
-            self.mean_average_precision(**once),
+            self.sorted_ap(image_average=image_average),
+            self.average_precision(0.5, image_average=image_average),
+            self.average_precision(0.75, image_average=image_average),
+            self.mean_average_precision(image_average=image_average),
             quality("pq"),
             quality("sq"),
             quality("rq"),
-            self.aggregated_jaccard(**once),
-            self.symmetric_best_dice(**once),
+            self.aggregated_jaccard(image_average=image_average),
+            self.symmetric_best_dice(image_average=image_average),
             share(lambda hits, predicted, true: predicted),
             share(lambda hits, predicted, true: true),
         )
@@ -264,9 +263,9 @@ def _panoptic(images: Sequence[Overlaps], threshold: float) -> PanopticScore:
     classes = np.flatnonzero(sums[1] + sums[2])
     hits, predicted, true, iou = sums[:, classes]
     sq, rq = iou / np.maximum(hits, 1), 2 * hits / (predicted + true)
-    means = [float(v.mean()) if len(classes) else 1.0 for v in (sq * rq, sq, rq)]
+    pq, mean_sq, mean_rq = (float(v.mean()) if len(classes) else 1.0 for v in (sq * rq, sq, rq))
     counts = np.stack([hits, predicted - hits, true - hits], axis=1).astype(np.int64)
-    return PanopticScore(*means, tuple(int(c) for c in classes), sq * rq, sq, rq, counts)
+    return PanopticScore(pq, mean_sq, mean_rq, tuple(int(c) for c in classes), sq * rq, sq, rq, counts)
 
 
 def _aggregated_jaccard(images: Sequence[Overlaps]) -> float:
