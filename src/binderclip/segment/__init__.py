@@ -19,7 +19,7 @@ from binderclip.segment.fused import FusedAttention, LayerEnsemble
 from binderclip.segment.fusion import LastOnly
 from binderclip.segment.graph_cut import GraphCut, minimum_cut, saliency_graph_cut
 from binderclip.segment.last_block import LastBlock, PatchWeights, identity, vanilla
-from binderclip.segment.metrics import IoU, IoUScore, mask_iou
+from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted_ap
 from binderclip.segment.overrides import describe, override
 from binderclip.segment.presets import CHOICES, PRESETS
 from binderclip.segment.promptable import AutomaticMasks, InteractiveSession, Prompts, load_promptable
@@ -75,6 +75,7 @@ __all__ = [
     "Segmenter",
     "SelfAttention",
     "SelfSelf",
+    "SortedAP",
     "SpatialBranch",
     "TextSide",
     "TokenContributions",
@@ -96,6 +97,7 @@ __all__ = [
     "saliency_graph_cut",
     "segment_all",
     "self_cosine",
+    "sorted_ap",
     "text_detector",
     "vanilla",
     "without_class_token",

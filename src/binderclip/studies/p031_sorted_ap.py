@@ -199,8 +199,8 @@ def _sorted_at(pairs: Overlaps, threshold: float, published: bool = False) -> fl
 
 def _falls_everywhere(table: Table) -> tuple[bool, str]:
     shares = [table.values(FALLS, SORTED, kind) for kind in LADDERS]
-    text = ", ".join(f"{v.mean():.1%} {kind}" for v, kind in zip(shares, LADDERS, strict=True))
-    return bool(all((v == 1).all() for v in shares)), f"falls at {text}"
+    text = ", ".join(f"{kind}: {v.mean():.1%}" for v, kind in zip(shares, LADDERS, strict=True))
+    return bool(all((v == 1).all() for v in shares)), f"falls at so many steps: {text}"
 
 
 def _fixed_thresholds_stand_or_jump(table: Table) -> tuple[bool, str]:
@@ -281,12 +281,13 @@ def _properties(table: Table, ax: Any) -> None:
         "falls: 1 %\nof pixels": (FALLS, RIM), "falls:\n1 px eroded": (FALLS, EROSION),
         "falls:\n1 px shifted": (FALLS, SHIFT), "falls:\none lost": (EVENTS, f"{GOOD}, one lost"),
         "falls: one\ninvented": (EVENTS, f"{GOOD}, one invented"),
-        "falls: poor\none lost": (EVENTS, f"{POOR}, one lost"), "tau with\nerrors": (TAU, ""),
+        "falls: one of\npoor lost": (EVENTS, f"{POOR}, one lost"), "tau with\nerrors": (TAU, ""),
     }  # fmt: skip
     values = np.array([[table.mean(metric, name, where) for metric, where in columns.values()] for name in METRICS])
     ax.imshow(values, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.75)
     for (y, x), value in np.ndenumerate(values):
-        ax.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7)
+        shown = f"{value:.3f}" if list(columns.values())[x][0] == TAU else f"{value:.2f}"
+        ax.text(x, y, shown, ha="center", va="center", fontsize=7)
     ax.set_xticks(range(len(columns)), list(columns), fontsize=6, rotation=90)
     ax.set_yticks(range(len(METRICS)), list(METRICS), fontsize=7)
     ax.set_title("share of errors that lower the score", fontsize=8)
