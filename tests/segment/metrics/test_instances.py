@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 from torchmetrics.detection import PanopticQuality
 
 from binderclip.errors import UsageError
@@ -67,6 +68,37 @@ def test_intersections_equal_loops_over_pairs(seed: int, kind: str, make_discs, 
     assert np.allclose(found.matrix(), pairwise(ours, true))
     assert found.matrix(found.areas).tolist() == [[(a & b).sum() for b in true] for a in ours]
     assert found.predicted.tolist() == [a.sum() for a in ours]
+
+
+@pytest.mark.parametrize("share", [0.002, 0.01, 0.2, 0.7])
+@pytest.mark.parametrize("mixed", [True, False])
+def test_sparse_and_dense_stacks_are_counted_alike(share: float, mixed: bool, flatten) -> None:
+    rng = np.random.default_rng(0)
+    ours, true = rng.uniform(size=(30, 50, 50)) < share, rng.uniform(size=(20, 50, 50)) < share
+    true[3] = False
+    given = flatten(true) if mixed else true
+    kept = labelled(true, given) if mixed else true[true.any(axis=(1, 2))]
+    found = overlaps(ours, given)
+    ours = ours[ours.any(axis=(1, 2))]
+    want = np.array([[(a & b).sum() for b in kept] for a in ours])
+    assert np.array_equal(found.matrix(found.areas), want)
+    assert np.array_equal(found.predicted, ours.sum(axis=(1, 2)))
+    pairs = list(zip(found.rows.tolist(), found.columns.tolist(), strict=True))
+    assert pairs == sorted(pairs)
+    assert len(pairs) == np.count_nonzero(want)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("side", [45, 150])
+def test_matches_are_the_best_assignment_of_the_whole_table(seed: int, side: int, make_discs) -> None:
+    ours, true = make_discs(seed, n=25, side=side)
+    iou = pairwise(ours, true)
+    table = np.where(iou > 0.05, iou, 0)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    found = match(overlaps(ours, true), 0.05)
+    assert sorted(found.iou) == pytest.approx(sorted(v for v in table[rows, columns] if v > 0))
+    assert found.iou == pytest.approx(iou[found.rows, found.columns])
+    assert len(set(found.rows)) == len(set(found.columns)) == len(found.iou)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,10 +12,15 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 #: An integer label map (*S), 0 = nothing, or a boolean stack (N, *S) whose masks may overlap.
 Instances: TypeAlias = "Int[Tensor, '*S'] | Bool[Tensor, 'N *S'] | np.ndarray"
 #: Pixels of a stack that are multiplied at a time; float32 counts them exactly.
 BLOCK = 1 << 16
+#: A dense product does about so many multiplications in the time of one of a sparse product.
+SPARSE_COST = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +97,8 @@ def overlaps(
 ) -> Overlaps:
     """Count the areas and intersections of the instances of one picture (or volume).
 
-    One `bincount` where instances do not overlap, however many there are; a matrix product where they do.
+    One `bincount` where instances do not overlap, however many there are; a matrix product where they do, sparse if
+    the masks are.
 
     Args:
         prediction: integer label map (*S), 0 = nothing; or boolean stack (N, *S), masks may overlap.
@@ -114,10 +120,11 @@ def overlaps(
     outside = None if ignore is None else _array(ignore).astype(bool)
     if outside is not None and outside.shape != ours.shape:
         raise UsageError(f"ignore is over {outside.shape} and prediction over {ours.shape}")
-    whole = ours.sizes()
+    predicted = whole = ours.sizes()
     if outside is not None:
         ours, true = ours.without(outside.ravel()), true.without(outside.ravel())
-    predicted, there = ours.sizes(), true.sizes()
+        predicted = ours.sizes()
+    there = true.sizes()
     rows, columns, areas = _intersections(ours, true)
     kept, found = np.flatnonzero(predicted), np.flatnonzero(there)
     # Empty instances intersect nothing, so only their numbers go.
@@ -146,7 +153,7 @@ def match(found: Overlaps, threshold: float = 0.5, *, as_assigned: bool = False)
     """Pair predictions with true instances where their IoU exceeds a threshold.
 
     Above one half disjoint instances cannot match twice, so all pairs are taken. Otherwise the pairs are those of the
-    assignment with the largest sum of IoU.
+    assignment with the largest sum of IoU; pairs of which neither instance has another choice are not weighed.
 
     Args:
         found: areas and intersections.
@@ -156,18 +163,27 @@ def match(found: Overlaps, threshold: float = 0.5, *, as_assigned: bool = False)
     """
     from scipy.optimize import linear_sum_assignment
 
-    iou = found.iou
-    good = iou > threshold
+    good = np.flatnonzero(found.iou > threshold)
+    ours, true, iou = found.rows[good], found.columns[good], found.iou[good]
     if threshold >= 0.5 and found.disjoint:
-        return Matches(found.rows[good], found.columns[good], iou[good])
-    rows, columns = np.unique(found.rows[good]), np.unique(found.columns[good])
+        return Matches(ours, true, iou)
+    alone = np.zeros(len(good), dtype=bool)
+    if not as_assigned and len(good):
+        # Others' pairs do not touch theirs, so that the best assignment has them.
+        alone = (np.bincount(ours)[ours] == 1) & (np.bincount(true)[true] == 1)
+    rows, i = np.unique(ours[~alone], return_inverse=True)
+    columns, j = np.unique(true[~alone], return_inverse=True)
     table = np.zeros((len(rows), len(columns)))
-    table[np.searchsorted(rows, found.rows[good]), np.searchsorted(columns, found.columns[good])] = iou[good]
+    table[i, j] = iou[~alone]
     a, b = linear_sum_assignment(table, maximize=True)
-    if not as_assigned:
-        taken = table[a, b] > 0
-        return Matches(rows[a[taken]], columns[b[taken]], table[a[taken], b[taken]])
-    return Matches(rows[a], columns[b], found.matrix()[rows[a], columns[b]])
+    if as_assigned:
+        return Matches(rows[a], columns[b], found.matrix()[rows[a], columns[b]])
+    a, b = a[table[a, b] > 0], b[table[a, b] > 0]
+    return Matches(
+        np.concatenate([ours[alone], rows[a]]),
+        np.concatenate([true[alone], columns[b]]),
+        np.concatenate([iou[alone], table[a, b]]),
+    )
 
 
 @dataclass(frozen=True)
@@ -188,6 +204,18 @@ class _Side:
         if self.labels is not None:
             return replace(self, labels=np.where(outside, 0, self.labels))
         return replace(self, masks=self.masks & ~outside)
+
+    def sparse(self) -> csr_array:
+        """Masks (N, pixels) by the pixels that they have."""
+        from scipy.sparse import csr_array
+
+        shape = (len(self.ids), int(np.prod(self.shape)))
+        if self.masks is not None:
+            places = np.divmod(np.flatnonzero(self.masks), max(shape[1], 1))
+        else:
+            pixels = np.flatnonzero(self.labels)
+            places = self.labels[pixels] - 1, pixels  # type: ignore[index]
+        return csr_array((np.ones(len(places[0]), dtype=np.int64), places), shape=shape)
 
     def block(self, start: int) -> np.ndarray:
         """Masks (N, pixels) of some pixels as float32."""
@@ -251,8 +279,16 @@ def _intersections(ours: _Side, true: _Side) -> tuple[np.ndarray, np.ndarray, np
         rows, columns = np.divmod(keys, width)
         both = (rows > 0) & (columns > 0)
         return rows[both] - 1, columns[both] - 1, counts[both]
+    pixels, pairs = int(np.prod(ours.shape)), len(ours.ids) * len(true.ids)
+    if all(SPARSE_COST * int(side.sizes().sum()) < len(side.ids) * pixels for side in (ours, true)):
+        one, other = ours.sparse(), true.sparse()
+        products = np.bincount(one.indices, minlength=pixels) @ np.bincount(other.indices, minlength=pixels)
+        if SPARSE_COST * int(products) < pairs * pixels:
+            shared = (one @ other.T).tocoo()
+            order = np.lexsort((shared.col, shared.row))
+            return shared.row[order].astype(np.int64), shared.col[order].astype(np.int64), shared.data[order]
     table = np.zeros((len(ours.ids), len(true.ids)), dtype=np.int64)
-    for start in range(0, int(np.prod(ours.shape)), BLOCK):
+    for start in range(0, pixels, BLOCK):
         table += (ours.block(start) @ true.block(start).T).astype(np.int64)
     rows, columns = np.nonzero(table)
     return rows, columns, table[rows, columns]
