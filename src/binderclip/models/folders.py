@@ -19,12 +19,23 @@ from torch import Tensor
 
 from binderclip.documents import json_text
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.models.borrowed import borrowed_state, without_borrowed
 from binderclip.models.checkpoint import check_weights_file
 from binderclip.models.compact import expand, quantise
 from binderclip.models.devices import resolve_dtype
-from binderclip.models.registry import BUNDLED, read_card
+from binderclip.models.registry import BUNDLED, count_parameters, read_card
 
-__all__ = ["CONFIG", "WEIGHTS", "Folder", "bundled_of", "compact_folder", "folder_kind", "read_folder", "write_folder"]
+__all__ = [
+    "CONFIG",
+    "WEIGHTS",
+    "Folder",
+    "bundled_of",
+    "compact_folder",
+    "folder_card",
+    "folder_kind",
+    "read_folder",
+    "write_folder",
+]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -48,6 +59,7 @@ def write_folder(
     state: Mapping[str, Tensor],
     card: Mapping[str, Any],
     dtype: str | torch.dtype = "float32",
+    borrow: str | None = None,
 ) -> Path:
     """Write a folder; the weights come last and whole, so a folder that has them is complete.
 
@@ -58,13 +70,20 @@ def write_folder(
         state: its state dict.
         card: recipe, data and figures.
         dtype: of the weights on disk: float32, bfloat16, float16, float64, or "int8" (see `compact.quantise`).
+        borrow: name of another model folder, beside this one or bundled; tensors that it holds too are not stored
+            again (see `borrowed`).
 
     Raises:
         UsageError: `folder` is a file, or an unknown precision.
+        CheckpointError: nothing can be borrowed from `borrow`.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"cannot save to {folder}: it is a file")
+    stored = str(dtype).removeprefix("torch.")
+    table: dict[str, Any] = {"kind": kind, "weights": stored}
+    if borrow is not None:
+        state, table["borrowed"] = without_borrowed(state, borrow, near=folder)
     if dtype == "int8":
         packed = quantise({name: value.detach().cpu() for name, value in state.items()})
     else:
@@ -74,9 +93,8 @@ def write_folder(
             for name, value in state.items()
         }
     folder.mkdir(parents=True, exist_ok=True)
-    stored = str(dtype).removeprefix("torch.")
     _put(folder / "card.json", card)
-    _put(folder / CONFIG, {KEY: {"kind": kind, "weights": stored}, **config})
+    _put(folder / CONFIG, {KEY: table, **config})
     partial = folder / (WEIGHTS + ".tmp")
     save_file(packed, partial, metadata={"format": "pt"})
     os.replace(partial, folder / WEIGHTS)
@@ -118,27 +136,40 @@ def read_folder(folder: str | Path, kind: str) -> Folder:
         raise CheckpointError(f"{folder} holds a {found!r} model, and a {kind!r} one is asked for")
     weights = load_file(check_weights_file(folder / WEIGHTS))
     state = expand(weights) if config[KEY].get("weights") == "int8" else {n: v.float() for n, v in weights.items()}
+    if "borrowed" in config[KEY]:
+        state |= borrowed_state(config[KEY]["borrowed"], near=folder)
     return Folder({key: value for key, value in config.items() if key != KEY}, state, read_card(folder))
 
 
-def compact_folder(source: str | Path, target: str | Path, *, card: Mapping[str, Any] | None = None) -> Path:
+def compact_folder(
+    source: str | Path, target: str | Path, *, card: Mapping[str, Any] | None = None, borrow: str | None = None
+) -> Path:
     """The eight-bit form of a folder, for shipping.
 
     Args:
         source: a folder of this format, or the run folder around it.
         target: the new folder.
         card: instead of the one in `source`.
+        borrow: another model folder, whose tensors are not stored again; as `write_folder` takes it.
     """
     kind = folder_kind(source) or folder_kind(Path(source) / "model")
     if kind is None:
         raise CheckpointError(f"{source} holds no model of this format")
     read = read_folder(source, kind)
-    return write_folder(
-        target, kind=kind, config=read.config, state=read.state, card=read.card if card is None else card, dtype="int8"
-    )
+    told = read.card if card is None else card
+    return write_folder(target, kind=kind, config=read.config, state=read.state, card=told, dtype="int8", borrow=borrow)
 
 
 def bundled_of(kind: str) -> dict[str, Path]:
     """Name -> folder of the bundled models of a kind."""
     folders = [path.parent for path in sorted(BUNDLED.glob(f"*/{CONFIG}"))]
     return {folder.name: folder for folder in folders if folder_kind(folder) == kind}
+
+
+def folder_card(folder: Path) -> dict[str, Any]:
+    """The card with `kind`, `summary`, `parameters` (borrowed ones too) and `megabytes` always present."""
+    table = _config(folder).get(KEY, {})
+    lent = borrowed_state(table["borrowed"], near=folder) if "borrowed" in table else {}
+    parameters = count_parameters(folder / WEIGHTS) + sum(value.numel() for value in lent.values())
+    facts = {"parameters": parameters, "megabytes": round((folder / WEIGHTS).stat().st_size / 1e6, 1)}
+    return {"summary": "", **read_card(folder), "kind": table.get("kind"), **facts}

@@ -36,12 +36,12 @@ def bundled_cards() -> dict[str, dict[str, Any]]:
     cards = {}
     for name, folder in bundled_folders().items():
         weights = folder / WEIGHTS
-        facts = {"parameters": _count_parameters(weights), "megabytes": round(weights.stat().st_size / 1e6, 1)}
+        facts = {"parameters": count_parameters(weights), "megabytes": round(weights.stat().st_size / 1e6, 1)}
         cards[name] = {"summary": "", **read_card(folder), **facts}
     return cards
 
 
-def _count_parameters(weights: Path) -> int:
+def count_parameters(weights: Path) -> int:
     """Numbers in a safetensors file, from its header alone."""
     with weights.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
