@@ -42,8 +42,10 @@ def info(json: Json = False) -> None:
 
     from binderclip import __version__
     from binderclip.models import bundled_cards
+    from binderclip.models.folders import bundled_of, folder_card
 
     versions, devices, models = _versions(), _devices(), bundled_cards()
+    models |= {name: folder_card(path) for kind in ("vision", "promptable") for name, path in bundled_of(kind).items()}
     if json:
         print_json(
             {
