@@ -175,8 +175,11 @@ class PromptableSegmenter(Protocol):
         differentiable: whether gradients of the logits reach `Prompts.points` and `Prompts.boxes`.
     """
 
-    image_size: int
-    differentiable: bool
+    @property
+    def image_size(self) -> int: ...
+
+    @property
+    def differentiable(self) -> bool: ...
 
     def encode(self, image: ImageLike) -> ImageState:
         """Encode a picture of any size (float tensors in [0, 1])."""
