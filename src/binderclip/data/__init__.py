@@ -29,6 +29,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "loading": ("held_out_split", "list_data", "load_data"),
     "moments": ("Moments",),
     "packs": ("PACKS", "load_packs", "pack_hash"),
+    "planted_defects": ("Planted", "plant_defects"),
     "sample": ("Batch", "Collate", "Sample", "Skipped", "collate", "fit_square"),
     "scenes": ("SceneStream", "scenes"),
     "scenes_batch": ("Scenes",),

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from binderclip.segment import metrics
+from binderclip.segment import anomaly, metrics
 from binderclip.segment.affinity import External, cosines
+from binderclip.segment.anomaly import Anomalies, NormalMemory, WinCLIP
 from binderclip.segment.attention_refine import ClassScore, DiffusionAttention, FeatureAttention, SelfAttention
 from binderclip.segment.coco import coco_document, run_lengths
 from binderclip.segment.context import Context, Frame, layer_at
@@ -39,6 +40,7 @@ __all__ = [
     "METHODS",
     "PARTS",
     "PRESETS",
+    "Anomalies",
     "AttentionMean",
     "AutomaticMasks",
     "Blend",
@@ -67,6 +69,7 @@ __all__ = [
     "MaskMajority",
     "MaskScoped",
     "Measured",
+    "NormalMemory",
     "Parts",
     "PatchWeights",
     "Prompts",
@@ -80,7 +83,9 @@ __all__ = [
     "TextSide",
     "TokenContributions",
     "Whole",
+    "WinCLIP",
     "Windows",
+    "anomaly",
     "coco_document",
     "cosines",
     "describe",

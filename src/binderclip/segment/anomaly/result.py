@@ -1,0 +1,96 @@
+"""What an anomaly detector gives back: a score a picture and a map that can be looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from binderclip.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Anomalies:
+    """Scores of N pictures and of their places; higher is more anomalous.
+
+    Attributes:
+        scores: (N,) of the pictures.
+        maps: (N, h, w) on the detector's own grid, never normalised picture by picture: that would hide which picture
+            is anomalous.
+    """
+
+    scores: Float[Tensor, "N"]
+    maps: Float[Tensor, "N h w"]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def maps_at(self, size: tuple[int, int], index: int | None = None) -> Float[Tensor, "N H W"]:
+        """The maps at a size (h, w) in pixels, bilinear; of one picture alone with `index`."""
+        chosen = self.maps if index is None else self.maps[index : index + 1]
+        return F.interpolate(chosen[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
+
+    def limits(self) -> tuple[float, float]:
+        """Ends of one colour scale for all pictures: the median of all places, and the 99.9th percentile."""
+        flat = self.maps.flatten().double().cpu().numpy()
+        low, high = np.percentile(flat, [50, 99.9])
+        return float(low), float(high) if high > low else float(low) + 1e-6
+
+    def overlay(
+        self, image: Any, index: int = 0, *, limits: tuple[float, float] | None = None, opacity: float = 0.85
+    ) -> Image.Image:
+        """The picture in grey with what is anomalous in colour, on one scale for all pictures.
+
+        Args:
+            image: the picture, anything `data.open_image` takes; it is shown at its own size.
+            index: which of the N.
+            limits: (least, largest) value of the colour scale; those of `limits()` by default.
+            opacity: of the strongest colour, in [0, 1].
+
+        Raises:
+            UsageError: an index out of range, limits that are not ascending, or an opacity out of range.
+        """
+        from binderclip.data import open_image
+
+        if not 0 <= index < len(self):
+            raise UsageError(f"index {index}: there are {len(self)} pictures")
+        if not 0 <= opacity <= 1:
+            raise UsageError(f"opacity must be in [0, 1], not {opacity}")
+        low, high = self.limits() if limits is None else limits
+        if not low < high:
+            raise UsageError(f"limits must be (least, largest), not {(low, high)}")
+        picture = open_image(image)
+        values = self.maps_at((picture.height, picture.width), index)[0].cpu().numpy()
+        return paint_heat(picture, ((values - low) / (high - low)).clip(0, 1), opacity)
+
+
+def paint_heat(picture: Image.Image, heat: Float[np.ndarray, "H W"], opacity: float = 0.85) -> Image.Image:
+    """A picture in grey with a heat in [0, 1] laid over it; 0 leaves it as it is."""
+    from matplotlib import colormaps
+
+    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
+    base = 0.25 + 0.7 * grey * np.ones(3, dtype=np.float32)
+    # The dark end of the colours would look like shadow on the picture, so they start at violet.
+    colour = colormaps["plasma"](0.15 + 0.85 * heat)[..., :3]
+    weight = opacity * heat[..., None] ** 0.8
+    shown = base * (1 - weight) + colour * weight
+    return Image.fromarray((shown * 255).round().clip(0, 255).astype(np.uint8))
+
+
+def as_anomalies(scores: Tensor, maps: Tensor) -> Anomalies:
+    """Checked to be finite and to fit together.
+
+    Raises:
+        UsageError: shapes that differ, or NaN.
+    """
+    if maps.ndim != 3 or scores.shape != maps.shape[:1]:
+        raise UsageError(f"scores {tuple(scores.shape)} and maps {tuple(maps.shape)} do not fit together")
+    if not bool(torch.isfinite(scores).all()) or not bool(torch.isfinite(maps).all()):
+        raise UsageError("anomaly scores are NaN or infinite: is the model's precision too low?")
+    return Anomalies(scores, maps)
