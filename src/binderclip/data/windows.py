@@ -62,7 +62,7 @@ class Windows:
 
     def count(
         self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ) -> Float[Tensor, "1 1 H W"]:
+    ) -> Float[Tensor, "H W"]:
         """How many windows cover each pixel; at least 1 everywhere."""
         rows, columns = torch.zeros(self.size[0], dtype=dtype), torch.zeros(self.size[1], dtype=dtype)
         for top in self.tops:

@@ -153,7 +153,7 @@ def spread_harmonic(scores: Float[Tensor, "B W"], grid: tuple[int, int], scale: 
     total = inverse.new_zeros(len(scores), *grid)
     for number, (x0, y0, x1, y1) in enumerate(layout.boxes):
         total[:, y0:y1, x0:x1] += inverse[:, number, None, None]
-    return layout.count(device=scores.device)[0] / total
+    return layout.count(device=scores.device) / total
 
 
 def harmonic_mean(maps: Sequence[Float[Tensor, "B h w"]]) -> Float[Tensor, "B h w"]:
