@@ -20,7 +20,7 @@ from binderclip.errors import BinderclipError
 
 # Order of the verbs in `binderclip --help`: what a newcomer needs first.
 VERBS = (
-    "classify", "adapt", "locate", "search", "segment", "click", "explain", "heads", "evaluate", "train",
+    "classify", "adapt", "locate", "search", "segment", "click", "anomaly", "explain", "heads", "evaluate", "train",
     "descriptions", "spikes", "papers", "reproduce", "demo", "info", "cache",
 )  # fmt: skip
 

@@ -24,6 +24,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "fill": ("FILLS", "Fill", "gaussian_blur"),
     "folder": ("load_folder",),
     "images": ("ImageSource", "MAX_PIXELS", "composite", "list_images", "open_image", "to_tensor"),
+    "inspection_folder": ("Inspected", "InspectionFolder", "read_mask"),
     "instances": ("InstanceSample",),
     "label_maps": ("LabelFolder", "Labelled", "LabelledScenes", "label_maps"),
     "loading": ("held_out_split", "list_data", "load_data"),

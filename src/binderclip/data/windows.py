@@ -60,9 +60,7 @@ class Windows:
         height, width = self.window
         return [(left, top, left + width, top + height) for top in self.tops for left in self.lefts]
 
-    def count(
-        self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ) -> Float[Tensor, "H W"]:
+    def count(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Float[Tensor, "H W"]:
         """How many windows cover each pixel; at least 1 everywhere."""
         rows, columns = torch.zeros(self.size[0], dtype=dtype), torch.zeros(self.size[1], dtype=dtype)
         for top in self.tops:

@@ -1,0 +1,76 @@
+"""`binderclip anomaly`: which pictures of a folder are damaged, and where."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from binderclip.cli.inspecting import Request, inspect
+from binderclip.cli.options import Device, Dtype, Json, Model
+from binderclip.errors import UsageError
+
+
+def anomaly(
+    folder: Annotated[str, typer.Argument(help="Folder of pictures; `good/` beside other folders makes it labelled.")],
+    name: Annotated[str, typer.Option("--name", "-n", help="What the pictures show, for the words.")] = "object",
+    normal: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of a few normal pictures to compare with, or `none` for words alone "
+            "[default: FOLDER/train/good where it is there, else none]."
+        ),
+    ] = None,
+    shots: Annotated[int, typer.Option(min=1, help="Most normal pictures that are used, spread over the folder.")] = 16,
+    method: Annotated[
+        str, typer.Option(help="`winclip`: words, and nearest normal windows; `clap`: restores hidden regions.")
+    ] = "winclip",
+    state: Annotated[
+        list[str] | None,
+        typer.Option(help="What damaged means, instead of the usual phrases: `{} with a crack`. Repeat for several."),
+    ] = None,
+    sound: Annotated[
+        list[str] | None, typer.Option(help="What sound means, instead of the usual phrases. Repeat for several.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side at which the model sees a picture, in pixels [default: the model's].")
+    ] = None,
+    scales: Annotated[str, typer.Option(help="Sides of winclip's windows in patches.")] = "2,3",
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the report and the pictures.")] = "anomalies",
+    most: Annotated[int, typer.Option(min=0, help="Most overlays that are drawn, highest scores first.")] = 60,
+    npy: Annotated[
+        bool, typer.Option("--npy", help="Also save every map as NAME.npy, float32, at its picture's size.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of what clap learns and draws.")] = 0,
+    model: Model = "small",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    json: Json = False,
+) -> None:
+    """Score pictures by how anomalous they are, and show where.
+
+    Examples:
+
+        binderclip anomaly parts/ --name "metal nut" --normal good-parts/
+
+        binderclip anomaly mvtec/carpet --name carpet --size 240 --model open_clip:ViT-B-16-plus-240/laion400m_e31
+
+        binderclip anomaly scans/ --method clap --normal sound/ --state "cracks" --state "holes" --sound "smooth"
+
+    Leaves scores.csv, an overlay of each of the highest, and report.html. Where `good/` and masks say the truth
+    (MVTec AD's layout), AUROC and region overlap are measured.
+    """
+    try:
+        sides = tuple(int(part) for part in scales.split(",") if part.strip())
+    except ValueError as error:
+        raise UsageError(f"--scales {scales!r}: numbers of patches separated by commas, such as 2,3") from error
+    request = Request(
+        folder, name, normal, shots, method, tuple(state or ()), tuple(sound or ()), size, sides, out, most, npy, seed,
+        model, device, dtype, json,
+    )  # fmt: skip
+    raise typer.Exit(inspect(request))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(anomaly)

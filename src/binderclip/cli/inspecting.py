@@ -1,0 +1,365 @@
+"""What `binderclip anomaly` does: pictures scored in batches, the truth measured where there is one, files written."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from binderclip.cli.output import note, print_json, print_table, short_path, warn_skipped
+from binderclip.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from binderclip.data import Inspected, InspectionFolder
+    from binderclip.segment.anomaly import Anomalies
+    from binderclip.segment.metrics.anomaly import AnomalyScore
+
+BATCH = 16
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options, as given."""
+
+    folder: str
+    name: str
+    normal: str | None
+    shots: int
+    method: str
+    state: tuple[str, ...]
+    sound: tuple[str, ...]
+    size: int | None
+    scales: tuple[int, ...]
+    out: str
+    most: int
+    npy: bool
+    seed: int
+    model: str
+    device: str
+    dtype: str
+    json: bool
+
+
+@dataclass
+class Inspection:
+    """What was found: pictures in the order of the folder, their scores and maps.
+
+    Attributes:
+        folder: the pictures and what is known of them.
+        pictures: those that could be read.
+        found: their scores and maps.
+        normal: normal pictures that were used.
+        held: scores of the normal pictures, each compared with the others; None where there are too few or the method
+            cannot.
+        skipped: (path, reason).
+        score: against the truth, or None.
+        masks: pictures whose damaged pixels are known.
+        overlays: picture's row -> file.
+    """
+
+    folder: InspectionFolder
+    pictures: list[Inspected]
+    found: Anomalies
+    normal: list[Path]
+    held: Tensor | None
+    skipped: list[tuple[str, str]]
+    score: AnomalyScore | None = None
+    masks: int = 0
+    overlays: dict[int, Path] = field(default_factory=dict)
+
+    def order(self) -> list[int]:
+        """Rows, most anomalous first."""
+        return self.found.scores.argsort(descending=True, stable=True).tolist()
+
+    def chance(self, row: int) -> float | None:
+        """Conformal p-value: how many normal pictures score as high, its own among them, as a share."""
+        if self.held is None:
+            return None
+        return float(1 + (self.held >= self.found.scores[row]).sum()) / (1 + len(self.held))
+
+    def label(self, row: int) -> str:
+        """`good`, `damaged` or empty."""
+        damaged = self.pictures[row].damaged
+        return "" if damaged is None else "damaged" if damaged else "good"
+
+
+def inspect(request: Request) -> int:
+    """Score, measure, write and say; the exit code."""
+    from binderclip.data import InspectionFolder
+
+    folder = InspectionFolder(request.folder)
+    out = _folder(request.out)
+    normal = _normal(request, folder)
+    done = _inspected(request, folder, normal)
+    if folder.labelled:
+        done.score, done.masks = _measured(done)
+    _write(done, request, out)
+    from binderclip.cli.inspecting_report import write_report
+
+    report = write_report(done, request, out / "report.html")
+    _say(done, request, out, report)
+    warn_skipped(done.skipped)
+    return 0
+
+
+def _folder(given: str) -> Path:
+    out = Path(given)
+    if out.is_file():
+        raise UsageError(f"--out {out} is a file: give a folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make {out}: {error.strerror or error}") from error
+    return out
+
+
+def _normal(request: Request, folder: InspectionFolder) -> list[Path]:
+    """The normal pictures to compare with."""
+    from binderclip.data.inspection_folder import spread_choice
+
+    if request.normal is None:
+        paths = folder.normal
+    elif request.normal == "none":
+        paths = []
+    else:
+        from binderclip.data import list_images
+
+        place = Path(request.normal)
+        if not place.is_dir():
+            raise UsageError(f"--normal {place}: there is no such folder; `none` compares with words alone")
+        paths = list_images(place)
+        if not paths:
+            raise DataError(f"--normal {place}: no images in it")
+    chosen = spread_choice(paths, request.shots)
+    if len(chosen) < len(paths):
+        note(f"{len(chosen)} of {len(paths)} normal pictures are used (--shots)")
+    # Compared with itself a picture is always normal.
+    if out := folder.leave_out(chosen):
+        note(f"{out} of the inspected pictures serve as normal ones and are not scored")
+    if not len(folder):
+        raise UsageError(f"--normal {request.normal}: all pictures of {folder.root} serve as normal ones; none is left")
+    return chosen
+
+
+def build_detector(request: Request) -> Any:
+    """The detector of the request, its options checked before the model is loaded.
+
+    Raises:
+        UsageError: an unknown method, or an option that is another method's.
+    """
+    from binderclip.models import load
+    from binderclip.segment.anomaly import METHODS
+
+    if request.method not in METHODS:
+        raise UsageError(f"--method {request.method!r} is unknown; there are {', '.join(METHODS)}")
+    words: dict[str, Any] = {}
+    if request.state:
+        words["anomalous"] = request.state
+    if request.sound:
+        words["normal"] = request.sound
+    clip = load(request.model, device=request.device, dtype=request.dtype)
+    return METHODS[request.method](clip, request.name, scales=request.scales, size=request.size, **words)
+
+
+def _inspected(request: Request, folder: InspectionFolder, normal: Sequence[Path]) -> Inspection:
+    import torch
+
+    from binderclip.segment.anomaly import Anomalies
+
+    detector = build_detector(request)
+    held, used, skipped = None, [], []
+    if normal:
+        used, opened, skipped = _opened(normal)
+        if not used:
+            raise DataError(f"none of {len(normal)} normal pictures could be read: {skipped[0][1]}")
+        levels = detector.encode(opened)
+        detector.fit(levels)
+        if len(used) > 1:
+            held = detector.score(levels, without=torch.arange(len(used))).scores
+    kept, parts = [], []
+    for entries, opened in _batches(folder.pictures, skipped):
+        kept += entries
+        parts.append(detector(opened))
+    if not kept:
+        raise DataError(f"none of {len(folder)} pictures could be read: {skipped[-1][1]}")
+    found = Anomalies(torch.cat([p.scores for p in parts]).cpu(), torch.cat([p.maps for p in parts]).cpu())
+    return Inspection(folder, kept, found, used, held, skipped)
+
+
+def _opened(paths: Sequence[Path]) -> tuple[list[Path], list[Any], list[tuple[str, str]]]:
+    from binderclip.data import open_image
+
+    kept, opened, skipped = [], [], []
+    for path in paths:
+        try:
+            opened.append(open_image(path))
+            kept.append(path)
+        except DataError as error:
+            skipped.append((str(path), str(error)))
+    return kept, opened, skipped
+
+
+def _batches(
+    pictures: Sequence[Inspected], skipped: list[tuple[str, str]]
+) -> Iterator[tuple[list[Inspected], list[Any]]]:
+    for first in range(0, len(pictures), BATCH):
+        some = {entry.path: entry for entry in pictures[first : first + BATCH]}
+        kept, opened, bad = _opened(list(some))
+        skipped += bad
+        if kept:
+            yield [some[path] for path in kept], opened
+
+
+def _measured(done: Inspection) -> tuple[AnomalyScore | None, int]:
+    """Scores against the truth, and how many pictures have masks; pixels count where all of a picture's are known."""
+    import torch
+
+    from binderclip.data.inspection_folder import read_mask
+    from binderclip.segment.metrics.anomaly import ScoreStore
+
+    store, masks = ScoreStore(bins=2**16), 0
+    with_masks = any(entry.mask is not None for entry in done.pictures)
+    for row, entry in enumerate(done.pictures):
+        if entry.damaged is None:
+            continue
+        label, value = torch.tensor(entry.damaged), done.found.scores[row]
+        if not with_masks or (entry.damaged and entry.mask is None):
+            store.update(scores=value, labels=label)
+            continue
+        size = _size(entry.path)
+        try:
+            truth = torch.zeros(size, dtype=torch.bool) if entry.mask is None else read_mask(entry.mask, size)
+        except DataError as error:
+            done.skipped.append((str(entry.mask), f"{error}; its pixels are not measured"))
+            store.update(scores=value, labels=label)
+            continue
+        masks += int(entry.mask is not None)
+        store.update(done.found.maps_at(size, row)[0], truth, scores=value, labels=label)
+    return (store.compute() if store.scores else None), masks
+
+
+def _size(path: Path) -> tuple[int, int]:
+    from binderclip.data import open_image
+
+    picture = open_image(path)
+    return picture.height, picture.width
+
+
+def _write(done: Inspection, request: Request, out: Path) -> None:
+    """scores.csv, overlays, and maps."""
+    names = _names([entry.path for entry in done.pictures], done.folder.root)
+    limits = done.found.limits()
+    from binderclip.cli.sheet import save_picture
+
+    for row in done.order()[: request.most]:
+        path = out / f"{names[row]}-anomaly.png"
+        done.overlays[row] = save_picture(done.found.overlay(done.pictures[row].path, row, limits=limits), path)
+    columns = ["image", "score", "p", "kind", "damaged"]
+    with _written(out / "scores.csv") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in done.order():
+            entry, chance = done.pictures[row], done.chance(row)
+            p = "" if chance is None else f"{chance:.4f}"
+            damaged = "" if entry.damaged is None else int(entry.damaged)
+            writer.writerow([entry.path, f"{float(done.found.scores[row]):.6f}", p, entry.kind, damaged])
+    if request.npy:
+        import numpy as np
+
+        for row, entry in enumerate(done.pictures):
+            values = done.found.maps_at(_size(entry.path), row)[0].numpy().astype(np.float32)
+            try:
+                np.save(out / f"{names[row]}.npy", values)
+            except OSError as error:
+                raise DataError(f"cannot write {out / names[row]}.npy: {error.strerror or error}") from error
+
+
+def _written(path: Path) -> Any:
+    try:
+        return path.open("w", newline="", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _names(paths: Sequence[Path], root: Path) -> list[str]:
+    """A file name for every picture, its folders before it."""
+    names = ["-".join(path.relative_to(root).with_suffix("").parts) for path in paths]
+    seen = Counter(names)
+    return [
+        name if seen[name] == 1 else f"{name}-{number}-{path.suffix[1:]}"
+        for number, (name, path) in enumerate(zip(names, paths, strict=True))
+    ]
+
+
+def figures(score: AnomalyScore) -> dict[str, float]:
+    """The measured figures that exist, by name."""
+    import math
+
+    names: dict[str, Callable[[AnomalyScore], float]] = {
+        "image AUROC": lambda s: s.image_auroc,
+        "image average precision": lambda s: s.image_ap,
+        "image best F1": lambda s: s.image_f1_max,
+        "pixel AUROC": lambda s: s.pixel_auroc,
+        "region overlap (PRO)": lambda s: s.pro,
+    }
+    return {name: value for name, of in names.items() if not math.isnan(value := of(score))}
+
+
+def _say(done: Inspection, request: Request, out: Path, report: Path) -> None:
+    rows = done.order()
+    if request.json:
+        print_json(
+            {
+                "folder": done.folder.root,
+                "method": request.method,
+                "model": request.model,
+                "normal": done.normal,
+                "images": [
+                    {
+                        "image": done.pictures[row].path,
+                        "score": float(done.found.scores[row]),
+                        "p": done.chance(row),
+                        "kind": done.pictures[row].kind,
+                        "damaged": done.pictures[row].damaged,
+                        "overlay": done.overlays.get(row),
+                    }
+                    for row in rows
+                ],
+                "measured": None if done.score is None else figures(done.score),
+                "masks": done.masks,
+                "skipped": [{"image": key, "reason": reason} for key, reason in done.skipped],
+                "report": report,
+            }
+        )
+        return
+    against = f"{len(done.normal)} normal pictures" if done.normal else "words alone"
+    columns = [
+        "image",
+        "score",
+        *(["p"] if done.held is not None else []),
+        *(["known"] if done.folder.labelled else []),
+    ]
+    shown = []
+    for row in rows[:SHOWN]:
+        cells: list[Any] = [short_path(done.pictures[row].path), float(done.found.scores[row])]
+        cells += [done.chance(row)] * (done.held is not None) + [done.label(row)] * done.folder.labelled
+        shown.append(cells)
+    print_table(
+        f"{short_path(done.folder.root)}: the {len(shown)} most anomalous of {len(rows)} pictures, {request.method}, "
+        f"{request.model}, {against}",
+        columns,
+        shown,
+    )
+    if done.score is not None:
+        values = ", ".join(f"{name} {value:.3f}" for name, value in figures(done.score).items())
+        typer.echo(values + (f" ({done.masks} masks)" if done.masks else "") if values else "only one kind of picture: "
+                   "nothing to measure")  # fmt: skip
+    typer.echo(f"report {report}")

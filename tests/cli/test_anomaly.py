@@ -1,0 +1,131 @@
+"""`binderclip anomaly`: scores, files, truth, and what goes wrong."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.data import plant_defects
+from binderclip.segment.anomaly import Anomalies, WinCLIP
+from binderclip.segment.metrics.anomaly import anomaly_scores
+
+Command = Callable[..., Any]
+SIDE = 96
+
+
+def save(path: Path, image: torch.Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()).save(path)
+
+
+@pytest.fixture(scope="module")
+def inspected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MVTec AD's layout: stripes, three of them with a planted defect, one file broken."""
+    root = tmp_path_factory.mktemp("mvtec") / "stripes"
+    wave = torch.sin(torch.arange(SIDE) / 3.0)
+    noise = torch.rand(10, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    images = (0.5 + 0.2 * wave + 0.1 * (noise - 0.5)).clamp(0, 1)
+    planted = plant_defects(images[7:], 1)
+    for i in range(4):
+        save(root / f"train/good/{i}.png", images[i])
+    for i in range(3):
+        save(root / f"test/good/{i}.png", images[4 + i])
+        save(root / f"test/spot/{i}.png", planted.images[i])
+        mask = planted.masks[i].float().expand(3, -1, -1)
+        save(root / f"ground_truth/spot/{i}_mask.png", mask)
+    (root / "test/spot/broken.png").write_bytes(b"no picture")
+    return root
+
+
+def test_a_labelled_folder_is_scored_measured_and_drawn(command: Command, inspected: Path) -> None:
+    done = command("anomaly", inspected, "--name", "stripes", "--npy", "--out", "found", "--json")
+    document = done.json()
+    assert "broken.png" in done.err
+    assert [Path(s["image"]).name for s in document["skipped"]] == ["broken.png"]
+    rows = document["images"]
+    scores = [row["score"] for row in rows]
+    assert len(rows) == 6
+    assert scores == sorted(scores, reverse=True)
+    assert len(document["normal"]) == 4
+    # The whole is what the library says of the same pictures, and its figures those of its own files.
+    from binderclip.models import load
+
+    detector = WinCLIP(load("small"), "stripes").fit([Image.open(p) for p in document["normal"]])
+    found = detector([Image.open(row["image"]) for row in rows])
+    assert np.allclose(scores, found.scores.numpy(), atol=1e-5)
+    names = ["test-" + "-".join(Path(row["image"]).with_suffix("").parts[-2:]) for row in rows]
+    maps = torch.from_numpy(np.stack([np.load(f"found/{name}.npy") for name in names]))
+    assert maps.dtype == torch.float32
+    assert torch.allclose(maps, Anomalies(found.scores, found.maps).maps_at((SIDE, SIDE)), atol=1e-5)
+    truth = torch.zeros(6, SIDE, SIDE, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        assert row["damaged"] == (row["kind"] == "spot")
+        if row["damaged"]:
+            mask = np.asarray(Image.open(inspected / f"ground_truth/spot/{Path(row['image']).stem}_mask.png"))
+            truth[i] = torch.from_numpy(mask[..., 0] > 127)
+    expected = anomaly_scores(maps, truth, scores=torch.tensor(scores), labels=truth.flatten(1).any(1))
+    assert document["masks"] == 3
+    assert document["measured"]["image AUROC"] == pytest.approx(expected.image_auroc)
+    assert document["measured"]["pixel AUROC"] == pytest.approx(expected.pixel_auroc, abs=2e-3)
+    assert document["measured"]["region overlap (PRO)"] == pytest.approx(expected.pro, abs=5e-3)
+    assert document["measured"]["image AUROC"] > 0.8
+    # One normal picture of four, and the picture itself, is the least share there can be.
+    assert min(row["p"] for row in rows) == pytest.approx(1 / 5)
+    with Path("found/scores.csv").open() as file:
+        written = list(csv.DictReader(file))
+    assert [row["image"] for row in written] == [row["image"] for row in rows]
+    assert [Image.open(row["overlay"]).size for row in rows] == [(SIDE, SIDE)] * 6
+    page = Path(document["report"]).read_text()
+    assert "region overlap (PRO)" in page
+    assert "broken.png" in page
+    assert page.count("data:image/png") == 7
+
+
+def test_words_alone_and_words_of_ones_own(command: Command, inspected: Path) -> None:
+    words = ("anomaly", inspected / "test" / "spot", "--normal", "none", "--scales", "2", "--most", 1, "--json")
+    plain = command(*words).json()
+    assert plain["normal"] == []
+    assert plain["measured"] is None
+    assert [row["p"] for row in plain["images"]] == [None] * 3
+    assert [row["overlay"] is None for row in plain["images"]] == [False, True, True]
+    own = command(*words, "--state", "{} with a stain", "--sound", "clean {}", "--name", "cloth").json()
+    assert [row["score"] for row in own["images"]] != [row["score"] for row in plain["images"]]
+    said = command("anomaly", inspected / "test" / "spot", "--normal", "none").out
+    assert "words alone" in said
+    assert "report" in said
+
+
+def test_pictures_that_serve_as_normal_ones_are_not_scored(command: Command, inspected: Path) -> None:
+    done = command("anomaly", inspected, "--normal", inspected / "test/good", "--shots", 2, "--json")
+    document = done.json()
+    assert "2 of the inspected pictures serve as normal ones" in done.err
+    assert sorted(row["kind"] for row in document["images"]) == ["good", "spot", "spot", "spot"]
+    assert "2 of 3 normal pictures are used" in done.err
+
+
+def test_mistakes_are_short(command: Command, inspected: Path, tmp_path: Path) -> None:
+    only_bad = tmp_path / "bad"
+    only_bad.mkdir()
+    (only_bad / "a.png").write_bytes(b"no")
+    for words, code, said in [
+        (("nowhere",), 2, "there is no folder nowhere"),
+        ((inspected, "--normal", "nowhere"), 2, "`none` compares with words alone"),
+        ((inspected, "--method", "magic"), 2, "--method 'magic' is unknown; there are winclip"),
+        ((inspected, "--scales", "two"), 2, "numbers of patches"),
+        ((inspected, "--scales", "2,2"), 2, "different numbers of patches"),
+        ((inspected, "--size", 100), 2, "multiple of the model's patch, 16"),
+        ((inspected, "--state", "{} and {}"), 2, "more than one {}"),
+        ((inspected / "train", "--normal", inspected / "train"), 2, "none is left"),
+        ((only_bad,), 1, "none of 1 pictures could be read"),
+        ((inspected, "--normal", only_bad), 1, "none of 1 normal pictures could be read"),
+    ]:
+        done = command("anomaly", *words)
+        assert done.code == code, done.err
+        assert said in done.err
