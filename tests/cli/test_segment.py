@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 Command = Callable[..., Any]
@@ -82,3 +83,24 @@ def test_presets_are_listed_and_measured(command: Command) -> None:
     low, high = rows[1]["difference"][1:]
     assert low <= rows[1]["difference"][0] <= high
     assert "there is no folder nowhere" in command("segment", "--evaluate", "nowhere").err
+
+
+def test_presets_are_compared_on_one_sheet(command: Command, pictures: Path) -> None:
+    picture = pictures / "cat.jpg"
+    words = ("segment", picture, "-l", "a cat,a cup", "--preset", "value,plain")
+    done = command(*words, "--compare", "sheet.png", "--json").json()
+    assert set(done["images"][0]["share"]) == {"value", "plain"}
+    alone = command("segment", picture, "-l", "a cat,a cup", "--json").json()["share"]
+    assert done["images"][0]["share"]["value"] == pytest.approx(alone, abs=1e-6)
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width == 3 * 154 + 4
+    for extra, said in [
+        ((), "--compare SHEET.png or --evaluate"),
+        (("--compare", "a.jpg"), "the sheet is a PNG"),
+        (("--compare", "a.png", "--out", "x"), "--compare writes one sheet"),
+        (("--compare", "none/a.png"), "there is no folder"),
+    ]:
+        refused = command(*words, *extra)
+        assert (refused.code, said in refused.err) == (2, True), refused.err
+    empty = command("segment", picture, "-l", "a cat", "--preset", " , ")
+    assert (empty.code, "--preset is empty; there are" in empty.err) == (2, True)

@@ -8,7 +8,8 @@ import typer
 
 from binderclip.cli.inputs import find_images
 from binderclip.cli.options import LABELS, Device, Dtype, Json, Model, parse_labels
-from binderclip.cli.segmenting import Request, measure, segment_images, show_presets
+from binderclip.cli.segment_sheet import compare_presets
+from binderclip.cli.segmenting import Request, measure, preset_names, segment_images, show_presets
 from binderclip.errors import UsageError
 
 
@@ -20,7 +21,9 @@ def segment(
     ] = "",
     preset: Annotated[
         str,
-        typer.Option(help="The method, such as `value` (plain dense baseline); --list shows all. Several to measure."),
+        typer.Option(
+            help="The method, such as `value` (plain dense baseline); --list shows all. Several to compare or measure."
+        ),
     ] = "value",
     set: Annotated[
         list[str] | None,
@@ -45,6 +48,10 @@ def segment(
     coco: Annotated[str | None, typer.Option(help="Also write all regions as COCO annotations to this JSON.")] = None,
     csv: Annotated[str | None, typer.Option(help="Also write the area of every class in every image.")] = None,
     redo: Annotated[bool, typer.Option("--redo", help="Do images again whose label map is already there.")] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Instead of label maps, a PNG with all images by all presets (`--preset all`) side by side."),
+    ] = None,
     evaluate: Annotated[
         str | None,
         typer.Option(help="Measure instead, on a folder with label maps (VOC, ADE), or `scenes`, `scenes-hard`."),
@@ -63,6 +70,8 @@ def segment(
         binderclip segment street.jpg --labels "car,tree,house" --background "sky,road"
 
         binderclip segment photos/ -l person,dog,ball --preset sclip --out masks --csv areas.csv --coco masks.json
+
+        binderclip segment photos/ -l person,dog,ball --preset value,sclip,cliper --compare sheet.png
 
         binderclip segment --evaluate scenes-hard --preset value,sclip,itaclip
 
@@ -83,6 +92,12 @@ def segment(
     names = parse_labels(labels)
     if both := sorted(frozenset(words) & frozenset(names)):
         raise UsageError(f"{', '.join(map(repr, both))} is a label and background as well; leave it out of one of them")
+    if compare is not None:
+        if overlay or label_map or out or coco or csv:
+            raise UsageError("--compare writes one sheet: leave out --overlay, --map, --out, --coco and --csv")
+        raise typer.Exit(compare_presets(settings, find_images(images), names, compare))
+    if len(preset_names(preset)) > 1:
+        raise UsageError(f"--preset {preset} names several: give --compare SHEET.png or --evaluate, or one preset")
     code = segment_images(
         settings, find_images(images), names, overlay=overlay, label_map=label_map, out=out, legend=legend, coco=coco,
         csv=csv, redo=redo,

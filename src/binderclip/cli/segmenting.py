@@ -66,7 +66,7 @@ def segment_images(
     if many:
         _same_settings(places[0][0].parent, request, names, redo)
     waiting = [not (many and not redo and all(p.is_file() for p in pair)) for pair in places]
-    segmenter = build_segmenters(request)[request.preset] if any(waiting) else None
+    segmenter = next(iter(build_segmenters(request).values())) if any(waiting) else None
     done, skipped = [], []
     for path, (shown, mapped), due in zip(found.paths, places, waiting, strict=True):
         try:
@@ -94,6 +94,20 @@ def segment_images(
     return found.exit_code(skipped)
 
 
+def preset_names(text: str) -> list[str]:
+    """What --preset says: names apart by commas, `all` for every one.
+
+    Raises:
+        UsageError: there is no name.
+    """
+    from binderclip.segment import PRESETS
+
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise UsageError(f"--preset is empty; there are {', '.join(PRESETS)}")
+    return list(PRESETS) if names == ["all"] else names
+
+
 def build_segmenters(request: Request) -> dict[str, Segmenter]:
     """One segmenter for each preset of the request, settings checked before the model is loaded.
 
@@ -103,9 +117,8 @@ def build_segmenters(request: Request) -> dict[str, Segmenter]:
     from binderclip.segment import PARTS, Segmenter, override, parts_of
     from binderclip.train.toml import parse_override
 
-    presets = [name.strip() for name in request.preset.split(",") if name.strip()]
     changes = [parse_override(text) for text in request.settings]
-    chosen = {name: override(parts_of(name), changes) for name in presets}
+    chosen = {name: override(parts_of(name), changes) for name in preset_names(request.preset)}
     from binderclip.models import load
 
     clip = load(request.model, device=request.device, dtype=request.dtype)

@@ -31,6 +31,7 @@ from binderclip.segment.rewire import AttentionMean, Blend, DualPath, SelfSelf, 
 from binderclip.segment.rule import ClassRule
 from binderclip.segment.scoped import BranchSum, MaskClassTokens, MaskScoped, SpatialBranch
 from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
+from binderclip.segment.sheet import segmentation_sheet
 from binderclip.segment.text import BoundText, TextSide
 
 METHODS: dict[str, Callable[..., Any]] = {name: partial(Segmenter, preset=name) for name in PRESETS}
@@ -101,6 +102,7 @@ __all__ = [
     "run_lengths",
     "saliency_graph_cut",
     "segment_all",
+    "segmentation_sheet",
     "self_cosine",
     "sorted_ap",
     "text_detector",

@@ -63,22 +63,25 @@ def _edges(labels: np.ndarray, width: int) -> np.ndarray:
     return edge
 
 
-def with_legend(image: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int]]]) -> Image.Image:
+def with_legend(
+    image: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int]]], *, size: int | None = None
+) -> Image.Image:
     """The image with a strip below that names the colours.
 
     Args:
         image: RGB.
         entries: text and colour; those that do not fit into a row begin another.
+        size: of the letters in pixels; None for one that goes with the image's width.
     """
     if not entries:
         return image
-    size = int(np.clip(image.width / 28, 11, 40))
+    size = size or int(np.clip(image.width / 28, 11, 40))
     font = ImageFont.load_default(size)
     gap, swatch = size // 2, size
     rows: list[list[tuple[str, tuple[int, int, int], float]]] = [[]]
     used = float(gap)
     for text, colour in entries:
-        text = _shortened(text, font, image.width - 3 * gap - swatch)
+        text = shortened(text, font, image.width - 3 * gap - swatch)
         width = swatch + gap / 2 + font.getlength(text) + 1.5 * gap
         if rows[-1] and used + width > image.width:
             rows.append([])
@@ -97,7 +100,8 @@ def with_legend(image: Image.Image, entries: Sequence[tuple[str, tuple[int, int,
     return sheet
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """A text cut, with dots, to so many pixels."""
     if font.getlength(text) <= width:
         return text
     while len(text) > 1 and font.getlength(text + "...") > width:
