@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any
 
 from binderclip.segment import anomaly, metrics
+from binderclip.segment import metrics, presets
 from binderclip.segment.affinity import External, cosines
 from binderclip.segment.anomaly import Anomalies, NormalMemory, WinCLIP
 from binderclip.segment.attention_refine import ClassScore, DiffusionAttention, FeatureAttention, SelfAttention
+from binderclip.segment.cluster_vote import ClusterVote
 from binderclip.segment.coco import coco_document, run_lengths
 from binderclip.segment.context import Context, Frame, layer_at
 from binderclip.segment.contributed import TokenContributions
@@ -17,7 +19,7 @@ from binderclip.segment.decomposition import DecompositionSegmenter
 from binderclip.segment.detector import Detector, text_detector
 from binderclip.segment.evaluation import Measured, measure_segmenters
 from binderclip.segment.fused import FusedAttention, LayerEnsemble
-from binderclip.segment.fusion import LastOnly
+from binderclip.segment.fusion import ClassTokenProduct, LastOnly
 from binderclip.segment.graph_cut import GraphCut, minimum_cut, saliency_graph_cut
 from binderclip.segment.last_block import LastBlock, PatchWeights, identity, vanilla
 from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted_ap
@@ -49,6 +51,8 @@ __all__ = [
     "BranchSum",
     "ClassRule",
     "ClassScore",
+    "ClassTokenProduct",
+    "ClusterVote",
     "Context",
     "DecompositionSegmenter",
     "Detector",
@@ -99,6 +103,7 @@ __all__ = [
     "minimum_cut",
     "override",
     "parts_of",
+    "presets",
     "run_lengths",
     "saliency_graph_cut",
     "segment_all",

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from binderclip.errors import NotSupported
 from binderclip.models.towers import Block, Record
 from binderclip.segment.context import Context, records, resample, to_map
 
@@ -69,6 +70,22 @@ class LastBlock:
 
     def of(self, context: Context, qkv: Qkv, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B D gh gw"]:
         """The same on another stream `x` with its own query, key and value (layer fusion sends earlier blocks here)."""
+        out, prefix, grid = self._tokens(context, qkv, x)
+        return to_map(out[:, prefix : prefix + grid[0] * grid[1]], grid)
+
+    def with_class_token(self, context: Context) -> tuple[Float[Tensor, "B D gh gw"], Float[Tensor, "B D"]]:
+        """Patch tokens, and the class token after the same block.
+
+        Raises:
+            NotSupported: a tower without a class token, or a map between patches alone.
+        """
+        out, prefix, grid = self._tokens(context, context.qkv(-1), context.tokens.x)
+        if prefix < 1:
+            raise NotSupported("the class token of the last block: this tower, or this attention map, has none")
+        return to_map(out[:, prefix : prefix + grid[0] * grid[1]], grid), out[:, 0]
+
+    def _tokens(self, context: Context, qkv: Qkv, x: Float[Tensor, "B L D"]) -> tuple[Tensor, int, tuple[int, int]]:
+        """All tokens, how many stand before the patches, and the grid."""
         block, prefix, grid = context.block, context.prefix, context.grid
         found = self.map(block, qkv, context)
         if isinstance(found, PatchWeights):
@@ -86,7 +103,7 @@ class LastBlock:
             out = stream + out
         if self.mlp:
             out = out + block.mlp(out)
-        return to_map(out[:, prefix : prefix + grid[0] * grid[1]], grid)
+        return out, prefix, grid
 
 
 def row_normalised(weights: Float[Tensor, "*B N N"]) -> Float[Tensor, "*B N N"]:

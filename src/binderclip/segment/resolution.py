@@ -51,16 +51,30 @@ def enlarged(scores: Float[Tensor, "B Q gh gw"], size: tuple[int, int]) -> Float
     return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
 
 
+def side_of(value: int | float | None, whole: int, default: float, name: str) -> int:
+    """A length in pixels: an integer as it is, a float as a multiple of `whole`, None as `default` times it.
+
+    Raises:
+        UsageError: a multiple outside (0, 16], which is meant for pixels.
+    """
+    if isinstance(value, int):
+        return value
+    share = default if value is None else value
+    if not 0 < share <= 16:
+        raise UsageError(f"{name} {share}: pixels are an integer, a multiple of the model's own side is in (0, 16]")
+    return max(1, round(share * whole))
+
+
 @dataclass(frozen=True)
 class Whole:
     """The whole image at once, its aspect kept.
 
     Args:
-        size: shorter side in pixels; None for twice the model's own.
+        size: shorter side in pixels, or as a multiple (a float, such as 1.5) of the model's own; None for twice that.
         longest: bound of the longer side, as a multiple of the shorter one, so that a panorama does not explode.
     """
 
-    size: int | None = None
+    size: int | float | None = None
     longest: float = 4.0
     merge: Literal["logits", "tokens"] = "logits"
 
@@ -70,7 +84,7 @@ class Whole:
         Raises:
             UsageError: a size below one patch.
         """
-        shorter = 2 * native if self.size is None else self.size
+        shorter = side_of(self.size, native, 2.0, "size")
         if shorter < patch:
             raise UsageError(f"size {shorter} is below one patch of {patch} pixels")
         full = fit_size(size, shorter, patch, int(self.longest * shorter))
@@ -83,15 +97,16 @@ class Windows:
 
     Args:
         window: side of a window in pixels; None for the model's own.
-        stride: step between windows, rounded to whole patches; None for half a window.
-        size: shorter side of the resized image; None for twice the model's own.
+        stride: step between windows in pixels, or as a share (a float) of the window, rounded to whole patches; None
+            for half a window.
+        size: shorter side of the resized image, as in `Whole`.
         merge: `logits` (segment each window, then splice the scores) or `tokens` (splice the tokens, then segment).
         longest: as in `Whole`.
     """
 
     window: int | None = None
-    stride: int | None = None
-    size: int | None = None
+    stride: int | float | None = None
+    size: int | float | None = None
     merge: Literal["logits", "tokens"] = "logits"
     longest: float = 4.0
 
@@ -108,7 +123,7 @@ class Windows:
         window = native if self.window is None else self.window
         if window % patch:
             raise UsageError(f"window {window} is not a multiple of the patch, {patch} pixels")
-        shorter = max(window, 2 * native if self.size is None else self.size)
+        shorter = max(window, side_of(self.size, native, 2.0, "size"))
         full = fit_size(size, shorter, patch, int(self.longest * shorter))
-        stride = self.stride or max(1, window // 2)
+        stride = side_of(self.stride, window, 0.5, "stride")
         return Layout.over(full, window, max(patch, stride // patch * patch))

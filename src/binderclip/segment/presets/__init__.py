@@ -11,9 +11,11 @@ from functools import partial
 from typing import Any
 
 from binderclip.segment.attention_refine import ClassScore, DiffusionAttention
+from binderclip.segment.cluster_vote import ClusterVote
 from binderclip.segment.fused import FusedAttention
+from binderclip.segment.fusion import ClassTokenProduct, LastOnly
 from binderclip.segment.last_block import identity, vanilla
-from binderclip.segment.presets import basic, cliper, corrclip, decomposition
+from binderclip.segment.presets import basic, cliper, cliptrase, corrclip, decomposition
 from binderclip.segment.region_scope import MaskMajority
 from binderclip.segment.rewire import SelfSelf
 from binderclip.segment.scoped import MaskScoped
@@ -21,6 +23,7 @@ from binderclip.segment.scoped import MaskScoped
 PRESETS: dict[str, dict[str, Any]] = {
     **basic.PRESETS,
     **cliper.PRESETS,
+    **cliptrase.PRESETS,
     **corrclip.PRESETS,
     **decomposition.PRESETS,
 }
@@ -34,8 +37,9 @@ CHOICES: dict[str, dict[str, Callable[[], Any]]] = {
         "fused": FusedAttention,
         "mask-scoped": MaskScoped,
     },
+    "fusion": {"last": LastOnly, "class-token": ClassTokenProduct},
     "refine": {"class-score": ClassScore, "self-attention": DiffusionAttention},
-    "relabel": {"region-majority": MaskMajority},
+    "relabel": {"region-majority": MaskMajority, "cluster-vote": ClusterVote},
     "views": {},
     "mix": {},
 }

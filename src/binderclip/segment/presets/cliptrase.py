@@ -1,0 +1,22 @@
+"""CLIPtrase (arXiv 2407.08268): queries, keys and values attend to their like, and regions of patches vote.
+
+The picture is seen whole at one and a half times the model's own size, as the paper's 336 px are to 224. It takes 80
+templates (`templates="imagenet-80"`), and the class token's logits where every pixel is a label (`fusion=class-token`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from binderclip.segment.cluster_vote import ClusterVote
+from binderclip.segment.last_block import LastBlock
+from binderclip.segment.resolution import Whole
+from binderclip.segment.rewire import SelfSelf
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "cliptrase": {
+        "last_block": LastBlock(SelfSelf("q+k+v"), residual=True, mlp=True),
+        "resolution": Whole(1.5),
+        "relabel": ClusterVote(),
+    }
+}
