@@ -25,7 +25,6 @@ from binderclip.segment.context import Context, open_windows, records
 from binderclip.studies.segment_table import (
     LOWER_BOUND,
     PROTOCOL,
-    SETS,
     UPPER_BOUND,
     bundled,
     draw_table,
