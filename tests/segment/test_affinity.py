@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from binderclip.errors import UsageError
+from binderclip.models import load_vision
 from binderclip.models.towers import Record
-from binderclip.segment.affinity import External, cosines
+from binderclip.segment import LastBlock, Segmenter, identity
+from binderclip.segment.affinity import CentredSoftmax, External, centred_softmax, cosines
 from binderclip.segment.context import Context, Frame, open_windows
 
 
@@ -23,6 +27,11 @@ def windows(model, places: list[tuple[int, int]], size: tuple[int, int] = (32, 4
 def means(pixels: torch.Tensor) -> torch.Tensor:
     """Mean colours of cells of 8 pixels."""
     return F.avg_pool2d(pixels, 8)
+
+
+def centred(pixels: torch.Tensor) -> torch.Tensor:
+    """The same around grey: some pairs are alike and some opposite."""
+    return means(pixels) - 0.5
 
 
 def test_features_of_the_whole_picture_are_cut_where_the_windows_lie(clip_model) -> None:
@@ -63,3 +72,78 @@ def test_bad_sources_are_named(clip_model) -> None:
         External(lambda pixels: pixels[0])(context)
     with pytest.raises(UsageError, match="window or image"):
         External(per="pixel")
+    with pytest.raises(UsageError, match="tokens, q, k or v"):
+        External("small-dino", of="qk")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="named vision tower"):
+        External(means, of="v")
+    with pytest.raises(UsageError, match="gamma"):
+        CentredSoftmax(gamma=0.0)
+    with pytest.raises(UsageError, match="window or batch"):
+        CentredSoftmax(mean="image")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("of", ["q", "k", "v"])
+def test_heads_of_a_named_tower_are_its_librarys_own_projection(clip_model, of) -> None:
+    context = windows(clip_model, [(0, 0), (0, 16)])
+    found = External("small-dino", of=of)(context)
+    model, seen = load_vision("small-dino"), []
+    handle = model.backbone.blocks[-1].attn.qkv.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    with torch.no_grad():
+        model.patch_features(context.pixels, size=(32, 32))
+    handle.remove()
+    want = seen[0].unflatten(-1, (3, -1))[:, 1:, "qkv".index(of)]
+    torch.testing.assert_close(found.flatten(2).mT, F.normalize(want, dim=-1))
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_centred_softmax_entry_by_entry(masked) -> None:
+    similar = cosines(torch.randn(2, 3, 2, 3, generator=torch.Generator().manual_seed(0)))
+    means = similar.mean((1, 2))
+    found = centred_softmax(similar, means[:, None, None], beta=1.1, gamma=2.0, masked=masked)
+    for b in range(2):
+        for i in range(6):
+            raw = [2.0 * (float(similar[b, i, j]) - 1.1 * float(means[b])) for j in range(6)]
+            kept = [math.exp(value) if value >= 0 or j == i or not masked else 0.0 for j, value in enumerate(raw)]
+            want = torch.tensor([value / sum(kept) for value in kept])
+            torch.testing.assert_close(found[b, i], want)
+
+
+def test_limits_of_the_rule() -> None:
+    similar = cosines(torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(1)))
+    none = centred_softmax(similar, torch.tensor(10.0))
+    torch.testing.assert_close(none[0], torch.eye(9))  # nothing is above: every patch keeps to itself, no NaN
+    flat = centred_softmax(similar, similar.mean(), beta=0.0, gamma=1e-6, masked=False)
+    torch.testing.assert_close(flat, torch.full((1, 9, 9), 1 / 9), atol=1e-5, rtol=0)
+    sharp = centred_softmax(similar, similar.mean(), gamma=1e4)
+    torch.testing.assert_close(sharp[0], torch.eye(9), atol=1e-5, rtol=0)
+
+
+def test_alike_patches_share_a_value_and_strangers_keep_theirs(clip_model) -> None:
+    context = windows(clip_model, [(0, 0)])
+    halves = torch.zeros(1, 2, 4, 4)
+    halves[:, 0, :, :2], halves[:, 1, :, 2:] = 1.0, 1.0
+    found = LastBlock(CentredSoftmax(External(lambda _p: halves)))(context)
+    values = LastBlock(identity)(context)
+    # The mean of values is the value of their mean, as the output projection is affine.
+    torch.testing.assert_close(found[..., :2], values[..., :2].mean((2, 3), keepdim=True).expand(-1, -1, 4, 2))
+    torch.testing.assert_close(found[..., 2:], values[..., 2:].mean((2, 3), keepdim=True).expand(-1, -1, 4, 2))
+
+
+def test_the_mean_over_a_batch_lets_windows_see_each_other(clip_model) -> None:
+    context = windows(clip_model, [(0, 0), (0, 16)])
+    similar = cosines(External(centred)(context))
+    rule = CentredSoftmax(External(centred), mean="batch")
+    got = rule(context.block, context.qkv(-1), context).weights[:, 0]
+    torch.testing.assert_close(got, centred_softmax(similar, similar.mean()))
+    alone = CentredSoftmax(External(centred))(context.block, context.qkv(-1), context).weights[:, 0]
+    torch.testing.assert_close(alone[:1], centred_softmax(similar[:1], similar[:1].mean()))
+    assert not torch.equal(alone, got)
+
+
+def test_the_preset_runs_on_any_tower_and_a_grid_of_its_own(clip_model) -> None:
+    # ProxyCLIP, arXiv 2408.04883
+    image = torch.rand(3, 40, 64, generator=torch.Generator().manual_seed(2))
+    found = Segmenter(clip_model, "proxyclip")(image, ["a cat", "a dog"])
+    assert found.labels.shape == (40, 64)
+    assert set(found.labels.unique().tolist()) <= {0, 1}
+    assert load_vision("small-dino").image_tower.patch == 8

@@ -10,6 +10,8 @@ from binderclip.segment import anomaly, metrics
 from binderclip.segment import metrics, presets
 from binderclip.segment.affinity import External, cosines
 from binderclip.segment.anomaly import Anomalies, NormalMemory, WinCLIP
+from binderclip.segment import metrics
+from binderclip.segment.affinity import CentredSoftmax, External, centred_softmax, cosines
 from binderclip.segment.attention_refine import ClassScore, DiffusionAttention, FeatureAttention, SelfAttention
 from binderclip.segment.cluster_vote import ClusterVote
 from binderclip.segment.coco import coco_document, run_lengths
@@ -49,6 +51,7 @@ __all__ = [
     "Blend",
     "BoundText",
     "BranchSum",
+    "CentredSoftmax",
     "ClassRule",
     "ClassScore",
     "ClassTokenProduct",
@@ -91,6 +94,7 @@ __all__ = [
     "WinCLIP",
     "Windows",
     "anomaly",
+    "centred_softmax",
     "coco_document",
     "cosines",
     "describe",

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.models import correlation
-from binderclip.models.towers import Record
+from binderclip.models.towers import Block, Record
 from binderclip.segment.context import Context, resample, to_map
+from binderclip.segment.last_block import PatchWeights, Qkv
 from binderclip.segment.resolution import resized
 
 #: pixels (B, 3, h, w) in [0, 1] -> features (B, C, gh, gw) on a grid of their own; no need for unit length
@@ -35,18 +36,26 @@ class External:
         per: `window` runs the source on every window; `image` runs it once on the picture at its own size and cuts the
             windows out of its features.
         size: shorter side in pixels at which a named tower sees what it is given; None as it comes.
+        of: what of a named tower: `tokens`, its last patch tokens; or `q`, `k`, `v`, the queries, keys or values of its
+            last block, heads side by side.
 
     Raises:
-        UsageError: an unknown `per`, or a source that gives no (B, C, h, w).
+        UsageError: an unknown `per` or `of`, `of` for a source that is no named tower, or a source that gives no
+            (B, C, h, w).
     """
 
     source: str | Features = OWN
     per: Literal["window", "image"] = "window"
     size: int | None = None
+    of: Literal["tokens", "q", "k", "v"] = "tokens"
 
     def __post_init__(self) -> None:
         if self.per not in ("window", "image"):
             raise UsageError(f"per must be window or image, not {self.per!r}")
+        if self.of not in ("tokens", "q", "k", "v"):
+            raise UsageError(f"of must be tokens, q, k or v, not {self.of!r}")
+        if self.of != "tokens" and (self.source == OWN or not isinstance(self.source, str)):
+            raise UsageError(f"of={self.of!r} is for a named vision tower: this source gives features of its own")
 
     @property
     def record(self) -> Record:
@@ -75,7 +84,8 @@ class External:
         return torch.stack([spread[:, y : y + height, x : x + width] for y, x in corners])
 
     def _features(self, pixels: Float[Tensor, "B 3 h w"]) -> Tensor:
-        found = _vision(self.source, self.size)(pixels) if isinstance(self.source, str) else self.source(pixels)
+        named = isinstance(self.source, str)
+        found = _vision(self.source, self.size, self.of)(pixels) if named else self.source(pixels)  # type: ignore
         if found.ndim != 4 or len(found) != len(pixels):
             raise UsageError(
                 f"features of {len(pixels)} pictures must be of shape (B, C, h, w), not {tuple(found.shape)}"
@@ -88,9 +98,81 @@ def cosines(features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B N N"]:
     return correlation(features.flatten(2).mT)
 
 
+@dataclass(frozen=True)
+class CentredSoftmax:
+    """Patches attend to what outside features hold to be like them: cosines above their mean, through a softmax.
+
+    weights = softmax(gamma * (cosine - beta * mean cosine)), entries below 0 left out. This takes the place of the last
+    block's attention between patches, so that the values stay those of the text's space.
+
+    Args:
+        features: of the windows, on any grid.
+        beta: share of the mean cosine that is taken off; higher is stricter.
+        gamma: factor before the softmax; higher is sharper.
+        masked: False for all entries, the ones below 0 too.
+        mean: over all pairs of patches of one window (`window`), or of all windows that run together (`batch`, at most
+            16, as Trident's released code has it).
+
+    Raises:
+        UsageError: gamma is not positive, or an unknown `mean`.
+
+    Paper: Lan et al., ProxyCLIP: Proxy Attention Improves CLIP for Open-Vocabulary Segmentation (ECCV 2024,
+    arXiv 2408.04883).
+    """
+
+    features: External = External()
+    beta: float = 1.2
+    gamma: float = 3.0
+    masked: bool = True
+    mean: Literal["window", "batch"] = "window"
+
+    def __post_init__(self) -> None:
+        if self.gamma <= 0:
+            raise UsageError(f"gamma must be positive, not {self.gamma}")
+        if self.mean not in ("window", "batch"):
+            raise UsageError(f"mean must be window or batch, not {self.mean!r}")
+
+    @property
+    def record(self) -> Record:
+        """What the features want."""
+        return self.features.record
+
+    def __call__(self, _block: Block, _qkv: Qkv, context: Context) -> PatchWeights:
+        """Weights between patches, on the grid of the features."""
+        if self not in context.notes:
+            found = self.features(context)
+            similar = cosines(found)
+            mean = similar.mean((1, 2), keepdim=True) if self.mean == "window" else similar.mean()
+            weights = centred_softmax(similar, mean, beta=self.beta, gamma=self.gamma, masked=self.masked)
+            context.notes[self] = PatchWeights(weights[:, None], (found.shape[-2], found.shape[-1]))
+        return context.notes[self]
+
+
+def centred_softmax(
+    similar: Float[Tensor, "B N N"],
+    mean: Float[Tensor, "*B"],
+    *,
+    beta: float = 1.2,
+    gamma: float = 3.0,
+    masked: bool = True,
+) -> Float[Tensor, "B N N"]:
+    """Rows that sum to 1; see `CentredSoftmax`. A patch of which nothing is above the mean keeps to itself.
+
+    Args:
+        similar: cosines.
+        mean: what is taken off, times beta.
+        beta, gamma, masked: as in `CentredSoftmax`.
+    """
+    logits = gamma * (similar - beta * mean)
+    if masked:
+        eye = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill((logits < 0) & ~eye, -torch.inf)
+    return logits.softmax(-1)
+
+
 @lru_cache(maxsize=4)
-def _vision(name: str, size: int | None) -> Features:
-    """The last patch tokens of a vision tower, at the multiples of its patch nearest to what it is given."""
+def _vision(name: str, size: int | None, of: str = "tokens") -> Features:
+    """Maps of a vision tower's last block, at the multiples of its patch nearest to what it is given."""
     from binderclip import models
 
     model: Any = models.load_vision(name)  # type: ignore[attr-defined]
@@ -100,6 +182,17 @@ def _vision(name: str, size: int | None) -> Features:
         ratio = 1.0 if size is None else size / min(pixels.shape[-2:])
         side = [max(patch, round(length * ratio / patch) * patch) for length in pixels.shape[-2:]]
         at = (side[0], side[1])
-        return model.to(pixels.device).patch_features(resized(pixels, at), size=at)
+        seen = resized(pixels, at)
+        model.to(pixels.device)
+        return model.patch_features(seen, size=at) if of == "tokens" else _heads(model, seen, of)
 
     return features
+
+
+def _heads(model: Any, pixels: Float[Tensor, "B 3 h w"], of: str) -> Float[Tensor, "B C gh gw"]:
+    """Queries, keys or values of a vision model's last block, as maps."""
+    tower = model.image_tower
+    tokens = tower.run(tower.embed(model.preprocess.normalize(pixels).to(tower.dtype)), stop=-1)
+    found = tower.blocks[-1].qkv(tokens.x)["qkv".index(of)][:, :, tokens.prefix :]
+    assert tokens.grid is not None
+    return to_map(found.transpose(1, 2).flatten(2), tokens.grid)

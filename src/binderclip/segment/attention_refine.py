@@ -15,7 +15,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.models.towers import Record, Recorder
 from binderclip.models.towers.record import Site, resolve_layer
-from binderclip.segment.affinity import Features, cosines
+from binderclip.segment.affinity import Features, centred_softmax, cosines
 from binderclip.segment.context import Frame
 from binderclip.segment.resolution import enlarged, fit_size, resized
 
@@ -87,10 +87,7 @@ class FeatureAttention:
         """The map of one picture."""
         found = self.features(image).float()
         similar = cosines(found)
-        logits = self.gamma * (similar - self.centre * similar.mean())
-        # A patch that is like no other keeps itself.
-        eye = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        weights = logits.masked_fill((logits < 0) & ~eye, -torch.inf).softmax(-1)
+        weights = centred_softmax(similar, similar.mean(), beta=self.centre, gamma=self.gamma)
         return weights, (found.shape[-2], found.shape[-1])
 
 

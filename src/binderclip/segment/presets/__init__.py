@@ -10,12 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from binderclip.segment.affinity import CentredSoftmax
 from binderclip.segment.attention_refine import ClassScore, DiffusionAttention
 from binderclip.segment.cluster_vote import ClusterVote
 from binderclip.segment.fused import FusedAttention
 from binderclip.segment.fusion import ClassTokenProduct, LastOnly
 from binderclip.segment.last_block import identity, vanilla
 from binderclip.segment.presets import basic, cliper, cliptrase, corrclip, decomposition
+from binderclip.segment.presets import basic, cliper, corrclip, decomposition, proxyclip
 from binderclip.segment.region_scope import MaskMajority
 from binderclip.segment.rewire import SelfSelf
 from binderclip.segment.scoped import MaskScoped
@@ -26,6 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     **cliptrase.PRESETS,
     **corrclip.PRESETS,
     **decomposition.PRESETS,
+    **proxyclip.PRESETS,
 }
 """name -> parts (keyword arguments of `Segmenter`)."""
 
@@ -36,6 +39,7 @@ CHOICES: dict[str, dict[str, Callable[[], Any]]] = {
         **{name: partial(SelfSelf, name) for name in ("q", "k", "v", "q+k", "q+k+v")},
         "fused": FusedAttention,
         "mask-scoped": MaskScoped,
+        "centred-softmax": CentredSoftmax,
     },
     "fusion": {"last": LastOnly, "class-token": ClassTokenProduct},
     "refine": {"class-score": ClassScore, "self-attention": DiffusionAttention},

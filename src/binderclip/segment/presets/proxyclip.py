@@ -1,0 +1,22 @@
+"""ProxyCLIP (arXiv 2408.04883): the last block attends by what another vision model holds to be alike.
+
+The other model is the bundled `small-dino`; any tower of `models.load_vision` takes its place:
+`--set last_block.map.features.source=timm:vit_base_patch16_224.dino`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from binderclip.segment.affinity import CentredSoftmax, External
+from binderclip.segment.last_block import LastBlock
+from binderclip.segment.resolution import Windows
+from binderclip.segment.rule import ClassRule
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "proxyclip": {
+        "last_block": LastBlock(CentredSoftmax(External("small-dino"))),
+        "resolution": Windows(),
+        "rule": ClassRule(scale=40.0, over="words"),
+    }
+}
