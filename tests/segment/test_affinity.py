@@ -10,7 +10,9 @@ import torch.nn.functional as F
 
 from binderclip.errors import UsageError
 from binderclip.models import load_vision
+from binderclip.models.preprocess import Preprocess
 from binderclip.models.towers import Record
+from binderclip.models.vision import VisionModel, new_backbone
 from binderclip.segment import LastBlock, Segmenter, identity
 from binderclip.segment.affinity import CentredSoftmax, External, centred_softmax, cosines
 from binderclip.segment.context import Context, Frame, open_windows
@@ -66,15 +68,39 @@ def test_own_features_are_the_normalised_stream(clip_model) -> None:
     torch.testing.assert_close(cosines(found), want @ want.mT)
 
 
+@pytest.mark.parametrize(("of", "places"), [("q+k", (0, 1)), ("v", (2,))])
+def test_queries_keys_and_values_are_the_librarys(clip_model, monkeypatch, of: str, places: tuple[int, ...]) -> None:
+    context = windows(clip_model, [(0, 0)])
+    attention = clip_model.visual.transformer.resblocks[-1]
+    joint = F.linear(attention.ln_1(context.tokens.x), attention.attn.in_proj_weight, attention.attn.in_proj_bias)
+    want = F.normalize(sum(joint.chunk(3, dim=-1)[place] for place in places)[:, 1:], dim=-1)  # type: ignore[index]
+    torch.testing.assert_close(External(of=of)(context).flatten(2).mT, want)
+    # A named tower: by a hook on its last qkv, as DINO's authors read it.
+    torch.manual_seed(0)
+    options = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 3, "dynamic_img_size": True}
+    backbone = new_backbone("vit_tiny_patch16_224", options)
+    tower = VisionModel(backbone, arch="vit_tiny_patch16_224", preprocess=Preprocess(size=(32, 32))).eval()
+    monkeypatch.setattr("binderclip.models.load_vision", lambda name: tower)
+    seen = []
+    handle = backbone.blocks[-1].attn.qkv.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.no_grad():
+        backbone.forward_features(tower.preprocess.normalize(context.pixels))
+        handle.remove()
+        found = External(f"made for {of}", of=of)(context)
+    assert found.shape[-2:] == (2, 2)
+    want = F.normalize(sum(seen[0].chunk(3, dim=-1)[place] for place in places)[:, 1:], dim=-1)  # type: ignore[index]
+    torch.testing.assert_close(found.flatten(2).mT, want)
+
+
 def test_bad_sources_are_named(clip_model) -> None:
     context = windows(clip_model, [(0, 0)])
     with pytest.raises(UsageError, match=r"\(B, C, h, w\)"):
         External(lambda pixels: pixels[0])(context)
     with pytest.raises(UsageError, match="window or image"):
         External(per="pixel")
-    with pytest.raises(UsageError, match="tokens, q, k or v"):
-        External("small-dino", of="qk")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="named vision tower"):
+    with pytest.raises(UsageError, match='"q", "k", "v"'):
+        External("small-dino", of="qk")
+    with pytest.raises(UsageError, match="needs the name of a tower"):
         External(means, of="v")
     with pytest.raises(UsageError, match="gamma"):
         CentredSoftmax(gamma=0.0)

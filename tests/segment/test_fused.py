@@ -1,4 +1,7 @@
-"""Fused attention, the ensemble of layers and refinement by attention, against twins on the library's own modules."""
+"""Fused attention, the ensemble of layers and refinement by attention, against twins on the library's own modules.
+
+CLIPer (p132, arXiv 2411.13836).
+"""
 
 from __future__ import annotations
 
@@ -164,6 +167,31 @@ def test_the_extra_class_is_the_mean_of_what_is_not_background(clip_model) -> No
     torch.testing.assert_close(bare.sum(1), torch.ones(1, 4, 4))
 
 
+def test_background_words_only_take_up_probability(clip_model) -> None:
+    text = Segmenter(clip_model, background=["a wall", "the sky"]).bind(LABELS)
+    fusion, last = LayerEnsemble(scale=20.0, cut=0.4), LastBlock(vanilla)
+    context = opened(clip_model, fusion, last)
+    both, front = (replace(fusion, background=on)(context, last, text) for on in (True, False))
+    # Softmax is over all words, so that what is left of the labels is the same.
+    torch.testing.assert_close(front[:, 2:], both[:, 2:])
+    assert (front[:, :2] == 0).all()
+    assert (both[:, :2] > 0).any()
+
+
+def test_another_layer_may_be_spread(clip_model) -> None:
+    scale = 20.0
+    maps, (_, attention) = ensemble_by_library(clip_model, scale), by_library(clip_model)
+    fusion, last = LayerEnsemble(scale=scale, cut=0.6, layer=-2), LastBlock(vanilla)
+    context = opened(clip_model, fusion, last)
+    cut = torch.where(maps[1] < 0.6 * maps[1].amax((1, 2), keepdim=True), 0.0, maps[1])
+    spread = torch.einsum("qi,ij->qj", cut.flatten(1), attention[-1][0].mean(0)[1:, 1:]).unflatten(1, (4, 4))
+    want = (maps[0] + cut + maps[2]) / 3 + spread
+    text = Segmenter(clip_model).bind(LABELS)
+    torch.testing.assert_close(fusion(context, last, text)[0], want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UsageError, match="block 3"):
+        replace(fusion, layer=3)(context, last, text)
+
+
 def test_products_of_attention_maps_against_numpy() -> None:
     eye = torch.eye(16).repeat(3, 1, 1)
     torch.testing.assert_close(combined(eye), torch.eye(16), rtol=0, atol=1e-4)
@@ -236,6 +264,7 @@ def test_presets_run_and_weak_pixels_are_background(clip_model) -> None:
     assert int(found.labels.min()) >= 0
     behind = Segmenter(clip_model, "cliper-background", size=32, background=["a wall"])(picture(), LABELS)
     best = behind.scores.exp().amax(0)
+    assert behind.scores[0].exp().max() < 1e-6
     assert torch.equal(behind.labels[best < 0.6], torch.zeros_like(behind.labels[best < 0.6]))
 
 

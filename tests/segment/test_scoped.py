@@ -1,4 +1,7 @@
-"""Scoped attention, region tokens and votes in regions, against limits, loops and the library's own modules."""
+"""Scoped attention, region tokens and votes in regions, against limits, loops and the library's own modules.
+
+CorrCLIP (p164, arXiv 2411.10086).
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,25 @@ from binderclip.segment import (
     MaskClassTokens,
     MaskMajority,
     MaskScoped,
+    PromptedRegions,
     Scope,
     Segmenter,
     SpatialBranch,
     identity,
+    override,
+    parts_of,
 )
 from binderclip.segment.affinity import cosines
 from binderclip.segment.context import Context, Frame, open_windows, records
-from binderclip.segment.region_scope import image_regions, majority, merged, sampled, scoped_softmax
+from binderclip.segment.promptable.oracle import OracleSegmenter
+from binderclip.segment.region_scope import (
+    image_regions,
+    large_over_small,
+    majority,
+    merged,
+    sampled,
+    scoped_softmax,
+)
 from binderclip.segment.scoped import region_bias, region_tokens
 
 LABELS = ["a cat", "a dog", "green grass"]
@@ -240,6 +254,48 @@ def test_the_preset_votes_in_regions_of_the_picture(clip_model) -> None:
     masks = SimpleNamespace(id_map=lambda: ids)
     voted = MaskMajority(lambda picture: masks)(found.labels, found.scores, frame)
     assert torch.equal(voted, majority(found.labels, ids))
+
+
+def test_regions_by_prompts_lie_large_over_small(monkeypatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.randint(0, 20, (6, 2), generator=generator)
+    masks = torch.zeros(6, 40, 60, dtype=torch.bool)
+    for index, (y, x) in enumerate(corners.tolist()):
+        masks[index, y : y + 6 + 3 * index, x : x + 8 + 5 * index] = True
+    found = large_over_small(masks)
+    for y, x in torch.randint(0, 40, (300, 2), generator=generator).tolist():
+        there = [index for index in range(6) if masks[index, y, x]]
+        assert found[y, x] == max(there, key=lambda index: int(masks[index].sum()), default=-1)
+    assert (large_over_small(masks[:0]) == -1).all()
+    # A segmenter that knows the masks, asked at 8 x 8 points: what no mask covers is in no region.
+    asked = []
+
+    class Known(OracleSegmenter):
+        def predict(self, state, prompts, *, multimask=True):
+            asked.append((len(prompts), multimask))
+            return super().predict(state, prompts, multimask=multimask)
+
+    apart = torch.zeros(2, 40, 60, dtype=torch.bool)
+    apart[0, 3:30, 2:25], apart[1, 10:38, 30:58] = True, True
+    monkeypatch.setattr("binderclip.segment.region_scope.load_promptable", lambda name: Known(apart))
+    ids = PromptedRegions("known")(torch.rand(3, 40, 60, generator=generator))
+    assert asked == [(64, False)]
+    assert (ids[~apart.any(0)] == -1).all()
+    assert ids[apart[0]].unique().numel() == ids[apart[1]].unique().numel() == 1
+    assert ids[10, 10] != ids[20, 40]
+
+
+def test_the_settings_lead_from_one_preset_to_the_other() -> None:
+    place = ("last_block", "map", "scope")
+    changes = [
+        ((*place, "regions"), "prompted"),
+        ((*place, "features", "source"), "small-dino"),
+        ((*place, "features", "of"), "q+k"),
+        (("relabel", "0", "regions"), "prompted"),
+    ]
+    assert override(parts_of("corrclip"), changes) == parts_of("corrclip-sam")
+    sam = parts_of("corrclip-sam")
+    assert sam.last_block.map.scope.regions == sam.relabel[0].regions == PromptedRegions()  # found once
 
 
 def test_ids_are_taken_at_the_centres_of_cells() -> None:

@@ -6,12 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from binderclip.segment import anomaly, metrics
-from binderclip.segment import metrics, presets
-from binderclip.segment.affinity import External, cosines
-from binderclip.segment.anomaly import Anomalies, NormalMemory, WinCLIP
-from binderclip.segment import metrics
+from binderclip.segment import anomaly, metrics, presets
 from binderclip.segment.affinity import CentredSoftmax, External, centred_softmax, cosines
+from binderclip.segment.anomaly import Anomalies, NormalMemory, WinCLIP
 from binderclip.segment.attention_refine import ClassScore, DiffusionAttention, FeatureAttention, SelfAttention
 from binderclip.segment.cluster_vote import ClusterVote
 from binderclip.segment.coco import coco_document, run_lengths
@@ -28,7 +25,7 @@ from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted
 from binderclip.segment.overrides import describe, override
 from binderclip.segment.presets import CHOICES, PRESETS
 from binderclip.segment.promptable import AutomaticMasks, InteractiveSession, Prompts, load_promptable
-from binderclip.segment.region_scope import Felzenszwalb, MaskMajority, Scope
+from binderclip.segment.region_scope import Felzenszwalb, MaskMajority, PromptedRegions, Scope
 from binderclip.segment.resolution import Whole, Windows
 from binderclip.segment.result import Segmentation
 from binderclip.segment.rewire import AttentionMean, Blend, DualPath, SelfSelf, self_cosine, without_class_token
@@ -80,6 +77,7 @@ __all__ = [
     "NormalMemory",
     "Parts",
     "PatchWeights",
+    "PromptedRegions",
     "Prompts",
     "Scope",
     "Segmentation",

@@ -15,15 +15,19 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.models import correlation
 from binderclip.models.towers import Block, Record
+from binderclip.models.towers.block import join_heads
 from binderclip.segment.context import Context, resample, to_map
 from binderclip.segment.last_block import PatchWeights, Qkv
 from binderclip.segment.resolution import resized
+from binderclip.segment.rewire import PLACES, terms_of
 
 #: pixels (B, 3, h, w) in [0, 1] -> features (B, C, gh, gw) on a grid of their own; no need for unit length
 Features: TypeAlias = "Callable[[Tensor], Tensor]"
 
 OWN = "own"
 """Name of the source that needs no other model: the tower's normalised tokens as they enter the last block."""
+TOKENS = "tokens"
+"""What `External` takes of a tower unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +40,25 @@ class External:
         per: `window` runs the source on every window; `image` runs it once on the picture at its own size and cuts the
             windows out of its features.
         size: shorter side in pixels at which a named tower sees what it is given; None as it comes.
-        of: what of a named tower: `tokens`, its last patch tokens; or `q`, `k`, `v`, the queries, keys or values of its
-            last block, heads side by side.
+        of: what of a named tower or `own`: its `tokens`; or queries, keys or values of its last block, heads side by
+            side, or the sum of several, such as "q+k".
 
     Raises:
-        UsageError: an unknown `per` or `of`, `of` for a source that is no named tower, or a source that gives no
-            (B, C, h, w).
+        UsageError: an unknown `per` or `of`, `of` with a callable, or a source that gives no (B, C, h, w).
     """
 
     source: str | Features = OWN
     per: Literal["window", "image"] = "window"
     size: int | None = None
-    of: Literal["tokens", "q", "k", "v"] = "tokens"
+    of: str = TOKENS
 
     def __post_init__(self) -> None:
         if self.per not in ("window", "image"):
             raise UsageError(f"per must be window or image, not {self.per!r}")
-        if self.of not in ("tokens", "q", "k", "v"):
-            raise UsageError(f"of must be tokens, q, k or v, not {self.of!r}")
-        if self.of != "tokens" and (self.source == OWN or not isinstance(self.source, str)):
-            raise UsageError(f"of={self.of!r} is for a named vision tower: this source gives features of its own")
+        if self.of != TOKENS:
+            terms_of(self.of)
+            if not isinstance(self.source, str):
+                raise UsageError(f"of={self.of!r} needs the name of a tower or own as source, not {self.source!r}")
 
     @property
     def record(self) -> Record:
@@ -70,6 +73,8 @@ class External:
         return context.notes[key]
 
     def _raw(self, context: Context) -> Tensor:
+        if self.source == OWN and self.of != TOKENS:
+            return to_map(summed(context.qkv(-1), self.of)[:, context.prefix :], context.grid)
         if self.source == OWN:
             return to_map(context.block.norm1(context.tokens.x)[:, context.prefix :], context.grid)
         if self.per == "window":
@@ -96,6 +101,11 @@ class External:
 def cosines(features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B N N"]:
     """Cosine of every patch with every patch, N = h * w."""
     return correlation(features.flatten(2).mT)
+
+
+def summed(qkv: Qkv, of: str) -> Float[Tensor, "B L D"]:
+    """The sum of queries, keys or values (see `External.of`), heads side by side."""
+    return torch.stack([join_heads(qkv[PLACES[term]]) for term in terms_of(of)]).sum(0)
 
 
 @dataclass(frozen=True)
@@ -171,7 +181,7 @@ def centred_softmax(
 
 
 @lru_cache(maxsize=4)
-def _vision(name: str, size: int | None, of: str = "tokens") -> Features:
+def _vision(name: str, size: int | None, of: str = TOKENS) -> Features:
     """Maps of a vision tower's last block, at the multiples of its patch nearest to what it is given."""
     from binderclip import models
 
@@ -184,7 +194,7 @@ def _vision(name: str, size: int | None, of: str = "tokens") -> Features:
         at = (side[0], side[1])
         seen = resized(pixels, at)
         model.to(pixels.device)
-        return model.patch_features(seen, size=at) if of == "tokens" else _heads(model, seen, of)
+        return model.patch_features(seen, size=at) if of == TOKENS else _heads(model, seen, of)
 
     return features
 
@@ -193,6 +203,5 @@ def _heads(model: Any, pixels: Float[Tensor, "B 3 h w"], of: str) -> Float[Tenso
     """Queries, keys or values of a vision model's last block, as maps."""
     tower = model.image_tower
     tokens = tower.run(tower.embed(model.preprocess.normalize(pixels).to(tower.dtype)), stop=-1)
-    found = tower.blocks[-1].qkv(tokens.x)["qkv".index(of)][:, :, tokens.prefix :]
     assert tokens.grid is not None
-    return to_map(found.transpose(1, 2).flatten(2), tokens.grid)
+    return to_map(summed(tower.blocks[-1].qkv(tokens.x), of)[:, tokens.prefix :], tokens.grid)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.models.towers import Block, Record
+from binderclip.models.towers.record import resolve_layer
 from binderclip.segment.context import Context, head
 from binderclip.segment.fusion import Reader
 from binderclip.segment.last_block import LastBlock, PatchWeights, Qkv
@@ -106,19 +107,22 @@ class LayerEnsemble:
     """Every block's normalised input goes through the rewired last block; the segmentations are averaged.
 
     Softmax is over the words and one class more, the mean of the words that are not background, which takes up what
-    is no class in particular. The last layer's map, its weak entries cut, is spread by the last attention map (mass
-    moves from row to column) and added to the mean of all.
+    is no class in particular. One layer's map, its weak entries cut, is spread by the last attention map (mass moves
+    from row to column) and added to the mean of all.
 
     Use it with `ClassRule(over="given")`: the scores, up to 2, are no cosines.
 
     Args:
         scale: factor on the cosines; None for the model's own.
-        cut: entries of the last layer's map below this share of its class's maximum become 0.
+        cut: entries of the chosen layer's map below this share of its class's maximum become 0.
         extra: the additional class.
         spread: False for the mean over layers alone.
+        layer: whose map is cut and spread, negative from the end; the paper takes -1 of ViT-B and -2 of ViT-L.
+        background: whether background words keep their map and compete as a class. In the paper they only take up
+            probability; what no class claims is found by the thresholds behind (see `ClassScore`).
 
     Raises:
-        UsageError: cut out of [0, 1], or, when called, a last block that is no `LastBlock`.
+        UsageError: cut out of [0, 1], or, when called, a last block that is no `LastBlock`, or no such layer.
 
     Paper: CLIPer: Hierarchically Improving Spatial Representation of CLIP for Open-Vocabulary Semantic Segmentation
     (arXiv 2411.13836).
@@ -128,6 +132,8 @@ class LayerEnsemble:
     cut: float = 0.1
     extra: bool = True
     spread: bool = True
+    layer: int = -1
+    background: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.cut <= 1:
@@ -151,13 +157,15 @@ class LayerEnsemble:
             tokens = _for_layer(last_block, layer).of(context, qkv, x)
             cosines = replace(text, rows=rows).cosines(head(context.tower, tokens))
             maps.append((scale * cosines).softmax(dim=1)[:, : len(text.rows)])
+            if text.background and not self.background:
+                maps[-1][:, text.owner == 0] = 0.0
         if not self.spread:
             return torch.stack(maps).mean(0)
-        last = maps[-1]
+        chosen = maps[resolve_layer(self.layer, depth)]
         # The mean takes the cut map too, as in the released code, where it is cut in place.
-        maps[-1] = last = torch.where(last < self.cut * last.amax((-2, -1), keepdim=True), 0.0, last)
+        chosen.masked_fill_(chosen < self.cut * chosen.amax((-2, -1), keepdim=True), 0.0)
         weights = patch_weights(last_block.map(block, context.qkv(-1), context), context.prefix)
-        return torch.stack(maps).mean(0) + spread_by(last, weights)
+        return torch.stack(maps).mean(0) + spread_by(chosen, weights)
 
     def _rows(self, text: BoundText) -> Tensor:
         if not self.extra:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError, require
 from binderclip.models.towers import Record
 from binderclip.segment.affinity import External
 from binderclip.segment.context import Context, Frame
+from binderclip.segment.promptable import AutomaticMasks, load_promptable
 
 #: picture (3, H, W) in [0, 1] -> (H, W) integers, -1 where there is no region; or what has an `id_map()`, such as the
 #: masks that `promptable.AutomaticMasks` finds
@@ -46,6 +48,55 @@ class Felzenszwalb:
             image.permute(1, 2, 0).cpu().numpy(), scale=self.scale, sigma=self.sigma, min_size=self.min_size
         )
         return torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class PromptedRegions:
+    """Regions of a promptable segmenter that is asked at a grid of points; larger masks lie over smaller ones.
+
+    The settings are CorrCLIP's: few points, one mask each, and weak masks are kept, as a patch in no region is worse
+    off than one in a poor region.
+
+    Args:
+        model: name of a promptable segmenter (`load_promptable`), opened when the first picture comes.
+        points_per_side, pred_iou_thresh, stability_score_thresh, multimask: of `AutomaticMasks`.
+
+    Raises:
+        UsageError: (when called) there is no such model, or a number is out of its range.
+
+    Paper: CorrCLIP: Reconstructing Patch Correlations in CLIP for Open-Vocabulary Semantic Segmentation
+    (arXiv 2411.10086).
+    """
+
+    model: str = "small-sam"
+    points_per_side: int = 8
+    pred_iou_thresh: float = 0.4
+    stability_score_thresh: float = 0.4
+    multimask: bool = False
+
+    def __call__(self, image: Float[Tensor, "3 H W"]) -> Int[Tensor, "H W"]:
+        """Numbers of masks, -1 where there is none."""
+        found = AutomaticMasks(
+            _promptable(self.model),
+            points_per_side=self.points_per_side,
+            pred_iou_thresh=self.pred_iou_thresh,
+            stability_score_thresh=self.stability_score_thresh,
+            multimask=self.multimask,
+        )(image)
+        return large_over_small(found.masks)
+
+
+def large_over_small(masks: Bool[Tensor, "N H W"]) -> Int[Tensor, "H W"]:
+    """Number of the largest mask over each pixel, of equal ones the last; -1 where there is none."""
+    ids = torch.full(masks.shape[1:], -1)
+    for number in masks.flatten(1).sum(1).argsort(stable=True).tolist():
+        ids[masks[number]] = number
+    return ids
+
+
+@lru_cache(maxsize=2)
+def _promptable(name: str) -> Any:
+    return load_promptable(name)
 
 
 def image_regions(source: RegionSource, frame: Frame) -> Int[Tensor, "H W"]:

@@ -16,9 +16,15 @@ from binderclip.segment.cluster_vote import ClusterVote
 from binderclip.segment.fused import FusedAttention
 from binderclip.segment.fusion import ClassTokenProduct, LastOnly
 from binderclip.segment.last_block import identity, vanilla
-from binderclip.segment.presets import basic, cliper, cliptrase, corrclip, decomposition
-from binderclip.segment.presets import basic, cliper, corrclip, decomposition, proxyclip
-from binderclip.segment.region_scope import MaskMajority
+from binderclip.segment.presets import (
+    basic,
+    cliper,
+    cliptrase,
+    corrclip,
+    decomposition,
+    proxyclip,
+)
+from binderclip.segment.region_scope import Felzenszwalb, MaskMajority, PromptedRegions
 from binderclip.segment.rewire import SelfSelf
 from binderclip.segment.scoped import MaskScoped
 
@@ -42,6 +48,7 @@ CHOICES: dict[str, dict[str, Callable[[], Any]]] = {
         "centred-softmax": CentredSoftmax,
     },
     "fusion": {"last": LastOnly, "class-token": ClassTokenProduct},
+    "regions": {"felzenszwalb": Felzenszwalb, "prompted": PromptedRegions},
     "refine": {"class-score": ClassScore, "self-attention": DiffusionAttention},
     "relabel": {"region-majority": MaskMajority, "cluster-vote": ClusterVote},
     "views": {},

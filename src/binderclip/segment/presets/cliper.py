@@ -13,18 +13,21 @@ from binderclip.segment.fused import FusedAttention, LayerEnsemble
 from binderclip.segment.last_block import LastBlock
 from binderclip.segment.rule import ClassRule
 
-_SHARED: dict[str, Any] = {"last_block": LastBlock(FusedAttention()), "fusion": LayerEnsemble()}
+_LAST = LastBlock(FusedAttention())
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The setting for pictures whose every pixel is some label (VOC20).
     "cliper": {
-        **_SHARED,
+        "last_block": _LAST,
+        "fusion": LayerEnsemble(),
         "rule": ClassRule(over="given"),
         "refine": ClassScore(DiffusionAttention(weigh="exp")),
     },
-    # The one for pictures with a background (VOC21): classes without evidence are dropped, weak pixels are background.
+    # The one for pictures with a background (VOC21): classes without evidence are dropped, weak pixels are background,
+    # whose words only take up probability.
     "cliper-background": {
-        **_SHARED,
+        "last_block": _LAST,
+        "fusion": LayerEnsemble(background=False),
         "rule": ClassRule(over="given", threshold=0.6, below="background"),
         "refine": ClassScore(DiffusionAttention(weigh="exp"), threshold=0.7, stretch=True),
     },

@@ -1,25 +1,35 @@
 """CorrCLIP (arXiv 2411.10086): attention within regions by outside features, two branches beside, votes in regions.
 
-Regions are Felzenszwalb's, features the tower's own, so that it runs without another model. The paper's are those of
-SAM 2 and DINO: give `Scope` the masks of a promptable segmenter, and `External` the name of a vision tower.
+In `corrclip` regions are Felzenszwalb's and features the tower's own, so that it runs without another model.
+`corrclip-sam` takes regions and features as the paper does, of a promptable segmenter and of DINO's last queries and
+keys; the bundled towers stand in for SAM 2 and DINO ViT-B/8, which `PromptedRegions` and `External` take by name.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from binderclip.segment.affinity import External
 from binderclip.segment.last_block import LastBlock
-from binderclip.segment.region_scope import MaskMajority
+from binderclip.segment.region_scope import MaskMajority, PromptedRegions, RegionSource, Scope
 from binderclip.segment.resolution import Windows
 from binderclip.segment.rule import ClassRule
 from binderclip.segment.scoped import BranchSum, MaskScoped
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "corrclip": {
-        "last_block": LastBlock(MaskScoped()),
+
+def _parts(scope: Scope, regions: RegionSource) -> dict[str, Any]:
+    return {
+        "last_block": LastBlock(MaskScoped(scope)),
         "fusion": BranchSum(),
         "resolution": Windows(),
         "rule": ClassRule(scale=40.0, over="words"),
-        "relabel": MaskMajority(),
+        "relabel": MaskMajority(regions),
     }
+
+
+_PROMPTED = PromptedRegions()
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "corrclip": _parts(Scope(), Scope().regions),
+    "corrclip-sam": _parts(Scope(_PROMPTED, External("small-dino", of="q+k")), _PROMPTED),
 }

@@ -113,6 +113,7 @@ class AutomaticMasks:
         stability_score_thresh: those whose stability is below it, too.
         stability_score_offset: how far the threshold of the logits is moved up and down to measure stability.
         box_nms_thresh: of two masks whose boxes overlap more (IoU), the one with the lower predicted IoU is dropped.
+        multimask: whether each point gives several candidates, or the single mask that is meant for clear prompts.
         min_mask_region_area: loose islands and holes of fewer pixels are removed, and masks of fewer are dropped.
 
     Paper: Segment Anything (arXiv 2304.02643), section 5 and appendix B. Crops of the picture are not made.
@@ -129,6 +130,7 @@ class AutomaticMasks:
     stability_score_offset: float = 1.0
     box_nms_thresh: float = 0.7
     min_mask_region_area: int = 1
+    multimask: bool = True
 
     def __post_init__(self) -> None:
         if self.points_per_side < 1 or self.points_per_batch < 1:
@@ -165,7 +167,7 @@ class AutomaticMasks:
         """Good candidates of each batch: masks, scores, stability, points."""
         for points in grid.split(self.points_per_batch):
             labels = torch.ones(len(points), 1, dtype=torch.long)
-            found = self.segmenter.predict(state, Prompts(points[:, None], labels), multimask=True)
+            found = self.segmenter.predict(state, Prompts(points[:, None], labels), multimask=self.multimask)
             logits, scores = found.logits.flatten(0, 1).cpu(), found.scores.flatten().cpu()
             candidates = found.scores.shape[1]
             good = scores >= self.pred_iou_thresh
