@@ -246,6 +246,25 @@ def test_feature_attention_follows_likeness() -> None:
     torch.testing.assert_close(weights[0], same / same.sum(1, keepdim=True))
 
 
+def test_own_features_are_those_before_the_last_block(clip_model) -> None:
+    streams, _ = by_library(clip_model)
+    with torch.no_grad():
+        normed = F.normalize(clip_model.visual.transformer.resblocks[-1].ln_1(streams[-1])[0, 1:], dim=-1)
+    similar = normed @ normed.T
+    logits = 3.0 * (similar - 1.2 * similar.mean())
+    logits[(logits < 0) & ~torch.eye(16, dtype=torch.bool)] = -torch.inf
+    weights, pixels = logits.softmax(-1), picture()
+    coarse = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(1))
+    refine = DiffusionAttention("features", cut=None, weigh="exp")
+    # With the windows at hand or without.
+    context = opened(clip_model)
+    context.frame.context = context
+    for frame in (context.frame, Frame(clip_model, pixels, pixels)):
+        found = refine(pixels, coarse.log(), frame).exp()
+        want = torch.einsum("ij,qj->qi", weights, coarse.flatten(1)).unflatten(1, (4, 4))
+        torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
+
+
 def test_class_scores_by_hand() -> None:
     maps = torch.tensor([[0.2, 0.8, 0.4, 0.6], [0.1, 0.2, 0.3, 0.1], [0.05, 0.6, 0.01, 0.5]])
     logits = maps.log().unflatten(1, (2, 2))
@@ -273,7 +292,7 @@ def test_bad_settings_are_named(clip_model) -> None:
         (lambda: FusedAttention(0), "passes must be"),
         (lambda: FusedAttention("all"), "passes must be"),
         (lambda: LayerEnsemble(cut=2.0), "cut must be"),
-        (lambda: DiffusionAttention("dino"), "own or a callable"),
+        (lambda: DiffusionAttention("dino"), "features, own or a callable"),
         (lambda: DiffusionAttention(combine="sum"), "combine must be"),
         (lambda: DiffusionAttention(weigh="raw"), "weigh must be"),
         (lambda: DiffusionAttention(cut=1.0), "cut must be"),

@@ -15,14 +15,14 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.models.towers import Record, Recorder
 from binderclip.models.towers.record import Site, resolve_layer
-from binderclip.segment.affinity import Features, centred_softmax, cosines
-from binderclip.segment.context import Frame
+from binderclip.segment.affinity import External, Features, centred_softmax, cosines
+from binderclip.segment.context import Frame, open_windows
 from binderclip.segment.resolution import enlarged, fit_size, resized
 
 #: picture (1, 3, H, W) in [0, 1] -> self-attention maps (M, N, N), and the grid (h, w) of its N cells
 SelfAttentionSource: TypeAlias = "Callable[[Tensor], tuple[Tensor, tuple[int, int]]]"
 
-OWN = "own"
+OWN, FEATURES = "own", "features"
 FLOOR = 1e-12
 """Score of what is not there, so that its logarithm is finite."""
 
@@ -73,7 +73,7 @@ class FeatureAttention:
     softmax.
 
     Args:
-        features: pixels (1, 3, H, W) in [0, 1] -> (1, C, h, w).
+        features: pixels (1, 3, H, W) in [0, 1] -> (1, C, h, w), of any length.
         centre: share of the mean cosine that is taken off.
         gamma: factor before the softmax.
     """
@@ -107,8 +107,8 @@ class DiffusionAttention:
 
     Args:
         source: gives the maps of the picture: a `SelfAttention`, a `FeatureAttention`, or any callable (a diffusion
-            U-Net at a late step); `own` for the two blocks before the last of the segmenter's own tower, which stand in
-            where there is no other model.
+            U-Net at a late step). Where there is no other model the segmenter's own tower stands in: `features` is a
+            `FeatureAttention` of its tokens before the last block, `own` the self-attention of the two blocks before.
         cut: entries below this share of their column's maximum become 0; None takes the maps as they are.
         combine: `product` in the order given; `mean`; or the number of one map.
         weigh: what is spread: `softmax` of the class logits; or `exp`, where they are logarithms of scores
@@ -127,8 +127,10 @@ class DiffusionAttention:
     weigh: Literal["softmax", "exp"] = "softmax"
 
     def __post_init__(self) -> None:
-        if isinstance(self.source, str) and self.source != OWN:
-            raise UsageError(f"source must be own or a callable such as SelfAttention(...), not {self.source!r}")
+        if isinstance(self.source, str) and self.source not in (OWN, FEATURES):
+            raise UsageError(
+                f"source must be features, own or a callable such as SelfAttention(...), not {self.source!r}"
+            )
         if self.combine not in ("product", "mean") and not isinstance(self.combine, int):
             raise UsageError(f"combine must be product, mean or the number of a map, not {self.combine!r}")
         if self.weigh not in ("softmax", "exp"):
@@ -138,7 +140,8 @@ class DiffusionAttention:
 
     def __call__(self, image: Tensor, logits: Float[Tensor, "C h w"], frame: Frame) -> Float[Tensor, "C h w"]:
         """Logarithms of the refined maps."""
-        weights, grid = frame.once(("diffusion attention", self), lambda: self._weights(image, frame))
+        key = ("diffusion attention", self, tuple(frame.pixels.shape))
+        weights, grid = frame.once(key, lambda: self._weights(image, frame))
         coarse = logits.exp() if self.weigh == "exp" else logits.softmax(dim=0)
         small = F.interpolate(coarse[None], size=grid, mode="bilinear", antialias=True, align_corners=False)[0]
         fine = (small.flatten(1) @ weights.mT).unflatten(1, grid)
@@ -147,13 +150,23 @@ class DiffusionAttention:
 
     def _weights(self, image: Tensor, frame: Frame) -> tuple[Float[Tensor, "N N"], tuple[int, int]]:
         source = self.source
-        if isinstance(source, str):
+        if source == FEATURES:
+            source = FeatureAttention(lambda _: own_features(frame))
+        elif isinstance(source, str):
             depth = frame.model.image_tower.depth
             source = SelfAttention(frame.model, tuple(range(max(0, depth - 3), max(1, depth - 1))))
         maps, grid = source(image)
         if maps.ndim != 3 or maps.shape[1:] != (grid[0] * grid[1],) * 2:
             raise UsageError(f"self-attention maps of a grid {grid} must be (M, N, N), not {tuple(maps.shape)}")
         return combined(maps, cut=self.cut, combine=self.combine), grid
+
+
+def own_features(frame: Frame) -> Float[Tensor, "1 C h w"]:
+    """Unit tokens of the segmenter's own tower before its last block, of the whole picture."""
+    context, whole = frame.context, (frame.pixels.shape[-2], frame.pixels.shape[-1])
+    if context is None or tuple(context.pixels.shape[-2:]) != whole:
+        context = open_windows(frame, frame.pixels, [(0, 0)], Record())
+    return External()(context)
 
 
 def combined(

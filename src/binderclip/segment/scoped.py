@@ -154,7 +154,10 @@ class MaskClassTokens:
         count = int(ids.max()) + 2
         numbers = torch.arange(-1, count - 1, device=ids.device)
         member = coarse[:, None, :] == numbers[None, :, None]
-        found = region_tokens(context, member)
+        key = ("region tokens", scope)
+        if key not in context.notes:
+            context.notes[key] = region_tokens(context, member)
+        found = context.notes[key]
         fine = (_nearest(coarse.unflatten(1, context.grid), grid) + 1).flatten(1)
         out = found.gather(1, fine[:, :, None].expand(-1, -1, found.shape[-1]))
         return to_map(out, grid)

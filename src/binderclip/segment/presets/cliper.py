@@ -1,7 +1,7 @@
 """CLIPer (arXiv 2411.13836): early attention in the last block, every layer's segmentation, attention to sharpen.
 
-The self-attention of a diffusion model is not bundled: the segmenter's own blocks stand in for it, and any other
-source takes their place in `DiffusionAttention`.
+The self-attention of a diffusion model is not bundled: cosines of the segmenter's own tokens stand in for it, put to
+use as the released code puts those of DINO, and any other source takes their place in `DiffusionAttention`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from binderclip.segment.last_block import LastBlock
 from binderclip.segment.rule import ClassRule
 
 _LAST = LastBlock(FusedAttention())
+_REFINE = DiffusionAttention("features", cut=None, weigh="exp")
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The setting for pictures whose every pixel is some label (VOC20).
@@ -21,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "last_block": _LAST,
         "fusion": LayerEnsemble(),
         "rule": ClassRule(over="given"),
-        "refine": ClassScore(DiffusionAttention(weigh="exp")),
+        "refine": ClassScore(_REFINE),
     },
     # The one for pictures with a background (VOC21): classes without evidence are dropped, weak pixels are background,
     # whose words only take up probability.
@@ -29,6 +30,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "last_block": _LAST,
         "fusion": LayerEnsemble(background=False),
         "rule": ClassRule(over="given", threshold=0.6, below="background"),
-        "refine": ClassScore(DiffusionAttention(weigh="exp"), threshold=0.7, stretch=True),
+        "refine": ClassScore(_REFINE, threshold=0.7, stretch=True),
     },
 }
