@@ -211,7 +211,7 @@ def _fixed_thresholds_stand_or_jump(table: Table) -> tuple[bool, str]:
 
 
 def _also_in_pixels(table: Table) -> tuple[bool, str]:
-    found = {name: np.mean([table.mean(RULE, name, kind) for kind in (EROSION, SHIFT)]) for name in (MEAN, PQ)}
+    found = {n: sum(table.mean(RULE, n, kind) for kind in (EROSION, SHIFT)) / 2 for n in (MEAN, PQ)}
     return min(found.values()) > 0.5, ", ".join(f"{name} {value:.0%}" for name, value in found.items())
 
 
@@ -256,7 +256,8 @@ def _little_choice(table: Table) -> tuple[bool, str]:
 
 def draw(table: Table, figure: Figure) -> None:
     """One object that is peeled away, the scores on the way, and what each metric sees."""
-    left, middle, right = figure.subfigures(1, 3, width_ratios=(0.55, 1.25, 1.5))
+    parts: Any = figure.subfigures(1, 3, width_ratios=(0.55, 1.25, 1.5))
+    left, middle, right = parts
     scene = _scenes(0)[0]
     steps = ladder(RIM, scene, np.random.default_rng(5))
     for ax, step in zip(left.subplots(3, 1), (0, 40, 80), strict=True):

@@ -213,8 +213,9 @@ class _Side:
         if self.masks is not None:
             places = np.divmod(np.flatnonzero(self.masks), max(shape[1], 1))
         else:
+            assert self.labels is not None
             pixels = np.flatnonzero(self.labels)
-            places = self.labels[pixels] - 1, pixels  # type: ignore[index]
+            places = self.labels[pixels] - 1, pixels
         return csr_array((np.ones(len(places[0]), dtype=np.int64), places), shape=shape)
 
     def block(self, start: int) -> np.ndarray:
