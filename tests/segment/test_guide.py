@@ -1,0 +1,59 @@
+"""The guide's commands name what there is, and its code runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.segment import CHOICES, PRESETS
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "segmentation.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.S)
+
+
+def test_the_table_names_every_preset_and_no_other() -> None:
+    table = "\n".join(line.split("|")[1] for line in GUIDE.splitlines() if line.startswith("| `"))
+    assert sorted(re.findall(r"`([\w-]+)`", table)) == sorted(PRESETS)
+
+
+def test_presets_and_choices_of_the_commands_exist() -> None:
+    for names in re.findall(r"--preset ([\w,-]+)", GUIDE):
+        assert names == "all" or set(names.split(",")) <= set(PRESETS)
+    for part, name in re.findall(r"--set (\w+)=([a-z][\w-]+)", GUIDE):
+        assert name in CHOICES[part]
+
+
+@pytest.fixture
+def space(clip_model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict:
+    from binderclip import models
+
+    monkeypatch.setattr(models, "load", lambda name: clip_model)
+    monkeypatch.chdir(tmp_path)
+    noise = torch.rand(2, 48, 64, 3, generator=torch.Generator().manual_seed(0))
+    pictures = [Image.fromarray((each * 255).byte().numpy()) for each in noise]
+    return {"picture": pictures[0], "pictures": pictures}
+
+
+def test_the_code_of_one_segmenter_runs(space: dict, tmp_path: Path) -> None:
+    exec(BLOCKS[0], space)
+    assert space["found"].classes == ("car", "tree")
+    assert sum(space["found"].shares().values()) == pytest.approx(1)
+    assert (tmp_path / "labels.png").is_file()
+
+
+def test_the_code_of_several_runs(space: dict, tmp_path: Path) -> None:
+    exec(BLOCKS[1], space)
+    assert [list(row) for row in space["rows"]] == [["plain", "value", "vv"]] * 2
+    assert (tmp_path / "sheet.png").is_file()
+
+
+def test_the_code_that_measures_runs() -> None:
+    labels = torch.tensor([[0, 0, 1], [2, 2, 2]])
+    masks = torch.stack([labels == 1, labels == 2])
+    scope = {"pairs": [(labels, labels)], "predicted_masks": masks, "true_masks": masks}
+    exec(BLOCKS[2], scope)
+    assert scope["iou"].compute().miou == 1
