@@ -75,6 +75,7 @@ def test_presets_are_listed_and_measured(command: Command) -> None:
     listed = command("segment", "--list").out
     assert "plain" in listed
     assert "vanilla" in listed
+    assert all(name in listed for name in ("itaclip-background", "pamr", "cluster-vote", "flips"))
     found = command("segment", "--evaluate", "scenes", "--limit", 2, "--preset", "value,plain", "--size", 128, "--json")
     rows = found.json()["presets"]
     assert [row["preset"] for row in rows] == ["value", "plain"]
@@ -104,3 +105,21 @@ def test_presets_are_compared_on_one_sheet(command: Command, pictures: Path) -> 
         assert (refused.code, said in refused.err) == (2, True), refused.err
     empty = command("segment", picture, "-l", "a cat", "--preset", " , ")
     assert (empty.code, "--preset is empty; there are" in empty.err) == (2, True)
+
+
+def test_descriptions_are_mixed_into_the_labels_of_presets_that_weigh_them(command: Command, pictures: Path) -> None:
+    words = ("segment", pictures / "coffee.jpg", "-l", "bee,fish,owl", "--size", 128, "-s", "text.alpha=0.9", "--json")
+    plain = command(*words, "--map", "a.png").json()["share"]
+    mixed = command(*words, "--map", "b.png", "--descriptions", "animals").json()["share"]
+    Path("own.json").write_text(json.dumps({"bee": ["bee"], "fish": ["fish"], "owl": ["owl"]}))
+    # What is said of a label is the label itself: nothing changes.
+    same = command(*words, "--map", "c.png", "--descriptions", "own.json").json()["share"]
+    assert same == pytest.approx(plain, abs=1e-3)
+    assert mixed != pytest.approx(plain, abs=1e-2)
+    for options, said in [
+        (("--descriptions", "animals"), "value gives them no weight; add"),
+        (("--descriptions", "digits", "--preset", "itaclip"), "no sentences for 'cat', 'dog'"),
+        (("--descriptions", "nowhere.json", "--preset", "itaclip"), "neither a shipped set"),
+    ]:
+        done = command("segment", pictures / "cat.jpg", "-l", "cat,dog", *options)
+        assert (done.code, said in done.err) == (2, True), done.err

@@ -31,6 +31,13 @@ def segment(
             "--set", "-s", metavar="KEY=VALUE", help="Change a part of the preset: `rule.scale=40`, `refine=pamr`."
         ),
     ] = None,
+    descriptions: Annotated[
+        str | None,
+        typer.Option(
+            help="Definitions or synonyms to mix into the labels' vectors: a JSON of label -> sentences, or a shipped "
+            "set (`binderclip descriptions`). For presets with a `text.alpha`, such as itaclip."
+        ),
+    ] = None,
     size: Annotated[
         int | None,
         typer.Option(help="Shorter side at which the model sees the image, in pixels [default: the preset's]."),
@@ -71,9 +78,11 @@ def segment(
 
         binderclip segment photos/ -l person,dog,ball --preset sclip --out masks --csv areas.csv --coco masks.json
 
+        binderclip segment pet.jpg -l cat,dog --preset itaclip --descriptions animals
+
         binderclip segment photos/ -l person,dog,ball --preset value,sclip,cliper --compare sheet.png
 
-        binderclip segment --evaluate scenes-hard --preset value,sclip,itaclip
+        binderclip segment --evaluate scenes-hard --preset value,sclip,cliptrase
 
     A folder can be gone on with: images whose label map is there are not done again.
     """
@@ -81,7 +90,7 @@ def segment(
         show_presets(json)
         return
     words = parse_labels(background, "--background") if background.strip() else []
-    settings = Request(preset, tuple(set or ()), size, tuple(words), model, device, dtype, json)
+    settings = Request(preset, tuple(set or ()), size, tuple(words), model, device, dtype, json, descriptions)
     if evaluate is not None:
         if images or labels:
             raise UsageError("--evaluate measures on its own pictures and classes: leave out images and --labels")

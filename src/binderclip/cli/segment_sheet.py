@@ -30,7 +30,7 @@ def compare_presets(request: Request, found: ImageArguments, names: Sequence[str
     paths = found.paths[:MOST]
     if len(paths) < len(found.paths):
         note(f"the first {MOST} of {len(found.paths)} images are compared")
-    segmenters = build_segmenters(request)
+    segmenters = build_segmenters(request, names)
     rows, skipped, shares = [], [], []
     for image in paths:
         try:

@@ -16,7 +16,7 @@ from binderclip.errors import DataError, UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from binderclip.segment import Segmenter
+    from binderclip.segment import Parts, Segmenter
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Request:
     device: str
     dtype: str
     json: bool
+    descriptions: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def segment_images(
     if many:
         _same_settings(places[0][0].parent, request, names, redo)
     waiting = [not (many and not redo and all(p.is_file() for p in pair)) for pair in places]
-    segmenter = next(iter(build_segmenters(request).values())) if any(waiting) else None
+    segmenter = next(iter(build_segmenters(request, names).values())) if any(waiting) else None
     done, skipped = [], []
     for path, (shown, mapped), due in zip(found.paths, places, waiting, strict=True):
         try:
@@ -108,17 +109,23 @@ def preset_names(text: str) -> list[str]:
     return list(PRESETS) if names == ["all"] else names
 
 
-def build_segmenters(request: Request) -> dict[str, Segmenter]:
+def build_segmenters(request: Request, names: Sequence[str]) -> dict[str, Segmenter]:
     """One segmenter for each preset of the request, settings checked before the model is loaded.
 
+    Args:
+        request: what was asked for.
+        names: the labels, which descriptions must be of.
+
     Raises:
-        UsageError: an unknown preset, part or setting.
+        UsageError: an unknown preset, part or setting, a label without descriptions.
     """
     from binderclip.segment import PARTS, Segmenter, override, parts_of
     from binderclip.train.toml import parse_override
 
     changes = [parse_override(text) for text in request.settings]
     chosen = {name: override(parts_of(name), changes) for name in preset_names(request.preset)}
+    if request.descriptions is not None:
+        chosen = _described(chosen, request.descriptions, names)
     from binderclip.models import load
 
     clip = load(request.model, device=request.device, dtype=request.dtype)
@@ -131,6 +138,23 @@ def build_segmenters(request: Request) -> dict[str, Segmenter]:
     return built
 
 
+def _described(chosen: dict[str, Parts], source: str, names: Sequence[str]) -> dict[str, Parts]:
+    """The presets, those that mix them in with descriptions of the labels."""
+    from dataclasses import replace
+
+    from binderclip.adapt import read_descriptions
+
+    if not any(parts.text.alpha for parts in chosen.values()):
+        raise UsageError(
+            f"--descriptions: {', '.join(chosen)} gives them no weight; add `--set text.alpha=0.2`, a share in [0, 1]"
+        )
+    texts = read_descriptions(source).of(names, source)
+    return {
+        name: replace(parts, text=parts.text.with_(auxiliary=texts)) if parts.text.alpha else parts
+        for name, parts in chosen.items()
+    }
+
+
 def measure(request: Request, source: str, limit: int) -> None:
     """Presets on label maps: a table, with intervals against the first."""
     from itertools import islice
@@ -139,7 +163,7 @@ def measure(request: Request, source: str, limit: int) -> None:
     from binderclip.segment import measure_segmenters
 
     data = label_maps(source, n=limit) if source in SCENES else label_maps(source)
-    segmenters = build_segmenters(request)
+    segmenters = build_segmenters(request, [name for name in data.classes if name != "background"])
 
     class Limited:
         classes, skipped = data.classes, data.skipped
@@ -180,7 +204,7 @@ def measure(request: Request, source: str, limit: int) -> None:
 
 def show_presets(json: bool) -> None:
     """Every preset with its parts."""
-    from binderclip.segment import PRESETS, describe, parts_of
+    from binderclip.segment import CHOICES, PRESETS, describe, parts_of
 
     if json:
         print_json({name: describe(parts_of(name)) for name in PRESETS})
@@ -191,6 +215,9 @@ def show_presets(json: bool) -> None:
         parts = {key: value for key, value in describe(parts_of(name)).items() if value != plain[key] and value}
         rows.append((name, "; ".join(f"{key}: {_short(value)}" for key, value in parts.items()) or "the value path"))
     print_table("presets of the segmenter", ("preset", "parts that differ from `value`"), rows)
+    places = {"map": "last_block.map"}
+    named = [(places.get(part, part), ", ".join(names)) for part, names in CHOICES.items() if names]
+    print_table("parts by name, for --set PART=NAME (none takes a part out)", ("part", "names"), named)
 
 
 def _segmented(segmenter: Segmenter, path: Path, names: Sequence[str], shown: Path, mapped: Path, legend: bool) -> Done:
@@ -260,6 +287,7 @@ def _same_settings(folder: Path, request: Request, names: Sequence[str], redo: b
         "settings": list(request.settings),
         "size": request.size,
         "model": request.model,
+        "descriptions": request.descriptions,
     }
     if path.is_file() and not redo:
         try:

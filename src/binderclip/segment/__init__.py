@@ -23,6 +23,7 @@ from binderclip.segment.graph_cut import GraphCut, minimum_cut, saliency_graph_c
 from binderclip.segment.last_block import LastBlock, PatchWeights, identity, vanilla
 from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted_ap
 from binderclip.segment.overrides import describe, override
+from binderclip.segment.pamr import PAMR, pamr
 from binderclip.segment.presets import CHOICES, PRESETS
 from binderclip.segment.promptable import AutomaticMasks, InteractiveSession, Prompts, load_promptable
 from binderclip.segment.region_scope import Felzenszwalb, MaskMajority, PromptedRegions, Scope
@@ -34,12 +35,15 @@ from binderclip.segment.scoped import BranchSum, MaskClassTokens, MaskScoped, Sp
 from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
 from binderclip.segment.sheet import segmentation_sheet
 from binderclip.segment.text import BoundText, TextSide
+from binderclip.segment.tidy import Closing, DropSmall
+from binderclip.segment.views import ViewEnsemble
 
 METHODS: dict[str, Callable[..., Any]] = {name: partial(Segmenter, preset=name) for name in PRESETS}
 
 __all__ = [
     "CHOICES",
     "METHODS",
+    "PAMR",
     "PARTS",
     "PRESETS",
     "Anomalies",
@@ -52,11 +56,13 @@ __all__ = [
     "ClassRule",
     "ClassScore",
     "ClassTokenProduct",
+    "Closing",
     "ClusterVote",
     "Context",
     "DecompositionSegmenter",
     "Detector",
     "DiffusionAttention",
+    "DropSmall",
     "DualPath",
     "External",
     "FeatureAttention",
@@ -88,6 +94,7 @@ __all__ = [
     "SpatialBranch",
     "TextSide",
     "TokenContributions",
+    "ViewEnsemble",
     "Whole",
     "WinCLIP",
     "Windows",
@@ -104,6 +111,7 @@ __all__ = [
     "metrics",
     "minimum_cut",
     "override",
+    "pamr",
     "parts_of",
     "presets",
     "run_lengths",

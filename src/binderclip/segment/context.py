@@ -102,11 +102,27 @@ class Context:
         """What was recorded; the part that asks must name it in its `record`."""
         return self.sites[Site(name, resolve_layer(layer, self.tower.depth))]
 
-    def again(self, key: Any, change: Callable[[Tensor], Tensor]) -> Context:
-        """The same windows, their pixels changed; run once for all segmenters of one call."""
+    def again(self, key: Any, change: Callable[[Tensor], Tensor], *, moved: bool = False) -> Context:
+        """The same windows, their pixels changed; run once for all segmenters of one call.
+
+        Args:
+            key: what tells this change from others.
+            change: of the pixels.
+            moved: whether things are then elsewhere, as in a flipped window: parts that look up where a window lies in
+                the picture are refused.
+        """
         if ("again", key) not in self.notes:
-            self.notes["again", key] = open_windows(self.frame, change(self.pixels), self.places, self.record)
+            found = open_windows(self.frame, change(self.pixels), self.places, self.record)
+            found.places = _Nowhere() if moved else self.places
+            self.notes["again", key] = found
         return self.notes["again", key]
+
+
+class _Nowhere(tuple[Any, ...]):
+    """The places of windows that were turned."""
+
+    def __iter__(self) -> Any:
+        raise UsageError("regions and features of the picture as a whole do not fit windows that a view has flipped")
 
 
 def open_windows(

@@ -73,10 +73,11 @@ def _chosen(path: Sequence[str], value: Any, old: Any, shown: str) -> Any:
 
     if path[-1] in CHOICES and (isinstance(value, str) or value is None):
         choices = CHOICES[path[-1]]
-        if value in (None, "", "none"):
+        if value in (None, "", "none") and path[-1] not in ("map", "fusion"):
             return () if isinstance(old, tuple) else None
         if value not in choices:
-            raise UsageError(f"--set {shown}={value}: there are none, {', '.join(sorted(choices))}")
+            without = [] if path[-1] in ("map", "fusion") else ["none"]
+            raise UsageError(f"--set {shown}={value}: there are {', '.join([*without, *sorted(choices)])}")
         made = choices[value]()
         return (made,) if path[-1] in ("refine", "relabel") else made
     plain = (str, int, float, bool, type(None))

@@ -97,8 +97,8 @@ class Windows:
 
     Args:
         window: side of a window in pixels; None for the model's own.
-        stride: step between windows in pixels, or as a share (a float) of the window, rounded to whole patches; None
-            for half a window.
+        stride: step between windows in pixels, or as a share (a float) of the window; None for half a window. Where
+            tokens are merged it is rounded to whole patches.
         size: shorter side of the resized image, as in `Whole`.
         merge: `logits` (segment each window, then splice the scores) or `tokens` (splice the tokens, then segment).
         longest: as in `Whole`.
@@ -115,7 +115,7 @@ class Windows:
             raise UsageError(f"merge must be logits or tokens, not {self.merge!r}")
 
     def layout(self, size: tuple[int, int], *, patch: int, native: int) -> Layout:
-        """Windows that lie on whole patches.
+        """The windows.
 
         Raises:
             UsageError: a window that is no multiple of the patch.
@@ -126,4 +126,6 @@ class Windows:
         shorter = max(window, side_of(self.size, native, 2.0, "size"))
         full = fit_size(size, shorter, patch, int(self.longest * shorter))
         stride = side_of(self.stride, window, 0.5, "stride")
-        return Layout.over(full, window, max(patch, stride // patch * patch))
+        if self.merge == "tokens":
+            stride = max(patch, stride // patch * patch)
+        return Layout.over(full, window, stride)

@@ -134,8 +134,8 @@ class AttentionMean:
 
     @property
     def record(self) -> Record:
-        """Query, key and value of every block: which ones are meant depends on the tower."""
-        return Record("q", "k", "v") | records(self.map)
+        """The streams between blocks, of which query, key and value are made: which are meant depends on the tower."""
+        return Record("block_in") | records(self.map)
 
     def __call__(self, _block: Block, _qkv: Qkv, context: Context) -> Tensor:
         """The mean map."""

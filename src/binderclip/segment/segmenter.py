@@ -23,7 +23,8 @@ from binderclip.segment.result import Segmentation, label_map
 from binderclip.segment.rule import ClassRule
 from binderclip.segment.text import BoundText, Labels, TextSide
 
-#: (image (1, 3, H, W), class logits (C, h, w), frame) -> class logits (C, h', w')
+#: (image (1, 3, H, W), class logits (C, h, w), frame) -> class logits (C, h', w'); one whose attribute `before_rule` is
+#: true takes the scores of words instead, before the rule
 Refine: TypeAlias = "Callable[[Tensor, Tensor, Frame], Tensor]"
 #: (labels (H, W), class logits (C, h, w), frame) -> labels (H, W)
 Relabel: TypeAlias = "Callable[[Tensor, Tensor, Frame], Tensor]"
@@ -33,8 +34,8 @@ Mix: TypeAlias = "Callable[[Tensor, Frame], Tensor]"
 Views: TypeAlias = "Callable[[Context, Callable[[Context], Tensor], Callable[[Context], Tensor]], Tensor]"
 
 PARTS = ("last_block", "fusion", "views", "resolution", "mix", "text", "rule", "refine", "relabel")
-ATTENTION_BYTES = 256e6
-"""Most memory for recorded attention maps of one batch of windows."""
+ATTENTION_BYTES, TOKEN_BYTES = 256e6, 512e6
+"""Most memory for recorded attention maps, and for all else that is recorded, of one batch of windows."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Parts:
         mix: what happens to spliced tokens before the final norm (with `merge="tokens"`).
         text: how labels become vectors.
         rule: from words to classes.
-        refine: changes of the class logits, one after the other.
+        refine: changes of the class logits, one after the other, those with `before_rule` on the scores of words first.
         relabel: changes of the finished label map, one after the other.
     """
 
@@ -232,7 +233,8 @@ def run_windows(
     record = records(*(s.parts for s in segmenters))
     spliced = [_Splice(layout) for _ in segmenters]
     boxes = layout.boxes
-    at_once = _windows_at_once(segmenters[0].tower, layout.window, record)
+    passes = max(getattr(s.parts.views, "passes", 1) for s in segmenters)
+    at_once = _windows_at_once(segmenters[0].tower, layout.window, record, passes)
     for first in range(0, len(boxes), at_once):
         some = boxes[first : first + at_once]
         cut = torch.cat([frame.pixels[..., y0:y1, x0:x1] for x0, y0, x1, y1 in some])
@@ -279,17 +281,24 @@ class _Splice:
         return self.total / self.cover
 
 
-def _windows_at_once(tower: Any, window: tuple[int, int], record: Record, most: int = 16) -> int:
-    """Fewer where attention maps are kept, which grow with the square of the tokens."""
+def _windows_at_once(tower: Any, window: tuple[int, int], record: Record, passes: int = 1, most: int = 16) -> int:
+    """Fewer where much is kept: attention maps, which grow with the square of the tokens, or every view's tokens."""
     length = tower.prefix + (window[0] // tower.patch) * (window[1] // tower.patch)
-    kept = sum(tower.depth if layer is None else 1 for name, layer in record.wanted if name == "attn")
-    bytes_each = 4 * kept * tower.heads * length**2
-    return max(1, min(most, int(ATTENTION_BYTES // bytes_each))) if bytes_each else most
+    sizes = {"attn": tower.heads * length**2}
+    kept = {name: 0 for name, _ in record.wanted}
+    for name, layer in record.wanted:
+        kept[name] += 4 * passes * (tower.depth if layer is None else 1) * sizes.get(name, tower.width * length)
+    attention, tokens = kept.pop("attn", 0), sum(kept.values())
+    fitting = [int(limit // each) for limit, each in ((ATTENTION_BYTES, attention), (TOKEN_BYTES, tokens)) if each]
+    return max(1, min(most, *fitting)) if fitting else most
 
 
 def _finish(parts: Parts, scores: Tensor, text: BoundText, frame: Frame, picture: Any) -> Segmentation:
+    words = [refine for refine in parts.refine if getattr(refine, "before_rule", False)]
+    for refine in words:
+        scores = refine(frame.image, scores, frame)
     logits = parts.rule(scores, text)
-    for refine in parts.refine:
+    for refine in (each for each in parts.refine if each not in words):
         logits = refine(frame.image, logits, frame)
     below = 0 if parts.rule.below == "background" and text.background else -1
     size = (picture.height, picture.width)

@@ -16,17 +16,21 @@ from binderclip.segment.cluster_vote import ClusterVote
 from binderclip.segment.fused import FusedAttention
 from binderclip.segment.fusion import ClassTokenProduct, LastOnly
 from binderclip.segment.last_block import identity, vanilla
+from binderclip.segment.pamr import PAMR
 from binderclip.segment.presets import (
     basic,
     cliper,
     cliptrase,
     corrclip,
     decomposition,
+    itaclip,
     proxyclip,
 )
 from binderclip.segment.region_scope import Felzenszwalb, MaskMajority, PromptedRegions
 from binderclip.segment.rewire import SelfSelf
 from binderclip.segment.scoped import MaskScoped
+from binderclip.segment.tidy import Closing, DropSmall
+from binderclip.segment.views import ViewEnsemble
 
 PRESETS: dict[str, dict[str, Any]] = {
     **basic.PRESETS,
@@ -35,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     **corrclip.PRESETS,
     **decomposition.PRESETS,
     **proxyclip.PRESETS,
+    **itaclip.PRESETS,
 }
 """name -> parts (keyword arguments of `Segmenter`)."""
 
@@ -43,15 +48,25 @@ CHOICES: dict[str, dict[str, Callable[[], Any]]] = {
         "identity": lambda: identity,
         "vanilla": lambda: vanilla,
         **{name: partial(SelfSelf, name) for name in ("q", "k", "v", "q+k", "q+k+v")},
+        "mid-blend": lambda: itaclip.BLOCK.map,
         "fused": FusedAttention,
         "mask-scoped": MaskScoped,
         "centred-softmax": CentredSoftmax,
     },
     "fusion": {"last": LastOnly, "class-token": ClassTokenProduct},
     "regions": {"felzenszwalb": Felzenszwalb, "prompted": PromptedRegions},
-    "refine": {"class-score": ClassScore, "self-attention": DiffusionAttention},
-    "relabel": {"region-majority": MaskMajority, "cluster-vote": ClusterVote},
-    "views": {},
+    "refine": {
+        "class-score": ClassScore,
+        "self-attention": DiffusionAttention,
+        "pamr": PAMR,
+        "drop-small": DropSmall,
+    },
+    "relabel": {"region-majority": MaskMajority, "cluster-vote": ClusterVote, "closing": Closing},
+    "views": {
+        "itaclip": ViewEnsemble,
+        "colours": partial(ViewEnsemble, second=(), share=1.0),
+        "flips": partial(ViewEnsemble, first=(), share=1 / 3),
+    },
     "mix": {},
 }
 """Setting -> name -> constructor of a whole part."""
