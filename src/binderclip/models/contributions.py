@@ -8,7 +8,7 @@ Paper: Gandelsman et al., "Interpreting CLIP's Image Representation via Text-Bas
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,8 +20,10 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.models.tokens import Tokens
 from binderclip.models.towers.base import Stack, Tower
 from binderclip.models.towers.block import Backbone
-from binderclip.models.towers.record import resolve_blocks, resolve_layer
+from binderclip.models.towers.record import Record, Recorder, Site, resolve_blocks, resolve_layer
 
+TERMS = ("q", "k", "v", "mlp_out")
+"""What a run must record of every block for `contributions` not to run it again."""
 By = Literal["head", "token", "head_token", "layer", "mlp"]
 
 
@@ -131,6 +133,7 @@ def contributions(
     onto: Float[Tensor, "Q E"] | None = None,
     attn_bias: Tensor | None = None,
     bias_blocks: Container[int] | None = None,
+    recorded: Mapping[Site, Tensor] | None = None,
 ) -> Contributions:
     """Split the embedding of `final` = run(start) into direct contributions.
 
@@ -143,6 +146,7 @@ def contributions(
         onto: keep only the dot products of every term with these directions (text rows, say): E becomes Q, which makes
             "head_token" affordable.
         attn_bias, bias_blocks: as in the run that made `final`.
+        recorded: the sites of `TERMS` of every block, where the run kept them; None runs the blocks again.
 
     Raises:
         NotSupported: the tower's pooling, projection or attention output is not linear (maximum pooling, MLP head,
@@ -168,16 +172,18 @@ def contributions(
     zero = torch.zeros_like(read.constants["projection_bias"])
     rest = {"stem": read.apply(start.x), "attention": zero, "attention_bias": zero, "mlp": zero, **read.constants}
     tokens = start
+    used = read.weights.any(dim=1).any(dim=0).nonzero()[:, 0]  # the class token alone, where it alone is pooled
     for layer, block in enumerate(tower.blocks):
         bias = tower.bias(tokens, attn_bias if biased is None or layer in biased else None)
-        q, k, v = block.qkv(tokens.x)
-        attention = block.weights(q, k, bias)
-        weight, shift = block.output_map()
+        if recorded is None:
+            recorder = Recorder(Record(*TERMS, layers=[layer]), tower.depth)
+            tokens = tokens.with_x(block(tokens.x, bias, recorder=recorder, layer=layer))
+        q, k, v, fed = ((recorder.values if recorded is None else recorded)[Site(name, layer)] for name in TERMS)
+        rows = block.weights(q[:, :, used], k, _rows_of(bias, used))
+        out, shift = block.pulled_back(read.maps.flatten(0, 1))
         rest["attention_bias"] = rest["attention_bias"] + read.shared(shift)
         kept = layer in picked
-        split = _attention_terms(read, attention, v, weight, by if kept and by != "mlp" else "layer")
-        middle = tokens.x + block.mix(attention, v)
-        fed = block.mlp(middle)
+        split = _attention_terms(read, used, rows, v, out, by if kept and by != "mlp" else "layer")
         written = read.apply(fed)
         fed_by.append(written)
         found[layer] = written if by == "mlp" else split
@@ -185,23 +191,36 @@ def contributions(
             rest["attention"] = rest["attention"] + split
         if by != "mlp" or not kept:
             rest["mlp"] = rest["mlp"] + written
-        tokens = tokens.with_x(middle + fed)
     values = torch.stack([found[layer] for layer in picked], 1)
     return Contributions(by, tuple(picked), values, rest, torch.stack(fed_by, 1), length)
 
 
-def _attention_terms(read: Readout, attention: Tensor, v: Tensor, weight: Tensor, by: str) -> Tensor:
+def _rows_of(bias: Tensor | None, used: Tensor) -> Tensor | None:
+    """A bias for some queries alone; one row may stand for all."""
+    return bias if bias is None or bias.shape[-2] == 1 else bias[..., used, :]
+
+
+def _attention_terms(read: Readout, used: Tensor, attention: Tensor, v: Tensor, out: Tensor, by: str) -> Tensor:
+    """Terms of a block's attention.
+
+    Args:
+        used: tokens that are pooled, T of them.
+        attention: (B, H, T, L), their rows.
+        v: values (B, H, L, d).
+        out: (R * E, H, d), the readout's maps behind the output projection.
+        by: a split of attention, or `layer`.
+    """
     exact = read.weights.dtype
-    rows = torch.einsum("brt,bhti->brhi", read.weights, attention.to(exact))
-    out = torch.einsum("red,hkd->rhke", read.maps, weight.to(exact))
+    rows = torch.einsum("brt,bhti->brhi", read.weights[:, :, used], attention.to(exact))
+    out = out.to(exact).unflatten(0, read.maps.shape[:2]).permute(0, 2, 3, 1)  # r h k e
     v = v.to(exact)
     if by in ("head", "layer"):
         term = torch.einsum("brhi,bhik,rhke->bhe", rows, v, out)
         return term if by == "head" else term.sum(1)
     total: Tensor | None = None
     for row, head_out in zip(rows.unbind(1), out, strict=True):  # one pooling head at a time bounds the memory
-        term = torch.einsum("bhik,hke->bhie", row.unsqueeze(-1) * v, head_out)
-        term = term if by == "head_token" else term.sum(1)
+        shape = "bhik,hke->bhie" if by == "head_token" else "bhik,hke->bie"
+        term = torch.einsum(shape, row.unsqueeze(-1) * v, head_out)
         total = term if total is None else total + term
     if total is None:
         raise UsageError("the tower pools with no head")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.models.contributions import contributions
+from binderclip.models.contributions import TERMS, Contributions, contributions
+from binderclip.models.towers import Record, Recorder, Site
 from binderclip.segment.context import Context, to_map
 from binderclip.segment.fusion import Reader
 from binderclip.segment.text import BoundText
@@ -31,14 +32,31 @@ class TokenContributions:
 
     layers: Sequence[int] | None = None
 
+    @property
+    def record(self) -> Record:
+        """What the sum is made of, so that no block runs twice."""
+        return Record(*TERMS)
+
     def __call__(self, context: Context, last_block: Reader, text: BoundText) -> Float[Tensor, "B Q gh gw"]:
         """Parts of the cosines."""
-        return text.cosines(self.features(context), normalised=True)
+        return self._map(context, self._terms(context, text.rows))
 
     def features(self, context: Context) -> Float[Tensor, "B E gh gw"]:
         """What each patch contributes to the unit embedding."""
-        tower, (height, width) = context.tower, context.grid
-        final = tower.run(context.tokens, start=-1)
-        terms = contributions(tower, context.start, final, by="token", layers=self.layers).unit()
-        patches = terms.values.sum(1)[:, context.prefix : context.prefix + height * width]
+        return self._map(context, self._terms(context, None))
+
+    def _terms(self, context: Context, onto: Tensor | None) -> Contributions:
+        tower = context.tower
+        recorder = Recorder(self.record, tower.depth)
+        final = tower.run(context.tokens, start=-1, record=recorder)
+        sites = context.sites | recorder.values
+        whole = all(Site(name, layer) in sites for name in TERMS for layer in range(tower.depth))
+        return contributions(
+            tower, context.start, final, by="token", layers=self.layers, onto=onto, recorded=sites if whole else None
+        )
+
+    @staticmethod
+    def _map(context: Context, terms: Contributions) -> Tensor:
+        height, width = context.grid
+        patches = terms.unit().values.sum(1)[:, context.prefix : context.prefix + height * width]
         return to_map(patches, context.grid)

@@ -175,6 +175,28 @@ class Block(ABC):
         return weight.view(self.heads, self.head_dim, -1), bias
 
 
+    def pulled_back(self, directions: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N H d"], Float[Tensor, "D"]]:
+        """Directions as seen before the output projection, and its bias.
+
+        For a direction u, u . merge(heads) = sum_h heads_h . pulled_h + u . bias; cheaper than `output_map` where
+        directions are few.
+
+        Raises:
+            NotSupported: as `output_map`.
+        """
+        parameter = next(self.module.parameters())
+        exact = torch.promote_types(parameter.dtype, torch.float32)
+        if not self.affine or parameter.dtype != exact:
+            weight, bias = self.output_map()
+            return torch.einsum("nd,hkd->nhk", directions.to(exact), weight), bias
+        with torch.inference_mode(False), torch.enable_grad():
+            shape = (1, self.heads, len(directions), self.head_dim)
+            probe = torch.zeros(shape, device=parameter.device, dtype=exact, requires_grad=True)
+            out = self.merge(probe)
+            pulled = torch.autograd.grad(out, probe, directions.detach().to(exact, copy=True)[None])[0]
+        return pulled[0].transpose(0, 1), out.detach()[0, 0]
+
+
 def packed(owner: Backbone, name: str, out: Backbone) -> dict[str, Projection]:
     """Query, key and value one after the other in one matrix, and the output's own module."""
     rows = getattr(owner, name).shape[0] // 3
