@@ -181,11 +181,11 @@ def test_bad_input_is_named() -> None:
         boundary_band(torch.zeros(3, 3), width=0)
     with pytest.raises(UsageError, match="of one shape"):
         BoundaryErrors(2).update(torch.zeros(2, 2), torch.zeros(2, 3))
-    with pytest.raises(UsageError, match="width 5 and 7"):
+    with pytest.raises(UsageError, match="width=5 and 7"):
         BoundaryErrors(2, width=5).merge(BoundaryErrors(2, width=7))
     with pytest.raises(UsageError, match="tolerance must be"):
         BoundaryF(2, tolerance=-1)
-    with pytest.raises(UsageError, match="cannot merge accumulators of 2 classes at 3 and 2 at 2"):
+    with pytest.raises(UsageError, match="cannot merge BoundaryF of tolerance=3 and 2"):
         BoundaryF(2, tolerance=3).merge(BoundaryF(2, tolerance=2))
     with pytest.raises(UsageError, match="differ in shape"):
         boundary_f(torch.zeros(2, 2), torch.zeros(3, 2))

@@ -2,11 +2,13 @@
 
 Label maps are judged by one confusion matrix (`IoU`), which a mask can restrict to the pixels near boundaries;
 instances by one count of intersections (`InstanceMatcher`); confidence by sums in bins (`CalibrationBins`); anomalies
-by counts at every threshold (`ScoreStore`).
+by counts at every threshold (`ScoreStore`). All of them add up (`+`), save and load tensors, collect over processes
+(`gathered`) and go into torchmetrics' collections (`as_torchmetric`).
 """
 
 from __future__ import annotations
 
+from binderclip.segment.metrics.accumulator import Accumulator
 from binderclip.segment.metrics.anomaly import (
     AnomalyScore,
     BestF1,
@@ -44,8 +46,10 @@ from binderclip.segment.metrics.instances import (
 )
 from binderclip.segment.metrics.overlaps import Matches, Overlaps, match, overlaps
 from binderclip.segment.metrics.sorted_ap import SortedAP, sorted_ap
+from binderclip.segment.metrics.torchmetric import as_torchmetric
 
 __all__ = [
+    "Accumulator",
     "AnomalyScore",
     "BestF1",
     "BoundaryErrorScore",
@@ -67,6 +71,7 @@ __all__ = [
     "SortedAP",
     "aggregated_jaccard",
     "anomaly_scores",
+    "as_torchmetric",
     "average_precision",
     "binary_auroc",
     "binary_average_precision",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.segment.metrics.accumulator import Accumulator
 
 #: Largest share of false positive pixels up to which region overlap is averaged.
 FPR_LIMIT = 0.3
@@ -78,7 +80,7 @@ def binary_f1_max(scores: Float[Tensor, "*N"], labels: Bool[Tensor, "*N"]) -> Be
     return _f1_max(*_counts(scores, labels))
 
 
-class ScoreStore:
+class ScoreStore(Accumulator):
     """Image and pixel scores of an anomaly detector with their truth, ready for every threshold at once.
 
     Image scores are kept. Pixels go into histograms (normal, anomalous, and anomalous weighted by one over the size of
@@ -100,6 +102,9 @@ class ScoreStore:
         >>> store.compute().pixel_auroc
         1.0
     """
+
+    settings = ("bins", "limits", "fpr_limit")
+    rows = frozenset({"scores", "labels"})
 
     def __init__(
         self, *, bins: int = 4096, limits: tuple[float, float] = (0.0, 1.0), fpr_limit: float = FPR_LIMIT
@@ -177,20 +182,21 @@ class ScoreStore:
             weights = 1 / np.maximum(np.bincount(numbers.ravel()), 1)
             self.covered += np.bincount(cell[mask], weights=weights[numbers[mask]], minlength=self.bins)
 
-    def merge(self, other: ScoreStore) -> None:
-        """Add what another accumulator has seen.
+    def state_dict(self) -> dict[str, Tensor]:
+        """Scores and labels of the images, histograms of the pixels."""
+        return {
+            "scores": torch.tensor(self.scores, dtype=torch.float64),
+            "labels": torch.tensor(self.labels, dtype=torch.bool),
+            "normal": torch.from_numpy(self.normal.copy()),
+            "anomalous": torch.from_numpy(self.anomalous.copy()),
+            "covered": torch.from_numpy(self.covered.copy()),
+        }
 
-        Raises:
-            UsageError: other bins, limits or rate.
-        """
-        ours, theirs = ((s.bins, s.limits, s.fpr_limit) for s in (self, other))
-        if ours != theirs:
-            raise UsageError(f"cannot merge stores of (bins, limits, fpr_limit) {ours} and {theirs}")
-        self.scores += other.scores
-        self.labels += other.labels
-        self.normal += other.normal
-        self.anomalous += other.anomalous
-        self.covered += other.covered
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See `Accumulator`."""
+        self.scores, self.labels = state["scores"].tolist(), state["labels"].tolist()
+        for name in ("normal", "anomalous", "covered"):
+            setattr(self, name, state[name].numpy().copy())
 
     def compute(self) -> AnomalyScore:
         """The scores of everything seen.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from binderclip.errors import UsageError
+from binderclip.segment.metrics.accumulator import Accumulator
 from binderclip.segment.metrics.confusion import IoU, IoUScore
 
 #: Tolerance of boundary scores as a fraction of the image's diagonal.
@@ -75,7 +77,7 @@ class BoundaryErrorScore:
     bands: dict[str, IoUScore]
 
 
-class BoundaryErrors:
+class BoundaryErrors(Accumulator):
     """False responses, merging mistakes and displacements: class errors in bands around boundaries.
 
     Four confusion matrices of all images, each restricted to a band, give all five numbers. The band's width is in
@@ -91,6 +93,8 @@ class BoundaryErrors:
 
     Paper: When Semantic Segmentation Meets Frequency Aliasing (arXiv 2403.09065).
     """
+
+    settings = ("classes", "width", "ignore")
 
     def __init__(self, classes: int, *, width: int = 15, ignore: int = -1) -> None:
         if width < 1 or width % 2 == 0:
@@ -119,16 +123,14 @@ class BoundaryErrors:
         for name, mask in where.items():
             self.bands[name].update(prediction, target, where=mask)
 
-    def merge(self, other: BoundaryErrors) -> None:
-        """Add what another accumulator has seen.
+    def state_dict(self) -> dict[str, Tensor]:
+        """Confusion matrices (4, C, C + 1) of the bands."""
+        return {"bands": torch.stack([band.confusion for band in self.bands.values()])}
 
-        Raises:
-            UsageError: another number of classes or width.
-        """
-        if other.width != self.width:
-            raise UsageError(f"cannot merge bands of width {self.width} and {other.width}")
-        for name, band in self.bands.items():
-            band.merge(other.bands[name])
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See `Accumulator`."""
+        for band, confusion in zip(self.bands.values(), state["bands"], strict=True):
+            band.confusion = confusion.clone()
 
     def compute(self) -> BoundaryErrorScore:
         """The scores of everything seen.
@@ -189,7 +191,7 @@ class BoundaryFScore:
     recall: Float[Tensor, "C"]
 
 
-class BoundaryF:
+class BoundaryF(Accumulator):
     """F1 of boundaries that may miss one another by a tolerance, edge pixels pooled over all images.
 
     A pixel of a class is its edge if one of its four neighbours in the image is not of the class. Distances are
@@ -203,6 +205,8 @@ class BoundaryF:
     Raises:
         UsageError: fewer than one class, or a negative tolerance.
     """
+
+    settings = ("classes", "tolerance", "ignore")
 
     def __init__(self, classes: int, *, tolerance: float = TOLERANCE, ignore: int = -1) -> None:
         if classes < 1:
@@ -238,18 +242,13 @@ class BoundaryF:
                     edges = [_mask_edges(each == label) & ~beside for each in (ours, true)]
                     self.counts[:, label] += torch.tensor(_near(edges[0], edges[1], limit))
 
-    def merge(self, other: BoundaryF) -> None:
-        """Add what another accumulator has seen.
+    def state_dict(self) -> dict[str, Tensor]:
+        """Edge pixels (4, C): predicted, near a true one, true, near a predicted one."""
+        return {"counts": self.counts.clone()}
 
-        Raises:
-            UsageError: another number of classes or tolerance.
-        """
-        if (other.classes, other.tolerance) != (self.classes, self.tolerance):
-            raise UsageError(
-                f"cannot merge accumulators of {self.classes} classes at {self.tolerance} and {other.classes} at "
-                f"{other.tolerance}"
-            )
-        self.counts += other.counts
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See `Accumulator`."""
+        self.counts = state["counts"].clone()
 
     def compute(self) -> BoundaryFScore:
         """The scores of everything seen.

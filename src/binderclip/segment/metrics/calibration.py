@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.segment.metrics.accumulator import Accumulator
 
 #: Each bin is kept in so many parts, from which bins of equal mass are put together.
 PARTS = 256
@@ -70,7 +72,7 @@ class CalibrationScore:
     reliability: Reliability
 
 
-class CalibrationBins:
+class CalibrationBins(Accumulator):
     """Calibration errors of probabilities from sums in bins, so that memory does not grow with the pixels.
 
     Each bin is kept in 256 parts. Bins of equal width are exact; bins of equal mass (`compute(adaptive=True)`) have
@@ -88,6 +90,8 @@ class CalibrationBins:
     Raises:
         UsageError: fewer than one class or bin, or a background that is no class.
     """
+
+    settings = ("classes", "bins", "foreground_only", "background", "per_class", "ignore")
 
     def __init__(
         self,
@@ -165,22 +169,18 @@ class CalibrationBins:
         for label in range(self.each.shape[1]):
             self.each[:, label] += _sums(values[:, label], labels == label, self.each.shape[2])
 
-    def merge(self, other: CalibrationBins) -> None:
-        """Add what another accumulator has seen.
+    def state_dict(self) -> dict[str, Tensor]:
+        """Counts, confidences and hits of all parts (3, P), the same of each class (3, C, P), the summed squares."""
+        return {
+            "top": self.top.clone(),
+            "each": self.each.clone(),
+            "squares": torch.tensor(self.squares, dtype=torch.float64),
+        }
 
-        Raises:
-            UsageError: other settings.
-        """
-        ours, theirs = (
-            (s.classes, s.bins, s.per_class, s.foreground_only, s.background if s.foreground_only else None)
-            for s in (self, other)
-        )
-        if ours != theirs:
-            names = "(classes, bins, per_class, foreground_only, background)"
-            raise UsageError(f"cannot merge accumulators of {names} {ours} and {theirs}")
-        self.top += other.top
-        self.each += other.each
-        self.squares += other.squares
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See `Accumulator`."""
+        self.top, self.each = state["top"].clone(), state["each"].clone()
+        self.squares = float(state["squares"])
 
     def compute(self, *, adaptive: bool = False) -> CalibrationScore:
         """The errors of everything seen.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.segment.metrics.accumulator import Accumulator
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class IoUScore:
     pixels: int
 
 
-class IoU:
+class IoU(Accumulator):
     """Mean intersection over union from one confusion matrix of all images.
 
     Counts are summed over images before the ratio is taken, so a class is judged on all its pixels. Pixels whose target
@@ -43,6 +45,8 @@ class IoU:
     Raises:
         UsageError: fewer than one class.
     """
+
+    settings = ("classes", "ignore")
 
     def __init__(self, classes: int, *, ignore: int = -1) -> None:
         if classes < 1:
@@ -90,15 +94,13 @@ class IoU:
         cells = target * columns + torch.where(prediction < 0, self.classes, prediction)
         self.confusion += torch.bincount(cells, minlength=self.classes * columns).view(self.classes, columns)
 
-    def merge(self, other: IoU) -> None:
-        """Add what another accumulator has seen.
+    def state_dict(self) -> dict[str, Tensor]:
+        """The confusion matrix (C, C + 1); its last column counts predictions of nothing."""
+        return {"confusion": self.confusion.clone()}
 
-        Raises:
-            UsageError: another number of classes.
-        """
-        if other.classes != self.classes:
-            raise UsageError(f"cannot merge accumulators of {self.classes} and {other.classes} classes")
-        self.confusion += other.confusion
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See `Accumulator`."""
+        self.confusion = state["confusion"].clone()
 
     def compute(self) -> IoUScore:
         """The scores of everything seen.

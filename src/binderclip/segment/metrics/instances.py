@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.segment.metrics.accumulator import Accumulator
 from binderclip.segment.metrics.coco_ap import THRESHOLDS, CocoAP, coco_average_precision
-from binderclip.segment.metrics.overlaps import Instances, Overlaps, match, overlaps
+from binderclip.segment.metrics.overlaps import ARRAYS, Instances, Overlaps, joined, match, overlaps, parted
 from binderclip.segment.metrics.sorted_ap import area_under_sorted, counted_predictions, matched_counts
 
 
@@ -71,7 +73,7 @@ class InstanceScore:
     recall: float
 
 
-class InstanceMatcher:
+class InstanceMatcher(Accumulator):
     """Predicted and true instances of many pictures, and every instance metric from their intersections.
 
     A picture is counted once, in `update`; the metrics only read its areas. Only pairs that intersect are kept. All
@@ -84,6 +86,8 @@ class InstanceMatcher:
         >>> matcher.average_precision(0.5), matcher.average_precision(0.75)
         (1.0, 0.3333333333333333)
     """
+
+    rows = frozenset({"lengths", *ARRAYS})
 
     def __init__(self) -> None:
         self.reset()
@@ -104,9 +108,13 @@ class InstanceMatcher:
         """
         self.images.append(overlaps(prediction, target, **context))
 
-    def merge(self, other: InstanceMatcher) -> None:
-        """Add what another accumulator has seen."""
-        self.images += other.images
+    def state_dict(self) -> dict[str, Tensor]:
+        """The arrays of all pictures one after the other, and the lengths that part them."""
+        return joined(self.images)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See `Accumulator`."""
+        self.images = parted(state)
 
     def compute(self, *, image_average: bool = False) -> InstanceScore:
         """All metrics that need no scores.

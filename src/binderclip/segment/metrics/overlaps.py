@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -70,6 +71,36 @@ class Overlaps:
         full = np.zeros((len(self.predicted), len(self.true)))
         full[self.rows, self.columns] = self.iou if values is None else values
         return full
+
+
+#: Arrays of `Overlaps` and the place of their length among (P, G, M).
+ARRAYS = {
+    "predicted": 0, "true": 1, "rows": 2, "columns": 2, "areas": 2, "predicted_ids": 0, "true_ids": 1, "classes": 0,
+    "true_classes": 1, "scores": 0, "exempt": 0,
+}  # fmt: skip
+_KINDS: dict[str, type] = {"scores": np.float64, "exempt": np.bool_}
+
+
+def joined(images: Sequence[Overlaps]) -> dict[str, Tensor]:
+    """Pictures as tensors: each array of all of them joined, and `lengths`: P, G, M and disjoint of each."""
+    lengths = [v for f in images for v in (len(f.predicted), len(f.true), len(f.rows), int(f.disjoint))]
+    state = {"lengths": torch.tensor(lengths, dtype=torch.int64)}
+    for name in ARRAYS:
+        arrays = [np.zeros(0), *(getattr(found, name) for found in images)]
+        state[name] = torch.from_numpy(np.concatenate(arrays).astype(_KINDS.get(name, np.int64)))
+    return state
+
+
+def parted(state: Mapping[str, Tensor]) -> list[Overlaps]:
+    """Pictures from their tensors."""
+    lengths = state["lengths"].reshape(-1, 4).numpy()
+    stops = np.cumsum(lengths[:, :3], axis=0)
+    images = []
+    for end, (*sizes, disjoint) in zip(stops, lengths, strict=True):
+        spans = [slice(stop - size, stop) for stop, size in zip(end, sizes, strict=True)]
+        arrays = {name: state[name].numpy()[spans[place]] for name, place in ARRAYS.items()}
+        images.append(Overlaps(**arrays, disjoint=bool(disjoint)))
+    return images
 
 
 class Matches(NamedTuple):

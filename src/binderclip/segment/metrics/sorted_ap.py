@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.segment.metrics.accumulator import Accumulator
 from binderclip.segment.metrics.overlaps import Instances, Overlaps, match, overlaps
 
 #: A pair needs more than this IoU to be matched at all.
 ANY_OVERLAP = 0.001
 
 
-class SortedAP:
+class SortedAP(Accumulator):
     """The area under AP as a function of the IoU threshold, whose corners are the IoUs of the matched pairs.
 
     AP = TP / (TP + FP + FN) of one fixed matching. Metrics at fixed thresholds stand still while a mask gets worse
@@ -34,6 +37,9 @@ class SortedAP:
         >>> round(metric.compute(), 4)  # one pair of IoU u: (1 + u) / 2
         0.8333
     """
+
+    settings = ("image_average", "as_published")
+    rows = frozenset({"ious", "images"})
 
     def __init__(self, *, image_average: bool = False, as_published: bool = False) -> None:
         self.image_average, self.as_published = image_average, as_published
@@ -65,18 +71,19 @@ class SortedAP:
         self.predicted += predicted
         self.images.append(area_under_sorted(ious, missed, predicted))
 
-    def merge(self, other: SortedAP) -> None:
-        """Add what another accumulator has seen.
+    def state_dict(self) -> dict[str, Tensor]:
+        """IoU of the matched pairs, scores of the images, numbers of missed instances and of predictions."""
+        return {
+            "ious": torch.tensor(self.ious, dtype=torch.float64),
+            "images": torch.tensor(self.images, dtype=torch.float64),
+            "missed": torch.tensor(self.missed),
+            "predicted": torch.tensor(self.predicted),
+        }
 
-        Raises:
-            UsageError: another matching rule.
-        """
-        if other.as_published != self.as_published:
-            raise UsageError(f"cannot merge as_published={self.as_published} and {other.as_published}")
-        self.ious += other.ious
-        self.missed += other.missed
-        self.predicted += other.predicted
-        self.images += other.images
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See `Accumulator`."""
+        self.ious, self.images = state["ious"].tolist(), state["images"].tolist()
+        self.missed, self.predicted = int(state["missed"]), int(state["predicted"])
 
     def compute(self) -> float:
         """The score of everything seen, in [0, 1].
