@@ -16,10 +16,12 @@ from binderclip.segment.context import Context, Frame, layer_at
 from binderclip.segment.contributed import TokenContributions
 from binderclip.segment.decomposition import DecompositionSegmenter
 from binderclip.segment.detector import Detector, text_detector
+from binderclip.segment.dinoiser import DINOiserHead, Student, StudentSaliency, dinoiser_loss, train_dinoiser
 from binderclip.segment.evaluation import Measured, measure_segmenters
 from binderclip.segment.fused import FusedAttention, LayerEnsemble
 from binderclip.segment.fusion import ClassTokenProduct, LastOnly
 from binderclip.segment.graph_cut import GraphCut, minimum_cut, saliency_graph_cut
+from binderclip.segment.guided_pooling import BackgroundSeed, GuidedPooling, background_of, weighted_pool
 from binderclip.segment.last_block import LastBlock, PatchWeights, identity, vanilla
 from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted_ap
 from binderclip.segment.overrides import describe, override
@@ -49,6 +51,7 @@ __all__ = [
     "Anomalies",
     "AttentionMean",
     "AutomaticMasks",
+    "BackgroundSeed",
     "Blend",
     "BoundText",
     "BranchSum",
@@ -59,6 +62,7 @@ __all__ = [
     "Closing",
     "ClusterVote",
     "Context",
+    "DINOiserHead",
     "DecompositionSegmenter",
     "Detector",
     "DiffusionAttention",
@@ -70,6 +74,7 @@ __all__ = [
     "Frame",
     "FusedAttention",
     "GraphCut",
+    "GuidedPooling",
     "InteractiveSession",
     "IoU",
     "IoUScore",
@@ -92,6 +97,8 @@ __all__ = [
     "SelfSelf",
     "SortedAP",
     "SpatialBranch",
+    "Student",
+    "StudentSaliency",
     "TextSide",
     "TokenContributions",
     "ViewEnsemble",
@@ -99,10 +106,12 @@ __all__ = [
     "WinCLIP",
     "Windows",
     "anomaly",
+    "background_of",
     "centred_softmax",
     "coco_document",
     "cosines",
     "describe",
+    "dinoiser_loss",
     "identity",
     "layer_at",
     "load_promptable",
@@ -121,6 +130,8 @@ __all__ = [
     "self_cosine",
     "sorted_ap",
     "text_detector",
+    "train_dinoiser",
     "vanilla",
+    "weighted_pool",
     "without_class_token",
 ]

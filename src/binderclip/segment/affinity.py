@@ -89,8 +89,8 @@ class External:
         return torch.stack([spread[:, y : y + height, x : x + width] for y, x in corners])
 
     def _features(self, pixels: Float[Tensor, "B 3 h w"]) -> Tensor:
-        named = isinstance(self.source, str)
-        found = _vision(self.source, self.size, self.of)(pixels) if named else self.source(pixels)  # type: ignore
+        source = self.source
+        found = _named(source, pixels, self.size, self.of) if isinstance(source, str) else source(pixels)
         if found.ndim != 4 or len(found) != len(pixels):
             raise UsageError(
                 f"features of {len(pixels)} pictures must be of shape (B, C, h, w), not {tuple(found.shape)}"
@@ -181,27 +181,38 @@ def centred_softmax(
 
 
 @lru_cache(maxsize=4)
-def _vision(name: str, size: int | None, of: str = TOKENS) -> Features:
-    """Maps of a vision tower's last block, at the multiples of its patch nearest to what it is given."""
+def _loaded(name: str) -> Any:
     from binderclip import models
 
-    model: Any = models.load_vision(name)  # type: ignore[attr-defined]
+    return models.load_vision(name)  # type: ignore[attr-defined]
+
+
+def vision_model(name: str, pixels: Float[Tensor, "B 3 h w"], size: int | None = None) -> tuple[Any, Tensor]:
+    """A vision tower, loaded once, and pixels as its tower takes them.
+
+    Args:
+        name: as in `models.load_vision`.
+        pixels: in [0, 1].
+        size: shorter side in pixels; None as they come. The sides become the nearest multiples of the tower's patch.
+
+    Returns:
+        The model, on the device of the pixels, and its normalised input (B, 3, H, W).
+    """
+    model = _loaded(name).to(pixels.device)
     patch = model.image_tower.patch
-
-    def features(pixels: Tensor) -> Tensor:
-        ratio = 1.0 if size is None else size / min(pixels.shape[-2:])
-        side = [max(patch, round(length * ratio / patch) * patch) for length in pixels.shape[-2:]]
-        at = (side[0], side[1])
-        seen = resized(pixels, at)
-        model.to(pixels.device)
-        return model.patch_features(seen, size=at) if of == TOKENS else _heads(model, seen, of)
-
-    return features
+    ratio = 1.0 if size is None else size / min(pixels.shape[-2:])
+    side = [max(patch, round(length * ratio / patch) * patch) for length in pixels.shape[-2:]]
+    seen = resized(pixels, (side[0], side[1]))
+    return model, model.preprocess.normalize(seen).to(model.image_tower.dtype)
 
 
-def _heads(model: Any, pixels: Float[Tensor, "B 3 h w"], of: str) -> Float[Tensor, "B C gh gw"]:
-    """Queries, keys or values of a vision model's last block, as maps."""
+def _named(name: str, pixels: Float[Tensor, "B 3 h w"], size: int | None, of: str) -> Float[Tensor, "B C gh gw"]:
+    """Patch tokens behind the final norm, or queries, keys or values of the last block."""
+    model, seen = vision_model(name, pixels, size)
     tower = model.image_tower
-    tokens = tower.run(tower.embed(model.preprocess.normalize(pixels).to(tower.dtype)), stop=-1)
+    tokens = tower.run(tower.embed(seen), stop=None if of == TOKENS else -1)
     assert tokens.grid is not None
+    if of == TOKENS:
+        x = tokens.patches if tower.norm_last else tower.norm(tokens.patches)
+        return to_map(x, tokens.grid)
     return to_map(summed(tower.blocks[-1].qkv(tokens.x), of)[:, tokens.prefix :], tokens.grid)

@@ -148,7 +148,7 @@ def measured(
     for each, own in parts.items():
         old = _cells.get((each, *key))
         if old is None:
-            missing[each] = _segmenter(bundled(model), own, background)
+            missing[each] = segmenter_of(bundled(model), own, background)
         elif each not in (ONE_LABEL, ORACLE) and old.parts != own:
             raise UsageError(f"{each!r} was measured with other parts before; give one of them another name")
     if missing:
@@ -166,7 +166,8 @@ def measured(
     )
 
 
-def _segmenter(model: Any, parts: Parts, background: Sequence[str] = ()) -> Segmenter:
+def segmenter_of(model: Any, parts: Parts, background: Sequence[str] = ()) -> Segmenter:
+    """A segmenter of these parts, with words for the ground."""
     return Segmenter(model, background=background, **{name: getattr(parts, name) for name in PARTS})
 
 
@@ -283,7 +284,7 @@ def draw_table(
 def _draw_scenes(figure: Any, shown: Asked, sets: Sequence[str], model: str) -> None:
     wanted = dict(shown) if isinstance(shown, Mapping) else {each: each for each in shown}
     segmenters = [
-        _segmenter(bundled(model), parts_of(of) if isinstance(of, str) else of) for of in list(wanted.values())[:4]
+        segmenter_of(bundled(model), parts_of(of) if isinstance(of, str) else of) for of in list(wanted.values())[:4]
     ]
     axes = figure.subplots(len(sets), 2 + len(segmenters), squeeze=False)
     for row, name in zip(axes, sets, strict=True):

@@ -174,7 +174,6 @@ class Block(ABC):
             weight = self.merge(probe)[0].to(exact) - bias
         return weight.view(self.heads, self.head_dim, -1), bias
 
-
     def pulled_back(self, directions: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N H d"], Float[Tensor, "D"]]:
         """Directions as seen before the output projection, and its bias.
 

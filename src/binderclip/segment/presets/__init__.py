@@ -19,6 +19,7 @@ from binderclip.segment.last_block import identity, vanilla
 from binderclip.segment.pamr import PAMR
 from binderclip.segment.presets import (
     basic,
+    clip_dinoiser,
     cliper,
     cliptrase,
     corrclip,
@@ -36,6 +37,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     **basic.PRESETS,
     **cliper.PRESETS,
     **cliptrase.PRESETS,
+    **clip_dinoiser.PRESETS,
     **corrclip.PRESETS,
     **decomposition.PRESETS,
     **proxyclip.PRESETS,

@@ -1,0 +1,29 @@
+"""CLIP-DINOiser (arXiv 2312.12359): MaskCLIP's features pooled over what belongs together, background by saliency.
+
+The thresholds are for `small-dino` and the head that learned from it; the paper's, for DINO ViT-B/16, is 0.2.
+`clip_dinoiser` asks a head on the tower itself (the bundled one is for `small`; `segment.train_dinoiser` makes others),
+`clip_dinoiser-teacher` the vision model that such a head learns from, and works with any tower.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from binderclip.segment.affinity import External
+from binderclip.segment.dinoiser import Student, StudentSaliency
+from binderclip.segment.guided_pooling import BackgroundSeed, GuidedPooling
+from binderclip.segment.last_block import LastBlock, identity
+from binderclip.segment.rule import ClassRule
+
+_SHARED: dict[str, Any] = {
+    "last_block": LastBlock(identity, residual=True, mlp=True),
+    "rule": ClassRule(over="given"),
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "clip_dinoiser": {**_SHARED, "fusion": GuidedPooling(Student(), threshold=0.7, saliency=StudentSaliency())},
+    "clip_dinoiser-teacher": {
+        **_SHARED,
+        "fusion": GuidedPooling(External("small-dino", of="v"), threshold=0.8, saliency=BackgroundSeed()),
+    },
+}

@@ -1,0 +1,251 @@
+"""Does pooling by a self-supervised tower clean MaskCLIP's maps, and can two convolutions learn to do it alone?"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.segment import (
+    BackgroundSeed,
+    DINOiserHead,
+    External,
+    GuidedPooling,
+    Parts,
+    Student,
+    StudentSaliency,
+    cosines,
+    parts_of,
+    segment_all,
+    train_dinoiser,
+)
+from binderclip.segment.context import Frame, head, open_windows, records, resample
+from binderclip.studies.segment_table import (
+    CHANCE,
+    LOWER_BOUND,
+    ONE_LABEL,
+    ORACLE,
+    SETS,
+    UPPER_BOUND,
+    bundled,
+    gain,
+    mean_miou,
+    measured,
+    said,
+    scene_set,
+    segmenter_of,
+    table_rows,
+)
+from binderclip.studies.study import Criterion, Row, Study, Table
+from binderclip.studies.threads import one_thread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+N = 12
+MASKCLIP, TEACHER, COARSE, STUDENT = "maskclip", "teacher pooling", "teacher pooling, tower's grid", "trained head"
+PAPER, CLIP = "teacher pooling, threshold 0.2", "CLIP's own cosines"
+GROUND = ("background",)
+WORDS, TEACHER_GROUND, STUDENT_GROUND = "maskclip, a word for the ground", "teacher + saliency", "head + saliency"
+HEAD_WORDS = "head, a word for the ground"
+GROUND_METRIC, AUROC = "mIoU, ground a class", "AUROC of pairs in one object"
+VALUES = External("small-dino", of="v")
+ON_GRID = External("small-dino", of="v", size=128)
+
+
+def train_head(seed: int = 0) -> DINOiserHead:
+    """How the bundled head was made: 160 unlabelled scenes of the training drawings, 400 steps."""
+    from binderclip.data.scenes import scenes
+
+    grounds = ["plain", "gradient", "noise", "texture", "photo"]
+    images = scenes(1000 + seed, 160, 256, objects=(1, 4), area=(0.03, 0.25), background=grounds).images
+    return train_dinoiser(bundled(), images, steps=400, lr=1e-3, dim=32, threshold=0.8, seed=seed)
+
+
+def pooled(features: Any, threshold: float, saliency: Any = None) -> Parts:
+    """The preset with another pooling."""
+    return parts_of("clip_dinoiser-teacher", fusion=GuidedPooling(features, threshold=threshold, saliency=saliency))
+
+
+@lru_cache(maxsize=1)
+def asked() -> dict[str, str | Parts]:
+    """What is measured with the ground left out."""
+    return {
+        MASKCLIP: "maskclip",
+        PAPER: pooled(VALUES, 0.2),
+        COARSE: pooled(ON_GRID, 0.8),
+        TEACHER: pooled(VALUES, 0.8),
+        STUDENT: pooled(Student(), 0.7),
+    }
+
+
+@lru_cache(maxsize=1)
+def asked_with_ground() -> dict[str, str | Parts]:
+    """What is measured with the ground as a class."""
+    return {
+        WORDS: "maskclip",
+        HEAD_WORDS: pooled(Student(), 0.7),
+        TEACHER_GROUND: pooled(VALUES, 0.8, BackgroundSeed()),
+        STUDENT_GROUND: pooled(Student(), 0.7, StudentSaliency()),
+    }
+
+
+def measure(seed: int) -> list[Row]:
+    """All rows of one seed."""
+    rows = table_rows(asked(), seed, against=((TEACHER, MASKCLIP), (STUDENT, MASKCLIP), (COARSE, MASKCLIP)), n=N)
+    for name in SETS:
+        found = measured(asked_with_ground(), name, seed, n=N, background=GROUND)
+        rows += [Row(GROUND_METRIC, each, score.miou, name) for each, score in found.scores.items()]
+        for one, other in ((STUDENT_GROUND, HEAD_WORDS), (TEACHER_GROUND, WORDS)):
+            mean, low, high = found.difference(one, other)
+            rows.append(Row("gain", f"{one} - {other}", mean, name))
+            rows.append(Row("gain, half its interval", f"{one} - {other}", (high - low) / 2, name))
+        with one_thread():
+            rows += [Row(AUROC, each, value, name) for each, value in pair_scores(name, seed).items()]
+    return rows
+
+
+@torch.no_grad()
+def pair_scores(name: str, seed: int, count: int = 6) -> dict[str, float]:
+    """Mean over scenes of the AUROC with which cosines find pairs of cells of one object (or of the ground)."""
+    from sklearn.metrics import roc_auc_score
+
+    data, model = scene_set(name, seed, N), bundled()
+    scores: dict[str, list[float]] = {CLIP: [], COARSE: [], STUDENT: []}
+    student = Student()
+    for image, visible in zip(data.batch.images[:count], data.batch.visible[:count], strict=True):
+        pixels = image[None]
+        context = open_windows(Frame(model, pixels, pixels), pixels, [(0, 0)], records(student))
+        own = head(context.tower, parts_of("maskclip").last_block(context))
+        ids, pure = cells(visible.float(), context.grid)
+        first, second = torch.triu_indices(len(ids), len(ids), 1)
+        kept = pure[first] & pure[second]
+        same = (ids[first] == ids[second])[kept]
+        for each, features in ((CLIP, own), (COARSE, ON_GRID(context)), (STUDENT, student(context))):
+            similar = cosines(F.normalize(resample(features, context.grid), dim=1))[0, first, second][kept]
+            scores[each].append(float(roc_auc_score(same.numpy(), similar.numpy())))
+    return {each: float(np.mean(values)) for each, values in scores.items()}
+
+
+def cells(visible: Float[Tensor, "K H W"], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Which object covers most of each cell (0 for the ground), and whether it covers 80 % of it."""
+    share = F.adaptive_avg_pool2d(visible[None], grid)[0]
+    share = torch.cat([1 - share.sum(0, keepdim=True), share]).flatten(1)
+    most, which = share.max(0)
+    return which, most > 0.8
+
+
+def _gains(one: str, other: str) -> Any:
+    def test(table: Table) -> tuple[bool, str]:
+        found = gain(table, one, other)
+        return found[1] > 0, said(found)
+
+    return test
+
+
+def _keeps_the_gain(table: Table) -> tuple[bool, str]:
+    teacher, student = (gain(table, each, MASKCLIP)[0] for each in (COARSE, STUDENT))
+    return student >= 0.8 * teacher, f"{100 * student:+.1f} of {100 * teacher:+.1f} points"
+
+
+def _finds_objects(table: Table) -> tuple[bool, str]:
+    found = {each: np.mean([table.values(AUROC, each, name) for name in SETS], axis=0) for each in (CLIP, STUDENT)}
+    text = f"{found[STUDENT].mean():.3f} head, {found[CLIP].mean():.3f} CLIP"
+    return bool((found[STUDENT] > found[CLIP]).all()), text
+
+
+def draw(table: Table, figure: Figure) -> None:
+    """Scenes with label maps above, both tables below."""
+    figure.set_size_inches(10, 7.2)
+    figure.set_layout_engine("constrained")
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1.35, 1])
+    _draw_scenes(halves[0])
+    left, right = halves[1].subplots(1, 2)
+    _draw_bars(left, table, "mIoU", list(asked()), "ground left out")
+    for bound, style in ((CHANCE, ":"), (ONE_LABEL, "--"), (ORACLE, "-")):
+        left.axvline(100 * mean_miou(table, bound), color="0.3", linestyle=style, linewidth=1, label=bound)
+    left.legend(fontsize=6, loc="lower right")
+    _draw_bars(right, table, GROUND_METRIC, list(asked_with_ground()), "ground a class")
+
+
+def _draw_bars(ax: Any, table: Table, metric: str, methods: list[str], title: str) -> None:
+    values = [100 * np.mean([table.values(metric, m, name) for name in SETS], axis=0) for m in methods]
+    ax.barh(methods, [v.mean() for v in values], xerr=[v.std() for v in values], color="C0", alpha=0.8, height=0.65)
+    ax.invert_yaxis()
+    ax.set_xlabel("mIoU (%), mean of the sets; deviation over seeds", fontsize=7)
+    ax.set_title(title, fontsize=9, loc="left")
+    ax.tick_params(labelsize=7)
+
+
+def _draw_scenes(figure: Any) -> None:
+    shown = {MASKCLIP: asked()[MASKCLIP], TEACHER: asked()[TEACHER], STUDENT: asked()[STUDENT]}
+    ground = {each: asked_with_ground()[each] for each in (WORDS, STUDENT_GROUND)}
+    axes = figure.subplots(3, 6)
+    for row, name in zip(axes, ("scenes", "scenes-hard", "scenes-photographs"), strict=True):
+        data = scene_set(name, 0, N)
+        sample, labels = next(iter(data)), list(data.classes)
+        maps = []
+        with one_thread():
+            for some, words in ((shown, ()), (ground, GROUND)):
+                made = [segmenter_of(bundled(), parts_of(p) if isinstance(p, str) else p, words) for p in some.values()]
+                maps += segment_all(made, sample.image, labels)
+        pictures = [sample.image, *(each.overlay(legend=False) for each in maps)]
+        for ax, picture in zip(row, pictures, strict=True):
+            ax.imshow(np.asarray(picture))
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        row[0].set_ylabel(name, fontsize=7)
+    for ax, title in zip(axes[0], ("scene", *shown, *ground), strict=True):
+        ax.set_title(title, fontsize=7)
+
+
+STUDY = Study(
+    paper="p105",
+    claim=(
+        "Pooling MaskCLIP's features by the patch correlations of a self-supervised tower cleans the label maps; two "
+        "convolutions on an earlier block of the image-text tower learn the correlations and the background, and one "
+        "pass of that tower does as well."
+    ),
+    protocol=(
+        f"{N} scenes of 256 px a set and seed, four sets, held-out clip art of 15 classes, all of them labels; the "
+        "ground does not count, or is a class with the word 'background'. The paper's threshold of 0.2 is for DINO "
+        "ViT-B/16; the cosines of small-dino lie higher, so 0.8 (teacher) and 0.7 (head) were chosen among 0.2 to 0.8 "
+        "on 8 scenes a set of seed 100, which is not measured here, and the seed of the background is the patch that "
+        "small-dino's class token attends to most, for the same reason. The head is the bundled one: 32 channels "
+        "instead of 256, 400 steps on 160 unlabelled scenes of other drawings (`train_head` in this file). Seeds vary "
+        "the scenes, not the training. Intervals by the paired bootstrap over scenes; AUROC over pairs of cells of 6 "
+        "scenes a set and seed."
+    ),
+    baseline="MaskCLIP: every patch keeps its own value, residual sum and MLP kept.",
+    lower_bound=LOWER_BOUND,
+    upper_bound=UPPER_BOUND,
+    measure=measure,
+    criteria=(
+        Criterion(
+            "pooling by the teacher beats MaskCLIP, the interval over all sets above 0",
+            _gains(TEACHER, MASKCLIP), essential=True,
+        ),
+        Criterion(
+            "pooling by the trained head beats MaskCLIP, the interval above 0",
+            _gains(STUDENT, MASKCLIP), essential=True,
+        ),
+        Criterion("the head keeps 80 % of the gain of the teacher on the tower's grid", _keeps_the_gain),
+        Criterion(
+            "with the ground a class, the head's saliency beats the word alone, the interval above 0",
+            _gains(STUDENT_GROUND, HEAD_WORDS),
+        ),
+        Criterion("the head's cosines find pairs in one object better than CLIP's, on every seed", _finds_objects),
+    ),
+    draw=draw,
+    stand_in=(
+        "`small` instead of CLIP ViT-B/16, and `small-dino` instead of DINO ViT-B/16",
+        "the first step of FOUND (seed expansion) as the teacher of saliency, instead of FOUND's trained decoder",
+        "composite clip-art scenes instead of PASCAL VOC, COCO, Cityscapes and ADE20K, and instead of ImageNet for "
+        "training",
+    ),
+)  # fmt: skip
