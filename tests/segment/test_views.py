@@ -76,13 +76,13 @@ def test_the_blur_keeps_its_proportion_to_the_window_and_grey_is_of_pixels_if_as
     context = open_windows(Frame(clip_model, image, image), image, [(0, 0)], records())
     views = ViewEnsemble(sigma=7.0, kernel=22, side=128)
     torch.testing.assert_close(
-        views._changed("blur", image, context)[0], by_scipy(image[0], 11, 3.5), atol=1e-4, rtol=0
+        views._changed("blur", context, image)[0], by_scipy(image[0], 11, 3.5), atol=1e-4, rtol=0
     )
     torch.testing.assert_close(blurred(image, sigma=1.0, kernel=1.0)[0], by_scipy(image[0], 3, 1.0), atol=1e-4, rtol=0)
-    on_pixels = ViewEnsemble(on="pixels")._changed("grey", image, context)
+    on_pixels = ViewEnsemble(on="pixels")._changed("grey", context, image)
     assert torch.equal(on_pixels[:, 0], on_pixels[:, 2])
     torch.testing.assert_close(on_pixels, grey(image))
-    on_normalised = ViewEnsemble()._changed("grey", image, context)
+    on_normalised = ViewEnsemble()._changed("grey", context, image)
     assert not torch.allclose(on_normalised, on_pixels, atol=1e-2)
     assert blurred(picture(2, 3)[None], sigma=5, kernel=11).shape == (1, 3, 2, 3)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -76,18 +77,18 @@ class ViewEnsemble:
         kept = [score(context)]
         for name in self.first:
             key = ("view", name, self.sigma, self.kernel, self.side, self.on)
-            kept.append(score(context.again(key, lambda pixels, name=name: self._changed(name, pixels, context))))
+            kept.append(score(context.again(key, partial(self._changed, name, context))))
         scores = torch.stack(kept).mean(dim=0)
         if not self.second:
             return scores
         turned = []
         for name in self.second:
             axis = FLIPS[name]
-            seen = context.again(("view", name), lambda pixels, axis=axis: pixels.flip(axis), moved=True)
+            seen = context.again(("view", name), partial(torch.flip, dims=(axis,)), moved=True)
             turned.append(score(seen).flip(axis))
         return self.share * scores + (1 - self.share) * torch.stack(turned).mean(dim=0)
 
-    def _changed(self, name: str, pixels: Float[Tensor, "B 3 h w"], context: Context) -> Float[Tensor, "B 3 h w"]:
+    def _changed(self, name: str, context: Context, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 3 h w"]:
         if name == "grey":
             preprocess = context.frame.model.preprocess
             if self.on == "pixels":
