@@ -175,7 +175,7 @@ def _inspected(request: Request, folder: InspectionFolder, normal: Sequence[Path
     from binderclip.segment.anomaly import Anomalies
 
     detector = build_detector(request)
-    held, used, skipped = None, [], []
+    held, used, skipped = None, list[Path](), list[tuple[str, str]]()
     if normal:
         used, opened, skipped = _opened(normal)
         if not used:

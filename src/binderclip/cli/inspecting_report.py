@@ -96,9 +96,9 @@ def _histogram(done: Inspection) -> Image.Image:
     scores = done.found.scores.double().numpy()
     low, high = float(scores.min()), float(scores.max())
     edges = np.linspace(low, high if high > low else low + 1e-6, 31)
-    groups = {}
+    groups: dict[str, list[float]] = {}
     for row in range(len(scores)):
-        groups.setdefault(done.label(row) or "not known", []).append(scores[row])
+        groups.setdefault(done.label(row) or "not known", []).append(float(scores[row]))
     colours = {"good": "C0", "damaged": "C3", "not known": "0.5"}
     for label, values in groups.items():
         ax.hist(values, edges, alpha=0.65, color=colours[label], label=f"{label} ({len(values)})")

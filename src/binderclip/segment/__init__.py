@@ -9,6 +9,16 @@ from typing import Any
 from binderclip.segment import anomaly, metrics, presets
 from binderclip.segment.affinity import CentredSoftmax, External, centred_softmax, cosines
 from binderclip.segment.anomaly import Anomalies, NormalMemory, WinCLIP
+from binderclip.segment import anomaly, metrics
+from binderclip.segment.affinity import External, cosines
+from binderclip.segment.anomaly import (
+    Anomalies,
+    ContrastiveLanguagePrompting,
+    InformationBottleneckMap,
+    InpaintingAnomalyDetector,
+    NormalMemory,
+    WinCLIP,
+)
 from binderclip.segment.attention_refine import ClassScore, DiffusionAttention, FeatureAttention, SelfAttention
 from binderclip.segment.cluster_vote import ClusterVote
 from binderclip.segment.coco import coco_document, run_lengths
@@ -63,6 +73,7 @@ __all__ = [
     "ClusterVote",
     "Context",
     "DINOiserHead",
+    "ContrastiveLanguagePrompting",
     "DecompositionSegmenter",
     "Detector",
     "DiffusionAttention",
@@ -75,6 +86,8 @@ __all__ = [
     "FusedAttention",
     "GraphCut",
     "GuidedPooling",
+    "InformationBottleneckMap",
+    "InpaintingAnomalyDetector",
     "InteractiveSession",
     "IoU",
     "IoUScore",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from binderclip.data import load_data, open_image, plant_defects, to_tensor
+from binderclip.data import load_data, open_image, plant_defects, to_tensor, vocabulary
+from binderclip.data.scenes import scenes
 from binderclip.errors import UsageError
 
 STRENGTH = 0.45
@@ -56,6 +57,31 @@ class AnomalySet:
         if self.masks is None:
             return None
         return torch.cat([torch.zeros(len(self.good), *self.masks.shape[1:], dtype=torch.bool), self.masks])
+
+
+def drawing_set(name: str, seed: int, *, normal: int, test: int, side: int = 128) -> AnomalySet:
+    """One drawing, always in the same place but for a little turning and size, sound or with one defect.
+
+    Args:
+        name: class of `scenes15`; its first held-out drawing is taken.
+        seed: of the pictures.
+        normal: pictures to learn from.
+        test: good pictures, and as many bad ones.
+        side: of the pictures, in pixels.
+
+    Raises:
+        UsageError: an unknown class.
+    """
+    whole = vocabulary("scenes15", split="val").only([name])
+    one = replace(
+        whole, sprites=whole.sprites[:1], owner=whole.owner[:1], captions=whole.captions[:1], keys=whole.keys[:1],
+        styles=whole.styles[:1], _members={}, _cut={},
+    )  # fmt: skip
+    factors: Any = {"rotation": list(range(-6, 7, 2)), "position": [(0.5, 0.5), (0.48, 0.5), (0.5, 0.52)]}
+    options: Any = {"vocabulary": one, "objects": 1, "area": (0.3, 0.34), "background": "white", "factors": factors}
+    sound = scenes(seed, normal + test, side, **options).images
+    bad = scenes(seed, test, side, first=normal + test, defects=1, **options)
+    return AnomalySet(name, sound[:normal], sound[normal:], bad.images, bad.defects)
 
 
 def anomaly_set(name: str, seed: int, *, normal: int, test: int) -> AnomalySet:

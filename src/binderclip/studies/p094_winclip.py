@@ -170,8 +170,8 @@ def draw(table: Table, figure: Figure) -> None:
     left.set(title="Image AUROC", xlabel="normal pictures", ylim=(0, 1.05))
     left.legend(fontsize=6, loc="lower right")
     methods = [m for m in table.names("method", "PRO") if table.has("PRO", m, PLANTED[0])]
-    values = [_over(table, "PRO", m) for m in methods]
-    right.barh(methods, [v.mean() for v in values], xerr=[v.std() for v in values], height=0.65)
+    overlaps = [_over(table, "PRO", m) for m in methods]
+    right.barh(methods, [v.mean() for v in overlaps], xerr=[v.std() for v in overlaps], height=0.65)
     right.invert_yaxis()
     right.tick_params(axis="y", labelsize=6.5)
     right.grid(axis="y", visible=False)
