@@ -28,7 +28,7 @@ from binderclip.segment import (
 )
 from binderclip.segment.attention_refine import combined
 from binderclip.segment.context import Context, Frame, open_windows, records
-from binderclip.segment.fused import balanced, contrasted, spread_by
+from binderclip.segment.fused import Balance, spread_by
 
 LABELS = ["a cat", "a dog", "green grass"]
 
@@ -88,18 +88,21 @@ def test_fused_attention_is_the_released_procedure_in_place(clip_model) -> None:
 
 def test_fused_rows_are_distributions_and_uniform_attention_gives_uniform_rows() -> None:
     weights = torch.rand(2, 3, 17, 17, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    found = contrasted(balanced(weights))
+    found = Balance(weights).contrasted(1)
     assert (found >= 0).all()
     torch.testing.assert_close(found.sum(-1), torch.ones(2, 3, 17))
     uniform = torch.full((1, 1, 17, 17), 3 / 17)
-    torch.testing.assert_close(contrasted(balanced(uniform)), torch.full((1, 1, 17, 17), 1 / 17))
+    torch.testing.assert_close(Balance(uniform).contrasted(1), torch.full((1, 1, 17, 17), 1 / 17))
+    # A row in which nothing stands out, beside rows in which something does.
+    mixed = torch.cat([uniform[0], weights[0]])[None]
+    torch.testing.assert_close(Balance(mixed).contrasted(2)[0, 0], uniform[0, 0] / 3)
 
 
 def test_many_passes_are_sinkhorns_scaling() -> None:
     start = torch.rand(9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.05
-    found = start
-    for _ in range(300):
-        found = balanced(found)
+    rows, columns, sums = Balance(start).factors(300)
+    found = rows[:, None] * start * columns
+    torch.testing.assert_close(found.sum(0), sums)
     torch.testing.assert_close(found.sum(0), torch.ones(9, dtype=torch.float64))
     torch.testing.assert_close(found.sum(1), torch.ones(9, dtype=torch.float64))
 

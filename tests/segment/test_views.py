@@ -220,7 +220,7 @@ def test_many_views_and_recorded_streams_make_smaller_batches(clip_model, monkey
     monkeypatch.setattr(segmenter_module, "open_windows", counted)
     image, windows = picture(32, 96), Windows(stride=0.25)
     every = 4 * tower.depth * tower.width * 17  # the streams of a window of 17 tokens
-    monkeypatch.setattr(segmenter_module, "TOKEN_BYTES", 20 * every)
+    monkeypatch.setattr(segmenter_module, "RECORDED_BYTES", 20 * every)
     block = LastBlock(AttentionMean(vanilla))
     one = Segmenter(clip_model, resolution=windows, last_block=block)(image, LABELS)
     few = Segmenter(clip_model, resolution=windows, last_block=block, views=ViewEnsemble((), ("flip-horizontal",), 1.0))

@@ -8,9 +8,6 @@ from typing import Any
 
 from binderclip.segment import anomaly, metrics, presets
 from binderclip.segment.affinity import CentredSoftmax, External, centred_softmax, cosines
-from binderclip.segment.anomaly import Anomalies, NormalMemory, WinCLIP
-from binderclip.segment import anomaly, metrics
-from binderclip.segment.affinity import External, cosines
 from binderclip.segment.anomaly import (
     Anomalies,
     ContrastiveLanguagePrompting,
@@ -72,8 +69,8 @@ __all__ = [
     "Closing",
     "ClusterVote",
     "Context",
-    "DINOiserHead",
     "ContrastiveLanguagePrompting",
+    "DINOiserHead",
     "DecompositionSegmenter",
     "Detector",
     "DiffusionAttention",

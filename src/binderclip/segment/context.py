@@ -82,14 +82,14 @@ class Context:
         """Number of tokens before the patches."""
         return self.tokens.prefix
 
-    def qkv(self, layer: int = -1) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key, value (B, H, L, d) of a block; computed once for all segmenters of one call."""
+    def qkv(self, layer: int = -1) -> Projected:
+        """Query, key, value (B, H, L, d) of a block; computed once for all segmenters of one call, when asked for."""
         layer = resolve_layer(layer, self.tower.depth)
         if ("qkv", layer) not in self.notes:
             if Site("q", layer) in self.sites:
-                found = tuple(self.sites[Site(name, layer)] for name in ("q", "k", "v"))
+                found: Any = tuple(self.sites[Site(name, layer)] for name in ("q", "k", "v"))
             else:
-                found = self.tower.blocks[layer].qkv(self.stream(layer))
+                found = Projected(self.tower.blocks[layer], self.stream(layer))
             self.notes["qkv", layer] = found
         return self.notes["qkv", layer]
 
@@ -123,6 +123,32 @@ class _Nowhere(tuple[Any, ...]):
 
     def __iter__(self) -> Any:
         raise UsageError("regions and features of the picture as a whole do not fit windows that a view has flipped")
+
+
+class Projected(Sequence[Tensor]):
+    """Query, key, value of a block, computed when asked for: many attention maps need the value alone.
+
+    Args:
+        block: whose.
+        x: the residual stream (B, L, D) entering it, or any other tokens.
+    """
+
+    def __init__(self, block: Block, x: Float[Tensor, "B L D"]) -> None:
+        self.block, self.x = block, x
+        self._value: Tensor | None = None
+        self._all: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._all is None and index in (2, -1):
+            if self._value is None:
+                self._value = self.block.value(self.x)
+            return self._value
+        if self._all is None:
+            self._all = self.block.qkv(self.x)
+        return self._all[index]
 
 
 def open_windows(

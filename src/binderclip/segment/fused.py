@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.towers import Block, Record
+from binderclip.models.towers import Block, Record, Site
 from binderclip.models.towers.record import resolve_layer
-from binderclip.segment.context import Context, head
+from binderclip.segment.context import Context, Projected, head
 from binderclip.segment.fusion import Reader
 from binderclip.segment.last_block import LastBlock, PatchWeights, Qkv
 from binderclip.segment.text import BoundText
@@ -45,32 +45,27 @@ class FusedAttention:
 
     @property
     def record(self) -> Record:
-        """The attention maps of the earlier blocks."""
-        return Record("attn")
+        """The sum of the earlier blocks' attention maps."""
+        return Record("attn_sum")
 
     def __call__(self, _block: Block, _qkv: Qkv, context: Context) -> Float[Tensor, "B H L L"]:
         """Weights of the values over all tokens."""
         times = context.tower.depth if self.passes == "accumulate" else int(self.passes)
-        key = ("fused attention", times)
-        if key not in context.notes:
-            context.notes[key] = contrasted(self._balanced(context, times))
-        return context.notes[key]
+        known = context.notes.get(LATEST)
+        if known is None or known[0] != times:
+            if BALANCE not in context.notes:
+                context.notes[BALANCE] = Balance(sum_of_maps(context))
+            # The one before is given up first: maps are large.
+            known = context.notes[LATEST] = None
+            known = context.notes[LATEST] = (times, context.notes[BALANCE].contrasted(times))
+        return known[1]
 
     def for_layer(self, layer: int) -> FusedAttention:
         """The map that the released code uses for the `layer`-th stream, counted from 0."""
         return replace(self, passes=layer + 1) if self.passes == "accumulate" else self
 
-    def _balanced(self, context: Context, times: int) -> Tensor:
-        """The sum after so many passes; each pass is kept, as layers ask for one after the other."""
-        key = ("fused sum", times)
-        if key not in context.notes:
-            if times:
-                before = self._balanced(context, times - 1)
-                found = balanced(before)
-            else:
-                found = sum_of_maps(context)
-            context.notes[key] = found
-        return context.notes[key]
+
+LATEST, BALANCE = "latest fused attention", "fused attention, balanced"
 
 
 def sum_of_maps(context: Context) -> Float[Tensor, "B H L L"]:
@@ -81,25 +76,66 @@ def sum_of_maps(context: Context) -> Float[Tensor, "B H L L"]:
     """
     if context.tower.depth < 2:
         raise UsageError("the tower has a single block, so there are no earlier attention maps to fuse")
-    maps = [context.site("attn", layer).float() for layer in range(context.tower.depth - 1)]
-    return torch.stack(maps).sum(0)
+    return context.sites[Site("attn_sum")]
 
 
-def balanced(weights: Float[Tensor, "*B N N"]) -> Float[Tensor, "*B N N"]:
-    """Divided by column sums, then by row sums; repeated, both become 1."""
-    weights = weights / weights.sum(-2, keepdim=True)
-    return weights / weights.sum(-1, keepdim=True)
+class Balance:
+    """A map after any number of passes, kept as factors of its rows and columns.
+
+    A pass divides by column sums, then by row sums, so that two products with a vector take the place of two new maps.
+
+    Args:
+        total: the map before the first pass.
+    """
+
+    def __init__(self, total: Float[Tensor, "*B N N"]) -> None:
+        self.total = total
+        ones = torch.ones_like(total[..., 0])
+        #: Of every number of passes: factors of rows and of columns, and column sums before the columns' factors.
+        self.known = [(ones, ones, total.sum(-2))]
+
+    def factors(self, times: int) -> tuple[Float[Tensor, "*B N"], Float[Tensor, "*B N"], Float[Tensor, "*B N"]]:
+        """Factors of rows and columns after so many passes, and the sums of the columns."""
+        while len(self.known) <= times:
+            columns = 1 / self.known[-1][2]
+            rows = 1 / torch.matmul(self.total, columns[..., None])[..., 0]
+            self.known.append((rows, columns, torch.matmul(rows[..., None, :], self.total)[..., 0, :]))
+        rows, columns, sums = self.known[times]
+        return rows, columns, columns * sums
+
+    def contrasted(self, times: int) -> Float[Tensor, "*B N N"]:
+        """Symmetric part above its column means, after so many passes (at least one), rows normalised.
+
+        A row that has nothing above them becomes uniform.
+        """
+        rows, columns, sums = self.factors(times)
+        # Column means of the symmetric part; uniform attention leaves nothing but rounding above them, which must not
+        # be blown up to weights.
+        floor = (0.5 + ABOVE) * (1 + sums) / sums.shape[-1]
+        out = torch.empty_like(self.total)
+        length = out.shape[-1]
+        flat = [each.reshape(-1, length) for each in (0.5 * rows, columns, floor)]
+        maps, outs = self.total.reshape(-1, length, length), out.view(-1, length, length)
+        # As many maps at once as stay in a CPU's cache.
+        step = max(1, CACHED // (length * length)) if out.device.type == "cpu" else len(maps)
+        for first in range(0, len(maps), step):
+            some = slice(first, first + step)
+            row, column, least = (each[some] for each in flat)
+            scaled = maps[some] * row[..., None]
+            scaled *= column[:, None]
+            found = torch.add(scaled, scaled.mT, out=outs[some])
+            found -= least[:, None]
+            found.clamp_(min=0)
+            sum_ = found.sum(-1, keepdim=True)
+            found /= sum_.clamp(min=1e-30)
+            if not bool(sum_.all()):
+                found.masked_fill_(sum_ == 0, 1 / length)
+        return out
 
 
-def contrasted(weights: Float[Tensor, "*B N N"]) -> Float[Tensor, "*B N N"]:
-    """Symmetric part above its column means, rows normalised; a row that has nothing above them becomes uniform."""
-    weights = (weights + weights.mT) / 2
-    mean = weights.mean(-2, keepdim=True)
-    above = weights - mean
-    # Uniform attention leaves nothing but rounding, which must not be blown up to weights.
-    above = torch.where(above > 1e-5 * mean, above, 0.0)
-    total = above.sum(-1, keepdim=True)
-    return torch.where(total > 0, above / total.clamp(min=1e-30), 1.0 / weights.shape[-1])
+ABOVE = 5e-6
+"""Half the share of the mean above which an entry counts."""
+CACHED = 2**18
 
 
 @dataclass(frozen=True)
@@ -153,7 +189,7 @@ class LayerEnsemble:
         maps = []
         for layer in range(depth):
             x = context.site("ln1", layer) if layer < depth - 1 else context.tokens.x
-            qkv = block.qkv(x) if layer < depth - 1 else context.qkv(-1)
+            qkv = Projected(block, x) if layer < depth - 1 else context.qkv(-1)
             tokens = _for_layer(last_block, layer).of(context, qkv, x)
             cosines = replace(text, rows=rows).cosines(head(context.tower, tokens))
             maps.append((scale * cosines).softmax(dim=1)[:, : len(text.rows)])

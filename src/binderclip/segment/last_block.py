@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,7 +14,8 @@ from binderclip.errors import NotSupported
 from binderclip.models.towers import Block, Record
 from binderclip.segment.context import Context, records, resample, to_map
 
-Qkv: TypeAlias = tuple[Tensor, Tensor, Tensor]
+#: query, key, value (B, H, L, d)
+Qkv: TypeAlias = "Sequence[Tensor]"
 
 
 @dataclass(frozen=True)

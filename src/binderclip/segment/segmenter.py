@@ -14,6 +14,7 @@ from torch import Tensor
 from binderclip.data.windows import Windows as Layout
 from binderclip.errors import UsageError
 from binderclip.models.towers import Record
+from binderclip.models.towers.record import SUM
 from binderclip.segment.context import Context, Frame, head, open_windows, records
 from binderclip.segment.fusion import Fusion, LastOnly, Reader
 from binderclip.segment.last_block import LastBlock
@@ -34,8 +35,8 @@ Mix: TypeAlias = "Callable[[Tensor, Frame], Tensor]"
 Views: TypeAlias = "Callable[[Context, Callable[[Context], Tensor], Callable[[Context], Tensor]], Tensor]"
 
 PARTS = ("last_block", "fusion", "views", "resolution", "mix", "text", "rule", "refine", "relabel")
-ATTENTION_BYTES, TOKEN_BYTES = 256e6, 512e6
-"""Most memory for recorded attention maps, and for all else that is recorded, of one batch of windows."""
+RECORDED_BYTES = 256e6
+"""Most memory for what is recorded of one batch of windows."""
 
 
 @dataclass(frozen=True)
@@ -282,15 +283,13 @@ class _Splice:
 
 
 def _windows_at_once(tower: Any, window: tuple[int, int], record: Record, passes: int = 1, most: int = 16) -> int:
-    """Fewer where much is kept: attention maps, which grow with the square of the tokens, or every view's tokens."""
+    """Fewer where much is kept, of every view: attention maps above all, which grow with the square of the tokens."""
     length = tower.prefix + (window[0] // tower.patch) * (window[1] // tower.patch)
-    sizes = {"attn": tower.heads * length**2}
-    kept = {name: 0 for name, _ in record.wanted}
-    for name, layer in record.wanted:
-        kept[name] += 4 * passes * (tower.depth if layer is None else 1) * sizes.get(name, tower.width * length)
-    attention, tokens = kept.pop("attn", 0), sum(kept.values())
-    fitting = [int(limit // each) for limit, each in ((ATTENTION_BYTES, attention), (TOKEN_BYTES, tokens)) if each]
-    return max(1, min(most, *fitting)) if fitting else most
+    of_blocks = [(name, tower.depth if layer is None else 1) for name, layer in record.wanted if name != SUM]
+    maps = sum(count for name, count in of_blocks if name == "attn") + 2 * ((SUM, None) in record.wanted)
+    streams = sum(count for name, count in of_blocks if name != "attn")
+    bytes_each = 4 * passes * length * (maps * tower.heads * length + streams * tower.width)
+    return max(1, min(most, int(RECORDED_BYTES // bytes_each))) if bytes_each else most
 
 
 def _finish(parts: Parts, scores: Tensor, text: BoundText, frame: Frame, picture: Any) -> Segmentation:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -36,8 +35,11 @@ class BoundText:
 
     def cosines(self, dense: Float[Tensor, "B E h w"], *, normalised: bool = False) -> Float[Tensor, "B Q h w"]:
         """Words against every cell of a dense map."""
-        features = dense.float() if normalised else F.normalize(dense.float(), dim=1)
-        return torch.einsum("behw,qe->bqhw", features, self.rows)
+        cells = dense.float().flatten(2).mT
+        scores = cells @ self.rows.T
+        if not normalised:
+            scores = scores / cells.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        return scores.mT.unflatten(2, (dense.shape[-2], dense.shape[-1]))
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,8 @@ STUDY = Study(
     f"scratch, {STEPS} steps of {BATCH}, AdamW {RATE:g}, mirrors. alpha 0.1 and a 3 x 3 window as in the paper; margin "
     "5, as in its medical runs. ECE has 15 bins; the verdict is about pixels whose label is an object, as in the "
     "paper; errors in a band of 5 px around edges and over all pixels are shown too. The kind of scenes, the network "
-    "and the steps were chosen on seed 900 until cross-entropy learned the task; alpha and margin were not touched. There "
-    "the penalty was worse than cross-entropy over all pixels, most of which are sure background.",
+    "and the steps were chosen on seed 900 until cross-entropy learned the task; alpha and margin were not touched. "
+    "There the penalty was worse than cross-entropy over all pixels, most of which are sure background.",
     baseline="Cross-entropy; spatially varying label smoothing; margin-based label smoothing.",
     lower_bound="Dice 0 (everything called background).",
     upper_bound="Dice of the exact masks against the moved labels; for calibration, the logits of cross-entropy over "

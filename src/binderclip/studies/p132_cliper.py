@@ -110,7 +110,9 @@ def _beats_presets(table: Table) -> tuple[bool, str]:
 def draw(table: Table, figure: Figure) -> None:
     """The table, with scenes."""
     chosen = asked()
-    draw_table(table, figure, shown={name: chosen[name] for name in (FUSED, SHARP, VALUE_SHARP, "value")})
+    draw_table(table, figure, shown={
+        "fused": chosen[FUSED], SHARP: chosen[SHARP], "value, sharp": chosen[VALUE_SHARP], "value": chosen["value"],
+    })  # fmt: skip
 
 
 STUDY = Study(

@@ -120,7 +120,9 @@ def draw(table: Table, figure: Figure) -> None:
     for name in SETS:
         remember(name, 0, N)
     chosen = asked()
-    draw_table(table, figure, shown={name: chosen[name] for name in (FREE, FOUND, TRUE, CORRCLIP)})
+    draw_table(table, figure, shown={
+        "no scope": chosen[FREE], "regions": chosen[FOUND], "true masks": chosen[TRUE], CORRCLIP: chosen[CORRCLIP],
+    })  # fmt: skip
 
 
 STUDY = Study(

@@ -52,6 +52,33 @@ def test_forward_needs_no_gradients_and_changes_nothing(case, pixels):
     assert all(torch.equal(before[name], p) for name, p in case.module.state_dict().items())
 
 
+def test_values_alone_are_those_of_the_three(tower, pixels):
+    x = tower.embed(pixels).x
+    for block in tower.blocks:
+        assert torch.allclose(block.value(x), block.qkv(x)[2], atol=1e-6)
+
+
+def test_the_sum_of_attention_maps_is_their_sum(tower, pixels):
+    tokens, depth = tower.embed(pixels), tower.depth
+    for wanted in (Record("attn") | Record("attn_sum"), Record("attn_sum")):
+        with torch.no_grad():
+            recorder, every = Recorder(wanted, depth), Recorder(Record("attn"), depth)
+            out = tower.run(tokens, stop=-1, record=recorder)
+            plain = tower.run(tokens, stop=-1, record=every)
+        total = sum(every.values[Site("attn", layer)] for layer in range(depth - 1))
+        assert torch.allclose(recorder.values[Site("attn_sum")], total, atol=1e-6)
+        assert torch.equal(out.x, plain.x)
+        kept = {site: value for site, value in recorder.values.items() if site.name == "attn"}
+        assert len(kept) == (depth - 1 if ("attn", None) in wanted.wanted else 0)
+        assert all(torch.equal(value, every.values[site]) for site, value in kept.items())
+    # With gradients nothing is added in place.
+    recorder = Recorder(Record("attn_sum"), depth)
+    tower.run(tower.embed(pixels.clone().requires_grad_()), record=recorder)
+    recorder.values[Site("attn_sum")].square().sum().backward()
+    with pytest.raises(UsageError, match="give no layers"):
+        Record("attn_sum", layers=[0])
+
+
 def test_blockwise_run_is_the_whole_run(tower, pixels):
     tokens = tower.embed(pixels)
     whole = tower.run(tokens)

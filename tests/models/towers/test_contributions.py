@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.contributions import contributions
+from binderclip.models.contributions import TERMS, contributions
 from binderclip.models.tokens import cls_bias
-from binderclip.models.towers import Record, Site
+from binderclip.models.towers import Record, Recorder, Site
 from binderclip.models.trace import trace
 
 SPLITS = {"head": 4, "token": None, "head_token": None, "layer": None, "mlp": None}
@@ -33,6 +33,31 @@ def test_terms_sum_to_the_embedding(tower, pixels, by):
     assert late.layers == (tower.depth - 1,)
     assert torch.allclose(late.values[:, 0], split.values[:, -1], atol=1e-10)
     assert torch.allclose(late.total(), seen.embedding, atol=1e-8)
+
+
+def test_directions_pulled_back_are_those_of_the_output_map(tower):
+    if not supported(tower):
+        return
+    rows = torch.randn(3, tower.width, generator=torch.Generator().manual_seed(0), dtype=tower.dtype)
+    for block in tower.blocks:
+        weight, bias = block.output_map()
+        with torch.inference_mode():
+            pulled, shift = block.pulled_back(rows)
+        assert torch.allclose(pulled, torch.einsum("nd,hkd->nhk", rows, weight), atol=1e-10)
+        assert torch.allclose(shift, bias, atol=1e-10)
+
+
+def test_a_run_that_was_recorded_is_not_run_again(tower, pixels, monkeypatch):
+    if not supported(tower):
+        return
+    recorder = Recorder(Record(*TERMS), tower.depth)
+    start = tower.embed(pixels)
+    final = tower.run(start, record=recorder)
+    want = contributions(tower, start, final, by="token")
+    monkeypatch.setattr(type(tower.blocks[0]), "__call__", lambda *args, **options: pytest.fail("run again"))
+    found = contributions(tower, start, final, by="token", recorded=recorder.values)
+    assert torch.allclose(found.values, want.values, atol=1e-10)
+    assert torch.allclose(found.total(), want.total(), atol=1e-10)
 
 
 def test_splits_are_consistent(tower, pixels):

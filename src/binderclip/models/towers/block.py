@@ -58,6 +58,10 @@ class Block(ABC):
     def project_qkv(self, normed: Float[Tensor, "B L D"]) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of already normalised tokens."""
 
+    def project_v(self, normed: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L d"]:
+        """The value alone of already normalised tokens."""
+        return self.project_qkv(normed)[2]
+
     @abstractmethod
     def merge(self, heads: Float[Tensor, "B H L d"]) -> Float[Tensor, "B L D"]:
         """Output projection of the heads' outputs, with everything up to the residual sum."""
@@ -84,6 +88,10 @@ class Block(ABC):
         Where the library normalises queries and keys (qk_norm), that is included.
         """
         return self.project_qkv(self.norm1(x))
+
+    def value(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L d"]:
+        """The value alone, as `qkv` gives it, at a third of the work."""
+        return self.project_v(self.norm1(x))
 
     def mix(self, weights: Float[Tensor, "B H M N"] | None, values: Float[Tensor, "B H N d"]) -> Float[Tensor, "B M D"]:
         """out_proj of `weights @ values`: what attention would add to the stream with these weights.

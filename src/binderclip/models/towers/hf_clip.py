@@ -31,6 +31,9 @@ class HfBlock(Block):
             split_heads(attention.v_proj(normed), self.heads),
         )
 
+    def project_v(self, normed: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L d"]:
+        return split_heads(self.module.self_attn.v_proj(normed), self.heads)
+
     def merge(self, heads: Float[Tensor, "B H L d"]) -> Float[Tensor, "B L D"]:
         return self.module.self_attn.out_proj(join_heads(heads))
 

@@ -28,6 +28,11 @@ class OpenClipBlock(Block):
         q, k, v = mha_qkv(self.module.attn, normed)
         return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
+    def project_v(self, normed: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L d"]:
+        attention, first = self.module.attn, 2 * self.width
+        bias = None if attention.in_proj_bias is None else attention.in_proj_bias[first:]
+        return split_heads(torch.nn.functional.linear(normed, attention.in_proj_weight[first:], bias), self.heads)
+
     def merge(self, heads: Float[Tensor, "B H L d"]) -> Float[Tensor, "B L D"]:
         return self.module.ls_1(self.module.attn.out_proj(join_heads(heads)))
 

@@ -2,7 +2,8 @@
 
 Names: `embedded` (before the norm that precedes the blocks), and of block l: `block_in`, `ln1`, `q`, `k`, `v`
 (B, H, L, d; unscaled, with biases), `attn` (B, H, L, L; after the softmax), `heads` (attn @ v, B, H, L, d), `attn_out`
-(what attention adds to the stream), `ln2`, `mlp_out`, `block_out`.
+(what attention adds to the stream), `ln2`, `mlp_out`, `block_out`. `attn_sum`, of no block, is the sum of `attn` over
+all that ran, in float32 or better: as large as one of them.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from binderclip.errors import UsageError
 
 BLOCK_SITES = ("block_in", "ln1", "q", "k", "v", "attn", "heads", "attn_out", "ln2", "mlp_out", "block_out")
+SUM = "attn_sum"
 FREE_SITES = ("input", "embedded", "tokens", "pooled", "embedding")
 _ALL = None
 
@@ -32,7 +35,7 @@ class Record:
     """The sites that a run keeps: `Record("q", "attn", layers=[-1]) | Record("block_in")`.
 
     Args:
-        names: names of BLOCK_SITES.
+        names: names of BLOCK_SITES, or `attn_sum`.
         layers: block indices (negative from the end); None = every block.
     """
 
@@ -40,8 +43,10 @@ class Record:
 
     def __init__(self, *names: str, layers: Sequence[int] | None = None) -> None:
         for name in names:
-            if name not in BLOCK_SITES:
+            if name not in (*BLOCK_SITES, SUM):
                 raise UsageError(f"unknown site {name!r}; a block has {', '.join(BLOCK_SITES)}")
+            if name == SUM and layers is not None:
+                raise UsageError(f"{SUM} is the sum over all blocks that run: give no layers")
         picked: Iterable[int | None] = (_ALL,) if layers is None else layers
         object.__setattr__(self, "wanted", frozenset((name, layer) for layer in picked for name in names))
 
@@ -65,15 +70,33 @@ class Recorder:
         self._wanted: set[tuple[str, int | None]] = set()
         for name, layer in record.wanted:
             self._wanted.add((name, layer if layer is None else resolve_layer(layer, depth)))
+        self._sums = (SUM, _ALL) in self._wanted
+        self._summed = 0
 
     def wants(self, name: str, layer: int) -> bool:
-        """Whether this site is kept."""
+        """Whether this site is needed."""
+        return self._keeps(name, layer) or (self._sums and name == "attn")
+
+    def _keeps(self, name: str, layer: int) -> bool:
         return (name, layer) in self._wanted or (name, _ALL) in self._wanted
 
     def put(self, name: str, layer: int | None, value: Tensor) -> None:
         """Write `value` down if it is wanted (sites without a block always are)."""
-        if layer is None or self.wants(name, layer):
+        if layer is None or self._keeps(name, layer):
             self.values[Site(name, layer)] = value
+        if self._sums and name == "attn":
+            self._add(value)
+
+    def _add(self, value: Tensor) -> None:
+        value = value.to(torch.promote_types(value.dtype, torch.float32))
+        total = self.values.get(Site(SUM))
+        self._summed += 1
+        if total is None:
+            self.values[Site(SUM)] = value
+        elif self._summed == 2 or total.requires_grad or value.requires_grad:
+            self.values[Site(SUM)] = total + value  # the first one belongs to its block
+        else:
+            total.add_(value)
 
 
 def resolve_layer(layer: int, depth: int) -> int:

@@ -41,6 +41,14 @@ class TimmBlock(Block):
         q, k, v = (split_heads(part, self.heads) for part in attention.qkv(normed).chunk(3, dim=-1))
         return attention.q_norm(q), attention.k_norm(k), v
 
+    def project_v(self, normed: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L d"]:
+        joint = self.module.attn.qkv
+        if type(joint) is not nn.Linear:  # a layer that does more must do it
+            return super().project_v(normed)
+        first = joint.weight.shape[0] // 3 * 2
+        bias = None if joint.bias is None else joint.bias[first:]
+        return split_heads(nn.functional.linear(normed, joint.weight[first:], bias), self.heads)
+
     def merge(self, heads: Float[Tensor, "B H L d"]) -> Float[Tensor, "B L D"]:
         attention = self.module.attn
         out = attention.proj_drop(attention.proj(attention.norm(join_heads(heads))))
