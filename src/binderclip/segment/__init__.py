@@ -35,6 +35,7 @@ from binderclip.segment.overrides import describe, override
 from binderclip.segment.pamr import PAMR, pamr
 from binderclip.segment.presets import CHOICES, PRESETS
 from binderclip.segment.promptable import AutomaticMasks, InteractiveSession, Prompts, load_promptable
+from binderclip.segment.prompted_masks import PromptedMasks, regions_of
 from binderclip.segment.region_scope import Felzenszwalb, MaskMajority, PromptedRegions, Scope
 from binderclip.segment.resolution import Whole, Windows
 from binderclip.segment.result import Segmentation
@@ -43,6 +44,7 @@ from binderclip.segment.rule import ClassRule
 from binderclip.segment.scoped import BranchSum, MaskClassTokens, MaskScoped, SpatialBranch
 from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
 from binderclip.segment.sheet import segmentation_sheet
+from binderclip.segment.splicing import ValueMaskedAttention, tower_attention, value_masked
 from binderclip.segment.text import BoundText, TextSide
 from binderclip.segment.tidy import Closing, DropSmall
 from binderclip.segment.views import ViewEnsemble
@@ -98,6 +100,7 @@ __all__ = [
     "NormalMemory",
     "Parts",
     "PatchWeights",
+    "PromptedMasks",
     "PromptedRegions",
     "Prompts",
     "Scope",
@@ -111,6 +114,7 @@ __all__ = [
     "StudentSaliency",
     "TextSide",
     "TokenContributions",
+    "ValueMaskedAttention",
     "ViewEnsemble",
     "Whole",
     "WinCLIP",
@@ -133,6 +137,7 @@ __all__ = [
     "pamr",
     "parts_of",
     "presets",
+    "regions_of",
     "run_lengths",
     "saliency_graph_cut",
     "segment_all",
@@ -140,7 +145,9 @@ __all__ = [
     "self_cosine",
     "sorted_ap",
     "text_detector",
+    "tower_attention",
     "train_dinoiser",
+    "value_masked",
     "vanilla",
     "weighted_pool",
     "without_class_token",

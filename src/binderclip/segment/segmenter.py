@@ -15,7 +15,7 @@ from binderclip.data.windows import Windows as Layout
 from binderclip.errors import UsageError
 from binderclip.models.towers import Record
 from binderclip.models.towers.record import SUM
-from binderclip.segment.context import Context, Frame, head, open_windows, records
+from binderclip.segment.context import Context, Frame, head, open_windows, records, resample
 from binderclip.segment.fusion import Fusion, LastOnly, Reader
 from binderclip.segment.last_block import LastBlock
 from binderclip.segment.presets import PRESETS
@@ -242,7 +242,7 @@ def run_windows(
         frame.context = open_windows(frame, cut, [(y0, x0) for x0, y0, _, _ in some], record)
         for segmenter, text, splice in zip(segmenters, texts, spliced, strict=True):
             if segmenter.parts.resolution.merge == "tokens":
-                splice.add(segmenter.parts.last_block(frame.context), some)
+                splice.add(aligned(segmenter.parts.last_block(frame.context), frame.context.grid), some)
             else:
                 splice.add(enlarged(segmenter.scores(frame.context, text), layout.window), some)
     out = []
@@ -253,6 +253,15 @@ def run_windows(
             whole = enlarged(text.cosines(head(segmenter.tower, mixed)), layout.size)
         out.append(whole[0])
     return out
+
+
+def aligned(maps: Float[Tensor, "B D h w"], grid: tuple[int, int]) -> Float[Tensor, "B D i j"]:
+    """Windows' tokens on a grid of which each of the tower's patches is a whole number of cells, the nearest one.
+
+    Windows lie on the tower's patches, and maps of another model need not.
+    """
+    ratio = max(1, round(maps.shape[-2] / grid[0]))
+    return resample(maps, (ratio * grid[0], ratio * grid[1]))
 
 
 class _Splice:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from binderclip.errors import NotSupported
-from binderclip.segment.promptable import HfSegmenter, PromptableSegmenter, Prompts, load_promptable
+from binderclip.segment.promptable import HfSegmenter, PromptableSegmenter, Prompts, encoder_attention, load_promptable
 
 transformers = pytest.importorskip("transformers")
 SIDE = 64
@@ -160,3 +160,39 @@ def test_another_kind_is_refused(tmp_path):
     transformers.CLIPModel(config).save_pretrained(tmp_path)
     with pytest.raises(NotSupported, match="clip"):
         load_promptable(f"hf:{tmp_path}")
+
+
+def noise(height: int, width: int) -> torch.Tensor:
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def test_sams_attention_is_what_its_last_layer_computes() -> None:
+    torch.manual_seed(0)
+    segmenter = HfSegmenter(*_sam())
+    for name, parameter in segmenter.model.named_parameters():
+        if "rel_pos" in name:
+            torch.nn.init.normal_(parameter)
+    attention = segmenter.model.vision_encoder.layers[-1].attn
+    image = noise(SIDE, SIDE)
+    with torch.no_grad():
+        seen = []
+        handle = attention.register_forward_hook(lambda _m, _i, out: seen.append(out[0]))
+        segmenter.encode(image)
+        handle.remove()
+        found = encoder_attention(segmenter, image)
+        mixed = (found.weights @ found.values).transpose(0, 1).flatten(1)
+        torch.testing.assert_close(attention.proj(mixed).view(8, 8, -1), seen[0][0], atol=1e-5, rtol=1e-4)
+
+
+def test_padding_is_left_out_of_sams_attention() -> None:
+    found = encoder_attention(HfSegmenter(*_sam()), noise(SIDE // 2, SIDE))
+    assert found.grid == (4, 8)
+    assert found.weights.shape[1:] == (32, 32)
+    assert (found.weights.sum(-1) < 1).all()
+
+
+def test_sam_2_has_no_global_attention() -> None:
+    with pytest.raises(NotSupported, match="HfSegmenter"):
+        encoder_attention(HfSegmenter(*_sam2()), noise(32, 32))
+    with pytest.raises(NotSupported, match="another side"):
+        encoder_attention(HfSegmenter(*_sam()), noise(32, 32), side=64)

@@ -26,10 +26,13 @@ from binderclip.segment.presets import (
     decomposition,
     itaclip,
     proxyclip,
+    trident,
 )
+from binderclip.segment.prompted_masks import PromptedMasks
 from binderclip.segment.region_scope import Felzenszwalb, MaskMajority, PromptedRegions
 from binderclip.segment.rewire import SelfSelf
 from binderclip.segment.scoped import MaskScoped
+from binderclip.segment.splicing import ValueMaskedAttention
 from binderclip.segment.tidy import Closing, DropSmall
 from binderclip.segment.views import ViewEnsemble
 
@@ -42,6 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     **decomposition.PRESETS,
     **proxyclip.PRESETS,
     **itaclip.PRESETS,
+    **trident.PRESETS,
 }
 """name -> parts (keyword arguments of `Segmenter`)."""
 
@@ -63,12 +67,17 @@ CHOICES: dict[str, dict[str, Callable[[], Any]]] = {
         "pamr": PAMR,
         "drop-small": DropSmall,
     },
-    "relabel": {"region-majority": MaskMajority, "cluster-vote": ClusterVote, "closing": Closing},
+    "relabel": {
+        "region-majority": MaskMajority,
+        "cluster-vote": ClusterVote,
+        "closing": Closing,
+        "prompted-masks": PromptedMasks,
+    },
     "views": {
         "itaclip": ViewEnsemble,
         "colours": partial(ViewEnsemble, second=(), share=1.0),
         "flips": partial(ViewEnsemble, first=(), share=1 / 3),
     },
-    "mix": {},
+    "mix": {"value-masked": ValueMaskedAttention},
 }
 """Setting -> name -> constructor of a whole part."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from binderclip.segment.promptable.attention import EncoderAttention, encoder_attention
 from binderclip.segment.promptable.automatic import AutomaticMasks, RegionMasks, stability_score
 from binderclip.segment.promptable.hf import HfSegmenter
 from binderclip.segment.promptable.interactive import Click, InteractiveSession, click_curve, next_click
@@ -14,6 +15,7 @@ from binderclip.segment.promptable.small import PromptModel
 __all__ = [
     "AutomaticMasks",
     "Click",
+    "EncoderAttention",
     "HfSegmenter",
     "ImageState",
     "InteractiveSession",
@@ -25,6 +27,7 @@ __all__ = [
     "Prompts",
     "RegionMasks",
     "click_curve",
+    "encoder_attention",
     "load_promptable",
     "next_click",
     "stability_score",

@@ -61,16 +61,21 @@ class HfSegmenter:
     @torch.no_grad()
     def encode(self, image: ImageLike) -> ImageState:
         """Encode a picture; float tensors are rounded to the 8 bits that the library's image processor reads."""
+        pixels, (height, width) = self.inputs(image)
+        features = self.model.get_image_embeddings(pixels)
+        h, w = (self.image_size, self.image_size) if self.squash else self.resized(height, width)
+        return ImageState(features, (height, width), (w / width, h / height))
+
+    def inputs(self, image: ImageLike) -> tuple[Float[Tensor, "1 3 S S"], tuple[int, int]]:
+        """What the model is given, and the (h, w) of the picture."""
         picture, (height, width) = as_picture(image)
         if isinstance(picture, Tensor):
             pixels = (picture[0].detach().permute(1, 2, 0) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
             picture = Image.fromarray(np.ascontiguousarray(pixels))
-        inputs = self.images(picture, return_tensors="pt")
-        features = self.model.get_image_embeddings(inputs["pixel_values"].to(self.device, self.model.dtype))
-        h, w = (self.image_size, self.image_size) if self.squash else self._resized(height, width)
-        return ImageState(features, (height, width), (w / width, h / height))
+        found = self.images(picture, return_tensors="pt")["pixel_values"]
+        return found.to(self.device, self.model.dtype), (height, width)
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
+    def resized(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) of a picture inside SAM's padded square."""
         factor = self.image_size / max(height, width)
         return int(height * factor + 0.5), int(width * factor + 0.5)
@@ -114,7 +119,7 @@ class HfSegmenter:
         if not self.squash:
             square = (self.image_size, self.image_size)
             low = functional.interpolate(low, size=square, mode="bilinear", align_corners=False)
-            h, w = self._resized(*size)
+            h, w = self.resized(*size)
             low = low[..., :h, :w]
         return functional.interpolate(low, size=size, mode="bilinear", align_corners=False)
 
