@@ -54,6 +54,18 @@ def test_the_lender_may_keep_its_tensors_in_another_precision(state, lender, tmp
     assert torch.equal(read_folder(folder, "vision").state["stem.weight"], state["stem.weight"])
 
 
+def test_the_sign_of_zero_does_not_matter(state, lender, tmp_path):
+    """Averaging weights that never change turns -0 into 0."""
+    state["stem.weight"][:3] = 0.0
+    weights = lender / WEIGHTS
+    save_file(
+        {**load_file(weights), "trunk.w": torch.cat([torch.full((3, 40), -0.0), state["stem.weight"][3:]])}, weights
+    )
+    folder = write_folder(tmp_path / "mine", kind="vision", config={}, state=state, card={}, borrow="lender")
+    assert "stem.weight" not in load_file(folder / WEIGHTS)
+    assert torch.equal(read_folder(folder, "vision").state["stem.weight"], state["stem.weight"])
+
+
 def test_a_changed_lender_is_refused(state, lender, tmp_path):
     folder = write_folder(tmp_path / "mine", kind="vision", config={}, state=state, card={}, borrow="lender")
     weights = lender / WEIGHTS

@@ -88,8 +88,8 @@ def _distinct(value: Tensor) -> bool:
 
 
 def _digest(value: Tensor) -> bytes:
-    """Of one tensor: its shape and bytes."""
-    exact = value.detach().cpu().contiguous()
+    """Of one tensor: its shape and bytes, where -0 counts as 0 (an average of equal numbers may lose its sign)."""
+    exact = value.detach().cpu().contiguous() + 0.0
     return hashlib.sha256(f"{exact.dtype}{tuple(exact.shape)}".encode() + exact.numpy().tobytes()).digest()
 
 
