@@ -7,7 +7,7 @@ import torch
 
 from binderclip.errors import UsageError
 from binderclip.segment.promptable import AutomaticMasks, ImageState, Masks, OracleSegmenter, RegionMasks
-from binderclip.segment.promptable.automatic import stability_score, tidy
+from binderclip.segment.promptable.automatic import THRESHOLDS, stability_score, tidy
 
 
 def test_each_blob_once(blobs):
@@ -101,3 +101,12 @@ def test_wrong_numbers_are_refused(blobs):
     for wrong in ({"points_per_side": 0}, {"box_nms_thresh": 0.0}, {"min_mask_region_area": -1}):
         with pytest.raises(UsageError):
             AutomaticMasks(oracle, **wrong)
+
+
+def test_a_model_may_bring_its_own_thresholds_and_the_caller_has_the_last_word(blobs):
+    oracle = OracleSegmenter(blobs)
+    assert AutomaticMasks(oracle).thresholds == THRESHOLDS
+    oracle.automatic = {"pred_iou_thresh": 0.4, "stability_score_offset": 0.25}
+    own = {"pred_iou_thresh": 0.4, "stability_score_thresh": 0.95, "stability_score_offset": 0.25}
+    assert AutomaticMasks(oracle).thresholds == own
+    assert AutomaticMasks(oracle, pred_iou_thresh=0.0).thresholds == {**own, "pred_iou_thresh": 0.0}

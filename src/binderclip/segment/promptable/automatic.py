@@ -20,6 +20,9 @@ from binderclip.segment.promptable.prompts import PromptableSegmenter, Prompts
 
 __all__ = ["AutomaticMasks", "RegionMasks"]
 
+#: segment_anything's
+THRESHOLDS = {"pred_iou_thresh": 0.88, "stability_score_thresh": 0.95, "stability_score_offset": 1.0}
+
 
 @dataclass(frozen=True)
 class RegionMasks:
@@ -111,7 +114,9 @@ class AutomaticMasks:
         points_per_batch: prompts that are predicted at once.
         pred_iou_thresh: candidates whose predicted IoU is below it are dropped.
         stability_score_thresh: those whose stability is below it, too.
-        stability_score_offset: how far the threshold of the logits is moved up and down to measure stability.
+        stability_score_offset: how far the threshold of the logits is moved up and down to measure stability. These
+            three depend on how sharp and how confident a model is: None takes those of its `automatic` (a mapping from
+            these names; the bundled model has one), or segment_anything's 0.88, 0.95 and 1.
         box_nms_thresh: of two masks whose boxes overlap more (IoU), the one with the lower predicted IoU is dropped.
         multimask: whether each point gives several candidates, or the single mask that is meant for clear prompts.
         min_mask_region_area: loose islands and holes of fewer pixels are removed, and masks of fewer are dropped.
@@ -125,9 +130,9 @@ class AutomaticMasks:
     segmenter: PromptableSegmenter
     points_per_side: int = 16
     points_per_batch: int = 64
-    pred_iou_thresh: float = 0.88
-    stability_score_thresh: float = 0.95
-    stability_score_offset: float = 1.0
+    pred_iou_thresh: float | None = None
+    stability_score_thresh: float | None = None
+    stability_score_offset: float | None = None
     box_nms_thresh: float = 0.7
     min_mask_region_area: int = 1
     multimask: bool = True
@@ -139,6 +144,15 @@ class AutomaticMasks:
             raise UsageError(f"box_nms_thresh must be in (0, 1], got {self.box_nms_thresh}")
         if self.min_mask_region_area < 0:
             raise UsageError(f"min_mask_region_area must be at least 0, got {self.min_mask_region_area}")
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The three thresholds as they are used."""
+        own = getattr(self.segmenter, "automatic", {})
+        given = {name: getattr(self, name) for name in THRESHOLDS}
+        return {
+            name: own.get(name, usual) if given[name] is None else given[name] for name, usual in THRESHOLDS.items()
+        }
 
     @torch.no_grad()
     def __call__(self, image: ImageLike) -> RegionMasks:
@@ -165,14 +179,15 @@ class AutomaticMasks:
 
     def _ask(self, state: Any, grid: Float[Tensor, "P 2"]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Good candidates of each batch: masks, scores, stability, points."""
+        least = self.thresholds
         for points in grid.split(self.points_per_batch):
             labels = torch.ones(len(points), 1, dtype=torch.long)
             found = self.segmenter.predict(state, Prompts(points[:, None], labels), multimask=self.multimask)
             logits, scores = found.logits.flatten(0, 1).cpu(), found.scores.flatten().cpu()
             candidates = found.scores.shape[1]
-            good = scores >= self.pred_iou_thresh
-            stability = stability_score(logits, self.stability_score_offset)
-            good &= (stability >= self.stability_score_thresh) & (logits > 0).flatten(1).any(1)
+            good = scores >= least["pred_iou_thresh"]
+            stability = stability_score(logits, least["stability_score_offset"])
+            good &= (stability >= least["stability_score_thresh"]) & (logits > 0).flatten(1).any(1)
             places = points.repeat_interleave(candidates, 0)
             yield logits[good] > 0, scores[good], stability[good], places[good]
 
