@@ -9,6 +9,7 @@ import torch
 
 from binderclip.errors import UsageError
 from binderclip.segment import IoU, Segmenter, measure_segmenters
+from binderclip.segment.metrics import BoundaryF, CalibrationBins
 
 CLASSES = ["a cat", "a dog", "green grass"]
 
@@ -63,6 +64,34 @@ def test_a_background_of_words_is_the_class_background(clip_model) -> None:
     pooled = IoU(3)
     pooled.update(labels, data[0].labels)
     assert found.scores["value"].miou == pytest.approx(pooled.compute().miou)
+
+
+@pytest.mark.parametrize("ground", [False, True])
+def test_details_are_boundaries_and_calibration_of_single_calls(clip_model, ground: bool) -> None:
+    data = samples(2)
+    data.classes = ["background", "a cat", "a dog"] if ground else CLASSES
+    words = ["green grass"] if ground else []
+    segmenter = Segmenter(clip_model, background=words).at(64)
+    found = measure_segmenters({"value": segmenter}, data, details=True)
+    boundary, bins = BoundaryF(3), CalibrationBins(3, per_class=False, foreground_only=ground)
+    for sample in data[:2]:
+        one = segmenter(sample.image, data.classes[1:] if ground else CLASSES)
+        boundary.update(one.labels, sample.labels)
+        bins.update(one.probs[None], sample.labels[None])
+    assert found.boundaries["value"].mean == pytest.approx(boundary.compute().mean)
+    assert found.calibration["value"].ece == pytest.approx(bins.compute().ece, abs=1e-5)
+    assert found.calibration["value"].foreground_only == ground
+    plain = measure_segmenters({"value": segmenter}, data)
+    assert (plain.boundaries, plain.calibration) == ({}, {})
+    assert plain.scores["value"].miou == found.scores["value"].miou
+
+
+def test_without_two_classes_side_by_side_there_is_no_boundary(clip_model) -> None:
+    data = samples(1)
+    data[0].labels = torch.full((32, 40), 1)
+    found = measure_segmenters({"value": Segmenter(clip_model)}, data, details=True)
+    assert found.boundaries == {}
+    assert found.calibration["value"].pixels == 32 * 40
 
 
 def test_nothing_to_measure_is_an_error(clip_model) -> None:

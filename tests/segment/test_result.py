@@ -30,6 +30,16 @@ def test_enlarging_class_by_class_equals_enlarging_all(threshold: float) -> None
     assert torch.equal(label_map(scores, (50, 33), threshold).long(), want)
 
 
+def test_the_most_probable_class_is_that_of_all_probabilities() -> None:
+    scores = 3 * torch.randn(5, 7, 6, generator=torch.Generator().manual_seed(1))
+    nothing = torch.full((50, 33), -1, dtype=torch.int32)
+    found = Segmentation(tuple("abcde"), nothing, scores, Image.new("RGB", (33, 50)))
+    labels, confidence = found.most_probable()
+    want = found.probs.max(dim=0)
+    assert torch.equal(labels.long(), want.indices)
+    assert torch.allclose(confidence, want.values, atol=1e-6)
+
+
 def test_shares_and_masks() -> None:
     found = segmentation([[0, 0, 1, -1], [0, 2, 1, -1]])
     assert found.shares() == {"c0": 0.375, "c1": 0.25, "c2": 0.125}

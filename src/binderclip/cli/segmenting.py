@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from binderclip.errors import DataError, UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from binderclip.segment import Parts, Segmenter
+    from binderclip.segment import Measured, Parts, Segmenter
 
 
 @dataclass(frozen=True)
@@ -162,24 +163,25 @@ def measure(request: Request, source: str, limit: int) -> None:
     from binderclip.data.label_maps import SCENES, label_maps
     from binderclip.segment import measure_segmenters
 
-    data = label_maps(source, n=limit) if source in SCENES else label_maps(source)
+    made = {"n": limit, "background": bool(request.background)}
+    data = label_maps(source, **made) if source in SCENES else label_maps(source)
     segmenters = build_segmenters(request, [name for name in data.classes if name != "background"])
 
     class Limited:
-        classes, skipped = data.classes, data.skipped
+        classes = data.classes
+
+        @property
+        def skipped(self) -> Any:
+            return data.skipped
 
         def __iter__(self) -> Any:
             return islice(iter(data), limit)
 
-    found = measure_segmenters(segmenters, Limited())
-    first = next(iter(segmenters))
-    rows: list[dict[str, Any]] = []
-    for name, score in found.scores.items():
-        gap = found.difference(name, first) if name != first else None
-        rows.append({"preset": name, "miou": score.miou, "accuracy": score.accuracy, "difference": gap})
+    found = measure_segmenters(segmenters, Limited(), details=True)
+    rows = _measured_rows(found)
     if request.json:
         per_class = {
-            name: dict(zip(found.classes, score.per_class.tolist(), strict=True))
+            name: dict(zip(found.classes, _or_none(score.per_class), strict=True))
             for name, score in found.scores.items()
         }
         print_json(
@@ -193,13 +195,43 @@ def measure(request: Request, source: str, limit: int) -> None:
             }
         )
         return
+    first = rows[0]["preset"]
+    ground = ", background left out" if rows[0]["ece_foreground_only"] else ""
     shown = [
-        [r["preset"], r["miou"], r["accuracy"], "" if r["difference"] is None else _interval(r["difference"])]
+        [r["preset"], r["miou"], r["accuracy"], *("" if r[k] is None else r[k] for k in ("boundary_f", "ece")),
+         "" if r["difference"] is None else _interval(r["difference"])]
         for r in rows
-    ]
-    columns = ("preset", "mIoU", "pixel accuracy", f"mean IoU of an image, minus {first}'s")
+    ]  # fmt: skip
+    columns = (
+        "preset", "mIoU", "pixel accuracy", "boundary F", f"ECE{ground}", f"mean IoU of an image, minus {first}'s",
+    )  # fmt: skip
     print_table(f"{source}: {len(found.keys)} images, {len(found.classes)} classes, {request.model}", columns, shown)
     warn_skipped(found.skipped)
+
+
+def _measured_rows(found: Measured) -> list[dict[str, Any]]:
+    """What is said of every preset; None where there was nothing to measure."""
+    first = next(iter(found.scores))
+    rows: list[dict[str, Any]] = []
+    for name, score in found.scores.items():
+        boundary, calibration = found.boundaries.get(name), found.calibration.get(name)
+        rows.append(
+            {
+                "preset": name,
+                "miou": score.miou,
+                "accuracy": score.accuracy,
+                "boundary_f": None if boundary is None else boundary.mean,
+                "ece": None if calibration is None else calibration.ece,
+                "ece_foreground_only": calibration is not None and calibration.foreground_only,
+                "difference": found.difference(name, first) if name != first else None,
+            }
+        )
+    return rows
+
+
+def _or_none(values: Iterable[float]) -> list[float | None]:
+    """Numbers for JSON, which has no NaN."""
+    return [None if math.isnan(value) else float(value) for value in values]
 
 
 def show_presets(json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.segment.metrics import IoU, IoUScore
+from binderclip.segment.metrics import BoundaryF, BoundaryFScore, CalibrationBins, CalibrationScore, IoU, IoUScore
+from binderclip.segment.metrics.confusion import is_counted
+from binderclip.segment.result import Segmentation
 from binderclip.segment.segmenter import Segmenter, segment_all
 
 
@@ -25,6 +27,10 @@ class Measured:
         images: preset -> (N,) mean IoU of the classes that occur in each picture.
         keys: names of the N pictures.
         skipped: (key, reason) of pictures that could not be read.
+        boundaries: preset -> F1 of the boundaries within 2 % of the diagonal; only with `details`, and only where a
+            counted class meets another one (edges beside ignored pixels do not count).
+        calibration: preset -> calibration of the largest probability before thresholds and relabelling; only with
+            `details`. Pixels whose true class is named background are left out (`foreground_only` says so).
     """
 
     classes: tuple[str, ...]
@@ -32,6 +38,8 @@ class Measured:
     images: dict[str, Float[Tensor, "N"]]
     keys: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
+    boundaries: dict[str, BoundaryFScore] = field(default_factory=dict)
+    calibration: dict[str, CalibrationScore] = field(default_factory=dict)
 
     def difference(self, one: str, other: str, *, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
         """Mean difference of two presets over pictures, and its 95 % interval by the paired bootstrap.
@@ -50,12 +58,13 @@ class Measured:
         return float(gaps.mean()), low, high
 
 
-def measure_segmenters(segmenters: Mapping[str, Segmenter], data: Any) -> Measured:
+def measure_segmenters(segmenters: Mapping[str, Segmenter], data: Any, *, details: bool = False) -> Measured:
     """Segment every picture by every preset, passes shared, and hold the label maps against the truth.
 
     Args:
         segmenters: name -> segmenter, all of one model. With a background, its class is matched to the data's class
             `background`.
+        details: measure boundaries and calibration, too.
         data: `LabelFolder`, `LabelledScenes`, or anything with `classes` that yields `image`, `labels`, `key`.
 
     Raises:
@@ -66,8 +75,9 @@ def measure_segmenters(segmenters: Mapping[str, Segmenter], data: Any) -> Measur
     classes = tuple(data.classes)
     pooled = {name: IoU(len(classes)) for name in segmenters}
     single: dict[str, list[float]] = {name: [] for name in segmenters}
+    detailed = {name: _Details(classes) for name in segmenters} if details else {}
     keys = []
-    for sample in _counted(data):
+    for sample in _counted(data, len(classes)):
         found = segment_all(list(segmenters.values()), sample.image, _labels(segmenters, classes))
         keys.append(sample.key)
         for name, segmentation in zip(segmenters, found, strict=True):
@@ -76,6 +86,8 @@ def measure_segmenters(segmenters: Mapping[str, Segmenter], data: Any) -> Measur
             alone = IoU(len(classes))
             alone.update(labels, sample.labels)
             single[name].append(alone.compute().miou)
+            if details:
+                detailed[name].update(segmentation, labels, sample.labels)
     if not keys:
         raise UsageError("no picture could be measured: " + (str(data.skipped[0]) if data.skipped else "there is none"))
     return Measured(
@@ -84,12 +96,32 @@ def measure_segmenters(segmenters: Mapping[str, Segmenter], data: Any) -> Measur
         {name: torch.tensor(values) for name, values in single.items()},
         tuple(keys),
         tuple(getattr(data, "skipped", ())),
+        {name: each.boundary.compute() for name, each in detailed.items() if each.boundary.counts[2].any()},
+        {name: each.bins.compute() for name, each in detailed.items() if each.bins.top[0].any()},
     )
 
 
-def _counted(data: Iterable[Any]) -> Iterable[Any]:
+class _Details:
+    """Boundaries and calibration of one preset."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        ground = "background" in classes
+        self.classes, self.boundary = classes, BoundaryF(len(classes))
+        self.bins = CalibrationBins(
+            len(classes), foreground_only=ground, background=classes.index("background") if ground else 0,
+            per_class=False,
+        )  # fmt: skip
+
+    def update(self, found: Segmentation, labels: Int[Tensor, "H W"], truth: Int[Tensor, "H W"]) -> None:
+        self.boundary.update(labels, truth)
+        guess, confidence = found.most_probable()
+        # Rounding may leave the exponential of a logarithm a little above 1.
+        self.bins.update_guesses(confidence.clamp(max=1), _matched(guess, found.classes, self.classes), truth)
+
+
+def _counted(data: Iterable[Any], classes: int) -> Iterable[Any]:
     """Pictures of which at least one pixel counts."""
-    return (sample for sample in data if bool(((sample.labels >= 0) & (sample.labels != 255)).any()))
+    return (sample for sample in data if bool(is_counted(sample.labels, classes, -1).any()))
 
 
 def _labels(segmenters: Mapping[str, Segmenter], classes: Sequence[str]) -> list[str]:

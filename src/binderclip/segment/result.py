@@ -45,6 +45,14 @@ class Segmentation:
         """Softmax of the scores at the size of the label map; computed when asked for, as it is large."""
         return F.interpolate(self.scores[None], size=self.size, mode="bilinear", align_corners=False)[0].softmax(dim=0)
 
+    def most_probable(self) -> tuple[Int[Tensor, "H W"], Float[Tensor, "H W"]]:
+        """The class of the largest probability of each pixel, and that probability; one class at a time.
+
+        These are the scores' own guesses, before thresholds and whatever else changed `labels`.
+        """
+        labels, best, total = _best_of(self.scores, self.size)
+        return labels, (best - total).exp()
+
     def mask(self, name: str) -> Tensor:
         """(H, W) bool, where the label is `name`.
 
@@ -114,6 +122,14 @@ def label_map(
         below: label of those pixels.
         absolute: the scores are log probabilities as they stand, not to be normalised over the classes.
     """
+    labels, best, total = _best_of(scores, size)
+    if threshold > 0:
+        labels[(best if absolute else best - total).exp() < threshold] = below
+    return labels
+
+
+def _best_of(scores: Float[Tensor, "C h w"], size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """(best class, its logit, logarithm of the summed exponentials) of each pixel."""
     best = torch.full(size, -torch.inf, device=scores.device)
     total = torch.full(size, -torch.inf, device=scores.device)
     labels = torch.full(size, -1, dtype=torch.int32, device=scores.device)
@@ -124,9 +140,7 @@ def label_map(
         labels[better] = index
         best = torch.where(better, drawn, best)
         total = torch.logaddexp(total, drawn)
-    if threshold > 0:
-        labels[(best if absolute else best - total).exp() < threshold] = below
-    return labels
+    return labels, best, total
 
 
 def as_classes(names: Sequence[str]) -> tuple[str, ...]:

@@ -130,6 +130,26 @@ def test_boundary_f_equals_distances_of_all_pairs_of_edge_pixels() -> None:
     assert score.mean == pytest.approx(float(score.per_class[:4].mean()))
 
 
+@pytest.mark.parametrize("limit", [0, 1, 5, 13, 200])
+def test_a_distance_of_just_the_tolerance_is_near_and_the_next_larger_one_is_not(limit: int) -> None:
+    side = 2 * limit + 8
+    # The smallest whole squared distance beyond the tolerance that two pixels can have.
+    beyond = next(
+        (y, x)
+        for square in range(limit**2 + 1, limit**2 + 2 * limit + 3)
+        for y in range(limit + 2)
+        for x in range(y + 1)
+        if y * y + x * x == square
+    )
+    one, other = torch.zeros(2, side, side, dtype=torch.bool)
+    one[2, 2] = True
+    other[2 + limit, 2] = True
+    assert float(boundary_f(one, other, tolerance=limit)) == 1
+    other[:] = False
+    other[2 + beyond[0], 2 + beyond[1]] = True
+    assert float(boundary_f(one, other, tolerance=limit)) == 0
+
+
 def test_boundary_f_of_a_moved_square_and_of_nothing() -> None:
     mask = torch.zeros(100, 100, dtype=torch.bool)
     mask[20:60, 20:60] = True

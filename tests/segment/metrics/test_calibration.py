@@ -163,3 +163,26 @@ def test_bad_input_is_named() -> None:
         CalibrationBins(3, background=3)
     with pytest.raises(UsageError, match="they are"):
         calibration_error(torch.zeros(3), torch.zeros(3))
+
+
+def test_guesses_with_their_confidence_are_enough_for_the_error() -> None:
+    logits, target = made(3)
+    confidence, guess = logits.softmax(dim=1).max(dim=1)
+    where = torch.rand(target.shape, generator=torch.Generator().manual_seed(1)) < 0.8
+    whole, short = (CalibrationBins(4, per_class=False, foreground_only=True) for _ in range(2))
+    whole.update(logits, target, where=where, from_logits=True)
+    short.update_guesses(confidence, guess, target, where=where)
+    want, found = whole.compute(), short.compute()
+    for name in ("ece", "mce", "rmsce", "accuracy", "confidence"):
+        assert getattr(found, name) == pytest.approx(getattr(want, name), abs=1e-6)
+    assert found.pixels == want.pixels
+    assert math.isnan(found.brier)
+    assert math.isnan((whole + short).compute().brier)
+    with pytest.raises(UsageError, match="make CalibrationBins with per_class=False"):
+        CalibrationBins(4).update_guesses(confidence, guess, target)
+    with pytest.raises(UsageError, match=r"confidence must lie in \[0, 1\], not"):
+        short.update_guesses(2 * confidence, guess, target)
+    with pytest.raises(UsageError, match="differ in shape"):
+        short.update_guesses(confidence[:1], guess, target)
+    with pytest.raises(UsageError, match="target has labels from 0 to 3; classes are 0 to 2"):
+        CalibrationBins(3, per_class=False).update_guesses(confidence, guess, target)

@@ -105,3 +105,13 @@ def test_equals_torchmetrics_over_several_updates() -> None:
         ours.update(prediction.clamp(min=0), target)
         theirs.update(prediction.clamp(min=0), target)
     assert ours.compute().per_class.tolist() == pytest.approx(theirs.compute().tolist())
+
+
+def test_255_is_a_class_where_there_are_so_many() -> None:
+    target = torch.tensor([255, 0, 254, -1])
+    few, many = IoU(255), IoU(300)
+    for accumulator in (few, many):
+        accumulator.update(target.clamp(max=254), target)
+    assert (few.compute().pixels, many.compute().pixels) == (2, 3)
+    assert few.compute().accuracy == 1
+    assert many.compute().accuracy == pytest.approx(2 / 3)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.segment.metrics.accumulator import Accumulator
+from binderclip.segment.metrics.confusion import is_counted
 
 #: Each bin is kept in so many parts, from which bins of equal mass are put together.
 PARTS = 256
@@ -145,21 +146,63 @@ class CalibrationBins(Accumulator):
         if where is not None and where.shape != target.shape:
             raise UsageError(f"where {tuple(where.shape)} and target {tuple(target.shape)} differ in shape")
         labels = target.flatten().long().cpu()
-        counted = (labels != self.ignore) & (labels != 255)
+        counted = self._counted(labels, where)
+        labels = labels[counted]
+        if not len(labels):
+            return
+        values = probabilities.detach().cpu().movedim(1, -1).reshape(-1, self.classes)[counted].double()
+        self._add(_probabilities(values, from_logits), labels)
+
+    def update_guesses(
+        self,
+        confidence: Float[Tensor, "*S"],
+        guess: Int[Tensor, "*S"],
+        target: Int[Tensor, "*S"],
+        *,
+        where: Bool[Tensor, "*S"] | None = None,
+    ) -> None:
+        """Add pixels of which only the guess and its probability are known, as for large pictures of many classes.
+
+        Their other probabilities are missing in the Brier score, which is NaN from then on.
+
+        Args:
+            confidence: in [0, 1], the largest probability.
+            guess: the class that has it; whatever is no class is wrong.
+            target: classes.
+            where: pixels that count; all by default.
+
+        Raises:
+            UsageError: shapes that differ, a target that is no class, a confidence beyond [0, 1], or an accumulator
+                that keeps the bins of every class.
+        """
+        if self.per_class:
+            raise UsageError("guesses say nothing of the other classes: make CalibrationBins with per_class=False")
+        if not confidence.shape == guess.shape == target.shape:
+            shapes = f"confidence {tuple(confidence.shape)}, guess {tuple(guess.shape)}, target {tuple(target.shape)}"
+            raise UsageError(f"{shapes} differ in shape")
+        labels = target.flatten().long().cpu()
+        counted = self._counted(labels, where)
+        values = confidence.detach().flatten().double().cpu()[counted]
+        if len(values) and not bool(((values >= 0) & (values <= 1)).all()):
+            raise UsageError(
+                f"confidence must lie in [0, 1], not {float(values.min()):.4g} to {float(values.max()):.4g}"
+            )
+        self.top += _sums(values, (guess.flatten().cpu() == labels)[counted], self.top.shape[1])
+        self.squares = float("nan")
+
+    def _counted(self, labels: Int[Tensor, "N"], where: Bool[Tensor, "*S"] | None) -> Bool[Tensor, "N"]:
+        """Which pixels count, those that do being of the classes."""
+        counted = is_counted(labels, self.classes, self.ignore)
         if self.foreground_only:
             counted &= labels != self.background
         if where is not None:
             counted &= where.flatten().bool().cpu()
-        labels = labels[counted]
-        if not len(labels):
-            return
-        if not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+        left = labels[counted]
+        if len(left) and not 0 <= int(left.min()) <= int(left.max()) < self.classes:
             raise UsageError(
-                f"target has labels from {int(labels.min())} to {int(labels.max())}; classes are 0 to "
-                f"{self.classes - 1}"
+                f"target has labels from {int(left.min())} to {int(left.max())}; classes are 0 to {self.classes - 1}"
             )
-        values = probabilities.detach().cpu().movedim(1, -1).reshape(-1, self.classes)[counted].double()
-        self._add(_probabilities(values, from_logits), labels)
+        return counted
 
     def _add(self, values: Float[Tensor, "N C"], labels: Int[Tensor, "N"]) -> None:
         confidence, guess = values.max(dim=1)

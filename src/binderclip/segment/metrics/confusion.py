@@ -13,6 +13,11 @@ from binderclip.errors import UsageError
 from binderclip.segment.metrics.accumulator import Accumulator
 
 
+def is_counted(target: Int[Tensor, "*shape"], classes: int, ignore: int) -> Bool[Tensor, "*shape"]:
+    """Where a target counts: not `ignore`, nor 255, which means the same in 8-bit maps unless it is a class."""
+    return (target != ignore) & ((target != 255) | (classes > 255))
+
+
 @dataclass(frozen=True)
 class IoUScore:
     """Overlap of predicted and true labels over everything seen.
@@ -36,7 +41,7 @@ class IoU(Accumulator):
     """Mean intersection over union from one confusion matrix of all images.
 
     Counts are summed over images before the ratio is taken, so a class is judged on all its pixels. Pixels whose target
-    is `ignore` (or 255) are left out; unsegmented predictions (-1) count as wrong, not as left out.
+    is `ignore` (or 255, with at most 255 classes) are left out; unsegmented predictions (-1) count as wrong.
 
     Args:
         classes: number of classes C.
@@ -80,7 +85,7 @@ class IoU(Accumulator):
                     f"prediction {tuple(prediction.shape)} and {name} {tuple(other.shape)} differ in shape"
                 )
         prediction, target = prediction.flatten().long().cpu(), target.flatten().long().cpu()
-        counted = (target != self.ignore) & (target != 255)
+        counted = is_counted(target, self.classes, self.ignore)
         if where is not None:
             counted &= where.flatten().bool().cpu()
         prediction, target = prediction[counted], target[counted]
