@@ -35,13 +35,16 @@ def anomaly(
     size: Annotated[
         int | None, typer.Option(help="Side at which the model sees a picture, in pixels [default: the model's].")
     ] = None,
-    scales: Annotated[str, typer.Option(help="Sides of winclip's windows in patches.")] = "2,3",
+    scales: Annotated[str | None, typer.Option(help="Sides of winclip's windows in patches [default: 2,3].")] = None,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for the report and the pictures.")] = "anomalies",
     most: Annotated[int, typer.Option(min=0, help="Most overlays that are drawn, highest scores first.")] = 60,
     npy: Annotated[
         bool, typer.Option("--npy", help="Also save every map as NAME.npy, float32, at its picture's size.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of what clap learns and draws.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps of clap's restorer [default: 1875, the paper's].")
+    ] = None,
     model: Model = "small",
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -55,18 +58,18 @@ def anomaly(
 
         binderclip anomaly mvtec/carpet --name carpet --size 240 --model open_clip:ViT-B-16-plus-240/laion400m_e31
 
-        binderclip anomaly scans/ --method clap --normal sound/ --state "cracks" --state "holes" --sound "smooth"
+        binderclip anomaly scans/ --method clap --normal sound/ --state cracks --state holes --sound smooth --steps 400
 
     Leaves scores.csv, an overlay of each of the highest, and report.html. Where `good/` and masks say the truth
     (MVTec AD's layout), AUROC and region overlap are measured.
     """
     try:
-        sides = tuple(int(part) for part in scales.split(",") if part.strip())
+        sides = None if scales is None else tuple(int(part) for part in scales.split(",") if part.strip())
     except ValueError as error:
         raise UsageError(f"--scales {scales!r}: numbers of patches separated by commas, such as 2,3") from error
     request = Request(
         folder, name, normal, shots, method, tuple(state or ()), tuple(sound or ()), size, sides, out, most, npy, seed,
-        model, device, dtype, json,
+        steps, model, device, dtype, json,
     )  # fmt: skip
     raise typer.Exit(inspect(request))
 

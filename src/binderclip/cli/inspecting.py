@@ -37,11 +37,12 @@ class Request:
     state: tuple[str, ...]
     sound: tuple[str, ...]
     size: int | None
-    scales: tuple[int, ...]
+    scales: tuple[int, ...] | None
     out: str
     most: int
     npy: bool
     seed: int
+    steps: int | None
     model: str
     device: str
     dtype: str
@@ -160,13 +161,23 @@ def build_detector(request: Request) -> Any:
 
     if request.method not in METHODS:
         raise UsageError(f"--method {request.method!r} is unknown; there are {', '.join(METHODS)}")
-    words: dict[str, Any] = {}
+    if request.method != "winclip" and request.scales is not None:
+        raise UsageError(f"--scales are winclip's windows; {request.method} has none")
+    options: dict[str, Any] = {"size": request.size}
+    if request.method == "winclip" and request.steps is not None:
+        raise UsageError("--steps are those of clap's training; winclip trains nothing")
     if request.state:
-        words["anomalous"] = request.state
+        options["anomalous"] = request.state
     if request.sound:
-        words["normal"] = request.sound
+        options["normal"] = request.sound
+    if request.method == "winclip":
+        options["scales"] = (2, 3) if request.scales is None else request.scales
+    else:
+        options["seed"] = request.seed
+        if request.steps is not None:
+            options["steps"] = request.steps
     clip = load(request.model, device=request.device, dtype=request.dtype)
-    return METHODS[request.method](clip, request.name, scales=request.scales, size=request.size, **words)
+    return METHODS[request.method](clip, request.name, **options)
 
 
 def _inspected(request: Request, folder: InspectionFolder, normal: Sequence[Path]) -> Inspection:
@@ -174,16 +185,23 @@ def _inspected(request: Request, folder: InspectionFolder, normal: Sequence[Path
 
     from binderclip.segment.anomaly import Anomalies
 
+    learns = request.method != "winclip"
+    if learns and not normal:
+        raise UsageError(f"{request.method} learns from normal pictures: give --normal FOLDER with some")
     detector = build_detector(request)
     held, used, skipped = None, list[Path](), list[tuple[str, str]]()
     if normal:
         used, opened, skipped = _opened(normal)
         if not used:
             raise DataError(f"none of {len(normal)} normal pictures could be read: {skipped[0][1]}")
-        levels = detector.encode(opened)
-        detector.fit(levels)
-        if len(used) > 1:
-            held = detector.score(levels, without=torch.arange(len(used))).scores
+        if learns:
+            note(f"{request.method} trains its restorer on {len(used)} normal pictures; on a processor this takes long")
+            detector.fit(opened)
+        else:
+            levels = detector.encode(opened)
+            detector.fit(levels)
+            if len(used) > 1:
+                held = detector.score(levels, without=torch.arange(len(used), device=levels.image.device)).scores.cpu()
     kept, parts = [], []
     for entries, opened in _batches(folder.pictures, skipped):
         kept += entries

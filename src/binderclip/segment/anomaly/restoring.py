@@ -135,8 +135,7 @@ class InpaintingAnomalyDetector:
         regions: images -> suspected pixels, such as `ContrastiveLanguagePrompting(...).regions`.
         side: of the square at which pictures are restored, in pixels.
         block: side of the mosaic's blocks; None for an eighth of the side.
-        epochs: passes over `samples`.
-        samples: hidden pictures an epoch.
+        steps: of training; the default is the paper's 20 epochs of 3,000 pictures.
         lr: of Adam.
         batch_size: pictures a step.
         widths: channels of the U-Net.
@@ -155,8 +154,7 @@ class InpaintingAnomalyDetector:
         *,
         side: int = 64,
         block: int | None = None,
-        epochs: int = 20,
-        samples: int = 3000,
+        steps: int = 1875,
         lr: float = 1e-3,
         batch_size: int = 32,
         widths: tuple[int, ...] = (16, 32, 64, 64, 64),
@@ -166,9 +164,9 @@ class InpaintingAnomalyDetector:
         self.block = side // 8 if block is None else block
         if side < 32 or self.block < 1 or side % self.block:
             raise UsageError(f"side {side} must be at least 32 and a multiple of the mosaic's block, {self.block}")
-        if min(epochs, samples, batch_size) < 1 or not lr > 0:
-            raise UsageError(f"epochs, samples, batch_size and lr must be positive: {epochs, samples, batch_size, lr}")
-        self.regions, self.side, self.epochs, self.samples = regions, side, epochs, samples
+        if steps < 1 or batch_size < 1 or not lr > 0:
+            raise UsageError(f"steps, batch_size and lr must be positive: {steps, batch_size, lr}")
+        self.regions, self.side, self.steps = regions, side, steps
         self.lr, self.batch_size, self.widths, self.seed = lr, batch_size, widths, seed
         self.device = torch.device(device)
         self.net: RestorationNet | None = None
@@ -189,10 +187,9 @@ class InpaintingAnomalyDetector:
             torch.manual_seed(self.seed)
             net = RestorationNet(self.widths).to(self.device)
         generator = torch.Generator().manual_seed(self.seed)
-        steps = max(1, self.epochs * self.samples // self.batch_size)
 
         def batches() -> Any:
-            for _ in range(steps):
+            for _ in range(self.steps):
                 rows = torch.randint(len(pixels), (self.batch_size,), generator=generator)
                 random = random_regions(self.batch_size, (self.side, self.side), generator).to(self.device)
                 # Half of the regions are those that the restorer will meet.
@@ -204,7 +201,7 @@ class InpaintingAnomalyDetector:
             return restoration_loss(net(mosaic(clean, region, self.block)), clean)
 
         net.train()
-        fit(loss, list(net.parameters()), batches(), steps=steps, lr=self.lr, optimizer="adam")
+        fit(loss, list(net.parameters()), batches(), steps=self.steps, lr=self.lr, optimizer="adam")
         self.net = net.eval()
         return self
 
