@@ -106,13 +106,13 @@ def test_clap_learns_from_normal_pictures(command: Command, inspected: Path) -> 
     few = inspected / "test" / "spot"
     words = ("anomaly", few, "--method", "clap", "--state", "a spot", "--sound", "stripes")
     done = command(*words, "--normal", inspected / "train", "--shots", 1, "--steps", 1, "--json")
-    assert "trains its restorer on 1 normal pictures" in done.err
+    assert "trains its restorer (normal pictures: 1)" in done.err
     rows = done.json()["images"]
     assert [row["p"] for row in rows] == [None] * 3
     assert all(0 < row["score"] <= 1 for row in rows)
     for options, said in [
         (("--normal", "none"), "clap learns from normal pictures"),
-        (("--scales", "2"), "clap has none"),
+        (("--normal", inspected / "train", "--scales", "2"), "clap has none"),
     ]:
         failed = command(*words, *options)
         assert failed.code == 2
