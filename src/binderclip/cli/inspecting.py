@@ -195,7 +195,7 @@ def _inspected(request: Request, folder: InspectionFolder, normal: Sequence[Path
         if not used:
             raise DataError(f"none of {len(normal)} normal pictures could be read: {skipped[0][1]}")
         if learns:
-            note(f"{request.method} trains its restorer on {len(used)} normal pictures; on a processor this takes long")
+            note(f"{request.method} trains its restorer (normal pictures: {len(used)}); on a processor this takes long")
             detector.fit(opened)
         else:
             levels = detector.encode(opened)

@@ -214,8 +214,8 @@ STUDY = Study(
     f"(8 to 32 channels, {STEPS} steps of {BATCH} at rate 0.003 for the paper's 20 epochs of 3,000) trained once on "
     f"{NORMAL} sound pictures of {SIDE} px, half of its regions CLAP's, half random; all ways to choose regions share "
     "it, so only the regions differ. Regions are measured on the damaged pictures. Words, rate and drawings were "
-    "settled on other pictures; a trial of 30 of them made the first criterion look unlikely (recall fell for two of three "
-    "drawings) and changed nothing.",
+    "settled on other pictures; a trial of 30 of them made the first criterion look unlikely (recall fell for two of "
+    "three drawings) and changed nothing.",
     baseline="Words for damage alone (PLP); text-free attention: the class token of `small-dino`.",
     lower_bound="Random smooth regions of the same share.",
     upper_bound="The true pixels as regions.",
