@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.towers import Record, Recorder
-from binderclip.models.towers.record import Site, resolve_layer
+from binderclip.models.towers import Record, Recorder, Site
+from binderclip.models.towers.record import resolve_layer
 from binderclip.segment.affinity import External, Features, centred_softmax, cosines
 from binderclip.segment.context import Frame, open_windows
 from binderclip.segment.resolution import enlarged, fit_size, resized

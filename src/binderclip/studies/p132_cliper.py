@@ -18,6 +18,7 @@ from binderclip.segment import (
     parts_of,
     vanilla,
 )
+from binderclip.segment.last_block import AttentionMap
 from binderclip.studies.scene_attention import EVEN, MASS, mass_rows
 from binderclip.studies.segment_table import (
     LOWER_BOUND,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 N = 12
 OWN, FUSED, LAYERS, SHARP = "own attention", "fused attention", "and every layer", "cliper"
-SINKS = "and every layer, sharpened by blocks' attention"
+SINKS = "cliper, blocks' attention"
 VALUE_LAYERS, VALUE_SHARP = "value, every layer", "value, sharpened"
 OTHERS = ("value", "maskclip", "sclip", "clearclip")
 
@@ -72,7 +73,7 @@ PAIRS = (
 
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
-    maps = {
+    maps: dict[str, AttentionMap] = {
         "q-q": SelfSelf("q"),
         "k-k": SelfSelf("k"),
         "v-v": SelfSelf("v"),

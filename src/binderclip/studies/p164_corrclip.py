@@ -18,7 +18,7 @@ from binderclip.segment import (
     SpatialBranch,
     parts_of,
 )
-from binderclip.segment.last_block import LastBlock
+from binderclip.segment.last_block import AttentionMap, LastBlock
 from binderclip.studies.scene_attention import EVEN, MASS, mass_rows, remember, true_regions
 from binderclip.studies.segment_table import (
     LOWER_BOUND,
@@ -80,7 +80,7 @@ def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
     for name in SETS:
         remember(name, seed, N)
-    maps = {
+    maps: dict[str, AttentionMap] = {
         "q-q": SelfSelf("q"),
         "k-k": SelfSelf("k"),
         FREE: FREE_MAP,
