@@ -11,6 +11,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.models.towers import Block, Record, Site
+from binderclip.models.towers.block import CACHED
 from binderclip.models.towers.record import resolve_layer
 from binderclip.segment.context import Context, Projected, head
 from binderclip.segment.fusion import Reader
@@ -89,7 +90,7 @@ class Balance:
     """
 
     def __init__(self, total: Float[Tensor, "*B N N"]) -> None:
-        self.total = total
+        self.total, self.turned = total, total.mT.contiguous()
         ones = torch.ones_like(total[..., 0])
         #: Of every number of passes: factors of rows and of columns, and column sums before the columns' factors.
         self.known = [(ones, ones, total.sum(-2))]
@@ -115,15 +116,16 @@ class Balance:
         out = torch.empty_like(self.total)
         length = out.shape[-1]
         flat = [each.reshape(-1, length) for each in (0.5 * rows, columns, floor)]
-        maps, outs = self.total.reshape(-1, length, length), out.view(-1, length, length)
+        maps, turned, outs = (each.reshape(-1, length, length) for each in (self.total, self.turned, out))
         # As many maps at once as stay in a CPU's cache.
         step = max(1, CACHED // (length * length)) if out.device.type == "cpu" else len(maps)
         for first in range(0, len(maps), step):
             some = slice(first, first + step)
             row, column, least = (each[some] for each in flat)
-            scaled = maps[some] * row[..., None]
-            scaled *= column[:, None]
-            found = torch.add(scaled, scaled.mT, out=outs[some])
+            # Rows and columns change places in the map turned over.
+            found = torch.mul(maps[some], row[..., None], out=outs[some])
+            found *= column[:, None]
+            found.addcmul_(turned[some] * column[..., None], row[:, None])
             found -= least[:, None]
             found.clamp_(min=0)
             sum_ = found.sum(-1, keepdim=True)
@@ -135,7 +137,6 @@ class Balance:
 
 ABOVE = 5e-6
 """Half the share of the mean above which an entry counts."""
-CACHED = 2**18
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,10 @@ from binderclip.models.towers.record import Recorder
 Backbone: TypeAlias = Any
 
 
+CACHED = 2**18
+"""Numbers of a map that stay in a CPU's cache."""
+
+
 class Projection(NamedTuple):
     """Where a block keeps one of its attention maps: rows `start:stop` of the weight `name` of `owner`."""
 
@@ -142,7 +146,9 @@ class Block(ABC):
         for name, value in (("q", q), ("k", k), ("v", v)):
             note(name, value)
         bias = None if bias is None else bias.to(q.dtype)
-        if recorder is not None and recorder.wants("attn", layer):
+        if recorder is not None and recorder.sums and self._may_sum(q, recorder, layer):
+            heads = self._summed(q, k, v, bias, recorder)
+        elif recorder is not None and recorder.wants("attn", layer):
             weights = self.weights(q, k, bias)
             note("attn", weights)
             dropout = self.attention_dropout
@@ -162,6 +168,24 @@ class Block(ABC):
         x = x + fed
         note("block_out", x)
         return x
+
+    def _may_sum(self, q: Tensor, recorder: Recorder, layer: int) -> bool:
+        """Whether nothing but the sum of attention maps is asked for."""
+        return not (q.requires_grad or self.attention_dropout or recorder.keeps("attn", layer))
+
+    def _summed(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, recorder: Recorder) -> Tensor:
+        """Outputs of the heads, their attention maps added to the running sum while they are in a CPU's cache."""
+        batch, heads, length, _ = q.shape
+        total = recorder.running_sum(q, (batch, heads, length, k.shape[2]))
+        step = max(1, CACHED // (batch * length * k.shape[2])) if q.device.type == "cpu" else heads
+        parts = []
+        for first in range(0, heads, step):
+            some = slice(first, first + step)
+            own = bias[:, some] if bias is not None and bias.shape[1] > 1 else bias
+            weights = self.weights(q[:, some], k[:, some], own)
+            total[:, some] += weights
+            parts.append(torch.matmul(weights, v[:, some]))
+        return torch.cat(parts, 1)
 
     def output_map(self) -> tuple[Float[Tensor, "H d D"], Float[Tensor, "D"]]:
         """The affine map of `merge` as a weight per head and a bias: merge(heads) = sum_h heads_h @ W_h + b.

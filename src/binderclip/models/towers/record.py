@@ -70,33 +70,36 @@ class Recorder:
         self._wanted: set[tuple[str, int | None]] = set()
         for name, layer in record.wanted:
             self._wanted.add((name, layer if layer is None else resolve_layer(layer, depth)))
-        self._sums = (SUM, _ALL) in self._wanted
-        self._summed = 0
+        self.sums = (SUM, _ALL) in self._wanted
+        self._own = False
 
     def wants(self, name: str, layer: int) -> bool:
         """Whether this site is needed."""
-        return self._keeps(name, layer) or (self._sums and name == "attn")
+        return self.keeps(name, layer) or (self.sums and name == "attn")
 
-    def _keeps(self, name: str, layer: int) -> bool:
+    def keeps(self, name: str, layer: int) -> bool:
+        """Whether this site is kept as it is."""
         return (name, layer) in self._wanted or (name, _ALL) in self._wanted
 
     def put(self, name: str, layer: int | None, value: Tensor) -> None:
         """Write `value` down if it is wanted (sites without a block always are)."""
-        if layer is None or self._keeps(name, layer):
+        if layer is None or self.keeps(name, layer):
             self.values[Site(name, layer)] = value
-        if self._sums and name == "attn":
-            self._add(value)
+        if self.sums and name == "attn":
+            total = self.values.get(Site(SUM))
+            exact = value.to(torch.promote_types(value.dtype, torch.float32))
+            self.values[Site(SUM)] = exact if total is None else total + exact
+            self._own = total is not None
 
-    def _add(self, value: Tensor) -> None:
-        value = value.to(torch.promote_types(value.dtype, torch.float32))
+    def running_sum(self, like: Tensor, size: tuple[int, ...]) -> Tensor:
+        """`attn_sum` so far, to be added to in place; zeros where nothing was added yet."""
         total = self.values.get(Site(SUM))
-        self._summed += 1
         if total is None:
-            self.values[Site(SUM)] = value
-        elif self._summed == 2 or total.requires_grad or value.requires_grad:
-            self.values[Site(SUM)] = total + value  # the first one belongs to its block
-        else:
-            total.add_(value)
+            total = torch.zeros(size, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+        elif not self._own:  # it is the first block's map itself
+            total = total.clone()
+        self.values[Site(SUM)], self._own = total, True
+        return total
 
 
 def resolve_layer(layer: int, depth: int) -> int:

@@ -1,7 +1,9 @@
 """CLIPer (arXiv 2411.13836): early attention in the last block, every layer's segmentation, attention to sharpen.
 
 The self-attention of a diffusion model is not bundled: cosines of the segmenter's own tokens stand in for it, put to
-use as the released code puts those of DINO, and any other source takes their place in `DiffusionAttention`.
+use as the released code puts those of DINO, and any other source takes their place in `DiffusionAttention`. The
+method lives on early heads that look at their own object; those of the bundled `small` do not, so it is for CLIP's
+ViT models (see the study of p132).
 """
 
 from __future__ import annotations
