@@ -275,6 +275,9 @@ class _Splice:
 
     def add(self, maps: Float[Tensor, "B C h w"], boxes: Sequence[tuple[int, int, int, int]]) -> None:
         """Some windows."""
+        if len(self.layout.boxes) == 1:  # nothing overlaps, nothing to add up
+            self.total = maps
+            return
         if self.total is None:
             self.cell = self.layout.window[0] // maps.shape[-2]
             coarse = self.layout.scaled(self.cell)
@@ -288,7 +291,7 @@ class _Splice:
     def result(self) -> Float[Tensor, "1 C H W"]:
         """The mean."""
         assert self.total is not None
-        return self.total / self.cover
+        return self.total if len(self.layout.boxes) == 1 else self.total / self.cover
 
 
 def _windows_at_once(tower: Any, window: tuple[int, int], record: Record, passes: int = 1, most: int = 16) -> int:
