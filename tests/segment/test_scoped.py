@@ -15,8 +15,11 @@ from scipy import stats
 from scipy.sparse.csgraph import connected_components
 
 from binderclip.errors import NotSupported, UsageError
+from binderclip.models.preprocess import Preprocess
 from binderclip.models.tokens import append_tokens
+from binderclip.models.vision import VisionModel, new_backbone
 from binderclip.segment import (
+    PARTS,
     BranchSum,
     External,
     Felzenszwalb,
@@ -296,6 +299,30 @@ def test_the_settings_lead_from_one_preset_to_the_other() -> None:
     assert override(parts_of("corrclip"), changes) == parts_of("corrclip-sam")
     sam = parts_of("corrclip-sam")
     assert sam.last_block.map.scope.regions == sam.relabel[0].regions == PromptedRegions()  # found once
+
+
+def test_the_preset_runs_on_named_models(clip_model, monkeypatch) -> None:
+    torch.manual_seed(0)
+    options = {"img_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "dynamic_img_size": True}
+    backbone = new_backbone("vit_tiny_patch16_224", options)
+    tower = VisionModel(backbone, arch="vit_tiny_patch16_224", preprocess=Preprocess(size=(32, 32))).eval()
+    masks = torch.zeros(2, 40, 60, dtype=torch.bool)
+    masks[0, :, :20], masks[1, 5:35, 25:55] = True, True
+    monkeypatch.setattr("binderclip.models.load_vision", lambda name: tower)
+    monkeypatch.setattr("binderclip.segment.region_scope.load_promptable", lambda name: OracleSegmenter(masks))
+    place = ("last_block", "map", "scope")
+    parts = override(
+        parts_of("corrclip-sam"),
+        [
+            ((*place, "features", "source"), "a tower of the test"),
+            ((*place, "regions", "model"), "masks of the test"),
+            (("relabel", "0", "regions", "model"), "masks of the test"),
+        ],
+    )
+    chosen = {name: getattr(parts, name) for name in PARTS}
+    found = Segmenter(clip_model, **chosen)(torch.rand(3, 40, 60), LABELS)
+    assert found.labels.shape == (40, 60)
+    assert all(len(found.labels[mask].unique()) == 1 for mask in masks)
 
 
 def test_ids_are_taken_at_the_centres_of_cells() -> None:
