@@ -16,6 +16,7 @@ from binderclip.losses import (
     DenseLoss,
     FocalLoss,
     MarginLabelSmoothingLoss,
+    NACLLoss,
     NeighborPenaltyLoss,
     SVLSLoss,
     neighbor_prior,
@@ -27,6 +28,7 @@ EVERY: list[Callable[..., DenseLoss]] = [
     FocalLoss,
     SVLSLoss,
     MarginLabelSmoothingLoss,
+    NACLLoss,
     NeighborPenaltyLoss,
     lambda **o: NeighborPenaltyLoss("image_proportions_l1", "l2", **o),
 ]
@@ -66,6 +68,14 @@ def test_the_penalty_is_torchs_distance_of_logits_and_shares(distance: str) -> N
     probable(logits, labels)
     apart = (F.l1_loss if distance == "l1" else F.mse_loss)(logits.softmax(1), tau.double())
     assert float(probable.parts["neighbors"]) == pytest.approx(0.3 * float(apart), rel=1e-6)
+
+
+def test_the_journal_versions_name_is_the_same_class() -> None:
+    assert NACLLoss is NeighborPenaltyLoss
+    logits, labels = drawn()
+    quadratic = NACLLoss("gaussian", "l2", alpha=1.0)(logits, labels) - F.cross_entropy(logits, labels)
+    tau = neighbor_prior(labels, K, prior="gaussian")
+    assert float(quadratic) == pytest.approx(float(F.mse_loss(logits, tau.double())), rel=1e-6)
 
 
 def test_inside_a_region_the_penalty_is_that_of_the_one_hot_label() -> None:
@@ -168,7 +178,7 @@ def test_half_precision_is_raised_and_nothing_counted_costs_nothing(make: Callab
     nothing = logits.clone().requires_grad_()
     empty = make()(nothing, torch.full((B, H, W), 255), images=pictures())
     empty.backward()
-    assert float(empty) == 0
+    assert empty.item() == 0
     assert nothing.grad is not None
     assert not nothing.grad.any()
 

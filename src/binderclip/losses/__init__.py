@@ -14,6 +14,7 @@ from binderclip.losses.dense import (
     DenseLoss,
     FocalLoss,
     MarginLabelSmoothingLoss,
+    NACLLoss,
     NeighborPenaltyLoss,
     SVLSLoss,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "LogitScale",
     "LossOutput",
     "MarginLabelSmoothingLoss",
+    "NACLLoss",
     "NeighborPenaltyLoss",
     "Pair",
     "PairwiseRankLoss",

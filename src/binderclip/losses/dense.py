@@ -13,7 +13,7 @@ from binderclip.errors import UsageError
 from binderclip.losses.geometry import at_least_float32
 from binderclip.losses.neighbor_prior import Border, Prior, check_prior, counted_pixels, neighbor_prior
 
-__all__ = ["DenseLoss", "FocalLoss", "MarginLabelSmoothingLoss", "NeighborPenaltyLoss", "SVLSLoss"]
+__all__ = ["DenseLoss", "FocalLoss", "MarginLabelSmoothingLoss", "NACLLoss", "NeighborPenaltyLoss", "SVLSLoss"]
 
 #: What ignored pixels are called inside, as in PyTorch.
 IGNORED = -100
@@ -265,3 +265,7 @@ class NeighborPenaltyLoss(DenseLoss):
         gap = tau - (logits.softmax(1) if self.on_softmax else logits)
         away = gap.abs() if self.distance == "l1" else gap.square()
         return {"ce": F.cross_entropy(logits, labels, reduction="none"), "neighbors": self.alpha * away.mean(1)}
+
+
+#: The name of the journal version.
+NACLLoss = NeighborPenaltyLoss

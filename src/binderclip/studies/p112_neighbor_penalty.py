@@ -77,7 +77,7 @@ def _bars(figure: Any, table: Table) -> None:
         ax.barh(names, [v.mean() for v in values], color=[COLOURS[m] for m in METHODS], alpha=0.8, height=0.65)
         for place, each in enumerate(values):
             ax.plot(each, [place] * len(each), "k.", markersize=3)
-        ax.set_title(metric, fontsize=9)
+        ax.set_title(metric, fontsize=7.5)
         ax.tick_params(labelsize=7)
         ax.grid(axis="y", visible=False)
     axes[0, 0].invert_yaxis()
@@ -92,7 +92,7 @@ def reliability(figure: Any, bars: dict[str, Any]) -> None:
         colour, there = COLOURS.get(name), found.count > 0
         top.plot(found.confidence[there], found.accuracy[there], "o-", ms=3, color=colour, label=NAMES.get(name, name))
         bottom.stairs(found.count / found.count.sum(), [*found.low, 1.0], color=colour)
-    top.set_title("Foreground, seed 0", fontsize=9)
+    top.set_title("Foreground, seed 0", fontsize=7.5)
     top.set_ylabel("accuracy", fontsize=8)
     bottom.set_xlabel("confidence", fontsize=8)
     bottom.set_ylabel("share", fontsize=8)
@@ -102,7 +102,7 @@ def reliability(figure: Any, bars: dict[str, Any]) -> None:
 
 
 def _maps(figure: Any) -> None:
-    part, rows = test_part(), (0, 1, 2)
+    part, rows = test_part(), (0, 1)
     axes = figure.subplots(len(rows), 4)
     shown = {name: loss_scores(name, 0).shown for name in (CE, OURS)}
     for row, cells in zip(rows, axes, strict=True):
