@@ -1,4 +1,4 @@
-"""Images as signals: multiscale transforms with exact inverses, and edges.
+"""Images as signals: multiscale transforms with exact inverses, edges, and what down-sampling aliases.
 
 A transform turns pictures (..., H, W) of any size into coefficients and back, without a loss and differentiably, so
 that masks, penalties and noise can live where edges and textures are sparse.
@@ -6,16 +6,28 @@ that masks, penalties and noise can live where edges and textures are sparse.
 
 from __future__ import annotations
 
+from binderclip.vision.aliasing import (
+    DeAliasingFilter,
+    FrequencyMixing,
+    aliasing_map,
+    aliasing_score,
+    equivalent_sampling_rate,
+)
 from binderclip.vision.edges import sobel
 from binderclip.vision.representation import PixelTransform, Representation
 from binderclip.vision.shearlets import ShearletTransform
 from binderclip.vision.wavelets import WaveletTransform, daubechies
 
 __all__ = [
+    "DeAliasingFilter",
+    "FrequencyMixing",
     "PixelTransform",
     "Representation",
     "ShearletTransform",
     "WaveletTransform",
+    "aliasing_map",
+    "aliasing_score",
     "daubechies",
+    "equivalent_sampling_rate",
     "sobel",
 ]
