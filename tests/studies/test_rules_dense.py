@@ -47,13 +47,40 @@ def p172(**change: float) -> Table:
     return Table(rows)
 
 
-MADE = {"p112": p112, "p172": p172}
+def p060(**change: float) -> Table:
+    rows = []
+    for seed in range(3):
+        for place, slope in (("all pixels", change.get("rank", 0.9)), ("boundary band", change.get("near", 0.9))):
+            rows.append(Row("rank correlation over ten bins", place, slope, seed=seed))
+            rows += [Row("error rate", place, 0.1 + 0.01 * k * slope, f"bin {k}", seed) for k in range(10)]
+        errors = {
+            "baseline": (0.3, 0.3, 0.3),
+            "wider baseline": (0.3, 0.3, change.get("wider", 0.3)),
+            "filter": (0.29, 0.29, change.get("filter", 0.29)),
+            "filter + mixing": (0.2, 0.28, change.get("displaced", 0.28)),
+        }
+        for method, found in errors.items():
+            rows += [Row(k, method, v, seed=seed) for k, v in zip(("FErr", "MErr", "DErr"), found, strict=True)]
+            rows.append(Row("FErr + MErr + DErr", method, sum(found), seed=seed))
+            near = change.get("biou", 0.65) if method == "filter + mixing" else 0.6
+            rows.append(Row("BIoU", method, near, seed=seed))
+    return Table(rows)
+
+
+MADE = {"p060": p060, "p112": p112, "p172": p172}
 LITTLE = "not shown at this scale"
 
 
 @pytest.mark.parametrize(
     ("paper", "change", "verdict"),
     [
+        ("p060", {}, "holds"),
+        ("p060", {"rank": -0.1}, LITTLE),
+        ("p060", {"wider": 0.1}, LITTLE),
+        ("p060", {"biou": 0.59}, LITTLE),
+        ("p060", {"filter": 0.4}, "weak"),
+        ("p060", {"displaced": 0.31}, "weak"),
+        ("p060", {"near": -0.5}, "weak"),
         ("p112", {}, "holds"),
         ("p112", {"ece": 0.06}, LITTLE),
         ("p112", {"dice": 0.78}, LITTLE),

@@ -63,7 +63,8 @@ def _dice(table: Table) -> tuple[bool, str]:
 
 def draw(table: Table, figure: Figure) -> None:
     """Calibration errors by loss, reliability diagrams and maps of confidence."""
-    left, middle, right = figure.subfigures(1, 3, width_ratios=(1.25, 0.85, 1.15))
+    parts: Any = figure.subfigures(1, 3, width_ratios=(1.25, 0.85, 1.15))
+    left, middle, right = parts
     _bars(left, table)
     reliability(middle, {name: loss_scores(name, 0).reliability for name in (CE, OURS)})
     _maps(right)

@@ -66,7 +66,8 @@ def _dice(table: Table) -> tuple[bool, str]:
 
 def draw(table: Table, figure: Figure) -> None:
     """Calibration error and Dice by prior and distance, reliability, and what two priors look like."""
-    left, middle, right = figure.subfigures(1, 3, width_ratios=(1.5, 0.85, 0.85))
+    parts: Any = figure.subfigures(1, 3, width_ratios=(1.5, 0.85, 0.85))
+    left, middle, right = parts
     axes = left.subplots(2, 2, sharex="col", height_ratios=(6, 4))
     for row, (backbone, ours) in zip(axes, NACL.items(), strict=True):
         names = (CE, FOCAL, *ours)
