@@ -1,8 +1,9 @@
 """Trident (arXiv 2411.09219): tokens spliced over windows, mixed over the picture, and only then compared with words.
 
-Inside a window patches attend as `small-dino` says (ProxyCLIP's rule), across windows as the promptable segmenter
-`small-sam` does; `trident-prompted` asks that segmenter for the masks of the regions found as well. Real ones take
-their places by `--set mix.source=hf:facebook/sam-vit-base --set mix.size=none` and so on.
+Inside a window patches attend as `small-dino` says (ProxyCLIP's rule). Across windows the paper takes the attention of
+SAM; that of `small-sam` is nearly uniform and harms, so the bundled preset takes that of `small-dino`, masked more
+strictly. With a real SAM: `--set mix.source=hf:facebook/sam-vit-base --set mix.factor=1.2`. `trident-prompted` asks
+`small-sam` for the masks of the regions found as well (`--set relabel.0.segmenter=hf:...`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from binderclip.segment.splicing import ValueMaskedAttention
 _SHARED: dict[str, Any] = {
     "last_block": LastBlock(CentredSoftmax(External("small-dino"), mean="batch")),
     "resolution": Windows(merge="tokens"),
-    "mix": ValueMaskedAttention(size=256),
+    "mix": ValueMaskedAttention("small-dino", factor=10.0),
     "rule": ClassRule(scale=40.0, over="words"),
 }
 
