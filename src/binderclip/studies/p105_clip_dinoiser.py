@@ -161,15 +161,15 @@ def _finds_objects(table: Table) -> tuple[bool, str]:
 
 def draw(table: Table, figure: Figure) -> None:
     """Scenes with label maps above, both tables below."""
-    figure.set_size_inches(10, 7.2)
+    figure.set_size_inches(7.6, 4.2)
     figure.set_layout_engine("constrained")
-    halves: Any = figure.subfigures(2, 1, height_ratios=[1.35, 1])
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1.2, 1])
     _draw_scenes(halves[0])
     left, right = halves[1].subplots(1, 2)
     _draw_bars(left, table, "mIoU", list(asked()), "ground left out")
     for bound, style in ((CHANCE, ":"), (ONE_LABEL, "--"), (ORACLE, "-")):
         left.axvline(100 * mean_miou(table, bound), color="0.3", linestyle=style, linewidth=1, label=bound)
-    left.legend(fontsize=6, loc="lower right")
+    halves[1].legend(fontsize=6, loc="outside lower left", ncols=3)
     _draw_bars(right, table, GROUND_METRIC, list(asked_with_ground()), "ground a class")
 
 
@@ -184,9 +184,9 @@ def _draw_bars(ax: Any, table: Table, metric: str, methods: list[str], title: st
 
 def _draw_scenes(figure: Any) -> None:
     shown = {MASKCLIP: asked()[MASKCLIP], TEACHER: asked()[TEACHER], STUDENT: asked()[STUDENT]}
-    ground = {each: asked_with_ground()[each] for each in (WORDS, STUDENT_GROUND)}
-    axes = figure.subplots(3, 6)
-    for row, name in zip(axes, ("scenes", "scenes-hard", "scenes-photographs"), strict=True):
+    ground = {each: asked_with_ground()[each] for each in (STUDENT_GROUND,)}
+    axes = figure.subplots(2, 5)
+    for row, name in zip(axes, ("scenes", "scenes-hard"), strict=True):
         data = scene_set(name, 0, N)
         sample, labels = next(iter(data)), list(data.classes)
         maps = []
@@ -196,7 +196,7 @@ def _draw_scenes(figure: Any) -> None:
                 maps += segment_all(made, sample.image, labels)
         pictures = [sample.image, *(each.overlay(legend=False) for each in maps)]
         for ax, picture in zip(row, pictures, strict=True):
-            ax.imshow(np.asarray(picture))
+            ax.imshow(np.asarray(picture.resize((100, 100))))
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
         row[0].set_ylabel(name, fontsize=7)
