@@ -83,7 +83,60 @@ def test_presets_are_listed_and_measured(command: Command) -> None:
     assert rows[0]["difference"] is None
     low, high = rows[1]["difference"][1:]
     assert low <= rows[1]["difference"][0] <= high
+    assert all(0 <= row["ece"] <= 1 and not row["ece_foreground_only"] for row in rows)
     assert "there is no folder nowhere" in command("segment", "--evaluate", "nowhere").err
+    # With words for the ground it is a class, whose edges count and whose confidence does not.
+    words = ("segment", "--evaluate", "scenes", "--limit", 2, "--size", 128, "--background", "wall,paper")
+    row = command(*words, "--json").json()
+    assert row["per_class"]["value"]["background"] > 0
+    assert 0 < row["presets"][0]["boundary_f"] <= 1
+    assert row["presets"][0]["ece_foreground_only"]
+    shown = command(*words)
+    assert "2 images, 16 classes" in shown.out
+    # A narrow terminal breaks the heads of columns.
+    said = shown.out.replace("\n", " ")
+    assert all(name in said for name in ("boundary", "ECE", "left", f"{row['presets'][0]['ece']:.3f}"))
+
+
+def label_folder(root: Path, maps: dict[str, np.ndarray]) -> Path:
+    for name in ("images", "labels"):
+        (root / name).mkdir(parents=True)
+    for name, labels in maps.items():
+        Image.new("RGB", labels.shape[::-1], "teal").save(root / "images" / f"{name}.png")
+        Image.fromarray(labels.astype(np.uint8)).save(root / "labels" / f"{name}.png")
+    (root / "classes.txt").write_text("wall\ncat\ndog\n")
+    return root
+
+
+def test_label_maps_with_unknown_values_are_named_and_left_out(command: Command, tmp_path: Path) -> None:
+    one = np.zeros((20, 30))
+    label_folder(tmp_path / "some", {"good": one, "bad": one + 7})
+    done = command("segment", "--evaluate", "some", "--json")
+    found = done.json()
+    assert found["images"] == 1
+    assert [row["image"] for row in found["skipped"]] == ["bad.png"]
+    assert "bad.png: value 7 is no class; there are 3 classes (0 to 2)" in found["skipped"][0]["reason"]
+    # One true class has no edge, and classes that nobody names are no numbers: JSON has null for both.
+    assert found["presets"][0]["boundary_f"] is None
+    assert "bad.png: value 7 is no class" in command("segment", "--evaluate", "some").err
+    label_folder(tmp_path / "none", {"bad": one + 7, "worse": one + 9})
+    done = command("segment", "--evaluate", "none")
+    assert done.code == 1
+    assert "no picture could be measured" in done.err
+    assert "bad.png: value 7 is no class; there are 3 classes (0 to 2) and 255" in done.err
+    assert "(and 1 more)" in done.err
+
+
+def test_pictures_of_one_pixel(command: Command, tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1), "teal").save("dot.png")
+    for preset in ("value", "plain", "sclip", "cliper", "decomposition"):
+        found = command("segment", "dot.png", "-l", "a cat,a dog", "--preset", preset, "--json").json()
+        assert sorted(found["share"].values()) == [0, 1]
+        assert np.asarray(Image.open("dot-labels.png")).shape == (1, 1)
+    label_folder(tmp_path / "dots", {"a": np.ones((1, 1))})
+    found = command("segment", "--evaluate", "dots", "--json").json()["presets"][0]
+    assert found["miou"] in (0, 1)
+    assert found["boundary_f"] is None
 
 
 def test_presets_are_compared_on_one_sheet(command: Command, pictures: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,37 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
     (root / "classes.txt").unlink()
     with pytest.raises(UsageError, match=r"classes\.txt"):
         LabelFolder(root)
+    (root / "classes.txt").write_text(" \n\n")
+    with pytest.raises(UsageError, match=r"classes\.txt is empty: write the class names to it"):
+        LabelFolder(root)
+    (root / "classes.txt").write_text("cat\ndog\ncat\n")
+    with pytest.raises(UsageError, match=r"names 'cat' more than once"):
+        LabelFolder(root)
+    (root / "classes.txt").write_bytes("caf\xe9".encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes\.txt is not a text file in UTF-8"):
+        LabelFolder(root)
+    with pytest.raises(UsageError, match=r"classes\.txt is a file: give the folder"):
+        label_maps(root / "classes.txt")
+    with pytest.raises(UsageError, match="there is no folder sceens, nor a made set of this name: those are scenes,"):
+        label_maps("sceens")
     with pytest.raises(UsageError, match="no made set 'scene'"):
         LabelledScenes("scene")
+
+
+def test_unknown_values_say_what_the_classes_are(tmp_path: Path) -> None:
+    labels = np.array([[0, 4]], dtype=np.uint16)
+    root = fill(tmp_path / "x", "images", "labels", {"a": labels})
+    for zero_ignored, said in ((False, r"value 4 is no class; there are 3 classes \(0 to 2\) and 65535"),
+                               (True, r"value 4 is no class; there are 3 classes \(1 to 3\) and 65535")):  # fmt: skip
+        folder = LabelFolder(root, zero_ignored=zero_ignored)
+        assert list(folder) == []
+        assert re.search(said, folder.skipped[0][1])
+        assert "a.png" in folder.skipped[0][1]
+
+
+def test_one_pixel_is_a_picture(tmp_path: Path) -> None:
+    root = fill(tmp_path, "images", "labels", {"a": np.ones((1, 1), dtype=np.uint8)})
+    assert [one.labels.tolist() for one in LabelFolder(root)] == [[[1]]]
 
 
 def test_scenes_have_exact_labels_with_or_without_their_ground() -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from binderclip.errors import UsageError
+from binderclip.errors import DataError, UsageError
 from binderclip.segment import IoU, Segmenter, measure_segmenters
 from binderclip.segment.metrics import BoundaryF, CalibrationBins
 
@@ -98,5 +98,12 @@ def test_nothing_to_measure_is_an_error(clip_model) -> None:
     with pytest.raises(UsageError, match="segmenters is empty"):
         measure_segmenters({}, samples())
     empty = Samples()
-    with pytest.raises(UsageError, match="no picture could be measured"):
+    with pytest.raises(DataError, match=r"no picture could be measured: x: damaged$"):
+        measure_segmenters({"value": Segmenter(clip_model)}, empty)
+    empty.skipped = [("a.png", "labels/a.png: value 7 is no class"), ("b.png", "gone")]
+    with pytest.raises(DataError, match=r"measured: labels/a\.png: value 7 is no class \(and 1 more\)$"):
+        measure_segmenters({"value": Segmenter(clip_model)}, empty)
+    empty.skipped = []
+    empty.append(samples(0)[0])
+    with pytest.raises(DataError, match="there is none in which a labelled pixel counts"):
         measure_segmenters({"value": Segmenter(clip_model)}, empty)

@@ -110,6 +110,19 @@ def preset_names(text: str) -> list[str]:
     return list(PRESETS) if names == ["all"] else names
 
 
+def chosen_parts(request: Request) -> dict[str, Parts]:
+    """The parts of each preset of the request, with its settings; needs no model.
+
+    Raises:
+        UsageError: no preset, or an unknown preset, part or setting.
+    """
+    from binderclip.segment import override, parts_of
+    from binderclip.train.toml import parse_override
+
+    changes = [parse_override(text) for text in request.settings]
+    return {name: override(parts_of(name), changes) for name in preset_names(request.preset)}
+
+
 def build_segmenters(request: Request, names: Sequence[str]) -> dict[str, Segmenter]:
     """One segmenter for each preset of the request, settings checked before the model is loaded.
 
@@ -120,11 +133,9 @@ def build_segmenters(request: Request, names: Sequence[str]) -> dict[str, Segmen
     Raises:
         UsageError: an unknown preset, part or setting, a label without descriptions.
     """
-    from binderclip.segment import PARTS, Segmenter, override, parts_of
-    from binderclip.train.toml import parse_override
+    from binderclip.segment import PARTS, Segmenter
 
-    changes = [parse_override(text) for text in request.settings]
-    chosen = {name: override(parts_of(name), changes) for name in preset_names(request.preset)}
+    chosen = chosen_parts(request)
     if request.descriptions is not None:
         chosen = _described(chosen, request.descriptions, names)
     from binderclip.models import load
@@ -163,6 +174,7 @@ def measure(request: Request, source: str, limit: int) -> None:
     from binderclip.data.label_maps import SCENES, label_maps
     from binderclip.segment import measure_segmenters
 
+    chosen_parts(request)  # a wrong name is said before scenes are made
     made = {"n": limit, "background": bool(request.background)}
     data = label_maps(source, **made) if source in SCENES else label_maps(source)
     segmenters = build_segmenters(request, [name for name in data.classes if name != "background"])
@@ -205,7 +217,8 @@ def measure(request: Request, source: str, limit: int) -> None:
     columns = (
         "preset", "mIoU", "pixel accuracy", "boundary F", f"ECE{ground}", f"mean IoU of an image, minus {first}'s",
     )  # fmt: skip
-    print_table(f"{source}: {len(found.keys)} images, {len(found.classes)} classes, {request.model}", columns, shown)
+    counts = f"{_several(len(found.keys), 'image')}, {_several(len(found.classes), 'class', 'classes')}"
+    print_table(f"{source}: {counts}, {request.model}", columns, shown)
     warn_skipped(found.skipped)
 
 
@@ -227,6 +240,10 @@ def _measured_rows(found: Measured) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _several(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def _or_none(values: Iterable[float]) -> list[float | None]:

@@ -70,6 +70,8 @@ class LabelFolder:
         zero_ignored: bool = False,
     ) -> None:
         self.root, self.ignore, self.zero_ignored = Path(root), ignore, zero_ignored
+        if self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"{self.root} is a file: give the folder that holds pictures and label maps")
         if not self.root.is_dir():
             raise UsageError(f"there is no folder {self.root}")
         found = [(self.root / a, self.root / b) for a, b in LAYOUTS]
@@ -122,9 +124,10 @@ class LabelFolder:
         unknown = ~ignored & (labels >= len(self.classes))
         if unknown.any():
             value = int(labels[unknown].min()) + int(self.zero_ignored)
+            first = int(self.zero_ignored)
             raise DataError(
-                f"{path}: value {value} is no class; there are {len(self.classes)} classes and {left_out} for what is "
-                "left out"
+                f"{path}: value {value} is no class; there are {len(self.classes)} classes ({first} to "
+                f"{len(self.classes) - 1 + first}) and {left_out} for what is left out: name it in the list of classes"
             )
         return np.where(ignored | (labels < 0), -1, labels)
 
@@ -132,14 +135,27 @@ class LabelFolder:
         path = self.root / "classes.txt"
         if not path.is_file():
             raise UsageError(f"{self.root} says no class names: write them to {path}, one a line, line i for value i")
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        if not names or len(set(names)) < len(names):
-            raise UsageError(f"{path}: names must be there and differ")
+        names = [line.strip() for line in _text(path).splitlines() if line.strip()]
+        if not names:
+            raise UsageError(f"{path} is empty: write the class names to it, one a line, line i for value i")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UsageError(
+                f"{path} names {', '.join(map(repr, twice))} more than once; each value needs its own name"
+            )
         return names
 
     def _split(self) -> set[str] | None:
         path = self.root / "ImageSets" / "Segmentation" / "val.txt"
-        return set(path.read_text().split()) if path.is_file() else None
+        return set(_text(path).split()) if path.is_file() else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text file in UTF-8: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 SCENES: dict[str, dict[str, Any]] = {
@@ -204,4 +220,6 @@ def label_maps(source: str | Path, **options: Any) -> LabelFolder | LabelledScen
     """
     if str(source) in SCENES:
         return LabelledScenes(str(source), **options)
+    if not Path(source).exists():
+        raise UsageError(f"there is no folder {source}, nor a made set of this name: those are {', '.join(SCENES)}")
     return LabelFolder(source, **options)

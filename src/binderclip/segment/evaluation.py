@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from binderclip.errors import UsageError
+from binderclip.errors import DataError, UsageError
 from binderclip.segment.metrics import BoundaryF, BoundaryFScore, CalibrationBins, CalibrationScore, IoU, IoUScore
 from binderclip.segment.metrics.confusion import is_counted
 from binderclip.segment.result import Segmentation
@@ -68,7 +68,8 @@ def measure_segmenters(segmenters: Mapping[str, Segmenter], data: Any, *, detail
         data: `LabelFolder`, `LabelledScenes`, or anything with `classes` that yields `image`, `labels`, `key`.
 
     Raises:
-        UsageError: no segmenter, or no picture that could be measured.
+        UsageError: no segmenter.
+        DataError: no picture that could be measured; what is wrong with the first is said.
     """
     if not segmenters:
         raise UsageError("segmenters is empty")
@@ -89,7 +90,7 @@ def measure_segmenters(segmenters: Mapping[str, Segmenter], data: Any, *, detail
             if details:
                 detailed[name].update(segmentation, labels, sample.labels)
     if not keys:
-        raise UsageError("no picture could be measured: " + (str(data.skipped[0]) if data.skipped else "there is none"))
+        raise DataError(_nothing_measured(list(getattr(data, "skipped", ()))))
     return Measured(
         classes,
         {name: iou.compute() for name, iou in pooled.items()},
@@ -122,6 +123,14 @@ class _Details:
 def _counted(data: Iterable[Any], classes: int) -> Iterable[Any]:
     """Pictures of which at least one pixel counts."""
     return (sample for sample in data if bool(is_counted(sample.labels, classes, -1).any()))
+
+
+def _nothing_measured(skipped: Sequence[tuple[str, str]]) -> str:
+    if not skipped:
+        return "no picture could be measured: there is none in which a labelled pixel counts"
+    key, reason = skipped[0]
+    others = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+    return f"no picture could be measured: {reason if key in reason else f'{key}: {reason}'}{others}"
 
 
 def _labels(segmenters: Mapping[str, Segmenter], classes: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 import torch
@@ -78,7 +79,9 @@ def parts_of(preset: str, **changes: Any) -> Parts:
         UsageError: an unknown preset or part.
     """
     if preset not in PRESETS:
-        raise UsageError(f"preset {preset!r} is unknown; there are {', '.join(sorted(PRESETS))}")
+        close = get_close_matches(preset.lower(), PRESETS, n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise UsageError(f"preset {preset!r} is unknown; there are {', '.join(sorted(PRESETS))}{meant}")
     chosen = {**PRESETS[preset], **{name: part for name, part in changes.items() if part is not None}}
     unknown = sorted(set(chosen) - set(PARTS))
     if unknown:
