@@ -28,7 +28,7 @@ def segment(
     set: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", "-s", metavar="KEY=VALUE", help="Change a part of the preset: `rule.scale=40`, `refine=pamr`."
+            "--set", "-s", metavar="KEY=VALUE", help="Change a part of the preset: `rule.scale=40`, `refine=self-attention`."
         ),
     ] = None,
     descriptions: Annotated[
