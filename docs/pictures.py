@@ -7,11 +7,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
 from binderclip.adapt import MARKS, Region
 from binderclip.cli.sheet import contact_sheet
-from binderclip.data import load_data, scenes, vocabulary
+from binderclip.data import load_data, plant_defects, scenes, to_tensor, vocabulary
 
 IMAGES = Path(__file__).parent / "images"
 SHOWN = ("chelsea", "coffee", "rocket", "motorcycle_left", "flower", "china")
@@ -48,6 +50,22 @@ def main() -> None:
         labels = ("--labels", ",".join(SCENE_LABELS), "--background", "background")
         verb("segment", place / "scene.png", *labels, "--overlay", IMAGES / "segment.png", "--map", place / "map.png")
         located(place)
+        inspected(place, photographs["brick"])
+
+
+def inspected(place: Path, wall: Image.Image) -> None:
+    """The picture of `anomaly`: crops of a wall, some with a planted defect."""
+    pixels = to_tensor(wall.convert("RGB"))
+    crops = torch.stack([pixels[:, y : y + 192, x : x + 192] for y in (0, 160, 320) for x in (0, 160, 320)])
+    planted = plant_defects(crops[:3], 4, strength=0.6).images
+    for name, images in (("parts", planted), ("good-parts", crops[3:])):
+        (place / name).mkdir()
+        for number, image in enumerate(images):
+            to_pil_image(image).save(place / name / f"{number}.png")
+    options = ("--name", "brick wall", "--normal", place / "good-parts", "--size", 192, "--out", place / "anomalies")
+    verb("anomaly", place / "parts", *options)
+    shown = [(f, "", "") for n in range(3) for f in (place / f"parts/{n}.png", place / f"anomalies/{n}-anomaly.png")]
+    contact_sheet(shown, IMAGES / "anomaly.png", columns=6, side=128)
 
 
 def located(place: Path) -> None:
