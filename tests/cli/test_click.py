@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import to_pil_image
 
+from binderclip.evaluate.standins import held_out_scenes
 from binderclip.segment import Prompts, load_promptable
 from binderclip.segment.promptable import PromptModel, PromptNetwork
 
@@ -61,3 +63,23 @@ def test_bad_prompts_are_named(command: Command, pictures: Path, folder: Path) -
         done = command("click", picture, *(() if "-m" in options else ("-m", folder)), *options)
         assert done.code == 2
         assert said in done.err
+
+
+def test_the_bundled_model_cuts_a_drawing_out_by_point_and_by_box(program: Command, tmp_path: Path) -> None:
+    """Through the installed command, with nothing named but the picture: most of the drawing and little else."""
+    made = held_out_scenes(8, 1, "painted backgrounds", size=256)
+    to_pil_image(made.images[0]).save(tmp_path / "scene.png")
+    truth = made.visible[0, 0].numpy()
+    rows, columns = truth.nonzero()
+    middle = len(rows) // 2
+    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    for words in (
+        ("--point", f"{columns[middle] + 0.5},{rows[middle] + 0.5}"),
+        ("--box", ",".join(map(str, box))),
+    ):
+        found = program("click", "scene.png", *words, "--json", cwd=tmp_path).json()
+        assert found["model"] == "small-sam"
+        mask = np.asarray(Image.open(tmp_path / found["mask"])) == 255
+        assert mask.shape == truth.shape
+        assert (mask & truth).sum() / (mask | truth).sum() > 0.5
+        assert (tmp_path / found["overlay"]).is_file()
