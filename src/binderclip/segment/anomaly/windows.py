@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -101,9 +101,10 @@ def token_windows(tower: Any, tokens: Tokens, scale: int) -> Float[Tensor, "B W 
     at_once = max(1, TOKENS_AT_ONCE // (batch * length))
     found = []
     for some in index.split(at_once):
-        # (windows x pictures) as one batch
-        repeated = tokens.with_x(tokens.x.repeat(len(some), 1, 1))
-        cut = gather_patches(repeated, some.repeat_interleave(batch, dim=0))
+        # Windows of all pictures as one batch; each window is gathered by itself, so the grid is never repeated.
+        parts = [gather_patches(tokens, window) for window in some]
+        positions = torch.cat([part.positions.expand(batch, -1) for part in parts])
+        cut = replace(parts[0], x=torch.cat([part.x for part in parts]), positions=positions)
         out = tower.project(tower.pool(tower.run(cut)))
         found.append(out.view(len(some), batch, -1).float())
     return torch.cat(found).transpose(0, 1)
