@@ -122,12 +122,11 @@ class Balance:
         for first in range(0, len(maps), step):
             some = slice(first, first + step)
             row, column, least = (each[some] for each in flat)
+            scaled = maps[some] * column[:, None]
+            found = torch.addcmul(-least[:, None], scaled, row[..., None], out=outs[some])
             # Rows and columns change places in the map turned over.
-            found = torch.mul(maps[some], row[..., None], out=outs[some])
-            found *= column[:, None]
-            found.addcmul_(turned[some] * column[..., None], row[:, None])
-            found -= least[:, None]
-            found.clamp_(min=0)
+            torch.mul(turned[some], column[..., None], out=scaled)
+            found.addcmul_(scaled, row[:, None]).clamp_(min=0)
             sum_ = found.sum(-1, keepdim=True)
             found /= sum_.clamp(min=1e-30)
             if not bool(sum_.all()):
