@@ -30,7 +30,7 @@ METHODS = (CE, SVLS, MARGIN, OURS, ORACLE)
 NAMES = {OURS: "neighbour penalty"}
 FOREGROUND, BAND, ALL = "ECE, foreground", "ECE, boundary band", "ECE, all pixels"
 CLASSWISE = "class-wise ECE, foreground"
-COLOURS = {CE: "C7", SVLS: "C1", MARGIN: "C2", OURS: "C0", ORACLE: "C3"}
+COLOURS = {CE: "C7", SVLS: "C1", MARGIN: "C2", OURS: "C0", ORACLE: "C3", "focal": "C4"}
 
 
 def measure(seed: int) -> list[Row]:
