@@ -8,8 +8,10 @@ import typer
 
 from binderclip.cli.inputs import find_images
 from binderclip.cli.options import LABELS, Device, Dtype, Json, Model, parse_labels
+from binderclip.cli.segment_measure import measure
+from binderclip.cli.segment_presets import Request, preset_names, show_presets
 from binderclip.cli.segment_sheet import compare_presets
-from binderclip.cli.segmenting import Request, measure, preset_names, segment_images, show_presets
+from binderclip.cli.segmenting import segment_images
 from binderclip.errors import UsageError
 
 
@@ -28,7 +30,7 @@ def segment(
     set: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", "-s", metavar="KEY=VALUE", help="Change a part of the preset: `rule.scale=40`, `refine=self-attention`."
+            "--set", "-s", metavar="KEY=VALUE", help="Change a part of the preset: `rule.scale=40`, `refine=pamr`."
         ),
     ] = None,
     descriptions: Annotated[

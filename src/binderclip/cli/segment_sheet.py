@@ -8,7 +8,7 @@ import typer
 
 from binderclip.cli.inputs import ImageArguments, writable_path
 from binderclip.cli.output import note, print_json, warn_skipped
-from binderclip.cli.segmenting import Request, build_segmenters
+from binderclip.cli.segment_presets import Request, build_segmenters
 from binderclip.errors import DataError, UsageError
 
 MOST = 40

@@ -1,38 +1,23 @@
-"""What `binderclip segment` does: pictures, folders that can be gone on with, and measured presets."""
+"""What `binderclip segment` does with pictures, and with folders that can be gone on with."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from binderclip.cli.inputs import ImageArguments, output_path, writable_path
 from binderclip.cli.output import note, print_json, print_table, warn_skipped, write_json
+from binderclip.cli.segment_presets import Request, build_segmenters
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from binderclip.segment import Measured, Parts, Segmenter
-
-
-@dataclass(frozen=True)
-class Request:
-    """What all uses share."""
-
-    preset: str
-    settings: tuple[str, ...]
-    size: int | None
-    background: tuple[str, ...]
-    model: str
-    device: str
-    dtype: str
-    json: bool
-    descriptions: str | None = None
+    from binderclip.segment import Segmenter
 
 
 @dataclass(frozen=True)
@@ -94,179 +79,6 @@ def segment_images(
     _say(request, done, many, skipped)
     warn_skipped(skipped)
     return found.exit_code(skipped)
-
-
-def preset_names(text: str) -> list[str]:
-    """What --preset says: names apart by commas, `all` for every one.
-
-    Raises:
-        UsageError: there is no name.
-    """
-    from binderclip.segment import PRESETS
-
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise UsageError(f"--preset is empty; there are {', '.join(PRESETS)}")
-    return list(PRESETS) if names == ["all"] else names
-
-
-def chosen_parts(request: Request) -> dict[str, Parts]:
-    """The parts of each preset of the request, with its settings; needs no model.
-
-    Raises:
-        UsageError: no preset, or an unknown preset, part or setting.
-    """
-    from binderclip.segment import override, parts_of
-    from binderclip.train.toml import parse_override
-
-    changes = [parse_override(text) for text in request.settings]
-    return {name: override(parts_of(name), changes) for name in preset_names(request.preset)}
-
-
-def build_segmenters(request: Request, names: Sequence[str]) -> dict[str, Segmenter]:
-    """One segmenter for each preset of the request, settings checked before the model is loaded.
-
-    Args:
-        request: what was asked for.
-        names: the labels, which descriptions must be of.
-
-    Raises:
-        UsageError: an unknown preset, part or setting, a label without descriptions.
-    """
-    from binderclip.segment import PARTS, Segmenter
-
-    chosen = chosen_parts(request)
-    if request.descriptions is not None:
-        chosen = _described(chosen, request.descriptions, names)
-    from binderclip.models import load
-
-    clip = load(request.model, device=request.device, dtype=request.dtype)
-    built = {}
-    for name, parts in chosen.items():
-        segmenter = Segmenter(
-            clip, name, background=request.background, **{part: getattr(parts, part) for part in PARTS}
-        )
-        built[name] = segmenter if request.size is None else segmenter.at(request.size)
-    return built
-
-
-def _described(chosen: dict[str, Parts], source: str, names: Sequence[str]) -> dict[str, Parts]:
-    """The presets, those that mix them in with descriptions of the labels."""
-    from dataclasses import replace
-
-    from binderclip.adapt import read_descriptions
-
-    if not any(parts.text.alpha for parts in chosen.values()):
-        raise UsageError(
-            f"--descriptions: {', '.join(chosen)} gives them no weight; add `--set text.alpha=0.2`, a share in [0, 1]"
-        )
-    texts = read_descriptions(source).of(names, source)
-    return {
-        name: replace(parts, text=parts.text.with_(auxiliary=texts)) if parts.text.alpha else parts
-        for name, parts in chosen.items()
-    }
-
-
-def measure(request: Request, source: str, limit: int) -> None:
-    """Presets on label maps: a table, with intervals against the first."""
-    from itertools import islice
-
-    from binderclip.data.label_maps import SCENES, label_maps
-    from binderclip.segment import measure_segmenters
-
-    chosen_parts(request)  # a wrong name is said before scenes are made
-    made = {"n": limit, "background": bool(request.background)}
-    data = label_maps(source, **made) if source in SCENES else label_maps(source)
-    segmenters = build_segmenters(request, [name for name in data.classes if name != "background"])
-
-    class Limited:
-        classes = data.classes
-
-        @property
-        def skipped(self) -> Any:
-            return data.skipped
-
-        def __iter__(self) -> Any:
-            return islice(iter(data), limit)
-
-    found = measure_segmenters(segmenters, Limited(), details=True)
-    rows = _measured_rows(found)
-    if request.json:
-        per_class = {
-            name: dict(zip(found.classes, _or_none(score.per_class), strict=True))
-            for name, score in found.scores.items()
-        }
-        print_json(
-            {
-                "data": source,
-                "model": request.model,
-                "images": len(found.keys),
-                "presets": rows,
-                "per_class": per_class,
-                "skipped": [{"image": key, "reason": reason} for key, reason in found.skipped],
-            }
-        )
-        return
-    first = rows[0]["preset"]
-    ground = ", background left out" if rows[0]["ece_foreground_only"] else ""
-    shown = [
-        [r["preset"], r["miou"], r["accuracy"], *("" if r[k] is None else r[k] for k in ("boundary_f", "ece")),
-         "" if r["difference"] is None else _interval(r["difference"])]
-        for r in rows
-    ]  # fmt: skip
-    columns = (
-        "preset", "mIoU", "pixel accuracy", "boundary F", f"ECE{ground}", f"mean IoU of an image, minus {first}'s",
-    )  # fmt: skip
-    counts = f"{_several(len(found.keys), 'image')}, {_several(len(found.classes), 'class', 'classes')}"
-    print_table(f"{source}: {counts}, {request.model}", columns, shown)
-    warn_skipped(found.skipped)
-
-
-def _measured_rows(found: Measured) -> list[dict[str, Any]]:
-    """What is said of every preset; None where there was nothing to measure."""
-    first = next(iter(found.scores))
-    rows: list[dict[str, Any]] = []
-    for name, score in found.scores.items():
-        boundary, calibration = found.boundaries.get(name), found.calibration.get(name)
-        rows.append(
-            {
-                "preset": name,
-                "miou": score.miou,
-                "accuracy": score.accuracy,
-                "boundary_f": None if boundary is None else boundary.mean,
-                "ece": None if calibration is None else calibration.ece,
-                "ece_foreground_only": calibration is not None and calibration.foreground_only,
-                "difference": found.difference(name, first) if name != first else None,
-            }
-        )
-    return rows
-
-
-def _several(count: int, one: str, many: str = "") -> str:
-    return f"{count} {one if count == 1 else many or one + 's'}"
-
-
-def _or_none(values: Iterable[float]) -> list[float | None]:
-    """Numbers for JSON, which has no NaN."""
-    return [None if math.isnan(value) else float(value) for value in values]
-
-
-def show_presets(json: bool) -> None:
-    """Every preset with its parts."""
-    from binderclip.segment import CHOICES, PRESETS, describe, parts_of
-
-    if json:
-        print_json({name: describe(parts_of(name)) for name in PRESETS})
-        return
-    plain = describe(parts_of("value"))
-    rows = []
-    for name in PRESETS:
-        parts = {key: value for key, value in describe(parts_of(name)).items() if value != plain[key] and value}
-        rows.append((name, "; ".join(f"{key}: {_short(value)}" for key, value in parts.items()) or "the value path"))
-    print_table("presets of the segmenter", ("preset", "parts that differ from `value`"), rows)
-    places = {"map": "last_block.map"}
-    named = [(places.get(part, part), ", ".join(names)) for part, names in CHOICES.items() if names]
-    print_table("parts by name, for --set PART=NAME (none takes a part out)", ("part", "names"), named)
 
 
 def _segmented(segmenter: Segmenter, path: Path, names: Sequence[str], shown: Path, mapped: Path, legend: bool) -> Done:
@@ -399,18 +211,3 @@ def _say(request: Request, done: Sequence[Done], many: bool, skipped: Sequence[t
 def _largest(one: Done) -> tuple[str, str]:
     name, share = max(one.shares().items(), key=lambda item: item[1])
     return name, f"{share:.1%}"
-
-
-def _interval(gap: tuple[float, float, float]) -> str:
-    return f"{gap[0]:+.3f} ({gap[1]:+.3f} to {gap[2]:+.3f})"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_short(item) for item in value)
-    if isinstance(value, dict):
-        inner = ", ".join(
-            f"{k}={_short(v)}" for k, v in value.items() if k != "part" and v not in (None, False, [], "")
-        )
-        return f"{value['part']}({inner})"
-    return str(value)
