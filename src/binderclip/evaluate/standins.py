@@ -100,12 +100,13 @@ def _percent(values: list[float]) -> float:
     return round(100 * math.fsum(values) / len(values), 1)
 
 
-def ship(run: str | Path, target: str | Path) -> Path:
+def ship(run: str | Path, target: str | Path, *, machine: str = "one CPU core") -> Path:
     """Write the bundled folder of a finished run of the recipe `small-dino` or `small-sam`, figures included.
 
     Args:
         run: a run folder of `binderclip train`.
         target: the new folder; its name is the model's.
+        machine: what the run's seconds were measured on.
 
     Raises:
         CheckpointError: `run` is no such run, or its convolutions are not those of `small`.
@@ -116,7 +117,7 @@ def ship(run: str | Path, target: str | Path) -> Path:
         summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{run} is not a finished run: it has no summary.json") from error
-    card = {"name": target.name, **ABOUT[str(kind)], **_made(summary)}
+    card = {"name": target.name, **ABOUT[str(kind)], **_made(summary, machine)}
     compact_folder(run, target, card=card, borrow="small")
     if kind == "vision":
         tower = load_vision(target)
@@ -150,12 +151,15 @@ ABOUT: dict[str, dict[str, str]] = {
 }
 
 
-def _made(summary: Mapping[str, Any]) -> dict[str, Any]:
+def _made(summary: Mapping[str, Any], machine: str) -> dict[str, Any]:
     """How, from what and how long a run trained."""
     return {
         "recipe": summary["recipe"],
         "how": "The recipe, run in full on one CPU core; weights in 8 bits, convolutions taken from small.",
-        "seconds": {stage["name"]: round(stage["seconds"]) for stage in summary["stages"] if stage["seconds"]},
+        "seconds": {
+            **{stage["name"]: round(stage["seconds"]) for stage in summary["stages"] if stage["seconds"]},
+            "machine": machine,
+        },
         "trained_on": {
             "scenes": sum(stage["notes"].get("scenes", 0) for stage in summary["stages"]),
             "pictures": f"training splits of {', '.join(TRAINING_PACKS)}; photographs of scikit-image behind them",
