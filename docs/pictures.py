@@ -37,7 +37,16 @@ def main() -> None:
             photographs[name].convert("RGB").save(place / f"{name}.png")
         files = [place / f"{name}.png" for name in SHOWN]
         verb("classify", *files, "--labels", LABELS, "--picture", IMAGES / "classify.png")
-        verb("explain", place / "chelsea.png", "--label", "a cat", "--method", "smoothgrad", "--out", IMAGES / "explain.png")
+        verb(
+            "explain",
+            place / "chelsea.png",
+            "--label",
+            "a cat",
+            "--method",
+            "smoothgrad",
+            "--out",
+            IMAGES / "explain.png",
+        )
         pictures = place / "pictures"
         pictures.mkdir()
         for sample in load_data("openclipart,noto-emoji", split="test"):
@@ -51,6 +60,7 @@ def main() -> None:
         verb("segment", place / "scene.png", *labels, "--overlay", IMAGES / "segment.png", "--map", place / "map.png")
         located(place)
         inspected(place, photographs["brick"])
+        clicked(place)
 
 
 def inspected(place: Path, wall: Image.Image) -> None:
@@ -66,6 +76,28 @@ def inspected(place: Path, wall: Image.Image) -> None:
     verb("anomaly", place / "parts", *options)
     shown = [(f, "", "") for n in range(3) for f in (place / f"parts/{n}.png", place / f"anomalies/{n}-anomaly.png")]
     contact_sheet(shown, IMAGES / "anomaly.png", columns=6, side=128)
+
+
+def clicked(place: Path) -> None:
+    """What `click` cuts out: by one point, by two, by a box."""
+    astronaut = next(sample.image for sample in load_data("photographs") if sample.key.startswith("astronaut"))
+    astronaut.convert("RGB").save(place / "astronaut.png")
+    words15 = vocabulary("scenes15", split="test")
+    batch = scenes(2, 1, 384, vocabulary=words15, objects=3, area=(0.08, 0.2), background="gradient")
+    to_pil_image(batch.images[0]).save(place / "boxed.png")
+    box = ",".join(map(str, batch.boxes[0, batch.names[0].index("flower")].int().tolist()))
+    asked = {
+        "astronaut": ("--point", "225,140"),
+        "coffee": ("--point", "300,120", "--point", "250,300"),
+        "boxed": ("--box", box),
+    }
+    entries = []
+    for name, words in asked.items():
+        shown = place / f"{name}-clicked.png"
+        verb("click", place / f"{name}.png", *words, "--out", place / "mask.png", "--overlay", shown)
+        with Image.open(shown) as overlay:
+            entries.append((overlay.convert("RGB"), "", ""))
+    contact_sheet(entries, IMAGES / "click.png", columns=3, side=190)
 
 
 def located(place: Path) -> None:

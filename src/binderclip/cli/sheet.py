@@ -40,7 +40,8 @@ def contact_sheet(
     entries = list(entries)[:most]
     columns = min(columns, len(entries))
     rows = -(-len(entries) // columns)
-    gap, text, head = 14, 26, 40 if title else 0
+    gap, head = 14, 40 if title else 0
+    text = 26 if any(caption or figure for _, caption, figure in entries) else 0
     font = ImageFont.load_default(size=15)
     width = columns * (side + gap) + gap
     sheet = Image.new("RGB", (width, head + rows * (side + text + gap) + gap), "white")
