@@ -145,8 +145,9 @@ def test_a_window_of_ignored_pixels_says_nothing_and_255_is_a_class_where_there_
     nothing = torch.full((1, 4, 4), -1)
     for kind in ("mean", "mode", "max"):
         assert not neighbor_prior(nothing, 3, prior=kind).any()  # type: ignore[arg-type]
-    many = neighbor_prior(torch.full((1, 3, 3), 255), 300)
-    assert float(many[0, 255].min()) == 1
+    for dtype in (torch.long, torch.uint8):
+        many = neighbor_prior(torch.full((1, 3, 3), 255, dtype=dtype), 300)
+        assert float(many[0, 255].min()) == 1
 
 
 @pytest.mark.parametrize(

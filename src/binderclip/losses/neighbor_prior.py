@@ -65,6 +65,7 @@ def counted_pixels(labels: Int[Tensor, "B H W"], classes: int, ignore_index: int
         raise UsageError(f"labels must be integers (B, H, W), not {labels.dtype} of shape {tuple(labels.shape)}")
     if classes < 1:
         raise UsageError(f"classes must be at least 1, not {classes}")
+    labels = labels.long()  # -1 is 255 to an 8-bit map
     counted = labels != ignore_index
     if classes <= VOID:
         counted &= labels != VOID
