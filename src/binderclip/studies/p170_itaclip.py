@@ -98,7 +98,8 @@ def _not_lowered(table: Table) -> tuple[bool, str]:
 
 def draw(table: Table, figure: Figure) -> None:
     """The table with label maps of four steps."""
-    draw_table(table, figure, shown={name: asked()[name] for name in (PLAIN, A, I, R)})
+    parts = asked()
+    draw_table(table, figure, shown={"plain": parts[PLAIN], "A": parts[A], "A + I": parts[I], "ITACLIP": parts[R]})
 
 
 def _whole(table: Table) -> tuple[bool, str]:
