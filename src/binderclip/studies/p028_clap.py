@@ -168,29 +168,34 @@ def draw(table: Table, figure: Figure) -> None:
     _pictures(halves[0])
     axes = halves[1].subplots(1, 3, sharey=True)
     ways = (PLP, CLAP, DINO, RANDOM, ORACLE)
-    for ax, metric in zip(axes, ("share of the suspected outside", "recall of the defect", "image AUROC"), strict=True):
+    shown = {
+        "share of the suspected outside": "suspected\noutside",
+        "recall of the defect": "defect\nrecalled",
+        "image AUROC": "image\nAUROC",
+    }
+    for ax, (metric, title) in zip(axes, shown.items(), strict=True):
         for number, name in enumerate(DRAWINGS):
             ax.plot([table.mean(metric, way, name) for way in ways], range(5), "o", color=f"C{number}", label=name)
         ax.plot([_over(table, metric, way) for way in ways], range(5), "|", color="k", markersize=14, label="mean")
-        ax.set_title(metric.replace(" of the ", "\nof the "), fontsize=8)
+        ax.set_title(title, fontsize=8)
         ax.set_xlim(-0.05, 1.05)
         ax.tick_params(labelsize=7)
     axes[0].set_yticks(range(5), ways, fontsize=7)
     axes[0].invert_yaxis()
-    axes[0].legend(fontsize=6, loc="lower left")
+    axes[0].legend(fontsize=6, loc="center left")
 
 
 def _pictures(figure: Any) -> None:
     axes = figure.subplots(len(DRAWINGS), 5)
     for row, name in zip(axes, DRAWINGS, strict=True):
-        data = drawing_set(name, DRAWINGS.index(name), normal=0, test=TEST)
-        regions = _regions(name, data, 0)
+        seed = STUDY.seeds[0]
+        data = drawing_set(name, 3 * seed + DRAWINGS.index(name), normal=0, test=TEST)
+        regions = _regions(name, data, seed)
         pixels = as_pixels(data.images, SIDE)
         found = restorer(name)
         restored = found.restore(pixels, regions[CLAP])
         error = found.score(pixels, regions[CLAP]).maps
-        shown = [pixels[TEST], restored[TEST]]
-        cells = [x.permute(1, 2, 0).clamp(0, 1).numpy() for x in shown]
+        cells = [x.permute(1, 2, 0).clamp(0, 1).numpy() for x in (pixels[TEST], restored[TEST])]
         layers = [cells[0], cells[0], cells[0], cells[1], error[TEST].numpy()]
         for ax, cell, way in zip(row, layers, (ORACLE, PLP, CLAP, None, None), strict=True):
             ax.imshow(cell, vmin=0, vmax=1, cmap="magma")
@@ -215,7 +220,10 @@ STUDY = Study(
     f"{NORMAL} sound pictures of {SIDE} px, half of its regions CLAP's, half random; all ways to choose regions share "
     "it, so only the regions differ. Regions are measured on the damaged pictures. Words, rate and drawings were "
     "settled on other pictures; a trial of 30 of them made the first criterion look unlikely (recall fell for two of "
-    "three drawings) and changed nothing.",
+    "three drawings) and changed nothing. A first measurement (seeds 0 to 2) did not show the claim either: outside "
+    "0.979 to 0.983, recall 0.637 to 0.405, image AUROC 0.877 to 0.870. Its figure showed restorations far too dark, as "
+    "the U-Net had to make every pixel anew; now it learns what is to be added to what it sees, and the seeds are new. "
+    "The rules are as they were.",
     baseline="Words for damage alone (PLP); text-free attention: the class token of `small-dino`.",
     lower_bound="Random smooth regions of the same share.",
     upper_bound="The true pixels as regions.",
@@ -228,6 +236,7 @@ STUDY = Study(
         Criterion("the true regions bound the detector", _oracle_bounds),
     ),
     draw=draw,
+    seeds=(3, 4, 5),
     stand_in=(
         "drawings with planted defects and words for them instead of medical pictures and lesion names",
         "`small` (4 blocks, 8 x 8 patches) instead of a medical CLIP (12 blocks)",

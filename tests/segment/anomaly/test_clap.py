@@ -167,7 +167,7 @@ def test_structural_similarity_is_scikit_images(pictures: torch.Tensor) -> None:
 def test_the_restorer_finds_what_it_never_saw() -> None:
     """Stripes are learned; a dot in hidden stripes is not restored, and the true pixels as regions find it."""
     columns = torch.arange(32) % 8 < 4
-    stripes = columns.float().expand(4, 3, 32, 32) * torch.tensor([0.6, 0.7, 0.8, 0.9]).view(4, 1, 1, 1)
+    stripes = columns.float().expand(4, 3, 32, 32) * torch.tensor([0.7, 0.75, 0.8, 0.85]).view(4, 1, 1, 1)
     spot = torch.zeros(4, 32, 32, dtype=torch.bool)
     spot[:, 10:16, 9:15] = True
     bad = torch.where(spot[:, None], 0.4, stripes)
@@ -178,7 +178,7 @@ def test_the_restorer_finds_what_it_never_saw() -> None:
         return spot[: len(pixels)]
 
     detector = InpaintingAnomalyDetector(
-        regions, side=32, block=8, steps=60, batch_size=8, lr=1e-2, widths=(4, 8, 8, 8, 8), seed=1
+        regions, side=32, block=8, steps=100, batch_size=8, lr=1e-2, widths=(8, 8, 8, 8, 8), seed=1
     )
     detector.fit(stripes)
     assert torch.equal(asked[0], stripes)
@@ -200,9 +200,9 @@ def test_the_restorer_finds_what_it_never_saw() -> None:
 def test_the_net_keeps_shape_and_its_widths() -> None:
     net = RestorationNet((4, 8, 8, 8, 8)).eval()
     with torch.no_grad():
-        out = net(torch.rand(1, 3, 48, 64))
-    assert out.shape == (1, 3, 48, 64)
-    assert 0 < float(out.min()) < float(out.max()) < 1
+        given = torch.rand(1, 3, 48, 64)
+        out = net(given)
+    assert torch.equal(out, given)
     assert len(net.down) == 5
 
 

@@ -89,7 +89,9 @@ def restoration_loss(restored: Float[Tensor, "B 3 H W"], images: Float[Tensor, "
 
 
 class RestorationNet(nn.Module):
-    """A U-Net of five convolution blocks each way with skips; (B, 3, S, S) -> the same, in (0, 1).
+    """A U-Net of five convolution blocks each way with skips; (B, 3, S, S) -> the same.
+
+    It learns what is to be added: untrained it gives its input back, so what is not hidden is right from the start.
 
     Args:
         widths: channels of the five blocks.
@@ -106,15 +108,17 @@ class RestorationNet(nn.Module):
         self.down = nn.ModuleList(_convolutions(a, b) for a, b in zip(before, widths, strict=True))
         self.up = nn.ModuleList(_convolutions(a + b, b) for a, b in zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.last = nn.Sequential(_convolutions(widths[0], widths[0]), nn.Conv2d(widths[0], 3, 1))
+        for parameter in self.last[1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-        skips = []
+        given, skips = x, []
         for number, block in enumerate(self.down):
             x = block(x if number == 0 else F.max_pool2d(x, 2))
             skips.append(x)
         for block, skip in zip(self.up, skips[-2::-1], strict=True):
             x = block(torch.cat([F.interpolate(x, size=skip.shape[-2:], mode="nearest"), skip], dim=1))
-        return self.last(x).sigmoid()
+        return given + self.last(x)
 
 
 def _convolutions(before: int, after: int) -> nn.Sequential:
