@@ -221,9 +221,9 @@ STUDY = Study(
     "it, so only the regions differ. Regions are measured on the damaged pictures. Words, rate and drawings were "
     "settled on other pictures; a trial of 30 of them made the first criterion look unlikely (recall fell for two of "
     "three drawings) and changed nothing. A first measurement (seeds 0 to 2) did not show the claim either: outside "
-    "0.979 to 0.983, recall 0.637 to 0.405, image AUROC 0.877 to 0.870. Its figure showed restorations far too dark, as "
-    "the U-Net had to make every pixel anew; now it learns what is to be added to what it sees, and the seeds are new. "
-    "The rules are as they were.",
+    "0.979 to 0.983, recall 0.637 to 0.405, image AUROC 0.877 to 0.870. Its figure showed restorations far too dark, "
+    "as the U-Net had to make every pixel anew; now it learns what is to be added to what it sees, and the seeds are "
+    "new. The rules are as they were.",
     baseline="Words for damage alone (PLP); text-free attention: the class token of `small-dino`.",
     lower_bound="Random smooth regions of the same share.",
     upper_bound="The true pixels as regions.",
