@@ -24,12 +24,13 @@ def test_boundaries_move_by_a_pixel_or_two_and_regions_stay() -> None:
     assert torch.equal(jittered(half, 0, 0.0), half)
 
 
-def test_colours_go_with_the_class_but_not_always() -> None:
-    part = dense_part(4, 16)
-    red = (part.images.argmax(1) == 0) & (part.images.amax(1) - part.images.amin(1) > 0.3)
-    share = [float(red[part.exact == k].float().mean()) for k in range(1, len(CLASSES) + 1)]
-    assert share[1] > 2 * max(share[0], share[2])
-    assert share[0] + share[2] > 0
+def test_colours_go_with_the_class_but_not_always_unless_asked() -> None:
+    for usual in (0.8, 1.0):
+        part = dense_part(4, 16, usual=usual)
+        red = (part.images.argmax(1) == 0) & (part.images.amax(1) - part.images.amin(1) > 0.3)
+        share = [float(red[part.exact == k].float().mean()) for k in range(1, len(CLASSES) + 1)]
+        assert share[1] > 2 * max(share[0], share[2])
+        assert (share[0] + share[2] > 0.1) == (usual < 1)
 
 
 class _Seen(nn.Module):

@@ -75,14 +75,19 @@ def jittered(labels: Int[Tensor, "N S S"], seed: int, amount: float = JITTER) ->
 
 
 @lru_cache(maxsize=6)
-def dense_part(seed: int, n: int, amount: float = JITTER) -> Part:
+def dense_part(seed: int, n: int, amount: float = JITTER, usual: float = USUAL) -> Part:
     """`n` scenes of one to three objects of three classes on plain to textured grounds.
 
     Args:
         seed: of the scenes and of the annotators.
         n: number of scenes.
         amount: of the annotators' displacements, in pixels.
+        usual: share of the objects that surely have the colour of their class; the others have any of the three.
     """
+
+    def colour(name: str, rng: np.random.Generator) -> str:
+        return COLOURS[CLASSES.index(name)] if rng.random() < usual else COLOURS[int(rng.integers(3))]
+
     batch = scenes(
         seed,
         n,
@@ -91,15 +96,10 @@ def dense_part(seed: int, n: int, amount: float = JITTER) -> Part:
         objects=(1, 3),
         area=(0.05, 0.25),
         background=GROUNDS,
-        factors={"colour": _colour},
+        factors={"colour": colour},
     )
     labels = jittered(batch.semantic, seed, amount) if amount else batch.semantic
     return Part(batch.images, labels, batch.semantic)
-
-
-def _colour(name: str, rng: np.random.Generator) -> str:
-    """The colour of its class, or in a fifth of the cases any of the three."""
-    return COLOURS[CLASSES.index(name)] if rng.random() < USUAL else COLOURS[int(rng.integers(3))]
 
 
 class Gate(nn.Module):
