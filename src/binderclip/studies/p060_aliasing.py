@@ -211,12 +211,12 @@ STUDY = Study(
     "convolution of the two lower blocks, as in the paper; cut-off 0.35, the Nyquist frequency for twice the channels. "
     "The wider baseline has 17 instead of 16 channels a level and with them more parameters than the mixing adds. "
     f"Bands are 5 px wide. Aliasing around a pixel is the score of windows of {WINDOW} x {WINDOW} of the two maps; ten "
-    "bins hold equally many pixels. This is the second measurement. In the first a fifth of the objects had any colour, as "
-    "in p112, and windows were 8 x 8: the claim was not shown (rank correlations -0.48, -0.43, -0.41; errors 0.561 "
-    "with filter and mixing, 0.523 with the filter, 0.530 without), but hard pixels were whole objects of an unusual "
-    "colour, and windows covered a third and two thirds of a map. So colours and windows were changed, after a look at "
-    "the rank correlation of the baseline on seed 900 with windows of 4, 6 and 8 (0.81, -0.08, -0.37). The rules "
-    "stayed.",
+    "bins hold equally many pixels. This is the second measurement. In the first a fifth of the objects had any "
+    "colour, as in p112, and windows were 8 x 8: the claim was not shown (rank correlations -0.48, -0.43, -0.41; "
+    "errors 0.561 with filter and mixing, 0.523 with the filter, 0.530 without), but hard pixels were whole objects "
+    "of an unusual colour, and windows covered a third and two thirds of a map. So colours and windows were "
+    "changed, after a look at the rank correlation of the baseline on seed 900 with windows of 4, 6 and 8 "
+    "(0.81, -0.08, -0.37). The rules stayed.",
     baseline="The same network without filter and mixing; a wider one.",
     lower_bound="Three error rates of 0.75 each (guessing one of four classes).",
     upper_bound="0 errors (the exact masks).",
