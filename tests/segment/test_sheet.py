@@ -34,10 +34,14 @@ def test_every_cell_is_the_overlay_of_its_segmentation() -> None:
     assert cow not in below
 
 
-def test_a_wide_picture_keeps_its_aspect() -> None:
-    sheet = np.asarray(segmentation_sheet([{"a": segmentation(0, size=(30, 60))}], side=60))
-    assert (sheet[22 + 5, 4 + 64 + 30] == 255).all()
-    assert not (sheet[22 + 30, 4 + 64 + 30] == 255).all()
+def test_a_wide_picture_keeps_its_aspect_and_its_row_is_as_low() -> None:
+    rows = [{"a": segmentation(0, size=(30, 60))}, {"a": segmentation(1)}]
+    sheet = np.asarray(segmentation_sheet(rows, side=60)).astype(int)
+    grey, first, second = (np.full(3, 120), *(row["a"].overlay(legend=False).getpixel((15, 15)) for row in rows))
+    assert np.abs(sheet[22 + 15, 4 + 30] - grey).max() <= 1
+    assert np.abs(sheet[22 + 15, 4 + 64 + 30] - first).max() <= 1
+    assert (sheet[22 + 32, 4 + 64 + 30] == 255).all()
+    assert np.abs(sheet[22 + 34 + 45, 4 + 64 + 30] - second).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -32,17 +32,22 @@ def segmentation_sheet(rows: Sequence[Mapping[str, Segmentation]], *, side: int 
         raise UsageError("all rows of a sheet must have the same segmenters and classes")
     gap, head = 4, 22
     font = ImageFont.load_default(size=13)
-    sheet = Image.new("RGB", ((len(names) + 1) * (side + gap) + gap, head + len(rows) * (side + gap) + gap), "white")
+    cells = [[row[names[0]].image, *(row[name].overlay(legend=False) for name in names)] for row in rows]
+    fitted = [
+        [ImageOps.contain(each.convert("RGB"), (side, side), Image.Resampling.LANCZOS) for each in c] for c in cells
+    ]
+    heights = [max(each.height for each in line) for line in fitted]
+    width, height = (len(names) + 1) * (side + gap) + gap, head + gap + sum(heights) + gap * len(rows)
+    sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(["picture", *names]):
         middle = (gap + column * (side + gap) + side / 2, head / 2)
         draw.text(middle, shortened(name, font, side), fill=INK, font=font, anchor="mm")
-    for number, row in enumerate(rows):
-        shown = [row[names[0]].image, *(row[name].overlay(legend=False) for name in names)]
-        for column, picture in enumerate(shown):
-            fitted = ImageOps.contain(picture.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
-            left, top = gap + column * (side + gap), head + number * (side + gap)
-            sheet.paste(fitted, (left + (side - fitted.width) // 2, top + (side - fitted.height) // 2))
+    top = head
+    for line, tall in zip(fitted, heights, strict=True):
+        for column, picture in enumerate(line):
+            sheet.paste(picture, (gap + column * (side + gap) + (side - picture.width) // 2, top))
+        top += tall + gap
     return with_legend(sheet, _entries(rows, first), size=15)
 
 
