@@ -21,24 +21,21 @@ from binderclip.segment import (
     StudentSaliency,
     cosines,
     parts_of,
-    segment_all,
     train_dinoiser,
 )
 from binderclip.segment.context import Frame, head, open_windows, records, resample
 from binderclip.studies.segment_table import (
-    CHANCE,
     LOWER_BOUND,
-    ONE_LABEL,
-    ORACLE,
     SETS,
     UPPER_BOUND,
     bundled,
+    draw_bars,
+    draw_bounds,
+    draw_small,
     gain,
-    mean_miou,
     measured,
     said,
     scene_set,
-    segmenter_of,
     table_rows,
 )
 from binderclip.studies.study import Criterion, Row, Study, Table
@@ -162,46 +159,14 @@ def _finds_objects(table: Table) -> tuple[bool, str]:
 def draw(table: Table, figure: Figure) -> None:
     """Scenes with label maps above, both tables below."""
     figure.set_size_inches(7.6, 4.2)
-    figure.set_layout_engine("constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=[1.2, 1])
-    _draw_scenes(halves[0])
+    shown = {name: (asked()[name], ()) for name in (MASKCLIP, TEACHER, STUDENT)}
+    draw_small(halves[0], shown | {STUDENT_GROUND: (asked_with_ground()[STUDENT_GROUND], GROUND)}, SETS[:2], n=N)
     left, right = halves[1].subplots(1, 2)
-    _draw_bars(left, table, "mIoU", list(asked()), "ground left out")
-    for bound, style in ((CHANCE, ":"), (ONE_LABEL, "--"), (ORACLE, "-")):
-        left.axvline(100 * mean_miou(table, bound), color="0.3", linestyle=style, linewidth=1, label=bound)
+    draw_bars(left, table, "mIoU", list(asked()), "ground left out")
+    draw_bounds(left, table)
     halves[1].legend(fontsize=6, loc="outside lower left", ncols=3)
-    _draw_bars(right, table, GROUND_METRIC, list(asked_with_ground()), "ground a class")
-
-
-def _draw_bars(ax: Any, table: Table, metric: str, methods: list[str], title: str) -> None:
-    values = [100 * np.mean([table.values(metric, m, name) for name in SETS], axis=0) for m in methods]
-    ax.barh(methods, [v.mean() for v in values], xerr=[v.std() for v in values], color="C0", alpha=0.8, height=0.65)
-    ax.invert_yaxis()
-    ax.set_xlabel("mIoU (%), mean of the sets; deviation over seeds", fontsize=7)
-    ax.set_title(title, fontsize=9, loc="left")
-    ax.tick_params(labelsize=7)
-
-
-def _draw_scenes(figure: Any) -> None:
-    shown = {MASKCLIP: asked()[MASKCLIP], TEACHER: asked()[TEACHER], STUDENT: asked()[STUDENT]}
-    ground = {each: asked_with_ground()[each] for each in (STUDENT_GROUND,)}
-    axes = figure.subplots(2, 5)
-    for row, name in zip(axes, ("scenes", "scenes-hard"), strict=True):
-        data = scene_set(name, 0, N)
-        sample, labels = next(iter(data)), list(data.classes)
-        maps = []
-        with one_thread():
-            for some, words in ((shown, ()), (ground, GROUND)):
-                made = [segmenter_of(bundled(), parts_of(p) if isinstance(p, str) else p, words) for p in some.values()]
-                maps += segment_all(made, sample.image, labels)
-        pictures = [sample.image, *(each.overlay(legend=False) for each in maps)]
-        for ax, picture in zip(row, pictures, strict=True):
-            ax.imshow(np.asarray(picture.resize((100, 100))))
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-        row[0].set_ylabel(name, fontsize=7)
-    for ax, title in zip(axes[0], ("scene", *shown, *ground), strict=True):
-        ax.set_title(title, fontsize=7)
+    draw_bars(right, table, GROUND_METRIC, list(asked_with_ground()), "ground a class")
 
 
 STUDY = Study(

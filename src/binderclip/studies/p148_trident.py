@@ -24,7 +24,9 @@ from binderclip.studies.segment_table import (
     LOWER_BOUND,
     SETS,
     UPPER_BOUND,
-    draw_table,
+    draw_bars,
+    draw_bounds,
+    draw_small,
     gain,
     measured,
     said,
@@ -103,9 +105,20 @@ def _large_objects(table: Table) -> tuple[bool, str]:
 
 
 def draw(table: Table, figure: Figure) -> None:
-    """The shared figure."""
-    shown = {name: asked()[name] for name in (RESIZE, LOGITS, SPLICE, DINO)}
-    draw_table(table, figure, shown=shown)
+    """Scenes with label maps above, both tables below."""
+    figure.set_size_inches(7.6, 3.6)
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1, 1.3])
+    titles = {"resized": RESIZE, "segment,\nthen splice": LOGITS, "splice,\nthen segment": SPLICE, "+ small-dino": DINO}
+    shown: dict[str, tuple[str | Parts, tuple[str, ...]]] = {
+        title: (asked()[name], ()) for title, name in titles.items()
+    }
+    shown["ground a class,\nprompted"] = (asked_with_ground()[PROMPTED], GROUND)
+    draw_small(halves[0], shown, ("scenes-hard",), n=N)
+    left, right = halves[1].subplots(1, 2)
+    draw_bars(left, table, "mIoU", list(asked()), "ground left out")
+    draw_bounds(left, table)
+    halves[1].legend(fontsize=6, loc="outside lower left", ncols=3)
+    draw_bars(right, table, GROUND_METRIC, list(asked_with_ground()), "ground a class")
 
 
 STUDY = Study(

@@ -301,3 +301,56 @@ def _draw_scenes(figure: Any, shown: Asked, sets: Sequence[str], model: str) -> 
         row[0].set_ylabel(name, fontsize=7)
     for ax, title in zip(axes[0], ("scene", "truth", *list(wanted)[:4]), strict=True):
         ax.set_title(title, fontsize=8)
+
+
+def draw_small(
+    figure: Any,
+    shown: Mapping[str, tuple[str | Parts, Sequence[str]]],
+    sets: Sequence[str],
+    *,
+    n: int = SCENES,
+    model: str = "small",
+) -> None:
+    """Small overlays of the first scene of some sets, for figures of a study's own.
+
+    Args:
+        figure: to fill.
+        shown: title -> a segmenter, and words for the ground, none where it is no class.
+        sets: one a row.
+        n: number of scenes of the sets.
+        model: a bundled model.
+    """
+    axes = figure.subplots(len(sets), 1 + len(shown), squeeze=False)
+    for row, name in zip(axes, sets, strict=True):
+        data = scene_set(name, 0, n)
+        sample = next(iter(data))
+        pictures = [sample.image]
+        with one_thread():
+            for of, words in shown.values():
+                made = segmenter_of(bundled(model), parts_of(of) if isinstance(of, str) else of, words)
+                pictures.append(made(sample.image, list(data.classes)).overlay(legend=False))
+        for ax, picture in zip(row, pictures, strict=True):
+            ax.imshow(np.asarray(picture.resize((100, 100))))
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        row[0].set_ylabel(name, fontsize=7)
+    for ax, title in zip(axes[0], ("scene", *shown), strict=True):
+        ax.set_title(title, fontsize=7)
+
+
+def draw_bars(
+    ax: Any, table: Table, metric: str, methods: Sequence[str], title: str, sets: Sequence[str] = SETS
+) -> None:
+    """Bars of the mean over sets, on a matplotlib axis."""
+    values = [100 * np.mean([table.values(metric, method, name) for name in sets], axis=0) for method in methods]
+    ax.barh(methods, [v.mean() for v in values], xerr=[v.std() for v in values], color="C0", alpha=0.8, height=0.65)
+    ax.invert_yaxis()
+    ax.set_xlabel("mIoU (%), mean of sets ± seeds", fontsize=7)
+    ax.set_title(title, fontsize=9, loc="left")
+    ax.tick_params(labelsize=7)
+
+
+def draw_bounds(ax: Any, table: Table, sets: Sequence[str] = SETS) -> None:
+    """Lines of the bounds, over sets and seeds."""
+    for bound, style in ((CHANCE, ":"), (ONE_LABEL, "--"), (ORACLE, "-")):
+        ax.axvline(100 * mean_miou(table, bound, sets), color="0.3", linestyle=style, linewidth=1, label=bound)
