@@ -129,6 +129,9 @@ def test_clap_learns_from_normal_pictures(command: Command, inspected: Path) -> 
 def test_pictures_that_serve_as_normal_ones_are_not_scored(command: Command, inspected: Path) -> None:
     done = command("anomaly", inspected, "--normal", inspected / "test/good", "--shots", 2, "--json")
     document = done.json()
+    silent = command("anomaly", inspected, "--normal", inspected / "test/good", "--shots", 2, "--no-words", "--json")
+    # Without words a score is a distance to the nearest normal place: small, where words give about a half.
+    assert max(row["score"] for row in silent.json()["images"]) < max(row["score"] for row in document["images"])
     assert "2 of the inspected pictures serve as normal ones" in done.err
     assert sorted(row["kind"] for row in document["images"]) == ["good", "spot", "spot", "spot"]
     assert "2 of 3 normal pictures are used" in done.err
@@ -143,6 +146,8 @@ def test_mistakes_are_short(command: Command, inspected: Path, tmp_path: Path) -
         ((inspected, "--normal", "nowhere"), 2, "`none` compares with words alone"),
         ((inspected, "--method", "magic"), 2, "--method 'magic' is unknown; there are winclip"),
         ((inspected, "--scales", "two"), 2, "numbers of patches"),
+        ((inspected, "--normal", "none", "--no-words"), 2, "--no-words compares with normal pictures alone"),
+        ((inspected, "--method", "clap", "--no-words"), 2, "--no-words is winclip's"),
         ((inspected, "--size", 100), 2, "multiple of the model's patch, 16"),
         ((inspected, "--state", "{} and {}"), 2, "more than one {}"),
         ((inspected / "train", "--normal", inspected / "train"), 2, "none is left"),

@@ -32,6 +32,9 @@ def anomaly(
     sound: Annotated[
         list[str] | None, typer.Option(help="What sound means, instead of the usual phrases. Repeat for several.")
     ] = None,
+    words: Annotated[
+        bool, typer.Option(help="Whether winclip's words count beside normal pictures; weak words mislead the maps.")
+    ] = True,
     size: Annotated[
         int | None, typer.Option(help="Side at which the model sees a picture, in pixels [default: the model's].")
     ] = None,
@@ -68,8 +71,8 @@ def anomaly(
     except ValueError as error:
         raise UsageError(f"--scales {scales!r}: numbers of patches separated by commas, such as 2,3") from error
     request = Request(
-        folder, name, normal, shots, method, tuple(state or ()), tuple(sound or ()), size, sides, out, most, npy, seed,
-        steps, model, device, dtype, json,
+        folder, name, normal, shots, method, tuple(state or ()), tuple(sound or ()), words, size, sides, out, most,
+        npy, seed, steps, model, device, dtype, json,
     )  # fmt: skip
     raise typer.Exit(inspect(request))
 

@@ -36,6 +36,7 @@ class Request:
     method: str
     state: tuple[str, ...]
     sound: tuple[str, ...]
+    words: bool
     size: int | None
     scales: tuple[int, ...] | None
     out: str
@@ -171,7 +172,7 @@ def build_detector(request: Request) -> Any:
     if request.sound:
         options["normal"] = request.sound
     if request.method == "winclip":
-        options["scales"] = (2, 3) if request.scales is None else request.scales
+        options |= {"scales": (2, 3) if request.scales is None else request.scales, "words": request.words}
     else:
         options["seed"] = request.seed
         if request.steps is not None:
@@ -186,6 +187,9 @@ def _inspected(request: Request, folder: InspectionFolder, normal: Sequence[Path
     from binderclip.segment.anomaly import Anomalies
 
     learns = request.method != "winclip"
+    if not request.words and (learns or not normal):
+        what = "is winclip's" if learns else "compares with normal pictures alone: give --normal FOLDER with some"
+        raise UsageError(f"--no-words {what}")
     if learns and not normal:
         raise UsageError(f"{request.method} learns from normal pictures: give --normal FOLDER with some")
     detector = build_detector(request)

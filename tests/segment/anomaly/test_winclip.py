@@ -179,6 +179,17 @@ def test_winclip_plus_is_the_mean_of_words_and_memory(detector: WinCLIP, picture
     assert torch.allclose(patches.association_map(levels), parts[2], atol=1e-6)
 
 
+def test_without_words_only_the_memory_counts(clip_model: ImageTextModel, pictures: torch.Tensor) -> None:
+    silent = WinCLIP(clip_model, "textile", words=False)
+    levels = silent.encode(pictures)
+    with pytest.raises(UsageError, match="call fit"):
+        silent.score(levels)
+    found = silent.fit(pictures[:2]).score(levels)
+    assert torch.equal(found.maps, silent.association_map(levels))
+    assert torch.equal(found.scores, found.maps.amax(dim=(1, 2)))
+    assert float(found.scores[:2].max()) < 1e-6
+
+
 def test_pictures_of_any_size_are_squashed_whole(detector: WinCLIP) -> None:
     wide = torch.zeros(1, 3, 64, 128)
     wide[..., :16] = 1

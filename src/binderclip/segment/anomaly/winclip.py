@@ -37,6 +37,8 @@ class WinCLIP:
         anomalous: phrases for a damaged one.
         templates: sentences around the phrases.
         patches: whether WinCLIP+ also compares single patch tokens.
+        words: False leaves the words out of scores and maps (not the paper's): for models whose words do not tell
+            damage, and only with normal pictures.
 
     Raises:
         UsageError: no such states, a window below 1 patch or named twice, a temperature or size that cannot be.
@@ -64,6 +66,7 @@ class WinCLIP:
         anomalous: Sequence[str] = ANOMALOUS_STATES,
         templates: Sequence[str] = TEMPLATES,
         patches: bool = True,
+        words: bool = True,
     ) -> None:
         scales = tuple(scales)
         if len(set(scales)) < len(scales) or any(not isinstance(k, int) or k < 1 for k in scales):
@@ -74,7 +77,7 @@ class WinCLIP:
         if size is not None and (size < patch or size % patch):
             raise UsageError(f"size {size} must be a multiple of the model's patch, {patch} pixels")
         self.model, self.name, self.scales, self.patches = model, name, scales, patches
-        self.temperature, self.size = temperature, size
+        self.temperature, self.size, self.words = temperature, size, words
         self.text = state_vectors(model, name, normal=normal, anomalous=anomalous, templates=templates)
         self.memory: dict[int | str, NormalMemory] = {}
 
@@ -194,7 +197,13 @@ class WinCLIP:
         Args:
             levels: of the pictures.
             without: see `association_map`; scores the normal pictures themselves, each without its own memory.
+
+        Raises:
+            UsageError: neither words nor normal pictures.
         """
+        if not self.words:
+            few = self.association_map(levels, without=without)
+            return as_anomalies(few.amax(dim=(1, 2)), few)
         image, maps = self.damage(levels.image), self.text_map(levels)
         if self.memory:
             few = self.association_map(levels, without=without)
