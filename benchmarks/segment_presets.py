@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from benchmarks.harness import Row, compare, in_child
 from binderclip.segment import PRESETS, Segmenter, Whole, parts_of
 from binderclip.segment.context import Frame
-from binderclip.segment.segmenter import PARTS, run_windows
+from binderclip.segment.segmenter import run_windows
 
 LABELS = [
     "a flag", "a heart", "a folder", "a clock", "a tree", "a house", "a cat", "a dog", "the moon", "a jigsaw piece",
@@ -40,9 +41,8 @@ def build_vit() -> Any:
 
 
 def segmenter(model: Any, preset: str, size: int) -> Segmenter:
-    """A preset on one whole window of the given side, so that presets differ by nothing else."""
-    parts = {name: getattr(parts_of(preset), name) for name in PARTS}
-    return Segmenter(model, preset, **(parts | {"resolution": Whole(size), "views": None}))
+    """A preset on one whole window of the given side without other views, so that presets differ by nothing else."""
+    return Segmenter(model, replace(parts_of(preset), resolution=Whole(size), views=None))
 
 
 def run(*, repeats: int = 5) -> list[Row]:
@@ -123,15 +123,21 @@ def _half(repeats: int) -> list[Row]:
 
 
 def peak(side: int, labels: int) -> int:
-    """Peak memory of this process beyond the loaded model, in bytes."""
+    """Peak memory of this process beyond what it holds with the model loaded, in bytes; needs Linux's /proc."""
     from binderclip.models import load
 
-    model = load("small")
-    each = Segmenter(model)
+    each = Segmenter(load("small"))
     each(torch.rand(3, 64, 64), ["a cat", "a dog"])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    each(torch.rand(3, side * 3 // 4, side), [f"thing number {i}" for i in range(labels)])
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    image, names = torch.rand(3, side * 3 // 4, side), [f"thing number {i}" for i in range(labels)]
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of loading
+    before = _kilobytes("VmRSS")
+    each(image, names)
+    return max(0, _kilobytes("VmHWM") - before) * 1024
+
+
+def _kilobytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def _memory() -> list[Row]:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from binderclip.segment import parts_of
+
 Command = Callable[..., Any]
 
 
@@ -176,3 +178,14 @@ def test_descriptions_are_mixed_into_the_labels_of_presets_that_weigh_them(comma
     ]:
         done = command("segment", pictures / "cat.jpg", "-l", "cat,dog", *options)
         assert (done.code, said in done.err) == (2, True), done.err
+
+
+def test_a_part_can_be_set_to_none() -> None:
+    from binderclip.cli.segment_presets import Request, build_segmenters
+
+    request = Request("itaclip", ("views=none", "refine=none"), 64, (), "small", "cpu", "float32", False)
+    built = build_segmenters(request, ["cat"])["itaclip"]
+    assert built.parts.views is None
+    assert built.parts.refine == ()
+    assert built.parts.resolution.size == 64
+    assert built.parts.last_block == parts_of("itaclip").last_block

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -233,3 +235,12 @@ def test_descriptions_are_mixed_in_and_a_redundant_direction_taken_off(clip_mode
         TextSide(alpha=2)
     with pytest.raises(UsageError, match="'colour' is no part of a segmenter"):
         parts_of("value", colour=1)
+
+
+def test_parts_stand_for_a_preset_and_none_is_none(clip_model) -> None:
+    parts = replace(parts_of("itaclip"), views=None, refine=(), relabel=())
+    assert Segmenter(clip_model, parts).parts == parts
+    # A part of None among the arguments is the preset's own.
+    assert Segmenter(clip_model, "itaclip", views=None).parts.views == parts_of("itaclip").views
+    other = Segmenter(clip_model, parts, rule=ClassRule(scale=7.0)).parts
+    assert other == replace(parts, rule=ClassRule(scale=7.0))

@@ -65,7 +65,7 @@ def build_segmenters(request: Request, names: Sequence[str]) -> dict[str, Segmen
     Raises:
         UsageError: an unknown preset, part or setting, a label without descriptions.
     """
-    from binderclip.segment import PARTS, Segmenter
+    from binderclip.segment import Segmenter
 
     chosen = chosen_parts(request)
     if request.descriptions is not None:
@@ -75,9 +75,7 @@ def build_segmenters(request: Request, names: Sequence[str]) -> dict[str, Segmen
     clip = load(request.model, device=request.device, dtype=request.dtype)
     built = {}
     for name, parts in chosen.items():
-        segmenter = Segmenter(
-            clip, name, background=request.background, **{part: getattr(parts, part) for part in PARTS}
-        )
+        segmenter = Segmenter(clip, parts, background=request.background)
         built[name] = segmenter if request.size is None else segmenter.at(request.size)
     return built
 

@@ -72,17 +72,21 @@ class Parts:
         return records(self.last_block, self.fusion, self.views, self.mix, *self.refine, *self.relabel)
 
 
-def parts_of(preset: str, **changes: Any) -> Parts:
-    """The parts of a preset, some replaced.
+def parts_of(preset: str | Parts, **changes: Any) -> Parts:
+    """The parts of a preset (or given ones), some replaced; None replaces nothing.
 
     Raises:
         UsageError: an unknown preset or part.
     """
-    if preset not in PRESETS:
+    if isinstance(preset, Parts):
+        chosen = {name: getattr(preset, name) for name in PARTS}
+    elif preset in PRESETS:
+        chosen = dict(PRESETS[preset])
+    else:
         close = get_close_matches(preset.lower(), PRESETS, n=1)
         meant = f"; did you mean {close[0]}?" if close else ""
         raise UsageError(f"preset {preset!r} is unknown; there are {', '.join(sorted(PRESETS))}{meant}")
-    chosen = {**PRESETS[preset], **{name: part for name, part in changes.items() if part is not None}}
+    chosen |= {name: part for name, part in changes.items() if part is not None}
     unknown = sorted(set(chosen) - set(PARTS))
     if unknown:
         raise UsageError(f"{unknown[0]!r} is no part of a segmenter; there are {', '.join(PARTS)}")
@@ -102,7 +106,7 @@ class Segmenter:
 
     Args:
         model: an `ImageTextModel` with a transformer image tower.
-        preset: a name of `PRESETS`; the other arguments replace single parts of it.
+        preset: a name of `PRESETS`, or `Parts`; the other arguments replace single parts of it.
         size: shorter side in pixels at which the model sees the image, in the preset's own resolution.
         background: words for what is none of the labels; together they are one class, the first, named `background`.
         templates: around every label, as in `text_bank`.
@@ -119,7 +123,7 @@ class Segmenter:
     def __init__(
         self,
         model: Any,
-        preset: str = "value",
+        preset: str | Parts = "value",
         *,
         size: int | None = None,
         background: Sequence[str] = (),
@@ -147,7 +151,8 @@ class Segmenter:
         changes: dict[str, Any] = {"background": tuple(background)} if background else {}
         if templates is not None:
             changes["templates"] = templates if isinstance(templates, str) else tuple(templates)
-        self.model, self.preset = model, preset
+        self.model = model
+        self.preset = preset if isinstance(preset, str) else "parts of its own"
         self.parts = replace(parts, text=parts.text.with_(**changes)) if changes else parts
         self.tower = model.image_tower
         self._bound: tuple[Any, BoundText] | None = None
@@ -171,9 +176,10 @@ class Segmenter:
 
     def at(self, size: int) -> Segmenter:
         """The same at another shorter side, in pixels."""
-        parts = {name: getattr(self.parts, name) for name in PARTS}
-        parts["resolution"] = replace(self.parts.resolution, size=size)  # type: ignore[type-var]
-        return Segmenter(self.model, self.preset, **parts)
+        changed = replace(self.parts.resolution, size=size)  # type: ignore[type-var]
+        found = Segmenter(self.model, replace(self.parts, resolution=changed))
+        found.preset = self.preset
+        return found
 
     def bind(self, labels: Labels) -> BoundText:
         """The labels as vectors; kept until other labels are asked for, so that a folder encodes them once."""

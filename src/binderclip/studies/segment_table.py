@@ -19,7 +19,6 @@ from torch import Tensor
 from binderclip.data import LabelledScenes
 from binderclip.errors import UsageError
 from binderclip.segment import (
-    PARTS,
     Frame,
     IoUScore,
     Measured,
@@ -168,7 +167,7 @@ def measured(
 
 def segmenter_of(model: Any, parts: Parts, background: Sequence[str] = ()) -> Segmenter:
     """A segmenter of these parts, with words for the ground."""
-    return Segmenter(model, background=background, **{name: getattr(parts, name) for name in PARTS})
+    return Segmenter(model, parts, background=background)
 
 
 def _oracle(data: LabelledScenes) -> TrueRegions:
