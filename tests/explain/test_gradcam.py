@@ -25,6 +25,7 @@ def test_average_pooling_and_a_linear_layer_give_the_class_activation_map(
 
 def test_in_place_activations_do_not_overwrite_the_record(images: torch.Tensor) -> None:
     nets = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(p), nn.Conv2d(4, 4, 3), nn.ReLU(p), nn.Flatten()) for p in (0, 1)]
+    nn.init.constant_(nets[0][2].bias[:1], 1.0)  # the unit that is explained is not cut off
     nets[1].load_state_dict(nets[0].state_dict())
     # The layer before the activation: in place, its output would be changed after it was recorded.
     maps = [GradCAM(layer="2", signed=True)(net, images, 7).maps() for net in nets]

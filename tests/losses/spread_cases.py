@@ -78,6 +78,8 @@ def main(rank, world, store, out):
         )
     results["gradcache", True] = run_case(CASES["softmax"], counts_for(world, True), rank, DistributedDataParallel, 2)
     torch.save(results, f"{out}.{rank}")
+    # A process that leaves while another still talks to it can take it down.
+    dist.barrier()
     dist.destroy_process_group()
 
 

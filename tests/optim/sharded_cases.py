@@ -145,6 +145,7 @@ def main(rank, world, store, out):
     }
     single = {name: run_single_steps(CASES[name](), shard_all) for name in METHODS}
     torch.save((results, single), f"{out}.{rank}")
+    dist.barrier()
     dist.destroy_process_group()
 
 

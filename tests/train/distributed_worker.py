@@ -49,6 +49,7 @@ def main(folder: Path) -> None:
     result = run(recipe, out=folder / "fsdp", parallel="fsdp", progress=False, resume=True)
     if dist.get_rank() == 0:
         (folder / "done.json").write_text(json.dumps({"resumed_from": result.stages[0].resumed_from}))
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -80,6 +80,9 @@ def join_world(device: str = "cpu") -> Iterator[World]:
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size(), where)
+        if own:
+            # A process that leaves while another still talks to it can take it down.
+            dist.barrier()
     finally:
         if own:
             dist.destroy_process_group()

@@ -74,6 +74,7 @@ def main(rank, world, store, out):
     results |= {f"{name}, reloaded": run(make, shard, reload_at=1) for name, make in CASES.items()}
     results["refusal"] = refusal()
     torch.save(results, f"{out}.{rank}")
+    dist.barrier()
     dist.destroy_process_group()
 
 

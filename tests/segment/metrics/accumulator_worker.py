@@ -38,6 +38,7 @@ def work(rank: int, store: Path) -> dict[str, Any]:
             IoU(2 + rank).gathered()
         except UsageError as error:
             found["refused"] = str(error)
+        dist.barrier()
     finally:
         dist.destroy_process_group()
     return found
