@@ -12,7 +12,7 @@ from skimage import measure
 from binderclip.errors import UsageError
 from binderclip.segment import PromptedMasks, regions_of
 from binderclip.segment.promptable import ImageState, Masks, OracleSegmenter
-from binderclip.segment.prompted_masks import framed
+from binderclip.segment.prompted_masks import _Probabilities, framed
 
 
 def frame(height: int, width: int) -> SimpleNamespace:
@@ -126,3 +126,13 @@ def test_bad_shares_are_named() -> None:
         PromptedMasks(coarse=20)
     with pytest.raises(UsageError, match="min_area"):
         PromptedMasks(min_area=225)
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_probabilities_class_by_class_are_those_of_all_at_once(absolute) -> None:
+    logits = torch.randn(5, 6, 9, generator=torch.Generator().manual_seed(0))
+    drawn = torch.nn.functional.interpolate(logits[None], size=(20, 31), mode="bilinear")[0]
+    want = drawn.exp() if absolute else drawn.softmax(0)
+    probs = _Probabilities(logits, (20, 31), absolute)
+    torch.testing.assert_close(torch.stack([probs[label] for label in range(5)]), want)
+    torch.testing.assert_close(probs.largest(), want.amax(0))

@@ -14,6 +14,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.segment.context import Frame
 from binderclip.segment.promptable import ImageState, PromptableSegmenter, Prompts
+from binderclip.segment.resolution import enlarged
 from binderclip.segment.splicing import promptable
 
 MASK_SIDE = 256
@@ -79,10 +80,10 @@ class PromptedMasks:
     def __call__(self, labels: Int[Tensor, "H W"], logits: Float[Tensor, "C h w"], frame: Frame) -> Int[Tensor, "H W"]:
         """The refined label map."""
         size = (labels.shape[0], labels.shape[1])
-        drawn = F.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)[0]
-        probs = drawn.exp() if self.absolute else drawn.softmax(0)
         half = (max(1, size[0] // 2), max(1, size[1] // 2))
-        small = F.interpolate(probs[None], size=half, mode="bilinear", align_corners=False)[0]
+        # One class at a time at the picture's size: all of them would not fit where there are many.
+        probs = _Probabilities(logits, size, self.absolute)
+        small = torch.stack([enlarged(probs[label][None, None], half)[0, 0] for label in range(len(logits))])
         coarse = F.interpolate(labels[None, None].float(), size=half, mode="nearest")[0, 0].long()
         coarse = torch.where(small.amax(0) < self.coarse, -1, coarse)
         regions = regions_of(coarse, small, least=self.min_area * half[0] * half[1], coarse=self.coarse)
@@ -92,7 +93,8 @@ class PromptedMasks:
         if isinstance(segmenter, str):
             segmenter = promptable(segmenter, str(frame.image.device))
         state = frame.once(("promptable", self.segmenter), lambda: segmenter.encode(frame.image))
-        refined, failed = torch.zeros_like(probs), torch.zeros(half, dtype=torch.bool, device=labels.device)
+        best, chosen = torch.zeros(size, device=labels.device), labels
+        failed = torch.zeros(half, dtype=torch.bool, device=labels.device)
         for label in sorted({region.label for region in regions}):
             own = [region for region in regions if region.label == label]
             found = segmenter.predict(state, self._prompts(own, small[label], segmenter, state), multimask=False)
@@ -101,9 +103,10 @@ class PromptedMasks:
                 failed |= region.mask & (not good)
             if bool(sure.any()):
                 masks = found.logits[:, 0].to(labels.device)[sure]
-                inside = (masks > 0).any(0)
-                refined[label] = (masks.sigmoid() * probs[label]).amax(0) * inside
-        return self._merged(labels, probs, refined, failed)
+                refined = masks.amax(0).sigmoid() * probs[label] * (masks > 0).any(0)
+                chosen = torch.where(refined > best, label, chosen)
+                best = torch.maximum(refined, best)
+        return self._merged(labels, chosen, best, failed, probs)
 
     def _prompts(self, regions: list[Region], probs: Tensor, segmenter: Any, state: ImageState) -> Prompts:
         scale = torch.tensor([state.size[1] / probs.shape[1], state.size[0] / probs.shape[0]])
@@ -114,13 +117,39 @@ class PromptedMasks:
             points[:, None], torch.ones(len(regions), 1, dtype=torch.long), boxes, mask.expand(len(regions), -1, -1)
         )
 
-    def _merged(self, labels: Tensor, probs: Tensor, refined: Tensor, failed: Tensor) -> Tensor:
-        best, chosen = refined.max(0)
-        out = torch.where(refined.sum(0) > 0, chosen.to(labels.dtype), labels)
+    def _merged(
+        self, labels: Tensor, chosen: Tensor, best: Tensor, failed: Tensor, probs: _Probabilities
+    ) -> Int[Tensor, "H W"]:
+        """Where prompts failed, the map before stays if it is surer."""
         if self.released or not bool(failed.any()):
-            return out
+            return chosen
         there = F.interpolate(failed[None, None].float(), size=labels.shape, mode="nearest")[0, 0] > 0
-        return torch.where(there & (probs.amax(0) > best), labels, out)
+        return torch.where(there & (probs.largest() > best), labels, chosen)
+
+
+class _Probabilities:
+    """Probabilities of classes at the picture's size, a class at a time."""
+
+    def __init__(self, logits: Float[Tensor, "C h w"], size: tuple[int, int], absolute: bool) -> None:
+        self.logits, self.size, self.total = logits.float(), size, None
+        if not absolute:
+            total = self._drawn(0)
+            for label in range(1, len(logits)):
+                total = torch.logaddexp(total, self._drawn(label))
+            self.total = total
+
+    def _drawn(self, label: int) -> Float[Tensor, "H W"]:
+        return enlarged(self.logits[label][None, None], self.size)[0, 0]
+
+    def __getitem__(self, label: int) -> Float[Tensor, "H W"]:
+        return (self._drawn(label) if self.total is None else self._drawn(label) - self.total).exp()
+
+    def largest(self) -> Float[Tensor, "H W"]:
+        """Of all classes."""
+        found = self[0]
+        for label in range(1, len(self.logits)):
+            found = torch.maximum(found, self[label])
+        return found
 
 
 def regions_of(

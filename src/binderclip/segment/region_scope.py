@@ -82,6 +82,7 @@ class PromptedRegions:
             pred_iou_thresh=self.pred_iou_thresh,
             stability_score_thresh=self.stability_score_thresh,
             multimask=self.multimask,
+            points_per_batch=16,  # masks of a large picture are large
         )(image)
         return large_over_small(found.masks)
 

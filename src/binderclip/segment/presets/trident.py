@@ -20,7 +20,8 @@ from binderclip.segment.splicing import ValueMaskedAttention
 _SHARED: dict[str, Any] = {
     "last_block": LastBlock(CentredSoftmax(External("small-dino"), mean="batch")),
     "resolution": Windows(merge="tokens"),
-    "mix": ValueMaskedAttention("small-dino", factor=10.0),
+    # At a side of its own: the attention of a large picture at full size would not fit into any memory.
+    "mix": ValueMaskedAttention("small-dino", factor=10.0, size=256),
     "rule": ClassRule(scale=40.0, over="words"),
 }
 
