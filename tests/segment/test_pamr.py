@@ -113,3 +113,10 @@ def test_bad_settings_are_named() -> None:
             PAMR(**settings)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="longest must be"):
         PAMR(longest=0)
+
+
+def test_scores_of_many_words_do_not_touch_each_other() -> None:
+    generator = torch.Generator().manual_seed(0)
+    guide, scores = torch.rand(3, 20, 24, generator=generator), torch.randn(11, 5, 6, generator=generator)
+    alone = torch.cat([pamr(guide, each[None], steps=2, dilations=(1, 3)) for each in scores])
+    torch.testing.assert_close(pamr(guide, scores, steps=2, dilations=(1, 3)), alone)

@@ -16,6 +16,9 @@ from binderclip.segment.context import Frame
 #: The eight neighbours at distance 1, (rows, columns).
 AROUND = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
+AT_ONCE = 8
+"""Scores of so many words are refined together."""
+
 
 @dataclass(frozen=True)
 class PAMR:
@@ -41,7 +44,7 @@ class PAMR:
 
     steps: int = 10
     dilations: tuple[int, ...] = (8, 16)
-    longest: int | None = 2048
+    longest: int | None = 1024
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not self.dilations or min(self.dilations) < 1:
@@ -78,13 +81,18 @@ def pamr(
     """
     size = (guide.shape[-2], guide.shape[-1])
     weights = neighbour_weights(guide.float(), dilations)
-    out = F.interpolate(scores[None].float(), size=size, mode="bilinear", align_corners=True)[0]
-    for _ in range(steps):
-        total = torch.zeros_like(out)
-        for weight, moved in zip(weights, neighbours(out, dilations), strict=True):
-            total.addcmul_(moved, weight)
-        out = total
-    return out
+    found = torch.empty(len(scores), *size, device=scores.device)
+    # A few at a time: the passes then stay in the cache, and memory is that of the result.
+    for first in range(0, len(scores), AT_ONCE):
+        some = scores[first : first + AT_ONCE].float()
+        out = F.interpolate(some[None], size=size, mode="bilinear", align_corners=True)[0]
+        for _ in range(steps):
+            total = torch.zeros_like(out)
+            for weight, moved in zip(weights, neighbours(out, dilations), strict=True):
+                total.addcmul_(moved, weight)
+            out = total
+        found[first : first + AT_ONCE] = out
+    return found
 
 
 def neighbours(x: Float[Tensor, "C H W"], dilations: tuple[int, ...]) -> list[Float[Tensor, "C H W"]]:
