@@ -22,16 +22,15 @@ from binderclip.segment import (
     without_class_token,
 )
 from binderclip.segment.context import Context, open_windows, records
+from binderclip.studies.segment_figures import draw_table
 from binderclip.studies.segment_table import (
     LOWER_BOUND,
     PROTOCOL,
     UPPER_BOUND,
+    beats,
     bundled,
-    draw_table,
-    gain,
-    said,
+    not_below,
     scene_set,
-    seed_miou,
     table_rows,
 )
 from binderclip.studies.study import Criterion, Row, Study, Table
@@ -123,20 +122,6 @@ def _columns(seed: int) -> list[Row]:
     ]
 
 
-def _above(one: str, other: str) -> Any:
-    def test(table: Table) -> tuple[bool, str]:
-        found = gain(table, one, other)
-        every = (seed_miou(table, one) > seed_miou(table, other)).all()
-        return bool(every and found[1] > 0), f"{said(found)}; every seed: {'yes' if every else 'no'}"
-
-    return test
-
-
-def _not_lowered(table: Table) -> tuple[bool, str]:
-    found = gain(table, OURS, REWIRED)
-    return found[2] >= 0, said(found)
-
-
 def _global(table: Table) -> tuple[bool, str]:
     mass, even = table.values(MASS, "attention"), table.mean(MASS, "all columns alike")
     same, chance = table.values(GLOBAL, "attention"), table.mean(GLOBAL, "chance")
@@ -177,11 +162,17 @@ STUDY = Study(
     upper_bound=UPPER_BOUND,
     measure=measure,
     criteria=(
-        Criterion("rewired above plain, interval above 0, every seed over all sets", _above(REWIRED, "plain"), True),
-        Criterion("the vote in regions does not lower it: the interval reaches 0", _not_lowered, True),
-        Criterion("the vote in regions improves it, interval above 0, every seed", _above(OURS, REWIRED)),
-        Criterion("regions are better with the class token's row taken off", _above(OURS, NOISY)),
-        Criterion("logits times the class token's improve it", _above(WHOLE, REWIRED)),
+        Criterion(
+            "rewired above plain, interval above 0, every seed over all sets",
+            beats(REWIRED, "plain", every_seed=True),
+            True,
+        ),
+        Criterion("the vote in regions does not lower it: the interval reaches 0", not_below(OURS, REWIRED), True),
+        Criterion(
+            "the vote in regions improves it, interval above 0, every seed", beats(OURS, REWIRED, every_seed=True)
+        ),
+        Criterion("regions are better with the class token's row taken off", beats(OURS, NOISY, every_seed=True)),
+        Criterion("logits times the class token's improve it", beats(WHOLE, REWIRED, every_seed=True)),
         Criterion(
             "five patches hold twice their share of attention, twice as often as by chance the class token's", _global
         ),

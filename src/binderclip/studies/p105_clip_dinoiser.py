@@ -24,17 +24,16 @@ from binderclip.segment import (
     train_dinoiser,
 )
 from binderclip.segment.context import Frame, head, open_windows, records, resample
+from binderclip.studies.segment_figures import draw_grounds
 from binderclip.studies.segment_table import (
+    GROUND_METRIC,
     LOWER_BOUND,
     SETS,
     UPPER_BOUND,
+    beats,
     bundled,
-    draw_bars,
-    draw_bounds,
-    draw_small,
     gain,
     measured,
-    said,
     scene_set,
     table_rows,
 )
@@ -50,7 +49,7 @@ PAPER, CLIP = "teacher pooling, threshold 0.2", "CLIP's own cosines"
 GROUND = ("background",)
 WORDS, TEACHER_GROUND, STUDENT_GROUND = "maskclip, a word for the ground", "teacher + saliency", "head + saliency"
 HEAD_WORDS = "head, a word for the ground"
-GROUND_METRIC, AUROC = "mIoU, ground a class", "AUROC of pairs in one object"
+AUROC = "AUROC of pairs in one object"
 VALUES = External("small-dino", of="v")
 ON_GRID = External("small-dino", of="v", size=128)
 
@@ -137,14 +136,6 @@ def cells(visible: Float[Tensor, "K H W"], grid: tuple[int, int]) -> tuple[Tenso
     return which, most > 0.8
 
 
-def _gains(one: str, other: str) -> Any:
-    def test(table: Table) -> tuple[bool, str]:
-        found = gain(table, one, other)
-        return found[1] > 0, said(found)
-
-    return test
-
-
 def _keeps_the_gain(table: Table) -> tuple[bool, str]:
     teacher, student = (gain(table, each, MASKCLIP)[0] for each in (COARSE, STUDENT))
     return student >= 0.8 * teacher, f"{100 * student:+.1f} of {100 * teacher:+.1f} points"
@@ -158,15 +149,11 @@ def _finds_objects(table: Table) -> tuple[bool, str]:
 
 def draw(table: Table, figure: Figure) -> None:
     """Scenes with label maps above, both tables below."""
-    figure.set_size_inches(7.6, 4.2)
-    halves: Any = figure.subfigures(2, 1, height_ratios=[1.2, 1])
-    shown = {name: (asked()[name], ()) for name in (MASKCLIP, TEACHER, STUDENT)}
-    draw_small(halves[0], shown | {STUDENT_GROUND: (asked_with_ground()[STUDENT_GROUND], GROUND)}, SETS[:2], n=N)
-    left, right = halves[1].subplots(1, 2)
-    draw_bars(left, table, "mIoU", list(asked()), "ground left out")
-    draw_bounds(left, table)
-    halves[1].legend(fontsize=6, loc="outside lower left", ncols=3)
-    draw_bars(right, table, GROUND_METRIC, list(asked_with_ground()), "ground a class")
+    shown: dict[str, tuple[str | Parts, tuple[str, ...]]] = {
+        name: (asked()[name], ()) for name in (MASKCLIP, TEACHER, STUDENT)
+    }
+    shown |= {STUDENT_GROUND: (asked_with_ground()[STUDENT_GROUND], GROUND)}
+    draw_grounds(figure, table, shown, SETS[:2], (list(asked()), list(asked_with_ground())), n=N)
 
 
 STUDY = Study(
@@ -193,16 +180,16 @@ STUDY = Study(
     criteria=(
         Criterion(
             "pooling by the teacher beats MaskCLIP, the interval over all sets above 0",
-            _gains(TEACHER, MASKCLIP), essential=True,
+            beats(TEACHER, MASKCLIP), essential=True,
         ),
         Criterion(
             "pooling by the trained head beats MaskCLIP, the interval above 0",
-            _gains(STUDENT, MASKCLIP), essential=True,
+            beats(STUDENT, MASKCLIP), essential=True,
         ),
         Criterion("the head keeps 80 % of the gain of the teacher on the tower's grid", _keeps_the_gain),
         Criterion(
             "with the ground a class, the head's saliency beats the word alone, the interval above 0",
-            _gains(STUDENT_GROUND, HEAD_WORDS),
+            beats(STUDENT_GROUND, HEAD_WORDS),
         ),
         Criterion("the head's cosines find pairs in one object better than CLIP's, on every seed", _finds_objects),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,16 +20,15 @@ from binderclip.segment import (
 )
 from binderclip.segment.last_block import AttentionMap
 from binderclip.studies.scene_attention import EVEN, MASS, mass_rows
+from binderclip.studies.segment_figures import draw_table
 from binderclip.studies.segment_table import (
     LOWER_BOUND,
     PROTOCOL,
     SCENES,
     SETS,
     UPPER_BOUND,
-    draw_table,
-    gain,
+    beats,
     mean_miou,
-    said,
     table_rows,
 )
 from binderclip.studies.study import Criterion, Row, Study, Table
@@ -95,17 +94,8 @@ def _stays_on_the_class(table: Table) -> tuple[bool, str]:
     return values[FUSED] > max(values[OWN], values[EVEN]), text
 
 
-def _better(one: str, other: str) -> Any:
-    def test(table: Table) -> tuple[bool, str]:
-        values = gain(table, one, other)
-        own, against = (100 * mean_miou(table, name) for name in (one, other))
-        return values[1] > 0, f"{said(values)}; mIoU {own:.1f} and {against:.1f}"
-
-    return test
-
-
 def _beats_presets(table: Table) -> tuple[bool, str]:
-    return _better(SHARP, max(OTHERS, key=lambda name: mean_miou(table, name)))(table)
+    return beats(SHARP, max(OTHERS, key=lambda name: mean_miou(table, name)), show=True)(table)
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -133,15 +123,15 @@ STUDY = Study(
     upper_bound=UPPER_BOUND,
     measure=measure,
     criteria=(
-        Criterion("fused attention beats the last block's own (interval above 0)", _better(FUSED, OWN), True),
-        Criterion("every layer's segmentation adds to it", _better(LAYERS, FUSED), True),
-        Criterion("sharpening adds to both", _better(SHARP, LAYERS), True),
+        Criterion("fused attention beats the last block's own (interval above 0)", beats(FUSED, OWN, show=True), True),
+        Criterion("every layer's segmentation adds to it", beats(LAYERS, FUSED, show=True), True),
+        Criterion("sharpening adds to both", beats(SHARP, LAYERS, show=True), True),
         Criterion("the whole preset beats the best of value, maskclip, sclip and clearclip", _beats_presets, True),
         Criterion(
             "fused attention is more on the own class than the block's own and than even attention", _stays_on_the_class
         ),
-        Criterion("every layer's segmentation adds to the value path", _better(VALUE_LAYERS, "value")),
-        Criterion("sharpening adds to the value path", _better(VALUE_SHARP, "value")),
+        Criterion("every layer's segmentation adds to the value path", beats(VALUE_LAYERS, "value", show=True)),
+        Criterion("sharpening adds to the value path", beats(VALUE_SHARP, "value", show=True)),
     ),
     draw=draw,
     stand_in=(

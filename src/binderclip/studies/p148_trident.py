@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,13 +20,13 @@ from binderclip.segment import (
     identity,
     parts_of,
 )
+from binderclip.studies.segment_figures import draw_grounds
 from binderclip.studies.segment_table import (
+    GROUND_METRIC,
     LOWER_BOUND,
     SETS,
     UPPER_BOUND,
-    draw_bars,
-    draw_bounds,
-    draw_small,
+    beats,
     gain,
     measured,
     said,
@@ -43,7 +43,6 @@ VALUES = "splice, no affinity inside"
 SAM, DINO = "splice + small-sam's attention", "splice + small-dino's attention"
 GROUND = ("background", "texture", "wall", "sky")
 COARSE, PROMPTED = "splice, ground a class", "splice + masks of prompts"
-GROUND_METRIC = "mIoU, ground a class"
 PAIRS = ((SPLICE, RESIZE), (SPLICE, LOGITS), (SPLICE, VALUES), (SAM, LOGITS), (DINO, LOGITS))
 
 
@@ -82,14 +81,6 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
-def _gains(one: str, other: str) -> Any:
-    def test(table: Table) -> tuple[bool, str]:
-        found = gain(table, one, other)
-        return found[1] > 0, said(found)
-
-    return test
-
-
 def _no_worse(table: Table) -> tuple[bool, str]:
     met, texts = [], []
     for one in (SAM, DINO):
@@ -106,19 +97,13 @@ def _large_objects(table: Table) -> tuple[bool, str]:
 
 def draw(table: Table, figure: Figure) -> None:
     """Scenes with label maps above, both tables below."""
-    figure.set_size_inches(7.6, 3.6)
-    halves: Any = figure.subfigures(2, 1, height_ratios=[1, 1.3])
     titles = {"resized": RESIZE, "segment,\nthen splice": LOGITS, "splice,\nthen segment": SPLICE, "+ small-dino": DINO}
     shown: dict[str, tuple[str | Parts, tuple[str, ...]]] = {
         title: (asked()[name], ()) for title, name in titles.items()
     }
     shown["ground a class,\nprompted"] = (asked_with_ground()[PROMPTED], GROUND)
-    draw_small(halves[0], shown, ("scenes-hard",), n=N)
-    left, right = halves[1].subplots(1, 2)
-    draw_bars(left, table, "mIoU", list(asked()), "ground left out")
-    draw_bounds(left, table)
-    halves[1].legend(fontsize=6, loc="outside lower left", ncols=3)
-    draw_bars(right, table, GROUND_METRIC, list(asked_with_ground()), "ground a class")
+    methods = (list(asked()), list(asked_with_ground()))
+    draw_grounds(figure, table, shown, ("scenes-hard",), methods, n=N, height=3.6, ratios=(1, 1.3))
 
 
 STUDY = Study(
@@ -144,16 +129,16 @@ STUDY = Study(
     criteria=(
         Criterion(
             "spliced windows beat the picture resized to the model's side, the interval over all sets above 0",
-            _gains(SPLICE, RESIZE), essential=True,
+            beats(SPLICE, RESIZE), essential=True,
         ),
         Criterion(
             "splicing and mixing is no worse than segmenting first, on every seed, with one of the two attentions",
             _no_worse, essential=True,
         ),
-        Criterion("splicing tokens beats splicing scores, the interval above 0", _gains(SPLICE, LOGITS)),
+        Criterion("splicing tokens beats splicing scores, the interval above 0", beats(SPLICE, LOGITS)),
         Criterion("and gains more where objects are large than where they are small", _large_objects),
-        Criterion("small-dino's affinity inside windows beats none, the interval above 0", _gains(SPLICE, VALUES)),
-        Criterion("masks of prompts beat the coarse map, the interval above 0", _gains(PROMPTED, COARSE)),
+        Criterion("small-dino's affinity inside windows beats none, the interval above 0", beats(SPLICE, VALUES)),
+        Criterion("masks of prompts beat the coarse map, the interval above 0", beats(PROMPTED, COARSE)),
     ),
     draw=draw,
     stand_in=(

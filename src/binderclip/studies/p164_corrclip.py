@@ -20,13 +20,14 @@ from binderclip.segment import (
 )
 from binderclip.segment.last_block import AttentionMap, LastBlock
 from binderclip.studies.scene_attention import EVEN, MASS, mass_rows, remember, true_regions
+from binderclip.studies.segment_figures import draw_table
 from binderclip.studies.segment_table import (
     LOWER_BOUND,
     PROTOCOL,
     SCENES,
     SETS,
     UPPER_BOUND,
-    draw_table,
+    beats,
     gain,
     mean_miou,
     said,
@@ -100,14 +101,6 @@ def _mass_is_ordered(table: Table) -> tuple[bool, str]:
     return true > found > free, text
 
 
-def _better(one: str, other: str) -> Any:
-    def test(table: Table) -> tuple[bool, str]:
-        values = gain(table, one, other)
-        return values[1] > 0, said(values)
-
-    return test
-
-
 def _beats_presets(table: Table) -> tuple[bool, str]:
     best = max(OTHERS, key=lambda name: mean_miou(table, name))
     values = gain(table, CORRCLIP, best)
@@ -141,11 +134,11 @@ STUDY = Study(
     measure=measure,
     criteria=(
         Criterion("attention on the own class: true scope above Felzenszwalb's above none", _mass_is_ordered, True),
-        Criterion("Felzenszwalb's scope raises mIoU over none (interval above 0)", _better(FOUND, FREE), True),
-        Criterion("the true scope raises it further", _better(TRUE, FOUND), True),
-        Criterion("the spatial branch adds to Felzenszwalb's scope", _better(SPATIAL, FOUND)),
-        Criterion("the semantic branch adds to it", _better(SEMANTIC, FOUND)),
-        Criterion("votes in regions add to both branches", _better(CORRCLIP, BOTH)),
+        Criterion("Felzenszwalb's scope raises mIoU over none (interval above 0)", beats(FOUND, FREE), True),
+        Criterion("the true scope raises it further", beats(TRUE, FOUND), True),
+        Criterion("the spatial branch adds to Felzenszwalb's scope", beats(SPATIAL, FOUND)),
+        Criterion("the semantic branch adds to it", beats(SEMANTIC, FOUND)),
+        Criterion("votes in regions add to both branches", beats(CORRCLIP, BOTH)),
         Criterion("the whole preset beats the best of value, maskclip, sclip and clearclip", _beats_presets),
     ),
     draw=draw,

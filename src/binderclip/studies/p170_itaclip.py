@@ -17,16 +17,15 @@ from binderclip.segment import (
     parts_of,
 )
 from binderclip.segment.presets.itaclip import BLOCK
+from binderclip.studies.segment_figures import draw_table
 from binderclip.studies.segment_table import (
     LOWER_BOUND,
     PROTOCOL,
     SCENES,
     UPPER_BOUND,
-    draw_table,
-    gain,
+    beats,
     mean_miou,
-    said,
-    seed_miou,
+    not_below,
     table_rows,
 )
 from binderclip.studies.study import Criterion, Row, Study, Table
@@ -82,20 +81,6 @@ def measure(seed: int) -> list[Row]:
     return table_rows(asked(), seed, against=PAIRS, n=N)
 
 
-def _above(one: str, other: str) -> Any:
-    def test(table: Table) -> tuple[bool, str]:
-        found = gain(table, one, other)
-        every = (seed_miou(table, one) > seed_miou(table, other)).all()
-        return bool(every and found[1] > 0), f"{said(found)}; every seed: {'yes' if every else 'no'}"
-
-    return test
-
-
-def _not_lowered(table: Table) -> tuple[bool, str]:
-    found = gain(table, I, A)
-    return found[2] >= 0, said(found)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """The table with label maps of four steps."""
     parts = asked()
@@ -103,7 +88,7 @@ def draw(table: Table, figure: Figure) -> None:
 
 
 def _whole(table: Table) -> tuple[bool, str]:
-    met, text = _above(R, PLAIN)(table)
+    met, text = beats(R, PLAIN, every_seed=True)(table)
     return met, f"{mean_miou(table, R):.1%} against {mean_miou(table, PLAIN):.1%}: {text}"
 
 
@@ -124,13 +109,17 @@ STUDY = Study(
     upper_bound=UPPER_BOUND,
     measure=measure,
     criteria=(
-        Criterion("the blend without MLP above plain tokens, interval above 0, every seed", _above(A, PLAIN), True),
-        Criterion("views do not lower it: the interval reaches 0", _not_lowered, True),
+        Criterion(
+            "the blend without MLP above plain tokens, interval above 0, every seed",
+            beats(A, PLAIN, every_seed=True),
+            True,
+        ),
+        Criterion("views do not lower it: the interval reaches 0", not_below(I, A), True),
         Criterion("all together above plain tokens, interval above 0, every seed", _whole, True),
-        Criterion("maps of middle blocks improve on the last block's own", _above(A, OWN)),
-        Criterion("views improve it", _above(I, A)),
-        Criterion("definitions improve it", _above(T, I)),
-        Criterion("PAMR and closing improve it", _above(R, T)),
+        Criterion("maps of middle blocks improve on the last block's own", beats(A, OWN, every_seed=True)),
+        Criterion("views improve it", beats(I, A, every_seed=True)),
+        Criterion("definitions improve it", beats(T, I, every_seed=True)),
+        Criterion("PAMR and closing improve it", beats(R, T, every_seed=True)),
     ),
     draw=draw,
     stand_in=(
