@@ -201,13 +201,31 @@ def test_small_classes_lose_their_pixels_to_the_next_best() -> None:
     logits[1, 5:, :] = 2.0
     logits[2, 5:, 0] = 4.0  # 5 of 50: not above a tenth
     logits[3, 5:, 4:6] = 5.0  # 10 of 50
-    found = DropSmall()(None, logits, None).argmax(0)  # type: ignore[arg-type]
+    found = DropSmall(background=True)(None, logits, None).argmax(0)  # type: ignore[arg-type]
     assert found.unique().tolist() == [0, 1, 3]
     assert (found[5:, 0] == 1).all()
-    kept = DropSmall(share=0.09)(None, logits, None)  # type: ignore[arg-type]
+    kept = DropSmall(share=0.09, background=True)(None, logits, None)  # type: ignore[arg-type]
     assert torch.equal(kept, logits)
     with_all = DropSmall(share=0.2, background=False)(None, logits, None).argmax(0)  # type: ignore[arg-type]
     assert with_all.unique().tolist() == [0, 1]
+    # By itself it asks whether the segmenter has words for a background.
+    for background in (True, False):
+        frame = Frame(None, logits, logits, background=background)
+        alone, want = (DropSmall(0.2, on)(logits, logits, frame) for on in (None, background))
+        assert torch.equal(alone, want)
+
+
+def test_without_words_for_a_background_a_small_first_label_is_dropped_too(clip_model) -> None:
+    seen: list[bool] = []
+
+    class Spy:
+        def __call__(self, image, logits, frame):
+            seen.append(frame.background)
+            return logits
+
+    for background in ((), ("a wall",)):
+        Segmenter(clip_model, background=background, refine=Spy())(picture(32, 32), LABELS)
+    assert seen == [False, True]
 
 
 def test_many_views_and_recorded_streams_make_smaller_batches(clip_model, monkeypatch) -> None:

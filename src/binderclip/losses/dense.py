@@ -207,7 +207,8 @@ class NeighborPenaltyLoss(DenseLoss):
             between steps.
         size: side of the window in pixels, odd.
         sigma: of the Gaussian, in pixels, for "gaussian" and "bilateral".
-        border: what stands beyond the image, see `neighbor_prior`. `zeros` gives the numbers of the authors' program.
+        border: what stands beyond the image, see `neighbor_prior`. `zeros` gives the numbers of the authors' program
+            (which replicates for "gaussian").
         on_softmax: compare probabilities instead of logits: another, much weaker loss.
         ignore_index, reduction: as in `DenseLoss`.
 

@@ -29,7 +29,8 @@ class ClusterVote:
     The correlation of two patches is the mean cosine of their queries, keys and values in the block before the last;
     what the class token correlates with is taken off every row. Rows near each other are one cluster (DBSCAN), the
     mean row of a cluster is its map, and a pixel belongs to the cluster whose smoothed map is largest there. Windows
-    do not matter: the correlation is that of the whole picture at the size at which the model sees it.
+    do not matter: the correlation is that of the whole picture at the size at which the model sees it. Background words
+    vote as the one class they are; the released code lets each vote for itself.
 
     Args:
         eps: largest distance of neighbouring rows (Euclidean, over all patches). None for 0.05 times the root of the

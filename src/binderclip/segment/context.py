@@ -26,6 +26,7 @@ class Frame:
         pixels: (1, 3, h, w), the picture as it is cut into windows.
         notes: free for parts that work together (region masks, affinities); kept for all segmenters of one call.
         context: the windows that ran last; all of them where there is one window.
+        background: of the segmenter whose scores are refined: whether class 0 is the background.
     """
 
     model: Any
@@ -33,6 +34,7 @@ class Frame:
     pixels: Tensor
     notes: dict[Any, Any] = field(default_factory=dict)
     context: Context | None = None
+    background: bool = False
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once an image and kept under `key`."""

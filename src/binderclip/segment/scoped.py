@@ -76,7 +76,8 @@ class SpatialBranch:
     Args:
         weight: of the branch in the sum.
         blocks: how many blocks before the last but one are averaged over; None for as many as the paper takes of
-            towers of 12, 24 and 32 blocks (5, 12, 28), and the share 5/12 of others.
+            towers of 12, 24 and 32 blocks (5, 12, 28), and the share 5/12 of others (the paper has all but four, which
+            are none of a small tower).
 
     Raises:
         UsageError: blocks below 1 or, when called, more than there are.

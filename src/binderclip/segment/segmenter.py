@@ -314,6 +314,7 @@ def _windows_at_once(tower: Any, window: tuple[int, int], record: Record, passes
 
 
 def _finish(parts: Parts, scores: Tensor, text: BoundText, frame: Frame, picture: Any) -> Segmentation:
+    frame = replace(frame, background=text.background)
     words = [refine for refine in parts.refine if getattr(refine, "before_rule", False)]
     for refine in words:
         scores = refine(frame.image, scores, frame)

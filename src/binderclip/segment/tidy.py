@@ -20,7 +20,8 @@ class DropSmall:
 
     Args:
         share: a class whose area is not above this share of the area of all classes but the background is taken out.
-        background: whether class 0 is the background, which stays and does not count.
+        background: whether class 0 is the background, which stays and does not count; None for whether the segmenter
+            has words for one.
 
     Raises:
         UsageError: share out of [0, 1].
@@ -29,15 +30,15 @@ class DropSmall:
     """
 
     share: float = 0.1
-    background: bool = True
+    background: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise UsageError(f"share must be in [0, 1], not {self.share}")
 
-    def __call__(self, _image: Tensor, logits: Float[Tensor, "C h w"], _frame: Frame) -> Float[Tensor, "C h w"]:
+    def __call__(self, _image: Tensor, logits: Float[Tensor, "C h w"], frame: Frame) -> Float[Tensor, "C h w"]:
         """The logits, those of small classes at the bottom."""
-        first = int(self.background)
+        first = int(frame.background if self.background is None else self.background)
         area = torch.bincount(logits.argmax(dim=0).flatten(), minlength=len(logits))
         small = area <= self.share * area[first:].sum()
         small[:first] = False

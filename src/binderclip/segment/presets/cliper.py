@@ -3,7 +3,9 @@
 The self-attention of a diffusion model is not bundled: cosines of the segmenter's own tokens stand in for it, put to
 use as the released code puts those of DINO, and any other source takes their place in `DiffusionAttention`. The
 method lives on early heads that look at their own object; those of the bundled `small` do not, so it is for CLIP's
-ViT models (see the study of p132).
+ViT models (see the study of p132). The picture is seen at twice the model's side (448 of 224 pixels), the paper's at
+336; its crops of 336 with a spliced attention are not built, and for ViT-L its settings differ
+(`LayerEnsemble(layer=-2)`, scale 50, thresholds 0.4 and 0.5).
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 In `corrclip` regions are Felzenszwalb's and features the tower's own, so that it runs without another model.
 `corrclip-sam` takes regions and features as the paper does, of a promptable segmenter and of DINO's last queries and
 keys; the bundled towers stand in for SAM 2 and DINO ViT-B/8, which `PromptedRegions` and `External` take by name.
+Windows are as wide as the model's own side (224 of a CLIP, the paper's are 336 with the same stride), and there is no
+threshold of probability for a background: `--set rule.threshold=...`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 Inside a window patches attend as `small-dino` says (ProxyCLIP's rule). Across windows the paper takes the attention of
 SAM; that of `small-sam` is nearly uniform and harms, so the bundled preset takes that of `small-dino`, masked more
 strictly. With a real SAM: `--set mix.source=hf:facebook/sam-vit-base --set mix.factor=1.2`. `trident-prompted` asks
-`small-sam` for the masks of the regions found as well (`--set relabel.0.segmenter=hf:...`).
+`small-sam` for the masks of the regions found as well (`--set relabel.0.segmenter=hf:...`). Windows are as wide as the
+model's own side, over the picture at twice that; the paper's are 224 and 336 wide at a shorter side of 336 and more.
+Its threshold for pictures with a background is `--set rule.threshold=0.2`.
 """
 
 from __future__ import annotations
