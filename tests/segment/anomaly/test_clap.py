@@ -69,6 +69,66 @@ def test_without_a_price_the_bottleneck_follows_the_text_alone(
     assert float(shut.mean()) < 0.2 * float(free.mean())
 
 
+def test_without_a_price_the_embedding_turns_to_the_text(
+    clip_model: ImageTextModel, pictures: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower, seen = clip_model.image_tower, []
+    project = tower.project
+
+    def noted(x: torch.Tensor) -> torch.Tensor:
+        seen.append(project(x).detach())
+        return project(x)
+
+    monkeypatch.setattr(tower, "project", noted)
+    InformationBottleneckMap(clip_model, beta=0.0, start=0.0, lr=0.3, samples=8)(pictures, ["a cat"])
+    text = clip_model.encode_text(["a cat"])
+    means = torch.stack([F.cosine_similarity(each, text).view(3, 8).mean(dim=1) for each in seen])
+    assert bool((means[-3:].mean(dim=0) > means[0] + 0.1).all())
+
+
+@pytest.mark.parametrize(("beta", "steps"), [(0.0, 2), (0.01, 3)])
+def test_steps_are_those_of_a_loop_over_the_librarys_own_blocks(
+    clip_model: ImageTextModel, pictures: torch.Tensor, beta: float, steps: int
+) -> None:
+    """One picture at a time, one noisy copy at a time, Adam by hand, torch's divergence of Gaussians."""
+    options = {"beta": beta, "steps": steps, "samples": 2, "start": 0.5, "lr": 0.5, "block": 0, "seed": 3}
+    found = InformationBottleneckMap(clip_model, **options)(pictures, ["a cat", "a dog"])
+    text = F.normalize(clip_model.encode_text(["a cat", "a dog"]), dim=-1).mean(dim=0).detach()
+    for picture, nats_found in zip(clip_model.preprocess(pictures), found, strict=True):
+        expected = looped(clip_model.backbone.visual, picture[None], text, **options)
+        assert torch.allclose(nats_found, expected, rtol=2e-3, atol=1e-3)
+
+
+def looped(visual, picture, text, *, beta, steps, samples, start, lr, block, seed) -> torch.Tensor:
+    """Nats of one picture's patches in the last forward, through hooks on the library's own tower."""
+    layer, kept = visual.transformer.resblocks[block], []
+    hook = layer.register_forward_hook(lambda _module, _inputs, output: kept.append(output.detach()))
+    with torch.no_grad():
+        visual(picture)
+    hook.remove()
+    values = kept[0][0]
+    share = torch.full_like(values, start, requires_grad=True)
+    first, second = torch.zeros_like(values), torch.zeros_like(values)
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(1, steps + 1):
+        noise = torch.randn(1, samples, *values.shape, generator=generator)[0]
+        passes = share.sigmoid()
+        mean, spread = passes * values, 1 - passes
+        passed = torch.distributions.kl_divergence(
+            torch.distributions.Normal(mean, spread), torch.distributions.Normal(0.0, 1.0)
+        )
+        loss = beta * passed.mean()
+        for one in noise:
+            hook = layer.register_forward_hook(lambda *_, drowned=mean + spread * one: drowned[None])
+            loss = loss - F.cosine_similarity(visual(picture)[0], text, dim=0) / samples
+            hook.remove()
+        (slope,) = torch.autograd.grad(loss, share)
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        move = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+        share = (share - lr * move).detach().requires_grad_()
+    return passed.detach()[1:].sum(dim=-1).view(4, 4)
+
+
 def test_pictures_do_not_depend_on_their_batch_and_equal_texts_give_equal_maps(
     clip_model: ImageTextModel, pictures: torch.Tensor
 ) -> None:
