@@ -19,7 +19,7 @@ from binderclip.segment import (
     train_dinoiser,
 )
 from binderclip.segment.affinity import cosines
-from binderclip.segment.context import Frame, open_windows
+from binderclip.segment.context import Frame, layer_at, open_windows
 
 LABELS = ["a cat", "a dog", "green grass"]
 
@@ -97,6 +97,29 @@ def test_a_student_stands_where_external_features_stand(clip_model, tmp_path) ->
     inside = GuidedPooling(Student(head), saliency=StudentSaliency(Student(head)))
     want = Segmenter(clip_model, "clip_dinoiser", fusion=inside, background=["background"])(image, LABELS)
     torch.testing.assert_close(found.scores, want.scores)
+
+
+@pytest.mark.parametrize(("where", "index"), [({}, 1), ({"layer": 0}, 0), ({"layer": -2}, 1)])
+def test_a_head_reads_what_the_second_norm_of_its_block_gives(clip_model, where: dict, index: int) -> None:
+    """The normalised input of the MLP, by the library's own module: ten twelfths of three blocks, the second."""
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    head = DINOiserHead(48, **where)
+    blocks = clip_model.backbone.visual.transformer.resblocks
+    assert layer_at(where.get("layer", 10 / 12), len(blocks)) == index
+    seen: list[torch.Tensor] = []
+    hook = blocks[index].ln_2.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    try:
+        with torch.no_grad():
+            clip_model.backbone.visual(clip_model.preprocess.normalize(pixels))
+    finally:
+        hook.remove()
+    with torch.no_grad():
+        context = open_windows(Frame(clip_model, pixels, pixels), pixels, [(0, 0)] * 2, Student(head).record)
+        found = head.tokens(context)
+    # Cell (y, x) of the 4 x 4 grid is the token 4 y + x behind the class token.
+    want = torch.stack([seen[0][:, 1 + 4 * y : 5 + 4 * y].mT for y in range(4)], 2)
+    assert found.shape == (2, 48, 4, 4)
+    torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-4)
 
 
 def test_the_bundled_head_fits_the_bundled_model_only(clip_model) -> None:
