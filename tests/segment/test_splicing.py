@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from binderclip.data.scenes import scenes
 from binderclip.errors import UsageError
+from binderclip.models import load
 from binderclip.segment import (
     CentredSoftmax,
+    ClassRule,
     External,
     LastBlock,
+    PromptedMasks,
     Segmenter,
     ValueMaskedAttention,
     Whole,
     Windows,
+    parts_of,
     value_masked,
 )
-from binderclip.segment.promptable import EncoderAttention
+from binderclip.segment.promptable import EncoderAttention, OracleSegmenter
 from binderclip.segment.segmenter import aligned
 
 LABELS = ["a cat", "a dog", "green grass"]
@@ -104,6 +110,52 @@ def test_presets_run_with_the_bundled_models(clip_model) -> None:
         assert found.labels.shape == (40, 64)
     by_tower = ValueMaskedAttention("small-dino", size=64)
     assert Segmenter(clip_model, "trident", mix=by_tower)(image, LABELS).labels.shape == (40, 64)
+
+
+@pytest.mark.parametrize("preset", ["trident", "trident-prompted"])
+def test_both_presets_are_the_papers_parts(preset: str) -> None:
+    parts = parts_of(preset)
+    # As the released code has it, the mean cosine is over all windows that run together.
+    assert parts.last_block == LastBlock(CentredSoftmax(External("small-dino"), mean="batch"))
+    assert parts.resolution == Windows(merge="tokens")
+    assert parts.mix == ValueMaskedAttention("small-dino", factor=10.0, size=256)
+    assert parts.rule == ClassRule(scale=40.0, over="words")
+    assert parts.relabel == ((PromptedMasks(),) if preset == "trident-prompted" else ())
+
+
+def test_every_part_of_the_preset_has_a_say() -> None:
+    """A picture of several windows, on each of which and over all of which the parts act."""
+    model, parts = load("small"), parts_of("trident")
+    scene = scenes(3, 1, 192, objects=2, background="plain")
+    words = ["background", *scene.names[0]]
+    changed = {
+        "no mix": replace(parts, mix=None),
+        "a mean of each window": replace(parts, last_block=LastBlock(CentredSoftmax(External("small-dino")))),
+        "scores spliced, not tokens": replace(parts, resolution=Windows(), mix=None),
+        "proxyclip": "proxyclip",
+    }
+    found = Segmenter(model, "trident")(scene.images[0], words).scores.softmax(0)
+    torch.testing.assert_close(Segmenter(model, parts)(scene.images[0], words).scores.softmax(0), found)
+    for name, other in changed.items():
+        scores = Segmenter(model, other)(scene.images[0], words).scores.softmax(0)
+        assert (scores - found).abs().max() > 0.05, name
+
+
+def test_prompted_masks_change_what_trident_found() -> None:
+    """With the bundled segmenter some pixels change; one that knows the objects brings the labels nearer to them."""
+    model = load("small")
+    scene = scenes(7, 1, 128, objects=2, background="plain")
+    image, words, objects = scene.images[0], ["plain background", *scene.names[0]], scene.visible[0].bool()
+    truth = (objects * torch.tensor([1, 2]).view(2, 1, 1)).amax(0)
+    plain, prompted = (Segmenter(model, preset)(image, words) for preset in ("trident", "trident-prompted"))
+    torch.testing.assert_close(prompted.scores, plain.scores)
+    assert (prompted.labels != plain.labels).any()
+    parts = parts_of("trident-prompted")
+    oracle = OracleSegmenter(torch.cat([objects, ~objects.any(0, keepdim=True)]))
+    relabel = tuple(replace(each, segmenter=oracle, iou=0.1) for each in parts.relabel)
+    known = Segmenter(model, replace(parts, relabel=relabel))(image, words)
+    wrong, right = (float((each.labels != truth).float().mean()) for each in (plain, known))
+    assert right < wrong - 0.2
 
 
 def test_a_cap_above_one_is_named() -> None:
