@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from binderclip.data.scenes import scenes
 from binderclip.errors import UsageError
+from binderclip.models import load
 from binderclip.segment import (
     BackgroundSeed,
+    ClassRule,
     External,
     GuidedPooling,
     LastBlock,
+    Parts,
     Segmenter,
+    Student,
+    StudentSaliency,
     TextSide,
     background_of,
     identity,
+    parts_of,
     weighted_pool,
 )
 from binderclip.segment.context import Context, Frame, head, open_windows, records
@@ -112,8 +120,6 @@ def test_the_background_of_a_picture_is_not_its_object() -> None:
     """The bundled tower, on one drawing in the middle of a plain ground."""
     from types import SimpleNamespace
 
-    from binderclip.data.scenes import scenes
-
     batch = scenes(3, 4, 128, objects=1, area=(0.1, 0.2), background="plain")
     found = BackgroundSeed()(SimpleNamespace(pixels=batch.images, notes={}))  # type: ignore[arg-type]
     share = F.adaptive_avg_pool2d(batch.visible.any(1)[:, None].float(), found.shape[-2:])[:, 0]
@@ -125,6 +131,36 @@ def test_the_preset_needs_no_training_and_takes_any_tower(clip_model) -> None:
     found = Segmenter(clip_model, "clip_dinoiser-teacher", background=["background"])(image, LABELS)
     assert found.labels.shape == (32, 48)
     assert found.classes == ("background", *LABELS)
+
+
+@pytest.mark.parametrize("preset", ["clip_dinoiser", "clip_dinoiser-teacher"])
+def test_both_presets_are_the_papers_parts(preset: str) -> None:
+    """MaskCLIP of this paper keeps residual sum and MLP; what it gives are probabilities, so words are not drawn."""
+    model = load("small")
+    image = scenes(3, 1, 64, objects=2).images[0]
+    parts = parts_of(preset)
+    assert parts.last_block == MASKCLIP
+    assert parts.rule == ClassRule(over="given")
+    fusion = {
+        "clip_dinoiser": GuidedPooling(Student(), threshold=0.7, saliency=StudentSaliency(Student())),
+        "clip_dinoiser-teacher": GuidedPooling(
+            External("small-dino", of="v"), threshold=0.8, saliency=BackgroundSeed("small-dino")
+        ),
+    }[preset]
+    by_hand = Parts(last_block=MASKCLIP, fusion=fusion, rule=ClassRule(over="given"))
+    found, want, maskclip, bare, unpooled = (
+        Segmenter(model, each, background=["background"])(image, LABELS).scores.softmax(0)
+        for each in (
+            preset,
+            by_hand,
+            "maskclip",
+            replace(by_hand, last_block=LastBlock(identity)),
+            replace(by_hand, fusion=replace(fusion, threshold=0.9999)),
+        )
+    )
+    torch.testing.assert_close(found, want)
+    for other in (maskclip, bare, unpooled):
+        assert (other - found).abs().max() > 0.01
 
 
 def test_bad_settings_are_named() -> None:
