@@ -101,8 +101,18 @@ class Context:
         return self.tokens.x if layer == self.tower.depth - 1 else self.site("block_in", layer)
 
     def site(self, name: str, layer: int) -> Tensor:
-        """What was recorded; the part that asks must name it in its `record`."""
-        return self.sites[Site(name, resolve_layer(layer, self.tower.depth))]
+        """What was recorded; the part that asks must name it in its `record`.
+
+        Raises:
+            UsageError: the last block, which has not run.
+        """
+        layer = resolve_layer(layer, self.tower.depth)
+        if layer == self.tower.depth - 1:
+            raise UsageError(
+                f"block {layer} is the last of {self.tower.depth}, which segmenters run in their own way: "
+                f"{name} is to be had of the blocks before it"
+            )
+        return self.sites[Site(name, layer)]
 
     def again(self, key: Any, change: Callable[[Tensor], Tensor], *, moved: bool = False) -> Context:
         """The same windows, their pixels changed; run once for all segmenters of one call.
