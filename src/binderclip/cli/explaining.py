@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from binderclip.cli.inputs import ImageArguments, output_path, writable_path
+from binderclip.cli.inputs import ImageArguments, output_names, output_path, writable_path
 from binderclip.cli.output import note, print_json, print_table, warn_skipped
 from binderclip.errors import DataError, UsageError
 
@@ -121,7 +121,8 @@ def _draw(
     if error is not None:
         row["completeness_error"] = float(error[0])
     if request.npy:
-        row["map"] = place.with_name(f"{path.stem}-{method}.npy")
+        name = place.stem.removesuffix("-explain") if request.many else path.stem
+        row["map"] = place.with_name(f"{name}-{method}.npy")
         _save_map(row["map"], found, (picture.height, picture.width))
     return row
 
@@ -259,10 +260,7 @@ def _places(request: Request) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make {folder}: {error.strerror or error}") from error
-    stems = [path.stem for path in paths]
-    # Pictures of one name from several folders keep all their parts.
-    own = [p.stem if stems.count(p.stem) == 1 else "-".join([*p.parts[:-1], p.stem]).strip("/") for p in paths]
-    return [folder / f"{name.replace('/', '-')}-explain.png" for name in own]
+    return [folder / f"{name}-explain.png" for name in output_names(paths)]
 
 
 def _shrunk(picture: Any) -> Any:

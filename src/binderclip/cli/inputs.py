@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,34 @@ def one_image(argument: str) -> Path:
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
     return path
+
+
+def output_names(paths: Sequence[Path], root: Path | None = None) -> list[str]:
+    """The start of every picture's file names, in one folder; no two are alike, also where case does not count.
+
+    With a root it is the path below it, joined by `-`. Without one it is the picture's own name, of those that share it
+    the whole path. What is still alike gets its suffix, and then a number.
+    """
+
+    def whole(path: Path) -> str:
+        parts = (path if root is None else path.relative_to(root)).with_suffix("").parts
+        return "-".join(part for part in parts if part not in ("..", path.anchor))
+
+    names = [path.stem if root is None else whole(path) for path in paths]
+    for longer in (whole, lambda path: "-".join([whole(path), path.suffix[1:]])):
+        seen = Counter(name.casefold() for name in names)
+        names = [n if seen[n.casefold()] == 1 else longer(path) for n, path in zip(names, paths, strict=True)]
+    taken = {name.casefold() for name in names}
+    first: set[str] = set()
+    for row, name in enumerate(names):
+        number = 2
+        if name.casefold() in first:
+            while f"{name}-{number}".casefold() in taken:
+                number += 1
+            names[row] = f"{name}-{number}"
+            taken.add(names[row].casefold())
+        first.add(name.casefold())
+    return names
 
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")

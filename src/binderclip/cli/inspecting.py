@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from binderclip.cli.inputs import output_names
 from binderclip.cli.output import note, print_json, print_table, short_path, warn_skipped
 from binderclip.errors import DataError, UsageError
 
@@ -277,7 +277,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 def _write(done: Inspection, request: Request, out: Path) -> None:
     """scores.csv, overlays, and maps."""
-    names = _names([entry.path for entry in done.pictures], done.folder.root)
+    names = output_names([entry.path for entry in done.pictures], done.folder.root)
     limits = done.found.limits()
     from binderclip.cli.sheet import save_picture
 
@@ -309,16 +309,6 @@ def _written(path: Path) -> Any:
         return path.open("w", newline="", encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _names(paths: Sequence[Path], root: Path) -> list[str]:
-    """A file name for every picture, its folders before it."""
-    names = ["-".join(path.relative_to(root).with_suffix("").parts) for path in paths]
-    seen = Counter(names)
-    return [
-        name if seen[name] == 1 else f"{name}-{number}-{path.suffix[1:]}"
-        for number, (name, path) in enumerate(zip(names, paths, strict=True))
-    ]
 
 
 def figures(score: AnomalyScore) -> dict[str, float]:

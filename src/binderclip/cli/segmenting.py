@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from binderclip.cli.inputs import ImageArguments, output_path, writable_path
+from binderclip.cli.inputs import ImageArguments, output_names, output_path, writable_path
 from binderclip.cli.output import note, print_json, print_table, warn_skipped, write_json
 from binderclip.cli.segment_presets import Request, build_segmenters
 from binderclip.errors import DataError, UsageError
@@ -126,10 +126,7 @@ def _places(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make {folder}: {error.strerror or error}") from error
-    stems = [path.stem for path in paths]
-    own = [p.stem if stems.count(p.stem) == 1 else "-".join([*p.parts[:-1], p.stem]).strip("/-") for p in paths]
-    names = [name.replace("/", "-") for name in own]
-    return [(folder / f"{name}-overlay.png", folder / f"{name}-labels.png") for name in names]
+    return [(folder / f"{name}-overlay.png", folder / f"{name}-labels.png") for name in output_names(paths)]
 
 
 def _same_settings(folder: Path, request: Request, names: Sequence[str], redo: bool) -> None:
