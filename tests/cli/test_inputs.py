@@ -64,3 +64,30 @@ def test_no_two_pictures_share_a_file(command: Command) -> None:
 )
 def test_names_are_short_where_they_may_be(paths: list[str], root: str | None, names: list[str]) -> None:
     assert output_names([Path(p) for p in paths], None if root is None else Path(root)) == names
+
+
+def test_a_folder_for_files_is_made_or_refused_alike(command: Command) -> None:
+    draw("pets/x.png", "pets/y.png")
+    Path("taken").write_text("no folder")
+    verbs: tuple[tuple[str, ...], ...] = (
+        ("segment", "pets", "-l", "cat"),
+        ("explain", "pets", "-l", "cat"),
+        ("anomaly", "pets"),
+        ("adapt", "digits"),
+        ("demo",),
+    )
+    for words in verbs:
+        done = command(*words, "--out", "taken")
+        assert (done.code, "--out taken is a file: give a folder" in done.err) == (2, True), done.err
+    for words in verbs[:3]:
+        done = command(*words, "--out", "taken/below")
+        assert (done.code, "cannot make taken/below: Not a directory" in done.err) == (1, True), done.err
+        assert command(*words, "--out", "new/below").code == 0
+        assert any(Path("new/below").iterdir())
+
+
+def test_tables_that_cannot_be_written_are_named(command: Command) -> None:
+    draw("pets/x.png", "pets/y.png")
+    Path("found/scores.csv").mkdir(parents=True)
+    done = command("anomaly", "pets", "--out", "found")
+    assert (done.code, "cannot write found/scores.csv: Is a directory" in done.err) == (1, True), done.err

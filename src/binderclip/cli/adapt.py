@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from binderclip.cli.inputs import output_folder
 from binderclip.cli.options import Device, Dtype, Json, Model
 from binderclip.cli.output import note, notes, print_json, print_table, warn_skipped, write_json
 from binderclip.errors import UsageError
@@ -67,8 +68,7 @@ def adapt(
 
         binderclip classify new/ --head adapt
     """
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; give a folder")
+    output_folder(out, make=False)
     names = methods if methods in ("auto", "all") else [name.strip() for name in methods.split(",") if name.strip()]
     if not names:
         raise UsageError("--methods is empty: auto, all, or names such as gda,linear-probe")
@@ -82,7 +82,7 @@ def adapt(
     if not isinstance(samples, ImageTextDataset):
         raise UsageError(f"{data}: shards are streamed, which few-shot draws cannot use; give a folder or a named set")
     clip = load(model, device=device, dtype=dtype)
-    out.mkdir(parents=True, exist_ok=True)
+    output_folder(out)
     several = label_sets(samples) is not None
     with notes.status("reading pictures") as status:
         options: dict[str, Any] = {

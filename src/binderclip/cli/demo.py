@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from binderclip.cli.figures import figure_rows
+from binderclip.cli.inputs import output_folder
 from binderclip.cli.options import Json
 from binderclip.cli.output import note, print_json
 from binderclip.cli.page import Page
-from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -38,9 +38,7 @@ def demo(
 
     Nothing is downloaded: pictures, photographs and the model `small` come with the packages.
     """
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; give a folder")
-    out.mkdir(parents=True, exist_ok=True)
+    output_folder(out)
 
     from binderclip.models import load
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from binderclip.cli.inputs import ImageArguments, output_names, output_path, writable_path
+from binderclip.cli.inputs import ImageArguments, output_folder, output_names, output_path, writable_path
 from binderclip.cli.output import note, print_json, print_table, warn_skipped
 from binderclip.errors import DataError, UsageError
 
@@ -256,10 +256,7 @@ def _places(request: Request) -> list[Path]:
     folder = Path(request.out or "explain")
     if folder.suffix and not folder.is_dir():
         raise UsageError(f"--out {folder}: for several images give a folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make {folder}: {error.strerror or error}") from error
+    output_folder(folder)
     return [folder / f"{name}-explain.png" for name in output_names(paths)]
 
 

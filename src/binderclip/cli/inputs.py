@@ -98,6 +98,28 @@ def output_names(paths: Sequence[Path], root: Path | None = None) -> list[str]:
     return names
 
 
+def output_folder(given: str | Path, *, make: bool = True) -> Path:
+    """The folder of --out, made where it is missing.
+
+    Args:
+        given: as the user gave it.
+        make: False only checks, for what is said before the work; nothing is made.
+
+    Raises:
+        UsageError: it is a file.
+        DataError: it cannot be made.
+    """
+    folder = Path(given)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is a file: give a folder")
+    if make:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"cannot make {folder}: {error.strerror or error}") from error
+    return folder
+
+
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from binderclip.cli.inputs import output_names
-from binderclip.cli.output import note, print_json, print_table, short_path, warn_skipped
+from binderclip.cli.inputs import output_folder, output_names
+from binderclip.cli.output import note, print_json, print_table, short_path, warn_skipped, write_csv
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def inspect(request: Request) -> int:
     from binderclip.data import InspectionFolder
 
     folder = InspectionFolder(request.folder)
-    out = _folder(request.out)
+    out = output_folder(request.out)
     normal = _normal(request, folder)
     done = _inspected(request, folder, normal)
     if folder.labelled:
@@ -110,17 +109,6 @@ def inspect(request: Request) -> int:
     _say(done, request, out, report)
     warn_skipped(done.skipped)
     return 0
-
-
-def _folder(given: str) -> Path:
-    out = Path(given)
-    if out.is_file():
-        raise UsageError(f"--out {out} is a file: give a folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make {out}: {error.strerror or error}") from error
-    return out
 
 
 def _normal(request: Request, folder: InspectionFolder) -> list[Path]:
@@ -284,15 +272,13 @@ def _write(done: Inspection, request: Request, out: Path) -> None:
     for row in done.order()[: request.most]:
         path = out / f"{names[row]}-anomaly.png"
         done.overlays[row] = save_picture(done.found.overlay(done.pictures[row].path, row, limits=limits), path)
-    columns = ["image", "score", "p", "kind", "damaged"]
-    with _written(out / "scores.csv") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for row in done.order():
-            entry, chance = done.pictures[row], done.chance(row)
-            p = "" if chance is None else f"{chance:.4f}"
-            damaged = "" if entry.damaged is None else int(entry.damaged)
-            writer.writerow([entry.path, f"{float(done.found.scores[row]):.6f}", p, entry.kind, damaged])
+    rows = []
+    for row in done.order():
+        entry, chance = done.pictures[row], done.chance(row)
+        p = "" if chance is None else f"{chance:.4f}"
+        damaged = "" if entry.damaged is None else int(entry.damaged)
+        rows.append([entry.path, f"{float(done.found.scores[row]):.6f}", p, entry.kind, damaged])
+    write_csv(["image", "score", "p", "kind", "damaged"], rows, out / "scores.csv")
     if request.npy:
         import numpy as np
 
@@ -302,13 +288,6 @@ def _write(done: Inspection, request: Request, out: Path) -> None:
                 np.save(out / f"{names[row]}.npy", values)
             except OSError as error:
                 raise DataError(f"cannot write {out / names[row]}.npy: {error.strerror or error}") from error
-
-
-def _written(path: Path) -> Any:
-    try:
-        return path.open("w", newline="", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def figures(score: AnomalyScore) -> dict[str, float]:

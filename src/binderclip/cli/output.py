@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,21 @@ def write_json(document: Any, path: Path) -> None:
     """
     try:
         path.write_text(json_text(document) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> None:
+    """Write a table for other programs.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(rows)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 

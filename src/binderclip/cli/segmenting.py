@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from binderclip.cli.inputs import ImageArguments, output_names, output_path, writable_path
-from binderclip.cli.output import note, print_json, print_table, warn_skipped, write_json
+from binderclip.cli.inputs import ImageArguments, output_folder, output_names, output_path, writable_path
+from binderclip.cli.output import note, print_json, print_table, warn_skipped, write_csv, write_json
 from binderclip.cli.segment_presets import Request, build_segmenters
 from binderclip.errors import DataError, UsageError
 
@@ -119,13 +119,7 @@ def _places(
         if mapped.suffix.lower() != ".png":
             raise UsageError(f"--map {mapped}: label numbers are saved as PNG; another format would change them")
         return [(output_path(overlay, paths[0], "overlay"), mapped)]
-    folder = Path(out or "segments")
-    if folder.is_file():
-        raise UsageError(f"--out {folder} is a file: give a folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make {folder}: {error.strerror or error}") from error
+    folder = output_folder(out or "segments")
     return [(folder / f"{name}-overlay.png", folder / f"{name}-labels.png") for name in output_names(paths)]
 
 
@@ -161,18 +155,12 @@ def _same_settings(folder: Path, request: Request, names: Sequence[str], redo: b
 
 
 def _areas(done: Sequence[Done], path: Path) -> None:
-    import csv
-
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", "class", "pixels", "share"])
-            for one in done:
-                for index, name in enumerate(one.classes):
-                    pixels = int((one.labels == index).sum())
-                    writer.writerow([one.path, name, pixels, f"{pixels / one.labels.size:.6f}"])
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    rows = []
+    for one in done:
+        for index, name in enumerate(one.classes):
+            pixels = int((one.labels == index).sum())
+            rows.append([one.path, name, pixels, f"{pixels / one.labels.size:.6f}"])
+    write_csv(["image", "class", "pixels", "share"], rows, path)
 
 
 def _say(request: Request, done: Sequence[Done], many: bool, skipped: Sequence[tuple[str, str]]) -> None:
