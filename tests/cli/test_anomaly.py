@@ -137,6 +137,26 @@ def test_pictures_that_serve_as_normal_ones_are_not_scored(command: Command, ins
     assert "2 of 3 normal pictures are used" in done.err
 
 
+def test_nothing_is_made_before_the_options_are_right(command: Command, inspected: Path) -> None:
+    bare = inspected / "test" / "spot"
+    for options, said in [
+        (("--method", "magic"), "--method 'magic' is unknown; there are winclip, clap"),
+        (("--method", "magic", "--no-words"), "--method 'magic' is unknown; there are winclip, clap"),
+        (("--scales", ""), "--scales '': numbers of patches separated by commas"),
+        (("--scales", " , "), "numbers of patches separated by commas"),
+        (("--scales", "0"), "scales must be different numbers of patches"),
+        (("--seed", 0), "--seed is that of clap's training; winclip draws nothing"),
+        (("--steps", 5), "winclip trains nothing"),
+        (("--method", "clap"), "clap learns from normal pictures"),
+        (("--size", 100), "multiple of the model's patch, 16"),
+        (("--state", "{} and {}"), "more than one {}"),
+    ]:
+        for normal in ((), ("--normal", "none")):
+            done = command("anomaly", bare, *normal, *options, "--out", "made")
+            assert (done.code, said in done.err) == (2, True), done.err
+            assert not Path("made").exists()
+
+
 def test_mistakes_are_short(command: Command, inspected: Path, tmp_path: Path) -> None:
     only_bad = tmp_path / "bad"
     only_bad.mkdir()

@@ -44,7 +44,7 @@ def anomaly(
     npy: Annotated[
         bool, typer.Option("--npy", help="Also save every map as NAME.npy, float32, at its picture's size.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of what clap learns and draws.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of what clap learns and draws [default: 0].")] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps of clap's restorer [default: 1875, the paper's].")
     ] = None,
@@ -66,15 +66,22 @@ def anomaly(
     Leaves scores.csv, an overlay of each of the highest, and report.html. Where `good/` and masks say the truth
     (MVTec AD's layout), AUROC and region overlap are measured.
     """
-    try:
-        sides = None if scales is None else tuple(int(part) for part in scales.split(",") if part.strip())
-    except ValueError as error:
-        raise UsageError(f"--scales {scales!r}: numbers of patches separated by commas, such as 2,3") from error
+    sides = None if scales is None else _sides(scales)
     request = Request(
         folder, name, normal, shots, method, tuple(state or ()), tuple(sound or ()), words, size, sides, out, most,
         npy, seed, steps, model, device, dtype, json,
     )  # fmt: skip
     raise typer.Exit(inspect(request))
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    try:
+        sides = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        sides = ()
+    if not sides:
+        raise UsageError(f"--scales {text!r}: numbers of patches separated by commas, such as 2,3")
+    return sides
 
 
 def register(app: typer.Typer) -> None:

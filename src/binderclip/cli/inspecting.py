@@ -41,7 +41,7 @@ class Request:
     out: str
     most: int
     npy: bool
-    seed: int
+    seed: int | None
     steps: int | None
     model: str
     device: str
@@ -96,10 +96,13 @@ def inspect(request: Request) -> int:
     """Score, measure, write and say; the exit code."""
     from binderclip.data import InspectionFolder
 
+    check_options(request)
+    output_folder(request.out, make=False)
     folder = InspectionFolder(request.folder)
-    out = output_folder(request.out)
     normal = _normal(request, folder)
-    done = _inspected(request, folder, normal)
+    detector = _detector(request, normal)
+    out = output_folder(request.out)
+    done = _inspected(request, detector, folder, normal)
     if folder.labelled:
         done.score, done.masks = _measured(done)
     _write(done, request, out)
@@ -139,54 +142,66 @@ def _normal(request: Request, folder: InspectionFolder) -> list[Path]:
     return chosen
 
 
-def build_detector(request: Request) -> Any:
-    """The detector of the request, its options checked before the model is loaded.
+def check_options(request: Request) -> None:
+    """Options that need neither pictures nor a model.
 
     Raises:
         UsageError: an unknown method, or an option that is another method's.
     """
-    from binderclip.models import load
     from binderclip.segment.anomaly import METHODS
 
     if request.method not in METHODS:
         raise UsageError(f"--method {request.method!r} is unknown; there are {', '.join(METHODS)}")
-    if request.method != "winclip" and request.scales is not None:
+    if request.method == "winclip":
+        if request.steps is not None:
+            raise UsageError("--steps are those of clap's training; winclip trains nothing")
+        if request.seed is not None:
+            raise UsageError("--seed is that of clap's training; winclip draws nothing")
+        return
+    if request.scales is not None:
         raise UsageError(f"--scales are winclip's windows; {request.method} has none")
+    if not request.words:
+        raise UsageError("--no-words is winclip's")
+
+
+def _detector(request: Request, normal: Sequence[Path]) -> Any:
+    """The detector of the request, what it needs checked before the model is loaded.
+
+    Raises:
+        UsageError: no normal pictures for what compares with them alone.
+    """
+    from binderclip.models import load
+    from binderclip.segment.anomaly import METHODS
+
+    learns = request.method != "winclip"
+    if learns and not normal:
+        raise UsageError(f"{request.method} learns from normal pictures: give --normal FOLDER with some")
+    if not request.words and not normal:
+        raise UsageError("--no-words compares with normal pictures alone: give --normal FOLDER with some")
     options: dict[str, Any] = {"size": request.size}
-    if request.method == "winclip" and request.steps is not None:
-        raise UsageError("--steps are those of clap's training; winclip trains nothing")
     if request.state:
         options["anomalous"] = request.state
     if request.sound:
         options["normal"] = request.sound
-    if request.method == "winclip":
-        options |= {"scales": (2, 3) if request.scales is None else request.scales, "words": request.words}
+    if learns:
+        options |= {key: v for key, v in (("seed", request.seed), ("steps", request.steps)) if v is not None}
     else:
-        options["seed"] = request.seed
-        if request.steps is not None:
-            options["steps"] = request.steps
+        options |= {"scales": (2, 3) if request.scales is None else request.scales, "words": request.words}
     clip = load(request.model, device=request.device, dtype=request.dtype)
     return METHODS[request.method](clip, request.name, **options)
 
 
-def _inspected(request: Request, folder: InspectionFolder, normal: Sequence[Path]) -> Inspection:
+def _inspected(request: Request, detector: Any, folder: InspectionFolder, normal: Sequence[Path]) -> Inspection:
     import torch
 
     from binderclip.segment.anomaly import Anomalies
 
-    learns = request.method != "winclip"
-    if not request.words and (learns or not normal):
-        what = "is winclip's" if learns else "compares with normal pictures alone: give --normal FOLDER with some"
-        raise UsageError(f"--no-words {what}")
-    if learns and not normal:
-        raise UsageError(f"{request.method} learns from normal pictures: give --normal FOLDER with some")
-    detector = build_detector(request)
     held, used, skipped = None, list[Path](), list[tuple[str, str]]()
     if normal:
         used, opened, skipped = _opened(normal)
         if not used:
             raise DataError(f"none of {len(normal)} normal pictures could be read: {skipped[0][1]}")
-        if learns:
+        if request.method != "winclip":
             note(f"{request.method} trains its restorer (normal pictures: {len(used)}); on a processor this takes long")
             detector.fit(opened)
         else:
