@@ -65,6 +65,25 @@ def test_bad_prompts_are_named(command: Command, pictures: Path, folder: Path) -
         assert said in done.err
 
 
+def test_prompts_end_at_the_border(command: Command, folder: Path) -> None:
+    Image.new("RGB", (64, 40), "teal").save("plain.png")
+    for options, said in [
+        (("--box", "9000,9000,9100,9100"), "--box: box (9000.0, 9000.0, 9100.0, 9100.0) lies outside the image of 64"),
+        (("--box", "64,0,70,10"), "lies outside the image of 64 x 40 pixels"),
+        (("--box", "0,-9,10,0"), "lies outside the image of 64 x 40 pixels"),
+        (("--point", "64,10"), "point 64,10 is outside the picture of 64 x 40 pixels"),
+        (("--point", "10,40"), "point 10,40 is outside the picture"),
+        (("--point", "10,10", "--not", "10,40"), "point 10,40 is outside the picture"),
+        (("--point", "-0.5,10"), "point -0.5,10 is outside the picture"),
+        (("--point", "nan,10"), "point nan,10 is outside the picture"),
+    ]:
+        done = command("click", "plain.png", "-m", folder, *options)
+        assert (done.code, said in done.err) == (2, True), done.err
+        assert not Path("plain-mask.png").exists()
+    for options in (("--point", "63.9,39.9"), ("--point", "0,0"), ("--box", "60,30,64,40"), ("--box", "-5,-5,70,50")):
+        assert command("click", "plain.png", "-m", folder, *options).code == 0
+
+
 def test_the_bundled_model_cuts_a_drawing_out_by_point_and_by_box(program: Command, tmp_path: Path) -> None:
     """Through the installed command, with nothing named but the picture: most of the drawing and little else."""
     made = held_out_scenes(8, 1, "painted backgrounds", size=256)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from binderclip.adapt import Region
+
 
 def click(
     image: Annotated[str, typer.Argument(help="The image file.")],
@@ -52,8 +54,9 @@ def click(
     path = one_image(image)
     inside = [_parsed(text, "--point") for text in point or []]
     away = [_parsed(text, "--not") for text in outside or []]
-    region = None if box is None else tuple(parse_box(box).box or ())
-    if not inside and region is None:
+    area = None if box is None else parse_box(box)
+    region = None if area is None else area.box
+    if not inside and area is None:
         raise UsageError("give --point x,y or --box x0,y0,x1,y1: where the object is")
     mask_path, overlay_path = output_path(out, path, "mask"), output_path(overlay, path, "clicked")
     if mask_path.suffix.lower() != ".png":
@@ -68,6 +71,8 @@ def click(
 
     picture = open_image(path).convert("RGB")
     _check_within([*inside, *away], picture)
+    if area is not None:
+        _check_box(area, picture)
     segmenter = load_promptable(model, device=device)
     labels = [1] * len(inside) + [0] * len(away)
     prompts = Prompts.of(points=[*inside, *away] or None, labels=labels or None, box=region)
@@ -115,8 +120,15 @@ def _parsed(text: str, option: str) -> tuple[float, float]:
 
 def _check_within(points: list[tuple[float, float]], picture: Image.Image) -> None:
     for x, y in points:
-        if not (0 <= x <= picture.width and 0 <= y <= picture.height):
+        if not (0 <= x < picture.width and 0 <= y < picture.height):
             raise UsageError(f"point {x:g},{y:g} is outside the picture of {picture.width} x {picture.height} pixels")
+
+
+def _check_box(area: Region, picture: Image.Image) -> None:
+    try:
+        area.bounds(picture.height, picture.width)
+    except UsageError as error:
+        raise UsageError(f"--box: {error}") from error
 
 
 def _bounds(mask: np.ndarray) -> tuple[int, int, int, int] | None:
