@@ -102,6 +102,24 @@ def test_presets_are_listed_and_measured(command: Command, monkeypatch: pytest.M
     )
 
 
+def test_measuring_refuses_what_it_would_not_write(command: Command) -> None:
+    words = ("segment", "--evaluate", "scenes", "--limit", 1, "--size", 64)
+    for options in (
+        ("--compare", "a.png"),
+        ("--out", "a"),
+        ("--csv", "a.csv"),
+        ("--coco", "a.json"),
+        ("--map", "a.png"),
+        ("--overlay", "a.png"),
+        ("--redo",),
+        ("--csv", ""),
+    ):
+        done = command(*words, *options)
+        said = f"--evaluate writes no pictures or tables: leave out {options[0]}"
+        assert (done.code, said in done.err) == (2, True), done.err
+    assert "leave out --compare, --csv, --redo" in command(*words, "--redo", "--csv", "a", "--compare", "b.png").err
+
+
 def label_folder(root: Path, maps: dict[str, np.ndarray]) -> Path:
     for name in ("images", "labels"):
         (root / name).mkdir(parents=True)
@@ -156,6 +174,7 @@ def test_presets_are_compared_on_one_sheet(command: Command, pictures: Path) -> 
         ((), "--compare SHEET.png or --evaluate"),
         (("--compare", "a.jpg"), "the sheet is a PNG"),
         (("--compare", "a.png", "--out", "x"), "--compare writes one sheet"),
+        (("--compare", "a.png", "--redo"), "--compare writes one sheet"),
         (("--compare", "none/a.png"), "there is no folder"),
     ]:
         refused = command(*words, *extra)

@@ -96,6 +96,10 @@ def segment(
     if evaluate is not None:
         if images or labels:
             raise UsageError("--evaluate measures on its own pictures and classes: leave out images and --labels")
+        files = {"--compare": compare, "--out": out, "--csv": csv, "--coco": coco, "--map": label_map,
+                 "--overlay": overlay, "--redo": redo or None}  # fmt: skip
+        if given := [option for option, value in files.items() if value is not None]:
+            raise UsageError(f"--evaluate writes no pictures or tables: leave out {', '.join(given)}")
         measure(settings, evaluate, limit)
         return
     if not images or labels is None:
@@ -104,8 +108,8 @@ def segment(
     if both := sorted(frozenset(words) & frozenset(names)):
         raise UsageError(f"{', '.join(map(repr, both))} is a label and background as well; leave it out of one of them")
     if compare is not None:
-        if overlay or label_map or out or coco or csv:
-            raise UsageError("--compare writes one sheet: leave out --overlay, --map, --out, --coco and --csv")
+        if overlay or label_map or out or coco or csv or redo:
+            raise UsageError("--compare writes one sheet: leave out --overlay, --map, --out, --coco, --csv and --redo")
         raise typer.Exit(compare_presets(settings, find_images(images), names, compare))
     if len(preset_names(preset)) > 1:
         raise UsageError(f"--preset {preset} names several: give --compare SHEET.png or --evaluate, or one preset")
