@@ -91,3 +91,33 @@ def test_tables_that_cannot_be_written_are_named(command: Command) -> None:
     Path("found/scores.csv").mkdir(parents=True)
     done = command("anomaly", "pets", "--out", "found")
     assert (done.code, "cannot write found/scores.csv: Is a directory" in done.err) == (1, True), done.err
+
+
+def test_a_second_run_is_of_the_same_pictures(command: Command) -> None:
+    draw("x.png", "more/y.png", "good/z.png")
+    for verb, folder in [
+        (("segment", ".", "-l", "cat"), "segments"),
+        (("explain", ".", "-l", "cat"), "explain"),
+        (("anomaly", ".", "--normal", "good", "--shots", 1), "anomalies"),
+        (("anomaly", ".", "--out", "more/found"), "more/found"),
+    ]:
+        first = command(*verb, "--json")
+        again = command(*verb, "--json")
+        assert "left out" not in first.err
+        assert "below" in again.err
+        assert f"{folder}, the output folder, are left out" in again.err
+        assert again.json()["images"] == first.json()["images"]
+        for path in Path(folder).glob("*"):
+            path.unlink()
+    # Who names the folder itself, or a file in it, gets it.
+    draw("segments/x.png", "segments/y.png")
+    assert len(command("segment", "segments", "-l", "cat", "--json").json()["images"]) == 2
+    assert "image" in command("segment", "segments/x.png", "-l", "cat", "--json").json()
+
+
+def test_a_folder_of_nothing_but_results_has_no_images(command: Command) -> None:
+    draw("all/found/x.png")
+    for words in (("segment", "all", "-l", "cat"), ("explain", "all", "-l", "cat"), ("anomaly", "all")):
+        done = command(*words, "--out", "all/found")
+        assert (done.code, "no images in all" in done.err) == (1, True), done.err
+        assert "1 images below all/found, the output folder, are left out" in done.err

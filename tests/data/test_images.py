@@ -376,6 +376,15 @@ def test_list_images(tmp_path: Path) -> None:
         "b/10.webp",
         "b/2.JPG",
     ]
+    for without, kept in [
+        (tmp_path / "b", ["a.png"]),
+        (tmp_path / "b/../b", ["a.png"]),
+        (tmp_path / "gone", ["a.png", "b/10.webp", "b/2.JPG"]),
+        # What lies in the folder itself, or around it, cannot be told apart.
+        (tmp_path, ["a.png", "b/10.webp", "b/2.JPG"]),
+        (tmp_path.parent, ["a.png", "b/10.webp", "b/2.JPG"]),
+    ]:
+        assert [p.relative_to(tmp_path).as_posix() for p in list_images(tmp_path, without=without)] == kept
     with pytest.raises(DataError, match="no such folder"):
         list_images(tmp_path / "gone")
     with pytest.raises(DataError, match="not a folder"):

@@ -51,6 +51,7 @@ def test_good_beside_others_and_nothing_known(tmp_path: Path) -> None:
         ("b.png", True, "cracks", mask),
         ("a.png", False, "nominal", None),
     ]
+    assert [e.path.name for e in InspectionFolder(root, without=root / "cracks/deep").pictures] == ["c.png", "a.png"]
     plain = InspectionFolder(root / "cracks")
     assert not plain.labelled
     assert [(e.damaged, e.kind) for e in plain.pictures] == [(None, "deep")]

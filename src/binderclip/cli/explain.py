@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from binderclip.cli.explaining import Request, compare_methods, explain_images
+from binderclip.cli.explaining import FOLDER, Request, compare_methods, explain_images
 from binderclip.cli.inputs import find_images, one_image
 from binderclip.cli.options import MODEL, Device, Dtype, Json
 from binderclip.errors import UsageError
@@ -81,7 +81,7 @@ def explain(
         raise UsageError("--label is empty: give the text to explain, such as --label 'a cat'")
     if label is None and head is None:
         raise UsageError("give --label, the text to explain, such as --label 'a cat' (or --head FOLDER)")
-    found = find_images(images)
+    found = find_images(images, without=FOLDER if compare or out is None else out)
     many = len(found.paths) > 1 or Path(images[0]).is_dir()
     request = Request(
         found, label, method, layer, tuple(set or ()), head, model, device, dtype, out, npy, report, legend, json, many

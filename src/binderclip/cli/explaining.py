@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from binderclip.explain import Attribution, Comparison
 
+FOLDER = "explain"
+"""Where the files of several pictures go."""
 SIDE = 512
 """Longest side at which a picture is explained: the model sees less, and maps are drawn at the picture's own size."""
 SQUARE = 256
@@ -253,7 +255,7 @@ def _places(request: Request) -> list[Path]:
         writable_path(request.report)
     if not request.many:
         return [output_path(request.out, paths[0], "explain")]
-    folder = Path(request.out or "explain")
+    folder = Path(request.out or FOLDER)
     if folder.suffix and not folder.is_dir():
         raise UsageError(f"--out {folder}: for several images give a folder")
     output_folder(folder)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from binderclip.cli.output import note
 from binderclip.errors import DataError, UsageError
 
 Images = Annotated[
@@ -30,8 +31,12 @@ class ImageArguments:
         return int(any(Path(str(key)) in self.named for key, _ in skipped))
 
 
-def find_images(arguments: Sequence[str]) -> ImageArguments:
+def find_images(arguments: Sequence[str], *, without: str | None = None) -> ImageArguments:
     """Every image file of the arguments.
+
+    Args:
+        arguments: files and folders.
+        without: the output folder; what an earlier run left there is none of the images of a folder above it.
 
     Raises:
         UsageError: an argument that is neither a file nor a folder.
@@ -44,7 +49,8 @@ def find_images(arguments: Sequence[str]) -> ImageArguments:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            found = list_images(path)
+            found = list_images(path, without=without)
+            note_left_out(path, without)
             if not found:
                 raise DataError(f"no images in {path}: looked for PNG, JPEG, WebP, GIF, BMP and TIFF files, also below")
             paths.update(dict.fromkeys(found))
@@ -54,6 +60,16 @@ def find_images(arguments: Sequence[str]) -> ImageArguments:
         else:
             raise UsageError(f"there is no file or folder {path}")
     return ImageArguments(list(paths), frozenset(named))
+
+
+def note_left_out(folder: str | Path, without: str | Path | None) -> None:
+    """Say how many images of a folder are left out since they lie in the output folder below it."""
+    from binderclip.data import list_images
+
+    if without is None or not Path(without).is_dir() or Path(folder).resolve() not in Path(without).resolve().parents:
+        return
+    if out := len(list_images(without)):
+        note(f"{out} images below {without}, the output folder, are left out")
 
 
 def one_image(argument: str) -> Path:

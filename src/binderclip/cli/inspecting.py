@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from binderclip.cli.inputs import output_folder, output_names
+from binderclip.cli.inputs import note_left_out, output_folder, output_names
 from binderclip.cli.output import note, print_json, print_table, short_path, warn_skipped, write_csv
 from binderclip.errors import DataError, UsageError
 
@@ -97,8 +97,9 @@ def inspect(request: Request) -> int:
     from binderclip.data import InspectionFolder
 
     check_options(request)
-    output_folder(request.out, make=False)
-    folder = InspectionFolder(request.folder)
+    results = output_folder(request.out, make=False)
+    note_left_out(request.folder, results)
+    folder = InspectionFolder(request.folder, without=results)
     normal = _normal(request, folder)
     detector = _detector(request, normal)
     out = output_folder(request.out)
@@ -128,7 +129,7 @@ def _normal(request: Request, folder: InspectionFolder) -> list[Path]:
         place = Path(request.normal)
         if not place.is_dir():
             raise UsageError(f"--normal {place}: there is no such folder; `none` compares with words alone")
-        paths = list_images(place)
+        paths = list_images(place, without=request.out)
         if not paths:
             raise DataError(f"--normal {place}: no images in it")
     chosen = spread_choice(paths, request.shots)

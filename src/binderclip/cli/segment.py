@@ -11,7 +11,7 @@ from binderclip.cli.options import LABELS, Device, Dtype, Json, Model, parse_lab
 from binderclip.cli.segment_measure import measure
 from binderclip.cli.segment_presets import Request, preset_names, show_presets
 from binderclip.cli.segment_sheet import compare_presets
-from binderclip.cli.segmenting import segment_images
+from binderclip.cli.segmenting import FOLDER, segment_images
 from binderclip.errors import UsageError
 
 
@@ -107,14 +107,15 @@ def segment(
     names = parse_labels(labels)
     if both := sorted(frozenset(words) & frozenset(names)):
         raise UsageError(f"{', '.join(map(repr, both))} is a label and background as well; leave it out of one of them")
-    if compare is not None:
-        if overlay or label_map or out or coco or csv or redo:
-            raise UsageError("--compare writes one sheet: leave out --overlay, --map, --out, --coco, --csv and --redo")
-        raise typer.Exit(compare_presets(settings, find_images(images), names, compare))
-    if len(preset_names(preset)) > 1:
+    if compare is not None and (overlay or label_map or out or coco or csv or redo):
+        raise UsageError("--compare writes one sheet: leave out --overlay, --map, --out, --coco, --csv and --redo")
+    if compare is None and len(preset_names(preset)) > 1:
         raise UsageError(f"--preset {preset} names several: give --compare SHEET.png or --evaluate, or one preset")
+    found = find_images(images, without=out or FOLDER)
+    if compare is not None:
+        raise typer.Exit(compare_presets(settings, found, names, compare))
     code = segment_images(
-        settings, find_images(images), names, overlay=overlay, label_map=label_map, out=out, legend=legend, coco=coco,
+        settings, found, names, overlay=overlay, label_map=label_map, out=out, legend=legend, coco=coco,
         csv=csv, redo=redo,
     )  # fmt: skip
     raise typer.Exit(code)

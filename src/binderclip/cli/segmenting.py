@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from binderclip.segment import Segmenter
 
+FOLDER = "segments"
+"""Where the files of several pictures go."""
+
 
 @dataclass(frozen=True)
 class Done:
@@ -119,7 +122,7 @@ def _places(
         if mapped.suffix.lower() != ".png":
             raise UsageError(f"--map {mapped}: label numbers are saved as PNG; another format would change them")
         return [(output_path(overlay, paths[0], "overlay"), mapped)]
-    folder = output_folder(out or "segments")
+    folder = output_folder(out or FOLDER)
     return [(folder / f"{name}-overlay.png", folder / f"{name}-labels.png") for name in output_names(paths)]
 
 

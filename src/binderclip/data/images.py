@@ -96,8 +96,12 @@ def to_tensor(image: Image.Image | np.ndarray) -> Float[Tensor, "C H W"]:
     return torch.from_numpy(array).permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
 
 
-def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+def list_images(folder: str | os.PathLike[str], *, without: str | os.PathLike[str] | None = None) -> list[Path]:
     """Every image file under `folder`, by its suffix, sorted by relative path; hidden files and folders are left out.
+
+    Args:
+        folder: where to look.
+        without: a folder that is left out where it lies below `folder`, such as that of the results; it need not exist.
 
     Raises:
         DataError: `folder` does not exist or is not a folder. A folder without images gives an empty list.
@@ -108,8 +112,12 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     if not root.is_dir():
         raise DataError(f"{root}: is a file, not a folder of images")
     found = []
+    # Where it is the folder itself or above it, nothing can be told apart.
+    aside = None if without is None else Path(without).resolve()
     for directory, folders, files in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        if aside is not None:
+            folders[:] = [name for name in folders if Path(directory, name).resolve() != aside]
         found += [
             Path(directory, name)
             for name in files

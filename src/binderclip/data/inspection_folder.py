@@ -47,13 +47,14 @@ class InspectionFolder:
 
     Args:
         root: the folder.
+        without: a folder below it that is left out, such as that of the results.
 
     Raises:
         UsageError: no such folder.
         DataError: no pictures.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, without: str | Path | None = None) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
             raise UsageError(f"there is no folder {self.root}")
@@ -62,7 +63,7 @@ class InspectionFolder:
         if self.root.name == "test" and (self.root.parent / "train").is_dir():
             whole = self.root.parent
         self._truth = whole / "ground_truth"
-        found = list_images(tested)
+        found = list_images(tested, without=without)
         if tested == whole:
             # Masks and learning pictures beside the pictures are not to be inspected.
             aside = [self._truth, whole / "train"]
@@ -74,7 +75,7 @@ class InspectionFolder:
         self.normal: list[Path] = []
         for name in GOOD:
             if (folder := whole / "train" / name).is_dir():
-                self.normal = list_images(folder)
+                self.normal = list_images(folder, without=without)
                 break
         self.pictures = [self._inspected(path, path.relative_to(tested), good) for path in found]
 
