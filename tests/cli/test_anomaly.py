@@ -137,6 +137,19 @@ def test_pictures_that_serve_as_normal_ones_are_not_scored(command: Command, ins
     assert "2 of 3 normal pictures are used" in done.err
 
 
+def test_the_report_shows_no_picture_twice(command: Command) -> None:
+    for i in range(26):
+        save(Path(f"parts/{i:02}.png"), torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(i)))
+    rows = command("anomaly", "parts", "--most", 0, "--json").json()["images"]
+    page = Path("anomalies/report.html").read_text().split("</nav>")[1]
+    most, least = page.split("Most anomalous")[1].split("Least anomalous")
+    names = [Path(row["image"]).name for row in rows]
+    assert [name for name in names if f"{name}:" in most] == names[:24]
+    assert [name for name in names if f"{name}:" in least] == names[24:]
+    # The calmest comes first.
+    assert least.index(f"{names[25]}:") < least.index(f"{names[24]}:")
+
+
 def test_nothing_is_made_before_the_options_are_right(command: Command, inspected: Path) -> None:
     bare = inspected / "test" / "spot"
     for options, said in [

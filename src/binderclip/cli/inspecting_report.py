@@ -44,7 +44,7 @@ def write_report(done: Inspection, request: Request, path: Path) -> Path:
     page.strip([(_pair(done, row), _caption(done, row)) for row in order[:PAIRS]], width=2 * SIDE + 4)
     if len(order) > PAIRS:
         page.section("Least anomalous", "For comparison, on the same scale.")
-        rows = order[-CALM:][::-1]
+        rows = order[PAIRS:][-CALM:][::-1]
         page.strip([(_pair(done, row), _caption(done, row)) for row in rows], width=2 * SIDE + 4)
     if done.skipped:
         page.section("Left out", f"{len(done.skipped)} files could not be used.")
