@@ -126,6 +126,40 @@ def test_clap_learns_from_normal_pictures(command: Command, inspected: Path) -> 
     assert "winclip trains nothing" in command("anomaly", inspected, "--steps", 5).err
 
 
+def test_the_seed_reaches_all_that_clap_draws(
+    command: Command, inspected: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from binderclip.segment.anomaly import restoring
+
+    seeds: list[tuple[str, int]] = []
+    for name in ("InformationBottleneckMap", "InpaintingAnomalyDetector"):
+
+        class Watched(getattr(restoring, name)):  # type: ignore[misc]
+            kind = name
+
+            def __init__(self, *words: Any, **options: Any) -> None:
+                super().__init__(*words, **options)
+                seeds.append((self.kind, self.seed))
+
+        monkeypatch.setattr(restoring, name, Watched)
+    words = (
+        "anomaly",
+        inspected / "test/spot",
+        "--most",
+        0,
+        "--method",
+        "clap",
+        "--normal",
+        inspected / "train",
+        "--shots",
+        1,
+    )
+    for options, seed in (((), 0), (("--seed", 7), 7)):
+        seeds.clear()
+        assert command(*words, "--steps", 1, "--state", "a spot", "--sound", "stripes", *options).code == 0
+        assert seeds == [("InformationBottleneckMap", seed), ("InpaintingAnomalyDetector", seed)]
+
+
 def test_pictures_that_serve_as_normal_ones_are_not_scored(command: Command, inspected: Path) -> None:
     done = command("anomaly", inspected, "--normal", inspected / "test/good", "--shots", 2, "--json")
     document = done.json()

@@ -275,6 +275,19 @@ def test_the_whole_of_clap_from_words(clip_model: ImageTextModel, pictures: torc
     assert 0.05 < float(hidden.float().mean()) < 0.6
 
 
+def test_the_seed_of_clap_is_that_of_all_its_parts(clip_model: ImageTextModel, pictures: torch.Tensor) -> None:
+    pixels = as_pixels(pictures, 32)
+    words = {"normal": ["sound"], "anomalous": ["broken"]}
+    for seed in (0, 5):
+        detector = clap_detector(clip_model, "screw", seed=seed, side=32, **words)  # type: ignore[arg-type]
+        noise = InformationBottleneckMap(clip_model, seed=seed)
+        alone = ContrastiveLanguagePrompting(noise, ["broken"], ["sound"], join="mean")
+        assert torch.equal(detector.regions(pixels), alone.regions(pixels))
+        assert detector.seed == seed
+    maps = [InformationBottleneckMap(clip_model, seed=seed)(pixels, ["broken"]) for seed in (0, 5)]
+    assert not torch.equal(*maps)
+
+
 def test_mistakes_are_named(clip_model: ImageTextModel, pictures: torch.Tensor) -> None:
     for options, said in [
         ({"block": 2}, "between two of the tower's 3 blocks"),

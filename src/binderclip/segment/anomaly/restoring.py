@@ -259,6 +259,7 @@ def clap_detector(
     normal: Sequence[str] = NORMAL_STATES,
     anomalous: Sequence[str] = ANOMALOUS_STATES,
     size: int | None = None,
+    seed: int = 0,
     **options: Any,
 ) -> InpaintingAnomalyDetector:
     """The whole of CLAP for an object: bottleneck maps of its states, contrasted, hidden and restored.
@@ -269,7 +270,8 @@ def clap_detector(
         normal: phrases for a sound object, the negative words.
         anomalous: phrases for a damaged one, the positive words.
         size: side in pixels at which the model sees pictures; None for its own.
-        options: of `InpaintingAnomalyDetector`.
+        seed: of the maps' noise, and of the restorer's weights, order and random regions.
+        options: others of `InpaintingAnomalyDetector`.
 
     Raises:
         UsageError: see `state_prompts`, `InformationBottleneckMap` and `InpaintingAnomalyDetector`.
@@ -279,6 +281,6 @@ def clap_detector(
     positive, negative = (state_prompts(name, states, ("{}",)) for states in (anomalous, normal))
     # A model's text is short: one prompt of all states would be cut.
     prompting = ContrastiveLanguagePrompting(
-        InformationBottleneckMap(model, size=size), positive, negative, join="mean"
+        InformationBottleneckMap(model, size=size, seed=seed), positive, negative, join="mean"
     )
-    return InpaintingAnomalyDetector(prompting.regions, device=model.device, **options)
+    return InpaintingAnomalyDetector(prompting.regions, device=model.device, seed=seed, **options)
