@@ -150,12 +150,12 @@ STUDY = Study(
     "patches of them: labels improve over the ordinary tokens, and again by a vote in regions of patches that "
     "correlate alike.",
     protocol=f"The bundled `small`, pictures whole at 256 px for all, names as they are (one template). {PROTOCOL} The "
-    "distance of neighbouring rows is the paper's (0.05 a root patch), the core of a cluster 2 patches instead of the "
-    "paper's one in 64 (here 4), chosen from 2 and 4, with distances from a half to three times the paper's, on 12 "
-    "other scenes a set. These also showed that the vote gains little or loses here; the rule was written down as the "
-    "paper claims it all the same. Columns: largest five of 256 by their sum over rows, of the attention in the block "
-    "before the last (where the paper has its global patches), the rewired last block, and the correlation with "
-    "negative values cut off.",
+    "distance of neighbouring rows is the paper's (0.05 a root patch), the core of a cluster 2 patches instead of "
+    "the paper's one in 64 (here 4), chosen from 2 and 4, with distances from a half to three times the paper's, "
+    "on 12 scenes a set of another seed. These also showed that the vote gains little or loses here; the rule was "
+    "written down as the paper claims it all the same. Columns, on the set scenes alone: largest five of 256 by "
+    "their sum over rows, of the attention in the block before the last (where the paper has its global patches), "
+    "the rewired last block, and the correlation with negative values cut off.",
     baseline="The ordinary patch tokens; the rewired block without regions; regions whose correlation keeps the class "
     "token's row; the other vote.",
     lower_bound=LOWER_BOUND,

@@ -124,10 +124,12 @@ STUDY = Study(
     "of regions forbids, the better the labels. Branches of earlier blocks and of a class token a region, and votes "
     "in regions, add to it.",
     protocol=f"{PROTOCOL.replace(str(SCENES), str(N), 1)} All variants share windows, word scores and the cosines of "
-    "the tower's own tokens before the last block (factor 4); scopes are Felzenszwalb's regions, alike ones merged, "
-    "and the true masks, the ground being one of them. Attention on the own class: of the patches of objects, on the "
-    "whole scene at once. In a trial of six scenes of another seed the preset was near the value path on plain and "
-    "ahead of it on photographs; the rules were written after it, before any other variant was run.",
+    "the tower's own tokens before the last block (factor 4); scopes are Felzenszwalb's regions, alike ones "
+    "merged, and the true masks, one a class, the ground being one of them. No row has the features of a "
+    "self-supervised tower, so this is the part of the paper that scopes attention, not the part that corrects its "
+    "values. Attention on the own class: of the patches of objects, on the whole scene at once. In a trial of six "
+    "scenes of another seed the preset was near the value path on plain and ahead of it on photographs; the rules "
+    "were written after it, before any other variant was run.",
     baseline="The same without a scope; the presets value, maskclip, sclip and clearclip.",
     lower_bound=LOWER_BOUND,
     upper_bound=f"{UPPER_BOUND} And the true masks as scope.",

@@ -147,7 +147,7 @@ def save_figure(result: Result, study: Study, path: Path) -> None:
         study.draw(result.table, figure)
         drawn = io.BytesIO()
         figure.savefig(drawn, dpi=100)
-    few = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(path, "PNG", optimize=True)
 
 
