@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,11 +18,11 @@ from binderclip.train.recipe import load_recipe
 from binderclip.train.registry import MODELS, STAGES
 from binderclip.train.stages_batches import Mixture, Numbered, TextWindows
 from binderclip.train.stages_corpus import Corpus, build_tokenizer, wordnet_texts
-from binderclip.train.stages_image import ImageLoss, Queue, TextTable, location_loss, soft_targets
+from binderclip.train.stages_image import ImageLoss, Queue, TextTable, attention_loss, location_loss, soft_targets
 from binderclip.train.stages_maps import Maps, frozen_depthwise, read_maps, write_maps
 from binderclip.train.stages_photographs import RealPictures, qt_resources, stamp_caption
 from binderclip.train.stages_pictures import compose, read_pictures
-from binderclip.train.stages_small import reduced_ridge
+from binderclip.train.stages_small import build_small, closed_form_blocks, reduced_ridge, tower_states
 from binderclip.train.stages_teachers import find_part
 from binderclip.train.stages_text import distil_loss, encode_ids
 from binderclip.train.stages_tower import without_lookalikes
@@ -134,6 +136,52 @@ def test_location_loss_looks_at_what_covers_a_location() -> None:
     assert torch.equal(same, location_loss(right, rows, masks, table, scale))
 
 
+def test_attention_loss_is_the_share_on_objects() -> None:
+    attention = torch.tensor([[[0.2, 0.4, 0.4, 0.0], [0.2, 0.0, 0.0, 0.8]], [[1.0, 0, 0, 0], [1.0, 0, 0, 0]]])
+    masks = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 0.5, 0.0]], [[0.1, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    # Mean over heads: 0.2 on the first patch, 0.2 on the second, half of which is covered; no object in the other view.
+    assert float(attention_loss(attention, masks)) == pytest.approx(-math.log(0.2 + 0.5 * 0.2))
+
+
+@pytest.fixture(scope="module")
+def started() -> Any:
+    """The blocks of `small` at their closed form, for made features."""
+    torch.manual_seed(0)
+    model = build_small()
+    trunk = model.visual.trunk
+    basis = torch.randn(1280, trunk.embed_dim) / 1280**0.5
+    closed_form_blocks(trunk, torch.zeros(1280), basis, rms=1.0)
+    return model
+
+
+def test_closed_form_start_is_near_the_mean_and_every_part_of_it_can_learn(started: Any) -> None:
+    trunk = started.visual.trunk
+    # Locations of one picture have much in common, as real features do.
+    features = torch.randn(4, 1280, 1, 1) + torch.randn(4, 1280, 8, 8)
+    for parameter in trunk.parameters():
+        parameter.grad = None
+    states = tower_states(trunk, features)
+    mean = trunk.norm(trunk.blocks[-1].norm1(trunk.patch_embed.proj(features).flatten(2).mT).mean(1))
+    cosine = nn.functional.cosine_similarity(states.pooled, mean, dim=-1)
+    assert float(cosine.detach().min()) > 0.95, "CLS is nearly the mean of the locations' codes"
+    (states.pooled * torch.randn_like(states.pooled)).sum().backward()
+    qkv = trunk.blocks[-1].attn.qkv.weight.grad.split(trunk.embed_dim)
+    assert all(float(part.abs().max()) > 0 for part in qkv), "zero queries and keys would keep each other at rest"
+
+
+def test_attention_of_the_states_is_the_towers_own(started: Any) -> None:
+    trunk = started.visual.trunk
+    features = torch.randn(2, 1280, 8, 8)
+    with torch.no_grad():
+        x = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed.proj(features).permute(0, 2, 3, 1)))
+        for block in trunk.blocks[:-1]:
+            x = block(x)
+        attn = trunk.blocks[-1].attn
+        q, k, _ = attn.qkv(trunk.blocks[-1].norm1(x)).reshape(2, 65, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        expected = (attn.scale * q @ k.mT).softmax(-1)[:, :, 0]
+        assert torch.allclose(tower_states(trunk, features).attention, expected, atol=1e-6)
+
+
 def test_composed_masks_say_where_the_objects_are() -> None:
     generator = torch.Generator().manual_seed(0)
     full = torch.full((2, 4, 64, 64), 255, dtype=torch.uint8)
@@ -163,7 +211,7 @@ def test_batches_come_from_their_number_alone(tmp_path: Path) -> None:
     for number in (0, 5):
         one, two = mixture(number), twin(number)
         assert torch.equal(one["lower"], two["lower"])
-        assert one["texts"].shape == (16, 4)
+        assert one["texts"].shape == (16, mixture.slots)
         assert len(one["crops"]) == mixture.counts[3]
 
 

@@ -3,6 +3,7 @@
 from binderclip.evaluate.clicks import ClickFigures, click_figures
 from binderclip.evaluate.continual import ContinualMetrics, Task, run_stream
 from binderclip.evaluate.groups import GroupAccuracy, worst_group_accuracy
+from binderclip.evaluate.last_attention import LastAttention, last_attention
 from binderclip.evaluate.learning import LearningCurve, LearningPoint, learning_set_curve
 from binderclip.evaluate.misalignment import MisalignmentScore, clip_score, f_clipscore_dm, word_detection
 from binderclip.evaluate.model import Evaluation, evaluate_model, figures
@@ -23,6 +24,7 @@ __all__ = [
     "ContinualMetrics",
     "Evaluation",
     "GroupAccuracy",
+    "LastAttention",
     "LearningCurve",
     "LearningPoint",
     "MisalignmentScore",
@@ -38,6 +40,7 @@ __all__ = [
     "evaluate_model",
     "f_clipscore_dm",
     "figures",
+    "last_attention",
     "learning_set_curve",
     "patch_affinity",
     "retrieval",

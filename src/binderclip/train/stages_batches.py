@@ -82,8 +82,8 @@ class Mixture:
     crops: Maps | None
     batch: int
     seed: int
-    share: tuple[float, float, float, float] = (0.58, 0.21, 0.105, 0.105)
-    slots: int = 4
+    share: tuple[float, float, float, float] = (0.52, 0.27, 0.105, 0.105)
+    slots: int = 6
 
     @property
     def counts(self) -> tuple[int, int, int, int]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-__all__ = ["ImageLoss", "Queue", "TextTable", "location_loss", "photograph_loss", "soft_targets"]
+__all__ = ["ImageLoss", "Queue", "TextTable", "attention_loss", "location_loss", "photograph_loss", "soft_targets"]
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,22 @@ def location_loss(
     target = soft_targets(TextTable(table.features[unique], table.teacher[unique], 30.0, 0.2), index)
     losses = -(target * logits.log_softmax(-1)).sum(-1)
     return (weight * losses).sum() / weight.sum()
+
+
+def attention_loss(attention: Float[Tensor, "B H N"], masks: Float[Tensor, "B K L"]) -> Float[Tensor, ""]:
+    """Minus log of the share of CLS attention that lies on objects, mean over heads first.
+
+    A head may look elsewhere as long as others do not, so heads keep roles of their own. The loss is zero where all
+    attention is on fully covered patches.
+
+    Args:
+        attention: weights of CLS over all N = 1 + L tokens, CLS first.
+        masks: the share of each patch that each object covers.
+    """
+    cover = masks.sum(1).clamp(max=1.0)  # (B, L)
+    mass = (attention.mean(1)[:, 1:] * cover).sum(-1)  # (B,)
+    there = cover.amax(-1) > 0.5
+    return -(mass.clamp(min=1e-4).log() * there).sum() / there.sum().clamp(min=1)
 
 
 def photograph_loss(

@@ -204,7 +204,7 @@ def closed_form(
         nn.init.ones_(visual.trunk.norm.weight)
         nn.init.zeros_(visual.trunk.norm.bias)
         closed_form_blocks(visual.trunk, centre, basis, rms=float(first.pow(2).mean().sqrt()))
-        states = torch.cat([tower_states(visual.trunk, part.float())[0] for part in maps.split(128)])
+        states = torch.cat([tower_states(visual.trunk, part.float()).pooled for part in maps.split(128)])
         closed_form_head(model.backbone, states, targets, ridge=head_ridge)
         model.backbone.logit_scale.fill_(float(torch.tensor(scale).log()))
     return {"pictures": len(pictures), "captions": len(distinct)}

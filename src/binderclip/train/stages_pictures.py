@@ -183,7 +183,7 @@ def compose(
 ) -> Views:
     """Views with the objects of each row (-1: none) drawn in order, later ones above earlier ones.
 
-    A single object fills half to all of the canvas; several share it at 0.3 to 0.6 of the side each.
+    A single object fills half to all of the canvas; several share it at 0.2 to 0.6 of the side each.
     """
     rows, slots = objects.shape
     images = backgrounds(rows, size, generator, photographs, white)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from binderclip.models.architectures import CLIP_MEAN, CLIP_STD
 
 __all__ = [
     "SMALL",
+    "TowerStates",
     "build_small",
     "closed_form_blocks",
     "closed_form_head",
@@ -77,11 +78,22 @@ def reduced_ridge(
     return weight.float(), (weight @ right[:rank].T).float()
 
 
-def closed_form_blocks(trunk: Any, centre: Float[Tensor, "F"], basis: Float[Tensor, "F D"], *, rms: float) -> None:
-    """Set the projection and the blocks, in place, so that CLS is the mean of the locations' unit-length codes.
+def closed_form_blocks(
+    trunk: Any, centre: Float[Tensor, "F"], basis: Float[Tensor, "F D"], *, rms: float, std: float = 0.03
+) -> None:
+    """Set the projection and the blocks, in place, so that CLS is nearly the mean of the locations' unit-length codes.
 
-    Every block but the last starts as the identity. The last one's attention is uniform and its values are the
-    normalised tokens, so its value path is the dense closed form.
+    Every block but the last starts as the identity. The last one's values are the normalised tokens, so its value path
+    is the dense closed form; its queries and keys are one small random map, so that attention is near uniform and a
+    token attends a little more to its like. Were both zero, each one's gradient would be a multiple of the other and
+    neither would ever move.
+
+    Args:
+        trunk: the hybrid ViT.
+        centre, basis: mean of the convolutional features, and their directions.
+        rms: size of the codes before scaling.
+        std: deviation of the weights of queries and keys. With normalised tokens of width D the logit of a token with
+            itself is about D^1.5 H^-0.5 std^2 (H heads): 1.8 by default.
     """
     width = trunk.embed_dim
     with torch.no_grad():
@@ -94,7 +106,8 @@ def closed_form_blocks(trunk: Any, centre: Float[Tensor, "F"], basis: Float[Tens
             nn.init.zeros_(block.mlp.fc2.weight)
             nn.init.normal_(block.attn.qkv.weight, std=0.02)
         last = trunk.blocks[-1].attn
-        last.qkv.weight[: 2 * width].zero_()
+        nn.init.normal_(last.qkv.weight[:width], std=std)
+        last.qkv.weight[width : 2 * width].copy_(last.qkv.weight[:width])
         last.qkv.weight[2 * width :].copy_(torch.eye(width))
         last.proj.weight.copy_(torch.eye(width))
 
@@ -120,8 +133,21 @@ def closed_form_head(
         model.visual.head.proj.weight.copy_(weight.T / pooled.shape[1] ** 0.5)
 
 
-def tower_states(trunk: Any, features: Float[Tensor, "B F h w"]) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B L D"]]:
-    """Normalised CLS state, and the normalised value-path states of the patches, from the convolutional map.
+class TowerStates(NamedTuple):
+    """What training reads of the image tower.
+
+    Attributes:
+        pooled: normalised CLS state. dense: normalised value-path states of the patches.
+        attention: weights of CLS over all tokens in the last block, CLS itself first.
+    """
+
+    pooled: Float[Tensor, "B D"]
+    dense: Float[Tensor, "B L D"]
+    attention: Float[Tensor, "B H N"]
+
+
+def tower_states(trunk: Any, features: Float[Tensor, "B F h w"]) -> TowerStates:
+    """Run the transformer blocks on the convolutional map.
 
     The value path is the last block with every token attending to itself alone, without residual and MLP, as in
     MaskCLIP (Zhou et al., ECCV 2022).
@@ -131,11 +157,15 @@ def tower_states(trunk: Any, features: Float[Tensor, "B F h w"]) -> tuple[Float[
     for block in trunk.blocks[:-1]:
         x = block(x)
     last = trunk.blocks[-1]
-    width = trunk.embed_dim
-    patches = last.norm1(x[:, 1:])
-    values = nn.functional.linear(patches, last.attn.qkv.weight[2 * width :], last.attn.qkv.bias[2 * width :])
+    width, heads = trunk.embed_dim, last.attn.num_heads
+    normed = last.norm1(x)
+    weight, bias = last.attn.qkv.weight.split(width), last.attn.qkv.bias.split(width)
+    values = nn.functional.linear(normed[:, 1:], weight[2], bias[2])
     dense = trunk.norm(last.attn.proj(values))
-    return trunk.norm(last(x))[:, 0], dense
+    q = nn.functional.linear(normed[:, :1], weight[0], bias[0]).unflatten(-1, (heads, -1))  # (B, 1, H, d)
+    k = nn.functional.linear(normed, weight[1], bias[1]).unflatten(-1, (heads, -1))  # (B, N, H, d)
+    logits = (q.float() * k.float()).sum(-1) * (width // heads) ** -0.5  # (B, N, H)
+    return TowerStates(trunk.norm(last(x))[:, 0], dense, logits.softmax(1).mT)
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> None:

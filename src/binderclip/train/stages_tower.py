@@ -19,7 +19,7 @@ from binderclip.models.architectures import LiteTrunk, fold_lite
 from binderclip.train.context import StageContext
 from binderclip.train.registry import STAGES, register
 from binderclip.train.stages_batches import Mixture, Numbered
-from binderclip.train.stages_image import ImageLoss, Queue, TextTable, location_loss, photograph_loss
+from binderclip.train.stages_image import ImageLoss, Queue, TextTable, attention_loss, location_loss, photograph_loss
 from binderclip.train.stages_kinds import class_features, text_features
 from binderclip.train.stages_maps import Maps, frozen_depthwise, lower_maps, normalise, read_maps, write_maps
 from binderclip.train.stages_photographs import RealPictures, read_real
@@ -40,7 +40,7 @@ class ImageTowerStep(nn.Module):
         table: unit features of every training caption. classes: of ImageNet's classes.
         teacher: (P, 1000) an ImageNet classifier's distribution over the crops, None without photographs.
         counts: single objects, scenes, cut-outs and crops of a batch, in this order.
-        dense, cosine, photographs: weights of the terms.
+        dense, cosine, photographs, attention: weights of the terms.
         queue: recent images that serve as negatives.
     """
 
@@ -55,11 +55,12 @@ class ImageTowerStep(nn.Module):
         dense: float,
         cosine: float,
         photographs: float,
+        attention: float,
         queue: int,
     ) -> None:
         super().__init__()
         self.model, self.counts = model, counts
-        self.weights = {"dense": dense, "photographs": photographs}
+        self.weights = {"dense": dense, "photographs": photographs, "attention": attention}
         self.queue = Queue(queue, table.features.shape[1])
         self.whole = ImageLoss(table, self.queue, cosine)
         self._fixed = (classes, teacher)
@@ -68,7 +69,7 @@ class ImageTowerStep(nn.Module):
         visual = self.model.backbone.visual
         lower = batch["lower"].float().contiguous(memory_format=torch.channels_last)
         features = visual.trunk.patch_embed.backbone.upper(lower)
-        pooled, values = tower_states(visual.trunk, features)
+        pooled, values, attention = tower_states(visual.trunk, features)
         scale = self.model.backbone.logit_scale.float().exp()
         image = visual.head(pooled).float()
         singles, scenes, cutouts, _ = self.counts
@@ -80,6 +81,8 @@ class ImageTowerStep(nn.Module):
         terms["dense"] = self.weights["dense"] * location_loss(
             dense, batch["texts"][:objects], masks[:objects], self.whole.table, scale
         )
+        if self.weights["attention"]:
+            terms["attention"] = self.weights["attention"] * attention_loss(attention[:objects], masks[:objects])
         classes, teacher = self._fixed
         if teacher is not None:
             terms["photographs"] = self.weights["photographs"] * photograph_loss(
@@ -157,12 +160,15 @@ class _ViewCache:
             return (torch.arange(count) % len(pictures))[:, None], pictures.rgba, pictures.mono, table
         # Clip art and emoji twice as often as icons, which are simpler.
         weights = torch.tensor([1.0 if source == "icons" else 2.0 for source in pictures.source])
-        drawn = torch.multinomial(weights, 4 * count, replacement=True, generator=generator).view(count, 4)
-        crowd = torch.randint(2, 5, (count, 1), generator=generator)
-        return torch.where(torch.arange(4) < crowd, drawn, -1), pictures.rgba, pictures.mono, table
+        drawn = torch.multinomial(weights, MOST * count, replacement=True, generator=generator).view(count, MOST)
+        few = torch.randint(2, 5, (count, 1), generator=generator)
+        many = torch.randint(3, MOST + 1, (count, 1), generator=generator)
+        crowd = torch.where(torch.arange(count)[:, None] % 2 == 0, few, many)
+        return torch.where(torch.arange(MOST) < crowd, drawn, -1), pictures.rgba, pictures.mono, table
 
 
-WHITE = {"single": 0.4, "scenes": 0.3, "cutouts": 0.25}
+MOST = 6
+WHITE = {"single": 0.4, "scenes": 0.15, "cutouts": 0.25}
 
 
 def _shrink(images: UInt8[Tensor, "N C H W"], size: int) -> UInt8[Tensor, "N C S S"]:
@@ -202,6 +208,7 @@ def image_tower(
     dense: float = 0.5,
     cosine: float = 1.0,
     photograph_weight: float = 0.7,
+    attention: float = 0.1,
     queue: int = 3072,
     limit: int | None = None,
 ) -> dict[str, Any]:
@@ -214,9 +221,11 @@ def image_tower(
         context: of the stage.
         parts: paths of the pretrained parts; `minilm` and, with photographs, `lite0` are read here.
         photographs, stamps, gcompris: folders of real pictures; all three, or none.
-        views: augmented views of each training picture, besides the one on white. scenes: scenes of 2 to 4 objects.
+        views: augmented views of each training picture, besides the one on white.
+        scenes: scenes of 2 to 4 objects, every other one of 3 to 6.
         cutouts: views of each cut-out.
         dense, cosine, photograph_weight: weights of the terms beside the contrastive ones.
+        attention: weight of the term that asks CLS of the last block to attend to objects; 0 leaves it out.
         queue: recent images that serve as further negatives.
         limit: only the first so many training pictures, for a trial.
     """
@@ -258,6 +267,7 @@ def image_tower(
         dense=dense,
         cosine=cosine,
         photographs=photograph_weight,
+        attention=attention,
         queue=queue,
     )
     with _learning(model, trunk):
