@@ -45,7 +45,11 @@ def info(json: Json = False) -> None:
     from binderclip.models.folders import bundled_of, folder_card
 
     versions, devices, models = _versions(), _devices(), bundled_cards()
-    models |= {name: folder_card(path) for kind in ("vision", "promptable") for name, path in bundled_of(kind).items()}
+    models |= {
+        name: folder_card(path)
+        for kind in ("vision", "classifier", "promptable")
+        for name, path in bundled_of(kind).items()
+    }
     if json:
         print_json(
             {

@@ -10,6 +10,7 @@ from binderclip.models.classification import Classification
 from binderclip.models.contributions import Contributions
 from binderclip.models.correlation import correlation
 from binderclip.models.encode import EncodedImages
+from binderclip.models.image_classifier import ImageClassifier
 from binderclip.models.image_text import ImageTextModel, ImageTextOutput
 from binderclip.models.lipschitz import (
     AddBias,
@@ -69,6 +70,7 @@ __all__ = [
     "Contributions",
     "EncodedImages",
     "GroupSort2",
+    "ImageClassifier",
     "ImageTextModel",
     "ImageTextOutput",
     "L2NormPool2d",

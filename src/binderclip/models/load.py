@@ -95,7 +95,11 @@ def _is_transformers(folder: Path) -> bool:
 
 
 def _unknown(name: str) -> str:
-    doors = {"vision": "binderclip.models.load_vision", "promptable": "binderclip.segment.load_promptable"}
+    doors = {
+        "vision": "binderclip.models.load_vision",
+        "classifier": "binderclip.models.load_vision",
+        "promptable": "binderclip.segment.load_promptable",
+    }
     for kind, door in doors.items():
         if name in bundled_of(kind):
             return f"{name!r} is no image-text model: {door}({name!r}) opens it"

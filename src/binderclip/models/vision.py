@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import timm
 import torch
@@ -19,6 +19,7 @@ from binderclip.models.checkpoint import check_weights_file, guarded
 from binderclip.models.devices import resolve_device, resolve_dtype
 from binderclip.models.folders import bundled_of, folder_kind, read_folder, write_folder
 from binderclip.models.hub import cache_only_when_unreachable, why_not
+from binderclip.models.image_classifier import ImageClassifier, read_classifier
 from binderclip.models.preprocess import ImageLike, Preprocess
 from binderclip.models.registry import close_names
 
@@ -173,15 +174,28 @@ class VisionModel(nn.Module):
         )
 
 
+@overload
+def load_vision(  # type: ignore[overload-overlap]  # one name opens a classifier
+    name: Literal["lite0"], *, device: str | torch.device = "cpu", dtype: str | torch.dtype = "float32"
+) -> ImageClassifier: ...
+
+
+@overload
 def load_vision(
     name: str | Path = "small-dino", *, device: str | torch.device = "cpu", dtype: str | torch.dtype = "float32"
-) -> VisionModel:
-    """Load an image tower without a text side, in eval mode.
+) -> VisionModel: ...
+
+
+def load_vision(
+    name: str | Path = "small-dino", *, device: str | torch.device = "cpu", dtype: str | torch.dtype = "float32"
+) -> VisionModel | ImageClassifier:
+    """Load an image network without a text side, in eval mode: a `VisionModel`, or an `ImageClassifier`.
 
     Args:
         name: one of
 
             - a bundled tower: `small-dino`;
+            - a bundled classifier: `lite0` (EfficientNet-Lite0, the 1,000 classes of ImageNet), or the folder of one;
             - `timm:ARCH.TAG`: a VisionTransformer of timm with its weights (`timm:vit_small_patch14_dinov2.lvd142m`,
               `timm:vit_small_patch16_224.dino`; downloaded once); `timm:ARCH/FILE` takes a local weight file,
               `timm:ARCH/none` is randomly initialised;
@@ -195,7 +209,11 @@ def load_vision(
         CheckpointError: weights that are missing, damaged or of another architecture.
     """
     where, precision, text = resolve_device(device), resolve_dtype(dtype), str(name)
-    bundled = bundled_of("vision")
+    bundled, classifiers = bundled_of("vision"), bundled_of("classifier")
+    if text in classifiers or (Path(text).is_dir() and folder_kind(Path(text)) == "classifier"):
+        network = read_classifier(classifiers.get(text, Path(text)), text).to(device=where, dtype=precision)
+        network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
     if text.startswith("timm:"):
         model = _timm(text)
     elif text in bundled:
@@ -203,7 +221,7 @@ def load_vision(
     elif Path(text).exists():
         model = _folder(Path(text), text)
     else:
-        raise UsageError(_unknown(text, list(bundled)))
+        raise UsageError(_unknown(text, [*bundled, *classifiers]))
     model = model.to(device=where, dtype=precision)
     if is_convolutional(model.backbone):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
