@@ -30,6 +30,28 @@ def test_good_files_pass(tmp_path: Path) -> None:
     assert check_weights_file(str(tmp_path / "a.pt")).name == "a.pt"
 
 
+@pytest.mark.parametrize("low", [0x80, 0x88, 0x28, 0x90])
+def test_any_length_of_the_header_of_safetensors_is_taken(tmp_path: Path, low: int) -> None:
+    # The writer pads headers to multiples of 8; metadata of the right length gives every low byte of that length.
+    path = tmp_path / "w.safetensors"
+    for length in range(1, 400):
+        save_file({"a": torch.zeros(2)}, path, metadata={"note": "x" * length})
+        if path.read_bytes()[0] == low:
+            break
+    assert path.read_bytes()[0] == low
+    assert check_weights_file(path) == path
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_that_holds_a_brace_is_still_a_pickle(tmp_path: Path, protocol: int) -> None:
+    # A pickle's second byte is its protocol, so read as a length it is far above any header with a brace behind it.
+    path = tmp_path / "w.safetensors"
+    for pad in range(12):
+        path.write_bytes(pickle.dumps("x" * pad + "{" * 8, protocol=protocol))
+        with pytest.raises(CheckpointError, match="Python pickle"):
+            check_weights_file(path)
+
+
 def test_missing_and_empty(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no weight file .*x\.pt"):
         check_weights_file(tmp_path / "x.pt")

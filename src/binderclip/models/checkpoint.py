@@ -49,12 +49,14 @@ def _kind(path: Path, head: bytes) -> str:
         except zipfile.BadZipFile:
             return "a damaged PyTorch archive"
         return "a TorchScript program" if any("/code/" in name for name in names) else "a PyTorch archive"
+    # Before the kinds that one byte tells: a safetensors file starts with the length of its header, whose low byte may
+    # be any, 0x80 and 0x93 among them.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 30:
+        return "safetensors"
     if head[:1] == b"\x80":
         return "a Python pickle"
     if head[:6] == b"\x93NUMPY":
         return "a NumPy array"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 30:
-        return "safetensors"
     if head.lstrip()[:1] == b"<" or head.startswith(b"version https://git-lfs"):
         return "text (an error page or a Git LFS pointer, not the weights themselves)"
     return "something unknown or cut short"
