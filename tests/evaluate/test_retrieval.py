@@ -37,6 +37,44 @@ def test_recall_equals_sorting(chunk: int) -> None:
     assert 0.05 < found["image_to_text/R@1"] < 0.95
 
 
+@pytest.mark.parametrize("chunk", [4, 1000])
+def test_recall_of_several_captions_is_that_of_clip_benchmark(chunk: int) -> None:
+    """Its definition, written with sets: a text asks for its one image, an image is found by any of its texts."""
+    generator = torch.Generator().manual_seed(2)
+    owners = [picture for picture in range(30) for _ in range(1 + picture % 5)]
+    owners = [owners[i] for i in torch.randperm(len(owners), generator=generator)]
+    image = torch.randn(30, 8, generator=generator, dtype=torch.float64)
+    text = image[owners] + 1.3 * torch.randn(len(owners), 8, generator=generator, dtype=torch.float64)
+    found = retrieval(2 * image, 5 * text, image_index=owners, ks=(1, 5, 10), chunk=chunk)
+    scores = torch.nn.functional.cosine_similarity(text[:, None], image[None], dim=-1).numpy()
+    for k in (1, 5, 10):
+        of_text = [owner in set(np.argsort(-row)[:k].tolist()) for owner, row in zip(owners, scores, strict=True)]
+        of_image = []
+        for picture in range(30):
+            first = np.argsort(-scores[:, picture])[:k]
+            of_image.append(picture in {owners[i] for i in first})
+        assert found[f"text_to_image/R@{k}"] == pytest.approx(np.mean(of_text))
+        assert found[f"image_to_text/R@{k}"] == pytest.approx(np.mean(of_image))
+        assert np.mean(of_text) != pytest.approx(np.mean(of_image))
+    assert (found["count"], found["captions"]) == (30, len(owners))
+
+
+def test_one_text_an_image_is_a_case_of_several() -> None:
+    generator = torch.Generator().manual_seed(3)
+    image, text = torch.randn(2, 25, 6, generator=generator)
+    order = torch.randperm(25, generator=generator)
+    plain, indexed = retrieval(image, text), retrieval(image, text[order], image_index=order)
+    assert {name: value for name, value in indexed.items() if name != "captions"} == plain
+
+
+def test_several_captions_with_equal_ones_count_every_image_that_has_them() -> None:
+    image = torch.eye(3)
+    text = image[[0, 1, 1, 2]]  # the second text lies at image 1 and says what is true of image 0 as well
+    told = {"image_index": [0, 0, 1, 2], "ks": (1,)}
+    assert retrieval(image, text, **told)["text_to_image/R@1"] == 3 / 4
+    assert retrieval(image, text, captions=["a", "b", "b", "c"], **told)["text_to_image/R@1"] == 1.0
+
+
 def test_equal_captions_count_as_hits() -> None:
     image = torch.eye(4)
     text = image[[1, 0, 3, 2]]
@@ -68,6 +106,9 @@ def test_accuracy_equals_scikit_learn() -> None:
     [
         (lambda: retrieval(torch.ones(3, 2), torch.ones(4, 2)), r"\(3, 2\) and \(4, 2\)"),
         (lambda: retrieval(torch.ones(3, 2), torch.ones(3, 2), captions=["a"]), "1 captions for 3"),
+        (lambda: retrieval(torch.ones(3, 2), torch.ones(4, 2), image_index=[0, 1, 2]), r"\(4,\); got .*\(3,\)"),
+        (lambda: retrieval(torch.ones(2, 2), torch.ones(2, 2), image_index=[0, 2]), r"0 to 2; images are 0\.\.1"),
+        (lambda: retrieval(torch.ones(2, 2), torch.ones(2, 2), image_index=[1, 1]), "image 0 has no text"),
         (lambda: zero_shot_accuracy(torch.ones(2, 3), torch.ones(4, 3), [0, 9]), "0..3, got 0..9"),
         (lambda: zero_shot_accuracy(torch.ones(2, 3), torch.ones(4, 3), [0]), "1 labels for 2"),
     ],

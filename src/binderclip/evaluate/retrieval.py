@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,64 +17,132 @@ __all__ = ["retrieval", "zero_shot_accuracy"]
 
 def retrieval(
     image_features: Float[Tensor, "N E"],
-    text_features: Float[Tensor, "N E"],
+    text_features: Float[Tensor, "M E"],
     *,
     captions: Sequence[Hashable] | None = None,
+    image_index: Int[Tensor, "M"] | Sequence[int] | None = None,
     ks: Sequence[int] = (1, 5, 10),
     chunk: int = 1024,
 ) -> dict[str, float]:
-    """Recall at k: how often the right partner is among the k most similar of the other side.
+    """Recall at k: how often a right partner is among the k most similar of the other side.
 
-    A partner with an equal caption counts as right. A wrong one that is exactly as similar as the best right one
-    counts as ranked before it, so a model that answers the same for everything scores near zero, not near one.
+    Each text is right for its own image; with `captions` also for every image that has an equal caption. An image with
+    several texts is found by any of them: `image_to_text` counts an image as a hit if at least one of its texts is
+    among the first k, `text_to_image` asks each text for its image. With `image_index` and without `captions` this is
+    the recall of clip_benchmark (and of the CLIP papers on Flickr30k and COCO).
+
+    A wrong partner that is exactly as similar as the best right one counts as ranked before it, so a model that
+    answers the same for everything scores near zero, not near one.
 
     Args:
         image_features: (N, E) features of the images, raw or normalised.
-        text_features: (N, E) features of their captions, in the same order.
-        captions: (N,) captions, or any keys; None makes every pair its own.
+        text_features: (M, E) features of their captions.
+        captions: (M,) captions, or any keys, equal for texts that are to count as one; None makes each its own.
+        image_index: (M,) which image each text describes, in 0..N-1; None: text i describes image i, and M is N.
         ks: the k of R@k.
-        chunk: rows of the similarity matrix held at once; memory is chunk x N floats.
+        chunk: rows of the similarity matrix held at once; memory is chunk x max(N, M) floats.
 
     Returns:
-        `image_to_text/R@k` and `text_to_image/R@k` as shares in [0, 1], the median ranks (1 is best) as
-        `image_to_text/median_rank` and `text_to_image/median_rank`, and `count`.
+        `image_to_text/R@k` (mean over images) and `text_to_image/R@k` (mean over texts) as shares in [0, 1], the median
+        ranks (1 is best) as `image_to_text/median_rank` and `text_to_image/median_rank`, `count` (N) and, with
+        `image_index`, `captions` (M).
 
     Raises:
-        UsageError: shapes or lengths do not match, nothing to rank, or a k below 1.
+        UsageError: shapes or lengths do not match, nothing to rank, an index without an image, an image without a text,
+            or a k below 1.
     """
-    if image_features.shape != text_features.shape or image_features.ndim != 2 or not len(image_features):
-        raise UsageError(
-            "retrieval needs one text row for each image row, (N, E) both and N at least 1; got "
-            f"{tuple(image_features.shape)} and {tuple(text_features.shape)}"
-        )
-    count = len(image_features)
-    if captions is not None and len(captions) != count:
-        raise UsageError(f"retrieval got {len(captions)} captions for {count} pairs")
+    owners = _owners(image_features, text_features, captions, image_index)
     if not ks or min(ks) < 1:
         raise UsageError(f"ks must be whole numbers from 1, got {tuple(ks)}")
-    numbers: dict[Hashable, int] = {}
-    groups = torch.tensor([numbers.setdefault(c, len(numbers)) for c in captions or range(count)])
-    groups = groups.to(image_features.device)
+    partners = _Partners(owners, captions, len(image_features))
     image = functional.normalize(image_features.float(), dim=-1)
     text = functional.normalize(text_features.float(), dim=-1)
-    figures: dict[str, float] = {"count": float(count)}
-    for name, rows, columns in (("image_to_text", image, text), ("text_to_image", text, image)):
-        ranks = _ranks(rows, columns, groups, chunk)
+    figures: dict[str, float] = {"count": float(len(image))}
+    if image_index is not None:
+        figures["captions"] = float(len(text))
+    ways = (
+        ("image_to_text", image, text, partners.texts_of),
+        ("text_to_image", text, image, partners.images_of),
+    )
+    for name, rows, columns, right in ways:
+        ranks = _ranks(rows, columns, right, chunk)
         figures |= {f"{name}/R@{k}": float((ranks < k).double().mean()) for k in ks}
         figures[f"{name}/median_rank"] = float(ranks.double().quantile(0.5)) + 1.0
     return figures
 
 
+def _owners(
+    image_features: Tensor, text_features: Tensor, captions: Sequence[Hashable] | None, image_index: Any
+) -> Int[Tensor, "M"]:
+    """The image of each text, checked."""
+    shapes = f"{tuple(image_features.shape)} and {tuple(text_features.shape)}"
+    flat = image_features.ndim == text_features.ndim == 2 and image_features.shape[1] == text_features.shape[1]
+    if not flat or not len(image_features) or not len(text_features):
+        raise UsageError(f"retrieval needs images (N, E) and texts (M, E), at least one of each; got {shapes}")
+    count, texts = len(image_features), len(text_features)
+    if image_index is None and count != texts:
+        raise UsageError(
+            f"retrieval needs one text row for each image row; got {shapes}: say with image_index which image each "
+            "text describes"
+        )
+    if captions is not None and len(captions) != texts:
+        raise UsageError(f"retrieval got {len(captions)} captions for {texts} texts")
+    device = image_features.device
+    if image_index is None:
+        return torch.arange(count, device=device)
+    owners = torch.as_tensor(image_index, device=device)
+    if owners.shape != (texts,) or owners.is_floating_point() or owners.dtype == torch.bool:
+        raise UsageError(
+            f"image_index is one whole number a text, ({texts},); got {owners.dtype} {tuple(owners.shape)}"
+        )
+    if int(owners.min()) < 0 or int(owners.max()) >= count:
+        raise UsageError(f"image_index runs from {int(owners.min())} to {int(owners.max())}; images are 0..{count - 1}")
+    told = torch.bincount(owners, minlength=count)
+    if not bool(told.all()):
+        raise UsageError(f"image {int((told == 0).nonzero()[0])} has no text, so no text can find it")
+    return owners.long()
+
+
+class _Partners:
+    """Which texts are right for which images: those of the image, and with captions all that equal one of them."""
+
+    def __init__(self, owners: Int[Tensor, "M"], captions: Sequence[Hashable] | None, count: int) -> None:
+        numbers: dict[Hashable, int] = {}
+        keys = range(len(owners)) if captions is None else captions
+        self.group = torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys], device=owners.device)
+        self.image, self.count, self.groups = owners, count, len(numbers)
+
+    def texts_of(self, start: int, stop: int) -> Bool[Tensor, "n M"]:
+        """Rows `start` to `stop` of the images against all texts."""
+        told = (self.image >= start) & (self.image < stop)
+        named = torch.zeros(stop - start, self.groups, dtype=torch.bool, device=self.image.device)
+        named[self.image[told] - start, self.group[told]] = True
+        return named[:, self.group]
+
+    def images_of(self, start: int, stop: int) -> Bool[Tensor, "n N"]:
+        """Rows `start` to `stop` of the texts against all images."""
+        groups, row = torch.unique(self.group[start:stop], return_inverse=True)
+        place = torch.full((self.groups,), -1, device=groups.device)
+        place[groups] = torch.arange(len(groups), device=groups.device)
+        told = place[self.group] >= 0
+        shown = torch.zeros(len(groups), self.count, dtype=torch.bool, device=groups.device)
+        shown[place[self.group[told]], self.image[told]] = True
+        return shown[row]
+
+
 def _ranks(
-    rows: Float[Tensor, "N E"], columns: Float[Tensor, "N E"], groups: Int[Tensor, "N"], chunk: int
-) -> Int[Tensor, "N"]:
+    rows: Float[Tensor, "R E"],
+    columns: Float[Tensor, "C E"],
+    right: Callable[[int, int], Bool[Tensor, "n C"]],
+    chunk: int,
+) -> Int[Tensor, "R"]:
     """0-based rank of the best right column of each row."""
     ranks = []
     for start in range(0, len(rows), chunk):
-        similarity = rows[start : start + chunk] @ columns.T
-        right = groups[start : start + chunk, None] == groups
-        best = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-        ranks.append(((similarity >= best) & ~right).sum(dim=1))
+        stop = min(start + chunk, len(rows))
+        similarity, hits = rows[start:stop] @ columns.T, right(start, stop)
+        best = similarity.masked_fill(~hits, -torch.inf).amax(dim=1, keepdim=True)
+        ranks.append(((similarity >= best) & ~hits).sum(dim=1))
     return torch.cat(ranks)
 
 
