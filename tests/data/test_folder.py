@@ -106,8 +106,11 @@ def test_what_is_wrong_in_a_jsonl_file_is_named(three: Path) -> None:
 def test_one_picture_with_several_captions(three: Path) -> None:
     (three / "captions.csv").write_text("file,caption\na.png,one\na.png,two\nb.png,three\n")
     dataset = load_folder(three)
-    assert dataset.keys == ["a.png", "a.png#2", "b.png"]
-    assert dataset.captions == ["one", "two", "three"]
+    assert dataset.keys == ["a.png", "b.png"]
+    assert dataset.captions == ["one", "three"]
+    assert dataset.all_captions == [["one", "two"], ["three"]]
+    assert dataset[0].captions == ["one", "two"]
+    assert dataset[1].captions == ["three"]
 
 
 def test_tables_that_cannot_be_used(three: Path) -> None:
@@ -219,3 +222,70 @@ def test_a_column_of_several_labels_becomes_lists(tmp_path: Path) -> None:
     data = load_folder(tmp_path)
     assert data.attributes["labels"] == [["cat", "big dog"], ["moon", "cat"], []]
     assert data.captions == ["cat, big dog", "moon, cat", "none of the labels"]
+
+
+# --- Hugging Face's imagefolder --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def imagefolder(tmp_path: Path) -> Path:
+    for name in ("train/1.png", "train/2.png", "test/1.png"):
+        save(tmp_path / name)
+    return tmp_path
+
+
+def test_one_metadata_file_beside_train_and_test(imagefolder: Path) -> None:
+    rows = [("train/1.png", "one"), ("train/2.png", "two"), ("test/1.png", "three")]
+    lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
+    (imagefolder / "metadata.jsonl").write_text("\n".join(lines))
+    assert load_folder(imagefolder, "train").captions == ["one", "two"]
+    assert load_folder(imagefolder, "test").captions == ["three"]
+    assert load_folder(imagefolder).attributes["split"] == ["train", "train", "test"]
+    with pytest.raises(UsageError, match="only test, train"):
+        load_folder(imagefolder, "val")
+
+
+def test_a_metadata_file_in_each_folder_below_data(imagefolder: Path) -> None:
+    root = imagefolder / "repository"
+    root.mkdir()
+    (root / "README.md").write_text("# a data set")
+    (root / "data").mkdir()
+    for part in ("train", "test"):
+        (imagefolder / part).rename(root / "data" / part)
+    (root / "data/train/metadata.csv").write_text("file_name,text\n1.png,one\n2.png,two\n")
+    (root / "data/test/metadata.csv").write_text("file_name,text\n1.png,three\n")
+    assert load_folder(root, "train").captions == ["one", "two"]
+    assert load_folder(root, "test").captions == ["three"]
+
+
+def test_test_pictures_without_captions_do_not_refuse_those_for_training(imagefolder: Path) -> None:
+    (imagefolder / "train/metadata.csv").write_text("file_name,text\n1.png,one\n2.png,two\n")
+    dataset = load_folder(imagefolder)
+    assert dataset.captions == ["one", "two"]
+    assert "nothing says what they show" in dict(dataset.skipped)["test/"]
+    with pytest.raises(DataError, match="nothing says what they show"):
+        load_folder(imagefolder, "test")
+
+
+# --- several captions ------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_one_picture_are_put_together_and_keep_their_own_attributes(three: Path) -> None:
+    rows = ["a.png,one,0,cc0,x", "b.png,two,0,cc0,x", "a.png,three,1,cc0,x", "a.png,four,2,cc0,y", "gone.png,five,0,,x"]
+    (three / "captions.csv").write_text("\n".join(["file,caption,number,licence,split", *rows]))
+    dataset = load_folder(three)
+    assert dataset.keys == ["a.png", "b.png", "a.png#2"]  # a picture in two splits is two
+    assert dataset.all_captions == [["one", "three"], ["two"], ["four"]]
+    assert dataset[0].attributes == {
+        "number": ["0", "1"], "licence": "cc0", "split": "x", "captions": ["one", "three"],
+    }  # fmt: skip
+    assert dataset[1].attributes == {"number": "0", "licence": "cc0", "split": "x"}
+
+
+def test_the_hash_of_a_set_is_that_of_all_its_captions(three: Path) -> None:
+    hashes = []
+    for text in ("one\ntwo", "one\nthree", "one"):
+        for name in CAPTIONS:
+            (three / name).with_suffix(".txt").write_text(text)
+        hashes.append(load_folder(three).data_hash)
+    assert len(set(hashes)) == 3

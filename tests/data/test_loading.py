@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from binderclip.data import held_out_split, list_data, load_data
+from binderclip.data import ShardDataset, held_out_split, list_data, load_data
 from binderclip.errors import UsageError
 
 
@@ -73,3 +75,31 @@ def test_a_folder_has_no_held_out_split_and_two_names_are_refused(tmp_path: Path
     assert held_out_split(str(tmp_path)) is None
     with pytest.raises(UsageError, match="one by one"):
         held_out_split("openmoji,noto-emoji")
+
+
+def shard(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    with tarfile.open(path, "w") as archive:
+        for name, data in ((f"{number}.png", picture.getvalue()), (f"{number}.txt", b"x")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def test_a_folder_of_tars_is_a_set_of_shards(tmp_path: Path) -> None:
+    for name, number in (("{b}/train-1.tar", 1), ("{b}/train-0.tar", 0), ("{b}/val/0.tar", 2)):
+        shard(tmp_path / name, number)
+    (tmp_path / "0_stats.json").write_text("{}")
+    dataset = load_data(str(tmp_path))
+    assert isinstance(dataset, ShardDataset)
+    assert [sample.key for sample in dataset] == ["0", "1", "2"]
+    assert [sample.key for sample in load_data(str(tmp_path), "train")] == ["0", "1"]
+    assert [sample.key for sample in load_data(str(tmp_path), "val")] == ["2"]
+    with pytest.raises(UsageError, match="no split 'test': its shards are named after train, val"):
+        load_data(str(tmp_path), "test")
+    # Where there are pictures they are the data set, as they were.
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "cat/a.png")
+    assert load_data(str(tmp_path)).keys == ["cat/a.png"]

@@ -4,6 +4,7 @@ import functools
 import http.server
 import io
 import json
+import os
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -97,7 +98,7 @@ def test_every_part_of_a_sample(tmp_path: Path) -> None:
     out = io.BytesIO()
     Image.new("RGBA", (3, 3), (0, 0, 0, 0)).save(out, "WEBP", lossless=True)
     parts[0] = ("a/1.webp", out.getvalue())
-    files = [*parts, ("b.jpg.png", b"?"), ("c.png", png(1)), ("c.cls", b"7"), ("c.pyd", b"\x80"), ("._c.png", b"")]
+    files = [*parts, ("b.jpg.pyd", b"?"), ("c.png", png(1)), ("c.cls", b"7"), ("c.pyd", b"\x80"), ("._c.png", b"")]
     (tmp_path / "x.tar").write_bytes(tar_bytes(files))
     dataset = ShardDataset(str(tmp_path / "x.tar"))
     first, second = list(dataset)
@@ -105,7 +106,7 @@ def test_every_part_of_a_sample(tmp_path: Path) -> None:
     assert first.alpha is not None
     assert first.image.getpixel((0, 0)) == (255, 255, 255)
     assert (second.caption, second.label) == ("", 7)
-    assert dataset.skipped == [("x.tar:b", "no image among its parts (jpg.png)")]
+    assert dataset.skipped == [("x.tar:b", "no image among its parts (jpg.pyd)")]
 
 
 def test_damaged_samples_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
@@ -129,6 +130,95 @@ def test_damaged_samples_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
     assert "neither caption nor label" in reasons["alone"]
     assert "not a number" in reasons["cls"]
     assert dataset.report(limit=1).splitlines()[0] == "1 shards, 6 entries skipped"
+
+
+def test_parts_with_names_are_picture_and_caption(tmp_path: Path) -> None:
+    files = [
+        ("a.mask.png", png(9)), ("a.image.png", png(1)), ("a.caption.txt", b"a cat"), ("a.label.cls", b"4"),
+        ("b.one.png", png(2)), ("b.text.txt", b"only one"),
+        ("c.one.png", png(3)), ("c.two.png", png(3)), ("c.txt", b"which?"),
+        ("d.png", png(4)), ("d.image.png", png(9)), ("d.caption.json", b'["one", "two"]'),
+        ("e.jpg", png(5)), ("e.meta.json", b'{"captions": ["x", "y"], "artist": "Ann"}'),
+    ]  # fmt: skip
+    (tmp_path / "x.tar").write_bytes(tar_bytes(files))
+    dataset = ShardDataset(str(tmp_path / "x.tar"))
+    samples = {sample.key: sample for sample in dataset}
+    assert {key: sample.image.getpixel((0, 0))[0] for key, sample in samples.items()} == {
+        "a": 1,
+        "b": 2,
+        "d": 4,
+        "e": 5,
+    }
+    assert (samples["a"].caption, samples["a"].label, samples["b"].caption) == ("a cat", 4, "only one")
+    assert (samples["d"].captions, samples["e"].captions) == (["one", "two"], ["x", "y"])
+    assert samples["e"].attributes == {"artist": "Ann", "captions": ["x", "y"]}
+    assert dataset.skipped == [
+        ("x.tar:c", "several images among its parts (one.png, two.png): call the right one image.png")
+    ]
+
+
+def test_several_captions_of_a_sample(tmp_path: Path) -> None:
+    several = {"list": b'{"caption": ["a", " b  c"]}', "texts": b'{"captions": ["a", "b c"]}'}
+    files = [(f"{name}.{s}", d) for name, data in several.items() for s, d in [("png", png(1)), ("json", data)]]
+    files += [("lines.png", png(1)), ("lines.txt", b"a\nb c\n")]  # as clip_benchmark writes them
+    (tmp_path / "x.tar").write_bytes(tar_bytes(files))
+    samples = list(ShardDataset(str(tmp_path / "x.tar")))
+    assert [sample.caption for sample in samples] == ["a", "a", "a"]
+    assert [sample.captions for sample in samples] == [["a", "b c"]] * 3
+    (path,) = write_shards(samples, tmp_path / "again-%d.tar")
+    assert [(s.caption, s.captions) for s in ShardDataset(path)] == [("a", ["a", "b c"])] * 3
+
+
+def test_what_is_hostile_in_a_sample_costs_the_sample(tmp_path: Path) -> None:
+    texts = {
+        "deep": b"[" * 100_000, "digits": b'{"caption": "x", "label": ' + b"1" * 5000 + b"}",
+        "label": b'{"caption": "x", "label": ' + b"1" * 30 + b"}", "half": b'{"caption": "\\ud800"}',
+        "good": b'{"caption": "x"}',
+    }  # fmt: skip
+    files = [(f"{name}.{s}", d) for name, data in texts.items() for s, d in [("png", png(1)), ("json", data)]]
+    files = [("caf\udce9.png", png(1)), ("caf\udce9.txt", b"x"), *files]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(files))
+    dataset = ShardDataset(str(tmp_path / "x.tar"))
+    assert keys(dataset) == ["good"]
+    assert [key for key, _ in dataset.skipped] == [
+        f"x.tar:{n}" for n in ("caf\\xe9", "deep", "digits", "label", "half")
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_among_shards_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    shard(tmp_path / "b.tar", 0, 1)
+    dataset = ShardDataset([tmp_path / "a.tar", tmp_path / "b.tar"])
+    assert keys(dataset) == ["0000"]
+    assert "is a named pipe" in dataset.skipped[0][1]
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spelt", ["pipe:{}", "PIPE:{}", " pipe:{}", "pi\tpe:{}", "\x01pipe:{}", "a.tar::pipe:{}"])
+def test_no_command_runs_unless_it_is_allowed(four: str, tmp_path: Path, spelt: str) -> None:
+    command = f"touch {tmp_path / 'ran'}; cat {tmp_path / 's-0.tar'}"
+    for urls in (spelt.format(command), [four, spelt.format(command)]):
+        with pytest.raises(UsageError, match=r"runs a shell command.*--allow-pipe.*nothing was run"):
+            keys(ShardDataset(urls))
+    with pytest.raises(UsageError, match="runs a shell command"):
+        load_data(f"pipe:{command}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_command_runs_where_it_is_allowed(four: str, tmp_path: Path) -> None:
+    dataset = load_data(f"pipe:touch {tmp_path / 'ran'}; cat {tmp_path / 's-0.tar'}", allow_pipe=True)
+    assert isinstance(dataset, ShardDataset)
+    assert not (tmp_path / "ran").exists()
+    assert keys(dataset) == names(*range(5))
+    assert (tmp_path / "ran").exists()
+
+
+def test_an_address_cannot_leave_the_quotes_of_a_shell() -> None:
+    with pytest.raises(UsageError, match="%27"):
+        ShardDataset("https://example.org/x'; touch ran; '.tar")
 
 
 # --- truncation ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from binderclip.cli.output import note
+from binderclip.cli.output import note, warn_skipped
 from binderclip.errors import DataError, UsageError
 
 Images = Annotated[
@@ -39,26 +39,32 @@ def find_images(arguments: Sequence[str], *, without: str | None = None) -> Imag
         without: the output folder; what an earlier run left there is none of the images of a folder above it.
 
     Raises:
-        UsageError: an argument that is neither a file nor a folder.
+        UsageError: an argument that is neither a file nor a folder, or whose name is not UTF-8.
         DataError: a folder that holds no image.
     """
     from binderclip.data import list_images
+    from binderclip.data.files import not_unicode, printable
 
     paths: dict[Path, None] = {}
     named = []
+    skipped: list[tuple[str, str]] = []
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            found = list_images(path, without=without)
+            found = list_images(path, without=without, skipped=skipped)
             note_left_out(path, without)
             if not found:
+                warn_skipped(skipped)
                 raise DataError(f"no images in {path}: looked for PNG, JPEG, WebP, GIF, BMP and TIFF files, also below")
             paths.update(dict.fromkeys(found))
+        elif not_unicode(argument):
+            raise UsageError(f"{printable(argument)}: its name is not UTF-8: rename the file")
         elif path.is_file():
             paths[path] = None
             named.append(path)
         else:
             raise UsageError(f"there is no file or folder {path}")
+    warn_skipped(skipped)
     return ImageArguments(list(paths), frozenset(named))
 
 

@@ -211,6 +211,7 @@ def _inspected(request: Request, detector: Any, folder: InspectionFolder, normal
             if len(used) > 1:
                 held = detector.score(levels, without=torch.arange(len(used), device=levels.image.device)).scores.cpu()
     kept, parts = [], []
+    skipped = [*folder.skipped, *skipped]
     for entries, opened in _batches(folder.pictures, skipped):
         kept += entries
         parts.append(detector(opened))

@@ -17,6 +17,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "blocks": ("BlockDataset",),
     "cache": ("CacheEntry", "CacheInfo", "FeatureCache", "cache_info", "cache_root", "clear_cache", "content_hash"),
     "copy_paste": ("CopyPaste", "LargeScaleJitter"),
+    "columnar": ("load_tables",),
     "cutout": ("Cutout",),
     "dataset": ("ImageTextDataset", "join"),
     "distort": ("DISTORTIONS", "distort", "distort_levels"),

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from binderclip.data.cache import content_hash
 from binderclip.data.images import WHITE, composite, open_image
-from binderclip.data.sample import Fit, Sample, Skipped, fit_square
+from binderclip.data.sample import Fit, Sample, Skipped, captions_of, fit_square
 from binderclip.errors import DataError, UsageError
 
 Mode = Literal["RGB", "RGBA"]
@@ -211,6 +211,12 @@ class ImageTextDataset(Dataset[Sample]):
             raise UsageError(f"no attribute {name!r}; there are {have}")
         return columns[name]
 
+    @property
+    def all_captions(self) -> list[list[str]]:
+        """Every caption of every picture: the attribute `captions` where there are several, else the one."""
+        several = self.attributes.get("captions", [None] * len(self))
+        return [captions_of(caption, more) for caption, more in zip(self.captions, several, strict=True)]
+
     # --- identity -----------------------------------------------------------------------------------------------------
 
     def content_hash(self, index: int) -> str:
@@ -227,10 +233,11 @@ class ImageTextDataset(Dataset[Sample]):
 
     @cached_property
     def data_hash(self) -> str:
-        """16 hex digits over every key, caption, label and picture, in order; reads every file once."""
+        """16 hex digits over every key, its captions, label and picture, in order; reads every file once."""
         digest = hashlib.blake2b(digest_size=8)
         digest.update(repr((self.mode, self.background, self.classes)).encode())
-        for row, (key, caption, label) in enumerate(zip(self.keys, self.captions, self.labels, strict=True)):
+        for row, (key, several, label) in enumerate(zip(self.keys, self.all_captions, self.labels, strict=True)):
+            caption = several[0] if len(several) == 1 else several
             try:
                 content = self.content_hash(row)
             except DataError:

@@ -1,38 +1,58 @@
-"""A folder of images as a data set: captions from a table, from `.txt` files beside them, or from folder names."""
+"""A folder or zip archive of images as a data set: captions from a table, COCO's, text files, or folder names."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
+import posixpath
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from binderclip.data.coco_captions import PICTURE_FOLDER, caption_files, coco_records, is_coco
 from binderclip.data.dataset import ImageTextDataset, Mode, join
-from binderclip.data.images import IMAGE_SUFFIXES, WHITE, list_images
+from binderclip.data.files import not_unicode
+from binderclip.data.images import WHITE, list_images
+from binderclip.data.tables import (
+    CAPTION_COLUMNS,
+    FILE_COLUMNS,
+    LABEL_COLUMNS,
+    TABLE_SUFFIXES,
+    Record,
+    first_column,
+    looks_like_table,
+    read_captions,
+    read_json,
+    records,
+)
+from binderclip.data.trees import FolderTree, Tree, ZipTree
 from binderclip.errors import DataError, UsageError
 
-FILE_COLUMNS = ("file_name", "file", "filename", "filepath", "image", "image_path", "img", "path")
-CAPTION_COLUMNS = ("caption", "text", "captions", "title", "description")
-LABEL_COLUMNS = ("label", "class", "class_name", "category")
+__all__ = ["list_images", "load_folder"]
+
 SEVERAL_COLUMN = "labels"
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "shift": "shift"}
+SPLIT_FOLDERS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "shift": "shift",
+}  # fmt: skip
+_NAMED = ("captions", "metadata")
+_LONE = ("data", "dataset")
+"""A folder of this name that holds everything is the data set itself, as Hugging Face lays it out."""
 
 
 @dataclass
 class _Row:
     """One picture as a folder describes it; `where` is what an error should name."""
 
-    path: Path
-    caption: str
+    name: str
+    captions: list[str]
     where: str
     label: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
+
+
+_Described = tuple[list[_Row], list[tuple[str, str]]]
 
 
 def load_folder(
@@ -45,24 +65,31 @@ def load_folder(
     background: tuple[int, int, int] = WHITE,
     size_hint: int | None = None,
 ) -> ImageTextDataset:
-    """Open a folder of images with captions.
+    """Open a folder of images with captions, or a zip archive of one (which is not unpacked).
 
     Captions come from the first of these that is there:
 
-    1. a table in the folder: CSV, TSV or JSONL (`captions.*`, `metadata.*`, or the only one there is) with a column
-       file_name, file, filename, image or path, and a column caption or text; optional label and split; all others
-       become attributes. A column `labels` holds several labels a picture, separated by `;` or `|` (in JSONL a list),
-       and becomes an attribute of lists. A table without a header has the file first and the caption second.
-    2. `name.txt` beside `name.jpg`: the first line is the caption; all lines are the attribute `captions`.
-    3. folders named after classes: the class is the label, and the caption with dashes and underscores as spaces.
+    1. a table in the folder: CSV, TSV, JSONL, or `metadata.parquet` (`captions.*`, `metadata.*`, or the only one there
+       is) with a column file_name, file, filename, image or path, and a column caption or text; optional label and
+       split; all others become attributes. A column `labels` holds several labels a picture, separated by `;` or `|`
+       (in JSONL a list), and becomes an attribute of lists. A table without a header has the file first and the
+       caption second.
+    2. COCO captions: `annotations/captions_val2017.json` beside `val2017/` or `images/val2017/`.
+    3. `name.txt` beside `name.jpg`, one caption a line.
+    4. folders named after classes: the class is the label, and the caption with dashes and underscores as spaces.
 
-    Class folders give labels under 2 as well. Subfolders named train, val and test are the splits. A picture without a
-    file, a caption or readable content is entered in `skipped` with the reason, never silently left out.
+    A picture may have several captions: several rows of a table, a list in one, several lines of text. It is one
+    picture then, its `caption` is the first and its attribute `captions` lists all; evaluation asks for each of them,
+    and training shows one of them in each pass.
+
+    Class folders give labels under 3 as well. Subfolders named train, val and test are the splits, also where one table
+    beside them describes all. A picture without a file, a caption or readable content is entered in `skipped` with the
+    reason, never silently left out.
 
     Args:
         folder: where the images are; they may lie in subfolders. The path of a table stands for its folder.
         split: "train", "val", "test", or None for everything.
-        captions: "auto"; the path of a table; "txt"; "folders"; or None for pictures without captions.
+        captions: "auto"; the path of a table or COCO file; "txt"; "folders"; or None for pictures without captions.
         template: makes a caption of a class name: "a photo of a {}".
         mode: "RGB" or "RGBA".
         background: colour under transparent parts, 0..255.
@@ -72,211 +99,234 @@ def load_folder(
         DataError: the folder does not exist, holds no images, or nothing says what the images show.
     """
     root = Path(folder)
-    if captions == "auto" and root.is_file() and root.suffix.lower() in TABLE_SUFFIXES:
-        root, captions = root.parent, root
-    paths = list_images(root)
+    if captions == "auto" and root.is_file() and root.suffix.lower() in (*TABLE_SUFFIXES, ".json", ".parquet", ".txt"):
+        root, captions = root.parent.parent if root.parent.name == "annotations" else root.parent, root
+    tree: Tree = ZipTree(root).unpacked() if root.is_file() and root.suffix.lower() == ".zip" else FolderTree(root)
     reading: dict[str, Any] = {"mode": mode, "background": background, "size_hint": size_hint}
-    parts = _split_folders(root) if captions in ("auto", "txt", "folders", None) and _table(root) is None else {}
-    if parts:
-        if split is not None and split not in parts.values():
-            raise UsageError(f"{root} has no split {split!r}, only {', '.join(sorted(set(parts.values())))}")
-        chosen = {name: part for name, part in parts.items() if split in (None, part)}
-        sets = [
-            _prefixed(load_folder(root / name, captions=captions, template=template, **reading), name, part)
-            for name, part in chosen.items()
-        ]
-        return join(sets)
-    if not paths:
-        raise DataError(f"{root}: no images in this folder ({_what_is_there(root)})")
-    rows, skipped = _described(root, paths, captions, template)
-    dataset = _dataset(root, rows, skipped, reading)
+    return _load(tree, split, captions, template, reading)
+
+
+def _load(
+    tree: Tree, split: str | None, captions: str | os.PathLike[str] | None, template: str, reading: dict[str, Any]
+) -> ImageTextDataset:
+    automatic = captions in ("auto", "txt", "folders", None)
+    if automatic and _table(tree) is None:
+        if len(tree.folders) == 1 and tree.folders[0].lower() in _LONE and all("/" in name for name in tree.images):
+            return _load(tree.sub(tree.folders[0]), split, captions, template, reading)
+        if parts := _split_folders(tree):
+            return _load_splits(tree, parts, split, captions, template, reading)
+    if not tree.images:
+        left = f"; left out {tree.skipped[0][0]}: {tree.skipped[0][1]}" if tree.skipped else ""
+        raise DataError(f"{tree.title}: no images in this folder ({_what_is_there(tree)}){left}")
+    rows, skipped = _described(tree, captions, template)
+    dataset = _dataset(tree, rows, [*tree.skipped, *skipped], reading)
     if split is None:
         return dataset
     if "split" not in dataset.attributes:
-        raise UsageError(f"{root} has no split {split!r}: neither subfolders train, val, test nor a column split")
+        raise UsageError(f"{tree.title} has no split {split!r}: neither subfolders train, val, test nor a column split")
     have = sorted({str(value) for value in dataset.attributes["split"] if value is not None})
     if split not in have:
-        raise UsageError(f"{root} has no split {split!r}, only {', '.join(have)}")
+        raise UsageError(f"{tree.title} has no split {split!r}, only {', '.join(have)}")
     return dataset.where(split=split)
 
 
-def _described(
-    root: Path, paths: list[Path], captions: str | os.PathLike[str] | None, template: str
-) -> tuple[list[_Row], list[tuple[str, str]]]:
+def _described(tree: Tree, captions: str | os.PathLike[str] | None, template: str) -> _Described:
     if captions is None:
-        return [_Row(path, "", _key(root, path)) for path in paths], []
+        return [_Row(name, [""], name) for name in tree.images], []
     if captions not in ("auto", "txt", "folders"):
-        return _from_table(root, paths, Path(captions))
-    if captions == "auto" and (table := _table(root)) is not None:
-        return _from_table(root, paths, table)
-    if captions == "txt" or (captions == "auto" and any(path.with_suffix(".txt").exists() for path in paths)):
-        return _from_text_files(root, paths)
-    if any(len(path.relative_to(root).parts) > 1 for path in paths):
-        return _from_class_folders(root, paths, template)
+        return _from_named(tree, captions)
+    if captions == "auto":
+        if (table := _table(tree)) is not None:
+            return _from_records(tree, records(table, tree.read(table)), "", table)
+        if files := caption_files(tree):
+            return _from_coco(tree, files)
+        if (beside := _coco_beside(tree)) is not None:
+            return _from_named(tree, beside)
+    if captions == "txt" or (captions == "auto" and any(_text_file(name) in tree for name in tree.images)):
+        return _from_text_files(tree)
+    if any("/" in name for name in tree.images):
+        return _from_class_folders(tree, template)
     raise DataError(
-        f"{root}: {len(paths)} images, but nothing says what they show: add captions.csv (columns file, caption), or "
-        "a .txt file beside each image, or put them into folders named after their classes (captions=None takes them "
-        "without)"
+        f"{tree.title}: {len(tree.images)} images, but nothing says what they show: add captions.csv (columns file, "
+        "caption), or a .txt file beside each image, or put them into folders named after their classes (captions=None "
+        "takes them without)"
     )
 
 
-def _dataset(root: Path, rows: list[_Row], skipped: list[tuple[str, str]], reading: dict[str, Any]) -> ImageTextDataset:
+def _dataset(tree: Tree, rows: list[_Row], skipped: list[tuple[str, str]], reading: dict[str, Any]) -> ImageTextDataset:
     usable = []
     for row in rows:
-        reason = _unusable(row.path)
+        reason = tree.unusable(row.name)
         if reason:
             skipped.append((row.where, reason))
         else:
             usable.append(row)
+    usable = _merged(usable)
     if not usable:
         first = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise DataError(f"{root}: none of {len(skipped)} pictures can be used{first}")
+        raise DataError(f"{tree.title}: none of {len(skipped)} pictures can be used{first}")
     classes = sorted({row.label for row in usable if row.label is not None})
     position = {label: index for index, label in enumerate(classes)}
     names = dict.fromkeys(name for row in usable for name in row.attributes)
     return ImageTextDataset(
-        [row.path for row in usable],
-        [row.caption for row in usable],
-        _unique([_key(root, row.path) for row in usable]),
+        tree.pictures([row.name for row in usable]),
+        [row.captions[0] for row in usable],
+        unique_keys([row.name for row in usable]),
         labels=[-1 if row.label is None else position[row.label] for row in usable],
         classes=classes,
         attributes={name: [row.attributes.get(name) for row in usable] for name in names},
-        source=root.resolve().name,
+        source=tree.source,
         skipped=skipped,
         **reading,
     )
 
 
-def _unusable(path: Path) -> str | None:
-    """Why a picture cannot be used, as far as the file system tells; its content is judged when it is opened."""
-    try:
-        return None if os.stat(path).st_size else "empty file"
-    except FileNotFoundError:
-        return "no such file"
-    except (OSError, ValueError) as error:
-        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+def _merged(rows: list[_Row]) -> list[_Row]:
+    """One row a picture: rows of the same file, label and split are its several captions.
+
+    An attribute in which they differ becomes a list, one value a row.
+    """
+    groups: dict[tuple[str, str | None, str], list[_Row]] = {}
+    for row in rows:
+        groups.setdefault((row.name, row.label, str(row.attributes.get("split"))), []).append(row)
+    merged = []
+    for first, *others in groups.values():
+        captions = [text for row in (first, *others) for text in row.captions]
+        attributes = dict(first.attributes)
+        for name in dict.fromkeys(name for row in others for name in row.attributes):
+            values = [row.attributes.get(name) for row in (first, *others)]
+            attributes[name] = values[0] if all(value == values[0] for value in values) else values
+        if len(captions) > 1:
+            attributes["captions"] = captions
+        merged.append(_Row(first.name, captions, first.where, first.label, attributes))
+    return merged
 
 
 # --- 1. a table -------------------------------------------------------------------------------------------------------
 
 
-def _table(root: Path) -> Path | None:
-    tables = [p for p in sorted(root.iterdir()) if p.suffix.lower() in TABLE_SUFFIXES and not p.name.startswith(".")]
-    for stem in ("captions", "metadata"):
-        named = [path for path in tables if path.stem.lower() == stem]
-        if len(named) > 1:
-            raise DataError(f"{root}: {' and '.join(p.name for p in named)}: remove one, or name one with captions=")
-        if named:
-            return named[0]
+def _table(tree: Tree) -> str | None:
+    tables = [name for name in tree.top if posixpath.splitext(name)[1].lower() in TABLE_SUFFIXES]
+    named = [name for name in tree.top if _is_named_table(tree, name)]
+    if len(named) > 1:
+        named.sort(key=lambda name: _NAMED.index(_stem(name)))
+        if _stem(named[0]) == _stem(named[1]):
+            raise DataError(f"{tree.title}: {' and '.join(named)}: remove one, or name one with captions=")
+    if named:
+        return named[0]
     if len(tables) > 1:
-        names = ", ".join(path.name for path in tables)
-        raise DataError(f"{root}: several tables ({names}): call the right one captions.*, or name it with captions=")
+        names = ", ".join(tables)
+        raise DataError(
+            f"{tree.title}: several tables ({names}): call the right one captions.*, or name it with captions="
+        )
     return tables[0] if tables else None
 
 
-def _from_table(root: Path, paths: list[Path], table: Path) -> tuple[list[_Row], list[tuple[str, str]]]:
-    table = table if table.exists() else root / table
+def _stem(name: str) -> str:
+    return posixpath.splitext(posixpath.basename(name))[0].lower()
+
+
+def _is_named_table(tree: Tree, name: str) -> bool:
+    suffix = posixpath.splitext(name)[1].lower()
+    if _stem(name) not in _NAMED:
+        return False
+    if suffix == ".txt":  # Flickr8k's captions.txt is a CSV; another may be the caption of captions.jpg
+        return looks_like_table(tree.read(name))
+    return suffix in (*TABLE_SUFFIXES, ".parquet")
+
+
+def _from_named(tree: Tree, captions: str | os.PathLike[str]) -> _Described:
+    """A table or COCO file that was named, in the folder or anywhere else."""
+    path = Path(captions)
+    if not isinstance(tree, FolderTree):
+        name = path.as_posix()
+    else:
+        name = tree.relative(path if path.exists() else tree.root / path)
+    title = str(path if path.exists() or not isinstance(tree, FolderTree) else tree.root / path)
+    try:
+        data = tree.read(name)
+    except DataError as error:
+        raise DataError(f"{title}: {str(error).partition(': ')[2]}") from error
+    if name.lower().endswith(".json"):
+        try:
+            coco = is_coco(read_json(data))
+        except DataError as error:
+            raise DataError(f"{title}: {error}") from error
+        if coco:
+            return _from_coco(tree, [name])
+    return _from_records(tree, records(title, data), posixpath.dirname(name), name)
+
+
+def _from_records(tree: Tree, found: Iterable[Record], base: str, table: str) -> _Described:
     rows: list[_Row] = []
     skipped: list[tuple[str, str]] = []
-    for where, record in _records(table):
-        row = record if isinstance(record, str) else _row(table.parent, where, record)
+    for where, record in found:
+        row = record if isinstance(record, str) else _row(tree, base, where, record)
         if isinstance(row, str):
             skipped.append((where, row))
         else:
             rows.append(row)
-    told = {row.path.resolve() for row in rows}
-    skipped += [(_key(root, path), f"no caption in {table.name}") for path in paths if path.resolve() not in told]
+    told = {row.name for row in rows}
+    skipped += [(name, f"no caption in {posixpath.basename(table)}") for name in tree.images if name not in told]
+    if not any("split" in row.attributes for row in rows):
+        for row in rows:
+            first = row.name.partition("/")[0].lower()
+            if "/" in row.name and first in SPLIT_FOLDERS:
+                row.attributes["split"] = SPLIT_FOLDERS[first]
     return rows, skipped
 
 
-def _records(table: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """(file:line, fields or what is wrong with the line) of every line of a CSV, TSV or JSONL file."""
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"{table}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{table}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{table}: cannot be read ({error.strerror})") from error
-    if not text.strip():
-        raise DataError(f"{table}: is empty")
-    if table.suffix.lower() in (".jsonl", ".ndjson"):
-        yield from _json_records(table, text)
-    else:
-        yield from _csv_records(table, text)
-
-
-def _json_records(table: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{table.name}:{number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            yield where, f"not JSON ({error.msg})"
-            continue
-        if not isinstance(record, dict):
-            yield where, "a line must be a JSON object, {...}"
-        elif _first(record, FILE_COLUMNS) is None:
-            yield where, f"no file: it has the fields {', '.join(record) or '(none)'}; needed is {FILE_COLUMNS[0]}"
-        else:
-            yield where, record
-
-
-def _csv_records(table: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    head = text.splitlines()[0]
-    delimiter = "\t" if table.suffix.lower() == ".tsv" else max("\t;,|", key=head.count)
-    delimiter = delimiter if delimiter in head else ","
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    header: list[str] | None = None
-    for fields in lines:
-        if not any(cell.strip() for cell in fields):
-            continue
-        if header is None:
-            header = [cell.strip().lower() for cell in fields]
-            if set(header) & set(FILE_COLUMNS):
-                continue
-            if Path(fields[0].strip()).suffix.lower() not in IMAGE_SUFFIXES:
-                raise DataError(
-                    f"{table}: no column of file names: the header is {', '.join(fields)}; it needs one of "
-                    f"{', '.join(FILE_COLUMNS)}"
-                )
-            header = ["file", "caption", *(f"column{number}" for number in range(3, len(fields) + 1))]
-        where = f"{table.name}:{lines.line_num}"
-        if len(fields) != len(header):
-            yield where, f"{len(fields)} fields where the header has {len(header)} (quote captions with {delimiter!r})"
-        else:
-            yield where, dict(zip(header, fields, strict=True))
-
-
-def _row(base: Path, where: str, record: dict[str, Any]) -> _Row | str:
-    record = {str(name).strip().lower(): value for name, value in record.items()}
-    name_column, caption_column, label_column = (
-        _first(record, columns) for columns in (FILE_COLUMNS, CAPTION_COLUMNS, LABEL_COLUMNS)
-    )
-    name = str(record.pop(name_column) if name_column else "").strip()
+def _row(tree: Tree, base: str, where: str, record: dict[str, Any]) -> _Row | str:
+    described = describe(record)
+    if isinstance(described, str):
+        return described
+    name, captions, label, attributes = described
     if not name:
         return "no file name"
-    caption: Any = record.pop(caption_column) if caption_column else None
+    if not captions:
+        return f"{name}: no caption"
+    number = name.rpartition("#")
+    place = tree.find(name, base)
+    if place not in tree and number[2].isdigit():  # Flickr8k.token.txt: a.jpg#0
+        place = tree.find(number[0], base)
+    return _Row(place, captions, f"{where} {name}", label, attributes)
+
+
+def describe(record: dict[str, Any]) -> tuple[str, list[str], str | None, dict[str, Any]] | str:
+    """(file name, captions, label, attributes) of one record of a table, or what is wrong with it.
+
+    Without captions they are made of the label, or of several labels; there may be none of all of these.
+    """
+    record = {str(name).strip().lower(): value for name, value in record.items()}
+    name_column, caption_column, label_column = (
+        first_column(record, columns) for columns in (FILE_COLUMNS, CAPTION_COLUMNS, LABEL_COLUMNS)
+    )
+    if caption_column is None and label_column is None:
+        caption_column = first_column(record, ("comment",))  # Flickr30k's results.csv; elsewhere a remark
+    name = str((record.pop(name_column) if name_column else "") or "").strip()
+    told = record.pop(caption_column) if caption_column else None
+    captions = read_captions(told)
     label = record.pop(label_column) if label_column else None
     label = None if label is None or not str(label).strip() else str(label).strip()
     several = record.pop(SEVERAL_COLUMN, None)
     if several is not None:
         record[SEVERAL_COLUMN] = _several(several)
-    if isinstance(caption, list):
-        texts = [_tidy(str(text)) for text in caption if _tidy(str(text))]
-        record["captions"], caption = texts, texts[0] if texts else None
-    caption = _tidy(str(caption)) if caption is not None else ""
-    if not caption and label is not None and caption_column is None:
-        caption = _readable(label)
-    if not caption and several is not None and caption_column is None:
-        caption = _readable(", ".join(record[SEVERAL_COLUMN])) or "none of the labels"
-    if not caption:
-        return f"{name}: no caption"
-    attributes = {key: value for key, value in record.items() if value not in (None, "")}
-    return _Row(base / name, caption, f"{where} {name}", label, attributes)
+    if not captions and label is not None and caption_column is None:
+        captions = [readable(label)]
+    if not captions and several is not None and caption_column is None:
+        captions = [readable(", ".join(record[SEVERAL_COLUMN])) or "none of the labels"]
+    if "\0" in name:
+        return "a file name with a NUL byte"
+    if any(not_unicode(text) for text in (name, label or "", *captions)):
+        return f"{name.encode('utf-8', 'backslashreplace').decode()}: not Unicode text"
+    attributes = {key: value for key, value in record.items() if value is not None and not _is_empty(value)}
+    if len(captions) > 1:
+        attributes["captions"] = captions
+    return name, captions, label, attributes
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, str) and not value
 
 
 def _several(value: Any) -> list[str]:
@@ -285,53 +335,87 @@ def _several(value: Any) -> list[str]:
     return list(dict.fromkeys(_tidy(str(part)) for part in parts if _tidy(str(part))))
 
 
-def _first(record: dict[str, Any], columns: tuple[str, ...]) -> str | None:
-    lower = {str(name).strip().lower(): name for name in record}
-    return next((lower[column] for column in columns if column in lower), None)
+# --- 2. COCO ----------------------------------------------------------------------------------------------------------
 
 
-# --- 2. text files, 3. class folders ----------------------------------------------------------------------------------
-
-
-def _from_text_files(root: Path, paths: list[Path]) -> tuple[list[_Row], list[tuple[str, str]]]:
+def _from_coco(tree: Tree, files: list[str]) -> _Described:
     rows: list[_Row] = []
     skipped: list[tuple[str, str]] = []
-    for path in paths:
-        key, text_file = _key(root, path), path.with_suffix(".txt")
-        try:
-            texts = [_tidy(line) for line in text_file.read_text(encoding="utf-8-sig").splitlines() if _tidy(line)]
-        except FileNotFoundError:
-            skipped.append((key, f"no {text_file.name} beside it"))
+    for file in files:
+        found, problems = _from_records(tree, coco_records(tree, file), "", file)
+        rows += found
+        skipped += [(where, reason) for where, reason in problems if not reason.startswith("no caption in ")]
+    told = {row.name for row in rows}
+    names = " or ".join(posixpath.basename(file) for file in files)
+    skipped += [(name, f"no caption in {names}") for name in tree.images if name not in told]
+    return rows, skipped
+
+
+def _coco_beside(tree: Tree) -> Path | None:
+    """The caption file of a picture folder of COCO: `../annotations/captions_val2017.json` of `val2017`."""
+    if not isinstance(tree, FolderTree) or not PICTURE_FOLDER.fullmatch(tree.source):
+        return None
+    above = tree.root.resolve().parent
+    places = (folder / "annotations" / f"captions_{tree.source}.json" for folder in (above, above.parent))
+    return next((place for place in places if place.is_file()), None)
+
+
+# --- 3. text files, 4. class folders ----------------------------------------------------------------------------------
+
+
+def _text_file(name: str) -> str:
+    return posixpath.splitext(name)[0] + ".txt"
+
+
+def _from_text_files(tree: Tree) -> _Described:
+    rows: list[_Row] = []
+    skipped: list[tuple[str, str]] = []
+    for name in tree.images:
+        text_file = posixpath.basename(_text_file(name))
+        if _text_file(name) not in tree:
+            skipped.append((name, f"no {text_file} beside it"))
             continue
+        try:
+            texts = read_captions(tree.read(_text_file(name)).decode("utf-8-sig").splitlines())
         except UnicodeDecodeError:
-            skipped.append((key, f"{text_file.name} is not UTF-8 text"))
+            skipped.append((name, f"{text_file} is not UTF-8 text"))
+            continue
+        except DataError as error:
+            skipped.append((name, f"{text_file} {str(error).partition(': ')[2]}"))
             continue
         if not texts:
-            skipped.append((key, f"{text_file.name} is empty"))
+            skipped.append((name, f"{text_file} is empty"))
             continue
         attributes = {"captions": texts} if len(texts) > 1 else {}
-        rows.append(_Row(path, texts[0], key, _class_of(root, path), attributes))
+        rows.append(_Row(name, texts, name, _class_of(name), attributes))
     return rows, skipped
 
 
-def _from_class_folders(root: Path, paths: list[Path], template: str) -> tuple[list[_Row], list[tuple[str, str]]]:
+def _from_class_folders(tree: Tree, template: str) -> _Described:
     rows: list[_Row] = []
     skipped: list[tuple[str, str]] = []
-    for path in paths:
-        label = _class_of(root, path)
+    for name in tree.images:
+        label = _class_of(name)
         if label is None:
-            skipped.append((_key(root, path), "lies in no class folder"))
+            skipped.append((name, "lies in no class folder"))
         else:
-            rows.append(_Row(path, template.format(label), _key(root, path), label))
+            rows.append(_Row(name, [template.format(label)], name, label))
+    splits = [folder for folder in tree.folders if PICTURE_FOLDER.fullmatch(folder)]
+    if splits:
+        raise DataError(
+            f"{tree.title}: {', '.join(splits)} are parts of COCO and no classes, and nothing says what the pictures "
+            f"show: add annotations/captions_{splits[0]}.json"
+        )
     return rows, skipped
 
 
-def _class_of(root: Path, path: Path) -> str | None:
-    parts = path.relative_to(root).parts
-    return _readable(parts[0]) if len(parts) > 1 else None
+def _class_of(name: str) -> str | None:
+    first, slash, _ = name.partition("/")
+    return readable(first) if slash else None
 
 
-def _readable(name: str) -> str:
+def readable(name: str) -> str:
+    """The name of a class or folder as words: dashes and underscores are spaces."""
     return _tidy(name.replace("_", " ").replace("-", " "))
 
 
@@ -342,12 +426,43 @@ def _tidy(text: str) -> str:
 # --- splits, keys -----------------------------------------------------------------------------------------------------
 
 
-def _split_folders(root: Path) -> dict[str, str]:
+def _split_folders(tree: Tree) -> dict[str, str]:
     """Subfolder -> split, if all subfolders are named after splits."""
-    folders = [path.name for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    if not folders or any(name.lower() not in SPLIT_FOLDERS for name in folders):
+    if not tree.folders or any(name.lower() not in SPLIT_FOLDERS for name in tree.folders):
         return {}
-    return {name: SPLIT_FOLDERS[name.lower()] for name in folders}
+    return {name: SPLIT_FOLDERS[name.lower()] for name in tree.folders}
+
+
+def _load_splits(
+    tree: Tree,
+    parts: dict[str, str],
+    split: str | None,
+    captions: str | os.PathLike[str] | None,
+    template: str,
+    reading: dict[str, Any],
+) -> ImageTextDataset:
+    if split is not None and split not in parts.values():
+        raise UsageError(f"{tree.title} has no split {split!r}, only {', '.join(sorted(set(parts.values())))}")
+    chosen = {name: part for name, part in parts.items() if split in (None, part)}
+    sets, left_out = [], []
+    for name, part in chosen.items():
+        try:
+            sets.append(_prefixed(_load(tree.sub(name), None, captions, template, reading), name, part))
+        except DataError as error:
+            # Test pictures without captions are common, and no reason to refuse the ones for training.
+            left_out.append((name, error))
+    if not sets:
+        raise left_out[0][1]
+    dataset = join(sets)
+    for name, error in left_out:
+        dataset.skip(f"{name}/", str(error))
+    for name in tree.images:
+        if "/" not in name:
+            dataset.skip(name, "lies in no folder of a split")
+    for name, reason in tree.skipped:
+        if name.partition("/")[0] not in parts:
+            dataset.skip(name, reason)
+    return dataset
 
 
 def _prefixed(dataset: ImageTextDataset, folder: str, split: str) -> ImageTextDataset:
@@ -358,12 +473,8 @@ def _prefixed(dataset: ImageTextDataset, folder: str, split: str) -> ImageTextDa
     return dataset
 
 
-def _key(root: Path, path: Path) -> str:
-    return Path(os.path.relpath(path, root)).as_posix()
-
-
-def _unique(keys: list[str]) -> list[str]:
-    """A picture listed several times (with several captions) gets #2, #3, ... after its name."""
+def unique_keys(keys: list[str]) -> list[str]:
+    """A picture that is there several times (in two splits, say) gets #2, #3, ... after its name."""
     seen: Counter[str] = Counter()
     out = []
     for key in keys:
@@ -372,6 +483,6 @@ def _unique(keys: list[str]) -> list[str]:
     return out
 
 
-def _what_is_there(root: Path) -> str:
-    suffixes = Counter(path.suffix.lower() or "without suffix" for path in root.rglob("*") if path.is_file())
+def _what_is_there(tree: Tree) -> str:
+    suffixes = Counter(posixpath.splitext(name)[1].lower() or "without suffix" for name in tree.files)
     return ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(3)) or "it is empty"

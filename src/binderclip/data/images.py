@@ -20,6 +20,7 @@ from jaxtyping import Float
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from binderclip.data.files import irregular, list_files
 from binderclip.errors import DataError, UsageError
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor"
@@ -96,12 +97,21 @@ def to_tensor(image: Image.Image | np.ndarray) -> Float[Tensor, "C H W"]:
     return torch.from_numpy(array).permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
 
 
-def list_images(folder: str | os.PathLike[str], *, without: str | os.PathLike[str] | None = None) -> list[Path]:
+def list_images(
+    folder: str | os.PathLike[str],
+    *,
+    without: str | os.PathLike[str] | None = None,
+    skipped: list[tuple[str, str]] | None = None,
+) -> list[Path]:
     """Every image file under `folder`, by its suffix, sorted by relative path; hidden files and folders are left out.
+
+    Named pipes, sockets and devices, names that are not UTF-8 and links that lead back to a folder above them are no
+    images: they are left out and entered in `skipped`.
 
     Args:
         folder: where to look.
         without: a folder that is left out where it lies below `folder`, such as that of the results; it need not exist.
+        skipped: gets (path, reason) of what was left out.
 
     Raises:
         DataError: `folder` does not exist or is not a folder. A folder without images gives an empty list.
@@ -111,19 +121,10 @@ def list_images(folder: str | os.PathLike[str], *, without: str | os.PathLike[st
         raise DataError(f"{root}: no such folder")
     if not root.is_dir():
         raise DataError(f"{root}: is a file, not a folder of images")
-    found = []
-    # Where it is the folder itself or above it, nothing can be told apart.
-    aside = None if without is None else Path(without).resolve()
-    for directory, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        if aside is not None:
-            folders[:] = [name for name in folders if Path(directory, name).resolve() != aside]
-        found += [
-            Path(directory, name)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-        ]
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+    names, left_out = list_files(root, suffixes=IMAGE_SUFFIXES, without=without)
+    if skipped is not None:
+        skipped += [(str(root / name), reason) for name, reason in left_out]
+    return [root / name for name in names]
 
 
 # --- from a file ------------------------------------------------------------------------------------------------------
@@ -146,6 +147,9 @@ def _stream(source: Any) -> tuple[IO[bytes], str]:
     name = os.fspath(source)
     if "://" in name:
         raise UsageError(f"{name}: open_image reads files, it does not download; fetch the picture first")
+    kind = irregular(name)
+    if kind is not None:  # opening it could wait for ever
+        raise DataError(f"{name}: is {kind}, not a file")
     try:
         return open(name, "rb"), name
     except FileNotFoundError as error:

@@ -49,6 +49,11 @@ class InspectionFolder:
         root: the folder.
         without: a folder below it that is left out, such as that of the results.
 
+    Attributes:
+        pictures, normal: what is there.
+        labelled: whether it is known which pictures are damaged.
+        skipped: (path, reason) of what is called a picture and cannot be one: a named pipe, a name that is not UTF-8.
+
     Raises:
         UsageError: no such folder.
         DataError: no pictures.
@@ -63,7 +68,8 @@ class InspectionFolder:
         if self.root.name == "test" and (self.root.parent / "train").is_dir():
             whole = self.root.parent
         self._truth = whole / "ground_truth"
-        found = list_images(tested, without=without)
+        self.skipped: list[tuple[str, str]] = []
+        found = list_images(tested, without=without, skipped=self.skipped)
         if tested == whole:
             # Masks and learning pictures beside the pictures are not to be inspected.
             aside = [self._truth, whole / "train"]

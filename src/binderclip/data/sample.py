@@ -12,6 +12,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from binderclip.data.uniform import uniform
 from binderclip.errors import UsageError
 
 Fit: TypeAlias = Literal["pad", "crop", "squash"]
@@ -24,7 +25,7 @@ class Sample:
     Attributes:
         image: an upright 8-bit PIL picture: RGB, transparency already composited on the set's background; or RGBA with
             straight colours where the set was opened with `mode="RGBA"`.
-        caption: what the picture shows, "" where nobody said.
+        caption: what the picture shows, "" where nobody said; the first of several.
         key: names the picture within its set; errors, reports and random augmentation go by it.
         alpha: the transparency as an "L" picture of the same size (255 = opaque), or None for an opaque picture.
         label: index into the set's `classes`, or None.
@@ -43,6 +44,37 @@ class Sample:
     masks: np.ndarray | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+
+    @property
+    def captions(self) -> list[str]:
+        """Every caption of the picture: the attribute `captions` where there are several, else the one."""
+        return captions_of(self.caption, self.attributes.get("captions"))
+
+
+def captions_of(caption: str, several: Any) -> list[str]:
+    """All captions of one picture.
+
+    Args:
+        caption: the first.
+        several: what the source says under `captions`: a list of texts, or anything else where there is only one.
+    """
+    if isinstance(several, (list, tuple)) and several and all(isinstance(text, str) for text in several):
+        return list(several)
+    return [caption]
+
+
+def draw_captions(captions: Sequence[Sequence[str]], keys: Sequence[str], *, seed: int, epoch: int) -> list[int]:
+    """Which of its captions each picture is shown with in one pass: a hash of (seed, key, epoch).
+
+    Args:
+        captions: all captions of each picture.
+        keys: of the pictures.
+        seed, epoch: a picture keeps its caption for a whole pass, whatever the order, batch or worker.
+    """
+    if all(len(several) == 1 for several in captions):
+        return [0] * len(captions)
+    draws = uniform(seed, [f"caption/{key}" for key in keys], epoch, 1)[:, 0]
+    return [min(int(draw * len(several)), len(several) - 1) for draw, several in zip(draws, captions, strict=True)]
 
 
 @dataclass(frozen=True)

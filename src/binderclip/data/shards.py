@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from binderclip.data.dataset import Mode
+from binderclip.data.files import irregular, not_unicode, printable
 from binderclip.data.images import IMAGE_SUFFIXES, WHITE, composite, open_image
 from binderclip.data.sample import Sample, Skipped
+from binderclip.data.tables import CAPTION_COLUMNS, first_column, read_captions, read_json
 from binderclip.errors import DataError, UsageError, require
 
+Urls: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
+PICTURE_PARTS = ("image", "img", "picture", "photo")
+TEXT_PARTS = ("caption", "captions", "text")
+OTHER_PICTURES = ("mask", "masks", "seg", "segmentation", "depth", "alpha", "label", "edges", "normal", "normals")
+"""Pictures beside the picture of a sample, which are never taken for it."""
 SIZES = "sizes.json"
 """File beside local shards, shard name -> number of samples; `write_shards` writes it, open_clip reads it too."""
 
@@ -30,7 +38,9 @@ class ShardDataset(IterableDataset[Sample]):
     """Streams the samples of tar shards; the parts of a sample are `key.jpg`, `key.txt`, `key.json`, ... in a row.
 
     The caption is `.txt` or `.caption`, or `caption` or `text` of `.json`; the label is `.cls`, or `label` of `.json`;
-    everything else in `.json` becomes attributes. Nothing else is read, and nothing is ever unpickled.
+    everything else in `.json` becomes attributes. Parts may have names, `key.image.png` with `key.caption.txt`. Several
+    lines of text, or a list in `.json`, are several captions: the first is `caption`, the attribute `captions` lists
+    all. Nothing else is read, and nothing is ever unpickled.
 
     The order is a function of (seed, epoch) for a given number of processes and workers. Whole shards are dealt to
     processes and, within one, to workers; where there are fewer shards than takers, all read every shard and take turns
@@ -38,23 +48,26 @@ class ShardDataset(IterableDataset[Sample]):
     through `collate` to `Batch.skipped`, and `batches` enters them here.
 
     Args:
-        urls: one text with brace ranges (`data-{000..009}.tar`), or several; paths, or addresses that webdataset opens
-            (`https:`, `s3:`, `gs:`, `hf:`; `pipe:` runs a command, so take it from nobody you do not trust).
+        urls: one text with brace ranges (`data-{000..009}.tar`), or several; a `Path` is taken as it is; or
+            addresses that webdataset opens (`https:`, `gs:`, `hf:`, ...). `pipe:COMMAND` is refused, see `allow_pipe`.
         shuffle: samples in the buffer that is drawn from; 0 keeps the order of shards and samples.
         seed: of the shuffling.
         rank, world: which process of how many; default those of torch.distributed, else of torchrun's environment.
         mode: "RGB" or "RGBA".
         background: colour under transparent parts, 0..255.
         classes: names of the labels, if known.
+        allow_pipe: whether `pipe:COMMAND` among the addresses may run that command in a shell; only for addresses that
+            you wrote yourself.
 
     Raises:
+        UsageError: `pipe:` without `allow_pipe`; nothing has run then.
         DataError: no shard is there (local ones are looked for at once).
         MissingDependency: the package webdataset is not installed.
     """
 
     def __init__(
         self,
-        urls: str | Sequence[str],
+        urls: Urls,
         *,
         shuffle: int = 0,
         seed: int = 0,
@@ -63,8 +76,11 @@ class ShardDataset(IterableDataset[Sample]):
         mode: Mode = "RGB",
         background: tuple[int, int, int] = WHITE,
         classes: Sequence[str] = (),
+        allow_pipe: bool = False,
     ) -> None:
         self.urls = expand(urls)
+        if not allow_pipe:
+            refuse_pipes(self.urls)
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0
         self.mode, self.background, self.classes = mode, background, tuple(classes)
         default = _place()
@@ -150,15 +166,17 @@ class ShardDataset(IterableDataset[Sample]):
     # --- samples ------------------------------------------------------------------------------------------------------
 
     def _sample(self, group: _Group) -> Sample | Skipped:
-        name = f"{group.shard}:{group.key}"
-        suffix = next((suffix for suffix in group.parts if f".{suffix}" in IMAGE_SUFFIXES), None)
-        if suffix is None:
-            return Skipped(name, f"no image among its parts ({', '.join(group.parts)})")
+        name = printable(f"{group.shard}:{group.key}")
+        if not_unicode(group.key):
+            return Skipped(name, "its name is not UTF-8")
+        size = 0
         try:
-            caption, label, attributes = _described(group)
-            image = open_image(group.parts[suffix], mode="auto")
+            data = _picture(group.parts)
+            size = len(data)
+            caption, label, attributes = _described(group.parts)
+            image = open_image(data, mode="auto")
         except DataError as error:
-            return Skipped(name, str(error).removeprefix(f"{len(group.parts[suffix])} bytes: "))
+            return Skipped(name, str(error).removeprefix(f"{size} bytes: "))
         alpha = image.getchannel("A") if image.mode == "RGBA" else None
         if alpha is not None and alpha.getextrema() == (255, 255):
             alpha = None
@@ -182,13 +200,44 @@ class _Group:
     parts: dict[str, bytes] = field(default_factory=dict)
 
 
-def expand(urls: str | Sequence[str]) -> list[str]:
-    """Brace ranges written out: `a-{00..02}.tar` -> three names."""
+def expand(urls: Urls) -> list[str]:
+    """Brace ranges written out: `a-{00..02}.tar` -> three names.
+
+    Raises:
+        UsageError: none, or an address with a quote or a line break, which older versions of webdataset would hand to
+            a shell.
+    """
     lists: Any = require("webdataset.shardlists", "train")
-    expanded = [url for text in ([urls] if isinstance(urls, str) else urls) for url in lists.expand_urls(str(text))]
+    expanded = []
+    for text in [urls] if isinstance(urls, (str, os.PathLike)) else urls:
+        # A path is a path, whatever braces and colons it has.
+        expanded += [os.fspath(text)] if isinstance(text, os.PathLike) else lists.expand_urls(text)
     if not expanded:
         raise UsageError("no shards were named")
+    for url in expanded:
+        if not _is_local(url) and not is_pipe(url) and any(sign in url for sign in "'\n\r\0"):
+            raise UsageError(f"{url!r}: a quote or line break in an address: write it as %27 or %0A")
     return expanded
+
+
+def is_pipe(url: str) -> bool:
+    """Whether an address is a shell command, however it is spelt."""
+    return re.sub(r"[\x00-\x20]", "", url).lower().startswith("pipe:")  # as urlparse reads it
+
+
+def refuse_pipes(urls: Sequence[str]) -> None:
+    """Stop where an address would run a shell command.
+
+    Raises:
+        UsageError: one does; shows the command.
+    """
+    pipes = [url for url in urls if is_pipe(url)]
+    if pipes:
+        more = f" (and {len(pipes) - 1} more)" if pipes[1:] else ""
+        raise UsageError(
+            f"{pipes[0][:200]!r}{more} runs a shell command, which data from somebody else must not: if you wrote it "
+            "yourself, allow it with --allow-pipe, or allow_pipe=True in code; nothing was run"
+        )
 
 
 def read_shard(url: str) -> Iterator[_Group | Skipped]:
@@ -197,7 +246,7 @@ def read_shard(url: str) -> Iterator[_Group | Skipped]:
     shard, done = os.path.basename(url.split("?")[0]), 0
     current: _Group | None = None
     try:
-        with gopen.gopen(_local(url) if _is_local(url) else url, "rb") as stream:
+        with _open(url) if _is_local(url) else gopen.gopen(url, "rb") as stream:
             for name, data in _files(stream):
                 folder, _, base = name.rpartition("/")
                 stem, _, suffix = base.partition(".")
@@ -217,6 +266,14 @@ def read_shard(url: str) -> Iterator[_Group | Skipped]:
         lost = f"the rest is skipped after {done}{f' of {of}' if of is not None else ''} samples"
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"{_text(error)}; {lost}"
         yield Skipped(url, reason)
+
+
+def _open(url: str) -> IO[bytes]:
+    path = _local(url)
+    kind = irregular(path)
+    if kind is not None:
+        raise OSError(f"is {kind}, not a file")
+    return open(path, "rb")
 
 
 class _Header(tarfile.TarInfo):
@@ -252,32 +309,73 @@ def _text(error: BaseException) -> str:
     return "truncated shard" if text in ("unexpected end of data", "empty file") else text
 
 
-def _described(group: _Group) -> tuple[str, int | None, dict[str, Any]]:
+def _picture(parts: dict[str, bytes]) -> bytes:
+    """The encoded picture of a sample: `jpg`, `image.jpg`, or the only picture under another name."""
+    found = [suffix for suffix in parts if f".{suffix.rpartition('.')[2]}" in IMAGE_SUFFIXES]
+    found = [suffix for suffix in found if suffix.partition(".")[0] not in OTHER_PICTURES]
+    chosen = _named(found, PICTURE_PARTS)
+    if chosen is None and not found:
+        raise DataError(f"no image among its parts ({', '.join(parts)})")
+    if chosen is None:
+        raise DataError(f"several images among its parts ({', '.join(found)}): call the right one image.png")
+    return parts[chosen]
+
+
+def _named(found: Sequence[str], names: Collection[str]) -> str | None:
+    """A part without a name (`png`), else one that is named so (`image.png`), else the only one."""
+    plain = [suffix for suffix in found if "." not in suffix]
+    named = [suffix for suffix in found if suffix.partition(".")[0] in names]
+    return next(iter([*plain, *named, *(found if len(found) == 1 else [])]), None)
+
+
+def _described(parts: dict[str, bytes]) -> tuple[str, int | None, dict[str, Any]]:
+    """First caption, label and attributes of a sample."""
+    record = _record(parts)
+    texts = [suffix for suffix in parts if suffix.rpartition(".")[2] in ("txt", "caption")]
+    text = _named(texts, TEXT_PARTS)
+    column = first_column(record, CAPTION_COLUMNS[:4])
     try:
-        record = json.loads(group.parts["json"]) if "json" in group.parts else {}
-    except ValueError as error:
-        raise DataError(f"its .json cannot be read ({error})") from error
-    if not isinstance(record, dict):
-        raise DataError("its .json is not an object")
-    text = next((group.parts[suffix] for suffix in ("txt", "caption") if suffix in group.parts), None)
-    try:
-        told = text.decode("utf-8") if text is not None else record.get("caption", record.get("text"))
-        label = int(group.parts["cls"]) if "cls" in group.parts else record.get("label")
+        told = parts[text].decode("utf-8").splitlines() if text is not None else record.get(column)
+        number = _named([suffix for suffix in parts if suffix.rpartition(".")[2] == "cls"], ())
+        label = int(parts[number]) if number is not None else record.get("label")
     except UnicodeDecodeError as error:
         raise DataError("its caption is not UTF-8 text") from error
     except ValueError as error:
         raise DataError(f"its .cls is not a number ({error})") from error
     if told is None and label is None:
-        raise DataError(f"neither caption nor label among its parts ({', '.join(group.parts)})")
-    attributes = {name: value for name, value in record.items() if name not in ("caption", "text", "label")}
-    return " ".join(str(told or "").split()), label if isinstance(label, int) else None, attributes
+        raise DataError(f"neither caption nor label among its parts ({', '.join(parts)})")
+    captions = read_captions(told)
+    if any(not_unicode(caption) for caption in captions):
+        raise DataError("its caption is not Unicode text")
+    if isinstance(label, int) and not -(1 << 63) <= label < 1 << 63:
+        raise DataError("its label is no number that a label can be")
+    used = {"caption", "text", "label"} | ({column} if text is None else set())
+    attributes = {name: value for name, value in record.items() if name not in used}
+    if len(captions) > 1:
+        attributes["captions"] = captions
+    return captions[0] if captions else "", label if isinstance(label, int) else None, attributes
+
+
+def _record(parts: dict[str, bytes]) -> dict[str, Any]:
+    suffix = _named([suffix for suffix in parts if suffix.rpartition(".")[2] == "json"], ("metadata", "meta"))
+    if suffix is None:
+        return {}
+    try:
+        record = read_json(parts[suffix])
+    except DataError as error:
+        raise DataError(f"its .json cannot be read ({error})") from error
+    if suffix.partition(".")[0] in TEXT_PARTS and isinstance(record, (list, str)):
+        return {"caption": record}
+    if not isinstance(record, dict):
+        raise DataError("its .json is not an object")
+    return record
 
 
 # --- where ------------------------------------------------------------------------------------------------------------
 
 
 def _is_local(url: str) -> bool:
-    return ("://" not in url and not url.startswith("pipe:")) or url.startswith("file:")
+    return ("://" not in url and not is_pipe(url)) or url.startswith("file:")
 
 
 def _local(url: str) -> str:

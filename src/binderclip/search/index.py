@@ -159,15 +159,18 @@ class SearchIndex:
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}")
         self._check_root(folder)
-        paths = _listing(folder)
+        left_out: list[tuple[str, str]] = []
+        paths = _listing(folder, left_out)
         if not paths and not len(self):
             raise DataError(f"no images in {folder}: looked for PNG, JPEG, WebP, GIF, BMP and TIFF files, also below")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with one_writer(self.path) as waited:
-                return self._update(folder, _listing(folder) if waited else paths, batch_size, progress)
+                report = self._update(folder, _listing(folder) if waited else paths, batch_size, progress)
         except OSError as error:
             raise DataError(f"cannot write to the index at {self.path}: {error.strerror or error}") from error
+        report.skipped[:0] = left_out
+        return report
 
     def _check_root(self, folder: Path) -> None:
         if self.root is not None and self.root != folder:
@@ -348,9 +351,9 @@ def _check_place(path: Path) -> None:
         raise CheckpointError(f"{path} is not empty and not a binderclip index; give another place for the index")
 
 
-def _listing(folder: Path) -> dict[str, Path]:
-    """Every image below a folder, by its path within."""
-    return {path.relative_to(folder).as_posix(): path for path in list_images(folder)}
+def _listing(folder: Path, skipped: list[tuple[str, str]] | None = None) -> dict[str, Path]:
+    """Every image below a folder, by its path within; `skipped` gets (path, reason) of what is none."""
+    return {path.relative_to(folder).as_posix(): path for path in list_images(folder, skipped=skipped)}
 
 
 def _digest(path: Path) -> str:
