@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,44 @@ def test_corrupt_pictures_are_left_out_and_named(folder: Path) -> None:
     found = evaluate_model(Colours(), load_data(str(folder)), batch_size=4)
     assert found.count == 9
     assert [Path(key).name for key, _ in found.skipped] == ["broken.png"]
+
+
+TONES = {"crimson": (0.9, 0.2, 0.0), "lime": (0.1, 0.9, 0.0), "navy": (0.0, 0.1, 0.9)}
+SEVERAL = {"red": ["red", "lime"], "green": ["green", "navy"], "blue": ["blue"]}
+
+
+@pytest.mark.parametrize("layout", ["rows.csv", "list.jsonl", "lines.txt", "coco", "shards"])
+def test_every_caption_of_a_picture_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+    """By hand: "lime" and "navy" lie nearest to another picture than their own; each picture has one that fits."""
+    for name, colour in TONES.items():
+        monkeypatch.setitem(COLOURS, name, colour)
+    root = tmp_path / "data"
+    (root / "val2017").mkdir(parents=True)
+    for name in SEVERAL:
+        Image.new("RGB", (8, 8), tuple(int(255 * v) for v in COLOURS[name])).save(root / f"val2017/{name}.png")
+    rows = [(name, text) for name, texts in SEVERAL.items() for text in texts]
+    if layout == "rows.csv":
+        (root / "captions.csv").write_text("file,caption\n" + "".join(f"val2017/{n}.png,{t}\n" for n, t in rows))
+    elif layout == "list.jsonl":
+        lines = [json.dumps({"file": f"val2017/{name}.png", "caption": texts}) for name, texts in SEVERAL.items()]
+        (root / "captions.jsonl").write_text("\n".join(lines))
+    elif layout == "coco":
+        images = [{"id": i, "file_name": f"{name}.png"} for i, name in enumerate(SEVERAL)]
+        notes = [{"image_id": list(SEVERAL).index(name), "caption": text} for name, text in rows]
+        (root / "annotations").mkdir()
+        (root / "annotations/captions_val2017.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    else:
+        for name, texts in SEVERAL.items():
+            (root / f"val2017/{name}.txt").write_text("\n".join(texts))
+    spec = str(root)
+    if layout == "shards":
+        write_shards(load_data(spec), tmp_path / "shards/x-%03d.tar", per_shard=2)
+        spec = str(tmp_path / "shards")
+    found = evaluate_model(Colours(), load_data(spec))
+    assert (found.count, found.figures["captions"]) == (3, 5)
+    assert found.figures["text_to_image/R@1"] == pytest.approx(3 / 5)
+    assert found.figures["image_to_text/R@1"] == 1.0
+    assert found.figures["text_to_image/R@5"] == 1.0
 
 
 def test_limit_takes_the_first(folder: Path) -> None:

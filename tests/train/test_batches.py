@@ -9,12 +9,16 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from binderclip.data import ImageTextDataset, load_data, write_shards
 from binderclip.errors import DataError, UsageError
 from binderclip.train import Order, World
-from binderclip.train.batches import prefetch
+from binderclip.train.batches import Batches, prefetch
+from binderclip.train.pictures import Pictures
+from binderclip.train.stream import ShardBatches
 from binderclip.train.vocabulary import train_vocabulary
 
 
@@ -61,6 +65,72 @@ def test_prefetch_keeps_order_and_errors(ahead: int) -> None:
     assert next(items) == 1
     with pytest.raises(DataError, match="torn"):
         next(items)
+
+
+SEVERAL = [["one"], ["two", "three"], ["four", "five", "six", "seven"]]
+
+
+def several() -> ImageTextDataset:
+    images = np.random.default_rng(0).integers(0, 255, (3, 4, 4, 3), np.uint8)
+    attributes = {"captions": [None, *SEVERAL[1:]]}
+    return ImageTextDataset(images, [texts[0] for texts in SEVERAL], ["a", "b", "c"], attributes=attributes)
+
+
+def test_a_pass_shows_each_picture_with_one_of_its_captions() -> None:
+    pictures = Pictures([several()], [1.0], size=4)
+    flat = [text for texts in SEVERAL for text in texts]
+    assert pictures.texts == flat
+
+    def shown(start: int = 0, batch_size: int = 3) -> list[list[str]]:
+        order = Order(pictures.sizes, [1.0], batch_size, seed=5)
+        # The tokens of a text are its place in the list.
+        batches = Batches(pictures, order, prepare=lambda p: p.images.float(), tokens=torch.arange(7), ahead=0)
+        batches.seek(start)
+        passes = []
+        while batches.position < 80 * (3 // batch_size):
+            found = {}
+            for batch in batches:
+                found |= dict(zip(batch.rows.tolist(), [flat[i] for i in batch.tokens], strict=True))
+                assert torch.equal(batch.caption_ids, pictures.caption_ids[batch.tokens])
+            passes.append([found[row] for row in range(3)])
+        return passes
+
+    passes = shown()
+    assert all(text in SEVERAL[row] for texts in passes for row, text in enumerate(texts))
+    for row, texts in enumerate(SEVERAL):
+        counts = Counter(found[row] for found in passes)
+        expected, deviation = 80 / len(texts), (80 * (len(texts) - 1)) ** 0.5 / len(texts)
+        assert all(abs(counts[text] - expected) <= 4 * deviation for text in texts)
+    # Neither where a run starts nor how it is cut into batches changes what a pass shows.
+    assert shown(start=30) == passes[30:]
+    assert shown(batch_size=1) == passes
+    pictures.draw = False
+    assert shown(start=78) == [["one", "two", "four"]] * 2
+
+
+def test_shards_show_one_of_several_captions_too(tmp_path: Path) -> None:
+    write_shards(several(), tmp_path / "x-%d.tar")
+    passes, seen = [], []
+
+    def tokenize(captions: list[str]) -> torch.Tensor:
+        seen.append(captions)
+        return torch.zeros(len(captions))
+
+    batches = ShardBatches(
+        load_data(str(tmp_path)),
+        batch_size=3,
+        prepare=lambda pixels: passes.append(list(pixels.keys)) or pixels.images.float(),
+        tokenize=tokenize,
+        size=4,
+        fit="crop",
+        workers=0,
+        world=World(),
+    )
+    for _ in range(30):
+        list(batches)
+    found = [dict(zip(keys, texts, strict=True)) for keys, texts in zip(passes, seen, strict=True)]
+    for key, texts in zip("abc", SEVERAL, strict=True):
+        assert {row[key] for row in found} == set(texts)
 
 
 def test_prefetch_ends_with_its_reader() -> None:

@@ -44,11 +44,24 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Described:
-    """What is said about pictures, in their order: captions, labels (-1: none) and the names of the labels."""
+    """What is said about pictures, in their order.
+
+    Args:
+        captions: the first caption of each.
+        labels: -1 for none.
+        classes: names of the labels.
+        several: every caption of each, where one has more than one; None: each has the one.
+    """
 
     captions: Sequence[str]
     labels: Sequence[int]
     classes: Sequence[str] = ()
+    several: Sequence[Sequence[str]] | None = None
+
+    @property
+    def all_captions(self) -> list[list[str]]:
+        """Every caption of every picture."""
+        return [list(texts) for texts in self.several or [[caption] for caption in self.captions]]
 
 
 @torch.no_grad()
@@ -62,6 +75,9 @@ def figures(
 ) -> dict[str, float]:
     """Retrieval and, where the data set has classes, zero-shot accuracy, from image features.
 
+    Where each picture has one caption, an equal caption counts as found. Where pictures have several, every caption is
+    a query and an answer, and only a picture's own count: the recall of clip_benchmark.
+
     Args:
         model: encodes the captions (each distinct one once) and the class names.
         image_features: (N, E) features of the pictures of `dataset`, in its order.
@@ -70,14 +86,19 @@ def figures(
         batch_size: texts that go through the model at once.
     """
     found: dict[str, float] = {}
-    captions = list(dataset.captions)
+    several = dataset.all_captions
+    captions = [caption for texts in several for caption in texts]
     distinct = list(dict.fromkeys(captions))
     # With one caption for everything, recall says nothing.
     if len(distinct) > 1:
         position = {caption: i for i, caption in enumerate(distinct)}
         rows = torch.tensor([position[caption] for caption in captions], device=image_features.device)
         texts = model.encode_text(distinct, batch_size=batch_size)[rows]
-        found |= retrieval(image_features, texts, captions=captions)
+        if len(captions) == len(several):
+            found |= retrieval(image_features, texts, captions=captions)
+        else:
+            owners = [picture for picture, own in enumerate(several) for _ in own]
+            found |= retrieval(image_features, texts, image_index=owners)
     labels = torch.as_tensor(dataset.labels)
     known = labels >= 0
     if len(dataset.classes) > 1 and bool(known.any()):
@@ -161,12 +182,14 @@ def _encode_shards(
 ) -> Encoded:
     samples = islice(dataset, limit)
     captions: list[str] = []
+    several: list[list[str]] = []
     labels: list[int] = []
     parts: list[Tensor] = []
     while chunk := list(islice(samples, 8 * batch_size)):
         parts.append(model.encode_files([s.image for s in chunk], batch_size=batch_size, on_error="raise").features)
         captions += [sample.caption for sample in chunk]
+        several += [sample.captions for sample in chunk]
         labels += [-1 if sample.label is None else sample.label for sample in chunk]
         if progress is not None:
             progress(len(captions))
-    return parts, Described(captions, labels, dataset.classes), dataset.skipped
+    return parts, Described(captions, labels, dataset.classes, several), dataset.skipped

@@ -32,7 +32,7 @@ class Batch:
 
     Args:
         images: (B, 3, S, S) normalised pixels.
-        tokens: captions as token ids.
+        tokens: captions as token ids; of several captions the one drawn for this pass.
         rows: (B,) which pictures of the set they are.
         caption_ids: (B,) equal where captions are equal (case apart).
         columns: further tensors a stage asked for, one row a picture (teacher features, ...).
@@ -115,7 +115,7 @@ class Batches:
         pictures: where they come from.
         order: which rows each batch holds.
         prepare: raw pixels -> input of the model, on its device (see `Prepare`).
-        tokens: tokens of every caption of `pictures`.
+        tokens: tokens of `pictures.texts`, every caption of every picture.
         world: takes this process's part of each batch.
         columns: further tensors with one row a picture.
         ahead: batches made in advance in a background thread; 0 makes each when it is asked for.
@@ -164,8 +164,8 @@ class Batches:
         """One batch, ready for the model."""
         images = self.prepare(pixels)
         columns = {name: tensor[pixels.rows] for name, tensor in self.columns.items()}
-        ids = self.pictures.caption_ids[pixels.rows]
-        return Batch(images, self.tokens[pixels.rows], pixels.rows, ids, columns)
+        texts = self.pictures.text_rows(pixels.rows, pixels.epoch, self.order.seed)
+        return Batch(images, self.tokens[texts], pixels.rows, self.pictures.caption_ids[texts], columns)
 
 
 @dataclass(frozen=True)

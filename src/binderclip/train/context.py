@@ -172,7 +172,7 @@ class StageContext:
             return shorten(model, model.tokenize(captions), stage.text_length)
 
         if isinstance(self.source, Pictures):
-            ahead, tokens = 2 if self.recipe.workers else 0, tokenize(self.source.captions)
+            ahead, tokens = 2 if self.recipe.workers else 0, tokenize(self.source.texts)
             return Batches(
                 self.source, self.order(), prepare=prepare, tokens=tokens, world=world, columns=columns, ahead=ahead
             )

@@ -152,6 +152,8 @@ def distill(
 ) -> EmbeddingDistill:
     """Follow the embeddings of another model, computed once for every picture and caption (no augmentation).
 
+    With `text`, a picture with several captions is trained with its first one only, as the teacher's features are.
+
     Args:
         context: of the stage.
         teacher: anything `load` takes.
@@ -169,6 +171,7 @@ def distill(
             context.columns["teacher_image"] = _teacher_images(other, pictures.images)
         if text:
             sides["text"] = "teacher_text"
+            pictures.draw = False
             distinct = list(dict.fromkeys(pictures.captions))
             position = {caption: i for i, caption in enumerate(distinct)}
             rows = torch.tensor([position[caption] for caption in pictures.captions])

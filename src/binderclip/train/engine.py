@@ -151,12 +151,12 @@ def _start(out: Path, recipe: Recipe, world: World, resume: bool) -> Any:
 
     def captions() -> list[str]:
         sets, _ = open_sources([spec for stage in recipe.stage for spec in stage.data])
-        if any(not hasattr(dataset, "captions") for dataset in sets):
+        if any(not hasattr(dataset, "all_captions") for dataset in sets):
             raise NotSupported(
                 "tokenizer = 'captions' learns from captions that are known as a whole, and shards are a stream; take "
                 "over another model's vocabulary: tokenizer = 'small'"
             )
-        return [caption for dataset in sets for caption in dataset.captions]
+        return [caption for dataset in sets for texts in dataset.all_captions for caption in texts]
 
     return build_model(recipe.model, seed=recipe.seed, captions=captions)
 

@@ -94,16 +94,18 @@ def _open_shards(name: str, dataset: ShardDataset, model: ImageTextModel, limit:
     """A stream, read whole by the one process that measures."""
     dataset.rank, dataset.world, dataset.mode = 0, 1, "RGB"
     captions: list[str] = []
+    several: list[list[str]] = []
     labels: list[int] = []
 
     def images() -> Iterator[Any]:
         for sample in islice(dataset, limit):
             captions.append(sample.caption)
+            several.append(sample.captions)
             labels.append(-1 if sample.label is None else sample.label)
             yield sample.image
 
     pixels = _pixels(model, images())
-    return _Held(name, pixels, Described(captions, labels, dataset.classes), dataset)
+    return _Held(name, pixels, Described(captions, labels, dataset.classes, several), dataset)
 
 
 def _pixels(model: ImageTextModel, images: Iterator[Any]) -> Tensor:

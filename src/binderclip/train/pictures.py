@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from binderclip.data import Collate, ImageTextDataset, load_data
+from binderclip.data.sample import draw_captions
 from binderclip.errors import DataError, UsageError
 from binderclip.train.parts import check_part
 from binderclip.train.recipe import DataSpec
@@ -80,6 +81,8 @@ class Pixels:
 class Pictures:
     """Several sets as one table of pictures.
 
+    A picture with several captions is shown with one of them in each pass, drawn by a hash of (seed, key, epoch).
+
     Args:
         sets: map-style data sets.
         weights: how often each is drawn, one for each set.
@@ -120,8 +123,12 @@ class Pictures:
         if not len(self.dataset):
             raise DataError(f"no readable picture in the training data; skipped: {self.skipped[:3]}")
         self.captions, self.keys = self.dataset.captions, self.dataset.keys
+        self.several = self.dataset.all_captions
+        self.texts = [text for texts in self.several for text in texts]
+        self._first = torch.tensor([0, *(len(texts) for texts in self.several[:-1])]).cumsum(0)
+        self.draw = len(self.texts) > len(self.several)
         numbers: dict[str, int] = {}
-        self.caption_ids = torch.tensor([numbers.setdefault(c.casefold(), len(numbers)) for c in self.captions])
+        self.caption_ids = torch.tensor([numbers.setdefault(c.casefold(), len(numbers)) for c in self.texts])
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -137,6 +144,19 @@ class Pictures:
     def data_hash(self) -> str:
         """16 hex digits over keys, captions, pictures and weights."""
         return hashlib.blake2b(repr((self._hashes, self.weights)).encode(), digest_size=8).hexdigest()
+
+    def text_rows(self, rows: Int[Tensor, "B"], epoch: int, seed: int) -> Int[Tensor, "B"]:
+        """Which of `texts` goes with each picture in one pass: its caption, or the one drawn of several.
+
+        Args:
+            rows: of the pictures.
+            epoch, seed: of the draw, see `binderclip.data.sample.draw_captions`; where `draw` is False it is the first.
+        """
+        if not self.draw:
+            return self._first[rows]
+        chosen = rows.tolist()
+        several, keys = [self.several[i] for i in chosen], [self.keys[i] for i in chosen]
+        return self._first[rows] + torch.tensor(draw_captions(several, keys, seed=seed, epoch=epoch))
 
     def read(self, plan: Iterator[tuple[int, Int[Tensor, "B"]]]) -> Iterator[Pixels]:
         """The pictures of a plan of (epoch, rows), in its order."""

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from binderclip.data import Collate
 from binderclip.data.sample import Batch as RawBatch
+from binderclip.data.sample import captions_of, draw_captions
 from binderclip.data.shards import ShardDataset
 from binderclip.errors import DataError
 from binderclip.losses.targets import key_ids
@@ -29,7 +30,8 @@ class ShardBatches:
     """Endless batches of a shard data set.
 
     The order is a function of seed, epoch, workers and processes, so a resumed run draws the raw batches that were
-    used already, without making them ready, and goes on exactly.
+    used already, without making them ready, and goes on exactly. A picture with several captions is shown with one of
+    them in each pass, drawn by a hash of (seed, key, epoch).
 
     Args:
         dataset: the shards.
@@ -115,6 +117,9 @@ class ShardBatches:
     def _make(self, item: tuple[int, RawBatch]) -> Batch:
         epoch, raw = item
         rows = torch.full((len(raw),), -1)
-        images = self.prepare(Pixels(raw.images, rows, raw.captions, raw.keys, epoch))  # type: ignore[arg-type]
-        ids = key_ids([caption.casefold() for caption in raw.captions], torch.device("cpu"))
-        return Batch(images, self.tokenize(raw.captions), rows, ids)
+        several = [captions_of(c, a.get("captions")) for c, a in zip(raw.captions, raw.attributes, strict=True)]
+        drawn = draw_captions(several, raw.keys, seed=self.dataset.seed, epoch=epoch)
+        captions = [texts[number] for texts, number in zip(several, drawn, strict=True)]
+        images = self.prepare(Pixels(raw.images, rows, captions, raw.keys, epoch))  # type: ignore[arg-type]
+        ids = key_ids([caption.casefold() for caption in captions], torch.device("cpu"))
+        return Batch(images, self.tokenize(captions), rows, ids)
