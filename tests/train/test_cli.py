@@ -77,3 +77,19 @@ def test_check_shows_every_default(
     shown = capsys.readouterr().out
     assert 'optimizer = "adamw"' in shown
     assert not (tmp_path / "run").exists()
+
+
+def test_commands_in_data_are_refused_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"pipe:touch {tmp_path / 'ran'}"
+    (tmp_path / "r.toml").write_text(f'data = "{address}"\nsamples = 8\n')
+    train = ("train", str(tmp_path / "r.toml"), "--out", str(tmp_path / "run"))
+    for words in (train, ("evaluate", "small", "--data", address)):
+        assert command(monkeypatch, *words) == 2
+        assert "runs a shell command" in capsys.readouterr().err
+        assert not (tmp_path / "ran").exists()
+    # Allowed, it runs, and is no archive.
+    assert command(monkeypatch, "evaluate", "small", "--data", address, "--allow-pipe") == 1
+    assert "no picture can be read" in capsys.readouterr().err
+    assert (tmp_path / "ran").exists()

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from binderclip.data import load_data, write_shards
 from binderclip.errors import UsageError
 from binderclip.models import load
 from binderclip.train import STAGES, TERMS, Recipe, StageContext, run
@@ -218,3 +219,27 @@ def test_stages_and_terms_of_other_code(tiny: dict[str, Any], tmp_path: Path, mo
     assert torch.equal(before["visual.proj"], after["visual.proj"])
     assert {"loss/contrastive", "loss/distill"} <= set(result.stages[1].history)
     assert "distill" in TERMS
+
+
+@pytest.mark.parametrize("place", ["stage", "evaluation"])
+def test_a_recipe_cannot_run_commands_unless_its_user_allows_it(
+    tiny: dict[str, Any], tmp_path: Path, place: str
+) -> None:
+    write_shards(load_data("noto-emoji", "train").subset(range(16)), tmp_path / "x-%d.tar")
+    tiny["model"]["tokenizer"] = "small"
+    tiny.pop("epochs")
+    tiny["samples"] = 16
+    data = [{"name": f"pipe:touch {tmp_path / 'ran'}; cat {tmp_path / 'x-0.tar'}"}]
+    if place == "stage":
+        tiny["data"] = data
+    else:
+        tiny["evaluation"]["data"] = data
+    with pytest.raises(UsageError, match=r"runs a shell command.*--allow-pipe"):
+        go(tiny, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out").exists()
+    for entry in ("_allow_pipe", "allow_pipe"):
+        with pytest.raises(UsageError, match=entry):
+            Recipe.from_dict({**tiny, "data": [{**data[0], entry: True}]})
+    assert go(tiny, tmp_path / "out", allow_pipe=True).stages[0].steps == 1
+    assert (tmp_path / "ran").exists()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.inputs import writable_path
-from binderclip.cli.options import BatchSize, Device, Dtype, Json
+from binderclip.cli.options import AllowPipe, BatchSize, Device, Dtype, Json
 from binderclip.cli.output import print_json, print_table, warn_skipped, write_json
 
 
@@ -19,15 +19,16 @@ def evaluate(
     data: Annotated[
         str,
         typer.Option(
-            help="A folder of images with captions or class-named folders, shard URLs `x-{000..009}.tar`, or a "
-            "named set: `openclipart`, `noto-emoji`, `icons`, `openmoji`, `fashion-mnist`, `digits`, `photographs`, "
-            "`textile`."
+            help="A folder or zip of images with captions or class-named folders, a COCO folder, Parquet files, shard "
+            "URLs `x-{000..009}.tar` or a folder of them, or a named set: `openclipart`, `noto-emoji`, `icons`, "
+            "`openmoji`, `fashion-mnist`, `digits`, `photographs`, `textile`."
         ),
     ] = "openclipart",
     split: Annotated[str | None, typer.Option(help="Of a named set, or `all` [default: the held-out one].")] = None,
     templates: Annotated[str, typer.Option("--templates", "-t", help="Sentences around a class name.")] = "simple",
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many pictures.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures to this JSON file.")] = None,
+    allow_pipe: AllowPipe = False,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     batch_size: BatchSize = 64,
@@ -48,7 +49,7 @@ def evaluate(
 
     sentences = resolve_templates(templates)
     split = held_out_split(data) if split is None else split
-    samples = load_data(data, split=None if split == "all" else split)
+    samples = load_data(data, split=None if split == "all" else split, allow_pipe=allow_pipe)
     clip = load(model, device=device, dtype=dtype)
     result = evaluate_model(clip, samples, templates=sentences, batch_size=batch_size, limit=limit)
     document = {"model": model, "data": data, "split": split, **result.as_dict()}

@@ -19,6 +19,12 @@ Model = Annotated[str, MODEL]
 Device = Annotated[str, typer.Option(help="Where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`.")]
 Dtype = Annotated[str, typer.Option(help="Precision of the towers: `float32`, `bfloat16` or `float16`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+AllowPipe = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pipe", help="Let shards named `pipe:COMMAND` run that command; only for what you wrote yourself."
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through the model at once.")]
 LABELS = typer.Option(
     "--labels", "-l", help="Labels, separated by commas: `cat,dog,a red car`; or `@FILE`, one a line."

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from binderclip.cli.options import Device, Json
+from binderclip.cli.options import AllowPipe, Device, Json
 from binderclip.cli.output import note, print_json, print_table, warn_skipped
 
 WAYS = ("image_to_text", "text_to_image")
@@ -50,6 +50,7 @@ def train(
     check: Annotated[
         bool, typer.Option("--check", help="Only check the recipe and show it with every default.")
     ] = False,
+    allow_pipe: AllowPipe = False,
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
@@ -85,6 +86,7 @@ def train(
             device=device,
             parallel=parallel,  # type: ignore[arg-type]
             progress=not json,
+            allow_pipe=allow_pipe,
         )
     except KeyboardInterrupt:
         if (out / "recipe.toml").is_file():
@@ -119,7 +121,9 @@ def _show(result: object) -> None:
         if any(measure in figures for figures in found.values())
     ]
     if rows:
-        print_table("held out (an equal caption counts as found)", ["share", *found], rows)
+        print_table(
+            "held out (an equal caption counts as found; of several, the picture's own)", ["share", *found], rows
+        )
 
 
 def register(app: typer.Typer) -> None:

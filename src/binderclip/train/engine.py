@@ -23,7 +23,7 @@ from binderclip.train.environment import describe_environment
 from binderclip.train.parts import build_part
 from binderclip.train.pictures import open_sources
 from binderclip.train.plots import plot_run
-from binderclip.train.recipe import Recipe, load_recipe
+from binderclip.train.recipe import DataSpec, Recipe, load_recipe
 from binderclip.train.registry import SOURCES, STAGES
 from binderclip.train.surgery import training_view
 from binderclip.train.toml import write_toml
@@ -67,6 +67,7 @@ def run(
     device: str = "cpu",
     parallel: Parallel = "ddp",
     progress: bool = True,
+    allow_pipe: bool = False,
     set: Sequence[str] = (),
     **overrides: Any,
 ) -> RunResult:
@@ -83,11 +84,13 @@ def run(
         device: where the model runs.
         parallel: `ddp` or `fsdp`, for several processes.
         progress: show a progress display on stderr.
+        allow_pipe: whether shards named `pipe:COMMAND` may run that command in a shell; a recipe from somebody else
+            must not, so no recipe can say it.
         set: `KEY=VALUE` overrides, as on the command line.
         overrides: entries by name; one of a stage reaches every stage.
 
     Raises:
-        UsageError: a wrong recipe, or a directory that holds a run already.
+        UsageError: a wrong recipe, `pipe:` in it without `allow_pipe`, or a directory that holds a run already.
         DataError: training data that cannot be read.
         CheckpointError: what is there belongs to another recipe, or the disk is full.
         Diverged: the loss became NaN or infinite.
@@ -96,6 +99,8 @@ def run(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     if set or overrides:
         recipe = recipe.overridden(set, **overrides)
+    for spec in _specs(recipe):
+        spec._allow_pipe = allow_pipe
     out = Path(out)
     check_parallel(parallel)
     with join_world(device) as world:
@@ -139,8 +144,12 @@ def _refuse(out: Path, world: World, resume: bool) -> None:
 
 def _open_data(recipe: Recipe) -> None:
     """Open every named data set once, for its errors."""
-    specs = [spec for stage in recipe.stage for spec in stage.data] + recipe.evaluation.data
-    open_sources([spec for spec in specs if spec.name not in SOURCES])
+    open_sources([spec for spec in _specs(recipe) if spec.name not in SOURCES])
+
+
+def _specs(recipe: Recipe) -> list[DataSpec]:
+    """Every data set of a recipe."""
+    return [spec for stage in recipe.stage for spec in stage.data] + recipe.evaluation.data
 
 
 def _start(out: Path, recipe: Recipe, world: World, resume: bool) -> Any:

@@ -42,7 +42,7 @@ def open_sources(specs: Sequence[DataSpec]) -> tuple[list[Any], list[float]]:
         elif spec.options:
             raise UsageError(f"data {spec.name!r} takes no options, got {', '.join(spec.options)}")
         else:
-            dataset = load_data(spec.name, _split_of(spec), mode="RGBA")
+            dataset = load_data(spec.name, _split_of(spec), mode="RGBA", allow_pipe=spec._allow_pipe)
         if spec.limit is not None and isinstance(dataset, ImageTextDataset):
             dataset = dataset.subset(range(min(spec.limit, len(dataset))))
         if isinstance(dataset, ImageTextDataset) and not len(dataset):

@@ -46,6 +46,9 @@ class DataSpec(_Strict):
     limit: int | None = Field(None, ge=1)
     options: dict[str, Any] = {}
 
+    # Set by `run(allow_pipe=)` alone: no recipe can allow its own commands.
+    _allow_pipe: bool = PrivateAttr(False)
+
 
 class Group(_Strict):
     """Parameters by name pattern, and how they learn.
