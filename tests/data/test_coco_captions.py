@@ -56,6 +56,7 @@ def test_a_coco_root_has_captions_and_no_classes(coco: Path) -> None:
     }
     assert load_data(str(coco), "val").captions == ["A cat.", "two dogs"]
     assert load_data(str(coco), "train").captions == ["a tree"]
+    assert load_data(str(coco), "train").skipped == dataset.skipped
     with pytest.raises(UsageError, match="only train, val"):
         load_data(str(coco), "test")
 

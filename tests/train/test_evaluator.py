@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from binderclip.data import load_data, write_shards
-from binderclip.errors import DataError
+from binderclip.data import ImageTextDataset, load_data, write_shards
+from binderclip.errors import DataError, UsageError
 from binderclip.models import load
 from binderclip.train.evaluator import Evaluator
-from binderclip.train.recipe import Evaluation
+from binderclip.train.pictures import open_sources
+from binderclip.train.recipe import DataSpec, Evaluation
 
 
 def test_shards_are_measured_like_the_table_they_were_made_from(tmp_path: Path) -> None:
@@ -56,3 +58,27 @@ def test_captions_stay_with_their_pictures_where_one_between_cannot_be_read(tmp_
     assert list(broken.described.captions) == list(whole.described.captions) == [part.captions[row] for row in good]
     (skipped,) = evaluator.skipped
     assert "2.png" in skipped[0]
+
+
+def test_training_and_evaluation_take_their_split_of_a_folder(tmp_path: Path) -> None:
+    part = load_data("noto-emoji", "val").subset(range(3))
+    for name, sample in zip(("train/a", "train/b", "val/c"), part, strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        sample.image.save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(sample.caption)
+    (tmp_path / "train/up").symlink_to("..", target_is_directory=True)
+
+    def opened(**entries: object) -> ImageTextDataset:
+        (dataset,), _ = open_sources([DataSpec.model_validate({"name": str(tmp_path), **entries})])
+        return dataset
+
+    assert opened().keys == ["train/a.png", "train/b.png"]
+    assert [key for key, _ in opened().skipped] == ["train/up"]
+    assert opened(split="val").keys == ["val/c.png"]
+    settings = Evaluation.model_validate({"data": [str(tmp_path)]})
+    assert open_sources(settings.data)[0][0].keys == ["val/c.png"]
+    with pytest.raises(UsageError, match="no split 'test', only train, val"):
+        opened(split="test")
+    # Without the split it is taken whole, as it always was.
+    shutil.rmtree(tmp_path / "val")
+    assert opened(split="val").keys == ["train/a.png", "train/b.png"]

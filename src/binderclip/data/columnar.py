@@ -19,10 +19,11 @@ import numpy as np
 
 from binderclip.data.dataset import ImageTextDataset, Mode
 from binderclip.data.files import irregular, list_files, read_file
-from binderclip.data.folder import SPLIT_FOLDERS, describe, unique_keys
+from binderclip.data.folder import take_split, unique_keys
+from binderclip.data.folder_rows import SPLIT_FOLDERS
 from binderclip.data.images import WHITE
-from binderclip.data.tables import read_json
-from binderclip.errors import DataError, UsageError
+from binderclip.data.tables import describe, read_json
+from binderclip.errors import DataError
 
 PICTURE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes", "bytes")
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
@@ -86,12 +87,7 @@ def load_tables(
         first = f"; {rows.skipped[0][0]}: {rows.skipped[0][1]}" if rows.skipped else ""
         raise DataError(f"{root}: none of {len(rows.skipped)} rows or files can be used{first}")
     dataset = rows.dataset(root.resolve().stem, {"mode": mode, "background": background, "size_hint": size_hint})
-    if split is None:
-        return dataset
-    have = sorted({str(value) for value in dataset.attributes.get("split", []) if value is not None})
-    if split not in have:
-        raise UsageError(f"{root} has no split {split!r}" + (f", only {', '.join(have)}" if have else ""))
-    return dataset.where(split=split)
+    return dataset if split is None else take_split(dataset, split, str(root))
 
 
 def _parts(root: Path) -> list[tuple[str, str | None, _Parquet | _Arrow]]:

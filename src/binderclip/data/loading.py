@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from binderclip.data.images import WHITE
 from binderclip.errors import UsageError
@@ -141,7 +141,7 @@ def _load_one(
         from binderclip.data.folder import load_folder
         from binderclip.data.images import list_images
 
-        reading = {"mode": mode, "background": background, "size_hint": size_hint}
+        reading: dict[str, Any] = {"mode": mode, "background": background, "size_hint": size_hint}
         in_file = path.is_file() and path.suffix.lower() == ".parquet" and has_pictures(path)
         if in_file or (path.is_dir() and (is_saved(path) or (not list_images(path) and has_picture_files(path)))):
             return load_tables(path, split, **reading)

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tarfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
+from binderclip.data.addresses import Urls, expand, is_local, local_path, open_local, refuse_pipes
 from binderclip.data.dataset import Mode
-from binderclip.data.files import irregular, not_unicode, printable
+from binderclip.data.files import not_unicode, printable
 from binderclip.data.images import IMAGE_SUFFIXES, WHITE, composite, open_image
 from binderclip.data.sample import Sample, Skipped
 from binderclip.data.tables import CAPTION_COLUMNS, first_column, read_captions, read_json
 from binderclip.errors import DataError, UsageError, require
 
-Urls: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 PICTURE_PARTS = ("image", "img", "picture", "photo")
 TEXT_PARTS = ("caption", "captions", "text")
 OTHER_PICTURES = ("mask", "masks", "seg", "segmentation", "depth", "alpha", "label", "edges", "normal", "normals")
@@ -89,7 +88,7 @@ class ShardDataset(IterableDataset[Sample]):
             raise UsageError(f"rank {self.rank} of {self.world} processes")
         self.skipped: list[tuple[str, str]] = []
         self._known: set[str] = set()
-        absent = [url for url in self.urls if _is_local(url) and not os.path.exists(_local(url))]
+        absent = [url for url in self.urls if is_local(url) and not os.path.exists(local_path(url))]
         if len(absent) == len(self.urls):
             more = f", nor any of {len(absent) - 1} more" if absent[1:] else ""
             raise DataError(f"{absent[0]}: no such shard{more}")
@@ -200,53 +199,13 @@ class _Group:
     parts: dict[str, bytes] = field(default_factory=dict)
 
 
-def expand(urls: Urls) -> list[str]:
-    """Brace ranges written out: `a-{00..02}.tar` -> three names.
-
-    Raises:
-        UsageError: none, or an address with a quote or a line break, which older versions of webdataset would hand to
-            a shell.
-    """
-    lists: Any = require("webdataset.shardlists", "train")
-    expanded = []
-    for text in [urls] if isinstance(urls, (str, os.PathLike)) else urls:
-        # A path is a path, whatever braces and colons it has.
-        expanded += [os.fspath(text)] if isinstance(text, os.PathLike) else lists.expand_urls(text)
-    if not expanded:
-        raise UsageError("no shards were named")
-    for url in expanded:
-        if not _is_local(url) and not is_pipe(url) and any(sign in url for sign in "'\n\r\0"):
-            raise UsageError(f"{url!r}: a quote or line break in an address: write it as %27 or %0A")
-    return expanded
-
-
-def is_pipe(url: str) -> bool:
-    """Whether an address is a shell command, however it is spelt."""
-    return re.sub(r"[\x00-\x20]", "", url).lower().startswith("pipe:")  # as urlparse reads it
-
-
-def refuse_pipes(urls: Sequence[str]) -> None:
-    """Stop where an address would run a shell command.
-
-    Raises:
-        UsageError: one does; shows the command.
-    """
-    pipes = [url for url in urls if is_pipe(url)]
-    if pipes:
-        more = f" (and {len(pipes) - 1} more)" if pipes[1:] else ""
-        raise UsageError(
-            f"{pipes[0][:200]!r}{more} runs a shell command, which data from somebody else must not: if you wrote it "
-            "yourself, allow it with --allow-pipe, or allow_pipe=True in code; nothing was run"
-        )
-
-
 def read_shard(url: str) -> Iterator[_Group | Skipped]:
     """The samples of one shard in order, undecoded; what is wrong with the shard comes last, as `Skipped`."""
     gopen: Any = require("webdataset.gopen", "train")
     shard, done = os.path.basename(url.split("?")[0]), 0
     current: _Group | None = None
     try:
-        with _open(url) if _is_local(url) else gopen.gopen(url, "rb") as stream:
+        with open_local(url) if is_local(url) else gopen.gopen(url, "rb") as stream:
             for name, data in _files(stream):
                 folder, _, base = name.rpartition("/")
                 stem, _, suffix = base.partition(".")
@@ -266,14 +225,6 @@ def read_shard(url: str) -> Iterator[_Group | Skipped]:
         lost = f"the rest is skipped after {done}{f' of {of}' if of is not None else ''} samples"
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"{_text(error)}; {lost}"
         yield Skipped(url, reason)
-
-
-def _open(url: str) -> IO[bytes]:
-    path = _local(url)
-    kind = irregular(path)
-    if kind is not None:
-        raise OSError(f"is {kind}, not a file")
-    return open(path, "rb")
 
 
 class _Header(tarfile.TarInfo):
@@ -333,7 +284,7 @@ def _described(parts: dict[str, bytes]) -> tuple[str, int | None, dict[str, Any]
     record = _record(parts)
     texts = [suffix for suffix in parts if suffix.rpartition(".")[2] in ("txt", "caption")]
     text = _named(texts, TEXT_PARTS)
-    column = first_column(record, CAPTION_COLUMNS[:4])
+    column = first_column(record, CAPTION_COLUMNS[:4]) or "caption"
     try:
         told = parts[text].decode("utf-8").splitlines() if text is not None else record.get(column)
         number = _named([suffix for suffix in parts if suffix.rpartition(".")[2] == "cls"], ())
@@ -374,19 +325,11 @@ def _record(parts: dict[str, bytes]) -> dict[str, Any]:
 # --- where ------------------------------------------------------------------------------------------------------------
 
 
-def _is_local(url: str) -> bool:
-    return ("://" not in url and not is_pipe(url)) or url.startswith("file:")
-
-
-def _local(url: str) -> str:
-    return url.removeprefix("file://").removeprefix("file:")
-
-
 def _expected(url: str) -> int | None:
     """How many samples a local shard should have, from `sizes.json` beside it."""
-    if not _is_local(url):
+    if not is_local(url):
         return None
-    path = Path(_local(url))
+    path = Path(local_path(url))
     try:
         return int(json.loads((path.parent / SIZES).read_text())[path.name])
     except (OSError, ValueError, KeyError, TypeError):

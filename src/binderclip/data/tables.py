@@ -21,6 +21,7 @@ FILE_COLUMNS = (
     "file_name", "file", "filename", "filepath", "image", "image_path", "image_name", "image_file", "img", "path",
 )  # fmt: skip
 CAPTION_COLUMNS = ("caption", "text", "captions", "texts", "sentences", "title", "description", "comment")
+SEVERAL_COLUMN = "labels"
 LABEL_COLUMNS = ("label", "class", "class_name", "category")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
@@ -63,6 +64,58 @@ def read_captions(value: Any) -> list[str]:
         return [text for part in parts for text in read_captions(part)]
     text = " ".join(str(value).split())
     return [text] if text else []
+
+
+def describe(record: dict[str, Any]) -> tuple[str, list[str], str | None, dict[str, Any]] | str:
+    """(file name, captions, label, attributes) of one record of a table, or what is wrong with it.
+
+    Without captions they are made of the label, or of several labels; there may be none of all of these.
+    """
+    record = {str(name).strip().lower(): value for name, value in record.items()}
+    name_column, caption_column, label_column = (
+        first_column(record, columns) for columns in (FILE_COLUMNS, CAPTION_COLUMNS, LABEL_COLUMNS)
+    )
+    if caption_column is None and label_column is None:
+        caption_column = first_column(record, ("comment",))  # Flickr30k's results.csv; elsewhere a remark
+    name = str((record.pop(name_column) if name_column else "") or "").strip()
+    told = record.pop(caption_column) if caption_column else None
+    captions = read_captions(told)
+    label = record.pop(label_column) if label_column else None
+    label = None if label is None or not str(label).strip() else str(label).strip()
+    several = record.pop(SEVERAL_COLUMN, None)
+    if several is not None:
+        record[SEVERAL_COLUMN] = _several(several)
+    if not captions and label is not None and caption_column is None:
+        captions = [readable(label)]
+    if not captions and several is not None and caption_column is None:
+        captions = [readable(", ".join(record[SEVERAL_COLUMN])) or "none of the labels"]
+    if "\0" in name:
+        return "a file name with a NUL byte"
+    if any(not_unicode(text) for text in (name, label or "", *captions)):
+        return f"{name.encode('utf-8', 'backslashreplace').decode()}: not Unicode text"
+    attributes = {key: value for key, value in record.items() if value is not None and not _is_empty(value)}
+    if len(captions) > 1:
+        attributes["captions"] = captions
+    return name, captions, label, attributes
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, str) and not value
+
+
+def _several(value: Any) -> list[str]:
+    """The labels of one picture, without doubles, in the order written; an empty cell is a picture with none."""
+    parts = value if isinstance(value, list) else str(value).replace("|", ";").split(";")
+    return list(dict.fromkeys(_tidy(str(part)) for part in parts if _tidy(str(part))))
+
+
+def readable(name: str) -> str:
+    """The name of a class or folder as words: dashes and underscores are spaces."""
+    return _tidy(name.replace("_", " ").replace("-", " "))
+
+
+def _tidy(text: str) -> str:
+    return " ".join(text.split())
 
 
 def records(name: str, data: bytes) -> Iterator[Record]:

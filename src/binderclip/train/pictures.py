@@ -42,7 +42,7 @@ def open_sources(specs: Sequence[DataSpec]) -> tuple[list[Any], list[float]]:
         elif spec.options:
             raise UsageError(f"data {spec.name!r} takes no options, got {', '.join(spec.options)}")
         else:
-            dataset = load_data(spec.name, _split_of(spec), mode="RGBA", allow_pipe=spec._allow_pipe)
+            dataset = _open_named(spec)
         if spec.limit is not None and isinstance(dataset, ImageTextDataset):
             dataset = dataset.subset(range(min(spec.limit, len(dataset))))
         if isinstance(dataset, ImageTextDataset) and not len(dataset):
@@ -52,12 +52,18 @@ def open_sources(specs: Sequence[DataSpec]) -> tuple[list[Any], list[float]]:
     return sets, weights
 
 
-def _split_of(spec: DataSpec) -> str | None:
-    """Only named sets have splits; a folder or shards are taken whole unless a split was asked for by name."""
+def _open_named(spec: DataSpec) -> Any:
+    """What `load_data` opens. A folder's own splits are used where it has the one; without, it is taken whole."""
     from binderclip.data import list_data
+    from binderclip.data.folder import take_split
 
     named = {part.strip() for part in spec.name.split(",")} <= set(list_data())
-    return spec.split if named or ("split" in spec.model_fields_set and spec.split not in ("train", "val")) else None
+    by_name = named or ("split" in spec.model_fields_set and spec.split not in ("train", "val"))
+    dataset = load_data(spec.name, spec.split if by_name else None, mode="RGBA", allow_pipe=spec._allow_pipe)
+    has_splits = isinstance(dataset, ImageTextDataset) and spec.split in dataset.attributes.get("split", [])
+    if by_name or not has_splits or spec.split is None:
+        return dataset
+    return take_split(dataset, spec.split, spec.name)
 
 
 @dataclass(frozen=True)

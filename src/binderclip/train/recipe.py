@@ -34,7 +34,7 @@ class DataSpec(_Strict):
     Args:
         name: `openclipart`, `noto-emoji`, `icons`, `packs`, a folder, shard URLs `x-{000..009}.tar`, or a name in
             `train.SOURCES`.
-        split: split of a named set.
+        split: split of a named set, or of a folder that has it; a folder without it is taken whole.
         weight: how often a picture of this source is drawn relative to others; 0.5 takes half of them each pass.
         limit: use only the first so many.
         options: settings for a source of `train.SOURCES`.
