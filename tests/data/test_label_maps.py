@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -114,3 +115,16 @@ def test_scenes_have_exact_labels_with_or_without_their_ground() -> None:
         assert (one.labels + 1).tolist() == other.labels.tolist()
         assert one.labels.min() == -1
     assert whole.classes == ["background", *bare.classes]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_no_label_map(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for name in "ab":
+        Image.new("RGB", (4, 4)).save(tmp_path / f"images/{name}.png")
+    Image.new("L", (4, 4)).save(tmp_path / "labels/a.png")
+    os.mkfifo(tmp_path / "labels/b.png")
+    found = LabelFolder(tmp_path, ["thing"])
+    assert [item.key for item in found] == ["a"]
+    assert "is a named pipe" in dict(found.skipped)["b.png"]

@@ -396,3 +396,11 @@ def test_writing_that_cannot_be_done(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         write_shards(failing(), tmp_path / "%d.tar")
     assert list(tmp_path.iterdir()) == []  # no half-written shard stays
+
+
+def test_a_count_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", 0, 2)
+    for text in ("[" * 100_000, "[]", '{"a.tar": 1e999}', '{"a.tar": "x"}'):
+        (tmp_path / "sizes.json").write_text(text)
+        dataset = ShardDataset(path)
+        assert (dataset.count, len(keys(dataset))) == (None, 2)

@@ -106,6 +106,8 @@ def _json_entries(path: Path, text: str) -> list[tuple[str, Any, str]]:
         document = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: damaged JSON (line {error.lineno}: {error.msg})") from error
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{path}: JSON that cannot be read: nested too deeply, or a number too long") from error
     if isinstance(document, dict):
         document = document.get("boxes", document.get("regions"))
     if not isinstance(document, list):
@@ -121,7 +123,10 @@ def _json_entries(path: Path, text: str) -> list[tuple[str, Any, str]]:
 
 
 def _csv_entries(path: Path, text: str) -> list[tuple[str, Any, str]]:
-    rows = [(n, [cell.strip() for cell in row]) for n, row in enumerate(csv.reader(io.StringIO(text)), start=1)]
+    try:
+        rows = [(n, [cell.strip() for cell in row]) for n, row in enumerate(csv.reader(io.StringIO(text)), start=1)]
+    except csv.Error as error:
+        raise DataError(f"{path}: no table that can be read ({error}); boxes are {FORMS}") from error
     rows = [(n, row) for n, row in rows if any(row)]
     order: list[int] = [0, 1, 2, 3]
     name_at: int | None = 4

@@ -223,8 +223,8 @@ def read_image_boxes(path: Path) -> dict[str, tuple[float, float, float, float]]
     try:
         text = path.read_text(encoding="utf-8-sig")
         entries = _json_rows(json.loads(text)) if text.lstrip().startswith(("{", "[")) else _csv_rows(text)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} holds no boxes by image ({error}): {forms}") from error
+    except (ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
+        raise DataError(f"{path} holds no boxes by image ({str(error)[:200]}): {forms}") from error
     found: dict[str, tuple[float, float, float, float]] = {}
     for name, numbers in entries:
         try:

@@ -118,7 +118,7 @@ def read_mask(path: str | Path, size: tuple[int, int]) -> Bool[Tensor, "H W"]:
     try:
         with Image.open(path) as opened:
             values = np.asarray(opened.convert("I") if opened.mode.startswith("I") else opened.convert("L"))
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: no readable mask: {error}") from error
     if values.shape != tuple(size):
         raise DataError(f"{path}: {values.shape[1]} x {values.shape[0]} pixels, its picture has {size[1]} x {size[0]}")

@@ -13,8 +13,8 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 
-from binderclip.data.folder import list_images
-from binderclip.data.images import open_image
+from binderclip.data.files import irregular
+from binderclip.data.images import list_images, open_image
 from binderclip.errors import DataError, UsageError
 
 #: (folder of images, folder of label maps) below the root, in the order they are looked for.
@@ -109,10 +109,12 @@ class LabelFolder:
             yield Labelled(picture, torch.from_numpy(labels), image.stem)
 
     def _labels(self, path: Path) -> np.ndarray:
+        if (kind := irregular(path)) is not None:
+            raise DataError(f"{path}: is {kind}, not a label map")
         try:
             with Image.open(path) as opened:
                 values = np.asarray(opened)
-        except OSError as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}: no readable label map: {error}") from error
         if values.ndim != 2:
             raise DataError(f"{path}: a label map has one number a pixel; this has {values.shape[2]} channels")

@@ -6,7 +6,6 @@ A damaged or truncated shard costs what lies behind the damage and nothing else,
 
 from __future__ import annotations
 
-import json
 import os
 import tarfile
 from collections.abc import Collection, Iterator, Sequence
@@ -19,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from binderclip.data.addresses import Urls, expand, is_local, local_path, open_local, refuse_pipes
 from binderclip.data.dataset import Mode
-from binderclip.data.files import not_unicode, printable
+from binderclip.data.files import not_unicode, printable, read_file
 from binderclip.data.images import IMAGE_SUFFIXES, WHITE, composite, open_image
 from binderclip.data.sample import Sample, Skipped
 from binderclip.data.tables import CAPTION_COLUMNS, first_column, read_captions, read_json
@@ -331,8 +330,8 @@ def _expected(url: str) -> int | None:
         return None
     path = Path(local_path(url))
     try:
-        return int(json.loads((path.parent / SIZES).read_text())[path.name])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(read_json(read_file(path.parent / SIZES))[path.name])
+    except (DataError, ValueError, KeyError, TypeError, OverflowError):
         return None  # a count is a courtesy: without one there is none to tell
 
 
