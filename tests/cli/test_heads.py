@@ -89,3 +89,21 @@ def test_mistakes_are_named(command, tiny, words, pictures, tmp_path) -> None:
         done = command("heads", tiny, *(["-i", pictures] if given[0] != "-i" else []), *given)
         assert done.code != 0, given
         assert said in done.err, (given, done.err)
+
+
+def test_texts_are_read_without_what_gradients_need(command, tiny, words, pictures, monkeypatch) -> None:
+    """2,254 texts of a ViT-B-32 with gradients take 50 GB."""
+    import torch
+
+    from binderclip.models import ImageTextModel
+
+    seen, own = [], ImageTextModel.encode_text
+
+    def watched(self, texts, **options):
+        seen.append(torch.is_grad_enabled())
+        return own(self, texts, **options)
+
+    monkeypatch.setattr(ImageTextModel, "encode_text", watched)
+    assert command("heads", tiny, "-i", pictures, "-t", words, "--no-report").code == 0
+    assert seen
+    assert not any(seen)

@@ -9,7 +9,8 @@ import typer
 
 from binderclip.cli.inputs import output_folder
 from binderclip.cli.options import Device, Dtype, Json, Model
-from binderclip.cli.output import note, notes, print_json, print_table, warn_skipped, write_json
+from binderclip.cli.output import note, print_json, print_table, warn_skipped, write_json
+from binderclip.cli.progress import stages
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,10 +85,10 @@ def adapt(
     clip = load(model, device=device, dtype=dtype)
     output_folder(out)
     several = label_sets(samples) is not None
-    with notes.status("reading pictures") as status:
+    with stages("reading pictures") as say:
         options: dict[str, Any] = {
             "shots": shots, "seeds": seeds, "methods": names, "templates": sentences, "folds": folds, "seed": seed,
-            "progress": status.update,
+            "progress": say,
         }  # fmt: skip
         found: Any
         if several:

@@ -11,11 +11,13 @@ import typer
 
 from binderclip.cli.inputs import find_images, writable_path
 from binderclip.cli.options import BatchSize, Device, Dtype, Json
-from binderclip.cli.output import note, notes, print_json, print_table, warn_skipped
+from binderclip.cli.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.progress import counted, stages
 from binderclip.errors import DataError, NotSupported, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from binderclip.explain import Decomposition, NamedHead
     from binderclip.models import ImageTextModel
@@ -107,12 +109,12 @@ def heads(
         writable_path(out)
     words = None if texts is None else read_texts(texts)
     pictures = find_pictures(images, limit)
-    with notes.status("loading the model") as status:
-        shown = _look(model, pictures, words, blocks, status.update, device, dtype, batch_size)
+    with stages("loading the model") as say:
+        shown = _look(model, pictures, words, blocks, say, device, dtype, batch_size)
         if report:
             from binderclip.cli.heads_report import write_report
 
-            status.update("writing the report")
+            say("writing the report")
             write_report(shown, out)
     skipped = [(pictures.names[number], reason) for number, reason in shown.found.skipped]
     if json:
@@ -188,19 +190,32 @@ def _look(
     except NotSupported as error:
         raise NotSupported(f"{name} has no attention heads that could be named: {error}") from error
     say(f"looking at {len(pictures.names)} pictures")
+    watched = counted(pictures, say, "picture", len(pictures.names))
     found = decompose_image_embedding(
-        clip, iter(pictures), layers=range(max(0, depth - blocks), depth), batch_size=batch_size, on_error="skip"
+        clip, watched, layers=range(max(0, depth - blocks), depth), batch_size=batch_size, on_error="skip"
     ).unit()
     if len(found) < 2:
         raise DataError(f"only one of {len(pictures.names)} pictures can be read: {found.skipped[0][1]}")
-    say("reading the texts")
     pool = description_pool() if words is None else None
     texts = list(pool.texts) if pool is not None else words or []
-    rows = clip.encode_text(texts, normalize=True).detach().cpu()
+    rows = _rows(clip, texts, say)
+    say("naming the heads")
     named = name_heads(found, rows, texts, roles=None if pool is None else pool.roles)
     named.sort(key=lambda one: -one.share)
     strongest = [_strongest(found, one) for one in named]
     return Heads(clip, pictures, texts, found, named, strongest)
+
+
+def _rows(clip: ImageTextModel, texts: list[str], say: Callable[[str], object], at_once: int = 64) -> Tensor:
+    """The texts as unit rows (Q, E) on the CPU."""
+    import torch
+
+    rows = []
+    with torch.no_grad():  # thousands of texts with all that gradients need do not fit into memory
+        for first in range(0, len(texts), at_once):
+            say(f"text {first + 1} of {len(texts)}")
+            rows.append(clip.encode_text(texts[first : first + at_once], normalize=True).cpu())
+    return torch.cat(rows)
 
 
 def _strongest(found: Decomposition, one: NamedHead, most: int = 5) -> list[int]:

@@ -11,6 +11,7 @@ import typer
 
 from binderclip.cli.inputs import note_left_out, output_folder, output_names
 from binderclip.cli.output import note, print_json, print_table, short_path, warn_skipped, write_csv
+from binderclip.cli.progress import stages
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -101,15 +102,19 @@ def inspect(request: Request) -> int:
     note_left_out(request.folder, results)
     folder = InspectionFolder(request.folder, without=results)
     normal = _normal(request, folder)
-    detector = _detector(request, normal)
-    out = output_folder(request.out)
-    done = _inspected(request, detector, folder, normal)
-    if folder.labelled:
-        done.score, done.masks = _measured(done)
-    _write(done, request, out)
-    from binderclip.cli.inspecting_report import write_report
+    with stages("loading the model") as say:
+        detector = _detector(request, normal, say)
+        out = output_folder(request.out)
+        done = _inspected(request, detector, folder, normal, say)
+        if folder.labelled:
+            say("measuring")
+            done.score, done.masks = _measured(done)
+        say("drawing the overlays")
+        _write(done, request, out)
+        from binderclip.cli.inspecting_report import write_report
 
-    report = write_report(done, request, out / "report.html")
+        say("writing the report")
+        report = write_report(done, request, out / "report.html")
     _say(done, request, out, report)
     warn_skipped(done.skipped)
     return 0
@@ -165,7 +170,7 @@ def check_options(request: Request) -> None:
         raise UsageError("--no-words is winclip's")
 
 
-def _detector(request: Request, normal: Sequence[Path]) -> Any:
+def _detector(request: Request, normal: Sequence[Path], say: Callable[[str], None]) -> Any:
     """The detector of the request, what it needs checked before the model is loaded.
 
     Raises:
@@ -189,16 +194,20 @@ def _detector(request: Request, normal: Sequence[Path]) -> Any:
     else:
         options |= {"scales": (2, 3) if request.scales is None else request.scales, "words": request.words}
     clip = load(request.model, device=request.device, dtype=request.dtype)
+    say("reading the words")
     return METHODS[request.method](clip, request.name, **options)
 
 
-def _inspected(request: Request, detector: Any, folder: InspectionFolder, normal: Sequence[Path]) -> Inspection:
+def _inspected(
+    request: Request, detector: Any, folder: InspectionFolder, normal: Sequence[Path], say: Callable[[str], None]
+) -> Inspection:
     import torch
 
     from binderclip.segment.anomaly import Anomalies
 
     held, used, skipped = None, list[Path](), list[tuple[str, str]]()
     if normal:
+        say(f"{len(normal)} normal pictures")
         used, opened, skipped = _opened(normal)
         if not used:
             raise DataError(f"none of {len(normal)} normal pictures could be read: {skipped[0][1]}")
@@ -213,6 +222,7 @@ def _inspected(request: Request, detector: Any, folder: InspectionFolder, normal
     kept, parts = [], []
     skipped = [*folder.skipped, *skipped]
     for entries, opened in _batches(folder.pictures, skipped):
+        say(f"picture {len(kept) + 1} of {len(folder.pictures)}")
         kept += entries
         parts.append(detector(opened))
     if not kept:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
@@ -60,6 +60,38 @@ def _open_clip_pooling(backbone: Any) -> tuple[Pooling, int | None]:
     return rule, (end if rule == "eos" else None)
 
 
+SPARED = 32
+"""Places of padding that a batch must save before its sentences are shortened."""
+
+
+def _open_clip_text(backbone: Any, tokens: TokenIds) -> Float[Tensor, "Q E"]:
+    """The library's forward, without the padding that a causal tower never reads (CLIP pads 10 words to 77)."""
+    owner = getattr(backbone, "text", backbone)
+    causal = getattr(owner, "attn_mask", None) is not None and getattr(owner, "cls_emb", None) is None
+    if not causal or backbone.training or torch.is_grad_enabled():
+        return backbone.encode_text(tokens.ids, normalize=False)
+    length = int(tokens.position.max()) + 1
+    if tokens.ids.shape[1] - length < SPARED:
+        return backbone.encode_text(tokens.ids, normalize=False)
+    return _short_text(owner, tokens.ids[:, :length])
+
+
+def _short_text(owner: Any, ids: Int[Tensor, "Q L"]) -> Float[Tensor, "Q E"]:
+    """open_clip's `encode_text`, which takes full sentences alone, on the first L places of a causal tower."""
+    from open_clip.transformer import text_global_pool
+
+    inside = hasattr(owner, "text_pool_type")  # CLIP holds the parts itself, under other names
+    rule, end = (owner.text_pool_type, owner.text_eos_id) if inside else (owner.pool_type, owner.eos_id)
+    length, dtype = ids.shape[1], owner.transformer.get_cast_dtype()
+    x = owner.token_embedding(ids).to(dtype) + owner.positional_embedding[:length].to(dtype)
+    x = owner.ln_final(owner.transformer(x, attn_mask=owner.attn_mask[:length, :length].to(dtype)))
+    x = text_global_pool(x, ids, rule, eos_token_id=end)
+    projection = owner.text_projection
+    if projection is None:
+        return x
+    return projection(x) if isinstance(projection, nn.Module) else x @ projection
+
+
 def _features(output: Any) -> Tensor:
     # Up to transformers 4 these calls give the features, from 5 on an output whose pooled state they are.
     return output if isinstance(output, Tensor) else output.pooler_output
@@ -89,7 +121,7 @@ def _hf_clip_pooling(backbone: Any) -> tuple[Pooling, int | None]:
 BACKENDS: dict[Kind, Backend] = {
     "open_clip": Backend(
         image=_open_clip_image,
-        text=lambda backbone, tokens: backbone.encode_text(tokens.ids, normalize=False),
+        text=_open_clip_text,
         visual=lambda backbone: backbone.visual,
         pooling=_open_clip_pooling,
     ),
