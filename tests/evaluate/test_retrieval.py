@@ -116,3 +116,21 @@ def test_accuracy_equals_scikit_learn() -> None:
 def test_errors_name_the_numbers(call, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         call()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("rows", [[2], [0, 1, 2, 3]])
+def test_what_is_no_number_is_no_hit(bad: float, rows: list[int]) -> None:
+    image, text = torch.eye(4), torch.eye(4)
+    image[rows] = bad
+    found = retrieval(image, text, ks=(1, 4, 10))
+    for k in (1, 4, 10):
+        assert found[f"image_to_text/R@{k}"] == 1 - len(rows) / 4
+    # What is unknown counts as more alike than the right one: the worst case.
+    assert found["text_to_image/R@1"] == 0
+    single = retrieval(torch.full((1, 4), bad), torch.ones(1, 4), ks=(1,))
+    assert single["image_to_text/R@1"] == single["text_to_image/R@1"] == 0
+    assert zero_shot_accuracy(image, text, [0, 1, 2, 3], ks=(1, 4))["accuracy"] == 1 - len(rows) / 4
+    assert zero_shot_accuracy(image, text, [0, 1, 2, 3], ks=(1, 4))["top4"] == 1 - len(rows) / 4
+    text[0] = bad
+    assert zero_shot_accuracy(torch.eye(4), text, [0, 1, 2, 3])["accuracy"] == 0

@@ -32,7 +32,8 @@ def retrieval(
     the recall of clip_benchmark (and of the CLIP papers on Flickr30k and COCO).
 
     A wrong partner that is exactly as similar as the best right one counts as ranked before it, so a model that
-    answers the same for everything scores near zero, not near one.
+    answers the same for everything scores near zero, not near one. So does one that is no number: features with NaN or
+    infinities are no hits.
 
     Args:
         image_features: (N, E) features of the images, raw or normalised.
@@ -66,7 +67,7 @@ def retrieval(
     )
     for name, rows, columns, right in ways:
         ranks = _ranks(rows, columns, right, chunk)
-        figures |= {f"{name}/R@{k}": float((ranks < k).double().mean()) for k in ks}
+        figures |= {f"{name}/R@{k}": float((ranks < min(k, len(columns))).double().mean()) for k in ks}
         figures[f"{name}/median_rank"] = float(ranks.double().quantile(0.5)) + 1.0
     return figures
 
@@ -136,13 +137,15 @@ def _ranks(
     right: Callable[[int, int], Bool[Tensor, "n C"]],
     chunk: int,
 ) -> Int[Tensor, "R"]:
-    """0-based rank of the best right column of each row."""
+    """0-based rank of the best right column of each row, C where its similarity is no number."""
     ranks = []
     for start in range(0, len(rows), chunk):
         stop = min(start + chunk, len(rows))
         similarity, hits = rows[start:stop] @ columns.T, right(start, stop)
-        best = similarity.masked_fill(~hits, -torch.inf).amax(dim=1, keepdim=True)
-        ranks.append(((similarity >= best) & ~hits).sum(dim=1))
+        unknown = similarity.isnan()
+        best = similarity.masked_fill(~hits | unknown, -torch.inf).amax(dim=1, keepdim=True)
+        rank = (((similarity >= best) | unknown) & ~hits).sum(dim=1)
+        ranks.append(rank.masked_fill(best[:, 0] == -torch.inf, len(columns)))
     return torch.cat(ranks)
 
 
@@ -154,7 +157,7 @@ def zero_shot_accuracy(
     ks: Sequence[int] = (1, 5),
     chunk: int = 4096,
 ) -> dict[str, float]:
-    """Share of images whose label is among the k classes with the most similar text.
+    """Share of images whose label is among the k classes with the most similar text; NaN is no hit.
 
     Args:
         image_features: (N, E) features of the images, raw or normalised.
@@ -178,8 +181,12 @@ def zero_shot_accuracy(
         raise UsageError(f"labels must lie in 0..{len(vectors) - 1}, got {int(target.min())}..{int(target.max())}")
     image = functional.normalize(image_features.float(), dim=-1)
     text = functional.normalize(vectors.to(image), dim=-1)
-    top = torch.cat([(part @ text.T).topk(min(max(ks), len(text)), dim=1).indices for part in image.split(chunk)])
-    hits = top == target[:, None]
+    tops, known = [], []
+    for part, right in zip(image.split(chunk), target.split(chunk), strict=True):
+        similarity = part @ text.T
+        tops.append(similarity.topk(min(max(ks), len(text)), dim=1).indices)
+        known.append(~similarity.gather(1, right[:, None].long()).isnan())
+    hits = (torch.cat(tops) == target[:, None]) & torch.cat(known)
     counts = torch.bincount(target, minlength=len(text)).double()
     correct = torch.bincount(target, weights=hits[:, 0].double(), minlength=len(text))
     figures = {

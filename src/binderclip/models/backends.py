@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from binderclip.errors import NotSupported, UsageError
+from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.models.tokenize import Pooling, TokenIds
 
-Kind = Literal["open_clip", "hf-clip", "hf-siglip"]
+Kind = Literal["open_clip", "hf-clip", "hf-metaclip-2", "hf-chinese-clip", "hf-altclip", "hf-siglip"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _open_clip_pooling(backbone: Any) -> tuple[Pooling, int | None]:
     end = getattr(text, "text_eos_id", None) if text is backbone else getattr(text, "eos_id", None)
     if rule not in ("first", "last", "argmax", "eos"):
         raise NotSupported(f"the text tower pools by {rule!r}; supported: first, last, argmax, eos")
-    return rule, (end if rule == "eos" else None)
+    return rule, (_end_id(end, "eos_id") if rule == "eos" else None)
 
 
 SPARED = 32
@@ -107,15 +107,35 @@ def _hf_clip_text(backbone: Any, tokens: TokenIds) -> Float[Tensor, "Q E"]:
     return _features(backbone.get_text_features(input_ids=tokens.ids, attention_mask=tokens.mask.long()))
 
 
+def _hf_bert_text(backbone: Any, tokens: TokenIds) -> Float[Tensor, "Q E"]:
+    """Without the padding, which is masked: BERT has 512 places, and nothing is read at the last one."""
+    length = int((tokens.mask * torch.arange(1, tokens.mask.shape[1] + 1, device=tokens.mask.device)).max())
+    ids, mask = tokens.ids[:, : max(1, length)], tokens.mask[:, : max(1, length)]
+    return _features(backbone.get_text_features(input_ids=ids, attention_mask=mask.long()))
+
+
 def _hf_siglip_text(backbone: Any, tokens: TokenIds) -> Float[Tensor, "Q E"]:
     # SigLIP was trained without a padding mask.
     return _features(backbone.get_text_features(input_ids=tokens.ids))
 
 
 def _hf_clip_pooling(backbone: Any) -> tuple[Pooling, int | None]:
-    end = backbone.config.text_config.eos_token_id
     # 2 is what early configurations say by mistake; the library then takes the largest id, as OpenAI did.
-    return ("argmax", None) if end == 2 else ("eos", end)
+    return ("argmax", None) if backbone.config.text_config.eos_token_id == 2 else _hf_end_pooling(backbone)
+
+
+def _hf_end_pooling(backbone: Any) -> tuple[Pooling, int | None]:
+    return "eos", _end_id(backbone.config.text_config.eos_token_id, "eos_token_id")
+
+
+def _end_id(value: Any, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise CheckpointError(f"{name} is {value!r}: the text tower is read at that token, so it must be one number")
+    return value
+
+
+def _hf(text: Callable[[Any, TokenIds], Tensor], pooling: Callable[[Any], tuple[Pooling, int | None]]) -> Backend:
+    return Backend(image=_hf_image, text=text, visual=lambda backbone: backbone.vision_model, pooling=pooling)
 
 
 BACKENDS: dict[Kind, Backend] = {
@@ -125,15 +145,11 @@ BACKENDS: dict[Kind, Backend] = {
         visual=lambda backbone: backbone.visual,
         pooling=_open_clip_pooling,
     ),
-    "hf-clip": Backend(
-        image=_hf_image, text=_hf_clip_text, visual=lambda backbone: backbone.vision_model, pooling=_hf_clip_pooling
-    ),
-    "hf-siglip": Backend(
-        image=_hf_image,
-        text=_hf_siglip_text,
-        visual=lambda backbone: backbone.vision_model,
-        pooling=lambda backbone: ("last", None),
-    ),
+    "hf-clip": _hf(_hf_clip_text, _hf_clip_pooling),
+    "hf-metaclip-2": _hf(_hf_clip_text, _hf_end_pooling),
+    "hf-chinese-clip": _hf(_hf_bert_text, lambda backbone: ("first", None)),
+    "hf-altclip": _hf(_hf_bert_text, lambda backbone: ("first", None)),
+    "hf-siglip": _hf(_hf_siglip_text, lambda backbone: ("last", None)),
 }
 
 

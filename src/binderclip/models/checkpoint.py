@@ -6,14 +6,17 @@ in one line instead of running code or failing deep inside a library.
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from binderclip.errors import CheckpointError
+import torch
+
+from binderclip.errors import BinderclipError, CheckpointError, MissingDependency, NotSupported
 
 T = TypeVar("T")
 _ADVICE = "convert it to safetensors where you trust it"
@@ -85,11 +88,89 @@ def guarded(read: Callable[[], T], source: str | Path, model: str) -> T:
         raise CheckpointError(f"{source} is a damaged or incomplete safetensors file ({error})") from error
     except EOFError as error:
         raise CheckpointError(f"{source} ends too early: it is incomplete") from error
-    except (RuntimeError, KeyError, AttributeError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{source} does not fit {model}: {_first_words(error)}") from error
+    except BinderclipError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{source} cannot be read: {error.strerror or first_words(error)}") from error
+    except Exception as error:  # what a tensor of the wrong kind makes a library raise is the library's choice
+        raise CheckpointError(f"{source} does not fit {model}: {first_words(error)}") from error
 
 
-def _first_words(error: BaseException, limit: int = 240) -> str:
+def configured(read: Callable[[], T], source: str | Path) -> T:
+    """Run `read`, which builds something from a file's values, turning what wrong values make libraries raise into one
+    short `CheckpointError`.
+
+    Args:
+        read: builds it.
+        source: the file, for the message.
+    """
+    try:
+        return read()
+    except (CheckpointError, NotSupported, MissingDependency):
+        raise
+    except Exception as error:  # values of a wrong type fail wherever a library first uses them
+        raise CheckpointError(f"{source} holds something that cannot be used: {first_words(error)}") from error
+
+
+def read_object(path: Path, *parts: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path: of the file.
+        parts: keys that, where they are there, must hold objects themselves; `a.b` is b inside a.
+
+    Raises:
+        CheckpointError: it cannot be read, is no JSON, no object, or one of the parts is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: {first_words(error)}") from error
+    for part in ("", *parts):
+        value = found
+        for key in part.split(".") if part else ():
+            value = value.get(key, {})
+        if not isinstance(value, dict):
+            where = f"{part!r} in {path}" if part else str(path)
+            raise CheckpointError(f"{where} must be an object {{...}}, and is {shortened(value)}")
+    return found
+
+
+def check_finite(state: Mapping[str, Any], source: str | Path) -> None:
+    """Refuse weights that are no numbers, which give nonsense everywhere and an error nowhere.
+
+    Costs one pass over the weights, at the speed of memory.
+
+    Args:
+        state: name -> tensor, such as a module's `state_dict()`.
+        source: whose they are, for the message.
+
+    Raises:
+        CheckpointError: a parameter or buffer holds NaN or an infinity.
+    """
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor) or tensor.is_meta or not tensor.is_floating_point():
+            continue
+        # One NaN or infinity makes the sum one; a sum too large for float32 is looked at again.
+        if bool(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).isfinite()):
+            continue
+        wrong = int((~tensor.isfinite()).sum())
+        if wrong:
+            raise CheckpointError(
+                f"{source}: {wrong} of the {tensor.numel()} numbers of {name} are NaN or infinite (in {tensor.dtype}); "
+                "the training that made these weights broke down, or their precision is too low"
+            )
+
+
+def shortened(value: Any, limit: int = 40) -> str:
+    """A value as an error message shows it."""
+    words = repr(value)
+    return words if len(words) <= limit else words[: limit - 4] + " ..."
+
+
+def first_words(error: BaseException, limit: int = 240) -> str:
     """The head of a message that may list every parameter of a model."""
-    words = " ".join(str(error).split())
+    words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= limit else words[:limit].rsplit(" ", 1)[0] + " ..."

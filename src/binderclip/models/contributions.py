@@ -150,13 +150,15 @@ def contributions(
 
     Raises:
         NotSupported: the tower's pooling, projection or attention output is not linear (maximum pooling, MLP head,
-            inner norms).
+            inner norms), or its blocks are post-norm.
         UsageError: unknown `by`, directions of another width, or a tower in training mode.
     """
     if by not in ("head", "token", "head_token", "layer", "mlp"):
         raise UsageError(f"by must be 'head', 'token', 'head_token', 'layer' or 'mlp', got {by!r}")
     if tower.module.training:
         raise UsageError("contributions need a tower in eval mode: dropout makes every pass another one")
+    if any(block.post_norm for block in tower.blocks):
+        raise NotSupported("post-norm blocks normalise their sums: the embedding is no sum of direct contributions")
     read = readout(tower, final)
     length = (read.apply(final.x) + sum(read.constants.values())).norm(dim=-1)
     if onto is not None:

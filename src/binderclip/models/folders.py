@@ -20,7 +20,7 @@ from torch import Tensor
 from binderclip.documents import json_text
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.borrowed import borrowed_state, without_borrowed
-from binderclip.models.checkpoint import check_weights_file
+from binderclip.models.checkpoint import check_finite, check_weights_file, configured, guarded
 from binderclip.models.compact import expand, quantise
 from binderclip.models.devices import resolve_dtype
 from binderclip.models.registry import BUNDLED, count_parameters, read_card
@@ -124,7 +124,7 @@ def read_folder(folder: str | Path, kind: str) -> Folder:
     """Read a folder that `write_folder` wrote, or the run folder around it.
 
     Raises:
-        CheckpointError: no such folder, of another kind, or incomplete.
+        CheckpointError: no such folder, of another kind, damaged or incomplete, or weights that are NaN or infinite.
     """
     folder = Path(folder)
     folder = folder / "model" if folder_kind(folder) is None and folder_kind(folder / "model") else folder
@@ -134,11 +134,17 @@ def read_folder(folder: str | Path, kind: str) -> Folder:
     found = config[KEY].get("kind")
     if found != kind:
         raise CheckpointError(f"{folder} holds a {found!r} model, and a {kind!r} one is asked for")
-    weights = load_file(check_weights_file(folder / WEIGHTS))
-    state = expand(weights) if config[KEY].get("weights") == "int8" else {n: v.float() for n, v in weights.items()}
-    if "borrowed" in config[KEY]:
-        state |= borrowed_state(config[KEY]["borrowed"], near=folder)
+    path = check_weights_file(folder / WEIGHTS)
+    weights = guarded(lambda: load_file(path), path, f"the {kind} model in {folder}")
+    state = configured(lambda: _state(folder, config[KEY], weights), folder / CONFIG)
+    check_finite(state, folder)
     return Folder({key: value for key, value in config.items() if key != KEY}, state, read_card(folder))
+
+
+def _state(folder: Path, table: Mapping[str, Any], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors in float32, those that were borrowed too."""
+    state = expand(weights) if table.get("weights") == "int8" else {n: v.float() for n, v in weights.items()}
+    return state | (borrowed_state(table["borrowed"], near=folder) if "borrowed" in table else {})
 
 
 def compact_folder(

@@ -1,21 +1,40 @@
-"""`transformers`' CLIPModel and SiglipModel as `ImageTextModel`s."""
+"""`transformers`' CLIPModel, its kin and SiglipModel as `ImageTextModel`s."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from binderclip.errors import CheckpointError, NotSupported, UsageError, require
-from binderclip.models.checkpoint import check_weights_file, guarded
+from binderclip.models.backends import Kind
+from binderclip.models.checkpoint import check_weights_file, configured, first_words, guarded, read_object
 from binderclip.models.hub import cache_only_when_unreachable, why_not
 from binderclip.models.image_text import ImageTextModel
 from binderclip.models.preprocess import Interpolation, Preprocess
 from binderclip.models.tokenize import MissingTokenizer, Tokenizer, TransformersTokenizer
 
-KINDS = {"clip": ("hf-clip", "CLIPModel"), "siglip": ("hf-siglip", "SiglipModel")}
+KINDS: dict[str, tuple[Kind, str]] = {
+    "clip": ("hf-clip", "CLIPModel"),
+    "metaclip_2": ("hf-metaclip-2", "MetaClip2Model"),
+    "chinese_clip": ("hf-chinese-clip", "ChineseCLIPModel"),
+    "altclip": ("hf-altclip", "AltCLIPModel"),
+    "siglip": ("hf-siglip", "SiglipModel"),
+}
+"""model_type -> how it is called, and its class. SigLIP 2 checkpoints of fixed resolution are of model_type siglip."""
+NAFLEX = (
+    "a SigLIP 2 of variable resolution (NaFlex), which takes lists of patches instead of images; SigLIP 2 checkpoints "
+    "of fixed resolution, such as google/siglip2-base-patch16-224, are supported"
+)
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
 _RESAMPLING: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
@@ -38,6 +57,8 @@ def load_hf(source: str, name: str) -> ImageTextModel:
     if folder.is_dir():
         check_folder(folder)
     config, local = local_first(lambda **o: transformers.AutoConfig.from_pretrained(source, **o), source, name)
+    if config.model_type == "siglip2":
+        raise NotSupported(f"{name} is {NAFLEX}")
     if config.model_type not in KINDS:
         raise NotSupported(
             f"{name} is a {config.model_type!r} model; supported are {', '.join(c for _, c in KINDS.values())} "
@@ -46,13 +67,14 @@ def load_hf(source: str, name: str) -> ImageTextModel:
     kind, class_name = KINDS[config.model_type]
     where = {"local_files_only": True} if local else {}
     backbone = guarded(lambda: _weights(getattr(transformers, class_name), source, name, where), name, class_name)
-    return ImageTextModel(
-        backbone,
-        kind=kind,
-        name=name,
-        preprocess=_preprocess(transformers, source, config, kind, where),
-        tokenizer=_tokenizer(transformers, source, name, config, where),
-        card={"summary": f"transformers {class_name}, {source}", "weights": source},
+    preprocess = configured(
+        lambda: _preprocess(transformers, source, config, kind, where), Path(source) / "preprocessor_config.json"
+    )
+    tokenizer = _tokenizer(transformers, source, name, config, where)
+    card = {"summary": f"transformers {class_name}, {source}", "weights": source}
+    return configured(
+        lambda: ImageTextModel(backbone, kind=kind, name=name, preprocess=preprocess, tokenizer=tokenizer, card=card),
+        Path(source) / "config.json",
     )
 
 
@@ -61,10 +83,7 @@ def check_folder(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise CheckpointError(f"{folder} is not a transformers model folder: it has no config.json")
-    try:
-        json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{config} is not JSON: {error}") from error
+    read_object(config)
     weights = [p for pattern in ("*.safetensors", "pytorch_model*.bin") for p in sorted(folder.glob(pattern))]
     if not weights:
         raise CheckpointError(f"{folder} has a configuration but no weights (model.safetensors): it is incomplete")
@@ -74,11 +93,12 @@ def check_folder(folder: Path) -> None:
 
 def local_first(read: Any, source: str, name: str) -> tuple[Any, bool]:
     """What `read` gives, from this machine alone where it can: then nothing waits for a network."""
+    if Path(source).is_dir():
+        return configured(lambda: read(local_files_only=True), Path(source) / "config.json"), True
     try:
         return read(local_files_only=True), True
-    except (OSError, ValueError) as error:
-        if Path(source).is_dir():
-            raise CheckpointError(f"{name} cannot be read: {_first_line(error)}") from error
+    except (OSError, ValueError):
+        pass
     try:
         with cache_only_when_unreachable() as online:
             return read(local_files_only=not online), False
@@ -96,7 +116,7 @@ def _weights(model_class: Any, source: str, name: str, where: dict[str, Any]) ->
             source, torch_dtype=torch.float32, output_loading_info=True, weights_only=True, **where
         )
     except OSError as error:
-        raise CheckpointError(f"the weights of {name} cannot be read: {_first_line(error)}") from error
+        raise CheckpointError(f"the weights of {name} cannot be read: {first_words(error)}") from error
     finally:
         verbose()
     missing = sorted(report["missing_keys"])
@@ -125,8 +145,13 @@ def _silence() -> Any:
 
 def _preprocess(transformers: Any, source: str, config: Any, kind: str, where: dict[str, Any]) -> Preprocess:
     side = int(config.vision_config.image_size)
+    folder = Path(source)
+    files = ("preprocessor_config.json", "processor_config.json")
     try:
-        found = transformers.AutoImageProcessor.from_pretrained(source, **where)
+        if folder.is_dir() and any((folder / file).is_file() for file in files):
+            found = configured(lambda: transformers.AutoImageProcessor.from_pretrained(source), folder / files[0])
+        else:
+            found = transformers.AutoImageProcessor.from_pretrained(source, **where)
     except (OSError, ValueError, ImportError):
         # Folders written by `model.save_pretrained` alone have no processor: take the family's own.
         if kind == "hf-siglip":
@@ -149,16 +174,22 @@ def _preprocess(transformers: Any, source: str, config: Any, kind: str, where: d
 
 
 def _tokenizer(transformers: Any, source: str, name: str, config: Any, where: dict[str, Any]) -> Tokenizer:
-    length = int(config.text_config.max_position_embeddings)
+    text = config.text_config
+    length = int(text.max_position_embeddings)
+    images_alone = f"{name} can encode images but not texts:"
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / file).is_file() for file in VOCABULARIES):
+        return MissingTokenizer(
+            length,
+            f"{images_alone} the folder has no tokenizer ({', '.join(VOCABULARIES[:3])}, ...); "
+            "save it there with tokenizer.save_pretrained(FOLDER)",
+        )
     try:
         found = transformers.AutoTokenizer.from_pretrained(source, **where)
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        return MissingTokenizer(
-            length, f"{name} can encode images but not texts: its tokenizer cannot be read ({_first_line(error)})"
-        )
+    except Exception as error:  # the readers of vocabularies raise many kinds
+        return MissingTokenizer(length, f"{images_alone} its tokenizer cannot be read ({first_words(error)})")
+    if config.model_type == "altclip":  # RoBERTa counts positions from behind the padding's
+        length -= int(text.pad_token_id) + 1
+    if config.model_type in ("altclip", "chinese_clip"):
+        length = min(length, int(found.model_max_length))
     return TransformersTokenizer(found, length)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]

@@ -44,7 +44,7 @@ class ImageTextModel(nn.Module):
 
     Args:
         backbone: the library's own model.
-        kind: `open_clip`, `hf-clip` or `hf-siglip`.
+        kind: `open_clip` or one of transformers' (`backends.BACKENDS`): `hf-clip`, `hf-siglip`, ...
         name: the name it was loaded by.
         preprocess: pictures -> normalised input.
         tokenizer: texts -> ids.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
 
-from binderclip.errors import CheckpointError, UsageError
+from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.models import open_clip_models, registry
 from binderclip.models.devices import resolve_device, resolve_dtype
 from binderclip.models.folders import bundled_of
@@ -17,7 +18,7 @@ from binderclip.models.image_text import ImageTextModel
 def load(
     name: str | Path = "small", *, device: str | torch.device = "cpu", dtype: str | torch.dtype = "float32"
 ) -> ImageTextModel:
-    """Load an image-text model, in eval mode.
+    """Load an image-text model, in eval mode. Without a tokenizer that fits it warns, and still encodes images.
 
     Args:
         name: one of
@@ -25,7 +26,7 @@ def load(
             - a bundled model: `small`, ... (`list_models()`);
             - `open_clip:ARCH/PRETRAINED`: an architecture of open_clip with a tag (downloaded once) or a local weight
               file; `open_clip:ARCH` or `open_clip:ARCH/none` is randomly initialised and says so;
-            - `hf:REPO_OR_FOLDER`: a `CLIPModel` or `SiglipModel` of `transformers`;
+            - `hf:REPO_OR_FOLDER`: a CLIP, MetaCLIP 2, Chinese CLIP, AltCLIP, SigLIP or SigLIP 2 of `transformers`;
             - a run folder of `binderclip train`, or any folder in open_clip's `local-dir:` or transformers' format.
         device: `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: precision of the towers: float32, bfloat16, float16 or float64. Features, cosines and logits are float32
@@ -34,7 +35,7 @@ def load(
     Raises:
         UsageError: an unknown name (the message has the nearest known ones), device or dtype.
         NotSupported: a device that is not here.
-        CheckpointError: weights that are missing, damaged, unsafe to read or of another architecture.
+        CheckpointError: weights that are missing, damaged, unsafe to read, of another architecture, NaN or infinite.
         MissingDependency: `hf:` without transformers.
     """
     where, precision = resolve_device(device), resolve_dtype(dtype)
@@ -53,7 +54,16 @@ def load(
         model = _from_path(Path(text), text)
     else:
         raise UsageError(_unknown(text))
-    return open_clip_models.finish(model, where, precision)
+    model = open_clip_models.finish(model, where, precision)
+    try:
+        model.tokenize("a")
+    except NotSupported as error:
+        said = str(error)
+        warnings.warn(
+            said if said.startswith(model.name) else f"{model.name} can encode images but not texts: {said}",
+            stacklevel=2,
+        )
+    return model
 
 
 def _open_clip(name: str) -> ImageTextModel:
@@ -89,9 +99,10 @@ def _from_path(path: Path, name: str) -> ImageTextModel:
 
 def _is_transformers(folder: Path) -> bool:
     try:
-        return "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(found, dict) and "model_type" in found
 
 
 def _unknown(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,15 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models import registry
 from binderclip.models.backends import place
-from binderclip.models.checkpoint import check_weights_file, guarded
+from binderclip.models.checkpoint import (
+    check_finite,
+    check_weights_file,
+    configured,
+    first_words,
+    guarded,
+    read_object,
+    shortened,
+)
 from binderclip.models.compact import compact_state, text_folder
 from binderclip.models.devices import resolve_device, resolve_dtype
 from binderclip.models.hub import cache_only_when_unreachable, reachable, why_not
@@ -46,8 +53,15 @@ def quiet() -> Iterator[None]:
 
 
 def finish(model: ImageTextModel, device: torch.device, dtype: torch.dtype) -> ImageTextModel:
-    """The last steps of every `load`: device, precision, memory format, eval mode."""
+    """The last steps of every `load`: device, precision, memory format, eval mode.
+
+    Raises:
+        CheckpointError: weights that are NaN or infinite, or become so in this precision.
+    """
+    check_finite(model.backbone.state_dict(), model.name)
     place(model.backbone, model.kind, device, dtype)
+    if dtype == torch.float16:  # numbers beyond 65,504
+        check_finite(model.backbone.state_dict(), model.name)
     return model.eval()
 
 
@@ -86,13 +100,16 @@ def build(
 
 def _construct(config: dict[str, Any]) -> Any:
     own = copy.deepcopy(config)
+    for part in ("vision_cfg", "text_cfg"):
+        if not isinstance(own.get(part), Mapping):
+            raise UsageError(f"model_cfg needs {part}, a table of settings, not {shortened(own.get(part))}")
     custom = own.pop("custom_text", False) or "hf_model_name" in own.get("text_cfg", {})
     kind = open_clip.CoCa if "multimodal_cfg" in own else open_clip.CustomTextCLIP if custom else open_clip.CLIP
     try:
         with quiet():
             return kind(**own)
-    except (TypeError, RuntimeError, AssertionError, KeyError, ValueError) as error:
-        raise UsageError(f"open_clip cannot build this model_cfg: {error}") from error
+    except Exception as error:  # open_clip raises whatever a wrong value makes it stumble over
+        raise UsageError(f"open_clip cannot build this model_cfg: {first_words(error)}") from error
 
 
 def _wrap(
@@ -212,10 +229,15 @@ def from_folder(folder: Path, name: str) -> ImageTextModel:
     backbone = _construct_for(config["model_cfg"], folder)
     compact = config.get("binderclip", {})
     guarded(lambda: _load_weights(backbone, weights, compact), weights, f"the configuration in {folder}")
-    preprocess = Preprocess.from_open_clip(config.get("preprocess_cfg", {}))
-    preprocess = preprocess.at(getattr(backbone.visual, "image_size", None))
-    tokenizer = tokenizer_of(config["model_cfg"], text_folder(folder, compact), name)
-    return _wrap(backbone, name, config["model_cfg"], preprocess, tokenizer, registry.read_card(folder))
+    model_cfg, card = config["model_cfg"], registry.read_card(folder)
+
+    def wrapped() -> ImageTextModel:
+        preprocess = Preprocess.from_open_clip(config.get("preprocess_cfg", {}))
+        preprocess = preprocess.at(getattr(backbone.visual, "image_size", None))
+        tokenizer = tokenizer_of(model_cfg, text_folder(folder, compact), name)
+        return _wrap(backbone, name, model_cfg, preprocess, tokenizer, card)
+
+    return configured(wrapped, folder / registry.CONFIG)
 
 
 def _load_weights(backbone: Any, weights: Path, compact: Mapping[str, Any]) -> None:
@@ -242,11 +264,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / registry.CONFIG
     if not path.is_file():
         raise CheckpointError(f"{folder} is not a model folder: it has no {registry.CONFIG}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
+    parts = ("model_cfg", "model_cfg.vision_cfg", "model_cfg.text_cfg", "preprocess_cfg", "binderclip")
+    config = read_object(path, *parts)
+    if not config.get("model_cfg"):
         raise CheckpointError(f"{path} has no 'model_cfg'")
     return config
 

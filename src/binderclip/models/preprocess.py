@@ -7,6 +7,7 @@ the pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -102,6 +103,9 @@ class Preprocess:
             raise UsageError(f"resize_mode {self.resize_mode!r}: one of {', '.join(get_args(ResizeMode))}")
         if self.interpolation not in get_args(Interpolation):
             raise UsageError(f"interpolation {self.interpolation!r}: one of {', '.join(get_args(Interpolation))}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not all(math.isfinite(value) for value in values):
+                raise UsageError(f"{name} {values} must be three finite numbers, one for each colour")
         if min(self.size) < 1 or min(self.std) <= 0:
             raise UsageError(f"size {self.size} and std {self.std} must be positive")
 

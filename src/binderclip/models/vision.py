@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.models import architectures as architectures  # registers the names
 from binderclip.models.backends import is_convolutional
-from binderclip.models.checkpoint import check_weights_file, guarded
+from binderclip.models.checkpoint import check_finite, check_weights_file, configured, guarded
 from binderclip.models.devices import resolve_device, resolve_dtype
 from binderclip.models.folders import bundled_of, folder_kind, read_folder, write_folder
 from binderclip.models.hub import cache_only_when_unreachable, why_not
@@ -211,7 +211,9 @@ def load_vision(
     where, precision, text = resolve_device(device), resolve_dtype(dtype), str(name)
     bundled, classifiers = bundled_of("vision"), bundled_of("classifier")
     if text in classifiers or (Path(text).is_dir() and folder_kind(Path(text)) == "classifier"):
-        network = read_classifier(classifiers.get(text, Path(text)), text).to(device=where, dtype=precision)
+        network = read_classifier(classifiers.get(text, Path(text)), text)
+        check_finite(network.module.state_dict(), text)
+        network = network.to(device=where, dtype=precision)
         network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
     if text.startswith("timm:"):
@@ -222,6 +224,7 @@ def load_vision(
         model = _folder(Path(text), text)
     else:
         raise UsageError(_unknown(text, [*bundled, *classifiers]))
+    check_finite(model.backbone.state_dict(), text)
     model = model.to(device=where, dtype=precision)
     if is_convolutional(model.backbone):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -242,15 +245,18 @@ def _folder(folder: Path, name: str) -> VisionModel:
     if folder.is_dir() and folder_kind(folder) is None and folder_kind(folder / "model") is None:
         raise CheckpointError(f"{name} is not a folder of a vision tower; load() opens image-text models")
     read = read_folder(folder, "vision")
-    arch, options = str(read.config["arch"]), dict(read.config.get("options", {}))
-    backbone = new_backbone(arch, options)
-    try:
-        backbone.load_state_dict(read.state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{name} does not fit {arch}: {str(error).splitlines()[0]}") from error
-    given = read.config.get("preprocess", {})
-    pixels: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    return VisionModel(backbone, arch=arch, options=options, name=name, preprocess=Preprocess(**pixels), card=read.card)
+
+    def opened() -> VisionModel:
+        arch, options = str(read.config["arch"]), dict(read.config.get("options", {}))
+        backbone = new_backbone(arch, options)
+        guarded(lambda: backbone.load_state_dict(read.state), name, arch)
+        given = read.config.get("preprocess", {})
+        pixels: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+        return VisionModel(
+            backbone, arch=arch, options=options, name=name, preprocess=Preprocess(**pixels), card=read.card
+        )
+
+    return configured(opened, folder)
 
 
 def new_backbone(arch: str, options: Mapping[str, Any] | None = None) -> Any:

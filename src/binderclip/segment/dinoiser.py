@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from binderclip.errors import CheckpointError, UsageError
+from binderclip.errors import UsageError
+from binderclip.models.checkpoint import configured, guarded
 from binderclip.models.folders import bundled_of, read_folder, write_folder
 from binderclip.models.towers import Record
 from binderclip.segment.affinity import External, cosines
@@ -82,11 +83,8 @@ class DINOiserHead(nn.Module):
             CheckpointError: no such folder, another kind of model, or damaged weights.
         """
         read = read_folder(folder, KIND)
-        try:
-            head = cls(**read.config["head"])
-            head.load_state_dict(read.state)
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"{folder} does not fit this version: {str(error).splitlines()[0]}") from error
+        head = configured(lambda: cls(**read.config["head"]), folder)
+        guarded(lambda: head.load_state_dict(read.state), folder, "this version")
         return head.eval()
 
 

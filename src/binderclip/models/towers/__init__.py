@@ -27,9 +27,17 @@ __all__ = [
 
 IMAGE_KINDS = (
     "open_clip VisionTransformer, timm VisionTransformer (bare or inside open_clip), "
-    "Hugging Face CLIPModel and SiglipModel"
+    "Hugging Face CLIPModel, MetaClip2Model, ChineseCLIPModel, AltCLIPModel and SiglipModel"
 )
-TEXT_KINDS = "open_clip CLIP and TextTransformer, Hugging Face CLIPModel and SiglipModel"
+TEXT_KINDS = (
+    "open_clip CLIP and TextTransformer, "
+    "Hugging Face CLIPModel, MetaClip2Model, ChineseCLIPModel, AltCLIPModel and SiglipModel"
+)
+HF_CLIP = (
+    "CLIPModel", "CLIPVisionModelWithProjection", "MetaClip2Model", "MetaClip2VisionModelWithProjection",
+    "ChineseCLIPModel", "AltCLIPModel",
+)  # fmt: skip
+HF_CLIP_TEXT = ("CLIPModel", "CLIPTextModelWithProjection", "MetaClip2Model", "MetaClip2TextModelWithProjection")
 
 
 def _library(module: nn.Module) -> str:
@@ -48,7 +56,8 @@ def open_image_tower(
 
     Args:
         backbone: an open_clip CLIP/CustomTextCLIP/CoCa (or its `visual`), a timm VisionTransformer, a Hugging Face
-            CLIPModel (or CLIPVisionModelWithProjection) or SiglipModel.
+            CLIPModel or MetaClip2Model (or their ...VisionModelWithProjection), ChineseCLIPModel, AltCLIPModel or
+            SiglipModel.
         mean, std: the pixel normalisation that belongs to it; kept as `tower.mean`, `tower.std`, never applied.
 
     Raises:
@@ -68,7 +77,7 @@ def open_image_tower(
         from binderclip.models.towers.timm_vit import TimmTower
 
         return TimmTower(visual, mean=mean, std=std)
-    if library == "transformers" and name in ("CLIPModel", "CLIPVisionModelWithProjection"):
+    if library == "transformers" and name in HF_CLIP:
         from binderclip.models.towers.hf_clip import HfClipTower
 
         return HfClipTower(visual, mean=mean, std=std)
@@ -83,8 +92,8 @@ def open_text_tower(backbone: nn.Module) -> TextTower:
     """Open the text side of a backbone.
 
     Args:
-        backbone: an open_clip CLIP/CustomTextCLIP/CoCa (or its `text`), a Hugging Face CLIPModel (or
-            CLIPTextModelWithProjection) or SiglipModel.
+        backbone: an open_clip CLIP/CustomTextCLIP/CoCa (or its `text`), a Hugging Face CLIPModel or MetaClip2Model (or
+            their ...TextModelWithProjection), ChineseCLIPModel, AltCLIPModel or SiglipModel.
 
     Raises:
         NotSupported: any other class; the message names it and what is supported.
@@ -95,10 +104,14 @@ def open_text_tower(backbone: nn.Module) -> TextTower:
         from binderclip.models.towers.open_clip_text import OpenClipTextTower
 
         return OpenClipTextTower(owner)
-    if library == "transformers" and name in ("CLIPModel", "CLIPTextModelWithProjection"):
+    if library == "transformers" and name in HF_CLIP_TEXT:
         from binderclip.models.towers.hf_clip import hf_clip_text
 
         return hf_clip_text(owner)
+    if library == "transformers" and name in ("ChineseCLIPModel", "AltCLIPModel"):
+        from binderclip.models.towers.hf_bert import altclip_text, chinese_clip_text
+
+        return altclip_text(owner) if name == "AltCLIPModel" else chinese_clip_text(owner)
     if library == "transformers" and name == "SiglipModel":
         from binderclip.models.towers.hf_siglip import hf_siglip_text
 

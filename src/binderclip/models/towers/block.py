@@ -33,7 +33,9 @@ class Projection(NamedTuple):
 class Block(ABC):
     """A pre-norm block: x + mix(attention, values) and then x + mlp(x), on the block's own modules.
 
-    `mix` and `mlp` return exactly what is added to the residual stream (LayerScale and stochastic depth included).
+    `mix` and `mlp` return exactly what is added to the residual stream (LayerScale and stochastic depth included). A
+    post-norm block (BERT's) normalises each sum instead: norm1 and norm2 are then the identity, `sum_norm1` and
+    `sum_norm2` are not, and the stream after the blocks is no sum of what they added (`post_norm`).
 
     Args:
         module: the library's block.
@@ -49,6 +51,8 @@ class Block(ABC):
         self.scale = self.head_dim**-0.5
         #: Whether `merge` is affine in the heads, so that an output splits exactly into heads and tokens.
         self.affine = True
+        #: Whether the sums are normalised instead of what is added to them.
+        self.post_norm = False
 
     @abstractmethod
     def norm1(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
@@ -57,6 +61,14 @@ class Block(ABC):
     @abstractmethod
     def norm2(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """ln_2, the input of the MLP."""
+
+    def sum_norm1(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """What a post-norm block does to the sum with attention's output."""
+        return x
+
+    def sum_norm2(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """What a post-norm block does to the sum with the MLP's output."""
+        return x
 
     @abstractmethod
     def project_qkv(self, normed: Float[Tensor, "B L D"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,12 +172,12 @@ class Block(ABC):
         note("heads", heads)
         attended = self.merge(heads)
         note("attn_out", attended)
-        x = x + attended
+        x = self.sum_norm1(x + attended)
         normed = self.norm2(x)
         note("ln2", normed)
         fed = self.feed(normed)
         note("mlp_out", fed)
-        x = x + fed
+        x = self.sum_norm2(x + fed)
         note("block_out", x)
         return x
 

@@ -1,4 +1,4 @@
-"""Hugging Face CLIPModel: both towers. The block is SigLIP's too."""
+"""Hugging Face CLIPModel and its kin: both towers. The block is SigLIP's too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from binderclip.models.towers.text import TextTower
 
 
 class HfBlock(Block):
-    """CLIPEncoderLayer and SiglipEncoderLayer."""
+    """CLIPEncoderLayer and SiglipEncoderLayer, and those of MetaCLIP 2, Chinese CLIP and AltCLIP."""
 
     def norm1(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         return self.module.layer_norm1(x)
@@ -89,7 +89,7 @@ class HfImageTower(Tower):
 
 
 class HfClipTower(HfImageTower):
-    """The image tower of CLIPModel or CLIPVisionModelWithProjection.
+    """The image tower of CLIPModel or CLIPVisionModelWithProjection, MetaClip2Model, ChineseCLIPModel or AltCLIPModel.
 
     Args:
         model: the module with `vision_model` and `visual_projection`.
@@ -128,7 +128,8 @@ class HfClipTower(HfImageTower):
 
 
 class HfTextTower(TextTower):
-    """The text tower of CLIPModel (causal, read at the end token) or SiglipModel (both ways, read at the last place).
+    """The text tower of CLIPModel or MetaClip2Model (causal, read at the end token) or of SiglipModel (both ways, read
+    at the last place).
 
     Args:
         text: the text model.
@@ -167,9 +168,10 @@ class HfTextTower(TextTower):
 
 
 def hf_clip_text(model: Backbone) -> HfTextTower:
-    """The text tower of CLIPModel or CLIPTextModelWithProjection."""
-    # configurations written before the end token was corrected say 2 and mean "the largest id"
-    legacy = model.text_model.config.eos_token_id == 2
+    """The text tower of CLIPModel or MetaClip2Model, or of their text models with projection."""
+    # CLIP's configurations written before the end token was corrected say 2 and mean "the largest id"
+    config = model.text_model.config
+    legacy = config.eos_token_id == 2 and config.model_type == "clip_text_model"
     return HfTextTower(
         model.text_model, model.text_projection, causal=True, pooling="argmax" if legacy else "eos"
     )  # fmt: skip

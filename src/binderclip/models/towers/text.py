@@ -73,6 +73,10 @@ class TextTower(Stack):
     def position_table(self) -> Float[Tensor, "L D"]:
         """Positional embedding, one row a place."""
 
+    def norm_pre(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """The norm (and dropout) between embedding and blocks (BERT); identity where there is none."""
+        return x
+
     def appended(self) -> Float[Tensor, "D"] | None:
         """The class token that follows the words (CoCa), or None."""
         return None
@@ -173,7 +177,7 @@ class TextTower(Stack):
         if pool_at is None:
             pool_at = self.pool_position(self.known(ids, override))
         total = words.shape[1]
-        x = words + self.position_table()[:total].to(words.dtype)
+        x = self.norm_pre(words + self.position_table()[:total].to(words.dtype))
         positions = torch.arange(total, device=x.device).unsqueeze(0)
         return Tokens(
             x, positions, mask, pool_at=pool_at.to(x.device), causal=self.causal, span=total

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from binderclip.errors import NotSupported, UsageError, require
-from binderclip.models.checkpoint import guarded
+from binderclip.models.checkpoint import check_finite, guarded
 from binderclip.models.hf_models import check_folder, local_first
 from binderclip.models.preprocess import ImageLike
 from binderclip.segment.promptable.image import as_picture
@@ -153,4 +153,5 @@ def load_hf(source: str, name: str) -> HfSegmenter:
         return model, getattr(transformers, processor_class).from_pretrained(source, **where)
 
     model, processor = guarded(read, name, model_class)
+    check_finite(model.state_dict(), name)
     return HfSegmenter(model, processor, name=name)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from binderclip.errors import CheckpointError, UsageError
+from binderclip.errors import UsageError
+from binderclip.models.checkpoint import configured, guarded
 from binderclip.models.folders import read_folder, write_folder
 from binderclip.models.preprocess import ImageLike, Preprocess
 from binderclip.segment.promptable.drawn import CORNERS, PromptTokens
@@ -137,12 +138,13 @@ class PromptModel(nn.Module):
         """
         read = read_folder(folder, "promptable")
         settings = read.config.get("network", {})
-        try:
-            network = PromptNetwork(**settings)
-            network.load_state_dict(read.state)
-        except (TypeError, RuntimeError) as error:
-            raise CheckpointError(f"{folder} does not fit this version: {str(error).splitlines()[0]}") from error
-        given: dict[str, Any] = {key: tuple(value) for key, value in read.config.get("preprocess", {}).items()}
-        pixels = replace(PIXELS, **given)
         title = name or str(read.card.get("name", Path(folder).name))
-        return cls(network, settings=settings, name=title, preprocess=pixels, card=read.card).eval()
+
+        def opened() -> PromptModel:
+            network = PromptNetwork(**settings)
+            guarded(lambda: network.load_state_dict(read.state), folder, "this version")
+            given: dict[str, Any] = {key: tuple(value) for key, value in read.config.get("preprocess", {}).items()}
+            pixels = replace(PIXELS, **given)
+            return cls(network, settings=settings, name=title, preprocess=pixels, card=read.card).eval()
+
+        return configured(opened, folder)
