@@ -15,7 +15,18 @@ import torch
 from open_clip.model import resize_pos_embed
 from timm.models.vision_transformer import VisionTransformer as TimmVit
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import (
+    AltCLIPConfig,
+    AltCLIPModel,
+    ChineseCLIPConfig,
+    ChineseCLIPModel,
+    CLIPConfig,
+    CLIPModel,
+    MetaClip2Config,
+    MetaClip2Model,
+    SiglipConfig,
+    SiglipModel,
+)
 
 from binderclip.models.towers import Tower, open_image_tower
 
@@ -129,14 +140,25 @@ def _open_clip_timm(name: str, *, proj: str = "linear", **trunk: Any) -> Case:
     return Case(name, model, lambda x: model.encode_image(x), at)
 
 
-def _hf_clip(name: str) -> Case:
+HF_CLIP = {
+    "clip": (CLIPConfig, CLIPModel),
+    "metaclip 2": (MetaClip2Config, MetaClip2Model),
+    "chinese clip": (ChineseCLIPConfig, ChineseCLIPModel),
+    "altclip": (AltCLIPConfig, AltCLIPModel),
+}
+
+
+def _hf_clip(kind: str) -> Case:
+    config, model_class = HF_CLIP[kind]
     vision = {
         "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
         "image_size": 32, "patch_size": 8,
     }  # fmt: skip
     text = {**TEXT_SIZES, "eos_token_id": 39, "bos_token_id": 38}
-    model = shake(CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=24)))
-    return Case(name, model, _features(model), lambda size: (model, _features(model, True)))
+    if kind == "altclip":
+        text |= {"project_dim": 20, "pad_token_id": 0}
+    model = shake(model_class(config(vision_config=vision, text_config=text, projection_dim=24)))
+    return Case(f"hf {kind}", model, _features(model), lambda size: (model, _features(model, True)))
 
 
 def _hf_siglip(name: str) -> Case:
@@ -197,7 +219,7 @@ BUILDERS: dict[str, Callable[[], Case]] = {
     "timm hybrid": lambda: _hybrid("hybrid"),
     "open_clip timm siglip": lambda: _open_clip_timm("siglip", global_pool="map", class_token=False),
     "open_clip timm mlp head": lambda: _open_clip_timm("mlp", proj="mlp", dynamic_img_size=True, init_values=0.2),
-    "hf clip": lambda: _hf_clip("hf clip"),
+    **{f"hf {kind}": functools.partial(_hf_clip, kind) for kind in HF_CLIP},
     "hf siglip": lambda: _hf_siglip("hf siglip"),
 }
 

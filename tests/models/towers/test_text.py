@@ -11,11 +11,23 @@ import open_clip
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import (
+    AltCLIPConfig,
+    AltCLIPModel,
+    ChineseCLIPConfig,
+    ChineseCLIPModel,
+    CLIPConfig,
+    CLIPModel,
+    MetaClip2Config,
+    MetaClip2Model,
+    SiglipConfig,
+    SiglipModel,
+)
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.tokens import append_tokens, gather
 from binderclip.models.towers import Record, Recorder, Site, TextTower, open_text_tower
+from binderclip.models.trace import trace
 
 PAD, START, END = 0, 38, 39
 IDS = torch.tensor([[START, 5, 6, END, 0, 0, 0, 0], [START, 9, 8, 7, 6, 5, 4, END], [START, END, 0, 0, 0, 0, 0, 0]])
@@ -52,10 +64,11 @@ def coca(corrected: bool = False) -> tuple[nn.Module, Callable[[Tensor], Tensor]
 
 
 def hf_sizes(**extra: Any) -> dict[str, Any]:
-    return {
+    sizes = {
         "vocab_size": 40, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "max_position_embeddings": 8, **extra,
+        "max_position_embeddings": 8,
     }  # fmt: skip
+    return {**sizes, **extra}
 
 
 HF_VISION = {
@@ -83,6 +96,19 @@ def hf_siglip() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     return model, functools.partial(features, model)
 
 
+def metaclip2(eos: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    text = hf_sizes(eos_token_id=eos, bos_token_id=START, pad_token_id=PAD)
+    model = shake(MetaClip2Model(MetaClip2Config(text_config=text, vision_config=HF_VISION, projection_dim=24)))
+    return model, functools.partial(features, model)
+
+
+def bert(model_class: Any, config: Any, **text: Any) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Chinese CLIP or AltCLIP, padding masked as their tokenizers say."""
+    text = hf_sizes(pad_token_id=PAD, type_vocab_size=2, **text)
+    model = shake(model_class(config(text_config=text, vision_config=HF_VISION, projection_dim=24)))
+    return model, lambda ids: features(model, ids, attention_mask=(ids != PAD).long())
+
+
 BUILDERS: dict[str, Callable[[], tuple[nn.Module, Callable[[Tensor], Tensor]]]] = {
     "clip": clip,
     "clip both ways, biased projection": lambda: clip(no_causal_mask=True, proj_bias=True),
@@ -97,6 +123,10 @@ BUILDERS: dict[str, Callable[[], tuple[nn.Module, Callable[[Tensor], Tensor]]]] 
     "hf clip": lambda: hf_clip(END),
     "hf clip, old end token": lambda: hf_clip(2),
     "hf siglip": hf_siglip,
+    "hf metaclip 2": lambda: metaclip2(END),
+    "hf chinese clip": lambda: bert(ChineseCLIPModel, ChineseCLIPConfig),
+    # RoBERTa's positions start behind that of padding
+    "hf altclip": lambda: bert(AltCLIPModel, AltCLIPConfig, project_dim=20, max_position_embeddings=9),
 }
 
 
@@ -188,6 +218,21 @@ def test_hugging_face_attention_mask():
     theirs = features(model, IDS, attention_mask=mask.long())
     ours = tower.project(tower.pool(tower.run(tower.embed(IDS, mask=mask))))
     assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["hf chinese clip", "hf altclip"])
+def test_sums_of_post_norm_blocks_do_not_split(name):
+    with pytest.raises(NotSupported, match="post-norm"):
+        trace(opened(name)[2], IDS).contributions()
+
+
+def test_metaclip2s_end_token_2_is_no_legacy():
+    """CLIP's early configurations say 2 and mean the largest id; MetaCLIP 2's end token is 2."""
+    model, forward = metaclip2(2)
+    tower = open_text_tower(model)
+    ids = torch.tensor([[START, 7, 2, 39, 0, 0, 0, 0]])
+    assert tower.embed(ids).pool_at.tolist() == [2]
+    assert torch.allclose(tower(ids), forward(ids), atol=1e-5)
 
 
 def test_shorter_sentences_are_taken():
