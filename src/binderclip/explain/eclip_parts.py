@@ -110,11 +110,11 @@ def single_head_run(tower: Stack, tokens: Tokens, layers: Sequence[int]) -> tupl
     """
     taken: dict[int, Attended] = {}
     for layer, block in enumerate(tower.blocks):
-        bias = tower.bias(tokens)
+        bias, rope = tower.bias(tokens), tower.rope(tokens)
         if layer not in layers:
-            tokens = tokens.with_x(block(tokens.x, bias))
+            tokens = tokens.with_x(block(tokens.x, bias, rope=rope))
             continue
-        q, k, v = (join_heads(part) for part in block.qkv(tokens.x))
+        q, k, v = (join_heads(part) for part in block.qkv(tokens.x, rope))
         logits = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])
         logits = logits if bias is None else logits + bias[:, 0]
         out = logits.softmax(dim=-1) @ v

@@ -179,7 +179,7 @@ def contributions(
         bias = tower.bias(tokens, attn_bias if biased is None or layer in biased else None)
         if recorded is None:
             recorder = Recorder(Record(*TERMS, layers=[layer]), tower.depth)
-            tokens = tokens.with_x(block(tokens.x, bias, recorder=recorder, layer=layer))
+            tokens = tokens.with_x(block(tokens.x, bias, rope=tower.rope(tokens), recorder=recorder, layer=layer))
         q, k, v, fed = ((recorder.values if recorded is None else recorded)[Site(name, layer)] for name in TERMS)
         rows = block.weights(q[:, :, used], k, _rows_of(bias, used))
         out, shift = block.pulled_back(read.maps.flatten(0, 1))

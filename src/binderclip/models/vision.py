@@ -276,8 +276,8 @@ def new_backbone(arch: str, options: Mapping[str, Any] | None = None) -> Any:
 def _timm(name: str) -> VisionModel:
     arch, slash, weights = name.removeprefix("timm:").partition("/")
     bare = arch.split(".")[0]
-    if timm.is_model(bare) and not bare.startswith(("vit_", "deit", "binderclip_")):
-        raise NotSupported(f"{name}: only timm's VisionTransformers can be opened (vit_*, deit*)")
+    if timm.is_model(bare) and not bare.startswith(("vit_", "deit", "eva", "binderclip_")):
+        raise NotSupported(f"{name}: only timm's VisionTransformers and Eva can be opened (vit_*, deit*, eva*)")
     if slash:
         backbone = new_backbone(arch)
         if weights != "none":

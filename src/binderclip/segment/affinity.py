@@ -215,4 +215,4 @@ def _named(name: str, pixels: Float[Tensor, "B 3 h w"], size: int | None, of: st
     if of == TOKENS:
         x = tokens.patches if tower.norm_last else tower.norm(tokens.patches)
         return to_map(x, tokens.grid)
-    return to_map(summed(tower.blocks[-1].qkv(tokens.x), of)[:, tokens.prefix :], tokens.grid)
+    return to_map(summed(tower.blocks[-1].qkv(tokens.x, tower.rope(tokens)), of)[:, tokens.prefix :], tokens.grid)

@@ -84,6 +84,13 @@ class Context:
         """Number of tokens before the patches."""
         return self.tokens.prefix
 
+    @property
+    def rope(self) -> Tensor | None:
+        """How queries and keys of these windows are rotated (`tower.rope`); None without rotary positions."""
+        if "rope" not in self.notes:
+            self.notes["rope"] = self.tower.rope(self.tokens)
+        return self.notes["rope"]
+
     def qkv(self, layer: int = -1) -> Projected:
         """Query, key, value (B, H, L, d) of a block; computed once for all segmenters of one call, when asked for."""
         layer = resolve_layer(layer, self.tower.depth)
@@ -91,7 +98,7 @@ class Context:
             if Site("q", layer) in self.sites:
                 found: Any = tuple(self.sites[Site(name, layer)] for name in ("q", "k", "v"))
             else:
-                found = Projected(self.tower.blocks[layer], self.stream(layer))
+                found = Projected(self.tower.blocks[layer], self.stream(layer), self.rope)
             self.notes["qkv", layer] = found
         return self.notes["qkv", layer]
 
@@ -143,10 +150,11 @@ class Projected(Sequence[Tensor]):
     Args:
         block: whose.
         x: the residual stream (B, L, D) entering it, or any other tokens.
+        rope: as in `Block.qkv`.
     """
 
-    def __init__(self, block: Block, x: Float[Tensor, "B L D"]) -> None:
-        self.block, self.x = block, x
+    def __init__(self, block: Block, x: Float[Tensor, "B L D"], rope: Tensor | None = None) -> None:
+        self.block, self.x, self.rope = block, x, rope
         self._value: Tensor | None = None
         self._all: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -159,7 +167,7 @@ class Projected(Sequence[Tensor]):
                 self._value = self.block.value(self.x)
             return self._value
         if self._all is None:
-            self._all = self.block.qkv(self.x)
+            self._all = self.block.qkv(self.x, self.rope)
         return self._all[index]
 
 

@@ -189,7 +189,7 @@ class LayerEnsemble:
         maps = []
         for layer in range(depth):
             x = context.site("ln1", layer) if layer < depth - 1 else context.tokens.x
-            qkv = Projected(block, x) if layer < depth - 1 else context.qkv(-1)
+            qkv = Projected(block, x, context.rope) if layer < depth - 1 else context.qkv(-1)
             tokens = _for_layer(last_block, layer).of(context, qkv, x)
             cosines = replace(text, rows=rows).cosines(head(context.tower, tokens))
             maps.append((scale * cosines).softmax(dim=1)[:, : len(text.rows)])

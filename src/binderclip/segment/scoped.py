@@ -15,7 +15,7 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.models.tokens import Tokens, append_tokens
 from binderclip.models.towers import Block, Record
 from binderclip.segment.affinity import cosines
-from binderclip.segment.context import Context, records, resample, to_map
+from binderclip.segment.context import Context, Projected, records, resample, to_map
 from binderclip.segment.fusion import Reader
 from binderclip.segment.last_block import LastBlock, PatchWeights, Qkv
 from binderclip.segment.region_scope import Scope, scoped_softmax
@@ -115,7 +115,7 @@ class SpatialBranch:
         # The output of a block is the input of the next.
         streams = [context.stream(layer + 1) for layer in self.layers(context.tower.depth)]
         x = torch.stack(streams).mean(0)
-        return resample(last_block.of(context, context.block.qkv(x), x), grid)
+        return resample(last_block.of(context, Projected(context.block, x, context.rope), x), grid)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 import timm.layers
 import torch
 from open_clip.model import resize_pos_embed
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmVit
 from torch import Tensor, nn
 from transformers import (
@@ -82,6 +83,32 @@ def _timm(name: str, **config: Any) -> Case:
 
     def at(size: tuple[int, int]) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         resized = TimmVit(**config)
+        resized.load_state_dict(model.state_dict())
+        resized.set_input_size(img_size=size)
+        return resized.eval(), resized.eval()
+
+    return Case(name, model, model, at)
+
+
+EVA02 = {
+    "qkv_fused": False, "mlp_ratio": 8 / 3, "swiglu_mlp": True, "scale_mlp": True, "scale_attn_inner": True,
+    "use_rot_pos_emb": True, "ref_feat_shape": (5, 5), "global_pool": "token",
+}  # fmt: skip
+PERCEPTION = {
+    "attn_type": "rope", "use_pre_transformer_norm": True, "use_rot_pos_emb": True, "ref_feat_shape": (4, 4),
+    "rope_grid_offset": 1.0, "rope_grid_indexing": "xy", "global_pool": "map", "attn_pool_num_heads": 4,
+}  # fmt: skip
+
+
+def _eva(name: str, **config: Any) -> Case:
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 4, "num_classes": 24}
+    config = {**sizes, **config}
+    model = shake(Eva(**config))
+
+    def at(size: tuple[int, int]) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+        if config.get("dynamic_img_size"):
+            return model, model
+        resized = Eva(**config)
         resized.load_state_dict(model.state_dict())
         resized.set_input_size(img_size=size)
         return resized.eval(), resized.eval()
@@ -217,6 +244,24 @@ BUILDERS: dict[str, Callable[[], Case]] = {
     ),
     "timm dynamic": lambda: _timm_dynamic("dynamic"),
     "timm hybrid": lambda: _hybrid("hybrid"),
+    "eva": lambda: _eva("eva", init_values=0.3),
+    "eva residual post-norm": lambda: _eva("p", use_post_norm=True, global_pool="token", qkv_fused=True),
+    "eva02": lambda: _eva("eva02", **EVA02),
+    "eva02 dynamic": lambda: _eva("dynamic", **EVA02, dynamic_img_size=True, init_values=0.2),
+    "eva perception encoder": lambda: _eva("pe", **PERCEPTION),
+    "eva dinov3, registers": lambda: _eva(
+        "d",
+        attn_type="eva",
+        use_rot_pos_emb=True,
+        rope_type="dinov3",
+        rope_rotate_half=True,
+        num_reg_tokens=2,
+        use_abs_pos_emb=False,
+        no_embed_class=True,
+        global_pool="token",
+        qkv_fused=True,
+        init_values=0.4,
+    ),
     "open_clip timm siglip": lambda: _open_clip_timm("siglip", global_pool="map", class_token=False),
     "open_clip timm mlp head": lambda: _open_clip_timm("mlp", proj="mlp", dynamic_img_size=True, init_values=0.2),
     **{f"hf {kind}": functools.partial(_hf_clip, kind) for kind in HF_CLIP},

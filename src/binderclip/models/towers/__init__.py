@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 IMAGE_KINDS = (
-    "open_clip VisionTransformer, timm VisionTransformer (bare or inside open_clip), "
+    "open_clip VisionTransformer, timm VisionTransformer and Eva (bare or inside open_clip), "
     "Hugging Face CLIPModel, MetaClip2Model, ChineseCLIPModel, AltCLIPModel and SiglipModel"
 )
 TEXT_KINDS = (
@@ -55,8 +55,8 @@ def open_image_tower(
     """Open the image side of a backbone.
 
     Args:
-        backbone: an open_clip CLIP/CustomTextCLIP/CoCa (or its `visual`), a timm VisionTransformer, a Hugging Face
-            CLIPModel or MetaClip2Model (or their ...VisionModelWithProjection), ChineseCLIPModel, AltCLIPModel or
+        backbone: an open_clip CLIP/CustomTextCLIP/CoCa (or its `visual`), a timm VisionTransformer or Eva, a Hugging
+            Face CLIPModel or MetaClip2Model (or their ...VisionModelWithProjection), ChineseCLIPModel, AltCLIPModel or
             SiglipModel.
         mean, std: the pixel normalisation that belongs to it; kept as `tower.mean`, `tower.std`, never applied.
 
@@ -69,14 +69,13 @@ def open_image_tower(
         from binderclip.models.towers.open_clip_vit import OpenClipTower
 
         return OpenClipTower(visual, mean=mean, std=std)
-    if library == "open_clip" and name == "TimmModel":
+    if library == "timm" or (library == "open_clip" and name == "TimmModel"):
+        from binderclip.models.towers.timm_eva import EvaTower
         from binderclip.models.towers.timm_vit import TimmTower
 
-        return TimmTower(visual.trunk, visual.head, mean=mean, std=std)
-    if library == "timm":
-        from binderclip.models.towers.timm_vit import TimmTower
-
-        return TimmTower(visual, mean=mean, std=std)
+        trunk, head = (visual, None) if library == "timm" else (visual.trunk, visual.head)
+        opener = EvaTower if type(trunk).__name__ == "Eva" else TimmTower
+        return opener(trunk, head, mean=mean, std=std)
     if library == "transformers" and name in HF_CLIP:
         from binderclip.models.towers.hf_clip import HfClipTower
 

@@ -33,7 +33,7 @@ class Stack(ABC):
         module: the backbone's module that owns the blocks.
         blocks: its blocks, first to last.
         width: width D of the residual stream.
-        kind: short name of the backbone kind ("open_clip_vit", "timm_vit", "hf_clip", "hf_siglip").
+        kind: short name of the backbone kind ("open_clip_vit", "timm_vit", "hf_clip", ...).
     """
 
     kind = "stack"
@@ -128,14 +128,14 @@ class Stack(ABC):
             UsageError: the bias fits neither the whole nor the current sequence.
         """
         first, last = self._range(start, stop)
-        recorder = Recorder(record, self.depth) if isinstance(record, Record) else record
         wanted = resolve_blocks(bias_blocks, self.depth)
+        recorder = Recorder(record, self.depth) if isinstance(record, Record) else record
         for layer in range(first, last):
             if on_block is not None:
                 tokens = on_block(layer, tokens)
-            biased = attn_bias if wanted is None or layer in wanted else None
-            bias = self.bias(tokens, biased)
-            tokens = tokens.with_x(self.blocks[layer](tokens.x, bias, recorder=recorder, layer=layer))
+            bias = self.bias(tokens, attn_bias if wanted is None or layer in wanted else None)
+            block, rope = self.blocks[layer], self.rope(tokens)
+            tokens = tokens.with_x(block(tokens.x, bias, rope=rope, recorder=recorder, layer=layer))
         return tokens
 
     def bias(self, tokens: Tokens, attn_bias: Tensor | None = None) -> Float[Tensor, "B H L L"] | None:
@@ -149,6 +149,10 @@ class Stack(ABC):
         if tokens.mask is not None:
             total = forbid(total, ~tokens.mask[:, None, None, :], tokens.x)
         return total
+
+    def rope(self, tokens: Tokens) -> Float[Tensor, "B 1 L r"] | None:
+        """Sines and cosines by which these tokens' queries and keys are rotated; None without rotary positions."""
+        return None
 
     def __call__(self, x: Tensor) -> Float[Tensor, "B E"]:
         """Input -> raw embedding, through the interface."""
@@ -374,7 +378,7 @@ class Tower(Stack):
         Paper: Zhou et al., "Extract Free Dense Labels from CLIP", ECCV 2022.
         """
         block = self.blocks[resolve_layer(layer, self.depth)]
-        out = block.mix(None, block.qkv(tokens.x)[2])
+        out = block.mix(None, block.value(tokens.x))
         if residual:
             out = tokens.x + out
         if mlp:

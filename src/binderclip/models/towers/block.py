@@ -74,6 +74,10 @@ class Block(ABC):
     def project_qkv(self, normed: Float[Tensor, "B L D"]) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of already normalised tokens."""
 
+    def rotate(self, q: Tensor, k: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Queries and keys turned by their places, where the library does so (rotary positions)."""
+        return q, k
+
     def project_v(self, normed: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L d"]:
         """The value alone of already normalised tokens."""
         return self.project_qkv(normed)[2]
@@ -98,12 +102,17 @@ class Block(ABC):
         """Dropout on the attention weights now in force (0 in eval mode)."""
         return 0.0
 
-    def qkv(self, x: Float[Tensor, "B L D"]) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, x: Float[Tensor, "B L D"], rope: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key, value (B, H, L, d) of the residual stream: ln_1 applied, biases in, unscaled.
 
-        Where the library normalises queries and keys (qk_norm), that is included.
+        Where the library normalises queries and keys (qk_norm) or rotates them, that is included.
+
+        Args:
+            x: residual stream (B, L, D).
+            rope: `tower.rope(tokens)`; None where the tower has no rotary positions.
         """
-        return self.project_qkv(self.norm1(x))
+        q, k, v = self.project_qkv(self.norm1(x))
+        return *self.rotate(q, k, rope), v
 
     def value(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L d"]:
         """The value alone, as `qkv` gives it, at a third of the work."""
@@ -137,6 +146,7 @@ class Block(ABC):
         x: Float[Tensor, "B L D"],
         bias: Float[Tensor, "B H L L"] | None = None,
         *,
+        rope: Tensor | None = None,
         recorder: Recorder | None = None,
         layer: int = 0,
     ) -> Float[Tensor, "B L D"]:
@@ -147,6 +157,7 @@ class Block(ABC):
         Args:
             x: residual stream (B, L, D).
             bias: additive, broadcastable to (B, H, L, L).
+            rope: as in `qkv`.
             recorder: where to write the sites it wants.
             layer: the index under which they are written.
         """
@@ -155,6 +166,7 @@ class Block(ABC):
         normed = self.norm1(x)
         note("ln1", normed)
         q, k, v = self.project_qkv(normed)
+        q, k = self.rotate(q, k, rope)
         for name, value in (("q", q), ("k", k), ("v", v)):
             note(name, value)
         bias = None if bias is None else bias.to(q.dtype)

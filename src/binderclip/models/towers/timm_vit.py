@@ -96,6 +96,8 @@ class TimmTower(Tower):
     """
 
     kind = "timm_vit"
+    #: Classes of trunk that it opens.
+    trunks: tuple[str, ...] = ("VisionTransformer",)
 
     def __init__(
         self,
@@ -105,18 +107,22 @@ class TimmTower(Tower):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        _check(trunk, head)
+        _check(trunk, head, self.trunks)
         self.tail = head
         embed = trunk.patch_embed
         height, width = _ratio(embed, trunk)
         if height != width:
             raise NotSupported(f"patches must be square, got {height} x {width}")
-        blocks = timm_blocks(trunk)
+        blocks = self.make_blocks(trunk)
         pooling = {"token": "token", "avg": "mean", "map": "map", "max": "max", "avgmax": "max"}[trunk.global_pool]
         super().__init__(
             trunk, blocks, trunk.embed_dim, grid=tuple(embed.grid_size), patch=height,
             prefix=trunk.num_prefix_tokens, pooling=pooling, mean=mean, std=std,
         )  # fmt: skip
+
+    def make_blocks(self, trunk: Backbone) -> list[Block]:
+        """The trunk's blocks."""
+        return timm_blocks(trunk)
 
     def patches(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
         embed = self.module.patch_embed
@@ -232,10 +238,10 @@ def _ratio(embed: Backbone, trunk: Backbone) -> tuple[int, int]:
     return int(ratio[0]), int(ratio[1])
 
 
-def _check(trunk: Backbone, head: Backbone | None) -> None:
-    if type(trunk).__name__ != "VisionTransformer" or not hasattr(trunk, "fc_norm"):
+def _check(trunk: Backbone, head: Backbone | None, trunks: tuple[str, ...]) -> None:
+    if type(trunk).__name__ not in trunks or not hasattr(trunk, "fc_norm"):
         raise NotSupported(
-            f"timm {type(trunk).__name__} is not supported; supported: timm VisionTransformer with {SUPPORTED}"
+            f"timm {type(trunk).__name__} is not supported; supported: timm Eva, and VisionTransformer with {SUPPORTED}"
         )
     if trunk.global_pool not in ("token", "avg", "map", "max", "avgmax"):
         raise NotSupported(
