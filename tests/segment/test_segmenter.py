@@ -163,8 +163,14 @@ def test_a_tower_without_patches_is_refused_by_name() -> None:
             "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
         }
     )
-    with pytest.raises(NotSupported, match="ModifiedResNet"):
+    with pytest.raises(NotSupported, match="ModifiedResNet.*without attention, which value needs; the preset dense"):
         Segmenter(conv)
+
+
+def test_dense_is_plain_on_a_tower_with_attention(clip_model) -> None:
+    image = picture(48, 32)
+    dense, plain = (Segmenter(clip_model, preset, size=32)(image, LABELS) for preset in ("dense", "plain"))
+    torch.testing.assert_close(dense.scores, plain.scores, rtol=1e-4, atol=1e-4)
 
 
 def test_several_segmenters_share_the_towers_passes_and_agree_with_single_calls(clip_model, monkeypatch) -> None:

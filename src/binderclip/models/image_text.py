@@ -154,6 +154,15 @@ class ImageTextModel(nn.Module):
         return self._cache["image_tower"]
 
     @property
+    def dense_tower(self) -> Tower:
+        """`image_tower`, or of a convolutional backbone one without blocks that gives its last feature map."""
+        if "dense_tower" not in self._cache:
+            from binderclip.models.towers.convolutional import dense_tower_of
+
+            self._cache["dense_tower"] = dense_tower_of(self)
+        return self._cache["dense_tower"]
+
+    @property
     def text_tower(self) -> Any:
         """The text side opened up (see `models.towers`).
 

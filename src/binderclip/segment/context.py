@@ -171,6 +171,11 @@ class Projected(Sequence[Tensor]):
         return self._all[index]
 
 
+def dense_tower(model: Any) -> Tower:
+    """The tower that sees the windows: of a model with a text side, a convolutional one too."""
+    return model.dense_tower if hasattr(type(model), "dense_tower") else model.image_tower
+
+
 def open_windows(
     frame: Frame, pixels: Float[Tensor, "B 3 h w"], places: Sequence[tuple[int, int]], record: Record
 ) -> Context:
@@ -182,10 +187,10 @@ def open_windows(
         places: (top, left) of each.
         record: sites of earlier blocks to keep.
     """
-    tower = frame.model.image_tower
+    tower = dense_tower(frame.model)
     recorder = Recorder(record, tower.depth)
     start = tower.embed(frame.model.preprocess.normalize(pixels).to(tower.dtype))
-    tokens = tower.run(start, stop=-1, record=recorder)
+    tokens = tower.run(start, stop=max(0, tower.depth - 1), record=recorder)
     return Context(tower, pixels, start, tokens, recorder.values, frame, tuple(places), record)
 
 

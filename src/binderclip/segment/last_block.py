@@ -107,6 +107,18 @@ class LastBlock:
         return out, prefix, grid
 
 
+@dataclass(frozen=True)
+class OwnTokens:
+    """The tower's own last tokens, nothing rewired; of a convolutional tower its last feature map."""
+
+    needs_attention = False
+
+    def __call__(self, context: Context) -> Float[Tensor, "B D gh gw"]:
+        """Patch tokens before the final norm."""
+        tower = context.tower
+        return to_map(tower.run(context.tokens, start=max(0, tower.depth - 1)).patches, context.grid)
+
+
 def row_normalised(weights: Float[Tensor, "*B N N"]) -> Float[Tensor, "*B N N"]:
     """Rows that sum to 1; a row of zeros becomes the identity's."""
     total = weights.sum(-1, keepdim=True)

@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.data.windows import Windows as Layout
-from binderclip.errors import UsageError
+from binderclip.errors import NotSupported, UsageError
 from binderclip.models.towers import Record
 from binderclip.models.towers.record import SUM
-from binderclip.segment.context import Context, Frame, head, open_windows, records, resample
+from binderclip.segment.context import Context, Frame, dense_tower, head, open_windows, records, resample
 from binderclip.segment.fusion import Fusion, LastOnly, Reader
 from binderclip.segment.last_block import LastBlock
 from binderclip.segment.presets import PRESETS
@@ -67,6 +67,12 @@ class Parts:
     relabel: tuple[Relabel, ...] = ()
 
     @property
+    def needs_attention(self) -> bool:
+        """Whether a part reads blocks or rewires attention, which convolutional towers do not have."""
+        plain = not getattr(self.last_block, "needs_attention", True) and isinstance(self.fusion, LastOnly)
+        return not plain or self.mix is not None or bool(self.record.wanted)
+
+    @property
     def record(self) -> Record:
         """What the parts want of the earlier blocks."""
         return records(self.last_block, self.fusion, self.views, self.mix, *self.refine, *self.relabel)
@@ -105,7 +111,7 @@ class Segmenter:
     (MaskCLIP).
 
     Args:
-        model: an `ImageTextModel` with a transformer image tower.
+        model: an `ImageTextModel` with a transformer image tower; with a convolutional one the preset `dense` works.
         preset: a name of `PRESETS`, or `Parts`; the other arguments replace single parts of it.
         size: shorter side in pixels at which the model sees the image, in the preset's own resolution.
         background: words for what is none of the labels; together they are one class, the first, named `background`.
@@ -115,7 +121,7 @@ class Segmenter:
 
     Raises:
         UsageError: an unknown preset, or `size` beside `resolution`.
-        NotSupported: the model's image tower cannot be opened.
+        NotSupported: the model's image tower cannot be opened, or has no attention, which the preset needs.
 
     Paper of the value path: Zhou et al., Extract Free Dense Labels from CLIP (ECCV 2022).
     """
@@ -154,7 +160,13 @@ class Segmenter:
         self.model = model
         self.preset = preset if isinstance(preset, str) else "parts of its own"
         self.parts = replace(parts, text=parts.text.with_(**changes)) if changes else parts
-        self.tower = model.image_tower
+        self.tower = dense_tower(model)
+        if not self.tower.depth and self.parts.needs_attention:
+            raise NotSupported(
+                f"{getattr(model, 'name', 'this model')} has a convolutional image tower "
+                f"({type(self.tower.module).__name__}) without attention, which {self.preset} needs; the preset dense "
+                "takes its feature map as it is: --preset dense"
+            )
         self._bound: tuple[Any, BoundText] | None = None
 
     def __repr__(self) -> str:

@@ -9,18 +9,21 @@ from torch import nn
 from binderclip.errors import NotSupported
 from binderclip.models.towers.base import Stack, Tower
 from binderclip.models.towers.block import Backbone, Block
+from binderclip.models.towers.convolutional import ConvolutionalTower, open_convolutional_tower
 from binderclip.models.towers.record import BLOCK_SITES, Record, Recorder, Site
 from binderclip.models.towers.text import TextTower
 
 __all__ = [
     "BLOCK_SITES",
     "Block",
+    "ConvolutionalTower",
     "Record",
     "Recorder",
     "Site",
     "Stack",
     "TextTower",
     "Tower",
+    "open_convolutional_tower",
     "open_image_tower",
     "open_text_tower",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from binderclip.segment.last_block import LastBlock, identity, vanilla
+from binderclip.segment.last_block import LastBlock, OwnTokens, identity, vanilla
 from binderclip.segment.resolution import Windows
 from binderclip.segment.rewire import DualPath, SelfSelf
 from binderclip.segment.text import TextSide
@@ -12,6 +12,8 @@ from binderclip.segment.text import TextSide
 PRESETS: dict[str, dict[str, Any]] = {
     # The tower's ordinary patch tokens.
     "plain": {"last_block": LastBlock(vanilla, residual=True, mlp=True)},
+    # The same where there is no attention to rewire: on convolutional towers their last feature map.
+    "dense": {"last_block": OwnTokens()},
     # Zhou et al., Extract Free Dense Labels from CLIP (ECCV 2022): the value path alone.
     "value": {"last_block": LastBlock(identity)},
     # The same as its authors run it, residual sum and MLP kept.
