@@ -211,3 +211,11 @@ def test_a_part_can_be_set_to_none() -> None:
     assert built.parts.refine == ()
     assert built.parts.resolution.size == 64
     assert built.parts.last_block == parts_of("itaclip").last_block
+
+
+def test_a_convolutional_model_takes_the_dense_preset_alone(command: Command, pictures: Path) -> None:
+    refused = command("segment", pictures / "cat.jpg", "-l", "a cat,a cup", "--model", "small-b")
+    assert (refused.code, "without attention" in refused.err, "--preset dense" in refused.err) == (1, True, True)
+    done = command("segment", pictures / "cat.jpg", "-l", "a cat,a cup", "--model", "small-b", "--preset", "dense")
+    assert done.code == 0, done.err
+    assert Path("cat-labels.png").is_file()

@@ -163,7 +163,7 @@ def test_a_tower_without_patches_is_refused_by_name() -> None:
             "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
         }
     )
-    with pytest.raises(NotSupported, match="ModifiedResNet.*without attention, which value needs; the preset dense"):
+    with pytest.raises(NotSupported, match=r"ModifiedResNet.*without attention, which value needs; the preset dense"):
         Segmenter(conv)
 
 

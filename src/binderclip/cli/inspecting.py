@@ -219,7 +219,8 @@ def _inspected(
             detector.fit(levels)
             if len(used) > 1:
                 held = detector.score(levels, without=torch.arange(len(used), device=levels.image.device)).scores.cpu()
-    kept, parts = [], []
+    kept: list[Inspected] = []
+    parts = []
     skipped = [*folder.skipped, *skipped]
     for entries, opened in _batches(folder.pictures, skipped):
         say(f"picture {len(kept) + 1} of {len(folder.pictures)}")

@@ -164,8 +164,9 @@ class Segmenter:
         if not self.tower.depth and self.parts.needs_attention:
             raise NotSupported(
                 f"{getattr(model, 'name', 'this model')} has a convolutional image tower "
-                f"({type(self.tower.module).__name__}) without attention, which {self.preset} needs; the preset dense "
-                "takes its feature map as it is: --preset dense"
+                f"({type(self.tower.module).__name__}) without attention, which "
+                f"{preset if isinstance(preset, str) else 'this preset'} needs; the preset dense takes its feature map "
+                "as it is: --preset dense"
             )
         self._bound: tuple[Any, BoundText] | None = None
 
