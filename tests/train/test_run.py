@@ -183,6 +183,27 @@ def test_streaming_equals_memory(tiny: dict[str, Any], tmp_path: Path) -> None:
     np.testing.assert_allclose(whole.stages[0].history["loss"], streamed.stages[0].history["loss"], rtol=1e-5)
 
 
+def test_what_never_moves_stands_in_the_summary(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """One start is put out of order: queries and keys of the last block at zero, as the text tower's are not."""
+    go({**tiny, "epochs": 1}, tmp_path / "start")
+    model = load(tmp_path / "start")
+    name, width = "visual.transformer.resblocks.1.attn.in_proj", 64
+    with torch.no_grad():
+        attention = model.backbone.visual.transformer.resblocks[1].attn
+        attention.in_proj_weight[: 2 * width].zero_()
+        attention.in_proj_bias.zero_()
+    model.save(tmp_path / "broken")
+    frozen = [{"match": "text.*", "freeze": True}]
+    with pytest.warns(UserWarning, match=r"stage 'train': exactly zero gradient in the first 10 steps.*in_proj_weight"):
+        result = go({**tiny, "model": str(tmp_path / "broken"), "groups": frozen}, tmp_path / "a")
+    expected = [f"{name}_weight[q]", f"{name}_weight[k]", f"{name}_bias[q]"]
+    assert sorted(result.stages[0].zero_gradients) == sorted(expected)
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert sorted(summary["stages"][0]["zero_gradients"]) == sorted(expected)
+    whole = go({**tiny, "model": str(tmp_path / "start")}, tmp_path / "b")
+    assert whole.summary["stages"][0]["zero_gradients"] == []
+
+
 def test_stages_and_terms_of_other_code(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage of another kind trains its own module on cached columns through the same engine."""
 

@@ -99,6 +99,12 @@ def train(
         return
     _show(result)
     warn_skipped(result.skipped)
+    for stage in result.stages:
+        if names := stage.zero_gradients:
+            note(
+                f"warning: stage {stage.name!r}: {len(names)} parameters had exactly zero gradient in the first steps, "
+                f"such as {names[0]}; summary.json lists them"
+            )
     note(f"model: {out / 'model'}   plots: {out / 'plots'}   curves: tensorboard --logdir {out / 'tensorboard'}")
 
 

@@ -4,6 +4,7 @@ from binderclip.fit.checkpoint import Checkpoint
 from binderclip.fit.loop import fit, make_clip
 from binderclip.fit.optimizers import OPTIMIZERS, PRECISIONS, make_optimizer
 from binderclip.fit.records import Callback, Diverged, FitResult, History, Record
+from binderclip.fit.zero_gradients import ZeroGradients
 
 __all__ = [
     "OPTIMIZERS",
@@ -14,6 +15,7 @@ __all__ = [
     "FitResult",
     "History",
     "Record",
+    "ZeroGradients",
     "fit",
     "make_clip",
     "make_optimizer",

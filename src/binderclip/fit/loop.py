@@ -118,6 +118,8 @@ def fit(
         run.scaler.unscale_(run.optimizer)
         if grad_transform is not None:
             grad_transform(run.parameters)
+        for callback in _having(callbacks, "before_step"):
+            callback.before_step(done + 1)
         run.take_step(done + 1, figures)
         run.optimizer.zero_grad(set_to_none=True)
         if run.ema is not None:

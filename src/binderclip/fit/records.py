@@ -53,6 +53,9 @@ class Callback:
     def on_start(self, step: int, steps: int) -> None:
         """Once, before the first step: `step` steps are done already (0 unless resumed), `steps` are to be done."""
 
+    def before_step(self, step: int) -> None:
+        """Before optimizer step number `step`: gradients are in `.grad`, transformed and not yet clipped."""
+
     def after_step(self, step: int) -> bool | None:
         """Right after optimizer step number `step`; reading a tensor here stalls the device. True ends the run."""
 

@@ -44,6 +44,7 @@ class StageOutcome:
         steps, seconds, images_per_second: of the training itself.
         skipped: pictures that could not be read.
         data_hash: of what was trained on.
+        zero_gradients: names of parameters whose gradient was exactly zero in each of the first steps.
         notes: anything a stage of another kind wants in the summary.
     """
 
@@ -57,6 +58,7 @@ class StageOutcome:
     resumed_from: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     data_hash: str = ""
+    zero_gradients: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -238,12 +240,13 @@ class StageContext:
         worker = copy.deepcopy(module) if sharded else module
         average = self._average(module)
         spread_module = spread(worker, self.world, self.parallel)
-        watchers = Watchers(self, steps, latest=lambda: self._latest(module, worker, average))
+        trained = (groups or self.groups)(worker)
+        watchers = Watchers(self, steps, lambda: self._latest(module, worker, average), self._named(worker, trained))
         warmup = stage.warmup if stage.warmup < 1 else round(stage.warmup / (stage.batch_size * stage.accumulate))
         try:
             result = fit(
                 step or spread_module,
-                (groups or self.groups)(worker),
+                trained,
                 batches,
                 steps=steps,
                 optimizer=stage.optimizer if isinstance(stage.optimizer, str) else dict(stage.optimizer),
@@ -302,6 +305,13 @@ class StageContext:
             groups += [{"params": p, "weight_decay": d} for p, d in ((matrices, stage.weight_decay), (flat, 0.0)) if p]
         return groups
 
+    def _named(self, module: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, Tensor]]:
+        """The parameters of the groups by name, those of the model as its backbone calls them."""
+        model = _model_in(module) or self.model
+        names = {id(p): n for part in (module, model.backbone) for n, p in part.named_parameters()}
+        lists = [[g["params"]] if isinstance(g["params"], Tensor) else list(g["params"]) for g in groups]
+        return [(names.get(id(p), "unnamed"), p) for params in lists for p in params]
+
     def _freeze(self) -> list[Tensor]:
         """Switch gradients off where the recipe says so; the parameters to switch on again afterwards."""
         import fnmatch
@@ -351,7 +361,7 @@ class StageContext:
         out = self.outcome
         out.history, out.steps, out.seconds = result.history, result.steps, result.seconds
         out.images_per_second, out.resumed_from = result.images_per_second, result.resumed_from
-        out.evaluations = watchers.evaluations
+        out.evaluations, out.zero_gradients = watchers.evaluations, watchers.zero.names
         if self._source is not None:
             out.skipped = list(self._source.skipped)
 

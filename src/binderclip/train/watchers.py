@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from binderclip.fit import FitResult
+from torch import Tensor
+
+from binderclip.fit import FitResult, ZeroGradients
 from binderclip.fit.loop import make_clip
 from binderclip.optim import ClipLog, NormClip
 from binderclip.train.monitor import MetricsFile, ProgressDisplay, TensorBoard
@@ -19,10 +22,20 @@ __all__ = ["Watchers"]
 
 
 class Watchers:
-    """The callbacks of a stage, the log of its clip, and their end in any case."""
+    """The callbacks of a stage, the log of its clip, and their end in any case.
 
-    def __init__(self, context: StageContext, steps: int, latest: Callable[[], Any]) -> None:
+    Args:
+        context: of the stage.
+        steps: optimizer steps in all.
+        latest: gives the model as it would be saved now.
+        named: what is trained, by name.
+    """
+
+    def __init__(
+        self, context: StageContext, steps: int, latest: Callable[[], Any], named: Iterable[tuple[str, Tensor]] = ()
+    ) -> None:
         self.context, self.steps, self.latest = context, steps, latest
+        self.zero = ZeroGradients(named, report=self._say_zero)
         self.evaluations: list[dict[str, Any]] = []
         self.callbacks: list[Any] = [self]
         several = len(context.recipe.stage) > 1
@@ -44,6 +57,16 @@ class Watchers:
         if clip is None:
             clip = NormClip(max_norm=float("inf"), observe=True, nonfinite="propagate")
         return ClipLog(clip, out=self.context.folder("clipping"), writer=self.board)
+
+    def _say_zero(self, message: str) -> None:
+        message = f"stage {self.context.stage.name!r}: {message}"
+        if self.display is not None:
+            self.display.say(f"warning: {message}")
+        elif self.context.world.leads:
+            warnings.warn(message, stacklevel=2)
+
+    def before_step(self, step: int) -> None:
+        self.zero.before_step(step)
 
     def after_step(self, step: int) -> None:
         # a loss scaler leaves steps out without asking the clip
@@ -68,12 +91,15 @@ class Watchers:
     def on_end(self, result: FitResult) -> None:
         # before the board is closed
         self.clip.flush()
+        self.zero.on_end(result)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"evaluations": json.dumps(self.evaluations)}
+        return {"evaluations": json.dumps(self.evaluations), "zero_gradients": self.zero.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.evaluations = json.loads(state["evaluations"])
+        if "zero_gradients" in state:  # checkpoints of earlier versions have none
+            self.zero.load_state_dict(state["zero_gradients"])
 
     def close(self) -> None:
         self.clip.flush()
