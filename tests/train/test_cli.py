@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from binderclip import cli
+from binderclip.data import load_data
 from binderclip.train.toml import write_toml
 
 
@@ -39,6 +40,23 @@ def test_train_then_classify(
     picture = out / "plots" / "loss.png"
     assert command(monkeypatch, "classify", str(picture), "-l", "cat,dog", "-m", str(out), "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["images"]) == 1
+
+
+def test_held_out_data_may_be_a_folder(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pets" / "held"
+    folder.mkdir(parents=True)
+    for sample in load_data("noto-emoji", "val").subset(range(12)):
+        sample.image.save(folder / f"{sample.key}.png")
+        (folder / f"{sample.key}.txt").write_text(sample.caption)
+    tiny |= {"data": ["noto-emoji"], "epochs": None, "samples": 32, "evaluation": {"data": [str(folder)]}}
+    (tmp_path / "r.toml").write_text(write_toml(tiny))
+    assert command(monkeypatch, "train", str(tmp_path / "r.toml"), "--out", str(tmp_path / "run")) == 0
+    table = capsys.readouterr().out.split("held out", 1)[1]
+    assert "held" in table.splitlines()[2]
+    assert "text to image R@10" in table
+    assert str(tmp_path) not in table
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import torch
 from binderclip.data import ImageTextDataset, load_data, write_shards
 from binderclip.errors import DataError, UsageError
 from binderclip.models import load
-from binderclip.train.evaluator import Evaluator
+from binderclip.train.evaluator import Evaluator, set_names, short_names, split_figure
 from binderclip.train.pictures import open_sources
+from binderclip.train.plots import plot_run
 from binderclip.train.recipe import DataSpec, Evaluation
 
 
@@ -82,3 +83,40 @@ def test_training_and_evaluation_take_their_split_of_a_folder(tmp_path: Path) ->
     # Without the split it is taken whole, as it always was.
     shutil.rmtree(tmp_path / "val")
     assert opened(split="val").keys == ["train/a.png", "train/b.png"]
+
+
+@pytest.mark.parametrize("measure", ["image_to_text/R@10", "text_to_image/median_rank", "zero_shot/accuracy", "count"])
+@pytest.mark.parametrize("data", ["openclipart", "/tmp/a/val", "../here", "x/text_to_image", "/"])
+def test_figures_come_apart_whatever_their_set_is_called(data: str, measure: str) -> None:
+    assert split_figure(f"{data}/{measure}") == (data, measure)
+
+
+def test_people_read_the_last_part_of_a_path_unless_two_share_it() -> None:
+    assert short_names(["/tmp/a/val", "icons", "b/val", "/data/cats"]) == {
+        "/tmp/a/val": "/tmp/a/val", "icons": "icons", "b/val": "b/val", "/data/cats": "cats"
+    }  # fmt: skip
+
+
+def test_sets_of_one_name_are_told_apart() -> None:
+    def named(*specs: tuple[str, str | None]) -> list[str]:
+        return set_names([DataSpec(name=name, split=split) for name, split in specs])
+
+    assert named(("a", "val"), ("b", "val")) == ["a", "b"]
+    assert named(("a", "val"), ("a", "test"), ("b", "val")) == ["a:val", "a:test", "b"]
+    assert named(("a", "val"), ("a", "val")) == ["a:val", "a:val#2"]
+    model = load("small")
+    data = [{"name": "noto-emoji", "limit": 9}, {"name": "noto-emoji", "split": "test", "limit": 7}]
+    found = Evaluator(Evaluation.model_validate({"data": data}), model)(model)
+    assert (found["noto-emoji:val/count"], found["noto-emoji:test/count"]) == (9, 7)
+
+
+def test_the_legend_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    said: list[str] = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, path: said.extend(t.get_text() for t in self.axes[0].get_legend().get_texts())
+    )
+    row = {f"{data}/text_to_image/R@10": 0.5 for data in ("/tmp/pets/val", "icons")}
+    plot_run({}, [{"step": 4, **row}], tmp_path)
+    assert said == ["val, text to image", "icons, text to image"]

@@ -115,9 +115,11 @@ def _show(result: object) -> None:
         for s in result.summary["stages"]  # type: ignore[attr-defined]
     ]
     print_table(f"{result.recipe.name}", ["stage", "steps", "loss at the end", "images/s"], stages)  # type: ignore[attr-defined]
+    from binderclip.train.evaluator import short_names, split_figure
+
     found: dict[str, dict[str, float]] = {}
     for name, value in result.figures.items():  # type: ignore[attr-defined]
-        data, measure = name.split("/", 1)
+        data, measure = split_figure(name)
         found.setdefault(data, {})[measure] = value
     wanted = {f"{way.replace('_', ' ')} R@{k}": f"{way}/R@{k}" for way in WAYS for k in (1, 5, 10)}
     wanted |= {"zero-shot accuracy": "zero_shot/accuracy", "commonest class": "zero_shot/majority"}
@@ -128,7 +130,9 @@ def _show(result: object) -> None:
     ]
     if rows:
         print_table(
-            "held out (an equal caption counts as found; of several, the picture's own)", ["share", *found], rows
+            "held out (an equal caption counts as found; of several, the picture's own)",
+            ["share", *short_names(found).values()],
+            rows,
         )
 
 

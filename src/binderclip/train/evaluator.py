@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -16,12 +18,53 @@ from binderclip.evaluate import figures
 from binderclip.evaluate.model import Described
 from binderclip.models import ImageTextModel
 from binderclip.train.pictures import open_sources
-from binderclip.train.recipe import Evaluation
+from binderclip.train.recipe import DataSpec, Evaluation
 
-__all__ = ["Evaluator"]
+__all__ = ["Evaluator", "set_names", "short_names", "split_figure"]
 
 
 CHUNK = 256  # pictures that are open at once
+
+
+def set_names(specs: Sequence[DataSpec]) -> list[str]:
+    """What the figures of each set are called: its name, with split and number where others have the same.
+
+    Args:
+        specs: the recipe's `evaluation.data`.
+    """
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        several = Counter(names)
+        names = [f"{s.name}:{s.split}" if several[s.name] > 1 and s.split else s.name for s in specs]
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(f"{name}#{seen[name]}" if seen[name] > 1 else name)
+    return found
+
+
+def split_figure(name: str) -> tuple[str, str]:
+    """(set, measure) of a figure: `openclipart/text_to_image/R@10`; the name of a set may be a path.
+
+    Args:
+        name: as `Evaluator` gives it.
+    """
+    data, measure = name.rsplit("/", 1)
+    before, _, way = data.rpartition("/")
+    # Every measure but the number of pictures says of what it is.
+    return (before, f"{way}/{measure}") if before and measure != "count" else (data, measure)
+
+
+def short_names(sets: Iterable[str]) -> dict[str, str]:
+    """What people read for each set: of a path its last part, whole where two would read the same.
+
+    Args:
+        sets: names of sets.
+    """
+    short = {name: PurePath(name).name or name for name in sets}
+    count = Counter(short.values())
+    return {name: label if count[label] == 1 else name for name, label in short.items()}
 
 
 @dataclass
@@ -48,9 +91,10 @@ class Evaluator:
     def __init__(self, settings: Evaluation, model: ImageTextModel) -> None:
         self.settings = settings
         self.held = []
-        for spec, dataset in zip(settings.data, open_sources(settings.data)[0], strict=True):
+        sets = open_sources(settings.data)[0]
+        for spec, name, dataset in zip(settings.data, set_names(settings.data), sets, strict=True):
             take = _open_shards if isinstance(dataset, ShardDataset) else _open_set
-            held = take(spec.name, dataset, model, spec.limit)
+            held = take(name, dataset, model, spec.limit)
             if not len(held.pixels):
                 raise DataError(f"evaluation.data {spec.name!r}: no picture can be read: {dataset.report()}")
             self.held.append(held)

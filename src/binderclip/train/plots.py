@@ -10,6 +10,7 @@ import numpy as np
 
 from binderclip.optim import ClipHistory
 from binderclip.optim.spikes import draw_norms, join_histories
+from binderclip.train.evaluator import short_names, split_figure
 
 __all__ = ["plot_run"]
 
@@ -130,15 +131,16 @@ def _recall(evaluations: Sequence[Mapping[str, Any]], path: Path, boundaries: Se
 
     figure, axes = _axes("held-out recall at 10", "share found among the first 10")
     steps = [int(row["step"]) for row in evaluations]
-    sets = sorted({name.split("/")[0] for name in names})
+    sets = sorted({split_figure(name)[0] for name in names})
+    labels = short_names(sets)
     for name in names:
-        kind, direction = name.split("/")[0], name.split("/")[1]
+        kind, measure = split_figure(name)
+        direction = measure.split("/")[0]
         colour = f"C{sets.index(kind)}"
         style = "-" if direction == "text_to_image" else "--"
         values = [row.get(name, np.nan) for row in evaluations]
-        axes.plot(
-            steps, values, style, marker="o", ms=3.5, color=colour, label=f"{kind}, {direction.replace('_', ' ')}"
-        )
+        label = f"{labels[kind]}, {direction.replace('_', ' ')}"
+        axes.plot(steps, values, style, marker="o", ms=3.5, color=colour, label=label)
     top = max(float(row.get(name, 0.0)) for row in evaluations for name in names)
     axes.set_ylim(0, min(1.02, 1.12 * top) or 1)
     axes.set_xlim(0, max(steps) * 1.03)

@@ -28,6 +28,7 @@ from binderclip.evaluate.model import encode_set
 from binderclip.models import ImageTextModel
 from binderclip.privacy import PrivateLinearProbe
 from binderclip.train.context import StageContext
+from binderclip.train.evaluator import set_names
 from binderclip.train.pictures import open_sources
 from binderclip.train.recipe import DataSpec
 from binderclip.train.registry import STAGES, register
@@ -123,10 +124,9 @@ def _features(model: ImageTextModel, dataset: ImageTextDataset) -> tuple[Float[T
 def _scores(context: StageContext, probe: PrivateLinearProbe, classes: Any) -> dict[str, float]:
     """Accuracy on each set of `evaluation.data` with the same classes; such pictures must not be private."""
     scores = {}
-    for spec, dataset in zip(
-        context.recipe.evaluation.data, open_sources(context.recipe.evaluation.data)[0], strict=True
-    ):
+    specs = context.recipe.evaluation.data
+    for name, dataset in zip(set_names(specs), open_sources(specs)[0], strict=True):
         if isinstance(dataset, ImageTextDataset) and tuple(dataset.classes) == tuple(classes):
             features, labels = _features(context.model, dataset)
-            scores[spec.name] = float((torch.from_numpy(probe.predict(features)) == labels).float().mean())
+            scores[name] = float((torch.from_numpy(probe.predict(features)) == labels).float().mean())
     return scores
