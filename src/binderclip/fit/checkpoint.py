@@ -14,16 +14,18 @@ import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from binderclip.errors import CheckpointError
 
-__all__ = ["Checkpoint", "sync_folder", "write_whole"]
+__all__ = ["Checkpoint", "disk_is_full", "megabytes", "sync_folder", "write_whole"]
 
 _STATE, _SEAL = "state.pt", "COMPLETE"
 
@@ -73,7 +75,7 @@ class Checkpoint:
             try:
                 self._write(target, {"step": step, "identity": json.dumps(self.identity), **state})
             except (OSError, RuntimeError) as error:
-                problem = self._explain(error, step)
+                problem = self._explain(error, step, state)
         problem = _from_first(problem)
         if problem:
             raise CheckpointError(problem)
@@ -101,34 +103,38 @@ class Checkpoint:
         for old in self._whole_looking()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def _explain(self, error: Exception, step: int) -> str:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        # torch reports a short write of its archive as a RuntimeError without a number.
-        what = "the disk is full" if full or "unexpected pos" in str(error) else str(error).splitlines()[0]
+    def _explain(self, error: Exception, step: int, state: Mapping[str, Any]) -> str:
+        what = f"the disk is full, and it takes {megabytes(_bytes(state))}"
+        what = what if disk_is_full(error) else str(error).splitlines()[0]
         return f"cannot write the checkpoint of step {step} in {self.folder}: {what}; {self.describe()}"
 
-    def latest(self) -> dict[str, Any] | None:
-        """The state of the newest whole checkpoint, on the CPU; None where there is none.
+    def latest(self, unfit: Callable[[Mapping[str, Any]], str] | None = None) -> dict[str, Any] | None:
+        """The state of the newest checkpoint that can be used, on the CPU; None where there is none.
 
         A damaged one is passed over with a warning. Only tensors and plain values are read (`weights_only`).
 
+        Args:
+            unfit: says why a state cannot be used, "" where it can; such a checkpoint is passed over like a damaged
+                one.
+
         Raises:
-            CheckpointError: checkpoints exist, but none is whole; or the newest belongs to other settings.
+            CheckpointError: checkpoints exist, but none can be used; or the newest belongs to other settings.
         """
         found = self._whole_looking()
+        reasons = []
         for path in reversed(found):
-            reason = _damage(path)
-            if reason:
-                warnings.warn(f"checkpoint {path} is passed over: {reason}", stacklevel=2)
-                continue
-            try:
-                state = torch.load(path / _STATE, map_location="cpu", weights_only=True)
-            except pickle.UnpicklingError as error:
-                raise CheckpointError(f"{path} holds more than tensors and plain values; it is not read") from error
-            self._check_identity(path, json.loads(state.pop("identity")))
-            return state
+            state, reason = _read(path)
+            if state is not None:
+                self._check_identity(path, json.loads(state.pop("identity")))
+                reason = unfit(state) if unfit is not None else ""
+                if not reason:
+                    return state
+            reasons.append(f"{path.name}: {reason}")
+            warnings.warn(f"checkpoint {path} is passed over: {reason}", stacklevel=2)
         if found:
-            raise CheckpointError(f"no checkpoint in {self.folder} is whole; remove the folder to start afresh")
+            raise CheckpointError(
+                f"no checkpoint in {self.folder} can be used ({reasons[0]}); remove the folder to start afresh"
+            )
         return None
 
     def _check_identity(self, path: Path, there: Mapping[str, Any]) -> None:
@@ -140,8 +146,12 @@ class Checkpoint:
                     "resume with the same settings, or start afresh in another folder"
                 )
 
-    def prepare(self) -> dict[str, Any] | None:
-        """Clear what a killed process left, and give the state to go on from (None for a fresh start)."""
+    def prepare(self, unfit: Callable[[Mapping[str, Any]], str] | None = None) -> dict[str, Any] | None:
+        """Clear what a killed process left, and give the state to go on from (None for a fresh start).
+
+        Args:
+            unfit: see `latest`.
+        """
         if _rank() == 0 and self.folder.is_dir():
             for draft in self.folder.glob(".writing-*"):
                 shutil.rmtree(draft, ignore_errors=True)
@@ -150,7 +160,7 @@ class Checkpoint:
                     shutil.rmtree(old)
         if _several():
             dist.barrier()
-        return self.latest() if self.resume else None
+        return self.latest(unfit) if self.resume else None
 
     def _whole_looking(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
@@ -182,6 +192,57 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one behind it, says that nothing more can be written.
+
+    Args:
+        error: of any library: safetensors and torch's archives hide the system's number.
+    """
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        # torch reports a short write of its archive as a RuntimeError without a number.
+        if any(words in str(error) for words in ("No space left on device", "unexpected pos", "Disk quota exceeded")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def megabytes(count: float) -> str:
+    """A number of bytes for people: `0.3 MB`, `120 MB`, `4.1 GB`.
+
+    Args:
+        count: bytes.
+    """
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e7 else f"{max(count / 1e6, 0.1):.1f} MB"
+
+
+def _bytes(tree: Any) -> int:
+    """Bytes of all tensors in a nested state."""
+    if isinstance(tree, Mapping):
+        return sum(map(_bytes, tree.values()))
+    if isinstance(tree, (list, tuple)):
+        return sum(map(_bytes, tree))
+    return tree.numel() * tree.element_size() if isinstance(tree, Tensor) else 0
+
+
+def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """The state in a checkpoint, or None and why it cannot be had."""
+    if reason := _damage(path):
+        return None, reason
+    try:
+        state = torch.load(path / _STATE, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        return None, f"{_STATE} holds more than tensors and plain values; it is not read"
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        return None, f"{_STATE} cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]})"
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int) or "identity" not in state:
+        return None, f"{_STATE} holds no state of a run"
+    return state, ""
 
 
 def _damage(path: Path) -> str:

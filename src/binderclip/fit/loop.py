@@ -21,7 +21,9 @@ from binderclip.fit.records import Diverged, FitResult, History
 from binderclip.fit.state import (
     load_module,
     load_optimizer,
+    misfit,
     module_state,
+    not_finite,
     optimizer_state,
     plain_module,
     random_state,
@@ -210,9 +212,15 @@ class _Run:
         self.history.flush(self.kept)
 
     def save(self, step: int) -> None:
-        # Reading the figures first makes sure that no state behind a NaN is ever saved.
+        # Reading the figures first makes sure that no state behind a NaN is ever saved; the last update may have made
+        # one that no loss has seen yet.
         self.flush()
         module: Any = module_state(self.module) if self.module is not None else [p.detach() for p in self.parameters]
+        if broken := not_finite(module, self.module, self.parameters):
+            raise Diverged(
+                f"parameter {broken} is not finite after step {step}; {self.kept}. Try a lower learning rate, a longer "
+                "warm-up, a clip, or float32"
+            )
         state = {
             "samples": self.samples,
             "module": module,
@@ -228,7 +236,7 @@ class _Run:
 
     def restore(self) -> int:
         """Put the newest checkpoint back; the number of steps it had done."""
-        state = self.checkpoint.prepare() if self.checkpoint else None
+        state = self.checkpoint.prepare(self._unfit) if self.checkpoint else None
         if state is None:
             return 0
         if self.module is not None:
@@ -248,6 +256,17 @@ class _Run:
         self.samples = int(state["samples"])
         set_random_state(state["random"])
         return int(state["step"])
+
+    def _unfit(self, state: Mapping[str, Any]) -> str:
+        """Why this run cannot go on from a state; "" where it can."""
+        problem = misfit(state, self.module, self.parameters, self.optimizer)
+        if problem:
+            return problem
+        if len(state["callbacks"]) != len(self.keepers):
+            return f"it holds {len(state['callbacks'])} states of callbacks, the run has {len(self.keepers)}"
+        if (self.ema is None) != (state["ema"] is None):
+            return f"it was written {'with' if self.ema is None else 'without'} an average of the weights"
+        return ""
 
     def finish(self) -> None:
         if self.handle is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from binderclip.errors import CheckpointError
 
-__all__ = ["load_module", "load_optimizer", "module_state", "optimizer_state", "plain_module", "random_state",
-           "set_random_state", "sync_only"]  # fmt: skip
+__all__ = ["load_module", "load_optimizer", "misfit", "module_state", "not_finite", "optimizer_state", "plain_module",
+           "random_state", "set_random_state", "sync_only"]  # fmt: skip
 
 # One global generator a process; numpy's and Python's are kept because data sets of users draw from them.
 _MERSENNE = "MT19937"
@@ -91,6 +91,70 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         optimizer.load_state_dict({**state, "state": moments})
     except ValueError as error:
         raise CheckpointError(f"the checkpoint does not fit the optimizer: {error}") from error
+
+
+def not_finite(saved: Any, module: nn.Module | None, parameters: Sequence[Tensor]) -> str:
+    """The name of the first trained parameter that holds NaN or infinity; "" where none does.
+
+    Buffers and resting parameters are not looked at: masks hold infinities on purpose.
+
+    Args:
+        saved: what `module_state` gave, or tensors in the order of `parameters`.
+        module: whose state it is; None for plain tensors.
+        parameters: what is trained.
+    """
+    if module is None:
+        named = {f"number {index}": value for index, value in enumerate(saved)}
+    else:
+        trained = {id(p) for p in parameters}
+        names = [name for name, p in plain_module(module).named_parameters() if id(p) in trained]
+        named = {name: saved[name] for name in names if name in saved}
+    return next((name for name, value in named.items() if not bool(value.isfinite().all())), "")
+
+
+def misfit(
+    state: Mapping[str, Any], module: nn.Module | None, parameters: Sequence[Tensor], optimizer: Optimizer
+) -> str:
+    """Why a run cannot go on from a saved state: other tensors, another optimizer, weights that are not finite.
+
+    Args:
+        state: as a checkpoint holds it.
+        module: the run's, or None.
+        parameters: what the run trains.
+        optimizer: the run's.
+
+    Returns:
+        The reason, "" where everything fits.
+    """
+    try:
+        if missing := {"samples", "module", "optimizer", "scaler", "ema", "random", "history", "callbacks"} - set(
+            state
+        ):
+            return f"it lacks {', '.join(sorted(missing))}"
+        saved = state["module"]
+        if module is None:
+            here, there = dict(enumerate(parameters)), dict(enumerate(saved))
+        else:
+            here, there = plain_module(module).state_dict(), dict(saved)
+        for name in sorted({*here, *there}, key=str):
+            if _shape(here, name) != _shape(there, name):
+                return f"{name} is {_shape(there, name)} in it and {_shape(here, name)} in the model"
+        groups = [
+            [len(g["params"]) for g in part] for part in (state["optimizer"]["param_groups"], optimizer.param_groups)
+        ]
+        if groups[0] != groups[1]:
+            return f"its optimizer has groups of {groups[0]} parameters, the run has {groups[1]}"
+        name = not_finite(saved, module, parameters)
+        return f"parameter {name} is not finite in it" if name else ""
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return f"it is not laid out like the state of a run ({type(error).__name__}: {error})"
+
+
+def _shape(tensors: Mapping[Any, Any], name: Any) -> str:
+    if name not in tensors:
+        return "missing"
+    value = tensors[name]
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else "no tensor"
 
 
 def random_state() -> list[dict[str, Any]]:
