@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from binderclip.fit.checkpoint import write_whole
 from binderclip.optim import ClipHistory, read_clip_log
 from binderclip.train.architecture import build_model, reopen
 from binderclip.train.context import StageContext, StageOutcome
+from binderclip.train.disk import explain_full_disk, lack_of_space, usual_space
 from binderclip.train.distributed import Parallel, World, check_parallel, join_world
 from binderclip.train.environment import describe_environment
 from binderclip.train.parts import build_part
@@ -108,23 +110,34 @@ def run(
         _refuse(out, world, resume)
         _open_data(recipe)
         model = _start(out, recipe, world, resume)
-        if world.leads:
-            _open(out, recipe, world, model)
-        world.wait()
-        model = model.to(world.device)
-        outcomes: list[StageOutcome] = []
-        for index in range(len(recipe.stage)):
-            context = StageContext(
-                recipe, recipe.stage[index], index, model, out, world, parallel, resume=resume, progress=progress
-            )
-            outcomes.append(_finished(context) or _carry_out(context))
-            model = context.model
-        result = RunResult(out, recipe, _last_figures(outcomes), outcomes, time.perf_counter() - began, world.leads)
-        if world.leads:
-            _close(result, model)
-        world.wait()
+        fresh = not (out / "recipe.toml").exists()
+        if problem := world.agree(lack_of_space(out, recipe, model) if world.leads and fresh else ""):
+            raise CheckpointError(problem)
+        with explain_full_disk(out, usual_space(recipe, model)):
+            if world.leads:
+                _open(out, recipe, world, model)
+            world.wait()
+            outcomes, model = _stages(recipe, model.to(world.device), out, world, parallel, resume, progress)
+            result = RunResult(out, recipe, _last_figures(outcomes), outcomes, time.perf_counter() - began, world.leads)
+            if world.leads:
+                _close(result, model, world)
+            world.wait()
         result.summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     return result
+
+
+def _stages(
+    recipe: Recipe, model: Any, out: Path, world: World, parallel: Parallel, resume: bool, progress: bool
+) -> tuple[list[StageOutcome], Any]:
+    """Carry the stages out, or take over those that an earlier call finished; what they left, and the last model."""
+    outcomes: list[StageOutcome] = []
+    for index in range(len(recipe.stage)):
+        context = StageContext(
+            recipe, recipe.stage[index], index, model, out, world, parallel, resume=resume, progress=progress
+        )
+        outcomes.append(_finished(context) or _carry_out(context))
+        model = context.model
+    return outcomes, model
 
 
 def _refuse(out: Path, world: World, resume: bool) -> None:
@@ -135,11 +148,16 @@ def _refuse(out: Path, world: World, resume: bool) -> None:
             problem = f"{out} is a file; name a folder for the run"
         elif (out / "recipe.toml").exists() and not resume:
             problem = f"{out} holds a run already: go on with it (--resume), or name another folder"
-        elif out.is_dir() and any(out.iterdir()) and not (out / "recipe.toml").exists():
+        elif out.is_dir() and any(map(_foreign, out.iterdir())) and not (out / "recipe.toml").exists():
             problem = f"{out} is not empty and holds no run; name another folder"
     problem = world.agree(problem)
     if problem:
         raise UsageError(problem)
+
+
+def _foreign(path: Path) -> bool:
+    """Whether a file is none of the drafts that `write_whole` leaves where its process is killed."""
+    return not (path.name.startswith(".") and path.name.endswith(".tmp"))
 
 
 def _open_data(recipe: Recipe) -> None:
@@ -173,13 +191,33 @@ def _start(out: Path, recipe: Recipe, world: World, resume: bool) -> Any:
 def _open(out: Path, recipe: Recipe, world: World, model: Any) -> None:
     """Make the directory and note what is about to happen."""
     out.mkdir(parents=True, exist_ok=True)
+    # First the recipe, by which a run is known: a process killed after it can be resumed.
     if not (out / "recipe.toml").exists():
-        write_whole(out / "environment.json", _json(describe_environment(world.device, world.size)))
         write_whole(out / "recipe.toml", write_toml(recipe.document()))
+    _environment(out, world)
     folder = out / "stages" / "start"
     if isinstance(recipe.model, dict) and not (folder / "READY").exists():
         model.save(folder)
         write_whole(folder / "READY", "")
+
+
+def _environment(out: Path, world: World) -> dict[str, Any]:
+    """What the run was started with; described anew, with a warning, where the file is damaged."""
+    path = out / "environment.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and {"binderclip", "revision", "device"} <= set(found):
+            return found
+        problem = "not a description of an environment"
+    except FileNotFoundError:
+        problem = ""
+    except (OSError, ValueError, RecursionError) as error:
+        problem = str(error)
+    if problem:
+        warnings.warn(f"{path} is damaged ({problem}): the environment of now is written in its place", stacklevel=2)
+    found = describe_environment(world.device, world.size)
+    write_whole(path, _json(found))
+    return found
 
 
 def _carry_out(context: StageContext) -> StageOutcome:
@@ -224,16 +262,24 @@ def _finished(context: StageContext) -> StageOutcome | None:
     path = context.folder("stages") / "outcome.json"
     if not context.resume or not path.exists():
         return None
-    document = json.loads(path.read_text(encoding="utf-8"))
-    if document.pop("identity") != _identity(context):
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        identity = document.pop("identity")
+        document["history"] = {name: np.asarray(values) for name, values in document["history"].items()}
+        document["skipped"] = [tuple(entry) for entry in document["skipped"]]
+        outcome = StageOutcome(**document)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}: {error}); remove {path.parent} to train stage "
+            f"{context.stage.name!r} again"
+        ) from error
+    if identity != _identity(context):
         raise CheckpointError(
             f"stage {context.stage.name!r} in {context.out} was trained by other settings; resume with the same "
             "recipe, or name another folder"
         )
-    document["history"] = {name: np.asarray(values) for name, values in document["history"].items()}
-    document["skipped"] = [tuple(entry) for entry in document["skipped"]]
     context.model = reopen(path.parent, device=context.world.device)
-    return StageOutcome(**document)
+    return outcome
 
 
 def _identity(context: StageContext) -> str:
@@ -249,7 +295,7 @@ def _last_figures(outcomes: Sequence[StageOutcome]) -> dict[str, float]:
     return {}
 
 
-def _close(result: RunResult, model: Any) -> None:
+def _close(result: RunResult, model: Any, world: World) -> None:
     """Model, plots and summary."""
     out, recipe = result.out, result.recipe
     history, evaluations, boundaries = _joined(result.stages)
@@ -257,7 +303,7 @@ def _close(result: RunResult, model: Any) -> None:
     if "loss" in history:
         clipping = [(start, log) for (start, _), log in zip(boundaries, _clip_logs(result), strict=True) if log]
         plots = plot_run(history, evaluations, out / "plots", boundaries=boundaries, clipping=clipping)
-    environment = json.loads((out / "environment.json").read_text(encoding="utf-8"))
+    environment = _environment(out, world)
     summary = {
         "recipe": recipe.name,
         "scaling": recipe.scaling,

@@ -36,12 +36,13 @@ class MetricsFile(Callback):
     def on_start(self, step: int, steps: int) -> None:
         kept = []
         if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     row = json.loads(line)
-                except ValueError:
-                    continue  # the last line of a killed process
-                if (row["stage"], row["step"]) <= (self.stage, step):
+                    before = (row["stage"], row["step"]) <= (self.stage, step)
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    continue  # the last line of a killed process, or damage
+                if before:
                     kept.append(line)
         write_whole(self.path, "".join(f"{line}\n" for line in kept))
 
