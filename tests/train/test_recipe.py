@@ -99,6 +99,161 @@ def test_mistakes_are_named_with_their_line(tmp_path: Path, old: str, new: str, 
     assert "pydantic" not in str(caught.value)
 
 
+TOWERS = "vision = {width = 8}\ntext = {width = 8}"
+ABSURD = [
+    ("epochs = 2", "epochs = 1e400", r"line 4: stage.0.epochs: .*finite number, got inf"),
+    ("epochs = 2", "epochs = nan", r"line 4: stage.0.epochs: .*finite number, got nan"),
+    ("epochs = 2", "epochs = 1e300", r"line 4: stage.0.epochs: .*less than or equal to 1000000"),
+    ("epochs = 2", "samples = 1e999", r"line 4: stage.0.samples: .*finite number, got inf"),
+    ("epochs = 2", f"samples = 1{'0' * 400}", r"line 4: stage.0.samples: .*got a number far too large$"),
+    ("epochs = 2", f"samples = 1{'0' * 5000}", r"r.toml is not valid TOML"),
+    ("lr = 0.001", "lr = nan", r"line 5: stage.0.lr: .*finite number, got nan"),
+    ("lr = 0.001", "lr = inf", r"line 5: stage.0.lr: .*finite number, got inf"),
+    (
+        "batch_size = 32",
+        "batch_size = 1000000000000",
+        r"line 6: stage.0.batch_size: .*less than or equal to 1000000, got",
+    ),
+    ("batch_size = 32", "accumulate = 1000000000000", r"line 6: stage.0.accumulate"),
+    ("batch_size = 32", "image_size = 99999999", r"line 6: stage.0.image_size: .*8192"),
+    ("batch_size = 32", "warmup = inf", r"line 6: stage.0.warmup: .*finite"),
+    ("batch_size = 32", "weight_decay = nan", r"line 6: stage.0.weight_decay: .*finite"),
+    ("batch_size = 32", "ema = nan", r"line 6: stage.0.ema: .*finite"),
+    ("batch_size = 32", "groups = [{match = '*', lr = inf}]", r"line 6: stage.0.groups.0.lr: .*finite"),
+    ("batch_size = 32", "optimizer = {name = 'adamw', eps = nan}", r"line 6: stage.0.optimizer.eps: must be a finite"),
+    ("batch_size = 32", "kind = {name = 'dino', momentum = inf}", r"line 6: stage.0.kind.momentum: must be a finite"),
+    (
+        "batch_size = 32",
+        f"kind = {{name = 'dino', prototypes = 1{'0' * 99}}}",
+        r"at most 1e\+15, got one of 100 digits",
+    ),
+    ("batch_size = 32", "augment = {rotate = inf}", r"line 6: stage.0.augment.rotate: must be a finite"),
+    ("batch_size = 32", "loss = {name = 'clip', smoothing = nan}", r"stage.0.loss.smoothing: must be a finite"),
+    ('"openclipart"', "{name = 'openclipart', weight = inf}", r"stage.0.data.0.weight: .*finite"),
+    ('name = "flat"', "seed = -1", r"line 2: seed: .*greater than or equal to 0"),
+    ('name = "flat"', f"seed = 1{'0' * 30}", r"line 2: seed: .*4294967295, got 1000"),
+    ('name = "flat"', "workers = 1000000", r"line 2: workers: .*1024"),
+    (
+        "[evaluation]",
+        f"[model]\narch = 'open_clip'\ncontext = 0\n{TOWERS}\n[evaluation]",
+        r"line 10: model.context: .*from 3",
+    ),
+    (
+        "[evaluation]",
+        f"[model]\narch = 'open_clip'\nembed_dim = true\n{TOWERS}\n[evaluation]",
+        r"line 10: model.embed_dim",
+    ),
+    (
+        "[evaluation]",
+        f"[model]\narch = 'open_clip'\nlogit_scale = 0\n{TOWERS}\n[evaluation]",
+        r"line 10: model.logit_sc",
+    ),
+    (
+        "[evaluation]",
+        f"[model]\narch = 'open_clip'\nlogit_bias = nan\n{TOWERS}\n[evaluation]",
+        r"line 10: model.logit_b",
+    ),
+    *[
+        (
+            "[evaluation]",
+            f"[model]\narch = 'open_clip'\ntext = {{}}\nvision = {{{entry}}}\n[evaluation]",
+            f"line 11: {said}",
+        )
+        for entry, said in (
+            ("layers = []", r"model.vision.layers: must be four numbers, a stage each, or one, got \[\]"),
+            ("layers = [1, 0, 2, 1]", r"model.vision.layers: must be a whole number from 1"),
+            ("layers = 2.5", r"model.vision.layers: must be a whole number from 1"),
+            ("image_size = 32, patch_size = 64", r"model.vision.patch_size: 64 is more than a side of the picture, 32"),
+            ("width = -8", r"model.vision.width: must be a whole number from 1"),
+            ("image_size = [64, 64, 64]", r"model.vision.image_size: must be one number or two"),
+            ("width = 10000000000", r"model.vision.width: must be a whole number from 1 to 65536"),
+        )
+    ],
+    (
+        "[evaluation]",
+        "[model]\narch = 'open_clip'\ntext = 3\nvision = {}\n[evaluation]",
+        r"line 10: model.text: must be a table",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "words"), ABSURD)
+def test_absurd_values_are_named_with_their_line(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert old in FLAT
+    with pytest.raises(UsageError, match=words) as caught:
+        load_recipe(write(tmp_path, FLAT.replace(old, new)))
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("epochs=1e400", r"^--set: stage.0.epochs: .*finite"),
+        ("samples=1e999", r"^--set: stage.0.samples: .*finite"),
+        ("lr=nan", r"^--set: stage.0.lr: .*finite"),
+        ("batch_size=1000000000000", r"^--set: stage.0.batch_size"),
+        ("lr=" + "9" * 5000, r"^--set: stage.0.lr: .*\.\.\."),
+        ("clip=" + "[" * 50_000, r"^--set clip: lists or tables stand too deep"),
+        ("clip=" + "[" * 100 + "]" * 100, r"stand more than 24 deep"),
+        ("a" * 20_000 + "=1", r"^--set aaa.*\.\.\.aaa"),
+        ("a" * 20_000, r"^--set 'aaa.*\.\.\.aaa.*KEY=VALUE"),
+        ("kind=" + "a" * 20_000, r"^--set: stage.0.kind: unknown kind 'aaa"),
+    ],
+)
+def test_absurd_overrides(tmp_path: Path, override: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        load_recipe(write(tmp_path, FLAT), set=[override])
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "clip = " + "[" * 100_000,
+        "clip = " + "[" * 300 + "]" * 300,
+        "model = " + "{a = " * 5_000 + "1" + "}" * 5_000,
+        "model = {a" + ".a" * 3_000 + " = 1}",
+        "[model" + ".a" * 3_000 + "]\nb = 1",
+    ],
+    ids=["open", "closed", "tables", "dotted", "header"],
+)
+def test_a_recipe_nested_without_end_is_refused(tmp_path: Path, text: str) -> None:
+    """At every depth: where the parser gives up, and where what comes after it would."""
+    with pytest.raises(UsageError, match=r"r\.toml: .*(deep in each other)"):
+        load_recipe(write(tmp_path, f"epochs = 1\n{text}\n"))
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a\\b", "x" * 200, "new\nline"])
+def test_a_stage_is_called_like_a_folder(name: str) -> None:
+    with pytest.raises(UsageError, match=r"stage\.0\.name: a stage's folders are called like it"):
+        Recipe.from_dict({"data": "openclipart", "epochs": 1, "stage": [{"name": name}]})
+
+
+def test_infinite_clips_stay_possible() -> None:
+    """`inf` takes a constant cap away, as in the packaged `scratch-64`."""
+    recipe = Recipe.from_dict({"data": "openclipart", "epochs": 1, "clip": {"name": "norm", "max_norm": float("inf")}})
+    assert recipe.stage[0].clip == {"name": "norm", "max_norm": float("inf")}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"arch": "open_clip", "tokenizer": "clip", "vision": {"width": 10, "head_width": 64}, "text": {}},
+        {"arch": "open_clip", "tokenizer": "clip", "vision": {"width": 64}, "text": {"width": 10, "heads": 3}},
+        {"arch": "promptable", "stem": "none", "width": 10, "heads": 3},
+        {"arch": "promptable", "stem": "none", "width": 16, "heads": 0},
+        {"arch": "vision", "stem": "none", "options": {"embed_dim": 10, "num_heads": 3}},
+        {"arch": "vision", "stem": "none", "options": {"no_such": 3}},
+    ],
+)  # fmt: skip
+def test_what_no_library_can_build_is_a_short_error(tiny: dict[str, Any], model: dict[str, Any]) -> None:
+    from binderclip.train import build_model
+
+    with pytest.raises(UsageError, match=r"^(model|open_clip|timm)") as caught:
+        build_model(Recipe.from_dict({**tiny, "model": model}).model, seed=0, captions=list)
+    assert len(str(caught.value)) < 300
+
+
 def test_lines_inside_stages(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"line 14: stage.1.clip.*max_nrm"):
         load_recipe(write(tmp_path, STAGED.replace("max_norm", "max_nrm")))

@@ -36,7 +36,12 @@ def build_model(model: str | dict[str, Any], *, seed: int, captions: Callable[[]
         return reopen(model)
     settings = {key: value for key, value in model.items() if key != "arch"}
     part = {"name": model["arch"], **settings, "seed": seed, "captions": captions}
-    return build_part(part, MODELS, "model")
+    try:
+        return build_part(part, MODELS, "model")
+    except (RuntimeError, LookupError, ArithmeticError, AssertionError, AttributeError, MemoryError) as error:
+        # What open_clip and timm say to a size that they cannot build.
+        said = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"model: it cannot be built as described ({type(error).__name__}: {said})") from error
 
 
 def reopen(folder: str | Path, *, device: str | torch.device = "cpu") -> Any:

@@ -13,7 +13,20 @@ from typing import Any
 
 from binderclip.errors import UsageError
 
-__all__ = ["build_part", "check_part", "hint", "part_name"]
+__all__ = ["brief", "build_part", "check_part", "hint", "part_name"]
+
+
+def brief(value: Any, most: int = 60) -> str:
+    """A value as Python writes it, for a message; the middle of a long one is left out.
+
+    Args:
+        value: anything.
+        most: characters.
+    """
+    if isinstance(value, int) and value.bit_length() > 4 * most:
+        return "a number far too large"
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"
 
 
 def hint(word: str, known: Iterable[str]) -> str:
@@ -32,7 +45,7 @@ def part_name(part: str | Mapping[str, Any]) -> str:
     if isinstance(part, str):
         return part
     if not isinstance(part.get("name"), str):
-        raise UsageError(f"needs a name: write {{name = '...', ...}}, got {dict(part)!r}")
+        raise UsageError(f"needs a name: write {{name = '...', ...}}, got {brief(dict(part))}")
     return part["name"]
 
 
@@ -58,7 +71,7 @@ def check_part(
     """
     name = part_name(part)
     if name not in methods:
-        raise UsageError(f"unknown {what} {name!r}: {hint(name, methods)}")
+        raise UsageError(f"unknown {what} {brief(name)}: {hint(name, methods)}")
     settings = {} if isinstance(part, str) else {key: value for key, value in part.items() if key != "name"}
     parameters = list(inspect.signature(methods[name]).parameters.values())[given:]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -69,7 +82,7 @@ def check_part(
     accepted = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     for key in settings:
         if key not in accepted:
-            raise UsageError(f"{what} {name!r} has no setting {key!r}: {hint(key, accepted)}")
+            raise UsageError(f"{what} {name!r} has no setting {brief(key)}: {hint(key, accepted)}")
     missing = [key for key, p in accepted.items() if p.default is p.empty and key not in settings]
     if missing:
         raise UsageError(f"{what} {name!r} needs {', '.join(missing)}: write {{name = {name!r}, {missing[0]} = ...}}")

@@ -15,17 +15,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from binderclip.errors import UsageError
-from binderclip.train.parts import hint
-from binderclip.train.toml import apply_override, locate, parse_override, read_toml
+from binderclip.train.check import MOST, check_model, check_stage
+from binderclip.train.parts import brief, hint
+from binderclip.train.toml import apply_override, check_depth, locate, parse_override, read_toml
 
 __all__ = ["DataSpec", "Evaluation", "Group", "Recipe", "Stage", "list_recipes", "load_recipe"]
 
 Part = str | dict[str, Any]
+# Far above what anyone trains with, and far below what no machine could hold or no generator be seeded with.
+MOST_PICTURES, MOST_EPOCHS, MOST_SIDE, MOST_TOKENS, MOST_SEED = 1_000_000, 1_000_000, 8_192, 65_536, (1 << 32) - 1
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class DataSpec(_Strict):
@@ -95,9 +98,9 @@ class Evaluation(_Strict):
     """
 
     data: Annotated[list[DataSpec], BeforeValidator(_as_validation)] = []
-    every: int = Field(0, ge=0)
+    every: int = Field(0, ge=0, le=MOST)
     templates: str = "simple"
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(256, ge=1, le=MOST_PICTURES)
 
 
 class Stage(_Strict):
@@ -136,11 +139,11 @@ class Stage(_Strict):
     kind: Part = "contrastive"
     data: DataList = []
     augment: dict[str, Any] | bool = {}
-    image_size: int | None = Field(None, ge=8)
-    text_length: int | None = Field(None, ge=3)
-    batch_size: int = Field(256, ge=1)
-    samples: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
+    image_size: int | None = Field(None, ge=8, le=MOST_SIDE)
+    text_length: int | None = Field(None, ge=3, le=MOST_TOKENS)
+    batch_size: int = Field(256, ge=1, le=MOST_PICTURES)
+    samples: int | None = Field(None, ge=1, le=MOST)
+    epochs: float | None = Field(None, gt=0, le=MOST_EPOCHS)
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     schedule: str = "cosine"
@@ -151,20 +154,18 @@ class Stage(_Strict):
     loss: Part = "clip"
     terms: list[dict[str, Any]] = []
     ema: float | None = Field(None, ge=0, lt=1)
-    accumulate: int = Field(1, ge=1)
-    micro_batch: int | None = Field(None, ge=1)
+    accumulate: int = Field(1, ge=1, le=MOST_PICTURES)
+    micro_batch: int | None = Field(None, ge=1, le=MOST_PICTURES)
     precision: Precision = "float32"
     patch_dropout: float = Field(0.0, ge=0, lt=1)
     groups: list[Group] = []
     layer_decay: float = Field(1.0, gt=0, le=1)
     channels_last: bool = False
     grad_checkpointing: bool = False
-    checkpoint_every: int = Field(100, ge=1)
+    checkpoint_every: int = Field(100, ge=1, le=MOST)
 
     @model_validator(mode="after")
     def _check(self) -> Stage:
-        from binderclip.train.check import check_stage
-
         if self.samples is not None and self.epochs is not None:
             raise ValueError("samples: give samples or epochs, not both")
         if self.samples is None and self.epochs is None:
@@ -190,9 +191,9 @@ class Recipe(_Strict):
 
     name: str = "recipe"
     model: Part = "small"
-    seed: int = 0
-    workers: int = Field(1, ge=0)
-    cache_mb: int = Field(2048, ge=0)
+    seed: int = Field(0, ge=0, le=MOST_SEED)
+    workers: int = Field(1, ge=0, le=1024)
+    cache_mb: int = Field(2048, ge=0, le=1 << 30)
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
     save_dtype: Precision = "float32"
     scaling: dict[str, Any] = {}
@@ -202,8 +203,6 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        from binderclip.train.check import check_model
-
         check_model(self.model)
         names = [stage.name for stage in self.stage]
         if len(names) > 1 and len(set(names)) < len(names):
@@ -225,12 +224,14 @@ class Recipe(_Strict):
         Raises:
             UsageError: an unknown entry or a wrong value; names the entry, the line and what is close.
         """
+        check_depth(document, source)
         staged = _with_stages(copy.deepcopy(dict(document)), source, text)
         changed: set[str] = set()
         for override in overrides:
             path, value = parse_override(override)
             apply_override(staged, path, value, RECIPE_KEYS, STAGE_KEYS)
             changed |= {key for key in path if key != "stage" and not key.isdigit()}
+        check_depth(staged, source)
         try:
             recipe = cls.model_validate(staged)
         except ValidationError as error:
@@ -340,7 +341,7 @@ def _with_stages(document: dict[str, Any], source: str, text: str) -> dict[str, 
     if document:
         key = next(iter(document))
         known = {*RECIPE_KEYS, *STAGE_KEYS, "stage"}
-        raise UsageError(f"{_where(source, text, [key])}: there is no entry {key!r}; {hint(key, known)}")
+        raise UsageError(f"{_where(source, text, [key])}: there is no entry {brief(key)}; {hint(key, known)}")
     if stages is None:
         stages = [{}]
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
@@ -359,16 +360,25 @@ def _explain(error: ValidationError, text: str, source: str, changed: Collection
         message = str(problem["msg"]).removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             fields = _fields_at(path[:-1])
-            message = f"there is no entry {path[-1]!r}; {hint(str(path[-1]), fields)}"
-        elif problem["type"] == "value_error" and (entry := message.split(": ")[0]).isidentifier() and ": " in message:
+            message = f"there is no entry {brief(path[-1])}; {hint(str(path[-1]), fields)}"
+        elif problem["type"] == "value_error" and (entry := _entry_of(message)):
             # Checks of a whole stage say themselves which entry they mean.
-            path, message = [*path, entry], message.split(": ", 1)[1]
+            path, message = [*path, *entry], message.split(": ", 1)[1]
         elif "input" in problem and not isinstance(problem["input"], dict):
-            message = f"{message}, got {problem['input']!r}"
+            message = f"{message}, got {brief(problem['input'])}"
         shown = ".".join(map(str, path)) or "recipe"
         place = "--set" if any(str(part) in changed for part in path) else _where(source, text, path)
         lines.append(f"{place}: {shown}: {message}")
     return "\n".join(lines)
+
+
+def _entry_of(message: str) -> list[str | int]:
+    """The entry that a message begins with, `model.vision.layers: ...`; nothing where it begins otherwise."""
+    entry, colon, _ = message.partition(": ")
+    parts = entry.split(".")
+    if not colon or not all(part.isidentifier() or part.isdigit() for part in parts):
+        return []
+    return [int(part) if part.isdigit() else part for part in parts]
 
 
 def _fields_at(path: Sequence[Any]) -> Iterable[str]:

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from binderclip.errors import UsageError
-from binderclip.train.parts import hint
+from binderclip.train.parts import brief, hint
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["apply_override", "locate", "parse_override", "read_toml", "write_toml"]
+__all__ = ["apply_override", "check_depth", "locate", "parse_override", "read_toml", "write_toml"]
+
+# No entry of a recipe stands half as deep; beyond it copies and checks, which call themselves, would run out of stack.
+DEEPEST = 24
 
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$")
 _LENGTHS = ("samples", "epochs")
@@ -38,10 +41,36 @@ def read_toml(path: str | Path) -> tuple[dict[str, Any], str]:
     try:
         text = path.read_text(encoding="utf-8")
         return tomllib.loads(text), text
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a text file in UTF-8: {error}") from error
+    except RecursionError as error:
+        raise UsageError(
+            f"{path}: its lists or tables stand too deep in each other; a recipe needs {DEEPEST}"
+        ) from error
+    except ValueError as error:
+        # of TOML itself, or of Python: an integer of thousands of digits
+        raise UsageError(f"{path} is not valid TOML: {error}") from error
+
+
+def check_depth(document: Mapping[str, Any], source: str) -> None:
+    """Refuse a document whose lists and tables stand deeper in each other than any recipe's.
+
+    Args:
+        document: as a TOML file gives it.
+        source: its name, for messages.
+
+    Raises:
+        UsageError: it does.
+    """
+    for name, entry in document.items():
+        level, depth = [entry], 1
+        while level:
+            inner = [
+                i for v in level for i in (v.values() if isinstance(v, Mapping) else v if isinstance(v, list) else ())
+            ]
+            level, depth = inner, depth + 1
+            if depth > DEEPEST:
+                raise UsageError(f"{source}: {name}: lists or tables stand more than {DEEPEST} deep in each other")
 
 
 def locate(text: str, path: Iterable[str | int]) -> int | None:
@@ -95,12 +124,18 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"--set {text!r}: write KEY=VALUE, such as --set stage.lr=3e-4")
+        raise UsageError(f"--set {brief(text)}: write KEY=VALUE, such as --set stage.lr=3e-4")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except RecursionError as error:
+        raise UsageError(f"--set {_shown(key.strip())}: lists or tables stand too deep in each other") from error
+    except ValueError:
         parsed = value.strip()
     return [part.strip() for part in key.strip().split(".")], parsed
+
+
+def _shown(key: str) -> str:
+    return brief(key)[1:-1]
 
 
 def apply_override(
@@ -121,7 +156,7 @@ def apply_override(
     Raises:
         UsageError: no such stage or key.
     """
-    shown, stages = ".".join(path), document["stage"]
+    shown, stages = _shown(".".join(path)), document["stage"]
     recipe_keys, stage_keys = set(recipe_keys), set(stage_keys)
     targets = stages
     if path[0] == "stage":
@@ -131,7 +166,7 @@ def apply_override(
             index = int(path[0]) if path[0].isdigit() else names.index(path[0]) if path[0] in names else len(stages)
             if index >= len(stages):
                 known = [*names, *stage_keys] if len(path) == 1 else names
-                raise UsageError(f"--set {shown}: there is no stage {path[0]!r}; {hint(path[0], known)}")
+                raise UsageError(f"--set {shown}: there is no stage {brief(path[0])}; {hint(path[0], known)}")
             targets, path = [stages[index]], path[1:]
         if not path:
             raise UsageError(f"--set {shown}: name an entry of the stage, such as stage.lr")
@@ -147,7 +182,7 @@ def _put(table: Any, path: list[str], value: Any, shown: str) -> None:
     for key, after in itertools.pairwise(path):
         if isinstance(table, list):
             if not key.isdigit() or int(key) >= len(table):
-                raise UsageError(f"--set {shown}: {key!r} is not one of the {len(table)} entries (0, 1, ...)")
+                raise UsageError(f"--set {shown}: {brief(key)} is not one of the {len(table)} entries (0, 1, ...)")
             table = table[int(key)]
             continue
         inner = table.get(key)
