@@ -133,9 +133,10 @@ def misfit(
             return f"it lacks {', '.join(sorted(missing))}"
         saved = state["module"]
         if module is None:
-            here, there = dict(enumerate(parameters)), dict(enumerate(saved))
+            here: dict[Any, Any] = dict(enumerate(parameters))
+            there: dict[Any, Any] = dict(enumerate(saved))
         else:
-            here, there = plain_module(module).state_dict(), dict(saved)
+            here, there = dict(plain_module(module).state_dict()), dict(saved)
         for name in sorted({*here, *there}, key=str):
             if _shape(here, name) != _shape(there, name):
                 return f"{name} is {_shape(there, name)} in it and {_shape(here, name)} in the model"
@@ -144,8 +145,8 @@ def misfit(
         ]
         if groups[0] != groups[1]:
             return f"its optimizer has groups of {groups[0]} parameters, the run has {groups[1]}"
-        name = not_finite(saved, module, parameters)
-        return f"parameter {name} is not finite in it" if name else ""
+        broken = not_finite(saved, module, parameters)
+        return f"parameter {broken} is not finite in it" if broken else ""
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return f"it is not laid out like the state of a run ({type(error).__name__}: {error})"
 
