@@ -129,11 +129,7 @@ def tiny(name: str) -> Recipe:
 
 
 # Queries and keys of the last block both start at zero in the closed form: neither ever moves.
-STANDING = pytest.mark.xfail(strict=True, reason="closed_form_blocks sets q = k = 0 in the last block")
-MARKS = {"small": [STANDING], "small-cpu": [STANDING]}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, [])) for name in list_recipes()])
+@pytest.mark.parametrize("name", list_recipes())
 @pytest.mark.usefixtures("made_up_teachers")
 def test_nothing_that_is_trained_stands_still(name: str, tmp_path: Path) -> None:
     result = run(tiny(name), out=tmp_path / "run", progress=False)
