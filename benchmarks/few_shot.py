@@ -8,7 +8,7 @@ from benchmarks.harness import Row, compare
 from binderclip.adapt import APE, GaussianHead
 from binderclip.adapt.ape import ALPHAS, BETAS, GAMMAS
 from binderclip.adapt.gaussian import ALPHAS as GDA_ALPHAS
-from binderclip.studies.threads import one_thread
+from binderclip.studies.harness.threads import one_thread
 
 SHOTS, DIMENSIONS = 16, 384
 Set = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]

@@ -9,7 +9,7 @@ from benchmarks.harness import Row, compare
 from binderclip.explain import ShearletX
 from binderclip.explain.observed import Observer
 from binderclip.models import load
-from binderclip.studies.threads import one_thread
+from binderclip.studies.harness.threads import one_thread
 from binderclip.vision import ShearletTransform
 
 SAMPLES, STEPS, SIDE = 16, 3, 128

@@ -93,7 +93,7 @@ def test_the_page_is_what_the_stored_results_give() -> None:
 
 
 def test_stored_verdicts_are_the_rule_applied_to_the_stored_rows() -> None:
-    from binderclip.studies.study import decide
+    from binderclip.studies.harness.study import decide
 
     for identifier, result in results_in(ROOT / "docs" / "results").items():
         study = load_study(identifier)

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from binderclip.cli import app
 from binderclip.errors import UsageError
 from binderclip.papers import papers
-from binderclip.studies import Criterion, Row, Study, run
+from binderclip.studies import Criterion, Row, Study
+from binderclip.studies.harness import run
 
 runner = CliRunner()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from binderclip.studies.page import checkout, papers_page, results_in, stored_result
-from binderclip.studies.report import read, save
-from binderclip.studies.run import available, load_study, run_study
-from binderclip.studies.study import Check, Criterion, Result, Row, Study, Table
+from binderclip.studies.harness.page import checkout, papers_page, results_in, stored_result
+from binderclip.studies.harness.report import read, save
+from binderclip.studies.harness.run import available, load_study, run_study
+from binderclip.studies.harness.study import Check, Criterion, Result, Row, Study, Table
 
 __all__ = [
     "Check",

@@ -1,0 +1,1 @@
+"""What every study shares: the study, its criteria, the runner, the page and the figures."""

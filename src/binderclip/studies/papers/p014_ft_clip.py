@@ -1,0 +1,146 @@
+"""Is it the hyper-parameters that decide whether fine-tuning a CLIP tower is good?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from binderclip.adapt import FullFineTune, LinearProbe, ZeroShotClassifier
+from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.protocols.few_shot_sets import few_shot_set
+from binderclip.studies.protocols.picture_sets import picture_set, unit_features
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from binderclip.models import ImageTextModel
+
+SIDE, TRAIN, TEST, OTHERS, EPOCHS, BATCH = 64, 320, 300, 150, 3, 32
+ONE, SMALL, LAYERS, AVERAGE, MIXUP = (
+    "one rate, 1e-3",
+    "one rate, 3e-4",
+    "rates by layer",
+    "rates by layer, averaged",
+    "... with mixup",
+)
+RUNS: dict[str, dict[str, Any]] = {
+    ONE: {"layer_decay": 1.0, "ema": 0.0},
+    SMALL: {"layer_decay": 1.0, "ema": 0.0, "lr": 3e-4},
+    AVERAGE: {},
+    MIXUP: {"mixup": 0.8},
+}
+BEFORE, PROBE = "not fine-tuned", "linear probe"
+OTHER = "zero-shot accuracy on OpenMoji"
+
+
+def measure(seed: int) -> list[Row]:
+    """All rows of one seed."""
+    from binderclip.models import load
+
+    model = load("small")
+    data = picture_set("Fashion-MNIST", model, seed, train=TRAIN, test=TEST, side=SIDE)
+    probe = LinearProbe(C=100.0).fit(unit_features(model, data.images), data.labels)
+    features = unit_features(model, data.test_images)
+    others, names, prior = _others(model, seed)
+    rows = [
+        Row("accuracy", "zero-shot", float(ZeroShotClassifier(data.bank).fit().score(features, data.test_labels))),
+        Row("accuracy", PROBE, float(probe.score(features, data.test_labels))),
+        Row(OTHER, BEFORE, float(prior.score(unit_features(model, others), names))),
+    ]
+    for name, options in RUNS.items():
+        head = FullFineTune(
+            model, size=SIDE, freeze_patches=False, epochs=EPOCHS, batch_size=BATCH, seed=seed, **options
+        )
+        head.fit(data.images, data.labels)
+        if name == AVERAGE:
+            last = head.without_average()
+            rows.append(Row("accuracy", LAYERS, float(last.score(data.test_images, data.test_labels))))
+        rows.append(Row("accuracy", name, float(head.score(data.test_images, data.test_labels))))
+        with torch.no_grad():
+            seen = torch.cat([head.image_features(part) for part in others.split(50)])
+        rows.append(Row(OTHER, name, float(prior.score(seen.double().numpy(), names))))
+    return rows
+
+
+def _others(model: ImageTextModel, seed: int) -> tuple[torch.Tensor, np.ndarray, ZeroShotClassifier]:
+    """Pictures of nine groups that are not fine-tuned on, and the texts that tell them apart."""
+    kept = few_shot_set("OpenMoji")
+    rows = np.random.default_rng([seed, 3]).permutation(len(kept.labels))[:OTHERS]
+    steps = model.preprocess.at(SIDE)
+    pixels = [torch.from_numpy(steps.pixels(kept.data[kept.indices[row]].image).copy()) for row in rows]
+    images = torch.stack(pixels).permute(0, 3, 1, 2).float() / 255
+    return images, kept.labels[rows], ZeroShotClassifier(kept.bank).fit()
+
+
+def _recipe(table: Table) -> float:
+    return max(table.mean("accuracy", LAYERS), table.mean("accuracy", AVERAGE))
+
+
+def _beats(other: str) -> Any:
+    def test(table: Table) -> tuple[bool, str]:
+        ours, theirs = _recipe(table), table.mean("accuracy", other)
+        return ours > theirs, f"{ours:.3f} against {theirs:.3f}"
+
+    return test
+
+
+def _no_mixup(table: Table) -> tuple[bool, str]:
+    without, mixed = table.mean("accuracy", AVERAGE), table.mean("accuracy", MIXUP)
+    return mixed <= without, f"{without:.3f} without, {mixed:.3f} with mixup"
+
+
+def _average_helps(table: Table) -> tuple[bool, str]:
+    averaged, last = table.mean("accuracy", AVERAGE), table.mean("accuracy", LAYERS)
+    return averaged >= last, f"{averaged:.3f} averaged, {last:.3f} last weights"
+
+
+def draw(table: Table, figure: Figure) -> None:
+    """Accuracy on the task, and what is left of the zero-shot classifier on other pictures."""
+    left, right = figure.subplots(1, 2)
+    methods = ["zero-shot", PROBE, ONE, SMALL, LAYERS, AVERAGE, MIXUP]
+    _bars(left, table, "accuracy", methods, ["C7", "C2", "C1", "C1", "C0", "C0", "C4"])
+    left.set(title="Fashion-MNIST, fine-tuned", xlabel="accuracy", xlim=(0, 1))
+    _bars(right, table, OTHER, [BEFORE, ONE, SMALL, AVERAGE, MIXUP], ["C7", "C1", "C1", "C0", "C4"])
+    right.axvline(1 / 9, color="k", linewidth=0.8, linestyle=":")
+    right.set(title="OpenMoji, zero-shot afterwards", xlabel="accuracy (dotted: guessing)", xlim=(0, 1))
+
+
+def _bars(ax: Any, table: Table, metric: str, methods: list[str], colours: list[str]) -> None:
+    for place, (method, colour) in enumerate(zip(methods, colours, strict=True)):
+        values = table.values(metric, method)
+        ax.barh(place, values.mean(), 0.7, xerr=values.std(), color=colour)
+        ax.text(values.mean() + values.std() + 0.01, place, f"{values.mean():.2f}", va="center")
+    ax.set_yticks(range(len(methods)), methods)
+    ax.invert_yaxis()
+
+
+STUDY = Study(
+    paper="p014",
+    claim="Hyper-parameters decide whether fine-tuning CLIP is good: with rates that fall by layer, an average of the "
+    "weights and weak regularisation it beats fine-tuning at one rate and a linear probe, and mixup adds nothing.",
+    protocol=f"The whole image tower of `small` at {SIDE} x {SIDE} pixels, its convolutions included, on {TRAIN} "
+    f"pictures of Fashion-MNIST, {TEST} others to test; {EPOCHS} epochs of batches of {BATCH}: 30 steps of AdamW, top "
+    "rate 1e-3, decay 0.65 a layer (1.2e-4 at the bottom), label smoothing 0.1 in all runs, no augmentation, average "
+    "with decay 0.9. Beside it: one rate for all layers, at 1e-3 and at 3e-4; mixup 0.8. What is left of the zero-shot "
+    f"classifier is measured on {OTHERS} pictures of OpenMoji, by the projection that was not trained. A trial of 48 "
+    "steps on another draw went before: one rate 1e-3 0.71, 1e-4 0.69, by layer 0.77; it made 3e-4 the second rate.",
+    baseline="Fine-tuning at one rate; a linear probe.",
+    lower_bound="Guessing: 0.10 (Fashion-MNIST), 0.11 (OpenMoji).",
+    upper_bound="",
+    measure=measure,
+    criteria=(
+        Criterion("rates by layer, averaged or not, beat one rate of 1e-3", _beats(ONE), essential=True),
+        Criterion("they beat the linear probe", _beats(PROBE), essential=True),
+        Criterion("mixup does not beat the recipe without it", _no_mixup, essential=True),
+        Criterion("they beat one rate of 3e-4", _beats(SMALL)),
+        Criterion("the average is at least as good as the last weights", _average_helps),
+    ),
+    draw=draw,
+    stand_in=(
+        "`small` at 64 pixels, whose patch embedding is a convolutional network and is trained, instead of ViT-B/16",
+        "320 pictures of Fashion-MNIST and 30 steps instead of 50 epochs of ImageNet in batches of 2,048",
+        "no augmentation instead of RandAugment and random erasing",
+    ),
+)

@@ -1,0 +1,218 @@
+"""Is the loss of a transformer more curved along SGD's steps than along Adam's, and does coordinate clipping help?"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from binderclip.landscape import Shadow, compare_directions, loss_along
+from binderclip.optim import CoordinateClip
+from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.threads import one_thread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RATES = (1e-3, 5.6e-3, 3.2e-2, 0.18, 1.0, 5.6)
+"""Far enough up that neither method is best at the end."""
+STEPS, BATCH, FRACTION, ADAM_RATE = 300, 32, 0.1, 3e-3
+WIDTH, LAYERS, WORDS, CONTEXT = 32, 2, 500, 10
+CURVATURE_BATCH = 256
+CHECKPOINTS = (1, 50, 100, 150, 200, 250, 300)
+LINE = np.logspace(-4, 1, 11).tolist()
+Make = Callable[[list[Tensor]], torch.optim.Optimizer]
+FOLLOWED: dict[str, tuple[Make, float | None]] = {
+    "SGD": (lambda p: torch.optim.SGD(p, lr=1.0), None),
+    "SGD clip": (lambda p: torch.optim.SGD(p, lr=1.0), FRACTION),
+    "Adam": (lambda p: torch.optim.Adam(p, lr=1.0), None),
+    "Adam clip": (lambda p: torch.optim.Adam(p, lr=1.0), 0.5),
+}
+
+
+class WordModel(nn.Module):
+    """A small causal transformer that predicts the next word of a caption."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.words, self.places = nn.Embedding(WORDS + 3, WIDTH), nn.Parameter(0.02 * torch.randn(CONTEXT, WIDTH))
+        layers = [
+            nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, 0.0, "gelu", batch_first=True, norm_first=True)
+            for _ in range(LAYERS)
+        ]
+        self.layers, self.norm = nn.ModuleList(layers), nn.LayerNorm(WIDTH)
+        self.out = nn.Linear(WIDTH, WORDS + 3)
+        nn.init.normal_(self.words.weight, std=0.02)
+        self.register_buffer("mask", torch.full((CONTEXT, CONTEXT), -math.inf).triu(1))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Mean cross-entropy of every next word; padding does not count."""
+        x = self.words(ids[:, :-1]) + self.places
+        for layer in self.layers:
+            x = layer(x, src_mask=self.mask)
+        logits = self.out(self.norm(x))
+        return nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=0)
+
+
+@lru_cache(maxsize=1)
+def _captions() -> Tensor:
+    """Captions of the bundled packs as ids: 0 padding, 1 start, 2 a rare word, then words by frequency."""
+    from binderclip.data import load_packs
+
+    texts = [re.findall(r"[a-z]+", caption.lower()) for caption in load_packs(split="train").captions]
+    counts = Counter(word for text in texts for word in text)
+    place = {word: rank + 3 for rank, (word, _) in enumerate(counts.most_common(WORDS))}
+    rows = [[1, *(place.get(word, 2) for word in text)][: CONTEXT + 1] for text in sorted(texts) if text]
+    return torch.tensor([row + [0] * (CONTEXT + 1 - len(row)) for row in rows])
+
+
+def train(seed: int, make: Make, clip: float | None, visit: Callable[[int, WordModel], None] | None = None) -> float:
+    """Mean training loss of the last 20 steps; inf once it is not finite. `visit` is called before every step."""
+    ids, g = _captions(), torch.Generator().manual_seed(seed)
+    net = WordModel(seed)
+    optimizer = make(list(net.parameters()))
+    if clip is not None:
+        CoordinateClip(clip, nonfinite="propagate").attach(optimizer)
+    losses = []
+    for step in range(1, STEPS + 1):
+        loss = net(ids[torch.randint(len(ids), (BATCH,), generator=g)])
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            return math.inf
+        optimizer.zero_grad()
+        loss.backward()
+        if visit is not None:
+            visit(step, net)
+        optimizer.step()
+    return float(np.mean(losses[-20:]))
+
+
+def measure(seed: int) -> list[Row]:
+    """All rows of one seed."""
+    with one_thread():
+        rows = _along_adam(seed)
+        for method, clip in (("SGD", None), ("SGD clip", FRACTION)):
+            finals = [train(seed, partial(torch.optim.SGD, lr=rate), clip) for rate in RATES]
+            # a diverged run has no loss to print: it counts as uniform guessing, which is worse than any that trained
+            finals = [min(value, math.log(WORDS + 3)) for value in finals]
+            rows += [
+                Row("training loss, last 20 steps", method, value, f"learning rate {rate:g}")
+                for rate, value in zip(RATES, finals, strict=True)
+            ]
+            rows.append(Row("training loss at the best learning rate", method, min(finals)))
+    return rows
+
+
+def _along_adam(seed: int) -> list[Row]:
+    """Train with Adam; at the checkpoints, what each optimizer would do next and how the loss looks along it."""
+    rows: list[Row] = []
+    ids = _captions()
+    fixed = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(500 + seed))[:CURVATURE_BATCH]]
+    shadows: dict[str, Shadow] = {}
+
+    def visit(step: int, net: WordModel) -> None:
+        params = list(net.parameters())
+        if step == 1:
+            for name, (make, clip) in FOLLOWED.items():
+                shadows[name] = Shadow(params, make, None if clip is None else CoordinateClip(clip))
+        updates = {name: shadow.observe() for name, shadow in shadows.items()}
+        if step not in CHECKPOINTS:
+            return
+        for name, found in compare_directions(lambda: net(fixed), params, updates).items():
+            where = f"step {step}"
+            rows.append(Row("directional sharpness", name, found.sharpness, where))
+            rows.append(Row("correlation of the update with the descent direction", name, -found.correlation, where))
+            line = loss_along(lambda: net(fixed), params, updates[name], LINE)
+            rows.append(Row("best decrease of the loss along the update", name, line.best[1], where))
+
+    final = train(seed, lambda p: torch.optim.Adam(p, lr=ADAM_RATE), None, visit)
+    rows.append(Row("training loss at the best learning rate", "Adam (at 0.003)", final))
+    return rows
+
+
+def _pairs(table: Table, metric: str = "directional sharpness") -> dict[str, np.ndarray]:
+    """Checkpoint by seed, for every optimizer."""
+    return {name: np.stack([table.values(metric, name, f"step {step}") for step in CHECKPOINTS]) for name in FOLLOWED}
+
+
+def _sgd_is_sharper(table: Table) -> tuple[bool, str]:
+    sharp = _pairs(table)
+    share = float((sharp["SGD"] >= 5 * np.maximum(sharp["Adam"], 0)).mean())
+    medians = ", ".join(f"{name} {np.median(values):.3g}" for name, values in sharp.items())
+    return share > 0.5, f"at {share:.0%} of checkpoints; medians {medians}"
+
+
+def _clip_is_between(table: Table) -> tuple[bool, str]:
+    sharp = _pairs(table)
+    clipped = sharp["SGD clip"]
+    share = float(((clipped <= sharp["SGD"] / 2) & (clipped >= sharp["Adam"])).mean())
+    ratio = float(np.median(clipped / sharp["SGD"]))
+    return share > 0.5, f"at {share:.0%} of checkpoints; median ratio to SGD {ratio:.2f}"
+
+
+def _clip_trains_further(table: Table) -> tuple[bool, str]:
+    metric = "training loss at the best learning rate"
+    plain, clipped = (table.values(metric, method) for method in ("SGD", "SGD clip"))
+    wins = int((clipped < plain).sum())
+    text = f"{wins} of {len(plain)} seeds; mean loss SGD {plain.mean():.3f}, SGD clip {clipped.mean():.3f}"
+    return 3 * wins >= 2 * len(plain), text
+
+
+def draw(table: Table, figure: Figure) -> None:
+    """Sharpness along the trajectory, the best local decrease, and the loss against the learning rate."""
+    axes = figure.subplots(1, 3)
+    panels = (("directional sharpness", "u'Hu / |u|^2"), ("best decrease of the loss along the update", "loss"))
+    for ax, (metric, label) in zip(axes, panels, strict=False):
+        for number, (name, values) in enumerate(_pairs(table, metric).items()):
+            ax.plot(CHECKPOINTS, np.median(values, 1), marker="o", markersize=4, color=f"C{number}", label=name)
+        ax.set(title=metric.split(" of the")[0].capitalize(), xlabel="step of Adam's trajectory", ylabel=label)
+    axes[0].set_yscale("symlog", linthresh=0.1)
+    axes[1].set_yscale("symlog", linthresh=0.001)
+    axes[1].legend()
+    for number, name in enumerate(("SGD", "SGD clip")):
+        metric = "training loss, last 20 steps"
+        values = np.stack([table.values(metric, name, f"learning rate {rate:g}") for rate in RATES])
+        axes[2].plot(RATES, values, ".", color=f"C{number}", alpha=0.6)
+        axes[2].plot(RATES, np.median(values, 1), color=f"C{number}", label=name)
+    axes[2].set_xscale("log")
+    axes[2].set(title=f"Training loss after {STEPS} steps", xlabel="learning rate", ylabel="loss")
+    axes[2].legend()
+
+
+STUDY = Study(
+    paper="p017",
+    claim="The loss of a transformer is far more curved along SGD's updates than along Adam's; clipping the largest "
+    "coordinates lowers that curvature and makes SGD train faster.",
+    protocol=f"Next-word prediction on the captions of the bundled packs ({WORDS} commonest words), causal transformer "
+    f"of {LAYERS} layers and width {WIDTH}, batch {BATCH}, {STEPS} steps. At {len(CHECKPOINTS)} checkpoints of Adam's "
+    "trajectory, the update that SGD, SGD with the top 10% of coordinates clipped, Adam, and Adam with the top 50% of "
+    "the gradient's coordinates clipped would make, each with its own state carried along; sharpness by one "
+    f"Hessian-vector product on a fixed batch of {CURVATURE_BATCH} captions. Then SGD and SGD clip trained with "
+    f"the same {len(RATES)} learning rates from {RATES[0]:g} to {RATES[-1]:g}, each counted at its best; a run that "
+    "diverged counts as uniform guessing.",
+    baseline="SGD without clipping; Adam for the sharpness.",
+    lower_bound=f"Uniform guessing: loss {math.log(WORDS + 3):.2f}.",
+    upper_bound="",
+    measure=measure,
+    criteria=(
+        Criterion("SGD's sharpness is at least 5 times Adam's at most checkpoints", _sgd_is_sharper, essential=True),
+        Criterion(
+            "SGD clip's lies between Adam's and half of SGD's at most checkpoints", _clip_is_between, essential=True
+        ),
+        Criterion("SGD clip reaches a lower training loss than SGD in at least 2 of 3 seeds", _clip_trains_further),
+    ),
+    draw=draw,
+    stand_in=(
+        "a two-layer transformer on 14,641 captions instead of full-size transformers on translation",
+        f"{STEPS} steps",
+        "constant learning rates, without momentum in SGD",
+    ),
+)

@@ -1,0 +1,237 @@
+"""What does the bundled model know about a red circle, and what does it know after it was taught?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from binderclip.adapt import Crop, Edit, Outline, Outside, Region, match_keypoints, prompted
+from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.protocols.planted import embedded, finished, plant
+from binderclip.studies.protocols.visual_scenes import as_arrays, cluttered, object_regions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OBJECTS = 3
+MARKED, UNMARKED = 400, 200
+STEPS = 150
+SCENES = 40
+LINE = 0.02
+"""Three pixels at the model's 128: a line of one pixel is hardly seen."""
+HELD_OUT = ("moon", "dog", "clock")
+TAUGHT = (
+    "flag", "heart", "folder", "tree", "house", "cat", "jigsaw", "woman", "apple", "car", "flower", "cloud",
+)  # fmt: skip
+CIRCLE = Outline("ellipse", width=LINE)
+EDITS: dict[str, Edit] = {
+    "red circle": CIRCLE,
+    "green circle": Outline("ellipse", color="green", width=LINE),
+    "red box": Outline("box", width=LINE),
+    "grey outside": Outside("gray", "ellipse"),
+    "blur outside": Outside("blur", "ellipse"),
+    "crop": Crop(),
+}
+SUM = "circle + grey + blur"
+MODELS = ("as it is", "circle taught")
+
+
+@lru_cache(maxsize=1)
+def _model() -> Any:
+    from binderclip.models import load
+
+    return load("small")
+
+
+@lru_cache(maxsize=1)
+def _lessons() -> tuple[Tensor, list[str]]:
+    """Training scenes through the frozen part, and their lines: two objects circled in turn, or the whole scene."""
+    found = cluttered(1000, MARKED + UNMARKED, objects=OBJECTS, size=128, split="train", only=TAUGHT)
+    rng = np.random.default_rng(1000)
+    pictures, texts = [], []
+    for row, (picture, regions) in enumerate(zip(as_arrays(found.images), object_regions(found), strict=True)):
+        if row < MARKED:
+            for k in rng.permutation(len(regions))[:2]:
+                pictures.append(CIRCLE(picture, regions[k]))
+                texts.append(f"a {regions[k].name}")
+        else:
+            pictures.append(picture)
+            texts.append(found.captions[row])
+    return embedded(_model(), pictures), texts
+
+
+def measure(seed: int) -> list[Row]:
+    """All rows of one seed."""
+    model = _model()
+    tokens, texts = _lessons()
+    taught = plant(model, tokens, texts, steps=STEPS, seed=seed)
+    found = cluttered(seed, SCENES, objects=OBJECTS)
+    regions = object_regions(found)
+    pictures = [
+        prompted(p, own, list(EDITS.values()), size=128)
+        for p, own in zip(as_arrays(found.images), regions, strict=True)
+    ]
+    stored = {
+        name: embedded(model, [p for own in pictures for p in own[number * OBJECTS : (number + 1) * OBJECTS]])
+        for number, name in enumerate(EDITS)
+    }
+    rows = [Row("region accuracy", "guessing", 1 / OBJECTS, name) for name in MODELS]
+    for name, one in zip(MODELS, (model, taught), strict=True):
+        rows += _measure_model(name, one, stored, regions)
+    return rows
+
+
+@torch.no_grad()
+def _measure_model(name: str, model: Any, stored: dict[str, Tensor], regions: Sequence[Sequence[Region]]) -> list[Row]:
+    words = [*TAUGHT, *HELD_OUT]
+    texts = model.encode_text([f"a {word}" for word in words], normalize=True)
+    scores = {
+        edit: (finished(model, tokens) @ texts.T).unflatten(0, (-1, OBJECTS)) for edit, tokens in stored.items()
+    }  # fmt: skip
+    scores[SUM] = scores["red circle"] + scores["grey outside"] + scores["blur outside"]
+    wanted = torch.tensor([[words.index(region.name) for region in own] for own in regions])
+    known = wanted < len(TAUGHT)
+    rows = []
+    for edit, value in scores.items():
+        hits = _right(value, wanted)
+        rows.append(Row("region accuracy", edit, float(hits.float().mean()), name))
+        rows.append(Row("region accuracy, classes taught", edit, float(hits[known].float().mean()), name))
+        rows.append(Row("region accuracy, classes held out", edit, float(hits[~known].float().mean()), name))
+        centred = _right(value - value.mean(dim=-1, keepdim=True), wanted)
+        rows.append(Row("region accuracy, minus the mean of all texts", edit, float(centred.float().mean()), name))
+    return rows + _naming(name, scores, wanted, float(model.scale()))
+
+
+def _right(scores: Tensor, wanted: Tensor) -> Tensor:
+    """(N, K): whether region k is the best one for the text of object k."""
+    own = scores.gather(2, wanted[:, None].expand(-1, scores.shape[1], -1))
+    return own.argmax(dim=1) == torch.arange(own.shape[2])
+
+
+def _naming(name: str, scores: dict[str, Tensor], wanted: Tensor, scale: float) -> list[Row]:
+    """The other way round: which of the scene's names belongs to each marked object."""
+    rows = []
+    for edit in ("red circle", "crop"):
+        for how in ("argmax", "sinkhorn"):
+            hits = []
+            for own, texts in zip(scores[edit], wanted, strict=True):
+                order = match_keypoints(scale * own[:, texts], how=how)  # type: ignore[arg-type]
+                hits.append(order == torch.arange(len(texts)))
+            rows.append(Row("naming accuracy", f"{edit}, {how}", float(torch.stack(hits).float().mean()), name))
+    return rows
+
+
+def _values(table: Table, method: str, model: str, metric: str = "region accuracy") -> np.ndarray:
+    return table.values(metric, method, model)
+
+
+def _taught(table: Table) -> tuple[bool, str]:
+    before, after = (_values(table, "red circle", m) for m in MODELS)
+    gain = after - before
+    text = f"{before.mean():.3f} as it is, {after.mean():.3f} taught, guessing {1 / OBJECTS:.3f}"
+    return bool(gain.mean() > 0.15 and gain.min() > 0 and after.mean() > 1 / OBJECTS + 0.1), text
+
+
+def _no_emergence(table: Table) -> tuple[bool, str]:
+    values = {m: float(_values(table, m, "as it is").mean()) for m in ("red circle", "green circle", "red box")}
+    return max(values.values()) < 1 / OBJECTS + 0.05, ", ".join(f"{m} {v:.3f}" for m, v in values.items())
+
+
+def _partly(table: Table) -> tuple[bool, str]:
+    gains = {}
+    for edit in ("red circle", "green circle", "red box"):
+        before, after = (_values(table, edit, m) for m in MODELS)
+        gains[edit] = float((after - before).mean())
+    text = ", ".join(f"{edit} {gain:+.3f}" for edit, gain in gains.items())
+    return all(0 < gains[edit] < gains["red circle"] for edit in ("green circle", "red box")), text
+
+
+def _held_out(table: Table) -> tuple[bool, str]:
+    metric = "region accuracy, classes held out"
+    before, after = (float(_values(table, "red circle", m, metric).mean()) for m in MODELS)
+    return after > 1 / OBJECTS, f"{before:.3f} as it is, {after:.3f} taught, guessing {1 / OBJECTS:.3f}"
+
+
+def _sum(table: Table) -> tuple[bool, str]:
+    found = []
+    for model in MODELS:
+        single = max(float(_values(table, m, model).mean()) for m in ("red circle", "grey outside", "blur outside"))
+        found.append((float(_values(table, SUM, model).mean()), single))
+    text = "; ".join(f"{m}: sum {a:.3f}, best single {b:.3f}" for m, (a, b) in zip(MODELS, found, strict=True))
+    return all(a > b for a, b in found), text
+
+
+def _one_to_one(table: Table) -> tuple[bool, str]:
+    greedy, plan = (
+        float(_values(table, f"red circle, {how}", "circle taught", "naming accuracy").mean())
+        for how in ("argmax", "sinkhorn")
+    )  # fmt: skip
+    return plan > greedy, f"each by itself {greedy:.3f}, transport plan {plan:.3f}"
+
+
+def draw(table: Table, figure: Figure) -> None:
+    """A scene under the marks, accuracy before and after, and the classes that were held out."""
+    halves: Any = figure.subfigures(1, 2, width_ratios=[1, 1.9])
+    found = cluttered(1, 1, objects=OBJECTS)
+    shown = prompted(as_arrays(found.images)[0], object_regions(found)[0][:1], list(EDITS.values()), size=128)
+    for ax, name, picture in zip(halves[0].subplots(2, 3).flat, EDITS, shown, strict=True):
+        ax.imshow(picture)
+        ax.set_title(name, fontsize=8, fontweight="normal")
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    left, right = halves[1].subplots(1, 2, sharey=True)
+    methods = [*EDITS, SUM]
+    y = np.arange(len(methods))
+    for ax, metric in ((left, "region accuracy"), (right, "region accuracy, classes held out")):
+        for number, model in enumerate(MODELS):
+            values = [_values(table, m, model, metric) for m in methods]
+            ax.barh(
+                y + 0.4 * (number - 0.5), [v.mean() for v in values], xerr=[v.std() for v in values], height=0.36,
+                label=f"`small`, {model}", error_kw={"linewidth": 0.8},
+            )  # fmt: skip
+        ax.axvline(1 / OBJECTS, color="0.4", linestyle=":", label="guessing")
+        ax.set(title=metric.replace("region accuracy, ", "").replace("region accuracy", "all classes"), xlim=(0, 1))
+        ax.grid(axis="y", visible=False)
+    left.set_yticks(y, methods)
+    left.invert_yaxis()
+    halves[1].legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+
+
+STUDY = Study(
+    paper="p070",
+    claim="A red circle drawn around an object tells a model which object is meant if its training pictures taught it "
+    "so. Here the effect is planted, not emergent: the bundled model has never seen a marked picture.",
+    protocol=f"{SCENES} scenes a seed of {OBJECTS} held-out clip-art drawings (15 classes, 4 to 12 % of the picture "
+    "each); for each object the marked picture that is closest to 'a CLASS'. The bundled `small` as it is, and with "
+    f"its four transformer blocks trained for {STEPS} steps of 32 pictures: {MARKED} training scenes with two objects "
+    f"circled in turn and their names, {UNMARKED} without a mark and the whole caption; convolutions and text side "
+    f"frozen, three classes ({', '.join(HELD_OUT)}) left out, order by the seed. Three trials on other scenes came "
+    "first: lines of one pixel, four objects and half as many marks taught too little (0.15 to 0.33, guessing 0.25); "
+    "a rate of 2e-3 was no better than 1e-3.",
+    baseline="The model that was not taught; crop, grey and blur outside the same ellipse.",
+    lower_bound="Guessing one of three regions: 0.333.",
+    upper_bound="",
+    measure=measure,
+    criteria=(
+        Criterion(
+            "taught: the circle gains more than 0.15, on every seed some, and is 0.1 above guessing", _taught, True
+        ),
+        Criterion("not taught: no outline is 0.05 above guessing", _no_emergence),
+        Criterion("a green circle and a red box gain too, but less", _partly),
+        Criterion("taught: the circle is above guessing for classes that were held out", _held_out),
+        Criterion("circle, grey and blur summed beat the best of them", _sum),
+        Criterion("taught: naming by the transport plan beats naming each circle by itself", _one_to_one),
+    ),
+    draw=draw,
+    stand_in=(
+        "`small`, taught what a circle means in 150 steps, instead of CLIP ViT-L/14 and RN50x16",
+        "composite clip-art scenes instead of RefCOCO and annotated keypoints",
+        "centres of objects and their class names instead of parts of birds and animals",
+        "the means of 15 class texts instead of 500 expressions as negatives",
+    ),
+)

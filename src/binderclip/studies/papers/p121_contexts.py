@@ -1,0 +1,223 @@
+"""Does inferring the context and conditioning on it help where the context is a shortcut?"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from binderclip.adapt import ContextPool, ZeroShotClassifier, attribute_product, scrambled
+from binderclip.data import vocabulary
+from binderclip.data.scenes import scenes
+from binderclip.evaluate import worst_group_accuracy
+from binderclip.fit import fit
+from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.threads import one_thread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ANIMALS = ("cat", "dog", "chicken", "bear")
+HOME = {"cat": "grass", "dog": "water", "chicken": "grass", "bear": "water"}
+CONTEXTS = {"background": {"others": [""], "grass": ["on grass"], "water": ["on water"]}}
+TEMPERATURES = (1.0, 3.0, 5.0)
+STEPS, BATCH, TEST = 80, 24, 20
+TRAINED, LR = 2, 2e-4
+TYPICAL = 0.95
+
+
+def texture(kind: str, rng: np.random.Generator, count: int, side: int = 192) -> np.ndarray:
+    """Pictures (count, side, side, 3) uint8 of green blades or blue waves."""
+    found = []
+    for _ in range(count):
+        y, x = np.mgrid[:side, :side] / side
+        noise = rng.normal(size=(side, side))
+        if kind == "grass":
+            blades = np.repeat(rng.normal(size=(side // 8, side)), 8, axis=0)
+            shade, base, tone = 0.5 * noise + 0.8 * blades, np.array([70, 150, 50]), np.array([25, 35, 20])
+        else:
+            wave = np.sin(2 * np.pi * (rng.uniform(6, 12) * y + 0.6 * np.sin(2 * np.pi * (2 * x + rng.uniform()))))
+            shade, base, tone = 0.2 * noise + wave, np.array([60, 120, 190]), np.array([20, 30, 35])
+        found.append((base + tone * shade[..., None] + rng.normal(scale=8, size=3)).clip(0, 255).astype(np.uint8))
+    return np.stack(found)
+
+
+@lru_cache(maxsize=1)
+def _drawings() -> Any:
+    aliases = {"cat": ("cat", "kitten"), "dog": ("dog",), "chicken": ("chicken", "hen", "rooster"), "bear": ("bear",)}
+    return {part: vocabulary(aliases, split=split) for part, split in (("train", "train"), ("test", "val+test+shift"))}
+
+
+def _pictures(part: str, name: str, place: str, count: int, seed: int) -> Tensor:
+    """Scenes of one animal on one ground."""
+    rng = np.random.default_rng([seed, ANIMALS.index(name), place == "water", part == "test"])
+    number = int(rng.integers(2**31))
+    words = _drawings()[part].only([name])
+    ground = texture(place, rng, 4)
+    return scenes(number, count, 128, objects=1, area=(0.12, 0.25), vocabulary=words, background=ground).images
+
+
+def _tuned(seed: int) -> Any:
+    """A copy of `small` that knows the grounds and has learned the shortcut."""
+    import copy
+
+    from binderclip.models import load
+
+    clip = copy.deepcopy(load("small"))
+    images, captions = [], []
+    for name in ANIMALS:
+        for place in ("grass", "water"):
+            count = round(60 * (TYPICAL if HOME[name] == place else 1 - TYPICAL))
+            images.append(_pictures("train", name, place, count, seed))
+            captions += [f"a {name} on {place}"] * count
+    pictures = torch.cat(images)
+    texts = sorted(set(captions))
+    owner = torch.tensor([texts.index(c) for c in captions])
+    tokens_of_texts = clip.tokenize(texts)
+    order = torch.Generator().manual_seed(seed)
+
+    # What enters the trained blocks is the same in every step: computed once.
+    clip.eval()
+    tower, cut = clip.image_tower, clip.image_tower.depth - TRAINED
+    with torch.no_grad():
+        entering = [tower.run(tower.embed(clip.preprocess(part)), stop=cut) for part in pictures.split(BATCH)]
+    first, x = entering[0], torch.cat([tokens.x for tokens in entering])
+
+    def step(rows: Tensor) -> Tensor:
+        tokens = tower.run(first.with_x(x[rows]), start=cut)
+        seen = F.normalize(tower.project(tower.pool(tokens)), dim=-1)
+        t = F.normalize(clip.encode_text(tokens_of_texts), dim=-1)
+        # Captions are few, so each picture is told from every caption there is.
+        return F.cross_entropy(clip.scale().detach() * seen @ t.T, owner[rows])
+
+    batches = [torch.randint(len(owner), (BATCH,), generator=order) for _ in range(STEPS)]
+    last = {id(p) for block in list(tower.blocks)[cut:] for p in block.module.parameters()}
+    trained = [p for n, p in clip.named_parameters() if id(p) in last or ".text.transformer" in n]
+    fit(step, trained, batches, steps=STEPS, lr=LR, module=clip, warmup=10)
+    return clip.eval()
+
+
+@torch.no_grad()
+def _test_set(clip: Any, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    features, names, places = [], [], []
+    for name in ANIMALS:
+        for place in ("grass", "water"):
+            features.append(clip.encode_image(_pictures("test", name, place, TEST, seed)))
+            names += [name] * TEST
+            places += [place] * TEST
+    return torch.cat(features).double().numpy(), np.array(names), np.array(places)
+
+
+def measure(seed: int) -> list[Row]:
+    """All rows of one seed."""
+    from binderclip.models import load
+
+    with one_thread():
+        rows = []
+        for model, clip in (("fine-tuned", _tuned(seed)), ("as shipped", load("small"))):
+            x, y, place = _test_set(clip, seed)
+            rows += _rows(clip, x, y, place, model, seed)
+        return rows
+
+
+def _rows(clip: Any, x: np.ndarray, y: np.ndarray, place: np.ndarray, model: str, seed: int) -> list[Row]:
+    built = attribute_product(clip, ANIMALS, CONTEXTS, main="a {}", noun="animal")
+    random = attribute_product(clip, ANIMALS, scrambled(CONTEXTS, seed), main="a {}", noun="animal")
+    heads = {
+        "no context": ZeroShotClassifier(clip.text_bank(list(ANIMALS), "a {}.")),
+        "average of contexts": ZeroShotClassifier(built.bank),
+        **{f"joint, t = {t:g}": ZeroShotClassifier(built.bank, pool=ContextPool(t)) for t in TEMPERATURES},
+        "pure, t = 1": ZeroShotClassifier(built.bank, pool=ContextPool(infer=built.free)),
+        "joint, hard": ZeroShotClassifier(built.bank, pool=ContextPool(hard=True)),
+        "random context": ZeroShotClassifier(random.bank, pool=ContextPool()),
+    }
+    rows = []
+    for method, head in heads.items():
+        found = worst_group_accuracy(y, head.fit().predict(x), place)
+        rows += [Row("worst-group accuracy", method, found.worst, model), Row("accuracy", method, found.average, model)]
+    unit = torch.from_numpy(x / np.linalg.norm(x, axis=1, keepdims=True))
+    sims = torch.einsum("nd,ckd->nck", unit, built.bank.padded()[0].to(unit))
+    for method, pool in (("joint", ContextPool()), ("pure", ContextPool(infer=built.free))):
+        z = pool.posterior(sims, scale=float(built.bank.scale), features=unit)[:, 1:].argmax(-1).numpy()
+        rows.append(Row("context found", method, float((np.array(["grass", "water"])[z] == place).mean()), model))
+    return rows
+
+
+def _inferred(table: Table) -> list[str]:
+    return [m for m in table.names("method", "worst-group accuracy") if m.startswith(("joint, t", "pure"))]
+
+
+def _gain(table: Table, method: str) -> float:
+    metric = "worst-group accuracy"
+    return table.mean(metric, method, "fine-tuned") - table.mean(metric, "no context", "fine-tuned")
+
+
+def _raises_worst_group(table: Table) -> tuple[bool, str]:
+    gains = {method: _gain(table, method) for method in _inferred(table)}
+    return max(gains.values()) > 0.01, ", ".join(f"{method}: {gain:+.3f}" for method, gain in gains.items())
+
+
+def _random_does_not(table: Table) -> tuple[bool, str]:
+    gain, best = _gain(table, "random context"), max(_gain(table, method) for method in _inferred(table))
+    return gain <= 0.01 or gain < best - 0.01, f"random context {gain:+.3f}, best real one {best:+.3f}"
+
+
+def _finds_context(table: Table) -> tuple[bool, str]:
+    value = max(table.mean("context found", method, "fine-tuned") for method in ("joint", "pure"))
+    return value > 0.8, f"right in {value:.3f} of the scenes (chance 0.5)"
+
+
+def draw(table: Table, figure: Figure) -> None:
+    """Worst group and average by method, and whether contexts are found."""
+    axes = figure.subplots(1, 3, width_ratios=(1.3, 1.3, 0.8))
+    methods = table.names("method", "accuracy")
+    for ax, model in zip(axes, ("fine-tuned", "as shipped"), strict=False):
+        for number, metric in enumerate(("accuracy", "worst-group accuracy")):
+            found = [table.values(metric, method, model) for method in methods]
+            place = np.arange(len(methods)) + 0.38 * number - 0.19
+            mean, spread = [v.mean() for v in found], [v.std() for v in found]
+            ax.barh(place, mean, 0.36, xerr=spread, label=metric, color=f"C{number}", error_kw={"elinewidth": 1})
+        ax.set_yticks(range(len(methods)), methods if model == "fine-tuned" else [])
+        ax.invert_yaxis()
+        ax.set(title=model.capitalize(), xlabel="accuracy", xlim=(0, 1))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    for number, model in enumerate(("fine-tuned", "as shipped")):
+        values = [table.mean("context found", method, model) for method in ("joint", "pure")]
+        axes[2].bar(np.arange(2) + 0.36 * number - 0.18, values, 0.34, label=model, color=f"C{number + 5}")
+    axes[2].axhline(0.5, color="grey", linestyle=":")
+    axes[2].set_xticks(range(2), ["joint", "pure"])
+    axes[2].set(title="Ground inferred", ylabel="right", ylim=(0, 1.3))
+    axes[2].legend(fontsize=8, loc="upper left")
+
+
+STUDY = Study(
+    paper="p121",
+    claim="Conditioning on a context that the model infers itself raises worst-group accuracy where the background is "
+    "a shortcut.",
+    protocol="Scenes at 128 px of four animals (12 to 25 % of the area) on green or blue texture. A copy of `small` "
+    "is fine-tuned for 80 steps of 24 pictures (AdamW, 2e-4, last two image blocks and text blocks) on 240 scenes "
+    "with the captions 'a {animal} on {ground}', 95 % of each animal on its own ground; tested on 20 scenes of "
+    "held-out drawings for each animal and ground. One trial run of another seed with birds and horses at half the "
+    "size, where one class failed on every ground and the worst group said nothing.",
+    baseline="No context; the average of all contexts; random letters for the context; the model as shipped.",
+    lower_bound="Guessing: 0.25.",
+    upper_bound="",
+    measure=measure,
+    criteria=(
+        Criterion(
+            "joint or pure beats no context by a point on the worst group (fine-tuned)", _raises_worst_group, True
+        ),
+        Criterion("random contexts do not do the same", _random_does_not, essential=True),
+        Criterion("the fine-tuned model infers the ground in at least 80 % of the scenes", _finds_context),
+    ),
+    draw=draw,
+    seeds=(0, 1, 2),
+    stand_in=(
+        "`small` with a short fine-tune instead of CLIP as it is",
+        "four drawn animals on two made grounds instead of Waterbirds and CelebA",
+    ),
+)

@@ -1,0 +1,245 @@
+"""Do markers at a small target help to classify it? Synthetic lesions, before and after the marker is taught."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from binderclip.adapt import Crop, Edit, Outline, Region
+from binderclip.evaluate import visual_prompt_study
+from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.protocols.planted import embedded, plant
+from binderclip.studies.protocols.visual_scenes import as_arrays, cluttered
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CLASSES = ("heart", "moon", "cloud", "flower")
+POOL = 800
+STEPS = 150
+TARGETS = 32
+SETTINGS = {"one finding": 1, "two findings": 2}
+SIDE = 256
+HALF = 44
+"""Half side in pixels of the marked square: the same for all targets, so that its size says nothing."""
+LINE = 0.02
+MARKS: dict[str, Edit] = {
+    "box": Outline("box", width=LINE),
+    "circle": Outline("ellipse", width=LINE),
+    "arrow": Outline("arrow", width=LINE),
+    "crop": Crop(least=0.4, square=True),
+}
+SUFFIXES = {
+    "box": " indicated by a red bounding box",
+    "circle": " indicated by a red circle",
+    "arrow": " indicated by a red arrow",
+}
+WRONG = "circle, wrong place"
+MODELS = ("as it is", "markers taught")
+
+
+@lru_cache(maxsize=1)
+def _model() -> Any:
+    from binderclip.models import load
+
+    return load("small")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """One entry a finding: its picture, its square, a square elsewhere, and its class."""
+
+    pictures: list[np.ndarray]
+    regions: list[Region]
+    wrong: list[Region]
+    labels: list[str]
+
+
+def findings(seed: int, n: int, split: str, objects: int) -> Findings:
+    """`n` grey pictures of that many small targets among lines on a ground; each target is a finding."""
+    found = cluttered(
+        seed, n, objects=objects, size=SIDE, split=split, only=CLASSES, area=(0.02, 0.035), occlusion=0.0,
+        background=["texture", "noise"], tubes=(2, 5),
+    )  # fmt: skip
+    grey = as_arrays(found.images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1))
+    rng = np.random.default_rng([seed, 163])
+    centres = (found.boxes[..., :2] + found.boxes[..., 2:]).numpy() / 2
+    entries = Findings([], [], [], [])
+    for picture, own, names in zip(grey, centres, found.names, strict=True):
+        places = rng.uniform(HALF / 2, SIDE - HALF / 2, (64, 2))
+        far = np.abs(places[:, None] - own).max(axis=-1).min(axis=1)
+        for centre, name in zip(own, names, strict=True):
+            entries.pictures.append(picture)
+            entries.regions.append(_square(centre))
+            entries.wrong.append(_square(places[int(far.argmax())]))
+            entries.labels.append(name)
+    return entries
+
+
+def _square(centre: np.ndarray) -> Region:
+    x, y = float(centre[0]), float(centre[1])
+    return Region((x - HALF, y - HALF, x + HALF, y + HALF))
+
+
+@lru_cache(maxsize=1)
+def _lessons() -> tuple[Tensor, list[str]]:
+    """Training pictures through the frozen part, and their lines: half of them with a circle, half of those say so."""
+    pictures, texts = [], []
+    for objects in SETTINGS.values():
+        found = findings(1000 + objects, POOL // (2 * objects), "train", objects)
+        for row, label in enumerate(found.labels):
+            # Every other picture, not every other finding: both findings of a picture are treated alike.
+            turn = row // objects % 4
+            marked = MARKS["circle"](found.pictures[row], found.regions[row]) if turn % 2 else found.pictures[row]
+            pictures.append(marked)
+            texts.append(f"a {label}" + SUFFIXES["circle"] * (turn == 3))
+    return embedded(_model(), pictures), texts
+
+
+def measure(seed: int) -> list[Row]:
+    """All rows of one seed."""
+    model = _model()
+    tokens, texts = _lessons()
+    taught = plant(model, tokens, texts, steps=STEPS, seed=seed)
+    rows = []
+    for setting, objects in SETTINGS.items():
+        found = findings(10 * seed + objects, TARGETS, "val+test", objects)
+        for name, one in zip(MODELS, (model, taught), strict=True):
+            rows += _scores(one, found, f"{setting}, {name}")
+    return rows
+
+
+def _scores(model: Any, found: Findings, setting: str) -> list[Row]:
+    elsewhere = dict(zip(map(id, found.regions), found.wrong, strict=True))
+    marks: dict[str, Any] = {
+        **MARKS, WRONG: lambda image, region: MARKS["circle"](image, elsewhere[id(region)])
+    }  # fmt: skip
+    scores = visual_prompt_study(
+        model, found.pictures, found.regions, found.labels, {name: f"a {name}{{suffix}}" for name in CLASSES}, marks,
+        suffixes=SUFFIXES, boxes=torch.tensor([region.box for region in found.regions]), resamples=0, layer=-2,
+    )  # fmt: skip
+    rows = []
+    for score in scores:
+        method = score.mark + (", said" if score.suffix else "")
+        values = {
+            "AUROC": score.auroc, "AUPRC": score.average_precision, "F1": score.f1, "accuracy": score.accuracy,
+        }  # fmt: skip
+        if not (score.suffix or np.isnan(score.attention)):
+            values["attention in the square"] = score.attention
+        rows += [Row(metric, method, value, setting) for metric, value in values.items()]
+    return rows
+
+
+def _auroc(table: Table, method: str, setting: str, model: str = "markers taught") -> float:
+    return table.mean("AUROC", method, f"{setting}, {model}")
+
+
+def _gain(table: Table, setting: str) -> tuple[bool, str]:
+    none, circle = (table.values("AUROC", m, f"{setting}, markers taught") for m in ("none", "circle"))
+    gains = ", ".join(f"{gain:+.3f}" for gain in circle - none)
+    text = f"circle {circle.mean():.3f}, none {none.mean():.3f}; by seed {gains}"
+    return bool((circle - none).mean() > 0.05), text
+
+
+def _circle_tells_which(table: Table) -> tuple[bool, str]:
+    return _gain(table, "two findings")
+
+
+def _circle_finds_one(table: Table) -> tuple[bool, str]:
+    return _gain(table, "one finding")
+
+
+def _wrong_place(table: Table) -> tuple[bool, str]:
+    pairs = [(_auroc(table, WRONG, s), _auroc(table, "none", s)) for s in SETTINGS]
+    text = "; ".join(f"{s}: wrong {w:.3f}, none {n:.3f}" for s, (w, n) in zip(SETTINGS, pairs, strict=True))
+    return all(wrong <= none + 0.01 for wrong, none in pairs), text
+
+
+def _crop_alone(table: Table) -> tuple[bool, str]:
+    gains = {
+        mark: float(
+            np.mean([_auroc(table, mark, s, "as it is") - _auroc(table, "none", s, "as it is") for s in SETTINGS])
+        )
+        for mark in MARKS
+    }
+    text = ", ".join(f"{mark} {gain:+.3f}" for mark, gain in gains.items())
+    return gains["crop"] > 0.05 > max(gain for mark, gain in gains.items() if mark != "crop"), text
+
+
+def _attention(table: Table) -> tuple[bool, str]:
+    setting = "two findings, markers taught"
+    none, circle, wrong = (table.mean("attention in the square", m, setting) for m in ("none", "circle", WRONG))
+    return circle > none + 0.01, f"none {none:.3f}, circle {circle:.3f}, wrong place {wrong:.3f}"
+
+
+def _suffix(table: Table) -> tuple[bool, str]:
+    plain, said = (float(np.mean([_auroc(table, m, s) for s in SETTINGS])) for m in ("circle", "circle, said"))
+    return said >= plain, f"circle {plain:.3f}, with the words {said:.3f}"
+
+
+def draw(table: Table, figure: Figure) -> None:
+    """Some targets with their marks, and the AUROC before and after."""
+    halves: Any = figure.subfigures(1, 2, width_ratios=[1, 1.7])
+    found = findings(2, 6, "val+test", 2)
+    shown: list[tuple[str, Any]] = [("none", None), *MARKS.items(), ("wrong place", MARKS["circle"])]
+    for row, (ax, (name, edit)) in enumerate(zip(halves[0].subplots(2, 3).flat, shown, strict=True)):
+        picture, region = found.pictures[2 * row], found.regions[2 * row]
+        region = found.wrong[2 * row] if name == "wrong place" else region
+        ax.imshow(picture if edit is None else edit(picture, region))
+        ax.set_title(f"{found.labels[2 * row]}: {name}", fontsize=8, fontweight="normal")
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    axes = halves[1].subplots(1, 2, sharey=True)
+    methods = table.names("method", "AUROC")
+    y = np.arange(len(methods))
+    for ax, setting in zip(axes, SETTINGS, strict=True):
+        for number, model in enumerate(MODELS):
+            values = [table.values("AUROC", m, f"{setting}, {model}") for m in methods]
+            ax.barh(
+                y + 0.4 * (number - 0.5), [v.mean() for v in values], xerr=[v.std() for v in values], height=0.36,
+                label=f"`small`, {model}", error_kw={"linewidth": 0.8},
+            )  # fmt: skip
+        ax.axvline(0.5, color="0.4", linestyle=":", label="guessing")
+        ax.grid(axis="y", visible=False)
+        ax.set(title=f"AUROC, {setting}", xlim=(0.3, 1.0))
+    axes[0].set_yticks(y, methods)
+    axes[0].invert_yaxis()
+    halves[1].legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+
+
+STUDY = Study(
+    paper="p163",
+    claim="A small marker at the right place, above all a circle, helps a model to classify a finding in clutter, and "
+    "attention moves to it. Synthetic lesions: the marker was taught, nothing emerged.",
+    protocol="Grey pictures with one or two small clip-art targets (four classes, 2 to 3.5 % of the area each, "
+    f"drawings held out) among lines on textured grounds; {TARGETS} pictures of each kind a seed, one entry a finding; "
+    "marks of one size. The bundled `small` as it is, and with its four transformer blocks trained for "
+    f"{STEPS} steps of 32 pictures (convolutions and text side frozen; a pool of {POOL} findings, half of them "
+    "circled, half of those with words about it; order by the seed). The class among four texts. Two trials on another "
+    "seed came first, with one target a picture: at 1 % of the area and half hidden by camouflage nothing was "
+    "recognised (AUROC 0.5); at the size used here the taught circle gained 0.006, so pictures with two findings were "
+    "added. The whole was run twice: the first time attention was read in the last block, where it is uniform.",
+    baseline="No mark; a circle at a wrong place; the model that was not taught.",
+    lower_bound="Guessing: AUROC 0.5.",
+    upper_bound="",
+    measure=measure,
+    criteria=(
+        Criterion("two findings, taught: AUROC with a circle is more than 0.05 above none", _circle_tells_which, True),
+        Criterion("taught: a circle at a wrong place is no better than none (0.01)", _wrong_place, essential=True),
+        Criterion("one finding, taught: AUROC with a circle is more than 0.05 above none", _circle_finds_one),
+        Criterion("not taught: only the crop gains more than 0.05", _crop_alone),
+        Criterion("two findings, taught: the circle raises the attention in its square by 0.01", _attention),
+        Criterion("taught: saying 'indicated by a red circle' does not hurt", _suffix),
+    ),
+    draw=draw,
+    stand_in=(
+        "synthetic lesions (small clip art in grey clutter) instead of radiographs",
+        "`small`, taught what a circle means in 150 steps, instead of BiomedCLIP",
+        "attention of the last block but one: that of the last is uniform in `small` by construction",
+    ),
+)

@@ -1,0 +1,1 @@
+"""Experiments that several papers share: data, models and trainings, without claims of their own."""

@@ -1,0 +1,91 @@
+"""Where attention falls on scenes of the segmentation table: on the own class, or on others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from binderclip.data import to_tensor
+from binderclip.segment import Frame, PatchWeights, Whole
+from binderclip.segment.context import Context, open_windows, records
+from binderclip.segment.last_block import AttentionMap
+from binderclip.segment.resolution import resized
+from binderclip.studies.harness.study import Row
+from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.protocols.segment_table import SETS, bundled, scene_set
+
+MASS = "attention on the own class"
+EVEN = "all patches alike"
+_truth: dict[bytes, Tensor] = {}
+
+
+def remember(name: str, seed: int, n: int) -> None:
+    """Let `true_regions` know the scenes of a set and seed."""
+    for sample in scene_set(name, seed, n):
+        _truth[to_tensor(sample.image).numpy().tobytes()] = sample.labels
+
+
+def true_regions(image: Float[Tensor, "3 H W"]) -> Int[Tensor, "H W"]:
+    """A region source that knows the scene: its classes, the ground being one of them."""
+    return _truth[image.cpu().numpy().tobytes()] + 1
+
+
+def mass_rows(
+    maps: Mapping[str, AttentionMap], seed: int, *, sets: Sequence[str] = SETS, n: int, model: str = "small"
+) -> list[Row]:
+    """Rows `MASS`: the share of object patches' attention on patches of their class, and that of all patches alike.
+
+    Args:
+        maps: name -> attention map of the last block, on the whole scene at once.
+        seed: of the scenes.
+        sets: of `SETS`.
+        n: number of scenes.
+        model: a bundled model.
+    """
+    rows = []
+    with one_thread():
+        for name in sets:
+            found: dict[str, list[float]] = {each: [] for each in (*maps, EVEN)}
+            for sample in scene_set(name, seed, n):
+                context = whole_scene(bundled(model), to_tensor(sample.image)[None], maps)
+                labels = sample.labels[None, None].float() + 1
+                ids = F.interpolate(labels, size=context.grid, mode="nearest-exact").long().flatten()
+                found[EVEN].append(own_share(torch.ones(len(ids), len(ids)), ids))
+                for each, attention in maps.items():
+                    found[each].append(own_share(weights_of(attention, context), ids))
+            rows += [Row(MASS, each, float(torch.tensor(v).nanmean()), name) for each, v in found.items()]
+    return rows
+
+
+@torch.no_grad()
+def whole_scene(model: object, picture: Float[Tensor, "1 3 H W"], maps: Mapping[str, AttentionMap]) -> Context:
+    """The scene as one window, with what the maps want recorded."""
+    tower = model.image_tower  # type: ignore[attr-defined]
+    size = (picture.shape[-2], picture.shape[-1])
+    native = min(tower.image_size)
+    pixels = resized(picture, Whole().layout(size, patch=tower.patch, native=native).size)
+    return open_windows(Frame(model, picture, pixels), pixels, [(0, 0)], records(*maps.values()))
+
+
+@torch.no_grad()
+def weights_of(attention: AttentionMap, context: Context) -> Float[Tensor, "N N"]:
+    """A map of the last block between patches, heads averaged."""
+    found = attention(context.block, context.qkv(-1), context)
+    count = context.grid[0] * context.grid[1]
+    if found is None:
+        return torch.eye(count)
+    if isinstance(found, PatchWeights):
+        return found.weights[0].float().mean(0)
+    return found[0, :, context.prefix :, context.prefix :].float().mean(0)
+
+
+def own_share(weights: Float[Tensor, "N N"], ids: Int[Tensor, "N"]) -> float:
+    """Share of the weights of object patches (ids above 0) that is on patches with the same id; nan without any."""
+    inside = ids > 0
+    same = ids[inside][:, None] == ids[None]
+    rows = weights[inside]
+    return float(((rows * same).sum(1) / rows.sum(1)).mean())

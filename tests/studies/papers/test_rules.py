@@ -1,0 +1,94 @@
+"""The verdict rules of the studies on made-up measurements: each criterion can be met and can fail."""
+
+from __future__ import annotations
+
+import pytest
+
+from binderclip.studies import Row, Table, load_study
+from binderclip.studies.harness.study import decide
+
+SHOTS = (1, 2, 4, 8, 16)
+
+
+def p162(gda: float = 0.8, tip: float = 0.7, zero: float = 0.6, time: float = 0.01, other: float = 0.5) -> Table:
+    rows = []
+    for seed in range(3):
+        for name in ("OpenMoji", "digits"):
+            for n in SHOTS:
+                values = {
+                    "zero-shot": zero, "linear probe": 0.7, "Tip-Adapter": tip, "GaussianHead": gda,
+                    "identity precision": other, "no shrinkage": other,
+                }  # fmt: skip
+                rows += [Row("accuracy", m, v, f"{name}, {n} shots", seed) for m, v in values.items()]
+            rows.append(Row("fit time with tuning (CPU s)", "GaussianHead", time, f"{name}, 16 shots", seed))
+            for metric, method in (("no labels", "GaussianHead by EM"), ("classes without pictures", "GaussianHead")):
+                rows += [Row(f"accuracy, {metric}", m, v, name, seed) for m, v in ((method, gda), ("zero-shot", zero))]
+    return Table(rows)
+
+
+def p092(
+    spearman: float = 1.0, fid_spearman: float = 0.9, fid_50: float = 3.0, shift: float = 0.0, p: float = 0.005
+) -> Table:
+    rows = []
+    for seed in range(3):
+        rows += [
+            Row("rank correlation with level", "CMMD", spearman, seed=seed),
+            Row("rank correlation with level", "FID", fid_spearman, seed=seed),
+            Row("distance, fixed shift", "CMMD, unbiased", 0.8 + shift, "n = 50", seed),
+            Row("distance, fixed shift", "CMMD, unbiased", 0.8, "n = 400", seed),
+            Row("distance, fixed shift", "FID", fid_50, "n = 50", seed),
+            Row("distance, fixed shift", "FID", 1.0, "n = 400", seed),
+            Row("standard deviation of one estimate", "CMMD, unbiased", 0.1, "n = 50", seed),
+            Row("p-value, equal moments", "MMD", p, seed=seed),
+            Row("p-value, equal moments", "FID", 0.4, seed=seed),
+        ]
+    return Table(rows)
+
+
+def p147(
+    point: float = 0.6, cut: float = 0.5, centre: float = 0.2, rise: float = 1.0, judge: float | None = 0.5
+) -> Table:
+    rows = []
+    for seed in range(3):
+        rows += [
+            Row("pointing game", "a random pixel", 0.15, seed=seed),
+            Row("pointing game", "saliency", point, seed=seed),
+            Row("mask IoU", "graph cut", cut, seed=seed),
+            Row("mask IoU", "95 % quantile", 0.2, seed=seed),
+            Row("mask IoU", "quantile of the true area", 0.3, seed=seed),
+            Row("mask IoU", "centre square of the mean area", centre, seed=seed),
+            Row("class image", "score rises in every quarter", rise, seed=seed),
+        ]
+        if judge is not None:
+            rows.append(Row("class image", "class seen by the second model", judge, seed=seed))
+    return Table(rows)
+
+
+MADE = {"p092": p092, "p147": p147, "p162": p162}
+
+
+@pytest.mark.parametrize(
+    ("paper", "change", "verdict"),
+    [
+        ("p092", {}, "holds"),
+        ("p092", {"spearman": 0.94}, "not shown at this scale"),
+        ("p092", {"fid_50": 1.5}, "not shown at this scale"),
+        ("p092", {"shift": 0.1}, "not shown at this scale"),
+        ("p092", {"p": 0.05}, "not shown at this scale"),
+        ("p092", {"fid_spearman": 1.0}, "weak"),
+        ("p147", {}, "holds"),
+        ("p147", {"point": 0.29}, "not shown at this scale"),
+        ("p147", {"cut": 0.19}, "not shown at this scale"),
+        ("p147", {"centre": 0.6}, "weak"),
+        ("p147", {"rise": 0.5}, "weak"),
+        ("p147", {"judge": 0.1}, "weak"),
+        ("p147", {"judge": None}, "weak"),
+        ("p162", {}, "holds"),
+        ("p162", {"gda": 0.59, "tip": 0.5}, "not shown at this scale"),
+        ("p162", {"tip": 0.85}, "not shown at this scale"),
+        ("p162", {"time": 0.2}, "weak"),
+        ("p162", {"other": 0.85}, "weak"),
+    ],
+)
+def test_each_criterion_can_be_met_and_can_fail(paper: str, change: dict[str, float], verdict: str) -> None:
+    assert decide(load_study(paper).criteria, MADE[paper](**change))[0] == verdict

@@ -1,0 +1,71 @@
+"""The verdict rule of the study of SortedAP (p031) on made-up measurements: each criterion can be met and can fail."""
+
+from __future__ import annotations
+
+import pytest
+
+from binderclip.studies import Row, Table, load_study
+from binderclip.studies.harness.study import decide
+from binderclip.studies.papers.p031_sorted_ap import (
+    AJI,
+    AP,
+    COSTS,
+    EVENTS,
+    FALLS,
+    GOOD,
+    JUMPS,
+    LADDERS,
+    MEAN,
+    METRICS,
+    PERFECT,
+    POOR,
+    PQ,
+    RULE,
+    SORTED,
+    SPREAD,
+    TAU,
+)
+
+
+def made(**change: float) -> Table:
+    rows = []
+    for name in METRICS:
+        ours = name == SORTED
+        for kind in LADDERS:
+            rows.append(Row(FALLS, name, change.get("falls", 1.0) if ours else 0.5, kind))
+            rows.append(Row(JUMPS, name, change.get("jump", 0.01) if ours else 0.1, kind))
+            stands = change.get("rim", 1.0) if kind == LADDERS[0] else change.get("pixels", 0.9)
+            rows.append(Row(RULE, name, stands if name in (MEAN, PQ) else 0.0, kind))
+        for state in (PERFECT, GOOD, POOR):
+            seen = change.get("poor", 1.0) if state == POOR else change.get("objects", 1.0)
+            rows += [Row(EVENTS, name, seen, f"{state}, {what}") for what in ("one lost", "one invented")]
+        rows += [
+            Row(COSTS, name, 2.0 if name == AJI else change.get("costs", 1.0), what)
+            for what in ("lost", "a fifth missing")
+        ]
+        rows.append(Row(TAU, name, 0.99 if ours else change.get("tau", 0.9)))
+        if name in (SORTED, MEAN, AP):
+            rows.append(Row(SPREAD, name, change.get("spread", 0.01) if ours else 0.2))
+    return Table(rows)
+
+
+LITTLE = "not shown at this scale"
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({}, "holds"),
+        ({"falls": 0.99}, LITTLE),
+        ({"rim": 0.9}, LITTLE),
+        ({"objects": 0.9}, LITTLE),
+        ({"pixels": 0.4}, "weak"),
+        ({"jump": 0.05}, "weak"),
+        ({"poor": 0.9}, "weak"),
+        ({"costs": 1.2}, "weak"),
+        ({"tau": 0.99}, "weak"),
+        ({"spread": 0.1}, "weak"),
+    ],
+)
+def test_each_criterion_can_be_met_and_can_fail(change: dict[str, float], verdict: str) -> None:
+    assert decide(load_study("p031").criteria, made(**change))[0] == verdict
