@@ -8,10 +8,13 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from binderclip.cli import app
 from binderclip.errors import UsageError
 from binderclip.papers import Paper, papers
-from binderclip.studies import available, checkout, load_study, papers_page, results_in
+from binderclip.studies import available, checkout, judge_again, load_study, papers_page, results_in
+from binderclip.studies.harness.registration import has_history, introduced, is_older
 
 ROOT = Path(__file__).resolve().parents[1]
 DONE = papers(status="done")
@@ -93,13 +96,49 @@ def test_the_page_is_what_the_stored_results_give() -> None:
 
 
 def test_stored_verdicts_are_the_rule_applied_to_the_stored_rows() -> None:
-    from binderclip.studies.harness.study import decide
-
     for identifier, result in results_in(ROOT / "docs" / "results").items():
         study = load_study(identifier)
-        verdict, checks = decide(study.criteria, result.table)
-        assert (verdict, [c.met for c in checks]) == (result.verdict, [c.met for c in result.checks]), identifier
-        assert result.seeds == list(study.seeds), identifier
+        again = judge_again(result, study)
+        assert (again.verdict, [c.outcome for c in again.checks]) == (
+            result.verdict,
+            [c.outcome for c in result.checks],
+        ), identifier
+        assert again.first == result.first, identifier
+        if result.criteria:
+            assert result.seeds == list(study.seeds), identifier
+        else:
+            assert result.verdict != "holds", f"{identifier}: criteria that were written afterwards"
+        if result.first is not None:
+            assert result.first.why, f"{identifier}: a first verdict without a reason for the second"
+
+
+def test_criteria_are_older_than_what_they_judged() -> None:
+    if not has_history(ROOT):
+        pytest.skip("not a git checkout with its whole history")
+    for identifier, result in results_in(ROOT / "docs" / "results").items():
+        if not result.criteria:
+            continue
+        ours = introduced(ROOT, result.criteria, "src/binderclip/studies")
+        theirs = introduced(ROOT, result.criteria, f"docs/results/{identifier}.json")
+        if theirs is None:
+            continue  # not committed yet
+        assert ours is not None, f"{identifier}: no commit registered the criteria {result.criteria}"
+        assert is_older(ROOT, ours, theirs), f"{identifier}: criteria and result came with the same commit, or later"
+
+
+@pytest.mark.parametrize("entry", [entry for entry in papers() if entry.at_paper_scale], ids=lambda entry: entry.id)
+def test_the_command_at_paper_scale_is_one_that_exists(entry: Paper) -> None:
+    words = entry.at_paper_scale.split()
+    assert words[0] == "binderclip"
+    command = get_command(app).commands[words[1]]  # type: ignore[attr-defined]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words[2:] if word.startswith("--")} <= known
+    name = VERBS.get(words[1], "--methods")
+    if name in words:
+        room = {"adapt": "adapt", "segment": "segment.presets", "anomaly": "segment.anomaly"}[words[1]]
+        there = vars(importlib.import_module(f"binderclip.{room}"))
+        known = there["PRESETS"] if words[1] == "segment" else {*there["METHODS"], "sentence-attention"}
+        assert set(words[words.index(name) + 1].split(",")) <= set(known)
 
 
 def test_an_unknown_study_is_refused() -> None:

@@ -37,6 +37,8 @@ class Paper:
         study: id of its study in `binderclip.studies`, empty while there is none.
         stand_in: what in the study is not the real thing of the paper.
         use: command lines and imports by which a user reaches it.
+        at_paper_scale: the one command that repeats the paper's own protocol, for who has the data and a GPU; empty
+            where no verb can.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Paper:
     study: str = ""
     stand_in: tuple[str, ...] = ()
     use: tuple[str, ...] = ()
+    at_paper_scale: str = ""
 
     @property
     def url(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from binderclip.cli import app
 from binderclip.errors import UsageError
 from binderclip.papers import papers
-from binderclip.studies import Criterion, Row, Study
+from binderclip.studies import Criterion, Pilot, Row, Study, criteria_hash, read, value_of
 from binderclip.studies.harness import run
 
 runner = CliRunner()
@@ -42,14 +43,18 @@ def test_papers_lists_finds_and_describes() -> None:
     assert unknown.exception.exit_code == 2
 
 
+ABOVE = Criterion.at_least("above 0", value_of("m", "a"), 0.0, claimed=0.5, pilot=Pilot(0.1, (0, 1)), essential=True)
+
+
 @pytest.fixture
 def two_studies(monkeypatch):
     def put(identifier: str, value: float) -> None:
         module = ModuleType(f"fake_{identifier}")
         module.STUDY = Study(  # type: ignore[attr-defined]
-            identifier, "c.", "p.", "b.", "l.", "", lambda seed: [Row("m", "a", value)],
-            (Criterion("above 0", lambda t: (t.mean("m", "a") > 0, "x"), True),), lambda t, f: None, stand_in=("s",),
+            identifier, "c.", "p.", "b.", "l.", "", lambda seed: [Row("m", "a", value)], (ABOVE,), lambda t, f: None,
+            seeds=tuple(range(10, 18)), stand_in=("s",),
         )  # fmt: skip
+        module.STUDY = replace(module.STUDY, registered=criteria_hash(module.STUDY))  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
 
     put("p092", float("nan"))
@@ -64,7 +69,7 @@ def test_one_failing_study_does_not_stop_the_others_and_sets_the_exit_code(tmp_p
     done = runner.invoke(app, ["reproduce", "--all", "--out", str(tmp_path), "--json", "--seeds", "3,4"])
     assert done.exit_code == 1
     documents = json.loads(done.stdout)
-    assert [(d["paper"], d["verdict"]) for d in documents] == [("p092", "failed"), ("p162", "holds")]
+    assert [(d["paper"], d["verdict"]) for d in documents] == [("p092", "failed"), ("p162", "inconclusive")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p092.json", "p162.json", "p162.md", "p162.png"]
     assert json.loads((tmp_path / "p162.json").read_text())["seeds"] == [3, 4]
 
@@ -77,12 +82,42 @@ def test_one_study_by_name_prints_bounds_and_stand_ins(tmp_path) -> None:
         assert part in done.stdout
 
 
+@pytest.mark.usefixtures("two_studies")
+def test_quick_prints_the_rows_of_one_seed_and_writes_nothing(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = runner.invoke(app, ["reproduce", "p162", "--quick"])
+    assert done.exit_code == 0
+    assert "no verdict (quick run)" in done.stdout
+    assert "holds" not in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("two_studies")
+def test_a_second_measurement_keeps_the_first_verdict_and_the_reason(tmp_path) -> None:
+    arguments = ["reproduce", "p162", "--out", str(tmp_path)]
+    runner.invoke(app, [*arguments, "--seeds", "20,21"])
+    assert read(tmp_path / "p162.json").verdict == "inconclusive"
+    runner.invoke(app, [*arguments, "--again", "more seeds"])
+    found = read(tmp_path / "p162.json")
+    assert found.verdict == "holds"
+    assert found.first is not None
+    assert (found.first.verdict, found.first.why) == ("inconclusive", "more seeds")
+
+
+def test_the_card_says_how_to_go_on_at_paper_scale_and_what_stood_first() -> None:
+    card = runner.invoke(app, ["papers", "p105"])
+    assert "--evaluate VOC" in card.stdout
+    assert "--preset plain,maskclip,clip_dinoiser" in card.stdout
+    assert "(first: holds)" in runner.invoke(app, ["papers", "p147"]).stdout
+
+
 def test_misuse_is_refused() -> None:
     planned = next(entry.id for entry in papers() if entry.status == "planned")
     for arguments, words in [
         (["reproduce"], "name one paper, or give --all"),
         (["reproduce", "p162", "--all"], "name one paper"),
         (["reproduce", "p162", "--seeds", "a"], "whole numbers"),
+        (["reproduce", "p162", "--quick", "--again", "why"], "--quick writes nothing"),
         (["reproduce", planned], f"no study of {planned}"),
         (["reproduce", "nonsense words"], "no paper matches"),
     ]:

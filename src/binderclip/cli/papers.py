@@ -72,12 +72,17 @@ def _card(entry: Paper) -> None:
 
     result = stored_result(entry.study)
     console.print(f"{'study':<11}binderclip reproduce {entry.study}", highlight=False, markup=False)
+    if entry.at_paper_scale:
+        console.print(f"{'full scale':<11}{entry.at_paper_scale}", highlight=False, markup=False, soft_wrap=True)
     if result is None:
         return
-    console.print(f"{'verdict':<11}{result.verdict}", highlight=False, markup=False)
+    first = "" if result.first is None else f" (first: {result.first.verdict})"
+    why = f": {result.reason}" if result.reason else ""
+    console.print(f"{'verdict':<11}{result.verdict}{first}{why}", highlight=False, markup=False)
     for check in result.checks:
-        mark = "met" if check.met else "not met"
-        console.print(f"{'':<11}{mark}: {check.text} ({check.measured})", highlight=False, markup=False)
+        console.print(f"{'':<11}{check.outcome}: {check.text} ({check.measured})", highlight=False, markup=False)
+    for remark in result.notes:
+        console.print(f"{'':<11}{remark}", highlight=False, markup=False)
 
 
 def register(app: typer.Typer) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from binderclip.studies import Row, Table, load_study
-from binderclip.studies.harness.study import decide
 
 
 def p061(
@@ -28,7 +27,7 @@ def p061(
 
 def p129(
     short: float = 0.7,
-    two: float = 0.6,
+    two: float = 0.66,
     apart: float = 0.6,
     parts: float = 0.6,
     hand: float = 0.5,
@@ -47,7 +46,7 @@ def p129(
     return Table(rows)
 
 
-def p142(harmonic: float = 0.6, flat: float = 0.01, base: float = 0.7, shift: float = 0.5) -> Table:
+def p142(harmonic: float = 0.61, flat: float = 0.01, base: float = 0.7, shift: float = 0.5) -> Table:
     rows = []
     for seed in range(3):
         for method in ("zero-shot", "LoRA", "LoRA + SAM", "LoRA + blend", "GLAD"):
@@ -64,29 +63,29 @@ TABLES = {"p061": p061, "p129": p129, "p142": p142}
 
 
 @pytest.mark.parametrize("paper", TABLES)
-def test_good_measurements_hold(paper: str) -> None:
+def test_good_measurements_hold(decide, paper: str) -> None:
     verdict, checks = decide(load_study(paper).criteria, TABLES[paper]())
-    assert verdict == "holds", checks
+    assert verdict == "all met", checks
 
 
 @pytest.mark.parametrize(
     ("paper", "change", "verdict", "failing"),
     [
-        ("p061", {"new": 0.44}, "not shown at this scale", ["at 4 shots ProGrad is better than CoOp on new"]),
-        ("p061", {"kl_harmonic": 0.61}, "not shown at this scale", ["at 4 shots its harmonic mean"]),
-        ("p061", {"base": 0.68}, "weak", ["at 4 shots its base accuracy"]),
-        ("p061", {"one": 0.44}, "weak", ["at 1 shot"]),
-        ("p129", {"short": 0.64}, "not shown at this scale", ["2 x 4 or 4 x 2 beats", "one of them"]),
-        ("p129", {"apart": 0.71}, "weak", ["four contexts trained together"]),
-        ("p129", {"parts": 0.71}, "weak", ["the ensemble is better"]),
-        ("p129", {"new": 0.79}, "weak", ["on classes without pictures"]),
-        ("p142", {"harmonic": 0.59}, "not shown at this scale", ["GLAD's harmonic mean"]),
-        ("p142", {"flat": 0.02}, "not shown at this scale", ["GLAD's solution is flatter"]),
-        ("p142", {"base": 0.67}, "weak", ["its base accuracy"]),
-        ("p142", {"shift": 0.49}, "weak", ["its accuracy on grey"]),
+        ("p061", {"new": 0.44}, "not met", ["at 4 shots ProGrad is better than CoOp on new"]),
+        ("p061", {"kl_harmonic": 0.61}, "not met", ["at 4 shots its harmonic mean"]),
+        ("p061", {"base": 0.68}, "essential met", ["at 4 shots its base accuracy"]),
+        ("p061", {"one": 0.44}, "essential met", ["at 1 shot"]),
+        ("p129", {"short": 0.64, "two": 0.6}, "not met", ["2 x 4 and 4 x 2, on average", "one of them"]),
+        ("p129", {"apart": 0.71}, "essential met", ["four contexts trained together"]),
+        ("p129", {"parts": 0.71}, "essential met", ["the ensemble is better"]),
+        ("p129", {"new": 0.79}, "essential met", ["on classes without pictures"]),
+        ("p142", {"harmonic": 0.59}, "not met", ["GLAD's harmonic mean"]),
+        ("p142", {"flat": 0.02}, "not met", ["GLAD's solution is flatter"]),
+        ("p142", {"base": 0.67}, "essential met", ["its base accuracy"]),
+        ("p142", {"shift": 0.49}, "essential met", ["its accuracy on grey"]),
     ],
 )
-def test_each_criterion_can_fail(paper: str, change: dict[str, Any], verdict: str, failing: list[str]) -> None:
+def test_each_criterion_can_fail(decide, paper: str, change: dict[str, Any], verdict: str, failing: list[str]) -> None:
     found, checks = decide(load_study(paper).criteria, TABLES[paper](**change))
     assert found == verdict
     missed = [check.text for check in checks if not check.met]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from binderclip.studies import Row, Table, load_study
-from binderclip.studies.harness.study import decide
 
 
 def p015(**change: float) -> Table:
@@ -72,41 +71,41 @@ def p163(**change: float) -> Table:
 
 
 MADE = {"p015": p015, "p033": p033, "p070": p070, "p163": p163}
-LITTLE = "not shown at this scale"
+LITTLE = "not met"
 
 
 @pytest.mark.parametrize(
     ("paper", "change", "verdict"),
     [
-        ("p015", {}, "holds"),
+        ("p015", {}, "all met"),
         ("p015", {"B4_box_blur": 0.75}, LITTLE),
         ("p015", {"D2_mask_tint": 0.75}, LITTLE),
-        ("p015", {"D1+D3+D4": 0.6}, "weak"),
-        ("p015", {"negatives": -0.01}, "weak"),
-        ("p015", {"D4_with_masks_dilated": 0.75}, "weak"),
-        ("p015", {"P_crop": 0.75}, "weak"),
-        ("p033", {}, "holds"),
+        ("p015", {"D1+D3+D4": 0.6}, "essential met"),
+        ("p015", {"negatives": -0.01}, "essential met"),
+        ("p015", {"D4_with_masks_dilated": 0.75}, "essential met"),
+        ("p015", {"P_crop": 0.75}, "essential met"),
+        ("p033", {}, "all met"),
         ("p033", {"most": 0.29}, LITTLE),
-        ("p033", {"last": 0.6}, "weak"),
-        ("p033", {"mass": -1.0}, "weak"),
-        ("p033", {"neutral": 0.45}, "weak"),
-        ("p033", {"circle": 0.49}, "weak"),
-        ("p070", {}, "holds"),
+        ("p033", {"last": 0.6}, "essential met"),
+        ("p033", {"mass": -1.0}, "essential met"),
+        ("p033", {"neutral": 0.45}, "essential met"),
+        ("p033", {"circle": 0.49}, "essential met"),
+        ("p070", {}, "all met"),
         ("p070", {"taught": 0.42, "base": 0.2}, LITTLE),
         ("p070", {"taught": 0.44}, LITTLE),
-        ("p070", {"base": 0.4}, "weak"),
-        ("p070", {"green": 0.7}, "weak"),
-        ("p070", {"held": 0.3}, "weak"),
-        ("p070", {"sum": 0.6}, "weak"),
-        ("p070", {"plan": 0.4}, "weak"),
-        ("p163", {}, "holds"),
+        ("p070", {"base": 0.4}, "essential met"),
+        ("p070", {"green": 0.7}, "essential met"),
+        ("p070", {"held": 0.3}, "essential met"),
+        ("p070", {"sum": 0.6}, "essential met"),
+        ("p070", {"plan": 0.4}, "essential met"),
+        ("p163", {}, "all met"),
         ("p163", {"two": 0.04}, LITTLE),
         ("p163", {"wrong": 0.75}, LITTLE),
-        ("p163", {"one": 0.0}, "weak"),
-        ("p163", {"crop": 0.7}, "weak"),
-        ("p163", {"attention": 0.0}, "weak"),
-        ("p163", {"said": -0.1}, "weak"),
+        ("p163", {"one": 0.0}, "essential met"),
+        ("p163", {"crop": 0.7}, "essential met"),
+        ("p163", {"attention": 0.0}, "essential met"),
+        ("p163", {"said": -0.1}, "essential met"),
     ],
 )
-def test_each_criterion_can_be_met_and_can_fail(paper: str, change: dict[str, float], verdict: str) -> None:
+def test_each_criterion_can_be_met_and_can_fail(decide, paper: str, change: dict[str, float], verdict: str) -> None:
     assert decide(load_study(paper).criteria, MADE[paper](**change))[0] == verdict

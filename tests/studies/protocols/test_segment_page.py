@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from binderclip.errors import UsageError
-from binderclip.studies.harness.study import Row, Table
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.segment_page import rows_of, segment_page
 from binderclip.studies.protocols.segment_table import CHANCE, ONE_LABEL, ORACLE, SETS
 

@@ -10,7 +10,7 @@ import torch
 
 from binderclip.errors import UsageError
 from binderclip.segment import IoU, parts_of
-from binderclip.studies.harness.study import Row, Table
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols import segment_table
 from binderclip.studies.protocols.segment_table import ORACLE, OneLabel, TrueRegions, chance, gain, measured, table_rows
 

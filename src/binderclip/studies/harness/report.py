@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,30 @@ import numpy as np
 
 from binderclip.errors import DataError
 from binderclip.papers import paper
+from binderclip.studies.harness.criteria import Check
 from binderclip.studies.harness.run import load_study
-from binderclip.studies.harness.study import Check, Result, Row, Study, Table
+from binderclip.studies.harness.study import FirstVerdict, Result, Study
+from binderclip.studies.harness.table import Row, Table
 
 
-def save(result: Result, folder: Path) -> list[Path]:
-    """Write `pNNN.json`, and for a result that did not fail `pNNN.md` and `pNNN.png`; returns what was written."""
+def save(result: Result, folder: Path, *, figure: bool = True) -> list[Path]:
+    """Write `pNNN.json`, and for a result that did not fail `pNNN.md` and `pNNN.png`; returns what was written.
+
+    Args:
+        result: what was measured.
+        folder: made where it is missing.
+        figure: whether the figure is drawn; some need minutes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / f"{result.paper}.json"]
     written[0].write_text(to_json(result), encoding="utf-8")
     if result.verdict != "failed":
         study = load_study(result.paper)
-        written += [folder / f"{result.paper}.md", folder / f"{result.paper}.png"]
+        written.append(folder / f"{result.paper}.md")
         written[1].write_text(markdown(result, study), encoding="utf-8")
-        save_figure(result, study, written[2])
+        if figure:
+            written.append(folder / f"{result.paper}.png")
+            save_figure(result, study, written[2])
     return written
 
 
@@ -35,16 +44,27 @@ def to_json(result: Result) -> str:
         "paper": result.paper,
         "verdict": result.verdict,
         "reason": result.reason,
-        "checks": [vars(check) for check in result.checks],
+        "criteria": result.criteria,
+        "first": None if result.first is None else vars(result.first),
+        "notes": result.notes,
+        "checks": [_rounded(vars(check)) for check in result.checks],
         "seeds": result.seeds,
         "seconds": round(result.seconds, 1),
         "versions": result.versions,
     }
-    rows = ",\n".join(
-        "  " + json.dumps([r.metric, r.method, r.setting, r.seed, float(f"{r.value:.6g}")]) for r in result.rows
-    )
+    rows = ",\n".join("  " + json.dumps(_row(row)) for row in result.rows)
     head = json.dumps(document, indent=1, ensure_ascii=False)
     return f'{head[:-2]},\n "columns": ["metric", "method", "setting", "seed", "value"],\n "rows": [\n{rows}\n ]\n}}\n'
+
+
+def _row(row: Row) -> list[Any]:
+    """A row as a list: five columns, and the values of the items where they are kept."""
+    items = [[float(f"{item:.6g}") for item in row.items]] if row.items else []
+    return [row.metric, row.method, row.setting, row.seed, float(f"{row.value:.6g}"), *items]
+
+
+def _rounded(check: dict[str, Any]) -> dict[str, Any]:
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in check.items()}
 
 
 def read(path: Path) -> Result:
@@ -55,15 +75,22 @@ def read(path: Path) -> Result:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
+        first = document["first"]
         return Result(
             document["paper"],
             document["verdict"],
             document["reason"],
             [Check(**check) for check in document["checks"]],
-            [Row(metric, method, value, setting, seed) for metric, method, setting, seed, value in document["rows"]],
+            [
+                Row(metric, method, value, setting, seed, *map(tuple, items))
+                for metric, method, setting, seed, value, *items in document["rows"]
+            ],
             document["seeds"],
             document["seconds"],
             document["versions"],
+            document["criteria"],
+            None if first is None else FirstVerdict(**first),
+            document["notes"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not the result of a study ({type(error).__name__}: {error})") from error
@@ -83,27 +110,59 @@ def markdown(result: Result, study: Study, *, level: int = 1, figure: str | None
     lines = [
         f"{'#' * level} {result.paper}: {source.title}",
         "",
-        f"{link}, {source.citation}. Verdict: **{result.verdict}**.",
+        f"{link}, {source.citation}. Verdict: **{result.verdict}**"
+        + (f": {result.reason}" if result.reason else "").rstrip(".")
+        + ".",
         "",
+        *_remarks(result, study),
         f"**Claim.** {study.claim}",
         "",
-        f"**Protocol.** {study.protocol} Seeds {', '.join(map(str, result.seeds))}.",
+        f"**Protocol.** {study.protocol} Seeds {', '.join(map(str, result.seeds))}. {_registered(result)}",
         "",
+        *(["**Power.** " + ". ".join(study.power) + ".", ""] if study.power else []),
         f"**Baseline.** {study.baseline} **Lower bound.** {study.lower_bound}"
         + (f" **Upper bound.** {study.upper_bound}" if study.upper_bound else ""),
         "",
         "**Not the real thing.** " + ("; ".join(study.stand_in) or "nothing") + ".",
         "",
+        *(["**At paper scale.** " + f"`{source.at_paper_scale}`", ""] if source.at_paper_scale else []),
         "| criterion | | measured |",
         "| --- | --- | --- |",
+        *map(_check_line, result.checks),
+        "",
+        f"![{result.paper}]({figure or result.paper + '.png'})",
+        "",
     ]
-    for check in result.checks:
-        kind = "" if check.essential else " (would only weaken)"
-        lines.append(f"| {check.text}{kind} | {'met' if check.met else '**not met**'} | {check.measured} |")
-    lines += ["", f"![{result.paper}]({figure or result.paper + '.png'})", ""]
     for metric in result.table.names("metric"):
         lines += [*pivot(result.table, metric), ""]
     return "\n".join(lines)
+
+
+def _remarks(result: Result, study: Study) -> list[str]:
+    """The first verdict, the notes and why the study is to be measured again; a paragraph each."""
+    said = []
+    if result.first is not None:
+        said.append(f"**First verdict.** {result.first.verdict}; {result.first.why}.")
+    if study.remeasure:
+        said.append(f"**To be measured again.** {study.remeasure}")
+    if result.notes:
+        said.append("**Note.** " + " ".join(result.notes))
+    return [line for text in said for line in (text, "")]
+
+
+def _registered(result: Result) -> str:
+    if result.criteria:
+        return f"Criteria {result.criteria}, registered before the measurement."
+    return "These criteria were written or changed after the measurement."
+
+
+def _check_line(check: Check) -> str:
+    kind = {"rival": " (strongest cheap rival)", "precondition": " (precondition)"}.get(check.role, "")
+    if check.role == "criterion" and not check.essential:
+        kind = " (would only weaken)"
+    outcome = check.outcome if check.outcome == "met" else f"**{check.outcome}**"
+    how = f" ({check.how})" if check.effect is None else ""
+    return f"| {check.text}{kind} | {outcome} | {check.measured}{how} |"
 
 
 def pivot(table: Table, metric: str) -> list[str]:
@@ -149,24 +208,3 @@ def save_figure(result: Result, study: Study, path: Path) -> None:
         figure.savefig(drawn, dpi=100)
     few = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(path, "PNG", optimize=True)
-
-
-def lines_of(ax: Any, table: Table, metric: str, settings: list[str], x: list[float], methods: list[str]) -> None:
-    """One line a method with a band of one standard deviation over seeds, on a matplotlib axis."""
-    for number, method in enumerate(methods):
-        values = np.stack([table.values(metric, method, setting) for setting in settings])
-        mean, deviation = values.mean(axis=1), values.std(axis=1)
-        ax.plot(x, mean, marker="o", markersize=4, label=method, color=f"C{number}")
-        ax.fill_between(x, mean - deviation, mean + deviation, alpha=0.15, color=f"C{number}", linewidth=0)
-
-
-def bars_of(ax: Any, table: Table, metrics: Sequence[str], methods: Sequence[str], setting: str = "") -> None:
-    """A group of bars a metric, one bar a method with the standard deviation over seeds, on a matplotlib axis."""
-    width = 0.8 / len(methods)
-    for number, method in enumerate(methods):
-        values = [table.values(metric, method, setting) for metric in metrics]
-        place = np.arange(len(metrics)) + width * (number - (len(methods) - 1) / 2)
-        errors = [v.std() for v in values]
-        means = [v.mean() for v in values]
-        ax.bar(place, means, 0.92 * width, yerr=errors, label=method, color=f"C{number}", error_kw={"lw": 1})
-    ax.set_xticks(range(len(metrics)), metrics)

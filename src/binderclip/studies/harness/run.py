@@ -1,4 +1,4 @@
-"""Finding and running studies; one that fails says why and the others go on."""
+"""Finding, running and judging studies; one that fails says why and the others go on."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import platform
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from binderclip.errors import UsageError
-from binderclip.studies.harness.study import Result, Row, Study, decide, not_finite
+from binderclip.studies.harness.registration import criteria_hash
+from binderclip.studies.harness.study import FirstVerdict, Result, Study, decide, not_finite
+from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.harness.threads import one_thread
 
 PAPERS = Path(__file__).resolve().parents[1] / "papers"
+JUDGED_AGAIN = "judged again by the rules on intervals and power, from the rows of the first measurement"
 
 
 def available() -> dict[str, str]:
@@ -36,7 +41,11 @@ def load_study(paper: str) -> Study:
 
 
 def run_study(
-    paper: str, seeds: Sequence[int] | None = None, progress: Callable[[str], object] | None = None
+    paper: str,
+    seeds: Sequence[int] | None = None,
+    progress: Callable[[str], object] | None = None,
+    *,
+    quick: bool = False,
 ) -> Result:
     """Run one study over its seeds and judge it.
 
@@ -46,9 +55,10 @@ def run_study(
         paper: id.
         seeds: default the study's own.
         progress: called with a line before each seed.
+        quick: the small measurement of about a minute, one seed, without a verdict.
 
     Raises:
-        UsageError: there is no such study, or no seed.
+        UsageError: there is no such study, no seed, or criteria that differ from the registered ones.
     """
     if paper not in available():
         load_study(paper)
@@ -57,22 +67,92 @@ def run_study(
     start = time.perf_counter()
     rows: list[Row] = []
     used: list[int] = []
+    reason = ""
     try:
         study = load_study(paper)
-        for seed in study.seeds if seeds is None else seeds:
+        measure = (study.quick or study.measure) if quick else study.measure
+        wanted = tuple(study.seeds if seeds is None else seeds)
+        found = criteria_hash(study)
+        changed = bool(study.registered) and study.registered != found
+        for seed in () if changed else wanted[: 1 if quick else None]:
             if progress is not None:
                 progress(f"{paper}, seed {seed}")
-            measured = [replace(row, seed=seed) for row in study.measure(seed)]
+            with one_thread() if study.one_thread else nullcontext():
+                measured = [replace(row, seed=seed) for row in measure(seed)]
             bad = not_finite(measured)
             if bad is not None:
                 raise ArithmeticError(f"{bad.metric} of {bad.method} {bad.setting} is {bad.value} (seed {seed})")
             rows += measured
             used.append(seed)
-        verdict, checks = decide(study.criteria, Result(paper, "failed", "", [], rows, used, 0.0).table)
+        fresh = bool(study.registered) and not pilot_seeds(study) & set(used)
+        verdict, reason, checks = (
+            ("failed", "", []) if changed or quick else decide(study, Table(rows), registered=fresh)
+        )
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".strip()
         return Result(paper, "failed", reason, [], rows, used, time.perf_counter() - start, _versions())
-    return Result(paper, verdict, "", checks, rows, used, time.perf_counter() - start, _versions())
+    if changed:
+        raise UsageError(
+            f"study {paper}: the criteria differ from the registered ones: write registered={found!r} and commit it "
+            "before measuring"
+        )
+    seconds = time.perf_counter() - start
+    if quick:
+        return Result(paper, "no verdict (quick run)", "", [], rows, used, seconds, _versions())
+    return Result(paper, verdict, reason, checks, rows, used, seconds, _versions(), found if fresh else "")
+
+
+def pilot_seeds(study: Study) -> set[int]:
+    """Seeds that the pilots of its criteria have used."""
+    pilots = [pilot for criterion in study.criteria if (pilot := getattr(criterion, "pilot", None)) is not None]
+    return {seed for pilot in pilots for seed in pilot.seeds}
+
+
+def judge_again(result: Result, study: Study) -> Result:
+    """Judge stored rows by the criteria of today; a verdict that changes is kept as the first one.
+
+    Args:
+        result: stored.
+        study: its study.
+
+    Raises:
+        UsageError: a criterion asks for what was not measured.
+    """
+    registered = bool(result.criteria) and result.criteria == criteria_hash(study)
+    verdict, reason, checks = decide(study, result.table, registered=registered)
+    first = result.first
+    if first is None and verdict != result.verdict:
+        first = FirstVerdict(result.verdict, JUDGED_AGAIN)
+    return replace(result, verdict=verdict, reason=reason, checks=checks, first=first)
+
+
+def after(result: Result, former: Result | None, why: str = "") -> Result:
+    """A second measurement, on other seeds or by other criteria, keeps the first verdict and the reason for it.
+
+    Args:
+        result: of the new measurement.
+        former: what was stored, or None.
+        why: the reason; default names the seeds.
+    """
+    if former is None or former.verdict == "failed":
+        return result
+    if not why and (former.seeds, former.criteria) == (result.seeds, result.criteria):
+        return replace(result, first=former.first)
+    first = former.first or FirstVerdict(former.verdict, "")
+    reason = why or f"measured again on seeds {', '.join(map(str, result.seeds))}"
+    return replace(result, first=FirstVerdict(first.verdict, "; ".join(part for part in (first.why, reason) if part)))
+
+
+def null_passes(study: Study, seeds: Sequence[int]) -> list[str]:
+    """The essential criteria that the study's null method meets; a sound study gives an empty list.
+
+    Raises:
+        UsageError: the study has no null.
+    """
+    if study.null is None:
+        raise UsageError(f"study {study.paper} has no null method")
+    table = Table(replace(row, seed=seed) for seed in seeds for row in study.null(seed))
+    return [c.text for c in study.criteria if c.essential and c.check(table).outcome == "met"]
 
 
 def _versions() -> dict[str, str]:

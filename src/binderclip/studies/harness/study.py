@@ -5,98 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from binderclip.errors import UsageError
+from binderclip.studies.harness.criteria import Check, Criterion, Precondition, Verdict
+from binderclip.studies.harness.table import Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Verdict = Literal["holds", "weak", "not shown at this scale", "failed"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured number.
-
-    Attributes:
-        metric: what was measured, with its unit where it has one, such as `accuracy` or `fit time (s)`.
-        method: of what.
-        value: the number.
-        setting: where, such as `4 shots`; empty where there is only one.
-        seed: set by the runner.
-    """
-
-    metric: str
-    method: str
-    value: float
-    setting: str = ""
-    seed: int = 0
-
-
-class Table:
-    """The rows of all seeds, with the look-ups that criteria and figures need."""
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self.rows = list(rows)
-
-    def values(self, metric: str, method: str, setting: str = "") -> np.ndarray:
-        """One value a seed, in the order of the seeds.
-
-        Raises:
-            UsageError: nothing was measured under these names.
-        """
-        found = sorted(
-            (r.seed, r.value) for r in self.rows if (r.metric, r.method, r.setting) == (metric, method, setting)
-        )
-        if not found:
-            raise UsageError(
-                f"the study measured no {metric!r} of {method!r}" + (f" at {setting!r}" if setting else "")
-            )
-        return np.array([value for _, value in found])
-
-    def mean(self, metric: str, method: str, setting: str = "") -> float:
-        """Mean over seeds."""
-        return float(self.values(metric, method, setting).mean())
-
-    def names(self, part: Literal["metric", "method", "setting"], metric: str | None = None) -> list[str]:
-        """Distinct metrics, methods or settings in the order they were measured."""
-        rows = self.rows if metric is None else [row for row in self.rows if row.metric == metric]
-        return list(dict.fromkeys(getattr(row, part) for row in rows))
-
-    def has(self, metric: str, method: str, setting: str) -> bool:
-        """Whether this was measured."""
-        return any((r.metric, r.method, r.setting) == (metric, method, setting) for r in self.rows)
-
-
-Test: TypeAlias = "Callable[[Table], tuple[bool, str]]"
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """One condition of the verdict.
-
-    Attributes:
-        text: the condition in words.
-        test: from the table to (whether it is met, what was measured in words).
-        essential: without it the claim is not shown; the others only weaken it.
-    """
-
-    text: str
-    test: Test
-    essential: bool = False
-
-
-@dataclass(frozen=True)
-class Check:
-    """A criterion after the measurement."""
-
-    text: str
-    essential: bool
-    met: bool
-    measured: str
+FIRST_RULES = "Measured under the first rules: few seeds, or essential criteria without an interval."
+"""The usual `remeasure` of a study that is older than the rules on intervals and power."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +30,22 @@ class Study:
         lower_bound: random or majority performance.
         upper_bound: oracle, or an empty string where there is none.
         measure: from a seed to rows; randomness comes from the seed only.
-        criteria: the verdict rule: `holds` if all are met, `weak` if the essential ones are, else `not shown`.
+        criteria: the rule for the verdict; the essential ones are what the paper claims.
         draw: fills a figure from the table.
-        seeds: at least three where there is randomness.
+        seeds: at least 8 where a criterion is paired over seeds.
         stand_in: what is not the real thing of the paper.
+        preconditions: what must be true of the models and data for the claim to be tested at all.
+        rival: the method against the strongest cheap rival; reported beside the verdict, never part of it.
+        null: from a seed to the rows of a random map, score or order in the method's place; it has to fail every
+            essential criterion.
+        quick: a smaller `measure` of about a minute; default `measure` for one seed.
+        one_thread: measure on one thread of torch and BLAS.
+        registered: hash of the criteria, written before the first measurement, see `registration.criteria_hash`.
+        remeasure: why nothing measured so far can hold; lifts the demands on seeds, intervals and power.
+
+    Raises:
+        UsageError: no essential criterion; too few seeds or items; an essential criterion without an interval or
+            without a pilot; a design coarser than the claimed effect; a seed that the pilot has used.
     """
 
     paper: str
@@ -128,10 +59,39 @@ class Study:
     draw: Callable[[Table, Figure], None]
     seeds: tuple[int, ...] = (0, 1, 2)
     stand_in: tuple[str, ...] = ()
+    preconditions: tuple[Precondition, ...] = ()
+    rival: Criterion | None = None
+    null: Callable[[int], list[Row]] | None = None
+    quick: Callable[[int], list[Row]] | None = None
+    one_thread: bool = False
+    registered: str = ""
+    remeasure: str = ""
 
     def __post_init__(self) -> None:
         if not any(criterion.essential for criterion in self.criteria):
             raise UsageError(f"study {self.paper}: at least one criterion must be essential")
+        if self.remeasure:
+            return
+        for criterion in self.criteria:
+            criterion.require_power(self.paper, self.seeds)
+
+    @property
+    def power(self) -> list[str]:
+        """What the design can detect, one sentence for each criterion with a pilot."""
+        return [text for criterion in self.criteria if (text := criterion.power_text(len(self.seeds)))]
+
+
+@dataclass(frozen=True)
+class FirstVerdict:
+    """The verdict of the first measurement, kept when a study is measured or judged again.
+
+    Attributes:
+        verdict: in its own words.
+        why: the reason for measuring or judging again.
+    """
+
+    verdict: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -140,13 +100,16 @@ class Result:
 
     Attributes:
         paper: id.
-        verdict: `holds`, `weak`, `not shown at this scale` or `failed`.
-        reason: why it failed, else empty.
-        checks: the criteria with what was measured.
+        verdict: one of five, or `failed`, or `no verdict` of a quick run.
+        reason: why it failed, or what keeps the verdict from `holds`; else empty.
+        checks: criteria, preconditions and the rival with what was measured.
         rows: all rows of all seeds.
         seeds: that were run.
         seconds: wall time.
         versions: of binderclip, torch and python.
+        criteria: hash of the criteria that were registered before the measurement; empty: judged afterwards.
+        first: the first verdict, where there was another.
+        notes: what a reader of the rows has to know.
     """
 
     paper: str
@@ -157,6 +120,9 @@ class Result:
     seeds: list[int]
     seconds: float
     versions: dict[str, str] = field(default_factory=dict)
+    criteria: str = ""
+    first: FirstVerdict | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def table(self) -> Table:
@@ -164,17 +130,44 @@ class Result:
         return Table(self.rows)
 
 
-def decide(criteria: Iterable[Criterion], table: Table) -> tuple[Verdict, list[Check]]:
-    """Apply the rule to the measurements."""
-    checks = []
-    for criterion in criteria:
-        met, measured = criterion.test(table)
-        checks.append(Check(criterion.text, criterion.essential, bool(met), measured))
-    if all(check.met for check in checks):
-        return "holds", checks
-    if all(check.met for check in checks if check.essential):
-        return "weak", checks
-    return "not shown at this scale", checks
+def decide(study: Study, table: Table, *, registered: bool) -> tuple[Verdict, str, list[Check]]:
+    """Apply the rule to the measurements.
+
+    - `untestable here`: a precondition fails.
+    - `contradicted here`: the interval of an essential criterion excludes the claimed effect, or an exact one fails.
+    - `inconclusive`: an essential criterion is open, has no interval, or was met by too few seeds or items.
+    - `weak`: the essential ones are met, others are not.
+    - `holds`: all are met, and the criteria were registered before the measurement.
+
+    Args:
+        study: the rule.
+        table: the measurements.
+        registered: whether the criteria are older than the measurement.
+
+    Returns:
+        The verdict, what keeps it from `holds` (empty where it holds), and all checks.
+    """
+    preconditions = [precondition.check(table) for precondition in study.preconditions]
+    checks = [criterion.check(table) for criterion in study.criteria]
+    listed = [*preconditions, *checks]
+    if study.rival is not None:
+        listed.append(study.rival.check(table, role="rival"))
+    failing = [check.text for check in preconditions if check.outcome != "met"]
+    if failing:
+        return "untestable here", f"precondition not met: {'; '.join(failing)}", listed
+    essential = [check for check in checks if check.essential]
+    against = [check.text for check in essential if check.outcome == "not met" and check.counts]
+    if against:
+        return "contradicted here", f"the claimed effect is excluded: {'; '.join(against)}", listed
+    why = list(dict.fromkeys(reason for check in essential if (reason := check.open)))
+    if why:
+        return "inconclusive", "; ".join(why), listed
+    others = [check.text for check in checks if check.outcome != "met"]
+    if others:
+        return "weak", f"not met: {'; '.join(others)}", listed
+    if not registered:
+        return "inconclusive", "the criteria were not registered before the measurement", listed
+    return "holds", "", listed
 
 
 def not_finite(rows: Iterable[Row]) -> Row | None:

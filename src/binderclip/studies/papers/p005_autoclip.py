@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.optim import AutoClip, Clip
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.quantities import combined, value_of
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols import spike, spike_clip
 
@@ -63,11 +67,6 @@ def smoothness_along(seed: int, clip: Clip | None) -> tuple[np.ndarray, np.ndarr
     return np.array(norms), np.array(smoothness)
 
 
-def _no_spikes(table: Table) -> tuple[bool, str]:
-    most = {name: table.values("loss spikes", name, "SGD").max() for name in (*OURS, "none")}
-    return max(most[name] for name in OURS) <= 1, ", ".join(f"{name} {value:.0f}" for name, value in most.items())
-
-
 def _near_the_best(table: Table) -> tuple[bool, str]:
     met, text, best = _near(table, FIXED, "SGD")
     spikes = table.values("loss spikes", best, "SGD").mean()
@@ -85,18 +84,6 @@ def _near(table: Table, names: Sequence[str], setting: str) -> tuple[bool, str, 
     ours = {name: table.mean("validation loss", name, setting) for name in OURS}
     text = ", ".join(f"{name} {value:.3f}" for name, value in ours.items())
     return max(ours.values()) <= 1.15 * fixed[best], f"{text}; {best} {fixed[best]:.3f}", best
-
-
-def _recovers(table: Table) -> tuple[bool, str]:
-    return spike_clip.recovers(table, OURS)
-
-
-def _beats_a_wrong_choice(table: Table) -> tuple[bool, str]:
-    worst = min(
-        max(table.mean("validation loss", n, "SGD") for n in FIXED), table.mean("validation loss", "none", "SGD")
-    )
-    ours = max(table.mean("validation loss", name, "SGD") for name in OURS)
-    return ours <= 0.8 * worst, f"{ours:.3f} against {worst:.3f}"
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -147,16 +134,33 @@ STUDY = Study(
     upper_bound="The best fixed norm, chosen on the validation loss itself; small CLIP: the undisturbed run.",
     measure=measure,
     criteria=(
-        Criterion("at most one loss spike a run at both percentiles", _no_spikes, essential=True),
-        Criterion("validation loss at most .8 of the worst fixed norm's and of none's", _beats_a_wrong_choice, True),
+        Criterion.below(
+            "fewer than two loss spikes a run at either percentile",
+            combined("most", *(value_of("loss spikes", name, "SGD") for name in OURS)),
+            2.0,
+            essential=True,
+        ),
+        Criterion.below(
+            "validation loss at most .8 of the worst fixed norm's and of none's (logarithm of the ratio)",
+            combined("most", *(value_of("validation loss", name, "SGD") for name in OURS)).log_over(
+                combined(
+                    "least",
+                    combined("most", *(value_of("validation loss", name, "SGD") for name in FIXED)),
+                    value_of("validation loss", "none", "SGD"),
+                )
+            ),
+            math.log(0.8),
+            essential=True,
+        ),
         Criterion("validation loss within 15 % of the best fixed norm's at both percentiles", _near_the_best),
-        Criterion(f"small CLIP, both percentiles: {spike_clip.RECOVERS}", _recovers, essential=True),
+        *spike_clip.recovery(OURS),
         Criterion(
             "small CLIP: validation loss within 15 % of the best fixed norm's at both percentiles",
             _near_the_best_of_clip,
         ),
     ),
     draw=draw,
+    remeasure=FIRST_RULES,
     stand_in=(
         "a perceptron on 8 x 8 digits, and the last block of a small CLIP, instead of audio source separation networks",
         "injected disturbances instead of hard training mixtures",

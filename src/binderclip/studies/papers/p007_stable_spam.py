@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.optim import StableSPAM, quantized_linear
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.quantities import value_of
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.spike import BATCH, GUESSING, SpikeRun, digits, draw_losses, train
 
@@ -88,31 +92,6 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
-def _mean(table: Table, metric: str, method: str, rates: Iterable[float]) -> float:
-    return float(np.mean([table.mean(metric, method, f"lr {lr:g}") for lr in rates]))
-
-
-def _large_rates(table: Table) -> tuple[bool, str]:
-    ours, theirs = (_mean(table, LOSS, method, LARGEST) for method in ("Stable-SPAM", "Adam"))
-    each = "; ".join(
-        f"lr {lr:g}: {_mean(table, LOSS, 'Stable-SPAM', [lr]):.3f} against {_mean(table, LOSS, 'Adam', [lr]):.3f}"
-        for lr in LARGEST
-    )
-    return ours < theirs, f"{ours:.3f} against {theirs:.3f} ({each})"
-
-
-def _norms(table: Table) -> tuple[bool, str]:
-    ours, theirs = (_mean(table, RATIO, method, RATES) for method in ("Stable-SPAM", "Adam"))
-    return ours < 2 < theirs, f"{ours:.2f}, Adam {theirs:.2f}"
-
-
-def _spikes(table: Table) -> tuple[bool, str]:
-    ours, theirs = table.mean(SPIKED, "Stable-SPAM"), table.mean(SPIKED, "Adam")
-    held = [table.mean(HELD, method) for method in SPIKE_RUNS] if table.has(HELD, "Adam", "") else []
-    names = ", ".join(f"{method} {value:.2f}" for method, value in zip(SPIKE_RUNS, held, strict=False))
-    return ours <= 0.1 * theirs, f"{ours:.4f} against {theirs:.4f}" + (f"; validation loss: {names}" if names else "")
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Loss against rate, what reaches the moments, and the spike study's losses."""
     axes = figure.subplots(1, 3)
@@ -141,11 +120,31 @@ STUDY = Study(
     upper_bound="",
     measure=measure,
     criteria=(
-        Criterion("the mean loss over the three largest rates is below Adam's", _large_rates, essential=True),
-        Criterion("the norm ratio at the moments is below 2, Adam's above 2", _norms, essential=True),
-        Criterion("in the spike study at .01 the loss is at most a tenth of Adam's", _spikes, essential=True),
+        Criterion.paired(
+            "the mean loss over the three largest rates is below Adam's",
+            value_of(LOSS, "Stable-SPAM", *(f"lr {lr:g}" for lr in LARGEST)),
+            value_of(LOSS, "Adam", *(f"lr {lr:g}" for lr in LARGEST)),
+            lower=True,
+            essential=True,
+        ),
+        Criterion.below(
+            "the norm ratio at the moments is below 2",
+            value_of(RATIO, "Stable-SPAM", *(f"lr {lr:g}" for lr in RATES)),
+            2.0,
+            essential=True,
+        ),
+        Criterion.at_least(
+            "and Adam's is above 2", value_of(RATIO, "Adam", *(f"lr {lr:g}" for lr in RATES)), 2.0, essential=True
+        ),
+        Criterion.below(
+            "in the spike study at .01 the loss is at most a tenth of Adam's (logarithm of the ratio)",
+            value_of(SPIKED, "Stable-SPAM").log_over(value_of(SPIKED, "Adam")),
+            math.log(0.1),
+            essential=True,
+        ),
     ),
     draw=draw,
+    remeasure=FIRST_RULES,
     stand_in=(
         "a perceptron on 8 x 8 digits instead of LLaMA models of up to 1 B parameters",
         "weights fake-quantised in the forward pass, activations and gradients in full precision",

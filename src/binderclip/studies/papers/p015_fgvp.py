@@ -14,7 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from binderclip.adapt import Crop, Edit, Fill, Outline, Outside, Region, region_features
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.quantities import combined, value_of
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.visual_scenes import as_arrays, cluttered, object_regions
 
 if TYPE_CHECKING:
@@ -93,18 +96,6 @@ def _mean(table: Table, method: str, setting: str = "plain text") -> float:
     return table.mean("region accuracy", method, setting)
 
 
-def _beats_the_box(table: Table) -> tuple[bool, str]:
-    mask, box, circle = (_mean(table, m) for m in ("D4 mask blur", "B4 box blur", "C4 circle blur"))
-    return mask > box, f"blur outside the mask {mask:.3f}, the box {box:.3f}, the ellipse {circle:.3f}"
-
-
-def _beats_lines(table: Table) -> tuple[bool, str]:
-    ours = _mean(table, "D4 mask blur")
-    others = {m: _mean(table, m) for m in ("D1 mask line", "D2 mask tint", "C1 circle line")}
-    text = ", ".join(f"{m} {v:.3f}" for m, v in others.items())
-    return ours > max(others.values()), f"D4 {ours:.3f}; {text}"
-
-
 def _ensemble(table: Table) -> tuple[bool, str]:
     ours, single = _mean(table, "D1+D3+D4"), _mean(table, "D4 mask blur")
     return ours > single, f"D1+D3+D4 {ours:.3f}, D4 {single:.3f}"
@@ -166,14 +157,31 @@ STUDY = Study(
     upper_bound="",
     measure=measure,
     criteria=(
-        Criterion("blur outside the mask beats blur outside the box (D4 > B4)", _beats_the_box, essential=True),
-        Criterion("blur outside the mask beats drawing (D4 > D1, D2, C1)", _beats_lines, essential=True),
+        Criterion.paired(
+            "blur outside the mask beats blur outside the box (D4 > B4)",
+            value_of("region accuracy", "D4 mask blur", "plain text"),
+            value_of("region accuracy", "B4 box blur", "plain text"),
+            essential=True,
+        ),
+        Criterion.paired(
+            "blur outside the mask beats drawing (D4 > the best of D1, D2, C1)",
+            value_of("region accuracy", "D4 mask blur", "plain text"),
+            combined(
+                "most",
+                *(
+                    value_of("region accuracy", name, "plain text")
+                    for name in ("D1 mask line", "D2 mask tint", "C1 circle line")
+                ),
+            ),
+            essential=True,
+        ),
         Criterion("the sum D1 + D3 + D4 beats D4", _ensemble),
         Criterion("subtracting the mean over other texts helps on average", _negatives),
         Criterion("masks that are a little too large are worse", _precision),
         Criterion("blur outside the mask beats the crop", _crop),
     ),
     draw=draw,
+    remeasure=FIRST_RULES,
     stand_in=(
         "`small` instead of CLIP ViT-L/14 and RN50x16",
         "composite clip-art scenes instead of RefCOCO",

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.adapt import LinearProbe, VisualPromptTuning, ZeroShotClassifier
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.quantities import combined, value_of
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.picture_sets import PictureSet, picture_set, unit_features
 
 if TYPE_CHECKING:
@@ -111,17 +114,6 @@ def _gain(table: Table, setting: str, method: str = "frame", before: str = "zero
     return table.mean("accuracy", method, setting) - table.mean("accuracy", before, setting)
 
 
-def _adapts(table: Table) -> tuple[bool, str]:
-    gains = {name: _gain(table, name) for name in ("digits", "Fashion-MNIST")}
-    return min(gains.values()) > 0.05, ", ".join(f"{name} {gain:+.3f}" for name, gain in gains.items())
-
-
-def _beats_patches(table: Table) -> tuple[bool, str]:
-    values = {name: table.mean("accuracy", name, "digits") for name in KINDS}
-    text = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
-    return values["frame"] > max(values["fixed patch"], values["random patch"]), text
-
-
 def _near_probe(table: Table) -> tuple[bool, str]:
     gaps = {name: _gain(table, name, before="linear probe") for name in ("digits", "Fashion-MNIST")}
     return min(gaps.values()) >= -0.1, ", ".join(f"{name} {gap:+.3f}" for name, gap in gaps.items())
@@ -180,13 +172,28 @@ STUDY = Study(
     upper_bound="A linear probe on features of the same pictures.",
     measure=measure,
     criteria=(
-        Criterion("the frame gains more than 5 points over zero-shot on both sets", _adapts, essential=True),
-        Criterion("the frame is better than both patches on digits", _beats_patches, essential=True),
+        *(
+            Criterion.paired(
+                f"the frame gains more than 5 points over zero-shot on {name}",
+                value_of("accuracy", "frame", name),
+                value_of("accuracy", "zero-shot", name),
+                margin=0.05,
+                essential=True,
+            )
+            for name in ("digits", "Fashion-MNIST")
+        ),
+        Criterion.paired(
+            "the frame is better than the better patch on digits",
+            value_of("accuracy", "frame", "digits"),
+            combined("most", *(value_of("accuracy", name, "digits") for name in ("fixed patch", "random patch"))),
+            essential=True,
+        ),
         Criterion("the frame comes within 10 points of the linear probe on both sets", _near_probe),
         Criterion("the frame helps the plain network less than CLIP", _less_on_plain),
         Criterion(f"at least half of the gain stays under Gaussian noise of {NOISE}", _robust),
     ),
     draw=draw,
+    remeasure=FIRST_RULES,
     stand_in=(
         "`small` at 64 pixels instead of CLIP ViT-B/32 at 224",
         "256 pictures and 40 steps of batches of 32 instead of 1,000 epochs of batches of 256",

@@ -16,7 +16,9 @@ from binderclip.segment.metrics import (
     overlaps,
 )
 from binderclip.segment.metrics.sorted_ap import area_under_sorted
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.instance_errors import (
     LADDERS,
@@ -297,6 +299,8 @@ def _properties(table: Table, ax: Any) -> None:
     ax.grid(visible=False)
 
 
+COUNTED = "a property of the score, counted over all ladders and events"
+
 STUDY = Study(
     paper="p031",
     claim="SortedAP falls with every pixel that a mask loses and with every object that is missing or invented, in "
@@ -321,14 +325,22 @@ STUDY = Study(
     upper_bound="1: the score falls at every error; tau 1, dearest over cheapest object 1.",
     measure=measure,
     criteria=(
-        Criterion("sortedAP falls at every step of all three ladders", _falls_everywhere, True),
-        Criterion("peeled by 1 % a step, mAP and PQ stand still at 3 steps or more, or drop once by more than 3 times "
-                  "sortedAP's largest drop, in every ladder", _fixed_thresholds_stand_or_jump, True),
+        Criterion.exact(
+            "sortedAP falls at every step of all three ladders",
+            _falls_everywhere, why=COUNTED, essential=True,
+        ),
+        Criterion.exact(
+            "peeled by 1 % a step, mAP and PQ stand still at 3 steps or more, or drop once by more than 3 times "
+                  "sortedAP's largest drop, in every ladder",
+            _fixed_thresholds_stand_or_jump, why=COUNTED, essential=True,
+        ),
         Criterion("and in most ladders of 0 to 10 px", _also_in_pixels),
         Criterion("sortedAP's largest step is below a third of that of AP, mAP and PQ, relative to the whole fall",
                   _smooth),
-        Criterion("every object lost or invented lowers sortedAP, from perfect and from good masks", _objects_count,
-                  True),
+        Criterion.exact(
+            "every object lost or invented lowers sortedAP, from perfect and from good masks",
+            _objects_count, why=COUNTED, essential=True,
+        ),
         Criterion("and from poor masks", _poor_objects_count),
         Criterion("all objects of a scene cost the same in sortedAP (within 5 %), not in AJI (above 1.5)", _equal),
         Criterion("sortedAP ranks nested errors with a tau above 0.95 and above every other metric's", _ranks),
@@ -336,6 +348,7 @@ STUDY = Study(
                   _little_choice),
     ),
     draw=draw,
+    remeasure=FIRST_RULES,
     stand_in=(
         "clip-art scenes with made errors instead of cells, leaves and trained segmenters' predictions",
     ),

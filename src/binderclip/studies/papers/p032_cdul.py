@@ -12,8 +12,11 @@ from torch import Tensor
 
 from binderclip.adapt import CDUL, PseudoLabels, TileAggregator, indicator, mean_average_precision
 from binderclip.data.windows import Windows, unfold
+from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.features import tensor_features
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.quantities import value_of
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 
 if TYPE_CHECKING:
@@ -107,11 +110,6 @@ def _gain(table: Table, metric: str, one: str, other: str, setting: str = "") ->
     return float(gaps.mean()), f"{gaps.mean():+.3f} ± {error:.3f} (standard error)"
 
 
-def _aggregation_helps(table: Table) -> tuple[bool, str]:
-    gain, text = _gain(table, LABELS, "both", "whole picture", "3 x 3, threshold 0")
-    return gain > 0, text
-
-
 def _threshold_zero_is_best(table: Table) -> tuple[bool, str]:
     means = {t: table.mean(LABELS, "both", f"3 x 3, threshold {t:g}") for t in THRESHOLDS}
     return means[0.0] >= max(means.values()), ", ".join(f"{t:g}: {value:.3f}" for t, value in means.items())
@@ -195,8 +193,11 @@ STUDY = Study(
     upper_bound="The same layer trained on the true labels.",
     measure=measure,
     criteria=(
-        Criterion(
-            "labels of both beat those of the whole picture (3 x 3 tiles, threshold 0)", _aggregation_helps, True
+        Criterion.paired(
+            "labels of both beat those of the whole picture (3 x 3 tiles, threshold 0)",
+            value_of(LABELS, "both", "3 x 3, threshold 0"),
+            value_of(LABELS, "whole picture", "3 x 3, threshold 0"),
+            essential=True,
         ),
         Criterion("a network trained on them beats one trained on those of the whole picture", _network_gains),
         Criterion("threshold 0 is the best of 0, 0.1 and 0.3", _threshold_zero_is_best),
@@ -204,6 +205,7 @@ STUDY = Study(
         Criterion("refining helps the network", _refining_helps),
     ),
     draw=draw,
+    remeasure=FIRST_RULES,
     stand_in=(
         "`small` and clip-art scenes instead of CLIP ResNet-50x64 and PASCAL VOC 2012",
         "a linear layer on frozen features instead of a ResNet-101 trained whole",

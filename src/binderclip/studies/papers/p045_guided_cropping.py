@@ -14,8 +14,11 @@ from binderclip.adapt.views import encode_crops
 from binderclip.data import vocabulary
 from binderclip.data.scenes import scenes
 from binderclip.segment import text_detector
-from binderclip.studies.harness.report import lines_of
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.panels import lines
+from binderclip.studies.harness.quantities import value_of
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,17 +107,6 @@ def _gain(table: Table, ratio: float, method: str = "guided, five margins", othe
     return table.mean("accuracy", method, setting) - table.mean("accuracy", other, setting)
 
 
-def _small_objects(table: Table) -> tuple[bool, str]:
-    gains = {ratio: _gain(table, ratio) for ratio in RATIOS[:3]}
-    return min(gains.values()) > 0, ", ".join(f"area {r:g}: {g:+.3f}" for r, g in gains.items())
-
-
-def _shrinks(table: Table) -> tuple[bool, str]:
-    small = float(np.mean([_gain(table, r) for r in RATIOS[:3]]))
-    large = float(np.mean([_gain(table, r) for r in RATIOS[3:]]))
-    return small > large, f"gain {small:+.3f} up to area 0.1, {large:+.3f} above"
-
-
 def _beats_random(table: Table) -> tuple[bool, str]:
     gap = float(np.mean([_gain(table, r, other="random crops") for r in RATIOS[:3]]))
     return gap > 0, f"{gap:+.3f} over random crops up to area 0.1"
@@ -129,7 +121,7 @@ def draw(table: Table, figure: Figure) -> None:
     """Accuracy by size, the gain, and the detector."""
     axes = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
     settings = [f"area {ratio:g}" for ratio in RATIOS]
-    lines_of(axes[0], table, "accuracy", settings, list(RATIOS), list(METHODS))
+    lines(axes[0], table, "accuracy", settings, list(RATIOS), list(METHODS))
     axes[0].set(title="Accuracy", ylabel="accuracy", ylim=(0, 1))
     axes[0].legend(fontsize=8, loc="lower right")
     for number, method in enumerate(METHODS[1:], start=1):
@@ -138,7 +130,7 @@ def draw(table: Table, figure: Figure) -> None:
         )
     axes[1].axhline(0, color="black", linewidth=0.8)
     axes[1].set(title="Gain", ylabel="points over the whole image")
-    lines_of(axes[2], table, "box holds the object's centre", settings, list(RATIOS), ["detector"])
+    lines(axes[2], table, "box holds the object's centre", settings, list(RATIOS), ["detector"])
     axes[2].plot(RATIOS, RATIOS, color="grey", linestyle=":", label="a box of the object's size, anywhere")
     axes[2].set(title="Detector", ylabel="box holds the object's centre", ylim=(0, 1.3))
     axes[2].legend(fontsize=8, loc="upper left")
@@ -148,6 +140,8 @@ def draw(table: Table, figure: Figure) -> None:
         ax.minorticks_off()
         ax.set_xlabel("area of the object / image")
 
+
+SMALL, LARGE = (tuple(f"area {r:g}" for r in part) for part in (RATIOS[:3], RATIOS[3:]))
 
 STUDY = Study(
     paper="p045",
@@ -163,13 +157,24 @@ STUDY = Study(
     upper_bound="The true box; and the share of scenes whose class is among the first five.",
     measure=measure,
     criteria=(
-        Criterion("guided crops beat the whole image at areas up to 0.1", _small_objects, essential=True),
-        Criterion("the gain shrinks with size", _shrinks, essential=True),
+        Criterion.paired(
+            "guided crops beat the whole image, mean over areas up to 0.1",
+            value_of("accuracy", "guided, five margins", *SMALL),
+            value_of("accuracy", "whole image", *SMALL),
+            essential=True,
+        ),
+        Criterion.paired(
+            "the gain is larger there than above",
+            value_of("accuracy", "guided, five margins", *SMALL) - value_of("accuracy", "whole image", *SMALL),
+            value_of("accuracy", "guided, five margins", *LARGE) - value_of("accuracy", "whole image", *LARGE),
+            essential=True,
+        ),
         Criterion("guided crops beat random crops at areas up to 0.1", _beats_random),
         Criterion("the true box is the upper bound", _oracle_above),
     ),
     draw=draw,
     seeds=(0, 1, 2),
+    remeasure=FIRST_RULES,
     stand_in=(
         "`small` instead of CLIP ViT-B/32 to L/14",
         "boxes from its own patch features instead of OWL-ViT",

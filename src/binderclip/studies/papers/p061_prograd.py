@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from binderclip.adapt import ProGrad, ZeroShotClassifier
-from binderclip.studies.harness.report import bars_of
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.panels import bars
+from binderclip.studies.harness.quantities import combined, value_of
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.few_shot_sets import few_shot_set
 
@@ -76,11 +79,6 @@ def _new_classes(shots: int) -> Any:
     return test
 
 
-def _harmonic(table: Table) -> tuple[bool, str]:
-    means = {method: table.mean("harmonic mean", method, _setting(4)) for method in LEARNED}
-    return max(means, key=lambda m: means[m]) == "ProGrad", ", ".join(f"{m} {v:.3f}" for m, v in means.items())
-
-
 def _base(table: Table) -> tuple[bool, str]:
     ours, coop = (table.mean("base accuracy", method, _setting(4)) for method in ("ProGrad", "CoOp"))
     return ours >= coop - 0.02, f"ProGrad {ours:.3f}, CoOp {coop:.3f}"
@@ -91,7 +89,7 @@ def draw(table: Table, figure: Figure) -> None:
     axes = figure.subplots(1, 3, width_ratios=[3, 3, 1.6])
     methods = ["zero-shot", *LEARNED]
     for ax, shots in zip(axes, SHOTS, strict=False):
-        bars_of(ax, table, METRICS, methods, _setting(shots))
+        bars(ax, table, METRICS, methods, _setting(shots))
         ax.set(title=f"{_setting(shots)} a class", ylabel="accuracy", ylim=(0, 0.8))
         ax.set_xticks(range(3), ["base", "new", "harmonic mean"])
     axes[0].legend(ncols=4, fontsize=8, loc="upper center", columnspacing=1, handlelength=1)
@@ -114,13 +112,24 @@ STUDY = Study(
     upper_bound="",
     measure=measure,
     criteria=(
-        Criterion("at 4 shots ProGrad is better than CoOp on new classes", _new_classes(4), essential=True),
-        Criterion("at 4 shots its harmonic mean is the best of the learned ones", _harmonic, essential=True),
+        Criterion.paired(
+            "at 4 shots ProGrad is better than CoOp on new classes",
+            value_of("new accuracy", "ProGrad", _setting(4)),
+            value_of("new accuracy", "CoOp", _setting(4)),
+            essential=True,
+        ),
+        Criterion.paired(
+            "at 4 shots its harmonic mean is above that of the other learned ones",
+            value_of("harmonic mean", "ProGrad", _setting(4)),
+            combined("most", *(value_of("harmonic mean", name, _setting(4)) for name in LEARNED if name != "ProGrad")),
+            essential=True,
+        ),
         Criterion("at 4 shots its base accuracy is at most 0.02 below CoOp's", _base),
         Criterion("at 1 shot ProGrad is better than CoOp on new classes", _new_classes(1)),
     ),
     draw=draw,
     seeds=(0, 1, 2, 3, 4),
+    remeasure=FIRST_RULES,
     stand_in=(
         "`small` instead of CLIP ViT-B/16 and ResNet-50",
         "subgroups of OpenMoji instead of eleven photograph sets",

@@ -14,8 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.adapt import RankingAdapter, patch_tokens
+from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.features import tensor_features
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.quantities import combined, value_of
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 
 if TYPE_CHECKING:
@@ -155,17 +158,6 @@ def _gain(table: Table, one: str, other: str) -> tuple[float, float]:
     return float(gaps.mean()), float(gaps.std(ddof=1) / len(gaps) ** 0.5) if len(gaps) > 1 else 0.0
 
 
-def _above_zero_shot(table: Table) -> tuple[bool, str]:
-    values = {name: table.mean(SPEARMAN, name) for name in METHODS}
-    text = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
-    return min(values["relational"], values["regression only"]) > values["zero-shot"], text
-
-
-def _clearly(table: Table) -> tuple[bool, str]:
-    gain, error = _gain(table, "relational", "regression only")
-    return gain > error, f"{gain:+.3f} ± {error:.3f} (standard error)"
-
-
 def _relation_over_single(table: Table) -> tuple[bool, str]:
     gain, error = _gain(table, "relational", "single head")
     return gain > 0, f"{gain:+.3f} ± {error:.3f}"
@@ -243,12 +235,23 @@ STUDY = Study(
     upper_bound="",
     measure=measure,
     criteria=(
-        Criterion("relational beats regression only in Spearman's correlation by a standard error", _clearly, True),
-        Criterion("both beat zero-shot", _above_zero_shot, essential=True),
+        Criterion.paired(
+            "relational beats regression only in Spearman's correlation",
+            value_of(SPEARMAN, "relational"),
+            value_of(SPEARMAN, "regression only"),
+            essential=True,
+        ),
+        Criterion.paired(
+            "both beat zero-shot",
+            combined("least", value_of(SPEARMAN, "relational"), value_of(SPEARMAN, "regression only")),
+            value_of(SPEARMAN, "zero-shot"),
+            essential=True,
+        ),
         Criterion("relational beats ranking by the differences of the scores", _relation_over_single),
         Criterion("the order under each query follows its own quantity more than the other", _follows_the_query),
     ),
     draw=draw,
+    remeasure=FIRST_RULES,
     stand_in=(
         "`small` at 128 px and composite scenes instead of CLIP ConvNeXt-L at 320 px and photographs",
         f"an adapter of width 64 and {STEPS} steps",

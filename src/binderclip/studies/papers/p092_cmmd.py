@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -11,10 +13,13 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from binderclip.quality import CMMD, frechet_distance, mmd_permutation_test
+from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.features import dataset_features, tensor_features
-from binderclip.studies.harness.report import lines_of
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
-from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.harness.panels import lines
+from binderclip.studies.harness.power import Pilot
+from binderclip.studies.harness.quantities import Quantity, combined, quantity, value_of
+from binderclip.studies.harness.study import Study
+from binderclip.studies.harness.table import Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +30,7 @@ DRAWS = 20
 # FID needs a decomposition for every draw, and its differences are far larger than its spread.
 FID_DRAWS = 4
 PICTURES = 420
+SHIFTED, P_VALUE = "distance, fixed shift", "p-value, equal moments"
 
 
 @lru_cache(maxsize=1)
@@ -82,7 +88,7 @@ def _sample_size(seed: int) -> list[Row]:
             values.setdefault(("CMMD", size), []).append(_cmmd(x, y))
             if draw_number < FID_DRAWS:
                 values.setdefault(("FID", size), []).append(_fid_of_few(x, y))
-    rows = [Row("distance, fixed shift", name, float(np.mean(v)), f"n = {size}") for (name, size), v in values.items()]
+    rows = [Row(SHIFTED, name, float(np.mean(v)), f"n = {size}") for (name, size), v in values.items()]
     spread = np.std(values["CMMD, unbiased", SIZES[0]], ddof=1)
     return [*rows, Row("standard deviation of one estimate", "CMMD, unbiased", float(spread), f"n = {SIZES[0]}")]
 
@@ -112,46 +118,64 @@ def _equal_moments(seed: int) -> list[Row]:
         null.append(float(frechet_distance(pooled[order[:n]], pooled[order[n:]])))
     larger = sum(value >= observed for value in null)
     return [
-        Row("p-value, equal moments", "MMD", test.p_value),
-        Row("p-value, equal moments", "FID", (1 + larger) / 200),
+        Row(P_VALUE, "MMD", test.p_value),
+        Row(P_VALUE, "FID", (1 + larger) / 200),
     ]
 
 
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
-    _features()
-    with one_thread():
-        return [*_distortion(seed), *_sample_size(seed), *_equal_moments(seed)]
+    return [*_distortion(seed), *_sample_size(seed), *_equal_moments(seed)]
 
 
-def _cmmd_monotone(table: Table) -> tuple[bool, str]:
-    values = table.values("rank correlation with level", "CMMD")
-    return bool((values > 1 - 1e-9).all()), "CMMD " + ", ".join(f"{v:.2f}" for v in values)
+def null(seed: int) -> list[Row]:
+    """Random numbers in the place of every distance and p-value."""
+    draw_ = np.random.default_rng(seed).uniform
+    rows = [Row("distance", name, draw_(0.1, 1), f"level {level}") for name in ("CMMD", "FID") for level in LEVELS]
+    for name in ("CMMD, unbiased", "FID"):
+        rows += [Row(SHIFTED, name, draw_(0.1, 1), f"n = {n}") for n in SIZES]
+    return rows + [Row(P_VALUE, name, draw_(0, 1)) for name in ("MMD", "FID")]
 
 
-def _fid_not_monotone(table: Table) -> tuple[bool, str]:
-    values = table.values("rank correlation with level", "FID")
-    return bool((values < 1 - 1e-9).any()), "FID " + ", ".join(f"{v:.2f}" for v in values)
+def _growth(name: str) -> Quantity:
+    """Logarithm of the distance at the smallest sample over that at the largest."""
+    return value_of(SHIFTED, name, f"n = {SIZES[0]}").log_over(value_of(SHIFTED, name, f"n = {SIZES[-1]}"))
 
 
-def _sample_size_matters_to_fid_alone(table: Table) -> tuple[bool, str]:
-    metric = "distance, fixed shift"
-    small, large = (table.values(metric, "CMMD, unbiased", f"n = {n}") for n in (SIZES[0], SIZES[-1]))
-    error = table.mean("standard deviation of one estimate", "CMMD, unbiased", f"n = {SIZES[0]}") / DRAWS**0.5
-    gap = abs(float((small - large).mean()))
-    ratio = table.mean(metric, "FID", f"n = {SIZES[0]}") / table.mean(metric, "FID", f"n = {SIZES[-1]}")
-    text = (
-        f"unbiased CMMD {small.mean():.3f} against {large.mean():.3f} (standard error {error:.3f}), "
-        f"FID {ratio:.1f} times as large"
+def _criteria() -> Iterator[Criterion]:
+    steady, levels = math.log(1.25), [f"level {level}" for level in LEVELS]
+    cmmd, fid = ([value_of("distance", name, level) for level in levels] for name in ("CMMD", "FID"))
+    yield Criterion.rank(
+        "CMMD ranks the levels (rank correlation above .9)", cmmd, 0.9, expected=0.1, pilot=_pilot(0.0), essential=True
     )
-    return gap <= 2 * error and ratio >= 2, text
+    growth = _growth("CMMD, unbiased")
+    yield Criterion.below(
+        f"unbiased CMMD at n = {SIZES[0]} is that at n = {SIZES[-1]} to within a factor of 1.25 (|logarithm|)",
+        combined("most", growth, quantity(0.0) - growth),
+        steady,
+        expected=0.2,
+        pilot=_pilot(0.0225),
+        essential=True,
+    )
+    yield Criterion.paired(
+        "FID grows more than twice as much with fewer samples (logarithm of the ratio)",
+        _growth("FID"), growth, margin=math.log(2), expected=math.log(3), pilot=_pilot(0.019),
+        essential=True,
+    )  # fmt: skip
+    yield Criterion.below(
+        "MMD tells the samples of equal moments apart (p below .01)",
+        value_of(P_VALUE, "MMD"), 0.01, expected=0.004, pilot=_pilot(0.0), essential=True,
+    )  # fmt: skip
+    yield Criterion.paired(
+        "and FID does not: its p-value is above that by more than .05",
+        value_of(P_VALUE, "FID"), value_of(P_VALUE, "MMD"), margin=0.05, expected=0.4, pilot=_pilot(0.227),
+        essential=True,
+    )  # fmt: skip
+    yield Criterion.below("FID fails to rank the levels (rank correlation below 1)", combined("rank", *fid), 1.0)
 
 
-def _moments_are_not_enough(table: Table) -> tuple[bool, str]:
-    mmd = table.values("p-value, equal moments", "MMD")
-    fid = table.values("p-value, equal moments", "FID")
-    text = f"MMD p at most {mmd.max():.3f}, FID median p {np.median(fid):.2f}"
-    return bool(mmd.max() <= 0.01 and np.median(fid) >= 0.05), text
+def _pilot(spread: float) -> Pilot:
+    return Pilot(spread, (0, 1, 2))
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -167,20 +191,18 @@ def draw(table: Table, figure: Figure) -> None:
         )
     left.set(title="Scrambled drawings", xlabel="level", ylabel="distance / distance at level 5")
     left.legend()
-    base = {name: table.mean("distance, fixed shift", name, "n = 400") for name in ("CMMD", "FID", "CMMD, unbiased")}
+    base = {name: table.mean(SHIFTED, name, "n = 400") for name in ("CMMD", "FID", "CMMD, unbiased")}
     scaled = Table(
-        Row(r.metric, r.method, r.value / base[r.method], r.setting, r.seed)
-        for r in table.rows
-        if r.metric == "distance, fixed shift"
+        Row(r.metric, r.method, r.value / base[r.method], r.setting, r.seed) for r in table.rows if r.metric == SHIFTED
     )
     sizes = [f"n = {n}" for n in SIZES]
-    lines_of(middle, scaled, "distance, fixed shift", sizes, list(map(float, SIZES)), list(base))
+    lines(middle, scaled, SHIFTED, sizes, list(map(float, SIZES)), list(base))
     middle.set(title="The same shift, fewer samples", xlabel="samples", ylabel="distance / distance at n = 400")
     middle.set_xscale("log", base=2)
     middle.set_xticks(SIZES, [str(n) for n in SIZES])
     middle.legend()
     for number, name in enumerate(("MMD", "FID")):
-        values = table.values("p-value, equal moments", name)
+        values = table.values(P_VALUE, name)
         right.scatter(np.full(len(values), number), values, color=f"C{number}", zorder=3)
     right.axhline(0.05, color="grey", linewidth=1, linestyle="--")
     right.set(title="Equal mean and covariance", ylabel="p-value", xlim=(-0.6, 1.6), yscale="log")
@@ -199,21 +221,12 @@ STUDY = Study(
     lower_bound="Level 0 (undistorted) and p-values of equal samples.",
     upper_bound="",
     measure=measure,
-    criteria=(
-        Criterion("CMMD ranks the levels perfectly for every seed", _cmmd_monotone, essential=True),
-        Criterion(
-            "unbiased CMMD at n = 50 is within two standard errors of n = 400, and FID at least twice as large",
-            _sample_size_matters_to_fid_alone,
-            essential=True,
-        ),
-        Criterion(
-            "MMD tells the samples of equal moments apart (p <= 0.01), FID does not (median p >= 0.05)",
-            _moments_are_not_enough,
-            essential=True,
-        ),
-        Criterion("FID fails to rank the levels for at least one seed", _fid_not_monotone),
-    ),
+    criteria=tuple(_criteria()),
     draw=draw,
+    seeds=tuple(range(10, 18)),
+    null=null,
+    one_thread=True,
+    registered="39af553f9807",
     stand_in=(
         "embeddings of `small` instead of CLIP ViT-L/14 at 336 px",
         "scrambled clip art instead of generated photographs",

@@ -24,7 +24,9 @@ from binderclip.segment import (
     train_dinoiser,
 )
 from binderclip.segment.context import Frame, head, open_windows, records, resample
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.segment_figures import draw_grounds
 from binderclip.studies.protocols.segment_table import (
@@ -35,6 +37,7 @@ from binderclip.studies.protocols.segment_table import (
     beats,
     bundled,
     gain,
+    gains,
     measured,
     scene_set,
     table_rows,
@@ -180,14 +183,8 @@ STUDY = Study(
     upper_bound=UPPER_BOUND,
     measure=measure,
     criteria=(
-        Criterion(
-            "pooling by the teacher beats MaskCLIP, the interval over all sets above 0",
-            beats(TEACHER, MASKCLIP), essential=True,
-        ),
-        Criterion(
-            "pooling by the trained head beats MaskCLIP, the interval above 0",
-            beats(STUDENT, MASKCLIP), essential=True,
-        ),
+        gains("pooling by the teacher beats MaskCLIP", TEACHER, MASKCLIP, scenes=N, essential=True),
+        gains("pooling by the trained head beats MaskCLIP", STUDENT, MASKCLIP, scenes=N, essential=True),
         Criterion("the head keeps 80 % of the gain of the teacher on the tower's grid", _keeps_the_gain),
         Criterion(
             "with the ground a class, the head's saliency beats the word alone, the interval above 0",
@@ -196,6 +193,7 @@ STUDY = Study(
         Criterion("the head's cosines find pairs in one object better than CLIP's, on every seed", _finds_objects),
     ),
     draw=draw,
+    remeasure=FIRST_RULES,
     stand_in=(
         "`small` instead of CLIP ViT-B/16, and `small-dino` instead of DINO ViT-B/16",
         "the first step of FOUND (seed expansion) as the teacher of saliency, instead of FOUND's trained decoder",

@@ -11,8 +11,11 @@ from PIL import Image
 
 from binderclip.adapt import LinearProbe, PolarClassifier, PromptLearning
 from binderclip.evaluate import Binary, binary_scores, transfer_matrix
+from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.features import tensor_features
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.quantities import value_of
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 
 if TYPE_CHECKING:
@@ -151,22 +154,6 @@ def _head(table: Table, method: str, setting: str) -> float:
     return table.mean("by head, RGB", method, setting)
 
 
-def _fit_repairs(table: Table) -> tuple[bool, str]:
-    values = {m: _head(table, m, "true-negative rate") for m in (ZERO_SHOT, "learned prompt", "linear probe")}
-    text = ", ".join(f"{method} {value:.3f}" for method, value in values.items())
-    return values["linear probe"] > values[ZERO_SHOT], f"true-negative rate: {text}"
-
-
-def _transfers(table: Table) -> tuple[bool, str]:
-    pair = next(iter(PAIRS))
-    gaps = {
-        sensor: table.mean("probe's accuracy", "fitted on RGB", sensor)
-        - table.mean("accuracy, text pair", pair, sensor)
-        for sensor in SENSORS[1:]
-    }
-    return min(gaps.values()) > 0, "; ".join(f"{sensor}: {gap:+.3f}" for sensor, gap in gaps.items())
-
-
 def _biased(table: Table) -> tuple[bool, str]:
     rates = [_head(table, ZERO_SHOT, f"true-{sign} rate") for sign in ("positive", "negative")]
     accuracy = _head(table, ZERO_SHOT, "accuracy")
@@ -222,13 +209,27 @@ STUDY = Study(
     upper_bound="Probe on two band triples.",
     measure=measure,
     criteria=(
-        Criterion("the probe's true-negative rate is above the text pair's", _fit_repairs, essential=True),
-        Criterion("a probe fitted on RGB is above the text pair on both other sensors", _transfers, essential=True),
+        Criterion.paired(
+            "the probe's true-negative rate is above the text pair's",
+            value_of("by head, RGB", "linear probe", "true-negative rate"),
+            value_of("by head, RGB", ZERO_SHOT, "true-negative rate"),
+            essential=True,
+        ),
+        *(
+            Criterion.paired(
+                f"a probe fitted on RGB is above the text pair on {sensor}",
+                value_of("probe's accuracy", "fitted on RGB", sensor),
+                value_of("accuracy, text pair", next(iter(PAIRS)), sensor),
+                essential=True,
+            )
+            for sensor in SENSORS[1:]
+        ),
         Criterion("the text pair says cloudy too often, or is near chance", _biased),
         Criterion("the learned prompt raises the true-negative rate, too", _prompt_repairs),
     ),
     draw=draw,
     seeds=(0, 1, 2),
+    remeasure=FIRST_RULES,
     stand_in=(
         "synthetic clouds on photographs instead of Sentinel-2 and Landsat-8 images",
         "`small` instead of CLIP ViT-B/32",

@@ -19,7 +19,10 @@ from binderclip.segment import (
     vanilla,
 )
 from binderclip.segment.last_block import AttentionMap
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.criteria import Criterion, Precondition
+from binderclip.studies.harness.quantities import value_of
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.scene_attention import EVEN, MASS, mass_rows
 from binderclip.studies.protocols.segment_figures import draw_table
 from binderclip.studies.protocols.segment_table import (
@@ -29,7 +32,7 @@ from binderclip.studies.protocols.segment_table import (
     SETS,
     UPPER_BOUND,
     beats,
-    mean_miou,
+    gains,
     table_rows,
 )
 
@@ -94,10 +97,6 @@ def _stays_on_the_class(table: Table) -> tuple[bool, str]:
     return values[FUSED] > max(values[OWN], values[EVEN]), text
 
 
-def _beats_presets(table: Table) -> tuple[bool, str]:
-    return beats(SHARP, max(OTHERS, key=lambda name: mean_miou(table, name)), show=True)(table)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """The table, with scenes."""
     chosen = asked()
@@ -124,10 +123,10 @@ STUDY = Study(
     upper_bound=UPPER_BOUND,
     measure=measure,
     criteria=(
-        Criterion("fused attention beats the last block's own (interval above 0)", beats(FUSED, OWN, show=True), True),
-        Criterion("every layer's segmentation adds to it", beats(LAYERS, FUSED, show=True), True),
-        Criterion("sharpening adds to both", beats(SHARP, LAYERS, show=True), True),
-        Criterion("the whole preset beats the best of value, maskclip, sclip and clearclip", _beats_presets, True),
+        gains("fused attention beats the last block's own", FUSED, OWN, scenes=N, essential=True),
+        gains("every layer's segmentation adds to it", LAYERS, FUSED, scenes=N, essential=True),
+        gains("sharpening adds to both", SHARP, LAYERS, scenes=N, essential=True),
+        *(gains(f"the whole preset beats {other}", SHARP, other, scenes=N, essential=True) for other in OTHERS),
         Criterion(
             "fused attention is more on the own class than the block's own and than even attention", _stays_on_the_class
         ),
@@ -135,6 +134,14 @@ STUDY = Study(
         Criterion("sharpening adds to the value path", beats(VALUE_SHARP, "value", show=True)),
     ),
     draw=draw,
+    preconditions=(
+        Precondition(
+            "the last block's attention lies on the own class at least a tenth more than even attention (ratio)",
+            value_of(MASS, OWN, *SETS) / value_of(MASS, EVEN, *SETS),
+            1.1,
+        ),
+    ),
+    remeasure=FIRST_RULES,
     stand_in=(
         "`small`, four blocks on convolutional features, the last attending uniformly, instead of ViT-B/16 and L/14",
         "cosines of the tower's own tokens instead of the self-attention of Stable Diffusion 2.1",

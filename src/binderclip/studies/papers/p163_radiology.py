@@ -12,7 +12,10 @@ from torch import Tensor
 
 from binderclip.adapt import Crop, Edit, Outline, Region
 from binderclip.evaluate import visual_prompt_study
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.quantities import value_of
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.planted import embedded, plant
 from binderclip.studies.protocols.visual_scenes import as_arrays, cluttered
 
@@ -146,18 +149,8 @@ def _gain(table: Table, setting: str) -> tuple[bool, str]:
     return bool((circle - none).mean() > 0.05), text
 
 
-def _circle_tells_which(table: Table) -> tuple[bool, str]:
-    return _gain(table, "two findings")
-
-
 def _circle_finds_one(table: Table) -> tuple[bool, str]:
     return _gain(table, "one finding")
-
-
-def _wrong_place(table: Table) -> tuple[bool, str]:
-    pairs = [(_auroc(table, WRONG, s), _auroc(table, "none", s)) for s in SETTINGS]
-    text = "; ".join(f"{s}: wrong {w:.3f}, none {n:.3f}" for s, (w, n) in zip(SETTINGS, pairs, strict=True))
-    return all(wrong <= none + 0.01 for wrong, none in pairs), text
 
 
 def _crop_alone(table: Table) -> tuple[bool, str]:
@@ -229,14 +222,30 @@ STUDY = Study(
     upper_bound="",
     measure=measure,
     criteria=(
-        Criterion("two findings, taught: AUROC with a circle is more than 0.05 above none", _circle_tells_which, True),
-        Criterion("taught: a circle at a wrong place is no better than none (0.01)", _wrong_place, essential=True),
+        Criterion.paired(
+            "two findings, taught: AUROC with a circle is more than 0.05 above none",
+            value_of("AUROC", "circle", "two findings, markers taught"),
+            value_of("AUROC", "none", "two findings, markers taught"),
+            margin=0.05,
+            essential=True,
+        ),
+        *(
+            Criterion.paired(
+                f"{setting}, taught: a circle at a wrong place is at most 0.01 better than none",
+                value_of("AUROC", "none", f"{setting}, markers taught"),
+                value_of("AUROC", WRONG, f"{setting}, markers taught"),
+                margin=-0.01,
+                essential=True,
+            )
+            for setting in SETTINGS
+        ),
         Criterion("one finding, taught: AUROC with a circle is more than 0.05 above none", _circle_finds_one),
         Criterion("not taught: only the crop gains more than 0.05", _crop_alone),
         Criterion("two findings, taught: the circle raises the attention in its square by 0.01", _attention),
         Criterion("taught: saying 'indicated by a red circle' does not hurt", _suffix),
     ),
     draw=draw,
+    remeasure=FIRST_RULES,
     stand_in=(
         "synthetic lesions (small clip art in grey clutter) instead of radiographs",
         "`small`, taught what a circle means in 150 steps, instead of BiomedCLIP",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from binderclip.segment import (
     BranchSum,
     Felzenszwalb,
@@ -19,8 +17,11 @@ from binderclip.segment import (
     parts_of,
 )
 from binderclip.segment.last_block import AttentionMap, LastBlock
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
-from binderclip.studies.protocols.scene_attention import EVEN, MASS, mass_rows, remember, true_regions
+from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.quantities import value_of
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.scene_attention import MASS, mass_rows, remember, true_regions
 from binderclip.studies.protocols.segment_figures import draw_table
 from binderclip.studies.protocols.segment_table import (
     LOWER_BOUND,
@@ -30,6 +31,7 @@ from binderclip.studies.protocols.segment_table import (
     UPPER_BOUND,
     beats,
     gain,
+    gains,
     mean_miou,
     said,
     table_rows,
@@ -91,16 +93,6 @@ def measure(seed: int) -> list[Row]:
     return [*table_rows(asked(), seed, against=PAIRS, n=N), *mass_rows(maps, seed, n=N)]
 
 
-def _mass(table: Table, name: str) -> float:
-    return float(np.mean([table.mean(MASS, name, each) for each in SETS]))
-
-
-def _mass_is_ordered(table: Table) -> tuple[bool, str]:
-    free, found, true = (_mass(table, name) for name in (FREE, FOUND, TRUE))
-    text = f"{true:.2f} (true), {found:.2f} (Felzenszwalb), {free:.2f} (no scope), {_mass(table, EVEN):.2f} (all alike)"
-    return true > found > free, text
-
-
 def _beats_presets(table: Table) -> tuple[bool, str]:
     best = max(OTHERS, key=lambda name: mean_miou(table, name))
     values = gain(table, CORRCLIP, best)
@@ -135,15 +127,27 @@ STUDY = Study(
     upper_bound=f"{UPPER_BOUND} And the true masks as scope.",
     measure=measure,
     criteria=(
-        Criterion("attention on the own class: true scope above Felzenszwalb's above none", _mass_is_ordered, True),
-        Criterion("Felzenszwalb's scope raises mIoU over none (interval above 0)", beats(FOUND, FREE), True),
-        Criterion("the true scope raises it further", beats(TRUE, FOUND), True),
+        Criterion.paired(
+            "attention on the own class: Felzenszwalb's scope above none",
+            value_of(MASS, FOUND, *SETS),
+            value_of(MASS, FREE, *SETS),
+            essential=True,
+        ),
+        Criterion.paired(
+            "attention on the own class: the true scope above Felzenszwalb's",
+            value_of(MASS, TRUE, *SETS),
+            value_of(MASS, FOUND, *SETS),
+            essential=True,
+        ),
+        gains("Felzenszwalb's scope raises mIoU over none", FOUND, FREE, scenes=N, essential=True),
+        gains("the true scope raises it further", TRUE, FOUND, scenes=N, essential=True),
         Criterion("the spatial branch adds to Felzenszwalb's scope", beats(SPATIAL, FOUND)),
         Criterion("the semantic branch adds to it", beats(SEMANTIC, FOUND)),
         Criterion("votes in regions add to both branches", beats(CORRCLIP, BOTH)),
         Criterion("the whole preset beats the best of value, maskclip, sclip and clearclip", _beats_presets),
     ),
     draw=draw,
+    remeasure=FIRST_RULES,
     stand_in=(
         "`small`, four blocks on convolutional features, instead of MetaCLIP ViT-B/16",
         "Felzenszwalb's regions instead of SAM 2's, the tower's own tokens instead of DINO's queries and keys",

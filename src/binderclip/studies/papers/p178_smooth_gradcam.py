@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from binderclip.explain import GradCAM, GradCAMPlusPlus, SmoothGradCAMPlusPlus, attribute_all, energy_inside
-from binderclip.studies.harness.study import Criterion, Row, Study, Table
+from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.quantities import value_of
+from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.papers.p008_smoothgrad import roughness
 from binderclip.studies.protocols.scene_classifier import MEAN, STD, scene_classifier
 
@@ -160,6 +163,8 @@ def _bars(ax: Any, table: Table, metric: str) -> None:
         ax.legend(fontsize=7, loc="lower right")
 
 
+SMOOTH = _smooth(COPIES[-1])
+
 STUDY = Study(
     paper="p178",
     claim="Grad-CAM++ shows more of several instances of a class than Grad-CAM, and averaging its powers of the "
@@ -176,12 +181,37 @@ STUDY = Study(
     upper_bound="",
     measure=measure,
     criteria=(
-        Criterion("classifier: recall of instances Smooth >= CAM++ >= CAM - 0.01", _recall(NETWORK), True),
-        Criterion("classifier: Smooth Grad-CAM++ has at least Grad-CAM's share inside", _inside(NETWORK), True),
+        Criterion.paired(
+            "classifier: recall of instances, Smooth at most .01 below CAM++",
+            value_of("instance recall", SMOOTH, NETWORK),
+            value_of("instance recall", PLUS, NETWORK),
+            margin=-0.01,
+            essential=True,
+        ),
+        Criterion.paired(
+            "classifier: recall of instances, CAM++ at most .01 below CAM",
+            value_of("instance recall", PLUS, NETWORK),
+            value_of("instance recall", CAM, NETWORK),
+            margin=-0.01,
+            essential=True,
+        ),
+        Criterion.paired(
+            "classifier: recall of instances above that of a random map",
+            value_of("instance recall", SMOOTH, NETWORK),
+            value_of("instance recall", "random 8 x 8 map", NETWORK),
+            essential=True,
+        ),
+        Criterion.paired(
+            "classifier: Smooth Grad-CAM++ has more of its map inside than Grad-CAM",
+            value_of("share inside", SMOOTH, NETWORK),
+            value_of("share inside", CAM, NETWORK),
+            essential=True,
+        ),
         Criterion("`small`: recall of instances Smooth >= CAM++ >= CAM - 0.01", _recall(CLIP)),
         Criterion("`small`: Smooth Grad-CAM++ has at least Grad-CAM's share inside", _inside(CLIP)),
     ),
     draw=draw,
+    remeasure=FIRST_RULES,
     stand_in=(
         "six convolutions trained on clip-art scenes for a minute instead of VGG-16 on ImageNet",
         "clip-art scenes with exact masks instead of photographs judged by eye",

@@ -23,7 +23,7 @@ from binderclip.adapt import (
     affine_map,
     draw_shots,
 )
-from binderclip.studies.harness.study import Row, Table
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.few_shot_sets import FewShotSet, few_shot_set
 

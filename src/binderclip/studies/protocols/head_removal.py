@@ -8,7 +8,7 @@ import numpy as np
 
 from binderclip.evaluate.groups import worst_group_accuracy
 from binderclip.explain import decompose_image_embedding, description_pool, mean_ablate, name_heads
-from binderclip.studies.harness.study import Row
+from binderclip.studies.harness.table import Row
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.biased_scenes import PAIRS, biased_scenes
 

@@ -14,7 +14,7 @@ from binderclip.segment import Frame, PatchWeights, Whole
 from binderclip.segment.context import Context, open_windows, records
 from binderclip.segment.last_block import AttentionMap
 from binderclip.segment.resolution import resized
-from binderclip.studies.harness.study import Row
+from binderclip.studies.harness.table import Row
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.segment_table import SETS, bundled, scene_set
 

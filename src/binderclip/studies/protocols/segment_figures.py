@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from binderclip.segment import Parts, Segmentation, parts_of, segment_all
-from binderclip.studies.harness.study import Table
+from binderclip.studies.harness.table import Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.segment_table import (
     CHANCE,

@@ -27,7 +27,9 @@ from binderclip.segment import (
     measure_segmenters,
     parts_of,
 )
-from binderclip.studies.harness.study import Row, Table, Test
+from binderclip.studies.harness.criteria import Criterion, Test
+from binderclip.studies.harness.power import Estimate
+from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 
 SETS = ("scenes", "scenes-hard", "scenes-cluttered", "scenes-photographs")
@@ -263,6 +265,27 @@ def beats(one: str, other: str, *, every_seed: bool = False, show: bool = False)
         return met, text
 
     return test
+
+
+def gains(
+    text: str, one: str, other: str, *, margin: float = 0.0, scenes: int = SCENES, essential: bool = False
+) -> Criterion:
+    """A criterion: `one` is above `other` in mIoU of single scenes, by the paired bootstrap over scenes.
+
+    Args:
+        text: in words.
+        one, other: compared, named together in `against` of `table_rows`.
+        margin: of mIoU, negative for `loses at most so much`.
+        scenes: of a set and seed.
+        essential: whether the claim stands on it.
+    """
+
+    def estimate(table: Table) -> Estimate:
+        mean, low, high = gain(table, one, other)
+        seeds = len(table.values("gain", f"{one} - {other}", SETS[0]))
+        return Estimate(mean, low, high, scenes * len(SETS) * seeds, "paired bootstrap over scenes")
+
+    return Criterion.estimated(text, estimate, margin=margin, essential=essential)
 
 
 def not_below(one: str, other: str) -> Test:

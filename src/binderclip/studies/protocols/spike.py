@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.optim import AGC, AdaGC, AutoClip, Clip, CoordinateClip, NormClip, ZClip
-from binderclip.studies.harness.study import Row
+from binderclip.studies.harness.table import Row
 from binderclip.studies.harness.threads import one_thread
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +20,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.optim import AGC, AdaGC, Clip
-from binderclip.studies.harness.study import Row, Table
+from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.quantities import value_of
+from binderclip.studies.harness.table import Row
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols import spike
 from binderclip.studies.protocols.spike import SpikeRun
@@ -30,14 +32,13 @@ __all__ = [
     "DISTURBED",
     "GUESSING",
     "PROTOCOL",
-    "RECOVERS",
     "SETTING",
     "SPOILT",
     "UNDISTURBED",
     "Pairs",
     "Tail",
     "pairs",
-    "recovers",
+    "recovery",
     "run",
     "spike_rows",
     "spoilt_place",
@@ -74,10 +75,6 @@ PROTOCOL = (
 
 GUESSING = f"Guessing within a batch of the small CLIP: a loss of {math.log(BATCH):.2f}."
 """The lower bound of what is measured here."""
-RECOVERS = (
-    "the loss after the disturbances is within 5 % of the undisturbed run's, and without clipping at least 20 % above"
-)
-"""What `recovers` tests."""
 
 
 class Pairs(NamedTuple):
@@ -224,9 +221,20 @@ def spike_rows(clippers: Iterable[str], seed: int) -> list[Row]:
     return table
 
 
-def recovers(table: Table, names: Iterable[str]) -> tuple[bool, str]:
-    """Whether `RECOVERS` is true of these clippers, in the mean over seeds, and what was measured in words."""
-    best, none = (table.mean("loss after a disturbance", name, SETTING) for name in (UNDISTURBED, "none"))
-    ours = {name: table.mean("loss after a disturbance", name, SETTING) for name in names}
-    text = ", ".join(f"{name} {value:.3f}" for name, value in ours.items())
-    return max(ours.values()) <= 1.05 * best and none >= 1.2 * best, f"{text}; undisturbed {best:.3f}, none {none:.3f}"
+def recovery(names: Iterable[str]) -> Iterator[Criterion]:
+    """Essential criteria: these clippers recover, and without clipping the disturbances do harm."""
+    metric, whole = "loss after a disturbance", value_of("loss after a disturbance", UNDISTURBED, SETTING)
+    for name in names:
+        yield Criterion.below(
+            f"small CLIP, {name}: the loss after the disturbances is at most 5 % above the undisturbed run's "
+            "(logarithm of the ratio)",
+            value_of(metric, name, SETTING).log_over(whole),
+            math.log(1.05),
+            essential=True,
+        )
+    yield Criterion.at_least(
+        "small CLIP: without clipping it is at least 20 % above (logarithm of the ratio)",
+        value_of(metric, "none", SETTING).log_over(whole),
+        math.log(1.2),
+        essential=True,
+    )

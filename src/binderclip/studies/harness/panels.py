@@ -1,0 +1,66 @@
+"""Panels of a study's figure, each on one matplotlib axis: lines, dots, bars and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from binderclip.studies.harness.power import t_interval
+from binderclip.studies.harness.table import Table
+
+
+def lines(
+    ax: Any, table: Table, metric: str, settings: Sequence[str], x: Sequence[float], methods: Sequence[str]
+) -> None:
+    """One line a method with a band of one standard deviation over seeds."""
+    for number, method in enumerate(methods):
+        values = np.stack([table.values(metric, method, setting) for setting in settings])
+        mean, deviation = values.mean(axis=1), values.std(axis=1)
+        ax.plot(x, mean, marker="o", markersize=4, label=method, color=f"C{number}")
+        ax.fill_between(x, mean - deviation, mean + deviation, alpha=0.15, color=f"C{number}", linewidth=0)
+
+
+def bars(ax: Any, table: Table, metrics: Sequence[str], methods: Sequence[str], setting: str = "") -> None:
+    """A group of bars a metric, one bar a method with the standard deviation over seeds."""
+    width = 0.8 / len(methods)
+    for number, method in enumerate(methods):
+        values = [table.values(metric, method, setting) for metric in metrics]
+        place = np.arange(len(metrics)) + width * (number - (len(methods) - 1) / 2)
+        errors = [v.std() for v in values]
+        means = [v.mean() for v in values]
+        ax.bar(place, means, 0.92 * width, yerr=errors, label=method, color=f"C{number}", error_kw={"lw": 1})
+    ax.set_xticks(range(len(metrics)), metrics)
+
+
+def dots(ax: Any, table: Table, metric: str, methods: Sequence[str], setting: str = "") -> None:
+    """One dot a seed for each method, and the mean with its 95 % interval beside them."""
+    for number, method in enumerate(methods):
+        values = table.values(metric, method, setting)
+        ax.plot(np.full(len(values), number), values, "o", markersize=4, alpha=0.5, color=f"C{number}")
+        found = t_interval(values)
+        half = found.high - found.effect if len(values) > 1 else 0.0
+        ax.errorbar(
+            [number + 0.2], [found.effect], yerr=[half], marker="s", markersize=5, color=f"C{number}", capsize=3
+        )
+    ax.set_xticks(range(len(methods)), methods)
+    ax.set_xlim(-0.5, len(methods) - 0.3)
+
+
+def pictures(axes: Sequence[Any], images: Sequence[Tensor | np.ndarray], titles: Sequence[str] = ()) -> None:
+    """One picture an axis, without ticks.
+
+    Args:
+        axes: as many as pictures.
+        images: (3, H, W) or (1, H, W) tensors in [0, 1], or (H, W) and (H, W, 3) arrays.
+        titles: over the pictures; empty for none.
+    """
+    for number, (ax, image) in enumerate(zip(axes, images, strict=True)):
+        array = image.detach().numpy() if isinstance(image, Tensor) else image
+        if array.ndim == 3 and array.shape[0] in (1, 3):
+            array = array.transpose(1, 2, 0).squeeze(-1) if array.shape[0] == 1 else array.transpose(1, 2, 0)
+        ax.imshow(array, cmap="gray" if array.ndim == 2 else None)
+        ax.set(xticks=[], yticks=[], title=titles[number] if titles else "")
+        ax.grid(visible=False)

@@ -1,0 +1,297 @@
+"""Running and judging studies: verdicts follow the rule, failures are results, and what is written is read back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from binderclip.errors import DataError, UsageError
+from binderclip.papers import papers
+from binderclip.studies import (
+    Criterion,
+    FirstVerdict,
+    Pilot,
+    Precondition,
+    Row,
+    Study,
+    Table,
+    after,
+    available,
+    criteria_hash,
+    judge_again,
+    load_study,
+    read,
+    run_study,
+    save,
+    value_of,
+)
+from binderclip.studies.harness import run
+from binderclip.studies.harness.page import headline, papers_page
+from binderclip.studies.harness.report import markdown, pivot
+from binderclip.studies.harness.run import null_passes
+from binderclip.studies.harness.study import decide
+
+BEATS = Criterion.paired(
+    "a beats b", value_of("acc", "a"), value_of("acc", "b"), claimed=0.1, pilot=Pilot(0.05, (0, 1)), essential=True
+)
+SEEDS = tuple(range(10, 18))
+
+
+def better(seed: int, gain: float = 0.2) -> list[Row]:
+    return [Row("acc", "a", round(0.4 + gain + 0.01 * (seed % 3), 3)), Row("acc", "b", 0.4)]
+
+
+def study(measure: Callable[[int], list[Row]] = better, *, register: bool = True, **options: Any) -> Study:
+    made = Study(
+        **{
+            "paper": "p162",
+            "claim": "claim.",
+            "protocol": "protocol.",
+            "baseline": "baseline.",
+            "lower_bound": "lower.",
+            "upper_bound": "",
+            "measure": measure,
+            "criteria": (BEATS,),
+            "draw": lambda table, figure: figure.subplots().plot(table.values("acc", "a")),
+            "seeds": SEEDS,
+            "stand_in": ("tiny",),
+        }
+        | options
+    )
+    return replace(made, registered=criteria_hash(made)) if register else made
+
+
+def rows(gain: float = 0.2, seeds: tuple[int, ...] = SEEDS) -> Table:
+    return Table(replace(row, seed=seed) for seed in seeds for row in better(seed, gain))
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Put a study under the id p162."""
+
+    def put(made: Study) -> None:
+        module = ModuleType("fake_study")
+        module.STUDY = made  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "fake_study", module)
+        monkeypatch.setattr(run, "available", lambda: {"p162": "fake_study"})
+
+    return put
+
+
+WEAKER = Criterion("little", lambda table: (False, "x"))
+SPLIT = Criterion("no interval", lambda table: (True, "x"), essential=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "table", "fresh", "verdict", "reason"),
+    [
+        ({}, rows(), True, "holds", ""),
+        ({}, rows(), False, "inconclusive", "not registered"),
+        ({"criteria": (BEATS, WEAKER)}, rows(), True, "weak", "not met: little"),
+        ({}, rows(gain=-0.2), True, "contradicted here", "the claimed effect is excluded: a beats b"),
+        ({}, rows(gain=-0.2), False, "contradicted here", "excluded"),
+        ({}, rows(gain=-0.01), True, "contradicted here", "excluded"),
+        ({}, rows(seeds=(1, 2, 3)), True, "inconclusive", "3 seeds, at least 8 are needed"),
+        ({"criteria": (BEATS, SPLIT), "remeasure": "old."}, rows(), True, "inconclusive", "has no interval"),
+        ({"criteria": (BEATS, SPLIT), "remeasure": "old."}, rows(gain=-0.2), True, "contradicted here", "a beats b"),
+        (
+            {"preconditions": (Precondition("attends", value_of("acc", "b"), 0.5),)},
+            rows(),
+            True,
+            "untestable here",
+            "precondition not met: attends",
+        ),
+        (
+            {"preconditions": (Precondition("attends", value_of("acc", "b"), 0.5),)},
+            rows(gain=-0.2),
+            True,
+            "untestable here",
+            "attends",
+        ),
+    ],
+)
+def test_the_verdict_follows_the_rule(options: Any, table: Table, fresh: bool, verdict: str, reason: str) -> None:
+    found, why, _ = decide(study(**options), table, registered=fresh)
+    assert found == verdict
+    assert reason in why
+    assert bool(why) == (verdict != "holds")
+
+
+def test_an_old_criterion_that_fails_contradicts_nothing() -> None:
+    old = Criterion("a", lambda table: (False, "x"), essential=True)
+    assert decide(study(criteria=(old,), remeasure="old."), rows(), registered=True)[0] == "inconclusive"
+
+
+def test_the_rival_is_told_and_never_decides() -> None:
+    rival = Criterion.paired("beats the crop", value_of("acc", "b"), value_of("acc", "a"))
+    verdict, _, checks = decide(study(rival=rival), rows(), registered=True)
+    assert verdict == "holds"
+    assert (checks[-1].role, checks[-1].outcome) == ("rival", "not met")
+
+
+def test_a_study_runs_over_its_seeds_and_is_read_back_as_it_was(registered, tmp_path) -> None:
+    made = study()
+    registered(made)
+    seen: list[str] = []
+    result = run_study("p162", progress=seen.append)
+    assert (result.verdict, result.seeds, len(result.rows)) == ("holds", list(SEEDS), 16)
+    assert result.criteria == criteria_hash(made)
+    assert len(seen) == 8
+    written = save(result, tmp_path)
+    assert [path.suffix for path in written] == [".json", ".md", ".png"]
+    again = read(written[0])
+    assert (again.verdict, again.rows, again.criteria, again.first) == (
+        result.verdict,
+        result.rows,
+        result.criteria,
+        None,
+    )
+    assert [(c.text, c.outcome, c.n) for c in again.checks] == [("a beats b", "met", 8)]
+    text = written[1].read_text(encoding="utf-8")
+    parts = ("**holds**.", "claim.", "baseline.", "lower.", "tiny", "a beats b", "arxiv.org/abs/2402.04087", "n = 8")
+    for part in (*parts, "registered before the measurement", "**Power.** a beats b: 8 seeds detect"):
+        assert part in text
+    assert markdown(again, load_study("p162")) == text
+    assert run_study("p162", [5]).rows[0].seed == 5
+
+
+def test_values_of_items_are_kept(registered, tmp_path) -> None:
+    registered(study(lambda seed: [Row("acc", name, 0.5, items=(0.25, 0.75)) for name in "ab"]))
+    result = run_study("p162")
+    assert read(save(result, tmp_path, figure=False)[0]).rows[0].items == (0.25, 0.75)
+
+
+def test_pilot_seeds_and_changed_criteria_are_no_registered_measurement(registered) -> None:
+    registered(study())
+    assert run_study("p162", [1, *SEEDS]).verdict == "inconclusive"
+    registered(replace(study(), registered="0123456789ab"))
+    with pytest.raises(UsageError, match=f"write registered='{criteria_hash(study())}'"):
+        run_study("p162")
+
+
+def test_a_quick_run_measures_one_seed_and_gives_no_verdict(registered) -> None:
+    registered(study())
+    result = run_study("p162", quick=True)
+    assert (result.verdict, result.seeds, result.checks) == ("no verdict (quick run)", [10], [])
+    registered(study(quick=lambda seed: [Row("acc", "a", 1.0)]))
+    assert [row.value for row in run_study("p162", quick=True).rows] == [1.0]
+
+
+def test_one_thread_is_a_field(registered) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        registered(study(lambda seed: [Row("acc", name, torch.get_num_threads()) for name in "ab"], one_thread=True))
+        assert {row.value for row in run_study("p162").rows} == {1}
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_rows_are_judged_again_and_the_first_verdict_is_kept(registered) -> None:
+    registered(study())
+    stored = replace(run_study("p162"), verdict="weak", criteria="")  # type: ignore[arg-type]
+    judged = judge_again(stored, study())
+    assert judged.verdict == "inconclusive"
+    assert judged.first is not None
+    assert judged.first.verdict == "weak"
+    assert judge_again(judged, study()).first == judged.first
+    measured = after(run_study("p162"), judged, "new seeds")
+    assert measured.verdict == "holds"
+    assert measured.first == FirstVerdict("weak", f"{judged.first.why}; new seeds")
+    assert after(stored, None) is stored
+    assert after(stored, stored).first is None  # the same again
+    assert after(stored, judged).first == judged.first
+    assert "10, 11" in after(stored, replace(stored, seeds=[1])).first.why  # type: ignore[union-attr]
+    page = markdown(measured, study())
+    assert "**First verdict.** weak; " in page
+    table = papers_page({"p162": measured})
+    row = next(line for line in table.splitlines() if line.startswith("| p162 |"))
+    assert "| [holds](#studies) | a beats b: +0.2" in row
+    assert "n = 8" in row
+    assert "| weak |" in row
+
+
+def test_the_headline_is_what_decided() -> None:
+    worse = Criterion.paired("b beats a", value_of("acc", "b"), value_of("acc", "a"), essential=True)
+    checks = decide(study(criteria=(BEATS, worse), remeasure="old."), rows(), registered=True)[2]
+    shown = headline(replace(run_result(), checks=checks))
+    assert shown is not None
+    assert shown.text == "b beats a"
+
+
+def run_result():
+    return run.Result("p162", "holds", "", [], [], [], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("measure", "reason"),
+    [
+        (lambda seed: [Row("acc", "a", float("nan"), "4 shots")], "ArithmeticError: acc of a 4 shots is nan"),
+        (lambda seed: [Row("acc", "b", 1.0)], "UsageError: the study measured no 'acc' of 'a'"),
+        (lambda seed: (_ for _ in ()).throw(DataError("no such set")), "DataError: no such set"),
+    ],
+)
+def test_what_goes_wrong_inside_is_the_result(registered, measure, reason: str, tmp_path) -> None:
+    registered(study(measure))
+    result = run_study("p162")
+    assert result.verdict == "failed"
+    assert reason in result.reason
+    assert [path.name for path in save(result, tmp_path)] == ["p162.json"]
+    assert read(tmp_path / "p162.json").reason == result.reason
+
+
+def test_a_study_that_cannot_be_imported_fails_with_the_reason(monkeypatch) -> None:
+    monkeypatch.setattr(run, "available", lambda: {"p162": "absent_module_of_a_study"})
+    assert "No module named 'absent_module_of_a_study'" in run_study("p162").reason
+
+
+def test_misuse_is_named(tmp_path) -> None:
+    planned = next(entry.id for entry in papers() if entry.status == "planned")
+    with pytest.raises(UsageError, match=f"no study of {planned} yet"):
+        run_study(planned)
+    with pytest.raises(UsageError, match="at least one seed"):
+        run_study("p162", [])
+    with pytest.raises(UsageError, match="must be essential"):
+        study(criteria=(WEAKER,), register=False)
+    with pytest.raises(UsageError, match="paired over 3 seeds; at least 8"):
+        study(seeds=(10, 11, 12))
+    with pytest.raises(UsageError, match="no null method"):
+        null_passes(study(), SEEDS)
+    (tmp_path / "p162.json").write_text("{}")
+    with pytest.raises(DataError, match="not the result of a study"):
+        read(tmp_path / "p162.json")
+
+
+def test_pivot_shows_mean_and_deviation_over_seeds() -> None:
+    made = [Row("acc", m, v, s, seed) for m, s, v, seed in [("a", "x", 1, 0), ("a", "x", 3, 1), ("b", "y", 0.5, 0)]]
+    lines = pivot(Table(made), "acc")
+    assert lines[0] == "| acc | x | y |"
+    assert f"2.000 ± {np.std([1, 3], ddof=1):.3f}" in lines[2]
+    assert lines[3] == "| b |  | 0.500 |"
+
+
+def test_every_study_of_the_package_is_complete() -> None:
+    for identifier in available():
+        found = load_study(identifier)
+        assert found.paper == identifier
+        assert len(found.seeds) >= 3
+        for text in (found.claim, found.protocol, found.baseline, found.lower_bound):
+            assert text.endswith("."), identifier
+        assert found.stand_in, identifier
+        assert found.remeasure or found.registered == criteria_hash(found), f"{identifier}: criteria not registered"
+
+
+def test_a_null_method_fails_every_essential_criterion() -> None:
+    tested = [study for study in map(load_study, available()) if study.null is not None]
+    assert tested
+    for found in tested:
+        assert null_passes(found, found.seeds) == [], found.paper
+    assert null_passes(study(null=better), SEEDS) == ["a beats b"]

@@ -1,0 +1,29 @@
+"""What the tests of verdict rules share: a rule applied to made-up rows, as if there were seeds enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from binderclip.studies import Check, Criterion, Table
+
+Decide = Callable[[Sequence[Criterion], Table], tuple[str, list[Check]]]
+
+
+@pytest.fixture
+def decide() -> Decide:
+    """`(all met | essential met | not met, checks)`: rows are repeated so often that n never decides.
+
+    Criteria without an interval count as their test says; what they may not do to a verdict is tested elsewhere.
+    """
+
+    def decided(criteria: Sequence[Criterion], table: Table) -> tuple[str, list[Check]]:
+        many = Table(replace(row, seed=row.seed + 1000 * copy) for copy in range(25) for row in table.rows)
+        checks = [criterion.check(many) for criterion in criteria]
+        if all(check.met for check in checks):
+            return "all met", checks
+        return "essential met" if all(check.met for check in checks if check.essential) else "not met", checks
+
+    return decided

@@ -1,0 +1,31 @@
+"""The criterion of the segmentation studies: an interval over scenes, with the scenes counted."""
+
+from __future__ import annotations
+
+from binderclip.studies import Row, Table
+from binderclip.studies.protocols.segment_table import SETS, gains
+
+
+def table(mean: float, half: float, seeds: int) -> Table:
+    return Table(
+        Row(metric, "a - b", value, name, seed)
+        for seed in range(seeds)
+        for name in SETS
+        for metric, value in (("gain", mean), ("gain, half its interval", half))
+    )
+
+
+def test_the_interval_shrinks_with_the_root_of_sets_and_seeds() -> None:
+    # k independent means with half interval h: the half interval of their mean is h / sqrt(k)
+    check = gains("a above b", "a", "b", scenes=20).check(table(0.02, 0.04, 3))
+    k = 3 * len(SETS)
+    assert check.low is not None
+    assert abs(check.low - (0.02 - 0.04 / k**0.5)) < 1e-12
+    assert (check.n, check.how) == (20 * k, "paired bootstrap over scenes")
+    assert check.outcome == "met"
+
+
+def test_too_few_scenes_never_meet_it_and_a_margin_counts() -> None:
+    assert gains("a above b", "a", "b", scenes=12).check(table(0.02, 0.01, 3)).outcome == "inconclusive"
+    assert gains("a above b", "a", "b", scenes=20).check(table(-0.005, 0.01, 3)).outcome == "not met"
+    assert gains("a loses a point at most", "a", "b", margin=-0.01, scenes=20).check(table(-0.005, 0.01, 3)).met
