@@ -148,6 +148,43 @@ def test_under_a_grad_scaler_the_true_gradient_is_clipped(fused, make):
     assert_same([r.norm for r in reports], [r.norm for r in others], 1e-5)
 
 
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("make", [lambda: NormClip(0.05), lambda: ValueClip(0.01)])
+def test_gradients_that_the_scaler_has_already_unscaled_are_clipped_once(kind, fused, make):
+    (ours, batch), (theirs, _) = model_and_batch(), model_and_batch()
+    one, other = (OPTIMIZERS[kind](m.parameters(), fused=fused) for m in (ours, theirs))
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    make().attach(one)
+    for step in range(4):
+        one.zero_grad()
+        scaler.scale(loss_of(ours, batch, step)).backward()
+        scaler.unscale_(one)
+        scaler.step(one)
+        scaler.update()
+    by_hand = make()
+    train(theirs, batch, other, 4, lambda: by_hand(theirs.parameters()))
+    assert_same(weights(ours), weights(theirs), 1e-6)
+    assert not hasattr(one, "grad_scale")
+    assert not hasattr(one, "found_inf")
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_overflow_found_while_unscaling_is_skipped_too(fused, remembering):
+    model, batch = model_and_batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    clip = Clip(remembering())
+    clip.attach(optimizer)
+    before = weights(model)
+    scaler.scale(math.inf * loss_of(model, batch)).backward()
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+    assert_same(weights(model), before)
+    assert scaler.get_scale() == 512.0
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_scalers_overflow_is_skipped_and_the_scale_backs_off(fused, remembering):
     model, batch = model_and_batch()

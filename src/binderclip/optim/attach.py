@@ -20,6 +20,9 @@ __all__ = ["Attachment", "StepTarget", "attach", "unwrap"]
 
 _KEYS: WeakKeyDictionary[Optimizer, set[str]] = WeakKeyDictionary()
 
+# a GradScaler that has already unscaled sets `grad_scale` to None and deletes it after the step: None is not absent
+_ABSENT = object()
+
 
 class _Clipper(Protocol):
     def run(self, entries: Any, target: StepTarget | None) -> Any: ...
@@ -140,7 +143,7 @@ class Attachment:
         target = StepTarget(self.optimizer, whole=not excluded and not sharded)
         if target.takes_flag:
             attributes = ("grad_scale", "found_inf")
-            self._restore = [(name, getattr(self.optimizer, name, None)) for name in attributes]
+            self._restore = [(name, getattr(self.optimizer, name, _ABSENT)) for name in attributes]
         later: list[Any] = [clip for clip in clips if getattr(clip, "where", "gradient") == "update"]
         with self._noting(done=not later):
             for clip in clips:
@@ -167,7 +170,7 @@ class Attachment:
     def _put_back(self) -> None:
         """Leave the optimizer's scaling attributes as they were found."""
         for name, value in self._restore or ():
-            if value is not None:
+            if value is not _ABSENT:
                 setattr(self.optimizer, name, value)
             elif hasattr(self.optimizer, name):
                 delattr(self.optimizer, name)
