@@ -352,6 +352,93 @@ def test_optimizers_without_step_hooks_are_refused_with_the_reason():
         attach(NormClip(), Stranger())
 
 
+class TwoStep(torch.optim.Optimizer):
+    """Sharpness-aware minimisation with the two-step face that its users know (Foret et al. 2021)."""
+
+    def __init__(self, params, base, rho=0.05, **settings):
+        super().__init__(params, {"rho": rho, **settings})
+        self.base_optimizer = base(self.param_groups, **settings)
+        self.param_groups = self.base_optimizer.param_groups
+
+    @torch.no_grad()
+    def first_step(self):
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        norm = torch.cat([grad.flatten() for grad in grads]).norm()
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["climb"] = climb = group["rho"] * p.grad / norm
+                p.add_(climb)
+        self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.sub_(self.state[p]["climb"])
+        self.base_optimizer.step()
+        self.zero_grad()
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        closure = torch.enable_grad()(closure)
+        self.first_step()
+        closure()
+        self.second_step()
+
+
+@pytest.mark.parametrize("by_closure", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_sharpness_aware_steps_are_clipped_where_the_step_happens(by_closure, fused, remembering):
+    (ours, batch), (theirs, _) = model_and_batch(), model_and_batch()
+    one, other = (TwoStep(m.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9, fused=fused) for m in (ours, theirs))
+    clip = NormClip(0.05)
+    clip.attach(one, ours.named_parameters())
+    for step in range(4):
+        loss_of(theirs, batch, step).backward()
+        other.first_step()
+        loss_of(theirs, batch, step).backward()
+        norm = nn.utils.clip_grad_norm_(theirs.parameters(), 0.05)
+        other.second_step()
+
+        loss_of(ours, batch, step).backward()
+        if by_closure:
+            one.step(lambda step=step: loss_of(ours, batch, step).backward())
+        else:
+            one.first_step()
+            loss_of(ours, batch, step).backward()
+            one.second_step()
+        torch.testing.assert_close(clip.report.norm, norm)
+    assert_same(weights(ours), weights(theirs), 1e-6)
+
+
+def test_a_sharpness_aware_optimizer_saves_the_clips_state_with_its_own(remembering):
+    model, batch = model_and_batch()
+    optimizer = TwoStep(model.parameters(), torch.optim.SGD, lr=0.1)
+    clip, again = Clip(remembering()), Clip(remembering())
+    with clip.attach(optimizer):
+        for _ in range(2):
+            loss_of(model, batch).backward()
+            optimizer.first_step()
+            loss_of(model, batch).backward()
+            optimizer.second_step()
+        state = optimizer.state_dict()
+        assert len(clip.state_dict()["threshold"]["average"]) == 1
+    assert "clip" not in optimizer.state_dict()
+    again.attach(optimizer)
+    optimizer.load_state_dict(state)
+    assert repr(again.state_dict()) == repr(clip.state_dict())
+
+
+def test_a_second_step_that_steps_no_base_optimizer_is_refused():
+    class Own(TwoStep):
+        def __init__(self, params):
+            torch.optim.Optimizer.__init__(self, params, {})
+
+    model, _ = model_and_batch()
+    with pytest.raises(errors.NotSupported, match=r"Own: .*no base_optimizer.* before second_step"):
+        NormClip().attach(Own(model.parameters()))
+
+
 # -- the path of an accelerator, run on the host ----------------------------------------------------------------------
 
 

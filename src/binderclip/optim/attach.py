@@ -71,13 +71,17 @@ class Attachment:
 
     Args:
         clip: the clip.
-        optimizer: the inner optimizer.
+        optimizer: the optimizer that steps.
         names: name of each parameter, by identity.
+        saved: the optimizer whose state dict carries the clip's, where that is another one.
     """
 
-    def __init__(self, clip: _Clipper, optimizer: Optimizer, names: dict[int, str]) -> None:
+    def __init__(
+        self, clip: _Clipper, optimizer: Optimizer, names: dict[int, str], saved: Optimizer | None = None
+    ) -> None:
         self.clip, self.optimizer, self.names = clip, optimizer, names
-        taken = _KEYS.setdefault(optimizer, set())
+        self.saved = optimizer if saved is None else saved
+        taken = _KEYS.setdefault(self.saved, set())
         # the first that is free: one from between the others may have been removed
         self.key = next(key for key in ("clip", *(f"clip{i + 1}" for i in range(len(taken)))) if key not in taken)
         taken.add(self.key)
@@ -88,8 +92,8 @@ class Attachment:
         self._hooks = [
             optimizer.register_step_pre_hook(torch.compiler.disable(self._before)),
             optimizer.register_step_post_hook(torch.compiler.disable(self._after)),
-            optimizer.register_state_dict_post_hook(self._save),
-            optimizer.register_load_state_dict_pre_hook(self._load),
+            self.saved.register_state_dict_post_hook(self._save),
+            self.saved.register_load_state_dict_pre_hook(self._load),
         ]
 
     def remove(self) -> None:
@@ -97,7 +101,7 @@ class Attachment:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        _KEYS.get(self.optimizer, set()).discard(self.key)
+        _KEYS.get(self.saved, set()).discard(self.key)
 
     def __enter__(self) -> Attachment:
         return self
@@ -210,13 +214,28 @@ def unwrap(optimizer: Any) -> Optimizer:
     return optimizer
 
 
+def _stepping(optimizer: Optimizer) -> Optimizer:
+    """The optimizer whose `step` updates the weights: a two-step SAM leaves that to its base, in `second_step`."""
+    if not hasattr(optimizer, "second_step"):
+        return optimizer
+    base = getattr(optimizer, "base_optimizer", None)
+    if base is None:
+        raise NotSupported(
+            f"cannot attach to {type(optimizer).__name__}: it has second_step() but no base_optimizer whose step could "
+            "be hooked. Call clip(parameters) before second_step() instead"
+        )
+    return unwrap(base)
+
+
 def attach(clip: _Clipper, optimizer: Any, names: Iterable[tuple[str, Tensor]] | None = None) -> Attachment:
     """Clip before every step of an optimizer.
 
     A closure is wrapped, so that clipping follows its backward. Under a GradScaler with a fused optimizer, norms are
     those of the unscaled gradients and the factor goes into the optimizer's own division; a fused optimizer without a
-    scaler gets it the same way. The clip's state travels in `optimizer.state_dict()["clip"]`
-    (torch.distributed.checkpoint drops unknown entries: save `clip.state_dict()` beside it there).
+    scaler gets it the same way. A sharpness-aware optimizer with `first_step` and `second_step` clips in the second,
+    where its `base_optimizer` steps, and not the gradient that only says where to climb. The clip's state travels in
+    `optimizer.state_dict()["clip"]` (torch.distributed.checkpoint drops unknown entries: save `clip.state_dict()`
+    beside it there).
 
     Args:
         clip: a `Clip` or a list of them made by `as_clip`.
@@ -227,8 +246,9 @@ def attach(clip: _Clipper, optimizer: Any, names: Iterable[tuple[str, Tensor]] |
         A handle with `.remove()`.
 
     Raises:
-        NotSupported: an optimizer without step hooks.
+        NotSupported: an optimizer without step hooks, or with a `second_step` that does not step a `base_optimizer`.
     """
     inner = unwrap(optimizer)
     # a module under torch.compile puts `_orig_mod.` into its names; memory and exclusions go by the plain ones
-    return Attachment(clip, inner, {id(tensor): name.replace("_orig_mod.", "") for name, tensor in (names or ())})
+    named = {id(tensor): name.replace("_orig_mod.", "") for name, tensor in (names or ())}
+    return Attachment(clip, _stepping(inner), named, saved=inner)
