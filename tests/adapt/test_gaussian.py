@@ -187,6 +187,6 @@ def test_new_classes_follow_the_recipe_of_the_paper() -> None:
     bias = np.log(0.5) - 0.5 * (weight * np.stack(means)).sum(axis=1)
     query = x[~base]
     want = 100 * query @ text[4:].T + 0.1 * (query @ weight.T + bias)
-    np.testing.assert_allclose(new.decision_function(query), want, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(new.predict_logits(query), want, rtol=1e-8, atol=1e-8)
     with pytest.raises(UsageError, match="neighbours must be at least 2"):
         head.new_classes(text[4:], classes=["e", "f"], neighbours=1)

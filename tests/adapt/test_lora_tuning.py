@@ -89,20 +89,20 @@ def test_training_is_the_loop_by_hand(model: ImageTextModel, blocks: Any, kind: 
     head = kind(model, blocks=blocks, **SETTINGS).fit(x, y)
     rows, scores = by_hand(model, blocks, 6, combine)
     torch.testing.assert_close(head.coef_, rows, rtol=1e-3, atol=2e-4)
-    np.testing.assert_allclose(head.decision_function(x), scores, rtol=1e-3, atol=3e-3)
+    np.testing.assert_allclose(head.predict_logits(x), scores, rtol=1e-3, atol=3e-3)
     np.testing.assert_allclose(head.from_states(head.states(x)), scores, rtol=1e-3, atol=3e-3)
     plain, untrained = by_hand(model, blocks, 0, None)
-    assert np.abs(head.decision_function(x) - untrained.numpy()).max() > 0.3
+    assert np.abs(head.predict_logits(x) - untrained.numpy()).max() > 0.3
     assert not torch.allclose(head.coef_, plain, atol=1e-2)
 
 
 def test_the_rules_differ(model: ImageTextModel) -> None:
     x, y = toy()
-    logits = [GLAD(model, rule=r, **SETTINGS).fit(x, y).decision_function(x) for r in ("steer", "sam", "blend")]
-    logits.append(LoRATuning(model, **SETTINGS).fit(x, y).decision_function(x))
+    logits = [GLAD(model, rule=r, **SETTINGS).fit(x, y).predict_logits(x) for r in ("steer", "sam", "blend")]
+    logits.append(LoRATuning(model, **SETTINGS).fit(x, y).predict_logits(x))
     for i, a in enumerate(logits):
         assert all(np.abs(a - b).max() > 1e-4 for b in logits[:i])
-    still = GLAD(model, rule="steer", rho=0.0, **SETTINGS).fit(x, y).decision_function(x)
+    still = GLAD(model, rule="steer", rho=0.0, **SETTINGS).fit(x, y).predict_logits(x)
     np.testing.assert_allclose(still, logits[-1], rtol=1e-3, atol=3e-3)
     cosines = [GLAD(model, rho=rho, **SETTINGS).fit(x, y).cosine_ for rho in (0.0, 0.05, 0.5)]
     assert cosines[0] == pytest.approx(1, abs=1e-4)
@@ -118,7 +118,7 @@ def test_no_step_is_the_zero_shot_classifier(model: ImageTextModel, kind: Any) -
     with torch.no_grad():
         rows = model.encode_text(["a photo of a black cat.", "a photo of a dog."], normalize=True)
         expected = model.scale().item() * model.encode_image(x, normalize=True) @ rows.T
-    np.testing.assert_allclose(head.decision_function(x), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(head.predict_logits(x), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [LoRATuning, GLAD])
@@ -129,28 +129,28 @@ def test_it_is_an_estimator_that_can_be_saved_and_leaves_the_model_alone(
     before = [(name, p.detach().clone()) for name, p in model.named_parameters()]
     views = torch.stack([x, x.flip(-2)], dim=1)
     head = kind(model, steps=4, lr=0.02, batch_size=5, blocks=1).fit(views, y)
-    logits = head.decision_function(x)
+    logits = head.predict_logits(x)
     assert all(
         name == other and torch.equal(p, value) and p.requires_grad and p.grad is None
         for (name, p), (other, value) in zip(model.named_parameters(), before, strict=True)
     )
     again = clone(head)
     assert again.model is model
-    np.testing.assert_array_equal(again.fit(views, y).decision_function(x), logits)
+    np.testing.assert_array_equal(again.fit(views, y).predict_logits(x), logits)
     save_head(head, tmp_path / "head", model="tiny")
     loaded = load_head(tmp_path / "head", model=model)
-    np.testing.assert_array_equal(loaded.decision_function(x), logits)
+    np.testing.assert_array_equal(loaded.predict_logits(x), logits)
     assert loaded.score(x, y) == head.score(x, y)
     merged = head.export()
     shown = merged.classify(x, NAMES, templates=head.template).logits / merged.scale() * head.scale_
     np.testing.assert_allclose(shown.detach(), logits, rtol=1e-3, atol=2e-3)
-    assert np.abs(logits - kind(model, steps=0).fit(x, y).decision_function(x)).max() > 1e-2
+    assert np.abs(logits - kind(model, steps=0).fit(x, y).predict_logits(x)).max() > 1e-2
     new = head.classifier_for({"c": "car", "t": "tree"})
     assert new.classes_.tolist() == ["c", "t"]
     texts = merged.encode_text(["a photo of a car.", "a photo of a tree."], normalize=True)
     expected = head.scale_ * merged.encode_image(x, normalize=True) @ texts.T
-    np.testing.assert_allclose(new.decision_function(x), expected.detach(), rtol=1e-3, atol=2e-3)
-    np.testing.assert_array_equal(head.decision_function(x), logits)
+    np.testing.assert_allclose(new.predict_logits(x), expected.detach(), rtol=1e-3, atol=2e-3)
+    np.testing.assert_array_equal(head.predict_logits(x), logits)
 
 
 def test_pixels_have_gradients(model: ImageTextModel) -> None:

@@ -40,9 +40,9 @@ def test_aggregates_by_loops() -> None:
         for query in queries:
             by_class = [np.sort(x[y == c] @ query)[::-1] for c in ("bad", "good")]
             rows.append([(own if aggregate == "mean" else own[:k]).mean() for own in by_class])
-        np.testing.assert_allclose(head.decision_function(queries), rows, atol=1e-12)
-    one = NearestExampleClassifier(aggregate="top-k", k=1).fit(x, y).decision_function(queries)
-    np.testing.assert_allclose(one, NearestExampleClassifier().fit(x, y).decision_function(queries))
+        np.testing.assert_allclose(head.predict_logits(queries), rows, atol=1e-12)
+    one = NearestExampleClassifier(aggregate="top-k", k=1).fit(x, y).predict_logits(queries)
+    np.testing.assert_allclose(one, NearestExampleClassifier().fit(x, y).predict_logits(queries))
 
 
 def test_stored_pictures_are_their_own_nearest_and_tau_only_sharpens() -> None:

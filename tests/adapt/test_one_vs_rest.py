@@ -35,7 +35,7 @@ def test_the_linear_probe_is_scikit_learns_one_versus_rest() -> None:
 
 def test_the_other_bases_by_hand() -> None:
     x, y, text = toy()
-    gda = GaussianHead().fit(x, y[:, 1]).decision_function(x)
+    gda = GaussianHead().fit(x, y[:, 1]).predict_logits(x)
     np.testing.assert_allclose(OneVsRest("gda").fit(x, y).decision_function(x)[:, 1], gda[:, 1] - gda[:, 0], atol=1e-8)
     query = toy(seed=1, n=4)[0]
     similar = query @ x.T

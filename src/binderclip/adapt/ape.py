@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from binderclip.adapt.cache_head import CacheSearch, check_at_least_zero
-from binderclip.adapt.head import FewShotHead, Terms, blend_search
+from binderclip.adapt.head import Terms, WeightedHead, blend_search
 from binderclip.adapt.prior import prior_or_means
 from binderclip.adapt.tuned import Training, Tunable, TunedHead
 from binderclip.errors import UsageError
@@ -34,6 +34,7 @@ def channel_scores(
     targets: Int[Tensor, "N"] | None = None,
     *,
     weights: tuple[float, float] = (0.7, 0.3),
+    counts: Float[Tensor, "N"] | None = None,
 ) -> Float[Tensor, "d"]:
     """How well each channel separates the classes: `J = -w0 S + w1 Var`, larger is better.
 
@@ -45,6 +46,7 @@ def channel_scores(
         examples: unit features, or None to judge by the texts alone.
         targets: their classes.
         weights: (w0, w1).
+        counts: how often each example counts; None: once.
 
     Returns:
         float64; zeros for a single class.
@@ -58,14 +60,15 @@ def channel_scores(
         raise UsageError("examples and targets go together: pass both or neither")
     text = text.double()
     classes = len(text)
-    sums, counts = text.clone(), torch.ones(classes, dtype=torch.float64)
+    sums, samples = text.clone(), torch.ones(classes, dtype=torch.float64)
     if examples is not None and targets is not None:
-        sums.index_add_(0, targets, examples.double())
-        counts += torch.bincount(targets, minlength=classes)
+        each = torch.ones(len(examples), dtype=torch.float64) if counts is None else counts.double()
+        sums.index_add_(0, targets, examples.double() * each[:, None])
+        samples.index_add_(0, targets, each)
     if classes == 1:
         return torch.zeros_like(text[0])
     # All pairs less those within a class; with the same number of samples a class this is M^2 C (C - 1).
-    pairs = counts.sum().square() - counts.square().sum()
+    pairs = samples.sum().square() - samples.square().sum()
     similarity = (sums.sum(dim=0).square() - sums.square().sum(dim=0)) / pairs
     return -weights[0] * similarity + weights[1] * text.var(dim=0)
 
@@ -86,7 +89,7 @@ def _divergence(keys: Float[Tensor, "M Q"], text: Float[Tensor, "C Q"], owner: I
     return (one_hot * torch.log2((one_hot + small) / ((keys @ text.T).softmax(dim=-1) + small))).sum(dim=-1)
 
 
-class APE(FewShotHead):
+class APE(WeightedHead):
     """Tip-Adapter's cache on the channels that separate the classes, each example weighted by its surprise.
 
     `logits = scale x.T_c + alpha sum_i exp(-beta (1 - x'.f'_i)) exp(gamma KL_i) [y_i = c]`, where ' keeps the channels
@@ -103,7 +106,8 @@ class APE(FewShotHead):
         alphas, betas, gammas: values to search where `fit` gets a validation split; by default the authors' grid.
 
     Attributes:
-        channels_: (Q,) places of the channels kept. divergence_: (M,) of the examples. alpha_, beta_, gamma_: in use.
+        channels_: (Q,) places of the channels kept. divergence_: (M,) of the examples. counts_: (M,) how
+            often each counts. alpha_, beta_, gamma_: in use.
 
     Raises:
         UsageError: alpha, beta or gamma below 0, or channels out of range.
@@ -138,9 +142,10 @@ class APE(FewShotHead):
 
     def _fit(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> None:
         check_at_least_zero(alpha=self.alpha, beta=self.beta, gamma=self.gamma)
-        self.prior_ = prior_or_means(self.prior_, views, targets, len(self.classes_))
+        self.counts_ = self._counts(views)
+        self.prior_ = prior_or_means(self.prior_, views, targets, len(self.classes_), self.counts_)
         keys = F.normalize(views.mean(dim=1), dim=-1)
-        scores = channel_scores(self.prior_, keys, targets, weights=self.weights)
+        scores = channel_scores(self.prior_, keys, targets, weights=self.weights, counts=self.counts_)
         self.channels_ = _best_channels(scores, self.channels)
         self.keys_, self.owner_ = self._pruned(keys), targets
         self.divergence_ = _divergence(self.keys_, self._pruned(self.prior_), targets)
@@ -151,13 +156,15 @@ class APE(FewShotHead):
 
     def _terms(self, x: Float[Tensor, "N d"]) -> Terms:
         closeness = torch.exp(-self.beta_ * (1 - self._pruned(x) @ self.keys_.to(x).T))
-        values = F.one_hot(self.owner_, len(self.classes_)) * torch.exp(self.gamma_ * self.divergence_)[:, None]
+        weights = self.counts_ * torch.exp(self.gamma_ * self.divergence_)
+        values = F.one_hot(self.owner_, len(self.classes_)) * weights[:, None]
         return {**self._text(x), "cache": self.alpha_ * closeness @ values.to(x)}
 
     def _tune(self, x: Float[Tensor, "N d"], targets: Int[Tensor, "N"]) -> None:
         search = CacheSearch(self._pruned(x) @ self.keys_.T, self.owner_, len(self.classes_))
         gammas = list(self.gammas)
         weights = torch.exp(self.divergence_[:, None] * torch.tensor(gammas, dtype=torch.float64))
+        weights = weights * self.counts_[:, None]
         text = self._text(x)
 
         @lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from binderclip.adapt.head import FewShotHead, Terms, blend_search
+from binderclip.adapt.head import FewShotHead, Terms, WeightedHead, blend_search
 from binderclip.adapt.tuned import Training, Tunable, TunedHead
 from binderclip.errors import UsageError
 
@@ -76,7 +76,7 @@ class _Cached(FewShotHead):
     beta_: float
 
     def _store(self, keys: Float[Tensor, "M d"], owner: Int[Tensor, "M"], alpha: float, beta: float) -> None:
-        self.keys_, self.values_ = keys, F.one_hot(owner, len(self.classes_)).double()
+        self.keys_, self.values_ = keys, F.one_hot(owner, len(self.classes_)) * self._counts(keys)[:, None]
         self.alpha_, self.beta_ = float(alpha), float(beta)
 
     def _terms(self, x: Float[Tensor, "N d"]) -> Terms:
@@ -85,16 +85,16 @@ class _Cached(FewShotHead):
 
     def _tune(self, x: Float[Tensor, "N d"], targets: Int[Tensor, "N"]) -> None:
         search = CacheSearch(x @ self.keys_.T, self.values_.argmax(dim=1), len(self.classes_))
-        text = self._text(x)
+        text, weights = self._text(x), self.values_.amax(dim=1, keepdim=True)
 
         def terms(beta: float) -> Mapping[str, Tensor]:
-            return {**text, "alpha": search(beta)[0]}
+            return {**text, "alpha": search(beta, weights)[0]}
 
         best = blend_search(terms, targets, {"alpha": self.alphas, "beta": self.betas}).best
         self.alpha_, self.beta_ = best["alpha"], best["beta"]
 
 
-class TipAdapter(_Cached):
+class TipAdapter(_Cached, WeightedHead):
     """Adds to the zero-shot logits the labels of the stored examples, weighted by closeness.
 
     `logits = scale x.T_c + alpha sum_i exp(-beta (1 - x.f_i)) [y_i = c]`; nothing is trained.

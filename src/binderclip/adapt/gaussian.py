@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from binderclip.adapt.head import FewShotHead, Terms, _checked_input, blend_search
+from binderclip.adapt.head import Terms, WeightedHead, _checked_input, _see_names, blend_search
 from binderclip.adapt.prior import prior_rows
 from binderclip.errors import UsageError
 
@@ -19,7 +19,7 @@ ALPHAS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 PRECISIONS = ("shrunk", "empirical", "identity", "class-mean")
 
 
-def shrunk_precision(covariance: Float[Tensor, "d d"], n: int) -> Float[Tensor, "d d"]:
+def shrunk_precision(covariance: Float[Tensor, "d d"], n: float) -> Float[Tensor, "d d"]:
     """`d ((n - 1) S + tr(S) I)^-1`: an inverse covariance that stays finite with fewer samples than dimensions.
 
     A ridge whose strength is set by the data alone (Kubokawa and Srivastava's estimator). The factor d belongs to it:
@@ -27,7 +27,7 @@ def shrunk_precision(covariance: Float[Tensor, "d d"], n: int) -> Float[Tensor, 
 
     Args:
         covariance: sample covariance S with divisor n - 1.
-        n: number of rows it was computed from, augmented views counted.
+        n: number of rows it was computed from, augmented views counted; the sum of their weights where they have any.
 
     Returns:
         Symmetric, float64. Where S is zero (one example a class) the formula is singular; then `d I`, which makes the
@@ -61,29 +61,30 @@ class ClassStatistics:
     means: Tensor
     covariance: Tensor
     counts: Tensor
-    n: int
+    n: float
 
 
-def class_statistics(x: Float[Tensor, "N d"], weights: Float[Tensor, "N C"]) -> ClassStatistics:
+def class_statistics(x: Float[Tensor, "N d"], weights: Float[Tensor, "N C"], n: float | None = None) -> ClassStatistics:
     """Weighted class means and the covariance of the rows about them.
 
     Args:
         x: features.
         weights: membership of each row in each class; one-hot for labels, responsibilities for EM.
+        n: how many rows they count as; None: N.
     """
     counts = weights.sum(dim=0)
     means = weights.T @ x / counts.clamp(min=1e-12)[:, None]
-    n = len(x)
+    n = len(x) if n is None else n
     # One class at a time keeps the differences exact; X'X minus the means' part would cancel for tight classes.
     scatter = torch.zeros(x.shape[1], x.shape[1], dtype=x.dtype)
     for index in range(len(means)):
         rows = weights[:, index] > 0
         centred = x[rows] - means[index]
         scatter += (centred * weights[rows, index, None]).T @ centred
-    return ClassStatistics(means, scatter / max(n - 1, 1), counts, n)
+    return ClassStatistics(means, scatter / (n - 1 if n > 1 else 1), counts, n)
 
 
-class GaussianHead(FewShotHead):
+class GaussianHead(WeightedHead):
     """Gaussian discriminant analysis added to the zero-shot classifier; closed form, no training loop.
 
     The features of each class are a Gaussian around the class mean with one covariance for all classes, so Bayes' rule
@@ -145,13 +146,17 @@ class GaussianHead(FewShotHead):
         self._check_options()
         rows = views.flatten(0, 1)
         owner = targets.repeat_interleave(views.shape[1])
-        one_hot = torch.nn.functional.one_hot(owner, len(self.classes_)).double()
-        statistics = class_statistics(rows, one_hot)
+        counts = self._counts(views).repeat_interleave(views.shape[1])
+        total = float(counts.sum())
+        if len(rows) > 1 and not total > 1:
+            raise UsageError(f"sample_weight sums to {total:g}: a weight says how often a row counts, 1 is once")
+        members = torch.nn.functional.one_hot(owner, len(self.classes_)) * counts[:, None]
+        statistics = class_statistics(rows, members, total)
         self._rows = rows
-        self._set_gaussian(statistics, self._precision(statistics, rows, owner))
+        self._set_gaussian(statistics, self._precision(statistics, rows, members))
         self.alpha_ = float(self.alpha)
 
-    def _precision(self, statistics: ClassStatistics, rows: Tensor, owner: Tensor) -> Tensor:
+    def _precision(self, statistics: ClassStatistics, rows: Tensor, members: Float[Tensor, "N C"]) -> Tensor:
         d = rows.shape[1]
         if self.precision == "shrunk":
             return shrunk_precision(statistics.covariance, statistics.n)
@@ -159,8 +164,11 @@ class GaussianHead(FewShotHead):
             return d * torch.eye(d, dtype=torch.float64)
         if self.precision == "empirical":
             return d * torch.linalg.pinv((statistics.n - 1) * statistics.covariance, hermitian=True)
-        parts = [rows[owner == c] for c in range(len(self.classes_))]
-        spread = [torch.cov(part.T) if len(part) > 1 else torch.zeros(d, d, dtype=torch.float64) for part in parts]
+        # One class by itself; where its rows count once at most, its covariance is taken as zero.
+        spread = [
+            class_statistics(rows, members[:, [c]], n).covariance * (n > 1)
+            for c, n in enumerate(statistics.counts.tolist())
+        ]
         return torch.linalg.pinv(torch.stack(spread).mean(dim=0), hermitian=True)
 
     def _set_gaussian(self, statistics: ClassStatistics, precision: Tensor) -> None:
@@ -213,6 +221,7 @@ class GaussianHead(FewShotHead):
             raise UsageError("fit_unlabelled starts from the zero-shot classifier: give text_prior")
         if iterations < 1:
             raise UsageError(f"iterations must be at least 1, not {iterations}")
+        _see_names(self, X, reset=True)
         x = torch.nn.functional.normalize(torch.tensor(_checked_input(X)), dim=-1)
         x = x.flatten(0, -2)
         names, _, _ = prior_rows(self.text_prior, self.classes)

@@ -15,7 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
+from sklearn.utils.validation import (
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
 from torch import Tensor, nn
 
 from binderclip.adapt.inputs import InputLevel, level_input
@@ -39,6 +45,7 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator):
             `pre_projection`: (N, D) pooled features before the projection, left as they are; `images`: (N, 3, H, W)
             in [0, 1]. V views of each picture are axis 1, at every level; `features_for` makes X for any head.
         transient: fitted attributes that prediction does without, left out when a head is saved.
+        feature_names_in_: column names of the X that was fitted, where it was a data frame.
     """
 
     input_level: ClassVar[InputLevel] = "features"
@@ -57,6 +64,7 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator):
                 device, dtype and graph; anything else becomes a float64 tensor.
         """
         check_is_fitted(self, "classes_")
+        self._check_names(X)
         views = self._views(X if isinstance(X, Tensor) else torch.tensor(_checked_input(X, self.input_level, self)))
         if math.prod(views.shape[2:]) != self.n_features_in_:
             raise ValueError(
@@ -78,9 +86,14 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator):
         """Sum of the terms, as a tensor."""
         return torch.stack(list(self.terms(X).values())).sum(dim=0)
 
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Logits (N, C), also for two classes."""
+    def predict_logits(self, X: Any) -> np.ndarray:
+        """Logits (N, C), one column a class."""
         return self._in_chunks(X).numpy()
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Logits (N, C); for two classes (N,), how far the second leads, as scikit-learn has it."""
+        logits = self.predict_logits(X)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Softmax of the logits, (N, C)."""
@@ -96,8 +109,13 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row."""
-        best = self.decision_function(X).argmax(axis=1)
+        best = self.predict_logits(X).argmax(axis=1)
         return self.classes_[best]
+
+    def _check_names(self, X: Any) -> None:
+        """Compare a data frame's columns with those that were fitted; here only where there were any."""
+        if hasattr(self, "feature_names_in_") and not isinstance(X, Tensor):
+            _see_names(self, X, reset=False)
 
     def predictor(self, model: nn.Module) -> HeadPredictor:
         """This head behind a model's image side, as a differentiable `Predictor` of pixels in [0, 1]."""
@@ -116,6 +134,7 @@ class FewShotHead(FeatureClassifier):
     prior_: Tensor | None
     scale_: float
     _held: tuple[Tensor, Tensor] | None
+    _counted: Float[Tensor, "N"] | None
 
     def __init__(self, text_prior: Any = None, *, classes: Sequence[Any] | None = None, scale: float | None = None):
         self.text_prior = text_prior
@@ -135,20 +154,34 @@ class FewShotHead(FeatureClassifier):
             UsageError: labels and prior that do not match, or half a validation split.
             ValueError: what scikit-learn's input checks find.
         """
+        return self._learn(X, y, X_val, y_val)
+
+    def _learn(self, X: Any, y: Any, X_val: Any, y_val: Any, sample_weight: Any = None) -> Any:
         if (X_val is None) != (y_val is None):
             raise UsageError("X_val and y_val go together: pass both or neither")
+        _see_names(self, X, reset=True)
         x, labels = _checked_pair(X, y, self.input_level)
+        x, labels, weights = _weighted(x, labels, sample_weight)
         self.classes_, targets = np.unique(labels, return_inverse=True)
         views = self._views(torch.tensor(x))
         self.n_features_in_ = math.prod(views.shape[2:])
         self._set_prior(list(self.classes_.tolist()))
         # Heads that are trained may watch the split on the way; it is gone when the fit is done.
         self._held = None if X_val is None else self._validation(X_val, y_val)
+        self._counted = None if weights is None else torch.from_numpy(weights)
         self._fit(views, torch.from_numpy(targets.reshape(-1)))
         if self._held is not None:
             self._tune(*self._held)
-        del self._held
+        del self._held, self._counted
         return self
+
+    def _check_names(self, X: Any) -> None:
+        if not isinstance(X, Tensor):
+            _see_names(self, X, reset=False)
+
+    def _counts(self, rows: Float[Tensor, "N ..."]) -> Float[Tensor, "N"]:
+        """How often each row counts: its weight, 1 where none was given."""
+        return torch.ones(len(rows), dtype=torch.float64) if self._counted is None else self._counted
 
     def _fit(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> None:
         raise UsageError(f"{type(self).__name__} cannot be fitted: use one of binderclip.adapt.METHODS")
@@ -184,6 +217,25 @@ class FewShotHead(FeatureClassifier):
         mean = views.mean(dim=1)
         x_val = F.normalize(mean, dim=-1) if self.input_level == "features" else mean
         return x_val, torch.tensor([place[label] for label in labels.tolist()])
+
+
+class WeightedHead(FewShotHead):
+    """Base of the heads for which the weight of a row has a meaning: as if it stood in X that often."""
+
+    def fit(  # type: ignore[override]
+        self, X: Any, y: Any, X_val: Any = None, y_val: Any = None, sample_weight: Any = None
+    ) -> FewShotHead:
+        """Learn from features and labels.
+
+        Args:
+            X, y, X_val, y_val: see `FewShotHead.fit`.
+            sample_weight: (N,), how often each row counts, at least 0; 2 is the row twice, 0 the row left out. They are
+                not normalised: weights that sum to 1 are the evidence of one picture. Default: 1 each.
+
+        Raises:
+            UsageError: as `FewShotHead.fit`; weights of another length, below 0 or not finite, or 0 for a whole class.
+        """
+        return self._learn(X, y, X_val, y_val, sample_weight)
 
 
 class HeadPredictor(nn.Module):
@@ -301,6 +353,11 @@ def _wrong_shape(level: InputLevel, shape: tuple[int, ...]) -> str:
     return f"X must have shape (N, d) or (N, V, d), not {shape}"
 
 
+def _see_names(estimator: Any, X: Any, *, reset: bool) -> None:
+    """Keep a data frame's column names as `feature_names_in_`, or compare them with those."""
+    validate_data(estimator, X, reset=reset, skip_check_array=True, ensure_2d=False)
+
+
 def _checked_input(X: Any, level: InputLevel = "features", estimator: Any = None) -> np.ndarray:
     if isinstance(X, Tensor):
         X = X.detach().cpu().numpy()
@@ -322,3 +379,22 @@ def _checked_pair(X: Any, y: Any, level: InputLevel = "features") -> tuple[np.nd
     check_consistent_length(x, labels)
     check_classification_targets(labels)
     return x, labels
+
+
+def _weighted(
+    x: np.ndarray, labels: np.ndarray, sample_weight: Any
+) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, "N"] | None]:
+    """Rows of weight above 0, their labels and weights; everything and None where no weights were given."""
+    if sample_weight is None:
+        return x, labels, None
+    given = sample_weight.detach().cpu().numpy() if isinstance(sample_weight, Tensor) else sample_weight
+    weights = np.asarray(given, dtype=np.float64)
+    if weights.shape != (len(labels),):
+        raise UsageError(f"sample_weight must have shape ({len(labels)},), one for each row of X, not {weights.shape}")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise UsageError("sample_weight must be finite and at least 0")
+    kept = weights > 0
+    lost = np.setdiff1d(labels, labels[kept])
+    if len(lost):
+        raise UsageError(f"sample_weight is zero for every row of class {lost.tolist()[0]!r}")
+    return x[kept], labels[kept], weights[kept]

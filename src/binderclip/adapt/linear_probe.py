@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from binderclip.adapt.head import FewShotHead, Terms
+from binderclip.adapt.head import Terms, WeightedHead
 from binderclip.errors import UsageError
 
 
-class LinearProbe(FewShotHead):
+class LinearProbe(WeightedHead):
     """scikit-learn's logistic regression on unit image features, without any text.
 
     Args:
@@ -52,14 +52,15 @@ class LinearProbe(FewShotHead):
             raise UsageError(f"C must be above 0, not {self.C}")
         x, y = views.flatten(0, 1).numpy(), targets.repeat_interleave(views.shape[1]).numpy()
         self._solver = LogisticRegression(max_iter=self.max_iter, warm_start=True)
-        self._data = x, y
+        weights = None if self._counted is None else self._counted.repeat_interleave(views.shape[1]).numpy()
+        self._data = x, y, weights
         self._use(self.C, *self._solve(self.C))
 
     def _solve(self, strength: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        x, y = self._data
+        x, y, weights = self._data
         if len(self.classes_) == 1:
             return np.zeros((1, x.shape[1])), np.zeros(1), np.ones(1, dtype=int)
-        model = self._solver.set_params(C=strength).fit(x, y)
+        model = self._solver.set_params(C=strength).fit(x, y, sample_weight=weights)
         weight, bias = model.coef_.copy(), model.intercept_.copy()
         if len(weight) == 1:
             weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])

@@ -97,7 +97,7 @@ class NearestExampleClassifier(FewShotHead):
 
     def anomaly_score(self, X: Any) -> np.ndarray:
         """One minus the similarity to the nearest class, (N,): high for what resembles no stored example."""
-        return 1 - self.tau * self.decision_function(X).max(axis=1)
+        return 1 - self.tau * self.predict_logits(X).max(axis=1)
 
     def is_anomaly(self, X: Any) -> np.ndarray:
         """Whether the anomaly score is above `threshold_`, (N,).

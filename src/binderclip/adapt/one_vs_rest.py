@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_curve
 from torch import Tensor
 
 from binderclip.adapt.gaussian import GaussianHead
-from binderclip.adapt.head import FeatureClassifier, Terms, _checked_input
+from binderclip.adapt.head import FeatureClassifier, Terms, _checked_input, _see_names
 from binderclip.adapt.linear_probe import LinearProbe
 from binderclip.adapt.prior import align, prior_rows
 from binderclip.errors import UsageError
@@ -71,6 +71,7 @@ class OneVsRest(FeatureClassifier):
         wanted = np.asarray(Y)
         if wanted.ndim != 2 or not np.isin(wanted, (0, 1)).all():
             raise UsageError(f"Y must be an indicator (N, C) of zeros and ones, not of shape {wanted.shape}")
+        _see_names(self, X, reset=True)
         x = F.normalize(torch.tensor(_checked_input(X)), dim=-1)
         if len(x) != len(wanted):
             raise UsageError(f"X has {len(x)} rows and Y {len(wanted)}")
@@ -141,6 +142,10 @@ class OneVsRest(FeatureClassifier):
             slope, offset = self.scaling_[c].tolist()
             self.thresholds_[c] = float(special.expit(slope * cut + offset))
         return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Logits (N, C), one column a label, also for two."""
+        return self.predict_logits(X)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each label by itself, (N, C)."""

@@ -81,7 +81,7 @@ class PolarClassifier(FeatureClassifier):
         labels = np.asarray(y)
         if not np.isin(labels, self.classes_).all() or len(set(labels.tolist())) < 2:
             raise UsageError(f"y must hold both of {self.classes_.tolist()} and nothing else")
-        margin = np.diff(self.decision_function(X), axis=1)[:, 0]
+        margin = self.decision_function(X)
         truth = labels == self.classes_[1]
         order = np.unique(margin)
         cuts = np.concatenate([[order[0] - 1], (order[:-1] + order[1:]) / 2, [order[-1] + 1]])

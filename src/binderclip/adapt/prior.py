@@ -85,7 +85,11 @@ def align(names: Sequence[Any], rows: Float[Tensor, "C d"], labels: Sequence[Any
 
 
 def prior_or_means(
-    prior: Float[Tensor, "C d"] | None, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"], classes: int
+    prior: Float[Tensor, "C d"] | None,
+    views: Float[Tensor, "N V d"],
+    targets: Int[Tensor, "N"],
+    classes: int,
+    counts: Float[Tensor, "N"] | None = None,
 ) -> Float[Tensor, "C d"]:
     """The prior, or where there is none the unit class means of the examples, so that a head works without texts.
 
@@ -94,10 +98,13 @@ def prior_or_means(
         views: unit features of the examples.
         targets: their classes, each at least once.
         classes: how many.
+        counts: how often each example counts; None: once.
     """
     if prior is not None:
         return prior
-    sums = torch.zeros(classes, views.shape[-1], dtype=views.dtype).index_add_(0, targets, views.sum(dim=1))
+    rows = views.sum(dim=1)
+    rows = rows if counts is None else rows * counts[:, None].to(rows)
+    sums = torch.zeros(classes, views.shape[-1], dtype=views.dtype).index_add_(0, targets, rows)
     return F.normalize(sums, dim=-1)
 
 

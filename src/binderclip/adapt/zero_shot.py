@@ -174,9 +174,13 @@ class ZeroShotClassifier(FeatureClassifier):
         return (self.views or WholeImage()).merge_labels(probs).numpy()
 
     def decision_function(self, X: Any) -> np.ndarray:
+        """Logits as every classifier gives them; with `multi_label` the log-odds (N, C) of each class."""
+        return self.predict_logits(X) if self.multi_label else super().decision_function(X)
+
+    def predict_logits(self, X: Any) -> np.ndarray:
         """Logits (N, C); with `multi_label` the log-odds of each class."""
         if not self.multi_label:
-            return super().decision_function(X)
+            return super().predict_logits(X)
         share = self.predict_proba(X).clip(1e-12, 1 - 1e-12)
         return np.log(share) - np.log1p(-share)
 

@@ -85,7 +85,7 @@ def answers_of(
             said = [[labels[c] for c in range(len(labels)) if row[c]] for row in head.predict(x)]
         else:
             about = getattr(head, "about_", {})
-            probs = special.softmax(head.decision_function(x) / float(about.get("temperature", 1.0)), axis=1)
+            probs = special.softmax(head.predict_logits(x) / float(about.get("temperature", 1.0)), axis=1)
             least = float(about.get("threshold", 0.0))
             said = [[labels[int(row.argmax())]] if row.max() >= least else [NONE] for row in probs]
     except ValueError as error:

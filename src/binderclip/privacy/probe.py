@@ -13,7 +13,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
+from sklearn.utils.validation import (
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -255,6 +261,7 @@ class PrivateLinearProbe(ClassifierMixin, BaseEstimator):
 
     Attributes:
         classes_, coef_ (C, d), intercept_ (C,): the classifier.
+        feature_names_in_: column names of the X that was fitted, where it was a data frame.
         noise_multiplier_, tau_, ledger_: how it was trained.
         report_: the `PrivacyReport`.
     """
@@ -307,6 +314,7 @@ class PrivateLinearProbe(ClassifierMixin, BaseEstimator):
     def _checked(self, X: Any, y: Any) -> tuple[Tensor, Tensor]:
         if y is None:
             raise ValueError("this classifier requires y to be passed, but the target y is None")
+        validate_data(self, X, reset=True, skip_check_array=True, ensure_2d=False)
         features = check_array(_array(X), dtype=np.float64)
         labels = column_or_1d(_array(y), warn=True)
         check_consistent_length(features, labels)
@@ -334,7 +342,10 @@ class PrivateLinearProbe(ClassifierMixin, BaseEstimator):
     def logits(self, X: Any) -> Float[Tensor, "N C"]:
         """Logits of features, as a tensor with its graph."""
         check_is_fitted(self, "classes_")
-        x = X if isinstance(X, Tensor) else torch.tensor(check_array(X, dtype=np.float64))
+        if not isinstance(X, Tensor):
+            validate_data(self, X, reset=False, skip_check_array=True, ensure_2d=False)
+            X = torch.tensor(check_array(X, dtype=np.float64))
+        x = X
         if x.shape[-1] != self.n_features_in_:
             raise ValueError(
                 f"X has {x.shape[-1]} features, but PrivateLinearProbe is expecting {self.n_features_in_} features "
@@ -342,9 +353,14 @@ class PrivateLinearProbe(ClassifierMixin, BaseEstimator):
             )
         return self._rows(x) @ torch.from_numpy(self.coef_).to(x).T + torch.from_numpy(self.intercept_).to(x)
 
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Logits (N, C), also for two classes."""
+    def predict_logits(self, X: Any) -> np.ndarray:
+        """Logits (N, C), one column a class."""
         return self.logits(_array(X)).detach().cpu().numpy()
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Logits (N, C); for two classes (N,), how far the second leads, as scikit-learn has it."""
+        logits = self.predict_logits(X)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Softmax of the logits, (N, C)."""
@@ -352,7 +368,7 @@ class PrivateLinearProbe(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row."""
-        best = self.decision_function(X).argmax(1)
+        best = self.predict_logits(X).argmax(1)
         return self.classes_[best]
 
 

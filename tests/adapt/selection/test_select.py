@@ -64,7 +64,7 @@ def test_a_picture_cannot_vouch_for_itself() -> None:
     shuffled = Draw(0, draw.rows, rng.permutation(draw.targets), draw.groups, draw.fold)
 
     class Nearest(KNeighborsClassifier):
-        def decision_function(self, X: np.ndarray) -> np.ndarray:
+        def predict_logits(self, X: np.ndarray) -> np.ndarray:
             return self.predict_proba(X)
 
     cell = cross_validate(lambda seed: Nearest(1), x, NAMES, shuffled, lambda s: True)

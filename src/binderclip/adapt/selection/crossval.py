@@ -142,7 +142,7 @@ def cross_validate(
         seconds += time.process_time() - before
         parameters = trained_parameters(head)
         place = [list(head.classes_).index(name) for name in names]
-        logits[held] = head.decision_function(x[held])[:, place]
+        logits[held] = head.predict_logits(x[held])[:, place]
         rest = (time.monotonic() - start) * (len(folds) - 1)
         if number == 0 and not allowed(rest):
             raise OverBudget(rest)

@@ -56,7 +56,7 @@ def examine(job: Job, name: str, entry: Entry, head: Any, parts: Parts, temperat
     """One fitted head on the test part."""
     targets = job.targets[parts.test]
     place = [list(head.classes_).index(own) for own in job.names]
-    logits = head.decision_function(job.inputs(entry)[parts.test])[:, place]
+    logits = head.predict_logits(job.inputs(entry)[parts.test])[:, place]
     probs = special.softmax(logits / temperature, axis=1)
     said = probs.argmax(axis=1)
     confusion = np.zeros((len(job.names), len(job.names)), dtype=int)

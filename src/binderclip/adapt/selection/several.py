@@ -263,7 +263,7 @@ def _score(
             before = time.process_time()
             head = build(name).fit(x[rows[~held]], truth[rows[~held]])
             seconds += time.process_time() - before
-            logits[held] = head.decision_function(x[rows[held]])
+            logits[held] = head.predict_logits(x[rows[held]])
             if truth[rows[held]].any():
                 errors.append(1 - mean_average_precision(truth[rows[held]], logits[held]))
         values.append(mean_average_precision(truth[rows], logits))
@@ -295,7 +295,7 @@ def _test(
 ) -> tuple[tuple[float, float, int], tuple[str, float] | None, Interval | None, list[tuple[str, int, float, float]]]:
     from sklearn.metrics import average_precision_score
 
-    logits = [head.decision_function(x) for head in finalists]
+    logits = [head.predict_logits(x) for head in finalists]
     f1 = _f1_by_label(finalists[0].predict(x), truth)
     occurs = truth.sum(axis=0) > 0
     by_label = [

@@ -68,7 +68,7 @@ class TileNearest(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Logits (N, 2) in the order of `classes_`."""
-        scores = self.head_.decision_function(X.reshape(-1, X.shape[2])).reshape(len(X), X.shape[1], -1)
+        scores = self.head_.predict_logits(X.reshape(-1, X.shape[2])).reshape(len(X), X.shape[1], -1)
         if not self.one_class:
             return scores.max(axis=1)
         bad = 1 - scores[:, :, 0].min(axis=1)

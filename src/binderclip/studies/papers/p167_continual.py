@@ -188,7 +188,7 @@ def _drift(bank: Any, tasks: list[Task]) -> float:
     for task in tasks:
         learner.partial_fit(classes=task.names)
         own = np.isin(learner.classes_, first.names)
-        answers = learner.classes_[own][learner.decision_function(first.X_test)[:, own].argmax(axis=1)]
+        answers = learner.classes_[own][learner.predict_logits(first.X_test)[:, own].argmax(axis=1)]
         values.append(float((answers == first.y_test).mean()))
     return max(values) - min(values)
 
