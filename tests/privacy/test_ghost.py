@@ -63,17 +63,19 @@ def test_attention_with_masks_other_keys_and_weights_equals_torch() -> None:
     torch.manual_seed(0)
 
     class Cross(nn.Module):
-        def __init__(self, kdim: int) -> None:
+        def __init__(self, kdim: int, zero: bool) -> None:
             super().__init__()
-            self.attention = nn.MultiheadAttention(8, 2, kdim=kdim, vdim=kdim, batch_first=True, bias=kdim == 8)
+            self.attention = nn.MultiheadAttention(
+                8, 2, kdim=kdim, vdim=kdim, batch_first=True, bias=kdim == 8, add_zero_attn=zero
+            )
 
         def forward(self, q: Tensor, k: Tensor, padding: Tensor) -> Tensor:
             mask = torch.zeros(3, 4, dtype=q.dtype).masked_fill(torch.ones(3, 4).triu(2).bool(), float("-inf"))
             found, weights = self.attention(q, k, k, attn_mask=mask, key_padding_mask=padding)
             return found.sum((1, 2)) + weights.square().sum((1, 2))
 
-    for kdim in (8, 6):
-        model = Cross(kdim).double()
+    for kdim, zero in ((8, False), (6, False), (8, True), (6, True)):
+        model = Cross(kdim, zero).double()
         q, k = torch.randn(5, 3, 8, dtype=torch.float64), torch.randn(5, 4, kdim, dtype=torch.float64)
         padding = torch.zeros(5, 4, dtype=torch.bool)
         padding[1, 3] = True
@@ -211,9 +213,6 @@ def test_what_couples_samples_or_hides_a_parameter_is_refused() -> None:
         clipped_sum(BatchFirst(), lambda m, x: m(x).square().sum(1), torch.randn(4, 4, 4), rule=rule)
     with pytest.raises(NotSupported, match="cannot be watched"):
         clipped_sum(Hidden(), lambda m, x: m(x).square().sum(1), x, rule=rule)
-    recurrent = nn.LSTM(4, 3, batch_first=True)
-    with pytest.raises(NotSupported, match="lstm"):
-        clipped_sum(recurrent, lambda m, x: m(x)[0].sum((1, 2)), torch.randn(6, 2, 4), rule=rule)
     scripted = torch.jit.script(nn.Linear(4, 3))
     with pytest.raises(NotSupported, match="scripted"):
         Recorder(scripted)

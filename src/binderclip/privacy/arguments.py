@@ -62,6 +62,6 @@ def any_source(recorder: Recorder, args: Any, kwargs: Any) -> Source:
 def unknown(source: Source, what: str) -> NotSupported:
     return NotSupported(
         f"parameter {source.name!r} meets the data in {what}, for which per-sample gradients are not known here; "
-        "known are linear, convolution, embedding, layer/group/RMS normalisation, attention, x @ W and elementwise "
-        "arithmetic. per_sample_grads(method='vmap') may handle it"
+        "known are linear, convolution, embedding, layer/group/RMS normalisation, attention, LSTM, GRU, RNN, x @ W and "
+        "elementwise arithmetic. per_sample_grads(method='vmap') may handle it"
     )

@@ -35,13 +35,13 @@ def attention(
         linear: (recorder, x, weight, bias, name) -> projected x, watched.
 
     Raises:
-        NotSupported: added keys (bias_k, add_zero_attn, static keys), attention weights asked for, or unbatched input.
+        NotSupported: learned or static keys (add_bias_kv, static_k), is_causal without a mask, or unbatched input.
     """
     bound = _signature().bind(*args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
     extras = [n for n in ("bias_k", "bias_v", "static_k", "static_v") if given[n] is not None]
-    if extras or given["add_zero_attn"] or given["query"].ndim != 3:
+    if extras or given["query"].ndim != 3:
         raise NotSupported(f"private training knows no attention with {', '.join(extras) or 'unbatched input'}")
     # (L, B, E) as nn.MultiheadAttention hands it over -> batch first
     same = given["query"] is given["key"] and given["key"] is given["value"]
@@ -51,6 +51,10 @@ def attention(
     heads = given["num_heads"]
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     mask = _mask(given, q, k)
+    if given["add_zero_attn"]:
+        # one more key that every query may look at, whose key and value are zero
+        k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
+        mask = None if mask is None else F.pad(mask, (0, 1))
     dropout = given["dropout_p"] if given["training"] else 0.0
     weights = None
     if given["need_weights"]:

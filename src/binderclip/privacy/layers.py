@@ -180,6 +180,12 @@ def _attention(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     return attention(recorder, func, args, kwargs, _linear_like)
 
 
+def _recurrent(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    from binderclip.privacy.recurrent import cell, layers
+
+    return (cell if func.__name__.endswith("_cell") else layers)(recorder, func, args, kwargs)
+
+
 def samplewise(recorder: Recorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """Any operation on rows: per-sample gradients by vmap over this operation alone."""
     tensors = [t for t in flattened((*args, *kwargs.values())) if isinstance(t, Tensor)]
@@ -225,4 +231,5 @@ HANDLERS: dict[str, Handler] = {
     "group_norm": _normalisation("group_norm", F.group_norm, "num_groups", channel=True),
     "conv2d": _conv2d,
     "multi_head_attention_forward": _attention,
+    **{f"{kind}{end}": _recurrent for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for end in ("", "_cell")},
 }
