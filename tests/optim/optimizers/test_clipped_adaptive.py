@@ -97,6 +97,25 @@ def test_coordinate_adagrad_against_a_loop(granularity, delayed):
     same(ours, params, rtol=1e-12)
 
 
+@pytest.mark.parametrize("form", ["coordinate", "norm"])
+@pytest.mark.parametrize("delayed", ["accumulator", True])
+def test_by_default_the_first_step_is_the_clipped_gradient_times_the_rate(form, delayed):
+    """With the authors' 1e-4, which belongs to their own form of delay, it was 100 times as long."""
+    x = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+    x.grad = x.detach().clone()
+    ClippedAdaGrad([x], lr=0.1, clip=1.0, form=form, delayed=delayed).step()
+    torch.testing.assert_close(x.detach(), torch.tensor([3 - 0.06, 4 - 0.08], dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_the_authors_delay_still_starts_at_their_value():
+    x = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    optimizer = ClippedAdaGrad([x], lr=0.1, clip=0.5, delayed="gradient")
+    for _ in range(2):
+        x.grad = torch.full_like(x, 0.3)
+        optimizer.step()
+    assert x.item() == pytest.approx(1 - 0.1 * 0.3 / math.sqrt(1e-4 + 0.3**2))
+
+
 def test_the_first_step_by_hand():
     for delayed, moved in (("accumulator", 0.5 / 3), (False, 0.5 / math.sqrt(9.25)), ("gradient", 0.0)):
         x = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))

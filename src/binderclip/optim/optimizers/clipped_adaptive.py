@@ -206,7 +206,9 @@ class ClippedAdaGrad(_ClippedAdaptive):
             "gradient", the authors' program: it moves along the previous clipped gradient, which the divisor contains,
             so the first step does not move.
         eta: weight of new squares in the accumulator.
-        v0: where the accumulator starts, b_0 squared in the norm form; default 1e-4 if delayed, else 0.
+        v0: where the accumulator starts, b_0 squared in the norm form. A delayed accumulator divides the first step by
+            its root alone: default 1, so that step is lr times the clipped gradient; 1e-4 would make it 100 times as
+            long. "gradient" starts at the authors' 1e-4, no delay at 0.
         eps: added to the root.
         weight_decay: decoupled, applied after the step.
         maximize, nonfinite, foreach: see `GuardedOptimizer`.
@@ -245,7 +247,9 @@ class ClippedAdaGrad(_ClippedAdaptive):
         foreach: bool | None = None,
     ) -> None:
         settings = settings_of(locals())
-        settings["v0"] = (1e-4 if delayed else 0.0) if v0 is None else v0
+        if v0 is None:
+            # 1e-4 is the authors', in whose program the divisor already holds the gradient that it divides
+            settings["v0"] = {"gradient": 1e-4, False: 0.0}.get(delayed, 1.0)
         super().__init__(params, settings)
 
     def _advance(
@@ -282,7 +286,8 @@ class ClippedAdam(_ClippedAdaptive):
         maximize, nonfinite, foreach: see `GuardedOptimizer`.
         delayed: "accumulator" (or True), or False.
         eta: weight of new squares.
-        v0: where the second moment starts; default 1e-5 if delayed, else 0.
+        v0: where the second moment starts; default 1e-5 if delayed, as the authors', so that the first step is about
+            (1 - beta_1) / sqrt(1e-5) = 32 times lr times the clipped gradient; else 0.
         eps: added to the uncorrected root, as in BERT's Adam.
         bias_correction: divide by 1 - beta^t; default only if not delayed, where v does not start at 0.
 
