@@ -193,6 +193,12 @@ def test_evp_steps_are_the_gradient_over_its_length_on_the_whole_picture(model: 
     torch.testing.assert_close(head.prompt_, delta, atol=1e-5, rtol=1e-4)
     sign = METHODS["evp"](prior, **{**options, "gradient": "sign", "epochs": 1}).fit(x, y)
     torch.testing.assert_close(sign.prompt_.abs(), (lr * mask * torch.ones(3, 1, 1)))
+    # By default a step is as long as the published one: 70 over all numbers of a frame of 30 in 224 pixels.
+    published = 70 / math.sqrt(3 * (224**2 - 164**2))
+    for recipe, rate in (("evp", published), ("visual-prompt", published * 40 / 70)):
+        free = METHODS[recipe](prior, **{**options, "gradient": "sign", "epochs": 1, "lr": None})
+        still = METHODS[recipe](prior, **{**options, "gradient": "sign", "epochs": 0, "lr": None}).fit(x, y).prompt_
+        torch.testing.assert_close((free.fit(x, y).prompt_ - still).abs(), rate * mask * torch.ones(3, 1, 1))
 
 
 def test_evp_scales_its_rate_with_the_root_of_the_frame(model: LinearEncoder) -> None:
@@ -279,7 +285,10 @@ def test_a_plain_classifier_gets_new_meanings_for_its_outputs() -> None:
     first = VisualPromptTuning(model=plain, outputs="first", epochs=0).fit(x, y)
     first.prompt_.zero_()
     np.testing.assert_allclose(first.decision_function(x), logits[:, :3], atol=1e-5)
-    frequent = VisualPromptTuning(model=plain, epochs=0).fit(x, y)
+    # Bahng et al. read output c for class c, Wu et al. the most frequent one.
+    assert VisualPromptTuning(model=plain, epochs=0).fit(x, y).outputs_.tolist() == [0, 1, 2]
+    frequent = METHODS["evp"](model=plain, around=False, epochs=0).fit(x, y)
+    assert frequent.outputs_.tolist() != [0, 1, 2]
     assert all(
         Counter(logits.argmax(1)[targets == c].tolist())[int(index)]
         == max(Counter(logits.argmax(1)[targets == c].tolist()).values())

@@ -89,7 +89,7 @@ def test_only_the_pair_branch_is_left_out_where_nobody_wants_it() -> None:
 def test_it_learns_to_order_by_what_is_asked(model: ImageTextModel, branch: str) -> None:
     x, first, second = tokens(96)
     captions = ["number of cats"] * 96 + ["number of dogs"] * 96
-    ranker = RankingAdapter(model, branch=branch, steps=120, **SMALL)
+    ranker = RankingAdapter(model, branch=branch, steps=200, **SMALL)
     ranker.fit(torch.cat([x, x]), captions, np.concatenate([first, second]))
     new, one, other = tokens(40, seed=7)
     assert ranker.score(new, "number of cats", one) > 0.8

@@ -301,8 +301,11 @@ class Crop(Edit):
     Raises:
         UsageError: margin below 0, or least outside [0, 1].
 
+    The window's ends are rounded outwards, so that nothing of the box is lost.
+
     Paper: `Crop(least=0.4, square=True)` is that of Visual Prompt Engineering for Medical Vision Language Models in
-        Radiology (arXiv 2408.15802).
+        Radiology (arXiv 2408.15802), up to the rounding: the released program cuts both ends down to whole pixels, so
+        its window may end one pixel earlier at the right and at the bottom.
     """
 
     margin: float = 0.0

@@ -114,7 +114,8 @@ class LoRATuning(ModelHead):
         scale: factor on the cosines; None: the prior's own, else the model's.
         names: what the template calls each class: by label, or in the order of the sorted labels; None: the labels.
         template: one sentence with `{}`.
-        r: rank. lora_alpha, lora_dropout, target_modules, towers, blocks, use_rslora: see `models.lora_`.
+        r: rank. lora_alpha, target_modules, towers, blocks, use_rslora: see `models.lora_`.
+        lora_dropout: of input channels, for a whole forward pass; PEFT's draws for each token (see `models.lora_`).
         steps: of the optimizer; None: 100 for each picture of a class.
         lr: of AdamW, cosine to 1e-6.
         weight_decay: of AdamW, on the factors alone.

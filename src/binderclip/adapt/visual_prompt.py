@@ -32,9 +32,11 @@ Gradient = Literal["momentum", "normalised", "sign"]
 RECIPES: dict[str, dict[str, Any]] = {
     "vp": {
         "around": False, "space": "normalised", "init": "normal", "gradient": "momentum", "flips": False, "lr": 40.0,
+        "outputs": "first",
     },
     "evp": {
         "around": True, "space": "pixels", "init": "zeros", "gradient": "normalised", "flips": True, "lr": 70.0,
+        "outputs": "frequent",
     },
 }  # fmt: skip
 """The published settings; the rate of a normalised gradient is for 69,840 numbers: a frame of 30 in 224 pixels."""
@@ -63,9 +65,11 @@ class VisualPromptTuning(SharedModel, TunedHead):
         gradient: `momentum`: as it is, with momentum 0.9, warm-up, and a cosine over the steps; `normalised`: divided
             by its length over the whole picture, or its `sign`; without momentum, with a cosine over the epochs.
         flips: mirror pictures at random while training. Not for digits and letters.
-        outputs: which outputs of a plain classifier stand for the classes; see `output_mapping`.
+        outputs: which outputs of a plain classifier stand for the classes, see `output_mapping`; default `first` for
+            `vp` and `frequent` for `evp`, as their authors do.
         lr: default 40 for `vp`; for `evp` 70 times the square root of the share of 69,840 numbers that the frame has,
-            because the rate is a length in pixel space.
+            because the rate is a length in pixel space. With `sign` it is what every number moves by, and the default
+            makes a step as long as the published one over its whole frame: 40 or 70 over sqrt(69,840), 0.15 or 0.26.
         epochs: passes over the pictures; the papers' 1,000 are for a large machine. The last weights are kept, where
             the papers keep the best on a validation split.
         batch_size: the papers use 256.
@@ -102,7 +106,7 @@ class VisualPromptTuning(SharedModel, TunedHead):
         around: bool | None = None,
         gradient: Gradient | None = None,
         flips: bool | None = None,
-        outputs: Literal["first", "frequent"] = "frequent",
+        outputs: Literal["first", "frequent"] | None = None,
         lr: float | None = None,
         epochs: int = 50,
         batch_size: int = 32,
@@ -160,7 +164,7 @@ class VisualPromptTuning(SharedModel, TunedHead):
         if _plain(self.model):
             with torch.no_grad():
                 shown = torch.cat([self._scores(prompt.place(self._sized(x))) for x in views[:, 0].split(64)])
-            self.outputs_ = output_mapping(shown, targets, self.outputs)
+            self.outputs_ = output_mapping(shown, targets, self._option("outputs"))
         return _Prompted(self, prompt, self._option("flips"), whole=self._option("gradient") != "momentum")
 
     def _training(self) -> Training:
@@ -179,6 +183,8 @@ class VisualPromptTuning(SharedModel, TunedHead):
         if self.lr is not None:
             return float(self.lr)
         lr = float(RECIPES[self.recipe]["lr"])
+        if self._option("gradient") == "sign":
+            return lr / math.sqrt(frame_entries(*REFERENCE))
         if self._option("gradient") != "normalised" or self.recipe != "evp":
             return lr
         side = int(self.size or self.model.preprocess.size[0])

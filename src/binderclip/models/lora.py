@@ -182,8 +182,9 @@ def lora_(
         model: changed in place, until the result is removed.
         r: rank.
         lora_alpha: scaling = lora_alpha / r, or lora_alpha / sqrt(r) with `use_rslora`.
-        lora_dropout: share of inputs that the low-rank term does not see. Drawn once a forward pass for all tokens,
-            not for each: a packed matrix has no place for that (PEFT refuses dropout there).
+        lora_dropout: share of inputs that the low-rank term does not see. Not PEFT's dropout, which draws for every
+            entry of every token: the term is added to the weight here, so an input channel is dropped for all tokens
+            and pictures of a forward pass, and steps vary more. (On a packed matrix PEFT refuses dropout.)
         target_modules: of `q`, `k`, `v`, `out`.
         towers: of `image`, `text`.
         blocks: None: all; n: the last n of each tower; or indices. What stands before the first adapted block can be

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -13,7 +14,8 @@ class RelationalAttention(nn.Module):
     """The difference between the evidence of two images, for every ordered pair, by learned queries.
 
     A query attends to the tokens of both images at once, in one softmax; the values of the second count negatively. So
-    the result of (i, j) is minus that of (j, i), and an image differs from itself by nothing, up to the output bias.
+    the result of (i, j) is minus that of (j, i), and an image differs from itself by nothing, up to the output bias,
+    which every query adds, as in the released program.
 
     The softmax over both images' tokens is split exactly: each image is attended to alone, and the share of the pair's
     attention that goes to the first is the sigmoid of the difference of the two log-sum-exps. Time and memory therefore
@@ -59,8 +61,8 @@ class RelationalAttention(nn.Module):
             tokens: of N images.
             others: of M images; None compares the N with each other. Rows may be done in parts this way.
         """
-        # The output map is linear: applied to the sum over queries, instead of to each.
-        return self.out(self.values(tokens, others))
+        # The output map belongs to each query, before the sum: linear, so it is applied once, and its bias R times.
+        return F.linear(self.values(tokens, others), self.out.weight, len(self.queries) * self.out.bias)
 
     def values(
         self, tokens: Float[Tensor, "N P d"], others: Float[Tensor, "M P2 d"] | None = None
