@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,7 +37,7 @@ from binderclip.adapt import (
     save_head,
 )
 from binderclip.adapt.gaussian import PRECISIONS
-from binderclip.errors import UsageError
+from binderclip.errors import CheckpointError, UsageError
 
 
 @dataclass(frozen=True)
@@ -380,6 +381,48 @@ def test_blend_search_scans_the_whole_grid_and_the_first_best_wins() -> None:
         blend_search(terms, targets, {"gda": [1.0]})
     with pytest.raises(UsageError, match="at least one value"):
         blend_search(terms, targets, {"cache": []})
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_numbers_that_cannot_be_meant_are_refused_before_any_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, text = toy()
+
+    def worked(*_: Any) -> None:
+        raise AssertionError("work was begun")
+
+    kind = METHODS[name]
+    for step in ("_module", "_fit", "_set_prior"):
+        if hasattr(kind, step):
+            monkeypatch.setattr(kind, step, worked)
+    for setting, value in make(name).get_params().items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        # 1e400 reads as infinity
+        for absurd in (math.nan, 1e400):
+            if not (setting == "C" and absurd == math.inf):
+                with pytest.raises(UsageError, match=rf"^{setting} must be (finite|a whole number), not (nan|inf)$"):
+                    make(name, as_prior(text), **{setting: absurd}).fit(x, y)
+
+
+def test_features_texts_and_saved_heads_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    x, y, text = toy()
+    head = GaussianHead(as_prior(text)).fit(x, y)
+    bad = torch.from_numpy(x.copy())
+    bad[3, 2] = math.nan
+    for call in (head.predict, head.predict_proba, head.decision_function):
+        with pytest.raises(UsageError, match="X contains NaN or infinity"):
+            call(bad)
+        with pytest.raises(ValueError, match="contains NaN"):
+            call(bad.numpy())
+    with pytest.raises(UsageError, match="NaN or infinity for the class 'bee'"):
+        GaussianHead({**as_prior(text), "bee": np.full(10, np.nan)}).fit(x, y)
+    with pytest.raises(UsageError, match="lrs must be finite, not inf"):
+        METHODS["prolip"](as_prior(text), lrs=(1e-3, math.inf)).fit(x, y)
+    with pytest.raises(UsageError, match=r"epochs must be a whole number, not 2\.5"):
+        METHODS["clip-adapter"](as_prior(text), epochs=2.5).fit(x, y)
+    head.means_[0, 0] = math.nan
+    with pytest.raises(CheckpointError, match="means_ of this head holds NaN"):
+        load_head(save_head(head, tmp_path / "head"))
 
 
 def test_bad_settings_are_named() -> None:

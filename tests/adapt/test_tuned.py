@@ -171,7 +171,7 @@ def test_the_schedule_by_epoch_is_flat_inside_an_epoch() -> None:
         (Training(lr=0.1, epochs=1, steps=1), "epochs or steps"),
         (Training(lr=0.1, epochs=-1), "epochs must be at least 0, not -1"),
         (Training(lr=0.1, epochs=1, batch_size=0), "batch_size must be at least 1, not 0"),
-        (Training(lr=float("nan"), epochs=1), "lr must be at least 0, not nan"),
+        (Training(lr=float("nan"), epochs=1), "lr must be finite, not nan"),
     ],
 )
 def test_bad_training_is_named(training: Training, words: str) -> None:

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from binderclip.adapt.multi_label import PseudoLabels, TileAggregator, mean_average_precision
+from binderclip.adapt.settings import check_settings
 from binderclip.adapt.tuned import Training, Tunable, train_tunable
 from binderclip.errors import UsageError
 from binderclip.fit.optimizers import OptimizerLike
@@ -107,11 +108,14 @@ class CDUL(BaseEstimator):
             truth: (I, C), what the named pictures really show, in the order of their first rows: only to watch the
                 labels, and to stop when they are worse than at first after three refinements.
         """
+        check_settings(self)
         if self.sigma <= 0 or self.update_every < 0 or self.warmup < 0:
             raise UsageError(
                 f"sigma {self.sigma} is above 0, update_every {self.update_every} and warmup {self.warmup} at least 0"
             )
         x = torch.as_tensor(X).detach().cpu().float()
+        if not bool(x.isfinite().all()):
+            raise UsageError("X contains NaN or infinity")
         labels = self._first_labels(x, y)
         inputs = self._inputs(x)
         self.ids_, owner = _owners(ids, len(x))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from binderclip.adapt.head import FeatureClassifier, Terms
 from binderclip.adapt.prior import prior_rows
+from binderclip.adapt.settings import check_settings
 from binderclip.errors import UsageError
 
 
@@ -60,6 +61,7 @@ class ContinualZeroShot(FeatureClassifier):
             y: labels, whose distinct values in order of appearance are the names where `classes` is not given.
             classes: the names.
         """
+        check_settings(self)
         names = list(dict.fromkeys(np.asarray(y).tolist())) if classes is None and y is not None else classes
         names = [name.item() if hasattr(name, "item") else name for name in names or []]
         known = self.classes_.tolist() if hasattr(self, "classes_") else []

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from binderclip.adapt.inputs import InputLevel, level_input
 from binderclip.adapt.prior import align, prior_rows
+from binderclip.adapt.settings import check_settings
 from binderclip.errors import UsageError
 
 Terms = dict[str, Tensor]
@@ -102,6 +103,8 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator):
     @torch.no_grad()
     def _in_chunks(self, X: Any) -> Float[Tensor, "N C"]:
         """Logits without a graph; pictures go through the encoder a few at a time."""
+        if isinstance(X, Tensor) and not bool(X.isfinite().all()):
+            raise UsageError("X contains NaN or infinity")
         if self.input_level != "images":
             return self.logits(X.detach().cpu().double() if isinstance(X, Tensor) else X).cpu()
         x = X.detach() if isinstance(X, Tensor) else torch.tensor(_checked_input(X, self.input_level, self))
@@ -157,6 +160,7 @@ class FewShotHead(FeatureClassifier):
         return self._learn(X, y, X_val, y_val)
 
     def _learn(self, X: Any, y: Any, X_val: Any, y_val: Any, sample_weight: Any = None) -> Any:
+        check_settings(self)
         if (X_val is None) != (y_val is None):
             raise UsageError("X_val and y_val go together: pass both or neither")
         _see_names(self, X, reset=True)

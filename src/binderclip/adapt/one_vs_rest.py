@@ -18,6 +18,7 @@ from binderclip.adapt.gaussian import GaussianHead
 from binderclip.adapt.head import FeatureClassifier, Terms, _checked_input, _see_names
 from binderclip.adapt.linear_probe import LinearProbe
 from binderclip.adapt.prior import align, prior_rows
+from binderclip.adapt.settings import check_settings
 from binderclip.errors import UsageError
 
 BASES = ("linear-probe", "gda", "nearest-example", "zero-shot")
@@ -66,6 +67,7 @@ class OneVsRest(FeatureClassifier):
             X: features (N, d).
             Y: 1 where picture n has label c.
         """
+        check_settings(self)
         if self.base not in BASES:
             raise UsageError(f"base must be one of {', '.join(BASES)}, not {self.base!r}")
         wanted = np.asarray(Y)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.adapt.head import FeatureClassifier, Terms
+from binderclip.adapt.settings import check_settings
 from binderclip.errors import UsageError
 
 
@@ -60,6 +61,7 @@ class PolarClassifier(FeatureClassifier):
             X: features (N, d); looked at only to calibrate.
             y: labels (N,) out of `classes`.
         """
+        check_settings(self)
         rows = [_pole(pole) for pole in (self.absence, self.presence)]
         if rows[0].shape != rows[1].shape:
             raise UsageError(f"presence has width {len(rows[1])} and absence {len(rows[0])}")
@@ -108,4 +110,6 @@ def _pole(given: Any) -> Float[Tensor, "d"]:
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2:
         raise UsageError(f"a pole is a TextBank or rows (K, d), not of shape {tuple(rows.shape)}")
+    if not bool(rows.isfinite().all()):
+        raise UsageError("a pole holds NaN or infinity")
     return F.normalize(F.normalize(rows, dim=-1).mean(dim=0), dim=-1)

@@ -59,6 +59,9 @@ def prior_rows(
         raise UsageError(f"text_prior has shape {tuple(rows.shape)} for {len(names)} classes: it must be (C, d)")
     if len(set(names)) != len(names):
         raise UsageError("text_prior names a class twice")
+    bad = ~rows.isfinite().all(dim=1)
+    if bool(bad.any()):
+        raise UsageError(f"text_prior holds NaN or infinity for the class {names[int(bad.nonzero()[0])]!r}")
     return names, rows.detach().cpu().double(), scale
 
 

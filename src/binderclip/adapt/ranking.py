@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from binderclip.adapt.ranking_net import RankingNet, RankingShape
+from binderclip.adapt.settings import check_settings
 from binderclip.adapt.token_features import WordTokens, patch_tokens, word_tokens
 from binderclip.adapt.tuned import Training, Tunable, train_tunable
 from binderclip.errors import UsageError
@@ -112,6 +113,7 @@ class RankingAdapter(RegressorMixin, BaseEstimator):
             groups: N names of quantities; pairs are compared within a quantity only ("count" and "size" have no
                 common scale). Default: all are one quantity.
         """
+        check_settings(self)
         if self.branch not in get_args(Branch):
             raise UsageError(f"branch is {self.branch!r}; it is one of {', '.join(get_args(Branch))}")
         patches = self._patches(X)

@@ -118,6 +118,8 @@ def load_head(folder: str | Path, *, model: Any = None) -> FeatureClassifier:
             for name, entry in document["fitted"].items():
                 if "tensor" in entry:
                     value: Any = tensors.get_tensor(name)
+                    if value.is_floating_point() and bool(value.isnan().any()):
+                        raise CheckpointError(f"{place}: {name} of this head holds NaN; fit and save it again")
                     value = value.numpy() if entry["tensor"] == "array" else value
                 else:
                     value = np.asarray(entry["value"]) if entry["array"] else entry["value"]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from binderclip.adapt.head import FewShotHead
+from binderclip.adapt.settings import check_number
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.fit.optimizers import OptimizerLike
@@ -123,10 +124,13 @@ class Training:
         """Optimizer steps for so many pictures; 0 where nothing is to be trained.
 
         Raises:
-            UsageError: both or neither of `epochs` and `steps`, or one below 0; a batch size below 1.
+            UsageError: both or neither of `epochs` and `steps`, or one below 0; a batch size below 1; counts that are
+                no whole numbers.
         """
         if (self.epochs is None) == (self.steps is None):
             raise UsageError(f"give epochs or steps, one of them; got epochs={self.epochs}, steps={self.steps}")
+        for name in ("lr", "epochs", "steps", "batch_size"):
+            check_number(name, getattr(self, name), whole=name != "lr")
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, not {self.batch_size}")
         count = self.steps if self.steps is not None else self.epochs
@@ -311,6 +315,7 @@ class TunedHead(FewShotHead):
 
     def _fit(self, views: Float[Tensor, "N V ..."], targets: Int[Tensor, "N"]) -> None:
         training = self._training()
+        training.total(len(views))  # settings that cannot be meant are refused before anything is built
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             module = self._module(views, targets)

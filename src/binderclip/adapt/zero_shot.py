@@ -14,6 +14,7 @@ from torch import Tensor
 from binderclip.adapt.head import FeatureClassifier, Terms
 from binderclip.adapt.pools import Pool, pool_of_record, pool_record, resolve_pool
 from binderclip.adapt.prior import prior_rows
+from binderclip.adapt.settings import check_settings
 from binderclip.adapt.views import Views, WholeImage
 from binderclip.errors import UsageError
 
@@ -77,6 +78,7 @@ class ZeroShotClassifier(FeatureClassifier):
 
     def fit(self, X: Any = None, y: Any = None) -> ZeroShotClassifier:
         """Prepare the text side; images and labels are not looked at, so pipelines and `clone` work."""
+        check_settings(self)
         pool = resolve_pool(self.pool)
         rule = "mean" if pool is not None and pool.folds else self.prototype
         names, rows, own = prior_rows(self.bank, self.classes, rule=rule)

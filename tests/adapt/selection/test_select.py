@@ -155,6 +155,11 @@ def test_odd_folders_behave(model: ImageTextModel, tmp_path: Path) -> None:
     [
         ({"shots": 0}, "shots must be at least 1, not 0"),
         ({"folds": 1}, "folds must be at least 2, not 1"),
+        ({"shots": 1e400}, "shots must be a whole number, not inf"),
+        ({"seeds": float("nan")}, "seeds must be a whole number, not nan"),
+        ({"limit": 1e400}, "limit must be a whole number, not inf"),
+        ({"limit": 0}, "limit must be at least 1, not 0"),
+        ({"budget": float("nan")}, "budget must be above 0 seconds"),
         ({"budget": 0.0}, "budget must be above 0 seconds"),
         ({"keep": 1.0}, "keep must lie between 0 and 1"),
         ({"shots": 1}, "no validation to choose a method by"),

@@ -16,6 +16,7 @@ from binderclip.adapt.selection.examine import calibrate, examine, final_fit, le
 from binderclip.adapt.selection.measures import mcnemar, selection_optimism
 from binderclip.adapt.selection.result import Examined, Selection
 from binderclip.adapt.selection.splits import Parts, near_duplicates, split_parts
+from binderclip.adapt.settings import check_number
 from binderclip.errors import DataError, UsageError
 
 PICTURES = 4000
@@ -74,7 +75,7 @@ def select_head(
     """
     began = time.monotonic()
     say = progress or (lambda line: None)
-    _check(shots, seeds, folds, budget, keep, methods)
+    _check(shots, seeds, folds, budget, keep, methods, limit)
     entries(methods, None, None, catalogue())  # a wrong name is refused before any picture is encoded
     labelled, notes = _looked_at(data, shots, limit, seed)
     encoded = encode_dataset(model, labelled, progress=lambda done, of: say(f"encoding pictures: {done} of {of}"))
@@ -210,9 +211,13 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _check(shots: int, seeds: int, folds: int, budget: float, keep: float, methods: str | Sequence[str]) -> None:
-    for name, value, least in (("shots", shots, 1), ("seeds", seeds, 1), ("folds", folds, 2)):
-        if value < least:
+def _check(
+    shots: int, seeds: int, folds: int, budget: float, keep: float, methods: str | Sequence[str], limit: int | None
+) -> None:
+    counts = {"shots": (shots, 1), "seeds": (seeds, 1), "folds": (folds, 2), "limit": (limit, 1)}
+    for name, (value, least) in counts.items():
+        check_number(name, value, whole=True)
+        if value is not None and value < least:
             raise UsageError(f"{name} must be at least {least}, not {value}")
     if not budget > 0:
         raise UsageError(f"budget must be above 0 seconds, not {budget}")
