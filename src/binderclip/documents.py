@@ -1,13 +1,24 @@
-"""What is written as JSON: strict JSON, that any program can read."""
+"""JSON and TOML: written so that any program can read it, and read so that no file can do harm."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["json_text", "plain"]
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["TOO_DEEP", "json_text", "parse_json", "parse_toml", "plain"]
+
+MOST_LEVELS = 100
+"""Lists and tables inside one another that are read: every later walk through the document recurses as deep."""
 
 
 def plain(value: Any) -> Any:
@@ -28,3 +39,69 @@ def plain(value: Any) -> Any:
 def json_text(document: Any) -> str:
     """The document as indented, strict JSON, without a line end."""
     return json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def parse_json(text: str | bytes, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The document of a JSON text; every file that a user may name is read through here.
+
+    Args:
+        text: the text; bytes are UTF-8, UTF-16 or UTF-32.
+        object_pairs_hook: as `json.loads` takes it.
+
+    Raises:
+        json.JSONDecodeError: not JSON, nested more than 100 deep, or with a number of thousands of digits.
+        UnicodeDecodeError: bytes that are no text.
+    """
+    try:
+        document = json.loads(text, object_pairs_hook=object_pairs_hook)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except RecursionError:
+        raise json.JSONDecodeError(TOO_DEEP, "", 0) from None
+    except ValueError as error:
+        # Python reads no whole number of more than some thousand digits.
+        raise json.JSONDecodeError(str(error).partition(";")[0], "", 0) from error
+    if _too_deep(document):
+        raise json.JSONDecodeError(TOO_DEEP, "", 0)
+    return document
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The document of a TOML text; every file or option that a user may write is read through here.
+
+    Raises:
+        tomllib.TOMLDecodeError: not TOML, nested more than 100 deep, or with a value that is none.
+    """
+    # Tables by dotted keys, which take a time that grows with the square of their number.
+    if re.search(rf"""^[ \t\[]*(?:[\w'"-]+[ \t]*\.[ \t]*){{{MOST_LEVELS}}}""", text, re.MULTILINE):
+        raise tomllib.TOMLDecodeError(TOO_DEEP)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError:
+        raise tomllib.TOMLDecodeError(TOO_DEEP) from None
+    except ValueError as error:
+        raise tomllib.TOMLDecodeError(str(error).partition(";")[0]) from error
+    if _too_deep(document):
+        raise tomllib.TOMLDecodeError(TOO_DEEP)
+    return document
+
+
+TOO_DEEP = f"nested more than {MOST_LEVELS} deep"
+
+
+def _too_deep(document: Any) -> bool:
+    """Whether lists and tables stand more than `MOST_LEVELS` deep in one another; does not recurse itself."""
+    level = [document]
+    for _ in range(MOST_LEVELS):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner.extend(item for item in value.values() if isinstance(item, (dict, list)))
+            elif isinstance(value, list):
+                inner.extend(item for item in value if isinstance(item, (dict, list)))
+        if not inner:
+            return False
+        level = inner
+    return True

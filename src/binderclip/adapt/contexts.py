@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def read_contexts(source: str | Path) -> ContextSet:
     if not path.is_file():
         raise UsageError(f"{source} is neither a context set ({', '.join(context_sets())}) nor a file")
     try:
-        document: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+        document: Any = parse_json(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise DataError(f"{path} is not JSON in UTF-8: {error}") from error
     wrong = f'{path} must hold factor -> value -> phrasings, such as {{"background": {{"water": ["on water"]}}}}'

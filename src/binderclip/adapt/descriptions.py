@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from binderclip.documents import parse_json
 from binderclip.errors import BinderclipError, DataError, UsageError
 
 URL, MODEL, KEY = "BINDERCLIP_LLM_URL", "BINDERCLIP_LLM_MODEL", "BINDERCLIP_LLM_KEY"
@@ -76,7 +77,7 @@ def read_descriptions(source: str | Path) -> Descriptions:
     if not path.is_file():
         raise UsageError(f"{source} is neither a shipped set ({', '.join(shipped_descriptions())}) nor a file")
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_twins)
+        document = parse_json(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_twins)
     except _Twin as error:
         raise DataError(f"{path} describes {error} twice") from error
     except ValueError as error:
@@ -182,7 +183,7 @@ class _Service:
         request = urllib.request.Request(place, json.dumps(body).encode(), head)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                document = json.loads(response.read())
+                document = parse_json(response.read())
             return str(document["choices"][0]["message"]["content"])
         except urllib.error.HTTPError as error:
             said = error.read()[:200].decode(errors="replace").strip()
@@ -238,7 +239,7 @@ def _json_in(text: str) -> Any:
         match = re.search(pattern, text, flags=re.S)
         if match:
             try:
-                return json.loads(match[0])
+                return parse_json(match[0])
             except ValueError:
                 continue
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from binderclip.adapt.head import FeatureClassifier
-from binderclip.documents import json_text
+from binderclip.documents import json_text, parse_json
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 
 FORMAT = "binderclip-head-1"
@@ -137,7 +136,7 @@ def _document(place: Path) -> dict[str, Any]:
             f"{place} holds no head: there is no {_JSON} (`binderclip adapt` and save_head write one)"
         )
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
             raise CheckpointError(f"{path} has format {document['format']!r}; this version reads {FORMAT!r}")
         if not isinstance(document["settings"], dict) or not isinstance(document["fitted"], dict):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def read_boxes(path: Path, size: tuple[int, int]) -> list[Region]:
 
 def _json_entries(path: Path, text: str) -> list[tuple[str, Any, str]]:
     try:
-        document = json.loads(text)
+        document = parse_json(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: damaged JSON (line {error.lineno}: {error.msg})") from error
     except (RecursionError, ValueError) as error:

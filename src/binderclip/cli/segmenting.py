@@ -12,6 +12,7 @@ import typer
 from binderclip.cli.inputs import ImageArguments, output_folder, output_names, output_path, writable_path
 from binderclip.cli.output import note, print_json, print_table, warn_skipped, write_csv, write_json
 from binderclip.cli.segment_presets import Request, build_segmenters
+from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -132,8 +133,6 @@ def _same_settings(folder: Path, request: Request, names: Sequence[str], redo: b
     Raises:
         UsageError: it was made with other labels or settings.
     """
-    import json
-
     path = folder / "segment.json"
     now = {
         "labels": list(names),
@@ -146,10 +145,11 @@ def _same_settings(folder: Path, request: Request, names: Sequence[str], redo: b
     }
     if path.is_file() and not redo:
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = parse_json(path.read_text(encoding="utf-8"))
         except ValueError:
             before = {}
-        changed = [key for key, value in now.items() if before.get(key) != value]
+        known = before if isinstance(before, dict) else {}
+        changed = [key for key, value in now.items() if known.get(key) != value]
         if changed:
             raise UsageError(
                 f"{folder} was made with other {', '.join(changed)}: give another --out, or --redo to do all again"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer
 from binderclip.cli.boxes import COLUMNS
 from binderclip.cli.marks import encode_marked
 from binderclip.cli.output import note
+from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def read_image_boxes(path: Path) -> dict[str, tuple[float, float, float, float]]
     forms = 'JSON such as {"photo.jpg": [x0, y0, x1, y1]}, or CSV lines "image,x0,y0,x1,y1"'
     try:
         text = path.read_text(encoding="utf-8-sig")
-        entries = _json_rows(json.loads(text)) if text.lstrip().startswith(("{", "[")) else _csv_rows(text)
+        entries = _json_rows(parse_json(text)) if text.lstrip().startswith(("{", "[")) else _csv_rows(text)
     except (ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
         raise DataError(f"{path} holds no boxes by image ({str(error)[:200]}): {forms}") from error
     found: dict[str, tuple[float, float, float, float]] = {}

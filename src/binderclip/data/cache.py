@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from binderclip.data.cache_shards import Column, bytes_of, size_of, write_whole
+from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 
 FEATURES = "features"
@@ -208,7 +209,7 @@ class CacheInfo:
 def _views(base: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     for mark in sorted(base.glob(f"*/*/{_MARK}")):
         try:
-            note = json.loads(mark.read_text())
+            note = parse_json(mark.read_text())
             yield mark.parent, {"fingerprint": str(note["fingerprint"]), "view": str(note["view"])}
         except (OSError, ValueError, KeyError, TypeError):
             yield mark.parent, {"fingerprint": mark.parent.parent.name, "view": mark.parent.name}

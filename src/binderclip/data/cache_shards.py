@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from binderclip.documents import parse_json
 from binderclip.errors import DataError
 
 _SUFFIX = ".safetensors"
@@ -114,7 +115,7 @@ class Column:
     def _shard_keys(self, name: str) -> list[str]:
         try:
             with _opened(self.folder / name) as file:
-                keys = json.loads((file.metadata() or {})["keys"])
+                keys = parse_json((file.metadata() or {})["keys"])
                 shapes = [file.get_slice(part).get_shape() for part in ("values", "sums")]
                 if [shape[0] for shape in shapes] != [len(keys)] * 2:
                     raise ValueError("keys and values differ in number")

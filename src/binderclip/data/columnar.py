@@ -6,7 +6,6 @@ for: a Parquet file by row groups, an Arrow file through a memory map.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -23,6 +22,7 @@ from binderclip.data.folder import take_split, unique_keys
 from binderclip.data.folder_rows import SPLIT_FOLDERS
 from binderclip.data.images import WHITE
 from binderclip.data.tables import describe, read_json
+from binderclip.documents import parse_json
 from binderclip.errors import DataError
 
 PICTURE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes", "bytes")
@@ -293,7 +293,7 @@ def _plain_columns(schema: Any, but: str) -> list[str]:
 def _class_names(schema: Any, path: Path) -> dict[str, list[str]]:
     """Column -> names of its numbers, where Hugging Face says so: in the schema, or in `dataset_info.json` beside."""
     try:
-        written = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        written = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = written.get("info", {}).get("features")
         if features is None and (path.parent / "dataset_info.json").is_file():
             features = read_json(read_file(path.parent / "dataset_info.json")).get("features")

@@ -15,6 +15,7 @@ from typing import Any
 
 from binderclip.data.files import not_unicode
 from binderclip.data.images import IMAGE_SUFFIXES
+from binderclip.documents import TOO_DEEP, parse_json
 from binderclip.errors import DataError
 
 FILE_COLUMNS = (
@@ -38,15 +39,13 @@ def read_json(data: bytes | str) -> Any:
         DataError: not JSON, not UTF-8, nested too deeply, or a number of too many digits; says which.
     """
     try:
-        return json.loads(data)
+        return parse_json(data)
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 text (byte {error.start})") from error
     except json.JSONDecodeError as error:
+        if error.msg == TOO_DEEP:
+            raise DataError("not JSON that can be read: nested too deeply") from error
         raise DataError(f"not JSON ({error.msg})") from error
-    except RecursionError as error:
-        raise DataError("not JSON that can be read: nested too deeply") from error
-    except ValueError as error:
-        raise DataError("not JSON that can be read: a number of too many digits") from error
 
 
 def read_captions(value: Any) -> list[str]:

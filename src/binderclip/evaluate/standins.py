@@ -7,7 +7,6 @@ training cropped its backgrounds from, as there are no others.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from binderclip.data.packs import TRAINING_PACKS, pack_hash
 from binderclip.data.scenes import scenes
 from binderclip.data.scenes_batch import Scenes
 from binderclip.data.scenes_vocabulary import vocabulary
-from binderclip.documents import json_text
+from binderclip.documents import json_text, parse_json
 from binderclip.errors import CheckpointError
 from binderclip.evaluate.clicks import click_figures
 from binderclip.evaluate.patch_affinity import patch_affinity
@@ -114,7 +113,7 @@ def ship(run: str | Path, target: str | Path, *, machine: str = "one CPU core") 
     run, target = Path(run), Path(target)
     kind = folder_kind(run / "model")
     try:
-        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+        summary = parse_json((run / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{run} is not a finished run: it has no summary.json") from error
     card = {"name": target.name, **ABOUT[str(kind)], **_made(summary, machine)}

@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError
 
 __all__ = ["Checkpoint", "disk_is_full", "megabytes", "sync_folder", "write_whole"]
@@ -125,7 +126,7 @@ class Checkpoint:
         for path in reversed(found):
             state, reason = _read(path)
             if state is not None:
-                self._check_identity(path, json.loads(state.pop("identity")))
+                self._check_identity(path, parse_json(state.pop("identity")))
                 reason = unfit(state) if unfit is not None else ""
                 if not reason:
                     return state
@@ -247,7 +248,7 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
 
 def _damage(path: Path) -> str:
     try:
-        seal = json.loads((path / _SEAL).read_text())
+        seal = parse_json((path / _SEAL).read_text())
         size = (path / _STATE).stat().st_size
         if size != seal["bytes"]:
             return f"{_STATE} has {size} bytes where {seal['bytes']} were written"

@@ -6,7 +6,6 @@ in one line instead of running code or failing deep inside a library.
 
 from __future__ import annotations
 
-import json
 import pickle
 import warnings
 import zipfile
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from binderclip.documents import parse_json
 from binderclip.errors import BinderclipError, CheckpointError, MissingDependency, NotSupported
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ def read_object(path: Path, *parts: str) -> dict[str, Any]:
         CheckpointError: it cannot be read, is no JSON, no object, or one of the parts is none.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

@@ -6,7 +6,6 @@ transformers' own formats.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from binderclip.documents import json_text
+from binderclip.documents import json_text, parse_json
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.borrowed import borrowed_state, without_borrowed
 from binderclip.models.checkpoint import check_finite, check_weights_file, configured, guarded
@@ -109,7 +108,7 @@ def _put(path: Path, value: Any) -> None:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) and isinstance(config.get(KEY), dict) else {}

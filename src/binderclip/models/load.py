@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 
 import torch
 
+from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.models import open_clip_models, registry
 from binderclip.models.devices import resolve_device, resolve_dtype
@@ -99,7 +99,7 @@ def _from_path(path: Path, name: str) -> ImageTextModel:
 
 def _is_transformers(folder: Path) -> bool:
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and "model_type" in found

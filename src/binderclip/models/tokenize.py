@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 
 Pooling = Literal["first", "last", "argmax", "eos", "appended", "mean"]
@@ -169,7 +170,7 @@ class FileTokenizer(Tokenizer):
         except Exception as error:  # tokenizers raises plain Exception for a malformed file
             raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
         self._files = {name: (folder / name).read_bytes() for name in self.FILES if (folder / name).is_file()}
-        special = json.loads(self._files.get("tokenizer_config.json", b"{}"))
+        special = parse_json(self._files.get("tokenizer_config.json", b"{}"))
         self._clean = clean
         pad = _token(special.get("pad_token")) or "[PAD]"
         pad_id = self._tokenizer.token_to_id(pad)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import bisect_left, insort
 from collections import deque
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from binderclip.documents import parse_json
 from binderclip.errors import DataError
 
 __all__ = ["ClipHistory", "Spike", "SpikeDetector", "plot_clipping", "read_clip_log"]
@@ -172,7 +172,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError:
                 continue
             if isinstance(row, dict):

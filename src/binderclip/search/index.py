@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.data import list_images
+from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, DataError, UsageError, require
 from binderclip.search.lock import LOCK, one_writer
 
@@ -335,7 +336,7 @@ def read_note(path: str | Path) -> dict[str, Any] | None:
     if not note.is_file():
         return None
     try:
-        content = json.loads(note.read_text(encoding="utf-8"))
+        content = parse_json(note.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}")
         return {key: str(content[key]) for key in ("model", "fingerprint", "root")}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.fit.checkpoint import write_whole
 from binderclip.optim import ClipHistory, read_clip_log
@@ -122,7 +123,7 @@ def run(
             if world.leads:
                 _close(result, model, world)
             world.wait()
-        result.summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+        result.summary = parse_json((out / "summary.json").read_text(encoding="utf-8"))
     return result
 
 
@@ -205,7 +206,7 @@ def _environment(out: Path, world: World) -> dict[str, Any]:
     """What the run was started with; described anew, with a warning, where the file is damaged."""
     path = out / "environment.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
         if isinstance(found, dict) and {"binderclip", "revision", "device"} <= set(found):
             return found
         problem = "not a description of an environment"
@@ -263,7 +264,7 @@ def _finished(context: StageContext) -> StageOutcome | None:
     if not context.resume or not path.exists():
         return None
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         identity = document.pop("identity")
         document["history"] = {name: np.asarray(values) for name, values in document["history"].items()}
         document["skipped"] = [tuple(entry) for entry in document["skipped"]]

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from binderclip.documents import parse_json
 from binderclip.fit import Callback, FitResult, Record
 from binderclip.fit.checkpoint import write_whole
 
@@ -38,7 +39,7 @@ class MetricsFile(Callback):
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    row = json.loads(line)
+                    row = parse_json(line)
                     before = (row["stage"], row["step"]) <= (self.stage, step)
                 except (ValueError, KeyError, TypeError, RecursionError):
                     continue  # the last line of a killed process, or damage

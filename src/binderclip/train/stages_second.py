@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from binderclip.data.packs import TRAINING_PACKS, pack_folder, pack_hash
+from binderclip.documents import parse_json
 from binderclip.errors import NotSupported
 from binderclip.models import ImageTextModel, build, load
 from binderclip.models.architectures import LiteTrunk, fold_lite, lite_pixels_to_clip
@@ -170,7 +171,7 @@ def compact_folder(source: Path, target: Path, *, text_tower: str = "small") -> 
         text_tower: name of that neighbour.
     """
     target.mkdir(parents=True, exist_ok=True)
-    config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
+    config = parse_json((source / CONFIG).read_text(encoding="utf-8"))
     config["binderclip"] = {"weights": "int8", "text_tower": text_tower}
     (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (target / "card.json").write_bytes((source / "card.json").read_bytes())

@@ -5,18 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from binderclip.documents import TOO_DEEP, parse_toml
 from binderclip.errors import UsageError
 from binderclip.train.parts import brief, hint
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["apply_override", "check_depth", "locate", "parse_override", "read_toml", "write_toml"]
 
@@ -40,13 +35,9 @@ def read_toml(path: str | Path) -> tuple[dict[str, Any], str]:
         raise UsageError(f"there is no recipe {path}" + (f"; in {path.parent}: {', '.join(beside)}" if beside else ""))
     try:
         text = path.read_text(encoding="utf-8")
-        return tomllib.loads(text), text
+        return parse_toml(text), text
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a text file in UTF-8: {error}") from error
-    except RecursionError as error:
-        raise UsageError(
-            f"{path}: its lists or tables stand too deep in each other; a recipe needs {DEEPEST}"
-        ) from error
     except ValueError as error:
         # of TOML itself, or of Python: an integer of thousands of digits
         raise UsageError(f"{path} is not valid TOML: {error}") from error
@@ -126,10 +117,10 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     if not equals or not key.strip():
         raise UsageError(f"--set {brief(text)}: write KEY=VALUE, such as --set stage.lr=3e-4")
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except RecursionError as error:
-        raise UsageError(f"--set {_shown(key.strip())}: lists or tables stand too deep in each other") from error
-    except ValueError:
+        parsed = parse_toml(f"value = {value}")["value"]
+    except ValueError as error:
+        if TOO_DEEP in str(error):
+            raise UsageError(f"--set {_shown(key.strip())}: lists or tables stand too deep in each other") from error
         parsed = value.strip()
     return [part.strip() for part in key.strip().split(".")], parsed
 

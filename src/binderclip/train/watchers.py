@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from binderclip.documents import parse_json
 from binderclip.fit import FitResult, ZeroGradients
 from binderclip.fit.loop import make_clip
 from binderclip.optim import ClipLog, NormClip
@@ -97,7 +98,7 @@ class Watchers:
         return {"evaluations": json.dumps(self.evaluations), "zero_gradients": self.zero.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.evaluations = json.loads(state["evaluations"])
+        self.evaluations = parse_json(state["evaluations"])
         if "zero_gradients" in state:  # checkpoints of earlier versions have none
             self.zero.load_state_dict(state["zero_gradients"])
 

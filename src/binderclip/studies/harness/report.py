@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from binderclip.documents import parse_json
 from binderclip.errors import DataError
 from binderclip.papers import paper
 from binderclip.studies.harness.criteria import Check
@@ -74,7 +75,7 @@ def read(path: Path) -> Result:
         DataError: not a result.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         first = document["first"]
         return Result(
             document["paper"],
