@@ -7,11 +7,31 @@ message alone and exits with `exit_code`; in Python they are ordinary exceptions
 
 from __future__ import annotations
 
+import re
+
+MOST_QUOTED = 160
+"""Characters of one quoted value, path or word that a message repeats."""
+
+_LONG = re.compile(rf"""(?<!\w)(['"])(?:(?!\1).){{{MOST_QUOTED + 1},}}\1(?!\w)|\S{{{MOST_QUOTED + 1},}}""")
+
+
+def short_values(message: str) -> str:
+    """The message with the middle of every very long quoted value or word left out.
+
+    Args:
+        message: what an error says; values that a user wrote may stand in it whole.
+    """
+    ends = (MOST_QUOTED - 5) * 2 // 3, (MOST_QUOTED - 5) // 3
+    return _LONG.sub(lambda found: f"{found[0][: ends[0]]} ... {found[0][-ends[1] :]}", message)
+
 
 class BinderclipError(Exception):
-    """Base of every error raised on purpose."""
+    """Base of every error raised on purpose; very long values in its message are shortened."""
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(short_values(said) if isinstance(said, str) else said for said in args))
 
 
 class UsageError(BinderclipError, ValueError):
@@ -34,6 +54,13 @@ class NotSupported(BinderclipError):
 
 class MissingDependency(BinderclipError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: libraries that it meets while they are imported raise errors of their own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def require(module: str, extra: str) -> object:

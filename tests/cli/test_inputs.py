@@ -81,7 +81,7 @@ def test_a_folder_for_files_is_made_or_refused_alike(command: Command) -> None:
         assert (done.code, "--out taken is a file: give a folder" in done.err) == (2, True), done.err
     for words in verbs[:3]:
         done = command(*words, "--out", "taken/below")
-        assert (done.code, "cannot make taken/below: Not a directory" in done.err) == (1, True), done.err
+        assert (done.code, "--out taken/below lies in taken, which is no folder" in done.err) == (2, True), done.err
         assert command(*words, "--out", "new/below").code == 0
         assert any(Path("new/below").iterdir())
 

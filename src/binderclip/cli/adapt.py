@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from binderclip.cli.inputs import output_folder
-from binderclip.cli.options import Device, Dtype, Json, Model
+from binderclip.cli.options import MOST_SEED, Device, Dtype, Json, Model, finite
 from binderclip.cli.output import note, print_json, print_table, warn_skipped, write_json
 from binderclip.cli.progress import stages
 from binderclip.errors import UsageError
@@ -25,7 +25,9 @@ def adapt(
             "named set: `digits`, `fashion-mnist`, ..."
         ),
     ],
-    shots: Annotated[int, typer.Option(min=1, help="Pictures a class to learn from, validation included.")] = 16,
+    shots: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Pictures a class to learn from, validation included.")
+    ] = 16,
     methods: Annotated[
         str,
         typer.Option(
@@ -33,18 +35,30 @@ def adapt(
             help="`auto` (what fits the budget, not those trained on images), `all`, or names: `gda,linear-probe`.",
         ),
     ] = "auto",
-    seeds: Annotated[int, typer.Option(min=1, help="Independent draws of the shots; the intervals are over them.")] = 3,
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation inside the shots.")] = 4,
-    budget: Annotated[float, typer.Option(help="Seconds it may take; what does not fit is left out.")] = 540.0,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same table.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Independent draws of the shots; the intervals are over them.")
+    ] = 3,
+    folds: Annotated[int, typer.Option(min=2, max=1000, help="Folds of the cross-validation inside the shots.")] = 4,
+    budget: Annotated[
+        float,
+        typer.Option(min=0, max=1e7, callback=finite, help="Seconds it may take; what does not fit is left out."),
+    ] = 540.0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="The same seed gives the same table.")] = 0,
     templates: Annotated[
         str, typer.Option("--templates", "-t", help="How a class name becomes sentences: a set, or one with `{}`.")
     ] = "simple",
     keep: Annotated[
-        float, typer.Option(help="Share of pictures of your classes that 'none of these' must not refuse.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            callback=finite,
+            help="Share of pictures of your classes that 'none of these' must not refuse.",
+        ),
     ] = 0.95,
     limit: Annotated[
-        int | None, typer.Option(min=2, help="Most pictures a class that are looked at [default: about 4,000 in all].")
+        int | None,
+        typer.Option(min=2, max=10**9, help="Most pictures a class that are looked at [default: about 4,000 in all]."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the head, the report and finished work.")] = Path(
         "adapt"
@@ -100,7 +114,7 @@ def adapt(
         if report:
             from binderclip.cli.adapt_report import write_labels_report, write_report
 
-            status.update("writing the report")
+            say("writing the report")
             if several:
                 write_labels_report(found, data, out / "report.html")
             else:

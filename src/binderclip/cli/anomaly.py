@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.inspecting import Request, inspect
-from binderclip.cli.options import Device, Dtype, Json, Model
+from binderclip.cli.options import MOST_SEED, Device, Dtype, Json, Model
 from binderclip.errors import UsageError
 
 
@@ -21,7 +21,9 @@ def anomaly(
             "[default: FOLDER/train/good where it is there, else none]."
         ),
     ] = None,
-    shots: Annotated[int, typer.Option(min=1, help="Most normal pictures that are used, spread over the folder.")] = 16,
+    shots: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Most normal pictures that are used, spread over the folder.")
+    ] = 16,
     method: Annotated[
         str, typer.Option(help="`winclip`: words, and nearest normal windows; `clap`: restores hidden regions.")
     ] = "winclip",
@@ -36,17 +38,23 @@ def anomaly(
         bool, typer.Option(help="Whether winclip's words count beside normal pictures; weak words mislead the maps.")
     ] = True,
     size: Annotated[
-        int | None, typer.Option(help="Side at which the model sees a picture, in pixels [default: the model's].")
+        int | None,
+        typer.Option(min=1, max=4096, help="Side at which the model sees a picture, in pixels [default: the model's]."),
     ] = None,
     scales: Annotated[str | None, typer.Option(help="Sides of winclip's windows in patches [default: 2,3].")] = None,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for the report and the pictures.")] = "anomalies",
-    most: Annotated[int, typer.Option(min=0, help="Most overlays that are drawn, highest scores first.")] = 60,
+    most: Annotated[
+        int, typer.Option(min=0, max=10**6, help="Most overlays that are drawn, highest scores first.")
+    ] = 60,
     npy: Annotated[
         bool, typer.Option("--npy", help="Also save every map as NAME.npy, float32, at its picture's size.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of what clap learns and draws [default: 0].")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MOST_SEED, help="Of what clap learns and draws [default: 0].")
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps of clap's restorer [default: 1875, the paper's].")
+        int | None,
+        typer.Option(min=1, max=10**7, help="Training steps of clap's restorer [default: 1875, the paper's]."),
     ] = None,
     model: Model = "small",
     device: Device = "cpu",
@@ -79,8 +87,8 @@ def _sides(text: str) -> tuple[int, ...]:
         sides = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         sides = ()
-    if not sides:
-        raise UsageError(f"--scales {text!r}: numbers of patches separated by commas, such as 2,3")
+    if not sides or not all(1 <= side <= 100 for side in sides) or len(sides) > 10:
+        raise UsageError(f"--scales {text!r}: up to ten numbers of patches from 1 to 100, such as 2,3")
     return sides
 
 

@@ -7,16 +7,20 @@ heavy imports stand inside the function, so `binderclip --help` answers at once.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
 
-from binderclip.errors import BinderclipError
+from binderclip.cli.output import printable
+from binderclip.errors import BinderclipError, UsageError, short_values, was_interrupted
 
 # Order of the verbs in `binderclip --help`: what a newcomer needs first.
 VERBS = (
@@ -25,16 +29,49 @@ VERBS = (
 )  # fmt: skip
 
 
-class _InOrder(typer.core.TyperGroup):
-    """Lists verbs and groups of verbs in the order of `VERBS`; Typer would put groups last."""
+MOST_SAID = 550
+"""Characters of an error message; what a user wrote may stand in it many times."""
+
+# Typer's own copy of click keeps it where only its children are public.
+_ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+class _Verbs(typer.core.TyperGroup):
+    """Lists verbs and groups in the order of `VERBS`, where Typer would put groups last; keeps its own errors short."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=VERBS.index)
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _said_shortly():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _said_shortly():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _said_shortly() -> Iterator[None]:
+    """What Typer would answer at length or not at all: long values, Ctrl-C, a reader that has gone."""
+    try:
+        yield
+    except _ClickException as error:
+        error.message = _short(error.message, 160)
+        raise
+    except BrokenPipeError:
+        # `binderclip papers | head` has seen enough.
+        _forget_stdout()
+        raise SystemExit(0) from None
+    except (Exception, KeyboardInterrupt) as error:
+        if was_interrupted(error):
+            fail("interrupted", 130)
+        raise
+
 
 app = typer.Typer(
     name="binderclip",
-    cls=_InOrder,
+    cls=_Verbs,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -67,20 +104,33 @@ for _verb in VERBS:
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """Print a short error to stderr and leave with `code`."""
-    typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+    # Where nobody reads stderr any more, the code still tells.
+    with contextlib.suppress(OSError):
+        typer.secho(f"error: {_short(message, MOST_SAID)}", fg=typer.colors.RED, err=True)
     raise SystemExit(code)
 
 
+def _short(message: str, most: int) -> str:
+    message = printable(short_values(message))
+    return message if len(message) <= most else f"{message[: most * 2 // 3]} ... {message[-(most // 3 - 5) :]}"
+
+
 def _short_warning(message: Warning | str, *_: object, **__: object) -> None:
-    typer.secho(f"note: {message}", fg=typer.colors.YELLOW, err=True)
+    typer.secho(f"note: {_short(str(message), MOST_SAID)}", fg=typer.colors.YELLOW, err=True)
 
 
 def main() -> None:
     """Run the command line; every error raised on purpose becomes one short message, never a traceback."""
     # A warning's file and line are for programmers.
     warnings.showwarning = _short_warning
+    for stream in (sys.stdout, sys.stderr):
+        # A file's name need not be text; what a terminal or JSON cannot hold is written as \udcff.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
+            if any("\0" in word for word in sys.argv):
+                raise UsageError("an argument has a NUL character in it")
             app()
         finally:
             # Here, so that a full disk behind stdout is an error like any other.
@@ -90,13 +140,13 @@ def main() -> None:
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except BrokenPipeError:
-        # `binderclip papers | head` has seen enough.
         _forget_stdout()
         raise SystemExit(0) from None
     except OSError as error:
         _forget_stdout()
         where = f" {error.filename}" if error.filename else ""
-        fail(f"{error.strerror or error}{where and ':' + where}")
+        code = UsageError.exit_code if error.errno == errno.ENAMETOOLONG else 1
+        fail(f"{error.strerror or error}{where and ':' + where}", code)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise

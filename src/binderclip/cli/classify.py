@@ -54,7 +54,7 @@ def classify(
     crop_from: CropFrom = None,
     mark: Mark = None,
     box: MarkBox = None,
-    top: Annotated[int, typer.Option(min=1, help="Labels to show for each image.")] = 3,
+    top: Annotated[int, typer.Option(min=1, max=10_000, help="Labels to show for each image.")] = 3,
     picture: Annotated[
         str | None, typer.Option("--picture", help="Also save a sheet of the images with their labels to this PNG.")
     ] = None,

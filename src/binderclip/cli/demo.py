@@ -12,7 +12,7 @@ import typer
 
 from binderclip.cli.figures import figure_rows
 from binderclip.cli.inputs import output_folder
-from binderclip.cli.options import Json
+from binderclip.cli.options import Json, finite
 from binderclip.cli.output import note, print_json
 from binderclip.cli.page import Page
 
@@ -27,10 +27,16 @@ def demo(
         "demo"
     ),
     epochs: Annotated[
-        float, typer.Option(min=0.01, help="Passes of the from-scratch model over its pictures; 4 take two minutes.")
+        float,
+        typer.Option(
+            min=0.01,
+            max=1000,
+            callback=finite,
+            help="Passes of the from-scratch model over its pictures; 4 take two minutes.",
+        ),
     ] = 4.0,
     pictures: Annotated[
-        int | None, typer.Option(min=10, help="Held-out pictures to search in [default: all of them].")
+        int | None, typer.Option(min=10, max=10**6, help="Held-out pictures to search in [default: all of them].")
     ] = None,
     json: Json = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.inputs import writable_path
-from binderclip.cli.options import Json, parse_labels
+from binderclip.cli.options import Json, finite, parse_labels
 from binderclip.cli.output import note, print_json, print_table, write_json
 from binderclip.errors import DataError, UsageError
 
@@ -26,11 +26,13 @@ def descriptions(
     attributes: Annotated[
         str, typer.Option(help="What to describe, separated by commas [default: the model chooses].")
     ] = "",
-    count: Annotated[int, typer.Option(min=1, help="Attributes that the model chooses.")] = 6,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="Attributes that the model chooses.")] = 6,
     prompt: Annotated[
         str | None, typer.Option(help="Prompt file with the sections [attributes] and [sentences].")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for one answer.")] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(min=1, max=86_400, callback=finite, help="Seconds to wait for one answer.")
+    ] = 60.0,
     json: Json = False,
 ) -> None:
     """Describe labels by visual sentences, written by a language model or shipped.

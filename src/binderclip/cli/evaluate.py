@@ -26,7 +26,7 @@ def evaluate(
     ] = "openclipart",
     split: Annotated[str | None, typer.Option(help="Of a named set, or `all` [default: the held-out one].")] = None,
     templates: Annotated[str, typer.Option("--templates", "-t", help="Sentences around a class name.")] = "simple",
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=10**9, help="Use only the first so many pictures.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures to this JSON file.")] = None,
     allow_pipe: AllowPipe = False,
     device: Device = "cpu",

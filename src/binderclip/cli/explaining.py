@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,7 +205,7 @@ def build_methods(names: Sequence[str], layer: str | None, settings: Sequence[st
         accepted = inspect.signature(METHODS[name]).parameters
         mine = {key: value for key, value in chosen.items() if len(names) == 1 or key in accepted}
         if layer is not None:
-            place: int | str = int(layer) if layer.lstrip("-").isdigit() else layer
+            place: int | str = int(layer) if re.fullmatch("-?[0-9]{1,4}", layer) else layer
             slot = next((option for option in ("layer", "layers") if option in accepted), None)
             if slot is not None and not (name.startswith(("smoothgrad", "vargrad")) and slot == "layers"):
                 mine[slot] = place

@@ -82,9 +82,9 @@ def heads(
         Path | None,
         typer.Option("--texts", "-t", help="Descriptions to choose from, one a line [default: 2,000 shipped ones]."),
     ] = None,
-    blocks: Annotated[int, typer.Option(min=1, help="How many of the last blocks are looked at.")] = 4,
-    top: Annotated[int, typer.Option(min=1, help="Texts of each head that are shown, of the ten chosen.")] = 4,
-    limit: Annotated[int, typer.Option(min=2, help="Most pictures, evenly over all there are.")] = LIMIT,
+    blocks: Annotated[int, typer.Option(min=1, max=1000, help="How many of the last blocks are looked at.")] = 4,
+    top: Annotated[int, typer.Option(min=1, max=10, help="Texts of each head that are shown, of the ten chosen.")] = 4,
+    limit: Annotated[int, typer.Option(min=2, max=10**6, help="Most pictures, evenly over all there are.")] = LIMIT,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The report: every head's texts, pictures and heat maps.")
     ] = Path("heads.html"),

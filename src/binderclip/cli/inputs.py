@@ -134,12 +134,30 @@ def output_folder(given: str | Path, *, make: bool = True) -> Path:
     folder = Path(given)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file: give a folder")
+    above = next((place for place in folder.parents if os.path.lexists(place)), folder)
+    if folder.is_symlink() and not folder.exists():
+        raise UsageError(f"--out {folder} is a link to what is not there")
+    if not above.is_dir():
+        raise UsageError(f"--out {folder} lies in {above}, which is no folder")
     if make:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"cannot make {folder}: {error.strerror or error}") from error
     return folder
+
+
+_held: list[int] = []
+
+
+def _is_read(pipe: Path) -> bool:
+    """Whether somebody reads a named pipe; writing to another one would wait for ever."""
+    try:
+        # Not closed before the process ends: the reader would take that for the end of the file.
+        _held.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
 
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -179,4 +197,6 @@ def writable_path(given: str | Path) -> Path:
         raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UsageError(f"cannot write {path}: permission denied")
+    if path.is_fifo() and not _is_read(path):
+        raise UsageError(f"cannot write {path}: it is a named pipe that nobody reads")
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -25,11 +26,24 @@ AllowPipe = Annotated[
         "--allow-pipe", help="Let shards named `pipe:COMMAND` run that command; only for what you wrote yourself."
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through the model at once.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=65_536, help="Images that go through the model at once.")]
+MOST_SEED = 2**32 - 1
+"""Largest seed: NumPy takes no larger one."""
 LABELS = typer.Option(
     "--labels", "-l", help="Labels, separated by commas: `cat,dog,a red car`; or `@FILE`, one a line."
 )
 Labels = Annotated[str, LABELS]
+
+
+def finite(value: float | None) -> float | None:
+    """The callback of every option that is a fraction: a range alone lets NaN through.
+
+    Raises:
+        UsageError: it is not a number.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
 
 
 def parse_labels(text: str, option: str = "--labels") -> list[str]:

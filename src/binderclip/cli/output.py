@@ -7,20 +7,39 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from binderclip.documents import json_text
-from binderclip.errors import DataError
+from binderclip.errors import DataError, short_values
 
 PIPE_WIDTH = 200
 """Columns of a table that goes into a file or a pipe: nothing has to be folded there."""
 
-console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH)
-notes = Console(stderr=True)
+
+class _PlainConsole(Console):
+    """A console that prints what it is given: `[red]` and `:cat:` in names and labels are no orders to it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def on_broken_pipe(self) -> NoReturn:
+        # Rich would leave with code 1; the command line knows what to do.
+        raise BrokenPipeError
+
+
+console = _PlainConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH)
+notes = _PlainConsole(stderr=True)
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out: a file's name must not move a terminal's cursor."""
+    return text.translate(_CONTROL)
 
 
 def print_json(document: Any) -> None:
@@ -35,7 +54,7 @@ def write_json(document: Any, path: Path) -> None:
         DataError: it cannot be written.
     """
     try:
-        path.write_text(json_text(document) + "\n", encoding="utf-8")
+        path.write_text(json_text(document) + "\n", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -47,7 +66,7 @@ def write_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]], path: Path)
         DataError: it cannot be written.
     """
     try:
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             writer.writerows(rows)
@@ -66,11 +85,11 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     for index, column in enumerate(columns):
         number = bool(rows) and isinstance(rows[0][index], (int, float))
         whole = index == 0 and all(len(str(row[0])) <= room for row in rows)
-        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=whole)
+        table.add_column(printable(column), justify="right" if number else "left", overflow="fold", no_wrap=whole)
     for row in rows:
-        table.add_row(*[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row])
+        table.add_row(*[f"{cell:.3f}" if isinstance(cell, float) else printable(str(cell)) for cell in row])
     # A title inside the table would be folded to the table's width.
-    console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(title), style="bold", soft_wrap=True)
     console.print(table)
 
 
@@ -85,7 +104,7 @@ def short_path(path: str | Path) -> str:
 
 def note(message: str) -> None:
     """Print a note for a person to stderr."""
-    notes.print(message, highlight=False, markup=False, style="dim", soft_wrap=True)
+    notes.print(printable(message), style="dim", soft_wrap=True)
 
 
 def warn_skipped(skipped: Sequence[tuple[Any, str]], most: int = 10) -> None:
@@ -99,4 +118,4 @@ def warn_skipped(skipped: Sequence[tuple[Any, str]], most: int = 10) -> None:
     if len(skipped) > most:
         lines.append(f"  and {len(skipped) - most} more")
     for line in lines:
-        notes.print(line, highlight=False, markup=False, style="yellow", soft_wrap=True)
+        notes.print(printable(short_values(line)), style="yellow", soft_wrap=True)

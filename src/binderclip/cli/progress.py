@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from binderclip.cli.output import note, notes
+from rich.text import Text
+
+from binderclip.cli.output import note, notes, printable
 
 T = TypeVar("T")
 PAUSE = 10.0
@@ -25,8 +27,8 @@ def stages(first: str) -> Iterator[Callable[[str], None]]:
         `say(text)`, to be called whenever something else is done, as often as one likes.
     """
     if notes.is_terminal:
-        with notes.status(first) as status:
-            yield lambda text: status.update(text)
+        with notes.status(Text(printable(first))) as status:
+            yield lambda text: status.update(Text(printable(text)))
         return
     last = time.monotonic()
 

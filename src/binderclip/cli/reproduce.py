@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.options import Json
+from binderclip.cli.inputs import output_folder
+from binderclip.cli.options import MOST_SEED, Json
 from binderclip.cli.output import note, print_json, print_table
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
     from binderclip.studies import Check, Result
+
+
+MOST_SEEDS = 100
 
 
 def reproduce(
@@ -68,6 +72,8 @@ def reproduce(
     if paper is not None:
         load_study(wanted[0])
     numbers = _seeds(seeds)
+    if out is not None:
+        output_folder(out, make=False)
     root = checkout()
     whole = all_ and out is None and root is not None
     folder = Path(out) if out else root / "docs" / "results" if whole and root is not None else Path("runs/studies")
@@ -133,9 +139,14 @@ def _seeds(text: str) -> list[int] | None:
     if not text.strip():
         return None
     try:
-        return [int(part) for part in text.split(",")]
+        seeds = [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"--seeds {text!r}: whole numbers separated by commas, such as 0,1,2") from None
+    if len(seeds) > MOST_SEEDS or not all(0 <= seed <= MOST_SEED for seed in seeds):
+        raise UsageError(f"--seeds {text!r}: at most {MOST_SEEDS} whole numbers from 0 to {MOST_SEED}")
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds {text!r} names a seed twice")
+    return seeds
 
 
 def _document(result: Result, folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 from binderclip.cli.inputs import picture_path
 from binderclip.cli.options import BatchSize, Device, Dtype, Json, Model
 from binderclip.cli.output import note, print_json, print_table, short_path, warn_skipped
-from binderclip.errors import UsageError
+from binderclip.errors import DataError, UsageError
 
 INSIDE = ".binderclip"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -54,6 +54,8 @@ def index(
     except KeyboardInterrupt:
         note(f"interrupted: the index holds {len(found)} images; the same command goes on from here")
         raise
+    if not len(found) and report.skipped:
+        raise DataError(f"none of {len(report.skipped)} pictures in {folder} could be read: {report.skipped[0][1]}")
     if json:
         print_json({"index": path, "images": len(found), "model": model, **vars(report)})
     else:
@@ -71,7 +73,7 @@ def query(
     place: Annotated[
         Path, typer.Option("--index", "-i", help="The indexed folder, or the place given to `search index --index`.")
     ] = Path("."),
-    top: Annotated[int, typer.Option(min=1, help="Images to show.")] = 10,
+    top: Annotated[int, typer.Option(min=1, max=10_000, help="Images to show.")] = 10,
     picture: Annotated[
         str | None, typer.Option("--picture", help="Also save a sheet of what was found as PNG.")
     ] = None,

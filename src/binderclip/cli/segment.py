@@ -42,7 +42,9 @@ def segment(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(help="Shorter side at which the model sees the image, in pixels [default: the preset's]."),
+        typer.Option(
+            min=1, max=4096, help="Shorter side at which the model sees the image, in pixels [default: the preset's]."
+        ),
     ] = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="Folder for several images [default: segments].")
@@ -65,7 +67,7 @@ def segment(
         str | None,
         typer.Option(help="Measure instead, on a folder with label maps (VOC, ADE), or `scenes`, `scenes-hard`."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most pictures that --evaluate measures.")] = 60,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most pictures that --evaluate measures.")] = 60,
     list_presets: Annotated[bool, typer.Option("--list", help="Show the presets and their parts.")] = False,
     model: Model = "small",
     device: Device = "cpu",

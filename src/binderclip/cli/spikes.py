@@ -23,7 +23,7 @@ def spikes(
     run: Annotated[
         Path, typer.Argument(help="A run folder of `binderclip train`, or the `out` folder of a `ClipLog`.")
     ],
-    top: Annotated[int, typer.Option(min=1, help="Parameters that are named for each spike.")] = 5,
+    top: Annotated[int, typer.Option(min=1, max=10_000, help="Parameters that are named for each spike.")] = 5,
     picture: Annotated[
         Path | None, typer.Option("--picture", "-p", help="The picture [default: RUN/spikes.png].")
     ] = None,

@@ -13,24 +13,61 @@ from binderclip.errors import UsageError, require
 Urls: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 
 
+MOST_SHARDS = 1_000_000
+"""Shards that one name with braces may stand for."""
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
+_LIST_MARK = re.compile("[{},]")
+
+
 def expand(urls: Urls) -> list[str]:
     """Brace ranges written out: `a-{00..02}.tar` -> three names.
 
     Raises:
-        UsageError: none, or an address with a quote or a line break, which older versions of webdataset would hand to
-            a shell.
+        UsageError: none, more than a million of them, braces that do not match, or an address with a quote or a line
+            break, which older versions of webdataset would hand to a shell.
     """
     lists: Any = require("webdataset.shardlists", "train")
     expanded: list[str] = []
     for text in [urls] if isinstance(urls, (str, os.PathLike)) else urls:
-        # A path is a path, whatever braces and colons it has.
-        expanded += [os.fspath(text)] if isinstance(text, os.PathLike) else lists.expand_urls(text)
+        if isinstance(text, os.PathLike):
+            expanded.append(os.fspath(text))  # a path is a path, whatever braces and colons it has
+            continue
+        # Before anything is written out: some ranges end only when the memory does.
+        if _most_names(text) > MOST_SHARDS:
+            raise UsageError(
+                f"{text!r} names more than {MOST_SHARDS:,} shards; give a shorter range, such as {{000..099}}"
+            )
+        try:
+            expanded += lists.expand_urls(text)
+        except (ValueError, AssertionError, RecursionError) as error:
+            raise UsageError(f"{text!r} is no list of shards such as x-{{000..099}}.tar: {error}") from error
     if not expanded:
         raise UsageError("no shards were named")
     for url in expanded:
         if not is_local(url) and not is_pipe(url) and any(sign in url for sign in "'\n\r\0"):
             raise UsageError(f"{url!r}: a quote or line break in an address: write it as %27 or %0A")
     return expanded
+
+
+def _most_names(text: str) -> int:
+    """A bound on how many names braces stand for: the product of all ranges and lists, nested or not."""
+    most = 1
+    for start, stop, step in _RANGE.findall(text):
+        # Numbers of many digits would take long to read, and are too many however they are counted.
+        if max(len(start), len(stop)) > 18:
+            return MOST_SHARDS + 1
+        most *= abs(int(stop) - int(start)) // max(1, int(step[:18] or 1)) + 1
+    open_lists: list[int] = []
+    for mark in _LIST_MARK.findall(text):
+        if mark == "{":
+            open_lists.append(1)
+        elif open_lists and mark == ",":
+            open_lists[-1] += 1
+        elif open_lists:
+            most *= open_lists.pop()
+        if most > MOST_SHARDS:
+            break
+    return most
 
 
 def is_pipe(url: str) -> bool:

@@ -39,7 +39,7 @@ def describe(parts: Parts) -> dict[str, Any]:
 
 def _put(owner: Any, path: list[str], value: Any, shown: str) -> Any:
     if isinstance(owner, tuple):
-        if not path[0].isdigit() or int(path[0]) >= len(owner):
+        if path[0] not in map(str, range(len(owner))):
             raise UsageError(f"--set {shown}: {path[0]!r} is not one of 0 to {len(owner) - 1}")
         place = int(path[0])
         new = _put(owner[place], path[1:], value, shown) if len(path) > 1 else _chosen(path, value, owner[place], shown)

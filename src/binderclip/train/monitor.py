@@ -116,7 +116,8 @@ class ProgressDisplay(Callback):
 
     def __init__(self, title: str, console: Console | None = None) -> None:
         self.title = title
-        self.console = console or Console(stderr=True)
+        # A stage's name is printed as it is, whatever brackets it has.
+        self.console = console or Console(stderr=True, markup=False, emoji=False)
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.steps = self.first = 0
@@ -130,8 +131,8 @@ class ProgressDisplay(Callback):
             self.console.print(f"{self.title}: going on from step {step} of {steps}", highlight=False)
         if self.console.is_terminal:
             self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}", markup=False),
                 TimeRemainingColumn(), console=self.console,
             )  # fmt: skip
             self.task = self.bar.add_task(self.title, total=steps, completed=step, figures="")

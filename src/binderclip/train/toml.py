@@ -154,7 +154,8 @@ def apply_override(
         path = path[1:]
         if path and (path[0].isdigit() or path[0] not in stage_keys):
             names = [str(stage.get("name", i)) for i, stage in enumerate(stages)]
-            index = int(path[0]) if path[0].isdigit() else names.index(path[0]) if path[0] in names else len(stages)
+            places = [str(place) for place in range(len(stages))]
+            index = next((known.index(path[0]) for known in (places, names) if path[0] in known), len(stages))
             if index >= len(stages):
                 known = [*names, *stage_keys] if len(path) == 1 else names
                 raise UsageError(f"--set {shown}: there is no stage {brief(path[0])}; {hint(path[0], known)}")
@@ -172,10 +173,10 @@ def apply_override(
 def _put(table: Any, path: list[str], value: Any, shown: str) -> None:
     for key, after in itertools.pairwise(path):
         if isinstance(table, list):
-            if not key.isdigit() or int(key) >= len(table):
-                raise UsageError(f"--set {shown}: {brief(key)} is not one of the {len(table)} entries (0, 1, ...)")
-            table = table[int(key)]
+            table = table[_index(key, table, shown)]
             continue
+        if not isinstance(table, dict):
+            raise UsageError(f"--set {shown}: {table!r} has no entry {key!r}")
         inner = table.get(key)
         if isinstance(inner, str) and after != "name":
             # `clip = "norm"` and `--set clip.max_norm=2`: the short form becomes the long one.
@@ -183,12 +184,21 @@ def _put(table: Any, path: list[str], value: Any, shown: str) -> None:
         table[key] = inner if isinstance(inner, list) else dict(inner) if isinstance(inner, Mapping) else {}
         table = table[key]
     if isinstance(table, list):
-        table[int(path[-1])] = value
+        table[_index(path[-1], table, shown)] = value
         return
+    if not isinstance(table, dict):
+        raise UsageError(f"--set {shown}: {table!r} has no entry {path[-1]!r}")
     table[path[-1]] = value
     if path[-1] in _LENGTHS:
         # A stage's length is said in one way; the new one replaces the old.
         table.update({other: None for other in _LENGTHS if other != path[-1]})
+
+
+def _index(key: str, table: list[Any], shown: str) -> int:
+    places = [str(place) for place in range(len(table))]
+    if key not in places:
+        raise UsageError(f"--set {shown}: {key!r} is not one of the {len(table)} entries (0, 1, ...)")
+    return places.index(key)
 
 
 def write_toml(document: Mapping[str, Any]) -> str:
