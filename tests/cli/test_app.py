@@ -144,6 +144,26 @@ def test_an_index_of_nothing_readable_is_an_error(command: Command, tmp_path: Pa
         assert "none of 2 pictures in junk could be read" in done.err
 
 
+def test_names_that_the_index_cannot_hold_are_named(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("good.png", os.fsdecode(b"caf\xe9.png")):
+        Image.new("RGB", (16, 16), "red").save(tmp_path / "photos" / name)
+    found = command("search", "index", "photos", "--json").json()
+    assert (found["images"], found["added"]) == (1, 1)
+    done = command("search", "index", "photos")
+    assert done.code == 0
+    assert "caf\\udce9.png: its name is not text in UTF-8" in done.err
+    os.remove(tmp_path / "photos" / "good.png")
+    assert command("search", "index", "photos", "--rebuild").code == 1
+
+
+def test_a_layer_that_is_no_number_is_refused_by_methods_that_count(command: Command, tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    done = command("explain", "a.png", "-l", "cat", "--compare", "--layer", "image.last")
+    assert done.code == 2
+    assert "layers is a number of blocks" in done.err
+
+
 def test_ctrl_c_is_one_line_whenever_it_comes(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

@@ -48,8 +48,8 @@ class AttentionRollout:
             raise UsageError(f"residual must be in [0, 1), not {self.residual}")
         if self.fuse not in ("mean", "max", "min"):
             raise UsageError(f"fuse must be mean, max or min, not {self.fuse!r}")
-        if self.layers is not None and self.layers < 1:
-            raise UsageError(f"layers must be at least 1, not {self.layers}")
+        if self.layers is not None and (not isinstance(self.layers, int) or self.layers < 1):
+            raise UsageError(f"layers is a number of blocks, at least 1, not {self.layers!r}")
 
     def plan(self) -> None:
         """It needs the attention of all blocks, which no other method does: it runs alone."""

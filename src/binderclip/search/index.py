@@ -267,10 +267,15 @@ class SearchIndex:
         return {path: _Known(size, mtime, digest) for path, size, mtime, digest in rows}
 
     def _changed(self, paths: dict[str, Path], known: dict[str, _Known], report: IndexReport) -> Iterator[str]:
-        """Keys whose bytes the index does not hold; a file that was only touched counts as unchanged."""
+        """Keys whose bytes the index does not hold; a file that was only touched counts as unchanged.
+
+        Files whose names the index cannot hold are reported.
+        """
         for key, path in paths.items():
             before = known.get(key)
-            if before is not None and before.still_is(path):
+            if key != key.encode("utf-8", "replace").decode("utf-8"):
+                report.skipped.append((str(path), "its name is not text in UTF-8, which the index keeps names in"))
+            elif before is not None and before.still_is(path):
                 report.unchanged += 1
             else:
                 yield key
