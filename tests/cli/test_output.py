@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from binderclip.cli import output
+from binderclip.cli import output, progress
 
 Command = Callable[..., Any]
 ODD = ["[red]cat[/red]", "[/]", "[link=x]dog", ":cat:", "[bold", "a\\[b]"]
@@ -34,9 +34,9 @@ def test_brackets_and_colons_are_shown_as_they_are(capsys: pytest.CaptureFixture
 def test_progress_takes_brackets_too(monkeypatch: pytest.MonkeyPatch) -> None:
     # Rich reads the text of a spinner as markup however its console is set.
     seen = io.StringIO()
-    monkeypatch.setattr(output, "notes", type(output.notes)(file=seen, force_terminal=True, width=100))
+    monkeypatch.setattr(progress, "notes", type(output.notes)(file=seen, force_terminal=True, width=100))
     for odd in ODD:
-        with output.progress_note(odd) as say:
+        with progress.stages(odd) as say:
             say(f"next {odd}")
     assert all(odd in seen.getvalue() for odd in ODD)
 
@@ -56,12 +56,15 @@ def test_labels_with_brackets_stand_in_the_table(command: Command, pictures: Pat
     assert all(label in done.out for label in ("[red]cat[/red]", "[/]", ":dog:"))
 
 
-def test_names_that_are_not_text_are_printed_and_written(command: Command, tmp_path: Path) -> None:
+def test_names_that_are_not_text_are_named_and_left_out(command: Command, tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
-    Image.new("RGB", (8, 8)).save(tmp_path / name)
-    done = command("segment", tmp_path / name, "-l", "cat", "--csv", "areas.csv", "--coco", "masks.json")
+    for each in (name, "cup.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / each)
+    done = command("classify", tmp_path, "-l", "cat,dog", "--json")
     assert done.code == 0, done.err
-    assert "caf\\udce9.png" in done.out
-    assert "caf\\udce9.png" in (tmp_path / "areas.csv").read_text(encoding="utf-8")
-    found = command("classify", tmp_path / name, "-l", "cat,dog", "--json").json()
-    assert Path(found["images"][0]["image"]) == tmp_path / name
+    assert [Path(entry["image"]).name for entry in done.json()["images"]] == ["cup.png"]
+    assert "caf\\xe9.png" in done.err
+    assert "not UTF-8" in done.err
+    alone = command("classify", tmp_path / name, "-l", "cat,dog")
+    assert alone.code == 2
+    assert "caf\\xe9.png: its name is not UTF-8: rename the file" in alone.err

@@ -194,7 +194,7 @@ def test_absurd_values_are_named_with_their_line(tmp_path: Path, old: str, new: 
         ("batch_size=1000000000000", r"^--set: stage.0.batch_size"),
         ("lr=" + "9" * 5000, r"^--set: stage.0.lr: .*\.\.\."),
         ("clip=" + "[" * 50_000, r"^--set clip: lists or tables stand too deep"),
-        ("clip=" + "[" * 100 + "]" * 100, r"stand more than 24 deep"),
+        ("clip=" + "[" * 90 + "]" * 90, r"stand more than 24 deep"),
         ("a" * 20_000 + "=1", r"^--set aaa.*\.\.\.aaa"),
         ("a" * 20_000, r"^--set 'aaa.*\.\.\.aaa.*KEY=VALUE"),
         ("kind=" + "a" * 20_000, r"^--set: stage.0.kind: unknown kind 'aaa"),

@@ -39,6 +39,8 @@ def read_toml(path: str | Path) -> tuple[dict[str, Any], str]:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a text file in UTF-8: {error}") from error
     except ValueError as error:
+        if TOO_DEEP in str(error):
+            raise UsageError(f"{path}: its lists or tables stand too deep in each other") from error
         # of TOML itself, or of Python: an integer of thousands of digits
         raise UsageError(f"{path} is not valid TOML: {error}") from error
 
