@@ -139,9 +139,20 @@ def test_methods_that_cannot_share_run_alone_and_classes_stand_for_their_default
 
 def test_the_target_is_resolved_once_without_a_graph_for_noise_alone(conv_net: nn.Module, images: torch.Tensor) -> None:
     graphs: list[bool] = []
-    handle = conv_net.register_forward_hook(lambda module, inputs, output: graphs.append(output.requires_grad))
-    SmoothGrad(6, batch=9)(conv_net, images, 0)
-    handle.remove()
+
+    class Watched(nn.Module):
+        """Not by a hook, which would get gradients in every pass."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = conv_net
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            output = self.net(x)
+            graphs.append(output.requires_grad)
+            return output
+
+    SmoothGrad(6, batch=9)(Watched(), images, 0)
     assert graphs == [False, True, True]
 
 

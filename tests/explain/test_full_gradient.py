@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.explain import METHODS, FullGrad, Saliency, attribute_all, full_gradients
+from binderclip.explain import (
+    METHODS,
+    FullGrad,
+    GradCAM,
+    Saliency,
+    SmoothGrad,
+    attribute_all,
+    deletion_auc,
+    full_gradients,
+)
 
 
 class Network(nn.Module):
@@ -321,6 +330,71 @@ def test_smooth_terms_are_means_over_noise_before_psi(network: Network, images: 
     torch.testing.assert_close(found.maps(), want, rtol=1e-4, atol=1e-4)
     assert float(found.completeness_error().max()) < 1e-4  # type: ignore[union-attr]
     torch.testing.assert_close(method(network, images[1], 1).maps()[0], found.maps()[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("look", ["register_hook", "retain_grad", "numpy", "statistics"])
+def test_what_somebodys_hook_does_to_look_on_changes_nothing(network: Network, images: Tensor, look: str) -> None:
+    want = full_gradients(network, images, 2)
+    seen: list[Any] = []
+
+    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if look == "register_hook":
+            output.register_hook(lambda gradient: seen.append(gradient.clone()))
+        elif look == "retain_grad":
+            output.retain_grad()
+            seen.append(output)
+        elif look == "numpy":
+            seen.append((output.numpy(force=True), output.tolist(), repr(output)))
+        else:
+            seen.append((output.std().item(), bool(output.isnan().any()), output.argmax(), output.shape))
+
+    handles = [module.register_forward_hook(hook) for module in (network.conv1, network.norm2, network.fc)]
+    try:
+        found = full_gradients(network, images, 2)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert len(seen) >= 3
+    assert float(found.completeness_error().max()) < 1e-4
+    torch.testing.assert_close(found.input, want.input, rtol=0, atol=0)
+    assert [(term.name, term.op) for term in found.terms] == [(term.name, term.op) for term in want.terms]
+    for term, expected in zip(found.terms, want.terms, strict=True):
+        torch.testing.assert_close(term.values, expected.values, rtol=0, atol=0)
+
+
+def returns_nothing(call: Any, *arguments: Any) -> Any:
+    """A forward hook that does something with the output."""
+
+    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        call(output, *arguments)
+
+    return hook
+
+
+def test_a_hook_that_asks_for_gradients_stands_in_nobodys_way(
+    network: Network, images: Tensor, clip_model: Any
+) -> None:
+    cases = [
+        lambda: FullGrad("smooth", n_samples=2)(network, images, 2).maps(),
+        lambda: SmoothGrad(n_samples=2)(network, images).maps(),
+        lambda: GradCAM()(network, images, 2).maps(),
+        lambda: deletion_auc(network, images, 2, maps=torch.rand(3, 12, 16, generator=torch.Generator())).curve,
+        lambda: full_gradients(clip_model, images, "a cat").total(),
+        lambda: SmoothGrad(n_samples=2)(clip_model, images, "a cat").maps(),
+        lambda: deletion_auc(clip_model, images, "a cat", maps=torch.ones(3, 12, 16), steps=2).curve,
+    ]
+    want = [case() for case in cases]
+    hooked = [network.conv1, network.norm2, clip_model.visual.conv1, clip_model.visual.ln_post]
+    handles = [module.register_forward_hook(returns_nothing(Tensor.register_hook, lambda g: None)) for module in hooked]
+    handles += [module.register_forward_hook(returns_nothing(Tensor.retain_grad)) for module in hooked]
+    try:
+        found = [case() for case in cases]
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert not any(each.requires_grad for each in found)
+    for each, expected in zip(found, want, strict=True):
+        torch.testing.assert_close(each, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_it_runs_beside_methods_that_share_a_pass(network: Network, images: Tensor) -> None:

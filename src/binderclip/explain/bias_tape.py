@@ -80,12 +80,17 @@ class BiasTape(TorchFunctionMode):
             return func(*args, **kwargs)
         self.steps += 1
         changed = _changed(op, args, kwargs)
-        found = None
+        found: list[Tensor | None] | NotSupported | None = None
         if changed is not None or not _closed(op, args, kwargs):
             # Before the call itself, which may overwrite its input.
             found = _implicit(func, op, args, kwargs, in_place=changed is not None)
         out = func(*args, **kwargs)
         outputs = [changed] if changed is not None and out is None else list(_tensors(out))
+        if not any(output.requires_grad for output in outputs):
+            # `register_hook`, `retain_grad`, `numpy`, `item`: somebody looks on, and nothing goes into the score.
+            return out
+        if isinstance(found, NotSupported):
+            raise found
         biases = [_layer_bias(op, args, kwargs, outputs[0])] if found is None else found
         for output, bias in zip(outputs, biases, strict=True):
             if bias is not None and output.requires_grad:
@@ -160,8 +165,10 @@ def _normed(args: Any, kwargs: Any) -> tuple[Any, ...] | None:
     return None if any(isinstance(t, Tensor) and t.requires_grad for t in picked) else picked
 
 
-def _implicit(func: Callable[..., Any], op: str, args: Any, kwargs: Any, in_place: bool) -> list[Tensor | None]:
-    """`y - J x` of each output, None where it vanishes."""
+def _implicit(
+    func: Callable[..., Any], op: str, args: Any, kwargs: Any, in_place: bool
+) -> list[Tensor | None] | NotSupported:
+    """`y - J x` of each output, None where it vanishes; the error, not raised, where torch cannot give it."""
 
     def dual(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -176,9 +183,11 @@ def _implicit(func: Callable[..., Any], op: str, args: Any, kwargs: Any, in_plac
         try:
             out = func(*twins, **_mapped(kwargs, dual))
         except (RuntimeError, NotImplementedError) as error:
-            raise NotSupported(
+            refused = NotSupported(
                 f"the bias of {op} cannot be found, torch has no forward derivative of it: {str(error)[:200]}"
-            ) from error
+            )
+            refused.__cause__ = error
+            return refused
         found: list[Tensor | None] = []
         for output in _tensors(twins[0] if in_place and out is None else out):
             if not output.is_floating_point():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -264,9 +264,12 @@ class Observer:
         for name, layer in sites.values():
             record = record | Record(name, layers=[layer])
         recorder = Recorder(record, tower.depth)
-        tokens = tower.embed(self._pixels(leaf, added).to(self.backbone.dtype))
-        last = tower.run(tokens, record=recorder)
-        features = tower.project(tower.pool(last)).float()
+        with self._graph(leaf) as shown:
+            tokens = tower.embed(self._pixels(shown, added).to(self.backbone.dtype))
+            last = tower.run(tokens, record=recorder)
+            features = tower.project(tower.pool(last)).float()
+        if not torch.is_grad_enabled():
+            last, features = replace(last, x=last.x.detach()), features.detach()
         for place, (name, layer) in sites.items():
             seen.values[place] = recorder.values[Site(name, layer)]
             seen.spatial[place] = partial(_tokens_to_grid, name=name, grid=tokens.grid, prefix=tokens.prefix)
@@ -297,6 +300,30 @@ class Observer:
         return self.preprocess.normalize(fitted if added is None else fitted + added)
 
     def _forward(self, images: Tensor, added: Tensor | None = None) -> Tensor:
+        with self._graph(images) as leaf:
+            outputs = self._outputs(leaf, added)
+        return outputs if torch.is_grad_enabled() else outputs.detach()
+
+    @contextmanager
+    def _graph(self, images: Tensor) -> Iterator[Tensor]:
+        """The images as a pass takes them: where somebody watches, with gradients also while none are wanted.
+
+        Hooks that call `register_hook` or `retain_grad` on an output would fail in a pass without.
+        """
+        if torch.is_grad_enabled() or not self._watched():
+            yield images
+            return
+        with torch.enable_grad():
+            yield images.detach().requires_grad_()
+
+    def _watched(self) -> bool:
+        """Whether the network has forward hooks that are not ours."""
+        network = self.model if self.backbone is None else self.backbone.visual
+        parts = network.modules() if isinstance(network, nn.Module) else ()
+        hooks = (hook for m in parts for kind in (m._forward_hooks, m._forward_pre_hooks) for hook in kind.values())
+        return any(not str(getattr(hook, "__module__", "")).startswith("binderclip.") for hook in hooks)
+
+    def _outputs(self, images: Tensor, added: Tensor | None) -> Tensor:
         if self.preprocess is None:
             shown = images if added is None else images + added
             try:
