@@ -53,6 +53,39 @@ def test_methods_side_by_side(command: Command, pictures: Path, tmp_path: Path) 
     assert "a random map is what chance gives" in printed
 
 
+def test_a_method_that_says_nothing_is_called_blank(
+    command: Command, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from binderclip import explain
+
+    def half(_model: Any, images: Any, _target: Any) -> explain.Attribution:
+        """Blank on the first image of several, and on a single one."""
+        many = isinstance(images, torch.Tensor)
+        size = tuple(images.shape[-2:]) if many else (images[0].height, images[0].width)
+        values = torch.zeros(len(images), 4, 4)
+        values[1:, 1, 2] = 1
+        box = explain.placement.Box(0, 0, *size)
+        return explain.Attribution((values,), (box,), size, torch.full((len(images),), 0.3), "half", "relu")
+
+    monkeypatch.setitem(explain.METHODS, "half", lambda: half)
+    folder = tmp_path / "pets"
+    folder.mkdir()
+    for name in ("cat", "coffee"):
+        Image.open(pictures / f"{name}.jpg").resize((64, 64)).save(folder / f"{name}.png")
+    words = ("explain", folder, "-l", "a cat", "--compare", "--method", "saliency,half")
+    rows = command(*words, "--json").json()["methods"]
+    assert [(row["method"], row["blank"]) for row in rows if row["blank"]] == [("half", 1)]
+    assert rows[-1]["method"] == "half"
+    done = command(*words, "--report", "page.html")
+    assert "half: blank on 1 of 2 images" in done.err
+    assert "half: blank on 1 of 2 images" in Path("page.html").read_text()
+    single = command("explain", folder / "cat.png", "-l", "a cat", "--method", "half", "--report", "one.html", "--json")
+    assert single.json()["blank"] is True
+    assert "blank map" in Path("one.html").read_text()
+
+
 def test_a_settings_layer_and_method_are_checked(command: Command, pictures: Path) -> None:
     words = ("explain", pictures / "cat.jpg", "-l", "a cat")
     for options, code, message in [

@@ -92,13 +92,53 @@ def test_overlay_is_grey_without_evidence_and_coloured_with_it() -> None:
 def test_overlay_darkens_what_the_model_did_not_see() -> None:
     picture = Image.fromarray(np.full((20, 40, 3), 200, dtype=np.uint8))
     # A centre crop: columns 10 to 30 of 40.
-    seen = Attribution((torch.zeros(1, 4, 4),), (Box(0, 10, 20, 20),), (20, 40), torch.zeros(1), "test", "relu")
-    columns = np.asarray(seen.overlay(picture)).astype(int)[:, :, 0]
+    values = torch.arange(16.0).view(1, 4, 4)
+    seen = Attribution((values,), (Box(0, 10, 20, 20),), (20, 40), torch.zeros(1), "test", "relu")
+    columns = np.asarray(seen.overlay(picture, opacity=0)).astype(int)[:, :, 0]
     assert (columns[:, :10] < 0.6 * columns[:, 10:11]).all()
     assert (columns[:, 10:30] == columns[0, 10]).all()
     assert (columns[:, 30:] == columns[:, :10]).all()
-    twice = np.asarray(seen.overlay(picture.resize((80, 40)))).astype(int)[:, :, 0]
+    twice = np.asarray(seen.overlay(picture.resize((80, 40)), opacity=0)).astype(int)[:, :, 0]
     assert np.array_equal(twice[::2, ::2], columns)
+
+
+BLANKS = {
+    # What ReLU leaves of a map that only speaks against the target.
+    "relu of negative values": ((-1 - torch.rand(1, 4, 4),), "relu", "sum"),
+    "zeros": ((torch.zeros(1, 4, 4),), "signed", "sum"),
+    "a constant": ((torch.full((1, 4, 4), 0.1),), "abs", "sum"),
+    "two layers that cancel": ((torch.arange(16.0).view(1, 4, 4), -torch.arange(16.0).view(1, 4, 4)), "signed", "sum"),
+    "one blank factor of a product": ((torch.arange(16.0).view(1, 4, 4), torch.ones(1, 4, 4)), "relu", "product"),
+}
+WHOLE, CROP = whole((24, 36)), Box(2, 8, 20, 20)
+
+
+@pytest.mark.parametrize("box", [WHOLE, CROP], ids=["whole", "crop"])
+@pytest.mark.parametrize("name", BLANKS)
+def test_a_map_without_contrast_is_blank_and_says_so(name: str, box: Box) -> None:
+    values, finish, combine = BLANKS[name]
+    spot = torch.zeros(1, 4, 4)
+    spot[0, 1, 2] = 1e-6
+    both = tuple(torch.cat([v, spot]) for v in values)
+    found = Attribution(both, (box,) * len(both), (24, 36), torch.zeros(2), "test", finish, combine=combine)  # type: ignore[arg-type]
+    # However weak, one place that stands out is a map; two that cancel or a product of it with itself still are maps.
+    assert found.blank.tolist() == [True, False]
+    with pytest.raises(UsageError, match="the map of image 0 is blank"):
+        found.peak(0)
+    assert len(found.peak(1)) == 2
+    picture = Image.fromarray(np.full((96, 144, 3), 60, dtype=np.uint8))
+    drawn = [np.asarray(found.overlay(picture, index)) for index in (0, 1)]
+    # Letters are white, maps are not.
+    assert [bool((each.min(axis=2) > 240).any()) for each in drawn] == [True, False]
+
+
+def test_a_blank_map_points_nowhere() -> None:
+    masks = torch.zeros(2, 5, 6, dtype=torch.bool)
+    masks[:, :2, :2] = True
+    spot = torch.zeros(5, 6)
+    spot[0, 0] = 1
+    assert pointing_game(torch.stack([torch.zeros(5, 6), spot]), masks).tolist() == [False, True]
+    assert pointing_game(torch.full((2, 5, 6), 3.0), masks).tolist() == [False, False]
 
 
 def test_the_ramp_runs_from_grey_or_blue_to_the_strongest_colour() -> None:

@@ -33,7 +33,15 @@ def test_the_picture_itself_invents_nothing_however_dark() -> None:
     images = torch.rand(3, 3, 20, 24, generator=torch.Generator().manual_seed(0))
     assert hallucination_score(images, images).tolist() == [0, 0, 0]
     assert hallucination_score(0.03 * images, images).tolist() == [0, 0, 0]
-    assert hallucination_score(torch.zeros_like(images), images).tolist() == [0, 0, 0]
+
+
+def test_a_black_explanation_has_no_score() -> None:
+    images = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+    shown = torch.stack([torch.zeros_like(images[0]), images[1]])
+    assert [bool(v) for v in hallucination_score(shown, images).isnan()] == [True, False]
+    scores = conciseness_preciseness(Net().eval(), shown, 1, images=images)
+    assert bool(scores[0].isnan())
+    assert float(scores[1]) == pytest.approx(1)
 
 
 def test_every_pasted_square_raises_it_by_its_own_edges() -> None:

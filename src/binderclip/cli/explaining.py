@@ -87,7 +87,8 @@ def explain_images(request: Request) -> int:
         found = method(subject.model, [_shrunk(picture)], subject.target)
         rows.append(_draw(request, subject, names[0], found, picture, path, place))
         if request.report:
-            drawn.append((found.overlay(picture.convert("RGB")), f"{path.name}: {rows[-1][subject.unit]:.2f}"))
+            said = ", blank map" if rows[-1]["blank"] else ""
+            drawn.append((found.overlay(picture.convert("RGB")), f"{path.name}: {rows[-1][subject.unit]:.2f}{said}"))
     if request.report and rows:
         _report(request, subject, f"{subject.said}: {names[0]}", drawn)
     _say(request, subject, rows)
@@ -101,14 +102,15 @@ def _draw(
     from binderclip.cli.sheet import save_picture, with_scale
 
     across, down = picture.width / found.size[1], picture.height / found.size[0]
-    # ReLU may leave nothing; the first pixel of an empty map is no place.
-    peak = found.peak() if bool(found.maps().any()) else None
+    # ReLU may leave nothing; the first pixel of a blank map is no place.
+    blank = bool(found.blank[0])
+    peak = None if blank else found.peak()
     peak = None if peak is None else (int((peak[0] + 0.5) * across), int((peak[1] + 0.5) * down))
     value = float(found.value[0])
     drawn = found.overlay(picture)
     if request.legend:
         signed = found.finish == "signed"
-        text = f"{subject.said}: {subject.unit} {value:.2f}, {method}"
+        text = f"{subject.said}: {subject.unit} {value:.2f}, {method}" + (", blank" if blank else "")
         drawn = with_scale(drawn, text, found.ramp(), ("against", "for") if signed else ("no", "strong evidence"))
     save_picture(drawn, place)
     row: dict[str, Any] = {
@@ -118,6 +120,7 @@ def _draw(
         "model": subject.name,
         subject.unit: value,
         "peak_xy": peak,
+        "blank": blank,
         "overlay": place,
     }
     error = found.completeness_error()
@@ -171,9 +174,11 @@ def compare_methods(request: Request) -> int:
         )
     else:
         columns = ("method", "deletion", "insertion", "completeness error")
-        shown = [[r["method"], r["deletion"], r["insertion"], _blank(r["completeness"])] for r in rows]
+        shown = [[r["method"], *(_blank(r[key]) for key in ("deletion", "insertion", "completeness"))] for r in rows]
         print_table(f"{len(kept)} images, {subject.said}, model {subject.name}", columns, shown)
         typer.echo("deletion: lower is better; insertion: higher is better; a random map is what chance gives")
+        for line in _blanks(rows, len(kept)):
+            note(line)
         for name, why in found.left_out.items():
             note(f"left out {name}: {why}")
         typer.echo(f"sheet {sheet}" + (f"\npage {page}" if page else ""))
@@ -328,18 +333,11 @@ def _comparison_page(request: Request, subject: Subject, found: Comparison, kept
         "gives. The completeness error says how far a map that promises to sum to the score is from doing so.",
     )
     columns = ["method", "deletion", "+/-", "insertion", "+/-", "completeness error"]
-    rows = [
-        [
-            row["method"],
-            row["deletion"],
-            _blank(row["deletion_error"]),
-            row["insertion"],
-            _blank(row["insertion_error"]),
-            _blank(row["completeness"]),
-        ]
-        for row in found.table()
-    ]
-    page.table(columns, rows)
+    keys = ("deletion", "deletion_error", "insertion", "insertion_error", "completeness")
+    table = found.table()
+    page.table(columns, [[row["method"], *(_blank(row[key]) for key in keys)] for row in table])
+    if blanks := _blanks(table, len(kept)):
+        page.text(" ".join(f"{escape(line)}." for line in blanks))
     if found.left_out:
         page.text("Left out: " + "; ".join(f"{escape(n)} ({escape(why)})" for n, why in found.left_out.items()) + ".")
     page.section("Maps", "Colour is evidence for the text; where a map is signed, red speaks for and blue against it.")
@@ -363,6 +361,15 @@ def _say(request: Request, subject: Subject, rows: Sequence[dict[str, Any]]) -> 
         if "completeness_error" in row:
             typer.echo(f"the map sums to the {subject.unit} up to {row['completeness_error']:.2g} of it")
         typer.echo(f"overlay {row['overlay']}")
+
+
+def _blanks(rows: Sequence[dict[str, Any]], count: int) -> list[str]:
+    """A line for every method that says nothing about some images."""
+    return [
+        f"{row['method']}: blank on {row['blank']} of {count} images, left out of its numbers; it is not ranked"
+        for row in rows
+        if row["blank"]
+    ]
 
 
 def _blank(value: float | None) -> Any:

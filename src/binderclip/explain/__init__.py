@@ -13,7 +13,7 @@ from typing import Any
 from binderclip.explain import targets
 from binderclip.explain.ablation import early_heads, late_blocks, mean_ablate
 from binderclip.explain.attribute import Plan, attribute, attribute_all
-from binderclip.explain.attribution import Attribution, peaks
+from binderclip.explain.attribution import Attribution, blank_maps, peaks
 from binderclip.explain.class_image import ClassImage, ClassModelImage
 from binderclip.explain.class_sensitivity import ClassSensitivity, class_sensitivity, map_correlation
 from binderclip.explain.comparison import OPTIMISED, Comparison, compare, contact_sheet
@@ -133,6 +133,7 @@ __all__ = [
     "WordScores",
     "attribute",
     "attribute_all",
+    "blank_maps",
     "class_sensitivity",
     "combine_layers",
     "compare",

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from PIL import Image
+from jaxtyping import Bool, Float
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from torch import Tensor
 
@@ -59,10 +59,9 @@ class Attribution:
             normalize: to [0, 1] image by image (a constant map becomes 0); signed maps are divided by their largest
                 absolute value instead.
         """
-        finished = [{"signed": v, "relu": v.clamp(min=0), "abs": v.abs()}[self.finish].float() for v in self.layers]
         drawn = [
-            render(values, box, self.size, align_corners=self.align_corners)
-            for values, box in zip(finished, self.boxes, strict=True)
+            render(self._finished(values), box, self.size, align_corners=self.align_corners)
+            for values, box in zip(self.layers, self.boxes, strict=True)
         ]
         if self.combine == "sum":
             total = torch.stack(drawn).sum(dim=0)
@@ -73,6 +72,20 @@ class Attribution:
             total = torch.nn.functional.interpolate(total[:, None], size=tuple(size), mode="bilinear")[:, 0]
         return _normalized(total, signed=self.finish == "signed") if normalize else total
 
+    @property
+    def blank(self) -> Bool[Tensor, "B"]:
+        """Which images have a map that says nothing: every place has the same value, most often zero after ReLU.
+
+        Such a map has no peak and no order of its pixels, so scores of maps leave it out.
+        """
+        flat = torch.stack([blank_maps(self._finished(values)) for values in self.layers])
+        # Outside the model's input a map is zero, which is no contrast; and maps can cancel one another.
+        silent = flat.any(dim=0) if self.combine == "product" else flat.all(dim=0)
+        return silent | blank_maps(self.maps())
+
+    def _finished(self, values: Tensor) -> Tensor:
+        return {"signed": values, "relu": values.clamp(min=0), "abs": values.abs()}[self.finish].float()
+
     def completeness_error(self) -> Float[Tensor, "B"] | None:
         """How far the terms are from adding up to what they promise, relative to it; None where nothing is promised."""
         if self.accounted is None or self.promised is None:
@@ -81,11 +94,17 @@ class Attribution:
         return ((self.accounted.double() - promised).abs() / promised.abs().clamp(min=1e-12)).float()
 
     def peak(self, index: int = 0) -> tuple[int, int]:
-        """(x, y) in pixels of the strongest evidence of one image."""
+        """(x, y) in pixels of the strongest evidence of one image.
+
+        Raises:
+            UsageError: an index out of range, or a map that is `blank` there.
+        """
         self._check(index)
+        if bool(self.blank[index]):
+            raise UsageError(f"the map of image {index} is blank: {self.method} finds no place that stands out")
         return peaks(self.maps())[index]
 
-    def overlay(self, image: Any, index: int = 0, *, opacity: float = 0.85) -> Image.Image:
+    def overlay(self, image: Any, index: int = 0, *, opacity: float = 0.85, note: bool = True) -> Image.Image:
         """The map drawn over its image.
 
         The picture is greyed so that colour means evidence only; values are cut at their 99.5th percentile, since a
@@ -96,6 +115,7 @@ class Attribution:
             image: the image, anything `data.open_image` takes; it is shown at its own size.
             index: which image of the batch.
             opacity: of the strongest evidence, in [0, 1].
+            note: whether the word `blank` is written on a map that is.
 
         Raises:
             UsageError: an index or an opacity out of range.
@@ -120,7 +140,8 @@ class Attribution:
         weight = opacity * np.abs(heat)[..., None] ** 0.8
         shown = base * (1 - weight) + _colours(heat, signed=signed) * weight
         shown[~self._seen(picture.height, picture.width)] *= 0.55
-        return Image.fromarray((shown * 255).round().clip(0, 255).astype(np.uint8))
+        drawn = Image.fromarray((shown * 255).round().clip(0, 255).astype(np.uint8))
+        return called_blank(drawn) if note and bool(self.blank[index]) else drawn
 
     def ramp(self, width: int = 256) -> Image.Image:
         """The colours of `overlay` from the least to the most evidence, one pixel high."""
@@ -144,9 +165,29 @@ class Attribution:
 
 
 def peaks(maps: Float[Tensor, "B H W"]) -> list[tuple[int, int]]:
-    """(x, y) of the largest value of each map; the first in reading order where several are equal."""
+    """(x, y) of the largest value of each map; the first in reading order where several are equal.
+
+    A blank map has none: see `blank_maps`.
+    """
     width = maps.shape[-1]
     return [(place % width, place // width) for place in maps.flatten(1).argmax(dim=1).tolist()]
+
+
+def blank_maps(maps: Float[Tensor, "B *size"]) -> Bool[Tensor, "B"]:
+    """Which maps have one value everywhere, up to rounding: they order no pixels and point nowhere."""
+    flat = maps.detach().flatten(1).float()
+    low, high = flat.amin(dim=1), flat.amax(dim=1)
+    return high - low <= 1e-6 * torch.maximum(high.abs(), low.abs())
+
+
+def called_blank(picture: Image.Image) -> Image.Image:
+    """The picture with the word in its middle, as large as a thumbnail of it needs."""
+    font = ImageFont.load_default(size=max(8, round(min(picture.size) / 6)))
+    middle = (picture.width / 2, picture.height / 2)
+    ImageDraw.Draw(picture).text(
+        middle, "blank", fill="white", font=font, anchor="mm", stroke_width=1, stroke_fill="black"
+    )
+    return picture
 
 
 def _normalized(maps: Tensor, signed: bool) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.explain.attribute import attribute_all
-from binderclip.explain.attribution import Attribution
+from binderclip.explain.attribution import Attribution, called_blank
 from binderclip.explain.localisation import energy_inside, pointing_game
 from binderclip.explain.observed import Observer
 from binderclip.explain.perturbation import deletion_auc, insertion_auc
@@ -36,7 +36,8 @@ class Comparison:
 
     Attributes:
         attributions: method -> its result.
-        scores: test -> method -> (B,) one number an image; `RANDOM` is a map of noise, the least one may expect.
+        scores: test -> method -> (B,) one number an image, NaN where the map is blank; `RANDOM` is a map of noise, the
+            least one may expect.
         images: (B, 3, H, W) in [0, 1].
         targets: what was explained, in words, one an image.
         left_out: method -> why it could not be run on this model.
@@ -51,22 +52,26 @@ class Comparison:
     def table(self) -> list[dict[str, Any]]:
         """One row a method: of each test the mean and its standard error (NaN for a single image), best deletion first.
 
+        `blank` counts the images of which the method's map says nothing (`Attribution.blank`); they are in no mean. A
+        method that has any is not ranked but comes after the others, since its means are over fewer images.
         `completeness` is the error of the sums relative to what they promise, both added up over the images (a single
         promise may be near zero); None for methods that promise none.
         """
         rows = []
         for method in [*self.attributions, *([RANDOM] if self.scores else [])]:
             row: dict[str, Any] = {"method": method}
+            blank = self.attributions[method].blank.cpu() if method in self.attributions else torch.zeros(1).bool()
+            row["blank"] = int(blank.sum())
             for test, found in self.scores.items():
-                values = found[method].double()
+                values = found[method].double()[~blank] if row["blank"] else found[method].double()
                 row[test] = float(values.mean())
                 row[f"{test}_error"] = float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("nan")
             row["completeness"] = _completeness(self.attributions.get(method))
             rows.append(row)
-        return sorted(rows, key=lambda row: row["deletion"]) if "deletion" in self.scores else rows
+        return sorted(rows, key=lambda row: (row["blank"], row["deletion"])) if "deletion" in self.scores else rows
 
     def sheet(self, *, side: int = 150) -> Image.Image:
-        """Images as rows, methods as columns, each cell the map over its image.
+        """Images as rows, methods as columns, each cell the map over its image, or the word `blank` on it.
 
         Args:
             side: of a cell, in pixels.
@@ -125,8 +130,10 @@ def compare(
     maps = {name: each.maps().to(batch.device) for name, each in found.items()} | {RANDOM: noise}
     scores: dict[str, dict[str, Tensor]] = {test: {} for test in chosen}
     for name, each in maps.items():
+        blank = found[name].blank.cpu() if name in found else torch.zeros(len(batch), dtype=torch.bool)
         for test in chosen:
-            scores[test][name] = _scored(test, model, batch, target, each, masks, steps)
+            values = _scored(test, model, batch, target, each, masks, steps)
+            scores[test][name] = values.masked_fill(blank, torch.nan)
     return Comparison(found, scores, batch.cpu(), _words(target, model, found, len(batch)), left_out)
 
 
@@ -214,6 +221,8 @@ def contact_sheet(
 ) -> Image.Image:
     """Images as rows and methods as columns, each cell the map over its image; the first column is the image.
 
+    A map that says nothing (`Attribution.blank`) is called so.
+
     Args:
         images: in [0, 1].
         attributions: method -> result for these images.
@@ -227,6 +236,7 @@ def contact_sheet(
     ink, soft, gap, head, foot = (29, 31, 35), (110, 117, 128), 8, 46, 22
     font, small = ImageFont.load_default(size=14), ImageFont.load_default(size=12)
     names = list(attributions)
+    blank = {name: attributions[name].blank.tolist() for name in names}
     scale = side / max(images.shape[-2:])
     width, height = (max(1, round(length * scale)) for length in (images.shape[-1], images.shape[-2]))
     row_height = height + foot + gap
@@ -239,9 +249,11 @@ def contact_sheet(
     for row, image in enumerate(images):
         picture = open_image(image.cpu())
         top = head + row * row_height
-        cells = [picture, *(attributions[name].overlay(picture, row) for name in names)]
+        cells = [picture, *(attributions[name].overlay(picture, row, note=False) for name in names)]
         for column, cell in enumerate(cells):
             fitted = cell.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+            if column and blank[names[column - 1]][row]:
+                fitted = called_blank(fitted)
             sheet.paste(fitted, (gap + column * (side + gap), top))
         if row < len(captions):
             draw.text((gap, top + height + 3), captions[row], fill=soft, font=small)

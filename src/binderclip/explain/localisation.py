@@ -6,18 +6,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.explain.attribution import peaks
+from binderclip.explain.attribution import blank_maps, peaks
 
 
 def pointing_game(maps: Float[Tensor, "B H W"], masks: Bool[Tensor, "B H W"]) -> Bool[Tensor, "B"]:
     """Whether the largest value of each map lies inside its mask; guessing scores the mask's share of the image.
+
+    A blank map (`blank_maps`) points nowhere, which is a miss.
 
     Raises:
         UsageError: shapes that differ.
     """
     _check(maps, masks)
     inside = [bool(mask[y, x]) for mask, (x, y) in zip(masks, peaks(maps), strict=True)]
-    return masks.new_tensor(inside)
+    return masks.new_tensor(inside) & ~blank_maps(maps).to(masks.device)
 
 
 def energy_inside(maps: Float[Tensor, "B H W"], masks: Bool[Tensor, "B H W"]) -> Float[Tensor, "B"]:

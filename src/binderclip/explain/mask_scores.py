@@ -29,7 +29,8 @@ def hallucination_score(
     """Edges that the picture does not have, as a share of those it has; 0 is best.
 
     Both pictures are greyed and divided by their largest value first, so that a dark explanation is judged by what it
-    shows. An edge is invented if no edge of the picture lies in its 3 x 3 neighbourhood.
+    shows; one that is wholly black shows nothing and scores NaN. An edge is invented if no edge of the picture lies in
+    its 3 x 3 neighbourhood.
 
     Args:
         explanation: the result of a mask explanation, or its picture in [0, 1].
@@ -47,7 +48,8 @@ def hallucination_score(
     find = edges or (lambda grey: sobel(grey) > threshold)
     found, true = find(_grey(shown)), find(_grey(images))
     near = functional.max_pool2d(true[:, None].to(shown.dtype), 3, stride=1, padding=1)[:, 0] > 0
-    return _count(found & ~near) / _count(true).clamp(min=1)
+    scores = _count(found & ~near) / _count(true).clamp(min=1)
+    return scores.masked_fill(_black(shown), torch.nan)
 
 
 def conciseness_preciseness(
@@ -61,7 +63,8 @@ def conciseness_preciseness(
 ) -> Float[Tensor, "B"]:
     """Retained probability divided by retained information; the picture itself scores 1, higher is better.
 
-    Only `pixels` compares methods of different representations.
+    Only `pixels` compares methods of different representations. An explanation that is wholly black retains nothing and
+    scores NaN.
 
     Args:
         model: the explained one.
@@ -95,7 +98,11 @@ def conciseness_preciseness(
         all_of_it = explanation.representation.analysis(images)
         part = explanation.mask[:, None] * all_of_it
     measure = _entropy if information == "entropy" else _total
-    return kept / (measure(part) / measure(all_of_it))
+    return (kept / (measure(part) / measure(all_of_it))).masked_fill(_black(shown), torch.nan)
+
+
+def _black(pictures: Float[Tensor, "B 3 H W"]) -> Bool[Tensor, "B"]:
+    return pictures.flatten(1).amax(dim=1) <= 0
 
 
 def _pictures(explanation: MaskAttribution | Tensor, images: Tensor | None) -> tuple[Tensor, Tensor]:

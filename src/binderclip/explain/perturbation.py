@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from binderclip.data import Fill
 from binderclip.errors import UsageError
-from binderclip.explain.attribution import Attribution
+from binderclip.explain.attribution import Attribution, blank_maps
 from binderclip.explain.observed import Observer
 from binderclip.explain.retrain import kept_count, ranking, standard_error
 from binderclip.explain.targets import resolve
@@ -32,16 +32,18 @@ class PerturbationArea:
         fractions: shares of the pixels that were changed, 0 to 1.
         curve: the score at each of them.
         random_curve: the same in random order, the mean over draws.
+        blank: which maps have one value everywhere. Their order is chance, so they have no area and are in no mean.
     """
 
     fractions: Float[Tensor, "S"]
     curve: Float[Tensor, "B S"]
     random_curve: Float[Tensor, "B S"]
+    blank: Bool[Tensor, "B"]
 
     @property
     def values(self) -> Float[Tensor, "B"]:
-        """The area of each image, in units of the score."""
-        return torch.trapezoid(self.curve, self.fractions)
+        """The area of each image, in units of the score; NaN for a blank map."""
+        return torch.trapezoid(self.curve, self.fractions).masked_fill(self.blank, torch.nan)
 
     @property
     def random(self) -> Float[Tensor, "B"]:
@@ -50,13 +52,13 @@ class PerturbationArea:
 
     @property
     def mean(self) -> float:
-        """Over the images."""
-        return float(self.values.mean())
+        """Over the images whose map is not blank."""
+        return float(self.values[~self.blank].mean())
 
     @property
     def standard_error(self) -> float:
         """Of the mean; zero for a single image."""
-        return float(standard_error(self.values))
+        return float(standard_error(self.values[~self.blank]))
 
     @property
     def random_mean(self) -> float:
@@ -72,21 +74,23 @@ class PixelPerturbation:
         fractions: shares of the pixels that were removed.
         values: |change| / |score| of each image at each share.
         random: the same for random pixels, the mean over draws.
+        blank: which maps have one magnitude everywhere: their values are NaN, and in no mean.
     """
 
     fractions: tuple[float, ...]
     values: Float[Tensor, "B S"]
     random: Float[Tensor, "B S"]
+    blank: Bool[Tensor, "B"]
 
     @property
     def mean(self) -> Float[Tensor, "S"]:
-        """Over the images."""
-        return self.values.mean(dim=0)
+        """Over the images whose map is not blank."""
+        return self.values[~self.blank].mean(dim=0)
 
     @property
     def standard_error(self) -> Float[Tensor, "S"]:
         """Of the mean; zero for a single image."""
-        return standard_error(self.values.T)
+        return standard_error(self.values[~self.blank].T)
 
     @property
     def random_mean(self) -> Float[Tensor, "S"]:
@@ -208,7 +212,7 @@ def pixel_perturbation(
     if not len(fractions) or any(not 0 < f <= 1 for f in fractions):
         raise UsageError(f"fractions {list(fractions)}: give shares of the pixels, each in (0, 1]")
     with scoring(model, images, target, batch=batch) as (scorer, pictures):
-        ranks = _orders(model, pictures, target, maps, unit, draws, seed, magnitude=True)
+        ranks, blank = _orders(model, pictures, target, maps, unit, draws, seed, magnitude=True)
         before = scorer(pictures)
         if bool((before == 0).any()):
             raise UsageError("the score of an image is 0: no change is relative to it")
@@ -220,7 +224,7 @@ def pixel_perturbation(
             after = [scorer(torch.where(_pixels(gone, unit, pictures), empty, pictures)) for gone in lost]
             found.append(torch.stack([(score - before).abs() / before.abs() for score in after], dim=1))
     random = torch.stack(found[1:]).mean(dim=0) if draws else torch.full_like(found[0], torch.nan)
-    return PixelPerturbation(tuple(fractions), found[0], random)
+    return PixelPerturbation(tuple(fractions), found[0].masked_fill(blank[:, None], torch.nan), random, blank)
 
 
 @contextmanager
@@ -269,7 +273,7 @@ def _area(
     if steps < 1:
         raise UsageError(f"steps must be at least 1, not {steps}")
     with scoring(model, images, target, batch=batch) as (scorer, pictures):
-        ranks = _orders(model, pictures, target, maps, unit, draws, seed)
+        ranks, blank = _orders(model, pictures, target, maps, unit, draws, seed)
         empty = _fill(fill)(pictures)
         old, new = (empty, pictures) if inserted else (pictures, empty)
         size = ranks[0][0].numel()
@@ -289,7 +293,7 @@ def _area(
             curves.append(torch.stack([scores[count] for count in counts], dim=1))
     fractions = torch.tensor(counts, dtype=curves[0].dtype, device=curves[0].device) / size
     random = torch.stack(curves[1:]).mean(dim=0) if draws else torch.full_like(curves[0], torch.nan)
-    return PerturbationArea(fractions, curves[0], random)
+    return PerturbationArea(fractions, curves[0], random, blank)
 
 
 def _orders(
@@ -301,10 +305,11 @@ def _orders(
     draws: int,
     seed: int,
     magnitude: bool = False,
-) -> list[Int[Tensor, "B h w"]]:
-    """Places of the units from the most to the least salient, by the map and at random."""
+) -> tuple[list[Int[Tensor, "B h w"]], Bool[Tensor, "B"]]:
+    """Places of the units from the most to the least salient, by the map and at random; and which maps are blank."""
     if unit < 1 or draws < 0:
         raise UsageError(f"unit must be at least 1 and draws at least 0, got {unit} and {draws}")
+    silent = maps.blank if isinstance(maps, Attribution) else None
     if isinstance(maps, Attribution):
         maps = maps.maps()
     if not isinstance(maps, Tensor):
@@ -319,7 +324,9 @@ def _orders(
         values = functional.avg_pool2d(values[:, None], unit, ceil_mode=True, count_include_pad=False)[:, 0]
     generator = torch.Generator().manual_seed(seed)
     ours = ranking(values, generator)
-    return [ours, *(ranking(torch.zeros_like(values), generator) for _ in range(draws))]
+    blank = blank_maps(values)
+    blank = blank if silent is None else blank | silent.to(blank.device)
+    return [ours, *(ranking(torch.zeros_like(values), generator) for _ in range(draws))], blank
 
 
 def _pixels(units: Bool[Tensor, "B h w"], unit: int, images: Tensor) -> Bool[Tensor, "B 1 H W"]:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
+from binderclip.explain.attribution import blank_maps
 from binderclip.explain.observed import Observer
 from binderclip.explain.perturbation import maps_of
 from binderclip.explain.retrain import standard_error
@@ -29,22 +30,25 @@ class Randomisation:
         correlation: Spearman's, of each image's map with the one of the intact model, after each step.
         absolute: the same of the magnitudes.
         floor: the correlation with the intact model's map of the next image: what any two maps of this method share.
+        blank: images whose map of the intact model has one value everywhere. Nothing can be unlike it: their
+            correlations are NaN, and in no mean.
     """
 
     layers: tuple[tuple[str, ...], ...]
     correlation: Float[Tensor, "S B"]
     absolute: Float[Tensor, "S B"]
     floor: Float[Tensor, "B"]
+    blank: Bool[Tensor, "B"]
 
     @property
     def mean(self) -> Float[Tensor, "S"]:
-        """Over the images."""
-        return self.correlation.mean(dim=1)
+        """Over the images whose map is not blank."""
+        return self.correlation[:, ~self.blank].mean(dim=1)
 
     @property
     def standard_error(self) -> Float[Tensor, "S"]:
         """Of the mean; zero for a single image."""
-        return standard_error(self.correlation)
+        return standard_error(self.correlation[:, ~self.blank])
 
 
 def parameter_randomisation(
@@ -100,11 +104,13 @@ def parameter_randomisation(
             maps = draw(model, pictures, target)
             found.append((rank_correlation(intact, maps), rank_correlation(intact.abs(), maps.abs())))
             named.append(tuple(groups[index][0] for index in part))
+    blank = blank_maps(intact).cpu()
     return Randomisation(
         tuple(named),
-        torch.stack([signed for signed, _ in found]),
-        torch.stack([absolute for _, absolute in found]),
-        rank_correlation(intact, intact.roll(1, 0)),
+        torch.stack([signed for signed, _ in found]).masked_fill(blank, torch.nan),
+        torch.stack([absolute for _, absolute in found]).masked_fill(blank, torch.nan),
+        rank_correlation(intact, intact.roll(1, 0)).masked_fill(blank | blank.roll(1, 0), torch.nan),
+        blank,
     )
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from binderclip.data import Fill
 from binderclip.errors import UsageError
+from binderclip.explain.attribution import blank_maps
 from binderclip.fit import fit as run_fit
 
 Keep = Literal["top", "bottom"]
@@ -35,6 +36,8 @@ class RetrainTable:
         keep: whether the highest or the lowest values were kept.
         seeds: of masks and trainings.
         accuracy: one value a method, fraction and seed.
+        blank: for each method but `random`, how many of its maps (of training and test images) have one value
+            everywhere: these images lose pixels at random, so a method with many of them is measured on little.
     """
 
     methods: tuple[str, ...]
@@ -43,6 +46,7 @@ class RetrainTable:
     keep: Keep
     seeds: tuple[int, ...]
     accuracy: Float[Tensor, "M F S"]
+    blank: dict[str, int]
 
     def of(self, method: str) -> Float[Tensor, "F S"]:
         """Accuracies of one method.
@@ -137,7 +141,8 @@ def remove_and_retrain(
                     for (images, _), rank in zip((train, test), ranks, strict=True)
                 )
                 accuracy[row, place, column] = _accuracy(fit(seen, train[1], seed), unseen, test[1])
-    return RetrainTable(tuple(scores), tuple(fractions), kept, keep, tuple(seeds), accuracy)
+    blank = {name: sum(int(blank_maps(m).sum()) for m in pair) for name, pair in scores.items() if name != RANDOM}
+    return RetrainTable(tuple(scores), tuple(fractions), kept, keep, tuple(seeds), accuracy, blank)
 
 
 def keep_mask(

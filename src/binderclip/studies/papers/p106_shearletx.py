@@ -134,9 +134,11 @@ def _scores(name: str, shown: Tensor, images: Tensor) -> list[Row]:
     with torch.no_grad():
         kept = network()(bright).softmax(dim=1)[torch.arange(len(images)), target]
     return [
-        Row(HS, name, float(hallucination_score(shown, images).mean())),
-        Row(CP, name, float(conciseness_preciseness(network(), shown, target, images=images, brighten=True).median())),
-        Row(PLAIN, name, float(conciseness_preciseness(network(), shown, target, images=images).median())),
+        Row(HS, name, float(hallucination_score(shown, images).nanmean())),
+        Row(
+            CP, name, float(conciseness_preciseness(network(), shown, target, images=images, brighten=True).nanmedian())
+        ),
+        Row(PLAIN, name, float(conciseness_preciseness(network(), shown, target, images=images).nanmedian())),
         Row(KEPT, name, float(kept.mean())),
         Row(SHOWN, name, float((shown.sum(dim=(1, 2, 3)) / images.sum(dim=(1, 2, 3))).mean())),
     ]
