@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, Protocol
 
 import torch.nn.functional as F
@@ -57,8 +58,8 @@ def side_of(value: int | float | None, whole: int, default: float, name: str) ->
     Raises:
         UsageError: a multiple outside (0, 16], which is meant for pixels.
     """
-    if isinstance(value, int):
-        return value
+    if isinstance(value, Integral):
+        return int(value)
     share = default if value is None else value
     if not 0 < share <= 16:
         raise UsageError(f"{name} {share}: pixels are an integer, a multiple of the model's own side is in (0, 16]")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import binary_dilation, laplace
+from skimage.morphology import disk
 from skimage.segmentation import find_boundaries
 
 from binderclip.errors import UsageError
@@ -150,6 +151,60 @@ def test_a_distance_of_just_the_tolerance_is_near_and_the_next_larger_one_is_not
     assert float(boundary_f(one, other, tolerance=limit)) == 0
 
 
+def davis(mask: np.ndarray, truth: np.ndarray) -> float:
+    """F of DAVIS by its definition: contours offset towards the origin, dilated by a disk, precision and recall."""
+    radius = math.ceil(0.008 * math.sqrt(mask.shape[0] ** 2 + mask.shape[1] ** 2))
+    contours = []
+    for each in (mask, truth):
+        height, width = each.shape
+        contour = np.zeros_like(each)
+        for y in range(height):
+            for x in range(width):
+                others = [(y, x + 1), (y + 1, x), (y + 1, x + 1)]
+                contour[y, x] = any(each[b, a] != each[y, x] for b, a in others if b < height and a < width)
+        contours.append(contour)
+    near = [binary_dilation(contour, disk(radius)) for contour in contours]
+    counts = [int(contour.sum()) for contour in contours]
+    if not counts[0] or not counts[1]:
+        return float(counts[0] == counts[1])
+    precision = (contours[0] & near[1]).sum() / counts[0]
+    recall = (contours[1] & near[0]).sum() / counts[1]
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+@pytest.mark.parametrize("size", [(40, 40), (70, 131), (150, 90)])
+def test_the_f_of_davis_equals_its_definition(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(size[0])
+    coarse = torch.randn(8, 1, 6, 6, generator=generator)
+    masks = torch.nn.functional.interpolate(coarse, size, mode="bicubic")[:, 0] > 0
+    targets = torch.stack([mask.roll((k, 2 - k), (0, 1)) for k, mask in enumerate(masks)])
+    targets[7] = False
+    found = boundary_f(masks, targets, edges="davis")
+    want = [davis(p.numpy(), t.numpy()) for p, t in zip(masks, targets, strict=True)]
+    assert found.tolist() == pytest.approx(want)
+    assert len({round(v, 6) for v in want}) > 5
+    # Other edges, another rounding: another number.
+    assert not torch.allclose(found, boundary_f(masks, targets, tolerance=0.008))
+    empty, full = torch.zeros(2, *size, dtype=torch.bool), torch.ones(2, *size, dtype=torch.bool)
+    assert boundary_f(empty, full, edges="davis").tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("two", [np.int64(2), np.uint8(2), 2.0, np.float32(2), torch.tensor(2), np.array(2)])
+def test_two_pixels_are_two_pixels_of_any_type(two) -> None:
+    mask = torch.zeros(1, 60, 60, dtype=torch.bool)
+    mask[:, 20:40, 20:40] = True
+    moved = torch.cat([mask.roll(d, dims=2) for d in (1, 2, 3, 4)])
+    want = boundary_f(moved, mask.expand(4, -1, -1), tolerance=2)
+    assert want.tolist()[:2] == [1, 1]
+    assert float(want[2]) < 1
+    assert boundary_f(moved, mask.expand(4, -1, -1), tolerance=two).tolist() == want.tolist()
+    accumulators = [BoundaryF(2, tolerance=t) for t in (2, two)]
+    for accumulator in accumulators:
+        accumulator.update(moved.long(), mask.expand(4, -1, -1).long())
+    accumulators[0].merge(accumulators[1])
+    assert repr(accumulators[0].compute()) == repr(accumulators[1].compute())
+
+
 def test_boundary_f_of_a_moved_square_and_of_nothing() -> None:
     mask = torch.zeros(100, 100, dtype=torch.bool)
     mask[20:60, 20:60] = True
@@ -203,8 +258,14 @@ def test_bad_input_is_named() -> None:
         BoundaryErrors(2).update(torch.zeros(2, 2), torch.zeros(2, 3))
     with pytest.raises(UsageError, match="width=5 and 7"):
         BoundaryErrors(2, width=5).merge(BoundaryErrors(2, width=7))
-    with pytest.raises(UsageError, match="tolerance must be"):
-        BoundaryF(2, tolerance=-1)
+    for wrong in (-1, -0.1, 2.5, float("nan"), float("inf"), "2", None):
+        with pytest.raises(UsageError, match="tolerance must be whole pixels"):
+            BoundaryF(2, tolerance=wrong)  # type: ignore[arg-type]
+        if wrong is not None:
+            with pytest.raises(UsageError, match="tolerance must be whole pixels"):
+                boundary_f(torch.zeros(2, 2), torch.zeros(2, 2), tolerance=wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="edges must be inner or davis, not 'outer'"):
+        boundary_f(torch.zeros(2, 2), torch.zeros(2, 2), edges="outer")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="cannot merge BoundaryF of tolerance=3 and 2"):
         BoundaryF(2, tolerance=3).merge(BoundaryF(2, tolerance=2))
     with pytest.raises(UsageError, match="differ in shape"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,6 +20,9 @@ from binderclip.segment.metrics.confusion import IoU, IoUScore, is_counted
 
 #: Tolerance of boundary scores as a fraction of the image's diagonal.
 TOLERANCE = 0.02
+#: The same of DAVIS.
+DAVIS_TOLERANCE = 0.008
+Edges = Literal["inner", "davis"]
 
 
 def label_edges(labels: Int[Tensor, "*B H W"]) -> Bool[Tensor, "*B H W"]:
@@ -199,11 +204,12 @@ class BoundaryF(Accumulator):
 
     Args:
         classes: number of classes C.
-        tolerance: in pixels if an integer; as a fraction of the diagonal (rounded, at least 1 px) if a float.
+        tolerance: in pixels if an integer of any type or a float of at least 1 (a whole one, such as 2.0); as a
+            fraction of the diagonal (rounded, at least 1 px) if a float below 1.
         ignore: target value that is left out (255 is too): no edges beside it count, on either side.
 
     Raises:
-        UsageError: fewer than one class, or a negative tolerance.
+        UsageError: fewer than one class, or a tolerance that is negative, no number, or pixels and a half.
     """
 
     settings = ("classes", "tolerance", "ignore")
@@ -211,9 +217,7 @@ class BoundaryF(Accumulator):
     def __init__(self, classes: int, *, tolerance: float = TOLERANCE, ignore: int = -1) -> None:
         if classes < 1:
             raise UsageError(f"classes must be at least 1, not {classes}")
-        if tolerance < 0:
-            raise UsageError(f"tolerance must be pixels >= 0 or a fraction of the diagonal, not {tolerance}")
-        self.classes, self.tolerance, self.ignore = classes, tolerance, ignore
+        self.classes, self.tolerance, self.ignore = classes, _tolerance(tolerance), ignore
         self.reset()
 
     def reset(self) -> None:
@@ -268,32 +272,49 @@ class BoundaryF(Accumulator):
 
 
 def boundary_f(
-    prediction: Bool[Tensor, "*B H W"], target: Bool[Tensor, "*B H W"], *, tolerance: float = TOLERANCE
+    prediction: Bool[Tensor, "*B H W"],
+    target: Bool[Tensor, "*B H W"],
+    *,
+    tolerance: float | None = None,
+    edges: Edges = "inner",
 ) -> Float[Tensor, "*B"]:
-    """F1 of the boundaries of pairs of binary masks.
+    """F1 of the boundaries of pairs of binary masks: which edge pixels have one of the other mask within the tolerance.
 
     Args:
         prediction: masks.
         target: masks of the same shape.
-        tolerance: in pixels if an integer; as a fraction of the diagonal (rounded, at least 1 px) if a float.
+        tolerance: in pixels if an integer of any type or a float of at least 1 (a whole one, such as 2.0); as a
+            fraction of the diagonal if a float below 1, rounded and at least 1 px for `inner`, rounded up for `davis`.
+            None is 0.02 for `inner` and 0.008 for `davis`.
+        edges: `inner`: pixels of the mask with one of four neighbours outside it, the border of the image apart.
+            `davis`: the contour accuracy F of the DAVIS challenges: pixels that differ from their right, lower or
+            lower-right neighbour, matched by dilating the other contour with a disk.
 
     Returns:
-        One score a pair. If neither mask has an edge: 1 if they are equal, else 0.
+        One score a pair. If neither mask has an edge: for `inner` 1 if they are equal, else 0; for `davis` 1.
 
     Raises:
-        UsageError: shapes that differ.
+        UsageError: shapes that differ, unknown edges, or a tolerance as in `BoundaryF`.
+
+    Paper of `davis`: Perazzi et al., A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation
+    (CVPR 2016); as computed by davis2017-evaluation.
     """
+    if edges not in get_args(Edges):
+        raise UsageError(f"edges must be inner or davis, not {edges!r}")
     if prediction.shape != target.shape or prediction.ndim < 2:
         raise UsageError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
     size = prediction.shape[-2:]
-    limit = _pixels(tolerance, *size)
+    davis = edges == "davis"
+    chosen = (DAVIS_TOLERANCE if davis else TOLERANCE) if tolerance is None else tolerance
+    limit = _pixels(_tolerance(chosen), *size, up=davis)
+    find = _davis_contour if davis else lambda mask: label_edges(mask.long()) & mask
     scores = []
     pairs = zip(prediction.reshape(-1, *size).cpu().bool(), target.reshape(-1, *size).cpu().bool(), strict=True)
     for ours, true in pairs:
-        own, other = ((label_edges(mask.long()) & mask).nonzero().numpy() for mask in (ours, true))
+        own, other = (find(mask).nonzero().numpy() for mask in (ours, true))
         predicted, hit, there, found = _near(own, other, limit)
         if not predicted and not there:
-            scores.append(float(torch.equal(ours, true)))
+            scores.append(1.0 if davis else float(torch.equal(ours, true)))
         elif not hit or not found:
             scores.append(0.0)
         else:
@@ -302,8 +323,31 @@ def boundary_f(
     return torch.tensor(scores, dtype=torch.float64).reshape(prediction.shape[:-2])
 
 
-def _pixels(tolerance: float, height: int, width: int) -> int:
-    return tolerance if isinstance(tolerance, int) else boundary_tolerance(height, width, tolerance)
+def _davis_contour(mask: Bool[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
+    """Pixels that differ from the one to the right, below or diagonally below, as far as these are in the image."""
+    contour = torch.zeros_like(mask)
+    contour[:, :-1] |= mask[:, :-1] ^ mask[:, 1:]
+    contour[:-1] |= mask[:-1] ^ mask[1:]
+    contour[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
+    return contour
+
+
+def _tolerance(given: float) -> int | float:
+    """Pixels as an integer, a fraction of the diagonal as a float.
+
+    Raises:
+        UsageError: neither.
+    """
+    value = given.item() if isinstance(given, (Tensor, np.ndarray)) and given.ndim == 0 else given
+    if isinstance(value, Real) and 0 <= value < math.inf and (value < 1 or value == int(value)):
+        return float(value) if value < 1 and not isinstance(value, Integral) else int(value)
+    raise UsageError(f"tolerance must be whole pixels >= 0 or a fraction of the diagonal below 1, not {given!r}")
+
+
+def _pixels(tolerance: int | float, height: int, width: int, up: bool = False) -> int:
+    if isinstance(tolerance, int):
+        return tolerance
+    return math.ceil(tolerance * math.hypot(height, width)) if up else boundary_tolerance(height, width, tolerance)
 
 
 def _near(a: Int[np.ndarray, "N 2"], b: Int[np.ndarray, "M 2"], limit: int) -> tuple[int, int, int, int]:
