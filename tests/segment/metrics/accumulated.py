@@ -13,6 +13,7 @@ from binderclip.segment.metrics import (
     Accumulator,
     BoundaryErrors,
     BoundaryF,
+    BoxMatcher,
     CalibrationBins,
     InstanceMatcher,
     IoU,
@@ -30,6 +31,7 @@ KINDS: dict[str, Callable[[], Accumulator]] = {
     "sorted ap, averaged": lambda: SortedAP(image_average=True),
     "sorted ap, published": lambda: SortedAP(as_published=True),
     "instances": InstanceMatcher,
+    "boxes": BoxMatcher,
 }
 PICTURES = 4
 
@@ -48,6 +50,11 @@ def picture(kind: str, number: int) -> tuple[Any, Any]:
         grow = [torch.repeat_interleave(torch.repeat_interleave(m, 3, -2), 3, -1) for m in (one, other)]
         return grow[0], torch.where(torch.rand(grow[0].shape, generator=generator) < 0.7, grow[0], grow[1])
     rng = np.random.default_rng(number)
+    if kind == "boxes":
+        # All equally far off, as without scores it depends on the order of the pictures which mistake comes first.
+        corners = 40.0 * np.stack([np.arange(4 + number), rng.integers(0, 3, 4 + number)], axis=1)
+        boxes = np.concatenate([corners, corners + 20], axis=1)
+        return boxes[:3] + 1.5, boxes
     labels = rng.integers(0, 5 + number, (6, 8)).repeat(3, 0).repeat(3, 1)
     if number % 2:
         return labels, np.roll(labels, 1, 1)

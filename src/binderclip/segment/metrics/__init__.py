@@ -1,9 +1,9 @@
 """Segmentation metrics as accumulators (update, compute, merge, reset), each with a function for one call.
 
 Label maps are judged by one confusion matrix (`IoU`), which a mask can restrict to the pixels near boundaries;
-instances by one count of intersections (`InstanceMatcher`); confidence by sums in bins (`CalibrationBins`); anomalies
-by counts at every threshold (`ScoreStore`). All of them add up (`+`), save and load tensors, collect over processes
-(`gathered`) and go into torchmetrics' collections (`as_torchmetric`).
+instances by one count of intersections (`InstanceMatcher`, boxes by `BoxMatcher`); confidence by sums in bins
+(`CalibrationBins`); anomalies by counts at every threshold (`ScoreStore`). All of them add up (`+`), save and load
+tensors, collect over processes (`gathered`) and go into torchmetrics' collections (`as_torchmetric`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from binderclip.segment.metrics.boundary import (
     boundary_tolerance,
     label_edges,
 )
+from binderclip.segment.metrics.boxes import BoxMatcher, box_overlaps
 from binderclip.segment.metrics.calibration import CalibrationBins, CalibrationScore, Reliability, calibration_error
 from binderclip.segment.metrics.coco_ap import CocoAP, coco_average_precision
 from binderclip.segment.metrics.confusion import IoU, IoUScore, mask_iou
@@ -56,6 +57,7 @@ __all__ = [
     "BoundaryErrors",
     "BoundaryF",
     "BoundaryFScore",
+    "BoxMatcher",
     "CalibrationBins",
     "CalibrationScore",
     "CocoAP",
@@ -80,6 +82,7 @@ __all__ = [
     "boundary_errors",
     "boundary_f",
     "boundary_tolerance",
+    "box_overlaps",
     "calibration_error",
     "coco_average_precision",
     "instance_scores",

@@ -101,7 +101,7 @@ class InstanceMatcher(Accumulator):
 
         Args:
             prediction, target: integer label maps (0 = nothing) or boolean stacks (N, *S), as in `overlaps`.
-            context: its `ignore`, `classes`, `target_classes`, `scores`.
+            context: its `ignore`, `classes`, `target_classes`, `scores`, `target_crowd`, `target_areas`.
 
         Raises:
             UsageError: as `overlaps`.
@@ -161,7 +161,7 @@ class InstanceMatcher(Accumulator):
 
     def panoptic_quality(self, threshold: float = 0.5) -> PanopticScore:
         """Panoptic, segmentation and recognition quality of each class and in the mean, pictures pooled."""
-        self._check()
+        self._uncrowded()
         return _panoptic(self.images, threshold)
 
     def aggregated_jaccard(self, *, image_average: bool = False) -> float:
@@ -173,7 +173,7 @@ class InstanceMatcher(Accumulator):
         return self._score(_symmetric_best_dice, image_average)
 
     def coco_average_precision(self, *, max_detections: int = 100) -> CocoAP:
-        """COCO's average precision over recall, of predictions with scores; pictures pooled as COCO does."""
+        """COCO's average precision and recall, of predictions with scores; pictures pooled as COCO does."""
         self._check()
         return coco_average_precision(self.images, max_detections=max_detections)
 
@@ -181,8 +181,20 @@ class InstanceMatcher(Accumulator):
         if not self.images:
             raise UsageError("nothing to score: update was not called")
 
-    def _score(self, score: Callable[[Sequence[Overlaps]], float], image_average: bool) -> float:
+    def _uncrowded(self) -> None:
+        """
+        Raises:
+            UsageError: crowds, which only COCO's average precision knows.
+        """
         self._check()
+        if any(bool(found.crowd.any()) for found in self.images):
+            raise UsageError(
+                "target_crowd is for coco_average_precision alone: other metrics would count a crowd as one instance; "
+                "give its pixels as ignore="
+            )
+
+    def _score(self, score: Callable[[Sequence[Overlaps]], float], image_average: bool) -> float:
+        self._uncrowded()
         return float(np.mean([score([found]) for found in self.images])) if image_average else score(self.images)
 
 

@@ -26,10 +26,10 @@ SPARSE_COST = 32
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """Areas of P predicted and G true instances and of the M pairs that intersect. Empty instances are left out.
+    """Areas of P predicted and G true instances and of the M pairs that intersect. Empty masks are left out.
 
     Attributes:
-        predicted: (P,) areas in pixels.
+        predicted: (P,) areas in pixels: whole numbers of masks, any of boxes.
         true: (G,) areas in pixels.
         rows: (M,) prediction of each intersecting pair.
         columns: (M,) true instance of each intersecting pair.
@@ -40,26 +40,31 @@ class Overlaps:
         true_classes: (G,) the same of the true instances.
         scores: (P,) confidence, 1 if none was given.
         exempt: (P,) more than half of the prediction is ignored: it is no mistake if nothing matches it.
+        crowd: (G,) stands for many instances that nobody parted (COCO's `iscrowd`).
+        sizes: (G,) areas by which COCO's ranges of sizes go, `true` unless given.
         disjoint: no two predictions and no two true instances share a pixel.
     """
 
-    predicted: Int[np.ndarray, "P"]
-    true: Int[np.ndarray, "G"]
+    predicted: Int[np.ndarray, "P"] | Float[np.ndarray, "P"]
+    true: Int[np.ndarray, "G"] | Float[np.ndarray, "G"]
     rows: Int[np.ndarray, "M"]
     columns: Int[np.ndarray, "M"]
-    areas: Int[np.ndarray, "M"]
+    areas: Int[np.ndarray, "M"] | Float[np.ndarray, "M"]
     predicted_ids: Int[np.ndarray, "P"]
     true_ids: Int[np.ndarray, "G"]
     classes: Int[np.ndarray, "P"]
     true_classes: Int[np.ndarray, "G"]
     scores: Float[np.ndarray, "P"]
     exempt: Bool[np.ndarray, "P"]
+    crowd: Bool[np.ndarray, "G"]
+    sizes: Float[np.ndarray, "G"]
     disjoint: bool
 
     @property
     def iou(self) -> Float[np.ndarray, "M"]:
-        """Intersection over union of each pair."""
-        return self.areas / (self.predicted[self.rows] + self.true[self.columns] - self.areas)
+        """Intersection over union of each pair; with a crowd, over the prediction alone."""
+        own = self.predicted[self.rows]
+        return self.areas / np.where(self.crowd[self.columns], own, own + self.true[self.columns] - self.areas)
 
     @property
     def dice(self) -> Float[np.ndarray, "M"]:
@@ -76,18 +81,24 @@ class Overlaps:
 #: Arrays of `Overlaps` and the place of their length among (P, G, M).
 ARRAYS = {
     "predicted": 0, "true": 1, "rows": 2, "columns": 2, "areas": 2, "predicted_ids": 0, "true_ids": 1, "classes": 0,
-    "true_classes": 1, "scores": 0, "exempt": 0,
+    "true_classes": 1, "scores": 0, "exempt": 0, "crowd": 1, "sizes": 1,
 }  # fmt: skip
-_KINDS: dict[str, type] = {"scores": np.float64, "exempt": np.bool_}
+_KINDS: dict[str, type] = {"scores": np.float64, "sizes": np.float64, "exempt": np.bool_, "crowd": np.bool_}
 
 
-def joined(images: Sequence[Overlaps]) -> dict[str, Tensor]:
-    """Pictures as tensors: each array of all of them joined, and `lengths`: P, G, M and disjoint of each."""
+def joined(images: Sequence[Overlaps], *, whole: bool = True) -> dict[str, Tensor]:
+    """Pictures as tensors: each array of all of them joined, and `lengths`: P, G, M and disjoint of each.
+
+    Args:
+        images: of one kind.
+        whole: whether areas are whole numbers, as those of masks; those of boxes are not.
+    """
+    kinds = _KINDS if whole else {**_KINDS, **dict.fromkeys(("predicted", "true", "areas"), np.float64)}
     lengths = [v for f in images for v in (len(f.predicted), len(f.true), len(f.rows), int(f.disjoint))]
     state = {"lengths": torch.tensor(lengths, dtype=torch.int64)}
     for name in ARRAYS:
         arrays = [np.zeros(0), *(getattr(found, name) for found in images)]
-        state[name] = torch.from_numpy(np.concatenate(arrays).astype(_KINDS.get(name, np.int64)))
+        state[name] = torch.from_numpy(np.concatenate(arrays).astype(kinds.get(name, np.int64)))
     return state
 
 
@@ -125,6 +136,8 @@ def overlaps(
     classes: Sequence[int] | Tensor | None = None,
     target_classes: Sequence[int] | Tensor | None = None,
     scores: Sequence[float] | Tensor | None = None,
+    target_crowd: Sequence[bool] | Tensor | None = None,
+    target_areas: Sequence[float] | Tensor | None = None,
 ) -> Overlaps:
     """Count the areas and intersections of the instances of one picture (or volume).
 
@@ -138,10 +151,13 @@ def overlaps(
         classes: of the predictions, in the order of the stack or of the ascending labels. Instances of different
             classes never match.
         target_classes: the same of the true instances; needed with `classes`.
-        scores: confidence of the predictions, in the same order.
+        scores: confidence of the predictions, in the same order; not NaN.
+        target_crowd: which true instances are crowds, for `coco_average_precision` alone.
+        target_areas: of the true instances, for COCO's ranges of sizes; None for those of the masks.
 
     Raises:
-        UsageError: shapes, kinds or lengths that do not belong together.
+        UsageError: shapes, kinds or lengths that do not belong together; a NaN among the scores or areas; a stack of
+            masks that are not boolean.
     """
     ours, true = _side("prediction", prediction), _side("target", target)
     if ours.shape != true.shape:
@@ -176,6 +192,10 @@ def overlaps(
         other,
         _per_instance("scores", scores, ours, np.float64, 1)[kept],
         (2 * (whole - predicted) > whole)[kept],
+        _per_instance("target_crowd", target_crowd, true, np.bool_, 0)[found],
+        (there if target_areas is None else _per_instance("target_areas", target_areas, true, np.float64, 0))[
+            found
+        ].astype(np.float64),
         ours.labels is not None and true.labels is not None,
     )
 
@@ -269,6 +289,12 @@ def _side(name: str, given: Any) -> _Side:
         return _of_stack(array)
     if not np.issubdtype(array.dtype, np.integer):
         raise UsageError(f"{name} is {array.dtype}; give an integer label map or a boolean stack (N, *S)")
+    if array.dtype in (np.uint8, np.int8) and array.ndim > 2 and len(set(np.unique(array).tolist()) - {0}) == 1:
+        # Read as the label map of a volume, all masks of what decoders call a mask would be one instance.
+        raise UsageError(
+            f"{name} is {array.dtype} of shape {array.shape} and holds one value beside 0: a stack of masks is boolean "
+            "(.astype(bool)), the label map of a volume int32 or wider"
+        )
     flat = array.ravel()
     if flat.size and int(flat.min()) < 0:
         raise UsageError(f"{name} has the label {int(flat.min())}; labels are 0 (nothing) and above")
@@ -327,11 +353,24 @@ def _intersections(ours: _Side, true: _Side) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _per_instance(name: str, given: Any, side: _Side, kind: Any, default: int) -> np.ndarray:
+    return per_instance(name, given, len(side.ids), kind, default)
+
+
+def per_instance(name: str, given: Any, count: int, kind: Any, default: int) -> np.ndarray:
+    """One value an instance, or the default of each.
+
+    Raises:
+        UsageError: another number of values, a NaN, a negative class.
+    """
     if given is None:
-        return np.full(len(side.ids), default, dtype=kind)
-    values = _array(given).astype(kind)
-    if values.shape != (len(side.ids),):
-        raise UsageError(f"{name} has shape {values.shape} for {len(side.ids)} instances")
-    if name != "scores" and len(values) and values.min() < 0:
+        return np.full(count, default, dtype=kind)
+    values = _array(given)
+    if values.shape != (count,):
+        raise UsageError(f"{name} has shape {values.shape} for {count} instances")
+    if np.issubdtype(values.dtype, np.floating) and bool(np.isnan(values).any()):
+        place = int(np.flatnonzero(np.isnan(values))[0])
+        raise UsageError(f"{name}[{place}] is NaN: nothing can be ordered or compared by it")
+    values = values.astype(kind)
+    if kind is np.int64 and len(values) and values.min() < 0:
         raise UsageError(f"{name} has the class {values.min()}; classes are 0 and above")
     return values
