@@ -51,7 +51,7 @@ def test_images_are_resized_as_published_and_the_report_says_so() -> None:
     metric.update(images, real=True)
     metric.update(1 - images, real=False)
     assert model.sizes == [(6, 3, 8, 8)] * 2
-    small = torch.nn.functional.interpolate(images, (8, 8), mode="bicubic", antialias=False).clamp(0, 1)
+    small = torch.nn.functional.interpolate(images, (8, 8), mode="bicubic", antialias=False)
     assert torch.allclose(metric.real, TinyModel().encode_image(small))
     report = metric.report(permutations=99, resamples=50)
     assert (report.n_real, report.n_fake) == (6, 6)
@@ -59,6 +59,47 @@ def test_images_are_resized_as_published_and_the_report_says_so() -> None:
     assert report.interval is not None
     assert report.interval[0] < report.value < report.interval[1]
     assert 0 < report.p_value <= 1
+
+
+def hard_edges(n: int, seed: int, side: int = 12) -> torch.Tensor:
+    """Small pictures of pure black and white, of which bicubic interpolation overshoots."""
+    coarse = torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(seed)) > 0.5
+    return coarse.float()
+
+
+def test_what_bicubic_overshoots_reaches_the_model_as_published() -> None:
+    from torchvision.transforms import Normalize
+
+    from binderclip.models import build
+
+    torch.manual_seed(0)
+    model = build(
+        {
+            "embed_dim": 16,
+            "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 8, "patch_size": 8},
+            "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+        },
+        name="tiny",
+    ).eval()
+    real, fake = hard_edges(70, 0), hard_edges(5, 1, side=9)
+    metric = CMMD(model)
+    metric.update(real, real=True)
+    metric.update(fake, real=False)
+    scale = Normalize(model.preprocess.mean, model.preprocess.std)
+    want = []
+    with torch.no_grad():
+        for images in (real, fake):
+            # The published embedding: resize, then the processor's normalisation alone, then the vision tower.
+            shown = torch.nn.functional.interpolate(images, size=(32, 32), mode="bicubic")
+            assert float(shown.min()) < -0.15
+            assert float(shown.max()) > 1.15
+            found = model.backbone.encode_image(scale(shown))
+            want.append(found / torch.linalg.norm(found, dim=-1, keepdim=True))
+    assert float(metric.compute()) == pytest.approx(1000 * float(mmd_rbf(*want)), rel=1e-4)
+    assert "not clamped" in metric.embedding
+    # Pictures that are outside to begin with are a mistake.
+    with pytest.raises(UsageError, match=r"must lie in \[0, 1\]"):
+        metric.update(255 * real, real=True)
 
 
 def test_two_points() -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.models.preprocess import float_batch
 from binderclip.quality.frechet import frechet_distance
 from binderclip.quality.mmd import mmd_bootstrap, mmd_permutation_test, mmd_rbf
 
@@ -45,8 +46,11 @@ class SetDistance:
 
     Args:
         embed: an `ImageTextModel`, a callable from images to features (B, d), or None where `update` gets features.
-        resize: for an `ImageTextModel`: `paper` resizes to the model's square input by bicubic interpolation without
-            antialiasing and without a crop, as published; `model` uses the model's own preprocessing.
+        resize: for an `ImageTextModel`: `paper` resizes to the model's input by bicubic interpolation without
+            antialiasing and without a crop, and leaves what overshoots [0, 1] at hard edges as it is, as the embedding
+            of the published code does (in its PyTorch port); `model` uses the model's own preprocessing, which cuts
+            there. When the published code reads a folder it has cropped the centre square of each picture and resized
+            it with antialiasing (Pillow's bicubic, in 8 bits) before; pictures prepared so pass `paper` unchanged.
     """
 
     lower_better = True
@@ -68,7 +72,8 @@ class SetDistance:
             return "features as given"
         if not hasattr(self.embed, "encode_image"):
             return getattr(self.embed, "__name__", type(self.embed).__name__)
-        way = "bicubic without antialiasing, no crop" if self.resize == "paper" else "the model's own preprocessing"
+        paper = "bicubic without antialiasing, no crop, not clamped"
+        way = paper if self.resize == "paper" else "the model's own preprocessing"
         return f"{getattr(self.embed, 'name', type(self.embed).__name__)}, {self.embed.image_size} px, {way}"
 
     def reset(self) -> None:
@@ -104,8 +109,16 @@ class SetDistance:
             if not isinstance(images, Tensor) or images.ndim != 4:
                 raise UsageError("resize='paper' needs an image tensor (B, 3, H, W) in [0, 1]")
             side = self.embed.image_size
-            images = F.interpolate(images.float(), (side, side), mode="bicubic", antialias=False).clamp(0, 1)
+            size = (side, side) if isinstance(side, int) else tuple(side)
+            return self._encoded(F.interpolate(float_batch(images.float()), size, mode="bicubic", antialias=False))
         return self.embed.encode_image(images)
+
+    def _encoded(self, images: Float[Tensor, "B 3 h w"], batch_size: int = 64) -> Float[Tensor, "B d"]:
+        """Features of images of the model's own size, which may leave [0, 1]: its own face would refuse or cut them."""
+        if not hasattr(self.embed, "encode_pixels"):
+            return self.embed.encode_image(images)
+        device, normalize = self.embed.device, self.embed.preprocess.normalize
+        return torch.cat([self.embed.encode_pixels(normalize(part.to(device))) for part in images.split(batch_size)])
 
     @property
     def real(self) -> Tensor:
