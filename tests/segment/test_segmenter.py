@@ -237,6 +237,13 @@ def test_descriptions_are_mixed_in_and_a_redundant_direction_taken_off(clip_mode
     torch.testing.assert_close(mixed.rows, torch.stack([0.75 * cat + 0.25 * pet, dog]))
     bare = TextSide(redundant="a dog").bind(clip_model, ["a cat"])
     torch.testing.assert_close(bare.rows[0], cat - dog)
+    # Of the empty text it is the empty text, in the templates as it is in the release.
+    empty, photo, photos = clip_model.encode_text(["", "a photo of a .", "many ."], normalize=True).detach()
+    torch.testing.assert_close(TextSide(redundant="").bind(clip_model, ["a cat"]).rows[0], cat - empty)
+    side = TextSide(redundant="", templates=("a photo of a {}.", "many {}."))
+    mean = torch.nn.functional.normalize((photo + photos) / 2, dim=0)
+    words = TextSide(templates=side.templates).bind(clip_model, ["cat", "dog"]).rows
+    torch.testing.assert_close(side.bind(clip_model, ["cat", "dog"]).rows, words - mean)
     with pytest.raises(UsageError, match="alpha must be in"):
         TextSide(alpha=2)
     with pytest.raises(UsageError, match="'colour' is no part of a segmenter"):

@@ -17,7 +17,7 @@ from binderclip.models.towers import Record, Recorder, Site
 from binderclip.segment.affinity import vision_model
 from binderclip.segment.context import Frame, resample
 from binderclip.segment.last_block import row_normalised
-from binderclip.segment.promptable import EncoderAttention, encoder_attention, load_promptable
+from binderclip.segment.promptable import EncoderAttention, PromptModel, encoder_attention, load_promptable
 
 #: picture (1, 3, H, W) in [0, 1] -> attention of one block on it
 AttentionSource: TypeAlias = "Callable[[Tensor], EncoderAttention]"
@@ -44,7 +44,7 @@ class ValueMaskedAttention:
         cap: largest threshold.
         negative: threshold in place of a negative one; None leaves it as it is.
         size: side in pixels at which the bundled segmenter sees the picture, or shorter side for a vision tower; None
-            for the segmenter's own, or the picture's.
+            for the segmenter's own, or the picture's. Other segmenters (SAM) have one side only and see it at that.
 
     Raises:
         UsageError: a cap above 1.
@@ -75,7 +75,8 @@ class ValueMaskedAttention:
         elif self.source.startswith("timm:") or self.source in bundled_of("vision"):
             found = tower_attention(self.source, image, self.size)
         else:
-            found = encoder_attention(promptable(self.source, str(image.device)), image, side=self.size)
+            segmenter = promptable(self.source, str(image.device))
+            found = encoder_attention(segmenter, image, side=self.size if isinstance(segmenter, PromptModel) else None)
         weights = value_masked(found.weights, found.values, factor=self.factor, cap=self.cap, negative=self.negative)
         return weights, found.grid
 

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from binderclip.errors import UsageError
+from binderclip.models.templates import fill, resolve_templates
 
 Labels = Sequence[str] | Mapping[str, Sequence[str]]
 
@@ -51,7 +53,8 @@ class TextSide:
         background: words for what is none of the labels; together they are one class, the first, named `background`.
         auxiliary: class -> a description or definition of it, or several, mixed into its words' vectors.
         alpha: share of the auxiliary text, in [0, 1]; the mixture is not normalised again.
-        redundant: None, or a text (such as "") whose direction is taken off every word's vector (CLIP Surgery).
+        redundant: None, or a text whose direction is taken off every word's vector (CLIP Surgery's is "", put into the
+            templates as a word is). What all words lose alike changes single maps, not which word is best.
 
     Raises:
         UsageError: background is a single text, or alpha out of range.
@@ -83,7 +86,7 @@ class TextSide:
         if self.alpha and self.auxiliary:
             rows = self._mixed(model, rows, list(words), owner)
         if self.redundant is not None:
-            rows = rows - self._encoded(model, [self.redundant or "a"]).mean(0, keepdim=True)
+            rows = rows - self._direction(model, self.redundant)
         bound = BoundText(
             tuple(words), rows, torch.tensor(owner, device=rows.device), float(model.scale()), bool(self.background)
         )
@@ -105,6 +108,11 @@ class TextSide:
         bank = model.text_bank(list(dict.fromkeys(words)), self.templates)
         place = {name: index for index, name in enumerate(bank.names)}
         return bank.prototypes()[[place[word] for word in words]].float()
+
+    def _direction(self, model: Any, text: str) -> Float[Tensor, "1 E"]:
+        """One text in the templates of the words; it may be empty, which no label may."""
+        sentences = [fill(template, text) for template in resolve_templates(self.templates)]
+        return normalize(model.encode_text(sentences, normalize=True).mean(0, keepdim=True), dim=-1).float()
 
     def _mixed(self, model: Any, rows: Tensor, classes: Sequence[str], owner: Sequence[int]) -> Tensor:
         assert self.auxiliary is not None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
 
 from binderclip.errors import NotSupported
+from binderclip.segment import parts_of, splicing
 from binderclip.segment.promptable import HfSegmenter, PromptableSegmenter, Prompts, encoder_attention, load_promptable
 
 transformers = pytest.importorskip("transformers")
@@ -189,6 +192,15 @@ def test_padding_is_left_out_of_sams_attention() -> None:
     assert found.grid == (4, 8)
     assert found.weights.shape[1:] == (32, 32)
     assert (found.weights.sum(-1) < 1).all()
+
+
+def test_a_side_meant_for_a_tower_keeps_no_sam_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splicing, "promptable", lambda name, device: HfSegmenter(*_sam()))
+    mix = replace(parts_of("trident").mix, source="hf:tiny")
+    assert mix.size is not None
+    weights, grid = mix._weights(noise(SIDE // 2, SIDE))
+    assert grid == (4, 8)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(32))
 
 
 def test_sam_2_has_no_global_attention() -> None:
