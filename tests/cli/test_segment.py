@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,31 @@ def test_settings_change_the_preset(command: Command, pictures: Path) -> None:
         assert said in done.err
     assert "give images and --labels" in command("segment", picture).err
     assert "leave out images" in command("segment", picture, "--evaluate", "scenes").err
+
+
+def test_a_preset_names_its_departures_and_how_to_take_them_back(command: Command) -> None:
+    from binderclip.cli.segment_presets import Request, chosen_parts
+    from binderclip.segment import DEPARTURES, PRESETS
+
+    assert set(DEPARTURES) <= set(PRESETS)
+    wanted = {"trident": "small-dino", "cliper": "Stable Diffusion", "corrclip": "SAM 2", "corrclip-sam": "small-sam"}
+    listed = command("segment", "--list", "--json").json()
+    assert set(listed) == set(PRESETS)
+    for name, word in wanted.items():
+        assert word in " ".join(listed[name]["departures"])
+        shown = command("segment", "--list", "--preset", name).out
+        assert word in shown
+        assert "sclip" not in shown
+    assert "'pretty'" in command("segment", "--list", "--preset", "pretty").err
+    # Whatever setting they name is one that the preset has.
+    count = 0
+    for name, lines in DEPARTURES.items():
+        for line in lines:
+            settings = tuple(re.findall(r"--set ([\w.]+=[^\s)]+)", line))
+            count += len(settings)
+            given = tuple(setting.replace("...", "0.5") for setting in settings)
+            chosen_parts(Request(name, given, None, (), "small", "cpu", "float32", False))
+    assert count > 15
 
 
 def test_presets_are_listed_and_measured(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

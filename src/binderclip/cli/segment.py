@@ -24,7 +24,8 @@ def segment(
     preset: Annotated[
         str,
         typer.Option(
-            help="The method, such as `value` (plain dense baseline); --list shows all. Several to compare or measure."
+            help="The method, such as `value` (plain dense baseline); --list shows all, and how they differ from their "
+            "papers. Several to compare or measure."
         ),
     ] = "value",
     set: Annotated[
@@ -68,7 +69,13 @@ def segment(
         typer.Option(help="Measure instead, on a folder with label maps (VOC, ADE), or `scenes`, `scenes-hard`."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most pictures that --evaluate measures.")] = 60,
-    list_presets: Annotated[bool, typer.Option("--list", help="Show the presets and their parts.")] = False,
+    list_presets: Annotated[
+        bool,
+        typer.Option(
+            "--list",
+            help="Show the presets (or those of --preset), their parts, and how they differ from their papers.",
+        ),
+    ] = False,
     model: Model = "small",
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -91,7 +98,7 @@ def segment(
     A folder can be gone on with: images whose label map is there are not done again.
     """
     if list_presets:
-        show_presets(json)
+        show_presets(json, preset_names("all" if preset == "value" else preset))
         return
     words = parse_labels(background, "--background") if background.strip() else []
     settings = Request(preset, tuple(set or ()), size, tuple(words), model, device, dtype, json, descriptions)

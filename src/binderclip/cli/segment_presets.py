@@ -97,19 +97,30 @@ def _described(chosen: dict[str, Parts], source: str, names: Sequence[str]) -> d
     }
 
 
-def show_presets(json: bool) -> None:
-    """Every preset with its parts."""
-    from binderclip.segment import CHOICES, PRESETS, describe, parts_of
+def show_presets(json: bool, names: Sequence[str]) -> None:
+    """Presets with their parts, and how they differ from the methods as published.
+
+    Args:
+        json: one document instead of tables, the differences of each preset under `departures`.
+        names: of the presets.
+
+    Raises:
+        UsageError: an unknown preset.
+    """
+    from binderclip.segment import CHOICES, DEPARTURES, describe, parts_of
 
     if json:
-        print_json({name: describe(parts_of(name)) for name in PRESETS})
+        print_json({n: {**describe(parts_of(n)), "departures": list(DEPARTURES.get(n, ()))} for n in names})
         return
     plain = describe(parts_of("value"))
     rows = []
-    for name in PRESETS:
+    for name in names:
         parts = {key: value for key, value in describe(parts_of(name)).items() if value != plain[key] and value}
         rows.append((name, "; ".join(f"{key}: {_short(value)}" for key, value in parts.items()) or "the value path"))
     print_table("presets of the segmenter", ("preset", "parts that differ from `value`"), rows)
+    differ = [(name, line) for name in names for line in DEPARTURES.get(name, ())]
+    if differ:
+        print_table("how they differ from the methods as published", ("preset", "difference"), differ)
     places = {"map": "last_block.map"}
     named = [(places.get(part, part), ", ".join(names)) for part, names in CHOICES.items() if names]
     print_table("parts by name, for --set PART=NAME (none takes a part out)", ("part", "names"), named)

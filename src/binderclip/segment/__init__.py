@@ -33,7 +33,7 @@ from binderclip.segment.last_block import LastBlock, PatchWeights, identity, van
 from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted_ap
 from binderclip.segment.overrides import describe, override
 from binderclip.segment.pamr import PAMR, pamr
-from binderclip.segment.presets import CHOICES, PRESETS
+from binderclip.segment.presets import CHOICES, DEPARTURES, PRESETS
 from binderclip.segment.promptable import AutomaticMasks, InteractiveSession, Prompts, load_promptable
 from binderclip.segment.prompted_masks import PromptedMasks, regions_of
 from binderclip.segment.region_scope import Felzenszwalb, MaskMajority, PromptedRegions, Scope
@@ -53,6 +53,7 @@ METHODS: dict[str, Callable[..., Any]] = {name: partial(Segmenter, preset=name) 
 
 __all__ = [
     "CHOICES",
+    "DEPARTURES",
     "METHODS",
     "PAMR",
     "PARTS",

@@ -1,7 +1,7 @@
 """Presets of the `Segmenter`: one short file a paper, each a dictionary of parts named `PRESETS`.
 
 Parts left out are the plain ones. `CHOICES` names whole parts, for `--set refine=pamr`. A preset that stands on an
-external vision model says so in its parts.
+external vision model says so in its parts, and where it differs from its paper in `DEPARTURES`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     **trident.PRESETS,
 }
 """name -> parts (keyword arguments of `Segmenter`)."""
+
+DEPARTURES: dict[str, tuple[str, ...]] = {
+    **basic.DEPARTURES,
+    **cliper.DEPARTURES,
+    **cliptrase.DEPARTURES,
+    **clip_dinoiser.DEPARTURES,
+    **corrclip.DEPARTURES,
+    **proxyclip.DEPARTURES,
+    **itaclip.DEPARTURES,
+    **trident.DEPARTURES,
+}
+"""name -> how the preset differs from the method as published; nothing is known of those left out."""
 
 CHOICES: dict[str, dict[str, Callable[[], Any]]] = {
     "map": {

@@ -28,3 +28,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Li et al., CLIP Surgery (arXiv 2304.05653); the direction of the empty text is taken off.
     "clip_surgery": {"last_block": DualPath(SelfSelf("v")), "text": TextSide(redundant="")},
 }
+
+DEPARTURES: dict[str, tuple[str, ...]] = {
+    "clip_surgery": (
+        "labels as they are; the release puts them, and the empty text, into 85 templates: "
+        "--set text.templates=imagenet-80",
+        "the empty text is taken off for any number of labels; of several the release takes their weighted mean off",
+        "the picture at twice the model's own side; the release shows 224 and 512 pixels",
+    ),
+}
+"""Preset -> how it differs from the method as published."""

@@ -27,3 +27,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fusion": GuidedPooling(External("small-dino", of="v"), threshold=0.8, saliency=BackgroundSeed()),
     },
 }
+
+DEPARTURES: dict[str, tuple[str, ...]] = {
+    "clip_dinoiser": (
+        "a head that learned from the bundled `small-dino` (the paper's from DINO ViT-B/16 and FOUND), threshold 0.7 "
+        "(0.2)",
+    ),
+    "clip_dinoiser-teacher": ("`small-dino` instead of DINO ViT-B/16, threshold 0.8 (0.2), no FOUND",),
+}
+"""Preset -> how it differs from the method as published."""

@@ -2,10 +2,8 @@
 
 The self-attention of a diffusion model is not bundled: cosines of the segmenter's own tokens stand in for it, put to
 use as the released code puts those of DINO, and any other source takes their place in `DiffusionAttention`. The
-method lives on early heads that look at their own object; those of the bundled `small` do not, so it is for CLIP's
-ViT models (see the study of p132). The picture is seen at twice the model's side (448 of 224 pixels), the paper's at
-336; its crops of 336 with a spliced attention are not built, and for ViT-L its settings differ
-(`LayerEnsemble(layer=-2)`, scale 50, thresholds 0.4 and 0.5).
+method lives on early heads that look at their own object (see the study of p132). `DEPARTURES` names what differs from
+the paper, and the setting that takes it back where there is one.
 """
 
 from __future__ import annotations
@@ -37,3 +35,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "refine": ClassScore(_REFINE, threshold=0.7, stretch=True),
     },
 }
+
+_DIFFERENT = (
+    "cosines of the tower's own tokens instead of the self-attention of Stable Diffusion 2.1; in code "
+    "DiffusionAttention(source=...) takes that of any model",
+    "the picture at twice the model's own side (448 of 224 px) instead of a shorter side of 336: "
+    "--set resolution.size=336",
+    "no second look through crops of 336 px with a spliced attention",
+    "labels as they are; the paper puts them into 14 or 80 templates: --set text.templates=imagenet-80",
+    "the model's own scale on the cosines, which is 100 for OpenAI's CLIP as in the paper for ViT-B; for ViT-L the "
+    "paper takes 50, the last but one row and thresholds 0.4 and 0.5: --set fusion.layer=-2",
+)
+DEPARTURES: dict[str, tuple[str, ...]] = dict.fromkeys(PRESETS, _DIFFERENT)
+"""Preset -> how it differs from the method as published."""

@@ -20,3 +20,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "relabel": ClusterVote(),
     }
 }
+
+DEPARTURES: dict[str, tuple[str, ...]] = {
+    "cliptrase": ("labels as they are; the paper puts them into 80 templates: --set text.templates=imagenet-80",),
+}
+"""Preset -> how it differs from the method as published."""

@@ -19,6 +19,15 @@ from binderclip.segment.text import TextSide
 from binderclip.segment.tidy import Closing, DropSmall
 from binderclip.segment.views import ViewEnsemble
 
+DEPARTURES: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("itaclip", "itaclip-background"),
+    (
+        "definitions only where they are given (--descriptions); the paper's are by LLaMa 3",
+        "labels as they are; the paper puts them into 80 templates: --set text.templates=imagenet-80",
+    ),
+)
+"""Preset -> how it differs from the method as published."""
+
 BLOCK = LastBlock(Blend(SelfSelf("q+k"), AttentionMean(SelfSelf("q+k"))), residual=True, mlp=False)
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -1,7 +1,7 @@
 """ProxyCLIP (arXiv 2408.04883): the last block attends by what another vision model holds to be alike.
 
 The other model is the bundled `small-dino`; any tower of `models.load_vision` takes its place:
-`--set last_block.map.features.source=timm:vit_base_patch16_224.dino`.
+`--set last_block.map.features.source=timm:vit_base_patch8_224.dino`.
 """
 
 from __future__ import annotations
@@ -20,3 +20,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rule": ClassRule(scale=40.0, over="words"),
     }
 }
+
+DEPARTURES: dict[str, tuple[str, ...]] = {
+    "proxyclip": (
+        "`small-dino` instead of DINO ViT-B/8: --set last_block.map.features.source=timm:vit_base_patch8_224.dino",
+        "labels as they are; the paper puts them into 80 templates: --set text.templates=imagenet-80",
+    ),
+}
+"""Preset -> how it differs from the method as published."""
