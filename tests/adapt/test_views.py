@@ -192,5 +192,5 @@ def test_mistakes_are_named() -> None:
         head(views=GuidedCrops()).encode(ColourModel(), scene(), boxes=[None, None])
     with pytest.raises(UsageError, match=r"\(N, 1 \+ views, d\)"):
         head(views=GuidedCrops(boxed)).predict(np.ones((2, 3)))
-    with pytest.raises(UsageError, match="whole number of at least 1"):
+    with pytest.raises(UsageError, match="whole number from 1 to 64"):
         Tiles(0)

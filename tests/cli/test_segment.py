@@ -75,6 +75,31 @@ def test_settings_change_the_preset(command: Command, pictures: Path) -> None:
     assert "leave out images" in command("segment", picture, "--evaluate", "scenes").err
 
 
+def test_absurd_sizes_and_labels_come_to_an_end(command: Command, pictures: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "cat.png"
+    Image.open(pictures / "cat.jpg").resize((64, 48)).save(picture)
+    for options, said in [
+        (("--size", 999999999), "16384"),
+        (("--size", "9" * 400), "16384"),
+        (("--size", 0), "greater than or equal to 1"),
+        (("--preset", "sclip", "-s", "resolution.size=999999999"), "at most 16384 pixels a side"),
+        (("--preset", "sclip", "-s", "resolution.size=" + "9" * 400), "at most 16384 pixels a side"),
+        (("--preset", "sclip", "-s", "resolution.longest=1e999"), "longest must be a multiple"),
+        (("--preset", "sclip", "-s", "resolution.window=1600000000"), "at most 16384 pixels a side"),
+        (("--preset", "sclip", "-s", "resolution.size=12000", "-s", "resolution.stride=1"), "at most 100000"),
+        (("--preset", "value", "-s", "resolution.size=12000"), "at most 65536"),
+    ]:
+        done = command("segment", picture, "-l", "cat,dog", *options)
+        assert done.code == 2, options
+        assert said in done.err
+        assert len(done.err) < 1500
+    # A name of 5,000 letters is a name; the legend shows how it begins.
+    done = command("segment", picture, "-l", f"{'w' * 5000},{'a cat ' * 800}", "--size", 64)
+    assert done.code == 0, done.err
+    with Image.open("cat-overlay.png") as shown:
+        assert shown.width == 64
+
+
 def test_a_preset_names_its_departures_and_how_to_take_them_back(command: Command) -> None:
     from binderclip.cli.segment_presets import Request, chosen_parts
     from binderclip.segment import DEPARTURES, PRESETS

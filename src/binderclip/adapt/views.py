@@ -102,24 +102,28 @@ class WholeImage(_Cropping):
     """One view: the image as the model sees it."""
 
 
+#: Tiles a side: 64 are 4,097 passes a picture.
+MOST_TILES = 64
+
+
 @dataclass(frozen=True)
 class Tiles(_Cropping):
     """The whole image and n x n equal tiles (pixels that are left over at the right and below are dropped).
 
     Args:
-        n: tiles a side; 1 is the whole image.
+        n: tiles a side, 1 to 64; 1 is the whole image.
         merge_by: "mean" averages the logits of all views, "max" takes the best view of each class.
 
     Raises:
-        UsageError: n below 1, or an unknown `merge_by`.
+        UsageError: n out of range, or an unknown `merge_by`.
     """
 
     n: int = 3
     merge_by: Literal["mean", "max"] = "mean"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n, int) or self.n < 1:
-            raise UsageError(f"tiles a side must be a whole number of at least 1, not {self.n!r}")
+        if not isinstance(self.n, int) or not 1 <= self.n <= MOST_TILES:
+            raise UsageError(f"tiles a side must be a whole number from 1 to {MOST_TILES}, not {self.n!r}")
         if self.merge_by not in ("mean", "max"):
             raise UsageError(f"merge_by is 'mean' or 'max', not {self.merge_by!r}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +71,7 @@ def parse_labels(text: str, option: str = "--labels") -> list[str]:
         raise UsageError(f"{option} is empty: give at least one label, such as {option} cat,dog")
     if "" in labels:
         raise UsageError(f"{option} {text!r} has an empty label (two commas in a row, or one at the end)")
-    doubled = sorted({label for label in labels if labels.count(label) > 1})
+    doubled = sorted(label for label, count in Counter(labels).items() if count > 1)
     if doubled:
         raise UsageError(f"{option} names {', '.join(map(repr, doubled))} more than once")
     return labels

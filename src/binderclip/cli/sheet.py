@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from binderclip.data.lettering import shortened
 from binderclip.errors import DataError
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageFont
+    from PIL import Image
 
 INK, SOFT, CARD = (29, 31, 35), (110, 117, 128), (243, 245, 248)
 
@@ -87,15 +88,6 @@ def with_scale(picture: Image.Image, text: str, ramp: Image.Image, ends: tuple[s
     right -= round(draw.textlength(ends[0], font=font)) + 2 * gap
     draw.text((gap, middle), shortened(text, font, right - gap), fill=INK, font=font, anchor="lm")
     return strip
-
-
-def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """A text that fits into `width` pixels, its end replaced by dots where it has to be; "" where nothing fits."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1].rstrip()
-    return text and text + "..."
 
 
 def save_picture(picture: Image.Image, out: str | Path) -> Path:

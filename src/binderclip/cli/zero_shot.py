@@ -151,7 +151,8 @@ def parse_views(text: str) -> Views | None:
             raise UsageError(f"--views {text!r}: tiles of 1 to {MOST_TILES} a side, such as tiles=4")
         return Tiles(int(count or 3))
     if count or name not in ("whole", "crops"):
-        raise UsageError(f"--views {text!r} is unknown: whole, tiles, tiles=4 or crops")
+        shown = text if len(text) < 40 else f"{text[:40]}..."
+        raise UsageError(f"--views {shown!r} is unknown: whole, tiles, tiles=4 or crops")
     return None if name == "whole" else GuidedCrops()
 
 

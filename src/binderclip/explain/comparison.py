@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from binderclip.data.lettering import fitting
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.explain.attribute import attribute_all
 from binderclip.explain.attribution import Attribution, called_blank
@@ -262,14 +263,9 @@ def contact_sheet(
 
 def _two_lines(text: str, fits: Callable[[str], bool]) -> list[str]:
     """A name in at most two lines, broken at a space or where it has to be, the rest cut."""
-    if fits(text):
+    first = fitting(text, fits)
+    if first == text:
         return [text]
-    first = text
-    while first and not fits(first):
-        first = first[:-1]
     space = text.rfind(" ", 0, len(first) + 1)
     first = text[:space] if space > 0 else first
-    second = text[len(first) :].strip()
-    while second and not fits(second):
-        second = second[:-1]
-    return [first, second]
+    return [first, fitting(text[len(first) :].strip(), fits)]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from binderclip.data.lettering import shortened
+
 # Ordered so that the first few are as different as can be, also for colour-blind eyes; then hues in between.
 _COLOURS = (
     (0, 114, 189), (230, 97, 1), (27, 158, 119), (231, 41, 138), (240, 200, 30), (117, 112, 179), (166, 86, 40),
@@ -81,7 +83,8 @@ def with_legend(
     rows: list[list[tuple[str, tuple[int, int, int], float]]] = [[]]
     used = float(gap)
     for text, colour in entries:
-        text = shortened(text, font, image.width - 3 * gap - swatch)
+        # A name of which nothing fits is not left out: its first letter stands for it.
+        text = shortened(text, font, image.width - 3 * gap - swatch) or text.strip()[:1]
         width = swatch + gap / 2 + font.getlength(text) + 1.5 * gap
         if rows[-1] and used + width > image.width:
             rows.append([])
@@ -98,12 +101,3 @@ def with_legend(
             draw.rounded_rectangle((left, top, left + swatch, top + swatch), radius=size // 5, fill=colour)
             draw.text((left + swatch + gap / 2, top + swatch / 2), text, fill=(30, 30, 30), font=font, anchor="lm")
     return sheet
-
-
-def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """A text cut, with dots, to so many pixels."""
-    if font.getlength(text) <= width:
-        return text
-    while len(text) > 1 and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal, Protocol
@@ -12,6 +13,10 @@ from torch import Tensor
 
 from binderclip.data.windows import Windows as Layout
 from binderclip.errors import UsageError
+
+#: Bounds of what a tower is shown, above which nothing comes back in any time: the longer side in pixels, patches of a
+#: window, and windows of a picture.
+MOST_SIDE, MOST_PATCHES, MOST_WINDOWS = 16_384, 65_536, 100_000
 
 
 class Resolution(Protocol):
@@ -35,9 +40,35 @@ def fit_size(size: tuple[int, int], shorter: int, patch: int, longest: int) -> t
         shorter: wanted shorter side in pixels.
         patch: side of a patch.
         longest: the longer side is not let above this, the aspect kept.
+
+    Raises:
+        UsageError: a side above `MOST_SIDE`.
     """
-    ratio = min(shorter / min(size), longest / max(size))
-    return tuple(max(patch, round(side * ratio / patch) * patch) for side in size)  # type: ignore[return-value]
+    # The first alone already says no; numbers that no float holds must not be divided.
+    if shorter <= MOST_SIDE:
+        ratio = min(shorter / min(size), longest / max(size))
+        height, width = (max(patch, round(side * ratio / patch) * patch) for side in size)
+        if max(height, width) <= MOST_SIDE:
+            return height, width
+    raise UsageError(
+        f"a shorter side of {str(shorter)[:12]} pixels is too large for a picture of {size[0]} x {size[1]}: "
+        f"the model is shown at most {MOST_SIDE} pixels a side"
+    )
+
+
+def bounded(layout: Layout, patch: int) -> Layout:
+    """The layout, if it is not beyond all bounds.
+
+    Raises:
+        UsageError: more than `MOST_PATCHES` in a window.
+    """
+    patches = (layout.window[0] // patch) * (layout.window[1] // patch)
+    if patches > MOST_PATCHES:
+        raise UsageError(
+            f"a window of {layout.window[0]} x {layout.window[1]} pixels has {patches} patches of {patch}; at most "
+            f"{MOST_PATCHES}: give a smaller size, or windows"
+        )
+    return layout
 
 
 def resized(image: Float[Tensor, "1 3 H W"], size: tuple[int, int]) -> Float[Tensor, "1 3 h w"]:
@@ -56,14 +87,21 @@ def side_of(value: int | float | None, whole: int, default: float, name: str) ->
     """A length in pixels: an integer as it is, a float as a multiple of `whole`, None as `default` times it.
 
     Raises:
-        UsageError: a multiple outside (0, 16], which is meant for pixels.
+        UsageError: a multiple outside (0, 16], which is meant for pixels; more pixels than `MOST_SIDE`.
     """
     if isinstance(value, Integral):
+        if value > MOST_SIDE:
+            raise UsageError(f"{name} {str(value)[:12]}: the model is shown at most {MOST_SIDE} pixels a side")
         return int(value)
     share = default if value is None else value
     if not 0 < share <= 16:
         raise UsageError(f"{name} {share}: pixels are an integer, a multiple of the model's own side is in (0, 16]")
     return max(1, round(share * whole))
+
+
+def _check_longest(longest: float) -> None:
+    if not 1 <= longest <= MOST_SIDE:
+        raise UsageError(f"longest must be a multiple of the shorter side, from 1, not {longest}")
 
 
 @dataclass(frozen=True)
@@ -79,17 +117,20 @@ class Whole:
     longest: float = 4.0
     merge: Literal["logits", "tokens"] = "logits"
 
+    def __post_init__(self) -> None:
+        _check_longest(self.longest)
+
     def layout(self, size: tuple[int, int], *, patch: int, native: int) -> Layout:
         """One window over everything.
 
         Raises:
-            UsageError: a size below one patch.
+            UsageError: a size below one patch, or beyond the bounds of `fit_size` and `bounded`.
         """
         shorter = side_of(self.size, native, 2.0, "size")
         if shorter < patch:
             raise UsageError(f"size {shorter} is below one patch of {patch} pixels")
         full = fit_size(size, shorter, patch, int(self.longest * shorter))
-        return Layout.over(full, full, full)
+        return bounded(Layout.over(full, full, full), patch)
 
 
 @dataclass(frozen=True)
@@ -114,12 +155,14 @@ class Windows:
     def __post_init__(self) -> None:
         if self.merge not in ("logits", "tokens"):
             raise UsageError(f"merge must be logits or tokens, not {self.merge!r}")
+        _check_longest(self.longest)
 
     def layout(self, size: tuple[int, int], *, patch: int, native: int) -> Layout:
         """The windows.
 
         Raises:
-            UsageError: a window that is no multiple of the patch.
+            UsageError: a window that is no multiple of the patch, more than `MOST_WINDOWS`, or a size beyond the bounds
+                of `fit_size` and `bounded`.
         """
         window = native if self.window is None else self.window
         if window % patch:
@@ -129,4 +172,10 @@ class Windows:
         stride = side_of(self.stride, window, 0.5, "stride")
         if self.merge == "tokens":
             stride = max(patch, stride // patch * patch)
-        return Layout.over(full, window, stride)
+        count = math.prod(max(0, side - window) // max(1, stride) + 1 for side in full)
+        if count > MOST_WINDOWS:
+            raise UsageError(
+                f"windows of {window} pixels every {stride} are {count} over {full[0]} x {full[1]} pixels; at most "
+                f"{MOST_WINDOWS}: give a larger stride or a smaller size"
+            )
+        return bounded(Layout.over(full, window, stride), patch)

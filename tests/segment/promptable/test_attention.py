@@ -34,7 +34,8 @@ def test_the_bundled_networks_attention_is_what_its_block_computes() -> None:
     assert found.grid == (8, 8)
     torch.testing.assert_close(found.weights.sum(-1), torch.ones(2, 64))
     assert encoder_attention(model, image, side=128).grid == (16, 16)
-    with pytest.raises(UsageError, match="multiple of 8"):
-        encoder_attention(model, image, side=20)
+    for side in (20, 0, 800_000_000):
+        with pytest.raises(UsageError, match="multiple of 8 pixels up to 2048"):
+            encoder_attention(model, image, side=side)
     with pytest.raises(NotSupported, match="OracleSegmenter"):
         encoder_attention(OracleSegmenter(torch.ones(1, 32, 32)), picture(32, 32))

@@ -18,6 +18,10 @@ from binderclip.segment.promptable.small import PromptModel
 __all__ = ["EncoderAttention", "encoder_attention"]
 
 
+MOST_SIDE = 2048
+"""Largest side in pixels at which the bundled encoder is run."""
+
+
 @dataclass(frozen=True)
 class EncoderAttention:
     """Attention of one block on one picture; N = h * w cells, row by row, padding left out.
@@ -44,7 +48,7 @@ def encoder_attention(segmenter: Any, image: ImageLike, *, side: int | None = No
 
     Raises:
         NotSupported: another segmenter (a SAM 2 ends in a block of small windows), or a `side` that it cannot take.
-        UsageError: a `side` that is no multiple of 8.
+        UsageError: a `side` that is no multiple of 8, or above 2,048, whose attention would not fit into any memory.
     """
     if isinstance(segmenter, PromptModel):
         return _small(segmenter, image, side)
@@ -73,8 +77,8 @@ def _input_of(module: nn.Module, run: Any) -> Tensor:
 
 
 def _small(segmenter: PromptModel, image: ImageLike, side: int | None) -> EncoderAttention:
-    if side is not None and (side < 8 or side % 8):
-        raise UsageError(f"side must be a multiple of 8 pixels, not {side}")
+    if side is not None and (side % 8 or not 8 <= side <= MOST_SIDE):
+        raise UsageError(f"side must be a multiple of 8 pixels up to {MOST_SIDE}, not {str(side)[:12]}")
     network, preprocess = segmenter.backbone, segmenter.preprocess
     preprocess = preprocess if side is None else preprocess.at(side)
     pixels = preprocess(as_picture(image)[0]).to(segmenter.device)
