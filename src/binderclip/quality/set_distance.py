@@ -110,7 +110,9 @@ class SetDistance:
                 raise UsageError("resize='paper' needs an image tensor (B, 3, H, W) in [0, 1]")
             side = self.embed.image_size
             size = (side, side) if isinstance(side, int) else tuple(side)
-            return self._encoded(F.interpolate(float_batch(images.float()), size, mode="bicubic", antialias=False))
+            batch = float_batch(images.float())
+            assert batch is not None
+            return self._encoded(F.interpolate(batch, size, mode="bicubic", antialias=False))
         return self.embed.encode_image(images)
 
     def _encoded(self, images: Float[Tensor, "B 3 h w"], batch_size: int = 64) -> Float[Tensor, "B d"]:

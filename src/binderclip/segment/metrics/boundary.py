@@ -306,7 +306,7 @@ def boundary_f(
     size = prediction.shape[-2:]
     davis = edges == "davis"
     chosen = (DAVIS_TOLERANCE if davis else TOLERANCE) if tolerance is None else tolerance
-    limit = _pixels(_tolerance(chosen), *size, up=davis)
+    limit = _pixels(_tolerance(chosen), size[0], size[1], up=davis)
     find = _davis_contour if davis else lambda mask: label_edges(mask.long()) & mask
     scores = []
     pairs = zip(prediction.reshape(-1, *size).cpu().bool(), target.reshape(-1, *size).cpu().bool(), strict=True)

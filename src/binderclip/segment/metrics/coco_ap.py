@@ -115,13 +115,20 @@ def coco_average_precision(
                 recall[count][row] = _recall(parts["all", label], count)
     at = {t: _mean(precision["all"][:, k]) for k, t in enumerate(thresholds)}
     return CocoAP(
-        _mean(precision["all"]),
-        at.get(0.5, math.nan),
-        at.get(0.75, math.nan),
-        *(_mean(precision[name]) for name in ("small", "medium", "large")),
-        *(_mean(recall[name]) for name in ("all", *FEW, "small", "medium", "large")),
-        precision["all"],
-        tuple(classes.tolist()),
+        map=_mean(precision["all"]),
+        map_50=at.get(0.5, math.nan),
+        map_75=at.get(0.75, math.nan),
+        map_small=_mean(precision["small"]),
+        map_medium=_mean(precision["medium"]),
+        map_large=_mean(precision["large"]),
+        mar=_mean(recall["all"]),
+        mar_1=_mean(recall[1]),
+        mar_10=_mean(recall[10]),
+        mar_small=_mean(recall["small"]),
+        mar_medium=_mean(recall["medium"]),
+        mar_large=_mean(recall["large"]),
+        per_class=precision["all"],
+        classes=tuple(classes.tolist()),
     )
 
 
