@@ -79,13 +79,13 @@ def test_absurd_sizes_and_labels_come_to_an_end(command: Command, pictures: Path
     picture = tmp_path / "cat.png"
     Image.open(pictures / "cat.jpg").resize((64, 48)).save(picture)
     for options, said in [
-        (("--size", 999999999), "16384"),
-        (("--size", "9" * 400), "16384"),
+        (("--size", 999999999), "4096"),
+        (("--size", "9" * 400), "4096"),
         (("--size", 0), "greater than or equal to 1"),
-        (("--preset", "sclip", "-s", "resolution.size=999999999"), "at most 4096 pixels a side"),
-        (("--preset", "sclip", "-s", "resolution.size=" + "9" * 400), "at most 4096 pixels a side"),
+        (("--preset", "sclip", "-s", "resolution.size=999999999"), "at most 16384 pixels a side"),
+        (("--preset", "sclip", "-s", "resolution.size=" + "9" * 400), "at most 16384 pixels a side"),
         (("--preset", "sclip", "-s", "resolution.longest=1e999"), "longest must be a multiple"),
-        (("--preset", "sclip", "-s", "resolution.window=1600000000"), "at most 4096 pixels a side"),
+        (("--preset", "sclip", "-s", "resolution.window=1600000000"), "at most 16384 pixels a side"),
         (("--preset", "sclip", "-s", "resolution.size=12000", "-s", "resolution.stride=1"), "at most 100000"),
         (("--preset", "value", "-s", "resolution.size=12000"), "at most 65536"),
     ]:
