@@ -9,8 +9,15 @@ The losses of label maps stand where `torch.nn.CrossEntropyLoss` stood:
 
 from __future__ import annotations
 
-from binderclip.losses.contrastive import METHODS, ContrastiveLoss, LossOutput, Pair, clip, siglip
-from binderclip.losses.dense import (
+from binderclip.losses.contrastive.distill import EmbeddingDistill, SimilarityDistill
+from binderclip.losses.contrastive.embeddings import Embeddings, Term
+from binderclip.losses.contrastive.functional import info_nce, sigmoid_loss
+from binderclip.losses.contrastive.geometry import Cosine, Inner, Similarity
+from binderclip.losses.contrastive.gradcache import contrastive_step
+from binderclip.losses.contrastive.loss import METHODS, ContrastiveLoss, LossOutput, Pair, clip, siglip
+from binderclip.losses.contrastive.scale import LogitScale
+from binderclip.losses.contrastive.targets import Diagonal, SameKey, Targets
+from binderclip.losses.dense.label_maps import (
     DenseLoss,
     FocalLoss,
     MarginLabelSmoothingLoss,
@@ -18,17 +25,10 @@ from binderclip.losses.dense import (
     NeighborPenaltyLoss,
     SVLSLoss,
 )
-from binderclip.losses.distill import EmbeddingDistill, SimilarityDistill
-from binderclip.losses.embeddings import Embeddings, Term
-from binderclip.losses.functional import info_nce, sigmoid_loss
-from binderclip.losses.geometry import Cosine, Inner, Similarity
-from binderclip.losses.gradcache import contrastive_step
-from binderclip.losses.gradient_alignment import GradientAlignmentLoss, class_gradients
-from binderclip.losses.gradient_flow import GradientFlowPenalty, gradient_flow, unroll
-from binderclip.losses.neighbor_prior import neighbor_prior
+from binderclip.losses.dense.neighbor_prior import neighbor_prior
+from binderclip.losses.gradient.alignment import GradientAlignmentLoss, class_gradients
+from binderclip.losses.gradient.flow import GradientFlowPenalty, gradient_flow, unroll
 from binderclip.losses.ranking import PairwiseRankLoss
-from binderclip.losses.scale import LogitScale
-from binderclip.losses.targets import Diagonal, SameKey, Targets
 
 __all__ = [
     "METHODS",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive import LossOutput
+from binderclip.losses.contrastive.loss import LossOutput
 
 
 class PairwiseRankLoss(nn.Module):

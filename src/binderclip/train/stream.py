@@ -15,7 +15,7 @@ from binderclip.data.sample import Batch as RawBatch
 from binderclip.data.sample import captions_of, draw_captions
 from binderclip.data.shards import ShardDataset
 from binderclip.errors import DataError
-from binderclip.losses.targets import key_ids
+from binderclip.losses.contrastive.targets import key_ids
 from binderclip.models import TokenIds
 from binderclip.train.batches import Batch, prefetch
 from binderclip.train.distributed import World

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
-from binderclip.losses.embeddings import Embeddings, Term
-from binderclip.losses.geometry import Cosine, Similarity, at_least_float32
-from binderclip.losses.links import (
+from binderclip.losses.contrastive.embeddings import Embeddings, Term
+from binderclip.losses.contrastive.geometry import Cosine, Similarity, at_least_float32
+from binderclip.losses.contrastive.links import (
     SigmoidLink,
     SoftmaxLink,
     block_side,
@@ -21,9 +21,9 @@ from binderclip.losses.links import (
     check_finite,
     make_plan,
 )
-from binderclip.losses.scale import LogitScale
-from binderclip.losses.share import share_of
-from binderclip.losses.targets import Diagonal, Targets, key_ids
+from binderclip.losses.contrastive.scale import LogitScale
+from binderclip.losses.contrastive.share import share_of
+from binderclip.losses.contrastive.targets import Diagonal, Targets, key_ids
 
 __all__ = ["LINKS", "METHODS", "ContrastiveLoss", "LossOutput", "Pair", "clip", "siglip"]
 
@@ -93,7 +93,7 @@ class ContrastiveLoss(nn.Module):
         link: "softmax" or "sigmoid".
         targets: `Diagonal()` or `SameKey()`.
         terms: further terms on the embeddings (`losses.EmbeddingDistill`, ...).
-        gather: "auto", "equal", "none" or a process group: see `losses.share.share_of`.
+        gather: "auto", "equal", "none" or a process group: see `losses.contrastive.share.share_of`.
         chunk: side of a block; batches up to it take the dense way, which can be differentiated twice.
         metrics: report in-batch accuracy and similarities.
 

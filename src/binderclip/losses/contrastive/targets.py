@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.losses.share import Share
+from binderclip.losses.contrastive.share import Share
 
 __all__ = ["Diagonal", "Positives", "SameKey", "Targets", "key_ids"]
 

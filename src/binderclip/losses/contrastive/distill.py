@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.losses.embeddings import Embeddings
-from binderclip.losses.geometry import at_least_float32
-from binderclip.losses.links import SoftmaxLink, make_plan
-from binderclip.losses.share import Share
-from binderclip.losses.targets import Block, Positives
+from binderclip.losses.contrastive.embeddings import Embeddings
+from binderclip.losses.contrastive.geometry import at_least_float32
+from binderclip.losses.contrastive.links import SoftmaxLink, make_plan
+from binderclip.losses.contrastive.share import Share
+from binderclip.losses.contrastive.targets import Block, Positives
 
 __all__ = ["EmbeddingDistill", "SimilarityDistill"]
 

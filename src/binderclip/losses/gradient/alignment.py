@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive import LossOutput
+from binderclip.losses.contrastive.loss import LossOutput
 
 __all__ = ["GradientAlignmentLoss", "class_gradients"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive import ContrastiveLoss, LossOutput
+from binderclip.losses.contrastive.loss import ContrastiveLoss, LossOutput
 
 __all__ = ["contrastive_step"]
 

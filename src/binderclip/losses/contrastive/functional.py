@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.losses.geometry import Cosine, Inner
-from binderclip.losses.links import (
+from binderclip.losses.contrastive.geometry import Cosine, Inner
+from binderclip.losses.contrastive.links import (
     SigmoidLink,
     SoftmaxLink,
     block_side,
@@ -15,8 +15,8 @@ from binderclip.losses.links import (
     check_finite,
     make_plan,
 )
-from binderclip.losses.share import Share
-from binderclip.losses.targets import Positives
+from binderclip.losses.contrastive.share import Share
+from binderclip.losses.contrastive.targets import Positives
 
 __all__ = ["info_nce", "sigmoid_loss"]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.losses.blockwise import Plan, blockwise_sigmoid, blockwise_softmax
-from binderclip.losses.share import Share
-from binderclip.losses.targets import Positives
+from binderclip.losses.contrastive.blockwise import BlockPlan, blockwise_sigmoid, blockwise_softmax
+from binderclip.losses.contrastive.share import Share
+from binderclip.losses.contrastive.targets import Positives
 
 __all__ = ["SigmoidLink", "SoftmaxLink", "block_side", "check_features", "check_finite", "make_plan"]
 
@@ -25,7 +25,7 @@ class SoftmaxLink:
     name: Literal["softmax"] = "softmax"
 
     def __call__(
-        self, a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], scale: Tensor, bias: Tensor | None, plan: Plan
+        self, a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], scale: Tensor, bias: Tensor | None, plan: BlockPlan
     ) -> tuple[Tensor, Tensor]:
         """Loss and hits; a bias cancels in a softmax and is left out."""
         if plan.share.total < 2:
@@ -49,7 +49,7 @@ class SigmoidLink:
     name: Literal["sigmoid"] = "sigmoid"
 
     def __call__(
-        self, a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], scale: Tensor, bias: Tensor | None, plan: Plan
+        self, a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], scale: Tensor, bias: Tensor | None, plan: BlockPlan
     ) -> tuple[Tensor, Tensor]:
         """Loss and hits."""
         if plan.smoothing:
@@ -62,12 +62,12 @@ class SigmoidLink:
         return F.softplus(logits, threshold=40.0).sum() / len(a), hits
 
 
-def _small(plan: Plan) -> bool:
+def _small(plan: BlockPlan) -> bool:
     """Whether the whole logit matrix is one block anyway: then plain autograd, which can be differentiated twice."""
     return plan.share.size == 1 and plan.share.total <= plan.chunk
 
 
-def _logits(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor | None, plan: Plan) -> tuple[Tensor, slice]:
+def _logits(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor | None, plan: BlockPlan) -> tuple[Tensor, slice]:
     whole = slice(0, len(a))
     with torch.autocast(a.device.type, enabled=False):
         logits = (scale * a) @ b.T
@@ -77,7 +77,7 @@ def _logits(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor | None, plan: Plan
     return logits, whole
 
 
-def _hits(logits: Tensor, plan: Plan, whole: slice) -> Tensor:
+def _hits(logits: Tensor, plan: BlockPlan, whole: slice) -> Tensor:
     with torch.no_grad():
         good, other, good_columns, other_columns = plan.positives.peaks(logits.detach(), whole, whole)
         return torch.stack([(good > other).sum(), (good_columns > other_columns).sum()])
@@ -152,8 +152,8 @@ def make_plan(
     smoothing: float = 0.0,
     symmetric: bool = True,
     metrics: bool = True,
-) -> Plan:
-    """A `Plan` with its numbers checked.
+) -> BlockPlan:
+    """A `BlockPlan` with its numbers checked.
 
     Raises:
         UsageError: smoothing outside [0, 1).
@@ -161,4 +161,4 @@ def make_plan(
     if not 0 <= smoothing < 1:
         raise UsageError(f"label smoothing must lie in [0, 1), got {smoothing}")
     rows, columns = (0.5, 0.5) if symmetric else (1.0, 0.0)
-    return Plan(share, positives, chunk, smoothing, rows, columns, metrics)
+    return BlockPlan(share, positives, chunk, smoothing, rows, columns, metrics)

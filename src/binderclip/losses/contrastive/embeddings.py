@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.losses.geometry import Similarity
-from binderclip.losses.share import Share
+from binderclip.losses.contrastive.geometry import Similarity
+from binderclip.losses.contrastive.share import Share
 
 __all__ = ["Embeddings", "Term"]
 

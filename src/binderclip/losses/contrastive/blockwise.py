@@ -18,17 +18,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from binderclip.losses.share import Share
-from binderclip.losses.targets import Positives
+from binderclip.losses.contrastive.share import Share
+from binderclip.losses.contrastive.targets import Positives
 
-__all__ = ["Plan", "blockwise_sigmoid", "blockwise_softmax"]
+__all__ = ["BlockPlan", "blockwise_sigmoid", "blockwise_softmax"]
 
 _LOG2E = 1.0 / math.log(2.0)
 _LN2 = math.log(2.0)
 
 
 @dataclass(frozen=True)
-class Plan:
+class BlockPlan:
     """What both links need besides the features.
 
     Args:
@@ -52,7 +52,7 @@ class Plan:
 class _Blocks:
     """The blocks of `scale * a @ b.T`, each written into the same piece of memory."""
 
-    def __init__(self, a: Tensor, b: Tensor, scale: Tensor, plan: Plan, bias: Tensor | None = None) -> None:
+    def __init__(self, a: Tensor, b: Tensor, scale: Tensor, plan: BlockPlan, bias: Tensor | None = None) -> None:
         self.a, self.b, self.scale, self.plan, self.bias = a, b, scale, plan, bias
         side_a, side_b = min(plan.chunk, len(a)), min(plan.chunk, len(b))
         self.memory = a.new_empty(side_a * side_b)
@@ -125,7 +125,7 @@ class _RunningLogSum:
 
 class _Softmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, own_b: Tensor, scale: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, a: Tensor, own_b: Tensor, scale: Tensor, plan: BlockPlan) -> tuple[Tensor, Tensor]:
         share, smoothing = plan.share, plan.smoothing
         with torch.autocast(a.device.type, enabled=False):
             b = share.gather(own_b)
@@ -158,7 +158,7 @@ class _Softmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         a, b, scale, row_log, column_log = ctx.saved_tensors
-        plan: Plan = ctx.plan
+        plan: BlockPlan = ctx.plan
         need_a, need_b, need_scale = ctx.needs_input_grad[:3]
         into_a = torch.zeros_like(a) if need_a or need_scale else None
         into_b = torch.zeros_like(b) if need_b else None
@@ -189,7 +189,7 @@ def _finish(
     a: Tensor,
     scale: Tensor,
     grad: Tensor,
-    plan: Plan,
+    plan: BlockPlan,
     into_a: Tensor | None,
     into_b: Tensor | None,
     needs: tuple[bool, ...],
@@ -215,7 +215,7 @@ class _Sigmoid(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, own_b: Tensor, scale: Tensor, bias: Tensor | None, plan: Plan, graph: bool
+        ctx: Any, a: Tensor, own_b: Tensor, scale: Tensor, bias: Tensor | None, plan: BlockPlan, graph: bool
     ) -> tuple[Tensor, Tensor]:
         share, needs = plan.share, ctx.needs_input_grad
         graph = graph and any(needs)
@@ -251,7 +251,7 @@ class _Sigmoid(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         a, scale, into_a, into_b, to_bias = ctx.saved_tensors
-        plan: Plan = ctx.plan
+        plan: BlockPlan = ctx.plan
         # clones, so that a second backward through a retained graph finds the sums untouched
         clones = (None if into_a is None else into_a.clone(), None if into_b is None else into_b.clone())
         to_a, to_b, to_scale = _finish(a, scale, grad, plan, *clones, ctx.needs_input_grad)
@@ -260,7 +260,7 @@ class _Sigmoid(torch.autograd.Function):
 
 
 def blockwise_softmax(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], scale: Float[Tensor, ""], plan: Plan
+    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], scale: Float[Tensor, ""], plan: BlockPlan
 ) -> tuple[Float[Tensor, ""], Tensor]:
     """Softmax cross-entropy over rows and columns of the whole batch; also the hits of both sides.
 
@@ -278,7 +278,7 @@ def blockwise_sigmoid(
     b: Float[Tensor, "n d"],
     scale: Float[Tensor, ""],
     bias: Float[Tensor, ""] | None,
-    plan: Plan,
+    plan: BlockPlan,
 ) -> tuple[Float[Tensor, ""], Tensor]:
     """Sigmoid cross-entropy of every pair, summed and divided by the number of rows; also the hits of both sides.
 

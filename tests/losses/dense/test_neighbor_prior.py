@@ -13,7 +13,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.losses import neighbor_prior
-from binderclip.losses.neighbor_prior import smoothing_kernel
+from binderclip.losses.dense.neighbor_prior import smoothing_kernel
 
 K, SHAPE = 4, (2, 9, 11)
 SUMMING = ("mean", "gaussian", "image_proportions_l1", "image_proportions_l2")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from binderclip.losses.share import Share
+from binderclip.losses.contrastive.share import Share
 
 SCRIPT = Path(__file__).with_name("spread_cases.py")
 _spec = importlib.util.spec_from_file_location("spread_cases", SCRIPT)

@@ -1,0 +1,1 @@
+"""Losses of label maps: one label a pixel."""

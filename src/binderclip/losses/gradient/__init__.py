@@ -1,0 +1,1 @@
+"""Losses on the gradients of a loss: alignment between groups, flow from text to image."""
