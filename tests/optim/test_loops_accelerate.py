@@ -11,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from binderclip.optim import METHODS, ClipLog, NormClip, ValueClip, as_clip
-from binderclip.optim.attach import unwrap
+from binderclip.optim.clip.attach import unwrap
 
 _spec = importlib.util.spec_from_file_location("loop_cases", Path(__file__).with_name("loop_cases.py"))
 cases = importlib.util.module_from_spec(_spec)

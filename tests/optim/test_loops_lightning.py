@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from binderclip.errors import UsageError
 from binderclip.optim import METHODS, NonFiniteGradient, NormClip, as_clip
-from binderclip.optim.loops import lightning_callback
+from binderclip.optim.clip.lightning import lightning_callback
 
 _spec = importlib.util.spec_from_file_location("loop_cases", Path(__file__).with_name("loop_cases.py"))
 cases = importlib.util.module_from_spec(_spec)

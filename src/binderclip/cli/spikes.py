@@ -44,7 +44,7 @@ def spikes(
     if picture is not None:
         picture_path(str(picture))
     logs = _logs(run)
-    from binderclip.optim.spikes import join_histories, plot_clipping, read_clip_log
+    from binderclip.optim.clip.spikes import join_histories, plot_clipping, read_clip_log
 
     parts = [(stage, read_clip_log(path)) for stage, path in logs]
     if not any(len(history.step) for _, history in parts):
@@ -64,7 +64,7 @@ def spikes(
 
 def _logs(run: Path) -> list[tuple[str, Path]]:
     """(stage, file) of every log in a run; the stage is "" for a log of the user's own."""
-    from binderclip.optim.spikes import FILE
+    from binderclip.optim.clip.spikes import FILE
 
     if run.is_file():
         raise UsageError(f"{run} is a file; name the folder of the run")

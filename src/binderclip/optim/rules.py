@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.optim.gradients import Parameters, entries_of
+from binderclip.optim.gradients.collect import Parameters, entries_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

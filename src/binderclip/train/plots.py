@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from binderclip.optim import ClipHistory
-from binderclip.optim.spikes import draw_norms, join_histories
+from binderclip.optim.clip.spikes import draw_norms, join_histories
 from binderclip.train.evaluator import short_names, split_figure
 
 __all__ = ["plot_run"]

@@ -13,8 +13,8 @@ from torch import nn
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.optim import NonFiniteGradient
-from binderclip.optim.median import geometric_median
 from binderclip.optim.optimizers import MedianMomentum, SampleMedianSGD
+from binderclip.optim.optimizers.median import geometric_median
 
 DTYPE = torch.float64
 INF = math.inf

@@ -12,18 +12,28 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.optim.gradients import Entry, NonFiniteGradient, dense_grad, explain_nonfinite, reads_are_free
-from binderclip.optim.measure import combine, local_shard
-from binderclip.optim.reader import measure
-from binderclip.optim.threshold import Reading
+from binderclip.optim.clip.threshold import Reading
+from binderclip.optim.gradients.collect import KeyedParameter, dense_grad, reads_are_free
+from binderclip.optim.gradients.measure import combine, local_shard
+from binderclip.optim.gradients.nonfinite import NonFiniteGradient, explain_nonfinite
+from binderclip.optim.gradients.statistics import measure
 
-__all__ = ["GuardedOptimizer", "Share", "all_finite", "may_look", "on_devices", "reading_of", "scaled", "settings_of"]
+__all__ = [
+    "GroupShare",
+    "GuardedOptimizer",
+    "all_finite",
+    "may_look",
+    "on_devices",
+    "reading_of",
+    "scaled",
+    "settings_of",
+]
 
 NONFINITE = ("raise", "skip", "zero", "propagate")
 
 
 @dataclass
-class Share:
+class GroupShare:
     """What one param group brings to a step: its parameters that have a gradient, and this process's part of them.
 
     Args:
@@ -112,11 +122,11 @@ class GuardedOptimizer(Optimizer):
     def check(self, settings: dict[str, Any]) -> None:
         """Refuse a value outside its range, by UsageError."""
 
-    def read(self, shares: Sequence[Share]) -> None:
+    def read(self, shares: Sequence[GroupShare]) -> None:
         """Fill `stat` of every share; nothing else may change."""
         raise TypeError(f"{type(self).__name__} gives no read()")
 
-    def update(self, shares: Sequence[Share]) -> None:
+    def update(self, shares: Sequence[GroupShare]) -> None:
         """Take the step."""
         raise TypeError(f"{type(self).__name__} gives no update()")
 
@@ -165,7 +175,7 @@ class GuardedOptimizer(Optimizer):
             yield first, group
             first += len(group["params"])
 
-    def _share(self, numbered: tuple[int, dict[str, Any]]) -> Share:
+    def _share(self, numbered: tuple[int, dict[str, Any]]) -> GroupShare:
         first, group = numbered
         names = group.get("param_names") or group.get("names") or ()
         params, keys, grads = [], [], []
@@ -173,7 +183,7 @@ class GuardedOptimizer(Optimizer):
             if param.grad is None:
                 continue
             key = names[place] if place < len(names) else str(first + place)
-            grad = dense_grad(Entry(key, param))
+            grad = dense_grad(KeyedParameter(key, param))
             if grad.is_complex():
                 raise NotSupported(f"parameter {key!r} is complex, which {type(self).__name__} does not handle")
             params.append(param)
@@ -181,9 +191,9 @@ class GuardedOptimizer(Optimizer):
             grads.append(local_shard(grad))
         if group.get("maximize") and grads:
             grads = list(torch._foreach_neg(grads))
-        return Share(group, params, keys, [local_shard(param) for param in params], grads, torch.zeros(0))
+        return GroupShare(group, params, keys, [local_shard(param) for param in params], grads, torch.zeros(0))
 
-    def _accept(self, shares: Sequence[Share]) -> bool:
+    def _accept(self, shares: Sequence[GroupShare]) -> bool:
         """Whether the step is taken; reads one flag back to the host, unless the policy looks away."""
         policy = self.common("nonfinite")
         if policy == "propagate" or bool(all_finite(shares)):
@@ -199,7 +209,7 @@ class GuardedOptimizer(Optimizer):
             raise NonFiniteGradient(explain_nonfinite(bad))
         return False
 
-    def norms(self, share: Share, vectors: Sequence[Tensor], order: float = 2.0) -> Float[Tensor, "params"]:
+    def norms(self, share: GroupShare, vectors: Sequence[Tensor], order: float = 2.0) -> Float[Tensor, "params"]:
         """The p-norm of one internal vector per parameter; shards are joined as the parameters are sharded.
 
         Args:
@@ -210,7 +220,9 @@ class GuardedOptimizer(Optimizer):
         batched = self.common("foreach") is not False
         return measure(vectors, "tensor", order, foreach=batched, like=share.params).stat
 
-    def states(self, share: Share, start: Callable[[Tensor, dict[str, Any]], dict[str, Any]]) -> list[dict[str, Any]]:
+    def states(
+        self, share: GroupShare, start: Callable[[Tensor, dict[str, Any]], dict[str, Any]]
+    ) -> list[dict[str, Any]]:
         """The parameters' states, begun where there is none; every state counts its steps and its active bounds.
 
         Args:
@@ -289,14 +301,14 @@ def scaled(grads: Sequence[Tensor], factors: Float[Tensor, "params"]) -> list[Te
     return [p if p.dtype == grad.dtype else p.to(grad.dtype) for p, grad in zip(products, grads, strict=True)]
 
 
-def all_finite(shares: Sequence[Share]) -> Bool[Tensor, ""]:
+def all_finite(shares: Sequence[GroupShare]) -> Bool[Tensor, ""]:
     """Whether every gradient is, as far as it was read."""
     device = shares[0].stat.device
     flags = [share.stat.isfinite().all() for share in shares]
     return flags[0] if len(flags) == 1 else torch.stack([flag.to(device) for flag in flags]).all()
 
 
-def zero_nonfinite(shares: Sequence[Share]) -> None:
+def zero_nonfinite(shares: Sequence[GroupShare]) -> None:
     """Replace NaN and infinities by 0, in copies."""
     for share in shares:
         share.grads = [torch.nan_to_num(grad, 0.0, 0.0, 0.0) for grad in share.grads]

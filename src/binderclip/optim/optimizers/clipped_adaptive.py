@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.optim.actions import clamp_, coefficient
-from binderclip.optim.measure import accumulation_dtype, combine, local_shard
-from binderclip.optim.optimizers.base import GuardedOptimizer, Share, may_look, on_devices, scaled, settings_of
+from binderclip.optim.clip.actions import clamp_, coefficient
+from binderclip.optim.gradients.measure import accumulation_dtype, combine, local_shard
+from binderclip.optim.optimizers.base import GroupShare, GuardedOptimizer, may_look, on_devices, scaled, settings_of
 
 __all__ = ["ClippedAdaGrad", "ClippedAdam"]
 
@@ -53,13 +53,13 @@ class _ClippedAdaptive(GuardedOptimizer):
 
     # -- measuring and clipping ------------------------------------------------------------------------------------
 
-    def read(self, shares: Sequence[Share]) -> None:
+    def read(self, shares: Sequence[GroupShare]) -> None:
         """Norm of each gradient; its largest entry for granularity "coordinate"."""
         order = math.inf if self.common("granularity") == "coordinate" else 2.0
         for share in shares:
             share.stat = self.norms(share, share.grads, order)
 
-    def _factors(self, shares: Sequence[Share]) -> list[Tensor]:
+    def _factors(self, shares: Sequence[GroupShare]) -> list[Tensor]:
         """Per group, the factor of each parameter's clipping."""
         granularity, exact = self.common("granularity"), self.common("form") == "norm"
         device = shares[0].stat.device
@@ -76,7 +76,7 @@ class _ClippedAdaptive(GuardedOptimizer):
             result.append(coefficient(block, limit, eps=eps, only_above=not eps).expand_as(share.stat))
         return result
 
-    def _clipped(self, share: Share, factors: Tensor) -> list[Tensor]:
+    def _clipped(self, share: GroupShare, factors: Tensor) -> list[Tensor]:
         """The clipped gradients: the gradients themselves where nothing had to be done and the host may know that."""
         if may_look(share.grads) and bool((factors >= 1).all()):
             return share.grads
@@ -89,7 +89,7 @@ class _ClippedAdaptive(GuardedOptimizer):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def update(self, shares: Sequence[Share]) -> None:
+    def update(self, shares: Sequence[GroupShare]) -> None:
         """Clip, accumulate, move."""
         factors = self._factors(shares)
         states = [self.states(share, self._start) for share in shares]
@@ -114,7 +114,7 @@ class _ClippedAdaptive(GuardedOptimizer):
             state["exp_avg"] = torch.zeros_like(param)
         return state
 
-    def _norm_roots(self, shares: Sequence[Share], factors: Sequence[Tensor]) -> list[list[Tensor]]:
+    def _norm_roots(self, shares: Sequence[GroupShare], factors: Sequence[Tensor]) -> list[list[Tensor]]:
         """Norm form: one divisor per block, handed out to the block's parameters.
 
         A block of many parameters keeps its accumulator in the state of the first parameter of the group (or of all).
@@ -169,7 +169,7 @@ class _ClippedAdaptive(GuardedOptimizer):
         return [float(group["lr"])] * len(states)
 
     def _move(
-        self, share: Share, states: Sequence[dict[str, Any]], clipped: list[Tensor], roots: list[Tensor] | None
+        self, share: GroupShare, states: Sequence[dict[str, Any]], clipped: list[Tensor], roots: list[Tensor] | None
     ) -> None:
         """Weights of one group, or of one parameter in loop mode."""
         group = share.group

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.optim.actions import clamp_, coefficient, scale_
-from binderclip.optim.measure import combine, local_shard
-from binderclip.optim.optimizers.base import GuardedOptimizer, Share, settings_of
+from binderclip.optim.clip.actions import clamp_, coefficient, scale_
+from binderclip.optim.gradients.measure import combine, local_shard
+from binderclip.optim.optimizers.base import GroupShare, GuardedOptimizer, settings_of
 
 __all__ = ["MedianMomentum"]
 
@@ -84,7 +84,7 @@ class MedianMomentum(GuardedOptimizer):
             if not settings[name] > 0:
                 raise UsageError(f"{name} must be above 0, got {settings[name]}")
 
-    def read(self, shares: Sequence[Share]) -> None:
+    def read(self, shares: Sequence[GroupShare]) -> None:
         """Distance of each gradient from its running estimate; of a first gradient, its own size."""
         estimator = self.common("estimator")
         for share in shares:
@@ -101,7 +101,7 @@ class MedianMomentum(GuardedOptimizer):
             else:
                 share.stat = self.norms(share, share.vectors, math.inf if estimator == "l1" else 2.0)
 
-    def update(self, shares: Sequence[Share]) -> None:
+    def update(self, shares: Sequence[GroupShare]) -> None:
         """Move the estimates by the clipped distances, then the weights."""
         fresh = [["step" not in self.state.get(param, {}) for param in share.params] for share in shares]
         together = self.common("granularity") == "global" and self.common("estimator") in ("l2", "huber")
@@ -136,7 +136,7 @@ class MedianMomentum(GuardedOptimizer):
             factors = torch.ones_like(factors)
         return (factors * share if estimator in ("huber", "mean") else factors), active
 
-    def _move(self, share: Share, states: Sequence[dict[str, Any]], fresh: list[bool], factors: Tensor) -> None:
+    def _move(self, share: GroupShare, states: Sequence[dict[str, Any]], fresh: list[bool], factors: Tensor) -> None:
         centres = [local_shard(state["centre"]) for state in states]
         # the distances of first gradients may be the gradients themselves: these are not written
         later = [i for i, first in enumerate(fresh) if not first]

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.optim.gradients import Entry, dense_grad
-from binderclip.optim.measure import shard_dims
-from binderclip.optim.median import geometric_median, middle
-from binderclip.optim.optimizers.base import GuardedOptimizer, Share, settings_of
+from binderclip.optim.gradients.collect import KeyedParameter, dense_grad
+from binderclip.optim.gradients.measure import shard_dims
+from binderclip.optim.optimizers.base import GroupShare, GuardedOptimizer, settings_of
+from binderclip.optim.optimizers.median import geometric_median, middle
 
 __all__ = ["SampleMedianSGD"]
 
@@ -106,7 +106,7 @@ class SampleMedianSGD(GuardedOptimizer):
                 raise UsageError("there is nothing to collect: no parameter has a gradient, call backward() first")
             taken: list[Tensor | None] = []
             for number, param in enumerate(params):
-                taken.append(None if param.grad is None else dense_grad(Entry(str(number), param))[None])
+                taken.append(None if param.grad is None else dense_grad(KeyedParameter(str(number), param))[None])
             for param in params:
                 param.grad = None
             self._samples.append(taken)
@@ -156,7 +156,7 @@ class SampleMedianSGD(GuardedOptimizer):
         """
         raise NotSupported("SampleMedianSGD bounds nothing, so there is no fraction of steps at which a bound acted")
 
-    def _share(self, numbered: tuple[int, dict[str, Any]]) -> Share:
+    def _share(self, numbered: tuple[int, dict[str, Any]]) -> GroupShare:
         if not self._samples:
             raise UsageError("SampleMedianSGD steps along collected gradients: call collect() after each backward()")
         first, group = numbered
@@ -174,9 +174,9 @@ class SampleMedianSGD(GuardedOptimizer):
                     for part, size in zip(parts, sizes, strict=True)
                 ])
             )  # fmt: skip
-        return Share(group, params, keys, list(params), grads, torch.zeros(0))
+        return GroupShare(group, params, keys, list(params), grads, torch.zeros(0))
 
-    def read(self, shares: Sequence[Share]) -> None:
+    def read(self, shares: Sequence[GroupShare]) -> None:
         """Whether all samples are finite, as 0 or NaN."""
         if self.common("nonfinite") == "drop":
             self._drop(shares)
@@ -184,7 +184,7 @@ class SampleMedianSGD(GuardedOptimizer):
             fine = torch.stack([grad.isfinite().all().to(share.grads[0].device) for grad in share.grads])
             share.stat = torch.where(fine, 0.0, torch.nan)
 
-    def _drop(self, shares: Sequence[Share]) -> None:
+    def _drop(self, shares: Sequence[GroupShare]) -> None:
         """Leave out samples that are not finite in some parameter."""
         device = shares[0].grads[0].device
         flags = [grad.reshape(len(grad), -1).isfinite().all(1).to(device) for share in shares for grad in share.grads]
@@ -193,7 +193,7 @@ class SampleMedianSGD(GuardedOptimizer):
             for share in shares:
                 share.grads = [grad[keep.to(grad.device)] for grad in share.grads]
 
-    def update(self, shares: Sequence[Share]) -> None:
+    def update(self, shares: Sequence[GroupShare]) -> None:
         """Medians, then the step; none where every sample was dropped."""
         if not len(shares[0].grads[0]):
             self.skipped_steps += 1

@@ -11,11 +11,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.optim.actions import coefficient, rescale_
-from binderclip.optim.clippers.max_ema import MaxEMA, start_correction
-from binderclip.optim.measure import accumulation_dtype, local_shard
-from binderclip.optim.optimizers.base import GuardedOptimizer, Share, may_look, reading_of, scaled, settings_of
-from binderclip.optim.threshold import Memory, Reading, Threshold
+from binderclip.optim.clip.actions import coefficient, rescale_
+from binderclip.optim.clip.clippers.max_ema import MaxEMA, start_correction
+from binderclip.optim.clip.threshold import Memory, Reading, Threshold
+from binderclip.optim.gradients.measure import accumulation_dtype, local_shard
+from binderclip.optim.optimizers.base import GroupShare, GuardedOptimizer, may_look, reading_of, scaled, settings_of
 
 __all__ = ["NormStabilizer", "SpamReport", "StableSPAM"]
 
@@ -177,12 +177,12 @@ class StableSPAM(GuardedOptimizer):
         MaxEMA(settings["theta"])
         NormStabilizer(settings["gamma1"], settings["gamma2"], settings["eps"])
 
-    def read(self, shares: Sequence[Share]) -> None:
+    def read(self, shares: Sequence[GroupShare]) -> None:
         """The largest entry of each gradient."""
         for share in shares:
             share.stat = self.norms(share, share.grads, math.inf)
 
-    def update(self, shares: Sequence[Share]) -> None:
+    def update(self, shares: Sequence[GroupShare]) -> None:
         """Decay, guard, reset, Adam."""
         now = self.common("total_step") + 1
         for group in self.param_groups:
@@ -224,7 +224,9 @@ class StableSPAM(GuardedOptimizer):
             "guard": torch.zeros(4, dtype=dtype, device=param.device),
         }
 
-    def _guard(self, share: Share, states: Sequence[dict[str, Any]], scale: float) -> tuple[list[Tensor], SpamReport]:
+    def _guard(
+        self, share: GroupShare, states: Sequence[dict[str, Any]], scale: float
+    ) -> tuple[list[Tensor], SpamReport]:
         """Gradients as the moments shall see them, in new tensors."""
         group, largest = share.group, share.stat
         guards = [state["guard"] for state in states]
@@ -252,7 +254,7 @@ class StableSPAM(GuardedOptimizer):
         return grads, SpamReport(largest, limit, largest > limit, norm, target)
 
     def _adam(
-        self, share: Share, states: Sequence[dict[str, Any]], grads: list[Tensor], scale: float, *, reset: bool
+        self, share: GroupShare, states: Sequence[dict[str, Any]], grads: list[Tensor], scale: float, *, reset: bool
     ) -> None:
         group = share.group
         first, second = group["betas"][0] * scale, group["betas"][1]

@@ -13,28 +13,27 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.optim import gradients
-from binderclip.optim.actions import act_, coefficient, scale_
-from binderclip.optim.choices import Names, check_choices, order_of, patterns
-from binderclip.optim.gradients import (
-    Entry,
-    NonFiniteGradient,
+from binderclip.optim.clip.actions import act_, coefficient, scale_
+from binderclip.optim.clip.choices import Names, check_choices, order_of, patterns
+from binderclip.optim.clip.kept import Kept
+from binderclip.optim.clip.report import ClipReport, empty_report
+from binderclip.optim.clip.threshold import Reading, Threshold, as_threshold
+from binderclip.optim.gradients import collect as gradients
+from binderclip.optim.gradients.collect import (
+    KeyedParameter,
     Parameters,
     copy_to_host,
     entries_of,
-    explain_nonfinite,
     gradients_of,
     shrink_,
-    zero_nonfinite_,
 )
-from binderclip.optim.keep import Kept
-from binderclip.optim.measure import local_shards
-from binderclip.optim.reader import Measured, Slots, block_stat, measure
-from binderclip.optim.report import ClipReport, empty_report
-from binderclip.optim.threshold import Reading, Threshold, as_threshold
+from binderclip.optim.gradients.measure import local_shards
+from binderclip.optim.gradients.nonfinite import NonFiniteGradient, explain_nonfinite, zero_nonfinite_
+from binderclip.optim.gradients.statistics import Slots, StepStatistics, block_stat, measure
 
 if TYPE_CHECKING:
-    from binderclip.optim.attach import Attachment, StepTarget
+    from binderclip.optim.clip.attach import Attachment
+    from binderclip.optim.clip.target import StepTarget
 
 __all__ = ["Clip"]
 
@@ -46,8 +45,8 @@ SHRINK, HUGE = 0.02, 1e10
 class _Call:
     """What one call works on: all entries, those that are clipped, their gradients and this process's parts of them."""
 
-    entries: Sequence[Entry]
-    chosen: list[Entry]
+    entries: Sequence[KeyedParameter]
+    chosen: list[KeyedParameter]
     grads: list[Tensor]
     local: list[Tensor]
     on_host: bool
@@ -179,13 +178,13 @@ class Clip:
         Returns:
             A handle with `.remove()`.
         """
-        from binderclip.optim.attach import attach
+        from binderclip.optim.clip.attach import attach
 
         return attach(self, optimizer, names)
 
     @torch.no_grad()
     def run(
-        self, entries: Sequence[Entry], target: StepTarget | None, taken: Bool[Tensor, ""] | None = None
+        self, entries: Sequence[KeyedParameter], target: StepTarget | None, taken: Bool[Tensor, ""] | None = None
     ) -> ClipReport:
         """The work behind `__call__` and `attach`.
 
@@ -230,7 +229,7 @@ class Clip:
             kept.finish(call.chosen, call.grads, vectors, call.scale, finite, write=not self.observe)
         return report
 
-    def _finish(self, call: _Call, found: Measured) -> tuple[ClipReport, Tensor | None]:
+    def _finish(self, call: _Call, found: StepStatistics) -> tuple[ClipReport, Tensor | None]:
         """Judge, act and remember; the report, and where the step is taken whether it is finite."""
         finite = found.norm.isfinite()
         if self.nonfinite == "shrink":
@@ -252,11 +251,11 @@ class Clip:
         skipped = ~finite if self.nonfinite != "propagate" else finite & False
         return self._report(found, limit, factor, skipped, call.chosen), finite
 
-    def _measure(self, call: _Call) -> Measured:
+    def _measure(self, call: _Call) -> StepStatistics:
         found = measure(call.grads, self.granularity, self.order, **self._blocks(call.chosen))
         return found if call.scale is None else found.divided_by(call.scale)
 
-    def _blocks(self, chosen: Sequence[Entry]) -> dict[str, Any]:
+    def _blocks(self, chosen: Sequence[KeyedParameter]) -> dict[str, Any]:
         """How tensors fall into blocks, as `measure` wants it."""
         labels: list[str] = []
         if self.granularity == "group":
@@ -265,7 +264,7 @@ class Clip:
                 raise UsageError("granularity 'group' needs groups=, a function from a name to its group, or attach()")
         return {"labels": labels, "unit_dims": self._unit_dims(chosen), "foreach": self.foreach}
 
-    def _unit_dims(self, chosen: Sequence[Entry]) -> list[int]:
+    def _unit_dims(self, chosen: Sequence[KeyedParameter]) -> list[int]:
         if self.granularity != "unit":
             return []
         rule = self.unit_dim
@@ -276,7 +275,7 @@ class Clip:
         matching = [entry.matches(rule, "unit_dim") for entry in chosen]
         return [0 if pattern is None else rule[pattern] for pattern in matching]
 
-    def _reading(self, call: _Call, found: Measured, finite: Tensor) -> Reading:
+    def _reading(self, call: _Call, found: StepStatistics, finite: Tensor) -> Reading:
         chosen = call.chosen
 
         def weights() -> Tensor:
@@ -300,7 +299,7 @@ class Clip:
             scale=call.scale,
         )
 
-    def _act(self, call: _Call, found: Measured, limit: Tensor, factor: Tensor) -> None:
+    def _act(self, call: _Call, found: StepStatistics, limit: Tensor, factor: Tensor) -> None:
         """Change the gradients, or have the optimizer do it; on a CPU only those that need it."""
         # NaN is not 1, so that a factor of NaN is multiplied in as torch does
         if call.on_host and bool((factor == 1).all()):
@@ -315,7 +314,7 @@ class Clip:
         how: dict[str, Any] = {"unit_dims": dims, "scale": call.scale, "on_host": call.on_host}
         act_(call.local, found, limit, factor, action=self._does, **how)
 
-    def _give_up(self, call: _Call, found: Measured, finite: Tensor) -> bool:
+    def _give_up(self, call: _Call, found: StepStatistics, finite: Tensor) -> bool:
         """Treat a gradient that is not finite; whether the step is given up, as far as the host knows."""
         target, on_host = call.target, call.on_host
         policy = "skip" if target is not None and target.by_scaler else self.nonfinite
@@ -360,17 +359,22 @@ class Clip:
         if not bool(finite):
             raise NonFiniteGradient(explain_nonfinite([], when))
 
-    def _excluded(self, entry: Entry) -> bool:
+    def _excluded(self, entry: KeyedParameter) -> bool:
         return self._named(self.exclude, "exclude", entry)
 
     @staticmethod
-    def _named(names: Any, setting: str, entry: Entry) -> bool:
+    def _named(names: Any, setting: str, entry: KeyedParameter) -> bool:
         if callable(names):
             return bool(names(entry.key, entry.parameter))
         return entry.matches(names, setting) is not None
 
     def _report(
-        self, found: Measured, limit: Tensor, factor: Tensor | None, skipped: Tensor, chosen: Sequence[Entry]
+        self,
+        found: StepStatistics,
+        limit: Tensor,
+        factor: Tensor | None,
+        skipped: Tensor,
+        chosen: Sequence[KeyedParameter],
     ) -> ClipReport:
         factor = torch.ones_like(found.stat) if factor is None else factor
         self.report = ClipReport(

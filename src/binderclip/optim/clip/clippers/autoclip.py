@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.optim.clipping import Clip
-from binderclip.optim.threshold import Memory, Reading, Threshold
+from binderclip.optim.clip.clipping import Clip
+from binderclip.optim.clip.threshold import Memory, Reading, Threshold
 
 __all__ = ["AutoClip", "HistoryQuantile"]
 

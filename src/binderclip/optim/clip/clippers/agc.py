@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
-from binderclip.optim.clipping import Clip
-from binderclip.optim.threshold import Reading, Threshold
+from binderclip.optim.clip.clipping import Clip
+from binderclip.optim.clip.threshold import Reading, Threshold
 
 __all__ = ["AGC", "WeightRatio", "unit_dims"]
 

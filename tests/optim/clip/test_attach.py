@@ -9,18 +9,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from binderclip import errors
-from binderclip.optim import (
-    METHODS,
-    Clip,
-    NonFiniteGradient,
-    NormClip,
-    ValueClip,
-    as_clip,
-    attach,
-    gradients,
-    param_groups,
-)
-from binderclip.optim.attach import StepTarget, unwrap
+from binderclip.optim import METHODS, Clip, NonFiniteGradient, NormClip, ValueClip, as_clip, attach, param_groups
+from binderclip.optim.clip.attach import unwrap
+from binderclip.optim.clip.target import StepTarget
+from binderclip.optim.gradients import collect as gradients
 
 OPTIMIZERS = {
     "sgd": lambda params, **kw: torch.optim.SGD(params, lr=0.1, momentum=0.9, **kw),
@@ -464,7 +456,7 @@ class Arrived:
 def as_if_on_an_accelerator(monkeypatch):
     """Take the decisions that are taken where reading a value back would stall."""
     monkeypatch.setattr(gradients, "reads_are_free", lambda grads: False)
-    monkeypatch.setattr("binderclip.optim.clipping.copy_to_host", lambda flag: (flag.clone(), Arrived()))
+    monkeypatch.setattr("binderclip.optim.clip.clipping.copy_to_host", lambda flag: (flag.clone(), Arrived()))
 
 
 @pytest.mark.parametrize("name", METHODS)

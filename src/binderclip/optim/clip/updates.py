@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from binderclip.errors import NotSupported
-from binderclip.optim.clipping import Clip
-from binderclip.optim.gradients import Entry, NonFiniteGradient
-from binderclip.optim.measure import accumulation_dtype
+from binderclip.optim.clip.clipping import Clip
+from binderclip.optim.gradients.collect import KeyedParameter
+from binderclip.optim.gradients.measure import accumulation_dtype
+from binderclip.optim.gradients.nonfinite import NonFiniteGradient
 
 if TYPE_CHECKING:
-    from binderclip.optim.attach import StepTarget
+    from binderclip.optim.clip.target import StepTarget
 
 __all__ = ["UpdateClips"]
 
@@ -32,7 +33,7 @@ class UpdateClips:
         NotSupported: an optimizer whose groups have no learning rate.
     """
 
-    def __init__(self, clips: Sequence[Clip], entries: Sequence[Entry], rates: Sequence[Any]) -> None:
+    def __init__(self, clips: Sequence[Clip], entries: Sequence[KeyedParameter], rates: Sequence[Any]) -> None:
         self.clips = clips
         if any(rate is None for rate in rates):
             raise NotSupported("where='update' divides by the learning rate, and this optimizer's groups have no 'lr'")
@@ -43,7 +44,7 @@ class UpdateClips:
         self.taken: Tensor | None = None
         self.given_up = False
 
-    def guard(self, entries: Sequence[Entry], target: StepTarget | None) -> None:
+    def guard(self, entries: Sequence[KeyedParameter], target: StepTarget | None) -> None:
         """Treat gradients that are not finite by each clip's policy before they reach the optimizer's state."""
         overflow = getattr(target.optimizer, "found_inf", None) if target is not None and target.by_scaler else None
         self.taken = None if overflow is None else overflow.reshape(()) == 0

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from binderclip.errors import NotSupported
-from binderclip.optim.gradients import Entry
-from binderclip.optim.measure import shard_cuts
-from binderclip.optim.updates import UpdateClips
+from binderclip.optim.clip.target import StepTarget
+from binderclip.optim.clip.updates import UpdateClips
+from binderclip.optim.gradients.collect import KeyedParameter
+from binderclip.optim.gradients.measure import shard_cuts
 
-__all__ = ["Attachment", "StepTarget", "attach", "unwrap"]
+__all__ = ["Attachment", "attach", "unwrap"]
 
 _KEYS: WeakKeyDictionary[Optimizer, set[str]] = WeakKeyDictionary()
 
@@ -28,42 +29,6 @@ class _Clipper(Protocol):
     def run(self, entries: Any, target: StepTarget | None) -> Any: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class StepTarget:
-    """An optimizer that is about to step, and what it can do for a clip.
-
-    A fused optimizer divides by `grad_scale` and leaves everything untouched if `found_inf` is set, without the host
-    knowing; so a common factor need not be multiplied into the gradients, and a bad step need not be read back.
-
-    Args:
-        optimizer: the optimizer.
-        whole: whether the clip sees every gradient of the optimizer, all of them unsharded.
-    """
-
-    def __init__(self, optimizer: Optimizer, *, whole: bool) -> None:
-        self.optimizer = optimizer
-        self.takes_flag = bool(getattr(optimizer, "_step_supports_amp_scaling", False))
-        # a GradScaler sets both attributes around the step; nothing of ours is set at this moment
-        self.by_scaler = self.takes_flag and getattr(optimizer, "found_inf", None) is not None
-        self.folds = self.takes_flag and whole
-
-    @property
-    def scale(self) -> Tensor | None:
-        """What the optimizer will divide the gradients by."""
-        return getattr(self.optimizer, "grad_scale", None) if self.takes_flag else None
-
-    def fold(self, factor: Tensor) -> None:
-        """Let the optimizer multiply the gradients by a 0-dim factor."""
-        current = self.scale
-        factor = factor.to(torch.float32)
-        self.optimizer.grad_scale = 1 / factor if current is None else current / factor.to(current.device)  # type: ignore[attr-defined]
-
-    def flag(self, bad: Tensor) -> None:
-        """Let the optimizer skip its step where a 0-dim boolean is true."""
-        current = getattr(self.optimizer, "found_inf", None)
-        value = bad.to(torch.float32)
-        self.optimizer.found_inf = value if current is None else torch.maximum(current, value.to(current.device))  # type: ignore[attr-defined]
 
 
 class Attachment:
@@ -131,7 +96,7 @@ class Attachment:
         return args, {**kwargs, "closure": clipped}
 
     def _clip(self) -> None:
-        entries: list[Entry] = []
+        entries: list[KeyedParameter] = []
         rates: list[Any] = []
         for number, group in enumerate(self.optimizer.param_groups):
             listed = group.get("param_names") or group.get("names") or ()
@@ -139,7 +104,7 @@ class Attachment:
                 name = self.names.get(id(parameter))
                 if name is None:
                     name = listed[place] if place < len(listed) else str(len(entries))
-                entries.append(Entry(name, parameter, f"group{number}"))
+                entries.append(KeyedParameter(name, parameter, f"group{number}"))
                 rates.append(group.get("lr"))
         sharded = bool(shard_cuts([entry.parameter for entry in entries]))
         clips = getattr(self.clip, "clips", (self.clip,))

@@ -15,9 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from binderclip.errors import DataError, UsageError
-from binderclip.optim.gradients import Entry, NonFiniteGradient, Parameters, entries_of
-from binderclip.optim.report import ClipReport
-from binderclip.optim.spikes import (
+from binderclip.optim.clip.report import ClipReport
+from binderclip.optim.clip.spikes import (
     FILE,
     ClipHistory,
     Spike,
@@ -27,9 +26,11 @@ from binderclip.optim.spikes import (
     read_clip_log,
     read_rows,
 )
+from binderclip.optim.gradients.collect import KeyedParameter, Parameters, entries_of
+from binderclip.optim.gradients.nonfinite import NonFiniteGradient
 
 if TYPE_CHECKING:
-    from binderclip.optim.attach import Attachment
+    from binderclip.optim.clip.attach import Attachment
 
 __all__ = ["ClipLog"]
 
@@ -98,7 +99,7 @@ class ClipLog:
         """Clip these parameters' gradients and note the report; see `Clip`."""
         return self.run(entries_of(params), None)
 
-    def run(self, entries: Sequence[Entry], target: Any) -> Any:
+    def run(self, entries: Sequence[KeyedParameter], target: Any) -> Any:
         """Run the clip and note its report."""
         with self.noting():
             return self.clip.run(entries, target)
@@ -130,7 +131,7 @@ class ClipLog:
 
     def attach(self, optimizer: Any, names: Iterable[tuple[str, Tensor]] | None = None) -> Attachment:
         """Clip and note before every step of an optimizer; see `Clip.attach`."""
-        from binderclip.optim.attach import attach
+        from binderclip.optim.clip.attach import attach
 
         return attach(self, optimizer, names)
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from binderclip.optim.gradients import Entry
-from binderclip.optim.measure import accumulation_dtype
+from binderclip.optim.gradients.collect import KeyedParameter
+from binderclip.optim.gradients.measure import accumulation_dtype
 
 __all__ = ["KEEPING", "Kept"]
 
@@ -31,7 +31,7 @@ class Kept:
         self.action = action
         self.values: dict[str, Tensor] = {}
 
-    def vectors(self, entries: Sequence[Entry], grads: Sequence[Tensor], scale: Tensor | None) -> list[Tensor]:
+    def vectors(self, entries: Sequence[KeyedParameter], grads: Sequence[Tensor], scale: Tensor | None) -> list[Tensor]:
         """What is measured and clipped in place of each gradient, in new tensors.
 
         Args:
@@ -43,7 +43,7 @@ class Kept:
 
     def finish(
         self,
-        entries: Sequence[Entry],
+        entries: Sequence[KeyedParameter],
         grads: Sequence[Tensor],
         vectors: Sequence[Tensor],
         scale: Tensor | None,
@@ -72,8 +72,8 @@ class Kept:
                 grad.copy_(torch.where(finite, new.to(grad.dtype), grad))
 
     def _now(
-        self, entries: Sequence[Entry], grads: Sequence[Tensor], scale: Tensor | None
-    ) -> list[tuple[Entry, Tensor, Tensor]]:
+        self, entries: Sequence[KeyedParameter], grads: Sequence[Tensor], scale: Tensor | None
+    ) -> list[tuple[KeyedParameter, Tensor, Tensor]]:
         """Each entry with its gradient, unscaled, and what is remembered of it."""
         result = []
         for entry, grad in zip(entries, grads, strict=True):

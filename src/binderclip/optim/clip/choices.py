@@ -9,7 +9,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.optim.keep import KEEPING
+from binderclip.optim.clip.kept import KEEPING
 
 __all__ = ["Names", "check_choices", "order_of", "patterns"]
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.optim.actions import coefficient
+from binderclip.optim.clip.actions import coefficient
 
 __all__ = ["geometric_median"]
 

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import minimize
 
 from binderclip.errors import UsageError
-from binderclip.optim.median import geometric_median
+from binderclip.optim.optimizers.median import geometric_median
 
 DTYPE = torch.float64
 

@@ -10,16 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.optim.attach import Attachment, attach
-from binderclip.optim.clippers.adagc import AdaGC
-from binderclip.optim.clippers.agc import AGC
-from binderclip.optim.clippers.autoclip import AutoClip
-from binderclip.optim.clippers.coordinate import CoordinateClip
-from binderclip.optim.clippers.norm import NormClip, ValueClip
-from binderclip.optim.clippers.zclip import ZClip
-from binderclip.optim.clipping import Clip
-from binderclip.optim.gradients import Entry, NonFiniteGradient, Parameters, entries_of
-from binderclip.optim.report import ClipReport
+from binderclip.optim.clip.attach import Attachment, attach
+from binderclip.optim.clip.clippers.adagc import AdaGC
+from binderclip.optim.clip.clippers.agc import AGC
+from binderclip.optim.clip.clippers.autoclip import AutoClip
+from binderclip.optim.clip.clippers.coordinate import CoordinateClip
+from binderclip.optim.clip.clippers.norm import NormClip, ValueClip
+from binderclip.optim.clip.clippers.zclip import ZClip
+from binderclip.optim.clip.clipping import Clip
+from binderclip.optim.clip.report import ClipReport
+from binderclip.optim.gradients.collect import KeyedParameter, Parameters, entries_of
+from binderclip.optim.gradients.nonfinite import NonFiniteGradient
 
 __all__ = ["METHODS", "ClipList", "as_clip", "clip_grad_norm_"]
 
@@ -40,7 +41,7 @@ class ClipList:
         """Apply each in turn; the reports in the same order."""
         return self.run(entries_of(params), None)
 
-    def run(self, entries: Sequence[Entry], target: Any) -> list[ClipReport]:
+    def run(self, entries: Sequence[KeyedParameter], target: Any) -> list[ClipReport]:
         """The work behind `__call__` and `attach`."""
         return [clip.run(entries, target) for clip in self.clips]
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.optim.measure import (
+from binderclip.optim.gradients.measure import (
     combine,
     is_one_unit,
     join_shards,
@@ -20,11 +20,11 @@ from binderclip.optim.measure import (
     unit_norms,
 )
 
-__all__ = ["Measured", "Slots", "block_stat", "measure"]
+__all__ = ["Slots", "StepStatistics", "block_stat", "measure"]
 
 
 @dataclass(frozen=True)
-class Measured:
+class StepStatistics:
     """Statistics of one step.
 
     Args:
@@ -43,7 +43,7 @@ class Measured:
     owner: list[int]
     labels: list[str]
 
-    def divided_by(self, scale: Tensor) -> Measured:
+    def divided_by(self, scale: Tensor) -> StepStatistics:
         """The same gradients without a loss scale."""
         scale = scale.to(device=self.stat.device, dtype=self.stat.dtype).reshape(())
         return replace(self, norm=self.norm / scale, stat=self.stat / scale, tensors=self.tensors / scale)
@@ -63,7 +63,7 @@ def measure(
     unit_dims: Sequence[int] = (),
     foreach: bool = True,
     like: Sequence[Tensor] | None = None,
-) -> Measured:
+) -> StepStatistics:
     """Read the tensors once and return the p-norm of every block; shards of DTensors are joined.
 
     Args:
@@ -86,13 +86,13 @@ def measure(
         norms = torch.cat(join_shards(list(norms.split(1)), pairs, order))
     whole = combine(norms, order)
     if granularity == "global":
-        return Measured(whole[0], whole, norms, [1], [0] * count, [])
+        return StepStatistics(whole[0], whole, norms, [1], [0] * count, [])
     if granularity == "group":
         names = list(dict.fromkeys(labels))
         owner = [names.index(label) for label in labels]
         into = torch.tensor(owner, device=norms.device)
-        return Measured(whole[0], combine(norms, order, into, len(names)), norms, [1] * len(names), owner, names)
-    return Measured(whole[0], norms, norms, [1] * count, list(range(count)), [])
+        return StepStatistics(whole[0], combine(norms, order, into, len(names)), norms, [1] * len(names), owner, names)
+    return StepStatistics(whole[0], norms, norms, [1] * count, list(range(count)), [])
 
 
 def block_stat(
@@ -153,13 +153,13 @@ def _by_unit(
     order: float,
     dims: Sequence[int],
     foreach: bool,
-) -> Measured:
+) -> StepStatistics:
     norms, along = _unit_norms(tensors, local, cuts, order, dims, foreach)
     together = tensor_norms(norms, order, foreach=foreach)
     if cuts:
         together = torch.cat(join_shards(list(together.split(1)), along, order))
     sizes = [len(part) for part in norms]
-    return Measured(combine(together, order)[0], torch.cat(norms), together, sizes, list(range(len(norms))), [])
+    return StepStatistics(combine(together, order)[0], torch.cat(norms), together, sizes, list(range(len(norms))), [])
 
 
 class Slots:

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.optim.clipping import Clip
-from binderclip.optim.order import kth_largest
-from binderclip.optim.threshold import Reading, Threshold
+from binderclip.optim.clip.clipping import Clip
+from binderclip.optim.clip.threshold import Reading, Threshold
+from binderclip.optim.gradients.quantile import kth_largest
 
 __all__ = ["CoordinateClip", "TopFraction"]
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.optim.reader import Measured
+from binderclip.optim.gradients.statistics import StepStatistics
 
 __all__ = ["act_", "clamp_", "coefficient", "rescale_", "scale_"]
 
@@ -77,7 +77,7 @@ def rescale_(grads: Sequence[Tensor], limits: Sequence[Tensor], factors: Sequenc
 
 def act_(
     grads: Sequence[Tensor],
-    found: Measured,
+    found: StepStatistics,
     limit: Float[Tensor, "blocks"],
     factor: Float[Tensor, "blocks"],
     *,
@@ -112,7 +112,7 @@ def act_(
     scale_(some, [_along(factors[index], grads[index], unit_dims[index] if unit_dims else 0) for index in chosen])
 
 
-def _changed(factor: Tensor, found: Measured) -> list[int]:
+def _changed(factor: Tensor, found: StepStatistics) -> list[int]:
     """Which tensors have a factor other than 1; one read of the host for all."""
     # NaN is not 1, so that a factor of NaN is multiplied in as torch does
     blocks = factor != 1

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.optim.measure import accumulation_dtype, local_shard, shard_dims
+from binderclip.optim.gradients.measure import accumulation_dtype, local_shard, shard_dims
 
 __all__ = ["kth_largest"]
 

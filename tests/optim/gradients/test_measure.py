@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from binderclip.optim.measure import combine, tensor_norms, unit_norms
+from binderclip.optim.gradients.measure import combine, tensor_norms, unit_norms
 
 
 @pytest.mark.parametrize("order", [0.5, 1.0, 2.0, 3.0, math.inf])

@@ -11,32 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binderclip.errors import BinderclipError, NotSupported, UsageError
-from binderclip.optim.measure import local_shard
+from binderclip.errors import NotSupported, UsageError
+from binderclip.optim.gradients.measure import local_shard
 
 __all__ = [
-    "Entry",
-    "NonFiniteGradient",
+    "KeyedParameter",
     "Parameters",
     "copy_to_host",
     "dense_grad",
     "entries_of",
-    "explain_nonfinite",
     "gradients_of",
     "reads_are_free",
     "shrink_",
-    "zero_nonfinite_",
 ]
 
 Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 
 
-class NonFiniteGradient(BinderclipError, RuntimeError):
-    """The gradient holds NaN or infinity, and the clip was told to raise."""
-
-
 @dataclass(slots=True)
-class Entry:
+class KeyedParameter:
     """One parameter with the key its memory goes by.
 
     Args:
@@ -74,15 +67,15 @@ class Entry:
         return next((pattern for pattern in patterns if fnmatch.fnmatchcase(self.key, pattern)), None)
 
 
-def entries_of(params: Parameters) -> list[Entry]:
+def entries_of(params: Parameters) -> list[KeyedParameter]:
     """Parameters with their keys, each tensor once; the key of a tensor without a name is its position.
 
     Raises:
         UsageError: something else than tensors.
     """
     if isinstance(params, Tensor):
-        return [Entry("0", params)]
-    result: dict[int, Entry] = {}
+        return [KeyedParameter("0", params)]
+    result: dict[int, KeyedParameter] = {}
     for position, item in enumerate(params):
         key, tensor = item if isinstance(item, tuple) else (str(position), item)
         if not isinstance(tensor, Tensor):
@@ -90,13 +83,13 @@ def entries_of(params: Parameters) -> list[Entry]:
                 f"clip takes tensors or (name, tensor) pairs, such as model.parameters(); item {position} is a "
                 f"{type(tensor).__name__}"
             )
-        result.setdefault(id(tensor), Entry(key, tensor))
+        result.setdefault(id(tensor), KeyedParameter(key, tensor))
     return list(result.values())
 
 
 def gradients_of(
-    entries: Iterable[Entry], excluded: Callable[[Entry], bool] | None = None
-) -> tuple[list[Entry], list[Tensor]]:
+    entries: Iterable[KeyedParameter], excluded: Callable[[KeyedParameter], bool] | None = None
+) -> tuple[list[KeyedParameter], list[Tensor]]:
     """The entries that have a gradient, and their gradients.
 
     Args:
@@ -116,7 +109,7 @@ def gradients_of(
     return chosen, grads
 
 
-def dense_grad(entry: Entry) -> Tensor:
+def dense_grad(entry: KeyedParameter) -> Tensor:
     """Its gradient.
 
     Raises:
@@ -132,15 +125,9 @@ def dense_grad(entry: Entry) -> Tensor:
     return grad
 
 
-def zero_nonfinite_(grads: Sequence[Tensor]) -> None:
-    """Replace NaN and infinities by 0."""
-    for grad in grads:
-        grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-
-
 def shrink_(
-    entries: Iterable[Entry],
-    shrunk: Callable[[Entry], bool],
+    entries: Iterable[KeyedParameter],
+    shrunk: Callable[[KeyedParameter], bool],
     rate: float,
     *,
     finite: Tensor | None = None,
@@ -167,15 +154,6 @@ def shrink_(
 def reads_are_free(grads: Sequence[Tensor]) -> bool:
     """Whether looking at a value costs nothing, because everything is on the host anyway."""
     return all(map(attrgetter("is_cpu"), grads))
-
-
-def explain_nonfinite(bad: Sequence[str], when: str = "") -> str:
-    """The message: where the trouble is, and when it was found."""
-    where = f" in {len(bad)} tensors ({', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''})" if bad else ""
-    return (
-        f"the gradient is NaN or infinite{where}{' ' + when if when else ''}; that step was not taken. Use "
-        "nonfinite='skip' to pass over such steps"
-    )
 
 
 def copy_to_host(flag: Tensor) -> tuple[Tensor, Any]:

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from binderclip import errors
-from binderclip.optim import AutoClip, Clip, MedianMomentum, NormClip, gradients
-from binderclip.optim.attach import StepTarget
+from binderclip.optim import AutoClip, Clip, MedianMomentum, NormClip
+from binderclip.optim.clip.target import StepTarget
+from binderclip.optim.gradients import collect as gradients
 
 STEPS = 6
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.optim.threshold import Reading, Threshold, as_threshold
+from binderclip.optim.clip.threshold import Reading, Threshold, as_threshold
 
 __all__ = ["Min", "Scheduled"]
 

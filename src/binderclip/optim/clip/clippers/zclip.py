@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.optim.clipping import Clip
-from binderclip.optim.combine import Min
-from binderclip.optim.threshold import Constant, Memory, Reading, Threshold
+from binderclip.optim.clip.clipping import Clip
+from binderclip.optim.clip.combine import Min
+from binderclip.optim.clip.threshold import Constant, Memory, Reading, Threshold
 
 __all__ = ["ZClip", "ZScore"]
 

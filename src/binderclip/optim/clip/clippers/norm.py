@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from binderclip.optim.clipping import Clip
-from binderclip.optim.threshold import Constant
+from binderclip.optim.clip.clipping import Clip
+from binderclip.optim.clip.threshold import Constant
 
 __all__ = ["NormClip", "ValueClip"]
 

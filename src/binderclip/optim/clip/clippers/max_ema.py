@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.optim.threshold import Memory, Reading, Threshold
+from binderclip.optim.clip.threshold import Memory, Reading, Threshold
 
 __all__ = ["MaxEMA", "start_correction"]
 

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from binderclip.errors import MissingDependency, UsageError
-from binderclip.optim.attach import attach
+from binderclip.optim.clip.attach import attach
 
 __all__ = ["lightning_callback"]
 

@@ -21,7 +21,7 @@ from binderclip.optim import (
     as_clip,
     read_clip_log,
 )
-from binderclip.optim.spikes import SpikeDetector
+from binderclip.optim.clip.spikes import SpikeDetector
 
 
 def run(log, norms, start=0, names=("small", "large")):
