@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from binderclip.privacy.accounting import (
+from binderclip.privacy.accounting.ledger import (
     ACCOUNTANTS,
     ORDERS,
     BudgetSpent,
-    Entry,
     Ledger,
+    LedgerEntry,
     gdp_epsilon,
     joint_multiplier,
     noise_multiplier_for,
 )
-from binderclip.privacy.controller import Controller, Fixed, PublicStats, Setting
+from binderclip.privacy.accounting.report import PrivacyReport, privacy_report
+from binderclip.privacy.accounting.sampling import PoissonSampler, collate_with_empty
+from binderclip.privacy.accounting.statistic import PrivateBatch, Statistic
+from binderclip.privacy.clipping.feedback import DiceFeedback, Feedback
+from binderclip.privacy.clipping.rules import AdaptiveClip, FlatClip, GroupClip, SensitivityRule, as_rule
 from binderclip.privacy.controllers import (
     Decision,
     MultiObjectiveClip,
@@ -22,18 +26,10 @@ from binderclip.privacy.controllers import (
     clip_loss_slope,
     model_loss_slope,
 )
+from binderclip.privacy.controllers.controller import Controller, Fixed, PublicStats, Setting
+from binderclip.privacy.controllers.sac import SACLosses, SACPolicy
 from binderclip.privacy.federated import FederatedAverage, Round
-from binderclip.privacy.feedback import DiceFeedback, Feedback
-from binderclip.privacy.ghost import ClippedSum, clipped_sum
-from binderclip.privacy.lipschitz import (
-    GradientBounds,
-    LipschitzBound,
-    LipschitzOptimizer,
-    LipschitzSequential,
-    gradient_bounds,
-    largest_ratios,
-)
-from binderclip.privacy.lipschitz_losses import (
+from binderclip.privacy.lipschitz.losses import (
     LIPSCHITZ_LOSSES,
     cosine_loss,
     hinge_loss,
@@ -43,8 +39,18 @@ from binderclip.privacy.lipschitz_losses import (
     mae_loss,
     tau_cross_entropy,
 )
+from binderclip.privacy.lipschitz.training import (
+    GradientBounds,
+    LipschitzBound,
+    LipschitzOptimizer,
+    LipschitzSequential,
+    gradient_bounds,
+    largest_ratios,
+)
 from binderclip.privacy.optimizer import PrivateOptimizer
-from binderclip.privacy.per_sample import per_sample_grads, per_sample_norms
+from binderclip.privacy.per_sample.ghost import ClippedSum, clipped_sum
+from binderclip.privacy.per_sample.gradients import per_sample_grads, per_sample_norms
+from binderclip.privacy.per_sample.recorder import PerSampleRecorder
 from binderclip.privacy.private import DiceSGD, PrivateParts, make_private
 from binderclip.privacy.probe import (
     ClipRange,
@@ -57,12 +63,6 @@ from binderclip.privacy.probe import (
     suggest_clip,
     train_softmax_head,
 )
-from binderclip.privacy.recorder import Recorder
-from binderclip.privacy.report import PrivacyReport, privacy_report
-from binderclip.privacy.rules import AdaptiveClip, FlatClip, GroupClip, SensitivityRule, as_rule
-from binderclip.privacy.sac import SACLosses, SACPolicy
-from binderclip.privacy.sampling import PoissonSampler, collate_with_empty
-from binderclip.privacy.statistic import PrivateBatch, Statistic
 
 __all__ = [
     "ACCOUNTANTS",
@@ -76,7 +76,6 @@ __all__ = [
     "Decision",
     "DiceFeedback",
     "DiceSGD",
-    "Entry",
     "FederatedAverage",
     "Feedback",
     "Fixed",
@@ -85,10 +84,12 @@ __all__ = [
     "GroupClip",
     "HeadRun",
     "Ledger",
+    "LedgerEntry",
     "LipschitzBound",
     "LipschitzOptimizer",
     "LipschitzSequential",
     "MultiObjectiveClip",
+    "PerSampleRecorder",
     "PoissonSampler",
     "Policy",
     "PrivacyReport",
@@ -98,7 +99,6 @@ __all__ = [
     "PrivateParts",
     "PublicStats",
     "RLDPController",
-    "Recorder",
     "Round",
     "SACLosses",
     "SACPolicy",

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from binderclip.errors import UsageError
-from binderclip.privacy.accounting import Accountant, Ledger
-from binderclip.privacy.controller import Controller
-from binderclip.privacy.ghost import LossFunction
+from binderclip.privacy.accounting.ledger import Accountant, Ledger
+from binderclip.privacy.accounting.sampling import PoissonSampler
+from binderclip.privacy.clipping.rules import SensitivityRule, as_rule
+from binderclip.privacy.controllers.controller import Controller
 from binderclip.privacy.optimizer import PrivateOptimizer
-from binderclip.privacy.rules import SensitivityRule, as_rule
-from binderclip.privacy.sampling import PoissonSampler
+from binderclip.privacy.per_sample.ghost import LossFunction
 
 __all__ = ["FederatedAverage", "Round"]
 

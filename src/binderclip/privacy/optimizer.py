@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from binderclip.errors import CheckpointError, UsageError
-from binderclip.privacy.accounting import BudgetSpent, Ledger, joint_multiplier
-from binderclip.privacy.controller import Controller, PublicStats
-from binderclip.privacy.feedback import Feedback
-from binderclip.privacy.ghost import unusable
-from binderclip.privacy.recorder import Recorder
-from binderclip.privacy.refusals import refuse_loss
-from binderclip.privacy.rules import SensitivityRule, as_rule
-from binderclip.privacy.sampling import unseeded_generator
-from binderclip.privacy.statistic import PrivateBatch, Statistic
+from binderclip.privacy.accounting.ledger import BudgetSpent, Ledger, joint_multiplier
+from binderclip.privacy.accounting.sampling import unseeded_generator
+from binderclip.privacy.accounting.statistic import PrivateBatch, Statistic
+from binderclip.privacy.clipping.feedback import Feedback
+from binderclip.privacy.clipping.rules import SensitivityRule, as_rule
+from binderclip.privacy.controllers.controller import Controller, PublicStats
+from binderclip.privacy.per_sample.ghost import unusable
+from binderclip.privacy.per_sample.recorder import PerSampleRecorder
+from binderclip.privacy.per_sample.refusals import refuse_loss
 
 __all__ = ["PrivateOptimizer"]
 
@@ -96,7 +96,7 @@ class PrivateOptimizer:
         if check not in ("first", "always", "never"):
             raise UsageError(f"check must be 'first', 'always' or 'never', got {check!r}")
         self.inner, self.model = optimizer, model
-        self.recorder = Recorder(model, _named(model, optimizer))
+        self.recorder = PerSampleRecorder(model, _named(model, optimizer))
         self.rule = as_rule(rule)
         self.groups = self.rule.assign(self.recorder.names)
         self.noise_multiplier, self.expected_batch_size = float(noise_multiplier), float(expected_batch_size)

@@ -10,12 +10,12 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from binderclip.errors import UsageError
-from binderclip.privacy.accounting import Accountant, noise_multiplier_for
-from binderclip.privacy.feedback import DiceFeedback
+from binderclip.privacy.accounting.ledger import Accountant, noise_multiplier_for
+from binderclip.privacy.accounting.sampling import PoissonSampler, collate_with_empty, unseeded
+from binderclip.privacy.clipping.feedback import DiceFeedback
+from binderclip.privacy.clipping.rules import AdaptiveClip, FlatClip, GroupClip, SensitivityRule
 from binderclip.privacy.optimizer import PrivateOptimizer
-from binderclip.privacy.recorder import Recorder
-from binderclip.privacy.rules import AdaptiveClip, FlatClip, GroupClip, SensitivityRule
-from binderclip.privacy.sampling import PoissonSampler, collate_with_empty, unseeded
+from binderclip.privacy.per_sample.recorder import PerSampleRecorder
 
 __all__ = ["DiceSGD", "PrivateParts", "make_private"]
 
@@ -130,7 +130,7 @@ def _rule(clipping: Any, max_grad_norm: Any, model: nn.Module) -> SensitivityRul
     if isinstance(clipping, SensitivityRule):
         return clipping
     if clipping == "per_layer":
-        return GroupClip.per_tensor(Recorder(model).names, max_grad_norm)
+        return GroupClip.per_tensor(PerSampleRecorder(model).names, max_grad_norm)
     if isinstance(max_grad_norm, (list, tuple)):
         raise UsageError("a list of max_grad_norm goes with clipping='per_layer'")
     if clipping == "flat":

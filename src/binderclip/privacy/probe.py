@@ -23,12 +23,12 @@ from sklearn.utils.validation import (
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.privacy.accounting import Accountant, Ledger, joint_multiplier, noise_multiplier_for
-from binderclip.privacy.feedback import Feedback
-from binderclip.privacy.report import PrivacyReport, privacy_report
-from binderclip.privacy.rules import FlatClip, SensitivityRule
-from binderclip.privacy.sampling import PoissonSampler, unseeded, unseeded_generator
-from binderclip.privacy.statistic import PrivateBatch
+from binderclip.privacy.accounting.ledger import Accountant, Ledger, joint_multiplier, noise_multiplier_for
+from binderclip.privacy.accounting.report import PrivacyReport, privacy_report
+from binderclip.privacy.accounting.sampling import PoissonSampler, unseeded, unseeded_generator
+from binderclip.privacy.accounting.statistic import PrivateBatch
+from binderclip.privacy.clipping.feedback import Feedback
+from binderclip.privacy.clipping.rules import FlatClip, SensitivityRule
 
 __all__ = ["ClipRange", "HeadRun", "PrivateLinearProbe", "clip_norm_range", "per_sample_lipschitz",
            "private_clip_range", "private_linear_probe", "suggest_clip", "train_softmax_head"]  # fmt: skip

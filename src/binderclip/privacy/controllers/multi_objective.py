@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.privacy.accounting import Ledger
-from binderclip.privacy.controller import Controller, PublicStats, Setting
-from binderclip.privacy.statistic import PrivateBatch, Statistic
+from binderclip.privacy.accounting.ledger import Ledger
+from binderclip.privacy.accounting.statistic import PrivateBatch, Statistic
+from binderclip.privacy.controllers.controller import Controller, PublicStats, Setting
 
 __all__ = ["MultiObjectiveClip", "clip_loss", "clip_loss_slope", "model_loss_slope"]
 

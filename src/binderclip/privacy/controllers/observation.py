@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.privacy.controller import PublicStats
-from binderclip.privacy.statistic import PrivateBatch, Statistic
+from binderclip.privacy.accounting.statistic import PrivateBatch, Statistic
+from binderclip.privacy.controllers.controller import PublicStats
 
 __all__ = ["Observation", "RunningScale", "clipping_summary", "histogram_statistic", "loss_statistic"]
 

@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.privacy.accounting import Accountant, Ledger, joint_multiplier, noise_multiplier_for
-from binderclip.privacy.controller import Controller, PublicStats, Setting
+from binderclip.privacy.accounting.ledger import Accountant, Ledger, joint_multiplier, noise_multiplier_for
+from binderclip.privacy.accounting.statistic import Statistic
+from binderclip.privacy.clipping.rules import SensitivityRule
+from binderclip.privacy.controllers.controller import Controller, PublicStats, Setting
 from binderclip.privacy.controllers.observation import (
     Observation,
     RunningScale,
@@ -20,9 +22,7 @@ from binderclip.privacy.controllers.observation import (
     histogram_statistic,
     loss_statistic,
 )
-from binderclip.privacy.rules import SensitivityRule
-from binderclip.privacy.sac import SACPolicy
-from binderclip.privacy.statistic import Statistic
+from binderclip.privacy.controllers.sac import SACPolicy
 
 __all__ = ["Decision", "Policy", "RLDPController"]
 

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from binderclip.privacy.recorder import Recorder
-from binderclip.privacy.refusals import refuse_loss
-from binderclip.privacy.rules import SensitivityRule
+from binderclip.privacy.clipping.rules import SensitivityRule
+from binderclip.privacy.per_sample.recorder import PerSampleRecorder
+from binderclip.privacy.per_sample.refusals import refuse_loss
 
 __all__ = ["ClippedSum", "clipped_sum", "record_losses"]
 
@@ -65,7 +65,7 @@ def clipped_sum(
         >>> found.norms.shape, float(torch.cat([g.flatten() for g in found.grads.values()]).norm()) <= 0.5
         (torch.Size([5, 1]), True)
     """
-    recorder = Recorder(model, params)
+    recorder = PerSampleRecorder(model, params)
     groups = rule.assign(recorder.names)
     losses = record_losses(recorder, loss_fn, *batch, check=check)
     norms = recorder.squares(groups, rule.groups).sqrt()
@@ -74,7 +74,9 @@ def clipped_sum(
     return ClippedSum(dict(zip(recorder.names, grads, strict=True)), norms, scales, losses)
 
 
-def record_losses(recorder: Recorder, loss_fn: LossFunction, *batch: Any, check: bool = False) -> Float[Tensor, "B"]:
+def record_losses(
+    recorder: PerSampleRecorder, loss_fn: LossFunction, *batch: Any, check: bool = False
+) -> Float[Tensor, "B"]:
     """Forward and backward pass of a batch under a recorder; the losses, detached."""
     refuse_loss(loss_fn)
     with recorder.recording():

@@ -15,8 +15,16 @@ from scipy.stats import norm
 
 from binderclip.errors import BinderclipError, UsageError, require
 
-__all__ = ["ACCOUNTANTS", "ORDERS", "BudgetSpent", "Entry", "Ledger", "gdp_epsilon", "joint_multiplier",
-           "noise_multiplier_for"]  # fmt: skip
+__all__ = [
+    "ACCOUNTANTS",
+    "ORDERS",
+    "BudgetSpent",
+    "Ledger",
+    "LedgerEntry",
+    "gdp_epsilon",
+    "joint_multiplier",
+    "noise_multiplier_for",
+]  # fmt: skip
 
 Accountant = Literal["rdp", "pld"]
 ACCOUNTANTS = ("rdp", "pld")
@@ -28,7 +36,7 @@ class BudgetSpent(BinderclipError):
     """A step was asked for although the privacy budget is used up."""
 
 
-class Entry(NamedTuple):
+class LedgerEntry(NamedTuple):
     """So many equal steps.
 
     Attributes:
@@ -70,14 +78,14 @@ class Ledger:
             self.step(noise_multiplier, sample_rate, count)
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LedgerEntry]:
         """Distinct steps with their counts, in the order in which each was first taken."""
-        return [Entry(sigma, rate, count) for (sigma, rate), count in self._counts.items()]
+        return [LedgerEntry(sigma, rate, count) for (sigma, rate), count in self._counts.items()]
 
     def __len__(self) -> int:
         return sum(self._counts.values())
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[LedgerEntry]:
         return iter(self.entries)
 
     def __repr__(self) -> str:
@@ -258,7 +266,7 @@ def _check_delta(delta: float) -> None:
         raise UsageError(f"delta must be in (0, 1), got {delta}; usually below one over the number of records")
 
 
-def _rdp_epsilon(entries: Iterable[Entry], orders: tuple[float, ...], delta: float) -> float:
+def _rdp_epsilon(entries: Iterable[LedgerEntry], orders: tuple[float, ...], delta: float) -> float:
     module: Any = require("dp_accounting.rdp.rdp_privacy_accountant", "privacy")
     total = sum(count * _rdp(sigma, rate, orders) for sigma, rate, count in entries)
     return float(module.compute_epsilon(orders, total, delta)[0])
@@ -275,7 +283,7 @@ def _rdp(sigma: float, rate: float, orders: tuple[float, ...]) -> np.ndarray:
     return np.asarray(accountant.rdp)
 
 
-def _pld_epsilon(entries: Iterable[Entry], delta: float) -> float:
+def _pld_epsilon(entries: Iterable[LedgerEntry], delta: float) -> float:
     module: Any = require("dp_accounting", "privacy")
     pld: Any = require("dp_accounting.pld", "privacy")
     accountant = pld.PLDAccountant()

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from binderclip.privacy.accounting import Accountant, Ledger, gdp_epsilon
+from binderclip.privacy.accounting.ledger import Accountant, Ledger, gdp_epsilon
 
 if TYPE_CHECKING:
     from binderclip.privacy.optimizer import PrivateOptimizer

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.privacy.ghost import LossFunction, record_losses
-from binderclip.privacy.recorder import Recorder
-from binderclip.privacy.refusals import refuse_loss, refuse_modules
+from binderclip.privacy.per_sample.ghost import LossFunction, record_losses
+from binderclip.privacy.per_sample.recorder import PerSampleRecorder
+from binderclip.privacy.per_sample.refusals import refuse_loss, refuse_modules
 
 __all__ = ["per_sample_grads", "per_sample_norms"]
 
@@ -60,7 +60,7 @@ def per_sample_grads(
             "per_sample_norms or clipped_sum (ghost norms, no such memory), smaller micro-batches, or raise limit"
         )
     if method == "hooks":
-        recorder = Recorder(model, named)
+        recorder = PerSampleRecorder(model, named)
         record_losses(recorder, loss_fn, *batch, check=True)
         return recorder.full()
     return _by_vmap(model, loss_fn, batch, named)
@@ -118,7 +118,7 @@ def per_sample_norms(
         UsageError, NotSupported: as `per_sample_grads`.
     """
     if method == "ghost":
-        recorder = Recorder(model, params)
+        recorder = PerSampleRecorder(model, params)
         record_losses(recorder, loss_fn, *batch, check=True)
         return recorder.squares([0] * len(recorder.names), 1)[:, 0].sqrt()
     if method != "vmap":

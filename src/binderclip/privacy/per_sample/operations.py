@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from binderclip.errors import NotSupported
-from binderclip.privacy.arguments import any_source, argument, fixed, flattened, mapped, swapped, unknown
-from binderclip.privacy.layers import HANDLERS, samplewise
-from binderclip.privacy.refusals import COUPLED
+from binderclip.privacy.per_sample.arguments import any_source, argument, fixed, flattened, mapped, swapped, unknown
+from binderclip.privacy.per_sample.layers import HANDLERS, samplewise
+from binderclip.privacy.per_sample.refusals import COUPLED
 
 if TYPE_CHECKING:
-    from binderclip.privacy.recorder import Recorder, Source
+    from binderclip.privacy.per_sample.recorder import PerSampleRecorder
+    from binderclip.privacy.per_sample.sources import Source
 
 __all__ = ["run"]
 
@@ -37,7 +38,7 @@ SAMPLEWISE = frozenset({
 """Work on each row of dimension 0 by itself; handled by vmap over that operation alone."""
 
 
-def run(recorder: Recorder, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run(recorder: PerSampleRecorder, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What the recorder does with one torch function."""
     name = getattr(func, "__name__", "")
     if name == "batch_norm" and argument(args, kwargs, "training", 5):
@@ -74,9 +75,9 @@ def run(recorder: Recorder, func: Callable[..., Any], args: tuple[Any, ...], kwa
 # -- tensors computed from parameters alone --------------------------------------------------------------------------
 
 
-def _compute(recorder: Recorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+def _compute(recorder: PerSampleRecorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """Run with the leaves that stand for the parameters; what comes out is a source itself."""
-    from binderclip.privacy.recorder import Source
+    from binderclip.privacy.per_sample.sources import Source
 
     def change(tensor: Tensor) -> Tensor:
         source = recorder.sources.get(id(tensor))
@@ -111,7 +112,7 @@ def _leads(value: Tensor, copied: Tensor) -> bool:
 # -- sums, products and joins with data ------------------------------------------------------------------------------
 
 
-def _copies(recorder: Recorder, source: Source, rows: int, ndim: int, what: str) -> Tensor:
+def _copies(recorder: PerSampleRecorder, source: Source, rows: int, ndim: int, what: str) -> Tensor:
     """B copies of a source in the graph, shaped to broadcast against data of `ndim` dimensions."""
     if source.copies_of is not None:
         source = source.copies_of
@@ -127,7 +128,7 @@ def _copies(recorder: Recorder, source: Source, rows: int, ndim: int, what: str)
     return copies
 
 
-def _lift(recorder: Recorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+def _lift(recorder: PerSampleRecorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     data = [t for t in flattened((*args, *kwargs.values())) if isinstance(t, Tensor) and not fixed(recorder, t)]
     widest = max(data, key=lambda t: t.ndim)
     if widest.ndim == 0 or (args and isinstance(args[0], Tensor) and _inplace(name) and fixed(recorder, args[0])):
@@ -144,7 +145,7 @@ def _inplace(name: str) -> bool:
     return (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
 
 
-def _join(recorder: Recorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+def _join(recorder: PerSampleRecorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     pieces = args[0] if args else kwargs["tensors"]
     dim = argument(args, kwargs, "dim", 1) or 0
     data = next(t for t in pieces if not fixed(recorder, t))

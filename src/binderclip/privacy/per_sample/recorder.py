@@ -1,9 +1,9 @@
 """Watching where parameters meet the batch, so that one backward pass is enough for private clipping.
 
-Inside `Recorder.recording()` every operation that takes a watched parameter is run with a detached copy: autograd
-computes no weight gradient at all. The operation's input is kept, a hook keeps the gradient of its output, and from
-the two come per-sample norms and weighted sums (`contributions`). A use that cannot be handled raises; none is missed:
-one that went past the recorder would leave a `.grad`, which is checked for.
+Inside `PerSampleRecorder.recording()` every operation that takes a watched parameter is run with a detached copy:
+autograd computes no weight gradient at all. The operation's input is kept, a hook keeps the gradient of its output, and
+from the two come per-sample norms and weighted sums (`contributions`). A use that cannot be handled raises; none is
+missed: one that went past the recorder would leave a `.grad`, which is checked for.
 """
 
 from __future__ import annotations
@@ -18,46 +18,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.privacy.contributions import Contribution, Direct, squared_norms
-from binderclip.privacy.refusals import COUPLED, refuse_modules
+from binderclip.privacy.per_sample.contributions import Contribution, Direct, squared_norms
+from binderclip.privacy.per_sample.operations import run
+from binderclip.privacy.per_sample.refusals import COUPLED, refuse_modules
+from binderclip.privacy.per_sample.sources import Source, Use
 
-__all__ = ["Recorder", "Source", "Use"]
-
-
-class Source:
-    """A watched parameter, or a tensor computed from watched parameters and constants alone.
-
-    Attributes:
-        tensor: the parameter, or the computed tensor with its graph.
-        value: detached; what operations with data get.
-        leaf: stands for the parameter in the graphs of computed tensors; None for a computed tensor.
-        copies_of: the source of which this one is B equal copies along dimension 0.
-        uses: where it met data.
-    """
-
-    def __init__(self, tensor: Tensor, name: str, *, leaf: Tensor | None = None, copies_of: Source | None = None):
-        self.tensor, self.name, self.leaf, self.copies_of = tensor, name, leaf, copies_of
-        self.value = tensor.detach()
-        self.uses: list[Use] = []
-        self.square: Tensor | None = None
+__all__ = [
+    "PerSampleRecorder",
+]
 
 
-class Use:
-    """One operation in which a source met data.
-
-    Attributes:
-        what: names it in messages.
-        kept: the contribution, once the backward pass has been there.
-        lifted: B copies of the source in the graph, whose gradient is the contribution.
-    """
-
-    def __init__(self, source: Source, what: str, lifted: Tensor | None = None) -> None:
-        self.source, self.what, self.lifted = source, f"{source.name} in {what}", lifted
-        self.kept: Contribution | None = None
-        source.uses.append(self)
-
-
-class Recorder(TorchFunctionMode):
+class PerSampleRecorder(TorchFunctionMode):
     """Keeps what per-sample gradients need during one forward and one backward pass.
 
     Args:
@@ -86,7 +57,7 @@ class Recorder(TorchFunctionMode):
     # -- forward -----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[Recorder]:
+    def recording(self) -> Iterator[PerSampleRecorder]:
         """Record the forward passes inside; what an earlier one left is dropped."""
         self.clear()
         self._watch()
@@ -121,8 +92,6 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        from binderclip.privacy.operations import run
-
         return run(self, func, args, kwargs or {})
 
     def use(self, source: Source, what: str, lifted: Tensor | None = None) -> Use:

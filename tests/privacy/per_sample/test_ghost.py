@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.losses import ContrastiveLoss, info_nce
-from binderclip.privacy import FlatClip, GroupClip, Recorder, clipped_sum, per_sample_grads, per_sample_norms
-from binderclip.privacy.contributions import Looked, Outer, squared_norms
+from binderclip.privacy import FlatClip, GroupClip, PerSampleRecorder, clipped_sum, per_sample_grads, per_sample_norms
+from binderclip.privacy.per_sample.contributions import Looked, Outer, squared_norms
 
 
 def test_norms_and_gradients_equal_those_of_vmap(case: Any) -> None:
@@ -80,7 +80,7 @@ def test_attention_with_masks_other_keys_and_weights_equals_torch() -> None:
         padding = torch.zeros(5, 4, dtype=torch.bool)
         padding[1, 3] = True
         plain = model(q, k, padding)
-        recorder = Recorder(model)
+        recorder = PerSampleRecorder(model)
         with recorder.recording():
             watched = model(q, k, padding)
         torch.testing.assert_close(watched, plain)
@@ -208,14 +208,14 @@ def test_what_couples_samples_or_hides_a_parameter_is_refused() -> None:
         with pytest.raises(NotSupported, match="PUBLIC"):
             clipped_sum(nn.Linear(4, 3), loss, x, rule=rule)
     with pytest.raises(NotSupported, match=r"BatchNorm1d.*whole batch"):
-        Recorder(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)))
+        PerSampleRecorder(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)))
     with pytest.raises(NotSupported, match=r"depend on other samples|dimension 0"):
         clipped_sum(BatchFirst(), lambda m, x: m(x).square().sum(1), torch.randn(4, 4, 4), rule=rule)
     with pytest.raises(NotSupported, match="cannot be watched"):
         clipped_sum(Hidden(), lambda m, x: m(x).square().sum(1), x, rule=rule)
     scripted = torch.jit.script(nn.Linear(4, 3))
     with pytest.raises(NotSupported, match="scripted"):
-        Recorder(scripted)
+        PerSampleRecorder(scripted)
 
 
 def test_a_frozen_batch_norm_and_frozen_layers_are_fine() -> None:

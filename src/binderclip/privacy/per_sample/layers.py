@@ -11,22 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from binderclip.errors import NotSupported
-from binderclip.privacy.arguments import any_source, argument, fixed, flattened, mapped, swapped, unknown
-from binderclip.privacy.contributions import Contribution, Convolved, Direct, Looked, Outer
+from binderclip.privacy.per_sample.arguments import any_source, argument, fixed, flattened, mapped, swapped, unknown
+from binderclip.privacy.per_sample.contributions import Contribution, Convolved, Direct, Looked, Outer
 
 if TYPE_CHECKING:
-    from binderclip.privacy.recorder import Recorder, Source, Use
+    from binderclip.privacy.per_sample.recorder import PerSampleRecorder
+    from binderclip.privacy.per_sample.sources import Source, Use
 
 __all__ = ["HANDLERS", "samplewise"]
 
-Handler = Callable[["Recorder", Any, Any, Any], Any]
+Handler = Callable[["PerSampleRecorder", Any, Any, Any], Any]
 """(recorder, function, args, kwargs) -> what the function gives."""
 
 
 class _Watch:
     """An operation's sources, and its input as it was when it was used."""
 
-    def __init__(self, recorder: Recorder, x: Tensor, what: str) -> None:
+    def __init__(self, recorder: PerSampleRecorder, x: Tensor, what: str) -> None:
         self.recorder, self.x, self.version, self.what = recorder, x.detach(), x._version, what
         self.uses: list[Use] = []
         self.builders: list[Callable[[Tensor], Contribution]] = []
@@ -64,7 +65,7 @@ class _Watch:
         return Direct(rows[:, 0] if rows.shape[1] == 1 else rows.sum(1))
 
 
-def _linear_like(recorder: Recorder, x: Tensor, weight: Any, bias: Any, what: str) -> Tensor:
+def _linear_like(recorder: PerSampleRecorder, x: Tensor, weight: Any, bias: Any, what: str) -> Tensor:
     """x W^T + b."""
     watch = _Watch(recorder, x, what)
     w = watch.add(weight, lambda d: Outer(watch.rows(d), watch.rows(watch.x)))
@@ -72,14 +73,14 @@ def _linear_like(recorder: Recorder, x: Tensor, weight: Any, bias: Any, what: st
     return watch.done(F.linear(x, w, b))  # type: ignore[arg-type]
 
 
-def _linear(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+def _linear(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
     x, weight, bias = (argument(args, kwargs, n, i) for i, n in enumerate(("input", "weight", "bias")))
     if fixed(recorder, x):
         raise unknown(any_source(recorder, args, kwargs), "linear with a data-dependent weight")
     return _linear_like(recorder, x, weight, bias, "linear")
 
 
-def _matmul(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+def _matmul(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
     x, weight = args[0], args[1] if len(args) > 1 else next(iter(kwargs.values()))
     if fixed(recorder, x) or weight.ndim > 2:
         raise unknown(any_source(recorder, args, kwargs), "a product with the parameter on the left")
@@ -91,7 +92,7 @@ def _matmul(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     return watch.done(torch.matmul(x, w))  # type: ignore[arg-type]
 
 
-def _addmm(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+def _addmm(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
     bias, x, weight = args[:3]
     if kwargs or len(args) > 3 or fixed(recorder, x) or not fixed(recorder, bias):
         raise unknown(any_source(recorder, args, kwargs), "addmm")
@@ -101,7 +102,7 @@ def _addmm(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     return watch.done(torch.addmm(b, x, w))  # type: ignore[arg-type]
 
 
-def _embedding(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+def _embedding(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
     names = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
     ids, weight, padding, max_norm, _, by_frequency, _ = (argument(args, kwargs, n, i) for i, n in enumerate(names))
     if max_norm is not None or by_frequency:
@@ -131,7 +132,7 @@ def _normalisation(
     """
     names = ("input", setting, "weight", *(("bias",) if bias else ()), "eps")
 
-    def handle(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    def handle(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
         given: dict[str, Any] = {name: argument(args, kwargs, name, place) for place, name in enumerate(names)}
         x, shape, weight = given["input"], given[setting], given["weight"]
         shift: Any = given.get("bias")
@@ -154,7 +155,7 @@ def _normalisation(
     return handle
 
 
-def _conv2d(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+def _conv2d(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     given = [argument(args, kwargs, n, i) for i, n in enumerate(names)]
     x, weight, bias = given[:3]
@@ -174,19 +175,19 @@ def _pair(value: Any, default: int) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))  # type: ignore[return-value]
 
 
-def _attention(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    from binderclip.privacy.attention import attention
+def _attention(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
+    from binderclip.privacy.per_sample.attention import attention
 
     return attention(recorder, func, args, kwargs, _linear_like)
 
 
-def _recurrent(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
-    from binderclip.privacy.recurrent import cell, layers
+def _recurrent(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
+    from binderclip.privacy.per_sample.recurrent import cell, layers
 
     return (cell if func.__name__.endswith("_cell") else layers)(recorder, func, args, kwargs)
 
 
-def samplewise(recorder: Recorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+def samplewise(recorder: PerSampleRecorder, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """Any operation on rows: per-sample gradients by vmap over this operation alone."""
     tensors = [t for t in flattened((*args, *kwargs.values())) if isinstance(t, Tensor)]
     data = [t for t in tensors if not fixed(recorder, t)]

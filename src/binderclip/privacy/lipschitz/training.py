@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.lipschitz import BoundedInput, ClipLogitGradient, lipschitz_rule
-from binderclip.privacy.accounting import Ledger, joint_multiplier
-from binderclip.privacy.rules import SensitivityRule
-from binderclip.privacy.sampling import unseeded_generator
+from binderclip.privacy.accounting.ledger import Ledger, joint_multiplier
+from binderclip.privacy.accounting.sampling import unseeded_generator
+from binderclip.privacy.clipping.rules import SensitivityRule
 
 __all__ = [
     "GradientBounds",

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.privacy.statistic import PrivateBatch, Statistic
+from binderclip.privacy.accounting.statistic import PrivateBatch, Statistic
 
 __all__ = ["AdaptiveClip", "FlatClip", "GroupClip", "SensitivityRule", "as_rule"]
 

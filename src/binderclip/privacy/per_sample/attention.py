@@ -14,7 +14,7 @@ from torch import Tensor
 from binderclip.errors import NotSupported
 
 if TYPE_CHECKING:
-    from binderclip.privacy.recorder import Recorder
+    from binderclip.privacy.per_sample.recorder import PerSampleRecorder
 
 __all__ = ["attention"]
 
@@ -25,7 +25,7 @@ def _signature() -> inspect.Signature:
 
 
 def attention(
-    recorder: Recorder, func: Any, args: Any, kwargs: Any, linear: Callable[..., Tensor]
+    recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any, linear: Callable[..., Tensor]
 ) -> tuple[Tensor, Any]:
     """`F.multi_head_attention_forward`, whose arguments are position first, with the projections watched.
 
@@ -70,7 +70,7 @@ def attention(
 
 
 def _projected(
-    recorder: Recorder, given: Any, inputs: list[Tensor], same: bool, linear: Callable[..., Tensor]
+    recorder: PerSampleRecorder, given: Any, inputs: list[Tensor], same: bool, linear: Callable[..., Tensor]
 ) -> tuple[Tensor, ...]:
     bias = given["in_proj_bias"]
     if given["use_separate_proj_weight"]:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binderclip.privacy.accounting import Ledger
-from binderclip.privacy.statistic import Statistic
+from binderclip.privacy.accounting.ledger import Ledger
+from binderclip.privacy.accounting.statistic import Statistic
 
 __all__ = ["Controller", "Fixed", "PublicStats", "Setting"]
 

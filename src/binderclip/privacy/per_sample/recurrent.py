@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import NotSupported
-from binderclip.privacy.arguments import fixed
-from binderclip.privacy.contributions import Outer
-from binderclip.privacy.layers import _linear_like, _Watch
+from binderclip.privacy.per_sample.arguments import fixed
+from binderclip.privacy.per_sample.contributions import Outer
+from binderclip.privacy.per_sample.layers import _linear_like, _Watch
 
 if TYPE_CHECKING:
-    from binderclip.privacy.recorder import Recorder
+    from binderclip.privacy.per_sample.recorder import PerSampleRecorder
 
 __all__ = ["GATES", "cell", "layers"]
 
@@ -54,7 +54,7 @@ GATES = {"lstm": _lstm, "gru": _gru, "rnn_tanh": _tanh, "rnn_relu": _relu}
 """(projected input, projected state, state) -> next state, in the order of torch's packed weights."""
 
 
-def layers(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
+def layers(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
     """`nn.LSTM`, `nn.GRU` and `nn.RNN` of any depth, in one or both directions.
 
     Args:
@@ -98,7 +98,13 @@ def layers(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> tuple[Tenso
 
 
 def _direction(
-    recorder: Recorder, name: str, x: Float[Tensor, "B T I"], state: State, weights: Weights, *, backwards: bool
+    recorder: PerSampleRecorder,
+    name: str,
+    x: Float[Tensor, "B T I"],
+    state: State,
+    weights: Weights,
+    *,
+    backwards: bool,
 ) -> tuple[Float[Tensor, "B T H"], State]:
     """One layer in one direction: its outputs in the order of x, and its last state."""
     projected = _linear_like(recorder, x, weights[0], weights[2], f"{name}'s input")
@@ -118,7 +124,7 @@ def _direction(
     return torch.stack(outs, dim=1), state
 
 
-def cell(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+def cell(recorder: PerSampleRecorder, func: Any, args: Any, kwargs: Any) -> Any:
     """One step: `nn.LSTMCell`, `nn.GRUCell` and `nn.RNNCell`.
 
     Raises:
@@ -134,7 +140,7 @@ def cell(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     return found if len(found) > 1 else found[0]
 
 
-def _check(recorder: Recorder, name: str, data: tuple[Tensor, ...]) -> None:
+def _check(recorder: PerSampleRecorder, name: str, data: tuple[Tensor, ...]) -> None:
     if any(id(tensor) in recorder.sources for tensor in data):
         raise NotSupported(
             f"private training knows no {name} whose input or initial state is a parameter: add it to the data instead"

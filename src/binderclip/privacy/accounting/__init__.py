@@ -1,0 +1,1 @@
+"""What is spent and how it is drawn: ledger, accountants, report, noisy statistics, Poisson sampling."""

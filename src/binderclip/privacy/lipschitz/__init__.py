@@ -1,0 +1,1 @@
+"""Private training without clipping: layers whose Lipschitz constants bound every sample's gradient."""

@@ -1,0 +1,1 @@
+"""Per-sample gradients: recorded operations, their norms without the gradients themselves, and clipped sums."""
