@@ -13,7 +13,7 @@ from PIL import Image
 
 from binderclip.data import list_images, load_folder, open_image
 from binderclip.data.files import irregular, list_files, printable, read_file
-from binderclip.data.inspection_folder import InspectionFolder
+from binderclip.data.labelled.inspection_folder import InspectionFolder
 from binderclip.errors import DataError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes and links")

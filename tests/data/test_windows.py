@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from binderclip.data.windows import Windows, fold, unfold
+from binderclip.data.windows import WindowGrid, fold, unfold
 from binderclip.errors import UsageError
 
 lengths, sides = st.integers(1, 40), st.integers(1, 20)
@@ -19,7 +19,7 @@ geometry = st.tuples(lengths, lengths, sides, sides, sides, sides).map(
 def test_geometry(case: tuple) -> None:
     """Every pixel is covered, the last window ends at the border, and the count map counts."""
     size, window, stride = case
-    layout = Windows.over(size, window, stride)
+    layout = WindowGrid.over(size, window, stride)
     count = torch.zeros(size)
     for x0, y0, x1, y1 in layout.boxes:
         assert 0 <= x0 < x1 <= size[1]
@@ -41,7 +41,7 @@ def test_geometry(case: tuple) -> None:
 @given(geometry, st.integers(0, 2**31))
 def test_merging_what_was_cut_gives_it_back(case: tuple, seed: int) -> None:
     size, window, stride = case
-    layout = Windows.over(size, window, stride)
+    layout = WindowGrid.over(size, window, stride)
     draw = torch.Generator().manual_seed(seed)
     maps = torch.rand(2, 3, *size, generator=draw, dtype=torch.float64)
     assert torch.allclose(fold(unfold(maps, layout), layout), maps, atol=1e-12)
@@ -50,7 +50,7 @@ def test_merging_what_was_cut_gives_it_back(case: tuple, seed: int) -> None:
 
 
 def test_a_constant_stays_itself_and_overlaps_are_means() -> None:
-    layout = Windows.over((5, 9), (5, 6), 3)
+    layout = WindowGrid.over((5, 9), (5, 6), 3)
     assert layout.lefts == (0, 3)
     constant = torch.full((1, 2, 1, 5, 6), 0.7)
     assert torch.allclose(fold(constant, layout), torch.full((1, 1, 5, 9), 0.7))
@@ -60,14 +60,14 @@ def test_a_constant_stays_itself_and_overlaps_are_means() -> None:
 
 def test_agrees_with_torch_fold_where_strides_fit() -> None:
     values = torch.rand(2, 9, 4, 6, 6)
-    layout = Windows.over((12, 12), 6, 3)
+    layout = WindowGrid.over((12, 12), 6, 3)
     columns = values.flatten(2).transpose(1, 2)
     total = torch.nn.functional.fold(columns, (12, 12), 6, stride=3)
     assert torch.allclose(fold(values, layout), total / layout.count(), atol=1e-6)
 
 
 def test_scaled_to_tokens() -> None:
-    layout = Windows.over((336, 448), 224, 112)
+    layout = WindowGrid.over((336, 448), 224, 112)
     tokens = layout.scaled(16)
     assert tokens.size == (21, 28)
     assert [tuple(v * 16 for v in box) for box in tokens.boxes] == layout.boxes
@@ -76,7 +76,7 @@ def test_scaled_to_tokens() -> None:
 
 
 def test_gradients_are_shared_between_covers() -> None:
-    layout = Windows.over((4, 6), 4, 2)
+    layout = WindowGrid.over((4, 6), 4, 2)
     values = torch.rand(1, 2, 1, 4, 4, requires_grad=True)
     fold(values, layout).sum().backward()
     assert torch.allclose(values.grad.sum(), torch.tensor(24.0))
@@ -84,8 +84,8 @@ def test_gradients_are_shared_between_covers() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(UsageError, match="left out"):
-        Windows.over((10, 10), 4, 5)
-    layout = Windows.over((10, 10), 4, 3)
+        WindowGrid.over((10, 10), 4, 5)
+    layout = WindowGrid.over((10, 10), 4, 3)
     with pytest.raises(UsageError, match="do not fit"):
         unfold(torch.rand(1, 1, 9, 10), layout)
     with pytest.raises(UsageError, match="9 windows"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from binderclip.data import Cutout
-from binderclip.data.augment import PLAIN, Augment
+from binderclip.data.augment.augment import PLAIN, Augment
 from binderclip.errors import UsageError
 from binderclip.train.augmentation import make_augment
 

@@ -12,7 +12,7 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch import nn
 
-from binderclip.data.packs import pack_folder
+from binderclip.data.sets.packs import pack_folder
 from binderclip.errors import DataError, MissingDependency, UsageError
 from binderclip.train.recipe import load_recipe
 from binderclip.train.registry import MODELS, STAGES

@@ -174,7 +174,7 @@ def _segment(page: Page, clip: ImageTextModel) -> None:
     import torch
 
     from binderclip.data import vocabulary
-    from binderclip.data.scenes import scenes
+    from binderclip.data.scenes.stream import scenes
     from binderclip.segment import Segmenter
 
     words = vocabulary("scenes15", split="test").only(SCENE_LABELS)

@@ -122,7 +122,7 @@ def inspect(request: Request) -> int:
 
 def _normal(request: Request, folder: InspectionFolder) -> list[Path]:
     """The normal pictures to compare with."""
-    from binderclip.data.inspection_folder import spread_choice
+    from binderclip.data.labelled.inspection_folder import spread_choice
 
     if request.normal is None:
         paths = folder.normal
@@ -260,7 +260,7 @@ def _measured(done: Inspection) -> tuple[AnomalyScore | None, int]:
     """Scores against the truth, and how many pictures have masks; pixels count where all of a picture's are known."""
     import torch
 
-    from binderclip.data.inspection_folder import read_mask
+    from binderclip.data.labelled.inspection_folder import read_mask
     from binderclip.segment.metrics.anomaly import ScoreStore
 
     store, masks = ScoreStore(bins=2**16), 0

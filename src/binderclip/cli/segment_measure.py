@@ -17,7 +17,7 @@ def measure(request: Request, source: str, limit: int) -> None:
     """Presets on label maps: a table, with intervals against the first."""
     from itertools import islice
 
-    from binderclip.data.label_maps import SCENES, label_maps
+    from binderclip.data.labelled.label_maps import SCENES, label_maps
     from binderclip.segment import measure_segmenters
 
     chosen_parts(request)  # a wrong name is said before scenes are made

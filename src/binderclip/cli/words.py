@@ -89,7 +89,7 @@ def explain_words(
 def calibrated(clip: Any, method: DenseMisalignment) -> DenseMisalignment:
     """The method with the threshold that 5 % of the words of bundled training captions fall below."""
     from binderclip.data import load_data
-    from binderclip.data.cache import FeatureCache
+    from binderclip.data.cache.features import FeatureCache
 
     data = load_data("openclipart", split="train")
     # start and end stand in both counts

@@ -12,36 +12,44 @@ from typing import Any
 
 # module -> its public names; `from binderclip.data import <name>` imports only that module.
 _EXPORTS: dict[str, tuple[str, ...]] = {
-    "augment": ("Augment",),
-    "batches": ("batches", "epoch_order"),
-    "blocks": ("BlockDataset",),
-    "cache": ("CacheEntry", "CacheInfo", "FeatureCache", "cache_info", "cache_root", "clear_cache", "content_hash"),
-    "copy_paste": ("CopyPaste", "LargeScaleJitter"),
-    "columnar": ("load_tables",),
-    "cutout": ("Cutout",),
-    "dataset": ("ImageTextDataset", "join"),
-    "distort": ("DISTORTIONS", "distort", "distort_levels"),
-    "evalset": ("EvalSet", "few_shot_split"),
-    "fill": ("FILLS", "Fill", "gaussian_blur"),
-    "folder": ("load_folder",),
+    "augment.augment": ("Augment",),
+    "sets.batches": ("batches", "epoch_order"),
+    "made.blocks": ("BlockDataset",),
+    "cache.features": (
+        "CacheEntry",
+        "CacheInfo",
+        "FeatureCache",
+        "cache_info",
+        "cache_root",
+        "clear_cache",
+        "content_hash",
+    ),
+    "augment.copy_paste": ("CopyPaste", "LargeScaleJitter"),
+    "sets.columnar": ("load_tables",),
+    "augment.cutout": ("Cutout",),
+    "sets.dataset": ("ImageTextDataset", "join"),
+    "distort.distortions": ("DISTORTIONS", "distort", "distort_levels"),
+    "sets.evalset": ("EvalSet", "few_shot_split"),
+    "augment.fill": ("FILLS", "Fill", "gaussian_blur"),
+    "sets.folder": ("load_folder",),
     "images": ("ImageSource", "MAX_PIXELS", "composite", "list_images", "open_image", "to_tensor"),
-    "inspection_folder": ("Inspected", "InspectionFolder", "read_mask"),
-    "instances": ("InstanceSample",),
-    "label_maps": ("LabelFolder", "Labelled", "LabelledScenes", "label_maps"),
-    "loading": ("held_out_split", "list_data", "load_data"),
+    "labelled.inspection_folder": ("Inspected", "InspectionFolder", "read_mask"),
+    "labelled.instances": ("InstanceSample",),
+    "labelled.label_maps": ("LabelFolder", "Labelled", "LabelledScenes", "label_maps"),
+    "sets.loading": ("held_out_split", "list_data", "load_data"),
     "moments": ("Moments",),
-    "packs": ("PACKS", "load_packs", "pack_hash"),
-    "planted_defects": ("Planted", "plant_defects"),
-    "sample": ("Batch", "Collate", "Sample", "Skipped", "collate", "fit_square"),
-    "scenes": ("SceneStream", "scenes"),
-    "scenes_batch": ("Scenes",),
-    "scenes_vocabulary": ("Vocabulary", "vocabulary"),
-    "sets": ("SETS", "digits", "fashion_mnist", "photographs", "textile"),
-    "shards": ("ShardDataset",),
-    "shards_write": ("write_shards",),
-    "tasks": ("class_incremental_tasks",),
-    "temporal_order": ("TemporalOrder", "temporal_order"),
-    "windows": ("Windows", "fold", "unfold"),
+    "sets.packs": ("PACKS", "load_packs", "pack_hash"),
+    "made.planted_defects": ("Planted", "plant_defects"),
+    "sets.sample": ("Batch", "Collate", "Sample", "Skipped", "collate", "fit_square"),
+    "scenes.stream": ("SceneStream", "scenes"),
+    "scenes.batch": ("Scenes",),
+    "scenes.vocabulary": ("Vocabulary", "vocabulary"),
+    "sets.named": ("SETS", "digits", "fashion_mnist", "photographs", "textile"),
+    "sets.shards": ("ShardDataset",),
+    "sets.shards_write": ("write_shards",),
+    "sets.tasks": ("class_incremental_tasks",),
+    "made.temporal_order": ("TemporalOrder", "temporal_order"),
+    "windows": ("WindowGrid", "fold", "unfold"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 
@@ -49,12 +57,11 @@ __all__ = sorted(_HOME)
 
 
 class _Package(ModuleType):
-    """The import system sets a submodule as an attribute here; where a function has its name, the function wins."""
+    """The import system sets a sub-package as an attribute here; where a function has its name, the function wins."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOME and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
 
 
 def __getattr__(name: str) -> Any:

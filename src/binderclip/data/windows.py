@@ -17,7 +17,7 @@ from binderclip.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Windows:
+class WindowGrid:
     """The windows over maps of one size.
 
     Args:
@@ -33,7 +33,7 @@ class Windows:
     lefts: tuple[int, ...]
 
     @classmethod
-    def over(cls, size: tuple[int, int], window: int | tuple[int, int], stride: int | tuple[int, int]) -> Windows:
+    def over(cls, size: tuple[int, int], window: int | tuple[int, int], stride: int | tuple[int, int]) -> WindowGrid:
         """Lay windows over a map: every `stride` pixels, the last flush with the border.
 
         Args:
@@ -69,7 +69,7 @@ class Windows:
             columns[left : left + self.window[1]] += 1
         return rows[:, None] * columns
 
-    def scaled(self, factor: int) -> Windows:
+    def scaled(self, factor: int) -> WindowGrid:
         """The same windows on a grid that is `factor` times coarser (patch tokens of pixels).
 
         Raises:
@@ -79,7 +79,7 @@ class Windows:
             if value % factor:
                 raise UsageError(f"windows of {self.window} over {self.size} do not lie on a grid of {factor} pixels")
         height, width = self.size
-        return Windows(
+        return WindowGrid(
             (height // factor, width // factor),
             (self.window[0] // factor, self.window[1] // factor),
             tuple(top // factor for top in self.tops),
@@ -99,7 +99,7 @@ def _starts(length: int, window: int, stride: int) -> tuple[int, ...]:
     return (*range(0, last, stride), last)
 
 
-def unfold(maps: Float[Tensor, "B C H W"], layout: Windows) -> Float[Tensor, "B V C h w"]:
+def unfold(maps: Float[Tensor, "B C H W"], layout: WindowGrid) -> Float[Tensor, "B V C h w"]:
     """Cut the windows out of maps; windows are axis 1, row by row.
 
     Raises:
@@ -111,7 +111,7 @@ def unfold(maps: Float[Tensor, "B C H W"], layout: Windows) -> Float[Tensor, "B 
 
 
 def fold(
-    values: Float[Tensor, "B V C h w"], layout: Windows, *, weight: Float[Tensor, "h w"] | None = None
+    values: Float[Tensor, "B V C h w"], layout: WindowGrid, *, weight: Float[Tensor, "h w"] | None = None
 ) -> Float[Tensor, "B C H W"]:
     """Put window values back in place and average them where windows overlap.
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.data import ImageTextDataset, ShardDataset
-from binderclip.data.sample import Skipped
+from binderclip.data.sets.sample import Skipped
 from binderclip.errors import DataError
 from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
 from binderclip.models import ImageTextModel

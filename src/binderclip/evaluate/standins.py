@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from binderclip.data.packs import TRAINING_PACKS, pack_hash
-from binderclip.data.scenes import scenes
-from binderclip.data.scenes_batch import Scenes
-from binderclip.data.scenes_vocabulary import vocabulary
+from binderclip.data.scenes.batch import Scenes
+from binderclip.data.scenes.stream import scenes
+from binderclip.data.scenes.vocabulary import vocabulary
+from binderclip.data.sets.packs import TRAINING_PACKS, pack_hash
 from binderclip.documents import json_text, parse_json
 from binderclip.errors import CheckpointError
 from binderclip.evaluate.clicks import click_figures

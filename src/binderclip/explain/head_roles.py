@@ -155,7 +155,7 @@ def _attribute_texts() -> list[tuple[str, str]]:
 
 def _keywords(least: int = 2) -> dict[str, str]:
     """Keywords of at least so many clip-art pictures."""
-    from binderclip.data.packs import load_packs
+    from binderclip.data.sets.packs import load_packs
 
     data = load_packs("openclipart")
     counts: dict[str, Counter[str]] = defaultdict(Counter)
@@ -173,7 +173,7 @@ def _keywords(least: int = 2) -> dict[str, str]:
 
 
 def _emoji() -> dict[str, str]:
-    from binderclip.data.packs import load_packs
+    from binderclip.data.sets.packs import load_packs
 
     data = load_packs("noto-emoji")
     columns = (data.attributes[name] for name in ("name", "group", "subgroup"))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.data.windows import Windows as Layout
+from binderclip.data.windows import WindowGrid as Layout
 from binderclip.errors import UsageError
 
 #: Bounds of what a tower is shown, above which nothing comes back in any time: the longer side in pixels, patches of a

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.data.windows import Windows as Layout
+from binderclip.data.windows import WindowGrid as Layout
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.towers import Record
 from binderclip.models.towers.record import SUM

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from binderclip.data.augment import PLAIN, Augment
-from binderclip.data.cutout import Cutout
+from binderclip.data.augment.augment import PLAIN, Augment
+from binderclip.data.augment.cutout import Cutout
 from binderclip.errors import UsageError
 from binderclip.train.parts import hint
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from binderclip.data import ImageTextDataset
-from binderclip.data.shards import ShardDataset
+from binderclip.data.sets.shards import ShardDataset
 from binderclip.errors import NotSupported, UsageError
 from binderclip.fit import Checkpoint, FitResult, fit
 from binderclip.fit.state import module_state

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from binderclip.data import Collate, ImageTextDataset, load_data
-from binderclip.data.sample import draw_captions
+from binderclip.data.sets.sample import draw_captions
 from binderclip.errors import DataError, UsageError
 from binderclip.train.parts import check_part
 from binderclip.train.recipe import DataSpec
@@ -55,7 +55,7 @@ def open_sources(specs: Sequence[DataSpec]) -> tuple[list[Any], list[float]]:
 def _open_named(spec: DataSpec) -> Any:
     """What `load_data` opens. A folder's own splits are used where it has the one; without, it is taken whole."""
     from binderclip.data import list_data
-    from binderclip.data.folder import take_split
+    from binderclip.data.sets.folder import take_split
 
     named = {part.strip() for part in spec.name.split(",")} <= set(list_data())
     by_name = named or ("split" in spec.model_fields_set and spec.split not in ("train", "val"))
@@ -156,7 +156,8 @@ class Pictures:
 
         Args:
             rows: of the pictures.
-            epoch, seed: of the draw, see `binderclip.data.sample.draw_captions`; where `draw` is False it is the first.
+            epoch, seed: of the draw, see `binderclip.data.sets.sample.draw_captions`; where `draw` is False it is the
+                first.
         """
         if not self.draw:
             return self._first[rows]

@@ -18,9 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from binderclip.data.packs import TRAINING_PACKS, pack_hash
-from binderclip.data.scenes import scenes
-from binderclip.data.scenes_vocabulary import vocabulary
+from binderclip.data.scenes.stream import scenes
+from binderclip.data.scenes.vocabulary import vocabulary
+from binderclip.data.sets.packs import TRAINING_PACKS, pack_hash
 from binderclip.errors import NotSupported
 from binderclip.models.vision import VisionModel
 from binderclip.train.context import StageContext

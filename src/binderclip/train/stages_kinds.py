@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from binderclip.data.packs import TRAINING_PACKS, pack_folder
+from binderclip.data.sets.packs import TRAINING_PACKS, pack_folder
 from binderclip.errors import NotSupported
 from binderclip.models import ImageTextModel, build
 from binderclip.models.architectures import fold_lite, lite_pixels_to_clip

@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from binderclip.data.packs import TRAINING_PACKS, pack_hash
-from binderclip.data.paste import boxes_of
-from binderclip.data.scenes import scenes
-from binderclip.data.scenes_vocabulary import vocabulary
+from binderclip.data.scenes.paste import boxes_of
+from binderclip.data.scenes.stream import scenes
+from binderclip.data.scenes.vocabulary import vocabulary
+from binderclip.data.sets.packs import TRAINING_PACKS, pack_hash
 from binderclip.errors import NotSupported
 from binderclip.models import load
 from binderclip.segment.promptable.drawn import CORNERS, PromptTokens

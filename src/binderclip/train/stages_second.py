@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from binderclip.data.packs import TRAINING_PACKS, pack_folder, pack_hash
+from binderclip.data.sets.packs import TRAINING_PACKS, pack_folder, pack_hash
 from binderclip.documents import parse_json
 from binderclip.errors import NotSupported
 from binderclip.models import ImageTextModel, build, load

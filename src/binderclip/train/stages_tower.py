@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from binderclip.data.packs import TRAINING_PACKS, pack_folder, pack_hash
+from binderclip.data.sets.packs import TRAINING_PACKS, pack_folder, pack_hash
 from binderclip.errors import NotSupported
 from binderclip.models import ImageTextModel
 from binderclip.models.architectures import LiteTrunk, fold_lite

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from binderclip.data import Collate
-from binderclip.data.sample import Batch as RawBatch
-from binderclip.data.sample import captions_of, draw_captions
-from binderclip.data.shards import ShardDataset
+from binderclip.data.sets.sample import Batch as RawBatch
+from binderclip.data.sets.sample import captions_of, draw_captions
+from binderclip.data.sets.shards import ShardDataset
 from binderclip.errors import DataError
 from binderclip.losses.contrastive.targets import key_ids
 from binderclip.models import TokenIds

@@ -19,7 +19,7 @@ from sklearn.base import clone
 
 from binderclip.adapt.selection.splits import folds_of
 from binderclip.adapt.tuned import OutOfTime, stop_training_at
-from binderclip.data.cache_shards import write_whole
+from binderclip.data.cache.shards import write_whole
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from binderclip.data.cache import FeatureCache
+from binderclip.data.cache.features import FeatureCache
 from binderclip.errors import BinderclipError, DataError, NotSupported
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from binderclip.data.windows import Windows
+from binderclip.data.windows import WindowGrid
 from binderclip.errors import UsageError
 from binderclip.models import Tokens, gather_patches
 
@@ -72,10 +72,10 @@ def window_patches(grid: tuple[int, int], scale: int) -> Int[Tensor, "W K"]:
     return torch.stack([numbers[y0:y1, x0:x1].flatten() for x0, y0, x1, y1 in layout.boxes])
 
 
-def _layout(grid: tuple[int, int], scale: int) -> Windows:
+def _layout(grid: tuple[int, int], scale: int) -> WindowGrid:
     if not isinstance(scale, int) or scale < 1:
         raise UsageError(f"a window is at least 1 patch wide, not {scale!r}")
-    return Windows.over(grid, scale, 1)
+    return WindowGrid.over(grid, scale, 1)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 from torchvision.ops import nms
 
-from binderclip.data.paste import boxes_of
+from binderclip.data.scenes.paste import boxes_of
 from binderclip.errors import UsageError
 from binderclip.models.preprocess import ImageLike
 from binderclip.segment.promptable.prompts import PromptableSegmenter, Prompts

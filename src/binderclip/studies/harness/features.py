@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.data.cache import FeatureCache
+from binderclip.data.cache.features import FeatureCache
 
 if TYPE_CHECKING:
     from binderclip.data import ImageTextDataset

@@ -78,8 +78,8 @@ def _model() -> Any:
 
 
 def _scenes(seed: int) -> Scenes:
-    from binderclip.data.scenes import scenes
-    from binderclip.data.scenes_vocabulary import vocabulary
+    from binderclip.data.scenes.stream import scenes
+    from binderclip.data.scenes.vocabulary import vocabulary
 
     return scenes(
         seed, SCENES, SIZE, vocabulary=vocabulary("scenes15", split="val"), objects=2, area=(0.06, 0.25),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from binderclip.data.temporal_order import TemporalOrder, temporal_order
+from binderclip.data.made.temporal_order import TemporalOrder, temporal_order
 from binderclip.losses import GradientFlowPenalty, unroll
 from binderclip.optim import NormClip
 from binderclip.studies.harness.criteria import Criterion

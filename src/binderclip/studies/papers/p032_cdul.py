@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from binderclip.adapt import CDUL, PseudoLabels, TileAggregator, indicator, mean_average_precision
-from binderclip.data.windows import Windows, unfold
+from binderclip.data.windows import WindowGrid, unfold
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.features import tensor_features
 from binderclip.studies.harness.quantities import value_of
@@ -31,8 +31,8 @@ LABELS, HEADS = "mAP of the pseudo-labels", "mAP on test scenes"
 @lru_cache(maxsize=1)
 def _data() -> dict[str, Any]:
     """Views and true labels of a pool of scenes of drawings that `small` was not trained on, and of test scenes."""
-    from binderclip.data.scenes import scenes
-    from binderclip.data.scenes_vocabulary import vocabulary
+    from binderclip.data.scenes.stream import scenes
+    from binderclip.data.scenes.vocabulary import vocabulary
     from binderclip.models import load
 
     model = load("small")
@@ -43,7 +43,7 @@ def _data() -> dict[str, Any]:
     whole = tensor_features(model, pool.images, f"{key}, pool")
     views = {}
     for n in TILES:
-        tiles = unfold(pool.images, Windows.over((SIZE, SIZE), SIZE // n, SIZE // n))
+        tiles = unfold(pool.images, WindowGrid.over((SIZE, SIZE), SIZE // n, SIZE // n))
         parts = tensor_features(model, tiles.flatten(0, 1), f"{key}, pool, {n} x {n} tiles")
         views[n] = torch.cat([whole[:, None], parts.unflatten(0, (POOL, n * n))], 1)
     return {

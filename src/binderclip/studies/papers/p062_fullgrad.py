@@ -38,8 +38,8 @@ SUMS = ("CNN of scenes (biases, BN)", "CNN of clothing (biases, BN)", "`small`, 
 
 
 def _scenes(seed: int, side: int, count: int) -> Any:
-    from binderclip.data.scenes import scenes
-    from binderclip.data.scenes_vocabulary import vocabulary
+    from binderclip.data.scenes.stream import scenes
+    from binderclip.data.scenes.vocabulary import vocabulary
 
     return scenes(
         seed, count, side, vocabulary=vocabulary("scenes15", split="val"), objects=1, area=(0.06, 0.4),

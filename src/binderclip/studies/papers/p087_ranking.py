@@ -38,8 +38,8 @@ SPEARMAN = "Spearman correlation of the count"
 @lru_cache(maxsize=1)
 def _data() -> dict[str, Any]:
     """Token features, pooled features, names, counts and sizes of training and test scenes."""
-    from binderclip.data.scenes import scenes
-    from binderclip.data.scenes_vocabulary import vocabulary
+    from binderclip.data.scenes.stream import scenes
+    from binderclip.data.scenes.vocabulary import vocabulary
     from binderclip.models import load
 
     model = load("small")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from binderclip.data import vocabulary
-from binderclip.data.scenes import scenes
+from binderclip.data.scenes.stream import scenes
 from binderclip.segment.anomaly import Anomalies, Levels, WinCLIP, join_levels
 from binderclip.segment.metrics import anomaly_scores
 from binderclip.studies.harness.criteria import Criterion

@@ -57,7 +57,7 @@ def _model() -> Any:
 
 def _scenes(seed: int, n: int, split: str) -> Any:
     from binderclip.data import vocabulary
-    from binderclip.data.scenes import scenes
+    from binderclip.data.scenes.stream import scenes
 
     words = vocabulary("scenes15", split=split)
     return scenes(

@@ -58,8 +58,8 @@ def _clip() -> Any:
 
 
 def _pairs(seed: int, name: str, n: int) -> Scenes:
-    from binderclip.data.scenes import scenes
-    from binderclip.data.scenes_vocabulary import vocabulary
+    from binderclip.data.scenes.stream import scenes
+    from binderclip.data.scenes.vocabulary import vocabulary
 
     words = vocabulary("scenes15", split="val+test").only((name,))
     return scenes(

@@ -31,7 +31,7 @@ def biased_scenes(seed: int, count: int, pair: Pair, *, rate: float, size: int =
         split: of the pictures that occur.
     """
     from binderclip.data import vocabulary
-    from binderclip.data.scenes import scenes
+    from binderclip.data.scenes.stream import scenes
 
     classes, grounds = pair
 

@@ -19,7 +19,7 @@ from binderclip.models import classifier
 from binderclip.studies.harness.threads import one_thread
 
 if TYPE_CHECKING:
-    from binderclip.data.scenes_vocabulary import Vocabulary
+    from binderclip.data.scenes.vocabulary import Vocabulary
     from binderclip.models.predictor import ModuleClassifier
 
 SIDE = 64
@@ -86,7 +86,7 @@ def scene_classifier(seed: int = 0) -> ModuleClassifier:
     Args:
         seed: of the scenes, the weights and the order.
     """
-    from binderclip.data.scenes_vocabulary import vocabulary
+    from binderclip.data.scenes.vocabulary import vocabulary
 
     words = vocabulary("scenes15")
     with one_thread(), torch.random.fork_rng(devices=[]):
@@ -102,7 +102,7 @@ def scene_classifier(seed: int = 0) -> ModuleClassifier:
 
 
 def _pictures(words: Vocabulary, seed: int, stage: Stage) -> tuple[Tensor, Tensor]:
-    from binderclip.data.scenes import scenes
+    from binderclip.data.scenes.stream import scenes
 
     turned = {"rotation": [-15.0, 0.0, 0.0, 15.0]}
     found = scenes(

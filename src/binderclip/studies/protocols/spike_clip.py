@@ -106,7 +106,7 @@ class Tail(nn.Module):
 def pairs() -> tuple[Pairs, Pairs]:
     """For training and held out: the first pictures of either split whose caption no earlier one has."""
     from binderclip.data import load_data
-    from binderclip.data.cache import FeatureCache
+    from binderclip.data.cache.features import FeatureCache
 
     model = _model()
     tower = model.image_tower

@@ -1,0 +1,1 @@
+"""Features on disk, keyed by a picture's content."""

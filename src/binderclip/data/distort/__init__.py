@@ -1,0 +1,1 @@
+"""Seeded distortions of pictures at five levels."""

@@ -1,0 +1,1 @@
+"""Made sets whose truth is known: blocks, temporal order, planted defects."""

@@ -1,0 +1,1 @@
+"""Made scenes with exact masks: vocabulary, layout, backgrounds, composition, captions, pairs."""

@@ -1,0 +1,1 @@
+"""Image-text sets: one sample, one data set, and every way to read one: folders, packs, shards, named sets."""

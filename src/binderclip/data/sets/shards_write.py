@@ -1,0 +1,114 @@
+"""Writing data sets as WebDataset shards."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from binderclip.data.images import composite
+from binderclip.data.sets.dataset import ImageTextDataset
+from binderclip.data.sets.sample import Sample
+from binderclip.data.sets.shards import SIZES
+from binderclip.errors import DataError, UsageError, require
+
+
+def write_shards(
+    samples: Iterable[Sample],
+    pattern: str | os.PathLike[str],
+    *,
+    per_shard: int = 1000,
+    encode: Literal["keep", "png", "jpg"] = "keep",
+) -> list[Path]:
+    """Write samples as WebDataset shards, and `sizes.json` beside them.
+
+    Each shard is written under a temporary name and renamed when it is whole; equal samples give equal bytes.
+
+    Args:
+        samples: an `ImageTextDataset`, or any iterable of samples. What cannot be read is left out and stands in the
+            data set's `skipped`.
+        pattern: path of the shards with a number in it: `out/packs-%05d.tar`.
+        per_shard: samples in a shard.
+        encode: "keep" copies the encoded pictures of a data set as they are (PNG where there are none), "png" or "jpg"
+            (quality 95, on white) encode anew.
+
+    Returns:
+        The shards' paths.
+    """
+    text = os.fspath(pattern)
+    try:
+        distinct = text % 0 != text % 1
+    except (TypeError, ValueError):
+        distinct = False
+    if not distinct:
+        raise UsageError(f"write_shards: {text!r} needs a place for the shard's number: 'name-%05d.tar'")
+    if per_shard < 1 or encode not in ("keep", "png", "jpg"):
+        raise UsageError(f"write_shards: per_shard {per_shard} is at least 1, encode {encode!r} is keep, png or jpg")
+    writer: Any = require("webdataset.writer", "train")
+    paths: list[Path] = []
+    sizes: dict[str, int] = {}
+    entries = _entries(samples, encode)
+    entry = next(entries, None)
+    while entry is not None:
+        path = Path(text % len(paths))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            options = {"encoder": False, "mtime": 0, "format": "PAX_FORMAT"}  # ustar has no room for long names
+            with half.open("wb") as stream, writer.TarWriter(stream, **options) as tar:
+                count = 0
+                while entry is not None and count < per_shard:
+                    tar.write(entry)
+                    count, entry = count + 1, next(entries, None)
+            half.replace(path)
+        finally:
+            half.unlink(missing_ok=True)
+        paths.append(path)
+        sizes[path.name] = count
+    if not paths:
+        raise DataError("write_shards: there is no readable sample to write")
+    (paths[0].parent / SIZES).write_text(json.dumps(sizes, indent=1) + "\n")
+    return paths
+
+
+def _entries(samples: Iterable[Sample], encode: str) -> Iterator[dict[str, Any]]:
+    rows = {key: row for row, key in enumerate(samples.keys)} if isinstance(samples, ImageTextDataset) else {}
+    used: set[str] = set()
+    for sample in samples:
+        raw = samples.encoded(rows[sample.key]) if isinstance(samples, ImageTextDataset) and encode == "keep" else None
+        suffix, data = (_suffix(raw), raw) if raw is not None else _encoded(sample, encode)
+        folder, slash, base = sample.key.rpartition("/")
+        name = folder + slash + base.replace(".", "_")  # what follows the first dot is the suffix of a part
+        while name in used:
+            name += "_"
+        used.add(name)
+        record: dict[str, Any] = {"key": sample.key, **sample.attributes, "source": sample.source}
+        if sample.label is not None:
+            record["label"] = sample.label
+            if isinstance(samples, ImageTextDataset):
+                record["class"] = samples.classes[sample.label]
+        yield {
+            "__key__": name,
+            suffix: data,
+            "txt": sample.caption.encode(),
+            "json": json.dumps(record, ensure_ascii=False, sort_keys=True, default=str).encode(),
+        }
+
+
+def _suffix(data: bytes) -> str:
+    with Image.open(io.BytesIO(data)) as image:
+        return {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}.get(image.format or "PNG", (image.format or "PNG").lower())
+
+
+def _encoded(sample: Sample, encode: str) -> tuple[str, bytes]:
+    out = io.BytesIO()
+    if encode == "jpg":
+        composite(sample.image).save(out, "JPEG", quality=95)
+        return "jpg", out.getvalue()
+    sample.image.save(out, "PNG")
+    return "png", out.getvalue()
