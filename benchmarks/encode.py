@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.harness import Row, row, timed
 from binderclip.data import list_images, load_data
 from binderclip.models import ImageTextModel, build, load
-from binderclip.models.open_clip_models import quiet
+from binderclip.models.image_text.open_clip import quiet
 
 FILES, DISTINCT, WORKERS, BATCH = 2000, 500, 2, 64
 SIZES = ((480, 360), (640, 480), (800, 600), (1024, 768))

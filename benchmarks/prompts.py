@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.harness import Row, compare
 from binderclip.adapt import PromptModule, Training, train_tunable
 from binderclip.models import ImageTextModel, PromptContext, load
-from binderclip.models.freezing import frozen
+from binderclip.models.layers.freezing import frozen
 
 NAMES = ("cat", "dog", "house", "tree", "red apple", "car", "heart", "arrow", "flag", "person")
 BATCH, VECTORS, STEPS = 32, 4, 4

@@ -14,7 +14,7 @@ from binderclip.adapt import ContextSet, attribute_product, context_sets, read_c
 from binderclip.adapt.contexts import compose, composite
 from binderclip.errors import DataError, UsageError
 from binderclip.models import TextBank
-from binderclip.models.textbank import descriptors
+from binderclip.models.text.textbank import descriptors
 
 FACTORS = {"place": {"others": [""], "water": ["on water", "in the sea"]}, "age": {"old": ["old"], "any": [""]}}
 

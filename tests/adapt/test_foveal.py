@@ -9,7 +9,7 @@ import torch
 from binderclip.adapt import FovealBias, Region, foveal_features, foveal_fields
 from binderclip.errors import UsageError
 from binderclip.models import ImageTextModel
-from binderclip.models.trace import Record, Site, trace
+from binderclip.models.towers.trace import Record, Site, trace
 
 
 def pixels(n: int = 2, seed: int = 0) -> torch.Tensor:

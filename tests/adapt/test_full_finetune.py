@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from binderclip.adapt import METHODS, FullFineTune, load_head, recipe_augmentation, save_head
 from binderclip.errors import UsageError
 from binderclip.models import ImageTextModel, build, load
-from binderclip.models.preprocess import Preprocess
+from binderclip.models.image_text.preprocess import Preprocess
 
 NAMES = np.array(["ant", "bee", "cat"])
 

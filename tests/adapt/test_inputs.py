@@ -10,7 +10,7 @@ from PIL import Image
 from binderclip.adapt import GaussianHead, features_for, level_input
 from binderclip.errors import UsageError
 from binderclip.models import load
-from binderclip.models.freezing import frozen
+from binderclip.models.layers.freezing import frozen
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from torch import Tensor
 from binderclip.adapt import GLAD, LoRATuning, features_for, load_head, save_head
 from binderclip.errors import UsageError
 from binderclip.models import ImageTextModel, build, lora_
-from binderclip.models.freezing import frozen
+from binderclip.models.layers.freezing import frozen
 
 NAMES = ["cat", "dog"]
 TEXTS = ["a photo of a cat.", "a photo of a dog."]

@@ -20,7 +20,7 @@ from binderclip.adapt import METHODS, PixelPrompt, VisualPromptTuning, load_head
 from binderclip.adapt.selection.entries import entries
 from binderclip.errors import UsageError
 from binderclip.models import ImageTextModel, build, classifier
-from binderclip.models.preprocess import CLIP_STD, Preprocess
+from binderclip.models.image_text.preprocess import CLIP_STD, Preprocess
 from binderclip.optim import schedule
 
 NAMES = ["ant", "bee", "cat"]

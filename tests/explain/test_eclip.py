@@ -14,7 +14,7 @@ from binderclip.explain import GradCAM, GradECLIP, MedGradECLIP, attribute_all
 from binderclip.explain.eclip_parts import channel_entropy, channel_evidence, local_entropy
 from binderclip.models import ImageTextModel, build
 from binderclip.models.towers.block import join_heads
-from binderclip.models.trace import Record, Site, trace
+from binderclip.models.towers.trace import Record, Site, trace
 
 
 def made(*, heads: int = 4, **vision) -> ImageTextModel:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.explain import AttentionRollout
-from binderclip.models.trace import Record, Site, trace
+from binderclip.models.towers.trace import Record, Site, trace
 
 
 @pytest.fixture(scope="module")

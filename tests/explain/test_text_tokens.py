@@ -16,7 +16,7 @@ from binderclip.explain import LeaveOneWordOut, TextTokenAttribution
 from binderclip.explain.text_tokens import combine
 from binderclip.explain.token_words import word_tokens
 from binderclip.models import ImageTextModel, build
-from binderclip.models.tokenize import FileTokenizer, TransformersTokenizer
+from binderclip.models.text.tokenize import FileTokenizer, TransformersTokenizer
 
 CAPTION = "a red car-park, isn't"
 

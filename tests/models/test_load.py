@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from binderclip.errors import CheckpointError, NotSupported, UsageError
-from binderclip.models import build, hub, load, registry
-from binderclip.models.image_text import ImageTextModel
+from binderclip.models import build, load
+from binderclip.models.files import hub, registry
+from binderclip.models.image_text.model import ImageTextModel
 
 TINY = {
     "embed_dim": 32,

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from binderclip.errors import UsageError
 from binderclip.models import load_vision
-from binderclip.models.preprocess import Preprocess
+from binderclip.models.image_text.preprocess import Preprocess
+from binderclip.models.image_text.vision import VisionModel, new_backbone
 from binderclip.models.towers import Record
-from binderclip.models.vision import VisionModel, new_backbone
 from binderclip.segment import LastBlock, Segmenter, identity
 from binderclip.segment.affinity import CentredSoftmax, External, centred_softmax, cosines
 from binderclip.segment.context import Context, Frame, open_windows

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from binderclip.errors import UsageError
 from binderclip.models.towers import Record
-from binderclip.models.trace import trace
+from binderclip.models.towers.trace import trace
 from binderclip.segment import DecompositionSegmenter, Frame, Segmenter, TokenContributions
 from binderclip.segment.context import open_windows
 

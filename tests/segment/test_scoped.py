@@ -15,9 +15,9 @@ from scipy import stats
 from scipy.sparse.csgraph import connected_components
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.preprocess import Preprocess
-from binderclip.models.tokens import append_tokens
-from binderclip.models.vision import VisionModel, new_backbone
+from binderclip.models.image_text.preprocess import Preprocess
+from binderclip.models.image_text.vision import VisionModel, new_backbone
+from binderclip.models.towers.tokens import append_tokens
 from binderclip.segment import (
     PARTS,
     BranchSum,

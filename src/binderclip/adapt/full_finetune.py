@@ -17,7 +17,7 @@ from binderclip.adapt.inputs import InputLevel
 from binderclip.adapt.through_model import SharedModel
 from binderclip.adapt.tuned import Training, Tunable, TunedHead
 from binderclip.errors import UsageError
-from binderclip.models.backends import backend_of
+from binderclip.models.image_text.backends import backend_of
 from binderclip.optim import ModelEMA, layer_index, layerwise_lr_groups, scaled_ema_decay
 
 Augmentation = Callable[[Tensor], Tensor]

@@ -13,7 +13,7 @@ from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
-    from binderclip.models.preprocess import ImageLike
+    from binderclip.models.image_text.preprocess import ImageLike
 
 InputLevel = Literal["features", "pre_projection", "images"]
 

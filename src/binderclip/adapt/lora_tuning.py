@@ -20,11 +20,11 @@ from binderclip.adapt.inputs import InputLevel
 from binderclip.adapt.through_model import ModelHead
 from binderclip.adapt.tuned import Training, Tunable
 from binderclip.errors import UsageError
-from binderclip.models.freezing import frozen
-from binderclip.models.lora import Blocks, LoRA, first_block, lora_
-from binderclip.models.prompts import trimmed
-from binderclip.models.templates import fill, resolve_templates
-from binderclip.models.tokens import Tokens
+from binderclip.models.layers.freezing import frozen
+from binderclip.models.layers.lora import Blocks, LoRA, first_block, lora_
+from binderclip.models.text.prompts import trimmed
+from binderclip.models.text.templates import fill, resolve_templates
+from binderclip.models.towers.tokens import Tokens
 from binderclip.optim import SteerBySharpness
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
-from binderclip.models.preprocess import CLIP_STD
+from binderclip.models.image_text.preprocess import CLIP_STD
 
 PromptKind = Literal["frame", "patch", "random-patch"]
 

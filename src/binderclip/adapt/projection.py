@@ -55,7 +55,7 @@ def pre_projection_texts(
         model: whose text tower reads them.
         labels, templates: as `model.text_bank` takes them.
     """
-    from binderclip.models.textbank import descriptors
+    from binderclip.models.text.textbank import descriptors
 
     tower = model.text_tower
     sentences = descriptors(labels, templates)

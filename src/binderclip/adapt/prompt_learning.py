@@ -16,8 +16,8 @@ from binderclip.adapt.through_model import ModelHead
 from binderclip.adapt.tuned import Training, Tunable, by_epoch
 from binderclip.adapt.zero_shot import ZeroShotClassifier
 from binderclip.errors import UsageError
-from binderclip.models.freezing import frozen
-from binderclip.models.prompts import Position, PromptContext
+from binderclip.models.layers.freezing import frozen
+from binderclip.models.text.prompts import Position, PromptContext
 from binderclip.optim import ProjectConflicting
 
 if TYPE_CHECKING:

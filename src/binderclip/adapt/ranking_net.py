@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
-from binderclip.models.relational import RelationalAttention
+from binderclip.models.layers.relational import RelationalAttention
 
 
 @dataclass(frozen=True)

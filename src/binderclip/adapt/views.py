@@ -15,8 +15,8 @@ from torch import Tensor
 
 from binderclip.data.images import open_image
 from binderclip.errors import DataError, UsageError
-from binderclip.models.encode import EncodedImages, key_of
-from binderclip.models.preprocess import as_list, float_batch
+from binderclip.models.image_text.encode import EncodedImages, key_of
+from binderclip.models.image_text.preprocess import as_list, float_batch
 
 if TYPE_CHECKING:
     from binderclip.adapt.head import Terms

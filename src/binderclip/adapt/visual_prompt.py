@@ -24,7 +24,7 @@ from binderclip.adapt.pixel_prompt import (
 from binderclip.adapt.through_model import SharedModel
 from binderclip.adapt.tuned import Training, Tunable, TunedHead, by_epoch
 from binderclip.errors import UsageError
-from binderclip.models.freezing import frozen
+from binderclip.models.layers.freezing import frozen
 from binderclip.optim import NormalizedGradient
 
 Gradient = Literal["momentum", "normalised", "sign"]

@@ -20,7 +20,7 @@ from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
-    from binderclip.models.encode import EncodedImages
+    from binderclip.models.image_text.encode import EncodedImages
 
 CHUNK = 1 << 23
 """Cosines held at once by a pool (32 MB in single precision): what is read again is then near."""

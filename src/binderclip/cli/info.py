@@ -42,7 +42,7 @@ def info(json: Json = False) -> None:
 
     from binderclip import __version__
     from binderclip.models import bundled_cards
-    from binderclip.models.folders import bundled_of, folder_card
+    from binderclip.models.files.folders import bundled_of, folder_card
 
     versions, devices, models = _versions(), _devices(), bundled_cards()
     models |= {

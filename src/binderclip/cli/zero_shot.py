@@ -198,7 +198,7 @@ def classify_views(
     import torch
 
     from binderclip.adapt import POOLS
-    from binderclip.models.classification import probabilities
+    from binderclip.models.image_text.classification import probabilities
 
     classifier = build_classifier(clip, options)
     extra = {} if options.boxes is None else {"boxes": match_boxes(paths, options.boxes)}

@@ -26,7 +26,7 @@ from binderclip.errors import CheckpointError
 from binderclip.evaluate.clicks import click_figures
 from binderclip.evaluate.patch_affinity import patch_affinity
 from binderclip.models import load, load_vision
-from binderclip.models.folders import compact_folder, folder_kind
+from binderclip.models.files.folders import compact_folder, folder_kind
 from binderclip.segment.promptable import PromptableSegmenter, PromptModel
 
 __all__ = ["affinity_figures", "held_out_scenes", "prompt_figures", "ship", "value_features"]

@@ -166,7 +166,7 @@ def _attention(
     model: ImageTextModel, pixels: Tensor, images: Sequence[Any], boxes: Tensor, layer: int, **bias: Any
 ) -> tuple[Tensor, Tensor]:
     from binderclip.data import open_image
-    from binderclip.models.trace import Record, Site, trace
+    from binderclip.models.towers.trace import Record, Site, trace
 
     sizes = [image.shape[:2] if isinstance(image, np.ndarray) else open_image(image).size[::-1] for image in images]
     tower = model.image_tower

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.errors import DataError, UsageError
-from binderclip.models.contributions import By, Contributions
-from binderclip.models.textbank import TextBank
-from binderclip.models.trace import trace
+from binderclip.models.text.textbank import TextBank
+from binderclip.models.towers.contributions import By, Contributions
+from binderclip.models.towers.trace import trace
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel

@@ -29,14 +29,14 @@ from binderclip.explain.placement import input_box
 from binderclip.explain.targets import resolve
 from binderclip.explain.text_tokens import WordScores, paired
 from binderclip.explain.token_words import word_tokens
-from binderclip.models.freezing import frozen
+from binderclip.models.layers.freezing import frozen
 from binderclip.models.towers.block import join_heads
 from binderclip.models.towers.record import Record, Site, resolve_layer
-from binderclip.models.trace import trace
+from binderclip.models.towers.trace import trace
 
 if TYPE_CHECKING:
-    from binderclip.models.tokens import Tokens
     from binderclip.models.towers import Tower
+    from binderclip.models.towers.tokens import Tokens
 
 Heads = Literal["model", "single"]
 Entropy = Literal["local", "channel"]

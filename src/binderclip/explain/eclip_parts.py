@@ -15,8 +15,8 @@ from torch import Tensor
 from binderclip.models.towers.block import Block, join_heads, split_heads
 
 if TYPE_CHECKING:
-    from binderclip.models.tokens import Tokens
     from binderclip.models.towers.base import Stack
+    from binderclip.models.towers.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from binderclip.explain.ablation import Head
 from binderclip.explain.decomposition import Decomposition
 from binderclip.explain.head_roles import OTHER, text_roles
 from binderclip.explain.text_span import Span, TextSpan
-from binderclip.models.textbank import TextBank
+from binderclip.models.text.textbank import TextBank
 
 MIXED = "mixed"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from binderclip.errors import UsageError
 from binderclip.losses import class_gradients
 from binderclip.losses.gradient.alignment import cosines
-from binderclip.models.freezing import frozen
+from binderclip.models.layers.freezing import frozen
 
 Of = Literal["loss", "logit"]
 CHUNK = 256

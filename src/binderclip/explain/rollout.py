@@ -57,7 +57,7 @@ class AttentionRollout:
 
     def __call__(self, model: Any, images: Any, target: Any = None) -> Attribution:
         """Explain images; see `attribute` for the arguments."""
-        from binderclip.models.trace import Record, Site, trace
+        from binderclip.models.towers.trace import Record, Site, trace
 
         observer = Observer(model)
         batch = observer.images(images)

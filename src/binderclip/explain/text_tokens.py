@@ -13,7 +13,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.explain.token_words import Word, word_tokens
-from binderclip.models.freezing import frozen
+from binderclip.models.layers.freezing import frozen
 
 Rule = Literal["signed", "relu", "relevance"]
 
@@ -120,7 +120,7 @@ class TextTokenAttribution:
     def _rows(
         self, tower: Any, tokens: Any, features: Float[Tensor, "B E"], read: tuple[int, ...]
     ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B"]]:
-        from binderclip.models.trace import Record, Site, trace
+        from binderclip.models.towers.trace import Record, Site, trace
 
         seen = trace(tower, tokens, record=Record("attn", layers=list(read)))
         # A half-precision gradient of about 1e-6 would vanish: it is lifted for the backward pass alone.

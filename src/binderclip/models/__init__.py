@@ -5,14 +5,17 @@ Importing this room registers binderclip's own architectures with timm and open_
 
 from __future__ import annotations
 
-from binderclip.models import architectures as architectures
-from binderclip.models.classification import Classification
-from binderclip.models.contributions import Contributions
-from binderclip.models.correlation import correlation
-from binderclip.models.encode import EncodedImages
-from binderclip.models.image_classifier import ImageClassifier
-from binderclip.models.image_text import ImageTextModel, ImageTextOutput
-from binderclip.models.lipschitz import (
+from binderclip.models.bundled import architectures as architectures
+from binderclip.models.files.registry import bundled_cards, list_models
+from binderclip.models.image_text.classification import Classification
+from binderclip.models.image_text.encode import EncodedImages
+from binderclip.models.image_text.image_classifier import ImageClassifier
+from binderclip.models.image_text.model import ImageTextModel, ImageTextOutput
+from binderclip.models.image_text.open_clip import build
+from binderclip.models.image_text.predictor import ModuleClassifier, Predictor, ZeroShotPredictor, classifier
+from binderclip.models.image_text.preprocess import Preprocess
+from binderclip.models.image_text.vision import VisionModel, load_vision
+from binderclip.models.layers.lipschitz import (
     AddBias,
     BoundedInput,
     Centring,
@@ -23,9 +26,8 @@ from binderclip.models.lipschitz import (
     LipschitzResidual,
     lipschitz_rule,
 )
-from binderclip.models.load import load
-from binderclip.models.lora import LoRA, lora_
-from binderclip.models.nfnet import (
+from binderclip.models.layers.lora import LoRA, lora_
+from binderclip.models.layers.nfnet import (
     ACTIVATION_GAINS,
     NFBlock,
     NFResNet,
@@ -33,17 +35,13 @@ from binderclip.models.nfnet import (
     ScaledStdConv2d,
     expected_stds,
 )
-from binderclip.models.open_clip_models import build
-from binderclip.models.predictor import ModuleClassifier, Predictor, ZeroShotPredictor, classifier
-from binderclip.models.preprocess import Preprocess
-from binderclip.models.prompts import PromptContext
-from binderclip.models.registry import bundled_cards, list_models
-from binderclip.models.relational import RelationalAttention
-from binderclip.models.spectral import SpectralConv2d, SpectralLinear
-from binderclip.models.templates import TEMPLATES, resolve_templates
-from binderclip.models.textbank import TextBank
-from binderclip.models.tokenize import TokenIds
-from binderclip.models.tokens import Tokens, append_tokens, cls_bias, gather, gather_patches
+from binderclip.models.layers.relational import RelationalAttention
+from binderclip.models.layers.spectral import SpectralConv2d, SpectralLinear
+from binderclip.models.load import load
+from binderclip.models.text.prompts import PromptContext
+from binderclip.models.text.templates import TEMPLATES, resolve_templates
+from binderclip.models.text.textbank import TextBank
+from binderclip.models.text.tokenize import TokenIds
 from binderclip.models.towers import (
     Block,
     Record,
@@ -54,8 +52,10 @@ from binderclip.models.towers import (
     open_image_tower,
     open_text_tower,
 )
-from binderclip.models.trace import Capture, Trace, capture, trace
-from binderclip.models.vision import VisionModel, load_vision
+from binderclip.models.towers.contributions import Contributions
+from binderclip.models.towers.correlation import correlation
+from binderclip.models.towers.tokens import Tokens, append_tokens, cls_bias, gather, gather_patches
+from binderclip.models.towers.trace import Capture, Trace, capture, trace
 
 __all__ = [
     "ACTIVATION_GAINS",

@@ -9,10 +9,11 @@ import torch
 
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, NotSupported, UsageError
-from binderclip.models import open_clip_models, registry
-from binderclip.models.devices import resolve_device, resolve_dtype
-from binderclip.models.folders import bundled_of
-from binderclip.models.image_text import ImageTextModel
+from binderclip.models.files import registry
+from binderclip.models.files.devices import resolve_device, resolve_dtype
+from binderclip.models.files.folders import bundled_of
+from binderclip.models.image_text import open_clip as open_clip_models
+from binderclip.models.image_text.model import ImageTextModel
 
 
 def load(
@@ -45,7 +46,7 @@ def load(
     if text.startswith("open_clip:"):
         model = _open_clip(text)
     elif text.startswith("hf:"):
-        from binderclip.models import hf_models
+        from binderclip.models.image_text import hf as hf_models
 
         model = hf_models.load_hf(text.removeprefix("hf:"), text)
     elif text in (folders := registry.bundled_folders()):
@@ -86,7 +87,7 @@ def _from_path(path: Path, name: str) -> ImageTextModel:
         if (folder / registry.CONFIG).is_file():
             return open_clip_models.from_folder(folder, name)
     if _is_transformers(path):
-        from binderclip.models import hf_models
+        from binderclip.models.image_text import hf as hf_models
 
         return hf_models.load_hf(str(path), name)
     if (path / "model").is_dir() or (path / "recipe.toml").is_file():

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.preprocess import float_batch
+from binderclip.models.image_text.preprocess import float_batch
 from binderclip.quality.frechet import frechet_distance
 from binderclip.quality.mmd import mmd_bootstrap, mmd_permutation_test, mmd_rbf
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.freezing import frozen
+from binderclip.models.layers.freezing import frozen
 from binderclip.robust.feasible import Feasible, Start
 from binderclip.robust.objectives import Objective
 from binderclip.robust.steps import Step

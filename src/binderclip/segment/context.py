@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.tokens import Tokens
 from binderclip.models.towers import Block, Record, Recorder, Site, Tower
 from binderclip.models.towers.record import resolve_layer
+from binderclip.models.towers.tokens import Tokens
 
 
 @dataclass

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.models.contributions import TERMS, Contributions, contributions
 from binderclip.models.towers import Record, Recorder, Site
+from binderclip.models.towers.contributions import TERMS, Contributions, contributions
 from binderclip.segment.context import Context, to_map
 from binderclip.segment.fusion import Reader
 from binderclip.segment.text import BoundText

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
-from binderclip.models.checkpoint import configured, guarded
-from binderclip.models.folders import bundled_of, read_folder, write_folder
+from binderclip.models.files.checkpoint import configured, guarded
+from binderclip.models.files.folders import bundled_of, read_folder, write_folder
 from binderclip.models.towers import Record
 from binderclip.segment.affinity import External, cosines
 from binderclip.segment.context import Context, Frame, layer_at, open_windows, records, resample, to_map

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.correlation import correlation
 from binderclip.models.towers import Block, Record
+from binderclip.models.towers.correlation import correlation
 from binderclip.segment.context import Context, layer_at, records, to_map
 from binderclip.segment.last_block import AttentionMap, PatchWeights, Qkv
 

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.tokens import Tokens, append_tokens
 from binderclip.models.towers import Block, Record
+from binderclip.models.towers.tokens import Tokens, append_tokens
 from binderclip.segment.affinity import cosines
 from binderclip.segment.context import Context, Projected, records, resample, to_map
 from binderclip.segment.fusion import Reader

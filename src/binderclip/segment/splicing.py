@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.folders import bundled_of
+from binderclip.models.files.folders import bundled_of
 from binderclip.models.towers import Record, Recorder, Site
 from binderclip.segment.affinity import vision_model
 from binderclip.segment.context import Frame, resample

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from binderclip.errors import UsageError
-from binderclip.models.templates import fill, resolve_templates
+from binderclip.models.text.templates import fill, resolve_templates
 
 Labels = Sequence[str] | Mapping[str, Sequence[str]]
 

@@ -12,7 +12,7 @@ import torch
 
 from binderclip.errors import UsageError
 from binderclip.models import ImageTextModel, build, load
-from binderclip.models.folders import folder_kind
+from binderclip.models.files.folders import folder_kind
 from binderclip.train.parts import build_part
 from binderclip.train.registry import MODELS, register
 from binderclip.train.vocabulary import END_ID, PAD_ID, train_vocabulary

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.devices import resolve_device
+from binderclip.models.files.devices import resolve_device
 
 __all__ = ["Parallel", "World", "check_parallel", "join_world", "spread"]
 

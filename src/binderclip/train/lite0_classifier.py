@@ -9,8 +9,8 @@ from pathlib import Path
 
 import timm
 
-from binderclip.models.image_classifier import ImageClassifier
-from binderclip.models.preprocess import Preprocess
+from binderclip.models.image_text.image_classifier import ImageClassifier
+from binderclip.models.image_text.preprocess import Preprocess
 from binderclip.train.stages_teachers import find_part, imagenet_names, lite_state
 
 __all__ = ["write_lite0"]

@@ -22,7 +22,7 @@ from binderclip.data.scenes.stream import scenes
 from binderclip.data.scenes.vocabulary import vocabulary
 from binderclip.data.sets.packs import TRAINING_PACKS, pack_hash
 from binderclip.errors import NotSupported
-from binderclip.models.vision import VisionModel
+from binderclip.models.image_text.vision import VisionModel
 from binderclip.train.context import StageContext
 from binderclip.train.registry import STAGES, register
 from binderclip.train.stages_batches import Numbered

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from binderclip.data.sets.packs import TRAINING_PACKS, pack_folder
 from binderclip.errors import NotSupported
 from binderclip.models import ImageTextModel, build
-from binderclip.models.architectures import fold_lite, lite_pixels_to_clip
+from binderclip.models.bundled.architectures import fold_lite, lite_pixels_to_clip
 from binderclip.train.context import StageContext
 from binderclip.train.registry import MODELS, STAGES, register
 from binderclip.train.stages_batches import Numbered, TextWindows

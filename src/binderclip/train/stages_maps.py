@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from binderclip.models.architectures import CLIP_MEAN, CLIP_STD, LiteTrunk
+from binderclip.models.bundled.architectures import CLIP_MEAN, CLIP_STD, LiteTrunk
 from binderclip.train.stages_pictures import Views
 
 __all__ = ["Maps", "frozen_depthwise", "lower_maps", "normalise", "read_maps", "write_maps"]

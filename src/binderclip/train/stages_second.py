@@ -25,9 +25,9 @@ from binderclip.data.sets.packs import TRAINING_PACKS, pack_folder, pack_hash
 from binderclip.documents import parse_json
 from binderclip.errors import NotSupported
 from binderclip.models import ImageTextModel, build, load
-from binderclip.models.architectures import LiteTrunk, fold_lite, lite_pixels_to_clip
-from binderclip.models.compact import quantise
-from binderclip.models.registry import CONFIG, WEIGHTS
+from binderclip.models.bundled.architectures import LiteTrunk, fold_lite, lite_pixels_to_clip
+from binderclip.models.files.compact import quantise
+from binderclip.models.files.registry import CONFIG, WEIGHTS
 from binderclip.train.context import StageContext
 from binderclip.train.registry import MODELS, STAGES, register
 from binderclip.train.stages_batches import Numbered

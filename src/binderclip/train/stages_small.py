@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from binderclip.models.architectures import CLIP_MEAN, CLIP_STD
+from binderclip.models.bundled.architectures import CLIP_MEAN, CLIP_STD
 
 __all__ = [
     "SMALL",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from binderclip.data.sets.packs import TRAINING_PACKS, pack_folder, pack_hash
 from binderclip.errors import NotSupported
 from binderclip.models import ImageTextModel
-from binderclip.models.architectures import LiteTrunk, fold_lite
+from binderclip.models.bundled.architectures import LiteTrunk, fold_lite
 from binderclip.train.context import StageContext
 from binderclip.train.registry import STAGES, register
 from binderclip.train.stages_batches import Mixture, Numbered

@@ -18,8 +18,8 @@ from binderclip.data.scenes.stream import scenes
 from binderclip.data.scenes.vocabulary import vocabulary
 from binderclip.errors import NotSupported
 from binderclip.models import load
-from binderclip.models.preprocess import Preprocess
-from binderclip.models.vision import VisionModel, new_backbone
+from binderclip.models.image_text.preprocess import Preprocess
+from binderclip.models.image_text.vision import VisionModel, new_backbone
 from binderclip.train.context import StageContext
 from binderclip.train.registry import MODELS, STAGES, register
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.tokens import append_tokens, cls_bias, gather, gather_patches
 from binderclip.models.towers import Record, Recorder, Site
+from binderclip.models.towers.tokens import append_tokens, cls_bias, gather, gather_patches
 
 NAMES = ("attn", "q", "k", "v", "attn_out", "block_in", "mlp_out")
 

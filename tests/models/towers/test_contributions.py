@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.contributions import TERMS, contributions
-from binderclip.models.tokens import cls_bias
 from binderclip.models.towers import Record, Recorder, Site
-from binderclip.models.trace import trace
+from binderclip.models.towers.contributions import TERMS, contributions
+from binderclip.models.towers.tokens import cls_bias
+from binderclip.models.towers.trace import trace
 
 SPLITS = {"head": 4, "token": None, "head_token": None, "layer": None, "mlp": None}
 

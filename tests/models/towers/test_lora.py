@@ -13,8 +13,8 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.models import ImageTextModel, build, load, lora_
-from binderclip.models.freezing import frozen
-from binderclip.models.lora import LoRA, LowRank, adapted_blocks, first_block
+from binderclip.models.layers.freezing import frozen
+from binderclip.models.layers.lora import LoRA, LowRank, adapted_blocks, first_block
 
 
 def around(case: Any) -> Any:

@@ -25,9 +25,9 @@ from transformers import (
 )
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.tokens import append_tokens, gather
 from binderclip.models.towers import Record, Recorder, Site, TextTower, open_text_tower
-from binderclip.models.trace import trace
+from binderclip.models.towers.tokens import append_tokens, gather
+from binderclip.models.towers.trace import trace
 
 PAD, START, END = 0, 38, 39
 IDS = torch.tensor([[START, 5, 6, END, 0, 0, 0, 0], [START, 9, 8, 7, 6, 5, 4, END], [START, END, 0, 0, 0, 0, 0, 0]])

@@ -10,7 +10,7 @@ import torch
 from binderclip.evaluate import click_figures
 from binderclip.evaluate.standins import held_out_scenes
 from binderclip.models import load
-from binderclip.models.folders import WEIGHTS, bundled_of, folder_card
+from binderclip.models.files.folders import WEIGHTS, bundled_of, folder_card
 from binderclip.segment import AutomaticMasks, InteractiveSession, Prompts
 from binderclip.segment.metrics import mask_iou
 from binderclip.segment.promptable import PromptModel, load_promptable

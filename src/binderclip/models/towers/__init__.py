@@ -9,7 +9,7 @@ from torch import nn
 from binderclip.errors import NotSupported
 from binderclip.models.towers.base import Stack, Tower
 from binderclip.models.towers.block import Backbone, Block
-from binderclip.models.towers.convolutional import ConvolutionalTower, open_convolutional_tower
+from binderclip.models.towers.kinds.convolutional import ConvolutionalTower, open_convolutional_tower
 from binderclip.models.towers.record import BLOCK_SITES, Record, Recorder, Site
 from binderclip.models.towers.text import TextTower
 
@@ -69,22 +69,22 @@ def open_image_tower(
     visual: Backbone = getattr(backbone, "visual", backbone)
     library, name = _library(visual), type(visual).__name__
     if library == "open_clip" and name == "VisionTransformer":
-        from binderclip.models.towers.open_clip_vit import OpenClipTower
+        from binderclip.models.towers.kinds.open_clip_vit import OpenClipTower
 
         return OpenClipTower(visual, mean=mean, std=std)
     if library == "timm" or (library == "open_clip" and name == "TimmModel"):
-        from binderclip.models.towers.timm_eva import EvaTower
-        from binderclip.models.towers.timm_vit import TimmTower
+        from binderclip.models.towers.kinds.timm_eva import EvaTower
+        from binderclip.models.towers.kinds.timm_vit import TimmTower
 
         trunk, head = (visual, None) if library == "timm" else (visual.trunk, visual.head)
         opener = EvaTower if type(trunk).__name__ == "Eva" else TimmTower
         return opener(trunk, head, mean=mean, std=std)
     if library == "transformers" and name in HF_CLIP:
-        from binderclip.models.towers.hf_clip import HfClipTower
+        from binderclip.models.towers.kinds.hf_clip import HfClipTower
 
         return HfClipTower(visual, mean=mean, std=std)
     if library == "transformers" and name == "SiglipModel":
-        from binderclip.models.towers.hf_siglip import HfSiglipTower
+        from binderclip.models.towers.kinds.hf_siglip import HfSiglipTower
 
         return HfSiglipTower(visual, mean=mean, std=std)
     raise NotSupported(f"image tower {name} is not supported; supported: {IMAGE_KINDS}")
@@ -103,19 +103,19 @@ def open_text_tower(backbone: nn.Module) -> TextTower:
     owner: Backbone = getattr(backbone, "text", backbone)
     library, name = _library(owner), type(owner).__name__
     if library == "open_clip" and (name == "TextTransformer" or hasattr(owner, "text_pool_type")):
-        from binderclip.models.towers.open_clip_text import OpenClipTextTower
+        from binderclip.models.towers.kinds.open_clip_text import OpenClipTextTower
 
         return OpenClipTextTower(owner)
     if library == "transformers" and name in HF_CLIP_TEXT:
-        from binderclip.models.towers.hf_clip import hf_clip_text
+        from binderclip.models.towers.kinds.hf_clip import hf_clip_text
 
         return hf_clip_text(owner)
     if library == "transformers" and name in ("ChineseCLIPModel", "AltCLIPModel"):
-        from binderclip.models.towers.hf_bert import altclip_text, chinese_clip_text
+        from binderclip.models.towers.kinds.hf_bert import altclip_text, chinese_clip_text
 
         return altclip_text(owner) if name == "AltCLIPModel" else chinese_clip_text(owner)
     if library == "transformers" and name == "SiglipModel":
-        from binderclip.models.towers.hf_siglip import hf_siglip_text
+        from binderclip.models.towers.kinds.hf_siglip import hf_siglip_text
 
         return hf_siglip_text(owner)
     raise NotSupported(f"text tower {name} is not supported; supported: {TEXT_KINDS}")

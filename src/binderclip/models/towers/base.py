@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.tokens import Tokens, random_patches
 from binderclip.models.towers.bias import fit_bias, forbid
 from binderclip.models.towers.block import Backbone, Block
 from binderclip.models.towers.pooling import AttentionPool
 from binderclip.models.towers.record import Record, Recorder, resolve_blocks, resolve_layer
+from binderclip.models.towers.tokens import Tokens, random_patches
 
 OnBlock = Callable[[int, Tokens], Tokens]
 Interpolation = Literal["bicubic", "bilinear"]

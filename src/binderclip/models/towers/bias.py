@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.tokens import Tokens
+from binderclip.models.towers.tokens import Tokens
 
 
 def forbid(total: Tensor | None, where: Tensor, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
-from binderclip.models.tokens import Tokens
+from binderclip.models.towers.tokens import Tokens
 
 
 def patch_mask(tokens: Tokens) -> Bool[Tensor, "B N"] | None:

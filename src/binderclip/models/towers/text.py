@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.tokens import Tokens
 from binderclip.models.towers.base import Stack
 from binderclip.models.towers.block import Backbone, Block
+from binderclip.models.towers.tokens import Tokens
 
 #: Replacement of word vectors: token id -> (D,) or (B, D), or the whole (B or 1, L, D).
 Override: TypeAlias = Mapping[int, Tensor] | Tensor

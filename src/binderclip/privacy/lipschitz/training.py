@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.lipschitz import BoundedInput, ClipLogitGradient, lipschitz_rule
+from binderclip.models.layers.lipschitz import BoundedInput, ClipLogitGradient, lipschitz_rule
 from binderclip.privacy.accounting.ledger import Ledger, joint_multiplier
 from binderclip.privacy.accounting.sampling import unseeded_generator
 from binderclip.privacy.clipping.rules import SensitivityRule
@@ -34,8 +34,8 @@ class LipschitzSequential(nn.Sequential):
     """Layers with known bounds, one after another, behind a bounded input.
 
     Args:
-        layers: `BoundedInput` first, then layers of `models.lipschitz` or ones that `models.lipschitz_rule` knows;
-            `ClipLogitGradient` only as the last.
+        layers: `BoundedInput` first, then layers of `models.layers.lipschitz` or ones that `models.lipschitz_rule`
+            knows; `ClipLogitGradient` only as the last.
 
     Raises:
         UsageError: no `BoundedInput` at the start, or a `ClipLogitGradient` elsewhere than at the end.

@@ -133,7 +133,7 @@ def as_pixels(images: Any, side: int) -> Float[Tensor, "B 3 S S"]:
         DataError: one that cannot be read.
     """
     from binderclip.data import open_image, to_tensor
-    from binderclip.models.preprocess import as_list, float_batch
+    from binderclip.models.image_text.preprocess import as_list, float_batch
 
     batch = float_batch(images)
     items: Any = list(batch) if batch is not None else [to_tensor(open_image(i)) for i in as_list(images)]

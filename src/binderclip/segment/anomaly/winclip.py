@@ -101,7 +101,7 @@ class WinCLIP:
             UsageError: no picture.
             DataError: a picture that cannot be read.
         """
-        from binderclip.models.preprocess import as_list, float_batch
+        from binderclip.models.image_text.preprocess import as_list, float_batch
 
         # A crop would hide a damaged border.
         prepared = replace(self.model.preprocess.at(self.size), resize_mode="squash")

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.preprocess import ImageLike
+from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.segment.promptable.hf import HfSegmenter
 from binderclip.segment.promptable.image import as_picture
 from binderclip.segment.promptable.small import PromptModel

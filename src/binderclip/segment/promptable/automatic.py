@@ -15,7 +15,7 @@ from torchvision.ops import nms
 
 from binderclip.data.scenes.paste import boxes_of
 from binderclip.errors import UsageError
-from binderclip.models.preprocess import ImageLike
+from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.segment.promptable.prompts import PromptableSegmenter, Prompts
 
 __all__ = ["AutomaticMasks", "RegionMasks"]

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from binderclip.errors import NotSupported, UsageError, require
-from binderclip.models.checkpoint import check_finite, guarded
-from binderclip.models.hf_models import check_folder, local_first
-from binderclip.models.preprocess import ImageLike
+from binderclip.models.files.checkpoint import check_finite, guarded
+from binderclip.models.image_text.hf import check_folder, local_first
+from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.segment.promptable.image import as_picture
 from binderclip.segment.promptable.prompts import ImageState, Masks, Prompts
 

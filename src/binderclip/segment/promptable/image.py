@@ -7,7 +7,7 @@ from torch import Tensor
 
 from binderclip.data.images import open_image
 from binderclip.errors import UsageError
-from binderclip.models.preprocess import ImageLike, float_batch
+from binderclip.models.image_text.preprocess import ImageLike, float_batch
 
 __all__ = ["as_picture"]
 

@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.preprocess import ImageLike
+from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.segment.promptable.prompts import ImageState, Masks, PromptableSegmenter, Prompts
 
 __all__ = ["Click", "InteractiveSession", "click_curve", "next_click"]

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from binderclip.errors import CheckpointError, UsageError
-from binderclip.models.devices import resolve_device
-from binderclip.models.folders import bundled_of, folder_kind
-from binderclip.models.registry import close_names
+from binderclip.models.files.devices import resolve_device
+from binderclip.models.files.folders import bundled_of, folder_kind
+from binderclip.models.files.registry import close_names
 from binderclip.segment.promptable.hf import HfSegmenter, load_hf
 from binderclip.segment.promptable.small import PromptModel
 

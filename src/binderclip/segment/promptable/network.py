@@ -21,7 +21,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
-from binderclip.models.architectures import LiteStem
+from binderclip.models.bundled.architectures import LiteStem
 from binderclip.segment.promptable.drawn import DRAWN, PromptTokens, draw
 
 __all__ = ["Levels", "PromptNetwork"]

@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.preprocess import ImageLike
+from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.segment.promptable.image import as_picture
 from binderclip.segment.promptable.prompts import ImageState, Masks, Prompts
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models.preprocess import ImageLike
+from binderclip.models.image_text.preprocess import ImageLike
 
 __all__ = ["ImageState", "Masks", "PromptableSegmenter", "Prompts"]
 

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional
 
 from binderclip.errors import UsageError
-from binderclip.models.checkpoint import configured, guarded
-from binderclip.models.folders import read_folder, write_folder
-from binderclip.models.preprocess import ImageLike, Preprocess
+from binderclip.models.files.checkpoint import configured, guarded
+from binderclip.models.files.folders import read_folder, write_folder
+from binderclip.models.image_text.preprocess import ImageLike, Preprocess
 from binderclip.segment.promptable.drawn import CORNERS, PromptTokens
 from binderclip.segment.promptable.image import as_picture
 from binderclip.segment.promptable.network import Levels, PromptNetwork

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from binderclip.models.nfnet import NFResNet
+from binderclip.models.layers.nfnet import NFResNet
 from binderclip.optim import AGC, Clip, NormClip
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.study import FIRST_RULES, Study

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from binderclip.adapt import GLAD, LoRAModule, LoRATuning, features_for
-from binderclip.models.freezing import frozen
+from binderclip.models.layers.freezing import frozen
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.panels import bars
 from binderclip.studies.harness.quantities import value_of

@@ -21,7 +21,7 @@ from binderclip.fit import fit
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
-    from binderclip.models.tokens import Tokens
+    from binderclip.models.towers.tokens import Tokens
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from binderclip.studies.harness.threads import one_thread
 
 if TYPE_CHECKING:
     from binderclip.data.scenes.vocabulary import Vocabulary
-    from binderclip.models.predictor import ModuleClassifier
+    from binderclip.models.image_text.predictor import ModuleClassifier
 
 SIDE = 64
 BATCH = 32

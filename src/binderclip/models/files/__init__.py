@@ -1,0 +1,1 @@
+"""Models as files: the registry, folders, checkpoints, compact weights, devices."""

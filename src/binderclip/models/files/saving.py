@@ -1,0 +1,100 @@
+"""A model as a folder: open_clip's `local-dir:` format, or `transformers`' own for its models, with a card beside."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from binderclip.documents import json_text
+from binderclip.errors import NotSupported, UsageError
+from binderclip.models.files.devices import resolve_dtype
+from binderclip.models.files.registry import CONFIG, WEIGHTS
+
+if TYPE_CHECKING:
+    from binderclip.models.image_text.model import ImageTextModel
+
+
+def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype = "float32") -> Path:
+    """Write a model folder: configuration, weights (safetensors), tokenizer files and `card.json`.
+
+    The weights file is put in place last and whole, so a folder that has one is complete.
+
+    Args:
+        model: the model.
+        folder: made where it does not exist.
+        dtype: precision of the weights on disk; logit scale and bias stay float32.
+
+    Raises:
+        UsageError: `folder` is a file.
+        NotSupported: the model was made without the configuration that open_clip needs.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"cannot save to {folder}: it is a file")
+    precision = resolve_dtype(dtype)
+    if model.kind == "open_clip" and "model_cfg" not in model.config:
+        raise NotSupported(
+            f"{model.name} was made without config={{'model_cfg': ...}}, which a model folder needs; use models.build"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    model.tokenizer.save(folder)
+    card = {"name": model.name, **model.card, "history": list(model.history)}
+    _write_json(folder / "card.json", card)
+    if model.kind == "open_clip":
+        config = {"model_cfg": model.config["model_cfg"], "preprocess_cfg": model.preprocess.to_open_clip()}
+        _write_json(folder / CONFIG, config)
+        _write_weights(folder / WEIGHTS, _on_disk(model.backbone.state_dict(), precision))
+    else:
+        _save_transformers(model, folder, precision)
+    return folder
+
+
+def _on_disk(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    def stored(name: str, tensor: Tensor) -> Tensor:
+        tensor = tensor.detach().cpu()
+        if tensor.is_floating_point():
+            tensor = tensor.to(torch.float32 if name in ("logit_scale", "logit_bias") else dtype)
+        return tensor.contiguous().clone()
+
+    return {name: stored(name, tensor) for name, tensor in state.items()}
+
+
+def _write_weights(path: Path, state: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    partial = path.with_name(path.name + ".tmp")
+    save_file(state, partial, metadata={"format": "pt"})
+    os.replace(partial, path)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json_text(value) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _save_transformers(model: ImageTextModel, folder: Path, dtype: torch.dtype) -> None:
+    state = _on_disk(model.backbone.state_dict(), dtype)
+    model.backbone.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
+    pixels = model.preprocess
+    h, w = pixels.size
+    squash = pixels.resize_mode == "squash"
+    processor = {
+        "image_processor_type": "SiglipImageProcessor" if model.kind == "hf-siglip" else "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"height": h, "width": w} if squash else {"shortest_edge": min(h, w)},
+        "resample": {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}[pixels.interpolation],
+        "do_center_crop": not squash,
+        "crop_size": {"height": h, "width": w},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(pixels.mean),
+        "image_std": list(pixels.std),
+        "do_convert_rgb": True,
+    }
+    _write_json(folder / "preprocessor_config.json", processor)

@@ -1,0 +1,326 @@
+"""open_clip's models as `ImageTextModel`s: by architecture, from a folder, from a configuration."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
+
+from binderclip.errors import CheckpointError, UsageError
+from binderclip.models.files import registry
+from binderclip.models.files.checkpoint import (
+    check_finite,
+    check_weights_file,
+    configured,
+    first_words,
+    guarded,
+    read_object,
+    shortened,
+)
+from binderclip.models.files.compact import compact_state, text_folder
+from binderclip.models.files.devices import resolve_device, resolve_dtype
+from binderclip.models.files.hub import cache_only_when_unreachable, reachable, why_not
+from binderclip.models.image_text.backends import place
+from binderclip.models.image_text.model import ImageTextModel
+from binderclip.models.image_text.preprocess import Preprocess
+from binderclip.models.text.tokenize import (
+    FileTokenizer,
+    MissingTokenizer,
+    OpenClipTokenizer,
+    Tokenizer,
+    TransformersTokenizer,
+)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep open_clip's log lines (it reports progress on the root logger) out of the user's terminal."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def finish(model: ImageTextModel, device: torch.device, dtype: torch.dtype) -> ImageTextModel:
+    """The last steps of every `load`: device, precision, memory format, eval mode.
+
+    Raises:
+        CheckpointError: weights that are NaN or infinite, or become so in this precision.
+    """
+    check_finite(model.backbone.state_dict(), model.name)
+    place(model.backbone, model.kind, device, dtype)
+    if dtype == torch.float16:  # numbers beyond 65,504
+        check_finite(model.backbone.state_dict(), model.name)
+    return model.eval()
+
+
+def build(
+    model_cfg: Mapping[str, Any],
+    *,
+    preprocess: Preprocess | Mapping[str, Any] | None = None,
+    tokenizer: Tokenizer | str | Path | None = None,
+    name: str = "new",
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
+) -> ImageTextModel:
+    """A randomly initialised model from an open_clip configuration, to be trained and saved.
+
+    Args:
+        model_cfg: `embed_dim`, `vision_cfg`, `text_cfg`, ... as in open_clip's model configurations.
+        preprocess: how pictures become input, ours or an open_clip `preprocess_cfg`; its size is taken from the model.
+        tokenizer: ready, or the folder that holds `tokenizer.json`; default what the configuration names.
+        name: the name it goes by.
+        device: where it is put.
+        dtype: precision of the towers.
+
+    Raises:
+        UsageError: a configuration that open_clip cannot build.
+    """
+    where, precision = resolve_device(device), resolve_dtype(dtype)
+    config = copy.deepcopy(dict(model_cfg))
+    backbone = _construct(config)
+    if not isinstance(preprocess, Preprocess):
+        preprocess = Preprocess.from_open_clip(preprocess or {})
+    preprocess = preprocess.at(getattr(backbone.visual, "image_size", None))
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = tokenizer_of(config, None if tokenizer is None else Path(tokenizer), name)
+    return finish(_wrap(backbone, name, config, preprocess, tokenizer, {}), where, precision)
+
+
+def _construct(config: dict[str, Any]) -> Any:
+    own = copy.deepcopy(config)
+    for part in ("vision_cfg", "text_cfg"):
+        if not isinstance(own.get(part), Mapping):
+            raise UsageError(f"model_cfg needs {part}, a table of settings, not {shortened(own.get(part))}")
+    custom = own.pop("custom_text", False) or "hf_model_name" in own.get("text_cfg", {})
+    kind = open_clip.CoCa if "multimodal_cfg" in own else open_clip.CustomTextCLIP if custom else open_clip.CLIP
+    try:
+        with quiet():
+            return kind(**own)
+    except Exception as error:  # open_clip raises whatever a wrong value makes it stumble over
+        raise UsageError(f"open_clip cannot build this model_cfg: {first_words(error)}") from error
+
+
+def _wrap(
+    backbone: Any,
+    name: str,
+    config: Mapping[str, Any],
+    preprocess: Preprocess,
+    tokenizer: Tokenizer,
+    card: Mapping[str, Any],
+) -> ImageTextModel:
+    return ImageTextModel(
+        backbone,
+        kind="open_clip",
+        name=name,
+        preprocess=preprocess,
+        tokenizer=tokenizer,
+        config={"model_cfg": dict(config)},
+        card=card,
+        embed_dim=int(config["embed_dim"]),
+    )
+
+
+# -- by architecture -----------------------------------------------------------------------------------------------
+
+
+def from_architecture(arch: str, pretrained: str, name: str) -> ImageTextModel:
+    """`open_clip:ARCH/PRETRAINED`.
+
+    Args:
+        arch: an architecture of open_clip.
+        pretrained: a tag, a weight file, or "" / "none" for random weights.
+        name: as the user wrote it.
+    """
+    config = open_clip.get_model_config(arch)
+    if config is None:
+        close = registry.close_names(arch, open_clip.list_models())
+        meant = f"; did you mean {', '.join(close)}?" if close else ""
+        raise UsageError(f"open_clip has no architecture {arch!r}{meant} (see list_models(pretrained=False))")
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    if pretrained in ("", "none"):
+        source, card = None, {"summary": f"open_clip {arch}, randomly initialised", "weights": "random"}
+    else:
+        source, card = _weights(arch, pretrained, tags), {"weights": pretrained}
+        card["summary"] = f"open_clip {arch}, {pretrained}"
+    backbone = _create(arch, name, pretrained=source)
+    if source is None:
+        known = f"open_clip:{arch}/{tags[0]}" if tags else f"open_clip:{arch}/WEIGHT_FILE"
+        warnings.warn(f"{name} is randomly initialised: its scores mean nothing ({known} loads weights)", stacklevel=4)
+    preprocess = Preprocess.from_open_clip(backbone.visual.preprocess_cfg)
+    return _wrap(backbone, name, config, preprocess, tokenizer_of(config, None, name), card)
+
+
+def _weights(arch: str, pretrained: str, tags: list[str]) -> str:
+    """A tag, or the path of a weight file that was looked at."""
+    if pretrained.lower().replace("-", "_") in {tag.lower() for tag in tags}:
+        return pretrained
+    # open_clip:ARCH/home/me/x.pt may also mean /home/me/x.pt.
+    for path in (Path(pretrained), Path("/", pretrained)):
+        if path.is_file():
+            return str(path if path.suffix in (".npz", ".npy") else check_weights_file(path))
+    if "/" in pretrained or Path(pretrained).suffix in (".pt", ".pth", ".bin", ".ckpt", ".safetensors"):
+        raise CheckpointError(f"there is no weight file {pretrained}")
+    close = registry.close_names(pretrained, tags)
+    meant = f"; did you mean {', '.join(close)}?" if close else ""
+    raise UsageError(
+        f"{pretrained!r} is neither a tag of {arch} nor a file{meant} (tags: {', '.join(tags[:8]) or 'none'})"
+    )
+
+
+def _create(model: str, name: str, pretrained: str | None = None, **options: Any) -> Any:
+    """open_clip's `create_model` with its many errors made short."""
+
+    def create() -> Any:
+        with quiet(), cache_only_when_unreachable():
+            return open_clip.create_model(model, pretrained=pretrained, pretrained_text=False, **options)
+
+    def reach() -> Any:
+        try:
+            return create()
+        except OSError as error:
+            raise _unavailable(name, error) from error
+        except RuntimeError as error:
+            if "download" in str(error).lower() or "HF Hub" in str(error):
+                raise _unavailable(name, error) from error
+            raise
+
+    return guarded(reach, pretrained or name, model)
+
+
+def _unavailable(name: str, error: BaseException) -> CheckpointError:
+    return CheckpointError(
+        f"{name}: its files are not on this machine and could not be downloaded ({why_not(error)}). Where there is a "
+        "network, load it once and copy the Hugging Face cache ($HF_HOME), or give a weight file: open_clip:ARCH/FILE"
+    )
+
+
+def from_hub(model: str, name: str) -> ImageTextModel:
+    """`open_clip:hf-hub:ORG/REPO`."""
+    backbone = _create(model, name, require_pretrained=True)
+    config = open_clip.get_model_config(model)
+    preprocess = Preprocess.from_open_clip(backbone.visual.preprocess_cfg)
+    return _wrap(backbone, name, config, preprocess, tokenizer_of(config, None, name, hub=model), {"weights": model})
+
+
+# -- from a folder -------------------------------------------------------------------------------------------------
+
+
+def from_folder(folder: Path, name: str) -> ImageTextModel:
+    """A folder in open_clip's `local-dir:` format.
+
+    Raises:
+        CheckpointError: a missing or damaged configuration or weight file.
+    """
+    config = _read_config(folder)
+    weights = _weights_in(folder)
+    check_weights_file(weights)
+    backbone = _construct_for(config["model_cfg"], folder)
+    compact = config.get("binderclip", {})
+    guarded(lambda: _load_weights(backbone, weights, compact), weights, f"the configuration in {folder}")
+    model_cfg, card = config["model_cfg"], registry.read_card(folder)
+
+    def wrapped() -> ImageTextModel:
+        preprocess = Preprocess.from_open_clip(config.get("preprocess_cfg", {}))
+        preprocess = preprocess.at(getattr(backbone.visual, "image_size", None))
+        tokenizer = tokenizer_of(model_cfg, text_folder(folder, compact), name)
+        return _wrap(backbone, name, model_cfg, preprocess, tokenizer, card)
+
+    return configured(wrapped, folder / registry.CONFIG)
+
+
+def _load_weights(backbone: Any, weights: Path, compact: Mapping[str, Any]) -> None:
+    if compact:
+        backbone.load_state_dict(compact_state(weights.parent, weights, compact), strict=True)
+        return
+    with quiet():
+        open_clip.load_checkpoint(backbone, str(weights), strict=True, weights_only=True)
+
+
+def _construct_for(model_cfg: dict[str, Any], folder: Path) -> Any:
+    own = copy.deepcopy(model_cfg)
+    # The folder holds all weights: nothing is fetched for the towers by themselves.
+    own.get("vision_cfg", {}).pop("timm_model_pretrained", None)
+    if "hf_model_name" in own.get("text_cfg", {}):
+        own["text_cfg"]["hf_model_pretrained"] = False
+    try:
+        return _construct(own)
+    except UsageError as error:
+        raise CheckpointError(f"{folder / registry.CONFIG}: {error}") from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / registry.CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not a model folder: it has no {registry.CONFIG}")
+    parts = ("model_cfg", "model_cfg.vision_cfg", "model_cfg.text_cfg", "preprocess_cfg", "binderclip")
+    config = read_object(path, *parts)
+    if not config.get("model_cfg"):
+        raise CheckpointError(f"{path} has no 'model_cfg'")
+    return config
+
+
+def _weights_in(folder: Path) -> Path:
+    preferred = [registry.WEIGHTS, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"]
+    found = [folder / name for name in preferred if (folder / name).is_file()]
+    found += [path for suffix in ("safetensors", "bin", "pth", "pt") for path in sorted(folder.glob(f"*.{suffix}"))]
+    if not found:
+        raise CheckpointError(f"{folder} has a configuration but no weights ({registry.WEIGHTS}): it is incomplete")
+    return found[0]
+
+
+# -- tokenizers ----------------------------------------------------------------------------------------------------
+
+
+def tokenizer_of(model_cfg: Mapping[str, Any], folder: Path | None, name: str, hub: str | None = None) -> Tokenizer:
+    """The tokenizer of an open_clip configuration; where its files are not at hand, one that says so when used.
+
+    Args:
+        model_cfg: the configuration.
+        folder: where a model folder keeps its tokenizer, if it does.
+        name: the model's name, for messages.
+        hub: `hf-hub:ORG/REPO`, where the configuration came from there.
+    """
+    text = model_cfg.get("text_cfg", {})
+    length = int(text.get("context_length", 77))
+    options = dict(text.get("tokenizer_kwargs") or {})
+    source = text.get("hf_tokenizer_name")
+    if not source:
+        return OpenClipTokenizer(SimpleTokenizer(context_length=length, **options), length)
+    mode = text.get("tokenizer_mode")
+    clean, strip = options.get("clean", "whitespace"), bool(options.get("strip_sep_token", False))
+    if folder is not None and (folder / "tokenizer.json").is_file() and not mode:
+        return FileTokenizer(folder, length, clean=get_clean_fn(clean), strip_separator=strip)
+
+    def make(**where: Any) -> HFTokenizer:
+        return HFTokenizer(str(folder or source), context_length=length, tokenizer_mode=mode, **options, **where)
+
+    # What is in the cache needs no network, and no waiting for one that is not there.
+    reasons: list[str] = []
+    attempts: list[Callable[[], HFTokenizer]] = [lambda: make(local_files_only=True)]
+    if folder is None and reachable():
+        attempts.append(make)
+    for attempt in attempts:
+        try:
+            wrapper = attempt()
+            return TransformersTokenizer(wrapper.tokenizer, length, wrapper)
+        except ImportError:
+            reasons.append('transformers is not installed (pip install "binderclip[hf]")')
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            reasons.append(why_not(error))
+    return MissingTokenizer(
+        length,
+        f"{name} can encode images but not texts: its tokenizer {source!r} is not on this machine ({reasons[-1]}). "
+        "Where there is a network, load the model once and copy the Hugging Face cache ($HF_HOME)",
+    )

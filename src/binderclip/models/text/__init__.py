@@ -1,0 +1,1 @@
+"""The text side: tokens, templates, prompts, and the bank of encoded texts."""

@@ -1,0 +1,240 @@
+"""The text side of every classifier: sentences encoded once, grouped by class.
+
+A `TextBank` keeps the raw features of all sentences and which class owns each, so that zero-shot rules, few-shot
+priors, segmentation queries and quality poles read the same rows and differ only in how they reduce them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from binderclip.errors import UsageError
+from binderclip.models.text.templates import fill, resolve_templates
+
+Rule = Literal["mean-unit", "mean", "mean-raw-unit"]
+
+
+def descriptors(
+    labels: Sequence[str] | Mapping[str, Sequence[str]], templates: str | Sequence[str] | None = None
+) -> dict[str, list[str]]:
+    """Class name -> sentences, in the order given.
+
+    Args:
+        labels: class names, or class name -> its sentences (several names or descriptions of one class).
+        templates: put around every name or sentence; None leaves them as they are.
+
+    Raises:
+        UsageError: no label, an empty label, a label twice, or a class without sentences.
+    """
+    if isinstance(labels, str):
+        raise UsageError(f"labels must be a list of names, not the single text {labels!r}: write [{labels!r}]")
+    names = list(labels)
+    if not names:
+        raise UsageError("labels is empty: give at least one class name")
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise UsageError(f"labels holds {name!r}: every label must be a non-empty text")
+    doubled = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if doubled:
+        raise UsageError(f"labels names {', '.join(map(repr, doubled[:5]))} more than once")
+    sentences = {name: list(labels[name]) for name in names} if isinstance(labels, Mapping) else {n: [n] for n in names}
+    for name, own in sentences.items():
+        if isinstance(labels, Mapping) and isinstance(labels[name], str):
+            raise UsageError(f"the sentences of {name!r} must be a list, not one text")
+        if not own or not all(isinstance(s, str) and s.strip() for s in own):
+            raise UsageError(f"class {name!r} needs at least one non-empty sentence, got {own!r}")
+    patterns = resolve_templates(templates)
+    return {name: [fill(pattern, s) for s in own for pattern in patterns] for name, own in sentences.items()}
+
+
+@dataclass(frozen=True)
+class TextBank:
+    """Encoded sentences of C classes, Q sentences in all, width E.
+
+    Args:
+        names: the C class names.
+        texts: the Q sentences.
+        raw: (Q, E) features as the text tower gives them, not normalised, float32 or better.
+        owner: (Q,) index of the class each sentence belongs to.
+        scale: 0-dim, the model's own logit scale (the factor, not its logarithm).
+        bias: 0-dim, the model's logit bias (SigLIP), or None.
+        background_names: the classes that stand for background, a subset of `names`.
+    """
+
+    names: list[str]
+    texts: list[str]
+    raw: Float[Tensor, "Q E"]
+    owner: Int[Tensor, "Q"]
+    scale: Float[Tensor, ""]
+    bias: Float[Tensor, ""] | None = None
+    background_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", list(self.names))
+        object.__setattr__(self, "texts", list(self.texts))
+        object.__setattr__(self, "scale", torch.as_tensor(self.scale, dtype=torch.float32))
+        if self.raw.ndim != 2 or len(self.texts) != len(self.raw) or self.owner.shape != self.raw.shape[:1]:
+            raise UsageError(
+                f"a TextBank needs one row and one owner a sentence: {len(self.texts)} texts, raw "
+                f"{tuple(self.raw.shape)}, owner {tuple(self.owner.shape)}"
+            )
+        if len(set(self.names)) < len(self.names):
+            raise UsageError("a TextBank cannot hold the same class name twice")
+        counts = torch.bincount(self.owner.cpu(), minlength=len(self.names))
+        if len(counts) > len(self.names) or bool((counts == 0).any()):
+            raise UsageError("every class of a TextBank needs at least one sentence, and every owner a class")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def counts(self) -> Int[Tensor, "C"]:
+        """(C,) sentences a class."""
+        return torch.bincount(self.owner, minlength=len(self.names))
+
+    @property
+    def unit(self) -> Float[Tensor, "Q E"]:
+        """(Q, E) rows of length one."""
+        return functional.normalize(self.raw, dim=-1)
+
+    @property
+    def norms(self) -> Float[Tensor, "Q"]:
+        """(Q,) lengths before normalisation."""
+        return self.raw.norm(dim=-1)
+
+    @property
+    def background(self) -> Bool[Tensor, "C"]:
+        """(C,) True where a class stands for background."""
+        return torch.tensor([name in self.background_names for name in self.names], device=self.raw.device)
+
+    def padded(self) -> tuple[Float[Tensor, "C K E"], Bool[Tensor, "C K"]]:
+        """Unit rows as (C, K, E), zero where a class has fewer than K sentences, and the (C, K) mask of real ones."""
+        counts = self.counts
+        order = torch.argsort(self.owner, stable=True)
+        first = torch.cumsum(counts, 0) - counts
+        slot = torch.empty_like(self.owner)
+        slot[order] = torch.arange(len(order), device=order.device) - first[self.owner[order]]
+        width = int(counts.max())
+        rows = self.raw.new_zeros(len(self.names), width, self.raw.shape[1])
+        mask = torch.zeros(len(self.names), width, dtype=torch.bool, device=self.raw.device)
+        return rows.index_put((self.owner, slot), self.unit), mask.index_put((self.owner, slot), mask.new_ones(()))
+
+    def _class_means(self, rows: Float[Tensor, "Q E"]) -> Float[Tensor, "C E"]:
+        sums = rows.new_zeros(len(self.names), rows.shape[1]).index_add(0, self.owner, rows)
+        return sums / self.counts[:, None].to(rows.dtype)
+
+    def prototypes(self, rule: Rule = "mean-unit") -> Float[Tensor, "C E"]:
+        """One row a class.
+
+        Args:
+            rule: `mean-unit` normalises each sentence, averages, normalises again (the CLIP paper's classifier);
+                `mean` leaves the average as it is, so a dot product is the mean of cosines; `mean-raw-unit` averages
+                the raw features, then normalises.
+
+        Raises:
+            UsageError: an unknown rule.
+        """
+        if rule == "mean-unit":
+            return functional.normalize(self._class_means(self.unit), dim=-1)
+        if rule == "mean":
+            return self._class_means(self.unit)
+        if rule == "mean-raw-unit":
+            return functional.normalize(self._class_means(self.raw), dim=-1)
+        raise UsageError(f"rule {rule!r} is unknown: one of {', '.join(get_args(Rule))}")
+
+    def logits(
+        self, features: Float[Tensor, "... E"], rule: Rule = "mean-unit", scale: float | Tensor | None = None
+    ) -> Float[Tensor, "... C"]:
+        """Scaled cosines (plus the bias, where the model has one) of image features with the prototypes.
+
+        Args:
+            features: (..., E), any length; normalised here.
+            rule: how sentences become one row a class.
+            scale: factor on the cosines; None is the model's own.
+        """
+        prototypes = self.prototypes(rule)
+        if features.shape[-1] != prototypes.shape[-1]:
+            raise UsageError(
+                f"features have width {features.shape[-1]}, the text bank {prototypes.shape[-1]}: they come from "
+                "different models"
+            )
+        unit = functional.normalize(features.to(prototypes.dtype), dim=-1)
+        logits = (self.scale if scale is None else scale) * (unit @ prototypes.T)
+        return logits if self.bias is None else logits + self.bias
+
+    def align(self, classes: Sequence[str]) -> TextBank:
+        """The same bank with its classes in the order of `classes`.
+
+        Raises:
+            UsageError: a class is missing here, or the bank holds others.
+        """
+        wanted = [str(name) for name in classes]
+        missing = [name for name in wanted if name not in self.names]
+        extra = [name for name in self.names if name not in set(wanted)]
+        if missing or extra or len(set(wanted)) < len(wanted):
+            parts = [f"missing from the text bank: {missing[:5]}"] * bool(missing)
+            parts += [f"only in the text bank: {extra[:5]}"] * bool(extra)
+            raise UsageError("classes do not match the text bank; " + ("; ".join(parts) or "a class is named twice"))
+        return self.select(wanted)
+
+    def select(self, names: Sequence[str]) -> TextBank:
+        """The sub-bank of some classes, in the order given.
+
+        Raises:
+            UsageError: a name that the bank does not hold.
+        """
+        index = {name: i for i, name in enumerate(self.names)}
+        unknown = [name for name in names if name not in index]
+        if unknown:
+            raise UsageError(f"the text bank has no class {unknown[0]!r}; it holds {', '.join(self.names[:8])}")
+        owner = self.owner.tolist()
+        rows = [q for name in names for q, o in enumerate(owner) if o == index[name]]
+        place = {index[name]: i for i, name in enumerate(names)}
+        return replace(
+            self,
+            names=list(names),
+            texts=[self.texts[q] for q in rows],
+            raw=self.raw[rows],
+            owner=torch.tensor([place[owner[q]] for q in rows], device=self.owner.device),
+            background_names=tuple(name for name in self.background_names if name in names),
+        )
+
+    def extend(self, other: TextBank) -> TextBank:
+        """This bank with the classes of another behind it; the rows held already are untouched.
+
+        Raises:
+            UsageError: a class is in both, or the widths differ.
+        """
+        both = [name for name in other.names if name in self.names]
+        if both:
+            raise UsageError(f"the text bank already holds {', '.join(map(repr, both[:5]))}")
+        if other.raw.shape[1] != self.raw.shape[1]:
+            raise UsageError(
+                f"cannot extend a text bank of width {self.raw.shape[1]} with one of width {other.raw.shape[1]}: "
+                "they come from different models"
+            )
+        return replace(
+            self,
+            names=self.names + other.names,
+            texts=self.texts + other.texts,
+            raw=torch.cat([self.raw, other.raw.to(self.raw)]),
+            owner=torch.cat([self.owner, other.owner.to(self.owner) + len(self.names)]),
+            background_names=self.background_names + other.background_names,
+        )
+
+    def to(self, device: torch.device | str) -> TextBank:
+        """The same bank on another device."""
+        return replace(
+            self,
+            raw=self.raw.to(device),
+            owner=self.owner.to(device),
+            scale=self.scale.to(device),
+            bias=None if self.bias is None else self.bias.to(device),
+        )

@@ -1,0 +1,1 @@
+"""One file for each library's model behind the one interface."""
