@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.harness import Row, compare, in_child
 from binderclip.segment import PRESETS, Segmenter, Whole, parts_of
-from binderclip.segment.context import Frame
+from binderclip.segment.parts.context import Frame
 from binderclip.segment.segmenter import run_windows
 
 LABELS = [

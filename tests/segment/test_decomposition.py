@@ -10,7 +10,7 @@ from binderclip.errors import UsageError
 from binderclip.models.towers import Record
 from binderclip.models.towers.trace import trace
 from binderclip.segment import DecompositionSegmenter, Frame, Segmenter, TokenContributions
-from binderclip.segment.context import open_windows
+from binderclip.segment.parts.context import open_windows
 
 LABELS = ["a cat", "a dog", "green grass"]
 

@@ -21,7 +21,7 @@ from binderclip.models.image_text.preprocess import as_list, float_batch
 if TYPE_CHECKING:
     from binderclip.adapt.head import Terms
     from binderclip.models import ImageTextModel
-    from binderclip.segment.detector import Detector
+    from binderclip.segment.output.boxes import Detector
 
 Box = tuple[float, float, float, float]
 Merge = Literal["features", "logits"]

@@ -146,7 +146,7 @@ def draw_located(image: Image.Image, regions: list[Region], rows: list[dict[str,
     """The image with every region thin and grey, the chosen ones in colour, and the texts below."""
     from PIL import ImageDraw
 
-    from binderclip.segment.palette import colours, with_legend
+    from binderclip.segment.output.palette import colours, with_legend
 
     canvas = image.convert("RGB")
     pen = ImageDraw.Draw(canvas)

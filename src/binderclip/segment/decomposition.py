@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from binderclip.errors import UsageError
-from binderclip.segment.contributed import TokenContributions
-from binderclip.segment.result import Segmentation
+from binderclip.segment.output.result import Segmentation
+from binderclip.segment.parts.contributed import TokenContributions
 from binderclip.segment.segmenter import Segmenter
 
 

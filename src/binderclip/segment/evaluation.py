@@ -13,7 +13,7 @@ from torch import Tensor
 from binderclip.errors import DataError, UsageError
 from binderclip.segment.metrics import BoundaryF, BoundaryFScore, CalibrationBins, CalibrationScore, IoU, IoUScore
 from binderclip.segment.metrics.confusion import is_counted
-from binderclip.segment.result import Segmentation
+from binderclip.segment.output.result import Segmentation
 from binderclip.segment.segmenter import Segmenter, segment_all
 
 

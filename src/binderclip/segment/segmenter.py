@@ -16,14 +16,14 @@ from binderclip.data.windows import WindowGrid as Layout
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.towers import Record
 from binderclip.models.towers.record import SUM
-from binderclip.segment.context import Context, Frame, dense_tower, head, open_windows, records, resample
-from binderclip.segment.fusion import Fusion, LastOnly, Reader
-from binderclip.segment.last_block import LastBlock
+from binderclip.segment.output.result import Segmentation, label_map
+from binderclip.segment.parts.context import Context, Frame, dense_tower, head, open_windows, records, resample
+from binderclip.segment.parts.fusion import Fusion, LastOnly, Reader
+from binderclip.segment.parts.last_block import LastBlock
+from binderclip.segment.parts.resolution import Resolution, Whole, enlarged, resized
+from binderclip.segment.parts.rule import ClassRule
+from binderclip.segment.parts.text import BoundText, Labels, TextSide
 from binderclip.segment.presets import PRESETS
-from binderclip.segment.resolution import Resolution, Whole, enlarged, resized
-from binderclip.segment.result import Segmentation, label_map
-from binderclip.segment.rule import ClassRule
-from binderclip.segment.text import BoundText, Labels, TextSide
 
 #: (image (1, 3, H, W), class logits (C, h, w), frame) -> class logits (C, h', w'); one whose attribute `before_rule` is
 #: true takes the scores of words instead, before the rule

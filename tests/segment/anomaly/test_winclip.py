@@ -17,9 +17,9 @@ from binderclip.segment.anomaly import (
     NORMAL_STATES,
     TEMPLATES,
     Anomalies,
-    Levels,
     NormalMemory,
     WinCLIP,
+    WindowLevels,
     harmonic_mean,
     join_levels,
     spread_harmonic,
@@ -244,7 +244,7 @@ def test_mistakes_are_named(clip_model: ImageTextModel, detector: WinCLIP, pictu
         NormalMemory(torch.ones(1, 2, 3)).distances(torch.ones(1, 2, 4))
     with pytest.raises(UsageError, match="NaN"):
         NormalMemory(torch.full((1, 2, 3), math.nan))
-    other = Levels(levels.image, {2: levels.windows[2]}, levels.patches, levels.grid)
+    other = WindowLevels(levels.image, {2: levels.windows[2]}, levels.patches, levels.grid)
     with pytest.raises(UsageError, match="cannot be joined"):
         join_levels([levels, other])
     with pytest.raises(UsageError, match="there are 1"):

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from binderclip.errors import NotSupported
-from binderclip.segment import parts_of, splicing
+from binderclip.segment import parts_of
+from binderclip.segment.parts import splicing
 from binderclip.segment.promptable import HfSegmenter, PromptableSegmenter, Prompts, encoder_attention, load_promptable
 
 transformers = pytest.importorskip("transformers")

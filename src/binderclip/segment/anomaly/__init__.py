@@ -24,7 +24,7 @@ from binderclip.segment.anomaly.restoring import (
 from binderclip.segment.anomaly.result import Anomalies
 from binderclip.segment.anomaly.winclip import WinCLIP
 from binderclip.segment.anomaly.windows import (
-    Levels,
+    WindowLevels,
     encode_levels,
     harmonic_mean,
     join_levels,
@@ -44,10 +44,10 @@ __all__ = [
     "ContrastiveLanguagePrompting",
     "InformationBottleneckMap",
     "InpaintingAnomalyDetector",
-    "Levels",
     "NormalMemory",
     "RestorationNet",
     "WinCLIP",
+    "WindowLevels",
     "clap_detector",
     "encode_levels",
     "gradient_error",

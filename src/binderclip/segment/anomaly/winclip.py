@@ -15,7 +15,7 @@ from binderclip.errors import UsageError
 from binderclip.segment.anomaly.memory import NormalMemory
 from binderclip.segment.anomaly.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, state_vectors
 from binderclip.segment.anomaly.result import Anomalies, as_anomalies
-from binderclip.segment.anomaly.windows import Levels, encode_levels, harmonic_mean, join_levels, spread_harmonic
+from binderclip.segment.anomaly.windows import WindowLevels, encode_levels, harmonic_mean, join_levels, spread_harmonic
 
 
 class WinCLIP:
@@ -90,7 +90,7 @@ class WinCLIP:
         """Number of normal pictures it was fitted on; 0 without words only."""
         return len(next(iter(self.memory.values()))) if self.memory else 0
 
-    def encode(self, images: Any, *, batch_size: int = 16) -> Levels:
+    def encode(self, images: Any, *, batch_size: int = 16) -> WindowLevels:
         """Embeddings of pictures at every level, once for any number of detectors with these scales.
 
         Args:
@@ -124,7 +124,7 @@ class WinCLIP:
         """Remember normal pictures (instead of those before); from then on this is WinCLIP+.
 
         Args:
-            images: a few normal pictures, or their `Levels`.
+            images: a few normal pictures, or their `WindowLevels`.
             batch_size: pictures that go through the model at once.
 
         Raises:
@@ -133,7 +133,7 @@ class WinCLIP:
         """
         if not self.scales and not self.patches:
             raise UsageError("nothing to remember: scales is empty and patches is False")
-        levels = images if isinstance(images, Levels) else self.encode(images, batch_size=batch_size)
+        levels = images if isinstance(images, WindowLevels) else self.encode(images, batch_size=batch_size)
         self.memory = {scale: NormalMemory(levels.windows[scale]) for scale in self.scales}
         if self.patches:
             self.memory["patches"] = NormalMemory(levels.patches)
@@ -148,14 +148,14 @@ class WinCLIP:
         """Score pictures.
 
         Args:
-            images: one or many, anything the model takes, or their `Levels`.
+            images: one or many, anything the model takes, or their `WindowLevels`.
             batch_size: pictures that go through the model at once.
 
         Raises:
             UsageError: no picture.
             DataError: a picture that cannot be read.
         """
-        levels = images if isinstance(images, Levels) else self.encode(images, batch_size=batch_size)
+        levels = images if isinstance(images, WindowLevels) else self.encode(images, batch_size=batch_size)
         return self.score(levels)
 
     def damage(self, embeddings: Float[Tensor, "*B E"]) -> Float[Tensor, "*B"]:
@@ -163,13 +163,15 @@ class WinCLIP:
         cosines = F.normalize(embeddings.float(), dim=-1) @ self.text.T
         return (cosines / self.temperature).softmax(dim=-1)[..., 1]
 
-    def text_map(self, levels: Levels) -> Float[Tensor, "B h w"]:
+    def text_map(self, levels: WindowLevels) -> Float[Tensor, "B h w"]:
         """The zero-shot map: harmonic mean over the whole picture's score and the map of each window size."""
         maps = [self.damage(levels.image)[:, None, None].expand(-1, *levels.grid)]
         maps += [spread_harmonic(self.damage(levels.windows[k]), levels.grid, k) for k in self.scales]
         return harmonic_mean(maps)
 
-    def association_map(self, levels: Levels, *, without: Int[Tensor, "B"] | None = None) -> Float[Tensor, "B h w"]:
+    def association_map(
+        self, levels: WindowLevels, *, without: Int[Tensor, "B"] | None = None
+    ) -> Float[Tensor, "B h w"]:
         """The few-shot map: arithmetic mean of the distances to the normal pictures at every level.
 
         Args:
@@ -191,7 +193,7 @@ class WinCLIP:
         return torch.stack(maps).mean(dim=0)
 
     @torch.no_grad()
-    def score(self, levels: Levels, *, without: Int[Tensor, "B"] | None = None) -> Anomalies:
+    def score(self, levels: WindowLevels, *, without: Int[Tensor, "B"] | None = None) -> Anomalies:
         """Scores and maps from embeddings that are there already.
 
         Args:

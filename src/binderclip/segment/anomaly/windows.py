@@ -19,7 +19,7 @@ TOKENS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
-class Levels:
+class WindowLevels:
     """Embeddings of B pictures at every level.
 
     Attributes:
@@ -37,12 +37,14 @@ class Levels:
     def __len__(self) -> int:
         return len(self.image)
 
-    def __getitem__(self, rows: Any) -> Levels:
+    def __getitem__(self, rows: Any) -> WindowLevels:
         """The pictures at `rows` (a slice, a list or an index tensor)."""
-        return Levels(self.image[rows], {k: v[rows] for k, v in self.windows.items()}, self.patches[rows], self.grid)
+        return WindowLevels(
+            self.image[rows], {k: v[rows] for k, v in self.windows.items()}, self.patches[rows], self.grid
+        )
 
 
-def join_levels(parts: Sequence[Levels]) -> Levels:
+def join_levels(parts: Sequence[WindowLevels]) -> WindowLevels:
     """Batches one after the other.
 
     Raises:
@@ -54,7 +56,7 @@ def join_levels(parts: Sequence[Levels]) -> Levels:
         raise UsageError("pictures of different grids or windows cannot be joined")
     windows = {k: torch.cat([part.windows[k] for part in parts]) for k in parts[0].windows}
     image, patches = torch.cat([part.image for part in parts]), torch.cat([part.patches for part in parts])
-    return Levels(image, windows, patches, parts[0].grid)
+    return WindowLevels(image, windows, patches, parts[0].grid)
 
 
 def window_patches(grid: tuple[int, int], scale: int) -> Int[Tensor, "W K"]:
@@ -111,7 +113,7 @@ def token_windows(tower: Any, tokens: Tokens, scale: int) -> Float[Tensor, "B W 
 
 
 @torch.no_grad()
-def encode_levels(model: Any, pixels: Float[Tensor, "B 3 H W"], scales: Sequence[int]) -> Levels:
+def encode_levels(model: Any, pixels: Float[Tensor, "B 3 H W"], scales: Sequence[int]) -> WindowLevels:
     """Image, window and patch embeddings; the embedding of the patches is computed once for all.
 
     Args:
@@ -129,7 +131,7 @@ def encode_levels(model: Any, pixels: Float[Tensor, "B 3 H W"], scales: Sequence
     windows = {scale: token_windows(tower, tokens, scale) for scale in scales}
     image = tower.project(tower.pool(last)).float()
     assert tokens.grid is not None
-    return Levels(image, windows, tower.norm(last.patches).float(), tokens.grid)
+    return WindowLevels(image, windows, tower.norm(last.patches).float(), tokens.grid)
 
 
 def spread_harmonic(scores: Float[Tensor, "B W"], grid: tuple[int, int], scale: int) -> Float[Tensor, "B h w"]:

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from binderclip.segment.affinity import CentredSoftmax
-from binderclip.segment.attention_refine import ClassScore, DiffusionAttention
-from binderclip.segment.cluster_vote import ClusterVote
-from binderclip.segment.fused import FusedAttention
-from binderclip.segment.fusion import ClassTokenProduct, LastOnly
-from binderclip.segment.last_block import identity, vanilla
-from binderclip.segment.pamr import PAMR
+from binderclip.segment.parts.affinity import CentredSoftmax
+from binderclip.segment.parts.fused import FusedAttention
+from binderclip.segment.parts.fusion import ClassTokenProduct, LastOnly
+from binderclip.segment.parts.last_block import identity, vanilla
+from binderclip.segment.parts.region_scope import Felzenszwalb, MaskMajority, PromptedRegions
+from binderclip.segment.parts.rewire import SelfSelf
+from binderclip.segment.parts.scoped import MaskScoped
+from binderclip.segment.parts.splicing import ValueMaskedAttention
+from binderclip.segment.parts.views import ViewEnsemble
 from binderclip.segment.presets import (
     basic,
     clip_dinoiser,
@@ -28,13 +30,11 @@ from binderclip.segment.presets import (
     proxyclip,
     trident,
 )
-from binderclip.segment.prompted_masks import PromptedMasks
-from binderclip.segment.region_scope import Felzenszwalb, MaskMajority, PromptedRegions
-from binderclip.segment.rewire import SelfSelf
-from binderclip.segment.scoped import MaskScoped
-from binderclip.segment.splicing import ValueMaskedAttention
-from binderclip.segment.tidy import Closing, DropSmall
-from binderclip.segment.views import ViewEnsemble
+from binderclip.segment.refine.attention_refine import ClassScore, DiffusionAttention
+from binderclip.segment.refine.cluster_vote import ClusterVote
+from binderclip.segment.refine.pamr import PAMR
+from binderclip.segment.refine.prompted_masks import PromptedMasks
+from binderclip.segment.refine.tidy import Closing, DropSmall
 
 PRESETS: dict[str, dict[str, Any]] = {
     **basic.PRESETS,

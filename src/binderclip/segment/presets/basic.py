@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from binderclip.segment.last_block import LastBlock, OwnTokens, identity, vanilla
-from binderclip.segment.resolution import Windows
-from binderclip.segment.rewire import DualPath, SelfSelf
-from binderclip.segment.text import TextSide
+from binderclip.segment.parts.last_block import LastBlock, OwnTokens, identity, vanilla
+from binderclip.segment.parts.resolution import Windows
+from binderclip.segment.parts.rewire import DualPath, SelfSelf
+from binderclip.segment.parts.text import TextSide
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The tower's ordinary patch tokens.

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from binderclip.segment.affinity import External
-from binderclip.segment.dinoiser import Student, StudentSaliency
-from binderclip.segment.guided_pooling import BackgroundSeed, GuidedPooling
-from binderclip.segment.last_block import LastBlock, identity
-from binderclip.segment.rule import ClassRule
+from binderclip.segment.parts.affinity import External
+from binderclip.segment.parts.guided_pooling import BackgroundSeed, GuidedPooling
+from binderclip.segment.parts.last_block import LastBlock, identity
+from binderclip.segment.parts.rule import ClassRule
+from binderclip.segment.trained.dinoiser import Student, StudentSaliency
 
 _SHARED: dict[str, Any] = {
     "last_block": LastBlock(identity, residual=True, mlp=True),

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from binderclip.segment.attention_refine import ClassScore, DiffusionAttention
-from binderclip.segment.fused import FusedAttention, LayerEnsemble
-from binderclip.segment.last_block import LastBlock
-from binderclip.segment.rule import ClassRule
+from binderclip.segment.parts.fused import FusedAttention, LayerEnsemble
+from binderclip.segment.parts.last_block import LastBlock
+from binderclip.segment.parts.rule import ClassRule
+from binderclip.segment.refine.attention_refine import ClassScore, DiffusionAttention
 
 _LAST = LastBlock(FusedAttention())
 _REFINE = DiffusionAttention("features", cut=None, weigh="exp")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from binderclip.segment.cluster_vote import ClusterVote
-from binderclip.segment.last_block import LastBlock
-from binderclip.segment.resolution import Whole
-from binderclip.segment.rewire import SelfSelf
+from binderclip.segment.parts.last_block import LastBlock
+from binderclip.segment.parts.resolution import Whole
+from binderclip.segment.parts.rewire import SelfSelf
+from binderclip.segment.refine.cluster_vote import ClusterVote
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cliptrase": {

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from binderclip.segment.affinity import External
-from binderclip.segment.last_block import LastBlock
-from binderclip.segment.region_scope import MaskMajority, PromptedRegions, RegionSource, Scope
-from binderclip.segment.resolution import Windows
-from binderclip.segment.rule import ClassRule
-from binderclip.segment.scoped import BranchSum, MaskScoped
+from binderclip.segment.parts.affinity import External
+from binderclip.segment.parts.last_block import LastBlock
+from binderclip.segment.parts.region_scope import MaskMajority, PromptedRegions, RegionSource, Scope
+from binderclip.segment.parts.resolution import Windows
+from binderclip.segment.parts.rule import ClassRule
+from binderclip.segment.parts.scoped import BranchSum, MaskScoped
 
 
 def _parts(scope: Scope, regions: RegionSource) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from binderclip.segment.contributed import TokenContributions
+from binderclip.segment.parts.contributed import TokenContributions
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Gandelsman et al., Interpreting CLIP's Image Representation via Text-Based Decomposition (ICLR 2024).

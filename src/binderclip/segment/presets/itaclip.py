@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from binderclip.segment.last_block import LastBlock
-from binderclip.segment.pamr import PAMR
-from binderclip.segment.resolution import Windows
-from binderclip.segment.rewire import AttentionMean, Blend, SelfSelf
-from binderclip.segment.rule import ClassRule
-from binderclip.segment.text import TextSide
-from binderclip.segment.tidy import Closing, DropSmall
-from binderclip.segment.views import ViewEnsemble
+from binderclip.segment.parts.last_block import LastBlock
+from binderclip.segment.parts.resolution import Windows
+from binderclip.segment.parts.rewire import AttentionMean, Blend, SelfSelf
+from binderclip.segment.parts.rule import ClassRule
+from binderclip.segment.parts.text import TextSide
+from binderclip.segment.parts.views import ViewEnsemble
+from binderclip.segment.refine.pamr import PAMR
+from binderclip.segment.refine.tidy import Closing, DropSmall
 
 DEPARTURES: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("itaclip", "itaclip-background"),

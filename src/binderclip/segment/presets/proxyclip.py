@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from binderclip.segment.affinity import CentredSoftmax, External
-from binderclip.segment.last_block import LastBlock
-from binderclip.segment.resolution import Windows
-from binderclip.segment.rule import ClassRule
+from binderclip.segment.parts.affinity import CentredSoftmax, External
+from binderclip.segment.parts.last_block import LastBlock
+from binderclip.segment.parts.resolution import Windows
+from binderclip.segment.parts.rule import ClassRule
 
 PRESETS: dict[str, dict[str, Any]] = {
     "proxyclip": {

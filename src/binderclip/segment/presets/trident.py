@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from binderclip.segment.affinity import CentredSoftmax, External
-from binderclip.segment.last_block import LastBlock
-from binderclip.segment.prompted_masks import PromptedMasks
-from binderclip.segment.resolution import Windows
-from binderclip.segment.rule import ClassRule
-from binderclip.segment.splicing import ValueMaskedAttention
+from binderclip.segment.parts.affinity import CentredSoftmax, External
+from binderclip.segment.parts.last_block import LastBlock
+from binderclip.segment.parts.resolution import Windows
+from binderclip.segment.parts.rule import ClassRule
+from binderclip.segment.parts.splicing import ValueMaskedAttention
+from binderclip.segment.refine.prompted_masks import PromptedMasks
 
 _SHARED: dict[str, Any] = {
     "last_block": LastBlock(CentredSoftmax(External("small-dino"), mean="batch")),

@@ -24,14 +24,14 @@ from torch.nn import functional
 from binderclip.models.bundled.architectures import LiteStem
 from binderclip.segment.promptable.drawn import DRAWN, PromptTokens, draw
 
-__all__ = ["Levels", "PromptNetwork"]
+__all__ = ["FeaturePyramid", "PromptNetwork"]
 
 MASKS = 4  # one for unambiguous prompts, three for ambiguous ones
 KEYS = (32, 16, 16)  # channels of the vectors that places are compared by, from coarse to fine
 
 
 @dataclass(frozen=True)
-class Levels:
+class FeaturePyramid:
     """Maps of B images.
 
     Attributes:
@@ -44,10 +44,10 @@ class Levels:
     fine: Float[Tensor, "B F 4*h 4*w"]
     keys: tuple[Tensor, Tensor, Tensor]
 
-    def rows(self, index: Int[Tensor, "P"]) -> Levels:
+    def rows(self, index: Int[Tensor, "P"]) -> FeaturePyramid:
         """The maps of one image for each prompt."""
         keys = (self.keys[0][index], self.keys[1][index], self.keys[2][index])
-        return Levels(self.coarse[index], self.middle[index], self.fine[index], keys)
+        return FeaturePyramid(self.coarse[index], self.middle[index], self.fine[index], keys)
 
 
 class Fourier(nn.Module):
@@ -150,7 +150,7 @@ class PromptNetwork(nn.Module):
         self.filters = nn.ModuleList([mlp(width, width, quarter) for _ in range(MASKS)])
         self.score = mlp(width, width, MASKS)
 
-    def encode(self, pixels: Float[Tensor, "B 3 S S"]) -> Levels:
+    def encode(self, pixels: Float[Tensor, "B 3 S S"]) -> FeaturePyramid:
         """The maps of normalised pixels."""
         fine, middle, coarse = self.stem.levels(pixels)
         x = self.neck(coarse)
@@ -160,9 +160,11 @@ class PromptNetwork(nn.Module):
             x = block(x)
         x = x.transpose(1, 2).unflatten(2, (height, width))
         keys = [functional.normalize(layer(y), dim=1) for layer, y in zip(self.keys, (x, middle, fine), strict=True)]
-        return Levels(x, self.middle(middle), self.fine(fine), (keys[0], keys[1], keys[2]))
+        return FeaturePyramid(x, self.middle(middle), self.fine(fine), (keys[0], keys[1], keys[2]))
 
-    def decode(self, levels: Levels, prompts: PromptTokens) -> tuple[Float[Tensor, "P 4 H W"], Float[Tensor, "P 4"]]:
+    def decode(
+        self, levels: FeaturePyramid, prompts: PromptTokens
+    ) -> tuple[Float[Tensor, "P 4 H W"], Float[Tensor, "P 4"]]:
         """Masks of P prompts, each on its own row of the maps: first the single one, then the three ambiguous ones.
 
         Returns:

@@ -17,7 +17,7 @@ from binderclip.models.files.folders import read_folder, write_folder
 from binderclip.models.image_text.preprocess import ImageLike, Preprocess
 from binderclip.segment.promptable.drawn import CORNERS, PromptTokens
 from binderclip.segment.promptable.image import as_picture
-from binderclip.segment.promptable.network import Levels, PromptNetwork
+from binderclip.segment.promptable.network import FeaturePyramid, PromptNetwork
 from binderclip.segment.promptable.prompts import ImageState, Masks, Prompts
 
 __all__ = ["PromptModel"]
@@ -87,7 +87,7 @@ class PromptModel(nn.Module):
         Raises:
             UsageError: a state of another model.
         """
-        if not isinstance(state.features, Levels):
+        if not isinstance(state.features, FeaturePyramid):
             raise UsageError("this ImageState was made by another segmenter; call encode of this one")
         count = len(prompts)
         levels = state.features.rows(torch.zeros(count, dtype=torch.long, device=self.device))

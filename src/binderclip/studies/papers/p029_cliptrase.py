@@ -21,7 +21,7 @@ from binderclip.segment import (
     self_cosine,
     without_class_token,
 )
-from binderclip.segment.context import Context, open_windows, records
+from binderclip.segment.parts.context import Context, open_windows, records
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.study import FIRST_RULES, Study
 from binderclip.studies.harness.table import Row, Table

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from binderclip.data import vocabulary
 from binderclip.data.scenes.stream import scenes
-from binderclip.segment.anomaly import Anomalies, Levels, WinCLIP, join_levels
+from binderclip.segment.anomaly import Anomalies, WinCLIP, WindowLevels, join_levels
 from binderclip.segment.metrics import anomaly_scores
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.quantities import value_of
@@ -54,7 +54,7 @@ def measure(seed: int) -> list[Row]:
 
 
 @cache
-def _sound(name: str, seed: int) -> tuple[Levels, Levels]:
+def _sound(name: str, seed: int) -> tuple[WindowLevels, WindowLevels]:
     """Embeddings of the normal and of the good pictures, which the sets of one thing share."""
     data = anomaly_set(next(s for s in (*REAL, *PLANTED) if s.startswith(name)), seed, normal=max(SHOTS), test=TEST)
     return detector(name).encode(data.normal), detector(name).encode(data.good)

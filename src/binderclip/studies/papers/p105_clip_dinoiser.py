@@ -23,7 +23,7 @@ from binderclip.segment import (
     parts_of,
     train_dinoiser,
 )
-from binderclip.segment.context import Frame, head, open_windows, records, resample
+from binderclip.segment.parts.context import Frame, head, open_windows, records, resample
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.study import FIRST_RULES, Study
 from binderclip.studies.harness.table import Row, Table

@@ -18,7 +18,7 @@ from binderclip.segment import (
     parts_of,
     vanilla,
 )
-from binderclip.segment.last_block import AttentionMap
+from binderclip.segment.parts.last_block import AttentionMap
 from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import FIRST_RULES, Study

@@ -16,7 +16,7 @@ from binderclip.segment import (
     SpatialBranch,
     parts_of,
 )
-from binderclip.segment.last_block import AttentionMap, LastBlock
+from binderclip.segment.parts.last_block import AttentionMap, LastBlock
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import FIRST_RULES, Study

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from binderclip.data import to_tensor
 from binderclip.segment import Frame, PatchWeights, Whole
-from binderclip.segment.context import Context, open_windows, records
-from binderclip.segment.last_block import AttentionMap
-from binderclip.segment.resolution import resized
+from binderclip.segment.parts.context import Context, open_windows, records
+from binderclip.segment.parts.last_block import AttentionMap
+from binderclip.segment.parts.resolution import resized
 from binderclip.studies.harness.table import Row
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.segment_table import SETS, bundled, scene_set

@@ -1,0 +1,1 @@
+"""Results: label maps with their classes, palette, sheets, COCO documents, boxes."""

@@ -1,0 +1,56 @@
+"""Which layers contribute to the dense map, and how their maps become one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.errors import UsageError
+from binderclip.segment.parts.context import Context, head
+from binderclip.segment.parts.last_block import LastBlock
+from binderclip.segment.parts.text import BoundText
+
+#: Context -> patch tokens (B, D, gh, gw) before the final norm; an attribute `record` names what it wants recorded.
+Reader: TypeAlias = "Callable[[Context], Tensor]"
+
+
+class Fusion(Protocol):
+    """From one batch of windows to scores of words; an attribute `record` names what it wants of earlier blocks."""
+
+    def __call__(self, context: Context, last_block: Reader, text: BoundText) -> Float[Tensor, "B Q gh gw"]: ...
+
+
+@dataclass(frozen=True)
+class LastOnly:
+    """The last block alone: cosines of its projected tokens with the words."""
+
+    def __call__(self, context: Context, last_block: Reader, text: BoundText) -> Float[Tensor, "B Q gh gw"]:
+        """Cosines."""
+        return text.cosines(head(context.tower, last_block(context)))
+
+
+@dataclass(frozen=True)
+class ClassTokenProduct:
+    """Logits of patches times those of the class token, word by word: what the picture shows counts more.
+
+    Both are cosines times the model's scale, and the rule scales the product once more, as in the released code. It is
+    meant for models whose cosines are positive, as CLIP's are: two negative logits multiply to a positive one.
+
+    Raises:
+        UsageError: (when called) a last block that is no `LastBlock`.
+        NotSupported: (when called) no class token goes through the last block.
+
+    Paper: CLIPtrase (arXiv 2407.08268), for pictures whose every pixel is one of the labels (VOC20).
+    """
+
+    def __call__(self, context: Context, last_block: Reader, text: BoundText) -> Float[Tensor, "B Q gh gw"]:
+        """Products of cosines, times the scale."""
+        if not isinstance(last_block, LastBlock):
+            raise UsageError(f"ClassTokenProduct reads the class token of a LastBlock, not of {last_block!r}")
+        maps, token = last_block.with_class_token(context)
+        patches = text.cosines(head(context.tower, maps))
+        return patches * text.scale * text.cosines(head(context.tower, token[:, :, None, None]))

@@ -1,0 +1,1 @@
+"""Refinement of label maps and relabelling of regions."""
