@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmarks.harness import Row, compare
 from binderclip.explain import ShearletX
-from binderclip.explain.observed import Observer
+from binderclip.explain.engine.observed import Observer
 from binderclip.models import load
 from binderclip.studies.harness.threads import one_thread
 from binderclip.vision import ShearletTransform

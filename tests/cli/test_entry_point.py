@@ -177,7 +177,7 @@ def test_a_map_without_evidence_is_not_given_a_place(
 
     def nothing(model: Any, images: Any, target: str) -> explain.Attribution:
         size = (images[0].height, images[0].width)
-        box = explain.placement.Box(0, 0, *size)
+        box = explain.engine.placement.Box(0, 0, *size)
         return explain.Attribution((torch.zeros(1, 4, 4),), (box,), size, torch.full((1,), 0.3), "nothing", "relu")
 
     monkeypatch.setitem(explain.METHODS, "nothing", lambda: nothing)

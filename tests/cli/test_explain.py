@@ -66,7 +66,7 @@ def test_a_method_that_says_nothing_is_called_blank(
         size = tuple(images.shape[-2:]) if many else (images[0].height, images[0].width)
         values = torch.zeros(len(images), 4, 4)
         values[1:, 1, 2] = 1
-        box = explain.placement.Box(0, 0, *size)
+        box = explain.engine.placement.Box(0, 0, *size)
         return explain.Attribution((values,), (box,), size, torch.full((len(images),), 0.3), "half", "relu")
 
     monkeypatch.setitem(explain.METHODS, "half", lambda: half)

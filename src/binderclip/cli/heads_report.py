@@ -89,7 +89,7 @@ def _pair(shown: Heads, one: NamedHead, row: int) -> Image.Image:
 
 def _overlay(shown: Heads, one: NamedHead, row: int, picture: Image.Image) -> Image.Image:
     from binderclip.explain import Attribution, decompose_image_embedding
-    from binderclip.explain.placement import input_box
+    from binderclip.explain.engine.placement import input_box
 
     source: Any = shown.pictures.open(shown.found.index[row])
     direction = one.span.basis[:1]

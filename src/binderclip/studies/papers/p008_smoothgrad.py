@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.explain import Attribution, Saliency, attribute, energy_inside, pointing_game, to_map
-from binderclip.explain.gathering import Gathered, Opening, Reduce, Signal, SiteSignal
-from binderclip.explain.observed import Observed
-from binderclip.explain.passes import NoisyCopies, Pass
+from binderclip.explain.engine.gathering import Gathered, Opening, Reduce, Signal, SiteSignal
+from binderclip.explain.engine.observed import Observed
+from binderclip.explain.engine.passes import NoisyCopies, Pass
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import FIRST_RULES, Study

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from binderclip.explain import gradient_alignment
-from binderclip.explain.retrain import Passes
+from binderclip.explain.faithfulness.retrain import ShuffledBatches
 from binderclip.fit import fit
 from binderclip.losses import GradientAlignmentLoss, class_gradients
 from binderclip.robust import PGD, PAGTargets, adversarial_step
@@ -87,7 +87,7 @@ def trained(name: str, seed: int) -> nn.Module:
     """One of the networks of `ALL`: the same pictures, order, first weights and steps; only the loss differs."""
     images, labels = _train_set(seed)
     net = network(seed)
-    batches = Passes(images, labels, BATCH, seed)
+    batches = ShuffledBatches(images, labels, BATCH, seed)
     if name == ADVERSARIAL:
         attack = PGD(net, EPS, EPS / 2, 4, "l2", keep="last")
         step = adversarial_step(net, attack, seed=seed)

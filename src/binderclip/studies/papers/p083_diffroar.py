@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from binderclip.data import BlockDataset
 from binderclip.explain import DiffROAR, from_scratch, input_gradient, signal_null_energy
-from binderclip.explain.retrain import Passes
+from binderclip.explain.faithfulness.retrain import ShuffledBatches
 from binderclip.fit import fit
 from binderclip.robust import PGD, adversarial_step
 from binderclip.studies.harness.criteria import Criterion
@@ -44,7 +44,7 @@ def train(
     net: nn.Module, images: Tensor, labels: Tensor, attack: PGD | None, epochs: int, seed: int, **how: Any
 ) -> Any:
     """A network trained on images, or on attacked ones; otherwise the same."""
-    batches = Passes(images, labels, how.pop("batch", 64), seed)
+    batches = ShuffledBatches(images, labels, how.pop("batch", 64), seed)
 
     def plain(batch: tuple[Tensor, Tensor]) -> Tensor:
         return F.cross_entropy(net(batch[0]), batch[1])

@@ -1,0 +1,1 @@
+"""Tests of attributions: perturbation, retraining, randomisation, localisation; methods side by side."""

@@ -1,0 +1,1 @@
+"""Attribution by optimising a mask, in pixels, wavelets or shearlets, and its scores."""

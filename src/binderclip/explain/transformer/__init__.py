@@ -1,0 +1,1 @@
+"""Attribution that reads the attention of transformers."""

@@ -1,0 +1,1 @@
+"""Attribution to the words of a caption."""
