@@ -6,8 +6,8 @@ import numpy as np
 
 from benchmarks.harness import Row, compare
 from binderclip.adapt import APE, GaussianHead
-from binderclip.adapt.ape import ALPHAS, BETAS, GAMMAS
-from binderclip.adapt.gaussian import ALPHAS as GDA_ALPHAS
+from binderclip.adapt.few_shot.ape import ALPHAS, BETAS, GAMMAS
+from binderclip.adapt.few_shot.gaussian import ALPHAS as GDA_ALPHAS
 from binderclip.studies.harness.threads import one_thread
 
 SHOTS, DIMENSIONS = 16, 384

@@ -74,8 +74,8 @@ def test_every_reader_goes_through_here() -> None:
     }
     own = {
         "papers.py",
-        "adapt/descriptions.py",
-        "adapt/contexts.py",
+        "adapt/zero_shot/descriptions.py",
+        "adapt/zero_shot/contexts.py",
         "models/files/registry.py",
         "train/stages_private.py",
     }

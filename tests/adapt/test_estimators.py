@@ -36,7 +36,7 @@ from binderclip.adapt import (
     load_head,
     save_head,
 )
-from binderclip.adapt.gaussian import PRECISIONS
+from binderclip.adapt.few_shot.gaussian import PRECISIONS
 from binderclip.errors import CheckpointError, UsageError
 
 

@@ -25,8 +25,8 @@ from binderclip.adapt import (
     TileAggregator,
     TunedHead,
     VisualPromptTuning,
-    tuned,
 )
+from binderclip.adapt.heads import tuned
 from binderclip.fit import ZeroGradients, fit
 from binderclip.models import ImageTextModel, TextBank
 

@@ -2,66 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
-from binderclip.adapt.adapters import CLIPAdapter, TaskResidual
-from binderclip.adapt.ape import APE, APETuned, channel_scores
-from binderclip.adapt.assignment import assign, match_keypoints, sinkhorn_plan
-from binderclip.adapt.autoclip import autoclip_scores, autoclip_weights
-from binderclip.adapt.cache_head import TipAdapter, TipAdapterF
-from binderclip.adapt.cdul import CDUL
-from binderclip.adapt.conformal import conformal_sets, conformal_thresholds
-from binderclip.adapt.contexts import (
-    AttributeProduct,
-    ContextSet,
-    attribute_product,
-    context_sets,
-    read_contexts,
-    scrambled,
+from binderclip.adapt.few_shot.adapters import CLIPAdapter, TaskResidual
+from binderclip.adapt.few_shot.ape import APE, APETuned, channel_scores
+from binderclip.adapt.few_shot.gaussian import ClassStatistics, GaussianHead, class_statistics, shrunk_precision
+from binderclip.adapt.few_shot.linear_probe import LinearProbe
+from binderclip.adapt.few_shot.nearest import NearestExampleClassifier
+from binderclip.adapt.few_shot.prolip import ProLIP, VisualProjection, affine_map, pre_projection_texts
+from binderclip.adapt.few_shot.ranking import RankingAdapter
+from binderclip.adapt.few_shot.ranking_net import RankingNet, RankingShape
+from binderclip.adapt.few_shot.sentence_adapter import SentenceAttentionAdapter
+from binderclip.adapt.few_shot.tip_adapter import TipAdapter, TipAdapterF
+from binderclip.adapt.heads.base import BlendResult, FeatureClassifier, FewShotHead, blend_search
+from binderclip.adapt.heads.inputs import features_for, level_input
+from binderclip.adapt.heads.prior import align, prior_rows
+from binderclip.adapt.heads.saving import head_model, load_head, save_head
+from binderclip.adapt.heads.shots import HeadScore, compare_heads, draw_shots
+from binderclip.adapt.heads.through_model import ModelHead
+from binderclip.adapt.heads.token_features import WordTokens, patch_tokens, word_tokens
+from binderclip.adapt.heads.tuned import Training, Tunable, TunedHead, by_epoch, train_tunable
+from binderclip.adapt.methods import METHODS
+from binderclip.adapt.multi_label.cdul import CDUL
+from binderclip.adapt.multi_label.labels import (
+    PseudoLabels,
+    TileAggregator,
+    indicator,
+    mean_average_precision,
 )
-from binderclip.adapt.continual import ContinualZeroShot
-from binderclip.adapt.descriptions import (
-    Descriptions,
-    ServiceError,
-    read_descriptions,
-    shipped_descriptions,
-    shipped_prompt,
-    write_descriptions,
-)
-from binderclip.adapt.edits import MARKS, Copies, Crop, Edit, Fill, Outline, Outside, Steps
-from binderclip.adapt.foveal import FovealBias, foveal_features, foveal_fields
-from binderclip.adapt.full_finetune import FullFineTune, recipe_augmentation
-from binderclip.adapt.gaussian import ClassStatistics, GaussianHead, class_statistics, shrunk_precision
-from binderclip.adapt.head import Blend, FeatureClassifier, FewShotHead, blend_search
-from binderclip.adapt.inputs import features_for, level_input
-from binderclip.adapt.keypoints import (
+from binderclip.adapt.multi_label.one_vs_rest import OneVsRest
+from binderclip.adapt.selection.conformal import conformal_sets, conformal_thresholds
+from binderclip.adapt.tuning.full_finetune import FullFineTune, recipe_augmentation
+from binderclip.adapt.tuning.lora import GLAD, LoRAModule, LoRATuning
+from binderclip.adapt.tuning.pixel_prompt import PixelPrompt, output_mapping
+from binderclip.adapt.tuning.prompt_learning import ECO, ProGrad, PromptLearning, PromptModule
+from binderclip.adapt.tuning.visual_prompt import VisualPromptTuning
+from binderclip.adapt.visual_prompts.assignment import assign, match_keypoints, sinkhorn_plan
+from binderclip.adapt.visual_prompts.edits import MARKS, Copies, Crop, Edit, Outline, Outside, Steps, Tint
+from binderclip.adapt.visual_prompts.foveal import FovealBias, foveal_features, foveal_fields
+from binderclip.adapt.visual_prompts.keypoints import (
     Keypoint,
     MarkEffect,
     correct_keypoints,
     localise_keypoint,
     mark_effect,
 )
-from binderclip.adapt.linear_probe import LinearProbe
-from binderclip.adapt.lora_tuning import GLAD, LoRAModule, LoRATuning
-from binderclip.adapt.multi_label import (
-    PseudoLabels,
-    TileAggregator,
-    indicator,
-    mean_average_precision,
-)
-from binderclip.adapt.nearest import NearestExampleClassifier
-from binderclip.adapt.one_vs_rest import OneVsRest
-from binderclip.adapt.pixel_prompt import PixelPrompt, output_mapping
-from binderclip.adapt.polar import PolarClassifier
-from binderclip.adapt.pools import POOLS, AutoPool, ContextPool, MaxPool, MeanPool, Pool
-from binderclip.adapt.prior import align, prior_rows
-from binderclip.adapt.projection import ProLIP, VisualProjection, affine_map, pre_projection_texts
-from binderclip.adapt.prompt_learning import ECO, ProGrad, PromptLearning, PromptModule
-from binderclip.adapt.ranking import RankingAdapter
-from binderclip.adapt.ranking_net import RankingNet, RankingShape
-from binderclip.adapt.referring import (
+from binderclip.adapt.visual_prompts.referring import (
     PRESETS,
     Located,
     Preset,
@@ -71,38 +55,29 @@ from binderclip.adapt.referring import (
     score_regions,
     text_rows,
 )
-from binderclip.adapt.regions import Region, as_regions
-from binderclip.adapt.saving import head_model, load_head, save_head
-from binderclip.adapt.sentence_adapter import SentenceAttentionAdapter
-from binderclip.adapt.shots import HeadScore, compare_heads, draw_shots
-from binderclip.adapt.through_model import ModelHead
-from binderclip.adapt.token_features import WordTokens, patch_tokens, word_tokens
-from binderclip.adapt.tuned import Training, Tunable, TunedHead, by_epoch, train_tunable
-from binderclip.adapt.views import GuidedCrops, Tiles, Views, WholeImage
-from binderclip.adapt.visual_prompt import VisualPromptTuning
-from binderclip.adapt.zero_shot import DescriptionClassifier, ZeroShotClassifier
-
-METHODS: dict[str, Callable[..., Any]] = {
-    "ape": APE,
-    "ape-t": APETuned,
-    "clip-adapter": CLIPAdapter,
-    "coop": PromptLearning,
-    "eco": ECO,
-    "evp": partial(VisualPromptTuning, recipe="evp"),
-    "ft-clip": FullFineTune,
-    "gda": GaussianHead,
-    "glad": GLAD,
-    "linear-probe": LinearProbe,
-    "lora": LoRATuning,
-    "nearest-example": NearestExampleClassifier,
-    "prograd": ProGrad,
-    "prolip": ProLIP,
-    "task-residual": TaskResidual,
-    "tip-adapter": TipAdapter,
-    "tip-adapter-f": TipAdapterF,
-    "visual-prompt": VisualPromptTuning,
-    "zero-shot": ZeroShotClassifier,
-}
+from binderclip.adapt.visual_prompts.regions import Region, as_regions
+from binderclip.adapt.zero_shot.autoclip import autoclip_scores, autoclip_weights
+from binderclip.adapt.zero_shot.classifier import DescriptionClassifier, ZeroShotClassifier
+from binderclip.adapt.zero_shot.contexts import (
+    AttributeProduct,
+    ContextSet,
+    attribute_product,
+    context_sets,
+    read_contexts,
+    scrambled,
+)
+from binderclip.adapt.zero_shot.continual import ContinualZeroShot
+from binderclip.adapt.zero_shot.descriptions import (
+    Descriptions,
+    ServiceError,
+    read_descriptions,
+    shipped_descriptions,
+    shipped_prompt,
+    write_descriptions,
+)
+from binderclip.adapt.zero_shot.polar import PolarClassifier
+from binderclip.adapt.zero_shot.pools import POOLS, AutoPool, ContextPool, MaxPool, MeanPool, Pool
+from binderclip.adapt.zero_shot.views import GuidedCrops, Tiles, Views, WholeImage
 
 __all__ = [
     "APE",
@@ -116,7 +91,7 @@ __all__ = [
     "APETuned",
     "AttributeProduct",
     "AutoPool",
-    "Blend",
+    "BlendResult",
     "CLIPAdapter",
     "ClassStatistics",
     "ContextPool",
@@ -129,7 +104,6 @@ __all__ = [
     "Edit",
     "FeatureClassifier",
     "FewShotHead",
-    "Fill",
     "FovealBias",
     "FullFineTune",
     "GaussianHead",
@@ -168,6 +142,7 @@ __all__ = [
     "TaskResidual",
     "TileAggregator",
     "Tiles",
+    "Tint",
     "TipAdapter",
     "TipAdapterF",
     "Training",

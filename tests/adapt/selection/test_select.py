@@ -10,8 +10,8 @@ from sklearn.base import clone
 from sklearn.neighbors import KNeighborsClassifier
 
 from binderclip.adapt import GaussianHead, LinearProbe, TipAdapter, load_head
-from binderclip.adapt.selection import encode_dataset, entries, select_head
-from binderclip.adapt.selection.crossval import Cells, Draw, OverBudget, cross_validate, tuned_fit
+from binderclip.adapt.selection import candidates, encode_dataset, select_head
+from binderclip.adapt.selection.crossval import CrossValidationStore, Draw, OverBudget, cross_validate, tuned_fit
 from binderclip.adapt.selection.splits import folds_of
 from binderclip.data import ImageTextDataset, load_data
 from binderclip.documents import json_text
@@ -94,10 +94,10 @@ def test_a_budget_stops_a_candidate_after_its_first_fold() -> None:
 def test_cells_come_back_and_others_or_damaged_ones_do_not(tmp_path: Path) -> None:
     x, draw = toy()
     cell = cross_validate(lambda seed: GaussianHead(), x, NAMES, draw, lambda s: True)
-    cells = Cells(tmp_path, {"data": "a"})
+    cells = CrossValidationStore(tmp_path, {"data": "a"})
     cells.put("gda", 0, "settings", cell)
     np.testing.assert_array_equal(cells.get("gda", 0, "settings").logits, cell.logits)
-    assert Cells(tmp_path, {"data": "b"}).get("gda", 0, "settings") is None
+    assert CrossValidationStore(tmp_path, {"data": "b"}).get("gda", 0, "settings") is None
     assert cells.get("gda", 1, "settings") is None
     assert cells.get("gda", 0, "other") is None
     next(tmp_path.iterdir()).write_bytes(b"half a fi")
@@ -184,5 +184,5 @@ def test_cheap_candidates_go_first_and_image_training_is_asked_for(model: ImageT
         input_level = "images"
 
     catalogue = {"slow": OnImages, "gda": GaussianHead}
-    assert [e.name for e in entries("auto", model, None, catalogue)] == ["gda"]
-    assert [e.name for e in entries("all", model, None, catalogue)] == ["gda", "slow"]
+    assert [e.name for e in candidates("auto", model, None, catalogue)] == ["gda"]
+    assert [e.name for e in candidates("all", model, None, catalogue)] == ["gda", "slow"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from binderclip.adapt.selection.candidates import Candidate, candidates
 from binderclip.adapt.selection.encoded import Encoded, encode_dataset
-from binderclip.adapt.selection.entries import Entry, entries
 from binderclip.adapt.selection.measures import (
     Interval,
     calibration_error,
@@ -13,24 +13,24 @@ from binderclip.adapt.selection.measures import (
     proportion_interval,
     selection_optimism,
 )
+from binderclip.adapt.selection.multi_label import LabelScore, LabelSelection, label_sets, select_labels
 from binderclip.adapt.selection.result import Examined, MethodScore, Selection
 from binderclip.adapt.selection.select import select_head
-from binderclip.adapt.selection.several import LabelScore, LabelSelection, label_sets, select_labels
-from binderclip.adapt.selection.splits import Parts, near_duplicates, split_parts
+from binderclip.adapt.selection.splits import DataSplit, near_duplicates, split_parts
 
 __all__ = [
+    "Candidate",
+    "DataSplit",
     "Encoded",
-    "Entry",
     "Examined",
     "Interval",
     "LabelScore",
     "LabelSelection",
     "MethodScore",
-    "Parts",
     "Selection",
     "calibration_error",
+    "candidates",
     "encode_dataset",
-    "entries",
     "fit_temperature",
     "label_sets",
     "mcnemar",

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from sklearn.base import clone
 
+from binderclip.adapt.heads.tuned import OutOfTime, stop_training_at
 from binderclip.adapt.selection.splits import folds_of
-from binderclip.adapt.tuned import OutOfTime, stop_training_at
 from binderclip.data.cache.shards import write_whole
 
 
@@ -46,7 +46,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Cell:
+class CrossValidation:
     """What cross-validation of one candidate on one draw gave.
 
     Attributes:
@@ -106,7 +106,7 @@ def cross_validate(
     *,
     tune: bool = True,
     first_limit: float | None = None,
-) -> Cell:
+) -> CrossValidation:
     """Logits of every held-out picture of a draw.
 
     Args:
@@ -146,10 +146,10 @@ def cross_validate(
         rest = (time.monotonic() - start) * (len(folds) - 1)
         if number == 0 and not allowed(rest):
             raise OverBudget(rest)
-    return Cell(logits, seconds / max(1, len(folds)), parameters)
+    return CrossValidation(logits, seconds / max(1, len(folds)), parameters)
 
 
-class Cells:
+class CrossValidationStore:
     """Finished cells in a folder, so that a killed run goes on where it was; without a folder nothing is kept.
 
     Args:
@@ -166,7 +166,7 @@ class Cells:
         text = json.dumps([self.about, name, seed, settings], sort_keys=True)
         return self.folder / f"{name}-{seed}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}.safetensors"
 
-    def get(self, name: str, seed: int, settings: str) -> Cell | None:
+    def get(self, name: str, seed: int, settings: str) -> CrossValidation | None:
         """The stored cell, or None where there is none or it is damaged."""
         path = self._path(name, seed, settings)
         if path is None or not path.is_file():
@@ -174,11 +174,13 @@ class Cells:
         try:
             with safe_open(path, framework="pt") as file:
                 about = file.metadata()
-                return Cell(file.get_tensor("logits").numpy(), float(about["seconds"]), int(about["parameters"]))
+                return CrossValidation(
+                    file.get_tensor("logits").numpy(), float(about["seconds"]), int(about["parameters"])
+                )
         except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             return None
 
-    def put(self, name: str, seed: int, settings: str, cell: Cell) -> None:
+    def put(self, name: str, seed: int, settings: str, cell: CrossValidation) -> None:
         """Store a cell, whole or not at all."""
         path = self._path(name, seed, settings)
         if path is None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from binderclip.adapt.saving import save_head
+from binderclip.adapt.heads.saving import save_head
 from binderclip.adapt.selection.encoded import Encoded
 from binderclip.adapt.selection.measures import Interval
-from binderclip.adapt.selection.splits import Parts
+from binderclip.adapt.selection.splits import DataSplit
 
 if TYPE_CHECKING:
     from binderclip.data import ImageTextDataset
@@ -99,7 +99,7 @@ class Selection:
     left_out: list[tuple[str, str]]
     notes: list[str]
     data: ImageTextDataset
-    parts: Parts
+    parts: DataSplit
     encoded: Encoded
     targets: np.ndarray
     shots: int

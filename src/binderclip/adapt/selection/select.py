@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from binderclip.adapt.selection.contest import Contest, Job, hold_contest
+from binderclip.adapt.heads.settings import check_number
+from binderclip.adapt.selection.candidates import candidates, catalogue
+from binderclip.adapt.selection.compare import CandidateComparison, Job, compare_candidates
 from binderclip.adapt.selection.encoded import encode_dataset
-from binderclip.adapt.selection.entries import catalogue, entries
-from binderclip.adapt.selection.examine import calibrate, examine, final_fit, learning_curve
+from binderclip.adapt.selection.final import calibrate, examine, final_fit, learning_curve
 from binderclip.adapt.selection.measures import mcnemar, selection_optimism
 from binderclip.adapt.selection.result import Examined, Selection
-from binderclip.adapt.selection.splits import Parts, near_duplicates, split_parts
-from binderclip.adapt.settings import check_number
+from binderclip.adapt.selection.splits import DataSplit, near_duplicates, split_parts
 from binderclip.errors import DataError, UsageError
 
 PICTURES = 4000
@@ -76,7 +76,7 @@ def select_head(
     began = time.monotonic()
     say = progress or (lambda line: None)
     _check(shots, seeds, folds, budget, keep, methods, limit)
-    entries(methods, None, None, catalogue())  # a wrong name is refused before any picture is encoded
+    candidates(methods, None, None, catalogue())  # a wrong name is refused before any picture is encoded
     labelled, notes = _looked_at(data, shots, limit, seed)
     encoded = encode_dataset(model, labelled, progress=lambda done, of: say(f"encoding pictures: {done} of {of}"))
     kinds, targets = np.unique(labelled.labels[encoded.rows], return_inverse=True)
@@ -90,16 +90,16 @@ def select_head(
         bank = model.text_bank([str(name) for name in names], templates)
     bank = bank.align([str(name) for name in names])
     job = Job(model, labelled, encoded, names, targets, groups, began + budget, folds, say)
-    found = hold_contest(
-        job, parts, entries(methods, model, bank, catalogue()), shots, range(seed, seed + seeds), store, bank
+    found = compare_candidates(
+        job, parts, candidates(methods, model, bank, catalogue()), shots, range(seed, seed + seeds), store, bank
     )
     return _finish(job, parts, found, shots, seeds, keep, began, notes + notes_of(job, parts))
 
 
 def _finish(
     job: Job,
-    parts: Parts,
-    found: Contest,
+    parts: DataSplit,
+    found: CandidateComparison,
     shots: int,
     seeds: int,
     keep: float,
@@ -183,7 +183,7 @@ def _looked_at(data: ImageTextDataset, shots: int, limit: int | None, seed: int)
     return labelled, notes
 
 
-def notes_of(job: Job, parts: Parts) -> list[str]:
+def notes_of(job: Job, parts: DataSplit) -> list[str]:
     """What a user should know about the data."""
     names, targets = job.names, job.targets
     counts = np.bincount(targets, minlength=len(names))

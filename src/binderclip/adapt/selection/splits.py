@@ -52,7 +52,7 @@ def near_duplicates(
 
 
 @dataclass(frozen=True)
-class Parts:
+class DataSplit:
     """Which pictures shots may be drawn from and which are the test; both are rows of the data.
 
     Attributes:
@@ -79,7 +79,7 @@ def split_parts(
     shots: int,
     given: Sequence[object] | None = None,
     seed: int = 0,
-) -> Parts:
+) -> DataSplit:
     """Fix the pool and the test part.
 
     A split named `test` in the data is kept, and pool pictures that look like one of its pictures are dropped. Else a
@@ -105,7 +105,7 @@ def split_parts(
         test = np.sort(np.concatenate([_test_rows(labels, groups, c, shots, seed) for c in np.unique(labels)]))
         pool = np.setdiff1d(np.arange(len(labels)), test)
     untested = sorted(set(labels[pool].tolist()) - set(labels[test].tolist()))
-    return Parts(pool, test.astype(int), duplicates, conflicts, dropped, untested)
+    return DataSplit(pool, test.astype(int), duplicates, conflicts, dropped, untested)
 
 
 def _conflicts(labels: np.ndarray, groups: np.ndarray) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from scipy.ndimage import binary_dilation
 from torch import Tensor
 from torch.nn import functional
 
-from binderclip.adapt import Crop, Edit, Fill, Outline, Outside, Region, region_features
+from binderclip.adapt import Crop, Edit, Outline, Outside, Region, Tint, region_features
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import FIRST_RULES, Study
@@ -32,7 +32,7 @@ EDITS: dict[str, Edit] = {
     "C1 circle line": Outline("ellipse"),
     "C4 circle blur": Outside("blur", "ellipse"),
     "D1 mask line": Outline("contour"),
-    "D2 mask tint": Fill("mask"),
+    "D2 mask tint": Tint("mask"),
     "D3 mask grey": Outside("gray", "mask"),
     "D4 mask blur": Outside("blur", "mask"),
 }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from binderclip.adapt import GuidedCrops, ZeroShotClassifier
-from binderclip.adapt.views import encode_crops
+from binderclip.adapt.zero_shot.views import encode_crops
 from binderclip.data import vocabulary
 from binderclip.data.scenes.stream import scenes
 from binderclip.segment import text_detector

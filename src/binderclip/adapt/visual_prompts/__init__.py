@@ -1,0 +1,1 @@
+"""Marks drawn on pictures, and regions, words and keypoints found by them."""

@@ -1,0 +1,1 @@
+"""Classification by texts alone: descriptions, contexts, pools and views."""

@@ -1,0 +1,92 @@
+"""A zero-shot classifier whose classes arrive over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.adapt.heads.base import FeatureClassifier, Terms
+from binderclip.adapt.heads.prior import prior_rows
+from binderclip.adapt.heads.settings import check_settings
+from binderclip.errors import UsageError
+
+
+class ContinualZeroShot(FeatureClassifier):
+    """Learns classes by their names: nothing is trained or stored, so nothing is forgotten but by confusion.
+
+    The first baseline of any continual-learning comparison. Rows of classes that are there already never change; old
+    pictures are lost only to new names that lie nearer. Paper: CLIP model is an Efficient Continual Learner
+    (arXiv 2210.03114).
+
+    Args:
+        texts: a `TextBank` that holds every class that may arrive, or a function from a list of names to the bank of
+            these, such as `partial(model.text_bank, templates="a bad photo of a {}.")`.
+        scale: factor on the cosines; None: the bank's own, else 100.
+        prototype: how several sentences of a class become one row.
+
+    Attributes:
+        classes_: names in order of arrival. coef_: their rows (C, d), grown by `partial_fit`.
+
+    Raises:
+        UsageError: a name that arrives twice or has no text, or a task without a name.
+    """
+
+    coef_: np.ndarray
+    scale_: float
+
+    def __init__(
+        self, texts: Any | Callable[[list[str]], Any], *, scale: float | None = None, prototype: str = "mean-unit"
+    ) -> None:
+        self.texts = texts
+        self.scale = scale
+        self.prototype = prototype
+
+    def fit(self, X: Any = None, y: Any = None, classes: Sequence[Any] | None = None) -> ContinualZeroShot:
+        """Forget everything and take one task; see `partial_fit`."""
+        for name in ("classes_", "coef_", "n_features_in_", "scale_"):
+            if hasattr(self, name):
+                delattr(self, name)
+        return self.partial_fit(X, y, classes)
+
+    def partial_fit(self, X: Any = None, y: Any = None, classes: Sequence[Any] | None = None) -> ContinualZeroShot:
+        """Take a task: its class names are put behind the others.
+
+        Args:
+            X: not looked at.
+            y: labels, whose distinct values in order of appearance are the names where `classes` is not given.
+            classes: the names.
+        """
+        check_settings(self)
+        names = list(dict.fromkeys(np.asarray(y).tolist())) if classes is None and y is not None else classes
+        names = [name.item() if hasattr(name, "item") else name for name in names or []]
+        known = self.classes_.tolist() if hasattr(self, "classes_") else []
+        if not names:
+            raise UsageError("a task needs class names: pass classes=[...] or labels y")
+        twice = [name for i, name in enumerate(names) if name in known or name in names[:i]]
+        if twice:
+            raise UsageError(f"class {twice[0]!r} is there already; two classes of one name cannot be told apart")
+        rows, own = self._rows_of(names)
+        self.scale_ = float(self.scale if self.scale is not None else own if own is not None else 100.0)
+        self.coef_ = np.concatenate([self.coef_, rows]) if known else rows
+        self.classes_ = np.asarray(known + names)
+        self.n_features_in_ = self.coef_.shape[1]
+        return self
+
+    def _rows_of(self, names: list[Any]) -> tuple[np.ndarray, float | None]:
+        if callable(self.texts):
+            found, rows, own = prior_rows(self.texts(names), rule=self.prototype)
+        else:
+            found, rows, own = prior_rows(self.texts, rule=self.prototype)
+        place = {name: i for i, name in enumerate(found)}
+        missing = [name for name in names if name not in place]
+        if missing:
+            raise UsageError(f"there is no text for class {missing[0]!r}")
+        return rows[[place[name] for name in names]].numpy(), own
+
+    def _terms(self, x: Float[Tensor, "N d"]) -> Terms:
+        return {"text": self.scale_ * x @ torch.from_numpy(self.coef_).to(x).T}
