@@ -19,10 +19,10 @@ from benchmarks.peers import BETAS, EPS, OpenClipTraining
 from binderclip import train
 from binderclip.data import ImageTextDataset, load_data
 from binderclip.train import Recipe
-from binderclip.train.architecture import build_model
-from binderclip.train.context import StageContext
-from binderclip.train.contrastive import ContrastiveStep, build_loss
-from binderclip.train.registry import STAGES, register
+from binderclip.train.engine.context import StageContext
+from binderclip.train.recipe.architecture import build_model
+from binderclip.train.recipe.registry import STAGES, register
+from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
 
 LR = 5e-4
 WORKERS = 2

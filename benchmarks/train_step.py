@@ -19,8 +19,8 @@ from binderclip.fit.optimizers import PRECISIONS, make_optimizer
 from binderclip.losses import ContrastiveLoss, LogitScale
 from binderclip.models import ImageTextModel, TokenIds, build, load
 from binderclip.optim import param_groups
-from binderclip.train.batches import Batch
-from binderclip.train.contrastive import ContrastiveStep
+from binderclip.train.feed.batches import TrainingBatch
+from binderclip.train.stages.contrastive import ContrastiveStep
 
 LR = 1e-4
 VIT: dict[str, Any] = {
@@ -89,12 +89,12 @@ class OurTraining:
             {"name": "adamw", "betas": BETAS, "eps": EPS}, param_groups(model.backbone, 0.1), LR
         )
 
-    def loss(self, batch: Batch) -> float:
+    def loss(self, batch: TrainingBatch) -> float:
         """The loss before any step."""
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
             return float(self.module(batch)[0])
 
-    def epoch(self, batches: list[Batch]) -> None:
+    def epoch(self, batches: list[TrainingBatch]) -> None:
         """One pass."""
         fit(
             self.module,
@@ -109,14 +109,14 @@ class OurTraining:
         )
 
 
-def _batch(model: ImageTextModel, size: int) -> Batch:
+def _batch(model: ImageTextModel, size: int) -> TrainingBatch:
     generator = torch.Generator().manual_seed(1)
     side, text = model.preprocess.size, model.backbone.text
     images = torch.randn(size, 3, *side, generator=generator).contiguous(memory_format=torch.channels_last)
     ids = torch.randint(5, text.vocab_size - 1, (size, text.context_length), generator=generator)
     ids[:, -1] = text.vocab_size - 1  # CLIP reads the sentence off at the largest id
     tokens = TokenIds(ids, torch.ones_like(ids, dtype=torch.bool), torch.full((size,), ids.shape[1] - 1))
-    return Batch(images, tokens, torch.arange(size), torch.arange(size))
+    return TrainingBatch(images, tokens, torch.arange(size), torch.arange(size))
 
 
 def _flops(function: Callable[[], object]) -> int:

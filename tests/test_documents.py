@@ -77,7 +77,7 @@ def test_every_reader_goes_through_here() -> None:
         "adapt/zero_shot/descriptions.py",
         "adapt/zero_shot/contexts.py",
         "models/files/registry.py",
-        "train/stages_private.py",
+        "train/stages/private.py",
     }
     assert {path for path, _ in found} == own
     assert len(found) == 6, found

@@ -13,7 +13,7 @@ from torch import nn
 
 from binderclip.fit.loop import make_clip
 from binderclip.optim import METHODS, optimizers
-from binderclip.train.toml import tomllib
+from binderclip.settings import tomllib
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDE = (DOCS / "guides" / "choose-your-clipping.md").read_text(encoding="utf-8")

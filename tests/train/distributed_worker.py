@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from binderclip.fit import Callback
 from binderclip.train import Recipe, run
-from binderclip.train import context as context_module
+from binderclip.train.engine import context as context_module
 
 
 class _Cut(Exception):

@@ -10,7 +10,7 @@ import pytest
 
 from binderclip import cli
 from binderclip.data import load_data
-from binderclip.train.toml import write_toml
+from binderclip.settings import write_toml
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

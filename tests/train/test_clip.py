@@ -109,7 +109,8 @@ DRIVER = textwrap.dedent("""
     import json, os, signal, sys
     from pathlib import Path
     import torch
-    from binderclip.train import Recipe, run, watchers
+    from binderclip.train import Recipe, run
+    from binderclip.train.engine import watchers
 
     torch.set_num_threads(1)
     recipe, folder = Recipe.from_dict(json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2])

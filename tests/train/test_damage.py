@@ -19,8 +19,8 @@ from binderclip.errors import CheckpointError
 from binderclip.models import load
 from binderclip.optim import ClipLog
 from binderclip.train import Recipe, run
-from binderclip.train.disk import least_space, usual_space
-from binderclip.train.monitor import MetricsFile
+from binderclip.train.engine.disk import least_space, usual_space
+from binderclip.train.engine.monitor import MetricsFile
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_a_run_that_cannot_fit_is_refused_before_it_starts(
 def test_a_disk_that_reports_nothing_is_not_refused(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from binderclip.train.disk import lack_of_space
+    from binderclip.train.engine.disk import lack_of_space
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 0))
     assert lack_of_space(tmp_path, recipe, torch.nn.Linear(3, 3)) == ""

@@ -17,8 +17,9 @@ from binderclip.data import load_data, write_shards
 from binderclip.errors import CheckpointError, NotSupported
 from binderclip.fit import Callback
 from binderclip.models import load
-from binderclip.train import Recipe, engine, run
-from binderclip.train import context as context_module
+from binderclip.train import Recipe, run
+from binderclip.train.engine import context as context_module
+from binderclip.train.engine import engine
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:

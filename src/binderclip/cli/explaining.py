@@ -195,8 +195,7 @@ def build_methods(names: Sequence[str], layer: str | None, settings: Sequence[st
     import inspect
 
     from binderclip.explain import METHODS
-    from binderclip.train.parts import check_part
-    from binderclip.train.toml import parse_override
+    from binderclip.settings import check_part, parse_override
 
     for name in names:
         if name not in METHODS:

@@ -49,7 +49,7 @@ def chosen_parts(request: Request) -> dict[str, Parts]:
         UsageError: no preset, or an unknown preset, part or setting.
     """
     from binderclip.segment import override, parts_of
-    from binderclip.train.toml import parse_override
+    from binderclip.settings import parse_override
 
     changes = [parse_override(text) for text in request.settings]
     return {name: override(parts_of(name), changes) for name in preset_names(request.preset)}

@@ -73,7 +73,7 @@ def train(
     overrides = [*(set or []), *([f"clip={clip}"] if clip is not None else [])]
     checked = training.load_recipe(recipe, set=overrides)
     if check:
-        from binderclip.train.toml import write_toml
+        from binderclip.settings import write_toml
 
         print_json(checked.document()) if json else typer.echo(write_toml(checked.document()), nl=False)
         return
@@ -115,7 +115,7 @@ def _show(result: object) -> None:
         for s in result.summary["stages"]  # type: ignore[attr-defined]
     ]
     print_table(f"{result.recipe.name}", ["stage", "steps", "loss at the end", "images/s"], stages)  # type: ignore[attr-defined]
-    from binderclip.train.evaluator import short_names, split_figure
+    from binderclip.train.engine.evaluator import short_names, split_figure
 
     found: dict[str, dict[str, float]] = {}
     for name, value in result.figures.items():  # type: ignore[attr-defined]

@@ -1,35 +1,34 @@
 """Training by recipe: `train.run("recipe.toml", out="runs/a")` leaves a run directory with everything in it."""
 
-from binderclip.train import contrastive as _contrastive
-from binderclip.train import stages_dino as _stages_dino
-from binderclip.train import stages_kinds as _stages_kinds
-from binderclip.train import stages_private as _stages_private
-from binderclip.train import stages_promptable as _stages_promptable
-from binderclip.train import stages_second as _stages_second
-from binderclip.train import stages_tower as _stages_tower
-from binderclip.train import stages_vision as _stages_vision
-from binderclip.train.architecture import build_model
-from binderclip.train.batches import Batch, Batches, Order
-from binderclip.train.context import StageContext, StageOutcome
-from binderclip.train.contrastive import ContrastiveStep, build_loss
+from binderclip.train.bundled import dino as _dino
+from binderclip.train.bundled import kinds as _kinds
+from binderclip.train.bundled import promptable as _promptable
+from binderclip.train.bundled import second as _second
+from binderclip.train.bundled import tower as _tower
+from binderclip.train.bundled import vision as _vision
 from binderclip.train.distributed import World
-from binderclip.train.engine import RunResult, run
-from binderclip.train.evaluator import Evaluator
-from binderclip.train.pictures import Pictures, Pixels
-from binderclip.train.plots import plot_run
-from binderclip.train.recipe import DataSpec, Evaluation, Group, Recipe, Stage, list_recipes, load_recipe
-from binderclip.train.registry import MODELS, SOURCES, STAGES, TERMS, register
+from binderclip.train.engine.context import StageContext, StageOutcome
+from binderclip.train.engine.engine import RunResult, run
+from binderclip.train.engine.evaluator import Evaluator
+from binderclip.train.engine.plots import plot_run
+from binderclip.train.feed.batches import Batches, Order, TrainingBatch
+from binderclip.train.feed.pictures import Pictures, Pixels
+from binderclip.train.recipe.architecture import build_model
+from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Recipe, Stage, list_recipes, load_recipe
+from binderclip.train.recipe.registry import MODELS, SOURCES, STAGES, TERMS, register
+from binderclip.train.stages import contrastive as _contrastive
+from binderclip.train.stages import private as _private
+from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
 
 __all__ = [
     "MODELS",
     "SOURCES",
     "STAGES",
     "TERMS",
-    "Batch",
     "Batches",
     "ContrastiveStep",
     "DataSpec",
-    "Evaluation",
+    "EvaluationSpec",
     "Evaluator",
     "Group",
     "Order",
@@ -40,6 +39,7 @@ __all__ = [
     "Stage",
     "StageContext",
     "StageOutcome",
+    "TrainingBatch",
     "World",
     "build_loss",
     "build_model",
@@ -49,5 +49,4 @@ __all__ = [
     "register",
     "run",
 ]
-del _contrastive, _stages_dino, _stages_kinds, _stages_private, _stages_promptable, _stages_second, _stages_tower
-del _stages_vision
+del _contrastive, _dino, _kinds, _private, _promptable, _second, _tower, _vision

@@ -1,0 +1,1 @@
+"""The run itself: stages, checkpoints, surgery, monitoring, plots, evaluation."""

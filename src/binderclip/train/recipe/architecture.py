@@ -1,0 +1,145 @@
+"""The model that a recipe starts from: one that exists, or a new one described in the recipe."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from binderclip.errors import UsageError
+from binderclip.models import ImageTextModel, build, load
+from binderclip.models.files.folders import folder_kind
+from binderclip.settings import build_part
+from binderclip.train.recipe.registry import MODELS, register
+from binderclip.train.recipe.vocabulary import END_ID, PAD_ID, train_vocabulary
+
+__all__ = ["build_model", "new_open_clip", "reopen"]
+
+
+def build_model(model: str | dict[str, Any], *, seed: int, captions: Callable[[], Sequence[str]]) -> Any:
+    """The model named or described by a recipe, in float32 on the CPU: an `ImageTextModel`, or what `reopen` says.
+
+    Args:
+        model: anything `load` takes, or a table with `arch`, a name of `train.MODELS`, and its settings.
+        seed: of random weights.
+        captions: gives the training captions, for a builder that learns a vocabulary.
+
+    Raises:
+        UsageError: an unknown name, or a description that cannot be built.
+    """
+    if isinstance(model, str):
+        torch.manual_seed(seed)
+        return reopen(model)
+    settings = {key: value for key, value in model.items() if key != "arch"}
+    part = {"name": model["arch"], **settings, "seed": seed, "captions": captions}
+    try:
+        return build_part(part, MODELS, "model")
+    except (RuntimeError, LookupError, ArithmeticError, AssertionError, AttributeError, MemoryError) as error:
+        # What open_clip and timm say to a size that they cannot build.
+        said = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"model: it cannot be built as described ({type(error).__name__}: {said})") from error
+
+
+def reopen(folder: str | Path, *, device: str | torch.device = "cpu") -> Any:
+    """A model that `save` wrote, whatever room it is of: an image-text model, a vision tower, a promptable segmenter.
+
+    Args:
+        folder: a model folder or a run; anything else is a name for `load`.
+        device: where it is put.
+
+    Raises:
+        UsageError, CheckpointError: as `load`.
+    """
+    kind = folder_kind(folder) or folder_kind(Path(folder) / "model")
+    if kind == "promptable":
+        from binderclip.segment.promptable import PromptModel
+
+        return PromptModel.open(folder).to(device)
+    if kind == "vision":
+        from binderclip.models import load_vision
+
+        return load_vision(folder, device=device)
+    return load(folder, device=device)
+
+
+@register(MODELS, "open_clip")
+def new_open_clip(
+    *,
+    seed: int,
+    captions: Callable[[], Sequence[str]],
+    embed_dim: int = 256,
+    vision: dict[str, Any],
+    text: dict[str, Any],
+    tokenizer: str = "captions",
+    vocabulary: int = 4096,
+    context: int = 16,
+    logit_scale: float | None = None,
+    logit_bias: float | None = None,
+    preprocess: dict[str, Any] | None = None,
+) -> ImageTextModel:
+    """A new model from open_clip's parts, randomly initialised.
+
+    Args:
+        seed: of the weights.
+        captions: gives the training captions.
+        embed_dim: width of the shared space.
+        vision: open_clip's `vision_cfg` (`image_size`, `layers`, `width`, `patch_size`, ... for a ViT; `layers =
+            [2, 2, 2, 2]` for a ResNet; `timm_model_name` for a timm tower).
+        text: open_clip's `text_cfg` (`width`, `heads`, `layers`).
+        tokenizer: `captions` learns an own vocabulary from the training captions; `clip` is open_clip's byte pairs
+            (49,408 pieces); otherwise a model or folder whose tokenizer is taken over, such as `small`.
+        vocabulary: pieces of an own vocabulary.
+        context: tokens of a caption, start and end included.
+        logit_scale: initial logit scale (the factor); None is CLIP's 1/0.07. SigLIP starts at 10.
+        logit_bias: initial logit bias for the sigmoid loss (SigLIP: -10); None for none.
+        preprocess: open_clip's `preprocess_cfg` entries that differ from its defaults.
+    """
+    import math
+
+    config: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": dict(vision), "custom_text": True}
+    if logit_scale is not None:
+        config["init_logit_scale"] = math.log(logit_scale)
+    if logit_bias is not None:
+        config["init_logit_bias"] = logit_bias
+    config["text_cfg"] = {"width": embed_dim, "heads": 4, "layers": 4, **text, "context_length": context}
+    pixels = {"interpolation": "bicubic", "resize_mode": "longest", "fill_color": 255, **(preprocess or {})}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if tokenizer == "clip":
+            torch.manual_seed(seed)
+            return build(config, preprocess=pixels, name="new")
+        end, pad = _own_tokenizer(tokenizer, folder, captions, vocabulary)
+        pieces = _pieces(folder)
+        config["text_cfg"] |= {
+            "vocab_size": pieces,
+            "hf_tokenizer_name": "binderclip",
+            "tokenizer_kwargs": {"strip_sep_token": False, "clean": "whitespace"},
+            "pool_type": "eos",
+            "eos_id": end,
+            "pad_id": pad,
+        }
+        torch.manual_seed(seed)
+        return build(config, preprocess=pixels, tokenizer=folder, name="new")
+
+
+def _own_tokenizer(tokenizer: str, folder: Path, captions: Callable[[], Sequence[str]], size: int) -> tuple[int, int]:
+    """Put tokenizer files into `folder`; ids of the end and padding tokens."""
+    if tokenizer == "captions":
+        train_vocabulary(captions(), folder, size=size)
+        return END_ID, PAD_ID
+    other = load(tokenizer).tokenizer
+    other.save(folder)
+    if not (folder / "tokenizer.json").is_file() or other.end_id is None:
+        shutil.rmtree(folder)
+        raise UsageError(f"model: the tokenizer of {tokenizer!r} cannot be taken over; use 'captions' or 'clip'")
+    return other.end_id, int(getattr(other, "pad_id", 0))
+
+
+def _pieces(folder: Path) -> int:
+    import tokenizers
+
+    return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()

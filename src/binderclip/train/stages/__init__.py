@@ -1,0 +1,1 @@
+"""Kinds of stage that a user's recipe may name."""

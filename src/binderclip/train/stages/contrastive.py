@@ -1,0 +1,196 @@
+"""The ordinary stage: images against captions, with further terms where the recipe names some."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from binderclip.errors import NotSupported, UsageError
+from binderclip.losses import (
+    METHODS,
+    ContrastiveLoss,
+    EmbeddingDistill,
+    LogitScale,
+    LossOutput,
+    SameKey,
+    contrastive_step,
+)
+from binderclip.models import TokenIds, load
+from binderclip.settings import build_part
+from binderclip.train.engine.context import StageContext
+from binderclip.train.engine.surgery import short_context
+from binderclip.train.feed.batches import TrainingBatch
+from binderclip.train.recipe.registry import STAGES, TERMS, register
+
+__all__ = ["ContrastiveStep", "build_loss", "contrastive", "distill"]
+
+TARGETS = {"same-caption": "share", "ignore-same-caption": "ignore"}
+
+
+class ContrastiveStep(nn.Module):
+    """Forward of one training step: both towers, then the loss.
+
+    Args:
+        model: the model to train.
+        loss: its loss; the main logit scale is the model's own.
+    """
+
+    def __init__(self, model: nn.Module, loss: ContrastiveLoss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def encode(self, images: Tensor, tokens: TokenIds) -> tuple[Tensor, Tensor]:
+        """Raw features of both sides."""
+        with short_context(self.model.backbone, tokens.ids.shape[1]):  # type: ignore[arg-type]
+            return self.model.encode_pixels(images), self.model.encode_text(tokens)  # type: ignore[operator]
+
+    def forward(self, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        image, text = self.encode(batch.images, batch.tokens)
+        keys = batch.caption_ids if self.loss.targets.needs_keys else None
+        try:
+            output = self.loss(image, text, keys=keys, **batch.columns)
+        except UsageError:
+            # The loss names bad features; the loop names the step, and its NaN must travel like any other.
+            if bool(image.isfinite().all()) and bool(text.isfinite().all()):
+                raise
+            return (image.sum() + text.sum()) * math.nan, {}
+        return output.total, _figures(output)
+
+    def in_pieces(self, size: int) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+        """The same step with at most `size` pictures in the towers at once (GradCache)."""
+
+        def encode(part: Mapping[str, Any]) -> dict[str, Tensor]:
+            tokens = TokenIds(part["ids"], part["mask"], part["position"])
+            image, text = self.encode(part["images"], tokens)
+            return {"image": image, "text": text, **{name: part[name] for name in part if name not in _INPUTS}}
+
+        def step(batch: TrainingBatch, *, backward: Callable[[Tensor], Any]) -> tuple[Tensor, dict[str, Tensor]]:
+            tokens = batch.tokens
+            inputs: dict[str, Any] = {
+                "images": batch.images,
+                "ids": tokens.ids,
+                "mask": tokens.mask,
+                "position": tokens.position,
+            }
+            keys = batch.caption_ids if self.loss.targets.needs_keys else None
+            output = contrastive_step(encode, inputs, self.loss, size, backward=backward, keys=keys)
+            return output.total, _figures(output)
+
+        return step
+
+
+_INPUTS = ("images", "ids", "mask", "position")
+
+
+def _figures(output: LossOutput) -> dict[str, Tensor]:
+    parts = {f"loss/{name}": value for name, value in output.terms.items()} if len(output.terms) > 1 else {}
+    return {**parts, **output.metrics}
+
+
+def build_loss(context: StageContext) -> ContrastiveLoss:
+    """The recipe's loss around the model's own logit scale, with its terms.
+
+    Raises:
+        UsageError: a bad setting, or a sigmoid loss for a model without a logit bias.
+    """
+    part = context.stage.loss
+    settings = {} if isinstance(part, str) else {key: value for key, value in part.items() if key != "name"}
+    name = part if isinstance(part, str) else part["name"]
+    if isinstance(settings.get("targets"), str):
+        word = settings.pop("targets")
+        if word not in TARGETS and word != "diagonal":
+            raise UsageError(f"loss targets {word!r} is unknown: diagonal, {', '.join(TARGETS)}")
+        if word in TARGETS:
+            settings["targets"] = SameKey(TARGETS[word])  # type: ignore[arg-type]
+    loss: ContrastiveLoss = build_part({"name": name, **settings}, METHODS, "loss")
+    backbone, own = context.model.backbone, loss.scale
+    shared = LogitScale.of(backbone, own.max)
+    if own.logit_bias is not None and shared.logit_bias is None:
+        raise UsageError(f"loss {name!r} needs a model with a logit bias; give a new model logit_bias = -10")
+    with torch.no_grad():
+        # What the recipe sets by name holds; otherwise a stage goes on with the scale the model has.
+        if "init_scale" in settings:
+            shared.logit_scale.fill_(math.log(settings["init_scale"]))
+        if "init_bias" in settings and shared.logit_bias is not None:
+            shared.logit_bias.fill_(settings["init_bias"])
+    loss.scales["main"] = shared
+    if not own.logit_scale.requires_grad:
+        shared.logit_scale.requires_grad_(False)
+    for term in context.stage.terms:
+        loss.terms.append(build_part(term, TERMS, "terms", context))
+    return loss
+
+
+@register(STAGES, "contrastive")
+def contrastive(context: StageContext) -> None:
+    """Train images against captions."""
+    learnable = context.model.logit_scale.requires_grad
+    try:
+        module = ContrastiveStep(context.model, build_loss(context))
+        pieces = context.stage.micro_batch
+        if pieces is not None and context.world.size > 1:
+            raise NotSupported("micro_batch with several processes: use accumulate, or a smaller batch_size")
+        step = module.in_pieces(pieces) if pieces is not None else None
+        context.fit(module, context.batches(), step=step)
+    finally:
+        context.model.logit_scale.requires_grad_(learnable)
+
+
+@register(TERMS, "distill")
+def distill(
+    context: StageContext,
+    *,
+    teacher: str,
+    weight: float = 1.0,
+    kind: str = "cosine",
+    image: bool = True,
+    text: bool = True,
+) -> EmbeddingDistill:
+    """Follow the embeddings of another model, computed once for every picture and caption (no augmentation).
+
+    With `text`, a picture with several captions is trained with its first one only, as the teacher's features are.
+
+    Args:
+        context: of the stage.
+        teacher: anything `load` takes.
+        weight: of the term.
+        kind: "cosine" or "mse".
+        image, text: which sides follow it.
+    """
+    if not (image or text):
+        raise UsageError("term distill: switch on image or text")
+    pictures, other = context.pictures, load(teacher, device=context.world.device)
+    sides: dict[str, str] = {}
+    with torch.no_grad():
+        if image:
+            sides["image"] = "teacher_image"
+            context.columns["teacher_image"] = _teacher_images(other, pictures.images)
+        if text:
+            sides["text"] = "teacher_text"
+            pictures.draw = False
+            distinct = list(dict.fromkeys(pictures.captions))
+            position = {caption: i for i, caption in enumerate(distinct)}
+            rows = torch.tensor([position[caption] for caption in pictures.captions])
+            context.columns["teacher_text"] = other.encode_text(distinct, normalize=True).cpu()[rows]
+    width = context.model.embed_dim
+    projections = {
+        side: nn.Linear(width, context.columns[column].shape[1])
+        for side, column in sides.items()
+        if context.columns[column].shape[1] != width
+    }
+    return EmbeddingDistill(weight, pairs=sides, kind=kind, projections=projections)  # type: ignore[arg-type]
+
+
+def _teacher_images(teacher: Any, images: Tensor | None) -> Tensor:
+    if images is None:
+        raise NotSupported("term distill: the training pictures do not fit in memory; distil the text side only")
+    parts = []
+    for part in images.split(256):
+        alpha = part[:, 3:].float() / 255
+        pixels = part[:, :3].float() / 255 * alpha + (1 - alpha)
+        parts.append(teacher.encode_image(pixels, normalize=True).cpu())
+    return torch.cat(parts)
