@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
 from binderclip.adapt import MARKS, Region
-from binderclip.cli.sheet import contact_sheet
+from binderclip.cli.shared.sheet import contact_sheet
 from binderclip.data import load_data, plant_defects, scenes, to_tensor, vocabulary
 
 IMAGES = Path(__file__).parent / "images"

@@ -78,7 +78,7 @@ def test_users_reach_it_by_an_option_or_an_import(entry: Paper) -> None:
         else:
             words = line.split()
             assert words[0] == "binderclip", line
-            assert importlib.util.find_spec(f"binderclip.cli.{words[1]}"), line
+            assert importlib.util.find_spec(f"binderclip.cli.verbs.{words[1]}"), line
             option = VERBS[words[1]]
             value = words[words.index(option) + 1]
             room = ROOMS.get(words[1], words[1])

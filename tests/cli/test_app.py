@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from binderclip import cli
-from binderclip.cli import output
 from binderclip.cli.app import VERBS
+from binderclip.cli.shared import output
 
 Command = Callable[..., Any]
 PROGRAM = Path(sys.executable).parent / "binderclip"
@@ -180,7 +180,7 @@ def test_ctrl_c_is_one_line_whenever_it_comes(command: Command, monkeypatch: pyt
         assert (done.code, done.out, done.err) == (130, "", "error: interrupted\n")
 
 
-@pytest.mark.parametrize("when", ["typer", "rich.console", "binderclip.cli.segment"])
+@pytest.mark.parametrize("when", ["typer", "rich.console", "binderclip.cli.verbs.segment.command"])
 def test_ctrl_c_while_the_command_line_is_imported(when: str) -> None:
     # The signal comes exactly when this module is looked for.
     script = f"""

@@ -1,7 +1,7 @@
 """The Typer application, and the one place where errors become messages and exit codes.
 
-A verb is a file beside this one that holds a function decorated with `command` (or a Typer group added to `app`). Its
-heavy imports stand inside the function, so `binderclip --help` answers at once. Exit codes: 0 done, 2 bad usage,
+A verb is a file or folder in `verbs/` whose `register` adds its command (or a group of commands) to `app`. Its heavy
+imports stand inside the function, so `binderclip --help` answers at once. Exit codes: 0 done, 2 bad usage,
 1 failed.
 """
 
@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from binderclip.cli.output import printable
+from binderclip.cli.shared.output import printable
 from binderclip.errors import BinderclipError, UsageError, short_values, was_interrupted
 
 # Order of the verbs in `binderclip --help`: what a newcomer needs first.
@@ -99,7 +99,7 @@ def _root(
 
 
 for _verb in VERBS:
-    importlib.import_module(f"binderclip.cli.{_verb}").register(app)
+    importlib.import_module(f"binderclip.cli.verbs.{_verb}").register(app)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

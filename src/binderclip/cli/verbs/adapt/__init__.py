@@ -1,0 +1,5 @@
+"""`binderclip adapt`."""
+
+from binderclip.cli.verbs.adapt.command import register
+
+__all__ = ["register"]

@@ -1,0 +1,181 @@
+"""`binderclip adapt`: the best classifier for your labelled pictures, how sure it is, and where it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from binderclip.cli.shared.inputs import output_folder
+from binderclip.cli.shared.options import MOST_SEED, Device, Dtype, Json, Model, finite
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_json
+from binderclip.cli.shared.progress import stages
+from binderclip.cli.verbs.adapt.wording import interval_text, labels_verdict, verdict
+from binderclip.errors import UsageError
+
+if TYPE_CHECKING:
+    from binderclip.adapt.selection import LabelSelection, Selection
+
+
+def adapt(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of class-named folders, a CSV (`file,label`, or `file,labels` with `a;b` for several), or a "
+            "named set: `digits`, `fashion-mnist`, ..."
+        ),
+    ],
+    shots: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Pictures a class to learn from, validation included.")
+    ] = 16,
+    methods: Annotated[
+        str,
+        typer.Option(
+            "--methods",
+            help="`auto` (what fits the budget, not those trained on images), `all`, or names: `gda,linear-probe`.",
+        ),
+    ] = "auto",
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Independent draws of the shots; the intervals are over them.")
+    ] = 3,
+    folds: Annotated[int, typer.Option(min=2, max=1000, help="Folds of the cross-validation inside the shots.")] = 4,
+    budget: Annotated[
+        float,
+        typer.Option(min=0, max=1e7, callback=finite, help="Seconds it may take; what does not fit is left out."),
+    ] = 540.0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="The same seed gives the same table.")] = 0,
+    templates: Annotated[
+        str, typer.Option("--templates", "-t", help="How a class name becomes sentences: a set, or one with `{}`.")
+    ] = "simple",
+    keep: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            callback=finite,
+            help="Share of pictures of your classes that 'none of these' must not refuse.",
+        ),
+    ] = 0.95,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=2, max=10**9, help="Most pictures a class that are looked at [default: about 4,000 in all]."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the head, the report and finished work.")] = Path(
+        "adapt"
+    ),
+    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    model: Model = "small",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    json: Json = False,
+) -> None:
+    """Find the best classifier for your pictures among all methods, and say how far to trust it.
+
+    Every method learns from the same few pictures a class and is judged by cross-validation inside them; the test
+    part is looked at once, by the winner and the second. The winner is saved for `binderclip classify --head`.
+    Stopped half-way, the same command goes on where it was.
+
+    Examples:
+
+        binderclip adapt parts/ --shots 16
+
+        binderclip adapt digits --methods gda,linear-probe,zero-shot --out runs/digits
+
+        binderclip classify new/ --head adapt
+    """
+    output_folder(out, make=False)
+    names = methods if methods in ("auto", "all") else [name.strip() for name in methods.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--methods is empty: auto, all, or names such as gda,linear-probe")
+
+    from binderclip.adapt.selection import label_sets, select_head, select_labels
+    from binderclip.data import ImageTextDataset, load_data
+    from binderclip.models import load, resolve_templates
+
+    sentences = resolve_templates(templates)
+    samples = load_data(data)
+    if not isinstance(samples, ImageTextDataset):
+        raise UsageError(f"{data}: shards are streamed, which few-shot draws cannot use; give a folder or a named set")
+    clip = load(model, device=device, dtype=dtype)
+    output_folder(out)
+    several = label_sets(samples) is not None
+    with stages("reading pictures") as say:
+        options: dict[str, Any] = {
+            "shots": shots, "seeds": seeds, "methods": names, "templates": sentences, "folds": folds, "seed": seed,
+            "progress": say,
+        }  # fmt: skip
+        found: Any
+        if several:
+            found = select_labels(clip, samples, **options)
+        else:
+            found = select_head(clip, samples, **options, budget=budget, keep=keep, limit=limit, store=out / "finished")
+        found.save(out)
+        write_json({"data": data, **found.figures()}, out / "figures.json")
+        if report:
+            from binderclip.cli.verbs.adapt.report import write_labels_report, write_report
+
+            say("writing the report")
+            if several:
+                write_labels_report(found, data, out / "report.html")
+            else:
+                write_report(found, clip, data, out / "report.html")
+    if json:
+        print_json({"data": data, **found.figures(), "skipped": found.encoded.skipped})
+    elif several:
+        _print_labels(found, data)
+    else:
+        _print(found, data)
+    warn_skipped(found.encoded.skipped)
+    note(f"head {out}" + (f", report {out / 'report.html'}" if report else ""))
+
+
+def _print_labels(found: LabelSelection, data: str) -> None:
+    print_table(
+        f"{data}: {len(found.labels)} labels, several a picture, {found.shots} shots, cross-validated inside them, "
+        f"{found.seeds} draws, model {found.model}",
+        ["method", "mAP", "95%", "macro-F1", "fit s"],
+        [
+            [s.name, s.mean_average_precision.value, interval_text(s.mean_average_precision), s.macro_f1, s.seconds]
+            for s in found.scores
+        ],
+    )
+    for line in labels_verdict(found):
+        typer.echo(line)
+    for line in found.notes:
+        note(f"note: {line}")
+
+
+def _print(found: Selection, data: str) -> None:
+    single = any(not score.by_seed for score in found.scores)
+    if not single:
+        print_table(
+            f"{data}: {len(found.classes)} classes, {found.shots} shots, cross-validated inside them, "
+            f"{found.seeds} draws, model {found.model}",
+            ["method", "accuracy", "95%", "macro-F1", "cal. error", "fit s", "trained"],
+            [_row(score) for score in found.scores],
+        )
+    for line in verdict(found):
+        typer.echo(line)
+    for line in found.notes:
+        note(f"note: {line}")
+    for name, why in found.left_out:
+        note(f"left out {name}: {why}")
+
+
+def _row(score: Any) -> list[Any]:
+    interval = score.accuracy
+    return [
+        score.name,
+        interval.value,
+        interval_text(interval),
+        score.macro_f1,
+        score.calibration,
+        score.seconds,
+        score.parameters,
+    ]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(adapt)

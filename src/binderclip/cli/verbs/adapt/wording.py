@@ -1,0 +1,62 @@
+"""The words of `binderclip adapt` for what was found, in the terminal and in the report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from binderclip.adapt.selection import Interval, LabelSelection, Selection
+
+
+def labels_verdict(found: LabelSelection) -> list[str]:
+    """What a person should take away of a multi-label selection."""
+    best = found.scores[0]
+    lines = [
+        f"Chosen: {best.name}. Choosing the best of {len(found.scores)} flatters its "
+        f"{best.mean_average_precision.value:.3f} by about {found.optimism:.3f}."
+    ]
+    if found.test is None:
+        return [*lines, "There is no picture to spare for a test."]
+    value, f1, count = found.test
+    lines.append(f"On {count} test pictures, looked at once: mAP {value:.3f}, macro-F1 {f1:.3f}.")
+    if found.runner_up is not None and found.difference is not None:
+        name, other = found.runner_up
+        sure = "no proof that it is better" if found.difference.low <= 0 else "a real difference"
+        lines.append(f"Against {name} ({other:.3f}) on the same pictures: {found.difference} more: {sure}.")
+    return lines
+
+
+def interval_text(interval: Interval) -> str:
+    """Both limits, or that one draw has none."""
+    return f"{interval.low:.3f} to {interval.high:.3f}" if interval.low == interval.low else "one draw"
+
+
+def verdict(found: Selection) -> list[str]:
+    """What a person should take away, in a few sentences."""
+    best = found.scores[0]
+    lines = []
+    if len(found.scores) > 1:
+        lines.append(
+            f"Chosen: {best.name}. Choosing the best of {len(found.scores)} flatters its {best.accuracy.value:.3f} by "
+            f"about {found.optimism:.3f}."
+        )
+    if found.test is None:
+        return [*lines, "No class has a picture to spare for a test: there is no test figure."]
+    test = found.test
+    lines.append(
+        f"On {len(test.probs)} test pictures, looked at once: accuracy {test.accuracy}, macro-F1 {test.macro_f1:.3f}, "
+        f"calibration error {test.calibration:.3f} (temperature {found.temperature:.3g})."
+    )
+    if found.paired is not None and found.runner_up is not None:
+        only, other, p = found.paired
+        sure = "a real difference" if p < 0.05 else "no proof that it is better"
+        lines.append(
+            f"Against {found.runner_up.name} ({found.runner_up.accuracy.value:.3f}) on the same pictures: right alone "
+            f"{only} times against {other}, p = {p:.2g}: {sure}."
+        )
+    if found.rejected == found.rejected:
+        lines.append(
+            f"'None of these' below probability {found.threshold:.2f} keeps {found.keep:.0%} of pictures like yours "
+            f"and would have refused {found.rejected:.0%} of the test mistakes."
+        )
+    return lines

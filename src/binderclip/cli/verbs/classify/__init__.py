@@ -1,0 +1,5 @@
+"""`binderclip classify`."""
+
+from binderclip.cli.verbs.classify.command import register
+
+__all__ = ["register"]

@@ -1,0 +1,184 @@
+"""`binderclip classify`: which label fits each image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from binderclip.cli.shared.inputs import Images, find_images, picture_path
+from binderclip.cli.shared.marks import Mark, MarkBox, encode_marked, parse_mark
+from binderclip.cli.shared.options import LABELS, MODEL, BatchSize, Device, Dtype, Json, parse_labels
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.verbs.classify.zero_shot import (
+    Context,
+    CropFrom,
+    DescriptionsFile,
+    PoolName,
+    Templates,
+    ViewsName,
+    ZeroShotOptions,
+    classify_views,
+    parse_zero_shot,
+)
+from binderclip.errors import UsageError
+
+if TYPE_CHECKING:
+    from binderclip.adapt import Edit, Region
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What is shown: for each image the likeliest labels with their probability."""
+
+    model: str
+    labels: list[str]
+    rows: list[tuple[Any, list[tuple[str, float]]]]
+    skipped: list[tuple[str, str]]
+
+
+def classify(
+    images: Images,
+    labels: Annotated[str | None, LABELS] = None,
+    head: Annotated[
+        Path | None,
+        typer.Option("--head", help="Instead of --labels: a folder that `binderclip adapt` left, with its classes."),
+    ] = None,
+    templates: Templates = None,
+    descriptions: DescriptionsFile = None,
+    pool: PoolName = None,
+    context: Context = None,
+    views: ViewsName = "whole",
+    crop_from: CropFrom = None,
+    mark: Mark = None,
+    box: MarkBox = None,
+    top: Annotated[int, typer.Option(min=1, max=10_000, help="Labels to show for each image.")] = 3,
+    picture: Annotated[
+        str | None, typer.Option("--picture", help="Also save a sheet of the images with their labels to this PNG.")
+    ] = None,
+    model: Annotated[str | None, MODEL] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = 64,
+    json: Json = False,
+) -> None:
+    """Say which of your labels fits each image: zero-shot by --labels, or by a --head that learned them.
+
+    Examples:
+
+        binderclip classify photo.jpg --labels "cat,dog,a cup of coffee"
+
+        binderclip classify holiday/ -l beach,mountain,city --picture sheet.png
+
+        binderclip classify pets/ -l cat,dog,horse --descriptions animals --pool auto
+
+        binderclip classify street/ -l car,bicycle,bus --views crops
+
+        binderclip classify shelf.jpg -l apple,clock,cat --mark blur --box 20,10,120,90
+
+        binderclip classify new/ --head adapt
+
+    A file that cannot be read is left out and named; the others are done.
+    """
+    if (labels is None) == (head is None):
+        raise UsageError("give --labels cat,dog,... or --head FOLDER, one of them")
+    given = {"--templates": templates, "--descriptions": descriptions, "--pool": pool, "--context": context}
+    given |= {"--crop-from": crop_from, "--views": None if views == "whole" else views}
+    if head is not None and any(value is not None for value in given.values()):
+        name = next(name for name, value in given.items() if value is not None)
+        raise UsageError(f"{name} is about texts and does not go with --head, which has learned its classes")
+    marked = parse_mark(mark, box)
+    if marked and (head is not None or views != "whole" or crop_from is not None):
+        raise UsageError("--mark shows one picture of each image to labels: leave out --views, --crop-from and --head")
+    names = None if labels is None else parse_labels(labels)
+    found = find_images(images)
+    sheet = picture_path(picture) if picture else None
+    running: dict[str, Any] = {"device": device, "dtype": dtype, "batch_size": batch_size}
+    if names is None:
+        assert head is not None
+        answers = _by_head(head, found.paths, top, model=model, **running)
+    else:
+        options = parse_zero_shot(
+            names,
+            templates=templates,
+            descriptions=descriptions,
+            pool=pool,
+            context=context,
+            views=views,
+            crop_from=crop_from,
+        )
+        answers = _by_labels(options, found.paths, top, marked, model="small" if model is None else model, **running)
+    _show(answers, top, json)
+    if sheet and answers.rows:
+        from binderclip.cli.shared.sheet import contact_sheet
+
+        contact_sheet([(p, best[0][0], f"{best[0][1]:.2f}") for p, best in answers.rows], sheet)
+        count = len(answers.rows)
+        note(f"sheet {sheet}" + (f" (the first 60 of {count} images)" if count > 60 else ""))
+    if not answers.rows:
+        raise typer.Exit(1)
+    raise typer.Exit(found.exit_code(answers.skipped))
+
+
+def _by_labels(
+    options: ZeroShotOptions, paths: list[Path], top: int, mark: tuple[Edit, Region] | None, *, model: str, device: str,
+    dtype: str, batch_size: int,
+) -> _Answers:  # fmt: skip
+    from binderclip.models import load
+
+    names = options.names
+    clip = load(model, device=device, dtype=dtype)
+    if options.plain:
+        bank = clip.text_bank(names, options.templates or "simple")
+        if mark is None:
+            encoded = clip.encode_files(paths, batch_size=batch_size)
+        else:
+            encoded = encode_marked(clip, paths, mark, batch_size=batch_size)
+        probs = clip.classify_features(encoded.features, bank).probs
+    else:
+        encoded, probs = classify_views(clip, options, paths, mark=mark, batch_size=batch_size)
+    order = probs.argsort(dim=-1, descending=True)[:, :top]
+    rows = [
+        (path, [(names[c], float(probs[row, c])) for c in order[row].tolist()])
+        for row, path in enumerate(encoded.paths)
+    ]
+    return _Answers(model, names, rows, encoded.skipped)
+
+
+def _by_head(
+    head: Path, paths: list[Path], top: int, *, model: str | None, device: str, dtype: str, batch_size: int
+) -> _Answers:
+    from binderclip.cli.verbs.classify.learned_heads import answers_of
+
+    found = answers_of(head, paths, model=model, device=device, dtype=dtype, batch_size=batch_size)
+    rows = [(path, found.best(row, top)) for row, path in enumerate(found.paths)]
+    return _Answers(found.model, found.labels, rows, found.skipped)
+
+
+def _show(answers: _Answers, top: int, json: bool) -> None:
+    rows = answers.rows
+    if json:
+        print_json(
+            {
+                "model": answers.model,
+                "labels": answers.labels,
+                "images": [{"image": p, "labels": [{"label": n, "prob": v} for n, v in best]} for p, best in rows],
+                "skipped": [{"image": key, "reason": reason} for key, reason in answers.skipped],
+            }
+        )
+    elif rows:
+        shown = max(len(best) for _, best in rows)
+        columns = ["image", "label", "prob"] + [f"{n}." for n in range(2, shown + 1)]
+        print_table(
+            f"{len(rows)} image{'s' if len(rows) > 1 else ''}, {len(answers.labels)} labels, model {answers.model}",
+            columns,
+            [[str(p), best[0][0], best[0][1], *[f"{n} {v:.3f}" for n, v in best[1:]]] for p, best in rows],
+        )
+    warn_skipped(answers.skipped)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(classify)

@@ -1,0 +1,172 @@
+"""`binderclip click`: the mask of what was pointed at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from binderclip.cli.shared.boxes import parse_box
+from binderclip.cli.shared.inputs import one_image, output_path
+from binderclip.cli.shared.options import Device, Json
+from binderclip.cli.shared.output import print_json
+from binderclip.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from binderclip.adapt import Region
+
+
+def click(
+    image: Annotated[str, typer.Argument(help="The image file.")],
+    point: Annotated[
+        list[str] | None,
+        typer.Option("--point", "-p", metavar="X,Y", help="A pixel inside the object. Can be given several times."),
+    ] = None,
+    outside: Annotated[
+        list[str] | None,
+        typer.Option("--not", metavar="X,Y", help="A pixel outside the object. Can be given several times."),
+    ] = None,
+    box: Annotated[str | None, typer.Option(help="A box around the object, `x0,y0,x1,y1` in pixels.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="PNG of the mask, 255 inside [default: NAME-mask.png].")
+    ] = None,
+    overlay: Annotated[
+        str | None, typer.Option(help="PNG of the image with the mask [default: NAME-clicked.png].")
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="`small-sam`, `hf:facebook/sam-vit-base` or another SAM, or a run folder."),
+    ] = "small-sam",
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Cut out what you point at; coordinates are pixels of the picture.
+
+    Examples:
+
+        binderclip click photo.jpg --point 310,120
+
+        binderclip click photo.jpg --box 40,30,300,280 --not 60,40
+    """
+    path = one_image(image)
+    inside = [_parsed(text, "--point") for text in point or []]
+    away = [_parsed(text, "--not") for text in outside or []]
+    area = None if box is None else parse_box(box)
+    region = None if area is None else area.box
+    if not inside and area is None:
+        raise UsageError("give --point x,y or --box x0,y0,x1,y1: where the object is")
+    mask_path, overlay_path = output_path(out, path, "mask"), output_path(overlay, path, "clicked")
+    if mask_path.suffix.lower() != ".png":
+        raise UsageError(f"--out {mask_path}: a mask is saved as PNG")
+
+    import torch
+    from PIL import Image
+
+    from binderclip.cli.shared.sheet import save_picture
+    from binderclip.data import open_image
+    from binderclip.segment import Prompts, load_promptable
+
+    picture = open_image(path).convert("RGB")
+    _check_within([*inside, *away], picture)
+    if area is not None:
+        _check_box(area, picture)
+    segmenter = load_promptable(model, device=device)
+    labels = [1] * len(inside) + [0] * len(away)
+    prompts = Prompts.of(points=[*inside, *away] or None, labels=labels or None, box=region)
+    # One click may mean a part or the whole: the best of three. More prompts are unambiguous.
+    with torch.no_grad():
+        state = segmenter.encode(picture)
+        found = segmenter.predict(state, prompts, multimask=len(labels) == 1 and region is None).pick()
+    mask = (found.logits[0, 0] > 0).cpu().numpy()
+    try:
+        Image.fromarray(mask.astype("uint8") * 255).save(mask_path)
+    except OSError as error:
+        raise DataError(f"cannot write {mask_path}: {error.strerror or error}") from error
+    save_picture(_drawn(picture, mask, inside, away, region), overlay_path)
+    bounds = _bounds(mask)
+    if json:
+        print_json(
+            {
+                "image": path,
+                "model": model,
+                "points": inside,
+                "not": away,
+                "box": region,
+                "pixels": int(mask.sum()),
+                "share": float(mask.mean()),
+                "predicted_iou": float(found.scores[0, 0]),
+                "bounds": bounds,
+                "mask": mask_path,
+                "overlay": overlay_path,
+            }
+        )
+        return
+    where = f"x {bounds[0]} to {bounds[2]}, y {bounds[1]} to {bounds[3]}" if bounds else "nothing was found there"
+    typer.echo(f"{mask.mean():.1%} of the picture, {where}; predicted IoU {float(found.scores[0, 0]):.2f}")
+    typer.echo(f"mask {mask_path}\noverlay {overlay_path}")
+
+
+def _parsed(text: str, option: str) -> tuple[float, float]:
+    parts = text.split(",")
+    try:
+        x, y = (float(part) for part in parts)
+    except ValueError as error:
+        raise UsageError(f"{option} {text!r}: write two numbers, such as {option} 120,80") from error
+    return x, y
+
+
+def _check_within(points: list[tuple[float, float]], picture: Image.Image) -> None:
+    for x, y in points:
+        if not (0 <= x < picture.width and 0 <= y < picture.height):
+            raise UsageError(f"point {x:g},{y:g} is outside the picture of {picture.width} x {picture.height} pixels")
+
+
+def _check_box(area: Region, picture: Image.Image) -> None:
+    try:
+        area.bounds(picture.height, picture.width)
+    except UsageError as error:
+        raise UsageError(f"--box: {error}") from error
+
+
+def _bounds(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """(x0, y0, x1, y1) of a mask, half-open; None for an empty one."""
+    import numpy as np
+
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _drawn(
+    picture: Image.Image,
+    mask: np.ndarray,
+    inside: list[tuple[float, float]],
+    away: list[tuple[float, float]],
+    box: tuple[float, ...] | None,
+) -> Image.Image:
+    """The picture, what is not the object faded, with the prompts."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    pixels = np.asarray(picture, dtype=np.float32)
+    faded = 0.25 * pixels.mean(axis=2, keepdims=True) + 165
+    shown = Image.fromarray(np.where(mask[..., None], pixels, faded).round().clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(shown)
+    size = max(4, min(picture.size) // 60)
+    if box is not None:
+        draw.rectangle(list(box), outline=(20, 90, 220), width=max(2, size // 3))
+    for colour, points in (((20, 160, 60), inside), ((210, 30, 30), away)):
+        for x, y in points:
+            draw.ellipse(
+                (x - size, y - size, x + size, y + size), fill=colour, outline="white", width=max(1, size // 4)
+            )
+    return shown
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(click)

@@ -1,0 +1,237 @@
+"""`binderclip demo`: one page that shows a model being trained, then classifying, searching, segmenting, explaining."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from binderclip.cli.shared.figures import figure_rows
+from binderclip.cli.shared.inputs import output_folder
+from binderclip.cli.shared.options import Json, finite
+from binderclip.cli.shared.output import note, print_json
+from binderclip.cli.shared.page import Page
+
+if TYPE_CHECKING:
+    from binderclip.models import ImageTextModel
+
+SCENE_LABELS = ("cat", "dog", "house", "moon", "flower", "tree", "heart", "cloud")
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page and everything it shows.")] = Path(
+        "demo"
+    ),
+    epochs: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=1000,
+            callback=finite,
+            help="Passes of the from-scratch model over its pictures; 4 take two minutes.",
+        ),
+    ] = 4.0,
+    pictures: Annotated[
+        int | None, typer.Option(min=10, max=10**6, help="Held-out pictures to search in [default: all of them].")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train a small model for two minutes, then show the bundled one at work, on one page.
+
+    Nothing is downloaded: pictures, photographs and the model `small` come with the packages.
+    """
+    output_folder(out)
+
+    from binderclip.models import load
+
+    start = time.perf_counter()
+    clip = load("small")
+    page = Page(
+        "binderclip at work",
+        "Made on this machine, offline, by <code>binderclip demo</code>. The first section trains a model from nothing "
+        "to show training; everything below it uses the bundled model <code>small</code>.",
+    )
+    sections: tuple[tuple[str, Callable[[], None]], ...] = (
+        ("train", lambda: _train(page, out, epochs)),
+        ("classify", lambda: _classify(page, clip)),
+        ("search", lambda: _search(page, clip, out, pictures)),
+        ("segment", lambda: _segment(page, clip)),
+        ("explain", lambda: _explain(page, clip)),
+        ("model", lambda: _model(page, clip)),
+    )
+    seconds: dict[str, float] = {}
+    for name, make in sections:
+        note(f"{name} ...")
+        began = time.perf_counter()
+        make()
+        seconds[name] = round(time.perf_counter() - began, 1)
+    path = page.save(out / "index.html")
+    if json:
+        print_json({"page": path, "seconds": seconds})
+    else:
+        typer.echo(f"done in {time.perf_counter() - start:.0f} s: open {path}")
+
+
+def _train(page: Page, out: Path, epochs: float) -> None:
+    from binderclip import train
+
+    run = out / "run"
+    # Made again each time: training is what this section shows.
+    shutil.rmtree(run, ignore_errors=True)
+    result = train.run("scratch-64", out=run, epochs=epochs)
+    stage = result.stages[-1]
+    page.section(
+        "Train",
+        f"A small image tower and a text transformer, both from nothing, learn from clip art and emoji for "
+        f"{result.seconds / 60:.1f} minutes ({stage.images_per_second:.0f} images/s). The table says how often the "
+        "right picture or caption is among the first ten of all held-out ones, early and at the end. Two minutes are "
+        "a demonstration: pretrained parts are worth far more than time.",
+        "binderclip train scratch-64 --out runs/scratch",
+    )
+    page.strip([(plot, "") for plot in sorted((run / "plots").glob("*.png"))], width=480)
+    before, after = stage.evaluations[0], stage.evaluations[-1]
+    page.table(
+        ("held-out measure", f"at step {before['step']:.0f}", f"at step {after['step']:.0f}"),
+        [
+            (name.replace("_", " "), float(before[name]), float(after[name]))
+            for name in after
+            if name.endswith("R@10") and name in before
+        ],
+    )
+
+
+def _photographs() -> dict[str, Any]:
+    from binderclip.data import load_data
+
+    return {sample.key.split(".")[0]: sample.image for sample in load_data("photographs")}
+
+
+def _classify(page: Page, clip: ImageTextModel) -> None:
+    from PIL import ImageOps
+
+    photographs = _photographs()
+    chosen = ("chelsea", "coffee", "rocket", "motorcycle_left", "flower", "china", "coins", "astronaut")
+    labels = [
+        "a cat", "a dog", "a cup of coffee", "a rocket", "a motorcycle", "a flower", "a temple", "coins",
+        "an astronaut", "a tree", "a boat", "a house", "a guitar", "a horse", "a pizza",
+    ]  # fmt: skip
+    result = clip.classify([photographs[name] for name in chosen], labels, top=3)
+    page.section(
+        "Classify",
+        f"Photographs the model never saw, and {len(labels)} labels given as plain words. Nothing is trained on the "
+        "labels. Mistakes are left in.",
+        f'binderclip classify photos/ --labels "{",".join(labels[:5])},..."',
+    )
+    page.strip(
+        [
+            (
+                ImageOps.fit(photographs[name].convert("RGB"), (300, 300)),
+                ", ".join(f"{label} {prob:.2f}" for label, prob in best[:2]),
+            )
+            for name, best in zip(chosen, result.top(), strict=True)
+        ]
+    )
+
+
+def _search(page: Page, clip: ImageTextModel, out: Path, limit: int | None) -> None:
+    from binderclip.data import load_data
+    from binderclip.search import SearchIndex
+
+    folder = out / "pictures"
+    folder.mkdir(exist_ok=True)
+    pictures = load_data("openclipart,noto-emoji", split="test")
+    pictures = pictures if limit is None else pictures.subset(range(min(limit, len(pictures))))
+    for sample in pictures:
+        path = folder / f"{sample.source}-{sample.key}.png"
+        if not path.exists():
+            sample.image.resize((128, 128)).save(path)
+    index = SearchIndex(out / "index", clip)
+    began = time.perf_counter()
+    report = index.update(folder)
+    seconds = time.perf_counter() - began
+    page.section(
+        "Search",
+        f"A folder of {len(index)} held-out pictures: {report.encoded} were encoded in {seconds:.0f} s, "
+        f"{report.unchanged} were known from an earlier run (only what is new or changed is encoded). Then words, or a "
+        "picture, find pictures; captions are never looked at.",
+        f'binderclip search index {folder}\nbinderclip search query "a sailing boat" --index {folder}',
+    )
+    for query in ("a sailing boat", "something to eat", "a person playing sport", "a warning sign"):
+        page.text(f"<b>{query}</b>")
+        page.strip([(hit.path, f"{hit.score:.2f}") for hit in index.query(query, top=6)])
+    example = index.query("a bird", top=1)[0].path
+    page.text("<b>more like this picture</b> (the first one)")
+    page.strip([(hit.path, f"{hit.score:.2f}") for hit in index.query(example, top=6)])
+
+
+def _segment(page: Page, clip: ImageTextModel) -> None:
+    from dataclasses import replace
+
+    import torch
+
+    from binderclip.data import vocabulary
+    from binderclip.data.scenes.stream import scenes
+    from binderclip.segment import Segmenter
+
+    words = vocabulary("scenes15", split="test").only(SCENE_LABELS)
+    batch = scenes(3, 3, 256, vocabulary=words, objects=(2, 3), area=(0.08, 0.25), occlusion=0.1, background="gradient")
+    segmenter = Segmenter(clip, preset="value", background=["background"])
+    page.section(
+        "Segment",
+        "Scenes pasted together from held-out pictures, so that the true mask of every object is known. The labels are "
+        "words again; this is the plain dense baseline, which every later method has to beat. Left the scene, in the "
+        "middle the answer, right the truth.",
+        f'binderclip segment scene.png --labels "{",".join(SCENE_LABELS)}" --background background',
+    )
+    for row in range(len(batch)):
+        found = segmenter(batch.images[row], list(SCENE_LABELS))
+        names = [found.classes.index(name) for name in batch.classes]
+        truth = replace(found, labels=torch.tensor(names)[batch.semantic[row]].int())
+        page.strip(
+            [
+                (found.image, batch.captions[row]),
+                (found.overlay(), "what the model says"),
+                (truth.overlay(), "the truth"),
+            ],
+            width=300,
+        )
+
+
+def _explain(page: Page, clip: ImageTextModel) -> None:
+    from PIL import ImageOps
+
+    from binderclip.explain import METHODS
+
+    photographs = _photographs()
+    page.section(
+        "Explain",
+        "Where a picture speaks for a text: the gradient at the pixels (saliency), and its mean over noisy copies of "
+        "the picture (SmoothGrad). `--compare` runs all methods and tests their maps by taking pixels away in order.",
+        'binderclip explain chelsea.png --label "a cat" --method smoothgrad',
+    )
+    for name, text in (("chelsea", "a cat"), ("coffee", "a cup of coffee"), ("rocket", "a rocket")):
+        picture = ImageOps.fit(photographs[name].convert("RGB"), (256, 256))
+        drawn = [
+            (METHODS[method]()(clip, [picture], text).overlay(picture), method) for method in ("saliency", "smoothgrad")
+        ]
+        page.strip([(picture, text), *drawn], width=300)
+
+
+def _model(page: Page, clip: ImageTextModel) -> None:
+    figures = clip.card.get("figures", {})
+    page.section(
+        "The model",
+        f"{clip.card.get('summary', 'The bundled model.')} These figures were measured when it was made, on held-out "
+        "pictures, and travel with its weights.",
+        "binderclip info",
+    )
+    page.table(("data", "measure", str(clip.card.get("unit", "value")).split(";")[0]), figure_rows(figures))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(demo)

@@ -1,0 +1,5 @@
+"""`binderclip explain`."""
+
+from binderclip.cli.verbs.explain.command import register
+
+__all__ = ["register"]

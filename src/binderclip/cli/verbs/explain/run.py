@@ -1,0 +1,377 @@
+"""What `binderclip explain` does: one method on images, or all methods side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from binderclip.cli.shared.inputs import ImageArguments, output_folder, output_names, output_path, writable_path
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from binderclip.explain import Attribution, Comparison
+
+FOLDER = "explain"
+"""Where the files of several pictures go."""
+SIDE = 512
+"""Longest side at which a picture is explained: the model sees less, and maps are drawn at the picture's own size."""
+SQUARE = 256
+"""Side of the squares that several pictures are cut to for one comparison."""
+
+
+@dataclass(frozen=True)
+class ExplainRequest:
+    """The options of the verb, in its order."""
+
+    found: ImageArguments
+    label: str | None
+    method: str
+    layer: str | None
+    settings: tuple[str, ...]
+    head: Path | None
+    model: str | None
+    device: str
+    dtype: str
+    out: str | None
+    npy: bool
+    report: str | None
+    legend: bool
+    json: bool
+    many: bool
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is explained: an image-text model and a text, or a head's classifier and one of its classes (or None)."""
+
+    model: Any
+    target: Any
+    name: str
+    unit: str
+
+    @property
+    def said(self) -> str:
+        """What is explained, in words."""
+        return self.target if self.target is not None else "the predicted class"
+
+
+def explain_images(request: ExplainRequest) -> int:
+    """One method on every image; the exit code."""
+    names = _names(request.method)
+    if len(names) > 1:
+        raise UsageError(f"--method {request.method}: several methods go with --compare")
+    method = build_methods(names, request.layer, request.settings)[names[0]]
+    places = _places(request)
+    subject = _subject(request)
+    from binderclip.data import open_image
+
+    rows: list[dict[str, Any]] = []
+    drawn: list[tuple[Image.Image, str]] = []
+    skipped: list[tuple[str, str]] = []
+    for path, place in zip(request.found.paths, places, strict=True):
+        try:
+            picture = open_image(path)
+        except DataError as error:
+            if not request.many:
+                raise
+            skipped.append((str(path), str(error)))
+            continue
+        found = method(subject.model, [_shrunk(picture)], subject.target)
+        rows.append(_draw(request, subject, names[0], found, picture, path, place))
+        if request.report:
+            said = ", blank map" if rows[-1]["blank"] else ""
+            drawn.append((found.overlay(picture.convert("RGB")), f"{path.name}: {rows[-1][subject.unit]:.2f}{said}"))
+    if request.report and rows:
+        _report(request, subject, f"{subject.said}: {names[0]}", drawn)
+    _say(request, subject, rows)
+    warn_skipped(skipped)
+    return 1 if not rows else request.found.exit_code(skipped)
+
+
+def _draw(
+    request: ExplainRequest, subject: Subject, method: str, found: Attribution, picture: Any, path: Path, place: Path
+) -> dict[str, Any]:
+    from binderclip.cli.shared.sheet import save_picture, with_scale
+
+    across, down = picture.width / found.size[1], picture.height / found.size[0]
+    # ReLU may leave nothing; the first pixel of a blank map is no place.
+    blank = bool(found.blank[0])
+    peak = None if blank else found.peak()
+    peak = None if peak is None else (int((peak[0] + 0.5) * across), int((peak[1] + 0.5) * down))
+    value = float(found.value[0])
+    drawn = found.overlay(picture)
+    if request.legend:
+        signed = found.finish == "signed"
+        text = f"{subject.said}: {subject.unit} {value:.2f}, {method}" + (", blank" if blank else "")
+        drawn = with_scale(drawn, text, found.ramp(), ("against", "for") if signed else ("no", "strong evidence"))
+    save_picture(drawn, place)
+    row: dict[str, Any] = {
+        "image": path,
+        "label": subject.target,
+        "method": method,
+        "model": subject.name,
+        subject.unit: value,
+        "peak_xy": peak,
+        "blank": blank,
+        "overlay": place,
+    }
+    error = found.completeness_error()
+    if error is not None:
+        row["completeness_error"] = float(error[0])
+    if request.npy:
+        name = place.stem.removesuffix("-explain") if request.many else path.stem
+        row["map"] = place.with_name(f"{name}-{method}.npy")
+        _save_map(row["map"], found, (picture.height, picture.width))
+    return row
+
+
+def compare_methods(request: ExplainRequest) -> int:
+    """All methods on the images; the exit code."""
+    from binderclip.explain import OPTIMISED, compare
+
+    names = None if request.method == "saliency" and not request.settings else _names(request.method)
+    methods = build_methods(names or _all_methods(), request.layer, request.settings)
+    paths = request.found.paths
+    target = Path(paths[0].stem) if not request.many else Path("explain")
+    sheet = output_path(request.out, target, "compare")
+    page = None if request.report is None else writable_path(request.report)
+    subject = _subject(request)
+    pictures, kept, skipped = _opened(paths, squares=request.many)
+    if not kept:
+        raise DataError(f"none of {len(paths)} pictures can be read: {skipped[0][0]}: {skipped[0][1]}")
+    target_words = subject.target if subject.target is None else [subject.target] * len(kept)
+    if names is None:
+        methods = {name: method for name, method in methods.items() if name not in OPTIMISED}
+    found = compare(subject.model, pictures, target_words, methods=methods, strict=names is not None)
+    from binderclip.cli.shared.sheet import save_picture
+
+    save_picture(found.sheet(), sheet)
+    if request.npy:
+        found.save_maps(sheet.with_suffix(""))
+    if page is not None:
+        _comparison_page(request, subject, found, kept, page)
+    rows = found.table()
+    if request.json:
+        print_json(
+            {
+                "images": kept,
+                "label": subject.target,
+                "model": subject.name,
+                subject.unit: [float(v) for v in next(iter(found.attributions.values())).value],
+                "methods": rows,
+                "left_out": found.left_out,
+                "sheet": sheet,
+                "skipped": [{"image": key, "reason": reason} for key, reason in skipped],
+            }
+        )
+    else:
+        columns = ("method", "deletion", "insertion", "completeness error")
+        shown = [[r["method"], *(_blank(r[key]) for key in ("deletion", "insertion", "completeness"))] for r in rows]
+        print_table(f"{len(kept)} images, {subject.said}, model {subject.name}", columns, shown)
+        typer.echo("deletion: lower is better; insertion: higher is better; a random map is what chance gives")
+        for line in _blanks(rows, len(kept)):
+            note(line)
+        for name, why in found.left_out.items():
+            note(f"left out {name}: {why}")
+        typer.echo(f"sheet {sheet}" + (f"\npage {page}" if page else ""))
+    warn_skipped(skipped)
+    return request.found.exit_code(skipped)
+
+
+def build_methods(names: Sequence[str], layer: str | None, settings: Sequence[str]) -> dict[str, Any]:
+    """Methods by name with `--layer` and `--set` applied, before any model is loaded.
+
+    Raises:
+        UsageError: an unknown method or setting, or a layer for a method that looks at pixels.
+    """
+    import inspect
+
+    from binderclip.explain import METHODS
+    from binderclip.settings import check_part, parse_override
+
+    for name in names:
+        if name not in METHODS:
+            raise UsageError(f"--method {name!r} is unknown; there are {', '.join(sorted(METHODS))}")
+    chosen: dict[str, Any] = {}
+    for text in settings:
+        key, value = parse_override(text)
+        chosen[".".join(key)] = value
+    built = {}
+    for name in names:
+        accepted = inspect.signature(METHODS[name]).parameters
+        mine = {key: value for key, value in chosen.items() if len(names) == 1 or key in accepted}
+        if layer is not None:
+            place: int | str = int(layer) if re.fullmatch("-?[0-9]{1,4}", layer) else layer
+            slot = next((option for option in ("layer", "layers") if option in accepted), None)
+            if slot is not None and not (name.startswith(("smoothgrad", "vargrad")) and slot == "layers"):
+                mine[slot] = place
+            elif len(names) == 1:
+                raise UsageError(f"--layer: {name} looks at the pixels, not at a layer")
+        check_part({"name": name, **mine}, METHODS, "method")
+        built[name] = METHODS[name](**mine)
+    return built
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--method is empty: name one, such as --method smoothgrad")
+    return names
+
+
+def _all_methods() -> list[str]:
+    from binderclip.explain import METHODS
+
+    return sorted(METHODS)
+
+
+def _subject(request: ExplainRequest) -> Subject:
+    from binderclip.models import load
+
+    if request.head is None:
+        name = request.model or "small"
+        return Subject(load(name, device=request.device, dtype=request.dtype), request.label, name, "cosine")
+    from binderclip.adapt import head_model, load_head
+
+    name = request.model or head_model(request.head)
+    if not name:
+        raise UsageError(f"{request.head} does not say which model its head stands on: give --model")
+    clip = load(name, device=request.device, dtype=request.dtype)
+    head = load_head(request.head, model=clip)
+    if not hasattr(head, "predictor"):
+        raise UsageError(f"{request.head}: {type(head).__name__} is no head that can be explained through its model")
+    predictor = head.predictor(clip)
+    predictor.classes = [str(label) for label in predictor.classes]
+    return Subject(predictor, request.label, str(request.head), "logit")
+
+
+def _places(request: ExplainRequest) -> list[Path]:
+    """Where each overlay goes, checked before the model is loaded."""
+    paths = request.found.paths
+    if request.report is not None:
+        writable_path(request.report)
+    if not request.many:
+        return [output_path(request.out, paths[0], "explain")]
+    folder = Path(request.out or FOLDER)
+    if folder.suffix and not folder.is_dir():
+        raise UsageError(f"--out {folder}: for several images give a folder")
+    output_folder(folder)
+    return [folder / f"{name}-explain.png" for name in output_names(paths)]
+
+
+def _shrunk(picture: Any) -> Any:
+    from PIL import Image
+
+    if max(picture.size) <= SIDE:
+        return picture
+    scale = SIDE / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+
+def _opened(paths: Sequence[Path], *, squares: bool) -> tuple[list[Any], list[Path], list[tuple[str, str]]]:
+    from PIL import ImageOps
+
+    from binderclip.data import open_image
+
+    pictures, kept, skipped = [], [], []
+    for path in paths:
+        try:
+            picture = open_image(path)
+        except DataError as error:
+            if not squares:
+                raise
+            skipped.append((str(path), str(error)))
+            continue
+        small = ImageOps.fit(picture.convert("RGB"), (SQUARE, SQUARE)) if squares else _shrunk(picture)
+        pictures.append(small)
+        kept.append(path)
+    return pictures, kept, skipped
+
+
+def _save_map(path: Path, found: Attribution, size: tuple[int, int]) -> None:
+    import numpy as np
+
+    try:
+        np.save(path, found.maps(size)[0].cpu().numpy().astype(np.float32))
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _report(request: ExplainRequest, subject: Subject, title: str, drawn: Sequence[tuple[Any, str]]) -> None:
+    from html import escape
+
+    from binderclip.cli.shared.page import Page
+
+    assert request.report is not None
+    page = Page(title, f"Model <code>{escape(subject.name)}</code>. Made by <code>binderclip explain</code>.")
+    page.section("Maps", f"The {subject.unit} stands below each picture; colour is evidence.")
+    page.strip(drawn, width=300)
+    page.save(writable_path(request.report))
+
+
+def _comparison_page(
+    request: ExplainRequest, subject: Subject, found: Comparison, kept: Sequence[Path], path: Path
+) -> None:
+    from html import escape
+
+    from binderclip.cli.shared.page import Page
+
+    said = escape(subject.said)
+    page = Page(f"Why: {said}", f"Model <code>{escape(subject.name)}</code>, {len(kept)} images.")
+    page.section(
+        "Numbers",
+        "Deletion takes the pixels away in the order of the map: the lower the mean score on the way, the better the "
+        "map knows what matters. Insertion puts them back: the higher, the better. A random map shows what chance "
+        "gives. The completeness error says how far a map that promises to sum to the score is from doing so.",
+    )
+    columns = ["method", "deletion", "+/-", "insertion", "+/-", "completeness error"]
+    keys = ("deletion", "deletion_error", "insertion", "insertion_error", "completeness")
+    table = found.table()
+    page.table(columns, [[row["method"], *(_blank(row[key]) for key in keys)] for row in table])
+    if blanks := _blanks(table, len(kept)):
+        page.text(" ".join(f"{escape(line)}." for line in blanks))
+    if found.left_out:
+        page.text("Left out: " + "; ".join(f"{escape(n)} ({escape(why)})" for n, why in found.left_out.items()) + ".")
+    page.section("Maps", "Colour is evidence for the text; where a map is signed, red speaks for and blue against it.")
+    page.picture(found.sheet(side=170))
+    page.save(path)
+
+
+def _say(request: ExplainRequest, subject: Subject, rows: Sequence[dict[str, Any]]) -> None:
+    if request.json:
+        print_json(rows[0] if rows and not request.many else {"images": list(rows)})
+        return
+    for row in rows:
+        peak, said = row["peak_xy"], subject.said
+        where = (
+            f"strongest evidence at x {peak[0]}, y {peak[1]}"
+            if peak
+            else f"{row['method']} finds no place that speaks for it"
+        )
+        name = f"{row['image']}: " if request.many else ""
+        typer.echo(f"{name}{subject.unit} with {said!r}: {row[subject.unit]:.3f}; {where}")
+        if "completeness_error" in row:
+            typer.echo(f"the map sums to the {subject.unit} up to {row['completeness_error']:.2g} of it")
+        typer.echo(f"overlay {row['overlay']}")
+
+
+def _blanks(rows: Sequence[dict[str, Any]], count: int) -> list[str]:
+    """A line for every method that says nothing about some images."""
+    return [
+        f"{row['method']}: blank on {row['blank']} of {count} images, left out of its numbers; it is not ranked"
+        for row in rows
+        if row["blank"]
+    ]
+
+
+def _blank(value: float | None) -> Any:
+    return "" if value is None or value != value else value

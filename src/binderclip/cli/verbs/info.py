@@ -1,0 +1,83 @@
+"""`binderclip info`: what is installed, where it can run, which models are at hand."""
+
+from __future__ import annotations
+
+import typer
+
+from binderclip.cli.shared.figures import figure_rows
+from binderclip.cli.shared.options import Json
+from binderclip.cli.shared.output import print_json, print_table
+
+PACKAGES = (
+    "torch", "torchvision", "open_clip_torch", "timm", "transformers", "safetensors", "numpy", "scikit-learn",
+    "lancedb", "webdataset", "tensorboard",
+)  # fmt: skip
+
+
+def _versions() -> dict[str, str | None]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _devices() -> list[str]:
+    import torch
+
+    devices = [f"cpu ({torch.get_num_threads()} threads)"]
+    devices += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return devices
+
+
+def info(json: Json = False) -> None:
+    """Print versions, devices and the bundled models with their figures."""
+    import platform
+
+    from binderclip import __version__
+    from binderclip.models import bundled_cards
+    from binderclip.models.files.folders import bundled_of, folder_card
+
+    versions, devices, models = _versions(), _devices(), bundled_cards()
+    models |= {
+        name: folder_card(path)
+        for kind in ("vision", "classifier", "promptable")
+        for name, path in bundled_of(kind).items()
+    }
+    if json:
+        print_json(
+            {
+                "binderclip": __version__,
+                "python": platform.python_version(),
+                "packages": versions,
+                "devices": devices,
+                "models": models,
+            }
+        )
+        return
+    versioned: list[tuple[str, str]] = [("binderclip", __version__), ("Python", platform.python_version())]
+    versioned += [(name, found or "not installed (optional)") for name, found in versions.items()]
+    print_table("Versions", ("package", "version"), versioned)
+    print_table("Devices", ("device",), [[device] for device in devices])
+    print_table(
+        "Bundled models",
+        ("model", "parameters", "MB", "what"),
+        [
+            (name, f"{card['parameters'] / 1e6:.1f} M", card["megabytes"], card["summary"])
+            for name, card in models.items()
+        ],
+    )
+    for name, card in models.items():
+        if rows := figure_rows(card.get("figures", {})):
+            print_table(f"{name}: {card.get('unit', 'figures')}", ("data", "measure", "value"), rows)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(info)

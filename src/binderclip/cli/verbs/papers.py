@@ -1,0 +1,90 @@
+"""`binderclip papers`: which papers there are, and what each one is called here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from binderclip.cli.shared.options import Json
+from binderclip.cli.shared.output import console, print_json, print_table
+
+if TYPE_CHECKING:
+    from binderclip.papers import Paper
+
+
+def papers(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="An id (`p002`), a name (`zclip`), or words that all have to occur; nothing lists all."),
+    ] = None,
+    status: Annotated[
+        Literal["done", "planned", "any"], typer.Option(help="Only papers that are done, or only planned ones.")
+    ] = "any",
+    json: Json = False,
+) -> None:
+    """Find a paper and the class, test, study and figures that go with it.
+
+    Examples:
+
+        binderclip papers zclip
+
+        binderclip papers gradient clipping
+
+        binderclip papers --status done
+    """
+    from binderclip import papers as index
+    from binderclip.errors import UsageError
+
+    query = " ".join(words or [])
+    wanted = None if status == "any" else status
+    found = [entry for entry in index.papers(status=wanted) if query and entry.is_named(query)]
+    found = found or index.papers(query or None, status=wanted)
+    if not found:
+        raise UsageError(f"no paper matches {query!r}; `binderclip papers` lists all")
+    if json:
+        print_json([{**asdict(entry), "url": entry.url} for entry in found])
+    elif len(found) == 1:
+        _card(found[0])
+    else:
+        rows = [[entry.id, entry.title, ", ".join(entry.names), entry.status] for entry in found]
+        print_table(f"{len(found)} papers", ("id", "title", "names", "status"), rows)
+
+
+def _card(entry: Paper) -> None:
+    lines = [
+        ("", f"{entry.id}  {entry.title}"),
+        ("", f"{entry.citation}  {entry.url}".rstrip()),
+        ("kind", f"{entry.kind}, {entry.status}"),
+        ("names", ", ".join(entry.names)),
+        ("use", "\n".join(entry.use)),
+        ("tests", ", ".join(entry.tests)),
+        ("stand-ins", "; ".join(entry.stand_in)),
+    ]
+    for name, text in lines:
+        if text:
+            pad = "" if not name else f"{name:<11}"
+            console.print(pad + text.replace("\n", "\n" + " " * len(pad)), highlight=False, markup=False)
+    if not entry.study:
+        return
+    from binderclip.studies import stored_result
+
+    result = stored_result(entry.study)
+    console.print(f"{'study':<11}binderclip reproduce {entry.study}", highlight=False, markup=False)
+    if entry.at_paper_scale:
+        console.print(f"{'full scale':<11}{entry.at_paper_scale}", highlight=False, markup=False, soft_wrap=True)
+    if result is None:
+        return
+    first = "" if result.first is None else f" (first: {result.first.verdict})"
+    why = f": {result.reason}" if result.reason else ""
+    console.print(f"{'verdict':<11}{result.verdict}{first}{why}", highlight=False, markup=False)
+    for check in result.checks:
+        console.print(f"{'':<11}{check.outcome}: {check.text} ({check.measured})", highlight=False, markup=False)
+    for remark in result.notes:
+        console.print(f"{'':<11}{remark}", highlight=False, markup=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(papers)

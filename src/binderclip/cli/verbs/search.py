@@ -1,0 +1,153 @@
+"""`binderclip search`: index a folder once, then find images by words or by an example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from binderclip.cli.shared.inputs import picture_path
+from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json, Model
+from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped
+from binderclip.errors import DataError, UsageError
+
+INSIDE = ".binderclip"
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+search = typer.Typer(no_args_is_help=True, help="Find images in a folder by words or by an example image.")
+
+
+def _place(given: str | None, folder: Path) -> Path:
+    return Path(given) if given else folder / INSIDE
+
+
+@search.command("index")
+def index(
+    folder: Annotated[Path, typer.Argument(help="Folder of images; what is below it counts.")],
+    place: Annotated[
+        str | None, typer.Option("--index", help="Where the index is kept [default: FOLDER/.binderclip].")
+    ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Start anew, for another model say.")] = False,
+    model: Model = "small",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = 64,
+    json: Json = False,
+) -> None:
+    """Encode the images of a folder; a second run encodes only what is new or changed.
+
+    Example:
+
+        binderclip search index holiday/
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}")
+
+    from binderclip.models import load
+    from binderclip.search import SearchIndex
+
+    path = _place(place, folder)
+    found = SearchIndex(path, load(model, device=device, dtype=dtype), rebuild=rebuild)
+    try:
+        with _progress(hidden=json) as step:
+            report = found.update(folder, batch_size=batch_size, progress=step)
+    except KeyboardInterrupt:
+        note(f"interrupted: the index holds {len(found)} images; the same command goes on from here")
+        raise
+    if not len(found) and report.skipped:
+        raise DataError(f"none of {len(report.skipped)} pictures in {folder} could be read: {report.skipped[0][1]}")
+    if json:
+        print_json({"index": path, "images": len(found), "model": model, **vars(report)})
+    else:
+        print_table(
+            f"Index {path}: {len(found)} images, model {model}",
+            ("added", "changed", "unchanged", "removed", "skipped"),
+            [[report.added, report.changed, report.unchanged, report.removed, len(report.skipped)]],
+        )
+    warn_skipped(report.skipped)
+
+
+@search.command("query")
+def query(
+    text_or_image: Annotated[str, typer.Argument(metavar="TEXT_OR_IMAGE", help="Words, or the path of an image file.")],
+    place: Annotated[
+        Path, typer.Option("--index", "-i", help="The indexed folder, or the place given to `search index --index`.")
+    ] = Path("."),
+    top: Annotated[int, typer.Option(min=1, max=10_000, help="Images to show.")] = 10,
+    picture: Annotated[
+        str | None, typer.Option("--picture", help="Also save a sheet of what was found as PNG.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The model the index was made with [default: read from it].")
+    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    json: Json = False,
+) -> None:
+    """Find images by words, or those that look like an image.
+
+    Examples:
+
+        binderclip search query "a red bicycle" --index holiday/
+
+        binderclip search query street.jpg -i holiday/ --picture found.png
+    """
+    if not text_or_image.strip():
+        raise UsageError("the query is empty: give words, or the path of an image")
+    is_image = Path(text_or_image).is_file()
+    if not is_image and Path(text_or_image).suffix.lower() in IMAGE_SUFFIXES:
+        raise UsageError(f"there is no file {text_or_image}")
+    sheet = picture_path(picture) if picture else None
+
+    from binderclip.search import SearchIndex
+    from binderclip.search.index import read_note
+
+    path = place / INSIDE if (place / INSIDE).is_dir() else place
+    found = read_note(path) if path.is_dir() else None
+    if found is None:
+        raise UsageError(f"there is no index at {path}; make one with `binderclip search index FOLDER`")
+
+    from binderclip.models import load
+
+    clip = load(model or found["model"], device=device, dtype=dtype)
+    hits = SearchIndex(path, clip).query(Path(text_or_image) if is_image else text_or_image, top=top)
+    if json:
+        print_json({"query": text_or_image, "hits": [{"image": h.path, "score": h.score} for h in hits]})
+    else:
+        print_table(
+            f"{text_or_image}, model {clip.name}",
+            ("rank", "image", "cosine"),
+            [[n, short_path(h.path), h.score] for n, h in enumerate(hits, 1)],
+        )
+    if sheet:
+        from binderclip.cli.shared.sheet import contact_sheet
+
+        there = [(hit.path, hit.path.name, f"{hit.score:.2f}") for hit in hits if hit.path.is_file()]
+        if there:
+            contact_sheet(there, sheet, title=f"more like {text_or_image}" if is_image else text_or_image, columns=5)
+            note(f"sheet {sheet}")
+        if len(there) < len(hits):
+            note(f"{len(hits) - len(there)} of these files are gone; bring the index up to date with `search index`")
+
+
+def _progress(hidden: bool):  # type: ignore[no-untyped-def]
+    """A context that gives a `(done, total)` callback drawing a Rich bar on stderr."""
+    from contextlib import contextmanager
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from binderclip.cli.shared.output import notes
+
+    @contextmanager
+    def bar():  # type: ignore[no-untyped-def]
+        columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=notes, disable=hidden or not notes.is_terminal, transient=True) as shown:
+            task = shown.add_task("encoding", total=None)
+            yield lambda done, total: shown.update(task, completed=done, total=total)
+
+    return bar()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the application."""
+    app.add_typer(search, name="search")

@@ -1,0 +1,135 @@
+"""`binderclip segment`: which label every pixel belongs to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from binderclip.cli.shared.inputs import find_images
+from binderclip.cli.shared.options import LABELS, Device, Dtype, Json, Model, parse_labels
+from binderclip.cli.verbs.segment.measure import measure
+from binderclip.cli.verbs.segment.presets import SegmentRequest, preset_names, show_presets
+from binderclip.cli.verbs.segment.run import FOLDER, segment_images
+from binderclip.cli.verbs.segment.sheet import compare_presets
+from binderclip.errors import UsageError
+
+
+def segment(
+    images: Annotated[list[str] | None, typer.Argument(help="Image files, or folders of them.")] = None,
+    labels: Annotated[str | None, LABELS] = None,
+    background: Annotated[
+        str, typer.Option(help="Words for what is none of the labels, separated by commas; they become one class.")
+    ] = "",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="The method, such as `value` (plain dense baseline); --list shows all, and how they differ from their "
+            "papers. Several to compare or measure."
+        ),
+    ] = "value",
+    set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", metavar="KEY=VALUE", help="Change a part of the preset: `rule.scale=40`, `refine=pamr`."
+        ),
+    ] = None,
+    descriptions: Annotated[
+        str | None,
+        typer.Option(
+            help="Definitions or synonyms to mix into the labels' vectors: a JSON of label -> sentences, or a shipped "
+            "set (`binderclip descriptions`). For presets with a `text.alpha`, such as itaclip."
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=4096, help="Shorter side at which the model sees the image, in pixels [default: the preset's]."
+        ),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="Folder for several images [default: segments].")
+    ] = None,
+    overlay: Annotated[str | None, typer.Option(help="PNG of the coloured image [default: NAME-overlay.png].")] = None,
+    legend: Annotated[
+        bool, typer.Option(help="Whether the overlay has a legend below; without it the size is the image's.")
+    ] = True,
+    label_map: Annotated[
+        str | None, typer.Option("--map", help="PNG of label numbers, 255 = none [default: NAME-labels.png].")
+    ] = None,
+    coco: Annotated[str | None, typer.Option(help="Also write all regions as COCO annotations to this JSON.")] = None,
+    csv: Annotated[str | None, typer.Option(help="Also write the area of every class in every image.")] = None,
+    redo: Annotated[bool, typer.Option("--redo", help="Do images again whose label map is already there.")] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Instead of label maps, a PNG with all images by all presets (`--preset all`) side by side."),
+    ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(help="Measure instead, on a folder with label maps (VOC, ADE), or `scenes`, `scenes-hard`."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most pictures that --evaluate measures.")] = 60,
+    list_presets: Annotated[
+        bool,
+        typer.Option(
+            "--list",
+            help="Show the presets (or those of --preset), their parts, and how they differ from their papers.",
+        ),
+    ] = False,
+    model: Model = "small",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    json: Json = False,
+) -> None:
+    """Colour images by your labels (open vocabulary, nothing is trained), and save the label maps.
+
+    Examples:
+
+        binderclip segment street.jpg --labels "car,tree,house" --background "sky,road"
+
+        binderclip segment photos/ -l person,dog,ball --preset sclip --out masks --csv areas.csv --coco masks.json
+
+        binderclip segment pet.jpg -l cat,dog --preset itaclip --descriptions animals
+
+        binderclip segment photos/ -l person,dog,ball --preset value,sclip,cliper --compare sheet.png
+
+        binderclip segment --evaluate scenes-hard --preset value,sclip,cliptrase
+
+    A folder can be gone on with: images whose label map is there are not done again.
+    """
+    if list_presets:
+        show_presets(json, preset_names("all" if preset == "value" else preset))
+        return
+    words = parse_labels(background, "--background") if background.strip() else []
+    settings = SegmentRequest(preset, tuple(set or ()), size, tuple(words), model, device, dtype, json, descriptions)
+    if evaluate is not None:
+        if images or labels:
+            raise UsageError("--evaluate measures on its own pictures and classes: leave out images and --labels")
+        files = {"--compare": compare, "--out": out, "--csv": csv, "--coco": coco, "--map": label_map,
+                 "--overlay": overlay, "--redo": redo or None}  # fmt: skip
+        if given := [option for option, value in files.items() if value is not None]:
+            raise UsageError(f"--evaluate writes no pictures or tables: leave out {', '.join(given)}")
+        measure(settings, evaluate, limit)
+        return
+    if not images or labels is None:
+        raise UsageError("give images and --labels, such as: segment street.jpg --labels car,tree")
+    names = parse_labels(labels)
+    if both := sorted(frozenset(words) & frozenset(names)):
+        raise UsageError(f"{', '.join(map(repr, both))} is a label and background as well; leave it out of one of them")
+    if compare is not None and (overlay or label_map or out or coco or csv or redo):
+        raise UsageError("--compare writes one sheet: leave out --overlay, --map, --out, --coco, --csv and --redo")
+    if compare is None and len(preset_names(preset)) > 1:
+        raise UsageError(f"--preset {preset} names several: give --compare SHEET.png or --evaluate, or one preset")
+    found = find_images(images, without=out or FOLDER)
+    if compare is not None:
+        raise typer.Exit(compare_presets(settings, found, names, compare))
+    code = segment_images(
+        settings, found, names, overlay=overlay, label_map=label_map, out=out, legend=legend, coco=coco,
+        csv=csv, redo=redo,
+    )  # fmt: skip
+    raise typer.Exit(code)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(segment)

@@ -1,0 +1,201 @@
+"""What `binderclip segment` does with pictures, and with folders that can be gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from binderclip.cli.shared.inputs import ImageArguments, output_folder, output_names, output_path, writable_path
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_csv, write_json
+from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters
+from binderclip.documents import parse_json
+from binderclip.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from binderclip.segment import Segmenter
+
+FOLDER = "segments"
+"""Where the files of several pictures go."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """One picture: its label map, classes and files."""
+
+    path: Path
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    overlay: Path
+    label_map: Path
+
+    def shares(self) -> dict[str, float]:
+        """Share of the picture of every class."""
+        return {name: float((self.labels == index).mean()) for index, name in enumerate(self.classes)}
+
+
+def segment_images(
+    request: SegmentRequest, found: ImageArguments, names: Sequence[str], *, overlay: str | None, label_map: str | None,
+    out: str | None, legend: bool, coco: str | None, csv: str | None, redo: bool,
+) -> int:  # fmt: skip
+    """Segment, save and say; the exit code."""
+    many = len(found.paths) > 1 or not found.named
+    if many and (overlay or label_map):
+        raise UsageError("--overlay and --map are for one image; for several give --out FOLDER")
+    if out is not None and not many:
+        raise UsageError("--out is the folder for several images; for one give --overlay and --map")
+    places = _places(found.paths, out, overlay, label_map, many)
+    for extra in (coco, csv):
+        if extra is not None:
+            writable_path(extra)
+    classes = tuple((["background"] if request.background else []) + list(names))
+    if many:
+        _same_settings(places[0][0].parent, request, names, redo)
+    waiting = [not (many and not redo and all(p.is_file() for p in pair)) for pair in places]
+    segmenter = next(iter(build_segmenters(request, names).values())) if any(waiting) else None
+    done, skipped = [], []
+    for path, (shown, mapped), due in zip(found.paths, places, waiting, strict=True):
+        try:
+            if due:
+                assert segmenter is not None
+                done.append(_segmented(segmenter, path, names, shown, mapped, legend))
+            else:
+                done.append(Done(path, _read(mapped, len(classes)), classes, shown, mapped))
+        except DataError as error:
+            if not many:
+                raise
+            skipped.append((str(path), str(error)))
+    if not done:
+        raise DataError(f"none of {len(places)} pictures could be segmented: {skipped[0][0]}: {skipped[0][1]}")
+    if len(waiting) > sum(waiting):
+        note(f"{len(waiting) - sum(waiting)} images were done before (--redo does them again)")
+    if coco is not None:
+        from binderclip.segment import coco_document
+
+        write_json(coco_document([(str(d.path), d.labels) for d in done], classes), Path(coco))
+    if csv is not None:
+        _areas(done, Path(csv))
+    _say(request, done, many, skipped)
+    warn_skipped(skipped)
+    return found.exit_code(skipped)
+
+
+def _segmented(segmenter: Segmenter, path: Path, names: Sequence[str], shown: Path, mapped: Path, legend: bool) -> Done:
+    from binderclip.cli.shared.sheet import save_picture
+
+    result = segmenter(path, list(names))
+    save_picture(result.overlay(legend=legend), shown)
+    try:
+        # The map last: where it is, the picture is done.
+        result.save(mapped)
+    except OSError as error:
+        raise DataError(f"cannot write {mapped}: {error.strerror or error}") from error
+    return Done(path, result.labels.cpu().numpy(), result.classes, shown, mapped)
+
+
+def _read(path: Path, classes: int) -> np.ndarray:
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            values = np.asarray(opened).astype(np.int64)
+    except OSError as error:
+        raise DataError(f"{path}: no readable label map ({error}); --redo makes it again") from error
+    limit = 255 if classes <= 255 else 65535
+    labels = np.where(values == limit, -1, values)
+    if labels.ndim != 2 or labels.max(initial=-1) >= classes:
+        raise DataError(f"{path} is no label map of {classes} classes: --redo makes it again")
+    return labels
+
+
+def _places(
+    paths: Sequence[Path], out: str | None, overlay: str | None, label_map: str | None, many: bool
+) -> list[tuple[Path, Path]]:
+    """Overlay and label map of every image, checked before the model is loaded."""
+    if not many:
+        mapped = output_path(label_map, paths[0], "labels")
+        if mapped.suffix.lower() != ".png":
+            raise UsageError(f"--map {mapped}: label numbers are saved as PNG; another format would change them")
+        return [(output_path(overlay, paths[0], "overlay"), mapped)]
+    folder = output_folder(out or FOLDER)
+    return [(folder / f"{name}-overlay.png", folder / f"{name}-labels.png") for name in output_names(paths)]
+
+
+def _same_settings(folder: Path, request: SegmentRequest, names: Sequence[str], redo: bool) -> None:
+    """A folder is gone on with only by what began it: maps of other labels must not be mixed in.
+
+    Raises:
+        UsageError: it was made with other labels or settings.
+    """
+    path = folder / "segment.json"
+    now = {
+        "labels": list(names),
+        "background": list(request.background),
+        "preset": request.preset,
+        "settings": list(request.settings),
+        "size": request.size,
+        "model": request.model,
+        "descriptions": request.descriptions,
+    }
+    if path.is_file() and not redo:
+        try:
+            before = parse_json(path.read_text(encoding="utf-8"))
+        except ValueError:
+            before = {}
+        known = before if isinstance(before, dict) else {}
+        changed = [key for key, value in now.items() if known.get(key) != value]
+        if changed:
+            raise UsageError(
+                f"{folder} was made with other {', '.join(changed)}: give another --out, or --redo to do all again"
+            )
+    write_json(now, path)
+
+
+def _areas(done: Sequence[Done], path: Path) -> None:
+    rows = []
+    for one in done:
+        for index, name in enumerate(one.classes):
+            pixels = int((one.labels == index).sum())
+            rows.append([one.path, name, pixels, f"{pixels / one.labels.size:.6f}"])
+    write_csv(["image", "class", "pixels", "share"], rows, path)
+
+
+def _say(request: SegmentRequest, done: Sequence[Done], many: bool, skipped: Sequence[tuple[str, str]]) -> None:
+    if request.json:
+        documents = [
+            {
+                "image": one.path,
+                "model": request.model,
+                "preset": request.preset,
+                "classes": list(one.classes),
+                "share": one.shares(),
+                "overlay": one.overlay,
+                "label_map": one.label_map,
+            }
+            for one in done
+        ]
+        left_out = [{"image": key, "reason": reason} for key, reason in skipped]
+        print_json({"images": documents, "skipped": left_out} if many else documents[0])
+        return
+    if many:
+        rows_ = [(str(one.path), *_largest(one)) for one in done]
+        print_table(
+            f"{len(done)} images, {request.preset}, model {request.model}", ("image", "largest", "share"), rows_
+        )
+        return
+    for one in done:
+        ordered = sorted(one.shares().items(), key=lambda item: -item[1])
+        rows = [(name, f"{share:.1%}") for name, share in ordered]
+        print_table(f"{one.path}, {request.preset}, model {request.model}", ("class", "share of the image"), rows)
+        typer.echo(f"overlay {one.overlay}\nlabel map {one.label_map}")
+
+
+def _largest(one: Done) -> tuple[str, str]:
+    name, share = max(one.shares().items(), key=lambda item: item[1])
+    return name, f"{share:.1%}"

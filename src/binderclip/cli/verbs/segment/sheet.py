@@ -1,0 +1,52 @@
+"""`binderclip segment --compare`: several presets side by side on one sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from binderclip.cli.shared.inputs import ImageArguments, writable_path
+from binderclip.cli.shared.output import note, print_json, warn_skipped
+from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters
+from binderclip.errors import DataError, UsageError
+
+MOST = 40
+
+
+def compare_presets(request: SegmentRequest, found: ImageArguments, names: Sequence[str], out: str) -> int:
+    """Segment by every preset, passes shared, and draw one sheet; the exit code.
+
+    Raises:
+        UsageError: a sheet that is no PNG.
+        DataError: no picture could be read, or the sheet cannot be written.
+    """
+    from binderclip.cli.shared.sheet import save_picture
+    from binderclip.segment import segment_all, segmentation_sheet
+
+    path = writable_path(out)
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--compare {path}: the sheet is a PNG")
+    paths = found.paths[:MOST]
+    if len(paths) < len(found.paths):
+        note(f"the first {MOST} of {len(found.paths)} images are compared")
+    segmenters = build_segmenters(request, names)
+    rows, skipped, shares = [], [], []
+    for image in paths:
+        try:
+            results = segment_all(list(segmenters.values()), image, list(names))
+        except DataError as error:
+            skipped.append((str(image), str(error)))
+            continue
+        rows.append(dict(zip(segmenters, results, strict=True)))
+        shares.append({"image": image, "share": {name: each.shares() for name, each in rows[-1].items()}})
+    if not rows:
+        raise DataError(f"none of {len(paths)} pictures could be segmented: {skipped[0][0]}: {skipped[0][1]}")
+    save_picture(segmentation_sheet(rows), path)
+    if request.json:
+        left_out = [{"image": key, "reason": reason} for key, reason in skipped]
+        print_json({"model": request.model, "sheet": path, "images": shares, "skipped": left_out})
+    else:
+        typer.echo(f"{len(rows)} images by {len(segmenters)} presets, model {request.model}\nsheet {path}")
+    warn_skipped(skipped)
+    return found.exit_code(skipped)

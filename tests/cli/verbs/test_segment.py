@@ -1,0 +1,272 @@
+"""`binderclip segment` on folders, with settings, and measured."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from binderclip.cli.shared.output import console
+from binderclip.segment import parts_of
+
+Command = Callable[..., Any]
+
+
+def test_a_folder_is_gone_on_with(command: Command, pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("cat", "coffee"):
+        Image.open(pictures / f"{name}.jpg").resize((72, 48)).save(folder / f"{name}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    words = ("segment", folder, "-l", "a cat,a cup", "--out", "masks", "--csv", "areas.csv", "--coco", "masks.json")
+    done = command(*words, "--json")
+    found = done.json()["images"]
+    assert [Path(row["image"]).stem for row in found] == ["cat", "coffee"]
+    assert "broken.png" in done.err
+    with Path("areas.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(Path(r["image"]).stem, r["class"]) for r in rows] == [
+        ("cat", "a cat"),
+        ("cat", "a cup"),
+        ("coffee", "a cat"),
+        ("coffee", "a cup"),
+    ]
+    assert sum(int(r["pixels"]) for r in rows) == 2 * 72 * 48
+    document = json.loads(Path("masks.json").read_text())
+    assert [image["width"] for image in document["images"]] == [72, 72]
+    assert sum(a["area"] for a in document["annotations"]) <= 2 * 72 * 48
+    # One map is lost, one is kept: only the lost one is made again.
+    kept = Path("masks/cat-labels.png").stat().st_mtime_ns
+    Path("masks/coffee-labels.png").unlink()
+    again = command(*words, "--json")
+    assert "1 images were done before" in again.err
+    assert again.json()["images"] == found
+    assert Path("masks/cat-labels.png").stat().st_mtime_ns == kept
+    other = command("segment", folder, "-l", "a cat", "--out", "masks")
+    assert (other.code, "masks was made with other labels" in other.err) == (2, True)
+
+
+def test_settings_change_the_preset(command: Command, pictures: Path) -> None:
+    picture = pictures / "cat.jpg"
+    plain = command("segment", picture, "-l", "a cat,a cup", "--preset", "plain", "--map", "a.png", "--json")
+    words = ("segment", picture, "-l", "a cat,a cup", "--preset", "value", "--map", "b.png", "--json")
+    changed = command(
+        *words, "-s", "last_block.map=vanilla", "-s", "last_block.residual=true", "-s", "last_block.mlp=true"
+    )
+    assert plain.json()["share"] == changed.json()["share"]
+    assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open("b.png")))
+    for options, said in [
+        (("--set", "rule.scal=1"), "ClassRule has no 'scal'; it has scale"),
+        (("--set", "colour=1"), "a segmenter's parts are"),
+        (("--preset", "magic"), "preset 'magic' is unknown; there are"),
+        (("--size", "3"), "below one patch"),
+    ]:
+        done = command("segment", picture, "-l", "a cat", *options)
+        assert done.code == 2
+        assert said in done.err
+    assert "give images and --labels" in command("segment", picture).err
+    assert "leave out images" in command("segment", picture, "--evaluate", "scenes").err
+
+
+def test_absurd_sizes_and_labels_come_to_an_end(command: Command, pictures: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "cat.png"
+    Image.open(pictures / "cat.jpg").resize((64, 48)).save(picture)
+    for options, said in [
+        (("--size", 999999999), "4096"),
+        (("--size", "9" * 400), "4096"),
+        (("--size", 0), "greater than or equal to 1"),
+        (("--preset", "sclip", "-s", "resolution.size=999999999"), "at most 16384 pixels a side"),
+        (("--preset", "sclip", "-s", "resolution.size=" + "9" * 400), "at most 16384 pixels a side"),
+        (("--preset", "sclip", "-s", "resolution.longest=1e999"), "longest must be a multiple"),
+        (("--preset", "sclip", "-s", "resolution.window=1600000000"), "at most 16384 pixels a side"),
+        (("--preset", "sclip", "-s", "resolution.size=12000", "-s", "resolution.stride=1"), "at most 100000"),
+        (("--preset", "value", "-s", "resolution.size=12000"), "at most 65536"),
+    ]:
+        done = command("segment", picture, "-l", "cat,dog", *options)
+        assert done.code == 2, options
+        assert said in done.err
+        assert len(done.err) < 1500
+    # A name of 5,000 letters is a name; the legend shows how it begins.
+    done = command("segment", picture, "-l", f"{'w' * 5000},{'a cat ' * 800}", "--size", 64)
+    assert done.code == 0, done.err
+    with Image.open("cat-overlay.png") as shown:
+        assert shown.width == 64
+
+
+def test_a_preset_names_its_departures_and_how_to_take_them_back(command: Command) -> None:
+    from binderclip.cli.verbs.segment.presets import SegmentRequest, chosen_parts
+    from binderclip.segment import DEPARTURES, PRESETS
+
+    assert set(DEPARTURES) <= set(PRESETS)
+    wanted = {"trident": "small-dino", "cliper": "Stable Diffusion", "corrclip": "SAM 2", "corrclip-sam": "small-sam"}
+    listed = command("segment", "--list", "--json").json()
+    assert set(listed) == set(PRESETS)
+    for name, word in wanted.items():
+        assert word in " ".join(listed[name]["departures"])
+        shown = command("segment", "--list", "--preset", name).out
+        assert word in shown
+        assert "sclip" not in shown
+    assert "'pretty'" in command("segment", "--list", "--preset", "pretty").err
+    # Whatever setting they name is one that the preset has.
+    count = 0
+    for name, lines in DEPARTURES.items():
+        for line in lines:
+            settings = tuple(re.findall(r"--set ([\w.]+=[^\s)]+)", line))
+            count += len(settings)
+            given = tuple(setting.replace("...", "0.5") for setting in settings)
+            chosen_parts(SegmentRequest(name, given, None, (), "small", "cpu", "float32", False))
+    assert count > 15
+
+
+def test_presets_are_listed_and_measured(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "width", 200)  # so that no head of a column is broken
+    listed = command("segment", "--list").out
+    assert "plain" in listed
+    assert "vanilla" in listed
+    assert all(name in listed for name in ("itaclip-background", "pamr", "cluster-vote", "flips"))
+    found = command("segment", "--evaluate", "scenes", "--limit", 2, "--preset", "value,plain", "--size", 128, "--json")
+    rows = found.json()["presets"]
+    assert [row["preset"] for row in rows] == ["value", "plain"]
+    assert all(0 < row["miou"] <= 1 for row in rows)
+    assert rows[0]["difference"] is None
+    low, high = rows[1]["difference"][1:]
+    assert low <= rows[1]["difference"][0] <= high
+    assert all(0 <= row["ece"] <= 1 and not row["ece_foreground_only"] for row in rows)
+    assert "there is no folder nowhere" in command("segment", "--evaluate", "nowhere").err
+    # With words for the ground it is a class, whose edges count and whose confidence does not.
+    words = ("segment", "--evaluate", "scenes", "--limit", 2, "--size", 128, "--background", "wall,paper")
+    row = command(*words, "--json").json()
+    assert row["per_class"]["value"]["background"] > 0
+    assert 0 < row["presets"][0]["boundary_f"] <= 1
+    assert row["presets"][0]["ece_foreground_only"]
+    shown = command(*words)
+    assert "2 images, 16 classes" in shown.out
+    assert all(
+        name in shown.out for name in ("boundary F", "ECE", "background left", f"{row['presets'][0]['ece']:.3f}")
+    )
+
+
+def test_measuring_refuses_what_it_would_not_write(command: Command) -> None:
+    words = ("segment", "--evaluate", "scenes", "--limit", 1, "--size", 64)
+    for options in (
+        ("--compare", "a.png"),
+        ("--out", "a"),
+        ("--csv", "a.csv"),
+        ("--coco", "a.json"),
+        ("--map", "a.png"),
+        ("--overlay", "a.png"),
+        ("--redo",),
+        ("--csv", ""),
+    ):
+        done = command(*words, *options)
+        said = f"--evaluate writes no pictures or tables: leave out {options[0]}"
+        assert (done.code, said in done.err) == (2, True), done.err
+    assert "leave out --compare, --csv, --redo" in command(*words, "--redo", "--csv", "a", "--compare", "b.png").err
+
+
+def label_folder(root: Path, maps: dict[str, np.ndarray]) -> Path:
+    for name in ("images", "labels"):
+        (root / name).mkdir(parents=True)
+    for name, labels in maps.items():
+        Image.new("RGB", labels.shape[::-1], "teal").save(root / "images" / f"{name}.png")
+        Image.fromarray(labels.astype(np.uint8)).save(root / "labels" / f"{name}.png")
+    (root / "classes.txt").write_text("wall\ncat\ndog\n")
+    return root
+
+
+def test_label_maps_with_unknown_values_are_named_and_left_out(command: Command, tmp_path: Path) -> None:
+    one = np.zeros((20, 30))
+    label_folder(tmp_path / "some", {"good": one, "bad": one + 7})
+    done = command("segment", "--evaluate", "some", "--json")
+    found = done.json()
+    assert found["images"] == 1
+    assert [row["image"] for row in found["skipped"]] == ["bad.png"]
+    assert "bad.png: value 7 is no class; there are 3 classes (0 to 2)" in found["skipped"][0]["reason"]
+    # One true class has no edge, and classes that nobody names are no numbers: JSON has null for both.
+    assert found["presets"][0]["boundary_f"] is None
+    assert "bad.png: value 7 is no class" in command("segment", "--evaluate", "some").err
+    label_folder(tmp_path / "none", {"bad": one + 7, "worse": one + 9})
+    done = command("segment", "--evaluate", "none")
+    assert done.code == 1
+    assert "no picture could be measured" in done.err
+    assert "bad.png: value 7 is no class; there are 3 classes (0 to 2) and 255" in done.err
+    assert "(and 1 more)" in done.err
+
+
+def test_pictures_of_one_pixel(command: Command, tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1), "teal").save("dot.png")
+    for preset in ("value", "plain", "sclip", "cliper", "decomposition"):
+        found = command("segment", "dot.png", "-l", "a cat,a dog", "--preset", preset, "--json").json()
+        assert sorted(found["share"].values()) == [0, 1]
+        assert np.asarray(Image.open("dot-labels.png")).shape == (1, 1)
+    label_folder(tmp_path / "dots", {"a": np.ones((1, 1))})
+    found = command("segment", "--evaluate", "dots", "--json").json()["presets"][0]
+    assert found["miou"] in (0, 1)
+    assert found["boundary_f"] is None
+
+
+def test_presets_are_compared_on_one_sheet(command: Command, pictures: Path) -> None:
+    picture = pictures / "cat.jpg"
+    words = ("segment", picture, "-l", "a cat,a cup", "--preset", "value,plain")
+    done = command(*words, "--compare", "sheet.png", "--json").json()
+    assert set(done["images"][0]["share"]) == {"value", "plain"}
+    alone = command("segment", picture, "-l", "a cat,a cup", "--json").json()["share"]
+    assert done["images"][0]["share"]["value"] == pytest.approx(alone, abs=1e-6)
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width == 3 * 154 + 4
+    for extra, said in [
+        ((), "--compare SHEET.png or --evaluate"),
+        (("--compare", "a.jpg"), "the sheet is a PNG"),
+        (("--compare", "a.png", "--out", "x"), "--compare writes one sheet"),
+        (("--compare", "a.png", "--redo"), "--compare writes one sheet"),
+        (("--compare", "none/a.png"), "there is no folder"),
+    ]:
+        refused = command(*words, *extra)
+        assert (refused.code, said in refused.err) == (2, True), refused.err
+    empty = command("segment", picture, "-l", "a cat", "--preset", " , ")
+    assert (empty.code, "--preset is empty; there are" in empty.err) == (2, True)
+
+
+def test_descriptions_are_mixed_into_the_labels_of_presets_that_weigh_them(command: Command, pictures: Path) -> None:
+    words = ("segment", pictures / "coffee.jpg", "-l", "bee,fish,owl", "--size", 128, "-s", "text.alpha=0.9", "--json")
+    plain = command(*words, "--map", "a.png").json()["share"]
+    mixed = command(*words, "--map", "b.png", "--descriptions", "animals").json()["share"]
+    Path("own.json").write_text(json.dumps({"bee": ["bee"], "fish": ["fish"], "owl": ["owl"]}))
+    # What is said of a label is the label itself: nothing changes.
+    same = command(*words, "--map", "c.png", "--descriptions", "own.json").json()["share"]
+    # But for pixels where two labels tie: the mean of a vector with itself is rounded.
+    assert same == pytest.approx(plain, abs=2e-5)
+    assert mixed != pytest.approx(plain, abs=1e-2)
+    for options, said in [
+        (("--descriptions", "animals"), "value gives them no weight; add"),
+        (("--descriptions", "digits", "--preset", "itaclip"), "no sentences for 'cat', 'dog'"),
+        (("--descriptions", "nowhere.json", "--preset", "itaclip"), "neither a shipped set"),
+    ]:
+        done = command("segment", pictures / "cat.jpg", "-l", "cat,dog", *options)
+        assert (done.code, said in done.err) == (2, True), done.err
+
+
+def test_a_part_can_be_set_to_none() -> None:
+    from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters
+
+    request = SegmentRequest("itaclip", ("views=none", "refine=none"), 64, (), "small", "cpu", "float32", False)
+    built = build_segmenters(request, ["cat"])["itaclip"]
+    assert built.parts.views is None
+    assert built.parts.refine == ()
+    assert built.parts.resolution.size == 64
+    assert built.parts.last_block == parts_of("itaclip").last_block
+
+
+def test_a_convolutional_model_takes_the_dense_preset_alone(command: Command, pictures: Path) -> None:
+    refused = command("segment", pictures / "cat.jpg", "-l", "a cat,a cup", "--model", "small-b")
+    assert (refused.code, "without attention" in refused.err, "--preset dense" in refused.err) == (1, True, True)
+    done = command("segment", pictures / "cat.jpg", "-l", "a cat,a cup", "--model", "small-b", "--preset", "dense")
+    assert done.code == 0, done.err
+    assert Path("cat-labels.png").is_file()
