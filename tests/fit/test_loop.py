@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from binderclip.errors import UsageError
-from binderclip.fit import Callback, Checkpoint, Diverged, Record, fit
+from binderclip.fit import Callback, Checkpoint, Diverged, StepRecord, fit
 
 
 def small_net(seed: int = 0) -> nn.Module:
@@ -144,7 +144,7 @@ def test_records_come_once_a_step_in_order() -> None:
     class Watch(Callback):
         ended = None
 
-        def on_step(self, record: Record) -> None:
+        def on_step(self, record: StepRecord) -> None:
             records.append(record)
 
         def on_end(self, result) -> None:

@@ -3,7 +3,7 @@
 from binderclip.fit.checkpoint import Checkpoint
 from binderclip.fit.loop import fit, make_clip
 from binderclip.fit.optimizers import OPTIMIZERS, PRECISIONS, make_optimizer
-from binderclip.fit.records import Callback, Diverged, FitResult, History, Record
+from binderclip.fit.records import Callback, Diverged, FitResult, History, StepRecord
 from binderclip.fit.zero_gradients import ZeroGradients
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "Diverged",
     "FitResult",
     "History",
-    "Record",
+    "StepRecord",
     "ZeroGradients",
     "fit",
     "make_clip",

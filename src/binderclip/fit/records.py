@@ -15,7 +15,7 @@ from torch import Tensor
 
 from binderclip.errors import BinderclipError
 
-__all__ = ["Callback", "Diverged", "FitResult", "History", "Record"]
+__all__ = ["Callback", "Diverged", "FitResult", "History", "StepRecord"]
 
 
 class Diverged(BinderclipError, ArithmeticError):
@@ -23,7 +23,7 @@ class Diverged(BinderclipError, ArithmeticError):
 
 
 @dataclass(frozen=True)
-class Record:
+class StepRecord:
     """Figures of one optimizer step.
 
     Args:
@@ -59,7 +59,7 @@ class Callback:
     def after_step(self, step: int) -> bool | None:
         """Right after optimizer step number `step`; reading a tensor here stalls the device. True ends the run."""
 
-    def on_step(self, record: Record) -> None:
+    def on_step(self, record: StepRecord) -> None:
         """Take the figures of one step: once a step, in order, as soon as they were read (every `log_every` steps)."""
 
     def on_end(self, result: FitResult) -> None:
@@ -96,7 +96,7 @@ class History:
         on_record: called once a step, in order, at each read.
     """
 
-    def __init__(self, log_every: int, on_record: Iterable[Callable[[Record], Any]] = ()) -> None:
+    def __init__(self, log_every: int, on_record: Iterable[Callable[[StepRecord], Any]] = ()) -> None:
         self.log_every = log_every
         self.on_record = list(on_record)
         self.columns: dict[str, list[float]] = {}
@@ -131,7 +131,7 @@ class History:
                     f"the loss is {loss} at step {step}; {kept or 'no checkpoint was written'}. Try a lower learning "
                     "rate, a longer warm-up, a clip, or float32"
                 )
-            record = Record(step, loss, lr, samples, seconds, metrics)
+            record = StepRecord(step, loss, lr, samples, seconds, metrics)
             self._append({"loss": loss, "lr": lr, "samples": float(samples), **metrics})
             for call in self.on_record:
                 call(record)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from binderclip.documents import parse_json
-from binderclip.fit import Callback, FitResult, Record
+from binderclip.fit import Callback, FitResult, StepRecord
 from binderclip.fit.checkpoint import write_whole
 
 __all__ = ["MetricsFile", "ProgressDisplay", "TensorBoard"]
@@ -47,7 +47,7 @@ class MetricsFile(Callback):
                     kept.append(line)
         write_whole(self.path, "".join(f"{line}\n" for line in kept))
 
-    def on_step(self, record: Record) -> None:
+    def on_step(self, record: StepRecord) -> None:
         figures = {"loss": record.loss, "lr": record.lr, "samples": record.samples, **record.metrics}
         self.write(record.step, figures)
 
@@ -82,7 +82,7 @@ class TensorBoard(Callback):
 
         self.writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
 
-    def on_step(self, record: Record) -> None:
+    def on_step(self, record: StepRecord) -> None:
         for name, value in {"loss": record.loss, "lr": record.lr, **record.metrics}.items():
             self.writer.add_scalar(f"{self.prefix}train/{name}", value, record.step)
 
@@ -145,7 +145,7 @@ class ProgressDisplay(Callback):
             self._said = time.perf_counter()
             self.console.print(self.line(step), highlight=False)
 
-    def on_step(self, record: Record) -> None:
+    def on_step(self, record: StepRecord) -> None:
         self.loss = record.loss
         if self._first_samples is None:
             self._first_samples, self._first_seconds = record.samples, record.seconds
