@@ -23,7 +23,7 @@ def short(monkeypatch, model):
     """Six steps on random tokens, the fourth of them disturbed."""
     generator = torch.Generator().manual_seed(0)
     made = [
-        spike_clip.Pairs(torch.randn(n, 5, 256, generator=generator), torch.randn(n, 384, generator=generator))
+        spike_clip.TokenPairs(torch.randn(n, 5, 256, generator=generator), torch.randn(n, 384, generator=generator))
         for n in (40, 8)
     ]
     for name, value in {

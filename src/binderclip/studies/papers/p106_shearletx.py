@@ -63,7 +63,7 @@ def _scenes(seed: int, count: int, split: str) -> tuple[Tensor, Tensor, list[str
     return found.images, torch.tensor([names.index(name[0]) for name in found.names]), names
 
 
-class _Views:
+class _MirroredBatches:
     """Batches in random order, mirrored with probability one half."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -88,7 +88,7 @@ def network() -> nn.Module:
     fit(
         lambda batch: F.cross_entropy(net(batch[0]), batch[1]),
         net,
-        _Views(images, labels),
+        _MirroredBatches(images, labels),
         steps=EPOCHS * (TRAIN // BATCH),
         optimizer={"name": "adamw", "weight_decay": 0.05},
         lr=4e-3,

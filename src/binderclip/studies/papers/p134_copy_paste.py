@@ -64,7 +64,7 @@ def _test_set() -> tuple[Tensor, Tensor]:
     return batch.images, batch.semantic
 
 
-class Segmenter(nn.Module):
+class ConvSegmenter(nn.Module):
     """Five convolution blocks: three that halve the picture, one at an eighth, one back at a quarter."""
 
     def __init__(self, width: int = WIDTH) -> None:
@@ -98,7 +98,7 @@ def augmentation(setting: str, seed: int) -> Callable[..., list[InstanceSample]]
     return lambda samples, pool, epoch: mix(samples, pool, epoch)
 
 
-class _Views:
+class _PastedBatches:
     """Batches of augmented pictures and label maps for `fit`."""
 
     def __init__(self, setting: str, seed: int) -> None:
@@ -112,14 +112,14 @@ class _Views:
             yield torch.stack([view.image for view in views]), torch.stack([view.semantic for view in views])
 
 
-def train(setting: str, seed: int) -> Segmenter:
+def train(setting: str, seed: int) -> ConvSegmenter:
     """A network trained from scratch with one augmentation."""
     torch.manual_seed(seed)
-    net = Segmenter().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = ConvSegmenter().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fit(
         lambda batch: F.cross_entropy(net(batch[0]), batch[1]),
         net,
-        _Views(setting, seed),
+        _PastedBatches(setting, seed),
         steps=STEPS,
         lr=RATE,
         warmup=20,

@@ -38,7 +38,7 @@ OURS, OUT = "signed (CLIP4DM)", "leave one word out"
 
 
 @dataclass(frozen=True)
-class Pairs:
+class CaptionPairs:
     """Pictures as features, what they show, the same with one word replaced, and which."""
 
     features: Float[Tensor, "N E"]
@@ -106,7 +106,7 @@ def _replaced(text: str, place: int, word: str) -> str:
     return " ".join(words)
 
 
-def _pairs(seed: int) -> Pairs:
+def _pairs(seed: int) -> CaptionPairs:
     """Two hundred scenes (half a false noun, half a false colour) and a hundred clip-art captions (a false noun)."""
     rng = np.random.default_rng([seed, 146])
     found = _scenes(seed, SCENES, "val")
@@ -132,7 +132,7 @@ def _pairs(seed: int) -> Pairs:
         places.append(place)
         kinds.append(KINDS[2])
     features.append(_caption_features("val", picks))
-    return Pairs(torch.cat(features), true, false, places, kinds)
+    return CaptionPairs(torch.cat(features), true, false, places, kinds)
 
 
 @lru_cache(maxsize=1)
@@ -167,12 +167,12 @@ def measure(seed: int) -> list[Row]:
         return rows + _separation(seed, pairs)
 
 
-def _chances(pairs: Pairs, without: tuple[str, ...] | None) -> list[tuple[str, float]]:
+def _chances(pairs: CaptionPairs, without: tuple[str, ...] | None) -> list[tuple[str, float]]:
     shares = [1 / sum(word not in (without or ()) for word in text.split()) for text in pairs.false]
     return _by_kind(pairs, shares)
 
 
-def _located(pairs: Pairs, found: Misalignment) -> list[tuple[str, float]]:
+def _located(pairs: CaptionPairs, found: Misalignment) -> list[tuple[str, float]]:
     """Share of foils with the lowest score at the wrong word; among equals chance decides, counted as its share."""
     hits = []
     for row, place in zip(found.words(), pairs.place, strict=True):
@@ -182,7 +182,7 @@ def _located(pairs: Pairs, found: Misalignment) -> list[tuple[str, float]]:
     return _by_kind(pairs, hits)
 
 
-def _by_kind(pairs: Pairs, values: list[float]) -> list[tuple[str, float]]:
+def _by_kind(pairs: CaptionPairs, values: list[float]) -> list[tuple[str, float]]:
     parts = [(kind, [v for v, k in zip(values, pairs.kind, strict=True) if k == kind]) for kind in KINDS]
     return [("all", float(np.mean(values))), *((kind, float(np.mean(part))) for kind, part in parts)]
 
@@ -198,7 +198,7 @@ def _agreement(ours: Misalignment, out: Misalignment) -> float:
     return float(np.nanmean(found))
 
 
-def _separation(seed: int, pairs: Pairs) -> list[Row]:
+def _separation(seed: int, pairs: CaptionPairs) -> list[Row]:
     """Average precision of true captions against foils, and the words below the calibrated threshold."""
     from sklearn.metrics import average_precision_score
 

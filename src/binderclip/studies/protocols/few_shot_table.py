@@ -37,7 +37,7 @@ GAMMAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 
 
 @dataclass(frozen=True)
-class Cell:
+class FewShotCell:
     """Test accuracy, processor seconds of the fit with its tuning, and trained parameters (0 where none is trained)."""
 
     accuracy: float
@@ -71,12 +71,12 @@ HEADS: dict[str, Maker] = {
 """Heads by the name a table shows; a study may add its own."""
 
 
-_measured: dict[tuple[str, str, int, int, bool], Cell] = {}
+_measured: dict[tuple[str, str, int, int, bool], FewShotCell] = {}
 
 
 def cell(
     name: str, head: str, shots: int, seed: int, *, held: bool = True, makers: Mapping[str, Maker] = HEADS
-) -> Cell:
+) -> FewShotCell:
     """One head on one draw; measured at the first call.
 
     Args:
@@ -94,7 +94,7 @@ def cell(
     return _measured[key]
 
 
-def _measure(data: FewShotSet, maker: Maker, shots: int, seed: int, held: bool) -> Cell:
+def _measure(data: FewShotSet, maker: Maker, shots: int, seed: int, held: bool) -> FewShotCell:
     from time import process_time
 
     model = maker(data)
@@ -106,7 +106,7 @@ def _measure(data: FewShotSet, maker: Maker, shots: int, seed: int, held: bool) 
     start = process_time()
     model.fit(x[pool][train], y[pool][train], *extra)
     seconds = process_time() - start
-    return Cell(float(model.score(x[test], y[test])), seconds, getattr(model, "n_trainable_", 0))
+    return FewShotCell(float(model.score(x[test], y[test])), seconds, getattr(model, "n_trainable_", 0))
 
 
 @cache

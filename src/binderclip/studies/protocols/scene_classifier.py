@@ -32,7 +32,7 @@ _POOLED = 4
 
 
 @dataclass(frozen=True)
-class Stage:
+class SceneStage:
     """Scenes of one size, the share of them that the object covers, and how often they are seen."""
 
     side: int
@@ -42,7 +42,7 @@ class Stage:
     lr: float
 
 
-STAGES = (Stage(40, (0.15, 0.6), 6000, 5, 4e-3), Stage(SIDE, (0.06, 0.4), 3000, 3, 2e-3))
+STAGES = (SceneStage(40, (0.15, 0.6), 6000, 5, 4e-3), SceneStage(SIDE, (0.06, 0.4), 3000, 3, 2e-3))
 
 
 class SceneNet(nn.Module):
@@ -101,7 +101,7 @@ def scene_classifier(seed: int = 0) -> ModuleClassifier:
     return classifier(net, list(words.names), (MEAN,) * 3, (STD,) * 3, SIDE)
 
 
-def _pictures(words: Vocabulary, seed: int, stage: Stage) -> tuple[Tensor, Tensor]:
+def _pictures(words: Vocabulary, seed: int, stage: SceneStage) -> tuple[Tensor, Tensor]:
     from binderclip.data.scenes.stream import scenes
 
     turned = {"rotation": [-15.0, 0.0, 0.0, 15.0]}

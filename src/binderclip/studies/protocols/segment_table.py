@@ -54,7 +54,7 @@ Asked = Sequence[str] | Mapping[str, str | Parts]
 
 
 @dataclass(frozen=True)
-class Cell:
+class SegmenterCell:
     """One segmenter on one set: scores over all its scenes, and (N,) mIoU of each scene."""
 
     parts: Parts
@@ -109,7 +109,7 @@ def scene_set(name: str, seed: int, n: int = SCENES, *, background: bool = False
     return LabelledScenes(name, n, seed=seed, size=SIZE, background=background)
 
 
-_cells: dict[tuple[str, str, int, int, tuple[str, ...], str], Cell] = {}
+_cells: dict[tuple[str, str, int, int, tuple[str, ...], str], SegmenterCell] = {}
 
 
 def measured(
@@ -153,7 +153,7 @@ def measured(
         with one_thread():
             found = measure_segmenters(missing, data)
         for each in missing:
-            _cells[(each, *key)] = Cell(parts[each], found.scores[each], found.images[each])
+            _cells[(each, *key)] = SegmenterCell(parts[each], found.scores[each], found.images[each])
     cells = {each: _cells[(each, *key)] for each in parts}
     return Measured(
         tuple(data.classes),

@@ -35,8 +35,8 @@ __all__ = [
     "SETTING",
     "SPOILT",
     "UNDISTURBED",
-    "Pairs",
     "Tail",
+    "TokenPairs",
     "pairs",
     "recovery",
     "run",
@@ -77,7 +77,7 @@ GUESSING = f"Guessing within a batch of the small CLIP: a loss of {math.log(BATC
 """The lower bound of what is measured here."""
 
 
-class Pairs(NamedTuple):
+class TokenPairs(NamedTuple):
     """Tokens that enter the image tower's last block, and the features of their texts."""
 
     tokens: Float[Tensor, "N 5 D"]
@@ -103,7 +103,7 @@ class Tail(nn.Module):
 
 
 @lru_cache(maxsize=1)
-def pairs() -> tuple[Pairs, Pairs]:
+def pairs() -> tuple[TokenPairs, TokenPairs]:
     """For training and held out: the first pictures of either split whose caption no earlier one has."""
     from binderclip.data import load_data
     from binderclip.data.cache.features import FeatureCache
@@ -128,7 +128,7 @@ def pairs() -> tuple[Pairs, Pairs]:
 
         with torch.no_grad():
             keys = [data.content_hash(row) for row in range(len(data))]
-            found.append(Pairs(cache.fetch(keys, tokens), model.encode_text(list(data.captions))))
+            found.append(TokenPairs(cache.fetch(keys, tokens), model.encode_text(list(data.captions))))
     return found[0], found[1]
 
 
