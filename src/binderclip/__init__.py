@@ -10,14 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_ROOMS = (
-    "adapt", "cli", "data", "errors", "evaluate", "explain", "fit", "losses", "models", "optim", "quality", "search",
-    "segment",
-    "studies", "train",
-)  # fmt: skip
 _NAMES = {"load": "models", "list_models": "models", "TextBank": "models", "Predictor": "models"}
 
-__all__ = ["__version__", *_ROOMS, *_NAMES]
+__all__ = ["__version__", *_NAMES]
 
 if TYPE_CHECKING:
     from binderclip.models import Predictor as Predictor
@@ -26,13 +21,20 @@ if TYPE_CHECKING:
     from binderclip.models import load as load
 
 
+def _rooms() -> list[str]:
+    """The rooms that are there: packages and modules of this folder."""
+    import pkgutil
+
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+
+
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"binderclip.{name}")
     if name in _NAMES:
         return getattr(importlib.import_module(f"binderclip.{_NAMES[name]}"), name)
+    if name in _rooms():
+        return importlib.import_module(f"binderclip.{name}")
     raise AttributeError(f"module 'binderclip' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_rooms()])

@@ -1,0 +1,46 @@
+"""The package's front: every room is an attribute, and nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import binderclip
+
+# Read from the disk, not from the package's own list.
+ROOMS = sorted(path.parent.name for path in Path(binderclip.__file__).parent.glob("*/__init__.py"))
+
+
+def test_the_rooms_are_those_of_the_design() -> None:
+    assert {"adapt", "cli", "data", "explain", "landscape", "privacy", "robust", "segment", "vision"} <= set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_is_an_attribute(room: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(binderclip, room, raising=False)
+    assert getattr(binderclip, room).__name__ == f"binderclip.{room}"
+    assert room in dir(binderclip)
+
+
+@pytest.mark.parametrize("name", ["load", "list_models", "TextBank", "Predictor"])
+def test_the_names_of_the_first_minute_are_attributes(name: str) -> None:
+    from binderclip import models
+
+    assert getattr(binderclip, name) is getattr(models, name)
+
+
+def test_what_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'attic'"):
+        binderclip.attic  # noqa: B018
+
+
+def test_importing_the_package_imports_no_room_and_no_torch() -> None:
+    code = (
+        "import sys, binderclip; dir(binderclip); "
+        "print([m for m in sys.modules if m.startswith('binderclip.') or m in ('torch', 'numpy')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
