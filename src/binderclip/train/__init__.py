@@ -16,6 +16,7 @@ from binderclip.train.feed.pictures import Pictures, Pixels
 from binderclip.train.recipe.architecture import build_model
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Recipe, Stage, list_recipes, load_recipe
 from binderclip.train.recipe.registry import MODELS, SOURCES, STAGES, TERMS, register
+from binderclip.train.stages import average as _average
 from binderclip.train.stages import contrastive as _contrastive
 from binderclip.train.stages import private as _private
 from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
@@ -49,4 +50,4 @@ __all__ = [
     "register",
     "run",
 ]
-del _contrastive, _dino, _kinds, _private, _promptable, _second, _tower, _vision
+del _average, _contrastive, _dino, _kinds, _private, _promptable, _second, _tower, _vision

@@ -1,0 +1,42 @@
+"""The stage that averages: the plain mean of what the named stages saved, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from binderclip.errors import UsageError
+from binderclip.models import load
+from binderclip.train.stages.average import average_stages
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Three stages whose logit scale and one weight are 1, 5 and 9 times what they were."""
+    out: Path = tmp_path_factory.mktemp("run")
+    stages = [SimpleNamespace(name=name) for name in ("a", "b", "c", "mean", "later")]
+    for index, factor in enumerate((1.0, 5.0, 9.0)):
+        model = load("small")
+        with torch.no_grad():
+            model.backbone.visual.head.proj.weight.mul_(factor)
+        model.save(out / "stages" / f"{index:02d}-{stages[index].name}")
+    return SimpleNamespace(recipe=SimpleNamespace(stage=stages), index=3, out=out, model=load("small"))
+
+
+def test_the_mean_of_the_named_stages(context: Any) -> None:
+    before = load("small").backbone.state_dict()
+    average_stages(context, of=["b", "c"])
+    after = context.model.backbone.state_dict()
+    name = "visual.head.proj.weight"
+    assert torch.allclose(after[name], 7 * before[name], atol=1e-5)
+    assert all(torch.equal(after[key], before[key]) for key in before if key != name)
+
+
+@pytest.mark.parametrize("of", [["a"], ["a", "a"], ["a", "later"], ["a", "nowhere"], []])
+def test_two_earlier_stages_are_needed(context: Any, of: list[str]) -> None:
+    with pytest.raises(UsageError, match="at least two of the stages before it, a, b, c"):
+        average_stages(context, of=of)
