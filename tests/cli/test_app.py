@@ -74,8 +74,8 @@ def test_absurd_numbers_are_refused_at_once(command: Command, value: str, monkey
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("classify", "a.png", "-l", "cat", "--views", "tiles=99999"), "tiles of 1 to 32"),
-        (("classify", "a.png", "-l", "cat", "--views", "tiles=" + "9" * 5000), "tiles of 1 to 32"),
+        (("classify", "a.png", "-l", "cat", "--views", "tiles=99999"), "tiles"),
+        (("classify", "a.png", "-l", "cat", "--views", "tiles=" + "9" * 5000), "tiles"),
         (("classify", "a.png", "-l", "cat", "--views", "tiles=\u00b2"), "is unknown"),
         (("classify", "a.png", "-l", "cat", "--box", "nan,0,9,9", "--mark", "crop"), "must be x0,y0,x1,y1"),
         (("anomaly", ".", "--scales", "2,99999999999999999999"), "from 1 to 100"),
@@ -152,7 +152,7 @@ def test_names_that_the_index_cannot_hold_are_named(command: Command, tmp_path: 
     assert (found["images"], found["added"]) == (1, 1)
     done = command("search", "index", "photos")
     assert done.code == 0
-    assert "caf\\udce9.png: its name is not text in UTF-8" in done.err
+    assert "caf\\xe9.png: its name is not UTF-8" in done.err
     os.remove(tmp_path / "photos" / "good.png")
     assert command("search", "index", "photos", "--rebuild").code == 1
 

@@ -93,7 +93,7 @@ def test_forgetting_comes_from_new_names_alone() -> None:
     def among_its_own(_: int, learner: ContinualZeroShot) -> None:
         own = np.isin(learner.classes_, order[0])
         rows = np.isin(y, order[0])
-        answers = learner.classes_[own][learner.decision_function(x[rows])[:, own].argmax(1)]
+        answers = learner.classes_[own][learner.predict_logits(x[rows])[:, own].argmax(1)]
         restricted.append(float((answers == y[rows]).mean()))
 
     metrics = run_stream(ContinualZeroShot(bank), tasks_of(order, x, y), after_task=among_its_own)

@@ -189,9 +189,9 @@ def test_nothing_is_made_before_the_options_are_right(command: Command, inspecte
     for options, said in [
         (("--method", "magic"), "--method 'magic' is unknown; there are winclip, clap"),
         (("--method", "magic", "--no-words"), "--method 'magic' is unknown; there are winclip, clap"),
-        (("--scales", ""), "--scales '': numbers of patches separated by commas"),
-        (("--scales", " , "), "numbers of patches separated by commas"),
-        (("--scales", "0"), "scales must be different numbers of patches"),
+        (("--scales", ""), "--scales '': up to ten numbers of patches from 1 to 100"),
+        (("--scales", " , "), "up to ten numbers of patches from 1 to 100"),
+        (("--scales", "0"), "numbers of patches"),
         (("--seed", 0), "--seed is that of clap's training; winclip draws nothing"),
         (("--steps", 5), "winclip trains nothing"),
         (("--method", "clap"), "clap learns from normal pictures"),

@@ -245,7 +245,7 @@ def _json_in(text: str) -> Any:
     return None
 
 
-class _Twin(ValueError):
+class _Twin(Exception):
     """A key that stands in a JSON object twice."""
 
 
