@@ -131,7 +131,6 @@ def test_a_killed_run_goes_on_from_what_was_finished(folder: Path, tmp_path: Pat
         (("adapt", "digits", "--methods", ","), 2, "--methods is empty"),
         (("adapt", "digits", "--shots", 1), 2, "no validation to choose a method by"),
         (("adapt", "digits", "--templates", "a photo"), 2, "neither a set"),
-        (("adapt", "digits", "--keep", 2.0), 2, "less than or equal to 1"),
         (("adapt", "photographs", "--out", "."), 1, ""),
         (("classify", "x.png"), 2, "give --labels cat,dog,... or --head FOLDER"),
         (("classify", "x.png", "--labels", "a,b", "--head", "h"), 2, "one of them"),
