@@ -99,6 +99,49 @@ def toy(seed: int = 0, n: int = 6, d: int = 10, noise: float = 0.3) -> tuple[np.
     return x, np.repeat(["ant", "bee", "cat"], n), text
 
 
+POSITIONAL = {
+    "coop": ["model", "text_prior"],
+    "eco": ["model", "text_prior"],
+    "ft-clip": ["model"],
+    "glad": ["model", "text_prior"],
+    "linear-probe": ["C"],
+    "lora": ["model", "text_prior"],
+    "nearest-example": [],
+    "prograd": ["model", "text_prior"],
+    "zero-shot": ["bank"],
+}
+"""Arguments that may be given without their names; those of a head that is not listed are `["text_prior"]`."""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_constructor_stores_what_it_is_given_and_nothing_else(name: str) -> None:
+    kind = getattr(METHODS[name], "func", METHODS[name])
+    first = POSITIONAL.get(name, ["text_prior"])
+    names = set(inspect.signature(kind).parameters)
+    given = {key: object() for key in names}
+    head = kind(*(given[key] for key in first), **{key: given[key] for key in names - set(first)})
+    with pytest.raises(TypeError, match="positional argument"):
+        kind(*([None] * (len(first) + 1)))
+    assert vars(head) == given
+    assert head.get_params(deep=False) == given
+    assert set(head.set_params(**dict.fromkeys(names, 3)).get_params().values()) == {3}
+    copy = clone(head)
+    assert type(copy) is kind
+    assert copy.get_params() == head.get_params()
+
+
+def test_settings_of_a_family_are_one_list_and_each_head_keeps_its_defaults() -> None:
+    def defaults(name: str) -> dict[str, Any]:
+        return {key: p.default for key, p in inspect.signature(METHODS[name]).parameters.items()}
+
+    assert defaults("eco") == {**defaults("coop"), "n_prompts": 4, "init": None}
+    steering = {"rho": 0.05, "rule": "steer", "strength": 0.5, "keep_norm": True}
+    assert defaults("glad") == {**defaults("lora"), **steering}
+    # One context for all classes is what ProGrad is about.
+    left_out = set(defaults("coop")) - set(defaults("prograd"))
+    assert left_out == {"n_prompts", "class_specific", "loss"}
+
+
 def as_prior(text: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(["ant", "bee", "cat"], text, strict=True))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, ClassVar
 
@@ -51,6 +51,7 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator):
 
     input_level: ClassVar[InputLevel] = "features"
     transient: ClassVar[tuple[str, ...]] = ()
+
     classes_: np.ndarray
     n_features_in_: int
 
@@ -125,6 +126,7 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator):
         return HeadPredictor(model, self)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class FewShotHead(FeatureClassifier):
     """Base of the heads that learn from a few labelled images on top of a text prior.
 
@@ -134,15 +136,14 @@ class FewShotHead(FeatureClassifier):
         scale: factor on the cosines with the prior; None: the prior's own, else 100.
     """
 
-    prior_: Tensor | None
-    scale_: float
-    _held: tuple[Tensor, Tensor] | None
-    _counted: Float[Tensor, "N"] | None
+    text_prior: Any = field(default=None, kw_only=False)
+    classes: Sequence[Any] | None = None
+    scale: float | None = None
 
-    def __init__(self, text_prior: Any = None, *, classes: Sequence[Any] | None = None, scale: float | None = None):
-        self.text_prior = text_prior
-        self.classes = classes
-        self.scale = scale
+    prior_: Tensor | None = field(init=False)
+    scale_: float = field(init=False)
+    _held: tuple[Tensor, Tensor] | None = field(init=False)
+    _counted: Float[Tensor, "N"] | None = field(init=False)
 
     def fit(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> FewShotHead:
         """Learn from features and labels.

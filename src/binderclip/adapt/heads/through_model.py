@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sklearn.base import clone
@@ -32,11 +33,18 @@ class SharedModel:
         return type(self)(model=self.model, **settings)  # type: ignore[call-arg]
 
 
-class ModelHead(SharedModel, TunedHead):
-    """Base of the heads with a constructor argument `model`, which they look through and leave as it is."""
+@dataclass(kw_only=True, eq=False, repr=False)
+class _ModelFirst:
+    """The first argument of a `ModelHead`: fields of the last base come first."""
 
-    model: ImageTextModel
-    names: Any
+    model: ImageTextModel = field(kw_only=False)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ModelHead(SharedModel, TunedHead, _ModelFirst):
+    """Base of the heads whose first constructor argument is `model`, which they look through and leave as it is."""
+
+    names: Mapping[Any, str] | Sequence[str] | None = None
 
     def _set_prior(self, labels: list[Any]) -> None:
         super()._set_prior(labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -99,6 +99,7 @@ def _skeleton(model: ImageTextModel) -> Tokens:
     return model.image_tower.embed(pixels)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class LoRATuning(ModelHead):
     """Low-rank adapters on query, key and value of both towers, trained on a few images with the text re-encoded.
 
@@ -137,37 +138,23 @@ class LoRATuning(ModelHead):
     """
 
     input_level: ClassVar[InputLevel] = "images"
-    adapter_: Tensor
-    coef_: Tensor
 
-    def __init__(
-        self,
-        model: ImageTextModel,
-        text_prior: Any = None,
-        *,
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        names: Mapping[Any, str] | Sequence[str] | None = None,
-        template: str = "a photo of a {}.",
-        r: int = 2,
-        lora_alpha: float = 1.0,
-        lora_dropout: float = 0.25,
-        target_modules: Sequence[str] = ("q", "k", "v"),
-        towers: Sequence[str] = ("image", "text"),
-        blocks: Blocks = None,
-        use_rslora: bool = True,
-        steps: int | None = None,
-        lr: float = 2e-4,
-        weight_decay: float = 1e-2,
-        batch_size: int = 32,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(text_prior, classes=classes, scale=scale)
-        self.model, self.names, self.template = model, names, template
-        self.r, self.lora_alpha, self.lora_dropout = r, lora_alpha, lora_dropout
-        self.target_modules, self.towers, self.blocks, self.use_rslora = target_modules, towers, blocks, use_rslora
-        self.steps, self.lr, self.weight_decay = steps, lr, weight_decay
-        self.batch_size, self.seed = batch_size, seed
+    template: str = "a photo of a {}."
+    r: int = 2
+    lora_alpha: float = 1.0
+    lora_dropout: float = 0.25
+    target_modules: Sequence[str] = ("q", "k", "v")
+    towers: Sequence[str] = ("image", "text")
+    blocks: Blocks = None
+    use_rslora: bool = True
+    steps: int | None = None
+    lr: float = 2e-4
+    weight_decay: float = 1e-2
+    batch_size: int = 32
+    seed: int = 0
+
+    adapter_: Tensor = field(init=False)
+    coef_: Tensor = field(init=False)
 
     # -- training ----------------------------------------------------------------------------------------------
 
@@ -287,6 +274,7 @@ class LoRATuning(ModelHead):
         return head
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class GLAD(LoRATuning):
     """LoRA whose gradient is steered by the gradient at a nearby, sharper point, so that it transfers better.
 
@@ -310,40 +298,12 @@ class GLAD(LoRATuning):
     Paper: GLAD: Generalizable Tuning for Vision-Language Models (arXiv 2507.13089).
     """
 
-    cosine_: float
+    rho: float = 0.05
+    rule: Steering = "steer"
+    strength: float = 0.5
+    keep_norm: bool = True
 
-    def __init__(
-        self,
-        model: ImageTextModel,
-        text_prior: Any = None,
-        *,
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        names: Mapping[Any, str] | Sequence[str] | None = None,
-        template: str = "a photo of a {}.",
-        r: int = 2,
-        lora_alpha: float = 1.0,
-        lora_dropout: float = 0.25,
-        target_modules: Sequence[str] = ("q", "k", "v"),
-        towers: Sequence[str] = ("image", "text"),
-        blocks: Blocks = None,
-        use_rslora: bool = True,
-        steps: int | None = None,
-        lr: float = 2e-4,
-        weight_decay: float = 1e-2,
-        batch_size: int = 32,
-        rho: float = 0.05,
-        rule: Steering = "steer",
-        strength: float = 0.5,
-        keep_norm: bool = True,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            model, text_prior, classes=classes, scale=scale, names=names, template=template, r=r, lora_alpha=lora_alpha,
-            lora_dropout=lora_dropout, target_modules=target_modules, towers=towers, blocks=blocks,
-            use_rslora=use_rslora, steps=steps, lr=lr, weight_decay=weight_decay, batch_size=batch_size, seed=seed,
-        )  # fmt: skip
-        self.rho, self.rule, self.strength, self.keep_norm = rho, rule, strength, keep_norm
+    cosine_: float = field(init=False)
 
     def _fit(self, views: Float[Tensor, "N V 3 H W"], targets: Int[Tensor, "N"]) -> None:
         self._rule = SteerBySharpness(self.rho, self.rule, self.strength, self.keep_norm)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,6 @@ from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
 from binderclip.models.text.prompts import Position, PromptContext
 from binderclip.optim import ProjectConflicting
-
-if TYPE_CHECKING:
-    from binderclip.models import ImageTextModel
 
 
 class PromptModule(Tunable):
@@ -74,6 +71,7 @@ def average(rows: Float[Tensor, "P C E"]) -> Float[Tensor, "C E"]:
     return F.normalize(rows.mean(dim=0), dim=-1)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class PromptLearning(ModelHead):
     """Context optimisation (CoOp): the words in front of the class names are vectors, learned from a few images.
 
@@ -117,35 +115,22 @@ class PromptLearning(ModelHead):
     """
 
     transient: ClassVar[tuple[str, ...]] = ("prompt_coef_",)
-    context_: Tensor
-    coef_: Tensor
-    prompt_coef_: Tensor
-    diversity_: float
 
-    def __init__(
-        self,
-        model: ImageTextModel,
-        text_prior: Any = None,
-        *,
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        names: Mapping[Any, str] | Sequence[str] | None = None,
-        n_ctx: int = 4,
-        n_prompts: int = 1,
-        init: str | Sequence[str] | None = "a photo of a",
-        position: Position = "end",
-        class_specific: bool = False,
-        loss: Literal["joint", "per-prompt"] = "joint",
-        epochs: int = 50,
-        lr: float = 0.002,
-        batch_size: int = 32,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(text_prior, classes=classes, scale=scale)
-        self.model, self.names = model, names
-        self.n_ctx, self.n_prompts, self.init = n_ctx, n_prompts, init
-        self.position, self.class_specific, self.loss = position, class_specific, loss
-        self.epochs, self.lr, self.batch_size, self.seed = epochs, lr, batch_size, seed
+    n_ctx: int = 4
+    n_prompts: int = 1
+    init: str | Sequence[str] | None = "a photo of a"
+    position: Position = "end"
+    class_specific: bool = False
+    loss: Literal["joint", "per-prompt"] = "joint"
+    epochs: int = 50
+    lr: float = 0.002
+    batch_size: int = 32
+    seed: int = 0
+
+    context_: Tensor = field(init=False)
+    coef_: Tensor = field(init=False)
+    prompt_coef_: Tensor = field(init=False)
+    diversity_: float = field(init=False)
 
     def _fit(self, views: Float[Tensor, "N V E"], targets: Int[Tensor, "N"]) -> None:
         if views.shape[-1] != self.model.embed_dim:
@@ -221,6 +206,7 @@ class PromptLearning(ModelHead):
         return ZeroShotClassifier(rows, classes=labels, scale=self.scale_).fit()
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ECO(PromptLearning):
     """Several short contexts trained together, averaged as text features: an ensemble at the cost of one prompt.
 
@@ -232,32 +218,11 @@ class ECO(PromptLearning):
     Paper: ECO: Ensembling Context Optimization for Vision-Language Models (arXiv 2307.14063).
     """
 
-    def __init__(
-        self,
-        model: ImageTextModel,
-        text_prior: Any = None,
-        *,
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        names: Mapping[Any, str] | Sequence[str] | None = None,
-        n_ctx: int = 4,
-        n_prompts: int = 4,
-        init: str | Sequence[str] | None = None,
-        position: Position = "end",
-        class_specific: bool = False,
-        loss: Literal["joint", "per-prompt"] = "joint",
-        epochs: int = 50,
-        lr: float = 0.002,
-        batch_size: int = 32,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            model, text_prior, classes=classes, scale=scale, names=names, n_ctx=n_ctx, n_prompts=n_prompts, init=init,
-            position=position, class_specific=class_specific, loss=loss, epochs=epochs, lr=lr, batch_size=batch_size,
-            seed=seed,
-        )  # fmt: skip
+    n_prompts: int = 4
+    init: str | Sequence[str] | None = None
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ProGrad(PromptLearning):
     """Prompt learning that does not forget: what opposes the zero-shot predictions is taken out of each gradient.
 
@@ -291,32 +256,16 @@ class ProGrad(PromptLearning):
     Paper: Prompt-aligned Gradient for Prompt Tuning (arXiv 2205.14865).
     """
 
-    conflict_rate_: float | None
+    init: str | None = "a photo of a"
+    strength: float = 1.0
+    temperature: float = 1.0
+    combine: Literal["project", "add"] = "project"
+    # Not for choice here: one context, the same for all classes.
+    n_prompts: int = field(default=1, init=False)
+    class_specific: bool = field(default=False, init=False)
+    loss: Literal["joint", "per-prompt"] = field(default="joint", init=False)
 
-    def __init__(
-        self,
-        model: ImageTextModel,
-        text_prior: Any = None,
-        *,
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        names: Mapping[Any, str] | Sequence[str] | None = None,
-        n_ctx: int = 4,
-        init: str | None = "a photo of a",
-        position: Position = "end",
-        strength: float = 1.0,
-        temperature: float = 1.0,
-        combine: Literal["project", "add"] = "project",
-        epochs: int = 50,
-        lr: float = 0.002,
-        batch_size: int = 32,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            model, text_prior, classes=classes, scale=scale, names=names, n_ctx=n_ctx, init=init, position=position,
-            epochs=epochs, lr=lr, batch_size=batch_size, seed=seed,
-        )  # fmt: skip
-        self.strength, self.temperature, self.combine = strength, temperature, combine
+    conflict_rate_: float | None = field(init=False)
 
     def _fit(self, views: Float[Tensor, "N V E"], targets: Int[Tensor, "N"]) -> None:
         if self.combine not in ("project", "add"):
