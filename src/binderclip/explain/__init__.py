@@ -13,7 +13,7 @@ from binderclip.explain.decompose.head_roles import DescriptionPool, description
 from binderclip.explain.decompose.heads import NamedHead, name_heads, spurious_heads
 from binderclip.explain.decompose.text_span import Span, TextSpan
 from binderclip.explain.engine import targets
-from binderclip.explain.engine.attribute import Plan, attribute, attribute_all
+from binderclip.explain.engine.attribute import Plan, PlanMethod, attribute, attribute_all
 from binderclip.explain.engine.attribution import Attribution, blank_maps, peaks
 from binderclip.explain.engine.drawing import to_map
 from binderclip.explain.engine.gathering import Crops, Ensemble, GaussianNoise, Path, Signal
@@ -94,6 +94,7 @@ __all__ = [
     "PixelMask",
     "PixelPerturbation",
     "Plan",
+    "PlanMethod",
     "Randomisation",
     "RetrainTable",
     "Saliency",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from binderclip.explain import (
     attribute_all,
     targets,
 )
+from binderclip.explain.engine.attribute import Plan, PlanMethod, gradient, signal_plan
 
 
 def sheet(n: int = 20) -> dict[str, Any]:
@@ -179,3 +181,30 @@ def test_half_precision_is_close_and_summed_in_single(conv_net: nn.Module, clip_
     assert not torch.equal(single, attribute(conv_net, images, 1).maps())
     with pytest.raises(UsageError, match="precision must be float32 or bfloat16"):
         attribute(conv_net, images, 1, precision="float16")
+
+
+@dataclass(frozen=True)
+class Slope(PlanMethod):
+    """A method that is wholly said by its plan."""
+
+    places: str = "input"
+
+    def plan(self) -> Plan:
+        return signal_plan(gradient, layers=self.places, method="slope")
+
+
+def test_a_method_of_a_plan_alone_is_called_and_shared_like_the_others(images: torch.Tensor) -> None:
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 4))
+    # The score of class 2 is linear in the pixels: its gradient is the row of weights, whatever the image.
+    expected = linear[1].weight.detach()[2].view(3, 12, 16).sum(dim=0)
+    alone = Slope()(linear, images, 2)
+    assert alone.method == "slope"
+    shared = attribute_all(linear, images, 2, methods=[Slope, InputXGradient()])
+    assert list(shared) == ["slope", "input_x_gradient"]
+    for found in (alone, shared["slope"]):
+        torch.testing.assert_close(found.maps(), expected.expand(3, 12, 16), rtol=1e-5, atol=1e-6)
+
+
+def test_the_base_of_such_methods_has_no_plan_of_its_own(images: torch.Tensor) -> None:
+    with pytest.raises(UsageError, match="PlanMethod has no plan"):
+        PlanMethod()(nn.Flatten(), images, 0)

@@ -64,6 +64,18 @@ class Planned(Protocol):
         ...
 
 
+class PlanMethod:
+    """Base of the methods that are their plan and nothing else: a subclass says what it asks of the passes."""
+
+    def plan(self) -> Plan:
+        """What it asks of the passes, to be shared with other methods."""
+        raise UsageError(f"{type(self).__name__} has no plan: use one of binderclip.explain.METHODS")
+
+    def __call__(self, model: Any, images: Any, target: Any = None) -> Attribution:
+        """Explain images; see `attribute` for the arguments."""
+        return run_plans(model, images, target, [self.plan()])[0]
+
+
 def gradient(seen: Observed, score: Float[Tensor, "B"], places: Sequence[Place]) -> list[Tensor]:
     """The gradient of the score at each place."""
     return seen.grads(score, places)

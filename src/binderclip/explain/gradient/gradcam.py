@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from binderclip.explain.engine.attribute import Plan, pooled_gradient_times_value, run_plans, signal_plan
-from binderclip.explain.engine.attribution import Attribution
+from binderclip.explain.engine.attribute import Plan, PlanMethod, pooled_gradient_times_value, signal_plan
 from binderclip.explain.engine.observed import Place
 
 
 @dataclass(frozen=True)
-class GradCAM:
+class GradCAM(PlanMethod):
     """`relu(sum_k w_k A_k)` with `w_k` the spatial mean of `dS/dA_k`: which places hold features that raise the score.
 
     Coarse (one value a cell of the last feature map) but specific to the target. For transformer towers the feature
@@ -43,7 +41,3 @@ class GradCAM:
             finish="signed" if self.signed else "relu",
             method="gradcam",
         )
-
-    def __call__(self, model: Any, images: Any, target: Any = None) -> Attribution:
-        """Explain images; see `attribute` for the arguments."""
-        return run_plans(model, images, target, [self.plan()])[0]

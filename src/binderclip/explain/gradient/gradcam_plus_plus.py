@@ -11,15 +11,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.explain.engine.attribute import Plan, run_plans
-from binderclip.explain.engine.attribution import Attribution
+from binderclip.explain.engine.attribute import Plan, PlanMethod
 from binderclip.explain.engine.gathering import Gathered, Opening, SiteSignal
 from binderclip.explain.engine.observed import Observed, Place
 from binderclip.explain.engine.passes import Clean, NoisyCopies, Pass
 
 
 @dataclass(frozen=True)
-class GradCAMPlusPlus:
+class GradCAMPlusPlus(PlanMethod):
     """Grad-CAM whose channel weights count every place that raises the score alike, so that several objects show.
 
     `alpha = G^2 / (2 G^2 + (sum A) G^3)` at each place, `w = sum alpha relu(G)`, the map `relu(sum_k w_k A_k)`. Derived
@@ -45,16 +44,12 @@ class GradCAMPlusPlus:
         """What it asks of a pass, to be shared with other methods."""
         return Plan("gradcampp", self._open, Clean(), self.layer, finish="relu")
 
-    def __call__(self, model: Any, images: Any, target: Any = None) -> Attribution:
-        """Explain images; see `attribute` for the arguments."""
-        return run_plans(model, images, target, [self.plan()])[0]
-
     def _open(self, opening: Opening) -> _Powers:
         return _Powers(opening, self.channels, self.neurons)
 
 
 @dataclass(frozen=True)
-class SmoothGradCAMPlusPlus:
+class SmoothGradCAMPlusPlus(PlanMethod):
     """Grad-CAM++ with the powers of the gradient averaged over noisy copies; feature maps are the clean image's.
 
     The powers are averaged, not the maps and not the gradient before it is raised. Noise at level 0 gives Grad-CAM++.
@@ -94,10 +89,6 @@ class SmoothGradCAMPlusPlus:
         """What it asks of the noisy passes, to be shared with other methods."""
         passes = NoisyCopies(self.n_samples, self.level, self.seed, self.batch)
         return Plan("smoothgradcampp", self._open, passes, self.layer, finish="relu")
-
-    def __call__(self, model: Any, images: Any, target: Any = None) -> Attribution:
-        """Explain images; see `attribute` for the arguments."""
-        return run_plans(model, images, target, [self.plan()])[0]
 
     def _open(self, opening: Opening) -> _Powers:
         return _Powers(opening, self.channels, self.neurons, mean_activation=self.activation == "mean")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from binderclip.errors import UsageError
-from binderclip.explain.engine.attribute import Plan, gradient, gradient_times_value, run_plans, signal_plan
-from binderclip.explain.engine.attribution import Attribution, Finish
+from binderclip.explain.engine.attribute import Plan, PlanMethod, gradient, gradient_times_value, signal_plan
+from binderclip.explain.engine.attribution import Finish
 from binderclip.explain.engine.gathering import GaussianNoise, Path, Reduction, Signal, Statistic, reduce_channels
 from binderclip.explain.engine.observed import Place
 
 
 @dataclass(frozen=True)
-class InputXGradient:
+class InputXGradient(PlanMethod):
     """`x * dS/dx`, summed over channels: the first-order effect of fading the image to black.
 
     Sums to the score for a model without biases; see `FullGrad` for those that have some. Black pixels get nothing.
@@ -35,13 +34,9 @@ class InputXGradient:
         """What it asks of a pass, to be shared with other methods."""
         return signal_plan(gradient_times_value, finish=self.finish, method="input_x_gradient")
 
-    def __call__(self, model: Any, images: Any, target: Any = None) -> Attribution:
-        """Explain images; see `attribute` for the arguments."""
-        return run_plans(model, images, target, [self.plan()])[0]
-
 
 @dataclass(frozen=True)
-class IntegratedGradients:
+class IntegratedGradients(PlanMethod):
     """The gradient's mean on the straight path from a baseline picture, times the way: sums to the score's rise.
 
     `Attribution.completeness_error` says how well the quadrature kept that promise.
@@ -73,13 +68,9 @@ class IntegratedGradients:
         path = Path(self.n_samples, self.baseline, self.rule, self.batch)
         return signal_plan(gradient, ensemble=path, finish=self.finish, method="integrated_gradients")
 
-    def __call__(self, model: Any, images: Any, target: Any = None) -> Attribution:
-        """Explain images; see `attribute` for the arguments."""
-        return run_plans(model, images, target, [self.plan()])[0]
-
 
 @dataclass(frozen=True)
-class SmoothGrad:
+class SmoothGrad(PlanMethod):
     """The mean of a signal over noisy copies of the image: what flickers from pixel to pixel cancels.
 
     Signed signals are averaged first, channels are reduced afterwards, and the explained class is that of the clean
@@ -135,10 +126,6 @@ class SmoothGrad:
             finish=self.finish,
             method=_NAMES[self.statistic],
         )
-
-    def __call__(self, model: Any, images: Any, target: Any = None) -> Attribution:
-        """Explain images; see `attribute` for the arguments."""
-        return run_plans(model, images, target, [self.plan()])[0]
 
     def _noise(self) -> GaussianNoise:
         return GaussianNoise(self.n_samples, self.level, self.statistic, self.seed, self.batch)
