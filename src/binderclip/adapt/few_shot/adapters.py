@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from binderclip.adapt.heads.base import Terms
 from binderclip.adapt.heads.prior import prior_or_means
-from binderclip.adapt.heads.tuned import Training, Tunable, TunedHead
+from binderclip.adapt.heads.tuned import EpochHead, Tunable
 from binderclip.errors import UsageError
 
 
@@ -37,7 +36,8 @@ class _Bottleneck(Tunable):
         return self.scale * adapted(x, self.down.weight, self.up.weight, self.ratio) @ self.prior.T
 
 
-class CLIPAdapter(TunedHead):
+@dataclass(kw_only=True, eq=False, repr=False)
+class CLIPAdapter(EpochHead):
     """Mixes the image feature with a trained bottleneck of it: `x' = unit(r M(x) + (1 - r) x)`, logits from `x'.T_c`.
 
     M is Linear(d, d / reduction), ReLU, Linear, ReLU, without biases.
@@ -57,29 +57,10 @@ class CLIPAdapter(TunedHead):
     Paper: Gao et al., CLIP-Adapter: Better Vision-Language Models with Feature Adapters (arXiv 2110.04544).
     """
 
-    def __init__(
-        self,
-        text_prior: Any = None,
-        *,
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        ratio: float = 0.2,
-        reduction: int = 4,
-        lr: float = 1e-3,
-        epochs: int = 200,
-        batch_size: int = 256,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(text_prior, classes=classes, scale=scale)
-        self.ratio = ratio
-        self.reduction = reduction
-        self.lr = lr
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.seed = seed
-
-    def _training(self) -> Training:
-        return Training(lr=self.lr, epochs=self.epochs, batch_size=self.batch_size, optimizer="adam", seed=self.seed)
+    ratio: float = 0.2
+    reduction: int = 4
+    lr: float = 1e-3
+    epochs: int = 200
 
     def _module(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> Tunable:
         if not 0 <= self.ratio <= 1:
@@ -109,7 +90,8 @@ class _Residual(Tunable):
         return self.scale * x @ F.normalize(self.prior + self.alpha * self.residual, dim=-1).T
 
 
-class TaskResidual(TunedHead):
+@dataclass(kw_only=True, eq=False, repr=False)
+class TaskResidual(EpochHead):
     """Adds a trained residual to the text classifier: `logits = scale x.unit(T_c + alpha r_c)`, r starting at 0.
 
     Args:
@@ -129,27 +111,9 @@ class TaskResidual(TunedHead):
     Paper: Yu et al., Task Residual for Tuning Vision-Language Models (arXiv 2211.10277).
     """
 
-    def __init__(
-        self,
-        text_prior: Any = None,
-        *,
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        alpha: float = 0.5,
-        lr: float = 2e-3,
-        epochs: int = 100,
-        batch_size: int = 256,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(text_prior, classes=classes, scale=scale)
-        self.alpha = alpha
-        self.lr = lr
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.seed = seed
-
-    def _training(self) -> Training:
-        return Training(lr=self.lr, epochs=self.epochs, batch_size=self.batch_size, optimizer="adam", seed=self.seed)
+    alpha: float = 0.5
+    lr: float = 2e-3
+    epochs: int = 100
 
     def _module(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> Tunable:
         self.prior_ = prior_or_means(self.prior_, views, targets, len(self.classes_))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from binderclip.adapt.few_shot.tip_adapter import CacheSearch, check_at_least_zero
 from binderclip.adapt.heads.base import Terms, WeightedHead, blend_search
 from binderclip.adapt.heads.prior import prior_or_means
-from binderclip.adapt.heads.tuned import Training, Tunable, TunedHead
+from binderclip.adapt.heads.tuned import EpochHead, Tunable
 from binderclip.errors import UsageError
+from binderclip.fit.optimizers import OptimizerLike
 
 
 def _steps(first: float, top: float, count: int) -> tuple[float, ...]:
@@ -89,6 +91,7 @@ def _divergence(keys: Float[Tensor, "M Q"], text: Float[Tensor, "C Q"], owner: I
     return (one_hot * torch.log2((one_hot + small) / ((keys @ text.T).softmax(dim=-1) + small))).sum(dim=-1)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class APE(WeightedHead):
     """Tip-Adapter's cache on the channels that separate the classes, each example weighted by its surprise.
 
@@ -115,30 +118,14 @@ class APE(WeightedHead):
     Paper: Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior Refinement (arXiv 2304.01195).
     """
 
-    def __init__(
-        self,
-        text_prior: Any = None,
-        *,
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        channels: float = 0.5,
-        weights: tuple[float, float] = (0.7, 0.3),
-        alpha: float = 2.0,
-        beta: float = 1.0,
-        gamma: float = 0.1,
-        alphas: Sequence[float] = ALPHAS,
-        betas: Sequence[float] = BETAS,
-        gammas: Sequence[float] = GAMMAS,
-    ) -> None:
-        super().__init__(text_prior, classes=classes, scale=scale)
-        self.channels = channels
-        self.weights = weights
-        self.alpha = alpha
-        self.beta = beta
-        self.gamma = gamma
-        self.alphas = alphas
-        self.betas = betas
-        self.gammas = gammas
+    channels: float = 0.5
+    weights: tuple[float, float] = (0.7, 0.3)
+    alpha: float = 2.0
+    beta: float = 1.0
+    gamma: float = 0.1
+    alphas: Sequence[float] = ALPHAS
+    betas: Sequence[float] = BETAS
+    gammas: Sequence[float] = GAMMAS
 
     def _fit(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> None:
         check_at_least_zero(alpha=self.alpha, beta=self.beta, gamma=self.gamma)
@@ -224,7 +211,8 @@ class _Refinement(Tunable):
         return text + self.cache(cosines)
 
 
-class APETuned(TunedHead):
+@dataclass(kw_only=True, eq=False, repr=False)
+class APETuned(EpochHead):
     """APE-T: one trained residual a class on the separating channels, and one weight an example.
 
     The residual is added to the class's text and to the keys of its examples, both on all channels and without
@@ -248,47 +236,17 @@ class APETuned(TunedHead):
     Paper: Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior Refinement (arXiv 2304.01195).
     """
 
-    def __init__(
-        self,
-        text_prior: Any = None,
-        *,
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        channels: float = 0.5,
-        weights: tuple[float, float] = (0.2, 0.8),
-        alpha: float = 1.0,
-        beta: float = 1.0,
-        alphas: Sequence[float] = ALPHAS,
-        betas: Sequence[float] = BETAS,
-        lr: float = 1e-3,
-        epochs: int = 200,
-        batch_size: int = 256,
-        keep_best: bool = True,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(text_prior, classes=classes, scale=scale)
-        self.channels = channels
-        self.weights = weights
-        self.alpha = alpha
-        self.beta = beta
-        self.alphas = alphas
-        self.betas = betas
-        self.lr = lr
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.keep_best = keep_best
-        self.seed = seed
+    optimizer: ClassVar[OptimizerLike] = {"name": "adamw", "eps": 1e-3, "weight_decay": 0.1}
 
-    def _training(self) -> Training:
-        optimizer = {"name": "adamw", "eps": 1e-3, "weight_decay": 0.1}
-        return Training(
-            lr=self.lr,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            optimizer=optimizer,
-            keep_best=self.keep_best,
-            seed=self.seed,
-        )
+    channels: float = 0.5
+    weights: tuple[float, float] = (0.2, 0.8)
+    alpha: float = 1.0
+    beta: float = 1.0
+    alphas: Sequence[float] = ALPHAS
+    betas: Sequence[float] = BETAS
+    lr: float = 1e-3
+    epochs: int = 200
+    keep_best: bool = True
 
     def _module(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> Tunable:
         check_at_least_zero(alpha=self.alpha, beta=self.beta)

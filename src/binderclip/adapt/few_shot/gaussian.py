@@ -84,6 +84,7 @@ def class_statistics(x: Float[Tensor, "N d"], weights: Float[Tensor, "N C"], n: 
     return ClassStatistics(means, scatter / (n - 1 if n > 1 else 1), counts, n)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class GaussianHead(WeightedHead):
     """Gaussian discriminant analysis added to the zero-shot classifier; closed form, no training loop.
 
@@ -117,22 +118,10 @@ class GaussianHead(WeightedHead):
 
     transient: ClassVar[tuple[str, ...]] = ("_rows",)
 
-    def __init__(
-        self,
-        text_prior: Any = None,
-        *,
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        alpha: float = 1.0,
-        alphas: Sequence[float] = ALPHAS,
-        precision: str = "shrunk",
-        priors: str = "equal",
-    ) -> None:
-        super().__init__(text_prior, classes=classes, scale=scale)
-        self.alpha = alpha
-        self.alphas = alphas
-        self.precision = precision
-        self.priors = priors
+    alpha: float = 1.0
+    alphas: Sequence[float] = ALPHAS
+    precision: str = "shrunk"
+    priors: str = "equal"
 
     def _check_options(self) -> None:
         if self.precision not in PRECISIONS:

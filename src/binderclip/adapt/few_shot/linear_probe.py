@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -11,11 +12,12 @@ from jaxtyping import Float, Int
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from binderclip.adapt.heads.base import Terms, WeightedHead
+from binderclip.adapt.heads.base import PicturesOnlyHead, Terms, WeightedHead
 from binderclip.errors import UsageError
 
 
-class LinearProbe(WeightedHead):
+@dataclass(kw_only=True, eq=False, repr=False)
+class LinearProbe(PicturesOnlyHead, WeightedHead):
     """scikit-learn's logistic regression on unit image features, without any text.
 
     Args:
@@ -33,19 +35,9 @@ class LinearProbe(WeightedHead):
 
     transient: ClassVar[tuple[str, ...]] = ("_solver", "_data")
 
-    def __init__(
-        self,
-        C: float = 1.0,
-        *,
-        max_iter: int = 1000,
-        Cs: Sequence[float] = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0),
-    ) -> None:
-        self.C = C
-        self.max_iter = max_iter
-        self.Cs = Cs
-
-    def _set_prior(self, labels: list[object]) -> None:
-        self.prior_, self.scale_ = None, 100.0
+    C: float = field(default=1.0, kw_only=False)
+    max_iter: int = 1000
+    Cs: Sequence[float] = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0)
 
     def _fit(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> None:
         if not self.C > 0:

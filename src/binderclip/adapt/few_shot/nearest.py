@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from binderclip.adapt.heads.base import FewShotHead, Terms
+from binderclip.adapt.heads.base import PicturesOnlyHead, Terms
 from binderclip.errors import UsageError
 
 AGGREGATES = ("max", "mean", "top-k")
 
 
-class NearestExampleClassifier(FewShotHead):
+@dataclass(kw_only=True, eq=False, repr=False)
+class NearestExampleClassifier(PicturesOnlyHead):
     """Scores a class by the cosines with its stored examples; no text, no training, and the answer can be shown.
 
     `logits = m_c(x) / tau` with m_c the largest, the mean, or the mean of the k largest cosines. Fitted on good parts
@@ -45,14 +47,11 @@ class NearestExampleClassifier(FewShotHead):
     2501.12596).
     """
 
-    def __init__(self, *, aggregate: str = "max", k: int = 3, tau: float = 0.01, alpha: float = 0.05) -> None:
-        self.aggregate = aggregate
-        self.k = k
-        self.tau = tau
-        self.alpha = alpha
-
-    def _set_prior(self, labels: list[Any]) -> None:
-        self.prior_, self.scale_ = None, 1.0
+    aggregate: str = "max"
+    k: int = 3
+    tau: float = 0.01
+    alpha: float = 0.05
+    scale: float | None = field(default=1.0, init=False)
 
     def _fit(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> None:
         if self.aggregate not in AGGREGATES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -115,6 +116,7 @@ class VisualProjection(Tunable):
         return {**super().losses(x, targets, rows), "penalty": self.penalty * distance}
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ProLIP(TunedHead):
     """Re-learns the projection behind the image tower on frozen features, `loss = CE + penalty |P - P0|^2`.
 
@@ -151,30 +153,14 @@ class ProLIP(TunedHead):
     input_level: ClassVar[InputLevel] = "pre_projection"
     transient: ClassVar[tuple[str, ...]] = ("_examples",)
 
-    def __init__(
-        self,
-        text_prior: Any = None,
-        *,
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        projection: Any = None,
-        side: str = "image",
-        text_projection: Any = None,
-        penalty: float | None = None,
-        lr: float = 1e-4,
-        steps: int = 300,
-        lrs: Sequence[float] = (),
-        penalties: Sequence[float] = (),
-    ) -> None:
-        super().__init__(text_prior, classes=classes, scale=scale)
-        self.projection = projection
-        self.side = side
-        self.text_projection = text_projection
-        self.penalty = penalty
-        self.lr = lr
-        self.steps = steps
-        self.lrs = lrs
-        self.penalties = penalties
+    projection: Any = None
+    side: str = "image"
+    text_projection: Any = None
+    penalty: float | None = None
+    lr: float = 1e-4
+    steps: int = 300
+    lrs: Sequence[float] = ()
+    penalties: Sequence[float] = ()
 
     def _training(self) -> Training:
         optimizer = {"name": "adam", "eps": 1e-4}

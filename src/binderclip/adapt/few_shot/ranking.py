@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Branch = Literal["relational", "single", "none"]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class RankingAdapter(RegressorMixin, BaseEstimator):
     """Predict the quantity that a text asks for ("number of apples"), and order images by it.
 
@@ -60,46 +62,24 @@ class RankingAdapter(RegressorMixin, BaseEstimator):
         >>> ranker.predict(X, "number of apples").argsort()  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        model: ImageTextModel,
-        *,
-        width: int | None = None,
-        heads: int = 8,
-        fusion: int = 2,
-        post: int = 2,
-        queries: int = 16,
-        text_tokens: int = 32,
-        dropout: float = 0.1,
-        branch: Branch = "relational",
-        rank: float = 1.0,
-        regression: float = 0.2,
-        presence: float = 0.0,
-        lr: float = 5e-5,
-        weight_decay: float = 0.01,
-        warmup: int | float = 0.05,
-        steps: int = 1000,
-        batch_size: int = 16,
-        seed: int = 0,
-    ) -> None:
-        self.model = model
-        self.width = width
-        self.heads = heads
-        self.fusion = fusion
-        self.post = post
-        self.queries = queries
-        self.text_tokens = text_tokens
-        self.dropout = dropout
-        self.branch = branch
-        self.rank = rank
-        self.regression = regression
-        self.presence = presence
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.warmup = warmup
-        self.steps = steps
-        self.batch_size = batch_size
-        self.seed = seed
+    model: ImageTextModel = field(kw_only=False)
+    width: int | None = None
+    heads: int = 8
+    fusion: int = 2
+    post: int = 2
+    queries: int = 16
+    text_tokens: int = 32
+    dropout: float = 0.1
+    branch: Branch = "relational"
+    rank: float = 1.0
+    regression: float = 0.2
+    presence: float = 0.0
+    lr: float = 5e-5
+    weight_decay: float = 0.01
+    warmup: int | float = 0.05
+    steps: int = 1000
+    batch_size: int = 16
+    seed: int = 0
 
     def fit(self, X: Any, captions: str | Sequence[str], y: Any, *, groups: Sequence[Any] | None = None) -> Any:
         """Learn from images, what is asked of each, and the answers.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from binderclip.adapt.heads.base import Terms
-from binderclip.adapt.heads.tuned import Training, Tunable, TunedHead, by_epoch
+from binderclip.adapt.heads.tuned import Training, Tunable, TunedHead, prompt_training
 from binderclip.adapt.zero_shot.classifier import ZeroShotClassifier
 from binderclip.errors import UsageError
 
@@ -75,6 +77,7 @@ class _SentenceModule(Tunable):
         return self.scale * x @ self.block(self.a, self.mask).T
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SentenceAttentionAdapter(TunedHead):
     """A small self-attention block over the sentences of each class, trained on a few images (CLIP-A-self).
 
@@ -102,34 +105,18 @@ class SentenceAttentionAdapter(TunedHead):
     Paper: Enhancing CLIP with GPT-4: Harnessing Visual Descriptions as Prompts (arXiv 2307.11661).
     """
 
-    coef_: Tensor
-    block_: Tensor
-    attention_entropy_: float
+    # `classes` names the rows of an array; this head takes banks alone.
+    classes: Sequence[Any] | None = field(default=None, init=False)
+    kind: Kind = "attention"
+    ratio: float = 0.2
+    lr: float = 0.002
+    epochs: int = 50
+    batch_size: int = 32
+    seed: int = 0
 
-    def __init__(
-        self,
-        text_prior: Any = None,
-        *,
-        scale: float | None = None,
-        kind: Kind = "attention",
-        ratio: float = 0.2,
-        lr: float = 0.002,
-        epochs: int = 50,
-        batch_size: int = 32,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(text_prior, scale=scale)
-        self.kind = kind
-        self.ratio = ratio
-        self.lr = lr
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.seed = seed
-
-    @classmethod
-    def _get_param_names(cls) -> list[str]:
-        # `classes` names the rows of an array; this head takes banks alone.
-        return [name for name in super()._get_param_names() if name != "classes"]
+    coef_: Tensor = field(init=False)
+    block_: Tensor = field(init=False)
+    attention_entropy_: float = field(init=False)
 
     def _module(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> Tunable:
         bank = getattr(self.text_prior, "bank", self.text_prior)
@@ -143,15 +130,7 @@ class SentenceAttentionAdapter(TunedHead):
         return _SentenceModule(SentenceAttention(a.shape[-1], self.kind, self.ratio), a, mask, self.scale_)
 
     def _training(self) -> Training:
-        warmup = 1 if self.epochs > 1 and self.lr > 0 else 0
-        return Training(
-            lr=self.lr,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            optimizer={"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4},
-            schedule=by_epoch(self.epochs, warmup=warmup, warmup_lr=1e-5 / self.lr if warmup else 0.0),
-            seed=self.seed,
-        )
+        return prompt_training(self.lr, self.epochs, self.batch_size, self.seed)
 
     def _adopt(self, module: Tunable) -> None:
         assert isinstance(module, _SentenceModule)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from binderclip.adapt.heads.base import FewShotHead, Terms, WeightedHead, blend_search
-from binderclip.adapt.heads.tuned import Training, Tunable, TunedHead
+from binderclip.adapt.heads.tuned import EpochHead, Tunable
 from binderclip.errors import UsageError
+from binderclip.fit.optimizers import OptimizerLike
 
 ALPHAS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 BETAS = (1.0, 3.0, 5.5, 10.0, 20.0)
@@ -65,15 +67,19 @@ def check_at_least_zero(**values: float) -> None:
             raise UsageError(f"{name} must be at least 0, not {value}")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class _Cached(FewShotHead):
-    """What the fixed and the trained cache share: terms, and the search for alpha and beta."""
+    """What the fixed and the trained cache share: settings, terms, and the search for alpha and beta."""
 
-    alphas: Sequence[float]
-    betas: Sequence[float]
-    keys_: Tensor
-    values_: Tensor
-    alpha_: float
-    beta_: float
+    alpha: float = 1.0
+    beta: float = 5.5
+    alphas: Sequence[float] = ALPHAS
+    betas: Sequence[float] = BETAS
+
+    keys_: Tensor = field(init=False)
+    values_: Tensor = field(init=False)
+    alpha_: float = field(init=False)
+    beta_: float = field(init=False)
 
     def _store(self, keys: Float[Tensor, "M d"], owner: Int[Tensor, "M"], alpha: float, beta: float) -> None:
         self.keys_, self.values_ = keys, F.one_hot(owner, len(self.classes_)) * self._counts(keys)[:, None]
@@ -94,6 +100,7 @@ class _Cached(FewShotHead):
         self.alpha_, self.beta_ = best["alpha"], best["beta"]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class TipAdapter(_Cached, WeightedHead):
     """Adds to the zero-shot logits the labels of the stored examples, weighted by closeness.
 
@@ -110,23 +117,6 @@ class TipAdapter(_Cached, WeightedHead):
 
     Paper: Zhang et al., Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification (ECCV 2022).
     """
-
-    def __init__(
-        self,
-        text_prior: Any = None,
-        *,
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        alpha: float = 1.0,
-        beta: float = 5.5,
-        alphas: Sequence[float] = ALPHAS,
-        betas: Sequence[float] = BETAS,
-    ) -> None:
-        super().__init__(text_prior, classes=classes, scale=scale)
-        self.alpha = alpha
-        self.beta = beta
-        self.alphas = alphas
-        self.betas = betas
 
     def _fit(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> None:
         check_at_least_zero(alpha=self.alpha, beta=self.beta)
@@ -149,7 +139,8 @@ class _Keys(Tunable):
         return sum(self.text(x).values(), start=cache)
 
 
-class TipAdapterF(TunedHead, _Cached):
+@dataclass(kw_only=True, eq=False, repr=False)
+class TipAdapterF(EpochHead, _Cached):
     """Tip-Adapter whose keys are trained, from the examples' features, with cross-entropy.
 
     Args:
@@ -169,43 +160,11 @@ class TipAdapterF(TunedHead, _Cached):
     Paper: Zhang et al., Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification (ECCV 2022).
     """
 
-    def __init__(
-        self,
-        text_prior: Any = None,
-        *,
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        alpha: float = 1.0,
-        beta: float = 5.5,
-        alphas: Sequence[float] = ALPHAS,
-        betas: Sequence[float] = BETAS,
-        lr: float = 1e-3,
-        epochs: int = 20,
-        batch_size: int = 256,
-        keep_best: bool = True,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(text_prior, classes=classes, scale=scale)
-        self.alpha = alpha
-        self.beta = beta
-        self.alphas = alphas
-        self.betas = betas
-        self.lr = lr
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.keep_best = keep_best
-        self.seed = seed
+    optimizer: ClassVar[OptimizerLike] = {"name": "adamw", "eps": 1e-4, "weight_decay": 0.01}
 
-    def _training(self) -> Training:
-        optimizer = {"name": "adamw", "eps": 1e-4, "weight_decay": 0.01}
-        return Training(
-            lr=self.lr,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            optimizer=optimizer,
-            keep_best=self.keep_best,
-            seed=self.seed,
-        )
+    lr: float = 1e-3
+    epochs: int = 20
+    keep_best: bool = True
 
     def _module(self, views: Float[Tensor, "N V d"], targets: Int[Tensor, "N"]) -> Tunable:
         check_at_least_zero(alpha=self.alpha, beta=self.beta)

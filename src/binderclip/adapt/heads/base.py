@@ -224,6 +224,15 @@ class FewShotHead(FeatureClassifier):
         return x_val, torch.tensor([place[label] for label in labels.tolist()])
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
+class PicturesOnlyHead(FewShotHead):
+    """Base of the heads that take no text prior."""
+
+    text_prior: Any = field(default=None, init=False)
+    classes: Sequence[Any] | None = field(default=None, init=False)
+    scale: float | None = field(default=None, init=False)
+
+
 class WeightedHead(FewShotHead):
     """Base of the heads for which the weight of a row has a meaning: as if it stood in X that often."""
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -287,6 +287,27 @@ def by_epoch(epochs: int, *, warmup: int = 0, warmup_lr: float = 0.0) -> Callabl
     return rate
 
 
+def prompt_training(lr: float, epochs: int, batch_size: int, seed: int) -> Training:
+    """Training as the prompt-learning codes have it: SGD, the first epoch at a rate of 1e-5, then `by_epoch`'s cosine.
+
+    Args:
+        lr: base learning rate.
+        epochs: passes over the pictures.
+        batch_size: pictures a step.
+        seed: of batches.
+    """
+    # The first epoch at 1e-5 is Dassl's warm-up; where there is no second, it would be all of the training.
+    warmup = 1 if epochs > 1 and lr > 0 else 0
+    return Training(
+        lr=lr,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer={"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4},
+        schedule=by_epoch(epochs, warmup=warmup, warmup_lr=1e-5 / lr if warmup else 0.0),
+        seed=seed,
+    )
+
+
 class TunedHead(FewShotHead):
     """Base of the heads that train parameters by gradient descent.
 
@@ -325,3 +346,34 @@ class TunedHead(FewShotHead):
         self.history_ = {} if result is None else dict(result.history)
         with torch.no_grad():
             self._adopt(module)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class EpochHead(TunedHead):
+    """Base of the heads that go through the examples a number of times while the rate falls to 0 by a cosine.
+
+    Args:
+        text_prior, classes, scale: see `FewShotHead`.
+        lr: base learning rate of `optimizer`, which is the subclass's.
+        epochs: passes over the examples; view e mod V in epoch e.
+        batch_size: examples a step.
+        seed: of initialisation and batches.
+    """
+
+    optimizer: ClassVar[OptimizerLike] = "adam"
+    lr: float
+    epochs: int
+    batch_size: int = 256
+    seed: int = 0
+    # A setting of the heads that say so.
+    keep_best: bool = field(default=False, init=False)
+
+    def _training(self) -> Training:
+        return Training(
+            lr=self.lr,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            keep_best=self.keep_best,
+            seed=self.seed,
+        )

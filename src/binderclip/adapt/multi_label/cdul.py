@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ PATIENCE = 3
 """Refinements after which falling labels stop the training, where the truth is known."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class CDUL(BaseEstimator):
     """Learn a multi-label classifier from pictures without any annotation.
 
@@ -67,34 +69,18 @@ class CDUL(BaseEstimator):
         >>> head.predict_proba(model.encode_image(others))  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        aggregator: TileAggregator | None = None,
-        network: nn.Module | None = None,
-        *,
-        epochs: int = 100,
-        lr: float = 1e-3,
-        batch_size: int = 32,
-        warmup: int = 10,
-        update_every: int = 10,
-        sigma: float = 1.0,
-        step: float = 1.0,
-        presence: float | None = None,
-        optimizer: OptimizerLike = "adam",
-        seed: int = 0,
-    ) -> None:
-        self.aggregator = aggregator
-        self.network = network
-        self.epochs = epochs
-        self.lr = lr
-        self.batch_size = batch_size
-        self.warmup = warmup
-        self.update_every = update_every
-        self.sigma = sigma
-        self.step = step
-        self.presence = presence
-        self.optimizer = optimizer
-        self.seed = seed
+    aggregator: TileAggregator | None = field(default=None, kw_only=False)
+    network: nn.Module | None = field(default=None, kw_only=False)
+    epochs: int = 100
+    lr: float = 1e-3
+    batch_size: int = 32
+    warmup: int = 10
+    update_every: int = 10
+    sigma: float = 1.0
+    step: float = 1.0
+    presence: float | None = None
+    optimizer: OptimizerLike = "adam"
+    seed: int = 0
 
     def fit(self, X: Any, y: Any = None, *, ids: Sequence[Any] | None = None, truth: Any = None) -> CDUL:
         """Learn.

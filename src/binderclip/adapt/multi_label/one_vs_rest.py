@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from binderclip.errors import UsageError
 BASES = ("linear-probe", "gda", "nearest-example", "zero-shot")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class OneVsRest(FeatureClassifier):
     """One binary classifier a class, so that a picture may have any number of labels.
 
@@ -47,18 +49,10 @@ class OneVsRest(FeatureClassifier):
 
     transient: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(
-        self,
-        base: str = "linear-probe",
-        *,
-        text_prior: Any = None,
-        classes: Sequence[str] | None = None,
-        text_weight: float = 0.0,
-    ) -> None:
-        self.base = base
-        self.text_prior = text_prior
-        self.classes = classes
-        self.text_weight = text_weight
+    base: str = field(default="linear-probe", kw_only=False)
+    text_prior: Any = None
+    classes: Sequence[str] | None = None
+    text_weight: float = 0.0
 
     def fit(self, X: Any, Y: Int[np.ndarray, "N C"]) -> OneVsRest:  # type: ignore[override]
         """Fit one head a class.

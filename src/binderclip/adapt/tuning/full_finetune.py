@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from binderclip.adapt.heads.base import Terms
+from binderclip.adapt.heads.base import PicturesOnlyHead, Terms
 from binderclip.adapt.heads.inputs import InputLevel
 from binderclip.adapt.heads.through_model import SharedModel
 from binderclip.adapt.heads.tuned import Training, Tunable, TunedHead
@@ -34,7 +35,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-class FullFineTune(SharedModel, TunedHead):
+@dataclass(kw_only=True, eq=False, repr=False)
+class FullFineTune(SharedModel, PicturesOnlyHead, TunedHead):
     """Trains a copy of the image tower and a new classifier: LayerNorm on patch tokens, their mean, a linear layer.
 
     The recipe `ft-clip` is what makes this work well: rates that fall from layer to layer, an average of the weights,
@@ -79,45 +81,23 @@ class FullFineTune(SharedModel, TunedHead):
     input_level: ClassVar[InputLevel] = "images"
     transient: ClassVar[tuple[str, ...]] = ("_net", "_pictures", "_last", "_live")
 
-    def __init__(
-        self,
-        model: Any = None,
-        *,
-        recipe: Literal["ft-clip", "plain"] = "ft-clip",
-        size: int | None = None,
-        lr: float = 1e-3,
-        layer_decay: float | None = None,
-        weight_decay: float = 0.05,
-        epochs: int = 10,
-        batch_size: int = 32,
-        ema: float | Literal["scaled"] | None = None,
-        label_smoothing: float | None = None,
-        mixup: float = 0.0,
-        augment: Augmentation | None = None,
-        freeze_patches: bool = True,
-        token: Literal["patches", "class"] = "patches",
-        seed: int = 0,
-    ) -> None:
-        self.model = model
-        self.recipe = recipe
-        self.size = size
-        self.lr = lr
-        self.layer_decay = layer_decay
-        self.weight_decay = weight_decay
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.ema = ema
-        self.label_smoothing = label_smoothing
-        self.mixup = mixup
-        self.augment = augment
-        self.freeze_patches = freeze_patches
-        self.token = token
-        self.seed = seed
+    model: Any = field(default=None, kw_only=False)
+    recipe: Literal["ft-clip", "plain"] = "ft-clip"
+    size: int | None = None
+    lr: float = 1e-3
+    layer_decay: float | None = None
+    weight_decay: float = 0.05
+    epochs: int = 10
+    batch_size: int = 32
+    ema: float | Literal["scaled"] | None = None
+    label_smoothing: float | None = None
+    mixup: float = 0.0
+    augment: Augmentation | None = None
+    freeze_patches: bool = True
+    token: Literal["patches", "class"] = "patches"
+    seed: int = 0
 
     # -- fitting -----------------------------------------------------------------------------------------------
-
-    def _set_prior(self, labels: list[Any]) -> None:
-        self.prior_, self.scale_ = None, 100.0
 
     def _fit(self, views: Float[Tensor, "N V 3 H W"], targets: Int[Tensor, "N"]) -> None:
         self._check()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from binderclip.adapt.heads.base import Terms
 from binderclip.adapt.heads.through_model import ModelHead
-from binderclip.adapt.heads.tuned import Training, Tunable, by_epoch
+from binderclip.adapt.heads.tuned import Training, Tunable, prompt_training
 from binderclip.adapt.zero_shot.classifier import ZeroShotClassifier
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
@@ -158,16 +158,7 @@ class PromptLearning(ModelHead):
         return PromptModule(self._prompts(names), self.scale_, loss=self.loss)
 
     def _training(self) -> Training:
-        # The first epoch at 1e-5 is Dassl's warm-up; where there is no second, it would be all of the training.
-        warmup = 1 if self.epochs > 1 and self.lr > 0 else 0
-        return Training(
-            lr=self.lr,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            optimizer={"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4},
-            schedule=by_epoch(self.epochs, warmup=warmup, warmup_lr=1e-5 / self.lr if warmup else 0.0),
-            seed=self.seed,
-        )
+        return prompt_training(self.lr, self.epochs, self.batch_size, self.seed)
 
     def _adopt(self, module: Tunable) -> None:
         assert isinstance(module, PromptModule)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -45,6 +45,7 @@ WARMUP = 0.05
 """Share of the steps with a rising rate under `momentum`; the paper's is 1,000 steps."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class VisualPromptTuning(SharedModel, TunedHead):
     """Learns a pixel prompt for a frozen model, read by its text similarities or by outputs that get new meanings.
 
@@ -92,40 +93,19 @@ class VisualPromptTuning(SharedModel, TunedHead):
 
     input_level: ClassVar[InputLevel] = "images"
 
-    def __init__(
-        self,
-        text_prior: Any = None,
-        *,
-        model: Any = None,
-        recipe: Literal["vp", "evp"] = "vp",
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        kind: PromptKind = "frame",
-        size: int | None = None,
-        width: int | None = None,
-        around: bool | None = None,
-        gradient: Gradient | None = None,
-        flips: bool | None = None,
-        outputs: Literal["first", "frequent"] | None = None,
-        lr: float | None = None,
-        epochs: int = 50,
-        batch_size: int = 32,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(text_prior, classes=classes, scale=scale)
-        self.model = model
-        self.recipe = recipe
-        self.kind = kind
-        self.size = size
-        self.width = width
-        self.around = around
-        self.gradient = gradient
-        self.flips = flips
-        self.outputs = outputs
-        self.lr = lr
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.seed = seed
+    model: Any = None
+    recipe: Literal["vp", "evp"] = "vp"
+    kind: PromptKind = "frame"
+    size: int | None = None
+    width: int | None = None
+    around: bool | None = None
+    gradient: Gradient | None = None
+    flips: bool | None = None
+    outputs: Literal["first", "frequent"] | None = None
+    lr: float | None = None
+    epochs: int = 50
+    batch_size: int = 32
+    seed: int = 0
 
     # -- fitting -----------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -26,6 +27,7 @@ CHUNK = 1 << 23
 """Cosines held at once by a pool (32 MB in single precision): what is read again is then near."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ZeroShotClassifier(FeatureClassifier):
     """Scores an image feature by its cosines with the texts of each class; knows no images.
 
@@ -55,26 +57,14 @@ class ZeroShotClassifier(FeatureClassifier):
 
     transient: ClassVar[tuple[str, ...]] = ("_kept",)
 
-    def __init__(
-        self,
-        bank: Any,
-        *,
-        classes: Sequence[Any] | None = None,
-        scale: float | None = None,
-        prototype: str = "mean-unit",
-        pool: str | Pool | None = None,
-        views: Views | None = None,
-        negatives: Any = None,
-        multi_label: bool = False,
-    ) -> None:
-        self.bank = bank
-        self.classes = classes
-        self.scale = scale
-        self.prototype = prototype
-        self.pool = pool
-        self.views = views
-        self.negatives = negatives
-        self.multi_label = multi_label
+    bank: Any = field(kw_only=False)
+    classes: Sequence[Any] | None = None
+    scale: float | None = None
+    prototype: str = "mean-unit"
+    pool: str | Pool | None = None
+    views: Views | None = None
+    negatives: Any = None
+    multi_label: bool = False
 
     def fit(self, X: Any = None, y: Any = None) -> ZeroShotClassifier:
         """Prepare the text side; images and labels are not looked at, so pipelines and `clone` work."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from binderclip.adapt.heads.settings import check_settings
 from binderclip.errors import UsageError
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ContinualZeroShot(FeatureClassifier):
     """Learns classes by their names: nothing is trained or stored, so nothing is forgotten but by confusion.
 
@@ -36,15 +38,12 @@ class ContinualZeroShot(FeatureClassifier):
         UsageError: a name that arrives twice or has no text, or a task without a name.
     """
 
-    coef_: np.ndarray
-    scale_: float
+    texts: Any | Callable[[list[str]], Any] = field(kw_only=False)
+    scale: float | None = None
+    prototype: str = "mean-unit"
 
-    def __init__(
-        self, texts: Any | Callable[[list[str]], Any], *, scale: float | None = None, prototype: str = "mean-unit"
-    ) -> None:
-        self.texts = texts
-        self.scale = scale
-        self.prototype = prototype
+    coef_: np.ndarray = field(init=False)
+    scale_: float = field(init=False)
 
     def fit(self, X: Any = None, y: Any = None, classes: Sequence[Any] | None = None) -> ContinualZeroShot:
         """Forget everything and take one task; see `partial_fit`."""

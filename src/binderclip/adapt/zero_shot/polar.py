@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from binderclip.adapt.heads.settings import check_settings
 from binderclip.errors import UsageError
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class PolarClassifier(FeatureClassifier):
     """Says whether a property is there: sigmoid(scale * (cosine with presence - cosine with absence)).
 
@@ -39,20 +41,11 @@ class PolarClassifier(FeatureClassifier):
         UsageError: poles of different width, classes that are not two, or labels that are none of them.
     """
 
-    def __init__(
-        self,
-        presence: Any,
-        absence: Any,
-        *,
-        classes: Sequence[Any] = (0, 1),
-        scale: float | None = None,
-        calibrate: bool = False,
-    ) -> None:
-        self.presence = presence
-        self.absence = absence
-        self.classes = classes
-        self.scale = scale
-        self.calibrate = calibrate
+    presence: Any = field(kw_only=False)
+    absence: Any = field(kw_only=False)
+    classes: Sequence[Any] = (0, 1)
+    scale: float | None = None
+    calibrate: bool = False
 
     def fit(self, X: Any = None, y: Any = None) -> PolarClassifier:
         """Prepare the poles, and the threshold where `calibrate` is set.
