@@ -6,51 +6,56 @@ Every method is called `Method(...)(model, images, target) -> Attribution`; any 
 
 from __future__ import annotations
 
-from binderclip.explain.decompose.ablation import early_heads, late_blocks, mean_ablate
-from binderclip.explain.decompose.concepts import Concept, ConceptReport, concept_report
-from binderclip.explain.decompose.decomposition import Decomposition, decompose_image_embedding, decompositions
-from binderclip.explain.decompose.head_roles import DescriptionPool, description_pool, text_roles
-from binderclip.explain.decompose.heads import NamedHead, name_heads, spurious_heads
-from binderclip.explain.decompose.text_span import Span, TextSpan
-from binderclip.explain.engine import targets
-from binderclip.explain.engine.attribute import Plan, PlanMethod, attribute, attribute_all
-from binderclip.explain.engine.attribution import Attribution, blank_maps, peaks
-from binderclip.explain.engine.drawing import to_map
-from binderclip.explain.engine.gathering import Crops, Ensemble, GaussianNoise, Path, Signal
-from binderclip.explain.engine.layers import combine_layers, layer_maps, stage_layers
-from binderclip.explain.faithfulness.class_sensitivity import ClassSensitivity, class_sensitivity, map_correlation
-from binderclip.explain.faithfulness.comparison import OPTIMISED, Comparison, compare, contact_sheet
-from binderclip.explain.faithfulness.diffroar import DiffROAR, DiffROARResult, SignalNull, signal_null_energy
-from binderclip.explain.faithfulness.localisation import energy_inside, pointing_game
-from binderclip.explain.faithfulness.perturbation import (
-    PerturbationArea,
-    PixelPerturbation,
-    deletion_auc,
-    insertion_auc,
-    maps_of,
-    pixel_perturbation,
-)
-from binderclip.explain.faithfulness.randomisation import Randomisation, parameter_randomisation, rank_correlation
-from binderclip.explain.faithfulness.retrain import RetrainTable, from_scratch, keep_mask, remove_and_retrain
-from binderclip.explain.gradient.class_image import ClassImage, ClassModelImage
-from binderclip.explain.gradient.extraction import extract_aggregate
-from binderclip.explain.gradient.full_gradient import BiasTerm, FullGrad, FullGradients, full_gradients
-from binderclip.explain.gradient.gradcam import GradCAM
-from binderclip.explain.gradient.gradcam_plus_plus import GradCAMPlusPlus, SmoothGradCAMPlusPlus
-from binderclip.explain.gradient.gradients import InputXGradient, IntegratedGradients, SmoothGrad
-from binderclip.explain.gradient.input_gradients import gradient_alignment, input_gradient
-from binderclip.explain.gradient.meta_step import MetaStep, meta_saliency
-from binderclip.explain.gradient.normgrad import ExtractAggregate, NormGrad
-from binderclip.explain.gradient.relu_rules import relu_rule
-from binderclip.explain.gradient.saliency import Saliency
-from binderclip.explain.mask.methods import CartoonX, PixelMask, ShearletX, WaveletX
-from binderclip.explain.mask.optimise import MaskAttribution, MaskExplanation
-from binderclip.explain.mask.scores import conciseness_preciseness, hallucination_score
-from binderclip.explain.methods import METHODS
-from binderclip.explain.transformer.eclip import GradECLIP, MedGradECLIP
-from binderclip.explain.transformer.rollout import AttentionRollout
-from binderclip.explain.words.misalignment import DenseMisalignment, Misalignment
-from binderclip.explain.words.text_tokens import LeaveOneWordOut, TextTokenAttribution, WordScores
+from typing import TYPE_CHECKING
+
+from binderclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from binderclip.explain.decompose.ablation import early_heads, late_blocks, mean_ablate
+    from binderclip.explain.decompose.concepts import Concept, ConceptReport, concept_report
+    from binderclip.explain.decompose.decomposition import Decomposition, decompose_image_embedding, decompositions
+    from binderclip.explain.decompose.head_roles import DescriptionPool, description_pool, text_roles
+    from binderclip.explain.decompose.heads import NamedHead, name_heads, spurious_heads
+    from binderclip.explain.decompose.text_span import Span, TextSpan
+    from binderclip.explain.engine import targets
+    from binderclip.explain.engine.attribute import Plan, PlanMethod, attribute, attribute_all
+    from binderclip.explain.engine.attribution import Attribution, blank_maps, peaks
+    from binderclip.explain.engine.drawing import to_map
+    from binderclip.explain.engine.gathering import Crops, Ensemble, GaussianNoise, Path, Signal
+    from binderclip.explain.engine.layers import combine_layers, layer_maps, stage_layers
+    from binderclip.explain.faithfulness.class_sensitivity import ClassSensitivity, class_sensitivity, map_correlation
+    from binderclip.explain.faithfulness.comparison import OPTIMISED, Comparison, compare, contact_sheet
+    from binderclip.explain.faithfulness.diffroar import DiffROAR, DiffROARResult, SignalNull, signal_null_energy
+    from binderclip.explain.faithfulness.localisation import energy_inside, pointing_game
+    from binderclip.explain.faithfulness.perturbation import (
+        PerturbationArea,
+        PixelPerturbation,
+        deletion_auc,
+        insertion_auc,
+        maps_of,
+        pixel_perturbation,
+    )
+    from binderclip.explain.faithfulness.randomisation import Randomisation, parameter_randomisation, rank_correlation
+    from binderclip.explain.faithfulness.retrain import RetrainTable, from_scratch, keep_mask, remove_and_retrain
+    from binderclip.explain.gradient.class_image import ClassImage, ClassModelImage
+    from binderclip.explain.gradient.extraction import extract_aggregate
+    from binderclip.explain.gradient.full_gradient import BiasTerm, FullGrad, FullGradients, full_gradients
+    from binderclip.explain.gradient.gradcam import GradCAM
+    from binderclip.explain.gradient.gradcam_plus_plus import GradCAMPlusPlus, SmoothGradCAMPlusPlus
+    from binderclip.explain.gradient.gradients import InputXGradient, IntegratedGradients, SmoothGrad
+    from binderclip.explain.gradient.input_gradients import gradient_alignment, input_gradient
+    from binderclip.explain.gradient.meta_step import MetaStep, meta_saliency
+    from binderclip.explain.gradient.normgrad import ExtractAggregate, NormGrad
+    from binderclip.explain.gradient.relu_rules import relu_rule
+    from binderclip.explain.gradient.saliency import Saliency
+    from binderclip.explain.mask.methods import CartoonX, PixelMask, ShearletX, WaveletX
+    from binderclip.explain.mask.optimise import MaskAttribution, MaskExplanation
+    from binderclip.explain.mask.scores import conciseness_preciseness, hallucination_score
+    from binderclip.explain.methods import METHODS
+    from binderclip.explain.transformer.eclip import GradECLIP, MedGradECLIP
+    from binderclip.explain.transformer.rollout import AttentionRollout
+    from binderclip.explain.words.misalignment import DenseMisalignment, Misalignment
+    from binderclip.explain.words.text_tokens import LeaveOneWordOut, TextTokenAttribution, WordScores
 
 __all__ = [
     "METHODS",
@@ -152,3 +157,5 @@ __all__ = [
     "text_roles",
     "to_map",
 ]
+
+lazy_exports(__name__)

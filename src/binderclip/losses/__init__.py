@@ -9,26 +9,31 @@ The losses of label maps stand where `torch.nn.CrossEntropyLoss` stood:
 
 from __future__ import annotations
 
-from binderclip.losses.contrastive.distill import EmbeddingDistill, SimilarityDistill
-from binderclip.losses.contrastive.embeddings import Embeddings, Term
-from binderclip.losses.contrastive.functional import info_nce, sigmoid_loss
-from binderclip.losses.contrastive.geometry import Cosine, Inner, Similarity
-from binderclip.losses.contrastive.gradcache import contrastive_step
-from binderclip.losses.contrastive.loss import METHODS, ContrastiveLoss, LossOutput, Pair, clip, siglip
-from binderclip.losses.contrastive.scale import LogitScale
-from binderclip.losses.contrastive.targets import Diagonal, SameKey, Targets
-from binderclip.losses.dense.label_maps import (
-    DenseLoss,
-    FocalLoss,
-    MarginLabelSmoothingLoss,
-    NACLLoss,
-    NeighborPenaltyLoss,
-    SVLSLoss,
-)
-from binderclip.losses.dense.neighbor_prior import neighbor_prior
-from binderclip.losses.gradient.alignment import GradientAlignmentLoss, class_gradients
-from binderclip.losses.gradient.flow import GradientFlowPenalty, gradient_flow, unroll
-from binderclip.losses.ranking import PairwiseRankLoss
+from typing import TYPE_CHECKING
+
+from binderclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from binderclip.losses.contrastive.distill import EmbeddingDistill, SimilarityDistill
+    from binderclip.losses.contrastive.embeddings import Embeddings, Term
+    from binderclip.losses.contrastive.functional import info_nce, sigmoid_loss
+    from binderclip.losses.contrastive.geometry import Cosine, Inner, Similarity
+    from binderclip.losses.contrastive.gradcache import contrastive_step
+    from binderclip.losses.contrastive.loss import METHODS, ContrastiveLoss, LossOutput, Pair, clip, siglip
+    from binderclip.losses.contrastive.scale import LogitScale
+    from binderclip.losses.contrastive.targets import Diagonal, SameKey, Targets
+    from binderclip.losses.dense.label_maps import (
+        DenseLoss,
+        FocalLoss,
+        MarginLabelSmoothingLoss,
+        NACLLoss,
+        NeighborPenaltyLoss,
+        SVLSLoss,
+    )
+    from binderclip.losses.dense.neighbor_prior import neighbor_prior
+    from binderclip.losses.gradient.alignment import GradientAlignmentLoss, class_gradients
+    from binderclip.losses.gradient.flow import GradientFlowPenalty, gradient_flow, unroll
+    from binderclip.losses.ranking import PairwiseRankLoss
 
 __all__ = [
     "METHODS",
@@ -65,3 +70,5 @@ __all__ = [
     "sigmoid_loss",
     "unroll",
 ]
+
+lazy_exports(__name__)

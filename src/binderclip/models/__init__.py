@@ -5,57 +5,62 @@ Importing this room registers binderclip's own architectures with timm and open_
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from binderclip.lazy import lazy_exports
 from binderclip.models.bundled import architectures as architectures
-from binderclip.models.files.registry import bundled_cards, list_models
-from binderclip.models.image_text.classification import Classification
-from binderclip.models.image_text.encode import EncodedImages
-from binderclip.models.image_text.image_classifier import ImageClassifier
-from binderclip.models.image_text.model import ImageTextModel, ImageTextOutput
-from binderclip.models.image_text.open_clip import build
-from binderclip.models.image_text.predictor import ModuleClassifier, Predictor, ZeroShotPredictor, classifier
-from binderclip.models.image_text.preprocess import Preprocess
-from binderclip.models.image_text.vision import VisionModel, load_vision
-from binderclip.models.layers.lipschitz import (
-    AddBias,
-    BoundedInput,
-    Centring,
-    ClipLogitGradient,
-    GroupSort2,
-    L2NormPool2d,
-    LipschitzLayer,
-    LipschitzResidual,
-    lipschitz_rule,
-)
-from binderclip.models.layers.lora import LoRA, lora_
-from binderclip.models.layers.nfnet import (
-    ACTIVATION_GAINS,
-    NFBlock,
-    NFResNet,
-    ScaledActivation,
-    ScaledStdConv2d,
-    expected_stds,
-)
-from binderclip.models.layers.relational import RelationalAttention
-from binderclip.models.layers.spectral import SpectralConv2d, SpectralLinear
-from binderclip.models.load import load
-from binderclip.models.text.prompts import PromptContext
-from binderclip.models.text.templates import TEMPLATES, resolve_templates
-from binderclip.models.text.textbank import TextBank
-from binderclip.models.text.tokenize import TokenIds
-from binderclip.models.towers import (
-    Block,
-    Record,
-    Recorder,
-    Site,
-    TextTower,
-    Tower,
-    open_image_tower,
-    open_text_tower,
-)
-from binderclip.models.towers.contributions import Contributions
-from binderclip.models.towers.correlation import correlation
-from binderclip.models.towers.tokens import Tokens, append_tokens, cls_bias, gather, gather_patches
-from binderclip.models.towers.trace import Capture, Trace, capture, trace
+
+if TYPE_CHECKING:
+    from binderclip.models.files.registry import bundled_cards, list_models
+    from binderclip.models.image_text.classification import Classification
+    from binderclip.models.image_text.encode import EncodedImages
+    from binderclip.models.image_text.image_classifier import ImageClassifier
+    from binderclip.models.image_text.model import ImageTextModel, ImageTextOutput
+    from binderclip.models.image_text.open_clip import build
+    from binderclip.models.image_text.predictor import ModuleClassifier, Predictor, ZeroShotPredictor, classifier
+    from binderclip.models.image_text.preprocess import Preprocess
+    from binderclip.models.image_text.vision import VisionModel, load_vision
+    from binderclip.models.layers.lipschitz import (
+        AddBias,
+        BoundedInput,
+        Centring,
+        ClipLogitGradient,
+        GroupSort2,
+        L2NormPool2d,
+        LipschitzLayer,
+        LipschitzResidual,
+        lipschitz_rule,
+    )
+    from binderclip.models.layers.lora import LoRA, lora_
+    from binderclip.models.layers.nfnet import (
+        ACTIVATION_GAINS,
+        NFBlock,
+        NFResNet,
+        ScaledActivation,
+        ScaledStdConv2d,
+        expected_stds,
+    )
+    from binderclip.models.layers.relational import RelationalAttention
+    from binderclip.models.layers.spectral import SpectralConv2d, SpectralLinear
+    from binderclip.models.load import load
+    from binderclip.models.text.prompts import PromptContext
+    from binderclip.models.text.templates import TEMPLATES, resolve_templates
+    from binderclip.models.text.textbank import TextBank
+    from binderclip.models.text.tokenize import TokenIds
+    from binderclip.models.towers import (
+        Block,
+        Record,
+        Recorder,
+        Site,
+        TextTower,
+        Tower,
+        open_image_tower,
+        open_text_tower,
+    )
+    from binderclip.models.towers.contributions import Contributions
+    from binderclip.models.towers.correlation import correlation
+    from binderclip.models.towers.tokens import Tokens, append_tokens, cls_bias, gather, gather_patches
+    from binderclip.models.towers.trace import Capture, Trace, capture, trace
 
 __all__ = [
     "ACTIVATION_GAINS",
@@ -119,3 +124,5 @@ __all__ = [
     "resolve_templates",
     "trace",
 ]
+
+lazy_exports(__name__)

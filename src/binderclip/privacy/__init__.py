@@ -2,67 +2,72 @@
 
 from __future__ import annotations
 
-from binderclip.privacy.accounting.ledger import (
-    ACCOUNTANTS,
-    ORDERS,
-    BudgetSpent,
-    Ledger,
-    LedgerEntry,
-    gdp_epsilon,
-    joint_multiplier,
-    noise_multiplier_for,
-)
-from binderclip.privacy.accounting.report import PrivacyReport, privacy_report
-from binderclip.privacy.accounting.sampling import PoissonSampler, collate_with_empty
-from binderclip.privacy.accounting.statistic import PrivateBatch, Statistic
-from binderclip.privacy.clipping.feedback import DiceFeedback, Feedback
-from binderclip.privacy.clipping.rules import AdaptiveClip, FlatClip, GroupClip, SensitivityRule, as_rule
-from binderclip.privacy.controllers import (
-    Decision,
-    MultiObjectiveClip,
-    Policy,
-    RLDPController,
-    clip_loss,
-    clip_loss_slope,
-    model_loss_slope,
-)
-from binderclip.privacy.controllers.controller import Controller, Fixed, PublicStats, Setting
-from binderclip.privacy.controllers.sac import SACLosses, SACPolicy
-from binderclip.privacy.federated import FederatedAverage, Round
-from binderclip.privacy.lipschitz.losses import (
-    LIPSCHITZ_LOSSES,
-    cosine_loss,
-    hinge_loss,
-    hkr_loss,
-    kr_loss,
-    loss_constant,
-    mae_loss,
-    tau_cross_entropy,
-)
-from binderclip.privacy.lipschitz.training import (
-    GradientBounds,
-    LipschitzBound,
-    LipschitzOptimizer,
-    LipschitzSequential,
-    gradient_bounds,
-    largest_ratios,
-)
-from binderclip.privacy.optimizer import PrivateOptimizer
-from binderclip.privacy.per_sample.ghost import ClippedSum, clipped_sum
-from binderclip.privacy.per_sample.gradients import per_sample_grads, per_sample_norms
-from binderclip.privacy.per_sample.recorder import PerSampleRecorder
-from binderclip.privacy.private import DiceSGD, PrivateParts, make_private
-from binderclip.privacy.probe import (
-    ClipRange,
-    HeadRun,
-    PrivateLinearProbe,
-    clip_norm_range,
-    per_sample_lipschitz,
-    private_clip_range,
-    private_linear_probe,
-    suggest_clip,
-    train_softmax_head,
-)
+from typing import TYPE_CHECKING
+
+from binderclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from binderclip.privacy.accounting.ledger import (
+        ACCOUNTANTS,
+        ORDERS,
+        BudgetSpent,
+        Ledger,
+        LedgerEntry,
+        gdp_epsilon,
+        joint_multiplier,
+        noise_multiplier_for,
+    )
+    from binderclip.privacy.accounting.report import PrivacyReport, privacy_report
+    from binderclip.privacy.accounting.sampling import PoissonSampler, collate_with_empty
+    from binderclip.privacy.accounting.statistic import PrivateBatch, Statistic
+    from binderclip.privacy.clipping.feedback import DiceFeedback, Feedback
+    from binderclip.privacy.clipping.rules import AdaptiveClip, FlatClip, GroupClip, SensitivityRule, as_rule
+    from binderclip.privacy.controllers import (
+        Decision,
+        MultiObjectiveClip,
+        Policy,
+        RLDPController,
+        clip_loss,
+        clip_loss_slope,
+        model_loss_slope,
+    )
+    from binderclip.privacy.controllers.controller import Controller, Fixed, PublicStats, Setting
+    from binderclip.privacy.controllers.sac import SACLosses, SACPolicy
+    from binderclip.privacy.federated import FederatedAverage, Round
+    from binderclip.privacy.lipschitz.losses import (
+        LIPSCHITZ_LOSSES,
+        cosine_loss,
+        hinge_loss,
+        hkr_loss,
+        kr_loss,
+        loss_constant,
+        mae_loss,
+        tau_cross_entropy,
+    )
+    from binderclip.privacy.lipschitz.training import (
+        GradientBounds,
+        LipschitzBound,
+        LipschitzOptimizer,
+        LipschitzSequential,
+        gradient_bounds,
+        largest_ratios,
+    )
+    from binderclip.privacy.optimizer import PrivateOptimizer
+    from binderclip.privacy.per_sample.ghost import ClippedSum, clipped_sum
+    from binderclip.privacy.per_sample.gradients import per_sample_grads, per_sample_norms
+    from binderclip.privacy.per_sample.recorder import PerSampleRecorder
+    from binderclip.privacy.private import DiceSGD, PrivateParts, make_private
+    from binderclip.privacy.probe import (
+        ClipRange,
+        HeadRun,
+        PrivateLinearProbe,
+        clip_norm_range,
+        per_sample_lipschitz,
+        private_clip_range,
+        private_linear_probe,
+        suggest_clip,
+        train_softmax_head,
+    )
 
 __all__ = [
     "ACCOUNTANTS",
@@ -134,3 +139,5 @@ __all__ = [
     "tau_cross_entropy",
     "train_softmax_head",
 ]
+
+lazy_exports(__name__)

@@ -2,49 +2,72 @@
 
 from __future__ import annotations
 
-from binderclip.segment import anomaly, metrics, presets
-from binderclip.segment.anomaly import (
-    Anomalies,
-    ContrastiveLanguagePrompting,
-    InformationBottleneckMap,
-    InpaintingAnomalyDetector,
-    NormalMemory,
-    WinCLIP,
-)
-from binderclip.segment.decomposition import DecompositionSegmenter
-from binderclip.segment.evaluation import Measured, measure_segmenters
-from binderclip.segment.methods import METHODS
-from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted_ap
-from binderclip.segment.output.boxes import Detector, text_detector
-from binderclip.segment.output.coco import coco_document, run_lengths
-from binderclip.segment.output.result import Segmentation
-from binderclip.segment.output.sheet import segmentation_sheet
-from binderclip.segment.overrides import describe, override
-from binderclip.segment.parts.affinity import CentredSoftmax, External, centred_softmax, cosines
-from binderclip.segment.parts.context import Context, Frame, layer_at
-from binderclip.segment.parts.contributed import TokenContributions
-from binderclip.segment.parts.fused import FusedAttention, LayerEnsemble
-from binderclip.segment.parts.fusion import ClassTokenProduct, LastOnly
-from binderclip.segment.parts.guided_pooling import BackgroundSeed, GuidedPooling, background_of, weighted_pool
-from binderclip.segment.parts.last_block import LastBlock, PatchWeights, identity, vanilla
-from binderclip.segment.parts.region_scope import Felzenszwalb, MaskMajority, PromptedRegions, Scope
-from binderclip.segment.parts.resolution import Whole, Windows
-from binderclip.segment.parts.rewire import AttentionMean, Blend, DualPath, SelfSelf, self_cosine, without_class_token
-from binderclip.segment.parts.rule import ClassRule
-from binderclip.segment.parts.scoped import BranchSum, MaskClassTokens, MaskScoped, SpatialBranch
-from binderclip.segment.parts.splicing import ValueMaskedAttention, tower_attention, value_masked
-from binderclip.segment.parts.text import BoundText, TextSide
-from binderclip.segment.parts.views import ViewEnsemble
-from binderclip.segment.presets import CHOICES, DEPARTURES, PRESETS
-from binderclip.segment.promptable import AutomaticMasks, InteractiveSession, Prompts, load_promptable
-from binderclip.segment.refine.attention_refine import ClassScore, DiffusionAttention, FeatureAttention, SelfAttention
-from binderclip.segment.refine.cluster_vote import ClusterVote
-from binderclip.segment.refine.graph_cut import GraphCut, minimum_cut, saliency_graph_cut
-from binderclip.segment.refine.pamr import PAMR, pamr
-from binderclip.segment.refine.prompted_masks import PromptedMasks, regions_of
-from binderclip.segment.refine.tidy import Closing, DropSmall
-from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
-from binderclip.segment.trained.dinoiser import DINOiserHead, Student, StudentSaliency, dinoiser_loss, train_dinoiser
+from typing import TYPE_CHECKING
+
+from binderclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from binderclip.segment import anomaly, metrics, presets
+    from binderclip.segment.anomaly import (
+        Anomalies,
+        ContrastiveLanguagePrompting,
+        InformationBottleneckMap,
+        InpaintingAnomalyDetector,
+        NormalMemory,
+        WinCLIP,
+    )
+    from binderclip.segment.decomposition import DecompositionSegmenter
+    from binderclip.segment.evaluation import Measured, measure_segmenters
+    from binderclip.segment.methods import METHODS
+    from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted_ap
+    from binderclip.segment.output.boxes import Detector, text_detector
+    from binderclip.segment.output.coco import coco_document, run_lengths
+    from binderclip.segment.output.result import Segmentation
+    from binderclip.segment.output.sheet import segmentation_sheet
+    from binderclip.segment.overrides import describe, override
+    from binderclip.segment.parts.affinity import CentredSoftmax, External, centred_softmax, cosines
+    from binderclip.segment.parts.context import Context, Frame, layer_at
+    from binderclip.segment.parts.contributed import TokenContributions
+    from binderclip.segment.parts.fused import FusedAttention, LayerEnsemble
+    from binderclip.segment.parts.fusion import ClassTokenProduct, LastOnly
+    from binderclip.segment.parts.guided_pooling import BackgroundSeed, GuidedPooling, background_of, weighted_pool
+    from binderclip.segment.parts.last_block import LastBlock, PatchWeights, identity, vanilla
+    from binderclip.segment.parts.region_scope import Felzenszwalb, MaskMajority, PromptedRegions, Scope
+    from binderclip.segment.parts.resolution import Whole, Windows
+    from binderclip.segment.parts.rewire import (
+        AttentionMean,
+        Blend,
+        DualPath,
+        SelfSelf,
+        self_cosine,
+        without_class_token,
+    )
+    from binderclip.segment.parts.rule import ClassRule
+    from binderclip.segment.parts.scoped import BranchSum, MaskClassTokens, MaskScoped, SpatialBranch
+    from binderclip.segment.parts.splicing import ValueMaskedAttention, tower_attention, value_masked
+    from binderclip.segment.parts.text import BoundText, TextSide
+    from binderclip.segment.parts.views import ViewEnsemble
+    from binderclip.segment.presets import CHOICES, DEPARTURES, PRESETS
+    from binderclip.segment.promptable import AutomaticMasks, InteractiveSession, Prompts, load_promptable
+    from binderclip.segment.refine.attention_refine import (
+        ClassScore,
+        DiffusionAttention,
+        FeatureAttention,
+        SelfAttention,
+    )
+    from binderclip.segment.refine.cluster_vote import ClusterVote
+    from binderclip.segment.refine.graph_cut import GraphCut, minimum_cut, saliency_graph_cut
+    from binderclip.segment.refine.pamr import PAMR, pamr
+    from binderclip.segment.refine.prompted_masks import PromptedMasks, regions_of
+    from binderclip.segment.refine.tidy import Closing, DropSmall
+    from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
+    from binderclip.segment.trained.dinoiser import (
+        DINOiserHead,
+        Student,
+        StudentSaliency,
+        dinoiser_loss,
+        train_dinoiser,
+    )
 
 __all__ = [
     "CHOICES",
@@ -148,3 +171,5 @@ __all__ = [
     "weighted_pool",
     "without_class_token",
 ]
+
+lazy_exports(__name__)

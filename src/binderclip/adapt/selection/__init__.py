@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from binderclip.adapt.selection.candidates import Candidate, candidates
-from binderclip.adapt.selection.encoded import Encoded, encode_dataset
-from binderclip.adapt.selection.measures import (
-    Interval,
-    calibration_error,
-    fit_temperature,
-    mcnemar,
-    mean_interval,
-    proportion_interval,
-    selection_optimism,
-)
-from binderclip.adapt.selection.multi_label import LabelScore, LabelSelection, label_sets, select_labels
-from binderclip.adapt.selection.result import Examined, MethodScore, Selection
-from binderclip.adapt.selection.select import select_head
-from binderclip.adapt.selection.splits import DataSplit, near_duplicates, split_parts
+from typing import TYPE_CHECKING
+
+from binderclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from binderclip.adapt.selection.candidates import Candidate, candidates
+    from binderclip.adapt.selection.encoded import Encoded, encode_dataset
+    from binderclip.adapt.selection.measures import (
+        Interval,
+        calibration_error,
+        fit_temperature,
+        mcnemar,
+        mean_interval,
+        proportion_interval,
+        selection_optimism,
+    )
+    from binderclip.adapt.selection.multi_label import LabelScore, LabelSelection, label_sets, select_labels
+    from binderclip.adapt.selection.result import Examined, MethodScore, Selection
+    from binderclip.adapt.selection.select import select_head
+    from binderclip.adapt.selection.splits import DataSplit, near_duplicates, split_parts
 
 __all__ = [
     "Candidate",
@@ -42,3 +47,5 @@ __all__ = [
     "selection_optimism",
     "split_parts",
 ]
+
+lazy_exports(__name__)

@@ -8,46 +8,51 @@ tensors, collect over processes (`gathered`) and go into torchmetrics' collectio
 
 from __future__ import annotations
 
-from binderclip.segment.metrics.accumulator import Accumulator
-from binderclip.segment.metrics.anomaly import (
-    AnomalyScore,
-    BestF1,
-    ScoreStore,
-    anomaly_scores,
-    binary_auroc,
-    binary_average_precision,
-    binary_f1_max,
-    per_region_overlap,
-)
-from binderclip.segment.metrics.boundary import (
-    BoundaryErrors,
-    BoundaryErrorScore,
-    BoundaryF,
-    BoundaryFScore,
-    boundary_band,
-    boundary_errors,
-    boundary_f,
-    boundary_tolerance,
-    label_edges,
-)
-from binderclip.segment.metrics.boxes import BoxMatcher, box_overlaps
-from binderclip.segment.metrics.calibration import CalibrationBins, CalibrationScore, Reliability, calibration_error
-from binderclip.segment.metrics.coco_ap import CocoAP, coco_average_precision
-from binderclip.segment.metrics.confusion import IoU, IoUScore, mask_iou
-from binderclip.segment.metrics.instances import (
-    InstanceMatcher,
-    InstanceScore,
-    PanopticScore,
-    aggregated_jaccard,
-    average_precision,
-    instance_scores,
-    mean_average_precision,
-    panoptic_quality,
-    symmetric_best_dice,
-)
-from binderclip.segment.metrics.overlaps import Matches, Overlaps, match, overlaps
-from binderclip.segment.metrics.sorted_ap import SortedAP, sorted_ap
-from binderclip.segment.metrics.torchmetric import as_torchmetric
+from typing import TYPE_CHECKING
+
+from binderclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from binderclip.segment.metrics.accumulator import Accumulator
+    from binderclip.segment.metrics.anomaly import (
+        AnomalyScore,
+        BestF1,
+        ScoreStore,
+        anomaly_scores,
+        binary_auroc,
+        binary_average_precision,
+        binary_f1_max,
+        per_region_overlap,
+    )
+    from binderclip.segment.metrics.boundary import (
+        BoundaryErrors,
+        BoundaryErrorScore,
+        BoundaryF,
+        BoundaryFScore,
+        boundary_band,
+        boundary_errors,
+        boundary_f,
+        boundary_tolerance,
+        label_edges,
+    )
+    from binderclip.segment.metrics.boxes import BoxMatcher, box_overlaps
+    from binderclip.segment.metrics.calibration import CalibrationBins, CalibrationScore, Reliability, calibration_error
+    from binderclip.segment.metrics.coco_ap import CocoAP, coco_average_precision
+    from binderclip.segment.metrics.confusion import IoU, IoUScore, mask_iou
+    from binderclip.segment.metrics.instances import (
+        InstanceMatcher,
+        InstanceScore,
+        PanopticScore,
+        aggregated_jaccard,
+        average_precision,
+        instance_scores,
+        mean_average_precision,
+        panoptic_quality,
+        symmetric_best_dice,
+    )
+    from binderclip.segment.metrics.overlaps import Matches, Overlaps, match, overlaps
+    from binderclip.segment.metrics.sorted_ap import SortedAP, sorted_ap
+    from binderclip.segment.metrics.torchmetric import as_torchmetric
 
 __all__ = [
     "Accumulator",
@@ -96,3 +101,5 @@ __all__ = [
     "sorted_ap",
     "symmetric_best_dice",
 ]
+
+lazy_exports(__name__)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from binderclip.segment.promptable.attention import EncoderAttention, encoder_attention
-from binderclip.segment.promptable.automatic import AutomaticMasks, RegionMasks, stability_score
-from binderclip.segment.promptable.hf import HfSegmenter
-from binderclip.segment.promptable.interactive import Click, InteractiveSession, click_curve, next_click
-from binderclip.segment.promptable.load import load_promptable
-from binderclip.segment.promptable.network import PromptNetwork
-from binderclip.segment.promptable.oracle import OracleSegmenter
-from binderclip.segment.promptable.prompts import ImageState, Masks, PromptableSegmenter, Prompts
-from binderclip.segment.promptable.small import PromptModel
+from typing import TYPE_CHECKING
+
+from binderclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from binderclip.segment.promptable.attention import EncoderAttention, encoder_attention
+    from binderclip.segment.promptable.automatic import AutomaticMasks, RegionMasks, stability_score
+    from binderclip.segment.promptable.hf import HfSegmenter
+    from binderclip.segment.promptable.interactive import Click, InteractiveSession, click_curve, next_click
+    from binderclip.segment.promptable.load import load_promptable
+    from binderclip.segment.promptable.network import PromptNetwork
+    from binderclip.segment.promptable.oracle import OracleSegmenter
+    from binderclip.segment.promptable.prompts import ImageState, Masks, PromptableSegmenter, Prompts
+    from binderclip.segment.promptable.small import PromptModel
 
 __all__ = [
     "AutomaticMasks",
@@ -32,3 +37,5 @@ __all__ = [
     "next_click",
     "stability_score",
 ]
+
+lazy_exports(__name__)

@@ -1,0 +1,73 @@
+"""Which parts of the package a verb loads: what it uses, and no other room."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import binderclip
+
+ROOMS = {path.parent.name for path in Path(binderclip.__file__).parent.glob("*/__init__.py")}
+
+PROGRAM = """
+import contextlib, io, json, sys
+from binderclip.cli import main
+with contextlib.redirect_stdout(io.StringIO()):
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+print(json.dumps([code or 0, sorted(sys.modules)]))
+"""
+
+
+def modules_of(*words: object) -> set[str]:
+    """Every module that is loaded when the verb has done its work."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *map(str, words)], capture_output=True, text=True, check=True)
+    code, names = json.loads(done.stdout)
+    assert code == 0, done.stderr
+    return set(names)
+
+
+def rooms_of(modules: set[str]) -> set[str]:
+    return {parts[1] for name in modules if (parts := name.split("."))[0] == "binderclip" and len(parts) > 1} & ROOMS
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("picture") / "red.png"
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(path)
+    return path
+
+
+def test_help_loads_no_room_and_no_library_of_tensors() -> None:
+    found = modules_of("--help")
+    assert rooms_of(found) == {"cli"}
+    assert not {"torch", "numpy", "PIL", "timm", "open_clip", "scipy"} & found
+
+
+def test_classify_loads_the_model_alone(picture: Path) -> None:
+    found = modules_of("classify", picture, "--labels", "red,green")
+    assert rooms_of(found) == {"cli", "data", "models"}
+    # Layers of other models, and the towers that look inside one, are not asked for.
+    assert not [name for name in found if name.startswith(("binderclip.models.layers.", "binderclip.models.towers."))]
+    assert not {"scipy", "sklearn", "matplotlib", "pyarrow"} & found
+
+
+def test_segment_loads_its_own_room_and_the_model(picture: Path, tmp_path: Path) -> None:
+    files = ("--map", tmp_path / "map.png", "--overlay", tmp_path / "overlay.png")
+    found = modules_of("segment", picture, "--labels", "red,green", *files)
+    assert rooms_of(found) == {"cli", "data", "models", "segment"}
+    assert not [name for name in found if name.startswith(("binderclip.segment.metrics", "binderclip.segment.anomaly"))]
+
+
+def test_explain_loads_no_other_method(picture: Path, tmp_path: Path) -> None:
+    found = modules_of("explain", picture, "--label", "red", "--method", "gradcam", "--out", tmp_path / "out.png")
+    # fit is where autocast is; vision has the transforms that masks are made in.
+    assert rooms_of(found) <= {"cli", "data", "models", "explain", "fit", "optim", "vision"}
+    assert not [name for name in found if name.startswith("binderclip.explain.faithfulness")]

@@ -1,0 +1,112 @@
+"""`lazy_exports`, on packages written here: what is imported when, and which of two equal names wins."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+INIT = '''"""A package."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from binderclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from house import garden
+    from house.kitchen import cook as make_soup
+    from house.kitchen import knife
+    from house.knife import sharpen
+
+__all__ = {public}
+
+lazy_exports(__name__)
+'''
+ALL = ["garden", "knife", "make_soup", "sharpen"]
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
+    """Writes and imports a package of which a function, `knife`, has the name of a module."""
+    folder = tmp_path / "house"
+    folder.mkdir()
+    (folder / "kitchen.py").write_text("def cook(): return 'soup'\n\ndef knife(): return 'cut'\n")
+    (folder / "knife.py").write_text("def sharpen(): return 'sharp'\n")
+    (folder / "garden.py").write_text("trees = 3\n")
+    (folder / "cellar.py").write_text("wine = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(public: list[str] = ALL) -> ModuleType:
+        (folder / "__init__.py").write_text(INIT.format(public=public))
+        importlib.invalidate_caches()
+        return importlib.import_module("house")
+
+    yield write
+    for name in [name for name in sys.modules if name.partition(".")[0] == "house"]:
+        del sys.modules[name]
+
+
+def loaded() -> set[str]:
+    return {name for name in sys.modules if name.startswith("house.")}
+
+
+def test_a_name_is_imported_when_it_is_used(house: Callable[..., ModuleType]) -> None:
+    package = house()
+    assert loaded() == set()
+    assert package.make_soup() == "soup"
+    assert loaded() == {"house.kitchen"}
+    assert "make_soup" in vars(package), "the second use costs a dictionary's look-up"
+    from house import garden, sharpen  # type: ignore[import-not-found]
+
+    assert (garden.trees, sharpen()) == (3, "sharp")
+
+
+def test_a_function_wins_over_the_module_of_its_name(house: Callable[..., ModuleType]) -> None:
+    package = house()
+    import house.knife  # type: ignore[import-not-found]
+
+    assert package.knife() == "cut"
+    assert package.sharpen() == "sharp"
+    assert package.knife() == "cut"
+
+
+def test_modules_are_attributes_too(house: Callable[..., ModuleType]) -> None:
+    assert house().cellar.wine == 1
+
+
+def test_dir_lists_the_public_names_and_imports_nothing(house: Callable[..., ModuleType]) -> None:
+    assert set(ALL) <= set(dir(house()))
+    assert loaded() == set()
+
+
+def test_a_star_import_gives_every_public_name(house: Callable[..., ModuleType]) -> None:
+    house()
+    found: dict[str, object] = {}
+    exec("from house import *", found)
+    assert set(ALL) <= set(found)
+
+
+def test_what_is_not_there_is_an_attribute_error(house: Callable[..., ModuleType]) -> None:
+    with pytest.raises(AttributeError, match="module 'house' has no attribute 'attic'"):
+        house().attic  # noqa: B018
+    with pytest.raises(ImportError, match="attic"):
+        from house import attic  # type: ignore[import-not-found]  # noqa: F401
+
+
+def test_a_public_name_without_an_import_is_an_error_at_once(house: Callable[..., ModuleType]) -> None:
+    with pytest.raises(ImportError, match=r"house\.__all__ has 'attic'"):
+        house([*ALL, "attic"])
+
+
+def test_a_name_can_be_replaced_and_put_back(house: Callable[..., ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    package = house()
+    with monkeypatch.context() as patch:
+        patch.setattr(package, "knife", lambda: "blunt")
+        assert package.knife() == "blunt"
+    assert package.knife() == "cut"
