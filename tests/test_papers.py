@@ -136,8 +136,8 @@ def test_the_command_at_paper_scale_is_one_that_exists(entry: Paper) -> None:
     name = VERBS.get(words[1], "--methods")
     if name in words:
         room = {"adapt": "adapt", "segment": "segment.presets", "anomaly": "segment.anomaly"}[words[1]]
-        there = vars(importlib.import_module(f"binderclip.{room}"))
-        known = there["PRESETS"] if words[1] == "segment" else {*there["METHODS"], "sentence-attention"}
+        there = importlib.import_module(f"binderclip.{room}")
+        known = there.PRESETS if words[1] == "segment" else {*there.METHODS, "sentence-attention"}
         assert set(words[words.index(name) + 1].split(",")) <= set(known)
 
 
