@@ -1,125 +1,80 @@
-"""Image-text sets, the bundled picture packs, augmentation, scenes with exact masks, caches, moments."""
+"""binderclip.data: image-text sets, the bundled picture packs, augmentation, scenes with exact masks, caches, moments.
+
+Every name is imported when it is first used, so `import binderclip.data` costs nothing.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
 
-from binderclip.lazy import lazy_exports
+# module -> its public names; `from binderclip.data import <name>` imports only that module.
+_EXPORTS: dict[str, tuple[str, ...]] = {
+    "augment.augment": ("Augment",),
+    "sets.batches": ("batches", "epoch_order"),
+    "made.blocks": ("BlockDataset",),
+    "cache.features": (
+        "CacheEntry",
+        "CacheInfo",
+        "FeatureCache",
+        "cache_info",
+        "cache_root",
+        "clear_cache",
+        "content_hash",
+    ),
+    "augment.copy_paste": ("CopyPaste", "LargeScaleJitter"),
+    "sets.columnar": ("load_tables",),
+    "augment.cutout": ("Cutout",),
+    "sets.dataset": ("ImageTextDataset", "join"),
+    "distort.distortions": ("DISTORTIONS", "distort", "distort_levels"),
+    "sets.evalset": ("EvalSet", "few_shot_split"),
+    "augment.fill": ("FILLS", "Fill", "gaussian_blur"),
+    "sets.folder": ("load_folder",),
+    "images": ("ImageSource", "MAX_PIXELS", "composite", "list_images", "open_image", "to_tensor"),
+    "labelled.inspection_folder": ("Inspected", "InspectionFolder", "read_mask"),
+    "labelled.instances": ("InstanceSample",),
+    "labelled.label_maps": ("LabelFolder", "Labelled", "LabelledScenes", "label_maps"),
+    "sets.loading": ("held_out_split", "list_data", "load_data"),
+    "moments": ("Moments",),
+    "sets.packs": ("PACKS", "load_packs", "pack_hash"),
+    "made.planted_defects": ("Planted", "plant_defects"),
+    "sets.sample": ("Batch", "Collate", "Sample", "Skipped", "collate", "fit_square"),
+    "scenes.stream": ("SceneStream", "scenes"),
+    "scenes.batch": ("Scenes",),
+    "scenes.vocabulary": ("Vocabulary", "vocabulary"),
+    "sets.named": ("SETS", "digits", "fashion_mnist", "photographs", "textile"),
+    "sets.shards": ("ShardDataset",),
+    "sets.shards_write": ("write_shards",),
+    "sets.tasks": ("class_incremental_tasks",),
+    "made.temporal_order": ("TemporalOrder", "temporal_order"),
+    "windows": ("WindowGrid", "fold", "unfold"),
+}
+_HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 
-if TYPE_CHECKING:
-    from binderclip.data.augment.augment import Augment
-    from binderclip.data.augment.copy_paste import CopyPaste, LargeScaleJitter
-    from binderclip.data.augment.cutout import Cutout
-    from binderclip.data.augment.fill import FILLS, Fill, gaussian_blur
-    from binderclip.data.cache.features import (
-        CacheEntry,
-        CacheInfo,
-        FeatureCache,
-        cache_info,
-        cache_root,
-        clear_cache,
-        content_hash,
-    )
-    from binderclip.data.distort.distortions import DISTORTIONS, distort, distort_levels
-    from binderclip.data.images import MAX_PIXELS, ImageSource, composite, list_images, open_image, to_tensor
-    from binderclip.data.labelled.inspection_folder import Inspected, InspectionFolder, read_mask
-    from binderclip.data.labelled.instances import InstanceSample
-    from binderclip.data.labelled.label_maps import LabelFolder, Labelled, LabelledScenes, label_maps
-    from binderclip.data.made.blocks import BlockDataset
-    from binderclip.data.made.planted_defects import Planted, plant_defects
-    from binderclip.data.made.temporal_order import TemporalOrder, temporal_order
-    from binderclip.data.moments import Moments
-    from binderclip.data.scenes.batch import Scenes
-    from binderclip.data.scenes.stream import SceneStream, scenes
-    from binderclip.data.scenes.vocabulary import Vocabulary, vocabulary
-    from binderclip.data.sets.batches import batches, epoch_order
-    from binderclip.data.sets.columnar import load_tables
-    from binderclip.data.sets.dataset import ImageTextDataset, join
-    from binderclip.data.sets.evalset import EvalSet, few_shot_split
-    from binderclip.data.sets.folder import load_folder
-    from binderclip.data.sets.loading import held_out_split, list_data, load_data
-    from binderclip.data.sets.named import SETS, digits, fashion_mnist, photographs, textile
-    from binderclip.data.sets.packs import PACKS, load_packs, pack_hash
-    from binderclip.data.sets.sample import Batch, Collate, Sample, Skipped, collate, fit_square
-    from binderclip.data.sets.shards import ShardDataset
-    from binderclip.data.sets.shards_write import write_shards
-    from binderclip.data.sets.tasks import class_incremental_tasks
-    from binderclip.data.windows import WindowGrid, fold, unfold
+__all__ = sorted(_HOME)
 
-__all__ = [
-    "DISTORTIONS",
-    "FILLS",
-    "MAX_PIXELS",
-    "PACKS",
-    "SETS",
-    "Augment",
-    "Batch",
-    "BlockDataset",
-    "CacheEntry",
-    "CacheInfo",
-    "Collate",
-    "CopyPaste",
-    "Cutout",
-    "EvalSet",
-    "FeatureCache",
-    "Fill",
-    "ImageSource",
-    "ImageTextDataset",
-    "Inspected",
-    "InspectionFolder",
-    "InstanceSample",
-    "LabelFolder",
-    "Labelled",
-    "LabelledScenes",
-    "LargeScaleJitter",
-    "Moments",
-    "Planted",
-    "Sample",
-    "SceneStream",
-    "Scenes",
-    "ShardDataset",
-    "Skipped",
-    "TemporalOrder",
-    "Vocabulary",
-    "WindowGrid",
-    "batches",
-    "cache_info",
-    "cache_root",
-    "class_incremental_tasks",
-    "clear_cache",
-    "collate",
-    "composite",
-    "content_hash",
-    "digits",
-    "distort",
-    "distort_levels",
-    "epoch_order",
-    "fashion_mnist",
-    "few_shot_split",
-    "fit_square",
-    "fold",
-    "gaussian_blur",
-    "held_out_split",
-    "join",
-    "label_maps",
-    "list_data",
-    "list_images",
-    "load_data",
-    "load_folder",
-    "load_packs",
-    "load_tables",
-    "open_image",
-    "pack_hash",
-    "photographs",
-    "plant_defects",
-    "read_mask",
-    "scenes",
-    "temporal_order",
-    "textile",
-    "to_tensor",
-    "unfold",
-    "vocabulary",
-    "write_shards",
-]
 
-lazy_exports(__name__)
+class _Package(ModuleType):
+    """The import system sets a sub-package as an attribute here; where a function has its name, the function wins."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
+
+
+sys.modules[__name__].__class__ = _Package
