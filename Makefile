@@ -6,13 +6,17 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 STAMP := $(shell cksum pyproject.toml | cut -d ' ' -f 1)
 
-.PHONY: demo test lint types imports check bench reproduce docs clean
+.PHONY: demo test doctest lint types imports check bench reproduce docs clean
 
 demo: $(VENV)/.demo-$(STAMP)
 	$(BIN)/binderclip demo --out demo
 
 test: $(VENV)/.dev-$(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# The examples in docstrings.
+doctest: $(VENV)/.dev-$(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules src/binderclip
 
 lint: $(VENV)/.dev-$(STAMP)
 	$(BIN)/ruff check .
@@ -24,7 +28,7 @@ imports: $(VENV)/.dev-$(STAMP)
 types: $(VENV)/.dev-$(STAMP)
 	$(BIN)/mypy
 
-check: lint imports types test
+check: lint imports types doctest test
 
 bench: $(VENV)/.dev-$(STAMP)
 	$(BIN)/python -m benchmarks --out docs/BENCHMARKS.md

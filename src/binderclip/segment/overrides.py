@@ -22,6 +22,7 @@ def override(parts: Parts, changes: Sequence[tuple[Sequence[str], Any]]) -> Part
         UsageError: no such part, setting or choice, saying what there is.
 
     Examples:
+        >>> from binderclip.segment import parts_of
         >>> override(parts_of("value"), [(("rule", "scale"), 40.0)]).rule.scale
         40.0
     """

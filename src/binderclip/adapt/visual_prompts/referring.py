@@ -69,7 +69,13 @@ def score_regions(
         DataError: the image cannot be read.
 
     Examples:
-        >>> score_regions(model, "street.jpg", [(0, 0, 50, 50), (50, 0, 99, 50)], ["a car"], edits=[Outline("ellipse")])
+        >>> import binderclip
+        >>> from PIL import Image
+        >>> from binderclip.adapt import Outline
+        >>> model, picture = binderclip.load("small"), Image.new("RGB", (100, 50), "white")
+        >>> boxes = [(0, 0, 50, 50), (50, 0, 99, 50), (20, 20, 40, 40)]
+        >>> score_regions(model, picture, boxes, ["a car", "a tree"], edits=[Outline("ellipse")]).shape  # (R, T)
+        torch.Size([3, 2])
 
     Paper: Fine-Grained Visual Prompting (arXiv 2306.04356).
     """
@@ -238,9 +244,13 @@ class RegionReferrer:
             `score_regions`.
 
     Examples:
-        >>> found = RegionReferrer(model, "reclip")("street.jpg", boxes, ["a car", "a tree"])
+        >>> import binderclip
+        >>> from binderclip.data import scenes
+        >>> scene = scenes(0, 1, 128, objects=2).samples()[0]
+        >>> names = scene.attributes["names"]
+        >>> found = RegionReferrer(binderclip.load("small"), "crop")(scene.image, scene.boxes, names)
         >>> found.best.tolist()
-        [3, 0]
+        [0, 1]
 
     Paper: What does CLIP know about a red circle? Visual prompt engineering for VLMs (arXiv 2304.06712);
         Fine-Grained Visual Prompting (arXiv 2306.04356).

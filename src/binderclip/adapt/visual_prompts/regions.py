@@ -38,7 +38,7 @@ class Region:
         UsageError: nothing is given, numbers that are not finite, an empty box or mask.
 
     Examples:
-        >>> Region((2, 1, 6, 4)).inside("box", 5, 8).sum()
+        >>> int(Region((2, 1, 6, 4)).inside("box", 5, 8).sum())
         12
     """
 

@@ -64,8 +64,9 @@ class Augment:
         UsageError: a setting or a shape is wrong.
 
     Examples:
-        >>> pixels, dataset = load_packs("openclipart", "train").pixels(64)
-        >>> views = Augment(64, seed=1)(pixels[:256], dataset.keys[:256], epoch=0)
+        >>> pixels = torch.randint(256, (2, 4, 80, 80), dtype=torch.uint8)
+        >>> Augment(64, seed=1)(pixels, ["first", "second"], epoch=0).shape
+        torch.Size([2, 3, 64, 64])
     """
 
     size: int

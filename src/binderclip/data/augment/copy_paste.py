@@ -138,8 +138,11 @@ class CopyPaste:
     Paper: Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation (arXiv 2012.07177).
 
     Examples:
-        >>> samples = [InstanceSample.from_sample(s) for s in scenes(0, 64, 128).samples()]
-        >>> views = CopyPaste(LargeScaleJitter(128))(samples[:16], sources=samples, epoch=3)
+        >>> from binderclip.data import scenes
+        >>> samples = [InstanceSample.from_sample(s) for s in scenes(0, 4, 64).samples()]
+        >>> views = CopyPaste(LargeScaleJitter(64))(samples[:2], sources=samples, epoch=3)
+        >>> len(views), tuple(views[0].image.shape)
+        (2, (3, 64, 64))
     """
 
     jitter: LargeScaleJitter | None = None

@@ -43,7 +43,10 @@ class Cutout:
     Paper: Improved Regularization of Convolutional Neural Networks with Cutout (arXiv 1708.04552).
 
     Examples:
-        >>> images = Cutout(16, seed=1)(images, keys, epoch)  # the paper's setting for CIFAR-10
+        >>> images = torch.ones(2, 3, 32, 32)
+        >>> holed = Cutout(16, inside=True)(images, ["a", "b"], epoch=0)
+        >>> (holed == 0).sum(dim=(1, 2, 3)).tolist()  # 16 x 16 pixels of three channels
+        [768, 768]
     """
 
     length: int | float

@@ -85,9 +85,19 @@ class DiffROAR:
         UsageError: no attribution; when called, whatever `remove_and_retrain` refuses.
 
     Examples:
-        >>> test = DiffROAR(from_scratch(make_model), fractions=[0.1, 0.3])
-        >>> result = test(model, {"gradient": input_gradient}, train, held_out)  # doctest: +SKIP
-        >>> result.mean("gradient"), result.mean("random")  # doctest: +SKIP
+        >>> import torch
+        >>> from torch import nn
+        >>> from binderclip.explain import from_scratch
+        >>> labels = torch.arange(24) % 2
+        >>> images = 0.1 * torch.rand(24, 3, 8, 8)
+        >>> images[:, :, 2:4, 2:4] += labels.view(-1, 1, 1, 1)  # class 1 has a bright square, the rest is noise
+        >>> train_anew = from_scratch(lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), epochs=20, lr=0.01)
+        >>> ideal = torch.zeros(24, 3, 8, 8)
+        >>> ideal[..., 2:4, 2:4] = 1.0
+        >>> test = DiffROAR(train_anew, fractions=[0.0625], seeds=[0])
+        >>> result = test(None, {"square": (ideal, ideal)}, (images, labels), (images, labels))
+        >>> bool(result.mean("square") > 0.2)
+        True
 
     Paper: Do Input Gradients Highlight Discriminative Features? (arXiv 2102.12781).
     """

@@ -135,8 +135,11 @@ def capture(module: nn.Module, x: Tensor | tuple[Any, ...], names: Iterable[str]
         UsageError: no such submodule, or it did not run or gave no tensor.
 
     Examples:
-        >>> seen = capture(net, x, ["layer4"])
-        >>> seen.grad(lambda logits: logits[:, 3], "layer4")
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(180, 4))
+        >>> seen = capture(net, torch.rand(2, 3, 8, 8), ["0"])
+        >>> seen.grad(lambda logits: logits[:, 3], "0").shape
+        torch.Size([2, 5, 6, 6])
     """
     inputs = list(x) if isinstance(x, tuple) else [x]
     values: dict[Hashable, Tensor] = {}

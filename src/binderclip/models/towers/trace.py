@@ -1,11 +1,19 @@
 """One instrumented forward of a tower: values, gradients and exact contributions at named sites.
 
 Examples:
-    >>> seen = trace(tower, pixels, record=Record("attn", "v", layers=[-1]))
-    >>> seen.value(Site("attn", -1))                               # (B, H, L, L)
-    >>> score = lambda t: F.cosine_similarity(t.embedding, text)   # (B,)
-    >>> seen.grad(score, [Site("attn", -1), Site("input")])        # one backward
-    >>> seen.contributions(by="head").values                       # (B, layers, H, E)
+    >>> import binderclip, torch
+    >>> model = binderclip.load("small")
+    >>> text = model.encode_text("a cat")  # (1, E)
+    >>> pixels = torch.rand(2, 3, 64, 64)
+    >>> seen = trace(model.image_tower, pixels, record=Record("attn", "v", layers=[-1]))
+    >>> seen.value(Site("attn", -1)).shape  # (B, H, L, L), L = 1 + 4 x 4
+    torch.Size([2, 4, 17, 17])
+    >>> score = lambda t: torch.cosine_similarity(t.embedding, text)  # (B,)
+    >>> _, at_pixels = seen.grad(score, [Site("attn", -1), Site("input")])  # one backward
+    >>> at_pixels.shape
+    torch.Size([2, 3, 64, 64])
+    >>> seen.contributions(by="head").values.shape  # (B, layers, H, E)
+    torch.Size([2, 4, 4, 384])
 """
 
 from __future__ import annotations
