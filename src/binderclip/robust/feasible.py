@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from binderclip.errors import UsageError
 Start = Literal["clean", "random"]
 
 
+@runtime_checkable
 class Feasible(Protocol):
     """A parametrisation of images and the set its parameters may take."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +14,7 @@ from binderclip.errors import UsageError
 ValueAndGradient: TypeAlias = Callable[[Tensor], "tuple[Tensor, Tensor]"]
 
 
+@runtime_checkable
 class Step(Protocol):
     """From parameters to the next ones; may evaluate as often as it likes, and each evaluation counts as a query."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,13 +11,14 @@ from torch import Tensor
 from binderclip.errors import UsageError
 
 
+@runtime_checkable
 class Representation(Protocol):
     """Pictures as coefficients and back: linear, differentiable, and exact in this order."""
 
-    def analysis(self, images: Float[Tensor, "*batch H W"]) -> Float[Tensor, "*batch ..."]:
-        """The coefficients of each picture, in the trailing dimensions."""
+    def analysis(self, images: Float[Tensor, "*batch H W"]) -> Float[Tensor, "..."]:
+        """The coefficients of each picture, in the dimensions after `batch`."""
 
-    def synthesis(self, coefficients: Float[Tensor, "*batch ..."], size: tuple[int, int]) -> Tensor:
+    def synthesis(self, coefficients: Float[Tensor, "..."], size: tuple[int, int]) -> Tensor:
         """Pictures (*batch, H, W) of `size` from coefficients; the inverse of `analysis`."""
 
     def bands(self, size: tuple[int, int]) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -171,7 +171,7 @@ def _blocks(coefficients: Float[Tensor, "N K H W"]) -> Iterator[tuple[slice, sli
 @lru_cache(maxsize=8)
 def _half(
     directions: tuple[int, ...], height: int, width: int, dtype: torch.dtype, device: torch.device
-) -> Float[Tensor, "K H half"]:
+) -> Complex[Tensor, "K H half"]:
     """The responses at the frequencies that a transform of real pictures has; complex, so that no product converts."""
     half = _responses(directions, height, width)[..., : width // 2 + 1]
     return half.to(device=device, dtype=dtype.to_complex()).contiguous()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ AT_ONCE = 64
 """Images whose views are held at once."""
 
 
+@runtime_checkable
 class Views(Protocol):
     """Pictures of an image, view 0 first, and the rule that merges what they score."""
 

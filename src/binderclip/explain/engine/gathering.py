@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -59,6 +59,7 @@ class Opening:
     size: tuple[int, int]
 
 
+@runtime_checkable
 class Gathering(Protocol):
     """Takes the passes one by one."""
 
@@ -69,6 +70,7 @@ class Gathering(Protocol):
         """After the last one."""
 
 
+@runtime_checkable
 class Signal(Protocol):
     """What is read off one pass, with its channels; stateless."""
 
@@ -81,6 +83,7 @@ Reduce: TypeAlias = Callable[[Tensor], Tensor]
 Opener: TypeAlias = Callable[[Opening], Gathering]
 
 
+@runtime_checkable
 class Ensemble(Protocol):
     """Which passes are run, and how a signal is summed up over them."""
 

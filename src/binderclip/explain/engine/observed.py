@@ -109,7 +109,7 @@ class Observed:
             self._scores = torch.cat([score(part) for part in outputs.split(count)])
         return self._scores
 
-    def score_of(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
+    def score_of(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "N"]:
         """The scores of other images, without gradients; of one image for all, it is run once."""
         assert self._again is not None
         assert self._score is not None
@@ -141,7 +141,7 @@ class Observer:
             part = model
         self.preprocess: Any = getattr(part, "preprocess", None)
 
-    def images(self, images: Any) -> Float[Tensor, "B 3 H W"]:
+    def images(self, images: Any) -> Float[Tensor, "B C H W"]:
         """Anything that is an image, or a list of equally large ones, as a float batch.
 
         Raises:

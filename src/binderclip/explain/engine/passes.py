@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class Pass:
     view: tuple[int, int, bool] | None = None
 
 
+@runtime_checkable
 class Passes(Protocol):
     """A set of passes, hashable and comparable; equal ones are shared."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from binderclip.errors import UsageError
 Score: TypeAlias = Callable[[Tensor], Tensor]
 
 
+@runtime_checkable
 class Target(Protocol):
     """A target that has to see the model before it can score its output."""
 
@@ -182,7 +183,7 @@ class probability:
         return lambda features: _chance(F.normalize(features, dim=-1) @ rows.T, kept, chosen)
 
 
-def resolve(model: Any, target: Any, outputs: Float[Tensor, "B K"]) -> Score:
+def resolve(model: Any, target: Any, outputs: Float[Tensor, "B K *grid"]) -> Score:
     """The score function that `target` means for this model.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,7 @@ class WordScores:
         ]
 
 
+@runtime_checkable
 class WordScorer(Protocol):
     """Anything that scores words as `WordScores` says."""
 

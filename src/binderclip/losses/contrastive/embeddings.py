@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -62,6 +62,7 @@ class Embeddings(Mapping[str, Tensor]):
         return self.share.mean(per_row)
 
 
+@runtime_checkable
 class Term(Protocol):
     """Anything added to the contrastive loss that depends on the embeddings alone; a module with these members."""
 

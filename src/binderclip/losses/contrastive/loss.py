@@ -157,7 +157,7 @@ class ContrastiveLoss(nn.Module):
         keys: Sequence[str] | Sequence[int] | Int[Tensor, "n"] | None = None,
         gather: Any = None,
         output_dict: bool = False,
-        **named: Float[Tensor, "n d"],
+        **named: Float[Tensor, "n _"],
     ) -> LossOutput | dict[str, Tensor]:
         """The loss of one batch.
 

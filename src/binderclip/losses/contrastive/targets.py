@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -34,7 +34,7 @@ class Positives:
     def __init__(self, share: Share) -> None:
         self.share = share
 
-    def _diagonal(self, block: Block, i: slice, j: slice) -> Tensor | None:
+    def _diagonal(self, block: Shaped[Tensor, "r c"], i: slice, j: slice) -> Shaped[Tensor, "n"] | None:
         """A view of the entries of the block whose row and column are the same item."""
         first, last = i.start + self.share.offset, i.stop + self.share.offset
         low, high = max(first, j.start), min(last, j.stop)

@@ -161,7 +161,7 @@ def gradient_flow(
 
 def unroll(
     rnn: nn.RNN | nn.RNNCell,
-    inputs: Float[Tensor, "B T d"],
+    inputs: Float[Tensor, "_ _ d"],
     initial: Float[Tensor, "B n"] | None = None,
 ) -> list[Float[Tensor, "B n"]]:
     """The states h_1 .. h_T of an `nn.RNN` or `nn.RNNCell` with its own weights, each a step of the autograd graph.

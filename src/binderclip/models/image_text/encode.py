@@ -36,13 +36,13 @@ class EncodedImages:
     """Features of the images that could be read.
 
     Args:
-        features: (N, E), raw unless they were asked for normalised.
+        features: (N, E), or (N, V, E) for V views of each image, raw unless they were asked for normalised.
         paths: the N sources, as given.
         index: the N positions of these sources in the input.
         skipped: (key, reason) of the images left out; the key is the path, or the position for other sources.
     """
 
-    features: Float[Tensor, "N E"]
+    features: Float[Tensor, "N *V E"]
     paths: list[ImageLike]
     index: list[int]
     skipped: list[tuple[str, str]]

@@ -117,7 +117,7 @@ class ScaledStdConv2d(nn.Conv2d):
         """Inputs a filter."""
         return math.prod(self.weight.shape[1:])
 
-    def standardized_weight(self) -> Float[Tensor, "out in/groups kh kw"]:
+    def standardized_weight(self) -> Float[Tensor, "out group kh kw"]:
         """The filters as they are used: mean 0, variance gain^2 / fan_in each."""
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
         scale = self.gain * torch.rsqrt((variance * self.fan_in).clamp(min=self.eps))

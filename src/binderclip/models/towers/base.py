@@ -138,7 +138,7 @@ class Stack(ABC):
             tokens = tokens.with_x(block(tokens.x, bias, rope=rope, recorder=recorder, layer=layer))
         return tokens
 
-    def bias(self, tokens: Tokens, attn_bias: Tensor | None = None) -> Float[Tensor, "B H L L"] | None:
+    def bias(self, tokens: Tokens, attn_bias: Tensor | None = None) -> Float[Tensor, "#B #H #L L"] | None:
         """The additive attention bias in force for `tokens`: causal and padding masks plus `attn_bias`, or None."""
         total: Tensor | None = None
         if attn_bias is not None:

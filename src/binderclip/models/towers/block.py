@@ -118,7 +118,9 @@ class Block(ABC):
         """The value alone, as `qkv` gives it, at a third of the work."""
         return self.project_v(self.norm1(x))
 
-    def mix(self, weights: Float[Tensor, "B H M N"] | None, values: Float[Tensor, "B H N d"]) -> Float[Tensor, "B M D"]:
+    def mix(
+        self, weights: Float[Tensor, "#B #H M N"] | None, values: Float[Tensor, "B H N d"]
+    ) -> Float[Tensor, "B M D"]:
         """out_proj of `weights @ values`: what attention would add to the stream with these weights.
 
         Args:
@@ -144,7 +146,7 @@ class Block(ABC):
     def __call__(
         self,
         x: Float[Tensor, "B L D"],
-        bias: Float[Tensor, "B H L L"] | None = None,
+        bias: Float[Tensor, "#B #H #L L"] | None = None,
         *,
         rope: Tensor | None = None,
         recorder: Recorder | None = None,

@@ -11,8 +11,8 @@ from binderclip.errors import UsageError
 
 
 def correlation(
-    a: Float[Tensor, "*B N C"],
-    b: Float[Tensor, "*B M C"] | None = None,
+    a: Float[Tensor, "*#B N C"],
+    b: Float[Tensor, "*#B M C"] | None = None,
     *,
     centre: bool = False,
     unit: bool = True,

@@ -35,7 +35,7 @@ def mean_of(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) 
     return torch.where(mask.unsqueeze(-1), x, x.new_zeros(())).sum(1) / count.to(x.dtype)
 
 
-def mha_values(attention: nn.MultiheadAttention, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+def mha_values(attention: nn.MultiheadAttention, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B E"]:
     """What the attention module returns if its only key is this token: out_proj(W_v x + b_v)."""
     width = attention.embed_dim
     joint = attention.in_proj_weight

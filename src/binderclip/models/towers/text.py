@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +19,7 @@ from binderclip.models.towers.tokens import Tokens
 Override: TypeAlias = Mapping[int, Tensor] | Tensor
 
 
+@runtime_checkable
 class HasIds(Protocol):
     """What `tokenize` returns: ids and the pooling position."""
 
@@ -81,7 +82,7 @@ class TextTower(Stack):
         """The class token that follows the words (CoCa), or None."""
         return None
 
-    def own_mask(self, ids: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"] | None:
+    def own_mask(self, ids: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"] | Bool[Tensor, "B L+1"] | None:
         """The padding mask that the backbone's own forward applies to these ids (over words and appended token)."""
         return None
 

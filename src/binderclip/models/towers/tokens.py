@@ -34,7 +34,7 @@ class Tokens:
     """
 
     x: Float[Tensor, "B L D"]
-    positions: Int[Tensor, "B L"]
+    positions: Int[Tensor, "#B L"]
     mask: Bool[Tensor, "B L"] | None = None
     grid: tuple[int, int] | None = None
     prefix: int = 0
@@ -70,7 +70,7 @@ def _take(values: Tensor, index: Int[Tensor, "B K"]) -> Tensor:
     return values.gather(1, index)
 
 
-def gather(tokens: Tokens, index: Int[Tensor, "B K"]) -> Tokens:
+def gather(tokens: Tokens, index: Int[Tensor, "K"] | Int[Tensor, "#B K"]) -> Tokens:
     """Keep the tokens at `index`, in that order, with their positions and mask.
 
     Args:
@@ -99,7 +99,7 @@ def gather(tokens: Tokens, index: Int[Tensor, "B K"]) -> Tokens:
     return _gather(tokens, index, extra)
 
 
-def _gather(tokens: Tokens, index: Int[Tensor, "B K"], extra: int) -> Tokens:
+def _gather(tokens: Tokens, index: Int[Tensor, "#B K"], extra: int) -> Tokens:
     pool_at = tokens.pool_at
     if pool_at is not None:
         hit = index.expand(pool_at.shape[0], -1) == pool_at.unsqueeze(1)
@@ -118,7 +118,7 @@ def _gather(tokens: Tokens, index: Int[Tensor, "B K"], extra: int) -> Tokens:
     )
 
 
-def gather_patches(tokens: Tokens, index: Int[Tensor, "B K"]) -> Tokens:
+def gather_patches(tokens: Tokens, index: Int[Tensor, "K"] | Int[Tensor, "#B K"]) -> Tokens:
     """Keep the prefix, the patches at `index` (0 = first patch of the current sequence) and the appended tokens.
 
     Args:
@@ -173,7 +173,9 @@ def append_tokens(tokens: Tokens, x: Float[Tensor, "B R D"]) -> Tokens:
     )
 
 
-def cls_bias(region: Float[Tensor, "B h w"], *, prefix: int = 1, query: int = 0) -> Float[Tensor, "B 1 L L"]:
+def cls_bias(
+    region: Float[Tensor, "h w"] | Float[Tensor, "B h w"], *, prefix: int = 1, query: int = 0
+) -> Float[Tensor, "B 1 L L"]:
     """Attention bias that draws the class token towards a region and leaves every other query alone (FALIP).
 
     Args:

@@ -15,7 +15,7 @@ __all__ = ["act_", "clamp_", "coefficient", "rescale_", "scale_"]
 
 def coefficient(
     stat: Float[Tensor, "*blocks"],
-    limit: Float[Tensor, "*blocks"],
+    limit: Float[Tensor, "*#blocks"],
     *,
     eps: float = 0.0,
     eps_mode: str = "add",

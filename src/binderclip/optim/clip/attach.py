@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,6 +25,7 @@ _KEYS: WeakKeyDictionary[Optimizer, set[str]] = WeakKeyDictionary()
 _ABSENT = object()
 
 
+@runtime_checkable
 class _Clipper(Protocol):
     def run(self, entries: Any, target: StepTarget | None) -> Any: ...
     def state_dict(self) -> dict[str, Any]: ...

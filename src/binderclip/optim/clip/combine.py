@@ -30,7 +30,7 @@ class Min(Threshold):
             raise UsageError("Min needs at least one rule")
         self.rules = tuple(as_threshold(rule) for rule in rules)
 
-    def limit(self, reading: Reading) -> Float[Tensor, "blocks"]:
+    def limit(self, reading: Reading) -> Float[Tensor, "blocks"] | Float[Tensor, ""]:
         """The smallest limit of each block."""
         limit = self.rules[0].limit(reading)
         for rule in self.rules[1:]:
@@ -67,7 +67,7 @@ class Scheduled(Threshold):
     def __init__(self, factor: Callable[[int], float], of: Threshold | float = 1.0) -> None:
         self.factor, self.of, self.step = factor, as_threshold(of), 0
 
-    def limit(self, reading: Reading) -> Float[Tensor, "blocks"]:
+    def limit(self, reading: Reading) -> Float[Tensor, "blocks"] | Float[Tensor, ""]:
         """The other rule's limit times the factor of this step.
 
         Raises:

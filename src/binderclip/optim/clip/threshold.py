@@ -50,7 +50,7 @@ class Threshold:
     A subclass gives `limit` and, if it remembers anything, `observe`, `state_dict` and `load_state_dict`.
     """
 
-    def limit(self, reading: Reading) -> Float[Tensor, "blocks"]:
+    def limit(self, reading: Reading) -> Float[Tensor, "blocks"] | Float[Tensor, ""]:
         """The largest statistic allowed, per block (or one for all, 0-dim); +inf leaves a block alone."""
         raise TypeError(f"{type(self).__name__} gives no limit(): a threshold rule needs one")
 
@@ -86,7 +86,7 @@ class Constant(Threshold):
         self.value = float(value)
         self._tensor = torch.tensor(self.value)
 
-    def limit(self, reading: Reading) -> Float[Tensor, "blocks"]:
+    def limit(self, reading: Reading) -> Float[Tensor, ""]:
         """The constant, 0-dim."""
         stat = reading.stat
         if self._tensor.dtype != stat.dtype or self._tensor.device != stat.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ __all__ = ["Decision", "Policy", "RLDPController"]
 STATES = ("public", "noised", "paper")
 
 
+@runtime_checkable
 class Policy(Protocol):
     """What chooses the actions; `SACPolicy` is one."""
 

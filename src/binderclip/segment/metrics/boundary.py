@@ -25,7 +25,7 @@ DAVIS_TOLERANCE = 0.008
 Edges = Literal["inner", "davis"]
 
 
-def label_edges(labels: Int[Tensor, "*B H W"]) -> Bool[Tensor, "*B H W"]:
+def label_edges(labels: Int[Tensor, "*B H W"] | Bool[Tensor, "*B H W"]) -> Bool[Tensor, "*B H W"]:
     """Pixels of which one of the four neighbours has another label.
 
     The border of the image is no edge. Ignored labels are labels of their own here, so that an object within an

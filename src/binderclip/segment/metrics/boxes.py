@@ -14,18 +14,18 @@ from binderclip.segment.metrics.accumulator import Accumulator
 from binderclip.segment.metrics.coco_ap import CocoAP, coco_average_precision
 from binderclip.segment.metrics.overlaps import ARRAYS, Overlaps, joined, parted, per_instance
 
-Boxes = Float[Tensor, "N 4"] | Float[np.ndarray, "N 4"] | Sequence[Sequence[float]]
+Boxes = Float[Tensor, "_ 4"] | Float[np.ndarray, "_ 4"] | Sequence[Sequence[float]]
 
 
 def box_overlaps(
     boxes: Boxes,
     target_boxes: Boxes,
     *,
-    scores: Sequence[float] | Tensor | None = None,
-    classes: Sequence[int] | Tensor | None = None,
-    target_classes: Sequence[int] | Tensor | None = None,
-    target_crowd: Sequence[bool] | Tensor | None = None,
-    target_areas: Sequence[float] | Tensor | None = None,
+    scores: Sequence[float] | Tensor | np.ndarray | None = None,
+    classes: Sequence[int] | Tensor | np.ndarray | None = None,
+    target_classes: Sequence[int] | Tensor | np.ndarray | None = None,
+    target_crowd: Sequence[bool] | Tensor | np.ndarray | None = None,
+    target_areas: Sequence[float] | Tensor | np.ndarray | None = None,
 ) -> Overlaps:
     """Areas and intersections of the boxes of one picture, for `coco_average_precision`.
 

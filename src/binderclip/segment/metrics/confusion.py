@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -131,7 +131,7 @@ class IoU(Accumulator):
         )
 
 
-def mask_iou(prediction: Float[Tensor, "*B H W"], target: Float[Tensor, "*B H W"]) -> Float[Tensor, "*B"]:
+def mask_iou(prediction: Shaped[Tensor, "*B H W"], target: Shaped[Tensor, "*B H W"]) -> Float[Tensor, "*B"]:
     """Intersection over union of pairs of binary masks; two empty masks agree (1).
 
     Raises:

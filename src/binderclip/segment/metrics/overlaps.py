@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 #: An integer label map (*S), 0 = nothing, or a boolean stack (N, *S) whose masks may overlap.
-Instances: TypeAlias = "Int[Tensor, '*S'] | Bool[Tensor, 'N *S'] | np.ndarray"
+Instances: TypeAlias = "Integer[Tensor, '*S'] | Bool[Tensor, 'N *S'] | np.ndarray"
 #: Pixels of a stack that are multiplied at a time; float32 counts them exactly.
 BLOCK = 1 << 16
 #: A dense product does about so many multiplications in the time of one of a sparse product.
@@ -133,11 +133,11 @@ def overlaps(
     target: Instances,
     *,
     ignore: Any = None,
-    classes: Sequence[int] | Tensor | None = None,
-    target_classes: Sequence[int] | Tensor | None = None,
-    scores: Sequence[float] | Tensor | None = None,
-    target_crowd: Sequence[bool] | Tensor | None = None,
-    target_areas: Sequence[float] | Tensor | None = None,
+    classes: Sequence[int] | Tensor | np.ndarray | None = None,
+    target_classes: Sequence[int] | Tensor | np.ndarray | None = None,
+    scores: Sequence[float] | Tensor | np.ndarray | None = None,
+    target_crowd: Sequence[bool] | Tensor | np.ndarray | None = None,
+    target_areas: Sequence[float] | Tensor | np.ndarray | None = None,
 ) -> Overlaps:
     """Count the areas and intersections of the instances of one picture (or volume).
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +18,7 @@ from binderclip.segment.parts.text import BoundText
 Reader: TypeAlias = "Callable[[Context], Tensor]"
 
 
+@runtime_checkable
 class Fusion(Protocol):
     """From one batch of windows to scores of words; an attribute `record` names what it wants of earlier blocks."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from binderclip.errors import UsageError
 MOST_SIDE, MOST_PATCHES, MOST_WINDOWS = 16_384, 65_536, 100_000
 
 
+@runtime_checkable
 class Resolution(Protocol):
     """How an image is resized and cut; equal layouts of several segmenters share their tower passes."""
 
@@ -71,7 +72,7 @@ def bounded(layout: Layout, patch: int) -> Layout:
     return layout
 
 
-def resized(image: Float[Tensor, "1 3 H W"], size: tuple[int, int]) -> Float[Tensor, "1 3 h w"]:
+def resized(image: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> Float[Tensor, "B 3 h w"]:
     """Antialiased bicubic resize, kept in [0, 1]."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image

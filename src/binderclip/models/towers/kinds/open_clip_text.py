@@ -53,7 +53,7 @@ class OpenClipTextTower(TextTower):
     def appended(self) -> Float[Tensor, "D"] | None:
         return self.module.cls_emb if self._appends else None
 
-    def own_mask(self, ids: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"] | None:
+    def own_mask(self, ids: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"] | Bool[Tensor, "B L+1"] | None:
         if not self._pad_mask:
             return None
         valid = ids != self.pad_id

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -79,7 +79,7 @@ class HistoryQuantile(Threshold):
         self.count.write(reading, count + 1)
         self._calls += 1
 
-    def _before(self, reading: Reading) -> tuple[Float[Tensor, "blocks n"], Float[Tensor, "blocks"]]:
+    def _before(self, reading: Reading) -> tuple[Float[Tensor, "blocks n"], Int[Tensor, "blocks"]]:
         """The sorted rows of these blocks without what leaves the window now, and how many values each holds."""
         self._grow(reading)
         rows, count = self._sorted[reading.slots], self.count.read(reading)
