@@ -18,9 +18,14 @@ test: $(VENV)/.dev-$(STAMP)
 doctest: $(VENV)/.dev-$(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules src/binderclip
 
-# Tests of the rooms whose annotations are all true, with every type and shape checked at every call. One process: the
-# import hook does not reach the workers of xdist.
-SHAPES ?= tests/losses tests/optim
+# Tests of what has only true annotations so far, with every type and shape checked at every call. One process: the import
+# hook does not reach the workers of xdist.
+SHAPES ?= tests/explain/engine tests/losses/dense tests/losses/gradient tests/losses/test_ranking.py \
+	tests/losses/contrastive/test_distill.py tests/models/image_text/test_predictor.py tests/models/layers \
+	tests/models/text tests/models/towers/test_base.py tests/models/towers/test_correlation.py \
+	tests/models/towers/test_text.py tests/models/towers/test_tokens.py tests/optim/clip tests/optim/test_averaging.py \
+	tests/optim/test_groups.py tests/optim/test_rules.py tests/optim/test_schedule.py tests/optim/test_space.py \
+	tests/optim/optimizers/test_median.py tests/segment/metrics tests/vision
 shapes: $(VENV)/.dev-$(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHAPES) \
 		"--jaxtyping-packages=binderclip,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"

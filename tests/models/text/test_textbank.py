@@ -62,7 +62,7 @@ def test_padded_holds_every_sentence_once(bank: TextBank) -> None:
 
 def test_padded_with_owners_in_any_order() -> None:
     bank = make({"a": 2, "b": 2})
-    mixed = TextBank(["a", "b"], bank.texts, bank.raw, torch.tensor([1, 0, 1, 0]), 1.0)
+    mixed = TextBank(["a", "b"], bank.texts, bank.raw, torch.tensor([1, 0, 1, 0]), torch.tensor(1.0))
     rows, mask = mixed.padded()
     assert bool(mask.all())
     torch.testing.assert_close(rows[0], mixed.unit[[1, 3]])

@@ -232,7 +232,7 @@ class Tower(Stack):
         """The norm (and dropout) between embedding and blocks; identity where there is none."""
 
     @abstractmethod
-    def lift(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    def lift(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B F"]:
         """What `pool` gives if it looks at this token alone: final norm, or the value path of attention pooling."""
 
     def attention_pool(self, tokens: Tokens) -> AttentionPool | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -174,7 +174,7 @@ def append_tokens(tokens: Tokens, x: Float[Tensor, "B R D"]) -> Tokens:
 
 
 def cls_bias(
-    region: Float[Tensor, "h w"] | Float[Tensor, "B h w"], *, prefix: int = 1, query: int = 0
+    region: Shaped[Tensor, "h w"] | Shaped[Tensor, "B h w"], *, prefix: int = 1, query: int = 0
 ) -> Float[Tensor, "B 1 L L"]:
     """Attention bias that draws the class token towards a region and leaves every other query alone (FALIP).
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Literal, get_args
+from typing import Any, Literal, SupportsFloat, get_args
 
 import numpy as np
 import torch
@@ -214,7 +214,7 @@ class BoundaryF(Accumulator):
 
     settings = ("classes", "tolerance", "ignore")
 
-    def __init__(self, classes: int, *, tolerance: float = TOLERANCE, ignore: int = -1) -> None:
+    def __init__(self, classes: int, *, tolerance: SupportsFloat = TOLERANCE, ignore: int = -1) -> None:
         if classes < 1:
             raise UsageError(f"classes must be at least 1, not {classes}")
         self.classes, self.tolerance, self.ignore = classes, _tolerance(tolerance), ignore
@@ -275,7 +275,7 @@ def boundary_f(
     prediction: Bool[Tensor, "*B H W"],
     target: Bool[Tensor, "*B H W"],
     *,
-    tolerance: float | None = None,
+    tolerance: SupportsFloat | None = None,
     edges: Edges = "inner",
 ) -> Float[Tensor, "*B"]:
     """F1 of the boundaries of pairs of binary masks: which edge pixels have one of the other mask within the tolerance.
@@ -332,15 +332,16 @@ def _davis_contour(mask: Bool[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
     return contour
 
 
-def _tolerance(given: float) -> int | float:
+def _tolerance(given: SupportsFloat) -> int | float:
     """Pixels as an integer, a fraction of the diagonal as a float.
 
     Raises:
         UsageError: neither.
     """
     value = given.item() if isinstance(given, (Tensor, np.ndarray)) and given.ndim == 0 else given
-    if isinstance(value, Real) and 0 <= value < math.inf and (value < 1 or value == int(value)):
-        return float(value) if value < 1 and not isinstance(value, Integral) else int(value)
+    number: Any = value if isinstance(value, Real) else math.nan
+    if 0 <= number < math.inf and (number < 1 or number == int(number)):
+        return float(number) if number < 1 and not isinstance(number, Integral) else int(number)
     raise UsageError(f"tolerance must be whole pixels >= 0 or a fraction of the diagonal below 1, not {given!r}")
 
 

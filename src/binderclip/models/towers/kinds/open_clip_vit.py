@@ -179,7 +179,7 @@ class OpenClipTower(Tower):
         pooled = self.module.ln_post(self.module.attn_pool(tokens.x))
         return pooled[:, 0] if self.module.pool_type == "tok" else pooled[:, 1:].mean(1)
 
-    def lift(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    def lift(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B F"]:
         pool = self.module.attn_pool
         return self.module.ln_post(x if pool is None else mha_values(pool.attn, pool.ln_k(x)))
 

@@ -209,7 +209,7 @@ class TimmTower(Tower):
         peak = x.masked_fill(~mask.unsqueeze(-1), float("-inf")).amax(1)
         return peak if way == "max" else 0.5 * (peak + mean_of(x, mask))
 
-    def lift(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    def lift(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B F"]:
         x = self.module.norm(x)
         pool = self.module.attn_pool
         if pool is not None:
