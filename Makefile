@@ -23,9 +23,10 @@ doctest: $(VENV)/.dev-$(STAMP)
 SHAPES ?= tests/explain/engine tests/losses/dense tests/losses/gradient tests/losses/test_ranking.py \
 	tests/losses/contrastive/test_distill.py tests/models/image_text/test_predictor.py tests/models/layers \
 	tests/models/text tests/models/towers/test_base.py tests/models/towers/test_correlation.py \
-	tests/models/towers/test_text.py tests/models/towers/test_tokens.py tests/optim/clip tests/optim/test_averaging.py \
-	tests/optim/test_groups.py tests/optim/test_rules.py tests/optim/test_schedule.py tests/optim/test_space.py \
-	tests/optim/optimizers/test_median.py tests/segment/metrics tests/vision
+	tests/models/towers/test_text.py tests/models/towers/test_tokens.py tests/optim/clip/clippers/test_adagc.py \
+	tests/optim/clip/clippers/test_agc.py tests/optim/test_averaging.py tests/optim/test_groups.py \
+	tests/optim/test_rules.py tests/optim/test_schedule.py tests/optim/test_space.py tests/privacy/accounting tests/privacy/clipping tests/quality \
+	tests/segment/metrics tests/vision
 shapes: $(VENV)/.dev-$(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHAPES) \
 		"--jaxtyping-packages=binderclip,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"

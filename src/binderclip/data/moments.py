@@ -106,7 +106,9 @@ class Moments:
         """Mean; zeros for a class without vectors."""
         return self._out(self._mean)
 
-    def covariance(self, *, correction: int = 1, pooled: bool = False) -> Float[Tensor, "*C d d"]:
+    def covariance(
+        self, *, correction: int = 1, pooled: bool = False
+    ) -> Float[Tensor, "*C d d"] | Float[Tensor, "*C d"]:
         """Covariance, as `numpy.cov(rowvar=False, ddof=correction)`.
 
         Args:

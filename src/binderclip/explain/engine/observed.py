@@ -183,7 +183,7 @@ class Observer:
             stack.enter_context(torch.enable_grad())
             yield
 
-    def fit(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
+    def fit(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
         """The images at the model's input size, in [0, 1] (before normalisation)."""
         return images if self.preprocess is None else self.preprocess.fit(images)
 
@@ -208,7 +208,7 @@ class Observer:
 
     def run(
         self,
-        images: Float[Tensor, "B 3 H W"],
+        images: Float[Tensor, "B C H W"],
         places: Sequence[Place] = (),
         *,
         values: Sequence[Place] = (),
@@ -240,7 +240,7 @@ class Observer:
         seen._again = lambda other: self.run(other, way=way)
         return seen
 
-    def default_place(self, images: Float[Tensor, "B 3 H W"]) -> Place:
+    def default_place(self, images: Float[Tensor, "B C H W"]) -> Place:
         """The last spatial place: the last block of a transformer tower, else the last feature map of the network.
 
         Raises:

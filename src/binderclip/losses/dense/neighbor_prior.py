@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -82,7 +82,7 @@ def counted_pixels(labels: Int[Tensor, "B H W"], classes: int, ignore_index: int
 
 @torch.no_grad()
 def neighbor_prior(
-    labels: Int[Tensor, "B H W"],
+    labels: Integer[Tensor, "B H W"],
     classes: int,
     *,
     prior: Prior = "mean",
