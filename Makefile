@@ -25,7 +25,8 @@ SHAPES ?= tests/explain/engine tests/losses/dense tests/losses/gradient tests/lo
 	tests/models/text tests/models/towers/test_base.py tests/models/towers/test_correlation.py \
 	tests/models/towers/test_text.py tests/models/towers/test_tokens.py tests/optim/clip/clippers/test_adagc.py \
 	tests/optim/clip/clippers/test_agc.py tests/optim/test_averaging.py tests/optim/test_groups.py \
-	tests/optim/test_rules.py tests/optim/test_schedule.py tests/optim/test_space.py tests/privacy/accounting tests/privacy/clipping tests/quality \
+	tests/optim/test_rules.py tests/optim/test_schedule.py tests/optim/test_space.py tests/privacy/accounting \
+	tests/privacy/clipping tests/quality \
 	tests/segment/metrics tests/vision
 shapes: $(VENV)/.dev-$(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHAPES) \
