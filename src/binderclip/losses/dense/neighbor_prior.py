@@ -55,7 +55,7 @@ def smoothing_kernel(size: int = 3, sigma: float = 1.0, *, own: bool = True) -> 
     return (kernel / kernel.sum()).float()
 
 
-def counted_pixels(labels: Int[Tensor, "B H W"], classes: int, ignore_index: int = -1) -> Bool[Tensor, "B H W"]:
+def counted_pixels(labels: Integer[Tensor, "B H W"], classes: int, ignore_index: int = -1) -> Bool[Tensor, "B H W"]:
     """Pixels that have a class: neither `ignore_index` nor 255 (which is a class where there are more than 255).
 
     Raises:
