@@ -22,6 +22,39 @@ def test_norms_of_mixed_types_and_empty_shards(order, foreach):
         assert norm == pytest.approx(float(expected), rel=1e-5)
 
 
+def _large(layout: str, generator: torch.Generator) -> torch.Tensor:
+    """40,000 entries, of which each layout stores the same ones in another order, or with gaps."""
+    if layout == "vector":
+        return torch.randn(40_000, generator=generator)
+    if layout == "transposed":
+        return torch.randn(400, 100, generator=generator).mT
+    if layout == "channels last":
+        return torch.randn(10, 40, 10, 10, generator=generator).to(memory_format=torch.channels_last)
+    if layout == "every other column":
+        return torch.randn(400, 200, generator=generator)[:, ::2]
+    return torch.randn(1, 100, generator=generator).expand(400, 100)
+
+
+@pytest.mark.parametrize("layout", ["vector", "transposed", "channels last", "every other column", "one row repeated"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_norm_of_a_large_tensor_in_any_layout(layout, autocast):
+    tensor = _large(layout, torch.Generator().manual_seed(0))
+    small = torch.tensor([3.0, 4.0])
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = tensor_norms([small, tensor, small], 2.0)
+    exact = float(tensor.double().square().sum().sqrt())
+    assert found.tolist() == pytest.approx([5.0, exact, 5.0], rel=1e-5)
+    assert tensor_norms([tensor], 2.0, foreach=False)[0] == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_shows_in_the_norm_of_a_large_tensor(bad):
+    tensor = torch.ones(40_000)
+    tensor[12_345] = bad
+    found = tensor_norms([tensor], 2.0)[0]
+    assert found.isnan() if math.isnan(bad) else found == math.inf
+
+
 @pytest.mark.parametrize("values", [[-3.0, -1.0], [1.0, 3.0], [-3.0, 2.0], [0.0], [math.nan, 1.0], [-math.inf, 1.0]])
 def test_the_largest_absolute_value(values):
     tensor = torch.tensor(values)

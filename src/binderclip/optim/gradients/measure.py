@@ -17,6 +17,9 @@ from binderclip.errors import NotSupported
 
 __all__ = ["combine", "local_shard", "local_shards", "shard_cuts", "shard_dims", "tensor_norms", "unit_norms"]
 
+LARGE = 32768
+"""Entries from which on a CPU a norm is worth several threads."""
+
 
 def _dtensor_type() -> Any:
     """`DTensor`, or None where it was never imported (then no tensor can be one)."""
@@ -33,12 +36,18 @@ def local_shard(tensor: Tensor) -> Tensor:
 def local_shards(tensors: Sequence[Tensor]) -> list[Tensor]:
     """`local_shard` of each."""
     # asked once: in a program without DTensors nothing has to be looked at
-    return list(tensors) if _dtensor_type() is None else [local_shard(tensor) for tensor in tensors]
+    kind = _dtensor_type()
+    if kind is None:
+        return list(tensors)
+    return [tensor.to_local() if isinstance(tensor, kind) else tensor for tensor in tensors]  # type: ignore[attr-defined]
 
 
 def shard_cuts(tensors: Sequence[Tensor]) -> list[tuple[tuple[Any, int, int], ...]]:
     """`shard_dims` of each, or an empty list where none is cut."""
-    cuts = [] if _dtensor_type() is None else [shard_dims(tensor) for tensor in tensors]
+    kind = _dtensor_type()
+    if kind is None or not any(isinstance(tensor, kind) for tensor in tensors):
+        return []
+    cuts = [shard_dims(tensor) for tensor in tensors]
     return cuts if any(cuts) else []
 
 
@@ -99,11 +108,40 @@ def tensor_norms(tensors: Sequence[Tensor], order: float, *, foreach: bool = Tru
 def _norms(tensors: Sequence[Tensor], order: float, foreach: bool) -> list[Tensor]:
     dtype = accumulation_dtype(tensors[0].dtype)
     dtype_or_none = None if dtype == tensors[0].dtype else dtype
-    if order == float("inf") and tensors[0].device.type == "cpu" and not dtype.is_complex:
-        return [_largest(tensor).to(dtype) for tensor in tensors]
+    if tensors[0].device.type == "cpu" and not dtype.is_complex:
+        if order == float("inf"):
+            return [_largest(tensor).to(dtype) for tensor in tensors]
+        if order == 2 and dtype_or_none is None:
+            return _euclidean(tensors, foreach)
     if foreach:
         return list(torch._foreach_norm(list(tensors), order, dtype=dtype_or_none))
     return [torch.linalg.vector_norm(tensor, order, dtype=dtype_or_none) for tensor in tensors]
+
+
+def _euclidean(tensors: Sequence[Tensor], foreach: bool) -> list[Tensor]:
+    """The 2-norms of tensors on a CPU, large ones as the root of a dot product: torch's own norm of a whole tensor runs
+    on one thread however many there are."""
+    large = {}
+    for index, tensor in enumerate(tensors):
+        if tensor.numel() >= LARGE and (flat := _flat(tensor)) is not None:
+            large[index] = torch.dot(flat, flat).sqrt_()
+    rest = [tensor for index, tensor in enumerate(tensors) if index not in large]
+    if foreach and rest:
+        small = iter(torch._foreach_norm(rest, 2))
+    else:
+        small = (torch.linalg.vector_norm(tensor) for tensor in rest)
+    return [large[index] if index in large else next(small) for index in range(len(tensors))]
+
+
+def _flat(tensor: Tensor) -> Tensor | None:
+    """A view of all its entries as a vector in the order of memory; None where there are gaps between them."""
+    if tensor.is_contiguous():
+        return tensor.view(-1)
+    if tensor.ndim == 2 and tensor.mT.is_contiguous():
+        return tensor.mT.view(-1)
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1).view(-1)
+    return None
 
 
 def _largest(tensor: Tensor) -> Tensor:
@@ -131,7 +169,7 @@ def unit_norms(tensor: Tensor, order: float, *, whole: bool, unit_dim: int = 0) 
     if not tensor.numel():
         return tensor.new_zeros(1 if whole else tensor.shape[unit_dim], dtype=dtype)
     if whole:
-        return torch.linalg.vector_norm(tensor, order, dtype=dtype).reshape(1)
+        return tensor_norms([tensor], order)
     dims = [dim for dim in range(tensor.ndim) if dim != unit_dim % tensor.ndim]
     return torch.linalg.vector_norm(tensor, order, dim=dims, dtype=dtype)
 

@@ -13,7 +13,8 @@ __all__ = ["NormClip", "ValueClip"]
 class NormClip(Clip):
     """Scale the whole gradient down to a norm: g <- g * min(1, max_norm / (||g|| + 1e-6)).
 
-    The same numbers as `torch.nn.utils.clip_grad_norm_`; but on a CPU gradients that need no clipping are not written.
+    The same numbers as `torch.nn.utils.clip_grad_norm_` (see `clip_grad_norm_` for the last digits); but on a CPU
+    gradients that need no clipping are not written.
 
     Args:
         max_norm: largest norm, not negative; inf only measures.
