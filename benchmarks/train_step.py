@@ -18,6 +18,7 @@ from binderclip.fit import fit
 from binderclip.fit.optimizers import PRECISIONS, make_optimizer
 from binderclip.losses import ContrastiveLoss, LogitScale
 from binderclip.models import ImageTextModel, TokenIds, build, load
+from binderclip.models.layers.fast_training import fast_training
 from binderclip.optim import param_groups
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.stages.contrastive import ContrastiveStep
@@ -64,8 +65,8 @@ def _step(name: str, make: Callable[[], ImageTextModel], size: int, precision: s
         lambda: ours.epoch([batch]),
         lambda: peer.epoch(pair, size),
         repeats=repeats,
-        goal="at least 1.0x",
-        target=1.0,
+        goal="at least 1.15x",
+        target=1.15,
         limit=flops / rate * 1e3,
         peer_name="open_clip_train.train_one_epoch",
         note=f"limit: {flops / 1e9:.0f} GFLOP of matrix products and convolutions at the {rate / 1e9:.0f} GFLOP/s that "
@@ -74,7 +75,7 @@ def _step(name: str, make: Callable[[], ImageTextModel], size: int, precision: s
 
 
 class OurTraining:
-    """`fit` with the step, the clip and the groups that `binderclip train` gives it.
+    """`fit` with the step, the clip, the groups and the layers that `binderclip train` gives it.
 
     Args:
         model: to train.
@@ -96,17 +97,18 @@ class OurTraining:
 
     def epoch(self, batches: list[TrainingBatch]) -> None:
         """One pass."""
-        fit(
-            self.module,
-            [],
-            batches,
-            steps=len(batches),
-            optimizer=self.optimizer,
-            schedule="constant",
-            clip={"name": "norm", "max_norm": 1.0},
-            precision=self.precision,
-            module=self.module,
-        )
+        with fast_training(self.module):
+            fit(
+                self.module,
+                [],
+                batches,
+                steps=len(batches),
+                optimizer=self.optimizer,
+                schedule="constant",
+                clip={"name": "norm", "max_norm": 1.0},
+                precision=self.precision,
+                module=self.module,
+            )
 
 
 def _batch(model: ImageTextModel, size: int) -> TrainingBatch:

@@ -17,6 +17,7 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.fit import Checkpoint, FitResult, fit
 from binderclip.fit.state import module_state
 from binderclip.models import ImageTextModel, TokenIds
+from binderclip.models.layers.fast_training import fast_training
 from binderclip.optim import param_groups
 from binderclip.train.distributed import Parallel, World, spread
 from binderclip.train.engine.evaluator import Evaluator
@@ -232,15 +233,39 @@ class StageContext:
             groups: parameter groups of the module; default weight decay, rates and freezing of the recipe.
             step: called with a batch instead of the (wrapped) module.
         """
-        stage, steps = self.stage, self.steps if steps is None else steps
+        steps = self.steps if steps is None else steps
         module.to(self.world.device).train()
         frozen = self._freeze()
         sharded = self.parallel == "fsdp" and self.world.size > 1
         # What is cut into shards is a copy, so that the model stays an ordinary one that can be measured and saved.
         worker = copy.deepcopy(module) if sharded else module
         average = self._average(module)
+        try:
+            with fast_training(worker):
+                result = self._fit(module, worker, average, batches, steps, groups or self.groups, step)
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+        if average is not None:
+            module.load_state_dict(average.module.state_dict())
+        elif sharded:
+            module.load_state_dict(module_state(worker))
+        return result
+
+    def _fit(
+        self,
+        module: nn.Module,
+        worker: nn.Module,
+        average: AveragedModel | None,
+        batches: Any,
+        steps: int,
+        groups: Callable[[nn.Module], list[dict[str, Any]]],
+        step: Callable[..., Any] | None,
+    ) -> FitResult:
+        """The loop of `fit`, with everything that watches it."""
+        stage = self.stage
         spread_module = spread(worker, self.world, self.parallel)
-        trained = (groups or self.groups)(worker)
+        trained = groups(worker)
         watchers = Watchers(self, steps, lambda: self._latest(module, worker, average), self._named(worker, trained))
         warmup = stage.warmup if stage.warmup < 1 else round(stage.warmup / (stage.batch_size * stage.accumulate))
         try:
@@ -265,12 +290,6 @@ class StageContext:
             )
         finally:
             watchers.close()
-            for parameter in frozen:
-                parameter.requires_grad_(True)
-        if average is not None:
-            module.load_state_dict(average.module.state_dict())
-        elif sharded:
-            module.load_state_dict(module_state(worker))
         self._note(result, watchers)
         return result
 

@@ -1,0 +1,157 @@
+"""Depthwise convolutions whose weights' gradient is put together from windows of 3 x 3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers import Conv2dSame, pad_same
+from torch import Tensor, nn
+
+__all__ = ["TiledDepthwise", "TiledDepthwiseSame", "depthwise"]
+
+TILE = 3
+
+
+def depthwise(
+    x: Float[Tensor, "B C H W"],
+    weight: Float[Tensor, "C 1 kh kw"],
+    bias: Float[Tensor, "C"] | None = None,
+    *,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+) -> Float[Tensor, "B C h w"]:
+    """A depthwise convolution; on a CPU its gradient takes a fraction of torch's time where the kernel exceeds 3 x 3.
+
+    oneDNN has fast gradients for dense 3 x 3 depthwise kernels only; those of 5 x 5 and of dilated kernels take 10 to
+    80 times as long. Three rewritings lead back to what is fast: each weight of a large kernel lies in some window of
+    3 x 3, whose gradient is that of a 3 x 3 kernel on a shifted input; a dilated kernel is a dense one on each of the
+    grids of every d-th pixel; the gradient of the input is a convolution with the kernel turned round.
+
+    Args:
+        x: the input.
+        weight, bias: one kernel and one number a channel.
+        stride, padding, dilation: (rows, columns); stride or dilation is 1.
+    """
+    if torch.is_autocast_enabled("cpu"):
+        kind = torch.get_autocast_dtype("cpu")
+        x, weight, bias = x.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
+    return _Depthwise.apply(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation))  # type: ignore[no-untyped-call, no-any-return]
+
+
+class TiledDepthwise(nn.Conv2d):
+    """A `Conv2d` that runs as `depthwise` where gradients are on; see `suits` for which ones may become this class."""
+
+    @staticmethod
+    def suits(conv: nn.Conv2d) -> bool:
+        """Whether a convolution is depthwise, of a kernel that torch is slow with, and zero-padded by numbers."""
+        plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+        strided, dilated = max(conv.stride) > 1, max(conv.dilation) > 1
+        slow = max(conv.kernel_size) > TILE or strided != dilated
+        depthwise = conv.groups == conv.in_channels == conv.out_channels > 1 and min(conv.kernel_size) >= TILE
+        return depthwise and slow and plain and not (strided and dilated)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+        if x.device.type != "cpu" or x.ndim != 4 or not torch.is_grad_enabled() or isinstance(self.padding, str):
+            return super().forward(x)
+        how = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        return depthwise(x, self.weight, self.bias, **how)
+
+
+class TiledDepthwiseSame(Conv2dSame):
+    """timm's `Conv2dSame`, which pads as TensorFlow does, in the same way."""
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+        if x.device.type != "cpu" or x.ndim != 4 or not torch.is_grad_enabled():
+            return super().forward(x)  # type: ignore[no-any-return]
+        x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
+        return depthwise(x, self.weight, self.bias, stride=self.stride, dilation=self.dilation)
+
+
+class _Depthwise(torch.autograd.Function):
+    """The convolution with a backward of its own, which is differentiable itself."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.how = stride, padding, dilation
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups=weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
+        input_gradient = _input_gradient(grad, x, weight, *ctx.how) if of_x else None
+        weight_gradient = _weight_gradient(grad, x, weight, *ctx.how) if of_weight else None
+        return input_gradient, weight_gradient, grad.sum((0, 2, 3)) if of_bias else None, None, None, None
+
+
+def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> Tensor:
+    """The gradient of the input."""
+    around = [d * (size - 1) - p for d, size, p in zip(dilation, weight.shape[-2:], padding, strict=True)]
+    if max(stride) == 1 and min(around) >= 0:
+        return F.conv2d(grad, weight.flip(2, 3), None, 1, around, dilation, groups=weight.shape[0])
+    # of a strided convolution; in bfloat16 it takes 15 times as long
+    kind = torch.float32 if grad.dtype == torch.bfloat16 else grad.dtype
+    return _backward(grad.to(kind), x.to(kind), weight.to(kind), stride, padding, dilation, 0).to(grad.dtype)
+
+
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> Tensor:
+    """The gradient of the weights, window by window."""
+    rows, columns = weight.shape[-2:]
+    padded = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    if max(dilation) > 1:
+        grad, padded = _interleaved(grad, padded, (rows, columns), dilation)
+    # rows and columns of the input that one weight meets
+    height, width = ((grad.shape[2 + axis] - 1) * stride[axis] + TILE for axis in (0, 1))
+    small = weight[:, :, :TILE, :TILE]
+    result = torch.empty_like(weight)
+    for top, left in product(_starts(rows), _starts(columns)):
+        window = padded[:, :, top : top + height, left : left + width]
+        part = _backward(grad, window, small, stride, (0, 0), (1, 1), 1)
+        result[:, :, top : top + TILE, left : left + TILE] = part
+    return result
+
+
+def _starts(size: int) -> list[int]:
+    """Where windows begin that cover a kernel of this size; the last one ends with it."""
+    return [min(start, size - TILE) for start in range(0, size, TILE)]
+
+
+def _interleaved(grad: Tensor, x: Tensor, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Gradient and padded input of a dilated kernel on the grids of every d-th pixel, which become a part of the batch.
+
+    The gradient is filled up with zeros to a multiple of d; the input is brought to the size that belongs to it.
+    """
+    sides = []
+    for axis, (d, size) in enumerate(zip(dilation, kernel, strict=True)):
+        out = -(-grad.shape[2 + axis] // d) * d
+        sides.append((out - grad.shape[2 + axis], out + d * (size - 1) - x.shape[2 + axis]))
+    (below, under), (right, beside) = sides
+    return _grids(F.pad(grad, (0, right, 0, below)), dilation), _grids(F.pad(x, (0, beside, 0, under)), dilation)
+
+
+def _grids(x: Float[Tensor, "B C H W"], dilation: Sequence[int]) -> Float[Tensor, "ddB C h w"]:
+    """All grids of every d-th pixel, one after the other along the batch."""
+    batch, channels, height, width = x.shape
+    rows, columns = dilation
+    last = x.permute(0, 2, 3, 1)  # channels last, so that whole pixels are copied
+    split = last.reshape(batch, height // rows, rows, width // columns, columns, channels)
+    grids = split.permute(2, 4, 0, 1, 3, 5).reshape(-1, height // rows, width // columns, channels)
+    return grids.permute(0, 3, 1, 2)
+
+
+def _backward(grad: Tensor, x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, which: int) -> Tensor:
+    """torch's gradient of a depthwise convolution: 0 for the input's, 1 for the weight's."""
+    wanted = [which == 0, which == 1, False]
+    result = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, stride, padding, dilation, False, (0, 0), weight.shape[0], wanted
+    )
+    return result[which]  # type: ignore[no-any-return]
