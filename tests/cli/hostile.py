@@ -41,6 +41,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
     ("spikes",): ["../world/log"],
     ("papers",): ["zclip"],
     ("reproduce",): ["p162"],
+    ("workbench",): ["../world/pictures", "--no-browser"],
 }
 """Calls that would work; a verb that is not among them is called with nothing but hostile words."""
 

@@ -33,6 +33,7 @@ from binderclip import cli
 from binderclip.errors import BinderclipError
 from binderclip.optim import ClipLog, NormClip
 from binderclip.search import SearchIndex
+from binderclip.workbench import server
 
 _spec = importlib.util.spec_from_file_location("hostile", Path(__file__).with_name("hostile.py"))
 assert _spec is not None
@@ -47,7 +48,7 @@ MODELS = float(os.environ.get("BINDERCLIP_FUZZ_MODELS", "0.06"))
 """Share of the calls that may go on to a model once they are through the checks; the others end there."""
 LOADERS = ((binderclip.models, "load"), (binderclip.segment, "load_promptable"))
 LONG = ((binderclip.train, "run"), (binderclip.studies, "run_study"), (binderclip.adapt.selection, "select_head"),
-        (binderclip.adapt.selection, "select_labels"))  # fmt: skip
+        (binderclip.adapt.selection, "select_labels"), (server, "WorkbenchServer"))  # fmt: skip
 
 
 class Reached(BinderclipError):

@@ -25,7 +25,7 @@ from binderclip.errors import BinderclipError, UsageError, short_values, was_int
 # Order of the verbs in `binderclip --help`: what a newcomer needs first.
 VERBS = (
     "classify", "adapt", "locate", "search", "segment", "click", "anomaly", "explain", "heads", "evaluate", "train",
-    "descriptions", "spikes", "papers", "reproduce", "demo", "info", "cache",
+    "descriptions", "spikes", "papers", "reproduce", "demo", "workbench", "info", "cache",
 )  # fmt: skip
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from binderclip.cli.shared.inputs import Images, find_images, picture_path
-from binderclip.cli.shared.marks import Mark, MarkBox, encode_marked, parse_mark
+from binderclip.cli.shared.marks import Mark, MarkBox, parse_mark
 from binderclip.cli.shared.options import LABELS, MODEL, BatchSize, Device, Dtype, Json, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.verbs.classify.run import LabelAnswers, by_head, by_labels
 from binderclip.cli.verbs.classify.zero_shot import (
     Context,
     CropFrom,
@@ -19,24 +19,9 @@ from binderclip.cli.verbs.classify.zero_shot import (
     PoolName,
     Templates,
     ViewsName,
-    ZeroShotOptions,
-    classify_views,
     parse_zero_shot,
 )
 from binderclip.errors import UsageError
-
-if TYPE_CHECKING:
-    from binderclip.adapt import Edit, Region
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """What is shown: for each image the likeliest labels with their probability."""
-
-    model: str
-    labels: list[str]
-    rows: list[tuple[Any, list[tuple[str, float]]]]
-    skipped: list[tuple[str, str]]
 
 
 def classify(
@@ -98,7 +83,7 @@ def classify(
     running: dict[str, Any] = {"device": device, "dtype": dtype, "batch_size": batch_size}
     if names is None:
         assert head is not None
-        answers = _by_head(head, found.paths, top, model=model, **running)
+        answers = by_head(head, found.paths, top=top, model=model, **running)
     else:
         options = parse_zero_shot(
             names,
@@ -109,7 +94,10 @@ def classify(
             views=views,
             crop_from=crop_from,
         )
-        answers = _by_labels(options, found.paths, top, marked, model="small" if model is None else model, **running)
+        from binderclip.models import load
+
+        clip = load("small" if model is None else model, device=device, dtype=dtype)
+        answers = by_labels(clip, options, found.paths, top=top, mark=marked, batch_size=batch_size)
     _show(answers, top, json)
     if sheet and answers.rows:
         from binderclip.cli.shared.sheet import contact_sheet
@@ -122,42 +110,7 @@ def classify(
     raise typer.Exit(found.exit_code(answers.skipped))
 
 
-def _by_labels(
-    options: ZeroShotOptions, paths: list[Path], top: int, mark: tuple[Edit, Region] | None, *, model: str, device: str,
-    dtype: str, batch_size: int,
-) -> _Answers:  # fmt: skip
-    from binderclip.models import load
-
-    names = options.names
-    clip = load(model, device=device, dtype=dtype)
-    if options.plain:
-        bank = clip.text_bank(names, options.templates or "simple")
-        if mark is None:
-            encoded = clip.encode_files(paths, batch_size=batch_size)
-        else:
-            encoded = encode_marked(clip, paths, mark, batch_size=batch_size)
-        probs = clip.classify_features(encoded.features, bank).probs
-    else:
-        encoded, probs = classify_views(clip, options, paths, mark=mark, batch_size=batch_size)
-    order = probs.argsort(dim=-1, descending=True)[:, :top]
-    rows = [
-        (path, [(names[c], float(probs[row, c])) for c in order[row].tolist()])
-        for row, path in enumerate(encoded.paths)
-    ]
-    return _Answers(model, names, rows, encoded.skipped)
-
-
-def _by_head(
-    head: Path, paths: list[Path], top: int, *, model: str | None, device: str, dtype: str, batch_size: int
-) -> _Answers:
-    from binderclip.cli.verbs.classify.learned_heads import answers_of
-
-    found = answers_of(head, paths, model=model, device=device, dtype=dtype, batch_size=batch_size)
-    rows = [(path, found.best(row, top)) for row, path in enumerate(found.paths)]
-    return _Answers(found.model, found.labels, rows, found.skipped)
-
-
-def _show(answers: _Answers, top: int, json: bool) -> None:
+def _show(answers: LabelAnswers, top: int, json: bool) -> None:
     rows = answers.rows
     if json:
         print_json(

@@ -1,0 +1,97 @@
+"""The page: a model for all tabs, and the tabs."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from binderclip.workbench.guard import Application, Guard
+from binderclip.workbench.jobs import JobQueue
+from binderclip.workbench.models import ModelShelf
+from binderclip.workbench.sessions import Sessions
+from binderclip.workbench.tab import Bench, Tab
+
+STYLE = Path(__file__).with_name("page.css")
+
+
+def build_page(
+    tabs: Sequence[Tab],
+    *,
+    jobs: JobQueue,
+    sessions: Sessions,
+    models: ModelShelf,
+    model: str = "small",
+    folders: Sequence[Path] = (),
+) -> gr.Blocks:
+    """The page as Gradio blocks.
+
+    Args:
+        tabs: in their order.
+        jobs, sessions, models: of the server.
+        model: chosen at first.
+        folders: that pictures may be read from.
+    """
+    from binderclip.models import list_models
+
+    names = list(list_models())
+    with gr.Blocks(title="binderclip workbench", analytics_enabled=False, fill_width=True) as page:
+        with gr.Row(elem_classes="head", equal_height=True):
+            gr.HTML("<h1>binderclip <span>workbench</span></h1>", elem_classes="title")
+            chosen = gr.Dropdown(
+                names if model in names else [model, *names],
+                value=model,
+                label="Model for all tabs",
+                info="bundled, or open_clip:ARCH/PRETRAINED, hf:REPO_OR_FOLDER, a run folder",
+                allow_custom_value=True,
+                elem_classes="model",
+            )
+        bench = Bench(model=chosen, jobs=jobs, sessions=sessions, models=models, folders=folders)
+        with gr.Tabs():
+            for tab in tabs:
+                with gr.Tab(tab.title, id=tab.title.lower()):
+                    gr.HTML(f'<p class="about">{html.escape(tab.about)}</p>')
+                    tab.build(bench)
+        # Makes the page keep a connection open as long as it is; its end is seen in `guard.py`.
+        page.unload(lambda: None)
+    return page
+
+
+def mount(page: gr.Blocks, *, sessions: Sessions, jobs: JobQueue, port: int, key: str) -> Application:
+    """The page as an ASGI application behind its guard."""
+    import fastapi
+
+    page.queue(default_concurrency_limit=None, max_size=200, api_open=False)
+    application = gr.mount_gradio_app(
+        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        path="/",
+        server_name="127.0.0.1",
+        server_port=port,
+        footer_links=[],
+        run_history=False,
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+        show_error=True,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        pwa=False,
+        allowed_paths=[],
+        theme=theme(),
+        css_paths=[STYLE],
+    )
+    return Guard(application, sessions=sessions, jobs=jobs, port=port, key=key)
+
+
+def theme() -> Any:
+    """Gradio's plain theme in the fonts of the user's own system: nothing is fetched."""
+    return gr.themes.Base(
+        primary_hue="blue",
+        neutral_hue="slate",
+        radius_size="sm",
+        font=[gr.themes.Font("system-ui"), gr.themes.Font("sans-serif")],
+        font_mono=[gr.themes.Font("ui-monospace"), gr.themes.Font("monospace")],
+    )

@@ -1,0 +1,65 @@
+"""The lines that give a result again without the page: one of Python, one of shell."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from binderclip.workbench.tab import ChosenPictures
+
+SHORT = 4
+"""Pictures that a line names one by one."""
+PICTURES = "pictures"
+"""What a line calls a folder of pictures that were uploaded."""
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """How to get a result again.
+
+    Attributes:
+        python: one line for each thing that was done.
+        shell: the same with `binderclip`; a run of several settings has a line for each.
+    """
+
+    python: str
+    shell: str
+
+
+def shell_line(*words: object) -> str:
+    """A line of shell from its words, quoted where they need it; None and empty lists are left out."""
+    flat: list[str] = []
+    for word in words:
+        if isinstance(word, (list, tuple)):
+            flat += [str(each) for each in word]
+        elif word is not None:
+            flat.append(str(word))
+    return " ".join(shlex.quote(word) for word in flat)
+
+
+def python_pictures(chosen: ChosenPictures) -> tuple[str, str]:
+    """What a line of Python calls the pictures of a run, and the import that this needs, ending in `; `."""
+    names = chosen.names()
+    if chosen.folder is None and names != [f"{PICTURES}/"]:
+        return repr(names), ""
+    return f"list_images({names[0]!r})", "from binderclip.data import list_images; "
+
+
+def named_pictures(paths: Sequence[Path], folder: Path | None = None) -> list[str]:
+    """What a line calls the pictures of a run.
+
+    Args:
+        paths: of the pictures.
+        folder: the folder on this machine that they all come from; None for uploads, which are called by their own
+            names where they are few and differ, else as a folder `pictures/` for the user to put them in.
+    """
+    if folder is not None:
+        return [str(folder)]
+    names = [path.name for path in paths]
+    if len(names) <= SHORT and len(set(names)) == len(names):
+        return names
+    return [f"{PICTURES}/"]

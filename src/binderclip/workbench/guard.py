@@ -1,0 +1,246 @@
+"""What stands between the network and Gradio: who may ask, and for what.
+
+Only requests to this server's own address are answered (`Host`), only from its own pages (`Origin`), only from a
+browser that came by the link with the key, and only for the routes that the page needs. A session reads its own files
+and no others, by whatever path it names them.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from binderclip.errors import BinderclipError
+from binderclip.workbench.jobs import JobQueue
+from binderclip.workbench.sessions import Sessions
+from binderclip.workbench.uploads import UploadTooLarge, receive_upload
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Application = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
+
+API = "/gradio_api"
+FREE = ("/static/", "/assets/", "/svelte/", "/favicon.ico", "/manifest.json", "/robots.txt", "/pwa_icon")
+"""What holds nothing of anybody: Gradio's own scripts and styles."""
+READ = frozenset(
+    {"/", "/config", "/theme.css", f"{API}/theme.css", f"{API}/app_id", f"{API}/startup-events", f"{API}/queue/data"}
+)
+FILE, HEARTBEAT, PROGRESS = f"{API}/file=", f"{API}/heartbeat/", f"{API}/upload_progress"
+UPLOAD, JOIN = f"{API}/upload", f"{API}/queue/join"
+WRITE = frozenset({UPLOAD, JOIN, f"{API}/cancel", f"{API}/reset"})
+MOST_BODY = 8 * 2**20
+"""Bytes of a request that is no upload."""
+SESSION_HEADER = "x-workbench-session"
+"""What tells a handler whose request it has; one that comes from outside is dropped."""
+
+_DONE = b'data: {"msg": "done"}\n\n'
+
+
+class Guard:
+    """An ASGI application around Gradio's.
+
+    Args:
+        inside: what is guarded.
+        sessions: of the server. jobs: stopped when their page is closed.
+        port: where the server listens; the names it goes by are 127.0.0.1 and localhost.
+        key: the secret in the link that the command printed.
+    """
+
+    def __init__(self, inside: Application, *, sessions: Sessions, jobs: JobQueue, port: int, key: str) -> None:
+        self.inside, self.sessions, self.jobs, self.key = inside, sessions, jobs, key
+        self.hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
+        self.origins = {f"http://{host}" for host in self.hosts}
+        # Cookies know no ports: two servers on one machine need two names.
+        self.cookie = f"binderclip-{port}"
+        self._pages: dict[str, str] = {}
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.inside(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        headers: dict[str, str] = {}
+        for raw, value in scope["headers"]:
+            name = raw.decode("latin-1")
+            if name in headers and name in ("host", "origin", "cookie"):
+                await _answer(send, 400, f"two {name} headers")
+                return
+            headers[name] = value.decode("latin-1")
+        refused = self._foreign(headers)
+        if refused:
+            await _answer(send, 403, refused)
+            return
+        # Links and `..` are resolved later; here a path must be written as the page writes it.
+        path, method = scope["path"], scope["method"]
+        if method in ("GET", "HEAD") and path.startswith(FREE) and ".." not in path:
+            await self.inside(scope, receive, send)
+            return
+        session = self._session(headers)
+        if session is None:
+            await self._welcome(scope, send)
+            return
+        await self._serve(scope, receive, send, method, path, session)
+
+    def _foreign(self, headers: dict[str, str]) -> str:
+        """Why a request is not from this server's own pages; empty where it is."""
+        if headers.get("host", "").lower() not in self.hosts:
+            return "this server answers to 127.0.0.1 and localhost alone"
+        origin = headers.get("origin")
+        if origin is not None and origin.lower() not in self.origins:
+            return "a page of another origin may not use the workbench"
+        return ""
+
+    def _session(self, headers: dict[str, str]) -> str | None:
+        try:
+            found = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
+        except CookieError:
+            return None
+        return found.value if found is not None and found.value in self.sessions else None
+
+    async def _welcome(self, scope: dict[str, Any], send: Send) -> None:
+        """A browser without a session: with the key it gets one."""
+        given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("key", [""])[0]
+        if scope["path"] != "/" or not hmac.compare_digest(given.encode(), self.key.encode()):
+            await _answer(send, 403, "open the whole address that `binderclip workbench` printed, with its key")
+            return
+        cookie = f"{self.cookie}={self.sessions.new()}; HttpOnly; SameSite=Lax; Path=/"
+        await _answer(send, 303, "", [("location", "/"), ("set-cookie", cookie)])
+
+    async def _serve(
+        self, scope: dict[str, Any], receive: Receive, send: Send, method: str, path: str, session: str
+    ) -> None:
+        headers = [pair for pair in scope["headers"] if pair[0] != SESSION_HEADER.encode()]
+        scope = {**scope, "headers": [*headers, (SESSION_HEADER.encode(), session.encode())]}
+        if method in ("GET", "HEAD"):
+            if path == "/" and b"key=" in scope.get("query_string", b""):
+                await _answer(send, 303, "", [("location", "/")])
+            elif path.startswith(FILE):
+                await self._file(scope, receive, send, path.removeprefix(FILE), session)
+            elif path.startswith(HEARTBEAT):
+                await self._heartbeat(scope, receive, send, path.removeprefix(HEARTBEAT), session)
+            elif path == PROGRESS:
+                # The upload is one request; nothing is told of it before it is over.
+                await _answer(send, 200, _DONE, [("content-type", "text/event-stream")])
+            elif path in READ and self._own_page(_query_page(scope), session):
+                await self.inside(scope, receive, send)
+            else:
+                await _answer(send, 404, "there is nothing here")
+        elif method == "POST" and path in WRITE:
+            await self._write(scope, receive, send, path, session)
+        else:
+            await _answer(send, 404, "there is nothing here")
+
+    async def _file(self, scope: dict[str, Any], receive: Receive, send: Send, path: str, session: str) -> None:
+        if not self.sessions.owns(session, path):
+            await _answer(send, 403, "this file is not one of yours")
+            return
+        await self.inside(scope, receive, send)
+
+    async def _heartbeat(self, scope: dict[str, Any], receive: Receive, send: Send, page: str, session: str) -> None:
+        """Open as long as the page is: its end is the page's."""
+        if not self._own_page(page, session):
+            await _answer(send, 403, "this page is another's")
+            return
+        self.sessions.opened(session, page)
+        try:
+            await self.inside(scope, receive, send)
+        finally:
+            self.jobs.stop_all(session=session, page=page)
+            self.sessions.closed(session, page)
+            self._pages.pop(page, None)
+
+    def _own_page(self, page: str | None, session: str) -> bool:
+        """A page belongs to the session that named it first."""
+        return page is None or self._pages.setdefault(page, session) == session
+
+    async def _write(self, scope: dict[str, Any], receive: Receive, send: Send, path: str, session: str) -> None:
+        if path == UPLOAD:
+            try:
+                paths = await receive_upload(scope, receive, self.sessions, session)
+            except BinderclipError as error:
+                await _answer(send, 413 if isinstance(error, UploadTooLarge) else 400, str(error))
+                return
+            await _answer(send, 200, json.dumps(paths).encode(), [("content-type", "application/json")])
+            return
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            if len(body) > MOST_BODY:
+                await _answer(send, 413, f"a request of more than {MOST_BODY >> 20} MB")
+                return
+            if not message.get("more_body"):
+                break
+        try:
+            document = json.loads(body)
+            page = document.get("session_hash") if isinstance(document, dict) else None
+            bad = next((found for found in _files_named(document) if not self._may_name(found, session)), None)
+        except (ValueError, RecursionError):
+            await _answer(send, 400, "the request is no JSON")
+            return
+        if bad is not None or not isinstance(page, str) or not self._own_page(page, session):
+            await _answer(send, 403, "this file is not one of yours" if bad is not None else "this page is another's")
+            return
+        sent = False
+
+        async def again() -> dict[str, Any]:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.inside(scope, again, send)
+
+    def _may_name(self, found: tuple[str, Any], session: str) -> bool:
+        kind, value = found
+        if value is None or value == "":
+            return True
+        if not isinstance(value, str):
+            return False
+        if kind == "url":
+            address = urlsplit(value)
+            if address.scheme or address.netloc:
+                if f"{address.scheme}://{address.netloc}".lower() not in self.origins:
+                    return False
+                value = address.path
+            if not value.startswith(FILE):
+                return False
+            value = unquote(value.removeprefix(FILE))
+        return self.sessions.owns(session, value)
+
+
+def _files_named(document: Any) -> Iterator[tuple[str, Any]]:
+    """("path" or "url", value) of everything in a request that names a file."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            if key in ("path", "url"):
+                yield key, value
+            else:
+                yield from _files_named(value)
+    elif isinstance(document, list):
+        for value in document:
+            yield from _files_named(value)
+
+
+def _query_page(scope: dict[str, Any]) -> str | None:
+    found = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("session_hash")
+    return found[0] if found else None
+
+
+async def _answer(send: Send, status: int, said: str | bytes, headers: list[tuple[str, str]] | None = None) -> None:
+    body = said.encode() if isinstance(said, str) else said
+    sent = dict(headers or [])
+    sent.setdefault("content-type", "text/plain; charset=utf-8")
+    sent |= {"content-length": str(len(body)), "x-content-type-options": "nosniff", "cache-control": "no-store"}
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

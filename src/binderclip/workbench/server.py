@@ -1,0 +1,149 @@
+"""The server: on 127.0.0.1 alone, on a port that is free, with a folder of its own, saying nothing to anybody."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from binderclip.errors import UsageError, require
+
+if TYPE_CHECKING:
+    from binderclip.workbench.tab import Tab
+
+ADDRESS = "127.0.0.1"
+QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_RUN_HISTORY": "False",
+    "GRADIO_SSR_MODE": "False",
+    "GRADIO_MCP_SERVER": "False",
+    "GRADIO_SHARE": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+"""Settings that keep Gradio and its libraries from calling home, whatever the user's own environment says."""
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+"""Checkpoints are taken from the cache, unless the user's environment says otherwise."""
+
+
+class WorkbenchServer:
+    """A workbench that is running; `address` is what a browser opens.
+
+    Args:
+        port: where to listen; 0 takes a free one.
+        model: chosen when the page opens.
+        folders: that pages may read pictures from, besides what is uploaded.
+        tabs: of the page; default all.
+        device: where models run.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        model: str = "small",
+        folders: Sequence[Path] = (),
+        tabs: Sequence[Tab] | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self._socket = _listen(port)
+        self.port = int(self._socket.getsockname()[1])
+        self.key = secrets.token_urlsafe(16)
+        self._temporary = tempfile.TemporaryDirectory(prefix="binderclip-workbench-", ignore_cleanup_errors=True)
+        root = Path(os.path.realpath(self._temporary.name))
+        # Read when Gradio is imported and when its components are made.
+        os.environ.update(QUIET)
+        os.environ["GRADIO_TEMP_DIR"] = str(root)
+        for name, value in OFFLINE.items():
+            os.environ.setdefault(name, value)
+        require("gradio", "workbench")
+
+        from binderclip.workbench.app import build_page, mount
+        from binderclip.workbench.jobs import JobQueue
+        from binderclip.workbench.models import ModelShelf
+        from binderclip.workbench.sessions import Sessions
+        from binderclip.workbench.tabs import TABS
+
+        self.jobs, self.sessions, self.models = JobQueue(), Sessions(root), ModelShelf(device)
+        page = build_page(
+            TABS if tabs is None else tabs,
+            jobs=self.jobs,
+            sessions=self.sessions,
+            models=self.models,
+            model=model,
+            folders=tuple(folders),
+        )
+        self._application = mount(page, sessions=self.sessions, jobs=self.jobs, port=self.port, key=self.key)
+        self._server: Any = None
+
+    @property
+    def address(self) -> str:
+        """The page's address, with the key that opens it."""
+        return f"http://{ADDRESS}:{self.port}/?key={self.key}"
+
+    def run(self) -> None:
+        """Serve until Ctrl-C."""
+        import uvicorn
+
+        config = uvicorn.Config(
+            self._application,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            timeout_graceful_shutdown=2,
+            ws="none",
+        )
+        self._server = uvicorn.Server(config)
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            self.jobs.close()
+            self._socket.close()
+            self._temporary.cleanup()
+
+    @contextlib.contextmanager
+    def in_background(self) -> Iterator[WorkbenchServer]:
+        """Serve from another thread as long as the block runs.
+
+        Raises:
+            UsageError: the server does not start.
+        """
+        thread = threading.Thread(target=self.run, name="workbench-server", daemon=True)
+        thread.start()
+        deadline = time.monotonic() + 60
+        while self._server is None or not self._server.started:
+            if not thread.is_alive() or time.monotonic() > deadline:
+                raise UsageError("the workbench did not start")
+            time.sleep(0.02)
+        try:
+            yield self
+        finally:
+            self._server.should_exit = True
+            thread.join(20)
+
+
+def _listen(port: int) -> socket.socket:
+    """A socket on this machine's own address.
+
+    Raises:
+        UsageError: the port is taken, or may not be used.
+    """
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    if os.name != "nt":
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((ADDRESS, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"--port {port}: {reason}; leave it out and a free one is taken") from error
+    listening.listen(128)
+    return listening

@@ -1,0 +1,135 @@
+"""A folder for each browser that uses the workbench: its uploads and results, deleted when its last page is closed."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from pathlib import Path
+
+from binderclip.errors import UsageError
+
+IDLE = 3600.0
+"""Seconds after which the folder of a session that never opened a page is deleted."""
+UPLOADS, RESULTS = "uploads", "results"
+MOST_STORED = 4 * 2**30
+"""Bytes that the uploads of one session may take."""
+
+
+class _Session:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pages: set[str] = set()
+        self.used = time.monotonic()
+        self.stored = 0
+
+
+class Sessions:
+    """The sessions of one server. A session's name is secret: it is the value of the browser's cookie.
+
+    Args:
+        root: folder that holds a folder for each session; readable by its owner alone.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.realpath(root))
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._known: dict[str, _Session] = {}
+        self._lock = threading.Lock()
+
+    def new(self) -> str:
+        """Begin a session; its name."""
+        self._sweep()
+        name = secrets.token_urlsafe(24)
+        folder = self.root / secrets.token_hex(16)
+        with self._lock:
+            self._known[name] = _Session(folder)
+        self.folder(name)
+        return name
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
+    def folder(self, name: str) -> Path:
+        """The folder of a session.
+
+        Raises:
+            UsageError: there is no such session (any more).
+        """
+        found = self._known.get(name)
+        if found is None:
+            raise UsageError("this page is no longer open: load it again")
+        found.used = time.monotonic()
+        # What closing the last page deleted is made again for one that came back.
+        for place in (found.folder, found.folder / UPLOADS, found.folder / RESULTS):
+            place.mkdir(mode=0o700, exist_ok=True)
+        return found.folder
+
+    def owns(self, name: str, path: str | Path) -> bool:
+        """Whether a path is a file of this session, links resolved."""
+        found = self._known.get(name)
+        if found is None or "\0" in str(path):
+            return False
+        real = Path(os.path.realpath(path))
+        return found.folder in real.parents and real.is_file()
+
+    def new_upload(self, name: str, file_name: str) -> Path:
+        """Where an uploaded file goes; its folder is new, its name what people called it."""
+        place = self.folder(name) / UPLOADS / secrets.token_hex(6)
+        place.mkdir(mode=0o700)
+        return place / plain_name(file_name)
+
+    def store(self, name: str, size: int) -> None:
+        """Count bytes of an upload.
+
+        Raises:
+            UsageError: the session has too many.
+        """
+        with self._lock:
+            session = self._known[name]
+            if session.stored + size > MOST_STORED:
+                raise UsageError(f"more than {MOST_STORED >> 30} GB of pictures: load the page again to start anew")
+            session.stored += size
+
+    def new_results(self, name: str, page: str, what: str) -> Path:
+        """An empty folder for the results of one run."""
+        place = self.folder(name) / RESULTS / plain_name(page) / f"{what}-{secrets.token_hex(3)}"
+        place.mkdir(mode=0o700, parents=True)
+        return place
+
+    def opened(self, name: str, page: str) -> None:
+        """A page of this session is open."""
+        with self._lock:
+            self._known[name].pages.add(page)
+
+    def closed(self, name: str, page: str) -> None:
+        """A page is closed: its results go; with the last page the uploads as well."""
+        with self._lock:
+            session = self._known.get(name)
+            if session is None:
+                return
+            session.pages.discard(page)
+            last = not session.pages
+            if last:
+                session.stored = 0
+        shutil.rmtree(session.folder if last else session.folder / RESULTS / plain_name(page), ignore_errors=True)
+
+    def _sweep(self) -> None:
+        old = time.monotonic() - IDLE
+        with self._lock:
+            idle = [name for name, session in self._known.items() if not session.pages and session.used < old]
+            gone = [self._known.pop(name) for name in idle]
+        for session in gone:
+            shutil.rmtree(session.folder, ignore_errors=True)
+
+
+def plain_name(name: str) -> str:
+    """The last part of a file's name without what could lead elsewhere or start an option; never empty."""
+    last = re.split(r"[/\\]", name)[-1]
+    kept = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in last).lstrip(".-").strip()
+    stem, dot, suffix = kept.rpartition(".")
+    kept = f"{stem[:80]}{dot}{suffix[:10]}" if stem else kept[:90]
+    return kept or "picture"

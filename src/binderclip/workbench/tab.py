@@ -1,0 +1,362 @@
+"""What a tab stands on: its declaration, the parts of the page that tabs share, and a run's own view of the work."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from binderclip.errors import BinderclipError, UsageError
+from binderclip.workbench.commands import Equivalent, named_pictures
+from binderclip.workbench.guard import SESSION_HEADER
+from binderclip.workbench.jobs import JobQueue, JobView, WorkbenchJob
+from binderclip.workbench.models import ModelShelf
+from binderclip.workbench.sessions import Sessions
+
+if TYPE_CHECKING:
+    from binderclip.models import ImageTextModel
+
+LOOK_EVERY = 0.15
+"""Seconds between two looks at a run."""
+
+
+@dataclass(frozen=True)
+class Tab:
+    """One tab.
+
+    Args:
+        title: on the tab. about: one sentence below it.
+        build: makes the components, inside the tab, and connects them.
+        order: tabs stand in this order.
+    """
+
+    title: str
+    about: str
+    build: Callable[[Bench], None]
+    order: int = 100
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gives back.
+
+    Args:
+        values: one for each of the tab's outputs.
+        files: to download.
+        again: the lines that give the same without the page.
+        said: a sentence for the status line, such as how many pictures could not be read.
+    """
+
+    values: Sequence[Any]
+    files: Sequence[Path] = ()
+    again: Equivalent | None = None
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class ChosenPictures:
+    """The pictures of a run: uploads, or those of a folder on this machine."""
+
+    paths: list[Path]
+    folder: Path | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def names(self) -> list[str]:
+        """What the shell line calls them."""
+        return named_pictures(self.paths, self.folder)
+
+    def label(self, path: Path) -> str:
+        """What the page calls one of them."""
+        return path.name if self.folder is None else str(path.relative_to(self.folder))
+
+
+class Run:
+    """What `work` is given: the run's folder and model, and ways to say how far it is.
+
+    Attributes:
+        folder: empty, for its results; the browser may read them there.
+        model_name: what is chosen for all tabs.
+    """
+
+    def __init__(self, bench: Bench, job: WorkbenchJob, model_name: str, folder: Path) -> None:
+        self.bench, self.model_name, self.folder = bench, model_name, folder
+        self._job = job
+        self.say, self.progress = job.say, job.progress
+
+    def show(self, *values: Any) -> None:
+        """What there is so far: one value for each of the tab's outputs."""
+        self._job.show(values)
+
+    def model(self) -> ImageTextModel:
+        """The image-text model that is chosen for all tabs.
+
+        Raises:
+            BinderclipError: it cannot be loaded.
+        """
+        self.say(f"loading {self.model_name}")
+        return self.bench.models.image_text(self.model_name)
+
+    def pictures(self, files: Sequence[str] | str | None, folder: str | None = None) -> ChosenPictures:
+        """What was uploaded or, where nothing was, the pictures of a folder that the workbench was opened on.
+
+        Raises:
+            UsageError: nothing was chosen, or another folder.
+            DataError: no picture is in the folder.
+        """
+        given = [files] if isinstance(files, str) else list(files or [])
+        if given:
+            return ChosenPictures([Path(path) for path in given])
+        if folder:
+            return _pictures_of(self.bench.open_folder(folder))
+        raise UsageError("choose pictures first" + (", or a folder" if self.bench.folders else ""))
+
+
+def _pictures_of(folder: Path) -> ChosenPictures:
+    from binderclip.data import list_images
+    from binderclip.errors import DataError
+
+    skipped: list[tuple[str, str]] = []
+    paths = list_images(folder, skipped=skipped)
+    if not paths:
+        raise DataError(f"no pictures in {folder}, nor below it")
+    return ChosenPictures(paths, folder, skipped)
+
+
+@dataclass(frozen=True)
+class PictureInput:
+    """The parts that choose pictures; `inputs` are for `connect`, and give `files, folder`."""
+
+    files: Any
+    folder: Any
+
+    @property
+    def inputs(self) -> list[Any]:
+        return [self.files, self.folder]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The buttons of a run and the line that says how it is."""
+
+    go: Any
+    stop: Any
+    status: Any
+
+
+@dataclass(frozen=True)
+class ResultParts:
+    """Where a run's files and lines go."""
+
+    files: Any
+    shell: Any
+    python: Any
+
+
+class Bench:
+    """What all tabs share.
+
+    Attributes:
+        model: the component with the name of the model for all tabs.
+        folders: that pictures may be read from.
+        jobs, sessions, models: of the server.
+    """
+
+    def __init__(
+        self, *, model: Any, jobs: JobQueue, sessions: Sessions, models: ModelShelf, folders: Sequence[Path] = ()
+    ) -> None:
+        self.model, self.jobs, self.sessions, self.models = model, jobs, sessions, models
+        self.folders = tuple(folders)
+
+    # -- parts of the page ----------------------------------------------------------------------------------------
+
+    def pictures(self, label: str = "Pictures", *, many: bool = True, height: int = 150) -> PictureInput:
+        """Where pictures are dropped; with a list of the folders on this machine that the workbench was opened on."""
+        files = gr.File(
+            label=label, file_count="multiple" if many else "single", file_types=["image"], height=height,
+        )  # fmt: skip
+        choices = [("(what was uploaded)", ""), *((str(folder), str(folder)) for folder in self._below())]
+        folder = gr.Dropdown(
+            choices, value="", label="Or a folder on this machine", visible=bool(self.folders) and many
+        )
+        return PictureInput(files, folder)
+
+    def controls(self, label: str) -> Controls:
+        """A button that starts, one that stops, and the line below them."""
+        with gr.Row(elem_classes="controls"):
+            go = gr.Button(label, variant="primary", scale=3, min_width=120)
+            stop = gr.Button("Stop", interactive=False, scale=1, min_width=80)
+        return Controls(go, stop, gr.HTML(status_html(None), elem_classes="status-box"))
+
+    def results(self) -> ResultParts:
+        """Files to download, and the lines that give the same result; hidden until there are some."""
+        files = gr.File(label="Download", file_count="multiple", interactive=False, visible=False)
+        with gr.Accordion("The same without this page", open=False):
+            shell = gr.Textbox(
+                label="Shell", interactive=False, buttons=["copy"], lines=1, max_lines=8, elem_classes="line"
+            )
+            python = gr.Textbox(
+                label="Python", interactive=False, buttons=["copy"], lines=1, max_lines=8, elem_classes="line"
+            )
+        return ResultParts(files, shell, python)
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def connect(
+        self,
+        controls: Controls,
+        work: Callable[..., Outcome],
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        results: ResultParts,
+        *,
+        also: Sequence[Any] = (),
+        keep: bool = False,
+    ) -> None:
+        """Let the buttons start and stop `work`.
+
+        Args:
+            controls: of `controls`.
+            work: called as `work(run, *values of inputs)`, in line with every other run.
+            inputs: components it reads.
+            outputs: components that `Outcome.values` and `Run.show` are for.
+            results: of `results`.
+            also: other events that start it, such as `labels.submit`.
+            keep: leave outputs as they are when a run fails or is stopped, instead of clearing them.
+        """
+        outputs = list(outputs)
+        count = len(outputs)
+
+        async def stream(request: gr.Request, model: str, *values: Any) -> AsyncIterator[list[Any]]:
+            session, page = self.session(request), str(request.session_hash)
+            same: list[Any] = [gr.skip()] * count
+            cleared = same if keep else [None] * count
+            try:
+                if not (model or "").strip():
+                    raise UsageError("choose a model, at the top of the page")
+                folder = self.sessions.new_results(session, page, "run")
+                job = self.jobs.submit(
+                    lambda job: work(Run(self, job, model.strip(), folder), *values), session=session, page=page
+                )
+            except BinderclipError as error:
+                yield [_failed(str(error)), gr.skip(), gr.skip(), *[gr.skip()] * 3, *cleared]
+                return
+            running[session, page] = job
+            try:
+                yield [status_html(self.jobs.view(job)), *_switched(True), *_shown(None), *same]
+                seen = 0
+                while not job.ended:
+                    await asyncio.sleep(LOOK_EVERY)
+                    number, partial = job.shown
+                    fresh = list(partial) if number > seen else same
+                    seen = number
+                    yield [status_html(self.jobs.view(job)), gr.skip(), gr.skip(), *[gr.skip()] * 3, *fresh]
+            finally:
+                # The page is gone, or Gradio gave the event up.
+                self.jobs.stop(job)
+                running.pop((session, page), None)
+            outcome = job.result if job.state == "done" else None
+            said = status_html(self.jobs.view(job), outcome.said if outcome else "")
+            yield [said, *_switched(False), *_shown(outcome), *(outcome.values if outcome else cleared)]
+
+        running: dict[tuple[str, str], WorkbenchJob] = {}
+
+        def stop(request: gr.Request) -> None:
+            job = running.get((self.session(request), str(request.session_hash)))
+            if job is not None:
+                self.jobs.stop(job)
+
+        parts = [controls.status, controls.go, controls.stop, results.files, results.shell, results.python]
+        gr.on(
+            [controls.go.click, *also],
+            stream,
+            [self.model, *inputs],
+            [*parts, *outputs],
+            show_progress="hidden",
+            concurrency_limit=None,
+            api_visibility="private",
+            trigger_mode="once",
+        )
+        controls.stop.click(stop, None, None, show_progress="hidden", concurrency_limit=None, api_visibility="private")
+
+    def session(self, request: gr.Request) -> str:
+        """Whose request this is."""
+        return str(request.headers.get(SESSION_HEADER, ""))
+
+    # -- folders --------------------------------------------------------------------------------------------------
+
+    def open_folder(self, folder: str) -> Path:
+        """A folder on this machine that pages may read.
+
+        Raises:
+            UsageError: it is none of those the workbench was opened on, nor below one.
+        """
+        path = Path(folder).resolve()
+        for allowed in self.folders:
+            root = allowed.resolve()
+            if (path == root or root in path.parents) and path.is_dir():
+                return path
+        raise UsageError(f"the workbench was not opened on {folder}: start it as `binderclip workbench {folder}`")
+
+    def _below(self, most: int = 200) -> list[Path]:
+        """The folders and those in them, as far as a list is of use."""
+        found: dict[Path, None] = {}
+        for folder in self.folders:
+            found[folder] = None
+            inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+            found.update(dict.fromkeys(inside))
+        return list(found)[:most]
+
+
+def _switched(running: bool) -> list[Any]:
+    return [gr.update(interactive=not running), gr.update(interactive=running)]
+
+
+def _shown(outcome: Outcome | None) -> list[Any]:
+    """Values of `ResultParts`."""
+    files = [str(path) for path in outcome.files] if outcome else []
+    again = (outcome.again if outcome else None) or Equivalent("", "")
+    return [gr.update(value=files or None, visible=bool(files)), again.shell, again.python]
+
+
+def _failed(message: str) -> str:
+    return f'<div class="status failed" role="alert">{html.escape(message)}</div>'
+
+
+def status_html(view: JobView | None, said: str = "") -> str:
+    """The line below the buttons: what a run does, its place in line, or how it ended."""
+    if view is None:
+        return '<div class="status" role="status" aria-live="polite"></div>'
+    if view.state == "failed":
+        return _failed(view.text)
+    bar = ""
+    if view.state == "waiting":
+        runs = "1 run" if view.place == 1 else f"{view.place} runs"
+        text = f"Waiting: {runs} before this one" if view.place else "Starting"
+    elif view.state == "running":
+        text = view.text[:1].upper() + view.text[1:] if view.text else "Working"
+        if view.fraction is not None:
+            text += f", {view.fraction:.0%}"
+            bar = f'<progress max="1" value="{view.fraction:.3f}" aria-label="progress"></progress>'
+        if view.seconds_left is not None:
+            text += f", {short_time(view.seconds_left)} left"
+    elif view.state == "stopped":
+        text = "Stopped"
+    else:
+        text = f"Done in {short_time(view.seconds)}"
+    text += f". {said}" if said else ""
+    return f'<div class="status {view.state}" role="status" aria-live="polite">{html.escape(text)}{bar}</div>'
+
+
+def short_time(seconds: float) -> str:
+    """Seconds as people say them: `0.4 s`, `12 s`, `3 min`, `2 h 5 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,17 @@
+"""The tabs of the page: each file here declares one as `TAB`; `TABS` finds them, in their order."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from binderclip.workbench.tab import Tab
+
+
+def _found() -> tuple[Tab, ...]:
+    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    tabs = [tab for module in modules if isinstance(tab := getattr(module, "TAB", None), Tab)]
+    return tuple(sorted(tabs, key=lambda tab: (tab.order, tab.title)))
+
+
+TABS = _found()

@@ -1,0 +1,122 @@
+"""What a page may upload: pictures, checked before they are kept, limited in number and size."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from binderclip.data.images import MAX_PIXELS
+from binderclip.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from binderclip.workbench.sessions import Sessions
+
+MOST_FILES = 2000
+"""Pictures in one upload."""
+MOST_BYTES = 256 * 2**20
+"""Bytes of one picture."""
+MOST_AT_ONCE = 2 * 2**30
+"""Bytes of one upload."""
+
+
+class UploadTooLarge(DataError):
+    """An upload that is over a limit."""
+
+
+async def receive_upload(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], sessions: Sessions, session: str
+) -> list[str]:  # fmt: skip
+    """Read a multipart upload, check every file, keep them in the session's folder; their paths.
+
+    Nothing is kept of an upload with a file that is no picture.
+
+    Raises:
+        UploadTooLarge: over a limit. DataError: a file that is no picture, or a damaged request.
+    """
+    from starlette.concurrency import run_in_threadpool
+    from starlette.datastructures import UploadFile
+    from starlette.exceptions import HTTPException
+    from starlette.formparsers import MultiPartException
+    from starlette.requests import Request
+
+    seen = 0
+
+    async def counted() -> Any:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > MOST_AT_ONCE:
+            raise UploadTooLarge(f"more than {MOST_AT_ONCE >> 30} GB at once: upload fewer pictures")
+        return message
+
+    request = Request(scope, counted)  # type: ignore[arg-type]
+    try:
+        form = await request.form(max_files=MOST_FILES, max_fields=16)
+    except (MultiPartException, HTTPException) as error:
+        said = str(getattr(error, "message", "") or getattr(error, "detail", ""))
+        if "Too many files" in said:
+            raise UploadTooLarge(
+                f"more than {MOST_FILES} pictures at once: upload fewer, or open their folder"
+            ) from error
+        raise DataError(f"a damaged upload: {said}") from error
+    try:
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        if not files:
+            raise DataError("an upload without a file")
+        return await run_in_threadpool(_keep, files, sessions, session)
+    finally:
+        await form.close()
+
+
+def _keep(files: list[Any], sessions: Sessions, session: str) -> list[str]:
+    kept: list[Path] = []
+    try:
+        for file in files:
+            name, size = file.filename or "picture", file.size or 0
+            if size > MOST_BYTES:
+                raise UploadTooLarge(f"{name} has {size >> 20} MB: a picture may have {MOST_BYTES >> 20}")
+            check_picture(file.file, name)
+            sessions.store(session, size)
+            place = sessions.new_upload(session, name)
+            file.file.seek(0)
+            with place.open("wb") as out:
+                shutil.copyfileobj(file.file, out)
+            kept.append(place)
+    except (DataError, UsageError):
+        for path in kept:
+            shutil.rmtree(path.parent, ignore_errors=True)
+        raise
+    return [str(path) for path in kept]
+
+
+def check_picture(file: Any, name: str) -> None:
+    """Whether a file begins as a picture does that Pillow knows, of a size that is opened. Pixels are not decoded.
+
+    Raises:
+        DataError: it does not.
+    """
+    import warnings
+
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            # Our own limit stands below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as picture:
+                width, height = picture.size
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels(name, str(error)) from error
+    except Exception as error:
+        # Pillow raises errors of many kinds on files made to break it.
+        raise DataError(f"{name} is not a picture (PNG, JPEG, WebP, GIF, BMP or TIFF)") from error
+    if width * height > MAX_PIXELS:
+        raise _too_many_pixels(name, f"{width * height} pixels")
+
+
+def _too_many_pixels(name: str, said: str) -> UploadTooLarge:
+    found = re.search(r"([0-9]+) pixels", said)
+    count = f"{int(found[1]) // 10**6} million" if found else "too many"
+    return UploadTooLarge(f"{name} has {count} pixels: at most {MAX_PIXELS // 10**6} million are opened")

@@ -1,0 +1,324 @@
+"""The server over raw HTTP: who gets an answer, and which files can be read. No browser is in the way."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from PIL import Image
+
+from binderclip.workbench import uploads
+
+LONG = 120.0
+
+
+def eventually(condition: Callable[[], Any]) -> Any:
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not come about")
+
+
+# -- who ---------------------------------------------------------------------------------------------------------------
+
+
+def test_it_listens_on_this_machine_alone(server: Any) -> None:
+    assert server._socket.getsockname()[0] == "127.0.0.1"
+    outside = {found[4][0] for found in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
+    for address in outside - {"127.0.0.1"}:
+        if not str(address).startswith("127."):
+            with socket.socket() as probe:
+                probe.settimeout(2)
+                assert probe.connect_ex((address, server.port)) != 0
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.evil:{port}", "[::1]:{port}",
+     "localhost.evil:{port}", "0.0.0.0:{port}", ""],
+)  # fmt: skip
+def test_foreign_hosts_are_refused(client: Any, host: str) -> None:
+    for path in ("/", "/config", "/assets/x.js", f"/?key={client.key}"):
+        assert client.ask("GET", path, host=host.format(port=client.port)).status in (400, 403), path
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "https://127.0.0.1:{port}", "http://127.0.0.1:1", "null",
+                                    "http://127.0.0.1.evil:{port}", "http://localhost"])  # fmt: skip
+def test_foreign_origins_are_refused(client: Any, png: bytes, origin: str) -> None:
+    origin = origin.format(port=client.port)
+    join = {"data": [], "fn_index": 0, "session_hash": client.page}
+    assert client.ask("GET", "/config", origin=origin).status == 403
+    assert client.post("/gradio_api/queue/join", join, origin=origin).status == 403
+    assert client.upload(("a.png", png), origin=origin).status == 403
+    # Nor is the answer to a question in advance a leave to ask.
+    got = client.ask("OPTIONS", "/gradio_api/queue/join", origin=origin, access_control_request_method="POST")
+    assert got.status == 403
+    assert "access-control-allow-origin" not in got.headers
+
+
+def test_its_own_pages_are_answered_by_both_names(client: Any) -> None:
+    for name in ("127.0.0.1", "localhost"):
+        host = f"{name}:{client.port}"
+        assert client.ask("GET", "/config", host=host, origin=f"http://{host}").status == 200
+
+
+def test_without_the_key_there_is_no_page(stranger: Any, png: bytes) -> None:
+    for path in ("/", "/config", "/?key=", "/?key=wrong", "/gradio_api/queue/data?session_hash=x", "/gradio_api/info"):
+        got = stranger.ask("GET", path)
+        assert got.status == 403, path
+        assert "set-cookie" not in got.headers
+    assert stranger.upload(("a.png", png)).status == 403
+    assert stranger.post("/gradio_api/queue/join", {"data": [], "session_hash": "x"}).status == 403
+    stranger.cookie = f"binderclip-{stranger.port}=guessed"
+    assert stranger.ask("GET", "/config").status == 403
+
+
+def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(server: Any, stranger: Any) -> None:
+    stranger.key = server.key
+    cookie = stranger.ask("GET", f"/?key={server.key}").headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Lax" in cookie
+    assert server.key not in cookie
+
+
+def test_two_headers_of_one_name_are_refused(client: Any) -> None:
+    with socket.create_connection(("127.0.0.1", client.port), timeout=LONG) as raw:
+        own = f"127.0.0.1:{client.port}"
+        raw.sendall(
+            f"GET /config HTTP/1.1\r\nHost: {own}\r\nOrigin: http://{own}\r\nOrigin: http://evil\r\n"
+            f"Cookie: {client.cookie}\r\nConnection: close\r\n\r\n".encode()
+        )
+        assert b" 400 " in raw.makefile("rb").readline()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/gradio_api/proxy=http://example.com/", "/monitoring", "/gradio_api/deep_link", "/docs", "/openapi.json",
+     "/gradio_api/stream/a/b/c/playlist.m3u8", "/gradio_api/file/etc/passwd", "/gradio_api/openapi.json", "/login",
+     "/gradio_api/custom_component/a/b/c/d", "/gradio_api/runs", "/gradio_api/token", "/static/../config"],
+)  # fmt: skip
+def test_what_the_page_does_not_need_is_not_there(client: Any, path: str) -> None:
+    assert client.ask("GET", path).status in (403, 404)
+
+
+@pytest.mark.parametrize("path", ["run/predict", "call/predict", "component_server", "vibe-edit", "stream/x", "login"])
+def test_nothing_else_can_be_posted(client: Any, path: str) -> None:
+    assert client.post(f"/gradio_api/{path}", {"data": [], "session_hash": client.page}).status == 404
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def uploaded(client: Any, png: bytes, name: str = "cat.png") -> str:
+    got = client.upload((name, png))
+    assert got.status == 200, got.text
+    return json.loads(got.body)[0]
+
+
+def fetch(client: Any, path: str) -> Any:
+    return client.ask("GET", f"/gradio_api/file={quote(path)}")
+
+
+def test_a_session_reads_back_what_it_uploaded(client: Any, png: bytes) -> None:
+    path = uploaded(client, png)
+    assert fetch(client, path).body == png
+
+
+def test_nobody_reads_what_another_uploaded(server: Any, client: Any, png: bytes) -> None:
+    path = uploaded(client, png)
+    other = type(client)(server.port, server.key).sign_in()
+    got = fetch(other, path)
+    assert got.status == 403
+    assert got.body != png
+    # Nor by going there from one's own folder.
+    own = Path(uploaded(other, png))
+    assert fetch(other, f"{own.parent}/../../../{Path(path).relative_to(server.sessions.root)}").status == 403
+
+
+def test_paths_outside_the_folder_are_refused(client: Any, png: bytes, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret" + png)
+    folder = Path(uploaded(client, png)).parent
+    up = "../" * 12
+    paths = ["/etc/passwd", "etc/passwd", f"{up}etc/passwd", f"{folder}/{up}etc/passwd", f"{folder}/{up}{secret}",
+             str(secret), f"file://{secret}", f"//{secret}", f"{folder}/%2e%2e/%2e%2e/x", "/proc/self/environ",
+             "/dev/zero", str(folder), str(Path(__file__)), "pyproject.toml", "~/.bashrc", ""]  # fmt: skip
+    for path in paths:
+        for written in (quote(path), path.replace(" ", "%20"), quote(quote(path)), quote(path, safe="")):
+            got = client.ask("GET", f"/gradio_api/file={written}")
+            assert got.status in (400, 403, 404), written
+            assert b"secret" not in got.body
+            assert b"root:" not in got.body
+
+
+def test_links_out_of_the_folder_are_refused(client: Any, png: bytes, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    folder = Path(uploaded(client, png)).parent
+    (folder / "file.png").symlink_to(secret)
+    (folder / "folder").symlink_to(tmp_path)
+    (folder / "root").symlink_to("/")
+    for path in ("file.png", "folder/secret.png", "root/etc/passwd"):
+        got = fetch(client, f"{folder}/{path}")
+        assert got.status == 403, path
+        assert b"secret" not in got.body
+
+
+def test_addresses_elsewhere_are_not_fetched(client: Any) -> None:
+    for address in ("http://127.0.0.1:9/x.png", "https://example.com/x.png", "ftp://example.com/x"):
+        assert fetch(client, address).status == 403
+
+
+@pytest.mark.parametrize("key", ["path", "url"])
+def test_a_run_takes_no_file_that_is_not_its_session_s(server: Any, client: Any, png: bytes, key: str) -> None:
+    other = type(client)(server.port, server.key).sign_in()
+    theirs = uploaded(other, png)
+    for path in ("/etc/passwd", theirs, "http://127.0.0.1:9/x.png", f"{Path(theirs).parent}/../x", 7, ["/etc/passwd"]):
+        file = {"path": None, "meta": {"_type": "gradio.FileData"}, key: path}
+        for data in ([file], [[file]], [{"deep": [{"er": file}]}]):
+            body = {"data": data, "fn_index": 0, "session_hash": client.page}
+            got = client.post("/gradio_api/queue/join", body)
+            assert got.status == 403, (path, got.text)
+            assert "not one of yours" in got.text
+
+
+def test_a_page_of_another_session_cannot_be_spoken_for(server: Any, client: Any) -> None:
+    client.open_page()
+    other = type(client)(server.port, server.key).sign_in()
+    assert other.ask("GET", f"/gradio_api/queue/data?session_hash={client.page}").status == 404
+    assert other.ask("GET", f"/gradio_api/heartbeat/{client.page}").status == 403
+    join = {"data": [], "fn_index": 0, "session_hash": client.page}
+    assert other.post("/gradio_api/queue/join", join).status == 403
+    assert other.post("/gradio_api/cancel", {"session_hash": client.page, "fn_index": 0, "event_id": "x"}).status == 403
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b"\xff", b"[]", b'{"session_hash": 7}', b"null"])
+def test_a_damaged_request_is_an_error_and_no_more(client: Any, body: bytes) -> None:
+    got = client.ask("POST", "/gradio_api/queue/join", body, content_type="application/json")
+    assert got.status in (400, 403)
+    assert client.ask("GET", "/config").status == 200
+
+
+def test_a_request_of_many_megabytes_is_cut_off(client: Any) -> None:
+    got = client.ask("POST", "/gradio_api/queue/join", b'"' + b"x" * (9 * 2**20) + b'"')
+    assert got.status == 413
+
+
+# -- uploads -----------------------------------------------------------------------------------------------------------
+
+
+def stored(server: Any) -> int:
+    return sum(len(files) for _, _, files in os.walk(server.sessions.root))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", b"GIF89a",
+     b"\x89PNG\r\n", b"%PDF-1.4", b"<html><script>alert(1)</script>"],
+)  # fmt: skip
+def test_what_is_no_picture_is_not_kept(server: Any, client: Any, png: bytes, content: bytes) -> None:
+    before = stored(server)
+    got = client.upload(("fine.png", png), ("cat.png", content))
+    assert got.status == 400
+    assert got.text.startswith("cat.png is not a picture")
+    assert stored(server) == before
+
+
+def test_a_picture_cut_short_is_kept_for_the_run_to_name(client: Any, png: bytes) -> None:
+    assert client.upload(("cut.png", png[:-20])).status == 200
+
+
+def test_five_hundred_pictures_at_once(client: Any, png: bytes) -> None:
+    got = client.upload(*[(f"{n}.png", png) for n in range(500)])
+    assert got.status == 200
+    paths = json.loads(got.body)
+    assert len(set(paths)) == 500
+    assert [Path(path).name for path in paths] == [f"{n}.png" for n in range(500)]
+    assert fetch(client, paths[499]).body == png
+
+
+def test_names_in_an_upload_lead_nowhere(server: Any, client: Any, png: bytes) -> None:
+    for name in ("../../../evil.png", "/etc/evil.png", "..\\\\evil.png", "....//evil.png"):
+        path = Path(uploaded(client, png, name))
+        assert path.name == "evil.png"
+        assert server.sessions.root in path.parents
+
+
+def test_a_picture_of_twelve_thousand_pixels_is_taken_and_a_bomb_is_not(client: Any) -> None:
+    def wide(side: int) -> bytes:
+        out = io.BytesIO()
+        Image.new("1", (side, side)).save(out, "PNG")
+        return out.getvalue()
+
+    assert client.upload(("large.png", wide(12_000))).status == 200
+    got = client.upload(("bomb.png", wide(20_000)))
+    assert got.status == 413
+    assert got.text == "bomb.png has 400 million pixels: at most 178 million are opened"
+
+
+def test_sizes_and_numbers_are_limited(server: Any, client: Any, png: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = stored(server)
+    monkeypatch.setattr(uploads, "MOST_FILES", 3)
+    got = client.upload(*[(f"{n}.png", png) for n in range(4)])
+    assert got.status == 413
+    assert "more than 3 pictures" in got.text
+    monkeypatch.setattr(uploads, "MOST_BYTES", len(png) - 1)
+    assert client.upload(("a.png", png)).status == 413
+    monkeypatch.setattr(uploads, "MOST_AT_ONCE", 100)
+    assert client.upload(("a.png", png)).status == 413
+    assert stored(server) == before
+
+
+def test_an_upload_that_is_none_is_an_error(client: Any) -> None:
+    for kind, body in (
+        ("text/plain", b"x"),
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=e", b"--e"),
+    ):
+        assert client.ask("POST", "/gradio_api/upload", body, content_type=kind).status == 400
+
+
+# -- the end of a page -------------------------------------------------------------------------------------------------
+
+
+def test_what_a_page_left_is_deleted_when_it_closes(server: Any, client: Any, png: bytes) -> None:
+    connection = client.open_page()
+    path = Path(uploaded(client, png))
+    assert path.exists()
+    connection.close()
+    eventually(lambda: not path.exists())
+
+
+def test_a_page_that_closes_in_mid_run_stops_its_run(server: Any, client: Any, gate: Any) -> None:
+    config = json.loads(client.ask("GET", "/config").body)
+    index = next(
+        each["id"]
+        for each in config["dependencies"]
+        if any(
+            part["id"] == target[0] and part["props"].get("value") == "Wait"
+            for target in each["targets"]
+            for part in config["components"]
+        )
+    )
+    gate.close()
+    connection = client.open_page()
+    count = len(next(each for each in config["dependencies"] if each["id"] == index)["inputs"])
+    body = {"data": ["small", *[None] * (count - 1)], "fn_index": index, "session_hash": client.page}
+    assert client.post("/gradio_api/queue/join", body).status == 200
+    assert gate.begun.wait(LONG)
+    session = client.cookie.split("=")[1]
+    assert server.jobs.busy(session, client.page)
+    connection.close()
+    eventually(lambda: not server.jobs.busy(session))
+    # The server goes on.
+    assert client.ask("GET", "/config").status == 200

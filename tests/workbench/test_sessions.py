@@ -1,0 +1,122 @@
+"""Folders of sessions: who owns what, and what goes when a page closes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from binderclip.errors import UsageError
+from binderclip.workbench import sessions as module
+from binderclip.workbench.sessions import Sessions, plain_name
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> Sessions:
+    return Sessions(tmp_path / "root")
+
+
+def uploaded(sessions: Sessions, name: str, text: str = "x") -> Path:
+    path = sessions.new_upload(name, "cat.png")
+    path.write_text(text)
+    return path
+
+
+def test_a_session_owns_its_own_files_alone(sessions: Sessions, tmp_path: Path) -> None:
+    mine, other = sessions.new(), sessions.new()
+    path, foreign = uploaded(sessions, mine), uploaded(sessions, other)
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    assert sessions.owns(mine, path)
+    assert not sessions.owns(mine, foreign)
+    assert not sessions.owns("no such", path)
+    assert not sessions.owns(mine, secret)
+    assert not sessions.owns(mine, path.parent)
+    assert not sessions.owns(mine, path.parent / ".." / ".." / ".." / foreign.relative_to(sessions.root))
+    assert not sessions.owns(mine, f"{path}\0.png")
+    # A way round that ends in one's own folder is one's own file.
+    assert sessions.owns(mine, path.parent / ".." / path.parent.name / path.name)
+
+
+def test_links_are_followed_before_they_are_trusted(sessions: Sessions, tmp_path: Path) -> None:
+    mine = sessions.new()
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    path = uploaded(sessions, mine)
+    (path.parent / "link.png").symlink_to(secret)
+    (path.parent / "folder").symlink_to(tmp_path)
+    assert not sessions.owns(mine, path.parent / "link.png")
+    assert not sessions.owns(mine, path.parent / "folder" / "secret.txt")
+
+
+def test_folders_are_their_owners_alone(sessions: Sessions) -> None:
+    mine = sessions.new()
+    assert sessions.root.stat().st_mode & 0o077 == 0
+    assert sessions.folder(mine).stat().st_mode & 0o077 == 0
+    # The folder's name does not give the session's name away.
+    assert mine not in str(sessions.folder(mine))
+
+
+def test_results_go_with_their_page_and_uploads_with_the_last_one(sessions: Sessions) -> None:
+    mine = sessions.new()
+    sessions.opened(mine, "p")
+    sessions.opened(mine, "q")
+    path = uploaded(sessions, mine)
+    for page in "pq":
+        (sessions.new_results(mine, page, "run") / "map.png").write_text("x")
+    folder = sessions.folder(mine)
+    sessions.closed(mine, "p")
+    assert path.exists()
+    assert [found.name for found in (folder / "results").iterdir()] == ["q"]
+    sessions.closed(mine, "q")
+    assert not folder.exists()
+    # A page that is opened again finds a place.
+    assert uploaded(sessions, mine).exists()
+
+
+def test_a_session_that_never_opened_a_page_is_swept_away(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, open_one = sessions.new(), sessions.new()
+    sessions.opened(open_one, "p")
+    folder = sessions.folder(old)
+    monkeypatch.setattr(module, "IDLE", -1.0)
+    sessions.new()
+    assert not folder.exists()
+    assert old not in sessions
+    assert open_one in sessions
+    with pytest.raises(UsageError, match="load it again"):
+        sessions.folder(old)
+
+
+def test_what_one_session_stores_is_limited(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_STORED", 100)
+    mine, other = sessions.new(), sessions.new()
+    sessions.store(mine, 90)
+    with pytest.raises(UsageError, match="load the page again"):
+        sessions.store(mine, 20)
+    sessions.store(other, 90)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("cat.png", "cat.png"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\Users\\me\\cat.png", "cat.png"),
+        ("..", "picture"),
+        ("", "picture"),
+        ("-rf.png", "rf.png"),
+        (".hidden.png", "hidden.png"),
+        ("a\nb\x1b[31m.png", "a_b_[31m.png"),
+        ("Katze im Schnee.jpg", "Katze im Schnee.jpg"),
+        ("日本.png", "日本.png"),
+    ],
+)
+def test_names_of_files_lead_nowhere(given: str, kept: str) -> None:
+    assert plain_name(given) == kept
+
+
+def test_long_names_fit_a_file_system_and_keep_their_suffix() -> None:
+    kept = plain_name("x" * 5000 + ".jpeg")
+    assert kept.endswith(".jpeg")
+    assert len(os.fsencode(kept)) < 255
