@@ -19,15 +19,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
+from binderclip.cli.panels import FIRST, PANELS, VERBS
 from binderclip.cli.shared.output import printable
 from binderclip.errors import BinderclipError, UsageError, short_values, was_interrupted
-
-# Order of the verbs in `binderclip --help`: what a newcomer needs first.
-VERBS = (
-    "classify", "adapt", "locate", "search", "segment", "click", "anomaly", "explain", "heads", "evaluate", "train",
-    "descriptions", "spikes", "papers", "reproduce", "demo", "workbench", "info", "cache",
-)  # fmt: skip
-
 
 MOST_SAID = 550
 """Characters of an error message; what a user wrote may stand in it many times."""
@@ -37,7 +31,7 @@ _ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.
 
 
 class _Verbs(typer.core.TyperGroup):
-    """Lists verbs and groups in the order of `VERBS`, where Typer would put groups last; keeps its own errors short."""
+    """Lists verbs and groups by panel, where Typer would put groups last; keeps its own errors short."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=VERBS.index)
@@ -72,7 +66,7 @@ def _said_shortly() -> Iterator[None]:
 app = typer.Typer(
     name="binderclip",
     cls=_Verbs,
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -91,15 +85,26 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    if ctx.invoked_subcommand is None:
+        typer.echo(FIRST, nl=False)
 
 
-for _verb in VERBS:
-    importlib.import_module(f"binderclip.cli.verbs.{_verb}").register(app)
+def _register(panel: str, verb: str, line: str) -> None:
+    """Add a verb, a command or a group of them, to its panel."""
+    groups = len(app.registered_groups)
+    importlib.import_module(f"binderclip.cli.verbs.{verb}").register(app)
+    added: Any = app.registered_groups[-1] if len(app.registered_groups) > groups else app.registered_commands[-1]
+    added.rich_help_panel, added.short_help = panel, line
+
+
+for _panel, _verbs in PANELS.items():
+    for _verb, _line in _verbs.items():
+        _register(_panel, _verb, _line)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

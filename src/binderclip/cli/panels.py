@@ -1,0 +1,55 @@
+"""Which verbs there are, in which panel of `binderclip --help`, and what each does in a line."""
+
+from __future__ import annotations
+
+PANELS: dict[str, dict[str, str]] = {
+    "See": {
+        "classify": "which of your labels fits each image",
+        "search": "find images by words, or by an example",
+        "segment": "a label for every pixel",
+        "click": "cut out what you point at",
+        "locate": "which of your boxes or masks a text means",
+        "anomaly": "which pictures are damaged, and where",
+        "explain": "where in a picture the evidence for a label is",
+        "workbench": "all of it on a local web page: drop pictures, look",
+    },
+    "Adapt": {
+        "adapt": "the best classifier for your own labelled pictures",
+        "descriptions": "sentences about your labels, shipped or written",
+    },
+    "Train": {
+        "train": "train a model by a recipe, on your pictures or ours",
+        "spikes": "where a run's gradient spiked, and by what",
+    },
+    "Check": {
+        "evaluate": "retrieval and zero-shot accuracy of a model",
+        "heads": "what every attention head says, in words",
+        "papers": "the index of the 182 papers",
+        "reproduce": "measure a paper's claim again",
+    },
+    "More": {
+        "demo": "the page of `make demo`",
+        "info": "what is installed, and the bundled models",
+        "cache": "the cache of image and text features",
+    },
+}
+"""Panel -> verb -> line, in the order of the help; a verb is `cli/verbs/NAME.py` or a folder of that name.
+
+A panel that has no verb yet is left out: pictures that are made go into "Make", before "More".
+"""
+
+VERBS = tuple(verb for panel in PANELS.values() for verb in panel)
+
+FIRST = """\
+binderclip: pictures and words on your own machine. Type one of these first:
+
+  binderclip classify photos/ --labels "a cat,a dog,a car"     what each picture shows
+  binderclip segment photo.jpg --labels "cat,sofa"             a label for every pixel
+  binderclip search index photos/                              then: binderclip search query "a dog" -i photos/
+  binderclip adapt pets/                                       the best classifier; pets/ has one folder a class
+  binderclip workbench                                         a local web page: drop pictures, look
+  binderclip demo                                              all of it on one page
+
+binderclip --help lists the verbs, binderclip VERB --help shows one with examples.
+"""
+"""What `binderclip` alone says."""
