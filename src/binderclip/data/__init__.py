@@ -30,6 +30,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "sets.dataset": ("ImageTextDataset", "join"),
     "distort.distortions": ("DISTORTIONS", "distort", "distort_levels"),
     "sets.evalset": ("EvalSet", "few_shot_split"),
+    "made.examples": ("write_examples",),
     "augment.fill": ("FILLS", "Fill", "gaussian_blur"),
     "sets.folder": ("load_folder",),
     "images": ("ImageSource", "MAX_PIXELS", "composite", "list_images", "open_image", "to_tensor"),
