@@ -213,10 +213,12 @@ def test_rows_are_judged_again_and_the_first_verdict_is_kept(registered) -> None
     page = markdown(measured, study())
     assert "**First verdict.** weak; " in page
     table = papers_page({"p162": measured})
-    row = next(line for line in table.splitlines() if line.startswith("| p162 |"))
-    assert "| [holds](#studies) | a beats b: +0.2" in row
-    assert "n = 8" in row
-    assert "| weak |" in row
+    row = next(line for line in table.splitlines() if "p162 " in line)
+    assert "| [holds](results/p162.md)<br>first: weak | a beats b: +0.2" in row
+    assert "n = 8 | [figure](results/p162.png) |" in row
+    assert sum(line.startswith('| <a id="p') for line in table.splitlines()) == 182
+    planned = next(line for line in table.splitlines() if "p006 " in line)
+    assert "| planned |  |  |  |" in planned
 
 
 def test_the_headline_is_what_decided() -> None:

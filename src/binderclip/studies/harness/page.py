@@ -1,4 +1,4 @@
-"""`docs/PAPERS.md`: the index of all papers and the results of the studies, generated from data alone."""
+"""`docs/PAPERS.md`: the index of all papers with the verdicts of the studies, generated from data alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 
 from binderclip.papers import Paper, papers
 from binderclip.studies.harness.criteria import Check
-from binderclip.studies.harness.report import markdown, read
-from binderclip.studies.harness.run import load_study
+from binderclip.studies.harness.report import cell, read
 from binderclip.studies.harness.study import Result
 
 VERDICTS = ("holds", "weak", "inconclusive", "contradicted here", "untestable here")
@@ -62,21 +61,12 @@ def papers_page(results: dict[str, Result]) -> str:
         "block attends. Those that use it say what the version before gave and are to be measured again, above all "
         "those that read its attention (p018, p029, p033, p085, p105, p112, p132, p146, p148, p163, p164, p170, p172).",
         "",
-        "## Done",
+        "## All",
         "",
-        "| | paper | verdict | effect with its 95 % interval | minutes | first verdict | use |",
-        "| --- | --- | --- | --- | ---: | --- | --- |",
+        "| paper | family | verdict | effect with its 95 % interval | figure | minutes | use |",
+        "| --- | --- | --- | --- | --- | ---: | --- |",
     ]
-    lines += [_done_row(entry, results.get(entry.id)) for entry in done]
-    lines += ["", "## All", "", "| | paper | source | names | |", "| --- | --- | --- | --- | --- |"]
-    lines += [_row(entry) for entry in every]
-    lines += ["", "## Studies", ""]
-    for identifier, result in results.items():
-        if result.verdict == "failed":
-            lines += [f"### {identifier}", "", f"Failed: {result.reason}", ""]
-        else:
-            figure = f"results/{identifier}.png"
-            lines += [markdown(result, load_study(identifier), level=3, figure=figure), ""]
+    lines += [_row(entry, results.get(entry.id)) for entry in every]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -84,16 +74,24 @@ def _title(entry: Paper) -> str:
     return f"[{entry.title}]({entry.url})" if entry.url else entry.title
 
 
-def _done_row(entry: Paper, result: Result | None) -> str:
-    use = "<br>".join(f"`{line}`" for line in entry.use)
-    if result is None:
-        return f"| {entry.id} | {_title(entry)} | not run | | | | {use} |"
+def _row(entry: Paper, result: Result | None) -> str:
+    """One paper; a study links to its page and its figure."""
+    cells = [f'<a id="{entry.id}"></a>{entry.id} {_title(entry)}<br>{entry.citation}', ", ".join(entry.packages)]
+    if entry.status != "done" or result is None:
+        names = "to be: " + ", ".join(f"`{name}`" for name in entry.names) if entry.names else ""
+        cells += ["planned" if entry.status != "done" else "not run", "", "", "", names]
+        return "| " + " | ".join(cells) + " |"
     shown = headline(result)
-    effect = f"{shown.text}: {shown.effect_text}" if shown is not None else ""
-    first = "" if result.first is None else result.first.verdict
-    minutes = f"{result.seconds / 60:.1f}"
-    verdict = f"[{result.verdict}](#studies)"
-    return f"| {entry.id} | {_title(entry)} | {verdict} | {effect} | {minutes} | {first} | {use} |"
+    first = "" if result.first is None else f"<br>first: {result.first.verdict}"
+    failed = result.verdict == "failed"
+    cells += [
+        "failed" if failed else f"[{result.verdict}](results/{entry.id}.md){first}",
+        f"{cell(shown.text)}: {shown.effect_text}" if shown is not None else "",
+        "" if failed else f"[figure](results/{entry.id}.png)",
+        f"{result.seconds / 60:.1f}",
+        "<br>".join(f"`{line}`" for line in entry.use),
+    ]
+    return "| " + " | ".join(cells) + " |"
 
 
 def headline(result: Result) -> Check | None:
@@ -101,8 +99,3 @@ def headline(result: Result) -> Check | None:
     essential = [c for c in result.checks if c.essential and c.effect is not None and c.role == "criterion"]
     order = ("not met", "inconclusive", "met")
     return min(essential, key=lambda check: order.index(check.outcome), default=None)
-
-
-def _row(entry: Paper) -> str:
-    names = ", ".join(f"`{name}`" for name in entry.names)
-    return f"| {entry.id} | {_title(entry)} | {entry.citation} | {names} | {entry.status} |"

@@ -163,19 +163,25 @@ def _check_line(check: Check) -> str:
         kind = " (would only weaken)"
     outcome = check.outcome if check.outcome == "met" else f"**{check.outcome}**"
     how = f" ({check.how})" if check.effect is None else ""
-    return f"| {check.text}{kind} | {outcome} | {check.measured}{how} |"
+    return f"| {cell(check.text)}{kind} | {outcome} | {cell(check.measured + how)} |"
+
+
+def cell(text: str) -> str:
+    """Text that stays in one cell of a Markdown table: a bar would begin the next."""
+    return text.replace("|", "\\|")
 
 
 def pivot(table: Table, metric: str) -> list[str]:
     """One metric as a Markdown table: methods down, settings across, mean and standard deviation over seeds."""
     settings = table.names("setting", metric)
-    lines = [f"| {metric} | " + " | ".join(settings or [""]) + " |", "| --- |" + " ---: |" * len(settings)]
+    head = " | ".join(map(cell, [metric, *(settings or [""])]))
+    lines = [f"| {head} |", "| --- |" + " ---: |" * len(settings)]
     for method in table.names("method", metric):
         cells = [
             spread(table.values(metric, method, setting)) if table.has(metric, method, setting) else ""
             for setting in settings
         ]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        lines.append(f"| {cell(method)} | " + " | ".join(cells) + " |")
     return lines
 
 

@@ -1,0 +1,128 @@
+"""The table of papers in a real browser, opened from a file: search, filters, the kept address, a narrow window."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import markdown
+import pytest
+
+from binderclip.papers import papers
+from binderclip.studies import results_in
+
+ROOT = Path(__file__).parents[2]
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="the browser test needs `pip install playwright`", exc_type=ImportError
+)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), "")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="the browser test needs chromium: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The page as the site shows it, without the theme."""
+    folder = tmp_path_factory.mktemp("papers")
+    for name in ("papers.js", "site.css"):
+        shutil.copy(ROOT / "docs" / "assets" / name, folder)
+    text = (ROOT / "docs" / "PAPERS.md").read_text(encoding="utf-8")
+    body = markdown.markdown(text, extensions=["tables"])
+    head = '<meta charset="utf-8"><link rel="stylesheet" href="site.css"><script src="papers.js"></script>'
+    page = folder / "papers.html"
+    page.write_text(f'<!doctype html><html lang="en"><head>{head}</head><body><article class="md-typeset">{body}')
+    return page.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    opened = browser.new_page(viewport={"width": 1366, "height": 768})
+    said, asked = [], []
+    opened.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(address)
+    yield opened
+    assert not said
+    assert all(url.startswith("file:") for url in asked)
+    opened.close()
+
+
+def shown(page):
+    """Ids of the papers that can be seen."""
+    return [row.inner_text()[:4] for row in page.locator("table.papers tbody tr:visible td:first-child").all()]
+
+
+def test_all_papers_are_there_at_first(page):
+    assert shown(page) == [paper.id for paper in papers()]
+    assert page.locator(".papers-filter output").inner_text() == "182 of 182 papers"
+
+
+def test_every_word_of_the_search_has_to_occur(page):
+    page.get_by_label("Search").fill("Gradient CLIPPING")
+    assert "p005" in shown(page)
+    texts = [row.inner_text().lower() for row in page.locator("table.papers tbody tr:visible").all()]
+    assert texts
+    assert all("gradient" in text and "clipping" in text for text in texts)
+    hidden = page.locator("table.papers tbody tr[hidden]").all_text_contents()
+    assert len(hidden) + len(texts) == 182
+    assert not any("gradient" in text.lower() and "clipping" in text.lower() for text in hidden)
+    page.get_by_label("Search").fill("no such paper at all")
+    assert shown(page) == []
+    assert "No paper fits" in page.locator(".papers-filter output").inner_text()
+
+
+def test_filters_agree_with_the_index_and_the_stored_verdicts(page):
+    results = results_in(ROOT / "docs" / "results")
+    done = {paper.id for paper in papers(status="done")}
+    page.get_by_label("Status").select_option("done")
+    assert set(shown(page)) == done
+    page.get_by_label("Status").select_option("planned")
+    assert set(shown(page)) == {paper.id for paper in papers(status="planned")}
+    page.get_by_role("button", name="Clear").click()
+    verdict = results["p002"].verdict
+    page.get_by_label("Verdict").select_option(verdict)
+    assert set(shown(page)) == {identifier for identifier in done if results[identifier].verdict == verdict}
+    page.get_by_label("Family").select_option("optim")
+    expected = {paper.id for paper in papers(status="done", package="optim") if results[paper.id].verdict == verdict}
+    assert set(shown(page)) == expected
+    page.get_by_role("button", name="Clear").click()
+    assert len(shown(page)) == 182
+
+
+def test_what_was_asked_stands_in_the_address(page, address):
+    page.goto(f"{address}#?family=privacy&status=done")
+    page.reload()
+    assert set(shown(page)) == {paper.id for paper in papers(status="done", package="privacy")}
+    assert page.get_by_label("Family").input_value() == "privacy"
+
+
+def test_the_keyboard_reaches_every_filter_in_order(page):
+    page.get_by_label("Search").focus()
+    names = []
+    for _ in range(5):
+        names.append(page.evaluate("document.activeElement.name || document.activeElement.textContent"))
+        page.keyboard.press("Tab")
+    assert names == ["words", "family", "verdict", "status", "Clear"]
+
+
+def test_a_phone_shows_cards_and_nothing_runs_out_of_the_window(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("table.papers thead").is_hidden()
+    assert page.locator("table.papers tbody tr").first.locator("td").first.bounding_box()["width"] > 250
+
+
+def test_a_verdict_and_a_figure_lead_to_files_that_are_there(page):
+    row = page.locator("table.papers tbody tr", has=page.locator("#p002"))
+    links = [link.get_attribute("href") for link in row.locator("a[href^=results]").all()]
+    assert links == ["results/p002.md", "results/p002.png"]
+    assert all((ROOT / "docs" / link).is_file() for link in links)
