@@ -1,5 +1,6 @@
 """Search in a folder of images by words or by an example: vectors in LanceDB, on disk, kept up to date cheaply."""
 
-from binderclip.search.index import Hit, IndexReport, SearchIndex
+from binderclip.search.hits import Hit, Hits
+from binderclip.search.index import IndexReport, SearchIndex
 
-__all__ = ["Hit", "IndexReport", "SearchIndex"]
+__all__ = ["Hit", "Hits", "IndexReport", "SearchIndex"]

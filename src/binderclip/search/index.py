@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from binderclip.data import list_images
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, DataError, UsageError, require
+from binderclip.search.hits import Hit, Hits
 from binderclip.search.lock import LOCK, one_writer
 
 if TYPE_CHECKING:
@@ -41,14 +42,6 @@ class IndexReport:
     def encoded(self) -> int:
         """Pictures that went through the model."""
         return self.added + self.changed
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One found picture: its path and its cosine with the query, in [-1, 1]."""
-
-    path: Path
-    score: float
 
 
 @dataclass(frozen=True)
@@ -201,7 +194,7 @@ class SearchIndex:
             self._table.optimize(cleanup_older_than=timedelta(days=1))
         return report
 
-    def query(self, query: Any, *, top: int = 10) -> list[Hit]:
+    def query(self, query: Any, *, top: int = 10) -> Hits:
         """The pictures nearest to a text or to an image, best first.
 
         Args:
@@ -227,7 +220,8 @@ class SearchIndex:
             .to_list()
         )
         assert self.root is not None
-        return [Hit(self.root / row["path"], 1.0 - float(row["_distance"])) for row in rows]
+        hits = [Hit(self.root / row["path"], 1.0 - float(row["_distance"])) for row in rows]
+        return Hits(hits, query if isinstance(query, str) else "")
 
     def _create(self, folder: Path) -> None:
         import lancedb

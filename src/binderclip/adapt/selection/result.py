@@ -107,6 +107,43 @@ class Selection:
     seconds: float
     model: str
 
+    def _repr_html_(self) -> str:
+        """The table of methods, the choice and the one look at the test part, in a notebook."""
+        from html import escape
+
+        from binderclip.display import table_html
+
+        rows = [
+            (s.name, s.accuracy.value, f"{s.accuracy.low:.3f} to {s.accuracy.high:.3f}", s.macro_f1, s.calibration)
+            for s in self.scores
+        ]
+        table = table_html(("method", "accuracy", "95 %", "macro-F1", "calibration error"), rows, most=len(rows))
+        said = f"Chosen: {self.scores[0].name}; choosing flatters it by about {self.optimism:.3f}."
+        if self.test is not None:
+            found = self.test.accuracy
+            said += f" On the test pictures: {found.value:.3f} ({found.low:.3f} to {found.high:.3f})."
+        return f"{table}<p>{escape(said)}</p>"
+
+    def plot(self) -> Any:
+        """A matplotlib figure: accuracy of every method with its interval, and the learning curve."""
+        from binderclip.display import bars, new_figure
+
+        figure = new_figure(10, 1.2 + 0.28 * max(5, len(self.scores)))
+        left, right = figure.subplots(1, 2)
+        values = [s.accuracy.value for s in self.scores]
+        below = [max(0.0, s.accuracy.value - s.accuracy.low) for s in self.scores]
+        above = [max(0.0, s.accuracy.high - s.accuracy.value) for s in self.scores]
+        bars(left, [s.name for s in self.scores], values, errors=[below, above])
+        left.set_xlim(0, 1)
+        left.set_xlabel("accuracy by cross-validation, 95 %")
+        for name, points in self.curve.items():
+            right.plot(*zip(*points, strict=True), marker="o", label=name)
+        right.set_xlabel("pictures a class")
+        right.set_ylabel("accuracy")
+        if self.curve:
+            right.legend(frameon=False)
+        return figure
+
     def figures(self) -> dict[str, Any]:
         """Everything but pictures, as plain values for JSON; times stand apart, the rest repeats with the seed."""
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -142,6 +143,35 @@ class Attribution:
         shown[~self._seen(picture.height, picture.width)] *= 0.55
         drawn = Image.fromarray((shown * 255).round().clip(0, 255).astype(np.uint8))
         return called_blank(drawn) if note and bool(self.blank[index]) else drawn
+
+    def _drawn(self, images: Sequence[Any] | None, most: int) -> list[tuple[Image.Image, str]]:
+        """(overlay, value) of the first images; without images the maps alone."""
+        if images is not None and len(images) != len(self):
+            raise UsageError(f"{len(images)} images for {len(self)} maps")
+        plain = Image.new("RGB", (self.size[1], self.size[0]), "white")
+        shown = [plain] * len(self) if images is None else images
+        values = self.value.tolist()
+        return [(self.overlay(shown[n], n), f"{self.method} {values[n]:.3f}") for n in range(min(most, len(self)))]
+
+    def _repr_html_(self) -> str:
+        """The maps, in a notebook; `plot(images)` draws them over their images."""
+        from binderclip.display import MOST, sheet_html
+
+        drawn: list[tuple[Image.Image | None, str]] = [*self._drawn(None, MOST)]
+        return sheet_html([*drawn, *[(None, "")] * (len(self) - len(drawn))])
+
+    def plot(self, images: Sequence[Any] | None = None) -> Any:
+        """A matplotlib figure of the maps.
+
+        Args:
+            images: the images they explain, anything `data.open_image` takes; None draws the maps alone.
+
+        Raises:
+            UsageError: another number of images than of maps.
+        """
+        from binderclip.display import MOST, show_pictures
+
+        return show_pictures(self._drawn(images, MOST))
 
     def ramp(self, width: int = 256) -> Image.Image:
         """The colours of `overlay` from the least to the most evidence, one pixel high."""

@@ -79,6 +79,37 @@ class Comparison:
         """
         return contact_sheet(self.images, self.attributions, self.targets, side=side)
 
+    def _repr_html_(self) -> str:
+        """The sheet and the table of all tests, in a notebook."""
+        from binderclip.display import picture_html, table_html
+
+        rows = self.table()
+        tests = [test for test in self.scores if any(test in row for row in rows)]
+        cells = [[row["method"], *(row.get(test, "") for test in tests)] for row in rows]
+        return picture_html(self.sheet(), "maps of every method", side=1200) + table_html(("method", *tests), cells)
+
+    def plot(self, test: str | None = None) -> Any:
+        """A matplotlib figure: the mean of one test for every method, with its standard error.
+
+        Args:
+            test: a key of `scores`; default the first.
+
+        Raises:
+            UsageError: no such test.
+        """
+        from binderclip.display import bars, new_figure
+
+        test = next(iter(self.scores), "") if test is None else test
+        if test not in self.scores:
+            raise UsageError(f"{test!r} was not tested: {', '.join(self.scores) or 'nothing was'}")
+        rows = self.table()
+        figure = new_figure(7, 0.6 + 0.3 * len(rows))
+        axes = figure.subplots()
+        errors = [0.0 if row[f"{test}_error"] != row[f"{test}_error"] else row[f"{test}_error"] for row in rows]
+        bars(axes, [row["method"] for row in rows], [row[test] for row in rows], errors=errors)
+        axes.set_xlabel(test)
+        return figure
+
     def save_maps(self, folder: str | Path) -> list[Path]:
         """Write every method's maps (B, H, W) as float32 .npy files named after the method."""
         import numpy as np

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -66,6 +67,56 @@ class Classification:
             f"{key:<{width}}  " + "  ".join(f"{label} {prob:.3f}" for label, prob in row)
             for key, row in zip(keys, self.top(k), strict=True)
         )
+
+    def _named(self, k: int) -> list[tuple[str, list[tuple[str, float]]]]:
+        """(key, best labels) of the images that a notebook shows."""
+        keys = self.keys or [str(n) for n in range(len(self))]
+        return list(zip(keys, self.top(k), strict=True))
+
+    def _repr_html_(self) -> str:
+        """The pictures with their best labels, in a notebook; their names alone where they came from no files."""
+        from binderclip.display import MOST, sheet_html
+
+        entries = []
+        for number, (key, row) in enumerate(self._named(3)):
+            labels = ", ".join(f"{label} {prob:.2f}" for label, prob in row)
+            picture = _picture(key) if number < MOST else None
+            entries.append((picture, labels if picture is not None else f"{key}: {labels}"))
+        return sheet_html(entries)
+
+    def plot(self, k: int = 5) -> Any:
+        """A matplotlib figure: each picture beside the bars of its `k` best labels (the first eight pictures).
+
+        Raises:
+            UsageError: `k` below 1, or no picture was classified.
+        """
+        from binderclip.display import bars, new_figure
+
+        if not len(self):
+            raise UsageError("no picture was classified: there is nothing to plot")
+        shown = self._named(k)[:8]
+        figure = new_figure(7, 1.8 * len(shown))
+        grid = figure.subplots(len(shown), 2, squeeze=False, width_ratios=[1, 2])
+        for (left, right), (key, row) in zip(grid, shown, strict=True):
+            left.axis("off")
+            picture = _picture(key)
+            if picture is not None:
+                left.imshow(picture)
+            left.set_title(key.rsplit("/", 1)[-1], fontsize=9)
+            bars(right, [label for label, _ in row], [prob for _, prob in row])
+            right.set_xlim(0, 1)
+        return figure
+
+
+def _picture(key: str) -> Any:
+    """The picture of a key that names a file, or None."""
+    from binderclip.data import open_image
+    from binderclip.errors import BinderclipError
+
+    try:
+        return open_image(key) if Path(key).is_file() else None
+    except (BinderclipError, OSError, ValueError):
+        return None
 
 
 def probabilities(logits: Float[Tensor, "N C"], activation: Activation) -> Float[Tensor, "N C"]:

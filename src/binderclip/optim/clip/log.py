@@ -282,6 +282,10 @@ class ClipLog:
             return read_clip_log(self.path)
         return history_of(self._head, self._lines)
 
+    def _repr_html_(self) -> str:
+        """The history so far, in a notebook; reads what waits."""
+        return self.history._repr_html_()
+
     @property
     def spikes(self) -> list[Spike]:
         """The steps that stood out so far; reads what waits."""

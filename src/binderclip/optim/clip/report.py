@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -34,6 +34,37 @@ class ClipReport(NamedTuple):
     skipped: Bool[Tensor, ""]
     tensor_norms: Float[Tensor, "tensors"]
     names: tuple[str, ...]
+
+    def _largest(self, most: int) -> list[tuple[str, float]]:
+        """(tensor, its norm), largest first."""
+        found = zip(self.names, self.tensor_norms.tolist(), strict=False)
+        return sorted(found, key=lambda row: -row[1])[:most]
+
+    def _repr_html_(self) -> str:
+        """Norm, limit and what was done, and the largest tensors, in a notebook; waits for the device."""
+        from binderclip.display import table_html
+
+        blocks = len(self.limit)
+        done = (
+            "skipped: the gradient was not finite" if bool(self.skipped) else f"{int(self.clipped.sum())} of {blocks}"
+        )
+        limit = f"{float(self.limit.min()):.4g}" if blocks else "none"
+        scale = f"{float(self.scale.min()):.4g}" if blocks else "none"
+        columns = ("norm", "smallest limit", "smallest factor", "blocks clipped")
+        whole = table_html(columns, [(f"{float(self.norm):.4g}", limit, scale, done)])
+        tensors = [(name, f"{norm:.4g}") for name, norm in self._largest(8)]
+        return whole + table_html(("largest tensors", "norm"), tensors)
+
+    def plot(self) -> Any:
+        """A matplotlib figure: the norms of the largest tensors; waits for the device."""
+        from binderclip.display import bars, new_figure
+
+        rows = self._largest(20)
+        figure = new_figure(7, 0.8 + 0.25 * max(2, len(rows)))
+        axes = figure.subplots()
+        bars(axes, [name for name, _ in rows], [norm for _, norm in rows])
+        axes.set_xlabel("norm before clipping")
+        return figure
 
 
 def empty_report() -> ClipReport:

@@ -144,6 +144,27 @@ class ClipHistory:
         """Whether anything was clipped."""
         return self.share > 0
 
+    def plot(self) -> Any:
+        """A matplotlib figure: norm, limit, clipped steps and spikes.
+
+        Raises:
+            DataError: nothing was recorded.
+        """
+        return clipping_figure(self)
+
+    def _repr_html_(self) -> str:
+        """The figure and the spikes, in a notebook."""
+        from binderclip.display import figure_html, table_html
+
+        share = self.clipped.mean() if len(self.step) else 0.0
+        said = f"{len(self.step)} steps, {len(self.spikes)} spikes, {share:.1%} clipped"
+        drawn = figure_html(self.plot(), "gradient norm over the run") if len(self.step) else ""
+        rows = [
+            (s.step, f"{s.norm:.4g}", f"{s.usual:.4g}", f"{s.limit:.4g}", ", ".join(name for name, _, _ in s.top[:3]))
+            for s in self.spikes
+        ]
+        return drawn + table_html(("step", "norm", "usual", "limit", "largest parts"), rows, caption=said)
+
 
 def read_clip_log(path: str | Path) -> ClipHistory:
     """Read what a `ClipLog` wrote.
@@ -238,26 +259,19 @@ def _spike(row: Mapping[str, Any]) -> Spike:
     )
 
 
-def plot_clipping(history: ClipHistory, path: str | Path, *, title: str = "") -> Path:
-    """Draw norm, limit, clipped steps and spikes; for rules with many blocks also how many of them were clipped.
-
-    Args:
-        history: the record.
-        path: a PNG.
-        title: above the picture; default the clips.
-
-    Returns:
-        The file.
+def clipping_figure(history: ClipHistory, title: str = "") -> Any:
+    """Norm, limit, clipped steps and spikes as a matplotlib figure; see `plot_clipping`.
 
     Raises:
-        DataError: nothing was recorded, or the file cannot be written.
+        DataError: nothing was recorded.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    from binderclip.display import new_figure
 
     if not len(history.step):
         raise DataError("nothing was recorded yet: there is nothing to draw")
-    figure = Figure(figsize=(8, 4 if history.whole else 5.5), dpi=120, layout="constrained")
+    figure = new_figure(8, 4 if history.whole else 5.5)
     panels = 1 if history.whole else 2
     grid = figure.subplots(panels, 1, sharex=True, squeeze=False, height_ratios=[3, 1][:panels])[:, 0]
     draw_norms(grid[0], history)
@@ -273,8 +287,26 @@ def plot_clipping(history: ClipHistory, path: str | Path, *, title: str = "") ->
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     grid[-1].set_xlabel("step")
+    return figure
+
+
+def plot_clipping(history: ClipHistory, path: str | Path, *, title: str = "") -> Path:
+    """Draw norm, limit, clipped steps and spikes; for rules with many blocks also how many of them were clipped.
+
+    Args:
+        history: the record.
+        path: a PNG.
+        title: above the picture; default the clips.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: nothing was recorded, or the file cannot be written.
+    """
+    figure = clipping_figure(history, title)
     try:
-        figure.savefig(path)
+        figure.savefig(path, dpi=120)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     return Path(path)

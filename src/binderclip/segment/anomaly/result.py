@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,39 @@ class Anomalies:
         picture = open_image(image)
         values = self.maps_at((picture.height, picture.width), index)[0].cpu().numpy()
         return paint_heat(picture, ((values - low) / (high - low)).clip(0, 1), opacity)
+
+    def _drawn(self, images: Sequence[Any] | None, most: int) -> list[tuple[Image.Image, str]]:
+        """(overlay, score), most anomalous first; without images the maps alone."""
+        if images is not None and len(images) != len(self):
+            raise UsageError(f"{len(images)} pictures for {len(self)} maps")
+        side = self.maps.shape[-1] * max(1, 160 // self.maps.shape[-1])
+        plain = Image.new("RGB", (side, side * self.maps.shape[-2] // self.maps.shape[-1]), "white")
+        limits, scores = self.limits(), self.scores.tolist()
+        order = self.scores.argsort(descending=True, stable=True).tolist()[:most]
+        return [
+            (self.overlay(plain if images is None else images[n], n, limits=limits), f"#{n}: {scores[n]:.3f}")
+            for n in order
+        ]
+
+    def _repr_html_(self) -> str:
+        """The maps on one scale with their scores, most anomalous first, in a notebook."""
+        from binderclip.display import MOST, sheet_html
+
+        drawn: list[tuple[Image.Image | None, str]] = [*self._drawn(None, MOST)]
+        return sheet_html([*drawn, *[(None, "")] * (len(self) - len(drawn))])
+
+    def plot(self, images: Sequence[Any] | None = None) -> Any:
+        """A matplotlib figure of the maps on one scale, most anomalous first.
+
+        Args:
+            images: the N pictures, anything `data.open_image` takes; None draws the maps alone.
+
+        Raises:
+            UsageError: another number of pictures.
+        """
+        from binderclip.display import MOST, show_pictures
+
+        return show_pictures(self._drawn(images, MOST))
 
 
 def paint_heat(picture: Image.Image, heat: Float[np.ndarray, "H W"], opacity: float = 0.85) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,6 +90,30 @@ class Segmentation:
         # A few stray pixels of a class are not worth a line.
         entries = [(f"{n} {s:.0%}", palette[self.classes.index(n)]) for s, n in present if s >= 0.005]
         return with_legend(shown, entries)
+
+    def _repr_html_(self) -> str:
+        """The overlay and the share of every class, in a notebook."""
+        from binderclip.display import picture_html, table_html
+
+        shares = sorted(((name, share) for name, share in self.shares().items() if share), key=lambda row: -row[1])
+        return picture_html(self.overlay(), ", ".join(name for name, _ in shares)) + table_html(
+            ("class", "share"), shares
+        )
+
+    def plot(self) -> Any:
+        """A matplotlib figure: the picture, its overlay, and the share of every class."""
+        from binderclip.display import bars, new_figure
+
+        figure = new_figure(10, 3.4)
+        left, middle, right = figure.subplots(1, 3)
+        left.imshow(self.image)
+        middle.imshow(self.overlay(legend=False))
+        for axes in (left, middle):
+            axes.axis("off")
+        shares = sorted(self.shares().items(), key=lambda row: -row[1])[:12]
+        bars(right, [name for name, _ in shares], [share for _, share in shares])
+        right.set_xlabel("share of the picture")
+        return figure
 
     def save(self, path: str | Path) -> Path:
         """Write the label map as a PNG of class indices: 8 bit with 255 = unsegmented, 16 bit with 65535 beyond that.
