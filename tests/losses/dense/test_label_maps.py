@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
@@ -76,6 +79,38 @@ def test_the_journal_versions_name_is_the_same_class() -> None:
     quadratic = NACLLoss("gaussian", "l2", alpha=1.0)(logits, labels) - F.cross_entropy(logits, labels)
     tau = neighbor_prior(labels, K, prior="gaussian")
     assert float(quadratic) == pytest.approx(float(F.mse_loss(logits, tau.double())), rel=1e-6)
+
+
+def filtered(labels: Tensor, kernel: np.ndarray, border: str) -> Tensor:
+    """Shares of the classes around each pixel, by scipy; beyond the image stands its edge, or class 0."""
+    maps = F.one_hot(labels, K).movedim(-1, 1).double().numpy()
+    way = "nearest" if border == "replicate" else "constant"
+    found = [[ndimage.correlate(m, kernel, mode=way, cval=float(k == 0)) for k, m in enumerate(each)] for each in maps]
+    return torch.from_numpy(np.array(found))
+
+
+@pytest.mark.parametrize("border", ["replicate", "zeros"])
+def test_the_window_is_as_wide_and_ends_as_it_was_asked(border: str) -> None:
+    logits, labels = drawn()
+    loss = NeighborPenaltyLoss(alpha=1.0, size=5, border=border)  # type: ignore[arg-type]
+    loss(logits, labels)
+    expected = F.l1_loss(logits, filtered(labels, np.full((5, 5), 1 / 25), border))
+    assert float(loss.parts["neighbors"]) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("border", ["replicate", "zeros"])
+@pytest.mark.parametrize(("size", "sigma"), [(5, 1.0), (3, 2.5)])
+def test_the_gaussian_window_is_scipys(size: int, sigma: float, border: str) -> None:
+    logits, labels = drawn()
+    away = np.square(np.indices((size, size)) - size // 2).sum(0)
+    kernel = np.exp(-away / (2 * sigma**2))
+    kernel[size // 2, size // 2] = kernel.sum() - 1  # as much as all others
+    tau = filtered(labels, kernel / kernel.sum(), border)
+    settings: dict[str, Any] = {"size": size, "sigma": sigma, "border": border}
+    penalty = NeighborPenaltyLoss("gaussian", "l2", alpha=1.0, **settings)
+    penalty(logits, labels)
+    assert float(penalty.parts["neighbors"]) == pytest.approx(float(F.mse_loss(logits, tau)), rel=1e-6)
+    assert float(SVLSLoss(**settings)(logits, labels)) == pytest.approx(float(F.cross_entropy(logits, tau)), rel=1e-6)
 
 
 def test_inside_a_region_the_penalty_is_that_of_the_one_hot_label() -> None:

@@ -341,6 +341,17 @@ def test_a_list_of_clips_acts_in_order(parameters):
     assert len(reports) == 2
 
 
+def test_an_attached_list_knows_the_parameters_by_the_names_it_is_given():
+    params = {"first": nn.Parameter(torch.ones(2)), "second": nn.Parameter(torch.ones(3))}
+    clips = ClipList([NormClip(0.5, exclude="first"), ValueClip(0.1)])
+    optimizer = torch.optim.SGD(params.values(), lr=1.0)
+    clips.attach(optimizer, params.items())
+    for p in params.values():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert [report.names for report in clips.report] == [("second",), ("first", "second")]
+
+
 def test_what_counts_as_a_clip():
     clip = NormClip(2.0)
     assert as_clip(clip) is clip

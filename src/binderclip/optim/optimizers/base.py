@@ -269,12 +269,11 @@ class GuardedOptimizer(Optimizer):
                     self.state[param][key] = saved[key].to(param.device, copy=True)
 
 
-def reading_of(stat: Float[Tensor, "blocks"], grads: Sequence[Tensor] = (), finite: Tensor | None = None) -> Reading:
+def reading_of(stat: Float[Tensor, "blocks"], finite: Tensor | None = None) -> Reading:
     """A threshold rule's view of internal vectors, whose memory the optimizer itself keeps in the order of the blocks.
 
     Args:
         stat: one number per block.
-        grads: the vectors.
         finite: whether this step may enter a memory; default whether `stat` is finite.
     """
 
@@ -283,7 +282,7 @@ def reading_of(stat: Float[Tensor, "blocks"], grads: Sequence[Tensor] = (), fini
 
     places = torch.arange(len(stat), device=stat.device)
     usable = stat.isfinite().all() if finite is None else finite
-    return Reading(stat, places, len(stat), combine(stat, 2.0)[0], usable, weights, list(grads))
+    return Reading(stat, places, len(stat), combine(stat, 2.0)[0], usable, weights)
 
 
 def on_devices(values: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
