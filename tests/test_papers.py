@@ -19,7 +19,7 @@ from binderclip.studies.harness.registration import has_history, introduced, is_
 ROOT = Path(__file__).resolve().parents[1]
 DONE = papers(status="done")
 VERBS = {"explain": "--method", "segment": "--preset", "train": "--clip", "anomaly": "--method"}
-ROOMS = {"anomaly": "segment.anomaly"}
+ROOMS = {"anomaly": "segment.anomaly", "train": "optim"}
 
 
 def resolved(name: str) -> object:
