@@ -81,6 +81,8 @@ def test_the_decay_of_a_shorter_run() -> None:
     assert scaled_ema_decay(31_250) == 0.999
     assert scaled_ema_decay(125) == pytest.approx(1 - 0.0002 * 250)
     assert scaled_ema_decay(10) == 0.9
+    # half the reference's steps, twice what it forgets at each
+    assert scaled_ema_decay(500, decay=0.98, reference=1000) == pytest.approx(0.96)
     with pytest.raises(UsageError, match="at least 1, got 0"):
         scaled_ema_decay(0)
     with pytest.raises(UsageError, match=r"decay must lie in \[0, 1\), such as 0.9998, got 1"):

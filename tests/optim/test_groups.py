@@ -145,6 +145,13 @@ def test_no_decay_is_one_rate_and_frozen_parameters_are_in_no_group(clip_model):
     assert sorted([*names, "conv1.weight"]) == sorted(name for name, _ in clip_model.visual.named_parameters())
 
 
+def test_parameters_named_frozen_are_in_no_group(clip_model):
+    groups = layerwise_lr_groups(clip_model.visual, 0.3, freeze=["conv1.*", "*.bias"])
+    names = {name for group in groups for name in group["names"]}
+    every = {name for name, _ in clip_model.visual.named_parameters()}
+    assert every - names == {name for name in every if name.startswith("conv1.") or name.endswith(".bias")}
+
+
 def test_the_convolutions_of_a_hybrid_all_lie_below_its_blocks():
     class Hybrid(nn.Module):
         def __init__(self):

@@ -110,6 +110,21 @@ def test_the_rate_of_conflict_is_the_mean_over_steps() -> None:
     assert float(rule.conflict_rate) == 0.5
 
 
+def test_any_loss_can_be_the_reference_and_all_others_are_the_task() -> None:
+    w = torch.zeros(2, requires_grad=True)
+
+    def losses() -> dict[str, Tensor]:
+        return {"first": w[0] - w[1], "general": -w[1], "known": w[1]}
+
+    ProjectConflicting(reference="known")(losses, [w])
+    # the task's (1, -2) without its part against (0, 1)
+    assert w.grad.tolist() == [1.0, 0.0]
+    w.grad = None
+    ProjectConflicting()(losses, [w])
+    # the task's (1, 0) does not conflict with (0, -1)
+    assert w.grad.tolist() == [1.0, 0.0]
+
+
 def test_the_reference_must_be_among_the_losses() -> None:
     w = torch.zeros(1, requires_grad=True)
     with pytest.raises(UsageError, match="needs a loss 'general' and another, got task"):

@@ -50,6 +50,20 @@ def test_one_client_and_one_epoch_is_dp_sgd():
     assert federated.epsilon(1e-5) == plain.ledger.epsilon(1e-5) == Ledger([(sigma, 0.25, 8)]).epsilon(1e-5)
 
 
+def test_a_local_optimizer_of_ones_own_takes_the_steps_and_microbatches_change_nothing():
+    parts, c = clients(8, 24), 0.6
+    common = {"rule": c, "noise_multiplier": 0.0, "batch_size": 8, "seed": 2}
+    plain, own, small = net(), net(), net()
+    FederatedAverage(plain, losses, parts, lr=0.4, **common).round()
+    FederatedAverage(own, losses, parts, optimizer=lambda p: torch.optim.SGD(p, lr=0.2), **common).round()
+    FederatedAverage(small, losses, parts, lr=0.4, microbatch=1, **common).round()
+    half = FederatedAverage(net(), losses, parts, lr=0.2, **common)
+    half.round()
+    assert torch.equal(weights(own), weights(half.model))
+    assert not torch.allclose(weights(own), weights(plain))
+    torch.testing.assert_close(weights(small), weights(plain))
+
+
 def test_without_noise_a_round_is_the_weighted_mean_of_hand_written_clipped_sgd():
     parts, lr, c = clients(8, 24), 0.4, 0.6
     federated = FederatedAverage(

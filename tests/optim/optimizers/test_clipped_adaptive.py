@@ -97,6 +97,26 @@ def test_coordinate_adagrad_against_a_loop(granularity, delayed):
     same(ours, params, rtol=1e-12)
 
 
+@pytest.mark.parametrize("corrected", [True, False])
+def test_adam_with_and_without_the_correction_against_torch(corrected):
+    """Uncorrected moments are what torch's Adam keeps; its own step divides them by their weights."""
+    ours, _ = run(lambda p: ClippedAdam(p, 0.01, clip=INF, delayed=False, eps=1e-12, bias_correction=corrected))
+    if corrected:
+        theirs, _ = run(lambda p: torch.optim.Adam(p, 0.01, eps=1e-12))
+        same(ours, theirs, rtol=1e-9)
+        return
+    params = weights()
+    adam, expected = torch.optim.Adam(params, 0.0), [p.detach().clone() for p in params]
+    for step in range(6):
+        for param, grad in zip(params, gradients(step), strict=True):
+            param.grad = grad
+        adam.step()
+        for param, moved in zip(params, expected, strict=True):
+            state = adam.state[param]
+            moved -= 0.01 * state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 1e-12)
+    same(ours, expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("form", ["coordinate", "norm"])
 @pytest.mark.parametrize("delayed", ["accumulator", True])
 def test_by_default_the_first_step_is_the_clipped_gradient_times_the_rate(form, delayed):

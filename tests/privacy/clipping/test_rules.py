@@ -41,6 +41,11 @@ def test_a_shared_out_norm_keeps_the_flat_sensitivity() -> None:
     assert rule.sensitivity == pytest.approx(2.0)
     with pytest.raises(UsageError, match="2 values for 3"):
         GroupClip.per_tensor(["a", "b", "c"], [1.0, 2.0])
+    # the same noise for all, sigma C; or each by its own norm 1, of which there are four
+    assert rule.noise_stds(1.5) == pytest.approx((3.0,) * 4)
+    own = GroupClip.per_tensor(["a", "b", "c", "d"], 2.0, noise_scaling="per_group")
+    assert own.noise_stds(1.5) == pytest.approx((1.5,) * 4)
+    assert own.multiplier(1.5) == pytest.approx(0.75)
 
 
 def test_the_quantile_rule_pays_for_its_count_by_more_noise() -> None:
@@ -55,6 +60,14 @@ def test_the_quantile_rule_pays_for_its_count_by_more_noise() -> None:
     assert float(count.value(batch)) == pytest.approx(3 - 2.5)
     rule.update({"unclipped": count.value(batch)}, 5.0)
     assert rule.clip_norms[0] == pytest.approx(math.exp(-0.2 * (0.6 - 0.5)))
+
+
+@pytest.mark.parametrize(("unclipped", "expected"), [(4.0, 2 * math.exp(-0.5 * 0.3)), (-5.0, 2.4), (5e3, 1.5)])
+def test_the_quantile_rule_moves_at_its_rate_between_its_bounds(unclipped: float, expected: float) -> None:
+    bounds = {"min_clipbound": 1.5, "max_clipbound": 2.4}
+    rule = AdaptiveClip(2.0, target_unclipped_quantile=0.6, clipbound_learning_rate=0.5, **bounds)
+    rule.update({"unclipped": torch.tensor(unclipped)}, 10.0)  # centred: a share of .9, 0 and above 1
+    assert rule.clip_norms[0] == pytest.approx(expected)
 
 
 def test_the_quantile_rule_finds_the_quantile() -> None:
