@@ -1,4 +1,4 @@
-"""Losses with a known gradient bound (p011, arXiv 2305.16202): torch's own losses, closed forms, bounds that are met."""
+"""Losses with a known gradient bound (p011, arXiv 2305.16202): torch's own, closed forms, bounds that are met."""
 
 from __future__ import annotations
 
