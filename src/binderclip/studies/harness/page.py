@@ -11,6 +11,10 @@ from binderclip.studies.harness.report import cell, read
 from binderclip.studies.harness.study import Result
 
 VERDICTS = ("holds", "weak", "inconclusive", "contradicted here", "untestable here")
+LAST_BLOCK = (
+    "p018", "p029", "p033", "p085", "p105", "p112", "p132", "p146", "p148", "p163", "p164", "p170", "p172",
+)  # fmt: skip
+"""Studies that read the attention of the last block of `small`."""
 
 
 def checkout() -> Path | None:
@@ -57,10 +61,7 @@ def papers_page(results: dict[str, Result]) -> str:
         "measured and is not there. Effects count in favour of the criterion named; n counts seeds, or items where the "
         "study says so.",
         "",
-        "All rows but p004, p092 and p155 were measured before the bundled `small` was trained again so that its last "
-        "block attends. Those that use it say what the version before gave and are to be measured again, above all "
-        "those that read its attention (p018, p029, p033, p085, p105, p112, p132, p146, p148, p163, p164, p170, p172).",
-        "",
+        *([said, ""] if (said := _older(results)) else []),
         "## All",
         "",
         "| paper | family | verdict | effect with its 95 % interval | figure | minutes | use |",
@@ -68,6 +69,25 @@ def papers_page(results: dict[str, Result]) -> str:
     ]
     lines += [_row(entry, results.get(entry.id)) for entry in every]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _older(results: dict[str, Result]) -> str:
+    """Which rows are older than the registered criteria; empty where none is."""
+    new = [identifier for identifier, result in results.items() if result.criteria]
+    old = [identifier for identifier in results if identifier not in new]
+    if not old:
+        return ""
+    attending = [identifier for identifier in LAST_BLOCK if identifier in old]
+    above_all = f", above all those that read its attention ({', '.join(attending)})" if attending else ""
+    but = f"All rows but {_listed(new)}" if new else "All rows"
+    return (
+        f"{but} were measured before the bundled `small` was trained again so that its last block attends. Those that "
+        f"use it say what the version before gave and are to be measured again{above_all}."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 def _title(entry: Paper) -> str:
