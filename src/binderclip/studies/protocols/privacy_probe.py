@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +24,8 @@ from binderclip.privacy import (
 
 DELTA, RATE, STEPS = 1e-5, 0.1, 200
 LEARNING = (0.1, 0.3, 1.0, 3.0, 10.0)
-"""Learning rates as multiples of one over the clip norm; the best one counts, for every method alike."""
-TRAIN = 1400
+"""Learning rates as multiples of one over the clip norm; the one that is best on the validation rows counts."""
+TRAIN, VALIDATION = 1200, 200
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,23 @@ class Split:
 
     train: Float[Tensor, "N d"]
     labels: Int[Tensor, "N"]
+    validation: Float[Tensor, "V d"]
+    validation_labels: Int[Tensor, "V"]
     test: Float[Tensor, "M d"]
     test_labels: Int[Tensor, "M"]
 
-    def accuracy(self, run: HeadRun) -> float:
-        """On the test rows."""
-        best = (self.test @ run.weight.T + run.bias).argmax(1)
-        return float((best == self.test_labels).double().mean())
+    def accuracies(self, run: HeadRun) -> Accuracies:
+        """Of one run."""
+        parts = ((self.validation, self.validation_labels), (self.test, self.test_labels))
+        right = [(features @ run.weight.T + run.bias).argmax(1) == labels for features, labels in parts]
+        return Accuracies(*(float(part.double().mean()) for part in right))
+
+
+class Accuracies(NamedTuple):
+    """Of one run: on the rows that settings are chosen by, and on the test rows."""
+
+    validation: float
+    test: float
 
 
 @lru_cache(maxsize=1)
@@ -50,7 +61,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def digits(seed: int, kind: str = "unit rows") -> Split:
-    """scikit-learn's digits, 1,400 for training.
+    """scikit-learn's digits: 1,200 to train on, 200 to choose settings by, 397 to test.
 
     Args:
         seed: of the split.
@@ -63,7 +74,8 @@ def digits(seed: int, kind: str = "unit rows") -> Split:
     if kind == "scaled rows":
         features = features * torch.empty(len(x), 1).uniform_(-1, 1, generator=generator).exp()
     labels = torch.from_numpy(y).long()[order]
-    return Split(features[:TRAIN], labels[:TRAIN], features[TRAIN:], labels[TRAIN:])
+    rows = (slice(TRAIN), slice(TRAIN, TRAIN + VALIDATION), slice(TRAIN + VALIDATION, None))
+    return Split(*(part for chosen in rows for part in (features[chosen], labels[chosen])))
 
 
 @lru_cache(maxsize=32)
@@ -98,16 +110,22 @@ def best_accuracy(
     C2: float | None = None,
     seed: int = 0,
     learning: Iterable[float] = LEARNING,
-) -> float:
-    """The best test accuracy over learning rates a / scale.
+) -> Accuracies:
+    """The accuracies at the learning rate a / scale that is best on the validation rows.
 
     Args:
         data, epsilon, C2, seed: as for `run_head`. make: a fresh rule for each run. scale: usually the clip norm.
         learning: the a's.
     """
-    return max(data.accuracy(run_head(data, make(), epsilon, a / scale, C2=C2, seed=seed)) for a in learning)
+    runs = (data.accuracies(run_head(data, make(), epsilon, a / scale, C2=C2, seed=seed)) for a in learning)
+    return chosen(runs)
 
 
-def best_flat(data: Split, norm: float, epsilon: float, *, C2: float | None = None, seed: int = 0) -> float:
-    """The best accuracy of flat clipping to `norm`, with DiceSGD's feedback where `C2` is given."""
+def chosen(runs: Iterable[Accuracies]) -> Accuracies:
+    """The run that is best on the validation rows; the first of several."""
+    return max(runs, key=lambda run: run.validation)
+
+
+def best_flat(data: Split, norm: float, epsilon: float, *, C2: float | None = None, seed: int = 0) -> Accuracies:
+    """The same for flat clipping to `norm`, with DiceSGD's feedback where `C2` is given."""
     return best_accuracy(data, lambda: FlatClip(norm), epsilon, norm, C2=C2, seed=seed)
