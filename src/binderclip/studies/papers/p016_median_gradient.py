@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from binderclip.optim import MedianMomentum, SampleMedianSGD
 from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.power import Estimate
-from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.power import Estimate, Pilot
+from binderclip.studies.harness.quantities import value_of
+from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DIMENSION, STEPS, RATE, TAIL = 20, 5000, 0.01, 1.2
-SEEDS = tuple(range(20))
+SEEDS, PILOT = tuple(range(100, 200)), tuple(range(20))
 # heavy-ball momentum is the rule for the mean with beta = 1 / (1 + tau)
 ESTIMATORS: dict[str, Callable[[list[Tensor]], MedianMomentum]] = {
     "momentum 0.9": lambda p: MedianMomentum(p, RATE, "mean", tau=1 / 0.9 - 1),
@@ -30,7 +30,8 @@ ESTIMATORS: dict[str, Callable[[list[Tensor]], MedianMomentum]] = {
     "l1": lambda p: MedianMomentum(p, RATE, "l1", tau=0.3),
     "huber": lambda p: MedianMomentum(p, RATE, "huber", tau=0.2, mu=0.5),
 }
-MEDIANS = ("l2", "l1", "huber")
+MEDIANS, CLIPPED = ("l2", "l1", "huber"), "momentum 0.9 of gradients clipped to norm 1"
+METHODS = (*ESTIMATORS, CLIPPED)
 SAMPLES, WILD, BATCH_STEPS, BATCH_RATE = 20, 2, 200, 0.02
 LENGTH, ACTIVE = "distance from the minimum", "share of steps with an active bound"
 FIRST = "norm of the first gradient, where the estimate starts"
@@ -56,12 +57,15 @@ def descend(method: str, seeds: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray
     """
     noise = torch.from_numpy(np.stack([student(seed) for seed in seeds], axis=1))
     params = [nn.Parameter(torch.ones(DIMENSION, dtype=torch.float64)) for _ in seeds]
-    optimizer = ESTIMATORS[method](list(params))
+    clipped = method == CLIPPED
+    optimizer = ESTIMATORS["momentum 0.9" if clipped else method](list(params))
     path = []
     for step in range(STEPS):
         weights = torch.stack([param.detach() for param in params])
         lengths = weights.norm(dim=1, keepdim=True)
         grads = weights + 0.5 * (1 + lengths) / DIMENSION**0.5 * noise[step]
+        if clipped:
+            grads = grads / grads.norm(dim=1, keepdim=True).clamp(min=1)
         for param, grad in zip(params, grads.unbind(), strict=True):
             param.grad = grad
         optimizer.step()
@@ -91,21 +95,20 @@ def measure(seed: int) -> list[Row]:
     """Final distances of one seed."""
     seeds = SEEDS if seed in SEEDS else (seed,)
     rows = []
-    with one_thread():
-        for method in ESTIMATORS:
-            ends, active, _ = descend(method, seeds)
-            rows.append(Row(LENGTH, method, float(ends[seeds.index(seed)])))
+    for method in METHODS:
+        ends, active, _ = descend(method, seeds)
+        rows.append(Row(LENGTH, method, float(ends[seeds.index(seed)])))
+        if method != CLIPPED:
             rows.append(Row(ACTIVE, method, float(active[seeds.index(seed)])))
-        rows.append(Row(FIRST, "all", first_norm(seed)))
-        rows += [Row(ACROSS, name, across_samples(name, seed)) for name in ("mean", "l2", "l1")]
-    return rows
+    rows.append(Row(FIRST, "all", first_norm(seed)))
+    return rows + [Row(ACROSS, name, across_samples(name, seed)) for name in ("mean", "l2", "l1")]
 
 
-def _tail(method: str) -> Callable[[Table], Estimate]:
-    """Logarithm of momentum's 90 % quantile over the method's, by the bootstrap over seeds."""
+def _tail(method: str, other: str) -> Callable[[Table], Estimate]:
+    """Logarithm of the other's 90 % quantile over the method's, by the bootstrap over seeds."""
 
     def estimate(table: Table) -> Estimate:
-        ours, theirs = (table.values(LENGTH, name) for name in (method, "momentum 0.9"))
+        ours, theirs = (table.values(LENGTH, name) for name in (method, other))
         drawn = np.random.default_rng(0).integers(0, len(ours), (10_000, len(ours)))
         found = np.log(np.quantile(theirs[drawn], 0.9, axis=1) / np.quantile(ours[drawn], 0.9, axis=1))
         low, high = np.quantile(found, [0.025, 0.975])
@@ -115,17 +118,10 @@ def _tail(method: str) -> Callable[[Table], Estimate]:
     return estimate
 
 
-def _samples(table: Table) -> tuple[bool, str]:
-    mean = table.values(ACROSS, "mean")
-    medians = {name: table.values(ACROSS, name) for name in ("l2", "l1")}
-    listed = ", ".join(f"{name} {np.median(value):.3g}" for name, value in medians.items())
-    return all((value < mean).all() for value in medians.values()), f"medians: mean {np.median(mean):.3g}, {listed}"
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Paths of the median run and of the 90 % quantile, and the comparison across samples."""
     left, middle, right = figure.subplots(1, 3)
-    for number, method in enumerate(ESTIMATORS):
+    for number, method in enumerate(METHODS):
         path = descend(method, SEEDS)[2]
         steps = 50 * np.arange(len(path))
         left.plot(steps, np.median(path, axis=1), label=method, color=f"C{number}", lw=1)
@@ -134,10 +130,10 @@ def draw(table: Table, figure: Figure) -> None:
         )
     left.set(yscale="log", xlabel="step", ylabel="||w||", title="Median and 90 % quantile")
     left.legend(fontsize=8)
-    names = list(ESTIMATORS)
+    names = list(METHODS)
     middle.boxplot([table.values(LENGTH, name) for name in names])
-    middle.set_xticks(range(1, len(names) + 1), names, fontsize=8)
-    middle.set(yscale="log", ylabel="||w|| at the end", title="20 runs")
+    middle.set_xticks(range(1, len(names) + 1), [*ESTIMATORS, "clipped\nmomentum"], fontsize=7)
+    middle.set(yscale="log", ylabel="||w|| at the end", title=f"{len(SEEDS)} runs")
     across = ["mean", "l2", "l1"]
     right.boxplot([table.values(ACROSS, name) for name in across])
     right.set_xticks([1, 2, 3], ["mean", "geometric\nmedian", "coordinate\nmedian"], fontsize=8)
@@ -152,8 +148,9 @@ STUDY = Study(
     protocol="f(w) = ||w||^2 / 2 in 20 dimensions from w = (1, ..., 1), noise .5 (1 + ||w||) / sqrt(20) times "
     "Student's t with 1.2 degrees of freedom in every coordinate, 5,000 steps at .01: l2 and l1 with tau = .3, Huber "
     "with tau = .2 and mu = .5. Across samples: 20 gradients with Gaussian noise a step, two of them times -50, 200 "
-    "steps at .02.",
-    baseline="Heavy-ball momentum of .9; the mean of the batch's gradients.",
+    "steps at .02. The spreads are those of the first measurement, of 20 runs.",
+    baseline="Heavy-ball momentum of .9; the mean of the batch's gradients. The cheap rival clips each gradient to "
+    "norm 1 before the momentum; 1 was not tuned.",
     lower_bound="The start: a distance of 4.47.",
     upper_bound="0, the minimum.",
     measure=measure,
@@ -161,17 +158,35 @@ STUDY = Study(
         *(
             Criterion.estimated(
                 f"{method}: the 90 % quantile is at least 10 times below momentum's (logarithm of the ratio)",
-                _tail(method),
+                _tail(method, "momentum 0.9"),
                 margin=math.log(10),
+                expected=math.log(360),
                 over="seeds",
+                pilot=Pilot(spread, PILOT),
                 essential=True,
             )
-            for method in MEDIANS
+            for method, spread in zip(MEDIANS, (1.84, 1.81, 10.0), strict=True)
         ),
-        Criterion("both sample medians end nearer than the sample mean in every run", _samples),
+        *(
+            Criterion.at_least(
+                f"across samples, the {name} median ends nearer than the mean (logarithm of the ratio)",
+                value_of(ACROSS, "mean").log_over(value_of(ACROSS, name)),
+                0.0,
+                expected=math.log(10),
+                pilot=Pilot(spread, PILOT),
+                essential=True,
+            )
+            for name, spread in (("l2", 0.106), ("l1", 0.105))
+        ),
+    ),
+    rival=Criterion.estimated(
+        "l2's 90 % quantile is below that of momentum on gradients clipped to norm 1 (logarithm of the ratio)",
+        _tail("l2", CLIPPED),
+        over="seeds",
     ),
     draw=draw,
     seeds=SEEDS,
-    remeasure=FIRST_RULES,
+    one_thread=True,
+    registered="b1f0dcc27b26",
     stand_in=("a quadratic with made-up noise instead of language models",),
 )
