@@ -24,10 +24,10 @@ from binderclip.privacy import (
     noise_multiplier_for,
 )
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +39,7 @@ CONSTANTS = (0.2, 1.0, 5.0)
 """Clip norm of each of the two layers; controllers start from the middle one."""
 ORDERS = (*(float(order) for order in range(2, 25)), 28.0, 32.0, 40.0, 48.0, 63.0)
 BASELINES = tuple(f"constant C = {c:g}" for c in CONSTANTS)
+PILOT = (0, 1, 2)
 METHODS = (*BASELINES, "linear schedule", "random actions", "RLDP")
 
 
@@ -116,14 +117,13 @@ def _controller(
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
     rows = []
-    with one_thread():
-        for epsilon in EPSILONS:
-            for method in METHODS:
-                right, spent, sigmas = train(method, epsilon, seed)
-                setting = f"epsilon {epsilon:g}"
-                rows += [Row("accuracy", method, right, setting), Row("epsilon spent", method, spent, setting)]
-                if sigmas:
-                    rows += [Row("last sigma / first", method, sigmas[-1] / sigmas[0], setting)]
+    for epsilon in EPSILONS:
+        for method in METHODS:
+            right, spent, sigmas = train(method, epsilon, seed)
+            setting = f"epsilon {epsilon:g}"
+            rows += [Row("accuracy", method, right, setting), Row("epsilon spent", method, spent, setting)]
+            if sigmas:
+                rows += [Row("last sigma / first", method, sigmas[-1] / sigmas[0], setting)]
     return rows
 
 
@@ -166,7 +166,7 @@ STUDY = Study(
     protocol="scikit-learn's digits (1,100 private, 300 public, 397 test pictures), a 64-32-10 network whose two "
     "layers are the clip groups, Poisson rate 0.1, 240 steps of Adam (lr 0.005), an action every 4 steps, delta 1e-5 "
     "by RDP with whole orders. Constants 0.2, 1 and 5; the controllers and the linear schedule start around 1. "
-    "Accuracies are compared as means over both budgets.",
+    "Accuracies are compared as means over both budgets. The spreads are those of the first measurement.",
     baseline="Three constants, a linear clip schedule, and random actions under the same projection onto the budget.",
     lower_bound="Guessing: 0.10.",
     upper_bound="",
@@ -176,20 +176,31 @@ STUDY = Study(
             "RLDP is more accurate than random actions, over both budgets",
             value_of("accuracy", "RLDP", *PLACES),
             value_of("accuracy", "random actions", *PLACES),
+            expected=0.015,
+            pilot=Pilot(0.0143, PILOT),
             essential=True,
         ),
         Criterion.paired(
             "RLDP is more accurate than the median constant, over both budgets",
             value_of("accuracy", "RLDP", *PLACES),
             combined("median", *(value_of("accuracy", name, *PLACES) for name in BASELINES)),
+            expected=0.01,
+            pilot=Pilot(0.0063, PILOT),
             essential=True,
         ),
         Criterion.exact(
             "no run spends more than its budget", _within_budget, why="a bound of the accountant", essential=True
         ),
     ),
+    rival=Criterion.paired(
+        f"RLDP is more accurate than the constant {CONSTANTS[1]:g}, over both budgets",
+        value_of("accuracy", "RLDP", *PLACES),
+        value_of("accuracy", BASELINES[1], *PLACES),
+    ),
     draw=draw,
-    remeasure=FIRST_RULES,
+    seeds=tuple(range(10, 30)),
+    one_thread=True,
+    registered="c74b8e24aa20",
     stand_in=(
         "a small network on 8 x 8 digits instead of LoRA adapters of a language model or a head on clip art features",
         "240 steps and 60 actions instead of 1,500 and more",
