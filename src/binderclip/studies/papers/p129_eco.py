@@ -9,10 +9,10 @@ import numpy as np
 from binderclip.adapt import ECO, PromptLearning, ZeroShotClassifier
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.panels import lines
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.power import Pilot
+from binderclip.studies.harness.quantities import Quantity, combined, value_of
+from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.few_shot_sets import few_shot_set
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ SETS = ("OpenMoji subgroups", "Fashion-MNIST")
 EMOJI = (
     "flag", "clock", "heart", "building", "land vehicle", "mammal", "meal", "tool", "weather", "worker"
 )  # fmt: skip
+ENSEMBLES = ("2 x 4", "4 x 2")
+PILOT = (0, 1, 2)
 SEPARATE = "4 x 2, trained apart"
 HAND = "hand template"
 NEW = "accuracy, classes without pictures"
@@ -32,8 +34,7 @@ NEW = "accuracy, classes without pictures"
 
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
-    with one_thread():
-        return [row for name in SETS for row in _measure_set(name, seed)] + _new_classes(seed)
+    return [row for name in SETS for row in _measure_set(name, seed)] + _new_classes(seed)
 
 
 def _measure_set(name: str, seed: int) -> list[Row]:
@@ -89,12 +90,6 @@ def _new_classes(seed: int) -> list[Row]:
     return rows
 
 
-def _transfers(table: Table) -> tuple[bool, str]:
-    means = {method: table.mean(NEW, method) for method in (HAND, *SHAPES)}
-    one, two, four = (means[method] for method in SHAPES)
-    return max(two, four) >= one, ", ".join(f"{method} {value:.3f}" for method, value in means.items())
-
-
 def _setting(name: str, shots: int) -> str:
     return f"{name}, {shots} shot{'s' * (shots > 1)}"
 
@@ -107,22 +102,9 @@ def _mean(table: Table, method: str, metric: str = "accuracy", shots: int | None
     return float(np.mean([table.mean(metric, method, setting) for setting in _settings(shots)]))
 
 
-def _wins(table: Table) -> tuple[bool, str]:
-    better = {
-        method: sum(table.mean("accuracy", method, s) > table.mean("accuracy", "1 x 8 (CoOp)", s) for s in _settings())
-        for method in ("2 x 4", "4 x 2")
-    }
-    return max(better.values()) > len(_settings()) / 2, ", ".join(f"{m} in {n} of 6" for m, n in better.items())
-
-
-def _together(table: Table) -> tuple[bool, str]:
-    joint, apart = (_mean(table, method, shots=4) for method in ("4 x 2", SEPARATE))
-    return joint >= apart, f"at 4 shots together {joint:.3f}, apart {apart:.3f}"
-
-
-def _better_than_parts(table: Table) -> tuple[bool, str]:
-    whole, parts = _mean(table, "4 x 2"), _mean(table, "4 x 2", "mean accuracy of its single contexts")
-    return whole > parts, f"ensemble {whole:.3f}, a context by itself {parts:.3f}"
+def _gain(setting: str) -> Quantity:
+    both = combined("mean", *(value_of("accuracy", name, setting) for name in ENSEMBLES))
+    return both - value_of("accuracy", "1 x 8 (CoOp)", setting)
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -151,25 +133,50 @@ STUDY = Study(
     "1, 4 and 16 shots; 8 learned vectors as 1 x 8, 2 x 4 and 4 x 2, drawn at random, SGD with the paper's constants "
     "for 40 epochs (16 at 16 shots, to stay in the time). At 4 shots also four contexts trained each for itself; and "
     "base to new: learned on a random half of the subgroups, read on the other half (added after the rest was "
-    "measured once).",
+    "measured once). A run that collapses moves a mean by ten points, as one of CoOp did in the first measurement, "
+    "whose spreads these are: so the median over sets and shots decides.",
     baseline="One context of 8 vectors (CoOp); the hand template; contexts trained apart.",
     lower_bound="Guessing: 0.10.",
     upper_bound="",
     measure=measure,
     criteria=(
         Criterion.paired(
-            "2 x 4 and 4 x 2, on average, beat 1 x 8 over sets and shots",
-            combined("mean", *(value_of("accuracy", name, *_settings()) for name in ("2 x 4", "4 x 2"))),
-            value_of("accuracy", "1 x 8 (CoOp)", *_settings()),
+            "2 x 4 and 4 x 2, on average, beat 1 x 8, median over sets and shots",
+            combined("median", *(_gain(setting) for setting in _settings())),
+            0.0,
+            expected=0.045,
+            pilot=Pilot(0.064, PILOT),
             essential=True,
         ),
-        Criterion("one of them does so in more than half of the settings", _wins),
-        Criterion("four contexts trained together are at least as good as trained apart", _together),
-        Criterion("on classes without pictures 2 x 4 or 4 x 2 is at least 1 x 8", _transfers),
-        Criterion("the ensemble is better than its contexts are one by one", _better_than_parts),
+        Criterion.paired(
+            "the same, mean over sets and shots", combined("mean", *(_gain(setting) for setting in _settings())), 0.0
+        ),
+        Criterion.paired(
+            "at 4 shots four contexts trained together beat four trained apart",
+            value_of("accuracy", "4 x 2", *_settings(4)),
+            value_of("accuracy", SEPARATE, *_settings(4)),
+        ),
+        Criterion.paired(
+            "on classes without pictures they are at most two points below 1 x 8",
+            combined("mean", value_of(NEW, "2 x 4"), value_of(NEW, "4 x 2")),
+            value_of(NEW, "1 x 8 (CoOp)"),
+            margin=-0.02,
+        ),
+        Criterion.paired(
+            "the ensemble is better than its contexts are one by one",
+            value_of("accuracy", "4 x 2", *_settings()),
+            value_of("mean accuracy of its single contexts", "4 x 2", *_settings()),
+        ),
+    ),
+    rival=Criterion.paired(
+        "they beat the hand template, mean over sets and shots",
+        combined("mean", *(value_of("accuracy", name, *_settings()) for name in ENSEMBLES)),
+        value_of("accuracy", HAND, *_settings()),
     ),
     draw=draw,
-    remeasure=FIRST_RULES,
+    seeds=tuple(range(10, 30)),
+    one_thread=True,
+    registered="3f525a8b2cf8",
     stand_in=(
         "`small` instead of CLIP ViT-B/16",
         "OpenMoji subgroups and Fashion-MNIST instead of eleven photograph sets",

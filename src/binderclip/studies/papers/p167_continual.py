@@ -18,10 +18,10 @@ from binderclip.evaluate import ContinualMetrics, Task, run_stream
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.features import dataset_features
 from binderclip.studies.harness.panels import lines
+from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.few_shot_sets import few_shot_set
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ PROMPTS = {
     "a bad photo": "a bad photo of a {}.",
     "80 templates": "imagenet-80",
 }
+AVERAGE = "average incremental accuracy"
+PILOT = (0, 1, 2, 3, 4)
 LEARNERS = ("zero-shot", "sequential head", "replay, 5 a class", "class means", "joint training")
 
 
@@ -147,31 +149,30 @@ def measure(seed: int) -> list[Row]:
 
     clip = load("small")
     rows = []
-    with one_thread():
-        for name, increment in SETS.items():
-            x, y = _features(name)
-            tasks = _tasks(x, y, increment, seed)
-            bank = clip.text_bank(np.unique(y).tolist(), PROMPT)
-            learners = (
-                ContinualZeroShot(bank),
-                LinearLearner(seed=seed),
-                LinearLearner(replay=5, seed=seed),
-                ClassMeans(),
-                LinearLearner(joint=True, seed=seed),
-            )
-            for method, learner in zip(LEARNERS, learners, strict=True):
-                rows += _figures(run_stream(learner, tasks), method, name)
-            rows.append(Row("drift of old tasks among their own names", "zero-shot", _drift(bank, tasks), name))
-            for prompt, template in PROMPTS.items():
-                texts = clip.text_bank(np.unique(y).tolist(), template)
-                value = run_stream(ContinualZeroShot(texts), tasks).average
-                rows.append(Row("average accuracy by prompt", prompt, value, name))
+    for name, increment in SETS.items():
+        x, y = _features(name)
+        tasks = _tasks(x, y, increment, seed)
+        bank = clip.text_bank(np.unique(y).tolist(), PROMPT)
+        learners = (
+            ContinualZeroShot(bank),
+            LinearLearner(seed=seed),
+            LinearLearner(replay=5, seed=seed),
+            ClassMeans(),
+            LinearLearner(joint=True, seed=seed),
+        )
+        for method, learner in zip(LEARNERS, learners, strict=True):
+            rows += _figures(run_stream(learner, tasks), method, name)
+        rows.append(Row("drift of old tasks among their own names", "zero-shot", _drift(bank, tasks), name))
+        for prompt, template in PROMPTS.items():
+            texts = clip.text_bank(np.unique(y).tolist(), template)
+            value = run_stream(ContinualZeroShot(texts), tasks).average
+            rows.append(Row("average accuracy by prompt", prompt, value, name))
     return rows
 
 
 def _figures(metrics: ContinualMetrics, method: str, name: str) -> list[Row]:
     rows = [
-        Row("average incremental accuracy", method, metrics.average, name),
+        Row(AVERAGE, method, metrics.average, name),
         Row("last accuracy", method, metrics.last, name),
         Row("forgetting", method, metrics.forgetting, name),
         Row("backward transfer", method, metrics.backward_transfer, name),
@@ -193,20 +194,9 @@ def _drift(bank: Any, tasks: list[Task]) -> float:
     return max(values) - min(values)
 
 
-def _forgets_little(table: Table) -> tuple[bool, str]:
-    values = [table.mean("forgetting", "zero-shot", s) for s in SETS]
-    return max(values) < 0.1, "forgetting " + ", ".join(f"{v:.3f}" for v in values)
-
-
 def _names_alone(table: Table) -> tuple[bool, str]:
     drift = max(float(table.values("drift of old tasks among their own names", "zero-shot", s).max()) for s in SETS)
     return drift == 0, f"largest drift {drift:g}"
-
-
-def _best_without_pictures(table: Table) -> tuple[bool, str]:
-    metric = "average incremental accuracy"
-    gaps = {s: table.mean(metric, "zero-shot", s) - table.mean(metric, "class means", s) for s in SETS}
-    return min(gaps.values()) > 0, "; ".join(f"{name}: {gap:+.3f} over class means" for name, gap in gaps.items())
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -230,12 +220,13 @@ def draw(table: Table, figure: Figure) -> None:
 
 STUDY = Study(
     paper="p167",
-    claim="A frozen image-text model that only learns the names of new classes has the best average incremental "
-    "accuracy among methods without memory, and forgets little.",
+    claim="A frozen image-text model that only learns the names of new classes has a higher average "
+    "incremental accuracy than a head trained on one task after the other, and forgets nothing within a task.",
     protocol="Features of the bundled `small`: 60 emoji that it was not trained on, in up to eight icon styles, 6 "
     "tasks of 10, and ten kinds of clothing (Fashion-MNIST, 62 pictures each), 5 tasks of 2; random order "
     "of classes and half of the pictures for testing, by seed. One template, fixed beforehand. Heads take "
-    "200 steps of Adam (lr 0.01) a task; nothing was tuned; one trial run of seed 0 changed nothing.",
+    "200 steps of Adam (lr 0.01) a task; nothing was tuned; one trial run of seed 0 changed nothing. "
+    "The spreads are those of the first measurement, with the `small` of before.",
     baseline="A linear head trained on one task after the other; the same with 5 stored pictures a class; running "
     "class means.",
     lower_bound="Guessing at the end: 0.017 (emoji), 0.1 (Fashion-MNIST).",
@@ -245,24 +236,34 @@ STUDY = Study(
         *(
             Criterion.paired(
                 f"{name}: zero-shot's average accuracy is above the sequential head's",
-                value_of("average incremental accuracy", "zero-shot", name),
-                value_of("average incremental accuracy", "sequential head", name),
+                value_of(AVERAGE, "zero-shot", name),
+                value_of(AVERAGE, "sequential head", name),
+                expected=expected,
+                pilot=Pilot(spread, PILOT),
                 essential=True,
             )
-            for name in SETS
+            for (name, expected, spread) in zip(SETS, (0.03, 0.06), (0.0283, 0.0818), strict=True)
         ),
-        Criterion("its forgetting is below 0.10 on both sets", _forgets_little),
         Criterion.exact(
             "accuracy on an old task among its own names never changes",
             _names_alone,
             why="the classifier of a task never changes",
             essential=True,
         ),
-        Criterion("it is the best learner that stores no picture, class means included", _best_without_pictures),
+        *(
+            Criterion.below(f"{name}: its forgetting is below 0.10", value_of("forgetting", "zero-shot", name), 0.1)
+            for name in SETS
+        ),
+    ),
+    rival=Criterion.paired(
+        "zero-shot's average accuracy is above that of running class means, mean over sets",
+        value_of(AVERAGE, "zero-shot", *SETS),
+        value_of(AVERAGE, "class means", *SETS),
     ),
     draw=draw,
-    seeds=(0, 1, 2, 3, 4),
-    remeasure=FIRST_RULES,
+    seeds=tuple(range(10, 30)),
+    one_thread=True,
+    registered="406b6f8fb0e4",
     stand_in=(
         "`small` instead of CLIP ViT-B/16",
         "60 emoji and Fashion-MNIST instead of CIFAR-100, ImageNet and TinyImageNet",

@@ -8,8 +8,9 @@ import numpy as np
 
 from binderclip.adapt import APE
 from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.power import Pilot
+from binderclip.studies.harness.quantities import Quantity, value_of
+from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.few_shot_table import (
     CACHE,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COMPARED = ("zero-shot", "Tip-Adapter", "APE", "Tip-Adapter-F", "APE-T")
+RIVAL = "GDA"
+PILOT = (0, 1, 2, 3, 4)
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -52,7 +55,7 @@ def measure(seed: int) -> list[Row]:
     """The shared table's caches, then the two parts of APE, and its channels, at 16 shots."""
     rows = accuracy_rows(COMPARED, seed)
     parts = ["APE, authors' grid", "APE, gamma 0", *(_share(share) for share in SHARES)]
-    rows += accuracy_rows(parts, seed, shots=(16,), makers=OWN)
+    rows += accuracy_rows([*parts, RIVAL], seed, shots=(16,), makers=OWN)
     for name in SETS:
         for head in ("Tip-Adapter-F", "APE-T"):
             found = cell(name, head, 16, seed)
@@ -60,33 +63,6 @@ def measure(seed: int) -> list[Row]:
         for head in COMPARED[1:]:
             rows.append(Row("fit with tuning (CPU s)", head, cell(name, head, 16, seed).seconds, setting(name, 16)))
     return rows
-
-
-def _compare(table: Table, ours: str, theirs: str) -> tuple[bool, str]:
-    here = {head: mean_accuracy(table, head, 16) for head in (ours, theirs)}
-    by_set = [
-        table.mean("accuracy", ours, setting(name, 16)) - table.mean("accuracy", theirs, setting(name, 16))
-        for name in SETS
-    ]
-    spread = ", ".join(f"{name} {gap:+.3f}" for name, gap in zip(SETS, by_set, strict=True))
-    return here[ours] >= here[theirs], f"{ours} {here[ours]:.4f}, {theirs} {here[theirs]:.4f} ({spread})"
-
-
-def _tuned_beats_keys(table: Table) -> tuple[bool, str]:
-    met, text = _compare(table, "APE-T", "Tip-Adapter-F")
-    few, many = (table.mean("trained parameters", head, setting("OpenMoji", 16)) for head in ("APE-T", "Tip-Adapter-F"))
-    return met and few < many, f"{text}; OpenMoji: {few:.0f} against {many:.0f} parameters"
-
-
-def _not_all_channels(table: Table) -> tuple[bool, str]:
-    means = {share: mean_accuracy(table, _share(share), 16) for share in SHARES}
-    text = ", ".join(f"{share:.0%}: {mean:.3f}" for share, mean in means.items())
-    return means[0.5] >= means[1.0], text
-
-
-def _no_harm(table: Table) -> tuple[bool, str]:
-    gaps = {n: mean_accuracy(table, "APE", n) - mean_accuracy(table, "zero-shot", n) for n in SHOTS}
-    return min(gaps.values()) >= 0, ", ".join(f"{n}: {gap:+.3f}" for n, gap in gaps.items())
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -124,7 +100,9 @@ def draw(table: Table, figure: Figure) -> None:
     right.set_ylim(bottom=0.45)
 
 
-PLACES = tuple(setting(name, 16) for name in SETS)
+def _at_16(head: str) -> Quantity:
+    return value_of("accuracy", head, *(setting(name, 16) for name in SETS))
+
 
 STUDY = Study(
     paper="p176",
@@ -135,31 +113,42 @@ STUDY = Study(
     "beta (APE with seven gammas); half the channels; weights, learning rate and epochs (200) as the authors set them "
     "for their ten-class set; the trained caches keep the epoch that is best on validation, as theirs do. The grid's "
     "range was chosen in trials on seeds 100 and 101, which are not used here. A first run of this study kept the last "
-    "epoch (APE-T 0.689, Tip-Adapter-F 0.678 at 16 shots) and its verdict was 'not shown'; the rule was fixed before.",
-    baseline="Tip-Adapter (all channels, no weights), Tip-Adapter-F, zero-shot.",
+    "epoch (APE-T 0.689, Tip-Adapter-F 0.678 at 16 shots) and its verdict was 'not shown'; the rule was fixed before. "
+    "The spreads are those of the first measurement, with the `small` of before.",
+    baseline="Tip-Adapter (all channels, no weights), Tip-Adapter-F, zero-shot; class Gaussians as the cheap rival.",
     lower_bound=GUESSING,
     upper_bound="",
     measure=measure,
     criteria=(
         Criterion.paired(
             "APE is above Tip-Adapter at 16 shots, mean over sets",
-            value_of("accuracy", "APE", *PLACES),
-            value_of("accuracy", "Tip-Adapter", *PLACES),
+            _at_16("APE"),
+            _at_16("Tip-Adapter"),
+            expected=0.012,
+            pilot=Pilot(0.0139, PILOT),
             essential=True,
         ),
         Criterion.paired(
             "APE-T is above APE at 16 shots, mean over sets",
-            value_of("accuracy", "APE-T", *PLACES),
-            value_of("accuracy", "APE", *PLACES),
+            _at_16("APE-T"),
+            _at_16("APE"),
+            expected=0.015,
+            pilot=Pilot(0.0194, PILOT),
             essential=True,
         ),
-        Criterion("APE-T is at least Tip-Adapter-F, with fewer parameters", _tuned_beats_keys),
-        Criterion("half of the channels are at least as good as all", _not_all_channels),
-        Criterion("APE is at least zero-shot at every number of shots on average", _no_harm),
+        Criterion.paired("APE-T is above Tip-Adapter-F", _at_16("APE-T"), _at_16("Tip-Adapter-F")),
+        Criterion.paired("half of the channels are better than all", _at_16(_share(0.5)), _at_16(_share(1.0))),
+        Criterion.paired(
+            "with one shot APE is above zero-shot",
+            value_of("accuracy", "APE", *(setting(name, 1) for name in SETS)),
+            value_of("accuracy", "zero-shot", *(setting(name, 1) for name in SETS)),
+        ),
     ),
+    rival=Criterion.paired("APE-T is above the closed-form Gaussians (GDA)", _at_16("APE-T"), _at_16(RIVAL)),
     draw=draw,
-    seeds=(0, 1, 2, 3, 4),
-    remeasure=FIRST_RULES,
+    seeds=tuple(range(10, 30)),
+    one_thread=True,
+    registered="ac13505fd3c9",
     stand_in=(
         "`small` instead of CLIP ResNet-50",
         "OpenMoji, clip art, Fashion-MNIST and digits instead of eleven photograph sets",
