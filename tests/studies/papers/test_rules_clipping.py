@@ -48,7 +48,11 @@ def p004(
 ) -> Table:
     metrics = ("scale of the other tensors at disturbed steps", "training loss")
     rows = []
-    for setting, ours in (("digits", (scale, loss)), ("small CLIP", (clip_scale, clip_loss))):
+    for setting, ours in (
+        ("digits, AdamW", (scale, loss)),
+        ("digits, SGD", (0.8, 0.01)),
+        ("small CLIP", (clip_scale, clip_loss)),
+    ):
         values = {
             "none": (1.0, 0.1),
             "global norm 1": (0.09, 0.01),
@@ -86,7 +90,7 @@ def p005(spikes: float = 0, ours: float = 0.3, after: float = 0.45, **clip: floa
         ("p002", p002(ours=0.03), "not met"),
         ("p002", p002(after=0.47), "not met"),
         ("p002", p002(none=0.5), "not met"),
-        ("p002", p002(loss=0.32), "essential met"),
+        ("p002", p002(loss=0.32), "not met"),
         ("p004", p004(), "all met"),
         ("p004", p004(other_scale=0.15), "essential met"),
         ("p004", p004(scale=0.15), "not met"),
@@ -94,12 +98,12 @@ def p005(spikes: float = 0, ours: float = 0.3, after: float = 0.45, **clip: floa
         ("p004", p004(clip_scale=0.15), "not met"),
         ("p004", p004(clip_loss=0.02), "not met"),
         ("p005", p005(), "all met"),
-        ("p005", p005(ours=0.4), "essential met"),
+        ("p005", p005(ours=0.4), "not met"),
         ("p005", p005(ours=2.0), "not met"),
         ("p005", p005(spikes=3), "not met"),
         ("p005", p005(after=0.47), "not met"),
         ("p005", p005(none=0.5), "not met"),
-        ("p005", p005(loss=0.5), "essential met"),
+        ("p005", p005(loss=0.5), "not met"),
     ],
 )
 def test_each_criterion_can_be_met_and_can_fail(decide, paper, table, verdict):

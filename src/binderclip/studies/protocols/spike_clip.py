@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from binderclip.optim import AGC, AdaGC, Clip
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.table import Row
 from binderclip.studies.harness.threads import one_thread
@@ -221,20 +222,29 @@ def spike_rows(clippers: Iterable[str], seed: int) -> list[Row]:
     return table
 
 
-def recovery(names: Iterable[str]) -> Iterator[Criterion]:
-    """Essential criteria: these clippers recover, and without clipping the disturbances do harm."""
+def recovery(spreads: Mapping[str, float], pilot: tuple[int, ...] = (0, 1, 2)) -> Iterator[Criterion]:
+    """Essential criteria: these clippers recover, and without clipping the disturbances do harm.
+
+    Args:
+        spreads: of the logarithm of the ratio in the pilot, by clipper.
+        pilot: seeds of the pilot.
+    """
     metric, whole = "loss after a disturbance", value_of("loss after a disturbance", UNDISTURBED, SETTING)
-    for name in names:
+    for name, spread in spreads.items():
         yield Criterion.below(
             f"small CLIP, {name}: the loss after the disturbances is at most 5 % above the undisturbed run's "
             "(logarithm of the ratio)",
             value_of(metric, name, SETTING).log_over(whole),
             math.log(1.05),
+            expected=0.03,
+            pilot=Pilot(spread, pilot),
             essential=True,
         )
     yield Criterion.at_least(
         "small CLIP: without clipping it is at least 20 % above (logarithm of the ratio)",
         value_of(metric, "none", SETTING).log_over(whole),
         math.log(1.2),
+        expected=0.1,
+        pilot=Pilot(0.0283, pilot),
         essential=True,
     )
