@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.papers.p112_neighbor_penalty import BAND, CE, CLASSWISE, FOREGROUND, reliability
+from binderclip.studies.papers.p112_neighbor_penalty import BAND, CE, CLASSWISE, FIGURED, FOREGROUND, PILOT, reliability
 from binderclip.studies.protocols.dense_net import BATCH, RATE, SIZE, STEPS, TEST, TRAIN, loss_scores, test_part
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOCAL, DEFAULT = "focal", "mean, l1"
+CHOSEN = "gaussian, l1"
+"""The setting with the lowest ECE of the foreground over both backbones in the pilot."""
 UNET, GATED = "U-Net", "Attention U-Net"
 NACL = {
     UNET: (DEFAULT, "mean, l2", "gaussian, l1", "image, l1"),
@@ -34,23 +37,10 @@ def measure(seed: int) -> list[Row]:
     ]
 
 
-def _best(table: Table, backbone: str) -> str:
-    return min(NACL[backbone], key=lambda method: table.mean(FOREGROUND, method, backbone))
-
-
-def _lowers(choose: Any, metric: str, others: tuple[str, ...]) -> Any:
-    def test(table: Table) -> tuple[bool, str]:
-        met, texts = True, []
-        for backbone in NACL:
-            method = choose(table, backbone)
-            ours = table.mean(metric, method, backbone)
-            theirs = {other: table.mean(metric, other, backbone) for other in others}
-            met = met and all(ours < value for value in theirs.values())
-            text = ", ".join(f"{other} {value:.3f}" for other, value in theirs.items())
-            texts.append(f"{backbone}: {method} {ours:.3f}, {text}")
-        return met, "; ".join(texts)
-
-    return test
+def _below(text: str, metric: str, other: str, method: str, backbone: str, **options: Any) -> Criterion:
+    """A setting of the penalty has less of a metric than another loss, on one backbone."""
+    ours, theirs = value_of(metric, method, backbone), value_of(metric, other, backbone)
+    return Criterion.paired(f"{backbone}: {text} {other}", ours, theirs, lower=True, **options)
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -70,7 +60,7 @@ def draw(table: Table, figure: Figure) -> None:
             ax.grid(axis="y", visible=False)
             ax.invert_yaxis()
         row[1].set(yticks=[], xlim=(0.6, 0.9))
-    reliability(middle, {name: loss_scores(name, 0).reliability for name in (CE, FOCAL, DEFAULT)})
+    reliability(middle, {name: loss_scores(name, FIGURED).reliability for name in (CE, FOCAL, DEFAULT)})
     _priors(right)
 
 
@@ -101,9 +91,9 @@ STUDY = Study(
     "error of the foreground below those of cross-entropy and focal loss, at an equal Dice.",
     protocol=f"Scenes, annotators and training of p112 ({SIZE} px, {TRAIN} training and {TEST} test scenes, {STEPS} "
     f"steps of {BATCH}, AdamW {RATE:g}); the networks it trained are used again where both run in one process. Two "
-    "backbones: a U-Net, and the same with attention gates on its skip connections. The best setting of the "
-    "penalty is the one of the lowest mean ECE over the seeds on the test scenes themselves, which favours it a "
-    "little; the default setting is judged on its own too. Cross-entropy, focal loss and the default were seen on "
+    "backbones: a U-Net, and the same with attention gates on its skip connections. The default setting "
+    f"decides; {CHOSEN} had the lowest ECE in the first measurement (seeds 0 to 2), which also gives the spread and is "
+    "not used again. Cross-entropy, focal loss and the default were seen on "
     "seed 900 in the trials of p112; the rules were written before any other setting was run. alpha 0.1 "
     "throughout; focal loss has gamma 3. Image-aware proportions look at the three channels. l2 is measured with "
     "the mean prior on the plain U-Net alone.",
@@ -113,32 +103,43 @@ STUDY = Study(
     measure=measure,
     criteria=(
         *(
-            Criterion.paired(
-                f"{backbone}: the default, mean and l1, lowers ECE of the foreground below {other}",
-                value_of(FOREGROUND, DEFAULT, backbone),
-                value_of(FOREGROUND, other, backbone),
-                lower=True,
+            _below(
+                "the default, mean and l1, has a lower ECE of the foreground than",
+                FOREGROUND,
+                other,
+                DEFAULT,
+                backbone,
+                expected=0.01 if other == CE else 0.1,
+                pilot=Pilot(spread, PILOT),
                 essential=True,
             )
-            for backbone in NACL
-            for other in (CE, FOCAL)
+            for backbone, other, spread in (
+                (UNET, CE, 0.0069),
+                (UNET, FOCAL, 0.0238),
+                (GATED, CE, 0.0087),
+                (GATED, FOCAL, 0.0341),
+            )
         ),
         *(
             Criterion.paired(
-                f"{backbone}: at a Dice at most one point below that of cross-entropy",
+                f"{backbone}: at a Dice at most one point below that of CE",
                 value_of("Dice", DEFAULT, backbone),
                 value_of("Dice", CE, backbone),
                 margin=-0.01,
+                pilot=Pilot(spread, PILOT),
                 essential=True,
             )
+            for backbone, spread in ((UNET, 0.0064), (GATED, 0.0069))
+        ),
+        *(
+            _below(f"{CHOSEN} has a lower {metric} than", metric, CE, CHOSEN, backbone)
+            for metric in (FOREGROUND, CLASSWISE, BAND)
             for backbone in NACL
         ),
-        Criterion("the best setting does too", _lowers(_best, FOREGROUND, (CE, FOCAL))),
-        Criterion("and the best lowers the class-wise ECE", _lowers(_best, CLASSWISE, (CE, FOCAL))),
-        Criterion("and ECE in the boundary band", _lowers(_best, BAND, (CE, FOCAL))),
     ),
     draw=draw,
-    remeasure=FIRST_RULES,
+    seeds=tuple(range(10, 19)),
+    registered="32d8ac50e75c",
     stand_in=(
         "clip-art scenes with moved boundaries instead of five sets of medical images",
         "small networks, 200 steps, instead of 100 epochs; two backbones instead of four",
