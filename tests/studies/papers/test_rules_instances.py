@@ -9,13 +9,14 @@ from binderclip.studies.papers.p031_sorted_ap import (
     AJI,
     AP,
     COSTS,
-    EVENTS,
-    FALLS,
+    EVEN,
     GOOD,
     JUMPS,
+    KEPT,
     LADDERS,
     MEAN,
     METRICS,
+    MISSED,
     PERFECT,
     POOR,
     PQ,
@@ -31,18 +32,18 @@ def made(**change: float) -> Table:
     for name in METRICS:
         ours = name == SORTED
         for kind in LADDERS:
-            rows.append(Row(FALLS, name, change.get("falls", 1.0) if ours else 0.5, kind))
+            rows.append(Row(MISSED, name, change.get("missed", 0) if ours else 30, kind))
             rows.append(Row(JUMPS, name, change.get("jump", 0.01) if ours else 0.1, kind))
-            stands = change.get("rim", 1.0) if kind == LADDERS[0] else change.get("pixels", 0.9)
-            rows.append(Row(RULE, name, stands if name in (MEAN, PQ) else 0.0, kind))
+            rows.append(Row(EVEN, name, change.get("even", 0) if name in (MEAN, PQ) else 8, kind))
+            rows.append(Row(RULE, name, change.get("pixels", 0.9) if name in (MEAN, PQ) else 0.0, kind))
         for state in (PERFECT, GOOD, POOR):
-            seen = change.get("poor", 1.0) if state == POOR else change.get("objects", 1.0)
-            rows += [Row(EVENTS, name, seen, f"{state}, {what}") for what in ("one lost", "one invented")]
+            kept = change.get("poor", 0) if state == POOR else change.get("objects", 0)
+            rows += [Row(KEPT, name, kept, f"{state}, {what}") for what in ("one lost", "one invented")]
         rows += [
             Row(COSTS, name, 2.0 if name == AJI else change.get("costs", 1.0), what)
             for what in ("lost", "a fifth missing")
         ]
-        rows.append(Row(TAU, name, 0.99 if ours else change.get("tau", 0.9)))
+        rows.append(Row(TAU, name, 0.99 if ours or name == AJI else change.get("tau", 0.9)))
         if name in (SORTED, MEAN, AP):
             rows.append(Row(SPREAD, name, change.get("spread", 0.01) if ours else 0.2))
     return Table(rows)
@@ -55,14 +56,14 @@ LITTLE = "not met"
     ("change", "verdict"),
     [
         ({}, "all met"),
-        ({"falls": 0.99}, LITTLE),
-        ({"rim": 0.9}, LITTLE),
-        ({"objects": 0.9}, LITTLE),
+        ({"missed": 1}, LITTLE),
+        ({"even": 1}, LITTLE),
+        ({"objects": 1}, LITTLE),
         ({"pixels": 0.4}, "essential met"),
         ({"jump": 0.05}, "essential met"),
-        ({"poor": 0.9}, "essential met"),
+        ({"poor": 1}, "essential met"),
         ({"costs": 1.2}, "essential met"),
-        ({"tau": 0.99}, "essential met"),
+        ({"tau": 0.995}, "essential met"),
         ({"spread": 0.1}, "essential met"),
     ],
 )

@@ -21,19 +21,9 @@ def p083(**change: float) -> Table:
         ("(b) gradient in the signal block", "robust", "always on top"): 0.9,
     }
     for setting in ("10% kept", "30% kept"):
-        for name, kind, value in (
-            ("standard", "true class", change.get("standard", 0.0)),
-            ("robust", "true class", change.get("roar", 0.05)),
-            ("standard", "predicted class", 0.0),
-            ("robust", "predicted class", change.get("unlabelled", 0.05)),
-        ):
-            values["(c) DiffROAR", f"{name}, {kind}", setting] = value
-        values["(c) DiffROAR", "random", setting] = change.get("random", 0.0)
-    rows = [Row(*key[:2], value, key[2], seed) for key, value in values.items() for seed in range(3)]
-    wiggle = {0: -0.01, 1: 0.0, 2: 0.01}
-    return Table(
-        Row(r.metric, r.method, r.value + wiggle[r.seed] * (r.method == "random"), r.setting, r.seed) for r in rows
-    )
+        values["(c) DiffROAR", "standard", setting] = change.get("standard", -0.01)
+        values["(c) DiffROAR", "robust", setting] = change.get("roar", 0.05)
+    return Table(Row(*key[:2], value, key[2], seed) for key, value in values.items() for seed in range(3))
 
 
 def p044(**change: float) -> Table:
@@ -66,12 +56,10 @@ MADE = {"p044": p044, "p083": p083}
         ("p083", {}, "all met"),
         ("p083", {"largest": 0.8}, LITTLE),
         ("p083", {"robust": 0.65}, LITTLE),
-        ("p083", {"roar": -0.01}, LITTLE),
-        ("p083", {"mended": 0.5}, "essential met"),
+        ("p083", {"roar": -0.02}, LITTLE),
+        ("p083", {"mended": 0.5}, LITTLE),
         ("p083", {"top": 0.6}, "essential met"),
-        ("p083", {"unlabelled": -0.01}, "essential met"),
         ("p083", {"standard": 0.03}, "essential met"),
-        ("p083", {"random": 0.02}, "essential met"),
         ("p044", {}, "all met"),
         ("p044", {"mean": 0.15}, LITTLE),
         ("p044", {"shift": 0.15}, LITTLE),
