@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from binderclip.studies import Row, Table, load_study
 from binderclip.studies.papers.p008_smoothgrad import GRID
+from binderclip.studies.papers.p178_smooth_gradcam import weaker_density
 
 
 def p008(**change: float) -> Table:
@@ -23,18 +25,22 @@ def p008(**change: float) -> Table:
 
 def p178(**change: float) -> Table:
     rows = []
-    for setting in ("classifier", "small"):
-        values = {
-            "random 8 x 8 map": (change.get("random", 0.5), 0.2),
-            "Grad-CAM": (0.8, 0.3),
-            "Grad-CAM++": (0.9, 0.3),
-            "Smooth Grad-CAM++, n = 20": (change.get("recall", 0.95), change.get("inside", 0.35)),
-        }
-        if setting == "small":
-            values["Smooth Grad-CAM++, n = 20"] = (change.get("clip", 0.95), 0.35)
-        for method, (recall, inside) in values.items():
-            rows += [Row("instance recall", method, recall, setting), Row("share inside", method, inside, setting)]
+    for method, weaker, inside in (
+        ("random map", change.get("random", 0.9), 0.15),
+        ("Grad-CAM", change.get("cam", 1.2), 0.3),
+        ("Grad-CAM++", change.get("plus", 1.4), 0.3),
+        ("Smooth Grad-CAM++, n = 20", change.get("weaker", 1.8), change.get("inside", 0.35)),
+    ):
+        rows.append(Row("density on the weaker instance", method, weaker))
+        rows.append(Row("share inside", method, inside))
     return Table(rows)
+
+
+def test_the_weaker_instance_counts() -> None:
+    maps, masks = torch.ones(2, 4, 4), torch.zeros(2, 2, 4, 4, dtype=torch.bool)
+    masks[:, 0, :2], masks[:, 1, 3] = True, True
+    maps[1, 3] = 0.5
+    assert weaker_density(maps, masks).tolist() == pytest.approx([1.0, 0.5 / 0.875])
 
 
 @pytest.mark.parametrize(
@@ -46,10 +52,11 @@ def p178(**change: float) -> Table:
         ("p008", p008(second=-0.06), "essential met"),
         ("p008", p008(much=0.3), "essential met"),
         ("p178", p178(), "all met"),
-        ("p178", p178(recall=0.85), "not met"),
+        ("p178", p178(weaker=1.3), "not met"),
         ("p178", p178(inside=0.29), "not met"),
-        ("p178", p178(random=0.96), "not met"),
-        ("p178", p178(clip=0.5), "essential met"),
+        ("p178", p178(cam=1.9, plus=1.9), "not met"),
+        ("p178", p178(plus=1.1), "essential met"),
+        ("p178", p178(random=1.9), "essential met"),
     ],
 )
 def test_verdicts(decide, paper: str, table: Table, verdict: str) -> None:
