@@ -1,4 +1,4 @@
-"""The verdict rules of the studies of SmoothGrad and Smooth Grad-CAM++: each can be met and can fail."""
+"""The verdict rules of the studies of SmoothGrad, NormGrad and Smooth Grad-CAM++: each can be met and can fail."""
 
 from __future__ import annotations
 
@@ -36,6 +36,18 @@ def p178(**change: float) -> Table:
     return Table(rows)
 
 
+def p066(**change: float) -> Table:
+    rows = []
+    for depth in ("early", "mid", "late", "combined"):
+        ours = change.get(depth, 0.6)
+        rows += [Row("pointing game", "NormGrad (conv1x1, norm)", ours, depth)]
+        rows += [Row("pointing game", "Grad-CAM", change.get("cam", 0.3) if depth == "early" else 0.5, depth)]
+    for name, value in (("NormGrad (conv1x1, norm)", 0.97), ("meta step 0.001", change.get("small", 0.92)),
+                        ("meta step 0.01", change.get("large", 0.4))):  # fmt: skip
+        rows.append(Row("class correlation", name, value, "combined"))
+    return Table(rows)
+
+
 def test_the_weaker_instance_counts() -> None:
     maps, masks = torch.ones(2, 4, 4), torch.zeros(2, 2, 4, 4, dtype=torch.bool)
     masks[:, 0, :2], masks[:, 1, 3] = True, True
@@ -51,6 +63,12 @@ def test_the_weaker_instance_counts() -> None:
         ("p008", p008(inside=0.19), "not met"),
         ("p008", p008(second=-0.06), "essential met"),
         ("p008", p008(much=0.3), "essential met"),
+        ("p066", p066(), "all met"),
+        ("p066", p066(cam=0.6), "not met"),
+        ("p066", p066(small=0.97), "not met"),
+        ("p066", p066(large=0.98), "not met"),
+        ("p066", p066(mid=0.4), "essential met"),
+        ("p066", p066(combined=0.5), "essential met"),
         ("p178", p178(), "all met"),
         ("p178", p178(weaker=1.3), "not met"),
         ("p178", p178(inside=0.29), "not met"),
