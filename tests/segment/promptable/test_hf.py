@@ -8,10 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from binderclip.errors import NotSupported
+from binderclip.errors import CheckpointError, NotSupported
 from binderclip.segment import parts_of
 from binderclip.segment.parts import splicing
-from binderclip.segment.promptable import HfSegmenter, PromptableSegmenter, Prompts, encoder_attention, load_promptable
+from binderclip.segment.promptable import (
+    HfSegmenter,
+    InteractiveSession,
+    PromptableSegmenter,
+    Prompts,
+    encoder_attention,
+    load_promptable,
+)
 
 transformers = pytest.importorskip("transformers")
 SIDE = 64
@@ -65,10 +72,35 @@ def _sam2():
     return transformers.Sam2Model(config).eval(), transformers.Sam2Processor(images)
 
 
-@pytest.fixture(scope="module", params=["sam", "sam2"])
+def _sam3():
+    if not hasattr(transformers, "Sam3TrackerModel"):
+        pytest.skip("this transformers has no SAM 3")
+    config = transformers.Sam3TrackerConfig(
+        vision_config={
+            "model_type": "sam3_vision_model",
+            "backbone_config": {
+                "model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                "num_attention_heads": 2, "image_size": 56, "patch_size": 14, "window_size": 2,
+                "global_attn_indexes": [1], "pretrain_image_size": 56,
+            },
+            "fpn_hidden_size": 32, "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+            "scale_factors": [4.0, 2.0, 1.0, 0.5],
+        },
+        prompt_encoder_config={"image_size": 56, "patch_size": 14, "hidden_size": 32, "mask_input_channels": 8},
+        mask_decoder_config={
+            "hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "num_hidden_layers": 2,
+            "iou_head_hidden_dim": 16,
+            "dynamic_multimask_via_stability": False,
+        },
+    )  # fmt: skip
+    images = transformers.Sam3ImageProcessor(size={"height": 56, "width": 56}, mask_size={"height": 16, "width": 16})
+    return transformers.Sam3TrackerModel(config).eval(), transformers.Sam3TrackerProcessor(images)
+
+
+@pytest.fixture(scope="module", params=["sam", "sam2", "sam3"])
 def pair(request):
     torch.manual_seed(0)
-    return {"sam": _sam, "sam2": _sam2}[request.param]()
+    return {"sam": _sam, "sam2": _sam2, "sam3": _sam3}[request.param]()
 
 
 @pytest.fixture(scope="module")
@@ -148,11 +180,37 @@ def test_a_folder_opens_by_name(pair, picture, tmp_path):
     model, processor = pair
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    again = load_promptable(f"hf:{tmp_path}")
-    ours = HfSegmenter(model, processor)
-    prompts = Prompts.of(points=[(30, 20)])
-    logits = [s.predict(s.encode(picture), prompts).logits for s in (ours, again)]
-    torch.testing.assert_close(logits[0], logits[1], atol=1e-5, rtol=1e-4)
+    ours, prompts = HfSegmenter(model, processor), Prompts.of(points=[(30, 20)])
+    expected = ours.predict(ours.encode(picture), prompts).logits
+    for name in (f"hf:{tmp_path}", str(tmp_path)):
+        again = load_promptable(name)
+        found = again.predict(again.encode(picture), prompts).logits
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_pickled_weights_are_not_read(tmp_path):
+    model, processor = _sam()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError):
+        load_promptable(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="no config"):
+        load_promptable(tmp_path)
+
+
+def test_a_rough_mask_alone_is_a_prompt(pair, picture):
+    segmenter = HfSegmenter(*pair)
+    session = InteractiveSession(segmenter, picture)
+    rough = torch.zeros(45, 80, dtype=torch.bool)
+    rough[10:30, 20:60] = True
+    first = session.rough(rough)
+    assert first.shape == (45, 80)
+    other = InteractiveSession(segmenter, picture, state=session.state)
+    other.rough(~rough)
+    assert not torch.equal(other.logits, session.logits)
 
 
 def test_another_kind_is_refused(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from binderclip.errors import UsageError
-from binderclip.segment.promptable import InteractiveSession, OracleSegmenter, click_curve, next_click
+from binderclip.segment.promptable import InteractiveSession, OracleSegmenter, click_curve, next_click, sampled_line
 
 
 def test_a_session_encodes_once_and_undoes(blobs):
@@ -28,6 +28,65 @@ def test_a_session_encodes_once_and_undoes(blobs):
         session.undo()
     with pytest.raises(UsageError, match="outside the picture"):
         session.click(61, 10)
+
+
+def test_redo_gives_back_what_undo_took_and_nothing_is_computed(blobs):
+    oracle = OracleSegmenter(blobs)
+    asked = []
+    predict = oracle.predict
+    oracle.predict = lambda *a, **k: asked.append(1) or predict(*a, **k)
+    session = InteractiveSession(oracle, torch.rand(3, 40, 60))
+    masks = [session.click(10.5, 10.5), session.click(40.5, 20.5)]
+    assert torch.equal(session.undo(), masks[0])
+    assert torch.equal(session.redo(), masks[1])
+    with pytest.raises(UsageError, match="redo"):
+        session.redo()
+    session.undo()
+    assert len(asked) == 2
+    session.click(8.5, 30.5)
+    with pytest.raises(UsageError, match="redo"):  # another way was taken
+        session.redo()
+
+
+def test_a_scribble_is_clicks_along_a_line_and_one_step(blobs):
+    session = InteractiveSession(OracleSegmenter(blobs), torch.rand(3, 40, 60))
+    mask = session.scribble([(32.5, 10.5), (50.5, 10.5), (50.5, 30.5)], spacing=4)
+    assert torch.equal(mask, blobs[2])
+    places = np.array([(c.x, c.y) for c in session.clicks])
+    assert len(places) == 11  # 38 pixels of line in steps of at most 4
+    assert places[0].tolist() == [32.5, 10.5]
+    assert places[-1].tolist() == [50.5, 30.5]
+    walked = np.where(places[:, 1] == 10.5, places[:, 0] - 32.5, 18 + places[:, 1] - 10.5)
+    np.testing.assert_allclose(np.diff(walked), 3.8)
+    assert not session.undo().any()
+    assert len(sampled_line([(0, 0), (1000, 0)], 1.0, most=16)) == 16
+    assert sampled_line([(3, 4)], 1.0) == [(3, 4)]
+
+
+def test_what_is_wrong_changes_nothing(blobs):
+    session = InteractiveSession(OracleSegmenter(blobs), torch.rand(3, 40, 60))
+    session.click(10.5, 10.5)
+    wrong = [
+        (lambda: session.click(10, -1), "outside the picture of 60 x 40"),
+        (lambda: session.scribble([(5, 5), (5, 41)]), "outside the picture"),
+        (lambda: session.scribble([]), "at least one point"),
+        (lambda: session.scribble([(1, 1)], spacing=0), "spacing"),
+        (lambda: session.box(70, 1, 90, 20), "no area inside"),
+        (lambda: session.box(20, 20, 10, 30), "no area"),
+        (lambda: session.rough(torch.zeros(40, 60, dtype=torch.bool)), "no pixel"),
+        (lambda: session.rough(torch.ones(60, 40, dtype=torch.bool)), r"\(60, 40\), the picture is \(40, 60\)"),
+    ]
+    for call, message in wrong:
+        with pytest.raises(UsageError, match=message):
+            call()
+    assert len(session.history) == 1
+
+
+def test_a_rough_mask_says_which_object(blobs):
+    session = InteractiveSession(OracleSegmenter(blobs), torch.rand(3, 40, 60))
+    rough = torch.zeros(40, 60, dtype=torch.bool)
+    rough[24:36, 6:16] = True
+    assert torch.equal(session.rough(rough), blobs[1])
 
 
 def test_clicks_of_the_real_kind_run(tiny):

@@ -12,7 +12,8 @@ from skimage import measure
 from binderclip.errors import UsageError
 from binderclip.segment import PromptedMasks, regions_of
 from binderclip.segment.promptable import ImageState, Masks, OracleSegmenter
-from binderclip.segment.refine.prompted_masks import _Probabilities, framed
+from binderclip.segment.promptable.image import framed
+from binderclip.segment.refine.prompted_masks import _Probabilities
 
 
 def frame(height: int, width: int) -> SimpleNamespace:

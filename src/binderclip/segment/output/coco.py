@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from scipy import ndimage
 
+from binderclip.data.formats.run_lengths import run_lengths
 from binderclip.errors import UsageError
 
 
@@ -62,11 +63,3 @@ def coco_document(
                 )
     categories = [{"id": index + 1, "name": name} for index, name in enumerate(classes)]
     return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def run_lengths(mask: Bool[np.ndarray, "H W"]) -> list[int]:
-    """COCO's uncompressed run lengths: column by column, zeros first."""
-    flat = np.asarray(mask, dtype=np.int8).ravel(order="F")
-    changes = np.flatnonzero(np.diff(flat)) + 1
-    runs = np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()
-    return runs if not flat.size or flat[0] == 0 else [0, *runs]

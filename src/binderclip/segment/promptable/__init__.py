@@ -10,14 +10,23 @@ if TYPE_CHECKING:
     from binderclip.segment.promptable.attention import EncoderAttention, encoder_attention
     from binderclip.segment.promptable.automatic import AutomaticMasks, RegionMasks, stability_score
     from binderclip.segment.promptable.hf import HfSegmenter
-    from binderclip.segment.promptable.interactive import Click, InteractiveSession, click_curve, next_click
+    from binderclip.segment.promptable.interactive import (
+        Action,
+        Click,
+        InteractiveSession,
+        click_curve,
+        next_click,
+        sampled_line,
+    )
     from binderclip.segment.promptable.load import load_promptable
     from binderclip.segment.promptable.network import PromptNetwork
     from binderclip.segment.promptable.oracle import OracleSegmenter
     from binderclip.segment.promptable.prompts import ImageState, Masks, PromptableSegmenter, Prompts
+    from binderclip.segment.promptable.session_file import load_session, save_session
     from binderclip.segment.promptable.small import PromptModel
 
 __all__ = [
+    "Action",
     "AutomaticMasks",
     "Click",
     "EncoderAttention",
@@ -34,7 +43,10 @@ __all__ = [
     "click_curve",
     "encoder_attention",
     "load_promptable",
+    "load_session",
     "next_click",
+    "sampled_line",
+    "save_session",
     "stability_score",
 ]
 

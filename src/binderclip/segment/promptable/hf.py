@@ -1,4 +1,4 @@
-"""SAM and SAM 2 of transformers behind the common protocol."""
+"""SAM, SAM 2 and SAM 3 of transformers behind the common protocol."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ from binderclip.segment.promptable.prompts import ImageState, Masks, Prompts
 
 __all__ = ["HfSegmenter", "load_hf"]
 
-KINDS = {"sam": ("SamModel", "SamProcessor"), "sam2": ("Sam2Model", "Sam2Processor")}
-KINDS["sam2_video"] = KINDS["sam2"]  # what published SAM 2 checkpoints call themselves
+KINDS = {
+    "sam": ("SamModel", "SamProcessor"),
+    "sam2": ("Sam2Model", "Sam2Processor"),
+    "sam3_tracker": ("Sam3TrackerModel", "Sam3TrackerProcessor"),
+}
+# What published SAM 2 and SAM 3 checkpoints call themselves.
+KINDS |= {"sam2_video": KINDS["sam2"], "sam3_video": KINDS["sam3_tracker"]}
 IGNORED = -10  # the library's label for a point that is none
 
 
 class HfSegmenter:
-    """`transformers.SamModel` or `Sam2Model` with its processor.
+    """`transformers.SamModel`, `Sam2Model` or `Sam3TrackerModel` (SAM 3 by clicks) with its processor.
 
     Coordinates are handed over as they are, so the same numbers give what the library's own processor gives: SAM puts
     half an input pixel on every coordinate itself.
@@ -46,9 +51,9 @@ class HfSegmenter:
     def __init__(self, model: Any, processor: Any, *, name: str = "hf") -> None:
         kind = model.config.model_type
         if kind not in KINDS:
-            raise NotSupported(f"a {kind!r} model is not supported; supported: SamModel, Sam2Model")
+            raise NotSupported(f"a {kind!r} model is not supported; supported: SamModel, Sam2Model, Sam3TrackerModel")
         self.model, self.name = model.eval(), name
-        self.squash = KINDS[kind][0] == "Sam2Model"
+        self.squash = KINDS[kind][0] != "SamModel"
         self.images = getattr(processor, "image_processor", processor)
         size = self.images.size
         self.image_size = int(size["height"] if self.squash else size["longest_edge"])
@@ -100,9 +105,8 @@ class HfSegmenter:
             found = self._run(state, inputs, multimask)
         else:
             # The library takes one mask for the whole image, so prompts with masks go one by one.
-            settings = self.model.config.prompt_encoder_config
-            side = 4 * settings.image_size // settings.patch_size
-            masks = functional.interpolate(prompts.masks[:, None].to(self.device), size=(side, side), mode="bilinear")
+            size = [4 * int(v) for v in self.model.prompt_encoder.image_embedding_size]
+            masks = functional.interpolate(prompts.masks[:, None].to(self.device), size=size, mode="bilinear")
             parts = []
             for i, mask in enumerate(masks):
                 one = {key: value[:, i : i + 1] for key, value in inputs.items()}
@@ -125,7 +129,7 @@ class HfSegmenter:
 
 
 def load_hf(source: str, name: str) -> HfSegmenter:
-    """A SAM or SAM 2 checkpoint of the Hugging Face hub, or a folder in its format.
+    """A SAM, SAM 2 or SAM 3 checkpoint of the Hugging Face hub, or a folder in its format; safetensors alone are read.
 
     Args:
         source: `ORG/REPO` or a folder.
@@ -144,12 +148,16 @@ def load_hf(source: str, name: str) -> HfSegmenter:
         check_folder(Path(source))
     config, local = local_first(lambda **o: transformers.AutoConfig.from_pretrained(source, **o), source, name)
     if config.model_type not in KINDS:
-        raise NotSupported(f"{name} is a {config.model_type!r} model; supported are sam and sam2")
+        raise NotSupported(f"{name} is a {config.model_type!r} model; supported are {', '.join(KINDS)}")
     model_class, processor_class = KINDS[config.model_type]
+    if not hasattr(transformers, model_class):
+        raise NotSupported(f"{name} needs a newer transformers: {transformers.__version__} has no {model_class}")
     where = {"local_files_only": True} if local else {}
 
     def read() -> tuple[Any, Any]:
-        model = getattr(transformers, model_class).from_pretrained(source, weights_only=True, **where)
+        model = getattr(transformers, model_class).from_pretrained(
+            source, weights_only=True, use_safetensors=True, **where
+        )
         return model, getattr(transformers, processor_class).from_pretrained(source, **where)
 
     model, processor = guarded(read, name, model_class)

@@ -23,9 +23,10 @@ def load_promptable(name: str | Path = "small-sam", *, device: str | torch.devic
         name: one of
 
             - the bundled `small-sam`;
-            - `hf:REPO_OR_FOLDER`: a SAM or SAM 2 of transformers (`hf:facebook/sam-vit-base`,
-              `hf:facebook/sam2.1-hiera-tiny`; downloaded once);
-            - a run folder of `binderclip train`, or the model folder in it.
+            - `hf:REPO_OR_FOLDER`: a SAM, SAM 2 or SAM 3 of transformers (`hf:facebook/sam-vit-base`,
+              `hf:facebook/sam2.1-hiera-tiny`; downloaded once; safetensors alone are read);
+            - a folder that transformers saved one of these to, a run folder of `binderclip train`, or the model folder
+              in it.
         device: `cpu`, `cuda`, `cuda:1`, `mps`.
 
     Raises:
@@ -45,11 +46,15 @@ def load_promptable(name: str | Path = "small-sam", *, device: str | torch.devic
     path = Path(text)
     if path.is_dir():
         if folder_kind(path) is None and folder_kind(path / "model") is None:
-            raise CheckpointError(f"{text} is not a folder of a promptable segmenter; a transformers one is hf:{text}")
+            if not (path / "config.json").is_file():
+                raise CheckpointError(f"{text} is not a folder of a promptable segmenter: it has no config.json")
+            segmenter = load_hf(text, text)
+            segmenter.model.to(where)
+            return segmenter
         return PromptModel.open(path).to(where)
     close = close_names(text, list(bundled))
     meant = f"did you mean {', '.join(close)}? " if close else ""
     raise UsageError(
         f"there is no promptable segmenter or folder {text!r}: {meant}bundled: {', '.join(bundled) or 'none'}; others "
-        "are hf:REPO_OR_FOLDER (SAM and SAM 2 of transformers) or a folder"
+        "are hf:REPO_OR_FOLDER (SAM, SAM 2 and SAM 3 of transformers) or a folder"
     )

@@ -16,9 +16,7 @@ from binderclip.segment.parts.context import Frame
 from binderclip.segment.parts.resolution import enlarged
 from binderclip.segment.parts.splicing import promptable
 from binderclip.segment.promptable import ImageState, PromptableSegmenter, Prompts
-
-MASK_SIDE = 256
-"""Long side at which class maps are made into mask prompts."""
+from binderclip.segment.promptable.image import framed
 
 
 @dataclass(frozen=True)
@@ -179,20 +177,3 @@ def regions_of(
             box = (float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
             found.append(ClassRegion(label, mask, box, (at % mask.shape[1] + 0.5, at // mask.shape[1] + 0.5)))
     return found
-
-
-def framed(maps: Float[Tensor, "h w"], state: ImageState, side: int) -> Float[Tensor, "1 S S"]:
-    """A map of a picture in the frame of a segmenter's mask prompts: resized as the picture was, padded by 0.
-
-    Args:
-        maps: over the whole picture.
-        state: of the encoded picture.
-        side: of the encoder's square input, in pixels.
-    """
-    ratio = MASK_SIDE / side
-    height, width = (
-        min(MASK_SIDE, max(1, round(length * scale * ratio)))
-        for length, scale in zip(state.size, reversed(state.scale), strict=True)
-    )
-    drawn = F.interpolate(maps[None, None], size=(height, width), mode="bilinear", align_corners=False)[0]
-    return F.pad(drawn, (0, MASK_SIDE - width, 0, MASK_SIDE - height))
