@@ -32,6 +32,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
     ("search", "query"): ["a cat", "--index", "../world/indexed"],
     ("segment",): ["../world/good.png", "--labels", "cat,dog"],
     ("click",): ["../world/good.png", "--point", "5,5"],
+    ("masks",): ["../world/good.png"],
     ("anomaly",): ["../world/pictures"],
     ("explain",): ["../world/good.png", "--label", "a cat"],
     ("heads",): ["small", "--images", "../world/pictures", "--texts", "../world/labels.txt"],

@@ -8,6 +8,7 @@ PANELS: dict[str, dict[str, str]] = {
         "search": "find images by words, or by an example",
         "segment": "a label for every pixel",
         "click": "cut out what you point at",
+        "masks": "cut out everything there is",
         "locate": "which of your boxes or masks a text means",
         "anomaly": "which pictures are damaged, and where",
         "explain": "where in a picture the evidence for a label is",

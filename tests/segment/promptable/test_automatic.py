@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from binderclip.errors import UsageError
-from binderclip.segment.promptable import AutomaticMasks, ImageState, Masks, OracleSegmenter, RegionMasks
-from binderclip.segment.promptable.automatic import THRESHOLDS, stability_score, tidy
+from binderclip.segment.promptable import (
+    AutomaticMasks,
+    ImageState,
+    Masks,
+    OracleSegmenter,
+    Prompts,
+    RegionMasks,
+    predict_masks,
+)
+from binderclip.segment.promptable.automatic import THRESHOLDS
+from binderclip.segment.promptable.regions import stability_score, tidy
 
 
 def test_each_blob_once(blobs):
@@ -90,6 +100,101 @@ def test_tidy_fills_holes_and_drops_islands():
     assert torch.equal(tidy(only, 4), only)
 
 
+class _Random(_Fixed):
+    """Rectangles of random places and sizes, their logits falling off to the edge, and random scores."""
+
+    def __init__(self) -> None:
+        self.state = torch.Generator().manual_seed(0)
+        self.logits, self.scores = [], []
+
+    def encode(self, image):
+        return ImageState(None, (40, 60), (1, 1))
+
+    def predict(self, state, prompts, *, multimask=True):
+        shape = (len(prompts), 3)
+        draw = lambda low, high: torch.rand(*shape, 1, 1, generator=self.state) * (high - low) + low  # noqa: E731
+        y, x = torch.arange(40.0)[:, None], torch.arange(60.0)[None]
+        away = torch.maximum((y - draw(5, 35)).abs() / draw(2, 15), (x - draw(5, 55)).abs() / draw(2, 20))
+        logits = draw(0.5, 6) * (1 - away)
+        scores = torch.rand(shape, generator=self.state)
+        self.logits.append(logits.flatten(0, 1))
+        self.scores.append(scores.flatten())
+        return Masks(logits, scores, logits)
+
+
+def test_the_rules_written_out_in_loops():
+    """Filter by score and stability, then of every two overlapping boxes keep the better one."""
+    segmenter = _Random()
+    found = AutomaticMasks(
+        segmenter, points_per_side=8, points_per_batch=10, pred_iou_thresh=0.3, stability_score_thresh=0.4,
+        stability_score_offset=0.5, box_nms_thresh=0.5,
+    )(torch.rand(3, 40, 60))  # fmt: skip
+    kept = []
+    everything = zip(torch.cat(segmenter.logits).numpy(), torch.cat(segmenter.scores).tolist(), strict=True)
+    for logits, score in sorted(everything, key=lambda item: -item[1]):
+        outer = int((logits > -0.5).sum())
+        if score < 0.3 or not (logits > 0).any() or (logits > 0.5).sum() / outer < 0.4:
+            continue
+        rows, columns = np.nonzero(logits > 0)
+        box = (columns.min(), rows.min(), columns.max(), rows.max())
+        if all(_iou(box, other) <= 0.5 for _, other in kept):
+            kept.append((logits > 0, box))
+    assert 5 < len(found) == len(kept) < 100
+    expected = {mask.tobytes() for mask, _ in kept}
+    assert {mask.numpy().tobytes() for mask in found.masks} == expected
+
+
+def _iou(a, b):
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(width, 0) * max(height, 0)
+    area = lambda box: max(box[2] - box[0], 0.5) * max(box[3] - box[1], 0.5)  # noqa: E731
+    return both / (area(a) + area(b) - both)
+
+
+def test_crops_find_what_the_whole_picture_is_too_coarse_for():
+    """An oracle of what is in its crop; one point to a side meets nothing in the whole picture."""
+    small = torch.zeros(100, 160, dtype=torch.bool)
+    small[20:30, 34:46] = True
+
+    class Local(OracleSegmenter):
+        def encode(self, image):
+            self.encoded += 1
+            at = (image[0, 0] > 0.5).float() if image.ndim == 4 else (image[0] > 0.5).float()
+            return ImageState(at, tuple(at.shape), (1, 1))
+
+        def predict(self, state, prompts, *, multimask=True):
+            at = prompts.points[:, 0].long()
+            hit = state.features[at[:, 1], at[:, 0]] > 0
+            logits = torch.where(hit[:, None, None], 20 * state.features - 10, -10.0)[:, None]
+            return Masks(logits, hit[:, None].float(), logits)
+
+    oracle = Local(small[None])
+    image = small.float().expand(3, -1, -1)
+    assert len(AutomaticMasks(oracle, points_per_side=1)(image)) == 0
+    found = AutomaticMasks(oracle, points_per_side=1, crop_n_layers=1, crop_overlap_ratio=0.0)(image)
+    assert oracle.encoded == 1 + 5
+    assert len(found) == 1
+    assert torch.equal(found.masks[0], small)
+    assert found.points.tolist() == [[40, 25]]
+    # an object that a crop cuts off is left to others
+    wide = torch.zeros(100, 160, dtype=torch.bool)
+    wide[20:30, 30:130] = True
+    assert len(AutomaticMasks(Local(wide[None]), points_per_side=1, crop_n_layers=1, crop_overlap_ratio=0.0)(
+        wide.float().expand(3, -1, -1))) == 0  # fmt: skip
+
+
+def test_many_prompts_at_once_go_in_batches(tiny):
+    state = tiny.encode(torch.rand(3, 48, 70))
+    points = torch.rand(300, 1, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([70, 48])
+    prompts = Prompts(points, torch.ones(300, 1, dtype=torch.long))
+    logits, scores = predict_masks(tiny, state, prompts, batch=64)
+    assert logits.shape == (300, 48, 70)
+    for row in (0, 63, 64, 299):
+        one = tiny.predict(state, prompts.rows(row, row + 1)).pick()
+        torch.testing.assert_close(logits[row], one.logits[0, 0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(scores[row], one.scores[0, 0], atol=1e-4, rtol=1e-4)
+
+
 def test_nothing_found_is_an_empty_list(blobs):
     found = AutomaticMasks(OracleSegmenter(blobs & False), points_per_side=2)(torch.rand(3, 40, 60))
     assert len(found) == 0
@@ -98,7 +203,9 @@ def test_nothing_found_is_an_empty_list(blobs):
 
 def test_wrong_numbers_are_refused(blobs):
     oracle = OracleSegmenter(blobs)
-    for wrong in ({"points_per_side": 0}, {"box_nms_thresh": 0.0}, {"min_mask_region_area": -1}):
+    for wrong in ({"points_per_side": 0}, {"box_nms_thresh": 0.0}, {"min_mask_region_area": -1},
+                  {"crop_n_layers": 9}, {"crop_overlap_ratio": 1.0}, {"crop_nms_thresh": 0.0},
+                  {"crop_n_points_downscale_factor": 0}):  # fmt: skip
         with pytest.raises(UsageError):
             AutomaticMasks(oracle, **wrong)
 

@@ -12,6 +12,7 @@ from binderclip.errors import CheckpointError, NotSupported
 from binderclip.segment import parts_of
 from binderclip.segment.parts import splicing
 from binderclip.segment.promptable import (
+    AutomaticMasks,
     HfSegmenter,
     InteractiveSession,
     PromptableSegmenter,
@@ -267,3 +268,84 @@ def test_sam_2_has_no_global_attention() -> None:
         encoder_attention(HfSegmenter(*_sam2()), noise(32, 32))
     with pytest.raises(NotSupported, match="another side"):
         encoder_attention(HfSegmenter(*_sam()), noise(32, 32), side=64)
+
+
+OFFSET = {"stability_score_offset": 0.05}  # the logits of random weights are small
+
+
+def _all_masks(pair, picture, **settings):
+    """What transformers' own pipeline finds, as a boolean stack, and its scores."""
+    model, processor = pair
+    pipeline = transformers.pipeline("mask-generation", model=model, image_processor=processor.image_processor)
+    found = pipeline(picture, points_per_crop=6, points_per_batch=12, **OFFSET, **settings)
+    return torch.stack([torch.as_tensor(mask).bool() for mask in found["masks"]]), found["scores"]
+
+
+def _same(ours, masks, scores, share=1.0):
+    """The same masks with the same scores, in any order; two pixels may be rounded to the other side.
+
+    `share`: of the masks that have to be the same. The library resizes its crops by other code than whole pictures, and
+    where the maximum of a blotch moves the blotch goes with it.
+    """
+    assert len(ours) == len(masks) > 3
+    torch.testing.assert_close(ours.scores.sort()[0], scores.sort()[0], atol=5e-4, rtol=0)
+    mine, theirs = ours.masks.flatten(1).float(), masks.flatten(1).float()
+    differing = mine.sum(1)[:, None] + theirs.sum(1) - 2 * mine @ theirs.T
+    assert float(differing.min(0)[0].quantile(share)) <= 2
+    assert float(differing.min(1)[0].quantile(share)) <= 2
+
+
+@pytest.fixture(scope="module")
+def blotchy():
+    """A SAM of random weights whose masks are blotches of several sizes that depend on the point."""
+
+    def compact(_module, _inputs, out):
+        masks = torch.nn.functional.avg_pool2d(out[0].flatten(0, 1), 5, 1, 2).flatten(0, 1)
+        at = masks.flatten(1).argmax(1)
+        y, x = torch.meshgrid(*(torch.arange(n).float() for n in masks.shape[1:]), indexing="ij")
+        away = torch.hypot(y - (at // masks.shape[2])[:, None, None], x - (at % masks.shape[2])[:, None, None])
+        size = 3 + 8 * (at % 5)[:, None, None] / 5
+        return (30 * masks + 0.3 * (1 - away / size)).view_as(out[0]), *out[1:]
+
+    torch.manual_seed(3)
+    model, processor = _sam()
+    with torch.no_grad():
+        for module in (model.mask_decoder, model.prompt_encoder, model.shared_image_embedding):
+            for parameter in module.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(6)
+        model.mask_decoder.iou_prediction_head.proj_out.bias.add_(0.5)
+    model.mask_decoder.register_forward_hook(compact)
+    return model, processor
+
+
+@pytest.mark.parametrize("quantile", [0.2, 0.4])
+@pytest.mark.parametrize("nms", [0.7, 0.9])
+def test_automatic_masks_are_those_of_the_librarys_pipeline(blotchy, picture, quantile, nms):
+    ours = AutomaticMasks(
+        HfSegmenter(*blotchy), points_per_side=6, points_per_batch=12, pred_iou_thresh=0,
+        stability_score_thresh=0, box_nms_thresh=1.0,
+        **OFFSET,
+    )  # fmt: skip
+    everything = ours(picture)
+    least = {  # between two values, above 0: the library takes 0 for no filter
+        "pred_iou_thresh": float(everything.scores.unique().quantile(quantile)) + 1e-6,
+        "stability_score_thresh": float(everything.stability.unique().quantile(quantile)) + 1e-6,
+    }
+    masks, scores = _all_masks(blotchy, picture, crops_nms_thresh=nms, **least)
+    kept = replace(ours, box_nms_thresh=nms, **least)(picture)
+    assert len(kept) < len(everything)
+    _same(kept, masks, scores)
+
+
+def test_crops_are_those_of_the_librarys_pipeline(blotchy, picture):
+    large, least = picture.resize((240, 160)), {"pred_iou_thresh": 0.3, "stability_score_thresh": 0.1}
+    masks, scores = _all_masks(blotchy, large, crops_nms_thresh=1.0, crops_n_layers=1, crop_overlap_ratio=0.3, **least)
+    ours = AutomaticMasks(
+        HfSegmenter(*blotchy), points_per_side=6, points_per_batch=12, box_nms_thresh=1.0, crop_nms_thresh=1.0,
+        crop_n_layers=1,
+        crop_overlap_ratio=0.3, **OFFSET, **least,
+    )  # fmt: skip
+    found = ours(large)
+    assert len(replace(ours, crop_n_layers=0)(large)) < len(found)
+    _same(found, masks, scores, share=0.95)

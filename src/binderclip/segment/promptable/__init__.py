@@ -8,7 +8,7 @@ from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from binderclip.segment.promptable.attention import EncoderAttention, encoder_attention
-    from binderclip.segment.promptable.automatic import AutomaticMasks, RegionMasks, stability_score
+    from binderclip.segment.promptable.automatic import AutomaticMasks
     from binderclip.segment.promptable.hf import HfSegmenter
     from binderclip.segment.promptable.interactive import (
         Action,
@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from binderclip.segment.promptable.load import load_promptable
     from binderclip.segment.promptable.network import PromptNetwork
     from binderclip.segment.promptable.oracle import OracleSegmenter
-    from binderclip.segment.promptable.prompts import ImageState, Masks, PromptableSegmenter, Prompts
+    from binderclip.segment.promptable.prompts import (
+        ImageState,
+        LowResSegmenter,
+        Masks,
+        PromptableSegmenter,
+        Prompts,
+        predict_masks,
+    )
+    from binderclip.segment.promptable.regions import RegionMasks, stability_score
     from binderclip.segment.promptable.session_file import load_session, save_session
     from binderclip.segment.promptable.small import PromptModel
 
@@ -33,6 +41,7 @@ __all__ = [
     "HfSegmenter",
     "ImageState",
     "InteractiveSession",
+    "LowResSegmenter",
     "Masks",
     "OracleSegmenter",
     "PromptModel",
@@ -45,6 +54,7 @@ __all__ = [
     "load_promptable",
     "load_session",
     "next_click",
+    "predict_masks",
     "sampled_line",
     "save_session",
     "stability_score",

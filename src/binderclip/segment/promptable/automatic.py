@@ -4,104 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from scipy import ndimage
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torchvision.ops import nms
 
 from binderclip.data.scenes.paste import boxes_of
 from binderclip.errors import UsageError
 from binderclip.models.image_text.preprocess import ImageLike
-from binderclip.segment.promptable.prompts import PromptableSegmenter, Prompts
+from binderclip.segment.promptable.crops import Box, crop_boxes, cropped, near_crop_edge
+from binderclip.segment.promptable.image import as_picture
+from binderclip.segment.promptable.prompts import ImageState, LowResSegmenter, PromptableSegmenter, Prompts
+from binderclip.segment.promptable.regions import RegionMasks, stability_score, tidy
 
-__all__ = ["AutomaticMasks", "RegionMasks"]
+__all__ = ["AutomaticMasks"]
 
 #: segment_anything's
 THRESHOLDS = {"pred_iou_thresh": 0.88, "stability_score_thresh": 0.95, "stability_score_offset": 1.0}
-
-
-@dataclass(frozen=True)
-class RegionMasks:
-    """Masks of one picture, the largest first. Superpixels and exact masks take the same form (`from_ids`).
-
-    Attributes:
-        masks: they may overlap.
-        boxes: xyxy in pixels, half-open.
-        scores: predicted IoU; 1 where nothing predicted it.
-        stability: IoU of the mask at a higher and a lower threshold; 1 where there was none.
-        points: (x, y) of the prompt in pixels, nan where there was none.
-    """
-
-    masks: Bool[Tensor, "N H W"]
-    boxes: Float[Tensor, "N 4"]
-    scores: Float[Tensor, "N"]
-    stability: Float[Tensor, "N"]
-    points: Float[Tensor, "N 2"]
-
-    def __len__(self) -> int:
-        return len(self.masks)
-
-    @classmethod
-    def of(
-        cls,
-        masks: Bool[Tensor, "N H W"],
-        *,
-        scores: Float[Tensor, "N"] | None = None,
-        stability: Float[Tensor, "N"] | None = None,
-        points: Float[Tensor, "N 2"] | None = None,
-    ) -> RegionMasks:
-        """Masks from anywhere; empty ones are left out, the rest sorted by area."""
-        areas = masks.flatten(1).sum(1)
-        order = areas.argsort(descending=True, stable=True)
-        order = order[areas[order] > 0]
-        kept = masks[order]
-        count = len(masks)
-        one, nowhere = torch.ones(count), torch.full((count, 2), torch.nan)
-        parts = (
-            one if scores is None else scores,
-            one if stability is None else stability,
-            nowhere if points is None else points,
-        )
-        return cls(kept, boxes_of(kept[None])[0] if len(kept) else torch.zeros(0, 4), *(part[order] for part in parts))
-
-    @classmethod
-    def from_ids(cls, ids: Int[Tensor, "H W"]) -> RegionMasks:
-        """The regions of an id map, such as superpixels; negative ids are no region."""
-        values = ids[ids >= 0].unique()
-        return cls.of(ids[None] == values[:, None, None])
-
-    @property
-    def areas(self) -> Int[Tensor, "N"]:
-        """Pixels of each mask."""
-        return self.masks.flatten(1).sum(1)
-
-    def id_map(self) -> Int[Tensor, "H W"]:
-        """Number of the mask at each pixel, small masks painted over large ones; -1 where there is none."""
-        ids = torch.full(self.masks.shape[1:], -1, dtype=torch.int32)
-        for number, mask in enumerate(self.masks):
-            ids[mask] = number
-        return ids
-
-    def records(self) -> list[dict[str, Any]]:
-        """The dictionaries that segment_anything's generator gives; `bbox` is x, y, width, height."""
-        found = []
-        for i in range(len(self)):
-            x0, y0, x1, y1 = self.boxes[i].tolist()
-            found.append(
-                {
-                    "segmentation": self.masks[i].numpy(),
-                    "area": int(self.areas[i]),
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "predicted_iou": float(self.scores[i]),
-                    "stability_score": float(self.stability[i]),
-                    "point_coords": [self.points[i].tolist()],
-                }
-            )
-        return found
+MOST_LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -118,10 +39,15 @@ class AutomaticMasks:
             three depend on how sharp and how confident a model is: None takes those of its `automatic` (a mapping from
             these names; the bundled model has one), or segment_anything's 0.88, 0.95 and 1.
         box_nms_thresh: of two masks whose boxes overlap more (IoU), the one with the lower predicted IoU is dropped.
-        multimask: whether each point gives several candidates, or the single mask that is meant for clear prompts.
         min_mask_region_area: loose islands and holes of fewer pixels are removed, and masks of fewer are dropped.
+        multimask: whether each point gives several candidates, or the single mask that is meant for clear prompts.
+        crop_n_layers: layers of crops that are asked beside the whole picture, (2^i)^2 of them in layer i; each is
+            encoded once. Masks that end at a crop's edge inside the picture are dropped.
+        crop_nms_thresh: as `box_nms_thresh`, between crops: what was found in a smaller crop is kept.
+        crop_overlap_ratio: how far crops of the first layer overlap, as a share of the picture's shorter side.
+        crop_n_points_downscale_factor: points along each side are divided by it once more in every layer.
 
-    Paper: Segment Anything (arXiv 2304.02643), section 5 and appendix B. Crops of the picture are not made.
+    Paper: Segment Anything (arXiv 2304.02643), section 5 and appendix B.
 
     Raises:
         UsageError: a number out of its range.
@@ -136,14 +62,25 @@ class AutomaticMasks:
     box_nms_thresh: float = 0.7
     min_mask_region_area: int = 1
     multimask: bool = True
+    crop_n_layers: int = 0
+    crop_nms_thresh: float = 0.7
+    crop_overlap_ratio: float = 512 / 1500
+    crop_n_points_downscale_factor: int = 1
 
     def __post_init__(self) -> None:
         if self.points_per_side < 1 or self.points_per_batch < 1:
             raise UsageError("points_per_side and points_per_batch must be at least 1")
-        if not 0 < self.box_nms_thresh <= 1:
-            raise UsageError(f"box_nms_thresh must be in (0, 1], got {self.box_nms_thresh}")
+        for name in ("box_nms_thresh", "crop_nms_thresh"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UsageError(f"{name} must be in (0, 1], got {getattr(self, name)}")
         if self.min_mask_region_area < 0:
             raise UsageError(f"min_mask_region_area must be at least 0, got {self.min_mask_region_area}")
+        if not 0 <= self.crop_n_layers <= MOST_LAYERS:
+            raise UsageError(f"crop_n_layers must be in 0 to {MOST_LAYERS}, got {self.crop_n_layers}")
+        if not 0 <= self.crop_overlap_ratio < 1:
+            raise UsageError(f"crop_overlap_ratio must be in [0, 1), got {self.crop_overlap_ratio}")
+        if self.crop_n_points_downscale_factor < 1:
+            raise UsageError(f"crop_n_points_downscale_factor is at least 1, got {self.crop_n_points_downscale_factor}")
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -156,58 +93,81 @@ class AutomaticMasks:
 
     @torch.no_grad()
     def __call__(self, image: ImageLike) -> RegionMasks:
-        """The masks of a picture; it is encoded once."""
-        state = self.segmenter.encode(image)
-        height, width = state.size
-        grid = self.grid(height, width)
-        kept = list(self._ask(state, grid))
-        masks = torch.cat([part[0] for part in kept])
-        scores, stability, points = (torch.cat([part[i] for part in kept]) for i in (1, 2, 3))
+        """The masks of a picture; it and every crop of it are encoded once."""
+        picture, size = as_picture(image)
+        crops = crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
+        found = [self._of_crop(picture, layer, crop, size) for layer, crop in crops]
+        masks, scores, stability, points = (torch.cat([part[i] for part in found]) for i in range(4))
+        if len(crops) > 1 and len(masks):
+            area = torch.cat([torch.full((len(part[0]),), (b[2] - b[0]) * (b[3] - b[1]))
+                              for part, (_, b) in zip(found, crops, strict=True)])  # fmt: skip
+            chosen = nms(_corners(masks), 1 / area.float(), self.crop_nms_thresh)
+            masks, scores, stability, points = (part[chosen] for part in (masks, scores, stability, points))
         if self.min_mask_region_area > 1 and len(masks):
             masks = torch.stack([tidy(mask, self.min_mask_region_area) for mask in masks])
-        large = masks.flatten(1).sum(1) >= max(1, self.min_mask_region_area)
-        masks, scores, stability, points = (part[large] for part in (masks, scores, stability, points))
-        if not len(masks):
-            return RegionMasks.of(masks, scores=scores, stability=stability, points=points)
-        chosen = nms(boxes_of(masks[None])[0], scores, self.box_nms_thresh)
-        return RegionMasks.of(masks[chosen], scores=scores[chosen], stability=stability[chosen], points=points[chosen])
+            large = masks.flatten(1).sum(1) >= self.min_mask_region_area
+            masks, scores, stability, points = (part[large] for part in (masks, scores, stability, points))
+            # Two masks that differed by an island may be one now.
+            chosen = nms(_corners(masks), scores, self.box_nms_thresh)
+            masks, scores, stability, points = (part[chosen] for part in (masks, scores, stability, points))
+        return RegionMasks.of(masks, scores=scores, stability=stability, points=points)
 
-    def grid(self, height: int, width: int) -> Float[Tensor, "P 2"]:
-        """The points, (x, y) in pixels, half a step from the border."""
-        side = (torch.arange(self.points_per_side) + 0.5) / self.points_per_side
+    def grid(self, height: int, width: int, layer: int = 0) -> Float[Tensor, "P 2"]:
+        """The points of a picture or crop, (x, y) in its pixels, half a step from the border."""
+        count = max(1, int(self.points_per_side / self.crop_n_points_downscale_factor**layer))
+        side = (torch.arange(count) + 0.5) / count
         return torch.stack(torch.meshgrid(side * width, side * height, indexing="xy"), -1).flatten(0, 1)
 
-    def _ask(self, state: Any, grid: Float[Tensor, "P 2"]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def _of_crop(
+        self, picture: ImageLike, layer: int, crop: Box, size: tuple[int, int]
+    ) -> tuple[Bool[Tensor, "N H W"], Tensor, Tensor, Tensor]:
+        """Masks at the picture's size, scores, stability and points in the picture, without doubles."""
+        x0, y0, x1, y1 = crop
+        state = self.segmenter.encode(cropped(picture, crop))  # type: ignore[type-var]
+        kept = list(self._ask(state, self.grid(y1 - y0, x1 - x0, layer)))
+        masks, scores, stability, points = (torch.cat([part[i] for part in kept]) for i in range(4))
+        boxes = _corners(masks) + torch.tensor([x0, y0, x0, y0])
+        whole = ~near_crop_edge(boxes, crop, size)
+        chosen = whole.nonzero()[:, 0]
+        chosen = chosen[nms(boxes[chosen], scores[chosen], self.box_nms_thresh)]
+        masks, scores, stability, points = (part[chosen] for part in (masks, scores, stability, points))
+        if layer:
+            masks = torch.nn.functional.pad(masks, (x0, size[1] - x1, y0, size[0] - y1))
+        return masks, scores, stability, points + torch.tensor([x0, y0])
+
+    def _ask(
+        self, state: ImageState, grid: Float[Tensor, "P 2"]
+    ) -> Iterator[tuple[Bool[Tensor, "N H W"], Tensor, Tensor, Tensor]]:
         """Good candidates of each batch: masks, scores, stability, points."""
         least = self.thresholds
         for points in grid.split(self.points_per_batch):
-            labels = torch.ones(len(points), 1, dtype=torch.long)
-            found = self.segmenter.predict(state, Prompts(points[:, None], labels), multimask=self.multimask)
-            logits, scores = found.logits.flatten(0, 1).cpu(), found.scores.flatten().cpu()
-            candidates = found.scores.shape[1]
-            good = scores >= least["pred_iou_thresh"]
+            prompts = Prompts(points[:, None], torch.ones(len(points), 1, dtype=torch.long))
+            logits, scores, row = self._confident(state, prompts, least["pred_iou_thresh"])
             stability = stability_score(logits, least["stability_score_offset"])
-            good &= (stability >= least["stability_score_thresh"]) & (logits > 0).flatten(1).any(1)
-            places = points.repeat_interleave(candidates, 0)
-            yield logits[good] > 0, scores[good], stability[good], places[good]
+            masks = logits > 0
+            good = (stability >= least["stability_score_thresh"]) & masks.flatten(1).any(1)
+            yield masks[good].cpu(), scores[good].cpu(), stability[good].cpu(), points[row.cpu()[good.cpu()]]
+
+    def _confident(self, state: ImageState, prompts: Prompts, least: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits at the picture's size, scores and number of the prompt of the candidates that are sure enough.
+
+        Where a segmenter can, only they are enlarged: most of the time goes into that.
+        """
+        if isinstance(self.segmenter, LowResSegmenter):
+            low, scores = self.segmenter.predict_low(state, prompts, multimask=self.multimask)
+            sure = scores >= least
+            logits = self.segmenter.enlarge(low[sure], state)
+        else:
+            found = self.segmenter.predict(state, prompts, multimask=self.multimask)
+            scores = found.scores
+            sure = scores >= least
+            logits = found.logits[sure]
+        return logits, scores[sure], sure.nonzero()[:, 0]
 
 
-def stability_score(logits: Float[Tensor, "N H W"], offset: float = 1.0) -> Float[Tensor, "N"]:
-    """IoU of each mask at a threshold of +offset and of -offset; they are nested, so it is a ratio of areas."""
-    inner = (logits > offset).flatten(1).sum(1)
-    outer = (logits > -offset).flatten(1).sum(1)
-    return inner / outer.clamp(min=1)
-
-
-def tidy(mask: Bool[Tensor, "H W"], area: int) -> Bool[Tensor, "H W"]:
-    """Holes of fewer pixels filled, then islands of fewer removed (the largest stays in any case)."""
-    solid = mask.cpu().numpy()
-    for holes in (True, False):
-        labels, count = ndimage.label(solid ^ holes, structure=np.ones((3, 3)))
-        sizes = np.bincount(labels.flatten(), minlength=count + 1)
-        small = sizes < area
-        small[0] = False
-        if not holes and count:
-            small[1 + int(sizes[1:].argmax())] = False
-        solid = np.where(small[labels], holes, solid)
-    return torch.from_numpy(solid.astype(bool))
+def _corners(masks: Bool[Tensor, "N H W"]) -> Float[Tensor, "N 4"]:
+    """Boxes for `nms` as segment_anything measures them, from the first to the last pixel; one pixel is half of one."""
+    if not len(masks):
+        return torch.zeros(0, 4)
+    boxes = boxes_of(masks[None])[0]
+    return torch.cat([boxes[:, :2], torch.maximum(boxes[:, 2:] - 1, boxes[:, :2] + 0.5)], 1)

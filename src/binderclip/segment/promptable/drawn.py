@@ -31,18 +31,20 @@ class PromptTokens:
     mask: Float[Tensor, "P 1 H W"] | None = None
 
 
-def draw(keys: Float[Tensor, "P C h w"], prompts: PromptTokens) -> Float[Tensor, "P M h w"]:
+def draw(keys: Float[Tensor, "#P C h w"], prompts: PromptTokens) -> Float[Tensor, "P M h w"]:
     """The `DRAWN` maps of each prompt on one grid; differentiable in the coordinates.
 
     Spots of two widths for inside and outside clicks, the box, the likeness to inside clicks, outside clicks and the
     box's content, the earlier mask, and two constant maps that say whether there are a box and a mask.
     """
-    count, (height, width) = len(keys), keys.shape[-2:]
+    count, (height, width) = len(prompts.points), keys.shape[-2:]
     cells = _centres(height, width, keys)
     sides = [prompts.labels == 1, prompts.labels == 0]
     distance = (prompts.points[:, :, None] - cells).square().sum(-1)
     spots = [_most((-distance / (2 * w * w)).exp(), side, 0.0) for w in WIDTHS for side in sides]
-    at = functional.grid_sample(keys, 2 * prompts.points[:, :, None] - 1, align_corners=False, padding_mode="border")
+    at = functional.grid_sample(
+        keys.expand(count, -1, -1, -1), 2 * prompts.points[:, :, None] - 1, align_corners=False, padding_mode="border"
+    )
     alike = functional.normalize(at[..., 0], dim=1).transpose(1, 2) @ keys.flatten(2)
     box, has_box = _box(prompts, cells)
     share = box / box.sum(1, keepdim=True).clamp(min=1e-6)

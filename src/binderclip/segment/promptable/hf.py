@@ -93,6 +93,13 @@ class HfSegmenter:
             prompts: P of them, in pixels of the picture.
             multimask: three candidates each, or one.
         """
+        low, scores = self.predict_low(state, prompts, multimask=multimask)
+        return Masks(self.enlarge(low, state), scores, low)
+
+    def predict_low(
+        self, state: ImageState, prompts: Prompts, *, multimask: bool = True
+    ) -> tuple[Float[Tensor, "P K h w"], Float[Tensor, "P K"]]:
+        """Logits in the decoder's frame and predicted IoU."""
         scale = torch.tensor(state.scale, device=self.device)
         inputs: dict[str, Any] = {}
         if prompts.points is not None and prompts.labels is not None:
@@ -102,7 +109,7 @@ class HfSegmenter:
         if prompts.boxes is not None:
             inputs["input_boxes"] = (prompts.boxes.to(self.device) * scale.repeat(2))[None]
         if prompts.masks is None:
-            found = self._run(state, inputs, multimask)
+            return self._run(state, inputs, multimask)
         else:
             # The library takes one mask for the whole image, so prompts with masks go one by one.
             size = [4 * int(v) for v in self.model.prompt_encoder.image_embedding_size]
@@ -111,21 +118,22 @@ class HfSegmenter:
             for i, mask in enumerate(masks):
                 one = {key: value[:, i : i + 1] for key, value in inputs.items()}
                 parts.append(self._run(state, one | {"input_masks": mask[None]}, multimask))
-            found = (torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
-        low, scores = found
-        return Masks(self._enlarge(low, state.size), scores, low)
+            return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def _run(self, state: ImageState, inputs: dict[str, Any], multimask: bool) -> tuple[Tensor, Tensor]:
         out = self.model(image_embeddings=state.features, multimask_output=multimask, **inputs)
         return out.pred_masks[0].float(), out.iou_scores[0].float()
 
-    def _enlarge(self, low: Float[Tensor, "P K h w"], size: tuple[int, int]) -> Float[Tensor, "P K H W"]:
+    def enlarge(self, low: Float[Tensor, "*N h w"], state: ImageState) -> Float[Tensor, "*N H W"]:
+        """Logits at the picture's size: SAM's by way of its padded square, as the library does."""
+        flat = low.reshape(-1, 1, *low.shape[-2:])
         if not self.squash:
             square = (self.image_size, self.image_size)
-            low = functional.interpolate(low, size=square, mode="bilinear", align_corners=False)
-            h, w = self.resized(*size)
-            low = low[..., :h, :w]
-        return functional.interpolate(low, size=size, mode="bilinear", align_corners=False)
+            flat = functional.interpolate(flat, size=square, mode="bilinear", align_corners=False)
+            h, w = self.resized(*state.size)
+            flat = flat[..., :h, :w]
+        full = functional.interpolate(flat, size=state.size, mode="bilinear", align_corners=False)
+        return full.view(*low.shape[:-2], *state.size)
 
 
 def load_hf(source: str, name: str) -> HfSegmenter:

@@ -165,7 +165,7 @@ class PromptNetwork(nn.Module):
     def decode(
         self, levels: FeaturePyramid, prompts: PromptTokens
     ) -> tuple[Float[Tensor, "P 4 H W"], Float[Tensor, "P 4"]]:
-        """Masks of P prompts, each on its own row of the maps: first the single one, then the three ambiguous ones.
+        """Masks of P prompts, each on its own row of the maps or all on one: the single one, then the three ambiguous.
 
         Returns:
             Logits at stride 2 and predicted IoU (about [0, 1], not clamped).

@@ -17,7 +17,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.models.image_text.preprocess import ImageLike
 
-__all__ = ["ImageState", "Masks", "PromptableSegmenter", "Prompts"]
+__all__ = ["ImageState", "LowResSegmenter", "Masks", "PromptableSegmenter", "Prompts", "predict_masks"]
 
 PAD = -1
 
@@ -107,6 +107,11 @@ class Prompts:
     def __len__(self) -> int:
         return len(next(part for part in (self.points, self.boxes, self.masks) if part is not None))
 
+    def rows(self, start: int, stop: int) -> Prompts:
+        """The prompts of these numbers."""
+        parts = (self.points, self.labels, self.boxes, self.masks)
+        return Prompts(*(None if part is None else part[start:stop] for part in parts))
+
     def flipped(self, width: float) -> Prompts:
         """The same prompts on the picture mirrored left to right."""
         points, boxes = self.points, self.boxes
@@ -188,3 +193,49 @@ class PromptableSegmenter(Protocol):
     def predict(self, state: ImageState, prompts: Prompts, *, multimask: bool = True) -> Masks:
         """Masks of the prompts: three candidates each, or with `multimask=False` one."""
         ...
+
+
+@runtime_checkable
+class LowResSegmenter(PromptableSegmenter, Protocol):
+    """A segmenter whose `predict` is `predict_low`, then `enlarge`: who wants few of the masks enlarges few."""
+
+    def predict_low(
+        self, state: ImageState, prompts: Prompts, *, multimask: bool = True
+    ) -> tuple[Float[Tensor, "P K h w"], Float[Tensor, "P K"]]:
+        """Logits in the model's own frame and predicted IoU."""
+        ...
+
+    def enlarge(self, low: Float[Tensor, "*N h w"], state: ImageState) -> Float[Tensor, "*N H W"]:
+        """Logits at the picture's size."""
+        ...
+
+
+@torch.no_grad()
+def predict_masks(
+    segmenter: PromptableSegmenter, state: ImageState, prompts: Prompts, *, multimask: bool = True, batch: int = 64
+) -> tuple[Float[Tensor, "P H W"], Float[Tensor, "P"]]:
+    """The best candidate of each of many prompts, in batches; only that one is enlarged where the segmenter can.
+
+    Args:
+        segmenter: any promptable one.
+        state: of the encoded picture.
+        prompts: any number of them.
+        multimask: whether the best of three or the single mask.
+        batch: prompts that are decoded at once.
+
+    Returns:
+        Logits at the picture's size and predicted IoU.
+    """
+    logits, scores = [], []
+    for start in range(0, len(prompts), batch):
+        asked = prompts.rows(start, start + batch)
+        if isinstance(segmenter, LowResSegmenter):
+            low, score = segmenter.predict_low(state, asked, multimask=multimask)
+            row, best = torch.arange(len(low), device=low.device), score.argmax(1)
+            logits.append(segmenter.enlarge(low[row, best], state))
+            scores.append(score[row, best])
+        else:
+            found = segmenter.predict(state, asked, multimask=multimask).pick()
+            logits.append(found.logits[:, 0])
+            scores.append(found.scores[:, 0])
+    return torch.cat(logits), torch.cat(scores)

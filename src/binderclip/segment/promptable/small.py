@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.nn import functional
 
 from binderclip.errors import UsageError
@@ -87,15 +88,28 @@ class PromptModel(nn.Module):
         Raises:
             UsageError: a state of another model.
         """
+        low, scores = self.predict_low(state, prompts, multimask=multimask)
+        return Masks(self.enlarge(low, state), scores, low)
+
+    def predict_low(
+        self, state: ImageState, prompts: Prompts, *, multimask: bool = True
+    ) -> tuple[Float[Tensor, "P K h w"], Float[Tensor, "P K"]]:
+        """Logits at stride 2 and predicted IoU; the encoded picture is shared by all prompts, not copied.
+
+        Raises:
+            UsageError: a state of another model.
+        """
         if not isinstance(state.features, FeaturePyramid):
             raise UsageError("this ImageState was made by another segmenter; call encode of this one")
-        count = len(prompts)
-        levels = state.features.rows(torch.zeros(count, dtype=torch.long, device=self.device))
-        logits, scores = self.backbone.decode(levels, self._tokens(state, prompts))
+        logits, scores = self.backbone.decode(state.features, self._tokens(state, prompts))
         kept = slice(1, None) if multimask else slice(0, 1)
-        low, scores = logits[:, kept], scores[:, kept]
-        full = functional.interpolate(low, size=state.size, mode="bilinear", align_corners=False)
-        return Masks(full, scores, low)
+        return logits[:, kept], scores[:, kept]
+
+    def enlarge(self, low: Float[Tensor, "*N h w"], state: ImageState) -> Float[Tensor, "*N H W"]:
+        """Logits at the picture's size."""
+        flat = low.reshape(-1, 1, *low.shape[-2:])
+        full = functional.interpolate(flat, size=state.size, mode="bilinear", align_corners=False)
+        return full.view(*low.shape[:-2], *state.size)
 
     def _tokens(self, state: ImageState, prompts: Prompts) -> PromptTokens:
         """The one place where pixels become the network's [0, 1]."""

@@ -1,0 +1,93 @@
+"""`binderclip masks` with a tiny promptable model of random weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.segment import AutomaticMasks, load_promptable
+from binderclip.segment.promptable import PromptModel, PromptNetwork
+
+Command = Callable[..., Any]
+SETTINGS = {"side": 64, "width": 32, "heads": 2, "blocks": 1, "layers": 1}
+LOOSE = ("--points-per-side", "4", "--pred-iou-thresh", "-9", "--stability-score-thresh", "0")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    place = tmp_path_factory.mktemp("masks") / "tiny"
+    PromptModel(PromptNetwork(**SETTINGS), settings=SETTINGS, name="tiny").eval().save(place)
+    return place
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    place = tmp_path / "photos"
+    place.mkdir()
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        Image.fromarray(rng.integers(0, 256, (30, 44, 3), dtype=np.uint8)).save(place / f"{name}.png")
+    return place
+
+
+def test_the_coco_file_holds_the_masks_of_the_library(command: Command, folder: Path, photos: Path) -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    found = command("masks", photos / "a.png", "-m", folder, *LOOSE, "--json").json()
+    want = AutomaticMasks(
+        load_promptable(folder), points_per_side=4, pred_iou_thresh=-9, stability_score_thresh=0
+    )(photos / "a.png")  # fmt: skip
+    assert found["images"][0]["masks"] == len(want) > 0
+    read = coco.COCO(found["coco"])
+    entries = read.loadAnns(read.getAnnIds())
+    for entry, mask, box in zip(entries, want.masks, want.boxes, strict=True):
+        assert np.array_equal(read.annToMask(entry).astype(bool), mask.numpy())
+        x0, y0, x1, y1 = box.tolist()
+        assert entry["bbox"] == [x0, y0, x1 - x0, y1 - y0]
+    with Image.open(found["images"][0]["overlay"]) as overlay:
+        assert overlay.size == (44, 30)
+
+
+def test_a_folder_is_gone_on_with_and_a_broken_picture_is_left_out(
+    command: Command, folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "b.png").write_bytes(b"no picture")
+    words = ("masks", photos, "-m", folder, *LOOSE)
+    first = command(*words, "--json").json()
+    assert [Path(one["image"]).name for one in first["images"]] == ["a.png", "c.png"]
+    assert [Path(one["image"]).name for one in first["skipped"]] == ["b.png"]
+    document = json.loads(Path(first["coco"]).read_text())
+    assert [image["file_name"] for image in document["images"]] == [str(photos / "a.png"), str(photos / "c.png")]
+    assert [a["id"] for a in document["annotations"]] == list(range(1, len(document["annotations"]) + 1))
+
+    encoded = []
+    encode = PromptModel.encode
+    monkeypatch.setattr(PromptModel, "encode", lambda self, image: encoded.append(1) or encode(self, image))
+    Image.new("RGB", (40, 40), "teal").save(photos / "b.png")
+    again = command(*words)
+    assert len(encoded) == 1  # only what was not done
+    assert "2 pictures were done before" in again.err
+    assert command(*words, "--json").json()["skipped"] == []
+    command(*words, "--points-per-batch", "3")  # says nothing about the result
+    assert len(encoded) == 1
+    command(*words, "--points-per-side", "3")
+    assert len(encoded) == 4
+    command(*words, "--redo")
+    assert len(encoded) == 7
+
+
+def test_mistakes_are_named(command: Command, folder: Path, photos: Path) -> None:
+    (photos / "a.png").write_bytes(b"no picture")
+    done = command("masks", photos / "a.png", "-m", folder)
+    assert done.code != 0
+    assert "none of 1 pictures could be read" in done.err
+    assert command("masks", photos, "-m", folder, "--crop-overlap-ratio", "2").code == 2
+    assert "there is no promptable" in command("masks", photos, "-m", "large-sam").err
+    assert not Path("masks").exists() or not any(Path("masks").iterdir())
