@@ -51,9 +51,18 @@ def test_the_code_of_several_runs(space: dict, tmp_path: Path) -> None:
     assert (tmp_path / "sheet.png").is_file()
 
 
+def test_the_code_of_a_session_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (400, 200), "teal").save("photo.jpg")
+    scope: dict = {}
+    exec(BLOCKS[2], scope)
+    assert len(scope["session"].actions) == 1
+    assert (tmp_path / "photo.json").is_file()
+
+
 def test_the_code_that_measures_runs() -> None:
     labels = torch.tensor([[0, 0, 1], [2, 2, 2]])
     masks = torch.stack([labels == 1, labels == 2])
     scope = {"pairs": [(labels, labels)], "predicted_masks": masks, "true_masks": masks}
-    exec(BLOCKS[2], scope)
+    exec(BLOCKS[3], scope)
     assert scope["iou"].compute().miou == 1
