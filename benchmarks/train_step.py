@@ -18,7 +18,7 @@ from binderclip.fit import fit
 from binderclip.fit.optimizers import PRECISIONS, make_optimizer
 from binderclip.losses import ContrastiveLoss, LogitScale
 from binderclip.models import ImageTextModel, TokenIds, build, load
-from binderclip.models.layers.fast_training import fast_training
+from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.optim import param_groups
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.stages.contrastive import ContrastiveStep
@@ -97,7 +97,7 @@ class OurTraining:
 
     def epoch(self, batches: list[TrainingBatch]) -> None:
         """One pass."""
-        with fast_training(self.module):
+        with fast_gradients(self.module):
             fit(
                 self.module,
                 [],

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from binderclip.models.image_text.predictor import ModuleClassifier, Predictor, ZeroShotPredictor, classifier
     from binderclip.models.image_text.preprocess import Preprocess
     from binderclip.models.image_text.vision import VisionModel, load_vision
+    from binderclip.models.layers.fast_gradients import fast_gradients
     from binderclip.models.layers.lipschitz import (
         AddBias,
         BoundedInput,
@@ -112,6 +113,7 @@ __all__ = [
     "cls_bias",
     "correlation",
     "expected_stds",
+    "fast_gradients",
     "gather",
     "gather_patches",
     "lipschitz_rule",

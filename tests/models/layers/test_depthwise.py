@@ -7,7 +7,7 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 from binderclip.models.layers.depthwise import TiledDepthwise, depthwise
-from binderclip.models.layers.fast_training import fast_training
+from binderclip.models.layers.fast_gradients import fast_gradients
 
 
 @pytest.mark.parametrize("kernel", [(5, 5), (4, 4), (3, 5), (7, 3), (3, 3)])
@@ -108,7 +108,7 @@ def test_timms_same_padding(stride, dilation):
     expected = layer(x)
     upstream = torch.randn(expected.shape)
     exact = torch.autograd.grad(expected, inputs, upstream)
-    with fast_training(layer):
+    with fast_gradients(layer):
         assert type(layer) is not Conv2dSame
         found = layer(x)
     torch.testing.assert_close(found, expected)

@@ -5,7 +5,7 @@ import torch
 from timm.layers import Attention
 from torch import nn
 
-from binderclip.models.layers.fast_training import fast_training
+from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.models.layers.self_attention import SHORT
 
 WIDTH, HEADS = 12, 3
@@ -43,7 +43,7 @@ def test_multihead_attention_gives_torchs_values_and_gradients(length, mask, pre
     mask = masks(length)[mask]
     mask = mask.double() if double and mask is not None and mask.dtype != torch.bool else mask
     exact = gradients(module, x, attn_mask=mask)
-    with fast_training(module), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+    with fast_gradients(module), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         assert type(module) is not nn.MultiheadAttention
         found = gradients(module, x, attn_mask=mask)
     for a, b in zip(found, exact, strict=True):
@@ -57,7 +57,7 @@ def test_timms_attention_gives_its_values_and_gradients(length):
     module = Attention(WIDTH, HEADS, qkv_bias=True)
     x = torch.randn(2, length, WIDTH)
     exact = gradients(module, x)
-    with fast_training(module):
+    with fast_gradients(module):
         found = gradients(module, x)
     for a, b in zip(found, exact, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
@@ -70,7 +70,7 @@ def test_what_is_not_plain_self_attention_is_left_to_torch():
     padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
     calls = [((x, other, other), {}), ((x, x, x), {"key_padding_mask": padding}), ((x, x, x), {"need_weights": True})]
     expected = [module(*inputs, **settings) for inputs, settings in calls]
-    with fast_training(module):
+    with fast_gradients(module):
         found = [module(*inputs, **settings) for inputs, settings in calls]
     for (out, maps), (expected_out, expected_maps) in zip(found, expected, strict=True):
         torch.testing.assert_close(out, expected_out)
@@ -81,7 +81,7 @@ def test_what_is_not_plain_self_attention_is_left_to_torch():
         nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, add_bias_kv=True),
         nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, add_zero_attn=True),
     ]
-    with fast_training(nn.ModuleList(odd)):
+    with fast_gradients(nn.ModuleList(odd)):
         assert all(type(part) is nn.MultiheadAttention for part in odd)
 
 
@@ -90,6 +90,6 @@ def test_dropout_stays_torchs():
     x = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(3)
     expected = module(x, x, x, need_weights=False)[0]
-    with fast_training(module):
+    with fast_gradients(module):
         torch.manual_seed(3)
         torch.testing.assert_close(module(x, x, x, need_weights=False)[0], expected)

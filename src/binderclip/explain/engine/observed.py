@@ -22,6 +22,7 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.explain.engine.placement import Box, input_box, whole
 from binderclip.explain.engine.targets import is_image_text
 from binderclip.fit.optimizers import autocast
+from binderclip.models.layers.fast_gradients import fast_gradients
 
 Place: TypeAlias = int | str | tuple[str, int]
 """`"input"`, a block index, a `models.Site` (name, block) of a tower, or the name of a submodule."""
@@ -175,11 +176,12 @@ class Observer:
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Eval mode and frozen weights, restored on leaving."""
+        """Eval mode, frozen weights and layers with a fast backward, restored on leaving."""
         modules = {id(m): m for m in (self.model, self.backbone) if isinstance(m, nn.Module)}
         with ExitStack() as stack:
             for module in modules.values():
                 stack.enter_context(_frozen(module))
+                stack.enter_context(fast_gradients(module))
             stack.enter_context(torch.enable_grad())
             yield
 

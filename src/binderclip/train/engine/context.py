@@ -17,7 +17,7 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.fit import Checkpoint, FitResult, fit
 from binderclip.fit.state import module_state
 from binderclip.models import ImageTextModel, TokenIds
-from binderclip.models.layers.fast_training import fast_training
+from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.optim import param_groups
 from binderclip.train.distributed import Parallel, World, spread
 from binderclip.train.engine.evaluator import Evaluator
@@ -241,7 +241,7 @@ class StageContext:
         worker = copy.deepcopy(module) if sharded else module
         average = self._average(module)
         try:
-            with fast_training(worker):
+            with fast_gradients(worker):
                 result = self._fit(module, worker, average, batches, steps, groups or self.groups, step)
         finally:
             for parameter in frozen:

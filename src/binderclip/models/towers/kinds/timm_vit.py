@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
+from binderclip.models.layers.fast_gradients import library_class
 from binderclip.models.towers.base import Tower
 from binderclip.models.towers.block import Backbone, Block, Projection, join_heads, packed, split_heads
 from binderclip.models.towers.pooling import AttentionPool, mean_of, patch_mask, split_latent
@@ -73,7 +74,7 @@ def timm_blocks(trunk: Backbone) -> list[Block]:
     """
     blocks: list[Block] = []
     for module in trunk.blocks:
-        name, attention = type(module).__name__, type(getattr(module, "attn", None)).__name__
+        name, attention = type(module).__name__, library_class(getattr(module, "attn", None)).__name__
         if (name, attention) != ("Block", "Attention"):
             raise NotSupported(
                 f"timm block {name} with {attention} is not supported (rotary, differential, parallel and post-norm "

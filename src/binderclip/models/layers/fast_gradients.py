@@ -1,4 +1,4 @@
-"""Layers of the libraries computed in the way that trains fastest, for the time of a training."""
+"""Layers of the libraries computed in the way whose gradients are fastest, for a while."""
 
 from __future__ import annotations
 
@@ -11,19 +11,28 @@ from torch import nn
 from binderclip.models.layers.depthwise import TiledDepthwise, TiledDepthwiseSame
 from binderclip.models.layers.self_attention import PackedAttention, ShortAttention
 
-__all__ = ["fast_training"]
+__all__ = ["fast_gradients", "library_class"]
 
 
 @contextmanager
-def fast_training(module: nn.Module) -> Iterator[None]:
-    """Train with the same layers in less time, inside the context.
+def fast_gradients(module: nn.Module) -> Iterator[None]:
+    """Run the same layers with a faster backward, inside the context: for training, attribution, attacks.
 
     Self-attention of torch and timm and depthwise convolutions that torch is slow with run as `PackedAttention`,
     `ShortAttention` and `TiledDepthwise`: the same parameters, values and gradients up to rounding. Without gradients
     their own code runs.
 
     Args:
-        module: what is trained. Classes of its parts are put back at the end; a copy made meanwhile keeps working.
+        module: what gradients go through. Classes of its parts are put back at the end; a copy made meanwhile keeps
+            working.
+
+    Examples:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(8, 8, 5, padding=2, groups=8), nn.ReLU())
+        >>> with fast_gradients(model):
+        ...     model(torch.ones(1, 8, 16, 16)).sum().backward()
+        >>> model[0].weight.grad.shape
+        torch.Size([8, 1, 5, 5])
     """
     swapped: list[tuple[nn.Module, type[nn.Module], type[nn.Module]]] = []
     for part in module.modules():
@@ -38,6 +47,15 @@ def fast_training(module: nn.Module) -> Iterator[None]:
         for part, own, faster in swapped:
             if type(part) is faster:  # else somebody has wrapped it since
                 part.__class__ = own
+
+
+def library_class(part: object) -> type:
+    """The class of a layer as its library made it, also inside `fast_gradients`."""
+    kind = type(part)
+    return kind.__base__ if kind in _FAST and kind.__base__ is not None else kind
+
+
+_FAST = (PackedAttention, ShortAttention, TiledDepthwise, TiledDepthwiseSame)
 
 
 def _faster(part: nn.Module) -> type[nn.Module] | None:
