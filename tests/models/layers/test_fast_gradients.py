@@ -8,7 +8,7 @@ from timm.layers import Attention
 from torch import nn
 
 from binderclip.models import build, load
-from binderclip.models.layers.fast_gradients import fast_gradients, library_class
+from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.models.towers import open_image_tower
 
 
@@ -24,7 +24,6 @@ def test_classes_are_put_back_also_after_an_error_and_copies_work():
     with fast_gradients(parts):
         twin = copy.deepcopy(parts)
         during = [type(part) for part in parts]
-        assert [library_class(part) for part in parts] == before
     assert [type(part) for part in parts] == before
     with pytest.raises(RuntimeError, match="stop"), fast_gradients(parts):
         raise RuntimeError("stop")

@@ -23,7 +23,8 @@ def test_terms_add_up_to_the_embedding(case, pixels: Tensor) -> None:
     for forward in (case.tower, case.forward):
         found = full_gradients(Seen(case.module, forward), pixels, 3)
         torch.testing.assert_close(found.value, case.forward(pixels)[:, 3].detach(), rtol=1e-4, atol=1e-5)
-        assert float(found.completeness_error().max()) < 1e-4
+        # Absolute, since one of the values is nearly zero.
+        assert float((found.completeness_error() * found.value.abs()).max()) < 1e-5
         # Without the terms of non-linearities there is no sum: the test does not pass by itself.
         explicit = sum(term.total() for term in found.terms if not term.implicit)
         rest = found.input.flatten(1).double().sum(1) + explicit - found.value

@@ -11,7 +11,7 @@ from torch import nn
 from binderclip.models.layers.depthwise import TiledDepthwise, TiledDepthwiseSame
 from binderclip.models.layers.self_attention import PackedAttention, ShortAttention
 
-__all__ = ["fast_gradients", "library_class"]
+__all__ = ["fast_gradients"]
 
 
 @contextmanager
@@ -47,15 +47,6 @@ def fast_gradients(module: nn.Module) -> Iterator[None]:
         for part, own, faster in swapped:
             if type(part) is faster:  # else somebody has wrapped it since
                 part.__class__ = own
-
-
-def library_class(part: object) -> type:
-    """The class of a layer as its library made it, also inside `fast_gradients`."""
-    kind = type(part)
-    return kind.__base__ if kind in _FAST and kind.__base__ is not None else kind
-
-
-_FAST = (PackedAttention, ShortAttention, TiledDepthwise, TiledDepthwiseSame)
 
 
 def _faster(part: nn.Module) -> type[nn.Module] | None:

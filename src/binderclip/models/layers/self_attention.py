@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,8 @@ class PackedAttention(nn.MultiheadAttention):
 
 class ShortAttention(Attention):
     """timm's `Attention`, which writes its maps out where that is faster."""
+
+    library_class: ClassVar[type[nn.Module]] = Attention
 
     def forward(self, x: Float[Tensor, "B L D"], *args: Any, **kwargs: Any) -> Float[Tensor, "B L D"]:
         own = self.fused_attn

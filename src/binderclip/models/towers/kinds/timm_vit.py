@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.layers.fast_gradients import library_class
 from binderclip.models.towers.base import Tower
 from binderclip.models.towers.block import Backbone, Block, Projection, join_heads, packed, split_heads
 from binderclip.models.towers.pooling import AttentionPool, mean_of, patch_mask, split_latent
@@ -74,11 +73,13 @@ def timm_blocks(trunk: Backbone) -> list[Block]:
     """
     blocks: list[Block] = []
     for module in trunk.blocks:
-        name, attention = type(module).__name__, library_class(getattr(module, "attn", None)).__name__
-        if (name, attention) != ("Block", "Attention"):
+        name, attention = type(module).__name__, type(getattr(module, "attn", None))
+        # inside `fast_gradients` an Attention runs as another class, which says so
+        attention = getattr(attention, "library_class", attention)
+        if (name, attention.__name__) != ("Block", "Attention"):
             raise NotSupported(
-                f"timm block {name} with {attention} is not supported (rotary, differential, parallel and post-norm "
-                "blocks are not); supported: Block with Attention"
+                f"timm block {name} with {attention.__name__} is not supported (rotary, differential, parallel and "
+                "post-norm blocks are not); supported: Block with Attention"
             )
         blocks.append(TimmBlock(module, module.attn.num_heads, trunk.embed_dim))
     return blocks
