@@ -169,6 +169,26 @@ def server(gate: Gate, photographs: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
+def run_of(tmp_path: Path) -> Any:
+    """Makes what the work of a tab is given, without a server: `run_of()` has an empty folder and the model `small`."""
+    pytest.importorskip("gradio", reason="the workbench needs Gradio: pip install binderclip[workbench]")
+
+    from binderclip.workbench.jobs import JobQueue, WorkbenchJob
+    from binderclip.workbench.models import ModelShelf
+    from binderclip.workbench.sessions import Sessions
+    from binderclip.workbench.tab import Bench, Run
+
+    bench = Bench(model=None, jobs=JobQueue(), sessions=Sessions(tmp_path / "sessions"), models=ModelShelf())
+
+    def made(model: str = "small") -> Run:
+        folder = tmp_path / secrets.token_hex(4)
+        folder.mkdir()
+        return Run(bench, WorkbenchJob(lambda job: None, "", ""), model, folder)
+
+    return made
+
+
+@pytest.fixture
 def client(server: Any) -> Iterator[Client]:
     """A new session on the server."""
     client = Client(server.port, server.key).sign_in()

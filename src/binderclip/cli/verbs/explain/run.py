@@ -84,7 +84,7 @@ def explain_images(request: ExplainRequest) -> int:
                 raise
             skipped.append((str(path), str(error)))
             continue
-        found = method(subject.model, [_shrunk(picture)], subject.target)
+        found = method(subject.model, [shrunk(picture)], subject.target)
         rows.append(_draw(request, subject, names[0], found, picture, path, place))
         if request.report:
             said = ", blank map" if rows[-1]["blank"] else ""
@@ -267,7 +267,8 @@ def _places(request: ExplainRequest) -> list[Path]:
     return [folder / f"{name}-explain.png" for name in output_names(paths)]
 
 
-def _shrunk(picture: Any) -> Any:
+def shrunk(picture: Any) -> Any:
+    """A picture as it is explained: at most `SIDE` pixels long."""
     from PIL import Image
 
     if max(picture.size) <= SIDE:
@@ -291,7 +292,7 @@ def _opened(paths: Sequence[Path], *, squares: bool) -> tuple[list[Any], list[Pa
                 raise
             skipped.append((str(path), str(error)))
             continue
-        small = ImageOps.fit(picture.convert("RGB"), (SQUARE, SQUARE)) if squares else _shrunk(picture)
+        small = ImageOps.fit(picture.convert("RGB"), (SQUARE, SQUARE)) if squares else shrunk(picture)
         pictures.append(small)
         kept.append(path)
     return pictures, kept, skipped

@@ -56,16 +56,11 @@ def explain_words(
     page = _page_path(out, html)
 
     from binderclip.data import open_image
-    from binderclip.evaluate import f_clipscore_dm
-    from binderclip.explain import DenseMisalignment
     from binderclip.models import load
 
-    method = DenseMisalignment(decision, prompt=prompt, **({} if eps is None else {"eps": eps}))  # type: ignore[arg-type]
     picture = open_image(image_path)
     clip = load(model, device=device, dtype=dtype)
-    if decision == "threshold" and eps is None and model in BUNDLED:
-        method = calibrated(clip, method)
-    score = f_clipscore_dm(clip, [picture], caption, method=method)
+    score = caption_score(clip, model, picture, caption, decision=decision, eps=eps, prompt=prompt)
     found = score.found
     if page is not None:
         _save(page, picture, caption, found, model)
@@ -84,6 +79,31 @@ def explain_words(
     )
     if page is not None:
         console.print(f"page {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+def caption_score(
+    clip: Any,
+    name: str,
+    picture: Any,
+    caption: str,
+    *,
+    decision: str = "threshold",
+    eps: float | None = None,
+    prompt: str = "A photo depicts ",
+) -> Any:
+    """F-CLIPScore of a picture and a caption, with what every word does to their match in `found`.
+
+    Args:
+        clip, name: the model, and what it is called; for a bundled one the threshold is found on bundled pictures.
+        picture, caption, decision, eps, prompt: see `explain_words`.
+    """
+    from binderclip.evaluate import f_clipscore_dm
+    from binderclip.explain import DenseMisalignment
+
+    method = DenseMisalignment(decision, prompt=prompt, **({} if eps is None else {"eps": eps}))  # type: ignore[arg-type]
+    if decision == "threshold" and eps is None and name in BUNDLED:
+        method = calibrated(clip, method)
+    return f_clipscore_dm(clip, [picture], caption, method=method)
 
 
 def calibrated(clip: Any, method: DenseMisalignment) -> DenseMisalignment:
@@ -138,22 +158,27 @@ def _page_path(out: str | Path | None, html: str | Path | None) -> Path | None:
 def _save(path: Path, picture: Any, caption: str, found: Misalignment, model: str) -> None:
     from binderclip.cli.shared.page import Page
 
-    words = found.words()[0]
-    top = max((abs(score) for _, score in words if score is not None), default=0.0) or 1.0
-    spans = [_span(word, score, top, wrong) for (word, score), wrong in zip(words, found.flagged[0], strict=True)]
     wrong = found.misaligned()[0]
     says = "Does not fit: " + ", ".join(wrong) if wrong else "No word is below the threshold"
     page = Page(caption, f"{escape(says)}. Green words speak for the picture, red ones against it; {_read(found)}.")
     page.picture(picture, f"cosine {float(found.cosine):.3f} with {model}")
-    page.text(f'<span style="font-size: 1.4rem; line-height: 2.2">{" ".join(spans)}</span>')
+    page.text(words_html(found))
     page.table(
         ["word", "score x 1000", ""],
         [
             (word, "not seen" if score is None else f"{1000 * score:.3f}", "does not fit" if bad else "")
-            for (word, score), bad in zip(words, found.flagged[0], strict=True)
+            for (word, score), bad in zip(found.words()[0], found.flagged[0], strict=True)
         ],
     )
     page.save(path)
+
+
+def words_html(found: Misalignment) -> str:
+    """The caption as HTML: green words speak for the picture, red ones against it; what does not fit is underlined."""
+    words = found.words()[0]
+    top = max((abs(score) for _, score in words if score is not None), default=0.0) or 1.0
+    spans = [_span(word, score, top, wrong) for (word, score), wrong in zip(words, found.flagged[0], strict=True)]
+    return f'<span style="font-size: 1.4rem; line-height: 2.2">{" ".join(spans)}</span>'
 
 
 def _span(word: str, score: float | None, top: float, wrong: bool) -> str:

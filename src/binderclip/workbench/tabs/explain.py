@@ -1,0 +1,147 @@
+"""Explain: where in a picture the evidence for a text is, by several methods; which words of a caption fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from binderclip.cli.shared.sheet import save_picture, with_scale
+from binderclip.cli.verbs.explain.run import build_methods, shrunk
+from binderclip.cli.verbs.explain.words import caption_score, words_html
+from binderclip.errors import UsageError
+from binderclip.workbench.commands import Equivalent, named_pictures, shell_line
+from binderclip.workbench.look import table
+from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+
+if TYPE_CHECKING:
+    from binderclip.explain import Attribution
+
+METHODS_AT_FIRST = ["gradcam", "gradeclip", "smoothgrad"]
+MOST_METHODS = 12
+
+
+def build(bench: Bench) -> None:
+    from binderclip.explain import METHODS, OPTIMISED
+
+    names = [(f"{name} (minutes)" if name in OPTIMISED else name, name) for name in sorted(METHODS)]
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            picture = bench.pictures("Picture", many=False)
+            label = gr.Textbox(label="What to look for", placeholder="a cat")
+            methods = gr.CheckboxGroup(names, value=METHODS_AT_FIRST, label="Methods, side by side")
+            controls = bench.controls("Show the evidence")
+            with gr.Accordion("Which words of a caption fit", open=False):
+                caption = gr.Textbox(label="Caption", placeholder="a cat on a red sofa")
+                word_controls = bench.controls("Colour the words")
+                words = gr.HTML()
+                word_results = bench.results()
+        with gr.Column(scale=3, min_width=320):
+            gallery = gr.Gallery(
+                label="Evidence", columns=2, height="auto", object_fit="contain", interactive=False,
+                buttons=["fullscreen"],
+            )  # fmt: skip
+            numbers = gr.HTML()
+            results = bench.results()
+    bench.connect(controls, work, [picture.files, label, methods], [gallery, numbers], results, also=[label.submit])
+    bench.connect(word_controls, colour_words, [picture.files, caption], [words], word_results, also=[caption.submit])
+
+
+def work(run: Run, file: str | None, label: str, names: list[str]) -> Outcome:
+    """All chosen methods on one picture; those that need the same passes share them."""
+    from binderclip.data import open_image
+    from binderclip.explain import attribute_all
+
+    path = run.pictures(file).paths[0]
+    if not label.strip():
+        raise UsageError("type what to look for, such as: a cat")
+    if not names or len(names) > MOST_METHODS:
+        raise UsageError(f"tick 1 to {MOST_METHODS} methods")
+    label, methods = label.strip(), build_methods(names, None, ())
+    picture = open_image(path)
+    clip = run.model()
+    shown: list[tuple[str, str]] = []
+    rows: list[tuple[str, str, str]] = []
+    files: list[Path] = []
+    # Cheap ones together, so that they share passes; each of the others alone, so that the first are seen at once.
+    for part in _parts(names):
+        run.progress(len(rows), len(names), f"looking by {', '.join(part)}")
+        found = attribute_all(clip, [shrunk(picture)], label, methods={name: methods[name] for name in part})
+        for name in part:
+            place = run.folder / f"{name}.png"
+            save_picture(_drawn(found[name], picture, label, name), place)
+            files.append(place)
+            shown.append((str(place), name))
+            rows.append(_row(found[name], name, picture))
+        run.show(list(shown), _table(rows, label))
+    named = named_pictures([path])[0]
+    return Outcome((shown, _table(rows, label)), files, _again(run.model_name, named, label, names))
+
+
+def colour_words(run: Run, file: str | None, caption: str) -> Outcome:
+    """The caption with its words coloured by what they do to the match."""
+    from binderclip.data import open_image
+
+    path = run.pictures(file).paths[0]
+    if not caption.strip():
+        raise UsageError("type a caption, such as: a cat on a red sofa")
+    picture = open_image(path)
+    clip = run.model()
+    run.say("reading the caption")
+    score = caption_score(clip, run.model_name, picture, caption.strip())
+    wrong = score.found.misaligned()[0]
+    named = named_pictures([path])[0]
+    python = (
+        "from binderclip.models import load; from binderclip.explain import DenseMisalignment; "
+        f"print(DenseMisalignment()(load({run.model_name!r}), [{named!r}], {caption.strip()!r}).words()[0])"
+    )
+    model = None if run.model_name == "small" else ["--model", run.model_name]
+    lines = Equivalent(python, shell_line("binderclip", "explain", "--words", named, caption.strip(), model))
+    said = f"Does not fit: {', '.join(wrong)}" if wrong else "No word is below the threshold"
+    return Outcome((words_html(score.found),), again=lines, said=f"{said}. Cosine {float(score.found.cosine):.3f}")
+
+
+def _parts(names: list[str]) -> list[list[str]]:
+    from binderclip.explain import OPTIMISED
+
+    together = [name for name in names if name not in OPTIMISED]
+    return [part for part in (together, *([name] for name in names if name in OPTIMISED)) if part]
+
+
+def _drawn(found: Attribution, picture: Any, label: str, name: str) -> Any:
+    ends = ("against", "for") if found.finish == "signed" else ("no", "strong evidence")
+    blank = ", blank" if bool(found.blank[0]) else ""
+    text = f"{label}: cosine {float(found.value[0]):.2f}, {name}{blank}"
+    return with_scale(found.overlay(picture), text, found.ramp(), ends)
+
+
+def _row(found: Attribution, name: str, picture: Any) -> tuple[str, str, str]:
+    if bool(found.blank[0]):
+        return name, "finds no place", ""
+    row, column = found.peak()[1], found.peak()[0]
+    across, down = picture.width / found.size[1], picture.height / found.size[0]
+    error = found.completeness_error()
+    adds = "" if error is None else f"{float(error[0]):.2g}"
+    return name, f"x {int((column + 0.5) * across)}, y {int((row + 0.5) * down)}", adds
+
+
+def _table(rows: list[tuple[str, str, str]], label: str) -> str:
+    return table(("Method", "Strongest evidence at", "Completeness error"), rows, f"Evidence for {label}")
+
+
+def _again(model: str, picture: str, label: str, names: list[str]) -> Equivalent:
+    chosen = None if model == "small" else ["--model", model]
+    shell = [
+        shell_line("binderclip", "explain", picture, "--label", label, "--method", name, "--out", f"{name}.png", chosen)
+        for name in names
+    ]
+    python = (
+        "from binderclip.models import load; from binderclip.explain import METHODS, attribute_all; "
+        f"found = attribute_all(load({model!r}), [{picture!r}], {label!r}, "
+        f"methods={{n: METHODS[n]() for n in {names!r}}}); "
+        f"[a.overlay({picture!r}).save(n + '.png') for n, a in found.items()]"
+    )
+    return Equivalent(python, "\n".join(shell))
+
+
+TAB = Tab("Explain", "Where in a picture the evidence for a text is; methods side by side.", build, order=50)

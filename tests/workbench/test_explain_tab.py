@@ -1,0 +1,45 @@
+"""The tab that explains: overlays, numbers and lines of several methods; a caption's words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from binderclip.errors import UsageError
+
+pytest.importorskip("gradio", reason="the workbench needs Gradio: pip install binderclip[workbench]")
+
+from binderclip.explain import METHODS
+from binderclip.models import load
+from binderclip.workbench.tabs import explain as tab
+
+
+def test_each_method_leaves_its_overlay_and_a_row(run_of, photographs: Path):
+    run, picture = run_of(), str(photographs / "cat.jpg")
+    gallery, table = (outcome := tab.work(run, picture, "a cat", ["gradcam", "saliency"])).values
+    assert [name for _, name in gallery] == ["gradcam", "saliency"]
+    assert [path.name for path in outcome.files] == ["gradcam.png", "saliency.png"]
+    # The place of the strongest evidence is that of the method called by itself.
+    with Image.open(picture) as opened:
+        width = opened.width
+    found = METHODS["saliency"]()(load("small"), [picture], "a cat")
+    column = int((found.peak()[0] + 0.5) * width / found.size[1])
+    assert f"x {column}," in table
+    assert outcome.again.shell.count("binderclip explain cat.jpg --label") == 2
+
+
+def test_words_of_a_caption_are_coloured_and_escaped(run_of, photographs: Path):
+    outcome = tab.colour_words(run_of(), str(photographs / "cat.jpg"), "a cat <b> rocket")
+    (shown,) = outcome.values
+    assert shown.count("title=") >= 3
+    assert "<b>" not in shown
+    assert "Cosine" in outcome.said
+
+
+@pytest.mark.parametrize(("label", "methods", "said"), [(" ", ["gradcam"], "type what"), ("a cat", [], "tick 1 to")])
+def test_what_is_missing_is_said_before_a_model_is_loaded(run_of, photographs: Path, label, methods, said):
+    run = run_of("no such model")
+    with pytest.raises(UsageError, match=said):
+        tab.work(run, str(photographs / "cat.jpg"), label, methods)
