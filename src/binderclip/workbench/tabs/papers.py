@@ -53,7 +53,8 @@ def build(bench: Bench) -> None:
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     gr.on([words.change, status.change], search, [words, status], [chosen, found], **quiet)
-    chosen.change(show, [chosen], [card, figure], **quiet)
+    # Without triggers: when the page opens, and when another paper is chosen.
+    gr.on(None, show, [chosen], [card, figure], **quiet)
     bench.connect(controls, work, [chosen, length], [measured, figure], results, keep=True)
 
 
