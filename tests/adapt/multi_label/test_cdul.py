@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
@@ -116,6 +117,8 @@ def test_refining_moves_towards_the_network_and_undecided_labels_most() -> None:
         shift = torch.logit(y) - torch.logit(refine(y, p.log()))
         expected = weight * label_gradient(y, p.log()) / (2 * np.pi) ** 0.5
         assert torch.allclose(shift, expected, atol=1e-9)
+        narrow = torch.logit(y) - torch.logit(refine(y, p.log(), sigma=0.2))
+        assert torch.allclose(narrow, norm.pdf(value, 0.5, 0.2) * label_gradient(y, p.log()), atol=1e-9)
     hard = torch.tensor([[1.0, EDGE, 0.5]], dtype=torch.float64).clamp(EDGE, 1 - EDGE)
     assert refine(hard, torch.tensor([[1.0, 1e-30, 1e-30]], dtype=torch.float64).log()).isfinite().all()
 

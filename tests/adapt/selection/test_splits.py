@@ -38,6 +38,18 @@ def test_every_class_is_left_to_train_on_in_every_fold(y: np.ndarray, folds: int
     assert set(np.flatnonzero(fold < 0)) == set(np.flatnonzero(np.isin(y, alone)))
 
 
+def test_how_much_alike_is_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.integers(40, 200, (16, 16))
+    other = np.clip(one + rng.normal(0, 20, one.shape), 0, 255)
+    pictures = np.stack([one, other, rng.integers(40, 200, (16, 16))]).astype(np.uint8)
+    found = np.corrcoef(pictures.reshape(3, -1))[0, 1]
+    assert 0.85 < found < 0.97
+    below, above = near_duplicates(pictures, similar=found - 0.01), near_duplicates(pictures, similar=found + 0.01)
+    assert below[0] == below[1] != below[2]
+    assert len(set(above.tolist())) == 3
+
+
 def test_a_given_test_split_is_kept_and_its_look_alikes_leave_the_pool() -> None:
     y = np.array([0, 0, 0, 1, 1, 1])
     groups = np.array([0, 1, 2, 3, 3, 5])

@@ -13,13 +13,14 @@ def loss_with(term, chunk=None):
     return ContrastiveLoss((), scales=LogitScale(20.0), terms=[term], chunk=chunk)
 
 
+@pytest.mark.parametrize("own", [None, 3.0])
 @pytest.mark.parametrize("chunk", [5, 100])
-def test_similarity_distillation_is_torchs_kl_divergence(features, chunk):
+def test_similarity_distillation_is_torchs_kl_divergence(features, chunk, own):
     image, text = features()
     teacher_image, teacher_text = (x.detach() for x in features(seed=4, width=6))
-    loss = loss_with(SimilarityDistill(teacher_scale=8.0), chunk)
+    loss = loss_with(SimilarityDistill(teacher_scale=8.0, student_scale=own), chunk)
     output = loss(image, text, teacher_image=teacher_image, teacher_text=teacher_text)
-    student = 20.0 * F.normalize(image, dim=1) @ F.normalize(text, dim=1).T
+    student = (own or 20.0) * F.normalize(image, dim=1) @ F.normalize(text, dim=1).T
     teacher = 8.0 * F.normalize(teacher_image, dim=1) @ F.normalize(teacher_text, dim=1).T
     expected = (
         sum(
@@ -47,6 +48,17 @@ def test_gradients_equal_open_clips_distillation(features, chunk):
     mine, others = (torch.autograd.grad(value, [image, text, scale]) for value in (ours, theirs))
     for one, other in zip(mine, others, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+
+
+def test_the_student_may_be_two_images_and_the_teacher_two_texts(features):
+    image, text = features()
+    teacher = features(seed=4, width=6)[1].detach()
+    term = SimilarityDistill(student=("image", "image"), teacher=("words", "words"), teacher_scale=8.0)
+    found = loss_with(term)(image, text, words=teacher).total
+    student = 20.0 * F.normalize(image, dim=1) @ F.normalize(image, dim=1).T
+    soft = 8.0 * F.normalize(teacher, dim=1) @ F.normalize(teacher, dim=1).T
+    expected = F.kl_div(student.log_softmax(1), soft.log_softmax(1), log_target=True, reduction="batchmean")
+    assert float(found) == pytest.approx(float(expected), abs=1e-6)
 
 
 @pytest.mark.parametrize("chunk", [5, 100])

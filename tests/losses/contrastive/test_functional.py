@@ -59,6 +59,14 @@ def test_sigmoid_equals_log_sigmoid_on_the_whole_matrix(features, dtype, chunk):
     assert_same(ours, dense_sigmoid(image, text, scale, bias), [image, text, scale, bias], TOLERANCE[dtype])
 
 
+def test_sigmoid_without_normalising_takes_the_features_as_they_are(features):
+    image, text = features(dtype=torch.float64)
+    theirs = open_clip.loss.SigLipLoss()(image, text, torch.tensor(0.5), torch.tensor(-1.0))
+    ours = sigmoid_loss(image, text, 0.5, -1.0, normalize=False)
+    assert float(ours) == pytest.approx(float(theirs), abs=1e-9)
+    assert abs(float(ours) - float(sigmoid_loss(image, text, 0.5, -1.0))) > 1e-3
+
+
 @pytest.mark.parametrize("chunk", [7, 1000])
 def test_values_equal_open_clips(features, chunk):
     image, text = (F.normalize(x, dim=1) for x in features(dtype=torch.float64))

@@ -39,6 +39,25 @@ def test_each_method_equals_open_clip_at_its_own_scale(features, name, chunk):
     assert all(p.grad is not None and p.grad.abs() > 0 for p in loss.parameters())
 
 
+def test_scale_and_bias_start_where_they_are_told_and_end_at_the_largest(features):
+    image, text = features()
+    unit = F.normalize(image, dim=1), F.normalize(text, dim=1)
+    start = torch.tensor(5.0), torch.tensor(-2.0)
+    for loss, reference in (
+        (clip(init_scale=5.0, max_scale=6.0, learnable=False), lambda s: open_clip.loss.ClipLoss()(*unit, s)),
+        (
+            siglip(init_scale=5.0, init_bias=-2.0, max_scale=6.0, learnable=False),
+            lambda s: open_clip.loss.SigLipLoss()(*unit, s, start[1]),
+        ),
+    ):
+        assert float(loss(image, text).total) == pytest.approx(float(reference(start[0])), abs=1e-6)
+        named = dict(loss.named_parameters())
+        assert not any(p.requires_grad for p in named.values())
+        (scale,) = [p for name, p in named.items() if name.endswith("logit_scale")]
+        scale.fill_(math.log(50.0))
+        assert float(loss(image, text).total) == pytest.approx(float(reference(torch.tensor(6.0))), abs=1e-6)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_dense_and_chunked_agree_in_metrics_too(features, name):
     image, text = features(noise=2.0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
+from scipy.stats import norm
 
 from binderclip.errors import UsageError
 from binderclip.models import ImageTextModel
@@ -213,15 +214,32 @@ def test_gradient_error_is_none_for_equals_and_the_formula_on_one_level(pictures
     assert 0 <= float(gradient_error(pictures, other).min()) <= float(gradient_error(pictures, other).max()) <= 1
 
 
-def test_structural_similarity_is_scikit_images(pictures: torch.Tensor) -> None:
+@pytest.mark.parametrize("window", [7, 3])
+def test_structural_similarity_is_scikit_images(pictures: torch.Tensor, window: int) -> None:
     from skimage.metrics import structural_similarity as reference
 
     one, two = pictures[0].double(), (0.7 * pictures[0] + 0.3 * pictures[1]).double()
     expected = reference(
-        one.numpy(), two.numpy(), data_range=1.0, channel_axis=0, use_sample_covariance=False, win_size=7
+        one.numpy(), two.numpy(), data_range=1.0, channel_axis=0, use_sample_covariance=False, win_size=window
     )
-    assert float(structural_similarity(one[None], two[None]).mean()) == pytest.approx(float(expected), abs=1e-6)
+    found = structural_similarity(one[None], two[None], window=window)
+    assert float(found.mean()) == pytest.approx(float(expected), abs=1e-6)
     assert float(restoration_loss(pictures, pictures)) == pytest.approx(0, abs=1e-5)
+
+
+def test_how_far_above_its_mean_a_pixel_is_suspected() -> None:
+    """Of normal noise the share is the normal distribution's tail, and a coarser noise has larger regions."""
+    rise = {}
+    for cells in (64, 4):
+        noise = torch.Generator().manual_seed(0)
+        found = random_regions(200, (64, 64), noise, cells=cells, deviations=1.5)
+        assert found.shape == (200, 64, 64)
+        rise[cells] = float((found[:, :, 1:] != found[:, :, :-1]).float().mean())
+        if cells == 64:  # every pixel its own number
+            assert float(found.float().mean()) == pytest.approx(norm.sf(1.5), abs=0.002)
+    assert rise[4] < rise[64] / 4
+    ramp = torch.arange(101.0).view(1, 1, 101)  # mean 50, deviation 29.15
+    assert suspected(ramp, (1, 101), deviations=1.0)[0, 0].tolist() == [x > 50 + 29.15 for x in range(101)]
 
 
 def test_the_restorer_finds_what_it_never_saw() -> None:

@@ -19,6 +19,10 @@ def test_regions_are_boxes_around_what_stands_out() -> None:
     boxes, scores = region_boxes(maps, (80, 40))
     assert boxes.tolist() == [[50, 10, 80, 20], [0, 0, 10, 5]]
     torch.testing.assert_close(scores, torch.tensor([[1.0, 0], [0, 0.5]]))
+    # A ramp of eight columns: above its mean by so many deviations.
+    ramp = torch.arange(8.0).repeat(8, 1)[..., None]  # mean 3.5, deviation 2.29
+    for threshold, left in ((0.0, 4), (1.0, 6), (1.5, 7)):
+        assert region_boxes(ramp, (80, 80), threshold)[0].tolist() == [[10 * left, 0, 80, 80]]
     # A flat map is one region: the whole image.
     assert region_boxes(torch.ones(4, 4, 1), (20, 20))[0].tolist() == [[0, 0, 20, 20]]
 

@@ -38,6 +38,15 @@ def test_every_region_is_one_annotation_that_decodes_to_its_mask() -> None:
     assert np.array_equal(union, labels == 1)
 
 
+def test_classes_that_are_skipped_have_no_annotations() -> None:
+    labels = np.array([[0, 0, 1, 1], [2, 2, 2, 2]])
+    for skip, kept in (((), [1, 2, 3]), (("sky", "sea"), [1]), (("background",), [1, 2, 3])):
+        found = coco_document([("a.png", labels)], ["ship", "sky", "sea"], skip=skip, min_area=1)
+        assert [a["category_id"] for a in found["annotations"]] == kept
+    found = coco_document([("a.png", labels)], ["background", "sky", "sea"], min_area=1)
+    assert [a["category_id"] for a in found["annotations"]] == [2, 3]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_run_lengths_start_with_zeros_and_go_down_columns(seed: int) -> None:
     mask = np.random.default_rng(seed).random((5, 7)) > 0.5

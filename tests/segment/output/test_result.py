@@ -30,6 +30,13 @@ def test_enlarging_class_by_class_equals_enlarging_all(threshold: float) -> None
     assert torch.equal(label_map(scores, (50, 33), threshold).long(), want)
 
 
+def test_unsure_pixels_get_the_label_asked_for_by_either_probability() -> None:
+    log_p = torch.tensor([[[0.6, 0.2]], [[0.3, 0.1]], [[0.1, 0.05]]]).log()  # the second pixel sums to .35
+    assert label_map(log_p, (1, 2), 0.5).tolist() == [[0, 0]]
+    assert label_map(log_p, (1, 2), 0.5, absolute=True).tolist() == [[0, -1]]
+    assert label_map(log_p, (1, 2), 0.5, absolute=True, below=2).tolist() == [[0, 2]]
+
+
 def test_the_most_probable_class_is_that_of_all_probabilities() -> None:
     scores = 3 * torch.randn(5, 7, 6, generator=torch.Generator().manual_seed(1))
     nothing = torch.full((50, 33), -1, dtype=torch.int32)

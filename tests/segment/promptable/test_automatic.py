@@ -85,6 +85,8 @@ def test_stability_is_the_iou_of_two_thresholds():
     high, low = logits > 1, logits > -1
     expected = (high & low).flatten(1).sum(1) / (high | low).flatten(1).sum(1)
     torch.testing.assert_close(stability_score(logits), expected)
+    ramp = torch.linspace(-2, 2, 41).view(1, 1, 41)  # steps of .1: above .55 are 15, above -.55 are 26
+    torch.testing.assert_close(stability_score(ramp, 0.55), torch.tensor([15 / 26]))
 
 
 def test_tidy_fills_holes_and_drops_islands():
