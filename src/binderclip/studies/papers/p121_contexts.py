@@ -16,10 +16,10 @@ from binderclip.data.scenes.stream import scenes
 from binderclip.evaluate import worst_group_accuracy
 from binderclip.fit import fit
 from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.quantities import combined, value_of
-from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.power import Pilot
+from binderclip.studies.harness.quantities import Quantity, combined, value_of
+from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,8 @@ ANIMALS = ("cat", "dog", "chicken", "bear")
 HOME = {"cat": "grass", "dog": "water", "chicken": "grass", "bear": "water"}
 CONTEXTS = {"background": {"others": [""], "grass": ["on grass"], "water": ["on water"]}}
 TEMPERATURES = (1.0, 3.0, 5.0)
-STEPS, BATCH, TEST = 80, 24, 20
+STEPS, BATCH, TEST = 80, 24, 100
+PILOT = (0, 1, 2)
 TRAINED, LR = 2, 2e-4
 TYPICAL = 0.95
 
@@ -80,26 +81,25 @@ def _tuned(seed: int) -> Any:
     pictures = torch.cat(images)
     texts = sorted(set(captions))
     owner = torch.tensor([texts.index(c) for c in captions])
-    tokens_of_texts = clip.tokenize(texts)
     order = torch.Generator().manual_seed(seed)
 
     # What enters the trained blocks is the same in every step: computed once.
     clip.eval()
     tower, cut = clip.image_tower, clip.image_tower.depth - TRAINED
     with torch.no_grad():
+        t = F.normalize(clip.encode_text(texts), dim=-1)
         entering = [tower.run(tower.embed(clip.preprocess(part)), stop=cut) for part in pictures.split(BATCH)]
     first, x = entering[0], torch.cat([tokens.x for tokens in entering])
 
     def step(rows: Tensor) -> Tensor:
         tokens = tower.run(first.with_x(x[rows]), start=cut)
         seen = F.normalize(tower.project(tower.pool(tokens)), dim=-1)
-        t = F.normalize(clip.encode_text(tokens_of_texts), dim=-1)
         # Captions are few, so each picture is told from every caption there is.
         return F.cross_entropy(clip.scale().detach() * seen @ t.T, owner[rows])
 
     batches = [torch.randint(len(owner), (BATCH,), generator=order) for _ in range(STEPS)]
     last = {id(p) for block in list(tower.blocks)[cut:] for p in block.module.parameters()}
-    trained = [p for n, p in clip.named_parameters() if id(p) in last or ".text.transformer" in n]
+    trained = [p for p in clip.parameters() if id(p) in last]
     fit(step, trained, batches, steps=STEPS, lr=LR, module=clip, warmup=10)
     return clip.eval()
 
@@ -119,12 +119,11 @@ def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
     from binderclip.models import load
 
-    with one_thread():
-        rows = []
-        for model, clip in (("fine-tuned", _tuned(seed)), ("as shipped", load("small"))):
-            x, y, place = _test_set(clip, seed)
-            rows += _rows(clip, x, y, place, model, seed)
-        return rows
+    rows = []
+    for model, clip in (("fine-tuned", _tuned(seed)), ("as shipped", load("small"))):
+        x, y, place = _test_set(clip, seed)
+        rows += _rows(clip, x, y, place, model, seed)
+    return rows
 
 
 def _rows(clip: Any, x: np.ndarray, y: np.ndarray, place: np.ndarray, model: str, seed: int) -> list[Row]:
@@ -148,11 +147,6 @@ def _rows(clip: Any, x: np.ndarray, y: np.ndarray, place: np.ndarray, model: str
         z = pool.posterior(sims, scale=float(built.bank.scale), features=unit)[:, 1:].argmax(-1).numpy()
         rows.append(Row("context found", method, float((np.array(["grass", "water"])[z] == place).mean()), model))
     return rows
-
-
-def _finds_context(table: Table) -> tuple[bool, str]:
-    value = max(table.mean("context found", method, "fine-tuned") for method in ("joint", "pure"))
-    return value > 0.8, f"right in {value:.3f} of the scenes (chance 0.5)"
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -180,15 +174,21 @@ def draw(table: Table, figure: Figure) -> None:
 
 INFERRED = (*(f"joint, t = {t:g}" for t in TEMPERATURES), "pure, t = 1")
 
+
+def _worst(method: str) -> Quantity:
+    return value_of("worst-group accuracy", method, "fine-tuned")
+
+
 STUDY = Study(
     paper="p121",
     claim="Conditioning on a context that the model infers itself raises worst-group accuracy where the background is "
     "a shortcut.",
     protocol="Scenes at 128 px of four animals (12 to 25 % of the area) on green or blue texture. A copy of `small` "
-    "is fine-tuned for 80 steps of 24 pictures (AdamW, 2e-4, last two image blocks and text blocks) on 240 scenes "
-    "with the captions 'a {animal} on {ground}', 95 % of each animal on its own ground; tested on 20 scenes of "
+    "is fine-tuned for 80 steps of 24 pictures (AdamW, 2e-4, last two image blocks; texts frozen) on 240 scenes "
+    "with the captions 'a {animal} on {ground}', 95 % of each animal on its own ground; tested on 100 scenes of "
     "held-out drawings for each animal and ground. One trial run of another seed with birds and horses at half the "
-    "size, where one class failed on every ground and the worst group said nothing.",
+    "size, where one class failed on every ground and the worst group said nothing. The spread is the largest "
+    "of the methods' in the first measurement, on 20 scenes a group, with texts trained and the `small` of before.",
     baseline="No context; the average of all contexts; random letters for the context; the model as shipped.",
     lower_bound="Guessing: 0.25.",
     upper_bound="",
@@ -196,23 +196,33 @@ STUDY = Study(
     criteria=(
         Criterion.paired(
             "joint and pure, on average, beat no context by a point on the worst group (fine-tuned)",
-            combined("mean", *(value_of("worst-group accuracy", name, "fine-tuned") for name in INFERRED)),
-            value_of("worst-group accuracy", "no context", "fine-tuned"),
+            combined("mean", *(_worst(name) for name in INFERRED)),
+            _worst("no context"),
             margin=0.01,
+            expected=0.045,
+            pilot=Pilot(0.0289, PILOT),
             essential=True,
         ),
-        Criterion.below(
-            "random contexts gain a point at most",
-            value_of("worst-group accuracy", "random context", "fine-tuned")
-            - value_of("worst-group accuracy", "no context", "fine-tuned"),
-            0.01,
-            essential=True,
+        Criterion.paired(
+            "they beat random contexts on the worst group",
+            combined("mean", *(_worst(name) for name in INFERRED)),
+            _worst("random context"),
         ),
-        Criterion("the fine-tuned model infers the ground in at least 80 % of the scenes", _finds_context),
+        Criterion.at_least(
+            "the fine-tuned model infers the ground in at least 80 % of the scenes",
+            combined("most", *(value_of("context found", name, "fine-tuned") for name in ("joint", "pure"))),
+            0.8,
+        ),
+    ),
+    rival=Criterion.paired(
+        "they beat the average of contexts on the worst group",
+        combined("mean", *(_worst(name) for name in INFERRED)),
+        _worst("average of contexts"),
     ),
     draw=draw,
-    seeds=(0, 1, 2),
-    remeasure=FIRST_RULES,
+    seeds=tuple(range(10, 18)),
+    one_thread=True,
+    registered="84c29d983b84",
     stand_in=(
         "`small` with a short fine-tune instead of CLIP as it is",
         "four drawn animals on two made grounds instead of Waterbirds and CelebA",
