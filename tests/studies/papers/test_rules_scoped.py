@@ -26,8 +26,8 @@ def table(pairs, mass: dict[str, float], levels: dict[str, float], gains: dict[t
     return Table(rows)
 
 
-def p132(gains: dict[tuple[str, str], float] | None = None, fused: float = 0.6) -> Table:
-    mass = {cliper.FUSED: fused, cliper.OWN: 0.2, "q-q": 0.3, "k-k": 0.3, "v-v": 0.3, EVEN: 0.1}
+def p132(gains: dict[tuple[str, str], float] | None = None) -> Table:
+    mass = {cliper.FUSED: 0.6, cliper.OWN: 0.2, EVEN: 0.1}
     levels = dict.fromkeys(cliper.asked(), 0.3) | {"sclip": 0.35}
     return table(cliper.PAIRS, mass, levels, gains or {})
 
@@ -48,10 +48,7 @@ HOLDS, WEAK, NOT = "all met", "essential met", "not met"
         ("p132", p132({(cliper.FUSED, cliper.OWN): 0.0}), NOT),
         ("p132", p132({(cliper.LAYERS, cliper.FUSED): -0.1}), NOT),
         ("p132", p132({(cliper.SHARP, cliper.LAYERS): 0.001}), NOT),
-        ("p132", p132({(cliper.SHARP, "sclip"): -0.1}), NOT),
-        ("p132", p132({(cliper.SHARP, "value"): -0.1}), NOT),
-        ("p132", p132({(cliper.VALUE_SHARP, "value"): 0.0}), WEAK),
-        ("p132", p132(fused=0.15), WEAK),
+        ("p132", p132({(cliper.SHARP, "sclip"): -0.1}), WEAK),
         ("p164", p164(), HOLDS),
         ("p164", p164({(corrclip.TRUE, corrclip.FOUND): -0.1}), NOT),
         ("p164", p164({(corrclip.FOUND, corrclip.FREE): 0.0}), NOT),

@@ -10,16 +10,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.data import to_tensor
+from binderclip.evaluate import last_attention
 from binderclip.segment import Frame, PatchWeights, Whole
 from binderclip.segment.parts.context import Context, open_windows, records
 from binderclip.segment.parts.last_block import AttentionMap
 from binderclip.segment.parts.resolution import resized
+from binderclip.studies.harness.criteria import Precondition
+from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.table import Row
 from binderclip.studies.harness.threads import one_thread
-from binderclip.studies.protocols.segment_table import SETS, bundled, scene_set
+from binderclip.studies.protocols.segment_table import SETS, SIZE, bundled, scene_set
+from binderclip.studies.protocols.visual_scenes import cluttered
 
 MASS = "attention on the own class"
 EVEN = "all patches alike"
+DENSITY = "attention on objects over their share"
+LAST = "AUROC of the last block's products for pairs in one object"
 _truth: dict[bytes, Tensor] = {}
 
 
@@ -32,6 +38,43 @@ def remember(name: str, seed: int, n: int) -> None:
 def true_regions(image: Float[Tensor, "3 H W"]) -> Int[Tensor, "H W"]:
     """A region source that knows the scene: its classes, the ground being one of them."""
     return _truth[image.cpu().numpy().tobytes()] + 1
+
+
+def attention_rows(seed: int, *, n: int = 16, model: str = "small") -> list[Row]:
+    """Rows `LAST`: how well products in the last block tell patches of one object from others (AUROC); and `DENSITY`.
+
+    Args:
+        seed: of the scenes, two to four objects of 256 px.
+        n: number of scenes.
+        model: a bundled model.
+    """
+    found = cluttered(seed, n, objects=(2, 4), size=SIZE)
+    with one_thread(), torch.no_grad():
+        last = last_attention(bundled(model), found.images, found.visible, size=SIZE)
+    rows = [Row(LAST, name, value) for name, value in last.auroc.items()]
+    return [*rows, Row(DENSITY, "class token", last.density)]
+
+
+def attends(*names: str, bound: float = 0.55) -> Precondition:
+    """What a study of the last block's attention needs: these products tell objects apart, on average.
+
+    Args:
+        names: of `qq`, `kk`, `vv` (self-self cosines) and `qk` (the block's own attention).
+        bound: of the mean AUROC; 0.5 is no better than chance.
+    """
+    return Precondition(
+        f"the last block's {', '.join(names)} tell patches of one object from others (AUROC above {bound:g})",
+        combined("mean", *(value_of(LAST, name) for name in names)),
+        bound,
+    )
+
+
+LOOKS = Precondition(
+    "the class token attends to objects at least a tenth more than to the ground (ratio)",
+    value_of(DENSITY, "class token"),
+    1.1,
+)
+"""What a study of the class token's attention needs."""
 
 
 def mass_rows(

@@ -28,7 +28,7 @@ from binderclip.segment import (
     parts_of,
 )
 from binderclip.studies.harness.criteria import Criterion, Test
-from binderclip.studies.harness.power import Estimate
+from binderclip.studies.harness.power import Estimate, Pilot
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 
@@ -268,7 +268,17 @@ def beats(one: str, other: str, *, every_seed: bool = False, show: bool = False)
 
 
 def gains(
-    text: str, one: str, other: str, *, margin: float = 0.0, scenes: int = SCENES, essential: bool = False
+    text: str,
+    one: str,
+    other: str,
+    *,
+    margin: float = 0.0,
+    expected: float | None = None,
+    scenes: int = SCENES,
+    seeds: int = 3,
+    spread: float | None = None,
+    pilot: tuple[int, ...] = (0, 1, 2),
+    essential: bool = False,
 ) -> Criterion:
     """A criterion: `one` is above `other` in mIoU of single scenes, by the paired bootstrap over scenes.
 
@@ -276,7 +286,11 @@ def gains(
         text: in words.
         one, other: compared, named together in `against` of `table_rows`.
         margin: of mIoU, negative for `loses at most so much`.
+        expected: the gain that the power is counted for.
         scenes: of a set and seed.
+        seeds: how many there will be.
+        spread: standard deviation of the gain of a scene in the pilot; without it the condition cannot be essential.
+        pilot: seeds of the pilot.
         essential: whether the claim stands on it.
     """
 
@@ -285,7 +299,33 @@ def gains(
         seeds = len(table.values("gain", f"{one} - {other}", SETS[0]))
         return Estimate(mean, low, high, scenes * len(SETS) * seeds, "paired bootstrap over scenes")
 
-    return Criterion.estimated(text, estimate, margin=margin, essential=essential)
+    return Criterion.estimated(
+        text,
+        estimate,
+        margin=margin,
+        expected=expected,
+        items=scenes * len(SETS) * seeds,
+        pilot=None if spread is None else Pilot(spread, pilot),
+        essential=essential,
+    )
+
+
+def random_gains(pairs: Sequence[tuple[str, str]], seed: int, scenes: int, deviation: float = 0.1) -> list[Row]:
+    """The rows of segmenters that change scenes at random: every gain is noise.
+
+    Args:
+        pairs: as in `against` of `table_rows`.
+        seed: of the noise.
+        scenes: of a set and seed.
+        deviation: of the gain of a scene.
+    """
+    rng, error = np.random.default_rng([seed, 7]), deviation / scenes**0.5
+    return [
+        Row(metric, f"{one} - {other}", value, name)
+        for name in SETS
+        for one, other in pairs
+        for metric, value in (("gain", rng.normal(0, error)), ("gain, half its interval", 1.96 * error))
+    ]
 
 
 def not_below(one: str, other: str) -> Test:
