@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.segment import (
-    ClassTokenProduct,
     ClusterVote,
     Frame,
     LastBlock,
@@ -22,18 +21,19 @@ from binderclip.segment import (
     without_class_token,
 )
 from binderclip.segment.parts.context import Context, open_windows, records
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.protocols.scene_attention import attends, attention_rows
 from binderclip.studies.protocols.segment_figures import draw_table
 from binderclip.studies.protocols.segment_table import (
     LOWER_BOUND,
     PROTOCOL,
+    SCENES,
     UPPER_BOUND,
-    beats,
     bundled,
     gains,
+    random_gains,
     scene_set,
     table_rows,
 )
@@ -43,10 +43,8 @@ if TYPE_CHECKING:
 
 BLOCK = LastBlock(SelfSelf("q+k+v"), residual=True, mlp=True)
 CORE = 2
-REWIRED, OURS, MEAN, NOISY, LARGER, WHOLE = (
-    "rewired (q+k+v)", "CLIPtrase", "CLIPtrase, mean vote", "CLIPtrase, not denoised", "CLIPtrase, cores of 4",
-    "rewired x class token",
-)  # fmt: skip
+N, SEEDS = 17, (10, 11, 12)
+REWIRED, OURS, NOISY = "rewired (q+k+v)", "CLIPtrase", "CLIPtrase, not denoised"
 TOP = 5
 MASS = f"share of the {TOP} largest columns"
 GLOBAL = f"of the class token's {TOP} patches, found among those columns"
@@ -63,10 +61,7 @@ def asked() -> dict[str, Parts]:
         "plain": parts_of("plain", resolution=whole),
         REWIRED: rewired(),
         OURS: parts_of("cliptrase", resolution=whole, relabel=ClusterVote(min_samples=CORE)),
-        MEAN: rewired(relabel=ClusterVote(vote="mean", min_samples=CORE)),
         NOISY: rewired(relabel=ClusterVote(denoise=False, min_samples=CORE)),
-        LARGER: rewired(relabel=ClusterVote()),
-        WHOLE: rewired(fusion=ClassTokenProduct()),
     }
 
 
@@ -75,14 +70,12 @@ PAIRS = (
     (OURS, REWIRED),
     (OURS, "plain"),
     (OURS, NOISY),
-    (MEAN, OURS),
-    (WHOLE, REWIRED),
 )
 
 
 def measure(seed: int) -> list[Row]:
     """The ablation, and how much of each map a few columns hold."""
-    return [*table_rows(asked(), seed, against=PAIRS), *_columns(seed)]
+    return [*table_rows(asked(), seed, against=PAIRS, n=N), *_columns(seed), *attention_rows(seed)]
 
 
 def _maps(context: Context) -> dict[str, Float[Tensor, "N N"]]:
@@ -103,7 +96,7 @@ def _columns(seed: int) -> list[Row]:
     from binderclip.data import to_tensor
 
     model, shares, shared = bundled(), dict[str, list[float]](), []
-    for sample in scene_set("scenes", seed):
+    for sample in scene_set("scenes", seed, N):
         image = to_tensor(sample.image)[None]
         with one_thread(), torch.no_grad():
             context = open_windows(Frame(model, image, image), image, [(0, 0)], records(ClusterVote()))
@@ -124,20 +117,9 @@ def _columns(seed: int) -> list[Row]:
     ]
 
 
-def _global(table: Table) -> tuple[bool, str]:
-    mass, even = table.values(MASS, "attention"), table.mean(MASS, "all columns alike")
-    same, chance = table.values(GLOBAL, "attention"), table.mean(GLOBAL, "chance")
-    text = f"{mass.mean():.1%} of the attention ({even:.1%} if even), {same.mean():.0%} of them the class token's own"
-    return bool((mass > 2 * even).all() and (same > 2 * chance).all()), text
-
-
-def _spread(table: Table) -> tuple[bool, str]:
-    pairs = [("rewired attention", "attention"), ("denoised correlation", "correlation")]
-    values = [(table.values(MASS, after), table.values(MASS, before)) for after, before in pairs]
-    text = "; ".join(
-        f"{after} {a.mean():.1%} against {b.mean():.1%}" for (after, _), (a, b) in zip(pairs, values, strict=True)
-    )
-    return all(bool((after < before).all()) for after, before in values), text
+def null(seed: int) -> list[Row]:
+    """Steps that change the scenes at random."""
+    return random_gains(PAIRS, seed, N)
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -151,11 +133,14 @@ STUDY = Study(
     "keys and values with their like in the last block, and taking the class token's row off the correlation, frees "
     "patches of them: labels improve over the ordinary tokens, and again by a vote in regions of patches that "
     "correlate alike.",
-    protocol=f"The bundled `small`, pictures whole at 256 px for all, names as they are (one template). {PROTOCOL} The "
+    protocol="The bundled `small`, pictures whole at 256 px for all, names as they are (one template). "
+    f"{PROTOCOL.replace(str(SCENES), str(N), 1)} The "
     "distance of neighbouring rows is the paper's (0.05 a root patch), the core of a cluster 2 patches instead of "
     "the paper's one in 64 (here 4), chosen from 2 and 4, with distances from a half to three times the paper's, "
-    "on 12 scenes a set of another seed. These also showed that the vote gains little or loses here; the rule was "
-    "written down as the paper claims it all the same. Columns, on the set scenes alone: largest five of 256 by "
+    "on 12 scenes a set of another seed. These also showed that the vote gains little or loses here; the rule is as "
+    "the paper claims it all the same. The first measurement (seeds 0 to 2, with a `small` whose last block attended "
+    "evenly) allowed the vote to lose a point; it gives the spread. Columns, on the set scenes alone: largest five of "
+    "256 by "
     "their sum over rows, of the attention in the block before the last (where the paper has its global patches), "
     "the rewired last block, and the correlation with negative values cut off.",
     baseline="The ordinary patch tokens; the rewired block without regions; regions whose correlation keeps the class "
@@ -164,23 +149,18 @@ STUDY = Study(
     upper_bound=UPPER_BOUND,
     measure=measure,
     criteria=(
-        gains("rewired is above plain", REWIRED, "plain", essential=True),
-        gains("the vote in regions lowers it by at most one point", OURS, REWIRED, margin=-0.01, essential=True),
-        Criterion(
-            "the vote in regions improves it, interval above 0, every seed", beats(OURS, REWIRED, every_seed=True)
-        ),
-        Criterion("regions are better with the class token's row taken off", beats(OURS, NOISY, every_seed=True)),
-        Criterion("logits times the class token's improve it", beats(WHOLE, REWIRED, every_seed=True)),
-        Criterion(
-            "five patches hold twice their share of attention, twice as often as by chance the class token's", _global
-        ),
-        Criterion("rewiring and denoising lower the share of the five largest columns, every seed", _spread),
+        gains("rewired is above plain", REWIRED, "plain", expected=0.02, scenes=N, spread=0.081, essential=True),
+        gains("the vote in regions improves it", OURS, REWIRED, expected=0.02, scenes=N, spread=0.085, essential=True),
+        gains("all together is above plain", OURS, "plain", scenes=N),
+        gains("regions are better with the class token's row taken off", OURS, NOISY, scenes=N),
     ),
     draw=draw,
-    remeasure=FIRST_RULES,
+    preconditions=(attends("qq", "kk", "vv"),),
+    seeds=SEEDS,
+    null=null,
+    registered="416a1c9c08f4",
     stand_in=(
-        "`small`, four blocks of which the last attends uniformly and has values alone to compare (queries and keys "
-        "are those of the block before), instead of CLIP ViT-B/16",
-        "composite clip-art scenes of 16 x 16 patches instead of nine settings of PASCAL, COCO and ADE",
+        "`small`, four blocks on convolutional features, instead of CLIP ViT-B/16",
+        "composite clip-art scenes of 16 x 16 patches instead of nine settings of PASCAL, COCO and ADE20K",
     ),
 )

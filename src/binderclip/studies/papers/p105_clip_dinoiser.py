@@ -24,8 +24,7 @@ from binderclip.segment import (
     train_dinoiser,
 )
 from binderclip.segment.parts.context import Frame, head, open_windows, records, resample
-from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.segment_figures import draw_grounds
@@ -34,11 +33,10 @@ from binderclip.studies.protocols.segment_table import (
     LOWER_BOUND,
     SETS,
     UPPER_BOUND,
-    beats,
     bundled,
-    gain,
     gains,
     measured,
+    random_gains,
     scene_set,
     table_rows,
 )
@@ -46,9 +44,9 @@ from binderclip.studies.protocols.segment_table import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-N = 12
+N, SEEDS, PAIRED = 17, (10, 11, 12), 4
 MASKCLIP, TEACHER, COARSE, STUDENT = "maskclip", "teacher pooling", "teacher pooling, tower's grid", "trained head"
-PAPER, CLIP = "teacher pooling, threshold 0.2", "CLIP's own cosines"
+CLIP = "CLIP's own cosines"
 GROUND = ("background",)
 WORDS, TEACHER_GROUND, STUDENT_GROUND = "maskclip, a word for the ground", "teacher + saliency", "head + saliency"
 HEAD_WORDS = "head, a word for the ground"
@@ -76,7 +74,6 @@ def asked() -> dict[str, str | Parts]:
     """What is measured with the ground left out."""
     return {
         MASKCLIP: "maskclip",
-        PAPER: pooled(VALUES, 0.2),
         COARSE: pooled(ON_GRID, 0.8),
         TEACHER: pooled(VALUES, 0.8),
         STUDENT: pooled(Student(), 0.7),
@@ -94,13 +91,17 @@ def asked_with_ground() -> dict[str, str | Parts]:
     }
 
 
+PAIRS = ((TEACHER, MASKCLIP), (STUDENT, MASKCLIP), (COARSE, MASKCLIP), (STUDENT, COARSE))
+GROUND_PAIRS = ((STUDENT_GROUND, HEAD_WORDS), (TEACHER_GROUND, WORDS))
+
+
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
-    rows = table_rows(asked(), seed, against=((TEACHER, MASKCLIP), (STUDENT, MASKCLIP), (COARSE, MASKCLIP)), n=N)
+    rows = table_rows(asked(), seed, against=PAIRS, n=N)
     for name in SETS:
         found = measured(asked_with_ground(), name, seed, n=N, background=GROUND)
         rows += [Row(GROUND_METRIC, each, score.miou, name) for each, score in found.scores.items()]
-        for one, other in ((STUDENT_GROUND, HEAD_WORDS), (TEACHER_GROUND, WORDS)):
+        for one, other in GROUND_PAIRS:
             mean, low, high = found.difference(one, other)
             rows.append(Row("gain", f"{one} - {other}", mean, name))
             rows.append(Row("gain, half its interval", f"{one} - {other}", (high - low) / 2, name))
@@ -110,7 +111,7 @@ def measure(seed: int) -> list[Row]:
 
 
 @torch.no_grad()
-def pair_scores(name: str, seed: int, count: int = 6) -> dict[str, float]:
+def pair_scores(name: str, seed: int, count: int = PAIRED) -> dict[str, float]:
     """Mean over scenes of the AUROC with which cosines find pairs of cells of one object (or of the ground)."""
     from sklearn.metrics import roc_auc_score
 
@@ -139,15 +140,9 @@ def cells(visible: Float[Tensor, "K H W"], grid: tuple[int, int]) -> tuple[Tenso
     return which, most > 0.8
 
 
-def _keeps_the_gain(table: Table) -> tuple[bool, str]:
-    teacher, student = (gain(table, each, MASKCLIP)[0] for each in (COARSE, STUDENT))
-    return 0 < 0.8 * teacher <= student, f"{100 * student:+.1f} of {100 * teacher:+.1f} points"
-
-
-def _finds_objects(table: Table) -> tuple[bool, str]:
-    found = {each: np.mean([table.values(AUROC, each, name) for name in SETS], axis=0) for each in (CLIP, STUDENT)}
-    text = f"{found[STUDENT].mean():.3f} head, {found[CLIP].mean():.3f} CLIP"
-    return bool((found[STUDENT] > found[CLIP]).all()), text
+def null(seed: int) -> list[Row]:
+    """Pooling that changes the scenes at random."""
+    return random_gains((*PAIRS, *GROUND_PAIRS), seed, N)
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -175,25 +170,29 @@ STUDY = Study(
         "channels instead of 256, 400 steps at rate 1e-3 (the paper's is 5e-5) on 160 unlabelled scenes of other "
         "drawings, the teacher's correlations cut at 0.8 (`train_head` in this file). What it keeps is held against "
         "the teacher on the tower's grid, the only grid it has. Seeds vary the scenes, not the training. Intervals "
-        "by the paired bootstrap over scenes; AUROC over pairs of cells, those of the ground among them, of 6 "
-        "scenes a set and seed."
+        "by the paired bootstrap over scenes; AUROC over pairs of cells, those of the ground among them, of "
+        f"{PAIRED} scenes a set and seed. The first measurement (seeds 0 to 2, with the `small` and the head of "
+        "before) "
+        "gives the spread."
     ),
     baseline="MaskCLIP: every patch keeps its own value, residual sum and MLP kept.",
     lower_bound=LOWER_BOUND,
     upper_bound=UPPER_BOUND,
     measure=measure,
     criteria=(
-        gains("pooling by the teacher beats MaskCLIP", TEACHER, MASKCLIP, scenes=N, essential=True),
-        gains("pooling by the trained head beats MaskCLIP", STUDENT, MASKCLIP, scenes=N, essential=True),
-        Criterion("the head keeps 80 % of the gain of the teacher on the tower's grid", _keeps_the_gain),
-        Criterion(
-            "with the ground a class, the head's saliency beats the word alone, the interval above 0",
-            beats(STUDENT_GROUND, HEAD_WORDS),
-        ),
-        Criterion("the head's cosines find pairs in one object better than CLIP's, on every seed", _finds_objects),
+        gains("pooling by the teacher beats MaskCLIP", TEACHER, MASKCLIP, expected=0.02, scenes=N, spread=0.063,
+              essential=True),
+        gains("pooling by the trained head beats MaskCLIP", STUDENT, MASKCLIP, expected=0.012, scenes=N, spread=0.055,
+              essential=True),
+        gains("the head loses at most half a point to the teacher on the tower's grid", STUDENT, COARSE, margin=-0.005,
+              scenes=N),
+        gains("with the ground a class, the head's saliency beats the word", STUDENT_GROUND, HEAD_WORDS, scenes=N),
+        gains("and the teacher's does", TEACHER_GROUND, WORDS, scenes=N),
     ),
     draw=draw,
-    remeasure=FIRST_RULES,
+    seeds=SEEDS,
+    null=null,
+    registered="4b267b839ae5",
     stand_in=(
         "`small` instead of CLIP ViT-B/16, and `small-dino` instead of DINO ViT-B/16",
         "the first step of FOUND (seed expansion) as the teacher of saliency, instead of FOUND's trained decoder",
