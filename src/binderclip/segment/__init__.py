@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.segment import anomaly, metrics, presets
+    from binderclip.segment import anomaly, clicks, metrics, presets
     from binderclip.segment.anomaly import (
         Anomalies,
         ContrastiveLanguagePrompting,
@@ -15,6 +15,17 @@ if TYPE_CHECKING:
         InpaintingAnomalyDetector,
         NormalMemory,
         WinCLIP,
+    )
+    from binderclip.segment.clicks import (
+        AdversarialClicker,
+        ClickCurves,
+        ClickRobustness,
+        InteractiveEvaluation,
+        RandomClicker,
+        UserClicker,
+        click_robustness,
+        prompt_features,
+        sample_points,
     )
     from binderclip.segment.decomposition import DecompositionSegmenter
     from binderclip.segment.evaluation import Measured, measure_segmenters
@@ -76,6 +87,7 @@ __all__ = [
     "PAMR",
     "PARTS",
     "PRESETS",
+    "AdversarialClicker",
     "Anomalies",
     "AttentionMean",
     "AutomaticMasks",
@@ -87,6 +99,8 @@ __all__ = [
     "ClassRule",
     "ClassScore",
     "ClassTokenProduct",
+    "ClickCurves",
+    "ClickRobustness",
     "Closing",
     "ClusterVote",
     "Context",
@@ -106,6 +120,7 @@ __all__ = [
     "GuidedPooling",
     "InformationBottleneckMap",
     "InpaintingAnomalyDetector",
+    "InteractiveEvaluation",
     "InteractiveSession",
     "IoU",
     "IoUScore",
@@ -122,6 +137,7 @@ __all__ = [
     "PromptedMasks",
     "PromptedRegions",
     "Prompts",
+    "RandomClicker",
     "Scope",
     "Segmentation",
     "Segmenter",
@@ -133,6 +149,7 @@ __all__ = [
     "StudentSaliency",
     "TextSide",
     "TokenContributions",
+    "UserClicker",
     "ValueMaskedAttention",
     "ViewEnsemble",
     "Whole",
@@ -141,6 +158,8 @@ __all__ = [
     "anomaly",
     "background_of",
     "centred_softmax",
+    "click_robustness",
+    "clicks",
     "coco_document",
     "cosines",
     "describe",
@@ -156,9 +175,11 @@ __all__ = [
     "pamr",
     "parts_of",
     "presets",
+    "prompt_features",
     "regions_of",
     "run_lengths",
     "saliency_graph_cut",
+    "sample_points",
     "segment_all",
     "segmentation_sheet",
     "self_cosine",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         boundary_tolerance,
         label_edges,
     )
+    from binderclip.segment.metrics.boundary_iou import boundary_iou
     from binderclip.segment.metrics.boxes import BoxMatcher, box_overlaps
     from binderclip.segment.metrics.calibration import CalibrationBins, CalibrationScore, Reliability, calibration_error
     from binderclip.segment.metrics.coco_ap import CocoAP, coco_average_precision
@@ -86,6 +87,7 @@ __all__ = [
     "boundary_band",
     "boundary_errors",
     "boundary_f",
+    "boundary_iou",
     "boundary_tolerance",
     "box_overlaps",
     "calibration_error",
