@@ -179,7 +179,7 @@ class Bench:
         files = gr.File(
             label=label, file_count="multiple" if many else "single", file_types=["image"], height=height,
         )  # fmt: skip
-        choices = [("(what was uploaded)", ""), *((str(folder), str(folder)) for folder in self._below())]
+        choices = [("(what was uploaded)", ""), *((str(folder), str(folder)) for folder in self.below())]
         folder = gr.Dropdown(
             choices, value="", label="Or a folder on this machine", visible=bool(self.folders) and many
         )
@@ -302,7 +302,7 @@ class Bench:
                 return path
         raise UsageError(f"the workbench was not opened on {folder}: start it as `binderclip workbench {folder}`")
 
-    def _below(self, most: int = 200) -> list[Path]:
+    def below(self, most: int = 200) -> list[Path]:
         """The folders and those in them, as far as a list is of use."""
         found: dict[Path, None] = {}
         for folder in self.folders:

@@ -1,0 +1,173 @@
+"""Train: carry out a recipe, with its loss and gradient norms while it goes on; stop it, go on later."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from binderclip.workbench.commands import Equivalent, shell_line
+from binderclip.workbench.look import table
+from binderclip.workbench.tab import Bench, Outcome, Run, Tab
+
+if TYPE_CHECKING:
+    from binderclip.train import Recipe, RunResult
+    from binderclip.train.engine.live import RunProgress
+
+FIRST = "scratch-64"
+AS_IN_RECIPE = "(as in the recipe)"
+LOOK_EVERY = 1.0
+"""Seconds between two looks at the run's files."""
+
+
+def build(bench: Bench) -> None:
+    from binderclip.optim import METHODS
+    from binderclip.train import list_recipes
+
+    folders = [("(those of the recipe)", ""), *((str(folder), str(folder)) for folder in bench.below())]
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            recipe = gr.Dropdown(
+                list_recipes(), value=FIRST, label="Recipe",
+                info="scratch-64 takes minutes; those that made the bundled models take hours, and their teachers",
+            )  # fmt: skip
+            folder = gr.Dropdown(
+                folders, value="", label="Pictures with captions", visible=bool(bench.folders),
+                info="a folder on this machine: captions in a table or in .txt files beside the pictures",
+            )  # fmt: skip
+            length = gr.Slider(0.02, 1.0, value=1.0, step=0.02, label="Length, as a share of the recipe's")
+            clip = gr.Dropdown([AS_IN_RECIPE, *sorted(METHODS)], value=AS_IN_RECIPE, label="Gradient clipping")
+            settings = gr.Textbox(
+                label="Other settings, one a line", lines=2, placeholder="stage.lr=3e-4\nseed=1",
+            )  # fmt: skip
+            goes_on = gr.Checkbox(
+                label="Go on where the last run of this page stopped", value=False, interactive=False,
+            )  # fmt: skip
+            controls = bench.controls("Train")
+        with gr.Column(scale=3, min_width=320):
+            loss = gr.Image(label="Loss", interactive=False, buttons=["fullscreen"])
+            norm = gr.Image(label="Gradient norm, its limit, spikes marked", interactive=False, buttons=["fullscreen"])
+            figures = gr.HTML()
+            results = bench.results()
+    last = gr.State("")
+    inputs = [recipe, folder, length, clip, settings, goes_on, last]
+    bench.connect(controls, work, inputs, [loss, norm, figures, goes_on, last], results, keep=True)
+
+
+def work(
+    run: Run, name: str, folder: str, length: float, clip: str, settings: str, goes_on: bool, last: str
+) -> Outcome:
+    """Train in a folder of the page, which it shows while it fills."""
+    from binderclip import train
+
+    changes = [line.strip() for line in (settings or "").splitlines() if line.strip()]
+    if clip != AS_IN_RECIPE:
+        changes.append(f"clip={clip}")
+    if folder:
+        changes.append(f"stage.data={[str(run.bench.open_folder(folder))]!r}")
+    changes += _shorter(train.load_recipe(name, set=changes), length)
+    recipe = train.load_recipe(name, set=changes)
+    out = Path(last) if goes_on and last else run.folder / "run"
+    watcher = _Watcher(run, recipe, out)
+    watcher.start()
+    try:
+        result = train.run(recipe, out=out, resume=goes_on, progress=False, device=run.bench.models.device)
+    finally:
+        watcher.finish()
+    run.say("packing the model")
+    files = [_packed(out / "model", run.folder / f"{Path(name).stem}-model.zip"), out / "summary.json"]
+    pictures = [*sorted((out / "plots").glob("*.png"))]
+    found = watcher.look()
+    return Outcome(
+        (*found, _figures(result), gr.update(value=False, interactive=False), ""),
+        [path for path in [*files, *pictures] if path.is_file()],
+        _again(name, changes),
+        f"{result.summary['parameters']:,} parameters trained",
+    )
+
+
+def _shorter(recipe: Recipe, length: float) -> list[str]:
+    """The changes that make every stage this share of its length."""
+    if length >= 1:
+        return []
+    changes = []
+    for index, stage in enumerate(recipe.scaled(length).stage):
+        key, value = ("epochs", stage.epochs) if stage.samples is None else ("samples", stage.samples)
+        changes.append(f"stage.{index}.{key}={value:g}" if key == "epochs" else f"stage.{index}.{key}={value}")
+        if stage.warmup >= 1:
+            changes.append(f"stage.{index}.warmup={stage.warmup:g}")
+    return changes
+
+
+class _Watcher(threading.Thread):
+    """Shows what the run has written, about once a second, until `finish`."""
+
+    def __init__(self, run: Run, recipe: Recipe, out: Path) -> None:
+        super().__init__(name="workbench-train-watcher", daemon=True)
+        self.run_, self.recipe, self.out = run, recipe, out
+        self._ended = threading.Event()
+        self._drawn = -1
+        self._pictures: tuple[str | None, str | None] = (None, None)
+
+    def run(self) -> None:
+        self.run_.say("opening the data")
+        while not self._ended.wait(LOOK_EVERY):
+            found = self.look()
+            if found[0] is not None:
+                self.run_.show(*found, gr.skip(), gr.update(value=True, interactive=True), str(self.out))
+
+    def finish(self) -> None:
+        """End the thread; what is drawn half is finished."""
+        self._ended.set()
+        self.join(30)
+
+    def look(self) -> tuple[str | None, str | None]:
+        """The newest pictures of loss and gradient norm."""
+        from binderclip.train.engine.live import read_progress
+
+        found = read_progress(self.out)
+        if found.steps > self._drawn and found.history:
+            self._drawn = found.steps
+            self._say(found)
+            # A file of a new name, since the browser keeps what it has.
+            made = {path.name: path for path in found.plot(self.run_.folder / f"plots-{found.steps}")}
+            self._pictures = (_text(made.get("loss.png")), _text(made.get("gradient-norm.png")))
+        return self._pictures
+
+    def _say(self, found: RunProgress) -> None:
+        stage = self.recipe.stage[found.index]
+        text = f"step {found.steps}, loss {found.history['loss'][-1]:.3f}"
+        if len(self.recipe.stage) > 1:
+            text = f"stage {found.stage}, {text}"
+        total = stage.samples or 0
+        if total:
+            self.run_.progress(found.samples, total, text)
+        else:
+            self.run_.say(text)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _packed(folder: Path, path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.make_archive(str(path.with_suffix("")), "zip", folder))
+
+
+def _figures(result: RunResult) -> str:
+    rows = [(name, float(value)) for name, value in result.figures.items()]
+    return table(("Held out", "Value"), rows, f"{result.recipe.name}, {result.seconds:.0f} s") if rows else ""
+
+
+def _again(name: str, changes: list[str]) -> Equivalent:
+    out = f"runs/{Path(name).stem}"
+    words = [word for change in changes for word in ("--set", change)]
+    python = f"from binderclip import train; train.run({name!r}, out={out!r}, set={changes!r})"
+    return Equivalent(python, shell_line("binderclip", "train", name, "--out", out, words))
+
+
+TAB = Tab("Train", "Carry out a recipe and watch its loss and gradient norms; stop it, and go on.", build, order=70)
