@@ -211,7 +211,13 @@ def _memories(name: str) -> list[Row]:
                 goal=f"at most {GOAL_MEMORY} of an ordinary step's",
                 limit=plain,
                 note="beyond model and batch, after three steps, each in a fresh process; both sides alike "
-                + (f"with {VARIABLE}={threshold}" if threshold else "with the C library's defaults"),
+                + (
+                    f"with {VARIABLE}={threshold}"
+                    if threshold
+                    else "with the C library's defaults: it raises the size below which freed blocks stay with the "
+                    "process to that of the largest freed one, up to 32 MB, and per-sample parts are many such blocks; "
+                    "what is held at once is the row above"
+                ),
                 met=ratio <= GOAL_MEMORY,
                 peer_name="ordinary step",
             )

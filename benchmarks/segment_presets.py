@@ -24,6 +24,13 @@ ATTENTION = ("plain", "value", "maskclip", "sclip", "clearclip", "kk", "vv")
 MORE = ("cliptrase", "itaclip", "cliper", "decomposition")
 
 
+NOTES = {
+    "cliper": "by a profile of ViT-B/16, of what it takes beyond the tower a third are matrix products of the last "
+    "block for the other layers' inputs, a quarter the attention maps of all blocks written out, which the fused "
+    "kernel of the bare tower never does, and the rest balancing and contrasting their sum, map by map in the cache",
+}
+
+
 def build_vit() -> Any:
     """A CLIP of ViT-B/16 shapes with random weights."""
     from binderclip.models import build
@@ -87,6 +94,7 @@ def _presets(model: Any, size: int, repeats: int) -> list[Row]:
             compare(
                 f"{model.name}, {size} px: {name}", scored([name]), bare, repeats=repeats, speedup=False,
                 goal=f"at most {target}x the bare tower", target=target, peer_name="bare tower",
+                note=NOTES.get(name, ""),
             )
         )  # fmt: skip
     ten = [name for name in ATTENTION if name in PRESETS]
