@@ -51,7 +51,8 @@ reproduce: $(VENV)/.dev-$(STAMP)
 	$(BIN)/binderclip reproduce --all
 
 docs: $(VENV)/.docs-$(STAMP)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python docs/generate/links.py site
 
 clean:
 	rm -rf $(VENV) demo runs site build dist

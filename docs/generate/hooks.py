@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+# mkdocs finds what lies beside a hook while it loads it, and only then.
+from notebooks import run, to_markdown
+from tables import fill
 
 WIDE = ("PAPERS.md", "BENCHMARKS.md", "SEGMENTATION.md")
 """Pages of tables: the side bars leave their room to them."""
 
 
+@lru_cache(maxsize=1)
+def stored() -> Any:
+    """The results of the studies by paper."""
+    from binderclip.studies import results_in
+
+    return results_in(Path(__file__).parents[1] / "results")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Run the notebooks and put a page in the place of each."""
+    from mkdocs.structure.files import File
+
+    for file in [each for each in files if each.src_uri.endswith(".ipynb")]:
+        files.remove(file)
+        with tempfile.TemporaryDirectory() as folder:
+            text = to_markdown(run(Path(file.abs_src_path), Path(folder)))
+        files.append(File.generated(config, file.src_uri.removesuffix(".ipynb") + ".md", content=text))
+    return files
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Prepare one page."""
+    """Put the tables of a page in their place, and lead its links to notebooks to their pages."""
     if page.file.src_uri in WIDE:
         page.meta["hide"] = ["navigation", "toc"]
-    return markdown
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["toc"]
+    markdown = re.sub(r"(\]\([^)\s]+)\.ipynb\)", r"\1.md)", markdown)
+    if "<!-- table: " not in markdown:
+        return markdown
+    return fill(markdown, stored(), "../" * page.file.src_uri.count("/"))

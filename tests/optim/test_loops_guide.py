@@ -1,8 +1,7 @@
-"""Every Python block of the guide 'Choose your clipping' runs, and its figures are those of the studies."""
+"""Every Python block of the guide 'Choose your clipping' runs, and the clip in it acts."""
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from pathlib import Path
@@ -111,32 +110,3 @@ def test_every_method_and_optimizer_is_named():
     named = {type(METHODS[name]()).__name__ for name in METHODS}
     named |= {"StableSPAM", "MedianMomentum", "ClippedAdaGrad", "ClippedAdam"} & set(optimizers.__all__)
     assert all(f"`{name}`" in GUIDE for name in named)
-
-
-def stored_means(result: Path) -> list[float]:
-    """Means over seeds of every metric, method and setting of a stored result, and the metric's range over settings."""
-    groups: dict[tuple[str, str, str], list[float]] = {}
-    for metric, method, setting, _, value in json.loads(result.read_text(encoding="utf-8"))["rows"]:
-        groups.setdefault((metric, method, setting), []).append(value)
-    means = {key: sum(values) / len(values) for key, values in groups.items()}
-    over: dict[tuple[str, str], list[float]] = {}
-    for (metric, method, _), value in means.items():
-        over.setdefault((metric, method), []).append(value)
-    return [*means.values(), *(sum(values) / len(values) for values in over.values())]
-
-
-def test_the_evidence_is_what_the_studies_measured():
-    """Verdict and every number of a row stand in the result page that the row links to, or are means of its rows."""
-    rows = [row for row in GUIDE.splitlines() if row.startswith("|") and "../results/" in row]
-    for row in rows:
-        *_, measured, link = [cell.strip() for cell in row.strip("| ").split(" | ")]
-        page = (DOCS / "guides" / re.search(r"\]\((\.\./results/p\d{3}\.md)\)", link).group(1)).resolve()
-        text = page.read_text(encoding="utf-8")
-        verdict = re.search(r"Verdict: \*\*(.*?)\*\*", text).group(1)
-        assert f"*{verdict}*" in row, row
-        # two numbers with a plus-minus sign count as two; 50 in "AutoClip 50" is a name that the page has as well
-        means = stored_means(page.with_suffix(".json"))
-        for number in re.findall(r"\d+\.\d+|\d+", measured):
-            step = 10.0 ** -len(number.partition(".")[2])
-            stands = re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", text)
-            assert stands or any(abs(mean - float(number)) <= step / 2 for mean in means), (number, row)

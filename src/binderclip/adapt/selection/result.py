@@ -138,6 +138,7 @@ class Selection:
         left.set_xlabel("accuracy by cross-validation, 95 %")
         for name, points in self.curve.items():
             right.plot(*zip(*points, strict=True), marker="o", label=name)
+        right.xaxis.get_major_locator().set_params(integer=True)
         right.set_xlabel("pictures a class")
         right.set_ylabel("accuracy")
         if self.curve:

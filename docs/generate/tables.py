@@ -1,0 +1,216 @@
+"""Tables that pages of the site ask for by `<!-- table: NAME -->`, made of the stored results whenever it is built.
+
+Nothing in them is typed: a study that is measured again changes its table at the next build.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from binderclip.adapt import METHODS as HEADS
+from binderclip.errors import DataError
+from binderclip.optim import METHODS as CLIPS
+from binderclip.optim import optimizers
+from binderclip.papers import Paper, papers
+from binderclip.segment import PRESETS
+from binderclip.studies import Result
+from binderclip.studies.harness.page import headline
+from binderclip.studies.harness.report import cell, pivot, spread
+
+Results = Mapping[str, Result]
+MARKER = re.compile(r"^<!-- table: ([\w-]+) -->\n(?:\*(?:This table is|These tables are) made .*\*\n?)?", re.MULTILINE)
+NOT_RUN = "Not run by the tests: needs the paper's own data"
+SHOTS = re.compile(r"^(?P<data>.+), (?P<shots>\d+) shots?$")
+
+
+def fill(text: str, results: Results, up: str = "../") -> str:
+    """A page with its tables in the place of the markers.
+
+    Args:
+        text: of the page, in Markdown.
+        results: the stored results by paper.
+        up: from the page's folder to that of `PAPERS.md`.
+
+    Raises:
+        DataError: a table that is not known.
+    """
+
+    def made(match: re.Match[str]) -> str:
+        if match[1] not in TABLES:
+            raise DataError(f"there is no table {match[1]!r}: {', '.join(TABLES)}")
+        return "\n".join(TABLES[match[1]](results)).replace("](results/", f"]({up}results/") + "\n"
+
+    return MARKER.sub(made, text)
+
+
+def link(entry: Paper, results: Results) -> str:
+    """Paper and verdict in one cell, linked to the study's page."""
+    result = results.get(entry.id)
+    if result is None or result.verdict == "failed":
+        return f"{entry.id}, not measured"
+    return f"[{entry.id}](results/{entry.id}.md): {result.verdict}"
+
+
+def evidence(results: Results, ids: Sequence[str]) -> list[str]:
+    """One row a study: what decided its verdict with its interval and, where any study has one, its rival.
+
+    Args:
+        results: the stored results by paper.
+        ids: of the papers, in order; one that is not stored is left out.
+    """
+    titles = {entry.id: entry.title.split(":")[0] for entry in papers()}
+    rows = []
+    for identifier in ids:
+        result = results.get(identifier)
+        if result is None or result.verdict == "failed":
+            continue
+        rival = next((check for check in result.checks if check.role == "rival"), None)
+        said = [
+            "" if check is None else f"{cell(check.text)}: {check.effect_text or check.outcome}"
+            for check in (headline(result), rival)
+        ]
+        rows.append([f"[{identifier}](results/{identifier}.md) {titles[identifier]}", result.verdict, *said])
+    names = ["paper", "verdict", "what decided it: effect (95 % interval), n", "against the strongest cheap rival"]
+    if not any(row[-1] for row in rows):
+        names, rows = names[:-1], [row[:-1] for row in rows]
+    return ["| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *rows)]
+
+
+def figures(results: Results, ids: Sequence[str], metrics: Sequence[str]) -> list[str]:
+    """Of each study the means over seeds of its metrics with these beginnings, or of its first metric."""
+    lines: list[str] = []
+    for identifier in ids:
+        result = results.get(identifier)
+        if result is None or result.verdict == "failed":
+            continue
+        names = result.table.names("metric")
+        chosen = [name for name in names if name.startswith(tuple(metrics))] or names[:1]
+        title = next(entry.title for entry in papers() if entry.id == identifier)
+        lines += [f"### {title}", "", f"[{identifier}](results/{identifier}.md), {_seeds(result)}."]
+        for name in chosen:
+            lines += ["", *pivot(result.table, name)]
+        lines.append("")
+    return lines
+
+
+def _seeds(result: Result) -> str:
+    many = len(result.seeds)
+    return f"{many} seeds, mean ± standard deviation" if many > 1 else "one seed"
+
+
+def by_shots(results: Results, ids: Sequence[str]) -> list[str]:
+    """Accuracy by pictures a class, one table a data set: every method of every study that measured it there."""
+    rows: dict[str, dict[tuple[str, str], dict[int, str]]] = {}
+    for identifier in ids:
+        result = results.get(identifier)
+        if result is None or result.verdict == "failed" or "accuracy" not in result.table.names("metric"):
+            continue
+        for setting in result.table.names("setting", "accuracy"):
+            found = SHOTS.match(setting)
+            if found is None:
+                continue
+            for method in result.table.names("method", "accuracy"):
+                if result.table.has("accuracy", method, setting):
+                    values = result.table.values("accuracy", method, setting)
+                    own = rows.setdefault(found["data"], {}).setdefault((method, identifier), {})
+                    own[int(found["shots"])] = spread(values)
+    lines: list[str] = []
+    for data, methods in rows.items():
+        shots = sorted({number for own in methods.values() for number in own})
+        heads = [f"{number} a class" for number in shots]
+        lines += [f"**{data}**", "", "| method | study | " + " | ".join(heads) + " |"]
+        lines.append("| --- | --- |" + " ---: |" * len(shots))
+        for (method, identifier), own in methods.items():
+            if len(own) < 2 <= len(shots):
+                continue  # a variant that was measured at one number alone
+            cells = [own.get(number, "") for number in shots]
+            lines.append(f"| {cell(method)} | [{identifier}](results/{identifier}.md) | " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines
+
+
+def methods(results: Results, room: str, known: Mapping[str, Any]) -> list[str]:
+    """Every method of a room by name, what it does, and the verdict on its paper where it is one of the 182."""
+    lines = ["| name | class | what it does | paper |", "| --- | --- | --- | --- |"]
+    for name, method in known.items():
+        kind = method.func if isinstance(method, partial) else method
+        entry = next((each for each in papers() if f"{room}.{kind.__name__}" in each.names), None)
+        said = link(entry, results) if entry is not None else ""
+        lines.append(f"| `{name}` | `{kind.__name__}` | {cell(first_sentence(kind))} | {said} |")
+    return lines
+
+
+def presets(results: Results) -> list[str]:
+    """Every preset of the segmenter with the verdict on its paper, where it has one among the 182."""
+    lines = ["| preset | paper |", "| --- | --- |"]
+    for name in PRESETS:
+        entry = _paper_of(name) or _paper_of(name.split("-")[0])
+        lines.append(f"| `{name}` | {link(entry, results) if entry is not None else 'not among the 182'} |")
+    return lines
+
+
+def _paper_of(preset: str) -> Paper | None:
+    return next((each for each in papers() if any(_names(line, preset) for line in each.use)), None)
+
+
+def _names(line: str, preset: str) -> bool:
+    """Whether a command line names this preset, alone or in a list."""
+    given = re.search(r"--preset ([\w,-]+)", line)
+    return given is not None and preset in given[1].split(",")
+
+
+def first_sentence(thing: Any) -> str:
+    """Of its docstring, in one line."""
+    text = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[.;]) ", text)[0].rstrip(";:.")
+
+
+def at_paper_scale(results: Results) -> list[str]:
+    """The command that repeats a paper's own protocol, for every paper that has one, in a block to copy."""
+    lines = []
+    for entry in papers():
+        if entry.at_paper_scale:
+            title = f"[{entry.title}]({entry.url})" if entry.url else entry.title
+            lines += [f"**{entry.id}** {title}. Here: {link(entry, results)}.", ""]
+            lines += [
+                '```bash title="Not run by the tests: needs the paper\'s own data"',
+                entry.at_paper_scale,
+                "```",
+                "",
+            ]
+    return lines
+
+
+def without_command(results: Results) -> list[str]:
+    """What the studies of the others replaced, which is what a run at paper scale would have to put back."""
+    lines = ["| paper | what the study put in its place |", "| --- | --- |"]
+    for entry in papers(status="done"):
+        if not entry.at_paper_scale:
+            lines.append(f"| {link(entry, results)} | {cell('; '.join(entry.stand_in)) or 'nothing'} |")
+    return lines
+
+
+CLIPPING = ("p002", "p005", "p004", "p052", "p017", "p007", "p009", "p016", "p041")
+FEW_SHOT = ("p162", "p176", "p043", "p129", "p061", "p142", "p179", "p115", "p014", "p013", "p021", "p139", "p167")
+SEGMENTATION = ("p164", "p170", "p148", "p105", "p029", "p132", "p085")
+CLIPPED_OPTIMIZERS = ("StableSPAM", "MedianMomentum", "ClippedAdaGrad", "ClippedAdam")
+OPTIMIZERS = {name: getattr(optimizers, name) for name in CLIPPED_OPTIMIZERS}
+
+TABLES: dict[str, Callable[[Results], list[str]]] = {
+    "clipping-methods": partial(methods, room="optim", known={**CLIPS, **OPTIMIZERS}),
+    "clipping-evidence": partial(evidence, ids=CLIPPING),
+    "clipping-figures": partial(figures, ids=CLIPPING[:3], metrics=("training loss", "loss spikes", "clean steps")),
+    "head-methods": partial(methods, room="adapt", known=HEADS),
+    "head-evidence": partial(evidence, ids=FEW_SHOT),
+    "head-shots": partial(by_shots, ids=FEW_SHOT),
+    "preset-papers": presets,
+    "preset-evidence": partial(evidence, ids=SEGMENTATION),
+    "preset-figures": partial(figures, ids=SEGMENTATION[:-1], metrics=("mIoU",)),
+    "at-paper-scale": at_paper_scale,
+    "without-command": without_command,
+}
+"""Name -> what makes the table's lines of Markdown from the stored results."""

@@ -1,0 +1,146 @@
+"""The tables that the site makes hold what the stored results hold, read here from the JSON files alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from binderclip.adapt import METHODS as HEADS
+from binderclip.errors import DataError
+from binderclip.papers import papers
+from binderclip.segment import PRESETS
+from binderclip.studies import results_in
+
+ROOT = Path(__file__).parents[2]
+STORED = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "docs/results").glob("p*.json")}
+
+
+def module(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    found = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+tables = module(ROOT / "docs/generate/tables.py")
+
+
+@pytest.fixture(scope="module")
+def results():
+    return results_in(ROOT / "docs" / "results")
+
+
+def cells(line):
+    return [part.strip().replace("\\|", "|") for part in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+
+
+def rows(lines):
+    return [cells(line) for line in lines if line.startswith("| ") and not line.startswith("| ---")][1:]
+
+
+def test_every_marker_of_the_pages_is_a_table_and_every_table_is_asked_for(results):
+    asked = []
+    for page in (ROOT / "docs").rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        asked += re.findall(r"<!-- table: ([\w-]+) -->", text)
+        if "<!-- table:" in text:
+            made = tables.fill(text, results)
+            assert "<!-- table:" not in made
+            assert "when the site is built" not in made
+            assert all(len(cells(line)) > 1 for line in made.splitlines() if line.startswith("| "))
+    assert sorted(asked) == sorted(tables.TABLES)
+    with pytest.raises(DataError, match="no table 'nothing'"):
+        tables.fill("<!-- table: nothing -->\n", results)
+
+
+def test_links_lead_to_files_from_a_page_in_a_folder(results):
+    made = tables.fill("<!-- table: head-evidence -->\n<!-- table: preset-figures -->\n", results, "../")
+    links = set(re.findall(r"\]\((\.\./[^)]*)\)", made))
+    assert links
+    assert all((ROOT / "docs" / "guides" / link).resolve().is_file() for link in links)
+
+
+@pytest.mark.parametrize("name", ["clipping-evidence", "head-evidence", "preset-evidence"])
+def test_evidence_is_verdict_effect_and_interval_of_the_file(name, results):
+    for page, verdict, said, *_ in rows(tables.TABLES[name](results)):
+        stored = STORED[re.match(r"\[(p\d{3})\]", page)[1]]
+        assert verdict == stored["verdict"]
+        shown = [check for check in stored["checks"] if check["text"] and said.startswith(check["text"])]
+        if not said:
+            assert not any(c["effect"] is not None and c["essential"] for c in stored["checks"])
+            continue
+        numbers = [float(number) for number in re.findall(r"[+-][\d.]+(?:e[+-]?\d+)?", said.split(": ")[-1])]
+        wanted = [[c["effect"], c["low"], c["high"]] for c in shown]
+        assert any(
+            numbers == pytest.approx([value for value in each if value is not None], rel=6e-3, abs=1e-9)
+            for each in wanted
+        ), (said, wanted)
+
+
+def test_a_new_measurement_changes_the_table(results):
+    changed = {**results, "p162": replace(results["p162"], verdict="holds")}
+    old, new = (tables.TABLES["head-evidence"](each) for each in (results, changed))
+    different = [(a, b) for a, b in zip(old, new, strict=True) if a != b]
+    assert len(different) == (0 if results["p162"].verdict == "holds" else 1)
+    assert all("[p162]" in b and "| holds |" in b for _, b in different)
+    without = {key: value for key, value in results.items() if key != "p162"}
+    assert not any("[p162]" in line for line in tables.TABLES["head-evidence"](without))
+
+
+def test_accuracies_by_shots_are_means_of_the_rows(results):
+    data, checked = "", 0
+    lines = tables.TABLES["head-shots"](results)
+    for line in lines:
+        if line.startswith("**"):
+            data = line.strip("*")
+        elif line.startswith("| method"):
+            shots = [int(cell.split()[0]) for cell in cells(line)[2:]]
+        elif line.startswith("| ") and not line.startswith("| ---"):
+            method, study, *values = cells(line)
+            for number, value in zip(shots, values, strict=True):
+                settings = (f"{data}, {number} shot", f"{data}, {number} shots")
+                found = [
+                    row[4]
+                    for row in STORED[re.match(r"\[(p\d{3})\]", study)[1]]["rows"]
+                    if row[0] == "accuracy" and row[1] == method and row[2] in settings
+                ]
+                assert bool(found) == bool(value), (line, number)
+                if found:
+                    assert float(value.split(" ")[0]) == pytest.approx(mean(found), abs=5.1e-4)
+                    checked += 1
+    assert checked > 50
+
+
+def test_every_head_and_preset_has_a_row_with_its_verdict(results):
+    names = [row[0].strip("`") for row in rows(tables.TABLES["head-methods"](results))]
+    assert names == list(HEADS)
+    assert [row[0].strip("`") for row in rows(tables.TABLES["preset-papers"](results))] == list(PRESETS)
+    for name, _, does, said in rows(tables.TABLES["head-methods"](results)):
+        assert len(does.split()) >= 3, name
+        if said:
+            assert said.endswith(STORED[re.match(r"\[(p\d{3})\]", said)[1]]["verdict"])
+
+
+def test_paper_scale_has_every_paper_once(results):
+    with_command = re.findall(r"^\*\*(p\d{3})\*\*", "\n".join(tables.TABLES["at-paper-scale"](results)), re.MULTILINE)
+    without = [re.match(r"\[?(p\d{3})", row[0])[1] for row in rows(tables.TABLES["without-command"](results))]
+    assert with_command == [paper.id for paper in papers() if paper.at_paper_scale]
+    assert sorted(with_command + without) == sorted(paper.id for paper in papers(status="done"))
+
+
+def test_commands_at_paper_scale_are_understood(results, tmp_path):
+    code = module(Path(__file__).with_name("site_code.py"))
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(tables.TABLES["at-paper-scale"](results)), encoding="utf-8")
+    blocks = code.blocks_of(page)
+    assert [block.body.strip() for block in blocks] == [p.at_paper_scale for p in papers() if p.at_paper_scale]
+    for block in blocks:
+        assert block.reason
+        code.check_unrun(block)
