@@ -29,6 +29,8 @@ def test_geometry(case: tuple) -> None:
             for x in range(x0, x1):
                 count[y, x] += 1
     assert torch.equal(count, layout.count())
+    elsewhere = layout.count(dtype=torch.float64, device="meta")
+    assert (elsewhere.dtype, elsewhere.device.type, elsewhere.shape) == (torch.float64, "meta", count.shape)
     assert count.min() >= 1
     assert layout.boxes[-1][2:] == (size[1], size[0])
     assert len(set(layout.boxes)) == len(layout.boxes) == len(layout)

@@ -45,6 +45,9 @@ def test_boxes_are_filled_and_scenes_encoded_once():
     share = mask.sum() / ((box[2] - box[0]) * (box[3] - box[1]))
     assert float(found.filled[0]) == pytest.approx(float(share))
     assert set(found.summary()) == {"clicks/1", "clicks/2", "box", "box_filled"}
+    shares = made.visible.float().mean((-2, -1)).flatten().sort().values
+    larger = click_figures(segmenter, made, clicks=1, least=float(shares[3:5].mean()))
+    assert larger.clicks.shape == (2, 1)
 
 
 def test_clicks_to():

@@ -52,10 +52,17 @@ def test_planted_attention_is_found(made: Any, monkeypatch: pytest.MonkeyPatch) 
         return row[:, None, None].expand(-1, q.shape[1], q.shape[2], -1)
 
     monkeypatch.setattr(block, "weights", weights)
-    found = last_attention(model, made.images, made.visible)
+    found = last_attention(model, made.images, made.visible, batch_size=3)
     share = cover.float().mean(1)
     assert found.density == pytest.approx(float((1 / share).mean()), rel=1e-4)
     assert found.entropy == pytest.approx(float(cover.sum(1).float().log().mean()) / math.log(65), rel=1e-4)
+
+
+def test_scenes_one_by_one_measure_the_same(made: Any) -> None:
+    model = load("small")
+    whole, single = (last_attention(model, made.images, made.visible, batch_size=size) for size in (32, 1))
+    assert single.density == pytest.approx(whole.density, rel=1e-4)
+    assert single.auroc == pytest.approx(whole.auroc, abs=1e-4)
 
 
 def test_errors_say_what_would_be_right(made: Any) -> None:

@@ -24,6 +24,12 @@ def test_owners_need_half_a_patch():
     masks[0, 0, :4, :2] = True  # half of the first patch
     masks[0, 0, 4:, :1] = True  # a quarter of the third
     assert patch_owners(masks, (2, 2)).tolist() == [[0, -1, -1, -1]]
+    assert patch_owners(masks, (2, 2), covered=0.25).tolist() == [[0, -1, 0, -1]]
+    assert patch_owners(masks, (2, 2), covered=0.6).tolist() == [[-1] * 4]
+    features = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    assert patch_affinity(features, masks, covered=0.25).chance == pytest.approx(1 / 3)
+    with pytest.raises(UsageError, match="owns two patches"):
+        patch_affinity(features, masks)
 
 
 @pytest.mark.parametrize("centre", [True, False])

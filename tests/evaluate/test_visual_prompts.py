@@ -98,6 +98,10 @@ def test_the_attention_of_all_patches_is_one_and_of_a_box_the_sum_written_out(
     row = attention[0, :, 0, 1:].mean(0)
     expected = (row[1] + 0.5 * row[3]) / row.sum()
     assert float(attention_mass(attention, torch.tensor([[[0.0, 1.0], [0.0, 0.5]]]))) == pytest.approx(float(expected))
+    # a class token and two registers before two patches
+    row = attention[0, :, 0, 3:].mean(0)
+    found = attention_mass(attention, torch.tensor([[[0.0, 1.0]]]), prefix=3)
+    assert float(found) == pytest.approx(float(row[1] / row.sum()))
 
 
 def test_coverage_is_the_share_of_each_patch() -> None:

@@ -59,6 +59,14 @@ def test_equals_a_plain_loop_with_lambda_lr() -> None:
     assert found.history["samples"][-1] == 80
 
 
+def test_the_rate_never_falls_below_its_floor() -> None:
+    net = nn.Linear(3, 1)
+    settings = {"steps": 10, "lr": 0.01, "schedule": "cosine", "log_every": 1}
+    found = fit(lambda x: net(x).mean(), net, [torch.ones(2, 3)], floor=0.4, **settings)
+    expected = [0.01 * (0.4 + 0.6 * 0.5 * (1 + math.cos(math.pi * i / 10))) for i in range(10)]
+    np.testing.assert_allclose(found.history["lr"], expected)
+
+
 def test_accumulation_is_one_large_batch() -> None:
     net, twin = small_net(), small_net()
     parts = some_batches(6, size=5)

@@ -102,6 +102,24 @@ def test_what_bicubic_overshoots_reaches_the_model_as_published() -> None:
         metric.update(255 * real, real=True)
 
 
+def test_scale_blocks_and_level_are_those_asked_for() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sets = [torch.randn(20, 3, generator=generator), torch.randn(25, 3, generator=generator) + 0.3]
+    found = {}
+    for block in (1024, 7):
+        metric = CMMD(scale=2.0, sigma=1.0, block=block)
+        metric.update(sets[0], real=True)
+        metric.update(sets[1], real=False)
+        found[block] = float(metric.compute())
+    unit = [torch.nn.functional.normalize(rows.double(), dim=1) for rows in sets]
+    gram = torch.exp(-torch.cdist(torch.cat(unit), torch.cat(unit)).square() / 2)
+    expected = gram[:20, :20].mean() + gram[20:, 20:].mean() - 2 * gram[:20, 20:].mean()
+    assert found[1024] == pytest.approx(2 * float(expected), rel=1e-5)
+    assert found[7] == pytest.approx(found[1024], rel=1e-6)
+    wide, narrow = (metric.report(resamples=200, level=level).interval for level in (0.95, 0.5))
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
 def test_two_points() -> None:
     metric = CMMD()
     metric.update(torch.tensor([[1.0, 0.0]]), real=True)

@@ -62,7 +62,7 @@ class WindowGrid:
 
     def count(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Float[Tensor, "H W"]:
         """How many windows cover each pixel; at least 1 everywhere."""
-        rows, columns = torch.zeros(self.size[0], dtype=dtype), torch.zeros(self.size[1], dtype=dtype)
+        rows, columns = (torch.zeros(side, dtype=dtype, device=device) for side in self.size)
         for top in self.tops:
             rows[top : top + self.window[0]] += 1
         for left in self.lefts:

@@ -332,6 +332,23 @@ def test_bundled_vocabulary() -> None:
     assert vocabulary({"feline": ["cat", "kitten", "tiger"]}).counts["feline"] > 40
 
 
+def test_a_vocabulary_by_pack_style_and_number() -> None:
+    every = vocabulary(["cat", "dog"])
+    for owner in (0, 1):
+        parts = {style: every.members(owner, style) for style in sorted(set(every.styles))}
+        assert all({every.styles[row] for row in rows} <= {style} for style, rows in parts.items())
+        assert sorted(np.concatenate(list(parts.values())).tolist()) == every.members(owner).tolist()
+        assert set(every.owner[every.members(owner)]) == {owner}
+    clipart = vocabulary(["cat", "dog"], packs=("openclipart",))
+    assert set(clipart.keys) < set(every.keys)
+    assert len(set(clipart.styles)) == 1
+    few = vocabulary(["cat", "dog"], per_class=3)
+    assert few.counts == {"cat": 3, "dog": 3}
+    first = {owner: sorted(every.keys[row] for row in every.members(owner))[:3] for owner in (0, 1)}
+    assert {owner: sorted(few.keys[row] for row in few.members(owner)) for owner in (0, 1)} == first
+    assert set(vocabulary(["cat", "dog"], mono=True).keys) > set(every.keys)
+
+
 @pytest.mark.parametrize(
     ("caption", "aliases", "wanted"),
     [

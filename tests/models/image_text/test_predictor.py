@@ -38,6 +38,20 @@ def test_wrapped_network_normalises_and_resizes() -> None:
     assert not net.training
 
 
+@pytest.mark.parametrize("mode", ["squash", "shortest", "longest"])
+@pytest.mark.parametrize("way", ["nearest", "bilinear"])
+def test_pictures_are_fitted_the_way_it_is_told(mode: str, way: str) -> None:
+    x = torch.rand(1, 3, 20, 40, generator=torch.Generator().manual_seed(0))
+    size = {"squash": (10, 10), "shortest": (10, 20), "longest": (5, 10)}[mode]
+    options = {} if way == "nearest" else {"antialias": True, "align_corners": False}
+    mode_of = {"nearest": "nearest-exact"}.get(way, way)
+    whole = torch.nn.functional.interpolate(x, size=size, mode=mode_of, **options)
+    want = {"squash": whole, "shortest": whole[..., 5:15], "longest": torch.nn.functional.pad(whole, (0, 0, 2, 3))}
+    names = [str(i) for i in range(300)]
+    flat = classifier(torch.nn.Flatten(), names, (0, 0, 0), (1, 1, 1), 10, resize_mode=mode, interpolation=way)
+    torch.testing.assert_close(flat(x), want[mode].flatten(1), rtol=0, atol=1e-5)
+
+
 def test_defaults_come_from_timm() -> None:
     net = timm.create_model("mobilenetv3_small_050")
     steps = classifier(net, [str(i) for i in range(1000)]).preprocess

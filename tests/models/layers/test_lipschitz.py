@@ -150,6 +150,17 @@ def test_a_linear_layers_gradient_bound_is_attained():
     assert float(gradient.norm()) == pytest.approx(bound, rel=1e-5)
 
 
+def test_without_steps_a_projection_only_scales_a_norm_above_one_back():
+    for steps, factor in ((0, 3.0), (0, 0.2), (15, 3.0)):
+        layer = SpectralLinear(6, 4, iterations=steps)
+        given = factor * torch.diag(torch.tensor([1.0, 0.8, 0.6, 0.5])) @ torch.linalg.qr(torch.randn(6, 4))[0].T
+        with torch.no_grad():
+            layer.weight.copy_(given)
+        layer.project()
+        expected = torch.ones(4) if steps else min(factor, 1.0) * torch.tensor([1.0, 0.8, 0.6, 0.5])
+        torch.testing.assert_close(torch.linalg.svdvals(layer.weight.detach()), expected, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(3, 8), (3, 4, 5, 5)])
 def test_groupsort_preserves_norms_both_ways(shape):
     x = torch.randn(shape, requires_grad=True)

@@ -10,6 +10,7 @@ import timm.models.nfnet
 import torch
 from scipy import integrate
 from torch import nn
+from torch.nn import functional as F
 
 from binderclip import errors
 from binderclip.models import ACTIVATION_GAINS, NFBlock, NFResNet, ScaledActivation, ScaledStdConv2d, expected_stds
@@ -22,7 +23,8 @@ def rough_(conv, seed=0):
     with torch.no_grad():
         conv.weight.copy_(0.3 + 2 * torch.randn(conv.weight.shape, generator=g))
         conv.gain.copy_(0.5 + torch.rand(conv.gain.shape, generator=g))
-        conv.bias.copy_(torch.randn(conv.bias.shape, generator=g))
+        if conv.bias is not None:
+            conv.bias.copy_(torch.randn(conv.bias.shape, generator=g))
     return conv
 
 
@@ -60,6 +62,20 @@ def test_convolution_and_its_gradients_are_timms(stride, groups, kernel):
         strict=True,
     ):
         torch.testing.assert_close(mine, their, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(("dilation", "padding", "side"), [(2, 0, 5), (2, None, 9), (1, 2, 11)])
+def test_dilated_and_padded_convolutions_without_a_bias_are_torchs_of_the_standard_filters(dilation, padding, side):
+    conv = rough_(ScaledStdConv2d(4, 6, 3, dilation=dilation, padding=padding, bias=False).double())
+    assert conv.bias is None
+    flat = conv.weight.flatten(1)
+    filters = (flat - flat.mean(1, keepdim=True)) / flat.std(1, correction=0, keepdim=True) / 36**0.5
+    filters = filters.view_as(conv.weight) * conv.gain
+    x = torch.randn(2, 4, 9, 9, dtype=torch.float64)
+    expected = F.conv2d(x, filters, dilation=dilation, padding=dilation if padding is None else padding)
+    found = conv(x)
+    assert found.shape[-1] == side
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("name", ACTIVATION_GAINS)

@@ -311,6 +311,19 @@ def test_a_noisy_gradient_needs_a_larger_spike():
     assert detect(1e4)[0]
 
 
+def test_the_ratio_and_the_memory_are_those_asked_for():
+    detectors = {factor: SpikeDetector(factor=factor) for factor in (2.0, 5.0)}
+    assert {factor: [detect(norm)[0] for norm in [1.0] * 20 + [3.0]][-1] for factor, detect in detectors.items()} == {
+        2.0: True,
+        5.0: False,
+    }
+    # thirty norms that swing by a factor of two, then calm: the swings hide a ratio of three as long as they are known
+    norms = [1.0, 2.0] * 15 + [1.0] * 20 + [3.0]
+    for window, expected in ((60, False), (15, True)):
+        detect = SpikeDetector(window=window)
+        assert [detect(norm)[0] for norm in norms][-1] is expected
+
+
 def test_the_running_median_is_numpys():
     chance = np.random.default_rng(3)
     values = chance.choice([0.0, 1.0, 1.0, 2.5, 7.0], 120)
