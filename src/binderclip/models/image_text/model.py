@@ -18,6 +18,7 @@ from binderclip.models.image_text import encode
 from binderclip.models.image_text.backends import backend_of
 from binderclip.models.image_text.classification import Activation, Classification, check_top, probabilities
 from binderclip.models.image_text.encode import EncodedImages, OnError
+from binderclip.models.image_text.encoder import PictureModel
 from binderclip.models.image_text.predictor import ZeroShotPredictor
 from binderclip.models.image_text.preprocess import ImageLike, Preprocess, as_list, float_batch
 from binderclip.models.text.textbank import Rule, TextBank, descriptors
@@ -36,7 +37,7 @@ class ImageTextOutput(NamedTuple):
     logit_bias: Float[Tensor, ""] | None
 
 
-class ImageTextModel(nn.Module):
+class ImageTextModel(PictureModel):
     """An image tower and a text tower with a shared embedding space, whatever library they come from.
 
     Images are anything: paths, bytes, PIL images, arrays, 8-bit tensors, or float tensors (B, 3, H, W) in [0, 1]; one
@@ -54,9 +55,6 @@ class ImageTextModel(nn.Module):
         embed_dim: width E; measured on first use where not given.
     """
 
-    # Its attributes are another library's, which types cannot follow.
-    backbone: Any
-
     def __init__(
         self,
         backbone: nn.Module,
@@ -69,15 +67,10 @@ class ImageTextModel(nn.Module):
         card: Mapping[str, Any] | None = None,
         embed_dim: int | None = None,
     ) -> None:
-        super().__init__()
-        self.kind, self.name = kind, name
-        self.backbone = backbone
-        self.preprocess, self.tokenizer = preprocess, tokenizer
-        self.config, self.card = dict(config or {}), dict(card or {})
-        self.history: list[str] = []
+        super().__init__(backbone, name=name, preprocess=preprocess, card=card)
+        self.kind, self.tokenizer, self.config = kind, tokenizer, dict(config or {})
         self._embed_dim = embed_dim
         self._pooling = backend_of(kind).pooling(backbone)
-        self._cache: dict[str, Any] = {}
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, kind={self.kind!r}, image_size={self.image_size}"
@@ -88,22 +81,6 @@ class ImageTextModel(nn.Module):
     def visual(self) -> nn.Module:
         """The backbone's module that holds the image tower."""
         return backend_of(self.kind).visual(self.backbone)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.visual.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the image tower; features are float32 or better whatever it is."""
-        return next(self.visual.parameters()).dtype
-
-    @property
-    def image_size(self) -> int | tuple[int, int]:
-        """Side in pixels of the input, or (h, w) where it is not square."""
-        h, w = self.preprocess.size
-        return h if h == w else (h, w)
 
     @property
     def embed_dim(self) -> int:
@@ -139,20 +116,6 @@ class ImageTextModel(nn.Module):
     def fingerprint(self) -> str:
         """Hash of weights, precision, preprocessing, tokenizer and surgery; computed again only when one changed."""
         return fingerprints.of_model(self)
-
-    @property
-    def image_tower(self) -> Tower:
-        """The image side opened up (see `models.towers`).
-
-        Raises:
-            NotSupported: the backbone is of a class that cannot be opened.
-        """
-        if "image_tower" not in self._cache:
-            from binderclip.models.towers import open_image_tower
-
-            pixels = self.preprocess
-            self._cache["image_tower"] = open_image_tower(self.backbone, mean=pixels.mean, std=pixels.std)
-        return self._cache["image_tower"]
 
     @property
     def dense_tower(self) -> Tower:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import timm
 import torch
@@ -20,16 +20,14 @@ from binderclip.models.files.folders import bundled_of, folder_kind, read_folder
 from binderclip.models.files.hub import cache_only_when_unreachable, why_not
 from binderclip.models.files.registry import close_names
 from binderclip.models.image_text.backends import is_convolutional
+from binderclip.models.image_text.encoder import PictureModel
 from binderclip.models.image_text.image_classifier import ImageClassifier, read_classifier
 from binderclip.models.image_text.preprocess import ImageLike, Preprocess
-
-if TYPE_CHECKING:
-    from binderclip.models.towers import Tower
 
 __all__ = ["VisionModel", "load_vision"]
 
 
-class VisionModel(nn.Module):
+class VisionModel(PictureModel):
     """An image tower by itself. Images are whatever `ImageTextModel` takes; features are raw unless normalised.
 
     Args:
@@ -51,44 +49,11 @@ class VisionModel(nn.Module):
         preprocess: Preprocess,
         card: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.backbone: Any = backbone
-        self.arch, self.options, self.name = arch, dict(options or {}), name
-        self.preprocess, self.card = preprocess, dict(card or {})
-        self.history: list[str] = []
-        self._tower: Tower | None = None
+        super().__init__(backbone, name=name, preprocess=preprocess, card=card)
+        self.arch, self.options = arch, dict(options or {})
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, arch={self.arch!r}, image_size={self.image_size}"
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.backbone.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights; features are float32 or better whatever it is."""
-        return next(self.backbone.parameters()).dtype
-
-    @property
-    def image_size(self) -> int | tuple[int, int]:
-        """Side in pixels of the input, or (h, w) where it is not square."""
-        h, w = self.preprocess.size
-        return h if h == w else (h, w)
-
-    @property
-    def image_tower(self) -> Tower:
-        """The tower opened up: blocks, attention, traces (see `models.towers`).
-
-        Raises:
-            NotSupported: the backbone is of a class that cannot be opened.
-        """
-        if self._tower is None:
-            from binderclip.models.towers import open_image_tower
-
-            self._tower = open_image_tower(self.backbone, mean=self.preprocess.mean, std=self.preprocess.std)
-        return self._tower
 
     def encode_image(
         self,
