@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.optim.clip.actions import act_, coefficient, scale_
+from binderclip.optim.clip.attach import Attachment, attach
+from binderclip.optim.clip.call import ClipCall
 from binderclip.optim.clip.choices import Names, check_choices, order_of, patterns
 from binderclip.optim.clip.kept import Kept
 from binderclip.optim.clip.report import ClipReport, empty_report
@@ -32,32 +34,12 @@ from binderclip.optim.gradients.nonfinite import NonFiniteGradient, explain_nonf
 from binderclip.optim.gradients.statistics import Slots, StepStatistics, block_stat, measure
 
 if TYPE_CHECKING:
-    from binderclip.optim.clip.attach import Attachment
     from binderclip.optim.clip.target import StepTarget
 
 __all__ = ["Clip"]
 
 SHRINK, HUGE = 0.02, 1e10
 """Of the policy "shrink": the share of the weights, and the norm above which a gradient counts as not finite."""
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What one call works on: all entries, those that are clipped, their gradients and this process's parts of them."""
-
-    entries: Sequence[KeyedParameter]
-    chosen: list[KeyedParameter]
-    grads: list[Tensor]
-    local: list[Tensor]
-    on_host: bool
-    target: StepTarget | None
-    taken: Tensor | None
-    scaled: bool = True
-
-    @property
-    def scale(self) -> Tensor | None:
-        """What `grads` are multiplied by."""
-        return None if self.target is None or not self.scaled else self.target.scale
 
 
 class Clip:
@@ -178,8 +160,6 @@ class Clip:
         Returns:
             A handle with `.remove()`.
         """
-        from binderclip.optim.clip.attach import attach
-
         return attach(self, optimizer, names)
 
     @torch.no_grad()
@@ -205,7 +185,7 @@ class Clip:
             self.report = empty_report()
             return self.report
         local = local_shards(grads)
-        call = _Call(entries, chosen, grads, local, gradients.reads_are_free(local), target, taken)
+        call = ClipCall(entries, chosen, grads, local, gradients.reads_are_free(local), target, taken)
         zero = self.nonfinite == "zero" and not self.observe
         if zero and not (call.on_host and self._kept is None):
             zero_nonfinite_(local)
@@ -219,7 +199,7 @@ class Clip:
 
     # -- steps of a call -------------------------------------------------------------------------------------------
 
-    def _run_kept(self, kept: Kept, call: _Call) -> ClipReport:
+    def _run_kept(self, kept: Kept, call: ClipCall) -> ClipReport:
         """The rest of `run` for an action with a memory, which clips vectors of its own."""
         vectors = kept.vectors(call.chosen, call.grads, call.scale)
         # they are not scaled, and the optimizer cannot scale them
@@ -229,7 +209,7 @@ class Clip:
             kept.finish(call.chosen, call.grads, vectors, call.scale, finite, write=not self.observe)
         return report
 
-    def _finish(self, call: _Call, found: StepStatistics) -> tuple[ClipReport, Tensor | None]:
+    def _finish(self, call: ClipCall, found: StepStatistics) -> tuple[ClipReport, Tensor | None]:
         """Judge, act and remember; the report, and where the step is taken whether it is finite."""
         finite = found.norm.isfinite()
         if self.nonfinite == "shrink":
@@ -251,7 +231,7 @@ class Clip:
         skipped = ~finite if self.nonfinite != "propagate" else finite & False
         return self._report(found, limit, factor, skipped, call.chosen), finite
 
-    def _measure(self, call: _Call) -> StepStatistics:
+    def _measure(self, call: ClipCall) -> StepStatistics:
         found = measure(call.grads, self.granularity, self.order, **self._blocks(call.chosen))
         return found if call.scale is None else found.divided_by(call.scale)
 
@@ -275,7 +255,7 @@ class Clip:
         matching = [entry.matches(rule, "unit_dim") for entry in chosen]
         return [0 if pattern is None else rule[pattern] for pattern in matching]
 
-    def _reading(self, call: _Call, found: StepStatistics, finite: Tensor) -> Reading:
+    def _reading(self, call: ClipCall, found: StepStatistics, finite: Tensor) -> Reading:
         chosen = call.chosen
 
         def weights() -> Tensor:
@@ -299,7 +279,7 @@ class Clip:
             scale=call.scale,
         )
 
-    def _act(self, call: _Call, found: StepStatistics, limit: Tensor, factor: Tensor) -> None:
+    def _act(self, call: ClipCall, found: StepStatistics, limit: Tensor, factor: Tensor) -> None:
         """Change the gradients, or have the optimizer do it; on a CPU only those that need it."""
         # NaN is not 1, so that a factor of NaN is multiplied in as torch does
         if call.on_host and bool((factor == 1).all()):
@@ -314,7 +294,7 @@ class Clip:
         how: dict[str, Any] = {"unit_dims": dims, "scale": call.scale, "on_host": call.on_host}
         act_(call.local, found, limit, factor, action=self._does, **how)
 
-    def _give_up(self, call: _Call, found: StepStatistics, finite: Tensor) -> bool:
+    def _give_up(self, call: ClipCall, found: StepStatistics, finite: Tensor) -> bool:
         """Treat a gradient that is not finite; whether the step is given up, as far as the host knows."""
         target, on_host = call.target, call.on_host
         policy = "skip" if target is not None and target.by_scaler else self.nonfinite
@@ -342,9 +322,12 @@ class Clip:
             raise NonFiniteGradient(explain_nonfinite(bad))
         return True
 
-    def pass_on(self, other: Clip) -> None:
-        """Take over the report of a clip that looked at the gradients for this one, and what it still has to raise."""
-        self.report, self._late = other.report, other._late
+    def guard(self, entries: Sequence[KeyedParameter], target: StepTarget | None) -> ClipReport:
+        """Treat gradients that are not finite by this clip's policy, and clip nothing."""
+        looking = Clip(math.inf, nonfinite=self.nonfinite, observe=self.observe, exclude=self.exclude)
+        report = looking.run(entries, target)
+        self.report, self._late = looking.report, looking._late
+        return report
 
     def raise_late(self) -> None:
         """Raise what an accelerator found at the previous step, once its flag has arrived.

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from binderclip.errors import NotSupported
-from binderclip.optim.clip.clipping import Clip
 from binderclip.optim.gradients.collect import KeyedParameter
 from binderclip.optim.gradients.measure import accumulation_dtype
 from binderclip.optim.gradients.nonfinite import NonFiniteGradient
 
 if TYPE_CHECKING:
+    from binderclip.optim.clip.clipping import Clip
     from binderclip.optim.clip.target import StepTarget
 
 __all__ = ["UpdateClips"]
@@ -49,9 +49,7 @@ class UpdateClips:
         overflow = getattr(target.optimizer, "found_inf", None) if target is not None and target.by_scaler else None
         self.taken = None if overflow is None else overflow.reshape(()) == 0
         for clip in self.clips:
-            looking = Clip(float("inf"), nonfinite=clip.nonfinite, observe=clip.observe, exclude=clip.exclude)
-            report = looking.run(entries, target)
-            clip.pass_on(looking)
+            report = clip.guard(entries, target)
             self.taken = ~report.skipped if self.taken is None else self.taken & ~report.skipped
         self.given_up = all(entry.grad is None for entry in entries)
 
