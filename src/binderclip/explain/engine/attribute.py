@@ -23,8 +23,9 @@ from binderclip.explain.engine.gathering import (
     Single,
     reduce_channels,
 )
-from binderclip.explain.engine.observed import Observed, Observer, Place
+from binderclip.explain.engine.observed import Observed, Observer
 from binderclip.explain.engine.passes import Clean, Passes
+from binderclip.explain.engine.places import Place
 from binderclip.explain.engine.targets import Score, resolve
 from binderclip.fit.optimizers import autocast
 

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.explain.engine.observed import Observed, Place
+from binderclip.explain.engine.observed import Observed
 from binderclip.explain.engine.passes import Clean, CroppedViews, NoisyCopies, Pass, Passes, StraightPath
 from binderclip.explain.engine.placement import Box, render, whole
+from binderclip.explain.engine.places import Place
 
 Reduction = Literal["sum", "relu-sum", "max-abs", "abs-sum", "l2"]
 Statistic = Literal["mean", "mean-square", "variance", "standard-error"]

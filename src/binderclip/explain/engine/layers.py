@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.explain.engine.attribution import Attribution, _normalized
-from binderclip.explain.engine.observed import Observer, Place, _to_grid
+from binderclip.explain.engine.observed import Observer
+from binderclip.explain.engine.places import Place, to_grid
 
 
 def stage_layers(model: Any, images: Any, count: int = 4) -> list[Place]:
@@ -62,7 +63,7 @@ def _ends(observer: Observer, image: Float[Tensor, "1 3 H W"]) -> list[str]:
     def note(name: str, whole: bool) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim == 4:
-                height, width = _to_grid(output, name, aspect).shape[1:3]
+                height, width = to_grid(output, name, aspect).shape[1:3]
                 if min(height, width) > 1:
                     found.append((name, whole, tuple(output.shape[1:3]) == (height, width), (height, width)))
 

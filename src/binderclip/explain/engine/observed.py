@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -20,12 +19,10 @@ from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.explain.engine.placement import Box, input_box, whole
+from binderclip.explain.engine.places import Place, last_map, site_of, to_grid, tokens_to_grid
 from binderclip.explain.engine.targets import is_image_text
 from binderclip.fit.optimizers import autocast
 from binderclip.models.layers.fast_gradients import fast_gradients
-
-Place: TypeAlias = int | str | tuple[str, int]
-"""`"input"`, a block index, a `models.Site` (name, block) of a tower, or the name of a submodule."""
 
 Way: TypeAlias = str
 """`tower` (through our view of the blocks) or `hooks` (the library's own forward)."""
@@ -253,7 +250,7 @@ class Observer:
                 return self.backbone.image_tower.depth - 1
             except NotSupported:
                 pass
-        return self._last_map(images)
+        return last_map(self._network(), images, self._forward)
 
     def _through_tower(self, leaf: Tensor, places: list[Place], seen: Observed, added: Tensor | None) -> Tensor:
         from binderclip.models.towers import Record, Recorder, Site
@@ -261,7 +258,7 @@ class Observer:
         if self.backbone is None:
             raise NotSupported(f"{type(self.model).__name__} has no transformer tower of an image-text model")
         tower = self.backbone.image_tower
-        sites = {place: _site(place, tower.depth) for place in places}
+        sites = {place: site_of(place, tower.depth) for place in places}
         record = Record()
         for name, layer in sites.values():
             record = record | Record(name, layers=[layer])
@@ -274,7 +271,7 @@ class Observer:
             last, features = replace(last, x=last.x.detach()), features.detach()
         for place, (name, layer) in sites.items():
             seen.values[place] = recorder.values[Site(name, layer)]
-            seen.spatial[place] = partial(_tokens_to_grid, name=name, grid=tokens.grid, prefix=tokens.prefix)
+            seen.spatial[place] = partial(tokens_to_grid, name=name, grid=tokens.grid, prefix=tokens.prefix)
         seen.tokens, seen.tower = last, tower
         return features if self.model is self.backbone else self.model.from_features(features)
 
@@ -293,7 +290,7 @@ class Observer:
         for name in names:
             if name not in seen.values:
                 raise UsageError(f"submodule {name!r} did not run, or its output is no tensor")
-            seen.spatial[name] = partial(_to_grid, name=name, aspect=leaf.shape[-2] / leaf.shape[-1])
+            seen.spatial[name] = partial(to_grid, name=name, aspect=leaf.shape[-2] / leaf.shape[-1])
         return outputs
 
     def _pixels(self, images: Tensor, added: Tensor | None) -> Tensor:
@@ -362,44 +359,6 @@ class Observer:
             raise NotSupported(f"{type(self.model).__name__} is no torch module, so its layers cannot be seen")
         return self.model
 
-    def _last_map(self, images: Tensor) -> str:
-        maps: list[tuple[str, int, torch.Size]] = []
-
-        def note(name: str) -> Callable[..., None]:
-            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                if isinstance(output, Tensor) and output.ndim in (3, 4):
-                    maps.append((name, output.ndim, output.shape))
-
-            return hook
-
-        network = self._network()
-        parts = tuple((n, type(m)) for n, m in network.named_modules())
-        key = (parts, tuple(images.shape[1:]))
-        known = _LAST_MAPS.get(network)
-        if known is not None and known[0] == key:
-            return known[1]
-        handles = [m.register_forward_hook(note(n)) for n, m in network.named_modules() if n]
-        try:
-            with torch.no_grad():
-                self._forward(images[:1])
-        finally:
-            for handle in handles:
-                handle.remove()
-        spatial = [i for i, (_, ndim, s) in enumerate(maps) if ndim == 4 and min(s[-2:]) > 1]
-        if not spatial:
-            raise NotSupported(f"{type(network).__name__} has no feature map to show: name one with layer=")
-        if sum(ndim == 3 for _, ndim, _ in maps[spatial[-1] + 1 :]) > 2:
-            raise NotSupported(
-                f"{type(network).__name__} goes on with tokens after its last feature map: name the layer, for a timm "
-                "ViT layer='blocks.11.norm1'"
-            )
-        _LAST_MAPS[network] = (key, maps[spatial[-1]][0])
-        return maps[spatial[-1]][0]
-
-
-# Finding the last map costs a forward pass: once for a network and a size of image.
-_LAST_MAPS: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
-
 
 def _image_text_part(model: Any) -> Any:
     if is_image_text(model):
@@ -426,43 +385,6 @@ def _full(value: Tensor) -> Tensor:
 
 def _channels_last(value: Tensor) -> Tensor:
     return value.permute(0, 2, 3, 1)
-
-
-def _site(place: Place, depth: int) -> tuple[str, int]:
-    """(name, block) of a place in a tower: a bare index means the tokens after the block's first norm."""
-    from binderclip.models.towers.record import BLOCK_SITES
-
-    name, layer = ("ln1", place) if isinstance(place, int) else (str(place[0]), place[1])
-    if name not in BLOCK_SITES:
-        raise UsageError(f"layer {place!r}: a block has {', '.join(BLOCK_SITES)}")
-    if not isinstance(layer, int) or not -depth <= layer < depth:
-        raise UsageError(f"layer {place!r}: the tower has {depth} blocks (0 to {depth - 1}, or -1 to -{depth})")
-    return name, layer % depth
-
-
-def _tokens_to_grid(value: Tensor, name: str, grid: tuple[int, int], prefix: int) -> Tensor:
-    """Patch tokens (B, L, D), or (B, H, L, d) a head, to (B, h, w, D)."""
-    if name == "attn":
-        raise UsageError("attention weights (B, H, L, L) have no place in the image: read them raw")
-    tokens = value.transpose(1, 2).flatten(2) if value.ndim == 4 else value
-    return tokens[:, prefix : prefix + grid[0] * grid[1]].unflatten(1, grid)
-
-
-def _to_grid(value: Tensor, name: str, aspect: float) -> Tensor:
-    """A recorded value as (B, h, w, C): feature maps, channels first or last, and square tokens."""
-    if value.ndim == 4:
-        _, a, b, c = value.shape
-        # Patch embeddings and some networks keep channels last; read as channels first their map would be a sliver.
-        if not 1 / 2 <= b / c / aspect <= 2 and 4 / 5 <= a / b / aspect <= 5 / 4:
-            return value
-        return value.permute(0, 2, 3, 1)
-    if value.ndim == 3:
-        length = value.shape[1]
-        for prefix in range(min(length, 9)):
-            side = round((length - prefix) ** 0.5)
-            if side > 1 and side * side == length - prefix:
-                return value[:, prefix:].unflatten(1, (side, side))
-    raise UsageError(f"layer {name!r} gives {tuple(value.shape)}: neither a feature map (B, C, h, w) nor square tokens")
 
 
 @contextmanager

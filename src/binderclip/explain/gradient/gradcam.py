@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from binderclip.explain.engine.attribute import Plan, PlanMethod, pooled_gradient_times_value, signal_plan
-from binderclip.explain.engine.observed import Place
+from binderclip.explain.engine.places import Place
 
 
 @dataclass(frozen=True)

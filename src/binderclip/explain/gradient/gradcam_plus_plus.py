@@ -13,8 +13,9 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.explain.engine.attribute import Plan, PlanMethod
 from binderclip.explain.engine.gathering import Gathered, Opening, SiteSignal
-from binderclip.explain.engine.observed import Observed, Place
+from binderclip.explain.engine.observed import Observed
 from binderclip.explain.engine.passes import Clean, NoisyCopies, Pass
+from binderclip.explain.engine.places import Place
 
 
 @dataclass(frozen=True)

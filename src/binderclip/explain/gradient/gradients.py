@@ -9,7 +9,7 @@ from binderclip.errors import UsageError
 from binderclip.explain.engine.attribute import Plan, PlanMethod, gradient, gradient_times_value, signal_plan
 from binderclip.explain.engine.attribution import Finish
 from binderclip.explain.engine.gathering import GaussianNoise, Path, Reduction, Signal, Statistic, reduce_channels
-from binderclip.explain.engine.observed import Place
+from binderclip.explain.engine.places import Place
 
 
 @dataclass(frozen=True)

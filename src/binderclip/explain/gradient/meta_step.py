@@ -18,8 +18,9 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.explain.engine.attribute import Plan, run_plans
 from binderclip.explain.engine.attribution import Attribution
 from binderclip.explain.engine.gathering import Gathered, Gathering, Opening, Reduce, Signal, Single
-from binderclip.explain.engine.observed import Observed, Observer, Place
+from binderclip.explain.engine.observed import Observed, Observer
 from binderclip.explain.engine.passes import Clean, Pass
+from binderclip.explain.engine.places import Place
 
 InnerLoss = Literal["score", "cross-entropy"]
 Weights: TypeAlias = dict[str, Tensor]

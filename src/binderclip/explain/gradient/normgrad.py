@@ -14,7 +14,8 @@ from binderclip.explain.engine.attribute import Plan, run_plans, signal_plan
 from binderclip.explain.engine.attribution import Attribution, Combine
 from binderclip.explain.engine.gathering import Ensemble
 from binderclip.explain.engine.layers import stage_layers
-from binderclip.explain.engine.observed import Observed, Place
+from binderclip.explain.engine.observed import Observed
+from binderclip.explain.engine.places import Place
 from binderclip.explain.gradient.extraction import Aggregate, Extract, check_choice, extract_aggregate
 
 

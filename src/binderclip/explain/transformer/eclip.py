@@ -15,9 +15,10 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.explain.engine.attribute import Plan, run_plans
 from binderclip.explain.engine.attribution import Attribution
 from binderclip.explain.engine.gathering import Gathered, Opening, SiteSignal
-from binderclip.explain.engine.observed import Observed, Observer, Place
+from binderclip.explain.engine.observed import Observed, Observer
 from binderclip.explain.engine.passes import Pass
 from binderclip.explain.engine.placement import input_box
+from binderclip.explain.engine.places import Place
 from binderclip.explain.engine.targets import resolve
 from binderclip.explain.transformer.eclip_parts import (
     Attended,
