@@ -20,7 +20,15 @@ doctest: $(VENV)/.dev-$(STAMP)
 
 # Tests of what has only true annotations so far, with every type and shape checked at every call. One process: the import
 # hook does not reach the workers of xdist.
-SHAPES ?= tests/explain/engine tests/losses/dense tests/losses/gradient tests/losses/test_ranking.py \
+SHAPES ?= tests/adapt/few_shot/test_adapters.py tests/adapt/few_shot/test_ape.py tests/adapt/few_shot/test_gaussian.py \
+	tests/adapt/few_shot/test_nearest.py tests/adapt/few_shot/test_sentence_adapter.py \
+	tests/adapt/few_shot/test_tip_adapter.py tests/adapt/heads/test_inputs.py tests/adapt/heads/test_saving.py \
+	tests/adapt/multi_label tests/adapt/visual_prompts tests/adapt/zero_shot tests/data/augment/test_augment.py \
+	tests/data/augment/test_cutout.py tests/data/augment/test_fill.py tests/data/distort tests/data/formats \
+	tests/data/labelled tests/data/made tests/data/sets/test_batches.py tests/data/sets/test_columnar.py \
+	tests/data/sets/test_evalset.py tests/data/sets/test_folder.py tests/data/sets/test_named.py \
+	tests/data/sets/test_packs.py tests/data/sets/test_sample.py tests/data/test_files.py tests/data/test_images.py \
+	tests/data/test_moments.py tests/explain/engine tests/losses/dense tests/losses/gradient tests/losses/test_ranking.py \
 	tests/losses/contrastive/test_distill.py tests/models/image_text/test_predictor.py tests/models/layers \
 	tests/models/text tests/models/towers/test_base.py tests/models/towers/test_correlation.py \
 	tests/models/towers/test_text.py tests/models/towers/test_tokens.py tests/optim/clip/clippers/test_adagc.py \

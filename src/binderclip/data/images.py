@@ -23,7 +23,10 @@ from torch import Tensor
 from binderclip.data.files import irregular, list_files
 from binderclip.errors import DataError, UsageError
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor"
+BinaryFile: TypeAlias = "IO[bytes] | io.BytesIO"
+"""An open file of bytes; io.BytesIO has not all that typing.IO lists."""
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryFile | Image.Image | np.ndarray | Tensor"
 
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused before they are decoded (Pillow's own limit for an error)."""
@@ -134,7 +137,7 @@ def _is_file_object(source: object) -> bool:
     return hasattr(source, "read") and not isinstance(source, (str, os.PathLike))
 
 
-def _stream(source: Any) -> tuple[IO[bytes], str]:
+def _stream(source: Any) -> tuple[BinaryFile, str]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source), f"{len(source)} bytes"
     if _is_file_object(source):
@@ -160,7 +163,7 @@ def _stream(source: Any) -> tuple[IO[bytes], str]:
         raise DataError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _identify(stream: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+def _identify(stream: BinaryFile, name: str, max_pixels: int) -> Image.Image:
     try:
         return Image.open(stream)
     except Image.DecompressionBombError as error:
@@ -171,7 +174,7 @@ def _identify(stream: IO[bytes], name: str, max_pixels: int) -> Image.Image:
         raise DataError(f"{name}: damaged image ({_reason(error)})") from error
 
 
-def _why_unknown(stream: IO[bytes]) -> str:
+def _why_unknown(stream: BinaryFile) -> str:
     """Say what the bytes are instead of an image, where a glance tells."""
     stream.seek(0)
     head = stream.read(64)

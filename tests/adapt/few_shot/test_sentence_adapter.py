@@ -117,13 +117,13 @@ def test_description_classifier_is_the_mean_of_cosines_image_by_image() -> None:
 
 def test_mistakes_are_named() -> None:
     x, y = task()
-    for head, words in [
-        (SentenceAttentionAdapter({name: np.ones(D) for name in bank().names}), "must be a TextBank"),
-        (SentenceAttentionAdapter(bank(), kind="mlp"), "kind 'mlp' is unknown"),
-        (SentenceAttentionAdapter(bank(), ratio=2.0), r"ratio must be in \[0, 1\]"),
+    for make, words in [
+        (lambda: SentenceAttentionAdapter({name: np.ones(D) for name in bank().names}), "must be a TextBank"),
+        (lambda: SentenceAttentionAdapter(bank(), kind="mlp"), "kind 'mlp' is unknown"),
+        (lambda: SentenceAttentionAdapter(bank(), ratio=2.0), r"ratio must be in \[0, 1\]"),
     ]:
         with pytest.raises(UsageError, match=words):
-            head.fit(x, y)
+            make().fit(x, y)
     fitted = SentenceAttentionAdapter(bank(), epochs=0).fit(x, y)
     small = TextBank(["a"], ["a"], torch.ones(1, 3), torch.tensor([0]), torch.tensor(1.0))
     with pytest.raises(UsageError, match="width 3 and this head 12"):

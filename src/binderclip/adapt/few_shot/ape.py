@@ -190,11 +190,11 @@ class _Refinement(Tunable):
         self.one_hot = F.one_hot(owner, len(prior)).to(prior)
         self.scale, self.alpha, self.beta = scale, alpha, beta
 
-    def prepare(self, views: Float[Tensor, "*B d"]) -> Float[Tensor, "*B Q+C+M"]:
-        """The chosen channels, and the products with texts and keys, which training does not change."""
+    def prepare(self, views: Float[Tensor, "*B d"]) -> Float[Tensor, "*B J"]:
+        """The Q chosen channels and the products with C texts and M keys, J in all, which training does not change."""
         return torch.cat([views[..., self.channels], views @ self.prior.T, views @ self.keys.T], dim=-1)
 
-    def parts(self, x: Float[Tensor, "B Q+C+M"]) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B M"]]:
+    def parts(self, x: Float[Tensor, "B J"]) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B M"]]:
         """Logits of the refined texts, and cosines with the refined keys; nothing is normalised again."""
         chosen, text, cosines = x.split([len(self.channels), len(self.prior), len(self.keys)], dim=-1)
         moved = chosen @ self.residual.T
@@ -206,7 +206,7 @@ class _Refinement(Tunable):
         votes = torch.exp(-self.beta * (1 - cosines)) * self.weights
         return self.alpha * votes @ self.one_hot
 
-    def logits(self, x: Float[Tensor, "B Q+C+M"], rows: Int[Tensor, "B"] | None = None) -> Float[Tensor, "B C"]:
+    def logits(self, x: Float[Tensor, "B J"], rows: Int[Tensor, "B"] | None = None) -> Float[Tensor, "B C"]:
         text, cosines = self.parts(x)
         return text + self.cache(cosines)
 

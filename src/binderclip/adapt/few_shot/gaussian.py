@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from binderclip.adapt.heads.base import Terms, WeightedHead, _checked_input, _see_names, blend_search
@@ -192,7 +193,7 @@ class GaussianHead(WeightedHead):
         """Biases of the whole classifier, (C,)."""
         return (self.alpha_ * self._bias).numpy()
 
-    def fit_unlabelled(self, X: Float[Tensor, "N d"], *, iterations: int = 10) -> GaussianHead:
+    def fit_unlabelled(self, X: Float[Tensor, "N d"] | ArrayLike, *, iterations: int = 10) -> GaussianHead:
         """Fit the Gaussians to features without labels, by EM from the zero-shot probabilities.
 
         Responsibilities are those of a mixture whose shared covariance is `S + tr(S) / (n - 1) I`, the one that

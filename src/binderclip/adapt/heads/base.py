@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
@@ -58,7 +59,7 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator):
     def _terms(self, x: Float[Tensor, "N d"]) -> Terms:
         raise UsageError(f"{type(self).__name__} defines no terms: use one of binderclip.adapt.METHODS")
 
-    def terms(self, X: Float[Tensor, "N *V d"]) -> Terms:
+    def terms(self, X: Float[Tensor, "N *V d"] | ArrayLike) -> Terms:
         """The summands of the logits by name, each (N, C).
 
         Args:
@@ -84,7 +85,7 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator):
         views = x.unsqueeze(1) if x.ndim == 1 + item else x
         return F.normalize(views, dim=-1) if self.input_level == "features" else views
 
-    def logits(self, X: Float[Tensor, "N *V d"]) -> Float[Tensor, "N C"]:
+    def logits(self, X: Float[Tensor, "N *V d"] | ArrayLike) -> Float[Tensor, "N C"]:
         """Sum of the terms, as a tensor."""
         return torch.stack(list(self.terms(X).values())).sum(dim=0)
 

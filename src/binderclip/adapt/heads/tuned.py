@@ -185,7 +185,7 @@ class _BestEpoch:
 def train_tunable(
     module: Tunable,
     views: Float[Tensor, "N V ..."],
-    targets: Int[Tensor, "N"],
+    targets: Int[Tensor, "N"] | Float[Tensor, "N"],
     training: Training,
     held: tuple[Float[Tensor, "M ..."], Int[Tensor, "M"]] | None = None,
 ) -> FitResult | None:
@@ -194,7 +194,7 @@ def train_tunable(
     Args:
         module: float32; its `parameters()` are trained.
         views: V views of each of N pictures.
-        targets: class indices.
+        targets: class indices, or the numbers that the module's `losses` wants.
         training: how.
         held: other pictures, one view each, and their classes, for `Training.keep_best`.
 

@@ -102,7 +102,7 @@ def split_parts(
         dropped = int(leaking.sum())
         pool, test = np.flatnonzero(~own & ~leaking), np.flatnonzero(own)
     else:
-        test = np.sort(np.concatenate([_test_rows(labels, groups, c, shots, seed) for c in np.unique(labels)]))
+        test = np.sort(np.concatenate([_test_rows(labels, groups, c, shots, seed) for c in np.unique(labels).tolist()]))
         pool = np.setdiff1d(np.arange(len(labels)), test)
     untested = sorted(set(labels[pool].tolist()) - set(labels[test].tolist()))
     return DataSplit(pool, test.astype(int), duplicates, conflicts, dropped, untested)

@@ -177,7 +177,7 @@ class PromptLearning(ModelHead):
         return self._classifier(self.classes_.tolist(), self.coef_)
 
     @torch.no_grad()
-    def classifier_for(self, classes: Sequence[Any]) -> ZeroShotClassifier:
+    def classifier_for(self, classes: Sequence[Any] | Mapping[Any, Any]) -> ZeroShotClassifier:
         """The learned words around other class names, of which no image was seen (base-to-new).
 
         Args:

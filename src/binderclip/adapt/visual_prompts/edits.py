@@ -28,6 +28,7 @@ BLUR = 100 / 384
 """Standard deviation of the blur, as a share of the image's longer side (100 pixels at 384)."""
 
 Pixels = UInt8[np.ndarray, "H W 3"]
+Edited = UInt8[np.ndarray, "h w 3"]
 
 
 def rgb(color: Color) -> tuple[int, int, int]:
@@ -83,7 +84,7 @@ class Edit(ABC):
         """Whether it cuts the image, so that it should see the picture at its full resolution."""
         return False
 
-    def __call__(self, image: object, region: Region, *, copies: Copies | None = None) -> Pixels:
+    def __call__(self, image: object, region: Region, *, copies: Copies | None = None) -> Edited:
         """The edited picture; the image itself stays as it is.
 
         Args:
@@ -98,7 +99,7 @@ class Edit(ABC):
         return self.draw(pixels, region, copies or Copies(pixels))[0]
 
     @abstractmethod
-    def draw(self, image: Pixels, region: Region, copies: Copies) -> tuple[Pixels, Region]:
+    def draw(self, image: Pixels, region: Region, copies: Copies) -> tuple[Edited, Region]:
         """The edited picture, and the region in its coordinates."""
 
     def __or__(self, other: Edit) -> Edit:
@@ -119,7 +120,7 @@ class Steps(Edit):
     def crops(self) -> bool:
         return any(edit.crops for edit in self.edits)
 
-    def draw(self, image: Pixels, region: Region, copies: Copies) -> tuple[Pixels, Region]:
+    def draw(self, image: Pixels, region: Region, copies: Copies) -> tuple[Edited, Region]:
         for edit in self.edits:
             # Copies belong to the picture they were made of; a later step sees another one.
             image, region = edit.draw(image, region, copies if copies.image is image else Copies(image))
@@ -164,7 +165,7 @@ class Outline(Edit):
             raise UsageError(f"Outline width must be a share of the side in [0, 1), not {self.width}")
         rgb(self.color)
 
-    def draw(self, image: Pixels, region: Region, copies: Copies) -> tuple[Pixels, Region]:
+    def draw(self, image: Pixels, region: Region, copies: Copies) -> tuple[Edited, Region]:
         height, width = image.shape[:2]
         line = 0 if self.width == 0 else max(1, math.floor(self.width * min(height, width) + 0.5))
         box = region.bounds(height, width)
@@ -238,7 +239,7 @@ class Tint(Edit):
     def __post_init__(self) -> None:
         _check_area("Tint", self.shape, self.alpha, self.color)
 
-    def draw(self, image: Pixels, region: Region, copies: Copies) -> tuple[Pixels, Region]:
+    def draw(self, image: Pixels, region: Region, copies: Copies) -> tuple[Edited, Region]:
         return _tint(image, region.inside(self.shape, *image.shape[:2]), self.color, self.alpha), region
 
 
@@ -277,7 +278,7 @@ class Outside(Edit):
             raise UsageError(f"Outside sigma must be a share of the side, at least 0, not {self.sigma}")
         _check_area("Outside", self.shape, self.alpha, self.color)
 
-    def draw(self, image: Pixels, region: Region, copies: Copies) -> tuple[Pixels, Region]:
+    def draw(self, image: Pixels, region: Region, copies: Copies) -> tuple[Edited, Region]:
         height, width = image.shape[:2]
         inside = region.inside(self.shape, height, width)
         if self.how == "tint":
@@ -333,7 +334,7 @@ class Crop(Edit):
         left, top = max(math.floor(x - halves[0]), 0), max(math.floor(y - halves[1]), 0)
         return left, top, min(math.ceil(x + halves[0]), width), min(math.ceil(y + halves[1]), height)
 
-    def draw(self, image: Pixels, region: Region, copies: Copies) -> tuple[Pixels, Region]:
+    def draw(self, image: Pixels, region: Region, copies: Copies) -> tuple[Edited, Region]:
         window = self.window(region, *image.shape[:2])
         left, top, right, bottom = window
         return image[top:bottom, left:right].copy(), region.cropped(window)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -160,7 +160,9 @@ def region_features(
     return torch.cat(parts)
 
 
-def prompted(image: Pixels, regions: Sequence[Region], edits: Sequence[Edit], *, size: int | None) -> list[Pixels]:
+def prompted(
+    image: Pixels, regions: Sequence[Region], edits: Sequence[Edit], *, size: int | None
+) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     """The pictures of every edit (outer) and region (inner), drawn with `size` pixels on the longer side.
 
     Edits that crop see the image at its own resolution.

@@ -74,7 +74,7 @@ class Region:
         elif self.mask is not None:
             self._check(height, width)
             rows, columns = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
-            x0, y0, x1, y1 = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+            x0, y0, x1, y1 = (int(edge) for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
         else:
             x, y = self.centre(height, width)
             radius = KEYPOINT_RADIUS * min(height, width)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from binderclip.adapt.heads.base import FeatureClassifier, Terms
@@ -107,7 +108,7 @@ class ZeroShotClassifier(FeatureClassifier):
         if not hasattr(self, "classes_"):
             self.fit()
 
-    def terms(self, X: Float[Tensor, "N *V d"]) -> Terms:
+    def terms(self, X: Float[Tensor, "N *V d"] | ArrayLike) -> Terms:
         """The scaled cosines (or what the pool makes of them) under the name `text`; fits first if need be."""
         self._ready()
         if self.views is None:

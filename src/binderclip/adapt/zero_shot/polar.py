@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from binderclip.adapt.heads.base import FeatureClassifier, Terms
@@ -83,7 +84,7 @@ class PolarClassifier(FeatureClassifier):
         said = margin[:, None] >= cuts
         return float(cuts[(said[truth].mean(axis=0) + (~said[~truth]).mean(axis=0)).argmax()])
 
-    def terms(self, X: Float[Tensor, "N *V d"]) -> Terms:
+    def terms(self, X: Float[Tensor, "N *V d"] | ArrayLike) -> Terms:
         """The two scaled cosines under the name `text`; fits first if need be."""
         if not hasattr(self, "classes_"):
             self.fit()

@@ -61,7 +61,7 @@ class Fill:
         return (mean + spread * noise.to(images)).clamp(0, 1)
 
     def apply(
-        self, images: Float[Tensor, "B C H W"], keep: Float[Tensor, "B 1 H W"] | Bool[Tensor, "B 1 H W"]
+        self, images: Float[Tensor, "B C H W"], keep: Float[Tensor, "B *one H W"] | Bool[Tensor, "B *one H W"]
     ) -> Float[Tensor, "B C H W"]:
         """`keep * images + (1 - keep) * fill`, differentiable in both.
 

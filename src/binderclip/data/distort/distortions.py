@@ -58,8 +58,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 
 def distort(
-    images: Float[Tensor, "B 3 H W"], name: str, level: int | Sequence[int], seed: int | Sequence[int] = 0
-) -> Float[Tensor, "B 3 H W"]:
+    images: Float[Tensor, "*B 3 H W"], name: str, level: int | Sequence[int], seed: int | Sequence[int] = 0
+) -> Float[Tensor, "*B 3 H W"]:
     """Distort pictures.
 
     Every image has its own random stream, which depends on the name and its seed, not on the level, the batch or the

@@ -63,7 +63,7 @@ class Scenes:
     keys: list[list[str]]
     attributes: dict[str, np.ndarray]
     tubes: Bool[Tensor, "N T S S"]
-    tube_lines: list[list[Float[Tensor, "P 3"]]]
+    tube_lines: list[list[Float[Tensor, "_ 3"]]]
     defects: Bool[Tensor, "N S S"]
     defect_kinds: list[list[tuple[str, int]]]
     pair: Scenes | None = None

@@ -7,6 +7,7 @@ the pixels.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ from torch.nn import functional
 from binderclip.data.images import open_image
 from binderclip.errors import NotSupported, UsageError
 
-ImageLike: TypeAlias = "str | Path | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor"
+ImageLike: TypeAlias = "str | Path | bytes | IO[bytes] | io.BytesIO | Image.Image | np.ndarray | Tensor"
 ResizeMode = Literal["shortest", "squash", "longest"]
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos"]
 
