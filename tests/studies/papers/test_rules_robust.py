@@ -29,12 +29,12 @@ def p083(**change: float) -> Table:
 def p044(**change: float) -> Table:
     robust = {
         "plain": 0.1, "class mean, λ = 0.5": 0.25, "class mean, λ = 1.5": change.get("mean", 0.3),
-        "nearest, λ = 0.5": change.get("half", 0.25), "nearest, λ = 1.5": 0.3, "adversarial training": 0.5,
+        "nearest, λ = 0.5": 0.25, "nearest, λ = 1.5": 0.3, "adversarial training": 0.5,
         "random, one a class, λ = 1.5": 0.0, "random, new each time, λ = 1.5": change.get("random", 0.1),
     }  # fmt: skip
     rows = []
     for name, value in robust.items():
-        rows.append(Row("accuracy under attack", name, value + change.get("shift", 0.0), "radius 1"))
+        rows.append(Row("accuracy under attack", name, value, "radius 1"))
         clean = 0.8 - change.get("cost", 0.0) * name.startswith("nearest")
         rows.append(Row("accuracy", name, clean - change.get("mean_cost", 0.0) * name.startswith("class mean")))
         rows.append(Row("accuracy under attacks on the plain network", name, change.get("carried", 0.6)))
@@ -62,13 +62,11 @@ MADE = {"p044": p044, "p083": p083}
         ("p083", {"standard": 0.03}, "essential met"),
         ("p044", {}, "all met"),
         ("p044", {"mean": 0.15}, LITTLE),
-        ("p044", {"shift": 0.15}, LITTLE),
-        ("p044", {"random": 0.2}, LITTLE),
+        ("p044", {"random": 0.25}, LITTLE),
         ("p044", {"strong": 0.15}, LITTLE),
         ("p044", {"carried": 0.2}, "essential met"),
         ("p044", {"cost": 0.06}, "essential met"),
         ("p044", {"mean_cost": 0.06}, "essential met"),
-        ("p044", {"half": 0.35}, "essential met"),
     ],
 )
 def test_each_criterion_can_be_met_and_can_fail(decide, paper: str, change: dict[str, float], verdict: str) -> None:

@@ -16,25 +16,27 @@ from torch import Tensor, nn
 from binderclip.landscape import Shadow, compare_directions, loss_along
 from binderclip.optim import CoordinateClip
 from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.power import Pilot
+from binderclip.studies.harness.quantities import Quantity, value_of
+from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RATES = (1e-3, 5.6e-3, 3.2e-2, 0.18, 1.0, 5.6)
-"""Far enough up that neither method is best at the end."""
-STEPS, BATCH, FRACTION, ADAM_RATE = 300, 32, 0.1, 3e-3
+RATES = (3.2e-3, 1.8e-2, 0.1)
+"""A tenth of those around the best one of the first measurement, which had no momentum."""
+STEPS, BATCH, FRACTION, ADAM_RATE, MOMENTUM = 1500, 32, 0.1, 3e-3, 0.9
+PILOT = (0, 1, 2)
 WIDTH, LAYERS, WORDS, CONTEXT = 32, 2, 500, 10
 CURVATURE_BATCH = 256
-CHECKPOINTS = (1, 50, 100, 150, 200, 250, 300)
+CHECKPOINTS = (1, 250, 500, 750, 1000, 1250, 1500)
+BEST = "training loss at the best learning rate"
 LINE = np.logspace(-4, 1, 11).tolist()
 Make = Callable[[list[Tensor]], torch.optim.Optimizer]
 FOLLOWED: dict[str, tuple[Make, float | None]] = {
-    "SGD": (lambda p: torch.optim.SGD(p, lr=1.0), None),
-    "SGD clip": (lambda p: torch.optim.SGD(p, lr=1.0), FRACTION),
+    "SGD": (lambda p: torch.optim.SGD(p, lr=1.0, momentum=MOMENTUM), None),
+    "SGD clip": (lambda p: torch.optim.SGD(p, lr=1.0, momentum=MOMENTUM), FRACTION),
     "Adam": (lambda p: torch.optim.Adam(p, lr=1.0), None),
     "Adam clip": (lambda p: torch.optim.Adam(p, lr=1.0), 0.5),
 }
@@ -83,7 +85,7 @@ def train(seed: int, make: Make, clip: float | None, visit: Callable[[int, WordM
     net = WordModel(seed)
     optimizer = make(list(net.parameters()))
     if clip is not None:
-        CoordinateClip(clip, nonfinite="propagate").attach(optimizer)
+        CoordinateClip(clip, granularity="global", nonfinite="propagate").attach(optimizer)
     losses = []
     for step in range(1, STEPS + 1):
         loss = net(ids[torch.randint(len(ids), (BATCH,), generator=g)])
@@ -100,17 +102,16 @@ def train(seed: int, make: Make, clip: float | None, visit: Callable[[int, WordM
 
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
-    with one_thread():
-        rows = _along_adam(seed)
-        for method, clip in (("SGD", None), ("SGD clip", FRACTION)):
-            finals = [train(seed, partial(torch.optim.SGD, lr=rate), clip) for rate in RATES]
-            # a diverged run has no loss to print: it counts as uniform guessing, which is worse than any that trained
-            finals = [min(value, math.log(WORDS + 3)) for value in finals]
-            rows += [
-                Row("training loss, last 20 steps", method, value, f"learning rate {rate:g}")
-                for rate, value in zip(RATES, finals, strict=True)
-            ]
-            rows.append(Row("training loss at the best learning rate", method, min(finals)))
+    rows = _along_adam(seed)
+    for method, clip in (("SGD", None), ("SGD clip", FRACTION)):
+        finals = [train(seed, partial(torch.optim.SGD, lr=rate, momentum=MOMENTUM), clip) for rate in RATES]
+        # a diverged run has no loss to print: it counts as uniform guessing, which is worse than any that trained
+        finals = [min(value, math.log(WORDS + 3)) for value in finals]
+        rows += [
+            Row("training loss, last 20 steps", method, value, f"learning rate {rate:g}")
+            for rate, value in zip(RATES, finals, strict=True)
+        ]
+        rows.append(Row(BEST, method, min(finals)))
     return rows
 
 
@@ -125,7 +126,9 @@ def _along_adam(seed: int) -> list[Row]:
         params = list(net.parameters())
         if step == 1:
             for name, (make, clip) in FOLLOWED.items():
-                shadows[name] = Shadow(params, make, None if clip is None else CoordinateClip(clip))
+                shadows[name] = Shadow(
+                    params, make, None if clip is None else CoordinateClip(clip, granularity="global")
+                )
         updates = {name: shadow.observe() for name, shadow in shadows.items()}
         if step not in CHECKPOINTS:
             return
@@ -137,21 +140,13 @@ def _along_adam(seed: int) -> list[Row]:
             rows.append(Row("best decrease of the loss along the update", name, line.best[1], where))
 
     final = train(seed, lambda p: torch.optim.Adam(p, lr=ADAM_RATE), None, visit)
-    rows.append(Row("training loss at the best learning rate", "Adam (at 0.003)", final))
+    rows.append(Row(BEST, f"Adam (at {ADAM_RATE:g})", final))
     return rows
 
 
 def _pairs(table: Table, metric: str = "directional sharpness") -> dict[str, np.ndarray]:
     """Checkpoint by seed, for every optimizer."""
     return {name: np.stack([table.values(metric, name, f"step {step}") for step in CHECKPOINTS]) for name in FOLLOWED}
-
-
-def _clip_trains_further(table: Table) -> tuple[bool, str]:
-    metric = "training loss at the best learning rate"
-    plain, clipped = (table.values(metric, method) for method in ("SGD", "SGD clip"))
-    wins = int((clipped < plain).sum())
-    text = f"{wins} of {len(plain)} seeds; mean loss SGD {plain.mean():.3f}, SGD clip {clipped.mean():.3f}"
-    return 3 * wins >= 2 * len(plain), text
 
 
 def draw(table: Table, figure: Figure) -> None:
@@ -175,50 +170,72 @@ def draw(table: Table, figure: Figure) -> None:
     axes[2].legend()
 
 
-SHARPNESS = "directional sharpness"
-STEPS_SEEN = tuple(f"step {step}" for step in CHECKPOINTS)
+def _sharpness(method: str) -> Quantity:
+    """Mean over the checkpoints."""
+    return value_of("directional sharpness", method, *(f"step {step}" for step in CHECKPOINTS))
+
 
 STUDY = Study(
     paper="p017",
     claim="The loss of a transformer is far more curved along SGD's updates than along Adam's; clipping the largest "
     "coordinates lowers that curvature and makes SGD train faster.",
-    protocol=f"Next-word prediction on the captions of the bundled packs ({WORDS} commonest words), causal transformer "
-    f"of {LAYERS} layers and width {WIDTH}, batch {BATCH}, {STEPS} steps. At {len(CHECKPOINTS)} checkpoints of Adam's "
-    "trajectory, the update that SGD, SGD with the top 10% of coordinates clipped, Adam, and Adam with the top 50% of "
-    "the gradient's coordinates clipped would make, each with its own state carried along; sharpness by one "
-    f"Hessian-vector product on a fixed batch of {CURVATURE_BATCH} captions. Then SGD and SGD clip trained with "
-    f"the same {len(RATES)} learning rates from {RATES[0]:g} to {RATES[-1]:g}, each counted at its best; a run that "
-    "diverged counts as uniform guessing.",
+    protocol=f"Next-word prediction on the captions of the bundled packs ({WORDS} commonest words), causal "
+    f"transformer of {LAYERS} layers and width {WIDTH}, batch {BATCH}, {STEPS} steps. At {len(CHECKPOINTS)} "
+    "checkpoints of Adam's trajectory, the update that SGD (momentum .9), SGD with the top 10% of all coordinates "
+    "clipped, Adam, and Adam with the top 50% of the gradient's coordinates clipped would make, each with its own "
+    f"state carried along; sharpness by one Hessian-vector product on a fixed batch of {CURVATURE_BATCH} captions. "
+    f"Then SGD and SGD clip trained with the same {len(RATES)} learning rates from {RATES[0]:g} to {RATES[-1]:g}, "
+    "each counted at its best; a run that diverged counts as uniform guessing. The spreads are those of the first "
+    "measurement, of 300 steps without momentum and with a limit for each tensor.",
     baseline="SGD without clipping; Adam for the sharpness.",
     lower_bound=f"Uniform guessing: loss {math.log(WORDS + 3):.2f}.",
     upper_bound="",
     measure=measure,
     criteria=(
         Criterion.at_least(
-            "SGD's sharpness is at least 5 times Adam's, mean over checkpoints",
-            value_of(SHARPNESS, "SGD", *STEPS_SEEN) / value_of(SHARPNESS, "Adam", *STEPS_SEEN),
-            5.0,
+            "SGD's sharpness is at least 5 times Adam's, mean over checkpoints (logarithm of the ratio)",
+            _sharpness("SGD").log_over(_sharpness("Adam")),
+            math.log(5),
+            expected=math.log(3),
+            pilot=Pilot(0.19, PILOT),
             essential=True,
         ),
         Criterion.below(
-            "SGD clip's is below half of SGD's",
-            value_of(SHARPNESS, "SGD clip", *STEPS_SEEN) / value_of(SHARPNESS, "SGD", *STEPS_SEEN),
-            0.5,
+            "clipping lowers SGD's sharpness, mean over checkpoints (logarithm of the ratio)",
+            _sharpness("SGD clip").log_over(_sharpness("SGD")),
+            0.0,
+            expected=0.3,
+            pilot=Pilot(0.182, PILOT),
             essential=True,
         ),
         Criterion.paired(
-            "and above Adam's",
-            value_of(SHARPNESS, "SGD clip", *STEPS_SEEN),
-            value_of(SHARPNESS, "Adam", *STEPS_SEEN),
+            "with clipping SGD reaches a lower training loss, each at the best of the learning rates",
+            value_of(BEST, "SGD clip"),
+            value_of(BEST, "SGD"),
+            lower=True,
+            expected=0.1,
+            pilot=Pilot(0.024, PILOT),
             essential=True,
         ),
-        Criterion("SGD clip reaches a lower training loss than SGD in at least 2 of 3 seeds", _clip_trains_further),
+        Criterion.below(
+            "clipping halves SGD's sharpness (logarithm of the ratio)",
+            _sharpness("SGD clip").log_over(_sharpness("SGD")),
+            math.log(0.5),
+        ),
+    ),
+    rival=Criterion.paired(
+        "SGD with clipping reaches a lower training loss than Adam",
+        value_of(BEST, "SGD clip"),
+        value_of(BEST, f"Adam (at {ADAM_RATE:g})"),
+        lower=True,
     ),
     draw=draw,
-    remeasure=FIRST_RULES,
+    seeds=tuple(range(10, 18)),
+    one_thread=True,
+    registered="52e7d47ca3a8",
     stand_in=(
         "a two-layer transformer on 14,641 captions instead of full-size transformers on translation",
         f"{STEPS} steps",
-        "constant learning rates, without momentum in SGD",
+        "constant learning rates",
     ),
 )
