@@ -198,11 +198,11 @@ def test_one_thread_is_a_field(registered) -> None:
 def test_rows_are_judged_again_and_the_first_verdict_is_kept(registered) -> None:
     registered(study())
     stored = replace(run_study("p162"), verdict="weak", criteria="")  # type: ignore[arg-type]
-    judged = judge_again(stored, study())
+    judged = judge_again(stored, study(register=False))
     assert judged.verdict == "inconclusive"
     assert judged.first is not None
     assert judged.first.verdict == "weak"
-    assert judge_again(judged, study()).first == judged.first
+    assert judge_again(judged, study(register=False)).first == judged.first
     measured = after(run_study("p162"), judged, "new seeds")
     assert measured.verdict == "holds"
     assert measured.first == FirstVerdict("weak", f"{judged.first.why}; new seeds")
@@ -219,6 +219,14 @@ def test_rows_are_judged_again_and_the_first_verdict_is_kept(registered) -> None
     assert sum(line.startswith('| <a id="p') for line in table.splitlines()) == 182
     planned = next(line for line in table.splitlines() if "p006 " in line)
     assert "| planned |  |  |  |" in planned
+
+
+def test_a_result_older_than_the_registered_criteria_is_left_alone(registered) -> None:
+    registered(study())
+    stored = replace(run_study("p162"), verdict="weak", criteria="")  # type: ignore[arg-type]
+    unmeasured = Criterion.at_least("a is fast", value_of("speed", "a"), 1.0)
+    later = study(criteria=(BEATS, unmeasured))
+    assert judge_again(stored, replace(later, registered=criteria_hash(later))) is stored
 
 
 def test_the_headline_is_what_decided() -> None:

@@ -111,6 +111,8 @@ def pilot_seeds(study: Study) -> set[int]:
 def judge_again(result: Result, study: Study) -> Result:
     """Judge stored rows by the criteria of today; a verdict that changes is kept as the first one.
 
+    Criteria that are registered for a measurement that is still to come ask for other rows: the result stays as it is.
+
     Args:
         result: stored.
         study: its study.
@@ -118,6 +120,8 @@ def judge_again(result: Result, study: Study) -> Result:
     Raises:
         UsageError: a criterion asks for what was not measured.
     """
+    if study.registered and result.criteria != study.registered:
+        return result
     registered = bool(result.criteria) and result.criteria == criteria_hash(study)
     verdict, reason, checks = decide(study, result.table, registered=registered)
     first = result.first
