@@ -11,11 +11,11 @@ STAMP := $(shell cksum pyproject.toml | cut -d ' ' -f 1)
 demo: $(VENV)/.demo-$(STAMP)
 	$(BIN)/binderclip demo --out demo
 
-test: $(VENV)/.dev-$(STAMP)
+test: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # The examples in docstrings.
-doctest: $(VENV)/.dev-$(STAMP)
+doctest: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules src/binderclip
 
 # Tests of what has only true annotations so far, with every type and shape checked at every call. One process: the import
@@ -79,6 +79,19 @@ $(VENV)/.demo-$(STAMP): $(VENV)/.venv-ok
 $(VENV)/.dev-$(STAMP): $(VENV)/.venv-ok
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/.demo-$(STAMP)
+
+# What the tests of the workbench look through: Debian's Chromium, and axe-core, which finds what people cannot read or
+# reach. Where one of them cannot be had, those tests say so and are skipped; the next `make test` tries again.
+BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome
+$(VENV)/.browser: $(VENV)/.venv-ok
+	@which $(BROWSERS) 2>/dev/null | grep -q . \
+		|| { apt-get update -qq && apt-get install -y -qq chromium-headless-shell; } >/dev/null 2>&1 \
+		|| echo "no Chromium here, and none could be installed: the browser tests will be skipped" >&2
+	@test -f $(VENV)/axe-core/axe.min.js \
+		|| { mkdir -p $(VENV)/axe-core && cd $(VENV)/axe-core && npm pack --silent axe-core@4 \
+			&& tar -xzf axe-core-*.tgz --strip-components=1 package/axe.min.js package/LICENSE; } >/dev/null 2>&1 \
+		|| echo "no axe-core here, and npm brought none: contrast and labels will not be checked" >&2
+	@if which $(BROWSERS) 2>/dev/null | grep -q . && test -f $(VENV)/axe-core/axe.min.js; then touch $@; fi
 
 $(VENV)/.docs-$(STAMP): $(VENV)/.venv-ok
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import secrets
+import shlex
+import shutil
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from binderclip import cli
 from binderclip.data import load_data
 
 LONG = 120.0
@@ -104,6 +111,12 @@ class Gate:
     def close(self) -> None:
         self.begun.clear()
         self.release.clear()
+
+
+@pytest.fixture(scope="session")
+def lines() -> Any:
+    """Ways to run what the page shows: `lines.shell(line, folder)`, `lines.python(line, folder)`."""
+    return SimpleNamespace(shell=shell, python=python, words=words_of)
 
 
 @pytest.fixture(scope="session")
@@ -201,3 +214,239 @@ def client(server: Any) -> Iterator[Client]:
 def stranger(server: Any) -> Client:
     """Somebody who knows the port and no more."""
     return Client(server.port, "wrong key")
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Any:
+    """`make_run("small", folders=[...])` is what a tab's `work` is given, without a server."""
+    pytest.importorskip("gradio", reason="the workbench needs Gradio: pip install binderclip[workbench]")
+    from binderclip.workbench.jobs import JobQueue, WorkbenchJob
+    from binderclip.workbench.models import ModelShelf
+    from binderclip.workbench.sessions import Sessions
+    from binderclip.workbench.tab import Bench, Run
+
+    shelf, count = ModelShelf(), 0
+
+    def make(model: str = "small", folders: Sequence[Path] = ()) -> Run:
+        nonlocal count
+        count += 1
+        bench = Bench(model=None, jobs=JobQueue(), sessions=Sessions(tmp_path / "root"), models=shelf, folders=folders)
+        folder = tmp_path / "page" / f"run-{count}"
+        folder.mkdir(parents=True)
+        return Run(bench, WorkbenchJob(lambda _: None, "", ""), model, folder)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command said and how it left."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """`command("classify", ...)` is `binderclip classify ...` in this process, in an empty folder."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def call(*words: object) -> Done:
+        monkeypatch.setattr("sys.argv", ["binderclip", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = capsys.readouterr()
+        return Done(int(left.value.code or 0), said.out, said.err)
+
+    return call
+
+
+def words_of(line: str) -> list[str]:
+    """The words of a line of shell after `binderclip`."""
+    words = shlex.split(line)
+    assert words[0] == "binderclip", line
+    return words[1:]
+
+
+def shell(line: str, folder: Path) -> str:
+    """Run a line that the page shows as it stands; what it prints."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, env=environment, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def python(line: str, folder: Path) -> str:
+    """Run a line of Python that the page shows; what it prints."""
+    done = subprocess.run([sys.executable, "-c", line], cwd=folder, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# -- the browser -------------------------------------------------------------------------------------------------------
+
+LAPTOP, PHONE = {"width": 1366, "height": 768}, {"width": 390, "height": 844}
+PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+"""Screenshots of the tabs, kept for people to look at."""
+
+_CUT = """() => [...document.querySelectorAll('button, label > span, h1, p, td, th, .status, [role=tab]')]
+  .filter(e => e.offsetParent !== null && e.scrollWidth > e.clientWidth + 2 && e.innerText.trim())
+  .filter(e => getComputedStyle(e).overflowX === 'hidden' && getComputedStyle(e).textOverflow !== 'ellipsis')
+  .filter(e => !e.closest('[aria-hidden=true]'))
+  .map(e => e.tagName + ' ' + e.className + ': ' + e.innerText.trim().slice(0, 60))"""
+_GRADIO = ('nested-interactive: <button class="icon-button',)
+"""What is in Gradio itself and cannot be mended from outside: its button that adds files holds their input."""
+_WIDE = "() => document.documentElement.scrollWidth - window.innerWidth"
+
+
+def missing(what: str) -> None:
+    """Skip, and say why; where a browser is required, fail."""
+    if os.environ.get("BINDERCLIP_BROWSER") == "required":
+        pytest.fail(what, pytrace=False)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, without a window, that finds no address but this machine's."""
+    program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+    if program is None:
+        missing(f"no browser: none of {', '.join(PROGRAMS)} is installed (`make test` installs one where it can)")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("Playwright is not installed: pip install playwright")
+    with sync_playwright() as playwright:
+        options = [
+            "--no-sandbox",
+            "--disable-dev-shm-usage",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        ]
+        running = playwright.chromium.launch(executable_path=program, args=options)
+        yield running
+        running.close()
+
+
+class View:
+    """A page in the browser, of a user of its own.
+
+    Attributes:
+        page: Playwright's page. faults: what went wrong behind it; the test fails if anything is left there.
+    """
+
+    def __init__(self, browser: Any, server: Any) -> None:
+        self.server = server
+        self.context = browser.new_context(viewport=LAPTOP, accept_downloads=True)
+        self.context.set_default_timeout(LONG * 1000)
+        self.page = self.context.new_page()
+        self.faults: list[str] = []
+        self.page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
+        self.page.on("response", lambda got: got.status >= 400 and self.faults.append(f"{got.status} {got.url}"))
+        self.page.on("request", self._asked)
+        self.page.goto(server.address)
+        self.page.get_by_role("tab").first.wait_for()
+
+    def _asked(self, request: Any) -> None:
+        if not request.url.startswith((f"http://127.0.0.1:{self.server.port}/", "data:", "blob:")):
+            self.faults.append(f"asked for {request.url}")
+
+    def tab(self, title: str) -> Any:
+        """Open a tab; its panel, in which everything else is looked for."""
+        handle = self.page.get_by_role("tab", name=title, exact=True)
+        if not handle.first.is_visible():
+            # What does not fit is behind a button.
+            self.page.locator("button.overflow-menu, .overflow-menu > button").first.click()
+        handle.first.click()
+        panel = self.page.get_by_role("tabpanel").locator("visible=true")
+        panel.first.wait_for()
+        return panel.first
+
+    def drop(self, panel: Any, *paths: Path, box: int = 0) -> None:
+        """Choose files, and wait until they are uploaded."""
+        with self.page.expect_response(lambda got: "/gradio_api/upload" in got.url and "progress" not in got.url):
+            panel.locator("input[type=file]").nth(box).set_input_files([str(path) for path in paths])
+
+    def run(self, panel: Any, button: str) -> str:
+        """Press a button and wait until its run has ended; what the status line says then."""
+        status = panel.locator(".status").first
+        before = status.get_attribute("data-line")
+        panel.get_by_role("button", name=button, exact=True).click()
+        self.page.wait_for_function(
+            "([panel, before]) => panel.querySelector('.status').dataset.line !== before",
+            arg=[panel.element_handle(), before],
+        )
+        return self.ended(panel)
+
+    def ended(self, panel: Any) -> str:
+        stop = panel.get_by_role("button", name="Stop")
+        status = panel.locator(".status.done, .status.failed, .status.stopped").first
+        status.wait_for()
+        self.page.wait_for_function("button => button.disabled", arg=stop.element_handle())
+        return str(status.inner_text())
+
+    def lines(self, panel: Any) -> tuple[str, str]:
+        """The lines of shell and of Python that the page shows."""
+        details = panel.locator("details.lines")
+        if details.get_attribute("open") is None:
+            details.locator("summary").click()
+        return tuple(panel.get_by_role("region", name=name, exact=True).inner_text() for name in ("Shell", "Python"))
+
+    def start(self, panel: Any, button: str) -> None:
+        """Press a button, and wait only until the run is in line."""
+        panel.get_by_role("button", name=button, exact=True).click()
+        panel.locator(".status.waiting, .status.running").first.wait_for()
+
+    def look(self, name: str) -> list[str]:
+        """Screenshots on a laptop and on a phone; what is cut or sticks out on either."""
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        wrong = []
+        for device, size in (("laptop", LAPTOP), ("phone", PHONE)):
+            self.page.set_viewport_size(size)
+            self.page.wait_for_timeout(300)
+            self.page.screenshot(path=SHOTS / f"{name}-{device}.png", full_page=True)
+            if self.page.evaluate(_WIDE) > 1:
+                wrong.append(f"{device}: wider than the window")
+            wrong += [f"{device}: cut: {text}" for text in self.page.evaluate(_CUT)]
+        self.page.set_viewport_size(LAPTOP)
+        return wrong
+
+    def axe(self) -> list[str]:
+        """What axe-core finds against WCAG 2 A and AA: labels, contrast, roles."""
+        script = Path(os.environ.get("BINDERCLIP_AXE") or Path(sys.prefix) / "axe-core" / "axe.min.js")
+        if not script.is_file():
+            missing(f"axe-core is not at {script}: `make test` brings it where npm is")
+        self.page.evaluate(script.read_text())
+        found = self.page.evaluate("() => axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa']})")
+        nodes = [f"{each['id']}: {node['html'][:150]}" for each in found["violations"] for node in each["nodes"]]
+        return [node for node in nodes if not node.startswith(_GRADIO)]
+
+    def focused(self, presses: int) -> list[str]:
+        """Names of what the tabulator key reaches, one after the other."""
+        names = []
+        for _ in range(presses):
+            self.page.keyboard.press("Tab")
+            names.append(
+                self.page.evaluate(
+                    "() => { const e = document.activeElement; return e.getAttribute('aria-label') || "
+                    "(e.labels && e.labels[0] && e.labels[0].innerText) || e.innerText || e.tagName }"
+                ).strip()
+            )
+        return names
+
+
+@pytest.fixture
+def view(browser: Any, server: Any) -> Iterator[View]:
+    """A page of the workbench; at the end nothing may have gone wrong behind it."""
+    view = View(browser, server)
+    yield view
+    view.context.close()
+    assert view.faults == []

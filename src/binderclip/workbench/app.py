@@ -15,7 +15,7 @@ from binderclip.workbench.models import ModelShelf
 from binderclip.workbench.sessions import Sessions
 from binderclip.workbench.tab import Bench, Tab
 
-STYLE = Path(__file__).with_name("page.css")
+STYLE, SCRIPT = (Path(__file__).with_name(name) for name in ("page.css", "page.js"))
 
 
 def build_page(
@@ -82,6 +82,7 @@ def mount(page: gr.Blocks, *, sessions: Sessions, jobs: JobQueue, port: int, key
         allowed_paths=[],
         theme=theme(),
         css_paths=[STYLE],
+        js=SCRIPT.read_text(encoding="utf-8"),
     )
     return Guard(application, sessions=sessions, jobs=jobs, port=port, key=key)
 
@@ -94,4 +95,19 @@ def theme() -> Any:
         radius_size="sm",
         font=[gr.themes.Font("system-ui"), gr.themes.Font("sans-serif")],
         font_mono=[gr.themes.Font("ui-monospace"), gr.themes.Font("monospace")],
+    ).set(
+        # Gradio's own greys are too light to be read on white.
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_title_text_color="*neutral_700",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        color_accent="*primary_700",
+        slider_color="*primary_700",
+        slider_color_dark="*primary_500",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
     )

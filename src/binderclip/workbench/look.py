@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from binderclip.errors import DataError
 
@@ -37,6 +38,26 @@ def _cell(value: Any) -> str:
     return f"<td>{html.escape(str(value))}</td>"
 
 
+def gallery(entries: Iterable[tuple[Path, str, str]], name: str) -> str:
+    """Pictures in a grid, as HTML.
+
+    Args:
+        entries: (a file the browser may read, what is said below it, a second line in grey).
+        name: what they are, read aloud.
+    """
+    shown = "".join(
+        f'<li><figure><img src="{source(path)}" alt="{html.escape(f"{said}, {more}", quote=True)}" loading="lazy">'
+        f"<figcaption>{html.escape(said)}<span>{html.escape(more)}</span></figcaption></figure></li>"
+        for path, said, more in entries
+    )
+    return f'<ul class="gallery" aria-label="{html.escape(name, quote=True)}">{shown}</ul>' if shown else ""
+
+
+def source(path: Path) -> str:
+    """The address of a file of the session."""
+    return f"/gradio_api/file={quote(str(path))}"
+
+
 def small_copy(source: Any, folder: Path, number: int, side: int = SMALL) -> Path | None:
     """A small JPEG of a picture; None where it cannot be read.
 
@@ -58,3 +79,49 @@ def small_copy(source: Any, folder: Path, number: int, side: int = SMALL) -> Pat
     path = folder / f"{number:05d}.jpg"
     picture.save(path, quality=88)
     return path
+
+
+def could_not_be_read(count: int) -> str:
+    """A sentence on pictures that were left out; empty where there are none."""
+    if not count:
+        return ""
+    return f"{count} picture{'s' if count > 1 else ''} could not be read."
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(width, height) of a picture file, from its header.
+
+    Raises:
+        DataError: it is none.
+    """
+    import warnings
+
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                return picture.size
+    except Exception as error:
+        raise DataError(f"{path.name} is not a picture that can be read") from error
+
+
+def packed(folder: Path, files: Sequence[Path], name: str) -> Path:
+    """Many files as one ZIP, below their common folder.
+
+    Args:
+        folder: that all of them lie in; the archive goes there too. files: what goes in. name: of the archive.
+    """
+    import zipfile
+
+    path = folder / name
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for file in files:
+            archive.write(file, file.relative_to(folder))
+    return path
+
+
+def hint(said: str) -> str:
+    """What stands where results will: how to get some."""
+    return f'<p class="hint">{html.escape(said)}</p>'

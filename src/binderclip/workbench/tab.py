@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,8 +154,7 @@ class ResultParts:
     """Where a run's files and lines go."""
 
     files: Any
-    shell: Any
-    python: Any
+    lines: Any
 
 
 class Bench:
@@ -193,16 +193,9 @@ class Bench:
         return Controls(go, stop, gr.HTML(status_html(None), elem_classes="status-box"))
 
     def results(self) -> ResultParts:
-        """Files to download, and the lines that give the same result; hidden until there are some."""
+        """Files to download, and the lines that give the same result; empty until there are some."""
         files = gr.File(label="Download", file_count="multiple", interactive=False, visible=False)
-        with gr.Accordion("The same without this page", open=False):
-            shell = gr.Textbox(
-                label="Shell", interactive=False, buttons=["copy"], lines=1, max_lines=8, elem_classes="line"
-            )
-            python = gr.Textbox(
-                label="Python", interactive=False, buttons=["copy"], lines=1, max_lines=8, elem_classes="line"
-            )
-        return ResultParts(files, shell, python)
+        return ResultParts(files, gr.HTML(lines_html(None), padding=False))
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -243,25 +236,30 @@ class Bench:
                     lambda job: work(Run(self, job, model.strip(), folder), *values), session=session, page=page
                 )
             except BinderclipError as error:
-                yield [_failed(str(error)), gr.skip(), gr.skip(), *[gr.skip()] * 3, *cleared]
+                yield [said_html(str(error), failed=True), *[gr.skip()] * 2, *result_values(None), *cleared]
                 return
             running[session, page] = job
             try:
-                yield [status_html(self.jobs.view(job)), *_switched(True), *_shown(None), *same]
+                yield [status_html(self.jobs.view(job)), *_switched(True), *result_values(None), *same]
                 seen = 0
                 while not job.ended:
                     await asyncio.sleep(LOOK_EVERY)
                     number, partial = job.shown
                     fresh = list(partial) if number > seen else same
                     seen = number
-                    yield [status_html(self.jobs.view(job)), gr.skip(), gr.skip(), *[gr.skip()] * 3, *fresh]
+                    yield [status_html(self.jobs.view(job)), *[gr.skip()] * 4, *fresh]
             finally:
                 # The page is gone, or Gradio gave the event up.
                 self.jobs.stop(job)
                 running.pop((session, page), None)
             outcome = job.result if job.state == "done" else None
             said = status_html(self.jobs.view(job), outcome.said if outcome else "")
-            yield [said, *_switched(False), *_shown(outcome), *(outcome.values if outcome else cleared)]
+            yield [
+                said,
+                *_switched(False),
+                *result_values(outcome.again if outcome else None, outcome.files if outcome else ()),
+                *(outcome.values if outcome else cleared),
+            ]
 
         running: dict[tuple[str, str], WorkbenchJob] = {}
 
@@ -270,7 +268,7 @@ class Bench:
             if job is not None:
                 self.jobs.stop(job)
 
-        parts = [controls.status, controls.go, controls.stop, results.files, results.shell, results.python]
+        parts = [controls.status, controls.go, controls.stop, results.files, results.lines]
         gr.on(
             [controls.go.click, *also],
             stream,
@@ -282,6 +280,25 @@ class Bench:
             trigger_mode="once",
         )
         controls.stop.click(stop, None, None, show_progress="hidden", concurrency_limit=None, api_visibility="private")
+
+    async def ask(self, request: gr.Request, work: Callable[[WorkbenchJob], Any]) -> Any:
+        """Do something short in line with the runs of others, and wait for what comes of it.
+
+        Args:
+            request: of the event. work: called with the run, in a thread of its own.
+
+        Raises:
+            UsageError: with the message of what went wrong.
+        """
+        job = self.jobs.submit(work, session=self.session(request), page=str(request.session_hash))
+        try:
+            while not job.ended:
+                await asyncio.sleep(LOOK_EVERY / 3)
+        finally:
+            self.jobs.stop(job)
+        if job.state != "done":
+            raise UsageError(job.error or "stopped")
+        return job.result
 
     def session(self, request: gr.Request) -> str:
         """Whose request this is."""
@@ -316,23 +333,50 @@ def _switched(running: bool) -> list[Any]:
     return [gr.update(interactive=not running), gr.update(interactive=running)]
 
 
-def _shown(outcome: Outcome | None) -> list[Any]:
-    """Values of `ResultParts`."""
-    files = [str(path) for path in outcome.files] if outcome else []
-    again = (outcome.again if outcome else None) or Equivalent("", "")
-    return [gr.update(value=files or None, visible=bool(files)), again.shell, again.python]
+def result_values(again: Equivalent | None, files: Sequence[Path] = ()) -> list[Any]:
+    """Values of the two parts of `ResultParts`."""
+    given = [str(path) for path in files]
+    return [gr.update(value=given or None, visible=bool(given)), lines_html(again)]
 
 
-def _failed(message: str) -> str:
-    return f'<div class="status failed" role="alert">{html.escape(message)}</div>'
+def lines_html(again: Equivalent | None) -> str:
+    """The lines that give a result again, to be opened and copied; nothing where there are none."""
+    if again is None:
+        return ""
+    parts = "".join(_line(name, text) for name, text in (("Shell", again.shell), ("Python", again.python)))
+    return f'<details class="lines"><summary>The same without this page</summary>{parts}</details>'
+
+
+def _line(name: str, text: str) -> str:
+    copy = "navigator.clipboard.writeText(this.nextElementSibling.innerText)"
+    button = f'<button type="button" aria-label="Copy the lines of {name}" onclick="{copy}">Copy</button>'
+    shown = f'<pre tabindex="0" role="region" aria-label="{name}">{html.escape(text)}</pre>'
+    return f'<div class="line"><h3>{name}</h3>{button}{shown}</div>'
+
+
+_told = itertools.count()
+
+
+def said_html(message: str, *, failed: bool = False, state: str = "", bar: str = "") -> str:
+    """A line of status.
+
+    Args:
+        message: is escaped.
+        failed: whether it says what went wrong, at once and loudly.
+        state: further class. bar: HTML below it.
+    """
+    role = 'role="alert"' if failed else 'role="status" aria-live="polite"'
+    # A number makes every line a new one: the same error twice is read aloud twice.
+    kind = f"status {'failed' if failed else state}".strip()
+    return f'<div class="{kind}" data-line="{next(_told)}" {role}>{html.escape(message)}{bar}</div>'
 
 
 def status_html(view: JobView | None, said: str = "") -> str:
     """The line below the buttons: what a run does, its place in line, or how it ended."""
     if view is None:
-        return '<div class="status" role="status" aria-live="polite"></div>'
+        return said_html("")
     if view.state == "failed":
-        return _failed(view.text)
+        return said_html(view.text, failed=True)
     bar = ""
     if view.state == "waiting":
         runs = "1 run" if view.place == 1 else f"{view.place} runs"
@@ -349,7 +393,7 @@ def status_html(view: JobView | None, said: str = "") -> str:
     else:
         text = f"Done in {short_time(view.seconds)}"
     text += f". {said}" if said else ""
-    return f'<div class="status {view.state}" role="status" aria-live="polite">{html.escape(text)}{bar}</div>'
+    return said_html(text, state=view.state, bar=bar)
 
 
 def short_time(seconds: float) -> str:

@@ -15,7 +15,7 @@ from binderclip.cli.verbs.classify.run import LabelAnswers, by_head, by_labels
 from binderclip.cli.verbs.classify.zero_shot import parse_zero_shot
 from binderclip.errors import DataError, UsageError
 from binderclip.workbench.commands import Equivalent, python_pictures, shell_line
-from binderclip.workbench.look import small_copy, table
+from binderclip.workbench.look import could_not_be_read, gallery, hint, small_copy, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -83,14 +83,13 @@ def build(bench: Bench) -> None:
                 )  # fmt: skip
             controls = bench.controls("Classify")
         with gr.Column(scale=3, min_width=320):
-            gallery = gr.Gallery(
-                label="Pictures with their likeliest label", columns=4, height="auto", object_fit="contain",
-                interactive=False, buttons=["fullscreen"],
-            )  # fmt: skip
+            shown = gr.HTML(
+                hint("Drop pictures, type labels, press Classify: each appears here with its likeliest label.")
+            )
             answers = gr.HTML()
             results = bench.results()
     inputs = [*pictures.inputs, labels, views, pools, templates, descriptions, heads]
-    bench.connect(controls, work, inputs, [gallery, answers], results, also=[labels.submit])
+    bench.connect(controls, work, inputs, [shown, answers], results, also=[labels.submit])
 
 
 def work(
@@ -118,12 +117,12 @@ def work(
     for number, (path, best) in enumerate(first.rows[:SHOWN]):
         copy = small_copy(path, run.folder / "small", number)
         if copy is not None:
-            shown.append((str(copy), f"{best[0][0]} {best[0][1]:.2f}  ({chosen.label(Path(path))})"))
-    said = f"{len(first.skipped)} pictures could not be read." if first.skipped else ""
+            shown.append((copy, f"{best[0][0]} {best[0][1]:.2f}", chosen.label(Path(path))))
+    said = could_not_be_read(len(first.skipped))
     if len(first.rows) > SHOWN:
         said += f" The gallery has the first {SHOWN}, the table all {len(first.rows)}."
     return Outcome(
-        (shown, _table(found, chosen) + _skipped_table(first, chosen)),
+        (gallery(shown, "pictures with their likeliest label"), _table(found, chosen) + _skipped_table(first, chosen)),
         files=_files(run.folder, found, chosen),
         again=_again(run.model_name, settings, texts, chosen),
         said=said.strip(),
@@ -211,7 +210,7 @@ def _skipped_table(answers: LabelAnswers, chosen: ChosenPictures) -> str:
     rows = [
         (Path(str(path)).name, str(reason).replace(str(path), Path(str(path)).name)) for path, reason in answers.skipped
     ]
-    return table(("Left out", "Why"), rows, f"{len(rows)} pictures that could not be read")
+    return table(("Left out", "Why"), rows, could_not_be_read(len(rows)).removesuffix("."))
 
 
 def _files(folder: Path, found: dict[ClassifySetting, LabelAnswers], chosen: ChosenPictures) -> list[Path]:

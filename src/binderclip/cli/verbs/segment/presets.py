@@ -10,6 +10,7 @@ from binderclip.cli.shared.output import print_json, print_table
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
+    from binderclip.models import ImageTextModel
     from binderclip.segment import Parts, Segmenter
 
 
@@ -55,12 +56,15 @@ def chosen_parts(request: SegmentRequest) -> dict[str, Parts]:
     return {name: override(parts_of(name), changes) for name in preset_names(request.preset)}
 
 
-def build_segmenters(request: SegmentRequest, names: Sequence[str]) -> dict[str, Segmenter]:
+def build_segmenters(
+    request: SegmentRequest, names: Sequence[str], clip: ImageTextModel | None = None
+) -> dict[str, Segmenter]:
     """One segmenter for each preset of the request, settings checked before the model is loaded.
 
     Args:
         request: what was asked for.
         names: the labels, which descriptions must be of.
+        clip: the model of the request, where it is loaded already.
 
     Raises:
         UsageError: an unknown preset, part or setting, a label without descriptions.
@@ -70,9 +74,10 @@ def build_segmenters(request: SegmentRequest, names: Sequence[str]) -> dict[str,
     chosen = chosen_parts(request)
     if request.descriptions is not None:
         chosen = _described(chosen, request.descriptions, names)
-    from binderclip.models import load
+    if clip is None:
+        from binderclip.models import load
 
-    clip = load(request.model, device=request.device, dtype=request.dtype)
+        clip = load(request.model, device=request.device, dtype=request.dtype)
     built = {}
     for name, parts in chosen.items():
         segmenter = Segmenter(clip, parts, background=request.background)

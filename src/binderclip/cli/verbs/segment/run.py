@@ -18,7 +18,7 @@ from binderclip.errors import DataError, UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from binderclip.segment import Segmenter
+    from binderclip.segment import Segmentation
 
 FOLDER = "segments"
 """Where the files of several pictures go."""
@@ -63,7 +63,7 @@ def segment_images(
         try:
             if due:
                 assert segmenter is not None
-                done.append(_segmented(segmenter, path, names, shown, mapped, legend))
+                done.append(save_segmentation(segmenter(path, list(names)), path, shown, mapped, legend=legend))
             else:
                 done.append(Done(path, _read(mapped, len(classes)), classes, shown, mapped))
         except DataError as error:
@@ -79,16 +79,25 @@ def segment_images(
 
         write_json(coco_document([(str(d.path), d.labels) for d in done], classes), Path(coco))
     if csv is not None:
-        _areas(done, Path(csv))
+        write_areas(done, Path(csv))
     _say(request, done, many, skipped)
     warn_skipped(skipped)
     return found.exit_code(skipped)
 
 
-def _segmented(segmenter: Segmenter, path: Path, names: Sequence[str], shown: Path, mapped: Path, legend: bool) -> Done:
+def save_segmentation(result: Segmentation, path: Path, shown: Path, mapped: Path, *, legend: bool = True) -> Done:
+    """Write the overlay and the label map of one picture.
+
+    Args:
+        result: of the picture at `path`.
+        shown, mapped: where the overlay and the label map go.
+        legend: whether the overlay has one.
+
+    Raises:
+        DataError: one cannot be written.
+    """
     from binderclip.cli.shared.sheet import save_picture
 
-    result = segmenter(path, list(names))
     save_picture(result.overlay(legend=legend), shown)
     try:
         # The map last: where it is, the picture is done.
@@ -157,7 +166,12 @@ def _same_settings(folder: Path, request: SegmentRequest, names: Sequence[str], 
     write_json(now, path)
 
 
-def _areas(done: Sequence[Done], path: Path) -> None:
+def write_areas(done: Sequence[Done], path: Path) -> None:
+    """Write the area of every class in every picture as CSV.
+
+    Raises:
+        DataError: it cannot be written.
+    """
     rows = []
     for one in done:
         for index, name in enumerate(one.classes):

@@ -1,0 +1,119 @@
+"""The tab Classify: its work by itself, and in a browser from the dropped picture to the downloaded table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binderclip.errors import UsageError
+
+LABELS = "cat, a cup of coffee, rocket, person"
+TRUE = {"cat.jpg": "cat", "coffee.jpg": "a cup of coffee", "rocket.jpg": "rocket", "astronaut.jpg": "person"}
+
+
+def test_from_dropped_pictures_to_a_table(view: Any, photographs: Path, lines: Any) -> None:
+    panel = view.tab("Classify")
+    view.drop(panel, *[photographs / name for name in TRUE])
+    panel.get_by_label("Labels, separated by commas").fill(LABELS)
+    assert view.run(panel, "Classify").startswith("Done in")
+    rows = panel.locator(".table-box tbody tr")
+    found = {row.locator("td").nth(0).inner_text(): row.locator("td").nth(1).inner_text() for row in rows.all()}
+    assert found == TRUE
+    assert panel.locator(".gallery img").count() == 4
+    assert view.look("classify") == []
+
+    line, code = view.lines(panel)
+    said = json.loads(lines.shell(f"{line} --json", photographs))
+    assert {Path(each["image"]).name: each["labels"][0]["label"] for each in said["images"]} == TRUE
+    with view.page.expect_download() as download:
+        panel.get_by_role("link", name="labels.json").or_(panel.locator("a[download='labels.json']")).first.click()
+    kept = json.loads(Path(download.value.path()).read_text())
+    own = {each["image"]: each["labels"] for each in kept[0]["images"]}
+    assert own == {Path(each["image"]).name: each["labels"] for each in said["images"]}
+    out = lines.python(code, photographs)
+    assert {line.split()[0] for line in out.splitlines()} == set(TRUE)
+    for line in out.splitlines():
+        name = line.split()[0]
+        assert TRUE[name] in line.removeprefix(name).strip()[: len(TRUE[name]) + 1]
+
+
+def test_settings_stand_side_by_side(view: Any, photographs: Path) -> None:
+    panel = view.tab("Classify")
+    view.drop(panel, photographs / "cat.jpg", photographs / "coffee.jpg")
+    panel.get_by_label("Labels, separated by commas").fill("cat, dog, a cup of coffee")
+    panel.get_by_role("button", name="Ways to look, side by side").click()
+    panel.get_by_label("Tiles, 3 x 3").check()
+    panel.get_by_label("Weighed for each picture (auto)").check()
+    assert view.run(panel, "Classify").startswith("Done in")
+    heads = [head.inner_text() for head in panel.locator(".table-box thead th").all()]
+    assert heads == ["Picture", "whole", "whole, auto", "tiles", "tiles, auto"]
+    lines = view.lines(panel)[0].splitlines()
+    assert [("--views tiles" in line, "--pool auto" in line) for line in lines] == [
+        (False, False), (False, True), (True, False), (True, True)]  # fmt: skip
+    assert view.look("classify-settings") == []
+
+
+def test_mistakes_are_said_and_lose_nothing(view: Any, photographs: Path, tmp_path: Path) -> None:
+    panel = view.tab("Classify")
+    assert view.run(panel, "Classify") == "choose pictures first, or a folder"
+    view.drop(panel, photographs / "cat.jpg")
+    assert view.run(panel, "Classify") == "type labels, separated by commas, such as: cat, dog"
+    labels = panel.get_by_label("Labels, separated by commas")
+    labels.fill("cat,,dog")
+    assert "empty label" in view.run(panel, "Classify")
+    # The file that was dropped is still there, and enter starts a run as the button does.
+    labels.fill("cat,dog")
+    labels.press("Enter")
+    panel.locator(".status:not(.failed)").first.wait_for()
+    assert view.ended(panel).startswith("Done in")
+
+
+def test_a_broken_picture_is_named_and_the_others_are_done(view: Any, photographs: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes((photographs / "rocket.jpg").read_bytes()[:2000])
+    panel = view.tab("Classify")
+    view.drop(panel, photographs / "cat.jpg", broken)
+    panel.get_by_label("Labels, separated by commas").fill("cat, rocket")
+    assert "1 picture could not be read" in view.run(panel, "Classify")
+    left_out = panel.locator(".table-box table").nth(1)
+    assert "broken.jpg" in left_out.inner_text()
+    # Where it lies on the server is nobody's business.
+    assert "/uploads/" not in left_out.inner_text()
+
+
+def test_a_folder_that_the_workbench_was_opened_on(view: Any, photographs: Path) -> None:
+    panel = view.tab("Classify")
+    panel.get_by_label("Or a folder on this machine").click()
+    view.page.get_by_role("option", name=str(photographs)).click()
+    panel.get_by_label("Labels, separated by commas").fill(LABELS)
+    assert view.run(panel, "Classify").startswith("Done in")
+    assert panel.locator(".table-box tbody tr").count() == 4
+    line = view.lines(panel)[0]
+    assert line.startswith(f"binderclip classify {shlex.quote(str(photographs))} --labels")
+
+
+def test_heads_that_adapt_left_are_asked(photographs: Path, tmp_path: Path, make_run: Any) -> None:
+    run = make_run(folders=[tmp_path])
+    from binderclip.adapt import METHODS, save_head
+    from binderclip.workbench.tabs.classify import work
+
+    files = [str(photographs / "cat.jpg"), str(photographs / "coffee.jpg")]
+    x = run.model().encode_files(files).features.double().numpy()
+    save_head(METHODS["gda"]().fit(x, ["cat", "cup"]), tmp_path / "two", model="small")
+    work(run, files, None, "", ["whole"], [""], "simple", "(none)", [str(tmp_path / "two")])
+    rows = list(csv.DictReader((run.folder / "labels.csv").open()))
+    best = [(row["image"], row["label"]) for row in rows if row["rank"] == "1"]
+    assert best == [("cat.jpg", "cat"), ("coffee.jpg", "cup")]
+
+
+def test_a_head_outside_the_opened_folders_is_not_read(photographs: Path, tmp_path: Path, make_run: Any) -> None:
+    run = make_run(folders=[photographs])
+    from binderclip.workbench.tabs.classify import work
+
+    with pytest.raises(UsageError, match="was not opened on"):
+        work(run, [str(photographs / "cat.jpg")], None, "", [], [], "simple", "(none)", [str(tmp_path)])

@@ -1,0 +1,160 @@
+"""The page as a whole: runs in line, a stop, pages that close, two users, the keyboard, what is asked of whom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LONG = 120.0
+WAITING = "Wait"
+
+
+def eventually(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def waiting(view: Any, gate: Any) -> Any:
+    """The panel of the tab whose run waits until the test lets it go."""
+    gate.close()
+    yield view.tab(WAITING)
+    gate.release.set()
+
+
+@pytest.fixture
+def another(view: Any, browser: Any, server: Any) -> Any:
+    """A page of another user."""
+    other = type(view)(browser, server)
+    yield other
+    other.context.close()
+    assert other.faults == []
+
+
+def test_a_run_shows_how_far_it_is_and_what_there_is_and_its_files(view: Any, waiting: Any, gate: Any) -> None:
+    view.start(waiting, WAITING)
+    waiting.locator("progress").wait_for()
+    waiting.get_by_text("so far").wait_for()
+    status = waiting.locator(".status.running")
+    view.page.wait_for_function("() => / s left/.test(document.querySelector('.status.running').innerText)")
+    assert status.inner_text().startswith("Waiting for the test, ")
+    assert waiting.get_by_role("button", name=WAITING, exact=True).is_disabled()
+    gate.release.set()
+    assert view.ended(waiting).startswith("Done in")
+    waiting.get_by_text("waited with 0").wait_for()
+    with view.page.expect_download() as download:
+        waiting.locator("a[download='waited.txt']").first.click()
+    assert Path(download.value.path()).read_text() == "waited"
+
+
+def test_another_user_s_run_waits_in_line_and_is_taken_out_of_it(
+    view: Any, waiting: Any, gate: Any, another: Any
+) -> None:
+    view.start(waiting, WAITING)
+    assert gate.begun.wait(LONG)
+    theirs = another.tab(WAITING)
+    another.start(theirs, WAITING)
+    theirs.get_by_text("Waiting: 1 run before this one").wait_for()
+    theirs.get_by_role("button", name="Stop").click()
+    assert another.ended(theirs) == "Stopped"
+    # The first one goes on.
+    assert waiting.locator(".status.running").is_visible()
+    gate.release.set()
+    assert view.ended(waiting).startswith("Done in")
+
+
+def test_stop_stops_and_the_next_run_starts(view: Any, waiting: Any, gate: Any, server: Any) -> None:
+    view.start(waiting, WAITING)
+    assert gate.begun.wait(LONG)
+    waiting.get_by_role("button", name="Stop").click()
+    assert view.ended(waiting) == "Stopped"
+    assert server.jobs._now is None
+    gate.release.set()
+    assert view.run(waiting, WAITING).startswith("Done in")
+
+
+def test_a_tab_closed_in_mid_run_leaves_the_server_well(
+    view: Any, browser: Any, server: Any, gate: Any, photographs: Path
+) -> None:
+    gate.close()
+    leaver = type(view)(browser, server)
+    panel = leaver.tab(WAITING)
+    leaver.drop(panel, photographs / "cat.jpg")
+    leaver.start(panel, WAITING)
+    assert gate.begun.wait(LONG)
+    kept = {path.name for path in server.sessions.root.rglob("cat.jpg")}
+    assert kept == {"cat.jpg"}
+    leaver.page.close()
+    eventually(lambda: server.jobs._now is None)
+    eventually(lambda: not list(server.sessions.root.rglob("cat.jpg")))
+    leaver.context.close()
+    gate.release.set()
+    assert view.run(view.tab(WAITING), WAITING).startswith("Done in")
+
+
+def test_a_second_user_does_not_see_the_first_one_s_pictures(view: Any, another: Any, photographs: Path) -> None:
+    panel = view.tab(WAITING)
+    view.drop(panel, photographs / "cat.jpg")
+    link = panel.locator("a[href*='file=']").first.get_attribute("href")
+    assert view.page.request.get(link).status == 200
+    refused = another.page.request.get(link)
+    assert refused.status == 403
+    assert "not one of yours" in refused.text()
+
+
+def test_five_hundred_pictures_are_dropped_at_once(view: Any, tmp_path: Path, png: bytes, gate: Any) -> None:
+    paths = [tmp_path / f"{number:03d}.png" for number in range(500)]
+    for path in paths:
+        path.write_bytes(png)
+    panel = view.tab(WAITING)
+    view.drop(panel, *paths)
+    panel.get_by_text("499").first.wait_for(state="attached")
+    gate.release.set()
+    assert view.run(panel, WAITING).startswith("Done in")
+    panel.get_by_text("waited with 500").wait_for()
+
+
+def test_a_file_that_is_no_picture_is_refused_where_it_is_dropped(view: Any, tmp_path: Path, server: Any) -> None:
+    (tmp_path / "notes.png").write_text("no picture")
+    panel = view.tab(WAITING)
+    panel.locator("input[type=file]").first.set_input_files(str(tmp_path / "notes.png"))
+    view.page.get_by_text("notes.png is not a picture").first.wait_for()
+    assert not list(server.sessions.root.rglob("notes.png"))
+    # The browser reports the refusal as well.
+    assert view.faults
+    assert all(fault.startswith("400 ") for fault in view.faults)
+    view.faults.clear()
+
+
+def test_an_unknown_model_is_named_with_those_there_are(view: Any, photographs: Path) -> None:
+    panel = view.tab("Classify")
+    view.drop(panel, photographs / "cat.jpg")
+    panel.get_by_label("Labels, separated by commas").fill("cat,dog")
+    model = view.page.get_by_label("Model for all tabs")
+    model.fill("smoll")
+    model.press("Tab")
+    assert "did you mean small" in view.run(panel, "Classify").lower()
+    assert panel.locator(".status.failed").is_visible()
+
+
+def test_the_keyboard_reaches_everything_that_a_run_needs(view: Any) -> None:
+    view.tab("Classify")
+    view.page.locator("body").click(position={"x": 5, "y": 5})
+    names = " | ".join(view.focused(14))
+    for name in ("Model for all tabs", "Classify", "Labels, separated by commas", "Ways to look"):
+        assert name in names, names
+
+
+def test_every_tab_is_readable_and_whole_before_anything_is_done(view: Any) -> None:
+    titles = [tab.inner_text() for tab in view.page.get_by_role("tab").all() if tab.inner_text() != WAITING]
+    assert {"Classify", "Search", "Segment", "Click"} <= set(titles)
+    for title in dict.fromkeys(titles):
+        view.tab(title)
+        assert view.look(f"{title.lower()}-empty") == [], title
+        assert view.axe() == [], title

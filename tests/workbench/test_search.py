@@ -1,0 +1,99 @@
+"""The tab Search: the index is kept and brought up to date, hits are those of the verb, mistakes are said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binderclip.errors import DataError, UsageError
+
+
+@pytest.fixture
+def holiday(photographs: Path, tmp_path: Path) -> Path:
+    """A folder that may be written to, with a folder below."""
+    folder = tmp_path / "holiday"
+    shutil.copytree(photographs, folder)
+    (folder / "more").mkdir()
+    (folder / "rocket.jpg").rename(folder / "more" / "rocket.jpg")
+    return folder
+
+
+def test_words_and_pictures_find_what_the_verb_finds(holiday: Path, make_run: Any, lines: Any, command: Any) -> None:
+    run = make_run(folders=[holiday])
+    from binderclip.workbench.tabs.search import work
+
+    outcome = work(run, None, str(holiday), "a cup of coffee", None, 3, False)
+    found = json.loads((run.folder / "found.json").read_text())
+    assert found["hits"][0]["image"] == "coffee.jpg"
+    assert len(found["hits"]) == 3
+    assert outcome.values[0].count("<li>") == 3
+    index, query = outcome.again.shell.split(" && ")
+    assert command(*lines.words(index), "--json").json()["unchanged"] == 4
+    said = command(*lines.words(query), "--json").json()
+    assert [Path(hit["image"]).name for hit in said["hits"]] == [Path(hit["image"]).name for hit in found["hits"]]
+    assert [hit["score"] for hit in said["hits"]] == pytest.approx([hit["score"] for hit in found["hits"]], abs=1e-5)
+
+    like = make_run(folders=[holiday])
+    work(like, None, str(holiday), "", str(holiday / "more" / "rocket.jpg"), 1, False)
+    assert json.loads((like.folder / "found.json").read_text())["hits"][0]["image"] == "more/rocket.jpg"
+
+
+def test_only_what_is_new_is_encoded(holiday: Path, make_run: Any) -> None:
+    first = make_run(folders=[holiday])
+    from binderclip.workbench.tabs.search import work
+
+    first_page = work(first, None, str(holiday), "", None, 3, False)
+    assert "4 pictures are indexed: write what you look for" in first_page.said
+    shutil.copy(holiday / "cat.jpg", holiday / "again.jpg")
+    (holiday / "coffee.jpg").unlink()
+    second = work(make_run(folders=[holiday]), None, str(holiday), "", None, 3, False)
+    cells = second.values[1].split("<tbody>")[1]
+    assert [part.split("<")[0] for part in cells.split('class="number">')[1:]] == ["1", "0", "3", "1", "0"]
+
+
+def test_uploads_of_one_name_are_all_found(photographs: Path, tmp_path: Path, make_run: Any) -> None:
+    run = make_run()
+    from binderclip.workbench.tabs.search import work
+
+    files = []
+    for number, name in enumerate(("cat", "coffee")):
+        place = tmp_path / "uploads" / str(number)
+        place.mkdir(parents=True)
+        shutil.copy(photographs / f"{name}.jpg", place / "photo.jpg")
+        files.append(str(place / "photo.jpg"))
+    outcome = work(run, files, None, "a cat", None, 5, False)
+    hits = json.loads((run.folder / "found.json").read_text())["hits"]
+    assert len({hit["image"] for hit in hits}) == 2
+    assert outcome.again.shell.startswith("binderclip search index pictures && binderclip search query 'a cat'")
+
+
+def test_what_cannot_be_searched_is_said(photographs: Path, tmp_path: Path, make_run: Any) -> None:
+    run = make_run(folders=[tmp_path])
+    from binderclip.workbench.tabs.search import work
+
+    with pytest.raises(UsageError, match="choose pictures first"):
+        work(run, None, "", "a cat", None, 3, False)
+    with pytest.raises(UsageError, match="was not opened on"):
+        work(run, None, str(photographs), "a cat", None, 3, False)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no pictures in"):
+        work(run, None, str(tmp_path / "empty"), "a cat", None, 3, False)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes((photographs / "cat.jpg").read_bytes()[:500])
+    with pytest.raises(DataError, match="none of the pictures could be read"):
+        work(run, [str(broken)], None, "a cat", None, 3, False)
+
+
+def test_from_dropped_pictures_to_what_was_looked_for(view: Any, photographs: Path) -> None:
+    panel = view.tab("Search")
+    view.drop(panel, *sorted(photographs.iterdir()))
+    panel.get_by_label("What you look for, in words").fill("a cup of coffee")
+    assert view.run(panel, "Search").startswith("Done in")
+    first = panel.locator(".table-box tbody tr").first
+    assert "coffee.jpg" in first.inner_text()
+    assert view.look("search") == []
+    assert view.axe() == []

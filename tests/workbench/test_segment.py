@@ -1,0 +1,115 @@
+"""The tab Segment: presets side by side, files as the verb writes them, large and broken pictures left out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from binderclip.errors import DataError, UsageError
+
+
+def test_files_are_those_of_the_verb(
+    photographs: Path, tmp_path: Path, make_run: Any, lines: Any, command: Any
+) -> None:
+    run = make_run()
+    from binderclip.workbench.tabs.segment import work
+
+    outcome = work(run, [str(photographs / "cat.jpg")], None, "cat, wall", "floor", ["value"])
+    names = {path.name for path in outcome.files}
+    assert names == {"cat-overlay.png", "cat-labels.png", "masks.json", "areas.csv"}
+    shutil.copy(photographs / "cat.jpg", "cat.jpg")  # `command` runs in an empty folder
+    assert command(*lines.words(outcome.again.shell)).code == 0
+    for name in ("cat-labels.png", "cat-overlay.png"):
+        np.testing.assert_array_equal(np.asarray(Image.open(name)), np.asarray(Image.open(run.folder / name)))
+    coco = json.loads((run.folder / "masks.json").read_text())
+    assert [each["file_name"] for each in coco["images"]] == ["cat.jpg"]
+    assert {each["name"] for each in coco["categories"]} == {"background", "cat", "wall"}
+
+
+def test_presets_stand_side_by_side_and_have_files_of_their_own(photographs: Path, make_run: Any) -> None:
+    run = make_run()
+    from binderclip.workbench.tabs.segment import work
+
+    files = [str(photographs / "cat.jpg"), str(photographs / "coffee.jpg")]
+    outcome = work(run, files, None, "cat, cup, table", "", ["value", "sclip"])
+    page = outcome.values[0]
+    assert page.count("<figure>") == 4
+    assert page.count("<b>sclip</b>") == 2
+    # Eight maps and overlays are listed; more would be one archive.
+    assert {path.parent.name for path in outcome.files} == {"value", "sclip"}
+    lines = outcome.again.shell.splitlines()
+    assert ["--preset value" in lines[0], "--preset sclip" in lines[1]] == [True, True]
+    assert ["--out segments-value" in lines[0], "--out segments-sclip" in lines[1]] == [True, True]
+
+
+def test_the_colours_shown_are_those_of_the_map(photographs: Path, make_run: Any) -> None:
+    run = make_run()
+    from binderclip.segment.output.palette import colours
+    from binderclip.workbench.tabs.segment import work
+
+    work(run, [str(photographs / "cat.jpg")], None, "cat, wall", "", ["value"])
+    labels = np.asarray(Image.open(run.folder / "cat-labels.png"))
+    shown = np.asarray(Image.open(run.folder / "seen" / "00000-0.png"))
+    # A picture of 320 pixels is shown at its own size.
+    assert shown.shape == (*labels.shape, 4)
+    table = np.array([*colours(2)])
+    np.testing.assert_array_equal(shown[..., :3], table[labels])
+
+
+def test_large_and_broken_pictures_are_named_and_the_others_done(
+    photographs: Path, tmp_path: Path, make_run: Any
+) -> None:
+    run = make_run()
+    from binderclip.workbench.tabs.segment import work
+
+    Image.new("L", (12_000, 12_000)).save(tmp_path / "large.png")
+    (tmp_path / "broken.jpg").write_bytes((photographs / "cat.jpg").read_bytes()[:900])
+    files = [tmp_path / "large.png", tmp_path / "broken.jpg", photographs / "cat.jpg"]
+    outcome = work(run, [str(path) for path in files], None, "cat, wall", "", ["value"])
+    assert outcome.said == "2 pictures could not be read."
+    assert "12000 x 12000 pixels" in outcome.values[0]
+    # Where they lie on the server is nobody's business.
+    assert str(tmp_path) not in outcome.values[0].split("<table>")[1]
+    with pytest.raises(DataError, match="none of the pictures could be segmented"):
+        work(make_run(), [str(tmp_path / "large.png")], None, "cat, wall", "", ["value"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "background", "said"),
+    [("", "", "type labels"), ("cat,cat", "", "more than once"), ("cat", "cat", "cannot be background"),
+     ("a,,b", "", "empty")],
+)  # fmt: skip
+def test_mistakes_are_said_before_a_model_is_loaded(
+    photographs: Path, make_run: Any, monkeypatch: pytest.MonkeyPatch, labels: str, background: str, said: str
+) -> None:
+    run = make_run()
+    from binderclip.workbench.tabs.segment import work
+
+    monkeypatch.setattr(type(run), "model", lambda self: pytest.fail("a model was loaded"))
+    with pytest.raises(UsageError, match=said):
+        work(run, [str(photographs / "cat.jpg")], None, labels, background, ["value"])
+
+
+def test_from_a_dropped_picture_to_coloured_ones(view: Any, photographs: Path) -> None:
+    panel = view.tab("Segment")
+    view.drop(panel, photographs / "cat.jpg")
+    panel.get_by_label("Labels, separated by commas").fill("cat, wall")
+    assert view.run(panel, "Segment").startswith("Done in")
+    coloured = panel.locator("img.colours")
+    assert coloured.count() == 1
+    assert coloured.evaluate("image => image.complete && image.naturalWidth > 0")
+    assert coloured.evaluate("image => getComputedStyle(image).opacity") == "0.6"
+    assert view.look("segment") == []
+    assert view.axe() == []
+    slider = panel.get_by_role("slider", name="Opacity of the colours")
+    slider.focus()
+    slider.press("Home")
+    view.page.wait_for_function("() => getComputedStyle(document.querySelector('img.colours')).opacity === '0'")
+    slider.press("End")
+    view.page.wait_for_function("() => getComputedStyle(document.querySelector('img.colours')).opacity === '1'")
