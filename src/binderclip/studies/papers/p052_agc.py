@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from binderclip.models.layers.nfnet import NFResNet
 from binderclip.optim import AGC, Clip, NormClip
 from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.power import Pilot
+from binderclip.studies.harness.quantities import Quantity, value_of
+from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.harness.threads import one_thread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RATES = (0.1, 0.3, 1.0, 3.0)
-METHODS = ("none", "norm 1.0", "AGC .01", "AGC .04")
+RUNS: dict[str, tuple[float, ...]] = {"none": (0.1, 0.3, 1.0), "norm 1.0": (0.3,), "AGC .01": (0.3, 1.0)}
+"""Learning rates by method: for each the one that was best in the pilot, and those at which it has to be stable."""
+PILOT = (0, 1, 2)
+ACCURACY = "test accuracy"
 TRAIN, EPOCHS, BATCH, TEST = 2000, 2, 64, 1000
-TRAINED = 0.6
-"""Accuracy above which a learning rate counts as stable."""
 
 
 def clip_of(method: str) -> Clip | None:
@@ -32,7 +33,6 @@ def clip_of(method: str) -> Clip | None:
         "none": lambda: None,
         "norm 1.0": lambda: NormClip(1.0, nonfinite="propagate"),
         "AGC .01": lambda: AGC(0.01, exclude="head.*", nonfinite="propagate"),
-        "AGC .04": lambda: AGC(0.04, exclude="head.*", nonfinite="propagate"),
     }[method]()
 
 
@@ -102,55 +102,33 @@ def accuracy(net: nn.Module) -> float:
 
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
-    with one_thread():
-        return [
-            Row("test accuracy", method, train(method, rate, seed), _setting(rate))
-            for method in METHODS
-            for rate in RATES
-        ]
+    return [
+        Row(ACCURACY, method, train(method, rate, seed), _setting(rate))
+        for method, rates in RUNS.items()
+        for rate in rates
+    ]
 
 
 def _setting(rate: float) -> str:
     return f"learning rate {rate:g}"
 
 
-def _median(table: Table, method: str, rate: float) -> float:
-    return float(np.median(table.values("test accuracy", method, _setting(rate))))
-
-
-def _largest(table: Table, method: str) -> float:
-    """Largest learning rate that trains in the median over seeds; 0 if none does."""
-    return max((rate for rate in RATES if _median(table, method, rate) > TRAINED), default=0.0)
-
-
-def _stable_further(table: Table) -> tuple[bool, str]:
-    largest = {method: _largest(table, method) for method in METHODS}
-    ours = max(largest["AGC .01"], largest["AGC .04"])
-    text = ", ".join(f"{method} {rate:g}" for method, rate in largest.items())
-    # a baseline that is merely too slow at the smallest rate is given that rate
-    return ours >= 2.999 * max(largest["none"], RATES[0]), f"largest learning rate above 60%: {text}"
-
-
-def _at_least_as_good(table: Table) -> tuple[bool, str]:
-    best = {method: max(_median(table, method, rate) for rate in RATES) for method in METHODS}
-    text = ", ".join(f"{method} {value:.3f}" for method, value in best.items())
-    return max(best["AGC .01"], best["AGC .04"]) >= best["none"], f"best median accuracy: {text}"
+def _at(method: str, rate: float) -> Quantity:
+    return value_of(ACCURACY, method, _setting(rate))
 
 
 def draw(table: Table, figure: Figure) -> None:
-    """Accuracy against the learning rate, one panel a method, every seed a dot."""
-    axes = figure.subplots(1, len(METHODS), sharey=True)
-    for number, (ax, method) in enumerate(zip(axes, METHODS, strict=True)):
-        values = np.stack([table.values("test accuracy", method, _setting(rate)) for rate in RATES])
-        ax.plot(RATES, values, ".", color=f"C{number}", alpha=0.6)
-        ax.plot(RATES, np.median(values, 1), color=f"C{number}", linewidth=2)
-        ax.axhline(TRAINED, color="0.5", linestyle=":", linewidth=1, label="stable above")
-        ax.set_xscale("log")
-        ax.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
-        ax.minorticks_off()
-        ax.set(title=method, xlabel="learning rate", ylim=(0, 1))
-    axes[0].set_ylabel("test accuracy")
-    axes[0].legend(handles=axes[0].lines[-1:], loc="upper right")
+    """Accuracy at every learning rate that was run, one panel a method."""
+    axes = figure.subplots(1, len(RUNS), sharey=True, width_ratios=[len(rates) for rates in RUNS.values()])
+    for ax, (method, rates) in zip(axes, RUNS.items(), strict=True):
+        for number, rate in enumerate(rates):
+            values = table.values(ACCURACY, method, _setting(rate))
+            ax.plot([number] * len(values), values, "o", markersize=4, alpha=0.5, color="C0")
+            ax.plot([number - 0.2, number + 0.2], [values.mean()] * 2, color="C3")
+        ax.axhline(0.1, color="0.5", linestyle=":", linewidth=1)
+        ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+        ax.set(title=method, xlabel="learning rate", ylim=(0, 1), xlim=(-0.5, len(rates) - 0.5))
+    axes[0].set_ylabel("test accuracy (dotted: guessing)")
 
 
 STUDY = Study(
@@ -159,23 +137,45 @@ STUDY = Study(
     "stable, and clipping costs no accuracy.",
     protocol=f"NF-ResNet (three blocks of widths 32, 64, 128, scaled weight standardisation, gelu, squeeze-excite, "
     f"SkipInit) on {TRAIN:,} pictures of Fashion-MNIST, {EPOCHS} epochs of batches of {BATCH}, Nesterov momentum 0.9, "
-    f"cosine; accuracy on {TEST:,} test pictures. A learning rate counts as stable above 60% in the median over seeds; "
-    "AGC counts by the better of its two settings, no clipping by at least the smallest rate. A run whose loss is no "
-    "longer finite ends there.",
+    f"cosine; accuracy on {TEST:,} test pictures. A run whose loss is no longer finite ends there. The "
+    "first measurement, four methods at four rates on three seeds, is the pilot: it chose 0.01 for AGC and the rate of "
+    "each method.",
     baseline="No clipping; global norm clipping at 1.0.",
     lower_bound="Guessing: 0.10.",
     upper_bound="",
     measure=measure,
     criteria=(
-        Criterion(
-            "the largest stable learning rate is at least 3 times higher with AGC than without clipping",
-            _stable_further,
+        *(
+            Criterion.paired(
+                f"at learning rate {rate:g} AGC is more than 10 points above no clipping",
+                _at("AGC .01", rate),
+                _at("none", rate),
+                margin=0.1,
+                expected=0.3,
+                pilot=Pilot(spread, PILOT),
+                essential=True,
+            )
+            for rate, spread in zip(RUNS["AGC .01"], (0.0294, 0.0133), strict=True)
+        ),
+        Criterion.paired(
+            "at 1 AGC is at most two points below no clipping at 0.1, its best rate: it costs no accuracy",
+            _at("AGC .01", 1.0),
+            _at("none", 0.1),
+            margin=-0.02,
+            expected=0.05,
+            pilot=Pilot(0.0267, PILOT),
             essential=True,
         ),
-        Criterion("AGC's best accuracy is at least that of no clipping", _at_least_as_good),
+    ),
+    rival=Criterion.paired(
+        "at 1 AGC is above one norm of 1.0 for the whole gradient at 0.3, its best rate in the pilot",
+        _at("AGC .01", 1.0),
+        _at("norm 1.0", 0.3),
     ),
     draw=draw,
-    remeasure=FIRST_RULES,
+    seeds=tuple(range(10, 18)),
+    one_thread=True,
+    registered="44f8f21240f9",
     stand_in=(
         "three narrow NF blocks instead of NFNet-F0 to F6",
         f"{TRAIN:,} pictures of Fashion-MNIST and {EPOCHS} epochs instead of ImageNet and 360",
