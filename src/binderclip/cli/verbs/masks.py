@@ -190,7 +190,8 @@ def drawn(picture: Image.Image, regions: RegionMasks) -> Image.Image:
 
 def _together(done: list[_Done]) -> dict[str, Any]:
     """One COCO document of all pictures."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, one in enumerate(done, start=1):
         images.append(one.document["images"][0] | {"id": number})
         for entry in one.document["annotations"]:

@@ -48,8 +48,8 @@ def error_region(objects: ObjectClicks, row: int) -> ErrorRegion | None:
     """
     found, truth = objects.found[row], objects.truth[row]
     clicked = torch.zeros_like(truth)
-    for click in objects.clicks[row]:
-        clicked[int(click.y), int(click.x)] = True
+    for before in objects.clicks[row]:
+        clicked[int(before.y), int(before.x)] = True
     click = next_click(found, truth, clicked=clicked)
     if click is None:
         return None

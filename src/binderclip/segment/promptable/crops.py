@@ -45,7 +45,7 @@ def cropped(picture: Picture, box: Box) -> Picture:
     x0, y0, x1, y1 = box
     if isinstance(picture, Tensor):
         return picture[..., y0:y1, x0:x1]
-    return picture if box == (0, 0, *picture.size) else picture.crop(box)
+    return picture if box == (0, 0, picture.width, picture.height) else picture.crop(box)
 
 
 def near_crop_edge(boxes: Float[Tensor, "N 4"], crop: Box, size: tuple[int, int]) -> Bool[Tensor, "N"]:

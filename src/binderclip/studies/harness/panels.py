@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from binderclip.studies.harness.power import t_interval
 from binderclip.studies.harness.table import Table
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def lines(
@@ -49,16 +52,16 @@ def dots(ax: Any, table: Table, metric: str, methods: Sequence[str], setting: st
     ax.set_xlim(-0.5, len(methods) - 0.3)
 
 
-def pictures(axes: Sequence[Any], images: Sequence[Tensor | np.ndarray], titles: Sequence[str] = ()) -> None:
+def pictures(axes: Sequence[Any], images: Sequence[Tensor | np.ndarray | Image], titles: Sequence[str] = ()) -> None:
     """One picture an axis, without ticks.
 
     Args:
         axes: as many as pictures.
-        images: (3, H, W) or (1, H, W) tensors in [0, 1], or (H, W) and (H, W, 3) arrays.
+        images: (3, H, W) or (1, H, W) tensors in [0, 1], or (H, W) and (H, W, 3) arrays, or PIL images.
         titles: over the pictures; empty for none.
     """
     for number, (ax, image) in enumerate(zip(axes, images, strict=True)):
-        array = image.detach().numpy() if isinstance(image, Tensor) else image
+        array = image.detach().numpy() if isinstance(image, Tensor) else np.asarray(image)
         if array.ndim == 3 and array.shape[0] in (1, 3):
             array = array.transpose(1, 2, 0).squeeze(-1) if array.shape[0] == 1 else array.transpose(1, 2, 0)
         ax.imshow(array, cmap="gray" if array.ndim == 2 else None)

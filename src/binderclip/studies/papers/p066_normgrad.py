@@ -50,7 +50,7 @@ def _scenes(seed: int) -> Any:
 
 
 def _layers(model: Any) -> tuple[str, ...]:
-    return tuple(stage_layers(model, _scenes(0).images[:1], count=len(DEPTHS)))
+    return tuple(map(str, stage_layers(model, _scenes(0).images[:1], count=len(DEPTHS))))
 
 
 def measure(seed: int) -> list[Row]:
@@ -166,9 +166,9 @@ def draw(table: Table, figure: Figure) -> None:
     left.legend(fontsize=7)
     names = [NORMGRAD, *map(_step, STEPS)]
     for number, name in enumerate(names):
-        values = table.values(ALIKE, name, PLACES[-1])
-        right.plot([number] * len(values), values, "o", color=f"C{number}", alpha=0.6)
-        right.plot(number + 0.2, values.mean(), "s", color=f"C{number}")
+        alike = table.values(ALIKE, name, PLACES[-1])
+        right.plot([number] * len(alike), alike, "o", color=f"C{number}", alpha=0.6)
+        right.plot(number + 0.2, alike.mean(), "s", color=f"C{number}")
     right.set(title="Highest and lowest class: correlation")
     right.set_xticks(range(3), ["no step", *map(_step, STEPS)], fontsize=7)
 
