@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from binderclip.adapt.few_shot.ranking_net import RankingNet, RankingShape
     from binderclip.adapt.few_shot.sentence_adapter import SentenceAttentionAdapter
     from binderclip.adapt.few_shot.tip_adapter import TipAdapter, TipAdapterF
-    from binderclip.adapt.heads.base import BlendResult, FeatureClassifier, FewShotHead, blend_search
+    from binderclip.adapt.heads.base import FeatureClassifier, FewShotHead
+    from binderclip.adapt.heads.blend import BlendResult, blend_search
     from binderclip.adapt.heads.inputs import features_for, level_input
     from binderclip.adapt.heads.prior import align, prior_rows
     from binderclip.adapt.heads.saving import head_model, load_head, save_head

@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from binderclip.adapt.few_shot.tip_adapter import CacheSearch, check_at_least_zero
-from binderclip.adapt.heads.base import Terms, WeightedHead, blend_search
+from binderclip.adapt.heads.base import Terms, WeightedHead
+from binderclip.adapt.heads.blend import blend_search
 from binderclip.adapt.heads.prior import prior_or_means
 from binderclip.adapt.heads.tuned import EpochHead, Tunable
 from binderclip.errors import UsageError

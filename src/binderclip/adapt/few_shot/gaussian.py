@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from binderclip.adapt.heads.base import Terms, WeightedHead, _checked_input, _see_names, blend_search
+from binderclip.adapt.heads.base import Terms, WeightedHead, _checked_input, _see_names
+from binderclip.adapt.heads.blend import blend_search
 from binderclip.adapt.heads.prior import prior_rows
 from binderclip.errors import UsageError
 

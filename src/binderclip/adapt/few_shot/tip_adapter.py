@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from binderclip.adapt.heads.base import FewShotHead, Terms, WeightedHead, blend_search
+from binderclip.adapt.heads.base import FewShotHead, Terms, WeightedHead
+from binderclip.adapt.heads.blend import blend_search
 from binderclip.adapt.heads.tuned import EpochHead, Tunable
 from binderclip.errors import UsageError
 from binderclip.fit.optimizers import OptimizerLike
