@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from binderclip.privacy.accounting.sampling import PoissonSampler, collate_with_empty
     from binderclip.privacy.accounting.statistic import PrivateBatch, Statistic
     from binderclip.privacy.clipping.feedback import DiceFeedback, Feedback
+    from binderclip.privacy.clipping.norm_range import (
+        ClipRange,
+        clip_norm_range,
+        per_sample_lipschitz,
+        private_clip_range,
+        suggest_clip,
+    )
     from binderclip.privacy.clipping.rules import AdaptiveClip, FlatClip, GroupClip, SensitivityRule, as_rule
     from binderclip.privacy.controllers import (
         Decision,
@@ -57,17 +64,7 @@ if TYPE_CHECKING:
     from binderclip.privacy.per_sample.gradients import per_sample_grads, per_sample_norms
     from binderclip.privacy.per_sample.recorder import PerSampleRecorder
     from binderclip.privacy.private import DiceSGD, PrivateParts, make_private
-    from binderclip.privacy.probe import (
-        ClipRange,
-        HeadRun,
-        PrivateLinearProbe,
-        clip_norm_range,
-        per_sample_lipschitz,
-        private_clip_range,
-        private_linear_probe,
-        suggest_clip,
-        train_softmax_head,
-    )
+    from binderclip.privacy.probe import HeadRun, PrivateLinearProbe, private_linear_probe, train_softmax_head
 
 __all__ = [
     "ACCOUNTANTS",
