@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.segment import anomaly, clicks, metrics, presets
+    from binderclip.segment import anomaly, clicks, metrics, presets, task
     from binderclip.segment.anomaly import (
         Anomalies,
         ContrastiveLanguagePrompting,
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from binderclip.segment.refine.prompted_masks import PromptedMasks, regions_of
     from binderclip.segment.refine.tidy import Closing, DropSmall
     from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
+    from binderclip.segment.task import TASK_METHODS, TaskGenericSegmenter, TaskMask
     from binderclip.segment.trained.dinoiser import (
         DINOiserHead,
         Student,
@@ -87,6 +88,7 @@ __all__ = [
     "PAMR",
     "PARTS",
     "PRESETS",
+    "TASK_METHODS",
     "AdversarialClicker",
     "Anomalies",
     "AttentionMean",
@@ -147,6 +149,8 @@ __all__ = [
     "SpatialBranch",
     "Student",
     "StudentSaliency",
+    "TaskGenericSegmenter",
+    "TaskMask",
     "TextSide",
     "TokenContributions",
     "UserClicker",
@@ -184,6 +188,7 @@ __all__ = [
     "segmentation_sheet",
     "self_cosine",
     "sorted_ap",
+    "task",
     "text_detector",
     "tower_attention",
     "train_dinoiser",

@@ -97,7 +97,8 @@ class AdversarialClicker:
                 number = i // (1 + self.restarts)
                 if value > best[number]:
                     best[number] = value
-                    kept[number] = Click(float(points[i, 0]), float(points[i, 1]), each[i].click.positive)
+                    x, y = points[i].tolist()
+                    kept[number] = Click(x, y, each[i].click.positive)
             if step == self.steps:
                 break
             (points.grad,) = torch.autograd.grad(-sign * soft.sum(), points)

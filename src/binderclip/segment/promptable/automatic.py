@@ -103,6 +103,16 @@ class AutomaticMasks:
                               for part, (_, b) in zip(found, crops, strict=True)])  # fmt: skip
             chosen = nms(_corners(masks), 1 / area.float(), self.crop_nms_thresh)
             masks, scores, stability, points = (part[chosen] for part in (masks, scores, stability, points))
+        return self._finished(masks, scores, stability, points)
+
+    @torch.no_grad()
+    def on(self, state: ImageState) -> RegionMasks:
+        """The masks of a picture that the segmenter has encoded already; crops need its pixels and are not made."""
+        height, width = state.size
+        return self._finished(*self._of_state(state, 0, (0, 0, width, height), state.size))
+
+    def _finished(self, masks: Tensor, scores: Tensor, stability: Tensor, points: Tensor) -> RegionMasks:
+        """Islands and holes away, small masks away, the rest by size."""
         if self.min_mask_region_area > 1 and len(masks):
             masks = torch.stack([tidy(mask, self.min_mask_region_area) for mask in masks])
             large = masks.flatten(1).sum(1) >= self.min_mask_region_area
@@ -122,8 +132,12 @@ class AutomaticMasks:
         self, picture: ImageLike, layer: int, crop: Box, size: tuple[int, int]
     ) -> tuple[Bool[Tensor, "N H W"], Tensor, Tensor, Tensor]:
         """Masks at the picture's size, scores, stability and points in the picture, without doubles."""
+        return self._of_state(self.segmenter.encode(cropped(picture, crop)), layer, crop, size)  # type: ignore[type-var]
+
+    def _of_state(
+        self, state: ImageState, layer: int, crop: Box, size: tuple[int, int]
+    ) -> tuple[Bool[Tensor, "N H W"], Tensor, Tensor, Tensor]:
         x0, y0, x1, y1 = crop
-        state = self.segmenter.encode(cropped(picture, crop))  # type: ignore[type-var]
         kept = list(self._ask(state, self.grid(y1 - y0, x1 - x0, layer)))
         masks, scores, stability, points = (torch.cat([part[i] for part in kept]) for i in range(4))
         boxes = _corners(masks) + torch.tensor([x0, y0, x0, y0])

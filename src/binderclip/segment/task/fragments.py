@@ -1,0 +1,187 @@
+"""Instances of a class out of clusters of a middle layer: fragments, and the boxes that they make (Zip)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+from binderclip.errors import UsageError
+from binderclip.segment.promptable import Prompts, predict_masks
+from binderclip.segment.task.candidates import CandidateMasks, Look, Rectangle, no_masks
+
+__all__ = ["FragmentBoxes", "Union", "fragment_boxes", "lloyd", "middle_features"]
+
+
+def lloyd(points: Float[Tensor, "N D"], k: int, *, rounds: int = 100) -> Int[Tensor, "N"]:
+    """k-means from the points at k places spread evenly over their order, so that it is deterministic.
+
+    Args:
+        points: any.
+        k: clusters; one that loses all its points keeps its centre.
+        rounds: at most; it ends when centres move by less than 1e-5 of their size.
+
+    Returns:
+        The cluster of each point.
+
+    Raises:
+        UsageError: k below 1 or above the number of points.
+    """
+    if not 1 <= k <= len(points):
+        raise UsageError(f"k must be in 1 to {len(points)}, the number of points, got {k}")
+    centres = points[torch.linspace(0, len(points) - 1, k).round().long()].clone()
+    owner = torch.cdist(points, centres).argmin(1)
+    for _ in range(rounds):
+        total = torch.zeros_like(centres).index_add_(0, owner, points)
+        count = torch.bincount(owner, minlength=k)[:, None]
+        moved = torch.where(count > 0, total / count.clamp(min=1), centres)
+        still = torch.allclose(moved, centres, rtol=1e-5)
+        centres = moved
+        owner = torch.cdist(points, centres).argmin(1)
+        if still:
+            break
+    return owner
+
+
+def fragment_boxes(
+    clusters: Int[np.ndarray, "h w"],
+    active: Bool[np.ndarray, "h w"],
+    *,
+    gain: float = 0.3,
+    looseness: float = 3.0,
+    min_cells: float = 0.006,
+) -> list[tuple[int, int, int, int]]:
+    """Boxes of instances: connected fragments that are active and compact, put together where they touch.
+
+    Clusters that trace outlines make loose fragments, which are dropped, and so cut touching instances apart.
+
+    Args:
+        clusters: number of the cluster of each cell.
+        active: cells where the class is.
+        gain: least share of a fragment that is active.
+        looseness: most area of a fragment's box over its own.
+        min_cells: share of all cells that an instance covers at least (the paper's 100 of 128 x 128).
+
+    Returns:
+        xyxy in cells, half-open, the largest instance first.
+    """
+    kept = np.zeros(clusters.shape, dtype=bool)
+    for cluster in np.unique(clusters):
+        numbers, _ = ndimage.label(clusters == cluster)
+        for number, place in enumerate(ndimage.find_objects(numbers), start=1):
+            fragment = numbers[place] == number
+            area = int(fragment.sum())
+            if active[place][fragment].mean() > gain and fragment.size / area < looseness:
+                kept[place] |= fragment
+    numbers, _ = ndimage.label(kept)
+    found = []
+    for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), start=1):
+        area = int((numbers[rows, columns] == number).sum())
+        if area >= min_cells * clusters.size:
+            found.append((area, (columns.start, rows.start, columns.stop, rows.stop)))
+    return [box for _, box in sorted(found, key=lambda item: -item[0])]
+
+
+def middle_features(
+    model: Any, layer: int | None = None, *, size: int | None = None
+) -> Callable[[Image.Image], Tensor]:
+    """(picture) -> patch tokens of a middle block of an image-text model's tower as a map (C, h, w).
+
+    Args:
+        model: an `ImageTextModel` with a transformer image tower.
+        layer: number of the block; None for the one in the middle.
+        size: shorter side at which the tower sees the picture; None for twice its own.
+
+    Raises:
+        NotSupported: (at once) an image tower that cannot be opened.
+    """
+    tower = model.image_tower
+    chosen = tower.depth // 2 - 1 if layer is None else layer
+
+    @torch.no_grad()
+    def features(image: Image.Image) -> Float[Tensor, "C h w"]:
+        own = model.image_size if isinstance(model.image_size, int) else min(model.image_size)
+        pixels = model.preprocess(image, size=2 * own if size is None else size).to(model.device)
+        tokens = tower.run(tower.embed(pixels), stop=chosen + 1)
+        return tokens.patches.mT.unflatten(2, tower.grid_of(pixels))[0].float()
+
+    return features
+
+
+@dataclass(frozen=True)
+class FragmentBoxes:
+    """Zip: every instance's box, with the hottest point in it, asks for a mask.
+
+    Args:
+        features: (picture) -> map of features; see `middle_features`.
+        k: clusters (20 for the paper's 128 x 128 cells, 8 to 12 for small grids).
+        threshold: share of the heatmap's mean above which a cell is active.
+        gain, looseness, min_cells: of `fragment_boxes`.
+
+    Paper: The devil is in the object boundary (ICLR 2024, arXiv 2404.11957).
+    """
+
+    features: Callable[[Image.Image], Float[Tensor, "C h w"]]
+    k: int = 10
+    threshold: float = 0.7
+    gain: float = 0.3
+    looseness: float = 3.0
+    min_cells: float = 0.006
+
+    @torch.no_grad()
+    def __call__(self, look: Look) -> CandidateMasks:
+        """See `Candidates`: one mask an instance."""
+        if look.heat is None:
+            raise UsageError("fragments are chosen by a heatmap: give a localiser")
+        boxes = self.instances(look.image, look.heat, look.state.size)
+        if not boxes:
+            return no_masks(look)
+        points = torch.tensor([_hottest(look.heat, box, look.state.size) for box in boxes])
+        prompts = Prompts(
+            points[:, None], torch.ones(len(boxes), 1, dtype=torch.long), torch.tensor(boxes, dtype=torch.float32)
+        )
+        logits, scores = predict_masks(look.segmenter, look.state, prompts, multimask=False)
+        return CandidateMasks(logits.cpu(), scores.cpu())
+
+    def instances(self, image: Image.Image, heat: Float[Tensor, "h w"], size: tuple[int, int]) -> list[Rectangle]:
+        """Boxes in pixels, the largest instance first."""
+        maps = self.features(image)
+        grid = (maps.shape[-2], maps.shape[-1])
+        full = torch.nn.functional.interpolate(heat[None, None], size=size, mode="bilinear", align_corners=False)
+        active = (full > self.threshold * full.mean()).float()
+        active = torch.nn.functional.interpolate(active, size=grid, mode="nearest")[0, 0] > 0
+        unit = torch.nn.functional.normalize(maps.flatten(1).T, dim=1)
+        clusters = lloyd(unit, min(self.k, len(unit))).view(grid).cpu().numpy()
+        cells = fragment_boxes(
+            clusters, active.cpu().numpy(), gain=self.gain, looseness=self.looseness, min_cells=self.min_cells
+        )
+        sx, sy = size[1] / grid[1], size[0] / grid[0]
+        return [(x0 * sx, y0 * sy, x1 * sx, y1 * sy) for x0, y0, x1, y1 in cells]
+
+
+def _hottest(heat: Float[Tensor, "h w"], box: Rectangle, size: tuple[int, int]) -> tuple[float, float]:
+    """Centre of the hottest cell of a heatmap whose centre lies in a box; the box's own centre where there is none."""
+    sy, sx = size[0] / heat.shape[0], size[1] / heat.shape[1]
+    y = (torch.arange(heat.shape[0]) + 0.5) * sy
+    x = (torch.arange(heat.shape[1]) + 0.5) * sx
+    inside = ((y >= box[1]) & (y < box[3]))[:, None] & ((x >= box[0]) & (x < box[2]))[None]
+    if not bool(inside.any()):
+        return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    at = int(torch.where(inside, heat, -1.0).argmax())
+    return float(x[at % heat.shape[1]]), float(y[at // heat.shape[1]])
+
+
+@dataclass(frozen=True)
+class Union:
+    """Every candidate counts: the largest of their probabilities at each pixel."""
+
+    def __call__(self, image: Image.Image, found: CandidateMasks, words: Sequence[str]) -> Float[Tensor, "H W"]:
+        """See `Chooser`."""
+        return found.logits.sigmoid().amax(0) if len(found) else torch.zeros(image.height, image.width)

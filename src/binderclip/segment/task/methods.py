@@ -1,0 +1,133 @@
+"""The papers as field values of `TaskGenericSegmenter`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PIL import Image
+
+from binderclip.segment.promptable import PromptableSegmenter
+from binderclip.segment.task.candidates import EveryMask, FromPoints, FromWordBoxes
+from binderclip.segment.task.choosing import BestScore, ClosestToMean, LastRound, MostSimilar, SimilarityWeighted
+from binderclip.segment.task.erasing import filled_from_border
+from binderclip.segment.task.fragments import FragmentBoxes, Union, middle_features
+from binderclip.segment.task.localise import WordMaps, word_box
+from binderclip.segment.task.task_segmenter import Loop, TaskGenericSegmenter
+from binderclip.segment.task.words import (
+    BACKGROUNDS,
+    SYNONYMS,
+    Chains,
+    FixedWords,
+    PatchHypotheses,
+    VocabularyScorer,
+    vocabulary_chain,
+)
+
+__all__ = ["TASK_METHODS", "gensam", "instance_mining", "region_retrieval", "zip_instances"]
+
+
+def gensam(
+    model: Any,
+    segmenter: PromptableSegmenter,
+    vocabulary: Sequence[str],
+    *,
+    ask: Callable[[Image.Image, str], tuple[str, str]] | None = None,
+    synonyms: Sequence[str] = SYNONYMS,
+    backgrounds: Sequence[str] = BACKGROUNDS,
+    rounds: int = 6,
+) -> TaskGenericSegmenter:
+    """GenSAM: three chains of words, consensus of heatmaps, points, six rounds on a picture that heat re-weights.
+
+    Args:
+        model: an `ImageTextModel` with a transformer image tower.
+        segmenter: any promptable one.
+        vocabulary: words that the task may mean.
+        ask: (picture, synonym) -> words, such as a `QuestionChain`; None lets the model choose from the vocabulary.
+        synonyms: of the task's adjective.
+        backgrounds: words for surroundings.
+        rounds: at most.
+
+    Paper: Relax Image-Specific Prompt Requirement in SAM (AAAI 2024, arXiv 2312.07374).
+    """
+    chain = ask or vocabulary_chain(VocabularyScorer(model, vocabulary, backgrounds))
+    return TaskGenericSegmenter(
+        segmenter, Chains(chain, tuple(synonyms)), WordMaps.surgery(model, "k"), FromPoints(), BestScore(),
+        ClosestToMean(2), Loop(rounds, "heatmap", 0.3, 0.1),
+    )  # fmt: skip
+
+
+def instance_mining(
+    model: Any,
+    segmenter: PromptableSegmenter,
+    vocabulary: Sequence[str],
+    *,
+    backgrounds: Sequence[str] = BACKGROUNDS,
+    erase: Callable[[Image.Image, tuple[int, int, int, int]], Image.Image] = filled_from_border,
+    cumulate: bool = True,
+    rounds: int = 5,
+) -> TaskGenericSegmenter:
+    """INT: names by patches, mined by erasing, boxes and points, masks weighted by how like the name they are.
+
+    Args:
+        model: an `ImageTextModel`; its probabilities stand in for those of a vision-language model, its maps for a
+            detector.
+        segmenter: any promptable one.
+        vocabulary: words that the task may mean.
+        backgrounds: words for surroundings.
+        erase: (picture, box) -> the picture without what is in it; an inpainting model in the paper.
+        cumulate: whether contrasts are multiplied over rounds.
+        rounds: at most.
+
+    Paper: INT: Instance-Specific Negative Mining for Task-Generic Promptable Segmentation (arXiv 2501.18753).
+    """
+    maps = WordMaps.surgery(model, "k")
+    locate = word_box(maps)
+    proposer = PatchHypotheses(VocabularyScorer(model, vocabulary, backgrounds), locate, erase, cumulate)
+    return TaskGenericSegmenter(
+        segmenter, proposer, maps, FromWordBoxes(), SimilarityWeighted(model), ClosestToMean(1),
+        Loop(rounds, "mask", 0.3, None), leading=1, boxes=locate,
+    )  # fmt: skip
+
+
+def region_retrieval(model: Any, segmenter: PromptableSegmenter, **settings: Any) -> TaskGenericSegmenter:
+    """SLIP: of all masks of a picture the one whose cut-out on black is most like the words of the task.
+
+    Args:
+        model: an `ImageTextModel`, fine-tuned on the niche that is asked for in the paper.
+        segmenter: any promptable one.
+        settings: of `EveryMask`.
+
+    Paper: Zero Shot Context-Based Object Segmentation using SLIP (SAM+CLIP) (arXiv 2405.07284).
+    """
+    return TaskGenericSegmenter(
+        segmenter, FixedWords(), None, EveryMask(**settings), MostSimilar(model), LastRound(), Loop(1, "none")
+    )
+
+
+def zip_instances(
+    model: Any, segmenter: PromptableSegmenter, *, layer: int | None = None, k: int = 10
+) -> TaskGenericSegmenter:
+    """Zip: instances of what a word names, parted by clusters of a middle layer; `rounds[0].candidates` are they.
+
+    Args:
+        model: an `ImageTextModel` with a transformer image tower.
+        segmenter: any promptable one.
+        layer: block whose tokens are clustered; None for the middle one.
+        k: clusters.
+
+    Paper: The devil is in the object boundary (ICLR 2024, arXiv 2404.11957).
+    """
+    return TaskGenericSegmenter(
+        segmenter, FixedWords(), WordMaps.surgery(model, "v"), FragmentBoxes(middle_features(model, layer), k),
+        Union(), LastRound(), Loop(1, "none"),
+    )  # fmt: skip
+
+
+TASK_METHODS: dict[str, Callable[..., TaskGenericSegmenter]] = {
+    "gensam": gensam,
+    "int": instance_mining,
+    "slip": region_retrieval,
+    "zip": zip_instances,
+}
+"""Name -> maker; `gensam` and `int` take a vocabulary as their third argument."""

@@ -1,0 +1,190 @@
+"""One sentence for a whole folder: words, heatmap, prompts, masks and a choice, in rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from binderclip.errors import UsageError
+from binderclip.segment.promptable import PromptableSegmenter
+from binderclip.segment.task.candidates import CandidateMasks, Candidates, FromPoints, Look, grown_box
+from binderclip.segment.task.choosing import BestScore, Chooser, ClosestToMean
+from binderclip.segment.task.localise import Localiser, consensus_heatmap, unit_range
+from binderclip.segment.task.words import Hypothesis, WordProposer
+
+__all__ = ["Loop", "Round", "TaskGenericSegmenter", "TaskMask"]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How one round leads to the next.
+
+    Args:
+        rounds: at most.
+        reweight: the localiser's picture is weighted by the "heatmap" (GenSAM: the original again and again) or by the
+            "mask" (INT: what it was before), or not at all ("none").
+        share: of the weighted picture in the next one.
+        box_grow: share of its size by which the box of the mask grows before it is a prompt; None for no box.
+        tolerance: rounds end when the mean change of the map and the change of that are below it; None for never.
+
+    Raises:
+        UsageError: a number out of its range, or an unknown way.
+    """
+
+    rounds: int = 6
+    reweight: Literal["heatmap", "mask", "none"] = "heatmap"
+    share: float = 0.3
+    box_grow: float | None = 0.1
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UsageError(f"rounds must be at least 1, got {self.rounds}")
+        if not 0 <= self.share <= 1:
+            raise UsageError(f"share must be in [0, 1], got {self.share}")
+        if self.reweight not in ("heatmap", "mask", "none"):
+            raise UsageError(f"reweight {self.reweight!r} is unknown; there are heatmap, mask and none")
+
+    def next_image(self, image: Image.Image, seen: Image.Image, heat: Any, probs: Any) -> Image.Image:
+        """The picture that the localiser sees in the next round."""
+        weight = {"heatmap": heat, "mask": probs, "none": None}[self.reweight]
+        if weight is None:
+            return seen
+        if weight.shape != (image.height, image.width):
+            size = (image.height, image.width)
+            weight = torch.nn.functional.interpolate(weight[None, None], size=size, mode="bilinear")[0, 0]
+            weight = unit_range(weight)
+        first, last = (np.asarray(picture, dtype=np.float32) for picture in (image, seen))
+        weighted = (first if self.reweight == "heatmap" else last) * weight.cpu().numpy()[..., None]
+        mixed = self.share * weighted + (1 - self.share) * last
+        return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round.
+
+    Attributes:
+        hypotheses: the best first. heat: of the object. probs: the round's map. candidates: that it was made of.
+    """
+
+    hypotheses: tuple[Hypothesis, ...]
+    heat: Float[Tensor, "h w"] | None = field(repr=False)
+    probs: Float[Tensor, "H W"] = field(repr=False)
+    candidates: CandidateMasks = field(repr=False)
+
+
+@dataclass(frozen=True)
+class TaskMask:
+    """The answer.
+
+    Attributes:
+        mask: of the task.
+        rounds: all of them. chosen: number of the one that the mask is from.
+    """
+
+    mask: Bool[Tensor, "H W"]
+    rounds: tuple[Round, ...]
+    chosen: int
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """For the object, of the chosen round."""
+        return tuple(dict.fromkeys(own.fore for own in self.rounds[self.chosen].hypotheses))
+
+    @property
+    def around(self) -> tuple[str, ...]:
+        """For its surroundings."""
+        return tuple(dict.fromkeys(own.back for own in self.rounds[self.chosen].hypotheses if own.back))
+
+
+@dataclass
+class TaskGenericSegmenter:
+    """Masks what a generic sentence means in each picture; nothing is trained. Presets are `gensam`, `int_`, `slip`.
+
+    Args:
+        segmenter: any promptable one; it sees the original picture, once.
+        proposer: words of a picture.
+        localiser: maps of words; None where candidates need no heatmap.
+        candidates: masks from the heatmap.
+        chooser: one map out of them.
+        selector: number of the round whose mask is the answer.
+        loop: from round to round.
+        leading: only this many of the best hypotheses give the words; None for all.
+        boxes: (picture, word) -> box or None, asked for the object's words, for candidates that take boxes.
+    """
+
+    segmenter: PromptableSegmenter
+    proposer: WordProposer
+    localiser: Localiser | None = None
+    candidates: Candidates = field(default_factory=FromPoints)
+    chooser: Chooser = field(default_factory=BestScore)
+    selector: Callable[[Tensor], int] = field(default_factory=ClosestToMean)
+    loop: Loop = field(default_factory=Loop)
+    leading: int | None = None
+    boxes: Callable[[Image.Image, str], Any] | None = None
+
+    @torch.no_grad()
+    def __call__(self, image: Any, task: str) -> TaskMask:
+        """Segment one picture.
+
+        Args:
+            image: anything `data.open_image` takes.
+            task: such as "the hidden animal".
+
+        Raises:
+            UsageError: an empty task.
+            DataError: the picture cannot be read.
+        """
+        from binderclip.data import open_image
+
+        if not task.strip():
+            raise UsageError("the task is empty: say what is wanted, such as 'the hidden animal'")
+        picture = open_image(image).convert("RGB")
+        state = self.segmenter.encode(picture)
+        seen, box = picture, None
+        hypotheses: Sequence[Hypothesis] = ()
+        rounds: list[Round] = []
+        for _ in range(self.loop.rounds):
+            hypotheses = self.proposer.propose(picture, task, hypotheses, seen)
+            used = hypotheses[: self.leading]
+            heat = self._heat(seen, used)
+            look = Look(picture, self.segmenter, state, heat, self._boxes(picture, used), box)
+            found = self.candidates(look)
+            probs = self.chooser(picture, found, [own.fore for own in used])
+            rounds.append(Round(tuple(used), heat, probs, found))
+            if self._settled(rounds):
+                break
+            if self.loop.box_grow is not None:
+                box = grown_box((probs > 0.5).numpy(), self.loop.box_grow)
+            seen = self.loop.next_image(picture, seen, heat, probs)
+        chosen = self.selector(torch.stack([own.probs for own in rounds]))
+        return TaskMask(rounds[chosen].probs > 0.5, tuple(rounds), chosen)
+
+    def _heat(self, seen: Image.Image, used: Sequence[Hypothesis]) -> Float[Tensor, "h w"] | None:
+        if self.localiser is None:
+            return None
+        fore = [own.fore for own in used]
+        back = [own.back for own in used if own.back]
+        maps = self.localiser(seen, [*fore, *back])
+        return consensus_heatmap(maps[: len(fore)], maps[len(fore) :]).cpu()
+
+    def _boxes(self, picture: Image.Image, used: Sequence[Hypothesis]) -> list[Any]:
+        if self.boxes is None:
+            return []
+        found = (self.boxes(picture, word) for word in dict.fromkeys(own.fore for own in used))
+        return [tuple(map(float, box)) for box in found if box is not None]
+
+    def _settled(self, rounds: Sequence[Round]) -> bool:
+        if self.loop.tolerance is None or len(rounds) < 3:
+            return False
+        a, b, c = (own.probs for own in rounds[-3:])
+        last, before = float((c - b).abs().mean()), float((b - a).abs().mean())
+        return last < self.loop.tolerance and abs(last - before) < self.loop.tolerance

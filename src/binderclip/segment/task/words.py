@@ -1,0 +1,246 @@
+"""From a task ("the hidden animal") to what it means in one picture: words for the object and for what is around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from binderclip.errors import UsageError
+
+__all__ = [
+    "BACKGROUNDS",
+    "SYNONYMS",
+    "Chains",
+    "FixedWords",
+    "Hypothesis",
+    "PatchHypotheses",
+    "VocabularyScorer",
+    "WordProposer",
+    "noun_of",
+    "patches",
+]
+
+SYNONYMS = ("camouflaged", "disguised", "hidden")
+BACKGROUNDS = ("grass", "leaves", "sand", "rock", "bark", "water", "snow", "sky", "a wall", "stripes", "a pattern")
+_EMPTY = ("the", "a", "an", "every", "all", "any", "each")
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What may be in a picture.
+
+    Attributes:
+        fore: word of the object. back: of what is around it, or empty.
+        box: xyxy in pixels of the picture, where it was seen; None for anywhere.
+        weight: how well it is supported.
+    """
+
+    fore: str
+    back: str = ""
+    box: tuple[float, float, float, float] | None = None
+    weight: float = 1.0
+
+
+@runtime_checkable
+class WordProposer(Protocol):
+    """Names what a task means in a picture."""
+
+    def propose(
+        self, image: Image.Image, task: str, previous: Sequence[Hypothesis] = (), seen: Image.Image | None = None
+    ) -> list[Hypothesis]:
+        """Hypotheses, those that count to begin with.
+
+        Args:
+            image: the picture.
+            task: in words.
+            previous: hypotheses of the round before.
+            seen: the picture as the round before has re-weighted it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FixedWords:
+    """The same words for every picture; without any the task itself.
+
+    Args:
+        fore: of the object. back: of what is around it.
+    """
+
+    fore: tuple[str, ...] = ()
+    back: tuple[str, ...] = ()
+
+    def propose(self, image: Any, task: str, previous: Any = (), seen: Any = None) -> list[Hypothesis]:
+        """See `WordProposer`."""
+        fore = self.fore or (task.strip(),)
+        back = self.back or ("",)
+        return [Hypothesis(fore[i % len(fore)], back[i % len(back)]) for i in range(max(len(fore), len(back)))]
+
+
+def noun_of(task: str) -> str:
+    """The thing of a task: its words without articles and all but the last, "hidden animal" -> "animal"."""
+    words = [word for word in task.lower().split() if word not in _EMPTY]
+    if not words:
+        raise UsageError(f"task {task!r} names nothing: say what is wanted, such as 'the hidden animal'")
+    return words[-1]
+
+
+@dataclass
+class VocabularyScorer:
+    """Probabilities of words in a picture by an image-text model: what stands in for a vision-language model.
+
+    Args:
+        model: encodes pictures and texts.
+        vocabulary: words that the object may be.
+        backgrounds: words that its surroundings may be.
+
+    Raises:
+        UsageError: no word.
+    """
+
+    model: Any
+    vocabulary: Sequence[str]
+    backgrounds: Sequence[str] = BACKGROUNDS
+    _rows: dict[tuple[str, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.vocabulary = tuple(dict.fromkeys(word.strip() for word in self.vocabulary if word.strip()))
+        if not self.vocabulary:
+            raise UsageError("the vocabulary holds no word: give words that the object may be")
+
+    @torch.no_grad()
+    def probabilities(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Float[Tensor, "N C"]:
+        """Softmax of the model's logits over texts, for each picture."""
+        key = tuple(texts)
+        if key not in self._rows:
+            self._rows[key] = self.model.text_bank(list(texts)).prototypes().float()
+        rows = self._rows[key]
+        unit = torch.nn.functional.normalize(self.model.encode_image(list(images)).float(), dim=-1)
+        return (float(self.model.text_bank([texts[0]]).scale) * unit @ rows.T).softmax(-1)
+
+
+@dataclass
+class Chains:
+    """GenSAM's chains of thought: each synonym of the task asks once for the object, then for what is around it.
+
+    Args:
+        ask: (picture, synonym) -> words for object and surroundings; see `vocabulary_chain` and
+            `language.QuestionChain`.
+        synonyms: adjectives that take the place of the task's own.
+
+    Paper: Relax Image-Specific Prompt Requirement in SAM (AAAI 2024, arXiv 2312.07374).
+    """
+
+    ask: Callable[[Image.Image, str], tuple[str, str]]
+    synonyms: tuple[str, ...] = SYNONYMS
+
+    def propose(
+        self, image: Image.Image, task: str, previous: Sequence[Hypothesis] = (), seen: Any = None
+    ) -> list[Hypothesis]:
+        """See `WordProposer`; empty answers are dropped, and equal sets make the surroundings "environment"."""
+        if previous:  # the picture that is asked about stays the same
+            return list(previous)
+        noun = noun_of(task)
+        answers = [self.ask(image, f"{synonym} {noun}") for synonym in self.synonyms] or [("", "")]
+        fore = [a.strip() for a, _ in answers if a.strip()] or [task.strip()]
+        back = [b.strip() for _, b in answers if b.strip()]
+        if set(fore) == set(back):
+            back = ["environment"]
+        back = back or [""]
+        return [Hypothesis(fore[i % len(fore)], back[i % len(back)]) for i in range(max(len(fore), len(back)))]
+
+
+def vocabulary_chain(scorer: VocabularyScorer) -> Callable[[Image.Image, str], tuple[str, str]]:
+    """The answer of an image-text model: the word that fits best into "a SYNONYM, WORD", and the best surroundings."""
+
+    def ask(image: Image.Image, synonym: str) -> tuple[str, str]:
+        adjective = synonym.split()[0]
+        fore = scorer.probabilities([image], [f"a {adjective} {word}" for word in scorer.vocabulary])[0]
+        back = scorer.probabilities([image], [f"{adjective} in {word}" for word in scorer.backgrounds])[0]
+        return scorer.vocabulary[int(fore.argmax())], scorer.backgrounds[int(back.argmax())]
+
+    return ask
+
+
+def patches(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """The picture, its halves left, right, upper and lower, and its quarters: nine boxes xyxy of a picture (W, H)."""
+    width, height = size
+    x, y = max(1, width // 2), max(1, height // 2)
+    return [
+        (0, 0, width, height), (0, 0, x, height), (width - x, 0, width, height), (0, 0, width, y),
+        (0, height - y, width, height), (0, 0, x, y), (width - x, 0, width, y), (0, height - y, x, height),
+        (width - x, height - y, width, height),
+    ]  # fmt: skip
+
+
+@dataclass
+class PatchHypotheses:
+    """INT's hypotheses: each of nine patches names an object; erasing it shows which name was true.
+
+    A patch's object is erased and the word whose probability falls most is what the patch says. That contrast is
+    multiplied with the patch's share in the round before, so that only names that go on being supported survive.
+
+    Args:
+        scorer: probabilities of words; patches are scored in one batch.
+        locate: (picture, word) -> box xyxy around it, or None; see `localise.word_box`.
+        erase: (picture, box) -> the picture without what is in the box; see `erasing.filled_from_border`.
+        cumulate: whether rounds are multiplied; False judges by the last contrast alone.
+        floor: least share of a patch, or an early error could never be mended.
+
+    Paper: INT: Instance-Specific Negative Mining for Task-Generic Promptable Segmentation (arXiv 2501.18753).
+    """
+
+    scorer: VocabularyScorer
+    locate: Callable[[Image.Image, str], tuple[int, int, int, int] | None]
+    erase: Callable[[Image.Image, tuple[int, int, int, int]], Image.Image]
+    cumulate: bool = True
+    floor: float = 1e-3
+
+    def propose(
+        self,
+        image: Image.Image,
+        task: str,
+        previous: Sequence[Hypothesis] = (),
+        seen: Image.Image | None = None,
+    ) -> list[Hypothesis]:
+        """See `WordProposer`; the best patch first. `previous` has to be what this gave for the same picture."""
+        places = patches(image.size)
+        parts = [(seen or image).crop(place) for place in places]
+        words, around = self.scorer.vocabulary, self.scorer.backgrounds
+        before = self.scorer.probabilities(parts, words)
+        back = self.scorer.probabilities(parts, around).argmax(1).tolist()
+        erased, boxes = [], []
+        for part, guess in zip(parts, before.argmax(1).tolist(), strict=True):
+            box = self.locate(part, words[guess])
+            boxes.append(box)
+            erased.append(part if box is None else self.erase(part, box))
+        contrast = before - self.scorer.probabilities(erased, words)
+        fall, name = contrast.max(1)
+        strength = torch.where(torch.tensor([box is not None for box in boxes]), fall.clamp(min=0), 0.0)
+        if previous and self.cumulate:
+            memory = {own.box: own.weight for own in previous}
+            shares = torch.tensor([memory.get(tuple(map(float, place)), 0.0) for place in places])
+            strength = mined(strength, shares, self.floor)
+        weights = normalised(strength)
+        found = [
+            Hypothesis(words[int(n)], around[b], tuple(map(float, place)), float(w))  # type: ignore[arg-type]
+            for n, b, place, w in zip(name, back, places, weights, strict=True)
+        ]
+        return sorted(found, key=lambda own: -own.weight)
+
+
+def normalised(strength: Float[Tensor, "K"]) -> Float[Tensor, "K"]:
+    """Shares of patches; equal ones where nothing is supported."""
+    total = strength.sum()
+    return strength / total if total > 0 else torch.full_like(strength, 1 / len(strength))
+
+
+def mined(strength: Float[Tensor, "K"], shares: Float[Tensor, "K"], floor: float = 1e-3) -> Float[Tensor, "K"]:
+    """Progressive mining: contrasts times the shares of the round before; the shares where all contrasts are 0."""
+    return strength * shares.clamp(min=floor) if bool((strength > 0).any()) else shares

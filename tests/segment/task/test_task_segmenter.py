@@ -1,0 +1,135 @@
+"""Rounds from words to masks, with parts whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.errors import UsageError
+from binderclip.segment.task import (
+    BestScore,
+    ClosestToMean,
+    FixedWords,
+    FromPoints,
+    FromWordBoxes,
+    Hypothesis,
+    LastRound,
+    Loop,
+    TaskGenericSegmenter,
+    Union,
+)
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_the_named_object_is_masked(picture, oracle, places, blobs, row):
+    word = ("cat", "dog", "car")[row]
+    found = TaskGenericSegmenter(oracle, FixedWords((word,), ("grass",)), places)(picture, "the hidden thing")
+    assert torch.equal(found.mask, blobs[row])
+    assert oracle.encoded == 1
+    assert found.words == (word,)
+    assert found.around == ("grass",)
+    assert len(found.rounds) == 6
+
+
+def test_one_round_is_one_question(picture, oracle, places):
+    asked = []
+    predict = oracle.predict
+    oracle.predict = lambda *a, **k: asked.append(a[1]) or predict(*a, **k)
+    once = TaskGenericSegmenter(oracle, FixedWords(("cat",)), places, loop=Loop(1))
+    once(picture, "x")
+    assert len(asked) == 1
+    assert asked[0].boxes is None
+    six = TaskGenericSegmenter(oracle, FixedWords(("cat",)), places)
+    six(picture, "x")
+    assert len(asked) == 7
+    # 2:18 x 3:23, a tenth larger to the upper left, then a tenth of what it is by then: floor(1), floor(0.4), ceil
+    assert asked[2].boxes[0].tolist() == [1, 0, 26, 20]
+
+
+def test_gensam_weights_the_original_and_int_what_was_seen(picture, oracle, places):
+    first = np.asarray(picture, dtype=float)
+    for way in ("heatmap", "mask"):
+        places.seen.clear()
+        loop = Loop(3, way, 0.3, None)
+        found = TaskGenericSegmenter(oracle, FixedWords(("cat",)), places, loop=loop)(picture, "x")
+        expected = first
+        for number, step in enumerate(found.rounds):
+            np.testing.assert_allclose(places.seen[number][0], expected, atol=2)
+            weight = step.probs
+            if way == "heatmap":
+                weight = torch.nn.functional.interpolate(step.heat[None, None], size=(40, 60), mode="bilinear")[0, 0]
+                weight = (weight - weight.min()) / (weight.max() - weight.min())
+            source = first if way == "heatmap" else expected
+            expected = 0.3 * source * weight.numpy()[..., None] + 0.7 * expected
+
+
+def test_int_asks_for_each_box(picture, oracle, places, blobs):
+    asked = []
+
+    def boxes(image, word):
+        asked.append(word)
+        return (30, 6, 56, 34)
+
+    found = TaskGenericSegmenter(
+        oracle, FixedWords(("car",)), places, FromWordBoxes(), BestScore(), ClosestToMean(1), Loop(2, "mask"),
+        boxes=boxes,
+    )(picture, "x")  # fmt: skip
+    assert asked == ["car", "car"]
+    assert torch.equal(found.mask, blobs[2])
+
+
+def test_only_the_leading_words_count(picture, oracle, places, blobs):
+    class Sure:
+        def propose(self, image, task, previous=(), seen=None):
+            return [Hypothesis("dog", weight=0.9), Hypothesis("car", weight=0.1)]
+
+    found = TaskGenericSegmenter(oracle, Sure(), places, loop=Loop(1), leading=1)(picture, "x")
+    assert found.words == ("dog",)
+    assert torch.equal(found.mask, blobs[1])
+
+
+def test_a_flat_heatmap_gives_an_empty_mask(picture, oracle):
+    flat = TaskGenericSegmenter(oracle, FixedWords(("cat",)), lambda image, words: torch.ones(len(words), 5, 5))
+    found = flat(picture, "x")
+    assert not found.mask.any()
+    assert found.rounds[0].candidates.logits.shape == (0, 40, 60)
+
+
+def test_rounds_end_when_nothing_changes(picture, oracle, places):
+    settled = TaskGenericSegmenter(oracle, FixedWords(("cat",)), places, loop=Loop(6, tolerance=0.003))
+    assert len(settled(picture, "x").rounds) == 3
+
+
+def test_the_round_closest_to_the_mean():
+    a, b = torch.zeros(2, 4, 4)
+    a[:2], b[:3] = 1, 1
+    odd = 1 - a
+    assert ClosestToMean(2)(torch.stack([odd, a, a, a, b])) == 1
+    assert ClosestToMean(1)(torch.stack([odd, b, a, a, a])) == 2
+    assert ClosestToMean(2)(torch.stack([a, a, a])) == 0
+    assert LastRound()(torch.stack([a, b])) == 1
+    # logits are averaged, not probabilities: one that is very sure outweighs two that are nearly not
+    logits = torch.tensor([[[9.0]], [[-1.0]], [[-1.0]]])
+    assert ClosestToMean(2)(logits.sigmoid()) == 0
+    with pytest.raises(UsageError):
+        ClosestToMean(3)
+
+
+def test_mistakes_are_named(picture, oracle, places):
+    segmenter = TaskGenericSegmenter(oracle, FixedWords(("cat",)), places)
+    with pytest.raises(UsageError, match="empty"):
+        segmenter(picture, "  ")
+    with pytest.raises(UsageError, match="localiser"):
+        TaskGenericSegmenter(oracle, FixedWords(("cat",)), None, FromPoints())(picture, "x")
+    for wrong in ({"rounds": 0}, {"share": 2}, {"reweight": "prayer"}):
+        with pytest.raises(UsageError):
+            Loop(**wrong)
+    assert not Union()(Image.new("RGB", (6, 4)), segmenter.candidates(_flat(picture, oracle)), []).any()
+
+
+def _flat(picture, oracle):
+    from binderclip.segment.task import Look
+
+    return Look(picture, oracle, oracle.encode(picture), torch.ones(4, 4))

@@ -1,0 +1,135 @@
+"""Words for a task: chains, patches and negative mining, with answers that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.errors import UsageError
+from binderclip.segment.task import Chains, FixedWords, Hypothesis, PatchHypotheses, WordProposer, bundled_words
+from binderclip.segment.task.words import mined, normalised, noun_of, patches
+
+PICTURE = Image.new("RGB", (60, 40), "white")
+
+
+def test_chains_ask_once_for_each_synonym():
+    asked = []
+
+    def ask(image, synonym):
+        asked.append(synonym)
+        return {"camouflaged animal": ("owl", "bark"), "disguised animal": ("owl", "tree")}.get(synonym, ("", " "))
+
+    chains = Chains(ask)
+    assert isinstance(chains, WordProposer)
+    found = chains.propose(PICTURE, "the hidden animal")
+    assert asked == ["camouflaged animal", "disguised animal", "hidden animal"]
+    assert [(h.fore, h.back) for h in found] == [("owl", "bark"), ("owl", "tree")]
+    assert chains.propose(PICTURE, "the hidden animal", found) == found
+    assert len(asked) == 3
+
+
+def test_odd_answers():
+    same = Chains(lambda image, synonym: ("owl", "owl")).propose(PICTURE, "the animal")
+    assert {h.back for h in same} == {"environment"}
+    none = Chains(lambda image, synonym: ("", "")).propose(PICTURE, "the animal")
+    assert none == [Hypothesis("the animal")]
+    assert FixedWords(("a", "b"), ("c",)).propose(PICTURE, "x") == [Hypothesis("a", "c"), Hypothesis("b", "c")]
+    assert FixedWords().propose(PICTURE, " every cup ") == [Hypothesis("every cup")]
+
+
+def test_a_noun_narrows_the_vocabulary():
+    assert noun_of("The camouflaged Animal") == "animal"
+    assert "owl" in bundled_words("every hidden bird")
+    assert "dog" not in bundled_words("the hidden birds")
+    assert set(bundled_words("a hidden animal")) < set(bundled_words("the gizmo"))
+    with pytest.raises(UsageError, match="names nothing"):
+        noun_of("the")
+
+
+def test_patches_are_the_picture_its_halves_and_quarters():
+    found = patches((60, 40))
+    assert found[0] == (0, 0, 60, 40)
+    area = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in found]
+    assert area == [2400] + [1200] * 4 + [600] * 4
+    cover = np.zeros((40, 60), dtype=int)
+    for x0, y0, x1, y1 in found:
+        cover[y0:y1, x0:x1] += 1
+    assert (cover == 4).all()
+
+
+class Oracle:
+    """A word's probability is the share of its colour that a picture shows; what nothing shows is a sure lion."""
+
+    vocabulary, backgrounds = ("lion", "owl", "fox"), ("snow", "sand")
+    colours = {"owl": 0, "fox": 2}
+
+    def probabilities(self, images, texts):
+        rows = []
+        for image in images:
+            pixels = np.asarray(image, dtype=float)
+            share = {w: float((pixels[..., c] - pixels.max(-1, where=np.arange(3) != c, initial=0) > 50).mean())
+                     for w, c in self.colours.items()}  # fmt: skip
+            rows.append([share.get(word, 1 - sum(share.values())) for word in texts])
+        return torch.tensor(rows)
+
+
+def locate(image, word):
+    """The box around what has the word's colour; of a word that is not there the left upper corner."""
+    if word not in Oracle.colours:
+        return (0, 0, 5, 5)
+    channel = Oracle.colours[word]
+    pixels = np.asarray(image, dtype=float)
+    rows, columns = np.nonzero(pixels[..., channel] - pixels.max(-1, where=np.arange(3) != channel, initial=0) > 50)
+    return (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1) if len(rows) else None
+
+
+def erase(image, box):
+    pixels = np.array(image)
+    x0, y0, x1, y1 = box
+    pixels[y0:y1, x0:x1] = 255
+    return Image.fromarray(pixels)
+
+
+def scene(colour=(200, 0, 0)):
+    pixels = np.full((40, 60, 3), 255, dtype=np.uint8)
+    pixels[2:17, 3:28] = colour  # fills most of the left upper quarter
+    return Image.fromarray(pixels)
+
+
+def test_erasing_shows_which_name_is_true():
+    """Seven of nine patches say lion, by the majority; erasing changes nothing there."""
+    found = PatchHypotheses(Oracle(), locate, erase).propose(scene(), "the animal")
+    assert found[0].fore == "owl"
+    assert found[0].box == (0, 0, 30, 20)
+    assert sum(h.weight for h in found) == pytest.approx(1)
+    assert {h.weight for h in found if h.fore != "owl"} == {0}
+
+
+def test_rounds_multiply_with_a_floor():
+    proposer = PatchHypotheses(Oracle(), locate, erase, floor=0.1)
+    first = proposer.propose(scene(), "x")
+    second = proposer.propose(scene(), "x", first)
+    d = {h.box: h.weight for h in first}
+    raw = {box: w * max(w, 0.1) for box, w in d.items()}
+    for own in second:
+        assert own.weight == pytest.approx(raw[own.box] / sum(raw.values()), abs=1e-6)
+    alone = PatchHypotheses(Oracle(), locate, erase, cumulate=False)
+    assert alone.propose(scene(), "x", first) == first
+
+
+def test_a_constant_contrast_is_sharpened_geometrically():
+    d = torch.tensor([0.6, 0.3])
+    shares = torch.full((2,), 0.5)
+    for n in range(1, 5):
+        shares = normalised(mined(d, shares))
+        assert float(shares[0] / shares[1]) == pytest.approx(2**n, rel=1e-4)
+    assert torch.equal(mined(torch.zeros(2), shares), shares)
+    assert normalised(torch.zeros(4)).tolist() == [0.25] * 4
+
+
+def test_nothing_to_erase_leaves_all_patches_equal():
+    found = PatchHypotheses(Oracle(), lambda image, word: None, erase).propose(scene(), "x")
+    assert [h.weight for h in found] == pytest.approx([1 / 9] * 9)
+    assert PatchHypotheses(Oracle(), locate, erase).propose(scene((0, 0, 200)), "x")[0].fore == "fox"
