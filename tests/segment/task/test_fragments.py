@@ -16,7 +16,7 @@ from binderclip.segment.task import (
     LastRound,
     Loop,
     TaskGenericSegmenter,
-    Union,
+    UnionOfMasks,
     fragment_boxes,
     lloyd,
 )
@@ -83,8 +83,8 @@ def test_with_exact_features_every_instance_is_found():
         return masks.any(0).float()[None, ::4, ::4]
 
     found = TaskGenericSegmenter(
-        OracleSegmenter(masks), FixedWords(("x",)), localiser, FragmentBoxes(features, 4, min_cells=0.01), Union(),
-        LastRound(), Loop(1, "none"),
+        OracleSegmenter(masks), FixedWords(("x",)), localiser, FragmentBoxes(features, 4, min_cells=0.01),
+        UnionOfMasks(), LastRound(), Loop(1, "none"),
     )(Image.new("RGB", (64, 48)), "every x")  # fmt: skip
     instances = {mask.numpy().tobytes() for mask in found.rounds[0].candidates.logits > 0}
     # the first two touch and are one box; the oracle gives the mask that fits it best

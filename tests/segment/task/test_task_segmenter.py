@@ -18,7 +18,7 @@ from binderclip.segment.task import (
     LastRound,
     Loop,
     TaskGenericSegmenter,
-    Union,
+    UnionOfMasks,
 )
 
 
@@ -126,7 +126,7 @@ def test_mistakes_are_named(picture, oracle, places):
     for wrong in ({"rounds": 0}, {"share": 2}, {"reweight": "prayer"}):
         with pytest.raises(UsageError):
             Loop(**wrong)
-    assert not Union()(Image.new("RGB", (6, 4)), segmenter.candidates(_flat(picture, oracle)), []).any()
+    assert not UnionOfMasks()(Image.new("RGB", (6, 4)), segmenter.candidates(_flat(picture, oracle)), []).any()
 
 
 def _flat(picture, oracle):

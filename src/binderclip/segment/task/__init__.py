@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         cutouts,
     )
     from binderclip.segment.task.erasing import filled_from_border
-    from binderclip.segment.task.fragments import FragmentBoxes, Union, fragment_boxes, lloyd, middle_features
+    from binderclip.segment.task.fragments import FragmentBoxes, UnionOfMasks, fragment_boxes, lloyd, middle_features
     from binderclip.segment.task.language import ChatEndpoint, QuestionChain, questions
     from binderclip.segment.task.localise import Localiser, WordMaps, consensus_heatmap, unit_range, word_box
     from binderclip.segment.task.methods import (
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         region_retrieval,
         zip_instances,
     )
-    from binderclip.segment.task.task_segmenter import Loop, Round, TaskGenericSegmenter, TaskMask
+    from binderclip.segment.task.task_segmenter import Loop, TaskGenericSegmenter, TaskMask, TaskRound
     from binderclip.segment.task.vocabulary import bundled_words
     from binderclip.segment.task.words import (
         Chains,
@@ -72,11 +72,11 @@ __all__ = [
     "MostSimilar",
     "PatchHypotheses",
     "QuestionChain",
-    "Round",
     "SimilarityWeighted",
     "TaskGenericSegmenter",
     "TaskMask",
-    "Union",
+    "TaskRound",
+    "UnionOfMasks",
     "VocabularyScorer",
     "WordMaps",
     "WordProposer",

@@ -17,7 +17,7 @@ from binderclip.errors import UsageError
 from binderclip.segment.promptable import Prompts, predict_masks
 from binderclip.segment.task.candidates import CandidateMasks, Look, Rectangle, no_masks
 
-__all__ = ["FragmentBoxes", "Union", "fragment_boxes", "lloyd", "middle_features"]
+__all__ = ["FragmentBoxes", "UnionOfMasks", "fragment_boxes", "lloyd", "middle_features"]
 
 
 def lloyd(points: Float[Tensor, "N D"], k: int, *, rounds: int = 100) -> Int[Tensor, "N"]:
@@ -179,7 +179,7 @@ def _hottest(heat: Float[Tensor, "h w"], box: Rectangle, size: tuple[int, int]) 
 
 
 @dataclass(frozen=True)
-class Union:
+class UnionOfMasks:
     """Every candidate counts: the largest of their probabilities at each pixel."""
 
     def __call__(self, image: Image.Image, found: CandidateMasks, words: Sequence[str]) -> Float[Tensor, "H W"]:

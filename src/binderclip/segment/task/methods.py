@@ -11,7 +11,7 @@ from binderclip.segment.promptable import PromptableSegmenter
 from binderclip.segment.task.candidates import EveryMask, FromPoints, FromWordBoxes
 from binderclip.segment.task.choosing import BestScore, ClosestToMean, LastRound, MostSimilar, SimilarityWeighted
 from binderclip.segment.task.erasing import filled_from_border
-from binderclip.segment.task.fragments import FragmentBoxes, Union, middle_features
+from binderclip.segment.task.fragments import FragmentBoxes, UnionOfMasks, middle_features
 from binderclip.segment.task.localise import WordMaps, word_box
 from binderclip.segment.task.task_segmenter import Loop, TaskGenericSegmenter
 from binderclip.segment.task.words import (
@@ -120,7 +120,7 @@ def zip_instances(
     """
     return TaskGenericSegmenter(
         segmenter, FixedWords(), WordMaps.surgery(model, "v"), FragmentBoxes(middle_features(model, layer), k),
-        Union(), LastRound(), Loop(1, "none"),
+        UnionOfMasks(), LastRound(), Loop(1, "none"),
     )  # fmt: skip
 
 

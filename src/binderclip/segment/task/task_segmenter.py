@@ -19,7 +19,7 @@ from binderclip.segment.task.choosing import BestScore, Chooser, ClosestToMean
 from binderclip.segment.task.localise import Localiser, consensus_heatmap, unit_range
 from binderclip.segment.task.words import Hypothesis, WordProposer
 
-__all__ = ["Loop", "Round", "TaskGenericSegmenter", "TaskMask"]
+__all__ = ["Loop", "TaskGenericSegmenter", "TaskMask", "TaskRound"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Round:
+class TaskRound:
     """One round.
 
     Attributes:
@@ -91,7 +91,7 @@ class TaskMask:
     """
 
     mask: Bool[Tensor, "H W"]
-    rounds: tuple[Round, ...]
+    rounds: tuple[TaskRound, ...]
     chosen: int
 
     @property
@@ -151,7 +151,7 @@ class TaskGenericSegmenter:
         state = self.segmenter.encode(picture)
         seen, box = picture, None
         hypotheses: Sequence[Hypothesis] = ()
-        rounds: list[Round] = []
+        rounds: list[TaskRound] = []
         for _ in range(self.loop.rounds):
             hypotheses = self.proposer.propose(picture, task, hypotheses, seen)
             used = hypotheses[: self.leading]
@@ -159,7 +159,7 @@ class TaskGenericSegmenter:
             look = Look(picture, self.segmenter, state, heat, self._boxes(picture, used), box)
             found = self.candidates(look)
             probs = self.chooser(picture, found, [own.fore for own in used])
-            rounds.append(Round(tuple(used), heat, probs, found))
+            rounds.append(TaskRound(tuple(used), heat, probs, found))
             if self._settled(rounds):
                 break
             if self.loop.box_grow is not None:
@@ -182,7 +182,7 @@ class TaskGenericSegmenter:
         found = (self.boxes(picture, word) for word in dict.fromkeys(own.fore for own in used))
         return [tuple(map(float, box)) for box in found if box is not None]
 
-    def _settled(self, rounds: Sequence[Round]) -> bool:
+    def _settled(self, rounds: Sequence[TaskRound]) -> bool:
         if self.loop.tolerance is None or len(rounds) < 3:
             return False
         a, b, c = (own.probs for own in rounds[-3:])
