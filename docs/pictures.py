@@ -1,4 +1,5 @@
-"""Make the pictures of README and guides with the project's own verbs: `python docs/pictures.py` (extra `demo`)."""
+"""Make the pictures of README, guides and landing page with the project's own verbs: `python docs/pictures.py` (extra
+`demo`); `python docs/pictures.py tiles` makes those of the landing page alone."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -63,6 +65,99 @@ def main() -> None:
         clicked(place)
 
 
+def tiles() -> None:
+    """The pictures of the landing page, each about one and a half times as wide as high."""
+    from binderclip.adapt.selection import select_head
+    from binderclip.data import list_images, write_examples
+    from binderclip.evaluate import evaluate_model
+    from binderclip.models import load
+    from binderclip.search import SearchIndex
+    from binderclip.segment import WinCLIP
+
+    model = load("small")
+    with tempfile.TemporaryDirectory() as name:
+        folder = write_examples(name)
+        names = ("cat", "coffee", "rocket", "motorcycle", "flower", "palace")
+        photos = [folder / "photos" / f"{each}.jpg" for each in names]
+        best = model.classify(photos, LABELS.split(","))
+        cards = [(path, label, f"{prob:.2f}") for path, ((label, prob),) in zip(photos, best.top(1), strict=True)]
+        contact_sheet(cards, IMAGES / "tile-classify.png", columns=3, side=180)
+        index = SearchIndex(folder / "index", model)
+        index.update(folder / "drawings")
+        hits = index.query("an animal", top=6)
+        cards = [(hit.path, "", f"{hit.score:.2f}") for hit in hits]
+        contact_sheet(cards, IMAGES / "tile-search.png", columns=3, side=150, title="an animal")
+        parts = list_images(folder / "wall" / "test" / "defect")[:3]
+        found = WinCLIP(model, "brick wall", size=128).fit(list_images(folder / "wall" / "train" / "good"))(parts)
+        shown = [*parts, *(found.overlay(path, number) for number, path in enumerate(parts))]
+        contact_sheet([(each, "", "") for each in shown], IMAGES / "tile-anomaly.png", columns=3, side=150)
+        drawings = load_data(str(folder / "drawings"))
+        methods = ["zero-shot", "gda", "tip-adapter", "ape", "linear-probe"]
+        scores = select_head(model, drawings, shots=4, methods=methods).scores
+        bars_of(
+            {s.name: (s.accuracy.value, s.accuracy.low, s.accuracy.high) for s in scores}, "adapt", "accuracy, 95 %"
+        )
+        captioned, measured = load_data(str(folder / "captioned")), {}
+        for each in ("small", "small-b"):
+            figures = evaluate_model(load(each), captioned).figures
+            measured |= {f"{each}, R@{k}": (figures[f"text_to_image/R@{k}"],) * 3 for k in (1, 5, 10)}
+        bars_of(measured, "evaluate", "captions whose picture is found")
+    spent()
+    clipped_run()
+    for tile in IMAGES.glob("tile-*.png"):
+        with Image.open(tile) as picture:
+            few = picture.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
+        few.save(tile, "PNG", optimize=True)
+
+
+def bars_of(rows: dict[str, tuple[float, float, float]], tile: str, label: str) -> None:
+    """A tile of horizontal bars: name -> (value, low, high)."""
+    from binderclip.display import bars, new_figure
+
+    figure = new_figure(4.8, 3.2)
+    axes = figure.subplots()
+    errors = [[value - low for value, low, _ in rows.values()], [high - value for value, _, high in rows.values()]]
+    bars(axes, list(rows), [value for value, _, _ in rows.values()], errors=errors)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(label)
+    figure.savefig(IMAGES / f"tile-{tile}.png", dpi=100)
+
+
+def spent() -> None:
+    """Epsilon over the steps of a private training, for three amounts of noise."""
+    from binderclip.display import new_figure
+    from binderclip.privacy import Ledger
+
+    figure = new_figure(4.8, 3.2)
+    axes = figure.subplots()
+    for noise in (0.8, 1.0, 1.5):
+        steps = list(range(100, 2001, 100))
+        epsilons = []
+        ledger = Ledger()
+        for _ in steps:
+            ledger.step(noise, 0.01, 100)
+            epsilons.append(ledger.epsilon(1e-5))
+        axes.plot(steps, epsilons, label=f"noise {noise}")
+    axes.set_xlabel("steps (a hundredth of the data each)")
+    axes.set_ylabel("epsilon at delta 1e-5")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(IMAGES / "tile-private.png", dpi=100)
+
+
+def clipped_run() -> None:
+    """The record of a clip in a run with three spoilt batches: the training of the notebook on clipping."""
+    import json
+
+    notebook = json.loads((IMAGES.parent / "notebooks" / "clip-your-gradients.ipynb").read_text(encoding="utf-8"))
+    first = next("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+    given: dict[str, Any] = {}
+    exec(first, given)
+    figure = given["log"].history.plot()
+    figure.axes[0].set_title("", loc="left")
+    figure.savefig(IMAGES / "tile-train.png", dpi=80)
+
+
 def inspected(place: Path, wall: Image.Image) -> None:
     """The picture of `anomaly`: crops of a wall, some with a planted defect."""
     pixels = to_tensor(wall.convert("RGB"))
@@ -118,4 +213,6 @@ def located(place: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] != ["tiles"]:
+        main()
+    tiles()
