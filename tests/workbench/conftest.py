@@ -177,8 +177,14 @@ def server(gate: Gate, photographs: Path) -> Iterator[Any]:
         return Outcome((f"<p>waited with {len(files or [])}</p>",), [run.folder / "waited.txt"])
 
     tabs = [*TABS, Tab("Wait", "Waits until the test says so.", build, order=999)]
+    before = dict(os.environ)
     with WorkbenchServer(tabs=tabs, folders=[photographs]).in_background() as running:
+        # What it sets for a process of its own is not for the other tests of this one.
+        for name in set(os.environ) - set(before) - {"GRADIO_TEMP_DIR"}:
+            del os.environ[name]
+        os.environ.update(before)
         yield running
+    os.environ.pop("GRADIO_TEMP_DIR", None)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from binderclip.errors import UsageError
 
@@ -117,3 +118,15 @@ def test_a_head_outside_the_opened_folders_is_not_read(photographs: Path, tmp_pa
 
     with pytest.raises(UsageError, match="was not opened on"):
         work(run, [str(photographs / "cat.jpg")], None, "", [], [], "simple", "(none)", [str(tmp_path)])
+
+
+def test_a_picture_of_twelve_thousand_pixels_is_classified(tmp_path: Path, make_run: Any) -> None:
+    run = make_run()
+    from binderclip.workbench.tabs.classify import work
+
+    Image.new("RGB", (12_000, 9_000), (200, 30, 30)).save(tmp_path / "large.jpg")
+    work(run, [str(tmp_path / "large.jpg")], None, "red, green", ["whole"], [""], "simple", "(none)", [])
+    rows = list(csv.DictReader((run.folder / "labels.csv").open()))
+    assert rows[0]["image"] == "large.jpg"
+    with Image.open(run.folder / "small" / "00000.jpg") as small:
+        assert max(small.size) == 480

@@ -50,7 +50,10 @@ def workbench(
         import webbrowser
 
         threading.Timer(1.0, webbrowser.open, [server.address]).start()
-    server.run()
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        note("closed; what was uploaded is deleted")
 
 
 def register(app: typer.Typer) -> None:
