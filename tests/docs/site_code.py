@@ -22,6 +22,8 @@ from binderclip.documents import parse_json, parse_toml
 
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<body>.*?)^(?P=indent)``` *$", re.MULTILINE | re.DOTALL)
 NOT_RUN, ADDED = "Not run by the tests: ", "The tests add "
+ELSEWHERE = {"choose-your-clipping.md": "tests/optim/test_loops_guide.py"}
+"""Pages whose Python blocks another test runs, and holds to more."""
 LANGUAGES = ("python", "bash", "toml", "json", "text")
 
 
@@ -72,6 +74,21 @@ def commands(body: str) -> Iterator[list[str]]:
     for line in body.replace("\\\n", " ").splitlines():
         if words := shlex.split(line.removeprefix("$ "), comments=True):
             yield words
+
+
+def run_block(
+    block: Block, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Run a block, or check what can be checked of one that has a reason not to be run, or that is data."""
+    assert block.language in LANGUAGES, f"{block.where}: a fence needs one of {', '.join(LANGUAGES)}"
+    if block.language not in ("python", "bash"):
+        check_data(block)
+    elif block.reason:
+        check_unrun(block)
+    elif block.language == "bash":
+        run_shell(block, monkeypatch, capsys)
+    elif block.page.name not in ELSEWHERE:
+        run_python(block, given)
 
 
 def run_python(block: Block, given: dict[str, Any]) -> None:

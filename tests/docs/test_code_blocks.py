@@ -1,100 +1,49 @@
-"""Every code block of the site runs, page by page and in order, or says on the page why the tests do not run it."""
+"""Every code block of the site runs, page by page and in order, or says on the page why the tests do not run it.
+
+The guides run in `test_code_blocks_guides.py`.
+"""
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import re
-import sys
-import warnings
 from pathlib import Path
 
 import pytest
-import typer.main
 
-from binderclip.data import write_examples
-
-
-def beside(name):
-    """A module of this folder that is no test."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-code, surroundings = beside("site_code"), beside("site_surroundings")
-ROOT = Path(__file__).parents[2]
+DOCS = Path(__file__).parents[2] / "docs"
 GENERATED = ("PAPERS.md", "SEGMENTATION.md", "BENCHMARKS.md")
-PAGES = sorted(
-    page for page in (ROOT / "docs").rglob("*.md") if page.name not in GENERATED and page.parent.name != "results"
-)
-ELSEWHERE = {"choose-your-clipping.md": ROOT / "tests/optim/test_loops_guide.py"}
-"""Pages whose Python blocks another test runs, and holds to more."""
+PAGES = sorted(page for page in DOCS.rglob("*.md") if page.name not in GENERATED and page.parent.name != "results")
+WITH_BLOCKS = [page for page in PAGES if "```" in page.read_text(encoding="utf-8") and page.parent.name != "guides"]
 
 
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory):
-    return write_examples(tmp_path_factory.mktemp("site") / "examples")
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.stem)
+def test_the_blocks_of_a_page_run(page, run_page):
+    run_page(page)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("features")
-
-
-@pytest.fixture(autouse=True)
-def verbs_built_once(monkeypatch):
-    monkeypatch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
-
-
-@pytest.mark.parametrize("page", [p for p in PAGES if code.blocks_of(p)], ids=lambda page: page.stem)
-def test_the_blocks_of_a_page_run(page, examples, cache, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BINDERCLIP_CACHE", str(cache))
-    (tmp_path / "examples").symlink_to(examples)
-    given = {"__name__": "page", **surroundings.GIVEN.get(page.name, dict)()}
-    for block in code.blocks_of(page):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            _run(block, given, monkeypatch, capsys)
-
-
-def _run(block: code.Block, given, monkeypatch, capsys):
-    assert block.language in code.LANGUAGES, f"{block.where}: a fence needs one of {', '.join(code.LANGUAGES)}"
-    if block.language not in ("python", "bash"):
-        code.check_data(block)
-    elif block.reason:
-        code.check_unrun(block)
-    elif block.language == "bash":
-        code.run_shell(block, monkeypatch, capsys)
-    elif block.page.name not in ELSEWHERE:
-        code.run_python(block, given)
-
-
-def test_what_runs_elsewhere_does():
-    for name, test in ELSEWHERE.items():
-        source = test.read_text(encoding="utf-8")
+def test_what_runs_elsewhere_does(site_code):
+    for name, test in site_code.ELSEWHERE.items():
+        source = (DOCS.parent / test).read_text(encoding="utf-8")
         assert f'"{name}"' in source
         assert "BLOCKS" in source
 
 
-def test_no_fence_escapes_the_search():
+def test_no_fence_escapes_the_search(site_code):
     for page in PAGES:
         fences = re.findall(r"^\s*(?:```|~~~)", page.read_text(encoding="utf-8"), re.MULTILINE)
-        assert len(fences) == 2 * len(code.blocks_of(page)), page
+        assert len(fences) == 2 * len(site_code.blocks_of(page)), page
 
 
-def test_reasons_are_few_and_in_words():
-    every = [block for page in PAGES for block in code.blocks_of(page) if block.language in ("python", "bash")]
+def test_reasons_are_few_and_in_words(site_code):
+    every = [block for page in PAGES for block in site_code.blocks_of(page) if block.language in ("python", "bash")]
     unrun = [block for block in every if block.reason]
     assert all(len(block.reason.split()) >= 3 for block in unrun)
     assert len(unrun) < len(every) / 4
 
 
-def test_a_wrong_block_fails(tmp_path, monkeypatch, capsys):
+def test_a_wrong_block_fails(site_code, run_block, tmp_path, monkeypatch):
     def block(language, body, reason=""):
-        return code.Block(tmp_path / "page.md", 1, language, body, reason)
+        return site_code.Block(tmp_path / "page.md", 1, language, body, reason)
 
     monkeypatch.chdir(tmp_path)
     wrong = [
@@ -109,13 +58,16 @@ def test_a_wrong_block_fails(tmp_path, monkeypatch, capsys):
     ]
     for each in wrong:
         with pytest.raises((Exception, pytest.fail.Exception)):
-            _run(each, {}, monkeypatch, capsys)
-    _run(block("bash", "binderclip segment photo.jpg --labels cat", "downloads a model"), {}, monkeypatch, capsys)
+            run_block(each, {})
+    run_block(block("bash", "binderclip segment photo.jpg --labels cat", "downloads a model"), {})
 
 
-def test_a_block_is_read_with_its_reason(tmp_path):
+def test_a_block_is_read_with_its_reason_and_what_is_added(site_code, tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f'a\n\n```bash title="{code.NOT_RUN}needs a GPU"\n$ binderclip info \\\n  --json  # all\n```\n')
-    (block,) = code.blocks_of(page)
-    assert (block.line, block.language, block.reason) == (3, "bash", "needs a GPU")
-    assert list(code.commands(block.body)) == [["binderclip", "info", "--json"]]
+    first = f'```bash title="{site_code.NOT_RUN}needs a GPU"\n$ binderclip info \\\n  --json  # all\n```\n'
+    second = f'```bash title="{site_code.ADDED}--limit 4: all take a minute"\nbinderclip info\n```\n'
+    page.write_text(f"a\n\n{first}\n{second}")
+    one, two = site_code.blocks_of(page)
+    assert (one.line, one.language, one.reason, one.added) == (3, "bash", "needs a GPU", ())
+    assert list(site_code.commands(one.body)) == [["binderclip", "info", "--json"]]
+    assert (two.line, two.reason, two.added) == (8, "", ("--limit", "4"))

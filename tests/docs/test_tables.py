@@ -135,12 +135,11 @@ def test_paper_scale_has_every_paper_once(results):
     assert sorted(with_command + without) == sorted(paper.id for paper in papers(status="done"))
 
 
-def test_commands_at_paper_scale_are_understood(results, tmp_path):
-    code = module(Path(__file__).with_name("site_code.py"))
+def test_commands_at_paper_scale_are_understood(results, site_code, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("\n".join(tables.TABLES["at-paper-scale"](results)), encoding="utf-8")
-    blocks = code.blocks_of(page)
+    blocks = site_code.blocks_of(page)
     assert [block.body.strip() for block in blocks] == [p.at_paper_scale for p in papers() if p.at_paper_scale]
     for block in blocks:
         assert block.reason
-        code.check_unrun(block)
+        site_code.check_unrun(block)
