@@ -38,11 +38,11 @@ def toy(n: int = 4) -> tuple[Tensor, np.ndarray]:
     return x, np.repeat(NAMES, n)
 
 
-def by_hand(model: ImageTextModel, blocks: Any, steps: int, combine: Any) -> tuple[Tensor, Tensor]:
+def by_hand(model: ImageTextModel, blocks: Any, steps: int, combine: Any, **where: Any) -> tuple[Tensor, Tensor]:
     """AdamW on the factors, with whole forward passes of the library; text features and logits at the end."""
     x, targets = toy()[0], torch.arange(2).repeat_interleave(4)
     torch.manual_seed(7)
-    with frozen(model), lora_(model, 2, blocks=blocks, use_rslora=True) as lora:
+    with frozen(model), lora_(model, 2, blocks=blocks, **{"use_rslora": True} | where) as lora:
         parameters = list(lora.parameters())
 
         def logits() -> tuple[Tensor, Tensor]:
@@ -94,6 +94,17 @@ def test_training_is_the_loop_by_hand(model: ImageTextModel, blocks: Any, kind: 
     plain, untrained = by_hand(model, blocks, 0, None)
     assert np.abs(head.predict_logits(x) - untrained.numpy()).max() > 0.3
     assert not torch.allclose(head.coef_, plain, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "where", [{"target_modules": ("v",)}, {"target_modules": ("q", "out"), "lora_alpha": 4.0}, {"use_rslora": False}]
+)
+def test_the_factors_stand_where_and_as_strongly_as_asked_for(model: ImageTextModel, where: dict[str, Any]) -> None:
+    x, y = toy()
+    head = LoRATuning(model, blocks=1, **SETTINGS, **where).fit(x, y)
+    np.testing.assert_allclose(head.predict_logits(x), by_hand(model, 1, 6, None, **where)[1], rtol=1e-3, atol=3e-3)
+    plain = LoRATuning(model, blocks=1, **SETTINGS).fit(x, y)
+    assert np.abs(head.predict_logits(x) - plain.predict_logits(x)).max() > 0.01
 
 
 def test_the_rules_differ(model: ImageTextModel) -> None:

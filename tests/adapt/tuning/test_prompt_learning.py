@@ -102,6 +102,20 @@ def start(model: ImageTextModel, n_ctx: int, n_prompts: int, init: str | None, s
     return PromptContext(model, NAMES, n_ctx=n_ctx, n_prompts=n_prompts, init=init)
 
 
+@pytest.mark.parametrize(
+    ("position", "sentence"),
+    [("end", "a photo of a {}."), ("middle", "a photo {} of a."), ("front", "{} a photo of a.")],
+)
+def test_before_training_it_is_the_sentence_with_the_name_where_it_is_asked_for(
+    model: ImageTextModel, position: str, sentence: str
+) -> None:
+    x, y = toy()
+    head = PromptLearning(model, init="a photo of a", position=position, epochs=0).fit(x, y)
+    expected = F.normalize(model.backbone.encode_text(model.tokenize([sentence.format(n) for n in NAMES]).ids), dim=-1)
+    place = [head.classes_.tolist().index(name) for name in NAMES]
+    torch.testing.assert_close(torch.as_tensor(head.coef_)[place].float(), expected.detach(), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(("prompts", "loss"), [(1, "joint"), (3, "joint"), (3, "per-prompt")])
 def test_training_is_the_loop_by_hand(model: ImageTextModel, prompts: int, loss: str) -> None:
     x, y = toy()

@@ -249,6 +249,17 @@ def test_feature_attention_follows_likeness() -> None:
     torch.testing.assert_close(weights[0], same / same.sum(1, keepdim=True))
 
 
+@pytest.mark.parametrize(("centre", "gamma"), [(1.2, 3.0), (0.5, 7.0)])
+def test_feature_attention_is_a_softmax_of_centred_cosines(centre: float, gamma: float) -> None:
+    features = torch.randn(1, 5, 3, 4, generator=torch.Generator().manual_seed(0)).abs()
+    weights, _ = FeatureAttention(lambda image: F.normalize(features, dim=1), centre=centre, gamma=gamma)(picture())
+    rows = features[0].flatten(1).T.double().numpy()
+    cosines = rows @ rows.T / np.linalg.norm(rows, axis=1)[:, None] / np.linalg.norm(rows, axis=1)
+    scores = np.exp(gamma * (cosines - centre * cosines.mean()))
+    scores[(cosines < centre * cosines.mean()) & ~np.eye(12, dtype=bool)] = 0
+    np.testing.assert_allclose(weights[0], scores / scores.sum(1, keepdims=True), atol=1e-5)
+
+
 def test_own_features_are_those_before_the_last_block(clip_model) -> None:
     streams, _ = by_library(clip_model)
     with torch.no_grad():

@@ -60,6 +60,15 @@ def test_colour_and_smoothness_complete_what_the_map_only_touches() -> None:
     assert bool((found.mask <= found.foreground).all())
 
 
+def test_the_weight_of_smoothness_goes_from_each_pixel_alone_to_one_side_for_all() -> None:
+    image, _, saliency = scene()
+    alone = [saliency_graph_cut(image, saliency, gamma=0.0, neighbours=count).foreground for count in (4, 8)]
+    assert torch.equal(*alone)
+    smooth, one = (saliency_graph_cut(image, saliency, gamma=gamma).foreground for gamma in (50.0, 1e6))
+    edges = [int((m[1:] != m[:-1]).sum() + (m[:, 1:] != m[:, :-1]).sum()) for m in (alone[0], smooth, one)]
+    assert edges[0] >= edges[1] > edges[2] == 0
+
+
 def test_the_grid_may_be_coarser_than_the_image() -> None:
     image, disc, saliency = scene(120)
     found = saliency_graph_cut(image, saliency, side=40, neighbours=4)
