@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.explain import GradCAM, MetaStep, NormGrad, SmoothGrad, attribute, attribute_all, meta_saliency
-from binderclip.explain.gradient import meta_step as room
+from binderclip.explain.gradient import meta_step
 
 
 class Smooth(nn.Module):
@@ -104,15 +104,15 @@ def test_all_at_once_equals_one_by_one(clip_model, monkeypatch: pytest.MonkeyPat
     layers = ["transformer.resblocks.0.ln_1", "transformer.resblocks.1.ln_1"]
     method = NormGrad(layers=layers, ensemble=MetaStep(0.05, batch=2))
     alone: list[int] = []
-    plain = room._Job.alone
-    monkeypatch.setattr(room._Job, "alone", lambda job, row: alone.append(row) or plain(job, row))
+    plain = meta_step._Job.alone
+    monkeypatch.setattr(meta_step._Job, "alone", lambda job, row: alone.append(row) or plain(job, row))
     together = method(clip_model, images, texts)
     assert not alone
 
     def refuse(job: Any, rows: Tensor) -> Any:
-        raise room._NotTogether
+        raise meta_step._NotTogether
 
-    monkeypatch.setattr(room._Job, "together", refuse)
+    monkeypatch.setattr(meta_step._Job, "together", refuse)
     loop = method(clip_model, images, texts)
     assert alone == [0, 1, 2]
     for a, b in zip(together.layers, loop.layers, strict=True):

@@ -12,7 +12,7 @@ from binderclip import errors
 from binderclip.optim import METHODS, Clip, NonFiniteGradient, NormClip, ValueClip, as_clip, attach, param_groups
 from binderclip.optim.clip.attach import unwrap
 from binderclip.optim.clip.target import StepTarget
-from binderclip.optim.gradients import collect as gradients
+from binderclip.optim.gradients import collect
 
 OPTIMIZERS = {
     "sgd": lambda params, **kw: torch.optim.SGD(params, lr=0.1, momentum=0.9, **kw),
@@ -455,7 +455,7 @@ class Arrived:
 @pytest.fixture
 def as_if_on_an_accelerator(monkeypatch):
     """Take the decisions that are taken where reading a value back would stall."""
-    monkeypatch.setattr(gradients, "reads_are_free", lambda grads: False)
+    monkeypatch.setattr(collect, "reads_are_free", lambda grads: False)
     monkeypatch.setattr("binderclip.optim.clip.clipping.copy_to_host", lambda flag: (flag.clone(), Arrived()))
 
 
@@ -466,7 +466,7 @@ def test_a_fused_step_reads_nothing_back(as_if_on_an_accelerator, name, nonfinit
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
     clip = METHODS[name](0.05, nonfinite=nonfinite)
     loss_of(model, batch).backward()
-    entries = gradients.entries_of(model.named_parameters())
+    entries = collect.entries_of(model.named_parameters())
     with HostReads() as reads:
         clip.run(entries, StepTarget(optimizer, whole=True))
     assert reads.count == 0

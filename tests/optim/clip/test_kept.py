@@ -11,7 +11,7 @@ from torch import nn
 from binderclip import errors
 from binderclip.optim import AutoClip, Clip, MedianMomentum, NormClip
 from binderclip.optim.clip.target import StepTarget
-from binderclip.optim.gradients import collect as gradients
+from binderclip.optim.gradients import collect
 
 STEPS = 6
 
@@ -136,7 +136,7 @@ def test_a_saved_state_goes_on_exactly(action, dtype, tmp_path):
 @pytest.mark.parametrize("on_host", [True, False])
 def test_a_bad_step_leaves_what_is_remembered_alone(action, on_host, monkeypatch):
     if not on_host:
-        monkeypatch.setattr(gradients, "reads_are_free", lambda grads: False)
+        monkeypatch.setattr(collect, "reads_are_free", lambda grads: False)
     clip = Clip(0.7, action=action, nonfinite="skip")
     params = heavy_tailed(0, torch.float32)
     optimizer = torch.optim.SGD(params.values(), lr=0.1, fused=True)
@@ -158,7 +158,7 @@ def test_a_loss_scale_changes_nothing(action):
         params = heavy_tailed(0, torch.float32)
         optimizer = torch.optim.SGD(params.values(), lr=0.1, fused=True)
         clip = Clip(0.7, action=action)
-        entries = gradients.entries_of(params.items())
+        entries = collect.entries_of(params.items())
         for step in range(STEPS):
             for key, p in heavy_tailed(step, torch.float32).items():
                 params[key].grad = p.grad * scale
@@ -232,7 +232,7 @@ def backward(model, batch, factor=1.0):
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_bad_step_shrinks_the_recurrent_matrix_and_nothing_else(factor, on_host, fused, monkeypatch):
     if not on_host:
-        monkeypatch.setattr(gradients, "reads_are_free", lambda grads: False)
+        monkeypatch.setattr(collect, "reads_are_free", lambda grads: False)
     model, batch = recurrent()
     clip = NormClip(1.0, nonfinite="shrink")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, fused=fused)
@@ -277,7 +277,7 @@ def test_shrinking_behind_a_folded_factor_is_in_the_gradients_own_units():
     optimizer.grad_scale = torch.tensor(8.0)  # as an earlier clip leaves it
     before = model["rnn"].weight_hh_l0.detach().clone()
     backward(model, batch, math.nan)
-    entries = gradients.entries_of(model.named_parameters())
+    entries = collect.entries_of(model.named_parameters())
     NormClip(1.0, nonfinite="shrink").run(entries, StepTarget(optimizer, whole=True))
     optimizer.step()
     torch.testing.assert_close(model["rnn"].weight_hh_l0.detach(), before * 0.99)

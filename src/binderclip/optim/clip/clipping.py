@@ -20,7 +20,7 @@ from binderclip.optim.clip.choices import Names, check_choices, order_of, patter
 from binderclip.optim.clip.kept import Kept
 from binderclip.optim.clip.report import ClipReport, empty_report
 from binderclip.optim.clip.threshold import Reading, Threshold, as_threshold
-from binderclip.optim.gradients import collect as gradients
+from binderclip.optim.gradients import collect
 from binderclip.optim.gradients.collect import (
     KeyedParameter,
     Parameters,
@@ -185,7 +185,7 @@ class Clip:
             self.report = empty_report()
             return self.report
         local = local_shards(grads)
-        call = ClipCall(entries, chosen, grads, local, gradients.reads_are_free(local), target, taken)
+        call = ClipCall(entries, chosen, grads, local, collect.reads_are_free(local), target, taken)
         zero = self.nonfinite == "zero" and not self.observe
         if zero and not (call.on_host and self._kept is None):
             zero_nonfinite_(local)
