@@ -89,6 +89,22 @@ def test_boundary_errors_equal_loops_over_pixels() -> None:
     assert len({round(v, 6) for v in (score.ferr, score.merr, score.derr, 1 - score.bacc)}) == 4
 
 
+def test_any_value_can_be_the_one_that_is_left_out() -> None:
+    prediction, target = blobs(1), blobs(3)
+    target[:, :9, 5:30] = 255
+    own = torch.where(target == 255, 9, target)
+    found = boundary_errors(prediction, own, classes=4, width=5, ignore=9)
+    expected = boundary_errors(prediction, target, classes=4, width=5)
+    for name in ("ferr", "merr", "derr", "biou", "bacc"):
+        assert getattr(found, name) == getattr(expected, name)
+    scores = []
+    for value, labels in ((9, own), (-1, target)):
+        metric = BoundaryF(4, ignore=value)
+        metric.update(prediction, labels)
+        scores.append(metric.compute())
+    assert str(scores[0]) == str(scores[1])
+
+
 def test_each_boundary_error_sees_its_own_mistake() -> None:
     target = torch.zeros(60, 60, dtype=torch.long)
     target[10:30, 10:30] = 1
