@@ -15,10 +15,7 @@ import torch
 from torch import nn
 
 from binderclip.train import Recipe, list_recipes, load_recipe, run
-from binderclip.train.bundled import kinds as stages_kinds
-from binderclip.train.bundled import second as stages_second
-from binderclip.train.bundled import teachers as stages_teachers
-from binderclip.train.bundled import tower as stages_tower
+from binderclip.train.bundled import kinds, second, teachers, tower
 from binderclip.train.bundled.corpus import Corpus
 from binderclip.train.bundled.photographs import RealPictures
 from binderclip.train.bundled.pictures import PackPictures
@@ -98,11 +95,11 @@ def fake_real(*where: Any) -> RealPictures:
 def made_up_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins for what the recipes of `small` ask for and a machine need not have."""
     corpus = Corpus((*CAPTIONS, *WORDS), len(CAPTIONS))
-    monkeypatch.setattr(stages_kinds, "_corpus", lambda *args, **settings: corpus)
-    monkeypatch.setattr(stages_kinds, "imagenet_names", lambda: [[f"class {i}"] for i in range(1000)])
-    monkeypatch.setattr(stages_tower, "_real", fake_real)
-    monkeypatch.setattr(stages_tower, "without_lookalikes", lambda real, *args: real)
-    for module in (stages_kinds, stages_tower, stages_second):
+    monkeypatch.setattr(kinds, "_corpus", lambda *args, **settings: corpus)
+    monkeypatch.setattr(kinds, "imagenet_names", lambda: [[f"class {i}"] for i in range(1000)])
+    monkeypatch.setattr(tower, "_real", fake_real)
+    monkeypatch.setattr(tower, "without_lookalikes", lambda real, *args: real)
+    for module in (kinds, tower, second):
         monkeypatch.setattr(module, "find_part", lambda name, paths=None: Path(name))
         monkeypatch.setattr(module, "SentenceTeacher", FakeSentences)
         monkeypatch.setattr(module, "lite_state", fake_lite)
@@ -136,4 +133,4 @@ def test_nothing_that_is_trained_stands_still(name: str, tmp_path: Path) -> None
 
 
 def test_every_kind_of_part_is_made_up() -> None:
-    assert set(stages_teachers.PARTS) == {"lite0", "lite1", "lite2", "minilm", "wordnet"}
+    assert set(teachers.PARTS) == {"lite0", "lite1", "lite2", "minilm", "wordnet"}
