@@ -12,6 +12,8 @@ from binderclip.cli.verbs.segment.measure import measure
 from binderclip.cli.verbs.segment.presets import SegmentRequest, preset_names, show_presets
 from binderclip.cli.verbs.segment.run import FOLDER, segment_images
 from binderclip.cli.verbs.segment.sheet import compare_presets
+from binderclip.cli.verbs.segment.task import FOLDER as TASK_FOLDER
+from binderclip.cli.verbs.segment.task import TaskRequest, segment_task
 from binderclip.errors import UsageError
 
 
@@ -64,6 +66,28 @@ def segment(
         str | None,
         typer.Option(help="Instead of label maps, a PNG with all images by all presets (`--preset all`) side by side."),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of labels one sentence for all pictures, such as `the hidden animal`: what it means in each "
+            "is chosen from --labels (or a bundled vocabulary) and printed. Writes NAME-mask.png and an overlay."
+        ),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="For --task: `gensam` (words, heatmap, points, rounds), `int` (names tested by erasing), `slip` (of "
+            "all masks the one most like the sentence), `zip` (all instances of what it names)."
+        ),
+    ] = "gensam",
+    ask: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="For --task: a language model names the object, at an OpenAI-compatible URL."),
+    ] = None,
+    ask_model: Annotated[str | None, typer.Option(metavar="NAME", help="The model's name there.")] = None,
+    segmenter: Annotated[
+        str, typer.Option(help="For --task: what makes masks, `small-sam` or any that `click` takes.")
+    ] = "small-sam",
     evaluate: Annotated[
         str | None,
         typer.Option(help="Measure instead, on a folder with label maps (VOC, ADE), or `scenes`, `scenes-hard`."),
@@ -95,6 +119,8 @@ def segment(
 
         binderclip segment --evaluate scenes-hard --preset value,sclip,cliptrase
 
+        binderclip segment photos/ --task "the hidden animal" --coco animals.json
+
     A folder can be gone on with: images whose label map is there are not done again.
     """
     if list_presets:
@@ -111,6 +137,21 @@ def segment(
             raise UsageError(f"--evaluate writes no pictures or tables: leave out {', '.join(given)}")
         measure(settings, evaluate, limit)
         return
+    if task is not None:
+        if not images:
+            raise UsageError("give images or folders for --task, such as: segment photos/ --task 'the hidden animal'")
+        if not task.strip():
+            raise UsageError("--task is empty: say what is wanted, such as 'the hidden animal'")
+        given = {"--background": background, "--set": set, "--descriptions": descriptions, "--size": size,
+                 "--overlay": overlay, "--map": label_map, "--csv": csv, "--compare": compare}  # fmt: skip
+        if unused := [option for option, value in given.items() if value]:
+            raise UsageError(f"--task takes no label map's options: leave out {', '.join(unused)}")
+        vocabulary = () if labels is None else tuple(parse_labels(labels))
+        request = TaskRequest(task, method, vocabulary, ask, ask_model, segmenter, model, device, dtype, json)
+        found = find_images(images, without=out or TASK_FOLDER)
+        raise typer.Exit(segment_task(request, found, out=out, coco=coco, redo=redo))
+    if ask is not None or ask_model is not None:
+        raise UsageError("--ask and --ask-model are for --task")
     if not images or labels is None:
         raise UsageError("give images and --labels, such as: segment street.jpg --labels car,tree")
     names = parse_labels(labels)

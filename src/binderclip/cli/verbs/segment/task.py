@@ -1,0 +1,180 @@
+"""`binderclip segment --task`: one sentence over a folder, the words it chose in each picture, and their masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from binderclip.cli.shared.inputs import ImageArguments, output_folder, output_names, writable_path
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_json
+from binderclip.cli.shared.progress import counted, stages
+from binderclip.documents import parse_json
+from binderclip.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from binderclip.segment import TaskGenericSegmenter, TaskMask
+
+FOLDER = "task"
+"""Where the masks go."""
+NEED_WORDS = ("gensam", "int")
+"""Methods that choose among a vocabulary."""
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """The options, as given."""
+
+    task: str
+    method: str
+    vocabulary: tuple[str, ...]
+    ask: str | None
+    ask_model: str | None
+    segmenter: str
+    model: str
+    device: str
+    dtype: str
+    json: bool
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the masks depend on."""
+        return {
+            "task": self.task, "method": self.method, "vocabulary": list(self.vocabulary), "ask": self.ask,
+            "ask_model": self.ask_model, "segmenter": self.segmenter, "model": self.model, "dtype": self.dtype,
+        }  # fmt: skip
+
+
+def segment_task(request: TaskRequest, found: ImageArguments, *, out: str | None, coco: str | None, redo: bool) -> int:
+    """Segment, save and say; the exit code."""
+    from binderclip.segment import TASK_METHODS
+
+    if request.method not in TASK_METHODS:
+        raise UsageError(f"--method {request.method!r} is unknown; there are {', '.join(TASK_METHODS)}")
+    if (request.ask is None) != (request.ask_model is None):
+        raise UsageError("--ask URL and --ask-model NAME go together")
+    if request.ask is not None and request.method != "gensam":
+        raise UsageError("--ask puts questions for gensam: leave it out, or take --method gensam")
+    if coco is not None:
+        writable_path(coco)
+    folder = output_folder(out or FOLDER)
+    places = [(folder / f"{name}-mask.png", folder / f"{name}-overlay.png", folder / f"{name}.json")
+              for name in output_names(found.paths)]  # fmt: skip
+    kept = [None if redo else _kept(place, path, request) for path, place in zip(found.paths, places, strict=True)]
+    segmenter = _built(request) if None in kept else None
+    done: list[dict[str, Any]] = []
+    skipped: list[tuple[str, str]] = []
+    with stages(request.task) as say:
+        rows = counted(zip(found.paths, places, kept, strict=True), say, "picture", len(places))
+        for path, place, before in rows:
+            try:
+                done.append(before or _masked(segmenter, path, place, request))
+            except DataError as error:
+                skipped.append((str(path), str(error)))
+    if not done:
+        raise DataError(f"none of {len(places)} pictures could be segmented: {skipped[0][0]}: {skipped[0][1]}")
+    if before_count := sum(entry is not None for entry in kept):
+        note(f"{before_count} pictures were done before (--redo does them again)")
+    if coco is not None:
+        write_json(_coco(done, request.task), Path(coco))
+    _say(request, done, skipped)
+    return found.exit_code(skipped)
+
+
+def _built(request: TaskRequest) -> TaskGenericSegmenter:
+    from binderclip.models import load
+    from binderclip.segment import TASK_METHODS, load_promptable
+    from binderclip.segment.task import ChatEndpoint, QuestionChain, bundled_words
+
+    options: dict[str, Any] = {}
+    if request.ask is not None and request.ask_model is not None:
+        options["ask"] = QuestionChain(ChatEndpoint(request.ask, request.ask_model))
+    words = request.vocabulary or bundled_words(request.task)
+    model = load(request.model, device=request.device, dtype=request.dtype)
+    segmenter = load_promptable(request.segmenter, device=request.device)
+    arguments = (words,) if request.method in NEED_WORDS else ()
+    if request.method in NEED_WORDS and request.ask is None:
+        said = "given" if request.vocabulary else "bundled"
+        note(f"{len(words)} {said} words to choose from; {request.model} chooses in the place of a language model")
+    return TASK_METHODS[request.method](model, segmenter, *arguments, **options)
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _kept(place: tuple[Path, Path, Path], path: Path, request: TaskRequest) -> dict[str, Any] | None:
+    """What an earlier run with the same settings wrote about the same file."""
+    try:
+        document = parse_json(place[2].read_bytes())
+        same = document["settings"] == request.settings and document["file"] == _stamp(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return document if same and place[0].is_file() and place[1].is_file() else None
+
+
+def _masked(segmenter: Any, path: Path, place: tuple[Path, Path, Path], request: TaskRequest) -> dict[str, Any]:
+    import numpy as np
+    from PIL import Image
+
+    from binderclip.cli.shared.sheet import save_picture
+    from binderclip.data import open_image
+    from binderclip.segment.output.palette import colours, paint, with_legend
+
+    picture = open_image(path).convert("RGB")
+    found: TaskMask = segmenter(picture, request.task)
+    mask = found.mask.cpu().numpy()
+    labels = np.where(mask, 0, -1).astype(np.int32)
+    shown = paint(picture, labels, colours(1), opacity=0.55, quiet=set())
+    save_picture(with_legend(shown, [(", ".join(found.words), colours(1)[0])]), place[1])
+    save_picture(Image.fromarray(mask.astype("uint8") * 255), place[0])
+    document = {
+        "settings": request.settings,
+        "file": _stamp(path),
+        "image": str(path),
+        "size": [picture.height, picture.width],
+        "words": list(found.words),
+        "around": list(found.around),
+        "round": found.chosen + 1,
+        "rounds": len(found.rounds),
+        "words_by_round": [list(dict.fromkeys(own.fore for own in each.hypotheses)) for each in found.rounds],
+        "share": float(mask.mean()),
+        "mask": str(place[0]),
+        "overlay": str(place[1]),
+    }
+    # Last: where it is, the picture is done.
+    write_json(document, place[2])
+    return document
+
+
+def _coco(done: list[dict[str, Any]], task: str) -> dict[str, Any]:
+    import numpy as np
+    from PIL import Image
+
+    from binderclip.segment import coco_document
+
+    def maps() -> Any:
+        for entry in done:
+            with Image.open(entry["mask"]) as opened:
+                yield entry["image"], np.where(np.asarray(opened) > 0, 0, -1)
+
+    return coco_document(maps(), [task])
+
+
+def _say(request: TaskRequest, done: list[dict[str, Any]], skipped: list[tuple[str, str]]) -> None:
+    if request.json:
+        hidden = ("settings", "file")
+        documents = [{key: value for key, value in entry.items() if key not in hidden} for entry in done]
+        left_out = [{"image": key, "reason": reason} for key, reason in skipped]
+        print_json({**request.settings, "images": documents, "skipped": left_out})
+        return
+    rows = [
+        (entry["image"], ", ".join(entry["words"]), ", ".join(entry["around"]), f"{entry['share']:.1%}",
+         entry["mask"]) for entry in done
+    ]  # fmt: skip
+    print_table(
+        f"{request.task}: {len(done)} pictures, {request.method}, model {request.model}, masks {request.segmenter}",
+        ("image", "words", "around", "share", "mask"), rows,
+    )  # fmt: skip
+    warn_skipped(skipped)
