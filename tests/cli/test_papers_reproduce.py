@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from types import ModuleType
@@ -41,6 +42,18 @@ def test_papers_lists_finds_and_describes() -> None:
     unknown = runner.invoke(app, ["papers", "xyzzy"])
     assert isinstance(unknown.exception, UsageError)
     assert unknown.exception.exit_code == 2
+
+
+def test_without_words_the_index_is_a_page_and_all_lists_every_paper() -> None:
+    shown = runner.invoke(app, ["papers"]).stdout
+    assert len(shown) < 6000
+    assert len(shown.splitlines()) < 32
+    rows = re.findall(r"^ (\w+)  +\S.*?  +(\d+)  +(\d+)  +\S", shown, re.MULTILINE)
+    assert {room for room, *_ in rows} == {entry.packages[0] for entry in papers()}
+    assert sum(int(of) for *_, of in rows) == len(papers()) == 182
+    assert sum(int(done) for _, done, _ in rows) == len(papers(status="done"))
+    every = runner.invoke(app, ["papers", "--all"]).stdout
+    assert all(entry.id in every for entry in papers())
 
 
 ABOVE = Criterion.at_least("above 0", value_of("m", "a"), 0.0, claimed=0.5, pilot=Pilot(0.1, (0, 1)), essential=True)

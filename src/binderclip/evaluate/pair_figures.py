@@ -74,7 +74,7 @@ def _photographs(model: ImageTextModel) -> dict[str, float]:
     data = load_data("photographs")
     labelled = data.subset([row for row, label in enumerate(data.labels) if label >= 0])
     parts, kept, _ = encode_set(model, labelled)
-    bank = model.text_bank([*data.classes, *OTHER_LABELS], "simple")
+    bank = model.text_bank([*data.classes, *OTHER_LABELS], ("{}", "a {}.", "a picture of a {}."))
     accuracy = zero_shot_accuracy(parts[0], bank, kept.labels)
     return {"top1": _percent([accuracy["accuracy"]]), "top5": _percent([accuracy["top5"]])}
 

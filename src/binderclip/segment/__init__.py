@@ -56,9 +56,9 @@ if TYPE_CHECKING:
     from binderclip.segment.parts.rule import ClassRule
     from binderclip.segment.parts.scoped import BranchSum, MaskClassTokens, MaskScoped, SpatialBranch
     from binderclip.segment.parts.splicing import ValueMaskedAttention, tower_attention, value_masked
-    from binderclip.segment.parts.text import BoundText, TextSide
+    from binderclip.segment.parts.text import GROUND, BoundText, TextSide
     from binderclip.segment.parts.views import ViewEnsemble
-    from binderclip.segment.presets import CHOICES, DEPARTURES, PRESETS
+    from binderclip.segment.presets import CHOICES, DEPARTURES, PRESETS, SUMMARIES
     from binderclip.segment.promptable import AutomaticMasks, InteractiveSession, Prompts, load_promptable
     from binderclip.segment.refine.attention_refine import (
         ClassScore,
@@ -84,10 +84,12 @@ if TYPE_CHECKING:
 __all__ = [
     "CHOICES",
     "DEPARTURES",
+    "GROUND",
     "METHODS",
     "PAMR",
     "PARTS",
     "PRESETS",
+    "SUMMARIES",
     "TASK_METHODS",
     "AdversarialClicker",
     "Anomalies",

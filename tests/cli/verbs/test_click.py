@@ -102,3 +102,20 @@ def test_the_bundled_model_cuts_a_drawing_out_by_point_and_by_box(program: Comma
         assert mask.shape == truth.shape
         assert (mask & truth).sum() / (mask | truth).sum() > 0.5
         assert (tmp_path / found["overlay"]).is_file()
+
+
+def test_a_second_click_keeps_the_first_mask(command: Command, pictures: Path, folder: Path) -> None:
+    words = ("click", pictures / "cat.jpg", "--model", folder, "--json")
+    first = command(*words, "--point", "10,10").json()
+    kept = Path(first["mask"]).read_bytes()
+    second = command(*words, "--box", "20,20,300,200").json()
+    assert (first["mask"], second["mask"]) == ("cat-mask.png", "cat-mask-2.png")
+    assert (first["overlay"], second["overlay"]) == ("cat-clicked.png", "cat-clicked-2.png")
+    assert Path(first["mask"]).read_bytes() == kept
+    # Mask and overlay go by one number, also where only one of the names is taken.
+    Path("cat-clicked-3.png").write_bytes(b"mine")
+    assert command(*words, "--point", "10,10").json()["mask"] == "cat-mask-4.png"
+    assert Path("cat-clicked-3.png").read_bytes() == b"mine"
+    # A name that is given is meant.
+    again = command(*words, "--point", "20,20", "--out", "cat-mask.png").json()
+    assert again["mask"] == "cat-mask.png"

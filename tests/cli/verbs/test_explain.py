@@ -44,13 +44,63 @@ def test_methods_side_by_side(command: Command, pictures: Path, tmp_path: Path) 
     assert {row["method"] for row in done["methods"]} == {"saliency", "smoothgrad", "input_x_gradient", "random map"}
     assert all(0 < row["insertion"] < 1 for row in done["methods"])
     with Image.open(done["sheet"]) as sheet:
-        assert sheet.width == 4 * 158 + 8
+        # The picture and three methods, large; a fifth cell begins another row.
+        assert sheet.width == 4 * 292 + 12
+        assert sheet.height < 2 * 280
     assert np.load(Path("cat-compare") / "smoothgrad.npy").shape == (1, 64, 64)
     page = Path("methods.html").read_text()
     assert "random map" in page
     assert "Deletion takes" in page
     printed = command(*words, "-s", "n_samples=2").out
     assert "a random map is what chance gives" in printed
+    # None of these promises to add up, and one picture has no spread: there are no columns for that.
+    assert "completeness" not in printed
+    assert '<th class="n">+/-' not in page
+    assert ">nan<" not in page
+
+
+def test_all_methods_are_compared_for_one_picture_and_the_costly_ones_named_for_more(
+    command: Command, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from binderclip import explain
+    from binderclip.explain import METHODS, OPTIMISED
+
+    quick = dict.fromkeys(METHODS, explain.METHODS["saliency"])
+    monkeypatch.setattr(explain, "METHODS", quick)
+    # Which methods run is asked here, not how good their maps are.
+    place = "binderclip.explain.faithfulness.comparison._scored"
+    monkeypatch.setattr(place, lambda test, model, images, *_: torch.full((len(images),), 0.5))
+    folder = tmp_path / "pets"
+    folder.mkdir()
+    for name in ("cat", "coffee"):
+        Image.open(pictures / f"{name}.jpg").resize((64, 64)).save(folder / f"{name}.png")
+    one = command("explain", folder / "cat.png", "-l", "a cat", "--compare", "--json").json()
+    assert {row["method"] for row in one["methods"]} == {*METHODS, "random map"}
+    with Image.open(one["sheet"]) as sheet:
+        assert (sheet.width, sheet.height > 5 * 280) == (4 * 292 + 12, True)
+    two = command("explain", folder, "-l", "a cat", "--compare", "--json").json()
+    assert {row["method"] for row in two["methods"]} == {*METHODS, "random map"} - OPTIMISED
+    assert set(two["left_out"]) == OPTIMISED
+    every = command("explain", folder, "-l", "a cat", "--compare", "--method", "all", "--json").json()
+    assert {row["method"] for row in every["methods"]} == {*METHODS, "random map"}
+
+
+def test_what_a_crop_kept_from_the_model_is_framed(command: Command, tmp_path: Path, pictures: Path) -> None:
+    picture = tmp_path / "wide.png"
+    Image.open(pictures / "cat.jpg").resize((120, 60)).save(picture)
+    for method in ("saliency", "gradcam"):
+        done = command("explain", picture, "-l", "a cat", "--method", method, "--no-legend", "-o", "wide-map.png")
+        assert "the model saw what is inside the frame" in done.err
+        shown = np.asarray(Image.open("wide-map.png").convert("L")).astype(int)
+        # The middle square was seen: a white line at both of its sides, the margins darker than what is inside.
+        lines = np.flatnonzero((shown > 240).mean(axis=0) > 0.9)
+        assert [int(column) for column in lines] == [30, 89]
+        assert shown[:, :28].mean() < 0.7 * shown[:, 34:86].mean()
+    square = tmp_path / "square.png"
+    Image.open(pictures / "cat.jpg").resize((60, 60)).save(square)
+    assert "frame" not in command("explain", square, "-l", "a cat").err
 
 
 def test_a_method_that_says_nothing_is_called_blank(

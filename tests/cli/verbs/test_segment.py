@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from binderclip.cli.shared.output import console
+from binderclip.data import LabelledScenes
 from binderclip.segment import parts_of
 
 Command = Callable[..., Any]
@@ -26,6 +27,7 @@ def test_a_folder_is_gone_on_with(command: Command, pictures: Path, tmp_path: Pa
         Image.open(pictures / f"{name}.jpg").resize((72, 48)).save(folder / f"{name}.png")
     (folder / "broken.png").write_bytes(b"no picture")
     words = ("segment", folder, "-l", "a cat,a cup", "--out", "masks", "--csv", "areas.csv", "--coco", "masks.json")
+    words = (*words, "--background", "none")
     done = command(*words, "--json")
     found = done.json()["images"]
     assert [Path(row["image"]).stem for row in found] == ["cat", "coffee"]
@@ -127,7 +129,7 @@ def test_a_preset_names_its_departures_and_how_to_take_them_back(command: Comman
 
 def test_presets_are_listed_and_measured(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "width", 200)  # so that no head of a column is broken
-    listed = command("segment", "--list").out
+    listed = command("segment", "--list", "--preset", "all").out
     assert "plain" in listed
     assert "vanilla" in listed
     assert all(name in listed for name in ("itaclip-background", "pamr", "cluster-vote", "flips"))
@@ -142,6 +144,7 @@ def test_presets_are_listed_and_measured(command: Command, monkeypatch: pytest.M
     assert "there is no folder nowhere" in command("segment", "--evaluate", "nowhere").err
     # With words for the ground it is a class, whose edges count and whose confidence does not.
     words = ("segment", "--evaluate", "scenes", "--limit", 2, "--size", 128, "--background", "wall,paper")
+    words = (*words, "--preset", "value")
     row = command(*words, "--json").json()
     assert row["per_class"]["value"]["background"] > 0
     assert 0 < row["presets"][0]["boundary_f"] <= 1
@@ -203,7 +206,9 @@ def test_label_maps_with_unknown_values_are_named_and_left_out(command: Command,
 def test_pictures_of_one_pixel(command: Command, tmp_path: Path) -> None:
     Image.new("RGB", (1, 1), "teal").save("dot.png")
     for preset in ("value", "plain", "sclip", "cliper", "decomposition"):
-        found = command("segment", "dot.png", "-l", "a cat,a dog", "--preset", preset, "--json").json()
+        found = command(
+            "segment", "dot.png", "-l", "a cat,a dog", "--preset", preset, "--background", "none", "--json"
+        ).json()
         assert sorted(found["share"].values()) == [0, 1]
         assert np.asarray(Image.open("dot-labels.png")).shape == (1, 1)
     label_folder(tmp_path / "dots", {"a": np.ones((1, 1))})
@@ -212,12 +217,58 @@ def test_pictures_of_one_pixel(command: Command, tmp_path: Path) -> None:
     assert found["boundary_f"] is None
 
 
+def test_the_default_finds_the_ground(command: Command) -> None:
+    """Scenes whose masks are exact: who names what is there gets the things, and not the whole picture."""
+    scenes = LabelledScenes("scenes", 4, seed=11, background=True)
+    ground: dict[str, list[float]] = {"default": [], "value": []}
+    for scene in scenes:
+        truth = scene.labels.numpy() == 0
+        scene.image.save("scene.png")
+        names = [scenes.classes[index] for index in scene.labels.unique().tolist() if index > 0]
+        words = ("segment", "scene.png", "-l", ",".join(names), "--map", "map.png")
+        for name, options in (("default", ()), ("value", ("--preset", "value"))):
+            assert command(*words, *options).code == 0
+            mine = np.asarray(Image.open("map.png")) == 0
+            ground[name].append((mine & truth).sum() / (mine | truth).sum())
+    assert np.mean(ground["default"]) > 0.75
+    assert np.mean(ground["default"]) > np.mean(ground["value"])
+    # `none` is what it was before: every pixel is one of the labels.
+    assert command(*words, "--preset", "value", "--background", "none").code == 0
+    assert np.asarray(Image.open("map.png")).max() < len(names)
+
+
+def test_photographs_have_a_ground_too(command: Command, pictures: Path) -> None:
+    share = command("segment", pictures / "more/flower.jpg", "-l", "flower", "--json").json()["share"]
+    assert 0.15 < share["flower"] < 0.5
+    # A word for the ground may be a label as well; the others still stand for the ground.
+    share = command("segment", pictures / "cat.jpg", "-l", "cat,wall", "--json").json()["share"]
+    assert list(share) == ["background", "cat", "wall"]
+
+
+def test_a_folder_says_where_its_files_went(command: Command, pictures: Path) -> None:
+    shown = command("segment", pictures, "-l", "cat,flower", "--size", 64).out
+    assert "NAME-overlay.png and NAME-labels.png of each in segments/" in shown
+    # A label is said where there is one, however large the ground.
+    assert re.search(r"flower.jpg +flower +\d", shown)
+
+
+def test_the_list_says_what_each_preset_is_for(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from binderclip.segment import PRESETS, SUMMARIES
+
+    monkeypatch.setattr(console, "width", 120)
+    shown = command("segment", "--list").out
+    rows = dict(re.findall(r"^ ([\w-]+)  +(\S.*?) *$", shown, re.MULTILINE))
+    assert set(SUMMARIES) == set(PRESETS)
+    assert {name: rows[name] for name in PRESETS} == SUMMARIES
+    assert len(shown.splitlines()) < len(PRESETS) + 8
+
+
 def test_presets_are_compared_on_one_sheet(command: Command, pictures: Path) -> None:
     picture = pictures / "cat.jpg"
     words = ("segment", picture, "-l", "a cat,a cup", "--preset", "value,plain")
     done = command(*words, "--compare", "sheet.png", "--json").json()
     assert set(done["images"][0]["share"]) == {"value", "plain"}
-    alone = command("segment", picture, "-l", "a cat,a cup", "--json").json()["share"]
+    alone = command("segment", picture, "-l", "a cat,a cup", "--preset", "value", "--json").json()["share"]
     assert done["images"][0]["share"]["value"] == pytest.approx(alone, abs=1e-6)
     with Image.open("sheet.png") as sheet:
         assert sheet.width == 3 * 154 + 4
@@ -236,6 +287,7 @@ def test_presets_are_compared_on_one_sheet(command: Command, pictures: Path) -> 
 
 def test_descriptions_are_mixed_into_the_labels_of_presets_that_weigh_them(command: Command, pictures: Path) -> None:
     words = ("segment", pictures / "coffee.jpg", "-l", "bee,fish,owl", "--size", 128, "-s", "text.alpha=0.9", "--json")
+    words = (*words, "--preset", "value", "--background", "none")
     plain = command(*words, "--map", "a.png").json()["share"]
     mixed = command(*words, "--map", "b.png", "--descriptions", "animals").json()["share"]
     Path("own.json").write_text(json.dumps({"bee": ["bee"], "fish": ["fish"], "owl": ["owl"]}))
@@ -245,7 +297,7 @@ def test_descriptions_are_mixed_into_the_labels_of_presets_that_weigh_them(comma
     assert same == pytest.approx(plain, abs=2e-5)
     assert mixed != pytest.approx(plain, abs=1e-2)
     for options, said in [
-        (("--descriptions", "animals"), "value gives them no weight; add"),
+        (("--descriptions", "animals"), "clip_dinoiser gives them no weight; add"),
         (("--descriptions", "digits", "--preset", "itaclip"), "no sentences for 'cat', 'dog'"),
         (("--descriptions", "nowhere.json", "--preset", "itaclip"), "neither a shipped set"),
     ]:
@@ -265,8 +317,10 @@ def test_a_part_can_be_set_to_none() -> None:
 
 
 def test_a_convolutional_model_takes_the_dense_preset_alone(command: Command, pictures: Path) -> None:
-    refused = command("segment", pictures / "cat.jpg", "-l", "a cat,a cup", "--model", "small-b")
+    words = ("segment", pictures / "cat.jpg", "-l", "a cat,a cup", "--model", "small-b")
+    refused = command(*words, "--preset", "value")
     assert (refused.code, "without attention" in refused.err, "--preset dense" in refused.err) == (1, True, True)
-    done = command("segment", pictures / "cat.jpg", "-l", "a cat,a cup", "--model", "small-b", "--preset", "dense")
+    done = command(*words)
     assert done.code == 0, done.err
+    assert ", dense, model small-b" in done.out
     assert Path("cat-labels.png").is_file()

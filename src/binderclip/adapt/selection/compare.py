@@ -109,9 +109,9 @@ def compare_candidates(
     cells = CrossValidationStore(None if store is None else Path(store), about)
     found: dict[str, list[CrossValidation]] = {}
     left_out: list[tuple[str, str]] = []
-    for entry in candidates:
+    for number, entry in enumerate(candidates, 1):
         try:
-            found[entry.name] = _cells_of(job, entry, draws, cells)
+            found[entry.name] = _cells_of(job, entry, draws, cells, f"method {number} of {len(candidates)}")
         except OverBudget as over:
             left = "" if over.needed is None else f", {max(0.0, job.left()):.0f} s are left of the budget"
             left_out.append((entry.name, f"{over}{left}"))
@@ -126,7 +126,9 @@ def compare_candidates(
     return CandidateComparison(by_name, draws, found, left_out, scores)
 
 
-def _cells_of(job: Job, entry: Candidate, draws: list[Draw], cells: CrossValidationStore) -> list[CrossValidation]:
+def _cells_of(
+    job: Job, entry: Candidate, draws: list[Draw], cells: CrossValidationStore, place: str
+) -> list[CrossValidation]:
     found = []
     for number, draw in enumerate(draws):
         settings = settings_of(entry.build(draw.seed))
@@ -134,7 +136,7 @@ def _cells_of(job: Job, entry: Candidate, draws: list[Draw], cells: CrossValidat
         if cell is None:
             if job.left() <= 0:
                 raise OverBudget(None)
-            job.progress(f"{entry.name}: draw {number + 1} of {len(draws)}")
+            job.progress(f"{place}, {entry.name}: draw {number + 1} of {len(draws)}")
             rest = len(draws) - number - 1
 
             def allowed(seconds: float, rest: int = rest) -> bool:

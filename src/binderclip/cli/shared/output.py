@@ -93,6 +93,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     console.print(table)
 
 
+def without_empty_columns(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows without the columns that have nothing in any row."""
+    kept = [index for index in range(len(columns)) if not rows or any(row[index] not in ("", None) for row in rows)]
+    return [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
+
+
 def short_path(path: str | Path) -> str:
     """A path as people write it: relative where it is below the current folder."""
     path = Path(path)

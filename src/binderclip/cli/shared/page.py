@@ -18,8 +18,10 @@ body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var
 h1 { font-size: 1.9rem; margin: 0 0 .3rem; } h2 { font-size: 1.3rem; margin: 2.6rem 0 .4rem; }
 p { max-width: 46rem; margin: .5rem 0; } .lead, figcaption { color: var(--soft); }
 code, pre { font: .87rem/1.5 ui-monospace, monospace; background: var(--code); border-radius: 5px; }
-code { padding: .1rem .3rem; } pre { padding: .7rem .9rem; overflow-x: auto; }
-table { border-collapse: collapse; margin: .8rem 0; font-size: .93rem; }
+code { padding: .1rem .3rem; overflow-wrap: anywhere; }
+pre { padding: .7rem .9rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+table { border-collapse: collapse; margin: .8rem 0; font-size: .93rem;
+  display: block; max-width: 100%; overflow-x: auto; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 figure { margin: .8rem 0; } figure img { max-width: 100%; border-radius: 6px; background: #fff; }
@@ -50,7 +52,11 @@ class Page:
         self._sections.append((anchor, name))
         self._body.append(f'<h2 id="{anchor}">{escape(name)}</h2>\n<p>{text}</p>')
         if command:
-            self._body.append(f"<pre>{escape(command)}</pre>")
+            self.command(command)
+
+    def command(self, command: str) -> None:
+        """What a user types, in a box."""
+        self._body.append(f"<pre>{escape(command)}</pre>")
 
     def text(self, text: str) -> None:
         """A paragraph (HTML allowed)."""

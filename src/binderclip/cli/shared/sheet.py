@@ -23,6 +23,8 @@ def contact_sheet(
     columns: int = 6,
     side: int = 200,
     most: int = 60,
+    names: Sequence[str] = (),
+    frames: Sequence[tuple[float, float, float, float]] = (),
 ) -> Path:
     """Save pictures in a grid with a caption under each.
 
@@ -33,6 +35,9 @@ def contact_sheet(
         columns: pictures in a row.
         side: side of a picture's card, in pixels.
         most: most pictures drawn.
+        names: of the pictures, such as file names, each in grey below its caption; empty for none.
+        frames: (left, top, right, bottom) of what the model saw of each, as shares of its width and height; a frame is
+            drawn where that is not all. Empty for none.
     """
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -43,7 +48,8 @@ def contact_sheet(
     rows = -(-len(entries) // columns)
     gap, head = 14, 40 if title else 0
     text = 26 if any(caption or figure for _, caption, figure in entries) else 0
-    font = ImageFont.load_default(size=15)
+    font, fine = ImageFont.load_default(size=15), ImageFont.load_default(size=12)
+    below, text = text, text + 16 * bool(names)
     width = columns * (side + gap) + gap
     sheet = Image.new("RGB", (width, head + rows * (side + text + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
@@ -55,11 +61,29 @@ def contact_sheet(
         y = head + gap + index // columns * (side + text + gap)
         draw.rectangle((x, y, x + side - 1, y + side - 1), fill=CARD)
         picture = ImageOps.contain(open_image(source), (side, side), Image.Resampling.LANCZOS)
+        if frames:
+            _frame(picture, frames[index])
         sheet.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
         tail = draw.textlength(figure, font=font)
         draw.text((x, y + side + 6), shortened(caption, font, side - tail - 8), fill=INK, font=font)
         draw.text((x + side, y + side + 6), figure, fill=SOFT, font=font, anchor="ra")
+        if names:
+            draw.text((x, y + side + below), shortened(names[index], fine, side), fill=SOFT, font=fine)
     return save_picture(sheet, out)
+
+
+def _frame(picture: Image.Image, seen: tuple[float, float, float, float]) -> None:
+    """Draw a light line with a dark edge around a part of a picture, unless it is the whole."""
+    from PIL import ImageDraw
+
+    left, top, right, bottom = (min(1.0, max(0.0, share)) for share in seen)
+    if (left, top, right, bottom) == (0.0, 0.0, 1.0, 1.0):
+        return
+    last = (picture.width - 1, picture.height - 1)
+    box = (round(left * last[0]), round(top * last[1]), round(right * last[0]), round(bottom * last[1]))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle(box, outline=(20, 20, 20), width=2)
+    draw.rectangle(box, outline=(255, 255, 255), width=1)
 
 
 def with_scale(picture: Image.Image, text: str, ramp: Image.Image, ends: tuple[str, str]) -> Image.Image:
@@ -73,7 +97,7 @@ def with_scale(picture: Image.Image, text: str, ramp: Image.Image, ends: tuple[s
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    size = max(11, min(26, picture.width // 32))
+    size = max(11, min(picture.width // 32, picture.height // 16))
     font = ImageFont.load_default(size=size)
     strip = Image.new("RGB", (picture.width, picture.height + 2 * size), "white")
     strip.paste(picture, (0, 0))

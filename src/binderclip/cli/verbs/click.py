@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,7 +33,12 @@ def click(
     ] = None,
     box: Annotated[str | None, typer.Option(help="A box around the object, `x0,y0,x1,y1` in pixels.")] = None,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="PNG of the mask, 255 inside [default: NAME-mask.png].")
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="PNG of the mask, 255 inside [default: NAME-mask.png; NAME-mask-2.png and so on where it is taken].",
+        ),
     ] = None,
     overlay: Annotated[
         str | None, typer.Option(help="PNG of the image with the mask [default: NAME-clicked.png].")
@@ -50,6 +57,8 @@ def click(
         binderclip click photo.jpg --point 310,120
 
         binderclip click photo.jpg --box 40,30,300,280 --not 60,40
+
+    A second click on the same picture writes NAME-mask-2.png: a mask is replaced only where --out names it.
     """
     path = one_image(image)
     inside = [_parsed(text, "--point") for text in point or []]
@@ -58,7 +67,7 @@ def click(
     region = None if area is None else area.box
     if not inside and area is None:
         raise UsageError("give --point x,y or --box x0,y0,x1,y1: where the object is")
-    mask_path, overlay_path = output_path(out, path, "mask"), output_path(overlay, path, "clicked")
+    mask_path, overlay_path = _new_paths(path, out, overlay)
     if mask_path.suffix.lower() != ".png":
         raise UsageError(f"--out {mask_path}: a mask is saved as PNG")
 
@@ -107,6 +116,18 @@ def click(
     where = f"x {bounds[0]} to {bounds[2]}, y {bounds[1]} to {bounds[3]}" if bounds else "nothing was found there"
     typer.echo(f"{mask.mean():.1%} of the picture, {where}; predicted IoU {float(found.scores[0, 0]):.2f}")
     typer.echo(f"mask {mask_path}\noverlay {overlay_path}")
+
+
+def _new_paths(image: Path, out: str | None, overlay: str | None) -> tuple[Path, Path]:
+    """Where mask and overlay go: names that were not given are new ones, with one number for both."""
+    for number in itertools.count(1):
+        tail = "" if number == 1 else f"-{number}"
+        names = [
+            None if given else f"{image.stem}-{kind}{tail}.png" for given, kind in ((out, "mask"), (overlay, "clicked"))
+        ]
+        if not any(name is not None and Path(name).exists() for name in names):
+            break
+    return output_path(out or names[0], image, "mask"), output_path(overlay or names[1], image, "clicked")
 
 
 def _parsed(text: str, option: str) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""`binderclip demo`: one page that shows a model being trained, then classifying, searching, segmenting, explaining."""
+"""`binderclip demo`: one page of a model that classifies, segments, searches, explains, and of another in training."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ from binderclip.cli.shared.page import Page
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
 
+PRESET = "clip_dinoiser"
+YOURS = (
+    ("a label for every pixel of your photograph", 'binderclip segment photo.jpg --labels "cat,sofa"'),
+    (
+        "three few-shot heads compared on your folders of pictures",
+        "binderclip adapt pets/ --methods gda,tip-adapter,prolip",
+    ),
+    ("find your pictures by words", "binderclip search index photos/"),
+    ("all of this in the browser, with your own pictures", "binderclip workbench"),
+)
+"""What each command does with a user's own pictures, and the command."""
 SCENE_LABELS = ("cat", "dog", "house", "moon", "flower", "tree", "heart", "cloud")
 
 
@@ -40,9 +51,10 @@ def demo(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train a small model for two minutes, then show the bundled one at work, on one page.
+    """Show the bundled model at work, train another one for two minutes, and put it all on one page.
 
-    Nothing is downloaded: pictures, photographs and the model `small` come with the packages.
+    Nothing is downloaded: pictures, photographs and the model `small` come with the packages. The page can be opened
+    while it grows.
     """
     output_folder(out)
 
@@ -52,28 +64,35 @@ def demo(
     clip = load("small")
     page = Page(
         "binderclip at work",
-        "Made on this machine, offline, by <code>binderclip demo</code>. The first section trains a model from nothing "
-        "to show training; everything below it uses the bundled model <code>small</code>.",
+        "Made on this machine, offline, by <code>binderclip demo</code>, with the bundled model <code>small</code>. "
+        'How to do the same with <a href="#your-own-pictures">your own pictures</a> stands at the end.',
     )
     sections: tuple[tuple[str, Callable[[], None]], ...] = (
-        ("train", lambda: _train(page, out, epochs)),
         ("classify", lambda: _classify(page, clip)),
-        ("search", lambda: _search(page, clip, out, pictures)),
         ("segment", lambda: _segment(page, clip)),
+        ("search", lambda: _search(page, clip, out, pictures)),
         ("explain", lambda: _explain(page, clip)),
+        ("train", lambda: _train(page, out, epochs)),
         ("model", lambda: _model(page, clip)),
+        ("yours", lambda: _yours(page)),
     )
     seconds: dict[str, float] = {}
+    path = out / "index.html"
     for name, make in sections:
+        if name == "train":
+            note(f"{path} has its pictures already; training comes last and takes two minutes")
         note(f"{name} ...")
         began = time.perf_counter()
         make()
+        page.save(path)
         seconds[name] = round(time.perf_counter() - began, 1)
-    path = page.save(out / "index.html")
     if json:
         print_json({"page": path, "seconds": seconds})
-    else:
-        typer.echo(f"done in {time.perf_counter() - start:.0f} s: open {path}")
+        return
+    typer.echo(f"done in {time.perf_counter() - start:.0f} s: open {path}")
+    typer.echo("With your own pictures:")
+    for does, command in YOURS:
+        typer.echo(f"  {command:<58} {does}")
 
 
 def _train(page: Page, out: Path, epochs: float) -> None:
@@ -92,7 +111,8 @@ def _train(page: Page, out: Path, epochs: float) -> None:
         "a demonstration: pretrained parts are worth far more than time.",
         "binderclip train scratch-64 --out runs/scratch",
     )
-    page.strip([(plot, "") for plot in sorted((run / "plots").glob("*.png"))], width=480)
+    plots = [run / "plots" / f"{name}.png" for name in ("recall", "loss", "gradient-norm", "scale")]
+    page.strip([(plot, "") for plot in plots if plot.is_file()], width=480)
     before, after = stage.evaluations[0], stage.evaluations[-1]
     page.table(
         ("held-out measure", f"at step {before['step']:.0f}", f"at step {after['step']:.0f}"),
@@ -158,9 +178,9 @@ def _search(page: Page, clip: ImageTextModel, out: Path, limit: int | None) -> N
         f"A folder of {len(index)} held-out pictures: {report.encoded} were encoded in {seconds:.0f} s, "
         f"{report.unchanged} were known from an earlier run (only what is new or changed is encoded). Then words, or a "
         "picture, find pictures; captions are never looked at.",
-        f'binderclip search index {folder}\nbinderclip search query "a sailing boat" --index {folder}',
+        f'binderclip search index {folder}\nbinderclip search query "a computer" --index {folder}',
     )
-    for query in ("a sailing boat", "something to eat", "a person playing sport", "a warning sign"):
+    for query in ("a computer", "a car", "flowers", "a warning sign"):
         page.text(f"<b>{query}</b>")
         page.strip([(hit.path, f"{hit.score:.2f}") for hit in index.query(query, top=6)])
     example = index.query("a bird", top=1)[0].path
@@ -175,17 +195,26 @@ def _segment(page: Page, clip: ImageTextModel) -> None:
 
     from binderclip.data import vocabulary
     from binderclip.data.scenes.stream import scenes
-    from binderclip.segment import Segmenter
+    from binderclip.segment import GROUND, Segmenter
 
-    words = vocabulary("scenes15", split="test").only(SCENE_LABELS)
-    batch = scenes(3, 3, 256, vocabulary=words, objects=(2, 3), area=(0.08, 0.25), occlusion=0.1, background="gradient")
-    segmenter = Segmenter(clip, preset="value", background=["background"])
+    photographs = _photographs()
     page.section(
         "Segment",
-        "Scenes pasted together from held-out pictures, so that the true mask of every object is known. The labels are "
-        "words again; this is the plain dense baseline, which every later method has to beat. Left the scene, in the "
-        "middle the answer, right the truth.",
-        f'binderclip segment scene.png --labels "{",".join(SCENE_LABELS)}" --background background',
+        "A label for every pixel, by words alone; what is none of them is background and stays grey.",
+        'binderclip segment photo.jpg --labels "flower"',
+    )
+    shown = []
+    for name, label in (("flower", "flower"), ("motorcycle_left", "motorcycle"), ("china", "palace")):
+        found = Segmenter(clip, PRESET, background=GROUND)(photographs[name].convert("RGB"), [label])
+        shown.append((found.overlay(), ""))
+    page.strip(shown, width=300)
+    words = vocabulary("scenes15", split="test").only(SCENE_LABELS)
+    batch = scenes(3, 2, 256, vocabulary=words, objects=(2, 3), area=(0.08, 0.25), occlusion=0.1, background="gradient")
+    segmenter = Segmenter(clip, PRESET, background=GROUND)
+    page.text(
+        "Scenes pasted together from held-out pictures, so that the true mask of every object is known: left the "
+        "scene, in the middle the answer, right the truth. "
+        f"<code>{PRESET}</code> is the default; <code>binderclip segment --list</code> says what the other 21 are for."
     )
     for row in range(len(batch)):
         found = segmenter(batch.images[row], list(SCENE_LABELS))
@@ -230,6 +259,22 @@ def _model(page: Page, clip: ImageTextModel) -> None:
         "binderclip info",
     )
     page.table(("data", "measure", str(clip.card.get("unit", "value")).split(";")[0]), figure_rows(figures))
+
+
+def _yours(page: Page) -> None:
+    """The last section: the commands for a user's own pictures."""
+    page.section(
+        "Your own pictures",
+        "Type one of these in a terminal. <code>pets/</code> holds one folder of pictures for each class; of "
+        "everything else a file or a folder will do.",
+    )
+    for does, command in YOURS:
+        page.text(f"{does}:")
+        page.command(command)
+    page.text(
+        "<code>small</code> is weak on photographs. With <code>--model open_clip:ViT-B-32/openai</code> the same "
+        "commands use a real CLIP, which is downloaded once."
+    )
 
 
 def register(app: typer.Typer) -> None:

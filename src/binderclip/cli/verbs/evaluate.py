@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from binderclip.cli.shared.inputs import writable_path
 from binderclip.cli.shared.options import AllowPipe, BatchSize, Device, Dtype, Json
 from binderclip.cli.shared.output import print_json, print_table, warn_skipped, write_json
+from binderclip.cli.shared.progress import batches_said, stages
 
 
 def evaluate(
@@ -36,9 +38,13 @@ def evaluate(
 ) -> None:
     """Measure a model: recall of captions and images, and zero-shot accuracy where the data has classes.
 
-    Example:
+    Examples:
 
         binderclip evaluate small --data noto-emoji --split val
+
+        binderclip evaluate small --data pets/ --templates photo
+
+    Of a folder with one sub-folder a class the accuracy comes first: which class name is most similar.
     """
     if out:
         writable_path(out)
@@ -50,8 +56,18 @@ def evaluate(
     sentences = resolve_templates(templates)
     split = held_out_split(data) if split is None else split
     samples = load_data(data, split=None if split == "all" else split, allow_pipe=allow_pipe)
-    clip = load(model, device=device, dtype=dtype)
-    result = evaluate_model(clip, samples, templates=sentences, batch_size=batch_size, limit=limit)
+    with stages("loading the model") as say:
+        clip = load(model, device=device, dtype=dtype)
+        total = len(samples) if hasattr(samples, "__len__") else None
+        step = batches_said(say, "picture")
+        result = evaluate_model(
+            clip,
+            samples,
+            templates=sentences,
+            batch_size=batch_size,
+            limit=limit,
+            progress=lambda done: step(done, min(total, limit or total)) if total else say(f"picture {done}"),
+        )
     document = {"model": model, "data": data, "split": split, **result.as_dict()}
     if out:
         write_json(document, out)
@@ -59,8 +75,54 @@ def evaluate(
         print_json(document)
     else:
         part = f", split {split}" if split else ""
-        print_table(f"{model} on {data}{part}: {result.count} pictures", ("measure", "value"), result.rows())
+        rows = explained_rows(result.figures, class_names=_are_class_names(samples))
+        print_table(f"{model} on {data}{part}: {result.count} pictures", ("measure", "value", "which is"), rows)
     warn_skipped(result.skipped)
+
+
+def explained_rows(figures: Mapping[str, float], *, class_names: bool) -> list[tuple[str, str, str]]:
+    """(measure, value, what it means) of every figure.
+
+    Args:
+        figures: name -> value, as `evaluate_model` gives them.
+        class_names: whether the captions are names of classes: then the accuracy comes first.
+    """
+    names = sorted(figures, key=lambda name: name.startswith("zero_shot/") != class_names)
+    return [(_title(name), _value(name, figures[name]), _meaning(name, class_names)) for name in names]
+
+
+def _title(name: str) -> str:
+    return name.replace("zero_shot/", "zero-shot ").replace("/", " ").replace("top5", "top-5").replace("_", " ")
+
+
+def _value(name: str, value: float) -> str:
+    return f"{value:.0f}" if name.endswith("count") else f"{value:.1f}" if name.endswith("rank") else f"{value:.3f}"
+
+
+def _meaning(name: str, class_names: bool) -> str:
+    kind, _, measure = name.rpartition("/")
+    text = "class name" if class_names else "caption"
+    asked, found = ("pictures", text) if kind == "image_to_text" else (f"{text}s", "picture")
+    if measure.startswith("R@"):
+        k = measure.removeprefix("R@")
+        among = "is the most similar" if k == "1" else f"is among the {k} most similar"
+        return f"share of {asked} whose own {found} {among}"
+    if measure.endswith("rank"):
+        return f"place of the own {found} in the ranking, {measure.split('_')[0]} over {asked}"
+    return {
+        "accuracy": "share of pictures whose most similar class is the right one (top-1)",
+        "top5": "share of pictures whose right class is among the five most similar",
+        "mean_class_accuracy": "the accuracy of each class, averaged over classes",
+        "majority": "what always answering the commonest class would get",
+        "count": "pictures that have a class" if kind == "zero_shot" else "pictures and captions that were compared",
+    }.get(measure, "")
+
+
+def _are_class_names(samples: Any) -> bool:
+    """Whether captions say no more than the class, as those of folders named after classes; of a stream not known."""
+    captions = {str(caption) for caption in getattr(samples, "captions", ())}
+    names = {name for each in samples.classes for name in (str(each), str(each).replace("_", " "))}
+    return bool(captions) and captions <= names
 
 
 def register(app: typer.Typer) -> None:

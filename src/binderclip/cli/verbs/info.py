@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import typer
 
 from binderclip.cli.shared.figures import figure_rows
 from binderclip.cli.shared.options import Json
-from binderclip.cli.shared.output import print_json, print_table
+from binderclip.cli.shared.output import console, print_json, print_table
 
 PACKAGES = (
     "torch", "torchvision", "open_clip_torch", "timm", "transformers", "safetensors", "numpy", "scikit-learn",
@@ -36,8 +38,13 @@ def _devices() -> list[str]:
     return devices
 
 
-def info(json: Json = False) -> None:
-    """Print versions, devices and the bundled models with their figures."""
+def info(
+    every: Annotated[
+        bool, typer.Option("--all", help="Also the versions of packages and the models' figures.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Print where models can run and which are bundled; with --all versions and figures."""
     import platform
 
     from binderclip import __version__
@@ -61,6 +68,9 @@ def info(json: Json = False) -> None:
             }
         )
         return
+    if not every:
+        _short(__version__, devices, models)
+        return
     versioned: list[tuple[str, str]] = [("binderclip", __version__), ("Python", platform.python_version())]
     versioned += [(name, found or "not installed (optional)") for name, found in versions.items()]
     print_table("Versions", ("package", "version"), versioned)
@@ -76,6 +86,22 @@ def info(json: Json = False) -> None:
     for name, card in models.items():
         if rows := figure_rows(card.get("figures", {})):
             print_table(f"{name}: {card.get('unit', 'figures')}", ("data", "measure", "value"), rows)
+
+
+def _short(version: str, devices: list[str], models: dict[str, Any]) -> None:
+    """What fits on a screen."""
+    import platform
+
+    import torch
+
+    console.print(f"binderclip {version}, Python {platform.python_version()}, torch {torch.__version__}")
+    console.print(f"runs on: {', '.join(devices)}")
+    rows = [
+        (name, f"{card['parameters'] / 1e6:.1f} M", card["megabytes"], card["summary"].split(": ")[0].split("; ")[0])
+        for name, card in models.items()
+    ]
+    print_table("bundled models", ("model", "parameters", "MB", "what"), rows)
+    console.print("binderclip info --all: packages, and what each model reaches", soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 def papers(
     words: Annotated[
         list[str] | None,
-        typer.Argument(help="An id (`p002`), a name (`zclip`), or words that all have to occur; nothing lists all."),
+        typer.Argument(help="An id (`p002`), a name (`zclip`), or words that all have to occur."),
     ] = None,
+    every: Annotated[bool, typer.Option("--all", help="List every paper, a line each.")] = False,
     status: Annotated[
         Literal["done", "planned", "any"], typer.Option(help="Only papers that are done, or only planned ones.")
     ] = "any",
@@ -33,16 +35,21 @@ def papers(
         binderclip papers gradient clipping
 
         binderclip papers --status done
+
+    Without words it says how many there are of each kind.
     """
     from binderclip import papers as index
     from binderclip.errors import UsageError
 
     query = " ".join(words or [])
+    if not (query or every or json or status != "any"):
+        _overview(index.papers())
+        return
     wanted = None if status == "any" else status
     found = [entry for entry in index.papers(status=wanted) if query and entry.is_named(query)]
     found = found or index.papers(query or None, status=wanted)
     if not found:
-        raise UsageError(f"no paper matches {query!r}; `binderclip papers` lists all")
+        raise UsageError(f"no paper matches {query!r}; `binderclip papers --all` lists all")
     if json:
         print_json([{**asdict(entry), "url": entry.url} for entry in found])
     elif len(found) == 1:
@@ -50,6 +57,54 @@ def papers(
     else:
         rows = [[entry.id, entry.title, ", ".join(entry.names), entry.status] for entry in found]
         print_table(f"{len(found)} papers", ("id", "title", "names", "status"), rows)
+
+
+ROOMS = {
+    "optim": "gradient clipping, gradient transforms, optimizers",
+    "privacy": "private training",
+    "landscape": "sharpness and loss surfaces",
+    "losses": "contrastive and dense losses",
+    "data": "data, augmentation, scenes",
+    "curate": "choosing training data",
+    "compress": "smaller models",
+    "models": "towers and their parts",
+    "fit": "training loops",
+    "train": "recipes",
+    "adapt": "zero-shot, few-shot, prompts",
+    "segment": "segmentation, anomalies",
+    "explain": "attribution, and its tests",
+    "robust": "attacks and defences",
+    "evaluate": "benchmarks and probes",
+    "quality": "image quality, generative metrics",
+    "generate": "pictures that are made",
+    "vision": "edges, transforms, neural fields",
+    "search": "search",
+    "studies": "studies",
+}
+
+
+def _overview(every: Sequence[Paper]) -> None:
+    """How many papers there are of each kind, and how to ask for one: a page, not the list."""
+    rows = []
+    for room, about in ROOMS.items():
+        own = [entry for entry in every if entry.packages[:1] == (room,)]
+        if not own:
+            continue
+        done = [entry for entry in own if entry.status == "done"]
+        names = [entry.names[0].rsplit(".", 1)[-1] for entry in done or own if entry.names]
+        rows.append([room, about, len(done), len(own), ", ".join(list(dict.fromkeys(names))[:3])])
+    total = sum(entry.status == "done" for entry in every)
+    print_table(
+        f"{len(every)} papers; the {total} that are done have an independent check and a study of their claim",
+        ("room", "about", "done", "of", "such as"),
+        rows,
+    )
+    console.print(
+        "binderclip papers zclip               one paper: its class, test, study and what was measured\n"
+        "binderclip papers gradient clipping   those with all of the words\n"
+        "binderclip papers --status done       those that are done; --all lists every one",
+        soft_wrap=True,
+    )
 
 
 def _card(entry: Paper) -> None:

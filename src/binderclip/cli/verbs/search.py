@@ -10,6 +10,8 @@ import typer
 from binderclip.cli.shared.inputs import picture_path
 from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json, Model
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped
+from binderclip.cli.shared.photographs import note_weak_on_photographs
+from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.errors import DataError, UsageError
 
 INSIDE = ".binderclip"
@@ -43,17 +45,19 @@ def index(
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
 
+    from binderclip.data import list_images
     from binderclip.models import load
     from binderclip.search import SearchIndex
 
     path = _place(place, folder)
-    found = SearchIndex(path, load(model, device=device, dtype=dtype), rebuild=rebuild)
-    try:
-        with _progress(hidden=json) as step:
-            report = found.update(folder, batch_size=batch_size, progress=step)
-    except KeyboardInterrupt:
-        note(f"interrupted: the index holds {len(found)} images; the same command goes on from here")
-        raise
+    with stages("loading the model") as say:
+        found = SearchIndex(path, load(model, device=device, dtype=dtype), rebuild=rebuild)
+        say("looking for pictures")
+        try:
+            report = found.update(folder, batch_size=batch_size, progress=batches_said(say, "picture"))
+        except KeyboardInterrupt:
+            note(f"interrupted: the index holds {len(found)} images; the same command goes on from here")
+            raise
     if not len(found) and report.skipped:
         raise DataError(f"none of {len(report.skipped)} pictures in {folder} could be read: {report.skipped[0][1]}")
     if json:
@@ -64,6 +68,8 @@ def index(
             ("added", "changed", "unchanged", "removed", "skipped"),
             [[report.added, report.changed, report.unchanged, report.removed, len(report.skipped)]],
         )
+        if report.added or report.changed:
+            note_weak_on_photographs(model, list_images(folder, without=path))
     warn_skipped(report.skipped)
 
 
@@ -84,7 +90,7 @@ def query(
     dtype: Dtype = "float32",
     json: Json = False,
 ) -> None:
-    """Find images by words, or those that look like an image.
+    """Find images by words, or those that look like an image, itself left out.
 
     Examples:
 
@@ -110,7 +116,13 @@ def query(
     from binderclip.models import load
 
     clip = load(model or found["model"], device=device, dtype=dtype)
-    hits = SearchIndex(path, clip).query(Path(text_or_image) if is_image else text_or_image, top=top)
+    stored = SearchIndex(path, clip)
+    if is_image:
+        # Who shows a picture of the folder knows that it is like itself.
+        asked = Path(text_or_image).resolve()
+        hits = [hit for hit in stored.query(Path(text_or_image), top=top + 1) if hit.path.resolve() != asked][:top]
+    else:
+        hits = stored.query(text_or_image, top=top)
     if json:
         print_json({"query": text_or_image, "hits": [{"image": h.path, "score": h.score} for h in hits]})
     else:
@@ -128,24 +140,6 @@ def query(
             note(f"sheet {sheet}")
         if len(there) < len(hits):
             note(f"{len(hits) - len(there)} of these files are gone; bring the index up to date with `search index`")
-
-
-def _progress(hidden: bool):  # type: ignore[no-untyped-def]
-    """A context that gives a `(done, total)` callback drawing a Rich bar on stderr."""
-    from contextlib import contextmanager
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from binderclip.cli.shared.output import notes
-
-    @contextmanager
-    def bar():  # type: ignore[no-untyped-def]
-        columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=notes, disable=hidden or not notes.is_terminal, transient=True) as shown:
-            task = shown.add_task("encoding", total=None)
-            yield lambda done, total: shown.update(task, completed=done, total=total)
-
-    return bar()
 
 
 def register(app: typer.Typer) -> None:

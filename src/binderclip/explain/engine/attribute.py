@@ -24,7 +24,8 @@ from binderclip.explain.engine.gathering import (
     reduce_channels,
 )
 from binderclip.explain.engine.observed import Observed, Observer
-from binderclip.explain.engine.passes import Clean, Passes
+from binderclip.explain.engine.passes import Clean, CroppedViews, Passes
+from binderclip.explain.engine.placement import input_box
 from binderclip.explain.engine.places import Place
 from binderclip.explain.engine.targets import Score, resolve
 from binderclip.fit.optimizers import autocast
@@ -269,6 +270,10 @@ def run_plans(
             align_corners=plan.align_corners,
             accounted=each.accounted,
             promised=each.promised,
+            # Views are crops of the image, each with boxes of its own.
+            seen=None
+            if observer.preprocess is None or isinstance(plan.passes, CroppedViews)
+            else input_box(observer.preprocess, size),
         )
         for plan, each in zip(plans, found, strict=True)
     ]

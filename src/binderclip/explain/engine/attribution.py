@@ -36,6 +36,8 @@ class Attribution:
         align_corners: of the bilinear resizing of sites that cover the whole image.
         accounted: (B,) sum of all terms, where the method promises that they add up; see `completeness_error`.
         promised: (B,) what they should add up to.
+        seen: the part of the image that the model's input shows, where `boxes` do not say: gradients at the pixels
+            cover the image and are zero beyond a centre crop.
     """
 
     layers: tuple[Tensor, ...]
@@ -48,6 +50,7 @@ class Attribution:
     align_corners: bool = False
     accounted: Float[Tensor, "B"] | None = None
     promised: Float[Tensor, "B"] | None = None
+    seen: Box | None = None
 
     def __len__(self) -> int:
         return len(self.value)
@@ -110,7 +113,8 @@ class Attribution:
 
         The picture is greyed so that colour means evidence only; values are cut at their 99.5th percentile, since a
         few single pixels would hide the rest, and unsigned ones start at their median. Signed maps are red for, blue
-        against. Around a map on the model's own grid, what a centre crop kept from the model is darkened.
+        against. What a centre crop kept from the model is darkened, and a frame stands around what it saw: no evidence
+        there means that nobody looked.
 
         Args:
             image: the image, anything `data.open_image` takes; it is shown at its own size.
@@ -140,8 +144,11 @@ class Attribution:
         base = 0.85 * (0.25 + 0.75 * grey) * np.ones(3, dtype=np.float32)
         weight = opacity * np.abs(heat)[..., None] ** 0.8
         shown = base * (1 - weight) + _colours(heat, signed=signed) * weight
-        shown[~self._seen(picture.height, picture.width)] *= 0.55
+        seen = self._seen(picture.height, picture.width)
+        shown[~seen] *= 0.4
         drawn = Image.fromarray((shown * 255).round().clip(0, 255).astype(np.uint8))
+        if not seen.all():
+            frame_seen(drawn, seen)
         return called_blank(drawn) if note and bool(self.blank[index]) else drawn
 
     def _drawn(self, images: Sequence[Any] | None, most: int) -> list[tuple[Image.Image, str]]:
@@ -184,10 +191,15 @@ class Attribution:
         """(height, width) bool: pixels that were part of the model's input."""
         seen = np.zeros((height, width), dtype=bool)
         down, right = height / self.size[0], width / self.size[1]
-        for box in self.boxes:
+        for box in self.boxes if self.seen is None else [self.seen]:
             top, left = max(0, round(box.top * down)), max(0, round(box.left * right))
             seen[top : round((box.top + box.height) * down), left : round((box.left + box.width) * right)] = True
         return seen
+
+    @property
+    def cropped(self) -> bool:
+        """Whether the model's input left out a part of the images."""
+        return not bool(self._seen(*self.size).all())
 
     def _check(self, index: int) -> None:
         if not -len(self) <= index < len(self):
@@ -218,6 +230,18 @@ def called_blank(picture: Image.Image) -> Image.Image:
         middle, "blank", fill="white", font=font, anchor="mm", stroke_width=1, stroke_fill="black"
     )
     return picture
+
+
+def frame_seen(picture: Image.Image, seen: Bool[np.ndarray, "H W"]) -> None:
+    """Draw a light frame with a dark edge around the bounds of `seen`."""
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    if not len(rows):
+        return
+    width = max(1, round(max(picture.size) / 300))
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1]))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle(box, outline=(20, 20, 20), width=2 * width)
+    draw.rectangle(box, outline=(255, 255, 255), width=width)
 
 
 def _normalized(maps: Tensor, signed: bool) -> Tensor:

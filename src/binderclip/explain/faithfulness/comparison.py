@@ -71,12 +71,21 @@ class Comparison:
             rows.append(row)
         return sorted(rows, key=lambda row: (row["blank"], row["deletion"])) if "deletion" in self.scores else rows
 
-    def sheet(self, *, side: int = 150) -> Image.Image:
+    def sheet(self, *, side: int = 150, columns: int | None = None) -> Image.Image:
         """Images as rows, methods as columns, each cell the map over its image, or the word `blank` on it.
 
         Args:
             side: of a cell, in pixels.
+            columns: cells in a row, of a grid for each image with the methods in the order of the table and their
+                scores below; None for one row an image.
         """
+        if columns is not None:
+            from binderclip.explain.faithfulness.grid import map_grid
+
+            order = [row["method"] for row in self.table() if row["method"] in self.attributions]
+            ranked = {name: self.attributions[name] for name in order}
+            lines = {name: self._scored(name) for name in order} if self.scores else None
+            return map_grid(self.images, ranked, self.targets, figures=lines, side=side, columns=columns)
         return contact_sheet(self.images, self.attributions, self.targets, side=side)
 
     def _repr_html_(self) -> str:
@@ -109,6 +118,12 @@ class Comparison:
         bars(axes, [row["method"] for row in rows], [row[test] for row in rows], errors=errors)
         axes.set_xlabel(test)
         return figure
+
+    def _scored(self, method: str) -> list[str]:
+        """The scores of a method's maps in words, one line an image."""
+        of = {test: found[method].tolist() for test, found in self.scores.items()}
+        lines = [[f"{test} {of[test][row]:.2f}" for test in of] for row in range(len(self.images))]
+        return [", ".join(line) if "nan" not in " ".join(line) else "no place stands out" for line in lines]
 
     def save_maps(self, folder: str | Path) -> list[Path]:
         """Write every method's maps (B, H, W) as float32 .npy files named after the method."""

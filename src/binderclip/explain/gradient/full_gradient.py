@@ -192,7 +192,7 @@ class FullGrad:
                 boxes.append(found.box)
         return Attribution(
             tuple(maps), tuple(boxes), size, found.value, "fullgrad", "abs", align_corners=True,
-            accounted=found.total(), promised=found.value,
+            accounted=found.total(), promised=found.value, seen=found.box,
         )  # fmt: skip
 
     def _smoothed(self, observer: Observer, batch: Tensor, target: Any) -> tuple[FullGradients, Tensor]:

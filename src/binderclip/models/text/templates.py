@@ -1,7 +1,8 @@
 """How a class name becomes sentences: named sets of templates.
 
-A template is a sentence with one `{}` where the name goes. The sets are the ones the field compares with, so that a
-figure quoted for "80 templates" can be repeated by name.
+A template is a sentence with one `{}` where the name goes; `a/an {}` takes the article that the name wants ("an
+elephant"), and none where the name has one. The sets are the ones the field compares with, so that a figure quoted for
+"80 templates" can be repeated by name; papers' templates stay as published ("a photo of a elephant.").
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from binderclip.errors import UsageError
+from binderclip.models.text.article import with_article
+
+ARTICLE = "a/an {}"
+"""Where a template takes a name with its article."""
 
 _IMAGENET_80 = (
     "a bad photo of a {}.",
@@ -97,7 +102,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     # The label is the sentence: for captions, and for labels that are sentences already.
     "name": ("{}",),
     # A neutral handful that fits photographs and drawings alike; the command line's default.
-    "simple": ("{}", "a {}.", "a picture of a {}."),
+    "simple": ("{}", "a/an {}.", "a picture of a/an {}."),
     "photo": ("a photo of a {}.",),
     "clipart": ("{}", "a drawing of a {}.", "clip art of a {}.", "an icon of a {}.", "a cartoon of a {}."),
     # Seven of the eighty that carry nearly all of their gain on ImageNet (Radford et al., 2021, notebook).
@@ -144,5 +149,12 @@ def resolve_templates(templates: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def fill(template: str, name: str) -> str:
-    """The sentence of one name; braces inside the name stay what they are."""
+    """The sentence of one name; braces inside the name stay what they are.
+
+    Example:
+        >>> fill("a picture of a/an {}.", "elephant"), fill("a photo of a {}.", "elephant")
+        ('a picture of an elephant.', 'a photo of a elephant.')
+    """
+    if ARTICLE in template:
+        return template.replace(ARTICLE, with_article(name))
     return template.replace("{}", name)

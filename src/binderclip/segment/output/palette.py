@@ -77,7 +77,7 @@ def with_legend(
     """
     if not entries:
         return image
-    size = size or int(np.clip(image.width / 28, 11, 40))
+    size = size or max(11, round(min(image.width / 28, image.height / 14)))
     font = ImageFont.load_default(size)
     gap, swatch = size // 2, size
     rows: list[list[tuple[str, tuple[int, int, int], float]]] = [[]]

@@ -14,6 +14,12 @@ from torch.nn.functional import normalize
 from binderclip.errors import UsageError
 from binderclip.models.text.templates import fill, resolve_templates
 
+GROUND = (
+    "background", "sky", "wall", "floor", "ground", "grass", "water", "road", "a plain background", "a pattern",
+    "a texture", "a landscape",
+)  # fmt: skip
+"""Background words for those who name none: what is behind and below things. Leave out those that are labels."""
+
 Labels = Sequence[str] | Mapping[str, Sequence[str]]
 
 

@@ -61,6 +61,19 @@ DEPARTURES: dict[str, tuple[str, ...]] = {
 }
 """name -> how the preset differs from the method as published; nothing is known of those left out."""
 
+SUMMARIES: dict[str, str] = {
+    **basic.SUMMARIES,
+    **cliper.SUMMARIES,
+    **cliptrase.SUMMARIES,
+    **clip_dinoiser.SUMMARIES,
+    **corrclip.SUMMARIES,
+    **decomposition.SUMMARIES,
+    **proxyclip.SUMMARIES,
+    **itaclip.SUMMARIES,
+    **trident.SUMMARIES,
+}
+"""name -> what the preset is for, in a line."""
+
 CHOICES: dict[str, dict[str, Callable[[], Any]]] = {
     "map": {
         "identity": lambda: identity,

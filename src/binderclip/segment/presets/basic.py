@@ -38,3 +38,16 @@ DEPARTURES: dict[str, tuple[str, ...]] = {
     ),
 }
 """Preset -> how it differs from the method as published."""
+
+SUMMARIES: dict[str, str] = {
+    "plain": "the lower bound: the tower's ordinary patch tokens",
+    "dense": "towers without attention, such as ResNet, ConvNeXt, small-b: their last feature map",
+    "value": "every pixel is some label: each patch by its own value; quick, the baseline (MaskCLIP)",
+    "maskclip": "the same as its authors run it, with residual and MLP (MaskCLIP)",
+    "kk": "every pixel is some label: patches attend to their like by keys",
+    "vv": "every pixel is some label: patches attend to their like by values; quick and calm",
+    "sclip": "every pixel is some label, real CLIPs: queries and keys attend to their like (SCLIP)",
+    "clearclip": "the same by queries alone: less noise on large ViTs (ClearCLIP)",
+    "clip_surgery": "one map a label, to look at rather than to cut out (CLIP Surgery)",
+}
+"""Preset -> what it is for, in a line."""

@@ -36,3 +36,9 @@ DEPARTURES: dict[str, tuple[str, ...]] = {
     "clip_dinoiser-teacher": ("`small-dino` instead of DINO ViT-B/16, threshold 0.8 (0.2), no FOUND",),
 }
 """Preset -> how it differs from the method as published."""
+
+SUMMARIES: dict[str, str] = {
+    "clip_dinoiser": "things on a ground, quick: a learned head finds what stands out; default of small (p105)",
+    "clip_dinoiser-teacher": "things on a ground, any tower with attention: asks a self-supervised one; slower (p105)",
+}
+"""Preset -> what it is for, in a line."""

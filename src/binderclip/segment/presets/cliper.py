@@ -48,3 +48,9 @@ _DIFFERENT = (
 )
 DEPARTURES: dict[str, tuple[str, ...]] = dict.fromkeys(PRESETS, _DIFFERENT)
 """Preset -> how it differs from the method as published."""
+
+SUMMARIES: dict[str, str] = {
+    "cliper": "every pixel is some label: early attention, every layer's answer, finer edges (p132)",
+    "cliper-background": "things on a ground: the same, labels without evidence are dropped (p132)",
+}
+"""Preset -> what it is for, in a line."""

@@ -25,3 +25,8 @@ DEPARTURES: dict[str, tuple[str, ...]] = {
     "cliptrase": ("labels as they are; the paper puts them into 80 templates: --set text.templates=imagenet-80",),
 }
 """Preset -> how it differs from the method as published."""
+
+SUMMARIES: dict[str, str] = {
+    "cliptrase": "large regions of one label each: clustered patches vote (p029)",
+}
+"""Preset -> what it is for, in a line."""

@@ -58,3 +58,9 @@ DEPARTURES: dict[str, tuple[str, ...]] = {
     ),
 }
 """Preset -> how it differs from the method as published."""
+
+SUMMARIES: dict[str, str] = {
+    "corrclip": "every pixel is some label: attention and votes within regions of like colour (p164)",
+    "corrclip-sam": "the same with regions of a promptable segmenter; slow (p164)",
+}
+"""Preset -> what it is for, in a line."""

@@ -52,3 +52,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "relabel": Closing(),
     },
 }
+
+SUMMARIES: dict[str, str] = {
+    "itaclip": "every pixel is some label, with --descriptions: five views, tidied by colours; slow (p170)",
+    "itaclip-background": "things on a ground: the same, unsure pixels are background; slow (p170)",
+}
+"""Preset -> what it is for, in a line."""

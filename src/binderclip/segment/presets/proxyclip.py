@@ -28,3 +28,8 @@ DEPARTURES: dict[str, tuple[str, ...]] = {
     ),
 }
 """Preset -> how it differs from the method as published."""
+
+SUMMARIES: dict[str, str] = {
+    "proxyclip": "every pixel is some label: attention by a self-supervised model (ProxyCLIP)",
+}
+"""Preset -> what it is for, in a line."""

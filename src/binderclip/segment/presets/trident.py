@@ -50,3 +50,9 @@ DEPARTURES: dict[str, tuple[str, ...]] = {
     ),
 }
 """Preset -> how it differs from the method as published."""
+
+SUMMARIES: dict[str, str] = {
+    "trident": "large pictures: windows spliced, attention of two other models; slow (p148)",
+    "trident-prompted": "the same, masks refined by a promptable segmenter; slowest (p148)",
+}
+"""Preset -> what it is for, in a line."""

@@ -37,7 +37,7 @@ def _parts() -> tuple[Any, Any, Any, Any]:
     words = vocabulary("scenes15", split="val+test")
     clip = load("small")
     names = [name for name in words.names if name not in words.missing]
-    return clip, words.only(names), clip.text_bank(names, "simple"), text_detector(clip)
+    return clip, words.only(names), clip.text_bank(names, ("{}", "a {}.", "a picture of a {}.")), text_detector(clip)
 
 
 def _random_crops(size: int, rng: np.random.Generator) -> list[tuple[float, float, float, float]]:

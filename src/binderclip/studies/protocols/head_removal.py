@@ -43,7 +43,7 @@ def head_removal(
     named = name_heads(fitted, model.encode_text(list(pool.texts), normalize=True), pool.texts, roles=pool.roles)
     loud = [one for one in named if one.share >= least_share]
     chosen = max(loud, key=lambda one: one.weight(SPURIOUS))
-    bank = model.text_bank([str(name) for name in np.unique(classes)], "simple")
+    bank = model.text_bank([str(name) for name in np.unique(classes)], ("{}", "a {}.", "a picture of a {}."))
 
     def accuracies(heads: list[tuple[int, int]]) -> dict[str, float]:
         x, y = mean_ablate(fitted, heads), mean_ablate(tested, heads, reference=fitted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from binderclip.cli.shared.inputs import output_folder
 from binderclip.cli.shared.options import MOST_SEED, Device, Dtype, Json, Model, finite
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_json
-from binderclip.cli.shared.progress import stages
+from binderclip.cli.shared.progress import duration, stages
 from binderclip.cli.verbs.adapt.wording import interval_text, labels_verdict, verdict
 from binderclip.errors import UsageError
 
@@ -97,13 +98,15 @@ def adapt(
     samples = load_data(data)
     if not isinstance(samples, ImageTextDataset):
         raise UsageError(f"{data}: shards are streamed, which few-shot draws cannot use; give a folder or a named set")
-    clip = load(model, device=device, dtype=dtype)
-    output_folder(out)
     several = label_sets(samples) is not None
-    with stages("reading pictures") as say:
+    began = time.monotonic()
+    with stages("loading the model") as say:
+        clip = load(model, device=device, dtype=dtype)
+        output_folder(out)
+        say("reading pictures")
         options: dict[str, Any] = {
             "shots": shots, "seeds": seeds, "methods": names, "templates": sentences, "folds": folds, "seed": seed,
-            "progress": say,
+            "progress": say if several else lambda line: say(line + _at_most(budget - time.monotonic() + began)),
         }  # fmt: skip
         found: Any
         if several:
@@ -128,6 +131,10 @@ def adapt(
         _print(found, data)
     warn_skipped(found.encoded.skipped)
     note(f"head {out}" + (f", report {out / 'report.html'}" if report else ""))
+
+
+def _at_most(seconds: float) -> str:
+    return f"; at most {duration(seconds)} left" if seconds > 0 else ""
 
 
 def _print_labels(found: LabelSelection, data: str) -> None:

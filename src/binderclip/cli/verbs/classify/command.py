@@ -11,6 +11,8 @@ from binderclip.cli.shared.inputs import Images, find_images, picture_path
 from binderclip.cli.shared.marks import Mark, MarkBox, parse_mark
 from binderclip.cli.shared.options import LABELS, MODEL, BatchSize, Device, Dtype, Json, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.photographs import note_weak_on_photographs
+from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.cli.verbs.classify.run import LabelAnswers, by_head, by_labels
 from binderclip.cli.verbs.classify.zero_shot import (
     Context,
@@ -96,18 +98,47 @@ def classify(
         )
         from binderclip.models import load
 
-        clip = load("small" if model is None else model, device=device, dtype=dtype)
-        answers = by_labels(clip, options, found.paths, top=top, mark=marked, batch_size=batch_size)
+        with stages("loading the model") as say:
+            clip = load("small" if model is None else model, device=device, dtype=dtype)
+            say(f"looking at {len(found.paths)} pictures")
+            step, count = batches_said(say, "picture"), len(found.paths)
+            answers = by_labels(
+                clip, options, found.paths, top=top, mark=marked, batch_size=batch_size,
+                progress=lambda done: step(done, count),
+            )  # fmt: skip
     _show(answers, top, json)
+    if not json and names is not None:
+        note_weak_on_photographs(answers.model, [path for path, _ in answers.rows])
     if sheet and answers.rows:
         from binderclip.cli.shared.sheet import contact_sheet
 
-        contact_sheet([(p, best[0][0], f"{best[0][1]:.2f}") for p, best in answers.rows], sheet)
+        cards = [(path, best[0][0], f"{best[0][1]:.2f}") for path, best in answers.rows]
+        shown = [path for path, _ in answers.rows[:60]]
+        frames = _seen(answers.preprocess, shown)
+        contact_sheet(cards, sheet, names=[Path(path).name for path, _ in answers.rows], frames=frames)
+        if any(frame != (0.0, 0.0, 1.0, 1.0) for frame in frames):
+            note("the model saw what is inside the frames; --views tiles looks at the whole of each picture")
         count = len(answers.rows)
         note(f"sheet {sheet}" + (f" (the first 60 of {count} images)" if count > 60 else ""))
     if not answers.rows:
         raise typer.Exit(1)
     raise typer.Exit(found.exit_code(answers.skipped))
+
+
+def _seen(preprocess: Any, paths: list[Path]) -> list[tuple[float, float, float, float]]:
+    """The part of each picture that the model's input shows, as shares of its width and height."""
+    from binderclip.data import open_image
+    from binderclip.explain.engine.placement import input_box
+
+    if preprocess is None:
+        return []
+    found = []
+    for path in paths:
+        width, height = open_image(path).size
+        box = input_box(preprocess, (height, width))
+        shares = (box.left / width, box.top / height, (box.left + box.width) / width, (box.top + box.height) / height)
+        found.append((max(0.0, shares[0]), max(0.0, shares[1]), min(1.0, shares[2]), min(1.0, shares[3])))
+    return found
 
 
 def _show(answers: LabelAnswers, top: int, json: bool) -> None:

@@ -23,12 +23,14 @@ class LabelAnswers:
         model: its name. labels: all that were asked for.
         rows: (image, [(label, probability), ...]), likeliest first.
         skipped: (image, reason) of those that could not be read.
+        preprocess: of the model, where it saw each picture as a whole, cropped as it does; else None.
     """
 
     model: str
     labels: list[str]
     rows: list[tuple[Any, list[tuple[str, float]]]]
     skipped: list[tuple[str, str]]
+    preprocess: Any = None
 
 
 def by_labels(
@@ -67,7 +69,8 @@ def by_labels(
         (path, [(names[c], float(probs[row, c])) for c in order[row].tolist()])
         for row, path in enumerate(encoded.paths)
     ]
-    return LabelAnswers(clip.name, names, rows, encoded.skipped)
+    cropped = options.views is None and mark is None
+    return LabelAnswers(clip.name, names, rows, encoded.skipped, clip.preprocess if cropped else None)
 
 
 def by_head(

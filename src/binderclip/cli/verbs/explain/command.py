@@ -24,11 +24,16 @@ def explain(
         str,
         typer.Option(
             help="`saliency`, `smoothgrad`, `integrated_gradients`, `gradcam`, `fullgrad` or another of "
-            "`binderclip.explain.METHODS`; several with commas for --compare."
+            "`binderclip.explain.METHODS`; several with commas, or `all`, for --compare."
         ),
     ] = "saliency",
     compare: Annotated[
-        bool, typer.Option("--compare", help="Run all methods (or those of --method): a sheet and their numbers.")
+        bool,
+        typer.Option(
+            "--compare",
+            help="Run all methods (or those of --method): a sheet and their numbers. Several pictures leave out those "
+            "that optimise a mask, unless `--method all`.",
+        ),
     ] = False,
     words: Annotated[
         bool, typer.Option("--words", help="Which words of a caption fit: `explain --words IMAGE 'a red car'`.")

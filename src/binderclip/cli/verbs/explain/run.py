@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from binderclip.cli.shared.inputs import ImageArguments, output_folder, output_names, output_path, writable_path
-from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, without_empty_columns
+from binderclip.cli.shared.photographs import note_weak_on_photographs
+from binderclip.cli.shared.progress import counted, stages
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ SIDE = 512
 """Longest side at which a picture is explained: the model sees less, and maps are drawn at the picture's own size."""
 SQUARE = 256
 """Side of the squares that several pictures are cut to for one comparison."""
+CELL, COLUMNS = 280, 4
+"""Side of a picture on the sheet of a comparison, and how many stand in a row."""
+FRAME = "the model saw what is inside the frame; the dark margins were cropped off, which is no lack of evidence"
+COSTLY = "masks that are optimised take many seconds a picture; --method all runs them too"
 
 
 @dataclass(frozen=True)
@@ -70,28 +76,36 @@ def explain_images(request: ExplainRequest) -> int:
         raise UsageError(f"--method {request.method}: several methods go with --compare")
     method = build_methods(names, request.layer, request.settings)[names[0]]
     places = _places(request)
-    subject = _subject(request)
     from binderclip.data import open_image
 
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[Image.Image, str]] = []
     skipped: list[tuple[str, str]] = []
-    for path, place in zip(request.found.paths, places, strict=True):
-        try:
-            picture = open_image(path)
-        except DataError as error:
-            if not request.many:
-                raise
-            skipped.append((str(path), str(error)))
-            continue
-        found = method(subject.model, [shrunk(picture)], subject.target)
-        rows.append(_draw(request, subject, names[0], found, picture, path, place))
-        if request.report:
-            said = ", blank map" if rows[-1]["blank"] else ""
-            drawn.append((found.overlay(picture.convert("RGB")), f"{path.name}: {rows[-1][subject.unit]:.2f}{said}"))
+    with stages("loading the model") as say:
+        subject = _subject(request)
+        pairs = list(zip(request.found.paths, places, strict=True))
+        for path, place in counted(pairs, say, f"{names[0]}: picture", len(pairs)):
+            try:
+                picture = open_image(path)
+            except DataError as error:
+                if not request.many:
+                    raise
+                skipped.append((str(path), str(error)))
+                continue
+            found = method(subject.model, [shrunk(picture)], subject.target)
+            rows.append(_draw(request, subject, names[0], found, picture, path, place))
+            if request.report:
+                said = ", blank map" if rows[-1]["blank"] else ""
+                drawn.append(
+                    (found.overlay(picture.convert("RGB")), f"{path.name}: {rows[-1][subject.unit]:.2f}{said}")
+                )
     if request.report and rows:
         _report(request, subject, f"{subject.said}: {names[0]}", drawn)
     _say(request, subject, rows)
+    if rows and not request.json and any(row["cropped"] for row in rows):
+        note(FRAME)
+    if not request.json and request.head is None:
+        note_weak_on_photographs(subject.name, [row["image"] for row in rows])
     warn_skipped(skipped)
     return 1 if not rows else request.found.exit_code(skipped)
 
@@ -121,6 +135,7 @@ def _draw(
         subject.unit: value,
         "peak_xy": peak,
         "blank": blank,
+        "cropped": found.cropped,
         "overlay": place,
     }
     error = found.completeness_error()
@@ -137,23 +152,27 @@ def compare_methods(request: ExplainRequest) -> int:
     """All methods on the images; the exit code."""
     from binderclip.explain import OPTIMISED, compare
 
-    names = None if request.method == "saliency" and not request.settings else _names(request.method)
+    named = request.method != "all" and (request.method != "saliency" or bool(request.settings))
+    names = _names(request.method) if named else None
     methods = build_methods(names or _all_methods(), request.layer, request.settings)
     paths = request.found.paths
     target = Path(paths[0].stem) if not request.many else Path("explain")
     sheet = output_path(request.out, target, "compare")
     page = None if request.report is None else writable_path(request.report)
-    subject = _subject(request)
     pictures, kept, skipped = _opened(paths, squares=request.many)
     if not kept:
         raise DataError(f"none of {len(paths)} pictures can be read: {skipped[0][0]}: {skipped[0][1]}")
-    target_words = subject.target if subject.target is None else [subject.target] * len(kept)
-    if names is None:
-        methods = {name: method for name, method in methods.items() if name not in OPTIMISED}
-    found = compare(subject.model, pictures, target_words, methods=methods, strict=names is not None)
+    costly = sorted(OPTIMISED) if names is None and len(kept) > 1 and request.method != "all" else []
+    methods = {name: method for name, method in methods.items() if name not in costly}
+    with stages("loading the model") as say:
+        subject = _subject(request)
+        say(f"{len(methods)} methods on {'the picture' if len(kept) == 1 else f'{len(kept)} pictures'}")
+        target_words = subject.target if subject.target is None else [subject.target] * len(kept)
+        found = compare(subject.model, pictures, target_words, methods=methods, strict=names is not None)
+    found = _captioned(found, kept)
     from binderclip.cli.shared.sheet import save_picture
 
-    save_picture(found.sheet(), sheet)
+    save_picture(found.sheet(side=CELL, columns=COLUMNS), sheet)
     if request.npy:
         found.save_maps(sheet.with_suffix(""))
     if page is not None:
@@ -167,20 +186,29 @@ def compare_methods(request: ExplainRequest) -> int:
                 "model": subject.name,
                 subject.unit: [float(v) for v in next(iter(found.attributions.values())).value],
                 "methods": rows,
-                "left_out": found.left_out,
+                "left_out": found.left_out | dict.fromkeys(costly, COSTLY),
                 "sheet": sheet,
                 "skipped": [{"image": key, "reason": reason} for key, reason in skipped],
             }
         )
     else:
-        columns = ("method", "deletion", "insertion", "completeness error")
-        shown = [[r["method"], *(_blank(r[key]) for key in ("deletion", "insertion", "completeness"))] for r in rows]
-        print_table(f"{len(kept)} images, {subject.said}, model {subject.name}", columns, shown)
+        columns, shown = without_empty_columns(
+            ("method", "deletion", "insertion", "completeness error"),
+            [[r["method"], *(_blank(r[key]) for key in ("deletion", "insertion", "completeness"))] for r in rows],
+        )
+        count = kept[0].name if len(kept) == 1 else f"{len(kept)} images"
+        print_table(f"{count}, {subject.said}, model {subject.name}", columns, shown)
         typer.echo("deletion: lower is better; insertion: higher is better; a random map is what chance gives")
         for line in _blanks(rows, len(kept)):
             note(line)
         for name, why in found.left_out.items():
             note(f"left out {name}: {why}")
+        if costly:
+            note(f"left out {', '.join(costly)}: {COSTLY}")
+        if any(each.cropped for each in found.attributions.values()):
+            note(FRAME)
+        if request.head is None:
+            note_weak_on_photographs(subject.name, kept)
         typer.echo(f"sheet {sheet}" + (f"\npage {page}" if page else ""))
     warn_skipped(skipped)
     return request.found.exit_code(skipped)
@@ -337,13 +365,13 @@ def _comparison_page(
     columns = ["method", "deletion", "+/-", "insertion", "+/-", "completeness error"]
     keys = ("deletion", "deletion_error", "insertion", "insertion_error", "completeness")
     table = found.table()
-    page.table(columns, [[row["method"], *(_blank(row[key]) for key in keys)] for row in table])
+    page.table(*without_empty_columns(columns, [[row["method"], *(_blank(row[key]) for key in keys)] for row in table]))
     if blanks := _blanks(table, len(kept)):
         page.text(" ".join(f"{escape(line)}." for line in blanks))
     if found.left_out:
         page.text("Left out: " + "; ".join(f"{escape(n)} ({escape(why)})" for n, why in found.left_out.items()) + ".")
     page.section("Maps", "Colour is evidence for the text; where a map is signed, red speaks for and blue against it.")
-    page.picture(found.sheet(side=170))
+    page.picture(found.sheet(side=CELL, columns=COLUMNS))
     page.save(path)
 
 
@@ -363,6 +391,14 @@ def _say(request: ExplainRequest, subject: Subject, rows: Sequence[dict[str, Any
         if "completeness_error" in row:
             typer.echo(f"the map sums to the {subject.unit} up to {row['completeness_error']:.2g} of it")
         typer.echo(f"overlay {row['overlay']}")
+
+
+def _captioned(found: Comparison, kept: Sequence[Path]) -> Comparison:
+    """With the file's name before what is said of each image."""
+    from dataclasses import replace
+
+    names = (f"{path.name}: {said}" for path, said in zip(kept, found.targets, strict=True))
+    return replace(found, targets=tuple(names))
 
 
 def _blanks(rows: Sequence[dict[str, Any]], count: int) -> list[str]:

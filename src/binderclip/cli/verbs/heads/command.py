@@ -11,7 +11,7 @@ import typer
 from binderclip.cli.shared.inputs import find_images, writable_path
 from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
-from binderclip.cli.shared.progress import counted, stages
+from binderclip.cli.shared.progress import batches_said, counted, stages
 from binderclip.cli.verbs.heads.content import HeadPictures, Heads
 from binderclip.errors import DataError, NotSupported, UsageError
 
@@ -165,10 +165,11 @@ def _rows(clip: ImageTextModel, texts: list[str], say: Callable[[str], object], 
     import torch
 
     rows = []
+    step = batches_said(say, "text")
     with torch.no_grad():  # thousands of texts with all that gradients need do not fit into memory
         for first in range(0, len(texts), at_once):
-            say(f"text {first + 1} of {len(texts)}")
             rows.append(clip.encode_text(texts[first : first + at_once], normalize=True).cpu())
+            step(min(first + at_once, len(texts)), len(texts))
     return torch.cat(rows)
 
 

@@ -9,7 +9,7 @@ import typer
 from binderclip.cli.shared.inputs import find_images
 from binderclip.cli.shared.options import LABELS, Device, Dtype, Json, Model, parse_labels
 from binderclip.cli.verbs.segment.measure import measure
-from binderclip.cli.verbs.segment.presets import SegmentRequest, preset_names, show_presets
+from binderclip.cli.verbs.segment.presets import SegmentRequest, default_preset, preset_names, show_presets
 from binderclip.cli.verbs.segment.run import FOLDER, segment_images
 from binderclip.cli.verbs.segment.sheet import compare_presets
 from binderclip.cli.verbs.segment.task import FOLDER as TASK_FOLDER
@@ -21,15 +21,19 @@ def segment(
     images: Annotated[list[str] | None, typer.Argument(help="Image files, or folders of them.")] = None,
     labels: Annotated[str | None, LABELS] = None,
     background: Annotated[
-        str, typer.Option(help="Words for what is none of the labels, separated by commas; they become one class.")
-    ] = "",
-    preset: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="The method, such as `value` (plain dense baseline); --list shows all, and how they differ from their "
-            "papers. Several to compare or measure."
+            help="Words for what is none of the labels, separated by commas; they become one class. `none`: every "
+            "pixel gets a label. [default: sky, wall, floor and the like; with --evaluate none]"
         ),
-    ] = "value",
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="The method; --list says what each is for. Several to compare or measure. [default: clip_dinoiser, "
+            "which finds the ground; with another model than small clip_dinoiser-teacher]"
+        ),
+    ] = None,
     set: Annotated[
         list[str] | None,
         typer.Option(
@@ -109,7 +113,9 @@ def segment(
 
     Examples:
 
-        binderclip segment street.jpg --labels "car,tree,house" --background "sky,road"
+        binderclip segment street.jpg --labels "car,tree,house"
+
+        binderclip segment street.jpg -l "car,tree,sky,road" --preset value --background none
 
         binderclip segment photos/ -l person,dog,ball --preset sclip --out masks --csv areas.csv --coco masks.json
 
@@ -124,9 +130,11 @@ def segment(
     A folder can be gone on with: images whose label map is there are not done again.
     """
     if list_presets:
-        show_presets(json, preset_names("all" if preset == "value" else preset))
+        show_presets(json, None if preset is None else preset_names(preset))
         return
-    words = parse_labels(background, "--background") if background.strip() else []
+    names = [] if labels is None else parse_labels(labels)
+    words = _ground(background, names, evaluate is not None)
+    preset = default_preset(model) if preset is None else preset
     settings = SegmentRequest(preset, tuple(set or ()), size, tuple(words), model, device, dtype, json, descriptions)
     if evaluate is not None:
         if images or labels:
@@ -154,7 +162,6 @@ def segment(
         raise UsageError("--ask and --ask-model are for --task")
     if not images or labels is None:
         raise UsageError("give images and --labels, such as: segment street.jpg --labels car,tree")
-    names = parse_labels(labels)
     if both := sorted(frozenset(words) & frozenset(names)):
         raise UsageError(f"{', '.join(map(repr, both))} is a label and background as well; leave it out of one of them")
     if compare is not None and (overlay or label_map or out or coco or csv or redo):
@@ -169,6 +176,17 @@ def segment(
         csv=csv, redo=redo,
     )  # fmt: skip
     raise typer.Exit(code)
+
+
+def _ground(background: str | None, names: list[str], measuring: bool) -> list[str]:
+    """The words of --background."""
+    if background is None and not measuring:
+        from binderclip.segment import GROUND
+
+        return [word for word in GROUND if word not in names]
+    if background is None or background.strip() in ("", "none"):
+        return []
+    return parse_labels(background, "--background")
 
 
 def register(app: typer.Typer) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from binderclip.cli.shared.output import print_json, print_table
+from binderclip.cli.shared.output import console, print_json, print_table
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +27,14 @@ class SegmentRequest:
     dtype: str
     json: bool
     descriptions: str | None = None
+
+
+def default_preset(model: str) -> str:
+    """The preset of those who name none: one that finds the ground, where the model's tower lets it.
+
+    `clip_dinoiser` stands on a head that was trained for `small`; other towers with attention take its teacher.
+    """
+    return {"small": "clip_dinoiser", "small-b": "dense"}.get(model, "clip_dinoiser-teacher")
 
 
 def preset_names(text: str) -> list[str]:
@@ -102,27 +110,49 @@ def _described(chosen: dict[str, Parts], source: str, names: Sequence[str]) -> d
     }
 
 
-def show_presets(json: bool, names: Sequence[str]) -> None:
-    """Presets with their parts, and how they differ from the methods as published.
+def show_presets(json: bool, names: Sequence[str] | None) -> None:
+    """What each preset is for; of presets that were named also their parts, and how they differ from their papers.
 
     Args:
         json: one document instead of tables, the differences of each preset under `departures`.
-        names: of the presets.
+        names: of the presets; None for all, a line each.
 
     Raises:
         UsageError: an unknown preset.
     """
+    from binderclip.segment import DEPARTURES, PRESETS, SUMMARIES, describe, parts_of
+
+    chosen = list(PRESETS) if names is None else names
+    if json:
+        print_json(
+            {
+                name: {
+                    "summary": SUMMARIES[name],
+                    **describe(parts_of(name)),
+                    "departures": list(DEPARTURES.get(name, ())),
+                }
+                for name in chosen
+            }
+        )
+        return
+    for name in chosen:
+        parts_of(name)  # a wrong name is said before anything is shown
+    print_table("presets of the segmenter", ("preset", "what it is for"), [(name, SUMMARIES[name]) for name in chosen])
+    if names is None:
+        console.print("--list --preset NAME (or all): its parts, how it differs from its paper, and what --set takes")
+    else:
+        _show_parts(names)
+
+
+def _show_parts(names: Sequence[str]) -> None:
     from binderclip.segment import CHOICES, DEPARTURES, describe, parts_of
 
-    if json:
-        print_json({n: {**describe(parts_of(n)), "departures": list(DEPARTURES.get(n, ()))} for n in names})
-        return
     plain = describe(parts_of("value"))
     rows = []
     for name in names:
         parts = {key: value for key, value in describe(parts_of(name)).items() if value != plain[key] and value}
         rows.append((name, "; ".join(f"{key}: {_short(value)}" for key, value in parts.items()) or "the value path"))
-    print_table("presets of the segmenter", ("preset", "parts that differ from `value`"), rows)
+    print_table("parts", ("preset", "parts that differ from `value`"), rows)
     differ = [(name, line) for name in names for line in DEPARTURES.get(name, ())]
     if differ:
         print_table("how they differ from the methods as published", ("preset", "difference"), differ)

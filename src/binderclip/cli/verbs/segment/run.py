@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from binderclip.cli.shared.inputs import ImageArguments, output_folder, output_names, output_path, writable_path
-from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_csv, write_json
+from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv, write_json
+from binderclip.cli.shared.photographs import note_weak_on_photographs
+from binderclip.cli.shared.progress import counted, stages
 from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
@@ -57,19 +59,21 @@ def segment_images(
     if many:
         _same_settings(places[0][0].parent, request, names, redo)
     waiting = [not (many and not redo and all(p.is_file() for p in pair)) for pair in places]
-    segmenter = next(iter(build_segmenters(request, names).values())) if any(waiting) else None
     done, skipped = [], []
-    for path, (shown, mapped), due in zip(found.paths, places, waiting, strict=True):
-        try:
-            if due:
-                assert segmenter is not None
-                done.append(save_segmentation(segmenter(path, list(names)), path, shown, mapped, legend=legend))
-            else:
-                done.append(Done(path, _read(mapped, len(classes)), classes, shown, mapped))
-        except DataError as error:
-            if not many:
-                raise
-            skipped.append((str(path), str(error)))
+    with stages("loading the model") as say:
+        segmenter = next(iter(build_segmenters(request, names).values())) if any(waiting) else None
+        pictures = list(zip(found.paths, places, waiting, strict=True))
+        for path, (shown, mapped), due in counted(pictures, say, "picture", len(pictures)):
+            try:
+                if due:
+                    assert segmenter is not None
+                    done.append(save_segmentation(segmenter(path, list(names)), path, shown, mapped, legend=legend))
+                else:
+                    done.append(Done(path, _read(mapped, len(classes)), classes, shown, mapped))
+            except DataError as error:
+                if not many:
+                    raise
+                skipped.append((str(path), str(error)))
     if not done:
         raise DataError(f"none of {len(places)} pictures could be segmented: {skipped[0][0]}: {skipped[0][1]}")
     if len(waiting) > sum(waiting):
@@ -81,6 +85,8 @@ def segment_images(
     if csv is not None:
         write_areas(done, Path(csv))
     _say(request, done, many, skipped)
+    if not request.json:
+        note_weak_on_photographs(request.model, [one.path for one in done])
     warn_skipped(skipped)
     return found.exit_code(skipped)
 
@@ -202,6 +208,7 @@ def _say(request: SegmentRequest, done: Sequence[Done], many: bool, skipped: Seq
         print_table(
             f"{len(done)} images, {request.preset}, model {request.model}", ("image", "largest", "share"), rows_
         )
+        typer.echo(f"NAME-overlay.png and NAME-labels.png of each in {short_path(done[0].overlay.parent)}/")
         return
     for one in done:
         ordered = sorted(one.shares().items(), key=lambda item: -item[1])
@@ -211,5 +218,8 @@ def _say(request: SegmentRequest, done: Sequence[Done], many: bool, skipped: Seq
 
 
 def _largest(one: Done) -> tuple[str, str]:
-    name, share = max(one.shares().items(), key=lambda item: item[1])
-    return name, f"{share:.1%}"
+    """The label of the largest area, `background` only where there is nothing else."""
+    shares = one.shares()
+    ground = shares.pop("background", 0.0) if len(shares) > 1 else 0.0
+    name, share = max(shares.items(), key=lambda item: item[1])
+    return (name, f"{share:.1%}") if share else ("background", f"{ground:.1%}")

@@ -8,6 +8,7 @@ import typer
 
 from binderclip.cli.shared.inputs import ImageArguments, writable_path
 from binderclip.cli.shared.output import note, print_json, warn_skipped
+from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters
 from binderclip.errors import DataError, UsageError
 
@@ -48,5 +49,6 @@ def compare_presets(request: SegmentRequest, found: ImageArguments, names: Seque
         print_json({"model": request.model, "sheet": path, "images": shares, "skipped": left_out})
     else:
         typer.echo(f"{len(rows)} images by {len(segmenters)} presets, model {request.model}\nsheet {path}")
+        note_weak_on_photographs(request.model, paths)
     warn_skipped(skipped)
     return found.exit_code(skipped)
