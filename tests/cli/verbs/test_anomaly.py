@@ -224,3 +224,53 @@ def test_mistakes_are_short(command: Command, inspected: Path, tmp_path: Path) -
         done = command("anomaly", *words)
         assert done.code == code, done.err
         assert said in done.err
+
+
+@pytest.mark.parametrize("method", ["patchcore", "padim"])
+def test_normal_pictures_alone_find_what_is_planted(command: Command, inspected: Path, method: str) -> None:
+    words = ("anomaly", inspected, "--method", method, "--size", SIDE, "--out", "found")
+    document = command(*words, "--json").json()
+    assert (document["method"], document["model"]) == (method, "lite0")
+    assert document["measured"]["image AUROC"] == 1.0
+    assert document["measured"]["pixel AUROC"] > 0.9
+    assert all(row["p"] is not None for row in document["images"])
+    for options, said in [
+        (("--state", "{} with a hole"), "--state: " + method + " has neither words nor training"),
+        (("--steps", 5), "--steps: " + method),
+        (("--no-words",), "--no-words: " + method),
+        (("--normal", "none"), "give --normal FOLDER"),
+        (("--model", "small"), "there is no vision tower or folder 'small'"),
+    ]:
+        done = command(*words, *options)
+        assert (done.code, said in done.err) == (2, True), done.err
+
+
+def test_a_threshold_passes_or_fails_pictures(command: Command, inspected: Path) -> None:
+    words = ("anomaly", inspected, "--method", "patchcore", "--size", SIDE, "--out", "found")
+    scores = {Path(r["image"]).as_posix(): r["score"] for r in command(*words, "--json").json()["images"]}
+    ordered = sorted(scores.values())
+    between = (ordered[2] + ordered[3]) / 2
+    done = command(*words, "--threshold", between)
+    assert done.code == 3
+    assert "3 of 6 pictures fail" in done.out
+    with Path("found/scores.csv").open() as file:
+        results = {row["image"]: row["result"] for row in csv.DictReader(file)}
+    assert {image: value >= between for image, value in scores.items()} == {
+        image: result == "fail" for image, result in results.items()
+    }
+    assert "FAILS" in Path("found/report.html").read_text()
+    # At its own score a picture fails; above all of them every picture passes.
+    assert command(*words, "--threshold", repr(ordered[-1] * (1 + 1e-6))).code == 0
+    none = command(*words, "--threshold", 1e9)
+    assert (none.code, "0 of 6 pictures fail" in none.out) == (0, True)
+    # `normal`: the planted defects are above every normal picture.
+    held = command(*words, "--threshold", "normal")
+    assert held.code == 3
+    for options, said in [
+        (("--threshold", "high"), "give a score such as 0.4, or normal"),
+        (("--threshold", "nan"), "give a score such as 0.4, or normal"),
+        (("--threshold", "normal", "--method", "clap"), "which clap cannot: give a number"),
+        (("--threshold", "normal", "--method", "winclip", "--normal", "none"), "needs normal pictures"),
+    ]:
+        refused = command("anomaly", inspected, *options)
+        assert (refused.code, said in refused.err) == (2, True), refused.err

@@ -249,3 +249,22 @@ def test_mistakes_are_named(clip_model: ImageTextModel, detector: WinCLIP, pictu
         join_levels([levels, other])
     with pytest.raises(UsageError, match="there are 1"):
         Anomalies(torch.zeros(1), torch.zeros(1, 2, 2)).overlay(np.zeros((4, 4, 3), np.uint8), 1)
+
+
+def test_a_red_defect_stays_red_on_the_overlay_and_is_outlined() -> None:
+    picture = np.full((64, 64, 3), (90, 120, 90), np.uint8)
+    picture[24:40, 24:40] = (200, 20, 20)
+    maps = torch.zeros(1, 16, 16)
+    maps[0, 6:10, 6:10] = 1
+    found = Anomalies(torch.ones(1), maps)
+    shown = np.asarray(found.overlay(picture, limits=(0.0, 1.0))).astype(int)
+    inside, outside = shown[30:34, 30:34].reshape(-1, 3), shown[2:8, 2:8].reshape(-1, 3)
+    # Redder than what is around it, and by more than the tint alone makes a grey picture.
+    grey = np.full((64, 64, 3), 106, np.uint8)
+    tinted = np.asarray(found.overlay(grey, limits=(0.0, 1.0))).astype(int)[30:34, 30:34].reshape(-1, 3)
+    redness = [float((part[:, 0] - part[:, 1]).mean()) for part in (inside, tinted, outside)]
+    assert redness[0] > redness[1] + 60
+    assert abs(redness[2]) < 15
+    # A white line around it, and none where nothing is.
+    assert (shown == 255).all(axis=2)[18:46, 18:46].any()
+    assert not (shown == 255).all(axis=2)[:14].any()

@@ -65,6 +65,7 @@ class NormalMemory:
             part = unit[first : first + step]
             cosines = part @ self.rows.T
             if without is not None:
+                without = without.to(self.owner.device)
                 own: Bool[Tensor, "b R"] = self.owner == without[first : first + step, None]
                 cosines = cosines.masked_fill(own[:, None], -1.0)
             found.append(cosines.amax(dim=-1))

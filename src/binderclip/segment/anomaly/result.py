@@ -44,15 +44,18 @@ class Anomalies:
         return float(low), float(high) if high > low else float(low) + 1e-6
 
     def overlay(
-        self, image: Any, index: int = 0, *, limits: tuple[float, float] | None = None, opacity: float = 0.85
+        self, image: Any, index: int = 0, *, limits: tuple[float, float] | None = None, opacity: float = 0.35
     ) -> Image.Image:
-        """The picture in grey with what is anomalous in colour, on one scale for all pictures.
+        """The picture with what is anomalous tinted and outlined, on one scale for all pictures.
+
+        Where nothing is, the picture is pale; where something is, it keeps its own colours below the tint, so that a
+        red defect is seen to be red. The line goes where the scale is half full.
 
         Args:
             image: the picture, anything `data.open_image` takes; it is shown at its own size.
             index: which of the N.
             limits: (least, largest) value of the colour scale; those of `limits()` by default.
-            opacity: of the strongest colour, in [0, 1].
+            opacity: of the strongest tint, in [0, 1].
 
         Raises:
             UsageError: an index out of range, limits that are not ascending, or an opacity out of range.
@@ -104,17 +107,33 @@ class Anomalies:
         return show_pictures(self._drawn(images, MOST))
 
 
-def paint_heat(picture: Image.Image, heat: Float[np.ndarray, "H W"], opacity: float = 0.85) -> Image.Image:
-    """A picture in grey with a heat in [0, 1] laid over it; 0 leaves it as it is."""
+def paint_heat(picture: Image.Image, heat: Float[np.ndarray, "H W"], opacity: float = 0.35) -> Image.Image:
+    """A picture, paled where a heat in [0, 1] is 0, tinted where it is high, with a line where it is a half."""
     from matplotlib import colormaps
 
-    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
-    base = 0.25 + 0.7 * grey * np.ones(3, dtype=np.float32)
+    own = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    grey = own.mean(axis=2, keepdims=True)
+    pale = 0.3 + 0.65 * (0.35 * own + 0.65 * grey)
+    strength = heat[..., None] ** 0.8
+    base = pale * (1 - strength) + own * strength
     # The dark end of the colours would look like shadow on the picture, so they start at violet.
     colour = colormaps["plasma"](0.15 + 0.85 * heat)[..., :3]
-    weight = opacity * heat[..., None] ** 0.8
+    weight = opacity * strength
     shown = base * (1 - weight) + colour * weight
+    for width, tone in ((3, 0.1), (1, 1.0)):
+        shown[_outline(heat >= 0.5, width * max(1, round(max(heat.shape) / 500)))] = tone
     return Image.fromarray((shown * 255).round().clip(0, 255).astype(np.uint8))
+
+
+def _outline(inside: np.ndarray, width: int) -> np.ndarray:
+    """Pixels within `width` / 2 of the edge of a region, not those of the picture's own border."""
+    from scipy import ndimage
+
+    if not inside.any() or inside.all():
+        return np.zeros_like(inside)
+    steps = (width + 1) // 2
+    grown = ndimage.binary_dilation(inside, iterations=steps)
+    return grown & ~ndimage.binary_erosion(inside, iterations=max(1, steps - 1), border_value=1)
 
 
 def as_anomalies(scores: Tensor, maps: Tensor) -> Anomalies:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
 
-from binderclip.cli.shared.options import MOST_SEED, Device, Dtype, Json, Model
+from binderclip.cli.shared.options import MODEL, MOST_SEED, Device, Dtype, Json
 from binderclip.cli.verbs.anomaly.inspection import AnomalyRequest
 from binderclip.cli.verbs.anomaly.run import inspect
 from binderclip.errors import UsageError
@@ -26,8 +27,19 @@ def anomaly(
         int, typer.Option(min=1, max=100_000, help="Most normal pictures that are used, spread over the folder.")
     ] = 16,
     method: Annotated[
-        str, typer.Option(help="`winclip`: words, and nearest normal windows; `clap`: restores hidden regions.")
+        str,
+        typer.Option(
+            help="`winclip`: words, and nearest normal windows; `clap`: restores hidden regions; `patchcore`, `padim`: "
+            "normal pictures alone, on a classifier's features: strong where there are some."
+        ),
     ] = "winclip",
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            help="A picture fails whose score is as high: a number, or `normal` for above every normal picture (each "
+            "scored without itself). If one fails, the exit code is 3."
+        ),
+    ] = None,
     state: Annotated[
         list[str] | None,
         typer.Option(help="What damaged means, instead of the usual phrases: `{} with a crack`. Repeat for several."),
@@ -51,13 +63,14 @@ def anomaly(
         bool, typer.Option("--npy", help="Also save every map as NAME.npy, float32, at its picture's size.")
     ] = False,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=MOST_SEED, help="Of what clap learns and draws [default: 0].")
+        int | None,
+        typer.Option(min=0, max=MOST_SEED, help="Of what clap, patchcore and padim draw [default: 0]."),
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(min=1, max=10**7, help="Training steps of clap's restorer [default: 1875, the paper's]."),
     ] = None,
-    model: Model = "small",
+    model: Annotated[str | None, MODEL] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json: Json = False,
@@ -70,17 +83,41 @@ def anomaly(
 
         binderclip anomaly mvtec/carpet --name carpet --size 240 --model open_clip:ViT-B-16-plus-240/laion400m_e31
 
+        binderclip anomaly parts/ --normal good-parts/ --method patchcore --threshold normal && echo all pass
+
         binderclip anomaly scans/ --method clap --normal sound/ --state cracks --state holes --sound smooth --steps 400
 
     Leaves scores.csv, an overlay of each of the highest, and report.html. Where `good/` and masks say the truth
-    (MVTec AD's layout), AUROC and region overlap are measured.
+    (MVTec AD's layout), AUROC and region overlap are measured. --model is small, or lite0 for patchcore and padim.
     """
     sides = None if scales is None else _sides(scales)
     request = AnomalyRequest(
         folder, name, normal, shots, method, tuple(state or ()), tuple(sound or ()), words, size, sides, out, most,
-        npy, seed, steps, model, device, dtype, json,
+        npy, seed, steps, model or default_model(method), device, dtype, json, parse_threshold(threshold),
     )  # fmt: skip
     raise typer.Exit(inspect(request))
+
+
+def default_model(method: str) -> str:
+    """What a method stands on where no --model is given."""
+    return "lite0" if method in ("patchcore", "padim") else "small"
+
+
+def parse_threshold(text: str | None) -> float | str | None:
+    """The threshold of --threshold: a score, `normal`, or None.
+
+    Raises:
+        UsageError: something else.
+    """
+    if text is None or text == "normal":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"--threshold {text!r}: give a score such as 0.4, or normal")
+    return value
 
 
 def _sides(text: str) -> tuple[int, ...]:

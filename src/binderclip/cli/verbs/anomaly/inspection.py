@@ -38,6 +38,7 @@ class AnomalyRequest:
     device: str
     dtype: str
     json: bool
+    threshold: float | str | None = None
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Inspection:
         score: against the truth, or None.
         masks: pictures whose damaged pixels are known.
         overlays: picture's row -> file.
+        threshold: score at which a picture fails; None where nothing is judged.
     """
 
     folder: InspectionFolder
@@ -66,6 +68,7 @@ class Inspection:
     score: AnomalyScore | None = None
     masks: int = 0
     overlays: dict[int, Path] = field(default_factory=dict)
+    threshold: float | None = None
 
     def order(self) -> list[int]:
         """Rows, most anomalous first."""
@@ -76,6 +79,18 @@ class Inspection:
         if self.held is None:
             return None
         return float(1 + (self.held >= self.found.scores[row]).sum()) / (1 + len(self.held))
+
+    def fails(self, row: int) -> bool:
+        """Whether a picture is at or above the threshold; never where there is none."""
+        return self.threshold is not None and float(self.found.scores[row]) >= self.threshold
+
+    def failed(self) -> int:
+        """How many pictures fail."""
+        return sum(self.fails(row) for row in range(len(self.pictures)))
+
+    def verdict(self, row: int) -> str:
+        """`pass`, `fail` or empty."""
+        return "" if self.threshold is None else "fail" if self.fails(row) else "pass"
 
     def label(self, row: int) -> str:
         """`good`, `damaged` or empty."""

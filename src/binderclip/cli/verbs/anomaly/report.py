@@ -59,6 +59,8 @@ def _scores_text(done: Inspection) -> str:
             f" The marks below are the {len(done.held)} normal pictures, each compared with the others. p is the share "
             "of normal pictures, the picture itself among them, that score as high: small is suspicious."
         )
+    if done.threshold is not None:
+        text += f" {done.failed()} of {len(done.pictures)} pictures are at or above {done.threshold:.4g} and fail."
     return text
 
 
@@ -66,6 +68,7 @@ def _caption(done: Inspection, row: int) -> str:
     entry, chance = done.pictures[row], done.chance(row)
     known = f", is {done.label(row)}" if done.label(row) else ""
     p = "" if chance is None else f", p {chance:.2f}"
+    known += ", FAILS" if done.fails(row) else ""
     return f"{entry.kind + '/' if entry.kind else ''}{entry.path.name}: {float(done.found.scores[row]):.3f}{p}{known}"
 
 
@@ -104,6 +107,8 @@ def _histogram(done: Inspection) -> Image.Image:
         ax.hist(values, edges, alpha=0.65, color=colours[label], label=f"{label} ({len(values)})")
     if done.held is not None:
         ax.plot(done.held.numpy(), np.zeros(len(done.held)), "|", color="k", markersize=14, label="normal pictures")
+    if done.threshold is not None:
+        ax.axvline(done.threshold, color="C3", linestyle="--", label="fails from here")
     ax.set(xlabel="score", ylabel="pictures")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8)

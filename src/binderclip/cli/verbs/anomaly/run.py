@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +12,8 @@ import typer
 
 from binderclip.cli.shared.inputs import note_left_out, output_folder, output_names
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
-from binderclip.cli.shared.progress import stages
+from binderclip.cli.shared.photographs import note_weak_on_photographs
+from binderclip.cli.shared.progress import stages, time_left
 from binderclip.cli.verbs.anomaly.inspection import AnomalyRequest, Inspection, figures
 from binderclip.errors import DataError, UsageError
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 BATCH = 16
 SHOWN = 10
+FAILED = 3
+"""Exit code where a picture is at or above --threshold: told apart from an error, which is 1."""
 
 
 def inspect(request: AnomalyRequest) -> int:
@@ -35,6 +40,7 @@ def inspect(request: AnomalyRequest) -> int:
         detector = _detector(request, normal, say)
         out = output_folder(request.out)
         done = _inspected(request, detector, folder, normal, say)
+        done.threshold = _threshold(request, done)
         if folder.labelled:
             say("measuring")
             done.score, done.masks = _measured(done)
@@ -45,8 +51,10 @@ def inspect(request: AnomalyRequest) -> int:
         say("writing the report")
         report = write_report(done, request, out / "report.html")
     _say(done, request, out, report)
+    if not request.json:
+        note_weak_on_photographs(request.model, [entry.path for entry in done.pictures])
     warn_skipped(done.skipped)
-    return 0
+    return FAILED if done.failed() else 0
 
 
 def _normal(request: AnomalyRequest, folder: InspectionFolder) -> list[Path]:
@@ -83,10 +91,20 @@ def check_options(request: AnomalyRequest) -> None:
     Raises:
         UsageError: an unknown method, or an option that is another method's.
     """
-    from binderclip.segment.anomaly import METHODS
+    from binderclip.segment.anomaly import BASELINES, METHODS
 
-    if request.method not in METHODS:
-        raise UsageError(f"--method {request.method!r} is unknown; there are {', '.join(METHODS)}")
+    if request.method not in {**METHODS, **BASELINES}:
+        raise UsageError(f"--method {request.method!r} is unknown; there are {', '.join([*METHODS, *BASELINES])}")
+    if request.threshold == "normal" and request.method == "clap":
+        raise UsageError(
+            "--threshold normal scores each normal picture without itself, which clap cannot: give a number"
+        )
+    if request.method in BASELINES:
+        others = {"--state": request.state, "--sound": request.sound, "--scales": request.scales,
+                  "--steps": request.steps, "--no-words": not request.words}  # fmt: skip
+        if given := [option for option, value in others.items() if value]:
+            raise UsageError(f"{given[0]}: {request.method} has neither words nor training")
+        return
     if request.method == "winclip":
         if request.steps is not None:
             raise UsageError("--steps are those of clap's training; winclip trains nothing")
@@ -105,8 +123,8 @@ def _detector(request: AnomalyRequest, normal: Sequence[Path], say: Callable[[st
     Raises:
         UsageError: no normal pictures for what compares with them alone.
     """
-    from binderclip.models import load
-    from binderclip.segment.anomaly import METHODS
+    from binderclip.models import load, load_vision
+    from binderclip.segment.anomaly import BASELINES, METHODS
 
     learns = request.method != "winclip"
     if learns and not normal:
@@ -114,6 +132,9 @@ def _detector(request: AnomalyRequest, normal: Sequence[Path], say: Callable[[st
     if not request.words and not normal:
         raise UsageError("--no-words compares with normal pictures alone: give --normal FOLDER with some")
     options: dict[str, Any] = {"size": request.size}
+    if request.method in BASELINES:
+        backbone = load_vision(request.model, device=request.device, dtype=request.dtype)
+        return BASELINES[request.method](backbone, seed=request.seed or 0, **options)
     if request.state:
         options["anomalous"] = request.state
     if request.sound:
@@ -140,25 +161,44 @@ def _inspected(
         used, opened, skipped = _opened(normal)
         if not used:
             raise DataError(f"none of {len(normal)} normal pictures could be read: {skipped[0][1]}")
-        if request.method != "winclip":
+        if request.method == "clap":
+            say("clap trains its restorer")
             note(f"{request.method} trains its restorer (normal pictures: {len(used)}); on a processor this takes long")
             detector.fit(opened)
         else:
             levels = detector.encode(opened)
             detector.fit(levels)
-            if len(used) > 1:
-                held = detector.score(levels, without=torch.arange(len(used), device=levels.image.device)).scores.cpu()
+            if len(used) > (2 if request.method == "padim" else 1):
+                say("each normal picture against the others")
+                held = detector.score(levels, without=torch.arange(len(used))).scores.cpu()
     kept: list[Inspected] = []
     parts = []
     skipped = [*folder.skipped, *skipped]
+    began = time.monotonic()
     for entries, opened in _batches(folder.pictures, skipped):
-        say(f"picture {len(kept) + 1} of {len(folder.pictures)}")
+        say(f"picture {len(kept) + 1} of {len(folder.pictures)}{time_left(began, len(kept), len(folder.pictures))}")
         kept += entries
         parts.append(detector(opened))
     if not kept:
         raise DataError(f"none of {len(folder)} pictures could be read: {skipped[-1][1]}")
     found = Anomalies(torch.cat([p.scores for p in parts]).cpu(), torch.cat([p.maps for p in parts]).cpu())
     return Inspection(folder, kept, found, used, held, skipped)
+
+
+def _threshold(request: AnomalyRequest, done: Inspection) -> float | None:
+    """The score at which a picture fails.
+
+    Raises:
+        UsageError: `normal` with too few normal pictures.
+    """
+    if request.threshold != "normal":
+        return None if request.threshold is None else float(request.threshold)
+    if done.held is None:
+        raise UsageError(
+            "--threshold normal needs normal pictures that can be held against each other: --normal FOLDER"
+        )
+    # Above every normal picture: the least number larger than the largest.
+    return math.nextafter(float(done.held.double().max()), math.inf)
 
 
 def _opened(paths: Sequence[Path]) -> tuple[list[Path], list[Any], list[tuple[str, str]]]:
@@ -234,8 +274,10 @@ def _write(done: Inspection, request: AnomalyRequest, out: Path) -> None:
         entry, chance = done.pictures[row], done.chance(row)
         p = "" if chance is None else f"{chance:.4f}"
         damaged = "" if entry.damaged is None else int(entry.damaged)
-        rows.append([entry.path, f"{float(done.found.scores[row]):.6f}", p, entry.kind, damaged])
-    write_csv(["image", "score", "p", "kind", "damaged"], rows, out / "scores.csv")
+        cells = [entry.path, f"{float(done.found.scores[row]):.6f}", p, entry.kind, damaged]
+        rows.append([*cells, *([done.verdict(row)] * (done.threshold is not None))])
+    columns = ["image", "score", "p", "kind", "damaged", *(["result"] * (done.threshold is not None))]
+    write_csv(columns, rows, out / "scores.csv")
     if request.npy:
         import numpy as np
 
@@ -264,11 +306,14 @@ def _say(done: Inspection, request: AnomalyRequest, out: Path, report: Path) -> 
                         "kind": done.pictures[row].kind,
                         "damaged": done.pictures[row].damaged,
                         "overlay": done.overlays.get(row),
+                        **({} if done.threshold is None else {"fails": done.fails(row)}),
                     }
                     for row in rows
                 ],
                 "measured": None if done.score is None else figures(done.score),
                 "masks": done.masks,
+                "threshold": done.threshold,
+                "failed": None if done.threshold is None else done.failed(),
                 "skipped": [{"image": key, "reason": reason} for key, reason in done.skipped],
                 "report": report,
             }
@@ -280,11 +325,13 @@ def _say(done: Inspection, request: AnomalyRequest, out: Path, report: Path) -> 
         "score",
         *(["p"] if done.held is not None else []),
         *(["known"] if done.folder.labelled else []),
+        *(["result"] if done.threshold is not None else []),
     ]
     shown = []
     for row in rows[:SHOWN]:
         cells: list[Any] = [short_path(done.pictures[row].path), float(done.found.scores[row])]
         cells += [done.chance(row)] * (done.held is not None) + [done.label(row)] * done.folder.labelled
+        cells += [done.verdict(row)] * (done.threshold is not None)
         shown.append(cells)
     print_table(
         f"{short_path(done.folder.root)}: the {len(shown)} most anomalous of {len(rows)} pictures, {request.method}, "
@@ -296,4 +343,6 @@ def _say(done: Inspection, request: AnomalyRequest, out: Path, report: Path) -> 
         values = ", ".join(f"{name} {value:.3f}" for name, value in figures(done.score).items())
         typer.echo(values + (f" ({done.masks} masks)" if done.masks else "") if values else "only one kind of picture: "
                    "nothing to measure")  # fmt: skip
+    if done.threshold is not None:
+        typer.echo(f"{done.failed()} of {len(rows)} pictures fail: their score is at or above {done.threshold:.4g}")
     typer.echo(f"report {report}")
