@@ -9,12 +9,25 @@ import typer
 
 from binderclip.cli.shared.options import AllowPipe, Device, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.errors import UsageError
 
 WAYS = ("image_to_text", "text_to_image")
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a packaged recipe, such as `scratch-64`.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="A TOML file, or the name of a packaged recipe, such as `scratch-64` [with --data: finetune]."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Your own pictures instead of the recipe's: a folder with captions or with one sub-folder a class, or "
+            "whatever else `evaluate --data` reads. Of a folder without splits a tenth is held out and measured."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -58,6 +71,8 @@ def train(
 
     Examples:
 
+        binderclip train --data photos/ --out runs/mine
+
         binderclip train scratch-64 --out runs/a
 
         binderclip train scratch-64 --out runs/b --set stage.lr=3e-4 --clip norm
@@ -70,8 +85,12 @@ def train(
     """
     from binderclip import train as training
 
+    if recipe is None and data is None:
+        raise UsageError("give a recipe, such as `train scratch-64`, or your own pictures: `train --data photos/`")
+    recipe = recipe or "finetune"
     overrides = [*(set or []), *([f"clip={clip}"] if clip is not None else [])]
-    checked = training.load_recipe(recipe, set=overrides)
+    own = [] if data is None else own_data(data, recipe, overrides)
+    checked = training.load_recipe(recipe, set=[*own, *overrides])
     if check:
         from binderclip.settings import write_toml
 
@@ -106,6 +125,60 @@ def train(
                 f"such as {names[0]}; summary.json lists them"
             )
     note(f"model: {out / 'model'}   plots: {out / 'plots'}   curves: tensorboard --logdir {out / 'tensorboard'}")
+
+
+HELD_OUT = 0.1
+"""Share of a user's pictures that is measured and not learned from, where they have no splits."""
+
+
+def own_data(data: str, recipe: str, overrides: list[str]) -> list[str]:
+    """The entries of a recipe that make it learn from a user's pictures, as `--set` takes them.
+
+    Args:
+        data: anything `load_data` opens.
+        recipe: whose batches have to fit.
+        overrides: what else was set.
+
+    Raises:
+        UsageError: there is no such data, or too little of it.
+        DataError: nothing usable in it.
+    """
+    from binderclip.data import ImageTextDataset, list_data, load_data
+    from binderclip.train import DataSpec, load_recipe
+    from binderclip.train.feed.pictures import open_sources
+
+    named = {part.strip() for part in data.split(",")} <= {*list_data()}
+    opened = load_data(data, "train" if named else None)
+    entry: dict[str, object] = {"name": data}
+    held: dict[str, object] = {"name": data, "split": "val"}
+    found = [f"stage.data={_toml(entry)}", f"evaluation.data={_toml(held)}"]
+    if not isinstance(opened, ImageTextDataset):
+        return [found[0], "evaluation.data=[]"]
+    splits = {str(part) for part in opened.attributes.get("split", []) if part is not None}
+    if not named and not splits & {"train", "val"}:
+        if len(opened) < 4:
+            raise UsageError(f"--data {data}: {len(opened)} pictures are too few to train on; give at least 4")
+        entry["hold_out"] = held["hold_out"] = HELD_OUT
+        found = [f"stage.data={_toml(entry)}", f"evaluation.data={_toml(held)}"]
+    elif not named and "train" not in splits:
+        raise UsageError(f"--data {data}: there is a split val and none train to learn from")
+    elif not named and "val" not in splits:
+        note(f"{data} has no split val: nothing is measured on pictures that are not learned from")
+        found = [found[0], "evaluation.data=[]"]
+    # Equal pictures are on one side, so how many are left is known only when it is done.
+    count = len(open_sources([DataSpec.model_validate(entry)])[0][0])
+    batch = min(stage.batch_size for stage in load_recipe(recipe, set=[*found, *overrides]).stage)
+    if batch > count:
+        note(f"{count} pictures to learn from: the batch is made of all of them instead of {batch}")
+        found.append(f"stage.batch_size={count}")
+    return found
+
+
+def _toml(entry: dict[str, object]) -> str:
+    """A list of one data source, in TOML."""
+    import json
+
+    return "[{" + ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items()) + "}]"
 
 
 def _show(result: object) -> None:

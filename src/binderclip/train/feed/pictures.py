@@ -61,9 +61,37 @@ def _open_named(spec: DataSpec) -> Any:
     by_name = named or ("split" in spec.model_fields_set and spec.split not in ("train", "val"))
     dataset = load_data(spec.name, spec.split if by_name else None, mode="RGBA", allow_pipe=spec._allow_pipe)
     has_splits = isinstance(dataset, ImageTextDataset) and spec.split in dataset.attributes.get("split", [])
+    if spec.hold_out and not by_name and not has_splits:
+        return _held_out(dataset, spec)
     if by_name or not has_splits or spec.split is None:
         return dataset
     return take_split(dataset, spec.split, spec.name)
+
+
+def _held_out(dataset: Any, spec: DataSpec) -> ImageTextDataset:
+    """The pictures that are held out for `val`, or the others; equal pictures are on the same side.
+
+    Raises:
+        UsageError: shards, which are streamed, or a side without pictures.
+    """
+    if not isinstance(dataset, ImageTextDataset):
+        raise UsageError(f"data {spec.name!r}: hold_out chooses pictures, and shards are a stream: name other shards")
+    val = spec.split == "val"
+    # The smallest hashes, so that the share is met as closely as a number of pictures can.
+    order = sorted(range(len(dataset)), key=lambda row: (dataset.content_hash(row), row))
+    count = max(1, round(spec.hold_out * len(dataset)))
+    while 0 < count < len(order) and _same(dataset, order[count - 1], order[count]):
+        count += 1
+    kept = sorted(order[:count] if val else order[count:])
+    if not kept:
+        raise UsageError(
+            f"data {spec.name!r}: {len(dataset)} pictures are too few to hold out {spec.hold_out:g} of them"
+        )
+    return dataset.subset(kept)
+
+
+def _same(dataset: ImageTextDataset, first: int, second: int) -> bool:
+    return dataset.content_hash(first) == dataset.content_hash(second)
 
 
 @dataclass(frozen=True)

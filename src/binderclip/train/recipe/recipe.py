@@ -39,6 +39,8 @@ class DataSpec(_Strict):
         split: split of a named set, or of a folder that has it; a folder without it is taken whole.
         weight: how often a picture of this source is drawn relative to others; 0.5 takes half of them each pass.
         limit: use only the first so many.
+        hold_out: share of the pictures, chosen by their content, that `split = "val"` has and no other split, of data
+            that has no splits of its own. Give it to training and evaluation alike.
         options: settings for a source of `train.SOURCES`.
     """
 
@@ -46,6 +48,7 @@ class DataSpec(_Strict):
     split: str | None = "train"
     weight: float = Field(1.0, gt=0)
     limit: int | None = Field(None, ge=1)
+    hold_out: float = Field(0.0, ge=0, lt=1)
     options: dict[str, Any] = {}
 
     # Set by `run(allow_pipe=)` alone: no recipe can allow its own commands.
