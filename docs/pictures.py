@@ -21,7 +21,6 @@ IMAGES = Path(__file__).parent / "images"
 SHOWN = ("chelsea", "coffee", "rocket", "motorcycle_left", "flower", "china")
 LABELS = "a cat,a dog,a cup of coffee,a rocket,a motorcycle,a flower,a temple,a tree,a boat,a house,a pizza"
 SHOWN_MARKS = ("circle", "box", "arrow", "contour", "fill", "blur", "gray", "tint", "crop")
-SCENE_LABELS = ("cat", "dog", "house", "moon", "flower", "tree", "heart", "cloud")
 
 
 def verb(*arguments: object) -> None:
@@ -54,12 +53,9 @@ def main() -> None:
         for sample in load_data("openclipart,noto-emoji", split="test"):
             sample.image.resize((128, 128)).save(pictures / f"{sample.key}.png")
         verb("search", "index", pictures)
-        verb("search", "query", "a sailing boat", "-i", pictures, "--top", 6, "--picture", IMAGES / "search.png")
-        words = vocabulary("scenes15", split="test").only(SCENE_LABELS)
-        batch = scenes(17, 1, 256, vocabulary=words, objects=(3, 3), area=(0.08, 0.2), background="gradient")
-        to_pil_image(batch.images[0]).save(place / "scene.png")
-        labels = ("--labels", ",".join(SCENE_LABELS), "--background", "background", "--preset", "clip_dinoiser")
-        verb("segment", place / "scene.png", *labels, "--overlay", IMAGES / "segment.png", "--map", place / "map.png")
+        verb("search", "query", "a computer", "-i", pictures, "--top", 5, "--picture", IMAGES / "search.png")
+        coloured = ("--overlay", IMAGES / "segment.png", "--map", place / "map.png")
+        verb("segment", place / "flower.png", "--labels", "flower", *coloured)
         located(place)
         inspected(place, photographs["brick"])
         clicked(place)
@@ -167,7 +163,7 @@ def inspected(place: Path, wall: Image.Image) -> None:
         (place / name).mkdir()
         for number, image in enumerate(images):
             to_pil_image(image).save(place / name / f"{number}.png")
-    options = ("--name", "brick wall", "--normal", place / "good-parts", "--size", 192, "--out", place / "anomalies")
+    options = ("--normal", place / "good-parts", "--method", "patchcore", "--out", place / "anomalies")
     verb("anomaly", place / "parts", *options)
     shown = [(f, "", "") for n in range(3) for f in (place / f"parts/{n}.png", place / f"anomalies/{n}-anomaly.png")]
     contact_sheet(shown, IMAGES / "anomaly.png", columns=6, side=128)

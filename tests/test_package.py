@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,28 @@ def test_importing_the_package_imports_no_room_and_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_readmes_pictures_have_the_addresses_of_the_project() -> None:
+    """Absolute, so that they are seen on a package index too; one address in pyproject.toml, and files that exist."""
+    root = Path(__file__).parent.parent
+    text = (root / "README.md").read_text(encoding="utf-8")
+    home = re.search(
+        r'Repository = "https://github.com/([^"]+)"', (root / "pyproject.toml").read_text(encoding="utf-8")
+    )
+    assert home is not None
+    used = set(re.findall(r"!\[[^\]]*\]\[(\w+)\]", text))
+    addresses = dict(re.findall(r"^\[(\w+)\]: (\S+)$", text, re.MULTILINE))
+    assert set(addresses) == used
+    assert not re.findall(r"!\[[^\]]*\]\(", text)
+    for name, address in addresses.items():
+        assert address == f"https://raw.githubusercontent.com/{home.group(1)}/main/docs/images/{name}.png"
+        assert (root / "docs" / "images" / f"{name}.png").is_file()
+    # A page, not a book: two minutes at 200 words each, and some code.
+    assert len(text.split()) < 1100
+
+
+def test_the_readmes_links_lead_to_files() -> None:
+    root = Path(__file__).parent.parent
+    for target in re.findall(r"\]\(([^)#]+)\)", (root / "README.md").read_text(encoding="utf-8")):
+        assert (root / target).is_file(), target
