@@ -112,7 +112,7 @@ def bars_of(rows: dict[str, tuple[float, float, float]], tile: str, label: str) 
 
     figure = new_figure(4.8, 3.2)
     axes = figure.subplots()
-    errors = [[value - low for value, low, _ in rows.values()], [high - value for value, _, high in rows.values()]]
+    errors = [(value - low, high - value) for value, low, high in rows.values()]
     bars(axes, list(rows), [value for value, _, _ in rows.values()], errors=errors)
     axes.set_xlim(0, 1)
     axes.set_xlabel(label)

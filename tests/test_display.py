@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 from html.parser import HTMLParser
 
@@ -11,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from binderclip.adapt.selection import Examined, Interval, LabelScore, LabelSelection, MethodScore, Selection
 from binderclip.display import MOST, new_figure, sheet_html, show_pictures, table_html
 from binderclip.errors import DataError, UsageError
+from binderclip.evaluate import Evaluation
 from binderclip.explain import Attribution, compare
 from binderclip.explain.engine.placement import Box
 from binderclip.models import Classification
@@ -160,6 +163,57 @@ def test_hits_are_a_list_that_shows_itself(tmp_path):
     assert np.allclose(np.asarray(page.pictures[0]), (0, 0, 255), atol=1)
     assert len([axes for axes in hits.plot().axes if axes.images]) == 1
     assert Page(Hits()._repr_html_()).pictures == []
+
+
+def chosen(kind, **other):
+    """A selection without the pictures that it was made from, of which nothing is shown."""
+    fields = {field.name: None for field in dataclasses.fields(kind)}
+    return kind(**{**fields, "optimism": 0.0125, **other})
+
+
+def test_a_selection_shows_its_table_and_the_one_look_at_the_test_part():
+    scores = [
+        MethodScore(name, "cheap", Interval(value, value - 0.1, value + 0.05), [], 0.5, 0.25, 1.0, 3, [], 0.0)
+        for name, value in (("gda", 0.75), ("<zero>", 0.5))
+    ]
+    test = Examined("gda", Interval(0.8, 0.7, 0.9), 0.8, 0.1, [], np.zeros((2, 2)), np.zeros((1, 2)))
+    found = chosen(Selection, scores=scores, test=test, curve={"gda": [(1, 0.5), (2, 0.625)]})
+    page = Page(found._repr_html_())
+    assert page.rows[1:] == [
+        ["gda", "0.750", "0.650 to 0.800", "0.500", "0.250"],
+        ["<zero>", "0.500", "0.400 to 0.550", "0.500", "0.250"],
+    ]
+    said = "Chosen: gda; choosing flatters it by about 0.013. On the test pictures: 0.800 (0.700 to 0.900)."
+    assert said.replace("0.013", f"{0.0125:.3f}") in page.texts
+    left, right = found.plot().axes
+    assert [bar.get_width() for bar in left.patches] == [0.75, 0.5]
+    assert list(right.lines[0].get_ydata()) == [0.5, 0.625]
+    one_draw = [dataclasses.replace(scores[0], accuracy=Interval(0.75, float("nan"), float("nan")))]
+    without = chosen(Selection, scores=one_draw, curve={})
+    assert "On the test pictures" not in without._repr_html_()
+    assert "nan" not in without._repr_html_()
+    assert png_of(without.plot()).width > 100
+    lines = [list(line.get_segments()[0][:, 0]) for line in left.collections[:1]]
+    assert lines == [pytest.approx([0.65, 0.8])]
+
+
+def test_a_selection_of_labels_shows_every_label():
+    scores = [LabelScore("probe", Interval(0.5, 0.4, 0.6), [], 0.25, 1.0, [])]
+    labels = [("cat", 4, 0.75, 0.5), ("<dog>", 2, 0.25, 0.125)]
+    found = chosen(LabelSelection, scores=scores, test=(0.5, 0.3, 6), by_label=labels)
+    page = Page(found._repr_html_())
+    assert page.rows[1] == ["probe", "0.500", "0.400 to 0.600", "0.250"]
+    assert page.rows[3:] == [["cat", "4", "0.750", "0.500"], ["<dog>", "2", "0.250", "0.125"]]
+    assert any("On 6 test pictures: 0.500." in text for text in page.texts)
+    assert [bar.get_width() for bar in found.plot().axes[1].patches] == [0.75, 0.25]
+
+
+def test_an_evaluation_shows_its_figures_and_counts_what_was_skipped():
+    found = Evaluation(7, {"text_to_image/R@1": 0.5, "zero_shot/top1": 0.25}, [("a.png", "damaged")])
+    page = Page(found._repr_html_())
+    assert page.rows[1:] == [["text to image/R@1", "0.500"], ["zero shot/top1", "0.250"]]
+    assert "7 pictures, 1 skipped" in page.texts
+    assert [bar.get_width() for bar in found.plot().axes[0].patches] == [0.5, 0.25]
 
 
 def run_of(sizes):

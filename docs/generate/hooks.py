@@ -14,6 +14,13 @@ from tables import fill
 
 WIDE = ("PAPERS.md", "BENCHMARKS.md", "SEGMENTATION.md")
 """Pages of tables: the side bars leave their room to them."""
+WITHOUT_CONTENTS = (
+    "index.md",
+    "guides/choose-your-clipping.md",
+    "guides/choose-your-head.md",
+    "guides/choose-your-preset.md",
+)
+"""Pages with pictures or tables beside each other: the list of sections leaves its room to them."""
 
 
 @lru_cache(maxsize=1)
@@ -40,7 +47,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Put the tables of a page in their place, and lead its links to notebooks to their pages."""
     if page.file.src_uri in WIDE:
         page.meta["hide"] = ["navigation", "toc"]
-    if page.file.src_uri == "index.md":
+    if page.file.src_uri in WITHOUT_CONTENTS:
         page.meta["hide"] = ["toc"]
     markdown = re.sub(r"(\]\([^)\s]+)\.ipynb\)", r"\1.md)", markdown)
     if "<!-- table: " not in markdown:

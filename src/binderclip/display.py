@@ -130,15 +130,18 @@ def show_pictures(entries: Sequence[tuple[Any, str]], *, columns: int = 4, side:
     return figure
 
 
-def bars(axes: Any, names: Sequence[str], values: Sequence[float], *, errors: Any = None) -> None:
+def bars(
+    axes: Any, names: Sequence[str], values: Sequence[float], *, errors: Sequence[tuple[float, float]] | None = None
+) -> None:
     """Horizontal bars from above to below, on matplotlib's axes.
 
     Args:
         axes: to draw on.
         names, values: of the bars.
-        errors: (2, N) lengths below and above, or None.
+        errors: of each bar the lengths to its lower and to its upper limit, or None.
     """
-    axes.barh(range(len(values)), values, xerr=errors, color="#4c72b0", ecolor="#333333")
+    lengths = [list(side) for side in zip(*errors, strict=True)] if errors else None
+    axes.barh(range(len(values)), values, xerr=lengths, color="#4c72b0", ecolor="#333333")
     axes.set_yticks(range(len(values)), names)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)

@@ -41,6 +41,23 @@ class Evaluation:
         """(measure, value), for a table."""
         return [(name.replace("_", " "), value) for name, value in self.figures.items()]
 
+    def _repr_html_(self) -> str:
+        """The figures as a table, in a notebook."""
+        from binderclip.display import table_html
+
+        said = f"{self.count} pictures" + (f", {len(self.skipped)} skipped" if self.skipped else "")
+        return table_html(("measure", "value"), self.rows(), caption=said)
+
+    def plot(self) -> Any:
+        """A matplotlib figure: a bar for every figure."""
+        from binderclip.display import bars, new_figure
+
+        figure = new_figure(7, 0.8 + 0.3 * max(2, len(self.figures)))
+        axes = figure.subplots()
+        bars(axes, [name for name, _ in self.rows()], [value for _, value in self.rows()])
+        axes.set_xlim(0, 1)
+        return figure
+
 
 @dataclass(frozen=True)
 class Described:

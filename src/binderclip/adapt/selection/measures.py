@@ -19,10 +19,18 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def limits(self) -> str:
+        """Both limits in words; empty where there are none."""
+        return "" if np.isnan(self.low) else f"{self.low:.3f} to {self.high:.3f}"
+
+    @property
+    def errors(self) -> tuple[float, float]:
+        """Distance to the lower and to the upper limit, 0 where there are none: what error bars are drawn by."""
+        return (0.0, 0.0) if np.isnan(self.low) else (max(0.0, self.value - self.low), max(0.0, self.high - self.value))
+
     def __str__(self) -> str:
-        if np.isnan(self.low):
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.value:.3f} ({self.limits})" if self.limits else f"{self.value:.3f}"
 
 
 def mean_interval(values: Float[np.ndarray, "S"]) -> Interval:

@@ -73,6 +73,37 @@ class LabelSelection:
     seconds: float
     model: str
 
+    def _repr_html_(self) -> str:
+        """The table of methods, the choice, and the labels on the test part, in a notebook."""
+        from html import escape
+
+        from binderclip.display import table_html
+
+        found = [(s.name, s.mean_average_precision, s.macro_f1) for s in self.scores]
+        rows = [(name, precision.value, precision.limits, f1) for name, precision, f1 in found]
+        said = f"Chosen: {self.scores[0].name}; choosing flatters it by about {self.optimism:.3f}."
+        if self.test is not None:
+            said += f" On {self.test[2]} test pictures: {self.test[0]:.3f}."
+        table = table_html(("method", "mean average precision", "95 %", "macro-F1"), rows, most=len(rows))
+        labels = table_html(("label", "test pictures", "average precision", "F1"), self.by_label)
+        return f"{table}<p>{escape(said)}</p>{labels if self.by_label else ''}"
+
+    def plot(self) -> Any:
+        """A matplotlib figure: mean average precision of every method with its interval, and of every label."""
+        from binderclip.display import bars, new_figure
+
+        figure = new_figure(10, 1.2 + 0.28 * max(5, len(self.scores), len(self.by_label)))
+        left, right = figure.subplots(1, 2)
+        found = [s.mean_average_precision for s in self.scores]
+        errors = [each.errors for each in found]
+        bars(left, [s.name for s in self.scores], [each.value for each in found], errors=errors)
+        left.set_xlabel("mean average precision by cross-validation, 95 %")
+        bars(right, [label for label, *_ in self.by_label], [precision for _, _, precision, _ in self.by_label])
+        right.set_xlabel("average precision on the test part")
+        for axes in (left, right):
+            axes.set_xlim(0, 1)
+        return figure
+
     def figures(self) -> dict[str, Any]:
         """Everything as plain values for JSON."""
         return {

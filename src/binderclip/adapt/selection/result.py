@@ -113,15 +113,12 @@ class Selection:
 
         from binderclip.display import table_html
 
-        rows = [
-            (s.name, s.accuracy.value, f"{s.accuracy.low:.3f} to {s.accuracy.high:.3f}", s.macro_f1, s.calibration)
-            for s in self.scores
-        ]
+        rows = [(s.name, s.accuracy.value, s.accuracy.limits, s.macro_f1, s.calibration) for s in self.scores]
         table = table_html(("method", "accuracy", "95 %", "macro-F1", "calibration error"), rows, most=len(rows))
         said = f"Chosen: {self.scores[0].name}; choosing flatters it by about {self.optimism:.3f}."
         if self.test is not None:
             found = self.test.accuracy
-            said += f" On the test pictures: {found.value:.3f} ({found.low:.3f} to {found.high:.3f})."
+            said += f" On the test pictures: {found}."
         return f"{table}<p>{escape(said)}</p>"
 
     def plot(self) -> Any:
@@ -131,9 +128,8 @@ class Selection:
         figure = new_figure(10, 1.2 + 0.28 * max(5, len(self.scores)))
         left, right = figure.subplots(1, 2)
         values = [s.accuracy.value for s in self.scores]
-        below = [max(0.0, s.accuracy.value - s.accuracy.low) for s in self.scores]
-        above = [max(0.0, s.accuracy.high - s.accuracy.value) for s in self.scores]
-        bars(left, [s.name for s in self.scores], values, errors=[below, above])
+        errors = [s.accuracy.errors for s in self.scores]
+        bars(left, [s.name for s in self.scores], values, errors=errors)
         left.set_xlim(0, 1)
         left.set_xlabel("accuracy by cross-validation, 95 %")
         for name, points in self.curve.items():

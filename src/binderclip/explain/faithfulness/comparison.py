@@ -114,7 +114,8 @@ class Comparison:
         rows = self.table()
         figure = new_figure(7, 0.6 + 0.3 * len(rows))
         axes = figure.subplots()
-        errors = [0.0 if row[f"{test}_error"] != row[f"{test}_error"] else row[f"{test}_error"] for row in rows]
+        spread = [row[f"{test}_error"] for row in rows]
+        errors = [(0.0, 0.0) if each != each else (each, each) for each in spread]
         bars(axes, [row["method"] for row in rows], [row[test] for row in rows], errors=errors)
         axes.set_xlabel(test)
         return figure
