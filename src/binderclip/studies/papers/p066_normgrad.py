@@ -169,7 +169,7 @@ def draw(table: Table, figure: Figure) -> None:
         alike = table.values(ALIKE, name, PLACES[-1])
         right.plot([number] * len(alike), alike, "o", color=f"C{number}", alpha=0.6)
         right.plot(number + 0.2, alike.mean(), "s", color=f"C{number}")
-    right.set(title="Highest and lowest class: correlation")
+    right.set(title="Class correlation")
     right.set_xticks(range(3), ["no step", *map(_step, STEPS)], fontsize=7)
 
 

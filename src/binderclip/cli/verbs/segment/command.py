@@ -150,9 +150,9 @@ def segment(
             raise UsageError("give images or folders for --task, such as: segment photos/ --task 'the hidden animal'")
         if not task.strip():
             raise UsageError("--task is empty: say what is wanted, such as 'the hidden animal'")
-        given = {"--background": background, "--set": set, "--descriptions": descriptions, "--size": size,
+        others = {"--background": background, "--set": set, "--descriptions": descriptions, "--size": size,
                  "--overlay": overlay, "--map": label_map, "--csv": csv, "--compare": compare}  # fmt: skip
-        if unused := [option for option, value in given.items() if value]:
+        if unused := [option for option, value in others.items() if value]:
             raise UsageError(f"--task takes no label map's options: leave out {', '.join(unused)}")
         vocabulary = () if labels is None else tuple(parse_labels(labels))
         request = TaskRequest(task, method, vocabulary, ask, ask_model, segmenter, model, device, dtype, json)
