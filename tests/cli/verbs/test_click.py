@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
 from binderclip.evaluate.standins import held_out_scenes
-from binderclip.segment import Prompts, load_promptable
+from binderclip.segment import InteractiveSession, Prompts, load_promptable
 from binderclip.segment.promptable import PromptModel, PromptNetwork
 
 Command = Callable[..., Any]
@@ -119,3 +119,54 @@ def test_a_second_click_keeps_the_first_mask(command: Command, pictures: Path, f
     # A name that is given is meant.
     again = command(*words, "--point", "20,20", "--out", "cat-mask.png").json()
     assert again["mask"] == "cat-mask.png"
+
+
+def test_a_session_is_gone_on_with(command: Command, folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (40, 64, 3), dtype=np.uint8)).save("noise.png")
+    words = ("click", "noise.png", "-m", folder, "--session", "s.json")
+    command(*words, "--point", "20,20")
+    second = command(*words, "--not", "50,10", "--scribble", "5,5 20,5", "--json").json()
+    assert second["steps"] == 3
+    assert second["points"][0] == [20, 20]
+
+    session = InteractiveSession(load_promptable(folder), "noise.png")
+    session.click(20, 20)
+    first = session.mask
+    session.click(50, 10, positive=False)
+    session.scribble([(5, 5), (20, 5)])
+    assert np.array_equal(np.asarray(Image.open(second["mask"])) > 0, session.mask.numpy())
+
+    back = command(*words, "--undo", "2", "--json").json()
+    assert back["steps"] == 1
+    assert np.array_equal(np.asarray(Image.open(back["mask"])) > 0, first.numpy())
+    again = command(*words, "--redo", "2", "--json").json()
+    assert again["pixels"] == second["pixels"]
+    assert "session s.json, 3 steps" in command(*words).out
+
+
+def test_a_session_is_not_harmed_by_mistakes(command: Command, folder: Path) -> None:
+    Image.new("RGB", (64, 40), "teal").save("plain.png")
+    Image.new("RGB", (40, 64), "teal").save("turned.png")
+    words = ("click", "plain.png", "-m", folder)
+    for options, said in [
+        (("--session", "s.json"), "there is no session s.json yet"),
+        (("--undo", "1", "--point", "3,3"), "go with --session"),
+        (("--session", "none/s.json", "--point", "3,3"), "there is no folder"),
+    ]:
+        done = command(*words, *options)
+        assert done.code == 2
+        assert said in done.err
+    command(*words, "--session", "s.json", "--point", "20,20")
+    before = Path("s.json").read_bytes()
+    for options, said in [
+        (("--undo", "2"), "--undo 2: the session s.json has 1 such steps"),
+        (("--redo", "1"), "--redo 1"),
+        (("--scribble", "3,3 90,3"), "outside the picture"),
+        (("--scribble", "3;3"), "write two numbers"),
+    ]:
+        assert said in command(*words, "--session", "s.json", *options).err
+    assert (
+        "64 x 40 pixels, this one has 40 x 64" in command("click", "turned.png", *words[2:], "--session", "s.json").err
+    )
+    assert Path("s.json").read_bytes() == before

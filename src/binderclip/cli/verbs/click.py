@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from binderclip.cli.shared.boxes import parse_box
 from binderclip.cli.shared.inputs import one_image, output_path
 from binderclip.cli.shared.options import Device, Json
 from binderclip.cli.shared.output import print_json
+from binderclip.cli.shared.session import SessionRequest, session_after
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +34,18 @@ def click(
         typer.Option("--not", metavar="X,Y", help="A pixel outside the object. Can be given several times."),
     ] = None,
     box: Annotated[str | None, typer.Option(help="A box around the object, `x0,y0,x1,y1` in pixels.")] = None,
+    scribble: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y X,Y ...", help="With --session: a line over the object, its corners in quotes."),
+    ] = None,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Keep the clicks in this JSON and go on from those in it; the mask is of all of them."
+        ),
+    ] = None,
+    undo: Annotated[int, typer.Option(min=0, max=10_000, help="With --session: steps to take back first.")] = 0,
+    redo: Annotated[int, typer.Option(min=0, max=10_000, help="With --session: steps to do again.")] = 0,
     out: Annotated[
         str | None,
         typer.Option(
@@ -58,6 +72,10 @@ def click(
 
         binderclip click photo.jpg --box 40,30,300,280 --not 60,40
 
+        binderclip click photo.jpg --session photo.json --point 310,120
+
+        binderclip click photo.jpg --session photo.json --undo 1 --not 60,40
+
     A second click on the same picture writes NAME-mask-2.png: a mask is replaced only where --out names it.
     """
     path = one_image(image)
@@ -65,16 +83,17 @@ def click(
     away = [_parsed(text, "--not") for text in outside or []]
     area = None if box is None else parse_box(box)
     region = None if area is None else area.box
-    if not inside and area is None:
+    if session is None and (undo or redo or scribble):
+        raise UsageError("--undo, --redo and --scribble go with --session FILE")
+    lines = tuple(tuple(_parsed(word, "--scribble") for word in text.split()) for text in scribble or [])
+    if session is None and not inside and area is None:
         raise UsageError("give --point x,y or --box x0,y0,x1,y1: where the object is")
     mask_path, overlay_path = _new_paths(path, out, overlay)
     if mask_path.suffix.lower() != ".png":
         raise UsageError(f"--out {mask_path}: a mask is saved as PNG")
 
     import torch
-    from PIL import Image
 
-    from binderclip.cli.shared.sheet import save_picture
     from binderclip.data import open_image
     from binderclip.segment import Prompts, load_promptable
 
@@ -83,6 +102,16 @@ def click(
     if area is not None:
         _check_box(area, picture)
     segmenter = load_promptable(model, device=device)
+    if session is not None:
+        request = SessionRequest(Path(session), undo, redo, region, tuple(inside), tuple(away), lines)
+        after = session_after(request, picture, path, segmenter, model)
+        mask = after.mask.cpu().numpy()
+        inside, away = ([(c.x, c.y) for c in after.clicks if c.positive is kind] for kind in (True, False))
+        region = next((a.box for a in reversed(after.actions) if a.box is not None), None)
+        sure, steps = after.predicted_iou or 0.0, len(after.actions)
+        answer = _Answer(path, model, mask, sure, inside, away, region, session, steps)
+        _finish(answer, picture, mask_path, overlay_path, json)
+        return
     labels = [1] * len(inside) + [0] * len(away)
     prompts = Prompts.of(points=[*inside, *away] or None, labels=labels or None, box=region)
     # One click may mean a part or the whole: the best of three. More prompts are unambiguous.
@@ -90,32 +119,62 @@ def click(
         state = segmenter.encode(picture)
         found = segmenter.predict(state, prompts, multimask=len(labels) == 1 and region is None).pick()
     mask = (found.logits[0, 0] > 0).cpu().numpy()
+    answer = _Answer(path, model, mask, float(found.scores[0, 0]), inside, away, region)
+    _finish(answer, picture, mask_path, overlay_path, json)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The mask and what asked for it."""
+
+    path: Path
+    model: str
+    mask: np.ndarray
+    predicted_iou: float
+    inside: list[tuple[float, float]]
+    away: list[tuple[float, float]]
+    region: tuple[float, ...] | None
+    session: str | None = None
+    steps: int = 0
+
+
+def _finish(answer: _Answer, picture: Image.Image, mask_path: Path, overlay_path: Path, json: bool) -> None:
+    """Save the pictures and say what was found."""
+    from PIL import Image
+
+    from binderclip.cli.shared.sheet import save_picture
+
+    mask = answer.mask
     try:
         Image.fromarray(mask.astype("uint8") * 255).save(mask_path)
     except OSError as error:
         raise DataError(f"cannot write {mask_path}: {error.strerror or error}") from error
-    save_picture(_drawn(picture, mask, inside, away, region), overlay_path)
+    save_picture(_drawn(picture, mask, answer.inside, answer.away, answer.region), overlay_path)
     bounds = _bounds(mask)
     if json:
+        kept = {} if answer.session is None else {"session": answer.session, "steps": answer.steps}
         print_json(
             {
-                "image": path,
-                "model": model,
-                "points": inside,
-                "not": away,
-                "box": region,
+                "image": answer.path,
+                "model": answer.model,
+                "points": answer.inside,
+                "not": answer.away,
+                "box": answer.region,
                 "pixels": int(mask.sum()),
                 "share": float(mask.mean()),
-                "predicted_iou": float(found.scores[0, 0]),
+                "predicted_iou": answer.predicted_iou,
                 "bounds": bounds,
                 "mask": mask_path,
                 "overlay": overlay_path,
+                **kept,
             }
         )
         return
     where = f"x {bounds[0]} to {bounds[2]}, y {bounds[1]} to {bounds[3]}" if bounds else "nothing was found there"
-    typer.echo(f"{mask.mean():.1%} of the picture, {where}; predicted IoU {float(found.scores[0, 0]):.2f}")
+    typer.echo(f"{mask.mean():.1%} of the picture, {where}; predicted IoU {answer.predicted_iou:.2f}")
     typer.echo(f"mask {mask_path}\noverlay {overlay_path}")
+    if answer.session is not None:
+        typer.echo(f"session {answer.session}, {answer.steps} steps")
 
 
 def _new_paths(image: Path, out: str | None, overlay: str | None) -> tuple[Path, Path]:
