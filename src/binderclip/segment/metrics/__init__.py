@@ -40,6 +40,13 @@ if TYPE_CHECKING:
     from binderclip.segment.metrics.calibration import CalibrationBins, CalibrationScore, Reliability, calibration_error
     from binderclip.segment.metrics.coco_ap import CocoAP, coco_average_precision
     from binderclip.segment.metrics.confusion import IoU, IoUScore, mask_iou
+    from binderclip.segment.metrics.foreground import (
+        e_measure,
+        foreground_scores,
+        mean_absolute_error,
+        s_measure,
+        weighted_f,
+    )
     from binderclip.segment.metrics.instances import (
         InstanceMatcher,
         InstanceScore,
@@ -92,16 +99,21 @@ __all__ = [
     "box_overlaps",
     "calibration_error",
     "coco_average_precision",
+    "e_measure",
+    "foreground_scores",
     "instance_scores",
     "label_edges",
     "mask_iou",
     "match",
+    "mean_absolute_error",
     "mean_average_precision",
     "overlaps",
     "panoptic_quality",
     "per_region_overlap",
+    "s_measure",
     "sorted_ap",
     "symmetric_best_dice",
+    "weighted_f",
 ]
 
 lazy_exports(__name__)
