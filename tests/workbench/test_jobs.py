@@ -179,6 +179,12 @@ def test_time_left_is_the_time_so_far_over_the_share_done(monkeypatch: pytest.Mo
     now = 110.0
     job.progress(5, 10)
     assert job.view().seconds_left == pytest.approx(4.0)
+    # A text that changes with every unit is one step still, and what was done before its first report has no pace.
+    job.progress(90, 100, "step 90")
+    now = 120.0
+    assert job.view().seconds_left is None
+    job.progress(95, 100, "step 95")
+    assert job.view().seconds_left == pytest.approx(10.0)
     job.say("saving")
     assert job.view().fraction is None
 

@@ -68,7 +68,7 @@ class WorkbenchJob:
         """How often `show` was called, and with what last."""
         self.stopping = False
         self._text = ""
-        self._counts: tuple[float, float, float] | None = None
+        self._counts: tuple[float, float, float, float] | None = None
         self._began = 0.0
         self._ended_at = 0.0
         self._thread: threading.Thread | None = None
@@ -80,16 +80,17 @@ class WorkbenchJob:
         self._text, self._counts = text, None
 
     def progress(self, done: float, total: float, text: str = "") -> None:
-        """How far the present step is; the time left follows from the time since its first report.
+        """How far the present step is; the time left follows from the units since its first report.
 
         Args:
-            done: units done. total: units in all.
+            done: units done; fewer than before, or another `total`, begin another step.
+            total: units in all.
             text: what is done; default what was said last.
         """
-        text = text or self._text
-        same = self._counts is not None and self._text == text and self._counts[0] <= done
-        start = self._counts[2] if same and self._counts is not None else time.monotonic()
-        self._text, self._counts = text, (float(done), float(total), start)
+        before = self._counts
+        same = before is not None and before[1] == float(total) and before[0] <= done
+        first, start = before[2:] if same and before is not None else (float(done), time.monotonic())
+        self._text, self._counts = text or self._text, (float(done), float(total), first, start)
 
     def show(self, value: Any) -> None:
         """Hand over what there is so far; the page shows the last of these while the run goes on."""
@@ -106,9 +107,9 @@ class WorkbenchJob:
         now = self._ended_at or time.monotonic()
         if counts is not None and counts[1] > 0:
             fraction = min(1.0, max(0.0, counts[0] / counts[1]))
-            spent = now - counts[2]
-            if fraction > 0 and spent > 0.5:
-                left = spent * (1 - fraction) / fraction
+            done, total, first, start = counts
+            if done > first and now - start > 0.5:
+                left = (now - start) * max(0.0, total - done) / (done - first)
         seconds = now - self._began if self._began else 0.0
         return JobView(self.state, place, self.error or self._text, fraction, seconds, left)
 
