@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -139,6 +140,18 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class-named folders of digits: zero, one, four, of 14 pictures each."""
+    folder = tmp_path_factory.mktemp("labelled")
+    digits = load_data("digits")
+    for name, label in (("zero", 0), ("one", 1), ("four", 4)):
+        (folder / name).mkdir()
+        for row in np.flatnonzero(digits.labels == label)[:14]:
+            digits[int(row)].image.save(folder / name / f"{row}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def png() -> bytes:
     """A small picture."""
     import io
@@ -149,7 +162,7 @@ def png() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def server(gate: Gate, photographs: Path) -> Iterator[Any]:
+def server(gate: Gate, photographs: Path, labelled: Path) -> Iterator[Any]:
     """The workbench with all its tabs, on a port of its own."""
     import time
 
@@ -178,7 +191,7 @@ def server(gate: Gate, photographs: Path) -> Iterator[Any]:
 
     tabs = [*TABS, Tab("Wait", "Waits until the test says so.", build, order=999)]
     before = dict(os.environ)
-    with WorkbenchServer(tabs=tabs, folders=[photographs]).in_background() as running:
+    with WorkbenchServer(tabs=tabs, folders=[photographs, labelled]).in_background() as running:
         # What it sets for a process of its own is not for the other tests of this one.
         for name in set(os.environ) - set(before) - {"GRADIO_TEMP_DIR"}:
             del os.environ[name]

@@ -21,13 +21,23 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str) -
         columns: their heads. rows: their cells; floats are shown with three decimals.
         caption: what the table is of, read aloud and shown above it.
     """
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
+    rows = list(rows)
+    numeric = [bool(rows) and all(_is_number(row[n]) for row in rows) for n in range(len(columns))]
+    head = "".join(
+        f'<th scope="col"{" class=number" * right}>{html.escape(name)}</th>'
+        for name, right in zip(columns, numeric, strict=True)
+    )
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     name = html.escape(caption, quote=True)
     return (
-        f'<div class="table-box" tabindex="0" role="region" aria-label="{name}"><table><caption>{name}</caption>'
+        f'<div class="table-box" tabindex="0" role="region" aria-label="{name}"><table>'
+        f"<caption><span>{name}</span></caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _cell(value: Any) -> str:
@@ -120,6 +130,32 @@ def packed(folder: Path, files: Sequence[Path], name: str) -> Path:
         for file in files:
             archive.write(file, file.relative_to(folder))
     return path
+
+
+def gathered(paths: Sequence[Path], folder: Path) -> Path:
+    """A folder with uploads in it under their own names, for what works on a folder; made where it is missing."""
+    import os
+
+    from binderclip.cli.shared.inputs import output_names
+
+    if not folder.is_dir():
+        folder.mkdir()
+        for name, path in zip(output_names([Path(path.name) for path in paths]), paths, strict=True):
+            os.link(path, folder / f"{name}{path.suffix}")
+    return folder
+
+
+def report_frame(path: Path, said: str) -> str:
+    """A report inside the page, to be opened there; scripts have no power in it.
+
+    Args:
+        path: of the HTML file, self-contained. said: what is in it.
+    """
+    inside = html.escape(path.read_text(encoding="utf-8"), quote=True)
+    return (
+        f'<details class="report"><summary>{html.escape(said)}</summary>'
+        f'<iframe sandbox title="Report" srcdoc="{inside}"></iframe></details>'
+    )
 
 
 def hint(said: str) -> str:

@@ -174,15 +174,20 @@ class Bench:
 
     # -- parts of the page ----------------------------------------------------------------------------------------
 
-    def pictures(self, label: str = "Pictures", *, many: bool = True, height: int = 150) -> PictureInput:
+    def pictures(
+        self,
+        label: str = "Pictures",
+        *,
+        many: bool = True,
+        height: int = 150,
+        folder_label: str = "Or a folder on this machine",
+    ) -> PictureInput:
         """Where pictures are dropped; with a list of the folders on this machine that the workbench was opened on."""
         files = gr.File(
             label=label, file_count="multiple" if many else "single", file_types=["image"], height=height,
         )  # fmt: skip
         choices = [("(what was uploaded)", ""), *((str(folder), str(folder)) for folder in self.below())]
-        folder = gr.Dropdown(
-            choices, value="", label="Or a folder on this machine", visible=bool(self.folders) and many
-        )
+        folder = gr.Dropdown(choices, value="", label=folder_label, visible=bool(self.folders) and many)
         return PictureInput(files, folder)
 
     def controls(self, label: str) -> Controls:

@@ -45,6 +45,7 @@ class Job:
     deadline: float
     folds: int
     progress: Callable[[str], object]
+    judged: Callable[[str, MethodScore | str], object]
     _pixels: Any = None
 
     def inputs(self, entry: Candidate) -> Any:
@@ -117,6 +118,10 @@ def compare_candidates(
             left_out.append((entry.name, f"{over}{left}"))
         except BinderclipError as error:
             left_out.append((entry.name, str(error)))
+        else:
+            job.judged(entry.name, _score(entry, draws, found[entry.name]))
+            continue
+        job.judged(*left_out[-1])
     if not found:
         raise UsageError("no method could be run: " + "; ".join(f"{name}: {why}" for name, why in left_out))
     by_name = {entry.name: entry for entry in candidates}

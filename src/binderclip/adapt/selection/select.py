@@ -15,7 +15,7 @@ from binderclip.adapt.selection.compare import CandidateComparison, Job, compare
 from binderclip.adapt.selection.encoded import encode_dataset
 from binderclip.adapt.selection.final import calibrate, examine, final_fit, learning_curve
 from binderclip.adapt.selection.measures import mcnemar, selection_optimism
-from binderclip.adapt.selection.result import Examined, Selection
+from binderclip.adapt.selection.result import Examined, MethodScore, Selection
 from binderclip.adapt.selection.splits import DataSplit, near_duplicates, split_parts
 from binderclip.errors import DataError, UsageError
 
@@ -43,6 +43,7 @@ def select_head(
     limit: int | None = None,
     store: str | Path | None = None,
     progress: Callable[[str], object] | None = None,
+    judged: Callable[[str, MethodScore | str], object] | None = None,
 ) -> Selection:
     """Find the best head for labelled pictures, and say how good it is without fooling anybody.
 
@@ -65,6 +66,7 @@ def select_head(
             given test split; None: about 4,000 in all, and never fewer than 4 x shots a class.
         store: folder for finished cells, from which a killed run goes on; None keeps nothing.
         progress: called with a line at every step.
+        judged: called after every candidate with its name and its row of the table, or why it was left out.
 
     Returns:
         The `Selection`.
@@ -89,7 +91,8 @@ def select_head(
     if bank is None:
         bank = model.text_bank([str(name) for name in names], templates)
     bank = bank.align([str(name) for name in names])
-    job = Job(model, labelled, encoded, names, targets, groups, began + budget, folds, say)
+    told = judged or (lambda name, outcome: None)
+    job = Job(model, labelled, encoded, names, targets, groups, began + budget, folds, say, told)
     found = compare_candidates(
         job, parts, candidates(methods, model, bank, catalogue()), shots, range(seed, seed + seeds), store, bank
     )

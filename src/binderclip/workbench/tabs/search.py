@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from binderclip.cli.shared.inputs import output_names
 from binderclip.cli.shared.output import write_csv, write_json
 from binderclip.cli.shared.sheet import contact_sheet
 from binderclip.cli.verbs.search import INSIDE
 from binderclip.errors import DataError
 from binderclip.workbench.commands import PICTURES, Equivalent, shell_line
-from binderclip.workbench.look import could_not_be_read, gallery, hint, small_copy, table
+from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, small_copy, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -90,12 +88,7 @@ def work(
 def _gathered(run: Run, chosen: ChosenPictures) -> Path:
     """A folder with the uploads in it, kept as long as the page is open, so that an index of it is as well."""
     key = hashlib.sha256("\n".join(map(str, chosen.paths)).encode()).hexdigest()[:12]
-    folder = run.folder.parent / f"searched-{key}"
-    if not folder.is_dir():
-        folder.mkdir()
-        for name, path in zip(output_names([Path(path.name) for path in chosen.paths]), chosen.paths, strict=True):
-            os.link(path, folder / f"{name}{path.suffix}")
-    return folder
+    return gathered(chosen.paths, run.folder.parent / f"searched-{key}")
 
 
 def _report(index: Any, report: IndexReport) -> str:

@@ -10,8 +10,9 @@ import typer
 
 from binderclip.cli.shared.inputs import output_folder
 from binderclip.cli.shared.options import MOST_SEED, Device, Dtype, Json, Model, finite
-from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_json
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.progress import duration, stages
+from binderclip.cli.verbs.adapt.run import choose_head
 from binderclip.cli.verbs.adapt.wording import interval_text, labels_verdict, verdict
 from binderclip.errors import UsageError
 
@@ -90,7 +91,7 @@ def adapt(
     if not names:
         raise UsageError("--methods is empty: auto, all, or names such as gda,linear-probe")
 
-    from binderclip.adapt.selection import label_sets, select_head, select_labels
+    from binderclip.adapt.selection import label_sets
     from binderclip.data import ImageTextDataset, load_data
     from binderclip.models import load, resolve_templates
 
@@ -108,21 +109,8 @@ def adapt(
             "shots": shots, "seeds": seeds, "methods": names, "templates": sentences, "folds": folds, "seed": seed,
             "progress": say if several else lambda line: say(line + _at_most(budget - time.monotonic() + began)),
         }  # fmt: skip
-        found: Any
-        if several:
-            found = select_labels(clip, samples, **options)
-        else:
-            found = select_head(clip, samples, **options, budget=budget, keep=keep, limit=limit, store=out / "finished")
-        found.save(out)
-        write_json({"data": data, **found.figures()}, out / "figures.json")
-        if report:
-            from binderclip.cli.verbs.adapt.report import write_labels_report, write_report
-
-            say("writing the report")
-            if several:
-                write_labels_report(found, data, out / "report.html")
-            else:
-                write_report(found, clip, data, out / "report.html")
+        only_one = {"budget": budget, "keep": keep, "limit": limit, "store": out / "finished"}
+        found = choose_head(clip, samples, data, out, options, only_one, report=report, say=say)
     if json:
         print_json({"data": data, **found.figures(), "skipped": found.encoded.skipped})
     elif several:
