@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,19 @@ FAILED = 3
 """Exit code where a picture is at or above --threshold: told apart from an error, which is 1."""
 
 
-def inspect(request: AnomalyRequest) -> int:
-    """Score, measure, write and say; the exit code."""
+def carry_out(
+    request: AnomalyRequest, spoken: Callable[[str], AbstractContextManager[Callable[[str], None]]]
+) -> tuple[Inspection, Path, Path]:
+    """Score, measure and write; what was found, the folder of the results, and the report.
+
+    Args:
+        request: the options.
+        spoken: `stages`, or what says what is being done elsewhere.
+
+    Raises:
+        UsageError: options that do not fit together.
+        DataError: no picture can be read, or a file cannot be written.
+    """
     from binderclip.data import InspectionFolder
 
     check_options(request)
@@ -36,7 +48,7 @@ def inspect(request: AnomalyRequest) -> int:
     note_left_out(request.folder, results)
     folder = InspectionFolder(request.folder, without=results)
     normal = _normal(request, folder)
-    with stages("loading the model") as say:
+    with spoken("loading the model") as say:
         detector = _detector(request, normal, say)
         out = output_folder(request.out)
         done = _inspected(request, detector, folder, normal, say)
@@ -50,6 +62,12 @@ def inspect(request: AnomalyRequest) -> int:
 
         say("writing the report")
         report = write_report(done, request, out / "report.html")
+    return done, out, report
+
+
+def inspect(request: AnomalyRequest) -> int:
+    """Score, measure, write and say; the exit code."""
+    done, out, report = carry_out(request, stages)
     _say(done, request, out, report)
     if not request.json:
         note_weak_on_photographs(request.model, [entry.path for entry in done.pictures])

@@ -1,0 +1,267 @@
+"""Anomaly: which pictures are damaged, most suspicious first, and where."""
+
+from __future__ import annotations
+
+import csv
+import html
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from binderclip.cli.shared.output import write_csv
+from binderclip.cli.shared.sheet import contact_sheet
+from binderclip.cli.verbs.anomaly.inspection import AnomalyRequest, figures
+from binderclip.cli.verbs.anomaly.run import carry_out, check_options
+from binderclip.errors import DataError
+from binderclip.workbench.commands import PICTURES, Equivalent, shell_line
+from binderclip.workbench.look import (
+    could_not_be_read,
+    gathered,
+    hint,
+    packed,
+    picture_size,
+    report_frame,
+    small_copy,
+    source,
+    table,
+)
+from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
+
+if TYPE_CHECKING:
+    from binderclip.cli.verbs.anomaly.inspection import Inspection
+
+SHOWN = 24
+"""Pictures on the page, and in the sheet; the table and the files have more."""
+OVERLAYS = 60
+MOST_PIXELS = 40_000_000
+"""A larger upload is left out: its map at its own size would fill the memory."""
+_TOO_LARGE = f"more than {MOST_PIXELS // 10**6} million pixels: make it smaller"
+SOUND = "sound"
+"""What a line calls a folder of sound pictures that were uploaded."""
+_COUNTED = re.compile(r"picture ([0-9]+) of ([0-9]+)")
+
+
+def build(bench: Bench) -> None:
+    from binderclip.segment.anomaly import METHODS
+
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            pictures = bench.pictures("Pictures to inspect")
+            sound = bench.pictures(
+                "Sound pictures, if there are some", height=110,
+                folder_label="Or a folder of sound pictures",
+            )  # fmt: skip
+            name = gr.Textbox(label="What the pictures show", placeholder="metal nut", info="for the words")
+            method = gr.Dropdown(
+                [(_about(name), name) for name in METHODS], value="winclip", label="Method",
+            )  # fmt: skip
+            with gr.Accordion("Words and settings", open=False):
+                state = gr.Textbox(
+                    label="What damaged means, a phrase a line", lines=2, placeholder="{} with a crack",
+                    info="instead of the usual phrases",
+                )  # fmt: skip
+                fine = gr.Textbox(label="What sound means, a phrase a line", lines=2, placeholder="flawless {}")
+                words = gr.Checkbox(
+                    label="Words count beside sound pictures", value=True,
+                    info="winclip; weak words mislead the maps",
+                )  # fmt: skip
+                shots = gr.Slider(1, 64, value=16, step=1, label="Most sound pictures that are used")
+                steps = gr.Slider(25, 1875, value=400, step=25, label="Training steps of clap (the paper's: 1875)")
+            controls = bench.controls("Inspect")
+        with gr.Column(scale=3, min_width=320):
+            shown = gr.HTML(
+                hint(
+                    "Drop the pictures to inspect, and a few that are sound; press Inspect: the most suspicious come "
+                    "first, each beside where."
+                )
+            )
+            report = gr.HTML(padding=False)
+            results = bench.results()
+    inputs = [*pictures.inputs, *sound.inputs, name, method, state, fine, words, shots, steps]
+    bench.connect(controls, work, inputs, [shown, report], results, also=[name.submit])
+
+
+def _about(method: str) -> str:
+    known = {
+        "winclip": "words, and the nearest sound windows",
+        "clap": "restores hidden regions; learns from sound pictures, minutes",
+    }
+    return f"{method}: {known[method]}" if method in known else method
+
+
+def work(
+    run: Run,
+    files: list[str] | None,
+    folder: str | None,
+    sound_files: list[str] | None,
+    sound_folder: str | None,
+    name: str,
+    method: str,
+    state: str,
+    fine: str,
+    words: bool,
+    shots: int,
+    steps: int,
+) -> Outcome:
+    """Inspect as the verb does, then show it."""
+    chosen = run.pictures(files, folder)
+    compared = run.pictures(sound_files, sound_folder) if sound_files or sound_folder else None
+    large = [] if chosen.folder else [path for path in chosen.paths if _pixels(path) > MOST_PIXELS]
+    small = [path for path in chosen.paths if path not in large]
+    if not small:
+        raise DataError(f"{large[0].name} has {_TOO_LARGE}")
+    inspected = chosen.folder or gathered(small, run.folder / PICTURES)
+    normal = None if compared is None else compared.folder or gathered(compared.paths, run.folder / SOUND)
+    request = AnomalyRequest(
+        folder=str(inspected), name=(name or "").strip() or "object", normal=None if normal is None else str(normal),
+        shots=int(shots), method=method, state=_phrases(state), sound=_phrases(fine),
+        words=words or method != "winclip", size=None, scales=None, out=str(run.folder / "anomalies"), most=OVERLAYS,
+        npy=False, seed=None, steps=int(steps) if method == "clap" else None, model=run.model_name,
+        device=run.bench.models.device, dtype="float32", json=False,
+    )  # fmt: skip
+    check_options(request)
+    done, out, report = carry_out(request, lambda first: _spoken(run, first))
+    done.skipped += [(str(path), f"it has {_TOO_LARGE}") for path in large]
+    run.say("drawing")
+    _name_as_on_the_page(out / "scores.csv", inspected)
+    return Outcome(
+        (
+            _shown(done, run.folder) + _tables(done),
+            report_frame(report, "The report: figures, scores of all pictures, the most and the least suspicious"),
+        ),
+        [*_files(done, out), report],
+        _again(request, chosen, compared),
+        could_not_be_read(len(done.skipped)),
+    )
+
+
+def _pixels(path: Path) -> int:
+    """How many a picture has; 0 where it cannot be read, which is said when it is opened."""
+    try:
+        width, height = picture_size(path)
+    except DataError:
+        return 0
+    return width * height
+
+
+@contextmanager
+def _spoken(run: Run, first: str) -> Iterator[Callable[[str], None]]:
+    """What the verb says goes to the page; counted pictures become its progress."""
+
+    def say(text: str) -> None:
+        if counted := _COUNTED.match(text):
+            run.progress(int(counted[1]) - 1, int(counted[2]), "inspecting")
+        else:
+            run.say(text)
+
+    run.say(first)
+    yield say
+
+
+def _phrases(text: str | None) -> tuple[str, ...]:
+    return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
+
+
+def _label(done: Inspection, row: int) -> str:
+    return str(done.pictures[row].path.relative_to(done.folder.root))
+
+
+def _said(done: Inspection, row: int) -> str:
+    chance, known = done.chance(row), done.label(row)
+    said = [f"score {float(done.found.scores[row]):.3f}"]
+    said += [] if chance is None else [f"p {chance:.2f}"]
+    return ", ".join([*said, *([f"is {known}"] if known else [])])
+
+
+def _shown(done: Inspection, folder: Path) -> str:
+    """The most suspicious pictures, each beside its overlay."""
+    entries = []
+    for number, row in enumerate(done.order()[:SHOWN]):
+        pair = [
+            small_copy(path, folder / f"small-{kind}", number)
+            for kind, path in (("picture", done.pictures[row].path), ("overlay", done.overlays[row]))
+        ]
+        name = html.escape(_label(done, row), quote=True)
+        drawn = "".join(
+            f'<img src="{source(path)}" alt="{what}{name}" loading="lazy">'
+            for path, what in zip(pair, ("", "where it is anomalous: "), strict=True)
+            if path is not None
+        )
+        entries.append(
+            f'<li><figure><div class="pair">{drawn}</div><figcaption>{number + 1}. {name}'
+            f"<span>{html.escape(_said(done, row))}</span></figcaption></figure></li>"
+        )
+    return f'<ul class="gallery pairs" aria-label="pictures, most suspicious first">{"".join(entries)}</ul>'
+
+
+def _tables(done: Inspection) -> str:
+    held, labelled = done.held is not None, done.folder.labelled
+    columns = ["Rank", "Picture", "Score", *(["p"] * held), *(["Known"] * labelled)]
+    rows = []
+    for rank, row in enumerate(done.order(), 1):
+        cells: list[Any] = [rank, _label(done, row), float(done.found.scores[row])]
+        rows.append([*cells, *([done.chance(row)] * held), *([done.label(row)] * labelled)])
+    against = f"{len(done.normal)} sound pictures" if done.normal else "words alone"
+    shown = table(columns, rows, f"{len(rows)} pictures, most suspicious first, compared with {against}")
+    if held:
+        shown += (
+            "<p>p is the share of sound pictures, the picture itself among them, that score as high: small is "
+            "suspicious.</p>"
+        )
+    if done.score is not None and (values := figures(done.score)):
+        shown += table(("Measure", "Value"), list(values.items()), "Against the folder's own labels")
+    if done.skipped:
+        left_out = [(Path(key).name, why.replace(key, Path(key).name)) for key, why in done.skipped]
+        shown += table(("Left out", "Why"), left_out, "Left out")
+    return shown
+
+
+def _name_as_on_the_page(path: Path, root: Path) -> None:
+    """Let a table of scores name pictures below their folder: where uploads lie is no use to anybody."""
+    with path.open(newline="", encoding="utf-8") as file:
+        head, *rows = list(csv.reader(file))
+    write_csv(head, [[str(Path(row[0]).relative_to(root)), *row[1:]] for row in rows], path)
+
+
+def _files(done: Inspection, out: Path) -> list[Path]:
+    sheet = [(done.overlays[row], _label(done, row), _said(done, row)) for row in done.order()[:SHOWN]]
+    contact_sheet(sheet, out / "sheet.png", title="most suspicious first", columns=4, side=240)
+    overlays = [done.overlays[row] for row in done.order() if row in done.overlays]
+    return [out / "scores.csv", out / "sheet.png", packed(out, overlays, "overlays.zip")]
+
+
+def _again(request: AnomalyRequest, chosen: ChosenPictures, compared: ChosenPictures | None) -> Equivalent:
+    where = str(chosen.folder or PICTURES)
+    normal = None if compared is None else str(compared.folder or SOUND)
+    words = [word for phrase in request.state for word in ("--state", phrase)]
+    words += [word for phrase in request.sound for word in ("--sound", phrase)]
+    shell = shell_line(
+        "binderclip", "anomaly", where, "--name", request.name, ["--normal", normal] if normal else None,
+        ["--shots", request.shots] if request.shots != 16 else None,
+        ["--method", request.method] if request.method != "winclip" else None, words,
+        None if request.words else "--no-words", ["--steps", request.steps] if request.steps is not None else None,
+        ["--model", request.model] if request.model != "small" else None,
+    )  # fmt: skip
+    options: dict[str, Any] = {"anomalous": request.state, "normal": request.sound, "steps": request.steps}
+    given = {key: value for key, value in options.items() if value}
+    if not request.words:
+        given["words"] = False
+    python = (
+        "from binderclip.data import InspectionFolder, list_images; from binderclip.data.labelled.inspection_folder "
+        "import spread_choice; from binderclip.models import load; from binderclip.segment.anomaly import METHODS; "
+        f"folder = InspectionFolder({where!r}); "
+        f"d = METHODS[{request.method!r}](load({request.model!r}), {request.name!r}"
+        f"{''.join(f', {key}={value!r}' for key, value in given.items())}); "
+    )
+    sound = f"list_images({normal!r})" if normal else "folder.normal"
+    python += f"normal = spread_choice({sound}, {request.shots}); folder.leave_out(normal); normal and d.fit(normal); "
+    python += "found = d([p.path for p in folder.pictures]); print(sorted(zip(found.scores.tolist(), map(str, "
+    python += "(p.path for p in folder.pictures))), reverse=True))"
+    return Equivalent(python, shell)
+
+
+TAB = Tab("Anomaly", "Which pictures are damaged, and where, by words and by a few sound ones.", build, order=45)

@@ -1,0 +1,151 @@
+"""The tab Anomaly: scores as the verb gives them, most suspicious first, with their files; what cannot be inspected."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.data import plant_defects
+from binderclip.errors import DataError, UsageError
+
+SIDE = 96
+
+
+def save(path: Path, image: torch.Tensor) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MVTec AD's layout: three sound pictures to learn from, two more to inspect, and two with a planted defect."""
+    root = tmp_path_factory.mktemp("mvtec") / "stripes"
+    wave = torch.sin(torch.arange(SIDE) / 3.0)
+    noise = torch.rand(7, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    images = (0.5 + 0.2 * wave + 0.1 * (noise - 0.5)).clamp(0, 1)
+    planted = plant_defects(images[5:], 1)
+    for i in range(3):
+        save(root / f"train/good/sound-{i}.png", images[i])
+    for i in range(2):
+        save(root / f"test/good/whole-{i}.png", images[3 + i])
+        save(root / f"test/spot/spot-{i}.png", planted.images[i])
+        save(root / f"ground_truth/spot/spot-{i}_mask.png", planted.masks[i].float().expand(3, -1, -1))
+    return root
+
+
+def inspect(run: Any, files: Any = None, folder: Any = None, sound: Any = None, **options: Any) -> Any:
+    from binderclip.workbench.tabs.anomaly import work
+
+    given = {"name": "stripes", "method": "winclip", "state": "", "fine": "", "words": True, "shots": 16, "steps": 25}
+    names = None if files is None else [str(path) for path in files]
+    return work(run, names, folder, None if sound is None else [str(p) for p in sound], None, **{**given, **options})
+
+
+def scores_in(path: Path) -> dict[str, str]:
+    with path.open() as file:
+        return {Path(row["image"]).name: row["score"] for row in csv.DictReader(file)}
+
+
+def test_dropped_pictures_are_scored_as_by_the_verb(stripes: Path, make_run: Any, command: Any, lines: Any) -> None:
+    run = make_run()
+    pictures, sound = sorted(stripes.glob("test/*/*.png")), sorted(stripes.glob("train/good/*.png"))
+    outcome = inspect(run, pictures, sound=sound)
+    table, _, overlays, _ = outcome.files
+    assert [path.name for path in outcome.files] == ["scores.csv", "sheet.png", "overlays.zip", "report.html"]
+    # The line of shell, on folders `pictures` and `sound`, gives the same scores and overlays.
+    for name, paths in (("pictures", pictures), ("sound", sound)):
+        Path(name).mkdir()
+        for path in paths:
+            shutil.copy(path, name)
+    assert command(*lines.words(outcome.again.shell)).code == 0
+    assert scores_in(table) == scores_in(Path("anomalies/scores.csv"))
+    with zipfile.ZipFile(overlays) as packed:
+        packed.extractall("unpacked")
+    names = {path.name for path in Path("unpacked").iterdir()}
+    assert names == {f"{path.stem}-anomaly.png" for path in pictures}
+    assert all((Path("unpacked") / name).read_bytes() == (Path("anomalies") / name).read_bytes() for name in names)
+    # On the page as in the table: damaged ones first, here.
+    order = [Path(name).stem for name in scores_in(table)]
+    page = outcome.values[0]
+    assert re.findall(r"<figcaption>[0-9]+\. ([\w-]+)\.png", page) == order
+    assert {order[0], order[1]} == {"spot-0", "spot-1"}
+    assert page.count('class="pair"') == 4
+    assert "compared with 3 sound pictures" in page
+    # Where they lie on the server is nobody's business.
+    assert str(run.folder) not in table.read_text() + page.split("</ul>")[1]
+
+
+def test_a_folder_that_says_the_truth_is_measured(stripes: Path, make_run: Any, lines: Any, tmp_path: Path) -> None:
+    outcome = inspect(make_run(folders=[stripes]), folder=str(stripes))
+    assert "<td>image AUROC</td>" in outcome.values[0]
+    assert "<td>region overlap (PRO)</td>" in outcome.values[0]
+    assert "is damaged" in outcome.values[0]
+    # The line of Python ranks them alike.
+    printed = lines.python(outcome.again.python, tmp_path)
+    assert re.findall(r"((?:spot|whole)-[01])\.png", printed) == [
+        Path(name).stem for name in scores_in(outcome.files[0])
+    ]
+
+
+def test_words_alone_and_words_of_ones_own(stripes: Path, make_run: Any) -> None:
+    pictures = sorted(stripes.glob("test/*/*.png"))[1:3]
+    plain = inspect(make_run(), pictures)
+    own = inspect(make_run(), pictures, state="{} with a stain\n", fine="clean {}", name="cloth")
+    assert "compared with words alone" in plain.values[0]
+    assert scores_in(plain.files[0]) != scores_in(own.files[0])
+    assert "--state '{} with a stain' --sound 'clean {}'" in own.again.shell
+
+
+def test_large_and_broken_pictures_are_named_and_the_others_done(stripes: Path, make_run: Any, tmp_path: Path) -> None:
+    Image.new("L", (12_000, 12_000)).save(tmp_path / "large.png")
+    whole = stripes / "test/good/whole-0.png"
+    (tmp_path / "broken.png").write_bytes(whole.read_bytes()[:300])
+    outcome = inspect(make_run(), [tmp_path / "large.png", tmp_path / "broken.png", whole])
+    assert outcome.said == "2 pictures could not be read."
+    left_out = outcome.values[0].split("<span>Left out</span>")[1]
+    assert "<td>large.png</td><td>it has more than 40 million pixels" in left_out
+    assert "<td>broken.png</td>" in left_out
+    with pytest.raises(DataError, match=r"large\.png has more than 40 million pixels"):
+        inspect(make_run(), [tmp_path / "large.png"])
+
+
+def test_mistakes_are_said(stripes: Path, make_run: Any) -> None:
+    with pytest.raises(UsageError, match="choose pictures first"):
+        inspect(make_run())
+    with pytest.raises(UsageError, match="was not opened on"):
+        inspect(make_run(), folder=str(stripes))
+    pictures = sorted(stripes.glob("test/*/*.png"))
+    with pytest.raises(UsageError, match="clap learns from normal pictures"):
+        inspect(make_run(), pictures, method="clap")
+    with pytest.raises(UsageError, match="--no-words compares with normal pictures alone"):
+        inspect(make_run(), pictures, words=False)
+
+
+def test_from_dropped_pictures_to_the_suspicious_ones(view: Any, stripes: Path) -> None:
+    panel = view.tab("Anomaly")
+    view.drop(panel, *sorted(stripes.glob("test/*/*.png")))
+    view.drop(panel, *sorted(stripes.glob("train/good/*.png")), box=1)
+    panel.get_by_label("What the pictures show").fill("stripes")
+    assert view.run(panel, "Inspect").startswith("Done in")
+    images = panel.locator(".gallery.pairs img")
+    assert images.count() == 8
+    assert images.first.evaluate("image => image.complete && image.naturalWidth > 0")
+    assert "spot-" in panel.locator(".gallery.pairs figcaption").first.inner_text()
+    assert panel.locator(".table-box tbody tr").count() == 4
+    assert view.look("anomaly") == []
+    assert view.axe() == []
+    view.page.locator("body").click(position={"x": 5, "y": 5})
+    reached = " | ".join(view.focused(40))
+    for name in ("What the pictures show", "Method", "Words and settings", "Inspect", "The report: figures"):
+        assert name in reached, reached
+    shell, _ = view.lines(panel)
+    assert shell == "binderclip anomaly pictures --name stripes --normal sound"
