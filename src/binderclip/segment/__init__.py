@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from binderclip.segment.decomposition import DecompositionSegmenter
     from binderclip.segment.evaluation import Measured, measure_segmenters
+    from binderclip.segment.lifting.votes import lift_masks, lifted_mask, mask_votes
     from binderclip.segment.methods import METHODS
     from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted_ap
     from binderclip.segment.output.boxes import Detector, text_detector
@@ -172,8 +173,11 @@ __all__ = [
     "dinoiser_loss",
     "identity",
     "layer_at",
+    "lift_masks",
+    "lifted_mask",
     "load_promptable",
     "mask_iou",
+    "mask_votes",
     "measure_segmenters",
     "metrics",
     "minimum_cut",

@@ -16,14 +16,20 @@ from binderclip.vision.aliasing import (
 from binderclip.vision.edges import sobel
 from binderclip.vision.representation import PixelTransform, Representation
 from binderclip.vision.shearlets import ShearletTransform
+from binderclip.vision.splats.camera import SplatCamera
+from binderclip.vision.splats.scene import GaussianScene, SplatRender, TileWeights
 from binderclip.vision.wavelets import WaveletTransform, daubechies
 
 __all__ = [
     "DeAliasingFilter",
     "FrequencyMixing",
+    "GaussianScene",
     "PixelTransform",
     "Representation",
     "ShearletTransform",
+    "SplatCamera",
+    "SplatRender",
+    "TileWeights",
     "WaveletTransform",
     "aliasing_map",
     "aliasing_score",
