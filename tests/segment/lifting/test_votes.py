@@ -1,4 +1,4 @@
-"""Labels of Gaussians against every possible labelling, a linear program, and what the votes must sum to."""
+"""FlashSplat (p101): labels of Gaussians against every possible labelling, a linear program, and sums of votes."""
 
 from __future__ import annotations
 
