@@ -250,7 +250,11 @@ def _measured(done: Inspection) -> tuple[AnomalyScore | None, int]:
     from binderclip.data.labelled.inspection_folder import read_mask
     from binderclip.segment.metrics.anomaly import ScoreStore
 
-    store, masks = ScoreStore(bins=2**16), 0
+    low, high = float(done.found.maps.min()), float(done.found.maps.max())
+    # Probabilities have limits of their own; distances are as large as they are.
+    room = 1e-4 * (high - low) + 1e-6  # resizing rounds
+    limits = (0.0, 1.0) if low >= 0 and high <= 1 else (low - room, high + room)
+    store, masks = ScoreStore(bins=2**16, limits=limits), 0
     with_masks = any(entry.mask is not None for entry in done.pictures)
     for row, entry in enumerate(done.pictures):
         if entry.damaged is None:
