@@ -71,7 +71,6 @@ def test_masks_alone_are_regions_and_every_preset_runs(command, scene) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("scene.png", "a cat"), 2, "give --boxes FILE"),
         (("scene.png", " ", "--boxes", "boxes.csv"), 2, "a text to find is empty"),
         (("none.png", "a cat", "--boxes", "boxes.csv"), 2, "there is no file none.png"),
         (("scene.png", "a cat", "--boxes", "none.csv"), 2, "there is no file none.csv"),
@@ -176,3 +175,20 @@ def test_one_box_as_an_option() -> None:
     for text in ("1,2,3", "a,b,c,d", "5,5,5,9"):
         with pytest.raises(UsageError, match="must be x0,y0,x1,y1"):
             parse_box(text)
+
+
+def test_regions_are_proposed_where_none_are_given(command, scene) -> None:
+    folder, names = scene
+    done = command("locate", folder / "scene.png", *[f"a {name}" for name in names], "--json")
+    found = done.json()
+    assert found["proposals"] == "small-sam"
+    assert f"{len(found['regions'])} regions proposed" in done.err
+    truth = np.asarray(Image.open(folder / "labels.png"))
+    hits = 0
+    for k, row in enumerate(found["texts"], start=1):
+        x0, y0, x1, y1 = row["box"]
+        rows, columns = np.nonzero(truth == k)
+        hits += x0 <= columns.mean() <= x1 and y0 <= rows.mean() <= y1
+    assert hits >= len(names) // 2
+    Image.new("RGB", (64, 64), "white").save("white.png")
+    assert "proposes no region" in command("locate", "white.png", "a cat", "--points-per-side", "2").err

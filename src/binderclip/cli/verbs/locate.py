@@ -8,7 +8,7 @@ import typer
 
 from binderclip.cli.shared.inputs import one_image, output_path
 from binderclip.cli.shared.options import Device, Dtype, Json, Model, parse_labels
-from binderclip.cli.shared.output import print_json, print_table
+from binderclip.cli.shared.output import note, print_json, print_table
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +34,15 @@ def locate(
             "With --boxes one for each box, in order.",
         ),
     ] = None,
+    proposals: Annotated[
+        str,
+        typer.Option(
+            help="Without --boxes and --masks: the promptable segmenter that proposes regions, as `masks` does."
+        ),
+    ] = "small-sam",
+    points_per_side: Annotated[
+        int, typer.Option(min=1, max=256, help="Points along each side that proposals are asked at.")
+    ] = 16,
     preset: Annotated[
         str,
         typer.Option(
@@ -59,9 +68,11 @@ def locate(
     dtype: Dtype = "float32",
     json: Json = False,
 ) -> None:
-    """Find the region that a text means, among boxes or masks that you give (nothing is trained).
+    """Find the region that a text means, among boxes or masks that you give or that are proposed (nothing is trained).
 
     Examples:
+
+        binderclip locate street.jpg "a red car"
 
         binderclip locate street.jpg "a red car" "a tree" --boxes boxes.csv
 
@@ -84,11 +95,14 @@ def locate(
         raise UsageError(f"--preset {preset!r} is unknown; there are {', '.join(PRESETS)}")
     if assign not in ("argmax", "hungarian", "sinkhorn"):
         raise UsageError(f"--assign {assign!r} is unknown; there are argmax, hungarian and sinkhorn")
-    if PRESETS[preset].masks and not masks:
+    proposed = boxes is None and not masks
+    if PRESETS[preset].masks and not masks and not proposed:
         raise UsageError(f"--preset {preset} draws on exact masks: give --masks, or another preset")
     opened = open_image(path)
     size = (opened.height, opened.width)
-    regions = read_regions(boxes, masks or [], size)
+    regions = (
+        _proposed(opened, proposals, points_per_side, device) if proposed else read_regions(boxes, masks or [], size)
+    )
 
     from binderclip.models import load
 
@@ -105,6 +119,7 @@ def locate(
                 "image": path,
                 "model": model,
                 "preset": preset,
+                "proposals": proposals if proposed else None,
                 "regions": [{"name": r.name, "box": r.bounds(*size)} for r in regions],
                 "texts": rows,
                 "picture": drawn_path,
@@ -117,6 +132,22 @@ def locate(
         [[r["text"], r["name"], r["prob"], _shown(r["box"]), r["next"]] for r in rows],
     )
     typer.echo(f"picture {drawn_path}")
+
+
+def _proposed(picture: Image.Image, name: str, points_per_side: int, device: str) -> list[Region]:
+    """Everything that a promptable segmenter finds, the largest first.
+
+    Raises:
+        UsageError: it finds nothing.
+    """
+    from binderclip.adapt import Region
+    from binderclip.segment import AutomaticMasks, load_promptable
+
+    found = AutomaticMasks(load_promptable(name, device=device), points_per_side=points_per_side)(picture)
+    if not len(found):
+        raise UsageError(f"{name} proposes no region here: give --boxes or --masks, or a larger --points-per-side")
+    note(f"{len(found)} regions proposed by {name}")
+    return [Region(mask=mask.numpy()) for mask in found.masks]
 
 
 def _answer(text: str, column: int, found: Any, regions: list[Region], size: tuple[int, int]) -> dict[str, Any]:
