@@ -224,7 +224,7 @@ class PatchHypotheses:
         fall, name = contrast.max(1)
         strength = torch.where(torch.tensor([box is not None for box in boxes]), fall.clamp(min=0), 0.0)
         if previous and self.cumulate:
-            memory = {own.box: own.weight for own in previous}
+            memory: dict[Any, float] = {own.box: own.weight for own in previous}
             shares = torch.tensor([memory.get(tuple(map(float, place)), 0.0) for place in places])
             strength = mined(strength, shares, self.floor)
         weights = normalised(strength)
