@@ -76,7 +76,8 @@ def null(seed: int) -> list[Row]:
 
 def draw(table: Table, figure: Figure) -> None:
     """IoU by click for three trajectories, and the landscape of a first click on four objects."""
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.5))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1, 1.5))
+    left, right = halves
     ax = left.subplots()
     for name, colour in ((BEST, "C2"), (BASE, "C0"), (WORST, "C3"), (RANDOM, "C1")):
         values = np.array([table.values(f"IoU after {k + 1}", name) for k in range(CLICKS)])
