@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -139,7 +139,7 @@ def channel_weights(
     second: Float[Tensor, "B h w C"],
     third: Float[Tensor, "B h w C"],
     *,
-    neurons: Bool[Tensor, "h w"] | None = None,
+    neurons: Float[Tensor, "h w"] | None = None,
 ) -> Float[Tensor, "B C"]:
     """Grad-CAM++'s weights from (means of) the first three powers of the gradient; 0 where alpha is 0 / 0."""
     denominator = 2 * second + activation.sum(dim=(1, 2), keepdim=True) * third

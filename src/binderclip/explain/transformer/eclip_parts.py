@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.models.towers.block import Block, join_heads, split_heads
@@ -66,7 +66,7 @@ def similarity(
 
 
 def channel_evidence(
-    gradient: Float[Tensor, "B L D"], value: Float[Tensor, "B L D"], reader: Float[Tensor, "B"]
+    gradient: Float[Tensor, "B L D"], value: Float[Tensor, "B L D"], reader: Int[Tensor, "B"]
 ) -> Float[Tensor, "B L D"]:
     """`dc/do` at the reading token times each token's value, channel by channel.
 

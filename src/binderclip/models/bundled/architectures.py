@@ -79,7 +79,7 @@ class LiteTrunk(nn.Module):
             x = stage(x)
         return x
 
-    def upper(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B F h w"]:
+    def upper(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F h w"]:
         """The last two stages and the 1x1 convolution to 1,280 channels."""
         for stage in self.stages[5:].children():
             x = stage(x)
