@@ -21,7 +21,7 @@ Place: TypeAlias = int | str | tuple[str, int]
 _LAST_MAPS: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 
 
-def last_map(network: nn.Module, images: Float[Tensor, "B 3 H W"], forward: Callable[[Tensor], Tensor]) -> str:
+def last_map(network: nn.Module, images: Float[Tensor, "B C H W"], forward: Callable[[Tensor], Tensor]) -> str:
     """Name of the submodule that gives the last feature map, found by one forward pass of one image.
 
     Args:
