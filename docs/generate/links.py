@@ -59,6 +59,8 @@ def problems(site: Path) -> Iterator[str]:
     for path in sorted(site.rglob("*.html")):
         pages[path.resolve()] = read = PageLinks()
         read.feed(path.read_text(encoding="utf-8"))
+    if not pages:
+        yield f"{site}: there is no page"
     for path, read in pages.items():
         where = path.relative_to(site.resolve())
         # The page of errors is served from any place and has addresses from the root.

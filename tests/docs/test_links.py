@@ -103,3 +103,7 @@ def test_what_is_wrong_is_said(site, body, said):
     (found,) = problems(site, body)
     assert found.startswith("a.html: ")
     assert said in found
+
+
+def test_a_site_without_pages_is_no_good_site(tmp_path):
+    assert list(links.problems(tmp_path)) == [f"{tmp_path}: there is no page"]
