@@ -202,7 +202,8 @@ def server(gate: Gate, photographs: Path, labelled: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def run_of(tmp_path: Path) -> Any:
-    """Makes what the work of a tab is given, without a server: `run_of()` has an empty folder and the model `small`."""
+    """Makes what the work of a tab is given, without a server: `run_of()` has an empty folder and the model `small`;
+    `run_of(model, folders=[...])` may read these folders as well."""
     pytest.importorskip("gradio", reason="the workbench needs Gradio: pip install binderclip[workbench]")
 
     from binderclip.workbench.jobs import JobQueue, WorkbenchJob
@@ -210,11 +211,12 @@ def run_of(tmp_path: Path) -> Any:
     from binderclip.workbench.sessions import Sessions
     from binderclip.workbench.tab import Bench, Run
 
-    bench = Bench(model=None, jobs=JobQueue(), sessions=Sessions(tmp_path / "sessions"), models=ModelShelf())
+    shelf, sessions = ModelShelf(), Sessions(tmp_path / "sessions")
 
-    def made(model: str = "small") -> Run:
-        folder = tmp_path / secrets.token_hex(4)
-        folder.mkdir()
+    def made(model: str = "small", folders: Sequence[Path] = ()) -> Run:
+        bench = Bench(model=None, jobs=JobQueue(), sessions=sessions, models=shelf, folders=folders)
+        folder = tmp_path / "page" / secrets.token_hex(4)
+        folder.mkdir(parents=True)
         return Run(bench, WorkbenchJob(lambda job: None, "", ""), model, folder)
 
     return made
@@ -233,28 +235,6 @@ def client(server: Any) -> Iterator[Client]:
 def stranger(server: Any) -> Client:
     """Somebody who knows the port and no more."""
     return Client(server.port, "wrong key")
-
-
-@pytest.fixture
-def make_run(tmp_path: Path) -> Any:
-    """`make_run("small", folders=[...])` is what a tab's `work` is given, without a server."""
-    pytest.importorskip("gradio", reason="the workbench needs Gradio: pip install binderclip[workbench]")
-    from binderclip.workbench.jobs import JobQueue, WorkbenchJob
-    from binderclip.workbench.models import ModelShelf
-    from binderclip.workbench.sessions import Sessions
-    from binderclip.workbench.tab import Bench, Run
-
-    shelf, count = ModelShelf(), 0
-
-    def make(model: str = "small", folders: Sequence[Path] = ()) -> Run:
-        nonlocal count
-        count += 1
-        bench = Bench(model=None, jobs=JobQueue(), sessions=Sessions(tmp_path / "root"), models=shelf, folders=folders)
-        folder = tmp_path / "page" / f"run-{count}"
-        folder.mkdir(parents=True)
-        return Run(bench, WorkbenchJob(lambda _: None, "", ""), model, folder)
-
-    return make
 
 
 @dataclass(frozen=True)
@@ -371,6 +351,7 @@ class View:
         self.page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
         self.page.on("response", lambda got: got.status >= 400 and self.faults.append(f"{got.status} {got.url}"))
         self.page.on("request", self._asked)
+        self.page.on("console", lambda said: "Security Policy" in said.text and self.faults.append(said.text))
         self.page.goto(server.address)
         self.page.get_by_role("tab").first.wait_for()
 

@@ -38,11 +38,11 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_the_table_fills_and_the_choice_is_that_of_the_library(
-    labelled: Path, make_run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Any, lines: Any
+    labelled: Path, run_of: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Any, lines: Any
 ) -> None:
     from binderclip.workbench.tabs.adapt import work
 
-    run = make_run(folders=[labelled])
+    run = run_of(folders=[labelled])
     shown: list[tuple[Any, ...]] = []
     monkeypatch.setattr(run, "show", lambda *values: shown.append(values))
     outcome = work(run, str(labelled), 6, METHODS, 2, 5, False)
@@ -70,7 +70,7 @@ def test_the_table_fills_and_the_choice_is_that_of_the_library(
 
 
 def test_a_stop_keeps_what_is_finished_and_the_next_run_goes_on(
-    labelled: Path, make_run: Any, monkeypatch: pytest.MonkeyPatch, judged: list[int]
+    labelled: Path, run_of: Any, monkeypatch: pytest.MonkeyPatch, judged: list[int]
 ) -> None:
     from binderclip.workbench.jobs import JobStopped
     from binderclip.workbench.tabs.adapt import work
@@ -79,20 +79,20 @@ def test_a_stop_keeps_what_is_finished_and_the_next_run_goes_on(
         if "2 of 3 methods judged" in values[1]:
             raise JobStopped
 
-    run = make_run(folders=[labelled])
+    run = run_of(folders=[labelled])
     monkeypatch.setattr(run, "show", stop)
     with pytest.raises(JobStopped):
         work(run, str(labelled), 6, METHODS, 2, 5, False)
     assert len(judged) == 4
     judged.clear()
-    work(make_run(folders=[labelled]), str(labelled), 6, METHODS, 2, 5, True)
+    work(run_of(folders=[labelled]), str(labelled), 6, METHODS, 2, 5, True)
     assert len(judged) == 2
     judged.clear()
-    work(make_run(folders=[labelled]), str(labelled), 6, METHODS, 2, 5, False)
+    work(run_of(folders=[labelled]), str(labelled), 6, METHODS, 2, 5, False)
     assert len(judged) == 6
 
 
-def test_what_was_left_out_is_said(labelled: Path, make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_left_out_is_said(labelled: Path, run_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from binderclip.adapt.selection.crossval import OverBudget
     from binderclip.workbench.tabs.adapt import work
 
@@ -105,13 +105,13 @@ def test_what_was_left_out_is_said(labelled: Path, make_run: Any, monkeypatch: p
         return whole(*given, **options)
 
     monkeypatch.setattr(compare, "cross_validate", slow)
-    outcome = work(make_run(folders=[labelled]), str(labelled), 4, ["gda", "zero-shot"], 1, 5, False)
+    outcome = work(run_of(folders=[labelled]), str(labelled), 4, ["gda", "zero-shot"], 1, 5, False)
     scores, left_out = outcome.values[1].split("<span>Left out</span>")
     assert scores.count("</td>") == len(("method", "how", "accuracy", "95 %", "macro-F1", "calibration", "fit"))
     assert "would need 99 s or more" in left_out
 
 
-def test_pictures_of_several_labels_get_their_own_table(tmp_path: Path, make_run: Any) -> None:
+def test_pictures_of_several_labels_get_their_own_table(tmp_path: Path, run_of: Any) -> None:
     from binderclip.data import scenes
     from binderclip.workbench.tabs.adapt import work
 
@@ -122,7 +122,7 @@ def test_pictures_of_several_labels_get_their_own_table(tmp_path: Path, make_run
         Image.fromarray((made.images[i].permute(1, 2, 0).numpy() * 255).astype("uint8")).save(folder / f"{i}.png")
         table.append(f"{i}.png,{';'.join(sorted(set(made.names[i])))}")
     (folder / "metadata.csv").write_text("\n".join(table))
-    outcome = work(make_run(folders=[folder]), str(folder), 4, ["gda", "zero-shot"], 1, 1, False)
+    outcome = work(run_of(folders=[folder]), str(folder), 4, ["gda", "zero-shot"], 1, 1, False)
     assert '<th scope="col" class=number>mAP</th>' in outcome.values[1]
     assert outcome.values[1].count("<tr>") == 3
     assert "&gt;Labels&lt;" in outcome.values[2]
@@ -141,11 +141,11 @@ def test_pictures_of_several_labels_get_their_own_table(tmp_path: Path, make_run
     ],
 )
 def test_mistakes_are_said_before_a_model_is_loaded(
-    labelled: Path, make_run: Any, monkeypatch: pytest.MonkeyPatch, data: str, methods: list[str], said: str
+    labelled: Path, run_of: Any, monkeypatch: pytest.MonkeyPatch, data: str, methods: list[str], said: str
 ) -> None:
     from binderclip.workbench.tabs.adapt import work
 
-    run = make_run(folders=[labelled])
+    run = run_of(folders=[labelled])
     monkeypatch.setattr(type(run), "model", lambda self: pytest.fail("a model was loaded"))
     with pytest.raises(UsageError, match=said):
         work(run, data, 4, methods, 2, 5, False)

@@ -55,8 +55,8 @@ def scores_in(path: Path) -> dict[str, str]:
         return {Path(row["image"]).name: row["score"] for row in csv.DictReader(file)}
 
 
-def test_dropped_pictures_are_scored_as_by_the_verb(stripes: Path, make_run: Any, command: Any, lines: Any) -> None:
-    run = make_run()
+def test_dropped_pictures_are_scored_as_by_the_verb(stripes: Path, run_of: Any, command: Any, lines: Any) -> None:
+    run = run_of()
     pictures, sound = sorted(stripes.glob("test/*/*.png")), sorted(stripes.glob("train/good/*.png"))
     outcome = inspect(run, pictures, sound=sound)
     table, _, overlays, _ = outcome.files
@@ -84,8 +84,8 @@ def test_dropped_pictures_are_scored_as_by_the_verb(stripes: Path, make_run: Any
     assert str(run.folder) not in table.read_text() + page.split("</ul>")[1]
 
 
-def test_a_folder_that_says_the_truth_is_measured(stripes: Path, make_run: Any, lines: Any, tmp_path: Path) -> None:
-    outcome = inspect(make_run(folders=[stripes]), folder=str(stripes))
+def test_a_folder_that_says_the_truth_is_measured(stripes: Path, run_of: Any, lines: Any, tmp_path: Path) -> None:
+    outcome = inspect(run_of(folders=[stripes]), folder=str(stripes))
     assert "<td>image AUROC</td>" in outcome.values[0]
     assert "<td>region overlap (PRO)</td>" in outcome.values[0]
     assert "is damaged" in outcome.values[0]
@@ -96,38 +96,38 @@ def test_a_folder_that_says_the_truth_is_measured(stripes: Path, make_run: Any, 
     ]
 
 
-def test_words_alone_and_words_of_ones_own(stripes: Path, make_run: Any) -> None:
+def test_words_alone_and_words_of_ones_own(stripes: Path, run_of: Any) -> None:
     pictures = sorted(stripes.glob("test/*/*.png"))[1:3]
-    plain = inspect(make_run(), pictures)
-    own = inspect(make_run(), pictures, state="{} with a stain\n", fine="clean {}", name="cloth")
+    plain = inspect(run_of(), pictures)
+    own = inspect(run_of(), pictures, state="{} with a stain\n", fine="clean {}", name="cloth")
     assert "compared with words alone" in plain.values[0]
     assert scores_in(plain.files[0]) != scores_in(own.files[0])
     assert "--state '{} with a stain' --sound 'clean {}'" in own.again.shell
 
 
-def test_large_and_broken_pictures_are_named_and_the_others_done(stripes: Path, make_run: Any, tmp_path: Path) -> None:
+def test_large_and_broken_pictures_are_named_and_the_others_done(stripes: Path, run_of: Any, tmp_path: Path) -> None:
     Image.new("L", (12_000, 12_000)).save(tmp_path / "large.png")
     whole = stripes / "test/good/whole-0.png"
     (tmp_path / "broken.png").write_bytes(whole.read_bytes()[:300])
-    outcome = inspect(make_run(), [tmp_path / "large.png", tmp_path / "broken.png", whole])
+    outcome = inspect(run_of(), [tmp_path / "large.png", tmp_path / "broken.png", whole])
     assert outcome.said == "2 pictures could not be read."
     left_out = outcome.values[0].split("<span>Left out</span>")[1]
     assert "<td>large.png</td><td>it has more than 40 million pixels" in left_out
     assert "<td>broken.png</td>" in left_out
     with pytest.raises(DataError, match=r"large\.png has more than 40 million pixels"):
-        inspect(make_run(), [tmp_path / "large.png"])
+        inspect(run_of(), [tmp_path / "large.png"])
 
 
-def test_mistakes_are_said(stripes: Path, make_run: Any) -> None:
+def test_mistakes_are_said(stripes: Path, run_of: Any) -> None:
     with pytest.raises(UsageError, match="choose pictures first"):
-        inspect(make_run())
+        inspect(run_of())
     with pytest.raises(UsageError, match="was not opened on"):
-        inspect(make_run(), folder=str(stripes))
+        inspect(run_of(), folder=str(stripes))
     pictures = sorted(stripes.glob("test/*/*.png"))
     with pytest.raises(UsageError, match="clap learns from normal pictures"):
-        inspect(make_run(), pictures, method="clap")
+        inspect(run_of(), pictures, method="clap")
     with pytest.raises(UsageError, match="--no-words compares with normal pictures alone"):
-        inspect(make_run(), pictures, words=False)
+        inspect(run_of(), pictures, words=False)
 
 
 def test_from_dropped_pictures_to_the_suspicious_ones(view: Any, stripes: Path) -> None:

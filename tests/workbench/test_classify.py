@@ -98,8 +98,8 @@ def test_a_folder_that_the_workbench_was_opened_on(view: Any, photographs: Path)
     assert line.startswith(f"binderclip classify {shlex.quote(str(photographs))} --labels")
 
 
-def test_heads_that_adapt_left_are_asked(photographs: Path, tmp_path: Path, make_run: Any) -> None:
-    run = make_run(folders=[tmp_path])
+def test_heads_that_adapt_left_are_asked(photographs: Path, tmp_path: Path, run_of: Any) -> None:
+    run = run_of(folders=[tmp_path])
     from binderclip.adapt import METHODS, save_head
     from binderclip.workbench.tabs.classify import work
 
@@ -112,16 +112,16 @@ def test_heads_that_adapt_left_are_asked(photographs: Path, tmp_path: Path, make
     assert best == [("cat.jpg", "cat"), ("coffee.jpg", "cup")]
 
 
-def test_a_head_outside_the_opened_folders_is_not_read(photographs: Path, tmp_path: Path, make_run: Any) -> None:
-    run = make_run(folders=[photographs])
+def test_a_head_outside_the_opened_folders_is_not_read(photographs: Path, tmp_path: Path, run_of: Any) -> None:
+    run = run_of(folders=[photographs])
     from binderclip.workbench.tabs.classify import work
 
     with pytest.raises(UsageError, match="was not opened on"):
         work(run, [str(photographs / "cat.jpg")], None, "", [], [], "simple", "(none)", [str(tmp_path)])
 
 
-def test_a_picture_of_twelve_thousand_pixels_is_classified(tmp_path: Path, make_run: Any) -> None:
-    run = make_run()
+def test_a_picture_of_twelve_thousand_pixels_is_classified(tmp_path: Path, run_of: Any) -> None:
+    run = run_of()
     from binderclip.workbench.tabs.classify import work
 
     Image.new("RGB", (12_000, 9_000), (200, 30, 30)).save(tmp_path / "large.jpg")
@@ -130,3 +130,26 @@ def test_a_picture_of_twelve_thousand_pixels_is_classified(tmp_path: Path, make_
     assert rows[0]["image"] == "large.jpg"
     with Image.open(run.folder / "small" / "00000.jpg") as small:
         assert max(small.size) == 480
+
+
+def test_the_lines_of_python_give_the_probabilities_of_the_page(
+    photographs: Path, run_of: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of()
+    from binderclip.workbench.tabs.classify import work
+
+    monkeypatch.chdir(photographs)
+    files = [str(photographs / "cat.jpg"), str(photographs / "rocket.jpg")]
+    plain = work(run, files, None, "cat,dog", ["tiles", "crops"], ["auto", "max"], "simple", "(none)", [])
+    described = work(run_of(), files, None, "cat,dog", ["whole"], [""], "simple", "animals", [])
+    for outcome in (plain, described):
+        document = json.loads(next(path for path in outcome.files if path.suffix == ".json").read_text())
+        for entry, line in zip(document, outcome.again.python.splitlines(), strict=True):
+            names: dict[str, Any] = {}
+            exec(line, names)
+            said = names["c"].predict_proba(names["c"].encode(names["m"], ["cat.jpg", "rocket.jpg"]).features)
+            for own, row in zip(entry["images"], said, strict=True):
+                shown = {each["label"]: each["prob"] for each in own["labels"]}
+                assert shown == pytest.approx(dict(zip(["cat", "dog"], row.tolist(), strict=True)), abs=1e-5), line
+    assert len(plain.again.python.splitlines()) == 4
+    capsys.readouterr()

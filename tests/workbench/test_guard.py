@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from binderclip.workbench import uploads
+from binderclip.workbench import guard, uploads
 
 LONG = 120.0
 
@@ -89,6 +89,20 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(server: Any, stra
     assert "HttpOnly" in cookie
     assert "SameSite=Lax" in cookie
     assert server.key not in cookie
+
+
+def test_every_answer_holds_the_browser_to_this_server_and_out_of_frames(
+    client: Any, stranger: Any, png: bytes
+) -> None:
+    answers = [client.ask("GET", path) for path in ("/", "/config", "/theme.css", "/nowhere", "/favicon.ico")]
+    answers += [client.upload(("a.png", png)), stranger.ask("GET", "/"), client.ask("GET", "/", host="evil.example")]
+    for got in answers:
+        policy = dict(part.strip().split(" ", 1) for part in got.headers["content-security-policy"].split(";"))
+        assert policy["frame-ancestors"] == "'none'"
+        # No source but the page's own origin and what the page holds itself.
+        assert set(policy["default-src"].split()) == {"'self'", "'unsafe-inline'", "'unsafe-eval'", "data:", "blob:"}
+        assert got.headers["x-frame-options"] == "DENY"
+        assert got.headers["x-content-type-options"] == "nosniff"
 
 
 def test_two_headers_of_one_name_are_refused(client: Any) -> None:
@@ -296,6 +310,17 @@ def test_what_a_page_left_is_deleted_when_it_closes(server: Any, client: Any, pn
     path = Path(uploaded(client, png))
     assert path.exists()
     connection.close()
+    eventually(lambda: not path.exists())
+
+
+def test_a_connection_that_is_lost_and_made_again_loses_nothing(client: Any, png: bytes) -> None:
+    first = client.open_page()
+    path = Path(uploaded(client, png))
+    first.close()
+    again = client.open_page()
+    time.sleep(guard.GRACE + 1)
+    assert fetch(client, str(path)).body == png
+    again.close()
     eventually(lambda: not path.exists())
 
 

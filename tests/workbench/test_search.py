@@ -22,8 +22,8 @@ def holiday(photographs: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_words_and_pictures_find_what_the_verb_finds(holiday: Path, make_run: Any, lines: Any, command: Any) -> None:
-    run = make_run(folders=[holiday])
+def test_words_and_pictures_find_what_the_verb_finds(holiday: Path, run_of: Any, lines: Any, command: Any) -> None:
+    run = run_of(folders=[holiday])
     from binderclip.workbench.tabs.search import work
 
     outcome = work(run, None, str(holiday), "a cup of coffee", None, 3, False)
@@ -37,26 +37,26 @@ def test_words_and_pictures_find_what_the_verb_finds(holiday: Path, make_run: An
     assert [Path(hit["image"]).name for hit in said["hits"]] == [Path(hit["image"]).name for hit in found["hits"]]
     assert [hit["score"] for hit in said["hits"]] == pytest.approx([hit["score"] for hit in found["hits"]], abs=1e-5)
 
-    like = make_run(folders=[holiday])
+    like = run_of(folders=[holiday])
     work(like, None, str(holiday), "", str(holiday / "more" / "rocket.jpg"), 1, False)
     assert json.loads((like.folder / "found.json").read_text())["hits"][0]["image"] == "more/rocket.jpg"
 
 
-def test_only_what_is_new_is_encoded(holiday: Path, make_run: Any) -> None:
-    first = make_run(folders=[holiday])
+def test_only_what_is_new_is_encoded(holiday: Path, run_of: Any) -> None:
+    first = run_of(folders=[holiday])
     from binderclip.workbench.tabs.search import work
 
     first_page = work(first, None, str(holiday), "", None, 3, False)
     assert "4 pictures are indexed: write what you look for" in first_page.said
     shutil.copy(holiday / "cat.jpg", holiday / "again.jpg")
     (holiday / "coffee.jpg").unlink()
-    second = work(make_run(folders=[holiday]), None, str(holiday), "", None, 3, False)
+    second = work(run_of(folders=[holiday]), None, str(holiday), "", None, 3, False)
     cells = second.values[1].split("<tbody>")[1]
     assert [part.split("<")[0] for part in cells.split('class="number">')[1:]] == ["1", "0", "3", "1", "0"]
 
 
-def test_uploads_of_one_name_are_all_found(photographs: Path, tmp_path: Path, make_run: Any) -> None:
-    run = make_run()
+def test_uploads_of_one_name_are_all_found(photographs: Path, tmp_path: Path, run_of: Any) -> None:
+    run = run_of()
     from binderclip.workbench.tabs.search import work
 
     files = []
@@ -71,8 +71,8 @@ def test_uploads_of_one_name_are_all_found(photographs: Path, tmp_path: Path, ma
     assert outcome.again.shell.startswith("binderclip search index pictures && binderclip search query 'a cat'")
 
 
-def test_what_cannot_be_searched_is_said(photographs: Path, tmp_path: Path, make_run: Any) -> None:
-    run = make_run(folders=[tmp_path])
+def test_what_cannot_be_searched_is_said(photographs: Path, tmp_path: Path, run_of: Any) -> None:
+    run = run_of(folders=[tmp_path])
     from binderclip.workbench.tabs.search import work
 
     with pytest.raises(UsageError, match="choose pictures first"):

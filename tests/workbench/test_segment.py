@@ -14,10 +14,8 @@ from PIL import Image
 from binderclip.errors import DataError, UsageError
 
 
-def test_files_are_those_of_the_verb(
-    photographs: Path, tmp_path: Path, make_run: Any, lines: Any, command: Any
-) -> None:
-    run = make_run()
+def test_files_are_those_of_the_verb(photographs: Path, tmp_path: Path, run_of: Any, lines: Any, command: Any) -> None:
+    run = run_of()
     from binderclip.workbench.tabs.segment import work
 
     outcome = work(run, [str(photographs / "cat.jpg")], None, "cat, wall", "floor", ["value"])
@@ -32,8 +30,8 @@ def test_files_are_those_of_the_verb(
     assert {each["name"] for each in coco["categories"]} == {"background", "cat", "wall"}
 
 
-def test_presets_stand_side_by_side_and_have_files_of_their_own(photographs: Path, make_run: Any) -> None:
-    run = make_run()
+def test_presets_stand_side_by_side_and_have_files_of_their_own(photographs: Path, run_of: Any) -> None:
+    run = run_of()
     from binderclip.workbench.tabs.segment import work
 
     files = [str(photographs / "cat.jpg"), str(photographs / "coffee.jpg")]
@@ -48,8 +46,8 @@ def test_presets_stand_side_by_side_and_have_files_of_their_own(photographs: Pat
     assert ["--out segments-value" in lines[0], "--out segments-sclip" in lines[1]] == [True, True]
 
 
-def test_the_colours_shown_are_those_of_the_map(photographs: Path, make_run: Any) -> None:
-    run = make_run()
+def test_the_colours_shown_are_those_of_the_map(photographs: Path, run_of: Any) -> None:
+    run = run_of()
     from binderclip.segment.output.palette import colours
     from binderclip.workbench.tabs.segment import work
 
@@ -63,9 +61,9 @@ def test_the_colours_shown_are_those_of_the_map(photographs: Path, make_run: Any
 
 
 def test_large_and_broken_pictures_are_named_and_the_others_done(
-    photographs: Path, tmp_path: Path, make_run: Any
+    photographs: Path, tmp_path: Path, run_of: Any
 ) -> None:
-    run = make_run()
+    run = run_of()
     from binderclip.workbench.tabs.segment import work
 
     Image.new("L", (12_000, 12_000)).save(tmp_path / "large.png")
@@ -77,7 +75,7 @@ def test_large_and_broken_pictures_are_named_and_the_others_done(
     # Where they lie on the server is nobody's business.
     assert str(tmp_path) not in outcome.values[0].split("<table>")[1]
     with pytest.raises(DataError, match="none of the pictures could be segmented"):
-        work(make_run(), [str(tmp_path / "large.png")], None, "cat, wall", "", ["value"])
+        work(run_of(), [str(tmp_path / "large.png")], None, "cat, wall", "", ["value"])
 
 
 @pytest.mark.parametrize(
@@ -86,9 +84,9 @@ def test_large_and_broken_pictures_are_named_and_the_others_done(
      ("a,,b", "", "empty")],
 )  # fmt: skip
 def test_mistakes_are_said_before_a_model_is_loaded(
-    photographs: Path, make_run: Any, monkeypatch: pytest.MonkeyPatch, labels: str, background: str, said: str
+    photographs: Path, run_of: Any, monkeypatch: pytest.MonkeyPatch, labels: str, background: str, said: str
 ) -> None:
-    run = make_run()
+    run = run_of()
     from binderclip.workbench.tabs.segment import work
 
     monkeypatch.setattr(type(run), "model", lambda self: pytest.fail("a model was loaded"))

@@ -7,8 +7,10 @@ and no others, by whatever path it names them.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -34,9 +36,21 @@ UPLOAD, JOIN = f"{API}/upload", f"{API}/queue/join"
 WRITE = frozenset({UPLOAD, JOIN, f"{API}/cancel", f"{API}/reset"})
 MOST_BODY = 8 * 2**20
 """Bytes of a request that is no upload."""
+GRACE = 5.0
+"""Seconds that a page may be away before it counts as closed: browsers lose a connection and make another."""
 SESSION_HEADER = "x-workbench-session"
 """What tells a handler whose request it has; one that comes from outside is dropped."""
 
+PROMISES = {
+    # The browser itself holds the page to asking nobody else, and lets no other page put it in a frame.
+    "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; object-src 'none'",
+    "x-frame-options": "DENY",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+_PROMISED = [(name.encode(), value.encode()) for name, value in PROMISES.items()]
 _DONE = b'data: {"msg": "done"}\n\n'
 
 
@@ -57,6 +71,8 @@ class Guard:
         # Cookies know no ports: two servers on one machine need two names.
         self.cookie = f"binderclip-{port}"
         self._pages: dict[str, str] = {}
+        self._open: Counter[str] = Counter()
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -65,6 +81,7 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
+        send = _promising(send)
         headers: dict[str, str] = {}
         for raw, value in scope["headers"]:
             name = raw.decode("latin-1")
@@ -148,12 +165,23 @@ class Guard:
             await _answer(send, 403, "this page is another's")
             return
         self.sessions.opened(session, page)
+        self._open[page] += 1
         try:
             await self.inside(scope, receive, send)
         finally:
-            self.jobs.stop_all(session=session, page=page)
-            self.sessions.closed(session, page)
-            self._pages.pop(page, None)
+            self._open[page] -= 1
+            leaving = asyncio.get_running_loop().create_task(self._left(page, session))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+
+    async def _left(self, page: str, session: str) -> None:
+        await asyncio.sleep(GRACE)
+        if self._open[page] > 0:
+            return
+        self.jobs.stop_all(session=session, page=page)
+        await asyncio.to_thread(self.sessions.closed, session, page)
+        self._pages.pop(page, None)
+        self._open.pop(page, None)
 
     def _own_page(self, page: str | None, session: str) -> bool:
         """A page belongs to the session that named it first."""
@@ -236,11 +264,23 @@ def _query_page(scope: dict[str, Any]) -> str | None:
     return found[0] if found else None
 
 
+def _promising(send: Send) -> Send:
+    """What sends, with the headers that every answer has."""
+
+    async def sending(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            own = [pair for pair in message.get("headers", []) if pair[0].lower().decode("latin-1") not in PROMISES]
+            message = {**message, "headers": [*own, *_PROMISED]}
+        await send(message)
+
+    return sending
+
+
 async def _answer(send: Send, status: int, said: str | bytes, headers: list[tuple[str, str]] | None = None) -> None:
     body = said.encode() if isinstance(said, str) else said
     sent = dict(headers or [])
     sent.setdefault("content-type", "text/plain; charset=utf-8")
-    sent |= {"content-length": str(len(body)), "x-content-type-options": "nosniff", "cache-control": "no-store"}
+    sent |= {"content-length": str(len(body)), "cache-control": "no-store"}
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

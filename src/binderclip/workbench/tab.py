@@ -171,6 +171,8 @@ class Bench:
     ) -> None:
         self.model, self.jobs, self.sessions, self.models = model, jobs, sessions, models
         self.folders = tuple(folders)
+        # What takes a moment does not wait for runs of hours.
+        self._short = JobQueue()
 
     # -- parts of the page ----------------------------------------------------------------------------------------
 
@@ -287,7 +289,9 @@ class Bench:
         controls.stop.click(stop, None, None, show_progress="hidden", concurrency_limit=None, api_visibility="private")
 
     async def ask(self, request: gr.Request, work: Callable[[WorkbenchJob], Any]) -> Any:
-        """Do something short in line with the runs of others, and wait for what comes of it.
+        """Do something that takes a moment, such as what a click asks for, and wait for what comes of it.
+
+        These stand in a line of their own and do not wait for the runs.
 
         Args:
             request: of the event. work: called with the run, in a thread of its own.
@@ -295,12 +299,12 @@ class Bench:
         Raises:
             UsageError: with the message of what went wrong.
         """
-        job = self.jobs.submit(work, session=self.session(request), page=str(request.session_hash))
+        job = self._short.submit(work, session=self.session(request), page=str(request.session_hash))
         try:
             while not job.ended:
                 await asyncio.sleep(LOOK_EVERY / 3)
         finally:
-            self.jobs.stop(job)
+            self._short.stop(job)
         if job.state != "done":
             raise UsageError(job.error or "stopped")
         return job.result
