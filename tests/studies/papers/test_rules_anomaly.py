@@ -58,7 +58,6 @@ def p028(**change: float) -> Table:
         ("p028", {"recall": 0.45}, "not met"),
         ("p028", {"clap": 0.65}, "not met"),
         ("p028", {"chance": 0.5}, "essential met"),
-        ("p028", {"dino": 0.8}, "essential met"),
         ("p028", {"oracle": 0.7}, "essential met"),
     ],
 )

@@ -139,7 +139,9 @@ STUDY = Study(
     "the paper's one in 64 (here 4), chosen from 2 and 4, with distances from a half to three times the paper's, "
     "on 12 scenes a set of another seed. These also showed that the vote gains little or loses here; the rule is as "
     "the paper claims it all the same. The first measurement (seeds 0 to 2, with a `small` whose last block attended "
-    "evenly) allowed the vote to lose a point; it gives the spread. Columns, on the set scenes alone: largest five of "
+    "evenly) allowed the vote to lose a point; it gives the spread. Core and distances were chosen for that tower, "
+    "and not "
+    "again for this one. Columns, on the set scenes alone: largest five of "
     "256 by "
     "their sum over rows, of the attention in the block before the last (where the paper has its global patches), "
     "the rewired last block, and the correlation with negative values cut off.",

@@ -74,7 +74,7 @@ def draw(table: Table, figure: Figure) -> None:
     """The table, with scenes."""
     chosen = asked()
     draw_table(table, figure, shown={
-        OWN: chosen[OWN], FUSED: chosen[FUSED], SHARP: chosen[SHARP], "value": chosen["value"],
+        "own": chosen[OWN], "fused": chosen[FUSED], SHARP: chosen[SHARP], "value": chosen["value"],
     })  # fmt: skip
 
 
