@@ -37,7 +37,7 @@ class Attended:
 
 
 def similarity(
-    attended: Attended, reader: Float[Tensor, "B"], keep: Float[Tensor, "B L"], *, projected: bool
+    attended: Attended, reader: Int[Tensor, "B"], keep: Float[Tensor, "B L"], *, projected: bool
 ) -> Float[Tensor, "B L"]:
     """Cosine of the reading token's query with every key, from 0 at the least to 1 at the most alike of those kept.
 
