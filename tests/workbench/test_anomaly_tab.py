@@ -79,7 +79,7 @@ def test_dropped_pictures_are_scored_as_by_the_verb(stripes: Path, run_of: Any, 
     assert re.findall(r"<figcaption>[0-9]+\. ([\w-]+)\.png", page) == order
     assert {order[0], order[1]} == {"spot-0", "spot-1"}
     assert page.count('class="pair"') == 4
-    assert "compared with 3 sound pictures" in page
+    assert "compared with 3 sound pictures; winclip, small" in page
     # Where they lie on the server is nobody's business.
     assert str(run.folder) not in table.read_text() + page.split("</ul>")[1]
 
@@ -103,6 +103,33 @@ def test_words_alone_and_words_of_ones_own(stripes: Path, run_of: Any) -> None:
     assert "compared with words alone" in plain.values[0]
     assert scores_in(plain.files[0]) != scores_in(own.files[0])
     assert "--state '{} with a stain' --sound 'clean {}'" in own.again.shell
+
+
+def test_a_threshold_tells_which_pass(stripes: Path, run_of: Any) -> None:
+    pictures, sound = sorted(stripes.glob("test/*/*.png")), sorted(stripes.glob("train/good/*.png"))
+    outcome = inspect(run_of(), pictures, sound=sound, threshold="normal")
+    with outcome.files[0].open() as file:
+        rows = list(csv.DictReader(file))
+    # By the definition of p: what is above every sound picture has the least p there can be, 1 of 4.
+    assert [row["result"] for row in rows] == ["fail" if row["p"] == "0.2500" else "pass" for row in rows]
+    fails = [row["result"] for row in rows].count("fail")
+    assert f"{fails} of 4 pictures fail" in outcome.values[0]
+    assert outcome.values[0].count(", fails</span>") == outcome.values[0].count("<td>fail</td>") == fails > 0
+    assert outcome.again.shell.endswith("--threshold normal")
+    with pytest.raises(UsageError, match=r"give a score such as 0\.4, or normal"):
+        inspect(run_of(), pictures, threshold="high")
+    with pytest.raises(UsageError, match="needs normal pictures"):
+        inspect(run_of(), pictures, threshold="normal")
+
+
+def test_baselines_stand_on_a_classifier(stripes: Path, run_of: Any, lines: Any, tmp_path: Path) -> None:
+    outcome = inspect(run_of(folders=[stripes]), folder=str(stripes), method="padim")
+    assert "padim, lite0" in outcome.values[0]
+    assert outcome.again.shell == f"binderclip anomaly {stripes} --name stripes --method padim"
+    printed = lines.python(outcome.again.python, tmp_path)
+    assert re.findall(r"((?:spot|whole)-[01])\.png", printed) == [
+        Path(name).stem for name in scores_in(outcome.files[0])
+    ]
 
 
 def test_large_and_broken_pictures_are_named_and_the_others_done(stripes: Path, run_of: Any, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import gradio as gr
 
 from binderclip.cli.shared.output import write_csv
 from binderclip.cli.shared.sheet import contact_sheet
+from binderclip.cli.verbs.anomaly.command import default_model, parse_threshold
 from binderclip.cli.verbs.anomaly.inspection import AnomalyRequest, figures
 from binderclip.cli.verbs.anomaly.run import carry_out, check_options
 from binderclip.errors import DataError
@@ -32,7 +33,8 @@ from binderclip.workbench.look import (
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
-    from binderclip.cli.verbs.anomaly.inspection import Inspection
+    from binderclip.cli.verbs.anomaly.command import default_model, parse_threshold
+from binderclip.cli.verbs.anomaly.inspection import Inspection
 
 SHOWN = 24
 """Pictures on the page, and in the sheet; the table and the files have more."""
@@ -46,18 +48,19 @@ _COUNTED = re.compile(r"picture ([0-9]+) of ([0-9]+)")
 
 
 def build(bench: Bench) -> None:
-    from binderclip.segment.anomaly import METHODS
+    from binderclip.segment.anomaly import BASELINES, METHODS
 
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures("Pictures to inspect")
-            sound = bench.pictures(
-                "Sound pictures, if there are some", height=110,
-                folder_label="Or a folder of sound pictures",
-            )  # fmt: skip
+            sound = bench.pictures("Sound pictures, if there are some", folder_label="Or a folder of sound pictures")
             name = gr.Textbox(label="What the pictures show", placeholder="metal nut", info="for the words")
             method = gr.Dropdown(
-                [(_about(name), name) for name in METHODS], value="winclip", label="Method",
+                [(_about(name), name) for name in (*METHODS, *BASELINES)], value="winclip", label="Method",
+            )  # fmt: skip
+            threshold = gr.Textbox(
+                label="A picture fails from which score", placeholder="0.4, or normal",
+                info="normal: above every sound picture; empty: nothing is judged",
             )  # fmt: skip
             with gr.Accordion("Words and settings", open=False):
                 state = gr.Textbox(
@@ -81,7 +84,7 @@ def build(bench: Bench) -> None:
             )
             report = gr.HTML(padding=False)
             results = bench.results()
-    inputs = [*pictures.inputs, *sound.inputs, name, method, state, fine, words, shots, steps]
+    inputs = [*pictures.inputs, *sound.inputs, name, method, state, fine, words, shots, steps, threshold]
     bench.connect(controls, work, inputs, [shown, report], results, also=[name.submit])
 
 
@@ -89,6 +92,8 @@ def _about(method: str) -> str:
     known = {
         "winclip": "words, and the nearest sound windows",
         "clap": "restores hidden regions; learns from sound pictures, minutes",
+        "patchcore": "the nearest sound patches of a classifier, no words",
+        "padim": "how far patches are from those of sound pictures, no words",
     }
     return f"{method}: {known[method]}" if method in known else method
 
@@ -106,6 +111,7 @@ def work(
     words: bool,
     shots: int,
     steps: int,
+    threshold: str = "",
 ) -> Outcome:
     """Inspect as the verb does, then show it."""
     chosen = run.pictures(files, folder)
@@ -120,8 +126,9 @@ def work(
         folder=str(inspected), name=(name or "").strip() or "object", normal=None if normal is None else str(normal),
         shots=int(shots), method=method, state=_phrases(state), sound=_phrases(fine),
         words=words or method != "winclip", size=None, scales=None, out=str(run.folder / "anomalies"), most=OVERLAYS,
-        npy=False, seed=None, steps=int(steps) if method == "clap" else None, model=run.model_name,
+        npy=False, seed=None, steps=int(steps) if method == "clap" else None, model=_model(run.model_name, method),
         device=run.bench.models.device, dtype="float32", json=False,
+        threshold=parse_threshold((threshold or "").strip() or None),
     )  # fmt: skip
     check_options(request)
     done, out, report = carry_out(request, lambda first: _spoken(run, first))
@@ -130,13 +137,18 @@ def work(
     _name_as_on_the_page(out / "scores.csv", inspected)
     return Outcome(
         (
-            _shown(done, run.folder) + _tables(done),
+            _shown(done, run.folder) + _tables(done, request),
             report_frame(report, "The report: figures, scores of all pictures, the most and the least suspicious"),
         ),
         [*_files(done, out), report],
         _again(request, chosen, compared),
         could_not_be_read(len(done.skipped)),
     )
+
+
+def _model(chosen: str, method: str) -> str:
+    """What is chosen for all tabs; what the verb takes for methods that `small`, no classifier, cannot serve."""
+    return default_model(method) if chosen == "small" else chosen
 
 
 def _pixels(path: Path) -> int:
@@ -174,6 +186,7 @@ def _said(done: Inspection, row: int) -> str:
     chance, known = done.chance(row), done.label(row)
     said = [f"score {float(done.found.scores[row]):.3f}"]
     said += [] if chance is None else [f"p {chance:.2f}"]
+    said += [] if done.threshold is None else ["fails" if done.fails(row) else "passes"]
     return ", ".join([*said, *([f"is {known}"] if known else [])])
 
 
@@ -198,15 +211,21 @@ def _shown(done: Inspection, folder: Path) -> str:
     return f'<ul class="gallery pairs" aria-label="pictures, most suspicious first">{"".join(entries)}</ul>'
 
 
-def _tables(done: Inspection) -> str:
-    held, labelled = done.held is not None, done.folder.labelled
-    columns = ["Rank", "Picture", "Score", *(["p"] * held), *(["Known"] * labelled)]
+def _tables(done: Inspection, request: AnomalyRequest) -> str:
+    held, labelled, judged = done.held is not None, done.folder.labelled, done.threshold is not None
+    columns = ["Rank", "Picture", "Score", *(["p"] * held), *(["Known"] * labelled), *(["Result"] * judged)]
     rows = []
     for rank, row in enumerate(done.order(), 1):
         cells: list[Any] = [rank, _label(done, row), float(done.found.scores[row])]
-        rows.append([*cells, *([done.chance(row)] * held), *([done.label(row)] * labelled)])
+        rows.append(
+            [*cells, *([done.chance(row)] * held), *([done.label(row)] * labelled), *([done.verdict(row)] * judged)]
+        )
     against = f"{len(done.normal)} sound pictures" if done.normal else "words alone"
-    shown = table(columns, rows, f"{len(rows)} pictures, most suspicious first, compared with {against}")
+    caption = f"{len(rows)} pictures, most suspicious first, compared with {against}; {request.method}, {request.model}"
+    shown = table(columns, rows, caption)
+    if done.threshold is not None:
+        fail = f"{done.failed()} of {len(rows)} pictures fail: their score is at or above {done.threshold:.4g}."
+        shown = f"<p>{fail}</p>{shown}"
     if held:
         shown += (
             "<p>p is the share of sound pictures, the picture itself among them, that score as high: small is "
@@ -235,6 +254,8 @@ def _files(done: Inspection, out: Path) -> list[Path]:
 
 
 def _again(request: AnomalyRequest, chosen: ChosenPictures, compared: ChosenPictures | None) -> Equivalent:
+    from binderclip.segment.anomaly import BASELINES
+
     where = str(chosen.folder or PICTURES)
     normal = None if compared is None else str(compared.folder or SOUND)
     words = [word for phrase in request.state for word in ("--state", phrase)]
@@ -244,21 +265,25 @@ def _again(request: AnomalyRequest, chosen: ChosenPictures, compared: ChosenPict
         ["--shots", request.shots] if request.shots != 16 else None,
         ["--method", request.method] if request.method != "winclip" else None, words,
         None if request.words else "--no-words", ["--steps", request.steps] if request.steps is not None else None,
-        ["--model", request.model] if request.model != "small" else None,
+        ["--model", request.model] if request.model != default_model(request.method) else None,
+        None if request.threshold is None else ["--threshold", request.threshold],
     )  # fmt: skip
     options: dict[str, Any] = {"anomalous": request.state, "normal": request.sound, "steps": request.steps}
     given = {key: value for key, value in options.items() if value}
     if not request.words:
         given["words"] = False
+    baseline = request.method in BASELINES
+    load, methods = ("load_vision", "BASELINES") if baseline else ("load", "METHODS")
+    stands_on = f"{load}({request.model!r})" + ("" if baseline else f", {request.name!r}")
     python = (
         "from binderclip.data import InspectionFolder, list_images; from binderclip.data.labelled.inspection_folder "
-        "import spread_choice; from binderclip.models import load; from binderclip.segment.anomaly import METHODS; "
-        f"folder = InspectionFolder({where!r}); "
-        f"d = METHODS[{request.method!r}](load({request.model!r}), {request.name!r}"
+        f"import spread_choice; from binderclip.models import {load}; from binderclip.segment.anomaly import {methods}"
+        f"; folder = InspectionFolder({where!r}); d = {methods}[{request.method!r}]({stands_on}"
         f"{''.join(f', {key}={value!r}' for key, value in given.items())}); "
     )
     sound = f"list_images({normal!r})" if normal else "folder.normal"
-    python += f"normal = spread_choice({sound}, {request.shots}); folder.leave_out(normal); normal and d.fit(normal); "
+    python += f"normal = spread_choice({sound}, {request.shots}); folder.leave_out(normal); "
+    python += "normal and d.fit(normal); "
     python += "found = d([p.path for p in folder.pictures]); print(sorted(zip(found.scores.tolist(), map(str, "
     python += "(p.path for p in folder.pictures))), reverse=True))"
     return Equivalent(python, shell)
