@@ -24,11 +24,13 @@ def p015(**change: float) -> Table:
 def p033(**change: float) -> Table:
     sweep = {"0": 0.25, "0.1": 0.4, "0.2": 0.5, "0.5": 0.55, "1": 0.5, "2": 0.45, "4": change.get("last", 0.4)}
     rows = []
-    for strength, value in sweep.items():
+    for step, (strength, value) in enumerate(sweep.items()):
         setting = f"v = {strength}"
         accuracy = min(value, change.get("most", 1.0))
         rows.append(Row("region accuracy", "foveal attention", accuracy, setting))
-    rows.append(Row("region accuracy", "red circle", change.get("marked", 0.3)))
+        mass = 0.1 * step * change.get("mass", 1.0)
+        rows.append(Row("attention inside the box", "foveal attention", mass, setting))
+    rows.append(Row("region accuracy", "red circle", change.get("circle", 0.2)))
     recall = {"nothing": 0.5, "foveal, v = 0.2": change.get("neutral", 0.5)}
     return Table(rows + [Row("whole picture: R@5 of its caption", m, v) for m, v in recall.items()])
 
@@ -85,8 +87,9 @@ LITTLE = "not met"
         ("p033", {}, "all met"),
         ("p033", {"most": 0.29}, LITTLE),
         ("p033", {"last": 0.6}, "essential met"),
+        ("p033", {"mass": -1.0}, "essential met"),
         ("p033", {"neutral": 0.45}, "essential met"),
-        ("p033", {"marked": 0.51}, LITTLE),
+        ("p033", {"circle": 0.55}, LITTLE),
         ("p070", {}, "all met"),
         ("p070", {"taught": 0.42, "base": 0.2}, LITTLE),
         ("p070", {"taught": 0.44}, LITTLE),
