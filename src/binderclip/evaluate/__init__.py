@@ -1,4 +1,4 @@
-"""What a model can do: retrieval, zero-shot, groups, transfer, learning task by task, and what marks change."""
+"""What a model can do: retrieval, zero-shot, groups, transfer, learning task by task; what marks change; geometry."""
 
 from __future__ import annotations
 
@@ -9,6 +9,34 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.evaluate.clicks import ClickFigures, click_figures
     from binderclip.evaluate.continual import ContinualMetrics, Task, run_stream
+    from binderclip.evaluate.geometry.embeddings import EmbeddingSet
+    from binderclip.evaluate.geometry.interpolation import slerp, vslerp
+    from binderclip.evaluate.geometry.measures import (
+        alignment,
+        conformity,
+        conformity_estimate,
+        effective_rank,
+        linear_separability,
+        modality_gap,
+        threshold_separability,
+        uniformity,
+    )
+    from binderclip.evaluate.geometry.mixed_search import MixedFigures, MixedModalityRetrieval
+    from binderclip.evaluate.geometry.normality import NormalityReport, normality_report
+    from binderclip.evaluate.geometry.report import (
+        EmbeddingGeometry,
+        GeometryReport,
+        ModalityGeometry,
+        ShiftLandscape,
+        conformity_divergence,
+    )
+    from binderclip.evaluate.geometry.transforms import (
+        EmbeddingTransform,
+        GapRemoval,
+        MeanShift,
+        Whitening,
+        embedding_log_likelihood,
+    )
     from binderclip.evaluate.groups import GroupAccuracy, worst_group_accuracy
     from binderclip.evaluate.last_attention import LastAttention, last_attention
     from binderclip.evaluate.learning import LearningCurve, LearningPoint, learning_set_curve
@@ -29,31 +57,56 @@ __all__ = [
     "Binary",
     "ClickFigures",
     "ContinualMetrics",
+    "EmbeddingGeometry",
+    "EmbeddingSet",
+    "EmbeddingTransform",
     "Evaluation",
+    "GapRemoval",
+    "GeometryReport",
     "GroupAccuracy",
     "LastAttention",
     "LearningCurve",
     "LearningPoint",
+    "MeanShift",
     "MisalignmentScore",
+    "MixedFigures",
+    "MixedModalityRetrieval",
+    "ModalityGeometry",
+    "NormalityReport",
     "PatchAffinity",
     "PromptScore",
+    "ShiftLandscape",
     "Task",
+    "Whitening",
+    "alignment",
     "attention_in_region",
     "attention_mass",
     "binary_scores",
     "box_coverage",
     "click_figures",
     "clip_score",
+    "conformity",
+    "conformity_divergence",
+    "conformity_estimate",
+    "effective_rank",
+    "embedding_log_likelihood",
     "evaluate_model",
     "f_clipscore_dm",
     "figures",
     "last_attention",
     "learning_set_curve",
+    "linear_separability",
+    "modality_gap",
+    "normality_report",
     "patch_affinity",
     "retrieval",
     "run_stream",
+    "slerp",
+    "threshold_separability",
     "transfer_matrix",
+    "uniformity",
     "visual_prompt_study",
+    "vslerp",
     "word_detection",
     "worst_group_accuracy",
     "zero_shot_accuracy",

@@ -1,0 +1,267 @@
+"""Maps that stand between a tower and its similarity: fitted once, per modality and role."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from binderclip.errors import UsageError
+from binderclip.evaluate.geometry.embeddings import EmbeddingSet, same_width
+
+__all__ = ["EmbeddingTransform", "GapRemoval", "MeanShift", "Whitening", "embedding_log_likelihood"]
+
+Key = tuple[str, str]
+
+
+class EmbeddingTransform(ABC):
+    """A map of embeddings, fitted on sets of them: one for each modality and role.
+
+    `transform(x, "image")` maps raw embeddings; `inverse` takes them back where that can be done. What was fitted are
+    plain float64 tensors (`state_dict`, `load_state_dict`).
+    """
+
+    def __init__(self) -> None:
+        self.width = 0
+        self.counts: dict[Key, int] = {}
+        self._state: dict[Key, dict[str, Tensor]] = {}
+
+    def fit(self, *sets: EmbeddingSet) -> Any:
+        """Learn from representative sets, one for each modality and role; returns itself.
+
+        Raises:
+            UsageError: no set, two of one kind, sets of several widths, or too few vectors.
+        """
+        keys = [(part.modality, part.role) for part in sets]
+        if not sets or len(set(keys)) < len(keys):
+            raise UsageError(f"give one set for each modality and role, not {keys}")
+        self.width = same_width(*sets)
+        self._state = {key: self._learn(part) for key, part in zip(keys, sets, strict=True)}
+        self.counts = {key: len(part) for key, part in zip(keys, sets, strict=True)}
+        return self
+
+    @abstractmethod
+    def _learn(self, part: EmbeddingSet) -> dict[str, Tensor]: ...
+
+    @abstractmethod
+    def _map(self, x: Tensor, state: dict[str, Tensor]) -> Tensor: ...
+
+    def _back(self, y: Tensor, state: dict[str, Tensor]) -> Tensor:
+        raise UsageError(f"{type(self).__name__} cannot be undone: lengths are lost in it")
+
+    def transform(self, x: Float[Tensor, "n d"], modality: str, role: str = "document") -> Float[Tensor, "n k"]:
+        """Map raw embeddings of a modality, in their own dtype.
+
+        Raises:
+            UsageError: it was not fitted, not on this modality and role, or on another width.
+        """
+        return self._map(self._rows(x), self.fitted(modality, role)).to(x.dtype)
+
+    def inverse(self, y: Float[Tensor, "n k"], modality: str, role: str = "document") -> Float[Tensor, "n d"]:
+        """Take mapped embeddings back.
+
+        Raises:
+            UsageError: this map cannot be undone.
+        """
+        return self._back(y.double(), self.fitted(modality, role)).to(y.dtype)
+
+    def fitted(self, modality: str, role: str = "document") -> dict[str, Tensor]:
+        """What was learnt of a modality and role."""
+        if not self._state:
+            raise UsageError(f"{type(self).__name__} is not fitted: call fit with embeddings first")
+        if (modality, role) not in self._state:
+            known = ", ".join(f"{m} {r}" for m, r in self._state)
+            raise UsageError(f"{type(self).__name__} was fitted on {known}, not on {modality} {role}")
+        return self._state[modality, role]
+
+    def _rows(self, x: Tensor) -> Tensor:
+        if self._state and (x.ndim != 2 or x.shape[1] != self.width):
+            raise UsageError(f"embeddings must be (n, {self.width}), not {tuple(x.shape)}")
+        return x.detach().cpu().double()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that was learnt, as tensors."""
+        return {f"{m}/{r}/{name}": value for (m, r), part in self._state.items() for name, value in part.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what another of the same kind has learnt."""
+        self._state = {}
+        for name, value in state.items():
+            modality, role, entry = name.split("/")
+            self._state.setdefault((modality, role), {})[entry] = value.double()
+        self.width = len(next(iter(self._state.values()))["mean"]) if self._state else 0
+
+
+class GapRemoval(EmbeddingTransform):
+    """Unit vectors less their modality's mean, made unit vectors again: image and text lie on one sphere.
+
+    In a search over pictures, texts and both, plain cosines rank what is of the query's own modality first. A few
+    thousand vectors of the same style are enough for the means; those of the corpus that is searched would be a leak.
+
+    Examples:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> removal = GapRemoval().fit(EmbeddingSet(x, "image"))
+        >>> removal.transform(torch.tensor([[2.0, 0.0]]), "image")
+        tensor([[ 0.7071, -0.7071]])
+
+    Paper: Closing the Modality Gap for Mixed Modality Search (arXiv 2507.19054).
+    """
+
+    def _learn(self, part: EmbeddingSet) -> dict[str, Tensor]:
+        return {"mean": part.unit_mean}
+
+    def _map(self, x: Tensor, state: dict[str, Tensor]) -> Tensor:
+        return F.normalize(F.normalize(x, dim=1) - state["mean"], dim=1)
+
+    def mixed(
+        self, text: Float[Tensor, "n d"], image: Float[Tensor, "n d"], share: float = 0.5
+    ) -> Float[Tensor, "n d"]:
+        """Documents of a text and a picture: n(s t + (1 - s) i - (s mean_t + (1 - s) mean_i)) of unit vectors t and i.
+
+        Args:
+            text, image: raw embeddings of the same documents.
+            share: s, of the text.
+
+        Raises:
+            UsageError: a share out of [0, 1].
+        """
+        if not 0 <= share <= 1:
+            raise UsageError(f"share must be in [0, 1], not {share}")
+        t, i = (F.normalize(self._rows(part), dim=1) for part in (text, image))
+        means = [self.fitted(modality)["mean"] for modality in ("text", "image")]
+        centred = share * (t - means[0]) + (1 - share) * (i - means[1])
+        return F.normalize(centred, dim=1).to(text.dtype)
+
+
+class MeanShift(EmbeddingTransform):
+    """Raw vectors less k times their modality's mean.
+
+    Args:
+        k: share of the mean; 1 centres.
+
+    Paper: The Double-Ellipsoid Geometry of CLIP (arXiv 2411.14517).
+    """
+
+    def __init__(self, k: float = 1.0) -> None:
+        super().__init__()
+        self.k = k
+
+    def _learn(self, part: EmbeddingSet) -> dict[str, Tensor]:
+        return {"mean": part.moments.mean}
+
+    def _map(self, x: Tensor, state: dict[str, Tensor]) -> Tensor:
+        return x - self.k * state["mean"]
+
+    def _back(self, y: Tensor, state: dict[str, Tensor]) -> Tensor:
+        return y + self.k * state["mean"]
+
+
+class Whitening(EmbeddingTransform):
+    """Raw vectors less their mean, turned to the covariance's axes and scaled to variance 1 on each.
+
+    What comes out is near a standard normal, so that its length says how usual an embedding is (`log_likelihood`).
+
+    Args:
+        redundant: what happens to features that correlate with an earlier one by more than `threshold`, and leave the
+            covariance near singular: "drop" them; "noise" replaces them by 0.1 N(0, 1) while fitting, as the released
+            code does; "ridge" adds `eps` to every variance; "keep" nothing.
+        threshold: correlation, positive only.
+        eps: of the ridge, as a share of the mean variance.
+        seed: of the noise.
+        force: fit also on fewer than twice as many vectors as dimensions, where new vectors come out too long.
+
+    Raises:
+        UsageError: an unknown choice or a number out of range.
+
+    Paper: Whitened CLIP as a Likelihood Surrogate of Images and Captions (arXiv 2505.06934).
+    """
+
+    def __init__(
+        self,
+        *,
+        redundant: Literal["drop", "noise", "ridge", "keep"] = "drop",
+        threshold: float = 0.9,
+        eps: float = 1e-3,
+        seed: int = 0,
+        force: bool = False,
+    ) -> None:
+        super().__init__()
+        if redundant not in ("drop", "noise", "ridge", "keep"):
+            raise UsageError(f"redundant must be drop, noise, ridge or keep, not {redundant!r}")
+        if not 0 < threshold <= 1 or not eps > 0:
+            raise UsageError(f"threshold must be in (0, 1] and eps positive, not {threshold} and {eps}")
+        self.redundant, self.threshold, self.eps, self.seed, self.force = redundant, threshold, eps, seed, force
+
+    def _learn(self, part: EmbeddingSet) -> dict[str, Tensor]:
+        count, width = part.features.shape
+        if count < 2 * width and not self.force:
+            raise UsageError(
+                f"{count} {part.modality} embeddings are too few for a covariance of {width} dimensions: give twice as "
+                "many, or force=True"
+            )
+        mean = part.moments.mean
+        centred = part.features - mean
+        doubles = redundant_features(centred, self.threshold)
+        kept = torch.ones(width, dtype=torch.bool)
+        if self.redundant == "drop":
+            kept = ~doubles
+            centred = centred[:, kept]
+        elif self.redundant == "noise" and bool(doubles.any()):
+            generator = torch.Generator().manual_seed(self.seed)
+            noise = 0.1 * torch.randn(count, int(doubles.sum()), generator=generator, dtype=torch.float64)
+            centred = centred.clone()
+            centred[:, doubles] = noise
+        covariance = centred.T @ centred / (count - 1)
+        if self.redundant == "ridge":
+            covariance = covariance + self.eps * covariance.diagonal().mean() * torch.eye(len(covariance))
+        values, axes = torch.linalg.eigh(covariance)
+        values, axes = values.flip(0), axes.flip(1)
+        if not float(values[-1]) > 1e-12 * float(values[0]):
+            raise UsageError(
+                f"the covariance of {part.modality} is singular: directions without variance; take redundant='ridge'"
+            )
+        return {
+            "mean": mean,
+            "kept": kept.double(),
+            "forward": axes / values.sqrt(),
+            "backward": (axes * values.sqrt()).T,
+            "variances": values,
+        }
+
+    def _map(self, x: Tensor, state: dict[str, Tensor]) -> Tensor:
+        return (x - state["mean"])[:, state["kept"] > 0] @ state["forward"]
+
+    def _back(self, y: Tensor, state: dict[str, Tensor]) -> Tensor:
+        if not bool((state["kept"] > 0).all()):
+            raise UsageError("redundant features were dropped and cannot be given back: take redundant='ridge'")
+        return y @ state["backward"] + state["mean"]
+
+    def log_likelihood(self, x: Float[Tensor, "n d"], modality: str, role: str = "document") -> Float[Tensor, "n"]:
+        """-(k ln 2 pi + ||y||^2) / 2 of the whitened vectors; compared within one modality alone."""
+        return embedding_log_likelihood(self._map(self._rows(x), self.fitted(modality, role)))
+
+    def condition(self, modality: str, role: str = "document") -> float:
+        """Largest over smallest variance of what was fitted."""
+        variances = self.fitted(modality, role)["variances"]
+        return float(variances[0] / variances[-1])
+
+
+def embedding_log_likelihood(y: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
+    """Log density of whitened vectors under the standard normal of k dimensions.
+
+    Paper: Whitened CLIP as a Likelihood Surrogate of Images and Captions (arXiv 2505.06934).
+    """
+    return -0.5 * (y.shape[1] * math.log(2 * math.pi) + y.double().square().sum(1))
+
+
+def redundant_features(centred: Float[Tensor, "n d"], threshold: float) -> Bool[Tensor, "d"]:
+    """Features whose correlation with an earlier one exceeds the threshold, or that do not vary."""
+    deviation = centred.std(0)
+    flat = deviation <= 1e-12 * deviation.max()
+    correlation = (centred.T @ centred) / (len(centred) - 1) / torch.outer(deviation, deviation).clamp(min=1e-300)
+    return (torch.triu(correlation, 1) > threshold).any(0) | flat
