@@ -168,3 +168,15 @@ def test_few_vectors_by_wish():
     y = Whitening(force=True).fit(EmbeddingSet(x, "image")).transform(x, "image")
     # In the sample the mean squared length is (n - 1) / n times the number of dimensions.
     assert float(y.square().sum(1).mean()) == pytest.approx(6 * 8 / 9)
+
+
+def test_embeddings_of_a_subspace_are_whitened_in_it():
+    x = cloud(width=4) @ torch.randn(4, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    whitening = Whitening(threshold=1.0).fit(EmbeddingSet(x.float(), "image"))
+    y = whitening.transform(x, "image")
+    assert y.shape == (400, 4)
+    np.testing.assert_allclose(np.cov(y.numpy().T), np.eye(4), atol=1e-5)
+    # The lengths are those of the coordinates in the subspace, whitened.
+    inside = PCA(4, whiten=True).fit_transform(x.numpy())
+    np.testing.assert_allclose(y.norm(dim=1).numpy(), np.linalg.norm(inside, axis=1), rtol=1e-4)
+    torch.testing.assert_close(whitening.inverse(y, "image"), x, rtol=1e-4, atol=1e-4)

@@ -17,6 +17,8 @@ from binderclip.evaluate.geometry.embeddings import EmbeddingSet, same_width
 __all__ = ["EmbeddingTransform", "GapRemoval", "MeanShift", "Whitening", "embedding_log_likelihood"]
 
 Key = tuple[str, str]
+FLAT = 1e-9
+"""Share of the largest variance below which a direction has none."""
 
 
 class EmbeddingTransform(ABC):
@@ -168,8 +170,9 @@ class Whitening(EmbeddingTransform):
 
     Args:
         redundant: what happens to features that correlate with an earlier one by more than `threshold`, and leave the
-            covariance near singular: "drop" them; "noise" replaces them by 0.1 N(0, 1) while fitting, as the released
-            code does; "ridge" adds `eps` to every variance; "keep" nothing.
+            covariance near singular: "drop" them, and directions without variance (the pseudo-inverse); "noise"
+            replaces them by 0.1 N(0, 1) while fitting, as the released code does; "ridge" adds `eps` to every variance;
+            "keep" nothing.
         threshold: correlation, positive only.
         eps: of the ridge, as a share of the mean variance.
         seed: of the noise.
@@ -221,6 +224,10 @@ class Whitening(EmbeddingTransform):
             covariance = covariance + self.eps * covariance.diagonal().mean() * torch.eye(len(covariance))
         values, axes = torch.linalg.eigh(covariance)
         values, axes = values.flip(0), axes.flip(1)
+        if self.redundant == "drop":
+            # Embeddings of a head that is wider than its tower fill a subspace: what is left is rounding.
+            there = values > FLAT * values[0]
+            values, axes = values[there], axes[:, there]
         if not float(values[-1]) > 1e-12 * float(values[0]):
             raise UsageError(
                 f"the covariance of {part.modality} is singular: directions without variance; take redundant='ridge'"
