@@ -90,12 +90,12 @@ STUDY = Study(
     claim="Raw image and text embeddings lie on two separable thin ellipsoid shells that are not centred; the mean "
     "cosine of a vector with all others follows from its cosine with the mean; where training leaves the means, the "
     "loss is near its least, and centring trades alignment for uniformity.",
-    protocol=f"{PAIRS} training pairs of clip art a seed, embeddings of `small`. Its texts come from a tower that was "
-    "distilled and stayed as it was, so that no contrastive loss has moved their mean. The loss is that of the model's "
-    f"scale of 34 on batches of {BATCH}, over shares from -0.5 to 1 of either mean in steps of a quarter. The "
-    "pilot gave the spreads; it also had a separability of 0.95 where 0.99 had been thought of, so that 0.9 is "
-    "asked for and 0.99 would only strengthen. The same vectors turned round at random show what needs no place of its own: the estimate "
-    "and the thin shell.",
+    protocol=f"{PAIRS} training pairs of clip art a seed, embeddings of `small`. Its texts come from a tower that "
+    "was distilled and stayed as it was, so that no contrastive loss has moved their mean. The loss is "
+    f"that of the model's scale of 34 on batches of {BATCH}, over shares from -0.5 to 1 of either mean in "
+    "steps of a quarter. The pilot gave the spreads; it also had a separability of 0.95 where 0.99 had "
+    "been thought of, so that 0.9 is asked for and 0.99 would only strengthen. The same vectors turned "
+    "round at random show what needs no place of its own: the estimate and the thin shell.",
     baseline="The same vectors, each turned round or not at random: no mean, no pairs.",
     lower_bound="Separability 0.5; a round cloud has an offset of 0.",
     upper_bound="Correlation 1.",

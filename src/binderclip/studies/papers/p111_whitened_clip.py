@@ -141,10 +141,10 @@ STUDY = Study(
     claim="Whitened embeddings are near a standard normal, and their log-likelihood falls as pictures are corrupted; "
     "it also tells captions from ones that are no sentences.",
     protocol="Embeddings of `small`, which fill 192 of their 256 dimensions; whitening from a random half of the "
-    f"training clip art a seed, about 2,000 pictures and captions. {SHOWN} held-out drawings a seed, clean and with noise, "
-    f"JPEG and pixels at levels 1 to 5; the AUC is of clean against level {MARKED}, the correlation that of the six mean "
-    "likelihoods with the level. Held-out captions of at least four words against the same words shuffled. Nothing was "
-    "chosen; the pilot gave the spreads.",
+    f"training clip art a seed, about 2,000 pictures and captions. {SHOWN} held-out drawings a seed, clean "
+    f"and with noise, JPEG and pixels at levels 1 to 5; the AUC is of clean against level {MARKED}, the "
+    "correlation that of the six mean likelihoods with the level. Held-out captions of at least four "
+    "words against the same words shuffled. Nothing was chosen; the pilot gave the spreads.",
     baseline="The length of the raw vector.",
     lower_bound="Random scores: AUC 0.5.",
     upper_bound="AUC 1.",
