@@ -133,7 +133,7 @@ def daubechies(vanishing: int) -> Float[np.ndarray, "taps"]:
     """
     if not 1 <= vanishing <= 10:
         raise UsageError(f"vanishing must be from 1 to 10 moments, not {vanishing}")
-    taps = np.ones(1)
+    taps: np.ndarray = np.ones(1)
     for _ in range(vanishing):
         taps = np.convolve(taps, [0.5, 0.5])
     binomials = [comb(vanishing - 1 + k, k) for k in range(vanishing)]

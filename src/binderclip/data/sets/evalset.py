@@ -61,7 +61,7 @@ class EvalSet(Dataset[Any]):
         """One label an item, in order: int64 (N,), or a list of sets; None if there are none."""
         if self._labels is None:
             return None
-        chosen = [self._labels[i] for i in self.indices]
+        chosen = [self._labels[int(i)] for i in self.indices]
         several = any(isinstance(label, (set, frozenset, list, tuple)) for label in chosen)
         return [set(label) for label in chosen] if several else np.asarray(chosen, dtype=np.int64)
 

@@ -92,9 +92,9 @@ def draw(table: Table, figure: Figure) -> None:
         row = int(masks.flatten(1).sum(1).argmax())
         region = error_region(objects, row)
         assert region is not None
-        points, values = click_values(objects, row, region)
+        points, found = click_values(objects, row, region)
         heat = torch.full(masks.shape[1:], torch.nan)
-        heat[points[1:, 1].long(), points[1:, 0].long()] = values[1:]
+        heat[points[1:, 1].long(), points[1:, 0].long()] = found[1:]
         axes[0, column].imshow(image.permute(1, 2, 0).numpy())
         axes[0, column].contour(masks[row].numpy(), [0.5], colors="w", linewidths=1)
         axes[1, column].imshow(heat.numpy(), vmin=0, vmax=1, cmap="viridis")
