@@ -1,4 +1,4 @@
-"""Adversarial clicks: limits, an exhaustive twin, and segmenters whose robustness is known."""
+"""TETRIS (p090): Adversarial clicks: limits, an exhaustive twin, and segmenters whose robustness is known."""
 
 from __future__ import annotations
 

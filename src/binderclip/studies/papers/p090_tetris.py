@@ -99,7 +99,7 @@ def draw(table: Table, figure: Figure) -> None:
         axes[0, column].contour(masks[row].numpy(), [0.5], colors="w", linewidths=1)
         axes[1, column].imshow(heat.numpy(), vmin=0, vmax=1, cmap="viridis")
         axes[1, column].plot(region.click.x - 0.5, region.click.y - 0.5, "r+", markersize=7)
-        axes[1, column].set_title(f"{float(values.min()):.2f} to {float(values.max()):.2f}", fontsize=7)
+        axes[1, column].set_title(f"{float(found.min()):.2f} to {float(found.max()):.2f}", fontsize=7)
         for ax in axes[:, column]:
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
