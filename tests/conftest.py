@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import pkgutil
 import random
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,3 +62,36 @@ def pytest_configure(config: pytest.Config) -> None:
         for node in tree.body:
             if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
                 exec(compile(ast.Module(node.body, []), str(module.__file__), "exec"), vars(module))
+
+
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, without a window, that finds no address but this machine's; one for all tests of a process.
+
+    Where there is none the tests are skipped with the reason, or fail where BINDERCLIP_BROWSER is "required".
+    """
+    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    said = ""
+    if program is None:
+        said = f"no browser: none of {', '.join(BROWSERS)} is installed (`make test` installs one where it can)"
+    else:
+        try:
+            from playwright.sync_api import sync_playwright
+        except ImportError:
+            said = "Playwright is not installed: pip install playwright"
+    if said and os.environ.get("BINDERCLIP_BROWSER") == "required":
+        pytest.fail(said, pytrace=False)
+    if said:
+        pytest.skip(said)
+    with sync_playwright() as playwright:
+        options = [
+            "--no-sandbox",
+            "--disable-dev-shm-usage",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        ]
+        running = playwright.chromium.launch(executable_path=program, args=options)
+        yield running
+        running.close()

@@ -12,12 +12,6 @@ from binderclip.papers import papers
 from binderclip.studies import results_in
 
 ROOT = Path(__file__).parents[2]
-sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="the browser test needs `pip install playwright`", exc_type=ImportError
-)
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), "")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="the browser test needs chromium: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +26,6 @@ def address(tmp_path_factory):
     page = folder / "papers.html"
     page.write_text(f'<!doctype html><html lang="en"><head>{head}</head><body><article class="md-typeset">{body}')
     return page.as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

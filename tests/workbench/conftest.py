@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -293,7 +292,6 @@ def python(line: str, folder: Path) -> str:
 # -- the browser -------------------------------------------------------------------------------------------------------
 
 LAPTOP, PHONE = {"width": 1366, "height": 768}, {"width": 390, "height": 844}
-PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 """Screenshots of the tabs, kept for people to look at."""
 
@@ -312,27 +310,6 @@ def missing(what: str) -> None:
     if os.environ.get("BINDERCLIP_BROWSER") == "required":
         pytest.fail(what, pytrace=False)
     pytest.skip(what)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Debian's Chromium, without a window, that finds no address but this machine's."""
-    program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
-    if program is None:
-        missing(f"no browser: none of {', '.join(PROGRAMS)} is installed (`make test` installs one where it can)")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing("Playwright is not installed: pip install playwright")
-    with sync_playwright() as playwright:
-        options = [
-            "--no-sandbox",
-            "--disable-dev-shm-usage",
-            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-        ]
-        running = playwright.chromium.launch(executable_path=program, args=options)
-        yield running
-        running.close()
 
 
 class View:
