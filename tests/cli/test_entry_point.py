@@ -90,8 +90,14 @@ def test_search_query_finds_by_words(program: Command, indexed: tuple[Path, Any]
         assert sheet.width > 2 * sheet.height
 
 
-def test_search_query_finds_by_image(indexed: tuple[Path, Any], command: Command) -> None:
-    words = ("search", "query", indexed[0] / "more" / "flower.jpg", "-i", indexed[0], "--top", 1)
+def test_search_query_finds_by_image(indexed: tuple[Path, Any], command: Command, tmp_path: Path) -> None:
+    # A picture of the folder itself is left out; the same one from elsewhere is found.
+    words = ("search", "query", indexed[0] / "more" / "flower.jpg", "-i", indexed[0])
+    hits = command(*words, "--json").json()["hits"]
+    assert len(hits) == 3
+    assert "flower.jpg" not in {Path(hit["image"]).name for hit in hits}
+    shutil.copy(indexed[0] / "more" / "flower.jpg", tmp_path / "asked.jpg")
+    words = ("search", "query", tmp_path / "asked.jpg", "-i", indexed[0], "--top", 1)
     hit = command(*words, "--json").json()["hits"][0]
     assert Path(hit["image"]).name == "flower.jpg"
     assert hit["score"] == pytest.approx(1, abs=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ def test_every_verb_stands_in_one_panel() -> None:
 
 
 def test_help_shows_verbs_by_panel_a_line_each(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    importlib.import_module("binderclip.cli.shared.output")  # its tables keep the width of the time of the import
     monkeypatch.setenv("COLUMNS", "80")
     shown = command("--help").out
     places = [shown.index(f"─ {panel} ─") for panel in panels.PANELS]

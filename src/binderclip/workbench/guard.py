@@ -16,6 +16,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from binderclip.documents import parse_json
 from binderclip.errors import BinderclipError
 from binderclip.workbench.jobs import JobQueue
 from binderclip.workbench.sessions import Sessions
@@ -208,7 +209,7 @@ class Guard:
             if not message.get("more_body"):
                 break
         try:
-            document = json.loads(body)
+            document = parse_json(body)
             page = document.get("session_hash") if isinstance(document, dict) else None
             bad = next((found for found in _files_named(document) if not self._may_name(found, session)), None)
         except (ValueError, RecursionError):

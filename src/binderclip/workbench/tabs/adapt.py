@@ -85,7 +85,7 @@ def work(
     seconds = 60.0 * float(budget)
     run.show("", "", "", gr.skip())
     clip = run.model()
-    watcher = _Watcher(run, seconds, count)
+    watcher = _TableWatcher(run, seconds, count)
     options = {
         "shots": int(shots), "seeds": int(draws), "methods": names, "templates": resolve_templates("simple"),
         "progress": watcher.say,
@@ -142,7 +142,7 @@ def _opened(run: Run, data: str | None) -> tuple[ImageTextDataset, str]:
 
 
 @dataclass
-class _Watcher:
+class _TableWatcher:
     """Shows the rows of the table as they come, and what is being done."""
 
     run: Run

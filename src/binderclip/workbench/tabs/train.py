@@ -70,7 +70,7 @@ def work(
     changes += _shorter(train.load_recipe(name, set=changes), length)
     recipe = train.load_recipe(name, set=changes)
     out = Path(last) if goes_on and last else run.folder / "run"
-    watcher = _Watcher(run, recipe, out)
+    watcher = _RunWatcher(run, recipe, out)
     watcher.start()
     try:
         result = train.run(recipe, out=out, resume=goes_on, progress=False, device=run.bench.models.device)
@@ -101,7 +101,7 @@ def _shorter(recipe: Recipe, length: float) -> list[str]:
     return changes
 
 
-class _Watcher(threading.Thread):
+class _RunWatcher(threading.Thread):
     """Shows what the run has written, about once a second, until `finish`."""
 
     def __init__(self, run: Run, recipe: Recipe, out: Path) -> None:
