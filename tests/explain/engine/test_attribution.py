@@ -96,13 +96,15 @@ def test_overlay_darkens_what_the_model_did_not_see() -> None:
     seen = Attribution((values,), (Box(0, 10, 20, 20),), (20, 40), torch.zeros(1), "test", "relu")
     columns = np.asarray(seen.overlay(picture, opacity=0)).astype(int)[:, :, 0]
     assert (columns[:, :10] < 0.6 * columns[10, 20]).all()
-    # Inside the frame around what it saw.
-    assert (columns[3:-3, 13:27] == columns[10, 20]).all()
+    # A light frame with a dark edge around what it saw, and the picture within.
+    assert (columns[2:-2, 12:28] == columns[10, 20]).all()
+    assert (columns[:, [10, 29]] == 255).all()
+    assert (columns[2:-2, [11, 28]] < 60).all()
     assert (columns[:, 30:] == columns[:, :10]).all()
     twice = np.asarray(seen.overlay(picture.resize((80, 40)), opacity=0)).astype(int)[:, :, 0]
-    inside = (slice(4, -4), slice(14, 26))
-    assert np.array_equal(twice[::2, ::2][inside], columns[inside])
-    assert np.array_equal(twice[::2, ::2][:, :9], columns[:, :9])
+    # The edge is as wide on a larger picture, so half of it falls between the pixels that are compared.
+    for part in (np.s_[2:-2, 12:28], np.s_[:, :11]):
+        assert np.array_equal(twice[::2, ::2][part], columns[part])
 
 
 BLANKS = {
@@ -130,10 +132,13 @@ def test_a_map_without_contrast_is_blank_and_says_so(name: str, box: Box) -> Non
         found.peak(0)
     assert len(found.peak(1)) == 2
     picture = Image.fromarray(np.full((96, 144, 3), 60, dtype=np.uint8))
-    # A word stands on the blank one alone.
+    # A word stands on the blank one alone; letters are white, maps are not, but the frame of a crop is.
+    if box is WHOLE:
+        drawn = [np.asarray(found.overlay(picture, index)) for index in (0, 1)]
+        assert [bool((each.min(axis=2) > 240).any()) for each in drawn] == [True, False]
     for index, noted in ((0, True), (1, False)):
-        drawn, bare = (np.asarray(found.overlay(picture, index, note=note)) for note in (True, False))
-        assert (drawn != bare).any() == noted
+        with_word, without = (np.asarray(found.overlay(picture, index, note=note)) for note in (True, False))
+        assert (with_word != without).any() == noted
 
 
 def test_a_blank_map_points_nowhere() -> None:

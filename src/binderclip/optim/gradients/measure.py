@@ -120,17 +120,30 @@ def _norms(tensors: Sequence[Tensor], order: float, foreach: bool) -> list[Tenso
 
 def _euclidean(tensors: Sequence[Tensor], foreach: bool) -> list[Tensor]:
     """The 2-norms of tensors on a CPU, large ones as the root of a dot product: torch's own norm of a whole tensor runs
-    on one thread however many there are."""
+    on one thread however many there are, and loses digits with every repetition of an expanded one."""
     large = {}
     for index, tensor in enumerate(tensors):
-        if tensor.numel() >= LARGE and (flat := _flat(tensor)) is not None:
-            large[index] = torch.dot(flat, flat).sqrt_()
+        if tensor.numel() >= LARGE:
+            once, times = _unexpanded(tensor)
+            if (flat := _flat(once)) is not None:
+                large[index] = torch.dot(flat, flat).mul_(times).sqrt_()
+            elif times > 1:
+                large[index] = torch.linalg.vector_norm(once) * times**0.5
     rest = [tensor for index, tensor in enumerate(tensors) if index not in large]
     if foreach and rest:
         small = iter(torch._foreach_norm(rest, 2))
     else:
         small = (torch.linalg.vector_norm(tensor) for tensor in rest)
     return [large[index] if index in large else next(small) for index in range(len(tensors))]
+
+
+def _unexpanded(tensor: Tensor) -> tuple[Tensor, int]:
+    """The entries that are stored, and how often an expanded tensor repeats each."""
+    times = 1
+    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            tensor, times = tensor.narrow(dim, 0, 1), times * size
+    return tensor, times
 
 
 def _flat(tensor: Tensor) -> Tensor | None:
