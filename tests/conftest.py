@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import pkgutil
 import random
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +97,36 @@ def browser() -> Iterator[Any]:
         running = playwright.chromium.launch(executable_path=program, args=options)
         yield running
         running.close()
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command said and how it left."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """The JSON document that all of stdout is, of a command that succeeded."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Done]:
+    """The function behind `binderclip` in this process, in an empty folder; a traceback fails the test by itself."""
+    from binderclip import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BINDERCLIP_CACHE", str(tmp_path / "cache"))
+
+    def call(*words: object) -> Done:
+        monkeypatch.setattr("sys.argv", ["binderclip", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = capsys.readouterr()
+        return Done(int(left.value.code or 0), said.out, said.err)
+
+    return call

@@ -1,38 +1,22 @@
-"""The installed command, the same command in this process, and a few pictures for them."""
+"""The installed command, and a few pictures for it and for the same command in this process."""
 
 from __future__ import annotations
 
 import functools
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer.main
 
-from binderclip import cli
 from binderclip.data import load_data
 
+from ..conftest import Done
+
 PROGRAM = Path(sys.executable).parent / "binderclip"
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command said and how it left."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        """The JSON document that all of stdout is, of a command that succeeded."""
-        assert self.code == 0, self.err
-        return json.loads(self.out)
 
 
 Command = Callable[..., Done]
@@ -62,23 +46,6 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Command:
         )
         assert "Traceback" not in done.stderr, done.stderr
         return Done(done.returncode, done.stdout, done.stderr)
-
-    return call
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """The function behind `binderclip` in this process, in an empty folder; a traceback fails the test by itself."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BINDERCLIP_CACHE", str(tmp_path / "cache"))
-
-    def call(*words: object) -> Done:
-        monkeypatch.setattr("sys.argv", ["binderclip", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        said = capsys.readouterr()
-        return Done(int(left.value.code or 0), said.out, said.err)
 
     return call
 

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from binderclip import cli
 from binderclip.data import load_data
 
 LONG = 120.0
@@ -234,37 +233,6 @@ def client(server: Any) -> Iterator[Client]:
 def stranger(server: Any) -> Client:
     """Somebody who knows the port and no more."""
     return Client(server.port, "wrong key")
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command said and how it left."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    """`command("classify", ...)` is `binderclip classify ...` in this process, in an empty folder."""
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-
-    def call(*words: object) -> Done:
-        monkeypatch.setattr("sys.argv", ["binderclip", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        said = capsys.readouterr()
-        return Done(int(left.value.code or 0), said.out, said.err)
-
-    return call
 
 
 def words_of(line: str) -> list[str]:
