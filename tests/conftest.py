@@ -21,6 +21,11 @@ import numpy as np
 import pytest
 import torch
 
+# What the command prints is as wide as in a pipe, whatever terminal the tests were started from: readline, which
+# pytest loads, hands its size on to the workers of xdist.
+for size in ("COLUMNS", "LINES"):
+    os.environ.pop(size, None)
+
 _PYTEST_RAISES = pytest.raises
 
 
