@@ -214,19 +214,35 @@ def test_rows_are_judged_again_and_the_first_verdict_is_kept(registered) -> None
     assert "**First verdict.** weak; " in page
     table = papers_page({"p162": measured})
     row = next(line for line in table.splitlines() if "p162 " in line)
-    assert "| [holds](results/p162.md)<br>first: weak | a beats b: +0.2" in row
+    assert f"| [holds](results/p162.md)<br>first: weak; {judged.first.why}; new seeds | a beats b: +0.2" in row
     assert "n = 8 | [figure](results/p162.png) |" in row
     assert sum(line.startswith('| <a id="p') for line in table.splitlines()) == 182
     planned = next(line for line in table.splitlines() if "p006 " in line)
     assert "| planned |  |  |  |" in planned
 
 
-def test_a_result_older_than_the_registered_criteria_is_left_alone(registered) -> None:
+@pytest.mark.parametrize("criteria", ["", "0123456789ab"])
+def test_a_result_older_than_the_registered_criteria_is_left_alone(registered, criteria: str) -> None:
     registered(study())
-    stored = replace(run_study("p162"), verdict="weak", criteria="")  # type: ignore[arg-type]
+    stored = replace(run_study("p162"), verdict="weak", criteria=criteria)  # type: ignore[arg-type]
     unmeasured = Criterion.at_least("a is fast", value_of("speed", "a"), 1.0)
-    later = study(criteria=(BEATS, unmeasured))
-    assert judge_again(stored, replace(later, registered=criteria_hash(later))) is stored
+    later = study(criteria=(BEATS, unmeasured), protocol="Another way.", seeds=tuple(range(30, 38)))
+    later = replace(later, registered=criteria_hash(later))
+    assert judge_again(stored, later) is stored
+    # Its page tells what was measured from what is to come, and does not describe the one by the other.
+    page = markdown(stored, later)
+    assert "**Registered again, not measured yet.**" in page
+    assert page.index("on seeds 10, 11, 12") < page.index("**To come.**") < page.index("on seeds 30, 31, 32")
+    assert page.index("**To come.**") < page.index("Another way.")
+    assert "**Protocol.**" not in page
+
+
+def test_the_verdict_between_the_first_and_the_last_is_kept(registered) -> None:
+    registered(study())
+    now = run_study("p162")
+    second = replace(now, verdict="weak", criteria="0123456789ab", first=FirstVerdict("holds", "old rules"))
+    said = after(now, second, "new seeds").first
+    assert said == FirstVerdict("holds", "old rules; then weak by criteria 0123456789ab; new seeds")
 
 
 def test_the_headline_is_what_decided() -> None:
@@ -299,9 +315,12 @@ def test_every_study_of_the_package_is_complete() -> None:
         assert found.remeasure or found.registered == criteria_hash(found), f"{identifier}: criteria not registered"
 
 
-def test_a_null_method_fails_every_essential_criterion() -> None:
-    tested = [study for study in map(load_study, available()) if study.null is not None]
-    assert tested
-    for found in tested:
-        assert null_passes(found, found.seeds) == [], found.paper
+@pytest.mark.parametrize("identifier", available())
+def test_a_null_method_fails_every_essential_criterion(identifier: str) -> None:
+    found = load_study(identifier)
+    if found.null is not None:
+        assert null_passes(found, found.seeds) == []
+
+
+def test_a_method_that_is_better_does_not_pass_for_a_null_one() -> None:
     assert null_passes(study(null=better), SEEDS) == ["a beats b"]

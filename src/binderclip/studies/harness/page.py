@@ -8,7 +8,8 @@ from pathlib import Path
 from binderclip.papers import Paper, papers
 from binderclip.studies.harness.criteria import Check
 from binderclip.studies.harness.report import cell, read
-from binderclip.studies.harness.study import Result
+from binderclip.studies.harness.run import load_study
+from binderclip.studies.harness.study import Result, superseded
 
 VERDICTS = ("holds", "weak", "inconclusive", "contradicted here", "untestable here")
 LAST_BLOCK = (
@@ -73,17 +74,21 @@ def papers_page(results: dict[str, Result]) -> str:
 
 def _older(results: dict[str, Result]) -> str:
     """Which rows are older than the registered criteria; empty where none is."""
-    new = [identifier for identifier, result in results.items() if result.criteria]
-    old = [identifier for identifier in results if identifier not in new]
+    old = [identifier for identifier, result in results.items() if _is_older(result)]
+    new = [identifier for identifier in results if identifier not in old]
     if not old:
         return ""
     attending = [identifier for identifier in LAST_BLOCK if identifier in old]
     above_all = f", above all those that read its attention ({', '.join(attending)})" if attending else ""
     but = f"All rows but {_listed(new)}" if new else "All rows"
     return (
-        f"{but} were measured before the bundled `small` was trained again so that its last block attends. Those that "
-        f"use it say what the version before gave and are to be measured again{above_all}."
+        f"{but} were measured before the rules of today, and before the bundled `small` was trained again so that its "
+        f"last block attends; they say what was found then and are to be measured again{above_all}."
     )
+
+
+def _is_older(result: Result) -> bool:
+    return not result.criteria or superseded(result, load_study(result.paper))
 
 
 def _listed(names: list[str]) -> str:
@@ -102,7 +107,9 @@ def _row(entry: Paper, result: Result | None) -> str:
         cells += ["planned" if entry.status != "done" else "not run", "", "", "", names]
         return "| " + " | ".join(cells) + " |"
     shown = headline(result)
-    first = "" if result.first is None else f"<br>first: {result.first.verdict}"
+    first = "" if result.first is None else f"<br>first: {result.first.verdict}; {cell(result.first.why)}"
+    if result.notes:
+        first += "<br>see the note there"
     failed = result.verdict == "failed"
     cells += [
         "failed" if failed else f"[{result.verdict}](results/{entry.id}.md){first}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from binderclip.errors import DataError
 from binderclip.papers import paper
 from binderclip.studies.harness.criteria import Check
 from binderclip.studies.harness.run import load_study
-from binderclip.studies.harness.study import FirstVerdict, Result, Study
+from binderclip.studies.harness.study import FirstVerdict, Result, Study, superseded
 from binderclip.studies.harness.table import Row, Table
 
 
@@ -118,14 +119,7 @@ def markdown(result: Result, study: Study, *, level: int = 1, figure: str | None
         *_remarks(result, study),
         f"**Claim.** {study.claim}",
         "",
-        f"**Protocol.** {study.protocol} Seeds {', '.join(map(str, result.seeds))}. {_registered(result)}",
-        "",
-        *(["**Power.** " + ". ".join(study.power) + ".", ""] if study.power else []),
-        f"**Baseline.** {study.baseline} **Lower bound.** {study.lower_bound}"
-        + (f" **Upper bound.** {study.upper_bound}" if study.upper_bound else ""),
-        "",
-        "**Not the real thing.** " + ("; ".join(study.stand_in) or "nothing") + ".",
-        "",
+        *(_to_come(result, study) if superseded(result, study) else _asked(result, study)),
         *(["**At paper scale.** " + f"`{source.at_paper_scale}`", ""] if source.at_paper_scale else []),
         "| criterion | | measured |",
         "| --- | --- | --- |",
@@ -137,6 +131,38 @@ def markdown(result: Result, study: Study, *, level: int = 1, figure: str | None
     for metric in result.table.names("metric"):
         lines += [*pivot(result.table, metric), ""]
     return "\n".join(lines)
+
+
+def _asked(result: Result, study: Study) -> list[str]:
+    """What the numbers below were measured by."""
+    return [
+        f"**Protocol.** {study.protocol} Seeds {_listed(result.seeds)}. {_registered(result)}",
+        "",
+        *(["**Power.** " + ". ".join(study.power) + ".", ""] if study.power else []),
+        f"**Baseline.** {study.baseline} **Lower bound.** {study.lower_bound}"
+        + (f" **Upper bound.** {study.upper_bound}" if study.upper_bound else ""),
+        "",
+        "**Not the real thing.** " + ("; ".join(study.stand_in) or "nothing") + ".",
+        "",
+    ]
+
+
+def _to_come(result: Result, study: Study) -> list[str]:
+    """That the numbers below are older than the study as it stands, and what will replace them."""
+    by = f"criteria {result.criteria}" if result.criteria else "criteria that were written or changed afterwards"
+    return [
+        f"**Registered again, not measured yet.** The verdict, the table, the figure and the numbers are of an earlier "
+        f"measurement on seeds {_listed(result.seeds)}, judged by {by}; its protocol stands in the history of the "
+        "study's file.",
+        "",
+        f"**To come.** Criteria {study.registered} on seeds {_listed(study.seeds)}. {study.protocol} Baseline: "
+        f"{study.baseline} Not the real thing: {'; '.join(study.stand_in) or 'nothing'}.",
+        "",
+    ]
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _remarks(result: Result, study: Study) -> list[str]:

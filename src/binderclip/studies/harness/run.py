@@ -14,7 +14,7 @@ from pathlib import Path
 
 from binderclip.errors import UsageError
 from binderclip.studies.harness.registration import criteria_hash
-from binderclip.studies.harness.study import FirstVerdict, Result, Study, decide, not_finite
+from binderclip.studies.harness.study import FirstVerdict, Result, Study, decide, not_finite, superseded
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 
@@ -120,7 +120,7 @@ def judge_again(result: Result, study: Study) -> Result:
     Raises:
         UsageError: a criterion asks for what was not measured.
     """
-    if study.registered and result.criteria != study.registered:
+    if superseded(result, study):
         return result
     registered = bool(result.criteria) and result.criteria == criteria_hash(study)
     verdict, reason, checks = decide(study, result.table, registered=registered)
@@ -144,6 +144,8 @@ def after(result: Result, former: Result | None, why: str = "") -> Result:
         return replace(result, first=former.first)
     first = former.first or FirstVerdict(former.verdict, "")
     reason = why or f"measured again on seeds {', '.join(map(str, result.seeds))}"
+    if former.first is not None and former.criteria:
+        reason = f"then {former.verdict} by criteria {former.criteria}; {reason}"
     return replace(result, first=FirstVerdict(first.verdict, "; ".join(part for part in (first.why, reason) if part)))
 
 

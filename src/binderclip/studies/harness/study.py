@@ -130,6 +130,11 @@ class Result:
         return Table(self.rows)
 
 
+def superseded(result: Result, study: Study) -> bool:
+    """Whether the study's criteria are registered for a measurement that is still to come."""
+    return bool(study.registered) and result.criteria != study.registered
+
+
 def decide(study: Study, table: Table, *, registered: bool) -> tuple[Verdict, str, list[Check]]:
     """Apply the rule to the measurements.
 
