@@ -32,9 +32,8 @@ def test_clicks_are_made_taken_back_and_downloaded(
     view.drop(panel, photographs / "coffee.jpg")
     said(view, panel, "coffee.jpg: click on the object")
     canvas = panel.locator(".canvas img")
-    box = canvas.bounding_box()
     width, height = Image.open(photographs / "coffee.jpg").size
-    canvas.click(position={"x": box["width"] * 0.5, "y": box["height"] * 0.5})
+    view.press(canvas, 0.5, 0.5)
     said(view, panel, "% of the picture")
     first = mask_of(view, panel)
     assert first.shape == (height, width)
@@ -48,7 +47,7 @@ def test_clicks_are_made_taken_back_and_downloaded(
     np.testing.assert_array_equal(np.asarray(Image.open("coffee-mask.png")) > 0, first)
 
     panel.get_by_label("It is not the object").check()
-    canvas.click(position={"x": box["width"] * 0.05, "y": box["height"] * 0.05})
+    view.press(canvas, 0.05, 0.05)
     view.page.wait_for_function("() => document.querySelector('.lines').textContent.includes('--not')")
     second = view.lines(panel)[0]
     assert command(*lines.words(second)).code == 0

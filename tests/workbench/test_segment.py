@@ -101,7 +101,7 @@ def test_from_a_dropped_picture_to_coloured_ones(view: Any, photographs: Path) -
     assert view.run(panel, "Segment").startswith("Done in")
     coloured = panel.locator("img.colours")
     assert coloured.count() == 1
-    assert coloured.evaluate("image => image.complete && image.naturalWidth > 0")
+    view.loaded(coloured)
     assert coloured.evaluate("image => getComputedStyle(image).opacity") == "0.6"
     assert view.look("segment") == []
     assert view.axe() == []
