@@ -228,6 +228,21 @@ def test_a_request_of_many_megabytes_is_cut_off(client: Any) -> None:
     assert got.status == 413
 
 
+@pytest.mark.parametrize(("button", "inputs"), [("Classify", ("labels",)), ("Segment", ("labels",)),
+                                               ("Segment", ("labels", "what"))])  # fmt: skip
+def test_no_text_on_a_page_reads_a_file_of_this_machine(
+    client: Any, png: bytes, tmp_path: Path, button: str, inputs: tuple[str, ...]
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret word\nother secret\n")
+    files = [{"path": uploaded(client, png), "meta": {"_type": "gradio.FileData"}}]
+    # The last of the inputs names the file; those before it are as they should be.
+    texts = {**dict.fromkeys(inputs, "cat"), inputs[-1]: f" @{secret}"}
+    said = client.run(button, pictures=files, **texts)
+    assert "no file is read here" in said
+    assert "secret word" not in said
+
+
 # -- uploads -----------------------------------------------------------------------------------------------------------
 
 

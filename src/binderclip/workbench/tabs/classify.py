@@ -98,11 +98,11 @@ def work(
 ) -> Outcome:  # fmt: skip
     """Classify by every setting, and lay them side by side."""
     chosen = run.pictures(files, folder)
-    described = None if descriptions == NONE else descriptions
+    described = None if descriptions == NONE else _shipped(descriptions)
     # Sentences that were written for the labels are taken as they are.
     template = None if described is not None or templates not in _template_names() else templates
     settings = _settings(views, pools, heads, bool(labels.strip()))
-    texts = _Texts(parse_labels(labels, "Labels") if labels.strip() else [], template, described)
+    texts = _Texts(parse_labels(labels.strip(), "Labels", files=False) if labels.strip() else [], template, described)
     for setting in settings:
         _options(setting, texts)  # a wrong one is said before a model is loaded
     found: dict[ClassifySetting, LabelAnswers] = {}
@@ -127,6 +127,19 @@ def work(
         again=_again(run.model_name, settings, texts, chosen),
         said=said.strip(),
     )
+
+
+def _shipped(name: str) -> str:
+    """The name of a shipped set of sentences: anything else would be read as a file.
+
+    Raises:
+        UsageError: there is no such set.
+    """
+    from binderclip.adapt import shipped_descriptions
+
+    if name not in shipped_descriptions():
+        raise UsageError(f"{name} is no shipped set of sentences: choose one of {', '.join(shipped_descriptions())}")
+    return name
 
 
 def _template_names() -> Sequence[str]:

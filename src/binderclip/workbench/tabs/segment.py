@@ -83,8 +83,8 @@ def work(
     chosen = run.pictures(files, folder)
     if not labels.strip():
         raise UsageError("type labels, separated by commas, such as: cat, sofa")
-    names = parse_labels(labels, "Labels")
-    words = tuple(parse_labels(background, "What is none of them")) if background.strip() else ()
+    names = parse_labels(labels.strip(), "Labels", files=False)
+    words = tuple(parse_labels(background.strip(), "What is none of them", files=False)) if background.strip() else ()
     if both := sorted(set(words) & set(names)):
         raise UsageError(f"{', '.join(both)}: a label cannot be background as well")
     request = SegmentRequest(
