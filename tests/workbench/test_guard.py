@@ -243,6 +243,12 @@ def test_no_text_on_a_page_reads_a_file_of_this_machine(
     assert "secret word" not in said
 
 
+def test_no_setting_of_a_recipe_reads_a_folder_of_this_machine(client: Any, tmp_path: Path) -> None:
+    for named in (str(tmp_path), f"pipe:touch {tmp_path}/made #.tar"):
+        assert "was not opened on" in client.run("Train", other=f"stage.data=[{named!r}]"), named
+    assert list(tmp_path.iterdir()) == []
+
+
 # -- uploads -----------------------------------------------------------------------------------------------------------
 
 
