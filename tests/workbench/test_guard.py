@@ -210,6 +210,10 @@ def test_a_page_of_another_session_cannot_be_spoken_for(server: Any, client: Any
     client.open_page()
     other = type(client)(server.port, server.key).sign_in()
     assert other.ask("GET", f"/gradio_api/queue/data?session_hash={client.page}").status == 404
+    # Nor by naming one's own page as well, in front of it or behind.
+    for pages in ((other.page, client.page), (client.page, other.page), ("", client.page), (client.page, "")):
+        query = "&".join(f"session_hash={page}" for page in pages)
+        assert other.ask("GET", f"/gradio_api/queue/data?{query}").status == 404, pages
     assert other.ask("GET", f"/gradio_api/heartbeat/{client.page}").status == 403
     join = {"data": [], "fn_index": 0, "session_hash": client.page}
     assert other.post("/gradio_api/queue/join", join).status == 403

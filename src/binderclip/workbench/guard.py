@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 from binderclip.documents import parse_json
 from binderclip.errors import BinderclipError
@@ -145,7 +145,7 @@ class Guard:
             elif path == PROGRESS:
                 # The upload is one request; nothing is told of it before it is over.
                 await _answer(send, 200, _DONE, [("content-type", "text/event-stream")])
-            elif path in READ and self._own_page(_query_page(scope), session):
+            elif path in READ and all(self._own_page(page, session) for page in _query_pages(scope)):
                 await self.inside(scope, receive, send)
             else:
                 await _answer(send, 404, "there is nothing here")
@@ -184,9 +184,9 @@ class Guard:
         self._pages.pop(page, None)
         self._open.pop(page, None)
 
-    def _own_page(self, page: str | None, session: str) -> bool:
+    def _own_page(self, page: str, session: str) -> bool:
         """A page belongs to the session that named it first."""
-        return page is None or self._pages.setdefault(page, session) == session
+        return self._pages.setdefault(page, session) == session
 
     async def _write(self, scope: dict[str, Any], receive: Receive, send: Send, path: str, session: str) -> None:
         if path == UPLOAD:
@@ -260,9 +260,10 @@ def _files_named(document: Any) -> Iterator[tuple[str, Any]]:
             yield from _files_named(value)
 
 
-def _query_page(scope: dict[str, Any]) -> str | None:
-    found = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("session_hash")
-    return found[0] if found else None
+def _query_pages(scope: dict[str, Any]) -> list[str]:
+    """Every page that the address names: which of several Gradio would take is not for the guard to guess."""
+    fields = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+    return [value for name, value in fields if name == "session_hash"]
 
 
 def _promising(send: Send) -> Send:
