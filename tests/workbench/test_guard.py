@@ -273,6 +273,19 @@ def test_what_is_no_picture_is_not_kept(server: Any, client: Any, png: bytes, co
     assert stored(server) == before
 
 
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "PCX", "SGI", "ICNS"])
+def test_what_pillow_knows_but_is_not_opened_is_not_kept(server: Any, client: Any, kind: str) -> None:
+    """An EPS would be handed to Ghostscript, which runs it."""
+    out = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(out, kind)
+    before = stored(server)
+    for name in ("cat.eps", "cat.png"):
+        got = client.upload((name, out.getvalue()))
+        assert got.status == 400
+        assert got.text.startswith(f"{name} is not a picture")
+    assert stored(server) == before
+
+
 def test_a_picture_cut_short_is_kept_for_the_run_to_name(client: Any, png: bytes) -> None:
     assert client.upload(("cut.png", png[:-20])).status == 200
 

@@ -62,9 +62,7 @@ def test_settings_name_no_other_data_of_this_machine(
 ):
     monkeypatch.setattr("binderclip.train.run", lambda *a, **k: pytest.fail("it was trained"))
     with pytest.raises(UsageError, match="was not opened on"):
-        tab.work(
-            run_of(folders=[photographs]), "scratch-64", "", 1.0, tab.AS_IN_RECIPE, f"{entry}={named}", False, ""
-        )
+        tab.work(run_of(folders=[photographs]), "scratch-64", "", 1.0, tab.AS_IN_RECIPE, f"{entry}={named}", False, "")
 
 
 def test_the_data_of_a_page_is_what_the_verb_takes(run_of, labelled: Path, monkeypatch: pytest.MonkeyPatch, command):

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binderclip.data.images import MAX_PIXELS
+from binderclip.data.images import MAX_PIXELS, open_header
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def check_picture(file: Any, name: str) -> None:
         with warnings.catch_warnings():
             # Our own limit stands below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as picture:
+            with open_header(file) as picture:
                 width, height = picture.size
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(name, str(error)) from error
