@@ -12,7 +12,7 @@ import gradio as gr
 from binderclip.cli.shared.inputs import output_names
 from binderclip.cli.shared.options import parse_labels
 from binderclip.cli.shared.output import write_json
-from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters, preset_names
+from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters, ground_words, preset_names
 from binderclip.cli.verbs.segment.run import Done, save_segmentation, write_areas
 from binderclip.errors import DataError, UsageError
 from binderclip.workbench.commands import Equivalent, python_pictures, shell_line
@@ -84,7 +84,7 @@ def work(
     if not labels.strip():
         raise UsageError("type labels, separated by commas, such as: cat, sofa")
     names = parse_labels(labels.strip(), "Labels", files=False)
-    words = tuple(parse_labels(background.strip(), "What is none of them", files=False)) if background.strip() else ()
+    words = tuple(ground_words(background or "", names, "What is none of them", files=False))
     if both := sorted(set(words) & set(names)):
         raise UsageError(f"{', '.join(both)}: a label cannot be background as well")
     request = SegmentRequest(
@@ -219,7 +219,8 @@ def _again(
         shell.append(
             shell_line(
                 "binderclip", "segment", chosen.names(), "--labels", ",".join(names),
-                ["--background", ",".join(words)] if words else None, ["--preset", preset], apart,
+                # Without the option the verb takes the usual words.
+                "--background", ",".join(words) or "none", "--preset", preset, apart,
                 ["--model", model] if model != "small" else None,
             )
         )  # fmt: skip
