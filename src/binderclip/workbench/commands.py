@@ -41,6 +41,17 @@ def shell_line(*words: object) -> str:
     return " ".join(shlex.quote(word) for word in flat)
 
 
+def model_words(model: str, device: str, usual: str = "small") -> list[str]:
+    """The options of a line that say which model, and where it runs; those that are the verb's own are left out."""
+    chosen = ["--model", model] if model != usual else []
+    return chosen + (["--device", device] if device != "cpu" else [])
+
+
+def python_load(model: str, device: str, function: str = "load") -> str:
+    """The call that loads a model: `load('small')`."""
+    return f"{function}({model!r}{'' if device == 'cpu' else f', device={device!r}'})"
+
+
 def python_pictures(chosen: ChosenPictures) -> tuple[str, str]:
     """What a line of Python calls the pictures of a run, and the import that this needs, ending in `; `."""
     names = chosen.names()

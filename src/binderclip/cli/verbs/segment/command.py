@@ -9,7 +9,13 @@ import typer
 from binderclip.cli.shared.inputs import find_images
 from binderclip.cli.shared.options import LABELS, Device, Dtype, Json, Model, parse_labels
 from binderclip.cli.verbs.segment.measure import measure
-from binderclip.cli.verbs.segment.presets import SegmentRequest, default_preset, ground_words, preset_names, show_presets
+from binderclip.cli.verbs.segment.presets import (
+    SegmentRequest,
+    default_preset,
+    ground_words,
+    preset_names,
+    show_presets,
+)
 from binderclip.cli.verbs.segment.run import FOLDER, segment_images
 from binderclip.cli.verbs.segment.sheet import compare_presets
 from binderclip.cli.verbs.segment.task import FOLDER as TASK_FOLDER
