@@ -33,8 +33,7 @@ from binderclip.workbench.look import (
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
-    from binderclip.cli.verbs.anomaly.command import default_model, parse_threshold
-from binderclip.cli.verbs.anomaly.inspection import Inspection
+    from binderclip.cli.verbs.anomaly.inspection import Inspection
 
 SHOWN = 24
 """Pictures on the page, and in the sheet; the table and the files have more."""
