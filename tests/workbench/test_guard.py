@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from binderclip.workbench import guard, uploads
+from binderclip.workbench import guard, sessions, uploads
 
 LONG = 120.0
 
@@ -89,6 +89,16 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(server: Any, stra
     assert "HttpOnly" in cookie
     assert "SameSite=Lax" in cookie
     assert server.key not in cookie
+
+
+@pytest.mark.parametrize("other", ["a b=c d", "broken", "=", 'x={"a": 1, "b": 2}', "k[0]=v", "a=\xe9", ";;", "path=/"])
+def test_cookies_of_other_programs_are_not_looked_at(client: Any, other: str) -> None:
+    own = client.cookie
+    for both in (f"{other}; {own}", f"{own}; {other}", f"{own};{other}", f"{client.cookie.partition('=')[0]}=x; {own}"):
+        client.cookie = both
+        assert client.ask("GET", "/config").status == 200, both
+    client.cookie = f"x{own}; {other}"
+    assert client.ask("GET", "/config").status == 403
 
 
 def test_every_answer_holds_the_browser_to_this_server_and_out_of_frames(
@@ -329,6 +339,38 @@ def test_sizes_and_numbers_are_limited(server: Any, client: Any, png: bytes, mon
     monkeypatch.setattr(uploads, "MOST_AT_ONCE", 100)
     assert client.upload(("a.png", png)).status == 413
     assert stored(server) == before
+
+
+def test_an_upload_that_is_refused_leaves_nothing_and_counts_nothing(
+    server: Any, client: Any, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def folders() -> int:
+        return sum(len(found) for _, found, _ in os.walk(server.sessions.root))
+
+    assert client.upload(("first.png", png)).status == 200
+    name = client.cookie.partition("=")[2]
+    before, counted = folders(), server.sessions._known[name].stored
+    assert counted == len(png)
+    assert client.upload(("fine.png", png), ("cat.png", b"none")).status == 400
+    monkeypatch.setattr(sessions, "MOST_STORED", 2 * len(png))
+    got = client.upload(("a.png", png), ("b.png", png))
+    assert got.status == 400
+    assert "load the page again" in got.text
+    monkeypatch.undo()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(uploads.shutil, "copyfileobj", full)
+    got = client.upload(("a.png", png))
+    assert (got.status, got.text) == (400, "the pictures cannot be kept: No space left on device")
+    monkeypatch.undo()
+    assert (folders(), server.sessions._known[name].stored) == (before, counted)
+
+
+@pytest.mark.parametrize("name", ["日" * 100 + ".png", "x" * 300 + ".png", "a." + "ü" * 300])
+def test_names_of_any_length_are_taken(client: Any, png: bytes, name: str) -> None:
+    assert fetch(client, uploaded(client, png, name)).body == png
 
 
 def test_an_upload_that_is_none_is_an_error(client: Any) -> None:
