@@ -89,7 +89,7 @@ def test_the_data_of_a_page_is_what_the_verb_takes(run_of, labelled: Path, monke
 
 
 def test_a_line_with_own_data_gives_the_recipe_again(run_of, labelled: Path, command):
-    again = tab._again("scratch-64", str(labelled), ["stage.data=[]"], ["seed=1"])
+    again = tab._again("scratch-64", "cpu", str(labelled), ["stage.data=[]"], ["seed=1"])
     assert shlex.split(again.shell) == [
         "binderclip", "train", "scratch-64", "--data", str(labelled), "--out", "runs/scratch-64", "--set", "seed=1",
     ]  # fmt: skip

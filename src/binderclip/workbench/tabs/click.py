@@ -13,7 +13,7 @@ import gradio as gr
 from binderclip.cli.shared.boxes import parse_box
 from binderclip.cli.shared.output import write_json
 from binderclip.errors import BinderclipError, DataError, UsageError
-from binderclip.workbench.commands import Equivalent, model_words, python_load, shell_line
+from binderclip.workbench.commands import Arguments, Equivalent, model_words, python_load, shell_line
 from binderclip.workbench.jobs import MOST_WAITING
 from binderclip.workbench.look import picture_size
 from binderclip.workbench.tab import Bench, Tab, result_values, said_html
@@ -320,7 +320,7 @@ def _again(cut: _Cut, device: str) -> Equivalent:
     outside = [f"{click.x:g},{click.y:g}" for click in cut.session.clicks if not click.positive]
     box = None if cut.box is None else ",".join(f"{value:g}" for value in cut.box)
     shell = shell_line(
-        "binderclip", "click", cut.path.name, [word for at in inside for word in ("--point", at)],
+        "binderclip", "click", Arguments([cut.path.name]), [word for at in inside for word in ("--point", at)],
         [word for at in outside for word in ("--not", at)], ["--box", box] if box else None,
         model_words(cut.model, device, MODEL),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from binderclip.cli.verbs.train import own_data
-from binderclip.workbench.commands import Equivalent, shell_line
+from binderclip.workbench.commands import Equivalent, device_argument, device_words, shell_line
 from binderclip.workbench.look import table
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
@@ -86,7 +86,7 @@ def work(
     return Outcome(
         (*found, _figures(result), gr.update(value=False, interactive=False), ""),
         [path for path in [*files, *pictures] if path.is_file()],
-        _again(name, data, own, changes),
+        _again(name, run.bench.models.device, data, own, changes),
         ". ".join([f"{result.summary['parameters']:,} parameters trained", *notes]),
     )
 
@@ -185,12 +185,13 @@ def _figures(result: RunResult) -> str:
     return table(("Held out", "Value"), rows, f"{result.recipe.name}, {result.seconds:.0f} s") if rows else ""
 
 
-def _again(name: str, data: str, own: list[str], changes: list[str]) -> Equivalent:
+def _again(name: str, device: str, data: str, own: list[str], changes: list[str]) -> Equivalent:
     out = f"runs/{Path(name).stem}"
     words = [word for change in changes for word in ("--set", change)]
-    python = f"from binderclip import train; train.run({name!r}, out={out!r}, set={[*own, *changes]!r})"
+    python = f"from binderclip import train; train.run({name!r}, out={out!r}, set={[*own, *changes]!r}"
+    python += f"{device_argument(device)})"
     given = ["--data", data] if data else None
-    return Equivalent(python, shell_line("binderclip", "train", name, given, "--out", out, words))
+    return Equivalent(python, shell_line("binderclip", "train", name, given, "--out", out, words, device_words(device)))
 
 
 TAB = Tab("Train", "Carry out a recipe and watch its loss and gradient norms; stop it, and go on.", build, order=70)
