@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
-from binderclip.data import list_images, open_image, to_tensor
+from binderclip.data import IMAGE_FORMATS, list_images, open_image, to_tensor
 from binderclip.errors import DataError, UsageError
 
 
@@ -389,3 +389,61 @@ def test_list_images(tmp_path: Path) -> None:
         list_images(tmp_path / "gone")
     with pytest.raises(DataError, match="not a folder"):
         list_images(tmp_path / "a.png")
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+def eps(side: int = 12) -> bytes:
+    """What Pillow would hand to Ghostscript."""
+    return encoded(Image.new("RGB", (side, side), (200, 30, 30)), "EPS")
+
+
+def test_a_postscript_file_is_never_opened_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import EpsImagePlugin
+
+    from binderclip.cli.shared.boxes import read_masks
+    from binderclip.data import LabelFolder, read_mask
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: pytest.fail("Ghostscript was called"))
+    path = tmp_path / "picture.png"
+    path.write_bytes(eps())
+    with Image.open(path) as known:
+        assert known.format == "EPS"
+    for source in (path, eps(), io.BytesIO(eps())):
+        with pytest.raises(DataError, match="PostScript"):
+            open_image(source)
+    with pytest.raises(DataError):
+        read_masks([str(path)], (12, 12))
+    with pytest.raises(DataError):
+        read_mask(path, (12, 12))
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    path.rename(tmp_path / "labels" / "a.png")
+    Image.new("RGB", (12, 12)).save(tmp_path / "images" / "a.jpg")
+    folder = LabelFolder(tmp_path, ["cat"])
+    assert list(folder) == []
+    assert "label map" in folder.skipped[0][1]
+
+
+def test_every_format_that_is_listed_and_can_be_written_is_opened() -> None:
+    Image.init()
+    made = [name for name in IMAGE_FORMATS if name in Image.SAVE and name in Image.OPEN]
+    assert {"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA"} <= set(made)
+    for name in made:
+        assert open_image(encoded(Image.new("RGB", (16, 16), (0, 0, 255)), name)).size == (16, 16), name
+
+
+def test_no_other_place_lets_pillow_guess_the_format() -> None:
+    """Files of users are opened by `open_header`; `Image.open` stands only where the bytes are our own."""
+    import binderclip
+
+    root = Path(binderclip.__file__).parent
+    own = {"cli/verbs/adapt/report.py", "data/scenes/vocabulary.py", "data/distort/kinds.py",
+           "studies/harness/report.py", "data/images.py"}  # fmt: skip
+    guessing = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if "Image.open(" in path.read_text(encoding="utf-8") and "studies/papers" not in path.as_posix()
+    }
+    assert guessing == own

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,33 @@ class Client:
         kind = f"multipart/form-data; boundary={edge}"
         return self.ask("POST", "/gradio_api/upload", body, content_type=kind, **headers)
 
+    def run(self, button: str, **values: Any) -> str:
+        """Press a button without the page; all that comes of it.
+
+        Args:
+            button: what stands on it.
+            values: of inputs, by their labels' first words in lower case (`labels="cat"`); the others are as the page
+                opens.
+        """
+        config = json.loads(self.ask("GET", "/config").body)
+        parts = {part["id"]: part["props"] for part in config["components"]}
+        event = next(
+            each
+            for each in config["dependencies"]
+            if each["inputs"] and any(parts.get(place, {}).get("value") == button for place, _ in each["targets"])
+        )
+        labels = [str(parts[each].get("label") or "").split(",")[0].split()[:1] for each in event["inputs"]]
+        named = ["".join(words).lower() for words in labels]
+        assert set(values) <= set(named), named
+        data = [
+            values.pop(name) if name in values else parts[each].get("value")
+            for name, each in zip(named, event["inputs"], strict=True)
+        ]
+        body = {"data": data, "fn_index": event["id"], "session_hash": self.page}
+        got = self.post("/gradio_api/queue/join", body)
+        assert got.status == 200, got.text
+        return self.ask("GET", f"/gradio_api/queue/data?session_hash={self.page}").text
+
     def open_page(self) -> http.client.HTTPConnection:
         """Hold the connection that a page holds as long as it is open; closing it closes the page."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LONG)
@@ -162,8 +190,6 @@ def png() -> bytes:
 @pytest.fixture(scope="session")
 def server(gate: Gate, photographs: Path, labelled: Path) -> Iterator[Any]:
     """The workbench with all its tabs, on a port of its own."""
-    import time
-
     gr = pytest.importorskip("gradio", reason="the workbench needs Gradio: pip install binderclip[workbench]")
 
     from binderclip.workbench.server import WorkbenchServer
@@ -271,6 +297,14 @@ _CUT = """() => [...document.querySelectorAll('button, label > span, h1, p, td, 
 _GRADIO = ('nested-interactive: <button class="icon-button',)
 """What is in Gradio itself and cannot be mended from outside: its button that adds files holds their input."""
 _WIDE = "() => document.documentElement.scrollWidth - window.innerWidth"
+_LOADED = "image => image.complete && image.naturalWidth > 0"
+_LAID_OUT = """image => {
+  const box = image.getBoundingClientRect();
+  return image.complete && image.naturalWidth > 0 && box.height > 0
+    && Math.abs(box.width / box.height - image.naturalWidth / image.naturalHeight) < 0.05;
+}"""
+"""Whether a picture's box is its own; before it is loaded the box is that of nothing."""
+_DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
 def missing(what: str) -> None:
@@ -297,8 +331,17 @@ class View:
         self.page.on("response", lambda got: got.status >= 400 and self.faults.append(f"{got.status} {got.url}"))
         self.page.on("request", self._asked)
         self.page.on("console", lambda said: "Security Policy" in said.text and self.faults.append(said.text))
+        answered: list[str] = []
+        for ended in ("requestfinished", "requestfailed"):
+            self.page.on(ended, lambda asked: "/queue/data" in asked.url and answered.append(asked.url))
         self.page.goto(server.address)
         self.page.get_by_role("tab").first.wait_for()
+        # What the page asks for by itself when it opens (the first paper) goes the way of every press: its answer
+        # shows that the handlers are bound and that the way is free.
+        end = time.monotonic() + LONG
+        while not answered:
+            assert time.monotonic() < end, "the page has had no answer"
+            self.page.wait_for_timeout(20)
 
     def _asked(self, request: Any) -> None:
         if not request.url.startswith((f"http://127.0.0.1:{self.server.port}/", "data:", "blob:")):
@@ -336,7 +379,21 @@ class View:
         status = panel.locator(".status.done, .status.failed, .status.stopped").first
         status.wait_for()
         self.page.wait_for_function("button => button.disabled", arg=stop.element_handle())
+        # What came with the last line of status is drawn with it, or in the next frame.
+        self.page.evaluate(_DRAWN)
         return str(status.inner_text())
+
+    def loaded(self, image: Any) -> None:
+        """Wait until a picture is there."""
+        image.wait_for()
+        self.page.wait_for_function(_LOADED, arg=image.element_handle())
+
+    def press(self, image: Any, x: float, y: float) -> None:
+        """Click on a picture, at shares of its width and height, as soon as it is loaded and laid out."""
+        image.wait_for()
+        self.page.wait_for_function(_LAID_OUT, arg=image.element_handle())
+        box = image.bounding_box()
+        image.click(position={"x": box["width"] * x, "y": box["height"] * y})
 
     def lines(self, panel: Any) -> tuple[str, str]:
         """The lines of shell and of Python that the page shows."""

@@ -165,7 +165,7 @@ def test_from_dropped_pictures_to_the_suspicious_ones(view: Any, stripes: Path) 
     assert view.run(panel, "Inspect").startswith("Done in")
     images = panel.locator(".gallery.pairs img")
     assert images.count() == 8
-    assert images.first.evaluate("image => image.complete && image.naturalWidth > 0")
+    view.loaded(images.first)
     assert "spot-" in panel.locator(".gallery.pairs figcaption").first.inner_text()
     assert panel.locator(".table-box tbody tr").count() == 4
     assert view.look("anomaly") == []

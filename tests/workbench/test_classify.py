@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,8 @@ def test_the_lines_of_python_give_the_probabilities_of_the_page(
     files = [str(photographs / "cat.jpg"), str(photographs / "rocket.jpg")]
     plain = work(run, files, None, "cat,dog", ["tiles", "crops"], ["auto", "max"], "simple", "(none)", [])
     described = work(run_of(), files, None, "cat,dog", ["whole"], [""], "simple", "animals", [])
-    for outcome in (plain, described):
+    usual = work(run_of(), files, None, "cat,dog", ["whole"], ["max"], "(as described)", "(none)", [])
+    for outcome in (plain, described, usual):
         document = json.loads(next(path for path in outcome.files if path.suffix == ".json").read_text())
         for entry, line in zip(document, outcome.again.python.splitlines(), strict=True):
             names: dict[str, Any] = {}
@@ -153,3 +155,15 @@ def test_the_lines_of_python_give_the_probabilities_of_the_page(
                 assert shown == pytest.approx(dict(zip(["cat", "dog"], row.tolist(), strict=True)), abs=1e-5), line
     assert len(plain.again.python.splitlines()) == 4
     capsys.readouterr()
+
+
+def test_labels_that_begin_with_a_dash_stay_labels_in_the_line(
+    photographs: Path, run_of: Any, lines: Any, command: Any
+) -> None:
+    run = run_of()
+    from binderclip.workbench.tabs.classify import work
+
+    outcome = work(run, [str(photographs / "cat.jpg")], None, "-cat,--dog", ["whole"], [""], "simple", "(none)", [])
+    shutil.copy(photographs / "cat.jpg", "cat.jpg")
+    document = command(*lines.words(outcome.again.shell), "--json").json()
+    assert {each["label"] for each in document["images"][0]["labels"]} == {"-cat", "--dog"}

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from binderclip.workbench import guard, uploads
+from binderclip.workbench import guard, sessions, uploads
 
 LONG = 120.0
 
@@ -89,6 +89,16 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(server: Any, stra
     assert "HttpOnly" in cookie
     assert "SameSite=Lax" in cookie
     assert server.key not in cookie
+
+
+@pytest.mark.parametrize("other", ["a b=c d", "broken", "=", 'x={"a": 1, "b": 2}', "k[0]=v", "a=\xe9", ";;", "path=/"])
+def test_cookies_of_other_programs_are_not_looked_at(client: Any, other: str) -> None:
+    own = client.cookie
+    for both in (f"{other}; {own}", f"{own}; {other}", f"{own};{other}", f"{client.cookie.partition('=')[0]}=x; {own}"):
+        client.cookie = both
+        assert client.ask("GET", "/config").status == 200, both
+    client.cookie = f"x{own}; {other}"
+    assert client.ask("GET", "/config").status == 403
 
 
 def test_every_answer_holds_the_browser_to_this_server_and_out_of_frames(
@@ -210,6 +220,10 @@ def test_a_page_of_another_session_cannot_be_spoken_for(server: Any, client: Any
     client.open_page()
     other = type(client)(server.port, server.key).sign_in()
     assert other.ask("GET", f"/gradio_api/queue/data?session_hash={client.page}").status == 404
+    # Nor by naming one's own page as well, in front of it or behind.
+    for pages in ((other.page, client.page), (client.page, other.page), ("", client.page), (client.page, "")):
+        query = "&".join(f"session_hash={page}" for page in pages)
+        assert other.ask("GET", f"/gradio_api/queue/data?{query}").status == 404, pages
     assert other.ask("GET", f"/gradio_api/heartbeat/{client.page}").status == 403
     join = {"data": [], "fn_index": 0, "session_hash": client.page}
     assert other.post("/gradio_api/queue/join", join).status == 403
@@ -226,6 +240,27 @@ def test_a_damaged_request_is_an_error_and_no_more(client: Any, body: bytes) -> 
 def test_a_request_of_many_megabytes_is_cut_off(client: Any) -> None:
     got = client.ask("POST", "/gradio_api/queue/join", b'"' + b"x" * (9 * 2**20) + b'"')
     assert got.status == 413
+
+
+@pytest.mark.parametrize(("button", "inputs"), [("Classify", ("labels",)), ("Segment", ("labels",)),
+                                               ("Segment", ("labels", "what"))])  # fmt: skip
+def test_no_text_on_a_page_reads_a_file_of_this_machine(
+    client: Any, png: bytes, tmp_path: Path, button: str, inputs: tuple[str, ...]
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret word\nother secret\n")
+    files = [{"path": uploaded(client, png), "meta": {"_type": "gradio.FileData"}}]
+    # The last of the inputs names the file; those before it are as they should be.
+    texts = {**dict.fromkeys(inputs, "cat"), inputs[-1]: f" @{secret}"}
+    said = client.run(button, pictures=files, **texts)
+    assert "no file is read here" in said
+    assert "secret word" not in said
+
+
+def test_no_setting_of_a_recipe_reads_a_folder_of_this_machine(client: Any, tmp_path: Path) -> None:
+    for named in (str(tmp_path), f"pipe:touch {tmp_path}/made #.tar"):
+        assert "was not opened on" in client.run("Train", other=f"stage.data=[{named!r}]"), named
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- uploads -----------------------------------------------------------------------------------------------------------
@@ -245,6 +280,19 @@ def test_what_is_no_picture_is_not_kept(server: Any, client: Any, png: bytes, co
     got = client.upload(("fine.png", png), ("cat.png", content))
     assert got.status == 400
     assert got.text.startswith("cat.png is not a picture")
+    assert stored(server) == before
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "PCX", "SGI", "ICNS"])
+def test_what_pillow_knows_but_is_not_opened_is_not_kept(server: Any, client: Any, kind: str) -> None:
+    """An EPS would be handed to Ghostscript, which runs it."""
+    out = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(out, kind)
+    before = stored(server)
+    for name in ("cat.eps", "cat.png"):
+        got = client.upload((name, out.getvalue()))
+        assert got.status == 400
+        assert got.text.startswith(f"{name} is not a picture")
     assert stored(server) == before
 
 
@@ -291,6 +339,38 @@ def test_sizes_and_numbers_are_limited(server: Any, client: Any, png: bytes, mon
     monkeypatch.setattr(uploads, "MOST_AT_ONCE", 100)
     assert client.upload(("a.png", png)).status == 413
     assert stored(server) == before
+
+
+def test_an_upload_that_is_refused_leaves_nothing_and_counts_nothing(
+    server: Any, client: Any, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def folders() -> int:
+        return sum(len(found) for _, found, _ in os.walk(server.sessions.root))
+
+    assert client.upload(("first.png", png)).status == 200
+    name = client.cookie.partition("=")[2]
+    before, counted = folders(), server.sessions._known[name].stored
+    assert counted == len(png)
+    assert client.upload(("fine.png", png), ("cat.png", b"none")).status == 400
+    monkeypatch.setattr(sessions, "MOST_STORED", 2 * len(png))
+    got = client.upload(("a.png", png), ("b.png", png))
+    assert got.status == 400
+    assert "load the page again" in got.text
+    monkeypatch.undo()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(uploads.shutil, "copyfileobj", full)
+    got = client.upload(("a.png", png))
+    assert (got.status, got.text) == (400, "the pictures cannot be kept: No space left on device")
+    monkeypatch.undo()
+    assert (folders(), server.sessions._known[name].stored) == (before, counted)
+
+
+@pytest.mark.parametrize("name", ["日" * 100 + ".png", "x" * 300 + ".png", "a." + "ü" * 300])
+def test_names_of_any_length_are_taken(client: Any, png: bytes, name: str) -> None:
+    assert fetch(client, uploaded(client, png, name)).body == png
 
 
 def test_an_upload_that_is_none_is_an_error(client: Any) -> None:

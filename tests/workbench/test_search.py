@@ -22,18 +22,21 @@ def holiday(photographs: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_words_and_pictures_find_what_the_verb_finds(holiday: Path, run_of: Any, lines: Any, command: Any) -> None:
+@pytest.mark.parametrize("words", ["a cup of coffee", "-cup of coffee"])
+def test_words_and_pictures_find_what_the_verb_finds(
+    holiday: Path, run_of: Any, lines: Any, command: Any, words: str
+) -> None:
     run = run_of(folders=[holiday])
     from binderclip.workbench.tabs.search import work
 
-    outcome = work(run, None, str(holiday), "a cup of coffee", None, 3, False)
+    outcome = work(run, None, str(holiday), words, None, 3, False)
     found = json.loads((run.folder / "found.json").read_text())
     assert found["hits"][0]["image"] == "coffee.jpg"
     assert len(found["hits"]) == 3
     assert outcome.values[0].count("<li>") == 3
     index, query = outcome.again.shell.split(" && ")
     assert command(*lines.words(index), "--json").json()["unchanged"] == 4
-    said = command(*lines.words(query), "--json").json()
+    said = command(*lines.words(query.replace("search query", "search query --json"))).json()
     assert [Path(hit["image"]).name for hit in said["hits"]] == [Path(hit["image"]).name for hit in found["hits"]]
     assert [hit["score"] for hit in said["hits"]] == pytest.approx([hit["score"] for hit in found["hits"]], abs=1e-5)
 

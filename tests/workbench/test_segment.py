@@ -14,11 +14,15 @@ from PIL import Image
 from binderclip.errors import DataError, UsageError
 
 
-def test_files_are_those_of_the_verb(photographs: Path, tmp_path: Path, run_of: Any, lines: Any, command: Any) -> None:
+@pytest.mark.parametrize(("background", "classes"), [("floor", {"background", "cat", "wall"}), ("", {"cat", "wall"}),
+                                                    ("none", {"cat", "wall"})])  # fmt: skip
+def test_files_are_those_of_the_verb(
+    photographs: Path, run_of: Any, lines: Any, command: Any, background: str, classes: set[str]
+) -> None:
     run = run_of()
     from binderclip.workbench.tabs.segment import work
 
-    outcome = work(run, [str(photographs / "cat.jpg")], None, "cat, wall", "floor", ["value"])
+    outcome = work(run, [str(photographs / "cat.jpg")], None, "cat, wall", background, ["value"])
     names = {path.name for path in outcome.files}
     assert names == {"cat-overlay.png", "cat-labels.png", "masks.json", "areas.csv"}
     shutil.copy(photographs / "cat.jpg", "cat.jpg")  # `command` runs in an empty folder
@@ -27,7 +31,7 @@ def test_files_are_those_of_the_verb(photographs: Path, tmp_path: Path, run_of: 
         np.testing.assert_array_equal(np.asarray(Image.open(name)), np.asarray(Image.open(run.folder / name)))
     coco = json.loads((run.folder / "masks.json").read_text())
     assert [each["file_name"] for each in coco["images"]] == ["cat.jpg"]
-    assert {each["name"] for each in coco["categories"]} == {"background", "cat", "wall"}
+    assert {each["name"] for each in coco["categories"]} == classes
 
 
 def test_presets_stand_side_by_side_and_have_files_of_their_own(photographs: Path, run_of: Any) -> None:
@@ -101,7 +105,7 @@ def test_from_a_dropped_picture_to_coloured_ones(view: Any, photographs: Path) -
     assert view.run(panel, "Segment").startswith("Done in")
     coloured = panel.locator("img.colours")
     assert coloured.count() == 1
-    assert coloured.evaluate("image => image.complete && image.naturalWidth > 0")
+    view.loaded(coloured)
     assert coloured.evaluate("image => getComputedStyle(image).opacity") == "0.6"
     assert view.look("segment") == []
     assert view.axe() == []

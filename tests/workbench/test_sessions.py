@@ -116,7 +116,22 @@ def test_names_of_files_lead_nowhere(given: str, kept: str) -> None:
     assert plain_name(given) == kept
 
 
-def test_long_names_fit_a_file_system_and_keep_their_suffix() -> None:
-    kept = plain_name("x" * 5000 + ".jpeg")
-    assert kept.endswith(".jpeg")
-    assert len(os.fsencode(kept)) < 255
+@pytest.mark.parametrize("letter", ["x", "ü", "日", "🖼"])
+def test_long_names_fit_a_file_system_and_keep_their_suffix(letter: str, tmp_path: Path) -> None:
+    for name in (f"{letter * 5000}.jpeg", letter * 5000, f"a.{letter * 5000}", f".{letter * 100}.{letter * 100}"):
+        kept = plain_name(name)
+        # With what is made of it: `-overlay.png`, a number in front.
+        assert len(os.fsencode(kept)) < 200
+        (tmp_path / kept).write_text("x")
+    assert plain_name(f"{letter * 5000}.jpeg").endswith(".jpeg")
+
+
+def test_what_was_not_kept_counts_no_longer(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_STORED", 100)
+    mine = sessions.new()
+    sessions.store(mine, 90)
+    sessions.forget(mine, 90)
+    sessions.store(mine, 100)
+    with pytest.raises(UsageError, match="load it again"):
+        sessions.store("gone", 1)
+    sessions.forget("gone", 1)

@@ -49,3 +49,48 @@ def test_a_wrong_setting_is_said_before_anything_is_trained(run_of):
 def test_a_folder_that_the_workbench_was_not_opened_on_is_refused(run_of, tmp_path: Path):
     with pytest.raises(UsageError, match="was not opened on"):
         tab.work(run_of(), "scratch-64", str(tmp_path), 1.0, tab.AS_IN_RECIPE, "", False, "")
+
+
+@pytest.mark.parametrize("entry", ["stage.data", "stage.0.data", "data", "evaluation.data"])
+@pytest.mark.parametrize(
+    "named",
+    ["['/etc']", "'/etc'", "[{name = '/etc', split = 'train'}]", "['icons', 'pipe:touch made']", "['icons,/etc']",
+     "['http://127.0.0.1:9/x-{000..009}.tar']", "['gs://bucket/x.tar']", "[' /etc ']", "['..']"],
+)  # fmt: skip
+def test_settings_name_no_other_data_of_this_machine(
+    run_of, photographs: Path, monkeypatch: pytest.MonkeyPatch, entry, named
+):
+    monkeypatch.setattr("binderclip.train.run", lambda *a, **k: pytest.fail("it was trained"))
+    with pytest.raises(UsageError, match="was not opened on"):
+        tab.work(run_of(folders=[photographs]), "scratch-64", "", 1.0, tab.AS_IN_RECIPE, f"{entry}={named}", False, "")
+
+
+def test_the_data_of_a_page_is_what_the_verb_takes(run_of, labelled: Path, monkeypatch: pytest.MonkeyPatch, command):
+    carried_out = []
+
+    def started(recipe, **_):
+        carried_out.append(recipe)
+        raise UsageError("far enough")
+
+    monkeypatch.setattr("binderclip.train.run", started)
+    settings = f"stage.batch_size=4096\nevaluation.every=7\nstage.augment=false\nstage.data=[{str(labelled)!r}]"
+    for folder, text in ((str(labelled), settings.rpartition("\n")[0]), ("", settings)):
+        with pytest.raises(UsageError, match="far enough"):
+            tab.work(run_of(folders=[labelled]), "scratch-64", folder, 1.0, "norm", text, False, "")
+    own, named = carried_out
+    assert named.stage[0].data[0].name == str(labelled)
+    # A tenth is held out, and the batch is made of what is left, as by `train --data`.
+    words = ["train", "scratch-64", "--data", labelled, "--check", "--json", "--clip", "norm"]
+    for line in settings.splitlines()[:3]:
+        words += ["--set", line]
+    document = command(*words).json()
+    assert own.document() == document
+    assert document["evaluation"]["data"][0]["hold_out"] == 0.1
+
+
+def test_a_line_with_own_data_gives_the_recipe_again(run_of, labelled: Path, command):
+    again = tab._again("scratch-64", "cpu", str(labelled), ["stage.data=[]"], ["seed=1"])
+    assert shlex.split(again.shell) == [
+        "binderclip", "train", "scratch-64", "--data", str(labelled), "--out", "runs/scratch-64", "--set", "seed=1",
+    ]  # fmt: skip
+    assert again.python.endswith("set=['stage.data=[]', 'seed=1'])")

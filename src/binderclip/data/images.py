@@ -38,6 +38,11 @@ _SUFFIXES = (
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split(" "))
 """What `list_images` takes for an image; `.heic` needs the plug-in `pillow-heif`, and its absence is reported."""
 
+IMAGE_FORMATS = (
+    "JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA", "HEIF",
+)  # fmt: skip
+"""Pillow's names of what is opened. Its others stay closed: an EPS is a program, which Pillow hands to Ghostscript."""
+
 WHITE = (255, 255, 255)
 
 
@@ -88,6 +93,15 @@ def open_image(
     finally:
         if not _is_file_object(source):
             stream.close()
+
+
+def open_header(source: str | os.PathLike[str] | BinaryFile) -> Image.Image:
+    """Open a file that begins as a picture in one of `IMAGE_FORMATS` does; pixels are not decoded yet.
+
+    What else a file of a stranger may be is not tried. Errors are those of `PIL.Image.open`.
+    """
+    Image.init()
+    return Image.open(source, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
 
 
 def to_tensor(image: Image.Image | np.ndarray) -> Float[Tensor, "C H W"]:
@@ -165,7 +179,7 @@ def _stream(source: Any) -> tuple[BinaryFile, str]:
 
 def _identify(stream: BinaryFile, name: str, max_pixels: int) -> Image.Image:
     try:
-        return Image.open(stream)
+        return open_header(stream)
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: refused as a decompression bomb: {error}") from error
     except UnidentifiedImageError as error:
@@ -184,9 +198,11 @@ def _why_unknown(stream: BinaryFile) -> str:
         return "a HEIC picture: pip install pillow-heif, then pillow_heif.register_heif_opener()"
     if b"<svg" in head or head.lstrip().startswith(b"<?xml"):
         return "an SVG or XML file, not a raster image: convert it to PNG first"
+    if head.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6", b"%PDF")):
+        return "a PostScript or PDF file, not a picture: convert it to PNG first"
     if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF")):
         return "damaged image (its header cannot be read)"
-    return "not an image, or of a format Pillow cannot read"
+    return "not an image, or of a format that is not opened"
 
 
 def _decode(

@@ -12,9 +12,8 @@ import hmac
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 from binderclip.documents import parse_json
 from binderclip.errors import BinderclipError
@@ -115,11 +114,9 @@ class Guard:
         return ""
 
     def _session(self, headers: dict[str, str]) -> str | None:
-        try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
-        except CookieError:
-            return None
-        return found.value if found is not None and found.value in self.sessions else None
+        # By hand: the standard library's parser gives all up at a cookie of another program that it does not like.
+        pairs = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+        return next((value for name, _, value in pairs if name == self.cookie and value in self.sessions), None)
 
     async def _welcome(self, scope: dict[str, Any], send: Send) -> None:
         """A browser without a session: with the key it gets one."""
@@ -145,7 +142,7 @@ class Guard:
             elif path == PROGRESS:
                 # The upload is one request; nothing is told of it before it is over.
                 await _answer(send, 200, _DONE, [("content-type", "text/event-stream")])
-            elif path in READ and self._own_page(_query_page(scope), session):
+            elif path in READ and all(self._own_page(page, session) for page in _query_pages(scope)):
                 await self.inside(scope, receive, send)
             else:
                 await _answer(send, 404, "there is nothing here")
@@ -184,9 +181,9 @@ class Guard:
         self._pages.pop(page, None)
         self._open.pop(page, None)
 
-    def _own_page(self, page: str | None, session: str) -> bool:
+    def _own_page(self, page: str, session: str) -> bool:
         """A page belongs to the session that named it first."""
-        return page is None or self._pages.setdefault(page, session) == session
+        return self._pages.setdefault(page, session) == session
 
     async def _write(self, scope: dict[str, Any], receive: Receive, send: Send, path: str, session: str) -> None:
         if path == UPLOAD:
@@ -260,9 +257,10 @@ def _files_named(document: Any) -> Iterator[tuple[str, Any]]:
             yield from _files_named(value)
 
 
-def _query_page(scope: dict[str, Any]) -> str | None:
-    found = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("session_hash")
-    return found[0] if found else None
+def _query_pages(scope: dict[str, Any]) -> list[str]:
+    """Every page that the address names: which of several Gradio would take is not for the guard to guess."""
+    fields = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+    return [value for name, value in fields if name == "session_hash"]
 
 
 def _promising(send: Send) -> Send:

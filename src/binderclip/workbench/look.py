@@ -108,10 +108,12 @@ def picture_size(path: Path) -> tuple[int, int]:
 
     from PIL import Image
 
+    from binderclip.data.images import open_header
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
+            with open_header(path) as picture:
                 return picture.size
     except Exception as error:
         raise DataError(f"{path.name} is not a picture that can be read") from error

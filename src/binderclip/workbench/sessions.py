@@ -15,6 +15,8 @@ from binderclip.errors import UsageError
 IDLE = 3600.0
 """Seconds after which the folder of a session that never opened a page is deleted."""
 UPLOADS, RESULTS = "uploads", "results"
+MOST_STEM, MOST_SUFFIX = 160, 20
+"""Bytes of a file's name before its last dot and behind it; what is made of it (`-overlay.png`) has room in 255."""
 MOST_STORED = 4 * 2**30
 """Bytes that the uploads of one session may take."""
 
@@ -89,10 +91,19 @@ class Sessions:
             UsageError: the session has too many.
         """
         with self._lock:
-            session = self._known[name]
+            session = self._known.get(name)
+            if session is None:
+                raise UsageError("this page is no longer open: load it again")
             if session.stored + size > MOST_STORED:
                 raise UsageError(f"more than {MOST_STORED >> 30} GB of pictures: load the page again to start anew")
             session.stored += size
+
+    def forget(self, name: str, size: int) -> None:
+        """Count bytes no longer: of an upload that was not kept."""
+        with self._lock:
+            session = self._known.get(name)
+            if session is not None:
+                session.stored = max(0, session.stored - size)
 
     def new_results(self, name: str, page: str, what: str) -> Path:
         """An empty folder for the results of one run."""
@@ -131,5 +142,10 @@ def plain_name(name: str) -> str:
     last = re.split(r"[/\\]", name)[-1]
     kept = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in last).lstrip(".-").strip()
     stem, dot, suffix = kept.rpartition(".")
-    kept = f"{stem[:80]}{dot}{suffix[:10]}" if stem else kept[:90]
+    kept = f"{_cut(stem, MOST_STEM)}{dot}{_cut(suffix, MOST_SUFFIX)}" if stem else _cut(kept, MOST_STEM)
     return kept or "picture"
+
+
+def _cut(text: str, most: int) -> str:
+    """The beginning of a text that has at most so many bytes in UTF-8."""
+    return text.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")

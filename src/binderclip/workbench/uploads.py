@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binderclip.data.images import MAX_PIXELS
-from binderclip.errors import DataError, UsageError
+from binderclip.data.images import MAX_PIXELS, open_header
+from binderclip.errors import DataError
 
 if TYPE_CHECKING:
     from binderclip.workbench.sessions import Sessions
@@ -33,7 +33,7 @@ async def receive_upload(scope: dict[str, Any], receive: Callable[[], Awaitable[
     Nothing is kept of an upload with a file that is no picture.
 
     Raises:
-        UploadTooLarge: over a limit. DataError: a file that is no picture, or a damaged request.
+        UploadTooLarge: over a limit. DataError: a file that is no picture, a damaged request, or no room on the disk.
     """
     from starlette.concurrency import run_in_threadpool
     from starlette.datastructures import UploadFile
@@ -72,6 +72,7 @@ async def receive_upload(scope: dict[str, Any], receive: Callable[[], Awaitable[
 
 def _keep(files: list[Any], sessions: Sessions, session: str) -> list[str]:
     kept: list[Path] = []
+    counted = 0
     try:
         for file in files:
             name, size = file.filename or "picture", file.size or 0
@@ -79,14 +80,19 @@ def _keep(files: list[Any], sessions: Sessions, session: str) -> list[str]:
                 raise UploadTooLarge(f"{name} has {size >> 20} MB: a picture may have {MOST_BYTES >> 20}")
             check_picture(file.file, name)
             sessions.store(session, size)
+            counted += size
             place = sessions.new_upload(session, name)
+            kept.append(place)
             file.file.seek(0)
             with place.open("wb") as out:
                 shutil.copyfileobj(file.file, out)
-            kept.append(place)
-    except (DataError, UsageError):
+    except BaseException as error:
+        # Nothing of it is kept, or counted.
         for path in kept:
             shutil.rmtree(path.parent, ignore_errors=True)
+        sessions.forget(session, counted)
+        if isinstance(error, OSError):
+            raise DataError(f"the pictures cannot be kept: {error.strerror or error}") from error
         raise
     return [str(path) for path in kept]
 
@@ -105,7 +111,7 @@ def check_picture(file: Any, name: str) -> None:
         with warnings.catch_warnings():
             # Our own limit stands below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as picture:
+            with open_header(file) as picture:
                 width, height = picture.size
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(name, str(error)) from error

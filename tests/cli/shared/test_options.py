@@ -57,3 +57,10 @@ def test_missing_files_and_empty_folders_are_refused(tmp_path: Path) -> None:
         one_image(str(tmp_path))
     with pytest.raises(UsageError, match="there is no folder"):
         output_path(str(tmp_path / "absent" / "x.png"), tmp_path, "overlay")
+
+
+def test_a_file_is_read_only_where_that_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("cat\n")
+    with pytest.raises(UsageError, match="no file is read here"):
+        parse_labels(f"@{tmp_path / 'labels.txt'}", "Labels", files=False)
+    assert parse_labels("cat,@home", files=False) == ["cat", "@home"]

@@ -123,7 +123,7 @@ def test_damaged_samples_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
     dataset = ShardDataset(str(tmp_path / "x.tar"))
     assert keys(dataset) == ["ok", "last"]
     reasons = {key.removeprefix("x.tar:"): reason for key, reason in dataset.skipped}
-    assert reasons["bad"] == "not an image, or of a format Pillow cannot read"
+    assert reasons["bad"] == "not an image, or of a format that is not opened"
     assert "UTF-8" in reasons["latin"]
     assert ".json cannot be read" in reasons["json"]
     assert "not an object" in reasons["list"]

@@ -183,10 +183,12 @@ def read_masks(masks: Sequence[str], size: tuple[int, int]) -> list[tuple[str, n
 
 def _masks_of(path: Path, size: tuple[int, int], alone: bool) -> list[tuple[str, np.ndarray]]:
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
+
+    from binderclip.data.images import open_header
 
     try:
-        with Image.open(path) as picture:
+        with open_header(path) as picture:
             # Palette indices and 16-bit numbers are read as they are.
             values = np.array(picture if picture.mode in ("1", "L", "P", "I", "I;16") else picture.convert("L"))
     except (OSError, UnidentifiedImageError) as error:

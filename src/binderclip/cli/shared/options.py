@@ -47,17 +47,21 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-def parse_labels(text: str, option: str = "--labels") -> list[str]:
+def parse_labels(text: str, option: str = "--labels", *, files: bool = True) -> list[str]:
     """The labels of `--labels`: comma-separated, or `@FILE` with one a line.
 
     Args:
         text: as the user wrote it.
         option: the option's name, for messages.
+        files: whether `@FILE` is read; where it is not, as on a page, a text that begins with `@` is refused, since
+            the same text on a command line would name a file.
 
     Raises:
-        UsageError: no label, an empty one, or one named twice.
+        UsageError: no label, an empty one, one named twice, or an `@` where no file is read.
     """
     if text.startswith("@"):
+        if not files:
+            raise UsageError(f"{option} {text}: no file is read here, write the words themselves, such as cat,dog")
         path = Path(text[1:])
         if not path.is_file():
             raise UsageError(f"{option} {text}: there is no file {path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -131,13 +132,17 @@ HELD_OUT = 0.1
 """Share of a user's pictures that is measured and not learned from, where they have no splits."""
 
 
-def own_data(data: str, recipe: str, overrides: list[str]) -> list[str]:
+def own_data(
+    data: str, recipe: str, overrides: Sequence[str], *, option: str = "--data", say: Callable[[str], None] = note
+) -> list[str]:
     """The entries of a recipe that make it learn from a user's pictures, as `--set` takes them.
 
     Args:
         data: anything `load_data` opens.
         recipe: whose batches have to fit.
         overrides: what else was set.
+        option: where the data was named, for messages.
+        say: gets a sentence on what is not measured, or was made smaller.
 
     Raises:
         UsageError: there is no such data, or too little of it.
@@ -157,19 +162,19 @@ def own_data(data: str, recipe: str, overrides: list[str]) -> list[str]:
     splits = {str(part) for part in opened.attributes.get("split", []) if part is not None}
     if not named and not splits & {"train", "val"}:
         if len(opened) < 4:
-            raise UsageError(f"--data {data}: {len(opened)} pictures are too few to train on; give at least 4")
+            raise UsageError(f"{option} {data}: {len(opened)} pictures are too few to train on; give at least 4")
         entry["hold_out"] = held["hold_out"] = HELD_OUT
         found = [f"stage.data={_toml(entry)}", f"evaluation.data={_toml(held)}"]
     elif not named and "train" not in splits:
-        raise UsageError(f"--data {data}: there is a split val and none train to learn from")
+        raise UsageError(f"{option} {data}: there is a split val and none train to learn from")
     elif not named and "val" not in splits:
-        note(f"{data} has no split val: nothing is measured on pictures that are not learned from")
+        say(f"{data} has no split val: nothing is measured on pictures that are not learned from")
         found = [found[0], "evaluation.data=[]"]
     # Equal pictures are on one side, so how many are left is known only when it is done.
     count = len(open_sources([DataSpec.model_validate(entry)])[0][0])
     batch = min(stage.batch_size for stage in load_recipe(recipe, set=[*found, *overrides]).stage)
     if batch > count:
-        note(f"{count} pictures to learn from: the batch is made of all of them instead of {batch}")
+        say(f"{count} pictures to learn from: the batch is made of all of them instead of {batch}")
         found.append(f"stage.batch_size={count}")
     return found
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
-from binderclip.data.images import list_images
+from binderclip.data.images import list_images, open_header
 from binderclip.errors import DataError, UsageError
 
 GOOD = ("good", "normal", "nominal", "ok")
@@ -116,7 +116,7 @@ def read_mask(path: str | Path, size: tuple[int, int]) -> Bool[Tensor, "H W"]:
         DataError: unreadable, or of another size.
     """
     try:
-        with Image.open(path) as opened:
+        with open_header(path) as opened:
             values = np.asarray(opened.convert("I") if opened.mode.startswith("I") else opened.convert("L"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: no readable mask: {error}") from error

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from binderclip.data.files import irregular
-from binderclip.data.images import list_images, open_image
+from binderclip.data.images import list_images, open_header, open_image
 from binderclip.errors import DataError, UsageError
 
 #: (folder of images, folder of label maps) below the root, in the order they are looked for.
@@ -112,7 +112,7 @@ class LabelFolder:
         if (kind := irregular(path)) is not None:
             raise DataError(f"{path}: is {kind}, not a label map")
         try:
-            with Image.open(path) as opened:
+            with open_header(path) as opened:
                 values = np.asarray(opened)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}: no readable label map: {error}") from error

@@ -9,9 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
-
-from binderclip.data.images import composite
+from binderclip.data.images import composite, open_header
 from binderclip.data.sets.dataset import ImageTextDataset
 from binderclip.data.sets.sample import Sample
 from binderclip.data.sets.shards import SIZES
@@ -101,7 +99,7 @@ def _entries(samples: Iterable[Sample], encode: str) -> Iterator[dict[str, Any]]
 
 
 def _suffix(data: bytes) -> str:
-    with Image.open(io.BytesIO(data)) as image:
+    with open_header(io.BytesIO(data)) as image:
         return {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}.get(image.format or "PNG", (image.format or "PNG").lower())
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image
 from torch import Tensor, nn
+
+from binderclip.data.images import open_header
 
 __all__ = ["PackPictures", "ViewBatch", "compose", "on_white", "read_pictures"]
 
@@ -72,7 +73,7 @@ def read_pictures(packs: Path, names: Sequence[str], split: str) -> PackPictures
         for key, caption, own, blob, single in rows:
             if own != split:
                 continue
-            with Image.open(io.BytesIO(blob)) as image:
+            with open_header(io.BytesIO(blob)) as image:
                 pixels = torch.frombuffer(bytearray(image.convert("RGBA").tobytes()), dtype=torch.uint8)
             rgba.append(pixels.view(64, 64, 4).permute(2, 0, 1))
             captions.append(caption)

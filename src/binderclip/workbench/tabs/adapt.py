@@ -15,7 +15,7 @@ import gradio as gr
 from binderclip.cli.verbs.adapt.run import choose_head
 from binderclip.cli.verbs.adapt.wording import interval_text, labels_verdict, verdict
 from binderclip.errors import UsageError
-from binderclip.workbench.commands import Equivalent, shell_line
+from binderclip.workbench.commands import Equivalent, model_words, python_load, shell_line
 from binderclip.workbench.look import could_not_be_read, hint, packed, report_frame, table
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab, short_time
 
@@ -104,7 +104,7 @@ def work(
             gr.update(value=True, interactive=True),
         ),
         [out / "report.html", packed(out, files, "head.zip"), out / "figures.json"],
-        _again(run.model_name, called, names, int(shots), int(draws), seconds, several),
+        _again(run.model_name, run.bench.models.device, called, names, int(shots), int(draws), seconds, several),
         could_not_be_read(len(found.encoded.skipped)),
     )
 
@@ -208,18 +208,19 @@ def _verdict(found: Any, lines: list[str]) -> str:
 
 
 def _again(
-    model: str, data: str, names: str | list[str], shots: int, draws: int, seconds: float, several: bool
+    model: str, device: str, data: str, names: str | list[str], shots: int, draws: int, seconds: float, several: bool
 ) -> Equivalent:
     words = names if isinstance(names, str) else ",".join(names)
     shell = shell_line(
         "binderclip", "adapt", data, "--shots", shots, "--methods", words, "--seeds", draws,
-        "--budget", f"{seconds:g}", ["--model", model] if model != "small" else None,
+        "--budget", f"{seconds:g}", model_words(model, device),
     )  # fmt: skip
     select, budget = ("select_labels", "") if several else ("select_head", f", budget={seconds:g}")
     python = (
         f"from binderclip.adapt.selection import {select}; from binderclip.data import load_data; from "
-        f"binderclip.models import load; found = {select}(load({model!r}), load_data({data!r}), shots={shots}, "
-        f"methods={names!r}, seeds={draws}{budget}); found.save('adapt'); print(found.figures()['winner'])"
+        f"binderclip.models import load; found = {select}({python_load(model, device)}, load_data({data!r}), "
+        f"shots={shots}, methods={names!r}, seeds={draws}{budget}); found.save('adapt'); "
+        "print(found.figures()['winner'])"
     )
     return Equivalent(python, shell)
 

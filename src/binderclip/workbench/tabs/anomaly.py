@@ -18,7 +18,7 @@ from binderclip.cli.verbs.anomaly.command import default_model, parse_threshold
 from binderclip.cli.verbs.anomaly.inspection import AnomalyRequest, figures
 from binderclip.cli.verbs.anomaly.run import carry_out, check_options
 from binderclip.errors import DataError
-from binderclip.workbench.commands import PICTURES, Equivalent, shell_line
+from binderclip.workbench.commands import PICTURES, Equivalent, model_words, python_load, shell_line
 from binderclip.workbench.look import (
     could_not_be_read,
     gathered,
@@ -33,8 +33,7 @@ from binderclip.workbench.look import (
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
-    from binderclip.cli.verbs.anomaly.command import default_model, parse_threshold
-from binderclip.cli.verbs.anomaly.inspection import Inspection
+    from binderclip.cli.verbs.anomaly.inspection import Inspection
 
 SHOWN = 24
 """Pictures on the page, and in the sheet; the table and the files have more."""
@@ -265,7 +264,7 @@ def _again(request: AnomalyRequest, chosen: ChosenPictures, compared: ChosenPict
         ["--shots", request.shots] if request.shots != 16 else None,
         ["--method", request.method] if request.method != "winclip" else None, words,
         None if request.words else "--no-words", ["--steps", request.steps] if request.steps is not None else None,
-        ["--model", request.model] if request.model != default_model(request.method) else None,
+        model_words(request.model, request.device, default_model(request.method)),
         None if request.threshold is None else ["--threshold", request.threshold],
     )  # fmt: skip
     options: dict[str, Any] = {"anomalous": request.state, "normal": request.sound, "steps": request.steps}
@@ -274,7 +273,7 @@ def _again(request: AnomalyRequest, chosen: ChosenPictures, compared: ChosenPict
         given["words"] = False
     baseline = request.method in BASELINES
     load, methods = ("load_vision", "BASELINES") if baseline else ("load", "METHODS")
-    stands_on = f"{load}({request.model!r})" + ("" if baseline else f", {request.name!r}")
+    stands_on = python_load(request.model, request.device, load) + ("" if baseline else f", {request.name!r}")
     python = (
         "from binderclip.data import InspectionFolder, list_images; from binderclip.data.labelled.inspection_folder "
         f"import spread_choice; from binderclip.models import {load}; from binderclip.segment.anomaly import {methods}"

@@ -14,7 +14,16 @@ from binderclip.cli.shared.sheet import contact_sheet
 from binderclip.cli.verbs.classify.run import LabelAnswers, by_head, by_labels
 from binderclip.cli.verbs.classify.zero_shot import parse_zero_shot
 from binderclip.errors import DataError, UsageError
-from binderclip.workbench.commands import Equivalent, python_pictures, shell_line
+from binderclip.workbench.commands import (
+    Arguments,
+    Equivalent,
+    device_argument,
+    device_words,
+    model_words,
+    python_load,
+    python_pictures,
+    shell_line,
+)
 from binderclip.workbench.look import could_not_be_read, gallery, hint, small_copy, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
@@ -98,11 +107,11 @@ def work(
 ) -> Outcome:  # fmt: skip
     """Classify by every setting, and lay them side by side."""
     chosen = run.pictures(files, folder)
-    described = None if descriptions == NONE else descriptions
+    described = None if descriptions == NONE else _shipped(descriptions)
     # Sentences that were written for the labels are taken as they are.
-    template = None if described is not None or templates not in _template_names() else templates
+    template = None if described is not None else templates if templates in _template_names() else "simple"
     settings = _settings(views, pools, heads, bool(labels.strip()))
-    texts = _Texts(parse_labels(labels, "Labels") if labels.strip() else [], template, described)
+    texts = _Texts(parse_labels(labels.strip(), "Labels", files=False) if labels.strip() else [], template, described)
     for setting in settings:
         _options(setting, texts)  # a wrong one is said before a model is loaded
     found: dict[ClassifySetting, LabelAnswers] = {}
@@ -124,9 +133,22 @@ def work(
     return Outcome(
         (gallery(shown, "pictures with their likeliest label"), _table(found, chosen) + _skipped_table(first, chosen)),
         files=_files(run.folder, found, chosen),
-        again=_again(run.model_name, settings, texts, chosen),
+        again=_again(run.model_name, run.bench.models.device, settings, texts, chosen),
         said=said.strip(),
     )
+
+
+def _shipped(name: str) -> str:
+    """The name of a shipped set of sentences: anything else would be read as a file.
+
+    Raises:
+        UsageError: there is no such set.
+    """
+    from binderclip.adapt import shipped_descriptions
+
+    if name not in shipped_descriptions():
+        raise UsageError(f"{name} is no shipped set of sentences: choose one of {', '.join(shipped_descriptions())}")
+    return name
 
 
 def _template_names() -> Sequence[str]:
@@ -241,30 +263,34 @@ def _files(folder: Path, found: dict[ClassifySetting, LabelAnswers], chosen: Cho
     return [folder / "labels.csv", folder / "labels.json", folder / "sheet.png"]
 
 
-def _again(model: str, settings: list[ClassifySetting], texts: _Texts, chosen: ChosenPictures) -> Equivalent:
+def _again(
+    model: str, device: str, settings: list[ClassifySetting], texts: _Texts, chosen: ChosenPictures
+) -> Equivalent:
     shell, python = [], []
     for setting in settings:
         if setting.head:
-            shell.append(shell_line("binderclip", "classify", chosen.names(), "--head", setting.head))
-            python.append(_head_python(setting.head, chosen))
+            shell.append(shell_line(
+                "binderclip", "classify", Arguments(chosen.names()), "--head", setting.head, device_words(device)
+            ))  # fmt: skip
+            python.append(_head_python(setting.head, device, chosen))
             continue
         shell.append(
             shell_line(
-                "binderclip", "classify", chosen.names(), "--labels", ",".join(texts.labels),
+                "binderclip", "classify", Arguments(chosen.names()), "--labels", ",".join(texts.labels),
                 ["--templates", texts.templates] if texts.templates not in (None, "simple") else None,
                 ["--descriptions", texts.descriptions] if texts.descriptions else None,
                 ["--pool", setting.pool] if setting.pool else None,
                 ["--views", setting.view] if setting.view != "whole" else None,
-                ["--model", model] if model != "small" else None,
+                model_words(model, device),
             )
         )  # fmt: skip
-        python.append(_texts_python(model, setting, texts, chosen))
+        python.append(_texts_python(model, device, setting, texts, chosen))
     return Equivalent("\n".join(python), "\n".join(shell))
 
 
-def _texts_python(model: str, setting: ClassifySetting, texts: _Texts, chosen: ChosenPictures) -> str:
+def _texts_python(model: str, device: str, setting: ClassifySetting, texts: _Texts, chosen: ChosenPictures) -> str:
     names, prelude = python_pictures(chosen)
-    load = f"from binderclip.models import load; {prelude}m = load({model!r}); "
+    load = f"from binderclip.models import load; {prelude}m = {python_load(model, device)}; "
     plain = setting == ClassifySetting() and not texts.descriptions
     if plain:
         return f"{load}print(m.classify({names}, {texts.labels!r}, templates={texts.templates!r}).table({TOP}))"
@@ -291,11 +317,11 @@ def _texts_python(model: str, setting: ClassifySetting, texts: _Texts, chosen: C
     )
 
 
-def _head_python(head: str, chosen: ChosenPictures) -> str:
+def _head_python(head: str, device: str, chosen: ChosenPictures) -> str:
     names, prelude = python_pictures(chosen)
     return (
         "from binderclip.models import load; from binderclip.adapt import features_for, head_model, load_head; "
-        f"{prelude}m = load(head_model({head!r})); h = load_head({head!r}, model=m); "
+        f"{prelude}m = load(head_model({head!r}){device_argument(device)}); h = load_head({head!r}, model=m); "
         f"print(h.predict(features_for(h, m, {names})))"
     )
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from binderclip.cli.shared.boxes import parse_box
 from binderclip.cli.shared.output import write_json
 from binderclip.errors import BinderclipError, DataError, UsageError
-from binderclip.workbench.commands import Equivalent, shell_line
+from binderclip.workbench.commands import Arguments, Equivalent, model_words, python_load, shell_line
+from binderclip.workbench.jobs import MOST_WAITING
 from binderclip.workbench.look import picture_size
 from binderclip.workbench.tab import Bench, Tab, result_values, said_html
 
@@ -24,60 +26,86 @@ if TYPE_CHECKING:
     from binderclip.segment import InteractiveSession
 
 KEPT = 6
-"""Pictures that are held encoded, the last ones; an older one is opened again."""
+"""Pictures that are held encoded, of all pages together: the last ones. An older one is chosen again by its user."""
 SIDE = 900
 """Longer side of the picture that is clicked on, in pixels."""
 MOST_PIXELS = 40_000_000
+MODEL = "small-sam"
 MODES = [("It is the object", "in"), ("It is not the object", "out"), ("A corner of a box", "box")]
 BLUE, GREEN, RED = (20, 90, 220), (20, 160, 60), (210, 30, 30)
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
 
 
 @dataclass
 class _Cut:
-    """A picture that is being cut out from, and what was said of it."""
+    """A picture that is being cut out from: the model and its session, and the picture as it is seen."""
 
     path: Path
+    model: str
     session: InteractiveSession
     seen: Image.Image
-    steps: list[Literal["in", "out", "box"]] = field(default_factory=list)
-    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
-    corner: tuple[float, float] | None = None
+    corner: Point | None = None
+    folders: list[Path] = field(default_factory=list)
 
     @property
     def scale(self) -> float:
         """Pixels of the picture for each one that is seen."""
         return self.session.size[1] / self.seen.width
 
-    def click(self, x: float, y: float, mode: str) -> None:
-        if mode == "box" and self.corner is None:
-            self.corner = (x, y)
-        elif mode == "box":
-            (x0, y0), self.corner = self.corner or (x, y), None
-            self.box(f"{min(x0, x):g},{min(y0, y):g},{max(x0, x):g},{max(y0, y):g}")
-        else:
-            self.session.click(x, y, positive=mode == "in")
-            self.steps.append("in" if mode == "in" else "out")
+    @property
+    def box(self) -> Box | None:
+        """The box that counts: the last one."""
+        return next((action.box for action in reversed(self.session.actions) if action.box is not None), None)
 
-    def box(self, text: str) -> None:
+    def press(self, x: float, y: float, mode: str) -> None:
+        """A click on the picture, which is a corner of a box where `mode` is `box`."""
+        if mode != "box":
+            self.add((x, y), None, mode)
+        elif self.corner is None:
+            self._check((x, y))
+            self.corner = (x, y)
+        else:
+            (x0, y0), self.corner = self.corner, None
+            self.add(None, self.region(f"{min(x0, x):g},{min(y0, y):g},{max(x0, x):g},{max(y0, y):g}"), mode)
+
+    def add(self, point: Point | None, box: Box | None, mode: str) -> None:
+        """A point and a box; nothing of it is taken where one is wrong.
+
+        Raises:
+            UsageError: outside the picture, or nothing yet that says where the object is.
+        """
+        outside = mode == "out"
+        if point is not None:
+            self._check(point)
+        if outside and box is None and not self.session.actions:
+            # As the verb has it: what is none of it says nothing of where it is.
+            raise UsageError("first click on the object, or draw a box around it; then on what is none of it")
+        if box is not None:
+            self.session.box(*box)
+        if point is not None:
+            self.session.click(*point, positive=not outside)
+
+    def region(self, text: str) -> Box:
+        """The box of a text, checked against the picture."""
         region = parse_box(text, "the box")
         region.bounds(*self.session.size)
         assert region.box is not None
-        self.session.box(*region.box)
-        self.steps.append("box")
-        self.boxes.append(region.box)
+        return region.box
+
+    def _check(self, point: Point) -> None:
+        (x, y), (height, width) = point, self.session.size
+        if not (0 <= x < width and 0 <= y < height):
+            raise UsageError(f"point {x:g},{y:g} is outside the picture of {width} x {height} pixels")
 
     def undo(self) -> None:
         if self.corner is not None:
             self.corner = None
-            return
-        self.session.undo()
-        if self.steps.pop() == "box":
-            self.boxes.pop()
+        else:
+            self.session.undo()
 
     def reset(self) -> None:
         self.session.reset()
-        self.steps.clear()
-        self.boxes.clear()
         self.corner = None
 
 
@@ -86,20 +114,25 @@ class _Cuts:
 
     def __init__(self) -> None:
         self._open: OrderedDict[tuple[str, str], _Cut] = OrderedDict()
+        self._left: set[tuple[str, str]] = set()
 
     def __getitem__(self, page: tuple[str, str]) -> _Cut:
+        if page in self._left:
+            raise UsageError(f"{KEPT} newer pictures are open: choose this one again")
         if page not in self._open:
             raise UsageError("choose a picture first")
         self._open.move_to_end(page)
         return self._open[page]
 
     def __setitem__(self, page: tuple[str, str], cut: _Cut) -> None:
+        self.drop(page)
         self._open[page] = cut
         while len(self._open) > KEPT:
-            self._open.popitem(last=False)
+            self._left.add(self._open.popitem(last=False)[0])
 
     def drop(self, page: tuple[str, str]) -> None:
         self._open.pop(page, None)
+        self._left.discard(page)
 
 
 def build(bench: Bench) -> None:
@@ -108,8 +141,9 @@ def build(bench: Bench) -> None:
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures("Picture", many=False, height=110)
             model = gr.Textbox(
-                label="Model that cuts out", value="small-sam", info="small-sam, hf:facebook/sam-vit-base, a run folder"
-            )
+                label="Model that cuts out", value=MODEL,
+                info="small-sam, hf:facebook/sam-vit-base, a run folder; Enter begins anew with it",
+            )  # fmt: skip
             mode = gr.Radio(MODES, value="in", label="What a click on the picture says")
             with gr.Row():
                 undo = gr.Button("Undo", min_width=80)
@@ -128,9 +162,13 @@ def build(bench: Bench) -> None:
             )  # fmt: skip
             results = bench.results()
     outputs = [status, canvas, results.files, results.lines]
-    quiet: dict[str, Any] = {"show_progress": "minimal", "concurrency_limit": None, "api_visibility": "private"}
+    # Every press counts, one after the other, also while the answer to the last one is on its way.
+    one_by_one: dict[str, Any] = {
+        "show_progress": "minimal", "api_visibility": "private", "trigger_mode": "multiple", "concurrency_id": "click",
+        "concurrency_limit": 1,
+    }  # fmt: skip
 
-    async def act(request: gr.Request, name: str, change: Callable[[_Cut], None]) -> list[Any]:
+    async def act(request: gr.Request, change: Callable[[_Cut], None]) -> list[Any]:
         """Change what is said of the picture, and show what comes of it."""
         page = (bench.session(request), str(request.session_hash))
         try:
@@ -138,7 +176,7 @@ def build(bench: Bench) -> None:
             def work(_: Any) -> list[Any]:
                 cut = cuts[page]
                 change(cut)
-                return _outcome(cut, bench.sessions.new_results(*page, "click"), name)
+                return _outcome(cut, bench.sessions.new_results(*page, "click"), bench.models.device)
 
             return list(await bench.ask(request, work))
         except BinderclipError as error:
@@ -152,44 +190,42 @@ def build(bench: Bench) -> None:
         try:
 
             def work(_: Any) -> list[Any]:
-                cuts[page] = cut = _opened(Path(file), name.strip() or "small-sam", bench)
-                return _outcome(cut, bench.sessions.new_results(*page, "click"), name)
+                cuts[page] = cut = _opened(Path(file), name.strip() or MODEL, bench)
+                return _outcome(cut, bench.sessions.new_results(*page, "click"), bench.models.device)
 
             return list(await bench.ask(request, work))
         except BinderclipError as error:
             return [said_html(str(error), failed=True), gr.update(value=None, visible=False), *result_values(None)]
 
-    async def clicked(request: gr.Request, how: str, name: str, event: gr.SelectData) -> list[Any]:
+    async def clicked(request: gr.Request, how: str, event: gr.SelectData) -> list[Any]:
         x, y = event.index
 
         def change(cut: _Cut) -> None:
             # The middle of the pixel that is seen.
-            cut.click(round((x + 0.5) * cut.scale, 1), round((y + 0.5) * cut.scale, 1), how)
+            cut.press(round((x + 0.5) * cut.scale, 1), round((y + 0.5) * cut.scale, 1), how)
 
-        return await act(request, name, change)
+        return await act(request, change)
 
-    async def added(request: gr.Request, how: str, name: str, place: str, area: str) -> list[Any]:
+    async def added(request: gr.Request, how: str, place: str, area: str) -> list[Any]:
         def change(cut: _Cut) -> None:
             if not place.strip() and not area.strip():
                 raise UsageError("write a point, such as 310,120, or a box, such as 40,30,300,280")
-            if place.strip():
-                cut.click(*_point(place), "in" if how == "box" else how)
-            if area.strip():
-                cut.box(area)
+            point = _point(place) if place.strip() else None
+            cut.add(point, cut.region(area) if area.strip() else None, how)
 
-        return await act(request, name, change)
+        return await act(request, change)
 
-    async def undone(request: gr.Request, name: str) -> list[Any]:
-        return await act(request, name, _Cut.undo)
+    async def undone(request: gr.Request) -> list[Any]:
+        return await act(request, _Cut.undo)
 
-    async def begun_again(request: gr.Request, name: str) -> list[Any]:
-        return await act(request, name, _Cut.reset)
+    async def begun_again(request: gr.Request) -> list[Any]:
+        return await act(request, _Cut.reset)
 
-    gr.on([pictures.files.change, model.submit], opened, [pictures.files, model], outputs, **quiet)
-    canvas.select(clicked, [mode, model], outputs, **quiet)
-    add.click(added, [mode, model, point, box], outputs, **quiet)
-    undo.click(undone, [model], outputs, **quiet)
-    reset.click(begun_again, [model], outputs, **quiet)
+    gr.on([pictures.files.change, model.submit], opened, [pictures.files, model], outputs, **one_by_one)
+    canvas.select(clicked, [mode], outputs, **one_by_one)
+    add.click(added, [mode, point, box], outputs, **one_by_one)
+    undo.click(undone, None, outputs, **one_by_one)
+    reset.click(begun_again, None, outputs, **one_by_one)
 
 
 def _opened(path: Path, name: str, bench: Bench) -> _Cut:
@@ -206,10 +242,10 @@ def _opened(path: Path, name: str, bench: Bench) -> _Cut:
     seen = picture.copy()
     seen.thumbnail((SIDE, SIDE))
     # Every prompt is asked of the picture anew, as the verb does: the same prompts give the same mask.
-    return _Cut(path, InteractiveSession(segmenter, picture, feedback=False), seen)
+    return _Cut(path, name, InteractiveSession(segmenter, picture, feedback=False), seen)
 
 
-def _point(text: str) -> tuple[float, float]:
+def _point(text: str) -> Point:
     try:
         x, y = (float(part) for part in text.split(","))
     except ValueError as error:
@@ -217,15 +253,16 @@ def _point(text: str) -> tuple[float, float]:
     return x, y
 
 
-def _outcome(cut: _Cut, folder: Path, model: str) -> list[Any]:
+def _outcome(cut: _Cut, folder: Path, device: str) -> list[Any]:
     """Values of the outputs: what there is to say, the picture with the mask, files, lines."""
     import numpy as np
     from PIL import Image
 
+    _leave_last(cut.folders, folder)
     mask = cut.session.mask.cpu().numpy()
     shown = _drawn(cut, mask)
     shown.save(folder / "clicked.png")
-    if not cut.steps:
+    if not cut.session.actions:
         said = "Click on the other corner of the box." if cut.corner else f"{cut.path.name}: click on the object."
         return [said_html(said), gr.update(value=str(folder / "clicked.png"), visible=True), *result_values(None)]
     Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "mask.png")
@@ -240,8 +277,16 @@ def _outcome(cut: _Cut, folder: Path, model: str) -> list[Any]:
     return [
         said_html(said),
         gr.update(value=str(folder / "clicked.png"), visible=True),
-        *result_values(_again(cut, model), files),
+        *result_values(_again(cut, device), files),
     ]
+
+
+def _leave_last(folders: list[Path], folder: Path) -> None:
+    """Keep the files that are on the page, or will be of presses that are in line; older ones go."""
+    folders.append(folder)
+    for old in folders[:-MOST_WAITING]:
+        shutil.rmtree(old, ignore_errors=True)
+    del folders[:-MOST_WAITING]
 
 
 def _drawn(cut: _Cut, mask: Any) -> Image.Image:
@@ -257,8 +302,8 @@ def _drawn(cut: _Cut, mask: Any) -> Image.Image:
         shown = paint(shown, np.where(small, 0, -1), [BLUE], opacity=0.5, quiet=set())
     shown = shown.copy()
     draw, size = ImageDraw.Draw(shown), max(4, min(shown.size) // 60)
-    for box in cut.boxes[-1:]:
-        draw.rectangle([value / cut.scale for value in box], outline=BLUE, width=max(2, size // 3))
+    if cut.box is not None:
+        draw.rectangle([value / cut.scale for value in cut.box], outline=BLUE, width=max(2, size // 3))
     for click in cut.session.clicks:
         x, y = click.x / cut.scale, click.y / cut.scale
         colour = GREEN if click.positive else RED
@@ -270,20 +315,21 @@ def _drawn(cut: _Cut, mask: Any) -> Image.Image:
     return shown
 
 
-def _again(cut: _Cut, model: str) -> Equivalent:
+def _again(cut: _Cut, device: str) -> Equivalent:
     inside = [f"{click.x:g},{click.y:g}" for click in cut.session.clicks if click.positive]
     outside = [f"{click.x:g},{click.y:g}" for click in cut.session.clicks if not click.positive]
-    box = ",".join(f"{value:g}" for value in cut.boxes[-1]) if cut.boxes else None
+    box = None if cut.box is None else ",".join(f"{value:g}" for value in cut.box)
     shell = shell_line(
-        "binderclip", "click", cut.path.name, [word for at in inside for word in ("--point", at)],
+        "binderclip", "click", Arguments([cut.path.name]), [word for at in inside for word in ("--point", at)],
         [word for at in outside for word in ("--not", at)], ["--box", box] if box else None,
-        ["--model", model] if model != "small-sam" else None,
+        model_words(cut.model, device, MODEL),
     )  # fmt: skip
     steps = "".join(f"s.click({click.x:g}, {click.y:g}, positive={click.positive}); " for click in cut.session.clicks)
-    steps += f"s.box({', '.join(f'{value:g}' for value in cut.boxes[-1])}); " if cut.boxes else ""
+    steps += f"s.box({', '.join(box.split(','))}); " if box else ""
     python = (
         "from binderclip.segment import InteractiveSession, load_promptable; "
-        f"s = InteractiveSession(load_promptable({model!r}), {cut.path.name!r}, feedback=False); {steps}"
+        f"m = {python_load(cut.model, device, 'load_promptable')}; "
+        f"s = InteractiveSession(m, {cut.path.name!r}, feedback=False); {steps}"
         "print(s.mask.float().mean())"
     )
     return Equivalent(python, shell)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from binderclip.cli.shared.sheet import save_picture, with_scale
-from binderclip.cli.verbs.explain.run import build_methods, shrunk
+from binderclip.cli.verbs.explain.run import LANCZOS, SIDE, build_methods, shrunk
 from binderclip.cli.verbs.explain.words import caption_score, words_html
 from binderclip.errors import UsageError
-from binderclip.workbench.commands import Equivalent, named_pictures, shell_line
+from binderclip.workbench.commands import Arguments, Equivalent, model_words, named_pictures, python_load, shell_line
 from binderclip.workbench.look import table
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
@@ -75,7 +75,9 @@ def work(run: Run, file: str | None, label: str, names: list[str]) -> Outcome:
             rows.append(_row(found[name], name, picture))
         run.show(list(shown), _table(rows, label))
     named = named_pictures([path])[0]
-    return Outcome((shown, _table(rows, label)), files, _again(run.model_name, named, label, names))
+    return Outcome(
+        (shown, _table(rows, label)), files, _again(run.model_name, run.bench.models.device, named, label, names)
+    )
 
 
 def colour_words(run: Run, file: str | None, caption: str) -> Outcome:
@@ -91,12 +93,15 @@ def colour_words(run: Run, file: str | None, caption: str) -> Outcome:
     score = caption_score(clip, run.model_name, picture, caption.strip())
     wrong = score.found.misaligned()[0]
     named = named_pictures([path])[0]
+    device = run.bench.models.device
     python = (
         "from binderclip.models import load; from binderclip.explain import DenseMisalignment; "
-        f"print(DenseMisalignment()(load({run.model_name!r}), [{named!r}], {caption.strip()!r}).words()[0])"
+        f"m = {python_load(run.model_name, device)}; "
+        f"print(DenseMisalignment()(m, [{named!r}], {caption.strip()!r}).words()[0])"
     )
-    model = None if run.model_name == "small" else ["--model", run.model_name]
-    lines = Equivalent(python, shell_line("binderclip", "explain", "--words", named, caption.strip(), model))
+    given = Arguments([named, caption.strip()])
+    shell = shell_line("binderclip", "explain", "--words", given, model_words(run.model_name, device))
+    lines = Equivalent(python, shell)
     said = f"Does not fit: {', '.join(wrong)}" if wrong else "No word is below the threshold"
     return Outcome((words_html(score.found),), again=lines, said=f"{said}. Cosine {float(score.found.cosine):.3f}")
 
@@ -129,15 +134,18 @@ def _table(rows: list[tuple[str, str, str]], label: str) -> str:
     return table(("Method", "Strongest evidence at", "Completeness error"), rows, f"Evidence for {label}")
 
 
-def _again(model: str, picture: str, label: str, names: list[str]) -> Equivalent:
-    chosen = None if model == "small" else ["--model", model]
+def _again(model: str, device: str, picture: str, label: str, names: list[str]) -> Equivalent:
     shell = [
-        shell_line("binderclip", "explain", picture, "--label", label, "--method", name, "--out", f"{name}.png", chosen)
+        shell_line(
+            "binderclip", "explain", Arguments([picture]), "--label", label, "--method", name, "--out", f"{name}.png",
+            model_words(model, device),
+        )
         for name in names
-    ]
+    ]  # fmt: skip
     python = (
-        "from binderclip.models import load; from binderclip.explain import METHODS, attribute_all; "
-        f"found = attribute_all(load({model!r}), [{picture!r}], {label!r}, "
+        "from binderclip.data import open_image; from binderclip.models import load; from binderclip.explain import "
+        f"METHODS, attribute_all; p = open_image({picture!r}); p.thumbnail(({SIDE}, {SIDE}), {LANCZOS}, None); "
+        f"found = attribute_all({python_load(model, device)}, [p], {label!r}, "
         f"methods={{n: METHODS[n]() for n in {names!r}}}); "
         f"[a.overlay({picture!r}).save(n + '.png') for n, a in found.items()]"
     )

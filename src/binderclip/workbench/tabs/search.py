@@ -12,7 +12,15 @@ from binderclip.cli.shared.output import write_csv, write_json
 from binderclip.cli.shared.sheet import contact_sheet
 from binderclip.cli.verbs.search import INSIDE
 from binderclip.errors import DataError
-from binderclip.workbench.commands import PICTURES, Equivalent, shell_line
+from binderclip.workbench.commands import (
+    PICTURES,
+    Arguments,
+    Equivalent,
+    device_words,
+    model_words,
+    python_load,
+    shell_line,
+)
 from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, small_copy, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
@@ -64,7 +72,7 @@ def work(
     said = could_not_be_read(len(report.skipped))
     if not query:
         said = f"{len(index)} pictures are indexed: write what you look for. {said}"
-        return Outcome(("", _report(index, report)), again=_again(run.model_name, chosen, None, 0), said=said.strip())
+        return Outcome(("", _report(index, report)), again=_again(run, chosen, None, 0), said=said.strip())
     run.say("searching")
     hits = index.query(query, top=int(top))
     shown = []
@@ -80,7 +88,7 @@ def work(
             table(("Rank", "Picture", "Cosine"), rows, f"{asked}: nearest of {len(index)} pictures"),
         ),
         files=_files(run.folder, hits, searched, asked),
-        again=_again(run.model_name, chosen, query, int(top)),
+        again=_again(run, chosen, query, int(top)),
         said=said,
     )
 
@@ -107,17 +115,20 @@ def _files(folder: Path, hits: list[Hit], searched: Path, asked: str) -> list[Pa
     return [folder / "found.csv", folder / "found.json", folder / "sheet.png"]
 
 
-def _again(model: str, chosen: ChosenPictures, query: Any, top: int) -> Equivalent:
+def _again(run: Run, chosen: ChosenPictures, query: Any, top: int) -> Equivalent:
     """The verb indexes, then asks; where nothing was asked for it indexes alone."""
     where = str(chosen.folder) if chosen.folder is not None else PICTURES
-    other = ["--model", model] if model != "small" else None
-    shell = shell_line("binderclip", "search", "index", where, other)
-    python = f"from binderclip.models import load; from binderclip.search import SearchIndex; m = load({model!r}); "
+    device = run.bench.models.device
+    shell = shell_line("binderclip", "search", "index", Arguments([where]), model_words(run.model_name, device))
+    python = "from binderclip.models import load; from binderclip.search import SearchIndex; "
+    python += f"m = {python_load(run.model_name, device)}; "
     python += f"i = SearchIndex({f'{where}/{INSIDE}'!r}, m); i.update({where!r})"
     if not query:
         return Equivalent(python, shell)
     asked = query.name if isinstance(query, Path) else query
-    shell += " && " + shell_line("binderclip", "search", "query", asked, "--index", where, "--top", top)
+    shell += " && " + shell_line(
+        "binderclip", "search", "query", Arguments([asked]), "--index", where, "--top", top, device_words(device)
+    )
     if isinstance(query, Path):
         python = f"from pathlib import Path; {python}; print(i.query(Path({asked!r}), top={top}))"
     else:

@@ -12,10 +12,10 @@ import gradio as gr
 from binderclip.cli.shared.inputs import output_names
 from binderclip.cli.shared.options import parse_labels
 from binderclip.cli.shared.output import write_json
-from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters, preset_names
+from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters, ground_words, preset_names
 from binderclip.cli.verbs.segment.run import Done, save_segmentation, write_areas
 from binderclip.errors import DataError, UsageError
-from binderclip.workbench.commands import Equivalent, python_pictures, shell_line
+from binderclip.workbench.commands import Arguments, Equivalent, model_words, python_load, python_pictures, shell_line
 from binderclip.workbench.look import could_not_be_read, hint, packed, picture_size, small_copy, source, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
@@ -83,8 +83,8 @@ def work(
     chosen = run.pictures(files, folder)
     if not labels.strip():
         raise UsageError("type labels, separated by commas, such as: cat, sofa")
-    names = parse_labels(labels, "Labels")
-    words = tuple(parse_labels(background, "What is none of them")) if background.strip() else ()
+    names = parse_labels(labels.strip(), "Labels", files=False)
+    words = tuple(ground_words(background or "", names, "What is none of them", files=False))
     if both := sorted(set(words) & set(names)):
         raise UsageError(f"{', '.join(both)}: a label cannot be background as well")
     request = SegmentRequest(
@@ -133,7 +133,7 @@ def work(
     return Outcome(
         (_shown(page) + left,),
         files=files_out,
-        again=_again(run.model_name, chosen, names, words, chosen_presets),
+        again=_again(run.model_name, run.bench.models.device, chosen, names, words, chosen_presets),
         said=could_not_be_read(len(skipped)),
     )
 
@@ -204,7 +204,7 @@ def _shown(page: list[_Segmented]) -> str:
 
 
 def _again(
-    model: str, chosen: ChosenPictures, names: list[str], words: tuple[str, ...], presets: list[str]
+    model: str, device: str, chosen: ChosenPictures, names: list[str], words: tuple[str, ...], presets: list[str]
 ) -> Equivalent:
     shell, python = [], []
     given, prelude = python_pictures(chosen)
@@ -218,15 +218,16 @@ def _again(
             )
         shell.append(
             shell_line(
-                "binderclip", "segment", chosen.names(), "--labels", ",".join(names),
-                ["--background", ",".join(words)] if words else None, ["--preset", preset], apart,
-                ["--model", model] if model != "small" else None,
+                "binderclip", "segment", Arguments(chosen.names()), "--labels", ",".join(names),
+                # Without the option the verb takes the usual words.
+                "--background", ",".join(words) or "none", "--preset", preset, apart,
+                model_words(model, device),
             )
         )  # fmt: skip
         behind = f", background={words!r}" if words else ""
         python.append(
             f"from binderclip.models import load; from binderclip.segment import Segmenter; {prelude}"
-            f"s = Segmenter(load({model!r}), {preset!r}{behind}); "
+            f"s = Segmenter({python_load(model, device)}, {preset!r}{behind}); "
             f"print([s(p, {names!r}).shares() for p in {given}])"
         )
     return Equivalent("\n".join(python), "\n".join(shell))

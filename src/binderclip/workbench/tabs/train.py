@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from binderclip.workbench.commands import Equivalent, shell_line
+from binderclip.cli.verbs.train import own_data
+from binderclip.workbench.commands import Equivalent, device_argument, device_words, shell_line
 from binderclip.workbench.look import table
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
-    from binderclip.train import Recipe, RunResult
+    from binderclip.train import DataSpec, Recipe, RunResult
     from binderclip.train.engine.live import RunProgress
 
 FIRST = "scratch-64"
@@ -65,10 +66,12 @@ def work(
     changes = [line.strip() for line in (settings or "").splitlines() if line.strip()]
     if clip != AS_IN_RECIPE:
         changes.append(f"clip={clip}")
-    if folder:
-        changes.append(f"stage.data={[str(run.bench.open_folder(folder))]!r}")
-    changes += _shorter(train.load_recipe(name, set=changes), length)
-    recipe = train.load_recipe(name, set=changes)
+    _check_sources(run, name, train.load_recipe(name, set=changes))
+    data, notes = str(run.bench.open_folder(folder)) if folder else "", list[str]()
+    run.say("opening the data")
+    own = own_data(data, name, changes, option="Pictures", say=notes.append) if data else []
+    changes += _shorter(train.load_recipe(name, set=[*own, *changes]), length)
+    recipe = train.load_recipe(name, set=[*own, *changes])
     out = Path(last) if goes_on and last else run.folder / "run"
     watcher = _RunWatcher(run, recipe, out)
     watcher.start()
@@ -83,9 +86,29 @@ def work(
     return Outcome(
         (*found, _figures(result), gr.update(value=False, interactive=False), ""),
         [path for path in [*files, *pictures] if path.is_file()],
-        _again(name, changes),
-        f"{result.summary['parameters']:,} parameters trained",
+        _again(name, run.bench.models.device, data, own, changes),
+        ". ".join([f"{result.summary['parameters']:,} parameters trained", *notes]),
     )
+
+
+def _check_sources(run: Run, name: str, recipe: Recipe) -> None:
+    """Whether all data is the packaged recipe's own, a named set, or in a folder that the workbench was opened on.
+
+    Raises:
+        UsageError: a setting names anything else: another folder, an archive, shards, a command.
+    """
+    from binderclip.data import list_data
+    from binderclip.train import load_recipe
+
+    shipped = _sources(load_recipe(name))
+    for spec in _sources(recipe):
+        if spec in shipped or {part.strip() for part in spec.name.split(",")} <= set(list_data()):
+            continue
+        run.bench.open_folder(spec.name)
+
+
+def _sources(recipe: Recipe) -> list[DataSpec]:
+    return [*recipe.evaluation.data, *(spec for stage in recipe.stage for spec in stage.data)]
 
 
 def _shorter(recipe: Recipe, length: float) -> list[str]:
@@ -112,7 +135,6 @@ class _RunWatcher(threading.Thread):
         self._pictures: tuple[str | None, str | None] = (None, None)
 
     def run(self) -> None:
-        self.run_.say("opening the data")
         while not self._ended.wait(LOOK_EVERY):
             found = self.look()
             if found[0] is not None:
@@ -163,11 +185,13 @@ def _figures(result: RunResult) -> str:
     return table(("Held out", "Value"), rows, f"{result.recipe.name}, {result.seconds:.0f} s") if rows else ""
 
 
-def _again(name: str, changes: list[str]) -> Equivalent:
+def _again(name: str, device: str, data: str, own: list[str], changes: list[str]) -> Equivalent:
     out = f"runs/{Path(name).stem}"
     words = [word for change in changes for word in ("--set", change)]
-    python = f"from binderclip import train; train.run({name!r}, out={out!r}, set={changes!r})"
-    return Equivalent(python, shell_line("binderclip", "train", name, "--out", out, words))
+    python = f"from binderclip import train; train.run({name!r}, out={out!r}, set={[*own, *changes]!r}"
+    python += f"{device_argument(device)})"
+    given = ["--data", data] if data else None
+    return Equivalent(python, shell_line("binderclip", "train", name, given, "--out", out, words, device_words(device)))
 
 
 TAB = Tab("Train", "Carry out a recipe and watch its loss and gradient norms; stop it, and go on.", build, order=70)

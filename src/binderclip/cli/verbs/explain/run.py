@@ -25,6 +25,8 @@ FOLDER = "explain"
 """Where the files of several pictures go."""
 SIDE = 512
 """Longest side at which a picture is explained: the model sees less, and maps are drawn at the picture's own size."""
+LANCZOS = 1
+"""Pillow's number of the filter by which it is made smaller."""
 SQUARE = 256
 """Side of the squares that several pictures are cut to for one comparison."""
 CELL, COLUMNS = 280, 4
@@ -295,15 +297,11 @@ def _places(request: ExplainRequest) -> list[Path]:
     return [folder / f"{name}-explain.png" for name in output_names(paths)]
 
 
-def shrunk(picture: Any) -> Any:
+def shrunk(picture: Image.Image) -> Image.Image:
     """A picture as it is explained: at most `SIDE` pixels long."""
-    from PIL import Image
-
-    if max(picture.size) <= SIDE:
-        return picture
-    scale = SIDE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    small = picture.convert("RGB")
+    small.thumbnail((SIDE, SIDE), LANCZOS, None)
+    return small
 
 
 def _opened(paths: Sequence[Path], *, squares: bool) -> tuple[list[Any], list[Path], list[tuple[str, str]]]:

@@ -9,7 +9,13 @@ import typer
 from binderclip.cli.shared.inputs import find_images
 from binderclip.cli.shared.options import LABELS, Device, Dtype, Json, Model, parse_labels
 from binderclip.cli.verbs.segment.measure import measure
-from binderclip.cli.verbs.segment.presets import SegmentRequest, default_preset, preset_names, show_presets
+from binderclip.cli.verbs.segment.presets import (
+    SegmentRequest,
+    default_preset,
+    ground_words,
+    preset_names,
+    show_presets,
+)
 from binderclip.cli.verbs.segment.run import FOLDER, segment_images
 from binderclip.cli.verbs.segment.sheet import compare_presets
 from binderclip.cli.verbs.segment.task import FOLDER as TASK_FOLDER
@@ -133,7 +139,7 @@ def segment(
         show_presets(json, None if preset is None else preset_names(preset))
         return
     names = [] if labels is None else parse_labels(labels)
-    words = _ground(background, names, evaluate is not None)
+    words = ground_words("none" if background is None and evaluate is not None else background, names)
     preset = default_preset(model) if preset is None else preset
     settings = SegmentRequest(preset, tuple(set or ()), size, tuple(words), model, device, dtype, json, descriptions)
     if evaluate is not None:
@@ -176,17 +182,6 @@ def segment(
         csv=csv, redo=redo,
     )  # fmt: skip
     raise typer.Exit(code)
-
-
-def _ground(background: str | None, names: list[str], measuring: bool) -> list[str]:
-    """The words of --background."""
-    if background is None and not measuring:
-        from binderclip.segment import GROUND
-
-        return [word for word in GROUND if word not in names]
-    if background is None or background.strip() in ("", "none"):
-        return []
-    return parse_labels(background, "--background")
 
 
 def register(app: typer.Typer) -> None:

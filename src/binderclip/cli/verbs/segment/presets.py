@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from binderclip.cli.shared.options import parse_labels
 from binderclip.cli.shared.output import console, print_json, print_table
 from binderclip.errors import UsageError
 
@@ -35,6 +36,28 @@ def default_preset(model: str) -> str:
     `clip_dinoiser` stands on a head that was trained for `small`; other towers with attention take its teacher.
     """
     return {"small": "clip_dinoiser", "small-b": "dense"}.get(model, "clip_dinoiser-teacher")
+
+
+def ground_words(
+    background: str | None, names: Sequence[str], option: str = "--background", *, files: bool = True
+) -> list[str]:
+    """The words of --background for what is none of the labels.
+
+    Args:
+        background: as the user wrote it; None takes the usual words, an empty one or `none` no words.
+        names: the labels, which the usual words leave out.
+        option, files: as `parse_labels` takes them.
+
+    Raises:
+        UsageError: as `parse_labels`.
+    """
+    if background is None:
+        from binderclip.segment import GROUND
+
+        return [word for word in GROUND if word not in names]
+    if background.strip() in ("", "none"):
+        return []
+    return parse_labels(background.strip(), option, files=files)
 
 
 def preset_names(text: str) -> list[str]:

@@ -115,10 +115,11 @@ def save_segmentation(result: Segmentation, path: Path, shown: Path, mapped: Pat
 
 def _read(path: Path, classes: int) -> np.ndarray:
     import numpy as np
-    from PIL import Image
+
+    from binderclip.data.images import open_header
 
     try:
-        with Image.open(path) as opened:
+        with open_header(path) as opened:
             values = np.asarray(opened).astype(np.int64)
     except OSError as error:
         raise DataError(f"{path}: no readable label map ({error}); --redo makes it again") from error

@@ -150,13 +150,13 @@ def _masked(segmenter: Any, path: Path, place: tuple[Path, Path, Path], request:
 
 def _coco(done: list[dict[str, Any]], task: str) -> dict[str, Any]:
     import numpy as np
-    from PIL import Image
 
+    from binderclip.data.images import open_header
     from binderclip.segment import coco_document
 
     def maps() -> Any:
         for entry in done:
-            with Image.open(entry["mask"]) as opened:
+            with open_header(entry["mask"]) as opened:
                 yield entry["image"], np.where(np.asarray(opened) > 0, 0, -1)
 
     return coco_document(maps(), [task])
