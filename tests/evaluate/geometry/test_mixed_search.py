@@ -72,6 +72,21 @@ def test_means_of_zero_change_nothing_and_each_kind_gets_a_third():
     torch.testing.assert_close(search.evaluate(removal).queries, search.evaluate().queries)
 
 
+def test_documents_are_shown_as_the_gap_removal_shows_them():
+    queries, texts, images = made()
+    modes = ["text", "image", "both"] * 20
+    search = MixedModalityRetrieval(queries, texts, images, torch.eye(60, dtype=torch.bool), modes=modes, share=0.3)
+    removal = GapRemoval().fit(EmbeddingSet(texts, "text"), EmbeddingSet(images, "image"))
+    found, plain = search.documents(removal), search.documents()
+    for k, mode in enumerate(modes):
+        sides = texts[k : k + 1].double(), images[k : k + 1].double()
+        share = {"text": 1.0, "image": 0.0, "both": 0.3}[mode]
+        torch.testing.assert_close(found[k : k + 1], removal.mixed(*sides, share))
+        t, i = (side / side.norm() for side in sides)
+        both = share * t + (1 - share) * i
+        torch.testing.assert_close(plain[k : k + 1], both / both.norm())
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -55,6 +55,11 @@ def test_documents_of_both_sides_are_mixed_with_the_mixed_mean():
     np.testing.assert_allclose(found, raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-12)
     torch.testing.assert_close(removal.mixed(text, image, 1.0), removal.transform(text, "text"))
     torch.testing.assert_close(removal.mixed(text, image, 0.0), removal.transform(image, "image"))
+    each = torch.linspace(0, 1, len(text))
+    rows = [removal.mixed(text[k : k + 1], image[k : k + 1], float(each[k])) for k in range(len(text))]
+    torch.testing.assert_close(removal.mixed(text, image, each), torch.cat(rows))
+    with pytest.raises(UsageError, match=r"share must be in \[0, 1\]"):
+        removal.mixed(text, image, each + 0.5)
 
 
 @pytest.mark.parametrize("make", [GapRemoval, MeanShift, Whitening])

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from timm.layers import Conv2dSame
-from torch import nn
+from torch import func, nn
 
 from binderclip.models.layers.depthwise import TiledDepthwise, depthwise
 from binderclip.models.layers.fast_gradients import fast_gradients
@@ -114,3 +114,70 @@ def test_timms_same_padding(stride, dilation):
     torch.testing.assert_close(found, expected)
     for a, b in zip(torch.autograd.grad(found, inputs, upstream), exact, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+LAYERS = {
+    "5 x 5": lambda: nn.Conv2d(2, 2, 5, padding=2, groups=2),
+    "dilated": lambda: nn.Conv2d(2, 2, 3, padding=2, dilation=2, groups=2),
+    "strided": lambda: nn.Conv2d(2, 2, (3, 7), 2, padding=3, groups=2),
+    "without bias": lambda: nn.Conv2d(2, 2, 4, groups=2, bias=False),
+    "timm": lambda: Conv2dSame(2, 2, 5, 2, groups=2),
+}
+
+
+def _in_batches(layer, parameters, x):
+    """The Jacobian of all outputs in one call of `torch.autograd.grad`."""
+    x = x.clone().requires_grad_()
+    inputs = [x, *layer.parameters()]
+    out = layer(x).sin().flatten()
+    return torch.autograd.grad(out, inputs, torch.eye(len(out)).to(x), is_grads_batched=True)
+
+
+def _output(layer, parameters, x):
+    return func.functional_call(layer, parameters, (x,)).sin()
+
+
+def _loss(layer, parameters, x):
+    return _output(layer, parameters, x[None] if x.ndim == 3 else x).square().sum()
+
+
+def _along(parameters):
+    return {name: torch.linspace(-1, 2, p.numel()).view_as(p).to(p) for name, p in parameters.items()}
+
+
+TRANSFORMS = {
+    "grad": lambda f, p, x: func.grad(_loss, (1, 2))(f, p, x),
+    "vmap": lambda f, p, x: func.vmap(lambda one: _output(f, p, one[None]))(x),
+    "vmap of grad": lambda f, p, x: func.vmap(func.grad(_loss, (1, 2)), (None, None, 0))(f, p, x),
+    "vmap over weights": lambda f, p, x: func.vmap(func.grad(_loss, 1), (None, 0, None))(
+        f, {name: torch.stack([value, -2 * value]) for name, value in p.items()}, x
+    ),
+    "jacrev": lambda f, p, x: func.jacrev(_output, (1, 2))(f, p, x),
+    "jacfwd": lambda f, p, x: func.jacfwd(_output, (1, 2))(f, p, x),
+    "jvp": lambda f, p, x: func.jvp(lambda p, x: _output(f, p, x), (p, x), (_along(p), x.cos()))[1],
+    "hessian": lambda f, p, x: func.hessian(_loss, 1)(f, p, x),
+    "batched grad": _in_batches,
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_function_transforms_give_what_they_give_of_the_convolution(layer, transform):
+    torch.manual_seed(0)
+    layer = LAYERS[layer]().double()
+    x = torch.randn(2, 2, 7, 8, dtype=torch.float64)
+    parameters = {name: parameter.detach() for name, parameter in layer.named_parameters()}
+    expected = TRANSFORMS[transform](layer, parameters, x)
+    with fast_gradients(layer):
+        assert type(layer) not in (nn.Conv2d, Conv2dSame)
+        found = TRANSFORMS[transform](layer, parameters, x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_it_compiles_into_one_graph():
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(2, 2, 5, groups=2), torch.randn(1, 2, 8, 8)
+    expected = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
+    with fast_gradients(layer):
+        out = torch.compile(layer, backend="eager", fullgraph=True)(x)
+    torch.testing.assert_close(torch.autograd.grad(out.square().sum(), list(layer.parameters())), expected)

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.layers import Attention
-from torch import nn
+from timm.models.vision_transformer import Block
+from torch import func, nn
 
 from binderclip.models.layers.fast_gradients import fast_gradients
-from binderclip.models.layers.self_attention import SHORT
+from binderclip.models.layers.self_attention import SHORT, attend, maps_are_faster
 
 WIDTH, HEADS = 12, 3
 
@@ -25,15 +27,17 @@ def gradients(module, x, **arguments):
 
 def masks(length):
     causal = torch.ones(length, length).tril().bool()
-    return {
-        "none": None,
-        "additive": torch.zeros(length, length).masked_fill(~causal, -torch.inf),
-        "boolean": ~causal,
-    }
+    gap = causal.clone()
+    gap[3] = False  # a query without any key
+    found = {"none": None}
+    for name, keys in (("causal", causal), ("empty row", gap)):
+        found[f"additive {name}"] = torch.zeros(length, length).masked_fill(~keys, -torch.inf)
+        found[f"boolean {name}"] = ~keys
+    return found
 
 
 @pytest.mark.parametrize("length", [7, max(SHORT.values()) + 1])
-@pytest.mark.parametrize("mask", ["none", "additive", "boolean"])
+@pytest.mark.parametrize("mask", masks(4))
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64, torch.bfloat16])
 def test_multihead_attention_gives_torchs_values_and_gradients(length, mask, precision):
     torch.manual_seed(0)
@@ -61,6 +65,86 @@ def test_timms_attention_gives_its_values_and_gradients(length):
         found = gradients(module, x)
     for a, b in zip(found, exact, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["additive", "boolean"])
+def test_a_query_without_keys_gives_what_torchs_kernel_gives(kind):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 4, generator=generator, requires_grad=True) for _ in range(3))
+    mask = torch.rand(2, 1, 5, 5, generator=generator) > 0.4
+    mask[0, 0, 2] = False
+    mask = mask if kind == "boolean" else torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+    assert maps_are_faster(q)
+    found, expected = attend(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(found, expected)
+    assert bool((found[0, :, 2] == 0).all())
+    upstream = torch.randn(found.shape, generator=generator)
+    for a, b in zip(
+        torch.autograd.grad(found, (q, k, v), upstream), torch.autograd.grad(expected, (q, k, v), upstream), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("length", [7, max(SHORT.values()) + 1])
+@pytest.mark.parametrize("mask", ["none", "additive empty row", "boolean empty row"])
+def test_autocast_leaves_float64_to_torchs_kernel(length, mask):
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).double()
+    x, mask = torch.randn(2, length, WIDTH).double(), masks(length)[mask]
+    mask = mask.double() if mask is not None and mask.dtype != torch.bool else mask
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not maps_are_faster(x)
+        assert maps_are_faster(x[:, :7].float())
+        exact = gradients(module, x, attn_mask=mask)
+        with fast_gradients(module):
+            found = gradients(module, x, attn_mask=mask)
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("mask", ["additive empty row", "boolean empty row"])
+def test_timms_attention_keeps_its_own_way_with_masks(mask):
+    torch.manual_seed(0)
+    module = Attention(WIDTH, HEADS)
+    x, mask = torch.randn(2, 7, WIDTH), masks(7)[mask]
+    expected = module(x, attn_mask=mask)
+    with fast_gradients(module):
+        torch.testing.assert_close(module(x, attn_mask=mask), expected)
+    assert not expected.isnan().any()
+
+
+def test_timms_block_writes_short_maps_out(monkeypatch):
+    calls = []
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, **_: calls.append(q.shape) or v)
+    block = Block(WIDTH, HEADS)
+    with fast_gradients(block):
+        block(torch.randn(2, 7, WIDTH))
+        assert not calls
+        block(torch.randn(2, max(SHORT.values()) + 1, WIDTH))
+        assert calls
+
+
+@pytest.mark.parametrize("mask", masks(4))
+def test_function_transforms_give_what_they_give_of_torchs_attention(mask):
+    torch.manual_seed(0)
+    module, mask = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True), masks(5)[mask]
+    x = torch.randn(2, 5, WIDTH)
+    parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
+
+    def loss(parameters, x):
+        arguments = {"need_weights": False, "attn_mask": mask}
+        return func.functional_call(module, parameters, (x, x, x), arguments)[0].square().sum()
+
+    def figures():
+        grads = func.vmap(func.grad(loss, (0, 1)), (None, 0))(parameters, x[:, None])
+        single = x.clone().requires_grad_()
+        out = module(single, single, single, need_weights=False, attn_mask=mask)[0][:, :2].sum(2).flatten()
+        return grads, torch.autograd.grad(out, single, torch.eye(len(out)), is_grads_batched=True)
+
+    expected = figures()
+    with fast_gradients(module):
+        found = figures()
+    torch.testing.assert_close(found, expected)
 
 
 def test_what_is_not_plain_self_attention_is_left_to_torch():

@@ -54,6 +54,16 @@ def test_the_norm_of_a_large_tensor_in_any_layout(layout, autocast):
     assert tensor_norms([tensor], 2.0, foreach=False)[0] == pytest.approx(exact, rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [5, 40_000])
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("value", [0.0, 2.0])
+def test_the_gradient_of_a_norm_is_its_direction_and_0_at_0(size, times, value):
+    tensor = torch.full((size, 1), value, requires_grad=True)
+    (found,) = torch.autograd.grad(tensor_norms([tensor.expand(size, times)], 2.0).sum(), tensor)
+    # d/dx sqrt(times * sum x^2) = times x / norm, by hand
+    assert found.flatten().tolist() == pytest.approx([math.sqrt(times / size) if value else 0.0] * size, rel=1e-4)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_shows_in_the_norm_of_a_large_tensor(bad):
     tensor = torch.ones(40_000)

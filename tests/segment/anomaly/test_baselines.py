@@ -122,17 +122,30 @@ def test_patchcore_is_nearest_neighbours_reweighted(pictures: torch.Tensor, neig
     np.testing.assert_allclose(found.maps.numpy(), blurred(np.stack(maps), 2.0), atol=2e-3)
 
 
-def test_patchcore_leaves_a_pictures_own_patches_out(pictures: torch.Tensor) -> None:
-    detector = PatchCore(Maps(), strides=(4,), coreset=1.0)
+@pytest.mark.parametrize("make", [lambda: PatchCore(Maps(), strides=(4,), coreset=0.2, seed=3),
+                                  lambda: PatchCore(Maps(), strides=(4,), coreset=1.0),
+                                  lambda: PaDiM(Maps(), strides=(4, 8), channels=4)])  # fmt: skip
+def test_left_out_is_as_if_it_had_never_been_there(pictures: torch.Tensor, make: Any) -> None:
+    detector = make()
     features = detector.encode(pictures)
-    detector.fit(features)
-    # With its own patches in the memory a picture is as near as can be: cdist by products is exact to 1e-3.
-    assert float(detector.score(features).maps.max()) < 5e-3
-    found = detector.score(features, without=torch.arange(5))
-    others = PatchCore(Maps(), strides=(4,), coreset=1.0).fit(features[1:])
-    torch.testing.assert_close(found.scores[:1], others.score(features[:1]).scores, atol=1e-3, rtol=0)
-    with pytest.raises(UsageError, match="the only one"):
-        detector.fit(features[:1]).score(features[:1], without=torch.tensor([0]))
+    found = detector.fit(features).score(features, without=torch.arange(5))
+    for row in range(5):
+        others = make().fit(features[[k for k in range(5) if k != row]])
+        alone = others.score(features[row : row + 1])
+        torch.testing.assert_close(found.scores[row : row + 1], alone.scores, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(found.maps[row : row + 1], alone.maps, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("method", "least"), [(PatchCore, 1), (PaDiM, 2)])
+def test_too_few_are_left(pictures: torch.Tensor, method: Any, least: int) -> None:
+    detector = method(Maps(), strides=(4,)).fit(pictures[:least])
+    features = detector.encode(pictures[:least])
+    with pytest.raises(UsageError, match=f"out of {least + 1} at least, not of {least}"):
+        detector.score(features, without=torch.arange(least))
+    with pytest.raises(UsageError, match=rf"there are 0\.\.{least - 1}"):
+        detector.score(features[:1], without=torch.tensor([7]))
+    with pytest.raises(UsageError, match="one number for each of"):
+        detector.score(features, without=torch.arange(9))
 
 
 def test_padim_is_mahalanobis_at_every_place(pictures: torch.Tensor) -> None:
@@ -148,11 +161,6 @@ def test_padim_is_mahalanobis_at_every_place(pictures: torch.Tensor) -> None:
     expected = blurred(maps, 1.5)
     np.testing.assert_allclose(found.maps.numpy(), expected, rtol=2e-3)
     assert float(found.scores[0]) == pytest.approx(expected.max(), rel=2e-3)
-    # Left out is left out: as if the others alone had been there.
-    features = detector.encode(normal)
-    alone = PaDiM(Maps(), strides=(4, 8), channels=None, sigma=1.5).fit(features[1:]).score(features[:1])
-    left = detector.score(features[:1], without=torch.tensor([0]))
-    torch.testing.assert_close(left.scores, alone.scores, rtol=1e-3, atol=1e-3)
 
 
 def test_padim_takes_channels_by_seed(pictures: torch.Tensor) -> None:
@@ -187,7 +195,7 @@ def test_mistakes_are_named(pictures: torch.Tensor) -> None:
         (lambda: PaDiM(Maps(), epsilon=0.0), "epsilon must be positive"),
         (lambda: PatchCore(Maps(), strides=(4,))(pictures), "call fit"),
         (lambda: PaDiM(Maps(), strides=(4,))(pictures), "call fit"),
-        (lambda: PaDiM(Maps(), strides=(4,)).fit(pictures[:1]), "at least two normal pictures"),
+        (lambda: PaDiM(Maps(), strides=(4,)).fit(pictures[:1]), "at least 2 normal pictures, not 1"),
         (lambda: mid_level_features(Maps(), pictures, strides=()), "strides is empty"),
         (lambda: mid_level_features(Maps(), pictures, strides=(4,), neighbourhood=2), "must be odd"),
         (lambda: mid_level_features(Maps(), [], strides=(4,)), "give at least one"),
@@ -197,5 +205,5 @@ def test_mistakes_are_named(pictures: torch.Tensor) -> None:
     with pytest.raises(NotSupported, match="lite0"):
         mid_level_features(object(), pictures, strides=(4,))
     fitted = PatchCore(Maps(), strides=(4,)).fit(pictures)
-    with pytest.raises(UsageError, match="features have width 2"):
+    with pytest.raises(UsageError, match=r"\(6, 6, 2\) do not fit those of the normal pictures, \(6, 6, 3\)"):
         fitted.score(MidLevelFeatures(torch.zeros(1, 6, 6, 2), (SIDE, SIDE)))

@@ -283,11 +283,12 @@ def test_class_scores_by_hand() -> None:
     maps = torch.tensor([[0.2, 0.8, 0.4, 0.6], [0.1, 0.2, 0.3, 0.1], [0.05, 0.6, 0.01, 0.5]])
     logits = maps.log().unflatten(1, (2, 2))
     doubled = ClassScore(lambda image, x, frame: x + torch.tensor(2.0).log(), threshold=0.5, stretch=True)
-    found = doubled(picture(), logits, None).exp().flatten(1)
+    frame = Frame(None, picture(), picture())
+    found = doubled(picture(), logits, frame).exp().flatten(1)
     # Scores are 1.5 times the maxima: 1.2, 0.45 and 0.9; the second class is out.
     want = torch.stack([(maps[0] - 0.2) / 0.6, torch.zeros(4), (maps[2] - 0.01) / 0.59])
     torch.testing.assert_close(found, want, rtol=1e-3, atol=1e-4)
-    plain = ClassScore()(picture(), logits, None).exp().flatten(1)
+    plain = ClassScore()(picture(), logits, frame).exp().flatten(1)
     torch.testing.assert_close(plain, maps, rtol=1e-3, atol=1e-4)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from binderclip.data.scenes.stream import scenes
 from binderclip.errors import UsageError
-from binderclip.models import load
+from binderclip.models import Record, load
 from binderclip.segment import (
     BackgroundSeed,
     ClassRule,
@@ -118,10 +118,9 @@ def test_the_seed_of_the_background_by_hand() -> None:
 
 def test_the_background_of_a_picture_is_not_its_object() -> None:
     """The bundled tower, on one drawing in the middle of a plain ground."""
-    from types import SimpleNamespace
-
     batch = scenes(3, 4, 128, objects=1, area=(0.1, 0.2), background="plain")
-    found = BackgroundSeed()(SimpleNamespace(pixels=batch.images, notes={}))  # type: ignore[arg-type]
+    frame = Frame(load("small"), batch.images[:1], batch.images[:1])
+    found = BackgroundSeed()(open_windows(frame, batch.images, ((0, 0),) * 4, Record()))
     share = F.adaptive_avg_pool2d(batch.visible.any(1)[:, None].float(), found.shape[-2:])[:, 0]
     assert found[share > 0.9].mean() > found[share < 0.1].mean() + 0.3
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +24,7 @@ from binderclip.segment import (
     parts_of,
     value_masked,
 )
+from binderclip.segment.parts.context import Frame
 from binderclip.segment.promptable import EncoderAttention, OracleSegmenter
 from binderclip.segment.segmenter import aligned
 
@@ -85,13 +85,14 @@ def test_mixing_spreads_what_was_spliced(clip_model) -> None:
     def uniform(image: torch.Tensor) -> EncoderAttention:
         return EncoderAttention(torch.full((1, 16, 16), 1 / 16), torch.ones(1, 16, 2), (4, 4))
 
-    frame = SimpleNamespace(image=torch.rand(1, 3, 32, 32), once=lambda _key, make: make())
+    image = torch.rand(1, 3, 32, 32)
+    frame = Frame(clip_model, image, image)
     maps = torch.randn(1, 5, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = ValueMaskedAttention(uniform)(maps, frame)  # type: ignore[arg-type]
+    found = ValueMaskedAttention(uniform)(maps, frame)
     assert found.shape == (1, 5, 4, 4)
     torch.testing.assert_close(found, maps.mean((2, 3), keepdim=True).expand(-1, -1, 4, 4))
     constant = torch.ones(1, 5, 8, 8)
-    torch.testing.assert_close(ValueMaskedAttention(uniform)(constant, frame), torch.ones(1, 5, 4, 4))  # type: ignore[arg-type]
+    torch.testing.assert_close(ValueMaskedAttention(uniform)(constant, frame), torch.ones(1, 5, 4, 4))
 
 
 def test_grids_that_do_not_lie_on_patches_are_brought_to_the_nearest_that_do() -> None:

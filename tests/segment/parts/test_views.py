@@ -183,16 +183,20 @@ def test_definitions_are_mixed_into_the_vectors_of_their_class(clip_model) -> No
     assert torch.equal(side.with_(auxiliary=None).bind(clip_model, labels).rows, plain.rows)
 
 
+UNSEEN = (torch.zeros(1, 3, 9, 9), Frame(None, torch.zeros(1, 3, 9, 9), torch.zeros(1, 3, 9, 9)))
+"""A picture, or scores, and a frame that a part does not look at."""
+
+
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_closing_is_scipys_grey_closing(size: int) -> None:
     labels = torch.randint(-1, 5, (19, 23), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
-    found = Closing(size)(labels, None, None)  # type: ignore[arg-type]
+    found = Closing(size)(labels, *UNSEEN)
     want = ndimage.grey_erosion(ndimage.grey_dilation(labels.numpy(), size=size), size=size)
     np.testing.assert_array_equal(found.numpy(), want)
     assert found.dtype == labels.dtype
     gap = torch.ones(9, 9, dtype=torch.int32)
     gap[4, 2:7] = 0
-    assert (Closing(3)(gap, None, None) == 1).all()  # type: ignore[arg-type]
+    assert (Closing(3)(gap, *UNSEEN) == 1).all()
 
 
 def test_small_classes_lose_their_pixels_to_the_next_best() -> None:
@@ -201,12 +205,12 @@ def test_small_classes_lose_their_pixels_to_the_next_best() -> None:
     logits[1, 5:, :] = 2.0
     logits[2, 5:, 0] = 4.0  # 5 of 50: not above a tenth
     logits[3, 5:, 4:6] = 5.0  # 10 of 50
-    found = DropSmall(background=True)(None, logits, None).argmax(0)  # type: ignore[arg-type]
+    found = DropSmall(background=True)(UNSEEN[0], logits, UNSEEN[1]).argmax(0)
     assert found.unique().tolist() == [0, 1, 3]
     assert (found[5:, 0] == 1).all()
-    kept = DropSmall(share=0.09, background=True)(None, logits, None)  # type: ignore[arg-type]
+    kept = DropSmall(share=0.09, background=True)(UNSEEN[0], logits, UNSEEN[1])
     assert torch.equal(kept, logits)
-    with_all = DropSmall(share=0.2, background=False)(None, logits, None).argmax(0)  # type: ignore[arg-type]
+    with_all = DropSmall(share=0.2, background=False)(UNSEEN[0], logits, UNSEEN[1]).argmax(0)
     assert with_all.unique().tolist() == [0, 1]
     # By itself it asks whether the segmenter has words for a background.
     for background in (True, False):

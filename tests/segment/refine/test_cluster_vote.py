@@ -94,7 +94,8 @@ def test_votes_are_those_of_loops_over_regions(monkeypatch) -> None:
     ids = torch.randint(0, 4, (12, 20), generator=generator)
     logits = torch.randn(3, 6, 10, generator=generator)
     monkeypatch.setattr(ClusterVote, "regions", lambda self, frame, size: ids)
-    by_count, by_mean = (ClusterVote(vote=vote)(labels, logits, None) for vote in ("majority", "mean"))  # type: ignore
+    frame = Frame(None, torch.zeros(1, 3, 12, 20), torch.zeros(1, 3, 12, 20))
+    by_count, by_mean = (ClusterVote(vote=vote)(labels, logits, frame) for vote in ("majority", "mean"))
     drawn = F.interpolate(logits[None], size=(12, 20), mode="bilinear")[0]
     for region in range(4):
         inside = ids == region
@@ -104,7 +105,7 @@ def test_votes_are_those_of_loops_over_regions(monkeypatch) -> None:
     assert not torch.equal(by_count, by_mean)
     assert torch.equal(best_mean(logits, ids).int(), by_mean)
     monkeypatch.setattr(ClusterVote, "regions", lambda self, frame, size: None)
-    assert ClusterVote()(labels, logits, None) is labels  # type: ignore[arg-type]
+    assert ClusterVote()(labels, logits, frame) is labels
 
 
 def test_correlation_is_that_of_the_block_before_the_last_less_the_class_tokens(clip_model) -> None:

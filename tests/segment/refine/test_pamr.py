@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from binderclip.errors import UsageError
 from binderclip.segment import PAMR, PRESETS, Segmenter, override, pamr, parts_of
+from binderclip.segment.parts.context import Frame
 from binderclip.segment.refine.pamr import neighbour_weights
 
 LABELS = ["a cat", "a dog", "green grass"]
@@ -86,8 +87,9 @@ def test_scores_are_enlarged_corner_to_corner_and_large_pictures_at_a_bound() ->
     # 0 1 2 3, then the mean of three copies above, three below and both sides.
     torch.testing.assert_close(wide, torch.tensor([3.0, 8.0, 16.0, 21.0]) / 8)
     image = noise(1, 3, 30, 60)
-    assert PAMR(steps=1, dilations=(1,))(image, noise(2, 5, 9), None).shape == (2, 30, 60)  # type: ignore[arg-type]
-    small = PAMR(steps=1, dilations=(1,), longest=20)(image, noise(2, 5, 9), None)  # type: ignore[arg-type]
+    frame = Frame(None, image, image)
+    assert PAMR(steps=1, dilations=(1,))(image, noise(2, 5, 9), frame).shape == (2, 30, 60)
+    small = PAMR(steps=1, dilations=(1,), longest=20)(image, noise(2, 5, 9), frame)
     assert small.shape == (2, 10, 20)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -11,13 +9,15 @@ from skimage import measure
 
 from binderclip.errors import UsageError
 from binderclip.segment import PromptedMasks, regions_of
+from binderclip.segment.parts.context import Frame
 from binderclip.segment.promptable import ImageState, Masks, OracleSegmenter
 from binderclip.segment.promptable.image import framed
 from binderclip.segment.refine.prompted_masks import _Probabilities
 
 
-def frame(height: int, width: int) -> SimpleNamespace:
-    return SimpleNamespace(image=torch.rand(1, 3, height, width), once=lambda _key, make: make())
+def frame(height: int, width: int) -> Frame:
+    image = torch.rand(1, 3, height, width)
+    return Frame(None, image, image)
 
 
 def objects() -> torch.Tensor:
@@ -43,7 +43,7 @@ def test_an_oracle_repairs_the_map() -> None:
     labels = logits.argmax(0).int()
     truth = torch.where(objects()[0], 1, torch.where(objects()[1], 2, 0)).int()
     assert (labels != truth).float().mean() > 0.03
-    found = PromptedMasks(OracleSegmenter(objects()), iou=0.1)(labels, logits, frame(64, 96))  # type: ignore[arg-type]
+    found = PromptedMasks(OracleSegmenter(objects()), iou=0.1)(labels, logits, frame(64, 96))
     # What the objects' own masks cover is right; only ground that was taken for them loses by its own probability.
     assert found.dtype == labels.dtype
     assert (found[truth == 1] == 1).all()
@@ -72,12 +72,12 @@ class Doubtful:
 def test_unsure_masks_are_dropped_and_their_regions_compete() -> None:
     logits = coarse()
     labels = logits.argmax(0).int()
-    none = PromptedMasks(Doubtful([0.1, 0.1, 0.1]))(labels, logits, frame(64, 96))  # type: ignore[arg-type]
+    none = PromptedMasks(Doubtful([0.1, 0.1, 0.1]))(labels, logits, frame(64, 96))
     assert none.equal(labels)
     # The ground alone is kept, everywhere at sigmoid(2) of its probability; the objects stand against it.
-    found = PromptedMasks(Doubtful([0.9, 0.1, 0.1]))(labels, logits, frame(64, 96))  # type: ignore[arg-type]
+    found = PromptedMasks(Doubtful([0.9, 0.1, 0.1]))(labels, logits, frame(64, 96))
     assert found.equal(labels)
-    given_up = PromptedMasks(Doubtful([0.9, 0.1, 0.1]), released=True)(labels, logits, frame(64, 96))  # type: ignore[arg-type]
+    given_up = PromptedMasks(Doubtful([0.9, 0.1, 0.1]), released=True)(labels, logits, frame(64, 96))
     assert (given_up == 0).all()
 
 
@@ -85,7 +85,7 @@ def test_prompts_lie_where_the_regions_lie() -> None:
     logits = coarse(0)
     logits[1, 30, 20] = -0.01
     segmenter = Doubtful([0.9, 0.9, 0.9])
-    PromptedMasks(segmenter)(logits.argmax(0).int(), logits, frame(64, 96))  # type: ignore[arg-type]
+    PromptedMasks(segmenter)(logits.argmax(0).int(), logits, frame(64, 96))
     prompts = segmenter.seen[1]
     assert prompts.boxes.tolist() == [[8.0, 20.0, 32.0, 44.0]]
     assert prompts.points.tolist() == [[[21.0, 31.0]]]  # the centre of the cell of two pixels

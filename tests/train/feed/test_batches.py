@@ -15,6 +15,7 @@ import torch
 
 from binderclip.data import ImageTextDataset, load_data, write_shards
 from binderclip.errors import DataError, UsageError
+from binderclip.models import TokenIds
 from binderclip.train import Order, World
 from binderclip.train.feed.batches import Batches, prefetch
 from binderclip.train.feed.pictures import Pictures
@@ -83,15 +84,19 @@ def test_a_pass_shows_each_picture_with_one_of_its_captions() -> None:
 
     def shown(start: int = 0, batch_size: int = 3) -> list[list[str]]:
         order = Order(pictures.sizes, [1.0], batch_size, seed=5)
-        # The tokens of a text are its place in the list.
-        batches = Batches(pictures, order, prepare=lambda p: p.images.float(), tokens=torch.arange(7), ahead=0)
+        # The token of a text is its place in the list.
+        tokens = TokenIds(
+            torch.arange(7)[:, None], torch.ones(7, 1, dtype=torch.bool), torch.zeros(7, dtype=torch.long)
+        )
+        batches = Batches(pictures, order, prepare=lambda p: p.images[:, :3].float(), tokens=tokens, ahead=0)
         batches.seek(start)
         passes = []
         while batches.position < 80 * (3 // batch_size):
             found = {}
             for batch in batches:
-                found |= dict(zip(batch.rows.tolist(), [flat[i] for i in batch.tokens], strict=True))
-                assert torch.equal(batch.caption_ids, pictures.caption_ids[batch.tokens])
+                texts = batch.tokens.ids[:, 0]
+                found |= dict(zip(batch.rows.tolist(), [flat[i] for i in texts], strict=True))
+                assert torch.equal(batch.caption_ids, pictures.caption_ids[texts])
             passes.append([found[row] for row in range(3)])
         return passes
 
@@ -112,14 +117,15 @@ def test_shards_show_one_of_several_captions_too(tmp_path: Path) -> None:
     write_shards(several(), tmp_path / "x-%d.tar")
     passes, seen = [], []
 
-    def tokenize(captions: list[str]) -> torch.Tensor:
+    def tokenize(captions: list[str]) -> TokenIds:
         seen.append(captions)
-        return torch.zeros(len(captions))
+        zeros = torch.zeros(len(captions), dtype=torch.long)
+        return TokenIds(zeros[:, None], zeros[:, None] == 0, zeros)
 
     batches = ShardBatches(
         load_data(str(tmp_path)),
         batch_size=3,
-        prepare=lambda pixels: passes.append(list(pixels.keys)) or pixels.images.float(),
+        prepare=lambda pixels: passes.append(list(pixels.keys)) or pixels.images[:, :3].float(),
         tokenize=tokenize,
         size=4,
         fit="crop",

@@ -87,7 +87,7 @@ def fake_pictures(packs: Path, names: Sequence[str], split: str) -> PackPictures
 
 def fake_real(*where: Any) -> RealPictures:
     crops = torch.randint(0, 256, (8, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
-    cutouts = fake_pictures(Path(), ["x"], "cutouts").rgba[:6]
+    cutouts = fake_pictures(Path(), ["x"], "cutouts").rgba[:6].repeat_interleave(2, 2).repeat_interleave(2, 3)
     return RealPictures(crops, ("",) * 8, cutouts, tuple(f"a grey {thing}" for thing in THINGS[:6]))
 
 

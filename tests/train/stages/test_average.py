@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,20 +10,25 @@ import torch
 
 from binderclip.errors import UsageError
 from binderclip.models import load
+from binderclip.train import Recipe
+from binderclip.train.engine.context import StageContext
 from binderclip.train.stages.average import average_stages
+
+NAMES = ("a", "b", "c", "mean", "later")
 
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Three stages whose logit scale and one weight are 1, 5 and 9 times what they were."""
     out: Path = tmp_path_factory.mktemp("run")
-    stages = [SimpleNamespace(name=name) for name in ("a", "b", "c", "mean", "later")]
+    stages = [{"name": name, "samples": 64} for name in NAMES]
+    recipe = Recipe.from_dict({"data": "openclipart", "batch_size": 8, "stage": stages})
     for index, factor in enumerate((1.0, 5.0, 9.0)):
         model = load("small")
         with torch.no_grad():
             model.backbone.visual.head.proj.weight.mul_(factor)
-        model.save(out / "stages" / f"{index:02d}-{stages[index].name}")
-    return SimpleNamespace(recipe=SimpleNamespace(stage=stages), index=3, out=out, model=load("small"))
+        model.save(out / "stages" / f"{index:02d}-{NAMES[index]}")
+    return StageContext(recipe, recipe.stage[3], 3, load("small"), out)
 
 
 def test_the_mean_of_the_named_stages(context: Any) -> None:

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.evaluate.geometry.embeddings import EmbeddingSet, same_width
-from binderclip.evaluate.geometry.transforms import GapRemoval
+from binderclip.evaluate.geometry.transforms import GapRemoval, mixed_units
 
 __all__ = ["MixedFigures", "MixedModalityRetrieval"]
 
@@ -92,12 +91,11 @@ class MixedModalityRetrieval:
 
     def documents(self, removal: GapRemoval | None = None) -> Float[Tensor, "N d"]:
         """The vector of each document, as it is shown."""
-        zero = torch.zeros(self.texts.features.shape[1], dtype=torch.float64)
-        means = [zero if removal is None else removal.fitted(modality)["mean"] for modality in ("text", "image")]
-        sides = [self.texts.unit - means[0], self.images.unit - means[1]]
         weight = {"text": 1.0, "image": 0.0, "both": self.share}
-        share = torch.tensor([weight[mode] for mode in self.modes], dtype=torch.float64)[:, None]
-        return F.normalize(share * sides[0] + (1 - share) * sides[1], dim=1)
+        share = torch.tensor([weight[mode] for mode in self.modes], dtype=torch.float64)
+        if removal is None:
+            return mixed_units(self.texts.unit, self.images.unit, share)
+        return removal.mixed(self.texts.features, self.images.features, share)
 
     def evaluate(self, removal: GapRemoval | None = None) -> MixedFigures:
         """Rank the corpus for every query by cosine, plainly or with the gap removed.
@@ -105,9 +103,7 @@ class MixedModalityRetrieval:
         Args:
             removal: fitted on text queries, text documents and pictures of another set; None for plain cosines.
         """
-        asked = self.queries.unit
-        if removal is not None:
-            asked = F.normalize(asked - removal.fitted("text", "query")["mean"], dim=1)
+        asked = self.queries.unit if removal is None else removal.transform(self.queries.features, "text", "query")
         first = (asked @ self.documents(removal).T).topk(self.k, dim=1).indices  # (Q, k)
         found = self.relevant.gather(1, first)
         discount = 1 / torch.log2(torch.arange(self.k, dtype=torch.float64) + 2)

@@ -121,23 +121,35 @@ class GapRemoval(EmbeddingTransform):
         return F.normalize(F.normalize(x, dim=1) - state["mean"], dim=1)
 
     def mixed(
-        self, text: Float[Tensor, "n d"], image: Float[Tensor, "n d"], share: float = 0.5
+        self, text: Float[Tensor, "n d"], image: Float[Tensor, "n d"], share: float | Float[Tensor, "n"] = 0.5
     ) -> Float[Tensor, "n d"]:
         """Documents of a text and a picture: n(s t + (1 - s) i - (s mean_t + (1 - s) mean_i)) of unit vectors t and i.
 
         Args:
             text, image: raw embeddings of the same documents.
-            share: s, of the text.
+            share: s, of the text; one for all, or each document's own.
 
         Raises:
             UsageError: a share out of [0, 1].
         """
-        if not 0 <= share <= 1:
-            raise UsageError(f"share must be in [0, 1], not {share}")
         t, i = (F.normalize(self._rows(part), dim=1) for part in (text, image))
         means = [self.fitted(modality)["mean"] for modality in ("text", "image")]
-        centred = share * (t - means[0]) + (1 - share) * (i - means[1])
-        return F.normalize(centred, dim=1).to(text.dtype)
+        return mixed_units(t - means[0], i - means[1], share).to(text.dtype)
+
+
+def mixed_units(
+    text: Float[Tensor, "n d"], image: Float[Tensor, "n d"], share: float | Float[Tensor, "n"]
+) -> Float[Tensor, "n d"]:
+    """n(s t + (1 - s) i) for documents of two sides, s one for all or each document's own.
+
+    Raises:
+        UsageError: a share out of [0, 1].
+    """
+    weight = torch.as_tensor(share, dtype=text.dtype)
+    if not bool(((weight >= 0) & (weight <= 1)).all()):
+        raise UsageError(f"share must be in [0, 1], not {share}")
+    weight = weight.reshape(-1, 1)  # (n or 1, 1)
+    return F.normalize(weight * text + (1 - weight) * image, dim=1)
 
 
 class MeanShift(EmbeddingTransform):

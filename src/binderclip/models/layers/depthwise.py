@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
 import torch
@@ -41,7 +40,8 @@ def depthwise(
     if torch.is_autocast_enabled("cpu"):
         kind = torch.get_autocast_dtype("cpu")
         x, weight, bias = x.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
-    return _Depthwise.apply(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation))  # type: ignore[no-untyped-call, no-any-return]
+    function = _Depthwise if torch.compiler.is_compiling() else _DepthwiseWithTangents  # dynamo traces no jvp
+    return function.apply(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation))  # type: ignore[no-untyped-call, no-any-return]
 
 
 class TiledDepthwise(nn.Conv2d):
@@ -74,15 +74,20 @@ class TiledDepthwiseSame(Conv2dSame):
 
 
 class _Depthwise(torch.autograd.Function):
-    """The convolution with a backward of its own, which is differentiable itself."""
+    """The convolution with a backward of its own, which is differentiable itself, also by and under `torch.func`."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.how = stride, padding, dilation
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any) -> Tensor:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups=weight.shape[0])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, *ctx.how = inputs
+        ctx.shape = output.shape
+        ctx.save_for_backward(x, weight)
+        ctx.save_for_forward(x, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -91,6 +96,24 @@ class _Depthwise(torch.autograd.Function):
         input_gradient = _input_gradient(grad, x, weight, *ctx.how) if of_x else None
         weight_gradient = _weight_gradient(grad, x, weight, *ctx.how) if of_weight else None
         return input_gradient, weight_gradient, grad.sum((0, 2, 3)) if of_bias else None, None, None, None
+
+
+class _DepthwiseWithTangents(_Depthwise):
+    """The same, differentiable in forward mode too."""
+
+    @staticmethod
+    def jvp(ctx: Any, x: Tensor | None, weight: Tensor | None, bias: Tensor | None, *_: Any) -> Tensor:
+        """The tangent of the output: the convolution is linear in each of its inputs."""
+        pixels, kernel = ctx.saved_tensors
+        stride, padding, dilation = ctx.how
+        parts = [
+            F.conv2d(image, filters, None, stride, padding, dilation, groups=kernel.shape[0])
+            for image, filters in ((x, kernel), (pixels, weight))
+            if image is not None and filters is not None
+        ]
+        if bias is not None:
+            parts.append(bias[:, None, None].expand(ctx.shape))
+        return torch.stack(parts).sum(0)
 
 
 def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> Tensor:
@@ -112,17 +135,21 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: Any, paddi
     # rows and columns of the input that one weight meets
     height, width = ((grad.shape[2 + axis] - 1) * stride[axis] + TILE for axis in (0, 1))
     small = weight[:, :, :TILE, :TILE]
-    result = torch.empty_like(weight)
-    for top, left in product(_starts(rows), _starts(columns)):
-        window = padded[:, :, top : top + height, left : left + width]
-        part = _backward(grad, window, small, stride, (0, 0), (1, 1), 1)
-        result[:, :, top : top + TILE, left : left + TILE] = part
-    return result
+    bands = []
+    for top, above in _starts(rows):
+        tiles = []
+        for left, before in _starts(columns):
+            window = padded[:, :, top : top + height, left : left + width]
+            part = _backward(grad, window, small, stride, (0, 0), (1, 1), 1)  # (C, 1, 3, 3)
+            tiles.append(part.narrow(2, above, TILE - above).narrow(3, before, TILE - before))
+        bands.append(torch.cat(tiles, dim=3))
+    return torch.cat(bands, dim=2)
 
 
-def _starts(size: int) -> list[int]:
-    """Where windows begin that cover a kernel of this size; the last one ends with it."""
-    return [min(start, size - TILE) for start in range(0, size, TILE)]
+def _starts(size: int) -> list[tuple[int, int]]:
+    """Where windows begin that cover a kernel of this size, and how much of each the one before covers already."""
+    starts = [min(start, size - TILE) for start in range(0, size, TILE)]
+    return [(start, max(0, before + TILE - start)) for before, start in zip([-TILE, *starts], starts, strict=False)]
 
 
 def _interleaved(grad: Tensor, x: Tensor, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,8 @@ def fast_gradients(module: nn.Module) -> Iterator[None]:
     """Run the same layers with a faster backward, inside the context: for training, attribution, attacks.
 
     Self-attention of torch and timm and depthwise convolutions that torch is slow with run as `PackedAttention`,
-    `ShortAttention` and `TiledDepthwise`: the same parameters, values and gradients up to rounding. Without gradients
-    their own code runs.
+    `ShortAttention` and `TiledDepthwise`: the same parameters, values and gradients up to rounding, also under
+    `torch.func` and with `is_grads_batched`. Without gradients their own code runs.
 
     Args:
         module: what gradients go through. Classes of its parts are put back at the end; a copy made meanwhile keeps

@@ -24,19 +24,28 @@ def attend(
 
     Args:
         q, k, v: unscaled, as a projection gives them.
-        mask: additive, or boolean with True where a key counts; broadcast to (B, H, L, L).
+        mask: additive, or boolean with True where a key counts; broadcast to (B, H, L, L). A query without any key
+            gives 0, as torch's kernels do.
     """
     if not maps_are_faster(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     maps = (q * q.shape[-1] ** -0.5) @ k.mT  # (B, H, L, L)
-    if mask is not None:
-        maps = maps.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else maps + mask
-    return maps.softmax(-1).to(v.dtype) @ v
+    if mask is None:
+        return maps.softmax(-1).to(v.dtype) @ v
+    left_out = ~mask if mask.dtype == torch.bool else mask == -torch.inf
+    empty = left_out.all(-1, keepdim=True)  # (..., L, 1)
+    # The softmax of an empty row is NaN, and so is its gradient, even where it is covered afterwards.
+    if mask.dtype == torch.bool:
+        maps = maps.masked_fill(left_out & ~empty, -torch.inf)
+    else:
+        maps = maps + mask.masked_fill(empty, 0)
+    return (maps.softmax(-1).to(v.dtype) @ v).masked_fill(empty, 0)
 
 
 def maps_are_faster(q: Float[Tensor, "*B L d"]) -> bool:
     """Whether to write attention maps out: a short sequence on a CPU, on the way to a gradient."""
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
+    casts = torch.is_autocast_enabled("cpu") and q.dtype != torch.float64  # which autocast leaves as it is
+    dtype = torch.get_autocast_dtype("cpu") if casts else q.dtype
     return q.device.type == "cpu" and torch.is_grad_enabled() and q.shape[-2] <= SHORT.get(dtype, 0)
 
 
@@ -86,7 +95,9 @@ class ShortAttention(Attention):
 
     def forward(self, x: Float[Tensor, "B L D"], *args: Any, **kwargs: Any) -> Float[Tensor, "B L D"]:
         own = self.fused_attn
-        self.fused_attn = own and not maps_are_faster(x)  # type: ignore[misc]
+        # timm's two ways differ where a mask leaves a query no key; a block names a mask also where it is None
+        plain = all(value is None or value is False for value in (*args, *kwargs.values()))
+        self.fused_attn = own and not (plain and maps_are_faster(x))  # type: ignore[misc]
         try:
             return super().forward(x, *args, **kwargs)
         finally:

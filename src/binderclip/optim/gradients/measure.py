@@ -125,7 +125,8 @@ def _euclidean(tensors: Sequence[Tensor], foreach: bool) -> list[Tensor]:
     for index, tensor in enumerate(tensors):
         if tensor.numel() >= LARGE:
             once, times = _unexpanded(tensor)
-            if (flat := _flat(once)) is not None:
+            followed = torch.is_grad_enabled() and tensor.requires_grad  # the root has no gradient at 0, the norm has 0
+            if not followed and (flat := _flat(once)) is not None:
                 large[index] = torch.dot(flat, flat).mul_(times).sqrt_()
             elif times > 1:
                 large[index] = torch.linalg.vector_norm(once) * times**0.5

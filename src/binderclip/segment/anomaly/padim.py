@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.segment.anomaly.mid_level import SIGMA, MidLevelFeatures, blurred_maps, mid_level_features
-from binderclip.segment.anomaly.result import Anomalies, as_anomalies
+from binderclip.segment.anomaly.mid_level import SIGMA, MidLevelDetector, MidLevelFeatures
 
 
-class PaDiM:
+class PaDiM(MidLevelDetector):
     """Anomalies by the distribution of normal features at each place: for parts that always lie the same way.
 
     The maps of three strides are stacked, and some of their channels taken at random. Each place of the grid has the
@@ -44,6 +43,9 @@ class PaDiM:
     2020 workshops, arXiv 2011.08785).
     """
 
+    least = 2  # one picture has no covariance
+    by_place = True
+
     def __init__(
         self,
         backbone: Any,
@@ -59,14 +61,12 @@ class PaDiM:
             raise UsageError(f"channels must be at least 1, not {channels}")
         if not epsilon > 0:
             raise UsageError(f"epsilon must be positive, not {epsilon}: few pictures give singular covariances")
-        self.backbone, self.strides, self.channels = backbone, tuple(strides), channels
-        self.epsilon, self.sigma, self.size, self.seed = epsilon, sigma, size, seed
-        self.normal: Tensor | None = None
-        self._whole: tuple[Tensor, Tensor] | None = None
+        super().__init__(backbone, strides=strides, neighbourhood=1, sigma=sigma, size=size, seed=seed)
+        self.channels, self.epsilon = channels, epsilon
 
     def encode(self, images: Any, *, batch_size: int = 16) -> MidLevelFeatures:
         """Features of pictures, once for fitting and scoring, of the chosen channels."""
-        found = mid_level_features(self.backbone, images, strides=self.strides, size=self.size, batch_size=batch_size)
+        found = super().encode(images, batch_size=batch_size)
         width = found.values.shape[-1]
         if self.channels is None or self.channels >= width:
             return found
@@ -74,62 +74,7 @@ class PaDiM:
         chosen = order[: self.channels].sort().values.to(found.values.device)
         return MidLevelFeatures(found.values[..., chosen], found.size)
 
-    @torch.no_grad()
-    def fit(self, images: Any, *, batch_size: int = 16) -> PaDiM:
-        """The distribution of normal pictures, or of their `MidLevelFeatures`, instead of the one before.
-
-        Raises:
-            UsageError: fewer than two pictures. DataError: one that cannot be read.
-        """
-        found = images if isinstance(images, MidLevelFeatures) else self.encode(images, batch_size=batch_size)
-        if len(found) < 2:
-            raise UsageError("PaDiM needs at least two normal pictures: one has no covariance")
-        self.normal = found.values
-        self._whole = self._gaussian(found.values)
-        return self
-
-    def __call__(self, images: Any, *, batch_size: int = 16) -> Anomalies:
-        """Score pictures, or their `MidLevelFeatures`.
-
-        Raises:
-            UsageError: no picture, or not fitted. DataError: a picture that cannot be read.
-        """
-        found = images if isinstance(images, MidLevelFeatures) else self.encode(images, batch_size=batch_size)
-        return self.score(found)
-
-    @torch.no_grad()
-    def score(self, features: MidLevelFeatures, *, without: Int[Tensor, "B"] | None = None) -> Anomalies:
-        """Scores and maps from features that are there already.
-
-        Args:
-            features: of the pictures, on the grid of the normal ones.
-            without: for each picture a normal one that does not count: its own, when normal pictures are scored.
-
-        Raises:
-            UsageError: not fitted, another grid or width, or fewer than two normal pictures left.
-        """
-        if self.normal is None or self._whole is None:
-            raise UsageError("there is no normal picture to compare with: call fit(images) first")
-        if features.values.shape[1:] != self.normal.shape[1:]:
-            raise UsageError(
-                f"features {tuple(features.values.shape[1:])} do not fit those of the normal pictures, "
-                f"{tuple(self.normal.shape[1:])}"
-            )
-        if without is not None and len(self.normal) < 3:
-            raise UsageError("a normal picture can be left out of three at least: one has no covariance")
-        maps = []
-        for row in range(len(features)):
-            mean, factor = self._whole
-            if without is not None:
-                others = [k for k in range(len(self.normal)) if k != int(without[row])]
-                mean, factor = self._gaussian(self.normal[others])
-            apart = (features.values[row].flatten(0, 1).to(mean) - mean)[..., None]
-            solved = torch.linalg.solve_triangular(factor, apart, upper=False)
-            maps.append(solved.square().sum(dim=(1, 2)).sqrt().unflatten(0, features.values.shape[1:3]))
-        blurred = blurred_maps(torch.stack(maps).float(), features.size, self.sigma)
-        return as_anomalies(blurred.amax(dim=(1, 2)), blurred)
-
-    def _gaussian(self, values: Float[Tensor, "K h w D"]) -> tuple[Float[Tensor, "P D"], Float[Tensor, "P D D"]]:
+    def _learn(self, values: Float[Tensor, "K h w D"]) -> tuple[Float[Tensor, "P D"], Float[Tensor, "P D D"]]:
         """Mean, and lower Cholesky factor of the covariance, at every place."""
         rows = values.flatten(1, 2).transpose(0, 1)
         mean = rows.mean(dim=1)
@@ -137,3 +82,10 @@ class PaDiM:
         covariance = centred.mT @ centred / (rows.shape[1] - 1)
         covariance.diagonal(dim1=1, dim2=2).add_(self.epsilon)
         return mean, torch.linalg.cholesky(covariance)
+
+    def _compare(self, values: Float[Tensor, "h w D"], learnt: tuple[Tensor, Tensor]) -> tuple[Tensor, None]:
+        """Mahalanobis distances."""
+        mean, factor = learnt
+        apart = (values.flatten(0, 1).to(mean) - mean)[..., None]  # (P, D, 1)
+        solved = torch.linalg.solve_triangular(factor, apart, upper=False)
+        return solved.square().sum(dim=(1, 2)).sqrt().unflatten(0, values.shape[:2]), None

@@ -10,14 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.segment.anomaly.mid_level import SIGMA, MidLevelFeatures, blurred_maps, mid_level_features
-from binderclip.segment.anomaly.result import Anomalies, as_anomalies
+from binderclip.segment.anomaly.mid_level import SIGMA, MidLevelDetector
 
 HELD = 20_000_000
 """Most distances that are held at once."""
 
 
-class PatchCore:
+class PatchCore(MidLevelDetector):
     """Anomalies by a memory of normal patch features, thinned out to a core set that covers the rest.
 
     Features of the network's middle, averaged over 3 x 3 cells, are remembered for every place of every normal picture;
@@ -64,68 +63,24 @@ class PatchCore:
             raise UsageError(f"coreset is a share of the normal patches in (0, 1], not {coreset}")
         if neighbours < 1:
             raise UsageError(f"neighbours must be at least 1, not {neighbours}")
-        self.backbone, self.strides, self.neighbourhood = backbone, tuple(strides), neighbourhood
-        self.coreset, self.neighbours, self.sigma, self.size, self.seed = coreset, neighbours, sigma, size, seed
-        self.memory: Tensor | None = None
-        self.owner: Tensor | None = None
+        super().__init__(backbone, strides=strides, neighbourhood=neighbourhood, sigma=sigma, size=size, seed=seed)
+        self.coreset, self.neighbours = coreset, neighbours
 
-    def encode(self, images: Any, *, batch_size: int = 16) -> MidLevelFeatures:
-        """Features of pictures, once for fitting and scoring."""
-        return mid_level_features(
-            self.backbone, images, strides=self.strides, size=self.size, neighbourhood=self.neighbourhood,
-            batch_size=batch_size,
-        )  # fmt: skip
+    @property
+    def memory(self) -> Float[Tensor, "R D"] | None:
+        """The patches that pictures are compared with; None before `fit`."""
+        return self._learnt
 
-    @torch.no_grad()
-    def fit(self, images: Any, *, batch_size: int = 16) -> PatchCore:
-        """Remember normal pictures, or their `MidLevelFeatures`, instead of those before.
+    def _learn(self, values: Float[Tensor, "K h w D"]) -> Float[Tensor, "R D"]:
+        """The core set of all patches."""
+        rows = values.flatten(0, 2)
+        return rows[core_set(rows, max(1, round(self.coreset * len(rows))), seed=self.seed)]
 
-        Raises:
-            UsageError: no picture. DataError: one that cannot be read.
-        """
-        found = images if isinstance(images, MidLevelFeatures) else self.encode(images, batch_size=batch_size)
-        rows = found.values.flatten(0, 2)
-        owner = torch.arange(len(found), device=rows.device).repeat_interleave(len(rows) // len(found))
-        chosen = core_set(rows, max(1, round(self.coreset * len(rows))), seed=self.seed)
-        self.memory, self.owner = rows[chosen], owner[chosen]
-        return self
-
-    def __call__(self, images: Any, *, batch_size: int = 16) -> Anomalies:
-        """Score pictures, or their `MidLevelFeatures`.
-
-        Raises:
-            UsageError: no picture, or not fitted. DataError: a picture that cannot be read.
-        """
-        found = images if isinstance(images, MidLevelFeatures) else self.encode(images, batch_size=batch_size)
-        return self.score(found)
-
-    @torch.no_grad()
-    def score(self, features: MidLevelFeatures, *, without: Int[Tensor, "B"] | None = None) -> Anomalies:
-        """Scores and maps from features that are there already.
-
-        Args:
-            features: of the pictures.
-            without: for each picture a normal one whose patches do not count: its own, when normal pictures are scored.
-
-        Raises:
-            UsageError: not fitted, features of another width, or nothing left to compare with.
-        """
-        if self.memory is None or self.owner is None:
-            raise UsageError("there is no normal picture to compare with: call fit(images) first")
-        if features.values.shape[-1] != self.memory.shape[1]:
-            raise UsageError(f"features have width {features.values.shape[-1]}, the memory {self.memory.shape[1]}")
-        scores, maps = [], []
-        for row in range(len(features)):
-            kept = self.memory
-            if without is not None:
-                kept = self.memory[self.owner != int(without[row])]
-            if not len(kept):
-                raise UsageError("one normal picture cannot be left out: it is the only one in the memory")
-            patches = features.values[row].flatten(0, 1)
-            near, place = nearest(patches, kept)
-            scores.append(self._weighted(patches, near, place, kept))
-            maps.append(near.unflatten(0, features.values.shape[1:3]))
-        return as_anomalies(torch.stack(scores), blurred_maps(torch.stack(maps), features.size, self.sigma))
+    def _compare(self, values: Float[Tensor, "h w D"], learnt: Float[Tensor, "R D"]) -> tuple[Tensor, Tensor]:
+        """Distances to the memory, and the reweighted largest."""
+        patches = values.flatten(0, 1)
+        near, place = nearest(patches, learnt)
+        return near.unflatten(0, values.shape[:2]), self._weighted(patches, near, place, learnt)
 
     def _weighted(self, patches: Tensor, near: Tensor, place: Tensor, memory: Tensor) -> Tensor:
         """The largest distance times one minus its share among the distances to the memory's own neighbours there."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -287,8 +288,8 @@ def dino(
     patches: float = 1.0,
     neighbours: float = 1.0,
     hidden: float = 0.5,
-    names: str | tuple[str, ...] = "captions",
-    backgrounds: tuple[str, ...] = BACKGROUNDS,
+    names: str | Sequence[str] = "captions",
+    backgrounds: Sequence[str] = BACKGROUNDS,
 ) -> dict[str, Any]:
     """Self-distillation on crops of scenes and photographs of the training split; the teacher is what is kept.
 

@@ -141,7 +141,7 @@ def recolour(rgba: Float[Tensor, "N 4 H H"], mono: Bool[Tensor, "N"], generator:
 
 
 def backgrounds(
-    n: int, size: int, generator: torch.Generator, photographs: UInt8[Tensor, "P 3 H W"] | None, white: float
+    n: int, size: int, generator: torch.Generator, photographs: UInt8[Tensor, "P 3 Y X"] | None, white: float
 ) -> Float[Tensor, "N 3 S S"]:
     """White, a light or any flat colour, a gradient, soft noise, or a photograph crop."""
     out = torch.ones(n, 3, size, size)
@@ -179,7 +179,7 @@ def compose(
     *,
     size: int = 128,
     grid: int = 8,
-    photographs: UInt8[Tensor, "P 3 H W"] | None = None,
+    photographs: UInt8[Tensor, "P 3 Y X"] | None = None,
     white: float = 0.4,
 ) -> ViewBatch:
     """Views with the objects of each row (-1: none) drawn in order, later ones above earlier ones.

@@ -229,9 +229,9 @@ def promptable(
     context: StageContext,
     *,
     objects: int = 3,
-    rounds: tuple[int, int] = (1, 4),
-    names: str | tuple[str, ...] = "captions",
-    backgrounds: tuple[str, ...] = BACKGROUNDS,
+    rounds: Sequence[int] = (1, 4),
+    names: str | Sequence[str] = "captions",
+    backgrounds: Sequence[str] = BACKGROUNDS,
 ) -> dict[str, Any]:
     """Train a promptable segmenter on scenes of the training split; a batch is `batch_size` scenes.
 

@@ -95,8 +95,8 @@ def slow_features(
     context: StageContext,
     *,
     pictures: int = 400,
-    names: str | tuple[str, ...] = "captions",
-    backgrounds: tuple[str, ...] = BACKGROUNDS,
+    names: str | Sequence[str] = "captions",
+    backgrounds: Sequence[str] = BACKGROUNDS,
 ) -> dict[str, Any]:
     """Set the projection of a hybrid tower's stem to its slow features, and the blocks to the identity.
 

@@ -171,7 +171,7 @@ def _inspected(
 ) -> Inspection:
     import torch
 
-    from binderclip.segment.anomaly import Anomalies
+    from binderclip.segment.anomaly import BASELINES, Anomalies
 
     held, used, skipped = None, list[Path](), list[tuple[str, str]]()
     if normal:
@@ -186,7 +186,7 @@ def _inspected(
         else:
             levels = detector.encode(opened)
             detector.fit(levels)
-            if len(used) > (2 if request.method == "padim" else 1):
+            if len(used) > (detector.least if request.method in BASELINES else 1):
                 say("each normal picture against the others")
                 held = detector.score(levels, without=torch.arange(len(used))).scores.cpu()
     kept: list[Inspected] = []
