@@ -40,15 +40,18 @@ def test_points_are_the_hottest_and_as_many_coldest_cells():
     assert heatmap_points(torch.ones(4, 4), (8, 8))[1] == []
 
 
-def test_the_box_grows_around_the_loosest_part():
+def test_the_box_grows_around_the_part_with_the_largest_box():
     mask = np.zeros((60, 80), dtype=bool)
-    mask[10:30, 10:30] = True  # tight
-    for i in range(20):
-        mask[35 + i, 40 + i] = True  # a diagonal: 400 / 20
-    # 40..60 grows by 2 to 38, then by a tenth of 22 to 62.2, rounded up
-    assert grown_box(mask) == (38, 33, 63, 58)
-    assert grown_box(mask & False) is None
+    mask[10:30, 10:30] = True  # 20 x 20
+    for i in range(12):
+        mask[40 + i, 50 + i] = True  # 12 x 12, the loosest part: 144 / 12
+    # 10..30 moves by floor(2) to 8, then by ceil(2.2) to 33
+    assert grown_box(mask) == (8, 8, 33, 33)
+    assert grown_box(mask & False) == (0, 0, 80, 60)
     assert grown_box(mask | True) == (0, 0, 80, 60)
+    odd = np.zeros((60, 80), dtype=bool)
+    odd[20:39, 30:45] = True  # 15 x 19: floor(1.5) and floor(1.9), then ceil(1.6) and ceil(2.0)
+    assert grown_box(odd) == (29, 19, 47, 41)
 
 
 def test_parts_go_into_wholes_and_the_largest_is_the_background():

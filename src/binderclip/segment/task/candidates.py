@@ -112,25 +112,28 @@ def heatmap_points(
     return torch.stack([x, y], 1).float(), [0] * count + [1] * count
 
 
-def grown_box(mask: Bool[np.ndarray, "H W"], share: float = 0.1) -> Rectangle | None:
-    """The box of the loosest connected part (box area over mask area), grown by a share of its size on each side.
+def grown_box(mask: Bool[np.ndarray, "H W"], share: float = 0.1) -> Rectangle:
+    """The largest box of a connected part, grown by a share of its size on each side and cut to the picture.
 
-    As in GenSAM's code the lower right corner grows by the size that the box has after the upper left one has moved.
-    None for an empty mask.
+    Parts are compared by the area of their box over that of the whole mask. As in GenSAM's code the upper left corner
+    moves by whole pixels, rounded down, and the lower right one, rounded up, by a share of the size that the box has
+    after that.
+
+    Args:
+        mask: where it is empty, the box is the whole picture.
+        share: of the box's size.
     """
+    height, width = mask.shape
     numbers, count = ndimage.label(mask, np.ones((3, 3)))
     if not count:
-        return None
-    sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
+        return 0.0, 0.0, float(width), float(height)
     places = ndimage.find_objects(numbers)
-    areas = np.array([(p[0].stop - p[0].start) * (p[1].stop - p[1].start) for p in places])
-    rows, columns = places[int((areas / sizes).argmax())]
-    height, width = mask.shape
-    x0 = max(0, math.floor(columns.start - share * (columns.stop - columns.start)))
-    y0 = max(0, math.floor(rows.start - share * (rows.stop - rows.start)))
-    x1 = min(width, math.ceil(columns.stop + share * (columns.stop - x0)))
-    y1 = min(height, math.ceil(rows.stop + share * (rows.stop - y0)))
-    return float(x0), float(y0), float(x1), float(y1)
+    rows, columns = max(places, key=lambda p: (p[0].stop - p[0].start) * (p[1].stop - p[1].start))
+    x0 = columns.start - math.floor((columns.stop - columns.start) * share)
+    y0 = rows.start - math.floor((rows.stop - rows.start) * share)
+    x1 = columns.stop + math.ceil((columns.stop - x0) * share)
+    y1 = rows.stop + math.ceil((rows.stop - y0) * share)
+    return float(max(0, x0)), float(max(0, y0)), float(min(width, x1)), float(min(height, y1))
 
 
 def _points(look: Look, threshold: float, down_sample: float) -> tuple[Float[Tensor, "P 2"], list[int]]:
@@ -152,11 +155,11 @@ class FromPoints:
 
     @torch.no_grad()
     def __call__(self, look: Look) -> CandidateMasks:
-        """See `Candidates`; a flat heatmap leaves the box, and without one nothing."""
+        """See `Candidates`; a flat heatmap gives no points and leaves the box, in the first round the whole picture."""
         points, labels = _points(look, self.threshold, self.down_sample)
-        if not len(points) and look.box is None:
-            return no_masks(look)
-        prompts = Prompts.of(points=points if len(points) else None, labels=labels or None, box=look.box)
+        height, width = look.state.size
+        box = look.box if len(points) or look.box is not None else (0.0, 0.0, float(width), float(height))
+        prompts = Prompts.of(points=points if len(points) else None, labels=labels or None, box=box)
         found = look.segmenter.predict(look.state, prompts, multimask=True)
         return CandidateMasks(found.logits[0].cpu(), found.scores[0].cpu())
 
