@@ -67,18 +67,32 @@ def test_gensam_weights_the_original_and_int_what_was_seen(picture, oracle, plac
 
 
 def test_int_asks_for_each_box(picture, oracle, places, blobs):
-    asked = []
+    asked, given = [], []
+    predict = oracle.predict
+    oracle.predict = lambda *a, **k: given.append(a[1]) or predict(*a, **k)
 
     def boxes(image, word):
         asked.append(word)
-        return (30, 6, 56, 34)
+        return [(30.0, 6.0, 56.0, 34.0), (3.0, 2.0, 23.0, 18.0)]
 
     found = TaskGenericSegmenter(
         oracle, FixedWords(("car",)), places, FromWordBoxes(), BestScore(), ClosestToMean(1), Loop(2, "mask"),
         boxes=boxes,
     )(picture, "x")  # fmt: skip
     assert asked == ["car", "car"]
+    assert given[0].boxes.tolist() == [[30, 6, 56, 34], [3, 2, 23, 18]]
     assert torch.equal(found.mask, blobs[2])
+
+
+def test_each_word_counts_once_in_the_mean(picture, oracle, places, blobs):
+    """Two words for the object and one for the ground: (cat + dog) / 2 - car, every map from 0 to 1."""
+    one = TaskGenericSegmenter(oracle, FixedWords(("cat", "dog"), ("car",)), places, loop=Loop(1))
+    heat = one(picture, "x").rounds[0].heat
+    assert places.seen[0][1] == ("cat", "dog", "car")
+    maps = torch.nn.functional.avg_pool2d(blobs[None].float(), 4)[0]
+    expected = (maps[0] + maps[1]) / 2 - maps[2]
+    expected = (expected - expected.min()) / (expected.max() - expected.min())
+    torch.testing.assert_close(heat, expected)
 
 
 def test_only_the_leading_words_count(picture, oracle, places, blobs):
