@@ -96,7 +96,7 @@ def _built(request: TaskRequest) -> TaskGenericSegmenter:
     own = getattr(segmenter, "automatic", {}).get("pred_iou_thresh")
     if request.method == "slip" and own is not None:
         options["pred_iou_thresh"] = None
-        note(f"{request.segmenter} predicts a modest IoU: masks from its own {own} count, in slip's paper SAM's from 0.9")
+        note(f"{request.segmenter} predicts a modest IoU: masks from its own {own} count, not from slip's 0.9")
     if request.method in NEED_WORDS and request.ask is None:
         said = "given" if request.vocabulary else "bundled"
         note(f"{len(words)} {said} words to choose from; {request.model} chooses in the place of a language model")
