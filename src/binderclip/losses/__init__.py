@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from binderclip.losses.contrastive.gradcache import contrastive_step
     from binderclip.losses.contrastive.loss import METHODS, ContrastiveLoss, LossOutput, Pair, clip, siglip
     from binderclip.losses.contrastive.scale import LogitScale
+    from binderclip.losses.contrastive.soft_target import SoftTargetContrastive
     from binderclip.losses.contrastive.targets import Diagonal, SameKey, Targets
     from binderclip.losses.dense.label_maps import (
         DenseLoss,
@@ -58,6 +59,7 @@ __all__ = [
     "SameKey",
     "Similarity",
     "SimilarityDistill",
+    "SoftTargetContrastive",
     "Targets",
     "Term",
     "class_gradients",

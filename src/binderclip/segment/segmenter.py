@@ -249,6 +249,35 @@ def segment_all(segmenters: Sequence[Segmenter], image: Any, labels: Labels) -> 
     return [found[index] for index in range(len(segmenters))]
 
 
+@torch.no_grad()
+def patch_scores(segmenter: Segmenter, image: Any, text: BoundText) -> Float[Tensor, "Q h w"]:
+    """Scores of words, one cell a patch of the tower; before rules and refinements.
+
+    Args:
+        segmenter: with a resolution of one window.
+        image: as in `Segmenter.__call__`.
+        text: words.
+
+    Raises:
+        UsageError: several windows.
+    """
+    model, parts = segmenter.model, segmenter.parts
+    _, pixels = _opened(image)
+    size, native = (pixels.shape[-2], pixels.shape[-1]), min(_pair(model.image_size))
+    layout = parts.resolution.layout(size, patch=segmenter.tower.patch, native=native)
+    if len(layout.boxes) != 1:
+        raise UsageError(f"scores of patches are of one window, {parts.resolution} makes {len(layout.boxes)}")
+    training = model.training
+    model.eval()
+    try:
+        pixels = pixels.to(model.device)
+        frame = Frame(model, pixels, resized(pixels, layout.size))
+        frame.context = open_windows(frame, frame.pixels, [(0, 0)], records(parts))
+        return segmenter.scores(frame.context, text)[0]
+    finally:
+        model.train(training)
+
+
 def run_windows(
     frame: Frame, layout: Layout, segmenters: Sequence[Segmenter], texts: Sequence[BoundText]
 ) -> list[Float[Tensor, "Q h w"]]:

@@ -80,9 +80,11 @@ def test_a_folder_is_gone_on_with(command: Command, folder: Path, photos: Path) 
 
 def test_other_methods_and_mistakes(command: Command, folder: Path, photos: Path) -> None:
     picture = photos / "a.png"
-    for method in ("slip", "zip"):
-        said = command("segment", picture, "--task", "fox", "--method", method, "--segmenter", folder, "--json").json()
-        assert said["images"][0]["words"] == ["fox"]
+    done = command("segment", picture, "--task", "fox", "--method", "slip", "--segmenter", folder, "--json")
+    assert done.json()["images"][0]["words"] == ["fox"]
+    assert "masks from its own 0.5 count" in done.err
+    words = ("segment", picture, "--task", "every fox", "--method", "zip", *WORDS, "--segmenter", folder)
+    assert set(command(*words, "--json").json()["images"][0]["words"]) <= {"fox"}
     for options, message in [
         (("--task", " "), "--task is empty"),
         (("--task", "x", "--method", "oracle"), "gensam, int, slip, zip"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import jaccard_score
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.segment.clicks import PointPromptTable, point_prompt_benchmark, tune_prompts
+from binderclip.segment.clicks import PointPromptTable, point_prompt_benchmark, sample_points, tune_prompts
 from binderclip.segment.clicks.point_prompts import point_prompts
 from binderclip.segment.clicks.tuning import mask_loss, prompt_parameters
 from binderclip.segment.promptable import OracleSegmenter, Prompts
@@ -19,15 +21,25 @@ IMAGE = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0))
 def test_iou_is_that_of_the_first_candidate(tiny, blobs):
     table = point_prompt_benchmark(tiny, [(IMAGE, blobs)], strategies=["random", "k-medoids"], inclusion=3, exclusion=1)
     assert table.iou.shape == (2, 3)
-    points, labels = point_prompts(
-        IMAGE.permute(1, 2, 0).numpy(), blobs.numpy(), "k-medoids", inclusion=3, exclusion=1, seed=0
-    )
-    assert labels == [1, 1, 1, 0]
+    asked = point_prompts(IMAGE, blobs, "k-medoids", inclusion=3, exclusion=1, seed=0)
     for row in range(3):
-        prompts = Prompts.of(points=points[row].tolist(), labels=labels)
+        assert asked.labels[row].tolist() == [1, 1, 1, 0]
+        prompts = Prompts.of(points=asked.points[row].tolist(), labels=[1, 1, 1, 0])
         mask = tiny.predict(tiny.encode(IMAGE), prompts).logits[0, 0] > 0
         expected = jaccard_score(blobs[row].flatten().numpy(), mask.flatten().numpy())
         assert table.iou[1, row] == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("device", ["cpu", *["cuda"] * torch.cuda.is_available()])
+def test_points_are_where_the_picture_is(tiny, blobs, device):
+    prompts = point_prompts(IMAGE.to(device), blobs.to(device), "shi-tomasi", inclusion=2, exclusion=1, seed=4)
+    assert {prompts.points.device.type, prompts.labels.device.type} == {device}
+    inside = sample_points(blobs[1].numpy(), 2, "shi-tomasi", image=IMAGE.permute(1, 2, 0).numpy(), seed=6)
+    np.testing.assert_allclose(prompts.points[1, :2].cpu().numpy(), inside)
+    table = point_prompt_benchmark(
+        copy.deepcopy(tiny).to(device), [(IMAGE.to(device), blobs.to(device))], strategies=["random"]
+    )
+    assert table.iou.shape == (1, 3)
 
 
 def test_an_oracle_makes_every_strategy_perfect(blobs):
@@ -64,8 +76,7 @@ def test_the_prompt_side_alone_learns(tiny, blobs):
         if not torch.equal(new, old):
             moved.add(name.split(".")[0])
     assert moved == allowed
-    points, labels = point_prompts(IMAGE.permute(1, 2, 0).numpy(), blobs.numpy(), "k-medoids", seed=123)
-    prompts = Prompts(torch.tensor(points, dtype=torch.float32), torch.tensor([labels] * 3))
+    prompts = point_prompts(IMAGE, blobs, "k-medoids", seed=123)
     losses = [
         float(mask_loss(model.predict(model.encode(IMAGE), prompts, multimask=False).logits[:, 0], blobs))
         for model in (tiny, tuned)

@@ -96,6 +96,16 @@ def test_the_bias_shrinks_and_grows_and_norms_agree_without_it():
     assert [bool(lift_masks(near, bias=0.45, norm=norm)[1, 0]) for norm in (1, 2)] == [False, True]
 
 
+@pytest.mark.parametrize("norm", [1, 2])
+@pytest.mark.parametrize("bias", [-0.6, -0.2, 0.0, 0.2, 0.45, 0.6])
+def test_of_two_labels_the_largest_biased_share_is_the_larger_of_the_pair(norm, bias):
+    votes = torch.rand(2, 300, generator=torch.Generator().manual_seed(1))
+    column = votes.double().numpy() / np.linalg.norm(votes.double().numpy(), norm, axis=0)
+    expected = column[1] > column[0] + bias
+    assert np.array_equal(lift_masks(votes, bias=bias, norm=norm, exclusive=True)[1].numpy(), expected)
+    assert np.array_equal(lift_masks(votes, bias=bias, norm=norm)[1].numpy(), expected)
+
+
 def test_of_several_objects_a_gaussian_may_have_none_one_or_by_wish_exactly_one():
     votes = torch.tensor([[0.1, 0.4, 0.9, 0.0], [0.8, 0.3, 0.05, 0.0], [0.1, 0.3, 0.05, 0.0]])
     assert lift_masks(votes).tolist() == [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from binderclip.errors import UsageError
+from binderclip.segment.promptable import Masks, OracleSegmenter
 from binderclip.segment.task import (
     BestScore,
     CandidateMasks,
@@ -40,15 +43,18 @@ def test_points_are_the_hottest_and_as_many_coldest_cells():
     assert heatmap_points(torch.ones(4, 4), (8, 8))[1] == []
 
 
-def test_the_box_grows_around_the_loosest_part():
+def test_the_box_grows_around_the_part_with_the_largest_box():
     mask = np.zeros((60, 80), dtype=bool)
-    mask[10:30, 10:30] = True  # tight
-    for i in range(20):
-        mask[35 + i, 40 + i] = True  # a diagonal: 400 / 20
-    # 40..60 grows by 2 to 38, then by a tenth of 22 to 62.2, rounded up
-    assert grown_box(mask) == (38, 33, 63, 58)
-    assert grown_box(mask & False) is None
+    mask[10:30, 10:30] = True  # 20 x 20
+    for i in range(12):
+        mask[40 + i, 50 + i] = True  # 12 x 12, the loosest part: 144 / 12
+    # 10..30 moves by floor(2) to 8, then by ceil(2.2) to 33
+    assert grown_box(mask) == (8, 8, 33, 33)
+    assert grown_box(mask & False) == (0, 0, 80, 60)
     assert grown_box(mask | True) == (0, 0, 80, 60)
+    odd = np.zeros((60, 80), dtype=bool)
+    odd[20:39, 30:45] = True  # 15 x 19: floor(1.5) and floor(1.9), then ceil(1.6) and ceil(2.0)
+    assert grown_box(odd) == (29, 19, 47, 41)
 
 
 def test_parts_go_into_wholes_and_the_largest_is_the_background():
@@ -76,6 +82,38 @@ def test_every_mask_of_an_oracle(picture, oracle, blobs):
     assert oracle.encoded == 1
 
 
+def test_the_largest_mask_is_dropped_though_it_is_the_only_one(picture):
+    nested = torch.zeros(3, 40, 60, dtype=torch.bool)
+    for row, side in enumerate((36, 20, 10)):
+        nested[row, 2 : 2 + side, 2 : 2 + side] = True
+    oracle = OracleSegmenter(nested)
+    look = Look(picture, oracle, oracle.encode(picture))
+    with pytest.warns(UserWarning, match="drop_largest"):
+        assert len(EveryMask(16)(look)) == 0
+    kept = EveryMask(16, drop_largest=False)(look)
+    assert torch.equal(kept.logits > 0, nested[:1])
+
+
+def test_slip_leaves_out_what_is_not_sure_to_nine_tenths(picture, blobs):
+    class Unsure(OracleSegmenter):
+        """Knows the predicted IoU: 0.95, 0.89 and 0.8."""
+
+        automatic: ClassVar = {"pred_iou_thresh": 0.85}
+
+        def predict(self, state, prompts, *, multimask=True):
+            found = super().predict(state, prompts, multimask=multimask)
+            sizes = (found.logits > 0).flatten(2).sum(2)
+            known = {int(b.sum()): s for b, s in zip(blobs, (0.95, 0.89, 0.8), strict=True)}
+            scores = torch.tensor([[known.get(int(n), 0.0) for n in row] for row in sizes])
+            return Masks(found.logits, scores, found.low_res)
+
+    oracle = Unsure(blobs)
+    look = Look(picture, oracle, oracle.encode(picture))
+    for threshold, expected in (({}, [0]), ({"pred_iou_thresh": None}, [0, 1]), ({"pred_iou_thresh": 0.5}, [2, 0, 1])):
+        found = EveryMask(8, drop_largest=False, **threshold)(look)
+        assert torch.equal(found.logits > 0, blobs[expected])
+
+
 def test_cutouts_are_numpys(picture, blobs):
     pixels = np.asarray(picture)
     for ground, value in (("black", 0), ("mean", pixels.mean((0, 1)).round()), ("original", pixels)):
@@ -83,6 +121,10 @@ def test_cutouts_are_numpys(picture, blobs):
             rows, columns = np.nonzero(mask)
             box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
             assert np.array_equal(np.asarray(cut), np.where(mask[..., None], pixels, value)[box].astype(np.uint8))
+    squashed = cutouts(picture, blobs, size=(14, 10))
+    for cut, own in zip(squashed, cutouts(picture, blobs), strict=True):
+        assert cut.size == (10, 14)
+        assert np.array_equal(np.asarray(cut), np.asarray(own.resize((10, 14), Image.Resampling.BILINEAR)))
     with pytest.raises(UsageError, match="pixel"):
         cutouts(picture, blobs & False)
     with pytest.raises(UsageError, match="ground"):

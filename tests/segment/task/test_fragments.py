@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,16 +12,7 @@ from sklearn.cluster import KMeans
 
 from binderclip.errors import UsageError
 from binderclip.segment.promptable import OracleSegmenter
-from binderclip.segment.task import (
-    FixedWords,
-    FragmentBoxes,
-    LastRound,
-    Loop,
-    TaskGenericSegmenter,
-    UnionOfMasks,
-    fragment_boxes,
-    lloyd,
-)
+from binderclip.segment.task import FragmentBoxes, Look, best_first, fragment_boxes, lloyd
 
 
 def test_kmeans_is_scikit_learns_from_the_same_centres():
@@ -71,22 +64,81 @@ def test_components_and_boxes_are_scikit_images():
     assert set(fragment_boxes(clusters, active)) == expected
 
 
-def test_with_exact_features_every_instance_is_found():
+class ByColour:
+    """Words are colours; a picture shows each as far as its mean is of that colour."""
+
+    vocabulary = ("red", "green", "blue")
+
+    def probabilities(self, images, texts):
+        means = np.stack([np.asarray(image, dtype=float).reshape(-1, 3).mean(0) for image in images])
+        shares = means / means.sum(1, keepdims=True)
+        return torch.tensor(shares[:, [self.vocabulary.index(text) for text in texts]]).float()
+
+
+@pytest.fixture
+def herd():
+    """Two red squares that touch, the second with an outline of its own colour cluster, and a green one."""
     masks = torch.zeros(3, 48, 64, dtype=torch.bool)
     masks[0, 4:20, 4:24], masks[1, 4:20, 24:44], masks[2, 28:44, 30:58] = True, True, True
-    ids = (masks * torch.tensor([1, 2, 3])[:, None, None]).sum(0)
-
-    def features(image):
-        return torch.nn.functional.one_hot(ids[::4, ::4], 4).permute(2, 0, 1).float()
+    pixels = np.full((48, 64, 3), 90, dtype=np.uint8)
+    pixels[(masks[0] | masks[1]).numpy()], pixels[masks[2].numpy()] = (200, 20, 20), (20, 200, 20)
+    cells = torch.zeros(4, 48, 64)
+    cells[1] = (masks[0] | masks[1]).float()
+    cells[2] = masks[2].float()
+    inner = torch.zeros(48, 64, dtype=torch.bool)
+    inner[5:19, 25:43] = True
+    outline = masks[1] & ~inner
+    cells[3], cells[1] = outline.float(), cells[1] * ~outline
+    cells[0] = 1 - cells[1:].amax(0)
 
     def localiser(image, words):
-        return masks.any(0).float()[None, ::4, ::4]
+        own = {"red": (masks[0] | masks[1]).float(), "green": masks[2].float(), "blue": torch.rand(48, 64)}
+        return torch.stack([own[word] for word in words])
 
-    found = TaskGenericSegmenter(
-        OracleSegmenter(masks), FixedWords(("x",)), localiser, FragmentBoxes(features, 4, min_cells=0.01),
-        UnionOfMasks(), LastRound(), Loop(1, "none"),
-    )(Image.new("RGB", (64, 48)), "every x")  # fmt: skip
-    instances = {mask.numpy().tobytes() for mask in found.rounds[0].candidates.logits > 0}
-    # the first two touch and are one box; the oracle gives the mask that fits it best
-    assert masks[2].numpy().tobytes() in instances
-    assert torch.equal(found.mask[28:], masks[2, 28:])
+    return Image.fromarray(pixels), masks, cells, localiser
+
+
+def _look(herd, task="every thing", words=("red", "green")):
+    picture, masks, _, localiser = herd
+    oracle = OracleSegmenter(masks)
+    return Look(picture, oracle, oracle.encode(picture), task, words, localiser(picture, words))
+
+
+def test_instances_are_named_scored_and_apart(herd):
+    _, masks, cells, _ = herd
+    found = FragmentBoxes(lambda image: cells, ByColour(), 30, min_cells=0.01)(_look(herd))
+    assert len(found) == 3
+    assert sorted(found.names) == ["green", "red", "red"]
+    assert {m.numpy().tobytes() for m in found.logits > 0} == {m.numpy().tobytes() for m in masks}
+    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    # the map is 1 inside, so that a score is the probability of a cut-out that is all of one colour
+    assert found.scores.tolist() == pytest.approx([200 / 240] * 3, abs=1e-4)
+    only = FragmentBoxes(lambda image: cells, ByColour(), 30, min_cells=0.01)(_look(herd, "every hidden green"))
+    assert only.names == ("green",)
+    assert torch.equal(only.logits[0] > 0, masks[2])
+    # no word has passed the gate
+    none = replace(_look(herd), words=(), maps=None)
+    assert len(FragmentBoxes(lambda image: cells, ByColour(), 30)(none)) == 0
+    with pytest.raises(UsageError, match="localiser"):
+        FragmentBoxes(lambda image: cells, ByColour())(replace(_look(herd), maps=None))
+
+
+def test_a_score_is_the_mean_of_the_map_inside_times_the_probability(herd):
+    _, masks, cells, _ = herd
+    look = _look(herd, words=("green",))
+    heat = masks[2].float() * torch.rand(48, 64, generator=torch.Generator().manual_seed(0)) * 0.5
+    heat[30, 40] = 1.0  # the map's maximum; its minimum is 0
+    look = replace(look, maps=heat[None])
+    found = FragmentBoxes(lambda image: cells, ByColour(), 30, min_cells=0.01)(look)
+    place = {m.numpy().tobytes(): float(s) for m, s in zip(found.logits > 0, found.scores, strict=True)}
+    expected = float(heat.numpy()[masks[2].numpy()].mean()) * 200 / 240
+    assert place[masks[2].numpy().tobytes()] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_better_of_two_that_overlap_stays_whatever_their_classes():
+    masks = torch.zeros(4, 20, 20, dtype=torch.bool)
+    masks[0, :10, :10], masks[1, :10, :8], masks[2, 12:, 12:], masks[3, :10, 4:14] = True, True, True, True
+    # IoU with the second: 0.8 and 40 / 140; the fourth and the first 60 / 140
+    assert best_first(masks, torch.tensor([0.6, 0.9, 0.1, 0.5])) == [1, 3, 2]
+    assert best_first(masks, torch.tensor([0.6, 0.9, 0.1, 0.5]), overlap=0.2) == [1, 2]
+    assert best_first(masks, torch.tensor([0.6, 0.9, 0.1, 0.5]), overlap=0.8) == [1, 0, 3, 2]

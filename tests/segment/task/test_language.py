@@ -46,19 +46,27 @@ def said(text):
     return 200, json.dumps({"choices": [{"message": {"content": text}}]})
 
 
-def test_a_chain_of_two_questions_with_the_picture(endpoint, monkeypatch):
+def test_a_chain_of_three_questions_with_the_picture(endpoint, monkeypatch):
     url, asked, answers = endpoint
     monkeypatch.setenv("A_KEY", "secret")
-    answers += [said("An owl."), said("The bark\nof a tree")]
+    answers += [said("A bird on\n a tree."), said("An owl."), said("The bark\nof a tree")]
     chain = QuestionChain(ChatEndpoint(url, "some-model", key="A_KEY"))
     assert chain(PICTURE, "hidden animal") == ("owl", "bark")
-    (path, key, body), (_, _, second) = asked
+    (path, key, body), (_, _, second), (_, _, third) = asked
     assert path == "/v1/chat/completions"
     assert key == "Bearer secret"
     assert body["model"] == "some-model"
     text, picture = body["messages"][1]["content"]
-    assert "hidden animal" in text["text"]
-    assert "owl" in second["messages"][1]["content"][0]["text"]
+    # GenSAM's wording: a caption, then a name and an environment in one word, each behind what was said before
+    questions_asked = ["Image caption.", "Name of the hidden animal in one word.",
+                       "Name of the environment of the hidden animal in one word."]  # fmt: skip
+    first, then = (
+        "Question: Image caption. Answer: A bird on a tree.\n",
+        f"Question: {questions_asked[1]} Answer: owl\n",
+    )
+    assert text["text"] == questions_asked[0]
+    assert second["messages"][1]["content"][0]["text"] == first + questions_asked[1]
+    assert third["messages"][1]["content"][0]["text"] == first + then + questions_asked[2]
     data = base64.b64decode(picture["image_url"]["url"].split(",")[1])
     assert Image.open(io.BytesIO(data)).size == (768, 384)
 
@@ -95,16 +103,16 @@ def test_answers_are_cleaned():
 
 def test_any_callable_and_any_prompt_file(tmp_path):
     own = tmp_path / "own.toml"
-    own.write_text('system = "s"\nobject = "Which {synonym}?"\nsurroundings = "Around {object}?"\n')
+    own.write_text('system = "s"\ncaption = "What?"\nobject = "Which {synonym}?"\nsurroundings = "Around it?"\n')
     heard = []
-    chain = QuestionChain(lambda image, question: heard.append(question) or "fox", str(own))
+    chain = QuestionChain(lambda image, question: heard.append(question.split("\n")[-1]) or "fox", str(own))
     found = Chains(chain, ("hidden",)).propose(PICTURE, "the animal")
-    assert heard == ["Which hidden animal?", "Around fox?"]
+    assert heard == ["What?", "Which hidden animal?", "Around it?"]
     assert found[0].back == "environment"
     assert "{synonym}" in questions()["object"]
     own.write_text('system = "s"')
     questions.cache_clear()
-    with pytest.raises(DataError, match="'object'"):
+    with pytest.raises(DataError, match="'caption'"):
         questions(str(own))
     with pytest.raises(DataError, match="cannot read"):
         questions(str(tmp_path / "none.toml"))

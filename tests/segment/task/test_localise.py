@@ -1,4 +1,4 @@
-"""Heatmaps: consensus by definition, boxes of maps, and the papers' segmenters on a tiny model."""
+"""Heatmaps: consensus by definition, boxes of maps, and what the localiser sees."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from binderclip.errors import UsageError
 from binderclip.segment import Segmenter
-from binderclip.segment.promptable import OracleSegmenter
-from binderclip.segment.task import TASK_METHODS, Localiser, WordMaps, consensus_heatmap, unit_range, word_box
+from binderclip.segment.parts.resolution import Squash
+from binderclip.segment.task import Localiser, WordBoxes, WordMaps, consensus_heatmap, unit_range
 
 
 def test_consensus_by_numpy():
@@ -28,13 +29,16 @@ def test_consensus_by_numpy():
     assert not unit_range(torch.ones(2, 3, 3)).any()
 
 
-def test_the_box_holds_the_part_with_the_maximum():
+def test_every_hot_part_has_a_box_the_one_with_the_maximum_first():
     heat = torch.zeros(1, 8, 10)
-    heat[0, 1:3, 1:4], heat[0, 5:7, 6:9], heat[0, 6, 7] = 0.8, 0.7, 1.0
-    locate = word_box(lambda image, words: heat, threshold=0.6)
-    assert locate(Image.new("RGB", (100, 80)), "x") == (60, 50, 90, 70)
-    flat = word_box(lambda image, words: torch.ones(1, 4, 4))
-    assert flat(Image.new("RGB", (100, 80)), "x") is None
+    heat[0, 1:3, 1:4], heat[0, 5:7, 6:9], heat[0, 6, 7], heat[0, 0, 9] = 0.8, 0.7, 1.0, 0.5
+    boxes = WordBoxes(lambda image, words: heat, threshold=0.6)
+    picture = Image.new("RGB", (100, 80))
+    assert boxes(picture, "x") == [(60, 50, 90, 70), (10, 10, 40, 30)]
+    assert boxes.first(picture, "x") == (60, 50, 90, 70)
+    flat = WordBoxes(lambda image, words: torch.ones(1, 4, 4))
+    assert flat(picture, "x") == []
+    assert flat.first(picture, "x") is None
 
 
 @pytest.fixture
@@ -44,25 +48,33 @@ def noise() -> Image.Image:
 
 
 def test_maps_have_a_cell_for_each_patch(clip_model, noise):
-    maps = WordMaps(Segmenter(clip_model, "kk"))
+    """The ordinary patch tokens at the model's own side, by the tower alone: nothing is smoothed."""
+    maps = WordMaps(Segmenter(clip_model, "plain", resolution=Squash()))
     assert isinstance(maps, Localiser)
     found = maps(noise, ["cat", "dog", "cat"])
-    scores = Segmenter(clip_model, "kk")(noise, ["cat", "dog"]).scores
-    patch = maps.segmenter.tower.patch
-    assert found.shape == (3, scores.shape[1] // patch, scores.shape[2] // patch)
+    tower, side = clip_model.image_tower, clip_model.image_size
+    pixels = torch.from_numpy(np.array(noise)).permute(2, 0, 1)[None].float() / 255
+    square = torch.nn.functional.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    with torch.no_grad():
+        cells = tower.dense(tower.run(tower.embed(clip_model.preprocess.normalize(square))))[0]
+        text = torch.nn.functional.normalize(clip_model.encode_text(["cat", "dog"]), dim=-1)
+    expected = torch.einsum("ehw,qe->qhw", torch.nn.functional.normalize(cells, dim=0), text)
+    assert found.shape == (3, side // tower.patch, side // tower.patch)
+    torch.testing.assert_close(found[:2], expected, atol=1e-4, rtol=1e-3)
     assert torch.equal(found[0], found[2])
-    torch.testing.assert_close(found[1, 0, 0], scores[1, :patch, :patch].mean(), atol=1e-4, rtol=1e-4)
+    with pytest.raises(UsageError, match="one window"):
+        WordMaps(Segmenter(clip_model, "clearclip"))(noise, ["cat"])
 
 
-@pytest.mark.parametrize("name", TASK_METHODS)
-def test_each_paper_runs(clip_model, noise, name):
-    mask = torch.zeros(2, 48, 64, dtype=torch.bool)
-    mask[0, 10:40, 10:50], mask[1, :6, :6] = True, True
-    vocabulary = (["cat", "dog", "car"],) if name in ("gensam", "int") else ()
-    segmenter = TASK_METHODS[name](clip_model, OracleSegmenter(mask), *vocabulary)
-    found = segmenter(noise, "the hidden animal")
-    assert found.mask.shape == (48, 64)
-    assert len(found.rounds) == segmenter.loop.rounds
-    assert set(found.words) <= {"cat", "dog", "car", "the hidden animal"}
-    known = {m.numpy().tobytes() for m in (*mask, mask[0] & False, mask.any(0))}
-    assert found.mask.numpy().tobytes() in known
+def test_surgery_sees_a_square_of_the_models_side_and_85_sentences(clip_model, noise, monkeypatch):
+    said, seen = [], []
+    encode, embed = type(clip_model).encode_text, type(clip_model.image_tower).embed
+    monkeypatch.setattr(type(clip_model), "encode_text", lambda m, t, **k: said.append(list(t)) or encode(m, t, **k))
+    monkeypatch.setattr(type(clip_model.image_tower), "embed", lambda t, x: seen.append(x.shape) or embed(t, x))
+    found = WordMaps.surgery(clip_model)(noise, ["cat"])
+    assert found.shape == (1, 4, 4)
+    assert [tuple(shape[-2:]) for shape in seen] == [(32, 32)]
+    word, empty = said
+    assert len(set(word)) == len(set(empty)) == 85
+    assert {"a photo of a cat.", "this is one cat in the scene."} <= set(word)
+    assert "a photo of a ." in empty

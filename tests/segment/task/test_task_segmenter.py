@@ -10,6 +10,7 @@ from PIL import Image
 from binderclip.errors import UsageError
 from binderclip.segment.task import (
     BestScore,
+    CandidateMasks,
     ClosestToMean,
     FixedWords,
     FromPoints,
@@ -44,8 +45,8 @@ def test_one_round_is_one_question(picture, oracle, places):
     six = TaskGenericSegmenter(oracle, FixedWords(("cat",)), places)
     six(picture, "x")
     assert len(asked) == 7
-    # 2:18 x 3:23, a tenth larger to the upper left, then a tenth of what it is by then: floor(1), floor(0.4), ceil
-    assert asked[2].boxes[0].tolist() == [1, 0, 26, 20]
+    # 2:18 x 3:23 moves by floor(2) and floor(1.6), then by ceil(2.2) and ceil(1.7)
+    assert asked[2].boxes[0].tolist() == [1, 1, 26, 20]
 
 
 def test_gensam_weights_the_original_and_int_what_was_seen(picture, oracle, places):
@@ -66,18 +67,32 @@ def test_gensam_weights_the_original_and_int_what_was_seen(picture, oracle, plac
 
 
 def test_int_asks_for_each_box(picture, oracle, places, blobs):
-    asked = []
+    asked, given = [], []
+    predict = oracle.predict
+    oracle.predict = lambda *a, **k: given.append(a[1]) or predict(*a, **k)
 
     def boxes(image, word):
         asked.append(word)
-        return (30, 6, 56, 34)
+        return [(30.0, 6.0, 56.0, 34.0), (3.0, 2.0, 23.0, 18.0)]
 
     found = TaskGenericSegmenter(
         oracle, FixedWords(("car",)), places, FromWordBoxes(), BestScore(), ClosestToMean(1), Loop(2, "mask"),
         boxes=boxes,
     )(picture, "x")  # fmt: skip
     assert asked == ["car", "car"]
+    assert given[0].boxes.tolist() == [[30, 6, 56, 34], [3, 2, 23, 18]]
     assert torch.equal(found.mask, blobs[2])
+
+
+def test_each_word_counts_once_in_the_mean(picture, oracle, places, blobs):
+    """Two words for the object and one for the ground: (cat + dog) / 2 - car, every map from 0 to 1."""
+    one = TaskGenericSegmenter(oracle, FixedWords(("cat", "dog"), ("car",)), places, loop=Loop(1))
+    heat = one(picture, "x").rounds[0].heat
+    assert places.seen[0][1] == ("cat", "dog", "car")
+    maps = torch.nn.functional.avg_pool2d(blobs[None].float(), 4)[0]
+    expected = (maps[0] + maps[1]) / 2 - maps[2]
+    expected = (expected - expected.min()) / (expected.max() - expected.min())
+    torch.testing.assert_close(heat, expected)
 
 
 def test_only_the_leading_words_count(picture, oracle, places, blobs):
@@ -90,11 +105,14 @@ def test_only_the_leading_words_count(picture, oracle, places, blobs):
     assert torch.equal(found.mask, blobs[1])
 
 
-def test_a_flat_heatmap_gives_an_empty_mask(picture, oracle):
+def test_a_flat_heatmap_asks_with_the_whole_picture_as_box(picture, oracle):
+    asked = []
+    predict = oracle.predict
+    oracle.predict = lambda *a, **k: asked.append(a[1]) or predict(*a, **k)
     flat = TaskGenericSegmenter(oracle, FixedWords(("cat",)), lambda image, words: torch.ones(len(words), 5, 5))
-    found = flat(picture, "x")
-    assert not found.mask.any()
-    assert found.rounds[0].candidates.logits.shape == (0, 40, 60)
+    flat(picture, "x")
+    assert asked[0].points is None
+    assert asked[0].boxes.tolist() == [[0, 0, 60, 40]]
 
 
 def test_rounds_end_when_nothing_changes(picture, oracle, places):
@@ -126,10 +144,5 @@ def test_mistakes_are_named(picture, oracle, places):
     for wrong in ({"rounds": 0}, {"share": 2}, {"reweight": "prayer"}):
         with pytest.raises(UsageError):
             Loop(**wrong)
-    assert not UnionOfMasks()(Image.new("RGB", (6, 4)), segmenter.candidates(_flat(picture, oracle)), []).any()
-
-
-def _flat(picture, oracle):
-    from binderclip.segment.task import Look
-
-    return Look(picture, oracle, oracle.encode(picture), torch.ones(4, 4))
+    none = CandidateMasks(torch.zeros(0, 4, 6), torch.zeros(0))
+    assert not UnionOfMasks()(Image.new("RGB", (6, 4)), none, []).any()

@@ -8,7 +8,15 @@ import torch
 from PIL import Image
 
 from binderclip.errors import UsageError
-from binderclip.segment.task import Chains, FixedWords, Hypothesis, PatchHypotheses, WordProposer, bundled_words
+from binderclip.segment.task import (
+    Chains,
+    FixedWords,
+    Hypothesis,
+    PatchHypotheses,
+    VocabularyGate,
+    WordProposer,
+    bundled_words,
+)
 from binderclip.segment.task.words import mined, normalised, noun_of, patches
 
 PICTURE = Image.new("RGB", (60, 40), "white")
@@ -32,11 +40,22 @@ def test_chains_ask_once_for_each_synonym():
 
 def test_odd_answers():
     same = Chains(lambda image, synonym: ("owl", "owl")).propose(PICTURE, "the animal")
-    assert {h.back for h in same} == {"environment"}
+    assert [h.back for h in same] == ["environment", None, None]
     none = Chains(lambda image, synonym: ("", "")).propose(PICTURE, "the animal")
-    assert none == [Hypothesis("the animal")]
-    assert FixedWords(("a", "b"), ("c",)).propose(PICTURE, "x") == [Hypothesis("a", "c"), Hypothesis("b", "c")]
+    assert none == [Hypothesis("the animal", "environment")]
     assert FixedWords().propose(PICTURE, " every cup ") == [Hypothesis("every cup")]
+
+
+def test_lists_of_words_need_not_be_equally_long():
+    """Neither an empty word nor a second copy fills the shorter one: both would count in the mean of maps."""
+    fixed = FixedWords(("a", "b"), ("c",)).propose(PICTURE, "x")
+    assert [(h.fore, h.back) for h in fixed] == [("a", "c"), ("b", None)]
+    fixed = FixedWords(("a",), ("c", "d", "e")).propose(PICTURE, "x")
+    assert [(h.fore, h.back) for h in fixed] == [("a", "c"), (None, "d"), (None, "e")]
+    answers = iter([("owl", "bark"), ("fox", ""), ("", "snow")])
+    chains = Chains(lambda image, synonym: next(answers)).propose(PICTURE, "the animal")
+    assert [h.fore for h in chains if h.fore is not None] == ["owl", "fox"]
+    assert [h.back for h in chains if h.back is not None] == ["bark", "snow"]
 
 
 def test_a_noun_narrows_the_vocabulary():
@@ -85,7 +104,7 @@ def locate(image, word):
     return (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1) if len(rows) else None
 
 
-def erase(image, box):
+def erase(image, box, paint, avoid):
     pixels = np.array(image)
     x0, y0, x1, y1 = box
     pixels[y0:y1, x0:x1] = 255
@@ -105,6 +124,34 @@ def test_erasing_shows_which_name_is_true():
     assert found[0].box == (0, 0, 30, 20)
     assert sum(h.weight for h in found) == pytest.approx(1)
     assert {h.weight for h in found if h.fore != "owl"} == {0}
+
+
+def test_the_eraser_is_told_both_words():
+    told = []
+
+    def spy(image, box, paint, avoid):
+        told.append((paint, avoid))
+        return erase(image, box, paint, avoid)
+
+    PatchHypotheses(Oracle(), locate, spy).propose(scene(), "the animal")
+    assert len(told) == 9
+    assert {avoid for _, avoid in told} == {"lion", "owl"}
+    assert {paint for paint, _ in told} <= {"snow", "sand"}
+
+
+def test_the_gate_lets_through_what_a_ninth_of_the_picture_shows():
+    class Ninths:
+        vocabulary = ("owl", "fox", "lion", "cat")
+
+        def probabilities(self, images, texts):
+            assert [image.size for image in images] == [(60, 40), *((20, h) for h in (13, 14, 13) for _ in range(3))]
+            rows = torch.full((10, 4), 0.01)
+            rows[0, 0], rows[7, 1], rows[3, 2] = 0.5, 0.9, 0.04
+            return rows
+
+    found = VocabularyGate(Ninths()).propose(PICTURE, "every animal")
+    assert [h.fore for h in found] == ["fox", "owl"]
+    assert VocabularyGate(Ninths(), 0.95).propose(PICTURE, "every animal") == []
 
 
 def test_rounds_multiply_with_a_floor():

@@ -117,6 +117,15 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
     # The eighty of the CLIP paper's ImageNet classifier (Radford et al., 2021).
     "imagenet-80": _IMAGENET_80,
+    # CLIP Surgery's (arXiv 2304.05653): the eighty and five of a scene.
+    "clip-surgery-85": (
+        *_IMAGENET_80,
+        "there is a {} in the scene.",
+        "there is the {} in the scene.",
+        "this is a {} in the scene.",
+        "this is the {} in the scene.",
+        "this is one {} in the scene.",
+    ),
 }
 
 

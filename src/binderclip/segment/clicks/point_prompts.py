@@ -95,23 +95,32 @@ class PointPromptTable:
 
 
 def point_prompts(
-    image: Float[np.ndarray, "H W 3"],
-    masks: Bool[np.ndarray, "M H W"],
+    image: Float[Tensor, "3 H W"],
+    masks: Bool[Tensor, "M H W"],
     strategy: str,
     *,
     inclusion: int = 4,
     exclusion: int = 2,
     seed: int = 0,
-) -> tuple[Float[np.ndarray, "M P 2"], list[int]]:
-    """Points of every object by one strategy, inclusion points first, and their labels (1 and 0)."""
-    points = []
-    for number, mask in enumerate(masks):
-        inside = sample_points(mask, inclusion, strategy, image=image, seed=seed + 2 * number)
+) -> Prompts:
+    """Points of every object by one strategy, inclusion points first, on the device of the picture.
+
+    Args:
+        image: in [0, 1]. masks: of M objects, each with a pixel.
+        strategy: of `sample_points`.
+        inclusion, exclusion: number of points.
+        seed: of the strategy.
+    """
+    pixels, points = image.permute(1, 2, 0).cpu().numpy(), []
+    for number, mask in enumerate(masks.cpu().numpy()):
+        inside = sample_points(mask, inclusion, strategy, image=pixels, seed=seed + 2 * number)
         outside = np.zeros((0, 2))
         if exclusion:
-            outside = exclusion_points(mask, exclusion, strategy, image=image, seed=seed + 2 * number + 1)
+            outside = exclusion_points(mask, exclusion, strategy, image=pixels, seed=seed + 2 * number + 1)
         points.append(np.concatenate([inside, outside]))
-    return np.stack(points), [1] * inclusion + [0] * exclusion
+    labels = torch.tensor([1] * inclusion + [0] * exclusion, device=image.device)
+    at = torch.tensor(np.stack(points), dtype=torch.float32, device=image.device)
+    return Prompts(at, labels.expand(len(at), -1))
 
 
 @torch.no_grad()
@@ -150,18 +159,19 @@ def point_prompt_benchmark(
         if not len(masks):
             continue
         state = segmenter.encode(image)
-        pixels, arrays = image.permute(1, 2, 0).cpu().numpy(), masks.cpu().numpy()
         for name in strategies:
-            points, labels = point_prompts(
-                pixels, arrays, name, inclusion=inclusion, exclusion=exclusion, seed=seed + 1000 * number
+            prompts = point_prompts(
+                image, masks, name, inclusion=inclusion, exclusion=exclusion, seed=seed + 1000 * number
             )  # fmt: skip
-            prompts = Prompts(torch.tensor(points, dtype=torch.float32), torch.tensor([labels] * len(masks)))
-            scores[name].append(ious(_picked(segmenter.predict(state, prompts), pick), masks).numpy())
+            picked = _picked(segmenter.predict(state, prompts), pick).cpu()
+            scores[name].append(ious(picked, masks.cpu()).numpy())
+            assert prompts.points is not None
             features[name] += [
-                prompt_features(p[:inclusion], p[inclusion:], m) for p, m in zip(points, arrays, strict=True)
+                prompt_features(p[:inclusion], p[inclusion:], m)
+                for p, m in zip(prompts.points.double().cpu().numpy(), masks.cpu().numpy(), strict=True)
             ]
         evaluation = InteractiveEvaluation(segmenter, max_clicks=inclusion + exclusion)
-        annotator.append(evaluation([(image, masks)]).iou.amax(1).numpy())
+        annotator.append(evaluation([(image, masks)]).iou.amax(1).cpu().numpy())
     if not annotator:
         raise UsageError("there is no object with pixels")
     names = tuple(features[strategies[0]][0])

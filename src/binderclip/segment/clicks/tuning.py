@@ -14,7 +14,7 @@ from torch.nn import functional
 from binderclip.errors import NotSupported, UsageError
 from binderclip.fit import fit
 from binderclip.segment.clicks.point_prompts import point_prompts
-from binderclip.segment.promptable import HfSegmenter, ImageState, PromptModel, Prompts
+from binderclip.segment.promptable import HfSegmenter, ImageState, PromptModel
 
 __all__ = ["mask_loss", "prompt_parameters", "tune_prompts"]
 
@@ -71,11 +71,11 @@ def tune_prompts(
     tuned = copy.deepcopy(segmenter)
     parameters = prompt_parameters(tuned)
     model: Any = tuned.model if isinstance(tuned, HfSegmenter) else tuned
-    states: list[tuple[ImageState, Any, Any]] = []
+    states: list[tuple[ImageState, Tensor, Tensor]] = []
     for image, masks in samples:
         there = masks[masks.flatten(1).any(1)].bool()
         if len(there):
-            states.append((tuned.encode(image), image.permute(1, 2, 0).cpu().numpy(), there))
+            states.append((tuned.encode(image), image, there))
     if not states:
         raise UsageError("there is no object with pixels to learn from")
     for parameter in model.parameters():
@@ -90,12 +90,12 @@ def tune_prompts(
 
     def step(batch: tuple[int, int]) -> Tensor:
         number, row = batch
-        state, pixels, masks = states[row]
-        points, labels = point_prompts(
-            pixels, masks.numpy(), strategy, inclusion=inclusion, exclusion=exclusion, seed=seed + 7919 * number
+        state, image, masks = states[row]
+        prompts = point_prompts(
+            image, masks, strategy, inclusion=inclusion, exclusion=exclusion, seed=seed + 7919 * number
         )  # fmt: skip
-        prompts = Prompts(torch.tensor(points, dtype=torch.float32), torch.tensor([labels] * len(masks)))
-        return mask_loss(tuned.predict(state, prompts, multimask=False).logits[:, 0], masks)
+        logits = tuned.predict(state, prompts, multimask=False).logits[:, 0]
+        return mask_loss(logits, masks.to(logits.device))
 
     fit(step, parameters, list(batches()), steps=steps, optimizer="adam", lr=lr, schedule="constant")
     return tuned

@@ -72,7 +72,7 @@ def lift_masks(
         votes: of `mask_votes`; row 0 is the background.
         bias: added to the share of what is not the object: above 0 objects shrink, which noisy masks want; below 0 they
             grow, for taking an object away. In [-1, 1].
-        norm: in which the two votes are normalised before the bias: 1 for shares, as in the paper; 2 as in its code.
+        norm: in which votes are normalised before the bias: 1 for shares, as in the paper; 2 as in its code.
         exclusive: each Gaussian to the label with the most votes, where by default it may belong to several or to none,
             as at unclear boundaries.
 
@@ -91,7 +91,7 @@ def lift_masks(
     shares = votes.double() / votes.double().sum(0).clamp(min=1e-30)
     result = torch.zeros(votes.shape, dtype=torch.bool)
     if exclusive:
-        biased = shares.clone()
+        biased = shares / torch.linalg.vector_norm(shares, norm, dim=0).clamp(min=1e-30)  # columns, step 3
         biased[0] += bias
         result.scatter_(0, biased.argmax(0, keepdim=True), True)
     else:

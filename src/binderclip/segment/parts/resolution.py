@@ -135,6 +135,30 @@ class Whole:
 
 
 @dataclass(frozen=True)
+class Squash:
+    """The whole image at once, resized to a square: its aspect is lost.
+
+    Args:
+        size: side in pixels, or as a multiple (a float) of the model's own; None for the model's own.
+    """
+
+    size: int | float | None = None
+    merge: Literal["logits", "tokens"] = "logits"
+
+    def layout(self, size: tuple[int, int], *, patch: int, native: int) -> Layout:
+        """One window over everything.
+
+        Raises:
+            UsageError: a side below one patch, or beyond the bounds of `side_of` and `bounded`.
+        """
+        side = side_of(self.size, native, 1.0, "size")
+        if side < patch:
+            raise UsageError(f"size {side} is below one patch of {patch} pixels")
+        square = (max(patch, round(side / patch) * patch),) * 2
+        return bounded(Layout.over(square, square, square), patch)
+
+
+@dataclass(frozen=True)
 class Windows:
     """Overlapping windows of the model's own size over the resized image, averaged where they overlap.
 

@@ -32,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 DEPARTURES: dict[str, tuple[str, ...]] = {
     "clip_surgery": (
         "labels as they are; the release puts them, and the empty text, into 85 templates: "
-        "--set text.templates=imagenet-80",
+        "--set text.templates=clip-surgery-85",
         "the empty text is taken off for any number of labels; of several the release takes their weighted mean off",
         "the picture at twice the model's own side; the release shows 224 and 512 pixels",
     ),

@@ -28,9 +28,16 @@ if TYPE_CHECKING:
         cutouts,
     )
     from binderclip.segment.task.erasing import filled_from_border
-    from binderclip.segment.task.fragments import FragmentBoxes, UnionOfMasks, fragment_boxes, lloyd, middle_features
+    from binderclip.segment.task.fragments import (
+        FragmentBoxes,
+        UnionOfMasks,
+        best_first,
+        fragment_boxes,
+        lloyd,
+        middle_features,
+    )
     from binderclip.segment.task.language import ChatEndpoint, QuestionChain, questions
-    from binderclip.segment.task.localise import Localiser, WordMaps, consensus_heatmap, unit_range, word_box
+    from binderclip.segment.task.localise import Localiser, WordBoxes, WordMaps, consensus_heatmap, unit_range
     from binderclip.segment.task.methods import (
         TASK_METHODS,
         gensam,
@@ -45,6 +52,7 @@ if TYPE_CHECKING:
         FixedWords,
         Hypothesis,
         PatchHypotheses,
+        VocabularyGate,
         VocabularyScorer,
         WordProposer,
         vocabulary_chain,
@@ -77,9 +85,12 @@ __all__ = [
     "TaskMask",
     "TaskRound",
     "UnionOfMasks",
+    "VocabularyGate",
     "VocabularyScorer",
+    "WordBoxes",
     "WordMaps",
     "WordProposer",
+    "best_first",
     "bundled_words",
     "consensus_heatmap",
     "contained_dropped",
@@ -96,7 +107,6 @@ __all__ = [
     "region_retrieval",
     "unit_range",
     "vocabulary_chain",
-    "word_box",
     "zip_instances",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -38,14 +39,19 @@ class Look:
 
     Attributes:
         image: the picture. state: encoded by the segmenter.
-        heat: of the object, (h, w) in [0, 1]; None without a localiser.
-        boxes: where its words were seen, xyxy in pixels.
+        task: in words. words: of the object.
+        maps: one for each of the words, as the localiser gives them; None without a localiser or a word.
+        heat: what they agree on, in [0, 1].
+        boxes: where the words were seen, xyxy in pixels.
         box: around the mask of the round before, grown.
     """
 
     image: Image.Image
     segmenter: PromptableSegmenter
     state: ImageState
+    task: str = ""
+    words: tuple[str, ...] = ()
+    maps: Float[Tensor, "W h w"] | None = None
     heat: Float[Tensor, "h w"] | None = None
     boxes: list[Rectangle] = field(default_factory=list)
     box: Rectangle | None = None
@@ -57,11 +63,13 @@ class CandidateMasks:
 
     Attributes:
         logits: at the picture's size, 0 is the threshold.
-        scores: predicted IoU.
+        scores: predicted IoU, or what candidates are ranked by.
+        names: class of each; None where candidates have no classes.
     """
 
     logits: Float[Tensor, "N H W"]
     scores: Float[Tensor, "N"]
+    names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -98,7 +106,7 @@ def heatmap_points(
         in ascending heat; and labels. None of either for a constant map.
     """
     if heat.amax() - heat.amin() <= 1e-12:
-        return torch.zeros(0, 2), []
+        return heat.new_zeros(0, 2), []
     shape = [max(1, math.floor(n / down_sample)) for n in heat.shape]
     cells = unit_range(
         torch.nn.functional.interpolate(heat[None, None].float(), size=shape, mode="bilinear", align_corners=False)[0]
@@ -112,25 +120,28 @@ def heatmap_points(
     return torch.stack([x, y], 1).float(), [0] * count + [1] * count
 
 
-def grown_box(mask: Bool[np.ndarray, "H W"], share: float = 0.1) -> Rectangle | None:
-    """The box of the loosest connected part (box area over mask area), grown by a share of its size on each side.
+def grown_box(mask: Bool[np.ndarray, "H W"], share: float = 0.1) -> Rectangle:
+    """The largest box of a connected part, grown by a share of its size on each side and cut to the picture.
 
-    As in GenSAM's code the lower right corner grows by the size that the box has after the upper left one has moved.
-    None for an empty mask.
+    Parts are compared by the area of their box over that of the whole mask. As in GenSAM's code the upper left corner
+    moves by whole pixels, rounded down, and the lower right one, rounded up, by a share of the size that the box has
+    after that.
+
+    Args:
+        mask: where it is empty, the box is the whole picture.
+        share: of the box's size.
     """
+    height, width = mask.shape
     numbers, count = ndimage.label(mask, np.ones((3, 3)))
     if not count:
-        return None
-    sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
+        return 0.0, 0.0, float(width), float(height)
     places = ndimage.find_objects(numbers)
-    areas = np.array([(p[0].stop - p[0].start) * (p[1].stop - p[1].start) for p in places])
-    rows, columns = places[int((areas / sizes).argmax())]
-    height, width = mask.shape
-    x0 = max(0, math.floor(columns.start - share * (columns.stop - columns.start)))
-    y0 = max(0, math.floor(rows.start - share * (rows.stop - rows.start)))
-    x1 = min(width, math.ceil(columns.stop + share * (columns.stop - x0)))
-    y1 = min(height, math.ceil(rows.stop + share * (rows.stop - y0)))
-    return float(x0), float(y0), float(x1), float(y1)
+    rows, columns = max(places, key=lambda p: (p[0].stop - p[0].start) * (p[1].stop - p[1].start))
+    x0 = columns.start - math.floor((columns.stop - columns.start) * share)
+    y0 = rows.start - math.floor((rows.stop - rows.start) * share)
+    x1 = columns.stop + math.ceil((columns.stop - x0) * share)
+    y1 = rows.stop + math.ceil((rows.stop - y0) * share)
+    return float(max(0, x0)), float(max(0, y0)), float(min(width, x1)), float(min(height, y1))
 
 
 def _points(look: Look, threshold: float, down_sample: float) -> tuple[Float[Tensor, "P 2"], list[int]]:
@@ -152,11 +163,11 @@ class FromPoints:
 
     @torch.no_grad()
     def __call__(self, look: Look) -> CandidateMasks:
-        """See `Candidates`; a flat heatmap leaves the box, and without one nothing."""
+        """See `Candidates`; a flat heatmap gives no points and leaves the box, in the first round the whole picture."""
         points, labels = _points(look, self.threshold, self.down_sample)
-        if not len(points) and look.box is None:
-            return no_masks(look)
-        prompts = Prompts.of(points=points if len(points) else None, labels=labels or None, box=look.box)
+        height, width = look.state.size
+        box = look.box if len(points) or look.box is not None else (0.0, 0.0, float(width), float(height))
+        prompts = Prompts.of(points=points if len(points) else None, labels=labels or None, box=box)
         found = look.segmenter.predict(look.state, prompts, multimask=True)
         return CandidateMasks(found.logits[0].cpu(), found.scores[0].cpu())
 
@@ -195,24 +206,32 @@ class EveryMask:
     Args:
         points_per_side: of the grid of points.
         overlap: share of a mask inside a larger one above which it is a part of it and dropped; None keeps parts.
-        drop_largest: whether the largest mask is taken for the background and dropped, where there is another.
+        drop_largest: whether the largest mask that is left is taken for the background and dropped. Where an object
+            fills the picture that is wrong; where it was the only one, nothing is left, and a warning says so.
+        pred_iou_thresh: predicted IoU below which a mask is dropped; None for the segmenter's own.
         settings: further ones of `AutomaticMasks`.
     """
 
     points_per_side: int = 16
     overlap: float | None = 0.8
     drop_largest: bool = True
+    pred_iou_thresh: float | None = 0.9
     settings: tuple[tuple[str, Any], ...] = ()
 
     @torch.no_grad()
     def __call__(self, look: Look) -> CandidateMasks:
         """See `Candidates`."""
-        automatic = AutomaticMasks(look.segmenter, points_per_side=self.points_per_side, **dict(self.settings))
+        automatic = AutomaticMasks(
+            look.segmenter, points_per_side=self.points_per_side, pred_iou_thresh=self.pred_iou_thresh,
+            **dict(self.settings),
+        )  # fmt: skip
         found = automatic.on(look.state)
         kept = list(range(len(found)))
         if self.overlap is not None:
             kept = contained_dropped(found.masks, self.overlap)
-        if self.drop_largest and len(kept) > 1:
+        if self.drop_largest:
+            if len(kept) == 1:
+                warnings.warn("the only mask was taken for the background: drop_largest=False keeps it", stacklevel=2)
             kept = kept[1:]
         return CandidateMasks(20.0 * found.masks[kept].float() - 10.0, found.scores[kept])
 
@@ -227,8 +246,3 @@ def contained_dropped(masks: Bool[Tensor, "N H W"], overlap: float = 0.8) -> lis
     inside = (flat @ flat.T) / areas.clamp(min=1)  # [a, b]: share of b that lies in a
     larger = areas[:, None] > areas[None]
     return [i for i in range(len(masks)) if not bool((larger[:, i] & (inside[:, i] > overlap)).any())]
-
-
-def no_masks(look: Look) -> CandidateMasks:
-    """The empty answer."""
-    return CandidateMasks(torch.zeros(0, *look.state.size), torch.zeros(0))

@@ -46,15 +46,17 @@ class _BySimilarity:
     Args:
         model: an `ImageTextModel`.
         ground: what is outside a mask: "black", the "mean" colour, a "blur" or the "original".
+        size: (h, w) to which cut-outs are squashed before the model sees them; None for the model's own preprocessing.
     """
 
     model: Any
     ground: Ground = "black"
+    size: tuple[int, int] | None = None
 
     @torch.no_grad()
     def similarity(self, image: Image.Image, masks: Bool[Tensor, "N H W"], words: Sequence[str]) -> Float[Tensor, "N"]:
         """Cosine of each cut-out with the mean vector of the words; all are embedded in one batch."""
-        pictures = self.model.encode_image(cutouts(image, masks, self.ground)).float()
+        pictures = self.model.encode_image(cutouts(image, masks, self.ground, self.size)).float()
         text = self.model.text_bank(list(dict.fromkeys(words))).prototypes().float().mean(0)
         return torch.nn.functional.cosine_similarity(pictures, text[None].to(pictures), dim=-1).cpu()
 
@@ -94,13 +96,16 @@ class SimilarityWeighted(_BySimilarity):
         return (weights[:, None, None] * found.logits[there].sigmoid()).sum(0)
 
 
-def cutouts(image: Image.Image, masks: Bool[Tensor, "N H W"], ground: Ground = "black") -> list[Image.Image]:
+def cutouts(
+    image: Image.Image, masks: Bool[Tensor, "N H W"], ground: Ground = "black", size: tuple[int, int] | None = None
+) -> list[Image.Image]:
     """The picture cut to each mask's box, what is outside the mask replaced.
 
     Args:
         image: RGB.
         masks: each with a pixel.
         ground: see `MostSimilar`.
+        size: (h, w) to which each is squashed, its aspect lost; None leaves the box's.
 
     Raises:
         UsageError: an empty mask or an unknown ground.
@@ -120,7 +125,8 @@ def cutouts(image: Image.Image, masks: Bool[Tensor, "N H W"], ground: Ground = "
     cut = []
     for mask, box in zip(masks.cpu().numpy(), boxes_of(masks[None])[0].int().tolist(), strict=True):
         x0, y0, x1, y1 = box
-        cut.append(Image.fromarray(np.where(mask[..., None], pixels, behind[ground])[y0:y1, x0:x1]))
+        own = Image.fromarray(np.where(mask[..., None], pixels, behind[ground])[y0:y1, x0:x1])
+        cut.append(own if size is None else own.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     return cut
 
 

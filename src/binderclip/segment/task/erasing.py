@@ -9,7 +9,9 @@ from scipy import ndimage
 __all__ = ["filled_from_border"]
 
 
-def filled_from_border(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+def filled_from_border(
+    image: Image.Image, box: tuple[int, int, int, int], paint: str = "", avoid: str = ""
+) -> Image.Image:
     """Fill a box with the colours of the nearest pixels around it, smoothed towards its middle.
 
     A box that is the whole picture becomes its mean colour.
@@ -17,6 +19,7 @@ def filled_from_border(image: Image.Image, box: tuple[int, int, int, int]) -> Im
     Args:
         image: RGB.
         box: xyxy in pixels, half-open.
+        paint, avoid: words that an inpainting model would take; colours need none.
     """
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     x0, y0, x1, y1 = box

@@ -14,10 +14,14 @@ from scipy import ndimage
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.segment.metrics import mask_iou
 from binderclip.segment.promptable import Prompts, predict_masks
-from binderclip.segment.task.candidates import CandidateMasks, Look, Rectangle, no_masks
+from binderclip.segment.task.candidates import CandidateMasks, Look, Rectangle
+from binderclip.segment.task.choosing import cutouts
+from binderclip.segment.task.localise import unit_range
+from binderclip.segment.task.words import VocabularyScorer, noun_of
 
-__all__ = ["FragmentBoxes", "UnionOfMasks", "fragment_boxes", "lloyd", "middle_features"]
+__all__ = ["FragmentBoxes", "UnionOfMasks", "best_first", "fragment_boxes", "lloyd", "middle_features"]
 
 
 def lloyd(points: Float[Tensor, "N D"], k: int, *, rounds: int = 100) -> Int[Tensor, "N"]:
@@ -117,53 +121,114 @@ def middle_features(
 
 @dataclass(frozen=True)
 class FragmentBoxes:
-    """Zip: every instance's box, with the hottest point in it, asks for a mask.
+    """Zip: every instance's box, with the hottest point in it, asks for a mask; masks are named, scored, thinned out.
+
+    A mask's class is the word that its cut-out, on the picture's mean colour, shows most probably; its score that
+    probability times the mean of the class's map inside; of two that overlap, whatever their classes, the better stays.
+    A task that ends with a word of the vocabulary ("every fox") is answered by instances of that word alone.
 
     Args:
         features: (picture) -> map of features; see `middle_features`.
+        scorer: probabilities of the vocabulary.
         k: clusters (20 for the paper's 128 x 128 cells, 8 to 12 for small grids).
-        threshold: share of the heatmap's mean above which a cell is active.
+        threshold: share of a map's mean above which a cell is active.
         gain, looseness, min_cells: of `fragment_boxes`.
+        overlap: IoU of masks above which the one with the lower score is dropped.
 
     Paper: The devil is in the object boundary (ICLR 2024, arXiv 2404.11957).
     """
 
     features: Callable[[Image.Image], Float[Tensor, "C h w"]]
+    scorer: VocabularyScorer
     k: int = 10
     threshold: float = 0.7
     gain: float = 0.3
     looseness: float = 3.0
     min_cells: float = 0.006
+    overlap: float = 0.5
 
     @torch.no_grad()
     def __call__(self, look: Look) -> CandidateMasks:
-        """See `Candidates`: one mask an instance."""
-        if look.heat is None:
-            raise UsageError("fragments are chosen by a heatmap: give a localiser")
-        boxes = self.instances(look.image, look.heat, look.state.size)
-        if not boxes:
-            return no_masks(look)
-        points = torch.tensor([_hottest(look.heat, box, look.state.size) for box in boxes])
-        prompts = Prompts(
-            points[:, None], torch.ones(len(boxes), 1, dtype=torch.long), torch.tensor(boxes, dtype=torch.float32)
-        )
-        logits, scores = predict_masks(look.segmenter, look.state, prompts, multimask=False)
-        return CandidateMasks(logits.cpu(), scores.cpu())
+        """See `Candidates`: the instances, the one with the highest score first."""
+        if look.words and look.maps is None:
+            raise UsageError("fragments are chosen by heatmaps: give a localiser")
+        found = self._masks(look)
+        there = (found.logits > 0).flatten(1).any(1).nonzero()[:, 0]
+        if not len(there):
+            return CandidateMasks(found.logits[:0], found.scores[:0], ())
+        logits = found.logits[there]
+        names, scores = self._named(look, logits > 0)
+        wanted = noun_of(look.task) if noun_of(look.task) in self.scorer.vocabulary else None
+        kept = [i for i in best_first(logits > 0, scores, self.overlap) if wanted in (None, names[i])]
+        return CandidateMasks(logits[kept], scores[kept], tuple(names[i] for i in kept))
 
-    def instances(self, image: Image.Image, heat: Float[Tensor, "h w"], size: tuple[int, int]) -> list[Rectangle]:
-        """Boxes in pixels, the largest instance first."""
-        maps = self.features(image)
-        grid = (maps.shape[-2], maps.shape[-1])
-        full = torch.nn.functional.interpolate(heat[None, None], size=size, mode="bilinear", align_corners=False)
+    def instances(
+        self, clusters: Int[np.ndarray, "i j"], heat: Float[Tensor, "h w"], size: tuple[int, int]
+    ) -> list[Rectangle]:
+        """Boxes of one class in pixels, the largest instance first.
+
+        Args:
+            clusters: of the features.
+            heat: of the class.
+            size: (H, W) of the picture.
+        """
+        full = enlarged(heat, size)
         active = (full > self.threshold * full.mean()).float()
-        active = torch.nn.functional.interpolate(active, size=grid, mode="nearest")[0, 0] > 0
-        unit = torch.nn.functional.normalize(maps.flatten(1).T, dim=1)
-        clusters = lloyd(unit, min(self.k, len(unit))).view(grid).cpu().numpy()
+        active = torch.nn.functional.interpolate(active[None, None], size=clusters.shape, mode="nearest")[0, 0] > 0
         cells = fragment_boxes(
             clusters, active.cpu().numpy(), gain=self.gain, looseness=self.looseness, min_cells=self.min_cells
         )
-        sx, sy = size[1] / grid[1], size[0] / grid[0]
+        sx, sy = size[1] / clusters.shape[1], size[0] / clusters.shape[0]
         return [(x0 * sx, y0 * sy, x1 * sx, y1 * sy) for x0, y0, x1, y1 in cells]
+
+    def clusters(self, image: Image.Image) -> Int[np.ndarray, "i j"]:
+        """Number of the cluster of each cell of the features."""
+        maps = self.features(image)
+        unit = torch.nn.functional.normalize(maps.flatten(1).T, dim=1)
+        return lloyd(unit, min(self.k, len(unit))).view(maps.shape[-2:]).cpu().numpy()
+
+    def _masks(self, look: Look) -> CandidateMasks:
+        """A mask for each instance of each word."""
+        none = CandidateMasks(torch.zeros(0, *look.state.size), torch.zeros(0))
+        if look.maps is None:
+            return none
+        clusters, size = self.clusters(look.image), look.state.size
+        asked = {
+            box: _hottest(heat, box, size)
+            for heat in unit_range(look.maps) for box in self.instances(clusters, heat, size)
+        }  # fmt: skip
+        if not asked:
+            return none
+        prompts = Prompts(
+            torch.tensor(list(asked.values()))[:, None], torch.ones(len(asked), 1, dtype=torch.long),
+            torch.tensor(list(asked), dtype=torch.float32),
+        )  # fmt: skip
+        logits, scores = predict_masks(look.segmenter, look.state, prompts, multimask=False)
+        return CandidateMasks(logits.cpu(), scores.cpu())
+
+    def _named(self, look: Look, masks: Bool[Tensor, "N H W"]) -> tuple[list[str], Float[Tensor, "N"]]:
+        """Class and score of each mask."""
+        assert look.maps is not None
+        probs = self.scorer.probabilities(cutouts(look.image, masks, "mean"), self.scorer.vocabulary).cpu()
+        places = [self.scorer.vocabulary.index(word) for word in look.words]
+        best, own = probs[:, places].max(1)
+        heat = torch.stack([enlarged(each, look.state.size) for each in unit_range(look.maps)])[own]  # (N, H, W)
+        inside = (heat * masks).sum((1, 2)) / masks.sum((1, 2))
+        return [look.words[int(n)] for n in own], inside * best
+
+
+def best_first(masks: Bool[Tensor, "N H W"], scores: Float[Tensor, "N"], overlap: float = 0.5) -> list[int]:
+    """Numbers of the masks by falling score, without those that a better one overlaps by more than an IoU."""
+    kept: list[int] = []
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        if not kept or float(mask_iou(masks[kept], masks[i].expand(len(kept), -1, -1)).max()) <= overlap:
+            kept.append(i)
+    return kept
+
+
+def enlarged(heat: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "H W"]:
+    """A map at the picture's size."""
+    return torch.nn.functional.interpolate(heat[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def _hottest(heat: Float[Tensor, "h w"], box: Rectangle, size: tuple[int, int]) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from binderclip.errors import DataError, UsageError
 
 __all__ = ["ChatEndpoint", "QuestionChain", "questions"]
 
-KEYS = ("system", "object", "surroundings")
+KEYS = ("system", "caption", "object", "surroundings")
 MOST_BYTES = 1_000_000
 """Longest answer of an endpoint that is read."""
 
@@ -34,7 +34,7 @@ def questions(path: str | None = None) -> dict[str, str]:
     """The questions of a prompt file, of the bundled one by default.
 
     Args:
-        path: a TOML file with the texts `system`, `object` (with {synonym}) and `surroundings` (with {object}).
+        path: a TOML file with the texts `system`, `caption`, `object`, `surroundings`; {synonym} stands for the task.
 
     Raises:
         DataError: the file cannot be read, or lacks one of them.
@@ -55,7 +55,9 @@ def questions(path: str | None = None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class QuestionChain:
-    """Asks for the object, then for what is around it; what `Chains` takes.
+    """Asks for a caption, for the object, then for what is around it; what `Chains` takes.
+
+    Each question comes with those before it and their answers.
 
     Args:
         ask: (picture, question) -> answer: a `ChatEndpoint`, or a function around any model.
@@ -67,10 +69,13 @@ class QuestionChain:
 
     def __call__(self, image: Image.Image, synonym: str) -> tuple[str, str]:
         """Two cleaned answers; an empty one where the model gave nothing that is a name."""
-        own = questions(self.path)
-        fore = cleaned(self.ask(image, own["object"].replace("{synonym}", synonym)))
-        back = cleaned(self.ask(image, own["surroundings"].replace("{object}", fore or synonym)))
-        return fore, back
+        own, said, found = questions(self.path), "", []
+        for key in ("caption", "object", "surroundings"):
+            question = own[key].replace("{synonym}", synonym)
+            answer = self.ask(image, said + question)
+            found.append(answer if key == "caption" else cleaned(answer))
+            said += f"Question: {question} Answer: {' '.join(found[-1].split())}\n"
+        return found[1], found[2]
 
 
 def cleaned(answer: str) -> str:
@@ -143,6 +148,6 @@ class ChatEndpoint:
         return {
             "model": self.model,
             "temperature": 0,
-            "max_tokens": 20,
+            "max_tokens": 60,
             "messages": [{"role": "system", "content": questions()["system"]}, {"role": "user", "content": content}],
         }

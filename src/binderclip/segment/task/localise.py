@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,10 +13,12 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from binderclip.segment.parts.resolution import Resolution, Squash
 from binderclip.segment.parts.rewire import DualPath, SelfSelf
-from binderclip.segment.segmenter import Segmenter
+from binderclip.segment.parts.text import BoundText
+from binderclip.segment.segmenter import Segmenter, patch_scores
 
-__all__ = ["Localiser", "WordMaps", "consensus_heatmap", "unit_range", "word_box"]
+__all__ = ["Localiser", "WordBoxes", "WordMaps", "consensus_heatmap", "unit_range"]
 
 
 @runtime_checkable
@@ -30,34 +32,40 @@ class Localiser(Protocol):
 
 @dataclass
 class WordMaps:
-    """Maps by a `Segmenter`; GenSAM's are CLIP Surgery's with attention from key to key.
+    """Maps by a `Segmenter`, one cell a patch; GenSAM's are CLIP Surgery's with attention from key to key.
 
     Args:
-        segmenter: any preset; its class logits are the maps.
+        segmenter: any preset whose resolution is one window; its scores of words are the maps.
     """
 
     segmenter: Segmenter
+    _bound: dict[str, BoundText] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def surgery(cls, model: Any, attends: str = "k", *, size: int | None = None) -> WordMaps:
+    def surgery(cls, model: Any, attends: str = "k", *, resolution: Resolution | None = None) -> WordMaps:
         """CLIP Surgery's second path: queries, keys or values attend to their like, and the empty text is taken off.
+
+        Words and the empty text are put into its 85 templates.
 
         Args:
             model: an `ImageTextModel` with a transformer image tower.
             attends: "q", "k" or "v".
-            size: shorter side at which the model sees the picture; None for twice its own.
+            resolution: how the model sees the picture; None for GenSAM's: squashed to the model's own square.
         """
-        return cls(Segmenter(model, "clip_surgery", size=size, last_block=DualPath(SelfSelf(attends))))  # type: ignore[arg-type]
+        how = Squash() if resolution is None else resolution
+        block = DualPath(SelfSelf(attends))
+        return cls(Segmenter(model, "clip_surgery", resolution=how, templates="clip-surgery-85", last_block=block))  # type: ignore[arg-type]
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, words: Sequence[str]) -> Float[Tensor, "W h w"]:
-        """See `Localiser`; one cell a patch, as heat is counted in cells."""
-        unique = list(dict.fromkeys(words))
-        scores = self.segmenter(image, unique).scores.float()
-        patch = self.segmenter.tower.patch
-        grid = (max(1, round(scores.shape[-2] / patch)), max(1, round(scores.shape[-1] / patch)))
-        found = torch.nn.functional.adaptive_avg_pool2d(scores, grid)
-        return found[[unique.index(word) for word in words]]
+        """See `Localiser`; a word is encoded once."""
+        for word in dict.fromkeys(words):
+            if word not in self._bound:
+                self._bound[word] = self.segmenter.parts.text.bind(self.segmenter.model, [word])
+        known = [self._bound[word] for word in words]
+        rows = torch.cat([own.rows for own in known])
+        owner = torch.arange(len(rows), device=rows.device)
+        return patch_scores(self.segmenter, image, replace(known[0], classes=tuple(words), rows=rows, owner=owner))
 
 
 def unit_range(maps: Float[Tensor, "*B h w"]) -> Float[Tensor, "*B h w"]:
@@ -79,23 +87,34 @@ def consensus_heatmap(fore: Float[Tensor, "F h w"], back: Float[Tensor, "G h w"]
     return unit_range(heat)
 
 
-def word_box(localiser: Localiser, *, threshold: float = 0.6) -> Any:
-    """(picture, word) -> box around the connected region of a word's map that holds its maximum, None for a flat map.
+@dataclass(frozen=True)
+class WordBoxes:
+    """Boxes of a word: around each connected region of its map that is hot; what stands in for a detector.
 
     Args:
         localiser: gives the map.
-        threshold: share of the map's range from which a cell belongs to the object.
+        threshold: share of the map's range from which a cell belongs to an object.
     """
 
-    def locate(image: Image.Image, word: str) -> tuple[int, int, int, int] | None:
-        heat = unit_range(localiser(image, [word]))[0].cpu().numpy()
-        if not heat.any():
-            return None
-        numbers, _ = ndimage.label(heat >= threshold)
-        rows, columns = np.nonzero(numbers == numbers[np.unravel_index(heat.argmax(), heat.shape)])
-        sx, sy = image.width / heat.shape[1], image.height / heat.shape[0]
-        x0, y0 = int(columns.min() * sx), int(rows.min() * sy)
-        x1, y1 = round((columns.max() + 1) * sx), round((rows.max() + 1) * sy)
-        return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
+    localiser: Localiser
+    threshold: float = 0.6
 
-    return locate
+    def __call__(self, image: Image.Image, word: str) -> list[tuple[int, int, int, int]]:
+        """All boxes xyxy in pixels, the one with the map's maximum first; none for a flat map."""
+        heat = unit_range(self.localiser(image, [word]))[0].cpu().numpy()
+        if not heat.any():
+            return []
+        numbers, _ = ndimage.label(heat >= self.threshold)
+        places = ndimage.find_objects(numbers)
+        first = numbers[np.unravel_index(heat.argmax(), heat.shape)] - 1
+        sx, sy = image.width / heat.shape[1], image.height / heat.shape[0]
+        found = []
+        for rows, columns in [places[first], *places[:first], *places[first + 1 :]]:
+            x0, y0 = int(columns.start * sx), int(rows.start * sy)
+            x1, y1 = round(columns.stop * sx), round(rows.stop * sy)
+            found.append((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
+        return found
+
+    def first(self, image: Image.Image, word: str) -> tuple[int, int, int, int] | None:
+        """The box with the map's maximum, None for a flat map."""
+        return next(iter(self(image, word)), None)

@@ -7,12 +7,13 @@ from typing import Any
 
 from PIL import Image
 
+from binderclip.segment.parts.resolution import Whole
 from binderclip.segment.promptable import PromptableSegmenter
 from binderclip.segment.task.candidates import EveryMask, FromPoints, FromWordBoxes
 from binderclip.segment.task.choosing import BestScore, ClosestToMean, LastRound, MostSimilar, SimilarityWeighted
 from binderclip.segment.task.erasing import filled_from_border
 from binderclip.segment.task.fragments import FragmentBoxes, UnionOfMasks, middle_features
-from binderclip.segment.task.localise import WordMaps, word_box
+from binderclip.segment.task.localise import WordBoxes, WordMaps
 from binderclip.segment.task.task_segmenter import Loop, TaskGenericSegmenter
 from binderclip.segment.task.words import (
     BACKGROUNDS,
@@ -20,11 +21,15 @@ from binderclip.segment.task.words import (
     Chains,
     FixedWords,
     PatchHypotheses,
+    VocabularyGate,
     VocabularyScorer,
     vocabulary_chain,
 )
 
 __all__ = ["TASK_METHODS", "gensam", "instance_mining", "region_retrieval", "zip_instances"]
+
+ACTIVATION_SIDE = 512 / 224
+"""Shorter side at which Zip's activations are made, over the model's own: 512 pixels for a ViT-B/16 of 224."""
 
 
 def gensam(
@@ -63,7 +68,7 @@ def instance_mining(
     vocabulary: Sequence[str],
     *,
     backgrounds: Sequence[str] = BACKGROUNDS,
-    erase: Callable[[Image.Image, tuple[int, int, int, int]], Image.Image] = filled_from_border,
+    erase: Callable[[Image.Image, tuple[int, int, int, int], str, str], Image.Image] = filled_from_border,
     cumulate: bool = True,
     rounds: int = 5,
 ) -> TaskGenericSegmenter:
@@ -75,18 +80,19 @@ def instance_mining(
         segmenter: any promptable one.
         vocabulary: words that the task may mean.
         backgrounds: words for surroundings.
-        erase: (picture, box) -> the picture without what is in it; an inpainting model in the paper.
+        erase: (picture, box, what to paint, what not) -> the picture without what is in the box; an inpainting model in
+            the paper.
         cumulate: whether contrasts are multiplied over rounds.
         rounds: at most.
 
     Paper: INT: Instance-Specific Negative Mining for Task-Generic Promptable Segmentation (arXiv 2501.18753).
     """
     maps = WordMaps.surgery(model, "k")
-    locate = word_box(maps)
-    proposer = PatchHypotheses(VocabularyScorer(model, vocabulary, backgrounds), locate, erase, cumulate)
+    boxes = WordBoxes(maps)
+    proposer = PatchHypotheses(VocabularyScorer(model, vocabulary, backgrounds), boxes.first, erase, cumulate)
     return TaskGenericSegmenter(
         segmenter, proposer, maps, FromWordBoxes(), SimilarityWeighted(model), ClosestToMean(1),
-        Loop(rounds, "mask", 0.3, None), leading=1, boxes=locate,
+        Loop(rounds, "mask", 0.3, None), leading=1, boxes=boxes,
     )  # fmt: skip
 
 
@@ -95,32 +101,45 @@ def region_retrieval(model: Any, segmenter: PromptableSegmenter, **settings: Any
 
     Args:
         model: an `ImageTextModel`, fine-tuned on the niche that is asked for in the paper.
-        segmenter: any promptable one.
+        segmenter: any promptable one; masks below a predicted IoU of 0.9 are left out, which is SAM's scale.
+            `pred_iou_thresh=None` takes the segmenter's own.
         settings: of `EveryMask`.
 
     Paper: Zero Shot Context-Based Object Segmentation using SLIP (SAM+CLIP) (arXiv 2405.07284).
     """
+    side = model.image_size
+    size = (side, side) if isinstance(side, int) else tuple(side)
     return TaskGenericSegmenter(
-        segmenter, FixedWords(), None, EveryMask(**settings), MostSimilar(model), LastRound(), Loop(1, "none")
-    )
+        segmenter, FixedWords(), None, EveryMask(**settings), MostSimilar(model, size=size), LastRound(),
+        Loop(1, "none"),
+    )  # fmt: skip
 
 
 def zip_instances(
-    model: Any, segmenter: PromptableSegmenter, *, layer: int | None = None, k: int = 10
+    model: Any,
+    segmenter: PromptableSegmenter,
+    vocabulary: Sequence[str],
+    *,
+    layer: int | None = None,
+    k: int = 10,
+    gate: float = 0.05,
 ) -> TaskGenericSegmenter:
-    """Zip: instances of what a word names, parted by clusters of a middle layer; `rounds[0].candidates` are they.
+    """Zip: instances of a vocabulary's words, parted by clusters of a middle layer; `rounds[0].candidates` are they.
 
     Args:
         model: an `ImageTextModel` with a transformer image tower.
         segmenter: any promptable one.
+        vocabulary: classes; a task that ends with one of them asks for it alone.
         layer: block whose tokens are clustered; None for the middle one.
         k: clusters.
+        gate: probability of a class, in the picture or a ninth of it, above which its instances are looked for.
 
     Paper: The devil is in the object boundary (ICLR 2024, arXiv 2404.11957).
     """
+    scorer = VocabularyScorer(model, vocabulary)
     return TaskGenericSegmenter(
-        segmenter, FixedWords(), WordMaps.surgery(model, "v"), FragmentBoxes(middle_features(model, layer), k),
-        UnionOfMasks(), LastRound(), Loop(1, "none"),
+        segmenter, VocabularyGate(scorer, gate), WordMaps.surgery(model, "v", resolution=Whole(ACTIVATION_SIDE)),
+        FragmentBoxes(middle_features(model, layer), scorer, k), UnionOfMasks(), LastRound(), Loop(1, "none"),
     )  # fmt: skip
 
 
@@ -130,4 +149,4 @@ TASK_METHODS: dict[str, Callable[..., TaskGenericSegmenter]] = {
     "slip": region_retrieval,
     "zip": zip_instances,
 }
-"""Name -> maker; `gensam` and `int` take a vocabulary as their third argument."""
+"""Name -> maker; all but `slip` take a vocabulary as their third argument."""

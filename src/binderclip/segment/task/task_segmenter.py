@@ -14,7 +14,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.segment.promptable import PromptableSegmenter
-from binderclip.segment.task.candidates import CandidateMasks, Candidates, FromPoints, Look, grown_box
+from binderclip.segment.task.candidates import CandidateMasks, Candidates, FromPoints, Look, Rectangle, grown_box
 from binderclip.segment.task.choosing import BestScore, Chooser, ClosestToMean
 from binderclip.segment.task.localise import Localiser, consensus_heatmap, unit_range
 from binderclip.segment.task.words import Hypothesis, WordProposer
@@ -80,6 +80,12 @@ class TaskRound:
     probs: Float[Tensor, "H W"] = field(repr=False)
     candidates: CandidateMasks = field(repr=False)
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """For the object: the classes of the candidates where they have some, else those of the hypotheses."""
+        said = (own.fore for own in self.hypotheses if own.fore is not None)
+        return tuple(dict.fromkeys(said if self.candidates.names is None else self.candidates.names))
+
 
 @dataclass(frozen=True)
 class TaskMask:
@@ -97,17 +103,19 @@ class TaskMask:
     @property
     def words(self) -> tuple[str, ...]:
         """For the object, of the chosen round."""
-        return tuple(dict.fromkeys(own.fore for own in self.rounds[self.chosen].hypotheses))
+        return self.rounds[self.chosen].words
 
     @property
     def around(self) -> tuple[str, ...]:
         """For its surroundings."""
-        return tuple(dict.fromkeys(own.back for own in self.rounds[self.chosen].hypotheses if own.back))
+        return tuple(dict.fromkeys(own.back for own in self.rounds[self.chosen].hypotheses if own.back is not None))
 
 
 @dataclass
 class TaskGenericSegmenter:
-    """Masks what a generic sentence means in each picture; nothing is trained. Presets are `gensam`, `int_`, `slip`.
+    """Masks what a generic sentence means in each picture; nothing is trained.
+
+    The papers are values of it: `gensam`, `instance_mining` (INT), `region_retrieval` (SLIP), `zip_instances` (Zip).
 
     Args:
         segmenter: any promptable one; it sees the original picture, once.
@@ -118,7 +126,7 @@ class TaskGenericSegmenter:
         selector: number of the round whose mask is the answer.
         loop: from round to round.
         leading: only this many of the best hypotheses give the words; None for all.
-        boxes: (picture, word) -> box or None, asked for the object's words, for candidates that take boxes.
+        boxes: (picture, word) -> all boxes xyxy where it is, asked for the object's words; for candidates with boxes.
     """
 
     segmenter: PromptableSegmenter
@@ -129,7 +137,7 @@ class TaskGenericSegmenter:
     selector: Callable[[Tensor], int] = field(default_factory=ClosestToMean)
     loop: Loop = field(default_factory=Loop)
     leading: int | None = None
-    boxes: Callable[[Image.Image, str], Any] | None = None
+    boxes: Callable[[Image.Image, str], Sequence[Rectangle]] | None = None
 
     @torch.no_grad()
     def __call__(self, image: Any, task: str) -> TaskMask:
@@ -155,10 +163,12 @@ class TaskGenericSegmenter:
         for _ in range(self.loop.rounds):
             hypotheses = self.proposer.propose(picture, task, hypotheses, seen)
             used = hypotheses[: self.leading]
-            heat = self._heat(seen, used)
-            look = Look(picture, self.segmenter, state, heat, self._boxes(picture, used), box)
+            fore = [own.fore for own in used if own.fore is not None]
+            back = [own.back for own in used if own.back is not None]
+            maps, heat = self._maps(seen, fore, back)
+            look = Look(picture, self.segmenter, state, task, tuple(fore), maps, heat, self._boxes(picture, fore), box)
             found = self.candidates(look)
-            probs = self.chooser(picture, found, [own.fore for own in used])
+            probs = self.chooser(picture, found, fore)
             rounds.append(TaskRound(tuple(used), heat, probs, found))
             if self._settled(rounds):
                 break
@@ -168,19 +178,17 @@ class TaskGenericSegmenter:
         chosen = self.selector(torch.stack([own.probs for own in rounds]))
         return TaskMask(rounds[chosen].probs > 0.5, tuple(rounds), chosen)
 
-    def _heat(self, seen: Image.Image, used: Sequence[Hypothesis]) -> Float[Tensor, "h w"] | None:
-        if self.localiser is None:
-            return None
-        fore = [own.fore for own in used]
-        back = [own.back for own in used if own.back]
-        maps = self.localiser(seen, [*fore, *back])
-        return consensus_heatmap(maps[: len(fore)], maps[len(fore) :]).cpu()
+    def _maps(self, seen: Image.Image, fore: list[str], back: list[str]) -> tuple[Tensor | None, Tensor | None]:
+        """The maps of the object's words, and what all words agree on; none of either without a word."""
+        if self.localiser is None or not fore:
+            return None, None
+        maps = self.localiser(seen, [*fore, *back]).cpu()
+        return maps[: len(fore)], consensus_heatmap(maps[: len(fore)], maps[len(fore) :])
 
-    def _boxes(self, picture: Image.Image, used: Sequence[Hypothesis]) -> list[Any]:
+    def _boxes(self, picture: Image.Image, fore: list[str]) -> list[Rectangle]:
         if self.boxes is None:
             return []
-        found = (self.boxes(picture, word) for word in dict.fromkeys(own.fore for own in used))
-        return [tuple(map(float, box)) for box in found if box is not None]
+        return [box for word in dict.fromkeys(fore) for box in self.boxes(picture, word)]
 
     def _settled(self, rounds: Sequence[TaskRound]) -> bool:
         if self.loop.tolerance is None or len(rounds) < 3:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -20,6 +21,7 @@ __all__ = [
     "FixedWords",
     "Hypothesis",
     "PatchHypotheses",
+    "VocabularyGate",
     "VocabularyScorer",
     "WordProposer",
     "noun_of",
@@ -36,13 +38,14 @@ class Hypothesis:
     """What may be in a picture.
 
     Attributes:
-        fore: word of the object. back: of what is around it, or empty.
+        fore: word of the object. back: of what is around it. None where there is no such word: lists of words need not
+            be equally long, and none of them is filled up.
         box: xyxy in pixels of the picture, where it was seen; None for anywhere.
         weight: how well it is supported.
     """
 
-    fore: str
-    back: str = ""
+    fore: str | None = None
+    back: str | None = None
     box: tuple[float, float, float, float] | None = None
     weight: float = 1.0
 
@@ -78,9 +81,7 @@ class FixedWords:
 
     def propose(self, image: Any, task: str, previous: Any = (), seen: Any = None) -> list[Hypothesis]:
         """See `WordProposer`."""
-        fore = self.fore or (task.strip(),)
-        back = self.back or ("",)
-        return [Hypothesis(fore[i % len(fore)], back[i % len(back)]) for i in range(max(len(fore), len(back)))]
+        return [Hypothesis(*words) for words in zip_longest(self.fore or (task.strip(),), self.back)]
 
 
 def noun_of(task: str) -> str:
@@ -143,17 +144,43 @@ class Chains:
     def propose(
         self, image: Image.Image, task: str, previous: Sequence[Hypothesis] = (), seen: Any = None
     ) -> list[Hypothesis]:
-        """See `WordProposer`; empty answers are dropped, and equal sets make the surroundings "environment"."""
+        """See `WordProposer`; empty answers are dropped.
+
+        Without words for the surroundings, or with the same ones as for the object, they are the "environment".
+        """
         if previous:  # the picture that is asked about stays the same
             return list(previous)
         noun = noun_of(task)
-        answers = [self.ask(image, f"{synonym} {noun}") for synonym in self.synonyms] or [("", "")]
+        answers = [self.ask(image, f"{synonym} {noun}") for synonym in self.synonyms]
         fore = [a.strip() for a, _ in answers if a.strip()] or [task.strip()]
         back = [b.strip() for _, b in answers if b.strip()]
-        if set(fore) == set(back):
+        if not back or set(fore) == set(back):
             back = ["environment"]
-        back = back or [""]
-        return [Hypothesis(fore[i % len(fore)], back[i % len(back)]) for i in range(max(len(fore), len(back)))]
+        return [Hypothesis(*words) for words in zip_longest(fore, back)]
+
+
+@dataclass
+class VocabularyGate:
+    """Zip's candidate classes: all words of a vocabulary that the picture, or a ninth of it, probably shows.
+
+    Args:
+        scorer: probabilities of its vocabulary.
+        threshold: of the largest probability over the picture and 3 x 3 crops, above which a word is a candidate.
+
+    Paper: The devil is in the object boundary (ICLR 2024, arXiv 2404.11957).
+    """
+
+    scorer: VocabularyScorer
+    threshold: float = 0.05
+
+    def propose(self, image: Image.Image, task: str, previous: Any = (), seen: Any = None) -> list[Hypothesis]:
+        """See `WordProposer`; none where nothing is probable."""
+        x, y = ([round(i * side / 3) for i in range(4)] for side in image.size)
+        crops = [image.crop((x[i], y[j], x[i + 1], y[j + 1])) for j in range(3) for i in range(3)]
+        views = [image, *(crop for crop in crops if min(crop.size))]
+        probs = self.scorer.probabilities(views, self.scorer.vocabulary).amax(0)  # (C,)
+        found = [Hypothesis(w, weight=float(p)) for w, p in zip(self.scorer.vocabulary, probs, strict=True)]
+        return sorted((own for own in found if own.weight > self.threshold), key=lambda own: -own.weight)
 
 
 def vocabulary_chain(scorer: VocabularyScorer) -> Callable[[Image.Image, str], tuple[str, str]]:
@@ -183,13 +210,14 @@ def patches(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
 class PatchHypotheses:
     """INT's hypotheses: each of nine patches names an object; erasing it shows which name was true.
 
-    A patch's object is erased and the word whose probability falls most is what the patch says. That contrast is
+    A patch's object is erased, and the word whose probability falls most is what the patch says. That contrast is
     multiplied with the patch's share in the round before, so that only names that go on being supported survive.
 
     Args:
         scorer: probabilities of words; patches are scored in one batch.
-        locate: (picture, word) -> box xyxy around it, or None; see `localise.word_box`.
-        erase: (picture, box) -> the picture without what is in the box; see `erasing.filled_from_border`.
+        locate: (picture, word) -> box xyxy around it, or None; see `localise.WordBoxes.first`.
+        erase: (picture, box, what to paint, what not) -> the picture without what is in the box; the words for the
+            surroundings and for the object are for an inpainting model; see `erasing.filled_from_border`.
         cumulate: whether rounds are multiplied; False judges by the last contrast alone.
         floor: least share of a patch, or an early error could never be mended.
 
@@ -198,7 +226,7 @@ class PatchHypotheses:
 
     scorer: VocabularyScorer
     locate: Callable[[Image.Image, str], tuple[int, int, int, int] | None]
-    erase: Callable[[Image.Image, tuple[int, int, int, int]], Image.Image]
+    erase: Callable[[Image.Image, tuple[int, int, int, int], str, str], Image.Image]
     cumulate: bool = True
     floor: float = 1e-3
 
@@ -216,10 +244,10 @@ class PatchHypotheses:
         before = self.scorer.probabilities(parts, words)
         back = self.scorer.probabilities(parts, around).argmax(1).tolist()
         erased, boxes = [], []
-        for part, guess in zip(parts, before.argmax(1).tolist(), strict=True):
+        for part, guess, ground in zip(parts, before.argmax(1).tolist(), back, strict=True):
             box = self.locate(part, words[guess])
             boxes.append(box)
-            erased.append(part if box is None else self.erase(part, box))
+            erased.append(part if box is None else self.erase(part, box, around[ground], words[guess]))
         contrast = before - self.scorer.probabilities(erased, words)
         fall, name = contrast.max(1)
         strength = torch.where(torch.tensor([box is not None for box in boxes]), fall.clamp(min=0), 0.0)

@@ -87,7 +87,7 @@ def segment(
         str,
         typer.Option(
             help="For --task: `gensam` (words, heatmap, points, rounds), `int` (names tested by erasing), `slip` (of "
-            "all masks the one most like the sentence), `zip` (all instances of what it names)."
+            "all masks the one most like the sentence), `zip` (instances of the words a picture shows)."
         ),
     ] = "gensam",
     ask: Annotated[

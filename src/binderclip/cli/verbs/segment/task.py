@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FOLDER = "task"
 """Where the masks go."""
-NEED_WORDS = ("gensam", "int")
+NEED_WORDS = ("gensam", "int", "zip")
 """Methods that choose among a vocabulary."""
 
 
@@ -93,6 +93,10 @@ def _built(request: TaskRequest) -> TaskGenericSegmenter:
     model = load(request.model, device=request.device, dtype=request.dtype)
     segmenter = load_promptable(request.segmenter, device=request.device)
     arguments = (words,) if request.method in NEED_WORDS else ()
+    own = getattr(segmenter, "automatic", {}).get("pred_iou_thresh")
+    if request.method == "slip" and own is not None:
+        options["pred_iou_thresh"] = None
+        note(f"{request.segmenter} predicts a modest IoU: masks from its own {own} count, not from slip's 0.9")
     if request.method in NEED_WORDS and request.ask is None:
         said = "given" if request.vocabulary else "bundled"
         note(f"{len(words)} {said} words to choose from; {request.model} chooses in the place of a language model")
@@ -138,7 +142,7 @@ def _masked(segmenter: Any, path: Path, place: tuple[Path, Path, Path], request:
         "around": list(found.around),
         "round": found.chosen + 1,
         "rounds": len(found.rounds),
-        "words_by_round": [list(dict.fromkeys(own.fore for own in each.hypotheses)) for each in found.rounds],
+        "words_by_round": [list(each.words) for each in found.rounds],
         "share": float(mask.mean()),
         "mask": str(place[0]),
         "overlay": str(place[1]),
