@@ -29,6 +29,7 @@ from binderclip.studies import (
     read,
     run_study,
     save,
+    stored_result,
     value_of,
 )
 from binderclip.studies.harness import run
@@ -303,5 +304,8 @@ def test_a_null_method_fails_every_essential_criterion() -> None:
     tested = [study for study in map(load_study, available()) if study.null is not None]
     assert tested
     for found in tested:
-        assert null_passes(found, found.seeds) == [], found.paper
+        stored = stored_result(found.paper)
+        if not callable(found.null) and (stored is None or stored.criteria != found.registered):
+            continue  # measured beside the method, and not yet
+        assert null_passes(found, found.seeds, stored.rows if stored is not None else ()) == [], found.paper
     assert null_passes(study(null=better), SEEDS) == ["a beats b"]
