@@ -99,7 +99,8 @@ def draw(table: Table, figure: Figure) -> None:
         panels[4].bar(range(len(names)), shares, 0.8, bottom=under, label=kind)
         under = [low + share for low, share in zip(under, shares, strict=True)]
     panels[4].set_title("shares of the first 10", fontsize=8)
-    panels[4].legend(fontsize=7, loc="lower center", ncols=3, columnspacing=0.8, handlelength=1)
+    panels[4].set_ylim(0, 1.15)
+    panels[4].legend(fontsize=7, loc="upper center", ncols=3, columnspacing=0.8, handlelength=1)
     for ax in panels:
         ax.set_xticks(range(len(names)), names.values(), fontsize=6)
         ax.tick_params(axis="y", labelsize=7)
