@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,7 +164,7 @@ def draw(table: Table, figure: Figure) -> None:
     ):
         dots(ax, table, metric, names)
         ax.set_title(metric, fontsize=9)
-        ax.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names], fontsize=7)
+        ax.set_xticks(range(len(names)), [fill(name, 12) for name in names], fontsize=7)
 
 
 STUDY = Study(
