@@ -123,6 +123,10 @@ def test_the_landscape_is_the_loss_of_moved_pairs():
     assert float(found.accuracy[1, 2]) == pytest.approx(float(sum(right) / 4))
     torch.testing.assert_close(found.loss, found.alignment + found.uniformity)
     assert found.best == (1.0, 1.0)
+    means = [(cosine_similarity(x.numpy()).sum(1) - 1) / 127 for x in (u, v)]
+    edges = np.linspace(min(map(np.min, means)), max(map(np.max, means)), 101)
+    p, q = (np.histogram(part, edges)[0] / 128 + 1e-6 for part in means)
+    assert float(found.divergence[1, 2]) == pytest.approx(entropy(p, q), rel=1e-6)
 
 
 def test_the_divergence_is_scipys():

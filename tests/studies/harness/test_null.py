@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from binderclip.studies import Criterion, Table
-from binderclip.studies.harness.null import random_rows
+import pytest
+
+from binderclip.errors import UsageError
+from binderclip.studies import Criterion, Row, Table
+from binderclip.studies.harness.null import in_place, random_rows
 from binderclip.studies.harness.quantities import combined, value_of
 
 
@@ -20,3 +23,16 @@ def test_every_row_that_is_read_is_there_once() -> None:
 
 def test_criteria_without_quantities_need_no_row() -> None:
     assert random_rows([Criterion("words", lambda table: (True, ""))], 0) == []
+
+
+def test_a_random_method_that_was_measured_takes_the_place_of_the_method() -> None:
+    rows = [Row("m", name, value, seed=seed) for seed in (3, 4) for name, value in (("a", 9), ("b", seed), ("dice", 7))]
+    rows.append(Row("only of a", "a", 1))
+    placed = in_place(rows, {"a": "dice"})
+    assert [(r.method, r.value, r.seed) for r in placed] == [
+        ("b", 3, 3), ("dice", 7, 3), ("b", 4, 4), ("dice", 7, 4), ("a", 7, 3), ("a", 7, 4),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="no 'only of a' of 'a'"):
+        Table(placed).values("only of a", "a")
+    with pytest.raises(UsageError, match="nothing was measured of 'coin'"):
+        in_place(rows, {"a": "coin"})

@@ -29,6 +29,7 @@ from binderclip.studies import (
     read,
     run_study,
     save,
+    stored_result,
     value_of,
 )
 from binderclip.studies.harness import run
@@ -317,9 +318,12 @@ def test_every_study_of_the_package_is_complete() -> None:
 
 @pytest.mark.parametrize("identifier", available())
 def test_a_null_method_fails_every_essential_criterion(identifier: str) -> None:
-    found = load_study(identifier)
-    if found.null is not None:
-        assert null_passes(found, found.seeds) == []
+    found, stored = load_study(identifier), stored_result(identifier)
+    if found.null is None:
+        return
+    if not callable(found.null) and (stored is None or stored.criteria != found.registered):
+        return  # measured beside the method, and not yet
+    assert null_passes(found, found.seeds, stored.rows if stored is not None else ()) == []
 
 
 def test_a_method_that_is_better_does_not_pass_for_a_null_one() -> None:

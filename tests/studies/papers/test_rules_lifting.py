@@ -1,16 +1,28 @@
-"""p101: random labels fail every criterion, and the measures are what they say."""
+"""p101: labels that are not as good save no time, and the measures are what they say."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
-from binderclip.studies import load_study
-from binderclip.studies.harness.run import null_passes
+from binderclip.studies import Table
 from binderclip.studies.papers import p101_flashsplat as study
 
 
-def test_random_labels_meet_no_criterion():
-    assert null_passes(load_study("p101"), range(200, 216)) == []
+def test_labels_that_are_not_as_good_have_saved_no_time(monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"STEPS": 30, "VIEWS": 5, "UNSEEN": 2, "DRAWS": 1}.items():
+        monkeypatch.setattr(study, name, value)
+    table = Table([replace(row, seed=seed) for seed in (200, 201) for row in study.measure(seed)])
+    for metric in (study.FASTER, study.FASTER_THAN_ALL):
+        assert (table.values(metric, study.NULL, study.CLEAN) == 0).all()
+        assert (table.values(metric, study.CLOSED, study.CLEAN) != 0).any()
+    slower = table.values(study.FASTER_THAN_ALL, study.CLOSED, study.CLEAN)
+    assert (slower >= table.values(study.FASTER, study.CLOSED, study.CLEAN)).all()
+    assert table.mean(study.IOU, study.NULL, study.DRAWN) < 0.5 * table.mean(study.IOU, study.CLOSED, study.DRAWN)
+    steps = table.values(study.NEEDED, study.DESCENT, study.CLEAN)
+    assert set(steps) <= {15, 30}
 
 
 def test_true_labels_score_one_and_the_ground_is_no_object():

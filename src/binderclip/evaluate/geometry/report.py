@@ -95,6 +95,7 @@ class ShiftLandscape:
         alphas: shares; 0 is where training left it, 1 is centred.
         loss, alignment, uniformity: (images, texts). alignment + uniformity is the loss.
         accuracy: share of pairs that find each other first.
+        divergence: of the conformities, image from text, in nats.
     """
 
     alphas: tuple[float, ...]
@@ -102,6 +103,7 @@ class ShiftLandscape:
     alignment: Float[Tensor, "A A"]
     uniformity: Float[Tensor, "A A"]
     accuracy: Float[Tensor, "A A"]
+    divergence: Float[Tensor, "A A"]
 
     @property
     def best(self) -> tuple[float, float]:
@@ -151,7 +153,9 @@ class EmbeddingGeometry:
         self, alphas: Sequence[float] = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), *, scale: float = 100.0,
         batch: int = 512,
     ) -> ShiftLandscape:  # fmt: skip
-        """The symmetric contrastive loss over moved modalities, the mean over batches of pairs.
+        """The symmetric contrastive loss over moved modalities, and how far their conformities are apart.
+
+        The loss is the mean over batches of pairs.
 
         Args:
             alphas: shares of the modality's mean that are taken off.
@@ -168,8 +172,9 @@ class EmbeddingGeometry:
             [F.normalize(part.features - alpha * part.moments.mean, dim=1)[:count] for alpha in alphas]
             for part in (self.image, self.text)
         ]
-        size = (len(alphas), len(alphas))
-        parts = {name: torch.zeros(size, dtype=torch.float64) for name in ("alignment", "uniformity", "accuracy")}
+        conformities = [[conformity(x) for x in part] for part in moved]
+        names, size = ("alignment", "uniformity", "accuracy", "divergence"), (len(alphas), len(alphas))
+        parts = {name: torch.zeros(size, dtype=torch.float64) for name in names}
         for i, images in enumerate(moved[0]):
             for j, texts in enumerate(moved[1]):
                 logits = scale * images.view(-1, batch, images.shape[1]) @ texts.view(-1, batch, texts.shape[1]).mT
@@ -180,6 +185,7 @@ class EmbeddingGeometry:
                 right = (logits.argmax(2) == torch.arange(batch)).double().mean()
                 right = right + (logits.argmax(1) == torch.arange(batch)).double().mean()
                 parts["accuracy"][i, j] = right / 2
+                parts["divergence"][i, j] = conformity_divergence(conformities[0][i], conformities[1][j])
         loss = parts["alignment"] + parts["uniformity"]
         return ShiftLandscape(tuple(map(float, alphas)), loss, **parts)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
+from binderclip.errors import UsageError
 from binderclip.studies.harness.criteria import Contrast, Criterion
 from binderclip.studies.harness.quantities import Quantity
 from binderclip.studies.harness.table import Row
@@ -23,6 +25,25 @@ def random_rows(criteria: Iterable[Criterion], seed: int, low: float = 0.0, high
     parts = [part for each in criteria if isinstance(each, Contrast) for part in (each.a, each.b)]
     names = dict.fromkeys(name for part in parts for name in _read(part))
     return [Row(metric, method, draw(low, high), setting) for metric, method, setting in names]
+
+
+def in_place(rows: Iterable[Row], null: Mapping[str, str]) -> list[Row]:
+    """The rows that a study gives when a random method, measured beside the others, takes the place of the method.
+
+    Of the method nothing is left: what was not measured of the random one is missing.
+
+    Args:
+        rows: of a measurement.
+        null: from the name of a method to that of the random one.
+
+    Raises:
+        UsageError: nothing was measured of a random one.
+    """
+    kept = list(rows)
+    if missing := sorted(set(null.values()) - {row.method for row in kept}):
+        raise UsageError(f"nothing was measured of {', '.join(map(repr, missing))}, which is to stand for a method")
+    others = [row for row in kept if row.method not in null]
+    return others + [replace(row, method=name) for name, random in null.items() for row in kept if row.method == random]
 
 
 def _read(quantity: Quantity) -> Iterator[tuple[str, str, str]]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from binderclip.errors import UsageError
+from binderclip.studies.harness.null import in_place
 from binderclip.studies.harness.registration import criteria_hash
 from binderclip.studies.harness.study import FirstVerdict, Result, Study, decide, not_finite, superseded
 from binderclip.studies.harness.table import Row, Table
@@ -149,15 +150,23 @@ def after(result: Result, former: Result | None, why: str = "") -> Result:
     return replace(result, first=FirstVerdict(first.verdict, "; ".join(part for part in (first.why, reason) if part)))
 
 
-def null_passes(study: Study, seeds: Sequence[int]) -> list[str]:
+def null_passes(study: Study, seeds: Sequence[int], measured: Sequence[Row] = ()) -> list[str]:
     """The essential criteria that the study's null method meets; a sound study gives an empty list.
 
+    Args:
+        study: with a null.
+        seeds: of a null that is drawn.
+        measured: the study's own rows, for a null that is measured beside the method.
+
     Raises:
-        UsageError: the study has no null.
+        UsageError: the study has no null, or nothing was measured of it.
     """
     if study.null is None:
         raise UsageError(f"study {study.paper} has no null method")
-    table = Table(replace(row, seed=seed) for seed in seeds for row in study.null(seed))
+    if callable(study.null):
+        table = Table(replace(row, seed=seed) for seed in seeds for row in study.null(seed))
+    else:
+        table = Table(in_place(measured, study.null))
     return [c.text for c in study.criteria if c.essential and c.check(table).outcome == "met"]
 
 

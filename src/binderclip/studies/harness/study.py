@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,8 @@ class Study:
         preconditions: what must be true of the models and data for the claim to be tested at all.
         rival: the method against the strongest cheap rival; reported beside the verdict, never part of it.
         null: from a seed to the rows of a random map, score or order in the method's place; it has to fail every
-            essential criterion.
+            essential criterion. Where the study measures it anyway: from the method's name to the random one's, whose
+            rows then stand in its place (`null.in_place`).
         quick: a smaller `measure` of about a minute; default `measure` for one seed.
         one_thread: measure on one thread of torch and BLAS.
         registered: hash of the criteria, written before the first measurement, see `registration.criteria_hash`.
@@ -61,7 +62,7 @@ class Study:
     stand_in: tuple[str, ...] = ()
     preconditions: tuple[Precondition, ...] = ()
     rival: Criterion | None = None
-    null: Callable[[int], list[Row]] | None = None
+    null: Callable[[int], list[Row]] | Mapping[str, str] | None = None
     quick: Callable[[int], list[Row]] | None = None
     one_thread: bool = False
     registered: str = ""

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 PAIRS, BATCH = 1536, 256
 SIDES = ("image", "text")
 ESTIMATE, OFFSET, SPREAD, APART = "correlation with the estimate", "offset", "spread of the shell", "separability"
-SHARE = "share of the mean that is best taken off, distance from 0"
+SHARE = "share of the mean, of -1 to 1, that is best taken off, distance from 0"
 COSTS, EVEN = "what centring both adds to the loss", "what centring both takes off the uniformity"
 HERE, WANDERED = "embeddings", "embeddings with their signs drawn at random"
-ALPHAS = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
-PILOT = (100, 101, 102)
+ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
+APART_BY = "divergence of the conformities (nats)"
+AS_TRAINED, CENTRED = "as trained", "both centred"
+PILOT = tuple(range(8))
 
 
 def pairs(seed: int, random_signs: bool = False) -> EmbeddingGeometry:
@@ -59,6 +61,8 @@ def measure(seed: int) -> list[Row]:
             rows.append(Row(SHARE, name, abs(best), side))
         rows.append(Row(COSTS, name, float(landscape.loss[whole, whole] - landscape.loss[place, place])))
         rows.append(Row(EVEN, name, float(landscape.uniformity[place, place] - landscape.uniformity[whole, whole])))
+        for setting, at in ((AS_TRAINED, place), (CENTRED, whole)):
+            rows.append(Row(APART_BY, name, float(landscape.divergence[at, at]), setting))
     return rows
 
 
@@ -77,7 +81,7 @@ def draw(table: Table, figure: Figure) -> None:
     found = geometry.shift_landscape(ALPHAS, scale=34.0, batch=BATCH)
     shown: Any = right.imshow(found.loss.numpy(), origin="lower", cmap="viridis_r")
     ticks = range(len(ALPHAS))
-    right.set_xticks(ticks, [f"{a:g}" for a in ALPHAS], fontsize=7)
+    right.set_xticks(ticks, [f"{a:g}" for a in ALPHAS], fontsize=6)
     right.set_yticks(ticks, [f"{a:g}" for a in ALPHAS], fontsize=7)
     right.plot(ALPHAS.index(0.0), ALPHAS.index(0.0), "ko", ms=5)
     right.set(title="Loss over shares of the means", xlabel="text mean taken off", ylabel="image mean taken off")
@@ -90,34 +94,37 @@ STUDY = Study(
     claim="Raw image and text embeddings lie on two separable thin ellipsoid shells that are not centred; the mean "
     "cosine of a vector with all others follows from its cosine with the mean; where training leaves the means, the "
     "loss is near its least, and centring trades alignment for uniformity.",
-    protocol=f"{PAIRS} training pairs of clip art a seed, embeddings of `small`. Its texts come from a tower that "
-    "was distilled and stayed as it was, so that no contrastive loss has moved their mean. The loss is "
-    f"that of the model's scale of 34 on batches of {BATCH}, over shares from -0.5 to 1 of either mean in "
-    "steps of a quarter. The pilot gave the spreads; it also had a separability of 0.95 where 0.99 had "
-    "been thought of, so that 0.9 is asked for and 0.99 would only strengthen. The same vectors turned "
-    "round at random show what needs no place of its own: the estimate and the thin shell.",
+    protocol=f"{PAIRS} training pairs of clip art a seed, embeddings of `small`. Its texts come from a tower that was "
+    "distilled and stayed as it was, so that no contrastive loss has moved their mean. The loss is that of the model's "
+    f"scale of 34 on batches of {BATCH}, over shares from -1 to 1 of either mean in steps of a quarter. The same "
+    "vectors turned round at random stand in the null's place; they too have thin shells, and a mean that tells their "
+    "mean cosines, so that neither is essential. The first measurement, on the seeds that are the pilot now, asked for "
+    "a separability of 0.9 alone, and let the least loss and the price of centring only weaken; the second, on seeds "
+    "10 to 17, looked from -0.5 on, an edge that random signs often choose and that counted as half of the mean.",
     baseline="The same vectors, each turned round or not at random: no mean, no pairs.",
     lower_bound="Separability 0.5; a round cloud has an offset of 0.",
     upper_bound="Correlation 1.",
     measure=measure,
     criteria=(
-        *(Criterion.at_least(f"{side}: conformity follows from the mean (r above 0.95)", value_of(ESTIMATE, HERE, side),
-                             0.95, claimed=0.97, pilot=Pilot(0.005, PILOT), essential=True) for side in SIDES),
-        *(Criterion.at_least(f"{side}: the shell is off the centre", value_of(OFFSET, HERE, side), 0.1, claimed=0.3,
-                             pilot=Pilot(0.01, PILOT), essential=True) for side in SIDES),
-        *(Criterion.below(f"{side}: the shell is thin", value_of(SPREAD, HERE, side), 0.3, claimed=0.25,
-                          pilot=Pilot(0.01, PILOT), essential=True) for side in SIDES),
-        Criterion.at_least("the modalities can be told apart", value_of(APART, HERE), 0.9, claimed=0.93,
-                           pilot=Pilot(0.006, PILOT), essential=True),
-        Criterion.at_least("all but perfectly", value_of(APART, HERE), 0.99),
+        *(Criterion.at_least(f"{side}: the shell is off the centre (0.1 of the mean length)",
+                             value_of(OFFSET, HERE, side), 0.1, claimed=0.2, pilot=Pilot(0.005, PILOT), essential=True)
+          for side in SIDES),
+        Criterion.at_least("a linear model tells the modalities apart (0.99)", value_of(APART, HERE), 0.99,
+                           expected=0.01, pilot=Pilot(0.0034, PILOT), essential=True),
         *(Criterion.below(f"{side}: the loss is least with half of the mean or less moved", value_of(SHARE, HERE, side),
-                          0.6) for side in SIDES),
-        Criterion.at_least("centring both makes the loss larger", value_of(COSTS, HERE), 0.0),
+                          0.625, expected=0.125, pilot=Pilot(0.0, PILOT), essential=True) for side in SIDES),
+        Criterion.at_least("centring both makes the loss larger (nats)", value_of(COSTS, HERE), 0.0, expected=0.02,
+                           pilot=Pilot(0.004, PILOT), essential=True),
         Criterion.at_least("though embeddings are more even", value_of(EVEN, HERE), 0.0),
+        *(Criterion.at_least(f"{side}: conformity follows from the mean (r above 0.95)", value_of(ESTIMATE, HERE, side),
+                             0.95, claimed=0.02) for side in SIDES),
+        *(Criterion.below(f"{side}: the shell is thin (0.3)", value_of(SPREAD, HERE, side), 0.3, claimed=0.1)
+          for side in SIDES),
     ),
     draw=draw,
-    seeds=tuple(range(8)),
+    seeds=tuple(range(20, 28)),
+    null={HERE: WANDERED},
     one_thread=True,
-    registered="f5f92e84d494",
+    registered="708270a5b95c",
     stand_in=("`small` and clip art instead of CLIP ViT-L/14 and 5,000 pairs of COCO",),
 )  # fmt: skip

@@ -27,15 +27,22 @@ if TYPE_CHECKING:
 
 OBJECTS, EACH, GROUND = 3, 80, 200
 VIEWS, UNSEEN, SIDE = 12, 6, 48
-STEPS, RATE = 300, 0.1
+STEPS, RATE, EVERY, DRAWS = 300, 0.1, 15, 6
+SAME, WORSE = 0.01, 0.05
+"""IoU by which descent may miss where it ends to count as done, and by which labels may be worse to count as fast."""
 BIAS = 0.2
 CLOSED, BIASED, DESCENT, CENTRES = "closed form", f"closed form, bias {BIAS}", "gradient descent", "centres"
 NULL = "random"
 METHODS = (CLOSED, BIASED, DESCENT, CENTRES)
 CLEAN, NOISY = "true masks", "masks with false positives"
+DRAWN = f"{NOISY}, {DRAWS} draws"
+PAPER_STEPS = 30_000
+"""Of the methods that the paper compares its time with."""
 IOU, LABELS = "IoU in unseen views", "Gaussians labelled rightly"
-FASTER = "times as fast as gradient descent, logarithm"
-PILOT = (100, 101, 102)
+FASTER = "times as fast as gradient descent until it is done, logarithm"
+FASTER_THAN_ALL = f"times as fast as {PAPER_STEPS:,} steps of gradient descent, logarithm"
+NEEDED = "steps until gradient descent is done"
+PILOT, DRAWS_PILOT = tuple(range(16)), tuple(range(100, 110))
 
 
 @lru_cache(maxsize=4)
@@ -96,20 +103,29 @@ def spoilt(mask: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(found)
 
 
-def descended(scene: GaussianScene, cameras: list[SplatCamera], masks: list[Tensor], seed: int) -> Tensor:
-    """Soft labels by Adam through the renderer, a view a step, as colours: at most three objects at once."""
+def descended(
+    scene: GaussianScene, cameras: list[SplatCamera], masks: list[Tensor], seed: int
+) -> list[tuple[int, float, Tensor]]:
+    """Soft labels by Adam through the renderer, a view a step, as colours: at most three objects at once.
+
+    Returns:
+        Every few steps (how many there were, the processor seconds until then, the labels of shape (objects, N)).
+    """
     logits = torch.zeros(len(scene), OBJECTS, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=RATE)
     targets = [torch.stack([(mask == k + 1).float() for k in range(OBJECTS)]) for mask in masks]
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(STEPS):
+    found, start = [], time.process_time()
+    for step in range(1, STEPS + 1):
         view = int(torch.randint(len(cameras), (1,), generator=generator))
         shown = scene.coloured(logits.sigmoid()).render(cameras[view]).image
         loss = (shown - targets[view]).abs().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return (logits.detach() > 0).T
+        if step % EVERY == 0:
+            found.append((step, time.process_time() - start, (logits.detach() > 0).T))
+    return found
 
 
 def by_centres(scene: GaussianScene, cameras: list[SplatCamera], masks: list[Tensor]) -> Tensor:
@@ -131,40 +147,67 @@ def measure(seed: int) -> list[Row]:
     order = np.random.default_rng([seed, 103]).permutation(VIEWS + UNSEEN)
     known, unseen = [cameras[i] for i in order[:VIEWS]], [cameras[i] for i in order[VIEWS:]]
     truth = [true_mask(scene, label, camera) for camera in known]
-    rng = np.random.default_rng([seed, 104])
-    # A fifth of the views have lost their masks.
-    kept = sorted(rng.permutation(VIEWS)[: round(0.8 * VIEWS)].tolist())
-    settings = {
-        CLEAN: (known, truth),
-        NOISY: ([known[i] for i in kept], [spoilt(truth[i], rng) for i in kept]),
-    }
     rows = []
-    for setting, (views, masks) in settings.items():
+    for setting, (views, masks) in {CLEAN: (known, truth), NOISY: _noisy(known, truth, seed, 0)}.items():
+        path = descended(scene, views, masks, seed)
         found, seconds = _labels(scene, views, masks, seed)
+        found[DESCENT] = path[-1][2]
+        ious = {name: _iou(scene, label, chosen, unseen) for name, chosen in found.items()}
         for name, chosen in found.items():
             right = torch.stack([own == (label == k + 1) for k, own in enumerate(chosen)]).float().mean()
-            rows.append(Row(IOU, name, _iou(scene, label, chosen, unseen), setting))
+            rows.append(Row(IOU, name, ious[name], setting))
             rows.append(Row(LABELS, name, float(right), setting))
-        rows.append(Row(FASTER, CLOSED, math.log(seconds[DESCENT] / seconds[CLOSED]), setting))
-    return rows
+        needed, until, _ = next(at for at in path if _iou(scene, label, at[2], unseen) >= ious[DESCENT] - SAME)
+        rows.append(Row(NEEDED, DESCENT, needed, setting))
+        for name in (CLOSED, BIASED, NULL):
+            for metric, taken in ((FASTER, until), (FASTER_THAN_ALL, path[-1][1] * PAPER_STEPS / STEPS)):
+                # Labels that are not as good have saved no time.
+                saved = math.log(taken / seconds[name]) if ious[name] > ious[DESCENT] - WORSE else 0.0
+                rows.append(Row(metric, name, saved, setting))
+    return rows + _of_draws(scene, label, (known, unseen), truth, seed)
+
+
+def _noisy(
+    known: list[SplatCamera], truth: list[Tensor], seed: int, draw: int
+) -> tuple[list[SplatCamera], list[Tensor]]:
+    """The views that are left when a fifth has lost its masks, and spoilt masks of those."""
+    rng = np.random.default_rng([seed, 104, draw])
+    kept = sorted(rng.permutation(VIEWS)[: round(0.8 * VIEWS)].tolist())
+    return [known[i] for i in kept], [spoilt(truth[i], rng) for i in kept]
+
+
+def _of_draws(
+    scene: GaussianScene, label: Tensor, cameras: tuple[list[SplatCamera], list[SplatCamera]], truth: list[Tensor],
+    seed: int,
+) -> list[Row]:  # fmt: skip
+    """IoU with and without the bias over several draws of false positives: one alone is too noisy to tell."""
+    ious: dict[str, list[float]] = {CLOSED: [], BIASED: [], NULL: []}
+    for number in range(DRAWS):
+        found, _ = _labels(scene, *_noisy(cameras[0], truth, seed, 1 + number), seed, tuple(ious))
+        for name, chosen in found.items():
+            ious[name].append(_iou(scene, label, chosen, cameras[1]))
+    return [Row(IOU, name, float(np.mean(values)), DRAWN) for name, values in ious.items()]
 
 
 def _labels(
-    scene: GaussianScene, views: list[SplatCamera], masks: list[Tensor], seed: int
+    scene: GaussianScene,
+    views: list[SplatCamera],
+    masks: list[Tensor],
+    seed: int,
+    names: tuple[str, ...] = (CLOSED, BIASED, CENTRES, NULL),
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """(objects, N) of each method, and the processor seconds that it took."""
+    """(objects, N) of each method without descent, and the processor seconds that it took."""
     generator = torch.Generator().manual_seed(seed)
     ways: dict[str, Callable[[], Tensor]] = {
         CLOSED: lambda: lift_masks(mask_votes(scene, views, masks, OBJECTS + 1))[1:],
         BIASED: lambda: lift_masks(mask_votes(scene, views, masks, OBJECTS + 1), bias=BIAS)[1:],
-        DESCENT: lambda: descended(scene, views, masks, seed),
         CENTRES: lambda: by_centres(scene, views, masks),
         NULL: lambda: torch.rand(OBJECTS, len(scene), generator=generator) < EACH / len(scene),
     }
     found, seconds = {}, {}
-    for name, way in ways.items():
+    for name in names:
         start = time.process_time()
-        found[name] = way()
+        found[name] = ways[name]()
         seconds[name] = time.process_time() - start
     return found, seconds
 
@@ -218,31 +261,23 @@ def _iou_of(name: str, setting: str) -> Any:
     return value_of(IOU, name, setting)
 
 
-def null(seed: int) -> list[Row]:
-    """Rows of random labels in the place of the closed form: hardly any IoU (0.07 on the pilot), and no time saved."""
-    random = np.random.default_rng([seed, 105])
-    level = {CLOSED: 0.07, BIASED: 0.07, DESCENT: 0.95, CENTRES: 0.9}
-    rows = [
-        Row(IOU, name, float(random.normal(level[name], 0.02)), setting)
-        for setting in (CLEAN, NOISY)
-        for name in METHODS
-    ]
-    return rows + [Row(FASTER, CLOSED, float(random.normal(0, 0.1)), setting) for setting in (CLEAN, NOISY)]
-
-
 STUDY = Study(
     paper="p101",
     claim="Labels of 3-D Gaussians in closed form, from the blending weights in the pixels of 2-D masks, are as good "
-    "as those of gradient descent through the renderer and take a small part of the time; a background bias makes "
-    "them robust to noisy masks.",
+    f"as those of gradient descent through the renderer and take a fiftieth of the time of its {PAPER_STEPS:,} "
+    "steps; a background bias makes them robust to noisy masks.",
     protocol=f"Scenes of {OBJECTS} objects of {EACH} Gaussians on a ground of {GROUND}, {VIEWS} views of {SIDE} px "
     f"with masks, {UNSEEN} without. Masks are true, or have false positives (each object grown by 1 or 2 px, two "
     "blobs of a wrong label), and a fifth of the views have none. Gradient descent: Adam, "
     f"{STEPS} steps of one view through the same renderer, all objects at once as colours, absolute error; its rate "
-    f"({RATE}) was chosen of 0.1, 0.3 and 1 on the pilot. The bias was fixed beforehand. On the pilot it cost one to "
-    "two points of IoU, also with six and ten blobs, and ten where objects were shrunk as well; the criterion tests "
-    "the claim as worded all the same. Objects are shown in unseen views by their share of each pixel. Times are of "
-    "the processor, one thread.",
+    f"({RATE}) was chosen of 0.1, 0.3 and 1 on the pilot. The bias was fixed beforehand; whether it helps is the mean "
+    f"over {DRAWS} draws of false positives. On the pilot it cost half a point to two points of IoU, and ten where "
+    "objects were shrunk as well; the criterion tests the claim as worded all the same. Objects are shown in unseen "
+    "views by their share of each pixel. Times are of the processor, one thread. The paper compares its time with "
+    f"whole trainings of others, of {PAPER_STEPS:,} steps: the time of as many is {PAPER_STEPS // STEPS} times that of "
+    f"the {STEPS} measured. That factor is mostly the number of steps (the first measurement's 20 was that of its "
+    f"{STEPS}); how soon descent is within a point of IoU of its own end, which nobody knows while it runs, stands "
+    f"beside it. Labels that are {WORSE:.0%} of IoU worse than descent's count as no faster.",
     baseline="Gradient descent on soft labels through the renderer, as earlier methods do it.",
     lower_bound="Random labels.",
     upper_bound="IoU 1.",
@@ -250,21 +285,24 @@ STUDY = Study(
     criteria=(
         Criterion.paired("the closed form is no worse than gradient descent by a point of IoU, true masks",
                          _iou_of(CLOSED, CLEAN), _iou_of(DESCENT, CLEAN), margin=-0.01,
-                         pilot=Pilot(0.0005, PILOT), essential=True),
-        Criterion.paired("nor with false positives", _iou_of(CLOSED, NOISY), _iou_of(DESCENT, NOISY), margin=-0.01,
-                         pilot=Pilot(0.006, PILOT), essential=True),
-        Criterion.paired("it is more than 20 times as fast (logarithm)", value_of(FASTER, CLOSED, CLEAN), 0.0,
-                         margin=math.log(20), claimed=math.log(30), pilot=Pilot(0.09, PILOT), essential=True),
-        Criterion.paired("the bias helps against false positives", _iou_of(BIASED, NOISY), _iou_of(CLOSED, NOISY),
-                         claimed=0.01, pilot=Pilot(0.013, PILOT), essential=True),
+                         pilot=Pilot(0.0048, PILOT), essential=True),
+        Criterion.paired("nor by two with false positives", _iou_of(CLOSED, NOISY), _iou_of(DESCENT, NOISY),
+                         margin=-0.02, pilot=Pilot(0.015, PILOT), essential=True),
+        Criterion.at_least(f"it is more than 50 times as fast as {PAPER_STEPS:,} steps (logarithm)",
+                           value_of(FASTER_THAN_ALL, CLOSED, CLEAN), math.log(50), expected=math.log(10),
+                           pilot=Pilot(0.09, PILOT), essential=True),
+        Criterion.paired("the bias helps against false positives", _iou_of(BIASED, DRAWN), _iou_of(CLOSED, DRAWN),
+                         claimed=0.01, pilot=Pilot(0.0111, DRAWS_PILOT), essential=True),
+        Criterion.at_least("it is more than 20 times as fast as descent until that is done (logarithm)",
+                           value_of(FASTER, CLOSED, CLEAN), math.log(20)),
     ),
     rival=Criterion.paired("it beats the label that centres fall on, false positives", _iou_of(CLOSED, NOISY),
                            _iou_of(CENTRES, NOISY)),
     draw=draw,
-    seeds=tuple(range(16)),
-    null=null,
+    seeds=tuple(range(20, 36)),
+    null={CLOSED: NULL, BIASED: NULL},
     one_thread=True,
-    registered="12dfbe2fad08",
+    registered="9fba640c3f77",
     stand_in=(
         "made scenes of 440 Gaussians at 48 px instead of trained ones of a million, and true masks that are spoilt "
         "instead of those of SAM",
