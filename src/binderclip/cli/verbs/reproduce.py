@@ -122,9 +122,13 @@ def _judge(wanted: list[str], json: bool) -> None:
         raise UsageError("--judge needs a checkout of the source, with docs/results")
     folder = root / "docs" / "results"
     stored = results_in(folder)
-    if missing := [identifier for identifier in wanted if identifier not in stored]:
+    missing = [identifier for identifier in wanted if identifier not in stored]
+    if len(missing) == len(wanted):
         raise UsageError(f"{folder}: no stored result of {', '.join(missing)}")
-    results = [judge_again(stored[identifier], load_study(identifier)) for identifier in wanted]
+    if missing:
+        note(f"registered and not measured yet, so left out: {', '.join(missing)}")
+    kept = [identifier for identifier in wanted if identifier in stored]
+    results = [judge_again(stored[identifier], load_study(identifier)) for identifier in kept]
     for result in results:
         save(result, folder, figure=False)
     (root / "docs" / "PAPERS.md").write_text(papers_page(results_in(folder)), encoding="utf-8")
