@@ -135,3 +135,33 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         return Done(int(left.value.code or 0), said.out, said.err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def write_stripes() -> Callable[..., Path]:
+    """Writes MVTec AD's layout: striped pictures to learn from, as many whole as damaged ones to inspect, their masks.
+
+    `write_stripes(root, learned, inspected, names)`: `names` are what their files' names begin with.
+    """
+    from PIL import Image
+
+    from binderclip.data import plant_defects
+
+    def save(path: Path, image: torch.Tensor) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()).save(path)
+
+    def write(root: Path, learned: int, inspected: int, names: tuple[str, str, str] = ("", "", "")) -> Path:
+        wave = torch.sin(torch.arange(96) / 3.0)
+        noise = torch.rand(learned + 2 * inspected, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+        images = (0.5 + 0.2 * wave + 0.1 * (noise - 0.5)).clamp(0, 1)
+        planted = plant_defects(images[learned + inspected :], 1)
+        for i in range(learned):
+            save(root / f"train/good/{names[0]}{i}.png", images[i])
+        for i in range(inspected):
+            save(root / f"test/good/{names[1]}{i}.png", images[learned + i])
+            save(root / f"test/spot/{names[2]}{i}.png", planted.images[i])
+            save(root / f"ground_truth/spot/{names[2]}{i}_mask.png", planted.masks[i].float().expand(3, -1, -1))
+        return root
+
+    return write

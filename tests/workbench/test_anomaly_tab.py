@@ -6,40 +6,20 @@ import csv
 import re
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
-from binderclip.data import plant_defects
 from binderclip.errors import DataError, UsageError
-
-SIDE = 96
-
-
-def save(path: Path, image: torch.Tensor) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()).save(path)
-    return path
 
 
 @pytest.fixture(scope="module")
-def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MVTec AD's layout: three sound pictures to learn from, two more to inspect, and two with a planted defect."""
-    root = tmp_path_factory.mktemp("mvtec") / "stripes"
-    wave = torch.sin(torch.arange(SIDE) / 3.0)
-    noise = torch.rand(7, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    images = (0.5 + 0.2 * wave + 0.1 * (noise - 0.5)).clamp(0, 1)
-    planted = plant_defects(images[5:], 1)
-    for i in range(3):
-        save(root / f"train/good/sound-{i}.png", images[i])
-    for i in range(2):
-        save(root / f"test/good/whole-{i}.png", images[3 + i])
-        save(root / f"test/spot/spot-{i}.png", planted.images[i])
-        save(root / f"ground_truth/spot/spot-{i}_mask.png", planted.masks[i].float().expand(3, -1, -1))
-    return root
+def stripes(tmp_path_factory: pytest.TempPathFactory, write_stripes: Callable[..., Path]) -> Path:
+    """Three sound pictures to learn from, two more to inspect, and two with a planted defect."""
+    return write_stripes(tmp_path_factory.mktemp("mvtec") / "stripes", 3, 2, ("sound-", "whole-", "spot-"))
 
 
 def inspect(run: Any, files: Any = None, folder: Any = None, sound: Any = None, **options: Any) -> Any:
@@ -139,9 +119,9 @@ def test_large_and_broken_pictures_are_named_and_the_others_done(stripes: Path, 
     outcome = inspect(run_of(), [tmp_path / "large.png", tmp_path / "broken.png", whole])
     assert outcome.said == "2 pictures could not be read."
     left_out = outcome.values[0].split("<span>Left out</span>")[1]
-    assert "<td>large.png</td><td>it has more than 40 million pixels" in left_out
+    assert "<td>large.png</td><td>large.png has 12000 x 12000 pixels: at most 40 million" in left_out
     assert "<td>broken.png</td>" in left_out
-    with pytest.raises(DataError, match=r"large\.png has more than 40 million pixels"):
+    with pytest.raises(DataError, match=r"large\.png has 12000 x 12000 pixels: at most 40 million"):
         inspect(run_of(), [tmp_path / "large.png"])
 
 

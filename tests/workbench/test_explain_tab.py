@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from binderclip.errors import UsageError
+from binderclip.errors import DataError, UsageError
 
 pytest.importorskip("gradio", reason="the workbench needs Gradio: pip install binderclip[workbench]")
 
@@ -67,3 +67,10 @@ def test_a_caption_that_begins_with_a_dash_is_one_in_the_line(run_of, photograph
     outcome = tab.colour_words(run_of(), str(photographs / "cat.jpg"), "--a cat")
     shutil.copy(photographs / "cat.jpg", "cat.jpg")
     assert command(*lines.words(outcome.again.shell)).code == 0
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused_before_a_model_is_loaded(run_of, tmp_path: Path):
+    Image.new("1", (8_000, 8_000)).save(tmp_path / "large.png")
+    for work, given in ((tab.work, ("a cat", ["gradcam"])), (tab.colour_words, ("a cat",))):
+        with pytest.raises(DataError, match=r"large\.png has 8000 x 8000 pixels: at most 40 million"):
+            work(run_of("no such model"), str(tmp_path / "large.png"), *given)

@@ -10,6 +10,8 @@ from urllib.parse import quote
 
 from binderclip.errors import DataError
 
+MOST_PIXELS = 40_000_000
+"""A larger picture is left out by what makes maps of its size: they would fill the memory."""
 SMALL = 480
 """Longer side of a small copy, in pixels."""
 
@@ -117,6 +119,20 @@ def picture_size(path: Path) -> tuple[int, int]:
                 return picture.size
     except Exception as error:
         raise DataError(f"{path.name} is not a picture that can be read") from error
+
+
+def check_size(path: Path) -> None:
+    """Whether a picture is small enough for maps at its own size, told from its header.
+
+    Raises:
+        DataError: it has more than `MOST_PIXELS`, or is no picture.
+    """
+    width, height = picture_size(path)
+    if width * height > MOST_PIXELS:
+        raise DataError(
+            f"{path.name} has {width} x {height} pixels: at most {MOST_PIXELS // 10**6} million are looked at here; "
+            "make it smaller"
+        )
 
 
 def packed(folder: Path, files: Sequence[Path], name: str) -> Path:

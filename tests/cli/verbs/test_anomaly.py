@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from binderclip.data import plant_defects
 from binderclip.segment.anomaly import Anomalies, WinCLIP
 from binderclip.segment.metrics.anomaly import anomaly_scores
 
@@ -20,26 +19,10 @@ Command = Callable[..., Any]
 SIDE = 96
 
 
-def save(path: Path, image: torch.Tensor) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()).save(path)
-
-
 @pytest.fixture(scope="module")
-def inspected(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MVTec AD's layout: stripes, three of them with a planted defect, one file broken."""
-    root = tmp_path_factory.mktemp("mvtec") / "stripes"
-    wave = torch.sin(torch.arange(SIDE) / 3.0)
-    noise = torch.rand(10, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    images = (0.5 + 0.2 * wave + 0.1 * (noise - 0.5)).clamp(0, 1)
-    planted = plant_defects(images[7:], 1)
-    for i in range(4):
-        save(root / f"train/good/{i}.png", images[i])
-    for i in range(3):
-        save(root / f"test/good/{i}.png", images[4 + i])
-        save(root / f"test/spot/{i}.png", planted.images[i])
-        mask = planted.masks[i].float().expand(3, -1, -1)
-        save(root / f"ground_truth/spot/{i}_mask.png", mask)
+def inspected(tmp_path_factory: pytest.TempPathFactory, write_stripes: Callable[..., Path]) -> Path:
+    """Four pictures to learn from, three more to inspect, three with a planted defect, one file broken."""
+    root = write_stripes(tmp_path_factory.mktemp("mvtec") / "stripes", 4, 3)
     (root / "test/spot/broken.png").write_bytes(b"no picture")
     return root
 
@@ -172,8 +155,10 @@ def test_pictures_that_serve_as_normal_ones_are_not_scored(command: Command, ins
 
 
 def test_the_report_shows_no_picture_twice(command: Command) -> None:
+    Path("parts").mkdir()
     for i in range(26):
-        save(Path(f"parts/{i:02}.png"), torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(i)))
+        values = np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(values).save(f"parts/{i:02}.png")
     rows = command("anomaly", "parts", "--most", 0, "--json").json()["images"]
     page = Path("anomalies/report.html").read_text().split("</nav>")[1]
     most, least = page.split("Most anomalous")[1].split("Least anomalous")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,11 @@ from binderclip.cli.verbs.anomaly.run import carry_out, check_options
 from binderclip.errors import DataError
 from binderclip.workbench.commands import PICTURES, Equivalent, model_words, python_load, shell_line
 from binderclip.workbench.look import (
+    check_size,
     could_not_be_read,
     gathered,
     hint,
     packed,
-    picture_size,
     report_frame,
     small_copy,
     source,
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 SHOWN = 24
 """Pictures on the page, and in the sheet; the table and the files have more."""
 OVERLAYS = 60
-MOST_PIXELS = 40_000_000
-"""A larger upload is left out: its map at its own size would fill the memory."""
-_TOO_LARGE = f"more than {MOST_PIXELS // 10**6} million pixels: make it smaller"
 SOUND = "sound"
 """What a line calls a folder of sound pictures that were uploaded."""
 _COUNTED = re.compile(r"picture ([0-9]+) of ([0-9]+)")
@@ -115,11 +112,11 @@ def work(
     """Inspect as the verb does, then show it."""
     chosen = run.pictures(files, folder)
     compared = run.pictures(sound_files, sound_folder) if sound_files or sound_folder else None
-    large = [] if chosen.folder else [path for path in chosen.paths if _pixels(path) > MOST_PIXELS]
-    small = [path for path in chosen.paths if path not in large]
-    if not small:
-        raise DataError(f"{large[0].name} has {_TOO_LARGE}")
-    inspected = chosen.folder or gathered(small, run.folder / PICTURES)
+    left_out = {} if chosen.folder else _left_out(chosen.paths)
+    kept = [path for path in chosen.paths if path not in left_out]
+    if not kept:
+        raise DataError(next(iter(left_out.values())))
+    inspected = chosen.folder or gathered(kept, run.folder / PICTURES)
     normal = None if compared is None else compared.folder or gathered(compared.paths, run.folder / SOUND)
     request = AnomalyRequest(
         folder=str(inspected), name=(name or "").strip() or "object", normal=None if normal is None else str(normal),
@@ -131,7 +128,7 @@ def work(
     )  # fmt: skip
     check_options(request)
     done, out, report = carry_out(request, lambda first: _spoken(run, first))
-    done.skipped += [(str(path), f"it has {_TOO_LARGE}") for path in large]
+    done.skipped += [(str(path), why) for path, why in left_out.items()]
     run.say("drawing")
     _name_as_on_the_page(out / "scores.csv", inspected)
     return Outcome(
@@ -150,13 +147,15 @@ def _model(chosen: str, method: str) -> str:
     return default_model(method) if chosen == "small" else chosen
 
 
-def _pixels(path: Path) -> int:
-    """How many a picture has; 0 where it cannot be read, which is said when it is opened."""
-    try:
-        width, height = picture_size(path)
-    except DataError:
-        return 0
-    return width * height
+def _left_out(paths: Sequence[Path]) -> dict[Path, str]:
+    """The uploads that cannot be inspected, and why."""
+    found = {}
+    for path in paths:
+        try:
+            check_size(path)
+        except DataError as error:
+            found[path] = str(error)
+    return found
 
 
 @contextmanager

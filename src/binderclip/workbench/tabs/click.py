@@ -12,10 +12,10 @@ import gradio as gr
 
 from binderclip.cli.shared.boxes import parse_box
 from binderclip.cli.shared.output import write_json
-from binderclip.errors import BinderclipError, DataError, UsageError
+from binderclip.errors import BinderclipError, UsageError
 from binderclip.workbench.commands import Arguments, Equivalent, model_words, python_load, shell_line
 from binderclip.workbench.jobs import MOST_WAITING
-from binderclip.workbench.look import picture_size
+from binderclip.workbench.look import check_size
 from binderclip.workbench.tab import Bench, Tab, result_values, said_html
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ KEPT = 6
 """Pictures that are held encoded, of all pages together: the last ones. An older one is chosen again by its user."""
 SIDE = 900
 """Longer side of the picture that is clicked on, in pixels."""
-MOST_PIXELS = 40_000_000
 MODEL = "small-sam"
 MODES = [("It is the object", "in"), ("It is not the object", "out"), ("A corner of a box", "box")]
 BLUE, GREEN, RED = (20, 90, 220), (20, 160, 60), (210, 30, 30)
@@ -232,11 +231,7 @@ def _opened(path: Path, name: str, bench: Bench) -> _Cut:
     from binderclip.data import open_image
     from binderclip.segment import InteractiveSession, load_promptable
 
-    width, height = picture_size(path)
-    if width * height > MOST_PIXELS:
-        raise DataError(
-            f"{path.name} has {width} x {height} pixels: at most {MOST_PIXELS // 10**6} million are cut from"
-        )
+    check_size(path)
     picture = open_image(path).convert("RGB")
     segmenter = bench.models.get("promptable", name, lambda: load_promptable(name, device=bench.models.device))
     seen = picture.copy()

@@ -11,7 +11,7 @@ from binderclip.cli.verbs.explain.run import LANCZOS, SIDE, build_methods, shrun
 from binderclip.cli.verbs.explain.words import caption_score, words_html
 from binderclip.errors import UsageError
 from binderclip.workbench.commands import Arguments, Equivalent, model_words, named_pictures, python_load, shell_line
-from binderclip.workbench.look import table
+from binderclip.workbench.look import check_size, table
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def work(run: Run, file: str | None, label: str, names: list[str]) -> Outcome:
         raise UsageError("type what to look for, such as: a cat")
     if not names or len(names) > MOST_METHODS:
         raise UsageError(f"tick 1 to {MOST_METHODS} methods")
+    check_size(path)
     label, methods = label.strip(), build_methods(names, None, ())
     picture = open_image(path)
     clip = run.model()
@@ -87,6 +88,7 @@ def colour_words(run: Run, file: str | None, caption: str) -> Outcome:
     path = run.pictures(file).paths[0]
     if not caption.strip():
         raise UsageError("type a caption, such as: a cat on a red sofa")
+    check_size(path)
     picture = open_image(path)
     clip = run.model()
     run.say("reading the caption")

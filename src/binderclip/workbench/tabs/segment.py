@@ -16,7 +16,7 @@ from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenter
 from binderclip.cli.verbs.segment.run import Done, save_segmentation, write_areas
 from binderclip.errors import DataError, UsageError
 from binderclip.workbench.commands import Arguments, Equivalent, model_words, python_load, python_pictures, shell_line
-from binderclip.workbench.look import could_not_be_read, hint, packed, picture_size, small_copy, source, table
+from binderclip.workbench.look import check_size, could_not_be_read, hint, packed, small_copy, source, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ SHOWN = 24
 """Pictures on the page; the files are of all."""
 SIDE = 560
 """Longer side of what is shown, in pixels."""
-MOST_PIXELS = 40_000_000
-"""A larger picture is left out: its label map and logits would fill the memory."""
 MOST_PRESETS = 8
 SHADE = """(share) => document.documentElement.style.setProperty('--segment-opacity', share)"""
 
@@ -102,7 +100,7 @@ def work(
     for number, (path, place) in enumerate(zip(chosen.paths, places, strict=True)):
         run.progress(number, len(chosen.paths), "segmenting")
         try:
-            _check_size(path)
+            check_size(path)
             results = segment_all(list(segmenters.values()), path, names)
         except DataError as error:
             skipped.append((path.name, str(error).replace(str(path), path.name)))
@@ -136,15 +134,6 @@ def work(
         again=_again(run.model_name, run.bench.models.device, chosen, names, words, chosen_presets),
         said=could_not_be_read(len(skipped)),
     )
-
-
-def _check_size(path: Path) -> None:
-    width, height = picture_size(path)
-    if width * height > MOST_PIXELS:
-        raise DataError(
-            f"{path.name} has {width} x {height} pixels: at most {MOST_PIXELS // 10**6} million are segmented; make it "
-            "smaller"
-        )
 
 
 def _folder(folder: Path, preset: str) -> Path:
