@@ -1,0 +1,28 @@
+"""The signals that every pipeline knows by name."""
+
+from __future__ import annotations
+
+from binderclip.curate.engine.rule import SampleSignal
+from binderclip.curate.signals.plain import IMAGE_SIGNALS, TEXT_SIGNALS
+
+
+def standard_signals() -> dict[str, SampleSignal]:
+    """Name -> signal, of all that need no model."""
+    return {signal.name: signal for signal in (*TEXT_SIGNALS, *IMAGE_SIGNALS)}
+
+
+SIGNALS: dict[str, str] = {
+    "words": "words of the caption between white space",
+    "characters": "characters of the caption",
+    "numbers": "runs of digits in the caption",
+    "caption_group": "equal for captions that differ in case and white space alone",
+    "original_width": "width in pixels, as found on the web where the data say so",
+    "original_height": "height in pixels",
+    "side": "shorter side in pixels",
+    "aspect": "longer side over the shorter",
+    "picture_group": "equal for pictures whose files are equal",
+    "clip_score": "cosine of picture and caption, by the model",
+    "masked_clip_score": "the same after numbers are taken out of the caption (p102)",
+    "image_embedding": "unit features of the picture, by the model",
+}
+"""Name -> what the column holds; those that a model computes are there where one was given."""
