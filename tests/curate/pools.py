@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from binderclip.curate import Shard, keys_of
+from binderclip.curate.engine.columns import take_rows
 
 
 class ListTable:
@@ -27,7 +28,7 @@ class ListTable:
         names = [self.names[row] for row in rows]
         own: dict[str, Any] = {"name": names, "text": names, "texts": [[name] for name in names]}
         for name, values in self.columns.items():
-            own[name] = values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
+            own[name] = take_rows(values, rows)
         return Shard(id, keys_of(names), own, stamp=f"{id} of {len(self.ids)}")
 
 

@@ -16,25 +16,50 @@ if TYPE_CHECKING:
     from binderclip.curate.engine.store import ColumnStore
     from binderclip.curate.engine.tables import DatasetTable, MetadataTable, TarTable, open_table
     from binderclip.curate.pipeline import Curated, CurationPipeline
+    from binderclip.curate.rules.balance import (
+        BernoulliAny,
+        MetadataBalancer,
+        entry_probabilities,
+        keep_probabilities,
+        tail_threshold,
+    )
     from binderclip.curate.rules.combine import AnyOf, NoneOf
     from binderclip.curate.rules.groups import CapPerGroup, Membership, OnePerGroup
+    from binderclip.curate.rules.ranks import MeanRankTopFraction
     from binderclip.curate.rules.scores import ScoreThreshold, ScoreTopFraction
+    from binderclip.curate.signals.cleaning import CLEANERS, strip_numbers
+    from binderclip.curate.signals.scores import (
+        CaptionEmbedding,
+        ClipScore,
+        ImageEmbedding,
+        MaskedTextScore,
+        model_signals,
+    )
+    from binderclip.curate.signals.substrings import SubstringMatcher, build_metadata
     from binderclip.curate.signals.table import SIGNALS
 
 __all__ = [
+    "CLEANERS",
     "SIGNALS",
     "AnyOf",
+    "BernoulliAny",
     "BoundarySample",
     "CapPerGroup",
+    "CaptionEmbedding",
+    "ClipScore",
     "ColumnStore",
     "Curated",
     "CurationPipeline",
     "CurationReport",
     "DatasetTable",
     "HashDraws",
+    "ImageEmbedding",
     "KeepRule",
     "KeySelection",
+    "MaskedTextScore",
+    "MeanRankTopFraction",
     "Membership",
+    "MetadataBalancer",
     "MetadataTable",
     "NoneOf",
     "OnePerGroup",
@@ -46,10 +71,17 @@ __all__ = [
     "ScoreTopFraction",
     "Shard",
     "StageReport",
+    "SubstringMatcher",
     "TarTable",
+    "build_metadata",
+    "entry_probabilities",
     "hash_uniform",
+    "keep_probabilities",
     "keys_of",
+    "model_signals",
     "open_table",
+    "strip_numbers",
+    "tail_threshold",
     "uids_of",
 ]
 lazy_exports(__name__)

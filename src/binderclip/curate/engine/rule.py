@@ -24,18 +24,22 @@ from binderclip.settings import hint
 
 @runtime_checkable
 class SampleSignal(Protocol):
-    """A column that is computed for a shard.
+    """A column that is computed for a shard."""
 
-    Attributes:
-        name: of the column.
-        needs: columns that must be there before.
-        version: changes whenever the values would: settings, fingerprint of a model; "" for what is too cheap to be
-            kept on disk.
-    """
+    @property
+    def name(self) -> str:
+        """Of the column."""
+        ...
 
-    name: str
-    needs: tuple[str, ...]
-    version: str
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that must be there before."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the values would: settings, fingerprint of a model; "" for what is too cheap to be kept."""
+        ...
 
     def __call__(self, shard: Shard) -> ColumnValues:
         """The column, one value a sample; NaN or None where there is none."""
