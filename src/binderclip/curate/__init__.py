@@ -9,6 +9,7 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.curate.engine.columns import RaggedColumn
     from binderclip.curate.engine.keys import hash_uniform, keys_of, uids_of
+    from binderclip.curate.engine.kmeans import spherical_kmeans
     from binderclip.curate.engine.report import BoundarySample, CurationReport, StageReport
     from binderclip.curate.engine.rule import HashDraws, KeepRule, PoolStatistic, SampleSignal
     from binderclip.curate.engine.selection import KeySelection
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
         tail_threshold,
     )
     from binderclip.curate.rules.combine import AnyOf, NoneOf
+    from binderclip.curate.rules.density import ClusterPruner, cluster_complexity, quota_qp
+    from binderclip.curate.rules.duplicates import SemanticDuplicates, TargetClusters
     from binderclip.curate.rules.groups import CapPerGroup, Membership, OnePerGroup
     from binderclip.curate.rules.ranks import MeanRankTopFraction
     from binderclip.curate.rules.scores import ScoreThreshold, ScoreTopFraction
@@ -47,6 +50,7 @@ __all__ = [
     "CapPerGroup",
     "CaptionEmbedding",
     "ClipScore",
+    "ClusterPruner",
     "ColumnStore",
     "Curated",
     "CurationPipeline",
@@ -69,17 +73,22 @@ __all__ = [
     "SampleTable",
     "ScoreThreshold",
     "ScoreTopFraction",
+    "SemanticDuplicates",
     "Shard",
     "StageReport",
     "SubstringMatcher",
     "TarTable",
+    "TargetClusters",
     "build_metadata",
+    "cluster_complexity",
     "entry_probabilities",
     "hash_uniform",
     "keep_probabilities",
     "keys_of",
     "model_signals",
     "open_table",
+    "quota_qp",
+    "spherical_kmeans",
     "strip_numbers",
     "tail_threshold",
     "uids_of",
