@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from binderclip.curate.engine.shard import SampleTable, Shard
     from binderclip.curate.engine.store import ColumnStore
     from binderclip.curate.engine.tables import DatasetTable, MetadataTable, TarTable, open_table
+    from binderclip.curate.export import write_decisions, write_kept_shards
+    from binderclip.curate.methods import METHODS, SUMMARIES, read_concepts
     from binderclip.curate.pipeline import Curated, CurationPipeline
+    from binderclip.curate.presets import PRESETS
+    from binderclip.curate.recipe import CurationRecipe, parse_recipe, read_recipe
     from binderclip.curate.rules.balance import (
         BernoulliAny,
         MetadataBalancer,
@@ -43,7 +47,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLEANERS",
+    "METHODS",
+    "PRESETS",
     "SIGNALS",
+    "SUMMARIES",
     "AnyOf",
     "BernoulliAny",
     "BoundarySample",
@@ -54,6 +61,7 @@ __all__ = [
     "ColumnStore",
     "Curated",
     "CurationPipeline",
+    "CurationRecipe",
     "CurationReport",
     "DatasetTable",
     "HashDraws",
@@ -87,10 +95,15 @@ __all__ = [
     "keys_of",
     "model_signals",
     "open_table",
+    "parse_recipe",
     "quota_qp",
+    "read_concepts",
+    "read_recipe",
     "spherical_kmeans",
     "strip_numbers",
     "tail_threshold",
     "uids_of",
+    "write_decisions",
+    "write_kept_shards",
 ]
 lazy_exports(__name__)

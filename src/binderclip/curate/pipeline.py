@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Int16
+from jaxtyping import Bool, Float, Int16
 
 from binderclip.curate.engine.keys import KEY, Keys, key_order, uids_of
 from binderclip.curate.engine.report import BoundarySample, CurationReport, StageReport, beside_cuts
@@ -35,11 +34,14 @@ class Curated:
         selection: keys of the samples that are kept.
         report: counts, thresholds and samples beside them, stage by stage.
         decisions: shard -> for each of its samples the number of the stage that dropped it, or -1.
+        scores: shard -> column -> (n,) values that stages decided by, NaN for samples that did not reach them; empty
+            unless they were asked for.
     """
 
     selection: KeySelection
     report: CurationReport
     decisions: Mapping[str, Int16[np.ndarray, "n"]]
+    scores: Mapping[str, Mapping[str, Float[np.ndarray, "n"]]] = field(default_factory=dict)
 
 
 class CurationPipeline:
@@ -79,6 +81,7 @@ class CurationPipeline:
         seed: int = 0,
         workers: int = 1,
         store: ColumnStore | None = None,
+        scores: bool = False,
         progress: Progress | None = None,
     ) -> Curated:
         """Decide on every sample of a pool.
@@ -88,6 +91,7 @@ class CurationPipeline:
             seed: of everything random, 0 to 2^64 - 1.
             workers: threads, each with a shard of its own.
             store: keeps what signals computed; a run that was interrupted goes on from there.
+            scores: keep the values that stages decide by, 8 bytes each.
             progress: told after every shard.
 
         Raises:
@@ -95,6 +99,7 @@ class CurationPipeline:
             DataError: two samples with the same key, or data that cannot be read.
         """
         run = _Run(self, table, seed, max(1, workers), store or ColumnStore(), progress or (lambda *_: None))
+        run.scores = {id: {} for id in table.ids} if scores else {}
         return run.everything()
 
 
@@ -114,7 +119,7 @@ class _Run:
         self.signals, self.store, self.progress = pipeline.signals, store, progress
         self.dropped: dict[str, Int16[np.ndarray, "n"]] = {}
         self.keys: dict[str, Keys] = {}
-        self.lock = threading.Lock()
+        self.scores: dict[str, dict[str, np.ndarray]] = {}
 
     def everything(self) -> Curated:
         for id, keys in self._over("reading", lambda id: self.table.load(id).keys):
@@ -125,7 +130,7 @@ class _Run:
         selection = KeySelection(np.concatenate([np.empty(0, KEY), *kept]))
         entered = sum(len(keys) for keys in self.keys.values())
         report = CurationReport(entered, len(selection), reports, list(self.table.skipped))
-        return Curated(selection, report, self.dropped)
+        return Curated(selection, report, self.dropped, self.scores)
 
     def _stage(self, number: int, name: str, rule: KeepRule) -> StageReport:
         report = StageReport(name, rule.reason, entered=self._left(), column=rule.column)
@@ -184,6 +189,9 @@ class _Run:
         for id, (keys, values, keep, rows, beside) in self._over(name, one):
             self.dropped[id][rows[~keep]] = number
             if len(values):
+                if self.scores:
+                    whole = self.scores[id].setdefault(rule.column, np.full(len(self.keys[id]), np.nan))
+                    whole[rows] = values
                 report.look(keys, values)
                 report.stand_beside(beside)
         report.thin()

@@ -11,7 +11,7 @@ import numpy as np
 
 from binderclip.curate.engine.keys import Keys, hash_uniform, key_order, uids_of
 
-SHOWN = 8
+SHOWN = 7
 """Samples on either side of a threshold that are named."""
 SAMPLED = 20_000
 """Values of a column that a histogram is drawn from: those whose keys have the smallest hashes."""
@@ -97,6 +97,21 @@ class StageReport:
             own = [sample for sample in samples if sample.kept == kept]
             self._beside[kept] = heapq.nsmallest(SHOWN, [*self._beside[kept], *own])
 
+    def plot(self) -> Any:
+        """A matplotlib figure: histogram of the deciding column, and lines at the thresholds."""
+        from binderclip.display import new_figure
+
+        figure = new_figure(7.0, 2.4)
+        axes = figure.subplots()
+        axes.hist(self.values, bins=60, color="#4c72b0")
+        for cut in self.cuts:
+            axes.axvline(cut, color="C3", linestyle="--", label=f"{cut:.4g}")
+        if self.cuts:
+            axes.legend(frameon=False, fontsize=8)
+        axes.set(xlabel=self.column, ylabel="samples")
+        axes.spines[["top", "right"]].set_visible(False)
+        return figure
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
@@ -122,7 +137,7 @@ class CurationReport:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def rows(self) -> list[tuple[str, str, int, int, str]]:
-        """(stage, kept where, in, out, share) for a table."""
+        """(stage, condition, in, out, share) for a table."""
         return [
             (stage.name, stage.reason, stage.entered, stage.kept, f"{stage.kept / max(stage.entered, 1):.1%}")
             for stage in self.stages

@@ -81,6 +81,26 @@ def group_of(content: str | bytes) -> int:
 
 
 @dataclass(frozen=True)
+class LanguageSignal:
+    """Stands for `language`, which only the data can have: asked for without them, it says so.
+
+    Raises:
+        UsageError: when it is called.
+    """
+
+    name: str = "language"
+    needs: tuple[str, ...] = ()
+    version: str = ""
+
+    def __call__(self, shard: Shard) -> ColumnValues:
+        """Always an error."""
+        raise UsageError(
+            f"{shard.id}: languages of captions are not computed here: give the data a column `language` ('en', ...), "
+            'or leave the test out: language = "" in the stage'
+        )
+
+
+@dataclass(frozen=True)
 class SizeSignal:
     """Width or height of the picture as it was found on the web, in pixels.
 

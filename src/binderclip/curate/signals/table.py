@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from binderclip.curate.engine.rule import SampleSignal
-from binderclip.curate.signals.plain import IMAGE_SIGNALS, TEXT_SIGNALS
+from binderclip.curate.signals.plain import IMAGE_SIGNALS, TEXT_SIGNALS, LanguageSignal
 
 
 def standard_signals() -> dict[str, SampleSignal]:
     """Name -> signal, of all that need no model."""
-    return {signal.name: signal for signal in (*TEXT_SIGNALS, *IMAGE_SIGNALS)}
+    return {signal.name: signal for signal in (*TEXT_SIGNALS, *IMAGE_SIGNALS, LanguageSignal())}
 
 
 SIGNALS: dict[str, str] = {
@@ -16,6 +16,7 @@ SIGNALS: dict[str, str] = {
     "characters": "characters of the caption",
     "numbers": "runs of digits in the caption",
     "caption_group": "equal for captions that differ in case and white space alone",
+    "language": "code of the caption's language, where the data say it",
     "original_width": "width in pixels, as found on the web where the data say so",
     "original_height": "height in pixels",
     "side": "shorter side in pixels",

@@ -205,8 +205,14 @@ class EncodedSample:
 
 def read_encoded(url: str) -> Iterator[EncodedSample | Skipped]:
     """The samples of one shard in order, their pictures not decoded; what cannot be used is `Skipped`."""
+    for _, found in read_groups(url):
+        yield found
+
+
+def read_groups(url: str) -> Iterator[tuple[_Group, EncodedSample | Skipped]]:
+    """The samples of one shard with all their parts; those of a damaged shard's end have none."""
     for group in read_shard(url):
-        yield group if isinstance(group, Skipped) else _encoded_sample(group)
+        yield (_Group("", ""), group) if isinstance(group, Skipped) else (group, _encoded_sample(group))
 
 
 def _encoded_sample(group: _Group) -> EncodedSample | Skipped:
