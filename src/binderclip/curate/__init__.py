@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from binderclip.curate.export import write_decisions, write_kept_shards
     from binderclip.curate.methods import METHODS, SUMMARIES, read_concepts
     from binderclip.curate.pipeline import Curated, CurationPipeline
-    from binderclip.curate.presets import PRESETS
+    from binderclip.curate.presets import PRESETS, drop_embedded_text
     from binderclip.curate.recipe import CurationRecipe, parse_recipe, read_recipe
     from binderclip.curate.rules.balance import (
         BernoulliAny,
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from binderclip.curate.rules.combine import AnyOf, NoneOf
     from binderclip.curate.rules.density import ClusterPruner, cluster_complexity, quota_qp
     from binderclip.curate.rules.duplicates import SemanticDuplicates, TargetClusters
-    from binderclip.curate.rules.groups import CapPerGroup, Membership, OnePerGroup
+    from binderclip.curate.rules.groups import CapPerGroup, Membership, OnePerGroup, TailTrimming
     from binderclip.curate.rules.ranks import MeanRankTopFraction
     from binderclip.curate.rules.scores import ScoreThreshold, ScoreTopFraction
     from binderclip.curate.signals.cleaning import CLEANERS, strip_numbers
+    from binderclip.curate.signals.embedded_text import EmbeddedTextSignal, ReadText, cooccurring_text_rate
     from binderclip.curate.signals.scores import (
         CaptionEmbedding,
         ClipScore,
@@ -64,6 +65,7 @@ __all__ = [
     "CurationRecipe",
     "CurationReport",
     "DatasetTable",
+    "EmbeddedTextSignal",
     "HashDraws",
     "ImageEmbedding",
     "KeepRule",
@@ -77,6 +79,7 @@ __all__ = [
     "OnePerGroup",
     "PoolStatistic",
     "RaggedColumn",
+    "ReadText",
     "SampleSignal",
     "SampleTable",
     "ScoreThreshold",
@@ -85,10 +88,13 @@ __all__ = [
     "Shard",
     "StageReport",
     "SubstringMatcher",
+    "TailTrimming",
     "TarTable",
     "TargetClusters",
     "build_metadata",
     "cluster_complexity",
+    "cooccurring_text_rate",
+    "drop_embedded_text",
     "entry_probabilities",
     "hash_uniform",
     "keep_probabilities",

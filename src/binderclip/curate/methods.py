@@ -10,7 +10,7 @@ from binderclip.curate.rules.balance import MetadataBalancer
 from binderclip.curate.rules.combine import AnyOf, NoneOf
 from binderclip.curate.rules.density import ClusterPruner
 from binderclip.curate.rules.duplicates import SemanticDuplicates, TargetClusters
-from binderclip.curate.rules.groups import CapPerGroup, Membership, OnePerGroup
+from binderclip.curate.rules.groups import CapPerGroup, Membership, OnePerGroup, TailTrimming
 from binderclip.curate.rules.ranks import MeanRankTopFraction
 from binderclip.curate.rules.scores import ScoreThreshold, ScoreTopFraction
 from binderclip.documents import parse_json
@@ -61,6 +61,7 @@ METHODS: dict[str, Callable[..., KeepRule]] = {
     "membership": Membership,
     "cap-per-group": CapPerGroup,
     "one-per-group": OnePerGroup,
+    "tail-trimming": TailTrimming,
     "metaclip": metaclip,
     "semantic-duplicates": SemanticDuplicates,
     "cluster-pruning": ClusterPruner,
@@ -76,6 +77,7 @@ SUMMARIES: dict[str, str] = {
     "membership": "a value that is one of a list",
     "cap-per-group": "at most so many samples of each group",
     "one-per-group": "one sample of each group, such as equal pictures",
+    "tail-trimming": "the rarest groups cut to a few samples (p095)",
     "metaclip": "balance over concepts that captions name (p150)",
     "semantic-duplicates": "one of pictures that are nearly alike (SemDeDup)",
     "cluster-pruning": "quotas of clusters by their complexity (p103)",

@@ -112,6 +112,35 @@ def density_pruning(
     ]
 
 
+def drop_embedded_text(
+    *,
+    min_score: float = 0.3,
+    min_aesthetic: float | None = 4.5,
+    k: int = 100,
+    eps: float = 0.05,
+    embedding: str = "image_embedding",
+    column: str = "clip_score",
+) -> Sequence[KeepRule]:
+    """Pictures without text in them, of a score and a beauty, without near duplicates: the debiased set of p051.
+
+    "Parrot Captions Teach CLIP to Spot Text" (arXiv 2312.14232). The words in pictures and the aesthetics score are
+    columns of the data (`ocr`, `aesthetic`), or `ocr` is read by `ReadText`; neither is computed by binderclip.
+
+    Args:
+        min_score: the score is above it.
+        min_aesthetic: the column `aesthetic` is above it; None leaves this test out.
+        k, eps: of `SemanticDuplicates`.
+        embedding, column: of embeddings and of the score.
+    """
+    beauty = [] if min_aesthetic is None else [ScoreThreshold(column="aesthetic", minimum=min_aesthetic, strict=True)]
+    return [
+        ScoreThreshold(column="ocr_words", maximum=0),
+        ScoreThreshold(column=column, minimum=min_score, strict=True),
+        *beauty,
+        SemanticDuplicates(embedding=embedding, k=k, eps=eps),
+    ]
+
+
 def exact_duplicates(*, captions: bool = False) -> Sequence[KeepRule]:
     """One of pictures whose files are equal, and of equal captions where that is asked for.
 
@@ -133,6 +162,7 @@ PRESETS: dict[str, Callable[..., Sequence[KeepRule]]] = {
     "laion-2b": laion_2b,
     "number-free": number_free,
     "density-pruning": density_pruning,
+    "no-embedded-text": drop_embedded_text,
     "exact-duplicates": exact_duplicates,
 }
 """Name -> the rules it stands for, in their order; a recipe mixes them with others."""

@@ -66,6 +66,10 @@ class CapPerGroup(KeepRule):
         """See `KeepRule`."""
         return f"among {self.count} of its {self.group}" + (f" with the best {self.by}" if self.by else "")
 
+    def caps(self, sizes: Int[np.ndarray, "G"]) -> Int[np.ndarray, "G"]:
+        """Most samples of each group, given how many it has."""
+        return np.full(len(sizes), self.count)
+
     def _scores(self, shard: Shard, draws: HashDraws) -> np.ndarray:
         if not self.by:
             return draws(shard.keys)
@@ -83,13 +87,14 @@ class CapPerGroup(KeepRule):
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
         ranked = found["groups"]
-        cuts = ranked.best(np.full(len(ranked.groups), self.count))
+        cuts = ranked.best(self.caps(ranked.sizes))
         return cuts.keeps(self._scores(shard, draws), shard.keys, groups_of(shard, self.group))
 
     def figures(self, found: Found) -> dict[str, int]:
         """See `KeepRule`."""
         sizes = found["groups"].sizes
-        return {"groups": len(sizes), "largest": int(sizes.max(initial=0)), "capped": int((sizes > self.count).sum())}
+        capped = int((sizes > self.caps(sizes)).sum())
+        return {"groups": len(sizes), "largest": int(sizes.max(initial=0)), "capped": capped}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +107,42 @@ class OnePerGroup(CapPerGroup):
     """
 
     count: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TailTrimming(CapPerGroup):
+    """Cut the rarest groups down to a handful of samples or none, and leave the others as they are.
+
+    The extreme tails of "Generalization Beyond Data Imbalance: A Controlled Study on CLIP for Transferable Insights"
+    (arXiv 2405.21070), which asks what a model still knows of classes that it saw once or never.
+
+    Args:
+        group: column of classes.
+        classes: how many of the rarest are cut; of equally rare ones those with the smaller number (of texts, hash).
+        count: samples that each of them keeps, 0 or 1 in the paper.
+        by: column of the score of those that stay; "" draws at random.
+
+    Raises:
+        UsageError: a negative number.
+    """
+
+    classes: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.classes < 0:
+            raise UsageError(f"classes is {self.classes}; 0 of the rarest or more are cut")
+
+    @property
+    def reason(self) -> str:
+        """See `KeepRule`."""
+        return f"not one of the {self.classes} rarest of {self.group}, or {super().reason}"
+
+    def caps(self, sizes: Int[np.ndarray, "G"]) -> Int[np.ndarray, "G"]:
+        """See `CapPerGroup`."""
+        rank = np.empty(len(sizes), np.int64)
+        rank[np.argsort(sizes, kind="stable")] = np.arange(len(sizes))
+        return np.where(rank < self.classes, self.count, sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
