@@ -37,6 +37,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
     ("explain",): ["../world/good.png", "--label", "a cat"],
     ("heads",): ["small", "--images", "../world/pictures", "--texts", "../world/labels.txt"],
     ("evaluate",): ["small", "--data", "../world/classes"],
+    ("curate",): ["../world/classes", "--recipe", "exact-duplicates"],
     ("train",): ["../world/tiny.toml", "--check"],
     ("descriptions",): ["animals"],
     ("spikes",): ["../world/log"],

@@ -30,6 +30,7 @@ import binderclip.segment
 import binderclip.studies
 import binderclip.train
 from binderclip import cli
+from binderclip.cli.verbs import demo
 from binderclip.errors import BinderclipError
 from binderclip.optim import ClipLog, NormClip
 from binderclip.search import SearchIndex
@@ -48,7 +49,7 @@ MODELS = float(os.environ.get("BINDERCLIP_FUZZ_MODELS", "0.06"))
 """Share of the calls that may go on to a model once they are through the checks; the others end there."""
 LOADERS = ((binderclip.models, "load"), (binderclip.segment, "load_promptable"))
 LONG = ((binderclip.train, "run"), (binderclip.studies, "run_study"), (binderclip.adapt.selection, "select_head"),
-        (binderclip.adapt.selection, "select_labels"), (server, "WorkbenchServer"))  # fmt: skip
+        (binderclip.adapt.selection, "select_labels"), (server, "WorkbenchServer"), (demo, "_classify"))  # fmt: skip
 
 
 class Reached(BinderclipError):

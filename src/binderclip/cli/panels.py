@@ -19,6 +19,7 @@ PANELS: dict[str, dict[str, str]] = {
         "descriptions": "sentences about your labels, shipped or written",
     },
     "Train": {
+        "curate": "which pairs of a pool to train on",
         "train": "train a model by a recipe, on your pictures or ours",
         "spikes": "where a run's gradient spiked, and by what",
     },

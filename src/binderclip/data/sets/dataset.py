@@ -224,6 +224,21 @@ class ImageTextDataset(Dataset[Sample]):
         image = self._images[int(self._rows[index])]
         return content_hash(image if isinstance(image, (bytes, str, Path)) else np.array(image))
 
+    def state(self, index: int) -> str:
+        """A text that changes when the picture does: size and time of its file, or what it holds where it is in memory.
+
+        Raises:
+            DataError: its file is not there.
+        """
+        image = self._images[int(self._rows[index])]
+        if not isinstance(image, (str, Path)):
+            return self.content_hash(index)
+        try:
+            found = Path(image).stat()
+        except OSError as error:
+            raise DataError(f"{image}: {error.strerror or error}") from error
+        return f"{image} {found.st_size} {found.st_mtime_ns}"
+
     def encoded(self, index: int) -> bytes | None:
         """The picture's file as it is, or None where it is held as an array."""
         image = self._images[int(self._rows[index])]

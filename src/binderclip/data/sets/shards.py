@@ -164,29 +164,68 @@ class ShardDataset(IterableDataset[Sample]):
     # --- samples ------------------------------------------------------------------------------------------------------
 
     def _sample(self, group: _Group) -> Sample | Skipped:
-        name = printable(f"{group.shard}:{group.key}")
-        if not_unicode(group.key):
-            return Skipped(name, "its name is not UTF-8")
-        size = 0
+        found = _encoded_sample(group)
+        if isinstance(found, Skipped):
+            return found
         try:
-            data = _picture(group.parts)
-            size = len(data)
-            caption, label, attributes = _described(group.parts)
-            image = open_image(data, mode="auto")
+            image = open_image(found.image, mode="auto")
         except DataError as error:
-            return Skipped(name, str(error).removeprefix(f"{size} bytes: "))
+            name = printable(f"{group.shard}:{group.key}")
+            return Skipped(name, str(error).removeprefix(f"{len(found.image)} bytes: "))
         alpha = image.getchannel("A") if image.mode == "RGBA" else None
         if alpha is not None and alpha.getextrema() == (255, 255):
             alpha = None
         return Sample(
             image=composite(image, self.background) if self.mode == "RGB" else image.convert("RGBA"),
-            caption=caption,
-            key=attributes.pop("key", group.key),
+            caption=found.caption,
+            key=found.key,
             alpha=alpha,
-            label=label,
-            attributes=attributes,
-            source=attributes.pop("source", group.shard),
+            label=found.label,
+            attributes=found.attributes,
+            source=found.source,
         )
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """A sample of a shard whose picture is not decoded.
+
+    Attributes:
+        image: the picture's file as it is.
+        caption, key, label, attributes, source: as of `Sample`.
+    """
+
+    image: bytes
+    caption: str
+    key: str
+    label: int | None
+    attributes: dict[str, Any]
+    source: str
+
+
+def read_encoded(url: str) -> Iterator[EncodedSample | Skipped]:
+    """The samples of one shard in order, their pictures not decoded; what cannot be used is `Skipped`."""
+    for _, found in read_groups(url):
+        yield found
+
+
+def read_groups(url: str) -> Iterator[tuple[_Group, EncodedSample | Skipped]]:
+    """The samples of one shard with all their parts; those of a damaged shard's end have none."""
+    for group in read_shard(url):
+        yield (_Group("", ""), group) if isinstance(group, Skipped) else (group, _encoded_sample(group))
+
+
+def _encoded_sample(group: _Group) -> EncodedSample | Skipped:
+    name = printable(f"{group.shard}:{group.key}")
+    if not_unicode(group.key):
+        return Skipped(name, "its name is not UTF-8")
+    try:
+        image = _picture(group.parts)
+        caption, label, attributes = _described(group.parts)
+    except DataError as error:
+        return Skipped(name, str(error))
+    key, source = attributes.pop("key", group.key), attributes.pop("source", group.shard)
+    return EncodedSample(image, caption, key, label, attributes, source)
 
 
 @dataclass

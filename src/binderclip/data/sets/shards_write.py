@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+import tarfile
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from binderclip.data.formats.tables import read_json
 from binderclip.data.images import composite, open_header
 from binderclip.data.sets.dataset import ImageTextDataset
 from binderclip.data.sets.sample import Sample
-from binderclip.data.sets.shards import SIZES
+from binderclip.data.sets.shards import SIZES, EncodedSample, read_groups
 from binderclip.errors import DataError, UsageError, require
 
 
@@ -72,6 +74,47 @@ def write_shards(
         raise DataError("write_shards: there is no readable sample to write")
     (paths[0].parent / SIZES).write_text(json.dumps(sizes, indent=1) + "\n")
     return paths
+
+
+def copy_shard(url: str, rows: Collection[int], path: str | os.PathLike[str]) -> Path:
+    """Write a shard again with some of its samples, all their parts as they are.
+
+    Args:
+        url: of the shard.
+        rows: which of the samples that `read_encoded` gives, counted from 0.
+        path: of the new shard; it is there only when it is whole, and `sizes.json` beside it knows it.
+
+    Raises:
+        DataError: the disk cannot be written.
+    """
+    path, number, count = Path(path), -1, 0
+    half = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with half.open("wb") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for group, found in read_groups(url):
+                number += isinstance(found, EncodedSample)
+                if isinstance(found, EncodedSample) and number in rows:
+                    count += 1
+                    for suffix, data in group.parts.items():
+                        member = tarfile.TarInfo(f"{group.key}.{suffix}")
+                        member.size = len(data)
+                        tar.addfile(member, io.BytesIO(data))
+        half.replace(path)
+        _note_size(path, count)
+    except OSError as error:
+        half.unlink(missing_ok=True)
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def _note_size(path: Path, count: int) -> None:
+    place = path.parent / SIZES
+    try:
+        sizes = dict(read_json(place.read_bytes()))
+    except (OSError, ValueError, TypeError, DataError):
+        sizes = {}  # there is none yet, or it tells nothing
+    place.write_text(json.dumps({**sizes, path.name: count}, indent=1) + "\n")
 
 
 def _entries(samples: Iterable[Sample], encode: str) -> Iterator[dict[str, Any]]:

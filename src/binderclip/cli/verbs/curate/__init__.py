@@ -1,0 +1,5 @@
+"""`binderclip curate`."""
+
+from binderclip.cli.verbs.curate.command import register
+
+__all__ = ["register"]

@@ -1,0 +1,109 @@
+"""`binderclip curate`: which image-text pairs of a pool to train on, by a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from binderclip.cli.shared.inputs import output_folder
+from binderclip.cli.shared.options import AllowPipe, Device, Dtype, Json
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.errors import UsageError
+
+FOLDER = "curated"
+
+
+def curate(
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="The pool: shards `x-{000..009}.tar` or a folder of them, a folder of pictures with captions, Parquet "
+            "files, DataComp's metadata (Parquet with `uid` and `text`, `.npz` beside), or a named set."
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="A TOML file of stages, or a preset by name (see --list).")
+    ] = None,
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="Folder of the selection, the table of samples and the report.")
+    ] = FOLDER,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value of the recipe, such as stage.0.fraction=0.2."),
+    ] = None,
+    shards: Annotated[bool, typer.Option("--shards", help="Also write the kept samples as tar shards.")] = False,
+    split: Annotated[str | None, typer.Option(help="Of a named set or folder [default: everything].")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Computes clip_score and other signals [default: the recipe's, or small]."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Shards that are worked on at once.")] = 1,
+    listing: Annotated[bool, typer.Option("--list", help="List presets, rules and columns.")] = False,
+    allow_pipe: AllowPipe = False,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    json: Json = False,
+) -> None:
+    """Choose the pairs of a pool to train on: filters, deduplication, balancing, pruning, as a recipe says.
+
+    Examples:
+
+        binderclip curate photos/ --recipe exact-duplicates
+
+        binderclip curate "shards/x-{000..009}.tar" --recipe datacomp-clip-score --out picked --shards
+
+        binderclip curate metadata/ --recipe mine.toml --set stage.0.fraction=0.2 --set seed=1
+
+    Leaves selection.npy (sorted keys, as DataComp's tools read them), samples.parquet (every sample, the stage that
+    dropped it, its scores), report.html and report.json. The result does not depend on shards, workers or
+    interruptions; what was computed is kept in columns/, and the same command goes on from there.
+    """
+    if listing:
+        _list(json)
+        return
+    if data is None or not data.strip() or recipe is None:
+        raise UsageError("give a pool and a recipe, such as `curate photos/ --recipe exact-duplicates`; see --list")
+
+    from binderclip.cli.verbs.curate.run import curated
+    from binderclip.curate import read_recipe
+
+    output_folder(out, make=False)
+    checked = read_recipe(recipe, set or [])
+    with stages("opening the pool") as say:
+        done = curated(
+            data, checked, out, split=split, model=model, device=device, dtype=dtype, workers=workers,
+            shards=shards, allow_pipe=allow_pipe, say=say, counted=batches_said,
+        )  # fmt: skip
+    report = done.curated.report
+    if json:
+        print_json({"data": data, "recipe": recipe, "out": done.folder, **report.as_dict(), "files": done.files})
+    else:
+        share = report.kept / max(report.entered, 1)
+        print_table(
+            f"{data}: {report.kept:,} of {report.entered:,} samples kept ({share:.1%})",
+            ("stage", "in", "out", "share"),
+            [(name, entered, kept, part) for name, _, entered, kept, part in report.rows()],
+        )
+        for file in done.files:
+            typer.echo(file)
+    if report.entered and not report.kept:
+        note("nothing is kept: the first stage whose `out` is 0 says where it went")
+    warn_skipped(report.skipped)
+
+
+def _list(json: bool) -> None:
+    from binderclip.curate import PRESETS, SIGNALS, SUMMARIES
+
+    presets = {name: str(make.__doc__).partition("\n")[0].removesuffix(".") for name, make in PRESETS.items()}
+    if json:
+        print_json({"presets": presets, "rules": SUMMARIES, "columns": SIGNALS})
+        return
+    for title, rows in (("presets", presets), ("rules", SUMMARIES), ("columns that are computed", SIGNALS)):
+        print_table(title, ("name", "what it is"), list(rows.items()))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(curate)

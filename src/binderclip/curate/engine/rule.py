@@ -1,0 +1,165 @@
+"""What a signal, a statistic and a rule are: the three things that curation is composed of.
+
+A signal computes a column. A statistic looks at every sample of a pool once, piece by piece, in any order. A rule says
+which samples are kept, of each by itself or by what its statistics found.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from binderclip.curate.engine.columns import ColumnValues, numbers
+from binderclip.curate.engine.keys import Keys, hash_uniform
+from binderclip.curate.engine.shard import Shard
+from binderclip.curate.engine.store import ColumnStore
+from binderclip.errors import UsageError
+from binderclip.settings import hint
+
+
+@runtime_checkable
+class SampleSignal(Protocol):
+    """A column that is computed for a shard."""
+
+    @property
+    def name(self) -> str:
+        """Of the column."""
+        ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that must be there before."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the values would: settings, fingerprint of a model; "" for what is too cheap to be kept."""
+        ...
+
+    def __call__(self, shard: Shard) -> ColumnValues:
+        """The column, one value a sample; NaN or None where there is none."""
+        ...
+
+
+@runtime_checkable
+class PoolStatistic(Protocol):
+    """What is found out over a pool in one pass: equal for every cut into shards and every order of them."""
+
+    def update(self, shard: Shard) -> None:
+        """Look at some more samples."""
+        ...
+
+    def merge(self, other: Any) -> None:
+        """Add what another statistic of the same kind has seen."""
+        ...
+
+    def result(self) -> Any:
+        """What `keep` is given."""
+        ...
+
+
+Found: TypeAlias = Mapping[str, Any]
+"""Name of a statistic -> its result."""
+
+
+@dataclass(frozen=True)
+class HashDraws:
+    """The random numbers of one rule: `draws(keys, entries)` is `hash_uniform` for its place in the pipeline."""
+
+    seed: int
+    purpose: int = 0
+
+    def __call__(self, keys: Keys, entries: Int[np.ndarray, "n"] | None = None) -> Float[np.ndarray, "n"]:
+        """A number in [0, 1) for each key, and entry where they are given."""
+        return hash_uniform(self.seed, keys, entries, purpose=self.purpose)
+
+    def part(self, number: int) -> HashDraws:
+        """Independent numbers for a rule inside a rule."""
+        return HashDraws(self.seed, self.purpose * 1000 + number + 1)
+
+
+class KeepRule(abc.ABC):
+    """Says which samples are kept. A rule is a keyword-only dataclass that extends this.
+
+    Attributes:
+        column: the column that decides, for histograms; "" where it is not one number a sample.
+    """
+
+    column: str = ""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that the rule and its statistics read."""
+        return (self.column,) if self.column else ()
+
+    @property
+    def signals(self) -> tuple[SampleSignal, ...]:
+        """Signals that the rule brings with it, because they depend on its settings."""
+        return ()
+
+    @property
+    @abc.abstractmethod
+    def reason(self) -> str:
+        """The condition in a few words: what a dropped sample does not meet."""
+
+    def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Found], PoolStatistic]]:
+        """What must be known before: name -> makes the statistic of one pass, given the results of those before it."""
+        return {}
+
+    @abc.abstractmethod
+    def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
+        """Which samples of a shard are kept."""
+
+    def cuts(self, found: Found) -> tuple[float, ...]:
+        """Values of `column` at which the decision changes, for the report."""
+        return ()
+
+    def figures(self, found: Found) -> dict[str, Any]:
+        """Further figures for the report: name -> plain value."""
+        return {}
+
+
+def score_of(shard: Shard, column: str) -> Float[np.ndarray, "n"]:
+    """A column of the shard as float64, NaN where there is no value.
+
+    Raises:
+        UsageError: it is not one number a sample.
+    """
+    return numbers(shard.columns[column], column)
+
+
+def checked_share(value: float, name: str) -> float:
+    """A share in [0, 1].
+
+    Raises:
+        UsageError: it is not one.
+    """
+    if not 0 <= value <= 1:
+        raise UsageError(f"{name} is {value}; it is a share between 0 and 1")
+    return value
+
+
+def fill_column(shard: Shard, name: str, signals: Mapping[str, SampleSignal], store: ColumnStore) -> None:
+    """See to it that a shard has a column: it has it, or a signal computes it, and first what that needs.
+
+    Raises:
+        UsageError: neither the data nor a signal has it.
+    """
+    if shard.column(name) is not None:
+        return
+    signal = signals.get(name)
+    if signal is None:
+        there = [*shard.columns, *shard.late, *signals]
+        raise UsageError(f"there is no column {name!r}: {hint(name, there)}")
+    for column in signal.needs:
+        fill_column(shard, column, signals, store)
+    if not signal.version:
+        shard.columns[name] = signal(shard)
+        return
+    stamp = f"{shard.stamp}|{signal.version}"
+    shard.columns[name] = store.fetch(name, stamp, lambda: {name: signal(shard)})[name]

@@ -1,0 +1,281 @@
+"""Pools of samples over everything `binderclip.data` reads, and over DataComp's tables of metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from binderclip.curate.engine.columns import ColumnValues, as_column, from_arrow
+from binderclip.curate.engine.keys import keys_of
+from binderclip.curate.engine.shard import SampleTable, Shard
+from binderclip.curate.engine.store import ColumnStore
+from binderclip.data.files import list_files
+from binderclip.data.formats.addresses import is_local, local_path
+from binderclip.data.sets.columnar import has_pictures
+from binderclip.data.sets.dataset import ImageTextDataset
+from binderclip.data.sets.loading import load_data
+from binderclip.data.sets.sample import Skipped, captions_of
+from binderclip.data.sets.shards import EncodedSample, ShardDataset, read_encoded
+from binderclip.errors import DataError
+
+ROWS = 4096
+"""Samples of a data set without shards that are worked on at once."""
+_UID, _TEXT = ("uid", "key", "name"), ("text", "caption")
+
+
+def open_table(
+    spec: str | ImageTextDataset | ShardDataset,
+    split: str | None = None,
+    *,
+    store: ColumnStore | None = None,
+    allow_pipe: bool = False,
+) -> SampleTable:
+    """Open a pool of samples.
+
+    Args:
+        spec: a data set; or what `data.load_data` takes; or a Parquet file or folder of DataComp's metadata: columns
+            `uid` and `text` with further ones, and beside each file an `.npz` of features.
+        split: as in `load_data`.
+        store: keeps the texts of tar shards, so that they are read through only once.
+        allow_pipe: as in `load_data`.
+
+    Raises:
+        UsageError: no such data set.
+        DataError: it holds nothing usable.
+    """
+    if isinstance(spec, str):
+        if files := _metadata_files(Path(spec)):
+            return MetadataTable(files)
+        spec = load_data(spec, split, allow_pipe=allow_pipe)
+    return TarTable(spec, store) if isinstance(spec, ShardDataset) else DatasetTable(spec)
+
+
+class DatasetTable:
+    """An `ImageTextDataset` as a pool.
+
+    Args:
+        dataset: its captions, attributes and pictures.
+        rows: samples of a shard; no result depends on it.
+    """
+
+    def __init__(self, dataset: ImageTextDataset, rows: int = ROWS) -> None:
+        self.dataset, self.rows = dataset, rows
+        self.ids: Sequence[str] = [str(start) for start in range(0, len(dataset), rows)]
+        self._stamps: dict[str, str] = {}
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(key, reason) of pictures that could not be read."""
+        return self.dataset.skipped
+
+    def load(self, id: str) -> Shard:
+        """See `SampleTable`."""
+        start = int(id)
+        part = self.dataset.subset(range(start, min(start + self.rows, len(self.dataset))))
+        columns = {name: as_column(values) for name, values in part.attributes.items() if name != "captions"}
+        columns |= {"label": part.column("label"), "source": part.sources}
+        if id not in self._stamps:
+            states = [_state(part, row) for row in range(len(part))]
+            self._stamps[id] = _digest([part.keys, part.all_captions, states])
+        return _shard(id, part.keys, part.all_captions, columns, _DatasetPictures(part), self._stamps[id])
+
+
+class _DatasetPictures:
+    """Reads pictures of a data set: encoded where they are, so that they are decoded in threads."""
+
+    def __init__(self, dataset: ImageTextDataset) -> None:
+        self.dataset = dataset
+
+    def __call__(self, rows: Int[np.ndarray, "k"]) -> Iterator[Any]:
+        for row in rows.tolist():
+            try:
+                data = self.dataset.encoded(row)
+                yield self.dataset[row].image if data is None else data
+            except (DataError, OSError):
+                yield b""  # as unreadable as a damaged one
+
+
+class TarTable:
+    """WebDataset shards as a pool; pictures stay in the tar files, which are read again when a signal wants them.
+
+    Args:
+        dataset: its shards.
+        store: keeps texts and attributes of shards between passes.
+    """
+
+    def __init__(self, dataset: ShardDataset, store: ColumnStore | None = None) -> None:
+        self.dataset, self.store = dataset, store or ColumnStore()
+        self.ids: Sequence[str] = dataset.urls
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(key, reason) of samples and shards that could not be read."""
+        return self.dataset.skipped
+
+    def load(self, id: str) -> Shard:
+        """See `SampleTable`."""
+        stamp = _digest([id, _file_state(id)])
+        unread: list[Skipped] = []
+        columns = dict(self.store.fetch("texts", stamp, lambda: self._columns(id, unread)))
+        lost = self.store.fetch(
+            "skipped", stamp, lambda: {"key": [item.key for item in unread], "reason": [item.reason for item in unread]}
+        )
+        for key, reason in zip(_list(lost["key"]), _list(lost["reason"]), strict=True):
+            self.dataset.skip(key, reason)
+        names, texts = _list(columns.pop("name")), _list(columns.pop("texts"))
+        return _shard(id, names, texts, columns, _TarPictures(id), stamp)
+
+    def _columns(self, id: str, unread: list[Skipped]) -> dict[str, ColumnValues]:
+        samples: list[EncodedSample] = []
+        for found in read_encoded(id):
+            if isinstance(found, Skipped):
+                unread.append(found)
+            else:
+                samples.append(replace(found, image=b""))
+        names = dict.fromkeys(name for sample in samples for name in sample.attributes if name != "captions")
+        columns = {name: as_column([sample.attributes.get(name) for sample in samples]) for name in names}
+        plain = {name: values for name, values in columns.items() if _is_plain(values)}
+        texts = [captions_of(sample.caption, sample.attributes.get("captions")) for sample in samples]
+        labels = as_column([sample.label for sample in samples])
+        keys = [str(sample.key) for sample in samples]
+        return {**plain, "label": labels, "source": [sample.source for sample in samples], "texts": texts, "name": keys}
+
+
+class _TarPictures:
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __call__(self, rows: Int[np.ndarray, "k"]) -> Iterator[Any]:
+        wanted, number = set(rows.tolist()), -1
+        for found in read_encoded(self.url):
+            if isinstance(found, EncodedSample):
+                number += 1
+                if number in wanted:
+                    yield found.image
+
+
+class MetadataTable:
+    """DataComp's metadata as a pool: Parquet files of `uid`, `text` and scores, features in `.npz` files beside them.
+
+    Args:
+        files: the Parquet files; each is a shard. An array `l14_img` of `0001.npz` is the column `l14_img` of
+            `0001.parquet`.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.ids: Sequence[str] = [str(path) for path in files]
+        self.skipped: list[tuple[str, str]] = []
+
+    def load(self, id: str) -> Shard:
+        """See `SampleTable`."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.ParquetFile(id).read()
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{id}: damaged Parquet file ({error})") from error
+        columns = {name: from_arrow(table.column(name)) for name in table.column_names}
+        names = _first(columns, _UID, id)
+        texts = [[str(text or "")] for text in _first(columns, _TEXT, id)]
+        shard = _shard(id, [str(name) for name in names], texts, columns, None, _digest([id, _file_state(id)]))
+        features = Path(id).with_suffix(".npz")
+        if features.is_file():
+            shard.late = {name: partial(_npz, features, name, len(shard)) for name in _npz_names(features)}
+        return shard
+
+
+def _shard(
+    id: str, names: list[str], texts: list[list[str]], columns: dict[str, ColumnValues], pictures: Any, stamp: str
+) -> Shard:
+    given = columns.get("uid")
+    uids = given if isinstance(given, list) else [None] * len(names)
+    named = [str(uid) if uid else name for uid, name in zip(uids, names, strict=True)]
+    own: dict[str, ColumnValues] = {"name": names, "texts": texts, "text": [several[0] for several in texts]}
+    return Shard(id, keys_of(named), {**columns, **own}, pictures, stamp)
+
+
+def _first(columns: dict[str, ColumnValues], names: Sequence[str], file: str) -> list[Any]:
+    for name in names:
+        if isinstance(found := columns.get(name), list):
+            return found
+    raise DataError(f"{file}: no column {' or '.join(names)} of texts; it has {', '.join(columns)}")
+
+
+def _metadata_files(path: Path) -> list[Path]:
+    """The Parquet files of metadata that a path names: without pictures, with uids."""
+    if path.is_dir():
+        files = [path / name for name in list_files(path, suffixes=(".parquet",))[0]]
+        only = files and not any(path.glob("*.tar")) and not any(path.glob("*.jpg"))
+        return files if only and all(_is_metadata(file) for file in files) else []
+    return [path] if path.suffix.lower() == ".parquet" and path.is_file() and _is_metadata(path) else []
+
+
+def _is_metadata(path: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(path).names
+    except (pa.ArrowException, OSError):
+        return False
+    return "uid" in names and any(name in names for name in _TEXT) and not has_pictures(path)
+
+
+def _npz_names(path: Path) -> list[str]:
+    with np.load(path, allow_pickle=False) as file:
+        return list(file.files)
+
+
+def _npz(path: Path, name: str, rows: int) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = file[name]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {name} cannot be read ({error})") from error
+    if len(found) != rows:
+        raise DataError(f"{path}: {name} has {len(found)} rows, the table beside it {rows}")
+    return found
+
+
+def _is_plain(values: ColumnValues) -> bool:
+    """Whether a column can be written to a file: numbers, texts, or lists of texts."""
+    if not isinstance(values, list):
+        return True
+    return all(
+        value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
+        for value in values
+    )
+
+
+def _list(column: ColumnValues) -> list[Any]:
+    assert isinstance(column, list)  # of texts, which nothing else holds
+    return column
+
+
+def _state(dataset: ImageTextDataset, row: int) -> str:
+    try:
+        return dataset.state(row)
+    except DataError:
+        return ""
+
+
+def _file_state(url: str) -> str:
+    """Size and time of a local file; of a remote one nothing is known before it is read."""
+    try:
+        found = os.stat(local_path(url)) if is_local(url) else None
+    except OSError:
+        found = None
+    return f"{found.st_size} {found.st_mtime_ns}" if found else ""
+
+
+def _digest(facts: Sequence[Any]) -> str:
+    return hashlib.blake2b(repr(facts).encode("utf-8", "backslashreplace"), digest_size=12).hexdigest()

@@ -1,0 +1,111 @@
+"""Write what was decided: a table of all samples, and shards of those that are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from binderclip.curate.engine.keys import uids_of
+from binderclip.curate.engine.shard import SampleTable
+from binderclip.curate.engine.tables import DatasetTable, TarTable
+from binderclip.curate.pipeline import KEPT, Curated
+from binderclip.data.sets.shards_write import copy_shard, write_shards
+from binderclip.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def write_decisions(curated: Curated, table: SampleTable, path: str | os.PathLike[str]) -> Path:
+    """Write a Parquet file with a row for every sample of the pool, in the order of the pool.
+
+    Columns: `uid`, `name`, `text`, `kept`, `dropped_by` (name of the stage, or null), and the scores that stages
+    decided by, null where a sample did not reach the stage.
+
+    Args:
+        curated: what a pipeline found.
+        table: the pool it ran on.
+        path: of the file.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path, names = Path(path), [stage.name for stage in curated.report.stages]
+    columns = list(dict.fromkeys(name for scores in curated.scores.values() for name in scores))
+    texts = [(column, pa.string()) for column in ("uid", "name", "text", "dropped_by")]
+    scores = [(column, pa.float64()) for column in columns]
+    schema = pa.schema([*texts[:3], ("kept", pa.bool_()), texts[3], *scores])
+    half = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with pq.ParquetWriter(half, schema) as writer:
+            for id in table.ids:
+                writer.write_table(pa.table(_rows(curated, table, id, names, columns), schema=schema))
+        half.replace(path)
+    except OSError as error:
+        half.unlink(missing_ok=True)
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def _rows(
+    curated: Curated, table: SampleTable, id: str, names: list[str], columns: list[str]
+) -> dict[str, pa.Array | list[Any]]:
+    import pyarrow as pa
+
+    shard, dropped = table.load(id), curated.decisions[id]
+    scores = curated.scores.get(id, {})
+    rows: dict[str, Any] = {
+        "uid": uids_of(shard.keys),
+        "name": [_unicode(name) for name in shard.columns["name"]],  # type: ignore[union-attr]  # a list of texts
+        "text": [_unicode(text) for text in shard.columns["text"]],  # type: ignore[union-attr]  # a list of texts
+        "kept": dropped == KEPT,
+        "dropped_by": [None if number == KEPT else names[number] for number in dropped.tolist()],
+    }
+    empty = np.full(len(shard), np.nan)
+    return rows | {column: pa.array(scores.get(column, empty), from_pandas=True) for column in columns}
+
+
+def _unicode(text: Any) -> str:
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def write_kept_shards(
+    curated: Curated, table: SampleTable, folder: str | os.PathLike[str], *, per_shard: int = 10_000
+) -> list[Path]:
+    """Write the kept samples as WebDataset shards; encoded pictures and all other parts stay as they are.
+
+    A tar shard becomes a shard of the same name, or none where nothing of it is kept; a data set becomes shards of
+    `per_shard` samples.
+
+    Args:
+        curated: what a pipeline found.
+        table: the pool it ran on.
+        folder: made where it is missing.
+        per_shard: samples of a shard, for data sets.
+
+    Returns:
+        The shards' paths.
+
+    Raises:
+        UsageError: the pool has no pictures, or two of its shards have one name.
+        DataError: nothing is kept, or the disk cannot be written.
+    """
+    folder = Path(folder)
+    if not isinstance(table, (TarTable, DatasetTable)):
+        raise UsageError("shards of kept samples can be written of tar shards and data sets, whose pictures are there")
+    if not len(curated.selection):
+        raise DataError("no sample is kept, so that there is nothing to write")
+    if isinstance(table, DatasetTable):
+        kept = np.concatenate([curated.decisions[id] == KEPT for id in table.ids])
+        return write_shards(table.dataset.subset(kept), folder / "kept-%05d.tar", per_shard=per_shard)
+    names = [os.path.basename(id.split("?")[0]) for id in table.ids]
+    if len(set(names)) != len(names):
+        raise UsageError("two shards of the pool have the same name; write those of one folder at a time")
+    rows = {id: set(np.flatnonzero(curated.decisions[id] == KEPT).tolist()) for id in table.ids}
+    return [copy_shard(id, rows[id], folder / name) for id, name in zip(table.ids, names, strict=True) if rows[id]]

@@ -1,0 +1,1 @@
+"""What is kept: thresholds, fractions, groups, quotas of clusters, balanced concepts."""

@@ -1,0 +1,133 @@
+"""Pools over data sets, tar shards and DataComp's metadata: one selection whichever of them holds the samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from binderclip.curate import (
+    ColumnStore,
+    CurationPipeline,
+    DatasetTable,
+    KeySelection,
+    MetadataTable,
+    SampleTable,
+    ScoreThreshold,
+    ScoreTopFraction,
+    TarTable,
+    open_table,
+)
+from binderclip.curate.engine import tables
+from binderclip.data import load_data, write_shards
+from binderclip.errors import DataError, UsageError
+
+SMALL = [ScoreThreshold(column="words", minimum=2), ScoreTopFraction(column="characters", fraction=0.4)]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    write_shards(load_data("noto-emoji", split="val")[:60], folder / "x-%02d.tar", per_shard=13)
+    return folder
+
+
+def test_a_data_set_and_its_shards_give_one_selection(shards: Path) -> None:
+    data = load_data("noto-emoji", split="val")[:60]
+    want = CurationPipeline(SMALL).run(DatasetTable(data)).selection
+    assert 0 < len(want) < 60
+    assert CurationPipeline(SMALL).run(DatasetTable(data, rows=7)).selection == want
+    tar = open_table(str(shards))
+    assert isinstance(tar, TarTable)
+    assert isinstance(tar, SampleTable)
+    assert len(tar.ids) == 5
+    assert CurationPipeline(SMALL).run(tar, workers=2).selection == want
+    captions = {sample.key: sample.caption for sample in data}
+    two = KeySelection([key for key, caption in captions.items() if len(caption.split()) >= 2])
+    assert CurationPipeline(SMALL[:1]).run(tar).selection == two
+
+
+def test_pictures_of_shards_are_read_where_they_are_left(shards: Path) -> None:
+    data = load_data("noto-emoji", split="val")[:60]
+    rule = [ScoreThreshold(column="words", minimum=2), ScoreThreshold(column="aspect", maximum=1.0)]
+    want = [s.key for s in data if len(s.caption.split()) >= 2 and s.image.width == s.image.height]
+    assert want
+    for table in (open_table(str(shards)), DatasetTable(data, 9)):
+        assert CurationPipeline(rule).run(table).selection == KeySelection(want)
+
+
+def test_texts_of_shards_are_read_once(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    real = tables.read_encoded
+    monkeypatch.setattr(tables, "read_encoded", lambda url: read.append(url) or real(url))
+    store = ColumnStore(tmp_path)
+    want = CurationPipeline(SMALL).run(open_table(str(shards), store=store)).selection
+    assert len(read) == 5
+    assert CurationPipeline(SMALL).run(open_table(str(shards), store=ColumnStore(tmp_path))).selection == want
+    assert len(read) == 5
+
+
+def test_a_damaged_shard_is_named_each_time(shards: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "x.tar"
+    bad.write_bytes((shards / "x-00.tar").read_bytes()[:4000])
+    for _ in range(2):
+        done = CurationPipeline(SMALL).run(open_table(str(bad), store=ColumnStore(tmp_path / "store")))
+        assert [key for key, _ in done.report.skipped] == [str(bad)]
+
+
+def datacomp(folder: Path, n: int = 40) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Two shards of metadata as DataComp has them; uids, scores and image features of all samples."""
+    rng = np.random.default_rng(0)
+    uids = [rng.bytes(16).hex() for _ in range(n)]
+    scores, features = rng.normal(size=n), rng.normal(size=(n, 6)).astype(np.float16)
+    for number, rows in enumerate(np.array_split(np.arange(n), 2)):
+        table = {
+            "uid": [uids[i] for i in rows], "url": ["http://x"] * len(rows),
+            "text": [f"a caption of {i} words" for i in rows],
+            "original_width": pa.array(rng.integers(100, 400, len(rows)), pa.int64()),
+            "original_height": pa.array(rng.integers(100, 400, len(rows)), pa.int64()),
+            "clip_l14_similarity_score": scores[rows],
+        }  # fmt: skip
+        pq.write_table(pa.table(table), folder / f"{number:04d}.parquet")
+        np.savez(folder / f"{number:04d}.npz", l14_img=features[rows])
+    return uids, scores, features
+
+
+def test_datacomps_metadata(tmp_path: Path) -> None:
+    uids, scores, features = datacomp(tmp_path)
+    table = open_table(str(tmp_path))
+    assert isinstance(table, MetadataTable)
+    rule = ScoreTopFraction(column="clip_l14_similarity_score", fraction=0.3)
+    kept = CurationPipeline([rule]).run(table).selection
+    assert kept.uids == sorted(uids[i] for i in np.argsort(-scores)[:12])
+    shard = table.load(table.ids[1])
+    assert np.array_equal(shard.take(np.array([1, 5])).column("l14_img"), features[20:][[1, 5]])
+    width, height = (np.asarray(shard.columns[f"original_{side}"], float) for side in ("width", "height"))
+    found = CurationPipeline([ScoreThreshold(column="aspect", maximum=3), ScoreThreshold(column="side", minimum=200)])
+    kept = found.run(MetadataTable([Path(table.ids[1])])).selection
+    want = (np.minimum(width, height) >= 200) & (np.maximum(width, height) / np.minimum(width, height) <= 3)
+    assert kept == KeySelection([uid for uid, ok in zip(uids[20:], want, strict=True) if ok])
+    with pytest.raises(UsageError, match="computed from pictures"):
+        CurationPipeline([ScoreThreshold(column="picture_group", minimum=0)]).run(table)
+    (tmp_path / "0000.parquet").write_bytes(b"PAR1" + b"x" * 50)
+    with pytest.raises(DataError, match="damaged Parquet"):
+        table.load(table.ids[0])
+
+
+def test_pictures_without_sizes_and_twins(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name, size in {"a": (30, 10), "b": (30, 10), "c": (20, 20)}.items():
+        Image.new("RGB", size, "red").save(tmp_path / f"{name}.png")
+    (tmp_path / "d.png").write_bytes(b"no picture")
+    (tmp_path / "captions.csv").write_text("file,caption\na.png,one\nb.png,two\nc.png,three\nd.png,four\n")
+    table = open_table(str(tmp_path))
+    shard = table.load(table.ids[0])
+    wide = CurationPipeline([ScoreThreshold(column="aspect", minimum=2)]).run(table).selection
+    assert sorted(n for n in shard.columns["name"] if n in wide) == ["a.png", "b.png"]
+    from binderclip.curate import OnePerGroup
+
+    assert len(CurationPipeline([OnePerGroup(group="picture_group")]).run(table).selection) == 3

@@ -1,0 +1,74 @@
+"""What is written: a table of all samples, and shards in which the kept samples are as they were."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from binderclip.curate import (
+    CurationPipeline,
+    DatasetTable,
+    ScoreThreshold,
+    ScoreTopFraction,
+    open_table,
+    write_decisions,
+    write_kept_shards,
+)
+from binderclip.data import ShardDataset, load_data, write_shards
+from binderclip.errors import DataError, UsageError
+
+from .pools import ListTable, made_pool
+
+STAGES = [("two words", ScoreThreshold(column="words", minimum=2)), ScoreTopFraction(column="characters", fraction=0.5)]
+
+
+def parts(shard: Path) -> dict[str, bytes]:
+    with tarfile.open(shard) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+
+
+def test_kept_samples_of_tars_keep_every_part(tmp_path: Path) -> None:
+    data = load_data("noto-emoji", split="val")[:50]
+    sources = write_shards(data, tmp_path / "in" / "x-%02d.tar", per_shard=20)
+    table = open_table(str(tmp_path / "in"))
+    done = CurationPipeline(STAGES).run(table)
+    written = write_kept_shards(done, table, tmp_path / "out")
+    before = {name: content for path in sources for name, content in parts(path).items()}
+    after = {name: content for path in written for name, content in parts(path).items()}
+    assert {name: before[name] for name in after} == after
+    assert {sample.key for sample in ShardDataset(written)} == {k for k in data.keys if k in done.selection}
+    assert ShardDataset(written).count == len(done.selection)
+    assert [path.name for path in written] == ["x-00.tar", "x-01.tar", "x-02.tar"]
+    plain = DatasetTable(data)
+    again = write_kept_shards(CurationPipeline(STAGES).run(plain), plain, tmp_path / "set", per_shard=10)
+    assert [s.key for s in ShardDataset(again)] == [k for k in data.keys if k in done.selection]
+
+
+def test_the_table_says_of_every_sample_what_became_of_it(tmp_path: Path) -> None:
+    table = DatasetTable(load_data("noto-emoji", split="val")[:50], rows=8)
+    done = CurationPipeline(STAGES).run(table, scores=True)
+    rows = pq.read_table(write_decisions(done, table, tmp_path / "all.parquet")).to_pylist()
+    assert len(rows) == 50
+    assert {row["uid"] for row in rows if row["kept"]} == set(done.selection.uids)
+    for row in rows:
+        words = len(row["text"].split())
+        assert row["words"] == words
+        assert (row["dropped_by"] == "two words") == (words < 2)
+        assert row["characters"] == (len(row["text"]) if words > 1 else None)
+        assert row["kept"] == (row["dropped_by"] is None)
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    columns, names = made_pool(20)
+    table = ListTable(columns, names)
+    done = CurationPipeline([ScoreThreshold(column="score", minimum=0)]).run(table)
+    with pytest.raises(UsageError, match="tar shards and data sets"):
+        write_kept_shards(done, table, tmp_path)
+    with pytest.raises(DataError, match="cannot write"):
+        write_decisions(done, table, tmp_path / "none" / "x.parquet")
+    plain = DatasetTable(load_data("noto-emoji", split="val")[:5])
+    with pytest.raises(DataError, match="nothing to write"):
+        write_kept_shards(CurationPipeline([ScoreThreshold(column="words", minimum=99)]).run(plain), plain, tmp_path)
