@@ -69,6 +69,16 @@ def maps(monkeypatch):
     return put
 
 
+def test_mistakes_are_named_before_a_picture_is_seen(oracle, maps):
+    maps(lambda image, word: torch.zeros(4, 4))
+    for make in (gensam, instance_mining, zip_instances):
+        with pytest.raises(UsageError, match="no word"):
+            make(ColourModel(), oracle, [" "])
+    for make in (gensam, instance_mining):
+        with pytest.raises(UsageError, match="rounds"):
+            make(ColourModel(), oracle, COLOURS, rounds=0)
+
+
 def test_all_of_them_are_here():
     assert set(TASK_METHODS.values()) == {gensam, instance_mining, region_retrieval, zip_instances}
 

@@ -53,6 +53,10 @@ def gensam(
         backgrounds: words for surroundings.
         rounds: at most.
 
+    Raises:
+        UsageError: no word in the vocabulary, or fewer than one round.
+        NotSupported: a model whose image tower has no attention, or cannot be opened.
+
     Paper: Relax Image-Specific Prompt Requirement in SAM (AAAI 2024, arXiv 2312.07374).
     """
     chain = ask or vocabulary_chain(VocabularyScorer(model, vocabulary, backgrounds))
@@ -85,6 +89,10 @@ def instance_mining(
         cumulate: whether contrasts are multiplied over rounds.
         rounds: at most.
 
+    Raises:
+        UsageError: no word in the vocabulary, or fewer than one round.
+        NotSupported: a model whose image tower has no attention, or cannot be opened.
+
     Paper: INT: Instance-Specific Negative Mining for Task-Generic Promptable Segmentation (arXiv 2501.18753).
     """
     maps = WordMaps.surgery(model, "k")
@@ -104,6 +112,9 @@ def region_retrieval(model: Any, segmenter: PromptableSegmenter, **settings: Any
         segmenter: any promptable one; masks below a predicted IoU of 0.9 are left out, which is SAM's scale.
             `pred_iou_thresh=None` takes the segmenter's own.
         settings: of `EveryMask`.
+
+    Raises:
+        UsageError: (at the call) an empty task, or a setting out of its range.
 
     Paper: Zero Shot Context-Based Object Segmentation using SLIP (SAM+CLIP) (arXiv 2405.07284).
     """
@@ -133,6 +144,10 @@ def zip_instances(
         layer: block whose tokens are clustered; None for the middle one.
         k: clusters.
         gate: probability of a class, in the picture or a ninth of it, above which its instances are looked for.
+
+    Raises:
+        UsageError: no word in the vocabulary.
+        NotSupported: a model whose image tower has no attention, or cannot be opened.
 
     Paper: The devil is in the object boundary (ICLR 2024, arXiv 2404.11957).
     """

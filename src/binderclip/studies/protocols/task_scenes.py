@@ -123,7 +123,7 @@ def trivial_masks(segmenter: Any, found: HiddenAnimals, seed: int) -> dict[str, 
     return answers
 
 
-def null_rows(seed: int, methods: Sequence[str], count: int = 4) -> list[Row]:
+def null_rows(seed: int, methods: Sequence[str], count: int = 2) -> list[Row]:
     """Rows of discs at random places in the place of every method, where the animal is such a disc itself.
 
     Nothing is drawn or segmented: the null of a study costs next to nothing.
