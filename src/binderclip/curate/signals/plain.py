@@ -15,6 +15,7 @@ from PIL import Image
 
 from binderclip.curate.engine.columns import ColumnValues, numbers
 from binderclip.curate.engine.shard import Shard
+from binderclip.data import open_header
 from binderclip.errors import UsageError
 
 
@@ -143,7 +144,7 @@ def _size(picture: Any) -> tuple[float, float]:
     if isinstance(picture, Image.Image):
         return cast("tuple[float, float]", picture.size)
     try:
-        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
+        with open_header(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             return (image.height, image.width) if turned else image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
