@@ -36,14 +36,14 @@ SHAPES ?= tests/adapt/few_shot/test_adapters.py tests/adapt/few_shot/test_ape.py
 	tests/explain/gradient/test_saliency.py tests/explain/mask/test_scores.py \
 	tests/explain/words/test_misalignment.py tests/explain/engine tests/losses/dense tests/losses/gradient \
 	tests/losses/test_ranking.py tests/losses/contrastive/test_distill.py tests/losses/contrastive/test_loss.py \
-	tests/losses/contrastive/test_scale.py tests/models/image_text/test_predictor.py tests/models/layers \
+	tests/losses/contrastive/test_scale.py tests/models/image_text tests/models/layers \
 	tests/models/text tests/models/towers/test_base.py tests/models/towers/test_correlation.py \
 	tests/models/towers/test_text.py tests/models/towers/test_tokens.py tests/optim/clip/clippers/test_adagc.py \
 	tests/optim/clip/clippers/test_agc.py tests/optim/test_averaging.py tests/optim/test_groups.py \
 	tests/optim/test_rules.py tests/optim/test_schedule.py tests/optim/test_space.py tests/privacy/accounting \
 	tests/privacy/clipping tests/quality tests/search \
-	tests/segment/metrics tests/segment/output tests/segment/parts tests/segment/refine tests/train/engine tests/train/feed tests/train/recipe \
-	tests/train/stages tests/vision
+	tests/segment/metrics tests/segment/output tests/segment/parts tests/segment/refine \
+	tests/train/engine tests/train/feed tests/train/recipe tests/train/stages tests/vision
 shapes: $(VENV)/.dev-$(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHAPES) \
 		"--jaxtyping-packages=binderclip,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
