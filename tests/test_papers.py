@@ -14,11 +14,12 @@ from binderclip.cli import app
 from binderclip.errors import UsageError
 from binderclip.papers import Paper, papers
 from binderclip.studies import available, checkout, judge_again, load_study, papers_page, results_in
-from binderclip.studies.harness.registration import has_history, introduced, is_older
+from binderclip.studies.harness.registration import authored, has_history, introduced, is_older
 
 ROOT = Path(__file__).resolve().parents[1]
 DONE = papers(status="done")
 VERBS = {"explain": "--method", "segment": "--preset", "train": "--clip", "anomaly": "--method"}
+LATE = "The commit that registered these criteria was written after this measurement."
 ROOMS = {"anomaly": "segment.anomaly", "train": "optim"}
 
 
@@ -126,6 +127,9 @@ def test_criteria_are_older_than_what_they_judged() -> None:
             continue  # not committed yet
         assert ours is not None, f"{identifier}: no commit registered the criteria {result.criteria}"
         assert is_older(ROOT, ours, theirs), f"{identifier}: criteria and result came with the same commit, or later"
+        if authored(ROOT, ours) > authored(ROOT, theirs):
+            assert result.verdict != "holds", f"{identifier}: the criteria were written after the result"
+            assert LATE in result.notes, f"{identifier}: criteria written after the result, and no note says so"
 
 
 @pytest.mark.parametrize("entry", [entry for entry in papers() if entry.at_paper_scale], ids=lambda entry: entry.id)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from binderclip.errors import UsageError
 from binderclip.studies import Criterion, Study, available, criteria_hash, load_study, value_of
 from binderclip.studies.harness.criteria import Exact
-from binderclip.studies.harness.registration import has_history, introduced, is_older
+from binderclip.studies.harness.registration import authored, has_history, introduced, is_older
 
 
 def plain(table):
@@ -92,6 +93,17 @@ def test_the_older_of_two_commits_is_found(tmp_path: Path) -> None:
     assert not is_older(tmp_path, theirs, ours)
     assert not is_older(tmp_path, ours, ours)
     assert introduced(tmp_path, "xyz", "studies") is None
+
+
+def test_the_date_of_writing_outlives_a_new_order(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    for day in ("2026-01-02", "2026-01-01"):
+        git(tmp_path, "commit", "-qm", day, "--allow-empty", "--date", f"{day}T00:00:00+00:00")
+    later, earlier = git(tmp_path, "log", "--format=%H").split()[::-1]
+    assert is_older(tmp_path, later, earlier)
+    assert authored(tmp_path, later) - authored(tmp_path, earlier) == 86_400
+    with pytest.raises(UsageError, match="no commit"):
+        authored(tmp_path, "0" * 40)
 
 
 @pytest.mark.parametrize("paper", [paper for paper in available() if load_study(paper).registered])

@@ -52,6 +52,14 @@ def dots(ax: Any, table: Table, metric: str, methods: Sequence[str], setting: st
     ax.set_xlim(-0.5, len(methods) - 0.3)
 
 
+def bare(ax: Any, *, frame: bool = True) -> None:
+    """Nothing but the picture on an axis: no ticks and no grid, and no frame either where it is not wanted."""
+    ax.set(xticks=[], yticks=[])
+    ax.grid(visible=False)
+    if not frame:
+        ax.spines[:].set_visible(False)
+
+
 def pictures(axes: Sequence[Any], images: Sequence[Tensor | np.ndarray | Image], titles: Sequence[str] = ()) -> None:
     """One picture an axis, without ticks.
 
@@ -65,5 +73,5 @@ def pictures(axes: Sequence[Any], images: Sequence[Tensor | np.ndarray | Image],
         if array.ndim == 3 and array.shape[0] in (1, 3):
             array = array.transpose(1, 2, 0).squeeze(-1) if array.shape[0] == 1 else array.transpose(1, 2, 0)
         ax.imshow(array, cmap="gray" if array.ndim == 2 else None)
-        ax.set(xticks=[], yticks=[], title=titles[number] if titles else "")
-        ax.grid(visible=False)
+        ax.set_title(titles[number] if titles else "")
+        bare(ax)

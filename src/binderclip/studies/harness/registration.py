@@ -13,6 +13,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from binderclip.errors import UsageError
+
 if TYPE_CHECKING:
     from binderclip.studies.harness.study import Study
 
@@ -92,6 +94,18 @@ def has_history(root: Path) -> bool:
 def is_older(root: Path, one: str, other: str) -> bool:
     """Whether commit `one` is a proper ancestor of `other`."""
     return one != other and _git(root, "merge-base", "--is-ancestor", one, other) is not None
+
+
+def authored(root: Path, commit: str) -> int:
+    """When a commit was written, in seconds since 1970; a rebase, which may turn the order round, keeps it.
+
+    Raises:
+        UsageError: no such commit.
+    """
+    found = _git(root, "log", "-1", "--format=%at", commit)
+    if not found:
+        raise UsageError(f"{root}: there is no commit {commit}")
+    return int(found)
 
 
 def _git(root: Path, *words: str) -> str | None:

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from binderclip.adapt import Crop, Edit, Outline, Outside, Region, Tint, region_features
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
@@ -117,8 +118,7 @@ def draw(table: Table, figure: Figure) -> None:
     for ax, (name, edit) in zip(halves[0].subplots(3, 3).flat, EDITS.items(), strict=True):
         ax.imshow(edit(picture, region))
         ax.set_title(name, fontsize=8, fontweight="normal")
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
+        bare(ax, frame=False)
     ax = halves[1].subplots(1, 1)
     y = np.arange(len(METHODS))
     for number, setting in enumerate(table.names("setting", "region accuracy")):

@@ -25,6 +25,7 @@ from binderclip.explain import (
     pointing_game,
 )
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import FIRST_RULES, Study
 from binderclip.studies.harness.table import Row, Table
@@ -296,8 +297,7 @@ def draw(table: Table, figure: Figure) -> None:
     for ax, title in zip(axes[0], ("scene", *METHODS, "truth"), strict=True):
         ax.set_title(title, fontsize=8)
     for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
+        bare(ax, frame=False)
     top, bottom = halves[1].subplots(2, 1, height_ratios=[2.2, 1])
     names = [*METHODS, *OTHERS]
     places = np.arange(len(names))

@@ -22,6 +22,7 @@ from binderclip.segment.anomaly.clap import as_pixels
 from binderclip.segment.metrics import anomaly_scores
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.null import random_rows
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
@@ -185,9 +186,7 @@ def _pictures(figure: Any) -> None:
             ax.imshow(cell, vmin=0, vmax=1, cmap="magma")
             if way is not None:
                 ax.contour(regions[way][TEST].float().numpy(), [0.5], colors="deepskyblue", linewidths=1)
-            ax.set(xticks=[], yticks=[])
-            ax.grid(visible=False)
-            ax.spines[:].set_visible(False)
+            bare(ax, frame=False)
     for ax, title in zip(axes[0], ("truth", "PLP", "CLAP", "restored", "error"), strict=True):
         ax.set_title(title, fontsize=8)
 

@@ -12,6 +12,7 @@ from binderclip.adapt import CDUL, PseudoLabels, TileAggregator, indicator, mean
 from binderclip.data.windows import WindowGrid, unfold
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.features import tensor_features
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
@@ -153,8 +154,7 @@ def _examples(figure: Any) -> None:
         for cut in (SIZE / 3, 2 * SIZE / 3):
             ax.axhline(cut - 0.5, color="black", linewidth=0.5)
             ax.axvline(cut - 0.5, color="black", linewidth=0.5)
-        ax.set(xticks=[], yticks=[])
-        ax.grid(visible=False)
+        bare(ax)
         lines = []
         for name, part in (("whole", made.whole[k]), ("tiles", made.tiles[k])):
             best = part.topk(3)

@@ -16,6 +16,7 @@ from binderclip.fit import fit
 from binderclip.losses import GradientAlignmentLoss, class_gradients
 from binderclip.robust import PGD, PAGTargets, adversarial_step
 from binderclip.studies.harness.criteria import Criterion, Precondition
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
@@ -157,8 +158,7 @@ def draw(table: Table, figure: Figure) -> None:
     cells = halves[0].subplots(len(nets), len(wanted))
     for number, (line, name) in enumerate(zip(cells, nets, strict=True)):
         for ax, (title, target) in zip(line, wanted.items(), strict=True):
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
+            bare(ax, frame=False)
             if target is None:
                 ax.imshow(image[0, 0], cmap="gray", vmin=0, vmax=1)
                 ax.set_ylabel(name.replace(", ", ",\n").replace(" training", "\ntraining"), fontsize=8)

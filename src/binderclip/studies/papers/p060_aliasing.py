@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from binderclip.segment.metrics import BoundaryErrors, IoU, boundary_band
 from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import dots
+from binderclip.studies.harness.panels import bare, dots
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
@@ -180,8 +180,7 @@ def _pictures(figure: Any) -> None:
         for ax, labels in zip(cells[2:], (plain, ours), strict=True):
             ax.imshow((labels[row] != part.exact[row]).numpy(), cmap="Reds", vmin=0, vmax=1.3)
         for ax in cells:
-            ax.set(xticks=[], yticks=[])
-            ax.grid(visible=False)
+            bare(ax)
     titles = ("scene", "aliasing", "errors,\nbaseline", "errors, filter\n+ mixing")
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=7)

@@ -20,6 +20,7 @@ from binderclip.explain import (
 )
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.null import random_rows
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
@@ -184,8 +185,7 @@ def draw(table: Table, figure: Figure) -> None:
         axes[0, column].set_title(name, fontsize=8)
     axes[0, 0].set_title("scene", fontsize=8)
     for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
+        bare(ax, frame=False)
     left, right = plots.subplots(1, 2)
     _curves(left, table)
     _bars(right, table)

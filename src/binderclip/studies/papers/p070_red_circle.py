@@ -12,6 +12,7 @@ from torch import Tensor
 
 from binderclip.adapt import Crop, Edit, Outline, Outside, Region, match_keypoints, prompted
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, value_of
 from binderclip.studies.harness.study import Study
@@ -156,8 +157,7 @@ def draw(table: Table, figure: Figure) -> None:
     for ax, name, picture in zip(halves[0].subplots(2, 3).flat, EDITS, shown, strict=True):
         ax.imshow(picture)
         ax.set_title(name, fontsize=8, fontweight="normal")
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
+        bare(ax, frame=False)
     left, right = halves[1].subplots(1, 2, sharey=True)
     methods = [*EDITS, SUM]
     y = np.arange(len(methods))

@@ -17,6 +17,7 @@ from binderclip.explain.faithfulness.retrain import ShuffledBatches
 from binderclip.fit import fit
 from binderclip.robust import PGD, adversarial_step
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
@@ -226,8 +227,7 @@ def draw(table: Table, figure: Figure) -> None:
         cells = [image[0, 0]] + [input_gradient(net, image)[0, 0] for net in nets.values()]
         for ax, cell, style in zip(line, cells, ("gray", "magma", "magma"), strict=True):
             ax.imshow(cell, cmap=style, vmin=0, vmax=float(cell.quantile(0.995)))
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
+            bare(ax, frame=False)
     for ax, title in zip(axes[0], ("picture", *MODELS), strict=True):
         ax.set_title(title, fontsize=9)
     left, middle, right = halves[1].subplots(1, 3)

@@ -22,6 +22,7 @@ from binderclip.explain import (
 )
 from binderclip.segment import DecompositionSegmenter, Segmenter, mask_iou
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import FIRST_RULES, Study
 from binderclip.studies.harness.table import Row, Table
@@ -272,9 +273,7 @@ def draw(table: Table, figure: Figure) -> None:
             if name is not None:
                 ax.imshow(heats[name][row], cmap="inferno", alpha=0.75)
                 ax.contour(chosen.visible[row, 0], [0.5], colors="w", linewidths=0.8)
-            ax.set(xticks=[], yticks=[])
-            ax.grid(visible=False)
-            ax.spines[:].set_visible(False)
+            bare(ax, frame=False)
             if row == 0:
                 ax.set_title(title, fontsize=8)
         axes[row, 0].set_ylabel(chosen.names[row][0], fontsize=8)

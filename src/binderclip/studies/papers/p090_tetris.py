@@ -18,6 +18,7 @@ from binderclip.segment.clicks import (
     error_region,
 )
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
@@ -91,8 +92,7 @@ def draw(table: Table, figure: Figure) -> None:
         axes[1, column].plot(region.click.x - 0.5, region.click.y - 0.5, "r+", markersize=7)
         axes[1, column].set_title(f"{float(found.min()):.2f} to {float(found.max()):.2f}", fontsize=7)
         for ax in axes[:, column]:
-            ax.set(xticks=[], yticks=[])
-            ax.grid(visible=False)
+            bare(ax)
 
 
 STUDY = Study(

@@ -15,6 +15,7 @@ from binderclip.data.scenes.stream import scenes
 from binderclip.segment.anomaly import Anomalies, WinCLIP, WindowLevels, join_levels
 from binderclip.segment.metrics import anomaly_scores
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import FIRST_RULES, Study
 from binderclip.studies.harness.table import Row, Table
@@ -184,9 +185,7 @@ def _pictures(figure: Any) -> None:
         for ax, cell in zip(row, (picture, *(each.overlay(picture, 3) for each in (zero, few))), strict=True):
             ax.imshow(np.asarray(cell) // 16 * 16, interpolation="nearest")
             ax.contour(mask.numpy(), [0.5], colors="deepskyblue", linewidths=0.8)
-            ax.set(xticks=[], yticks=[])
-            ax.grid(visible=False)
-            ax.spines[:].set_visible(False)
+            bare(ax, frame=False)
     for ax, title in zip(axes[0], ("picture", "words", "4 normal"), strict=True):
         ax.set_title(title, fontsize=8)
 

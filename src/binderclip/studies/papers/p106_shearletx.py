@@ -21,6 +21,7 @@ from binderclip.explain import (
 from binderclip.fit import fit
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.null import random_rows
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
@@ -161,8 +162,7 @@ def draw(table: Table, figure: Figure) -> None:
         shown = [images[row], *(_bright(result.explanation[row]) for result in found.values())]
         for ax, picture in zip(axes[row], shown, strict=True):
             ax.imshow(picture.permute(1, 2, 0).numpy())
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
+            bare(ax, frame=False)
     for ax, title in zip(axes[0], ("picture", *found), strict=True):
         ax.set_title(title.replace(" pixel", "\npixel"), fontsize=8, fontweight="normal")
     top, bottom = right.subplots(2, 1)

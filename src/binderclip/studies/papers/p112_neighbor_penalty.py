@@ -8,6 +8,7 @@ import numpy as np
 
 from binderclip.segment.metrics import IoU
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
@@ -110,8 +111,7 @@ def _maps(figure: Any) -> None:
         for ax, probabilities in zip(cells[2:], shown.values(), strict=True):
             ax.imshow(probabilities[row].amax(0).numpy(), cmap="viridis", vmin=0.4, vmax=1)
         for ax in cells:
-            ax.set(xticks=[], yticks=[])
-            ax.grid(visible=False)
+            bare(ax)
     for ax, title in zip(axes[0], ("scene", "labels", "confidence,\nCE", "confidence,\npenalty"), strict=True):
         ax.set_title(title, fontsize=7)
 

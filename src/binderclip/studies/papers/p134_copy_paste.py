@@ -18,6 +18,7 @@ from binderclip.data.scenes.vocabulary import SCENES15
 from binderclip.fit import fit
 from binderclip.segment.metrics import IoU
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
@@ -172,8 +173,7 @@ def draw(table: Table, figure: Figure) -> None:
             ax.imshow(view.image.permute(1, 2, 0).numpy())
             for mask in view.masks.numpy():
                 ax.contour(mask, levels=[0.5], colors="#ff2d95", linewidths=1.0)
-            ax.set(xticks=[], yticks=[])
-            ax.grid(visible=False)
+            bare(ax)
         row[0].set_ylabel(name, fontsize=9)
     right.suptitle("Training views of the same four scenes", fontsize=11, fontweight="bold")
 

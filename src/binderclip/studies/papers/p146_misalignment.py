@@ -16,6 +16,7 @@ from binderclip.explain import DenseMisalignment, LeaveOneWordOut, Misalignment,
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.features import dataset_features, tensor_features
 from binderclip.studies.harness.null import random_rows
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
@@ -270,9 +271,7 @@ def _examples(part: Any) -> None:
     for (picture, line), index, row in zip(axes, shown, result.words(), strict=True):
         picture.imshow(found.images[index].permute(1, 2, 0).numpy())
         for ax in (picture, line):
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-            ax.grid(visible=False)
+            bare(ax, frame=False)
         top = max(abs(score) for _, score in row if score is not None)
         for place, (word, score) in enumerate(row):
             mark = "\n(foil)" if place == pairs.place[index] else ""

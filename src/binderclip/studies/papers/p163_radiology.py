@@ -14,6 +14,7 @@ from binderclip.adapt import Crop, Edit, Outline, Region
 from binderclip.evaluate import visual_prompt_study
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.null import random_rows
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, value_of
 from binderclip.studies.harness.study import Study
@@ -156,8 +157,7 @@ def draw(table: Table, figure: Figure) -> None:
         region = found.wrong[2 * row] if name == "wrong place" else region
         ax.imshow(picture if edit is None else edit(picture, region))
         ax.set_title(f"{found.labels[2 * row]}: {name}", fontsize=8, fontweight="normal")
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
+        bare(ax, frame=False)
     axes = halves[1].subplots(1, 2, sharey=True)
     methods = table.names("method", "AUROC")
     y = np.arange(len(methods))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
@@ -78,8 +79,7 @@ def _priors(figure: Any) -> None:
         for ax, found in zip(cells[1:], maps, strict=True):
             ax.imshow(np.asarray(found[row]), cmap="viridis", vmin=0.2, vmax=1)
         for ax in cells:
-            ax.set(xticks=[], yticks=[])
-            ax.grid(visible=False)
+            bare(ax)
     for ax, title in zip(axes[0], ("scene", "mean", "gaussian", "image"), strict=True):
         ax.set_title(title, fontsize=7)
     figure.suptitle("Prior of the true class", fontsize=9)

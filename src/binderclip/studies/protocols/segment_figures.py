@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from binderclip.segment import Parts, Segmentation, parts_of, segment_all
+from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.table import Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.segment_table import (
@@ -77,8 +78,7 @@ def _draw_scenes(figure: Any, shown: Asked, sets: Sequence[str], model: str) -> 
         maps = [each.overlay(legend=False) for each in (true, *found)]
         for ax, picture in zip(row, (sample.image, *maps), strict=True):
             ax.imshow(np.asarray(picture))
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
+            bare(ax, frame=False)
         row[0].set_ylabel(name, fontsize=7)
     for ax, title in zip(axes[0], ("scene", "truth", *list(wanted)[:4]), strict=True):
         ax.set_title(title, fontsize=8)
@@ -146,8 +146,7 @@ def draw_small(
                 pictures.append(made(sample.image, list(data.classes)).overlay(legend=False))
         for ax, picture in zip(row, pictures, strict=True):
             ax.imshow(np.asarray(picture.resize((100, 100))))
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
+            bare(ax, frame=False)
         row[0].set_ylabel(name, fontsize=7)
     for ax, title in zip(axes[0], ("scene", *shown), strict=True):
         ax.set_title(title, fontsize=7)
