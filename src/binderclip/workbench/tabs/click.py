@@ -141,7 +141,7 @@ def build(bench: Bench) -> None:
             pictures = bench.pictures("Picture", many=False, height=110)
             model = gr.Textbox(
                 label="Model that cuts out", value=MODEL,
-                info="small-sam, hf:facebook/sam-vit-base, a run folder; Enter begins anew with it",
+                info="small-sam, hf:facebook/sam-vit-base, a run folder; Enter opens it",
             )  # fmt: skip
             mode = gr.Radio(MODES, value="in", label="What a click on the picture says")
             with gr.Row():
