@@ -439,7 +439,7 @@ def test_no_other_place_lets_pillow_guess_the_format() -> None:
     import binderclip
 
     root = Path(binderclip.__file__).parent
-    own = {"cli/verbs/adapt/report.py", "data/scenes/vocabulary.py", "data/distort/kinds.py",
+    own = {"cli/shared/sheet.py", "data/scenes/vocabulary.py", "data/distort/kinds.py",
            "studies/harness/report.py", "data/images.py"}  # fmt: skip
     guessing = {
         path.relative_to(root).as_posix()

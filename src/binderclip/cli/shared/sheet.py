@@ -114,6 +114,18 @@ def with_scale(picture: Image.Image, text: str, ramp: Image.Image, ends: tuple[s
     return strip
 
 
+def figure_picture(figure: Any) -> Image.Image:
+    """A matplotlib figure as a picture, at its own resolution."""
+    import io
+
+    from PIL import Image
+
+    held = io.BytesIO()
+    figure.savefig(held, format="png")
+    held.seek(0)
+    return Image.open(held, formats=["PNG"]).convert("RGB")
+
+
 def save_picture(picture: Image.Image, out: str | Path) -> Path:
     """Write a picture; a disk that is full or a place that cannot be written is a short error.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from binderclip.cli.shared.page import Page
+from binderclip.cli.shared.sheet import figure_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -173,7 +173,7 @@ def _curve(found: Selection) -> Image.Image:
     axes.set_xticks(shots, [str(s) for s in shots])
     axes.set(xlabel="shots a class", ylabel="accuracy", ylim=(0, 1))
     axes.legend(frameon=False)
-    return _drawn(figure)
+    return figure_picture(figure)
 
 
 def _confusion(found: Selection) -> Image.Image:
@@ -192,7 +192,7 @@ def _confusion(found: Selection) -> Image.Image:
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
     axes.set(xlabel="answer", ylabel="true class")
-    return _drawn(figure)
+    return figure_picture(figure)
 
 
 def _reliability(found: Selection) -> Image.Image:
@@ -204,7 +204,7 @@ def _reliability(found: Selection) -> Image.Image:
     axes.axvline(found.threshold, color="C3", linestyle=":", linewidth=1, label="none of these below")
     axes.set(xlabel="confidence", ylabel="share that was right", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(frameon=False)
-    return _drawn(figure)
+    return figure_picture(figure)
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
@@ -212,12 +212,3 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     return figure, figure.subplots()
-
-
-def _drawn(figure: Any) -> Image.Image:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    buffer.seek(0)
-    return Image.open(buffer).convert("RGB")

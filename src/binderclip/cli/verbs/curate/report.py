@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from binderclip.cli.shared.page import Page
+from binderclip.cli.shared.sheet import figure_picture
 from binderclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def write_report(curated: Curated, table: SampleTable, data: str, path: Path) ->
 def _stage(page: Page, number: int, stage: StageReport, table: SampleTable) -> None:
     page.section(f"{number} {stage.name}", f"Keeps {escape(stage.reason)}: {stage.kept:,} of {stage.entered:,}.")
     if stage.column and len(stage.values):
-        page.picture(drawn(stage.plot()), f"{stage.column} of what entered the stage, and the threshold")
+        page.picture(figure_picture(stage.plot()), f"{stage.column} of what entered the stage, and the threshold")
     plain = [[name, value] for name, value in stage.figures.items() if not isinstance(value, (list, dict))]
     if plain:
         page.table(["figure", "value"], [[name, _shown(value)] for name, value in plain])
@@ -90,13 +90,6 @@ def picture_of(table: SampleTable, sample: BoundarySample) -> Image.Image | None
     except (DataError, StopIteration):
         return None
     return ImageOps.contain(picture, (SIDE, SIDE), Image.Resampling.LANCZOS)
-
-
-def drawn(figure: Any) -> Image.Image:
-    """A matplotlib figure as a picture."""
-    from PIL import Image
-
-    return Image.open(io.BytesIO(figure._repr_png_())).convert("RGB")
 
 
 def _shown(value: Any) -> str:
