@@ -59,6 +59,17 @@ def test_a_run_shows_how_far_it_is_and_what_there_is_and_its_files(view: Any, wa
     assert Path(download.value.path()).read_text() == "waited"
 
 
+def test_files_of_earlier_runs_go_when_a_later_one_is_shown(view: Any, waiting: Any, gate: Any, server: Any) -> None:
+    gate.release.set()
+    before = stored(server, "waited.txt")
+    for _ in range(3):
+        assert view.run(waiting, WAITING).startswith("Done in")
+    eventually(lambda: len(stored(server, "waited.txt")) == len(before) + 1)
+    with view.page.expect_download() as download:
+        waiting.locator("a[download='waited.txt']").first.click()
+    assert Path(download.value.path()).read_text() == "waited"
+
+
 def test_another_user_s_run_waits_in_line_and_is_taken_out_of_it(
     view: Any, waiting: Any, gate: Any, another: Any
 ) -> None:

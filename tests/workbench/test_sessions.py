@@ -9,7 +9,7 @@ import pytest
 
 from binderclip.errors import UsageError
 from binderclip.workbench import sessions as module
-from binderclip.workbench.sessions import Sessions, plain_name
+from binderclip.workbench.sessions import Sessions, plain_name, remove
 
 
 @pytest.fixture
@@ -66,13 +66,18 @@ def test_results_go_with_their_page_and_uploads_with_the_last_one(sessions: Sess
     for page in "pq":
         (sessions.new_results(mine, page, "run") / "map.png").write_text("x")
     folder = sessions.folder(mine)
-    sessions.closed(mine, "p")
+    remove(sessions.closed(mine, "p"))
     assert path.exists()
     assert [found.name for found in (folder / "results").iterdir()] == ["q"]
-    sessions.closed(mine, "q")
+    gone = sessions.closed(mine, "q")
     assert not folder.exists()
-    # A page that is opened again finds a place.
-    assert uploaded(sessions, mine).exists()
+    # A page that is opened again finds a place, and loses nothing to what is still being deleted.
+    sessions.opened(mine, "q")
+    again = uploaded(sessions, mine)
+    remove(gone)
+    assert again.exists()
+    assert not gone.exists()
+    assert sessions.closed("no such", "q") is None
 
 
 def test_a_session_that_never_opened_a_page_is_swept_away(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:

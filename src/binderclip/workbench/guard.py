@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 from binderclip.documents import parse_json
 from binderclip.errors import BinderclipError
 from binderclip.workbench.jobs import JobQueue
-from binderclip.workbench.sessions import Sessions
+from binderclip.workbench.sessions import Sessions, remove
 from binderclip.workbench.uploads import UploadTooLarge, receive_upload
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -38,6 +38,8 @@ MOST_BODY = 8 * 2**20
 """Bytes of a request that is no upload."""
 GRACE = 5.0
 """Seconds that a page may be away before it counts as closed: browsers lose a connection and make another."""
+ENDS = 30.0
+"""Seconds that the runs of a closed page have to end before its folder goes."""
 SESSION_HEADER = "x-workbench-session"
 """What tells a handler whose request it has; one that comes from outside is dropped."""
 
@@ -177,9 +179,17 @@ class Guard:
         if self._open[page] > 0:
             return
         self.jobs.stop_all(session=session, page=page)
-        await asyncio.to_thread(self.sessions.closed, session, page)
+        end = asyncio.get_running_loop().time() + ENDS
+        # A run that is at its end still writes: what it wrote after its folder went would stay.
+        while self.jobs.busy(session, page) and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.05)
+        if self._open[page] > 0:
+            return
+        # From here to the lock inside nothing else is served: a page that comes back finds either all or nothing.
+        rubbish = self.sessions.closed(session, page)
         self._pages.pop(page, None)
         self._open.pop(page, None)
+        await asyncio.to_thread(remove, rubbish)
 
     def _own_page(self, page: str, session: str) -> bool:
         """A page belongs to the session that named it first."""

@@ -116,17 +116,21 @@ class Sessions:
         with self._lock:
             self._known[name].pages.add(page)
 
-    def closed(self, name: str, page: str) -> None:
-        """A page is closed: its results go; with the last page the uploads as well."""
+    def closed(self, name: str, page: str) -> Path | None:
+        """A page is closed: its results go; with the last page the uploads as well.
+
+        Returns:
+            What went, under a name that nobody knows, for `remove`; a page that comes back meanwhile loses nothing.
+        """
         with self._lock:
             session = self._known.get(name)
             if session is None:
-                return
+                return None
             session.pages.discard(page)
-            last = not session.pages
-            if last:
-                session.stored = 0
-        shutil.rmtree(session.folder if last else session.folder / RESULTS / plain_name(page), ignore_errors=True)
+            place = session.folder / RESULTS / plain_name(page)
+            if not session.pages:
+                session.stored, place = 0, session.folder
+            return _set_aside(place, self.root)
 
     def _sweep(self) -> None:
         old = time.monotonic() - IDLE
@@ -135,6 +139,21 @@ class Sessions:
             gone = [self._known.pop(name) for name in idle]
         for session in gone:
             shutil.rmtree(session.folder, ignore_errors=True)
+
+
+def _set_aside(place: Path, root: Path) -> Path | None:
+    aside = root / f"gone-{secrets.token_hex(8)}"
+    try:
+        place.rename(aside)
+    except OSError:
+        return None
+    return aside
+
+
+def remove(place: Path | None) -> None:
+    """Delete what `closed` set aside."""
+    if place is not None:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def plain_name(name: str) -> str:

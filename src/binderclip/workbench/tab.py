@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import itertools
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -267,8 +268,16 @@ class Bench:
                 *result_values(outcome.again if outcome else None, outcome.files if outcome else ()),
                 *(outcome.values if outcome else cleared),
             ]
+            # What the page shows now is of this run: the files of the runs before it go.
+            left = earlier.setdefault((session, page), [])
+            if outcome is not None:
+                gone = [place for place in left if not any(place in path.parents for path in outcome.files)]
+                await asyncio.to_thread(_remove_all, gone)
+                left[:] = [place for place in left if place not in gone]
+            left.append(folder)
 
         running: dict[tuple[str, str], WorkbenchJob] = {}
+        earlier: dict[tuple[str, str], list[Path]] = {}
 
         def stop(request: gr.Request) -> None:
             job = running.get((self.session(request), str(request.session_hash)))
@@ -336,6 +345,11 @@ class Bench:
             inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
             found.update(dict.fromkeys(inside))
         return list(found)[:most]
+
+
+def _remove_all(places: Sequence[Path]) -> None:
+    for place in places:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _switched(running: bool) -> list[Any]:
