@@ -30,8 +30,13 @@ def test_the_line_lies_on_the_tube_and_every_file_is_written(command: Command, t
     words = ("trace", path, "--from", "{},{}".format(*drawn.start), "--to", "{},{}".format(*drawn.end))
     found = command(*words, "--json").json()
     points = torch.tensor(found["points"])
-    distance = torch.cdist(points, drawn.line.flip(1).float()).amin(1)
-    assert float((distance <= 2).float().mean()) > 0.9
+    straight = torch.stack([torch.linspace(a, b, 40) for a, b in zip(drawn.start, drawn.end, strict=True)], 1)
+    near, by_chance = (
+        float((torch.cdist(line, drawn.line.flip(1).float()).amin(1) <= 2).float().mean())
+        for line in (points, straight)
+    )
+    assert near > 0.8
+    assert by_chance < 0.6
     kept = json.loads(Path(found["line"]).read_text())
     assert kept["points"] == found["points"]
     assert kept["through"] == [list(map(float, drawn.start)), list(map(float, drawn.end))]
