@@ -95,7 +95,7 @@ def drawn(picture: Image.Image, found: TracedLine, points: list[tuple[float, flo
 
     pixels = np.asarray(picture, dtype=np.float32)
     if found.mask is not None:
-        tint = np.float32([20, 160, 60])
+        tint = np.array([20, 160, 60], dtype=np.float32)
         pixels = np.where(found.mask.numpy()[..., None], 0.55 * pixels + 0.45 * tint, pixels)
     shown = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(shown)

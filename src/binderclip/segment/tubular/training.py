@@ -145,8 +145,12 @@ def _tracer(net: LocalPathNet, length: int, radius: int) -> TubularTracer:
 
 def traced(tracer: TubularTracer, pictures: Sequence[AnnotatedTube]) -> list[TubularTrace]:
     """The traces of annotated pictures between the ends of their lines."""
-    ends = [(one.lines[0][0].flip(0).tolist(), one.lines[0][-1].flip(0).tolist()) for one in pictures]  # (x, y)
-    return tracer.all([one.image for one in pictures], [start for start, _ in ends], [end for _, end in ends])
+    starts, ends = ([_x_y(one.lines[0][place]) for one in pictures] for place in (0, -1))
+    return tracer.all([one.image for one in pictures], starts, ends)
+
+
+def _x_y(pixel: Int[Tensor, "2"]) -> tuple[int, int]:
+    return int(pixel[1]), int(pixel[0])
 
 
 def _learn(net: LocalPathNet, samples: TubularSamples, steps: int, batch: int, lr: float, seed: int) -> None:
