@@ -30,7 +30,7 @@ class TubePicture:
     """
 
     image: Float[Tensor, "3 S S"]
-    lines: tuple[Int[Tensor, "L 2"], ...]
+    lines: tuple[Int[Tensor, "_ 2"], ...]
     mask: Bool[Tensor, "S S"]
     own: Bool[Tensor, "S S"]
     radius: float

@@ -70,7 +70,7 @@ def _cut(image: Tensor, mask: Tensor, paths: Tensor, labels: Tensor, radius: int
 
 def annotated_samples(
     image: Float[Tensor, "C H W"],
-    lines: Sequence[Int[Tensor, "L 2"]],
+    lines: Sequence[Int[Tensor, "_ 2"]],
     mask: Bool[Tensor, "H W"],
     *,
     length: int,
@@ -136,7 +136,7 @@ def _moved(windows: Float[Tensor, "P n 2"], aside: Float[Tensor, "P"], turn: Flo
 def tailored_samples(
     image: Float[Tensor, "C H W"],
     trace: TubularTrace,
-    lines: Sequence[Int[Tensor, "L 2"]],
+    lines: Sequence[Int[Tensor, "_ 2"]],
     mask: Bool[Tensor, "H W"],
     *,
     radius: int,
@@ -163,7 +163,7 @@ def tailored_samples(
 
 
 def path_labels(
-    paths: Int[Tensor, "P n 2"], lines: Sequence[Int[Tensor, "L 2"]], mask: Bool[Tensor, "H W"], tolerance: float
+    paths: Int[Tensor, "P n 2"], lines: Sequence[Int[Tensor, "_ 2"]], mask: Bool[Tensor, "H W"], tolerance: float
 ) -> Int[Tensor, "P"]:
     """1 where a local path follows a line, 0 where it follows none, -1 for neither (see `tailored_samples`)."""
     outside = ~mask[paths[:, 0, 0], paths[:, 0, 1]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -15,11 +15,11 @@ SMOOTH = 5
 """Pixels of a path that are averaged before its direction is taken: steps on a grid have but eight."""
 
 
-def frames(paths: Int[Tensor, "P n 2"]) -> tuple[Float[Tensor, "P n 2"], Float[Tensor, "P n 2"]]:
+def frames(paths: Real[Tensor, "P n 2"]) -> tuple[Float[Tensor, "P n 2"], Float[Tensor, "P n 2"]]:
     """Points of smoothed paths, one a pixel of length, and the unit normals there (to the right of the path).
 
     Args:
-        paths: (row, column) of pixels, each next to the one before.
+        paths: (row, column) of points about a pixel apart.
 
     Raises:
         UsageError: fewer than three pixels.
@@ -40,15 +40,13 @@ def frames(paths: Int[Tensor, "P n 2"]) -> tuple[Float[Tensor, "P n 2"], Float[T
     return smooth, torch.stack([tangent[..., 1], -tangent[..., 0]], -1)
 
 
-def straightened(
-    image: Float[Tensor, "C H W"], paths: Int[Tensor, "P n 2"], radius: int
-) -> Float[Tensor, "P C n 2*radius+1"]:
+def straightened(image: Float[Tensor, "C H W"], paths: Real[Tensor, "P n 2"], radius: int) -> Float[Tensor, "P C n w"]:
     """The picture along each path, with the path straight up the middle; bilinear, beyond the edge its nearest pixel.
 
     Args:
         image: of any channels, on any device.
         paths: as `frames` takes them; there may be none.
-        radius: samples to either side of the path, a pixel apart.
+        radius: samples to either side of the path, a pixel apart, so that w is 2 radius + 1.
     """
     centre, normal = frames(paths.to(image.device))
     if not len(paths):
@@ -66,7 +64,7 @@ def straightened(
 
 
 def unstraightened(
-    strips: Float[Tensor, "P n w"], paths: Int[Tensor, "P n 2"], size: tuple[int, int]
+    strips: Float[Tensor, "P n w"], paths: Real[Tensor, "P n 2"], size: tuple[int, int]
 ) -> Float[Tensor, "H W"]:
     """What strips say of each pixel, averaged where they overlap; 0 where none reaches.
 

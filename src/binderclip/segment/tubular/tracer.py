@@ -35,12 +35,12 @@ class LocalPathNet(nn.Module):
 
     Args:
         channels: of the picture.
-        widths: of the three blocks.
+        widths: of the blocks, the finest first.
 
     Paper: Segmentation of Tubular Structures Using Iterative Training with Tailored Samples (arXiv 2309.08727).
     """
 
-    def __init__(self, channels: int = 3, widths: tuple[int, int, int] = (16, 32, 64)) -> None:
+    def __init__(self, channels: int = 3, widths: Sequence[int] = (16, 32, 64)) -> None:
         super().__init__()
         self.settings = {"channels": channels, "widths": list(widths)}
         sizes = [channels, *widths]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,7 @@ from binderclip.segment.tubular.tracer import LocalPathNet, TubularTrace, Tubula
 __all__ = ["TracerTraining", "line_accuracy", "train_tracer"]
 
 
+@runtime_checkable
 class AnnotatedTube(Protocol):
     """A picture with tubes, such as a `data.TubePicture`: lines of all, first the one to trace, and pixels."""
 
