@@ -184,7 +184,7 @@ class TubularTracer:
 
     def all(
         self,
-        images: Sequence[Float[Tensor, "C H W"]],
+        images: Sequence[Float[Tensor, "C _ _"]],
         starts: Sequence[tuple[int, int]],
         ends: Sequence[tuple[int, int]],
     ) -> list[TubularTrace]:
