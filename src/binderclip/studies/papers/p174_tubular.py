@@ -172,13 +172,13 @@ STUDY = Study(
     paper="p174",
     claim="Trained in rounds on the samples that it meets while it traces, a minimal-path tracer follows tubes better "
     "than one trained on samples along annotated lines.",
-    protocol=f"{TRAIN} drawn pictures of {SIDE} px to learn from, {VALIDATE} to choose a round by, {TEST} to test on, a "
-    "seed each: two or three tubes, two to four pixels wide, cross each other over patches with edges; the tracer gets "
-    f"both ends of one. Round 0 learns from annotated lines, {ROUNDS} more from what the tracer met as well; {STEPS} "
-    "steps of 64 a round. The baseline draws as many annotated samples in every round instead. F1 of traced and true "
-    "pixels within 2 px. The pilot (four seeds) chose the pictures' number, 8 being too few to learn from, and the "
-    "tolerance of 1.5 px, the tubes being thin; a first design had tubes that were no tube by the labels, and taught "
-    "nothing. There the ridge filter was ahead of every tracer, so it stands as the rival.",
+    protocol=f"{TRAIN} drawn pictures of {SIDE} px to learn from, {VALIDATE} to choose a round by, {TEST} to test on, "
+    "a seed each: two or three tubes, two to four pixels wide, cross each other over patches with edges; the tracer "
+    f"gets both ends of one. Round 0 learns from annotated lines, {ROUNDS} more from what the tracer met as well; "
+    f"{STEPS} steps of 64 a round. The baseline draws as many annotated samples in every round instead. F1 of traced "
+    "and true pixels within 2 px. The pilot (four seeds) chose the pictures' number, 8 being too few to learn from, "
+    "and the tolerance of 1.5 px, the tubes being thin; a first design had tubes that were no tube by the labels, and "
+    "taught nothing. There the ridge filter was ahead of every tracer, so it stands as the rival.",
     baseline="The same network, rounds, steps and number of samples, all cut along annotated lines; the first round; "
     "the cheapest path over a ridge filter (Sato, dark and light).",
     lower_bound="The straight line between the ends.",
