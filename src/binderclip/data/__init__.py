@@ -59,6 +59,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "sets.shards_write": ("write_shards",),
     "sets.tasks": ("class_incremental_tasks",),
     "made.temporal_order": ("TemporalOrder", "temporal_order"),
+    "made.tubes": ("TubePicture", "tube_pictures"),
     "windows": ("WindowGrid", "fold", "unfold"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -81,6 +81,11 @@ if TYPE_CHECKING:
         dinoiser_loss,
         train_dinoiser,
     )
+    from binderclip.segment.tubular.pictures import TracedLine, trace_picture
+    from binderclip.segment.tubular.samples import TubularSamples, annotated_samples, tailored_samples
+    from binderclip.segment.tubular.saving import load_tracer, save_tracer
+    from binderclip.segment.tubular.tracer import LocalPathNet, TubularTrace, TubularTracer
+    from binderclip.segment.tubular.training import TracerTraining, line_accuracy, train_tracer
 
 __all__ = [
     "CHOICES",
@@ -132,6 +137,7 @@ __all__ = [
     "LastBlock",
     "LastOnly",
     "LayerEnsemble",
+    "LocalPathNet",
     "MaskClassTokens",
     "MaskMajority",
     "MaskScoped",
@@ -156,12 +162,18 @@ __all__ = [
     "TaskMask",
     "TextSide",
     "TokenContributions",
+    "TracedLine",
+    "TracerTraining",
+    "TubularSamples",
+    "TubularTrace",
+    "TubularTracer",
     "UserClicker",
     "ValueMaskedAttention",
     "ViewEnsemble",
     "Whole",
     "WinCLIP",
     "Windows",
+    "annotated_samples",
     "anomaly",
     "background_of",
     "centred_softmax",
@@ -175,7 +187,9 @@ __all__ = [
     "layer_at",
     "lift_masks",
     "lifted_mask",
+    "line_accuracy",
     "load_promptable",
+    "load_tracer",
     "mask_iou",
     "mask_votes",
     "measure_segmenters",
@@ -190,14 +204,18 @@ __all__ = [
     "run_lengths",
     "saliency_graph_cut",
     "sample_points",
+    "save_tracer",
     "segment_all",
     "segmentation_sheet",
     "self_cosine",
     "sorted_ap",
+    "tailored_samples",
     "task",
     "text_detector",
     "tower_attention",
+    "trace_picture",
     "train_dinoiser",
+    "train_tracer",
     "value_masked",
     "vanilla",
     "weighted_pool",

@@ -13,6 +13,7 @@ from binderclip.cli.shared.boxes import parse_box
 from binderclip.cli.shared.inputs import one_image, output_path
 from binderclip.cli.shared.options import Device, Json
 from binderclip.cli.shared.output import print_json
+from binderclip.cli.shared.points import check_within, parse_point
 from binderclip.cli.shared.session import SessionRequest, session_after
 from binderclip.errors import DataError, UsageError
 
@@ -79,13 +80,13 @@ def click(
     A second click on the same picture writes NAME-mask-2.png: a mask is replaced only where --out names it.
     """
     path = one_image(image)
-    inside = [_parsed(text, "--point") for text in point or []]
-    away = [_parsed(text, "--not") for text in outside or []]
+    inside = [parse_point(text, "--point") for text in point or []]
+    away = [parse_point(text, "--not") for text in outside or []]
     area = None if box is None else parse_box(box)
     region = None if area is None else area.box
     if session is None and (undo or redo or scribble):
         raise UsageError("--undo, --redo and --scribble go with --session FILE")
-    lines = tuple(tuple(_parsed(word, "--scribble") for word in text.split()) for text in scribble or [])
+    lines = tuple(tuple(parse_point(word, "--scribble") for word in text.split()) for text in scribble or [])
     if session is None and not inside and area is None:
         raise UsageError("give --point x,y or --box x0,y0,x1,y1: where the object is")
     mask_path, overlay_path = _new_paths(path, out, overlay)
@@ -98,7 +99,7 @@ def click(
     from binderclip.segment import Prompts, load_promptable
 
     picture = open_image(path).convert("RGB")
-    _check_within([*inside, *away], picture)
+    check_within([*inside, *away], picture)
     if area is not None:
         _check_box(area, picture)
     segmenter = load_promptable(model, device=device)
@@ -187,21 +188,6 @@ def _new_paths(image: Path, out: str | None, overlay: str | None) -> tuple[Path,
         if not any(name is not None and Path(name).exists() for name in names):
             break
     return output_path(out or names[0], image, "mask"), output_path(overlay or names[1], image, "clicked")
-
-
-def _parsed(text: str, option: str) -> tuple[float, float]:
-    parts = text.split(",")
-    try:
-        x, y = (float(part) for part in parts)
-    except ValueError as error:
-        raise UsageError(f"{option} {text!r}: write two numbers, such as {option} 120,80") from error
-    return x, y
-
-
-def _check_within(points: list[tuple[float, float]], picture: Image.Image) -> None:
-    for x, y in points:
-        if not (0 <= x < picture.width and 0 <= y < picture.height):
-            raise UsageError(f"point {x:g},{y:g} is outside the picture of {picture.width} x {picture.height} pixels")
 
 
 def _check_box(area: Region, picture: Image.Image) -> None:

@@ -1,0 +1,52 @@
+"""Rounds of training on plain tubes: they learn, repeat themselves, and the best round is the one that is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from binderclip.errors import UsageError
+from binderclip.segment import TracerTraining, TubularTrace, TubularTracer, line_accuracy, train_tracer
+
+SHORT: dict[str, Any] = {"rounds": 1, "steps": 30, "batch": 32, "count": 40, "length": 8, "radius": 5}
+
+
+def trace_of(path: torch.Tensor) -> TubularTrace:
+    return TubularTrace(path, 1.0, None, torch.zeros(0, 3, 2, dtype=torch.long), torch.zeros(0))
+
+
+def test_accuracy_is_the_harmonic_mean_of_both_shares() -> None:
+    line = torch.stack([torch.zeros(10, dtype=torch.long), torch.arange(10)], 1)
+    assert line_accuracy(trace_of(line), line) == 1
+    assert line_accuracy(trace_of(line[:5]), line, 0.5) == pytest.approx(2 / 3)  # all of it right, half of the line
+    assert line_accuracy(trace_of(line + torch.tensor([3, 0])), line) == 0
+    assert line_accuracy(trace_of(line + torch.tensor([2, 0])), line) == 1
+
+
+def test_a_trained_tracer_follows_the_tube_that_an_untrained_one_leaves(corner: Any) -> None:
+    found = train_tracer([corner], [corner], **SHORT)
+    assert [len(found.rounds), len(found.accuracies), len(found.counts)] == [2, 2, 2]
+    assert found.counts[1] > found.counts[0]  # what it met was added
+    trace = found.best(corner.image, corner.start, corner.end)
+    assert line_accuracy(trace, corner.line) > 0.9
+    assert trace.mask is not None
+    assert float((trace.mask & corner.mask).sum() / (trace.mask | corner.mask).sum()) > 0.7
+    even = TubularTracer(lambda strips: torch.ones(len(strips)), length=8, radius=5)
+    assert line_accuracy(even(corner.image, corner.start, corner.end), corner.line) < 0.8
+    again = train_tracer([corner], [corner], **SHORT)
+    assert again.accuracies == found.accuracies
+    assert torch.equal(again.best(corner.image, corner.start, corner.end).path, trace.path)
+
+
+def test_the_first_of_the_best_rounds_is_kept() -> None:
+    tracers = [TubularTracer(lambda strips: torch.ones(len(strips)), length=n) for n in (4, 5, 6)]
+    assert TracerTraining(tracers, [0.5, 0.7, 0.7], [1, 2, 3]).best is tracers[1]
+
+
+def test_nothing_to_learn_from_is_refused(corner: Any) -> None:
+    with pytest.raises(UsageError, match="give pictures to train and to validate on"):
+        train_tracer([], [corner])
+    with pytest.raises(UsageError, match="rounds of at least 0"):
+        train_tracer([corner], [corner], rounds=-1)
