@@ -23,7 +23,7 @@ doctest: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
 SHAPES ?= tests/adapt/few_shot/test_adapters.py tests/adapt/few_shot/test_ape.py tests/adapt/few_shot/test_gaussian.py \
 	tests/adapt/few_shot/test_nearest.py tests/adapt/few_shot/test_sentence_adapter.py \
 	tests/adapt/few_shot/test_tip_adapter.py tests/adapt/heads/test_inputs.py tests/adapt/heads/test_saving.py \
-	tests/adapt/multi_label tests/adapt/visual_prompts tests/adapt/zero_shot tests/cli/shared \
+	tests/adapt/multi_label tests/adapt/visual_prompts tests/adapt/zero_shot tests/cli/shared tests/curate \
 	tests/data/augment/test_augment.py tests/data/augment/test_cutout.py tests/data/augment/test_fill.py tests/data/distort tests/data/formats \
 	tests/data/labelled tests/data/made tests/data/sets/test_batches.py tests/data/sets/test_columnar.py \
 	tests/data/sets/test_evalset.py tests/data/sets/test_folder.py tests/data/sets/test_named.py \

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from binderclip.curate.engine.selection import KeySelection
     from binderclip.curate.engine.shard import SampleTable, Shard
     from binderclip.curate.engine.store import ColumnStore
-    from binderclip.curate.engine.tables import DatasetTable, MetadataTable, TarTable, open_table
+    from binderclip.curate.engine.tables import DatasetTable, MetadataTable, TarTable, filtered, open_table
     from binderclip.curate.export import write_decisions, write_kept_shards
     from binderclip.curate.methods import METHODS, SUMMARIES, read_concepts
     from binderclip.curate.pipeline import Curated, CurationPipeline
@@ -96,6 +96,7 @@ __all__ = [
     "cooccurring_text_rate",
     "drop_embedded_text",
     "entry_probabilities",
+    "filtered",
     "hash_uniform",
     "keep_probabilities",
     "keys_of",

@@ -19,10 +19,11 @@ from binderclip.curate import (
     ScoreThreshold,
     ScoreTopFraction,
     TarTable,
+    filtered,
     open_table,
 )
 from binderclip.curate.engine import tables
-from binderclip.data import load_data, write_shards
+from binderclip.data import ImageTextDataset, load_data, write_shards
 from binderclip.errors import DataError, UsageError
 
 SMALL = [ScoreThreshold(column="words", minimum=2), ScoreTopFraction(column="characters", fraction=0.4)]
@@ -48,6 +49,16 @@ def test_a_data_set_and_its_shards_give_one_selection(shards: Path) -> None:
     captions = {sample.key: sample.caption for sample in data}
     two = KeySelection([key for key, caption in captions.items() if len(caption.split()) >= 2])
     assert CurationPipeline(SMALL[:1]).run(tar).selection == two
+
+
+def test_a_data_set_is_filtered_by_names_and_by_uids() -> None:
+    data = load_data("noto-emoji", split="val")[:9]
+    some = KeySelection([data.keys[5], data.keys[2], "no such"])
+    assert filtered(data, some).keys == [data.keys[2], data.keys[5]]
+    uids = [f"{i:032x}" if i % 2 else None for i in range(9)]
+    own = ImageTextDataset([b""] * 9, [""] * 9, data.keys, attributes={"uid": uids})
+    kept = filtered(own, KeySelection([uids[3], data.keys[3], data.keys[4]]))  # type: ignore[list-item]  # a uid
+    assert kept.keys == [data.keys[3], data.keys[4]]
 
 
 def test_pictures_of_shards_are_read_where_they_are_left(shards: Path) -> None:

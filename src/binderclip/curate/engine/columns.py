@@ -24,7 +24,7 @@ class RaggedColumn:
     """
 
     values: Int[np.ndarray, "m"]
-    offsets: Int[np.ndarray, "n+1"]
+    offsets: Int[np.ndarray, "_"]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

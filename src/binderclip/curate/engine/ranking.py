@@ -50,7 +50,7 @@ class Ranked:
     """
 
     groups: Int[np.ndarray, "G"]
-    starts: Int[np.ndarray, "G+1"]
+    starts: Int[np.ndarray, "_"]
     scores: Float[np.ndarray, "N"]
     keys: Keys
 

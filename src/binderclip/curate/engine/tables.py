@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Int
 
 from binderclip.curate.engine.columns import ColumnValues, as_column, from_arrow
-from binderclip.curate.engine.keys import keys_of
+from binderclip.curate.engine.keys import Keys, keys_of
+from binderclip.curate.engine.selection import KeySelection
 from binderclip.curate.engine.shard import SampleTable, Shard
 from binderclip.curate.engine.store import ColumnStore
 from binderclip.data.files import list_files
@@ -56,6 +57,16 @@ def open_table(
             return MetadataTable(files)
         spec = load_data(spec, split, allow_pipe=allow_pipe)
     return TarTable(spec, store) if isinstance(spec, ShardDataset) else DatasetTable(spec)
+
+
+def filtered(dataset: ImageTextDataset, selection: KeySelection) -> ImageTextDataset:
+    """The samples of a data set that a selection keeps, in their order; to train on, or for any loader.
+
+    Args:
+        dataset: with the names or `uid` attributes that the selection was made of.
+        selection: as a pipeline gives it, or `KeySelection.load`.
+    """
+    return dataset.subset(selection.mask(_keys(dataset.keys, dataset.attributes.get("uid"))))
 
 
 class DatasetTable:
@@ -196,11 +207,14 @@ class MetadataTable:
 def _shard(
     id: str, names: list[str], texts: list[list[str]], columns: dict[str, ColumnValues], pictures: Any, stamp: str
 ) -> Shard:
-    given = columns.get("uid")
-    uids = given if isinstance(given, list) else [None] * len(names)
-    named = [str(uid) if uid else name for uid, name in zip(uids, names, strict=True)]
     own: dict[str, ColumnValues] = {"name": names, "texts": texts, "text": [several[0] for several in texts]}
-    return Shard(id, keys_of(named), {**columns, **own}, pictures, stamp)
+    return Shard(id, _keys(names, columns.get("uid")), {**columns, **own}, pictures, stamp)
+
+
+def _keys(names: Sequence[str], given: Any) -> Keys:
+    """The keys of samples: of their uids, of their names where they have none."""
+    uids = given if isinstance(given, list) else [None] * len(names)
+    return keys_of([str(uid) if uid else name for uid, name in zip(uids, names, strict=True)])
 
 
 def _first(columns: dict[str, ColumnValues], names: Sequence[str], file: str) -> list[Any]:
