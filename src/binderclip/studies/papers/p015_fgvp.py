@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.visual_scenes import as_arrays, cluttered, object_regions
 
 if TYPE_CHECKING:
@@ -45,16 +45,9 @@ PILOT = (0, 1, 2)
 METHODS = (*EDITS, *SUMS, BLUNT)
 
 
-@lru_cache(maxsize=1)
-def _model() -> Any:
-    from binderclip.models import load
-
-    return load("small")
-
-
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
-    model = _model()
+    model = bundled()
     found = cluttered(seed, SCENES, objects=(4, 6))
     regions = object_regions(found)
     words = sorted({name for own in found.names for name in own})

@@ -29,6 +29,7 @@ from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import FIRST_RULES, Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.bundled import bundled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,13 +55,6 @@ CRITERIA = {
 }
 MARGIN, COSINE, SCENES, TEXTILE = "margin", "cosine", "scenes", "textile"
 AREA = "the object's share of the picture"
-
-
-@lru_cache(maxsize=1)
-def _small() -> Any:
-    from binderclip.models import load
-
-    return load("small")
 
 
 @lru_cache(maxsize=1)
@@ -98,7 +92,7 @@ def _material(domain: str) -> tuple[Any, Tensor, Tensor]:
     """Tokens that enter the last block of `small` for the training pictures, their labels, and the texts' rows."""
     from binderclip.data import FeatureCache
 
-    clip = _small()
+    clip = bundled()
     if domain == SCENES:
         found = _scenes(100, TRAIN, "train")
         pictures: Any = found.images
@@ -133,7 +127,7 @@ def _tuned(domain: str, seed: int) -> Any:
     from binderclip.fit import fit
 
     tokens, labels, rows = _material(domain)
-    clip = copy.deepcopy(_small())
+    clip = copy.deepcopy(bundled())
     tower, generator = clip.image_tower, torch.Generator().manual_seed(seed)
     block = tower.blocks[-1]
     with torch.no_grad():
@@ -181,7 +175,7 @@ def _on_scenes(seed: int) -> list[Row]:
     rows_of = _material(SCENES)[2]
     targets = {MARGIN: _margin(rows_of, own), COSINE: [f"a {names[0]}" for names in found.names]}
     rows = [Row("inside share", AREA, float(masks.float().mean()), target) for target in targets]
-    tuned, small = _tuned(SCENES, seed), _small()
+    tuned, small = _tuned(SCENES, seed), bundled()
     for name, clip in (("as shipped", small), ("fine-tuned", tuned)):
         with torch.no_grad():
             scores = F.normalize(clip.encode_image(found.images), dim=-1) @ rows_of.T
@@ -243,7 +237,7 @@ def _on_textile(seed: int) -> list[Row]:
     rows_of, rows = _material(TEXTILE)[2], []
     tuned = _tuned(TEXTILE, seed)
     with torch.no_grad():
-        for name, clip in (("as shipped", _small()), ("fine-tuned", tuned)):
+        for name, clip in (("as shipped", bundled()), ("fine-tuned", tuned)):
             scores = clip.encode_image(images, normalize=True) @ rows_of.T
             rows.append(Row("accuracy", name, float((scores.argmax(1) == labels).float().mean()), TEXTILE))
     faulty = torch.nonzero(labels > 0)[:, 0][:: max(1, int((labels > 0).sum()) // DELETED)][:DELETED]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from binderclip.adapt import LinearProbe, VisualPromptTuning, ZeroShotClassifier
@@ -11,6 +10,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.picture_sets import PictureSet, picture_set, unit_features
 
 if TYPE_CHECKING:
@@ -24,22 +24,15 @@ PILOT = (0, 1, 2)
 SETS = ("digits", "Fashion-MNIST")
 
 
-@cache
-def _model() -> ImageTextModel:
-    from binderclip.models import load
-
-    return load("small")
-
-
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
     rows = []
     for name in SETS:
-        data = picture_set(name, _model(), seed, train=TRAIN, test=TEST, side=SIDE)
-        rows += _bounds(name, data, _model())
+        data = picture_set(name, bundled(), seed, train=TRAIN, test=TEST, side=SIDE)
+        rows += _bounds(name, data, bundled())
         for method, kind in KINDS.items():
             if name == "digits" or method == "frame":
-                rows.append(Row("accuracy", method, _score(_tuned(data, seed, _model(), kind=kind), data), name))
+                rows.append(Row("accuracy", method, _score(_tuned(data, seed, bundled(), kind=kind), data), name))
     return rows
 
 

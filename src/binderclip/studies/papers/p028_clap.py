@@ -29,6 +29,7 @@ from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.anomaly_sets import AnomalySet, drawing_set
+from binderclip.studies.protocols.bundled import bundled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,13 +44,6 @@ RANDOM, ORACLE = "random regions", "true regions"
 
 
 @cache
-def _clip() -> Any:
-    from binderclip.models import load
-
-    return load("small")
-
-
-@cache
 def _dino() -> Any:
     from binderclip.models import load_vision
 
@@ -58,7 +52,7 @@ def _dino() -> Any:
 
 @cache
 def _attention() -> InformationBottleneckMap:
-    return InformationBottleneckMap(_clip())
+    return InformationBottleneckMap(bundled())
 
 
 def _prompting(name: str, *, contrast: bool) -> ContrastiveLanguagePrompting:

@@ -24,6 +24,7 @@ from binderclip.segment.parts.context import Context, open_windows, records
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.scene_attention import attends, attention_rows
 from binderclip.studies.protocols.segment_figures import draw_table
 from binderclip.studies.protocols.segment_table import (
@@ -31,7 +32,6 @@ from binderclip.studies.protocols.segment_table import (
     PROTOCOL,
     SCENES,
     UPPER_BOUND,
-    bundled,
     gains,
     random_gains,
     scene_set,

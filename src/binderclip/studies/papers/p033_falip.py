@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.scene_attention import LOOKS, attention_rows
 from binderclip.studies.protocols.visual_scenes import as_arrays, cluttered
 
@@ -39,17 +39,10 @@ PILOT = (0, 1, 2)
 """Seeds of the first measurement, whose spread is the pilot's."""
 
 
-@lru_cache(maxsize=1)
-def _model() -> Any:
-    from binderclip.models import load
-
-    return load("small")
-
-
 @torch.no_grad()
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
-    model = _model()
+    model = bundled()
     found = cluttered(seed, SCENES, objects=OBJECTS)
     pictures = as_arrays(found.images)
     boxes = [[tuple(box.tolist()) for box in own] for own in found.boxes]

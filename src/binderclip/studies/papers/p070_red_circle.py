@@ -17,6 +17,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.planted import embedded, finished, plant
 from binderclip.studies.protocols.visual_scenes import as_arrays, cluttered, object_regions
 
@@ -47,13 +48,6 @@ MODELS = ("as it is", "circle taught")
 
 
 @lru_cache(maxsize=1)
-def _model() -> Any:
-    from binderclip.models import load
-
-    return load("small")
-
-
-@lru_cache(maxsize=1)
 def _lessons() -> tuple[Tensor, list[str]]:
     """Training scenes through the frozen part, and their lines: two objects circled in turn, or the whole scene."""
     found = cluttered(1000, MARKED + UNMARKED, objects=OBJECTS, size=128, split="train", only=TAUGHT)
@@ -67,12 +61,12 @@ def _lessons() -> tuple[Tensor, list[str]]:
         else:
             pictures.append(picture)
             texts.append(found.captions[row])
-    return embedded(_model(), pictures), texts
+    return embedded(bundled(), pictures), texts
 
 
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
-    model = _model()
+    model = bundled()
     tokens, texts = _lessons()
     taught = plant(model, tokens, texts, steps=STEPS, seed=seed)
     found = cluttered(seed, SCENES, objects=OBJECTS)

@@ -27,6 +27,7 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import FIRST_RULES, Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.few_shot_sets import CLIP_ART
 from binderclip.studies.protocols.head_removal import head_removal
 
@@ -44,13 +45,6 @@ OURS, BEST_CAM, PLAIN = "decomposition", "Grad-CAM, the best of four", "patch to
 
 
 @lru_cache(maxsize=1)
-def _model() -> Any:
-    from binderclip.models import load
-
-    return load("small")
-
-
-@lru_cache(maxsize=1)
 def _clip_art() -> tuple[Decomposition, np.ndarray, Float[Tensor, "N E"]]:
     """Held-out clip art taken apart once, the category of each picture, and what `encode_image` says."""
     from binderclip.data import load_data
@@ -60,8 +54,8 @@ def _clip_art() -> tuple[Decomposition, np.ndarray, Float[Tensor, "N E"]]:
     pictures = [sample.image for sample in data]
     labels = np.array([data.classes[i] if i >= 0 else "" for i in data.labels])
     with torch.no_grad():
-        raw = _model().encode_image(pictures)
-    return decompose_image_embedding(_model(), pictures), labels, raw
+        raw = bundled().encode_image(pictures)
+    return decompose_image_embedding(bundled(), pictures), labels, raw
 
 
 def measure(seed: int) -> list[Row]:
@@ -77,14 +71,14 @@ def measure(seed: int) -> list[Row]:
         rows += _ablation(found, labels, fit, held)
     rows += _foreground(seed)
     rows += _labels(seed)
-    return rows + head_removal(_model(), seed, least_share=SPEAKS, train=TRAIN, test=TEST, rate=BIAS, size=SIZE)
+    return rows + head_removal(bundled(), seed, least_share=SPEAKS, train=TRAIN, test=TEST, rate=BIAS, size=SIZE)
 
 
 def _pool(generator: torch.Generator) -> tuple[list[str], Float[Tensor, "M E"]]:
     pool = description_pool()
     drawn = torch.randperm(len(pool), generator=generator)[:TEXTS].tolist()
     texts = [pool.texts[i] for i in drawn]
-    return texts, _model().encode_text(texts, normalize=True).detach()
+    return texts, bundled().encode_text(texts, normalize=True).detach()
 
 
 def _texts(found: Decomposition, fit: Tensor, held: Tensor, generator: torch.Generator) -> list[Row]:
@@ -124,7 +118,7 @@ def _explained(outputs: Float[Tensor, "N E"], directions: Float[Tensor, "K E"]) 
 
 def _ablation(found: Decomposition, labels: np.ndarray, fit: Tensor, held: Tensor) -> list[Row]:
     """Zero-shot accuracy on clip-art categories after mean ablation, means from the other half."""
-    bank = _model().text_bank(CLIP_ART)
+    bank = bundled().text_bank(CLIP_ART)
     keep = held[torch.from_numpy(np.isin(labels[held.numpy()], bank.names))]
     own, reference = found.select(keep), found.select(fit)
     truth = labels[keep.numpy()]
@@ -139,7 +133,7 @@ def _ablation(found: Decomposition, labels: np.ndarray, fit: Tensor, held: Tenso
     rows = []
     for name, setting in settings.items():
         features = mean_ablate(own, reference=reference, **setting)
-        said = np.array(bank.names)[_model().classify_features(features, bank).logits.argmax(-1).numpy()]
+        said = np.array(bank.names)[bundled().classify_features(features, bank).logits.argmax(-1).numpy()]
         rows.append(Row("zero-shot accuracy, ablated", name, float((said == truth).mean())))
     rows.append(Row("zero-shot accuracy, ablated", "chance", 1 / len(bank.names)))
     return rows
@@ -165,7 +159,7 @@ def _heat(segmenter: Segmenter, found: Scenes) -> Float[Tensor, "N S S"]:
 
 
 def _heats(found: Scenes) -> dict[str, Float[Tensor, "N S S"]]:
-    model = _model()
+    model = bundled()
     heats = {
         OURS: _heat(DecompositionSegmenter(model, size=SIZE), found),
         PLAIN: _heat(Segmenter(model, "plain", size=SIZE), found),
@@ -213,7 +207,7 @@ def _labels(seed: int) -> list[Row]:
     found, rows = _scenes(seed + 100, 3), []
     names = [f"a {name}" for name in found.classes[1:]]
     for method in (OURS, "plain", "value"):
-        segmenter = Segmenter(_model(), method, size=SIZE)
+        segmenter = Segmenter(bundled(), method, size=SIZE)
         hits = [
             (segmenter(image, names).labels + 1 == truth)[truth > 0].float().mean()
             for image, truth in zip(found.images, found.semantic, strict=True)

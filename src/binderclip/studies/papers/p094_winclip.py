@@ -21,6 +21,7 @@ from binderclip.studies.harness.study import FIRST_RULES, Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.anomaly_sets import PLANTED, REAL, AnomalySet, anomaly_set
+from binderclip.studies.protocols.bundled import bundled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,14 +39,7 @@ SINGLE = {"windows of 2 alone": ((2,), False), "windows of 3 alone": ((3,), Fals
 @cache
 def detector(name: str, scales: tuple[int, ...] = SCALES, patches: bool = True) -> WinCLIP:
     """One detector an object and choice of levels; the words of an object are encoded once."""
-    return WinCLIP(_model(), name, scales=scales, size=SIZE, patches=patches)
-
-
-@cache
-def _model() -> Any:
-    from binderclip.models import load
-
-    return load("small")
+    return WinCLIP(bundled(), name, scales=scales, size=SIZE, patches=patches)
 
 
 def measure(seed: int) -> list[Row]:

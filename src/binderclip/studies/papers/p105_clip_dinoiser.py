@@ -27,13 +27,13 @@ from binderclip.segment.parts.context import Frame, head, open_windows, records,
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.segment_figures import draw_grounds
 from binderclip.studies.protocols.segment_table import (
     GROUND_METRIC,
     LOWER_BOUND,
     SETS,
     UPPER_BOUND,
-    bundled,
     gains,
     measured,
     random_gains,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.few_shot_sets import few_shot_set
 
 if TYPE_CHECKING:
@@ -40,16 +40,9 @@ COSINE = "mean cosine of the two gradients"
 DIRECTIONS, RADIUS = 20, 0.05
 
 
-@cache
-def _model() -> Any:
-    from binderclip.models import load
-
-    return load("small")
-
-
 def _pixels(rows: np.ndarray) -> Tensor:
     data = few_shot_set("OpenMoji subgroups", each=TESTED + 8, pool=8)
-    return features_for("images", _model(), [data.data[int(data.indices[row])].image for row in rows])
+    return features_for("images", bundled(), [data.data[int(data.indices[row])].image for row in rows])
 
 
 def _shifted(images: Tensor, seed: int) -> Tensor:
@@ -71,7 +64,7 @@ def measure(seed: int) -> list[Row]:
 
     train, on_base, on_new = some(pool, base, SHOTS), some(test, base, TESTED), some(test, new, TESTED)
     pixels, asked = _pixels(train), _pixels(on_base)
-    cached = LoRATuning(_model(), **SETTINGS)
+    cached = LoRATuning(bundled(), **SETTINGS)
     states = {
         name: cached.states(images)
         for name, images in (
@@ -83,7 +76,7 @@ def measure(seed: int) -> list[Row]:
     }
     rows = []
     for method, (kind, options) in METHODS.items():
-        head = kind(_model(), data.bank.select(base), seed=seed, **{**SETTINGS, **options}).fit(pixels, y[train])
+        head = kind(bundled(), data.bank.select(base), seed=seed, **{**SETTINGS, **options}).fit(pixels, y[train])
         known = _accuracy(head, states["base"], y[on_base])
         other = _accuracy(head.classifier_for(new), states["new"], y[on_new])
         shift = _accuracy(head, states["shift"], y[on_base])

@@ -22,6 +22,7 @@ from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.protocols.bundled import bundled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,13 +54,6 @@ class CaptionPairs:
     kind: list[str]
 
 
-@lru_cache(maxsize=1)
-def _model() -> Any:
-    from binderclip.models import load
-
-    return load("small")
-
-
 def _scenes(seed: int, n: int, split: str) -> Any:
     from binderclip.data import vocabulary
     from binderclip.data.scenes.stream import scenes
@@ -86,12 +80,12 @@ def _captioned(split: str) -> tuple[list[int], list[str], list[int]]:
     from binderclip.data import load_data
 
     data = load_data("openclipart", split=split)
-    room = _model().tokenizer.context_length - 8  # the template, start and end
+    room = bundled().tokenizer.context_length - 8  # the template, start and end
     rows, texts, places = [], [], []
     for row, text in enumerate(data.captions):
         words = [word.strip(",.") for word in text.split()]
         known = [place for place, word in enumerate(words) if word in _nouns()]
-        if len(words) >= 2 and known and len(_model().tokenizer.encode([text])[0][0].nonzero()) - 2 <= room:
+        if len(words) >= 2 and known and len(bundled().tokenizer.encode([text])[0][0].nonzero()) - 2 <= room:
             rows.append(row)
             texts.append(text)
             places.append(known[0])
@@ -102,7 +96,7 @@ def _caption_features(split: str, picks: np.ndarray) -> Float[Tensor, "N E"]:
     from binderclip.data import load_data
 
     data = load_data("openclipart", split=split)
-    return dataset_features(_model(), data.subset([_captioned(split)[0][pick] for pick in picks]))
+    return dataset_features(bundled(), data.subset([_captioned(split)[0][pick] for pick in picks]))
 
 
 def _replaced(text: str, place: int, word: str) -> str:
@@ -115,7 +109,7 @@ def _pairs(seed: int) -> CaptionPairs:
     """Two hundred scenes (half a false noun, half a false colour) and a hundred clip-art captions (a false noun)."""
     rng = np.random.default_rng([seed, 146])
     found = _scenes(seed, SCENES, "val")
-    features = [tensor_features(_model(), found.images, f"p146 scenes {seed} {SCENES} {SIZE}")]
+    features = [tensor_features(bundled(), found.images, f"p146 scenes {seed} {SCENES} {SIZE}")]
     true, false, places, kinds = list(found.captions), [], [], []
     for index, (text, names) in enumerate(zip(found.captions, found.names, strict=True)):
         words, which = text.split(), int(rng.integers(2))
@@ -151,7 +145,7 @@ def _aligned(seed: int) -> tuple[Float[Tensor, "N E"], list[str]]:
     """Fitting pairs of the training split, for the threshold."""
     rng = np.random.default_rng([seed, 147])
     found = _scenes(seed, ALIGNED_SCENES, "train")
-    scenes = tensor_features(_model(), found.images, f"p146 training scenes {seed} {ALIGNED_SCENES} {SIZE}")
+    scenes = tensor_features(bundled(), found.images, f"p146 training scenes {seed} {ALIGNED_SCENES} {SIZE}")
     texts = _captioned("train")[1]
     picks = rng.permutation(len(texts))[:ALIGNED_CAPTIONS]
     return torch.cat([scenes, _caption_features("train", picks)]), [*found.captions, *(texts[p] for p in picks)]
@@ -165,7 +159,7 @@ def measure(seed: int) -> list[Row]:
         content = ("a", "an", "and")
         rows += [Row("foil word found", "a random content word", v, kind) for kind, v in _chances(pairs, content)]
         scored = {name: DenseMisalignment("most-negative", scores=s) for name, s in SCORERS.items()}
-        found = {name: method(_model(), pairs.features, pairs.false) for name, method in scored.items()}
+        found = {name: method(bundled(), pairs.features, pairs.false) for name, method in scored.items()}
         for name, result in found.items():
             rows += [Row("foil word found", name, value, kind) for kind, value in _located(pairs, result)]
         rows.append(Row("Spearman with leave one word out", OURS, _agreement(found[OURS], found[OUT])))
@@ -208,16 +202,16 @@ def _separation(seed: int, pairs: CaptionPairs) -> list[Row]:
     from sklearn.metrics import average_precision_score
 
     features, texts = _aligned(seed)
-    method = DenseMisalignment().calibrate(_model(), features, texts)
+    method = DenseMisalignment().calibrate(bundled(), features, texts)
     both = torch.cat([pairs.features, pairs.features])
-    result = f_clipscore_dm(_model(), both, [*pairs.true, *pairs.false], method=method)
+    result = f_clipscore_dm(bundled(), both, [*pairs.true, *pairs.false], method=method)
     truth = np.repeat([1, 0], len(pairs.true))
     rows = [Row("threshold (1e-5)", OURS, method.eps * 1e5), Row("average precision", "chance", 0.5)]
     for name, values in (("CLIPScore", result.clip_score), ("F-CLIPScore", result.f_clip_score)):
         rows.append(Row("average precision", name, float(average_precision_score(truth, values.numpy()))))
     others = {"lowest word": DenseMisalignment("most-negative"), "all negative words": DenseMisalignment(eps=0.0)}
     for name, other in others.items():
-        values = f_clipscore_dm(_model(), both, [*pairs.true, *pairs.false], method=other).f_clip_score
+        values = f_clipscore_dm(bundled(), both, [*pairs.true, *pairs.false], method=other).f_clip_score
         rows.append(Row("average precision", f"F-CLIPScore, {name}", float(average_precision_score(truth, values))))
     for name, quantities in (("CLIPScore", result.clip_score), ("F-CLIPScore", result.f_clip_score)):
         true, false = quantities.chunk(2)
@@ -262,7 +256,7 @@ def draw(table: Table, figure: Figure) -> None:
 
 
 def _examples(part: Any) -> None:
-    model = _model()
+    model = bundled()
     found = _scenes(STUDY.seeds[0], 8, "val")
     pairs = _pairs(STUDY.seeds[0])
     shown = [1, 2, 5]

@@ -19,6 +19,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.planted import embedded, plant
 from binderclip.studies.protocols.scene_attention import LOOKS, attention_rows
 from binderclip.studies.protocols.visual_scenes import as_arrays, cluttered
@@ -49,13 +50,6 @@ SUFFIXES = {
 }
 WRONG = "circle, wrong place"
 TAUGHT = "markers taught"
-
-
-@lru_cache(maxsize=1)
-def _model() -> Any:
-    from binderclip.models import load
-
-    return load("small")
 
 
 @dataclass(frozen=True)
@@ -106,12 +100,12 @@ def _lessons() -> tuple[Tensor, list[str]]:
             marked = MARKS["circle"](found.pictures[row], found.regions[row]) if turn % 2 else found.pictures[row]
             pictures.append(marked)
             texts.append(f"a {label}" + SUFFIXES["circle"] * (turn == 3))
-    return embedded(_model(), pictures), texts
+    return embedded(bundled(), pictures), texts
 
 
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
-    model = _model()
+    model = bundled()
     tokens, texts = _lessons()
     taught = plant(model, tokens, texts, steps=STEPS, seed=seed)
     rows = []

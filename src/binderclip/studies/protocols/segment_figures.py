@@ -11,6 +11,7 @@ from binderclip.segment import Parts, Segmentation, parts_of, segment_all
 from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.table import Table
 from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.segment_table import (
     CHANCE,
     GROUND_METRIC,
@@ -19,7 +20,6 @@ from binderclip.studies.protocols.segment_table import (
     SCENES,
     SETS,
     Asked,
-    bundled,
     mean_miou,
     scene_set,
     segmenter_of,

@@ -31,6 +31,7 @@ from binderclip.studies.harness.criteria import Criterion, Test
 from binderclip.studies.harness.power import Estimate, Pilot
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.protocols.bundled import bundled
 
 SETS = ("scenes", "scenes-hard", "scenes-cluttered", "scenes-photographs")
 SCENES = 20
@@ -93,14 +94,6 @@ class TrueRegions:
             inside = true == region
             out[inside] = int(drawn[:, inside].mean(dim=1).argmax())
         return out
-
-
-@cache
-def bundled(name: str = "small") -> Any:
-    """A bundled model, loaded once."""
-    from binderclip.models import load
-
-    return load(name)
 
 
 @cache
