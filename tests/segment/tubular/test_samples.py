@@ -1,4 +1,4 @@
-"""Labels of local paths, and what the samples of both kinds show."""
+"""Labels of local paths (p174), and what the samples of both kinds show."""
 
 from __future__ import annotations
 

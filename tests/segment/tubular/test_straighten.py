@@ -1,4 +1,4 @@
-"""Strips along paths: a straight one is the crop itself, and a mask comes back to where it was cut."""
+"""Strips along paths (p174): a straight one is the crop itself, and a mask comes back to where it was cut."""
 
 from __future__ import annotations
 

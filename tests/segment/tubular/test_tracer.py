@@ -1,4 +1,4 @@
-"""The front of `TubularTracer` against shortest paths of SciPy, and what a known score traces."""
+"""The front of `TubularTracer` (p174) against shortest paths of SciPy, and what a known score traces."""
 
 from __future__ import annotations
 
