@@ -91,7 +91,9 @@ def draw(table: Table, figure: Figure) -> None:
     axes: Any = right.subplots(3, 3)
     for row in range(3):
         answer = full(found.pictures[row], TASK)
-        shown = [found.pictures[row], answer.rounds[0].heat.numpy(), answer.mask.float().numpy()]
+        heat = answer.rounds[0].heat
+        assert heat is not None
+        shown = [found.pictures[row], heat.numpy(), answer.mask.float().numpy()]
         pictures(axes[row], shown, [found.names[row], ", ".join(answer.words), "GenSAM"])
 
 
