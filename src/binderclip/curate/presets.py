@@ -32,6 +32,9 @@ def datacomp_clip_score(
 ) -> Sequence[KeepRule]:
     """DataComp's filter by CLIP score: the best 30 % of the pool, or everything from a threshold on.
 
+    A fraction keeps exactly floor(fraction * N); DataComp's script makes a threshold of it, which keeps one more and
+    all that are equal to it.
+
     Args:
         column: of the score; DataComp's tables have `clip_l14_similarity_score`.
         fraction: kept of the pool; 0.3 where no threshold is given.

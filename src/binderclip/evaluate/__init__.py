@@ -44,6 +44,13 @@ if TYPE_CHECKING:
     from binderclip.evaluate.model import Evaluation, evaluate_model, figures
     from binderclip.evaluate.patch_affinity import PatchAffinity, patch_affinity
     from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
+    from binderclip.evaluate.spectral import (
+        CSG,
+        CSGReduction,
+        class_overlap_matrix,
+        cumulative_spectral_gradient,
+        reduce_dataset,
+    )
     from binderclip.evaluate.transfer import Binary, binary_scores, transfer_matrix
     from binderclip.evaluate.visual_prompts import (
         PromptScore,
@@ -54,7 +61,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "CSG",
     "Binary",
+    "CSGReduction",
     "ClickFigures",
     "ContinualMetrics",
     "EmbeddingGeometry",
@@ -83,11 +92,13 @@ __all__ = [
     "attention_mass",
     "binary_scores",
     "box_coverage",
+    "class_overlap_matrix",
     "click_figures",
     "clip_score",
     "conformity",
     "conformity_divergence",
     "conformity_estimate",
+    "cumulative_spectral_gradient",
     "effective_rank",
     "embedding_log_likelihood",
     "evaluate_model",
@@ -99,6 +110,7 @@ __all__ = [
     "modality_gap",
     "normality_report",
     "patch_affinity",
+    "reduce_dataset",
     "retrieval",
     "run_stream",
     "slerp",
