@@ -173,10 +173,10 @@ def draw(table: Table, figure: Figure) -> None:
     axes[1].set_yscale("symlog", linthresh=0.001)
     axes[1].legend()
     for number, name in enumerate(SGD):
-        values = [table.mean(CHOSEN_BY, name, _setting(rate)) for rate in RATES]
-        axes[2].plot(RATES, values, "o-", markersize=4, color=f"C{number}", label=f"{name}, pilot")
+        losses = [table.mean(CHOSEN_BY, name, _setting(rate)) for rate in RATES]
+        axes[2].plot(RATES, losses, "o-", markersize=4, color=f"C{number}", label=f"{name}, pilot")
         measured = table.values(BEST, name)
-        axes[2].plot([RATES[int(np.argmin(values))]] * len(measured), measured, ".", color=f"C{number}", alpha=0.6)
+        axes[2].plot([RATES[int(np.argmin(losses))]] * len(measured), measured, ".", color=f"C{number}", alpha=0.6)
     axes[2].set_xscale("log")
     axes[2].set(title=f"Training loss after {STEPS} steps", xlabel="learning rate", ylabel="loss")
     axes[2].legend()

@@ -29,10 +29,9 @@ from binderclip.studies.protocols.scene_attention import attends, attention_rows
 from binderclip.studies.protocols.segment_figures import draw_table
 from binderclip.studies.protocols.segment_table import (
     LOWER_BOUND,
-    PROTOCOL,
-    SCENES,
     UPPER_BOUND,
     gains,
+    protocol,
     random_gains,
     scene_set,
     table_rows,
@@ -134,7 +133,7 @@ STUDY = Study(
     "patches of them: labels improve over the ordinary tokens, and again by a vote in regions of patches that "
     "correlate alike.",
     protocol="The bundled `small`, pictures whole at 256 px for all, names as they are (one template). "
-    f"{PROTOCOL.replace(str(SCENES), str(N), 1)} The "
+    f"{protocol(N)} The "
     "distance of neighbouring rows is the paper's (0.05 a root patch), the core of a cluster 2 patches instead of "
     "the paper's one in 64 (here 4), chosen from 2 and 4, with distances from a half to three times the paper's, "
     "on 12 scenes a set of another seed. These also showed that the vote gains little or loses here; the rule is as "

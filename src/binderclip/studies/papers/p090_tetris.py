@@ -10,6 +10,7 @@ import torch
 from binderclip.segment.clicks import (
     AdversarialClicker,
     BaselineClicker,
+    Clicker,
     GridClicker,
     InteractiveEvaluation,
     ObjectClicks,
@@ -47,7 +48,7 @@ def _auc(segmenter: Any, samples: Any, clicker: Any, clicks: int = CLICKS) -> fl
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
     model, samples = clicked_model(), click_samples(seed, SCENES, size=SIZE)
-    clickers = {
+    clickers: dict[str, Clicker] = {
         BASE: BaselineClicker(),
         WORST: AdversarialClicker("min", STEPS, restarts=RESTARTS, seed=seed),
         BEST: AdversarialClicker("max", STEPS, restarts=RESTARTS, seed=seed),

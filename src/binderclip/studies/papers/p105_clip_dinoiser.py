@@ -30,12 +30,11 @@ from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.segment_figures import draw_grounds
 from binderclip.studies.protocols.segment_table import (
-    GROUND_METRIC,
     LOWER_BOUND,
     SETS,
     UPPER_BOUND,
     gains,
-    measured,
+    ground_rows,
     random_gains,
     scene_set,
     table_rows,
@@ -99,12 +98,7 @@ def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
     rows = table_rows(asked(), seed, against=PAIRS, n=N)
     for name in SETS:
-        found = measured(asked_with_ground(), name, seed, n=N, background=GROUND)
-        rows += [Row(GROUND_METRIC, each, score.miou, name) for each, score in found.scores.items()]
-        for one, other in GROUND_PAIRS:
-            mean, low, high = found.difference(one, other)
-            rows.append(Row("gain", f"{one} - {other}", mean, name))
-            rows.append(Row("gain, half its interval", f"{one} - {other}", (high - low) / 2, name))
+        rows += ground_rows(asked_with_ground(), name, seed, GROUND, n=N, against=GROUND_PAIRS)
         with one_thread():
             rows += [Row(AUROC, each, value, name) for each, value in pair_scores(name, seed).items()]
     return rows

@@ -13,6 +13,19 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.calibration import (
+    BAND,
+    CE,
+    CLASSWISE,
+    COLOURS,
+    FIGURED,
+    FOREGROUND,
+    NAMES,
+    ORACLE,
+    OURS,
+    PILOT,
+    reliability,
+)
 from binderclip.studies.protocols.dense_net import (
     BATCH,
     CLASSES,
@@ -29,16 +42,9 @@ from binderclip.studies.protocols.dense_net import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CE, SVLS, MARGIN, OURS = "CE", "SVLS", "margin smoothing", "mean, l1"
-ORACLE = "CE, best temperature"
+SVLS, MARGIN = "SVLS", "margin smoothing"
 METHODS = (CE, ORACLE, SVLS, MARGIN, OURS)  # the second uses the network of the first
-NAMES = {OURS: "neighbour penalty"}
-FOREGROUND, BAND, ALL = "ECE, foreground", "ECE, boundary band", "ECE, all pixels"
-CLASSWISE = "class-wise ECE, foreground"
-FIGURED = 10
-PILOT = (0, 1, 2)
-"""Seeds of the first measurement, by the same protocol: its spread is the pilot's."""
-COLOURS = {CE: "C7", SVLS: "C1", MARGIN: "C2", OURS: "C0", ORACLE: "C3", "focal": "C4"}
+ALL = "ECE, all pixels"
 
 
 def measure(seed: int) -> list[Row]:
@@ -82,23 +88,6 @@ def _bars(figure: Any, table: Table) -> None:
         ax.grid(axis="y", visible=False)
     axes[0, 0].invert_yaxis()
     axes[1, 1].set_xlim(0.5, 0.9)
-
-
-def reliability(figure: Any, bars: dict[str, Any]) -> None:
-    """Accuracy over confidence of the foreground, with the counts of pixels below."""
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    top.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
-    for name, found in bars.items():
-        colour, there = COLOURS.get(name), found.count > 0
-        top.plot(found.confidence[there], found.accuracy[there], "o-", ms=3, color=colour, label=NAMES.get(name, name))
-        bottom.stairs(found.count / found.count.sum(), [*found.low, 1.0], color=colour)
-    top.set_title(f"Foreground, seed {FIGURED}", fontsize=7.5)
-    top.set_ylabel("accuracy", fontsize=8)
-    bottom.set_xlabel("confidence", fontsize=8)
-    bottom.set_ylabel("share", fontsize=8)
-    top.legend(fontsize=7, frameon=False)
-    for ax in (top, bottom):
-        ax.tick_params(labelsize=7)
 
 
 def _maps(figure: Any) -> None:

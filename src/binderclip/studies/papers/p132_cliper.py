@@ -21,10 +21,9 @@ from binderclip.studies.protocols.scene_attention import attends, attention_rows
 from binderclip.studies.protocols.segment_figures import draw_table
 from binderclip.studies.protocols.segment_table import (
     LOWER_BOUND,
-    PROTOCOL,
-    SCENES,
     UPPER_BOUND,
     gains,
+    protocol,
     random_gains,
     table_rows,
 )
@@ -83,7 +82,7 @@ STUDY = Study(
     claim="Earlier blocks keep the spatial structure that the last one loses: their attention maps, fused, make a "
     "better last block than its own; averaging the segmentations of every layer's stream adds to it, and so does "
     "sharpening by self-attention.",
-    protocol=f"{PROTOCOL.replace(str(SCENES), str(N), 1)} Each step is added to the one before, on the whole scene at "
+    protocol=f"{protocol(N)} Each step is added to the one before, on the whole scene at "
     "once (sclip and clearclip on windows, as they are shipped). Attention on the own class: of the patches of "
     "objects, heads averaged. Trials on 5 to 8 scenes of another seed, with a `small` whose last block attended "
     "evenly, showed "

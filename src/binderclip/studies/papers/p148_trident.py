@@ -22,12 +22,11 @@ from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.segment_figures import draw_grounds
 from binderclip.studies.protocols.segment_table import (
-    GROUND_METRIC,
     LOWER_BOUND,
     SETS,
     UPPER_BOUND,
     gains,
-    measured,
+    ground_rows,
     random_gains,
     table_rows,
 )
@@ -71,11 +70,7 @@ def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
     rows = table_rows(asked(), seed, against=PAIRS, n=N)
     for name in SETS:
-        found = measured(asked_with_ground(), name, seed, n=N, background=GROUND)
-        rows += [Row(GROUND_METRIC, each, score.miou, name) for each, score in found.scores.items()]
-        mean, low, high = found.difference(PROMPTED, COARSE)
-        rows.append(Row("gain", f"{PROMPTED} - {COARSE}", mean, name))
-        rows.append(Row("gain, half its interval", f"{PROMPTED} - {COARSE}", (high - low) / 2, name))
+        rows += ground_rows(asked_with_ground(), name, seed, GROUND, n=N, against=[(PROMPTED, COARSE)])
     return rows
 
 

@@ -24,11 +24,10 @@ from binderclip.studies.protocols.scene_attention import MASS, mass_rows, rememb
 from binderclip.studies.protocols.segment_figures import draw_table
 from binderclip.studies.protocols.segment_table import (
     LOWER_BOUND,
-    PROTOCOL,
-    SCENES,
     SETS,
     UPPER_BOUND,
     gains,
+    protocol,
     random_gains,
     table_rows,
 )
@@ -107,7 +106,7 @@ STUDY = Study(
     claim="Attention between patches of different classes is what spoils CLIP's dense features: the more of it a scope "
     "of regions forbids, the better the labels. Branches of earlier blocks and of a class token a region, and votes "
     "in regions, add to it.",
-    protocol=f"{PROTOCOL.replace(str(SCENES), str(N), 1)} All variants share windows, word scores and the cosines of "
+    protocol=f"{protocol(N)} All variants share windows, word scores and the cosines of "
     "the tower's own tokens before the last block (factor 4); scopes are Felzenszwalb's regions, alike ones "
     "merged, and the true masks, one a class, the ground being one of them. No row has the features of a "
     "self-supervised tower, so this is the part of the paper that scopes attention, not the part that corrects its "

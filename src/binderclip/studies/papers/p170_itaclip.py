@@ -21,10 +21,9 @@ from binderclip.studies.protocols.scene_attention import attends, attention_rows
 from binderclip.studies.protocols.segment_figures import draw_table
 from binderclip.studies.protocols.segment_table import (
     LOWER_BOUND,
-    PROTOCOL,
-    SCENES,
     UPPER_BOUND,
     gains,
+    protocol,
     random_gains,
     table_rows,
 )
@@ -88,7 +87,7 @@ STUDY = Study(
     "the names (text); then PAMR.",
     protocol="The bundled `small`, windows of 128 px half apart over pictures of 192 px (the paper's 224 over 336, but "
     f"an eighth apart), softmax of 40 times the cosine for all, names as they are (one template), texts at {ALPHA} "
-    f"of the sum. {PROTOCOL.replace(f'{SCENES} scenes', f'{N} scenes')} PAMR and closing as in the paper, at 256 "
+    f"of the sum. {protocol(N)} PAMR and closing as in the paper, at 256 "
     "px. Trial runs on 8 other scenes a set, at 256 px, compared also PAMR's distances (4, 8), which gained less, "
     "and showed a small gain of the blend, views that gain or lose, definitions that do neither and a clear gain "
     "of PAMR; no setting was changed for it. The first measurement (seeds 0 to 2, with a `small` whose last block "

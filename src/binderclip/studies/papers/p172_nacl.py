@@ -12,7 +12,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.papers.p112_neighbor_penalty import BAND, CE, CLASSWISE, FIGURED, FOREGROUND, PILOT, reliability
+from binderclip.studies.protocols.calibration import BAND, CE, CLASSWISE, FIGURED, FOREGROUND, PILOT, reliability
 from binderclip.studies.protocols.dense_net import BATCH, RATE, SIZE, STEPS, TEST, TRAIN, loss_scores, test_part
 
 if TYPE_CHECKING:

@@ -41,17 +41,21 @@ LOWER_BOUND = (
     "A label drawn for every pixel (chance), and one label for the whole scene: the class with the largest mean cosine."
 )
 UPPER_BOUND = "True regions: the exact masks, each labelled by the mean of the model's value-path features inside."
-PROTOCOL = (
-    f"{SCENES} scenes of {SIZE} px a set and seed, held-out clip art of 15 classes, all of them labels: on plain "
-    "and gradient grounds (scenes), textured with hidden parts (scenes-hard), 4 to 7 small objects (scenes-cluttered), "
-    "on photographs (scenes-photographs). mIoU over the classes that occur, one confusion matrix a set and seed; the "
-    "ground does not count. Differences are of the mIoU of single scenes, their 95 % intervals by the paired bootstrap."
-)
-
 GROUND_METRIC = "mIoU, ground a class"
 
 #: What a table is asked for: preset names, or name -> the name of a preset or parts of one's own.
 Asked = Sequence[str] | Mapping[str, str | Parts]
+
+
+def protocol(scenes: int) -> str:
+    """What all these studies measure, with so many scenes of a set and seed."""
+    return (
+        f"{scenes} scenes of {SIZE} px a set and seed, held-out clip art of 15 classes, all of them labels: on plain "
+        "and gradient grounds (scenes), textured with hidden parts (scenes-hard), 4 to 7 small objects "
+        "(scenes-cluttered), on photographs (scenes-photographs). mIoU over the classes that occur, one confusion "
+        "matrix a set and seed; the ground does not count. Differences are of the mIoU of single scenes, their 95 % "
+        "intervals by the paired bootstrap."
+    )
 
 
 @dataclass(frozen=True)
@@ -202,11 +206,34 @@ def table_rows(
         data = scene_set(name, seed, options.get("n", SCENES), background=bool(options.get("background")))
         rows.append(Row("mIoU", CHANCE, chance(data), name))
         rows += [Row("mIoU", each, score.miou, name) for each, score in found.scores.items()]
-        for one, other in against:
-            mean, low, high = found.difference(one, other)
-            rows.append(Row("gain", f"{one} - {other}", mean, name))
-            rows.append(Row("gain, half its interval", f"{one} - {other}", (high - low) / 2, name))
+        rows += gain_rows(found, against, name)
     return rows
+
+
+def gain_rows(found: Measured, pairs: Sequence[tuple[str, str]], name: str) -> list[Row]:
+    """Rows `gain` and `gain, half its interval` of `one - other` for pairs (one, other) on a set."""
+    rows = []
+    for one, other in pairs:
+        mean, low, high = found.difference(one, other)
+        rows.append(Row("gain", f"{one} - {other}", mean, name))
+        rows.append(Row("gain, half its interval", f"{one} - {other}", (high - low) / 2, name))
+    return rows
+
+
+def ground_rows(
+    asked: Asked, name: str, seed: int, background: Sequence[str], *, n: int = SCENES,
+    against: Sequence[tuple[str, str]] = (),
+) -> list[Row]:  # fmt: skip
+    """mIoU on one set with the ground as a class, and the gains of pairs.
+
+    Args:
+        asked, name, seed, n: as in `measured`.
+        background: words for the ground.
+        against: pairs (one, other), as in `table_rows`.
+    """
+    found = measured(asked, name, seed, n=n, background=background)
+    rows = [Row(GROUND_METRIC, each, score.miou, name) for each, score in found.scores.items()]
+    return rows + gain_rows(found, against, name)
 
 
 def gain(table: Table, one: str, other: str, sets: Sequence[str] = SETS) -> tuple[float, float, float]:
