@@ -1,4 +1,4 @@
-"""Rounds of `train_tracer` (p174) on plain tubes: they learn, repeat themselves, and the best round is the one that is kept."""
+"""Rounds of `train_tracer` (p174) on plain tubes: they learn, repeat themselves, and the best round is kept."""
 
 from __future__ import annotations
 
