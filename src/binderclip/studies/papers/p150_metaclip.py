@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.curate import CurationPipeline, MetadataBalancer, Shard, keys_of
+from binderclip.curate import CurationPipeline, MetadataBalancer
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.panels import dots
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.selections import BATCH, STEPS, MemoryTable, clip_art, linear_map, pictured, said
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +29,6 @@ CONCEPTS = (
     "sports", "star", "tool", "toy", "tree", "vehicle", "weather",
 )  # fmt: skip
 POOL, KEPT, ZIPF = 4000, 2000, 1.2
-STEPS, BATCH, RATE, SCALE = 300, 256, 1e-3, 20.0
 BALANCED, RANDOM, AGAIN, WHOLE = "balanced", "random", "random, drawn again", "the whole pool"
 METHODS = (BALANCED, RANDOM, AGAIN, WHOLE)
 ACCURACY, ALL, TAIL, HEAD = "accuracy, mean over concepts", "all", "rarer half", "commoner half"
@@ -41,39 +39,10 @@ PILOT = (100, 101, 102)
 @lru_cache(maxsize=2)
 def _pictures(split: str) -> tuple[Float[Tensor, "N D"], list[str], Bool[np.ndarray, "N C"]]:
     """Features of clip art whose caption names a concept, the captions, and which concepts each names."""
-    from binderclip.data import load_data
-    from binderclip.models import load_vision
-
-    parts = [load_data("openclipart", split=part) for part in split.split("+")]
-    captions = [text.lower() for part in parts for text in part.captions]
+    images, captions = clip_art(split)
     named = np.array([[word in re.findall(r"[a-z]+", text) for word in CONCEPTS] for text in captions])
-    rows, images = np.flatnonzero(named.any(1)), [sample.image for part in parts for sample in part]
-    with torch.no_grad():
-        features = load_vision("small-dino").encode_image([images[row] for row in rows], normalize=True)
-    return features, [captions[row] for row in rows], named[rows]
-
-
-@lru_cache(maxsize=4)
-def _texts(texts: tuple[str, ...]) -> Float[Tensor, "N E"]:
-    from binderclip.models import load
-
-    with torch.no_grad():
-        return load("small").encode_text(list(texts), normalize=True).float()
-
-
-class CaptionPool:
-    """Captions as a pool of one shard."""
-
-    def __init__(self, captions: Sequence[str]) -> None:
-        self.ids: Sequence[str] = ["pool"]
-        self.skipped: list[tuple[str, str]] = []
-        self.captions = list(captions)
-
-    def load(self, id: str) -> Shard:
-        """The one shard."""
-        names = [str(number) for number in range(len(self.captions))]
-        own: dict[str, Any] = {"name": names, "text": self.captions, "texts": [[text] for text in self.captions]}
-        return Shard(id, keys_of(names), own)
+    rows = np.flatnonzero(named.any(1))
+    return pictured([images[row] for row in rows]), [captions[row] for row in rows], named[rows]
 
 
 def pool_of(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -89,45 +58,25 @@ def selections(seed: int, pool: np.ndarray) -> dict[str, np.ndarray]:
     """Places in the pool that each method keeps."""
     captions = [_pictures("train")[1][row] for row in pool]
     rule = MetadataBalancer(concepts=CONCEPTS, target=KEPT, lower=True)
-    kept = CurationPipeline([rule]).run(CaptionPool(captions), seed=seed).decisions["pool"] < 0
+    kept = CurationPipeline([rule]).run(MemoryTable(captions), seed=seed).decisions["pool"] < 0
     balanced, rng = np.flatnonzero(kept), np.random.default_rng([seed, 151])
     random = {name: rng.choice(POOL, len(balanced), replace=False) for name in (RANDOM, AGAIN)}
     return {BALANCED: balanced, **random, WHOLE: np.arange(POOL)}
-
-
-def _trained(seed: int, rows: np.ndarray) -> Float[Tensor, "D E"]:
-    """A linear map from picture features to the frozen text space, by InfoNCE."""
-    from binderclip.fit import fit
-
-    features, captions, _ = _pictures("train")
-    pictured, said = features[rows], _texts(tuple(captions))[rows]
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.nn.Parameter(0.02 * torch.randn(pictured.shape[1], said.shape[1], generator=generator))
-
-    def batches() -> Iterator[Tensor]:
-        while True:
-            yield torch.randint(len(rows), (BATCH,), generator=generator)
-
-    def loss(picked: Tensor) -> Tensor:
-        logits = SCALE * F.normalize(pictured[picked] @ weight, dim=1) @ said[picked].T
-        truth = torch.arange(BATCH)
-        return (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
-
-    fit(loss, [weight], batches(), steps=STEPS, lr=RATE)
-    return weight.detach()
 
 
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
     pool, order = pool_of(seed)
     features, _, named = _pictures("val+test")
-    words, train_named = _texts(CONCEPTS), _pictures("train")[2]
+    train, captions, train_named = _pictures("train")
+    texts, words = said(tuple(captions)), said(CONCEPTS)
     groups = {ALL: order, HEAD: order[: len(order) // 2], TAIL: order[len(order) // 2 :]}
     results = []
     for name, kept in selections(seed, pool).items():
         counts = train_named[pool[kept]].sum(0)
         results.append(Row(RATIO, name, float(counts.max() / np.median(counts))))
-        guessed = (F.normalize(features @ _trained(seed, pool[kept]), dim=1) @ words.T).argmax(1).numpy()
+        weight = linear_map(train, texts, pool[kept], seed)
+        guessed = (F.normalize(features @ weight, dim=1) @ words.T).argmax(1).numpy()
         right = named[np.arange(len(named)), guessed]
         by_concept = np.array([right[named[:, concept]].mean() for concept in range(len(CONCEPTS))])
         results += [Row(ACCURACY, name, float(by_concept[group].mean()), part) for part, group in groups.items()]
