@@ -93,7 +93,7 @@ def draw(table: Table, figure: Figure) -> None:
         answer = full(found.pictures[row], TASK)
         heat = answer.rounds[0].heat
         assert heat is not None
-        shown = [found.pictures[row], heat.numpy(), answer.mask.float().numpy()]
+        shown: list[Any] = [found.pictures[row], heat.numpy(), answer.mask.float().numpy()]
         pictures(axes[row], shown, [found.names[row], ", ".join(answer.words), "GenSAM"])
 
 

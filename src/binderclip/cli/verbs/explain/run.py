@@ -299,8 +299,10 @@ def _places(request: ExplainRequest) -> list[Path]:
 
 def shrunk(picture: Image.Image) -> Image.Image:
     """A picture as it is explained: at most `SIDE` pixels long."""
+    from PIL.Image import Resampling
+
     small = picture.convert("RGB")
-    small.thumbnail((SIDE, SIDE), LANCZOS, None)
+    small.thumbnail((SIDE, SIDE), Resampling(LANCZOS), None)
     return small
 
 
