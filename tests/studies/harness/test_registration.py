@@ -93,6 +93,12 @@ def test_the_older_of_two_commits_is_found(tmp_path: Path) -> None:
     assert not is_older(tmp_path, theirs, ours)
     assert not is_older(tmp_path, ours, ours)
     assert introduced(tmp_path, "xyz", "studies") is None
+    # Taken back and measured again: the second time counts.
+    for text in ("", "abc\n"):
+        (tmp_path / "results" / "file").write_text(text)
+        git(tmp_path, "commit", "-qam", "again")
+    assert introduced(tmp_path, "abc", "results") == theirs
+    assert introduced(tmp_path, "abc", "results", again=True) == git(tmp_path, "rev-parse", "HEAD").strip()
 
 
 def test_the_date_of_writing_outlives_a_new_order(tmp_path: Path) -> None:

@@ -73,17 +73,19 @@ def _is_docstring(node: Any) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def introduced(root: Path, text: str, folder: str) -> str | None:
+def introduced(root: Path, text: str, folder: str, *, again: bool = False) -> str | None:
     """The oldest commit that brought `text` into a folder of a git checkout, or None where none did.
 
     Args:
         root: of the checkout.
         text: looked for.
         folder: relative to the root.
+        again: the newest instead, of a text that is there now: what was taken back and measured again is as old as
+            the second measurement.
     """
     found = _git(root, "log", "--format=%H", "-S", text, "--", folder)
     commits = found.split() if found is not None else []
-    return commits[-1] if commits else None
+    return commits[0 if again else -1] if commits else None
 
 
 def has_history(root: Path) -> bool:
