@@ -138,7 +138,11 @@ def draw(table: Table, figure: Figure) -> None:
     for ax, metric in zip(figure.subplots(1, 3), (RECALL, DOUBLE, FALSE), strict=True):
         dots(ax, table, metric, METHODS)
         ax.set_title(metric, fontsize=9)
-        ax.tick_params(axis="x", labelrotation=40, labelsize=7)
+        names = [
+            name.replace(", hard first", ",\nhard first").replace(" after the filters", ",\nfiltered")
+            for name in METHODS
+        ]
+        ax.set_xticks(range(len(METHODS)), names, fontsize=7, rotation=60)
 
 
 STUDY = Study(
@@ -147,7 +151,8 @@ STUDY = Study(
     "least typical members first, keeps a better training set than a random selection and than equal quotas.",
     protocol=f"The training clip art, {WRONG:.0%} of it with the caption of another picture and {TWICE:.0%} once more. "
     f"Embeddings by `small`, {CLUSTERS} clusters: near duplicates go (eps {EPS}), the better {SCORED:.0%} by the score "
-    f"stay, of these {KEPT:.0%} (tau {TAU}), about 1,000 pairs; all selections are as large. On each a linear map from "
+    f"stay, of these {KEPT:.0%} (tau {TAU}), about 1,000 pairs; all selections are as large, and of a "
+    "picture and its planted copy either may stay. On each a linear map from "
     f"features of `small-dino` to frozen texts of `small` learns by InfoNCE, {STEPS} steps of {BATCH}; recall over all "
     "held-out clip art. Embeddings of `small-dino` were tried first: it has a neighbour for most pictures that is as "
     "near as a darker copy, and deduplication left a tenth. eps was set on the pilot's pool; the pilot had hard first "
