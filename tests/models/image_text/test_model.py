@@ -94,9 +94,6 @@ def _coca() -> dict:
 def test_other_towers_of_open_clip(config: dict, pictures: list[Image.Image], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build(config)
-    if (decoder := getattr(model.backbone, "text_decoder", None)) is not None:
-        # open_clip leaves it as memory was found, which may be NaN and is then refused when the model is read back.
-        torch.nn.init.normal_(decoder.text_projection)
     reference = copy.deepcopy(model.backbone)
     reference.visual.to(memory_format=torch.contiguous_format)
     tokens = open_clip.tokenize(TEXTS, context_length=config["text_cfg"]["context_length"])
@@ -107,6 +104,14 @@ def test_other_towers_of_open_clip(config: dict, pictures: list[Image.Image], tm
     torch.testing.assert_close(model.encode_text(TEXTS), texts, rtol=1e-5, atol=1e-6)
     again = load(model.save(tmp_path / "m"))
     torch.testing.assert_close(again.encode_image(pictures), model.encode_image(pictures), rtol=0, atol=0)
+
+
+def test_no_weight_is_left_as_the_memory_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(torch.nan))
+    model = build(_coca())  # refused where a weight is NaN
+    width = model.backbone.text_decoder.text_projection.shape[0]
+    assert float(model.backbone.text_decoder.text_projection.detach().std()) == pytest.approx(width**-0.5, rel=0.01)
 
 
 # -- inputs --------------------------------------------------------------------------------------------------------

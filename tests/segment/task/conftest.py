@@ -1,4 +1,4 @@
-"""Blobs whose masks are known, and a localiser that knows where each word is."""
+"""The blobs as a cat, a dog and a car, and a localiser that knows where each word is."""
 
 from __future__ import annotations
 
@@ -10,16 +10,6 @@ from PIL import Image
 from binderclip.segment.promptable import OracleSegmenter
 
 PLACES = {"cat": 0, "dog": 1, "car": 2}
-
-
-@pytest.fixture
-def blobs() -> torch.Tensor:
-    """Three disjoint rectangles on 40 x 60 pixels: a cat, a dog, a car."""
-    masks = torch.zeros(3, 40, 60, dtype=torch.bool)
-    masks[0, 2:18, 3:23] = True
-    masks[1, 22:38, 5:15] = True
-    masks[2, 6:34, 30:56] = True
-    return masks
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from binderclip.studies import Check, Criterion, Table
+from binderclip.studies import Check, Criterion, Table, load_study
 
 Decide = Callable[[Sequence[Criterion], Table], tuple[str, list[Check]]]
 
@@ -27,3 +27,17 @@ def decide() -> Decide:
         return "essential met" if all(check.met for check in checks if check.essential) else "not met", checks
 
     return decided
+
+
+@pytest.fixture
+def fails(decide: Decide) -> Callable[[str, Table, str, Sequence[str]], None]:
+    """Asserts that a study's criteria give a verdict on made-up rows, and which of them, by their beginnings, fail."""
+
+    def failed(paper: str, table: Table, verdict: str, failing: Sequence[str]) -> None:
+        found, checks = decide(load_study(paper).criteria, table)
+        assert found == verdict
+        missed = [check.text for check in checks if not check.met]
+        assert len(missed) == len(failing), missed
+        assert all(text.startswith(start) for text, start in zip(missed, failing, strict=True)), missed
+
+    return failed

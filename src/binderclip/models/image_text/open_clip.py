@@ -90,6 +90,9 @@ def build(
     where, precision = resolve_device(device), resolve_dtype(dtype)
     config = copy.deepcopy(dict(model_cfg))
     backbone = _construct(config)
+    if isinstance(backbone, open_clip.CoCa):
+        projection = backbone.text_decoder.text_projection  # (width, out); open_clip leaves it as the memory was found
+        torch.nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
     if not isinstance(preprocess, Preprocess):
         preprocess = Preprocess.from_open_clip(preprocess or {})
     preprocess = preprocess.at(getattr(backbone.visual, "image_size", None))
