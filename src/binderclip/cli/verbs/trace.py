@@ -30,7 +30,7 @@ def trace(
     size: Annotated[
         int,
         typer.Option(
-            min=16, max=2048, help="Longest side at which the picture is traced: tubes should be 2 to 6 wide."
+            min=16, max=2048, help="Longest side at which the picture is traced: tubes should be 2 to 4 wide."
         ),
     ] = 256,
     out: Annotated[

@@ -51,7 +51,7 @@ def trace_picture(
     """Trace a tube through points of a picture, one piece after the other.
 
     The picture is traced with its longest side at `size`, never enlarged: cost grows with the square of it, and a tube
-    must come out about as wide as those that the tracer learnt (`small-tracer`: 2 to 6 pixels).
+    must come out about as wide as those that the tracer learnt (`small-tracer`: 2 to 4 pixels).
 
     Args:
         tracer: whose network is on the CPU.

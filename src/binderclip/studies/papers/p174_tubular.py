@@ -160,7 +160,7 @@ def train_bundled(folder: Path) -> Path:
     found = train_tracer(drawn[:40], drawn[40:], rounds=2, steps=500, **SETTINGS)
     card = {
         "name": "small-tracer",
-        "summary": "traces tubes two to six pixels wide from point to point, as one line",
+        "summary": "traces tubes two to four pixels wide from point to point, as one line",
         "recipe": "binderclip.studies.papers.p174_tubular.train_bundled",
         "data": "40 drawn pictures of crossing tubes (data.tube_pictures)",
         "validation": {"F1 within 2 px": [round(value, 3) for value in found.accuracies]},
