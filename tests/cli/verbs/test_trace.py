@@ -47,7 +47,9 @@ def test_the_line_lies_on_the_tube_and_every_file_is_written(command: Command, t
     assert (pixels & truth).sum() / (pixels | truth).sum() > 0.5
     shown = command(*words).out
     assert "pixels long" in shown
-    assert "overlay vessel-traced.png" in shown
+    # What was made before stays.
+    assert "overlay vessel-traced-2.png" in shown
+    assert "line vessel-trace-2.json" in shown
 
 
 def test_bad_points_and_tracers_are_named(command: Command, tube: tuple[Path, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -170,6 +171,29 @@ def output_path(given: str | None, source: Path, suffix: str) -> Path:
         UsageError: as `picture_path`.
     """
     return picture_path(given or f"{source.stem}-{suffix}.png")
+
+
+def new_paths(source: Path, *wanted: tuple[str | None, str]) -> list[Path]:
+    """Where the results of one picture go: as given, else under new names in the current folder; nothing is replaced.
+
+    Args:
+        source: the picture.
+        wanted: (as given or None, ending) of each, such as (None, "mask.png"): `NAME-mask.png`, or `NAME-mask-2.png`
+            and so on, with one number for all, where any of those that were not given is there already.
+
+    Raises:
+        UsageError: as `picture_path`, and `writable_path` for what is no picture.
+    """
+    for number in itertools.count(1):
+        tail = "" if number == 1 else f"-{number}"
+        endings = [Path(ending) for _, ending in wanted]
+        names = [f"{source.stem}-{ending.stem}{tail}{ending.suffix}" for ending in endings]
+        if not any(given is None and Path(name).exists() for (given, _), name in zip(wanted, names, strict=True)):
+            break
+    return [
+        (picture_path if ending.suffix.lower() in PICTURES else writable_path)(given or name)
+        for (given, _), ending, name in zip(wanted, endings, names, strict=True)
+    ]
 
 
 def picture_path(given: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from binderclip.cli.shared.boxes import parse_box
-from binderclip.cli.shared.inputs import one_image, output_path
+from binderclip.cli.shared.inputs import new_paths, one_image
 from binderclip.cli.shared.options import Device, Json
 from binderclip.cli.shared.output import print_json
 from binderclip.cli.shared.points import check_within, parse_point
@@ -89,7 +88,7 @@ def click(
     lines = tuple(tuple(parse_point(word, "--scribble") for word in text.split()) for text in scribble or [])
     if session is None and not inside and area is None:
         raise UsageError("give --point x,y or --box x0,y0,x1,y1: where the object is")
-    mask_path, overlay_path = _new_paths(path, out, overlay)
+    mask_path, overlay_path = new_paths(path, (out, "mask.png"), (overlay, "clicked.png"))
     if mask_path.suffix.lower() != ".png":
         raise UsageError(f"--out {mask_path}: a mask is saved as PNG")
 
@@ -176,18 +175,6 @@ def _finish(answer: _Answer, picture: Image.Image, mask_path: Path, overlay_path
     typer.echo(f"mask {mask_path}\noverlay {overlay_path}")
     if answer.session is not None:
         typer.echo(f"session {answer.session}, {answer.steps} steps")
-
-
-def _new_paths(image: Path, out: str | None, overlay: str | None) -> tuple[Path, Path]:
-    """Where mask and overlay go: names that were not given are new ones, with one number for both."""
-    for number in itertools.count(1):
-        tail = "" if number == 1 else f"-{number}"
-        names = [
-            None if given else f"{image.stem}-{kind}{tail}.png" for given, kind in ((out, "mask"), (overlay, "clicked"))
-        ]
-        if not any(name is not None and Path(name).exists() for name in names):
-            break
-    return output_path(out or names[0], image, "mask"), output_path(overlay or names[1], image, "clicked")
 
 
 def _check_box(area: Region, picture: Image.Image) -> None:

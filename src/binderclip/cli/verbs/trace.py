@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binderclip.cli.shared.inputs import one_image, output_path, writable_path
+from binderclip.cli.shared.inputs import new_paths, one_image
 from binderclip.cli.shared.options import Json
 from binderclip.cli.shared.output import print_json, write_json
 from binderclip.cli.shared.points import check_within, parse_point
@@ -53,11 +53,13 @@ def trace(
         binderclip trace map.png --from 12,30 --to 200,90 --to 260,240 --size 400
 
     The line follows what looks like the middle of a tube; where the pieces are wrong, give points in between.
+    A second line on the same picture writes NAME-trace-2.json and so on.
     """
     path = one_image(image)
     points = [parse_point(start, "--from"), *(parse_point(text, "--to") for text in to)]
-    line_path = writable_path(out or f"{path.stem}-trace.json")
-    overlay_path, mask_path = output_path(overlay, path, "traced"), output_path(mask, path, "trace")
+    line_path, overlay_path, mask_path = new_paths(
+        path, (out, "trace.json"), (overlay, "traced.png"), (mask, "trace.png")
+    )
 
     from binderclip.cli.shared.sheet import save_picture
     from binderclip.data import open_image
