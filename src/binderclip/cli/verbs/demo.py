@@ -195,7 +195,7 @@ def _segment(page: Page, clip: ImageTextModel) -> None:
 
     from binderclip.data import vocabulary
     from binderclip.data.scenes.stream import scenes
-    from binderclip.segment import GROUND, Segmenter
+    from binderclip.segment import GROUND, PRESETS, Segmenter
 
     photographs = _photographs()
     page.section(
@@ -214,7 +214,8 @@ def _segment(page: Page, clip: ImageTextModel) -> None:
     page.text(
         "Scenes pasted together from held-out pictures, so that the true mask of every object is known: left the "
         "scene, in the middle the answer, right the truth. "
-        f"<code>{PRESET}</code> is the default; <code>binderclip segment --list</code> says what the other 21 are for."
+        f"<code>{PRESET}</code> is the default; <code>binderclip segment --list</code> says what the other "
+        f"{len(PRESETS) - 1} are for."
     )
     for row in range(len(batch)):
         found = segmenter(batch.images[row], list(SCENE_LABELS))
@@ -239,7 +240,8 @@ def _explain(page: Page, clip: ImageTextModel) -> None:
     page.section(
         "Explain",
         "Where a picture speaks for a text: the gradient at the pixels (saliency), and its mean over noisy copies of "
-        "the picture (SmoothGrad). `--compare` runs all methods and tests their maps by taking pixels away in order.",
+        "the picture (SmoothGrad). <code>--compare</code> runs all methods and tests their maps by taking pixels away in "
+        "order.",
         'binderclip explain chelsea.png --label "a cat" --method smoothgrad',
     )
     for name, text in (("chelsea", "a cat"), ("coffee", "a cup of coffee"), ("rocket", "a rocket")):
@@ -252,10 +254,10 @@ def _explain(page: Page, clip: ImageTextModel) -> None:
 
 def _model(page: Page, clip: ImageTextModel) -> None:
     figures = clip.card.get("figures", {})
+    summary = clip.card.get("summary", "The bundled model").rstrip(".")
     page.section(
         "The model",
-        f"{clip.card.get('summary', 'The bundled model.')} These figures were measured when it was made, on held-out "
-        "pictures, and travel with its weights.",
+        f"{summary}. These figures were measured when it was made, on held-out pictures, and travel with its weights.",
         "binderclip info",
     )
     page.table(("data", "measure", str(clip.card.get("unit", "value")).split(";")[0]), figure_rows(figures))
