@@ -240,8 +240,8 @@ def _explain(page: Page, clip: ImageTextModel) -> None:
     page.section(
         "Explain",
         "Where a picture speaks for a text: the gradient at the pixels (saliency), and its mean over noisy copies of "
-        "the picture (SmoothGrad). <code>--compare</code> runs all methods and tests their maps by taking pixels away in "
-        "order.",
+        "the picture (SmoothGrad). <code>--compare</code> runs all methods and tests their maps by taking pixels away "
+        "in order.",
         'binderclip explain chelsea.png --label "a cat" --method smoothgrad',
     )
     for name, text in (("chelsea", "a cat"), ("coffee", "a cup of coffee"), ("rocket", "a rocket")):
