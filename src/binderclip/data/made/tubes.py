@@ -118,10 +118,13 @@ def _patch(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _pixels_of(points: np.ndarray) -> np.ndarray:
-    """(row, column) of the pixels that a dense line of (x, y) goes through, without repeats and with no gap."""
-    found = [np.round(points[0][::-1]).astype(np.int64)]
+    """(row, column) of the pixels that a dense line of (x, y) goes through, without repeats and with no gap.
+
+    Pixel i covers [i, i + 1), as where tubes are drawn.
+    """
+    found = [np.floor(points[0][::-1]).astype(np.int64)]
     for x, y in points[1:]:
-        pixel = np.round([y, x]).astype(np.int64)
+        pixel = np.floor([y, x]).astype(np.int64)
         while (step := (pixel - found[-1]).clip(-1, 1)).any():
             found.append(found[-1] + step)
     return np.stack(found)

@@ -178,7 +178,9 @@ STUDY = Study(
     f"{STEPS} steps of 64 a round. The baseline draws as many annotated samples in every round instead. F1 of traced "
     "and true pixels within 2 px. The pilot (four seeds) chose the pictures' number, 8 being too few to learn from, "
     "and the tolerance of 1.5 px, the tubes being thin; a first design had tubes that were no tube by the labels, and "
-    "taught nothing. There the ridge filter was ahead of every tracer, so it stands as the rival.",
+    "taught nothing. There the ridge filter was ahead of every tracer, so it stands as the rival. "
+    "The first measurement, on seeds 10 to 19, had the annotated lines half a pixel off the tubes. As in the card, "
+    "annotated samples are turned by up to 15 degrees, which moves the far end of a strip by five pixels.",
     baseline="The same network, rounds, steps and number of samples, all cut along annotated lines; the first round; "
     "the cheapest path over a ridge filter (Sato, dark and light).",
     lower_bound="The straight line between the ends.",
@@ -189,7 +191,7 @@ STUDY = Study(
         "better than the cheapest path over a ridge filter", value_of(ACCURACY, TAILORED), value_of(ACCURACY, RIDGE)
     ),
     draw=draw,
-    seeds=tuple(range(10, 20)),
+    seeds=tuple(range(20, 30)),
     null=null,
     one_thread=True,
     registered="b0083beb50cb",
