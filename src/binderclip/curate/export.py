@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +14,17 @@ from binderclip.curate.engine.keys import uids_of
 from binderclip.curate.engine.shard import SampleTable
 from binderclip.curate.engine.tables import DatasetTable, TarTable
 from binderclip.curate.pipeline import KEPT, Curated
+from binderclip.data.formats.addresses import is_local, local_path
+from binderclip.data.sets.shards import SIZES
 from binderclip.data.sets.shards_write import copy_shard, write_shards
+from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+KEPT_NOTE = "kept.json"
+"""Beside kept shards: the list of their names."""
 
 
 def write_decisions(curated: Curated, table: SampleTable, path: str | os.PathLike[str]) -> Path:
@@ -81,7 +89,8 @@ def write_kept_shards(
     """Write the kept samples as WebDataset shards; encoded pictures and all other parts stay as they are.
 
     A tar shard becomes a shard of the same name, or none where nothing of it is kept; a data set becomes shards of
-    `per_shard` samples.
+    `per_shard` samples. The folder is there only when it is whole; `kept.json` in it lists its shards, and a folder
+    that was written so is replaced by the next call.
 
     Args:
         curated: what a pipeline found.
@@ -93,19 +102,87 @@ def write_kept_shards(
         The shards' paths.
 
     Raises:
-        UsageError: the pool has no pictures, or two of its shards have one name.
+        UsageError: the pool has no pictures, or two of its shards have one name; the folder cannot be replaced, see
+            `check_kept_folder`.
         DataError: nothing is kept, or the disk cannot be written.
+    """
+    folder = Path(folder)
+    check_kept_folder(table, folder)
+    if not len(curated.selection):
+        raise DataError("no sample is kept, so that there is nothing to write")
+    target = folder.resolve()
+    draft, old = (target.with_name(f".{doing}-{target.name}") for doing in ("writing", "replaced"))
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        names = [path.name for path in _kept_shards(curated, table, draft, per_shard)]
+        (draft / KEPT_NOTE).write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
+        _swap(draft, target, old)
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return [folder / name for name in names]
+
+
+def check_kept_folder(table: SampleTable, folder: str | os.PathLike[str]) -> None:
+    """Refuse what `write_kept_shards` would refuse whatever is kept, before any work.
+
+    Args:
+        table: the pool.
+        folder: of the shards.
+
+    Raises:
+        UsageError: the pool has no pictures, two of its shards have one name, or the folder holds a shard of the pool
+            or anything that `write_kept_shards` did not write there.
     """
     folder = Path(folder)
     if not isinstance(table, (TarTable, DatasetTable)):
         raise UsageError("shards of kept samples can be written of tar shards and data sets, whose pictures are there")
-    if not len(curated.selection):
-        raise DataError("no sample is kept, so that there is nothing to write")
+    if isinstance(table, TarTable):
+        names = [_shard_name(id) for id in table.ids]
+        if len(set(names)) != len(names):
+            raise UsageError("two shards of the pool have the same name; write those of one folder at a time")
+        inside = [id for id in table.ids if is_local(id) and Path(local_path(id)).resolve().parent == folder.resolve()]
+        if inside:
+            raise UsageError(f"{folder} holds {inside[0]}, which is read: give another folder")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: give a folder")
+    foreign = sorted(set(os.listdir(folder)) - {KEPT_NOTE, SIZES, *_noted(folder)}) if folder.is_dir() else []
+    if foreign:
+        raise UsageError(f"{folder} holds {foreign[0]}, which is no shard of an earlier run: give another folder")
+
+
+def _noted(folder: Path) -> list[str]:
+    """The shards that `write_kept_shards` wrote to a folder; none where it did not."""
+    try:
+        found = parse_json((folder / KEPT_NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
+def _kept_shards(curated: Curated, table: SampleTable, folder: Path, per_shard: int) -> list[Path]:
     if isinstance(table, DatasetTable):
         kept = np.concatenate([curated.decisions[id] == KEPT for id in table.ids])
         return write_shards(table.dataset.subset(kept), folder / "kept-%05d.tar", per_shard=per_shard)
-    names = [os.path.basename(id.split("?")[0]) for id in table.ids]
-    if len(set(names)) != len(names):
-        raise UsageError("two shards of the pool have the same name; write those of one folder at a time")
     rows = {id: set(np.flatnonzero(curated.decisions[id] == KEPT).tolist()) for id in table.ids}
-    return [copy_shard(id, rows[id], folder / name) for id, name in zip(table.ids, names, strict=True) if rows[id]]
+    return [copy_shard(id, rows[id], folder / _shard_name(id)) for id in table.ids if rows[id]]
+
+
+def _shard_name(id: str) -> str:
+    return os.path.basename(id.split("?")[0])
+
+
+def _swap(draft: Path, target: Path, old: Path) -> None:
+    """Put a finished folder where an earlier one may stand, which goes only when the new one is in place."""
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    try:
+        draft.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
