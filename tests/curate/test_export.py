@@ -6,6 +6,7 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -105,6 +106,23 @@ def test_the_table_says_of_every_sample_what_became_of_it(tmp_path: Path) -> Non
         assert (row["dropped_by"] == "two words") == (words < 2)
         assert row["characters"] == (len(row["text"]) if words > 1 else None)
         assert row["kept"] == (row["dropped_by"] is None)
+
+
+def test_scores_called_like_the_tables_own_columns_get_another_name(tmp_path: Path) -> None:
+    names = ["a", "b", "c"]
+    columns = {"kept": np.array([3.0, 1.0, 2.0]), "uid": np.arange(3), "score_uid": np.arange(3) * 10}
+    stages = [ScoreThreshold(column=column, minimum=least) for column, least in (("kept", 2), ("uid", 0))]
+    table = ListTable(columns, names)
+    done = CurationPipeline([*stages, ScoreThreshold(column="score_uid", minimum=1)]).run(table, scores=True)
+    read = pq.read_table(write_decisions(done, table, tmp_path / "all.parquet"))
+    assert read.column_names == [
+        "uid", "name", "text", "kept", "dropped_by", "score_kept", "score_score_uid", "score_uid"
+    ]  # fmt: skip
+    assert read["name"].to_pylist() == names
+    assert read["kept"].to_pylist() == [False, False, True]
+    assert read["score_kept"].to_pylist() == [3, 1, 2]
+    assert read["score_score_uid"].to_pylist() == [0, None, 2]
+    assert read["score_uid"].to_pylist() == [0, None, 20]
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:

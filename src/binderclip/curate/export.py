@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from binderclip.errors import DataError, UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+OWN = ("uid", "name", "text", "kept", "dropped_by")
+"""The columns of a table of decisions that every one has."""
 KEPT_NOTE = "kept.json"
 """Beside kept shards: the list of their names."""
 
@@ -31,7 +34,8 @@ def write_decisions(curated: Curated, table: SampleTable, path: str | os.PathLik
     """Write a Parquet file with a row for every sample of the pool, in the order of the pool.
 
     Columns: `uid`, `name`, `text`, `kept`, `dropped_by` (name of the stage, or null), and the scores that stages
-    decided by, null where a sample did not reach the stage.
+    decided by, null where a sample did not reach the stage. A score that is called like one of the first five has
+    `score_` before its name.
 
     Args:
         curated: what a pipeline found.
@@ -45,15 +49,14 @@ def write_decisions(curated: Curated, table: SampleTable, path: str | os.PathLik
     import pyarrow.parquet as pq
 
     path, names = Path(path), [stage.name for stage in curated.report.stages]
-    columns = list(dict.fromkeys(name for scores in curated.scores.values() for name in scores))
-    texts = [(column, pa.string()) for column in ("uid", "name", "text", "dropped_by")]
-    scores = [(column, pa.float64()) for column in columns]
-    schema = pa.schema([*texts[:3], ("kept", pa.bool_()), texts[3], *scores])
+    titles = _titles(dict.fromkeys(name for scores in curated.scores.values() for name in scores))
+    own = [(column, pa.bool_() if column == "kept" else pa.string()) for column in OWN]
+    schema = pa.schema([*own, *((title, pa.float64()) for title in titles.values())])
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with pq.ParquetWriter(half, schema) as writer:
             for id in table.ids:
-                writer.write_table(pa.table(_rows(curated, table, id, names, columns), schema=schema))
+                writer.write_table(pa.table(_rows(curated, table, id, names, titles), schema=schema))
         half.replace(path)
     except OSError as error:
         half.unlink(missing_ok=True)
@@ -61,8 +64,19 @@ def write_decisions(curated: Curated, table: SampleTable, path: str | os.PathLik
     return path
 
 
+def _titles(columns: Collection[str]) -> dict[str, str]:
+    """Each score's column, and what it is called in the table."""
+    titles: dict[str, str] = {}
+    for column in columns:
+        title = column
+        while title in OWN or (title != column and title in columns):
+            title = f"score_{title}"
+        titles[column] = title
+    return titles
+
+
 def _rows(
-    curated: Curated, table: SampleTable, id: str, names: list[str], columns: list[str]
+    curated: Curated, table: SampleTable, id: str, names: list[str], titles: Mapping[str, str]
 ) -> dict[str, pa.Array | list[Any]]:
     import pyarrow as pa
 
@@ -76,7 +90,7 @@ def _rows(
         "dropped_by": [None if number == KEPT else names[number] for number in dropped.tolist()],
     }
     empty = np.full(len(shard), np.nan)
-    return rows | {column: pa.array(scores.get(column, empty), from_pandas=True) for column in columns}
+    return rows | {t: pa.array(scores.get(column, empty), from_pandas=True) for column, t in titles.items()}
 
 
 def _unicode(text: Any) -> str:
