@@ -57,7 +57,8 @@ def test_a_recipe_becomes_rules(folder: Path) -> None:
     assert rules[4].rules[1] == ScoreTopFraction(column="masked_clip_score", fraction=0.1)
     assert isinstance(rules[5], MetadataBalancer)
     assert rules[5].matcher.entries == ["cat", "dog"]
-    assert recipe.needs == {"words", "characters", "side", "aspect", "score", "masked_clip_score", "entries"}
+    plain = {"words", "characters", "side", "aspect", "score", "masked_clip_score"}
+    assert recipe.needs == plain | {rules[5].matcher.name}
     other = read_recipe("a.toml", ["seed=9", "stage.2.t=7", "stage.0.language='de'"])
     assert other.seed == 9
     assert other.stages[-1][1].t == 7

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from binderclip.curate.engine.shard import SampleTable, Shard
     from binderclip.curate.engine.store import ColumnStore
     from binderclip.curate.engine.tables import DatasetTable, MetadataTable, TarTable, filtered, open_table
-    from binderclip.curate.export import write_decisions, write_kept_shards
+    from binderclip.curate.export import check_kept_folder, write_decisions, write_kept_shards
     from binderclip.curate.methods import METHODS, SUMMARIES, read_concepts
     from binderclip.curate.pipeline import Curated, CurationPipeline
     from binderclip.curate.presets import PRESETS, drop_embedded_text
@@ -92,6 +92,7 @@ __all__ = [
     "TarTable",
     "TargetClusters",
     "build_metadata",
+    "check_kept_folder",
     "cluster_complexity",
     "cooccurring_text_rate",
     "drop_embedded_text",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +15,27 @@ from binderclip.curate.engine.keys import uids_of
 from binderclip.curate.engine.shard import SampleTable
 from binderclip.curate.engine.tables import DatasetTable, TarTable
 from binderclip.curate.pipeline import KEPT, Curated
+from binderclip.data.formats.addresses import is_local, local_path
+from binderclip.data.sets.shards import SIZES
 from binderclip.data.sets.shards_write import copy_shard, write_shards
+from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+OWN = ("uid", "name", "text", "kept", "dropped_by")
+"""The columns of a table of decisions that every one has."""
+KEPT_NOTE = "kept.json"
+"""Beside kept shards: the list of their names."""
 
 
 def write_decisions(curated: Curated, table: SampleTable, path: str | os.PathLike[str]) -> Path:
     """Write a Parquet file with a row for every sample of the pool, in the order of the pool.
 
     Columns: `uid`, `name`, `text`, `kept`, `dropped_by` (name of the stage, or null), and the scores that stages
-    decided by, null where a sample did not reach the stage.
+    decided by, null where a sample did not reach the stage. A score that is called like one of the first five has
+    `score_` before its name.
 
     Args:
         curated: what a pipeline found.
@@ -37,15 +49,14 @@ def write_decisions(curated: Curated, table: SampleTable, path: str | os.PathLik
     import pyarrow.parquet as pq
 
     path, names = Path(path), [stage.name for stage in curated.report.stages]
-    columns = list(dict.fromkeys(name for scores in curated.scores.values() for name in scores))
-    texts = [(column, pa.string()) for column in ("uid", "name", "text", "dropped_by")]
-    scores = [(column, pa.float64()) for column in columns]
-    schema = pa.schema([*texts[:3], ("kept", pa.bool_()), texts[3], *scores])
+    titles = _titles(dict.fromkeys(name for scores in curated.scores.values() for name in scores))
+    own = [(column, pa.bool_() if column == "kept" else pa.string()) for column in OWN]
+    schema = pa.schema([*own, *((title, pa.float64()) for title in titles.values())])
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with pq.ParquetWriter(half, schema) as writer:
             for id in table.ids:
-                writer.write_table(pa.table(_rows(curated, table, id, names, columns), schema=schema))
+                writer.write_table(pa.table(_rows(curated, table, id, names, titles), schema=schema))
         half.replace(path)
     except OSError as error:
         half.unlink(missing_ok=True)
@@ -53,8 +64,19 @@ def write_decisions(curated: Curated, table: SampleTable, path: str | os.PathLik
     return path
 
 
+def _titles(columns: Collection[str]) -> dict[str, str]:
+    """Each score's column, and what it is called in the table."""
+    titles: dict[str, str] = {}
+    for column in columns:
+        title = column
+        while title in OWN or (title != column and title in columns):
+            title = f"score_{title}"
+        titles[column] = title
+    return titles
+
+
 def _rows(
-    curated: Curated, table: SampleTable, id: str, names: list[str], columns: list[str]
+    curated: Curated, table: SampleTable, id: str, names: list[str], titles: Mapping[str, str]
 ) -> dict[str, pa.Array | list[Any]]:
     import pyarrow as pa
 
@@ -68,7 +90,7 @@ def _rows(
         "dropped_by": [None if number == KEPT else names[number] for number in dropped.tolist()],
     }
     empty = np.full(len(shard), np.nan)
-    return rows | {column: pa.array(scores.get(column, empty), from_pandas=True) for column in columns}
+    return rows | {t: pa.array(scores.get(column, empty), from_pandas=True) for column, t in titles.items()}
 
 
 def _unicode(text: Any) -> str:
@@ -81,7 +103,8 @@ def write_kept_shards(
     """Write the kept samples as WebDataset shards; encoded pictures and all other parts stay as they are.
 
     A tar shard becomes a shard of the same name, or none where nothing of it is kept; a data set becomes shards of
-    `per_shard` samples.
+    `per_shard` samples. The folder is there only when it is whole; `kept.json` in it lists its shards, and a folder
+    that was written so is replaced by the next call.
 
     Args:
         curated: what a pipeline found.
@@ -93,19 +116,87 @@ def write_kept_shards(
         The shards' paths.
 
     Raises:
-        UsageError: the pool has no pictures, or two of its shards have one name.
+        UsageError: the pool has no pictures, or two of its shards have one name; the folder cannot be replaced, see
+            `check_kept_folder`.
         DataError: nothing is kept, or the disk cannot be written.
+    """
+    folder = Path(folder)
+    check_kept_folder(table, folder)
+    if not len(curated.selection):
+        raise DataError("no sample is kept, so that there is nothing to write")
+    target = folder.resolve()
+    draft, old = (target.with_name(f".{doing}-{target.name}") for doing in ("writing", "replaced"))
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        names = [path.name for path in _kept_shards(curated, table, draft, per_shard)]
+        (draft / KEPT_NOTE).write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
+        _swap(draft, target, old)
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return [folder / name for name in names]
+
+
+def check_kept_folder(table: SampleTable, folder: str | os.PathLike[str]) -> None:
+    """Refuse what `write_kept_shards` would refuse whatever is kept, before any work.
+
+    Args:
+        table: the pool.
+        folder: of the shards.
+
+    Raises:
+        UsageError: the pool has no pictures, two of its shards have one name, or the folder holds a shard of the pool
+            or anything that `write_kept_shards` did not write there.
     """
     folder = Path(folder)
     if not isinstance(table, (TarTable, DatasetTable)):
         raise UsageError("shards of kept samples can be written of tar shards and data sets, whose pictures are there")
-    if not len(curated.selection):
-        raise DataError("no sample is kept, so that there is nothing to write")
+    if isinstance(table, TarTable):
+        names = [_shard_name(id) for id in table.ids]
+        if len(set(names)) != len(names):
+            raise UsageError("two shards of the pool have the same name; write those of one folder at a time")
+        inside = [id for id in table.ids if is_local(id) and Path(local_path(id)).resolve().parent == folder.resolve()]
+        if inside:
+            raise UsageError(f"{folder} holds {inside[0]}, which is read: give another folder")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: give a folder")
+    foreign = sorted(set(os.listdir(folder)) - {KEPT_NOTE, SIZES, *_noted(folder)}) if folder.is_dir() else []
+    if foreign:
+        raise UsageError(f"{folder} holds {foreign[0]}, which is no shard of an earlier run: give another folder")
+
+
+def _noted(folder: Path) -> list[str]:
+    """The shards that `write_kept_shards` wrote to a folder; none where it did not."""
+    try:
+        found = parse_json((folder / KEPT_NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
+def _kept_shards(curated: Curated, table: SampleTable, folder: Path, per_shard: int) -> list[Path]:
     if isinstance(table, DatasetTable):
         kept = np.concatenate([curated.decisions[id] == KEPT for id in table.ids])
         return write_shards(table.dataset.subset(kept), folder / "kept-%05d.tar", per_shard=per_shard)
-    names = [os.path.basename(id.split("?")[0]) for id in table.ids]
-    if len(set(names)) != len(names):
-        raise UsageError("two shards of the pool have the same name; write those of one folder at a time")
     rows = {id: set(np.flatnonzero(curated.decisions[id] == KEPT).tolist()) for id in table.ids}
-    return [copy_shard(id, rows[id], folder / name) for id, name in zip(table.ids, names, strict=True) if rows[id]]
+    return [copy_shard(id, rows[id], folder / _shard_name(id)) for id in table.ids if rows[id]]
+
+
+def _shard_name(id: str) -> str:
+    return os.path.basename(id.split("?")[0])
+
+
+def _swap(draft: Path, target: Path, old: Path) -> None:
+    """Put a finished folder where an earlier one may stand, which goes only when the new one is in place."""
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    try:
+        draft.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

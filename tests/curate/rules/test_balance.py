@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from binderclip.curate import (
+    AnyOf,
     BernoulliAny,
     CurationPipeline,
     KeySelection,
     MetadataBalancer,
+    NoneOf,
     RaggedColumn,
     entry_probabilities,
     keep_probabilities,
@@ -128,6 +130,19 @@ def test_probabilities_of_ones_own() -> None:
         CurationPipeline([BernoulliAny(probabilities=[1.0])]).run(table)
     with pytest.raises(UsageError, match="numbers of entries"):
         CurationPipeline([BernoulliAny(entries="text", probabilities=[1.0])]).run(table)
+
+
+def test_two_balancers_match_lists_of_their_own() -> None:
+    names = ["a boat", "a car", "a tree", "a red car", "nothing"]
+    boats, trees = (MetadataBalancer(concepts=[concept], t=9) for concept in ("boat", "tree"))
+    for rule, want in (
+        (AnyOf(rules=[boats, trees]), ["a boat", "a tree"]),
+        (NoneOf(rules=[boats, trees]), ["a car", "a red car", "nothing"]),
+    ):
+        assert CurationPipeline([rule]).run(ListTable({}, names)).selection == KeySelection(want)
+    # A column of the data that happens to be called like this is not the matching.
+    columns = {"entries": RaggedColumn.of([[0]] * len(names))}
+    assert CurationPipeline([boats]).run(ListTable(columns, names)).selection == KeySelection(["a boat"])
 
 
 def test_settings_that_do_not_fit() -> None:

@@ -45,6 +45,18 @@ def test_the_line_is_in_the_pixels_of_the_picture(corner: Any, times: int, size:
     assert 1 < found.cost < 3
 
 
+def test_a_point_falls_on_the_pixel_that_shows_it() -> None:
+    """Of a picture made smaller, rounding down would lead every line half a pixel up and left."""
+    ground = Image.new("L", (400, 400))
+    given = [(float(x), float(x)) for x in range(20, 380, 7)]
+    away = [
+        trace_picture(EVEN, ground, [point, (200.0, 390.0)], size=256).points[0] - torch.tensor(point)
+        for point in given
+    ]
+    assert abs(float(torch.stack(away).mean())) < 0.1
+    assert float(torch.stack(away).abs().max()) < 0.8
+
+
 def test_pieces_go_through_every_point() -> None:
     ground = Image.new("L", (60, 40))
     found = trace_picture(EVEN, ground, [(5, 5), (50, 5), (50, 35)])

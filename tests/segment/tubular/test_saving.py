@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ def tracer() -> TubularTracer:
     return TubularTracer(net.eval().scores, length=9, radius=3, eps=0.1, unknown=0.4, threshold=0.6)
 
 
-def test_a_saved_tracer_traces_as_before(corner: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_saved_tracer_traces_as_before(corner: Any, tmp_path: Path, masks: bool) -> None:
     before = tracer()
+    if masks:
+        before = replace(before, mask=before.score.__self__.masks)
     after = load_tracer(save_tracer(before, tmp_path / "mine", card={"data": "a corner"}))
     assert {name: getattr(after, name) for name in ("length", "radius", "eps", "unknown", "threshold")} == {
         "length": 9, "radius": 3, "eps": 0.1, "unknown": 0.4, "threshold": 0.6
@@ -29,6 +33,7 @@ def test_a_saved_tracer_traces_as_before(corner: Any, tmp_path: Path) -> None:
     one, two = (each(corner.image, corner.start, corner.end) for each in (before, after))
     assert torch.equal(one.path, two.path)
     assert one.cost == two.cost
+    assert (one.mask is None) == (two.mask is None)
 
 
 def test_what_is_no_tracer_is_named(tmp_path: Path) -> None:
@@ -36,6 +41,10 @@ def test_what_is_no_tracer_is_named(tmp_path: Path) -> None:
         save_tracer(TubularTracer(lambda strips: strips.mean((1, 2, 3))), tmp_path / "x")
     with pytest.raises(UsageError, match="no tracer or folder 'nothing'; bundled: small-tracer"):
         load_tracer("nothing")
+    own = tracer()
+    for wrong in (replace(own, mask=lambda strips: strips[:, 0]), replace(own, score=own.score.__self__.forward)):
+        with pytest.raises(UsageError, match="whose mask is that network's"):
+            save_tracer(wrong, tmp_path / "x")
     other = write_folder(tmp_path / "other", kind="vision", config={}, state={"a": torch.zeros(1)}, card={})
     with pytest.raises(CheckpointError, match="'vision' model, and a 'tracer' one"):
         load_tracer(other)

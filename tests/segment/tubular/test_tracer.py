@@ -137,6 +137,12 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, Any], said: str) -> 
         TubularTracer(LocalPathNet().scores, **wrong)
 
 
+def test_a_score_that_is_not_a_number_ends_with_an_error() -> None:
+    broken = TubularTracer(lambda strips: torch.full((len(strips),), torch.nan), length=3, radius=1)
+    with pytest.raises(UsageError, match="NaN or infinite"):
+        broken(torch.zeros(1, 12, 12), (1, 1), (9, 9))
+
+
 def test_points_outside_and_equal_points_are_refused() -> None:
     tracer = TubularTracer(LocalPathNet().scores)
     image = torch.rand(3, 20, 30)

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from binderclip.errors import UsageError
-from binderclip.segment import TracerTraining, TubularTrace, TubularTracer, line_accuracy, train_tracer
+from binderclip.segment import (
+    TracerTraining,
+    TubularTrace,
+    TubularTracer,
+    line_accuracy,
+    tailored_samples,
+    train_tracer,
+)
+from binderclip.segment.tubular import training
 
 SHORT: dict[str, Any] = {"rounds": 1, "steps": 30, "batch": 32, "count": 40, "length": 8, "radius": 5}
 
@@ -40,6 +48,28 @@ def test_a_trained_tracer_follows_the_tube_that_an_untrained_one_leaves(corner: 
     assert torch.equal(again.best(corner.image, corner.start, corner.end).path, trace.path)
 
 
+@pytest.mark.parametrize("tailored", [True, False])
+def test_a_later_round_learns_from_what_the_round_before_met(
+    corner: Any, monkeypatch: pytest.MonkeyPatch, tailored: bool
+) -> None:
+    got, learn = [], training._learn
+    monkeypatch.setattr(
+        training, "_learn", lambda net, samples, *rest: got.append(samples) or learn(net, samples, *rest)
+    )
+    found = train_tracer([corner], [corner], **SHORT, tailored=tailored)
+    before = found.rounds[0](corner.image, corner.start, corner.end)
+    met = tailored_samples(corner.image, before, corner.lines, corner.mask, radius=SHORT["radius"])
+    assert len(got) == 2
+    first = len(got[0])
+    if tailored:
+        assert torch.equal(got[1].strips[first:], met.strips)
+        assert torch.equal(got[1].labels[first:], met.labels)
+    else:
+        # As many, but cut along the annotation.
+        assert len(got[1]) - first <= len(met)
+        assert got[1].strips[first:].shape != met.strips.shape or not torch.equal(got[1].strips[first:], met.strips)
+
+
 def test_the_first_of_the_best_rounds_is_kept() -> None:
     tracers = [TubularTracer(lambda strips: torch.ones(len(strips)), length=n) for n in (4, 5, 6)]
     assert TracerTraining(tracers, [0.5, 0.7, 0.7], [1, 2, 3]).best is tracers[1]
@@ -48,5 +78,7 @@ def test_the_first_of_the_best_rounds_is_kept() -> None:
 def test_nothing_to_learn_from_is_refused(corner: Any) -> None:
     with pytest.raises(UsageError, match="give pictures to train and to validate on"):
         train_tracer([], [corner])
+    with pytest.raises(UsageError, match="batches of at least 2"):
+        train_tracer([corner], [corner], batch=1)
     with pytest.raises(UsageError, match="rounds of at least 0"):
         train_tracer([corner], [corner], rounds=-1)

@@ -67,7 +67,8 @@ def trace(
 
     picture = open_image(path).convert("RGB")
     check_within(points, picture)
-    found = trace_picture(load_tracer(tracer), picture, points, size=size)
+    opened = load_tracer(tracer)
+    found = trace_picture(opened, picture, points, size=size)
     document = {
         "image": path,
         "tracer": tracer,
@@ -86,7 +87,9 @@ def trace(
     if json:
         print_json(document | places)
         return
-    typer.echo(f"{found.length:.0f} pixels long; cost {found.cost:.1f} a pixel (1 is a sure tube, 20 none)")
+    typer.echo(
+        f"{found.length:.0f} pixels long; cost {found.cost:.1f} a pixel (1 is a sure tube, {1 / opened.eps:g} none)"
+    )
     typer.echo("\n".join(f"{name} {place}" for name, place in places.items()))
 
 

@@ -7,6 +7,7 @@ which samples are kept, of each by itself or by what its statistics found.
 from __future__ import annotations
 
 import abc
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -69,7 +70,12 @@ Found: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class HashDraws:
-    """The random numbers of one rule: `draws(keys, entries)` is `hash_uniform` for its place in the pipeline."""
+    """The random numbers of one rule: `draws(keys, entries)` is `hash_uniform` for its place in the pipeline.
+
+    Attributes:
+        seed: of the run, 0 to 2^64 - 1.
+        purpose: 0 to 2^64 - 1; of a stage its number, of parts a hash of the way to them.
+    """
 
     seed: int
     purpose: int = 0
@@ -79,8 +85,9 @@ class HashDraws:
         return hash_uniform(self.seed, keys, entries, purpose=self.purpose)
 
     def part(self, number: int) -> HashDraws:
-        """Independent numbers for a rule inside a rule."""
-        return HashDraws(self.seed, self.purpose * 1000 + number + 1)
+        """Independent numbers for a rule inside a rule, or for one of a rule's statistics."""
+        path = f"{self.purpose}/{number}".encode()  # its hash is no stage's number, and no other path's
+        return HashDraws(self.seed, int.from_bytes(hashlib.blake2b(path, digest_size=8).digest(), "big"))
 
 
 class KeepRule(abc.ABC):

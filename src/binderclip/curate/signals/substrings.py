@@ -26,13 +26,13 @@ class SubstringMatcher:
     """Which entries stand in a text as whole words: entry i matches where " entry " is in the spaced text.
 
     Of "Demystifying CLIP Data" (arXiv 2309.16671). Every entry counts once a text, however often it stands there.
-    Other signs (quotes, slashes, hyphens, brackets) are not split from words. As a signal it gives the column
-    `entries`, the numbers of the matched entries of all captions of a sample, caption after caption.
+    Other signs (quotes, slashes, hyphens, brackets) are not split from words. As a signal it gives a column of the
+    numbers of the matched entries of all captions of a sample, caption after caption.
 
     Args:
         entries: concepts, no two of them alike.
         lower: ignore case; the released code does not.
-        name: of the column.
+        name: of the column; "" makes one of `version`, so that matchers of different lists never share a column.
 
     Raises:
         UsageError: no entry, an empty one, or one that stands there twice.
@@ -44,14 +44,15 @@ class SubstringMatcher:
 
     needs: tuple[str, ...] = ("texts",)
 
-    def __init__(self, entries: Sequence[str], *, lower: bool = False, name: str = "entries") -> None:
-        self.entries, self.lower, self.name = list(entries), lower, name
+    def __init__(self, entries: Sequence[str], *, lower: bool = False, name: str = "") -> None:
+        self.entries, self.lower = list(entries), lower
         empty = [number for number, entry in enumerate(self.entries) if not isinstance(entry, str) or not entry.strip()]
         if not self.entries or empty:
             raise UsageError(f"entry {empty[0]} is empty" if empty else "a list of concepts needs at least one entry")
         if len(set(self.entries)) != len(self.entries):
             twice = Counter(self.entries).most_common(1)[0][0]
             raise UsageError(f"the entry {twice!r} stands in the list twice")
+        self.name = name or f"entries of {self.version}"
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.segment.parts.context import unit_range
 
 #: (images (B, 3, H, W) in [0, 1], texts) -> maps (B, h, w), of any scale
 Attention: TypeAlias = "Callable[[Tensor, Sequence[str]], Tensor]"
@@ -76,12 +77,6 @@ class ContrastiveLanguagePrompting:
 
     def _prompts(self, words: Sequence[str]) -> list[str]:
         return [", ".join(words)] if self.join == "one" else list(words)
-
-
-def unit_range(maps: Float[Tensor, "B h w"]) -> Float[Tensor, "B h w"]:
-    """Each map from 0 (its least value) to 1 (its largest); 0 where all values are one."""
-    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
-    return (maps - low) / torch.where(high > low, high - low, torch.ones_like(high))
 
 
 def suspected(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from binderclip.segment.parts.context import unit_range
     from binderclip.segment.task.candidates import (
         CandidateMasks,
         Candidates,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
         middle_features,
     )
     from binderclip.segment.task.language import ChatEndpoint, QuestionChain, questions
-    from binderclip.segment.task.localise import Localiser, WordBoxes, WordMaps, consensus_heatmap, unit_range
+    from binderclip.segment.task.localise import Localiser, WordBoxes, WordMaps, consensus_heatmap
     from binderclip.segment.task.methods import (
         TASK_METHODS,
         gensam,

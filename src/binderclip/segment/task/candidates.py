@@ -15,8 +15,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.segment.parts.context import unit_range
 from binderclip.segment.promptable import AutomaticMasks, ImageState, PromptableSegmenter, Prompts, predict_masks
-from binderclip.segment.task.localise import unit_range
 
 __all__ = [
     "CandidateMasks",

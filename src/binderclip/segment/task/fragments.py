@@ -15,10 +15,10 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.segment.metrics import mask_iou
+from binderclip.segment.parts.context import unit_range
 from binderclip.segment.promptable import Prompts, predict_masks
 from binderclip.segment.task.candidates import CandidateMasks, Look, Rectangle
 from binderclip.segment.task.choosing import cutouts
-from binderclip.segment.task.localise import unit_range
 from binderclip.segment.task.words import VocabularyScorer, noun_of
 
 __all__ = ["FragmentBoxes", "UnionOfMasks", "best_first", "fragment_boxes", "lloyd", "middle_features"]
@@ -193,15 +193,15 @@ class FragmentBoxes:
         if look.maps is None:
             return none
         clusters, size = self.clusters(look.image), look.state.size
-        asked = {
-            box: _hottest(heat, box, size)
+        asked = [
+            (box, _hottest(heat, box, size))
             for heat in unit_range(look.maps) for box in self.instances(clusters, heat, size)
-        }  # fmt: skip
+        ]  # fmt: skip
         if not asked:
             return none
         prompts = Prompts(
-            torch.tensor(list(asked.values()))[:, None], torch.ones(len(asked), 1, dtype=torch.long),
-            torch.tensor(list(asked), dtype=torch.float32),
+            torch.tensor([point for _, point in asked])[:, None], torch.ones(len(asked), 1, dtype=torch.long),
+            torch.tensor([box for box, _ in asked], dtype=torch.float32),
         )  # fmt: skip
         logits, scores = predict_masks(look.segmenter, look.state, prompts, multimask=False)
         return CandidateMasks(logits.cpu(), scores.cpu())

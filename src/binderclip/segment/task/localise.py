@@ -13,12 +13,13 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from binderclip.segment.parts.context import unit_range
 from binderclip.segment.parts.resolution import Resolution, Squash
 from binderclip.segment.parts.rewire import DualPath, SelfSelf
 from binderclip.segment.parts.text import BoundText
 from binderclip.segment.segmenter import Segmenter, patch_scores
 
-__all__ = ["Localiser", "WordBoxes", "WordMaps", "consensus_heatmap", "unit_range"]
+__all__ = ["Localiser", "WordBoxes", "WordMaps", "consensus_heatmap"]
 
 
 @runtime_checkable
@@ -66,13 +67,6 @@ class WordMaps:
         rows = torch.cat([own.rows for own in known])
         owner = torch.arange(len(rows), device=rows.device)
         return patch_scores(self.segmenter, image, replace(known[0], classes=tuple(words), rows=rows, owner=owner))
-
-
-def unit_range(maps: Float[Tensor, "*B h w"]) -> Float[Tensor, "*B h w"]:
-    """Each map from 0 to 1; zeros where it is constant."""
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    span = high - low
-    return torch.where(span > 1e-12, (maps - low) / span.clamp(min=1e-12), 0.0)
 
 
 def consensus_heatmap(fore: Float[Tensor, "F h w"], back: Float[Tensor, "G h w"] | None = None) -> Float[Tensor, "h w"]:

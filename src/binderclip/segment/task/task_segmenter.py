@@ -13,10 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.segment.parts.context import unit_range
 from binderclip.segment.promptable import PromptableSegmenter
 from binderclip.segment.task.candidates import CandidateMasks, Candidates, FromPoints, Look, Rectangle, grown_box
 from binderclip.segment.task.choosing import BestScore, Chooser, ClosestToMean
-from binderclip.segment.task.localise import Localiser, consensus_heatmap, unit_range
+from binderclip.segment.task.localise import Localiser, consensus_heatmap
 from binderclip.segment.task.words import Hypothesis, WordProposer
 
 __all__ = ["Loop", "TaskGenericSegmenter", "TaskMask", "TaskRound"]

@@ -241,15 +241,18 @@ class PatchHypotheses:
         places = patches(image.size)
         parts = [(seen or image).crop(place) for place in places]
         words, around = self.scorer.vocabulary, self.scorer.backgrounds
-        before = self.scorer.probabilities(parts, words)
+        before = self.scorer.probabilities(parts, words).cpu()
         back = self.scorer.probabilities(parts, around).argmax(1).tolist()
         erased, boxes = [], []
         for part, guess, ground in zip(parts, before.argmax(1).tolist(), back, strict=True):
             box = self.locate(part, words[guess])
             boxes.append(box)
             erased.append(part if box is None else self.erase(part, box, around[ground], words[guess]))
-        contrast = before - self.scorer.probabilities(erased, words)
+        contrast = before - self.scorer.probabilities(erased, words).cpu()
         fall, name = contrast.max(1)
+        if previous and not bool((fall > 0).any()):
+            return list(previous)  # nothing was erased that any name stood on
+        name = torch.where(fall > 0, name, before.argmax(1))
         strength = torch.where(torch.tensor([box is not None for box in boxes]), fall.clamp(min=0), 0.0)
         if previous and self.cumulate:
             memory: dict[Any, float] = {own.box: own.weight for own in previous}

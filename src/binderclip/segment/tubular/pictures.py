@@ -75,9 +75,9 @@ def trace_picture(
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255  # (3, h, w)
     height, width = image.shape[-2:]
     ratio = torch.tensor([picture.width / width, picture.height / height])
-    marks = [(min(int(x / ratio[0]), width - 1), min(int(y / ratio[1]), height - 1)) for x, y in points]
+    marks = [_pixel(x, ratio[0], width) for x, _ in points], [_pixel(y, ratio[1], height) for _, y in points]
     pieces = []
-    for number, (start, end) in enumerate(pairwise(marks)):
+    for number, (start, end) in enumerate(pairwise(zip(*marks, strict=True))):
         if start == end:
             raise UsageError(f"points {number + 1} and {number + 2} fall on one pixel: they are too near each other")
         pieces.append(tracer(image, start, end))
@@ -90,3 +90,8 @@ def trace_picture(
         mask = F.interpolate(any_of, size=(picture.height, picture.width), mode="bilinear")[0, 0] >= 0.5
     walked = sum(piece.length for piece in pieces)
     return TracedLine(line, mask, sum(piece.cost for piece in pieces) / walked)
+
+
+def _pixel(place: float, ratio: Tensor, count: int) -> int:
+    """The pixel of the smaller picture that a place of the larger one, whose pixels' centres are whole, falls on."""
+    return min(max(int((place + 0.5) / float(ratio)), 0), count - 1)

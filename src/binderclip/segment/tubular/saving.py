@@ -33,9 +33,13 @@ def save_tracer(
         UsageError: its score is not a network of this kind, which has no file.
     """
     net = getattr(tracer.score, "__self__", None)
-    if not isinstance(net, LocalPathNet):
-        raise UsageError("only a tracer whose score is LocalPathNet.scores can be saved: others have no weights")
-    config = {"net": net.settings, "tracer": {name: getattr(tracer, name) for name in SETTINGS}}
+    if not isinstance(net, LocalPathNet) or tracer.score != net.scores or tracer.mask not in (None, net.masks):
+        raise UsageError(
+            "only a tracer whose score is LocalPathNet.scores, and whose mask is that network's, can be saved: others "
+            "have no weights"
+        )
+    settings = {name: getattr(tracer, name) for name in SETTINGS}
+    config = {"net": net.settings, "tracer": settings, "masks": tracer.mask is not None}
     return write_folder(folder, kind=KIND, config=config, state=net.state_dict(), card=card or {}, dtype=dtype)
 
 
@@ -56,4 +60,7 @@ def load_tracer(source: str | Path = BUNDLED) -> TubularTracer:
     read = read_folder(folder, KIND)
     net = configured(lambda: LocalPathNet(**read.config["net"]), folder)
     guarded(lambda: net.load_state_dict(read.state), folder, "this version")
-    return configured(lambda: TubularTracer(net.eval().scores, mask=net.masks, **read.config["tracer"]), folder)
+    masks = bool(read.config.get("masks", True))
+    return configured(
+        lambda: TubularTracer(net.eval().scores, mask=net.masks if masks else None, **read.config["tracer"]), folder
+    )

@@ -69,7 +69,7 @@ def unstraightened(
     """What strips say of each pixel, averaged where they overlap; 0 where none reaches.
 
     Args:
-        strips: values along and across the paths, such as a mask, on the device of the paths.
+        strips: values along and across the paths, such as a mask, on the CPU as the paths are.
         paths: where they were cut.
         size: (H, W) of the picture.
     """

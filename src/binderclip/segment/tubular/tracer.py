@@ -195,7 +195,7 @@ class TubularTracer:
             starts, ends: a point (x, y) for each.
 
         Raises:
-            UsageError: as when called with one picture, or not as many points as pictures.
+            UsageError: as when called with one picture, not as many points as pictures, or a score that is not finite.
         """
         if not len(images) == len(starts) == len(ends):
             raise UsageError(f"{len(images)} pictures need as many starts and ends, not {len(starts)} and {len(ends)}")
@@ -214,6 +214,8 @@ class TubularTracer:
             ]
             joined = torch.cat(strips)
             judged = self.score(joined).double().cpu() if len(joined) else torch.zeros(0, dtype=torch.float64)
+            if not bool(torch.isfinite(judged).all()):
+                raise UsageError("the score of a strip is NaN or infinite: look at the picture and at what scores it")
             shares = judged.split([len(part) for part in paths])
             for place, batch, part, share, long in zip(growing, batches, paths, shares, known, strict=True):
                 found = np.full(len(batch), self.unknown)

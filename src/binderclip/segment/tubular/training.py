@@ -40,7 +40,7 @@ class TracerTraining:
 
     Attributes:
         rounds: a tracer for each round; the first has seen annotated lines alone.
-        accuracies: mean share of the validation lines that each traced within two pixels.
+        accuracies: mean `line_accuracy` of each on the validation pictures.
         counts: samples that each round learnt from.
     """
 
@@ -55,9 +55,9 @@ class TracerTraining:
 
 
 def line_accuracy(trace: TubularTrace, line: Int[Tensor, "L 2"], tolerance: float = 2.0) -> float:
-    """Share of the annotated line with a traced pixel nearby times the share of the traced one near the annotated.
+    """F1 of a traced and an annotated line: the harmonic mean of the shares of each that lie near the other.
 
-    The harmonic mean of both (F1), so that neither a short cut nor a detour scores.
+    Neither a short cut nor a detour scores.
 
     Args:
         trace: what was traced.
@@ -95,19 +95,19 @@ def train_tracer(
         steps, batch, lr: of Adam in each round; the network goes on from the round before.
         count: annotated samples of each kind and picture.
         length, radius, tolerance, shift: see `TubularTracer`, `tailored_samples` and `annotated_samples`.
-        limit: most tailored samples a picture and round, drawn evenly; a trace judges nearly every pixel.
+        limit: most tailored samples a picture and round, drawn without repeats; a trace judges nearly every pixel.
         tailored: False for the baseline, which draws as many new annotated samples in every round instead.
         seed: of weights, samples and batches.
 
     Raises:
-        UsageError: no picture, or no round.
+        UsageError: no picture, fewer rounds than none, or batches below 2.
 
     Paper: Segmentation of Tubular Structures Using Iterative Training with Tailored Samples (arXiv 2309.08727).
     """
-    if not pictures or not validation or rounds < 0:
+    if not pictures or not validation or rounds < 0 or batch < 2:
         raise UsageError(
-            f"give pictures to train and to validate on and rounds of at least 0, not {len(pictures)}, "
-            f"{len(validation)} and {rounds}"
+            "give pictures to train and to validate on, rounds of at least 0 and batches of at least 2, not "
+            f"{len(pictures)}, {len(validation)}, {rounds} and {batch}"
         )
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):

@@ -18,12 +18,12 @@ from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.task_scenes import (
     ANIMALS,
     BEST_CLICK,
+    CLICK,
     TASK,
     TRIVIAL,
     best_trivial,
     hidden_animals,
     models,
-    null_rows,
     quality,
     score_rows,
     trivial_masks,
@@ -73,11 +73,6 @@ def measure(seed: int) -> list[Row]:
     return [*rows, Row(NAMED, FULL, float(np.mean(named)))]
 
 
-def null(seed: int) -> list[Row]:
-    """Discs at random places."""
-    return null_rows(seed, METHODS)
-
-
 def draw(table: Table, figure: Figure) -> None:
     """Weighted F by step, and some scenes with the masks of the sentence and of GenSAM."""
     halves: Any = figure.subfigures(1, 2, width_ratios=(1.2, 1))
@@ -112,7 +107,7 @@ STUDY = Study(
     lower_bound="A disc in the middle, the whole picture, a random click.",
     upper_bound="One click inside the animal.",
     measure=measure,
-    null=null,
+    null=dict.fromkeys((WORDS, GROUND, FULL), CLICK),
     seeds=tuple(range(8)),
     criteria=(
         Criterion.paired(

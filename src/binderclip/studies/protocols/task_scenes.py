@@ -104,16 +104,12 @@ def disc() -> Bool[Tensor, "S S"]:
     return (at[:, None] ** 2 + at**2) <= DISC * SIZE**2 / torch.pi
 
 
-def _blind(count: int) -> dict[str, list[Any]]:
-    """What does not look at the picture."""
-    return {CENTRE: [disc()] * count, WHOLE: [torch.ones(SIZE, SIZE, dtype=torch.bool)] * count}
-
-
 def trivial_masks(segmenter: Any, found: HiddenAnimals, seed: int) -> dict[str, list[Bool[Tensor, "S S"]]]:
     """What needs no word: `TRIVIAL`, and what one click inside gives, which knows where the animal is."""
     count = len(found.pictures)
     random = np.random.default_rng([seed, 5])
-    answers: dict[str, list[Any]] = {**_blind(count), CLICK: [], BEST_CLICK: []}
+    everything = torch.ones(SIZE, SIZE, dtype=torch.bool)
+    answers: dict[str, list[Any]] = {CENTRE: [disc()] * count, WHOLE: [everything] * count, CLICK: [], BEST_CLICK: []}
     for picture, mask in zip(found.pictures, found.masks, strict=True):
         state = segmenter.encode(picture)
         inside = mask.nonzero()
@@ -121,20 +117,6 @@ def trivial_masks(segmenter: Any, found: HiddenAnimals, seed: int) -> dict[str, 
         for name, point in ((CLICK, random.uniform(0, SIZE, 2).tolist()), (BEST_CLICK, [column + 0.5, row + 0.5])):
             answers[name].append(segmenter.predict(state, Prompts.of(points=[point])).masks()[0])
     return answers
-
-
-def null_rows(seed: int, methods: Sequence[str], count: int = 2) -> list[Row]:
-    """Rows of discs at random places in the place of every method, where the animal is such a disc itself.
-
-    Nothing is drawn or segmented: the null of a study costs next to nothing.
-    """
-    random = np.random.default_rng([seed, 6])
-
-    def anywhere() -> list[Any]:
-        return [torch.roll(disc(), random.integers(0, SIZE, 2).tolist(), (0, 1)) for _ in range(count)]
-
-    truth = torch.stack(anywhere())
-    return score_rows({name: anywhere() for name in (*methods, CLICK)} | _blind(count), truth)
 
 
 def quality(method: str) -> Quantity:

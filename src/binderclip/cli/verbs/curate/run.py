@@ -16,6 +16,7 @@ from binderclip.curate import (
     Curated,
     CurationPipeline,
     CurationRecipe,
+    check_kept_folder,
     model_signals,
     open_table,
     write_decisions,
@@ -62,6 +63,8 @@ def curated(
     folder = Path(out)
     store = ColumnStore(folder / "columns")
     table = open_table(data, split, store=store, allow_pipe=allow_pipe)
+    if shards:
+        check_kept_folder(table, folder / "shards")
     signals: dict[str, SampleSignal] = {}
     if recipe.needs & MODEL_COLUMNS:
         from binderclip.models import load
