@@ -100,8 +100,8 @@ def measure(seed: int) -> list[Row]:
 
 
 def null(seed: int) -> list[Row]:
-    """A score drawn anew for every strip, under every name."""
-    test = _pictures(seed)[2]
+    """A score drawn anew for every strip, under every name; on the first four pictures, each of which takes a while."""
+    test = _pictures(seed)[2][:4]
     rows = []
     for place, name in enumerate(METHODS):
         generator = torch.Generator().manual_seed(100 * seed + place)
