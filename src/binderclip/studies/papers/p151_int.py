@@ -88,8 +88,9 @@ def draw(table: Table, figure: Figure) -> None:
     axes: Any = right.subplots(3, 2)
     for row in range(3):
         answer = full(found.pictures[row], TASK)
-        said = " > ".join(str(own.hypotheses[0].fore) for own in answer.rounds)
-        pictures(axes[row], [found.pictures[row], answer.mask.float().numpy()], [found.names[row], said])
+        first, last = (str(answer.rounds[number].hypotheses[0].fore) for number in (0, -1))
+        shown: list[Any] = [found.pictures[row], answer.mask.float().numpy()]
+        pictures(axes[row], shown, [found.names[row], first if first == last else f"{first}, then {last}"])
 
 
 STUDY = Study(
