@@ -69,6 +69,16 @@ def test_shards_workers_and_a_second_run_change_nothing(command: Command, recipe
     assert KeySelection.load(tmp_path / "d" / "selection.npy") != one
 
 
+@pytest.mark.parametrize("out", [(), ("--out", "pool/sub/here"), ("--out", "pool"), ("--out", "sub/../pool/x")])
+def test_nothing_is_written_into_the_pool(command: Command, tmp_path: Path, out: tuple[str, ...]) -> None:
+    write_shards(load_data("noto-emoji", split="val")[:9], tmp_path / "pool" / "x-%02d.tar", per_shard=9)
+    before = sorted(tmp_path.rglob("*"))
+    pool = "pool" if out else "."  # the folder by default stands in the current one
+    done = command("curate", pool, "-r", "number-free", *out)
+    assert (done.code, "lies inside the pool" in done.err) == (2, True), done.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_the_model_scores_pairs(command: Command, tmp_path: Path) -> None:
     words = ("curate", "noto-emoji", "--split", "val", "--recipe", "number-free", "--set", "stage.fraction=0.1")
     found = command(*words, "--json").json()

@@ -22,7 +22,7 @@ from binderclip.curate import (
     write_decisions,
     write_kept_shards,
 )
-from binderclip.errors import DataError
+from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from binderclip.curate import SampleSignal
@@ -58,9 +58,11 @@ def curated(
     """Curate a pool and write the folder `out`; the options are those of the verb.
 
     Raises:
-        UsageError: as of the recipe's rules. DataError: the pool holds nothing usable, or cannot be written out.
+        UsageError: as of the recipe's rules; the folder lies in the pool.
+        DataError: the pool holds nothing usable, or cannot be written out.
     """
     folder = Path(out)
+    _outside(folder, Path(data))
     store = ColumnStore(folder / "columns")
     table = open_table(data, split, store=store, allow_pipe=allow_pipe)
     if shards:
@@ -92,3 +94,9 @@ def curated(
     if shards:
         files += write_kept_shards(found, table, folder / "shards")
     return CurationDone(found, folder, files)
+
+
+def _outside(folder: Path, pool: Path) -> None:
+    """Refuse to write into a pool: the next run would read what this one wrote."""
+    if pool.is_dir() and folder.resolve().is_relative_to(pool.resolve()):
+        raise UsageError(f"--out {folder} lies inside the pool {pool}: give a folder outside of it")
