@@ -46,6 +46,16 @@ def test_one_of_each_planted_pair_stays() -> None:
         SemanticDuplicates(eps=3)
 
 
+def test_the_twin_that_stays_is_the_farther_from_the_centroid() -> None:
+    rows, names = planted()
+    unit = rows / np.linalg.norm(rows.astype(float), axis=1, keepdims=True)
+    near = unit @ unit.sum(0)  # of one cluster the centroid is the direction of the sum
+    kept = CurationPipeline([SemanticDuplicates(embedding="e", k=1, eps=0.01)]).run(ListTable({"e": rows}, names))
+    want = {i if near[i] < near[40 + i] else 40 + i for i in range(25)}
+    assert 5 < len(want & set(range(25))) < 20
+    assert kept.selection == KeySelection([names[i] for i in want | set(range(25, 40))])
+
+
 def test_clusters_of_targets(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     label = np.arange(60) % 3
