@@ -56,6 +56,16 @@ def test_the_twin_that_stays_is_the_farther_from_the_centroid() -> None:
     assert kept.selection == KeySelection([names[i] for i in want | set(range(25, 40))])
 
 
+def test_a_chain_of_twins_leaves_its_first() -> None:
+    angle = np.radians([50, 35, 20, -45, -80])  # their centroid lies at 0
+    rows = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    rule = SemanticDuplicates(embedding="e", k=1, eps=0.1)  # 15 degrees are twins, 30 are not
+    done = CurationPipeline([rule]).run(ListTable({"e": rows}, list("abcde")))
+    # c goes for b, which is preferred to it though a takes b away: no twin of c is kept.
+    assert done.selection == KeySelection(list("ade"))
+    assert done.report.stages[0].reason == "no cosine above 0.9 with one preferred to it in its cluster"
+
+
 def test_clusters_of_targets(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     label = np.arange(60) % 3

@@ -87,7 +87,7 @@ class SemanticDuplicates(ClusterRule):
     @property
     def reason(self) -> str:
         """See `KeepRule`."""
-        return f"no cosine above {1 - self.eps:g} with a sample that is kept"
+        return f"no cosine above {1 - self.eps:g} with one preferred to it in its cluster"
 
     def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Found], PoolStatistic]]:
         """See `KeepRule`."""
