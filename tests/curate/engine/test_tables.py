@@ -123,6 +123,19 @@ def test_datacomps_metadata(tmp_path: Path) -> None:
     assert kept == KeySelection([uid for uid, ok in zip(uids[20:], want, strict=True) if ok])
     with pytest.raises(UsageError, match="computed from pictures"):
         CurationPipeline([ScoreThreshold(column="picture_group", minimum=0)]).run(table)
+    whole = (tmp_path / "0000.npz").read_bytes()
+    np.savez(tmp_path / "0000.npz", l14_img=features)
+    with pytest.raises(DataError, match=r"l14_img has the shape \(40, 6\), the table beside it 20 rows"):
+        table.load(table.ids[0]).column("l14_img")
+    middle = len(whole) // 3
+    for damaged in (whole[:-30], b"", b"no archive", whole[:middle] + bytes(8) + whole[middle + 8 :]):
+        (tmp_path / "0000.npz").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"0000\.npz: not a readable NumPy file"):
+            table.load(table.ids[0]).column("l14_img")
+    np.save(tmp_path / "x.npy", features)
+    (tmp_path / "x.npy").rename(tmp_path / "0000.npz")
+    with pytest.raises(DataError, match=r"0000\.npz: not a readable NumPy file \(one array"):
+        table.load(table.ids[0])
     (tmp_path / "0000.parquet").write_bytes(b"PAR1" + b"x" * 50)
     with pytest.raises(DataError, match="damaged Parquet"):
         table.load(table.ids[0])

@@ -75,10 +75,14 @@ def test_clusters_of_targets(tmp_path: Path) -> None:
     rule = TargetClusters(embedding="e", k=3, targets=str(tmp_path / "targets.npy"))
     kept = CurationPipeline([rule]).run(ListTable({"e": rows}, names, 4)).selection
     assert kept == KeySelection([name for name, own in zip(names, label, strict=True) if own in (1, 2)])
-    with pytest.raises(UsageError, match=r"no \.npy file"):
+    with pytest.raises(UsageError, match=r"none\.npy: no such file"):
         TargetClusters(targets=str(tmp_path / "none.npy"))
-    with pytest.raises(UsageError, match="one row a picture"):
-        TargetClusters(targets=np.zeros(3))
+    (tmp_path / "bad.npy").write_bytes(b"PK\x03\x04" + b"x" * 40)
+    with pytest.raises(UsageError, match="not a readable NumPy file"):
+        TargetClusters(targets=str(tmp_path / "bad.npy"))
+    for wrong in (np.zeros(3), np.array([["a", "b"]]), np.zeros((0, 5))):
+        with pytest.raises(UsageError, match="one row a picture"):
+            TargetClusters(targets=wrong)
     with pytest.raises(UsageError, match="targets have 2 numbers"):
         CurationPipeline([TargetClusters(embedding="e", k=3, targets=np.ones((1, 2)))]).run(
             ListTable({"e": rows}, names)

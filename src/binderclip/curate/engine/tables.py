@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from binderclip.curate.engine.arrays import npz_names, read_npz
 from binderclip.curate.engine.columns import ColumnValues, as_column, from_arrow
 from binderclip.curate.engine.keys import Keys, keys_of
 from binderclip.curate.engine.selection import KeySelection
@@ -200,7 +201,7 @@ class MetadataTable:
         shard = _shard(id, [str(name) for name in names], texts, columns, None, _digest([id, _file_state(id)]))
         features = Path(id).with_suffix(".npz")
         if features.is_file():
-            shard.late = {name: partial(_npz, features, name, len(shard)) for name in _npz_names(features)}
+            shard.late = {name: partial(_npz, features, name, len(shard)) for name in npz_names(features)}
         return shard
 
 
@@ -244,19 +245,10 @@ def _is_metadata(path: Path) -> bool:
     return "uid" in names and any(name in names for name in _TEXT) and not has_pictures(path)
 
 
-def _npz_names(path: Path) -> list[str]:
-    with np.load(path, allow_pickle=False) as file:
-        return list(file.files)
-
-
 def _npz(path: Path, name: str, rows: int) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = file[name]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {name} cannot be read ({error})") from error
-    if len(found) != rows:
-        raise DataError(f"{path}: {name} has {len(found)} rows, the table beside it {rows}")
+    found = read_npz(path, name)
+    if found.shape[:1] != (rows,):
+        raise DataError(f"{path}: {name} has the shape {found.shape}, the table beside it {rows} rows")
     return found
 
 
