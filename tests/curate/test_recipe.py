@@ -18,6 +18,7 @@ from binderclip.curate import (
     ScoreThreshold,
     ScoreTopFraction,
     parse_recipe,
+    read_concepts,
     read_recipe,
 )
 from binderclip.errors import UsageError
@@ -139,6 +140,11 @@ def test_no_recipe_and_no_preset(folder: Path) -> None:
         read_recipe("numberfree")
     with pytest.raises(UsageError, match=r"no recipe b\.toml; in \.: a\.toml"):
         read_recipe("b.toml")
+    (folder / "blanks.txt").write_text("cat \n\tred  dog\ncat\n \n")
+    assert read_concepts("blanks.txt") == ["cat", "red dog"]
+    balancer = METHODS["metaclip"](concepts="blanks.txt", t=1)
+    assert isinstance(balancer, MetadataBalancer)
+    assert balancer.matcher.match("a cat, a red dog") == [0, 1]
     (folder / "list.json").write_text('["a", 3]')
     with pytest.raises(UsageError, match="no list of texts"):
         parse_recipe({"stage": [{"name": "metaclip", "concepts": "list.json", "t": 1}]})
