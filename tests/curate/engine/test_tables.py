@@ -89,6 +89,20 @@ def test_a_damaged_shard_is_named_each_time(shards: Path, tmp_path: Path) -> Non
         assert [key for key, _ in done.report.skipped] == [str(bad)]
 
 
+def test_what_is_read_from_elsewhere_is_read_again(shards: Path, tmp_path: Path) -> None:
+    """Of a remote shard nothing is known that would tell whether it is still the one that columns were computed of."""
+    here, columns = tmp_path / "a.tar", tmp_path / "columns"
+    rule = [ScoreThreshold(column="aspect", maximum=99)]  # needs sizes, which are kept, of the pictures
+    for name in ("x-00.tar", "x-04.tar"):
+        here.write_bytes((shards / name).read_bytes())
+        want = CurationPipeline(rule).run(open_table(str(here))).selection
+        store = ColumnStore(columns)
+        table = open_table(f"pipe:cat {here}", store=store, allow_pipe=True)
+        assert CurationPipeline(rule).run(table, store=store).selection == want
+        assert len(want) > 0
+    assert not columns.exists()
+
+
 def datacomp(folder: Path, n: int = 40) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Two shards of metadata as DataComp has them; uids, scores and image features of all samples."""
     rng = np.random.default_rng(0)

@@ -169,4 +169,4 @@ def fill_column(shard: Shard, name: str, signals: Mapping[str, SampleSignal], st
         shard.columns[name] = signal(shard)
         return
     stamp = f"{shard.stamp}|{signal.version}"
-    shard.columns[name] = store.fetch(name, stamp, lambda: {name: signal(shard)})[name]
+    shard.columns[name] = store.fetch(name, stamp, lambda: {name: signal(shard)}, lasting=shard.lasting)[name]

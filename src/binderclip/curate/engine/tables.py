@@ -134,16 +134,18 @@ class TarTable:
 
     def load(self, id: str) -> Shard:
         """See `SampleTable`."""
-        stamp = _digest([id, _file_state(id)])
+        state = _file_state(id)
+        stamp, lasting = _digest([id, state]), bool(state)
         unread: list[Skipped] = []
-        columns = dict(self.store.fetch("texts", stamp, lambda: self._columns(id, unread)))
-        lost = self.store.fetch(
-            "skipped", stamp, lambda: {"key": [item.key for item in unread], "reason": [item.reason for item in unread]}
-        )
+        columns = dict(self.store.fetch("texts", stamp, lambda: self._columns(id, unread), lasting=lasting))
+        found = {"key": [item.key for item in unread], "reason": [item.reason for item in unread]}
+        lost = self.store.fetch("skipped", stamp, lambda: found, lasting=lasting)
         for key, reason in zip(_list(lost["key"]), _list(lost["reason"]), strict=True):
             self.dataset.skip(key, reason)
         names, texts = _list(columns.pop("name")), _list(columns.pop("texts"))
-        return _shard(id, names, texts, columns, _TarPictures(id), stamp)
+        shard = _shard(id, names, texts, columns, _TarPictures(id), stamp)
+        shard.lasting = lasting
+        return shard
 
     def _columns(self, id: str, unread: list[Skipped]) -> dict[str, ColumnValues]:
         samples: list[EncodedSample] = []
