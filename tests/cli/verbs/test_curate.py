@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -86,6 +87,17 @@ def test_the_model_scores_pairs(command: Command, tmp_path: Path) -> None:
     rows = pq.read_table(tmp_path / "curated" / "samples.parquet").to_pylist()
     best = sorted(rows, key=lambda row: -row["masked_clip_score"])[:19]
     assert {row["uid"] for row in best} == {row["uid"] for row in rows if row["kept"]}
+
+
+def test_a_model_is_asked_for_only_where_the_data_lack_a_column(command: Command, tmp_path: Path) -> None:
+    columns = {"uid": [f"{i:032x}" for i in range(9)], "text": ["a cat"] * 9, "clip_score": [i / 9 for i in range(9)]}
+    (tmp_path / "scored").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "scored" / "0.parquet")
+    words = ("curate", "scored", "--recipe", "datacomp-clip-score", "--model", "no-such-model")
+    found = command(*words, "--json").json()
+    assert found["kept"] == 2
+    done = command("curate", "scored", "--recipe", "number-free", "--model", "no-such-model")
+    assert (done.code, "no-such-model" in done.err) == (2, True), done.err
 
 
 def test_the_list_names_everything(command: Command) -> None:

@@ -16,7 +16,9 @@ from binderclip.curate import (
     Curated,
     CurationPipeline,
     CurationRecipe,
+    LateModel,
     check_kept_folder,
+    computed_columns,
     model_signals,
     open_table,
     write_decisions,
@@ -25,9 +27,8 @@ from binderclip.curate import (
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from binderclip.curate import SampleSignal
+    from binderclip.models import ImageTextModel
 
-MODEL_COLUMNS = {"image_embedding", "caption_embedding", "clip_score", "masked_clip_score"}
 Say = Callable[[str], None]
 
 
@@ -67,13 +68,18 @@ def curated(
     table = open_table(data, split, store=store, allow_pipe=allow_pipe)
     if shards:
         check_kept_folder(table, folder / "shards")
-    signals: dict[str, SampleSignal] = {}
-    if recipe.needs & MODEL_COLUMNS:
+
+    def loaded() -> ImageTextModel:
         from binderclip.models import load
 
         say("loading the model")
-        clip = load(model or recipe.model or "small", device=device, dtype=dtype)
-        signals = model_signals(clip, cleaner=CLEANERS[recipe.cleaner])
+        return load(model or recipe.model or "small", device=device, dtype=dtype)
+
+    late = LateModel(loaded)
+    signals = model_signals(late, cleaner=CLEANERS[recipe.cleaner])
+    asked = [name for id in table.ids[:1] for name in computed_columns(table.load(id), recipe.needs, signals)]
+    if any(hasattr(signals[name], "model") for name in asked):
+        late.open()  # what is wrong with it is said before the whole pool is read
     steps: dict[str, Callable[[int, int], None]] = {}
 
     def progress(doing: str, done: int, total: int) -> None:
