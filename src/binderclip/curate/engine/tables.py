@@ -80,7 +80,8 @@ class DatasetTable:
 
     def __init__(self, dataset: ImageTextDataset, rows: int = ROWS) -> None:
         self.dataset, self.rows = dataset, rows
-        self.ids: Sequence[str] = [str(start) for start in range(0, len(dataset), rows)]
+        self._starts = {f"samples from {start}": start for start in range(0, len(dataset), rows)}
+        self.ids: Sequence[str] = list(self._starts)
         self._stamps: dict[str, str] = {}
 
     @property
@@ -90,7 +91,7 @@ class DatasetTable:
 
     def load(self, id: str) -> Shard:
         """See `SampleTable`."""
-        start = int(id)
+        start = self._starts[id]
         part = self.dataset.subset(range(start, min(start + self.rows, len(self.dataset))))
         columns = {name: as_column(values) for name, values in part.attributes.items() if name != "captions"}
         columns |= {"label": part.column("label"), "source": part.sources}
@@ -138,7 +139,7 @@ class TarTable:
         stamp, lasting = _digest([id, state]), bool(state)
         unread: list[Skipped] = []
         columns = dict(self.store.fetch("texts", stamp, lambda: self._columns(id, unread), lasting=lasting))
-        found = {"key": [item.key for item in unread], "reason": [item.reason for item in unread]}
+        found: dict[str, ColumnValues] = {name: [getattr(item, name) for item in unread] for name in ("key", "reason")}
         lost = self.store.fetch("skipped", stamp, lambda: found, lasting=lasting)
         for key, reason in zip(_list(lost["key"]), _list(lost["reason"]), strict=True):
             self.dataset.skip(key, reason)
