@@ -14,8 +14,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.segment.maps import unit_range
 from binderclip.segment.metrics import mask_iou
-from binderclip.segment.parts.context import unit_range
 from binderclip.segment.promptable import Prompts, predict_masks
 from binderclip.segment.task.candidates import CandidateMasks, Look, Rectangle
 from binderclip.segment.task.choosing import cutouts
