@@ -80,7 +80,7 @@ def draw(table: Table, figure: Figure) -> None:
     upper, lower = left.subplots(2)
     dots(upper, table, NAME, SAYING)
     dots(lower, table, "Fw", (*MASKED, *TRIVIAL, BEST_CLICK))
-    for ax, label in ((upper, NAME), (lower, "weighted F")):
+    for ax, label in ((upper, "right"), (lower, "weighted F")):
         ax.tick_params(axis="x", rotation=40, labelsize=6)
         ax.set_ylabel(label)
     (model, segmenter), found = models(), hidden_animals(table.rows[0].seed, SCENES, CAMOUFLAGE)
