@@ -264,7 +264,8 @@ def _iou_of(name: str, setting: str) -> Any:
 STUDY = Study(
     paper="p101",
     claim="Labels of 3-D Gaussians in closed form, from the blending weights in the pixels of 2-D masks, are as good "
-    "as those of gradient descent through the renderer and come far faster; a background bias makes them robust to noisy masks.",
+    "as those of gradient descent through the renderer and come far faster; a background bias makes "
+    "them robust to noisy masks.",
     protocol=f"Scenes of {OBJECTS} objects of {EACH} Gaussians on a ground of {GROUND}, {VIEWS} views of {SIDE} px "
     f"with masks, {UNSEEN} without. Masks are true, or have false positives (each object grown by 1 or 2 px, two "
     "blobs of a wrong label), and a fifth of the views have none. Gradient descent: Adam, "
