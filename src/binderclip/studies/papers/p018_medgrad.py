@@ -32,6 +32,7 @@ from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
+from binderclip.studies.protocols.random_maps import random_maps
 from binderclip.studies.protocols.scene_attention import DENSITY, LOOKS
 
 if TYPE_CHECKING:
@@ -184,8 +185,7 @@ def _on_scenes(seed: int) -> list[Row]:
     for target, what in targets.items():
         maps = {n: a.maps() for n, a in attribute_all(tuned, found.images, what, methods=METHODS | OTHERS).items()}
         for name in RANDOM:
-            coarse = torch.rand(TEST, 1, *tuned.image_tower.grid, generator=generator)
-            maps[name] = F.interpolate(coarse, size=(SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0]
+            maps[name] = random_maps(TEST, SIZE, generator, cells=tuned.image_tower.grid[0])
         rows += [row for name, each in maps.items() for row in _localised(name, each, masks, target)]
         short = _margin(rows_of, own[:DELETED]) if target == MARGIN else what[:DELETED]
         chosen = {name: maps[name] for name in (*METHODS, *RANDOM)}

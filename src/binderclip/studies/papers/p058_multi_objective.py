@@ -27,6 +27,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.clothing import clothing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,15 +48,8 @@ ORDERS = (*(float(order) for order in range(2, 25)), 28.0, 32.0, 40.0, 48.0, 63.
 @lru_cache(maxsize=1)
 def fashion() -> dict[str, tuple[Tensor, Tensor]]:
     """Flat pictures in [0, 1] and labels of the training and test part."""
-    from binderclip.data import load_data
-
-    found = {}
-    for split, count in (("train", TRAIN), ("test", TEST)):
-        data = load_data("fashion-mnist", split=split)
-        pixels = np.stack([np.asarray(data[i].image.convert("L")) for i in range(count)])
-        labels = torch.tensor([int(label) for label in data.labels[:count]])
-        found[split] = (torch.from_numpy(pixels).flatten(1).float() / 255, labels)
-    return found
+    parts = {split: clothing(split, count) for split, count in (("train", TRAIN), ("test", TEST))}
+    return {split: (images.flatten(1), labels) for split, (images, labels) in parts.items()}
 
 
 def shared_out(labels: Tensor, seed: int) -> list[Tensor]:

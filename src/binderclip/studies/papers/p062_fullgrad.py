@@ -26,6 +26,7 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.protocols.clothing import clothing, standardised
 from binderclip.studies.protocols.photo_classifier import photo_classifier
 
 if TYPE_CHECKING:
@@ -57,15 +58,8 @@ def _scenes(seed: int, side: int, count: int) -> Any:
 @lru_cache(maxsize=1)
 def _clothing() -> dict[str, tuple[Tensor, Tensor]]:
     """Fashion-MNIST with mean 0 and deviation 1, the first pictures of both parts."""
-    from binderclip.data import load_data
-
-    parts = {}
-    for split, count in (("train", 4 * TRAIN), ("test", 3 * TEST)):
-        data = load_data("fashion-mnist", split).subset(np.arange(count))
-        pixels, kept = data.pixels(28, mode="RGB")
-        labels = torch.as_tensor(np.asarray(kept.labels)).long()
-        parts[split] = ((pixels[:, :1].float() / 255 - 0.2860) / 0.3530, labels)
-    return parts
+    parts = {split: clothing(split, count) for split, count in (("train", 4 * TRAIN), ("test", 3 * TEST))}
+    return {split: (standardised(images), labels) for split, (images, labels) in parts.items()}
 
 
 def _network() -> nn.Module:

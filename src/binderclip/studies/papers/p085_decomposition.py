@@ -32,6 +32,7 @@ from binderclip.studies.protocols.biased_scenes import class_pairs
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.few_shot_sets import CLIP_ART
 from binderclip.studies.protocols.head_removal import head_removal
+from binderclip.studies.protocols.random_maps import random_maps
 from binderclip.studies.protocols.scene_attention import LOOKS, attention_rows
 
 if TYPE_CHECKING:
@@ -204,8 +205,7 @@ def _foreground(seed: int) -> list[Row]:
     found = _scenes(seed)
     masks = found.visible[:, 0]
     heats = _heats(found)
-    coarse = torch.rand(len(masks), 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-    heats[RANDOM] = F.interpolate(coarse, size=masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    heats[RANDOM] = random_maps(SCENES, SIZE, seed, cells=8)
     rows = [Row(IOU, name, _iou(heat > heat.mean(dim=(1, 2), keepdim=True), masks)) for name, heat in heats.items()]
     rows.append(Row(IOU, BEST_CAM, max(row.value for row in rows if row.method.startswith("Grad-CAM"))))
     return [*rows, Row(IOU, "the whole picture", _iou(torch.ones_like(masks), masks))]
