@@ -20,6 +20,7 @@ from binderclip.curate import (
     CurationPipeline,
     KeepRule,
     MaskedTextScore,
+    SampleSignal,
     ScoreThreshold,
     ScoreTopFraction,
     strip_numbers,
@@ -101,7 +102,7 @@ def selections(seed: int) -> tuple[dict[str, Int[np.ndarray, "K"]], Float[Tensor
     pool, root = pool_of(seed), Path(_cache().name)
     table = MemoryTable(pool.captions, {"embedding": _plain()[2]})
     texts = CaptionEmbedding(bundled(), root=root)
-    signals = {
+    signals: dict[str, SampleSignal] = {
         "caption_embedding": texts,
         RAW: ClipScore("embedding", name=RAW),
         MASKED: MaskedTextScore(bundled(), image="embedding", root=root, name=MASKED),
