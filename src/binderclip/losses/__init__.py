@@ -45,6 +45,13 @@ if TYPE_CHECKING:
         SVLSLoss,
     )
     from binderclip.losses.dense.neighbor_prior import neighbor_prior
+    from binderclip.losses.distribution.sliced_wasserstein import (
+        AugmentedSlicedWasserstein,
+        GeneralizedSlicedWasserstein,
+        MaxSlicedWasserstein,
+        SlicedWasserstein,
+        sliced_wasserstein,
+    )
     from binderclip.losses.gradient.alignment import GradientAlignmentLoss, class_gradients
     from binderclip.losses.gradient.flow import GradientFlowPenalty, gradient_flow, unroll
     from binderclip.losses.ranking import PairwiseRankLoss
@@ -54,6 +61,7 @@ __all__ = [
     "SIMILARITIES",
     "AlignmentScale",
     "ArcLength",
+    "AugmentedSlicedWasserstein",
     "ContrastiveLoss",
     "Cosine",
     "DenseLoss",
@@ -63,6 +71,7 @@ __all__ = [
     "EntailmentCone",
     "Euclidean",
     "FocalLoss",
+    "GeneralizedSlicedWasserstein",
     "GradientAlignmentLoss",
     "GradientFlowPenalty",
     "Inner",
@@ -71,6 +80,7 @@ __all__ = [
     "LorentzInner",
     "LossOutput",
     "MarginLabelSmoothingLoss",
+    "MaxSlicedWasserstein",
     "NACLLoss",
     "NeighborPenaltyLoss",
     "Pair",
@@ -79,6 +89,7 @@ __all__ = [
     "SameKey",
     "Similarity",
     "SimilarityDistill",
+    "SlicedWasserstein",
     "SoftTargetContrastive",
     "SquaredEuclidean",
     "SquaredLorentz",
@@ -95,6 +106,7 @@ __all__ = [
     "neighbor_prior",
     "siglip",
     "sigmoid_loss",
+    "sliced_wasserstein",
     "unroll",
 ]
 
