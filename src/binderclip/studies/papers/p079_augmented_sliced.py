@@ -187,10 +187,10 @@ STUDY = Study(
     "directions; h is linear and learns from a cold start, 200 steps at 5e-3 with lambda 0.1; logarithm of the ratio. "
     f"Flow: {POINTS} normal samples in the plane descend the distance to as many of 25 Gaussians, a Swiss roll or a "
     f"circle, {STEPS} steps of Adam at {RATE}, fresh directions at each; logarithm of the exact 2-Wasserstein distance "
-    f"by assignment, mean of {LOOKS} looks; h is an MLP with 5 steps at 1e-3 and lambda 0.5 at every call, as the paper "
-    "has them. The settings of h are the best of four in each measurement on pilot seeds (in the flow a linear h was "
-    "worse); a sliced distance has none, and the rate of the flow is shared. The first pilot annealed that rate, and "
-    "then all flows arrived.",
+    f"by assignment, mean of {LOOKS} looks; h is an MLP with 5 steps at 1e-3 and lambda 0.5 at every call, as the "
+    "paper has them. The settings of h are the best of four in each measurement on pilot seeds (in the flow a linear h "
+    "was worse); a sliced distance has none, and the rate of the flow is shared. The first pilot annealed that rate, "
+    "and then all flows arrived.",
     baseline="The sliced distance with as many directions; h that never learns.",
     lower_bound="Max-sliced, the worst of the others. h at random stands in the null's place.",
     upper_bound="",
