@@ -100,19 +100,23 @@ class Towers(nn.Module):
 
     Args:
         seed: of the weights.
-        final_norm: normalise before the last layer, which ties the length of an embedding down, as CLIP does.
+        unit: make the last weights so large that embeddings start with a mean square of 1 a coordinate, about as CLIP's
+            do; lengths matter where geometries differ.
     """
 
-    def __init__(self, seed: int, *, final_norm: bool = False) -> None:
+    def __init__(self, seed: int, *, unit: bool = False) -> None:
         super().__init__()
         torch.manual_seed(seed)
 
         def tower(width: int) -> nn.Sequential:
-            last = nn.LayerNorm(WIDTH) if final_norm else nn.Identity()
-            return nn.Sequential(nn.Linear(width, WIDTH), nn.GELU(), last, nn.Linear(WIDTH, EMBED, bias=False))
+            return nn.Sequential(nn.Linear(width, WIDTH), nn.GELU(), nn.Linear(WIDTH, EMBED, bias=False))
 
         self.image = tower(training().pictures.shape[1])
         self.text = tower(training().words.shape[1])
+        if unit:
+            with torch.no_grad():
+                for side, embedded in zip((self.image, self.text), self.embed(training()), strict=True):
+                    side[-1].weight.div_(embedded.square().mean().sqrt())  # type: ignore[operator, union-attr]
 
     @torch.no_grad()
     def embed(self, pairs: CaptionedPictures) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N E"]]:
@@ -127,7 +131,7 @@ def train_towers(
     steps: int,
     batch: int,
     rate: float = RATE,
-    final_norm: bool = False,
+    unit: bool = False,
     watch: Callable[[int, ContrastiveLoss, Tensor, Tensor], None] | None = None,
 ) -> tuple[Towers, ContrastiveLoss]:
     """Train by a loss; start and batches come from the seed and are the same for every loss.
@@ -138,12 +142,12 @@ def train_towers(
         steps: of AdamW, with a cosine schedule; 0 leaves the towers as they start.
         batch: pairs a step.
         rate: peak learning rate.
-        final_norm: of the towers.
+        unit: of the towers.
         watch: called with the step, the loss and the embeddings of the batch, before each backward.
     """
     from binderclip.fit import fit
 
-    towers, loss, pairs = Towers(seed, final_norm=final_norm), make(), training()
+    towers, loss, pairs = Towers(seed, unit=unit), make(), training()
     generator = torch.Generator().manual_seed(seed)
     count = 0
 
