@@ -1,4 +1,4 @@
-"""p057 and p079: every way that a verdict can turn, on made-up rows, and what its parts measure."""
+"""p057, p079 and p153: every way that a verdict can turn, on made-up rows, and what its parts measure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from binderclip.losses import SquaredEuclidean
 from binderclip.studies import Row, Table
 from binderclip.studies.papers import p057_macl as adaptive
 from binderclip.studies.papers import p079_augmented_sliced as sliced
+from binderclip.studies.papers import p153_geometries as geometries
 from binderclip.studies.protocols import contrastive_towers as towers
 
 
@@ -64,6 +66,26 @@ def test_p057_stands_on_the_mean_of_accuracy_and_recall(fails):
     fails("p057", made_adaptive(plain=0.95), "essential met", ["that of InfoNCE"])
 
 
+def made_geometries(accuracy=0.6, plain=0.5, cones=0.6, outside=0.8, longer=-0.7, recall=0.6):
+    own = {geometries.SQUARED: accuracy, geometries.PLAIN: plain, geometries.CONES: cones}
+    rows = [Row(geometries.ACCURACY, name, own.get(name, 0.6)) for name in geometries.METHODS]
+    rows += [Row(geometries.RECALL, name, recall if name == geometries.SQUARED else 0.6) for name in geometries.METHODS]
+    for name, angle, length in ((geometries.SQUARED, 1.6, -0.5), (geometries.CONES, outside, longer)):
+        rows += [Row(geometries.OUTSIDE, name, angle), Row(geometries.LENGTHS, name, length)]
+    return Table(rows)
+
+
+def test_p153_stands_on_accuracy_and_on_cones(fails):
+    fails("p153", made_geometries(), "all met", [])
+    fails("p153", made_geometries(accuracy=0.58), "not met", ["squared distances are at most"])
+    fails("p153", made_geometries(plain=0.61), "not met", ["and above plain"])
+    fails("p153", made_geometries(outside=1.7), "not met", ["cones bring pictures"])
+    fails("p153", made_geometries(longer=-0.05), "not met", ["with cones texts", "more so"])
+    fails("p153", made_geometries(longer=-0.4), "essential met", ["more so"])
+    fails("p153", made_geometries(recall=0.5), "essential met", ["recall at 5"])
+    fails("p153", made_geometries(cones=0.5), "essential met", ["with cones the accuracy"])
+
+
 @pytest.fixture
 def few_pictures(monkeypatch: pytest.MonkeyPatch):
     """Random features of pictures that show what their captions say, in place of the clip art."""
@@ -81,10 +103,13 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch):
     towers._named.cache_clear()
 
 
-@pytest.mark.parametrize("name", adaptive.METHODS)
-def test_towers_learn_by_every_loss_of_p057(few_pictures, name):
-    model, loss = towers.train_towers(adaptive.LOSSES[name], 0, steps=80, batch=48)
-    new, _ = towers.train_towers(adaptive.LOSSES[name], 0, steps=0, batch=48)
+TRAINED = {**adaptive.LOSSES, **geometries.LOSSES}
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name != geometries.UNTRAINED])
+def test_towers_learn_by_every_loss(few_pictures, name):
+    model, loss = towers.train_towers(TRAINED[name], 0, steps=120, batch=48, rate=3e-3, unit=True)
+    new, _ = towers.train_towers(TRAINED[name], 0, steps=0, batch=48, unit=True)
     assert towers.accuracy(new, loss.similarity) < 0.3
     assert towers.accuracy(model, loss.similarity) > 0.8
     assert towers.recall(model, loss.similarity) > 0.9
@@ -107,3 +132,22 @@ def test_p057_pulls_are_one_for_macl_and_one_minus_p_for_info_nce(few_pictures, 
         found = sum(watch.pulls) / len(watch.pulls)
         wanted = expected if expected is not None else sum(probabilities) / len(probabilities)
         assert found == pytest.approx(wanted, abs=1e-5)
+
+
+def test_embeddings_start_with_a_mean_square_of_one(few_pictures):
+    for embedded in towers.Towers(0, unit=True).embed(few_pictures):
+        assert float(embedded.square().mean()) == pytest.approx(1.0, abs=1e-4)
+    assert float(towers.Towers(0).embed(few_pictures)[0].square().mean()) < 0.1
+
+
+@pytest.mark.parametrize(("factor", "outside", "longer"), [(2.0, 0.0, -np.log(2)), (0.5, np.pi, np.log(2))])
+def test_p153_measures_angles_outside_of_cones(few_pictures, monkeypatch, factor, outside, longer):
+    model = towers.Towers(0)
+    model.image = model.text = torch.nn.Identity()
+    pairs = few_pictures._replace(pictures=factor * few_pictures.words)
+    monkeypatch.setattr(towers, "held_out", lambda: pairs)
+    found = geometries.cones(model, SquaredEuclidean(1.0))
+    # captions have length 1, so the half-angle is arcsin 0.1
+    expected = max(0.0, outside - np.arcsin(0.1))
+    assert found[0] == pytest.approx(expected, abs=2e-3)
+    assert found[1] == pytest.approx(longer, abs=1e-5)
