@@ -259,7 +259,11 @@ def test_no_text_on_a_page_reads_a_file_of_this_machine(
 
 def test_no_setting_of_a_recipe_reads_a_folder_of_this_machine(client: Any, tmp_path: Path) -> None:
     for named in (str(tmp_path), f"pipe:touch {tmp_path}/made #.tar"):
-        assert "was not opened on" in client.run("Train", other=f"stage.data=[{named!r}]"), named
+        for setting in (f"stage.data=[{named!r}]", f"model={named!r}"):
+            assert "was not opened on" in client.run("Train", other=setting), setting
+    (tmp_path / "mine.toml").write_text("")
+    assert "is not in the list of choices" in client.run("Train", recipe=str(tmp_path / "mine.toml"))
+    (tmp_path / "mine.toml").unlink()
     assert list(tmp_path.iterdir()) == []
 
 
