@@ -238,7 +238,7 @@ def run_of(tmp_path: Path) -> Any:
     shelf, sessions = ModelShelf(), Sessions(tmp_path / "sessions")
 
     def made(model: str = "small", folders: Sequence[Path] = ()) -> Run:
-        bench = Bench(model=None, jobs=JobQueue(), sessions=sessions, models=shelf, folders=folders)
+        bench = Bench(model=None, jobs=JobQueue(), clicks=JobQueue(), sessions=sessions, models=shelf, folders=folders)
         folder = tmp_path / "page" / secrets.token_hex(4)
         folder.mkdir(parents=True)
         return Run(bench, WorkbenchJob(lambda job: None, "", ""), model, folder)

@@ -80,6 +80,19 @@ def test_results_go_with_their_page_and_uploads_with_the_last_one(sessions: Sess
     assert sessions.closed("no such", "q") is None
 
 
+def test_a_closed_page_gets_no_new_results_until_it_is_opened_again(sessions: Sessions) -> None:
+    mine = sessions.new()
+    for page in "pq":
+        sessions.opened(mine, page)
+    remove(sessions.closed(mine, "p"))
+    with pytest.raises(UsageError, match="load it again"):
+        sessions.new_results(mine, "p", "click")
+    assert not list(sessions.folder(mine).glob("results/p*"))
+    assert sessions.new_results(mine, "q", "click").is_dir()
+    sessions.opened(mine, "p")
+    assert sessions.new_results(mine, "p", "click").is_dir()
+
+
 def test_a_session_that_never_opened_a_page_is_swept_away(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
     old, open_one = sessions.new(), sessions.new()
     sessions.opened(open_one, "p")

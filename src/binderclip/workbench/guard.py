@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
@@ -61,13 +61,15 @@ class Guard:
 
     Args:
         inside: what is guarded.
-        sessions: of the server. jobs: stopped when their page is closed.
+        sessions: of the server. queues: of runs and clicks, which are stopped when their page is closed.
         port: where the server listens; the names it goes by are 127.0.0.1 and localhost.
         key: the secret in the link that the command printed.
     """
 
-    def __init__(self, inside: Application, *, sessions: Sessions, jobs: JobQueue, port: int, key: str) -> None:
-        self.inside, self.sessions, self.jobs, self.key = inside, sessions, jobs, key
+    def __init__(
+        self, inside: Application, *, sessions: Sessions, queues: Sequence[JobQueue], port: int, key: str
+    ) -> None:
+        self.inside, self.sessions, self.queues, self.key = inside, sessions, tuple(queues), key
         self.hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
         self.origins = {f"http://{host}" for host in self.hosts}
         # Cookies know no ports: two servers on one machine need two names.
@@ -178,13 +180,17 @@ class Guard:
         await asyncio.sleep(GRACE)
         if self._open[page] > 0:
             return
-        self.jobs.stop_all(session=session, page=page)
         end = asyncio.get_running_loop().time() + ENDS
-        # A run that is at its end still writes: what it wrote after its folder went would stay.
-        while self.jobs.busy(session, page) and asyncio.get_running_loop().time() < end:
+        # A run that is at its end still writes: what it wrote after its folder went would stay. Gradio may hand over
+        # meanwhile what it had in line.
+        while asyncio.get_running_loop().time() < end:
+            for queue in self.queues:
+                queue.stop_all(session=session, page=page)
+            if not any(queue.busy(session, page) for queue in self.queues):
+                break
             await asyncio.sleep(0.05)
-        if self._open[page] > 0:
-            return
+            if self._open[page] > 0:
+                return
         # From here to the lock inside nothing else is served: a page that comes back finds either all or nothing.
         rubbish = self.sessions.closed(session, page)
         self._pages.pop(page, None)
