@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from binderclip.errors import UsageError
 from binderclip.workbench import sessions as module
@@ -132,6 +134,24 @@ def test_what_one_session_stores_is_limited(sessions: Sessions, monkeypatch: pyt
 )
 def test_names_of_files_lead_nowhere(given: str, kept: str) -> None:
     assert plain_name(given) == kept
+
+
+@given(st.text(st.characters(codec="utf-8") | st.sampled_from(" ./\\-\t\0:\u202e\xa0"), max_size=300))
+@example(" ..")
+@example(". ./")
+@example("- .")
+@example("\t.. ")
+@example(". " * 200 + ".x")
+@example("x" * 159 + " ..  ")
+def test_no_name_is_a_folder_hidden_or_an_option(given: str) -> None:
+    kept = plain_name(given)
+    assert kept not in ("", ".", "..")
+    assert kept[0] not in ".- "
+    assert kept == kept.strip()
+    assert not set(kept) & set('/\\<>:"|?*\0\n')
+    assert kept.isprintable()
+    assert len(os.fsencode(kept)) <= module.MOST_STEM + 1 + module.MOST_SUFFIX
+    assert plain_name(kept) == kept
 
 
 @pytest.mark.parametrize("letter", ["x", "ü", "日", "🖼"])

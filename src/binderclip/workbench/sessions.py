@@ -178,10 +178,12 @@ def remove(place: Path | None) -> None:
 def plain_name(name: str) -> str:
     """The last part of a file's name without what could lead elsewhere or start an option; never empty."""
     last = re.split(r"[/\\]", name)[-1]
-    kept = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in last).lstrip(".-").strip()
+    kept = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in last)
+    kept = re.sub(r"^[.\-\s]+", "", kept).rstrip()
     stem, dot, suffix = kept.rpartition(".")
     kept = f"{_cut(stem, MOST_STEM)}{dot}{_cut(suffix, MOST_SUFFIX)}" if stem else _cut(kept, MOST_STEM)
-    return kept or "picture"
+    # Cutting has left white space behind, or nothing.
+    return kept.rstrip() or "picture"
 
 
 def _cut(text: str, most: int) -> str:
