@@ -13,7 +13,6 @@ from PIL import Image
 
 from binderclip.errors import UsageError
 
-
 MASK = "a[download='mask.png']"
 
 

@@ -11,28 +11,23 @@ import asyncio
 import hmac
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 from binderclip.documents import parse_json
 from binderclip.errors import BinderclipError
+from binderclip.workbench.answers import AnswerStreams, Application, Receive, Send
 from binderclip.workbench.jobs import JobQueue
 from binderclip.workbench.sessions import Sessions, remove
 from binderclip.workbench.uploads import UploadTooLarge, receive_upload
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-Application = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
-
 API = "/gradio_api"
 FREE = ("/static/", "/assets/", "/svelte/", "/favicon.ico", "/manifest.json", "/robots.txt", "/pwa_icon")
 """What holds nothing of anybody: Gradio's own scripts and styles."""
-READ = frozenset(
-    {"/", "/config", "/theme.css", f"{API}/theme.css", f"{API}/app_id", f"{API}/startup-events", f"{API}/queue/data"}
-)
+READ = frozenset({"/", "/config", "/theme.css", f"{API}/theme.css", f"{API}/app_id", f"{API}/startup-events"})
 FILE, HEARTBEAT, PROGRESS = f"{API}/file=", f"{API}/heartbeat/", f"{API}/upload_progress"
-UPLOAD, JOIN = f"{API}/upload", f"{API}/queue/join"
+UPLOAD, JOIN, ANSWERS = f"{API}/upload", f"{API}/queue/join", f"{API}/queue/data"
 WRITE = frozenset({UPLOAD, JOIN, f"{API}/cancel", f"{API}/reset"})
 MOST_BODY = 8 * 2**20
 """Bytes of a request that is no upload."""
@@ -77,6 +72,7 @@ class Guard:
         self._pages: dict[str, str] = {}
         self._open: Counter[str] = Counter()
         self._leaving: set[asyncio.Task[None]] = set()
+        self._answers = AnswerStreams(inside)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -137,6 +133,7 @@ class Guard:
         headers = [pair for pair in scope["headers"] if pair[0] != SESSION_HEADER.encode()]
         scope = {**scope, "headers": [*headers, (SESSION_HEADER.encode(), session.encode())]}
         if method in ("GET", "HEAD"):
+            pages = _query_pages(scope)
             if path == "/" and b"key=" in scope.get("query_string", b""):
                 await _answer(send, 303, "", [("location", "/")])
             elif path.startswith(FILE):
@@ -146,8 +143,10 @@ class Guard:
             elif path == PROGRESS:
                 # The upload is one request; nothing is told of it before it is over.
                 await _answer(send, 200, _DONE, [("content-type", "text/event-stream")])
-            elif path in READ and all(self._own_page(page, session) for page in _query_pages(scope)):
+            elif path in READ and all(self._own_page(page, session) for page in pages):
                 await self.inside(scope, receive, send)
+            elif path == ANSWERS and pages and all(self._own_page(page, session) for page in pages):
+                await self._answers.serve(scope, receive, send, pages[0])
             else:
                 await _answer(send, 404, "there is nothing here")
         elif method == "POST" and path in WRITE:
@@ -240,6 +239,8 @@ class Guard:
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
+        if path == JOIN:
+            await self._answers.free(page)
         await self.inside(scope, again, send)
 
     def _may_name(self, found: tuple[str, Any], session: str) -> bool:

@@ -241,6 +241,10 @@ class Bench:
         async def stream(request: gr.Request, model: str, *values: Any) -> AsyncIterator[list[Any]]:
             session, page = self.session(request), str(request.session_hash)
             same: list[Any] = [gr.skip()] * count
+            if (session, page) in running:
+                # The second press of a double click.
+                yield [gr.skip()] * (5 + count)
+                return
             cleared = same if keep else [None] * count
             try:
                 if not (model or "").strip():
@@ -299,7 +303,8 @@ class Bench:
             show_progress="hidden",
             concurrency_limit=None,
             api_visibility="private",
-            trigger_mode="once",
+            # "once" would leave out a press that comes after the last line of a run, before its event is over.
+            trigger_mode="multiple",
         )
         controls.stop.click(stop, None, None, show_progress="hidden", concurrency_limit=None, api_visibility="private")
 
