@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +157,7 @@ def distill(
     *,
     teacher: str,
     weight: float = 1.0,
-    kind: str = "cosine",
+    kind: Literal["cosine", "mse"] = "cosine",
     image: bool = True,
     text: bool = True,
 ) -> EmbeddingDistill:
@@ -193,7 +193,7 @@ def distill(
         for side, column in sides.items()
         if context.columns[column].shape[1] != width
     }
-    return EmbeddingDistill(weight, pairs=sides, kind=kind, projections=projections)  # type: ignore[arg-type]
+    return EmbeddingDistill(weight, pairs=sides, kind=kind, projections=projections)
 
 
 def _teacher_images(teacher: Any, images: Tensor | None) -> Tensor:
