@@ -29,4 +29,4 @@ def test_outlines_are_one_cell_wide_and_inside() -> None:
     found = outlined(instances)
     assert (found == 2).sum() == 18 + 3  # the ring of 5 x 6 around both, and three between
     assert ((found == 2) <= (instances >= 0)).all()
-    assert found[3, 2] == 0 and found[3, 5] == 1 and found[0, 0] == -1
+    assert (found[3, 2], found[3, 5], found[0, 0]) == (0, 1, -1)
