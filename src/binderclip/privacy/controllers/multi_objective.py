@@ -81,7 +81,7 @@ class MultiObjectiveClip(Controller):
             best C does not depend on c0.
         step: "linear", as published; "log" (not the paper's): C is multiplied by `exp(-lr_c s)`, s the slope over the
             sum of the sizes of its three parts (model, noise, excess), so in [-1, 1]. It comes to rest where the linear
-            step does, and gets there from a small c0 as well, where the slope in C is too flat to move it.
+            step does, and leaves a small c0 as fast as a large one.
         account_for_statistics: False releases them without noise, as if they were public; the optimizer warns.
 
     Attributes:
