@@ -162,8 +162,17 @@ def _packed(folder: Path, path: Path) -> Path:
 
 
 def _figures(result: RunResult) -> str:
-    rows = [(name, float(value)) for name, value in result.figures.items()]
-    return table(("Held out", "Value"), rows, f"{result.recipe.name}, {result.seconds:.0f} s") if rows else ""
+    from binderclip.train.engine.evaluator import short_names, split_figure
+
+    named = [(*split_figure(name), float(value)) for name, value in result.figures.items()]
+    short = short_names({data for data, _, _ in named})
+    rows = [
+        (short[data], measure.replace("/", ", ").replace("_", " "), int(value) if measure == "count" else value)
+        for data, measure, value in named
+    ]
+    return (
+        table(("Held out", "Measure", "Value"), rows, f"{result.recipe.name}, {result.seconds:.0f} s") if rows else ""
+    )
 
 
 def _again(name: str, device: str, data: str, own: list[str], changes: list[str]) -> Equivalent:
