@@ -6,12 +6,16 @@ settings are checked from the signature before anything is built, so a typing er
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -111,16 +115,67 @@ def build_part(
     """Build a part; `arguments` go first.
 
     Raises:
-        UsageError: as `check_part`; also where the constructor refuses a value.
+        UsageError: as `check_part`; also where a value is not of the kind that the constructor's annotation says, or
+            the constructor refuses it.
     """
     check_part(part, methods, what, given=len(arguments))
     settings = {} if isinstance(part, str) else {key: value for key, value in part.items() if key != "name"}
+    kinds = _annotations(methods[part_name(part)])
+    for key, value in settings.items():
+        if not _is_kind(value, kind := kinds.get(key, Any)):
+            raise UsageError(f"{what} {part_name(part)!r}: {key} is {brief(value)}; it is {_kind_name(kind)}")
     try:
         return methods[part_name(part)](*arguments, **settings)
     except (TypeError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{what} {part_name(part)!r}: {error}") from error
+
+
+_NUMBERS: dict[Any, tuple[type, str]] = {int: (Integral, "a whole number"), float: (Real, "a number")}
+_PLAIN: dict[Any, str] = {str: "a text", bool: "true or false", type(None): "left out"}
+
+
+def _annotations(method: Callable[..., Any]) -> dict[str, Any]:
+    """The annotation of each argument; of none where a name in them is known to type checkers alone."""
+    plain = inspect.isclass(method) and not dataclasses.is_dataclass(method)
+    try:
+        return typing.get_type_hints(method.__init__ if plain else method)
+    except (NameError, TypeError):
+        return {}
+
+
+def _is_kind(value: Any, kind: Any) -> bool:
+    """Whether a value is a number, text, truth value or list as annotated; all else is left to the constructor."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_kind(value, one) for one in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if kind in _NUMBERS:
+        return isinstance(value, _NUMBERS[kind][0]) and not isinstance(value, bool)
+    if kind in _PLAIN:
+        return isinstance(value, kind)
+    if origin in (list, tuple, Sequence) and inner:
+        each = inner if origin is tuple and inner[-1] is not ... else inner[:1] * len(value) if _is_list(value) else ()
+        return _is_list(value) and len(value) == len(each) and all(map(_is_kind, value, each))
+    return True
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _kind_name(kind: Any) -> str:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(_kind_name, inner)))
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(repr, inner))}"
+    if origin in (list, tuple, Sequence):
+        each = dict.fromkeys(_kind_name(one) for one in inner if one is not ...)
+        return f"a list, each of it {' or '.join(each)}"
+    return _PLAIN.get(kind) or _NUMBERS.get(kind, (None, "something else"))[1]
 
 
 # No entry of a recipe stands half as deep; beyond it copies and checks, which call themselves, would run out of stack.

@@ -110,6 +110,19 @@ def test_empty_pools_and_stages_that_drop_everything(shards: int) -> None:
     )
 
 
+def test_errors_name_the_shard_where_there_are_several() -> None:
+    for rule, said in (
+        (Membership(member="language", values=["en"]), "languages of captions are not computed here"),
+        (ScoreThreshold(column="ocr_words", maximum=0), "text in pictures is not read here"),
+        (OnePerGroup(group="picture_group"), "picture_group is computed from pictures, and there are none"),
+        (ScoreThreshold(column="scor", minimum=0), "there is no column 'scor': did you mean 'score'"),
+    ):
+        with pytest.raises(UsageError, match=f"^{said}"):
+            curated([rule])
+        with pytest.raises(UsageError, match=f"^0: {said}"):
+            curated([rule], ListTable(COLUMNS, NAMES, 3))
+
+
 def test_samples_without_a_score_are_dropped() -> None:
     columns = {"score": np.array([1.0, np.nan, 0.5, np.nan])}
     table = ListTable(columns, list("abcd"), 2)

@@ -18,6 +18,7 @@ from binderclip.curate import (
     ScoreThreshold,
     ScoreTopFraction,
     parse_recipe,
+    read_concepts,
     read_recipe,
 )
 from binderclip.errors import UsageError
@@ -105,7 +106,22 @@ def test_the_basic_filter_is_datacomps() -> None:
         ({"stage": [{"name": "treshold"}]}, "did you mean 'threshold'"),
         ({"stage": [{"name": "threshold", "column": "x", "minimun": 1}]}, "did you mean 'minimum'"),
         ({"stage": [{"name": "threshold", "column": "x"}]}, "needs minimum, maximum or both"),
-        ({"stage": [{"name": "top-fraction", "column": "x", "fraction": "a"}]}, "stage 0"),
+        ({"stage": [{"name": "top-fraction", "column": "x", "fraction": "a"}]}, "fraction is 'a'; it is a number"),
+        ({"stage": [{"name": "top-fraction", "column": "x", "fraction": True}]}, "fraction is True; it is a number"),
+        (
+            {"stage": [{"name": "cluster-pruning", "k": 3.5}]},
+            "stage 0: rule 'cluster-pruning': k is 3.5; it is a whole",
+        ),
+        ({"stage": [{"name": "cap-per-group", "group": "g", "count": 1.5}]}, "count is 1.5; it is a whole number"),
+        ({"stage": [{"name": "tail-trimming", "group": "g", "count": 1, "classes": 2.5}]}, "classes is 2.5"),
+        ({"stage": [{"name": "threshold", "column": ["score"], "minimum": 1}]}, r"column is \['score'\]; it is a text"),
+        ({"stage": [{"name": "metaclip", "concepts": ["a"], "t": "5"}]}, "t is '5'; it is a number or left out"),
+        ({"stage": [{"name": "metaclip", "concepts": ["a"], "target": 5.5}]}, "target is 5.5; it is a whole number"),
+        ({"stage": [{"name": "metaclip", "concepts": ["a", 3], "t": 1}]}, "it is a text or a list, each of it a text"),
+        ({"stage": [{"name": "membership", "member": "m", "values": [["a"]]}]}, r"values is \[\['a'\]\]; it is a list"),
+        ({"stage": [{"name": "cluster-pruning", "order": 3}]}, "order is 3; it is one of 'hard', 'easy', 'random'"),
+        ({"stage": [{"name": "density-pruning", "k": 3.5}]}, "preset 'density-pruning': k is 3.5"),
+        ({"stage": [{"name": "any-of", "rules": [{"name": "cluster-pruning", "k": "3"}]}]}, "k is '3'"),
         ({"stage": [{"name": "any-of", "rules": 3}]}, "list of tables"),
         ({"stage": [{"name": "any-of", "rules": [{"name": "datacomp-basic"}]}]}, "stands for 5 rules"),
         ({"stage": [{"name": "metaclip", "concepts": "none.txt", "t": 1}]}, "none.txt cannot be read"),
@@ -124,6 +140,11 @@ def test_no_recipe_and_no_preset(folder: Path) -> None:
         read_recipe("numberfree")
     with pytest.raises(UsageError, match=r"no recipe b\.toml; in \.: a\.toml"):
         read_recipe("b.toml")
+    (folder / "blanks.txt").write_text("cat \n\tred  dog\ncat\n \n")
+    assert read_concepts("blanks.txt") == ["cat", "red dog"]
+    balancer = METHODS["metaclip"](concepts="blanks.txt", t=1)
+    assert isinstance(balancer, MetadataBalancer)
+    assert balancer.matcher.match("a cat, a red dog") == [0, 1]
     (folder / "list.json").write_text('["a", 3]')
     with pytest.raises(UsageError, match="no list of texts"):
         parse_recipe({"stage": [{"name": "metaclip", "concepts": "list.json", "t": 1}]})

@@ -96,13 +96,20 @@ def test_equal_rows_are_neighbours_of_each_other() -> None:
 
 
 def test_reduction_keeps_the_complexity() -> None:
-    x, y = clouds(2.0, n=200)
-    found = reduce_dataset(x, y, samples_per_class=60, sizes=[5, 50, 100, 200])
+    x, y = clouds(3.0, n=400, seed=2)
+    options = {"samples_per_class": 60, "volume": "none"}
+    found = reduce_dataset(x, y, sizes=[5, 50, 100, 200, 300, 400], **options)
     low, high = found.whole.interval
-    inside = [size for size, value in found.curve if low <= value <= high]
-    assert [size for size, _ in found.curve] == sorted((size for size, _ in found.curve), reverse=True)
-    assert found.size == min([200, *inside])
-    assert found.curve[0] == (200, pytest.approx(found.whole.value, abs=high - low))
+    assert found.whole.interval == cumulative_spectral_gradient(x, y, **options).interval
+    assert 5 < found.size < 400
+    sizes = [size for size, _ in found.curve]
+    assert sizes == [400, 300, 200, 100, 50, 5][: len(sizes)]
+    inside = [low <= value <= high for _, value in found.curve]
+    # The first size that leaves the interval ends it, and the one before is the answer.
+    assert inside == [True] * (len(sizes) - 1) + [False]
+    assert found.size == sizes[-2]
+    assert found.curve[0] == (400, pytest.approx(found.whole.value, abs=high - low))  # other draws of all samples
+    assert reduce_dataset(x, y, sizes=[200, 400], **options).size == 200
 
 
 def test_mistakes_are_named() -> None:
@@ -112,7 +119,9 @@ def test_mistakes_are_named() -> None:
         (lambda: class_overlap_matrix(x, np.zeros_like(y)), "two classes"),
         (lambda: class_overlap_matrix(x, y, k=12), "k from 1 to 11"),
         (lambda: cumulative_spectral_gradient(x, y, repeats=0), "at least 1"),
-        (lambda: reduce_dataset(x, y, sizes=[2]), "above k"),
+        (lambda: reduce_dataset(x, y, sizes=[2], samples_per_class=3), "above k"),
+        (lambda: reduce_dataset(x, y), "samples_per_class is 250 and the largest class has 4"),
+        (lambda: reduce_dataset(x, y, samples_per_class=4), "every draw is the whole"),
     ):
         with pytest.raises(UsageError, match=said):
             wrong()

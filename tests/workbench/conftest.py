@@ -238,7 +238,7 @@ def run_of(tmp_path: Path) -> Any:
     shelf, sessions = ModelShelf(), Sessions(tmp_path / "sessions")
 
     def made(model: str = "small", folders: Sequence[Path] = ()) -> Run:
-        bench = Bench(model=None, jobs=JobQueue(), sessions=sessions, models=shelf, folders=folders)
+        bench = Bench(model=None, jobs=JobQueue(), clicks=JobQueue(), sessions=sessions, models=shelf, folders=folders)
         folder = tmp_path / "page" / secrets.token_hex(4)
         folder.mkdir(parents=True)
         return Run(bench, WorkbenchJob(lambda job: None, "", ""), model, folder)
@@ -334,9 +334,6 @@ class View:
         answered: list[str] = []
         for ended in ("requestfinished", "requestfailed"):
             self.page.on(ended, lambda asked: "/queue/data" in asked.url and answered.append(asked.url))
-        # Gradio forgets a press that arrives while the stream of the answer before is being closed, which takes a quick
-        # machine rather than a person: presses go out a moment later.
-        self.page.route("**/queue/join*", self._sent_later)
         self.page.goto(server.address)
         self.page.get_by_role("tab").first.wait_for()
         # What the page asks for by itself when it opens (the first paper) goes the way of every press: its answer
@@ -345,10 +342,6 @@ class View:
         while not answered:
             assert time.monotonic() < end, "the page has had no answer"
             self.page.wait_for_timeout(20)
-
-    def _sent_later(self, route: Any) -> None:
-        time.sleep(0.15)
-        route.continue_()
 
     def _asked(self, request: Any) -> None:
         if not request.url.startswith((f"http://127.0.0.1:{self.server.port}/", "data:", "blob:")):

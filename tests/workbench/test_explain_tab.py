@@ -30,6 +30,10 @@ def test_each_method_leaves_its_overlay_and_a_row(run_of, photographs: Path):
     column = int((found.peak()[0] + 0.5) * width / found.size[1])
     assert f"x {column}," in table
     assert outcome.again.shell.count("binderclip explain cat.jpg --label") == 2
+    # No empty column; one where a method adds up to its score.
+    assert "Completeness" not in table
+    _, added = tab.work(run_of(), picture, "a cat", ["saliency", "integrated_gradients"]).values
+    assert "Completeness error" in added
 
 
 def test_words_of_a_caption_are_coloured_and_escaped(run_of, photographs: Path):
@@ -37,7 +41,18 @@ def test_words_of_a_caption_are_coloured_and_escaped(run_of, photographs: Path):
     (shown,) = outcome.values
     assert shown.count("title=") >= 3
     assert "<b>" not in shown
+    assert "&lt;b&gt;" in shown
     assert "Cosine" in outcome.said
+    assert "Not read" not in outcome.said
+    assert shown.endswith("struck through: not read.</p>")
+
+
+def test_words_that_the_model_does_not_read_are_named(run_of, photographs: Path):
+    outcome = tab.colour_words(
+        run_of(), str(photographs / "cat.jpg"), "a cat " + "on a very red sofa " * 4 + "and rockets"
+    )
+    assert outcome.said.endswith("and, rockets")
+    assert "Not read, too far back for small: " in outcome.said
 
 
 @pytest.mark.parametrize(("label", "methods", "said"), [(" ", ["gradcam"], "type what"), ("a cat", [], "tick 1 to")])

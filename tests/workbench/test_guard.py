@@ -6,6 +6,7 @@ import io
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -259,7 +260,11 @@ def test_no_text_on_a_page_reads_a_file_of_this_machine(
 
 def test_no_setting_of_a_recipe_reads_a_folder_of_this_machine(client: Any, tmp_path: Path) -> None:
     for named in (str(tmp_path), f"pipe:touch {tmp_path}/made #.tar"):
-        assert "was not opened on" in client.run("Train", other=f"stage.data=[{named!r}]"), named
+        for setting in (f"stage.data=[{named!r}]", f"model={named!r}"):
+            assert "was not opened on" in client.run("Train", other=setting), setting
+    (tmp_path / "mine.toml").write_text("")
+    assert "is not in the list of choices" in client.run("Train", recipe=str(tmp_path / "mine.toml"))
+    (tmp_path / "mine.toml").unlink()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -428,3 +433,45 @@ def test_a_page_that_closes_in_mid_run_stops_its_run(server: Any, client: Any, g
     eventually(lambda: not server.jobs.busy(session))
     # The server goes on.
     assert client.ask("GET", "/config").status == 200
+
+
+def test_a_page_that_closes_in_mid_click_stops_it_and_nothing_of_it_stays(
+    server: Any, client: Any, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from binderclip.workbench.tabs import click
+
+    begun, release, ran_on = threading.Event(), threading.Event(), threading.Event()
+
+    def held(*_: Any) -> Any:
+        begun.set()
+        while not release.is_set():
+            time.sleep(0.02)
+        ran_on.set()
+
+    monkeypatch.setattr(click._Cuts, "__getitem__", held)
+    connection = client.open_page()
+    uploaded(client, png)
+    config = json.loads(client.ask("GET", "/config").body)
+    labels = {part["id"]: part["props"].get("label") for part in config["components"]}
+    index, inputs = next(
+        (each["id"], each["inputs"])
+        for each in config["dependencies"]
+        if [labels.get(part) for part in each["inputs"]][1:] == ["Point", "Box"]
+    )
+    assert len(inputs) == 3
+    session = client.cookie.split("=")[1]
+    folder = server.sessions.folder(session)
+    body = {"data": ["in", "1,1", ""], "fn_index": index, "session_hash": client.page}
+    for _ in range(3):
+        assert client.post("/gradio_api/queue/join", body).status == 200
+    assert begun.wait(LONG)
+    assert server.clicks.busy(session, client.page)
+    connection.close()
+    eventually(lambda: not server.clicks.busy(session))
+    eventually(lambda: not folder.exists())
+    # Nor does what Gradio still had in line begin, or come back when it is let go.
+    release.set()
+    time.sleep(1)
+    assert not server.clicks.busy(session)
+    assert not ran_on.is_set()
+    assert not folder.exists()

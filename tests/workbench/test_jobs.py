@@ -201,7 +201,9 @@ def test_what_there_is_so_far_is_counted(queue: JobQueue) -> None:
 
 def test_a_closed_line_takes_nothing(queue: JobQueue) -> None:
     job, _ = held(queue)
+    assert not queue.wait_idle(0.01)
     queue.close()
+    assert queue.wait_idle(LONG)
     assert ended(queue, job) == "stopped"
     with pytest.raises(UsageError, match="closing"):
         queue.submit(lambda _: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from binderclip.workbench import guard
 
 LONG = 120.0
 WAITING = "Wait"
@@ -69,6 +72,64 @@ def test_files_of_earlier_runs_go_when_a_later_one_is_shown(view: Any, waiting: 
     with view.page.expect_download() as download:
         waiting.locator("a[download='waited.txt']").first.click()
     assert Path(download.value.path()).read_text() == "waited"
+
+
+def test_a_press_just_after_a_run_begins_another(
+    view: Any, waiting: Any, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run does when its last line is on the page already, is not in the way."""
+    from binderclip.workbench import tab
+
+    remove = tab._remove_all
+
+    def slowly(places: Any) -> None:
+        time.sleep(2)
+        remove(places)
+
+    monkeypatch.setattr(tab, "_remove_all", slowly)
+    gate.release.set()
+    for _ in range(2):
+        assert view.run(waiting, WAITING).startswith("Done in")
+
+
+def test_a_double_click_is_one_run(view: Any, waiting: Any, gate: Any, server: Any) -> None:
+    waiting.get_by_role("button", name=WAITING, exact=True).dblclick()
+    assert gate.begun.wait(LONG)
+    view.page.wait_for_timeout(500)
+    with server.jobs._changed:
+        assert len(server.jobs._waiting) == 0
+    gate.release.set()
+    assert view.ended(waiting).startswith("Done in")
+
+
+def test_a_press_while_a_stream_of_answers_ends_is_answered(view: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio has decided that nothing is pending, and the page has not read of it yet."""
+    promising, late = guard._promising, 0
+
+    def slow(send: Any) -> Any:
+        further = promising(send)
+
+        async def sending(message: dict[str, Any]) -> None:
+            nonlocal late
+            if b"close_stream" in message.get("body", b""):
+                late += 1
+                await asyncio.sleep(0.4)
+            await further(message)
+
+        return sending
+
+    monkeypatch.setattr(guard, "_promising", slow)
+    panel = view.tab("Click")
+    undo, status = panel.get_by_role("button", name="Undo"), panel.locator(".status").first
+    for _ in range(3):
+        before = status.get_attribute("data-line")
+        undo.click()
+        view.page.wait_for_function(
+            "([panel, before]) => panel.querySelector('.status').dataset.line !== before",
+            arg=[panel.element_handle(), before],
+            timeout=20_000,
+        )
+    assert late >= 1
 
 
 def test_another_user_s_run_waits_in_line_and_is_taken_out_of_it(

@@ -34,6 +34,22 @@ def test_files_are_those_of_the_verb(
     assert {each["name"] for each in coco["categories"]} == classes
 
 
+def test_who_names_neither_preset_nor_background_gets_what_the_verb_gives(
+    photographs: Path, run_of: Any, lines: Any, command: Any
+) -> None:
+    run = run_of()
+    from binderclip.segment import GROUND
+    from binderclip.workbench.tabs.segment import work
+
+    outcome = work(run, [str(photographs / "cat.jpg")], None, "cat, wall", ", ".join(GROUND), [])
+    shutil.copy(photographs / "cat.jpg", "cat.jpg")
+    assert command("segment", "cat.jpg", "--labels", "cat,wall").code == 0
+    maps = [np.asarray(Image.open(path)) for path in ("cat-labels.png", run.folder / "cat-labels.png")]
+    np.testing.assert_array_equal(*maps)
+    assert 0 < (maps[0] == 1).mean() < 1
+    assert "--preset clip_dinoiser" in outcome.again.shell
+
+
 def test_presets_stand_side_by_side_and_have_files_of_their_own(photographs: Path, run_of: Any) -> None:
     run = run_of()
     from binderclip.workbench.tabs.segment import work

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from binderclip.errors import UsageError
 from binderclip.workbench import sessions as module
@@ -80,6 +82,19 @@ def test_results_go_with_their_page_and_uploads_with_the_last_one(sessions: Sess
     assert sessions.closed("no such", "q") is None
 
 
+def test_a_closed_page_gets_no_new_results_until_it_is_opened_again(sessions: Sessions) -> None:
+    mine = sessions.new()
+    for page in "pq":
+        sessions.opened(mine, page)
+    remove(sessions.closed(mine, "p"))
+    with pytest.raises(UsageError, match="load it again"):
+        sessions.new_results(mine, "p", "click")
+    assert not list(sessions.folder(mine).glob("results/p*"))
+    assert sessions.new_results(mine, "q", "click").is_dir()
+    sessions.opened(mine, "p")
+    assert sessions.new_results(mine, "p", "click").is_dir()
+
+
 def test_a_session_that_never_opened_a_page_is_swept_away(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
     old, open_one = sessions.new(), sessions.new()
     sessions.opened(open_one, "p")
@@ -119,6 +134,24 @@ def test_what_one_session_stores_is_limited(sessions: Sessions, monkeypatch: pyt
 )
 def test_names_of_files_lead_nowhere(given: str, kept: str) -> None:
     assert plain_name(given) == kept
+
+
+@given(st.text(st.characters(codec="utf-8") | st.sampled_from(" ./\\-\t\0:\u202e\xa0"), max_size=300))
+@example(" ..")
+@example(". ./")
+@example("- .")
+@example("\t.. ")
+@example(". " * 200 + ".x")
+@example("x" * 159 + " ..  ")
+def test_no_name_is_a_folder_hidden_or_an_option(given: str) -> None:
+    kept = plain_name(given)
+    assert kept not in ("", ".", "..")
+    assert kept[0] not in ".- "
+    assert kept == kept.strip()
+    assert not set(kept) & set('/\\<>:"|?*\0\n')
+    assert kept.isprintable()
+    assert len(os.fsencode(kept)) <= module.MOST_STEM + 1 + module.MOST_SUFFIX
+    assert plain_name(kept) == kept
 
 
 @pytest.mark.parametrize("letter", ["x", "ü", "日", "🖼"])

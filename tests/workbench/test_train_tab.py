@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +39,14 @@ def test_a_short_run_leaves_curves_and_a_model_that_loads(run_of, tmp_path: Path
     again = load_recipe("scratch-64", set=changes)
     assert again.stage[0].epochs == pytest.approx(0.08)
     assert again.stage[0].clip in ("norm", {"name": "norm"})
+
+
+def test_figures_are_named_as_people_read_them():
+    figures = {"/data/pets/count": 539.0, "/data/pets/image_to_text/R@1": 0.0019, "digits/zero_shot/accuracy": 0.25}
+    page = tab._figures(SimpleNamespace(figures=figures, recipe=SimpleNamespace(name="mine"), seconds=3.0))
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in page.split("<tr>")[2:]]
+    assert rows == [["pets", "count", "539"], ["pets", "image to text, R@1", "0.002"],
+                    ["digits", "zero shot, accuracy", "0.250"]]  # fmt: skip
 
 
 def test_a_wrong_setting_is_said_before_anything_is_trained(run_of):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from binderclip.curate.engine.keys import hash_uniform, keys_of, uids_of
     from binderclip.curate.engine.kmeans import spherical_kmeans
     from binderclip.curate.engine.report import BoundarySample, CurationReport, StageReport
-    from binderclip.curate.engine.rule import HashDraws, KeepRule, PoolStatistic, SampleSignal
+    from binderclip.curate.engine.rule import HashDraws, KeepRule, PoolStatistic, SampleSignal, computed_columns
     from binderclip.curate.engine.selection import KeySelection
     from binderclip.curate.engine.shard import SampleTable, Shard
     from binderclip.curate.engine.store import ColumnStore
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         CaptionEmbedding,
         ClipScore,
         ImageEmbedding,
+        LateModel,
         MaskedTextScore,
         model_signals,
     )
@@ -70,6 +71,7 @@ __all__ = [
     "ImageEmbedding",
     "KeepRule",
     "KeySelection",
+    "LateModel",
     "MaskedTextScore",
     "MeanRankTopFraction",
     "Membership",
@@ -94,6 +96,7 @@ __all__ = [
     "build_metadata",
     "check_kept_folder",
     "cluster_complexity",
+    "computed_columns",
     "cooccurring_text_rate",
     "drop_embedded_text",
     "entry_probabilities",

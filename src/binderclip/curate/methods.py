@@ -39,7 +39,7 @@ def metaclip(
 
 
 def read_concepts(path: str) -> list[str]:
-    """The concepts of a file, without those that stand in it again: a JSON list, or one a line.
+    """The concepts of a file, each once and with single blanks: a JSON list, or one a line.
 
     Raises:
         UsageError: no such file, not UTF-8, or no list of texts.
@@ -51,7 +51,8 @@ def read_concepts(path: str) -> list[str]:
         raise UsageError(f"concepts: {path} cannot be read as a list ({error})") from error
     if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
         raise UsageError(f"concepts: {path} is no list of texts")
-    return list(dict.fromkeys(entry for entry in found if entry.strip()))
+    # Concepts are looked for between blanks: one with a blank of its own at an end would be found nowhere.
+    return list(dict.fromkeys(entry for raw in found if (entry := " ".join(raw.split()))))
 
 
 METHODS: dict[str, Callable[..., KeepRule]] = {

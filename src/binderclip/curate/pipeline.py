@@ -205,8 +205,13 @@ class _Run:
         if not np.array_equal(shard.keys, self.keys[id]):
             raise DataError(f"{id} has changed while it was curated")
         shard = shard.take(rows)
-        for column in rule.needs:
-            fill_column(shard, column, signals, self.store)
+        try:
+            for column in rule.needs:
+                fill_column(shard, column, signals, self.store)
+        except UsageError as error:
+            if len(self.table.ids) == 1:
+                raise
+            raise UsageError(f"{id}: {error}") from error
         return shard, rows
 
     def _alive(self, id: str) -> Bool[np.ndarray, "n"]:

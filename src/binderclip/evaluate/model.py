@@ -15,6 +15,7 @@ from binderclip.data import ImageTextDataset, ShardDataset
 from binderclip.data.sets.sample import Skipped
 from binderclip.errors import DataError
 from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
+from binderclip.losses import Similarity
 from binderclip.models import ImageTextModel
 
 
@@ -89,6 +90,7 @@ def figures(
     *,
     templates: str | Sequence[str] | None = None,
     batch_size: int = 256,
+    similarity: Similarity | None = None,
 ) -> dict[str, float]:
     """Retrieval and, where the data set has classes, zero-shot accuracy, from image features.
 
@@ -101,6 +103,7 @@ def figures(
         dataset: captions, labels (-1: none) and classes.
         templates: sentences around a class name.
         batch_size: texts that go through the model at once.
+        similarity: geometry that pictures and texts are compared in (`losses.SIMILARITIES`); None: cosine.
     """
     found: dict[str, float] = {}
     several = dataset.all_captions
@@ -112,15 +115,16 @@ def figures(
         rows = torch.tensor([position[caption] for caption in captions], device=image_features.device)
         texts = model.encode_text(distinct, batch_size=batch_size)[rows]
         if len(captions) == len(several):
-            found |= retrieval(image_features, texts, captions=captions)
+            found |= retrieval(image_features, texts, captions=captions, similarity=similarity)
         else:
             owners = [picture for picture, own in enumerate(several) for _ in own]
-            found |= retrieval(image_features, texts, image_index=owners)
+            found |= retrieval(image_features, texts, image_index=owners, similarity=similarity)
     labels = torch.as_tensor(dataset.labels)
     known = labels >= 0
     if len(dataset.classes) > 1 and bool(known.any()):
         bank = model.text_bank(list(dataset.classes), templates)
-        accuracy = zero_shot_accuracy(image_features[known.to(image_features.device)], bank, labels[known])
+        rows = image_features[known.to(image_features.device)]
+        accuracy = zero_shot_accuracy(rows, bank, labels[known], similarity=similarity)
         found |= {f"zero_shot/{name}": value for name, value in accuracy.items()}
     return found
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from binderclip.errors import UsageError
+from binderclip.losses.contrastive.geometry import Cosine, Similarity
 
 __all__ = ["retrieval", "zero_shot_accuracy"]
 
@@ -23,6 +23,7 @@ def retrieval(
     image_index: Int[Tensor, "M"] | Sequence[int] | None = None,
     ks: Sequence[int] = (1, 5, 10),
     chunk: int = 1024,
+    similarity: Similarity | None = None,
 ) -> dict[str, float]:
     """Recall at k: how often a right partner is among the k most similar of the other side.
 
@@ -42,6 +43,7 @@ def retrieval(
         image_index: (M,) which image each text describes, in 0..N-1; None: text i describes image i, and M is N.
         ks: the k of R@k.
         chunk: rows of the similarity matrix held at once; memory is chunk x max(N, M) floats.
+        similarity: geometry that features are compared in (`losses.SIMILARITIES`); None: cosine.
 
     Returns:
         `image_to_text/R@k` (mean over images) and `text_to_image/R@k` (mean over texts) as shares in [0, 1], the median
@@ -56,18 +58,18 @@ def retrieval(
     if not ks or min(ks) < 1:
         raise UsageError(f"ks must be whole numbers from 1, got {tuple(ks)}")
     partners = _Partners(owners, captions, len(image_features))
-    image = functional.normalize(image_features.float(), dim=-1)
-    text = functional.normalize(text_features.float(), dim=-1)
+    geometry = Cosine() if similarity is None else similarity
+    image, text = geometry.embed(image_features.float(), "image"), geometry.embed(text_features.float(), "text")
     figures: dict[str, float] = {"count": float(len(image))}
     if image_index is not None:
         figures["captions"] = float(len(text))
-    ways = (
-        ("image_to_text", image, text, partners.texts_of),
-        ("text_to_image", text, image, partners.images_of),
+    ways: tuple[tuple[str, Compare, int, int, Right], ...] = (
+        ("image_to_text", lambda i, j: geometry(image[i:j], text), len(image), len(text), partners.texts_of),
+        ("text_to_image", lambda i, j: geometry(image, text[i:j]).T, len(text), len(image), partners.images_of),
     )
-    for name, rows, columns, right in ways:
-        ranks = _ranks(rows, columns, right, chunk)
-        figures |= {f"{name}/R@{k}": float((ranks < min(k, len(columns))).double().mean()) for k in ks}
+    for name, compare, rows, columns, right in ways:
+        ranks = _ranks(compare, rows, columns, right, chunk)
+        figures |= {f"{name}/R@{k}": float((ranks < min(k, columns)).double().mean()) for k in ks}
         figures[f"{name}/median_rank"] = float(ranks.double().quantile(0.5)) + 1.0
     return figures
 
@@ -131,21 +133,21 @@ class _Partners:
         return shown[row]
 
 
-def _ranks(
-    rows: Float[Tensor, "R E"],
-    columns: Float[Tensor, "C E"],
-    right: Callable[[int, int], Bool[Tensor, "n C"]],
-    chunk: int,
-) -> Int[Tensor, "R"]:
+Right = Callable[[int, int], Bool[Tensor, "n C"]]
+Compare = Callable[[int, int], Float[Tensor, "n C"]]
+"""From the first and the last row but one to the similarities of these rows with all columns."""
+
+
+def _ranks(compare: Compare, rows: int, columns: int, right: Right, chunk: int) -> Int[Tensor, "R"]:
     """0-based rank of the best right column of each row, C where its similarity is no number."""
     ranks = []
-    for start in range(0, len(rows), chunk):
-        stop = min(start + chunk, len(rows))
-        similarity, hits = rows[start:stop] @ columns.T, right(start, stop)
+    for start in range(0, rows, chunk):
+        stop = min(start + chunk, rows)
+        similarity, hits = compare(start, stop), right(start, stop)
         unknown = similarity.isnan()
         best = similarity.masked_fill(~hits | unknown, -torch.inf).amax(dim=1, keepdim=True)
         rank = (((similarity >= best) | unknown) & ~hits).sum(dim=1)
-        ranks.append(rank.masked_fill(best[:, 0] == -torch.inf, len(columns)))
+        ranks.append(rank.masked_fill(best[:, 0] == -torch.inf, columns))
     return torch.cat(ranks)
 
 
@@ -156,15 +158,18 @@ def zero_shot_accuracy(
     *,
     ks: Sequence[int] = (1, 5),
     chunk: int = 4096,
+    similarity: Similarity | None = None,
 ) -> dict[str, float]:
     """Share of images whose label is among the k classes with the most similar text; NaN is no hit.
 
     Args:
         image_features: (N, E) features of the images, raw or normalised.
-        classes: (C, E) one vector a class, or a `TextBank` (its "mean-unit" prototypes).
+        classes: (C, E) one vector a class, or a `TextBank`: its "mean-unit" prototypes, or in a geometry in which
+            lengths have a meaning its `raw_means`.
         labels: (N,) index of the right class.
         ks: the k of top-k; k beyond C is left out.
         chunk: images scored at once.
+        similarity: geometry that features are compared in (`losses.SIMILARITIES`); None: cosine.
 
     Returns:
         `accuracy` (top 1), `top{k}` for the other ks, `mean_class_accuracy` (mean over the classes that occur),
@@ -173,19 +178,23 @@ def zero_shot_accuracy(
     Raises:
         UsageError: lengths do not match, a label that no class has, or nothing to score.
     """
-    vectors = classes if isinstance(classes, Tensor) else classes.prototypes("mean-unit")
+    geometry = Cosine() if similarity is None else similarity
+    if isinstance(classes, Tensor):
+        vectors = classes
+    else:
+        vectors = classes.prototypes("mean-unit") if geometry.spherical else classes.raw_means
     target = torch.as_tensor(labels, device=image_features.device)
     if len(target) != len(image_features) or not len(target):
         raise UsageError(f"zero_shot_accuracy got {len(target)} labels for {len(image_features)} images")
     if int(target.min()) < 0 or int(target.max()) >= len(vectors):
         raise UsageError(f"labels must lie in 0..{len(vectors) - 1}, got {int(target.min())}..{int(target.max())}")
-    image = functional.normalize(image_features.float(), dim=-1)
-    text = functional.normalize(vectors.to(image), dim=-1)
+    image = geometry.embed(image_features.float(), "image")
+    text = geometry.embed(vectors.to(image), "text")
     tops, known = [], []
     for part, right in zip(image.split(chunk), target.split(chunk), strict=True):
-        similarity = part @ text.T
-        tops.append(similarity.topk(min(max(ks), len(text)), dim=1).indices)
-        known.append(~similarity.gather(1, right[:, None].long()).isnan())
+        similar = geometry(part, text)
+        tops.append(similar.topk(min(max(ks), len(text)), dim=1).indices)
+        known.append(~similar.gather(1, right[:, None].long()).isnan())
     hits = (torch.cat(tops) == target[:, None]) & torch.cat(known)
     counts = torch.bincount(target, minlength=len(text)).double()
     correct = torch.bincount(target, weights=hits[:, 0].double(), minlength=len(text))

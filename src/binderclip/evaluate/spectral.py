@@ -27,7 +27,8 @@ class CSG:
 
     Attributes:
         value: mean of the repeats, 0 for classes apart, K - 1 for labels at random.
-        interval: 95 % of that mean, by Student's t over the repeats; infinite for one repeat.
+        interval: 95 % of that mean, by Student's t over the repeats; infinite for one repeat. It covers the draw of
+            members alone: not which samples the set happens to hold, and it has no width where all are drawn.
         overlap: (K, K) mean overlap of classes, 1 on the diagonal.
         eigenvalues: (K,) of the Laplacian of `overlap`, rising.
         classes: (K,) the labels, rising.
@@ -205,11 +206,17 @@ def reduce_dataset(
         sizes: samples a class to try; default a dozen from the largest class down to k + 2.
 
     Raises:
-        UsageError: as of `cumulative_spectral_gradient`, or a size below k + 1.
+        UsageError: as of `cumulative_spectral_gradient`; a size below k + 1; or samples_per_class that no class has
+            more than, so that every draw is the whole set and its interval a point.
     """
+    largest = int(np.unique(y, return_counts=True)[1].max(initial=0))
+    if samples_per_class >= largest:
+        raise UsageError(
+            f"samples_per_class is {samples_per_class} and the largest class has {largest}: every draw is the whole "
+            "set, whose interval is a point; take fewer"
+        )
     options = {"samples_per_class": samples_per_class, "k": k, "repeats": repeats, "volume": volume, "seed": seed}
     whole = cumulative_spectral_gradient(x, y, **options)  # type: ignore[arg-type]  # of several value types
-    largest = int(np.unique(y, return_counts=True)[1].max())
     tried = np.unique(np.geomspace(k + 2, largest, 12).astype(int)) if sizes is None else np.unique(list(sizes))
     if not len(tried) or tried[0] <= k:
         raise UsageError(f"sizes are whole numbers above k = {k}, got {list(tried)}")

@@ -16,11 +16,24 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.losses.contrastive.distill import EmbeddingDistill, SimilarityDistill
     from binderclip.losses.contrastive.embeddings import Embeddings, Term
+    from binderclip.losses.contrastive.entailment import EntailmentCone
     from binderclip.losses.contrastive.functional import info_nce, sigmoid_loss
-    from binderclip.losses.contrastive.geometry import Cosine, Inner, Similarity
+    from binderclip.losses.contrastive.geometry import (
+        SIMILARITIES,
+        ArcLength,
+        Cosine,
+        Euclidean,
+        Inner,
+        Lorentz,
+        LorentzInner,
+        Similarity,
+        SquaredEuclidean,
+        SquaredLorentz,
+    )
     from binderclip.losses.contrastive.gradcache import contrastive_step
-    from binderclip.losses.contrastive.loss import METHODS, ContrastiveLoss, LossOutput, Pair, clip, siglip
-    from binderclip.losses.contrastive.scale import LogitScale
+    from binderclip.losses.contrastive.loss import ContrastiveLoss, LossOutput, Pair
+    from binderclip.losses.contrastive.presets import METHODS, clip, euclip, macl, meru, siglip
+    from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
     from binderclip.losses.contrastive.soft_target import SoftTargetContrastive
     from binderclip.losses.contrastive.targets import Diagonal, SameKey, Targets
     from binderclip.losses.dense.label_maps import (
@@ -32,25 +45,42 @@ if TYPE_CHECKING:
         SVLSLoss,
     )
     from binderclip.losses.dense.neighbor_prior import neighbor_prior
+    from binderclip.losses.distribution.sliced_wasserstein import (
+        AugmentedSlicedWasserstein,
+        GeneralizedSlicedWasserstein,
+        MaxSlicedWasserstein,
+        SlicedWasserstein,
+        sliced_wasserstein,
+    )
     from binderclip.losses.gradient.alignment import GradientAlignmentLoss, class_gradients
     from binderclip.losses.gradient.flow import GradientFlowPenalty, gradient_flow, unroll
     from binderclip.losses.ranking import PairwiseRankLoss
 
 __all__ = [
     "METHODS",
+    "SIMILARITIES",
+    "AlignmentScale",
+    "ArcLength",
+    "AugmentedSlicedWasserstein",
     "ContrastiveLoss",
     "Cosine",
     "DenseLoss",
     "Diagonal",
     "EmbeddingDistill",
     "Embeddings",
+    "EntailmentCone",
+    "Euclidean",
     "FocalLoss",
+    "GeneralizedSlicedWasserstein",
     "GradientAlignmentLoss",
     "GradientFlowPenalty",
     "Inner",
     "LogitScale",
+    "Lorentz",
+    "LorentzInner",
     "LossOutput",
     "MarginLabelSmoothingLoss",
+    "MaxSlicedWasserstein",
     "NACLLoss",
     "NeighborPenaltyLoss",
     "Pair",
@@ -59,17 +89,24 @@ __all__ = [
     "SameKey",
     "Similarity",
     "SimilarityDistill",
+    "SlicedWasserstein",
     "SoftTargetContrastive",
+    "SquaredEuclidean",
+    "SquaredLorentz",
     "Targets",
     "Term",
     "class_gradients",
     "clip",
     "contrastive_step",
+    "euclip",
     "gradient_flow",
     "info_nce",
+    "macl",
+    "meru",
     "neighbor_prior",
     "siglip",
     "sigmoid_loss",
+    "sliced_wasserstein",
     "unroll",
 ]
 

@@ -22,6 +22,7 @@ def build_page(
     tabs: Sequence[Tab],
     *,
     jobs: JobQueue,
+    clicks: JobQueue,
     sessions: Sessions,
     models: ModelShelf,
     model: str = "small",
@@ -31,7 +32,7 @@ def build_page(
 
     Args:
         tabs: in their order.
-        jobs, sessions, models: of the server.
+        jobs, clicks, sessions, models: of the server.
         model: chosen at first.
         folders: that pictures may be read from.
     """
@@ -49,7 +50,7 @@ def build_page(
                 allow_custom_value=True,
                 elem_classes="model",
             )
-        bench = Bench(model=chosen, jobs=jobs, sessions=sessions, models=models, folders=folders)
+        bench = Bench(model=chosen, jobs=jobs, clicks=clicks, sessions=sessions, models=models, folders=folders)
         with gr.Tabs():
             for tab in tabs:
                 with gr.Tab(tab.title, id=tab.title.lower()):
@@ -60,7 +61,7 @@ def build_page(
     return page
 
 
-def mount(page: gr.Blocks, *, sessions: Sessions, jobs: JobQueue, port: int, key: str) -> Application:
+def mount(page: gr.Blocks, *, sessions: Sessions, queues: Sequence[JobQueue], port: int, key: str) -> Application:
     """The page as an ASGI application behind its guard."""
     import fastapi
 
@@ -84,7 +85,7 @@ def mount(page: gr.Blocks, *, sessions: Sessions, jobs: JobQueue, port: int, key
         css_paths=[STYLE],
         js=SCRIPT.read_text(encoding="utf-8"),
     )
-    return Guard(application, sessions=sessions, jobs=jobs, port=port, key=key)
+    return Guard(application, sessions=sessions, queues=queues, port=port, key=key)
 
 
 def theme() -> Any:

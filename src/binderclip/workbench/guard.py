@@ -11,28 +11,23 @@ import asyncio
 import hmac
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 from binderclip.documents import parse_json
 from binderclip.errors import BinderclipError
+from binderclip.workbench.answers import AnswerStreams, Application, Receive, Send
 from binderclip.workbench.jobs import JobQueue
 from binderclip.workbench.sessions import Sessions, remove
 from binderclip.workbench.uploads import UploadTooLarge, receive_upload
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-Application = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
-
 API = "/gradio_api"
 FREE = ("/static/", "/assets/", "/svelte/", "/favicon.ico", "/manifest.json", "/robots.txt", "/pwa_icon")
 """What holds nothing of anybody: Gradio's own scripts and styles."""
-READ = frozenset(
-    {"/", "/config", "/theme.css", f"{API}/theme.css", f"{API}/app_id", f"{API}/startup-events", f"{API}/queue/data"}
-)
+READ = frozenset({"/", "/config", "/theme.css", f"{API}/theme.css", f"{API}/app_id", f"{API}/startup-events"})
 FILE, HEARTBEAT, PROGRESS = f"{API}/file=", f"{API}/heartbeat/", f"{API}/upload_progress"
-UPLOAD, JOIN = f"{API}/upload", f"{API}/queue/join"
+UPLOAD, JOIN, ANSWERS = f"{API}/upload", f"{API}/queue/join", f"{API}/queue/data"
 WRITE = frozenset({UPLOAD, JOIN, f"{API}/cancel", f"{API}/reset"})
 MOST_BODY = 8 * 2**20
 """Bytes of a request that is no upload."""
@@ -61,13 +56,15 @@ class Guard:
 
     Args:
         inside: what is guarded.
-        sessions: of the server. jobs: stopped when their page is closed.
+        sessions: of the server. queues: of runs and clicks, which are stopped when their page is closed.
         port: where the server listens; the names it goes by are 127.0.0.1 and localhost.
         key: the secret in the link that the command printed.
     """
 
-    def __init__(self, inside: Application, *, sessions: Sessions, jobs: JobQueue, port: int, key: str) -> None:
-        self.inside, self.sessions, self.jobs, self.key = inside, sessions, jobs, key
+    def __init__(
+        self, inside: Application, *, sessions: Sessions, queues: Sequence[JobQueue], port: int, key: str
+    ) -> None:
+        self.inside, self.sessions, self.queues, self.key = inside, sessions, tuple(queues), key
         self.hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
         self.origins = {f"http://{host}" for host in self.hosts}
         # Cookies know no ports: two servers on one machine need two names.
@@ -75,6 +72,7 @@ class Guard:
         self._pages: dict[str, str] = {}
         self._open: Counter[str] = Counter()
         self._leaving: set[asyncio.Task[None]] = set()
+        self._answers = AnswerStreams(inside)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -135,6 +133,7 @@ class Guard:
         headers = [pair for pair in scope["headers"] if pair[0] != SESSION_HEADER.encode()]
         scope = {**scope, "headers": [*headers, (SESSION_HEADER.encode(), session.encode())]}
         if method in ("GET", "HEAD"):
+            pages = _query_pages(scope)
             if path == "/" and b"key=" in scope.get("query_string", b""):
                 await _answer(send, 303, "", [("location", "/")])
             elif path.startswith(FILE):
@@ -144,8 +143,10 @@ class Guard:
             elif path == PROGRESS:
                 # The upload is one request; nothing is told of it before it is over.
                 await _answer(send, 200, _DONE, [("content-type", "text/event-stream")])
-            elif path in READ and all(self._own_page(page, session) for page in _query_pages(scope)):
+            elif path in READ and all(self._own_page(page, session) for page in pages):
                 await self.inside(scope, receive, send)
+            elif path == ANSWERS and pages and all(self._own_page(page, session) for page in pages):
+                await self._answers.serve(scope, receive, send, pages[0])
             else:
                 await _answer(send, 404, "there is nothing here")
         elif method == "POST" and path in WRITE:
@@ -178,13 +179,17 @@ class Guard:
         await asyncio.sleep(GRACE)
         if self._open[page] > 0:
             return
-        self.jobs.stop_all(session=session, page=page)
         end = asyncio.get_running_loop().time() + ENDS
-        # A run that is at its end still writes: what it wrote after its folder went would stay.
-        while self.jobs.busy(session, page) and asyncio.get_running_loop().time() < end:
+        # A run that is at its end still writes: what it wrote after its folder went would stay. Gradio may hand over
+        # meanwhile what it had in line.
+        while asyncio.get_running_loop().time() < end:
+            for queue in self.queues:
+                queue.stop_all(session=session, page=page)
+            if not any(queue.busy(session, page) for queue in self.queues):
+                break
             await asyncio.sleep(0.05)
-        if self._open[page] > 0:
-            return
+            if self._open[page] > 0:
+                return
         # From here to the lock inside nothing else is served: a page that comes back finds either all or nothing.
         rubbish = self.sessions.closed(session, page)
         self._pages.pop(page, None)
@@ -234,6 +239,8 @@ class Guard:
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
+        if path == JOIN:
+            await self._answers.free(page)
         await self.inside(scope, again, send)
 
     def _may_name(self, found: tuple[str, Any], session: str) -> bool:

@@ -204,6 +204,11 @@ class JobQueue:
         with self._changed:
             return self._changed.wait_for(lambda: job.ended, seconds)
 
+    def wait_idle(self, seconds: float) -> bool:
+        """Wait until no run is in line or at work; whether that came about."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._now is None and not self._waiting, seconds)
+
     def close(self) -> None:
         """Take no more runs and stop those there are."""
         with self._changed:

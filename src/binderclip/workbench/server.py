@@ -29,6 +29,8 @@ QUIET = {
     "DO_NOT_TRACK": "1",
 }
 """Settings that keep Gradio and its libraries from calling home, whatever the user's own environment says."""
+ENDS = 5.0
+"""Seconds that runs have to end before the folder goes that all files are in."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """Checkpoints are taken from the cache, unless the user's environment says otherwise."""
 
@@ -71,16 +73,20 @@ class WorkbenchServer:
         from binderclip.workbench.sessions import Sessions
         from binderclip.workbench.tabs import TABS
 
-        self.jobs, self.sessions, self.models = JobQueue(), Sessions(root), ModelShelf(device)
+        # What takes a moment, such as a click, does not wait for runs of hours.
+        self.jobs, self.clicks = JobQueue(), JobQueue()
+        self.sessions, self.models = Sessions(root), ModelShelf(device)
         page = build_page(
             TABS if tabs is None else tabs,
             jobs=self.jobs,
+            clicks=self.clicks,
             sessions=self.sessions,
             models=self.models,
             model=model,
             folders=tuple(folders),
         )
-        self._application = mount(page, sessions=self.sessions, jobs=self.jobs, port=self.port, key=self.key)
+        queues = (self.jobs, self.clicks)
+        self._application = mount(page, sessions=self.sessions, queues=queues, port=self.port, key=self.key)
         self._server: Any = None
 
     @property
@@ -105,8 +111,12 @@ class WorkbenchServer:
         try:
             self._server.run(sockets=[self._socket])
         finally:
-            self.jobs.close()
+            for queue in (self.jobs, self.clicks):
+                queue.close()
             self._socket.close()
+            # What still writes would leave files behind.
+            for queue in (self.jobs, self.clicks):
+                queue.wait_idle(ENDS)
             self._temporary.cleanup()
 
     @contextlib.contextmanager

@@ -25,6 +25,7 @@ class _Session:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pages: set[str] = set()
+        self.left: set[str] = set()
         self.used = time.monotonic()
         self.stored = 0
 
@@ -106,15 +107,32 @@ class Sessions:
                 session.stored = max(0, session.stored - size)
 
     def new_results(self, name: str, page: str, what: str) -> Path:
-        """An empty folder for the results of one run."""
-        place = self.folder(name) / RESULTS / plain_name(page) / f"{what}-{secrets.token_hex(3)}"
-        place.mkdir(mode=0o700, parents=True)
-        return place
+        """An empty folder for the results of one run.
+
+        Raises:
+            UsageError: the page is closed, or the session is over.
+        """
+        with self._lock:
+            self.check_open(name, page)
+            place = self.folder(name) / RESULTS / plain_name(page) / f"{what}-{secrets.token_hex(3)}"
+            place.mkdir(mode=0o700, parents=True)
+            return place
 
     def opened(self, name: str, page: str) -> None:
         """A page of this session is open."""
         with self._lock:
             self._known[name].pages.add(page)
+            self._known[name].left.discard(page)
+
+    def check_open(self, name: str, page: str) -> None:
+        """Whether something may be done for a page: not once it is closed.
+
+        Raises:
+            UsageError: it is closed, or the session is over.
+        """
+        found = self._known.get(name)
+        if found is None or page in found.left:
+            raise UsageError("this page is no longer open: load it again")
 
     def closed(self, name: str, page: str) -> Path | None:
         """A page is closed: its results go; with the last page the uploads as well.
@@ -127,6 +145,7 @@ class Sessions:
             if session is None:
                 return None
             session.pages.discard(page)
+            session.left.add(page)
             place = session.folder / RESULTS / plain_name(page)
             if not session.pages:
                 session.stored, place = 0, session.folder
@@ -159,10 +178,12 @@ def remove(place: Path | None) -> None:
 def plain_name(name: str) -> str:
     """The last part of a file's name without what could lead elsewhere or start an option; never empty."""
     last = re.split(r"[/\\]", name)[-1]
-    kept = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in last).lstrip(".-").strip()
+    kept = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in last)
+    kept = re.sub(r"^[.\-\s]+", "", kept).rstrip()
     stem, dot, suffix = kept.rpartition(".")
     kept = f"{_cut(stem, MOST_STEM)}{dot}{_cut(suffix, MOST_SUFFIX)}" if stem else _cut(kept, MOST_STEM)
-    return kept or "picture"
+    # Cutting has left white space behind, or nothing.
+    return kept.rstrip() or "picture"
 
 
 def _cut(text: str, most: int) -> str:

@@ -164,16 +164,22 @@ class Bench:
     Attributes:
         model: the component with the name of the model for all tabs.
         folders: that pictures may be read from.
-        jobs, sessions, models: of the server.
+        jobs: runs in line. clicks: what takes a moment, in a line of its own.
+        sessions, models: of the server.
     """
 
     def __init__(
-        self, *, model: Any, jobs: JobQueue, sessions: Sessions, models: ModelShelf, folders: Sequence[Path] = ()
+        self,
+        *,
+        model: Any,
+        jobs: JobQueue,
+        clicks: JobQueue,
+        sessions: Sessions,
+        models: ModelShelf,
+        folders: Sequence[Path] = (),
     ) -> None:
-        self.model, self.jobs, self.sessions, self.models = model, jobs, sessions, models
+        self.model, self.jobs, self.clicks, self.sessions, self.models = model, jobs, clicks, sessions, models
         self.folders = tuple(folders)
-        # What takes a moment does not wait for runs of hours.
-        self._short = JobQueue()
 
     # -- parts of the page ----------------------------------------------------------------------------------------
 
@@ -235,6 +241,10 @@ class Bench:
         async def stream(request: gr.Request, model: str, *values: Any) -> AsyncIterator[list[Any]]:
             session, page = self.session(request), str(request.session_hash)
             same: list[Any] = [gr.skip()] * count
+            if (session, page) in running:
+                # The second press of a double click.
+                yield [gr.skip()] * (5 + count)
+                return
             cleared = same if keep else [None] * count
             try:
                 if not (model or "").strip():
@@ -293,7 +303,8 @@ class Bench:
             show_progress="hidden",
             concurrency_limit=None,
             api_visibility="private",
-            trigger_mode="once",
+            # "once" would leave out a press that comes after the last line of a run, before its event is over.
+            trigger_mode="multiple",
         )
         controls.stop.click(stop, None, None, show_progress="hidden", concurrency_limit=None, api_visibility="private")
 
@@ -308,12 +319,15 @@ class Bench:
         Raises:
             UsageError: with the message of what went wrong.
         """
-        job = self._short.submit(work, session=self.session(request), page=str(request.session_hash))
+        session, page = self.session(request), str(request.session_hash)
+        # Gradio hands over what it had in line when the page was closed.
+        self.sessions.check_open(session, page)
+        job = self.clicks.submit(work, session=session, page=page)
         try:
             while not job.ended:
                 await asyncio.sleep(LOOK_EVERY / 3)
         finally:
-            self._short.stop(job)
+            self.clicks.stop(job)
         if job.state != "done":
             raise UsageError(job.error or "stopped")
         return job.result

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -69,6 +70,16 @@ def test_shards_workers_and_a_second_run_change_nothing(command: Command, recipe
     assert KeySelection.load(tmp_path / "d" / "selection.npy") != one
 
 
+@pytest.mark.parametrize("out", [(), ("--out", "pool/sub/here"), ("--out", "pool"), ("--out", "sub/../pool/x")])
+def test_nothing_is_written_into_the_pool(command: Command, tmp_path: Path, out: tuple[str, ...]) -> None:
+    write_shards(load_data("noto-emoji", split="val")[:9], tmp_path / "pool" / "x-%02d.tar", per_shard=9)
+    before = sorted(tmp_path.rglob("*"))
+    pool = "pool" if out else "."  # the folder by default stands in the current one
+    done = command("curate", pool, "-r", "number-free", *out)
+    assert (done.code, "lies inside the pool" in done.err) == (2, True), done.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_the_model_scores_pairs(command: Command, tmp_path: Path) -> None:
     words = ("curate", "noto-emoji", "--split", "val", "--recipe", "number-free", "--set", "stage.fraction=0.1")
     found = command(*words, "--json").json()
@@ -76,6 +87,17 @@ def test_the_model_scores_pairs(command: Command, tmp_path: Path) -> None:
     rows = pq.read_table(tmp_path / "curated" / "samples.parquet").to_pylist()
     best = sorted(rows, key=lambda row: -row["masked_clip_score"])[:19]
     assert {row["uid"] for row in best} == {row["uid"] for row in rows if row["kept"]}
+
+
+def test_a_model_is_asked_for_only_where_the_data_lack_a_column(command: Command, tmp_path: Path) -> None:
+    columns = {"uid": [f"{i:032x}" for i in range(9)], "text": ["a cat"] * 9, "clip_score": [i / 9 for i in range(9)]}
+    (tmp_path / "scored").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "scored" / "0.parquet")
+    words = ("curate", "scored", "--recipe", "datacomp-clip-score", "--model", "no-such-model")
+    found = command(*words, "--json").json()
+    assert found["kept"] == 2
+    done = command("curate", "scored", "--recipe", "number-free", "--model", "no-such-model")
+    assert (done.code, "no-such-model" in done.err) == (2, True), done.err
 
 
 def test_the_list_names_everything(command: Command) -> None:

@@ -47,8 +47,11 @@ def test_the_file_is_datacomps(tmp_path: Path) -> None:
 
 
 def test_what_is_no_selection_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no selection"):
+    with pytest.raises(DataError, match="no such file"):
         KeySelection.load(tmp_path / "none.npy")
+    np.savez(tmp_path / "several.npz", a=np.arange(4))
+    with pytest.raises(DataError, match="several arrays"):
+        KeySelection.load(tmp_path / "several.npz")
     np.save(tmp_path / "numbers.npy", np.arange(4))
     with pytest.raises(DataError, match="a selection has dtype u8,u8"):
         KeySelection.load(tmp_path / "numbers.npy")
@@ -56,7 +59,7 @@ def test_what_is_no_selection_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not sorted"):
         KeySelection.load(tmp_path / "mixed.npy")
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(DataError, match="not a NumPy file of keys"):
+    with pytest.raises(DataError, match="not a readable NumPy file"):
         KeySelection.load(tmp_path / "objects.npy")
     with pytest.raises(UsageError, match="dtype u8,u8"):
         KeySelection(np.arange(3))

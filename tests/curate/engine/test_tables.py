@@ -89,6 +89,20 @@ def test_a_damaged_shard_is_named_each_time(shards: Path, tmp_path: Path) -> Non
         assert [key for key, _ in done.report.skipped] == [str(bad)]
 
 
+def test_what_is_read_from_elsewhere_is_read_again(shards: Path, tmp_path: Path) -> None:
+    """Of a remote shard nothing is known that would tell whether it is still the one that columns were computed of."""
+    here, columns = tmp_path / "a.tar", tmp_path / "columns"
+    rule = [ScoreThreshold(column="aspect", maximum=99)]  # needs sizes, which are kept, of the pictures
+    for name in ("x-00.tar", "x-04.tar"):
+        here.write_bytes((shards / name).read_bytes())
+        want = CurationPipeline(rule).run(open_table(str(here))).selection
+        store = ColumnStore(columns)
+        table = open_table(f"pipe:cat {here}", store=store, allow_pipe=True)
+        assert CurationPipeline(rule).run(table, store=store).selection == want
+        assert len(want) > 0
+    assert not columns.exists()
+
+
 def datacomp(folder: Path, n: int = 40) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Two shards of metadata as DataComp has them; uids, scores and image features of all samples."""
     rng = np.random.default_rng(0)
@@ -123,6 +137,19 @@ def test_datacomps_metadata(tmp_path: Path) -> None:
     assert kept == KeySelection([uid for uid, ok in zip(uids[20:], want, strict=True) if ok])
     with pytest.raises(UsageError, match="computed from pictures"):
         CurationPipeline([ScoreThreshold(column="picture_group", minimum=0)]).run(table)
+    whole = (tmp_path / "0000.npz").read_bytes()
+    np.savez(tmp_path / "0000.npz", l14_img=features)
+    with pytest.raises(DataError, match=r"l14_img has the shape \(40, 6\), the table beside it 20 rows"):
+        table.load(table.ids[0]).column("l14_img")
+    middle = len(whole) // 3
+    for damaged in (whole[:-30], b"", b"no archive", whole[:middle] + bytes(8) + whole[middle + 8 :]):
+        (tmp_path / "0000.npz").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"0000\.npz: not a readable NumPy file"):
+            table.load(table.ids[0]).column("l14_img")
+    np.save(tmp_path / "x.npy", features)
+    (tmp_path / "x.npy").rename(tmp_path / "0000.npz")
+    with pytest.raises(DataError, match=r"0000\.npz: not a readable NumPy file \(one array"):
+        table.load(table.ids[0])
     (tmp_path / "0000.parquet").write_bytes(b"PAR1" + b"x" * 50)
     with pytest.raises(DataError, match="damaged Parquet"):
         table.load(table.ids[0])

@@ -106,8 +106,11 @@ def test_target_is_reached_by_the_smallest_t() -> None:
 
 def test_tail_is_found_as_released() -> None:
     counts = np.array([900, 3, 50, 7, 0, 40])
-    # Sorted 0 3 7 40 50 900: cumulative shares 0, .003, .01, .05, .1, 1.
-    assert [tail_threshold(counts, tail) for tail in (0.0, 0.011, 0.06, 0.09, 1.0)] == [0, 7, 40, 50, 900]
+    # Sorted 3 7 40 50 900: cumulative shares .003, .01, .05, .1, 1. An entry without matches adds nothing to them, and
+    # a t of 0 would keep nothing of the pool: a tail of 0, too, is that of the rarest entry that is named.
+    assert [tail_threshold(counts, tail) for tail in (0.0, 0.011, 0.06, 0.09, 1.0)] == [3, 7, 40, 50, 900]
+    assert tail_threshold(np.zeros(4, np.uint64), 0.06) == tail_threshold(np.zeros(0, np.int64), 0.06) == 0
+    assert len(balanced(tail=0.0).selection) > 0
     assert balanced(tail=0.06).report.stages[0].figures["t"] == tail_threshold(np.array(loop(NAMES, 1)[0]), 0.06)
 
 

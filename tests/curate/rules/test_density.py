@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+from scipy.special import softmax
 
 from binderclip.curate import ClusterPruner, CurationPipeline, cluster_complexity, quota_qp, spherical_kmeans
 from binderclip.curate.engine.kmeans import nearest_centroids
@@ -153,6 +154,31 @@ def test_the_pruner_keeps_the_quota_of_each_cluster(order: str) -> None:
     for j, quota in enumerate(figures["quotas"]):
         members = sorted((i for i in range(299) if label[i] == j), key=lambda i: distance[i], reverse=order == "hard")
         assert {rest[i] for i in members if rest[i] in done.selection} == {rest[i] for i in members[:quota]}
+
+
+def test_quotas_come_from_the_complexity_and_its_neighbours() -> None:
+    rng = np.random.default_rng(3)
+    centres = np.eye(6)[[0, 0, 2, 3]] + 0.5 * np.eye(6)[[1, 4, 5, 5]] * [[0], [1], [0], [0]]
+    label = rng.integers(0, 4, 600)
+    rows = centres[label] + np.array([0.3, 0.3, 0.2, 0.2])[label, None] * rng.normal(size=(600, 6)) / 6**0.5
+    names = [f"s{i}" for i in range(600)]
+    orders = []
+    for neighbours in (1, 3):
+        rule = ClusterPruner(embedding="e", k=4, keep_share=0.5, tau=0.02, neighbours=neighbours)
+        figures = CurationPipeline([rule]).run(ListTable({"e": rows}, names)).report.stages[0].figures
+        c = spherical_kmeans_of(rule, rows, names)
+        cosines = rows / np.linalg.norm(rows, axis=1, keepdims=True) @ c.T
+        found = cosines.argmax(1)
+        sizes = np.array([(found == j).sum() for j in range(4)])
+        intra = np.array([1 - cosines[found == j, j].mean() for j in range(4)])
+        inter = [np.mean(sorted(1 - c[j] @ c[m] for m in range(4) if m != j)[:neighbours]) for j in range(4)]
+        want = quota_qp(softmax(intra * inter / 0.02), sizes, 300)
+        assert figures["quotas"] == want.tolist()
+        assert figures["quotas"] != quota_qp(softmax(intra / 0.02), sizes, 300).tolist()
+        orders.append([np.argsort(intra * inter).tolist(), np.argsort(intra).tolist()])
+    (near, spread), (far, _) = orders
+    assert near != spread  # the two wide clusters stand close together
+    assert near != far
 
 
 def spherical_kmeans_of(rule: ClusterPruner, rows: np.ndarray, names: list[str]) -> np.ndarray:

@@ -46,6 +46,26 @@ def test_one_of_each_planted_pair_stays() -> None:
         SemanticDuplicates(eps=3)
 
 
+def test_the_twin_that_stays_is_the_farther_from_the_centroid() -> None:
+    rows, names = planted()
+    unit = rows / np.linalg.norm(rows.astype(float), axis=1, keepdims=True)
+    near = unit @ unit.sum(0)  # of one cluster the centroid is the direction of the sum
+    kept = CurationPipeline([SemanticDuplicates(embedding="e", k=1, eps=0.01)]).run(ListTable({"e": rows}, names))
+    want = {i if near[i] < near[40 + i] else 40 + i for i in range(25)}
+    assert 5 < len(want & set(range(25))) < 20
+    assert kept.selection == KeySelection([names[i] for i in want | set(range(25, 40))])
+
+
+def test_a_chain_of_twins_leaves_its_first() -> None:
+    angle = np.radians([50, 35, 20, -45, -80])  # their centroid lies at 0
+    rows = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    rule = SemanticDuplicates(embedding="e", k=1, eps=0.1)  # 15 degrees are twins, 30 are not
+    done = CurationPipeline([rule]).run(ListTable({"e": rows}, list("abcde")))
+    # c goes for b, which is preferred to it though a takes b away: no twin of c is kept.
+    assert done.selection == KeySelection(list("ade"))
+    assert done.report.stages[0].reason == "no cosine above 0.9 with one preferred to it in its cluster"
+
+
 def test_clusters_of_targets(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     label = np.arange(60) % 3
@@ -55,10 +75,14 @@ def test_clusters_of_targets(tmp_path: Path) -> None:
     rule = TargetClusters(embedding="e", k=3, targets=str(tmp_path / "targets.npy"))
     kept = CurationPipeline([rule]).run(ListTable({"e": rows}, names, 4)).selection
     assert kept == KeySelection([name for name, own in zip(names, label, strict=True) if own in (1, 2)])
-    with pytest.raises(UsageError, match=r"no \.npy file"):
+    with pytest.raises(UsageError, match=r"none\.npy: no such file"):
         TargetClusters(targets=str(tmp_path / "none.npy"))
-    with pytest.raises(UsageError, match="one row a picture"):
-        TargetClusters(targets=np.zeros(3))
+    (tmp_path / "bad.npy").write_bytes(b"PK\x03\x04" + b"x" * 40)
+    with pytest.raises(UsageError, match="not a readable NumPy file"):
+        TargetClusters(targets=str(tmp_path / "bad.npy"))
+    for wrong in (np.zeros(3), np.array([["a", "b"]]), np.zeros((0, 5))):
+        with pytest.raises(UsageError, match="one row a picture"):
+            TargetClusters(targets=wrong)
     with pytest.raises(UsageError, match="targets have 2 numbers"):
         CurationPipeline([TargetClusters(embedding="e", k=3, targets=np.ones((1, 2)))]).run(
             ListTable({"e": rows}, names)

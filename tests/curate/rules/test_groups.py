@@ -33,6 +33,12 @@ def test_numbers_and_others() -> None:
     assert len(CurationPipeline([TailTrimming(group="label", classes=1, count=0)]).run(table).selection) == 5
     others = Membership(member="label", values=[0], inverse=True)
     assert CurationPipeline([others]).run(table).selection == KeySelection(["d", "e", "f"])
+    for rule in (Membership(member="texts", values=["a"]), TailTrimming(group="texts", classes=1, count=0)):
+        with pytest.raises(UsageError, match="'texts' has several values a sample"):
+            CurationPipeline([rule]).run(table)
+    for wrong in ([], "a", [["a"]], [None]):
+        with pytest.raises(UsageError, match="a list of texts or numbers"):
+            Membership(member="label", values=wrong)
     with pytest.raises(UsageError, match="classes is -1"):
         TailTrimming(group="label", classes=-1, count=0)
     with pytest.raises(UsageError, match="keeps 0 samples or more"):

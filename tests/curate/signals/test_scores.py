@@ -10,18 +10,22 @@ import torch
 from torch.nn import functional
 
 from binderclip.curate import (
+    SIGNALS,
     ClipScore,
     CurationPipeline,
     DatasetTable,
+    LateModel,
     MaskedTextScore,
     MeanRankTopFraction,
     ScoreTopFraction,
     Shard,
+    computed_columns,
     keys_of,
     model_signals,
 )
 from binderclip.curate.engine.rule import fill_column
 from binderclip.curate.engine.store import ColumnStore
+from binderclip.curate.signals.table import standard_signals
 from binderclip.data import ImageTextDataset, load_data
 from binderclip.errors import UsageError
 from binderclip.models import ImageTextModel, load
@@ -80,6 +84,32 @@ def test_features_are_computed_once_for_each_content(
     again = filled(data, model, tmp_path)
     assert np.array_equal(again.columns["clip_score"], first.columns["clip_score"], equal_nan=True)
     assert seen == [b"no picture"]
+
+
+def test_a_model_is_loaded_when_it_is_needed(data: ImageTextDataset, model: ImageTextModel, tmp_path: Path) -> None:
+    loads = []
+    signals = model_signals(LateModel(lambda: loads.append(1) or model), root=tmp_path)
+    e = np.eye(2, 3)
+    for there, missing in (
+        ({"image_embedding": e, "caption_embedding": e}, {"clip_score"}),
+        ({"clip_score": np.ones(2)}, set()),
+        ({"image_embedding": e}, {"clip_score", "caption_embedding"}),
+        ({}, {"clip_score", "caption_embedding", "image_embedding"}),
+    ):
+        shard = Shard("0", keys_of(["a", "b"]), {"text": ["a", "b"], **there})
+        assert computed_columns(shard, ["clip_score", "words"], signals) == missing
+        if missing <= {"clip_score"}:
+            fill_column(shard, "clip_score", signals, ColumnStore())
+    assert not loads
+    table = DatasetTable(data)
+    late, want = table.load(table.ids[0]), filled(data, model, tmp_path)
+    fill_column(late, "masked_clip_score", signals, ColumnStore())
+    assert np.array_equal(late.columns["masked_clip_score"], want.columns["masked_clip_score"], equal_nan=True)
+    assert loads == [1]
+
+
+def test_every_signal_is_described() -> None:
+    assert set(SIGNALS) == set(standard_signals()) | set(model_signals(LateModel(lambda: pytest.fail("loaded"))))
 
 
 def test_columns_of_the_data_can_be_scored() -> None:

@@ -15,6 +15,7 @@ from binderclip.errors import UsageError
 from binderclip.evaluate import (
     EmbeddingGeometry,
     EmbeddingSet,
+    GapRemoval,
     alignment,
     conformity,
     conformity_divergence,
@@ -171,3 +172,23 @@ def test_arcs_begin_and_end_keep_their_length_and_go_all_the_way_round():
 def test_what_cannot_be_is_refused(act, said: str):
     with pytest.raises(UsageError, match=said):
         act()
+
+
+def test_retrieval_behind_a_map_is_measured_on_the_half_it_was_not_fitted_on():
+    pairs = normal(60, 5)
+    image, text = pairs + 0.3 * normal(60, 5, seed=1), pairs + 0.3 * normal(60, 5, seed=2)
+    image[:, 0] += 4  # the gap
+    geometry = EmbeddingGeometry(EmbeddingSet(image, "image"), EmbeddingSet(text, "text"))
+    first, second = geometry.halves(3)
+    assert sorted([*first.tolist(), *second.tolist()]) == list(range(60))
+    plain, removed = geometry.retrieval_behind(seed=3), geometry.retrieval_behind(GapRemoval(), seed=3)
+    u, v = (F.normalize(x[second], dim=1) for x in (image, text))
+    assert plain["text_to_image/R@1"] == pytest.approx(float(((v @ u.T).argmax(1) == torch.arange(30)).double().mean()))
+    means = [F.normalize(x[first], dim=1).mean(0) for x in (image, text)]
+    a, b = (F.normalize(x - mean, dim=1) for x, mean in zip((u, v), means, strict=True))
+    assert removed["text_to_image/R@1"] == pytest.approx(
+        float(((b @ a.T).argmax(1) == torch.arange(30)).double().mean())
+    )
+    assert removed["text_to_image/R@1"] > plain["text_to_image/R@1"]
+    with pytest.raises(UsageError, match="pairs"):
+        EmbeddingGeometry(EmbeddingSet(image, "image"), EmbeddingSet(text[:50], "text"), paired=False).halves()

@@ -22,6 +22,7 @@ from binderclip.explain import (
     deletion_auc,
     full_gradients,
 )
+from binderclip.models import load
 
 
 class Network(nn.Module):
@@ -286,6 +287,23 @@ def test_terms_of_a_classifier_of_logits_are_worth_as_much_as_its_score(clip_mod
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     found = full_gradients(clip_model.predictor(["a cat", "a dog"]), images, 1)
     assert float(found.completeness_error().max()) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["small", "small-b"])
+def test_the_bundled_models_lose_no_term_to_layers_that_are_made_fast(name: str) -> None:
+    """Their depthwise convolutions have biases, which a convolution as one operation of its own hid."""
+    model: Any = load(name)
+    images = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found = full_gradients(model, images, "a red cat")
+    assert float(found.completeness_error().max()) < 1e-4
+    biased = {
+        name
+        for name, part in model.visual.named_modules()
+        if isinstance(part, nn.Conv2d) and part.bias is not None and part.groups > 1
+    }
+    assert biased <= {term.name for term in found.terms if term.op == "conv2d"}
 
 
 def test_missing_terms_are_warned_of(images: Tensor, network: Network) -> None:

@@ -9,9 +9,20 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from binderclip.losses import ContrastiveLoss, EmbeddingDistill, Pair, SameKey, SimilarityDistill, contrastive_step
+from binderclip.losses import (
+    METHODS,
+    SIMILARITIES,
+    AlignmentScale,
+    EmbeddingDistill,
+    Pair,
+    SameKey,
+    SimilarityDistill,
+    contrastive_step,
+)
 
 ROWS = 22
+# with the texts too, because DDP waits for every parameter's gradient
+TWO_VIEWS = (Pair("image", "view", same_view_negatives=True), Pair("image", "text", weight=0.3))
 CASES = {
     "softmax": {"chunk": 4},
     "softmax-default-chunk": {},
@@ -22,7 +33,19 @@ CASES = {
     "sigmoid-same-key": {"chunk": 4, "link": "sigmoid", "targets": SameKey()},
     "distill-similarity": {"chunk": 4, "terms": lambda: [SimilarityDistill(0.7, teacher_scale=9.0)]},
     "distill-embedding": {"terms": lambda: [EmbeddingDistill(0.7)]},
+    "distill-similarity-lorentz": {"chunk": 4, "similarity": "lorentz", "terms": lambda: [SimilarityDistill(0.7)]},
+    **{f"softmax-{name}": {"chunk": 4, "similarity": name} for name in SIMILARITIES},
+    **{f"sigmoid-{name}": {"chunk": 4, "similarity": name, "link": "sigmoid"} for name in ("arc", "lorentz")},
+    **{f"preset-{name}": {"chunk": 4, "preset": name} for name in METHODS},
+    "preset-euclip-entailment": {"preset": "euclip", "entailment": 0.2},
+    "macl-learned-ignore-key": {"chunk": 4, "preset": "macl", "learnable": True, "targets": SameKey("ignore")},
+    "two-views": {"chunk": 5, "pairs": TWO_VIEWS},
+    "two-views-lorentz": {"chunk": 5, "similarity": "lorentz", "pairs": TWO_VIEWS},
+    "two-views-macl": {"chunk": 5, "preset": "macl", "pairs": TWO_VIEWS, "learnable": True},
+    "alignment-scale-only": {"chunk": 4, "scales": lambda: AlignmentScale(0.2, 0.7, 0.1, learnable=True)},
 }
+PROMISED = ["softmax", "softmax-same-key", "sigmoid", "preset-meru", "two-views-macl"]
+GRADCACHE = ["softmax", *(f"preset-{name}" for name in METHODS), "two-views-macl"]
 
 
 class Encoders(nn.Module):
@@ -33,12 +56,13 @@ class Encoders(nn.Module):
 
     def forward(self, batch):
         teachers = {name: value for name, value in batch.items() if name.startswith("teacher")}
-        return {"image": self.image(batch["image"]), "text": self.text(batch["text"]), **teachers}
+        image, view = self.image(batch["image"]), self.image(batch["view"])
+        return {"image": image, "view": view, "text": self.text(batch["text"]), **teachers}
 
 
 def whole_batch():
     generator = torch.Generator().manual_seed(0)
-    names = ("image", "text", "teacher_image", "teacher_text")
+    names = ("image", "text", "teacher_image", "teacher_text", "view")
     batch = {name: torch.randn(ROWS, 6 if "_" not in name else 5, generator=generator) for name in names}
     return {name: value.double() for name, value in batch.items()}, [row % 7 for row in range(ROWS)]
 
@@ -51,18 +75,19 @@ def counts_for(world, even):
 
 def run_case(settings, counts, rank, wrap, micro_batch=None):
     """Loss, metrics and gradients of one process's rows."""
-    settings = {**settings, "terms": settings.get("terms", list)()}
+    settings = {name: value() if callable(value) else value for name, value in settings.items()}
+    make = METHODS[settings.pop("preset", "contrastive")]
     batch, keys = whole_batch()
     start = sum(counts[:rank])
     rows = slice(start, start + counts[rank])
     model = wrap(Encoders().double())
-    loss = ContrastiveLoss(**settings).double()
+    loss = make(**settings).double()
     output = contrastive_step(model, {n: v[rows] for n, v in batch.items()}, loss, micro_batch, keys=keys[rows])
     parameters = [*model.parameters(), *loss.parameters()]
     return {
         "total": output.total,
         "metrics": output.metrics,
-        "grads": [p.grad for p in parameters],
+        "grads": [p.grad for p in parameters if p.requires_grad and p.grad is not None],
     }
 
 
@@ -73,10 +98,11 @@ def main(rank, world, store, out):
         for even in (True, False):
             counts = counts_for(world, even)
             results[name, even] = run_case(settings, counts, rank, DistributedDataParallel)
-        results[name, "equal"] = run_case(
-            {**settings, "gather": "equal"}, counts_for(world, True), rank, DistributedDataParallel
-        )
-    results["gradcache", True] = run_case(CASES["softmax"], counts_for(world, True), rank, DistributedDataParallel, 2)
+        if name in PROMISED:
+            equal = {**settings, "gather": "equal"}
+            results[name, "equal"] = run_case(equal, counts_for(world, True), rank, DistributedDataParallel)
+    for name in GRADCACHE:
+        results["gradcache", name] = run_case(CASES[name], counts_for(world, True), rank, DistributedDataParallel, 2)
     torch.save(results, f"{out}.{rank}")
     # A process that leaves while another still talks to it can take it down.
     dist.barrier()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from binderclip import errors
 from binderclip.losses import (
     METHODS,
+    AlignmentScale,
     ContrastiveLoss,
     EmbeddingDistill,
     Inner,
@@ -19,11 +20,16 @@ from binderclip.losses import (
     SameKey,
     clip,
     info_nce,
+    macl,
     siglip,
 )
 
 
-@pytest.mark.parametrize("name", METHODS)
+def clip_with_views(smoothing=0.0, **settings):
+    return ContrastiveLoss((Pair(smoothing=smoothing, same_view_negatives=True),), **settings)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "contrastive"])
 @pytest.mark.parametrize("chunk", [6, None])
 def test_each_method_equals_open_clip_at_its_own_scale(features, name, chunk):
     image, text = features()
@@ -33,6 +39,7 @@ def test_each_method_equals_open_clip_at_its_own_scale(features, name, chunk):
     theirs = {
         "clip": lambda: open_clip.loss.ClipLoss()(*unit, torch.tensor(1 / 0.07)),
         "siglip": lambda: open_clip.loss.SigLipLoss()(*unit, torch.tensor(10.0), torch.tensor(-10.0)),
+        "contrastive": lambda: open_clip.loss.ClipLoss()(*unit, torch.tensor(1 / 0.07)),
     }[name]()
     assert float(output.total) == pytest.approx(float(theirs), abs=1e-6)
     output.backward()
@@ -227,6 +234,13 @@ def test_state_dict_round_trip_keeps_the_scale():
     ("call", "message"),
     [
         (lambda i, t: ContrastiveLoss(link="cosine"), "softmax, sigmoid"),
+        (lambda i, t: ContrastiveLoss(similarity="angle"), "cosine, arc"),
+        (lambda i, t: ContrastiveLoss(similarity="arc", scales=AlignmentScale()), "follows cosines, not ArcLength"),
+        (lambda i, t: macl(targets=SameKey())(i, t, keys=range(23)), "one positive a row"),
+        (lambda i, t: macl(pairs=(Pair(smoothing=0.1),))(i, t), "reweighted softmax has none"),
+        (lambda i, t: clip_with_views(smoothing=0.1)(i, t), "does not go with same_view_negatives"),
+        (lambda i, t: clip_with_views(targets=SameKey()), "goes with Diagonal"),
+        (lambda i, t: clip_with_views(link="sigmoid")(i, t), "belong to a softmax"),
         (lambda i, t: ContrastiveLoss((Pair(scale="local"),)), "local"),
         (lambda i, t: ContrastiveLoss(()), "neither pairs nor terms"),
         (lambda i, t: ContrastiveLoss((Pair("image", "view"),))(i, t), "view=..."),
@@ -244,3 +258,31 @@ def test_state_dict_round_trip_keeps_the_scale():
 def test_wrong_use_says_what_would_be_right(features, call, message):
     with pytest.raises(errors.UsageError, match=message):
         call(*features())
+
+
+@pytest.mark.parametrize("chunk", [5, 100])
+@pytest.mark.parametrize("similarity", ["cosine", "lorentz"])
+def test_two_views_in_one_batch_are_nt_xent(features, chunk, similarity):
+    one, other = features(rows=9)
+    loss = ContrastiveLoss(
+        (Pair("image", "view", same_view_negatives=True),), similarity=similarity, scales=LogitScale(4.0), chunk=chunk
+    )
+    output = loss(one, view=other)
+    both = torch.cat([one, other])
+    geometry = loss.similarity
+    points = geometry.embed(both, "image")
+    logits = 4.0 * geometry(points, points).fill_diagonal_(-math.inf)
+    partners = torch.arange(18).roll(9)
+    expected = F.cross_entropy(logits, partners)
+    assert float(output.total) == pytest.approx(float(expected), abs=1e-6)
+    mine, theirs = (torch.autograd.grad(value, [one, other]) for value in (output.total, expected))
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    plain = logits.detach() / 4.0
+    right = plain[torch.arange(18), partners]
+    negative = (plain.masked_fill(torch.eye(18, dtype=torch.bool), 0).sum() - right.sum()) / (18 * 16)
+    assert float(output.metrics["similarity_positive"]) == pytest.approx(float(right.mean()), abs=1e-6)
+    assert float(output.metrics["similarity_negative"]) == pytest.approx(float(negative), abs=1e-6)
+    assert float(output.metrics["accuracy_a_to_b"]) == pytest.approx(
+        float((logits.argmax(1) == partners).double().mean())
+    )

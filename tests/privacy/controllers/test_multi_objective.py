@@ -82,15 +82,16 @@ def stats(controller, step, released, *, batch=10.0, sigma=1.0, update=None):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("step", ["linear", "log"])
 @pytest.mark.parametrize("scales", ["initial", "joint"])
-def test_it_settles_at_the_closed_form_minimiser_of_the_clip_loss(scales):
+def test_it_settles_at_the_closed_form_minimiser_of_the_clip_loss(scales, step):
     """All norms equal n: C* = (1 - omega) n / d over (omega / s + (1 - omega) / d), s and d the two divisors."""
     norm, c0, sigma, batch, omega = 3.0, 1.0, 2.0, 10.0, 0.4
-    controller = MultiObjectiveClip(c0, 0.2, 1.0, omega=omega, every=1, scales=scales)
+    controller = MultiObjectiveClip(c0, 0.2, 1.0, omega=omega, every=1, scales=scales, step=step)
     controller.before_step(stats(controller, 1, {"squared excess": torch.tensor(batch * (norm - c0) ** 2)}))
-    for step in range(2, 500):
+    for number in range(2, 500):
         excess = torch.tensor(batch * max(norm - controller.clip_norm, 0))
-        controller.before_step(stats(controller, step, {"excess": excess}, sigma=sigma, batch=batch))
+        controller.before_step(stats(controller, number, {"excess": excess}, sigma=sigma, batch=batch))
     distortion = (norm - c0) ** 2
     if scales == "initial":
         s, d = c0**2, distortion
@@ -100,6 +101,20 @@ def test_it_settles_at_the_closed_form_minimiser_of_the_clip_loss(scales):
     expected = (1 - omega) * norm / d / (omega / s + (1 - omega) / d)
     assert controller.clip_norm == pytest.approx(expected, rel=1e-4)
     assert 0.1 < expected < norm
+
+
+def test_a_log_step_leaves_a_small_start_by_its_rate_and_a_linear_one_in_units_of_it_hardly():
+    norm, batch, moves = 3.0, 10.0, {}
+    for step, rate in (("linear", 0.1 * 0.1), ("log", 0.2)):
+        controller = MultiObjectiveClip(0.1, rate, 1.0, every=1, scales="joint", step=step)
+        controller.before_step(stats(controller, 1, {"squared excess": torch.tensor(batch * (norm - 0.1) ** 2)}))
+        for number in range(2, 6):
+            excess = torch.tensor(batch * (norm - controller.clip_norm))
+            controller.before_step(stats(controller, number, {"excess": excess}, sigma=0.1, batch=batch))
+        moves[step] = controller.clip_norm / 0.1
+    # The noise costs a thousandth of what clipping does: the step is the whole rate, four times.
+    assert moves["log"] == pytest.approx(math.exp(4 * 0.2), rel=1e-3)
+    assert 1 < moves["linear"] < 1.2
 
 
 def test_the_released_sums_and_sensitivities_are_those_of_brute_force():
@@ -201,7 +216,7 @@ def test_a_resumed_run_is_the_same_run():
 
 
 def test_bad_settings_are_refused():
-    for options in ({"c0": 20.0}, {"lr_c": -1.0}, {"omega": 2.0}, {"every": 0}, {"scales": "none"}):
+    for options in ({"c0": 20.0}, {"lr_c": -1.0}, {"omega": 2.0}, {"every": 0}, {"scales": "none"}, {"step": "sign"}):
         with pytest.raises(UsageError):
             MultiObjectiveClip(**options)
     assert math.isclose(MultiObjectiveClip().inflation, math.sqrt(1.02))

@@ -28,7 +28,7 @@ from binderclip.segment.anomaly import (
 from binderclip.segment.anomaly.bottleneck import nats
 from binderclip.segment.anomaly.clap import as_pixels
 from binderclip.segment.anomaly.restoring import FLOOR, prewitt, restoration_loss, structural_similarity
-from binderclip.segment.parts.context import unit_range
+from binderclip.segment.maps import unit_range
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,24 @@ import torch
 from PIL import Image
 
 from binderclip.errors import UsageError
+from binderclip.segment.parts.resolution import Whole
 from binderclip.segment.promptable import OracleSegmenter
 from binderclip.segment.task import (
     TASK_METHODS,
     BestScore,
+    ClosestToMean,
+    FixedWords,
     FragmentBoxes,
+    FromPoints,
+    FromWordBoxes,
     Hypothesis,
+    LastRound,
+    Loop,
+    MostSimilar,
+    SimilarityWeighted,
+    UnionOfMasks,
+    VocabularyGate,
+    WordBoxes,
     WordMaps,
     gensam,
     instance_mining,
@@ -26,7 +38,8 @@ from binderclip.segment.task import (
     region_retrieval,
     zip_instances,
 )
-from binderclip.segment.task.words import patches
+from binderclip.segment.task.erasing import filled_from_border
+from binderclip.segment.task.words import SYNONYMS, patches
 
 COLOURS = ("red", "green", "blue")
 
@@ -55,17 +68,23 @@ class ColourModel:
 
 @pytest.fixture
 def maps(monkeypatch):
-    """Takes the place of CLIP Surgery: `maps(function)`, and what it was asked for."""
-    asked = []
+    """Takes the place of CLIP Surgery: `maps(function)`, and what it was asked for; `maps.made` is how it was built."""
+    asked, made = [], []
+
+    def surgery(cls, model, attends="k", *, resolution=None):
+        made.append((attends, resolution))
+        return put.localiser
 
     def put(function):
         def localiser(image, words):
             asked.append((np.asarray(image).copy(), tuple(words)))
             return torch.stack([function(image, word) for word in words])
 
-        monkeypatch.setattr(WordMaps, "surgery", classmethod(lambda cls, model, attends="k", **options: localiser))
+        put.localiser = localiser
         return asked
 
+    put.made = made
+    monkeypatch.setattr(WordMaps, "surgery", classmethod(surgery))
     return put
 
 
@@ -81,6 +100,55 @@ def test_mistakes_are_named_before_a_picture_is_seen(oracle, maps):
 
 def test_all_of_them_are_here():
     assert set(TASK_METHODS.values()) == {gensam, instance_mining, region_retrieval, zip_instances}
+
+
+def test_each_is_built_as_its_paper_says(oracle, maps, monkeypatch):
+    """Steps and numbers of the papers, written down beside the makers; any that is swapped or changed is found."""
+    maps(lambda image, word: torch.zeros(4, 4))
+    model = ColourModel()
+    built = gensam(model, oracle, COLOURS)
+    assert maps.made.pop() == ("k", None)  # keys attend to keys, on the model's own square
+    assert built.proposer.synonyms == SYNONYMS
+    assert len(built.proposer.synonyms) == 3
+    assert (built.candidates, built.chooser, built.selector) == (FromPoints(), BestScore(), ClosestToMean(2))
+    assert built.loop == Loop(rounds=6, reweight="heatmap", share=0.3, box_grow=0.1, tolerance=None)
+    assert (built.leading, built.boxes) == (None, None)
+
+    built = instance_mining(model, oracle, COLOURS)
+    assert maps.made.pop() == ("k", None)
+    assert built.proposer.cumulate
+    assert built.proposer.floor == 1e-3
+    assert not instance_mining(model, oracle, COLOURS, cumulate=False).proposer.cumulate
+    maps.made.clear()
+    assert built.proposer.erase is filled_from_border
+    assert (built.candidates, built.selector) == (FromWordBoxes(), ClosestToMean(1))
+    assert isinstance(built.chooser, SimilarityWeighted)
+    assert built.chooser.scale == 100.0
+    assert built.loop == Loop(rounds=5, reweight="mask", share=0.3, box_grow=None, tolerance=None)
+    assert built.leading == 1
+    assert isinstance(built.boxes, WordBoxes)
+    assert built.proposer.locate == built.boxes.first
+
+    built = region_retrieval(model, oracle)
+    assert maps.made == []
+    assert built.localiser is None
+    assert isinstance(built.proposer, FixedWords)
+    every = built.candidates
+    assert (every.points_per_side, every.pred_iou_thresh, every.overlap, every.drop_largest) == (16, 0.9, 0.8, True)
+    assert isinstance(built.chooser, MostSimilar)
+    assert (built.chooser.ground, built.chooser.size) == ("black", (16, 16))
+    assert (built.selector, built.loop.rounds, built.loop.reweight) == (LastRound(), 1, "none")
+
+    monkeypatch.setattr(methods, "middle_features", lambda model, layer=None: layer)
+    built = zip_instances(model, oracle, COLOURS)
+    assert maps.made.pop() == ("v", Whole(512 / 224))  # values, the shorter side at 512 pixels for a model of 224
+    assert isinstance(built.proposer, VocabularyGate)
+    assert built.proposer.threshold == 0.05
+    fragments = built.candidates
+    assert (fragments.k, fragments.threshold, fragments.gain, fragments.looseness) == (10, 0.7, 0.3, 3.0)
+    assert (fragments.features, fragments.overlap) == (None, 0.5)  # None: the block in the middle
+    assert (built.chooser, built.selector) == (UnionOfMasks(), LastRound())
+    assert (built.loop.rounds, built.loop.reweight) == (1, "none")
 
 
 def test_gensam_takes_off_what_the_ground_explains(blobs, picture, oracle, maps):

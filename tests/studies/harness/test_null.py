@@ -26,13 +26,17 @@ def test_criteria_without_quantities_need_no_row() -> None:
 
 
 def test_a_random_method_that_was_measured_takes_the_place_of_the_method() -> None:
-    rows = [Row("m", name, value, seed=seed) for seed in (3, 4) for name, value in (("a", 9), ("b", seed), ("dice", 7))]
-    rows.append(Row("only of a", "a", 1))
-    placed = in_place(rows, {"a": "dice"})
-    assert [(r.method, r.value, r.seed) for r in placed] == [
-        ("b", 3, 3), ("dice", 7, 3), ("b", 4, 4), ("dice", 7, 4), ("a", 7, 3), ("a", 7, 4),
-    ]  # fmt: skip
+    values = (("a", 9), ("c", 9), ("b", 0), ("dice", 7))
+    rows = [Row("m", name, value + seed / 10, seed=seed) for seed in (3, 4, 6) for name, value in values]
+    rows.append(Row("only of a", "a", 1, seed=3))
+    placed = in_place(rows, {"a": "dice", "c": "dice"})
+    table = Table(placed)
+    assert table.values("m", "b").tolist() == [0.3, 0.4, 0.6]
+    assert table.values("m", "dice").tolist() == [7.3, 7.4, 7.6]
+    # The next seed's, and that after it: no draw is held against itself.
+    assert table.values("m", "a").tolist() == [7.4, 7.6, 7.3]
+    assert table.values("m", "c").tolist() == [7.6, 7.3, 7.4]
     with pytest.raises(UsageError, match="no 'only of a' of 'a'"):
-        Table(placed).values("only of a", "a")
+        table.values("only of a", "a")
     with pytest.raises(UsageError, match="nothing was measured of 'coin'"):
         in_place(rows, {"a": "coin"})

@@ -212,8 +212,8 @@ def _segment(page: Page, clip: ImageTextModel) -> None:
     batch = scenes(3, 2, 256, vocabulary=words, objects=(2, 3), area=(0.08, 0.25), occlusion=0.1, background="gradient")
     segmenter = Segmenter(clip, PRESET, background=GROUND)
     page.text(
-        "Scenes pasted together from held-out pictures, so that the true mask of every object is known: left the "
-        "scene, in the middle the answer, right the truth. "
+        "Scenes pasted together from held-out pictures, so that the true mask of every object is known: first the "
+        "scene, then the answer, then the truth. "
         f"<code>{PRESET}</code> is the default; <code>binderclip segment --list</code> says what the other "
         f"{len(PRESETS) - 1} are for."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -151,6 +151,23 @@ def checked_share(value: float, name: str) -> float:
     return value
 
 
+def count_of_share(share: float, sizes: Int[np.ndarray, "k"]) -> Int[np.ndarray, "k"]:
+    """floor(share * size), of the share as it is written: 0.29 of 100 are 29, though 0.29 * 100 is 28.999..."""
+    return np.floor(sizes * share + 1e-9).astype(np.int64)
+
+
+def computed_columns(shard: Shard, wanted: Iterable[str], signals: Mapping[str, SampleSignal]) -> set[str]:
+    """Columns of which `fill_column` would ask a signal, because neither the data nor their late files have them."""
+    computed: set[str] = set()
+    left = list(wanted)
+    while left:
+        name = left.pop()
+        if name in signals and name not in computed and name not in shard.columns and name not in shard.late:
+            computed.add(name)
+            left += signals[name].needs
+    return computed
+
+
 def fill_column(shard: Shard, name: str, signals: Mapping[str, SampleSignal], store: ColumnStore) -> None:
     """See to it that a shard has a column: it has it, or a signal computes it, and first what that needs.
 
@@ -169,4 +186,4 @@ def fill_column(shard: Shard, name: str, signals: Mapping[str, SampleSignal], st
         shard.columns[name] = signal(shard)
         return
     stamp = f"{shard.stamp}|{signal.version}"
-    shard.columns[name] = store.fetch(name, stamp, lambda: {name: signal(shard)})[name]
+    shard.columns[name] = store.fetch(name, stamp, lambda: {name: signal(shard)}, lasting=shard.lasting)[name]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
+from binderclip.curate.engine.arrays import read_npy
 from binderclip.curate.engine.keys import KEY, Keys, key_order, keys_of, search_keys, uids_of
 from binderclip.errors import DataError, UsageError
 
@@ -98,14 +99,9 @@ class KeySelection:
         Raises:
             DataError: no such file, no array of dtype u8,u8, or keys that are not sorted.
         """
-        try:
-            keys = np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError as error:
-            raise DataError(f"there is no selection {path}") from error
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: not a NumPy file of keys ({error})") from error
-        if not isinstance(keys, np.ndarray) or keys.dtype != KEY or keys.ndim != 1:
-            raise DataError(f"{path}: holds {getattr(keys, 'dtype', type(keys))}, but a selection has dtype u8,u8")
+        keys = read_npy(path, mapped=True)
+        if keys.dtype != KEY or keys.ndim != 1:
+            raise DataError(f"{path}: holds {keys.dtype}, but a selection has dtype u8,u8")
         if not _is_sorted(keys, strictly=False):
             raise DataError(f"{path}: its keys are not sorted: sort them first (`numpy.sort`)")
         return cls(keys)

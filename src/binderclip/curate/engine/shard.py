@@ -29,6 +29,8 @@ class Shard:
         pictures: reads pictures by row; None where the data have none (DataComp's tables of metadata).
         stamp: changes whenever the samples, their texts or their pictures do.
         late: further columns by name, of all samples of the shard, that are read when they are asked for.
+        lasting: whether the stamp does what it should; not of remote files, of which nothing is known before they are
+            read. What is computed of them is kept for one run.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Shard:
     pictures: Pictures | None = None
     stamp: str = ""
     late: Mapping[str, Callable[[], ColumnValues]] = field(default_factory=dict)
+    lasting: bool = True
     _rows: Int[np.ndarray, "n"] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -62,7 +65,7 @@ class Shard:
         mark = hashlib.blake2b(np.asarray(own, np.int64).tobytes(), digest_size=8).hexdigest()
         columns = {name: take_rows(column, rows) for name, column in self.columns.items()}
         stamp = f"{self.stamp.partition('@')[0]}@{mark}"
-        return Shard(self.id, self.keys[rows], columns, self.pictures, stamp, self.late, own)
+        return Shard(self.id, self.keys[rows], columns, self.pictures, stamp, self.late, self.lasting, own)
 
 
 @runtime_checkable

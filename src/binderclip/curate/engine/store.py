@@ -26,20 +26,24 @@ class ColumnStore:
         self.folder = None if folder is None else Path(folder)
         self._held: dict[Path, dict[str, ColumnValues]] = {}
 
-    def fetch(self, name: str, stamp: str, compute: Callable[[], dict[str, ColumnValues]]) -> dict[str, ColumnValues]:
+    def fetch(
+        self, name: str, stamp: str, compute: Callable[[], dict[str, ColumnValues]], *, lasting: bool = True
+    ) -> dict[str, ColumnValues]:
         """The table of that name and stamp, computed and stored where it is not there.
 
         Args:
             name: for people who look into the folder.
             stamp: what it was computed from.
             compute: gives the columns, all of one length.
+            lasting: keep it on disk; without, it is held in memory as long as this store is, as of data whose stamp
+                does not change with them.
 
         Raises:
             DataError: the folder cannot be written.
         """
         label = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60]
         place = Path(f"{label}-{hashlib.blake2b(stamp.encode(), digest_size=12).hexdigest()}.arrow")
-        if self.folder is None:
+        if self.folder is None or not lasting:
             if place not in self._held:
                 self._held[place] = compute()
             return self._held[place]

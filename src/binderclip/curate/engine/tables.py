@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from binderclip.curate.engine.arrays import npz_names, read_npz
 from binderclip.curate.engine.columns import ColumnValues, as_column, from_arrow
 from binderclip.curate.engine.keys import Keys, keys_of
 from binderclip.curate.engine.selection import KeySelection
@@ -79,7 +80,8 @@ class DatasetTable:
 
     def __init__(self, dataset: ImageTextDataset, rows: int = ROWS) -> None:
         self.dataset, self.rows = dataset, rows
-        self.ids: Sequence[str] = [str(start) for start in range(0, len(dataset), rows)]
+        self._starts = {f"samples from {start}": start for start in range(0, len(dataset), rows)}
+        self.ids: Sequence[str] = list(self._starts)
         self._stamps: dict[str, str] = {}
 
     @property
@@ -89,7 +91,7 @@ class DatasetTable:
 
     def load(self, id: str) -> Shard:
         """See `SampleTable`."""
-        start = int(id)
+        start = self._starts[id]
         part = self.dataset.subset(range(start, min(start + self.rows, len(self.dataset))))
         columns = {name: as_column(values) for name, values in part.attributes.items() if name != "captions"}
         columns |= {"label": part.column("label"), "source": part.sources}
@@ -133,16 +135,18 @@ class TarTable:
 
     def load(self, id: str) -> Shard:
         """See `SampleTable`."""
-        stamp = _digest([id, _file_state(id)])
+        state = _file_state(id)
+        stamp, lasting = _digest([id, state]), bool(state)
         unread: list[Skipped] = []
-        columns = dict(self.store.fetch("texts", stamp, lambda: self._columns(id, unread)))
-        lost = self.store.fetch(
-            "skipped", stamp, lambda: {"key": [item.key for item in unread], "reason": [item.reason for item in unread]}
-        )
+        columns = dict(self.store.fetch("texts", stamp, lambda: self._columns(id, unread), lasting=lasting))
+        found: dict[str, ColumnValues] = {name: [getattr(item, name) for item in unread] for name in ("key", "reason")}
+        lost = self.store.fetch("skipped", stamp, lambda: found, lasting=lasting)
         for key, reason in zip(_list(lost["key"]), _list(lost["reason"]), strict=True):
             self.dataset.skip(key, reason)
         names, texts = _list(columns.pop("name")), _list(columns.pop("texts"))
-        return _shard(id, names, texts, columns, _TarPictures(id), stamp)
+        shard = _shard(id, names, texts, columns, _TarPictures(id), stamp)
+        shard.lasting = lasting
+        return shard
 
     def _columns(self, id: str, unread: list[Skipped]) -> dict[str, ColumnValues]:
         samples: list[EncodedSample] = []
@@ -200,7 +204,7 @@ class MetadataTable:
         shard = _shard(id, [str(name) for name in names], texts, columns, None, _digest([id, _file_state(id)]))
         features = Path(id).with_suffix(".npz")
         if features.is_file():
-            shard.late = {name: partial(_npz, features, name, len(shard)) for name in _npz_names(features)}
+            shard.late = {name: partial(_npz, features, name, len(shard)) for name in npz_names(features)}
         return shard
 
 
@@ -244,19 +248,10 @@ def _is_metadata(path: Path) -> bool:
     return "uid" in names and any(name in names for name in _TEXT) and not has_pictures(path)
 
 
-def _npz_names(path: Path) -> list[str]:
-    with np.load(path, allow_pickle=False) as file:
-        return list(file.files)
-
-
 def _npz(path: Path, name: str, rows: int) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = file[name]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {name} cannot be read ({error})") from error
-    if len(found) != rows:
-        raise DataError(f"{path}: {name} has {len(found)} rows, the table beside it {rows}")
+    found = read_npz(path, name)
+    if found.shape[:1] != (rows,):
+        raise DataError(f"{path}: {name} has the shape {found.shape}, the table beside it {rows} rows")
     return found
 
 

@@ -120,11 +120,16 @@ def tail_threshold(counts: Int[np.ndarray, "C"] | UInt64[np.ndarray, "C"], tail:
     """The t at which the entries rarer than t hold about the share `tail` of all counts, as the released code finds it.
 
     Args:
-        counts: of every entry.
+        counts: of every entry; those that nothing names do not take part, as they have no share.
         tail: 0.06 is about that of OpenAI's 20,000 in 400 million pairs.
+
+    Returns:
+        The count of an entry that something names; 0 where there is none.
     """
-    ordered = np.sort(counts)
-    portion = np.cumsum(ordered) / max(int(ordered.sum()), 1)
+    ordered = np.sort(counts[counts > 0])
+    if not len(ordered):
+        return 0
+    portion = np.cumsum(ordered) / int(ordered.sum())
     return int(ordered[np.abs(portion - tail).argmin()])
 
 

@@ -19,7 +19,7 @@ class AnyOf(KeepRule):
     """Keep samples that any of several rules keeps; each rule sees all samples, and draws numbers of its own.
 
     Args:
-        rules: two or more; rules that must all hold are stages one after the other.
+        rules: one or more; rules that must all hold are stages one after the other.
 
     Raises:
         UsageError: no rule.

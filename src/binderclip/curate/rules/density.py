@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 
 from binderclip.curate.engine.ranking import RankCuts, RankingStatistic
-from binderclip.curate.engine.rule import Found, HashDraws, PoolStatistic, checked_share
+from binderclip.curate.engine.rule import Found, HashDraws, PoolStatistic, checked_share, count_of_share
 from binderclip.curate.engine.shard import Shard
 from binderclip.curate.rules.clusters import ClusterRule
 from binderclip.errors import UsageError
@@ -220,7 +220,7 @@ class ClusterPruner(ClusterRule):
     def quotas(self, found: Found) -> Int[np.ndarray, "k"]:
         """How many samples each cluster keeps."""
         sizes = found["spread"].sizes
-        total = int(np.floor(sizes.sum() * self.keep_share + 1e-9))
+        total = int(count_of_share(self.keep_share, sizes.sum(keepdims=True))[0])
         return quota_qp(self.probabilities(found), sizes, total, balance=self.balance)
 
     def _cuts(self, found: Found) -> RankCuts:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from binderclip.curate.engine.arrays import read_npy
 from binderclip.curate.engine.keys import KEY, Keys, key_order, search_keys
 from binderclip.curate.engine.kmeans import nearest_centroids
 from binderclip.curate.engine.rule import Found, HashDraws, PoolStatistic
 from binderclip.curate.engine.shard import Shard
 from binderclip.curate.rules.clusters import ClusterRule
-from binderclip.errors import UsageError
+from binderclip.errors import DataError, UsageError
 
 
 class _TwinStatistic:
@@ -87,7 +88,7 @@ class SemanticDuplicates(ClusterRule):
     @property
     def reason(self) -> str:
         """See `KeepRule`."""
-        return f"no cosine above {1 - self.eps:g} with a sample that is kept"
+        return f"no cosine above {1 - self.eps:g} with one preferred to it in its cluster"
 
     def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Found], PoolStatistic]]:
         """See `KeepRule`."""
@@ -121,10 +122,11 @@ class TargetClusters(ClusterRule):
         super().__post_init__()
         if isinstance(self.targets, str):
             try:
-                object.__setattr__(self, "targets", np.load(self.targets, allow_pickle=False))
-            except (OSError, ValueError, EOFError) as error:
-                raise UsageError(f"targets: {self.targets} is no .npy file of embeddings ({error})") from error
-        if not isinstance(self.targets, np.ndarray) or self.targets.ndim != 2 or not len(self.targets):
+                object.__setattr__(self, "targets", read_npy(self.targets))
+            except DataError as error:
+                raise UsageError(f"targets: {error}") from error
+        rows = self.targets
+        if not isinstance(rows, np.ndarray) or rows.ndim != 2 or not len(rows) or rows.dtype.kind not in "fiu":
             raise UsageError("targets are an array of embeddings, one row a picture")
 
     @property

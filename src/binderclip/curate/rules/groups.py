@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from binderclip.curate.engine.columns import RaggedColumn
 from binderclip.curate.engine.ranking import RankingStatistic
 from binderclip.curate.engine.rule import Found, HashDraws, KeepRule, PoolStatistic, score_of
 from binderclip.curate.engine.shard import Shard
 from binderclip.curate.signals.plain import group_of
 from binderclip.errors import UsageError
+
+
+def single_values(shard: Shard, column: str) -> np.ndarray | list[Any]:
+    """A column of one number or text a sample, None where there is none.
+
+    Raises:
+        UsageError: a column of features or of several values a sample.
+    """
+    values = shard.columns[column]
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        return values
+    if isinstance(values, list) and not any(isinstance(value, (list, tuple, dict)) for value in values):
+        return values
+    raise UsageError(f"column {column!r} has several values a sample, where one is needed")
 
 
 def groups_of(shard: Shard, column: str) -> Int[np.ndarray, "n"]:
@@ -22,11 +37,9 @@ def groups_of(shard: Shard, column: str) -> Int[np.ndarray, "n"]:
     Raises:
         UsageError: a column of features or of several values a sample.
     """
-    values = shard.columns[column]
-    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "biu":
+    values = single_values(shard, column)
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biu":
         return values.astype(np.int64)
-    if isinstance(values, RaggedColumn) or (isinstance(values, np.ndarray) and values.ndim != 1):
-        raise UsageError(f"column {column!r} has several values a sample; a group is one")
     alone = (shard.keys["f1"] >> np.uint64(1)).astype(np.int64)
     there = [value is not None and value == value for value in values]  # NaN is unequal to itself
     named = [
@@ -163,8 +176,8 @@ class Membership(KeepRule):
     inverse: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.values, str) or not self.values:
-            raise UsageError(f"values of {self.member!r} are a list with something in it, got {self.values!r}")
+        if isinstance(self.values, str) or not self.values or not all(isinstance(v, (str, Real)) for v in self.values):
+            raise UsageError(f"values of {self.member!r} are a list of texts or numbers, got {self.values!r}")
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -178,8 +191,5 @@ class Membership(KeepRule):
 
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        column = shard.columns[self.member]
-        if isinstance(column, RaggedColumn) or (isinstance(column, np.ndarray) and column.ndim != 1):
-            raise UsageError(f"column {self.member!r} has several values a sample")
         wanted = set(self.values)
-        return np.array([(value in wanted) != self.inverse for value in column], bool)
+        return np.array([(value in wanted) != self.inverse for value in single_values(shard, self.member)], bool)

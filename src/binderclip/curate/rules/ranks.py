@@ -10,7 +10,15 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from binderclip.curate.engine.ranking import RankingStatistic
-from binderclip.curate.engine.rule import Found, HashDraws, KeepRule, PoolStatistic, checked_share, score_of
+from binderclip.curate.engine.rule import (
+    Found,
+    HashDraws,
+    KeepRule,
+    PoolStatistic,
+    checked_share,
+    count_of_share,
+    score_of,
+)
 from binderclip.curate.engine.shard import Shard
 from binderclip.errors import UsageError
 
@@ -68,5 +76,5 @@ class MeanRankTopFraction(KeepRule):
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
         ranking = found["ranking"]
-        cut = ranking.best(np.floor(ranking.sizes * self.fraction + 1e-9).astype(np.int64))
+        cut = ranking.best(count_of_share(self.fraction, ranking.sizes))
         return cut.keeps(self._score(found, shard), shard.keys)

@@ -11,7 +11,15 @@ import numpy as np
 from jaxtyping import Bool
 
 from binderclip.curate.engine.ranking import RankingStatistic
-from binderclip.curate.engine.rule import Found, HashDraws, KeepRule, PoolStatistic, checked_share, score_of
+from binderclip.curate.engine.rule import (
+    Found,
+    HashDraws,
+    KeepRule,
+    PoolStatistic,
+    checked_share,
+    count_of_share,
+    score_of,
+)
 from binderclip.curate.engine.shard import Shard
 from binderclip.errors import UsageError
 
@@ -107,8 +115,7 @@ class ScoreTopFraction(KeepRule):
 
     def _cut(self, found: Found) -> Any:
         ranking = found["ranking"]
-        # 0.29 * 100 is 28.999...: a share is meant as it is written.
-        return ranking.best(np.floor(ranking.sizes * self.fraction + 1e-9).astype(np.int64))
+        return ranking.best(count_of_share(self.fraction, ranking.sizes))
 
     def cuts(self, found: Found) -> tuple[float, ...]:
         """See `KeepRule`."""

@@ -94,7 +94,7 @@ class ReadText:
         """One text a sample."""
         if self.read is None:
             raise UsageError(
-                f"{shard.id}: text in pictures is not read here: give the data a column `ocr` with the words of each "
+                "text in pictures is not read here: give the data a column `ocr` with the words of each "
                 "picture, or in Python a reader: signals={'ocr': ReadText(your_ocr)}"
             )
         return [self._one(picture) for picture in opened(shard, self.name)]

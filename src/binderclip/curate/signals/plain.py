@@ -96,7 +96,7 @@ class LanguageSignal:
     def __call__(self, shard: Shard) -> ColumnValues:
         """Always an error."""
         raise UsageError(
-            f"{shard.id}: languages of captions are not computed here: give the data a column `language` ('en', ...), "
+            "languages of captions are not computed here: give the data a column `language` ('en', ...), "
             'or leave the test out: language = "" in the stage'
         )
 
@@ -136,7 +136,7 @@ def opened(shard: Shard, name: str) -> Any:
         UsageError: the data have none; `name` is the signal that wants them.
     """
     if shard.pictures is None:
-        raise UsageError(f"{name} is computed from pictures, but {shard.id} has none: give a column {name!r}")
+        raise UsageError(f"{name} is computed from pictures, and there are none: give the data a column {name!r}")
     return shard.open_pictures()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,28 @@ CHUNK = 256
 """Pictures or texts that are looked up, encoded and stored together."""
 
 
+class LateModel:
+    """A model that is loaded when a signal first asks for something of it; not where the data have all columns.
+
+    Args:
+        load: gives the model; called once, whatever thread asks first.
+    """
+
+    def __init__(self, load: Callable[[], ImageTextModel]) -> None:
+        self._load, self._lock = load, Lock()
+        self._model: ImageTextModel | None = None
+
+    def open(self) -> ImageTextModel:
+        """The model, loaded now if it was not before."""
+        with self._lock:
+            if self._model is None:
+                self._model = self._load()
+            return self._model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.open(), name)
+
+
 @dataclass(frozen=True, eq=False)
 class ImageEmbedding:
     """`image_embedding`: unit features of each picture, (n, E) float32; a row of NaN where it cannot be read.
@@ -42,7 +65,7 @@ class ImageEmbedding:
         root: of the feature cache, see `data.cache_root`.
     """
 
-    model: ImageTextModel
+    model: ImageTextModel | LateModel
     batch_size: int = 64
     root: str | Path | None = None
     name: str = "image_embedding"
@@ -82,7 +105,7 @@ class CaptionEmbedding:
         root: of the feature cache.
     """
 
-    model: ImageTextModel
+    model: ImageTextModel | LateModel
     cleaner: Callable[[str], str] | None = None
     batch_size: int = 256
     root: str | Path | None = None
@@ -159,7 +182,7 @@ class MaskedTextScore:
         >>> CurationPipeline([rule], {"masked_clip_score": MaskedTextScore(model)})        # doctest: +SKIP
     """
 
-    model: ImageTextModel
+    model: ImageTextModel | LateModel
     cleaner: Callable[[str], str] = strip_numbers
     image: str = "image_embedding"
     root: str | Path | None = None
@@ -198,7 +221,7 @@ def embeddings_of(shard: Shard, column: str) -> Float[np.ndarray, "n E"]:
 
 
 def model_signals(
-    model: ImageTextModel, *, cleaner: Callable[[str], str] = strip_numbers, root: str | Path | None = None
+    model: ImageTextModel | LateModel, *, cleaner: Callable[[str], str] = strip_numbers, root: str | Path | None = None
 ) -> dict[str, SampleSignal]:
     """The signals that a model gives, by name.
 

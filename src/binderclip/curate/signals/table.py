@@ -30,5 +30,6 @@ SIGNALS: dict[str, str] = {
     "clip_score": "cosine of picture and caption, by the model",
     "masked_clip_score": "the same after numbers are taken out of the caption (p102)",
     "image_embedding": "unit features of the picture, by the model",
+    "caption_embedding": "unit features of the caption, by the model",
 }
 """Name -> what the column holds; those that a model computes are there where one was given."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,6 +24,8 @@ from binderclip.evaluate.geometry.measures import (
     threshold_separability,
     uniformity,
 )
+from binderclip.evaluate.geometry.transforms import GapRemoval, MeanShift
+from binderclip.evaluate.retrieval import retrieval
 
 __all__ = ["EmbeddingGeometry", "GeometryReport", "ModalityGeometry", "ShiftLandscape", "conformity_divergence"]
 
@@ -188,6 +190,48 @@ class EmbeddingGeometry:
                 parts["divergence"][i, j] = conformity_divergence(conformities[0][i], conformities[1][j])
         loss = parts["alignment"] + parts["uniformity"]
         return ShiftLandscape(tuple(map(float, alphas)), loss, **parts)
+
+    def halves(self, seed: int = 0) -> tuple[Int[Tensor, "n"], Int[Tensor, "m"]]:
+        """Rows of the pairs in two halves at random: what is fitted on one is measured on the other.
+
+        Raises:
+            UsageError: the sets are no pairs, or fewer than four.
+        """
+        if not self.paired or len(self.image) < 4:
+            raise UsageError(f"halves need pairs, four of them at least, not {len(self.image)}")
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self.image)))
+        first, second = order[: len(order) // 2], order[len(order) // 2 :]
+        return first.sort().values, second.sort().values
+
+    def retrieval_behind(
+        self,
+        transform: GapRemoval | MeanShift | None = None,
+        *,
+        captions: Sequence[Hashable] | None = None,
+        seed: int = 0,
+    ) -> dict[str, float]:
+        """Recall of the second half of the pairs, by cosine behind a map that is fitted on the first half.
+
+        Args:
+            transform: is fitted here; None for plain cosines of the same half. Whitening would turn each modality to
+                axes of its own, between which there is no cosine.
+            captions: of all pairs; equal ones count as one.
+            seed: of the halves.
+
+        Returns:
+            As `retrieval`.
+
+        Raises:
+            UsageError: the sets are no pairs, or too few for the map.
+        """
+        first, second = self.halves(seed)
+        both = [part.features[second] for part in (self.image, self.text)]
+        if transform is not None:
+            transform.fit(*(EmbeddingSet(p.features[first], p.modality, p.role) for p in (self.image, self.text)))
+            parts = zip(both, (self.image, self.text), strict=True)
+            both = [transform.transform(rows, part.modality, part.role) for rows, part in parts]
+        known = None if captions is None else [captions[row] for row in second.tolist()]
+        return retrieval(both[0], both[1], captions=known)
 
 
 def _of_modality(part: EmbeddingSet) -> ModalityGeometry:

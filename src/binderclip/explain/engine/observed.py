@@ -172,13 +172,18 @@ class Observer:
         return torch.device("cpu") if first is None else first.device
 
     @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Eval mode, frozen weights and layers with a fast backward, restored on leaving."""
+    def ready(self, *, fast: bool = True) -> Iterator[None]:
+        """Eval mode, frozen weights and layers with a fast backward, restored on leaving.
+
+        Args:
+            fast: False for who watches single operations: those of fast layers are hidden in one.
+        """
         modules = {id(m): m for m in (self.model, self.backbone) if isinstance(m, nn.Module)}
         with ExitStack() as stack:
             for module in modules.values():
                 stack.enter_context(_frozen(module))
-                stack.enter_context(fast_gradients(module))
+                if fast:
+                    stack.enter_context(fast_gradients(module))
             stack.enter_context(torch.enable_grad())
             yield
 

@@ -111,7 +111,7 @@ def full_gradients(model: Any, images: Any, target: Any = None, *, implicit: boo
     """
     observer = Observer(model)
     batch = observer.images(images)
-    with observer.ready():
+    with observer.ready(fast=False):
         score = _resolved(observer, batch, target)
         found = _decomposed(observer, batch, target, score)
     if not bool(_complete(found).all()):
@@ -199,7 +199,7 @@ class FullGrad:
         """Mean terms over noisy copies of the model's input, and the input term with its channels summed."""
         passes = NoisyCopies(self.n_samples, self.level, self.seed, batch=1)
         mean: FullGradients | None = None
-        with observer.ready():
+        with observer.ready(fast=False):
             fitted = observer.fit(batch).detach()
             score = _resolved(observer, batch, target)
             for number, step in enumerate(passes(observer, fitted)):

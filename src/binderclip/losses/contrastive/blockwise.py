@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from binderclip.losses.contrastive.dot_functions import DotFunction
 from binderclip.losses.contrastive.share import Share
 from binderclip.losses.contrastive.targets import Positives
 
-__all__ = ["BlockPlan", "blockwise_sigmoid", "blockwise_softmax"]
+__all__ = ["BlockPlan", "blockwise_sigmoid", "blockwise_softmax", "reweighted"]
 
 _LOG2E = 1.0 / math.log(2.0)
 _LN2 = math.log(2.0)
@@ -38,6 +39,8 @@ class BlockPlan:
         smoothing: label smoothing, in [0, 1) (softmax only).
         rows, columns: weights of the image-to-text and of the text-to-image side (softmax only).
         metrics: whether to count hits.
+        of_dot: from dot products to similarities; None where they are the same.
+        reweighted: whether each row is divided by its detached 1 - P (MACL; softmax only), P of its positive.
     """
 
     share: Share
@@ -47,27 +50,50 @@ class BlockPlan:
     rows: float = 0.5
     columns: float = 0.5
     metrics: bool = True
+    of_dot: DotFunction | None = None
+    reweighted: bool = False
+
+
+def reweighted(d: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """-log P / (1 - P) where P = 1 / (1 + exp(-d)): MACL's loss of a row whose positive leads its negatives by d.
+
+    (1 + e^d) log(1 + e^-d), which goes to 1 as d grows, where its factors would overflow and vanish.
+    """
+    low = d.clamp_max(30.0)
+    return torch.where(d > 30, 1 + 0.5 * (-d).exp(), (1 + low.exp()) * F.softplus(-low, threshold=40.0))
 
 
 class _Blocks:
-    """The blocks of `scale * a @ b.T`, each written into the same piece of memory."""
+    """The blocks of `scale * f(a @ b.T)`, each written into the same piece of memory.
+
+    Attributes:
+        dots: the dot products of the current block, where f is not the identity.
+        similarities: sum of f over the blocks so far, where f is not the identity.
+    """
 
     def __init__(self, a: Tensor, b: Tensor, scale: Tensor, plan: BlockPlan, bias: Tensor | None = None) -> None:
         self.a, self.b, self.scale, self.plan, self.bias = a, b, scale, plan, bias
         side_a, side_b = min(plan.chunk, len(a)), min(plan.chunk, len(b))
         self.memory = a.new_empty(side_a * side_b)
         self.spare_memory = a.new_empty(side_a * side_b)
+        self.dots, self.similarities = a.new_empty(0), a.new_zeros(())
 
     def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        n, total, chunk = len(self.a), len(self.b), self.plan.chunk
+        n, total, chunk, of_dot = len(self.a), len(self.b), self.plan.chunk, self.plan.of_dot
         for start in range(0, n, chunk):
             i = slice(start, min(start + chunk, n))
-            rows = self.a[i] * self.scale
+            rows = self.a[i] * self.scale if of_dot is None else self.a[i]
             for begin in range(0, total, chunk):
                 j = slice(begin, min(begin + chunk, total))
                 shape = (i.stop - i.start, j.stop - j.start)
                 block = self.memory[: shape[0] * shape[1]].view(shape)
-                torch.mm(rows, self.b[j].T, out=block)
+                if of_dot is None:
+                    torch.mm(rows, self.b[j].T, out=block)
+                else:
+                    self.dots = rows @ self.b[j].T
+                    value = of_dot.value(self.dots)
+                    self.similarities += value.sum()
+                    torch.mul(value, self.scale, out=block)
                 if self.bias is not None:
                     block.add_(self.bias)
                 self.plan.positives.mask_(block, i, j)
@@ -108,14 +134,16 @@ class _RunningLogSum:
         share.sum(sums := torch.stack([self.sum * torch.exp2(own - self.max), self.pulled, self.plain]))
         self.sum, self.pulled, self.plain = sums.unbind()
 
-    def losses(self, smoothing: float, total: int) -> Tensor:
+    def losses(self, smoothing: float, total: int, weighted: bool = False) -> Tensor:
         """Cross-entropy of each row or column; (max - positive) first, so that a clear win is exactly 0."""
+        if weighted:
+            return reweighted(_LN2 * (self.pulled - self.log_sum))
         target = self.pulled if not smoothing else self.pulled * (1 - smoothing) + self.plain * (smoothing / total)
         return _LN2 * ((self.max - target) + self.sum.log2())
 
     @property
     def log_sum(self) -> Tensor:
-        return self.max + self.sum.log2()
+        return (self.max + self.sum.log2()).clamp_min(torch.finfo(self.max.dtype).min)
 
     @property
     def hits(self) -> Tensor:
@@ -132,27 +160,27 @@ class _Softmax(torch.autograd.Function):
             rows, columns = _RunningLogSum(a, len(a)), _RunningLogSum(a, len(b))
             blocks = _Blocks(a, b, scale * _LOG2E, plan)
             for i, j, block in blocks:
-                spare = blocks.spare(block)
-                rows.add(i, block, 1, spare)
-                columns.add(j, block, 0, spare)
                 for side, at, part in zip((rows, columns), (i, j), plan.positives.pull(block, i, j), strict=True):
                     side.pulled[at] += part
                 if smoothing:
                     rows.plain[i] += block.sum(1)
                     columns.plain[j] += block.sum(0)
                 if plan.metrics:
-                    peaks = plan.positives.peaks(block, i, j)
-                    for side, at, (good, other) in ((rows, i, peaks[:2]), (columns, j, peaks[2:])):
-                        side.good[at] = torch.maximum(side.good[at], good)
-                        side.other[at] = torch.maximum(side.other[at], other)
+                    _count(rows, columns, block, i, j, plan)
+                if plan.reweighted:
+                    plan.positives.exclude_(block, i, j)
+                spare = blocks.spare(block)
+                rows.add(i, block, 1, spare)
+                columns.add(j, block, 0, spare)
             columns.pool(share)
-            by_row = share.sum(rows.losses(smoothing, share.total).sum())
-            loss = (plan.rows * by_row + plan.columns * columns.losses(smoothing, share.total).sum()) / share.total
-            hits = torch.stack([share.sum(rows.hits), columns.hits])
+            by_row = share.sum(rows.losses(smoothing, share.total, plan.reweighted).sum())
+            by_column = columns.losses(smoothing, share.total, plan.reweighted).sum()
+            loss = (plan.rows * by_row + plan.columns * by_column) / share.total
+            found = _found(rows, columns, blocks)
         ctx.save_for_backward(a, b, scale, rows.log_sum, columns.log_sum)
         ctx.plan = plan
-        ctx.mark_non_differentiable(hits)
-        return loss, hits
+        ctx.mark_non_differentiable(found)
+        return loss, found
 
     @staticmethod
     @once_differentiable
@@ -160,29 +188,60 @@ class _Softmax(torch.autograd.Function):
         a, b, scale, row_log, column_log = ctx.saved_tensors
         plan: BlockPlan = ctx.plan
         need_a, need_b, need_scale = ctx.needs_input_grad[:3]
-        into_a = torch.zeros_like(a) if need_a or need_scale else None
-        into_b = torch.zeros_like(b) if need_b else None
+        sums = _GradientSums(a, b, plan, need_a or need_scale, need_b)
         keep = 1 - plan.smoothing
         even = plan.smoothing * (plan.rows + plan.columns) / plan.share.total
         blocks = _Blocks(a, b, scale * _LOG2E, plan)
         for i, j, block in blocks:
+            if plan.reweighted:
+                plan.positives.exclude_(block, i, j)
             by_row = torch.sub(block, row_log[i, None], out=blocks.spare(block)).exp2_()
             block.sub_(column_log[None, j]).exp2_().mul_(plan.columns).add_(by_row, alpha=plan.rows)
             plan.positives.subtract_(block, i, j, keep * plan.rows, keep * plan.columns)
             if even:
                 block.sub_(even)
-            _accumulate(block, a, b, i, j, into_a, into_b)
-        return *_finish(a, scale, grad, plan, into_a, into_b, ctx.needs_input_grad), None
+            sums.add(block, blocks, i, j)
+        return *_finish(a, scale, grad, plan, sums.tensors, ctx.needs_input_grad), None
 
 
-def _accumulate(
-    block: Tensor, a: Tensor, b: Tensor, i: slice, j: slice, into_a: Tensor | None, into_b: Tensor | None
-) -> None:
-    """Add a block of the logits' gradient to the features' gradients."""
-    if into_a is not None:
-        into_a[i].addmm_(block, b[j])
-    if into_b is not None:
-        into_b[j].addmm_(block.T, a[i])
+def _count(rows: _RunningLogSum, columns: _RunningLogSum, block: Tensor, i: slice, j: slice, plan: BlockPlan) -> None:
+    """Take in the largest positive and the largest other entry of each row and column of a block."""
+    peaks = plan.positives.peaks(block, i, j)
+    for side, at, (good, other) in ((rows, i, peaks[:2]), (columns, j, peaks[2:])):
+        side.good[at] = torch.maximum(side.good[at], good)
+        side.other[at] = torch.maximum(side.other[at], other)
+
+
+def _found(rows: _RunningLogSum, columns: _RunningLogSum, blocks: _Blocks) -> Float[Tensor, "3"]:
+    """Hits of the rows, hits of the columns, and the sum of f over all pairs (0 where f is the identity)."""
+    share, kind = blocks.plan.share, blocks.a.dtype
+    return torch.stack([share.sum(rows.hits.to(kind)), columns.hits.to(kind), share.sum(blocks.similarities)])
+
+
+class _GradientSums:
+    """Sums over the blocks of the logits' gradient G: into the features of both sides, and of G * f for the scale."""
+
+    def __init__(self, a: Tensor, b: Tensor, plan: BlockPlan, need_a: bool, need_b: bool) -> None:
+        self.a, self.b, self.of_dot = a, b, plan.of_dot
+        self.into_a = torch.zeros_like(a) if need_a else None
+        self.into_b = torch.zeros_like(b) if need_b else None
+        # with the identity this sum is <a, G b>, already at hand in the end
+        self.along = None if plan.of_dot is None else a.new_zeros(())
+
+    def add(self, block: Tensor, blocks: _Blocks, i: slice, j: slice) -> None:
+        """Take in a block of G, which is overwritten."""
+        if self.of_dot is not None and self.along is not None:
+            self.along += (block * self.of_dot.value(blocks.dots)).sum()
+            block.mul_(self.of_dot.slope(blocks.dots))
+        if self.into_a is not None:
+            self.into_a[i].addmm_(block, self.b[j])
+        if self.into_b is not None:
+            self.into_b[j].addmm_(block.T, self.a[i])
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Into a, into b, along the similarities."""
+        return self.into_a, self.into_b, self.along
 
 
 def _finish(
@@ -190,8 +249,7 @@ def _finish(
     scale: Tensor,
     grad: Tensor,
     plan: BlockPlan,
-    into_a: Tensor | None,
-    into_b: Tensor | None,
+    sums: tuple[Tensor | None, Tensor | None, Tensor | None],
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Turn sums over blocks into gradients of images, own texts and scale.
@@ -199,11 +257,11 @@ def _finish(
     Features' gradients are multiplied by the number of processes, because their average will divide by it; the scale's
     gradient is summed over the processes here, so that every process already holds the whole one.
     """
-    share = plan.share
-    to_scale = None
+    share, (into_a, into_b, along), to_scale = plan.share, sums, None
     if needs[2] and into_a is not None:
-        # logits are scale * <a, b>, so the sum of G * <a, b> is <a, G b>, already at hand
-        to_scale = (share.sum((a * into_a).sum()) * grad / share.total).to(scale.dtype)
+        # logits are scale * <a, b>, so the sum of G * <a, b> is <a, G b>
+        whole = (a * into_a).sum() if along is None else along.clone()
+        to_scale = (share.sum(whole) * grad / share.total).to(scale.dtype)
     factor = grad * scale * (share.size / share.total)
     to_a = into_a.mul_(factor) if needs[0] and into_a is not None else None
     to_b = share.scatter_sum(into_b).mul_(factor) if into_b is not None else None
@@ -221,16 +279,13 @@ class _Sigmoid(torch.autograd.Function):
         graph = graph and any(needs)
         with torch.autocast(a.device.type, enabled=False):
             b = share.gather(own_b)
-            into_a = torch.zeros_like(a) if graph and (needs[0] or needs[2]) else None
-            into_b = torch.zeros_like(b) if graph and needs[1] else None
+            sums = _GradientSums(a, b, plan, graph and (needs[0] or needs[2]), graph and needs[1])
             loss, to_bias = a.new_zeros(()), a.new_zeros(())
             rows, columns = _RunningLogSum(a, len(a)), _RunningLogSum(a, len(b))
-            for i, j, block in _Blocks(a, b, scale, plan, bias):
+            blocks = _Blocks(a, b, scale, plan, bias)
+            for i, j, block in blocks:
                 if plan.metrics:
-                    peaks = plan.positives.peaks(block, i, j)
-                    for side, at, (good, other) in ((rows, i, peaks[:2]), (columns, j, peaks[2:])):
-                        side.good[at] = torch.maximum(side.good[at], good)
-                        side.other[at] = torch.maximum(side.other[at], other)
+                    _count(rows, columns, block, i, j, plan)
                 plan.positives.flip_(block, i, j)
                 # the default threshold of 20 would cut the tail off at 2e-9
                 loss += F.softplus(block, threshold=40.0).sum()
@@ -238,23 +293,23 @@ class _Sigmoid(torch.autograd.Function):
                     block.sigmoid_()
                     plan.positives.flip_(block, i, j)
                     to_bias += block.sum()
-                    _accumulate(block, a, b, i, j, into_a, into_b)
+                    sums.add(block, blocks, i, j)
             loss = share.sum(loss) / share.total
             columns.pool(share)
-            hits = torch.stack([share.sum(rows.hits), columns.hits])
-        ctx.save_for_backward(a, scale, into_a, into_b, to_bias)
+            found = _found(rows, columns, blocks)
+        ctx.save_for_backward(a, scale, *sums.tensors, to_bias)
         ctx.plan = plan
-        ctx.mark_non_differentiable(hits)
-        return loss, hits
+        ctx.mark_non_differentiable(found)
+        return loss, found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        a, scale, into_a, into_b, to_bias = ctx.saved_tensors
+        a, scale, into_a, into_b, along, to_bias = ctx.saved_tensors
         plan: BlockPlan = ctx.plan
         # clones, so that a second backward through a retained graph finds the sums untouched
-        clones = (None if into_a is None else into_a.clone(), None if into_b is None else into_b.clone())
-        to_a, to_b, to_scale = _finish(a, scale, grad, plan, *clones, ctx.needs_input_grad)
+        clones = (None if into_a is None else into_a.clone(), None if into_b is None else into_b.clone(), along)
+        to_a, to_b, to_scale = _finish(a, scale, grad, plan, clones, ctx.needs_input_grad)
         bias_grad = plan.share.sum(to_bias.clone()) * grad / plan.share.total if ctx.needs_input_grad[3] else None
         return to_a, to_b, to_scale, bias_grad, None, None
 
@@ -262,12 +317,12 @@ class _Sigmoid(torch.autograd.Function):
 def blockwise_softmax(
     a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], scale: Float[Tensor, ""], plan: BlockPlan
 ) -> tuple[Float[Tensor, ""], Tensor]:
-    """Softmax cross-entropy over rows and columns of the whole batch; also the hits of both sides.
+    """Softmax cross-entropy over rows and columns of the whole batch; also hits and sums, see `_found`.
 
     Args:
         a: this process's embedded images.
         b: this process's embedded texts.
-        scale: multiplies their dot products.
+        scale: multiplies their similarities, f of the dot products.
         plan: share, targets and block size.
     """
     return _Softmax.apply(a, b, scale, plan)
@@ -280,12 +335,12 @@ def blockwise_sigmoid(
     bias: Float[Tensor, ""] | None,
     plan: BlockPlan,
 ) -> tuple[Float[Tensor, ""], Tensor]:
-    """Sigmoid cross-entropy of every pair, summed and divided by the number of rows; also the hits of both sides.
+    """Sigmoid cross-entropy of every pair, summed and divided by the number of rows; also hits and sums, see `_found`.
 
     Args:
         a: this process's embedded images.
         b: this process's embedded texts.
-        scale: multiplies their dot products.
+        scale: multiplies their similarities, f of the dot products.
         bias: added to every logit, None for 0.
         plan: share, targets and block size.
     """

@@ -96,18 +96,18 @@ class SimilarityDistill(nn.Module):
         student_scale: float | None = None,
     ) -> None:
         super().__init__()
-        self.weight, self.student, self.teacher = weight, tuple(student), tuple(teacher)
+        self.weight, self.student, self.teacher = weight, student, teacher
         self.teacher_scale, self.student_scale = teacher_scale, student_scale
 
     def forward(self, embeddings: Embeddings) -> Float[Tensor, ""]:
         """The divergence over the whole batch."""
-        a, b = (embeddings.space(name) for name in self.student)
+        a, b = embeddings.sides(*self.student)
         with torch.no_grad():
             left, right = (F.normalize(at_least_float32(embeddings[name].detach()), dim=1) for name in self.teacher)
             soft = _Soft(embeddings.share, left.to(a.dtype) * self.teacher_scale, right.to(a.dtype), embeddings.chunk)
         scale = embeddings.scales["main"][0] if self.student_scale is None else a.new_tensor(self.student_scale)
-        plan = make_plan(embeddings.share, soft, embeddings.chunk, metrics=False)
-        value, _ = SoftmaxLink()(a, b, scale.to(a.dtype), None, plan)
+        plan = make_plan(embeddings.share, soft, embeddings.chunk, metrics=False, of_dot=embeddings.similarity.of_dot)
+        value, _ = SoftmaxLink()(a, b, embeddings.factor(scale).to(a.dtype), None, plan)
         # the cross-entropy against soft targets minus their entropy, which has no gradient
         return value - soft.entropy
 

@@ -57,6 +57,14 @@ class Embeddings(Mapping[str, Tensor]):
             self._spaces[name] = self.similarity.embed(self[name], "text" if "text" in name else "image")
         return self._spaces[name]
 
+    def sides(self, a: str, b: str) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"]]:
+        """Left and right vectors of two names, whose dot products the geometry makes similarities of."""
+        return self.similarity.left(self.space(a)), self.similarity.right(self.space(b))
+
+    def factor(self, scale: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """A logit scale times the geometry's own factor."""
+        return scale * self.similarity.factor()
+
     def mean(self, per_row: Float[Tensor, "n"]) -> Float[Tensor, ""]:
         """Mean over the whole batch of a quantity of this process's rows."""
         return self.share.mean(per_row)

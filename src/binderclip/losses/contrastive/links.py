@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -11,11 +11,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive.blockwise import BlockPlan, blockwise_sigmoid, blockwise_softmax
+from binderclip.losses.contrastive.blockwise import BlockPlan, blockwise_sigmoid, blockwise_softmax, reweighted
+from binderclip.losses.contrastive.dot_functions import DotFunction
 from binderclip.losses.contrastive.share import Share
 from binderclip.losses.contrastive.targets import Positives
 
-__all__ = ["SigmoidLink", "SoftmaxLink", "block_side", "check_features", "check_finite", "make_plan"]
+__all__ = [
+    "ReweightedSoftmaxLink",
+    "SigmoidLink",
+    "SoftmaxLink",
+    "block_side",
+    "check_features",
+    "check_finite",
+    "make_plan",
+]
 
 
 @dataclass(frozen=True)
@@ -27,19 +36,58 @@ class SoftmaxLink:
     def __call__(
         self, a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], scale: Tensor, bias: Tensor | None, plan: BlockPlan
     ) -> tuple[Tensor, Tensor]:
-        """Loss and hits; a bias cancels in a softmax and is left out."""
+        """Loss and figures (`_found`); a bias cancels in a softmax and is left out."""
         if plan.share.total < 2:
             raise UsageError("a softmax over one pair is always 1: InfoNCE needs a batch of at least 2")
         if not _small(plan):
             return blockwise_softmax(a, b, scale, plan)
-        logits, whole = _logits(a, b, scale, None, plan)
+        logits, whole, similarities = _logits(a, b, scale, None, plan)
+        found = _found(logits, similarities, plan, whole)
         by_row, by_column = logits.log_softmax(1), logits.log_softmax(0)
         keep, even = 1 - plan.smoothing, plan.smoothing
         rows = -keep * plan.positives.pull(by_row, whole, whole)[0]
         columns = -keep * plan.positives.pull(by_column, whole, whole)[1]
         if even:
             rows, columns = rows - even * by_row.mean(1), columns - even * by_column.mean(0)
-        return plan.rows * rows.mean() + plan.columns * columns.mean(), _hits(logits, plan, whole)
+        return plan.rows * rows.mean() + plan.columns * columns.mean(), found
+
+
+@dataclass(frozen=True)
+class ReweightedSoftmaxLink:
+    """Softmax cross-entropy of which each row and column is divided by its own 1 - P, P the positive's probability.
+
+    The divisor carries no gradient. It cancels the 1 - P in the cross-entropy's gradient, so the pull on a positive is
+    1 / tau however easy its batch is, and negatives share the same push by a softmax among themselves. The value is
+    not comparable from batch to batch.
+
+    Paper: Model-Aware Contrastive Learning: Towards Escaping the Dilemmas (arXiv 2207.07874).
+    """
+
+    name: Literal["reweighted-softmax"] = "reweighted-softmax"
+
+    def __call__(
+        self, a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], scale: Tensor, bias: Tensor | None, plan: BlockPlan
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and figures (`_found`)."""
+        if plan.share.total < 2:
+            raise UsageError("one pair has no negatives: the reweighted softmax needs a batch of at least 2")
+        if plan.smoothing:
+            raise UsageError("label smoothing belongs to the softmax link; the reweighted softmax has none")
+        plan = replace(plan, reweighted=True)
+        if not _small(plan):
+            return blockwise_softmax(a, b, scale, plan)
+        logits, whole, similarities = _logits(a, b, scale, None, plan)
+        found = _found(logits, similarities, plan, whole)
+        pulled = plan.positives.pull(logits, whole, whole)
+        negatives = logits.clone()
+        plan.positives.exclude_(negatives, whole, whole)
+        # the lowest finite number, not -inf, where a row has no negative
+        negatives = negatives.clamp_min(torch.finfo(logits.dtype).min)
+        leads = [positive - negatives.logsumexp(dim) for positive, dim in zip(pulled, (1, 0), strict=True)]
+        # d/dd (-log P) / (1 - P) is -1 with the divisor held, equation 9
+        rows, columns = (reweighted(lead).detach() - (lead - lead.detach()) for lead in leads)
+        total = plan.rows * rows.mean()
+        return (total + plan.columns * columns.mean() if plan.columns else total), found
 
 
 @dataclass(frozen=True)
@@ -51,15 +99,15 @@ class SigmoidLink:
     def __call__(
         self, a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], scale: Tensor, bias: Tensor | None, plan: BlockPlan
     ) -> tuple[Tensor, Tensor]:
-        """Loss and hits."""
+        """Loss and figures (`_found`)."""
         if plan.smoothing:
             raise UsageError("label smoothing belongs to the softmax link; the sigmoid link has none")
         if not _small(plan):
             return blockwise_sigmoid(a, b, scale, bias, plan)
-        logits, whole = _logits(a, b, scale, bias, plan)
-        hits = _hits(logits, plan, whole)
+        logits, whole, similarities = _logits(a, b, scale, bias, plan)
+        found = _found(logits, similarities, plan, whole)
         plan.positives.flip_(logits, whole, whole)
-        return F.softplus(logits, threshold=40.0).sum() / len(a), hits
+        return F.softplus(logits, threshold=40.0).sum() / len(a), found
 
 
 def _small(plan: BlockPlan) -> bool:
@@ -67,20 +115,27 @@ def _small(plan: BlockPlan) -> bool:
     return plan.share.size == 1 and plan.share.total <= plan.chunk
 
 
-def _logits(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor | None, plan: BlockPlan) -> tuple[Tensor, slice]:
-    whole = slice(0, len(a))
+def _logits(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor | None, plan: BlockPlan) -> tuple[Tensor, slice, Tensor]:
+    """The logits, the slice of all rows, and the sum of f over all pairs (0 where f is the identity)."""
+    whole, similarities = slice(0, len(a)), a.new_zeros(())
     with torch.autocast(a.device.type, enabled=False):
-        logits = (scale * a) @ b.T
+        if plan.of_dot is None:
+            logits = (scale * a) @ b.T
+        else:
+            values = plan.of_dot.value(a @ b.T)
+            logits, similarities = scale * values, values.detach().sum()
     if bias is not None:
         logits = logits + bias
     plan.positives.mask_(logits, whole, whole)
-    return logits, whole
+    return logits, whole, similarities
 
 
-def _hits(logits: Tensor, plan: BlockPlan, whole: slice) -> Tensor:
+def _found(logits: Tensor, similarities: Tensor, plan: BlockPlan, whole: slice) -> Float[Tensor, "3"]:
+    """Hits of the rows, hits of the columns, and the sum of f over all pairs."""
     with torch.no_grad():
         good, other, good_columns, other_columns = plan.positives.peaks(logits.detach(), whole, whole)
-        return torch.stack([(good > other).sum(), (good_columns > other_columns).sum()])
+        hits = [(good > other).sum(), (good_columns > other_columns).sum()]
+        return torch.stack([*(hit.to(logits.dtype) for hit in hits), similarities])
 
 
 def block_side(chunk: int | None, device: torch.device) -> int:
@@ -152,6 +207,7 @@ def make_plan(
     smoothing: float = 0.0,
     symmetric: bool = True,
     metrics: bool = True,
+    of_dot: DotFunction | None = None,
 ) -> BlockPlan:
     """A `BlockPlan` with its numbers checked.
 
@@ -161,4 +217,4 @@ def make_plan(
     if not 0 <= smoothing < 1:
         raise UsageError(f"label smoothing must lie in [0, 1), got {smoothing}")
     rows, columns = (0.5, 0.5) if symmetric else (1.0, 0.0)
-    return BlockPlan(share, positives, chunk, smoothing, rows, columns, metrics)
+    return BlockPlan(share, positives, chunk, smoothing, rows, columns, metrics, of_dot)

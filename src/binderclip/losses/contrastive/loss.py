@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.losses.contrastive.embeddings import Embeddings, Term
-from binderclip.losses.contrastive.geometry import Cosine, Similarity, at_least_float32
+from binderclip.losses.contrastive.geometry import Cosine, Similarity, at_least_float32, geometry_named
 from binderclip.losses.contrastive.links import (
+    ReweightedSoftmaxLink,
     SigmoidLink,
     SoftmaxLink,
     block_side,
@@ -21,13 +22,18 @@ from binderclip.losses.contrastive.links import (
     check_finite,
     make_plan,
 )
-from binderclip.losses.contrastive.scale import LogitScale
-from binderclip.losses.contrastive.share import share_of
-from binderclip.losses.contrastive.targets import Diagonal, Targets, key_ids
+from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
+from binderclip.losses.contrastive.share import Share, share_of
+from binderclip.losses.contrastive.targets import Diagonal, Targets, TwoViews, key_ids
 
-__all__ = ["LINKS", "METHODS", "ContrastiveLoss", "LossOutput", "Pair", "clip", "siglip"]
+__all__ = ["LINKS", "ContrastiveLoss", "LinkName", "LossOutput", "Pair"]
 
-LINKS: dict[str, Callable[[], Any]] = {"softmax": SoftmaxLink, "sigmoid": SigmoidLink}
+LinkName = Literal["softmax", "sigmoid", "reweighted-softmax"]
+LINKS: dict[str, Callable[[], Any]] = {
+    "softmax": SoftmaxLink,
+    "sigmoid": SigmoidLink,
+    "reweighted-softmax": ReweightedSoftmaxLink,
+}
 
 
 @dataclass
@@ -59,6 +65,8 @@ class Pair:
         scale: name of the logit scale.
         smoothing: label smoothing in [0, 1) (softmax link).
         symmetric: average both directions; else only from a to b (softmax link).
+        same_view_negatives: put both views into one batch of 2 B rows, each an anchor whose negatives are the 2 B - 2
+            others (SimCLR's NT-Xent, arXiv 2002.05709; softmax links and `Diagonal` targets).
     """
 
     a: str = "image"
@@ -67,6 +75,7 @@ class Pair:
     scale: str = "main"
     smoothing: float = 0.0
     symmetric: bool = True
+    same_view_negatives: bool = False
 
     @property
     def name(self) -> str:
@@ -87,10 +96,10 @@ class ContrastiveLoss(nn.Module):
 
     Args:
         pairs: the pair plan; default: images with texts.
-        similarity: geometry, default `Cosine()`.
-        scales: a `LogitScale`, or several by name (one of them "main"); default `LogitScale()`, for the sigmoid link
-            `LogitScale(10.0, bias=-10.0)`.
-        link: "softmax" or "sigmoid".
+        similarity: geometry, or its name in `SIMILARITIES`; default `Cosine()`.
+        scales: a `LogitScale`, or several by name (one of them "main"); default `LogitScale()` at the geometry's
+            initial scale, for the sigmoid link `LogitScale(10.0, bias=-10.0)`.
+        link: "softmax", "sigmoid" or "reweighted-softmax".
         targets: `Diagonal()` or `SameKey()`.
         terms: further terms on the embeddings (`losses.EmbeddingDistill`, ...).
         gather: "auto", "equal", "none" or a process group: see `losses.contrastive.share.share_of`.
@@ -113,9 +122,9 @@ class ContrastiveLoss(nn.Module):
         self,
         pairs: Sequence[Pair] = (Pair(),),
         *,
-        similarity: Similarity | None = None,
+        similarity: Similarity | str | None = None,
         scales: LogitScale | Mapping[str, LogitScale] | None = None,
-        link: Literal["softmax", "sigmoid"] = "softmax",
+        link: LinkName = "softmax",
         targets: Targets | None = None,
         terms: Iterable[Term] = (),
         gather: Any = "auto",
@@ -125,10 +134,10 @@ class ContrastiveLoss(nn.Module):
         super().__init__()
         if link not in LINKS:
             raise UsageError(f"link must be one of {', '.join(LINKS)}, got {link!r}")
-        if scales is None:
-            scales = LogitScale(10.0, bias=-10.0) if link == "sigmoid" else LogitScale()
         self.pairs = tuple(pairs)
-        self.similarity = similarity if similarity is not None else Cosine()
+        self.similarity = geometry_named(similarity)
+        if scales is None:
+            scales = LogitScale(10.0, bias=-10.0) if link == "sigmoid" else LogitScale(self.similarity.initial_scale)
         self.scales = nn.ModuleDict({"main": scales} if isinstance(scales, LogitScale) else dict(scales))
         if "main" not in self.scales:
             raise UsageError(f"one of the logit scales must be called 'main', got {sorted(self.scales)}")
@@ -141,6 +150,11 @@ class ContrastiveLoss(nn.Module):
             raise UsageError(f"pairs name the logit scales {sorted(missing)}, but only {sorted(self.scales)} exist")
         if not self.pairs and not len(self.terms):
             raise UsageError("the loss has neither pairs nor terms")
+        adaptive = any(isinstance(scale, AlignmentScale) for scale in self.scales.values())
+        if adaptive and type(self.similarity) is not Cosine:
+            raise UsageError(f"an AlignmentScale follows cosines, not {type(self.similarity).__name__}")
+        if any(pair.same_view_negatives for pair in self.pairs) and not isinstance(self.targets, Diagonal):
+            raise UsageError("same_view_negatives goes with Diagonal() targets")
 
     @property
     def scale(self) -> LogitScale:
@@ -217,74 +231,62 @@ class ContrastiveLoss(nn.Module):
         if ids is not None and ids.shape != image.shape[:1]:
             raise UsageError(f"keys= needs one entry per row: {len(image)} rows, keys of shape {tuple(ids.shape)}")
         share = share_of(len(image), image.device, gather)
+        self.similarity.share = share
         return Embeddings(raw, self.similarity, share, scales, block_side(self.chunk, image.device), ids)
 
     def _compare(self, pair: Pair, positives: Any, e: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
         check_features(e[pair.a], e[pair.b], (pair.a, pair.b))
-        a, b = e.space(pair.a), e.space(pair.b)
+        a, b = e.sides(pair.a, pair.b)
+        share, symmetric = e.share, pair.symmetric
+        if pair.same_view_negatives:
+            if pair.smoothing:
+                raise UsageError("label smoothing does not go with same_view_negatives")
+            other_a, other_b = e.sides(pair.b, pair.a)
+            a, b = torch.cat([a, other_a]), torch.cat([other_b, b])  # (2 n, k) each, both views of every row
+            share, symmetric = e.share.doubled, False
+            positives = TwoViews(share)
         scale, bias = e.scales[pair.scale]
+        rule = self.scales[pair.scale]
+        if isinstance(rule, AlignmentScale):
+            scale = scale / rule.relative_tau(e.mean(e.similarity.paired(e.space(pair.a), e.space(pair.b)).detach()))
+        factored = e.factor(scale).to(a.dtype)
         plan = make_plan(
-            e.share, positives, e.chunk, smoothing=pair.smoothing, symmetric=pair.symmetric, metrics=self.metrics
+            share,
+            positives,
+            e.chunk,
+            smoothing=pair.smoothing,
+            symmetric=symmetric,
+            metrics=self.metrics,
+            of_dot=e.similarity.of_dot,
         )
-        value, hits = self.link(a, b, scale.to(a.dtype), None if bias is None else bias.to(a.dtype), plan)
-        return value, self._measure(a, b, scale, hits, e) if self.metrics else {}
+        value, found = self.link(a, b, factored, None if bias is None else bias.to(a.dtype), plan)
+        return value, self._measure(pair, a, b, scale, found, share, e) if self.metrics else {}
 
     @torch.no_grad()
-    def _measure(self, a: Tensor, b: Tensor, scale: Tensor, hits: Tensor, e: Embeddings) -> dict[str, Tensor]:
-        """Metrics; the mean over all pairs is the product of the sums, so it needs no pass over the pairs."""
-        total = e.share.total
-        sums = torch.stack([a.sum(0), b.sum(0)])
-        sums = e.share.sum(torch.cat([sums.flatten(), (a * b).sum().reshape(1)]))
-        of_a, of_b, own = sums[: a.shape[1]], sums[a.shape[1] : -1], sums[-1]
-        rates = hits / total
+    def _measure(
+        self, pair: Pair, a: Tensor, b: Tensor, scale: Tensor, found: Tensor, share: Share, e: Embeddings
+    ) -> dict[str, Tensor]:
+        """Metrics. Where similarities are dot products, their mean over all pairs is the product of sums, which needs
+        no pass over the pairs.
+        """
+        total, of_dot, two_views = share.total, e.similarity.of_dot, pair.same_view_negatives
+
+        def summed(partners: Tensor) -> Tensor:
+            dots = (a * partners).sum(1)
+            return (dots if of_dot is None else of_dot.value(dots)).sum()
+
+        own = summed(b.roll(len(b) // 2, 0) if two_views else b)
+        # with two views in one batch every row meets itself, and that is no pair
+        itself = summed(b) if two_views else a.new_zeros(())
+        sums = share.sum(torch.cat([a.sum(0), b.sum(0), own.reshape(1), itself.reshape(1)]))
+        of_a, of_b, own, itself = sums[: a.shape[1]], sums[a.shape[1] : -2], sums[-2], sums[-1]
+        every = of_a @ of_b if of_dot is None else found[2]
+        others = total * (total - (2 if two_views else 1))
+        factor, rates = e.similarity.factor(), found[:2] / total
         return {
             "accuracy_a_to_b": rates[0],
-            "accuracy_b_to_a": rates[1],
-            "similarity_positive": own / total,
-            "similarity_negative": (of_a @ of_b - own) / max(1, total * (total - 1)),
+            **({} if two_views else {"accuracy_b_to_a": rates[1]}),
+            "similarity_positive": factor * own / total,
+            "similarity_negative": factor * (every - own - itself) / max(1, others),
             "scale": scale.detach(),
         }
-
-
-def clip(
-    *,
-    init_scale: float = 1 / 0.07,
-    max_scale: float | None = 100.0,
-    learnable: bool = True,
-    smoothing: float = 0.0,
-    **settings: Any,
-) -> ContrastiveLoss:
-    """CLIP's loss: cosine, softmax over both sides, learned scale of at most 100.
-
-    Args:
-        init_scale, max_scale, learnable: of the `LogitScale`.
-        smoothing: label smoothing in [0, 1).
-        settings: further arguments of `ContrastiveLoss`.
-
-    Paper: Learning Transferable Visual Models From Natural Language Supervision, arXiv 2103.00020.
-    """
-    scale = LogitScale(init_scale, max_scale, learnable=learnable)
-    return ContrastiveLoss((Pair(smoothing=smoothing),), scales=scale, **settings)
-
-
-def siglip(
-    *,
-    init_scale: float = 10.0,
-    init_bias: float = -10.0,
-    max_scale: float | None = None,
-    learnable: bool = True,
-    **settings: Any,
-) -> ContrastiveLoss:
-    """SigLIP's loss: cosine, an independent sigmoid per pair, learned scale and bias.
-
-    Args:
-        init_scale, init_bias, max_scale, learnable: of the `LogitScale`.
-        settings: further arguments of `ContrastiveLoss`.
-
-    Paper: Sigmoid Loss for Language Image Pre-Training, arXiv 2303.15343.
-    """
-    scale = LogitScale(init_scale, max_scale, learnable=learnable, bias=init_bias)
-    return ContrastiveLoss(scales=scale, link="sigmoid", **settings)
-
-
-METHODS: dict[str, Callable[..., ContrastiveLoss]] = {"clip": clip, "siglip": siglip}

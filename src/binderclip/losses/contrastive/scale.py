@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 
-__all__ = ["LogitScale"]
+__all__ = ["AlignmentScale", "LogitScale", "between"]
 
 
 class _Ceiling(torch.autograd.Function):
@@ -27,6 +27,13 @@ class _Ceiling(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return torch.where(x > ctx.top, grad.clamp(min=0.0), grad), None
+
+
+def between(x: Tensor, low: float, high: float) -> Tensor:
+    """`x` clamped to [low, high], with the gradient that leads back kept beyond both ends."""
+    if high < math.inf:
+        x = _Ceiling.apply(x, high)
+    return -_Ceiling.apply(-x, -low) if low > -math.inf else x
 
 
 class LogitScale(nn.Module):
@@ -65,13 +72,25 @@ class LogitScale(nn.Module):
         Raises:
             UsageError: the model has no `logit_scale` parameter.
         """
+        scale = cls(1.0, None)
+        scale.max = max
+        scale.take(model)
+        return scale
+
+    def take(self, model: nn.Module) -> None:
+        """Use the model's `logit_scale` and `logit_bias` from now on; the largest scale and the rule stay.
+
+        Args:
+            model: an open_clip model or anything with these attributes.
+
+        Raises:
+            UsageError: the model has no `logit_scale` parameter.
+        """
         parameter = getattr(model, "logit_scale", None)
         if not isinstance(parameter, nn.Parameter):
             raise UsageError(f"{type(model).__name__} has no parameter 'logit_scale': make a LogitScale() instead")
-        scale = cls(1.0, None)
-        scale.max, scale.logit_scale = max, parameter
-        scale.logit_bias = getattr(model, "logit_bias", None)
-        return scale
+        self.logit_scale = parameter
+        self.logit_bias = getattr(model, "logit_bias", None)
 
     @property
     def value(self) -> Float[Tensor, ""]:
@@ -84,3 +103,49 @@ class LogitScale(nn.Module):
     def forward(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
         """Scale and bias (None where there is none)."""
         return self.value, self.logit_bias
+
+
+class AlignmentScale(LogitScale):
+    """A logit scale that falls as the positives align: tau = tau0 (1 + alpha (A - a0)), A the mean cosine of positives.
+
+    While positives are far apart tau is small and hard negatives are pushed hardest; once positives are close tau is
+    larger and negatives that mean the same are left in peace. A is that of the whole batch and carries no gradient.
+
+    Args:
+        tau0: temperature at A = a0; the scale that is learned, where it is, is its inverse.
+        alpha: how far tau follows the alignment, in [0, 1]; 0 keeps tau0.
+        a0: alignment at which tau is tau0, in [0, 1].
+        learnable: whether tau0 is trained.
+        max: largest inverse of tau0 ever used; None for no bound.
+
+    Raises:
+        UsageError: a setting out of its range.
+
+    Paper: Model-Aware Contrastive Learning: Towards Escaping the Dilemmas (arXiv 2207.07874).
+    """
+
+    LEAST = 1e-2
+    """Of tau / tau0, which would not be positive where a0 - A exceeds 1 / alpha."""
+
+    def __init__(
+        self,
+        tau0: float = 0.1,
+        alpha: float = 0.5,
+        a0: float = 0.0,
+        *,
+        learnable: bool = False,
+        max: float | None = None,
+    ) -> None:
+        if not 0 < tau0 < math.inf:
+            raise UsageError(f"tau0 must be positive, got {tau0}")
+        if not (0 <= alpha <= 1 and 0 <= a0 <= 1):
+            raise UsageError(f"alpha and a0 must lie in [0, 1], got alpha {alpha} and a0 {a0}")
+        super().__init__(1 / tau0, max, learnable=learnable)
+        self.alpha, self.a0 = alpha, a0
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}, a0={self.a0}"
+
+    def relative_tau(self, alignment: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """tau / tau0 at a mean cosine of the positives (equation 7), without a gradient."""
+        return (1 + self.alpha * (alignment.detach() - self.a0)).clamp_min(self.LEAST)

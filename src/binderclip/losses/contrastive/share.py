@@ -98,6 +98,26 @@ class Share:
         """Mean over the rows of the whole batch, differentiable in this process's rows."""
         return _GlobalMean.apply(per_row, self)
 
+    def average(self, parameter: Tensor) -> Tensor:
+        """A parameter whose gradient is averaged over the processes, which makes it the whole batch's in each."""
+        return parameter if self.size == 1 else _AverageGradient.apply(parameter, self)
+
+    @property
+    def doubled(self) -> Share:
+        """The share of two views of every row, one after the other in each process."""
+        return Share(tuple(2 * count for count in self.counts), self.rank, self.group)
+
+
+class _AverageGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: Share) -> Tensor:
+        ctx.share = share
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.share.sum(grad.clone()) / ctx.share.size, None
+
 
 class _GlobalMean(torch.autograd.Function):
     @staticmethod

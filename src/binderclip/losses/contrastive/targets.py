@@ -18,7 +18,7 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.losses.contrastive.share import Share
 
-__all__ = ["Diagonal", "Positives", "SameKey", "Targets", "key_ids"]
+__all__ = ["Diagonal", "Positives", "SameKey", "Targets", "TwoViews", "key_ids"]
 
 Block = Float[Tensor, "r c"]
 Peaks = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -50,6 +50,12 @@ class Positives:
 
     def mask_(self, block: Block, i: slice, j: slice) -> None:
         """Set pairs that are neither positive nor negative to -inf."""
+
+    def exclude_(self, block: Block, i: slice, j: slice) -> None:
+        """Set the positives to -inf, for losses that compare a positive with negatives alone."""
+        entries = self._diagonal(block, i, j)
+        if entries is not None:
+            entries.fill_(-torch.inf)
 
     def pull(self, block: Block, i: slice, j: slice) -> tuple[Float[Tensor, "r"], Float[Tensor, "c"]]:
         """Target-weighted sum of the block's logits, per row and per column."""
@@ -155,6 +161,9 @@ class _Grouped(_Keyed):
         pulled = self.weights(block, i, j) * block
         return pulled.sum(1), pulled.sum(0)
 
+    def exclude_(self, block: Block, i: slice, j: slice) -> None:
+        raise UsageError("this link needs one positive a row: use targets SameKey('ignore') or Diagonal()")
+
     def subtract_(self, block: Block, i: slice, j: slice, rows: float, columns: float) -> None:
         block.sub_(self.weights(block, i, j), alpha=rows + columns)
 
@@ -176,6 +185,52 @@ class _Excluding(_Keyed):
         if entries is not None:
             entries.fill_(False)
         block.masked_fill_(same, -torch.inf)
+
+
+class TwoViews(Positives):
+    """Every view against all other views: of 2 n rows in a process, row r belongs to row r + n, and itself is left out.
+
+    The matrix is symmetric, so rows alone are scored.
+
+    Args:
+        share: of the rows of both views (`Share.doubled`).
+    """
+
+    def __init__(self, share: Share) -> None:
+        super().__init__(share)
+        count = share.counts[share.rank]
+        self._partner = torch.arange(count).roll(count // 2) + share.offset  # (2 n,), columns
+
+    def _at(self, block: Block, i: slice, j: slice) -> tuple[Int[Tensor, "k"], Int[Tensor, "k"]]:
+        """Row and column in the block of each positive that it holds."""
+        partner = self._partner[i]
+        rows = ((partner >= j.start) & (partner < j.stop)).nonzero().flatten()
+        return rows.to(block.device), (partner[rows] - j.start).to(block.device)
+
+    def mask_(self, block: Block, i: slice, j: slice) -> None:
+        entries = self._diagonal(block, i, j)
+        if entries is not None:
+            entries.fill_(-torch.inf)
+
+    def exclude_(self, block: Block, i: slice, j: slice) -> None:
+        block[self._at(block, i, j)] = -torch.inf
+
+    def pull(self, block: Block, i: slice, j: slice) -> tuple[Tensor, Tensor]:
+        rows, columns = block.new_zeros(block.shape[0]), block.new_zeros(block.shape[1])
+        at = self._at(block, i, j)
+        return rows.index_put((at[0],), block[at]), columns
+
+    def subtract_(self, block: Block, i: slice, j: slice, rows: float, columns: float) -> None:
+        block[self._at(block, i, j)] -= rows + columns
+
+    def flip_(self, block: Block, i: slice, j: slice) -> None:
+        raise UsageError("same-view negatives belong to a softmax link")
+
+    def peaks(self, block: Block, i: slice, j: slice) -> Peaks:
+        good, at = block.new_full((block.shape[0],), -torch.inf), self._at(block, i, j)
+        good[at[0]] = block[at]
+        none = block.new_full((block.shape[1],), -torch.inf)
+        return good, block.index_put(at, block.new_tensor(-torch.inf)).amax(1), none, none
 
 
 def key_ids(keys: Sequence[str] | Sequence[int] | Int[Tensor, "n"], device: torch.device) -> Int[Tensor, "n"]:

@@ -130,6 +130,11 @@ class TextBank:
         sums = rows.new_zeros(len(self.names), rows.shape[1]).index_add(0, self.owner, rows)
         return sums / self.counts[:, None].to(rows.dtype)
 
+    @property
+    def raw_means(self) -> Float[Tensor, "C E"]:
+        """(C, E) mean of each class's raw features, not normalised: for geometries in which lengths have a meaning."""
+        return self._class_means(self.raw)
+
     def prototypes(self, rule: Rule = "mean-unit") -> Float[Tensor, "C E"]:
         """One row a class.
 

@@ -18,6 +18,7 @@ __all__ = ["ClippedAdaGrad", "ClippedAdam"]
 
 FORMS = ("coordinate", "norm")
 GRANULARITIES = ("tensor", "group", "global", "coordinate")
+ClippedBlock = Literal["tensor", "group", "global", "coordinate", "local", "elementwise"]
 PAPER_WORDS = {"local": "tensor", "elementwise": "coordinate"}
 
 
@@ -236,7 +237,7 @@ class ClippedAdaGrad(_ClippedAdaptive):
         *,
         clip: float = 1.0,
         form: Literal["coordinate", "norm"] = "coordinate",
-        granularity: str | None = None,
+        granularity: ClippedBlock | None = None,
         delayed: Literal["accumulator", "gradient"] | bool = "accumulator",
         eta: float = 1.0,
         v0: float | None = None,
@@ -308,7 +309,7 @@ class ClippedAdam(_ClippedAdaptive):
         *,
         clip: float = 1.0,
         form: Literal["coordinate", "norm"] = "coordinate",
-        granularity: str | None = None,
+        granularity: ClippedBlock | None = None,
         delayed: Literal["accumulator"] | bool = "accumulator",
         eta: float = 1.0,
         v0: float | None = None,

@@ -79,6 +79,9 @@ class MultiObjectiveClip(Controller):
         scales: "initial": both parts of L_clip are divided by their own initial values, as published; "joint": both are
             squared errors of the mean gradient (sigma^2 C^2 d / B^2, and the excess) and share one divisor, so that the
             best C does not depend on c0.
+        step: "linear", as published; "log" (not the paper's): C is multiplied by `exp(-lr_c s)`, s the slope over the
+            sum of the sizes of its three parts (model, noise, excess), so in [-1, 1]. It comes to rest where the linear
+            step does, and leaves a small c0 as fast as a large one.
         account_for_statistics: False releases them without noise, as if they were public; the optimizer warns.
 
     Attributes:
@@ -103,6 +106,7 @@ class MultiObjectiveClip(Controller):
         statistics_ratio: float = 10.0,
         every: int | None = None,
         scales: Literal["initial", "joint"] = "initial",
+        step: Literal["linear", "log"] = "linear",
         account_for_statistics: bool = True,
     ) -> None:
         if not 0 < bounds[0] <= c0 <= bounds[1] < math.inf:
@@ -114,14 +118,18 @@ class MultiObjectiveClip(Controller):
             )
         if (every is not None and every < 1) or scales not in ("initial", "joint"):
             raise UsageError(f"every must be at least 1 and scales 'initial' or 'joint', got {every} and {scales!r}")
+        if step not in ("linear", "log"):
+            raise UsageError(f"step must be 'linear' or 'log', not {step!r}")
         self.c0, self.lr_c, self.kappa, self.lr, self.omega = float(c0), lr_c, kappa, lr, omega
         self.bounds, self.statistics_ratio, self.every, self.scales = bounds, statistics_ratio, every, scales
+        self.step = step
         self.account_for_statistics = account_for_statistics
         self.clip_norm = float(c0)
         self.history: list[float] = [self.clip_norm]
         self._distortion: float | None = None
         self._first: list[float] = []
-        self._slopes: list[float] = []
+        # Model, noise and excess, whose sum is the slope.
+        self._slopes: list[tuple[float, float, float]] = []
         # The direction of the last step, and whose step it was: clients take turns under one controller.
         self._direction: Tensor | None = None
         self._ledger: Ledger | None = None
@@ -157,27 +165,23 @@ class MultiObjectiveClip(Controller):
 
     def _learn(self, stats: PublicStats) -> None:
         batch = stats.expected_batch_size
-        slope = 0.0
+        model = noise = excess = 0.0
         if self._distortion is None:
             self._first.append(float(stats.released.get("squared excess", torch.zeros(()))) / batch)
         else:
-            excess = max(float(stats.released.get("excess", torch.zeros(()))) / batch, 0.0)
+            mean_excess = max(float(stats.released.get("excess", torch.zeros(()))) / batch, 0.0)
             noise_scale, distortion_scale = self._scales(stats)
-            slope = self.kappa * clip_loss_slope(
-                stats.clip_norms[0],
-                excess,
-                noise_scale=noise_scale,
-                distortion_scale=distortion_scale,
-                omega=self.omega,
-            )
+            scales = {"noise_scale": noise_scale, "distortion_scale": distortion_scale, "omega": self.omega}
+            noise = self.kappa * clip_loss_slope(stats.clip_norms[0], 0.0, **scales)
+            excess = self.kappa * clip_loss_slope(0.0, mean_excess, **scales)
         update = torch.cat([value.flatten() for value in stats.update])
         same = (self._ledger is None or self._ledger is stats.ledger) and stats.step == self._step + 1
         if same and self._direction is not None:
-            slope += model_loss_slope(update, self._direction.to(update), self.lr)
+            model = model_loss_slope(update, self._direction.to(update), self.lr)
         direction = stats.released.get("direction")
         self._direction = None if direction is None else direction / batch
         self._ledger, self._step = stats.ledger, stats.step
-        self._slopes.append(slope)
+        self._slopes.append((model, noise, excess))
 
     def _scales(self, stats: PublicStats) -> tuple[float, float]:
         """Divisors of C^2 and of the squared excess."""
@@ -196,8 +200,13 @@ class MultiObjectiveClip(Controller):
             # large c0 clips nothing at the start.
             self._distortion = max(sum(self._first) / len(self._first), (0.1 * self.c0) ** 2)
         if self._slopes and self.lr_c > 0:
-            slope = sum(self._slopes) / len(self._slopes)
-            self.clip_norm = min(max(self.clip_norm - self.lr_c * slope, self.bounds[0]), self.bounds[1])
+            parts = [sum(part) / len(self._slopes) for part in zip(*self._slopes, strict=True)]
+            slope, size = sum(parts), sum(map(abs, parts))
+            if self.step == "linear":
+                moved = self.clip_norm - self.lr_c * slope
+            else:
+                moved = self.clip_norm * math.exp(-self.lr_c * slope / size) if size else self.clip_norm
+            self.clip_norm = min(max(moved, self.bounds[0]), self.bounds[1])
         self._slopes = []
         self.history.append(self.clip_norm)
         return self.clip_norm
@@ -222,7 +231,8 @@ class MultiObjectiveClip(Controller):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         self.clip_norm, self.history = float(state["clip_norm"]), list(state["history"])
-        self._distortion, self._slopes = state["distortion"], list(state["slopes"])
+        self._distortion = state["distortion"]
+        self._slopes = [tuple(parts) for parts in state["slopes"]]
         self._first = list(state["first"])
         self._direction, self._step, self._ledger = state["direction"], int(state["step"]), None
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.segment.parts.context import unit_range
+from binderclip.segment.maps import unit_range
 
 #: (images (B, 3, H, W) in [0, 1], texts) -> maps (B, h, w), of any scale
 Attention: TypeAlias = "Callable[[Tensor, Sequence[str]], Tensor]"

@@ -235,10 +235,3 @@ def resample(maps: Float[Tensor, "B D h w"], grid: tuple[int, int]) -> Float[Ten
     if tuple(maps.shape[-2:]) == tuple(grid):
         return maps
     return torch.nn.functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
-
-
-def unit_range(maps: Float[Tensor, "*B h w"]) -> Float[Tensor, "*B h w"]:
-    """Each map from 0 to 1; zeros where it is constant."""
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    span = high - low
-    return torch.where(span > 1e-12, (maps - low) / span.clamp(min=1e-12), 0.0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.segment.parts.context import unit_range
+    from binderclip.segment.maps import unit_range
     from binderclip.segment.task.candidates import (
         CandidateMasks,
         Candidates,

@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.segment.parts.context import unit_range
+from binderclip.segment.maps import unit_range
 from binderclip.segment.promptable import AutomaticMasks, ImageState, PromptableSegmenter, Prompts, predict_masks
 
 __all__ = [

@@ -14,8 +14,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.segment.maps import unit_range
 from binderclip.segment.metrics import mask_iou
-from binderclip.segment.parts.context import unit_range
 from binderclip.segment.promptable import Prompts, predict_masks
 from binderclip.segment.task.candidates import CandidateMasks, Look, Rectangle
 from binderclip.segment.task.choosing import cutouts
@@ -101,7 +101,8 @@ def middle_features(
     Args:
         model: an `ImageTextModel` with a transformer image tower.
         layer: number of the block; None for the one in the middle.
-        size: shorter side at which the tower sees the picture; None for twice its own.
+        size: shorter side at which the tower sees the picture; None for 64 patches. Outlines are told from fragments
+            by their looseness, for which an instance has to be several cells wide.
 
     Raises:
         NotSupported: (at once) an image tower that cannot be opened.
@@ -111,8 +112,7 @@ def middle_features(
 
     @torch.no_grad()
     def features(image: Image.Image) -> Float[Tensor, "C h w"]:
-        own = model.image_size if isinstance(model.image_size, int) else min(model.image_size)
-        pixels = model.preprocess(image, size=2 * own if size is None else size).to(model.device)
+        pixels = model.preprocess(image, size=64 * tower.patch if size is None else size).to(model.device)
         tokens = tower.run(tower.embed(pixels), stop=chosen + 1)
         return tokens.patches.mT.unflatten(2, tower.grid_of(pixels))[0].float()
 

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from binderclip.segment.parts.context import unit_range
+from binderclip.segment.maps import unit_range
 from binderclip.segment.parts.resolution import Resolution, Squash
 from binderclip.segment.parts.rewire import DualPath, SelfSelf
 from binderclip.segment.parts.text import BoundText

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.segment.parts.context import unit_range
+from binderclip.segment.maps import unit_range
 from binderclip.segment.promptable import PromptableSegmenter
 from binderclip.segment.task.candidates import CandidateMasks, Candidates, FromPoints, Look, Rectangle, grown_box
 from binderclip.segment.task.choosing import BestScore, Chooser, ClosestToMean

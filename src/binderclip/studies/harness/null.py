@@ -30,7 +30,9 @@ def random_rows(criteria: Iterable[Criterion], seed: int, low: float = 0.0, high
 def in_place(rows: Iterable[Row], null: Mapping[str, str]) -> list[Row]:
     """The rows that a study gives when a random method, measured beside the others, takes the place of the method.
 
-    Of the method nothing is left: what was not measured of the random one is missing.
+    Of the method nothing is left: what was not measured of the random one is missing. Each method gets the random one's
+    rows of other seeds (the next, the one after, ...): where a criterion holds two of them against each other, or one
+    against the random method itself, it compares different draws and not one with itself.
 
     Args:
         rows: of a measurement.
@@ -42,8 +44,12 @@ def in_place(rows: Iterable[Row], null: Mapping[str, str]) -> list[Row]:
     kept = list(rows)
     if missing := sorted(set(null.values()) - {row.method for row in kept}):
         raise UsageError(f"nothing was measured of {', '.join(map(repr, missing))}, which is to stand for a method")
-    others = [row for row in kept if row.method not in null]
-    return others + [replace(row, method=name) for name, random in null.items() for row in kept if row.method == random]
+    seeds = sorted({row.seed for row in kept})
+    found = [row for row in kept if row.method not in null]
+    for ahead, (name, random) in enumerate(null.items(), start=1):
+        before = {seed: seeds[(place - ahead) % len(seeds)] for place, seed in enumerate(seeds)}
+        found += [replace(row, method=name, seed=before[row.seed]) for row in kept if row.method == random]
+    return found
 
 
 def _read(quantity: Quantity) -> Iterator[tuple[str, str, str]]:

@@ -150,8 +150,8 @@ def after(result: Result, former: Result | None, why: str = "") -> Result:
     return replace(result, first=FirstVerdict(first.verdict, "; ".join(part for part in (first.why, reason) if part)))
 
 
-def null_passes(study: Study, seeds: Sequence[int], measured: Sequence[Row] = ()) -> list[str]:
-    """The essential criteria that the study's null method meets; a sound study gives an empty list.
+def null_table(study: Study, seeds: Sequence[int], measured: Sequence[Row] = ()) -> Table:
+    """What the study's null method gives.
 
     Args:
         study: with a null.
@@ -164,9 +164,12 @@ def null_passes(study: Study, seeds: Sequence[int], measured: Sequence[Row] = ()
     if study.null is None:
         raise UsageError(f"study {study.paper} has no null method")
     if callable(study.null):
-        table = Table(replace(row, seed=seed) for seed in seeds for row in study.null(seed))
-    else:
-        table = Table(in_place(measured, study.null))
+        return Table(replace(row, seed=seed) for seed in seeds for row in study.null(seed))
+    return Table(in_place(measured, study.null))
+
+
+def null_passes(study: Study, table: Table) -> list[str]:
+    """The essential criteria that a null method's table meets; a sound study gives an empty list."""
     return [c.text for c in study.criteria if c.essential and c.check(table).outcome == "met"]
 
 

@@ -38,7 +38,7 @@ class Study:
         rival: the method against the strongest cheap rival; reported beside the verdict, never part of it.
         null: from a seed to the rows of a random map, score or order in the method's place; it has to fail every
             essential criterion. Where the study measures it anyway: from the method's name to the random one's, whose
-            rows then stand in its place (`null.in_place`).
+            rows of other seeds then stand in its place (`null.in_place`).
         quick: a smaller `measure` of about a minute; default `measure` for one seed.
         one_thread: measure on one thread of torch and BLAS.
         registered: hash of the criteria, written before the first measurement, see `registration.criteria_hash`.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from binderclip.data.augment.fill import gaussian_blur
 from binderclip.explain import Attribution, Saliency, attribute, energy_inside, pointing_game, to_map
@@ -24,6 +23,7 @@ from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.photo_classifier import own_classes, photo_classifier
+from binderclip.studies.protocols.random_maps import random_maps
 from binderclip.studies.protocols.visual_scenes import cluttered
 
 if TYPE_CHECKING:
@@ -121,8 +121,7 @@ def null(seed: int) -> list[Row]:
     names = [(PLAIN, ""), *((f"noise {level:g}", f"n = {n}") for level, lengths in GRID.items() for n in lengths)]
     rows = []
     for name, setting in names:
-        cells = torch.rand(SCENES, 1, 16, 16, generator=draw_)
-        rows += _scores(interpolate(cells, size=(SIZE, SIZE), mode="bilinear")[:, 0], masks, name, setting)
+        rows += _scores(random_maps(SCENES, SIZE, draw_), masks, name, setting)
     return rows
 
 

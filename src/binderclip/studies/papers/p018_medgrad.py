@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from binderclip.evaluate import last_attention
 from binderclip.explain import (
     AttentionRollout,
     GradCAM,
@@ -26,10 +27,13 @@ from binderclip.explain import (
 )
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.panels import bare
-from binderclip.studies.harness.quantities import value_of
-from binderclip.studies.harness.study import FIRST_RULES, Study
+from binderclip.studies.harness.power import Pilot
+from binderclip.studies.harness.quantities import combined, value_of
+from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
+from binderclip.studies.protocols.random_maps import random_maps
+from binderclip.studies.protocols.scene_attention import DENSITY, LOOKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,13 +45,14 @@ METHODS: dict[str, Any] = {
     "Grad-ECLIP": GradECLIP(),
     "MedGrad E-CLIP": MedGradECLIP(),
 }
+CAM, ECLIP, MEDGRAD = METHODS
+ATTENTION = "the class token's attention"
 OTHERS: dict[str, Any] = {
     "Grad-ECLIP without similarity": GradECLIP(ksim=False),
-    "Grad-ECLIP, one head": GradECLIP(heads="single"),
-    "MedGrad, mu 0.5": MedGradECLIP(mu=0.5),
-    "rollout, last block": AttentionRollout(residual=0.0, layers=1),
-    "rollout with gradients": AttentionRollout(gradient=True),
+    ATTENTION: AttentionRollout(residual=0.0, layers=1),
 }
+RANDOM = ("a random map", "another random map")
+ORDER = "random order"
 CRITERIA = {
     "nominal": "regular woven fabric",
     "local": "woven fabric with a hole or a spot",
@@ -55,6 +60,8 @@ CRITERIA = {
 }
 MARGIN, COSINE, SCENES, TEXTILE = "margin", "cosine", "scenes", "textile"
 AREA = "the object's share of the picture"
+INSIDE, RECALL, POINTS, DELETION = "inside share", "recall at the top 20 %", "pointing game", "deletion area"
+PILOT = (0, 1, 2, 100)
 
 
 @lru_cache(maxsize=1)
@@ -119,22 +126,16 @@ def _material(domain: str) -> tuple[Any, Tensor, Tensor]:
 
 @lru_cache(maxsize=6)
 def _tuned(domain: str, seed: int) -> Any:
-    """`small` with its last block fine-tuned on pictures and their criterion, its attention set free.
+    """`small` with its last block fine-tuned on pictures and their criterion; its blocks before are frozen.
 
-    The block's queries and keys are zero as shipped, so that it attends uniformly and no gradient reaches the keys;
-    they begin at random here. The blocks before are frozen, their tokens computed once.
+    Their tokens are computed once.
     """
     from binderclip.fit import fit
 
     tokens, labels, rows = _material(domain)
     clip = copy.deepcopy(bundled())
     tower, generator = clip.image_tower, torch.Generator().manual_seed(seed)
-    block = tower.blocks[-1]
-    with torch.no_grad():
-        for key in "qk":
-            part = block.projections()[key]
-            getattr(part.owner, part.name)[part.start : part.stop].normal_(0, 0.06, generator=generator)
-    trained = [*block.module.parameters(), *tower.final_norm.parameters()]
+    trained = [*tower.blocks[-1].module.parameters(), *tower.final_norm.parameters()]
     clip.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
@@ -168,40 +169,35 @@ def _margin(rows: Float[Tensor, "C E"], own: Tensor) -> Any:
 
 
 def _on_scenes(seed: int) -> list[Row]:
-    # seeds from 20 on: the trials looked at others
-    found = _scenes(20 + seed, TEST, "val")
+    found = _scenes(seed, TEST, "val")
     masks = found.visible[:, 0]
     own = torch.tensor([_names().index(names[0]) for names in found.names])
     rows_of = _material(SCENES)[2]
     targets = {MARGIN: _margin(rows_of, own), COSINE: [f"a {names[0]}" for names in found.names]}
-    rows = [Row("inside share", AREA, float(masks.float().mean()), target) for target in targets]
+    rows = [Row(INSIDE, AREA, float(masks.float().mean()), target) for target in targets]
     tuned, small = _tuned(SCENES, seed), bundled()
     for name, clip in (("as shipped", small), ("fine-tuned", tuned)):
         with torch.no_grad():
             scores = F.normalize(clip.encode_image(found.images), dim=-1) @ rows_of.T
         rows.append(Row("accuracy", name, float((scores.argmax(1) == own).float().mean()), SCENES))
-    blocks = {
-        f"{name}, block {layer}": method(layer=layer)
-        for layer in (-1, -2)
-        for name, method in (("Grad-CAM", GradCAM), ("Grad-ECLIP", GradECLIP))
-    }
+    rows.append(Row(DENSITY, "class token", last_attention(tuned, found.images, found.visible, size=SIZE).density))
+    generator = torch.Generator().manual_seed(seed)
     for target, what in targets.items():
-        drawn = attribute_all(tuned, found.images, what, methods=METHODS | OTHERS)
-        rows += [row for name, a in drawn.items() for row in _localised(name, a.maps(), masks, target)]
-        shipped = attribute_all(small, found.images, what, methods=blocks)
-        rows += [
-            row for name, a in shipped.items() for row in _localised(name, a.maps(), masks, f"as shipped, {target}")
-        ]
+        maps = {n: a.maps() for n, a in attribute_all(tuned, found.images, what, methods=METHODS | OTHERS).items()}
+        for name in RANDOM:
+            maps[name] = random_maps(TEST, SIZE, generator, cells=tuned.image_tower.grid[0])
+        rows += [row for name, each in maps.items() for row in _localised(name, each, masks, target)]
         short = _margin(rows_of, own[:DELETED]) if target == MARGIN else what[:DELETED]
-        rows += _deleted(tuned, found.images[:DELETED], short, drawn, f"{SCENES}, {target}")
+        chosen = {name: maps[name] for name in (*METHODS, *RANDOM)}
+        rows += _deleted(tuned, found.images[:DELETED], short, chosen, f"{SCENES}, {target}")
     return rows
 
 
 def _localised(name: str, maps: Tensor, masks: Tensor, setting: str) -> list[Row]:
     return [
-        Row("inside share", name, float(energy_inside(maps, masks).mean()), setting),
-        Row("recall at the top 20 %", name, _recall(maps, masks), setting),
-        Row("pointing game", name, float(pointing_game(maps, masks).float().mean()), setting),
+        Row(INSIDE, name, float(energy_inside(maps, masks).mean()), setting),
+        Row(RECALL, name, _recall(maps, masks), setting),
+        Row(POINTS, name, float(pointing_game(maps, masks).float().mean()), setting),
         Row("entropy of the map", name, _spread(maps), setting),
     ]
 
@@ -220,15 +216,15 @@ def _spread(maps: Float[Tensor, "B H W"]) -> float:
     return float((torch.special.entr(share).sum(1) / np.log(share.shape[1])).mean())
 
 
-def _deleted(clip: Any, images: Tensor, target: Any, drawn: dict[str, Any], setting: str) -> list[Row]:
+def _deleted(clip: Any, images: Tensor, target: Any, maps: dict[str, Tensor], setting: str) -> list[Row]:
     """The score while the most salient pixels are taken away, as an area; lower is better."""
     rows = []
-    for place, name in enumerate(METHODS):
-        maps, draws = drawn[name].maps()[: len(images)], int(place == 0)
-        area = deletion_auc(clip, images, target, maps=maps, steps=6, fill="mean", draws=draws)
+    for place, (name, each) in enumerate(maps.items()):
+        draws = int(place == 0)
+        area = deletion_auc(clip, images, target, maps=each[: len(images)], steps=6, fill="mean", draws=draws)
         if place == 0:
-            rows.append(Row("deletion area", "random order", area.random_mean, setting))
-        rows.append(Row("deletion area", name, area.mean, setting))
+            rows.append(Row(DELETION, ORDER, area.random_mean, setting))
+        rows.append(Row(DELETION, name, area.mean, setting))
     return rows
 
 
@@ -244,30 +240,15 @@ def _on_textile(seed: int) -> list[Row]:
     pixels = torch.stack([torch.from_numpy(tuned.preprocess.pixels(images[k]).copy()) for k in faulty.tolist()])
     pixels = pixels.permute(0, 3, 1, 2).float() / 255
     target = _margin(rows_of, labels[faulty])
-    drawn = attribute_all(tuned, pixels, target, methods=METHODS)
-    rows += [Row("entropy of the map", name, _spread(a.maps()), TEXTILE) for name, a in drawn.items()]
-    return rows + _deleted(tuned, pixels, target, drawn, f"{TEXTILE}, {MARGIN}")
-
-
-def _better_than_chance(table: Table) -> tuple[bool, str]:
-    ours, area = (table.mean("inside share", name, MARGIN) for name in ("Grad-ECLIP", AREA))
-    return ours > 1.2 * area, f"{ours:.3f} against {area:.3f}"
-
-
-def _with_the_cosine(table: Table) -> tuple[bool, str]:
-    cam, ours, area = (table.mean("inside share", name, COSINE) for name in ("Grad-CAM", "Grad-ECLIP", AREA))
-    return ours > area, f"Grad-ECLIP {ours:.3f}, Grad-CAM {cam:.3f}, the object {area:.3f}"
-
-
-def _learns(table: Table) -> tuple[bool, str]:
-    after, before = (table.mean("accuracy", name, TEXTILE) for name in ("fine-tuned", "as shipped"))
-    return after > before, f"{after:.2f}, as shipped {before:.2f}"
+    maps = {name: a.maps() for name, a in attribute_all(tuned, pixels, target, methods=METHODS).items()}
+    rows += [Row("entropy of the map", name, _spread(each), TEXTILE) for name, each in maps.items()]
+    return rows + _deleted(tuned, pixels, target, maps, f"{TEXTILE}, {MARGIN}")
 
 
 def draw(table: Table, figure: Figure) -> None:
     """Scenes with their maps and truth, a fabric with its report, and the measured bars."""
     halves: Any = figure.subfigures(1, 2, width_ratios=[1.25, 1])
-    found, clip = _scenes(20, TEST, "val"), _tuned(SCENES, 0)
+    found, clip = _scenes(STUDY.seeds[0], TEST, "val"), _tuned(SCENES, STUDY.seeds[0])
     axes = halves[0].subplots(3, 5)
     picked = (0, 3)
     own = torch.tensor([_names().index(found.names[k][0]) for k in picked])
@@ -281,7 +262,7 @@ def draw(table: Table, figure: Figure) -> None:
         axes[row, 0].set_ylabel(found.names[index][0], fontsize=8)
     images, labels = _textile("val", TEST // 3)
     fabric = images[int(torch.nonzero(labels == 1)[0])]
-    report = concept_report(_tuned(TEXTILE, 0), fabric, CRITERIA, top=3)
+    report = concept_report(_tuned(TEXTILE, STUDY.seeds[0]), fabric, CRITERIA, top=3)
     axes[2, 0].imshow(fabric)
     axes[2, 0].set_ylabel("report, local\ndefect", fontsize=8)
     for ax, (overlay, caption) in zip(axes[2, 1:], report.pictures(), strict=False):
@@ -295,19 +276,19 @@ def draw(table: Table, figure: Figure) -> None:
     top, bottom = halves[1].subplots(2, 1, height_ratios=[2.2, 1])
     names = [*METHODS, *OTHERS]
     places = np.arange(len(names))
-    for number, metric in enumerate(("inside share", "recall at the top 20 %", "pointing game")):
+    for number, metric in enumerate((INSIDE, RECALL, POINTS)):
         values = [table.values(metric, name, MARGIN) for name in names]
         top.barh(
             places + 0.27 * (number - 1), [v.mean() for v in values], xerr=[v.std() for v in values], height=0.25,
             label=metric, color=f"C{number}", error_kw={"lw": 0.8},
         )  # fmt: skip
-    top.axvline(table.mean("inside share", AREA, MARGIN), color="0.3", lw=1, ls=":")
+    top.axvline(table.mean(INSIDE, AREA, MARGIN), color="0.3", lw=1, ls=":")
     top.set_yticks(places, names)
     top.set_xlim(0, 0.7)
     top.legend(fontsize=7, loc="center right")
     top.set_title("scenes (dotted: the object's share)", fontsize=9)
-    order = ["random order", *METHODS]
-    values = [table.values("deletion area", name, f"{SCENES}, {MARGIN}") for name in order]
+    order = [ORDER, *METHODS]
+    values = [table.values(DELETION, name, f"{SCENES}, {MARGIN}") for name in order]
     bottom.barh(order, [v.mean() for v in values], xerr=[v.std() for v in values], color="C4", height=0.6)
     bottom.set_title("deletion area (lower is better)", fontsize=9)
     for ax in (top, bottom):
@@ -320,53 +301,84 @@ STUDY = Study(
     paper="p018",
     claim="Gradients at the class token's attention output, weighted by query-key similarity, show the evidence better "
     "than Grad-CAM; weighting by local entropy covers more of the true region without losing its place.",
-    protocol=f"The bundled `small` attends uniformly in its last block, so that block is set free (random queries and "
-    f"keys) and fine-tuned with the final norm for {STEPS} steps of {BATCH} pictures and their criterion (AdamW {LR}), "
-    f"once on {TRAIN} scenes of one clip-art object (15 classes), once on {TRAIN} textile pictures (three criteria), a "
-    f"seed each. Tested on {TEST} scenes with exact masks (held-out drawings) and on held-out fabric; deletion of "
-    f"{DELETED} pictures in six steps, filled with the mean. The rule looks at the margin of the own criterion over "
-    "the best other one: trials on other scenes had shown that with the published target, the cosine alone, all of "
-    "these methods, Grad-CAM too, point away from the object in this model (likely because the object fills its "
-    "embedding already, and normalisation takes that direction out of the gradient); rows for the cosine and for "
-    "`small` as shipped are beside it. Four trial runs chose how to train; the methods' settings are the published "
-    "ones.",
-    baseline="Grad-CAM on the tokens that enter the last block.",
-    lower_bound="The object's share of the picture; pixels deleted in random order.",
+    protocol=f"The last block and the final norm of the bundled `small` are fine-tuned for {STEPS} steps of {BATCH} "
+    f"pictures and their criterion (AdamW {LR}), once on {TRAIN} scenes of one clip-art object (15 classes), once on "
+    f"{TRAIN} textile pictures (three criteria), a seed each. Tested on {TEST} scenes with exact masks (held-out "
+    f"drawings) and on held-out fabric; deletion of {DELETED} pictures in six steps, filled with the mean. The rule "
+    "looks at the margin of the own criterion over the best other one: trials, with the `small` of before and with "
+    "this one, showed that with the published target, the cosine alone, all of these methods, Grad-CAM too, point "
+    "away from the object (likely because the object fills its embedding already, and normalisation takes that "
+    "direction out of the gradient); rows for the cosine are beside it. Four trial runs chose how to train; the "
+    "methods' settings are the published ones. The first measurement, whose pointing game was at chance as its "
+    "`small` attended evenly, gives the spreads; 'without losing its place' is now judged by the share inside the "
+    "object, as 40 scenes cannot tell 2 points of the pointing game.",
+    baseline="Grad-CAM on the tokens that enter the last block; the class token's own attention.",
+    lower_bound="The object's share of the picture, random maps; pixels deleted in random order.",
     upper_bound="",
     measure=measure,
+    preconditions=(LOOKS,),
     criteria=(
         Criterion.paired(
-            "Grad-ECLIP has a larger share inside the object than Grad-CAM",
-            value_of("inside share", "Grad-ECLIP", MARGIN),
-            value_of("inside share", "Grad-CAM", MARGIN),
+            "Grad-ECLIP has a larger share inside the object than Grad-CAM, and than the object's share",
+            value_of(INSIDE, ECLIP, MARGIN),
+            combined("most", value_of(INSIDE, CAM, MARGIN), value_of(INSIDE, AREA, MARGIN)),
+            claimed=0.01,
+            expected=0.03,
+            pilot=Pilot(0.0107, PILOT),
             essential=True,
         ),
         Criterion.paired(
-            "Grad-ECLIP has a smaller deletion area than Grad-CAM",
-            value_of("deletion area", "Grad-ECLIP", f"{SCENES}, {MARGIN}"),
-            value_of("deletion area", "Grad-CAM", f"{SCENES}, {MARGIN}"),
+            "Grad-ECLIP has a smaller deletion area than Grad-CAM, and than a random order",
+            value_of(DELETION, ECLIP, f"{SCENES}, {MARGIN}"),
+            combined("least", *(value_of(DELETION, name, f"{SCENES}, {MARGIN}") for name in (CAM, ORDER))),
             lower=True,
+            expected=0.02,
+            pilot=Pilot(0.013, PILOT),
             essential=True,
         ),
         Criterion.paired(
             "MedGrad covers more of the object with the top 20 % than Grad-ECLIP",
-            value_of("recall at the top 20 %", "MedGrad E-CLIP", MARGIN),
-            value_of("recall at the top 20 %", "Grad-ECLIP", MARGIN),
+            value_of(RECALL, MEDGRAD, MARGIN),
+            value_of(RECALL, ECLIP, MARGIN),
+            expected=0.01,
+            pilot=Pilot(0.0053, PILOT),
+            essential=True,
+        ),
+        Criterion.paired(
+            "MedGrad's share inside is above the object's share and at most 2 points below Grad-ECLIP's",
+            value_of(INSIDE, MEDGRAD, MARGIN),
+            combined("most", value_of(INSIDE, ECLIP, MARGIN) - 0.02, value_of(INSIDE, AREA, MARGIN)),
+            expected=0.01,
+            pilot=Pilot(0.0055, PILOT),
             essential=True,
         ),
         Criterion.paired(
             "MedGrad points at the object at most 2 points less often",
-            value_of("pointing game", "MedGrad E-CLIP", MARGIN),
-            value_of("pointing game", "Grad-ECLIP", MARGIN),
+            value_of(POINTS, MEDGRAD, MARGIN),
+            value_of(POINTS, ECLIP, MARGIN),
             margin=-0.02,
-            essential=True,
         ),
-        Criterion("Grad-ECLIP's share inside is a fifth above the object's share", _better_than_chance),
-        Criterion("with the published target, the cosine, its share inside is above the object's", _with_the_cosine),
-        Criterion("fine-tuning classifies fabric better than the shipped model", _learns),
+        Criterion.paired(
+            "with the published target, the cosine, Grad-ECLIP's share inside is above the object's",
+            value_of(INSIDE, ECLIP, COSINE),
+            value_of(INSIDE, AREA, COSINE),
+        ),
+        Criterion.paired(
+            "fine-tuning classifies fabric better than the shipped model",
+            value_of("accuracy", "fine-tuned", TEXTILE),
+            value_of("accuracy", "as shipped", TEXTILE),
+        ),
     ),
+    rival=Criterion.paired(
+        "Grad-ECLIP has a larger share inside than the class token's attention, which knows no text",
+        value_of(INSIDE, ECLIP, MARGIN),
+        value_of(INSIDE, ATTENTION, MARGIN),
+    ),
+    null={ECLIP: RANDOM[0], MEDGRAD: RANDOM[1]},
     draw=draw,
-    remeasure=FIRST_RULES,
+    seeds=tuple(range(20, 30)),
+    one_thread=True,
+    registered="62db6de0a1ed",
     stand_in=(
         "textile inspection pictures and composite scenes instead of PH2 and Derm7pt; nothing medical is shown",
         "bundled `small`, its last block fine-tuned, instead of CLIP ViT-B/16",

@@ -205,12 +205,10 @@ CRITERIA = (
         essential=True,
     ),
     Criterion.paired(
-        "the detector's image AUROC falls by at most .05 from PLP to CLAP",
+        "the detector's image AUROC falls by at most .02 from PLP to CLAP",
         value_of(AUROC, CLAP, *DRAWINGS),
         value_of(AUROC, PLP, *DRAWINGS),
-        margin=-0.05,
-        pilot=Pilot(0.054, PILOT),
-        essential=True,
+        margin=-0.02,
     ),
     Criterion.paired(
         "CLAP covers more of the defects than random regions",
@@ -242,8 +240,8 @@ STUDY = Study(
     "every pixel anew; now it learns what is to be added to what it sees, and the seeds are new. A second "
     "measurement (image AUROC 0.639 to 0.648) trained half on CLAP's regions, which favoured it; there was a "
     "third, on the same seeds. All had the `small` of before; the fourth is on new seeds, with fewer pictures a seed, "
-    "and "
-    "the third gives the spread, by which twelve seeds see a fall of 0.05 of the image AUROC; the margin was 0.02.",
+    "and the third gives the spread. By that twelve seeds see no fall of the image AUROC below 0.05, so the criterion "
+    "about it, whose margin is the 0.02 of before, is not essential.",
     baseline="Words for damage alone (PLP); text-free attention: the class token of `small-dino`.",
     lower_bound="Random smooth regions of the same share.",
     upper_bound="The true pixels as regions.",
@@ -257,7 +255,7 @@ STUDY = Study(
     draw=draw,
     seeds=tuple(range(10, 22)),
     null=null,
-    registered="9d98978c4282",
+    registered="0a5541ce998a",
     stand_in=(
         "drawings with planted defects and words for them instead of medical pictures and lesion names",
         "`small` (4 blocks, 8 x 8 patches) instead of a medical CLIP (12 blocks)",

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.clothing import clothing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,13 +48,7 @@ ALL = [PLAIN, *(named(k, w) for k in KINDS for w in WEIGHTS), *(named(c, WEIGHTS
 @lru_cache(maxsize=1)
 def _pictures() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Fashion-MNIST at half its size: 12,000 training pictures to draw from, and the test pictures."""
-    from binderclip.data import load_data
-
-    found = []
-    for split, count in (("train", 12_000), ("test", TEST)):
-        pixels, data = load_data("fashion-mnist", split).subset(np.arange(count)).pixels(SIDE, mode="RGB")
-        found.append((pixels[:, :1].float() / 255, torch.as_tensor(np.asarray(data.labels)).long()))
-    return found[0], found[1]
+    return clothing("train", 12_000, SIDE), clothing("test", TEST, SIDE)
 
 
 def _train_set(seed: int) -> tuple[Tensor, Tensor]:

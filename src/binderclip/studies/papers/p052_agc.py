@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.clothing import clothing, standardised
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,14 +39,8 @@ def clip_of(method: str) -> Clip | None:
 @lru_cache(maxsize=1)
 def _pictures() -> dict[str, tuple[Tensor, Tensor]]:
     """Fashion-MNIST, standardised: 10,000 pictures to draw the training sets from, and the test pictures."""
-    from binderclip.data import load_data
-
-    found = {}
-    for split, count in (("train", 10000), ("test", TEST)):
-        data = load_data("fashion-mnist", split)
-        pixels, data = data.subset(np.arange(count)).pixels(28, mode="RGB")
-        found[split] = ((pixels[:, :1] / 255 - 0.286) / 0.353, torch.as_tensor(np.asarray(data.labels)).long())
-    return found
+    parts = {split: clothing(split, count) for split, count in (("train", 10_000), ("test", TEST))}
+    return {split: (standardised(images), labels) for split, (images, labels) in parts.items()}
 
 
 def network(seed: int) -> NFResNet:
@@ -139,7 +133,7 @@ STUDY = Study(
     f"SkipInit) on {TRAIN:,} pictures of Fashion-MNIST, {EPOCHS} epochs of batches of {BATCH}, Nesterov momentum 0.9, "
     f"cosine; accuracy on {TEST:,} test pictures. A run whose loss is no longer finite ends there. The "
     "first measurement, four methods at four rates on three seeds, is the pilot: it chose 0.01 for AGC and the rate of "
-    "each method.",
+    "each method. AGC so had twice the trials of the others, two thresholds at each rate against one.",
     baseline="No clipping; global norm clipping at 1.0.",
     lower_bound="Guessing: 0.10.",
     upper_bound="",

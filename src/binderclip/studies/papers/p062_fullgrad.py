@@ -26,6 +26,7 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.protocols.clothing import clothing, standardised
 from binderclip.studies.protocols.photo_classifier import photo_classifier
 
 if TYPE_CHECKING:
@@ -57,15 +58,8 @@ def _scenes(seed: int, side: int, count: int) -> Any:
 @lru_cache(maxsize=1)
 def _clothing() -> dict[str, tuple[Tensor, Tensor]]:
     """Fashion-MNIST with mean 0 and deviation 1, the first pictures of both parts."""
-    from binderclip.data import load_data
-
-    parts = {}
-    for split, count in (("train", 4 * TRAIN), ("test", 3 * TEST)):
-        data = load_data("fashion-mnist", split).subset(np.arange(count))
-        pixels, kept = data.pixels(28, mode="RGB")
-        labels = torch.as_tensor(np.asarray(kept.labels)).long()
-        parts[split] = ((pixels[:, :1].float() / 255 - 0.2860) / 0.3530, labels)
-    return parts
+    parts = {split: clothing(split, count) for split, count in (("train", 4 * TRAIN), ("test", 3 * TEST))}
+    return {split: (standardised(images), labels) for split, (images, labels) in parts.items()}
 
 
 def _network() -> nn.Module:
@@ -253,14 +247,15 @@ STUDY = Study(
     f"the predicted class by one network, {EPOCHS} epochs from scratch after the most salient share was set to the "
     "mean; the holes keep its outline, which may tell the class. Seeds draw scenes, pictures and trainings. The first "
     "measurement (seeds 0 to 2), with a network trained on scenes in the place of `lite0`, gives the spread; two "
-    "scenes of seed 900 were run to see that it works, and nothing was tuned.",
+    "scenes of seed 900 were run to see that it works, and nothing was tuned. A measurement on seeds 10 to 17 is void: "
+    "layers that run as faster ones hid the biases of depthwise convolutions, so that sums missed the score.",
     baseline="The gradient's magnitude (channels summed) and Grad-CAM.",
     lower_bound="Random pixels; for the sums, the biases of layers alone.",
     upper_bound="Nothing removed, for the accuracy.",
     measure=measure,
     criteria=CRITERIA,
     draw=draw,
-    seeds=tuple(range(10, 18)),
+    seeds=tuple(range(20, 28)),
     null=null,
     registered="c2468865512b",
     stand_in=(

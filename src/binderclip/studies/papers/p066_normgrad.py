@@ -30,6 +30,7 @@ from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.photo_classifier import SIDE, own_classes, photo_classifier
+from binderclip.studies.protocols.random_maps import random_maps
 from binderclip.studies.protocols.visual_scenes import cluttered
 
 if TYPE_CHECKING:
@@ -122,9 +123,8 @@ def _random_rows(seed: int, visible: Bool[Tensor, "N O H W"]) -> list[Row]:
     """Random maps of 16 x 16 cells in the place of every map."""
     generator = torch.Generator().manual_seed(seed)
 
-    def maps(count: int) -> Float[Tensor, "n H W"]:
-        cells = torch.rand(count, 1, 16, 16, generator=generator)
-        return nn.functional.interpolate(cells, size=visible.shape[-2:], mode="bilinear")[:, 0]
+    def maps(count: int) -> Float[Tensor, "n S S"]:
+        return random_maps(count, visible.shape[-1], generator)
 
     rows = []
     for place in PLACES:

@@ -23,6 +23,7 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
+from binderclip.studies.protocols.clothing import clothing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,20 +65,10 @@ def network(seed: int, inputs: int, hidden: int, classes: int) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
 
-@lru_cache(maxsize=1)
-def _clothing() -> tuple[Any, Any]:
-    """Fashion-MNIST, the first 12,000 training and 3,000 test pictures."""
-    from binderclip.data import load_data
-
-    return tuple(  # type: ignore[return-value]
-        load_data("fashion-mnist", split).subset(np.arange(n)) for split, n in (("train", 12_000), ("test", 3_000))
-    )
-
-
 @lru_cache(maxsize=2)
 def _pictures(split: int) -> tuple[Tensor, Tensor]:
-    pixels, data = _clothing()[split].pixels(28, mode="RGB")
-    return pixels[:, :1].float() / 255, torch.as_tensor(np.asarray(data.labels)).long()
+    """Fashion-MNIST, the first 12,000 training or 3,000 test pictures."""
+    return clothing("train", 12_000) if split == 0 else clothing("test", 3_000)
 
 
 def _share(n: int, of: int, seed: int) -> Tensor:
@@ -111,11 +102,14 @@ def synthetic(seed: int) -> list[Row]:
 @lru_cache(maxsize=32)
 def block_networks(seed: int, variant: str) -> tuple[BlockDataset, dict[str, nn.Module]]:
     """(b) Held-out blocks, and the two networks trained on others."""
+    from binderclip.data import load_data
+
     where: Any = "random" if variant == VARIANTS[0] else "top"
+    names = list(load_data("fashion-mnist", "test").classes)
     parts = []
     for split, n in ((0, BLOCKS), (1, 400)):
         images, labels = _pictures(split)
-        classes = [list(_clothing()[split].classes).index(name) for name in PAIR]
+        classes = [names.index(name) for name in PAIR]
         rows = torch.isin(labels, torch.tensor(classes)).nonzero()[:, 0]
         rows = rows[_share(n, len(rows), seed)]
         keys = [f"{split}-{row}" for row in rows.tolist()]

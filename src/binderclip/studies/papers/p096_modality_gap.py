@@ -44,14 +44,15 @@ def removal_of(name: str, seed: int = 0) -> GapRemoval | None:
     if name == PLAIN:
         return None
     removal = GapRemoval().fit(*_sets(clip_art("train")))
-    means = [part["mean"] for part in removal._state.values()]
-    generator = torch.Generator().manual_seed(seed)
-    for part in removal._state.values():
-        if name == POOLED:
-            part["mean"] = torch.stack(means).mean(0)
-        elif name == RANDOM:
-            direction = torch.randn(len(part["mean"]), generator=generator, dtype=torch.float64)
-            part["mean"] = direction / direction.norm() * part["mean"].norm()
+    means = removal.state_dict()
+    if name == POOLED:
+        removal.load_state_dict(dict.fromkeys(means, torch.stack(list(means.values())).mean(0)))
+    elif name == RANDOM:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = (torch.randn(len(mean), generator=generator, dtype=torch.float64) for mean in means.values())
+        removal.load_state_dict(
+            {key: one / one.norm() * mean.norm() for one, (key, mean) in zip(drawn, means.items(), strict=True)}
+        )
     return removal
 
 

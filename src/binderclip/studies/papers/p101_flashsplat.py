@@ -42,7 +42,7 @@ IOU, LABELS = "IoU in unseen views", "Gaussians labelled rightly"
 FASTER = "times as fast as gradient descent until it is done, logarithm"
 FASTER_THAN_ALL = f"times as fast as {PAPER_STEPS:,} steps of gradient descent, logarithm"
 NEEDED = "steps until gradient descent is done"
-PILOT, DRAWS_PILOT = tuple(range(16)), tuple(range(100, 110))
+PILOT, DRAWS_PILOT, TIME_PILOT = tuple(range(16)), tuple(range(100, 110)), (100, 101)
 
 
 @lru_cache(maxsize=4)
@@ -264,8 +264,8 @@ def _iou_of(name: str, setting: str) -> Any:
 STUDY = Study(
     paper="p101",
     claim="Labels of 3-D Gaussians in closed form, from the blending weights in the pixels of 2-D masks, are as good "
-    f"as those of gradient descent through the renderer and take a fiftieth of the time of its {PAPER_STEPS:,} "
-    "steps; a background bias makes them robust to noisy masks.",
+    "as those of gradient descent through the renderer and come far faster; a background bias makes "
+    "them robust to noisy masks.",
     protocol=f"Scenes of {OBJECTS} objects of {EACH} Gaussians on a ground of {GROUND}, {VIEWS} views of {SIDE} px "
     f"with masks, {UNSEEN} without. Masks are true, or have false positives (each object grown by 1 or 2 px, two "
     "blobs of a wrong label), and a fifth of the views have none. Gradient descent: Adam, "
@@ -276,8 +276,9 @@ STUDY = Study(
     "views by their share of each pixel. Times are of the processor, one thread. The paper compares its time with "
     f"whole trainings of others, of {PAPER_STEPS:,} steps: the time of as many is {PAPER_STEPS // STEPS} times that of "
     f"the {STEPS} measured. That factor is mostly the number of steps (the first measurement's 20 was that of its "
-    f"{STEPS}); how soon descent is within a point of IoU of its own end, which nobody knows while it runs, stands "
-    f"beside it. Labels that are {WORSE:.0%} of IoU worse than descent's count as no faster.",
+    f"{STEPS}) and could hardly fail, so it is shown only; essential is the time until descent is within a point of "
+    f"IoU of its own end, looked at every {EVERY} steps: more than 20 times the closed form's. Labels that are "
+    f"{WORSE:.0%} of IoU worse than descent's count as no faster. Two pilot scenes gave 1.3 and 4.7 times.",
     baseline="Gradient descent on soft labels through the renderer, as earlier methods do it.",
     lower_bound="Random labels.",
     upper_bound="IoU 1.",
@@ -288,21 +289,21 @@ STUDY = Study(
                          pilot=Pilot(0.0048, PILOT), essential=True),
         Criterion.paired("nor by two with false positives", _iou_of(CLOSED, NOISY), _iou_of(DESCENT, NOISY),
                          margin=-0.02, pilot=Pilot(0.015, PILOT), essential=True),
-        Criterion.at_least(f"it is more than 50 times as fast as {PAPER_STEPS:,} steps (logarithm)",
-                           value_of(FASTER_THAN_ALL, CLOSED, CLEAN), math.log(50), expected=math.log(10),
-                           pilot=Pilot(0.09, PILOT), essential=True),
+        Criterion.at_least("it is more than 20 times as fast as descent until that is done (logarithm)",
+                           value_of(FASTER, CLOSED, CLEAN), math.log(20), expected=math.log(50),
+                           pilot=Pilot(0.91, TIME_PILOT), essential=True),
         Criterion.paired("the bias helps against false positives", _iou_of(BIASED, DRAWN), _iou_of(CLOSED, DRAWN),
                          claimed=0.01, pilot=Pilot(0.0111, DRAWS_PILOT), essential=True),
-        Criterion.at_least("it is more than 20 times as fast as descent until that is done (logarithm)",
-                           value_of(FASTER, CLOSED, CLEAN), math.log(20)),
+        Criterion.at_least(f"it is more than 50 times as fast as {PAPER_STEPS:,} steps (logarithm)",
+                           value_of(FASTER_THAN_ALL, CLOSED, CLEAN), math.log(50)),
     ),
     rival=Criterion.paired("it beats the label that centres fall on, false positives", _iou_of(CLOSED, NOISY),
                            _iou_of(CENTRES, NOISY)),
     draw=draw,
-    seeds=tuple(range(20, 36)),
+    seeds=tuple(range(40, 52)),
     null={CLOSED: NULL, BIASED: NULL},
     one_thread=True,
-    registered="9fba640c3f77",
+    registered="78fe91a9e754",
     stand_in=(
         "made scenes of 440 Gaussians at 48 px instead of trained ones of a million, and true masks that are spoilt "
         "instead of those of SAM",

@@ -23,7 +23,8 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.pack_embeddings import clip_art, model
+from binderclip.studies.protocols.bundled import bundled
+from binderclip.studies.protocols.pack_embeddings import clip_art
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ PILOT = (100, 101, 102, 103)
 @lru_cache(maxsize=2)
 def _pixels() -> Tensor:
     """All held-out clip art at the model's size."""
-    clip = model()
+    clip = bundled()
     data = load_data("openclipart", "test")
     pixels, _ = data.pixels(clip.preprocess.size[0], mode="RGB")
     return pixels.float() / 255
@@ -124,14 +125,16 @@ def measure(seed: int) -> list[Row]:
     return rows
 
 
+@torch.no_grad()
 def _of_pixels(learnt: Fitted, pixels: Tensor) -> dict[str, np.ndarray]:
-    clip = model()
+    clip = bundled()
     return learnt.scores(clip.encode_pixels(clip.preprocess.normalize(pixels)).float(), "image")
 
 
+@torch.no_grad()
 def _of_captions(learnt: Fitted, rng: np.random.Generator) -> list[Row]:
     """Held-out captions of four words or more against the same words in another order."""
-    clip, held = model(), clip_art("test")
+    clip, held = bundled(), clip_art("test")
     long = [row for row, text in enumerate(held.texts) if len(text.split()) >= 4]
     shuffled = []
     for row in long:
@@ -146,6 +149,7 @@ def _of_captions(learnt: Fitted, rng: np.random.Generator) -> list[Row]:
     return [Row(WORDS, name, float(roc_auc_score(truth, values))) for name, values in found.items()]
 
 
+@torch.no_grad()
 def draw(table: Table, figure: Figure) -> None:
     """AUC of each distortion, and a picture at every level with its likelihood."""
     halves: Any = figure.subfigures(1, 2, width_ratios=(1, 1.3))
@@ -157,7 +161,7 @@ def draw(table: Table, figure: Figure) -> None:
     ax.set_xticks(range(len(KINDS)), [kind.replace("_", "\n") for kind in KINDS])
     ax.set(title=f"AUC, clean against level {MARKED}", ylim=(0, 1))
     ax.legend(fontsize=8)
-    clip, whitening = model(), fitted(STUDY.seeds[0]).whitening
+    clip, whitening = bundled(), fitted(STUDY.seeds[0]).whitening
     for kind, axes in zip(KINDS[:2], halves[1].subplots(2, len(LEVELS)), strict=True):
         levels = torch.cat([distort(_pixels()[7:8], kind, level, 0) if level else _pixels()[7:8] for level in LEVELS])
         found = whitening.log_likelihood(clip.encode_pixels(clip.preprocess.normalize(levels)).float(), "image")

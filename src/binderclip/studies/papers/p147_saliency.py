@@ -21,6 +21,7 @@ from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.photo_classifier import own_classes, photo_classifier
+from binderclip.studies.protocols.random_maps import random_maps
 from binderclip.studies.protocols.visual_scenes import cluttered
 
 if TYPE_CHECKING:
@@ -54,17 +55,11 @@ def measure(seed: int) -> list[Row]:
     maps = {name: method(model, images, target).maps() for name, method in methods.items()}
     rows = [Row(POINT, PIXEL, float(masks.float().mean()))]
     rows.append(Row(POINT, MIDDLE, float(masks[:, SIZE // 2, SIZE // 2].float().mean())))
-    random = _random(seed)
+    random = random_maps(SCENES, SIZE, seed)
     rows += [
         Row(POINT, name, float(pointing_game(m, masks).float().mean())) for name, m in (maps | {RANDOM: random}).items()
     ]
     return rows + _masks(images, masks, maps[SALIENCY], random) + _class_images(model, seed)
-
-
-def _random(seed: int) -> Float[Tensor, "N S S"]:
-    """Maps of 16 x 16 random cells."""
-    cells = torch.rand(SCENES, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.interpolate(cells, size=(SIZE, SIZE), mode="bilinear")[:, 0]
 
 
 def _middle() -> Float[Tensor, "S S"]:

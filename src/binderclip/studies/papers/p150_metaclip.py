@@ -18,16 +18,20 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.selections import BATCH, STEPS, MemoryTable, clip_art, linear_map, pictured, said
+from binderclip.studies.protocols.selections import (
+    BATCH,
+    CONCEPTS,
+    STEPS,
+    MemoryTable,
+    clip_art,
+    linear_map,
+    pictured,
+    said,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CONCEPTS = (
-    "animal", "arrow", "bread", "building", "button", "clock", "clothing", "computer", "dessert", "device", "drink",
-    "egg", "flag", "folder", "food", "fruit", "hazard", "hotel", "map", "math", "music", "person", "road", "shape",
-    "sports", "star", "tool", "toy", "tree", "vehicle", "weather",
-)  # fmt: skip
 POOL, KEPT, ZIPF = 4000, 2000, 1.2
 BALANCED, RANDOM, AGAIN, WHOLE = "balanced", "random", "random, drawn again", "the whole pool"
 METHODS = (BALANCED, RANDOM, AGAIN, WHOLE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,6 +18,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.clothing import clothing, standardised
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,22 +37,11 @@ PILOT = tuple(range(10, 18))
 @lru_cache(maxsize=1)
 def _pictures() -> dict[str, tuple[Tensor, Tensor]]:
     """Fashion-MNIST, standardised: 12,000 training pictures to draw from (2,000 for validation), and test pictures."""
-    from binderclip.data import load_data
-
-    found = {}
-    for split, count in (("train", 10_000 + VALIDATION), ("test", TEST)):
-        data = load_data("fashion-mnist", split)
-        pixels, data = data.subset(np.arange(count)).pixels(28, mode="RGB")
-        found[split] = ((pixels[:, :1] / 255 - 0.286) / 0.353, torch.as_tensor(np.asarray(data.labels)).long())
+    found = {split: clothing(split, count) for split, count in (("train", 10_000 + VALIDATION), ("test", TEST))}
     images, labels = found["train"]
-    found["train"], found["validation"] = (
-        (images[VALIDATION:], labels[VALIDATION:]),
-        (
-            images[:VALIDATION],
-            labels[:VALIDATION],
-        ),
-    )
-    return found
+    found["train"] = images[VALIDATION:], labels[VALIDATION:]
+    found["validation"] = images[:VALIDATION], labels[:VALIDATION]
+    return {part: (standardised(images), labels) for part, (images, labels) in found.items()}
 
 
 def network(seed: int) -> nn.Sequential:

@@ -18,6 +18,7 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.photo_classifier import SIDE, own_classes, photo_classifier
+from binderclip.studies.protocols.random_maps import random_maps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +28,8 @@ CLASSES = ("flag", "heart", "folder", "cat", "moon", "woman", "flower", "cloud")
 EACH = 2
 COPIES = (5, 20)
 CAM, PLUS, RANDOM = "Grad-CAM", "Grad-CAM++", "random map"
+CELLS = 10
+"""Of a side of the explained maps."""
 # Not the last map: before average pooling and a linear head the gradient does not depend on the image. After a ReLU:
 # Grad-CAM++ weighs maps that are not negative.
 LAYER = "module.blocks.5.0.bn1"
@@ -77,12 +80,7 @@ def measure(seed: int) -> list[Row]:
     model, (images, masks) = photo_classifier(), _pairs(seed)
     drawn = attribute_all(model, images, own_classes(model, images).tolist(), methods=_methods(seed))
     maps = {name: attribution.maps(normalize=True) for name, attribution in drawn.items()}
-    return _scored(maps | {RANDOM: _random(len(images), seed)}, masks)
-
-
-def _random(n: int, seed: int) -> Tensor:
-    chance = torch.rand(n, 1, 10, 10, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.interpolate(chance, size=(SIDE, SIDE), mode="bilinear")[:, 0]
+    return _scored(maps | {RANDOM: random_maps(len(images), SIDE, seed, cells=CELLS)}, masks)
 
 
 def _scored(maps: dict[str, Tensor], masks: Tensor) -> list[Row]:
@@ -100,7 +98,10 @@ def _scored(maps: dict[str, Tensor], masks: Tensor) -> list[Row]:
 def null(seed: int) -> list[Row]:
     """A random map under every name."""
     masks = _pairs(seed)[1]
-    return _scored({name: _random(len(masks), seed + 1000 * place) for place, name in enumerate(METHODS)}, masks)
+    return _scored(
+        {name: random_maps(len(masks), SIDE, seed + 1000 * place, cells=CELLS) for place, name in enumerate(METHODS)},
+        masks,
+    )
 
 
 def _criteria() -> Iterator[Criterion]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +13,19 @@ if TYPE_CHECKING:
 
 Pair = tuple[tuple[str, str], tuple[str, str]]
 
-PAIRS: tuple[Pair, ...] = (
-    (("cat", "dog"), ("green", "blue")),
-    (("flower", "tree"), ("texture", "noise")),
-    (("moon", "cloud"), ("blue", "grey")),
-)
-"""Two classes and the grounds they mostly stand on."""
+GROUNDS = ("green", "blue", "grey", "texture", "noise", "gradient")
+
+
+@cache
+def class_pairs(count: int) -> tuple[Pair, ...]:
+    """That many pairs of different classes, each with two different grounds, drawn once and for all."""
+    from binderclip.data import vocabulary
+
+    rng = np.random.default_rng(85)
+    pairs = list(combinations(vocabulary("scenes15", split="train").names, 2))
+    chosen = rng.permutation(len(pairs))[:count]
+    grounds = [rng.choice(GROUNDS, 2, replace=False).tolist() for _ in chosen]
+    return tuple((pairs[row], (one, other)) for row, (one, other) in zip(chosen, grounds, strict=True))
 
 
 def biased_scenes(seed: int, count: int, pair: Pair, *, rate: float, size: int = 128, split: str = "train") -> Scenes:
@@ -25,7 +34,8 @@ def biased_scenes(seed: int, count: int, pair: Pair, *, rate: float, size: int =
     Args:
         seed: of the scenes.
         count: how many.
-        pair: (classes, grounds), see `PAIRS`; the ground of each scene stands in `attributes["background"]`.
+        pair: (classes, grounds they mostly stand on), see `class_pairs`; the ground of each scene stands in
+            `attributes["background"]`.
         rate: 0.5 is no bias.
         size: side in pixels.
         split: of the pictures that occur.

@@ -10,7 +10,7 @@ from binderclip.evaluate.groups import worst_group_accuracy
 from binderclip.explain import decompose_image_embedding, description_pool, mean_ablate, name_heads
 from binderclip.studies.harness.table import Row
 from binderclip.studies.harness.threads import one_thread
-from binderclip.studies.protocols.biased_scenes import PAIRS, biased_scenes
+from binderclip.studies.protocols.biased_scenes import Pair, biased_scenes
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -19,13 +19,14 @@ SPURIOUS = ("colour", "texture", "place")
 
 
 def head_removal(
-    model: ImageTextModel, seed: int, *, least_share: float, train: int, test: int, rate: float, size: int
+    model: ImageTextModel, seed: int, pair: Pair, *, least_share: float, train: int, test: int, rate: float, size: int
 ) -> list[Row]:
     """Worst-group accuracy of a probe fitted on biased scenes, and of the zero-shot classifier, without one head.
 
     Args:
         model: whose heads.
-        seed: of the scenes; it also chooses the pair of classes.
+        seed: of the scenes.
+        pair: of classes, and their grounds.
         least_share: of the variance of all heads, from which a head is a candidate.
         train, test: scenes, those for testing without bias.
         rate: share of training scenes on their class's own ground.
@@ -33,7 +34,6 @@ def head_removal(
     """
     from sklearn.linear_model import LogisticRegression
 
-    pair = PAIRS[seed % len(PAIRS)]
     seen = biased_scenes(seed, train, pair, rate=rate, size=size, split="train")
     unseen = biased_scenes(seed + 50, test, pair, rate=0.5, size=size, split="val")
     fitted, tested = (decompose_image_embedding(model, part.images) for part in (seen, unseen))

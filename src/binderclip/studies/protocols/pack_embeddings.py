@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from binderclip.models import ImageTextModel
+from binderclip.studies.protocols.bundled import bundled
 
-__all__ = ["PackEmbeddings", "clip_art", "model"]
+__all__ = ["PackEmbeddings", "clip_art"]
 
 AT_ONCE = 64
 
@@ -33,14 +32,6 @@ class PackEmbeddings:
     texts: tuple[str, ...]
 
 
-@lru_cache(maxsize=1)
-def model() -> ImageTextModel:
-    """`small`, as it is shipped."""
-    from binderclip.models import load
-
-    return load("small").eval().requires_grad_(False)
-
-
 @lru_cache(maxsize=4)
 def clip_art(split: str) -> PackEmbeddings:
     """One picture for each caption of a split of the clip-art pack; pictures are encoded once on this machine."""
@@ -50,7 +41,7 @@ def clip_art(split: str) -> PackEmbeddings:
     data = load_data("openclipart", split)
     captions = list(data.captions)
     data = data.subset(sorted({caption: row for row, caption in reversed(list(enumerate(captions)))}.values()))
-    clip = model()
+    clip = bundled()
     cache = FeatureCache(clip.fingerprint, f"whole, background {data.background}")
 
     def encoded(missing: list[int]) -> Tensor:

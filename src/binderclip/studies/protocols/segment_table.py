@@ -346,13 +346,3 @@ def random_gains(pairs: Sequence[tuple[str, str]], seed: int, scenes: int, devia
         for one, other in pairs
         for metric, value in (("gain", rng.normal(0, error)), ("gain, half its interval", 1.96 * error))
     ]
-
-
-def not_below(one: str, other: str) -> Test:
-    """A criterion's test: the interval of the gain of `one` over `other` reaches 0."""
-
-    def test(table: Table) -> tuple[bool, str]:
-        found = gain(table, one, other)
-        return found[2] >= 0, said(found)
-
-    return test

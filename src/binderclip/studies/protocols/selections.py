@@ -18,6 +18,12 @@ from torch.nn import functional as F
 from binderclip.curate import Shard, keys_of
 
 STEPS, BATCH, RATE, SCALE = 300, 256, 1e-3, 20.0
+CONCEPTS = (
+    "animal", "arrow", "bread", "building", "button", "clock", "clothing", "computer", "dessert", "device", "drink",
+    "egg", "flag", "folder", "food", "fruit", "hazard", "hotel", "map", "math", "music", "person", "road", "shape",
+    "sports", "star", "tool", "toy", "tree", "vehicle", "weather",
+)  # fmt: skip
+"""Words that name what is drawn in many pictures of the clip art."""
 
 
 @lru_cache(maxsize=4)

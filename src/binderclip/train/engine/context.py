@@ -16,6 +16,7 @@ from binderclip.data.sets.shards import ShardDataset
 from binderclip.errors import NotSupported, UsageError
 from binderclip.fit import Checkpoint, FitResult, fit
 from binderclip.fit.state import module_state
+from binderclip.losses import Similarity
 from binderclip.models import ImageTextModel, TokenIds
 from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.optim import param_groups
@@ -84,6 +85,7 @@ class StageContext:
         resume: go on from a checkpoint.
         progress: show one.
         columns: tensors with a row for every training picture; they arrive in each batch and in the loss by name.
+        similarity: geometry that held-out data is measured in, set by the stage; None: cosines.
     """
 
     recipe: Recipe
@@ -96,6 +98,7 @@ class StageContext:
     resume: bool = False
     progress: bool = True
     columns: dict[str, Tensor] = field(default_factory=dict)
+    similarity: Similarity | None = None
     outcome: StageOutcome = field(init=False)
     _source: Any = field(default=None, repr=False)
     _evaluator: Evaluator | None = field(default=None, repr=False)
@@ -397,7 +400,9 @@ class StageContext:
         """Held-out figures of the model, measured by the leading process; {} where the recipe names no data."""
         if not self.recipe.evaluation.data:
             return {}
-        return self.world.agree(self.evaluator(self.model if model is None else model) if self.world.leads else None)
+        if not self.world.leads:
+            return self.world.agree(None)
+        return self.world.agree(self.evaluator(self.model if model is None else model, self.similarity))
 
 
 def _model_in(module: nn.Module) -> ImageTextModel | None:

@@ -16,6 +16,7 @@ from binderclip.data import ImageTextDataset, ShardDataset
 from binderclip.errors import DataError
 from binderclip.evaluate import figures
 from binderclip.evaluate.model import Described
+from binderclip.losses import Similarity
 from binderclip.models import ImageTextModel
 from binderclip.train.feed.pictures import open_sources
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec
@@ -108,20 +109,30 @@ class Evaluator:
         return [entry for held in self.held for entry in held.source.skipped]
 
     @torch.no_grad()
-    def __call__(self, model: ImageTextModel) -> dict[str, float]:
-        """Figures by `SET/measure`; the model's training mode and the random state stay as they were."""
+    def __call__(self, model: ImageTextModel, similarity: Similarity | None = None) -> dict[str, float]:
+        """Figures by `SET/measure`; the model's training mode and the random state stay as they were.
+
+        Args:
+            model: to be measured.
+            similarity: geometry that pictures and texts are compared in; None: cosine.
+        """
         training = model.training
         model.eval()
         try:
-            found = [(held.name, self._measure(model, held)) for held in self.held]
+            found = [(held.name, self._measure(model, held, similarity)) for held in self.held]
             return {f"{name}/{measure}": value for name, row in found for measure, value in row.items()}
         finally:
             model.train(training)
 
-    def _measure(self, model: ImageTextModel, held: _Held) -> dict[str, float]:
+    def _measure(self, model: ImageTextModel, held: _Held, similarity: Similarity | None) -> dict[str, float]:
         images = torch.cat([_encode(model, part) for part in held.pixels.split(self.settings.batch_size)])
         return figures(
-            model, images, held.described, templates=self.settings.templates, batch_size=self.settings.batch_size
+            model,
+            images,
+            held.described,
+            templates=self.settings.templates,
+            batch_size=self.settings.batch_size,
+            similarity=similarity,
         )
 
 

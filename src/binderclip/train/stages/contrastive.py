@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from binderclip.errors import NotSupported, UsageError
 from binderclip.losses import (
     METHODS,
+    AlignmentScale,
     ContrastiveLoss,
+    Cosine,
     EmbeddingDistill,
-    LogitScale,
     LossOutput,
     SameKey,
     contrastive_step,
@@ -94,6 +95,10 @@ def _figures(output: LossOutput) -> dict[str, Tensor]:
 def build_loss(context: StageContext) -> ContrastiveLoss:
     """The recipe's loss around the model's own logit scale, with its terms.
 
+    A scale or bias that the recipe sets by name holds; otherwise a stage goes on with what the model has, but a model
+    that still has CLIP's 1/0.07 untouched starts from what the loss starts from (squared distances from 1), and MACL's
+    temperature is always the recipe's.
+
     Raises:
         UsageError: a bad setting, or a sigmoid loss for a model without a logit bias.
     """
@@ -108,18 +113,23 @@ def build_loss(context: StageContext) -> ContrastiveLoss:
             settings["targets"] = SameKey(TARGETS[word])  # type: ignore[arg-type]
     loss: ContrastiveLoss = build_part({"name": name, **settings}, METHODS, "loss")
     backbone, own = context.model.backbone, loss.scale
-    shared = LogitScale.of(backbone, own.max)
-    if own.logit_bias is not None and shared.logit_bias is None:
+    start, learnable, biased = (
+        own.logit_scale.detach().clone(),
+        own.logit_scale.requires_grad,
+        own.logit_bias is not None,
+    )
+    own.take(backbone)
+    if biased and own.logit_bias is None:
         raise UsageError(f"loss {name!r} needs a model with a logit bias; give a new model logit_bias = -10")
     with torch.no_grad():
-        # What the recipe sets by name holds; otherwise a stage goes on with the scale the model has.
-        if "init_scale" in settings:
-            shared.logit_scale.fill_(math.log(settings["init_scale"]))
-        if "init_bias" in settings and shared.logit_bias is not None:
-            shared.logit_bias.fill_(settings["init_bias"])
-    loss.scales["main"] = shared
-    if not own.logit_scale.requires_grad:
-        shared.logit_scale.requires_grad_(False)
+        untouched = math.isclose(float(own.logit_scale), math.log(1 / 0.07), abs_tol=1e-6)
+        other_start = untouched and not isinstance(loss.similarity, Cosine)
+        if "init_scale" in settings or isinstance(own, AlignmentScale) or other_start:
+            own.logit_scale.copy_(start)
+        if "init_bias" in settings and own.logit_bias is not None:
+            own.logit_bias.fill_(settings["init_bias"])
+    if not learnable:
+        own.logit_scale.requires_grad_(False)
     for term in context.stage.terms:
         loss.terms.append(build_part(term, TERMS, "terms", context))
     return loss
@@ -131,6 +141,7 @@ def contrastive(context: StageContext) -> None:
     learnable = context.model.logit_scale.requires_grad
     try:
         module = ContrastiveStep(context.model, build_loss(context))
+        context.similarity = module.loss.similarity
         pieces = context.stage.micro_batch
         if pieces is not None and context.world.size > 1:
             raise NotSupported("micro_batch with several processes: use accumulate, or a smaller batch_size")
@@ -146,7 +157,7 @@ def distill(
     *,
     teacher: str,
     weight: float = 1.0,
-    kind: str = "cosine",
+    kind: Literal["cosine", "mse"] = "cosine",
     image: bool = True,
     text: bool = True,
 ) -> EmbeddingDistill:
@@ -182,7 +193,7 @@ def distill(
         for side, column in sides.items()
         if context.columns[column].shape[1] != width
     }
-    return EmbeddingDistill(weight, pairs=sides, kind=kind, projections=projections)  # type: ignore[arg-type]
+    return EmbeddingDistill(weight, pairs=sides, kind=kind, projections=projections)
 
 
 def _teacher_images(teacher: Any, images: Tensor | None) -> Tensor:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 METHODS_AT_FIRST = ["gradcam", "gradeclip", "smoothgrad"]
 MOST_METHODS = 12
+LEGEND = "Green words speak for the picture, red ones against it; underlined: does not fit; struck through: not read."
 
 
 def build(bench: Bench) -> None:
@@ -105,7 +106,11 @@ def colour_words(run: Run, file: str | None, caption: str) -> Outcome:
     shell = shell_line("binderclip", "explain", "--words", given, model_words(run.model_name, device))
     lines = Equivalent(python, shell)
     said = f"Does not fit: {', '.join(wrong)}" if wrong else "No word is below the threshold"
-    return Outcome((words_html(score.found),), again=lines, said=f"{said}. Cosine {float(score.found.cosine):.3f}")
+    said += f". Cosine {float(score.found.cosine):.3f}"
+    if lost := score.found.lost()[0]:
+        said += f". Not read, too far back for {run.model_name}: {', '.join(lost)}"
+    shown = f"{words_html(score.found)}<p class=legend>{LEGEND}</p>"
+    return Outcome((shown,), again=lines, said=said)
 
 
 def _parts(names: list[str]) -> list[list[str]]:
@@ -133,7 +138,10 @@ def _row(found: Attribution, name: str, picture: Any) -> tuple[str, str, str]:
 
 
 def _table(rows: list[tuple[str, str, str]], label: str) -> str:
-    return table(("Method", "Strongest evidence at", "Completeness error"), rows, f"Evidence for {label}")
+    name = f"Evidence for {label}"
+    if not any(error for _, _, error in rows):
+        return table(("Method", "Strongest evidence at"), [row[:2] for row in rows], name)
+    return table(("Method", "Strongest evidence at", "Completeness error"), rows, name)
 
 
 def _again(model: str, device: str, picture: str, label: str, names: list[str]) -> Equivalent:

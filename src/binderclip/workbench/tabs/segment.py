@@ -12,7 +12,13 @@ import gradio as gr
 from binderclip.cli.shared.inputs import output_names
 from binderclip.cli.shared.options import parse_labels
 from binderclip.cli.shared.output import write_json
-from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters, ground_words, preset_names
+from binderclip.cli.verbs.segment.presets import (
+    SegmentRequest,
+    build_segmenters,
+    default_preset,
+    ground_words,
+    preset_names,
+)
 from binderclip.cli.verbs.segment.run import Done, save_segmentation, write_areas
 from binderclip.errors import DataError, UsageError
 from binderclip.workbench.commands import Arguments, Equivalent, model_words, python_load, python_pictures, shell_line
@@ -48,15 +54,13 @@ def build(bench: Bench) -> None:
             pictures = bench.pictures()
             labels = gr.Textbox(label="Labels, separated by commas", placeholder="cat, sofa, plant")
             background = gr.Textbox(
-                label="What is none of them", placeholder="wall, floor", info="words for the background; may be empty"
-            )
+                label="What is none of them", value=_usual(), placeholder="wall, floor",
+                info="words for the background; may be empty",
+            )  # fmt: skip
             presets = gr.Dropdown(
-                list(PRESETS),
-                value=["value"],
-                multiselect=True,
-                label="Presets, side by side",
-                max_choices=MOST_PRESETS,
-            )
+                list(PRESETS), value=[], multiselect=True, label="Presets, side by side", max_choices=MOST_PRESETS,
+                info="empty: the one that finds the ground, which for small is clip_dinoiser",
+            )  # fmt: skip
             controls = bench.controls("Segment")
         with gr.Column(scale=3, min_width=320):
             opacity = gr.Slider(0, 1, value=0.6, step=0.05, label="Opacity of the colours")
@@ -82,12 +86,15 @@ def work(
     if not labels.strip():
         raise UsageError("type labels, separated by commas, such as: cat, sofa")
     names = parse_labels(labels.strip(), "Labels", files=False)
-    words = tuple(ground_words(background or "", names, "What is none of them", files=False))
+    background = (background or "").strip()
+    words = tuple(
+        ground_words(None if background == _usual() else background, names, "What is none of them", files=False)
+    )
     if both := sorted(set(words) & set(names)):
         raise UsageError(f"{', '.join(both)}: a label cannot be background as well")
     request = SegmentRequest(
-        preset=",".join(presets or ["value"]), settings=(), size=None, background=words, model=run.model_name,
-        device=run.bench.models.device, dtype="float32", json=False,
+        preset=",".join(presets or [default_preset(run.model_name)]), settings=(), size=None, background=words,
+        model=run.model_name, device=run.bench.models.device, dtype="float32", json=False,
     )  # fmt: skip
     chosen_presets = preset_names(request.preset)
     if len(chosen_presets) > MOST_PRESETS:
@@ -134,6 +141,13 @@ def work(
         again=_again(run.model_name, run.bench.models.device, chosen, names, words, chosen_presets),
         said=could_not_be_read(len(skipped)),
     )
+
+
+def _usual() -> str:
+    """The background words of the verb, as they stand in the box."""
+    from binderclip.segment import GROUND
+
+    return ", ".join(GROUND)
 
 
 def _folder(folder: Path, preset: str) -> Path:

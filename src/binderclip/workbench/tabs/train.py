@@ -11,10 +11,11 @@ import gradio as gr
 from binderclip.cli.verbs.train import own_data
 from binderclip.workbench.commands import Equivalent, device_argument, device_words, shell_line
 from binderclip.workbench.look import table
+from binderclip.workbench.recipe_check import check_recipe
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
-    from binderclip.train import DataSpec, Recipe, RunResult
+    from binderclip.train import Recipe, RunResult
     from binderclip.train.engine.live import RunProgress
 
 FIRST = "scratch-64"
@@ -66,7 +67,7 @@ def work(
     changes = [line.strip() for line in (settings or "").splitlines() if line.strip()]
     if clip != AS_IN_RECIPE:
         changes.append(f"clip={clip}")
-    _check_sources(run, name, train.load_recipe(name, set=changes))
+    check_recipe(train.load_recipe(name, set=changes), train.load_recipe(name), run.bench.open_folder)
     data, notes = str(run.bench.open_folder(folder)) if folder else "", list[str]()
     run.say("opening the data")
     own = own_data(data, name, changes, option="Pictures", say=notes.append) if data else []
@@ -89,26 +90,6 @@ def work(
         _again(name, run.bench.models.device, data, own, changes),
         ". ".join([f"{result.summary['parameters']:,} parameters trained", *notes]),
     )
-
-
-def _check_sources(run: Run, name: str, recipe: Recipe) -> None:
-    """Whether all data is the packaged recipe's own, a named set, or in a folder that the workbench was opened on.
-
-    Raises:
-        UsageError: a setting names anything else: another folder, an archive, shards, a command.
-    """
-    from binderclip.data import list_data
-    from binderclip.train import load_recipe
-
-    shipped = _sources(load_recipe(name))
-    for spec in _sources(recipe):
-        if spec in shipped or {part.strip() for part in spec.name.split(",")} <= set(list_data()):
-            continue
-        run.bench.open_folder(spec.name)
-
-
-def _sources(recipe: Recipe) -> list[DataSpec]:
-    return [*recipe.evaluation.data, *(spec for stage in recipe.stage for spec in stage.data)]
 
 
 def _shorter(recipe: Recipe, length: float) -> list[str]:
@@ -181,8 +162,17 @@ def _packed(folder: Path, path: Path) -> Path:
 
 
 def _figures(result: RunResult) -> str:
-    rows = [(name, float(value)) for name, value in result.figures.items()]
-    return table(("Held out", "Value"), rows, f"{result.recipe.name}, {result.seconds:.0f} s") if rows else ""
+    from binderclip.train.engine.evaluator import short_names, split_figure
+
+    named = [(*split_figure(name), float(value)) for name, value in result.figures.items()]
+    short = short_names({data for data, _, _ in named})
+    rows = [
+        (short[data], measure.replace("/", ", ").replace("_", " "), int(value) if measure == "count" else value)
+        for data, measure, value in named
+    ]
+    return (
+        table(("Held out", "Measure", "Value"), rows, f"{result.recipe.name}, {result.seconds:.0f} s") if rows else ""
+    )
 
 
 def _again(name: str, device: str, data: str, own: list[str], changes: list[str]) -> Equivalent:

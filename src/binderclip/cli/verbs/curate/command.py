@@ -58,7 +58,7 @@ def curate(
 
     Leaves selection.npy (sorted keys, as DataComp's tools read them), samples.parquet (every sample, the stage that
     dropped it, its scores), report.html and report.json. The result does not depend on shards, workers or
-    interruptions; what was computed is kept in columns/, and the same command goes on from there.
+    interruptions; what was computed of local files is kept in columns/, and the same command goes on from there.
     """
     if listing:
         _list(json)

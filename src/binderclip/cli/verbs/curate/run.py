@@ -16,18 +16,19 @@ from binderclip.curate import (
     Curated,
     CurationPipeline,
     CurationRecipe,
+    LateModel,
     check_kept_folder,
+    computed_columns,
     model_signals,
     open_table,
     write_decisions,
     write_kept_shards,
 )
-from binderclip.errors import DataError
+from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from binderclip.curate import SampleSignal
+    from binderclip.models import ImageTextModel
 
-MODEL_COLUMNS = {"image_embedding", "caption_embedding", "clip_score", "masked_clip_score"}
 Say = Callable[[str], None]
 
 
@@ -58,20 +59,27 @@ def curated(
     """Curate a pool and write the folder `out`; the options are those of the verb.
 
     Raises:
-        UsageError: as of the recipe's rules. DataError: the pool holds nothing usable, or cannot be written out.
+        UsageError: as of the recipe's rules; the folder lies in the pool.
+        DataError: the pool holds nothing usable, or cannot be written out.
     """
     folder = Path(out)
+    _outside(folder, Path(data))
     store = ColumnStore(folder / "columns")
     table = open_table(data, split, store=store, allow_pipe=allow_pipe)
     if shards:
         check_kept_folder(table, folder / "shards")
-    signals: dict[str, SampleSignal] = {}
-    if recipe.needs & MODEL_COLUMNS:
+
+    def loaded() -> ImageTextModel:
         from binderclip.models import load
 
         say("loading the model")
-        clip = load(model or recipe.model or "small", device=device, dtype=dtype)
-        signals = model_signals(clip, cleaner=CLEANERS[recipe.cleaner])
+        return load(model or recipe.model or "small", device=device, dtype=dtype)
+
+    late = LateModel(loaded)
+    signals = model_signals(late, cleaner=CLEANERS[recipe.cleaner])
+    asked = [name for id in table.ids[:1] for name in computed_columns(table.load(id), recipe.needs, signals)]
+    if any(hasattr(signals[name], "model") for name in asked):
+        late.open()  # what is wrong with it is said before the whole pool is read
     steps: dict[str, Callable[[int, int], None]] = {}
 
     def progress(doing: str, done: int, total: int) -> None:
@@ -92,3 +100,9 @@ def curated(
     if shards:
         files += write_kept_shards(found, table, folder / "shards")
     return CurationDone(found, folder, files)
+
+
+def _outside(folder: Path, pool: Path) -> None:
+    """Refuse to write into a pool: the next run would read what this one wrote."""
+    if pool.is_dir() and folder.resolve().is_relative_to(pool.resolve()):
+        raise UsageError(f"--out {folder} lies inside the pool {pool}: give a folder outside of it")

@@ -1,0 +1,170 @@
+"""The losses of the papers: `ContrastiveLoss` with their parts and constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from binderclip.errors import UsageError
+from binderclip.losses.contrastive.entailment import EntailmentCone
+from binderclip.losses.contrastive.geometry import Lorentz, SquaredEuclidean
+from binderclip.losses.contrastive.loss import ContrastiveLoss, Pair
+from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
+
+__all__ = ["METHODS", "clip", "euclip", "macl", "meru", "siglip"]
+
+
+def clip(
+    *,
+    init_scale: float = 1 / 0.07,
+    max_scale: float | None = 100.0,
+    learnable: bool = True,
+    smoothing: float = 0.0,
+    **settings: Any,
+) -> ContrastiveLoss:
+    """CLIP's loss: cosine, softmax over both sides, learned scale of at most 100.
+
+    Args:
+        init_scale, max_scale, learnable: of the `LogitScale`.
+        smoothing: label smoothing in [0, 1).
+        settings: further arguments of `ContrastiveLoss`.
+
+    Paper: Learning Transferable Visual Models From Natural Language Supervision, arXiv 2103.00020.
+    """
+    scale = LogitScale(init_scale, max_scale, learnable=learnable)
+    return ContrastiveLoss((Pair(smoothing=smoothing),), scales=scale, **settings)
+
+
+def siglip(
+    *,
+    init_scale: float = 10.0,
+    init_bias: float = -10.0,
+    max_scale: float | None = None,
+    learnable: bool = True,
+    **settings: Any,
+) -> ContrastiveLoss:
+    """SigLIP's loss: cosine, an independent sigmoid per pair, learned scale and bias.
+
+    Args:
+        init_scale, init_bias, max_scale, learnable: of the `LogitScale`.
+        settings: further arguments of `ContrastiveLoss`.
+
+    Paper: Sigmoid Loss for Language Image Pre-Training, arXiv 2303.15343.
+    """
+    scale = LogitScale(init_scale, max_scale, learnable=learnable, bias=init_bias)
+    return ContrastiveLoss(scales=scale, link="sigmoid", **settings)
+
+
+def euclip(
+    *,
+    entailment: float = 0.0,
+    radius: float = 0.1,
+    init_scale: float | None = None,
+    max_scale: float | None = 100.0,
+    learnable: bool = True,
+    terms: Any = (),
+    **settings: Any,
+) -> ContrastiveLoss:
+    """EuCLIP's loss: negative squared distance of features over sqrt(d), not normalised; softmax over both sides.
+
+    For all of the paper's model leave the final normalisation of both towers out. Search such embeddings by plain
+    nearest neighbours, and average prompts without normalising.
+
+    Args:
+        entailment: weight of the cones by which a text entails its image; the paper uses 0 to 0.2.
+        radius: of the cones.
+        init_scale: initial logit scale; None: 1, with entailment 1/e.
+        max_scale, learnable: of the `LogitScale`.
+        terms: further terms.
+        settings: further arguments of `ContrastiveLoss`.
+
+    Raises:
+        UsageError: a negative weight.
+
+    Paper: Embedding Geometries of Contrastive Language-Image Pre-Training, arXiv 2409.13079.
+    """
+    if init_scale is None:
+        init_scale = math.exp(-1) if entailment else 1.0
+    settings.setdefault("similarity", SquaredEuclidean())
+    scale = LogitScale(init_scale, max_scale, learnable=learnable)
+    return ContrastiveLoss(scales=scale, terms=[*terms, *_cones(entailment, radius)], **settings)
+
+
+def meru(
+    *,
+    entailment: float = 0.2,
+    radius: float = 0.1,
+    curvature: float = 1.0,
+    init_scale: float = 1 / 0.07,
+    max_scale: float | None = 100.0,
+    learnable: bool = True,
+    terms: Any = (),
+    **settings: Any,
+) -> ContrastiveLoss:
+    """MERU's loss: negative distance on a hyperboloid of learned curvature, softmax over both sides, entailment cones.
+
+    Args:
+        entailment: weight of the cones by which a text entails its image.
+        radius: of the cones.
+        curvature: initial c of curvature -c.
+        init_scale, max_scale: of the `LogitScale`.
+        learnable: whether the scale, the curvature and the scales of the modalities are trained.
+        terms: further terms.
+        settings: further arguments of `ContrastiveLoss`.
+
+    Raises:
+        UsageError: a negative weight, or a curvature that is not positive.
+
+    Paper: Hyperbolic Image-Text Representations, arXiv 2304.09172.
+    """
+    settings.setdefault("similarity", Lorentz(curvature, learnable=learnable))
+    scale = LogitScale(init_scale, max_scale, learnable=learnable)
+    return ContrastiveLoss(scales=scale, terms=[*terms, *_cones(entailment, radius)], **settings)
+
+
+def macl(
+    *,
+    tau0: float = 0.1,
+    alpha: float = 0.5,
+    a0: float = 0.0,
+    reweight: bool = True,
+    learnable: bool = False,
+    max_scale: float | None = 100.0,
+    **settings: Any,
+) -> ContrastiveLoss:
+    """MACL's loss: cosine, a temperature that grows as positives align, rows divided by their easiness.
+
+    With `pairs=[Pair("image", "view", same_view_negatives=True)]` and a second view of every image passed as `view=` it
+    is the paper's own, on two augmentations.
+
+    Args:
+        tau0, alpha, a0, learnable: of the `AlignmentScale`.
+        reweight: divide by the detached 1 - P of each row (`ReweightedSoftmaxLink`); else plain InfoNCE at that
+            temperature.
+        max_scale: largest 1 / tau0 of a learned one.
+        settings: further arguments of `ContrastiveLoss`.
+
+    Raises:
+        UsageError: a setting out of its range.
+
+    Paper: Model-Aware Contrastive Learning: Towards Escaping the Dilemmas, arXiv 2207.07874.
+    """
+    scale = AlignmentScale(tau0, alpha, a0, learnable=learnable, max=max_scale if learnable else None)
+    return ContrastiveLoss(scales=scale, link="reweighted-softmax" if reweight else "softmax", **settings)
+
+
+def _cones(weight: float, radius: float) -> list[EntailmentCone]:
+    if weight < 0:
+        raise UsageError(f"the weight of entailment must be at least 0, got {weight}")
+    return [EntailmentCone(weight, radius=radius)] if weight else []
+
+
+METHODS: dict[str, Callable[..., ContrastiveLoss]] = {
+    "clip": clip,
+    "siglip": siglip,
+    "euclip": euclip,
+    "meru": meru,
+    "macl": macl,
+    "contrastive": ContrastiveLoss,
+}

@@ -1,0 +1,1 @@
+"""Distances between the distributions that two sets of samples come from, as losses."""
