@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def _components(heat: Float[Tensor, "H W"], share: float, least: float) -> list[
     ]  # fmt: skip
 
 
-def _scored(boxes: list[tuple[float, ...]], heat: Float[Tensor, "H W"]) -> list[float]:
+def _scored(boxes: Sequence[tuple[float, ...]], heat: Float[Tensor, "H W"]) -> list[float]:
     """Mean of the map in each box."""
     return [float(heat[int(y0) : round(y1), int(x0) : round(x1)].mean()) for x0, y0, x1, y1 in boxes]
 
@@ -117,7 +118,7 @@ def measure(seed: int) -> list[Row]:
         clusters[RANDOM] = random.integers(0, CLUSTERS, grid)
         for name, own in clusters.items():
             borders.setdefault(name, []).append(border_f(own, instances))
-        answers = {
+        answers: dict[str, Sequence[tuple[float, ...]]] = {
             ZIP: zips.instances(clusters[MIDDLE], heat, (SIZE, SIZE)),
             ZIP_LAST: zips.instances(clusters[LAST], heat, (SIZE, SIZE)),
             ZIP_RANDOM: zips.instances(clusters[RANDOM], heat, (SIZE, SIZE)),
