@@ -73,7 +73,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _build(base: Path) -> None:
     shutil.rmtree(base / "world", ignore_errors=True)
     hostile.make_world(base / "world")
-    SearchIndex(base / "world" / "indexed", binderclip.models.load("small")).update(base / "world" / "pictures")
+    # not by the loader of a call, which may be one that ends it
+    small = _load_once[binderclip.models, "load"]("small")
+    SearchIndex(base / "world" / "indexed", small).update(base / "world" / "pictures")
     weight = torch.nn.Parameter(torch.ones(3))
     log = ClipLog(NormClip(1.0), out=base / "world" / "log")
     for _ in range(3):
