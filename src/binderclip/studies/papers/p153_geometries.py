@@ -114,8 +114,9 @@ STUDY = Study(
     f"scales; cones have weight 0.2 and radius {RADIUS}. Held-out clip art: zero-shot accuracy among "
     f"{len(towers.CONCEPTS)} names, for pictures that name one, and recall; both in the geometry trained in. Two "
     "things were set on pilot seeds: the start (with embeddings near the origin squared distances learned nothing) "
-    "and the rate (the best of two for all). The pilot then had squared distances four points below cosines, so "
-    "that the first condition is expected to fail; it stands because it is what the paper claims.",
+    "and the rate (of two, on one of them, the better for all losses together; none has a rate of its own). The pilot "
+    "then had squared distances four points below cosines, so that the first condition is expected to fail; it stands "
+    "because it is what the paper claims.",
     baseline="Cosines at the same steps; squared distances without cones.",
     lower_bound="The same towers untrained, which stand in the null's place.",
     upper_bound="",

@@ -131,11 +131,11 @@ def measured(
         PLAIN: pairs.retrieval_behind(captions=captions),
         GAP: pairs.retrieval_behind(GapRemoval(), captions=captions),
     }
-    usual, left_out = None, []
-    try:
+    usual, left_out, needed = None, [], 4 * texts.shape[1]
+    if found >= needed:
         usual = _usual(pairs)
-    except UsageError as error:
-        left_out.append(f"likelihoods, fitted on half of the pairs: {error}".replace(", or force=True", ""))
+    else:
+        left_out.append(f"likelihoods: {found} pairs are too few for a covariance, which half of {needed} determine")
     landscape = pairs.shift_landscape(ALPHAS, scale=scale, batch=min(BATCH, found))
     return Geometry(model.name, f"{source}, split {split}" if split else source, pairs, kept, pairs.report(), landscape,
                     scale, recall, usual, left_out, list(skipped))  # fmt: skip
