@@ -36,6 +36,8 @@ def test_a_random_method_that_was_measured_takes_the_place_of_the_method() -> No
     # The next seed's, and that after it: no draw is held against itself.
     assert table.values("m", "a").tolist() == [7.4, 7.6, 7.3]
     assert table.values("m", "c").tolist() == [7.6, 7.3, 7.4]
+    same = Table(in_place(rows, {"a": "dice", "c": "dice"}, same_seeds=True))
+    assert same.values("m", "a").tolist() == same.values("m", "c").tolist() == [7.3, 7.4, 7.6]
     with pytest.raises(UsageError, match="no 'only of a' of 'a'"):
         table.values("only of a", "a")
     with pytest.raises(UsageError, match="nothing was measured of 'coin'"):

@@ -27,7 +27,7 @@ def random_rows(criteria: Iterable[Criterion], seed: int, low: float = 0.0, high
     return [Row(metric, method, draw(low, high), setting) for metric, method, setting in names]
 
 
-def in_place(rows: Iterable[Row], null: Mapping[str, str]) -> list[Row]:
+def in_place(rows: Iterable[Row], null: Mapping[str, str], *, same_seeds: bool = False) -> list[Row]:
     """The rows that a study gives when a random method, measured beside the others, takes the place of the method.
 
     Of the method nothing is left: what was not measured of the random one is missing. Each method gets the random one's
@@ -37,6 +37,7 @@ def in_place(rows: Iterable[Row], null: Mapping[str, str]) -> list[Row]:
     Args:
         rows: of a measurement.
         null: from the name of a method to that of the random one.
+        same_seeds: give rows of the same seeds instead: paired with all else, their intervals are the narrower ones.
 
     Raises:
         UsageError: nothing was measured of a random one.
@@ -46,8 +47,9 @@ def in_place(rows: Iterable[Row], null: Mapping[str, str]) -> list[Row]:
         raise UsageError(f"nothing was measured of {', '.join(map(repr, missing))}, which is to stand for a method")
     seeds = sorted({row.seed for row in kept})
     found = [row for row in kept if row.method not in null]
-    for ahead, (name, random) in enumerate(null.items(), start=1):
-        before = {seed: seeds[(place - ahead) % len(seeds)] for place, seed in enumerate(seeds)}
+    for number, (name, random) in enumerate(null.items()):
+        shift = 0 if same_seeds else number + 1
+        before = {seed: seeds[(place - shift) % len(seeds)] for place, seed in enumerate(seeds)}
         found += [replace(row, method=name, seed=before[row.seed]) for row in kept if row.method == random]
     return found
 

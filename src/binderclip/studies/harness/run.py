@@ -150,13 +150,14 @@ def after(result: Result, former: Result | None, why: str = "") -> Result:
     return replace(result, first=FirstVerdict(first.verdict, "; ".join(part for part in (first.why, reason) if part)))
 
 
-def null_table(study: Study, seeds: Sequence[int], measured: Sequence[Row] = ()) -> Table:
+def null_table(study: Study, seeds: Sequence[int], measured: Sequence[Row] = (), *, same_seeds: bool = False) -> Table:
     """What the study's null method gives.
 
     Args:
         study: with a null.
         seeds: of a null that is drawn.
         measured: the study's own rows, for a null that is measured beside the method.
+        same_seeds: see `null.in_place`.
 
     Raises:
         UsageError: the study has no null, or nothing was measured of it.
@@ -165,7 +166,7 @@ def null_table(study: Study, seeds: Sequence[int], measured: Sequence[Row] = ())
         raise UsageError(f"study {study.paper} has no null method")
     if callable(study.null):
         return Table(replace(row, seed=seed) for seed in seeds for row in study.null(seed))
-    return Table(in_place(measured, study.null))
+    return Table(in_place(measured, study.null, same_seeds=same_seeds))
 
 
 def null_passes(study: Study, table: Table) -> list[str]:

@@ -1,8 +1,7 @@
 """What studies of contrastive losses share: two small towers trained from scratch on clip art.
 
 Pictures come as frozen features of `small-dino`, captions as bags of words; both towers are new. A run takes a second
-or
-two, so that a study can have many seeds.
+or two, so that a study can have many seeds.
 """
 
 from __future__ import annotations
