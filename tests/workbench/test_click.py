@@ -111,6 +111,13 @@ def test_presses_while_an_answer_is_on_its_way_count_in_their_order(
         return answer(*given)
 
     monkeypatch.setattr(click, "_outcome", held)
+    view.page.evaluate(
+        """() => {
+            window.shown = new Set();
+            const look = () => window.shown.add(document.querySelector('.lines')?.textContent ?? '');
+            new MutationObserver(look).observe(document.body, {childList: true, subtree: true, characterData: true});
+        }"""
+    )
     point.fill("150,100")
     add.click()
     while not begun.is_set():
@@ -124,6 +131,9 @@ def test_presses_while_an_answer_is_on_its_way_count_in_their_order(
     view.page.wait_for_function(
         "() => /--point 150,100 --point 160,100(?! --point)/.test(document.querySelector('.lines')?.textContent)"
     )
+    # An answer that a later press has overtaken is not shown: the page could show it after the later one.
+    shown = view.page.evaluate("() => [...window.shown].filter(text => text.includes('--point'))")
+    assert len(shown) == 1, shown
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.workbench.commands import Equivalent, named_pictures
@@ -331,6 +332,16 @@ class Bench:
         if job.state != "done":
             raise UsageError(job.error or "stopped")
         return job.result
+
+    def pressed_since(self, request: gr.Request, line: str) -> bool:
+        """Whether the page of an event has pressed something else meanwhile that waits in the same line of Gradio's.
+
+        Args:
+            request: of the event that is being answered. line: the `concurrency_id`.
+        """
+        blocks: Any = LocalContext.blocks.get()
+        waiting = blocks._queue.event_queue_per_concurrency_id[line].queue
+        return any(event.session_hash == request.session_hash for event in waiting)
 
     def session(self, request: gr.Request) -> str:
         """Whose request this is."""
