@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
     from binderclip.losses.contrastive.soft_target import SoftTargetContrastive
     from binderclip.losses.contrastive.targets import Diagonal, SameKey, Targets
+    from binderclip.losses.dense.distillation import content_distillation, context_distillation, region_correlation
     from binderclip.losses.dense.label_maps import (
         DenseLoss,
         FocalLoss,
@@ -97,6 +98,8 @@ __all__ = [
     "Term",
     "class_gradients",
     "clip",
+    "content_distillation",
+    "context_distillation",
     "contrastive_step",
     "euclip",
     "gradient_flow",
@@ -104,6 +107,7 @@ __all__ = [
     "macl",
     "meru",
     "neighbor_prior",
+    "region_correlation",
     "siglip",
     "sigmoid_loss",
     "sliced_wasserstein",

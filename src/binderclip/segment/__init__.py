@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from binderclip.segment.refine.tidy import Closing, DropSmall
     from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
     from binderclip.segment.task import TASK_METHODS, TaskGenericSegmenter, TaskMask
+    from binderclip.segment.trained.declip import AttentionChain, DeCLIP, train_declip
     from binderclip.segment.trained.dinoiser import (
         DINOiserHead,
         Student,
@@ -99,6 +100,7 @@ __all__ = [
     "TASK_METHODS",
     "AdversarialClicker",
     "Anomalies",
+    "AttentionChain",
     "AttentionMean",
     "AutomaticMasks",
     "BackgroundSeed",
@@ -116,6 +118,7 @@ __all__ = [
     "Context",
     "ContrastiveLanguagePrompting",
     "DINOiserHead",
+    "DeCLIP",
     "DecompositionSegmenter",
     "Detector",
     "DiffusionAttention",
@@ -214,6 +217,7 @@ __all__ = [
     "text_detector",
     "tower_attention",
     "trace_picture",
+    "train_declip",
     "train_dinoiser",
     "train_tracer",
     "value_masked",
