@@ -11,12 +11,20 @@ from collections.abc import Callable
 from typing import Any
 
 from binderclip.robust.attack import AttackResult, attack
+from binderclip.robust.attacks.level_sets import (
+    LevelSetPath,
+    LevelSetTraversal,
+    TriangleConfidence,
+    confidence_along,
+    level_set_width,
+    triangle_confidence_map,
+)
+from binderclip.robust.attacks.pgd import FGSM, PGD
+from binderclip.robust.defences.pag_targets import PAGTargets
+from binderclip.robust.defences.training import adversarial_step
 from binderclip.robust.feasible import L2, Feasible, Linf
 from binderclip.robust.objectives import CrossEntropy, Margin, Objective
-from binderclip.robust.pag_targets import PAGTargets
-from binderclip.robust.pgd import FGSM, PGD
 from binderclip.robust.steps import Normalized, Sign, Step
-from binderclip.robust.training import adversarial_step
 
 METHODS: dict[str, Callable[..., Any]] = {"fgsm": FGSM, "pgd": PGD}
 
@@ -28,6 +36,8 @@ __all__ = [
     "AttackResult",
     "CrossEntropy",
     "Feasible",
+    "LevelSetPath",
+    "LevelSetTraversal",
     "Linf",
     "Margin",
     "Normalized",
@@ -35,6 +45,10 @@ __all__ = [
     "PAGTargets",
     "Sign",
     "Step",
+    "TriangleConfidence",
     "adversarial_step",
     "attack",
+    "confidence_along",
+    "level_set_width",
+    "triangle_confidence_map",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.robust.pgd import PGD
+from binderclip.robust.attacks.pgd import PGD
 
 
 def adversarial_step(

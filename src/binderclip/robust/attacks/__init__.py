@@ -1,0 +1,1 @@
+"""Named attacks: points in the design of `attack`, and walks that are none."""

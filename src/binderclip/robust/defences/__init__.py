@@ -1,0 +1,1 @@
+"""Training that withstands attacks, and what tells an attacked picture."""
