@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from binderclip.robust.attack import AttackResult, attack
+from binderclip.robust.attacks.black_box import Evolution
 from binderclip.robust.attacks.level_sets import (
     LevelSetPath,
     LevelSetTraversal,
@@ -19,12 +20,18 @@ from binderclip.robust.attacks.level_sets import (
     level_set_width,
     triangle_confidence_map,
 )
+from binderclip.robust.attacks.master_print import MasterPrint, MasterPrintAttack, master_print_win_rate
 from binderclip.robust.attacks.pgd import FGSM, PGD
+from binderclip.robust.defences.master_prints import (
+    shift_modality_gap,
+    train_fooling_detector,
+    tune_off_manifold,
+)
 from binderclip.robust.defences.pag_targets import PAGTargets
 from binderclip.robust.defences.training import adversarial_step
-from binderclip.robust.feasible import L2, Feasible, Linf
-from binderclip.robust.objectives import CrossEntropy, Margin, Objective
-from binderclip.robust.steps import Normalized, Sign, Step
+from binderclip.robust.feasible import L2, Feasible, Free, Latent, Linf
+from binderclip.robust.objectives import CrossEntropy, Margin, MinSimilarity, Objective
+from binderclip.robust.steps import Adam, Normalized, Sign, Step
 
 METHODS: dict[str, Callable[..., Any]] = {"fgsm": FGSM, "pgd": PGD}
 
@@ -33,13 +40,20 @@ __all__ = [
     "L2",
     "METHODS",
     "PGD",
+    "Adam",
     "AttackResult",
     "CrossEntropy",
+    "Evolution",
     "Feasible",
+    "Free",
+    "Latent",
     "LevelSetPath",
     "LevelSetTraversal",
     "Linf",
     "Margin",
+    "MasterPrint",
+    "MasterPrintAttack",
+    "MinSimilarity",
     "Normalized",
     "Objective",
     "PAGTargets",
@@ -50,5 +64,9 @@ __all__ = [
     "attack",
     "confidence_along",
     "level_set_width",
+    "master_print_win_rate",
+    "shift_modality_gap",
+    "train_fooling_detector",
     "triangle_confidence_map",
+    "tune_off_manifold",
 ]

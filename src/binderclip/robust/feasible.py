@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -46,8 +47,7 @@ class _Ball:
 
     def init(self, clean: Tensor, start: Start, generator: torch.Generator) -> Tensor:
         """The clean images, or random ones of the ball."""
-        if start not in ("clean", "random"):
-            raise UsageError(f"start must be clean or random, not {start!r}")
+        _checked(start)
         low, high = float(clean.min()), float(clean.max())
         if low < self.box[0] or high > self.box[1]:
             raise UsageError(
@@ -118,6 +118,80 @@ class L2(_Ball):
         """Scale down what is too long."""
         length = delta.flatten(1).norm(dim=1).clamp(min=1e-30)
         return delta * _each(self.eps / length, delta).clamp(max=1)
+
+
+@dataclass(frozen=True)
+class Free:
+    """Images themselves, clamped to the range of pixels where they are looked at: nothing bounds their change.
+
+    Args:
+        box: range of pixels. A random start is uniform in it.
+    """
+
+    box: tuple[float, float] = (0.0, 1.0)
+
+    def init(self, clean: Float[Tensor, "B *size"], start: Start, generator: torch.Generator) -> Tensor:
+        """The clean images, or uniform noise of their shape."""
+        if _checked(start) == "clean":
+            return clean.clone()
+        low, high = self.box
+        return low + (high - low) * torch.rand(clean.shape, generator=generator).to(clean)
+
+    def image(self, clean: Tensor, theta: Float[Tensor, "B *size"]) -> Float[Tensor, "B *size"]:
+        """Clamped."""
+        return theta.clamp(*self.box)
+
+    def project(self, clean: Tensor, theta: Float[Tensor, "B *size"]) -> Float[Tensor, "B *size"]:
+        """As they are."""
+        return theta
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Images that a decoder makes of latents; nothing bounds the latents.
+
+    Args:
+        decode: latents (B, *size) to images, differentiable.
+        size: of one latent.
+        uniform: a random start is uniform in [0, 1], else standard normal. There is no clean one.
+    """
+
+    decode: Callable[[Tensor], Tensor]
+    size: tuple[int, ...]
+    uniform: bool = True
+
+    def init(self, clean: Tensor, start: Start, generator: torch.Generator) -> Tensor:
+        """Random latents, one an image.
+
+        Raises:
+            UsageError: a clean start.
+        """
+        if _checked(start) == "clean":
+            raise UsageError("a latent has no clean start: pass start='random'")
+        shape = (len(clean), *self.size)
+        drawn = torch.rand(shape, generator=generator) if self.uniform else torch.randn(shape, generator=generator)
+        return drawn.to(clean)
+
+    def image(self, clean: Tensor, theta: Tensor) -> Tensor:
+        """Decoded.
+
+        Raises:
+            UsageError: the decoder's pictures are not of the clean ones' shape.
+        """
+        images = self.decode(theta)
+        if images.shape != clean.shape:
+            raise UsageError(f"the decoder gives {tuple(images.shape)} where images are {tuple(clean.shape)}")
+        return images
+
+    def project(self, clean: Tensor, theta: Tensor) -> Tensor:
+        """As they are."""
+        return theta
+
+
+def _checked(start: Start) -> Start:
+    if start not in ("clean", "random"):
+        raise UsageError(f"start must be clean or random, not {start!r}")
+    return start
 
 
 def _each(values: Float[Tensor, "B"], like: Tensor) -> Tensor:

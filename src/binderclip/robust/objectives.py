@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -89,3 +91,54 @@ class Margin(_OfLabels):
         own = logits.gather(1, self.labels[:, None])[:, 0]
         others = logits.scatter(1, self.labels[:, None], float("-inf")).amax(dim=1)
         return own - others if self.targeted else others - own
+
+
+class MinSimilarity(Objective):
+    """The least similarity of an image to many texts, over all models.
+
+    The similarity is the cosine; for models with a bias (SigLIP) the probability sigmoid(scale * cosine + bias).
+
+    Args:
+        models: one image-text model, or several.
+        texts: what an image is to be similar to, all at once.
+        aggregate: `min`, or `mean` over texts and models.
+        goal: a value above it is success; None: none is.
+
+    Raises:
+        UsageError: no model or text, or another aggregate.
+
+    Paper: Fooling Contrastive Language-Image Pre-trained Models with CLIPMasterPrints (arXiv 2307.03798).
+    """
+
+    def __init__(
+        self,
+        models: Any,
+        texts: Sequence[str],
+        *,
+        aggregate: Literal["min", "mean"] = "min",
+        goal: float | None = None,
+    ) -> None:
+        self.models = tuple(models) if isinstance(models, (list, tuple)) else (models,)
+        if not self.models or not len(texts) or isinstance(texts, str):
+            raise UsageError("MinSimilarity needs at least one model and a list of at least one text")
+        if aggregate not in ("min", "mean"):
+            raise UsageError(f"aggregate must be min or mean, not {aggregate!r}")
+        self.aggregate, self.goal, self.networks = aggregate, goal, self.models
+        with torch.no_grad():
+            self._texts = [F.normalize(model.encode_text(list(texts)), dim=1) for model in self.models]
+
+    def similarities(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B M K"]:
+        """Of each image to each text, by each model."""
+        found = []
+        for model, texts in zip(self.models, self._texts, strict=True):
+            cosine = F.normalize(model.encode_image(images), dim=1) @ texts.T.to(model.device)
+            if model.logit_bias is not None:
+                cosine = (model.scale() * cosine + model.logit_bias).sigmoid()
+            found.append(cosine.to(images.device))
+        return torch.stack(found, 1)
+
+    def judge(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B"], Bool[Tensor, "B"]]:
+        """Values, and which are above the goal."""
+        found = self.similarities(images).flatten(1)
+        values = found.amin(1) if self.aggregate == "min" else found.mean(1)
+        return values, values > (float("inf") if self.goal is None else self.goal)

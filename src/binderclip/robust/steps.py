@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -55,3 +56,30 @@ class Normalized(_Fixed):
         gradient = value_and_gradient(theta)[1]
         length = gradient.flatten(1).norm(dim=1).clamp(min=1e-30)
         return theta + self.alpha * gradient / length.reshape(-1, *[1] * (theta.ndim - 1))
+
+
+class Adam:
+    """Adam's step; it remembers its moments, so that an attack needs one of its own.
+
+    Args:
+        alpha: learning rate in the units of the parameters.
+        betas: of the moments.
+
+    Raises:
+        UsageError: a rate that is not positive.
+    """
+
+    def __init__(self, alpha: float = 0.1, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self._rate, self._betas = _Fixed(alpha).alpha, betas
+        self._leaf: Tensor | None = None
+
+    def __call__(self, theta: Float[Tensor, "B *size"], value_and_gradient: ValueAndGradient) -> Tensor:
+        """One step; parameters that were projected since the last one are taken up where they are now."""
+        gradient = value_and_gradient(theta)[1]
+        if self._leaf is None:
+            self._leaf = theta.detach().clone()
+            self._optimizer = torch.optim.Adam([self._leaf], lr=self._rate, betas=self._betas)
+        self._leaf.copy_(theta)
+        self._leaf.grad = -gradient
+        self._optimizer.step()
+        return self._leaf.detach().clone()
