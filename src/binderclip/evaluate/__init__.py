@@ -9,7 +9,6 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.evaluate.clicks import ClickFigures, click_figures
     from binderclip.evaluate.continual import ContinualMetrics, Task, run_stream
-    from binderclip.evaluate.geometry.embeddings import EmbeddingSet
     from binderclip.evaluate.geometry.interpolation import slerp, vslerp
     from binderclip.evaluate.geometry.measures import (
         alignment,
@@ -29,13 +28,6 @@ if TYPE_CHECKING:
         ModalityGeometry,
         ShiftLandscape,
         conformity_divergence,
-    )
-    from binderclip.evaluate.geometry.transforms import (
-        EmbeddingTransform,
-        GapRemoval,
-        MeanShift,
-        Whitening,
-        embedding_log_likelihood,
     )
     from binderclip.evaluate.groups import GroupAccuracy, worst_group_accuracy
     from binderclip.evaluate.last_attention import LastAttention, last_attention
@@ -58,6 +50,14 @@ if TYPE_CHECKING:
         attention_mass,
         box_coverage,
         visual_prompt_study,
+    )
+    from binderclip.similarity.embeddings import EmbeddingSet
+    from binderclip.similarity.transforms import (
+        EmbeddingTransform,
+        GapRemoval,
+        MeanShift,
+        Whitening,
+        embedding_log_likelihood,
     )
 
 __all__ = [

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive.geometry import Cosine, Similarity
+from binderclip.similarity.geometry import Cosine, Similarity
 
 __all__ = ["retrieval", "zero_shot_accuracy"]
 

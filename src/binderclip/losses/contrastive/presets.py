@@ -8,9 +8,9 @@ from typing import Any
 
 from binderclip.errors import UsageError
 from binderclip.losses.contrastive.entailment import EntailmentCone
-from binderclip.losses.contrastive.geometry import Lorentz, SquaredEuclidean
 from binderclip.losses.contrastive.loss import ContrastiveLoss, Pair
 from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
+from binderclip.similarity.geometry import Lorentz, SquaredEuclidean
 
 __all__ = ["METHODS", "clip", "euclip", "macl", "meru", "siglip"]
 

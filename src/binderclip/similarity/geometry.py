@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,9 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive.dot_functions import DotFunction, NegativeArc, NegativeArcosh, NegativeRoot
-from binderclip.losses.contrastive.scale import between
-from binderclip.losses.contrastive.share import Share
+from binderclip.similarity.bounds import between
+from binderclip.similarity.dot_functions import DotFunction, NegativeArc, NegativeArcosh, NegativeRoot
 
 __all__ = [
     "SIMILARITIES",
@@ -33,6 +33,7 @@ __all__ = [
     "Inner",
     "Lorentz",
     "LorentzInner",
+    "ParameterAverage",
     "Similarity",
     "SquaredEuclidean",
     "SquaredLorentz",
@@ -46,6 +47,15 @@ _CLIP_SCALE = 1 / 0.07
 def at_least_float32(x: Tensor) -> Tensor:
     """Half-precision features are compared in float32; float32 and float64 stay as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+@runtime_checkable
+class ParameterAverage(Protocol):
+    """What a loss that is spread over processes hands its geometry (`losses.contrastive.share.Share`)."""
+
+    def average(self, parameter: Tensor) -> Tensor:
+        """The parameter, with a gradient that is averaged over the processes."""
+        ...
 
 
 class Similarity(nn.Module):
@@ -65,7 +75,7 @@ class Similarity(nn.Module):
     of_dot: DotFunction | None = None
     spherical = False
     initial_scale = _CLIP_SCALE
-    share: Share | None = None
+    share: ParameterAverage | None = None
 
     def embed(self, x: Float[Tensor, "*n d"], modality: str = "image") -> Float[Tensor, "*n e"]:
         """Raw features to points of this geometry; float32 or better."""

@@ -1,0 +1,43 @@
+"""What makes two features alike: geometries, as losses train them, and maps that stand in front of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from binderclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from binderclip.similarity.embeddings import EmbeddingSet
+    from binderclip.similarity.geometry import (
+        SIMILARITIES,
+        ArcLength,
+        Cosine,
+        Euclidean,
+        Inner,
+        Lorentz,
+        LorentzInner,
+        Similarity,
+        SquaredEuclidean,
+        SquaredLorentz,
+    )
+    from binderclip.similarity.transforms import EmbeddingTransform, GapRemoval, MeanShift, Whitening
+
+__all__ = [
+    "SIMILARITIES",
+    "ArcLength",
+    "Cosine",
+    "EmbeddingSet",
+    "EmbeddingTransform",
+    "Euclidean",
+    "GapRemoval",
+    "Inner",
+    "Lorentz",
+    "LorentzInner",
+    "MeanShift",
+    "Similarity",
+    "SquaredEuclidean",
+    "SquaredLorentz",
+    "Whitening",
+]
+
+lazy_exports(__name__)
