@@ -77,7 +77,9 @@ def build(
     """A randomly initialised model from an open_clip configuration, to be trained and saved.
 
     Args:
-        model_cfg: `embed_dim`, `vision_cfg`, `text_cfg`, ... as in open_clip's model configurations.
+        model_cfg: `embed_dim`, `vision_cfg`, `text_cfg`, ... as in open_clip's model configurations. One entry is ours:
+            `final_norm` = false leaves the normalisation before the projection out of both towers, for geometries in
+            which lengths mean something (arXiv 2409.13079); open_clip alone cannot open such a folder.
         preprocess: how pictures become input, ours or an open_clip `preprocess_cfg`; its size is taken from the model.
         tokenizer: ready, or the folder that holds `tokenizer.json`; default what the configuration names.
         name: the name it goes by.
@@ -106,13 +108,35 @@ def _construct(config: dict[str, Any]) -> Any:
     for part in ("vision_cfg", "text_cfg"):
         if not isinstance(own.get(part), Mapping):
             raise UsageError(f"model_cfg needs {part}, a table of settings, not {shortened(own.get(part))}")
+    final_norm = own.pop("final_norm", True)
+    if not isinstance(final_norm, bool):
+        raise UsageError(f"model_cfg.final_norm must be true or false, not {shortened(final_norm)}")
     custom = own.pop("custom_text", False) or "hf_model_name" in own.get("text_cfg", {})
     kind = open_clip.CoCa if "multimodal_cfg" in own else open_clip.CustomTextCLIP if custom else open_clip.CLIP
     try:
         with quiet():
-            return kind(**own)
+            backbone = kind(**own)
     except Exception as error:  # open_clip raises whatever a wrong value makes it stumble over
         raise UsageError(f"open_clip cannot build this model_cfg: {first_words(error)}") from error
+    if not final_norm:
+        _leave_out_final_norms(backbone)
+    return backbone
+
+
+def _leave_out_final_norms(backbone: Any) -> None:
+    """Replace the normalisation before each tower's projection by nothing.
+
+    Raises:
+        UsageError: a tower that is not open_clip's own transformer.
+    """
+    text = getattr(backbone, "text", backbone)
+    for side, tower, name in (("vision", backbone.visual, "ln_post"), ("text", text, "ln_final")):
+        if not isinstance(getattr(tower, name, None), torch.nn.Module):
+            raise UsageError(
+                f"model_cfg.final_norm = false: {type(tower).__name__} has no final normalisation of its own to leave "
+                f"out; it works for open_clip's own {side} transformer"
+            )
+        setattr(tower, name, torch.nn.Identity())
 
 
 def _wrap(
