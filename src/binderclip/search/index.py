@@ -1,4 +1,4 @@
-"""An image index on disk: one LanceDB table of unit vectors, and a note of the model that made them."""
+"""An image index on disk: one LanceDB table of vectors, and a note of the model that made them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, DataError, UsageError, require
 from binderclip.search.hits import Hit, Hits
 from binderclip.search.lock import LOCK, one_writer
+from binderclip.search.vectors import IndexVectors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,7 +68,7 @@ class _Known:
 
 
 class SearchIndex:
-    """Unit image features of a folder on disk, searched by text or by image.
+    """Image features of a folder on disk, searched by text or by image as the model compares them.
 
     Only new or changed files are encoded again: a file counts as unchanged while its size and time are the same, or
     while its bytes are. Each batch is committed when it is encoded, so an interrupted update keeps what it did; of two
@@ -97,6 +98,7 @@ class SearchIndex:
         require("lancedb", "search")
         self.path = Path(path)
         self.model = model
+        self._vectors = IndexVectors(model.geometry)
         self.root: Path | None = None
         self._table: Any = None
         self._rebuild = rebuild
@@ -208,20 +210,19 @@ class SearchIndex:
             raise UsageError(f"top must be at least 1, got {top}")
         if not len(self):
             raise UsageError(f"the index at {self.path} is empty; fill it with `binderclip search index FOLDER`")
-        if isinstance(query, str):
-            vector = self.model.encode_text([query], normalize=True)[0]
-        else:
-            vector = self.model.encode_image([query], normalize=True)[0]
+        words = isinstance(query, str)
+        features = self.model.encode_text([query]) if words else self.model.encode_image([query])
+        vector = self._vectors.asked(features, "query" if words else "image")[0].detach()
         rows = (
-            self._table.search(vector.detach().float().cpu().numpy())
-            .metric("cosine")
+            self._table.search(vector.cpu().numpy())
+            .metric(self._vectors.metric)
             .select(["path", "_distance"])
             .limit(top)
             .to_list()
         )
         assert self.root is not None
-        hits = [Hit(self.root / row["path"], 1.0 - float(row["_distance"])) for row in rows]
-        return Hits(hits, query if isinstance(query, str) else "")
+        hits = [Hit(self.root / row["path"], self._vectors.score(float(row["_distance"]))) for row in rows]
+        return Hits(hits, query if words else "")
 
     def _create(self, folder: Path) -> None:
         import lancedb
@@ -250,7 +251,7 @@ class SearchIndex:
                 ("size", pa.int64()),
                 ("mtime_ns", pa.int64()),
                 ("digest", pa.string()),
-                ("vector", pa.list_(pa.float32(), self.model.embed_dim)),
+                ("vector", pa.list_(pa.float32(), self._vectors.width(self.model.embed_dim))),
             ]
         )
 
@@ -297,16 +298,15 @@ class SearchIndex:
 
     def _merge(self, keys: Sequence[str], states: dict[str, _Known], features: Tensor) -> None:
         import pyarrow as pa
-        import torch.nn.functional as F
 
-        vectors = F.normalize(features.float(), dim=-1).cpu().numpy()
+        vectors = self._vectors.stored(features).detach().cpu().numpy()
         rows = pa.table(
             {
                 "path": list(keys),
                 "size": [states[key].size for key in keys],
                 "mtime_ns": [states[key].mtime_ns for key in keys],
                 "digest": [states[key].digest for key in keys],
-                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.model.embed_dim),
+                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
             },
             schema=self._schema(),
         )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         SquaredEuclidean,
         SquaredLorentz,
     )
+    from binderclip.similarity.record import frozen_similarity, similarity_from_record, similarity_record
     from binderclip.similarity.transforms import EmbeddingTransform, GapRemoval, MeanShift, Whitening
 
 __all__ = [
@@ -38,6 +39,9 @@ __all__ = [
     "SquaredEuclidean",
     "SquaredLorentz",
     "Whitening",
+    "frozen_similarity",
+    "similarity_from_record",
+    "similarity_record",
 ]
 
 lazy_exports(__name__)

@@ -28,6 +28,7 @@ from binderclip.models.files.checkpoint import (
 from binderclip.models.files.compact import compact_state, text_folder
 from binderclip.models.files.devices import resolve_device, resolve_dtype
 from binderclip.models.files.hub import cache_only_when_unreachable, reachable, why_not
+from binderclip.models.files.saving import read_similarity
 from binderclip.models.image_text.backends import place
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import Preprocess
@@ -38,6 +39,7 @@ from binderclip.models.text.tokenize import (
     Tokenizer,
     TransformersTokenizer,
 )
+from binderclip.similarity.geometry import Similarity
 
 
 @contextmanager
@@ -60,6 +62,8 @@ def finish(model: ImageTextModel, device: torch.device, dtype: torch.dtype) -> I
     """
     check_finite(model.backbone.state_dict(), model.name)
     place(model.backbone, model.kind, device, dtype)
+    if model.geometry is not None:
+        model.geometry.to(device)
     if dtype == torch.float16:  # numbers beyond 65,504
         check_finite(model.backbone.state_dict(), model.name)
     return model.eval()
@@ -146,6 +150,7 @@ def _wrap(
     preprocess: Preprocess,
     tokenizer: Tokenizer,
     card: Mapping[str, Any],
+    geometry: Similarity | None = None,
 ) -> ImageTextModel:
     return ImageTextModel(
         backbone,
@@ -156,6 +161,7 @@ def _wrap(
         config={"model_cfg": dict(config)},
         card=card,
         embed_dim=int(config["embed_dim"]),
+        geometry=geometry,
     )
 
 
@@ -256,13 +262,13 @@ def from_folder(folder: Path, name: str) -> ImageTextModel:
     backbone = _construct_for(config["model_cfg"], folder)
     compact = config.get("binderclip", {})
     guarded(lambda: _load_weights(backbone, weights, compact), weights, f"the configuration in {folder}")
-    model_cfg, card = config["model_cfg"], registry.read_card(folder)
+    model_cfg, card, geometry = config["model_cfg"], registry.read_card(folder), read_similarity(folder)
 
     def wrapped() -> ImageTextModel:
         preprocess = Preprocess.from_open_clip(config.get("preprocess_cfg", {}))
         preprocess = preprocess.at(getattr(backbone.visual, "image_size", None))
         tokenizer = tokenizer_of(model_cfg, text_folder(folder, compact), name)
-        return _wrap(backbone, name, model_cfg, preprocess, tokenizer, card)
+        return _wrap(backbone, name, model_cfg, preprocess, tokenizer, card, geometry)
 
     return configured(wrapped, folder / registry.CONFIG)
 
