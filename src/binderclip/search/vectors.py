@@ -14,7 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.similarity.geometry import Similarity
+from binderclip.errors import NotSupported
+from binderclip.similarity.geometry import Cosine, Similarity
+from binderclip.similarity.transformed import Transformed
+from binderclip.similarity.transforms import mixed_units
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,29 @@ class IndexVectors:
         if self.geometry is None:
             return F.normalize(features.float(), dim=-1)
         return self._sign * self.geometry.left(self.geometry.embed(features, modality)).float()
+
+    def stored_both(
+        self, text: Float[Tensor, "n E"], image: Float[Tensor, "n E"], share: float = 0.5
+    ) -> Float[Tensor, "n k"]:
+        """What is stored of pictures with a text: the mean of both sides' unit vectors, weighted by the text's share.
+
+        Raises:
+            NotSupported: a geometry that has no such mean.
+        """
+        self.need_means()
+        if isinstance(self.geometry, Transformed):
+            return self.geometry.transform.mixed(text, image, share).float()
+        return mixed_units(F.normalize(text.float(), dim=-1), F.normalize(image.float(), dim=-1), share)
+
+    def need_means(self) -> None:
+        """Refuse documents of a picture and a text where they have no place between the two.
+
+        Raises:
+            NotSupported: what is compared are not cosines, with or without a transform.
+        """
+        base = self.geometry.base if isinstance(self.geometry, Transformed) else self.geometry
+        if base is not None and type(base) is not Cosine:
+            raise NotSupported(f"a picture and its text are one document by cosines alone, not by {base}")
 
     def asked(self, features: Float[Tensor, "n E"], modality: str = "query") -> Float[Tensor, "n k"]:
         """What is asked with: unit vectors, or the right sides of the geometry."""

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
         SquaredLorentz,
     )
     from binderclip.similarity.record import frozen_similarity, similarity_from_record, similarity_record
+    from binderclip.similarity.stored import TRANSFORMS, load_transform, save_transform, transform_named
+    from binderclip.similarity.transformed import Transformed
     from binderclip.similarity.transforms import EmbeddingTransform, GapRemoval, MeanShift, Whitening
 
 __all__ = [
     "SIMILARITIES",
+    "TRANSFORMS",
     "ArcLength",
     "Cosine",
     "EmbeddingSet",
@@ -38,10 +41,14 @@ __all__ = [
     "Similarity",
     "SquaredEuclidean",
     "SquaredLorentz",
+    "Transformed",
     "Whitening",
     "frozen_similarity",
+    "load_transform",
+    "save_transform",
     "similarity_from_record",
     "similarity_record",
+    "transform_named",
 ]
 
 lazy_exports(__name__)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from binderclip.errors import CheckpointError, NotSupported
+from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.evaluate import retrieval, zero_shot_accuracy
 from binderclip.losses import SIMILARITIES, ContrastiveLoss, LogitScale, Lorentz, Similarity, siglip
 from binderclip.models import ImageTextModel, load
-from binderclip.similarity import frozen_similarity
+from binderclip.similarity import EmbeddingSet, GapRemoval, frozen_similarity
 
 OTHERS = [name for name in SIMILARITIES if name != "cosine"]
 
@@ -151,3 +151,21 @@ def test_a_damaged_record_is_named(model: ImageTextModel, tmp_path: Path, change
     path.write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match=said):
         load(tmp_path / "a")
+
+
+def test_a_model_with_a_transform_shares_its_weights_and_maps_its_features(model: ImageTextModel) -> None:
+    image, text = features(model)
+    removal = GapRemoval().fit(EmbeddingSet(image, "image"), EmbeddingSet(text, "text"))
+    other = model.with_transform(removal)
+    assert isinstance(other, ImageTextModel)
+    assert other.backbone is model.backbone
+    assert model.geometry is None
+    assert other.fingerprint != model.fingerprint
+    a, b = removal.transform(image, "image"), removal.transform(text, "text")
+    torch.testing.assert_close(other.similarity(image, text), a @ b.T, rtol=0, atol=1e-5)
+    logits = other.classify_features(image, other.text_bank(["cat", "dog", "red car", "a tree"])).logits
+    torch.testing.assert_close(logits, model.scale().detach() * a @ b.T, rtol=0, atol=1e-4)
+    plain = model.classify_features(image, model.text_bank(["cat", "dog", "red car", "a tree"])).logits
+    assert not torch.allclose(plain, logits, atol=1e-2)
+    with pytest.raises(UsageError, match="of width 5"):
+        model.with_transform(GapRemoval().fit(EmbeddingSet(torch.eye(5), "image"), EmbeddingSet(torch.eye(5), "text")))

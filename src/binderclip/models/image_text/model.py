@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from binderclip.models.image_text.preprocess import ImageLike, Preprocess, as_li
 from binderclip.models.text.textbank import Rule, TextBank, descriptors
 from binderclip.models.text.tokenize import TokenIds, Tokenizer
 from binderclip.similarity.geometry import Cosine, Similarity
+from binderclip.similarity.transformed import Transformed
+from binderclip.similarity.transforms import EmbeddingTransform
 
 if TYPE_CHECKING:
     from binderclip.models.towers import Tower
@@ -257,6 +260,28 @@ class ImageTextModel(PictureModel):
         """
         geometry = self.geometry or Cosine()
         return geometry(geometry.embed(image_features, "image"), geometry.embed(text_features, "text"))
+
+    def with_transform(self, transform: EmbeddingTransform) -> ImageTextModel:
+        """The same model with a fitted transform of its features in front of whatever it compares by.
+
+        Weights are shared, features stay raw: `similarity`, `classify`, `text_bank`, search and evaluation map them.
+
+        Args:
+            transform: fitted on features of pictures and of texts of this model (`similarity.GapRemoval`, ...).
+
+        Raises:
+            UsageError: it was not fitted on both or for another width, or its outputs cannot be compared.
+        """
+        if transform.width != self.embed_dim:
+            raise UsageError(
+                f"the transform was fitted on embeddings of width {transform.width}, and those of {self.name} have "
+                f"{self.embed_dim}"
+            )
+        other = copy.copy(self)
+        other._modules = dict(self._modules)  # a shallow copy would share the table itself
+        other._cache, other.history = {}, list(self.history)
+        other.geometry = Transformed(transform, self.geometry)
+        return other
 
     def need_cosines(self, what: str) -> None:
         """Refuse what compares by cosine, for a model that was trained to compare otherwise.
