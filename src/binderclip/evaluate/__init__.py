@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         cumulative_spectral_gradient,
         reduce_dataset,
     )
+    from binderclip.evaluate.text_spotting import TextSpottingBenchmark, TextSpottingFigures
     from binderclip.evaluate.transfer import Binary, binary_scores, transfer_matrix
     from binderclip.evaluate.visual_prompts import (
         PromptScore,
@@ -86,6 +87,8 @@ __all__ = [
     "PromptScore",
     "ShiftLandscape",
     "Task",
+    "TextSpottingBenchmark",
+    "TextSpottingFigures",
     "Whitening",
     "alignment",
     "attention_in_region",
