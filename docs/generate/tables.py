@@ -80,6 +80,21 @@ def evidence(results: Results, ids: Sequence[str]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *rows)]
 
 
+def criteria(results: Results, paper: str) -> list[str]:
+    """One row a comparison of a study that has an interval, and what came out.
+
+    Args:
+        results: the stored results by paper.
+        paper: the study.
+    """
+    result = results.get(paper)
+    if result is None or result.verdict == "failed":
+        return [f"{paper} is not measured."]
+    rows = [[cell(c.text), c.outcome, c.effect_text] for c in result.checks if c.effect is not None and c.effect_text]
+    names = ["compared", "outcome", "effect (95 % interval), n"]
+    return ["| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *rows)]
+
+
 def figures(results: Results, ids: Sequence[str], metrics: Sequence[str]) -> list[str]:
     """Of each study the means over seeds of its metrics with these beginnings, or of its first metric."""
     lines: list[str] = []
@@ -210,6 +225,8 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
     "preset-papers": presets,
     "preset-evidence": partial(evidence, ids=SEGMENTATION),
     "preset-figures": partial(figures, ids=SEGMENTATION[:-1], metrics=("mIoU",)),
+    "mixed-search-evidence": partial(criteria, paper="p096"),
+    "mixed-search-figures": partial(figures, ids=("p096",), metrics=("NDCG@10", "share of the first 10")),
     "at-paper-scale": at_paper_scale,
     "without-command": without_command,
 }

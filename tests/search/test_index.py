@@ -28,6 +28,7 @@ class MeanColour:
     """Encodes a picture as its mean colour and a word as that colour; counts what it encodes."""
 
     embed_dim = 3
+    geometry = None
 
     def __init__(self, name: str = "mean-colour") -> None:
         self.name = self.fingerprint = name
@@ -47,10 +48,10 @@ class MeanColour:
         features = torch.tensor(np.array(rows)) if rows else torch.zeros(0, 3)
         return EncodedImages(features, [paths[i] for i in index], index, skipped)
 
-    def encode_image(self, images: list[Path], *, normalize: bool) -> torch.Tensor:
+    def encode_image(self, images: list[Path], *, normalize: bool = False) -> torch.Tensor:
         return torch.nn.functional.normalize(self.encode_files(images, batch_size=1).features, dim=-1)
 
-    def encode_text(self, texts: list[str], *, normalize: bool) -> torch.Tensor:
+    def encode_text(self, texts: list[str], *, normalize: bool = False) -> torch.Tensor:
         return torch.tensor([COLOURS[text] for text in texts])
 
 

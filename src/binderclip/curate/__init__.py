@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
     from binderclip.curate.signals.substrings import SubstringMatcher, build_metadata
     from binderclip.curate.signals.table import SIGNALS
+    from binderclip.curate.signals.text_removal import TextRemoval, TextRemovalScore
 
 __all__ = [
     "CLEANERS",
@@ -93,6 +94,8 @@ __all__ = [
     "TailTrimming",
     "TarTable",
     "TargetClusters",
+    "TextRemoval",
+    "TextRemovalScore",
     "build_metadata",
     "check_kept_folder",
     "cluster_complexity",

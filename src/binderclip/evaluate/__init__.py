@@ -9,7 +9,6 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.evaluate.clicks import ClickFigures, click_figures
     from binderclip.evaluate.continual import ContinualMetrics, Task, run_stream
-    from binderclip.evaluate.geometry.embeddings import EmbeddingSet
     from binderclip.evaluate.geometry.interpolation import slerp, vslerp
     from binderclip.evaluate.geometry.measures import (
         alignment,
@@ -30,13 +29,6 @@ if TYPE_CHECKING:
         ShiftLandscape,
         conformity_divergence,
     )
-    from binderclip.evaluate.geometry.transforms import (
-        EmbeddingTransform,
-        GapRemoval,
-        MeanShift,
-        Whitening,
-        embedding_log_likelihood,
-    )
     from binderclip.evaluate.groups import GroupAccuracy, worst_group_accuracy
     from binderclip.evaluate.last_attention import LastAttention, last_attention
     from binderclip.evaluate.learning import LearningCurve, LearningPoint, learning_set_curve
@@ -51,6 +43,7 @@ if TYPE_CHECKING:
         cumulative_spectral_gradient,
         reduce_dataset,
     )
+    from binderclip.evaluate.text_spotting import TextSpottingBenchmark, TextSpottingFigures
     from binderclip.evaluate.transfer import Binary, binary_scores, transfer_matrix
     from binderclip.evaluate.visual_prompts import (
         PromptScore,
@@ -58,6 +51,14 @@ if TYPE_CHECKING:
         attention_mass,
         box_coverage,
         visual_prompt_study,
+    )
+    from binderclip.similarity.embeddings import EmbeddingSet
+    from binderclip.similarity.transforms import (
+        EmbeddingTransform,
+        GapRemoval,
+        MeanShift,
+        Whitening,
+        embedding_log_likelihood,
     )
 
 __all__ = [
@@ -86,6 +87,8 @@ __all__ = [
     "PromptScore",
     "ShiftLandscape",
     "Task",
+    "TextSpottingBenchmark",
+    "TextSpottingFigures",
     "Whitening",
     "alignment",
     "attention_in_region",

@@ -103,8 +103,9 @@ def figures(
         dataset: captions, labels (-1: none) and classes.
         templates: sentences around a class name.
         batch_size: texts that go through the model at once.
-        similarity: geometry that pictures and texts are compared in (`losses.SIMILARITIES`); None: cosine.
+        similarity: geometry that pictures and texts are compared in (`losses.SIMILARITIES`); None: the model's own.
     """
+    similarity = similarity or model.geometry
     found: dict[str, float] = {}
     several = dataset.all_captions
     captions = [caption for texts in several for caption in texts]

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive.geometry import Cosine, Similarity
+from binderclip.similarity.geometry import Cosine, Similarity
 
 __all__ = ["retrieval", "zero_shot_accuracy"]
 
@@ -164,12 +164,11 @@ def zero_shot_accuracy(
 
     Args:
         image_features: (N, E) features of the images, raw or normalised.
-        classes: (C, E) one vector a class, or a `TextBank`: its "mean-unit" prototypes, or in a geometry in which
-            lengths have a meaning its `raw_means`.
+        classes: (C, E) one vector a class, or a `TextBank`: its `class_points`.
         labels: (N,) index of the right class.
         ks: the k of top-k; k beyond C is left out.
         chunk: images scored at once.
-        similarity: geometry that features are compared in (`losses.SIMILARITIES`); None: cosine.
+        similarity: geometry that features are compared in (`losses.SIMILARITIES`); None: the bank's, else cosine.
 
     Returns:
         `accuracy` (top 1), `top{k}` for the other ks, `mean_class_accuracy` (mean over the classes that occur),
@@ -178,18 +177,19 @@ def zero_shot_accuracy(
     Raises:
         UsageError: lengths do not match, a label that no class has, or nothing to score.
     """
-    geometry = Cosine() if similarity is None else similarity
-    if isinstance(classes, Tensor):
-        vectors = classes
-    else:
-        vectors = classes.prototypes("mean-unit") if geometry.spherical else classes.raw_means
+    bank = None if isinstance(classes, Tensor) else classes
+    geometry = similarity or (None if bank is None else bank.geometry) or Cosine()
     target = torch.as_tensor(labels, device=image_features.device)
     if len(target) != len(image_features) or not len(target):
         raise UsageError(f"zero_shot_accuracy got {len(target)} labels for {len(image_features)} images")
-    if int(target.min()) < 0 or int(target.max()) >= len(vectors):
-        raise UsageError(f"labels must lie in 0..{len(vectors) - 1}, got {int(target.min())}..{int(target.max())}")
+    if int(target.min()) < 0 or int(target.max()) >= len(classes):
+        raise UsageError(f"labels must lie in 0..{len(classes) - 1}, got {int(target.min())}..{int(target.max())}")
     image = geometry.embed(image_features.float(), "image")
-    text = geometry.embed(vectors.to(image), "text")
+    if bank is None or type(geometry) is Cosine:  # a row of its own for each class, brought to unit length here
+        rows = classes if bank is None else bank.class_points(geometry)
+        text = geometry.embed(rows.to(image), "text")
+    else:
+        text = bank.class_points(geometry).to(image)
     tops, known = [], []
     for part, right in zip(image.split(chunk), target.split(chunk), strict=True):
         similar = geometry(part, text)

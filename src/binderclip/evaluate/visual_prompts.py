@@ -94,11 +94,13 @@ def visual_prompt_study(
 
     Raises:
         UsageError: lengths that differ, a label without a text, a class without an image, a suffix of no mark.
+        NotSupported: the model compares by another geometry than the cosine.
 
     Paper: Visual Prompt Engineering for Medical Vision Language Models in Radiology (arXiv 2408.15802).
     """
     images, names = list(images), list(class_texts)
     _check(images, regions, labels, names, marks, suffixes or {})
+    model.need_cosines("a study of visual prompts")
     target = np.array([names.index(label) for label in labels])
     found = []
     for name, mark in {"none": None, **marks}.items():

@@ -18,18 +18,6 @@ if TYPE_CHECKING:
     from binderclip.losses.contrastive.embeddings import Embeddings, Term
     from binderclip.losses.contrastive.entailment import EntailmentCone
     from binderclip.losses.contrastive.functional import info_nce, sigmoid_loss
-    from binderclip.losses.contrastive.geometry import (
-        SIMILARITIES,
-        ArcLength,
-        Cosine,
-        Euclidean,
-        Inner,
-        Lorentz,
-        LorentzInner,
-        Similarity,
-        SquaredEuclidean,
-        SquaredLorentz,
-    )
     from binderclip.losses.contrastive.gradcache import contrastive_step
     from binderclip.losses.contrastive.loss import ContrastiveLoss, LossOutput, Pair
     from binderclip.losses.contrastive.presets import METHODS, clip, euclip, macl, meru, siglip
@@ -56,6 +44,18 @@ if TYPE_CHECKING:
     from binderclip.losses.gradient.alignment import GradientAlignmentLoss, class_gradients
     from binderclip.losses.gradient.flow import GradientFlowPenalty, gradient_flow, unroll
     from binderclip.losses.ranking import PairwiseRankLoss
+    from binderclip.similarity.geometry import (
+        SIMILARITIES,
+        ArcLength,
+        Cosine,
+        Euclidean,
+        Inner,
+        Lorentz,
+        LorentzInner,
+        Similarity,
+        SquaredEuclidean,
+        SquaredLorentz,
+    )
 
 __all__ = [
     "METHODS",

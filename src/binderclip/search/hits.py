@@ -1,4 +1,4 @@
-"""What a query finds: pictures with their cosines, which a notebook shows as pictures."""
+"""What a query finds: pictures with their similarities, which a notebook shows as pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from binderclip.errors import BinderclipError
 
 @dataclass(frozen=True)
 class Hit:
-    """One found picture: its path and its cosine with the query, in [-1, 1]."""
+    """One found picture: its path and its similarity with the query, for most models the cosine, in [-1, 1]."""
 
     path: Path
     score: float
@@ -33,7 +33,7 @@ class Hits(list[Hit]):
         return [(_opened(hit.path), f"{hit.path.name} {hit.score:.2f}") for hit in self[:most]]
 
     def _repr_html_(self) -> str:
-        """The pictures with name and cosine, in a notebook."""
+        """The pictures with name and similarity, in a notebook."""
         from binderclip.display import MOST, sheet_html
 
         drawn = self._drawn(MOST)

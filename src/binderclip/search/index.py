@@ -1,31 +1,35 @@
-"""An image index on disk: one LanceDB table of unit vectors, and a note of the model that made them."""
+"""An image index on disk: one LanceDB table of vectors, and a note of the model that made them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binderclip.data import list_images
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, DataError, UsageError, require
+from binderclip.search.documents import Document, DocumentState, documents_in, encode_documents
 from binderclip.search.hits import Hit, Hits
 from binderclip.search.lock import LOCK, one_writer
+from binderclip.search.vectors import IndexVectors
+from binderclip.similarity.stored import load_transform, save_transform
+from binderclip.similarity.transformed import Transformed
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
     from binderclip.models import ImageTextModel
+    from binderclip.similarity.transforms import EmbeddingTransform
 
 NOTE = "binderclip-index.json"
 TABLE = "images"
-FORMAT = 1
+TRANSFORM = "binderclip-transform.safetensors"
+FORMAT, FORMAT_MIXED = 1, 2
 
 
 @dataclass
@@ -44,30 +48,12 @@ class IndexReport:
         return self.added + self.changed
 
 
-@dataclass(frozen=True)
-class _Known:
-    """A file as it was when it was encoded."""
-
-    size: int
-    mtime_ns: int
-    digest: str
-
-    @classmethod
-    def of(cls, path: Path) -> _Known:
-        state = path.stat()
-        return cls(state.st_size, state.st_mtime_ns, _digest(path))
-
-    def still_is(self, path: Path) -> bool:
-        try:
-            state = path.stat()
-            same = (self.size, self.mtime_ns) == (state.st_size, state.st_mtime_ns)
-            return same or (self.size == state.st_size and self.digest == _digest(path))
-        except OSError:
-            return False
-
-
 class SearchIndex:
-    """Unit image features of a folder on disk, searched by text or by image.
+    """Image features of a folder on disk, searched by text or by image as the model compares them.
+
+    With `mixed` text files are documents too, and a picture with `name.txt` beside it is one document of both. Plain
+    cosines rank what is of the query's own kind first in such a corpus; a transform that removes the gap between the
+    kinds (`similarity.GapRemoval`, p096) is kept in the index and stands in front of every query.
 
     Only new or changed files are encoded again: a file counts as unchanged while its size and time are the same, or
     while its bytes are. Each batch is committed when it is encoded, so an interrupted update keeps what it did; of two
@@ -77,9 +63,12 @@ class SearchIndex:
         path: folder of the index (made by `update`).
         model: the model whose features the index holds; the index refuses to mix models.
         rebuild: forget what an index at `path` holds, whatever model made it; the next `update` starts anew.
+        mixed: index texts as well; None: as the index at `path` was made, a new one pictures alone.
+        transform: a fitted one for a new index; None: that of the index at `path`.
 
     Raises:
-        UsageError: the index at `path` was made by another model.
+        UsageError: the index at `path` was made by another model, of other documents or with another transform.
+        NotSupported: `mixed` for a model in whose geometry lengths have a meaning.
         CheckpointError: `path` holds something that is not an index.
         MissingDependency: LanceDB is not installed.
 
@@ -91,12 +80,23 @@ class SearchIndex:
         PosixPath('photos/street/0042.jpg')
     """
 
-    def __init__(self, path: str | Path, model: ImageTextModel, *, rebuild: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        model: ImageTextModel,
+        *,
+        rebuild: bool = False,
+        mixed: bool | None = None,
+        transform: EmbeddingTransform | None = None,
+    ) -> None:
         # LanceDB's engine would announce on stderr that it makes a table.
         os.environ.setdefault("LANCEDB_LOG", "error")
         require("lancedb", "search")
         self.path = Path(path)
         self.model = model
+        self.mixed, self.transform = bool(mixed), transform
+        self._vectors = self._compared()
+        self._asked = mixed
         self.root: Path | None = None
         self._table: Any = None
         self._rebuild = rebuild
@@ -104,6 +104,14 @@ class SearchIndex:
             _check_place(self.path)
         else:
             self._open()
+
+    def _compared(self) -> IndexVectors:
+        """By the model's geometry, with the transform in front."""
+        model = self.model if self.transform is None else self.model.with_transform(self.transform)
+        vectors = IndexVectors(model.geometry)
+        if self.mixed:
+            vectors.need_means()
+        return vectors
 
     def _open(self) -> None:
         """Take over what is on disk, which another process may have made a moment ago."""
@@ -122,11 +130,26 @@ class SearchIndex:
                 f"the index at {self.path} was made with model {note['model']!r}, not with {self.model.name!r}; query "
                 f"it with --model {note['model']}, or index again with --rebuild"
             )
+        self._take_over(note)
         self.root = Path(note["root"])
         try:
             self._table = lancedb.connect(str(self.path)).open_table(TABLE)
         except (ValueError, OSError, RuntimeError) as error:
             raise CheckpointError(f"the index at {self.path} is damaged; index again with --rebuild") from error
+
+    def _take_over(self, note: Mapping[str, Any]) -> None:
+        """Documents and transform of the index on disk, which must be those that were asked for."""
+        if self._asked is not None and self._asked != note["mixed"]:
+            kind = "pictures and texts" if note["mixed"] else "pictures alone"
+            raise UsageError(f"the index at {self.path} is of {kind}; index again with --rebuild")
+        kept = load_transform(self.path / TRANSFORM) if note["transform"] else None
+        if self.transform is not None:
+            own = Transformed(self.transform).signature()
+            if kept is None or Transformed(kept).signature() != own:
+                other = "without a transform" if kept is None else "with another transform"
+                raise UsageError(f"the index at {self.path} was made {other}; index again with --rebuild")
+        self.mixed, self.transform = bool(note["mixed"]), kept
+        self._vectors = self._compared()
 
     def __len__(self) -> int:
         return int(self._table.count_rows()) if self._table is not None else 0
@@ -141,7 +164,7 @@ class SearchIndex:
         """Bring the index in line with a folder: encode what is new or changed, drop what is gone.
 
         Args:
-            folder: the folder of images; what is below it counts.
+            folder: the folder of documents; what is below it counts.
             batch_size: pictures that go through the model, and are committed, at once.
             progress: called with (done, total) pictures to encode.
 
@@ -154,13 +177,16 @@ class SearchIndex:
             raise DataError(f"there is no folder {folder}")
         self._check_root(folder)
         left_out: list[tuple[str, str]] = []
-        paths = _listing(folder, left_out)
-        if not paths and not len(self):
-            raise DataError(f"no images in {folder}: looked for PNG, JPEG, WebP, GIF, BMP and TIFF files, also below")
+        found = documents_in(folder, mixed=self.mixed, skipped=left_out)
+        if not found and not len(self):
+            kinds = "PNG, JPEG, WebP, GIF, BMP and TIFF files" + (", TXT and MD" if self.mixed else "")
+            raise DataError(f"no {'documents' if self.mixed else 'images'} in {folder}: looked for {kinds}, also below")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with one_writer(self.path) as waited:
-                report = self._update(folder, _listing(folder) if waited else paths, batch_size, progress)
+                if waited:
+                    found = documents_in(folder, mixed=self.mixed)
+                report = self._update(folder, found, batch_size, progress)
         except OSError as error:
             raise DataError(f"cannot write to the index at {self.path}: {error.strerror or error}") from error
         report.skipped[:0] = left_out
@@ -171,7 +197,7 @@ class SearchIndex:
             raise UsageError(f"the index at {self.path} is of {self.root}, not of {folder}")
 
     def _update(
-        self, folder: Path, paths: dict[str, Path], batch_size: int, progress: Callable[[int, int], None] | None
+        self, folder: Path, found: dict[str, Document], batch_size: int, progress: Callable[[int, int], None] | None
     ) -> IndexReport:
         if not self._rebuild:
             self._open()
@@ -181,12 +207,12 @@ class SearchIndex:
             self._rebuild = False
         known = self._known()
         report = IndexReport()
-        gone = sorted(set(known) - set(paths))
+        gone = sorted(set(known) - set(found))
         self._delete(gone)
         report.removed = len(gone)
-        todo = list(self._changed(paths, known, report))
+        todo = list(self._changed(found, known, report))
         for start in range(0, len(todo), batch_size):
-            self._encode(todo[start : start + batch_size], paths, known, report)
+            self._encode(todo[start : start + batch_size], found, known, report)
             if progress:
                 progress(min(start + batch_size, len(todo)), len(todo))
         if report.encoded or report.removed:
@@ -208,20 +234,19 @@ class SearchIndex:
             raise UsageError(f"top must be at least 1, got {top}")
         if not len(self):
             raise UsageError(f"the index at {self.path} is empty; fill it with `binderclip search index FOLDER`")
-        if isinstance(query, str):
-            vector = self.model.encode_text([query], normalize=True)[0]
-        else:
-            vector = self.model.encode_image([query], normalize=True)[0]
+        words = isinstance(query, str)
+        features = self.model.encode_text([query]) if words else self.model.encode_image([query])
+        vector = self._vectors.asked(features, "query" if words else "image")[0].detach()
         rows = (
-            self._table.search(vector.detach().float().cpu().numpy())
-            .metric("cosine")
+            self._table.search(vector.cpu().numpy())
+            .metric(self._vectors.metric)
             .select(["path", "_distance"])
             .limit(top)
             .to_list()
         )
         assert self.root is not None
-        hits = [Hit(self.root / row["path"], 1.0 - float(row["_distance"])) for row in rows]
-        return Hits(hits, query if isinstance(query, str) else "")
+        hits = [Hit(self.root / row["path"], self._vectors.score(float(row["_distance"]))) for row in rows]
+        return Hits(hits, query if words else "")
 
     def _create(self, folder: Path) -> None:
         import lancedb
@@ -235,6 +260,11 @@ class SearchIndex:
             "fingerprint": self.model.fingerprint,
             "root": str(folder),
         }
+        if self.mixed or self.transform is not None:  # what version 0.2.0 would misread
+            note |= {"format": FORMAT_MIXED, "mixed": self.mixed, "transform": self.transform is not None}
+        (self.path / TRANSFORM).unlink(missing_ok=True)
+        if self.transform is not None:
+            save_transform(self.transform, self.path / TRANSFORM)
         # The note is what makes the folder an index, so it is written last and whole.
         partial = self.path / f"{NOTE}.part"
         partial.write_text(json.dumps(note, indent=2), encoding="utf-8")
@@ -250,68 +280,68 @@ class SearchIndex:
                 ("size", pa.int64()),
                 ("mtime_ns", pa.int64()),
                 ("digest", pa.string()),
-                ("vector", pa.list_(pa.float32(), self.model.embed_dim)),
+                ("vector", pa.list_(pa.float32(), self._vectors.width(self.model.embed_dim))),
             ]
         )
 
-    def _known(self) -> dict[str, _Known]:
+    def _known(self) -> dict[str, DocumentState]:
         columns = ["path", "size", "mtime_ns", "digest"]
         table = self._table.search().select(columns).limit(max(len(self), 1)).to_arrow()
         rows = zip(*(table[column].to_pylist() for column in columns), strict=True)
-        return {path: _Known(size, mtime, digest) for path, size, mtime, digest in rows}
+        return {path: DocumentState(size, mtime, digest) for path, size, mtime, digest in rows}
 
-    def _changed(self, paths: dict[str, Path], known: dict[str, _Known], report: IndexReport) -> Iterator[str]:
+    def _changed(
+        self, found: dict[str, Document], known: dict[str, DocumentState], report: IndexReport
+    ) -> Iterator[str]:
         """Keys whose bytes the index does not hold; a file that was only touched counts as unchanged.
 
         Files whose names the index cannot hold are reported.
         """
-        for key, path in paths.items():
+        for key, document in found.items():
             before = known.get(key)
             if key != key.encode("utf-8", "replace").decode("utf-8"):
-                report.skipped.append((str(path), "its name is not text in UTF-8, which the index keeps names in"))
-            elif before is not None and before.still_is(path):
+                reason = "its name is not text in UTF-8, which the index keeps names in"
+                report.skipped.append((str(document.path), reason))
+            elif before is not None and before.still_is(document):
                 report.unchanged += 1
             else:
                 yield key
 
     def _encode(
-        self, keys: Sequence[str], paths: dict[str, Path], known: dict[str, _Known], report: IndexReport
+        self, keys: Sequence[str], found: dict[str, Document], known: dict[str, DocumentState], report: IndexReport
     ) -> None:
         # States are taken before the pixels are read: a file that changes meanwhile is found changed next time.
-        states: dict[str, _Known] = {}
+        states: dict[str, DocumentState] = {}
         for key in keys:
             try:
-                states[key] = _Known.of(paths[key])
+                states[key] = DocumentState.of(found[key])
             except OSError as error:
-                report.skipped.append((str(paths[key]), f"{error.strerror}"))
-        by_path = {paths[key]: key for key in states}
-        encoded = self.model.encode_files(list(by_path), batch_size=len(keys))
-        report.skipped += [(str(path), reason) for path, reason in encoded.skipped]
-        good = [by_path[Path(str(path))] for path in encoded.paths]
+                report.skipped.append((str(found[key].path), f"{error.strerror}"))
+        good, vectors, skipped = encode_documents(self.model, self._vectors, {key: found[key] for key in states})
+        report.skipped += skipped
         self._delete(sorted((set(keys) - set(good)) & set(known)))
         if not good:
             return
-        self._merge(good, states, encoded.features)
+        self._merge(good, states, vectors)
         report.changed += sum(key in known for key in good)
         report.added += sum(key not in known for key in good)
 
-    def _merge(self, keys: Sequence[str], states: dict[str, _Known], features: Tensor) -> None:
+    def _merge(self, keys: Sequence[str], states: dict[str, DocumentState], rows: Tensor) -> None:
         import pyarrow as pa
-        import torch.nn.functional as F
 
-        vectors = F.normalize(features.float(), dim=-1).cpu().numpy()
-        rows = pa.table(
+        vectors = rows.detach().cpu().numpy()
+        table = pa.table(
             {
                 "path": list(keys),
                 "size": [states[key].size for key in keys],
                 "mtime_ns": [states[key].mtime_ns for key in keys],
                 "digest": [states[key].digest for key in keys],
-                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.model.embed_dim),
+                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
             },
             schema=self._schema(),
         )
         try:
-            self._table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+            self._table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all().execute(table)
         except (OSError, RuntimeError) as error:
             raise DataError(
                 f"cannot write to the index at {self.path}: {error}; what was indexed before is kept"
@@ -324,7 +354,7 @@ class SearchIndex:
 
 
 def read_note(path: str | Path) -> dict[str, Any] | None:
-    """The note of an index (model, fingerprint, root), or None where there is no index yet.
+    """The note of an index (model, fingerprint, root, mixed, transform), or None where there is no index yet.
 
     Raises:
         CheckpointError: the folder holds something else, or a note of another format.
@@ -336,9 +366,10 @@ def read_note(path: str | Path) -> dict[str, Any] | None:
         return None
     try:
         content = parse_json(note.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
+        if content["format"] not in (FORMAT, FORMAT_MIXED):
             raise ValueError(f"format {content['format']}")
-        return {key: str(content[key]) for key in ("model", "fingerprint", "root")}
+        found: dict[str, Any] = {key: str(content[key]) for key in ("model", "fingerprint", "root")}
+        return found | {key: bool(content.get(key, False)) for key in ("mixed", "transform")}
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{note} is damaged ({error}); index again with --rebuild") from error
 
@@ -349,21 +380,3 @@ def _check_place(path: Path) -> None:
         return
     if path.is_file() or {entry.name for entry in path.iterdir()} - {LOCK}:
         raise CheckpointError(f"{path} is not empty and not a binderclip index; give another place for the index")
-
-
-def _listing(folder: Path, skipped: list[tuple[str, str]] | None = None) -> dict[str, Path]:
-    """Every image below a folder, by its path within; `skipped` gets (path, reason) of what is none."""
-    return {path.relative_to(folder).as_posix(): path for path in list_images(folder, skipped=skipped)}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(file)
-
-
-def _slow(file: Any) -> str:
-    # hashlib.file_digest came with Python 3.11.
-    state = hashlib.sha256()
-    while block := file.read(1 << 20):
-        state.update(block)
-    return state.hexdigest()

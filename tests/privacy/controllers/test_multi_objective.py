@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from binderclip.errors import UsageError
+from binderclip.errors import CheckpointError, UsageError
 from binderclip.privacy import (
     Controller,
     MultiObjectiveClip,
@@ -213,6 +213,24 @@ def test_a_resumed_run_is_the_same_run():
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
     assert optimizer.controller.history == resumed.controller.history
+
+
+def test_a_state_of_version_0_2_0_goes_on_as_it_would_have():
+    """That version kept the sum of a slope's three parts as one number."""
+    parts = [(0.3, -0.1, 0.2), (-0.05, 0.4, 0.1)]
+    now, before = MultiObjectiveClip(0.8, 0.1), MultiObjectiveClip(0.8, 0.1)
+    state = {**now.state_dict(), "distortion": 0.5}
+    now.load_state_dict({**state, "slopes": parts})
+    before.load_state_dict({**state, "slopes": [sum(part) for part in parts]})
+    expected = 0.8 - 0.1 * (0.4 + 0.45) / 2
+    assert now.update() == pytest.approx(expected, abs=1e-12)
+    assert before.update() == pytest.approx(expected, abs=1e-12)
+    log = MultiObjectiveClip(0.8, 0.1, step="log")
+    with pytest.raises(CheckpointError, match="go on with step='linear'"):
+        log.load_state_dict({**state, "slopes": [0.4]})
+    assert log.state_dict() == MultiObjectiveClip(0.8, 0.1, step="log").state_dict()
+    log.load_state_dict({**state, "slopes": []})
+    assert log.state_dict()["distortion"] == 0.5
 
 
 def test_bad_settings_are_refused():

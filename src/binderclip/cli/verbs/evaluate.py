@@ -12,6 +12,7 @@ from binderclip.cli.shared.inputs import writable_path
 from binderclip.cli.shared.options import AllowPipe, BatchSize, Device, Dtype, Json
 from binderclip.cli.shared.output import print_json, print_table, warn_skipped, write_json
 from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.cli.shared.transform import TransformName, fitted, parse_transform
 
 
 def evaluate(
@@ -30,6 +31,7 @@ def evaluate(
     templates: Annotated[str, typer.Option("--templates", "-t", help="Sentences around a class name.")] = "simple",
     limit: Annotated[int | None, typer.Option(min=1, max=10**9, help="Use only the first so many pictures.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures to this JSON file.")] = None,
+    transform: TransformName = None,
     allow_pipe: AllowPipe = False,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -44,6 +46,8 @@ def evaluate(
 
         binderclip evaluate small --data pets/ --templates photo
 
+        binderclip evaluate small --data openmoji --transform gap-removal
+
     Of a folder with one sub-folder a class the accuracy comes first: which class name is most similar.
     """
     if out:
@@ -53,11 +57,13 @@ def evaluate(
     from binderclip.evaluate import evaluate_model
     from binderclip.models import load, resolve_templates
 
-    sentences = resolve_templates(templates)
+    sentences, choice = resolve_templates(templates), parse_transform(transform)
     split = held_out_split(data) if split is None else split
     samples = load_data(data, split=None if split == "all" else split, allow_pipe=allow_pipe)
     with stages("loading the model") as say:
         clip = load(model, device=device, dtype=dtype)
+        if choice:
+            clip = clip.with_transform(fitted(clip, choice, say, batch_size=batch_size))
         total = len(samples) if hasattr(samples, "__len__") else None
         step = batches_said(say, "picture")
         result = evaluate_model(
@@ -69,12 +75,14 @@ def evaluate(
             progress=lambda done: step(done, min(total, limit or total)) if total else say(f"picture {done}"),
         )
     document = {"model": model, "data": data, "split": split, **result.as_dict()}
+    if choice:
+        document["transform"] = {"name": choice.name, "fitted_on": choice.data}
     if out:
         write_json(document, out)
     if json:
         print_json(document)
     else:
-        part = f", split {split}" if split else ""
+        part = (f", split {split}" if split else "") + (f", {choice.name} first" if choice else "")
         rows = explained_rows(result.figures, class_names=_are_class_names(samples))
         print_table(f"{model} on {data}{part}: {result.count} pictures", ("measure", "value", "which is"), rows)
     warn_skipped(result.skipped)

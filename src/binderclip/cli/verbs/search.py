@@ -1,4 +1,4 @@
-"""`binderclip search`: index a folder once, then find images by words or by an example."""
+"""`binderclip search`: index a folder once, then find images, and texts, by words or by an example."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json, Model
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.cli.shared.transform import TransformName, fitted, parse_transform
 from binderclip.errors import DataError, UsageError
 
 INSIDE = ".binderclip"
@@ -30,18 +31,30 @@ def index(
         str | None, typer.Option("--index", help="Where the index is kept [default: FOLDER/.binderclip].")
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Start anew, for another model say.")] = False,
+    mixed: Annotated[
+        bool,
+        typer.Option(
+            "--mixed",
+            help="Texts too: a caption (of `captions.csv`, or `name.txt` beside `name.jpg`) is one document with its "
+            "picture, any other TXT or MD file one of its own. Best with `--transform gap-removal`.",
+        ),
+    ] = False,
+    transform: TransformName = None,
     model: Model = "small",
     device: Device = "cpu",
     dtype: Dtype = "float32",
     batch_size: BatchSize = 64,
     json: Json = False,
 ) -> None:
-    """Encode the images of a folder; a second run encodes only what is new or changed.
+    """Encode the images of a folder, and its texts with --mixed; a second run encodes only what is new or changed.
 
     Example:
 
         binderclip search index holiday/
+
+        binderclip search index notes/ --mixed --transform gap-removal
     """
+    choice = parse_transform(transform)
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
 
@@ -51,20 +64,26 @@ def index(
 
     path = _place(place, folder)
     with stages("loading the model") as say:
-        found = SearchIndex(path, load(model, device=device, dtype=dtype), rebuild=rebuild)
-        say("looking for pictures")
+        clip = load(model, device=device, dtype=dtype)
+        map_first = None if choice is None else fitted(clip, choice, say, batch_size=batch_size)
+        # Without the options an index goes on as it was made.
+        found = SearchIndex(path, clip, rebuild=rebuild, mixed=mixed or None, transform=map_first)
+        kinds = "documents" if found.mixed else "images"
+        say("looking for documents" if found.mixed else "looking for pictures")
         try:
-            report = found.update(folder, batch_size=batch_size, progress=batches_said(say, "picture"))
+            step = batches_said(say, "document" if found.mixed else "picture")
+            report = found.update(folder, batch_size=batch_size, progress=step)
         except KeyboardInterrupt:
-            note(f"interrupted: the index holds {len(found)} images; the same command goes on from here")
+            note(f"interrupted: the index holds {len(found)} {kinds}; the same command goes on from here")
             raise
     if not len(found) and report.skipped:
-        raise DataError(f"none of {len(report.skipped)} pictures in {folder} could be read: {report.skipped[0][1]}")
+        raise DataError(f"none of {len(report.skipped)} {kinds} in {folder} could be read: {report.skipped[0][1]}")
     if json:
-        print_json({"index": path, "images": len(found), "model": model, **vars(report)})
+        first = type(found.transform).__name__ if found.transform else None
+        print_json({"index": path, kinds: len(found), "model": model, "transform": first, **vars(report)})
     else:
         print_table(
-            f"Index {path}: {len(found)} images, model {model}",
+            f"Index {path}: {len(found)} {kinds}, model {model}",
             ("added", "changed", "unchanged", "removed", "skipped"),
             [[report.added, report.changed, report.unchanged, report.removed, len(report.skipped)]],
         )
@@ -128,18 +147,19 @@ def query(
     else:
         print_table(
             f"{text_or_image}, model {clip.name}",
-            ("rank", "image", "cosine"),
+            ("rank", "document" if stored.mixed else "image", "cosine" if clip.geometry is None else "similarity"),
             [[n, short_path(h.path), h.score] for n, h in enumerate(hits, 1)],
         )
     if sheet:
         from binderclip.cli.shared.sheet import contact_sheet
 
-        there = [(hit.path, hit.path.name, f"{hit.score:.2f}") for hit in hits if hit.path.is_file()]
+        shown = [hit for hit in hits if hit.path.suffix.lower() in IMAGE_SUFFIXES]
+        there = [(hit.path, hit.path.name, f"{hit.score:.2f}") for hit in shown if hit.path.is_file()]
         if there:
             contact_sheet(there, sheet, title=f"more like {text_or_image}" if is_image else text_or_image, columns=5)
             note(f"sheet {sheet}")
-        if len(there) < len(hits):
-            note(f"{len(hits) - len(there)} of these files are gone; bring the index up to date with `search index`")
+        if len(there) < len(shown):
+            note(f"{len(shown) - len(there)} of these files are gone; bring the index up to date with `search index`")
 
 
 def register(app: typer.Typer) -> None:

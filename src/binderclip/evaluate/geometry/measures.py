@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.evaluate.geometry.embeddings import EmbeddingSet, same_width
+from binderclip.similarity.embeddings import EmbeddingSet, same_width
 
 __all__ = [
     "alignment",

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.evaluate.geometry.embeddings import EmbeddingSet, same_width
-from binderclip.evaluate.geometry.transforms import GapRemoval, mixed_units
+from binderclip.similarity.embeddings import EmbeddingSet, same_width
+from binderclip.similarity.transforms import GapRemoval, mixed_units
 
 __all__ = ["MixedFigures", "MixedModalityRetrieval"]
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.evaluate.geometry.embeddings import EmbeddingSet, same_width
 from binderclip.evaluate.geometry.measures import (
     alignment,
     conformity,
@@ -24,8 +23,9 @@ from binderclip.evaluate.geometry.measures import (
     threshold_separability,
     uniformity,
 )
-from binderclip.evaluate.geometry.transforms import GapRemoval, MeanShift
 from binderclip.evaluate.retrieval import retrieval
+from binderclip.similarity.embeddings import EmbeddingSet, same_width
+from binderclip.similarity.transforms import GapRemoval, MeanShift
 
 __all__ = ["EmbeddingGeometry", "GeometryReport", "ModalityGeometry", "ShiftLandscape", "conformity_divergence"]
 

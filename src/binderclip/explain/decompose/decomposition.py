@@ -298,6 +298,7 @@ def _encoder(model: ImageTextModel) -> Callable[[Any], Float[Tensor, "Q E"]]:
         wanted = [texts] if isinstance(texts, str) else list(texts)
         if not wanted or not all(isinstance(text, str) and text.strip() for text in wanted):
             raise UsageError(f"texts is {texts!r}: give at least one text, none of them empty")
+        model.need_cosines("a decomposition by texts")
         return model.encode_text(wanted, normalize=True)
 
     return encode

@@ -125,6 +125,7 @@ class token:
             raise UsageError(f"word {self.word!r} is none of the text's: {', '.join(words)}")
         before = " ".join(words[: words.index(self.word) + 1])
         refuse_cut(model, [self.text])
+        _need_cosines(model)
         tower, ids = model.text_tower, model.tokenize([self.text])
         # The end token closes the shorter text one place after the word's last token.
         place = int(model.tokenize([before]).mask.sum()) - 1
@@ -218,8 +219,15 @@ def _encode(model: Any, texts: Sequence[str]) -> Tensor:
     if not all(isinstance(t, str) and t.strip() for t in texts):
         raise UsageError("the text to explain is empty")
     refuse_cut(model, texts)
+    _need_cosines(model)
     with torch.no_grad():
         return F.normalize(model.encode_text(list(texts)), dim=-1)
+
+
+def _need_cosines(model: Any) -> None:
+    """What is explained of an image-text model is a cosine; one that was trained to compare otherwise is refused."""
+    if getattr(model, "geometry", None) is not None:
+        model.need_cosines("an explanation by text")
 
 
 def refuse_cut(model: Any, texts: Sequence[str]) -> None:

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from binderclip.losses.contrastive.dot_functions import DotFunction
 from binderclip.losses.contrastive.share import Share
 from binderclip.losses.contrastive.targets import Positives
+from binderclip.similarity.dot_functions import DotFunction
 
 __all__ = ["BlockPlan", "blockwise_sigmoid", "blockwise_softmax", "reweighted"]
 

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.losses.contrastive.embeddings import Embeddings
-from binderclip.losses.contrastive.geometry import at_least_float32
 from binderclip.losses.contrastive.links import SoftmaxLink, make_plan
 from binderclip.losses.contrastive.share import Share
 from binderclip.losses.contrastive.targets import Block, Positives
+from binderclip.similarity.geometry import at_least_float32
 
 __all__ = ["EmbeddingDistill", "SimilarityDistill"]
 

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive.geometry import Similarity
 from binderclip.losses.contrastive.share import Share
+from binderclip.similarity.geometry import Similarity
 
 __all__ = ["Embeddings", "Term"]
 

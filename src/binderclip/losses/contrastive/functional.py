@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.losses.contrastive.geometry import Cosine, Inner
 from binderclip.losses.contrastive.links import (
     SigmoidLink,
     SoftmaxLink,
@@ -17,6 +16,7 @@ from binderclip.losses.contrastive.links import (
 )
 from binderclip.losses.contrastive.share import Share
 from binderclip.losses.contrastive.targets import Positives
+from binderclip.similarity.geometry import Cosine, Inner
 
 __all__ = ["info_nce", "sigmoid_loss"]
 

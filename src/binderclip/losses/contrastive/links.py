@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.losses.contrastive.blockwise import BlockPlan, blockwise_sigmoid, blockwise_softmax, reweighted
-from binderclip.losses.contrastive.dot_functions import DotFunction
 from binderclip.losses.contrastive.share import Share
 from binderclip.losses.contrastive.targets import Positives
+from binderclip.similarity.dot_functions import DotFunction
 
 __all__ = [
     "ReweightedSoftmaxLink",

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.losses.contrastive.embeddings import Embeddings, Term
-from binderclip.losses.contrastive.geometry import Cosine, Similarity, at_least_float32, geometry_named
 from binderclip.losses.contrastive.links import (
     ReweightedSoftmaxLink,
     SigmoidLink,
@@ -25,6 +24,7 @@ from binderclip.losses.contrastive.links import (
 from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
 from binderclip.losses.contrastive.share import Share, share_of
 from binderclip.losses.contrastive.targets import Diagonal, Targets, TwoViews, key_ids
+from binderclip.similarity.geometry import Cosine, Similarity, at_least_float32, geometry_named
 
 __all__ = ["LINKS", "ContrastiveLoss", "LinkName", "LossOutput", "Pair"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from binderclip.errors import UsageError
 from binderclip.losses.contrastive.entailment import EntailmentCone
-from binderclip.losses.contrastive.geometry import Lorentz, SquaredEuclidean
 from binderclip.losses.contrastive.loss import ContrastiveLoss, Pair
 from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
+from binderclip.similarity.geometry import Lorentz, SquaredEuclidean
 
 __all__ = ["METHODS", "clip", "euclip", "macl", "meru", "siglip"]
 
@@ -68,7 +68,8 @@ def euclip(
 ) -> ContrastiveLoss:
     """EuCLIP's loss: negative squared distance of features over sqrt(d), not normalised; softmax over both sides.
 
-    For all of the paper's model leave the final normalisation of both towers out. Search such embeddings by plain
+    For all of the paper's model leave the final normalisation of both towers out (`final_norm = false` of a recipe's
+    new model). Search such embeddings by plain
     nearest neighbours, and average prompts without normalising.
 
     Args:

@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
+from binderclip.similarity.bounds import at_most
 
-__all__ = ["AlignmentScale", "LogitScale", "between"]
-
-
-class _Ceiling(torch.autograd.Function):
-    """min(x, top) whose gradient still lets x come down once it has passed the top."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, top: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.top = top
-        return x.clamp(max=top)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return torch.where(x > ctx.top, grad.clamp(min=0.0), grad), None
-
-
-def between(x: Tensor, low: float, high: float) -> Tensor:
-    """`x` clamped to [low, high], with the gradient that leads back kept beyond both ends."""
-    if high < math.inf:
-        x = _Ceiling.apply(x, high)
-    return -_Ceiling.apply(-x, -low) if low > -math.inf else x
+__all__ = ["AlignmentScale", "LogitScale"]
 
 
 class LogitScale(nn.Module):
@@ -95,9 +73,9 @@ class LogitScale(nn.Module):
     @property
     def value(self) -> Float[Tensor, ""]:
         """The scale itself, at most `max`."""
-        log = self.logit_scale
+        log: Tensor = self.logit_scale
         if self.max is not None:
-            log = _Ceiling.apply(log, math.log(self.max))
+            log = at_most(log, math.log(self.max))
         return log.exp()
 
     def forward(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:

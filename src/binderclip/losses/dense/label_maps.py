@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive.geometry import at_least_float32
 from binderclip.losses.dense.neighbor_prior import Border, Prior, check_prior, counted_pixels, neighbor_prior
+from binderclip.similarity.geometry import at_least_float32
 
 __all__ = ["DenseLoss", "FocalLoss", "MarginLabelSmoothingLoss", "NACLLoss", "NeighborPenaltyLoss", "SVLSLoss"]
 

@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
 
 def of_model(model: ImageTextModel) -> str:
-    """32 hexadecimal digits that change with weights, precision, preprocessing, tokenizer or surgery.
+    """32 hexadecimal digits that change with weights, precision, preprocessing, tokenizer, surgery or geometry.
 
     Reading all weights takes about a second a gigabyte, so the hash is kept with the version counters of the tensors
     (every in-place change raises them) and made again only when one differs.
     """
     state = model.backbone.state_dict()
     pixels = json.dumps(model.preprocess.as_dict(), sort_keys=True)
-    about = "\n".join([model.kind, pixels, model.tokenizer.signature(), *model.history])
+    geometry = [] if model.geometry is None else [model.geometry.signature()]
+    about = "\n".join([model.kind, pixels, model.tokenizer.signature(), *model.history, *geometry])
     versions = (about, tuple((name, t.data_ptr(), _version(t), t.dtype) for name, t in state.items()))
     kept = model._cache.get("fingerprint")
     if kept is None or kept[0] != versions:

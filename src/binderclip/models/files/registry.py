@@ -12,6 +12,7 @@ from typing import Any
 BUNDLED = Path(__file__).parents[1] / "bundled"
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
+SIMILARITY = "similarity.json"
 
 
 def bundled_folders() -> dict[str, Path]:

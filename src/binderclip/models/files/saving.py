@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from binderclip.documents import json_text
-from binderclip.errors import NotSupported, UsageError
+from binderclip.errors import CheckpointError, NotSupported, UsageError
+from binderclip.models.files.checkpoint import read_object
 from binderclip.models.files.devices import resolve_dtype
-from binderclip.models.files.registry import CONFIG, WEIGHTS
+from binderclip.models.files.registry import CONFIG, SIMILARITY, WEIGHTS
+from binderclip.similarity.geometry import Similarity
+from binderclip.similarity.record import frozen_similarity, similarity_from_record, similarity_record
 
 if TYPE_CHECKING:
     from binderclip.models.image_text.model import ImageTextModel
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype = "float32") -> Path:
     """Write a model folder: configuration, weights (safetensors), tokenizer files and `card.json`.
 
+    A model that compares by another geometry than the cosine keeps it, learned values and all, in `similarity.json`.
     The weights file is put in place last and whole, so a folder that has one is complete.
 
     Args:
@@ -30,7 +34,8 @@ def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype 
 
     Raises:
         UsageError: `folder` is a file.
-        NotSupported: the model was made without the configuration that open_clip needs.
+        NotSupported: the model was made without the configuration that open_clip needs, or compares by a geometry that
+            has no name.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -40,8 +45,13 @@ def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype 
         raise NotSupported(
             f"{model.name} was made without config={{'model_cfg': ...}}, which a model folder needs; use models.build"
         )
+    record = None if model.geometry is None else similarity_record(model.geometry)
     folder.mkdir(parents=True, exist_ok=True)
     model.tokenizer.save(folder)
+    if record is None:
+        (folder / SIMILARITY).unlink(missing_ok=True)
+    else:
+        _write_json(folder / SIMILARITY, record)
     card = {"name": model.name, **model.card, "history": list(model.history)}
     _write_json(folder / "card.json", card)
     if model.kind == "open_clip":
@@ -51,6 +61,22 @@ def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype 
     else:
         _save_transformers(model, folder, precision)
     return folder
+
+
+def read_similarity(folder: Path) -> Similarity | None:
+    """The geometry that a model folder keeps; None where it compares by cosine.
+
+    Raises:
+        CheckpointError: a damaged record.
+    """
+    path = folder / SIMILARITY
+    if not path.is_file():
+        return None
+    record = read_object(path, "settings", "learned")
+    try:
+        return frozen_similarity(similarity_from_record(record))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _on_disk(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ class Classification:
         labels: the C labels, in the order of the columns.
         probs: (N, C) softmax over the labels; for models trained with a logit bias (SigLIP) the sigmoid of each logit,
             so rows need not sum to one.
-        logits: (N, C) scale times cosine, plus the bias where the model has one.
+        logits: (N, C) scale times similarity (for most models the cosine), plus the bias where the model has one.
         keys: the N names of the images (paths where files were given, else their positions).
         skipped: (key, reason) of the images left out.
         shown: how many labels `top()` and `table()` give when not told.

@@ -10,6 +10,7 @@ import torch
 from binderclip.errors import CheckpointError, NotSupported, UsageError, require
 from binderclip.models.files.checkpoint import check_weights_file, configured, first_words, guarded, read_object
 from binderclip.models.files.hub import cache_only_when_unreachable, why_not
+from binderclip.models.files.saving import read_similarity
 from binderclip.models.image_text.backends import Kind
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import Interpolation, Preprocess
@@ -72,8 +73,11 @@ def load_hf(source: str, name: str) -> ImageTextModel:
     )
     tokenizer = _tokenizer(transformers, source, name, config, where)
     card = {"summary": f"transformers {class_name}, {source}", "weights": source}
+    geometry = read_similarity(Path(source)) if local else None
     return configured(
-        lambda: ImageTextModel(backbone, kind=kind, name=name, preprocess=preprocess, tokenizer=tokenizer, card=card),
+        lambda: ImageTextModel(
+            backbone, kind=kind, name=name, preprocess=preprocess, tokenizer=tokenizer, card=card, geometry=geometry
+        ),
         Path(source) / "config.json",
     )
 

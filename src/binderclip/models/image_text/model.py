@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from binderclip.errors import UsageError
+from binderclip.errors import NotSupported, UsageError
 from binderclip.models.files import fingerprints
 from binderclip.models.image_text import encode
 from binderclip.models.image_text.backends import backend_of
@@ -23,6 +24,9 @@ from binderclip.models.image_text.predictor import ZeroShotPredictor
 from binderclip.models.image_text.preprocess import ImageLike, Preprocess, as_list, float_batch
 from binderclip.models.text.textbank import Rule, TextBank, descriptors
 from binderclip.models.text.tokenize import TokenIds, Tokenizer
+from binderclip.similarity.geometry import Cosine, Similarity
+from binderclip.similarity.transformed import Transformed
+from binderclip.similarity.transforms import EmbeddingTransform
 
 if TYPE_CHECKING:
     from binderclip.models.towers import Tower
@@ -53,6 +57,7 @@ class ImageTextModel(PictureModel):
         config: what `save` writes for open_clip (`{"model_cfg": ...}`).
         card: recipe, data and figures of the model.
         embed_dim: width E; measured on first use where not given.
+        geometry: what it compares pictures with texts by, where that is not the cosine; kept by `save`.
     """
 
     def __init__(
@@ -66,10 +71,12 @@ class ImageTextModel(PictureModel):
         config: Mapping[str, Any] | None = None,
         card: Mapping[str, Any] | None = None,
         embed_dim: int | None = None,
+        geometry: Similarity | None = None,
     ) -> None:
         super().__init__(backbone, name=name, preprocess=preprocess, card=card)
         self.kind, self.tokenizer, self.config = kind, tokenizer, dict(config or {})
         self._embed_dim = embed_dim
+        self.geometry = geometry
         self._pooling = backend_of(kind).pooling(backbone)
 
     def extra_repr(self) -> str:
@@ -95,16 +102,16 @@ class ImageTextModel(PictureModel):
 
     @property
     def logit_scale(self) -> Tensor:
-        """The log of the factor on the cosines, the backbone's own parameter."""
+        """The log of the factor on the similarities, the backbone's own parameter."""
         return self.backbone.logit_scale  # type: ignore[return-value]
 
     @property
     def logit_bias(self) -> Tensor | None:
-        """What is added to the scaled cosines (SigLIP), the backbone's own parameter, or None."""
+        """What is added to the scaled similarities (SigLIP), the backbone's own parameter, or None."""
         return getattr(self.backbone, "logit_bias", None)
 
     def scale(self) -> Float[Tensor, ""]:
-        """The factor on the cosines, 0-dim, differentiable."""
+        """The factor on the similarities, 0-dim, differentiable."""
         return self.logit_scale.reshape(()).exp()
 
     @property
@@ -114,7 +121,7 @@ class ImageTextModel(PictureModel):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of weights, precision, preprocessing, tokenizer and surgery; computed again only when one changed."""
+        """Hash of weights, precision, preprocessing, tokenizer, surgery and geometry, made again when one changed."""
         return fingerprints.of_model(self)
 
     @property
@@ -238,6 +245,56 @@ class ImageTextModel(PictureModel):
             None if bias is None else bias.reshape(()),
         )
 
+    # -- similarity --------------------------------------------------------------------------------------------
+
+    def similarity(
+        self, image_features: Float[Tensor, "N E"], text_features: Float[Tensor, "M E"]
+    ) -> Float[Tensor, "N M"]:
+        """How alike pictures and texts are, as the model compares them: by cosine, unless `geometry` is set.
+
+        Times `scale()`, plus `logit_bias` where there is one, these are the logits of the training loss.
+
+        Args:
+            image_features, text_features: as `encode_image` and `encode_text` give them, not normalised (cosines do
+                not mind).
+        """
+        geometry = self.geometry or Cosine()
+        return geometry(geometry.embed(image_features, "image"), geometry.embed(text_features, "text"))
+
+    def with_transform(self, transform: EmbeddingTransform) -> ImageTextModel:
+        """The same model with a fitted transform of its features in front of whatever it compares by.
+
+        Weights are shared, features stay raw: `similarity`, `classify`, `text_bank`, search and evaluation map them.
+
+        Args:
+            transform: fitted on features of pictures and of texts of this model (`similarity.GapRemoval`, ...).
+
+        Raises:
+            UsageError: it was not fitted on both or for another width, or its outputs cannot be compared.
+        """
+        if transform.width != self.embed_dim:
+            raise UsageError(
+                f"the transform was fitted on embeddings of width {transform.width}, and those of {self.name} have "
+                f"{self.embed_dim}"
+            )
+        other = copy.copy(self)
+        other._modules = dict(self._modules)  # a shallow copy would share the table itself
+        other._cache, other.history = {}, list(self.history)
+        other.geometry = Transformed(transform, self.geometry)
+        return other
+
+    def need_cosines(self, what: str) -> None:
+        """Refuse what compares by cosine, for a model that was trained to compare otherwise.
+
+        Args:
+            what: the caller, for the message.
+
+        Raises:
+            NotSupported: the model has a `geometry`.
+        """
+        if self.geometry is not None:
+            raise NotSupported(f"{what} works by cosines, and {self.name} compares by {self.geometry}")
+
     # -- zero-shot ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -275,6 +332,7 @@ class ImageTextModel(PictureModel):
             scale=self.scale().detach(),
             bias=None if self.logit_bias is None else self.logit_bias.detach().reshape(()).float(),
             background_names=tuple(extra),
+            geometry=self.geometry,
         )
 
     def classify(

@@ -28,6 +28,7 @@ from binderclip.models.files.checkpoint import (
 from binderclip.models.files.compact import compact_state, text_folder
 from binderclip.models.files.devices import resolve_device, resolve_dtype
 from binderclip.models.files.hub import cache_only_when_unreachable, reachable, why_not
+from binderclip.models.files.saving import read_similarity
 from binderclip.models.image_text.backends import place
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import Preprocess
@@ -38,6 +39,7 @@ from binderclip.models.text.tokenize import (
     Tokenizer,
     TransformersTokenizer,
 )
+from binderclip.similarity.geometry import Similarity
 
 
 @contextmanager
@@ -60,6 +62,8 @@ def finish(model: ImageTextModel, device: torch.device, dtype: torch.dtype) -> I
     """
     check_finite(model.backbone.state_dict(), model.name)
     place(model.backbone, model.kind, device, dtype)
+    if model.geometry is not None:
+        model.geometry.to(device)
     if dtype == torch.float16:  # numbers beyond 65,504
         check_finite(model.backbone.state_dict(), model.name)
     return model.eval()
@@ -77,7 +81,9 @@ def build(
     """A randomly initialised model from an open_clip configuration, to be trained and saved.
 
     Args:
-        model_cfg: `embed_dim`, `vision_cfg`, `text_cfg`, ... as in open_clip's model configurations.
+        model_cfg: `embed_dim`, `vision_cfg`, `text_cfg`, ... as in open_clip's model configurations. One entry is ours:
+            `final_norm` = false leaves the normalisation before the projection out of both towers, for geometries in
+            which lengths mean something (arXiv 2409.13079); open_clip alone cannot open such a folder.
         preprocess: how pictures become input, ours or an open_clip `preprocess_cfg`; its size is taken from the model.
         tokenizer: ready, or the folder that holds `tokenizer.json`; default what the configuration names.
         name: the name it goes by.
@@ -106,13 +112,35 @@ def _construct(config: dict[str, Any]) -> Any:
     for part in ("vision_cfg", "text_cfg"):
         if not isinstance(own.get(part), Mapping):
             raise UsageError(f"model_cfg needs {part}, a table of settings, not {shortened(own.get(part))}")
+    final_norm = own.pop("final_norm", True)
+    if not isinstance(final_norm, bool):
+        raise UsageError(f"model_cfg.final_norm must be true or false, not {shortened(final_norm)}")
     custom = own.pop("custom_text", False) or "hf_model_name" in own.get("text_cfg", {})
     kind = open_clip.CoCa if "multimodal_cfg" in own else open_clip.CustomTextCLIP if custom else open_clip.CLIP
     try:
         with quiet():
-            return kind(**own)
+            backbone = kind(**own)
     except Exception as error:  # open_clip raises whatever a wrong value makes it stumble over
         raise UsageError(f"open_clip cannot build this model_cfg: {first_words(error)}") from error
+    if not final_norm:
+        _leave_out_final_norms(backbone)
+    return backbone
+
+
+def _leave_out_final_norms(backbone: Any) -> None:
+    """Replace the normalisation before each tower's projection by nothing.
+
+    Raises:
+        UsageError: a tower that is not open_clip's own transformer.
+    """
+    text = getattr(backbone, "text", backbone)
+    for side, tower, name in (("vision", backbone.visual, "ln_post"), ("text", text, "ln_final")):
+        if not isinstance(getattr(tower, name, None), torch.nn.Module):
+            raise UsageError(
+                f"model_cfg.final_norm = false: {type(tower).__name__} has no final normalisation of its own to leave "
+                f"out; it works for open_clip's own {side} transformer"
+            )
+        setattr(tower, name, torch.nn.Identity())
 
 
 def _wrap(
@@ -122,6 +150,7 @@ def _wrap(
     preprocess: Preprocess,
     tokenizer: Tokenizer,
     card: Mapping[str, Any],
+    geometry: Similarity | None = None,
 ) -> ImageTextModel:
     return ImageTextModel(
         backbone,
@@ -132,6 +161,7 @@ def _wrap(
         config={"model_cfg": dict(config)},
         card=card,
         embed_dim=int(config["embed_dim"]),
+        geometry=geometry,
     )
 
 
@@ -232,13 +262,13 @@ def from_folder(folder: Path, name: str) -> ImageTextModel:
     backbone = _construct_for(config["model_cfg"], folder)
     compact = config.get("binderclip", {})
     guarded(lambda: _load_weights(backbone, weights, compact), weights, f"the configuration in {folder}")
-    model_cfg, card = config["model_cfg"], registry.read_card(folder)
+    model_cfg, card, geometry = config["model_cfg"], registry.read_card(folder), read_similarity(folder)
 
     def wrapped() -> ImageTextModel:
         preprocess = Preprocess.from_open_clip(config.get("preprocess_cfg", {}))
         preprocess = preprocess.at(getattr(backbone.visual, "image_size", None))
         tokenizer = tokenizer_of(model_cfg, text_folder(folder, compact), name)
-        return _wrap(backbone, name, model_cfg, preprocess, tokenizer, card)
+        return _wrap(backbone, name, model_cfg, preprocess, tokenizer, card, geometry)
 
     return configured(wrapped, folder / registry.CONFIG)
 

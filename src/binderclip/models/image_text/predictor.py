@@ -38,10 +38,10 @@ class ZeroShotPredictor(nn.Module):
         model: encodes the images; its weights are used as they are.
         bank: the classes.
         rule: how the sentences of a class become one row.
-        scale: factor on the cosines; None is the model's own.
+        scale: factor on the similarities; None is the model's own.
     """
 
-    prototypes: Tensor
+    prototypes: Tensor | None
 
     def __init__(
         self, model: ImageTextModel, bank: TextBank, *, rule: Rule = "mean-unit", scale: float | None = None
@@ -49,7 +49,10 @@ class ZeroShotPredictor(nn.Module):
         super().__init__()
         self.model = model
         self.classes = list(bank.names)
-        self.register_buffer("prototypes", bank.prototypes(rule).to(model.device))
+        # Cosines need one row a class alone; another geometry needs its points, which the bank makes.
+        self.bank = None if bank.geometry is None else bank.to(model.device)
+        self.rule: Rule = rule
+        self.register_buffer("prototypes", bank.prototypes(rule).to(model.device) if self.bank is None else None)
         self.scale = float(bank.scale) if scale is None else float(scale)
         self.bias = 0.0 if bank.bias is None else float(bank.bias)
 
@@ -59,6 +62,9 @@ class ZeroShotPredictor(nn.Module):
 
     def from_features(self, features: Float[Tensor, "B E"]) -> Float[Tensor, "B K"]:
         """Logits of image features, raw or of length one."""
+        if self.prototypes is None:
+            assert self.bank is not None
+            return self.scale * self.bank.similarities(features, self.rule) + self.bias
         unit = functional.normalize(features, dim=-1)
         return self.scale * (unit @ self.prototypes.to(unit.dtype).T) + self.bias
 

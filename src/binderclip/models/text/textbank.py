@@ -6,6 +6,7 @@ priors, segmentation queries and quality poles read the same rows and differ onl
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -15,8 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from binderclip.errors import UsageError
+from binderclip.errors import NotSupported, UsageError
 from binderclip.models.text.templates import fill, resolve_templates
+from binderclip.similarity.geometry import Cosine, Similarity
 
 Rule = Literal["mean-unit", "mean", "mean-raw-unit"]
 
@@ -54,6 +56,11 @@ def descriptors(
     return {name: [fill(pattern, s) for s in own for pattern in patterns] for name, own in sentences.items()}
 
 
+def _check_rule(rule: str) -> None:
+    if rule not in get_args(Rule):
+        raise UsageError(f"rule {rule!r} is unknown: one of {', '.join(get_args(Rule))}")
+
+
 @dataclass(frozen=True)
 class TextBank:
     """Encoded sentences of C classes, Q sentences in all, width E.
@@ -66,6 +73,8 @@ class TextBank:
         scale: 0-dim, the model's own logit scale (the factor, not its logarithm).
         bias: 0-dim, the model's logit bias (SigLIP), or None.
         background_names: the classes that stand for background, a subset of `names`.
+        geometry: what the model compares by, None for cosines. With another one `logits`, `similarities` and
+            `class_points` serve, and what gives unit rows to be compared by cosine is refused.
     """
 
     names: list[str]
@@ -75,6 +84,7 @@ class TextBank:
     scale: Float[Tensor, ""]
     bias: Float[Tensor, ""] | None = None
     background_names: tuple[str, ...] = ()
+    geometry: Similarity | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", list(self.names))
@@ -101,7 +111,12 @@ class TextBank:
 
     @property
     def unit(self) -> Float[Tensor, "Q E"]:
-        """(Q, E) rows of length one."""
+        """(Q, E) rows of length one.
+
+        Raises:
+            NotSupported: the bank is of a model that does not compare by cosine.
+        """
+        self._need_cosines()
         return functional.normalize(self.raw, dim=-1)
 
     @property
@@ -126,6 +141,13 @@ class TextBank:
         mask = torch.zeros(len(self.names), width, dtype=torch.bool, device=self.raw.device)
         return rows.index_put((self.owner, slot), self.unit), mask.index_put((self.owner, slot), mask.new_ones(()))
 
+    def _need_cosines(self) -> None:
+        if self.geometry is not None:
+            raise NotSupported(
+                f"this works by cosines of texts, and the model compares by {self.geometry}; classify, search and "
+                "evaluate do so too"
+            )
+
     def _class_means(self, rows: Float[Tensor, "Q E"]) -> Float[Tensor, "C E"]:
         sums = rows.new_zeros(len(self.names), rows.shape[1]).index_add(0, self.owner, rows)
         return sums / self.counts[:, None].to(rows.dtype)
@@ -145,33 +167,75 @@ class TextBank:
 
         Raises:
             UsageError: an unknown rule.
+            NotSupported: the bank is of a model that does not compare by cosine.
         """
+        _check_rule(rule)
         if rule == "mean-unit":
             return functional.normalize(self._class_means(self.unit), dim=-1)
         if rule == "mean":
             return self._class_means(self.unit)
-        if rule == "mean-raw-unit":
-            return functional.normalize(self._class_means(self.raw), dim=-1)
-        raise UsageError(f"rule {rule!r} is unknown: one of {', '.join(get_args(Rule))}")
+        self._need_cosines()
+        return functional.normalize(self._class_means(self.raw), dim=-1)
+
+    def class_points(
+        self, geometry: Similarity | None = None, rule: Literal["mean-unit", "mean-raw-unit"] = "mean-unit"
+    ) -> Float[Tensor, "C e"]:
+        """One point of the geometry a class.
+
+        Where lengths mean nothing, the sentences' points are averaged and brought back to the sphere, with
+        `mean-raw-unit` their raw features; where lengths mean something, raw features are averaged in any case.
+
+        Args:
+            geometry: instead of the bank's own.
+            rule: see above.
+        """
+        geometry = geometry or self.geometry or Cosine()
+        if geometry.spherical and rule == "mean-unit":
+            points = geometry.embed(self.raw, "text")  # (Q, e)
+            return functional.normalize(self._class_means(points), dim=-1)
+        return geometry.embed(self.raw_means, "text")
+
+    def similarities(self, features: Float[Tensor, "... E"], rule: Rule = "mean-unit") -> Float[Tensor, "... C"]:
+        """How alike image features and classes are, in the model's geometry, without scale and bias.
+
+        Args:
+            features: (..., E), raw; for cosines of any length.
+            rule: how sentences become one score a class; `mean` is the mean over a class's sentences.
+
+        Raises:
+            UsageError: an unknown rule, or features of another width.
+        """
+        _check_rule(rule)
+        if features.shape[-1] != self.raw.shape[-1]:
+            raise UsageError(
+                f"features have width {features.shape[-1]}, the text bank {self.raw.shape[-1]}: they come from "
+                "different models"
+            )
+        features = features.to(self.raw.dtype)
+        if self.geometry is None:
+            return functional.normalize(features, dim=-1) @ self.prototypes(rule).T
+        points = self.geometry.embed(features.reshape(-1, features.shape[-1]), "image")
+        if rule == "mean":
+            each = self.geometry(points, self.geometry.embed(self.raw, "text"))  # (N, Q)
+            found = self._class_means(each.T).T
+        else:
+            found = self.geometry(points, self.class_points(rule=rule))
+        return found.reshape(*features.shape[:-1], len(self.names))
 
     def logits(
         self, features: Float[Tensor, "... E"], rule: Rule = "mean-unit", scale: float | Tensor | None = None
     ) -> Float[Tensor, "... C"]:
-        """Scaled cosines (plus the bias, where the model has one) of image features with the prototypes.
+        """Scaled similarities (plus the bias, where the model has one) of image features with the classes.
 
         Args:
-            features: (..., E), any length; normalised here.
-            rule: how sentences become one row a class.
-            scale: factor on the cosines; None is the model's own.
+            features: (..., E), raw; for cosines of any length.
+            rule: how sentences become one score a class.
+            scale: factor on the similarities; None is the model's own.
+
+        Raises:
+            UsageError: as `similarities`.
         """
-        prototypes = self.prototypes(rule)
-        if features.shape[-1] != prototypes.shape[-1]:
-            raise UsageError(
-                f"features have width {features.shape[-1]}, the text bank {prototypes.shape[-1]}: they come from "
-                "different models"
-            )
-        unit = functional.normalize(features.to(prototypes.dtype), dim=-1)
-        logits = (self.scale if scale is None else scale) * (unit @ prototypes.T)
+        logits = (self.scale if scale is None else scale) * self.similarities(features, rule)
         return logits if self.bias is None else logits + self.bias
 
     def align(self, classes: Sequence[str]) -> TextBank:
@@ -242,4 +306,5 @@ class TextBank:
             owner=self.owner.to(device),
             scale=self.scale.to(device),
             bias=None if self.bias is None else self.bias.to(device),
+            geometry=None if self.geometry is None else copy.deepcopy(self.geometry).to(device),
         )

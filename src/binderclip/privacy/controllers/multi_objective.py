@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.errors import UsageError
+from binderclip.errors import CheckpointError, UsageError
 from binderclip.privacy.accounting.ledger import Ledger
 from binderclip.privacy.accounting.statistic import PrivateBatch, Statistic
 from binderclip.privacy.controllers.controller import Controller, PublicStats, Setting
@@ -229,10 +229,22 @@ class MultiObjectiveClip(Controller):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+        """Put back what `state_dict` gave, also that of version 0.2.0, which kept each slope as one sum.
+
+        Raises:
+            CheckpointError: a state of 0.2.0 in the middle of a round for `step="log"`, which needs the parts.
+        """
+        whole = [slope for slope in state["slopes"] if isinstance(slope, (int, float))]
+        if whole and self.step == "log":
+            raise CheckpointError(
+                "a state of version 0.2.0 holds slopes without the parts that step='log' weighs: go on with "
+                "step='linear', which that version had"
+            )
         self.clip_norm, self.history = float(state["clip_norm"]), list(state["history"])
         self._distortion = state["distortion"]
-        self._slopes = [tuple(parts) for parts in state["slopes"]]
+        # The linear step looks at sums alone, so a whole slope may stand for any of its parts.
+        parts = [(slope, 0.0, 0.0) if isinstance(slope, (int, float)) else tuple(slope) for slope in state["slopes"]]
+        self._slopes = [(float(model), float(noise), float(excess)) for model, noise, excess in parts]
         self._first = list(state["first"])
         self._direction, self._step, self._ledger = state["direction"], int(state["step"]), None
 

@@ -80,6 +80,7 @@ def new_open_clip(
     logit_scale: float | None = None,
     logit_bias: float | None = None,
     preprocess: dict[str, Any] | None = None,
+    final_norm: bool = True,
 ) -> ImageTextModel:
     """A new model from open_clip's parts, randomly initialised.
 
@@ -97,10 +98,14 @@ def new_open_clip(
         logit_scale: initial logit scale (the factor); None is CLIP's 1/0.07. SigLIP starts at 10.
         logit_bias: initial logit bias for the sigmoid loss (SigLIP: -10); None for none.
         preprocess: open_clip's `preprocess_cfg` entries that differ from its defaults.
+        final_norm: false leaves the normalisation before the projection out of both towers, as the paper of `euclip`
+            does; open_clip's own transformers alone have it.
     """
     import math
 
     config: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": dict(vision), "custom_text": True}
+    if not final_norm:
+        config["final_norm"] = False
     if logit_scale is not None:
         config["init_logit_scale"] = math.log(logit_scale)
     if logit_bias is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from binderclip.losses import (
 )
 from binderclip.models import TokenIds, load
 from binderclip.settings import build_part
+from binderclip.similarity import frozen_similarity
 from binderclip.train.engine.context import StageContext
 from binderclip.train.engine.surgery import short_context
 from binderclip.train.feed.batches import TrainingBatch
@@ -95,9 +97,10 @@ def _figures(output: LossOutput) -> dict[str, Tensor]:
 def build_loss(context: StageContext) -> ContrastiveLoss:
     """The recipe's loss around the model's own logit scale, with its terms.
 
-    A scale or bias that the recipe sets by name holds; otherwise a stage goes on with what the model has, but a model
-    that still has CLIP's 1/0.07 untouched starts from what the loss starts from (squared distances from 1), and MACL's
-    temperature is always the recipe's.
+    A geometry that the model was trained in goes on from what it learned, if the recipe names the same one. A scale or
+    bias that the recipe sets by name holds; otherwise a stage goes on with what the model has, but a model that still
+    has CLIP's 1/0.07 untouched starts from what the loss starts from (squared distances from 1), and MACL's temperature
+    is always the recipe's.
 
     Raises:
         UsageError: a bad setting, or a sigmoid loss for a model without a logit bias.
@@ -112,6 +115,7 @@ def build_loss(context: StageContext) -> ContrastiveLoss:
         if word in TARGETS:
             settings["targets"] = SameKey(TARGETS[word])  # type: ignore[arg-type]
     loss: ContrastiveLoss = build_part({"name": name, **settings}, METHODS, "loss")
+    _continue_geometry(context.model, loss, settings)
     backbone, own = context.model.backbone, loss.scale
     start, learnable, biased = (
         own.logit_scale.detach().clone(),
@@ -135,20 +139,34 @@ def build_loss(context: StageContext) -> ContrastiveLoss:
     return loss
 
 
+def _continue_geometry(model: Any, loss: ContrastiveLoss, settings: Mapping[str, Any]) -> None:
+    """Let a loss of the geometry that the model was trained in go on from what it learned, unless the recipe sets c."""
+    if type(model.geometry) is not type(loss.similarity) or "curvature" in settings:
+        return
+    learnable = [parameter.requires_grad for parameter in loss.similarity.parameters()]
+    loss.similarity = copy.deepcopy(model.geometry)
+    for parameter, wanted in zip(loss.similarity.parameters(), learnable, strict=True):
+        parameter.requires_grad_(wanted)
+
+
 @register(STAGES, "contrastive")
 def contrastive(context: StageContext) -> None:
-    """Train images against captions."""
-    learnable = context.model.logit_scale.requires_grad
+    """Train images against captions; the model then compares as the loss did."""
+    model = context.model
+    learnable, geometry = model.logit_scale.requires_grad, model.geometry
     try:
-        module = ContrastiveStep(context.model, build_loss(context))
-        context.similarity = module.loss.similarity
+        module = ContrastiveStep(model, build_loss(context))
+        # While it trains the geometry is the loss's.
+        model.geometry, context.similarity = None, module.loss.similarity
         pieces = context.stage.micro_batch
         if pieces is not None and context.world.size > 1:
             raise NotSupported("micro_batch with several processes: use accumulate, or a smaller batch_size")
         step = module.in_pieces(pieces) if pieces is not None else None
         context.fit(module, context.batches(), step=step)
+        geometry = module.loss.similarity
     finally:
-        context.model.logit_scale.requires_grad_(learnable)
+        model.geometry = frozen_similarity(geometry)
+        model.logit_scale.requires_grad_(learnable)
 
 
 @register(TERMS, "distill")

@@ -13,6 +13,7 @@ from binderclip.cli.shared.options import LABELS, MODEL, BatchSize, Device, Dtyp
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.cli.shared.transform import TransformName, fitted, parse_transform
 from binderclip.cli.verbs.classify.run import LabelAnswers, by_head, by_labels
 from binderclip.cli.verbs.classify.zero_shot import (
     Context,
@@ -39,6 +40,7 @@ def classify(
     context: Context = None,
     views: ViewsName = "whole",
     crop_from: CropFrom = None,
+    transform: TransformName = None,
     mark: Mark = None,
     box: MarkBox = None,
     top: Annotated[int, typer.Option(min=1, max=10_000, help="Labels to show for each image.")] = 3,
@@ -65,6 +67,8 @@ def classify(
 
         binderclip classify shelf.jpg -l apple,clock,cat --mark blur --box 20,10,120,90
 
+        binderclip classify pets/ -l cat,dog,horse --transform gap-removal
+
         binderclip classify new/ --head adapt
 
     A file that cannot be read is left out and named; the others are done.
@@ -72,10 +76,13 @@ def classify(
     if (labels is None) == (head is None):
         raise UsageError("give --labels cat,dog,... or --head FOLDER, one of them")
     given = {"--templates": templates, "--descriptions": descriptions, "--pool": pool, "--context": context}
-    given |= {"--crop-from": crop_from, "--views": None if views == "whole" else views}
+    given |= {"--crop-from": crop_from, "--views": None if views == "whole" else views, "--transform": transform}
     if head is not None and any(value is not None for value in given.values()):
         name = next(name for name, value in given.items() if value is not None)
         raise UsageError(f"{name} is about texts and does not go with --head, which has learned its classes")
+    choice = parse_transform(transform)
+    if choice and (any((descriptions, pool, context, crop_from)) or views != "whole"):
+        raise UsageError("--transform goes with --labels and --templates: pools, views and contexts take plain cosines")
     marked = parse_mark(mark, box)
     if marked and (head is not None or views != "whole" or crop_from is not None):
         raise UsageError("--mark shows one picture of each image to labels: leave out --views, --crop-from and --head")
@@ -100,6 +107,8 @@ def classify(
 
         with stages("loading the model") as say:
             clip = load("small" if model is None else model, device=device, dtype=dtype)
+            if choice:
+                clip = clip.with_transform(fitted(clip, choice, say, batch_size=batch_size))
             say(f"looking at {len(found.paths)} pictures")
             step, count = batches_said(say, "picture"), len(found.paths)
             answers = by_labels(

@@ -12,8 +12,10 @@ identity; on the hyperboloid f is an inverse hyperbolic cosine.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,9 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive.dot_functions import DotFunction, NegativeArc, NegativeArcosh, NegativeRoot
-from binderclip.losses.contrastive.scale import between
-from binderclip.losses.contrastive.share import Share
+from binderclip.similarity.bounds import between
+from binderclip.similarity.dot_functions import DotFunction, NegativeArc, NegativeArcosh, NegativeRoot
 
 __all__ = [
     "SIMILARITIES",
@@ -33,6 +34,7 @@ __all__ = [
     "Inner",
     "Lorentz",
     "LorentzInner",
+    "ParameterAverage",
     "Similarity",
     "SquaredEuclidean",
     "SquaredLorentz",
@@ -48,11 +50,20 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+@runtime_checkable
+class ParameterAverage(Protocol):
+    """What a loss that is spread over processes hands its geometry (`losses.contrastive.share.Share`)."""
+
+    def average(self, parameter: Tensor) -> Tensor:
+        """The parameter, with a gradient that is averaged over the processes."""
+        ...
+
+
 class Similarity(nn.Module):
     """A geometry: subclass it and say how a feature is embedded, and how two embedded ones are compared.
 
-    `modality` ("image", "text", ...) is there for geometries that treat the two sides differently. A geometry that can
-    say when one point entails another has `cone_angles`.
+    `modality` ("image", "text", or "query" for a text that asks) is there for geometries that treat the sides
+    differently; all but "image" are texts. A geometry that can say when one point entails another has `cone_angles`.
 
     Attributes:
         of_dot: f, None for the identity.
@@ -65,7 +76,16 @@ class Similarity(nn.Module):
     of_dot: DotFunction | None = None
     spherical = False
     initial_scale = _CLIP_SCALE
-    share: Share | None = None
+    share: ParameterAverage | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments that make this geometry again; what it learned are its parameters."""
+        return {}
+
+    def signature(self) -> str:
+        """A text that two geometries share when they compare alike: class, settings and learned values."""
+        learned = {name: value.tolist() for name, value in self.state_dict().items()}
+        return json.dumps([type(self).__qualname__, self.settings(), learned], sort_keys=True)
 
     def embed(self, x: Float[Tensor, "*n d"], modality: str = "image") -> Float[Tensor, "*n e"]:
         """Raw features to points of this geometry; float32 or better."""
@@ -142,6 +162,10 @@ class _Flat(Similarity):
         if scale is not None and not 0 < scale < math.inf:
             raise UsageError(f"the features' scale must be positive, got {scale}")
         self.scale = scale
+
+    def settings(self) -> dict[str, Any]:
+        """The features' scale."""
+        return {"scale": self.scale}
 
     def extra_repr(self) -> str:
         return "" if self.scale is None else f"scale={self.scale}"
@@ -245,10 +269,15 @@ class Lorentz(Similarity):
         super().__init__()
         if not 0 < curvature < math.inf:
             raise UsageError(f"the curvature must be positive, got {curvature}")
+        self.initial_curvature = float(curvature)
         self._low, self._high = math.log(curvature / 10), math.log(curvature * 10)
         self.log_curvature = nn.Parameter(torch.tensor(math.log(curvature)), requires_grad=learnable)
         self.log_image_scale = nn.Parameter(torch.zeros(()), requires_grad=learnable)
         self.log_text_scale = nn.Parameter(torch.zeros(()), requires_grad=learnable)
+
+    def settings(self) -> dict[str, Any]:
+        """The curvature that training started from, whose tenth and tenfold bound the learned one."""
+        return {"curvature": self.initial_curvature}
 
     def _read(self, parameter: nn.Parameter) -> Tensor:
         return parameter if self.share is None else self.share.average(parameter)
@@ -264,7 +293,7 @@ class Lorentz(Similarity):
     def embed(self, x: Float[Tensor, "*n d"], modality: str = "image") -> Float[Tensor, "*n e"]:
         """Raw features to the space part of points on the hyperboloid."""
         x = at_least_float32(x)
-        log_scale = self._read(self.log_text_scale if modality == "text" else self.log_image_scale)
+        log_scale = self._read(self.log_image_scale if modality == "image" else self.log_text_scale)
         # the scale relative to 1 / sqrt(d), at most sqrt(d)
         scale = between(log_scale - 0.5 * math.log(x.shape[-1]), -math.inf, 0.0).exp()
         root = self.curvature().to(x.dtype).sqrt()

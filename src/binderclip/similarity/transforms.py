@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.evaluate.geometry.embeddings import EmbeddingSet, same_width
+from binderclip.similarity.embeddings import EmbeddingSet, same_width
 
 __all__ = ["EmbeddingTransform", "GapRemoval", "MeanShift", "Whitening", "embedding_log_likelihood"]
 
@@ -25,8 +26,14 @@ class EmbeddingTransform(ABC):
     """A map of embeddings, fitted on sets of them: one for each modality and role.
 
     `transform(x, "image")` maps raw embeddings; `inverse` takes them back where that can be done. What was fitted are
-    plain float64 tensors (`state_dict`, `load_state_dict`).
+    plain float64 tensors (`state_dict`, `load_state_dict`), which follow an embedding to its device; gradients pass.
+
+    Attributes:
+        counts: vectors that each modality and role was fitted on.
+        shared_axes: whether what comes out of two modalities may be compared with each other.
     """
+
+    shared_axes = True
 
     def __init__(self) -> None:
         self.width = 0
@@ -47,6 +54,10 @@ class EmbeddingTransform(ABC):
         self.counts = {key: len(part) for key, part in zip(keys, sets, strict=True)}
         return self
 
+    def settings(self) -> dict[str, Any]:
+        """Arguments that make this map again."""
+        return {}
+
     @abstractmethod
     def _learn(self, part: EmbeddingSet) -> dict[str, Tensor]: ...
 
@@ -62,7 +73,7 @@ class EmbeddingTransform(ABC):
         Raises:
             UsageError: it was not fitted, not on this modality and role, or on another width.
         """
-        return self._map(self._rows(x), self.fitted(modality, role)).to(x.dtype)
+        return self._map(self._rows(x), self._there(x, modality, role)).to(x)
 
     def inverse(self, y: Float[Tensor, "n k"], modality: str, role: str = "document") -> Float[Tensor, "n d"]:
         """Take mapped embeddings back.
@@ -70,7 +81,7 @@ class EmbeddingTransform(ABC):
         Raises:
             UsageError: this map cannot be undone.
         """
-        return self._back(y.double(), self.fitted(modality, role)).to(y.dtype)
+        return self._back(_double(y), self._there(y, modality, role)).to(y)
 
     def fitted(self, modality: str, role: str = "document") -> dict[str, Tensor]:
         """What was learnt of a modality and role."""
@@ -81,22 +92,48 @@ class EmbeddingTransform(ABC):
             raise UsageError(f"{type(self).__name__} was fitted on {known}, not on {modality} {role}")
         return self._state[modality, role]
 
+    def _there(self, x: Tensor, modality: str, role: str) -> dict[str, Tensor]:
+        """What was learnt, where `_double` puts an embedding."""
+        return {name: value.to(_place(x)) for name, value in self.fitted(modality, role).items()}
+
+    def mixed(
+        self, text: Float[Tensor, "n d"], image: Float[Tensor, "n d"], share: float | Float[Tensor, "n"] = 0.5
+    ) -> Float[Tensor, "n k"]:
+        """Documents of a text and a picture, from raw embeddings: n(s T(t) + (1 - s) T(i)) of unit vectors T.
+
+        Args:
+            text, image: raw embeddings of the same documents.
+            share: s, of the text; one for all, or each document's own.
+
+        Raises:
+            UsageError: a share out of [0, 1].
+        """
+        sides = [F.normalize(self.transform(part, side), dim=1) for part, side in ((text, "text"), (image, "image"))]
+        return mixed_units(sides[0], sides[1], share)
+
     def _rows(self, x: Tensor) -> Tensor:
         if self._state and (x.ndim != 2 or x.shape[1] != self.width):
             raise UsageError(f"embeddings must be (n, {self.width}), not {tuple(x.shape)}")
-        return x.detach().cpu().double()
+        return _double(x)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that was learnt, as tensors."""
         return {f"{m}/{r}/{name}": value for (m, r), part in self._state.items() for name, value in part.items()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what another of the same kind has learnt."""
+    def load_state_dict(self, state: dict[str, Tensor], counts: Mapping[Key, int] | None = None) -> None:
+        """Take over what another of the same kind has learnt.
+
+        Args:
+            state: its `state_dict`.
+            counts: its `counts`, where they are known; else those of this map, where it was fitted, or 0.
+        """
         self._state = {}
         for name, value in state.items():
             modality, role, entry = name.split("/")
             self._state.setdefault((modality, role), {})[entry] = value.double()
         self.width = len(next(iter(self._state.values()))["mean"]) if self._state else 0
+        known = self.counts if counts is None else counts
+        self.counts = {key: known.get(key, 0) for key in self._state}
 
 
 class GapRemoval(EmbeddingTransform):
@@ -123,18 +160,12 @@ class GapRemoval(EmbeddingTransform):
     def mixed(
         self, text: Float[Tensor, "n d"], image: Float[Tensor, "n d"], share: float | Float[Tensor, "n"] = 0.5
     ) -> Float[Tensor, "n d"]:
-        """Documents of a text and a picture: n(s t + (1 - s) i - (s mean_t + (1 - s) mean_i)) of unit vectors t and i.
-
-        Args:
-            text, image: raw embeddings of the same documents.
-            share: s, of the text; one for all, or each document's own.
-
-        Raises:
-            UsageError: a share out of [0, 1].
+        """As of every map, but with means taken away before the sum and once brought to unit length:
+        n(s t + (1 - s) i - (s mean_t + (1 - s) mean_i)) of unit vectors t and i.
         """
         t, i = (F.normalize(self._rows(part), dim=1) for part in (text, image))
-        means = [self.fitted(modality)["mean"] for modality in ("text", "image")]
-        return mixed_units(t - means[0], i - means[1], share).to(text.dtype)
+        means = [self._there(text, modality, "document")["mean"] for modality in ("text", "image")]
+        return mixed_units(t - means[0], i - means[1], share).to(text)
 
 
 def mixed_units(
@@ -145,7 +176,7 @@ def mixed_units(
     Raises:
         UsageError: a share out of [0, 1].
     """
-    weight = torch.as_tensor(share, dtype=text.dtype)
+    weight = torch.as_tensor(share, dtype=text.dtype, device=text.device)
     if not bool(((weight >= 0) & (weight <= 1)).all()):
         raise UsageError(f"share must be in [0, 1], not {share}")
     weight = weight.reshape(-1, 1)  # (n or 1, 1)
@@ -165,6 +196,10 @@ class MeanShift(EmbeddingTransform):
         super().__init__()
         self.k = k
 
+    def settings(self) -> dict[str, Any]:
+        """The share of the mean."""
+        return {"k": self.k}
+
     def _learn(self, part: EmbeddingSet) -> dict[str, Tensor]:
         return {"mean": part.moments.mean}
 
@@ -181,6 +216,8 @@ class Whitening(EmbeddingTransform):
     What comes out is near a standard normal, so that its length says how usual an embedding is (`log_likelihood`).
 
     Args:
+        mode: "pca" leaves each modality on its own axes, largest variance first; "zca" turns back to the features' own,
+            so that pictures and texts can be compared with each other.
         redundant: what happens to features that correlate with an earlier one by more than `threshold`, and leave the
             covariance near singular: "drop" them, and directions without variance (the pseudo-inverse); "noise"
             replaces them by 0.1 N(0, 1) while fitting, as the released code does; "ridge" adds `eps` to every variance;
@@ -199,6 +236,7 @@ class Whitening(EmbeddingTransform):
     def __init__(
         self,
         *,
+        mode: Literal["pca", "zca"] = "pca",
         redundant: Literal["drop", "noise", "ridge", "keep"] = "drop",
         threshold: float = 0.9,
         eps: float = 1e-3,
@@ -206,11 +244,18 @@ class Whitening(EmbeddingTransform):
         force: bool = False,
     ) -> None:
         super().__init__()
+        if mode not in ("pca", "zca"):
+            raise UsageError(f"mode must be pca or zca, not {mode!r}")
         if redundant not in ("drop", "noise", "ridge", "keep"):
             raise UsageError(f"redundant must be drop, noise, ridge or keep, not {redundant!r}")
         if not 0 < threshold <= 1 or not eps > 0:
             raise UsageError(f"threshold must be in (0, 1] and eps positive, not {threshold} and {eps}")
         self.redundant, self.threshold, self.eps, self.seed, self.force = redundant, threshold, eps, seed, force
+        self.mode, self.shared_axes = mode, mode == "zca"
+
+    def settings(self) -> dict[str, Any]:
+        """All of them."""
+        return {name: getattr(self, name) for name in ("mode", "redundant", "threshold", "eps", "seed", "force")}
 
     def _learn(self, part: EmbeddingSet) -> dict[str, Tensor]:
         count, width = part.features.shape
@@ -244,11 +289,17 @@ class Whitening(EmbeddingTransform):
             raise UsageError(
                 f"the covariance of {part.modality} is singular: directions without variance; take redundant='ridge'"
             )
+        forward, backward = axes / values.sqrt(), (axes * values.sqrt()).T  # (k, r), (r, k)
+        if self.mode == "zca":
+            # Back to all d features, those that were dropped at 0.
+            back = torch.zeros(len(axes), width, dtype=torch.float64)
+            back[:, kept] = torch.eye(len(axes), dtype=torch.float64)
+            forward, backward = forward @ axes.T @ back, back.T @ axes @ backward  # (k, d), (d, k)
         return {
             "mean": mean,
             "kept": kept.double(),
-            "forward": axes / values.sqrt(),
-            "backward": (axes * values.sqrt()).T,
+            "forward": forward,
+            "backward": backward,
             "variances": values,
         }
 
@@ -262,12 +313,23 @@ class Whitening(EmbeddingTransform):
 
     def log_likelihood(self, x: Float[Tensor, "n d"], modality: str, role: str = "document") -> Float[Tensor, "n"]:
         """-(k ln 2 pi + ||y||^2) / 2 of the whitened vectors; compared within one modality alone."""
-        return embedding_log_likelihood(self._map(self._rows(x), self.fitted(modality, role)))
+        y = self._map(self._rows(x), self._there(x, modality, role))
+        directions = len(self.fitted(modality, role)["variances"])  # fewer than the width where some were dropped
+        return embedding_log_likelihood(y) + 0.5 * (y.shape[1] - directions) * math.log(2 * math.pi)
 
     def condition(self, modality: str, role: str = "document") -> float:
         """Largest over smallest variance of what was fitted."""
         variances = self.fitted(modality, role)["variances"]
         return float(variances[0] / variances[-1])
+
+
+def _place(x: Tensor) -> torch.device:
+    """Where float64 is: x's own device, the CPU for Apple's."""
+    return torch.device("cpu") if x.device.type == "mps" else x.device
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.to(_place(x)).double()
 
 
 def embedding_log_likelihood(y: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:

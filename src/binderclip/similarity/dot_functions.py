@@ -13,7 +13,13 @@ __all__ = ["DotFunction", "NegativeArc", "NegativeArcosh", "NegativeRoot"]
 
 @runtime_checkable
 class DotFunction(Protocol):
-    """f of a geometry: from dot products to similarities, entry by entry, with its derivative."""
+    """f of a geometry: from dot products to similarities, entry by entry, monotonic, with its derivative.
+
+    Attributes:
+        rising: whether a larger dot product is more alike.
+    """
+
+    rising: bool
 
     def value(self, u: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """f(u), differentiable."""
@@ -26,6 +32,8 @@ class DotFunction(Protocol):
 
 class NegativeArc:
     """-arccos(u), u clamped to the open interval: rounding brings cosines of parallel vectors to 1 and beyond."""
+
+    rising = True
 
     @staticmethod
     def _bound(u: Tensor) -> float:
@@ -43,6 +51,8 @@ class NegativeArc:
 class NegativeRoot:
     """-sqrt(-u) of the negative squared distance; the root of 0 has no derivative, so distances have a floor."""
 
+    rising = True
+
     def value(self, u: Tensor) -> Tensor:
         return -(-u).clamp_min(torch.finfo(u.dtype).eps).sqrt()
 
@@ -57,6 +67,8 @@ class NegativeArcosh:
     Args:
         power: 1 or 2.
     """
+
+    rising = False
 
     def __init__(self, power: int = 1) -> None:
         self.power = power
