@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from binderclip.evaluate.misalignment import MisalignmentScore, clip_score, f_clipscore_dm, word_detection
     from binderclip.evaluate.model import Evaluation, evaluate_model, figures
     from binderclip.evaluate.patch_affinity import PatchAffinity, patch_affinity
+    from binderclip.evaluate.probes.group_report import GroupReport, group_report
+    from binderclip.evaluate.probes.predict import Predictions, predict, tabulate
+    from binderclip.evaluate.probes.table import PredictionTable
     from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
     from binderclip.evaluate.spectral import (
         CSG,
@@ -73,6 +76,7 @@ __all__ = [
     "GapRemoval",
     "GeometryReport",
     "GroupAccuracy",
+    "GroupReport",
     "LastAttention",
     "LearningCurve",
     "LearningPoint",
@@ -83,6 +87,8 @@ __all__ = [
     "ModalityGeometry",
     "NormalityReport",
     "PatchAffinity",
+    "PredictionTable",
+    "Predictions",
     "PromptScore",
     "ShiftLandscape",
     "Task",
@@ -104,16 +110,19 @@ __all__ = [
     "evaluate_model",
     "f_clipscore_dm",
     "figures",
+    "group_report",
     "last_attention",
     "learning_set_curve",
     "linear_separability",
     "modality_gap",
     "normality_report",
     "patch_affinity",
+    "predict",
     "reduce_dataset",
     "retrieval",
     "run_stream",
     "slerp",
+    "tabulate",
     "threshold_separability",
     "transfer_matrix",
     "uniformity",

@@ -1,0 +1,53 @@
+"""Predict once, keep a table, and compute every measure, gap and interval from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from binderclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from binderclip.evaluate.probes.gaps import difference, ratio
+    from binderclip.evaluate.probes.group_report import GroupFigure, GroupGap, GroupReport, group_report, wilson
+    from binderclip.evaluate.probes.measures import (
+        Measure,
+        accuracy,
+        calibration_error,
+        false_positive_rate,
+        mean_class_accuracy,
+        mean_confidence,
+        positive_predictive_value,
+        selection_rate,
+        top_k_accuracy,
+        true_positive_rate,
+    )
+    from binderclip.evaluate.probes.predict import Predictions, predict, tabulate
+    from binderclip.evaluate.probes.table import Grouping, PredictionTable, group_rows
+
+__all__ = [
+    "GroupFigure",
+    "GroupGap",
+    "GroupReport",
+    "Grouping",
+    "Measure",
+    "PredictionTable",
+    "Predictions",
+    "accuracy",
+    "calibration_error",
+    "difference",
+    "false_positive_rate",
+    "group_report",
+    "group_rows",
+    "mean_class_accuracy",
+    "mean_confidence",
+    "positive_predictive_value",
+    "predict",
+    "ratio",
+    "selection_rate",
+    "tabulate",
+    "top_k_accuracy",
+    "true_positive_rate",
+    "wilson",
+]
+
+lazy_exports(__name__)
