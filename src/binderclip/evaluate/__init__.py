@@ -43,6 +43,12 @@ if TYPE_CHECKING:
     from binderclip.evaluate.misalignment import MisalignmentScore, clip_score, f_clipscore_dm, word_detection
     from binderclip.evaluate.model import Evaluation, evaluate_model, figures
     from binderclip.evaluate.patch_affinity import PatchAffinity, patch_affinity
+    from binderclip.evaluate.probes.class_design import (
+        ClassDesignProbe,
+        IdentityProbe,
+        LabelAssociationProbe,
+        NearMissStressTest,
+    )
     from binderclip.evaluate.probes.group_report import GroupReport, group_report
     from binderclip.evaluate.probes.predict import Predictions, predict, tabulate
     from binderclip.evaluate.probes.table import PredictionTable
@@ -67,6 +73,7 @@ __all__ = [
     "CSG",
     "Binary",
     "CSGReduction",
+    "ClassDesignProbe",
     "ClickFigures",
     "ContinualMetrics",
     "EmbeddingGeometry",
@@ -77,6 +84,8 @@ __all__ = [
     "GeometryReport",
     "GroupAccuracy",
     "GroupReport",
+    "IdentityProbe",
+    "LabelAssociationProbe",
     "LastAttention",
     "LearningCurve",
     "LearningPoint",
@@ -85,6 +94,7 @@ __all__ = [
     "MixedFigures",
     "MixedModalityRetrieval",
     "ModalityGeometry",
+    "NearMissStressTest",
     "NormalityReport",
     "PatchAffinity",
     "PredictionTable",

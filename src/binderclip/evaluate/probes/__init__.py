@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from binderclip.evaluate.probes.class_design import (
+        ClassDesignProbe,
+        IdentityProbe,
+        LabelAssociationProbe,
+        NearMissStressTest,
+    )
     from binderclip.evaluate.probes.gaps import difference, ratio
-    from binderclip.evaluate.probes.group_report import GroupFigure, GroupGap, GroupReport, group_report, wilson
+    from binderclip.evaluate.probes.group_report import GroupFigure, GroupGap, GroupReport, group_report, holm, wilson
     from binderclip.evaluate.probes.measures import (
         Measure,
         accuracy,
@@ -25,11 +31,15 @@ if TYPE_CHECKING:
     from binderclip.evaluate.probes.table import Grouping, PredictionTable, group_rows
 
 __all__ = [
+    "ClassDesignProbe",
     "GroupFigure",
     "GroupGap",
     "GroupReport",
     "Grouping",
+    "IdentityProbe",
+    "LabelAssociationProbe",
     "Measure",
+    "NearMissStressTest",
     "PredictionTable",
     "Predictions",
     "accuracy",
@@ -38,6 +48,7 @@ __all__ = [
     "false_positive_rate",
     "group_report",
     "group_rows",
+    "holm",
     "mean_class_accuracy",
     "mean_confidence",
     "positive_predictive_value",

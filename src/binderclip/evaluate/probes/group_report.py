@@ -122,6 +122,11 @@ class GroupReport:
         ]
         return said + [f"gap in {gap.measure}: {gap.reason}" for gap in self.gaps.values() if gap.reason]
 
+    @property
+    def compared(self) -> int:
+        """Number of groups that are large enough to be compared."""
+        return len(next(iter(self.figures.values()))) - len(self.small)
+
     def group_min(self, measure: str) -> float:
         """The smallest value over the groups that are compared."""
         values = self._compared(measure)
@@ -300,6 +305,7 @@ def _gap(
     chance = chance[~np.isnan(chance)]
     least = _share_deviation(sums[there]) if measure.share else 0.0
     low, high = gap_interval(compared[there], drawn[:, there], least)
+    high = min(high, measure.most)
     p = (1 + int((chance >= found - 1e-12).sum())) / (1 + len(chance))
     middle, upper = (float(chance.mean()), float(np.quantile(chance, 0.95))) if len(chance) else (nan, nan)
     return GroupGap(

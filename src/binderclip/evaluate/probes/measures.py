@@ -33,6 +33,7 @@ class Measure:
             "target" (the mix of true classes), "predicted", or None.
         share: the columns are (of these, all), whose ratio is the value: its interval is Wilson's.
         higher_is_better: None where neither is.
+        most: the largest value there can be; the smallest is 0.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Measure:
     given: Literal["target", "predicted"] | None = None
     share: bool = False
     higher_is_better: bool | None = None
+    most: float = 1.0
 
 
 def _divided(sums: Sums) -> Float[np.ndarray, "*batch"]:
