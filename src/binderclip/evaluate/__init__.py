@@ -51,6 +51,14 @@ if TYPE_CHECKING:
     )
     from binderclip.evaluate.probes.group_report import GroupReport, group_report
     from binderclip.evaluate.probes.predict import Predictions, predict, tabulate
+    from binderclip.evaluate.probes.progress import (
+        GroupDrop,
+        effective_robustness,
+        group_disparity,
+        group_drop,
+        progress_gap,
+        progress_rate,
+    )
     from binderclip.evaluate.probes.table import PredictionTable
     from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
     from binderclip.evaluate.spectral import (
@@ -83,6 +91,7 @@ __all__ = [
     "GapRemoval",
     "GeometryReport",
     "GroupAccuracy",
+    "GroupDrop",
     "GroupReport",
     "IdentityProbe",
     "LabelAssociationProbe",
@@ -116,10 +125,13 @@ __all__ = [
     "conformity_estimate",
     "cumulative_spectral_gradient",
     "effective_rank",
+    "effective_robustness",
     "embedding_log_likelihood",
     "evaluate_model",
     "f_clipscore_dm",
     "figures",
+    "group_disparity",
+    "group_drop",
     "group_report",
     "last_attention",
     "learning_set_curve",
@@ -128,6 +140,8 @@ __all__ = [
     "normality_report",
     "patch_affinity",
     "predict",
+    "progress_gap",
+    "progress_rate",
     "reduce_dataset",
     "retrieval",
     "run_stream",

@@ -28,10 +28,19 @@ if TYPE_CHECKING:
         true_positive_rate,
     )
     from binderclip.evaluate.probes.predict import Predictions, predict, tabulate
+    from binderclip.evaluate.probes.progress import (
+        GroupDrop,
+        effective_robustness,
+        group_disparity,
+        group_drop,
+        progress_gap,
+        progress_rate,
+    )
     from binderclip.evaluate.probes.table import Grouping, PredictionTable, group_rows
 
 __all__ = [
     "ClassDesignProbe",
+    "GroupDrop",
     "GroupFigure",
     "GroupGap",
     "GroupReport",
@@ -45,7 +54,10 @@ __all__ = [
     "accuracy",
     "calibration_error",
     "difference",
+    "effective_robustness",
     "false_positive_rate",
+    "group_disparity",
+    "group_drop",
     "group_report",
     "group_rows",
     "holm",
@@ -53,6 +65,8 @@ __all__ = [
     "mean_confidence",
     "positive_predictive_value",
     "predict",
+    "progress_gap",
+    "progress_rate",
     "ratio",
     "selection_rate",
     "tabulate",
