@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -209,6 +210,19 @@ def test_holms_method_by_hand() -> None:
     # Never below Benjamini and Hochberg's, which control less.
     told = [0.04, 0.01, 0.03]
     assert all(np.array([0.06, 0.03, 0.06]) >= false_discovery_control(told) - 1e-12)
+
+
+def test_sums_are_held_in_blocks_that_change_nothing_but_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = made(300, bias=0.7)
+    whole = group_report(table, "g", draws=2000)
+    # By its name it would be the function.
+    monkeypatch.setattr(import_module("binderclip.evaluate.probes.group_report"), "HELD", 3 * 19 * 250)
+    parts = group_report(table, "g", draws=2000)
+    for name, gap in whole.gaps.items():
+        assert parts.gaps[name].difference == gap.difference
+        assert parts.gaps[name].chance == pytest.approx(gap.chance, rel=0.1)
+        assert parts.gaps[name].high == pytest.approx(gap.high, abs=0.03)
+    assert [row[:4] for row in parts.rows()] == [row[:4] for row in whole.rows()]
 
 
 def test_report_says_all_of_it_in_rows_and_json() -> None:

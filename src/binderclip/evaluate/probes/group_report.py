@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy.stats import norm
 
 from binderclip.errors import UsageError
@@ -19,6 +20,8 @@ from binderclip.evaluate.probes.table import Grouping, PredictionTable
 
 LEAST = 10
 """Rows below which a group is listed and takes no part in a gap: its value says next to nothing."""
+HELD = 8_000_000
+"""Sums that are held at once, all draws, groups and columns together."""
 UNDEFINED = 0.05
 """Largest share of resamples in which a figure may be undefined and still get an interval."""
 
@@ -221,21 +224,19 @@ def group_report(
     if len(grouping.values) < 2:
         raise UsageError(f"{' x '.join(names)} has {len(grouping.values)} group; a gap needs two")
     columns = [measure.columns(table) for measure in chosen]
-    cuts = np.cumsum([part.shape[1] for part in columns])[:-1]
-    held, count = np.concatenate(columns, axis=1), len(grouping.values)
-    sums = np.split(group_sums(held, grouping.index, count), cuts, axis=-1)
-    drawn = np.split(bootstrap_sums(held, grouping.index, count, draws, seed), cuts, axis=-1)
-    large = grouping.counts >= least
+    count, large = len(grouping.values), grouping.counts >= least
+    sums_of = partial(_resampled, index=grouping.index, groups=count)
+    resampled = _drawn(chosen, columns, count, draws, seed, sums_of)
     shuffled = _shuffled(table, grouping, chosen, columns, large, draws, seed)
     figures, overall, gaps = {}, {}, []
-    for measure, own, resampled, chance in zip(chosen, sums, drawn, shuffled, strict=True):
+    for measure, own, (by_group, of_all), chance in zip(chosen, columns, resampled, shuffled, strict=True):
+        sums = group_sums(own, grouping.index, count)
         figures[measure.name] = [
-            _figure(measure, group, int(n), own[g], resampled[:, g])
+            _figure(measure, group, int(n), sums[g], by_group[:, g])
             for g, (group, n) in enumerate(zip(grouping.values, grouping.counts, strict=True))
         ]
-        whole = (int(grouping.counts.sum()), own.sum(axis=0), resampled.sum(axis=1))
-        overall[measure.name] = _figure(measure, (), *whole)
-        gaps.append(_gap(measure, grouping, large, own, measure.value(resampled), measure.value(chance)))
+        overall[measure.name] = _figure(measure, (), int(grouping.counts.sum()), sums.sum(axis=0), of_all)
+        gaps.append(_gap(measure, grouping, large, sums, by_group, chance))
     small = [group for group, enough in zip(grouping.values, large, strict=True) if not enough]
     return GroupReport(
         tuple(names), figures, overall, {gap.measure: gap for gap in holm(gaps)}, small,
@@ -243,30 +244,74 @@ def group_report(
     )  # fmt: skip
 
 
+def _drawn(
+    measures: Sequence[Measure],
+    columns: Sequence[Float[np.ndarray, "N _"]],
+    groups: int,
+    draws: int,
+    seed: int,
+    sums_of: Callable[[Float[np.ndarray, "N K"], int, int], Float[np.ndarray, "D G K"]],
+) -> list[tuple[Float[np.ndarray, "D G"], Float[np.ndarray, "D"]]]:
+    """Values of each measure by group and over all groups, for every draw; the sums are held a block at a time.
+
+    Args:
+        measures, columns: K columns of all measures together. groups: G. draws: D. seed: of all blocks.
+        sums_of: from the columns, a number of draws and the seed of a block to its sums.
+    """
+    held, cuts = np.concatenate(columns, axis=1), np.cumsum([part.shape[1] for part in columns])[:-1]
+    step = max(1, min(draws, HELD // (groups * held.shape[1])))
+    found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in measures]
+    for number, start in enumerate(range(0, draws, step)):
+        own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        sums = sums_of(held, min(step, draws - start), own)  # (block, G, K)
+        for parts, measure, part in zip(found, measures, np.split(sums, cuts, axis=-1), strict=True):
+            parts.append((measure.value(part), measure.value(part.sum(axis=1))))
+    return [(np.concatenate([a for a, _ in parts]), np.concatenate([b for _, b in parts])) for parts in found]
+
+
 def _shuffled(
     table: PredictionTable,
     grouping: Grouping,
     measures: Sequence[Measure],
-    columns: Sequence[Float[np.ndarray, "N K"]],
-    large: np.ndarray,
+    columns: Sequence[Float[np.ndarray, "N _"]],
+    large: Bool[np.ndarray, "G"],
     draws: int,
     seed: int,
-) -> list[Float[np.ndarray, "D G K"]]:
-    """Sums of each measure over shuffled groups, those alone that are compared; one pass for all of one `given`."""
+) -> list[Float[np.ndarray, "D G"]]:
+    """Values of each measure over shuffled groups, those alone that are compared; one pass for all of one `given`."""
     compared = np.where((grouping.index >= 0) & large[grouping.index], grouping.index, -1)
-    found: dict[int, Float[np.ndarray, "D G K"]] = {}
+    found: dict[int, Float[np.ndarray, "D G"]] = {}
     for given in dict.fromkeys(measure.given for measure in measures):
         mine = [number for number, measure in enumerate(measures) if measure.given == given]
         within = None if given is None else table.target if given == "target" else table.predicted
-        held = np.concatenate([columns[number] for number in mine], axis=1)
-        sums = permuted_sums(held, compared, len(grouping.values), draws, seed, within=within)
-        cuts = np.cumsum([columns[number].shape[1] for number in mine])[:-1]
-        found |= dict(zip(mine, np.split(sums, cuts, axis=-1), strict=True))
+        sums_of = partial(_permuted, index=compared, groups=len(grouping.values), within=within)
+        values = _drawn(
+            [measures[n] for n in mine], [columns[n] for n in mine], len(grouping.values), draws, seed, sums_of
+        )
+        found |= {number: by_group for number, (by_group, _) in zip(mine, values, strict=True)}
     return [found[number] for number in range(len(measures))]
 
 
+def _resampled(
+    held: Float[np.ndarray, "N K"], draws: int, seed: int, *, index: Int[np.ndarray, "N"], groups: int
+) -> Float[np.ndarray, "D G K"]:
+    return bootstrap_sums(held, index, groups, draws, seed)
+
+
+def _permuted(
+    held: Float[np.ndarray, "N K"],
+    draws: int,
+    seed: int,
+    *,
+    index: Int[np.ndarray, "N"],
+    groups: int,
+    within: Int[np.ndarray, "N"] | None,
+) -> Float[np.ndarray, "D G K"]:
+    return permuted_sums(held, index, groups, draws, seed, within=within)
+
+
 def _figure(
-    measure: Measure, group: tuple[Any, ...], n: int, sums: Float[np.ndarray, "K"], drawn: Float[np.ndarray, "D K"]
+    measure: Measure, group: tuple[Any, ...], n: int, sums: Float[np.ndarray, "K"], drawn: Float[np.ndarray, "D"]
 ) -> GroupFigure:
     value = float(measure.value(sums))
     if math.isnan(value):
@@ -274,7 +319,7 @@ def _figure(
     if measure.share:
         ends = wilson(sums[0], sums[1])
         return GroupFigure(group, n, value, float(ends[0]), float(ends[1]))
-    low, high, reason = _interval(measure.value(drawn))
+    low, high, reason = _interval(drawn)
     return GroupFigure(group, n, value, low, high, reason)
 
 

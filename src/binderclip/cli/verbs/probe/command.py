@@ -43,7 +43,7 @@ def probe(
     split: Annotated[str | None, typer.Option(help="Of a named set, or `all` [default: the held-out one].")] = None,
     limit: Annotated[int | None, typer.Option(min=20, max=10**6, help="Use only the first so many pictures.")] = None,
     draws: Annotated[
-        int, typer.Option(min=100, max=100_000, help="Resamples, and permutations; more where many gaps need it.")
+        int, typer.Option(min=100, max=20_000, help="Resamples, and permutations; more where many gaps need it.")
     ] = 1000,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the draws and of the halves.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page, the table and the figures.")] = Path(
