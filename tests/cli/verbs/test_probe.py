@@ -71,6 +71,7 @@ def test_figures_are_those_of_the_table_that_is_kept(found: tuple[dict[str, Any]
     methods = {one["method"]: one for one in document["mitigations"] if one["names"] == ["light"]}
     assert {"as it is", "last layer retrained", "last layer retrained, classes and groups reweighed"} <= set(methods)
     assert any("a threshold for each group" in name for name in methods)
+    assert methods["as it is"]["n"] == 3 * EACH / 2
 
 
 def test_the_page_shows_gaps_and_wrong_pictures_without_a_network(found: tuple[dict[str, Any], Path]) -> None:

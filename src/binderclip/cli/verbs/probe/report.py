@@ -65,12 +65,13 @@ def _page(found: Probe) -> Page:
     if found.mitigations:
         page.section(
             "What helps",
-            "Fitted on one half of the pictures, measured on the other. A change that closes one gap may open another: "
-            "with unequal base rates, selection rates and true positive rates cannot both be alike.",
+            "Fitted on one half of the pictures, measured on the other, whose number is in the last column: with few, "
+            "chance makes the last points. A change that closes one gap may open another: with unequal base rates, "
+            "selection rates and true positive rates cannot both be alike.",
         )
-        columns = ("groups", "change", "accuracy", "measure", "smallest", "in", "gap")
+        columns = ("groups", "change", "accuracy", "measure", "smallest", "in", "gap", "pictures")
         page.table(columns, [
-            (" x ".join(m.names), m.method, m.accuracy, m.measure, m.lowest, _label(m.lowest_group), m.gap)
+            (" x ".join(m.names), m.method, m.accuracy, m.measure, m.lowest, _label(m.lowest_group), m.gap, m.n)
             for m in found.mitigations
         ])  # fmt: skip
     if found.left_out:

@@ -52,6 +52,7 @@ class Mitigation:
         measure: what the gap is in.
         lowest, gap: its smallest value over groups, and the largest minus that.
         lowest_group: the group it is reached in.
+        n: pictures that it was measured on.
     """
 
     names: tuple[str, ...]
@@ -61,6 +62,7 @@ class Mitigation:
     lowest: float
     gap: float
     lowest_group: tuple[Any, ...]
+    n: int
 
 
 @dataclass(frozen=True)
@@ -195,8 +197,10 @@ def _mitigated(
     if len(rows) < LEAST_HALF or len(large) < 2:
         left_out.append(f"mitigations by {by}: {len(rows)} pictures in groups, fewer than {LEAST_HALF}")
         return []
-    fit, held = rows[::2], rows[1::2]
     group, target = grouping.index, table.target
+    # Every second one of each class and group: a class that one half has more of would be learned as the group's.
+    rows = rows[np.lexsort((target[rows], group[rows]))]
+    fit, held = rows[::2], rows[1::2]
     x = torch.nn.functional.normalize(features.float().cpu(), dim=1)
     answers = {"as it is": table.predicted[held]}
     if len(np.unique(target[fit])) > 1:
@@ -261,4 +265,4 @@ def _mitigation(
     values = {g: float(hit[own == g].mean()) for g in np.unique(own)}
     lowest = min(values, key=lambda g: values[g])
     gap = max(values.values()) - values[lowest]
-    return Mitigation(names, method, accurate, measure, values[lowest], gap, grouping.values[lowest])
+    return Mitigation(names, method, accurate, measure, values[lowest], gap, grouping.values[lowest], len(hit))
