@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from binderclip.adapt.few_shot.ranking_net import RankingNet, RankingShape
     from binderclip.adapt.few_shot.sentence_adapter import SentenceAttentionAdapter
     from binderclip.adapt.few_shot.tip_adapter import TipAdapter, TipAdapterF
+    from binderclip.adapt.groups.directions import remove_direction
+    from binderclip.adapt.groups.thresholds import GroupThresholds
     from binderclip.adapt.heads.base import FeatureClassifier, FewShotHead
     from binderclip.adapt.heads.blend import BlendResult, blend_search
     from binderclip.adapt.heads.inputs import features_for, level_input
@@ -113,6 +115,7 @@ __all__ = [
     "FovealBias",
     "FullFineTune",
     "GaussianHead",
+    "GroupThresholds",
     "GuidedCrops",
     "HeadScore",
     "Keypoint",
@@ -197,6 +200,7 @@ __all__ = [
     "read_descriptions",
     "recipe_augmentation",
     "region_features",
+    "remove_direction",
     "save_head",
     "score_regions",
     "scrambled",

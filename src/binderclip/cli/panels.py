@@ -27,6 +27,7 @@ PANELS: dict[str, dict[str, str]] = {
     "Check": {
         "evaluate": "retrieval and zero-shot accuracy of a model",
         "geometry": "where pictures and texts lie, and the gap between them",
+        "probe": "groups of pictures that a model is worse for",
         "heads": "what every attention head says, in words",
         "papers": "the index of the 182 papers",
         "reproduce": "measure a paper's claim again",

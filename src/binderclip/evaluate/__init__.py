@@ -35,6 +35,23 @@ if TYPE_CHECKING:
     from binderclip.evaluate.misalignment import MisalignmentScore, clip_score, f_clipscore_dm, word_detection
     from binderclip.evaluate.model import Evaluation, evaluate_model, figures
     from binderclip.evaluate.patch_affinity import PatchAffinity, patch_affinity
+    from binderclip.evaluate.probes.class_design import (
+        ClassDesignProbe,
+        IdentityProbe,
+        LabelAssociationProbe,
+        NearMissStressTest,
+    )
+    from binderclip.evaluate.probes.group_report import GroupReport, group_report
+    from binderclip.evaluate.probes.predict import Predictions, predict, tabulate
+    from binderclip.evaluate.probes.progress import (
+        GroupDrop,
+        effective_robustness,
+        group_disparity,
+        group_drop,
+        progress_gap,
+        progress_rate,
+    )
+    from binderclip.evaluate.probes.table import PredictionTable
     from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
     from binderclip.evaluate.spectral import (
         CSG,
@@ -65,6 +82,7 @@ __all__ = [
     "CSG",
     "Binary",
     "CSGReduction",
+    "ClassDesignProbe",
     "ClickFigures",
     "ContinualMetrics",
     "EmbeddingGeometry",
@@ -74,6 +92,10 @@ __all__ = [
     "GapRemoval",
     "GeometryReport",
     "GroupAccuracy",
+    "GroupDrop",
+    "GroupReport",
+    "IdentityProbe",
+    "LabelAssociationProbe",
     "LastAttention",
     "LearningCurve",
     "LearningPoint",
@@ -82,8 +104,11 @@ __all__ = [
     "MixedFigures",
     "MixedModalityRetrieval",
     "ModalityGeometry",
+    "NearMissStressTest",
     "NormalityReport",
     "PatchAffinity",
+    "PredictionTable",
+    "Predictions",
     "PromptScore",
     "ShiftLandscape",
     "Task",
@@ -103,20 +128,28 @@ __all__ = [
     "conformity_estimate",
     "cumulative_spectral_gradient",
     "effective_rank",
+    "effective_robustness",
     "embedding_log_likelihood",
     "evaluate_model",
     "f_clipscore_dm",
     "figures",
+    "group_disparity",
+    "group_drop",
+    "group_report",
     "last_attention",
     "learning_set_curve",
     "linear_separability",
     "modality_gap",
     "normality_report",
     "patch_affinity",
+    "predict",
+    "progress_gap",
+    "progress_rate",
     "reduce_dataset",
     "retrieval",
     "run_stream",
     "slerp",
+    "tabulate",
     "threshold_separability",
     "transfer_matrix",
     "uniformity",

@@ -1,0 +1,5 @@
+"""`binderclip probe`."""
+
+from binderclip.cli.verbs.probe.command import register
+
+__all__ = ["register"]

@@ -1,0 +1,111 @@
+"""`binderclip probe`: for which groups of pictures a model is worse, and whether chance alone could be the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from binderclip.cli.shared.inputs import output_folder
+from binderclip.cli.shared.options import LABELS, MOST_SEED, BatchSize, Device, Dtype, Json, parse_labels
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.progress import stages
+
+if TYPE_CHECKING:
+    from binderclip.evaluate import GroupReport
+
+GAP_COLUMNS = ("measure", "gap", "95%", "by chance", "p", "finding", "smallest", "largest")
+
+
+def probe(
+    model: Annotated[
+        str, typer.Argument(help="A bundled model, `open_clip:ARCH/PRETRAINED`, `hf:REPO_OR_FOLDER`, or a run folder.")
+    ] = "small",
+    data: Annotated[
+        str,
+        typer.Option(help="Pictures with classes: a folder, a zip, Parquet files, or a named set."),
+    ] = "openmoji",
+    groups: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--groups",
+            "-g",
+            help="A column whose values are groups, several joined by commas for their combinations; give it again for "
+            "another grouping [default: every column with 2 to 12 values].",
+        ),
+    ] = None,
+    labels: Annotated[str | None, LABELS] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="A class that is a decision: also compare how often it is said, and rightly.")
+    ] = None,
+    templates: Annotated[str, typer.Option("--templates", "-t", help="Sentences around a class name.")] = "simple",
+    split: Annotated[str | None, typer.Option(help="Of a named set, or `all` [default: the held-out one].")] = None,
+    limit: Annotated[int | None, typer.Option(min=20, max=10**6, help="Use only the first so many pictures.")] = None,
+    draws: Annotated[
+        int, typer.Option(min=100, max=20_000, help="Resamples, and permutations; more where many gaps need it.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the draws and of the halves.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page, the table and the figures.")] = Path(
+        "probe"
+    ),
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = 64,
+    json: Json = False,
+) -> None:
+    """For which groups of pictures a model is worse: gaps with intervals, what chance alone makes, and what helps.
+
+    Examples:
+
+        binderclip probe small --data openmoji --groups concept_split
+
+        binderclip probe small --data birds/ --groups background --positive gull --out birds-probe
+
+    Pictures are classified once; `predictions.parquet` keeps every score, and all else comes from it. A gap counts as
+    found where shuffled groups make one as large in less than 5 % of cases, over all gaps of the page. Mitigations are
+    fitted on one half of the pictures and measured on the other.
+    """
+    folder = output_folder(out, make=False)
+    from binderclip.cli.verbs.probe.run import probed
+
+    with stages("loading the model") as say:
+        found = probed(
+            model, data, [tuple(part.strip() for part in one.split(",")) for one in groups or ()], split, limit, say,
+            labels=None if labels is None else parse_labels(labels), positive=positive, templates=templates,
+            draws=draws, seed=seed, device=device, dtype=dtype, batch_size=batch_size,
+        )  # fmt: skip
+        from binderclip.cli.verbs.probe.report import write_results
+
+        say("writing the page")
+        written = write_results(found, output_folder(folder))
+    if json:
+        print_json({**found.as_dict(), "report": written})
+    else:
+        for report in found.reports:
+            title = f"{found.model} on {found.source}, by {' x '.join(report.names)}: {report.compared} groups compared"
+            print_table(title, GAP_COLUMNS, gap_rows(report))
+        for line in found.left_out:
+            note(f"left out: {line}")
+    warn_skipped(found.skipped)
+    if not json:
+        note(f"report {written}")
+
+
+def gap_rows(report: GroupReport) -> list[tuple[Any, ...]]:
+    """One row a gap, in the order of `GAP_COLUMNS`."""
+    rows = []
+    for gap in report.gaps.values():
+        if gap.reason:
+            rows.append((gap.measure, "", "", "", "", f"not compared: {gap.reason}", "", ""))
+            continue
+        ends = (" / ".join(map(str, gap.smallest)), " / ".join(map(str, gap.largest)))
+        said = "found" if gap.found else "could be chance"
+        limits, chance = f"{gap.low:.3f} to {gap.high:.3f}", f"{gap.chance:.3f}"
+        rows.append((gap.measure, f"{gap.difference:.3f}", limits, chance, f"{gap.p_adjusted:.3f}", said, *ends))
+    return rows
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(probe)

@@ -1,0 +1,44 @@
+"""Weights under which groups and classes are independent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from binderclip.errors import UsageError
+
+
+def reweigh(y: Any, groups: Any) -> Float[np.ndarray, "N"]:
+    """Weight each item by P(group) P(class) / P(group, class), so that no group says anything of the class any more.
+
+    Under the weights every group has the class shares of the whole set. Where every combination occurs they sum to N; a
+    combination that never occurs can get no weight, so that independence is then out of reach.
+
+    Paper: Kamiran and Calders, Data preprocessing techniques for classification without discrimination (Knowledge and
+    Information Systems 2012), as Fairness and Bias Mitigation in Computer Vision: A Survey (arXiv 2408.02464) has it.
+
+    Args:
+        y: class of each item (N,), of any kind.
+        groups: its group (N,), of any kind; for several attributes their combination.
+
+    Returns:
+        (N,) weights above 0, as `sample_weight` of `adapt.LinearProbe` and of scikit-learn's estimators takes them.
+
+    Raises:
+        UsageError: not of one length, or no item.
+
+    Example:
+        >>> reweigh(["cat", "cat", "cat", "dog"], ["in", "in", "out", "out"]).round(2).tolist()
+        [0.75, 0.75, 1.5, 0.5]
+    """
+    classes, owners = np.asarray(y), np.asarray(groups)
+    if classes.ndim != 1 or classes.shape != owners.shape or not len(classes):
+        raise UsageError(f"y and groups must both be (N,), N > 0; got {classes.shape} and {owners.shape}")
+    _, c = np.unique(classes, return_inverse=True)
+    _, g = np.unique(owners, return_inverse=True)
+    both = np.zeros((g.max() + 1, c.max() + 1))
+    np.add.at(both, (g, c), 1)
+    expected = both.sum(axis=1, keepdims=True) * both.sum(axis=0, keepdims=True) / len(c)  # (G, C)
+    return expected[g, c] / both[g, c]

@@ -1,0 +1,78 @@
+"""Predict once, keep a table, and compute every measure, gap and interval from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from binderclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from binderclip.evaluate.probes.class_design import (
+        ClassDesignProbe,
+        IdentityProbe,
+        LabelAssociationProbe,
+        NearMissStressTest,
+    )
+    from binderclip.evaluate.probes.gaps import difference, ratio
+    from binderclip.evaluate.probes.group_report import GroupFigure, GroupGap, GroupReport, group_report, holm, wilson
+    from binderclip.evaluate.probes.measures import (
+        Measure,
+        accuracy,
+        calibration_error,
+        false_positive_rate,
+        mean_class_accuracy,
+        mean_confidence,
+        positive_predictive_value,
+        selection_rate,
+        top_k_accuracy,
+        true_positive_rate,
+    )
+    from binderclip.evaluate.probes.predict import Predictions, predict, tabulate
+    from binderclip.evaluate.probes.progress import (
+        GroupDrop,
+        effective_robustness,
+        group_disparity,
+        group_drop,
+        progress_gap,
+        progress_rate,
+    )
+    from binderclip.evaluate.probes.table import Grouping, PredictionTable, group_rows
+
+__all__ = [
+    "ClassDesignProbe",
+    "GroupDrop",
+    "GroupFigure",
+    "GroupGap",
+    "GroupReport",
+    "Grouping",
+    "IdentityProbe",
+    "LabelAssociationProbe",
+    "Measure",
+    "NearMissStressTest",
+    "PredictionTable",
+    "Predictions",
+    "accuracy",
+    "calibration_error",
+    "difference",
+    "effective_robustness",
+    "false_positive_rate",
+    "group_disparity",
+    "group_drop",
+    "group_report",
+    "group_rows",
+    "holm",
+    "mean_class_accuracy",
+    "mean_confidence",
+    "positive_predictive_value",
+    "predict",
+    "progress_gap",
+    "progress_rate",
+    "ratio",
+    "selection_rate",
+    "tabulate",
+    "top_k_accuracy",
+    "true_positive_rate",
+    "wilson",
+]
+
+lazy_exports(__name__)

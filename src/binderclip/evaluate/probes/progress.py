@@ -1,0 +1,243 @@
+"""Many models on several benchmarks: rates of progress, gaps of groups, robustness beyond what accuracy predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import logit
+from scipy.stats import t
+
+from binderclip.errors import UsageError
+from binderclip.evaluate.probes.gaps import difference
+from binderclip.evaluate.probes.table import PredictionTable
+
+Scale: TypeAlias = Literal["linear", "logit"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Least-squares line of one accuracy on another, over models.
+
+    Attributes:
+        slope, intercept: on the chosen scale.
+        low, high: 95 % interval of the slope by Student's t; NaN for two models.
+        residuals: (M,) of the models the line was fitted to, on that scale.
+        n: models.
+    """
+
+    slope: float
+    intercept: float
+    low: float
+    high: float
+    residuals: Float[np.ndarray, "M"]
+    n: int
+
+
+def fit_line(x: Any, y: Any, *, scale: Scale = "linear") -> Line:
+    """Fit y on x over models.
+
+    Args:
+        x, y: (M,) accuracies, in [0, 1].
+        scale: "logit" transforms both first, so that accuracies of 0 and 1 are refused.
+
+    Raises:
+        UsageError: fewer than two models, lengths that differ, values outside the scale, or all x alike.
+    """
+    first, second = _scaled(x, scale), _scaled(y, scale)
+    if first.shape != second.shape or len(first) < 2 or not np.ptp(first) > 0:
+        raise UsageError(f"a line needs two models or more that differ in x; got {first.shape} and {second.shape}")
+    n, middle = len(first), first.mean()
+    spread = float(((first - middle) ** 2).sum())
+    slope = float(((first - middle) * (second - second.mean())).sum() / spread)
+    intercept = float(second.mean() - slope * middle)
+    residuals = second - intercept - slope * first
+    if n < 3:
+        return Line(slope, intercept, np.nan, np.nan, residuals, n)
+    half = float(t.ppf(0.975, n - 2) * np.sqrt((residuals**2).sum() / (n - 2) / spread))
+    return Line(slope, intercept, slope - half, slope + half, residuals, n)
+
+
+def progress_rate(reference: Any, benchmark: Any, *, scale: Scale = "linear") -> Line:
+    """Slope of the accuracy on a benchmark over that on a reference, over models: how fast progress carries over.
+
+    Paper: Does Progress On Object Recognition Benchmarks Improve Real-World Generalization? (arXiv 2307.13136).
+
+    Args:
+        reference: (M,) accuracies of models on the reference, such as ImageNet.
+        benchmark: (M,) of the same models on the benchmark.
+        scale: as in `fit_line`.
+
+    Raises:
+        UsageError: as `fit_line`.
+    """
+    return fit_line(reference, benchmark, scale=scale)
+
+
+@dataclass(frozen=True)
+class ProgressGap:
+    """Ratio of two rates of progress, 1 where they are alike, with its 95 % interval by the bootstrap over families."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def progress_gap(
+    reference: Any, standard: Any, geographic: Any, *, families: Any = None, scale: Scale = "linear",
+    draws: int = 2000, seed: int = 0,
+) -> ProgressGap:  # fmt: skip
+    """How many times faster models progress on a standard benchmark than on one of the real world.
+
+    Paper: Does Progress On Object Recognition Benchmarks Improve Real-World Generalization? (arXiv 2307.13136).
+
+    Args:
+        reference, standard, geographic: (M,) accuracies of the same models.
+        families: (M,) what models are resampled together by, since models of a family are no independent witnesses;
+            None: each by itself.
+        scale: as in `fit_line`.
+        draws: resamples; those whose models all have one reference accuracy are left out.
+        seed: of the resamples.
+
+    Raises:
+        UsageError: as `fit_line`, or families of another length.
+    """
+    x, a, b = (_scaled(values, scale) for values in (reference, standard, geographic))
+    found = fit_line(reference, standard, scale=scale).slope / fit_line(reference, geographic, scale=scale).slope
+    owners = np.arange(len(x)) if families is None else np.unique(np.asarray(families), return_inverse=True)[1]
+    if len(owners) != len(x):
+        raise UsageError(f"families must have one value a model, {len(x)}; got {len(owners)}")
+    count = int(owners.max()) + 1
+    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)  # (D, F)
+    weight = times[:, owners].astype(float)
+    weight /= weight.sum(axis=1, keepdims=True)
+    centred = x - (weight @ x)[:, None]  # (D, M)
+    usable = (weight * centred**2).sum(axis=1) > 1e-12
+    # the variance of x cancels in the ratio of both slopes
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = ((weight * centred) @ a / ((weight * centred) @ b))[usable]
+    low, high = np.nanquantile(ratios, [0.025, 0.975])
+    return ProgressGap(float(found), float(low), float(high))
+
+
+def group_disparity(accuracies: Float[np.ndarray, "M G"]) -> Float[np.ndarray, "M"]:
+    """Largest minus smallest accuracy over groups, such as regions of the world, of each model.
+
+    Paper: Does Progress On Object Recognition Benchmarks Improve Real-World Generalization? (arXiv 2307.13136).
+
+    Args:
+        accuracies: of M models in G groups; NaN where a group has no picture.
+
+    Raises:
+        UsageError: not a table of two groups or more.
+    """
+    table = np.asarray(accuracies, dtype=float)
+    if table.ndim != 2 or table.shape[1] < 2:
+        raise UsageError(f"accuracies must be (models, groups), two groups or more; got {table.shape}")
+    return difference(table)
+
+
+def effective_robustness(
+    easy: Any, hard: Any, reference: Any = None, *, scale: Scale = "logit"
+) -> Float[np.ndarray, "M"]:
+    """How far each model's accuracy on the hard set lies above the line of a family of reference models.
+
+    Raw drops are no measure of robustness where models differ on the easy set.
+
+    Papers: Taori et al., Measuring Robustness to Natural Distribution Shifts in Image Classification (NeurIPS 2020,
+    arXiv 2007.00644); used by Do CLIPs Always Generalize Better than ImageNet Models? (arXiv 2403.11497).
+
+    Args:
+        easy, hard: (M,) accuracies of the same models.
+        reference: (M,) which of them the line is fitted to; None: all.
+        scale: of line and residuals, as in `fit_line`.
+
+    Raises:
+        UsageError: as `fit_line`.
+    """
+    x, y = _scaled(easy, scale), _scaled(hard, scale)
+    chosen = np.ones(len(x), dtype=bool) if reference is None else np.asarray(reference, dtype=bool)
+    if not x.shape == y.shape == chosen.shape:
+        raise UsageError(f"easy, hard and reference must be (M,); got {x.shape}, {y.shape} and {chosen.shape}")
+    line = fit_line(np.asarray(easy, dtype=float)[chosen], np.asarray(hard, dtype=float)[chosen], scale=scale)
+    return y - line.intercept - line.slope * x
+
+
+@dataclass(frozen=True)
+class GroupDrop:
+    """Accuracy on common and on counter examples, each averaged over the classes that have both.
+
+    Made by `group_drop`. Paper: Do CLIPs Always Generalize Better than ImageNet Models? (arXiv 2403.11497).
+
+    Attributes:
+        common, counter: mean over classes.
+        by_class: class -> (accuracy on common examples, on counter examples).
+        low, high: 95 % bootstrap interval of the drop, over pictures within each class and group.
+        left_out: classes that lack one of both.
+    """
+
+    common: float
+    counter: float
+    by_class: dict[str, tuple[float, float]]
+    low: float
+    high: float
+    left_out: list[str]
+
+    @property
+    def drop(self) -> float:
+        """Accuracy on common minus that on counter examples."""
+        return self.common - self.counter
+
+
+def group_drop(
+    table: PredictionTable, name: str, common: Any, counter: Any, *, draws: int = 1000, seed: int = 0
+) -> GroupDrop:
+    """How much accuracy is lost from usual to unusual backgrounds, class by class.
+
+    Groups that were chosen by a model on these same pictures overstate its drop: choose them on others.
+
+    Paper: Do CLIPs Always Generalize Better than ImageNet Models? (arXiv 2403.11497).
+
+    Args:
+        table: the predictions; the label space is the same for both groups.
+        name: the attribute. common, counter: two of its values.
+        draws, seed: of the bootstrap.
+
+    Raises:
+        UsageError: an unknown attribute, a value that no row has, or no class with both.
+    """
+    values = table.column(name)
+    for value in (common, counter):
+        if value not in values:
+            raise UsageError(f"no row has {name} = {value!r}")
+    group = np.array([0 if value == common else 1 if value == counter else -1 for value in values])
+    right, rng = table.correct, np.random.default_rng(seed)
+    by_class: dict[str, tuple[float, float]] = {}
+    left_out, drawn = [], np.zeros(draws)
+    for number, label in enumerate(table.classes):
+        rows = [right[(table.target == number) & (group == g)] for g in (0, 1)]
+        if not len(rows[0]) or not len(rows[1]):
+            if len(rows[0]) + len(rows[1]):
+                left_out.append(label)
+            continue
+        by_class[label] = (float(rows[0].mean()), float(rows[1].mean()))
+        # a resample of right and wrong answers is a binomial count
+        shares = [rng.binomial(len(own), own.mean(), draws) / len(own) for own in rows]
+        drawn += shares[0] - shares[1]
+    if not by_class:
+        raise UsageError(f"no class has pictures of both {common!r} and {counter!r}")
+    first, second = np.array(list(by_class.values())).T
+    low, high = np.quantile(drawn / len(by_class), [0.025, 0.975])
+    return GroupDrop(float(first.mean()), float(second.mean()), by_class, float(low), float(high), left_out)
+
+
+def _scaled(values: Any, scale: str) -> Float[np.ndarray, "M"]:
+    found = np.asarray(values, dtype=float)
+    if scale not in ("linear", "logit"):
+        raise UsageError(f"scale is {scale!r}; it is 'linear' or 'logit'")
+    inside = (found > 0) & (found < 1) if scale == "logit" else (found >= 0) & (found <= 1)
+    if found.ndim != 1 or not inside.all():
+        raise UsageError(f"accuracies must be (M,) and in {'(0, 1)' if scale == 'logit' else '[0, 1]'}: {found}")
+    return logit(found) if scale == "logit" else found

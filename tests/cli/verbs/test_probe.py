@@ -1,0 +1,101 @@
+"""`binderclip probe`: finds a planted bias in a made set, and nothing in a fair control."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ImageEnhance, ImageFilter
+
+from binderclip.data import load_data
+from binderclip.evaluate import PredictionTable
+
+Command = Callable[..., Any]
+KINDS = {"Food & Drink": "food", "Animals & Nature": "animal", "Flags": "flag"}
+EACH = 30
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """90 drawings of three classes; half of them were taken at "night", dark and blurred; "camera" is by chance."""
+    folder = tmp_path_factory.mktemp("planted")
+    data, rng = load_data("noto-emoji", split="train"), np.random.default_rng(0)
+    rows = [("file", "caption", "label", "light", "camera")]
+    for group, label in KINDS.items():
+        for number, row in enumerate(np.flatnonzero(np.array(data.column("group")) == group)[:EACH].tolist()):
+            light, name = "night" if number % 2 else "day", f"{label}-{number:02}.png"
+            picture = data[row].image.convert("RGB").resize((64, 64))
+            if light == "night":
+                picture = ImageEnhance.Brightness(picture.filter(ImageFilter.GaussianBlur(8))).enhance(0.15)
+            picture.save(folder / name)
+            rows.append((name, f"a {label}", label, light, str(rng.choice(["left", "right"]))))
+    with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(program: Command, planted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    out = tmp_path_factory.mktemp("out") / "probe"
+    done = program("probe", "small", "--data", planted, "--positive", "food", "--draws", "400", "--out", out, "--json")
+    assert done.code == 0, done.err
+    return done.json(), out
+
+
+def test_the_planted_bias_is_found_and_nothing_in_the_fair_control(found: tuple[dict[str, Any], Path]) -> None:
+    document, _ = found
+    reports = {tuple(one["groups"]): one["measures"] for one in document["reports"]}
+    assert set(reports) == {("light",), ("camera",)}, "both columns were found without being named"
+    night = reports[("light",)]["accuracy"]["gap"]
+    assert night["found"]
+    assert night["smallest"] == ["night"]
+    assert night["low"] > 0
+    assert not [name for name, own in reports[("camera",)].items() if own["gap"]["found"]]
+
+
+def test_figures_are_those_of_the_table_that_is_kept(found: tuple[dict[str, Any], Path]) -> None:
+    document, out = found
+    table = PredictionTable.load(out / "predictions.parquet")
+    assert len(table) == document["count"] == 3 * EACH
+    light = np.array(table.attributes["light"])
+    by_group = document["reports"][0]["measures"]["accuracy"]["by_group"]
+    for one in by_group:
+        assert one["value"] == pytest.approx(table.correct[light == one["group"][0]].mean())
+    rows = list(csv.reader((out / "groups.csv").open(encoding="utf-8")))
+    assert rows[0] == ["grouping", "measure", "group", "n", "value", "low", "high"]
+    assert ["light", "accuracy", "night", "45"] in [row[:4] for row in rows]
+    methods = {one["method"]: one for one in document["mitigations"] if one["names"] == ["light"]}
+    assert {"as it is", "last layer retrained", "last layer retrained, classes and groups reweighed"} <= set(methods)
+    assert any("a threshold for each group" in name for name in methods)
+    assert methods["as it is"]["n"] == 3 * EACH / 2
+
+
+def test_the_page_shows_gaps_and_wrong_pictures_without_a_network(found: tuple[dict[str, Any], Path]) -> None:
+    document, out = found
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert document["report"] == str(out / "report.html")
+    wrong = document["reports"][0]["measures"]["accuracy"]["by_group"][1]
+    assert page.count("data:image/png") > 2, "two plots and pictures"
+    assert wrong["value"] < 1
+    assert ", is food" in page or ", is animal" in page or ", is flag" in page
+    assert '"http' not in page
+
+
+def test_mistakes_are_named(command: Command, planted: Path, tmp_path: Path) -> None:
+    for words, said in (
+        (("--groups", "weather"), "no attribute 'weather'"),
+        (("--positive", "car"), "--positive car: the classes are"),
+        (("--labels", "food"), "two or more by --labels"),
+        (("--labels", "car,house", "--limit", "20"), "nothing is right"),
+        (("--draws", "5"), "100"),
+        (("--data", tmp_path / "nowhere"), "nowhere"),
+    ):
+        done = command("probe", "small", "--data", planted, "--out", tmp_path / "out", *words)
+        assert done.code in (1, 2)
+        assert said in " ".join(done.err.split()), done.err
+        assert "Traceback" not in done.err
+    assert not (tmp_path / "out").exists(), "nothing is made before the work is done"
