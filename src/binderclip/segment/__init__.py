@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.segment import anomaly, clicks, metrics, presets, task
+    from binderclip.segment import anomaly, clicks, few_shot, metrics, presets, task
     from binderclip.segment.anomaly import (
         Anomalies,
         ContrastiveLanguagePrompting,
@@ -29,6 +29,19 @@ if TYPE_CHECKING:
     )
     from binderclip.segment.decomposition import DecompositionSegmenter
     from binderclip.segment.evaluation import Measured, measure_segmenters
+    from binderclip.segment.few_shot import (
+        CorrelationBackbone,
+        FewShotEpisodes,
+        FewShotSegmenter,
+        FewShotTraining,
+        HypercorrelationNet,
+        PriorMask,
+        PrototypeMatch,
+        hypercorrelation,
+        load_few_shot,
+        save_few_shot,
+        train_few_shot,
+    )
     from binderclip.segment.lifting.votes import lift_masks, lifted_mask, mask_votes
     from binderclip.segment.methods import METHODS
     from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted_ap
@@ -115,6 +128,7 @@ __all__ = [
     "ClusterVote",
     "Context",
     "ContrastiveLanguagePrompting",
+    "CorrelationBackbone",
     "DINOiserHead",
     "DecompositionSegmenter",
     "Detector",
@@ -124,10 +138,14 @@ __all__ = [
     "External",
     "FeatureAttention",
     "Felzenszwalb",
+    "FewShotEpisodes",
+    "FewShotSegmenter",
+    "FewShotTraining",
     "Frame",
     "FusedAttention",
     "GraphCut",
     "GuidedPooling",
+    "HypercorrelationNet",
     "InformationBottleneckMap",
     "InpaintingAnomalyDetector",
     "InteractiveEvaluation",
@@ -145,9 +163,11 @@ __all__ = [
     "NormalMemory",
     "Parts",
     "PatchWeights",
+    "PriorMask",
     "PromptedMasks",
     "PromptedRegions",
     "Prompts",
+    "PrototypeMatch",
     "RandomClicker",
     "Scope",
     "Segmentation",
@@ -183,11 +203,14 @@ __all__ = [
     "cosines",
     "describe",
     "dinoiser_loss",
+    "few_shot",
+    "hypercorrelation",
     "identity",
     "layer_at",
     "lift_masks",
     "lifted_mask",
     "line_accuracy",
+    "load_few_shot",
     "load_promptable",
     "load_tracer",
     "mask_iou",
@@ -204,6 +227,7 @@ __all__ = [
     "run_lengths",
     "saliency_graph_cut",
     "sample_points",
+    "save_few_shot",
     "save_tracer",
     "segment_all",
     "segmentation_sheet",
@@ -215,6 +239,7 @@ __all__ = [
     "tower_attention",
     "trace_picture",
     "train_dinoiser",
+    "train_few_shot",
     "train_tracer",
     "value_masked",
     "vanilla",
