@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from binderclip.segment.refine.tidy import Closing, DropSmall
     from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
     from binderclip.segment.task import TASK_METHODS, TaskGenericSegmenter, TaskMask
+    from binderclip.segment.trained.cascade import CascadeCLIP, CascadeTraining, TextQueryDecoder, train_cascade
     from binderclip.segment.trained.dinoiser import (
         DINOiserHead,
         Student,
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
         dinoiser_loss,
         train_dinoiser,
     )
+    from binderclip.segment.trained.panoptic import PanopticNet, PanopticTraining, train_panoptic
     from binderclip.segment.tubular.pictures import TracedLine, trace_picture
     from binderclip.segment.tubular.samples import TubularSamples, annotated_samples, tailored_samples
     from binderclip.segment.tubular.saving import load_tracer, save_tracer
@@ -118,6 +120,8 @@ __all__ = [
     "Blend",
     "BoundText",
     "BranchSum",
+    "CascadeCLIP",
+    "CascadeTraining",
     "CentredSoftmax",
     "ClassRule",
     "ClassScore",
@@ -161,6 +165,8 @@ __all__ = [
     "MaskScoped",
     "Measured",
     "NormalMemory",
+    "PanopticNet",
+    "PanopticTraining",
     "Parts",
     "PatchWeights",
     "PriorMask",
@@ -180,6 +186,7 @@ __all__ = [
     "StudentSaliency",
     "TaskGenericSegmenter",
     "TaskMask",
+    "TextQueryDecoder",
     "TextSide",
     "TokenContributions",
     "TracedLine",
@@ -238,8 +245,10 @@ __all__ = [
     "text_detector",
     "tower_attention",
     "trace_picture",
+    "train_cascade",
     "train_dinoiser",
     "train_few_shot",
+    "train_panoptic",
     "train_tracer",
     "value_masked",
     "vanilla",

@@ -44,8 +44,8 @@ def hypercorrelation(
 
 def hypercorrelations(
     query: Levels, support: SupportFeatures, *, of: Support = "msi"
-) -> list[Float[Tensor, "B n hq wq hs ws"]]:
-    """Hypercorrelations of all maps of a level as channels, deepest level first.
+) -> list[Float[Tensor, "B _ _ _ _ _"]]:
+    """Hypercorrelations (B, n, hq, wq, hs, ws) of the n maps of each level, deepest level first.
 
     Args:
         query: features of B queries.

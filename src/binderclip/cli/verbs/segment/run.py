@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import typer
 
@@ -25,6 +25,7 @@ FOLDER = "segments"
 """Where the files of several pictures go."""
 
 
+@runtime_checkable
 class LabelMapRequest(Protocol):
     """What makes label maps: a preset and labels, or examples with their masks."""
 
