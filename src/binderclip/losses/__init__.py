@@ -33,7 +33,9 @@ if TYPE_CHECKING:
         NeighborPenaltyLoss,
         SVLSLoss,
     )
+    from binderclip.losses.dense.mask_sets import MaskSetLoss, ReClass, ReMask
     from binderclip.losses.dense.neighbor_prior import neighbor_prior
+    from binderclip.losses.dense.text_masks import FocalDice
     from binderclip.losses.distribution.sliced_wasserstein import (
         AugmentedSlicedWasserstein,
         GeneralizedSlicedWasserstein,
@@ -71,6 +73,7 @@ __all__ = [
     "Embeddings",
     "EntailmentCone",
     "Euclidean",
+    "FocalDice",
     "FocalLoss",
     "GeneralizedSlicedWasserstein",
     "GradientAlignmentLoss",
@@ -81,11 +84,14 @@ __all__ = [
     "LorentzInner",
     "LossOutput",
     "MarginLabelSmoothingLoss",
+    "MaskSetLoss",
     "MaxSlicedWasserstein",
     "NACLLoss",
     "NeighborPenaltyLoss",
     "Pair",
     "PairwiseRankLoss",
+    "ReClass",
+    "ReMask",
     "SVLSLoss",
     "SameKey",
     "Similarity",

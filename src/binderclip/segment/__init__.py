@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.segment import anomaly, clicks, metrics, presets, task
+    from binderclip.segment import anomaly, clicks, few_shot, metrics, presets, task
     from binderclip.segment.anomaly import (
         Anomalies,
         ContrastiveLanguagePrompting,
@@ -29,6 +29,19 @@ if TYPE_CHECKING:
     )
     from binderclip.segment.decomposition import DecompositionSegmenter
     from binderclip.segment.evaluation import Measured, measure_segmenters
+    from binderclip.segment.few_shot import (
+        CorrelationBackbone,
+        FewShotEpisodes,
+        FewShotSegmenter,
+        FewShotTraining,
+        HypercorrelationNet,
+        PriorMask,
+        PrototypeMatch,
+        hypercorrelation,
+        load_few_shot,
+        save_few_shot,
+        train_few_shot,
+    )
     from binderclip.segment.lifting.votes import lift_masks, lifted_mask, mask_votes
     from binderclip.segment.methods import METHODS
     from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted_ap
@@ -75,6 +88,7 @@ if TYPE_CHECKING:
     from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
     from binderclip.segment.task import TASK_METHODS, TaskGenericSegmenter, TaskMask
     from binderclip.segment.trained.declip import AttentionChain, DeCLIP, train_declip
+    from binderclip.segment.trained.cascade import CascadeCLIP, CascadeTraining, TextQueryDecoder, train_cascade
     from binderclip.segment.trained.dinoiser import (
         DINOiserHead,
         Student,
@@ -82,6 +96,7 @@ if TYPE_CHECKING:
         dinoiser_loss,
         train_dinoiser,
     )
+    from binderclip.segment.trained.panoptic import PanopticNet, PanopticTraining, train_panoptic
     from binderclip.segment.tubular.pictures import TracedLine, trace_picture
     from binderclip.segment.tubular.samples import TubularSamples, annotated_samples, tailored_samples
     from binderclip.segment.tubular.saving import load_tracer, save_tracer
@@ -107,6 +122,8 @@ __all__ = [
     "Blend",
     "BoundText",
     "BranchSum",
+    "CascadeCLIP",
+    "CascadeTraining",
     "CentredSoftmax",
     "ClassRule",
     "ClassScore",
@@ -117,6 +134,7 @@ __all__ = [
     "ClusterVote",
     "Context",
     "ContrastiveLanguagePrompting",
+    "CorrelationBackbone",
     "DINOiserHead",
     "DeCLIP",
     "DecompositionSegmenter",
@@ -127,10 +145,14 @@ __all__ = [
     "External",
     "FeatureAttention",
     "Felzenszwalb",
+    "FewShotEpisodes",
+    "FewShotSegmenter",
+    "FewShotTraining",
     "Frame",
     "FusedAttention",
     "GraphCut",
     "GuidedPooling",
+    "HypercorrelationNet",
     "InformationBottleneckMap",
     "InpaintingAnomalyDetector",
     "InteractiveEvaluation",
@@ -146,11 +168,15 @@ __all__ = [
     "MaskScoped",
     "Measured",
     "NormalMemory",
+    "PanopticNet",
+    "PanopticTraining",
     "Parts",
     "PatchWeights",
+    "PriorMask",
     "PromptedMasks",
     "PromptedRegions",
     "Prompts",
+    "PrototypeMatch",
     "RandomClicker",
     "Scope",
     "Segmentation",
@@ -163,6 +189,7 @@ __all__ = [
     "StudentSaliency",
     "TaskGenericSegmenter",
     "TaskMask",
+    "TextQueryDecoder",
     "TextSide",
     "TokenContributions",
     "TracedLine",
@@ -186,11 +213,14 @@ __all__ = [
     "cosines",
     "describe",
     "dinoiser_loss",
+    "few_shot",
+    "hypercorrelation",
     "identity",
     "layer_at",
     "lift_masks",
     "lifted_mask",
     "line_accuracy",
+    "load_few_shot",
     "load_promptable",
     "load_tracer",
     "mask_iou",
@@ -207,6 +237,7 @@ __all__ = [
     "run_lengths",
     "saliency_graph_cut",
     "sample_points",
+    "save_few_shot",
     "save_tracer",
     "segment_all",
     "segmentation_sheet",
@@ -218,7 +249,10 @@ __all__ = [
     "tower_attention",
     "trace_picture",
     "train_declip",
+    "train_cascade",
     "train_dinoiser",
+    "train_few_shot",
+    "train_panoptic",
     "train_tracer",
     "value_masked",
     "vanilla",

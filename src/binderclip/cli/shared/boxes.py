@@ -181,7 +181,12 @@ def read_masks(masks: Sequence[str], size: tuple[int, int]) -> list[tuple[str, n
     return found
 
 
-def _masks_of(path: Path, size: tuple[int, int], alone: bool) -> list[tuple[str, np.ndarray]]:
+def mask_values(path: Path) -> tuple[np.ndarray, bool]:
+    """The numbers of a mask or label map (H, W), and whether they are the indices of a palette.
+
+    Raises:
+        DataError: not a picture that can be read.
+    """
     import numpy as np
     from PIL import UnidentifiedImageError
 
@@ -190,9 +195,16 @@ def _masks_of(path: Path, size: tuple[int, int], alone: bool) -> list[tuple[str,
     try:
         with open_header(path) as picture:
             # Palette indices and 16-bit numbers are read as they are.
-            values = np.array(picture if picture.mode in ("1", "L", "P", "I", "I;16") else picture.convert("L"))
+            kept = picture if picture.mode in ("1", "L", "P", "I", "I;16") else picture.convert("L")
+            return np.array(kept), kept.mode == "P"
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{path}: not a picture that can be read ({type(error).__name__})") from error
+
+
+def _masks_of(path: Path, size: tuple[int, int], alone: bool) -> list[tuple[str, np.ndarray]]:
+    import numpy as np
+
+    values, _ = mask_values(path)
     if values.shape != tuple(size):
         raise UsageError(
             f"--masks {path} is {values.shape[1]} x {values.shape[0]} pixels, the image {size[1]} x {size[0]}"

@@ -8,6 +8,7 @@ import typer
 
 from binderclip.cli.shared.inputs import find_images
 from binderclip.cli.shared.options import LABELS, Device, Dtype, Json, Model, parse_labels
+from binderclip.cli.verbs.segment.example import HEAD, LABEL, ExampleRequest, one_label
 from binderclip.cli.verbs.segment.measure import measure
 from binderclip.cli.verbs.segment.presets import (
     SegmentRequest,
@@ -98,6 +99,31 @@ def segment(
     segmenter: Annotated[
         str, typer.Option(help="For --task: what makes masks, `small-sam` or any that `click` takes.")
     ] = "small-sam",
+    example: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PICTURE",
+            help="Instead of labels a picture that shows what is wanted, with its --mask; several are asked one by one "
+            "and vote. --labels may name it.",
+        ),
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MASK", help="For --example: a picture of the same size, white or not 0 where the thing is."
+        ),
+    ] = None,
+    mask_value: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="For --mask: which number of a label map is the thing."),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="For --example: `prototype` or `prior`, rules without training on the features of --model (also "
+            "lite0 and small-dino), or a folder of `segment.save_few_shot`. [default: prototype]"
+        ),
+    ] = None,
     evaluate: Annotated[
         str | None,
         typer.Option(help="Measure instead, on a folder with label maps (VOC, ADE), or `scenes`, `scenes-hard`."),
@@ -133,11 +159,31 @@ def segment(
 
         binderclip segment photos/ --task "the hidden animal" --coco animals.json
 
+        binderclip segment photos/ --example cup.jpg --mask cup-mask.png --labels cup --coco cups.json
+
     A folder can be gone on with: images whose label map is there are not done again.
     """
     if list_presets:
         show_presets(json, None if preset is None else preset_names(preset))
         return
+    if example or mask:
+        others = {"--background": background, "--preset": preset, "--set": set, "--descriptions": descriptions,
+                  "--size": size, "--compare": compare, "--task": task, "--ask": ask,
+                  "--evaluate": evaluate}  # fmt: skip
+        if unused := [option for option, value in others.items() if value is not None]:
+            raise UsageError(f"--example says what is wanted: leave out {', '.join(unused)}")
+        if not images:
+            raise UsageError("give images or folders for --example: segment photos/ --example cup.jpg --mask mask.png")
+        named = LABEL if labels is None else one_label(parse_labels(labels))
+        shown = ExampleRequest(tuple(example or ()), tuple(mask or ()), mask_value, head or HEAD, model, device, json)
+        shown.check()
+        code = segment_images(
+            shown, find_images(images, without=out or FOLDER), [named], overlay=overlay, label_map=label_map, out=out,
+            legend=legend, coco=coco, csv=csv, redo=redo,
+        )  # fmt: skip
+        raise typer.Exit(code)
+    if given := [name for name, value in (("--mask-value", mask_value), ("--head", head)) if value is not None]:
+        raise UsageError(f"{' and '.join(given)} {'are' if len(given) > 1 else 'is'} for --example")
     names = [] if labels is None else parse_labels(labels)
     words = ground_words("none" if background is None and evaluate is not None else background, names)
     preset = default_preset(model) if preset is None else preset

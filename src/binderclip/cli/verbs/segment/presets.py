@@ -29,6 +29,32 @@ class SegmentRequest:
     json: bool
     descriptions: str | None = None
 
+    @property
+    def title(self) -> str:
+        """What made the label maps."""
+        return f"{self.preset}, model {self.model}"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The same as JSON."""
+        return {"model": self.model, "preset": self.preset}
+
+    def record(self, names: Sequence[str]) -> dict[str, Any]:
+        """What the label maps depend on."""
+        return {
+            "labels": list(names),
+            "background": list(self.background),
+            "preset": self.preset,
+            "settings": list(self.settings),
+            "size": self.size,
+            "model": self.model,
+            "descriptions": self.descriptions,
+        }
+
+    def build(self, names: Sequence[str]) -> Segmenter:
+        """The segmenter of the one preset."""
+        return next(iter(build_segmenters(self, names).values()))
+
 
 def default_preset(model: str) -> str:
     """The preset of those who name none: one that finds the ground, where the model's tower lets it.

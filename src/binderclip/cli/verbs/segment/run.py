@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import typer
 
@@ -13,7 +13,6 @@ from binderclip.cli.shared.inputs import ImageArguments, output_folder, output_n
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv, write_json
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import counted, stages
-from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 
@@ -24,6 +23,30 @@ if TYPE_CHECKING:
 
 FOLDER = "segments"
 """Where the files of several pictures go."""
+
+
+@runtime_checkable
+class LabelMapRequest(Protocol):
+    """What makes label maps: a preset and labels, or examples with their masks."""
+
+    @property
+    def background(self) -> Sequence[str]: ...
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def json(self) -> bool: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def described(self) -> dict[str, Any]: ...
+
+    def record(self, names: Sequence[str]) -> dict[str, Any]: ...
+
+    def build(self, names: Sequence[str]) -> Callable[[Path, list[str]], Segmentation]: ...
 
 
 @dataclass(frozen=True)
@@ -42,8 +65,8 @@ class Done:
 
 
 def segment_images(
-    request: SegmentRequest, found: ImageArguments, names: Sequence[str], *, overlay: str | None, label_map: str | None,
-    out: str | None, legend: bool, coco: str | None, csv: str | None, redo: bool,
+    request: LabelMapRequest, found: ImageArguments, names: Sequence[str], *, overlay: str | None,
+    label_map: str | None, out: str | None, legend: bool, coco: str | None, csv: str | None, redo: bool,
 ) -> int:  # fmt: skip
     """Segment, save and say; the exit code."""
     many = len(found.paths) > 1 or not found.named
@@ -61,7 +84,7 @@ def segment_images(
     waiting = [not (many and not redo and all(p.is_file() for p in pair)) for pair in places]
     done, skipped = [], []
     with stages("loading the model") as say:
-        segmenter = next(iter(build_segmenters(request, names).values())) if any(waiting) else None
+        segmenter = request.build(names) if any(waiting) else None
         pictures = list(zip(found.paths, places, waiting, strict=True))
         for path, (shown, mapped), due in counted(pictures, say, "picture", len(pictures)):
             try:
@@ -143,22 +166,14 @@ def _places(
     return [(folder / f"{name}-overlay.png", folder / f"{name}-labels.png") for name in output_names(paths)]
 
 
-def _same_settings(folder: Path, request: SegmentRequest, names: Sequence[str], redo: bool) -> None:
+def _same_settings(folder: Path, request: LabelMapRequest, names: Sequence[str], redo: bool) -> None:
     """A folder is gone on with only by what began it: maps of other labels must not be mixed in.
 
     Raises:
         UsageError: it was made with other labels or settings.
     """
     path = folder / "segment.json"
-    now = {
-        "labels": list(names),
-        "background": list(request.background),
-        "preset": request.preset,
-        "settings": list(request.settings),
-        "size": request.size,
-        "model": request.model,
-        "descriptions": request.descriptions,
-    }
+    now = request.record(names)
     if path.is_file() and not redo:
         try:
             before = parse_json(path.read_text(encoding="utf-8"))
@@ -187,13 +202,12 @@ def write_areas(done: Sequence[Done], path: Path) -> None:
     write_csv(["image", "class", "pixels", "share"], rows, path)
 
 
-def _say(request: SegmentRequest, done: Sequence[Done], many: bool, skipped: Sequence[tuple[str, str]]) -> None:
+def _say(request: LabelMapRequest, done: Sequence[Done], many: bool, skipped: Sequence[tuple[str, str]]) -> None:
     if request.json:
         documents = [
             {
                 "image": one.path,
-                "model": request.model,
-                "preset": request.preset,
+                **request.described,
                 "classes": list(one.classes),
                 "share": one.shares(),
                 "overlay": one.overlay,
@@ -206,15 +220,13 @@ def _say(request: SegmentRequest, done: Sequence[Done], many: bool, skipped: Seq
         return
     if many:
         rows_ = [(str(one.path), *_largest(one)) for one in done]
-        print_table(
-            f"{len(done)} images, {request.preset}, model {request.model}", ("image", "largest", "share"), rows_
-        )
+        print_table(f"{len(done)} images, {request.title}", ("image", "largest", "share"), rows_)
         typer.echo(f"NAME-overlay.png and NAME-labels.png of each in {short_path(done[0].overlay.parent)}/")
         return
     for one in done:
         ordered = sorted(one.shares().items(), key=lambda item: -item[1])
         rows = [(name, f"{share:.1%}") for name, share in ordered]
-        print_table(f"{one.path}, {request.preset}, model {request.model}", ("class", "share of the image"), rows)
+        print_table(f"{one.path}, {request.title}", ("class", "share of the image"), rows)
         typer.echo(f"overlay {one.overlay}\nlabel map {one.label_map}")
 
 

@@ -1,0 +1,422 @@
+"""Cascade-CLIP: groups of a frozen tower's blocks, each with its own decoder from text queries to masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binderclip.data.images import open_image
+from binderclip.errors import CheckpointError, NotSupported, UsageError
+from binderclip.fit import fit
+from binderclip.losses.dense.text_masks import FocalDice
+from binderclip.models.files.checkpoint import configured, guarded
+from binderclip.models.files.folders import read_folder, write_folder
+from binderclip.models.image_text.preprocess import ImageLike
+from binderclip.models.towers import Tower
+from binderclip.models.towers.tokens import append_tokens
+from binderclip.segment.output.result import Segmentation
+
+__all__ = ["CascadeCLIP", "CascadeTraining", "TextQueryDecoder", "default_groups", "train_cascade"]
+
+KIND = "cascade"
+
+
+class QueryAttention(nn.Module):
+    """Multi-head cross-attention that also gives its scores before the softmax."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(
+        self, queries: Float[Tensor, "B C E"], features: Float[Tensor, "B N E"]
+    ) -> tuple[Float[Tensor, "B C E"], Float[Tensor, "B C N"]]:
+        """Attended values, and the mean over heads of the scaled scores."""
+        q, k, v = (
+            layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for layer, x in ((self.query, queries), (self.key, features), (self.value, features))
+        )  # (B, H, C or N, d)
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)), scores.mean(1)
+
+
+class TextQueryDecoder(nn.Module):
+    """Text queries that look at patch features; the last layer's scores are mask logits. No parameter knows a class.
+
+    Each layer: q <- LN(q + attention(q, F, F)); q <- LN(q + feed-forward(q)). Queries do not see each other, so that
+    classes may come and go.
+
+    Args:
+        width: E of queries and features.
+        layers: of the decoder.
+        heads: of the attention, a divisor of `width`.
+        hidden: width of the feed-forward layer; default four times `width`.
+
+    Raises:
+        UsageError: heads that do not divide the width, or no layer.
+
+    Paper: Cascade-CLIP: Cascaded Vision-Language Embeddings Alignment for Zero-Shot Semantic Segmentation (ICML 2024,
+    arXiv 2406.00670).
+    """
+
+    def __init__(self, width: int, *, layers: int = 3, heads: int = 8, hidden: int | None = None) -> None:
+        super().__init__()
+        if layers < 1 or heads < 1 or width % heads:
+            raise UsageError(f"layers must be at least 1 and heads divide the width, not {layers}, {heads} and {width}")
+        inner = 4 * width if hidden is None else hidden
+        self.attend = nn.ModuleList(QueryAttention(width, heads) for _ in range(layers))
+        self.feed = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width)) for _ in range(layers)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 * layers))
+
+    def forward(self, queries: Float[Tensor, "B C E"], features: Float[Tensor, "B N E"]) -> Float[Tensor, "B C N"]:
+        """Mask logits of each query over the patches."""
+        logits = queries.new_zeros(0)
+        for place, (attend, feed) in enumerate(zip(self.attend, self.feed, strict=True)):
+            seen, logits = attend(queries, features)
+            queries = self.norms[2 * place](queries + seen)
+            queries = self.norms[2 * place + 1](queries + feed(queries))
+        return logits
+
+
+def default_groups(depth: int) -> tuple[tuple[int, ...], ...]:
+    """The paper's groups for a tower of any depth: of twelve blocks (5, 6, 7), (8, 9, 10) and (11).
+
+    As many blocks as half the depth, of shallow towers all, stand before the last one and are cut into two groups.
+
+    Raises:
+        UsageError: fewer than three blocks.
+    """
+    if depth < 3:
+        raise UsageError(f"a tower of {depth} blocks has no three groups; give groups")
+    before = depth - 1 if depth < 6 else round(depth / 2)
+    first = depth - 1 - before
+    middle = first + (before + 1) // 2
+    return tuple(range(first, middle)), tuple(range(middle, depth - 1)), (depth - 1,)
+
+
+class CascadeCLIP(nn.Module):
+    """Segmentation by text on a frozen image-text model: one decoder a group of blocks, whose mask logits are summed.
+
+    Middle blocks hold detail that is not aligned with text; mixed into one map it hurts classes that training never
+    saw. Each group of blocks therefore gets a decoder of its own. Learned prompts enter every block beside the patches,
+    and are replaced in the next. The model's own weights are not part of this module, nor of what it saves.
+
+    Args:
+        model: an `ImageTextModel` with a tower of transformer blocks, which stays as it is.
+        groups: blocks of each group; default `default_groups`. `((L - 1,),)` is the last block alone, one group of all
+            blocks their mixture.
+        prompts: tokens a block; 0 for none.
+        layers, heads: of each `TextQueryDecoder`.
+        dropout: of the prompts.
+        size: side in pixels at which pictures are seen, squashed; default twice the model's.
+
+    Raises:
+        UsageError: groups that are empty, not of this tower or that share a block; a size that is no multiple of the
+            patch.
+        NotSupported: a tower whose projection is not linear.
+
+    Paper: Cascade-CLIP: Cascaded Vision-Language Embeddings Alignment for Zero-Shot Semantic Segmentation (ICML 2024,
+    arXiv 2406.00670).
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        groups: Sequence[Sequence[int]] | None = None,
+        prompts: int = 10,
+        layers: int = 3,
+        heads: int = 8,
+        dropout: float = 0.1,
+        size: int | None = None,
+    ) -> None:
+        super().__init__()
+        tower: Tower = model.image_tower
+        depth, width, out = tower.depth, tower.width, tower.embed_dim
+        chosen = default_groups(depth) if groups is None else tuple(tuple(group) for group in groups)
+        flat = [block for group in chosen for block in group]
+        if not chosen or not all(chosen) or len(set(flat)) < len(flat) or not set(flat) <= set(range(depth)):
+            raise UsageError(f"groups {chosen} are to be different blocks of 0 to {depth - 1}, at least one each")
+        if not tower.affine_projection:
+            raise NotSupported(f"{model.name}: its projection into the shared space is no matrix")
+        side = 2 * model.preprocess.size[0] if size is None else size
+        if side < tower.patch or side % tower.patch:
+            raise UsageError(f"size {size} is no multiple of the patch of {tower.patch} pixels")
+        # Held in a tuple: the model's weights are neither trained nor saved with this module's.
+        self._held = (model,)
+        self.groups, self.size = chosen, side
+        self.settings = {
+            "groups": [list(group) for group in chosen], "prompts": prompts, "layers": layers, "heads": heads,
+            "dropout": dropout, "size": side,
+        }  # fmt: skip
+        self.prompts = nn.Parameter(0.02 * torch.randn(depth, prompts, width))
+        self.prompt_project, self.dropout = nn.Linear(width, width), nn.Dropout(dropout)
+        self.prompt_norm = nn.LayerNorm(width, eps=1e-6)
+        middle = [block for block in flat if block != depth - 1]
+        self.block_norm = nn.ModuleDict({str(block): _norm_like(tower) for block in middle})
+        self.block_project = nn.ModuleDict({str(block): _projection_like(tower) for block in middle})
+        # exp(-n^2 / 2) of the n-th block from the end of its group; a block by itself needs no weight.
+        self.weights = nn.ParameterDict(
+            {
+                str(place): nn.Parameter(torch.exp(-(torch.arange(len(group) - 1.0, -1, -1) ** 2) / 2))
+                for place, group in enumerate(chosen)
+                if len(group) > 1
+            }
+        )
+        self.query = nn.ModuleList(nn.Linear(2 * out, out) for _ in chosen)
+        self.decoders = nn.ModuleList(TextQueryDecoder(out, layers=layers, heads=heads) for _ in chosen)
+        self.to(model.device)
+
+    @property
+    def model(self) -> Any:
+        """The frozen image-text model."""
+        return self._held[0]
+
+    def pixels(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "B 3 S S"]:
+        """Pictures squashed and normalised.
+
+        Args:
+            images: one or many, as `Preprocess` takes them.
+        """
+        squash = replace(self.model.preprocess, size=(self.size, self.size), resize_mode="squash")
+        return squash(images).to(self.model.device)
+
+    def features(self, pixels: Float[Tensor, "B 3 S S"]) -> tuple[list[Float[Tensor, "B N E"]], Float[Tensor, "B E"]]:
+        """Unit patch features of each group, and the unit embedding of the picture."""
+        tower: Tower = self.model.image_tower
+        tokens, count = tower.embed(pixels), self.prompts.shape[1]
+        length, outputs = tokens.x.shape[1], {}
+        prompts = self.dropout(self.prompt_project(self.prompts))
+        for block in range(tower.depth):
+            if count:
+                own = prompts[block].expand(len(pixels), -1, -1).to(tokens.x)
+                tokens = (
+                    append_tokens(tokens, own)
+                    if block == 0
+                    else tokens.with_x(torch.cat([tokens.x[:, :length], own], 1))
+                )
+            tokens = tower.run(tokens, start=block, stop=block + 1)
+            outputs[block] = tokens.patches
+        last = tokens.with_x(self.prompt_norm(tokens.x))
+        units = {tower.depth - 1: F.normalize(tower.dense(last).flatten(2).mT, dim=-1)}  # each (B, N, E)
+        for name, norm in self.block_norm.items():
+            projected = self.block_project[name](norm(self.prompt_norm(outputs[int(name)])))
+            units[int(name)] = F.normalize(projected, dim=-1)
+        maps = []
+        for place, group in enumerate(self.groups):
+            stacked = torch.stack([units[block] for block in group], -1)  # (B, N, E, blocks)
+            maps.append(stacked @ self.weights[str(place)] if len(group) > 1 else stacked[..., 0])
+        return maps, F.normalize(tower.project(tower.pool(last)), dim=-1)
+
+    def forward(self, pixels: Float[Tensor, "B 3 S S"], text: Float[Tensor, "C E"]) -> Float[Tensor, "B C h w"]:
+        """Mask logits of each class on the tower's grid.
+
+        Args:
+            pixels: of `pixels`.
+            text: unit vectors of the classes.
+        """
+        maps, picture = self.features(pixels)
+        related = torch.cat([picture[:, None] * text, text.expand(len(pixels), -1, -1)], -1)  # r_c (B, C, 2 E)
+        found = [
+            decoder(query(related), features)
+            for query, decoder, features in zip(self.query, self.decoders, maps, strict=True)
+        ]
+        side = self.size // self.model.image_tower.patch
+        return torch.stack(found).sum(0).unflatten(2, (side, side))
+
+    @torch.no_grad()
+    def text(self, classes: Sequence[str]) -> Float[Tensor, "C E"]:
+        """Unit vectors of class names, mean over the model's templates."""
+        return F.normalize(self.model.text_bank(list(classes)).prototypes(), dim=-1).to(self.model.device)
+
+    def segment(
+        self, image: ImageLike, labels: Sequence[str], *, seen: Sequence[str] = (), penalty: float = 0.1
+    ) -> Segmentation:
+        """The label of each pixel.
+
+        Args:
+            image: a path, a PIL image or a float tensor (3, H, W) in [0, 1].
+            labels: class names.
+            seen: those of them that training saw, which win too easily.
+            penalty: taken off their probabilities.
+
+        Raises:
+            UsageError: a seen class that is no label. DataError: a picture that cannot be read.
+        """
+        if unknown := [name for name in seen if name not in labels]:
+            raise UsageError(f"seen {unknown[0]!r} is none of the labels: {', '.join(labels)}")
+        training = self.training
+        self.eval()
+        picture = open_image(image).convert("RGB")  # type: ignore[arg-type]
+        with torch.no_grad():
+            logits = self.forward(self.pixels(picture), self.text(labels))
+        self.train(training)
+        found = seen_penalised(
+            F.interpolate(logits, picture.size[::-1], mode="bilinear", align_corners=False)[0],
+            torch.tensor([name in seen for name in labels], device=logits.device), penalty,
+        )  # fmt: skip
+        return Segmentation(tuple(labels), found.int().cpu(), logits[0].float().cpu(), picture)
+
+    def save(self, folder: str | Path, *, card: dict[str, Any] | None = None, dtype: str = "float32") -> Path:
+        """Write a folder that `CascadeCLIP.open` reads; the model is stored by name alone."""
+        config = {"head": self.settings, "model": self.model.name}
+        return write_folder(folder, kind=KIND, config=config, state=self.state_dict(), card=card or {}, dtype=dtype)
+
+    @classmethod
+    def open(cls, folder: str | Path, model: Any = None) -> CascadeCLIP:
+        """Read a folder that `save` wrote.
+
+        Args:
+            folder: it.
+            model: the image-text model it was trained on; default the one of that name.
+
+        Raises:
+            CheckpointError: no such folder, another kind of model, damaged weights, or another tower.
+        """
+        read = read_folder(folder, KIND)
+        if model is None:
+            from binderclip.models import load
+
+            model = load(configured(lambda: str(read.config["model"]), folder))
+        try:
+            head = configured(lambda: cls(model, **read.config["head"]), folder)
+        except NotSupported as error:
+            raise CheckpointError(f"{folder}: {error}") from error
+        guarded(lambda: head.load_state_dict(read.state), folder, f"the tower of {model.name}")
+        return head.eval()
+
+
+def seen_penalised(logits: Float[Tensor, "C H W"], seen: Tensor, penalty: float = 0.1) -> Int[Tensor, "H W"]:
+    """The class of the largest probability (sigmoid), of seen classes less the penalty.
+
+    Args:
+        logits: of masks.
+        seen: (C,) bool.
+        penalty: 0 is the plain argmax.
+    """
+    return (logits.sigmoid() - penalty * seen[:, None, None].to(logits)).argmax(0)
+
+
+def _norm_like(tower: Tower) -> nn.LayerNorm:
+    """A trainable layer norm that starts as the tower's last."""
+    norm = nn.LayerNorm(tower.width, eps=getattr(tower.final_norm, "eps", 1e-5))
+    if isinstance(tower.final_norm, nn.LayerNorm):
+        norm.load_state_dict({name: value.float() for name, value in tower.final_norm.state_dict().items()})
+    return norm
+
+
+def _projection_like(tower: Tower) -> nn.Linear:
+    """A trainable linear layer that starts as the tower's projection."""
+    layer = nn.Linear(tower.width, tower.embed_dim)
+    with torch.no_grad():
+        unit = torch.eye(tower.width, device=tower.device, dtype=tower.dtype)
+        origin = tower.project(torch.zeros_like(unit[:1]))
+        layer.weight.copy_((tower.project(unit) - origin).T)
+        layer.bias.copy_(origin[0])
+    return layer
+
+
+@dataclass(frozen=True)
+class CascadeTraining:
+    """What training left: the head in eval mode, and the loss of each step."""
+
+    head: CascadeCLIP
+    losses: Float[np.ndarray, "steps"]
+
+
+def train_cascade(
+    head: CascadeCLIP,
+    images: Float[Tensor, "N 3 H W"],
+    labels: Int[Tensor, "N H W"],
+    classes: Sequence[str],
+    *,
+    unseen: Sequence[str] = (),
+    transductive: bool = False,
+    steps: int = 400,
+    batch: int = 8,
+    lr: float = 2e-4,
+    weight_decay: float = 0.01,
+    released: bool = False,
+    seed: int = 0,
+) -> CascadeTraining:
+    """Train the prompts and decoders on classes that are seen; pixels of unseen ones are ignored.
+
+    Args:
+        head: to be trained; the image-text model stays as it is.
+        images: in [0, 1].
+        labels: indices into `classes`; -1 and 255 are ignored.
+        classes: names of all.
+        unseen: those that training must not see.
+        transductive: after half of the steps, pixels of unseen classes get the likeliest of the unseen names, so that
+            these names, but not their pixels' labels, are known in training.
+        steps, batch, lr, weight_decay: of AdamW, with polynomial decay of power 0.9.
+        released: pixels that are ignored count as the released code has it, see `losses.FocalDice`.
+        seed: of the batches.
+
+    Raises:
+        UsageError: an unseen class that is none, no seen one, or pictures and labels that do not belong together.
+
+    Paper: Cascade-CLIP: Cascaded Vision-Language Embeddings Alignment for Zero-Shot Semantic Segmentation (ICML 2024,
+    arXiv 2406.00670).
+    """
+    if images.ndim != 4 or labels.shape != (len(images), *images.shape[2:]):
+        raise UsageError(f"images {tuple(images.shape)} and labels {tuple(labels.shape)} do not belong together")
+    if unknown := [name for name in unseen if name not in classes]:
+        raise UsageError(f"unseen {unknown[0]!r} is none of the classes: {', '.join(classes)}")
+    names = [name for name in classes if name not in unseen]
+    if not names:
+        raise UsageError("every class is unseen: nothing is left to learn from")
+    order = [*names, *unseen]  # the seen ones come first
+    place = torch.tensor([order.index(name) for name in classes])
+    known = (labels >= 0) & (labels < len(classes))
+    moved = torch.where(known, place[labels.clamp(0, len(classes) - 1).long()], -1)
+    text, loss = head.text(order), FocalDice(released=released)
+    pixels = head.pixels(images)
+    device, done = pixels.device, 0
+
+    def rows() -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            yield torch.randint(len(images), (batch,), generator=generator)
+
+    def step(chosen: Tensor) -> Tensor:
+        nonlocal done
+        done += 1
+        told = transductive and bool(unseen) and done > steps // 2
+        target = moved[chosen].to(device)
+        # What training sees of the names: unseen ones only where their own guesses are the labels.
+        logits = head(pixels[chosen], text if told else text[: len(names)])
+        full = F.interpolate(logits, tuple(target.shape[1:]), mode="bilinear", align_corners=False)
+        hidden = target >= len(names)
+        if told:
+            guess = full.detach()[:, len(names) :].argmax(1) + len(names)
+            target = torch.where(hidden, guess, target)
+        else:
+            target = target.masked_fill(hidden, -1)
+        return loss(full, target)
+
+    frozen = [parameter for parameter in head.model.parameters() if parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        head.train()
+        result = fit(
+            step, head, rows(), steps=steps, lr=lr, optimizer={"name": "adamw", "weight_decay": weight_decay},
+            schedule=lambda progress: (1 - progress) ** 0.9,
+        )  # fmt: skip
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    return CascadeTraining(head.eval(), np.asarray(result.history["loss"]))
