@@ -38,6 +38,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
     ("explain",): ["../world/good.png", "--label", "a cat"],
     ("heads",): ["small", "--images", "../world/pictures", "--texts", "../world/labels.txt"],
     ("evaluate",): ["small", "--data", "../world/classes"],
+    ("quality",): ["../world/pictures"],
     ("geometry",): ["small", "--data", "openmoji", "--limit", "24"],
     ("curate",): ["../world/classes", "--recipe", "exact-duplicates"],
     ("train",): ["../world/tiny.toml", "--check"],
