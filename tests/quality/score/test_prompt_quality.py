@@ -121,6 +121,7 @@ def test_gradients_reach_the_pixels_and_numbers_are_finite(vit: ImageTextModel) 
         ("nonsense", "'nonsense' is unknown"),
         ([], "prompts is empty"),
         ([("good",)], "two texts or more"),
+        ([()], "two texts or more"),
         ([("good", " ")], "two texts or more"),
         ({"a": "good"}, "two texts or more"),
         (["quality", ("good", "average", "bad")], "as many texts"),

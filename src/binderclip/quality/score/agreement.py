@@ -32,7 +32,8 @@ class Agreement:
 
 
 def agreement(
-    scores: Float[Tensor, "N"] | Sequence[float], opinions: Float[Tensor, "N"] | Sequence[float]
+    scores: Float[Tensor, "N"] | Float[np.ndarray, "N"] | Sequence[float],
+    opinions: Float[Tensor, "N"] | Float[np.ndarray, "N"] | Sequence[float],
 ) -> Agreement:
     """Rank correlations, and correlation and error behind a logistic curve of four parameters.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.models.image_text.encode import OnError
+from binderclip.models.image_text.encode import EncodedImages, OnError
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import ImageLike, as_list, float_batch
 from binderclip.quality.score.embedding import NativeEmbedding, Positions
@@ -53,11 +53,12 @@ def prompt_sets(prompts: Prompts) -> dict[str, tuple[str, ...]]:
     Raises:
         UsageError: an unknown keyword, no set, an empty text, a name twice, sets of one text or of different lengths.
     """
+    named: list[tuple[str, Sequence[str]]]
     if isinstance(prompts, Mapping):
         named = [(str(name), texts) for name, texts in prompts.items()]
     else:
         entries = [prompts] if isinstance(prompts, str) else list(prompts)
-        named = [(entry, _keyword(entry)) if isinstance(entry, str) else (str(entry[0]), entry) for entry in entries]
+        named = [(one, _keyword(one)) if isinstance(one, str) else (str(one[0]) if one else "", one) for one in entries]
     if not named:
         raise UsageError(
             "prompts is empty: give at least one set, such as 'quality' or [('Sharp photo.', 'Blurry photo.')]"
@@ -228,7 +229,7 @@ class PromptQuality(nn.Module):
         Raises:
             DataError: an unreadable picture, with `on_error="raise"`.
         """
-        encode = self.model.encode_files if self.native is None else self.native.files
+        encode: Callable[..., EncodedImages] = self.model.encode_files if self.native is None else self.native.files
         found = encode(list(sources), batch_size=batch_size, on_error=on_error, progress=progress)
         each = self.each(found.features).cpu()
         return QualityScores(found.keys, list(self.sets), each, self.total(found.features).cpu(), found.skipped)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from binderclip.cli.shared.sheet import contact_sheet
+from binderclip.cli.verbs.quality.command import LEARNED
 from binderclip.data.images import open_header
 from binderclip.errors import DataError
 from binderclip.models import load
@@ -51,8 +52,6 @@ def ranked(
     Raises:
         CheckpointError: weights that belong to another model or cannot be read.
     """
-    from binderclip.cli.verbs.quality.command import LEARNED
-
     model = load(name, device=device, dtype=dtype)
     score = PromptQuality(model, pairs, longest=longest)
     learned = None if weights is None else CLIPIQAPlus.from_weights(weights, model, longest=longest)
