@@ -38,6 +38,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
     ("explain",): ["../world/good.png", "--label", "a cat"],
     ("heads",): ["small", "--images", "../world/pictures", "--texts", "../world/labels.txt"],
     ("evaluate",): ["small", "--data", "../world/classes"],
+    ("quality",): ["../world/pictures"],
     ("geometry",): ["small", "--data", "openmoji", "--limit", "24"],
     ("probe",): ["small", "--data", "openmoji", "--groups", "concept_split", "--limit", "24", "--draws", "100"],
     ("curate",): ["../world/classes", "--recipe", "exact-duplicates"],

@@ -128,6 +128,14 @@ def test_bootstrap_of_the_v_form_is_the_u_interval_shifted() -> None:
     assert (low_v - low_u, high_v - high_u) == pytest.approx((gap, gap), abs=1e-12)
 
 
+def test_resamples_without_a_pair_have_no_say() -> None:
+    # Half of the resamples of two rows are one of them twice; the other half are the sample itself.
+    x, y = samples(2, 2, shift=0.3)
+    low, high = mmd_bootstrap(x, y, sigma=2.0, unbiased=True)
+    exact = float(mmd_rbf(x, y, sigma=2.0, unbiased=True))
+    assert (low, high) == (pytest.approx(exact), pytest.approx(exact))
+
+
 @pytest.mark.parametrize(
     ("x", "y", "options", "words"),
     [

@@ -1,25 +1,47 @@
-"""Image quality: distances between image sets (CMMD, Fréchet), and later scores and perceptual distances."""
+"""Image quality: scores of single pictures (CLIP-IQA, Q-Boost), and distances between sets of them (CMMD, Fréchet)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
-from binderclip.quality.frechet import frechet_distance
-from binderclip.quality.mmd import PermutationTest, mmd_bootstrap, mmd_permutation_test, mmd_rbf
-from binderclip.quality.set_distance import CMMD, FrechetDistance, SetDistance, SetScore
+from binderclip.lazy import lazy_exports
 
-METHODS: dict[str, Callable[..., Any]] = {"cmmd": CMMD, "frechet": FrechetDistance}
+if TYPE_CHECKING:
+    from binderclip.quality.frechet import frechet_distance
+    from binderclip.quality.methods import METHODS, create_metric
+    from binderclip.quality.mmd import PermutationTest, mmd_bootstrap, mmd_permutation_test, mmd_rbf
+    from binderclip.quality.score.agreement import Agreement, agreement
+    from binderclip.quality.score.clipiqa import CLIPIQA, ENSEMBLE, CLIPIQAPlus
+    from binderclip.quality.score.embedding import NativeEmbedding
+    from binderclip.quality.score.prompt_quality import PAIRS, PromptQuality, QualityScores
+    from binderclip.quality.score.qboost import PromptEnsemble, PromptWords, TriadicScore, WordLogitScorer
+    from binderclip.quality.set_distance import CMMD, FrechetDistance, SetDistance, SetScore
 
 __all__ = [
+    "CLIPIQA",
     "CMMD",
+    "ENSEMBLE",
     "METHODS",
+    "PAIRS",
+    "Agreement",
+    "CLIPIQAPlus",
     "FrechetDistance",
+    "NativeEmbedding",
     "PermutationTest",
+    "PromptEnsemble",
+    "PromptQuality",
+    "PromptWords",
+    "QualityScores",
     "SetDistance",
     "SetScore",
+    "TriadicScore",
+    "WordLogitScorer",
+    "agreement",
+    "create_metric",
     "frechet_distance",
     "mmd_bootstrap",
     "mmd_permutation_test",
     "mmd_rbf",
 ]
+
+lazy_exports(__name__)

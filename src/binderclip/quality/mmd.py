@@ -168,7 +168,8 @@ def mmd_bootstrap(
     if not unbiased:
         values = values + _v_minus_u(x, y, sigma, block)
     tail = (1 - level) / 2
-    low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=torch.float64, device=values.device))
+    # A resample that is one row many times has no pairs, hence no value: the others are left.
+    low, high = torch.nanquantile(values, torch.tensor([tail, 1 - tail], dtype=torch.float64, device=values.device))
     return float(low), float(high)
 
 

@@ -61,14 +61,22 @@ def key_of(source: ImageLike, position: int) -> str:
     return str(source) if isinstance(source, (str, os.PathLike)) else str(position)
 
 
-def _opened(
-    preprocess: Preprocess, sources: Sequence[ImageLike], workers: int, ahead: int
+def opened_ahead(
+    pixels: Callable[[ImageLike], np.ndarray], sources: Sequence[ImageLike], ahead: int, workers: int | None = None
 ) -> Iterator[tuple[int, np.ndarray | BinderclipError]]:
-    """(position, pixels or the error), in order; at most `ahead` pictures are held at once."""
+    """(position, pixels or the error), in order; opened in threads, and at most `ahead` pictures are held at once.
+
+    Args:
+        pixels: opens one picture; its `DataError` stands in the place of the pixels.
+        sources: to be opened.
+        ahead: pictures that are opened before they are asked for.
+        workers: threads; default the number of processors, at most 8.
+    """
+    workers = workers or min(8, os.cpu_count() or 1)
 
     def open_one(source: ImageLike) -> np.ndarray | BinderclipError:
         try:
-            return preprocess.pixels(source)
+            return pixels(source)
         except DataError as error:
             return error
 
@@ -124,7 +132,6 @@ def encode_files(
         raise UsageError(f"batch_size ({batch_size}) and workers ({workers}) must be at least 1")
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error {on_error!r}: 'raise' or 'skip'")
-    workers = workers or min(8, os.cpu_count() or 1)
     preprocess = model.preprocess.at(size)
     step = min(batch_size, CPU_BATCH) if model.device.type == "cpu" else batch_size
     kept: list[int] = []
@@ -139,7 +146,7 @@ def encode_files(
             if progress is not None:
                 progress(len(kept) + len(skipped))
 
-    for position, found in _opened(preprocess, sources, workers, 3 * step):
+    for position, found in opened_ahead(preprocess.pixels, sources, 3 * step, workers):
         if isinstance(found, BinderclipError):
             if on_error == "raise":
                 raise found

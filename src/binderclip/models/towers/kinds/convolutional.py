@@ -9,6 +9,7 @@ from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -61,6 +62,10 @@ class ConvolutionalTower(Tower):
     def feature_map(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
         """The last map, before pooling."""
         raise NotSupported(f"{type(self).__name__} has no feature map")
+
+    def pool_map(self, maps: Float[Tensor, "B D h w"]) -> Float[Tensor, "B F"]:
+        """Pooling of a map of any size."""
+        raise NotSupported(f"{type(self).__name__} pools no map")
 
     def patches(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N D"]:
         return self.feature_map(x).flatten(2).transpose(1, 2)
@@ -156,16 +161,16 @@ class TimmMap(ConvolutionalTower):
         return self.module.forward_features(x)
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "B F"]:
-        return self._pooled(self.map_of(tokens))
+        return self.pool_map(self.map_of(tokens))
 
-    def _pooled(self, maps: Float[Tensor, "B D h w"]) -> Float[Tensor, "B F"]:
+    def pool_map(self, maps: Float[Tensor, "B D h w"]) -> Float[Tensor, "B F"]:
         if hasattr(self.module, "forward_head"):
             return self.module.forward_head(maps)
         return self.module.classifier(maps.mean((2, 3)))
 
     def lift(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B F"]:
         places = x.reshape(-1, self.width, 1, 1)
-        return self._pooled(places).view(*x.shape[:-1], -1)
+        return self.pool_map(places).view(*x.shape[:-1], -1)
 
     def project(self, x: Float[Tensor, "*B F"]) -> Float[Tensor, "*B E"]:
         return x if self.tail is None else self.tail(x)
@@ -204,9 +209,39 @@ class ResNetMap(ConvolutionalTower):
         if tokens.grid != self.grid:
             raise NotSupported(
                 f"attention pooling of this ResNet has positions for {self.grid[0]} x {self.grid[1]} places alone, not "
-                f"for {tokens.grid}; dense() takes any size"
+                f"for {tokens.grid}; dense() and attend() take any size"
             )
         return self.module.attnpool(self.map_of(tokens))
+
+    def pool_map(self, maps: Float[Tensor, "B D h w"]) -> Float[Tensor, "B E"]:
+        return self.attend(maps)
+
+    def attend(self, maps: Float[Tensor, "B D h w"], *, positions: bool = True) -> Float[Tensor, "B E"]:
+        """Attention pooling of a map of any size.
+
+        Args:
+            maps: the last map, see `feature_map`.
+            positions: add the positional embedding, interpolated to the map (bicubic, the one of the query as it is);
+                False leaves it out, as CLIP-IQA (arXiv 2207.12396) does, so that the size of a picture has no say.
+        """
+        pool, (height, width) = self.module.attnpool, maps.shape[2:]
+        x = maps.flatten(2).permute(2, 0, 1)  # (h w, B, D)
+        x = torch.cat([x.mean(0, keepdim=True), x])
+        if positions:
+            table = pool.positional_embedding
+            grid = table[1:].T.unflatten(1, self.grid)[None].float()  # (1, D, gh, gw)
+            if (height, width) != self.grid:
+                grid = F.interpolate(grid, (height, width), mode="bicubic", align_corners=False)
+            x = x + torch.cat([table[:1], grid[0].flatten(1).T.to(table)]).to(x)[:, None]
+        joint = torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias])
+        pooled, _ = F.multi_head_attention_forward(
+            query=x[:1], key=x, value=x, embed_dim_to_check=x.shape[-1], num_heads=pool.num_heads,
+            in_proj_weight=None, in_proj_bias=joint, bias_k=None, bias_v=None, add_zero_attn=False, dropout_p=0.0,
+            out_proj_weight=pool.c_proj.weight, out_proj_bias=pool.c_proj.bias, training=False, need_weights=False,
+            use_separate_proj_weight=True, q_proj_weight=pool.q_proj.weight, k_proj_weight=pool.k_proj.weight,
+            v_proj_weight=pool.v_proj.weight,
+        )  # fmt: skip
+        return pooled[0]
 
     def lift(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B E"]:
         pool = self.module.attnpool

@@ -1,0 +1,5 @@
+"""`binderclip quality`."""
+
+from binderclip.cli.verbs.quality.command import register
+
+__all__ = ["register"]

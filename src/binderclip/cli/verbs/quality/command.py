@@ -1,0 +1,212 @@
+"""`binderclip quality`: which pictures are bad, by pairs of words; and how far two folders are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from binderclip.cli.shared.inputs import Images, find_images, picture_path, writable_path
+from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json, Model, parse_labels
+from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
+from binderclip.cli.shared.photographs import note_weak_on_photographs
+from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.errors import UsageError
+
+if TYPE_CHECKING:
+    from binderclip.cli.verbs.quality.run import Ranking, SetDistances
+
+SHOWN = 20
+"""Rows of the table on the screen; the CSV has all."""
+LEARNED = "learned"
+"""The column of --weights."""
+
+
+def quality(
+    images: Images,
+    scores: Annotated[
+        str, typer.Option("--scores", help="Columns: `quality`, `sharpness`, `noisiness`, ..., separated by commas.")
+    ] = "quality,brightness,sharpness,noisiness,aesthetic",
+    pair: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--pair", metavar="BETTER WORSE", help='Words of your own: `"Sharp photo." "Blurry photo."`.'),
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="More of them: a text file, `BETTER | WORSE` in every line.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A context that `CLIPIQAPlus` has fitted to this model: one more column.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="The column that orders [default: your own words, or the first of --scores].")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare the whole folder with this one instead: CMMD and Fréchet distance.")
+    ] = None,
+    sheet: Annotated[str | None, typer.Option(help="A contact sheet from the worst to the best: `worst.png`.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="All scores as a table, worst first.")] = None,
+    max_side: Annotated[
+        int, typer.Option(min=32, max=16_384, help="Larger pictures are reduced to this; others stay as they are.")
+    ] = 512,
+    model: Model = "small",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = 64,
+    json: Json = False,
+) -> None:
+    """Rank pictures from the worst to the best by pairs of words, such as "Sharp photo." and "Blurry photo.".
+
+    Examples:
+
+        binderclip quality holiday/ --sheet worst.png --csv scores.csv
+
+        binderclip quality scans/ --pair "A straight page." "A crooked page." -m open_clip:ViT-B-32/openai
+
+        binderclip quality made/ --against real/
+
+    A score is the chance of the better end of its pair, 0 to 1; all pairs cost one pass of the model. A picture that
+    cannot be read is left out and named.
+    """
+    if against is not None:
+        given: dict[str, object] = {"--pair": pair, "--pairs": pairs, "--weights": weights, "--by": by}
+        given |= {"--sheet": sheet, "--csv": csv}
+        if wrong := next((name for name, value in given.items() if value), None):
+            raise UsageError(f"{wrong} is about single pictures and does not go with --against, which compares folders")
+        _folders(images, against, model, device, dtype, batch_size, json)
+        return
+    own = [*([pair] if pair else []), *(pairs_of(pairs) if pairs else [])]
+    columns = named_pairs(scores, own)
+    names = [*columns, *([LEARNED] if weights else [])]
+    order = by if by is not None else LEARNED if weights else own[0][0] if own else names[0]
+    if order not in names:
+        raise UsageError(f"--by {order!r} is no column: one of {', '.join(names)}")
+    found = find_images(images)
+    sheet_path = picture_path(sheet) if sheet else None
+    csv_path = writable_path(csv) if csv else None
+    from binderclip.cli.verbs.quality.run import ranked
+
+    with stages("loading the model") as say:
+        step, count = batches_said(say, "picture"), len(found.paths)
+        ranking = ranked(
+            model, found.paths, columns, order, weights=weights, longest=max_side, device=device, dtype=dtype,
+            batch_size=batch_size, progress=lambda done: step(done, count),
+        )  # fmt: skip
+    _show(ranking, columns, json, sheet_path, csv_path)
+    if not json:
+        note_weak_on_photographs(ranking.model, [key for key, _ in ranking.rows])
+    if csv_path is not None:
+        write_csv(("image", *ranking.columns), [(key, *values) for key, values in ranking.rows], csv_path)
+    if sheet_path is not None and ranking.rows:
+        from binderclip.cli.verbs.quality.run import write_sheet
+
+        note(f"sheet {sheet_path}{write_sheet(ranking, sheet_path)}")
+    if not ranking.rows:
+        raise typer.Exit(1)
+    raise typer.Exit(found.exit_code(ranking.skipped))
+
+
+def pairs_of(path: Path) -> list[tuple[str, str]]:
+    """The pairs of `--pairs`: `BETTER | WORSE`, one a line.
+
+    Raises:
+        UsageError: no such file, or a line that is no pair.
+    """
+    if not path.is_file():
+        raise UsageError(f"--pairs {path}: there is no file {path}")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--pairs {path}: not a text file in UTF-8 ({error.reason})") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        ends = [part.strip() for part in line.split("|")]
+        if line and len(ends) != 2:
+            raise UsageError(f"--pairs {path}, line {number}: {line!r} is not BETTER | WORSE")
+        if line:
+            found.append((ends[0], ends[1]))
+    return found
+
+
+def named_pairs(scores: str, own: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Column -> (better, worse): keywords, and pairs of the user's own, named by their better end.
+
+    Raises:
+        UsageError: an unknown keyword, an empty text, or a column twice.
+    """
+    from binderclip.quality import PAIRS
+
+    columns: dict[str, tuple[str, str]] = {}
+    for name in parse_labels(scores, "--scores", files=False):
+        if name not in PAIRS:
+            raise UsageError(f"--scores {name!r} is unknown: {', '.join(PAIRS)}; --pair takes words of your own")
+        columns[name] = PAIRS[name]
+    for better, worse in own:
+        if not better.strip() or not worse.strip():
+            raise UsageError(f"--pair {better!r} {worse!r}: neither of the two may be empty")
+        if better in columns or better == LEARNED:
+            raise UsageError(f"--pair {better!r} {worse!r}: there is a column {better!r} already")
+        columns[better] = (better, worse)
+    return columns
+
+
+def _show(
+    ranking: Ranking, pairs: dict[str, tuple[str, str]], json: bool, sheet: Path | None, csv: Path | None
+) -> None:
+    if json:
+        print_json(
+            {
+                "model": ranking.model, "by": ranking.by, "pairs": pairs, "reduced": ranking.reduced,
+                "images": [
+                    {"image": key, "scores": dict(zip(ranking.columns, values, strict=True))}
+                    for key, values in ranking.rows
+                ],
+                "skipped": [{"image": key, "reason": reason} for key, reason in ranking.skipped],
+                "sheet": sheet if ranking.rows else None, "csv": csv,
+            }
+        )  # fmt: skip
+    elif ranking.rows:
+        count = len(ranking.rows)
+        part = f", the worst {SHOWN} of them" if count > SHOWN else ""
+        print_table(
+            f"{count} image{'s' if count > 1 else ''}, worst first by {ranking.by}{part}; model {ranking.model}",
+            ("image", *ranking.columns),
+            [(short_path(key), *values) for key, values in ranking.rows[:SHOWN]],
+        )
+        if ranking.reduced:
+            note(
+                f"{ranking.reduced} pictures were reduced to {ranking.longest} px before they were looked at, which "
+                "hides fine noise and slight blur: --max-side sees more, and takes longer"
+            )
+    warn_skipped(ranking.skipped)
+
+
+def _folders(
+    images: list[str], against: Path, model: str, device: str, dtype: str, batch_size: int, json: bool
+) -> None:
+    ours, theirs = find_images(images), find_images([str(against)])
+    from binderclip.cli.verbs.quality.run import distances
+
+    with stages("loading the model") as say:
+        step, count = batches_said(say, "picture"), len(ours.paths) + len(theirs.paths)
+        found: SetDistances = distances(
+            model, ours.paths, theirs.paths, device=device, dtype=dtype, batch_size=batch_size,
+            progress=lambda done: step(done, count),
+        )  # fmt: skip
+    if json:
+        print_json(found.as_dict())
+    else:
+        rows = []
+        for score in found.scores:
+            interval = "" if score.interval is None else f"{score.interval[0]:.3f} to {score.interval[1]:.3f}"
+            rows.append((score.name, score.value, interval, "" if score.p_value is None else f"{score.p_value:.3f}"))
+        title = f"{found.scores[0].n_fake} pictures against {found.scores[0].n_real}; {found.embedding}"
+        print_table(title, ("distance", "value", "95 % interval", "p, if both were alike"), rows)
+    warn_skipped(found.skipped)
+    raise typer.Exit(max(ours.exit_code(found.skipped), theirs.exit_code(found.skipped)))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the application."""
+    app.command()(quality)

@@ -1,0 +1,1 @@
+"""Scores of single pictures without a reference: prompts, learned prompts, and how well a score agrees with people."""

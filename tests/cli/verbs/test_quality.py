@@ -1,0 +1,176 @@
+"""`binderclip quality`: scores and their order, sheet and table, learned contexts, two folders, mistakes."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.models import ImageTextModel, build, load
+from binderclip.quality import CMMD, PAIRS, CLIPIQAPlus, PromptQuality, frechet_distance
+
+Command = Callable[..., Any]
+SIZES = [(40, 48), (40, 48), (64, 33), (24, 24), (90, 40)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    made = build({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, name="tiny")
+    return made.save(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def opened(model: Path) -> ImageTextModel:
+    return load(str(model))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pictures, each of one colour under a little noise; one that is broken, and one smaller than a patch."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for row, (height, width) in enumerate(SIZES):
+        colour = np.array([50 * row, 255 - 50 * row, 120])
+        noise = rng.integers(-8, 9, (height, width, 3))
+        Image.fromarray((colour + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{row}.png")
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    Image.new("RGB", (40, 6)).save(folder / "thin.png")
+    return folder
+
+
+def good(folder: Path) -> list[Path]:
+    return [folder / f"{row}.png" for row in range(len(SIZES))]
+
+
+def test_pictures_are_ordered_by_the_score_and_bad_ones_are_named(
+    command: Command, model: Path, opened: ImageTextModel, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "words.txt").write_text("An orange. | A lemon.\n\n", encoding="utf-8")
+    files = ("--sheet", tmp_path / "sheet.png", "--csv", tmp_path / "scores.csv", "--pairs", tmp_path / "words.txt")
+    words = ("quality", folder, "-m", model, "--scores", "quality,sharpness", "--pair", "Red.", "Green.", *files)
+    done = command(*words, "--json")
+    found = done.json()
+    columns = {name: PAIRS[name] for name in ("quality", "sharpness")}
+    columns |= {"Red.": ("Red.", "Green."), "An orange.": ("An orange.", "A lemon.")}
+    assert found["pairs"] == {name: list(ends) for name, ends in columns.items()}
+    assert found["by"] == "Red."
+    metric = PromptQuality(opened, columns)
+    wanted = metric.score_files(good(folder)).each
+    by_name = {Path(entry["image"]).stem: entry["scores"] for entry in found["images"]}
+    for row in range(len(SIZES)):
+        assert by_name[str(row)] == pytest.approx(dict(zip(columns, wanted[row].tolist(), strict=True)), abs=1e-5)
+    order = [entry["scores"]["Red."] for entry in found["images"]]
+    assert order == sorted(order)
+    assert sorted(Path(entry["image"]).name for entry in found["skipped"]) == ["broken.png", "thin.png"]
+    assert "6 x 40 pixels" in next(e["reason"] for e in found["skipped"] if "thin" in e["image"])
+    assert done.code == 0
+    with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [row["image"] for row in table] == [entry["image"] for entry in found["images"]]
+    assert [float(row["Red."]) for row in table] == pytest.approx(order)
+    # The middle of every card has the colour of its picture, the worst first.
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        for place, entry in enumerate(found["images"]):
+            row = int(Path(entry["image"]).stem)
+            seen = np.asarray(sheet)[54 + 100, 14 + place * 214 + 100].astype(int)
+            assert np.abs(seen - [50 * row, 255 - 50 * row, 120]).max() < 12
+
+
+def test_the_order_can_be_another_column_and_large_pictures_are_reduced(
+    command: Command, model: Path, opened: ImageTextModel, folder: Path
+) -> None:
+    words = ("quality", folder, "-m", model, "--scores", "quality,contrast", "--by", "contrast", "--max-side", 48)
+    found = command(*words, "--json").json()
+    assert (found["by"], found["reduced"]) == ("contrast", 2)
+    metric = PromptQuality(opened, ["quality", "contrast"], longest=48)
+    wanted = metric.score_files(good(folder)).each[:, 1]
+    assert [Path(e["image"]).stem for e in found["images"]] == [str(row) for row in wanted.argsort().tolist()]
+    shown = command(*words)
+    assert shown.code == 0
+    assert "worst first by contrast" in shown.out
+    assert "2 pictures were reduced to 48 px" in " ".join(shown.err.split())
+    assert "skipped 2 files" in shown.err
+
+
+def test_a_learned_context_is_a_column_and_orders(
+    command: Command, model: Path, opened: ImageTextModel, folder: Path, tmp_path: Path
+) -> None:
+    metric = CLIPIQAPlus(opened, n_ctx=2)
+    metric.fit(good(folder), [0.1, 0.9, 0.5, 0.2, 0.7], steps=4, lr=0.1, optimizer="adamw")
+    path = metric.save_weights(tmp_path / "own.safetensors")
+    found = command("quality", folder, "-m", model, "--weights", path, "--scores", "quality", "--json").json()
+    assert found["by"] == "learned"
+    wanted = metric.score_files(good(folder)).total.tolist()
+    by_name = {Path(entry["image"]).stem: entry["scores"]["learned"] for entry in found["images"]}
+    assert [by_name[str(row)] for row in range(len(SIZES))] == pytest.approx(wanted, abs=1e-5)
+    values = [entry["scores"]["learned"] for entry in found["images"]]
+    assert values == sorted(values)
+
+
+def test_two_folders_are_compared_by_both_distances(
+    command: Command, model: Path, opened: ImageTextModel, folder: Path, tmp_path: Path
+) -> None:
+    for row in range(4):
+        Image.new("RGB", (40, 40), (200, 40 * row, 90)).save(tmp_path / f"{row}.png")
+    found = command("quality", folder, "--against", tmp_path, "-m", model, "--json").json()
+    ours = opened.encode_image([folder / "thin.png" if row == 5 else folder / f"{row}.png" for row in range(6)])
+    theirs = opened.encode_image([tmp_path / f"{row}.png" for row in range(4)])
+    metric = CMMD()
+    metric.update(ours, real=False)
+    metric.update(theirs, real=True)
+    assert (found["count"], found["against"]) == (6, 4)
+    distances = found["distances"]
+    assert distances["CMMD"]["value"] == pytest.approx(float(metric.compute()), rel=1e-4)
+    low, high = distances["CMMD"]["interval"]
+    assert low < high
+    assert 0 < distances["CMMD"]["p_value"] <= 1
+    with pytest.warns(UserWarning, match="singular"):
+        wanted = float(frechet_distance(theirs, ours))
+    assert distances["FID"]["value"] == pytest.approx(wanted, rel=1e-3)
+    assert [Path(entry["image"]).name for entry in found["skipped"]] == ["broken.png"]
+    shown = command("quality", folder, "--against", tmp_path, "-m", model)
+    assert "6 pictures against 4" in shown.out
+    same = command("quality", tmp_path, "--against", tmp_path, "-m", model, "--json").json()
+    assert same["distances"]["CMMD"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--scores", "nonsense"), 2, "--scores 'nonsense' is unknown"),
+        (("--scores", "quality", "--by", "sharpness"), 2, "--by 'sharpness' is no column"),
+        (("--pair", "Red.", " "), 2, "neither of the two may be empty"),
+        (("--pair", "quality", "worse"), 2, "a column 'quality' already"),
+        (("--pairs", "none.txt"), 2, "there is no file none.txt"),
+        (("--pairs", "three.txt"), 2, "three.txt, line 1"),
+        (("--weights", "three.txt"), 1, "cannot be read as weights"),
+        (("--against", ".", "--by", "quality"), 2, "--by is about single pictures"),
+        (("--sheet", "sheet.txt"), 2, "a picture's name ends in"),
+        (("--csv", "nowhere/scores.csv"), 2, "there is no folder nowhere"),
+    ],
+)
+def test_mistakes_are_named(
+    command: Command, model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...], code: int, said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("three.txt").write_text("a | b | c\n", encoding="utf-8")
+    done = command("quality", folder, "-m", model, *words)
+    assert done.code == code, done.err
+    assert said in " ".join(done.err.split())
+    assert "Traceback" not in done.err
+
+
+def test_nothing_that_can_be_read_fails(command: Command, model: Path, folder: Path) -> None:
+    done = command("quality", folder / "broken.png", folder / "thin.png", "-m", model)
+    assert done.code == 1
+    assert "skipped 2 files" in done.err
