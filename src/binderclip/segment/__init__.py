@@ -87,8 +87,8 @@ if TYPE_CHECKING:
     from binderclip.segment.refine.tidy import Closing, DropSmall
     from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
     from binderclip.segment.task import TASK_METHODS, TaskGenericSegmenter, TaskMask
-    from binderclip.segment.trained.declip import AttentionChain, DeCLIP, train_declip
     from binderclip.segment.trained.cascade import CascadeCLIP, CascadeTraining, TextQueryDecoder, train_cascade
+    from binderclip.segment.trained.declip import AttentionChain, DeCLIP, train_declip
     from binderclip.segment.trained.dinoiser import (
         DINOiserHead,
         Student,
@@ -248,8 +248,8 @@ __all__ = [
     "text_detector",
     "tower_attention",
     "trace_picture",
-    "train_declip",
     "train_cascade",
+    "train_declip",
     "train_dinoiser",
     "train_few_shot",
     "train_panoptic",
