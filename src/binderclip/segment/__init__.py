@@ -24,8 +24,10 @@ if TYPE_CHECKING:
         RandomClicker,
         UserClicker,
         click_robustness,
+        point_prompt_benchmark,
         prompt_features,
         sample_points,
+        tune_prompts,
     )
     from binderclip.segment.decomposition import DecompositionSegmenter
     from binderclip.segment.evaluation import Measured, measure_segmenters
@@ -231,6 +233,7 @@ __all__ = [
     "override",
     "pamr",
     "parts_of",
+    "point_prompt_benchmark",
     "presets",
     "prompt_features",
     "regions_of",
@@ -254,6 +257,7 @@ __all__ = [
     "train_few_shot",
     "train_panoptic",
     "train_tracer",
+    "tune_prompts",
     "value_masked",
     "vanilla",
     "weighted_pool",

@@ -1,4 +1,4 @@
-"""The benchmark of point prompts, and a prompt side that learns one of them."""
+"""The benchmark of point prompts, and a prompt side that learns one of them (p019, arXiv 2410.22048)."""
 
 from __future__ import annotations
 

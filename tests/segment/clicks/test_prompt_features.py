@@ -1,4 +1,4 @@
-"""Geometry of prompts, against brute force."""
+"""Geometry of prompts (p019), against brute force."""
 
 from __future__ import annotations
 

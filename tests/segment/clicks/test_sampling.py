@@ -1,4 +1,4 @@
-"""Point prompts: their places, k-medoids against chance, corners against OpenCV, entropy by definition."""
+"""Point prompts (p019): their places, k-medoids against chance, corners against OpenCV, entropy by definition."""
 
 from __future__ import annotations
 

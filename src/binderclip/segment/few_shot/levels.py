@@ -148,7 +148,7 @@ class CorrelationBackbone:
         return [[each.float() for each in maps if each.shape[-1] == side] for side in sides]
 
     def _transformer(self, pixels: Tensor) -> Levels:
-        tower = self.model.image_tower  # type: ignore[union-attr]
+        tower: Any = self.model.image_tower  # type: ignore[union-attr]
         tokens, maps = tower.embed(pixels), []
         for block in range(tower.depth):
             tokens = tower.run(tokens, start=block, stop=block + 1)

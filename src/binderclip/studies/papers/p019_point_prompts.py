@@ -79,7 +79,7 @@ def draw(table: Table, figure: Figure) -> None:
         ax.tick_params(axis="x", rotation=90, labelsize=7)
     ax = middle.subplots()
     dots(ax, table, "R2", (FEATURES, SHUFFLED))
-    ax.set_ylabel("share of the IoU's variance explained")
+    ax.set_ylabel("variance of the IoU explained")
     ax.tick_params(axis="x", rotation=90, labelsize=7)
     image, masks = click_samples(table.rows[0].seed, 1, size=SIZE)[0]
     largest = masks[masks.flatten(1).sum(1).argmax()][None]
