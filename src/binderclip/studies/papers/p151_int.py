@@ -103,13 +103,14 @@ STUDY = Study(
     "in the picture, its halves and quarters; what is erased is the hot part of CLIP Surgery's map, filled from its "
     "border; masks by `small-sam`. Quality is the mean of S-measure, E-measure and weighted F. Nothing was tuned. "
     "In the pilot's 15 scenes no name differed between the ways to choose it; their spread is taken as 0.1, one scene "
-    "in five of every second seed.",
+    "in five of every second seed. Twelve seeds (0 to 11) by the same criteria left open whether five rounds name it "
+    "more often; these 24 are new ones, and the twelve are not counted.",
     baseline="The name that most of the nine patches give.",
     lower_bound="A name at random (1 in 26); a disc in the middle, the whole picture, a random click.",
     upper_bound="The true name; one click inside the animal.",
     measure=measure,
     null={CONTRAST: ANY, FULL: ANY},
-    seeds=tuple(range(12)),
+    seeds=tuple(range(12, 36)),
     criteria=(
         Criterion.paired(
             "the name is right more often after five rounds than by frequency",
