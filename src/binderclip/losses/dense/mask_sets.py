@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive.geometry import at_least_float32
+from binderclip.similarity.geometry import at_least_float32
 
 __all__ = ["MaskSetLoss", "ReClass", "ReMask", "dice_loss", "match_masks", "semantic_labels"]
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive.geometry import at_least_float32
 from binderclip.losses.dense.neighbor_prior import counted_pixels
+from binderclip.similarity.geometry import at_least_float32
 
 __all__ = ["FocalDice"]
 

@@ -12,10 +12,6 @@ from binderclip.studies.harness.run import load_study
 from binderclip.studies.harness.study import Result, superseded
 
 VERDICTS = ("holds", "weak", "inconclusive", "contradicted here", "untestable here")
-LAST_BLOCK = (
-    "p018", "p029", "p033", "p085", "p105", "p112", "p132", "p146", "p148", "p163", "p164", "p170", "p172",
-)  # fmt: skip
-"""Studies that read the attention of the last block of `small`."""
 
 
 def checkout() -> Path | None:
@@ -79,13 +75,8 @@ def _older(results: dict[str, Result]) -> str:
     new = [identifier for identifier in results if identifier not in old]
     if not old:
         return ""
-    attending = [identifier for identifier in LAST_BLOCK if identifier in old]
-    above_all = f", above all those that read its attention ({', '.join(attending)})" if attending else ""
     but = f"All rows but {_listed(new)}" if new else "All rows"
-    return (
-        f"{but} were measured before the rules of today, and before the bundled `small` was trained again so that its "
-        f"last block attends; they say what was found then and are to be measured again{above_all}."
-    )
+    return f"{but} were measured before the rules of today; they say what was found then and are to be measured again."
 
 
 def _is_older(result: Result) -> bool:
