@@ -48,9 +48,11 @@ if TYPE_CHECKING:
         effective_robustness,
         group_disparity,
         group_drop,
+        limited_options,
         progress_gap,
         progress_rate,
     )
+    from binderclip.evaluate.probes.spurious import SpuriousPairs, linear_contrastive, spurious_pairs
     from binderclip.evaluate.probes.table import PredictionTable
     from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
     from binderclip.evaluate.spectral import (
@@ -111,6 +113,7 @@ __all__ = [
     "Predictions",
     "PromptScore",
     "ShiftLandscape",
+    "SpuriousPairs",
     "Task",
     "TextSpottingBenchmark",
     "TextSpottingFigures",
@@ -138,6 +141,8 @@ __all__ = [
     "group_report",
     "last_attention",
     "learning_set_curve",
+    "limited_options",
+    "linear_contrastive",
     "linear_separability",
     "modality_gap",
     "normality_report",
@@ -149,6 +154,7 @@ __all__ = [
     "retrieval",
     "run_stream",
     "slerp",
+    "spurious_pairs",
     "tabulate",
     "threshold_separability",
     "transfer_matrix",

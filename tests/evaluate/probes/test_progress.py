@@ -14,6 +14,7 @@ from binderclip.evaluate import (
     effective_robustness,
     group_disparity,
     group_drop,
+    limited_options,
     progress_gap,
     progress_rate,
 )
@@ -103,6 +104,29 @@ def test_the_interval_of_a_drop_is_the_binomial_one() -> None:
     one, other = right[:200].mean(), right[200:].mean()
     half = 1.96 * np.sqrt(one * (1 - one) / 200 + other * (1 - other) / 200)
     assert (found.low, found.high) == pytest.approx((found.drop - half, found.drop + half), abs=0.01)
+
+
+def test_few_options_are_the_right_one_and_those_the_reference_favours() -> None:
+    rng = np.random.default_rng(2)
+    target = np.repeat(np.arange(6), 10)
+    tables = [
+        PredictionTable(tuple(map(str, range(60))), target, rng.normal(size=(60, 6)) * 2, tuple("abcdef"))
+        for _ in range(2)
+    ]
+    found = limited_options(*tables, options=3)
+    probs = tables[1].probabilities()
+    for label in range(6):
+        mean = probs[target == label].mean(0)
+        wrong = sorted(set(range(6)) - {label}, key=lambda c: -mean[c])[:2]
+        options = sorted([label, *wrong])
+        mine = tables[0].scores[target == label][:, options]
+        assert (found.predicted[target == label] == np.array(options)[mine.argmax(1)]).all()
+    assert found.correct.mean() > tables[0].correct.mean()
+    np.testing.assert_array_equal(limited_options(*tables, options=6).scores, tables[0].scores)
+    with pytest.raises(UsageError, match="options is 1; it is 2 to 6"):
+        limited_options(*tables, options=1)
+    with pytest.raises(UsageError, match="no picture of 'a'"):
+        limited_options(tables[0], tables[1].take(target > 0), options=3)
 
 
 def test_mistakes_are_named() -> None:

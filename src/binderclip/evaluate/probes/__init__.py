@@ -33,9 +33,11 @@ if TYPE_CHECKING:
         effective_robustness,
         group_disparity,
         group_drop,
+        limited_options,
         progress_gap,
         progress_rate,
     )
+    from binderclip.evaluate.probes.spurious import SpuriousPairs, class_weight, linear_contrastive, spurious_pairs
     from binderclip.evaluate.probes.table import Grouping, PredictionTable, group_rows
 
 __all__ = [
@@ -51,8 +53,10 @@ __all__ = [
     "NearMissStressTest",
     "PredictionTable",
     "Predictions",
+    "SpuriousPairs",
     "accuracy",
     "calibration_error",
+    "class_weight",
     "difference",
     "effective_robustness",
     "false_positive_rate",
@@ -61,6 +65,8 @@ __all__ = [
     "group_report",
     "group_rows",
     "holm",
+    "limited_options",
+    "linear_contrastive",
     "mean_class_accuracy",
     "mean_confidence",
     "positive_predictive_value",
@@ -69,6 +75,7 @@ __all__ = [
     "progress_rate",
     "ratio",
     "selection_rate",
+    "spurious_pairs",
     "tabulate",
     "top_k_accuracy",
     "true_positive_rate",

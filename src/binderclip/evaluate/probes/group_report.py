@@ -141,7 +141,7 @@ class GroupReport:
         return float(np.nanmax(values)) if not np.isnan(values).all() else math.nan
 
     def difference(self, measure: str, method: Method = "between_groups") -> float:
-        """See `fairness.difference`; groups that are too small take no part."""
+        """See `probes.gaps.difference`; groups that are too small take no part."""
         return float(difference(self._compared(measure), self.overall[measure].value, method=method))
 
     def ratio(self, measure: str, method: Method = "between_groups") -> float:

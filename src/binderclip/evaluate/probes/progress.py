@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -231,6 +231,37 @@ def group_drop(
     first, second = np.array(list(by_class.values())).T
     low, high = np.quantile(drawn / len(by_class), [0.025, 0.975])
     return GroupDrop(float(first.mean()), float(second.mean()), by_class, float(low), float(high), left_out)
+
+
+def limited_options(table: PredictionTable, reference: PredictionTable, *, options: int = 20) -> PredictionTable:
+    """The same predictions among few options a picture: the right class and those that a reference model favours.
+
+    The options of a class are fixed: of the others those with the largest mean probability by the reference over the
+    pictures of the class. The paper's "1 vs. 20".
+
+    Paper: Do CLIPs Always Generalize Better than ImageNet Models? (arXiv 2403.11497).
+
+    Args:
+        table: the predictions; scores of what is no option become -inf, rows without a target stay.
+        reference: predictions by the reference model, of the same classes, on any pictures of them.
+        options: how many, the right one among them; the paper: 20.
+
+    Raises:
+        UsageError: classes differ, fewer than two options or more than classes, or a class that the reference lacks.
+    """
+    if table.classes != reference.classes:
+        raise UsageError("table and reference must have the same classes, in one order")
+    if not 2 <= options <= len(table.classes):
+        raise UsageError(f"options is {options}; it is 2 to {len(table.classes)}, the number of classes")
+    probs, scores = reference.probabilities(), table.scores.copy()
+    for label in np.unique(table.target[table.known]).tolist():
+        rows = reference.target == label
+        if not rows.any():
+            raise UsageError(f"the reference has no picture of {table.classes[label]!r}")
+        favoured = probs[rows].mean(axis=0)
+        favoured[label] = np.inf
+        scores[np.ix_(table.target == label, np.argsort(-favoured, kind="stable")[options:])] = -np.inf
+    return replace(table, scores=scores)
 
 
 def _scaled(values: Any, scale: str) -> Float[np.ndarray, "M"]:
