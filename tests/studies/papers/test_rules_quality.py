@@ -7,6 +7,7 @@ import torch
 
 from binderclip.studies import Row, Table
 from binderclip.studies.papers import p012_clipiqa as clipiqa
+from binderclip.studies.protocols.distorted_tiles import SIDE
 
 
 def made_clipiqa(matching=0.4, single=-0.1, learned=0.6, quality=0.1, other=0.0):
@@ -35,8 +36,8 @@ def test_p012_stands_on_the_pair_and_on_the_learned_context(fails):
 
 def test_p012_learns_from_other_photographs_than_it_tests_on_and_ranks_by_level():
     learn, test = clipiqa.tiles(3)
-    assert learn.shape == (20, 3, clipiqa.SIDE, clipiqa.SIDE)
-    assert test.shape == (10, 3, clipiqa.SIDE, clipiqa.SIDE)
+    assert learn.shape == (20, 3, SIDE, SIDE)
+    assert test.shape == (10, 3, SIDE, SIDE)
     again, _ = clipiqa.tiles(3)
     assert torch.equal(learn, again)
     assert not torch.equal(learn, clipiqa.tiles(4)[0])
