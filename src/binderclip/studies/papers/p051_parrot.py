@@ -193,9 +193,9 @@ CRITERIA = (
 
 def draw(table: Table, figure: Figure) -> None:
     """Both figures of every training set, what painting over takes, and one picture of each set."""
-    accuracy, spotting, own, control, *shown = figure.subplots(1, 7, width_ratios=[1.2] * 4 + [1] * 3)
+    accuracy, spotting, own, control, *shown = figure.subplots(1, 7)
     panels = (
-        (accuracy, ACCURACY, "", "accuracy without text"),
+        (accuracy, ACCURACY, "", "accuracy\nwithout text"),
         (spotting, SPOTTING, "", SPOTTING),
         (own, LOST, CO, f"lost without\n{CO}"),
         (control, LOST, CONTROL, f"lost without\n{CONTROL}"),
@@ -204,11 +204,15 @@ def draw(table: Table, figure: Figure) -> None:
         dots(ax, table, metric, SETS, setting)
         ax.set_title(title, fontsize=8)
         ax.set_xticks(range(len(SETS)), SETS, fontsize=7, rotation=60)
-    own.sharey(control)
+    limits = [*own.get_ylim(), *control.get_ylim()]
+    for ax in (own, control):
+        ax.set_ylim(min(limits), max(limits))
     image, _, named = (part[0] for part in named_pictures("train", MOST))
     word, other = (CONCEPTS[int(np.flatnonzero(row)[0])] for row in (named, ~named))
     seen = [image, printed(image, word).image, printed(image, other).image]
-    pictures(shown, [np.asarray(one) for one in seen], SETS)
+    pictures(shown, [np.asarray(one) for one in seen])
+    for ax, name in zip(shown, SETS, strict=True):
+        ax.set_title(name.replace(" word", "\nword"), fontsize=7)
 
 
 STUDY = Study(
