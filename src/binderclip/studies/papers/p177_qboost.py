@@ -132,7 +132,7 @@ def draw(table: Table, figure: Figure) -> None:
         figure.subplots(1, 2, width_ratios=[2, 1]), (LEARNED, KNOWN), (METHODS, METHODS[:4]), strict=True
     ):
         dots(ax, table, RANK, methods, source)
-        ax.set_title(f"{RANK}, {source}", fontsize=9)
+        ax.set_title(source, fontsize=9)
         ax.axhline(0, color="grey", linewidth=0.8)
         ax.set_xticks(range(len(methods)), methods, fontsize=7, rotation=60)
 
