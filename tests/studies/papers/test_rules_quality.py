@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from binderclip.quality import PromptEnsemble, PromptQuality, PromptWords
+from binderclip.quality.score.qboost import TRIPLES
 from binderclip.studies import Row, Table
 from binderclip.studies.papers import p012_clipiqa as clipiqa
+from binderclip.studies.papers import p177_qboost as qboost
+from binderclip.studies.protocols.bundled import bundled
+from binderclip.studies.protocols.distorted_tiles import SIDE
 
 
 def made_clipiqa(matching=0.4, single=-0.1, learned=0.6, quality=0.1, other=0.0):
@@ -35,11 +40,48 @@ def test_p012_stands_on_the_pair_and_on_the_learned_context(fails):
 
 def test_p012_learns_from_other_photographs_than_it_tests_on_and_ranks_by_level():
     learn, test = clipiqa.tiles(3)
-    assert learn.shape == (20, 3, clipiqa.SIDE, clipiqa.SIDE)
-    assert test.shape == (10, 3, clipiqa.SIDE, clipiqa.SIDE)
+    assert learn.shape == (20, 3, SIDE, SIDE)
+    assert test.shape == (10, 3, SIDE, SIDE)
     again, _ = clipiqa.tiles(3)
     assert torch.equal(learn, again)
     assert not torch.equal(learn, clipiqa.tiles(4)[0])
     falling = torch.tensor([[0.9, 0.2], [0.7, 0.2], [0.1, 0.2]])
     assert clipiqa.tracked(falling) == pytest.approx(0.5)  # one falls with the level, one never moves
     assert clipiqa.tracked(1 - falling) == pytest.approx(-0.5)
+
+
+def made_qboost(two=0.5, three=0.6, pairs=0.55, both=0.7):
+    values = {qboost.BINARY: two, qboost.TRIADIC: three, qboost.PAIRS: pairs, qboost.BOTH: both}
+    return Table(Row(qboost.RANK, name, value, qboost.LEARNED) for name, value in values.items())
+
+
+def test_p177_stands_on_the_neutral_word_and_on_the_synonyms(fails):
+    fails("p177", made_qboost(), "all met", [])
+    fails("p177", made_qboost(three=0.49), "not met", ["a neutral word between two"])
+    fails("p177", made_qboost(both=0.59), "not met", ["synonyms raise it once more"])
+    fails("p177", made_qboost(pairs=0.49), "essential met", ["synonyms raise it for two words"])
+    fails("p177", made_qboost(pairs=0.75), "essential met", ["a neutral word raises it for synonyms"])
+
+
+def test_p177_learns_logits_whose_softmax_says_the_tone():
+    # One direction says the tone: three clouds on a line, four levels of which the first two are one tone.
+    generator = torch.Generator().manual_seed(0)
+    places = torch.tensor([2.0, 2.0, 0.0, -2.0])[None, :, None]
+    known = torch.stack([places.expand(2, 4, 30), torch.zeros(2, 4, 30)], -1)
+    known = known + 0.3 * torch.randn(known.shape, generator=generator)
+    words = qboost.learned_words(known, 3)
+    asked = torch.tensor([[2.0, 0.0], [0.0, 0.0], [-2.0, 0.0]])
+    for row in TRIPLES:
+        assert words.word_logits(asked, row).argmax(1).tolist() == [0, 1, 2]
+    assert bool((PromptEnsemble(words)(asked).diff() < -0.2).all())
+    # Each row has learned from another draw.
+    assert not torch.allclose(words.word_logits(asked, TRIPLES[0]), words.word_logits(asked, TRIPLES[1]))
+
+
+def test_p177_own_words_are_scaled_cosines():
+    images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    score = PromptQuality(bundled())
+    with torch.no_grad():
+        direct = PromptWords(score).word_logits(images, ["good", "bad"])
+        found = qboost.known_words(float(score.scale)).word_logits(score.embed(images), ["good", "bad"])
+    assert torch.allclose(found, direct, atol=1e-3)

@@ -36,7 +36,7 @@ def index(
         typer.Option(
             "--mixed",
             help="Texts too: a caption (of `captions.csv`, or `name.txt` beside `name.jpg`) is one document with its "
-            "picture, any other TXT or MD file one of its own. Best with `--transform gap-removal`.",
+            "picture, any other TXT or MD file one of its own. `--transform gap-removal` may help.",
         ),
     ] = False,
     transform: TransformName = None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +11,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.data import load_data
-from binderclip.data.distort.distortions import LEVELS, distort
-from binderclip.data.images import to_tensor
+from binderclip.data.distort.distortions import LEVELS
 from binderclip.quality import CLIPIQAPlus, PromptQuality
 from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.panels import dots
@@ -24,54 +20,20 @@ from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
+from binderclip.studies.protocols.distorted_tiles import KINDS, SIDE, TILES, series, tiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIDE, CONTEXT, STEPS, RATE = 96, 8, 100, 0.02
+CONTEXT, STEPS, RATE = 8, 100, 0.02
 PILOT = (100, 101, 102)
-TILES, LEARNED_LEVELS = 2, (1, 3, 5)
-"""Tiles of a photograph to learn from, and levels of each, besides the tile itself."""
-KINDS = {"gaussian_blur": "sharpness", "gaussian_noise": "noisiness", "darken": "brightness", "contrast": "contrast"}
-"""Distortion -> the pair of words that says it."""
+LEARNED_LEVELS = (1, 3, 5)
+"""Levels of the tiles to learn from, besides the tile itself."""
 MATCHING, SINGLE, OTHER, QUALITY = "matching pair", "its positive prompt alone", "pair happy, sad", "pair good, bad"
 LEARNED, RANDOM, AGAIN = "learned context", "random direction", "random direction, drawn again"
 METHODS = (MATCHING, SINGLE, OTHER, QUALITY, LEARNED, RANDOM, AGAIN)
 RANK, ALL = "rank correlation with the level", "all"
 CHOSEN = "share of tiles scored above themselves at the strongest level"
-
-
-@lru_cache(maxsize=1)
-def _photographs() -> list[Float[Tensor, "3 H W"]]:
-    return [to_tensor(sample.image.convert("RGB")) for sample in load_data("photographs")]
-
-
-def tiles(seed: int) -> tuple[Float[Tensor, "n 3 s s"], Float[Tensor, "m 3 s s"]]:
-    """Square tiles reduced to `SIDE`: two of each photograph of one half to learn from, one of the others to test."""
-    rng = np.random.default_rng([seed, 12])
-    images = _photographs()
-    order = rng.permutation(len(images)).tolist()
-    half = len(order) // 2
-
-    def cut(row: int) -> Float[Tensor, "3 s s"]:
-        image = images[row]
-        side = int(min(*image.shape[1:], rng.integers(192, 385)))
-        top, left = (int(rng.integers(0, size - side + 1)) for size in image.shape[1:])
-        tile = image[None, :, top : top + side, left : left + side]
-        return F.interpolate(tile, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)[0]
-
-    return torch.stack([cut(row) for row in order[:half] * TILES]), torch.stack([cut(row) for row in order[half:]])
-
-
-@torch.no_grad()
-def series(
-    score: PromptQuality, images: Float[Tensor, "n 3 s s"], seed: int, levels: Sequence[int]
-) -> Float[Tensor, "K L n E"]:
-    """Features of every kind: of the picture itself, and of it at these levels."""
-    whole = score.embed(images)
-    return torch.stack(
-        [torch.stack([whole] + [score.embed(distort(images, kind, n, seed)) for n in levels]) for kind in KINDS]
-    )
 
 
 def tracked(scores: Float[Tensor, "L n"]) -> float:
