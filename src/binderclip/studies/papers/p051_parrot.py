@@ -207,7 +207,8 @@ def draw(table: Table, figure: Figure) -> None:
     limits = [*own.get_ylim(), *control.get_ylim()]
     for ax in (own, control):
         ax.set_ylim(min(limits), max(limits))
-    image, _, named = (part[0] for part in named_pictures("train", MOST))
+    first: Any = [part[0] for part in named_pictures("train", MOST)]
+    image, _, named = first
     word, other = (CONCEPTS[int(np.flatnonzero(row)[0])] for row in (named, ~named))
     seen = [image, printed(image, word).image, printed(image, other).image]
     pictures(shown, [np.asarray(one) for one in seen])
