@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,9 @@ def _ended(*_: Any, **__: Any) -> None:
     raise Reached("the checks are over")
 
 
+_ended.ends_calls = True  # type: ignore[attr-defined]
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `world`, the files that calls name, `here`, where they are made, `tmp` and `cache`."""
@@ -85,7 +88,7 @@ def _build(base: Path) -> None:
 
 
 @pytest.fixture
-def place(base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The base as the current place, where nothing that takes minutes is begun."""
     monkeypatch.chdir(base / "here")
     monkeypatch.setenv("BINDERCLIP_CACHE", str(base / "cache"))
@@ -93,7 +96,21 @@ def place(base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(tempfile, "tempdir", str(base / "tmp"))
     for where, name in LONG:
         monkeypatch.setattr(where, name, _ended)
-    return base
+    yield base
+    _give_back()
+
+
+_ORIGINALS = {name: getattr(where, name) for where, name in (*LOADERS, *LONG)}
+
+
+def _give_back() -> None:
+    """What a module that was first imported meanwhile has taken by name (`from binderclip.models import load`)."""
+    for key, module in list(sys.modules.items()):
+        if not key.startswith("binderclip"):
+            continue
+        for name, original in _ORIGINALS.items():
+            if getattr(vars(module).get(name), "ends_calls", False):
+                setattr(module, name, original)
 
 
 _load_once = {(where, name): functools.cache(getattr(where, name)) for where, name in LOADERS}
@@ -106,7 +123,17 @@ def _loader(key: Any, models: bool) -> Callable[..., Any]:
         odd = name not in ("small", "small-sam") or set(options.values()) - {"cpu", "float32"}
         return _load_once[key](name, **options) if models or odd else _ended()
 
+    load.ends_calls = True  # type: ignore[attr-defined]
     return load
+
+
+def test_nothing_is_left_switched_off(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verb that is first imported while its loader is switched off would keep it so for every later test."""
+    from binderclip.cli.verbs.geometry import run
+
+    monkeypatch.setattr(run, "load", _loader((binderclip.models, "load"), False))
+    _give_back()
+    assert run.load is _ORIGINALS["load"]
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

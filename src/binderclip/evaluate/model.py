@@ -105,7 +105,7 @@ def figures(
         batch_size: texts that go through the model at once.
         similarity: geometry that pictures and texts are compared in (`losses.SIMILARITIES`); None: the model's own.
     """
-    similarity = similarity or model.geometry
+    similarity = similarity or getattr(model, "geometry", None)  # a model of one's own compares by cosine
     found: dict[str, float] = {}
     several = dataset.all_captions
     captions = [caption for texts in several for caption in texts]

@@ -77,7 +77,8 @@ def index(
             note(f"interrupted: the index holds {len(found)} {kinds}; the same command goes on from here")
             raise
     if not len(found) and report.skipped:
-        raise DataError(f"none of {len(report.skipped)} {kinds} in {folder} could be read: {report.skipped[0][1]}")
+        sought = "documents" if found.mixed else "pictures"
+        raise DataError(f"none of {len(report.skipped)} {sought} in {folder} could be read: {report.skipped[0][1]}")
     if json:
         first = type(found.transform).__name__ if found.transform else None
         print_json({"index": path, kinds: len(found), "model": model, "transform": first, **vars(report)})
