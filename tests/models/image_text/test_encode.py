@@ -68,7 +68,7 @@ def test_no_more_pictures_are_held_than_asked(files: list[Path], monkeypatch: py
         return original(self, image)
 
     monkeypatch.setattr(Preprocess, "pixels", counting)
-    stream = encode.opened_ahead(Preprocess((32, 32)), files * 10, workers=3, ahead=5)
+    stream = encode.opened_ahead(Preprocess((32, 32)).pixels, files * 10, workers=3, ahead=5)
     for taken, _ in enumerate(stream, start=1):
         assert opened[0] <= taken + 5
     assert opened[0] == 40

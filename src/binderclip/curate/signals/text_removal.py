@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Real
 from torch.nn import functional as F
 
 from binderclip.data.images import open_image
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TextRemoval", "TextRemovalScore"]
 
-Polygons = Sequence[Float[np.ndarray, "_ 2"]]
+Polygons = Sequence[Real[np.ndarray, "_ 2"]]
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 
 from binderclip.errors import UsageError
 
@@ -84,7 +85,7 @@ def render_text(
 
 
 def polygon_mask(
-    polygons: list[Float[np.ndarray, "_ 2"]], size: tuple[int, int], *, margin: int = 1
+    polygons: Sequence[Real[np.ndarray, "_ 2"]], size: tuple[int, int], *, margin: int = 1
 ) -> Bool[np.ndarray, "H W"]:
     """Pixels inside any of some polygons, and within a margin of them.
 
