@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -129,7 +130,8 @@ class _March:
         direction = np.abs(away @ normal) / np.sqrt(square)
         level = 1 / (1 + np.abs(self.time[rows, columns] - self.time[place]))
         weights = np.maximum(direction, 1e-6) / square * level  # (n,)
-        slopes = np.stack([_slope(self.values, known, (r, c)) for r, c in zip(rows, columns, strict=True)])  # (n, 2, C)
+        places = zip(rows.tolist(), columns.tolist(), strict=True)
+        slopes = np.stack([_slope(self.values, known, each) for each in places])  # (n, 2, C)
         predicted = self.values[rows, columns] + np.einsum("nd,ndc->nc", away, slopes)
         self.values[place] = weights @ predicted / weights.sum()
 
@@ -145,8 +147,8 @@ def _beside(place: tuple[int, int]) -> list[tuple[int, int]]:
     return [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
 
 
-def _slope(values: np.ndarray, known: np.ndarray, place: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Differences along rows and columns, between known pixels alone: central, one-sided, or 0."""
+def _slope(values: np.ndarray, known: np.ndarray, place: tuple[int, int]) -> tuple[Any, Any]:
+    """Differences along rows and columns, between known pixels alone: central, one-sided, or 0; (C,) or numbers."""
     found = []
     for step in ((1, 0), (0, 1)):
         ahead = place[0] + step[0], place[1] + step[1]
