@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.similarity.transforms import EmbeddingTransform, GapRemoval, MeanShift, Whitening
 
@@ -74,7 +75,7 @@ def load_transform(path: str | Path) -> EmbeddingTransform:
     path = Path(path)
     try:
         with safe_open(path, framework="pt") as file:
-            about: dict[str, Any] = json.loads((file.metadata() or {})["binderclip"])
+            about: dict[str, Any] = parse_json((file.metadata() or {})["binderclip"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         transform = _KINDS[about["kind"]](**about["settings"])
         counts = {(m, r): int(n) for key, n in about["counts"].items() for m, _, r in [key.partition("/")]}

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.fit.optimizers import OptimizerLike
@@ -282,7 +283,7 @@ class CLIPIQAPlus(PromptQuality):
             with safe_open(str(path), "pt") as file:
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 metadata = file.metadata() or {}
-            sets, scale = json.loads(metadata["prompts"]), float(metadata["scale"])
+            sets, scale = parse_json(metadata["prompts"]), float(metadata["scale"])
             n_ctx = found["context"].shape[1]
         except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read as weights of CLIP-IQA+: {error}") from error

@@ -96,7 +96,7 @@ _SEEN: dict[bytes, Float[Tensor, "D"]] = {}
 _FILLED: dict[tuple[bytes, bytes], np.ndarray] = {}
 
 
-class LinearClip:
+class ProjectedPictures:
     """A linear map of frozen features beside a frozen text tower.
 
     Args:
@@ -156,7 +156,7 @@ def measure(seed: int) -> list[Row]:
     results = []
     for name, features in pools().items():
         weight = linear_map(features, texts, rows, seed)
-        model: Any = LinearClip(weight)
+        model: Any = ProjectedPictures(weight)
         guessed = (F.normalize(_tested() @ weight, dim=1) @ words.T).argmax(1).numpy()
         right = named[np.arange(len(named)), guessed]
         by_concept = [right[named[:, c]].mean() for c in range(len(CONCEPTS)) if named[:, c].any()]
