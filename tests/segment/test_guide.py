@@ -64,5 +64,5 @@ def test_the_code_that_measures_runs() -> None:
     labels = torch.tensor([[0, 0, 1], [2, 2, 2]])
     masks = torch.stack([labels == 1, labels == 2])
     scope = {"pairs": [(labels, labels)], "predicted_masks": masks, "true_masks": masks}
-    exec(BLOCKS[3], scope)
+    exec(BLOCKS[4], scope)
     assert scope["iou"].compute().miou == 1
