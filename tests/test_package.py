@@ -47,6 +47,20 @@ def test_importing_the_package_imports_no_room_and_no_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_nothing_lies_in_the_checkout_that_does_not_belong_to_it() -> None:
+    """What a test or an example has left behind must not be committed with everything else."""
+    root = Path(__file__).parent.parent
+    done = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True)
+    if done.returncode or not done.stdout:
+        pytest.skip("not a checkout of git")
+    names = {line.split("/")[0] for line in done.stdout.splitlines()}
+    folders = {"benchmarks", "docs", "src", "tests", ".ci", ".github"}
+    assert {name for name in names if (root / name).is_dir()} == folders
+    files = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "SECURITY.md",
+             "mkdocs.yml", "pyproject.toml", ".gitignore", ".pre-commit-config.yaml"}  # fmt: skip
+    assert names - folders == files
+
+
 def test_the_readmes_pictures_have_the_addresses_of_the_project() -> None:
     """Absolute, so that they are seen on a package index too; one address in pyproject.toml, and files that exist."""
     root = Path(__file__).parent.parent
