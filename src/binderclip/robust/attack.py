@@ -12,7 +12,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
-from binderclip.robust.feasible import Feasible, Start
+from binderclip.robust.feasible import Feasible, Start, per_image
 from binderclip.robust.objectives import Objective
 from binderclip.robust.steps import Step
 
@@ -148,7 +148,7 @@ class _Path:
         old = self.best
         better = (success & ~old.success) | ((success == old.success) & (values > old.values))
         self.best = _Judged(
-            torch.where(better.reshape(-1, *[1] * (images.ndim - 1)), images, old.images),
+            torch.where(per_image(better, images), images, old.images),
             torch.where(better, values, old.values),
             torch.where(better, success, old.success),
         )

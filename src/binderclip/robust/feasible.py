@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from binderclip.errors import UsageError
@@ -117,7 +117,7 @@ class L2(_Ball):
     def shrink(self, delta: Float[Tensor, "B *size"]) -> Float[Tensor, "B *size"]:
         """Scale down what is too long."""
         length = delta.flatten(1).norm(dim=1).clamp(min=1e-30)
-        return delta * _each(self.eps / length, delta).clamp(max=1)
+        return delta * per_image(self.eps / length, delta).clamp(max=1)
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,6 @@ def _checked(start: Start) -> Start:
     return start
 
 
-def _each(values: Float[Tensor, "B"], like: Tensor) -> Tensor:
+def per_image(values: Shaped[Tensor, "B"], like: Shaped[Tensor, "B *size"]) -> Tensor:
     """One number an image, shaped to broadcast."""
     return values.reshape(-1, *[1] * (like.ndim - 1))

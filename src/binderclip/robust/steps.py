@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.robust.feasible import per_image
 
 ValueAndGradient: TypeAlias = Callable[[Tensor], "tuple[Tensor, Tensor]"]
 
@@ -55,7 +56,7 @@ class Normalized(_Fixed):
     def __call__(self, theta: Float[Tensor, "B *size"], value_and_gradient: ValueAndGradient) -> Tensor:
         gradient = value_and_gradient(theta)[1]
         length = gradient.flatten(1).norm(dim=1).clamp(min=1e-30)
-        return theta + self.alpha * gradient / length.reshape(-1, *[1] * (theta.ndim - 1))
+        return theta + self.alpha * gradient / per_image(length, theta)
 
 
 class Adam:

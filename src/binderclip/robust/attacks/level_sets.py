@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
+from binderclip.robust.feasible import per_image
 
 __all__ = [
     "LevelSetPath",
@@ -141,7 +142,7 @@ class LevelSetTraversal:
             moved = (x + self.eta * way - descent).clamp(*self.box)
             with torch.no_grad():
                 fine = start - _confidence(self.predictor(moved), y) < self.tolerance
-            x = torch.where(_each(fine, x), moved, x)
+            x = torch.where(per_image(fine, x), moved, x)
             accepted.append(fine)
         with torch.no_grad():
             end = self.predictor(x)
@@ -163,7 +164,7 @@ class LevelSetTraversal:
             own = logits.gather(1, y[:, None])[:, 0]
             others = logits.scatter(1, y[:, None], float("-inf")).logsumexp(1)
             (gradient,) = torch.autograd.grad((others - own).sum(), leaf)
-        return gradient, gradient * _each((others - own).detach().sigmoid(), x)
+        return gradient, gradient * per_image((others - own).detach().sigmoid(), x)
 
 
 def confidence_along(
@@ -301,7 +302,7 @@ def level_set_width(
                 continue
             drawn = torch.randn(draws, *image.shape, generator=generator).to(image)
             drawn = _orthogonal(drawn, direction.expand_as(drawn))
-            drawn = drawn / _each(drawn.flatten(1).norm(dim=1), drawn)
+            drawn = drawn / per_image(drawn.flatten(1).norm(dim=1), drawn)
             found = []
             for distance in distances:
                 moved = (image + distance * drawn).clamp(*box)
@@ -318,13 +319,8 @@ def _confidence(logits: Float[Tensor, "B K"], labels: Int[Tensor, "B"]) -> Float
 
 def _orthogonal(way: Float[Tensor, "B *size"], gradient: Float[Tensor, "B *size"]) -> Float[Tensor, "B *size"]:
     """The part of a way that is orthogonal to a gradient; all of it where there is none."""
-    unit = gradient / _each(gradient.flatten(1).norm(dim=1).clamp(min=LEAST), gradient)
-    return way - unit * _each((unit * way).flatten(1).sum(1), way)
-
-
-def _each(values: Tensor, like: Tensor) -> Tensor:
-    """One value an image, shaped to broadcast."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+    unit = gradient / per_image(gradient.flatten(1).norm(dim=1).clamp(min=LEAST), gradient)
+    return way - unit * per_image((unit * way).flatten(1).sum(1), way)
 
 
 def _still(predictor: Any) -> Any:

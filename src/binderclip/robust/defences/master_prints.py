@@ -75,7 +75,7 @@ def tune_off_manifold(
         images, texts: the pairs to train on, images in [0, 1].
         latent, decode: of the search, see `Evolution`.
         targets: texts the search aims at; default all different ones of `texts`.
-        epochs, batch_size, lr, weight_decay: of AdamW (betas 0.9 and 0.98, eps 1e-6).
+        epochs, batch_size, lr, weight_decay: of Adam (betas 0.9 and 0.98, eps 1e-6), the decay as part of the gradient.
         sigma: of the search.
         seed: of order and search.
 
@@ -94,7 +94,6 @@ def tune_off_manifold(
 
     def batches() -> Iterator[Tensor]:
         for _ in range(epochs):
-            # A last batch of one image would be told from nothing but the two others.
             yield from torch.randperm(len(images), generator=generator).split(batch_size)
 
     def step(rows: Tensor) -> Tensor:
@@ -108,7 +107,7 @@ def tune_off_manifold(
         return info_nce(seen, said, tuned.scale())
 
     steps = epochs * -(-len(images) // batch_size)
-    optimizer = {"name": "adamw", "weight_decay": weight_decay, "betas": (0.9, 0.98), "eps": 1e-6}
+    optimizer = {"name": "adam", "weight_decay": weight_decay, "betas": (0.9, 0.98), "eps": 1e-6}
     fit(step, tuned, batches(), steps=steps, optimizer=optimizer, lr=lr, schedule="constant")
     return tuned.eval()
 
