@@ -174,3 +174,15 @@ def test_nothing_that_can_be_read_fails(command: Command, model: Path, folder: P
     done = command("quality", folder / "broken.png", folder / "thin.png", "-m", model)
     assert done.code == 1
     assert "skipped 2 files" in done.err
+
+
+def test_the_order_of_photographs_by_small_is_called_what_it_is(command: Command, tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (2, 40, 48, 3), dtype=np.uint8)  # no two neighbours are equal
+    for row in range(2):
+        Image.fromarray(noise[row]).save(tmp_path / f"{row}.png")
+    said = " ".join(command("quality", tmp_path).err.split())
+    assert "small does not know what these words mean on photographs" in said
+    assert "--model open_clip:RN50/openai" in said
+    own = " ".join(command("quality", tmp_path, "--pair", "A cup.", "A saucer.").err.split())
+    assert "small is weak on photographs" in own
+    assert "near chance" not in own

@@ -14,18 +14,22 @@ FLAT = 0.25
 """Below this share of equal neighbouring pixels it is a photograph; of drawings a third and more are equal."""
 
 
-def note_weak_on_photographs(model: str, pictures: Sequence[Any]) -> None:
+def note_weak_on_photographs(
+    model: str, pictures: Sequence[Any], *, weakness: str = "is weak on photographs", real: str = REAL
+) -> None:
     """Say on stderr that `model` is weak on photographs, where it is and the pictures look like some.
 
     Args:
         model: as it was named.
         pictures: paths, or anything `open_image` takes; a few of them are looked at.
+        weakness: what is said of it, where more is known than that.
+        real: the model to take instead.
     """
     if model not in WEAK or not pictures:
         return
     chosen = list(pictures)[:: max(1, len(pictures) // LOOKED_AT)][:LOOKED_AT]
     if 2 * sum(like_a_photograph(each) for each in chosen) >= len(chosen):
-        note(f"{model} is weak on photographs; a real CLIP, downloaded once: --model {REAL}")
+        note(f"{model} {weakness}; a real CLIP, downloaded once: --model {real}")
 
 
 def like_a_photograph(picture: Any) -> bool:

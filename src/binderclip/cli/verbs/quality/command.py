@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 """Rows of the table on the screen; the CSV has all."""
+AT_CHANCE = "does not know what these words mean on photographs, so the order is near chance (p012)"
 LEARNED = "learned"
 """The column of --weights."""
 
@@ -94,8 +95,12 @@ def quality(
             batch_size=batch_size, progress=lambda done: step(done, count),
         )  # fmt: skip
     _show(ranking, columns, json, sheet_path, csv_path)
-    if not json:
-        note_weak_on_photographs(ranking.model, [key for key, _ in ranking.rows])
+    if not json and ranking.by != LEARNED:
+        keys = [key for key, _ in ranking.rows]
+        if ranking.by in named_pairs(scores, ()):
+            note_weak_on_photographs(ranking.model, keys, weakness=AT_CHANCE, real="open_clip:RN50/openai")
+        else:
+            note_weak_on_photographs(ranking.model, keys)
     if csv_path is not None:
         write_csv(("image", *ranking.columns), [(key, *values) for key, values in ranking.rows], csv_path)
     if sheet_path is not None and ranking.rows:
