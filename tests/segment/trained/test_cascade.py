@@ -85,7 +85,7 @@ def test_features_of_a_fresh_head_are_the_towers_own(clip_model: Any) -> None:
     images, _ = halves(1, 1)
     with torch.no_grad():
         pixels = net.pixels(images)
-        (group, last), picture = net.features(pixels)
+        (group, last), picture = net.features(net.model.image_tower.embed(pixels))
         plain = [tower.run(tower.embed(pixels), stop=stop).x for stop in (1, 2, 3)]
         normed = [F.layer_norm(x, x.shape[-1:], eps=1e-6) for x in plain]
         blocks = [F.normalize(tower.project(tower.norm(x))[:, tower.prefix :], dim=-1) for x in normed]
@@ -113,7 +113,7 @@ def test_the_answer_is_the_sum_of_the_groups(clip_model: Any) -> None:
     text = F.normalize(torch.randn(3, 24, generator=torch.Generator().manual_seed(1)), dim=1)
     with torch.no_grad():
         pixels = net.pixels(images)
-        maps, picture = net.features(pixels)
+        maps, picture = net.features(net.model.image_tower.embed(pixels))
         total = torch.zeros(2, 3, 16)
         for place in range(3):
             related = torch.stack([torch.cat([g * t, t]) for g in picture for t in text]).view(2, 3, 48)
@@ -125,12 +125,12 @@ def test_prompts_enter_every_block_and_are_replaced(clip_model: Any) -> None:
     net = head(clip_model)
     images, _ = halves(1, 3)
     pixels = net.pixels(images)
-    before, _ = net.features(pixels)
+    before, _ = net.features(net.model.image_tower.embed(pixels))
     for block in range(3):
         changed = head(clip_model)
         with torch.no_grad():
             changed.prompts[block] += 1.0
-        after, _ = changed.features(pixels)
+        after, _ = changed.features(changed.model.image_tower.embed(pixels))
         for group in range(3):  # groups (0), (1), (2): a prompt is seen from its block on
             same = torch.allclose(before[group], after[group], atol=1e-6)
             assert same == (group < block), (block, group)

@@ -22,7 +22,7 @@ from binderclip.models.files.checkpoint import configured, guarded
 from binderclip.models.files.folders import read_folder, write_folder
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.models.towers import Tower
-from binderclip.models.towers.tokens import append_tokens
+from binderclip.models.towers.tokens import Tokens, append_tokens
 from binderclip.segment.output.result import Segmentation
 
 __all__ = ["CascadeCLIP", "CascadeTraining", "TextQueryDecoder", "default_groups", "train_cascade"]
@@ -193,15 +193,18 @@ class CascadeCLIP(nn.Module):
         squash = replace(self.model.preprocess, size=(self.size, self.size), resize_mode="squash")
         return squash(images).to(self.model.device)
 
-    def features(self, pixels: Float[Tensor, "B 3 S S"]) -> tuple[list[Float[Tensor, "B N E"]], Float[Tensor, "B E"]]:
-        """Unit patch features of each group, and the unit embedding of the picture."""
+    def features(self, tokens: Tokens) -> tuple[list[Float[Tensor, "B N E"]], Float[Tensor, "B E"]]:
+        """Unit patch features of each group, and the unit embedding of the picture.
+
+        Args:
+            tokens: of `model.image_tower.embed(pixels)`, which no prompt changes: training makes them once.
+        """
         tower: Tower = self.model.image_tower
-        tokens, count = tower.embed(pixels), self.prompts.shape[1]
-        length, outputs = tokens.x.shape[1], {}
+        length, count, outputs = tokens.x.shape[1], self.prompts.shape[1], {}
         prompts = self.dropout(self.prompt_project(self.prompts))
         for block in range(tower.depth):
             if count:
-                own = prompts[block].expand(len(pixels), -1, -1).to(tokens.x)
+                own = prompts[block].expand(len(tokens.x), -1, -1).to(tokens.x)
                 tokens = (
                     append_tokens(tokens, own)
                     if block == 0
@@ -220,15 +223,18 @@ class CascadeCLIP(nn.Module):
             maps.append(stacked @ self.weights[str(place)] if len(group) > 1 else stacked[..., 0])
         return maps, F.normalize(tower.project(tower.pool(last)), dim=-1)
 
-    def forward(self, pixels: Float[Tensor, "B 3 S S"], text: Float[Tensor, "C E"]) -> Float[Tensor, "B C h w"]:
+    def forward(
+        self, pixels: Float[Tensor, "B 3 S S"] | Tokens, text: Float[Tensor, "C E"]
+    ) -> Float[Tensor, "B C h w"]:
         """Mask logits of each class on the tower's grid.
 
         Args:
-            pixels: of `pixels`.
+            pixels: of `pixels`, or the tokens that the tower embeds them in.
             text: unit vectors of the classes.
         """
-        maps, picture = self.features(pixels)
-        related = torch.cat([picture[:, None] * text, text.expand(len(pixels), -1, -1)], -1)  # r_c (B, C, 2 E)
+        tokens = pixels if isinstance(pixels, Tokens) else self.model.image_tower.embed(pixels)
+        maps, picture = self.features(tokens)
+        related = torch.cat([picture[:, None] * text, text.expand(len(picture), -1, -1)], -1)  # r_c (B, C, 2 E)
         found = [
             decoder(query(related), features)
             for query, decoder, features in zip(self.query, self.decoders, maps, strict=True)
@@ -328,6 +334,13 @@ def _projection_like(tower: Tower) -> nn.Linear:
     return layer
 
 
+@torch.no_grad()
+def embedded(head: CascadeCLIP, images: Float[Tensor, "N 3 H W"], at_once: int = 16) -> Tokens:
+    """What enters the first block for each picture, which training does not change."""
+    parts = [head.model.image_tower.embed(head.pixels(some)) for some in images.split(at_once)]
+    return parts[0].with_x(torch.cat([part.x for part in parts]))
+
+
 @dataclass(frozen=True)
 class CascadeTraining:
     """What training left: the head in eval mode, and the loss of each step."""
@@ -383,8 +396,8 @@ def train_cascade(
     known = (labels >= 0) & (labels < len(classes))
     moved = torch.where(known, place[labels.clamp(0, len(classes) - 1).long()], -1)
     text, loss = head.text(order), FocalDice(released=released)
-    pixels = head.pixels(images)
-    device, done = pixels.device, 0
+    tokens = embedded(head, images)
+    device, done = tokens.x.device, 0
 
     def rows() -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -397,7 +410,7 @@ def train_cascade(
         told = transductive and bool(unseen) and done > steps // 2
         target = moved[chosen].to(device)
         # What training sees of the names: unseen ones only where their own guesses are the labels.
-        logits = head(pixels[chosen], text if told else text[: len(names)])
+        logits = head(tokens.with_x(tokens.x[chosen]), text if told else text[: len(names)])
         full = F.interpolate(logits, tuple(target.shape[1:]), mode="bilinear", align_corners=False)
         hidden = target >= len(names)
         if told:
