@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         SVLSLoss,
     )
     from binderclip.losses.dense.mask_sets import MaskSetLoss, ReClass, ReMask
+    from binderclip.losses.dense.mask_text import MaskTextContrast
     from binderclip.losses.dense.neighbor_prior import neighbor_prior
     from binderclip.losses.dense.text_masks import FocalDice
     from binderclip.losses.distribution.sliced_wasserstein import (
@@ -85,6 +86,7 @@ __all__ = [
     "LossOutput",
     "MarginLabelSmoothingLoss",
     "MaskSetLoss",
+    "MaskTextContrast",
     "MaxSlicedWasserstein",
     "NACLLoss",
     "NeighborPenaltyLoss",

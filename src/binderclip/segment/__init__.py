@@ -98,6 +98,8 @@ if TYPE_CHECKING:
         dinoiser_loss,
         train_dinoiser,
     )
+    from binderclip.segment.trained.mask_text_decoder import MaskTextDecoder
+    from binderclip.segment.trained.mta_clip import MTACLIP, MTACLIPTraining, train_mta_clip
     from binderclip.segment.trained.panoptic import PanopticNet, PanopticTraining, train_panoptic
     from binderclip.segment.tubular.pictures import TracedLine, trace_picture
     from binderclip.segment.tubular.samples import TubularSamples, annotated_samples, tailored_samples
@@ -110,6 +112,7 @@ __all__ = [
     "DEPARTURES",
     "GROUND",
     "METHODS",
+    "MTACLIP",
     "PAMR",
     "PARTS",
     "PRESETS",
@@ -165,9 +168,11 @@ __all__ = [
     "LastOnly",
     "LayerEnsemble",
     "LocalPathNet",
+    "MTACLIPTraining",
     "MaskClassTokens",
     "MaskMajority",
     "MaskScoped",
+    "MaskTextDecoder",
     "Measured",
     "NormalMemory",
     "PanopticNet",
@@ -255,6 +260,7 @@ __all__ = [
     "train_declip",
     "train_dinoiser",
     "train_few_shot",
+    "train_mta_clip",
     "train_panoptic",
     "train_tracer",
     "tune_prompts",

@@ -126,8 +126,9 @@ class ReClass:
 class MaskSetLoss(nn.Module):
     """The loss of a mask transformer: queries matched one to one with true masks, then classes, pixels and dice.
 
-    The matching minimises the same three costs. A query without a partner has to say "no object". `parts` holds the
-    detached terms of the last call, which sum to the loss, and beside them `false positives` and `false negatives`:
+    The matching minimises the same three costs. A query without a partner has to say "no object". `pairs` holds the
+    matches of the last call, rows of queries and of targets for each picture, and `parts` its detached terms,
+    which sum to the loss, and beside them `false positives` and `false negatives`:
     binary cross-entropy summed over the pixels of the matched masks where the target is 0, and where it is 1.
 
     Args:
@@ -164,6 +165,7 @@ class MaskSetLoss(nn.Module):
         self.no_object, self.semantic_weight = no_object, semantic_weight
         self.relax_masks, self.relax_classes = relax_masks, relax_classes
         self.parts: dict[str, Tensor] = {}
+        self.pairs: list[tuple[Tensor, Tensor]] = []
 
     def forward(
         self,
@@ -189,6 +191,7 @@ class MaskSetLoss(nn.Module):
             relaxed = self.relax_masks(masks, classes, at_least_float32(semantic))
         weights = (self.class_weight, self.mask_weight, self.dice_weight)
         pairs = [match_masks(*each, weights=weights) for each in zip(relaxed, classes, labels, targets, strict=True)]
+        self.pairs = pairs
         terms = {"class": self.class_weight * self._class(classes, masks, labels, truth, pairs)}
         found = torch.cat([each[rows] for each, (rows, _) in zip(relaxed, pairs, strict=True)])  # (M, H, W)
         wanted = torch.cat([each[columns].to(found) for each, (_, columns) in zip(targets, pairs, strict=True)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.models.towers import Tower
 from binderclip.models.towers.tokens import Tokens, append_tokens
 from binderclip.segment.output.result import Segmentation
+from binderclip.segment.trained.tuned import embed_once, side_of, squashed
 
 __all__ = ["CascadeCLIP", "CascadeTraining", "TextQueryDecoder", "default_groups", "train_cascade"]
 
@@ -151,9 +152,7 @@ class CascadeCLIP(nn.Module):
             raise UsageError(f"groups {chosen} are to be different blocks of 0 to {depth - 1}, at least one each")
         if not tower.affine_projection:
             raise NotSupported(f"{model.name}: its projection into the shared space is no matrix")
-        side = 2 * model.preprocess.size[0] if size is None else size
-        if side < tower.patch or side % tower.patch:
-            raise UsageError(f"size {size} is no multiple of the patch of {tower.patch} pixels")
+        side = side_of(model, size)
         # Held in a tuple: the model's weights are neither trained nor saved with this module's.
         self._held = (model,)
         self.groups, self.size = chosen, side
@@ -190,8 +189,7 @@ class CascadeCLIP(nn.Module):
         Args:
             images: one or many, as `Preprocess` takes them.
         """
-        squash = replace(self.model.preprocess, size=(self.size, self.size), resize_mode="squash")
-        return squash(images).to(self.model.device)
+        return squashed(self.model, images, self.size)
 
     def features(self, tokens: Tokens) -> tuple[list[Float[Tensor, "B N E"]], Float[Tensor, "B E"]]:
         """Unit patch features of each group, and the unit embedding of the picture.
@@ -334,13 +332,6 @@ def _projection_like(tower: Tower) -> nn.Linear:
     return layer
 
 
-@torch.no_grad()
-def embedded(head: CascadeCLIP, images: Float[Tensor, "N 3 H W"], at_once: int = 16) -> Tokens:
-    """What enters the first block for each picture, which training does not change."""
-    parts = [head.model.image_tower.embed(head.pixels(some)) for some in images.split(at_once)]
-    return parts[0].with_x(torch.cat([part.x for part in parts]))
-
-
 @dataclass(frozen=True)
 class CascadeTraining:
     """What training left: the head in eval mode, and the loss of each step."""
@@ -396,7 +387,7 @@ def train_cascade(
     known = (labels >= 0) & (labels < len(classes))
     moved = torch.where(known, place[labels.clamp(0, len(classes) - 1).long()], -1)
     text, loss = head.text(order), FocalDice(released=released)
-    tokens = embedded(head, images)
+    tokens = embed_once(head.model, head.pixels, images)
     device, done = tokens.x.device, 0
 
     def rows() -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import roi_align
 
 from binderclip.errors import UsageError
@@ -23,6 +23,7 @@ from binderclip.segment.parts.guided_pooling import Likeness
 from binderclip.segment.parts.last_block import LastBlock
 from binderclip.segment.parts.resolution import resized
 from binderclip.segment.parts.rewire import SelfSelf
+from binderclip.segment.trained.tuned import tower_parameters
 
 __all__ = ["AttentionChain", "DeCLIP", "grid_boxes", "train_declip"]
 
@@ -258,7 +259,9 @@ def train_declip(
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha must be in [0, 1], not {alpha}")
     student = copy.deepcopy(model).eval()
-    parameters = _trained(student, blocks)
+    parameters = tower_parameters(student, blocks)
+    if not parameters:
+        raise UsageError("blocks=0 leaves nothing to train")
     before = [p.detach().clone() for p in parameters]
     objective = objective or DeCLIP()
     generator = torch.Generator().manual_seed(seed)
@@ -285,15 +288,3 @@ def train_declip(
     for parameter, was in zip(student.parameters(), asked, strict=True):
         parameter.requires_grad_(was)
     return student
-
-
-def _trained(model: Any, blocks: int | None) -> list[nn.Parameter]:
-    tower = dense_tower(model)
-    if not tower.depth:
-        raise UsageError("DeCLIP rewires the last block's attention: this tower has no block")
-    if blocks is None:
-        return list(model.visual.parameters())
-    if not 1 <= blocks <= tower.depth:
-        raise UsageError(f"blocks must be 1 to {tower.depth}, the tower's depth, not {blocks}")
-    modules = [*(block.module for block in tower.blocks[-blocks:]), tower.final_norm]
-    return list(dict.fromkeys(p for module in modules for p in module.parameters()))

@@ -1,0 +1,183 @@
+"""p171 (MTA-CLIP): the decoder of masks and texts against its parts by hand, and a head that learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from binderclip.errors import CheckpointError, DataError, UsageError
+from binderclip.segment import MTACLIP, MaskTextDecoder, train_mta_clip
+from binderclip.segment.trained.mask_text_decoder import PatchPyramid
+
+CLASSES = ("red", "blue")
+TINY: dict[str, Any] = {"queries": 4, "width": 16, "layers": 2, "heads": 2, "hidden": 32, "prompts": 2, "n_ctx": 2}
+
+
+def halves(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures of 32 px whose left or right part is red and the rest blue, and their labels."""
+    generator = torch.Generator().manual_seed(seed)
+    images, labels = torch.zeros(count, 3, 32, 32), torch.zeros(count, 32, 32, dtype=torch.long)
+    for row in range(count):
+        edge = int(torch.randint(8, 25, (), generator=generator))
+        red = (torch.arange(32) < edge) == bool(torch.randint(0, 2, (), generator=generator))
+        labels[row] = (~red).long()
+        images[row, 0], images[row, 2] = red.float(), (~red).float()
+    return images, labels
+
+
+def test_a_layer_is_masked_attention_then_attention_among_all_then_feed_forward() -> None:
+    """One token and one head at a time, with softmax written out."""
+    torch.manual_seed(0)
+    net = MaskTextDecoder(8, 2, queries=2, layers=1, levels=1, heads=1, hidden=8).eval()
+    maps, pixels, texts = torch.randn(1, 8, 2, 2), torch.randn(1, 8, 4, 4), torch.randn(1, 8)
+    with torch.no_grad():
+        found = net([maps], pixels, texts)
+        tokens = torch.cat([net.queries, texts])
+        places = torch.cat([net.places, torch.zeros(1, 8)])
+        masks = torch.einsum("zc,chw->zhw", net.embed(net.norm(tokens)), pixels[0])
+        small = F.interpolate(masks[None], (2, 2), mode="bilinear", align_corners=False)[0].flatten(1)
+        keys, values = (part[0] for part in net._memory(maps, net.level[0]))
+
+        def attend(layer: Any, queries: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor) -> Any:
+            wq, wk, wv = layer.in_proj_weight.chunk(3)
+            bq, bk, bv = layer.in_proj_bias.chunk(3)
+            scores = (queries @ wq.T + bq) @ (k @ wk.T + bk).T / 8**0.5
+            scores = scores.masked_fill(~seen, -torch.inf)
+            return layer.out_proj(scores.softmax(-1) @ (v @ wv.T + bv))
+
+        seen = torch.stack([own >= 0 if (own >= 0).any() else torch.ones_like(own, dtype=torch.bool) for own in small])
+        tokens = net.norms[0](tokens + attend(net.look[0], tokens + places, keys, values, seen))
+        asked, whole = tokens + places, torch.ones(3, 3, dtype=torch.bool)
+        tokens = net.norms[1](tokens + attend(net.mix[0], asked, asked, tokens, whole))
+        tokens = net.norms[2](tokens + net.feed[0](tokens))
+        assert torch.allclose(found.queries[0], tokens[:2], atol=1e-5)
+        assert torch.allclose(found.texts[0], tokens[2:], atol=1e-5)
+        last = torch.einsum("zc,chw->zhw", net.embed(net.norm(tokens)), pixels[0])
+    assert torch.allclose(found.layers[-1].masks[0], last[:2], atol=1e-5)
+    assert len(found.layers) == 2
+    assert not torch.allclose(found.layers[0].masks, found.layers[1].masks)
+
+
+def test_a_mask_that_is_empty_hides_nothing() -> None:
+    net = MaskTextDecoder(8, 2, queries=2, layers=1, levels=1, heads=2, hidden=8)
+    masks = torch.stack([torch.full((4, 4), -1.0), F.pad(torch.full((2, 2), 9.0), (0, 2, 0, 2), value=-9.0)])[None]
+    hidden = net._hidden(masks, torch.zeros(1, 8, 2, 2))
+    assert hidden.shape == (2, 2, 4)
+    assert not hidden[:, 0].any()
+    assert hidden[0, 1].tolist() == [False, True, True, True]
+
+
+def test_without_text_tokens_the_queries_are_alone_and_their_order_is_free() -> None:
+    torch.manual_seed(1)
+    net = MaskTextDecoder(16, 3, queries=4, layers=3, heads=2, hidden=16).eval()
+    maps = [torch.randn(2, 16, side, side) for side in (1, 2, 4)]
+    pixels = torch.randn(2, 16, 8, 8)
+    with torch.no_grad():
+        before = net(maps, pixels, torch.zeros(0, 16))
+        told = net(maps, pixels, torch.randn(5, 16))
+        assert before.texts.shape == (2, 0, 16)
+        assert told.texts.shape == (2, 5, 16)
+        assert torch.equal(before.layers[0].masks, told.layers[0].masks)
+        assert not torch.allclose(before.queries, told.queries, atol=1e-3)
+        order = torch.tensor([2, 0, 3, 1])
+        net.queries.copy_(net.queries[order].clone())
+        net.places.copy_(net.places[order].clone())
+        after = net(maps, pixels, torch.zeros(0, 16))
+    assert torch.allclose(after.layers[-1].masks, before.layers[-1].masks[:, order], atol=1e-4)
+    with pytest.raises(UsageError, match="looks at 3 maps"):
+        net(maps[:2], pixels, torch.zeros(0, 16))
+
+
+def test_the_pyramid_has_four_grids_and_the_coarse_ones_reach_the_fine() -> None:
+    torch.manual_seed(2)
+    net = PatchPyramid(12, 8)
+    found = net(torch.randn(2, 12, 5, 3))
+    assert [tuple(each.shape[-2:]) for each in found] == [(3, 2), (5, 3), (10, 6), (20, 12)]
+    found[-1].square().sum().backward()
+    assert all(float(p.grad.abs().sum()) > 0 for p in net.lateral[0].parameters() if p.grad is not None)
+    assert net.lateral[0][0].weight.grad is not None  # type: ignore[union-attr,index]
+
+
+def test_it_learns_from_few_pictures_and_comes_back_from_disk(clip_model: Any, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in clip_model.state_dict().items()}
+    head = MTACLIP(clip_model, CLASSES, blocks=1, size=32, **TINY)
+    tower = {name: value.clone() for name, value in head.visual.state_dict().items()}
+    trained = train_mta_clip(head, *halves(24, 0), steps=60, batch=6, lr=3e-3)
+    assert np.mean(trained.losses[-5:]) < 0.6 * np.mean(trained.losses[:5])
+    assert np.mean(trained.alignment[-5:]) < np.mean(trained.alignment[:5])
+    images, labels = halves(8, 1)
+    found = trained.head.class_scores(trained.head.pixels(images))
+    full = F.interpolate(found, (32, 32), mode="bilinear", align_corners=False).argmax(1)
+    assert float((full == labels).float().mean()) > 0.8
+    # The model that was given is as it was; of the copy only the last block and norm have moved.
+    assert all(torch.equal(value, before[name]) for name, value in clip_model.state_dict().items())
+    moved = {name for name, value in trained.head.visual.state_dict().items() if not torch.equal(value, tower[name])}
+    assert moved
+    assert moved <= {name for name, p in trained.head.visual.named_parameters() if p.requires_grad}
+    trained.head.save(tmp_path / "head")
+    again = MTACLIP.open(tmp_path / "head", clip_model)
+    assert torch.equal(again.class_scores(again.pixels(images)), found)
+    answer = again.segment(images[0])
+    assert answer.classes == CLASSES
+    assert float((answer.labels == labels[0]).float().mean()) > 0.8
+    only = again.segment(images[0], ["blue"])
+    assert set(only.labels.unique().tolist()) == {0}
+
+
+def test_text_keeps_what_it_meant_and_alone_where_it_is_not_looked_at(clip_model: Any) -> None:
+    head = MTACLIP(clip_model, CLASSES, blocks=0, size=32, **TINY).eval()
+    plain = MTACLIP(clip_model, CLASSES, blocks=0, size=32, text_tokens=False, **TINY).eval()
+    pixels = head.pixels(halves(2, 3)[0])
+    with torch.no_grad():
+        own, met = head.texts(), head(pixels)
+        assert torch.allclose(met.texts, head.project(met.decoded.texts).unflatten(1, (2, 2)) + own, atol=1e-6)
+        assert torch.equal(plain(pixels).texts, plain.texts().expand(2, -1, -1, -1))
+    assert not [name for name, p in head.named_parameters() if name.startswith("visual.") and p.requires_grad]
+    assert torch.allclose(own.norm(dim=-1), torch.ones(2, 2))
+
+
+def test_queries_that_are_their_class_give_back_the_label_map(clip_model: Any) -> None:
+    head = MTACLIP(clip_model, CLASSES, blocks=0, size=32, **(TINY | {"queries": 2}))
+    labels = torch.randint(0, 2, (1, 32, 32), generator=torch.Generator().manual_seed(4))
+
+    class Told(nn.Module):
+        def forward(self, *_: Any) -> Any:
+            from binderclip.segment.trained.mask_text_decoder import DecodedMasks
+            from binderclip.segment.trained.panoptic import MaskPrediction
+
+            masks = 100 * (torch.stack([labels == 0, labels == 1], 1).float() - 0.5)
+            last = MaskPrediction(masks, 100 * torch.eye(3)[None, :2])
+            return DecodedMasks([last], torch.zeros(1, 2, 16), torch.zeros(1, 4, 16))
+
+    head.decoder = Told()  # type: ignore[assignment]
+    assert torch.equal(head.class_scores(head.pixels(halves(1, 5)[0])).argmax(1), labels)
+
+
+def test_what_cannot_be_trained_is_said(clip_model: Any, tmp_path: Path) -> None:
+    for wrong, said in (
+        ({"classes": ["red", "red"]}, "two different names"),
+        ({"width": 12}, "multiple of 8"),
+        ({"size": 30}, "multiple of the patch"),
+        ({"blocks": 9}, "blocks must be"),
+        ({"heads": 3}, "multiple of heads"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            MTACLIP(clip_model, **({"classes": CLASSES, "size": 32} | TINY | wrong))  # type: ignore[arg-type]
+    head = MTACLIP(clip_model, CLASSES, blocks=0, size=32, **TINY)
+    images, labels = halves(2, 6)
+    with pytest.raises(UsageError, match="do not belong together"):
+        train_mta_clip(head, images, labels[:, :8])
+    with pytest.raises(UsageError, match="none of the classes"):
+        head.segment(images[0], ["red", "green"])
+    with pytest.raises(DataError):
+        head.segment(tmp_path / "none.png")
+    head.save(tmp_path / "head")
+    (tmp_path / "head" / "config.json").write_text('{"binderclip": {"kind": "vision"}}')
+    with pytest.raises(CheckpointError):
+        MTACLIP.open(tmp_path / "head", clip_model)
