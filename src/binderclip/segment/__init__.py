@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     from binderclip.segment.refine.tidy import Closing, DropSmall
     from binderclip.segment.segmenter import PARTS, Parts, Segmenter, parts_of, segment_all
     from binderclip.segment.task import TASK_METHODS, TaskGenericSegmenter, TaskMask
-    from binderclip.segment.trained.cascade import CascadeCLIP, CascadeTraining, TextQueryDecoder, train_cascade
+    from binderclip.segment.trained.cascade import CascadeCLIP, CascadeTraining, train_cascade
     from binderclip.segment.trained.declip import AttentionChain, DeCLIP, train_declip
     from binderclip.segment.trained.dinoiser import (
         DINOiserHead,
@@ -98,9 +98,11 @@ if TYPE_CHECKING:
         dinoiser_loss,
         train_dinoiser,
     )
+    from binderclip.segment.trained.heads import TrainedHead, open_head
     from binderclip.segment.trained.mask_text_decoder import MaskTextDecoder
     from binderclip.segment.trained.mta_clip import MTACLIP, MTACLIPTraining, train_mta_clip
     from binderclip.segment.trained.panoptic import PanopticNet, PanopticTraining, train_panoptic
+    from binderclip.segment.trained.text_query_decoder import TextQueryDecoder
     from binderclip.segment.tubular.pictures import TracedLine, trace_picture
     from binderclip.segment.tubular.samples import TubularSamples, annotated_samples, tailored_samples
     from binderclip.segment.tubular.saving import load_tracer, save_tracer
@@ -201,6 +203,7 @@ __all__ = [
     "TokenContributions",
     "TracedLine",
     "TracerTraining",
+    "TrainedHead",
     "TubularSamples",
     "TubularTrace",
     "TubularTracer",
@@ -235,6 +238,7 @@ __all__ = [
     "measure_segmenters",
     "metrics",
     "minimum_cut",
+    "open_head",
     "override",
     "pamr",
     "parts_of",

@@ -116,8 +116,8 @@ def test_mistakes_are_named_before_a_model_is_loaded(
         (("--mask", mask), "one mask for each picture, not 0 and 1"),
         ((*given, mask, "--labels", "cup,dog"), "--labels names 2"),
         ((*given, mask, "--preset", "value", "--task", "x"), "leave out --preset, --task"),
-        (("--labels", "dog", "--head", "prior"), "--head is for --example"),
-        (("--labels", "dog", "--head", "prior", "--mask-value", 1), "--mask-value and --head are for --example"),
+        (("--labels", "dog", "--head", "prior"), "--head prior: there is no such folder; or give --example"),
+        (("--labels", "dog", "--head", "prior", "--mask-value", 1), "--mask-value is for --example"),
     ):
         done = command("segment", picture, *options)
         assert done.code != 0, message

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.segment import CascadeCLIP, TextQueryDecoder, train_cascade
-from binderclip.segment.trained.cascade import QueryAttention, default_groups, seen_penalised
+from binderclip.segment.trained.cascade import default_groups, seen_penalised
+from binderclip.segment.trained.text_query_decoder import QueryAttention
 
 CLASSES = ("red", "blue", "lime")
 
@@ -45,14 +46,14 @@ def test_attention_and_its_scores_are_pytorchs() -> None:
     theirs.in_proj_bias.data = torch.cat([each.bias.data for each in layers])
     theirs.out_proj.load_state_dict(ours.out.state_dict())
     queries, features = torch.randn(2, 4, 12), torch.randn(2, 7, 12)
-    out, scores = ours(queries, features)
+    out, scores = ours.attended(queries, features), ours(queries, features)
     want, weights = theirs(queries, features, features, average_attn_weights=False)
     assert torch.allclose(out, want, atol=1e-5)
     for b in range(2):
         per_head = [
             (ours.query(queries)[b, :, h : h + 4] @ ours.key(features)[b, :, h : h + 4].T) / 2 for h in (0, 4, 8)
         ]
-        assert torch.allclose(scores[b], torch.stack(per_head).mean(0), atol=1e-5)
+        assert torch.allclose(scores[b], torch.stack(per_head), atol=1e-5)
         assert torch.allclose(weights[b], torch.stack(per_head).softmax(-1), atol=1e-5)
 
 
@@ -194,3 +195,13 @@ def test_mistakes(clip_model: Any) -> None:
         train_cascade(net, images, labels[:1], CLASSES)
     with pytest.raises(UsageError, match="'grey' is none of the labels"):
         net.segment(images[0], CLASSES, seen=("grey",))
+
+
+def test_every_parameter_is_reached(clip_model: Any) -> None:
+    """The scores of the last layer are the answer: it has nothing else that training could not reach."""
+    net = head(clip_model)
+    images, _ = halves(2, 9)
+    net(net.pixels(images), F.normalize(torch.randn(3, 24), dim=1)).square().sum().backward()
+    idle = [name for name, p in net.named_parameters() if p.grad is None or not float(p.grad.abs().sum())]
+    # A key's bias adds the same to every patch only within a softmax; the answer is before it.
+    assert [name for name in idle if not name.endswith("key.bias")] == []

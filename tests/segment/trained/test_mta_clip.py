@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from binderclip.errors import CheckpointError, DataError, UsageError
 from binderclip.segment import MTACLIP, MaskTextDecoder, train_mta_clip
 from binderclip.segment.trained.mask_text_decoder import PatchPyramid
+from binderclip.segment.trained.mta_clip import mta_clip_task
 
 CLASSES = ("red", "blue")
 TINY: dict[str, Any] = {"queries": 4, "width": 16, "layers": 2, "heads": 2, "hidden": 32, "prompts": 2, "n_ctx": 2}
@@ -140,6 +141,17 @@ def test_text_keeps_what_it_meant_and_alone_where_it_is_not_looked_at(clip_model
         assert torch.equal(plain(pixels).texts, plain.texts().expand(2, -1, -1, -1))
     assert not [name for name, p in head.named_parameters() if name.startswith("visual.") and p.requires_grad]
     assert torch.allclose(own.norm(dim=-1), torch.ones(2, 2))
+
+
+def test_every_parameter_is_reached(clip_model: Any) -> None:
+    """What the tower may move is what the maps are made of."""
+    head = MTACLIP(clip_model, CLASSES, blocks=1, size=32, **TINY).train()
+    task = mta_clip_task(head, *halves(4, 7), batch=4)
+    task.step(next(iter(task.batches)))[0].backward()
+    asked = {name: p for name, p in head.named_parameters() if p.requires_grad}
+    assert any(name.startswith("visual.") for name in asked)
+    idle = [name for name, p in asked.items() if p.grad is None or not float(p.grad.abs().sum())]
+    assert idle == []
 
 
 def test_queries_that_are_their_class_give_back_the_label_map(clip_model: Any) -> None:

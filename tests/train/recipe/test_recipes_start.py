@@ -43,6 +43,24 @@ TINY: dict[str, dict[str, Any]] = {
     "dino": {"batch_size": 2, "kind": DRAWN},
     # Of three masks the best one learns: enough objects that each is the best of one.
     "promptable": {"batch_size": 2, "image_size": 64, "kind": {"objects": 3, **DRAWN}},
+    "segmentation-head": {
+        "batch_size": 4,
+        "data": [{"name": "label-maps", "limit": 8, "options": {"source": "scenes"}}],
+        "kind": {
+            "head": {
+                "name": "mta-clip",
+                "queries": 16,
+                "width": 16,
+                "layers": 3,
+                "heads": 2,
+                "hidden": 32,
+                "n_ctx": 2,
+                "prompts": 2,
+                "blocks": 1,
+                "size": 64,
+            }
+        },
+    },
 }
 
 

@@ -17,10 +17,10 @@ from binderclip.data.files import irregular
 from binderclip.data.images import list_images, open_header, open_image
 from binderclip.errors import DataError, UsageError
 
-#: (folder of images, folder of label maps) below the root, in the order they are looked for.
+#: Names of a split's folders: ADE's, and plain ones.
+SPLITS = {"val": ("validation", "val"), "train": ("training", "train")}
+#: (folder of images, folder of label maps) below the root, in the order they are looked for, after those of a split.
 LAYOUTS = (
-    ("images/validation", "annotations/validation"),
-    ("images/val", "annotations/val"),
     ("JPEGImages", "SegmentationClass"),
     ("images", "labels"),
     ("images", "masks"),
@@ -52,6 +52,8 @@ class LabelFolder:
 
     Args:
         root: the folder.
+        split: `val`, or `train`: `train.txt` of VOC, the folders `training` of ADE. A folder without splits is taken
+            whole by both.
         classes: instead of `classes.txt`.
         ignore: value that is left out (255 in 8 bit, 65535 in 16 bit).
         zero_ignored: value 0 means "no label" and line 1 of `classes.txt` names the value 1 (ADE).
@@ -66,18 +68,23 @@ class LabelFolder:
         root: str | Path,
         classes: Sequence[str] | None = None,
         *,
+        split: str = "val",
         ignore: int | None = None,
         zero_ignored: bool = False,
     ) -> None:
+        if split not in SPLITS:
+            raise UsageError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+        self.split = split
         self.root, self.ignore, self.zero_ignored = Path(root), ignore, zero_ignored
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"{self.root} is a file: give the folder that holds pictures and label maps")
         if not self.root.is_dir():
             raise UsageError(f"there is no folder {self.root}")
-        found = [(self.root / a, self.root / b) for a, b in LAYOUTS]
+        places = [*((f"images/{name}", f"annotations/{name}") for name in SPLITS[split]), *LAYOUTS]
+        found = [(self.root / a, self.root / b) for a, b in places]
         pair = next(((a, b) for a, b in found if a.is_dir() and b.is_dir()), None)
         if pair is None:
-            layouts = "; ".join(f"{a}/ with {b}/" for a, b in LAYOUTS)
+            layouts = "; ".join(f"{a}/ with {b}/" for a, b in places)
             raise UsageError(f"{self.root} holds no pictures with label maps; looked for {layouts}")
         self.classes = list(classes) if classes is not None else self._classes()
         chosen = self._split()
@@ -147,7 +154,7 @@ class LabelFolder:
         return names
 
     def _split(self) -> set[str] | None:
-        path = self.root / "ImageSets" / "Segmentation" / "val.txt"
+        path = self.root / "ImageSets" / "Segmentation" / f"{self.split}.txt"
         return set(_text(path).split()) if path.is_file() else None
 
 
@@ -177,7 +184,7 @@ class LabelledScenes:
         n: number of scenes.
         seed: of the scenes.
         size: side in pixels.
-        split: of the drawings, `val` or `test`.
+        split: of the drawings: `val`, `test`, or `train`, which models of the packs have seen.
         background: whether the ground is class 0, named background; otherwise its pixels are ignored.
 
     Raises:

@@ -31,6 +31,7 @@ __all__ = [
     "bundled_of",
     "compact_folder",
     "folder_card",
+    "folder_config",
     "folder_kind",
     "read_folder",
     "write_folder",
@@ -106,9 +107,10 @@ def _put(path: Path, value: Any) -> None:
     os.replace(partial, path)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def folder_config(folder: str | Path) -> dict[str, Any]:
+    """The configuration of a folder of this format, with the table that says so; empty for any other folder."""
     try:
-        config = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
+        config = parse_json((Path(folder) / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) and isinstance(config.get(KEY), dict) else {}
@@ -116,7 +118,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def folder_kind(folder: str | Path) -> str | None:
     """What a folder of this format holds ("vision", "promptable"); None for any other folder."""
-    return _config(Path(folder)).get(KEY, {}).get("kind")
+    return folder_config(folder).get(KEY, {}).get("kind")
 
 
 def read_folder(folder: str | Path, kind: str) -> Folder:
@@ -127,7 +129,7 @@ def read_folder(folder: str | Path, kind: str) -> Folder:
     """
     folder = Path(folder)
     folder = folder / "model" if folder_kind(folder) is None and folder_kind(folder / "model") else folder
-    config = _config(folder)
+    config = folder_config(folder)
     if not config:
         raise CheckpointError(f"{folder} holds no model of this format: {CONFIG} with a {KEY!r} table is not there")
     found = config[KEY].get("kind")

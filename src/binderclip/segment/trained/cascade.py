@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from torch.nn import functional as F
 
 from binderclip.data.images import open_image
 from binderclip.errors import CheckpointError, NotSupported, UsageError
-from binderclip.fit import fit
 from binderclip.losses.dense.text_masks import FocalDice
 from binderclip.models.files.checkpoint import configured, guarded
 from binderclip.models.files.folders import read_folder, write_folder
@@ -24,71 +22,13 @@ from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.models.towers import Tower
 from binderclip.models.towers.tokens import Tokens, append_tokens
 from binderclip.segment.output.result import Segmentation
+from binderclip.segment.trained.task import HeadTask, RowBatches, run_task
+from binderclip.segment.trained.text_query_decoder import TextQueryDecoder
 from binderclip.segment.trained.tuned import embed_once, side_of, squashed
 
-__all__ = ["CascadeCLIP", "CascadeTraining", "TextQueryDecoder", "default_groups", "train_cascade"]
+__all__ = ["CascadeCLIP", "CascadeTraining", "default_groups", "train_cascade"]
 
 KIND = "cascade"
-
-
-class QueryAttention(nn.Module):
-    """Multi-head cross-attention that also gives its scores before the softmax."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-
-    def forward(
-        self, queries: Float[Tensor, "B C E"], features: Float[Tensor, "B N E"]
-    ) -> tuple[Float[Tensor, "B C E"], Float[Tensor, "B C N"]]:
-        """Attended values, and the mean over heads of the scaled scores."""
-        q, k, v = (
-            layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-            for layer, x in ((self.query, queries), (self.key, features), (self.value, features))
-        )  # (B, H, C or N, d)
-        scores = q @ k.mT / math.sqrt(q.shape[-1])
-        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)), scores.mean(1)
-
-
-class TextQueryDecoder(nn.Module):
-    """Text queries that look at patch features; the last layer's scores are mask logits. No parameter knows a class.
-
-    Each layer: q <- LN(q + attention(q, F, F)); q <- LN(q + feed-forward(q)). Queries do not see each other, so that
-    classes may come and go.
-
-    Args:
-        width: E of queries and features.
-        layers: of the decoder.
-        heads: of the attention, a divisor of `width`.
-        hidden: width of the feed-forward layer; default four times `width`.
-
-    Raises:
-        UsageError: heads that do not divide the width, or no layer.
-
-    Paper: Cascade-CLIP: Cascaded Vision-Language Embeddings Alignment for Zero-Shot Semantic Segmentation (ICML 2024,
-    arXiv 2406.00670).
-    """
-
-    def __init__(self, width: int, *, layers: int = 3, heads: int = 8, hidden: int | None = None) -> None:
-        super().__init__()
-        if layers < 1 or heads < 1 or width % heads:
-            raise UsageError(f"layers must be at least 1 and heads divide the width, not {layers}, {heads} and {width}")
-        inner = 4 * width if hidden is None else hidden
-        self.attend = nn.ModuleList(QueryAttention(width, heads) for _ in range(layers))
-        self.feed = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width)) for _ in range(layers)
-        )
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 * layers))
-
-    def forward(self, queries: Float[Tensor, "B C E"], features: Float[Tensor, "B N E"]) -> Float[Tensor, "B C N"]:
-        """Mask logits of each query over the patches."""
-        logits = queries.new_zeros(0)
-        for place, (attend, feed) in enumerate(zip(self.attend, self.feed, strict=True)):
-            seen, logits = attend(queries, features)
-            queries = self.norms[2 * place](queries + seen)
-            queries = self.norms[2 * place + 1](queries + feed(queries))
-        return logits
 
 
 def default_groups(depth: int) -> tuple[tuple[int, ...], ...]:
@@ -340,6 +280,63 @@ class CascadeTraining:
     losses: Float[np.ndarray, "steps"]
 
 
+def cascade_task(
+    head: CascadeCLIP,
+    images: Float[Tensor, "N 3 H W"],
+    labels: Int[Tensor, "N H W"],
+    classes: Sequence[str],
+    *,
+    steps: int,
+    batch: int = 8,
+    unseen: Sequence[str] = (),
+    transductive: bool = False,
+    released: bool = False,
+    seed: int = 0,
+) -> HeadTask:
+    """What `train_cascade` trains; its arguments and errors.
+
+    Args:
+        head, images, labels, classes, steps, batch, unseen, transductive, released, seed: see there.
+    """
+    if images.ndim != 4 or labels.shape != (len(images), *images.shape[2:]):
+        raise UsageError(f"images {tuple(images.shape)} and labels {tuple(labels.shape)} do not belong together")
+    if unknown := [name for name in unseen if name not in classes]:
+        raise UsageError(f"unseen {unknown[0]!r} is none of the classes: {', '.join(classes)}")
+    names = [name for name in classes if name not in unseen]
+    if not names:
+        raise UsageError("every class is unseen: nothing is left to learn from")
+    order = [*names, *unseen]  # the seen ones come first
+    place = torch.tensor([order.index(name) for name in classes])
+    known = (labels >= 0) & (labels < len(classes))
+    moved = torch.where(known, place[labels.clamp(0, len(classes) - 1).long()], -1)
+    text, loss = head.text(order), FocalDice(released=released)
+    tokens = embed_once(head.model, head.pixels, images)
+    device = tokens.x.device
+
+    def step(given: tuple[int, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        number, rows = given
+        told = transductive and bool(unseen) and number >= steps // 2
+        target = moved[rows].to(device)
+        # What training sees of the names: unseen ones only where their own guesses are the labels.
+        logits = head(tokens.with_x(tokens.x[rows]), text if told else text[: len(names)])
+        full = F.interpolate(logits, tuple(target.shape[1:]), mode="bilinear", align_corners=False)
+        hidden = target >= len(names)
+        if told:
+            guess = full.detach()[:, len(names) :].argmax(1) + len(names)
+            target = torch.where(hidden, guess, target)
+        else:
+            target = target.masked_fill(hidden, -1)
+        return loss(full, target), loss.parts
+
+    rows = RowBatches(len(images), batch, seed)
+    return HeadTask(head, step, rows, [{"params": list(head.parameters())}], (head.model,))
+
+
+def decay(progress: float) -> float:
+    """The polynomial schedule of the paper, of power 0.9."""
+    return float((1 - progress) ** 0.9)
+
+
 def train_cascade(
     head: CascadeCLIP,
     images: Float[Tensor, "N 3 H W"],
@@ -375,52 +372,9 @@ def train_cascade(
     Paper: Cascade-CLIP: Cascaded Vision-Language Embeddings Alignment for Zero-Shot Semantic Segmentation (ICML 2024,
     arXiv 2406.00670).
     """
-    if images.ndim != 4 or labels.shape != (len(images), *images.shape[2:]):
-        raise UsageError(f"images {tuple(images.shape)} and labels {tuple(labels.shape)} do not belong together")
-    if unknown := [name for name in unseen if name not in classes]:
-        raise UsageError(f"unseen {unknown[0]!r} is none of the classes: {', '.join(classes)}")
-    names = [name for name in classes if name not in unseen]
-    if not names:
-        raise UsageError("every class is unseen: nothing is left to learn from")
-    order = [*names, *unseen]  # the seen ones come first
-    place = torch.tensor([order.index(name) for name in classes])
-    known = (labels >= 0) & (labels < len(classes))
-    moved = torch.where(known, place[labels.clamp(0, len(classes) - 1).long()], -1)
-    text, loss = head.text(order), FocalDice(released=released)
-    tokens = embed_once(head.model, head.pixels, images)
-    device, done = tokens.x.device, 0
-
-    def rows() -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            yield torch.randint(len(images), (batch,), generator=generator)
-
-    def step(chosen: Tensor) -> Tensor:
-        nonlocal done
-        done += 1
-        told = transductive and bool(unseen) and done > steps // 2
-        target = moved[chosen].to(device)
-        # What training sees of the names: unseen ones only where their own guesses are the labels.
-        logits = head(tokens.with_x(tokens.x[chosen]), text if told else text[: len(names)])
-        full = F.interpolate(logits, tuple(target.shape[1:]), mode="bilinear", align_corners=False)
-        hidden = target >= len(names)
-        if told:
-            guess = full.detach()[:, len(names) :].argmax(1) + len(names)
-            target = torch.where(hidden, guess, target)
-        else:
-            target = target.masked_fill(hidden, -1)
-        return loss(full, target)
-
-    frozen = [parameter for parameter in head.model.parameters() if parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    try:
-        head.train()
-        result = fit(
-            step, head, rows(), steps=steps, lr=lr, optimizer={"name": "adamw", "weight_decay": weight_decay},
-            schedule=lambda progress: (1 - progress) ** 0.9,
-        )  # fmt: skip
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-    return CascadeTraining(head.eval(), np.asarray(result.history["loss"]))
+    task = cascade_task(
+        head, images, labels, classes, steps=steps, batch=batch, unseen=unseen, transductive=transductive,
+        released=released, seed=seed,
+    )  # fmt: skip
+    result = run_task(task, steps=steps, lr=lr, weight_decay=weight_decay, schedule=decay)
+    return CascadeTraining(head, np.asarray(result.history["loss"]))

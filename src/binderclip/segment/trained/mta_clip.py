@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from binderclip.data.images import open_image
 from binderclip.errors import CheckpointError, NotSupported, UsageError
-from binderclip.fit import fit
 from binderclip.losses.dense.mask_sets import MaskSetLoss
 from binderclip.losses.dense.mask_text import MaskTextContrast
 from binderclip.models.files.checkpoint import configured, guarded
@@ -28,6 +27,7 @@ from binderclip.segment.output.result import Segmentation
 from binderclip.segment.parts.context import dense_tower
 from binderclip.segment.trained.mask_text_decoder import DecodedMasks, MaskTextDecoder, PatchPyramid
 from binderclip.segment.trained.panoptic import MaskPrediction
+from binderclip.segment.trained.task import HeadTask, RowBatches, run_task
 from binderclip.segment.trained.tuned import embed_once, side_of, squashed, tower_parameters
 
 __all__ = ["MTACLIP", "MTACLIPTraining", "MaskTextOutput", "train_mta_clip"]
@@ -148,8 +148,8 @@ class MTACLIP(nn.Module):
         """Unit vectors of the classes' contexts."""
         return F.normalize(self.context(), dim=-1).transpose(0, 1)
 
-    def forward(self, pixels: Float[Tensor, "B 3 S S"] | Tokens) -> MaskTextOutput:
-        """Masks of a quarter of the patch's side, classes, and both in the shared space.
+    def maps(self, pixels: Float[Tensor, "B 3 S S"] | Tokens) -> list[Float[Tensor, "B C _ _"]]:
+        """The four maps of the pyramid on the tower's last, normed patches, coarsest first.
 
         Args:
             pixels: of `pixels`, or the tokens that the tower embeds them in.
@@ -157,7 +157,15 @@ class MTACLIP(nn.Module):
         tower = dense_tower(self.model)
         tokens = tower.run(pixels if isinstance(pixels, Tokens) else tower.embed(pixels))
         assert tokens.grid is not None
-        maps = self.pyramid(tokens.patches.mT.unflatten(2, tokens.grid).float())
+        return self.pyramid(tower.norm(tokens.patches).mT.unflatten(2, tokens.grid).float())
+
+    def forward(self, pixels: Float[Tensor, "B 3 S S"] | Tokens) -> MaskTextOutput:
+        """Masks of a quarter of the patch's side, classes, and both in the shared space.
+
+        Args:
+            pixels: of `pixels`, or the tokens that the tower embeds them in.
+        """
+        maps = self.maps(pixels)
         texts = self.texts()  # T (K, P, E)
         asked = self.compress(texts.flatten(0, 1)) if self.text_tokens else self.compress(texts[:0].flatten(0, 1))
         decoded = self.decoder(maps[:3], maps[3], asked)
@@ -238,6 +246,51 @@ class MTACLIPTraining:
     alignment: Float[np.ndarray, "steps"]
 
 
+def mta_clip_task(
+    head: MTACLIP,
+    images: Float[Tensor, "N 3 H W"],
+    labels: Int[Tensor, "N H W"],
+    *,
+    batch: int = 8,
+    negatives: Literal["mixed", "separate"] = "mixed",
+    alignment: float = 1.0,
+    tower_lr: float = 0.1,
+    seed: int = 0,
+) -> HeadTask:
+    """What `train_mta_clip` trains; its arguments and errors.
+
+    Args:
+        head, images, labels, batch, negatives, alignment, tower_lr, seed: see there.
+    """
+    if images.ndim != 4 or not len(images) or labels.shape != (len(images), *images.shape[2:]):
+        raise UsageError(f"images {tuple(images.shape)} and labels {tuple(labels.shape)} do not belong together")
+    loss, contrast = MaskSetLoss(), MaskTextContrast(negatives)
+    fixed = embed_once(head.model, head.pixels, images) if head.blocks is not None else None
+    kinds = [[int(k) for k in each.unique() if 0 <= k < len(head.classes)] for each in labels]
+    device = next(head.decoder.parameters()).device
+
+    def step(given: tuple[int, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        _, rows = given
+        found = head(head.pixels(images[rows]) if fixed is None else fixed.with_x(fixed.x[rows]))
+        own = [torch.tensor(kinds[row], dtype=torch.long, device=device) for row in rows.tolist()]
+        drawn = [labels[row].to(device) == kind[:, None, None] for row, kind in zip(rows.tolist(), own, strict=True)]
+        costs = [loss(full.masks, full.classes, own, drawn) for full in _at_size(found.decoded.layers, labels)]
+        aligned = costs[-1].new_zeros(())
+        if alignment:
+            places = [(row, queries, own[row][columns]) for row, (queries, columns) in enumerate(loss.pairs)]
+            masks = torch.cat([found.masks[row, queries] for row, queries, _ in places])
+            texts = torch.cat([found.texts[row].expand(len(queries), -1, -1, -1) for row, queries, _ in places])
+            aligned = contrast(masks, texts, torch.cat([kind for *_, kind in places]))
+        return torch.stack(costs).sum() + alignment * aligned, {"alignment": aligned.detach()}
+
+    tuned = [p for p in head.visual.parameters() if p.requires_grad]
+    ours = {id(p) for p in head.visual.parameters()}
+    groups: list[dict[str, Any]] = [{"params": [p for p in head.parameters() if id(p) not in ours]}]
+    if tuned:
+        groups.append({"params": tuned, "lr_scale": tower_lr})
+    return HeadTask(head, step, RowBatches(len(images), batch, seed), groups)
+
+
 def train_mta_clip(
     head: MTACLIP,
     images: Float[Tensor, "N 3 H W"],
@@ -269,44 +322,12 @@ def train_mta_clip(
 
     Paper: MTA-CLIP: Language-Guided Semantic Segmentation with Mask-Text Alignment (ECCV 2024, arXiv 2407.21654).
     """
-    if images.ndim != 4 or not len(images) or labels.shape != (len(images), *images.shape[2:]):
-        raise UsageError(f"images {tuple(images.shape)} and labels {tuple(labels.shape)} do not belong together")
-    loss, contrast = MaskSetLoss(), MaskTextContrast(negatives)
-    fixed = embed_once(head.model, head.pixels, images) if head.blocks is not None else None
-    kinds = [[int(k) for k in each.unique() if 0 <= k < len(head.classes)] for each in labels]
-    device = next(head.decoder.parameters()).device
-
-    def rows() -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            yield torch.randint(len(images), (batch,), generator=generator)
-
-    def step(chosen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        given = head.pixels(images[chosen]) if fixed is None else fixed.with_x(fixed.x[chosen])
-        found = head(given)
-        own = [torch.tensor(kinds[row], dtype=torch.long, device=device) for row in chosen.tolist()]
-        drawn = [labels[row].to(device) == kind[:, None, None] for row, kind in zip(chosen.tolist(), own, strict=True)]
-        costs = [loss(full.masks, full.classes, own, drawn) for full in _at_size(found.decoded.layers, labels)]
-        aligned = costs[-1].new_zeros(())
-        if alignment:
-            places = [(row, queries, own[row][columns]) for row, (queries, columns) in enumerate(loss.pairs)]
-            masks = torch.cat([found.masks[row, queries] for row, queries, _ in places])
-            texts = torch.cat([found.texts[row].expand(len(queries), -1, -1, -1) for row, queries, _ in places])
-            aligned = contrast(masks, texts, torch.cat([kind for *_, kind in places]))
-        return torch.stack(costs).sum() + alignment * aligned, {"alignment": aligned.detach()}
-
-    tuned = [p for p in head.visual.parameters() if p.requires_grad]
-    ours = {id(p) for p in head.visual.parameters()}
-    groups: list[dict[str, Any]] = [{"params": [p for p in head.parameters() if id(p) not in ours]}]
-    if tuned:
-        groups.append({"params": tuned, "lr_scale": tower_lr})
-    head.train()
-    result = fit(
-        step, groups, rows(), steps=steps, lr=lr, optimizer={"name": "adamw", "weight_decay": weight_decay},
-        schedule="cosine",
-    )  # fmt: skip
+    task = mta_clip_task(
+        head, images, labels, batch=batch, negatives=negatives, alignment=alignment, tower_lr=tower_lr, seed=seed
+    )
+    result = run_task(task, steps=steps, lr=lr, weight_decay=weight_decay, schedule="cosine")
     history = {name: np.asarray(result.history[name]) for name in ("loss", "alignment")}
-    return MTACLIPTraining(head.eval(), history["loss"], history["alignment"])
+    return MTACLIPTraining(head, history["loss"], history["alignment"])
 
 
 def _at_size(layers: Sequence[MaskPrediction], labels: Int[Tensor, "N H W"]) -> list[MaskPrediction]:

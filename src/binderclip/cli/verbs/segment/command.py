@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ from binderclip.cli.verbs.segment.run import FOLDER, segment_images
 from binderclip.cli.verbs.segment.sheet import compare_presets
 from binderclip.cli.verbs.segment.task import FOLDER as TASK_FOLDER
 from binderclip.cli.verbs.segment.task import TaskRequest, segment_task
+from binderclip.cli.verbs.segment.trained import HeadRequest
 from binderclip.errors import UsageError
 
 
@@ -120,8 +122,9 @@ def segment(
     head: Annotated[
         str | None,
         typer.Option(
-            help="For --example: `prototype` or `prior`, rules without training on the features of --model (also "
-            "lite0 and small-dino), or a folder of `segment.save_few_shot`. [default: prototype]"
+            help="The folder of a head that was trained and saved (`train segmentation-head`); --labels then chooses "
+            "among its classes. For --example: `prototype` or `prior`, rules without training on the features of "
+            "--model (also lite0 and small-dino), or a folder of `segment.save_few_shot`. [default: prototype]"
         ),
     ] = None,
     evaluate: Annotated[
@@ -166,12 +169,10 @@ def segment(
     if list_presets:
         show_presets(json, None if preset is None else preset_names(preset))
         return
+    others = {"--background": background, "--preset": preset, "--set": set, "--descriptions": descriptions,
+              "--size": size, "--compare": compare, "--task": task, "--ask": ask, "--evaluate": evaluate}  # fmt: skip
     if example or mask:
-        others = {"--background": background, "--preset": preset, "--set": set, "--descriptions": descriptions,
-                  "--size": size, "--compare": compare, "--task": task, "--ask": ask,
-                  "--evaluate": evaluate}  # fmt: skip
-        if unused := [option for option, value in others.items() if value is not None]:
-            raise UsageError(f"--example says what is wanted: leave out {', '.join(unused)}")
+        _without(others, "--example says what is wanted")
         if not images:
             raise UsageError("give images or folders for --example: segment photos/ --example cup.jpg --mask mask.png")
         named = LABEL if labels is None else one_label(parse_labels(labels))
@@ -182,8 +183,20 @@ def segment(
             legend=legend, coco=coco, csv=csv, redo=redo,
         )  # fmt: skip
         raise typer.Exit(code)
-    if given := [name for name, value in (("--mask-value", mask_value), ("--head", head)) if value is not None]:
-        raise UsageError(f"{' and '.join(given)} {'are' if len(given) > 1 else 'is'} for --example")
+    if mask_value is not None:
+        raise UsageError("--mask-value is for --example")
+    if head is not None:
+        _without(others, "--head knows its method")
+        if not images:
+            raise UsageError("give images or folders for --head: segment photos/ --head FOLDER")
+        trained = HeadRequest(head, model, device, json)
+        trained.check()
+        code = segment_images(
+            trained, find_images(images, without=out or FOLDER),
+            trained.names(None if labels is None else parse_labels(labels)), overlay=overlay, label_map=label_map,
+            out=out, legend=legend, coco=coco, csv=csv, redo=redo,
+        )  # fmt: skip
+        raise typer.Exit(code)
     names = [] if labels is None else parse_labels(labels)
     words = ground_words("none" if background is None and evaluate is not None else background, names)
     preset = default_preset(model) if preset is None else preset
@@ -193,8 +206,7 @@ def segment(
             raise UsageError("--evaluate measures on its own pictures and classes: leave out images and --labels")
         files = {"--compare": compare, "--out": out, "--csv": csv, "--coco": coco, "--map": label_map,
                  "--overlay": overlay, "--redo": redo or None}  # fmt: skip
-        if given := [option for option, value in files.items() if value is not None]:
-            raise UsageError(f"--evaluate writes no pictures or tables: leave out {', '.join(given)}")
+        _without(files, "--evaluate writes no pictures or tables")
         measure(settings, evaluate, limit)
         return
     if task is not None:
@@ -202,10 +214,9 @@ def segment(
             raise UsageError("give images or folders for --task, such as: segment photos/ --task 'the hidden animal'")
         if not task.strip():
             raise UsageError("--task is empty: say what is wanted, such as 'the hidden animal'")
-        others = {"--background": background, "--set": set, "--descriptions": descriptions, "--size": size,
-                 "--overlay": overlay, "--map": label_map, "--csv": csv, "--compare": compare}  # fmt: skip
-        if unused := [option for option, value in others.items() if value]:
-            raise UsageError(f"--task takes no label map's options: leave out {', '.join(unused)}")
+        maps = {"--background": background, "--set": set or None, "--descriptions": descriptions, "--size": size,
+                "--overlay": overlay, "--map": label_map, "--csv": csv, "--compare": compare}  # fmt: skip
+        _without(maps, "--task takes no label map's options")
         vocabulary = () if labels is None else tuple(parse_labels(labels))
         request = TaskRequest(task, method, vocabulary, ask, ask_model, segmenter, model, device, dtype, json)
         found = find_images(images, without=out or TASK_FOLDER)
@@ -228,6 +239,12 @@ def segment(
         csv=csv, redo=redo,
     )  # fmt: skip
     raise typer.Exit(code)
+
+
+def _without(others: Mapping[str, object], said: str) -> None:
+    """Refuse options that have no meaning here."""
+    if unused := [option for option, value in others.items() if value is not None]:
+        raise UsageError(f"{said}: leave out {', '.join(unused)}")
 
 
 def register(app: typer.Typer) -> None:

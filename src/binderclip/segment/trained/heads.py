@@ -1,0 +1,41 @@
+"""Trained heads by their folders: what `save` of each wrote, opened by what the folder says it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from binderclip.errors import CheckpointError, UsageError
+from binderclip.models.files.folders import folder_kind
+from binderclip.segment.trained import cascade, mta_clip
+from binderclip.segment.trained.cascade import CascadeCLIP
+from binderclip.segment.trained.mta_clip import MTACLIP
+
+__all__ = ["HEADS", "TrainedHead", "open_head"]
+
+TrainedHead: TypeAlias = "CascadeCLIP | MTACLIP"
+
+#: what a folder says it holds -> what opens it
+HEADS: dict[str, Callable[..., TrainedHead]] = {cascade.KIND: CascadeCLIP.open, mta_clip.KIND: MTACLIP.open}
+
+
+def open_head(folder: str | Path, model: Any = None) -> TrainedHead:
+    """A trained head from the folder that its `save` wrote.
+
+    Args:
+        folder: of a `CascadeCLIP` or an `MTACLIP`.
+        model: the image-text model it was trained on; default the one whose name the folder holds.
+
+    Raises:
+        UsageError: no such folder.
+        CheckpointError: it holds something else, or damaged weights.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}")
+    kind = folder_kind(folder)
+    if kind not in HEADS:
+        said = "no model of this format" if kind is None else f"a {kind!r} model"
+        raise CheckpointError(f"{folder} holds {said}; a trained head is one of {', '.join(HEADS)}")
+    return HEADS[kind](folder, model)
