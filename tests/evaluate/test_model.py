@@ -21,7 +21,12 @@ COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 
 class Colours:
     """A picture is its mean colour, a text the colour it names."""
 
-    def encode_files(self, images: list[Image.Image], *, batch_size: int, on_error: str = "raise") -> EncodedImages:
+    def encode_files(
+        self, images: list[Image.Image], *, batch_size: int, on_error: str = "raise", progress: object = None
+    ) -> EncodedImages:
+        for done in range(batch_size, len(images) + batch_size, batch_size):
+            if callable(progress):
+                progress(min(done, len(images)))
         rows = [np.asarray(image, dtype=np.float32).reshape(-1, 3).mean(0) / 255 for image in images]
         return EncodedImages(torch.tensor(np.array(rows)), list(images), list(range(len(images))), [])
 
@@ -54,6 +59,17 @@ def test_one_wrong_picture_of_nine_costs_a_ninth(folder: Path) -> None:
     assert found.count == 9
     assert found.figures["zero_shot/accuracy"] == pytest.approx(8 / 9)
     assert found.figures["image_to_text/R@1"] == pytest.approx(8 / 9)
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_progress_rises_with_every_batch_across_chunks(folder: Path, shards: bool) -> None:
+    data = load_data(str(folder))
+    if shards:
+        write_shards(data, folder / "shards/x-%03d.tar", per_shard=9)
+        data = load_data(str(folder / "shards"))
+    said: list[int] = []
+    evaluate_model(Colours(), data, batch_size=1, progress=said.append)
+    assert said == list(range(1, 10)), "a chunk is eight batches: nine pictures are two chunks"
 
 
 def test_corrupt_pictures_are_left_out_and_named(folder: Path) -> None:

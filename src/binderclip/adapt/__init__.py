@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from binderclip.adapt.few_shot.sentence_adapter import SentenceAttentionAdapter
     from binderclip.adapt.few_shot.tip_adapter import TipAdapter, TipAdapterF
     from binderclip.adapt.groups.directions import remove_direction
+    from binderclip.adapt.groups.last_layer import LastLayerRetraining
     from binderclip.adapt.groups.thresholds import GroupThresholds
     from binderclip.adapt.heads.base import FeatureClassifier, FewShotHead
     from binderclip.adapt.heads.blend import BlendResult, blend_search
@@ -119,6 +120,7 @@ __all__ = [
     "GuidedCrops",
     "HeadScore",
     "Keypoint",
+    "LastLayerRetraining",
     "LinearProbe",
     "LoRAModule",
     "LoRATuning",

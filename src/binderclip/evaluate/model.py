@@ -189,9 +189,7 @@ def encode_set(
                 rows.append(row)
                 images.append(item.image)
         if images:
-            parts.append(model.encode_files(images, batch_size=batch_size, on_error="raise").features)
-        if progress is not None:
-            progress(chunk.stop)
+            parts.append(_features(model, images, batch_size, start, progress))
     return parts, dataset if len(rows) == len(dataset) else dataset.subset(rows), dataset.skipped
 
 
@@ -208,10 +206,16 @@ def _encode_shards(
     labels: list[int] = []
     parts: list[Tensor] = []
     while chunk := list(islice(samples, 8 * batch_size)):
-        parts.append(model.encode_files([s.image for s in chunk], batch_size=batch_size, on_error="raise").features)
+        parts.append(_features(model, [s.image for s in chunk], batch_size, len(captions), progress))
         captions += [sample.caption for sample in chunk]
         several += [sample.captions for sample in chunk]
         labels += [-1 if sample.label is None else sample.label for sample in chunk]
-        if progress is not None:
-            progress(len(captions))
     return parts, Described(captions, labels, dataset.classes, several), dataset.skipped
+
+
+def _features(
+    model: ImageTextModel, images: list[Any], batch_size: int, before: int, progress: Callable[[int], object] | None
+) -> Float[Tensor, "n E"]:
+    """Features of a chunk; `progress` gets the number of pictures after every batch, those `before` the chunk too."""
+    said = None if progress is None else lambda done: progress(before + done)
+    return model.encode_files(images, batch_size=batch_size, on_error="raise", progress=said).features

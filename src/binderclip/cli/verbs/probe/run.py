@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from binderclip.adapt import GroupThresholds, LinearProbe, remove_direction
+from binderclip.adapt import GroupThresholds, LastLayerRetraining, remove_direction
+from binderclip.cli.shared.progress import batches_said
 from binderclip.data import ImageTextDataset, held_out_split, load_data, reweigh
 from binderclip.errors import DataError, UsageError
 from binderclip.evaluate import GroupReport, PredictionTable, group_report, predict
@@ -125,8 +126,8 @@ def probed(
     model = load(name, device=device, dtype=dtype)
     bank = model.text_bank(classes, sentences)
     count = min(len(data), limit or len(data))
-    done = predict(model, data, bank, batch_size=batch_size, limit=limit,
-                   progress=lambda n: say(f"picture {min(n, count)} of {count}"))  # fmt: skip
+    step = batches_said(say, "picture")
+    done = predict(model, data, bank, batch_size=batch_size, limit=limit, progress=lambda n: step(n, count))
     table = done.table
     if len(table) < LEAST:
         raise DataError(f"{source} has {len(table)} pictures that can be read: a probe needs {LEAST}, better thousands")
@@ -204,11 +205,13 @@ def _mitigated(
     x = torch.nn.functional.normalize(features.float().cpu(), dim=1)
     answers = {"as it is": table.predicted[held]}
     if len(np.unique(target[fit])) > 1:
-        for name, weight in (
-            ("last layer retrained", None),
-            ("last layer retrained, classes and groups reweighed", reweigh(target[fit], group[fit])),
-        ):
-            head = LinearProbe(C=10.0).fit(x[fit].numpy(), target[fit], sample_weight=weight)
+        retrained: dict[str, dict[str, Any]] = {
+            "last layer retrained": {},
+            "last layer retrained, classes and groups reweighed": {"sample_weight": reweigh(target[fit], group[fit])},
+            "last layer retrained, all groups alike": {"sensitive_features": group[fit]},
+        }
+        for name, how in retrained.items():
+            head = LastLayerRetraining(C=10.0).fit(x[fit].numpy(), target[fit], **how)
             answers[name] = head.predict(x[held].numpy())
     texts = [str(value) for values in large for value in values]
     if 1 < len(set(texts)) <= MOST_VALUES and all(isinstance(v, str) for values in large for v in values):
