@@ -8,6 +8,7 @@ import json
 import os
 import pkgutil
 import random
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -102,6 +103,22 @@ def browser() -> Iterator[Any]:
         running = playwright.chromium.launch(executable_path=program, args=options)
         yield running
         running.close()
+
+
+@pytest.fixture
+def guide_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], str]:
+    """(page, part) -> the one Python block of a page of `docs/` in which that part stands; in an empty folder.
+
+    By what it says and not by its place, which changes with every new block; what it writes stays out of the checkout.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def found(page: str, part: str) -> str:
+        text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
+        (block,) = (each for each in re.findall(r"```python.*?\n(.*?)```", text, flags=re.S) if part in each)
+        return block
+
+    return found
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
@@ -13,7 +13,8 @@ from binderclip.explain import METHODS
 from binderclip.models import classifier
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "attribution.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.S)
+PAGE = "guides/attribution.md"
+Block = Callable[[str, str], str]
 
 
 class Net(nn.Module):
@@ -35,24 +36,23 @@ def test_methods_of_the_guide_exist() -> None:
     assert set(re.findall(r"--method (\w+)", GUIDE)) <= set(METHODS)
 
 
-def test_the_code_for_an_own_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_for_an_own_network_runs(guide_block: Block) -> None:
     net = classifier(Net(), ["cat", "dog", "cow", "hen"], (0.5,) * 3, (0.5,) * 3, 16)
     space = {"net": net, "x": torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))}
     # `layer4` is the wrapped network's.
-    exec(BLOCKS[1].replace('layer="layer4"', 'layer="module.layer4"'), space)
+    exec(guide_block(PAGE, 'layer="layer4"').replace('layer="layer4"', 'layer="module.layer4"'), space)
     assert space["maps"].shape == (2, 16, 16)
     assert set(space["both"]) == {"a", "b"}
 
 
-def test_the_code_that_compares_runs(clip_model, images: torch.Tensor, tmp_path: Path, monkeypatch) -> None:
+def test_the_code_that_compares_runs(clip_model, guide_block: Block, tmp_path: Path, monkeypatch) -> None:
     from binderclip import models
 
     monkeypatch.setattr(models, "load", lambda name: clip_model)
-    monkeypatch.chdir(tmp_path)
     pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     masks = torch.zeros(2, 32, 32, dtype=torch.bool)
     masks[:, 8:20, 8:20] = True
     space = {"images": pictures, "masks": masks}
-    exec(BLOCKS[0], space)
+    exec(guide_block(PAGE, "sheet.png"), space)
     assert {"deletion", "insertion", "pointing", "inside", "completeness"} <= set(space["found"].table()[0])
     assert (tmp_path / "sheet.png").is_file()

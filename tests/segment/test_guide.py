@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,8 @@ from PIL import Image
 from binderclip.segment import CHOICES, PRESETS
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "segmentation.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.S)
-
-
-def block(part: str) -> str:
-    """The one block of code in which this stands; a place among them would change with every new one."""
-    (found,) = (text for text in BLOCKS if part in text)
-    return found
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What a block writes does not go into the checkout."""
-    monkeypatch.chdir(tmp_path)
+PAGE = "guides/segmentation.md"
+Block = Callable[[str, str], str]
 
 
 def test_the_table_names_every_preset_and_no_other() -> None:
@@ -49,30 +39,30 @@ def space(clip_model, monkeypatch: pytest.MonkeyPatch) -> dict:
     return {"picture": pictures[0], "pictures": pictures}
 
 
-def test_the_code_of_one_segmenter_runs(space: dict, tmp_path: Path) -> None:
-    exec(block("found.shares()"), space)
+def test_the_code_of_one_segmenter_runs(space: dict, tmp_path: Path, guide_block: Block) -> None:
+    exec(guide_block(PAGE, "found.shares()"), space)
     assert space["found"].classes == ("car", "tree")
     assert sum(space["found"].shares().values()) == pytest.approx(1)
     assert (tmp_path / "labels.png").is_file()
 
 
-def test_the_code_of_several_runs(space: dict, tmp_path: Path) -> None:
-    exec(block("sheet.png"), space)
+def test_the_code_of_several_runs(space: dict, tmp_path: Path, guide_block: Block) -> None:
+    exec(guide_block(PAGE, "sheet.png"), space)
     assert [list(row) for row in space["rows"]] == [["plain", "value", "vv"]] * 2
     assert (tmp_path / "sheet.png").is_file()
 
 
-def test_the_code_of_a_session_runs(tmp_path: Path) -> None:
+def test_the_code_of_a_session_runs(tmp_path: Path, guide_block: Block) -> None:
     Image.new("RGB", (400, 200), "teal").save("photo.jpg")
     scope: dict = {}
-    exec(block("save_session("), scope)
+    exec(guide_block(PAGE, "save_session("), scope)
     assert len(scope["session"].actions) == 1
     assert (tmp_path / "photo.json").is_file()
 
 
-def test_the_code_that_measures_runs() -> None:
+def test_the_code_that_measures_runs(guide_block: Block) -> None:
     labels = torch.tensor([[0, 0, 1], [2, 2, 2]])
     masks = torch.stack([labels == 1, labels == 2])
     scope = {"pairs": [(labels, labels)], "predicted_masks": masks, "true_masks": masks}
-    exec(block("iou.compute()"), scope)
+    exec(guide_block(PAGE, "iou.compute()"), scope)
     assert scope["iou"].compute().miou == 1
