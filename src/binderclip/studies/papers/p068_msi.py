@@ -25,6 +25,7 @@ from binderclip.segment.few_shot.segmenter import full_logits
 from binderclip.segment.few_shot.training import Episode
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.panels import dots, pictures
+from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
@@ -33,13 +34,14 @@ from binderclip.studies.protocols.few_shot_scenes import seen_scenes, unseen_sce
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIDE, TRAIN, TEST, EPISODES = 96, 90, 50, 60
-TRAINING: dict[str, Any] = {"steps": 600, "batch": 8, "lr": 5e-3}
+SIDE, TRAIN, TEST, EPISODES = 64, 160, 50, 60
+TRAINING: dict[str, Any] = {"steps": 500, "batch": 8, "lr": 5e-3}
 FEATURES, MASKED, MSI = "feature masking", "input masking", "MSI"
 SUPPORT = {FEATURES: "features", MASKED: "masked", MSI: "msi"}
 PRIOR, PROTOTYPE, WHOLE = "prior mask, untrained", "two prototypes, untrained", "the whole picture"
 METHODS = (WHOLE, PRIOR, PROTOTYPE, *SUPPORT)
 MIOU, SMALL, BOTH, LATE = "mIoU", "mIoU, smallest third", "mean IoU of target and rest", "loss of steps 26 to 50"
+PILOT = (900, 901, 902)
 
 
 @lru_cache(maxsize=1)
@@ -143,7 +145,7 @@ def null(seed: int) -> list[Row]:
 CRITERIA = (
     Criterion.paired(
         "MSI finds unseen classes better than feature masking", value_of(MIOU, MSI), value_of(MIOU, FEATURES),
-        essential=True,
+        expected=0.03, pilot=Pilot(0.022, PILOT), essential=True,
     ),
     Criterion.paired("MSI is better than input masking alone", value_of(MIOU, MSI), value_of(MIOU, MASKED)),
     Criterion.paired(
@@ -218,7 +220,9 @@ STUDY = Study(
     protocol=f"{TRAIN} made scenes of {SIDE} px with 40 classes to learn from, {EPISODES} episodes of one example from "
     f"{TEST} scenes of 19 other classes of held-out drawings, a seed each; `lite0` frozen. The same weights at the "
     f"start and {TRAINING['steps']} steps of the same {TRAINING['batch']} episodes for all. Intersection and union are "
-    "summed over the episodes of a class, and the mean is over classes.",
+    "summed over the episodes of a class, and the mean is over classes. Steps and rate were chosen so that all three "
+    "learn within the time (100 steps of 4 episodes at 1e-3 taught nothing); three pilot seeds gave the spread, "
+    "MSI 0.02 below feature masking in their mean.",
     baseline="The same net on features that were masked, as HSNet has it; and on the masked picture alone.",
     lower_bound="The whole picture.",
     upper_bound="",
@@ -232,12 +236,10 @@ STUDY = Study(
     seeds=tuple(range(10, 18)),
     null=null,
     one_thread=True,
-    remeasure="Nothing has been measured yet. In a first pilot, on seed 100, none of the heads had learnt to mark "
-    "anything after 100 steps of 4 episodes at a rate of 1e-3: steps and rate are to be found before a pilot gives the "
-    "spread.",
+    registered="a08c0492e1fa",
     stand_in=(
         "scenes of drawings, 40 and 19 classes, instead of PASCAL-5i, COCO-20i and FSS-1000",
         "EfficientNet-Lite0, which has seen the classes of ImageNet, instead of ResNet-50 and -101",
-        "HSNet's decoder with 8, 16 and 24 channels at grids of 12, 6 and 3 instead of 16, 64 and 128 at 50, 25 and 13",
+        "HSNet's decoder with 8, 16 and 24 channels at grids of 8, 4 and 2 instead of 16, 64 and 128 at 50, 25 and 13",
     ),
 )  # fmt: skip
