@@ -28,6 +28,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "augment.copy_paste": ("CopyPaste", "LargeScaleJitter"),
     "sets.counterfactual": ("CounterfactualGroups",),
     "sets.columnar": ("load_tables",),
+    "made.cue_grid": ("CueGrid", "CueSet"),
     "augment.cutout": ("Cutout",),
     "sets.dataset": ("ImageTextDataset", "join"),
     "distort.distortions": ("DISTORTIONS", "distort", "distort_levels"),

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         LabelAssociationProbe,
         NearMissStressTest,
     )
+    from binderclip.evaluate.probes.cues import WCSTML, CueAccuracies, cue_complexity, cue_preferences
     from binderclip.evaluate.probes.group_report import GroupReport, group_report
     from binderclip.evaluate.probes.predict import Predictions, predict, tabulate
     from binderclip.evaluate.probes.progress import (
@@ -82,11 +83,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CSG",
+    "WCSTML",
     "Binary",
     "CSGReduction",
     "ClassDesignProbe",
     "ClickFigures",
     "ContinualMetrics",
+    "CueAccuracies",
     "EmbeddingGeometry",
     "EmbeddingSet",
     "EmbeddingTransform",
@@ -129,6 +132,8 @@ __all__ = [
     "conformity",
     "conformity_divergence",
     "conformity_estimate",
+    "cue_complexity",
+    "cue_preferences",
     "cumulative_spectral_gradient",
     "effective_rank",
     "effective_robustness",

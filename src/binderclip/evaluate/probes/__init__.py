@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         LabelAssociationProbe,
         NearMissStressTest,
     )
+    from binderclip.evaluate.probes.cues import WCSTML, CueAccuracies, cue_complexity, cue_preferences
     from binderclip.evaluate.probes.gaps import difference, ratio
     from binderclip.evaluate.probes.group_report import GroupFigure, GroupGap, GroupReport, group_report, holm, wilson
     from binderclip.evaluate.probes.measures import (
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from binderclip.evaluate.probes.table import Grouping, PredictionTable, group_rows
 
 __all__ = [
+    "WCSTML",
     "ClassDesignProbe",
+    "CueAccuracies",
     "GroupDrop",
     "GroupFigure",
     "GroupGap",
@@ -57,6 +60,8 @@ __all__ = [
     "accuracy",
     "calibration_error",
     "class_weight",
+    "cue_complexity",
+    "cue_preferences",
     "difference",
     "effective_robustness",
     "false_positive_rate",
