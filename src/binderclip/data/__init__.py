@@ -57,7 +57,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "scenes.stream": ("SceneStream", "scenes"),
     "scenes.batch": ("Scenes",),
     "scenes.vocabulary": ("Vocabulary", "vocabulary"),
-    "sets.reweigh": ("reweigh",),
+    "sets.reweigh": ("balanced_rows", "reweigh"),
     "sets.named": ("SETS", "digits", "fashion_mnist", "photographs", "textile"),
     "sets.shards": ("ShardDataset",),
     "sets.shards_write": ("write_shards",),
