@@ -54,6 +54,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "sets.packs": ("PACKS", "load_packs", "pack_hash"),
     "made.planted_defects": ("Planted", "plant_defects"),
     "sets.sample": ("Batch", "Collate", "Sample", "Skipped", "collate", "fit_square"),
+    "scenes.multi_object": ("multi_object_scenes", "object_slots"),
     "scenes.stream": ("SceneStream", "scenes"),
     "scenes.batch": ("Scenes",),
     "scenes.vocabulary": ("Vocabulary", "vocabulary"),

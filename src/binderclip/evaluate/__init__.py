@@ -43,6 +43,13 @@ if TYPE_CHECKING:
     )
     from binderclip.evaluate.probes.cues import WCSTML, CueAccuracies, cue_complexity, cue_preferences
     from binderclip.evaluate.probes.group_report import GroupReport, group_report
+    from binderclip.evaluate.probes.objects import (
+        ObjectClassificationProbe,
+        ObjectRetrieval,
+        ObjectRetrievalProbe,
+        OrderSensitivity,
+        OrderSensitivityProbe,
+    )
     from binderclip.evaluate.probes.predict import Predictions, predict, tabulate
     from binderclip.evaluate.probes.progress import (
         GroupDrop,
@@ -111,6 +118,11 @@ __all__ = [
     "ModalityGeometry",
     "NearMissStressTest",
     "NormalityReport",
+    "ObjectClassificationProbe",
+    "ObjectRetrieval",
+    "ObjectRetrievalProbe",
+    "OrderSensitivity",
+    "OrderSensitivityProbe",
     "PatchAffinity",
     "PredictionTable",
     "Predictions",

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
         top_k_accuracy,
         true_positive_rate,
     )
+    from binderclip.evaluate.probes.objects import (
+        ObjectClassificationProbe,
+        ObjectRetrieval,
+        ObjectRetrievalProbe,
+        OrderSensitivity,
+        OrderSensitivityProbe,
+    )
     from binderclip.evaluate.probes.predict import Predictions, predict, tabulate
     from binderclip.evaluate.probes.progress import (
         GroupDrop,
@@ -54,6 +61,11 @@ __all__ = [
     "LabelAssociationProbe",
     "Measure",
     "NearMissStressTest",
+    "ObjectClassificationProbe",
+    "ObjectRetrieval",
+    "ObjectRetrievalProbe",
+    "OrderSensitivity",
+    "OrderSensitivityProbe",
     "PredictionTable",
     "Predictions",
     "SpuriousPairs",
