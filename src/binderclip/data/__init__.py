@@ -31,6 +31,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "made.cue_grid": ("CueGrid", "CueSet"),
     "augment.cutout": ("Cutout",),
     "sets.dataset": ("ImageTextDataset", "join"),
+    "distort.depth": ("CORRUPTIONS_3D", "corrupt3d"),
     "distort.distortions": ("DISTORTIONS", "distort", "distort_levels"),
     "sets.evalset": ("EvalSet", "few_shot_split"),
     "made.examples": ("write_examples",),
