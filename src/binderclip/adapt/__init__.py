@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from binderclip.adapt.groups.directions import remove_direction
     from binderclip.adapt.groups.last_layer import LastLayerRetraining
     from binderclip.adapt.groups.thresholds import GroupThresholds
+    from binderclip.adapt.groups.training import GroupDRO, reverse_gradient
     from binderclip.adapt.heads.base import FeatureClassifier, FewShotHead
     from binderclip.adapt.heads.blend import BlendResult, blend_search
     from binderclip.adapt.heads.inputs import features_for, level_input
@@ -116,6 +117,7 @@ __all__ = [
     "FovealBias",
     "FullFineTune",
     "GaussianHead",
+    "GroupDRO",
     "GroupThresholds",
     "GuidedCrops",
     "HeadScore",
@@ -203,6 +205,7 @@ __all__ = [
     "recipe_augmentation",
     "region_features",
     "remove_direction",
+    "reverse_gradient",
     "save_head",
     "score_regions",
     "scrambled",

@@ -1,7 +1,8 @@
-"""The loss around a point: curvature along directions, and the loss along lines."""
+"""The loss around a point: curvature along directions, the loss along lines, and the room a solution has."""
 
 from __future__ import annotations
 
+from binderclip.landscape.abundance import SolutionAbundance, solution_abundance
 from binderclip.landscape.directional import (
     DirectionalSharpness,
     LossAlong,
@@ -15,7 +16,9 @@ __all__ = [
     "DirectionalSharpness",
     "LossAlong",
     "Shadow",
+    "SolutionAbundance",
     "compare_directions",
     "directional_sharpness",
     "loss_along",
+    "solution_abundance",
 ]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from binderclip.adapt import GroupThresholds, LinearProbe, remove_direction
-from binderclip.data import reweigh
+from binderclip.data import balanced_rows, reweigh
 from binderclip.errors import UsageError
 from binderclip.evaluate.fairness import (
     attribute_leakage,
@@ -70,6 +70,22 @@ def test_weights_make_classes_and_groups_independent(rows: list[tuple[str, str]]
         for c, g in cells:
             share = weights[(group == g) & (y == c)].sum() / weights[group == g].sum()
             assert share == pytest.approx((y == c).mean())
+
+
+def test_balanced_rows_draw_every_combination_equally_often() -> None:
+    y, group = np.repeat(["cat", "dog"], [50, 10]), np.array((["in"] * 45 + ["out"] * 5) + ["in"] * 10)
+    rows = balanced_rows(y, group, 31, seed=2)
+    cells = [tuple(pair) for pair in zip(y[rows], group[rows], strict=True)]
+    assert sorted(cells.count(cell) for cell in set(cells)) == [10, 10, 11]
+    assert len(set(rows[[cell == ("cat", "in") for cell in cells]].tolist())) == 11, "no repeat before all were drawn"
+    rare = np.bincount(rows, minlength=60)[45:50]
+    assert (rare.min(), rare.max()) == (2, 2)
+    assert rows.tolist() != sorted(rows.tolist())
+    assert np.array_equal(rows, balanced_rows(y, group, 31, seed=2))
+    with pytest.raises(UsageError, match="n at least 1"):
+        balanced_rows(y, group, 0)
+    with pytest.raises(UsageError, match="60, 59"):
+        balanced_rows(y, group[:-1], 5)
 
 
 def test_reweighing_lifts_the_group_that_the_spurious_feature_is_against() -> None:

@@ -15,6 +15,7 @@ from binderclip.errors import UsageError
 from binderclip.evaluate import fairness
 from binderclip.evaluate.fairness import (
     MetricFrame,
+    accuracy_equality_difference,
     association_test,
     attribute_leakage,
     bias_amplification,
@@ -28,6 +29,8 @@ from binderclip.evaluate.fairness import (
     equalized_odds_ratio,
     max_skew,
     ndkl,
+    predictive_equality_difference,
+    predictive_parity_difference,
     skew,
 )
 
@@ -46,6 +49,11 @@ def test_gaps_by_hand() -> None:
     assert equalized_odds_difference(**told) == pytest.approx(max(3 / 4 - 2 / 5, 2 / 5 - 1 / 4))
     assert equalized_odds_difference(**told, agg="mean") == pytest.approx((0.35 + 0.15) / 2)
     assert equalized_odds_ratio(**told) == pytest.approx(min(8 / 15, 5 / 8))
+    assert equalized_odds_ratio(**told, agg="mean") == pytest.approx((8 / 15 + 5 / 8) / 2)
+    assert predictive_equality_difference(**told) == pytest.approx(2 / 5 - 1 / 4)
+    assert predictive_parity_difference(**told) == pytest.approx(3 / 4 - 2 / 4)
+    assert accuracy_equality_difference(**told) == pytest.approx(6 / 8 - 5 / 10)
+    assert accuracy_equality_difference(**told, method="to_overall") == pytest.approx(6 / 8 - 11 / 18)
     assert demographic_parity_difference(**told, method="to_overall") == pytest.approx(4 / 8 - 8 / 18)
     assert demographic_parity_ratio(**told, method="to_overall") == pytest.approx((8 / 18) / (4 / 8))
     turned = {**told, "y_true": [1 - y for y in TRUE], "y_pred": [1 - y for y in SAID]}

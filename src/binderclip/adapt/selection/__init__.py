@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from binderclip.adapt.selection.measures import (
         Interval,
         calibration_error,
-        fit_temperature,
         mcnemar,
         mean_interval,
         proportion_interval,
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from binderclip.adapt.selection.result import Examined, MethodScore, Selection
     from binderclip.adapt.selection.select import select_head
     from binderclip.adapt.selection.splits import DataSplit, near_duplicates, split_parts
+    from binderclip.similarity.temperature import fit_temperature
 
 __all__ = [
     "Candidate",

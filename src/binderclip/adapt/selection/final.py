@@ -11,9 +11,10 @@ from sklearn.base import clone
 from binderclip.adapt.selection.candidates import Candidate
 from binderclip.adapt.selection.compare import CandidateComparison, Job
 from binderclip.adapt.selection.crossval import Draw, cross_validate, tuned_fit
-from binderclip.adapt.selection.measures import calibration_error, fit_temperature, macro_f1, proportion_interval
+from binderclip.adapt.selection.measures import calibration_error, macro_f1, proportion_interval
 from binderclip.adapt.selection.result import Examined
 from binderclip.adapt.selection.splits import DataSplit, draw_up_to
+from binderclip.similarity.temperature import fit_temperature
 
 CURVE = (1, 2, 4, 8, 16, 32, 64)
 CURVE_METHODS = 3

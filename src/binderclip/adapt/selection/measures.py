@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import optimize, special, stats
+from scipy import stats
 
 from binderclip.errors import UsageError
 
@@ -87,29 +87,6 @@ def macro_f1(predicted: Int[np.ndarray, "N"], targets: Int[np.ndarray, "N"]) -> 
         hit = int(((predicted == c) & (targets == c)).sum())
         scores.append(2 * hit / max(1, int((predicted == c).sum() + (targets == c).sum())))
     return float(np.mean(scores))
-
-
-def fit_temperature(logits: Float[np.ndarray, "N C"], targets: Int[np.ndarray, "N"]) -> float:
-    """The T that makes softmax(logits / T) likeliest (Guo et al., On Calibration of Modern Neural Networks, 2017).
-
-    A share 1 / (N + 2) of each target goes to all classes alike, as in Platt's scaling: where every held-out picture
-    was right, the likeliest T would be 0 and every later mistake certain.
-
-    Args:
-        logits: of pictures that the classifier was not fitted on.
-        targets: class indices.
-    """
-    count, classes = logits.shape
-    soft = 1 / (count + 2)
-    wanted = np.full((count, classes), soft / classes)
-    wanted[np.arange(count), targets] += 1 - soft
-
-    def loss(log_t: float) -> float:
-        scaled = logits / np.exp(log_t)
-        return float(np.mean(special.logsumexp(scaled, axis=1) - (wanted * scaled).sum(axis=1)))
-
-    found = optimize.minimize_scalar(loss, bounds=(-12.0, 12.0), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))
 
 
 def mcnemar(first: Bool[np.ndarray, "N"], second: Bool[np.ndarray, "N"]) -> tuple[int, int, float]:

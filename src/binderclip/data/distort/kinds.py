@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from binderclip.data.augment.fill import gaussian_blur as blurred
-from binderclip.data.distort.pieces import Draws, clouds, filtered, luma, sampled
+from binderclip.data.distort.pieces import Draws, clouds, disc_blurred, filtered, luma, sampled
 
 Images = Float[Tensor, "B 3 H W"]
 
@@ -67,11 +67,7 @@ def gaussian_blur(images: Images, sigma: float, draws: Draws) -> Images:
 
 def defocus_blur(images: Images, radius: float, draws: Draws) -> Images:
     """Blur by a disc, as of a lens out of focus."""
-    radius = radius * _unit(images) + 0.4
-    reach = min(math.ceil(radius + 0.5), min(images.shape[-2:]) - 1)
-    taps = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    disc = (radius + 0.5 - torch.hypot(taps[:, None], taps)).clamp(0, 1)
-    return filtered(images, (disc / disc.sum()).expand(len(images), -1, -1))
+    return disc_blurred(images, radius * _unit(images) + 0.4)
 
 
 def motion_blur(images: Images, length: float, draws: Draws) -> Images:

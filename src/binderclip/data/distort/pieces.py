@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
@@ -53,6 +54,14 @@ def filtered(images: Float[Tensor, "B C H W"], kernels: Float[Tensor, "B k k"]) 
     weight = kernels.to(images).repeat_interleave(channels, 0)[:, None]
     flat = functional.conv2d(padded.reshape(1, batch * channels, *padded.shape[-2:]), weight, groups=batch * channels)
     return flat.reshape(batch, channels, height, width)
+
+
+def disc_blurred(images: Float[Tensor, "B C H W"], radius: float) -> Float[Tensor, "B C H W"]:
+    """Mean over a disc of that radius in pixels, with a soft rim."""
+    reach = min(math.ceil(radius + 0.5), min(images.shape[-2:]) - 1)
+    taps = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    disc = (radius + 0.5 - torch.hypot(taps[:, None], taps)).clamp(0, 1)
+    return filtered(images, (disc / disc.sum()).expand(len(images), -1, -1))
 
 
 def sampled(

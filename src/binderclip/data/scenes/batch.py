@@ -94,6 +94,14 @@ class Scenes:
         return (self.visible * number).sum(1) - 1
 
     @property
+    def depth(self) -> Float[Tensor, "N 1 S S"]:
+        """How far away each pixel is: 1 for the background, objects at equal steps in front of it, none at 0."""
+        count = self.present.sum(dim=1, keepdim=True) + 1  # (N, 1)
+        near = torch.where(self.present, 1 - (self.order + 1) / count, torch.ones(())).to(self.images)  # (N, K)
+        seen = torch.where(self.visible, near[:, :, None, None], torch.ones((), dtype=near.dtype))
+        return seen.amin(dim=1, keepdim=True) if seen.shape[1] else torch.ones_like(self.images[:, :1])
+
+    @property
     def amodal_boxes(self) -> Float[Tensor, "N K 4"]:
         """Boxes of the whole objects, hidden parts included."""
         return boxes_of(self.amodal)

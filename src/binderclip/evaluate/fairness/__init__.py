@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from binderclip.evaluate.fairness.ranking import max_skew, ndkl, skew
     from binderclip.evaluate.fairness.rates import (
         MetricFrame,
+        accuracy_equality_difference,
         demographic_parity_difference,
         demographic_parity_ratio,
         equal_opportunity_difference,
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
         false_negative_rate,
         false_positive_rate,
         positive_predictive_value,
+        predictive_equality_difference,
+        predictive_parity_difference,
         selection_rate,
         true_negative_rate,
         true_positive_rate,
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AssociationTest",
     "MetricFrame",
+    "accuracy_equality_difference",
     "association_test",
     "attribute_leakage",
     "bias_amplification",
@@ -47,6 +51,8 @@ __all__ = [
     "max_skew",
     "ndkl",
     "positive_predictive_value",
+    "predictive_equality_difference",
+    "predictive_parity_difference",
     "ratio",
     "selection_rate",
     "skew",

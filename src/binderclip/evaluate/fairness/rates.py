@@ -157,11 +157,25 @@ class MetricFrame:
         }
 
 
-def _frame(metrics: Mapping[str, Metric], y_true: Any, y_pred: Any, groups: Any, pos_label: Any) -> MetricFrame:
+Agg: TypeAlias = Literal["worst_case", "mean"]
+_ODDS: dict[str, Metric] = {"tpr": true_positive_rate, "fpr": false_positive_rate}
+
+
+def _gap(
+    kind: Literal["difference", "ratio"], metrics: Mapping[str, Metric], y_true: Any, y_pred: Any, groups: Any,
+    method: Method, pos_label: Any, agg: Agg = "worst_case",
+) -> float:  # fmt: skip
+    """Difference or ratio of one rate over groups, or the worst or the mean of several."""
+    if agg not in ("worst_case", "mean"):
+        raise UsageError(f"agg is {agg!r}; it is 'worst_case' or 'mean'")
     truth, said = _decisions(y_true, y_pred, pos_label)
-    return MetricFrame(
+    frame = MetricFrame(
         metrics=metrics, y_true=truth.astype(int), y_pred=said.astype(int), sensitive_features=groups
     )  # fmt: skip
+    found = list((frame.difference(method) if kind == "difference" else frame.ratio(method)).values())
+    if agg == "mean":
+        return float(np.mean(found))
+    return float(np.max(found) if kind == "difference" else np.min(found))
 
 
 def demographic_parity_difference(
@@ -178,16 +192,14 @@ def demographic_parity_difference(
     Raises:
         UsageError: as `MetricFrame`.
     """
-    frame = _frame({"rate": selection_rate}, y_true, y_pred, sensitive_features, pos_label)
-    return frame.difference(method)["rate"]
+    return _gap("difference", {"rate": selection_rate}, y_true, y_pred, sensitive_features, method, pos_label)
 
 
 def demographic_parity_ratio(
     y_true: Any, y_pred: Any, *, sensitive_features: Any, method: Method = "between_groups", pos_label: Any = 1
 ) -> float:
     """Smallest over largest selection rate; 1 is no gap. Arguments of `demographic_parity_difference`."""
-    frame = _frame({"rate": selection_rate}, y_true, y_pred, sensitive_features, pos_label)
-    return frame.ratio(method)["rate"]
+    return _gap("ratio", {"rate": selection_rate}, y_true, y_pred, sensitive_features, method, pos_label)
 
 
 def equal_opportunity_difference(
@@ -197,20 +209,48 @@ def equal_opportunity_difference(
 
     Arguments of `demographic_parity_difference`.
     """
-    frame = _frame({"rate": true_positive_rate}, y_true, y_pred, sensitive_features, pos_label)
-    return frame.difference(method)["rate"]
+    return _gap("difference", {"rate": true_positive_rate}, y_true, y_pred, sensitive_features, method, pos_label)
 
 
 def equal_opportunity_ratio(
     y_true: Any, y_pred: Any, *, sensitive_features: Any, method: Method = "between_groups", pos_label: Any = 1
 ) -> float:
     """Smallest over largest true positive rate. Arguments of `demographic_parity_difference`."""
-    frame = _frame({"rate": true_positive_rate}, y_true, y_pred, sensitive_features, pos_label)
-    return frame.ratio(method)["rate"]
+    return _gap("ratio", {"rate": true_positive_rate}, y_true, y_pred, sensitive_features, method, pos_label)
 
 
-Agg: TypeAlias = Literal["worst_case", "mean"]
-_ODDS: dict[str, Metric] = {"tpr": true_positive_rate, "fpr": false_positive_rate}
+def predictive_equality_difference(
+    y_true: Any, y_pred: Any, *, sensitive_features: Any, method: Method = "between_groups", pos_label: Any = 1
+) -> float:
+    """Largest minus smallest false positive rate over groups that have a negative.
+
+    Paper: Fairness and Bias Mitigation in Computer Vision: A Survey (arXiv 2408.02464); fairlearn has no function for
+    it. Arguments of `demographic_parity_difference`.
+    """
+    return _gap("difference", {"rate": false_positive_rate}, y_true, y_pred, sensitive_features, method, pos_label)
+
+
+def predictive_parity_difference(
+    y_true: Any, y_pred: Any, *, sensitive_features: Any, method: Method = "between_groups", pos_label: Any = 1
+) -> float:
+    """Largest minus smallest precision over groups of which something was decided positively.
+
+    Paper: as `predictive_equality_difference`. Arguments of `demographic_parity_difference`.
+    """
+    return _gap(
+        "difference", {"rate": positive_predictive_value}, y_true, y_pred, sensitive_features, method, pos_label
+    )  # fmt: skip
+
+
+def accuracy_equality_difference(
+    y_true: Any, y_pred: Any, *, sensitive_features: Any, method: Method = "between_groups", pos_label: Any = 1
+) -> float:
+    """Largest minus smallest share of right decisions over groups.
+
+    Paper: as `predictive_equality_difference`. Arguments of `demographic_parity_difference`.
+    """
+    right: dict[str, Metric] = {"rate": lambda truth, said: float((truth == said).mean())}
+    return _gap("difference", right, y_true, y_pred, sensitive_features, method, pos_label)
 
 
 def equalized_odds_difference(
@@ -233,8 +273,7 @@ def equalized_odds_difference(
     Raises:
         UsageError: as `MetricFrame`, or another `agg`.
     """
-    frame = _frame(_ODDS, y_true, y_pred, sensitive_features, pos_label)
-    return _agg(frame.difference(method), agg, np.max)
+    return _gap("difference", _ODDS, y_true, y_pred, sensitive_features, method, pos_label, agg)
 
 
 def equalized_odds_ratio(
@@ -250,11 +289,4 @@ def equalized_odds_ratio(
 
     Arguments of `equalized_odds_difference`.
     """
-    frame = _frame(_ODDS, y_true, y_pred, sensitive_features, pos_label)
-    return _agg(frame.ratio(method), agg, np.min)
-
-
-def _agg(found: Mapping[str, float], agg: str, worst: Callable[[list[float]], Any]) -> float:
-    if agg not in ("worst_case", "mean"):
-        raise UsageError(f"agg is {agg!r}; it is 'worst_case' or 'mean'")
-    return float((worst if agg == "worst_case" else np.mean)(list(found.values())))
+    return _gap("ratio", _ODDS, y_true, y_pred, sensitive_features, method, pos_label, agg)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
         LabelAssociationProbe,
         NearMissStressTest,
     )
+    from binderclip.evaluate.probes.correspondence import PatchCorrespondence, patch_correspondence
+    from binderclip.evaluate.probes.cues import WCSTML, CueAccuracies, cue_complexity, cue_preferences
     from binderclip.evaluate.probes.gaps import difference, ratio
     from binderclip.evaluate.probes.group_report import GroupFigure, GroupGap, GroupReport, group_report, holm, wilson
     from binderclip.evaluate.probes.measures import (
@@ -27,6 +29,13 @@ if TYPE_CHECKING:
         top_k_accuracy,
         true_positive_rate,
     )
+    from binderclip.evaluate.probes.objects import (
+        ObjectClassificationProbe,
+        ObjectRetrieval,
+        ObjectRetrievalProbe,
+        OrderSensitivity,
+        OrderSensitivityProbe,
+    )
     from binderclip.evaluate.probes.predict import Predictions, predict, tabulate
     from binderclip.evaluate.probes.progress import (
         GroupDrop,
@@ -37,11 +46,28 @@ if TYPE_CHECKING:
         progress_gap,
         progress_rate,
     )
+    from binderclip.evaluate.probes.robustness import (
+        FactorRatio,
+        OODDetection,
+        RobustnessReport,
+        RobustnessSuite,
+        ShapeBias,
+        expected_calibration_error,
+        factor_error_ratio,
+        negative_log_likelihood,
+        ood_detection,
+        ood_scores,
+        shape_bias,
+        table_temperature,
+    )
     from binderclip.evaluate.probes.spurious import SpuriousPairs, class_weight, linear_contrastive, spurious_pairs
     from binderclip.evaluate.probes.table import Grouping, PredictionTable, group_rows
 
 __all__ = [
+    "WCSTML",
     "ClassDesignProbe",
+    "CueAccuracies",
+    "FactorRatio",
     "GroupDrop",
     "GroupFigure",
     "GroupGap",
@@ -51,14 +77,28 @@ __all__ = [
     "LabelAssociationProbe",
     "Measure",
     "NearMissStressTest",
+    "OODDetection",
+    "ObjectClassificationProbe",
+    "ObjectRetrieval",
+    "ObjectRetrievalProbe",
+    "OrderSensitivity",
+    "OrderSensitivityProbe",
+    "PatchCorrespondence",
     "PredictionTable",
     "Predictions",
+    "RobustnessReport",
+    "RobustnessSuite",
+    "ShapeBias",
     "SpuriousPairs",
     "accuracy",
     "calibration_error",
     "class_weight",
+    "cue_complexity",
+    "cue_preferences",
     "difference",
     "effective_robustness",
+    "expected_calibration_error",
+    "factor_error_ratio",
     "false_positive_rate",
     "group_disparity",
     "group_drop",
@@ -69,13 +109,19 @@ __all__ = [
     "linear_contrastive",
     "mean_class_accuracy",
     "mean_confidence",
+    "negative_log_likelihood",
+    "ood_detection",
+    "ood_scores",
+    "patch_correspondence",
     "positive_predictive_value",
     "predict",
     "progress_gap",
     "progress_rate",
     "ratio",
     "selection_rate",
+    "shape_bias",
     "spurious_pairs",
+    "table_temperature",
     "tabulate",
     "top_k_accuracy",
     "true_positive_rate",

@@ -20,6 +20,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.last_blocks import BATCH, entering, leaving, trained_parameters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,9 +29,9 @@ ANIMALS = ("cat", "dog", "chicken", "bear")
 HOME = {"cat": "grass", "dog": "water", "chicken": "grass", "bear": "water"}
 CONTEXTS = {"background": {"others": [""], "grass": ["on grass"], "water": ["on water"]}}
 TEMPERATURES = (1.0, 3.0, 5.0)
-STEPS, BATCH, TEST = 80, 24, 100
+STEPS, TEST = 80, 100
 PILOT = (0, 1, 2)
-TRAINED, LR = 2, 2e-4
+LR = 2e-4
 TYPICAL = 0.95
 
 
@@ -83,24 +84,17 @@ def _tuned(seed: int) -> Any:
     owner = torch.tensor([texts.index(c) for c in captions])
     order = torch.Generator().manual_seed(seed)
 
-    # What enters the trained blocks is the same in every step: computed once.
     clip.eval()
-    tower, cut = clip.image_tower, clip.image_tower.depth - TRAINED
+    held = entering(clip, pictures)
     with torch.no_grad():
         t = F.normalize(clip.encode_text(texts), dim=-1)
-        entering = [tower.run(tower.embed(clip.preprocess(part)), stop=cut) for part in pictures.split(BATCH)]
-    first, x = entering[0], torch.cat([tokens.x for tokens in entering])
 
     def step(rows: Tensor) -> Tensor:
-        tokens = tower.run(first.with_x(x[rows]), start=cut)
-        seen = F.normalize(tower.project(tower.pool(tokens)), dim=-1)
         # Captions are few, so each picture is told from every caption there is.
-        return F.cross_entropy(clip.scale().detach() * seen @ t.T, owner[rows])
+        return F.cross_entropy(clip.scale().detach() * leaving(clip, held, rows) @ t.T, owner[rows])
 
     batches = [torch.randint(len(owner), (BATCH,), generator=order) for _ in range(STEPS)]
-    last = {id(p) for block in list(tower.blocks)[cut:] for p in block.module.parameters()}
-    trained = [p for p in clip.parameters() if id(p) in last]
-    fit(step, trained, batches, steps=STEPS, lr=LR, module=clip, warmup=10)
+    fit(step, trained_parameters(clip), batches, steps=STEPS, lr=LR, module=clip, warmup=10)
     return clip.eval()
 
 

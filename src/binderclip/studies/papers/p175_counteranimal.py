@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,26 +19,28 @@ from binderclip.evaluate import PredictionTable, group_drop, limited_options, li
 from binderclip.evaluate.probes import class_weight
 from binderclip.fit import fit
 from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.null import random_rows
 from binderclip.studies.harness.panels import dots, lines
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
+from binderclip.studies.protocols.last_blocks import BATCH, Entering, entering, leaving, trained_parameters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CLASSES = ("flag", "heart", "clock", "tree", "house", "cat", "dog", "moon", "woman", "apple", "car", "flower")
+CLASSES = ("flag", "clock", "tree", "house", "cat", "woman", "car", "flower")
 GROUNDS = ("plain", "gradient", "noise", "texture", "photo")
-CHOOSE, EACH, OPTIONS = 12, 2, 5
+CHOOSE, EACH, OPTIONS = 10, 4, 5
 SOME, COLOURS = ("tree", "cat", "car", "house", "flower"), ("red", "green", "blue", "yellow", "purple")
-POOL, TEST, DRAWN, STEPS, BATCH = 450, 300, 300, 150, 64
-AGREEMENTS = (0.0, 0.5, 0.8, 0.95)
+POOL, TEST, DRAWN, STEPS, RATE = 200, 150, 160, 60, 2e-4
+AGREEMENTS = (0.0, 0.95)
 CHOSEN, RANDOM, SMALL, OTHER = "chosen by `small`", "chosen at random", "small", "small-b"
-TEXTS, BOTH, LABELS = "texts of the object", "texts of object and colour", "labels"
+TEXTS, LABELS = "texts", "labels"
 RIGHT, GAP, THEORY = "right", "own colour minus others", "error where the attribute differs"
-PILOT = (100, 101, 102, 103)
+PILOT = (900, 901)
 
 
 @torch.no_grad()
@@ -46,24 +50,26 @@ def _scores(name: str, images: Float[Tensor, "N 3 S S"]) -> Float[np.ndarray, "N
     return np.concatenate([bank.logits(clip.encode_image(part)).numpy() for part in images.split(64)])
 
 
-def counterfactuals(seed: int, each: int, split: str, models: tuple[str, ...]) -> dict[str, PredictionTable]:
-    """Predictions on layouts of one drawing, the same layout on every ground: by class, then layout, then ground."""
-    words, images = vocabulary(list(CLASSES), split=split), []
+def counterfactuals(
+    seed: int, each: int, split: str, models: tuple[str, ...], grounds: Mapping[str, Sequence[str]]
+) -> dict[str, PredictionTable]:
+    """Predictions on layouts of one drawing, the same layouts on every ground: by class, then ground, then layout."""
+    words, images, target, places = vocabulary(list(CLASSES), split=split), [], [], []
     for number, name in enumerate(CLASSES):
-        own = words.only([name])
-        made = [
-            scenes(
-                100 * seed + number, each, 128, vocabulary=own, objects=1, area=(0.06, 0.15), background=ground
-            ).images
-            for ground in GROUNDS
-        ]
-        images.append(torch.stack(made, dim=1).flatten(0, 1))
-    target = np.repeat(np.arange(len(CLASSES)), each * len(GROUNDS))
-    keys, places = tuple(map(str, range(len(target)))), GROUNDS * (each * len(CLASSES))
-    pictures = torch.cat(images)
+        for ground in grounds.get(name, ()):
+            made = scenes(
+                100 * seed + number, each, 128, vocabulary=words.only([name]), objects=1, area=(0.06, 0.15),
+                background=ground,
+            )  # fmt: skip
+            images.append(made.images)
+            target += [number] * each
+            places += [ground] * each
+    keys, pictures = tuple(map(str, range(len(target)))), torch.cat(images)
     return {
-        name: PredictionTable(keys, target, _scores(name, pictures), CLASSES, {"ground": places}) for name in models
-    }
+        name: PredictionTable(
+            keys, np.array(target), _scores(name, pictures), CLASSES, {"ground": tuple(places)}
+        ) for name in models
+    }  # fmt: skip
 
 
 class Reference(NamedTuple):
@@ -77,7 +83,7 @@ class Reference(NamedTuple):
 @lru_cache(maxsize=1)
 def reference() -> Reference:
     """Choose the grounds of each class on training drawings."""
-    table = counterfactuals(7, CHOOSE, "train", (SMALL,))[SMALL]
+    table = counterfactuals(7, CHOOSE, "train", (SMALL,), dict.fromkeys(CLASSES, GROUNDS))[SMALL]
     labels, places = table.column("label"), table.column("ground")
     chosen = CounterfactualGroups(least=CHOOSE).fit(labels, places, table.correct)
     random = CounterfactualGroups(least=CHOOSE).fit(labels, places, table.correct)
@@ -89,8 +95,10 @@ def reference() -> Reference:
 def drops(seed: int) -> list[Row]:
     """Common and counter examples of held-out drawings: item by item, and averaged over classes."""
     found = reference()
+    used = {name: list(dict.fromkeys([*found.chosen.chosen_[name], *found.random.chosen_[name]]))
+            for name in found.chosen.chosen_}  # fmt: skip
     rows = []
-    for model, table in counterfactuals(seed, EACH, "val+test+shift", (SMALL, OTHER)).items():
+    for model, table in counterfactuals(seed, EACH, "val+test+shift", (SMALL, OTHER), used).items():
         for method, groups in ((CHOSEN, found.chosen), (RANDOM, found.random)):
             told = np.array(groups.groups(table.column("label"), table.column("ground")), dtype=object)
             for kind in ("common", "counter"):
@@ -104,74 +112,65 @@ def drops(seed: int) -> list[Row]:
 
 
 class ColouredPool(NamedTuple):
-    """Features of scenes whose plain ground says nothing, what they show, and the number of the ground's colour."""
+    """Scenes whose plain ground says nothing, up to the last blocks of `small`; what they show, and the colour."""
 
-    features: Float[Tensor, "N E"]
+    held: Entering
     y: Int[np.ndarray, "N"]
     colour: Int[np.ndarray, "N"]
 
-    def drawn(self, rng: np.random.Generator, count: int, correlation: float) -> np.ndarray:
+    def drawn(self, rng: np.random.Generator, count: int, correlation: float) -> Int[np.ndarray, "n"]:
         """Rows with repeats, as `colored_scenes` would make them at a correlation."""
         y, any_one = rng.integers(len(SOME), size=(2, count))
         cells = np.stack([y, np.where(rng.random(count) < correlation, y, any_one)], axis=1)
         return np.array([rng.choice(np.flatnonzero((self.y == a) & (self.colour == b))) for a, b in cells.tolist()])
 
-    def gap(self, weight: Float[Tensor, "E C"]) -> tuple[float, float]:
+    @torch.no_grad()
+    def gap(self, clip: Any, weight: Float[Tensor, "E C"]) -> tuple[float, float]:
         """Accuracy where the ground is the class's own colour, and how much less where it is that of another class."""
-        right, own = (self.features @ weight).argmax(1).numpy() == self.y, self.colour == self.y
+        seen = torch.cat([leaving(clip, self.held, rows) for rows in torch.arange(len(self.y)).split(BATCH)])
+        right, own = (seen @ weight).argmax(1).numpy() == self.y, self.colour == self.y
         return float(right[own].mean()), float(right[own].mean() - right[~own].mean())
 
 
 @lru_cache(maxsize=2)
-@torch.no_grad()
 def _pool(split: str) -> ColouredPool:
     count = POOL if split == "train" else TEST
     made = colored_scenes(7, count, classes=vocabulary(list(SOME), split=split), colours=COLOURS, correlation=0.0)
-    features = torch.cat([bundled().encode_image(part) for part in made.images.split(64)])
     y = np.array([SOME.index(names[0]) for names in made.names])
     colour = np.array([COLOURS.index(str(value)) for value in made.attributes["background"]])
-    return ColouredPool(F.normalize(features, dim=1), y, colour)
+    return ColouredPool(entering(bundled(), made.images), y, colour)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 @torch.no_grad()
-def _texts(colours: bool) -> tuple[Float[Tensor, "T E"], Float[Tensor, "C E"]]:
-    """Captions, of each class or of each class on each colour, and the classes' own texts."""
-    clip = bundled()
-    named = [f"a photo of a {name}" for name in SOME]
-    told = [f"{text} on {colour}" for text in named for colour in COLOURS] if colours else named
-    return F.normalize(clip.encode_text(told), dim=1), F.normalize(clip.encode_text(named), dim=1)
+def _texts() -> Float[Tensor, "C E"]:
+    return F.normalize(bundled().encode_text([f"a photo of a {name}" for name in SOME]), dim=1)
 
 
-def trained(method: str, rows: np.ndarray, seed: int) -> Float[Tensor, "E C"]:
-    """Class weights after training a linear map of frozen features, for captions or as a classifier of labels."""
-    pool, order = _pool("train"), torch.Generator().manual_seed(seed)
-    x, y, colour = pool.features[rows], torch.from_numpy(pool.y[rows]), torch.from_numpy(pool.colour[rows])
-    captions, classes = _texts(method == BOTH)
-    start = torch.zeros(x.shape[1], len(SOME)) if method == LABELS else torch.eye(x.shape[1])
-    weight = start.requires_grad_()
-    owner = y * len(COLOURS) + colour if method == BOTH else y
+def tuned(method: str, rows: Int[np.ndarray, "n"], seed: int) -> tuple[Any, Float[Tensor, "E C"]]:
+    """A copy of `small` whose last two blocks learned these scenes, by captions or by labels; and its class weights."""
+    clip, pool, order = copy.deepcopy(bundled()), _pool("train"), torch.Generator().manual_seed(seed)
+    place, owner = torch.from_numpy(rows), torch.from_numpy(pool.y[rows])
+    scale = clip.scale().detach()
+    weight = torch.zeros(_texts().shape[1], len(SOME)) if method == LABELS else _texts().T
+    learned = [*trained_parameters(clip), *([weight.requires_grad_()] if method == LABELS else [])]
 
     def step(chosen: Tensor) -> Tensor:
-        if method == LABELS:
-            return F.cross_entropy(bundled().scale().detach() * x[chosen] @ weight, y[chosen])
         # Captions are few, so each picture is told from every caption there is.
-        seen = F.normalize(x[chosen] @ weight, dim=1)
-        return F.cross_entropy(bundled().scale().detach() * seen @ captions.T, owner[chosen])
+        return F.cross_entropy(scale * leaving(clip, pool.held, place[chosen]) @ weight, owner[chosen])
 
     batches = [torch.randint(len(rows), (BATCH,), generator=order) for _ in range(STEPS)]
-    fit(step, [weight], batches, steps=STEPS, lr=3e-3)
-    return weight.detach() if method == LABELS else weight.detach() @ classes.T
+    fit(step, learned, batches, steps=STEPS, lr=RATE, module=clip, warmup=10)
+    return clip.eval(), weight.detach()
 
 
 def coloured(seed: int) -> list[Row]:
     """Accuracy on held-out drawings on the colour that went with their class, minus that on another class's."""
     found = []
     for correlation in AGREEMENTS:
-        rng = np.random.default_rng([seed, round(100 * correlation)])
-        rows = _pool("train").drawn(rng, DRAWN, correlation)
-        for method in (TEXTS, BOTH, LABELS):
-            inside, gap = _pool("val+test+shift").gap(trained(method, rows, seed))
+        rows = _pool("train").drawn(np.random.default_rng([seed, round(100 * correlation)]), DRAWN, correlation)
+        for method in (TEXTS, LABELS) if correlation == AGREEMENTS[-1] else (TEXTS,):
+            inside, gap = _pool("val+test+shift").gap(*tuned(method, rows, seed))
             found.append(Row(GAP, method, gap, f"{correlation:g}"))
             found.append(Row("on the own colour", method, inside, f"{correlation:g}"))
     return found
@@ -180,11 +179,12 @@ def coloured(seed: int) -> list[Row]:
 def theory(seed: int) -> list[Row]:
     """Two features: errors of the closed-form minimiser where the attribute differs, and of the invariant feature."""
     found = []
-    for agreement in AGREEMENTS[1:]:
+    for correlation in AGREEMENTS:
+        agreement = (1 + correlation) / 2  # of two values the other one is as likely as chance
         made = spurious_pairs(4000, agreement=agreement, seed=seed)
         weight = class_weight(linear_contrastive(made.images, made.texts), agreement)
         for method, used in (("linear contrastive", weight), ("invariant", np.array([1.0, 0.0]))):
-            found.append(Row(THEORY, method, made.errors(used)[1], f"{agreement:g}"))
+            found.append(Row(THEORY, method, made.errors(used)[1], f"{correlation:g}"))
     return found
 
 
@@ -201,12 +201,26 @@ def draw(table: Table, figure: Figure) -> None:
         ax.set_xticks(range(2), ("chosen", "at random"), fontsize=8)
         ax.set_title(f"drop of {model}", fontsize=9)
     settings = [f"{value:g}" for value in AGREEMENTS]
-    lines(third, table, GAP, settings, AGREEMENTS, (TEXTS, BOTH, LABELS))
-    third.set_title(GAP, fontsize=9)
-    third.legend(fontsize=6)
-    lines(fourth, table, THEORY, settings[1:], AGREEMENTS[1:], ("linear contrastive", "invariant"))
-    fourth.set_title(THEORY, fontsize=9)
-    fourth.legend(fontsize=6)
+    tuned_ones = [(TEXTS, settings[0]), (TEXTS, settings[-1]), (LABELS, settings[-1])]
+    for number, (method, setting) in enumerate(tuned_ones):
+        values = table.values(GAP, method, setting)
+        third.plot(np.full(len(values), number), values, "o", markersize=4, alpha=0.5, color=f"C{number}")
+        third.plot(number + 0.2, values.mean(), "s", color=f"C{number}")
+    third.axhline(0, color="grey", linestyle=":")
+    third.set_xticks(range(3), [f"{method},\n{setting}" for method, setting in tuned_ones], fontsize=7)
+    third.set_title("tuned: lost on other colours", fontsize=9)
+    lines(fourth, table, THEORY, settings, AGREEMENTS, ("linear contrastive", "invariant"))
+    fourth.set_title("two features: errors", fontsize=9)
+    fourth.set_xlabel("correlation")
+    fourth.legend(fontsize=7)
+
+
+def null(seed: int) -> list[Row]:
+    """Random numbers in the place of all that is compared; answers to 200 pictures at random."""
+    rng = np.random.default_rng([seed, 3])
+    answers = {kind: tuple(rng.integers(0, 2, 28).astype(float).tolist()) for kind in ("common", "counter")}
+    drawn = [Row(f"{RIGHT}, {kind}", CHOSEN, float(np.mean(own)), SMALL, items=own) for kind, own in answers.items()]
+    return [*drawn, *random_rows([each for each in STUDY.criteria if getattr(each, "over", "") == "seeds"], seed)]
 
 
 STUDY = Study(
@@ -216,19 +230,31 @@ STUDY = Study(
     protocol=f"Scenes at 128 px of one object of {len(CLASSES)} classes (6 to 15 % of the area) on {len(GROUNDS)} "
     f"kinds of ground, the same layout on each. `small` on {CHOOSE} layouts a class of training drawings chooses the "
     f"easiest and the hardest ground; measured on {EACH} layouts a class and seed of held-out drawings, paired by "
-    f"layout, among all classes and among {OPTIONS}. Then {len(SOME)} classes on plain colours: linear maps of frozen "
-    f"features of `small` learn {DRAWN} draws from {POOL} scenes, where a class is on its colour with the correlation, "
-    f"{STEPS} steps of {BATCH}, for captions or for labels; tested on {TEST} scenes of held-out drawings, all colours "
-    "alike. The two-feature model: the closed-form minimiser on 4,000 pairs.",
-    baseline="Two grounds of a class chosen at random; a classifier of labels; the invariant feature alone.",
-    lower_bound="Grounds chosen at random stand in the null's place.",
+    f"layout, among all classes and among {OPTIONS}. Then {len(SOME)} classes on plain colours: the last two blocks of "
+    f"`small` are tuned on {DRAWN} draws from {POOL} scenes, where a class is on its colour with the correlation, "
+    f"{STEPS} steps of {BATCH} (AdamW, {RATE:g}), for captions that name the object or for labels; tested on {TEST} "
+    "scenes of held-out drawings, all colours alike. The two-feature model: the closed-form minimiser on 4,000 pairs. "
+    "Seen before the criteria: with twelve classes, four pilot seeds had a drop of 28 points on grounds that `small` "
+    "had chosen and none on random ones, `small-b` one of 23; linear maps of frozen features learned no shortcut. With "
+    "this design, two pilot seeds: drops of 22 and 34 points; 9 points lost on other colours when tuned at 0.95.",
+    baseline="Two grounds of a class chosen at random; no correlation; labels; the invariant feature alone.",
+    lower_bound="Grounds chosen at random, and tuning without correlation, stand in the null's place.",
     upper_bound="",
     measure=measure,
     criteria=(
         Criterion.paired(
             "accuracy falls by five points or more from common to counter examples of held-out drawings",
             value_of(f"{RIGHT}, common", CHOSEN, SMALL), value_of(f"{RIGHT}, counter", CHOSEN, SMALL),
-            margin=0.05, expected=0.2, over="items", items=240, pilot=Pilot(0.56, PILOT), essential=True,
+            margin=0.05, expected=0.2, over="items", items=256, pilot=Pilot(0.56, (100, 101, 102, 103)), essential=True,
+        ),
+        Criterion.paired(
+            "tuned for texts at a correlation of 0.95, two points more are lost on other colours than at 0",
+            value_of(GAP, TEXTS, "0.95"), value_of(GAP, TEXTS, "0"), margin=0.02, expected=0.08,
+            pilot=Pilot(0.021, PILOT), essential=True,
+        ),
+        Criterion.paired(
+            "tuned for texts no less is lost than tuned for labels, within five points",
+            value_of(GAP, TEXTS, "0.95"), value_of(GAP, LABELS, "0.95"), margin=-0.05,
         ),
         Criterion.paired(
             "a second model loses less", value_of("drop", CHOSEN, SMALL), value_of("drop", CHOSEN, OTHER)
@@ -239,16 +265,13 @@ STUDY = Study(
         ),
     ),
     draw=draw,
-    seeds=tuple(range(200, 210)),
-    null={CHOSEN: RANDOM},
+    seeds=tuple(range(200, 208)),
+    null=null,
     one_thread=True,
-    remeasure="Nothing has been measured yet. In a pilot, on seeds 100 to 103 with three layouts, `small` lost 28 "
-    "points on grounds that it had chosen and none on random ones, `small-b` 23 on the same. Maps of frozen features "
-    "learned no shortcut at any correlation, for captions or for labels, so the second half of the claim needs what "
-    "the paper does, tuning of the tower itself, before criteria are registered.",
+    registered="785aa195af3b",
     stand_in=(
         "drawings on five made kinds of ground instead of photographs of 45 animals",
         "`small` and `small-b` instead of CLIPs and ImageNet models, so no line of effective robustness over models",
-        "five classes on plain colours instead of ColoredCOCO, maps of frozen features instead of fine-tuned towers",
+        "five classes on plain colours instead of ColoredCOCO, the last two blocks instead of whole towers",
     ),
 )  # fmt: skip
