@@ -45,7 +45,8 @@ SHAPES ?= tests/adapt/few_shot/test_adapters.py tests/adapt/few_shot/test_ape.py
 	tests/optim/test_rules.py tests/optim/test_schedule.py tests/optim/test_space.py tests/privacy/accounting \
 	tests/privacy/clipping tests/quality tests/search \
 	tests/segment/metrics tests/segment/output tests/segment/parts tests/segment/refine \
-	tests/segment/tubular tests/train/engine tests/train/feed tests/train/recipe/test_augmentation.py \
+	tests/segment/trained/test_cascade.py tests/segment/trained/test_declip.py \
+	tests/segment/trained/test_mta_clip.py tests/segment/tubular tests/train/engine tests/train/feed tests/train/recipe/test_augmentation.py \
 	tests/train/recipe/test_recipe.py tests/train/stages tests/vision
 shapes: $(VENV)/.dev-$(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHAPES) \

@@ -187,8 +187,8 @@ class MaskTextDecoder(nn.Module):
         return MaskPrediction(masks, self.classify(self.norm(queries)))
 
     @torch.no_grad()
-    def _hidden(self, masks: Float[Tensor, "B Z H W"], maps: Tensor) -> Bool[Tensor, "B*heads Z P"]:
-        """True where a token may not look: outside of its mask, unless that is empty."""
+    def _hidden(self, masks: Float[Tensor, "B Z H W"], maps: Tensor) -> Bool[Tensor, "_ Z P"]:
+        """(B heads, Z, P) True where a token may not look: outside of its mask, unless that is empty."""
         small = F.interpolate(masks, maps.shape[-2:], mode="bilinear", align_corners=False)
         outside = small.flatten(2) < 0
         outside &= ~outside.all(-1, keepdim=True)
