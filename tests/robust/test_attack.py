@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from binderclip.errors import UsageError
 from binderclip.fit import fit
 from binderclip.robust import (
+    CW,
     FGSM,
     L2,
     METHODS,
@@ -131,7 +132,7 @@ def test_one_step_is_fgsm_by_hand() -> None:
     assert torch.allclose(FGSM(model, 0.1)(x, y).images, (x + 0.1 * leaf.grad.sign()).clamp(0, 1))
     unit = leaf.grad / leaf.grad.flatten(1).norm(dim=1)[:, None, None, None]
     assert torch.allclose(FGSM(model, 0.1, norm="l2")(x, y).images, (x + 0.1 * unit).clamp(0, 1), atol=1e-7)
-    assert METHODS == {"fgsm": FGSM, "pgd": PGD}
+    assert METHODS == {"cw": CW, "fgsm": FGSM, "pgd": PGD}
 
 
 def test_images_do_not_depend_on_their_batch() -> None:
@@ -278,7 +279,7 @@ def test_mistakes_are_refused() -> None:
     with pytest.raises(UsageError, match="start must be"):
         attack(CrossEntropy(model, y), x, **parts, steps=1, start="zero")
     with pytest.raises(UsageError, match="keep must be"):
-        attack(CrossEntropy(model, y), x, **parts, steps=1, keep="first")
+        attack(CrossEntropy(model, y), x, **parts, steps=1, keep="worst")
     with pytest.raises(UsageError, match="class indices"):
         CrossEntropy(model, y.float())
     with pytest.raises(UsageError, match="above 0"):

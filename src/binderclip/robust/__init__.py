@@ -21,21 +21,23 @@ from binderclip.robust.attacks.level_sets import (
     triangle_confidence_map,
 )
 from binderclip.robust.attacks.master_print import MasterPrint, MasterPrintAttack, master_print_win_rate
-from binderclip.robust.attacks.pgd import FGSM, PGD
+from binderclip.robust.attacks.pgd import CW, FGSM, PGD
 from binderclip.robust.defences.master_prints import (
     shift_modality_gap,
     train_fooling_detector,
     tune_off_manifold,
 )
 from binderclip.robust.defences.pag_targets import PAGTargets
+from binderclip.robust.defences.tecoa import TeCoA
 from binderclip.robust.defences.training import adversarial_step
 from binderclip.robust.feasible import L2, Feasible, Free, Latent, Linf
 from binderclip.robust.objectives import CrossEntropy, Margin, MinSimilarity, Objective
 from binderclip.robust.steps import Adam, Normalized, Sign, Step
 
-METHODS: dict[str, Callable[..., Any]] = {"fgsm": FGSM, "pgd": PGD}
+METHODS: dict[str, Callable[..., Any]] = {"cw": CW, "fgsm": FGSM, "pgd": PGD}
 
 __all__ = [
+    "CW",
     "FGSM",
     "L2",
     "METHODS",
@@ -59,6 +61,7 @@ __all__ = [
     "PAGTargets",
     "Sign",
     "Step",
+    "TeCoA",
     "TriangleConfidence",
     "adversarial_step",
     "attack",
