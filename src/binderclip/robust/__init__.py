@@ -33,6 +33,7 @@ from binderclip.robust.defences.training import adversarial_step
 from binderclip.robust.feasible import L2, Feasible, Free, Latent, Linf
 from binderclip.robust.objectives import CrossEntropy, Margin, MinSimilarity, Objective
 from binderclip.robust.steps import Adam, Normalized, Sign, Step
+from binderclip.robust.transfer import TransferRates, TransferStudy, transfer_success_rate
 
 METHODS: dict[str, Callable[..., Any]] = {"cw": CW, "fgsm": FGSM, "pgd": PGD}
 
@@ -62,6 +63,8 @@ __all__ = [
     "Sign",
     "Step",
     "TeCoA",
+    "TransferRates",
+    "TransferStudy",
     "TriangleConfidence",
     "adversarial_step",
     "attack",
@@ -70,6 +73,7 @@ __all__ = [
     "master_print_win_rate",
     "shift_modality_gap",
     "train_fooling_detector",
+    "transfer_success_rate",
     "triangle_confidence_map",
     "tune_off_manifold",
 ]
