@@ -95,7 +95,7 @@ def attack(
         if keep != "last":
             found = path.best
         if quantize:
-            found = path.judge(clean + _whole_levels(found.images - clean))
+            found = path.judge(clean + whole_levels(found.images - clean))
     changed = found.images - clean
     return AttackResult(found.images, changed, found.success, found.values, path.queries, torch.stack(path.history))
 
@@ -107,8 +107,8 @@ def _begin(param: Feasible, clean: Tensor, start: Start | Tensor, generator: tor
     return param.init(clean, start, generator)
 
 
-def _whole_levels(perturbation: Tensor) -> Tensor:
-    """Cut to multiples of 1/255 towards zero; 8/255 in floating point may be a hair less than 8 levels."""
+def whole_levels(perturbation: Float[Tensor, "*size"]) -> Float[Tensor, "*size"]:
+    """A perturbation cut to multiples of 1/255 towards zero; 8/255 in floats may be a hair less than 8 levels."""
     return perturbation.sign() * (perturbation.abs() * LEVELS + 1e-3).floor() / LEVELS
 
 
