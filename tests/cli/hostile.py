@@ -39,6 +39,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
     ("heads",): ["small", "--images", "../world/pictures", "--texts", "../world/labels.txt"],
     ("evaluate",): ["small", "--data", "../world/classes"],
     ("quality",): ["../world/pictures"],
+    ("attack",): ["small", "../world/good.png", "--labels", "cat,dog", "--steps", "1", "--max-side", "32"],
     ("geometry",): ["small", "--data", "openmoji", "--limit", "24"],
     ("probe",): ["small", "--data", "openmoji", "--groups", "concept_split", "--limit", "24", "--draws", "100"],
     ("curate",): ["../world/classes", "--recipe", "exact-duplicates"],

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from binderclip.errors import UsageError
 from binderclip.fit import fit
 from binderclip.robust import (
+    CW,
     FGSM,
     L2,
     METHODS,
@@ -131,7 +132,7 @@ def test_one_step_is_fgsm_by_hand() -> None:
     assert torch.allclose(FGSM(model, 0.1)(x, y).images, (x + 0.1 * leaf.grad.sign()).clamp(0, 1))
     unit = leaf.grad / leaf.grad.flatten(1).norm(dim=1)[:, None, None, None]
     assert torch.allclose(FGSM(model, 0.1, norm="l2")(x, y).images, (x + 0.1 * unit).clamp(0, 1), atol=1e-7)
-    assert METHODS == {"fgsm": FGSM, "pgd": PGD}
+    assert METHODS == {"cw": CW, "fgsm": FGSM, "pgd": PGD}
 
 
 def test_images_do_not_depend_on_their_batch() -> None:
@@ -278,8 +279,32 @@ def test_mistakes_are_refused() -> None:
     with pytest.raises(UsageError, match="start must be"):
         attack(CrossEntropy(model, y), x, **parts, steps=1, start="zero")
     with pytest.raises(UsageError, match="keep must be"):
-        attack(CrossEntropy(model, y), x, **parts, steps=1, keep="first")
+        attack(CrossEntropy(model, y), x, **parts, steps=1, keep="worst")
     with pytest.raises(UsageError, match="class indices"):
         CrossEntropy(model, y.float())
     with pytest.raises(UsageError, match="above 0"):
         Sign(0.0)
+
+
+def test_the_first_success_is_kept_and_ends_the_search() -> None:
+    model = Linear()
+    x = torch.randn(4, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    y = (model(x)[:, 1] > 0).long()
+    parts = {"param": Linf(2.0, WIDE), "step": Sign(0.01), "start": "clean"}
+    found = attack(CrossEntropy(model, y), x, **parts, steps=400, keep="first")
+    assert found.success.all()
+    assert found.queries < 400
+    # The score moves by 0.01 |w|_1 a step, so that the number of steps to the other side is known.
+    per_step = 0.01 * float(model.w.abs().sum())
+    needed = (model(x)[:, 1].abs() / per_step).floor() + 1
+    torch.testing.assert_close(found.perturbation.abs().amax(1), 0.01 * needed.detach())
+    best = attack(CrossEntropy(model, y), x, **parts, steps=400, keep="best")
+    assert (best.objective > found.objective + 0.1).all()
+
+
+def test_a_start_of_ones_own_is_brought_into_the_ball() -> None:
+    model = Linear()
+    x = torch.rand(3, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    parts = {"param": Linf(0.1), "step": Sign(0.01), "steps": 0, "keep": "last"}
+    found = attack(CrossEntropy(model, torch.zeros(3).long()), x, **parts, start=x + 0.5)
+    torch.testing.assert_close(found.images, (x + 0.1).clamp(0, 1))

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from binderclip.adapt.tuning.lora import GLAD, LoRAModule, LoRATuning
     from binderclip.adapt.tuning.pixel_prompt import PixelPrompt, output_mapping
     from binderclip.adapt.tuning.prompt_learning import ECO, ProGrad, PromptLearning, PromptModule
+    from binderclip.adapt.tuning.prompted_model import PromptedModel, TokenPrompt
     from binderclip.adapt.tuning.visual_prompt import VisualPromptTuning
     from binderclip.adapt.visual_prompts.assignment import assign, match_keypoints, sinkhorn_plan
     from binderclip.adapt.visual_prompts.edits import MARKS, Copies, Crop, Edit, Outline, Outside, Steps, Tint
@@ -143,6 +144,7 @@ __all__ = [
     "ProLIP",
     "PromptLearning",
     "PromptModule",
+    "PromptedModel",
     "PseudoLabels",
     "RankingAdapter",
     "RankingNet",
@@ -158,6 +160,7 @@ __all__ = [
     "Tint",
     "TipAdapter",
     "TipAdapterF",
+    "TokenPrompt",
     "Training",
     "Tunable",
     "TunedHead",

@@ -28,6 +28,7 @@ PANELS: dict[str, dict[str, str]] = {
         "evaluate": "retrieval and zero-shot accuracy of a model",
         "quality": "which pictures are blurred, dark or noisy, worst first",
         "geometry": "where pictures and texts lie, and the gap between them",
+        "attack": "can it be fooled by changes that nobody sees?",
         "probe": "groups of pictures that a model is worse for",
         "heads": "what every attention head says, in words",
         "papers": "the index of the 182 papers",

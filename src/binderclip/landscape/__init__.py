@@ -1,4 +1,4 @@
-"""The loss around a point: curvature along directions, the loss along lines, and the room a solution has."""
+"""The loss around a point: curvature along directions and at its largest, the loss along lines, and a solution's room."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from binderclip.landscape.directional import (
     directional_sharpness,
     loss_along,
 )
+from binderclip.landscape.hessian import HessianEstimate, hessian_trace, top_eigenvalue
 
 __all__ = [
     "DirectionalSharpness",
+    "HessianEstimate",
     "LossAlong",
     "Shadow",
     "SolutionAbundance",
     "compare_directions",
     "directional_sharpness",
+    "hessian_trace",
     "loss_along",
     "solution_abundance",
+    "top_eigenvalue",
 ]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         StableSPAM,
     )
     from binderclip.optim.optimizers.median import geometric_median
+    from binderclip.optim.optimizers.sam import SAM
     from binderclip.optim.quantized import fake_quantize, quantized_linear
     from binderclip.optim.rules import (
         GradientRule,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AGC",
     "METHODS",
+    "SAM",
     "SCHEDULES",
     "AdaGC",
     "Attachment",

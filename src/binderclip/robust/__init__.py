@@ -21,21 +21,27 @@ from binderclip.robust.attacks.level_sets import (
     triangle_confidence_map,
 )
 from binderclip.robust.attacks.master_print import MasterPrint, MasterPrintAttack, master_print_win_rate
-from binderclip.robust.attacks.pgd import FGSM, PGD
+from binderclip.robust.attacks.one_pixel import OnePixel
+from binderclip.robust.attacks.pgd import CW, FGSM, PGD
+from binderclip.robust.attacks.spatial import SpatialAttack, flow_roughness, warp
 from binderclip.robust.defences.master_prints import (
     shift_modality_gap,
     train_fooling_detector,
     tune_off_manifold,
 )
 from binderclip.robust.defences.pag_targets import PAGTargets
+from binderclip.robust.defences.tecoa import TeCoA
 from binderclip.robust.defences.training import adversarial_step
 from binderclip.robust.feasible import L2, Feasible, Free, Latent, Linf
 from binderclip.robust.objectives import CrossEntropy, Margin, MinSimilarity, Objective
+from binderclip.robust.similarity import RankFlip, SimilarityAttack, attack_similarity, rank_flip_rate
 from binderclip.robust.steps import Adam, Normalized, Sign, Step
+from binderclip.robust.transfer import TransferRates, TransferStudy, transfer_success_rate
 
-METHODS: dict[str, Callable[..., Any]] = {"fgsm": FGSM, "pgd": PGD}
+METHODS: dict[str, Callable[..., Any]] = {"cw": CW, "fgsm": FGSM, "pgd": PGD}
 
 __all__ = [
+    "CW",
     "FGSM",
     "L2",
     "METHODS",
@@ -56,17 +62,29 @@ __all__ = [
     "MinSimilarity",
     "Normalized",
     "Objective",
+    "OnePixel",
     "PAGTargets",
+    "RankFlip",
     "Sign",
+    "SimilarityAttack",
+    "SpatialAttack",
     "Step",
+    "TeCoA",
+    "TransferRates",
+    "TransferStudy",
     "TriangleConfidence",
     "adversarial_step",
     "attack",
+    "attack_similarity",
     "confidence_along",
+    "flow_roughness",
     "level_set_width",
     "master_print_win_rate",
+    "rank_flip_rate",
     "shift_modality_gap",
     "train_fooling_detector",
+    "transfer_success_rate",
     "triangle_confidence_map",
     "tune_off_manifold",
+    "warp",
 ]

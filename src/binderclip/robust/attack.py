@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,7 +16,7 @@ from binderclip.robust.feasible import Feasible, Start, per_image
 from binderclip.robust.objectives import Objective
 from binderclip.robust.steps import Step
 
-Keep = Literal["best", "last"]
+Keep = Literal["best", "first", "last"]
 LEVELS = 255
 
 
@@ -48,7 +48,7 @@ def attack(
     param: Feasible,
     step: Step,
     steps: int,
-    start: Start = "random",
+    start: Start | Tensor = "random",
     success: Callable[[Tensor], Tensor] | None = None,
     keep: Keep = "best",
     quantize: bool = False,
@@ -64,10 +64,11 @@ def attack(
         param: what is varied and where it may go, such as `Linf(8 / 255)`.
         step: how it moves, such as `Sign(2 / 255)`.
         steps: how often; 0 returns the start.
-        start: `"clean"` or `"random"`.
+        start: `"clean"`, `"random"`, or parameters of the set, which are projected.
         success: images to (B,) bools, where the objective's own idea of success will not do.
         keep: `"best"` returns for each image the best one seen, the clean one included: one that succeeds before one
-            that does not, then by value; `"last"` the end of the path, as attacks during training do.
+            that does not, then by value; `"first"` the first one that succeeds, else the best, and stops when all do;
+            `"last"` the end of the path, as attacks during training do.
         quantize: the result as an 8-bit file would keep it: perturbations are cut to whole grey levels towards zero,
             so it stays feasible, and success is judged on that.
         generator: of the random start; default one with seed 0.
@@ -77,28 +78,37 @@ def attack(
     """
     if steps < 0:
         raise UsageError(f"steps must be at least 0, got {steps}")
-    if keep not in ("best", "last"):
-        raise UsageError(f"keep must be best or last, not {keep!r}")
+    if keep not in get_args(Keep):
+        raise UsageError(f"keep must be one of {', '.join(get_args(Keep))}, not {keep!r}")
     clean = images.detach()
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     with frozen(*objective.networks):
-        theta = param.init(clean, start, generator)
-        path = _Path(objective, success, lambda t: param.image(clean, t))
-        if keep == "best" and start != "clean":
+        theta = _begin(param, clean, start, generator)
+        path = _Path(objective, success, lambda t: param.image(clean, t), stays=keep == "first")
+        if keep != "last" and (isinstance(start, Tensor) or start != "clean"):
             path.judge(clean)
         for _ in range(steps):
+            if keep == "first" and path.queries and bool(path.best.success.all()):
+                break
             theta = param.project(clean, step(theta, path.value_and_gradient).detach())
         found = path.judge(param.image(clean, theta))
-        if keep == "best":
+        if keep != "last":
             found = path.best
         if quantize:
-            found = path.judge(clean + _whole_levels(found.images - clean))
+            found = path.judge(clean + whole_levels(found.images - clean))
     changed = found.images - clean
     return AttackResult(found.images, changed, found.success, found.values, path.queries, torch.stack(path.history))
 
 
-def _whole_levels(perturbation: Tensor) -> Tensor:
-    """Cut to multiples of 1/255 towards zero; 8/255 in floating point may be a hair less than 8 levels."""
+def _begin(param: Feasible, clean: Tensor, start: Start | Tensor, generator: torch.Generator) -> Tensor:
+    """First parameters, feasible; those of a set that has no clean start are drawn, or given."""
+    if isinstance(start, Tensor):
+        return param.project(clean, start.detach())
+    return param.init(clean, start, generator)
+
+
+def whole_levels(perturbation: Float[Tensor, "*size"]) -> Float[Tensor, "*size"]:
+    """A perturbation cut to multiples of 1/255 towards zero; 8/255 in floats may be a hair less than 8 levels."""
     return perturbation.sign() * (perturbation.abs() * LEVELS + 1e-3).floor() / LEVELS
 
 
@@ -116,6 +126,7 @@ class _Path:
     objective: Objective
     own: Callable[[Tensor], Tensor] | None
     image: Callable[[Tensor], Tensor]
+    stays: bool = False
     queries: int = 0
     history: list[Tensor] = field(default_factory=list)
     best: _Judged = field(init=False)
@@ -147,6 +158,8 @@ class _Path:
             return seen
         old = self.best
         better = (success & ~old.success) | ((success == old.success) & (values > old.values))
+        if self.stays:
+            better = better & ~old.success
         self.best = _Judged(
             torch.where(per_image(better, images), images, old.images),
             torch.where(better, values, old.values),

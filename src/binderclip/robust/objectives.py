@@ -82,15 +82,25 @@ class Margin(_OfLabels):
         predictor: images to logits (B, K).
         labels: (B,) true classes, or those to reach.
         targeted: which of the two.
+        confidence: the margin beyond which more counts no more, kappa in the attack of Carlini and Wagner; default
+            none.
 
     Raises:
         UsageError: labels that are no classes of the predictor.
+
+    Paper: Towards Evaluating the Robustness of Neural Networks (arXiv 1608.04644).
     """
+
+    def __init__(
+        self, predictor: Any, labels: Int[Tensor, "B"], *, targeted: bool = False, confidence: float = float("inf")
+    ) -> None:
+        super().__init__(predictor, labels, targeted=targeted)
+        self.confidence = confidence
 
     def value(self, logits: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
         own = logits.gather(1, self.labels[:, None])[:, 0]
         others = logits.scatter(1, self.labels[:, None], float("-inf")).amax(dim=1)
-        return own - others if self.targeted else others - own
+        return (own - others if self.targeted else others - own).clamp(max=self.confidence)
 
 
 class MinSimilarity(Objective):

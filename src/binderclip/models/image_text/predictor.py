@@ -19,7 +19,7 @@ from binderclip.models.image_text.preprocess import Preprocess, float_batch
 from binderclip.models.text.textbank import Rule, TextBank
 
 if TYPE_CHECKING:
-    from binderclip.models.image_text.model import ImageTextModel
+    pass
 
 
 @runtime_checkable
@@ -29,6 +29,17 @@ class Predictor(Protocol):
     classes: list[str]
 
     def __call__(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]: ...
+
+
+@runtime_checkable
+class ImageEncoder(Protocol):
+    """Images (B, 3, H, W) in [0, 1] -> raw features, differentiable: an `ImageTextModel`, or one with prompts."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def encode_image(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]: ...
 
 
 class ZeroShotPredictor(nn.Module):
@@ -44,7 +55,7 @@ class ZeroShotPredictor(nn.Module):
     prototypes: Tensor | None
 
     def __init__(
-        self, model: ImageTextModel, bank: TextBank, *, rule: Rule = "mean-unit", scale: float | None = None
+        self, model: ImageEncoder, bank: TextBank, *, rule: Rule = "mean-unit", scale: float | None = None
     ) -> None:
         super().__init__()
         self.model = model

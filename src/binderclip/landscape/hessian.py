@@ -1,0 +1,119 @@
+"""The Hessian of a loss in two numbers: its largest eigenvalue and its trace, without forming it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.errors import UsageError
+from binderclip.optim import HessianOperator
+from binderclip.optim.space import TensorTree
+
+__all__ = ["HessianEstimate", "hessian_trace", "top_eigenvalue"]
+
+
+@dataclass(frozen=True)
+class HessianEstimate:
+    """A number of the Hessian.
+
+    Attributes:
+        value: of a loss over squared units of the weights.
+        products: Hessian-vector products that it took.
+        converged: whether the tolerance was reached before the limit.
+    """
+
+    value: float
+    products: int
+    converged: bool
+
+
+def top_eigenvalue(
+    loss: Callable[[], Float[Tensor, ""]],
+    params: TensorTree,
+    *,
+    iterations: int = 100,
+    tolerance: float = 1e-3,
+    seed: int = 0,
+) -> HessianEstimate:
+    """The eigenvalue of the largest magnitude, with its sign, by power iteration.
+
+    Args:
+        loss: of a fixed batch, in evaluation mode; see `optim.HessianOperator`.
+        params: what it is differentiated in.
+        iterations: products at most.
+        tolerance: on the relative change of the Rayleigh quotient between two of them.
+        seed: of the first direction.
+
+    Raises:
+        UsageError: no iteration, or what `HessianOperator` refuses.
+
+    Paper: Going Further: Flatness at the Rescue of Early Stopping for Adversarial Example Transferability
+    (arXiv 2304.02688) reports it a training epoch, with these limits.
+    """
+    _least(iterations, "iterations")
+    product = HessianOperator(loss, params)
+    generator = torch.Generator().manual_seed(seed)
+    vector = [torch.randn(p.shape, generator=generator).to(p) for p in product.params]
+    value = 0.0
+    for done in range(1, iterations + 1):
+        vector = _unit(vector)
+        image = product(vector)
+        before, value = value, float(sum((a * b).sum() for a, b in zip(vector, image, strict=True)))
+        if _length(image) == 0:
+            return HessianEstimate(0.0, done, True)
+        if done > 1 and abs(value - before) <= tolerance * abs(value):
+            return HessianEstimate(value, done, True)
+        vector = list(image)
+    return HessianEstimate(value, iterations, False)
+
+
+def hessian_trace(
+    loss: Callable[[], Float[Tensor, ""]],
+    params: TensorTree,
+    *,
+    probes: int = 100,
+    tolerance: float = 1e-3,
+    seed: int = 0,
+) -> HessianEstimate:
+    """The trace by Hutchinson's estimator: the mean of v^T H v over vectors of random signs.
+
+    Args:
+        loss, params: see `top_eigenvalue`.
+        probes: vectors at most.
+        tolerance: on the relative change of the mean by one more vector.
+        seed: of the signs.
+
+    Raises:
+        UsageError: no probe, or what `HessianOperator` refuses.
+
+    Paper: as `top_eigenvalue`; Hutchinson, Communications in Statistics 1990.
+    """
+    _least(probes, "probes")
+    product = HessianOperator(loss, params)
+    generator = torch.Generator().manual_seed(seed)
+    total = mean = 0.0
+    for done in range(1, probes + 1):
+        signs = [(torch.randint(0, 2, p.shape, generator=generator) * 2 - 1).to(p) for p in product.params]
+        total += float(sum((v * h).sum() for v, h in zip(signs, product(signs), strict=True)))
+        before, mean = mean, total / done
+        if done > 1 and abs(mean - before) <= tolerance * abs(mean):
+            return HessianEstimate(mean, done, True)
+    return HessianEstimate(mean, probes, False)
+
+
+def _least(count: int, name: str) -> None:
+    if count < 1:
+        raise UsageError(f"{name} must be at least 1, got {count}")
+
+
+def _length(vector: list[Tensor]) -> float:
+    return float(torch.stack([part.square().sum() for part in vector]).sum().sqrt())
+
+
+def _unit(vector: list[Tensor]) -> list[Tensor]:
+    length = _length(vector)
+    return [part / length for part in vector]

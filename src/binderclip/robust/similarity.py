@@ -1,0 +1,223 @@
+"""Attacks on distances between images: make what is nearer to a reference seem the farther one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from binderclip.errors import UsageError
+from binderclip.robust.attack import AttackResult, attack
+from binderclip.robust.attacks.one_pixel import OnePixel
+from binderclip.robust.attacks.spatial import SpatialAttack
+from binderclip.robust.feasible import Linf, per_image
+from binderclip.robust.objectives import Objective
+from binderclip.robust.steps import Sign
+
+__all__ = ["RankFlip", "SimilarityAttack", "attack_similarity", "rank_flip_rate"]
+
+Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(reference, images), both (B, 3, H, W) in [0, 1], to (B,) distances, 0 for the same image."""
+SimilarityMethod = Literal["pgd", "fgsm", "one-pixel", "spatial", "spatial+pgd"]
+CHANGED = (0.0005, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05)
+"""The paper's thresholds on changes, 0.001 to 0.1 of pixels in [-1, 1]."""
+
+
+class RankFlip(Objective):
+    """d / (d + s): how far an image with distance d from a reference is, beside another one with distance s.
+
+    Success is d > s. The paper's code climbs (s / (s + d) - 1)^2, whose gradient has the same sign.
+
+    Args:
+        distance: (reference, images) to distances (B,); an `nn.Module` is frozen meanwhile.
+        reference, other: one each an image.
+        closer: the other way round: s / (s + d) is to grow, and success is d < s.
+
+    Paper: Attacking Perceptual Similarity Metrics (arXiv 2305.08840).
+    """
+
+    def __init__(
+        self,
+        distance: Distance,
+        reference: Float[Tensor, "B 3 H W"],
+        other: Float[Tensor, "B 3 H W"],
+        *,
+        closer: bool = False,
+    ) -> None:
+        self.distance, self.reference, self.closer = distance, reference, closer
+        self.networks = (distance,) if isinstance(distance, nn.Module) else ()
+        with torch.no_grad():
+            self.bound = distance(reference, other)
+
+    def judge(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B"], Bool[Tensor, "B"]]:
+        """Values, and which ranks are flipped."""
+        found = self.distance(self.reference, images)
+        # The same image twice has no distance: neither is nearer.
+        share = found / (found + self.bound).clamp(min=1e-12)
+        return (1 - share, found < self.bound) if self.closer else (share, found > self.bound)
+
+
+@dataclass(frozen=True)
+class SimilarityAttack:
+    """What an attack on a distance found.
+
+    Attributes:
+        images: attacked: the nearer one of each pair, or with `closer` the farther one.
+        first: whether that was the first of the pair.
+        flipped: whether the rank is flipped.
+        flipped_8bit: whether it still is when the image is rounded to 8 bits.
+        distance: of the attacked image, and `bound` of the other one.
+        rmse: root mean squared change on the scale of 0 to 255.
+        changed: share of pixel values that changed by more than each of `CHANGED`.
+    """
+
+    images: Float[Tensor, "B 3 H W"]
+    first: Bool[Tensor, "B"]
+    flipped: Bool[Tensor, "B"]
+    flipped_8bit: Bool[Tensor, "B"]
+    distance: Float[Tensor, "B"]
+    bound: Float[Tensor, "B"]
+    rmse: Float[Tensor, "B"]
+    changed: Float[Tensor, "B T"]
+
+
+def attack_similarity(
+    distance: Distance,
+    reference: Float[Tensor, "B 3 H W"],
+    first: Float[Tensor, "B 3 H W"],
+    second: Float[Tensor, "B 3 H W"],
+    *,
+    method: SimilarityMethod = "pgd",
+    eps: float = 0.015,
+    alpha: float = 0.0005,
+    steps: int = 30,
+    closer: bool = False,
+    **options: Any,
+) -> SimilarityAttack:
+    """Attack the one of two images that is nearer to a reference until a distance takes it for the farther one.
+
+    Args:
+        distance: (reference, images) to distances (B,); of a similarity such as SSIM give 1 minus it.
+        reference, first, second: images in [0, 1].
+        method: `pgd`: sign steps from the image within `eps`, each image until its rank flips; `fgsm`: one sign step,
+            the shortest of 20 up to `eps` that flips; `one-pixel`; `spatial`: a smooth flow; `spatial+pgd`: `pgd` from
+            what `spatial` found, brought into the ball around the image (the paper's code leaves a flow that flips the
+            rank as it is, and takes its first gradient outside the ball).
+        eps, alpha: in pixels of [0, 1], half the paper's numbers, whose pixels are in [-1, 1].
+        steps: of `pgd`; the paper has 20 after `spatial`.
+        closer: attack the farther image instead, until it seems the nearer one (the paper: eps 0.05, 50 steps).
+        options: of `OnePixel` or `SpatialAttack`.
+
+    Raises:
+        UsageError: an unknown method or option, images of several shapes or outside [0, 1].
+
+    Examples:
+        >>> l2 = lambda reference, images: (images - reference).square().mean((1, 2, 3))
+        >>> reference = torch.full((1, 3, 8, 8), 0.5)
+        >>> found = attack_similarity(l2, reference, reference + 0.10, reference + 0.11)
+        >>> found.flipped, round(float(found.rmse), 2)
+        (tensor([True]), 2.68)
+
+    Paper: Attacking Perceptual Similarity Metrics (arXiv 2305.08840).
+    """
+    if method not in get_args(SimilarityMethod):
+        raise UsageError(f"method {method!r} is unknown: one of {', '.join(get_args(SimilarityMethod))}")
+    if not (reference.shape == first.shape == second.shape) or not len(reference):
+        raise UsageError(
+            f"reference {tuple(reference.shape)}, first {tuple(first.shape)} and second {tuple(second.shape)} must be "
+            "images of one shape"
+        )
+    with torch.no_grad():
+        nearer = distance(reference, first) < distance(reference, second)
+    attacked = nearer if not closer else ~nearer
+    prey = torch.where(per_image(attacked, first), first, second)
+    other = torch.where(per_image(attacked, first), second, first)
+
+    def objective_of(rows: Tensor) -> RankFlip:
+        return RankFlip(distance, reference[rows], other[rows], closer=closer)
+
+    whole = objective_of(torch.arange(len(prey)))
+    found: Tensor
+    if method == "fgsm":
+        found = _shortest(whole, prey, eps).images
+    elif method == "one-pixel":
+        found = _made(OnePixel, options)(prey, objective_of).images
+    else:
+        start = _made(SpatialAttack, options)(prey, objective_of).images if "spatial" in method else None
+        found = prey if start is None else start
+        if "pgd" in method:
+            found = _climbed(whole, prey, start, eps, alpha, steps).images
+    return _told(whole, found, prey, attacked)
+
+
+def _made(kind: Any, options: dict[str, Any]) -> Any:
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise UsageError(f"{kind.__name__}: {error}") from error
+
+
+def _climbed(
+    objective: RankFlip, prey: Tensor, start: Tensor | None, eps: float, alpha: float, steps: int
+) -> AttackResult:
+    return attack(
+        objective, prey, param=Linf(eps), step=Sign(alpha), steps=steps, start="clean" if start is None else start,
+        keep="first",
+    )  # fmt: skip
+
+
+def _shortest(objective: RankFlip, prey: Tensor, eps: float, count: int = 20) -> AttackResult:
+    """One sign step of a growing length; every image keeps its first success."""
+    found = None
+    for length in torch.linspace(eps / count, eps, count).tolist():
+        one = attack(objective, prey, param=Linf(length), step=Sign(length), steps=1, start="clean", keep="last")
+        if found is None:
+            found = one
+            continue
+        keep = found.success
+        found = AttackResult(
+            torch.where(per_image(keep, prey), found.images, one.images), one.perturbation,
+            torch.where(keep, found.success, one.success), one.objective, one.queries, one.history,
+        )  # fmt: skip
+    assert found is not None
+    return found
+
+
+@torch.no_grad()
+def _told(objective: RankFlip, images: Tensor, prey: Tensor, first: Tensor) -> SimilarityAttack:
+    change = (images - prey).flatten(1)
+    flipped = objective.judge(images)[1]
+    rounded = objective.judge((images * 255).round() / 255)[1]
+    found = objective.distance(objective.reference, images)
+    shares = torch.stack([(change.abs() > least).float().mean(1) for least in CHANGED], 1)
+    rmse = 255 * change.square().mean(1).sqrt()
+    return SimilarityAttack(images, first, flipped, rounded, found, objective.bound, rmse, shares)
+
+
+@torch.no_grad()
+def rank_flip_rate(
+    distance: Distance,
+    reference: Float[Tensor, "B 3 H W"],
+    clean: Float[Tensor, "B 3 H W"],
+    attacked: Float[Tensor, "B 3 H W"],
+    other: Float[Tensor, "B 3 H W"],
+) -> float:
+    """How often a distance changes its mind: of the pairs whose clean image it has nearer, the share of attacked ones
+    that it has farther than the other image. Attacks on one distance are shown to others this way.
+
+    Args:
+        distance: as for `attack_similarity`.
+        reference, clean, attacked, other: images in [0, 1].
+
+    Returns:
+        In [0, 1]; NaN where no clean image is nearer.
+
+    Paper: Attacking Perceptual Similarity Metrics (arXiv 2305.08840).
+    """
+    bound = distance(reference, other)
+    agreed = distance(reference, clean) < bound
+    return float((distance(reference, attacked) > bound)[agreed].float().mean())
