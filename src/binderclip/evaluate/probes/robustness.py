@@ -336,7 +336,7 @@ class RobustnessSuite:
             return {name: (figure(table), figure(table, temperature=heat)) for name, table in sets.items()}
 
         kinds: tuple[OODScore, ...] = ("msp", "max_logit", "energy")
-        unknown = {
+        unknown: dict[str, dict[str, OODDetection]] = {
             name: {kind: ood_detection(ood_scores(self.test, kind), ood_scores(table, kind)) for kind in kinds}
             for name, table in self.unknown.items()
         }
