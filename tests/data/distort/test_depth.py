@@ -53,10 +53,14 @@ def test_motion_towards_a_flat_wall_is_the_zoom_blur_and_the_horizon_stays() -> 
     torch.testing.assert_close(corrupt3d(images, flat(1.0, 48), "forward_motion", 5), images, atol=1e-5, rtol=0)
     # the zoom blur of the plain distortions, where a level has the same reach
     from binderclip.data.distort.kinds import zoom_blur
+    from binderclip.data.distort.pieces import Draws
 
     torch.testing.assert_close(
-        corrupt3d(images, flat(0.0, 48), "forward_motion", 3), zoom_blur(images, 0.16, None), atol=1e-5, rtol=0
-    )  # type: ignore[arg-type]
+        corrupt3d(images, flat(0.0, 48), "forward_motion", 3),
+        zoom_blur(images, 0.16, Draws("zoom_blur", [0, 1], images)),
+        atol=1e-5,
+        rtol=0,
+    )
 
 
 def test_the_depth_of_a_scene_follows_its_order() -> None:

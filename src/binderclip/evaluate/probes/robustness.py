@@ -128,9 +128,9 @@ def shape_bias(table: PredictionTable, *, shape: str = "shape", texture: str = "
     said = table.predicted[rows]
     by_shape, by_texture = int((said == one[rows]).sum()), int((said == other[rows]).sum())
     either = by_shape + by_texture
-    low, high = wilson(by_shape, either)
+    low, high = (limit.item() for limit in wilson(np.array([by_shape], dtype=float), np.array([either], dtype=float)))
     return ShapeBias(
-        by_shape / either if either else float("nan"), float(low), float(high), either / len(said), len(said)
+        by_shape / either if either else float("nan"), low, high, either / len(said), len(said)
     )  # fmt: skip
 
 
@@ -336,7 +336,7 @@ class RobustnessSuite:
             return {name: (figure(table), figure(table, temperature=heat)) for name, table in sets.items()}
 
         kinds: tuple[OODScore, ...] = ("msp", "max_logit", "energy")
-        unknown = {
+        unknown: dict[str, dict[str, OODDetection]] = {
             name: {kind: ood_detection(ood_scores(self.test, kind), ood_scores(table, kind)) for kind in kinds}
             for name, table in self.unknown.items()
         }

@@ -87,7 +87,7 @@ def drawings(tower: str) -> Drawings:
     return Drawings(keyed, group)
 
 
-class Answers(NamedTuple):
+class StyleAnswers(NamedTuple):
     """Whether each test picture is right, by style (S, N), and on the blurred ones (N,)."""
 
     by_style: np.ndarray
@@ -104,14 +104,14 @@ class Answers(NamedTuple):
         return float(group_disparity(np.array(drawn)).mean())
 
 
-def answered(head: LinearProbe, seen: Drawings, test: np.ndarray, cleaned: Tensor | None = None) -> Answers:
+def answered(head: LinearProbe, seen: Drawings, test: np.ndarray, cleaned: Tensor | None = None) -> StyleAnswers:
     """A head's answers on held-out emoji."""
 
     def right(style: str) -> np.ndarray:
         x = seen.features[style][test]
         return head.predict(x if cleaned is None else remove_direction(x, cleaned)) == seen.group[test]
 
-    return Answers(np.stack([right(style) for style in REGIONS]), right(STANDARD))
+    return StyleAnswers(np.stack([right(style) for style in REGIONS]), right(STANDARD))
 
 
 def retrained(seen: Drawings, train: np.ndarray, seed: int) -> dict[str, tuple[LinearProbe, Tensor | None]]:
