@@ -1,4 +1,4 @@
-"""The loss around a point: curvature along directions and at its largest, the loss along lines, and a solution's room."""
+"""The loss around a point: its curvature along directions and at most, the loss along lines, and a solution's room."""
 
 from __future__ import annotations
 
