@@ -9,6 +9,7 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.evaluate.clicks import ClickFigures, click_figures
     from binderclip.evaluate.continual import ContinualMetrics, Task, run_stream
+    from binderclip.evaluate.detectors import DetectorSanityCheck, GeneratorFigures, ProcessingFigures
     from binderclip.evaluate.geometry.interpolation import slerp, vslerp
     from binderclip.evaluate.geometry.measures import (
         alignment,
@@ -87,11 +88,13 @@ __all__ = [
     "ClassDesignProbe",
     "ClickFigures",
     "ContinualMetrics",
+    "DetectorSanityCheck",
     "EmbeddingGeometry",
     "EmbeddingSet",
     "EmbeddingTransform",
     "Evaluation",
     "GapRemoval",
+    "GeneratorFigures",
     "GeometryReport",
     "GroupAccuracy",
     "GroupDrop",
@@ -111,6 +114,7 @@ __all__ = [
     "PatchAffinity",
     "PredictionTable",
     "Predictions",
+    "ProcessingFigures",
     "PromptScore",
     "ShiftLandscape",
     "SpuriousPairs",

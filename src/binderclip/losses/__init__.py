@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from binderclip.losses.contrastive.functional import info_nce, sigmoid_loss
     from binderclip.losses.contrastive.gradcache import contrastive_step
     from binderclip.losses.contrastive.loss import ContrastiveLoss, LossOutput, Pair
+    from binderclip.losses.contrastive.patch import PatchContrastive
     from binderclip.losses.contrastive.presets import METHODS, clip, euclip, macl, meru, siglip
     from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
     from binderclip.losses.contrastive.soft_target import SoftTargetContrastive
@@ -90,6 +91,7 @@ __all__ = [
     "NeighborPenaltyLoss",
     "Pair",
     "PairwiseRankLoss",
+    "PatchContrastive",
     "ReClass",
     "ReMask",
     "SVLSLoss",

@@ -1,4 +1,5 @@
-"""Image quality: scores of single pictures (CLIP-IQA, Q-Boost), and distances between sets of them (CMMD, Fréchet)."""
+"""Image quality: scores of single pictures (CLIP-IQA, Q-Boost), distances between sets of them (CMMD, Fréchet), and
+detectors of generated pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +8,11 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from binderclip.quality.forensics.detector import Detector, DetectorOutput
+    from binderclip.quality.forensics.generators import CopyingAutoencoder, train_autoencoder
+    from binderclip.quality.forensics.linear import LinearDetector
+    from binderclip.quality.forensics.panoptic import PanopticPatchDetector
+    from binderclip.quality.forensics.training import DetectorBatch, fit_detector, train_detector
     from binderclip.quality.frechet import frechet_distance
     from binderclip.quality.methods import METHODS, create_metric
     from binderclip.quality.mmd import PermutationTest, mmd_bootstrap, mmd_permutation_test, mmd_rbf
@@ -25,8 +31,14 @@ __all__ = [
     "PAIRS",
     "Agreement",
     "CLIPIQAPlus",
+    "CopyingAutoencoder",
+    "Detector",
+    "DetectorBatch",
+    "DetectorOutput",
     "FrechetDistance",
+    "LinearDetector",
     "NativeEmbedding",
+    "PanopticPatchDetector",
     "PermutationTest",
     "PromptEnsemble",
     "PromptQuality",
@@ -38,10 +50,13 @@ __all__ = [
     "WordLogitScorer",
     "agreement",
     "create_metric",
+    "fit_detector",
     "frechet_distance",
     "mmd_bootstrap",
     "mmd_permutation_test",
     "mmd_rbf",
+    "train_autoencoder",
+    "train_detector",
 ]
 
 lazy_exports(__name__)
