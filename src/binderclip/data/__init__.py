@@ -30,6 +30,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "sets.columnar": ("load_tables",),
     "augment.cutout": ("Cutout",),
     "sets.dataset": ("ImageTextDataset", "join"),
+    "frequency": ("DCTPatches", "dct_grades", "dct_patches"),
     "distort.distortions": ("DISTORTIONS", "distort", "distort_levels"),
     "sets.evalset": ("EvalSet", "few_shot_split"),
     "made.examples": ("write_examples",),

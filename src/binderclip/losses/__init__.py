@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
     from binderclip.losses.contrastive.soft_target import SoftTargetContrastive
     from binderclip.losses.contrastive.targets import Diagonal, SameKey, Targets
+    from binderclip.losses.contrastive.triplet import TokenTriplet
     from binderclip.losses.dense.distillation import content_distillation, context_distillation, region_correlation
     from binderclip.losses.dense.label_maps import (
         DenseLoss,
@@ -104,6 +105,7 @@ __all__ = [
     "SquaredLorentz",
     "Targets",
     "Term",
+    "TokenTriplet",
     "class_gradients",
     "clip",
     "content_distillation",

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from binderclip.quality.forensics.aide import AIDE, NoiseExpert
+    from binderclip.quality.forensics.deeclip import DeeCLIP
     from binderclip.quality.forensics.detector import Detector, DetectorOutput
+    from binderclip.quality.forensics.files import DETECTORS, create_detector, load_detector, save_detector
     from binderclip.quality.forensics.generators import CopyingAutoencoder, train_autoencoder
     from binderclip.quality.forensics.linear import LinearDetector
     from binderclip.quality.forensics.panoptic import PanopticPatchDetector
@@ -24,20 +27,24 @@ if TYPE_CHECKING:
     from binderclip.quality.set_distance import CMMD, FrechetDistance, SetDistance, SetScore
 
 __all__ = [
+    "AIDE",
     "CLIPIQA",
     "CMMD",
+    "DETECTORS",
     "ENSEMBLE",
     "METHODS",
     "PAIRS",
     "Agreement",
     "CLIPIQAPlus",
     "CopyingAutoencoder",
+    "DeeCLIP",
     "Detector",
     "DetectorBatch",
     "DetectorOutput",
     "FrechetDistance",
     "LinearDetector",
     "NativeEmbedding",
+    "NoiseExpert",
     "PanopticPatchDetector",
     "PermutationTest",
     "PromptEnsemble",
@@ -49,12 +56,15 @@ __all__ = [
     "TriadicScore",
     "WordLogitScorer",
     "agreement",
+    "create_detector",
     "create_metric",
     "fit_detector",
     "frechet_distance",
+    "load_detector",
     "mmd_bootstrap",
     "mmd_permutation_test",
     "mmd_rbf",
+    "save_detector",
     "train_autoencoder",
     "train_detector",
 ]

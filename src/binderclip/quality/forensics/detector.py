@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from binderclip.errors import UsageError
 from binderclip.models import ImageTextModel, VisionModel, load, load_vision
 from binderclip.models.files.folders import bundled_of, folder_kind
-from binderclip.quality.forensics.views import Places
+from binderclip.quality.forensics.views import Places, View, native_crop
 
 Sampling = Literal["balanced", "mixed", "triplets"]
 PictureEncoder = ImageTextModel | VisionModel
@@ -47,9 +47,15 @@ class Detector(nn.Module, ABC):
         classes: `real` and `fake`.
         sampling: how training draws pictures: half real and half fake ("balanced"), pairs with patches exchanged
             ("mixed"), or anchor, positive and negative ("triplets").
+        model_name: as it was given, or the model's own.
+        settings: of the constructor, JSON-like.
+        patch: side of the patches of its maps, in pixels.
         model: the model that is looked through. It is no submodule: it is neither trained nor saved.
     """
 
+    patch: int
+    side: int
+    looks: View
     classes: ClassVar[list[str]] = ["real", "fake"]  # type: ignore[misc]
     sampling: ClassVar[Sampling] = "balanced"
 
@@ -58,6 +64,7 @@ class Detector(nn.Module, ABC):
         own = opened(model) if isinstance(model, str) else copy.deepcopy(model) if adapted else model
         # What is the detector's own asks for no gradients; a model that it only looks through stays as it is.
         self._model = [own if own is model else own.eval().requires_grad_(False)]
+        self.model_name = model if isinstance(model, str) else model.name
         self.settings = settings
 
     @property
@@ -69,6 +76,12 @@ class Detector(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the trained part is."""
         return next(self.parameters()).device
+
+    def mapped(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "1 3 h w"]:
+        """The part of a picture that its map covers, at the detector's size; it is looked at as the picture is."""
+        if self.looks == "resize":
+            return self.model.preprocess.at(self.side).fit(image[None])
+        return native_crop(image, self.side)[None]
 
     @abstractmethod
     def view(self, images: Float[Tensor, "B 3 H W"], places: Places | None = None) -> Parts:

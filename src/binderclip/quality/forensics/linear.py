@@ -28,7 +28,7 @@ class LinearDetector(Detector):
 
     def __init__(self, model: PictureEncoder | str = "small", *, view: View = "crop", side: int | None = None) -> None:
         super().__init__(model, {"view": view, "side": side})
-        self.side, self.looks = checked_side(side, self.model), view
+        self.side, self.looks, self.patch = checked_side(side, self.model), view, self.model.image_tower.patch
         self.line = nn.Linear(self.model.image_tower.embed_dim, 1)
 
     def view(self, images: Float[Tensor, "B 3 H W"], places: Places | None = None) -> Parts:
