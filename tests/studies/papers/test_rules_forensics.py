@@ -8,6 +8,8 @@ import torch
 
 from binderclip.studies import Row, Table
 from binderclip.studies.papers import p053_panoptic_patches as panoptic
+from binderclip.studies.papers import p135_deeclip as deeclip
+from binderclip.studies.papers import p168_aide as aide
 from binderclip.studies.protocols.made_fakes import SEEN, UNSEEN, rounded, tiles
 
 
@@ -52,3 +54,58 @@ def test_tiles_are_pixels_of_their_photographs_in_8_bits():
     assert found.shape == (4, 3, 16, 16)
     assert torch.allclose(rounded(found), found, atol=1e-6)
     assert rounded(torch.tensor([[[[0.5]]]])).item() == pytest.approx(128 / 255)
+
+
+def made_aide(least=0.4, both=0.9, noise=0.85, line=0.8):
+    rows = [Row(aide.CAUGHT, aide.BOTH, 0.9 if name == SEEN else 0.8, name) for name in (SEEN, *UNSEEN)]
+    rows.append(Row(aide.CAUGHT, aide.BOTH, least, aide.FAINT))
+    scores = {aide.BOTH: both, aide.NOISE: noise, aide.SHOWN: 0.7, aide.LINE: line}
+    rows += [Row(aide.AP, arm, value, name) for arm, value in scores.items() for name in aide.TESTED]
+    return Table(rows)
+
+
+def test_p168_stands_on_the_collapse_and_on_both_experts_together(fails):
+    fall, together = "both experts find fewer fakes", "both experts against the better one"
+    fails("p168", made_aide(), "all met", [])
+    fails("p168", made_aide(both=0.84), "all met", [])  # within the margin
+    fails("p168", made_aide(least=0.82), "not met", [fall])
+    fails("p168", made_aide(both=0.8), "not met", [together])
+    fails("p168", made_aide(noise=0.95), "not met", [together])
+
+
+def test_p168_reads_figures_of_the_sanity_check_and_noise_in_thirty_numbers():
+    real = torch.linspace(-2, -1, 10)
+    rows = {(row.metric, row.setting): row.value for row in aide.figures("x", real, {SEEN: -real, "nearest": real})}
+    assert rows[aide.CAUGHT, SEEN] == 1.0
+    assert rows[aide.CAUGHT, "nearest"] == 0.0
+    assert rows[aide.AP, SEEN] == pytest.approx(1.0)
+    assert rows[aide.TRUE, ""] == 1.0
+    rough = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    numbers = aide.residuals(torch.stack([rough[0], 0.1 * rough[0]]))
+    assert numbers.shape == (2, 30)
+    assert numbers[0] - numbers[1] == pytest.approx([2.302] * 30, abs=0.01)  # ten times the noise
+
+
+def made_deeclip(full=0.9, degraded=0.8, fused=0.85, line=0.8, line_degraded=0.7):
+    unseen = {deeclip.FULL: full, deeclip.FUSED: fused, deeclip.LINE: line, deeclip.ADAPTED: 0.85}
+    rows = [Row(deeclip.AP, arm, value, name) for arm, value in unseen.items() for name in (SEEN, *UNSEEN)]
+    after = {deeclip.FULL: degraded, deeclip.LINE: line_degraded}
+    return Table([*rows, *(Row(deeclip.AP, arm, v, name) for arm, v in after.items() for name in deeclip.DEGRADED)])
+
+
+def test_p135_stands_on_unseen_generators_and_on_degraded_pictures(fails):
+    against = "fused, with triplets, against the line: average precision"
+    fails("p135", made_deeclip(), "all met", [])
+    fails(
+        "p135",
+        made_deeclip(line=0.95, fused=0.85),
+        "not met",
+        [f"{against} on"],
+    )
+    fails(
+        "p135",
+        made_deeclip(line_degraded=0.85),
+        "not met",
+        [f"{against} after"],
+    )
+    fails("p135", made_deeclip(fused=0.95), "essential met", ["the triplet loss adds"])
