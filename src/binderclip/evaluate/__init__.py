@@ -9,6 +9,7 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.evaluate.clicks import ClickFigures, click_figures
     from binderclip.evaluate.continual import ContinualMetrics, Task, run_stream
+    from binderclip.evaluate.detectors import DetectorSanityCheck, GeneratorFigures, ProcessingFigures
     from binderclip.evaluate.geometry.interpolation import slerp, vslerp
     from binderclip.evaluate.geometry.measures import (
         alignment,
@@ -112,12 +113,14 @@ __all__ = [
     "ClickFigures",
     "ContinualMetrics",
     "CueAccuracies",
+    "DetectorSanityCheck",
     "EmbeddingGeometry",
     "EmbeddingSet",
     "EmbeddingTransform",
     "Evaluation",
     "FactorRatio",
     "GapRemoval",
+    "GeneratorFigures",
     "GeometryReport",
     "GroupAccuracy",
     "GroupDrop",
@@ -144,6 +147,7 @@ __all__ = [
     "PatchCorrespondence",
     "PredictionTable",
     "Predictions",
+    "ProcessingFigures",
     "PromptScore",
     "RobustnessReport",
     "RobustnessSuite",

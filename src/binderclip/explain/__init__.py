@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from binderclip.explain.gradient.saliency import Saliency
     from binderclip.explain.mask.methods import CartoonX, PixelMask, ShearletX, WaveletX
     from binderclip.explain.mask.optimise import MaskAttribution, MaskExplanation
+    from binderclip.explain.mask.patch_effect import PatchEffects, patch_direct_effect
     from binderclip.explain.mask.scores import conciseness_preciseness, hallucination_score
     from binderclip.explain.methods import METHODS
     from binderclip.explain.transformer.eclip import GradECLIP, MedGradECLIP
@@ -94,6 +95,7 @@ __all__ = [
     "Misalignment",
     "NamedHead",
     "NormGrad",
+    "PatchEffects",
     "Path",
     "PerturbationArea",
     "PixelMask",
@@ -144,6 +146,7 @@ __all__ = [
     "meta_saliency",
     "name_heads",
     "parameter_randomisation",
+    "patch_direct_effect",
     "peaks",
     "pixel_perturbation",
     "pointing_game",

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from binderclip.losses.contrastive.functional import info_nce, sigmoid_loss
     from binderclip.losses.contrastive.gradcache import contrastive_step
     from binderclip.losses.contrastive.loss import ContrastiveLoss, LossOutput, Pair
+    from binderclip.losses.contrastive.patch import PatchContrastive
     from binderclip.losses.contrastive.presets import METHODS, clip, euclip, macl, meru, siglip
     from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
     from binderclip.losses.contrastive.soft_target import SoftTargetContrastive
     from binderclip.losses.contrastive.targets import Diagonal, SameKey, Targets
+    from binderclip.losses.contrastive.triplet import TokenTriplet
     from binderclip.losses.dense.distillation import content_distillation, context_distillation, region_correlation
     from binderclip.losses.dense.label_maps import (
         DenseLoss,
@@ -92,6 +94,7 @@ __all__ = [
     "NeighborPenaltyLoss",
     "Pair",
     "PairwiseRankLoss",
+    "PatchContrastive",
     "ReClass",
     "ReMask",
     "SVLSLoss",
@@ -104,6 +107,7 @@ __all__ = [
     "SquaredLorentz",
     "Targets",
     "Term",
+    "TokenTriplet",
     "class_gradients",
     "clip",
     "content_distillation",

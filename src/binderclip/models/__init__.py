@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from binderclip.models.image_text.predictor import ModuleClassifier, Predictor, ZeroShotPredictor, classifier
     from binderclip.models.image_text.preprocess import Preprocess
     from binderclip.models.image_text.vision import VisionModel, load_vision
+    from binderclip.models.layers.deefuser import DeeFuser
     from binderclip.models.layers.fast_gradients import fast_gradients
     from binderclip.models.layers.lipschitz import (
         AddBias,
@@ -74,6 +75,7 @@ __all__ = [
     "Classification",
     "ClipLogitGradient",
     "Contributions",
+    "DeeFuser",
     "EncodedImages",
     "GroupSort2",
     "ImageClassifier",

@@ -1,4 +1,5 @@
-"""Image quality: scores of single pictures (CLIP-IQA, Q-Boost), and distances between sets of them (CMMD, Fréchet)."""
+"""Image quality: scores of single pictures (CLIP-IQA, Q-Boost), distances between sets of them (CMMD, Fréchet), and
+detectors of generated pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +8,14 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from binderclip.quality.forensics.aide import AIDE, NoiseExpert
+    from binderclip.quality.forensics.deeclip import DeeCLIP
+    from binderclip.quality.forensics.detector import Detector, DetectorOutput
+    from binderclip.quality.forensics.files import DETECTORS, create_detector, load_detector, save_detector
+    from binderclip.quality.forensics.generators import CopyingAutoencoder, train_autoencoder
+    from binderclip.quality.forensics.linear import LinearDetector
+    from binderclip.quality.forensics.panoptic import PanopticPatchDetector
+    from binderclip.quality.forensics.training import DetectorBatch, fit_detector, train_detector
     from binderclip.quality.frechet import frechet_distance
     from binderclip.quality.methods import METHODS, create_metric
     from binderclip.quality.mmd import PermutationTest, mmd_bootstrap, mmd_permutation_test, mmd_rbf
@@ -18,15 +27,25 @@ if TYPE_CHECKING:
     from binderclip.quality.set_distance import CMMD, FrechetDistance, SetDistance, SetScore
 
 __all__ = [
+    "AIDE",
     "CLIPIQA",
     "CMMD",
+    "DETECTORS",
     "ENSEMBLE",
     "METHODS",
     "PAIRS",
     "Agreement",
     "CLIPIQAPlus",
+    "CopyingAutoencoder",
+    "DeeCLIP",
+    "Detector",
+    "DetectorBatch",
+    "DetectorOutput",
     "FrechetDistance",
+    "LinearDetector",
     "NativeEmbedding",
+    "NoiseExpert",
+    "PanopticPatchDetector",
     "PermutationTest",
     "PromptEnsemble",
     "PromptQuality",
@@ -37,11 +56,17 @@ __all__ = [
     "TriadicScore",
     "WordLogitScorer",
     "agreement",
+    "create_detector",
     "create_metric",
+    "fit_detector",
     "frechet_distance",
+    "load_detector",
     "mmd_bootstrap",
     "mmd_permutation_test",
     "mmd_rbf",
+    "save_detector",
+    "train_autoencoder",
+    "train_detector",
 ]
 
 lazy_exports(__name__)

@@ -18,6 +18,7 @@ from binderclip.vision.representation import PixelTransform, Representation
 from binderclip.vision.shearlets import ShearletTransform
 from binderclip.vision.splats.camera import SplatCamera
 from binderclip.vision.splats.scene import GaussianScene, SplatRender, TileWeights
+from binderclip.vision.srm import SRMFilter, srm_filters
 from binderclip.vision.wavelets import WaveletTransform, daubechies
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "GaussianScene",
     "PixelTransform",
     "Representation",
+    "SRMFilter",
     "ShearletTransform",
     "SplatCamera",
     "SplatRender",
@@ -36,4 +38,5 @@ __all__ = [
     "daubechies",
     "equivalent_sampling_rate",
     "sobel",
+    "srm_filters",
 ]

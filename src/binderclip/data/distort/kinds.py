@@ -103,8 +103,8 @@ def glass_blur(images: Images, reach: float, draws: Draws) -> Images:
 # -- compression and resolution
 
 
-def jpeg(images: Images, quality: int, draws: Draws) -> Images:
-    """JPEG compression and decompression (4:2:0); no gradient."""
+def compressed(images: Images, quality: int) -> Images:
+    """JPEG compression and decompression (4:2:0) of pictures in [0, 1]; no gradient."""
     out = []
     for image in (images.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8):
         buffer = io.BytesIO()
@@ -112,6 +112,11 @@ def jpeg(images: Images, quality: int, draws: Draws) -> Images:
         decoded = np.asarray(Image.open(buffer).convert("RGB"))
         out.append(torch.from_numpy(decoded.copy()).permute(2, 0, 1))
     return torch.stack(out).to(images) / 255
+
+
+def jpeg(images: Images, quality: int, draws: Draws) -> Images:
+    """JPEG compression and decompression."""
+    return compressed(images, quality)
 
 
 def _lift(x: Tensor) -> tuple[Tensor, Tensor]:

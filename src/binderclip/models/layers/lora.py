@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
-    from binderclip.models.image_text.model import ImageTextModel
+    from binderclip.models.image_text.encoder import PictureModel
 
 TARGETS = ("q", "k", "v", "out")
 TOWERS = ("image", "text")
@@ -83,7 +83,7 @@ class LoRA(nn.Module):
         attached: whether the model has them now.
     """
 
-    def __init__(self, model: ImageTextModel, places: dict[str, tuple[Any, str, LowRank]], about: str) -> None:
+    def __init__(self, model: PictureModel, places: dict[str, tuple[Any, str, LowRank]], about: str) -> None:
         super().__init__()
         self.adapters = nn.ModuleDict({name: adapter for name, (_, _, adapter) in places.items()})
         # Not submodules: the model is not the adapters' to train or save.
@@ -161,7 +161,7 @@ class LoRA(nn.Module):
 
 
 def lora_(
-    model: ImageTextModel,
+    model: PictureModel,
     r: int = 2,
     *,
     lora_alpha: float = 1.0,
@@ -247,7 +247,7 @@ def adapted_blocks(blocks: Blocks, depth: int, side: str = "tower") -> list[int]
     return chosen
 
 
-def first_block(model: ImageTextModel, side: str, *, towers: Sequence[str] = TOWERS, blocks: Blocks = None) -> int:
+def first_block(model: PictureModel, side: str, *, towers: Sequence[str] = TOWERS, blocks: Blocks = None) -> int:
     """Index of the first adapted block of a tower; what stands before it stays as it is. Its depth if none is."""
     tower = getattr(model, f"{side}_tower")
     return adapted_blocks(blocks, tower.depth, side)[0] if side in towers else tower.depth

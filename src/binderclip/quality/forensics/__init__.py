@@ -1,0 +1,1 @@
+"""Detectors of generated pictures, their training, and small generators to test them with."""

@@ -1,0 +1,68 @@
+"""p053: direct effects of patches, in closed form for a detector that adds up its patches."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from binderclip.errors import UsageError
+from binderclip.explain import PatchEffects, patch_direct_effect
+
+IMAGES = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+WEIGHT = torch.randn(3, 16, 24, generator=torch.Generator().manual_seed(1))
+
+
+def additive(images: torch.Tensor) -> torch.Tensor:
+    return (images * WEIGHT).sum((1, 2, 3)) - 2
+
+
+def test_the_effect_of_a_patch_of_an_additive_score_is_its_own_term() -> None:
+    found = patch_direct_effect(additive, IMAGES, patch=8, batch_size=3)
+    terms = (IMAGES * WEIGHT).sum(1).unfold(1, 8, 8).unfold(2, 8, 8).sum((3, 4))
+    assert found.effects.shape == (2, 2, 3)
+    assert torch.allclose(found.effects, terms, atol=1e-4)
+    # They add up to the score minus that of a black picture.
+    assert torch.allclose(found.effects.sum((1, 2)), found.score - additive(torch.zeros_like(IMAGES)), atol=1e-3)
+
+
+def test_logits_of_two_classes_give_their_difference_and_another_fill_stands_in() -> None:
+    two = patch_direct_effect(lambda x: torch.stack([-additive(x), additive(x)], 1), IMAGES, patch=8)
+    one = patch_direct_effect(additive, IMAGES, patch=8)
+    assert torch.allclose(two.effects, 2 * one.effects, atol=1e-4)
+    grey = patch_direct_effect(additive, IMAGES, patch=8, fill=0.5)
+    terms = ((IMAGES - 0.5) * WEIGHT).sum(1).unfold(1, 8, 8).unfold(2, 8, 8).sum((3, 4))
+    assert torch.allclose(grey.effects, terms, atol=1e-4)
+
+
+def test_share_and_uniformity_in_closed_form() -> None:
+    even = PatchEffects(torch.full((1, 4, 5), -2.0), torch.zeros(1), (8, 10))
+    assert float(even.top_share(0.05)) == pytest.approx(1 / 20)
+    assert float(even.top_share(0.06)) == pytest.approx(2 / 20)  # 1.2 patches are rounded up
+    assert float(even.uniformity()) == pytest.approx(1.0)
+    lone = torch.zeros(1, 4, 5)
+    lone[0, 1, 2], lone[0, 3, 4] = -9.0, 1.0
+    one = PatchEffects(lone, torch.tensor([1.0]), (8, 10))
+    assert float(one.top_share(0.05)) == pytest.approx(0.9)
+    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1)) / math.log(20)
+    assert float(one.uniformity()) == pytest.approx(entropy, abs=1e-5)
+    # The strongest one speaks for the picture's own side.
+    assert one.strongest().tolist() == [[3, 4]]
+    assert PatchEffects(lone, torch.tensor([-1.0]), (8, 10)).strongest().tolist() == [[1, 2]]
+    assert bool(PatchEffects(torch.zeros(1, 2, 2), torch.zeros(1), (4, 4)).top_share().isnan())
+
+
+def test_it_draws_itself_over_the_picture() -> None:
+    found = patch_direct_effect(additive, IMAGES, patch=8).attribution()
+    assert found.maps().shape == (2, 16, 24)
+    assert found.overlay((IMAGES[0].permute(1, 2, 0) * 255).byte().numpy(), note=False).size[0] >= 24
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(UsageError, match="multiples of the patch, 7"):
+        patch_direct_effect(additive, IMAGES, patch=7)
+    with pytest.raises(UsageError, match="a score gives"):
+        patch_direct_effect(lambda x: x.mean(1), IMAGES, patch=8)
+    with pytest.raises(UsageError, match="not in"):
+        PatchEffects(torch.ones(1, 2, 2), torch.ones(1), (4, 4)).top_share(0)
