@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
     from binderclip.losses.contrastive.soft_target import SoftTargetContrastive
     from binderclip.losses.contrastive.targets import Diagonal, SameKey, Targets
+    from binderclip.losses.degradation_rank import QualityRank
     from binderclip.losses.dense.distillation import content_distillation, context_distillation, region_correlation
     from binderclip.losses.dense.label_maps import (
         DenseLoss,
@@ -90,6 +91,7 @@ __all__ = [
     "NeighborPenaltyLoss",
     "Pair",
     "PairwiseRankLoss",
+    "QualityRank",
     "ReClass",
     "ReMask",
     "SVLSLoss",

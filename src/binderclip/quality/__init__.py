@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from binderclip.quality.score.embedding import NativeEmbedding
     from binderclip.quality.score.prompt_quality import PAIRS, PromptQuality, QualityScores
     from binderclip.quality.score.qboost import PromptEnsemble, PromptWords, TriadicScore, WordLogitScorer
+    from binderclip.quality.score.qualiclip import ANTONYMS, QualiCLIP
     from binderclip.quality.set_distance import CMMD, FrechetDistance, SetDistance, SetScore
 
 __all__ = [
+    "ANTONYMS",
     "CLIPIQA",
     "CMMD",
     "ENSEMBLE",
@@ -31,6 +33,7 @@ __all__ = [
     "PromptEnsemble",
     "PromptQuality",
     "PromptWords",
+    "QualiCLIP",
     "QualityScores",
     "SetDistance",
     "SetScore",
