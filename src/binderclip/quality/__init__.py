@@ -1,4 +1,4 @@
-"""Image quality: scores of single pictures (CLIP-IQA, Q-Boost), and distances between sets of them (CMMD, Fréchet)."""
+"""Image quality: scores of single pictures (CLIP-IQA, QualiCLIP), and distances between sets of them (CMMD)."""
 
 from __future__ import annotations
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Rows of the table on the screen; the CSV has all."""
 AT_CHANCE = "does not know what these words mean on photographs, so the order is near chance (p012)"
+QUALITY = "quality"
+"""The column that comes from bundled weights where the model has some."""
 LEARNED = "learned"
 """The column of --weights."""
 
@@ -38,7 +40,8 @@ def quality(
         Path | None, typer.Option(help="More of them: a text file, `BETTER | WORSE` in every line.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="A context that `CLIPIQAPlus` has fitted to this model: one more column.")
+        Path | None,
+        typer.Option(help="What `QualiCLIP` or `CLIPIQAPlus` has fitted to this model: one more column."),
     ] = None,
     by: Annotated[
         str | None, typer.Option(help="The column that orders [default: your own words, or the first of --scores].")
@@ -67,8 +70,9 @@ def quality(
 
         binderclip quality made/ --against real/
 
-    A score is the chance of the better end of its pair, 0 to 1; all pairs cost one pass of the model. A picture that
-    cannot be read is left out and named.
+    A score is the chance of the better end of its pair, 0 to 1; all pairs cost one pass of the model. With `small` the
+    column `quality` comes from weights that learned to order degraded photographs. A picture that cannot be read is
+    left out and named.
     """
     if against is not None:
         given: dict[str, object] = {"--pair": pair, "--pairs": pairs, "--weights": weights, "--by": by}
@@ -95,7 +99,12 @@ def quality(
             batch_size=batch_size, progress=lambda done: step(done, count),
         )  # fmt: skip
     _show(ranking, columns, json, sheet_path, csv_path)
-    if not json and ranking.by != LEARNED:
+    if not json and ranking.tuned is not None:
+        note(
+            f"{QUALITY} comes from {ranking.tuned}, which learned to order degraded photographs (p138); other columns "
+            f"are the words of {ranking.model}"
+        )
+    if not json and ranking.by != LEARNED and not (ranking.by == QUALITY and ranking.tuned):
         keys = [key for key, _ in ranking.rows]
         if ranking.by in named_pairs(scores, ()):
             note_weak_on_photographs(ranking.model, keys, weakness=AT_CHANCE, real="open_clip:RN50/openai")
@@ -162,7 +171,8 @@ def _show(
     if json:
         print_json(
             {
-                "model": ranking.model, "by": ranking.by, "pairs": pairs, "reduced": ranking.reduced,
+                "model": ranking.model, "by": ranking.by, "pairs": pairs, "quality_weights": ranking.tuned,
+                "reduced": ranking.reduced,
                 "images": [
                     {"image": key, "scores": dict(zip(ranking.columns, values, strict=True))}
                     for key, values in ranking.rows
