@@ -67,8 +67,9 @@ class QualityRank(nn.Module):
                 f"positive {tuple(positive.shape)} and negative {tuple(negative.shape)} must both be (B, K, L) with at "
                 "least one picture and two levels"
             )
-        first, later = torch.triu_indices(*2 * positive.shape[2:], offset=1)
-        one, other = torch.triu_indices(*2 * positive.shape[1:2], offset=1)
+        crops, levels = positive.shape[1:]
+        first, later = torch.triu_indices(levels, levels, offset=1)
+        one, other = torch.triu_indices(crops, crops, offset=1)
         apart = torch.stack([(s[:, one] - s[:, other]).abs() for s in (positive, negative)])  # (2, B, K(K-1)/2, L)
         terms = {"consistency": (apart - self.consistency_margin).clamp_min(0).sum()}
         ordered = []

@@ -1,4 +1,4 @@
-"""Image quality: scores of single pictures (CLIP-IQA, QualiCLIP), and distances between sets of them (CMMD)."""
+"""Image quality: scores of pictures (CLIP-IQA, QualiCLIP), distances from a reference (LPIPS), and of sets (CMMD)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from binderclip.quality.distance.lpips import LPIPS
+    from binderclip.quality.distance.two_afc import shift_flip_rate, two_afc_score
     from binderclip.quality.frechet import frechet_distance
     from binderclip.quality.methods import METHODS, create_metric
     from binderclip.quality.mmd import PermutationTest, mmd_bootstrap, mmd_permutation_test, mmd_rbf
@@ -23,6 +25,7 @@ __all__ = [
     "CLIPIQA",
     "CMMD",
     "ENSEMBLE",
+    "LPIPS",
     "METHODS",
     "PAIRS",
     "Agreement",
@@ -45,6 +48,8 @@ __all__ = [
     "mmd_bootstrap",
     "mmd_permutation_test",
     "mmd_rbf",
+    "shift_flip_rate",
+    "two_afc_score",
 ]
 
 lazy_exports(__name__)

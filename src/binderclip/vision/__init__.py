@@ -13,6 +13,7 @@ from binderclip.vision.aliasing import (
     aliasing_score,
     equivalent_sampling_rate,
 )
+from binderclip.vision.blur_pool import BlurPool
 from binderclip.vision.edges import sobel
 from binderclip.vision.representation import PixelTransform, Representation
 from binderclip.vision.shearlets import ShearletTransform
@@ -21,6 +22,7 @@ from binderclip.vision.splats.scene import GaussianScene, SplatRender, TileWeigh
 from binderclip.vision.wavelets import WaveletTransform, daubechies
 
 __all__ = [
+    "BlurPool",
     "DeAliasingFilter",
     "FrequencyMixing",
     "GaussianScene",

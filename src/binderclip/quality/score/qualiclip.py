@@ -75,6 +75,8 @@ class QualiCLIP(PromptQuality):
         torch.Size([1])
     """
 
+    poles: Tensor
+
     def __init__(
         self,
         model: str | ImageTextModel = "small",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def ranked(
         values = score.each(found.features)
         for number, metric in enumerate(own, 1):
             done = number * len(paths)
-            total = _total(metric, found.keys, batch_size, lambda more, done=done: progress((done + more) // passes))
+            total = _total(metric, found.keys, batch_size, partial(_onward, progress, done, passes))
             if metric is tuned:
                 values[:, columns.index(QUALITY)] = total
             else:
@@ -89,6 +90,11 @@ def ranked(
     rows = [(keys[i], table[i]) for i in order]
     name_of_tuned = None if tuned is None else WEIGHTS[model.name].parent.name
     return Ranking(model.name, by, columns, rows, found.skipped, longest, reduced, name_of_tuned)
+
+
+def _onward(progress: Callable[[int], object], done: int, passes: int, more: int) -> None:
+    """Tell the share of all passes that is done, in pictures."""
+    progress((done + more) // passes)
 
 
 def _learned(weights: Path, model: ImageTextModel, longest: int) -> CLIPIQAPlus | QualiCLIP:
