@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from binderclip.data import distort, load_data
+from binderclip.data import load_data
+from binderclip.data.distort.distortions import distort
 from binderclip.data.images import to_tensor
 from binderclip.errors import UsageError
 from binderclip.models.files.registry import BUNDLED

@@ -70,9 +70,7 @@ def test_shift_tolerant_layers_have_the_papers_geometry() -> None:
     # and the same blur: 28, 32, 15; 13, 17, 8; the rest keeps its size.
     sizes = [tuple(maps.shape[2:]) for maps in metric.trunk(made(1, 3, 64, 64))]
     assert sizes == [(30, 30), (15, 15), (8, 8), (8, 8), (8, 8)]
-    first = metric.trunk.stages[0]
-    names = [type(layer).__name__ for layer in first]  # type: ignore[union-attr]
-    assert names == ["Conv2d", "BlurPool", "ReLU"]
+    assert [type(layer).__name__ for layer in metric.trunk.stages[0].children()] == ["Conv2d", "BlurPool", "ReLU"]
     assert [tuple(m.shape[2:]) for m in LPIPS("alex", "vanilla", widths=NARROW).trunk(made(1, 3, 64, 64))] == [
         (15, 15), (7, 7), (3, 3), (3, 3), (3, 3),
     ]  # fmt: skip
@@ -146,7 +144,7 @@ def test_choices_are_learned_and_weights_stay_positive(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    metric = LPIPS("alex", widths=NARROW)
+    metric, images = LPIPS("alex", widths=NARROW), made(2, 3, 40, 40)
     for make, said in (
         (lambda: LPIPS("resnet"), "net 'resnet' is unknown"),  # type: ignore[arg-type]
         (lambda: LPIPS("alex", "blurry"), "variant 'blurry' is unknown"),  # type: ignore[arg-type]
@@ -154,7 +152,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         (lambda: metric(made(1, 3, 40, 40), made(1, 3, 40, 41)), "must be of one size"),
         (lambda: metric(made(1, 3, 24, 40), made(1, 3, 24, 40)), "24 x 40 pixels are too small"),
         (lambda: metric.maps(torch.zeros(1, 1, 40, 40)), "must be float"),
-        (lambda: metric.fit_triplets(*[made(2, 3, 40, 40)] * 3, torch.tensor([0.0, 2.0]), steps=1), "must lie in"),
+        (lambda: metric.fit_triplets(images, images, images, torch.tensor([0.0, 2.0]), steps=1), "must lie in"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=said):
             make()

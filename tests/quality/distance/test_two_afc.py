@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.quality import shift_flip_rate, two_afc_score
@@ -48,8 +48,7 @@ def test_the_loss_sees_both_distances_their_difference_and_ratios() -> None:
     first, second, preferred = torch.tensor([0.3]), torch.tensor([0.8]), torch.tensor([0.7])
     x = torch.tensor([[0.3, 0.8, -0.5, 0.3 / 0.9, 0.8 / 0.4]])
     for layer in loss.net:
-        linear = isinstance(layer, torch.nn.Linear)
-        x = x @ layer.weight.T + layer.bias if linear else torch.where(x > 0, x, 0.2 * x)
+        x = x @ layer.weight.T + layer.bias if isinstance(layer, nn.Linear) else torch.where(x > 0, x, 0.2 * x)
     p = 1 / (1 + torch.exp(-x[0, 0]))
     wanted = -(0.7 * p.log() + 0.3 * (1 - p).log())
     assert torch.allclose(loss(first, second, preferred), wanted, atol=1e-6)

@@ -11,8 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from binderclip.data import DISTORTIONS, distort
-from binderclip.data.distort.distortions import FAMILIES, LEVELS
+from binderclip.data.distort.distortions import DISTORTIONS, FAMILIES, LEVELS, distort
 from binderclip.data.images import open_header, open_image, to_tensor
 from binderclip.errors import DataError, UsageError
 from binderclip.models.image_text.preprocess import ImageLike

@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.data import distort
-from binderclip.data.distort.distortions import LEVELS
+from binderclip.data.distort.distortions import LEVELS, distort
 from binderclip.quality import LPIPS, two_afc_score
 from binderclip.quality.distance.two_afc import shift_flips
 from binderclip.studies.harness.criteria import Criterion
@@ -72,10 +71,12 @@ def _crop(tile: Float[Tensor, "3 S S"], width: int, rng: np.random.Generator) ->
 def metrics(seed: int, learn: Triplets) -> dict[str, Any]:
     """Both networks from scratch on the same choices, both forms of `lite0`, and squared differences."""
     found: dict[str, Any] = {}
-    parts = [part[..., :SIDE] for part in learn[:3]]
+    reference, first, second = (part[..., :SIDE] for part in learn[:3])
     for variant in (VANILLA, TOLERANT):
         metric = LPIPS("alex", variant, widths=WIDTHS, seed=seed)  # type: ignore[arg-type]
-        metric.fit_triplets(*parts, learn.preferred, steps=STEPS, lr=RATE, batch_size=BATCH, seed=seed)
+        metric.fit_triplets(
+            reference, first, second, learn.preferred, steps=STEPS, lr=RATE, batch_size=BATCH, seed=seed
+        )  # fmt: skip
         found[variant] = metric
     found |= {name: LPIPS("lite0", name.split(", ")[1]) for name in (PLAIN, BLURRED)}  # type: ignore[arg-type]
     found[SQUARES] = lambda images, reference: F.mse_loss(images, reference, reduction="none").mean((1, 2, 3))

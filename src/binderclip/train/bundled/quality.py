@@ -17,7 +17,8 @@ from jaxtyping import Float
 from PIL import Image
 from scipy.stats import rankdata, spearmanr
 
-from binderclip.data import DISTORTIONS, distort, list_images, load_data, open_image
+from binderclip.data import list_images, load_data, open_image
+from binderclip.data.distort.distortions import DISTORTIONS, distort
 from binderclip.data.images import to_tensor
 from binderclip.documents import json_text
 from binderclip.errors import UsageError
@@ -86,7 +87,7 @@ def write_card(target: Path, photographs: int, seconds: float) -> Path:
         "correlation of the falling score with the level, mean over photographs. damaged: probability that a "
         "photograph at levels 3 and 5 scores below a whole one",
     }
-    metrics = {
+    metrics: dict[str, PromptQuality] = {
         target.name: QualiCLIP.from_weights(target / "quality.safetensors"),
         "small, the same words": PromptQuality("small", ANTONYMS),
     }

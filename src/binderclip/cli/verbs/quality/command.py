@@ -56,7 +56,7 @@ def quality(
         typer.Option(help="Originals, a folder or a file: rank pictures by how far they are from that of their name."),
     ] = None,
     distance: Annotated[
-        str, typer.Option(help="With --reference: `st-lpips`, which minds a shift less, or `lpips`, both on `lite0`.")
+        str, typer.Option(help="With --reference, both on `lite0`: `st-lpips`, or `lpips` without its blur.")
     ] = "st-lpips",
     sheet: Annotated[str | None, typer.Option(help="A contact sheet from the worst to the best: `worst.png`.")] = None,
     csv: Annotated[Path | None, typer.Option(help="All scores as a table, worst first.")] = None,
