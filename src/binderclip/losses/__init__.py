@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from binderclip.losses.contrastive.soft_target import SoftTargetContrastive
     from binderclip.losses.contrastive.targets import Diagonal, SameKey, Targets
     from binderclip.losses.contrastive.triplet import TokenTriplet
+    from binderclip.losses.degradation_rank import QualityRank
     from binderclip.losses.dense.distillation import content_distillation, context_distillation, region_correlation
     from binderclip.losses.dense.label_maps import (
         DenseLoss,
@@ -95,6 +96,7 @@ __all__ = [
     "Pair",
     "PairwiseRankLoss",
     "PatchContrastive",
+    "QualityRank",
     "ReClass",
     "ReMask",
     "SVLSLoss",

@@ -1,4 +1,4 @@
-"""Image quality: scores of single pictures (CLIP-IQA, Q-Boost), distances between sets of them (CMMD, Fréchet), and
+"""Image quality: scores of pictures (CLIP-IQA, QualiCLIP), distances from a reference (LPIPS) and of sets (CMMD), and
 detectors of generated pictures."""
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from binderclip.quality.distance.lpips import LPIPS
+    from binderclip.quality.distance.two_afc import shift_flip_rate, two_afc_score
     from binderclip.quality.forensics.aide import AIDE, NoiseExpert
     from binderclip.quality.forensics.deeclip import DeeCLIP
     from binderclip.quality.forensics.detector import Detector, DetectorOutput
@@ -24,14 +26,17 @@ if TYPE_CHECKING:
     from binderclip.quality.score.embedding import NativeEmbedding
     from binderclip.quality.score.prompt_quality import PAIRS, PromptQuality, QualityScores
     from binderclip.quality.score.qboost import PromptEnsemble, PromptWords, TriadicScore, WordLogitScorer
+    from binderclip.quality.score.qualiclip import ANTONYMS, QualiCLIP
     from binderclip.quality.set_distance import CMMD, FrechetDistance, SetDistance, SetScore
 
 __all__ = [
     "AIDE",
+    "ANTONYMS",
     "CLIPIQA",
     "CMMD",
     "DETECTORS",
     "ENSEMBLE",
+    "LPIPS",
     "METHODS",
     "PAIRS",
     "Agreement",
@@ -50,6 +55,7 @@ __all__ = [
     "PromptEnsemble",
     "PromptQuality",
     "PromptWords",
+    "QualiCLIP",
     "QualityScores",
     "SetDistance",
     "SetScore",
@@ -65,8 +71,10 @@ __all__ = [
     "mmd_permutation_test",
     "mmd_rbf",
     "save_detector",
+    "shift_flip_rate",
     "train_autoencoder",
     "train_detector",
+    "two_afc_score",
 ]
 
 lazy_exports(__name__)

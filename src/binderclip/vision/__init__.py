@@ -13,6 +13,7 @@ from binderclip.vision.aliasing import (
     aliasing_score,
     equivalent_sampling_rate,
 )
+from binderclip.vision.blur_pool import BlurPool
 from binderclip.vision.edges import sobel
 from binderclip.vision.representation import PixelTransform, Representation
 from binderclip.vision.shearlets import ShearletTransform
@@ -22,6 +23,7 @@ from binderclip.vision.srm import SRMFilter, srm_filters
 from binderclip.vision.wavelets import WaveletTransform, daubechies
 
 __all__ = [
+    "BlurPool",
     "DeAliasingFilter",
     "FrequencyMixing",
     "GaussianScene",

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from binderclip.models import ImageTextModel, build, load
-from binderclip.quality import CMMD, PAIRS, CLIPIQAPlus, PromptQuality, frechet_distance
+from binderclip.quality import CMMD, PAIRS, CLIPIQAPlus, PromptQuality, QualiCLIP, frechet_distance
 
 Command = Callable[..., Any]
 SIZES = [(40, 48), (40, 48), (64, 33), (24, 24), (90, 40)]
@@ -176,13 +176,42 @@ def test_nothing_that_can_be_read_fails(command: Command, model: Path, folder: P
     assert "skipped 2 files" in done.err
 
 
-def test_the_order_of_photographs_by_small_is_called_what_it_is(command: Command, tmp_path: Path) -> None:
+def test_weights_of_qualiclip_are_a_column_and_orders(
+    command: Command, model: Path, opened: ImageTextModel, folder: Path, tmp_path: Path
+) -> None:
+    metric = QualiCLIP(opened, parts=["*bias"])
+    metric.fit(good(folder)[:3], steps=2, crop=24, lr=0.05)
+    path = metric.save_weights(tmp_path / "own.safetensors")
+    found = command("quality", folder, "-m", model, "--weights", path, "--scores", "quality", "--json").json()
+    assert (found["by"], found["quality_weights"]) == ("learned", None)
+    wanted, plain = metric.score_files(good(folder)).total, PromptQuality(opened, ["quality"]).score_files(good(folder))
+    by_name = {Path(entry["image"]).stem: entry["scores"] for entry in found["images"]}
+    rows = [by_name[str(row)] for row in range(len(SIZES))]
+    assert [row["learned"] for row in rows] == pytest.approx(wanted.tolist(), abs=1e-5)
+    assert [row["quality"] for row in rows] == pytest.approx(plain.total.tolist(), abs=1e-5)
+    values = [entry["scores"]["learned"] for entry in found["images"]]
+    assert values == sorted(values)
+
+
+def test_small_orders_by_bundled_weights_and_its_words_are_called_what_they_are(
+    command: Command, tmp_path: Path
+) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (2, 40, 48, 3), dtype=np.uint8)  # no two neighbours are equal
     for row in range(2):
         Image.fromarray(noise[row]).save(tmp_path / f"{row}.png")
+    paths = sorted(tmp_path.glob("*.png"))
+    found = command("quality", tmp_path, "--scores", "quality,sharpness", "--json").json()
+    assert found["quality_weights"] == "small-quality"
+    tuned, words = QualiCLIP.from_weights(), PromptQuality("small", ["sharpness"])
+    scores = {Path(entry["image"]).name: entry["scores"] for entry in found["images"]}
+    assert [scores[path.name]["quality"] for path in paths] == pytest.approx(tuned(paths).tolist(), abs=1e-5)
+    assert [scores[path.name]["sharpness"] for path in paths] == pytest.approx(words(paths).tolist(), abs=1e-5)
     said = " ".join(command("quality", tmp_path).err.split())
-    assert "small does not know what these words mean on photographs" in said
-    assert "--model open_clip:RN50/openai" in said
-    own = " ".join(command("quality", tmp_path, "--pair", "A cup.", "A saucer.").err.split())
+    assert "quality comes from small-quality, which learned to order degraded photographs (p138)" in said
+    assert "near chance" not in said
+    other = " ".join(command("quality", tmp_path, "--scores", "sharpness").err.split())
+    assert "small does not know what these words mean on photographs" in other
+    assert "--model open_clip:RN50/openai" in other
+    own = " ".join(command("quality", tmp_path, "--pair", "A cup.", "A saucer.", "--scores", "sharpness").err.split())
     assert "small is weak on photographs" in own
     assert "near chance" not in own

@@ -18,7 +18,6 @@ from binderclip.adapt.heads.inputs import InputLevel
 from binderclip.adapt.heads.through_model import SharedModel
 from binderclip.adapt.heads.tuned import Training, Tunable, TunedHead
 from binderclip.errors import UsageError
-from binderclip.models.image_text.backends import backend_of
 from binderclip.optim import ModelEMA, layer_index, layerwise_lr_groups, scaled_ema_decay
 
 Augmentation = Callable[[Tensor], Tensor]
@@ -272,13 +271,8 @@ class _FineTuned(Tunable):
 
 def copied_tower(model: Any) -> tuple[nn.Module, Any]:
     """A float32 copy of a model's image side and the tower interface to it; the text side is shared, not copied."""
-    from binderclip.models.towers import open_image_tower
-
-    visual = model.visual
-    shared = {id(child): child for child in model.backbone.children() if child is not visual}
-    backbone = copy.deepcopy(model.backbone, shared)
-    copied = backend_of(model.kind).visual(backbone).float().requires_grad_(True)
-    return copied, open_image_tower(backbone, mean=model.preprocess.mean, std=model.preprocess.std)
+    own = model.with_copied_visual()
+    return own.visual.float().requires_grad_(True), own.image_tower
 
 
 def recipe_augmentation(

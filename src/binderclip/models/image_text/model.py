@@ -283,6 +283,15 @@ class ImageTextModel(PictureModel):
         other.geometry = Transformed(transform, self.geometry)
         return other
 
+    def with_copied_visual(self) -> ImageTextModel:
+        """The same model with an image tower of its own, for training it; the text side is shared, not copied."""
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other._cache, other.history = {}, list(self.history)
+        shared = {id(child): child for child in self.backbone.children() if child is not self.visual}
+        other.backbone = copy.deepcopy(self.backbone, shared)
+        return other
+
     def need_cosines(self, what: str) -> None:
         """Refuse what compares by cosine, for a model that was trained to compare otherwise.
 

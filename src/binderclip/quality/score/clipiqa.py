@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.fit.optimizers import OptimizerLike
@@ -21,6 +19,7 @@ from binderclip.models.layers.freezing import frozen
 from binderclip.models.text.prompts import PromptContext
 from binderclip.quality.score.embedding import Positions
 from binderclip.quality.score.prompt_quality import PromptQuality, Prompts, Size, loaded
+from binderclip.quality.weights import read_weights, take_over, write_weights
 
 ENSEMBLE: tuple[tuple[str, str], ...] = (
     ("Good image", "bad image"),
@@ -30,6 +29,7 @@ ENSEMBLE: tuple[tuple[str, str], ...] = (
     ("Noise-free image", "noisy image"),
 )
 """The five pairs that pyiqa's `clipiqa` averages."""
+KIND = "CLIP-IQA+"
 
 
 class CLIPIQA(PromptQuality):
@@ -253,14 +253,9 @@ class CLIPIQAPlus(PromptQuality):
         Raises:
             UsageError: nothing has been fitted.
         """
-        from safetensors.torch import save_file
-
         if not self.fitted:
             raise UsageError("nothing to save: the context is not fitted")
-        tensors = {name: value.cpu().contiguous() for name, value in self._learned().items()}
-        scale = json.dumps(self.scale)
-        save_file(tensors, str(path), {"prompts": json.dumps(self.sets), "model": self.model.name, "scale": scale})
-        return Path(path)
+        return write_weights(path, self._learned(), KIND, model=self.model.name, sets=self.sets, scale=self.scale)
 
     @classmethod
     def from_weights(
@@ -277,26 +272,15 @@ class CLIPIQAPlus(PromptQuality):
         Raises:
             CheckpointError: the file cannot be read, or belongs to another model.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), "pt") as file:
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                metadata = file.metadata() or {}
-            sets, scale = parse_json(metadata["prompts"]), float(metadata["scale"])
-            n_ctx = found["context"].shape[1]
-        except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read as weights of CLIP-IQA+: {error}") from error
         opened = loaded(model, device)
-        if metadata.get("model") != opened.name:
-            raise CheckpointError(f"{path} was fitted to the model {metadata.get('model')!r}, not to {opened.name!r}")
+        found = read_weights(path, KIND, opened.name, need=("sets", "scale"))
+        context = found.tensors.get("context")
+        if context is None or context.ndim != 3:
+            raise CheckpointError(f"{path} cannot be read as weights of {KIND}: it has no context")
+        sets, scale = found.settings["sets"], found.settings["scale"]
+        n_ctx = context.shape[1]
         metric = cls(opened, sets, n_ctx=n_ctx, scale=scale, size=size, positions=positions, longest=longest)
-        own = metric._learned()
-        if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in own.items()}:
-            raise CheckpointError(f"{path} holds other shapes than a context for {opened.name} has")
-        with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(found[name])
+        take_over(metric._learned(), found)
         metric.fitted = True
         return metric
 

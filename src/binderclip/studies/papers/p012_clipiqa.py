@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from scipy.stats import spearmanr
-from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.data.distort.distortions import LEVELS
@@ -20,7 +17,7 @@ from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.distorted_tiles import KINDS, SIDE, TILES, series, tiles
+from binderclip.studies.protocols.distorted_tiles import KINDS, SIDE, TILES, series, tiles, tracked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,13 +31,6 @@ LEARNED, RANDOM, AGAIN = "learned context", "random direction", "random directio
 METHODS = (MATCHING, SINGLE, OTHER, QUALITY, LEARNED, RANDOM, AGAIN)
 RANK, ALL = "rank correlation with the level", "all"
 CHOSEN = "share of tiles scored above themselves at the strongest level"
-
-
-def tracked(scores: Float[Tensor, "L n"]) -> float:
-    """Spearman's correlation of a falling score with the level, mean over pictures; 0 where a score never moves."""
-    levels = np.arange(len(scores))
-    found = [0.0 if np.ptp(one) == 0 else -spearmanr(levels, one).statistic for one in scores.T.numpy()]
-    return float(np.mean(found))
 
 
 def measure(seed: int) -> list[Row]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -56,3 +57,10 @@ def series(
     return torch.stack(
         [torch.stack([whole] + [score.embed(distort(images, kind, n, seed)) for n in levels]) for kind in KINDS]
     )
+
+
+def tracked(scores: Float[Tensor, "L n"]) -> float:
+    """Spearman's correlation of a falling score with the level, mean over pictures; 0 where a score never moves."""
+    levels = np.arange(len(scores))
+    found = [0.0 if np.ptp(one) == 0 else -spearmanr(levels, one).statistic for one in scores.T.numpy()]
+    return float(np.mean(found))

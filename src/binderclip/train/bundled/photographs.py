@@ -23,7 +23,7 @@ from torch import Tensor
 from binderclip.data import list_images, open_image
 from binderclip.errors import DataError, UsageError
 
-__all__ = ["RealPictures", "qt_resources", "read_real", "stamp_caption"]
+__all__ = ["RealPictures", "distinct_pictures", "qt_resources", "read_real", "stamp_caption"]
 
 CROP, CUTOUT = 224, 128
 GCOMPRIS = ("categorization", "erase", "explore_monuments", "explore_world_animals", "explore_farm_animals", "lang")
@@ -102,7 +102,7 @@ def _stamps(folder: Path) -> Iterator[tuple[Image.Image, str]]:
             yield open_image(path, mode="RGBA"), caption
 
 
-def _distinct(paths: Sequence[Path]) -> list[Path]:
+def distinct_pictures(paths: Sequence[Path]) -> list[Path]:
     """Of a picture in several sizes in one folder ('1920x1080.jpg') the largest; no previews."""
     sized: dict[Path, list[Path]] = {}
     plain = []
@@ -163,7 +163,7 @@ def read_real(
     chance = random.Random(seed)
     squares: list[Tensor] = []
     captions: list[str] = []
-    for path in [path for folder in photographs for path in _distinct(list_images(Path(folder)))]:
+    for path in [path for folder in photographs for path in distinct_pictures(list_images(Path(folder)))]:
         image = open_image(path)
         image.thumbnail((1600, 1600))
         squares += [_square(_crop(image, 0.25, chance), CROP) for _ in range(crops)]

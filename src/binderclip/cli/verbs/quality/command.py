@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Rows of the table on the screen; the CSV has all."""
 AT_CHANCE = "does not know what these words mean on photographs, so the order is near chance (p012)"
+QUALITY = "quality"
+"""The column that comes from bundled weights where the model has some."""
 LEARNED = "learned"
+DISTANCES = ("st-lpips", "lpips")
 """The column of --weights."""
 
 
@@ -38,7 +42,8 @@ def quality(
         Path | None, typer.Option(help="More of them: a text file, `BETTER | WORSE` in every line.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="A context that `CLIPIQAPlus` has fitted to this model: one more column.")
+        Path | None,
+        typer.Option(help="What `QualiCLIP` or `CLIPIQAPlus` has fitted to this model: one more column."),
     ] = None,
     by: Annotated[
         str | None, typer.Option(help="The column that orders [default: your own words, or the first of --scores].")
@@ -46,6 +51,13 @@ def quality(
     against: Annotated[
         Path | None, typer.Option(help="Compare the whole folder with this one instead: CMMD and Fréchet distance.")
     ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Originals, a folder or a file: rank pictures by how far they are from that of their name."),
+    ] = None,
+    distance: Annotated[
+        str, typer.Option(help="With --reference, both on `lite0`: `st-lpips`, or `lpips` without its blur.")
+    ] = "st-lpips",
     sheet: Annotated[str | None, typer.Option(help="A contact sheet from the worst to the best: `worst.png`.")] = None,
     csv: Annotated[Path | None, typer.Option(help="All scores as a table, worst first.")] = None,
     max_side: Annotated[
@@ -67,15 +79,25 @@ def quality(
 
         binderclip quality made/ --against real/
 
-    A score is the chance of the better end of its pair, 0 to 1; all pairs cost one pass of the model. A picture that
-    cannot be read is left out and named.
+        binderclip quality compressed/ --reference originals/
+
+    A score is the chance of the better end of its pair, 0 to 1; all pairs cost one pass of the model. With `small` the
+    column `quality` comes from weights that learned to order degraded photographs. A picture that cannot be read is
+    left out and named.
     """
+    given: dict[str, object]
     if against is not None:
-        given: dict[str, object] = {"--pair": pair, "--pairs": pairs, "--weights": weights, "--by": by}
+        given = {"--reference": reference, "--pair": pair, "--pairs": pairs, "--weights": weights, "--by": by}
         given |= {"--sheet": sheet, "--csv": csv}
         if wrong := next((name for name, value in given.items() if value), None):
             raise UsageError(f"{wrong} is about single pictures and does not go with --against, which compares folders")
         _folders(images, against, model, device, dtype, batch_size, json)
+        return
+    if reference is not None:
+        given = {"--pair": pair, "--pairs": pairs, "--by": by}
+        if wrong := next((name for name, value in given.items() if value), None):
+            raise UsageError(f"{wrong} is about words and does not go with --reference, which compares with originals")
+        _originals(images, reference, distance, weights, sheet, csv, max_side, device, json)
         return
     own = [*([pair] if pair else []), *(pairs_of(pairs) if pairs else [])]
     columns = named_pairs(scores, own)
@@ -95,7 +117,12 @@ def quality(
             batch_size=batch_size, progress=lambda done: step(done, count),
         )  # fmt: skip
     _show(ranking, columns, json, sheet_path, csv_path)
-    if not json and ranking.by != LEARNED:
+    if not json and ranking.tuned is not None:
+        note(
+            f"{QUALITY} comes from {ranking.tuned}, which learned to order degraded photographs (p138); other columns "
+            f"are the words of {ranking.model}"
+        )
+    if not json and ranking.by != LEARNED and not (ranking.by == QUALITY and ranking.tuned):
         keys = [key for key, _ in ranking.rows]
         if ranking.by in named_pairs(scores, ()):
             note_weak_on_photographs(ranking.model, keys, weakness=AT_CHANCE, real="open_clip:RN50/openai")
@@ -162,7 +189,8 @@ def _show(
     if json:
         print_json(
             {
-                "model": ranking.model, "by": ranking.by, "pairs": pairs, "reduced": ranking.reduced,
+                "model": ranking.model, "by": ranking.by, "pairs": pairs, "quality_weights": ranking.tuned,
+                "reduced": ranking.reduced,
                 "images": [
                     {"image": key, "scores": dict(zip(ranking.columns, values, strict=True))}
                     for key, values in ranking.rows
@@ -210,6 +238,51 @@ def _folders(
         print_table(title, ("distance", "value", "95 % interval", "p, if both were alike"), rows)
     warn_skipped(found.skipped)
     raise typer.Exit(max(ours.exit_code(found.skipped), theirs.exit_code(found.skipped)))
+
+
+def _originals(
+    images: list[str], reference: Path, distance: str, weights: Path | None, sheet: str | None, csv: Path | None,
+    max_side: int, device: str, json: bool,
+) -> None:  # fmt: skip
+    if distance not in DISTANCES:
+        raise UsageError(f"--distance {distance!r} is unknown: one of {', '.join(DISTANCES)}")
+    found = find_images(images)
+    sheet_path = picture_path(sheet) if sheet else None
+    csv_path = writable_path(csv) if csv else None
+    from binderclip.cli.verbs.quality.reference import COLUMNS, compared, partners
+
+    pairs = partners(found.paths, images, reference)
+    with stages("loading lite0") as say:
+        step = batches_said(say, "picture")
+        done = compared(
+            pairs, distance, weights=weights, longest=max_side, device=device,
+            progress=lambda number: step(number, len(pairs)),
+        )  # fmt: skip
+    name = "the weights given" if weights else distance
+    if json:
+        rows = [
+            {"image": a, "reference": b, "distance": d, "psnr": None if isinf(p) else p} for a, b, d, p in done.rows
+        ]
+        skipped = [{"image": key, "reason": reason} for key, reason in done.skipped]
+        print_json({"distance": name, "reduced": done.reduced, "images": rows, "skipped": skipped})
+    elif done.rows:
+        print_table(
+            f"{len(done.rows)} pictures, farthest from the original first by {name}",
+            ("image", *COLUMNS),
+            [(short_path(key), d, p) for key, _, d, p in done.rows[:SHOWN]],
+        )
+        if done.reduced:
+            note(f"{done.reduced} pairs were reduced to {max_side} px before they were compared: --max-side")
+    warn_skipped(done.skipped)
+    if csv_path is not None:
+        write_csv(("image", "reference", *COLUMNS), done.rows, csv_path)
+    if sheet_path is not None and done.rows:
+        from binderclip.cli.shared.sheet import contact_sheet
+
+        cards = [card for a, b, d, _ in done.rows[:30] for card in ((b, "original", ""), (a, Path(a).name, f"{d:.3f}"))]
+        contact_sheet(cards, sheet_path, title=f"farthest from the original first, by {name}")
+        note(f"sheet {sheet_path}")
+    raise typer.Exit(1 if not done.rows else found.exit_code(done.skipped))
 
 
 def register(app: typer.Typer) -> None:

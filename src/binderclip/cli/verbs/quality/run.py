@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from binderclip.cli.shared.sheet import contact_sheet
-from binderclip.cli.verbs.quality.command import LEARNED
+from binderclip.cli.verbs.quality.command import LEARNED, QUALITY
 from binderclip.data.images import open_header
 from binderclip.errors import DataError
 from binderclip.models import load
-from binderclip.quality import CMMD, CLIPIQAPlus, FrechetDistance, PromptQuality, SetScore
+from binderclip.models.image_text.model import ImageTextModel
+from binderclip.quality import CMMD, CLIPIQAPlus, FrechetDistance, PromptQuality, QualiCLIP, SetScore
+from binderclip.quality.score import clipiqa
+from binderclip.quality.score.qualiclip import WEIGHTS
+from binderclip.quality.weights import kind_of_weights
 
 RESAMPLES, PERMUTATIONS = 1000, 999
 ON_SHEET, BEST_ON_SHEET = 60, 12
@@ -32,6 +39,7 @@ class Ranking:
         rows: (path, its scores), worst first.
         skipped: (path, reason) of what could not be read.
         longest: side that larger pictures were reduced to. reduced: how many were.
+        tuned: name of the bundled weights that the column `quality` comes from, or None.
     """
 
     model: str
@@ -41,32 +49,68 @@ class Ranking:
     skipped: list[tuple[str, str]]
     longest: int
     reduced: int
+    tuned: str | None = None
 
 
 def ranked(
     name: str, paths: Sequence[Path], pairs: Mapping[str, tuple[str, str]], by: str, *, weights: Path | None,
     longest: int, device: str, dtype: str, batch_size: int, progress: Callable[[int], object],
 ) -> Ranking:  # fmt: skip
-    """Score pictures by all pairs in one pass and order them; pictures with equal scores keep their order.
+    """Score pictures by all pairs and order them; pictures with equal scores keep their order.
+
+    All pairs and a learned context share one pass; a tower of its own costs a second one: that of `--weights`, or the
+    bundled one, from which the column `quality` of `small` comes.
 
     Raises:
         CheckpointError: weights that belong to another model or cannot be read.
     """
     model = load(name, device=device, dtype=dtype)
     score = PromptQuality(model, pairs, longest=longest)
-    learned = None if weights is None else CLIPIQAPlus.from_weights(weights, model, longest=longest)
+    learned = None if weights is None else _learned(weights, model, longest)
+    tuned = QualiCLIP.from_weights(None, model, longest=longest) if QUALITY in pairs and model.name in WEIGHTS else None
+    own = [metric for metric in (learned, tuned) if isinstance(metric, QualiCLIP)]
+    passes = 1 + len(own)
     assert score.native is not None
-    found = score.native.files(paths, batch_size=batch_size, progress=progress)
+    found = score.native.files(paths, batch_size=batch_size, progress=lambda done: progress(done // passes))
+    columns = list(pairs)
     with torch.no_grad():
         values = score.each(found.features)
-        columns = list(pairs)
-        if learned is not None:
-            columns.append(LEARNED)
-            values = torch.cat([values, learned.total(found.features)[:, None]], dim=1)
+        for number, metric in enumerate(own, 1):
+            done = number * len(paths)
+            total = _total(metric, found.keys, batch_size, partial(_onward, progress, done, passes))
+            if metric is tuned:
+                values[:, columns.index(QUALITY)] = total
+            else:
+                columns, values = [*columns, LEARNED], torch.cat([values, total[:, None]], dim=1)
+        if isinstance(learned, CLIPIQAPlus):
+            columns, values = [*columns, LEARNED], torch.cat([values, learned.total(found.features)[:, None]], dim=1)
     order = values[:, columns.index(by)].argsort(stable=True).tolist()
     keys, table = found.keys, values.tolist()
     reduced = sum(max(_size(key)) > longest for key in keys)
-    return Ranking(model.name, by, columns, [(keys[i], table[i]) for i in order], found.skipped, longest, reduced)
+    rows = [(keys[i], table[i]) for i in order]
+    name_of_tuned = None if tuned is None else WEIGHTS[model.name].parent.name
+    return Ranking(model.name, by, columns, rows, found.skipped, longest, reduced, name_of_tuned)
+
+
+def _onward(progress: Callable[[int], object], done: int, passes: int, more: int) -> None:
+    """Tell the share of all passes that is done, in pictures."""
+    progress((done + more) // passes)
+
+
+def _learned(weights: Path, model: ImageTextModel, longest: int) -> CLIPIQAPlus | QualiCLIP:
+    """The metric of `--weights`."""
+    if kind_of_weights(weights) == clipiqa.KIND:
+        return CLIPIQAPlus.from_weights(weights, model, longest=longest)
+    return QualiCLIP.from_weights(weights, model, longest=longest)
+
+
+def _total(
+    metric: QualiCLIP, keys: Sequence[str], batch_size: int, progress: Callable[[int], object]
+) -> Float[Tensor, "N"]:
+    """Scores of pictures that have been read before."""
+    assert metric.native is not None
+    found = metric.native.files(keys, batch_size=batch_size, on_error="raise", progress=progress)
+    return metric.total(found.features)
 
 
 def _size(path: str) -> tuple[int, int]:

@@ -1,0 +1,112 @@
+"""Files of what a metric has learned: safetensors with its kind, its settings and the model it belongs to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from binderclip.documents import parse_json
+from binderclip.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class MetricWeights:
+    """What a file holds.
+
+    Attributes:
+        path: of the file.
+        tensors: what was learned, by name.
+        settings: plain values from the header.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    settings: dict[str, Any]
+
+
+def write_weights(
+    path: str | Path, tensors: Mapping[str, Tensor], kind: str, *, model: str | None = None, **settings: Any
+) -> Path:
+    """Write such a file.
+
+    Args:
+        path: of the file.
+        tensors: what was learned.
+        kind: the metric, such as `CLIP-IQA+`.
+        model: name of the model it belongs to, where it belongs to one.
+        settings: plain values that `read_weights` gives back.
+    """
+    from safetensors.torch import save_file
+
+    held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    header = {"kind": kind, "settings": json.dumps(settings)} | ({} if model is None else {"model": model})
+    save_file(held, str(path), header)
+    return Path(path)
+
+
+def kind_of_weights(path: str | Path) -> str:
+    """The metric whose weights a file holds.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return _opened(path, "a metric")[1].get("kind", "")
+
+
+def read_weights(path: str | Path, kind: str, model: str | None = None, *, need: Sequence[str] = ()) -> MetricWeights:
+    """Read such a file.
+
+    Args:
+        path: of the file.
+        kind: the metric it must belong to.
+        model: name of the model it must belong to.
+        need: settings that it must hold.
+
+    Raises:
+        CheckpointError: it cannot be read, lacks a setting, or belongs to another metric or model.
+    """
+    tensors, header = _opened(path, kind)
+    if header.get("kind") != kind:
+        raise CheckpointError(f"{path} holds weights of {header.get('kind')!r}, not of {kind}")
+    if header.get("model") != model:
+        raise CheckpointError(f"{path} was fitted to the model {header.get('model')!r}, not to {model!r}")
+    try:
+        settings = parse_json(header["settings"])
+        missing = [name for name in need if name not in settings]
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read as weights of {kind}: {error}") from error
+    if missing:
+        raise CheckpointError(f"{path} cannot be read as weights of {kind}: it does not say its {missing[0]}")
+    return MetricWeights(Path(path), tensors, settings)
+
+
+@torch.no_grad()
+def take_over(own: Mapping[str, Tensor], found: MetricWeights) -> None:
+    """Copy the tensors of a file into a metric's own, in place.
+
+    Raises:
+        CheckpointError: names or shapes differ, or a number is not finite.
+    """
+    if {name: value.shape for name, value in found.tensors.items()} != {n: value.shape for n, value in own.items()}:
+        raise CheckpointError(f"{found.path} holds other names or shapes than this model has")
+    if broken := [name for name, value in found.tensors.items() if not bool(value.isfinite().all())]:
+        raise CheckpointError(f"{found.path}: {broken[0]} holds numbers that are not finite")
+    for name, value in own.items():
+        value.copy_(found.tensors[name])
+
+
+def _opened(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read as weights of {kind}: {error}") from error
