@@ -13,8 +13,9 @@ from binderclip.data.scenes.stream import scenes
 from binderclip.data.scenes.vocabulary import SCENES15
 from binderclip.segment import PanopticTraining, train_panoptic
 from binderclip.segment.metrics import InstanceMatcher
-from binderclip.studies.harness.criteria import Criterion
+from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.panels import dots
+from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
@@ -26,12 +27,11 @@ THINGS = ("flag", "heart", "clock", "house", "moon", "flower")
 STUFF = ("plain", "noise", "texture")
 SIDE, TRAIN, TEST, STEPS, BATCH = 64, 160, 80, 400, 8
 RATES = {"1e-3": 1e-3, "4e-3": 4e-3}
-PLAIN, REMASK, RECLASS, REMAX = "plain targets", "ReMask", "ReClass", "ReMaX"
-METHODS: dict[str, dict[str, Any]] = {
-    PLAIN: {}, REMASK: {"remask": True}, RECLASS: {"reclass": 0.1}, REMAX: {"remask": True, "reclass": 0.1},
-}  # fmt: skip
+PLAIN, REMAX = "plain targets", "ReMaX"
+METHODS: dict[str, dict[str, Any]] = {PLAIN: {}, REMAX: {"remask": True, "reclass": 0.1}}
 PQ, RATIO, EMPTY = "panoptic quality", "log of false-positive over false-negative loss", "nothing found"
 HIGH = "4e-3"
+PILOT = (900, 901, 902)
 
 
 @lru_cache(maxsize=4)
@@ -104,19 +104,17 @@ def _both(metric: str, method: str) -> Any:
 CRITERIA = (
     Criterion.paired(
         "ReMaX's panoptic quality is higher, mean of both learning rates", _both(PQ, REMAX), _both(PQ, PLAIN),
-        essential=True,
+        expected=0.08, pilot=Pilot(0.055, PILOT), essential=True,
     ),
     Criterion.paired(
         "less of the mask loss is spent on false positives", _both(RATIO, REMAX), _both(RATIO, PLAIN), lower=True,
-        essential=True,
+        expected=0.3, pilot=Pilot(0.173, PILOT), essential=True,
     ),
     Criterion.paired(
         "the gain in panoptic quality is larger at the high learning rate",
         value_of(PQ, REMAX, HIGH) - value_of(PQ, PLAIN, HIGH),
         value_of(PQ, REMAX, "1e-3") - value_of(PQ, PLAIN, "1e-3"),
     ),
-    Criterion.paired("ReMask alone helps", _both(PQ, REMASK), _both(PQ, PLAIN)),
-    Criterion.paired("ReClass alone helps", _both(PQ, RECLASS), _both(PQ, PLAIN)),
 )  # fmt: skip
 
 
@@ -135,19 +133,27 @@ STUDY = Study(
     "it a higher panoptic quality.",
     protocol=f"{TRAIN} made scenes of {SIDE} px to learn from and {TEST} to test on, a seed each: one to four things "
     "of six classes on a ground of three. A transformer of 16 queries and three decoder layers on convolutions, "
-    f"{STEPS} steps of {BATCH} by AdamW without clipping, at two learning rates. Each relaxation by itself is shown. "
+    f"{STEPS} steps of {BATCH} by AdamW without clipping, at two learning rates. "
     "The ratio is of binary cross-entropy over the pixels of matched masks outside and inside the true ones, mean over "
-    "training, as the loss sees the masks.",
+    "training, as the loss sees the masks. Seen before the criteria: on three pilot seeds plain targets spent as much "
+    "on false positives as on false negatives, where the paper tells of a thousand times, and ReMaX was 0.07 lower.",
     baseline="The same net, batches and rates with plain targets.",
     lower_bound="Nothing found: a panoptic quality of 0.",
     upper_bound="",
     measure=measure,
     criteria=CRITERIA,
+    preconditions=(
+        Precondition(
+            "the premise: with plain targets at least twice as much is spent on false positives as on false negatives",
+            _both(RATIO, PLAIN),
+            float(np.log(2)),
+        ),
+    ),
     draw=draw,
     seeds=tuple(range(10, 18)),
     null=null,
     one_thread=True,
-    remeasure="Nothing has been measured yet: a pilot is to give the spread first.",
+    registered="09e006b1450d",
     stand_in=(
         "drawn things on three kinds of ground, at 64 px, instead of COCO and Cityscapes photographs",
         "a net of 0.3 million parameters from scratch instead of kMaX-DeepLab on a pretrained MobileNet or ResNet",
