@@ -144,7 +144,7 @@ def attacked(
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _TopLabel:
     row: int
     label: str
     probability: float
@@ -159,17 +159,17 @@ class _Judge:
     model: Any
 
     @torch.no_grad()
-    def of(self, image: Float[Tensor, "1 3 H W"]) -> _Answer:
+    def of(self, image: Float[Tensor, "1 3 H W"]) -> _TopLabel:
         return self._answer(self.predictor(image))
 
     @torch.no_grad()
-    def of_file(self, path: Path) -> _Answer:
+    def of_file(self, path: Path) -> _TopLabel:
         """As every other verb opens it."""
         return self._answer(self.predictor.from_features(self.model.encode_image([path])))
 
-    def _answer(self, logits: Float[Tensor, "1 K"]) -> _Answer:
+    def _answer(self, logits: Float[Tensor, "1 K"]) -> _TopLabel:
         row = int(logits[0].argmax())
-        return _Answer(row, self.labels[row], float(probabilities(logits, self.model.activation)[0, row]))
+        return _TopLabel(row, self.labels[row], float(probabilities(logits, self.model.activation)[0, row]))
 
 
 def _opened(path: Path, background: tuple[int, int, int], longest: int) -> tuple[Float[Tensor, "1 3 H W"], bool]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.errors import UsageError
-from binderclip.models.files.folders import CONFIG, folder_config, folder_kind
 
 if TYPE_CHECKING:
     from binderclip.segment import Segmentation
@@ -37,6 +36,8 @@ class HeadRequest:
 
     def record(self, names: Sequence[str]) -> dict[str, Any]:
         """What the label maps depend on; the folder with its time, as it may be trained anew."""
+        from binderclip.models.files.folders import CONFIG
+
         stamp = (Path(self.head) / CONFIG).stat().st_mtime_ns
         return {"labels": list(names), **self.described, "head_file": stamp}
 
@@ -62,6 +63,8 @@ class HeadRequest:
         """
         if given is not None:
             return list(given)
+        from binderclip.models.files.folders import folder_config
+
         classes = folder_config(self.head).get("classes")
         if not isinstance(classes, list):
             raise UsageError(f"--head {self.head} takes any labels: give --labels, such as --labels car,tree")
@@ -73,6 +76,8 @@ class HeadRequest:
         Raises:
             UsageError: no such folder, or a head of another kind.
         """
+        from binderclip.models.files.folders import folder_kind
+
         if not Path(self.head).is_dir():
             raise UsageError(f"--head {self.head}: there is no such folder; or give --example with --mask")
         if folder_kind(self.head) == "few-shot":
