@@ -22,13 +22,15 @@ doctest: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
 # hook does not reach the workers of xdist.
 SHAPES ?= tests/adapt/few_shot/test_adapters.py tests/adapt/few_shot/test_ape.py tests/adapt/few_shot/test_gaussian.py \
 	tests/adapt/few_shot/test_nearest.py tests/adapt/few_shot/test_sentence_adapter.py \
-	tests/adapt/few_shot/test_tip_adapter.py tests/adapt/heads/test_inputs.py tests/adapt/heads/test_saving.py \
+	tests/adapt/few_shot/test_tip_adapter.py tests/adapt/groups/test_last_layer.py tests/adapt/groups/test_training.py \
+	tests/adapt/heads/test_inputs.py tests/adapt/heads/test_saving.py \
 	tests/adapt/multi_label tests/adapt/visual_prompts tests/adapt/zero_shot tests/cli/shared tests/curate \
 	tests/data/augment/test_augment.py tests/data/augment/test_cutout.py tests/data/augment/test_fill.py tests/data/distort tests/data/formats \
 	tests/data/labelled tests/data/made tests/data/sets/test_batches.py tests/data/sets/test_columnar.py \
 	tests/data/sets/test_evalset.py tests/data/sets/test_folder.py tests/data/sets/test_named.py \
 	tests/data/sets/test_packs.py tests/data/sets/test_sample.py tests/data/test_files.py tests/data/test_images.py \
-	tests/data/test_moments.py tests/evaluate/test_clicks.py tests/evaluate/test_groups_transfer.py \
+	tests/data/test_moments.py tests/evaluate/probes/test_correspondence.py tests/evaluate/probes/test_objects.py \
+	tests/evaluate/probes/test_robustness.py tests/landscape/test_abundance.py tests/evaluate/test_clicks.py tests/evaluate/test_groups_transfer.py \
 	tests/evaluate/test_patch_affinity.py tests/evaluate/test_retrieval.py tests/evaluate/test_visual_prompts.py \
 	tests/explain/decompose/test_heads.py tests/explain/decompose/test_text_span.py \
 	tests/explain/gradient/test_extraction.py tests/explain/gradient/test_gradcam.py \

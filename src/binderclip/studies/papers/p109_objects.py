@@ -118,7 +118,7 @@ def draw(table: Table, figure: Figure) -> None:
     shown, first, second, third = figure.subplots(1, 4, width_ratios=(0.9, 1, 1.1, 1.1))
     made = multi_object_scenes(3, 1, 128, classes=vocabulary(list(CLASSES)), count=SLOTS, biased=2)
     shown.imshow(made.images[0].permute(1, 2, 0).numpy())
-    bare(shown)
+    bare(shown, frame=False)
     shown.set_title(", ".join(made.names[0]), fontsize=7)
     for number, method in enumerate((IMAGES, EVEN)):
         first.bar(number, table.mean(LARGE, method), 0.6, color=f"C{number}")
@@ -136,7 +136,8 @@ def draw(table: Table, figure: Figure) -> None:
     second.set_title("nearest object, by mention", fontsize=8)
     third.set_xticks(range(2), (AHEAD, BEHIND), fontsize=7)
     third.set_title(MATCHED, fontsize=8)
-    third.legend(fontsize=7, loc="lower left")
+    third.set_ylim(0, 1.15)
+    third.legend(fontsize=7, loc="upper right", ncols=2)
 
 
 def null(seed: int) -> list[Row]:
