@@ -29,12 +29,12 @@ class DetectorOutput:
     Attributes:
         logit: (B,) above 0 for generated.
         embedding: (B, D) the vector behind it, where there is one.
-        tokens: (B, N, D) one vector a patch, where there are patches.
+        tokens: (B, N, W) one vector a patch, where there are patches.
     """
 
     logit: Float[Tensor, "B"]
     embedding: Float[Tensor, "B D"] | None = None
-    tokens: Float[Tensor, "B N D"] | None = None
+    tokens: Float[Tensor, "B N W"] | None = None
 
 
 class Detector(nn.Module, ABC):

@@ -155,13 +155,13 @@ class _Pictures:
         if self.detector.sampling == "mixed":
             return self._mixed(step)
         rows = drawn_rows(self.detector.sampling, self.data.labels, self.batch_size, self.rng)
-        views = self._views(rows, [self.data.key(row) for row in rows], step)
+        views = self._views(rows, [self.data.key(row) for row in rows.tolist()], step)
         return self._made(views, torch.from_numpy(self.data.labels[rows]).float(), None)
 
     def _mixed(self, step: int) -> DetectorBatch:
         """Half of the batch mixed, a quarter real, a quarter generated; both of a pair get the same processing."""
         fakes = self.rng.choice(self.pairs, max(self.batch_size // 4, 1) * 4)
-        keys = [self.data.key(row) for row in fakes]
+        keys = [self.data.key(row) for row in fakes.tolist()]
         (real,), (fake,) = (self._views(rows, keys, step) for rows in (self.data.partners[fakes], fakes))
         quarter = len(fakes) // 4
         mixed = self.replacement(real[: 2 * quarter], fake[: 2 * quarter], keys[: 2 * quarter], step)
