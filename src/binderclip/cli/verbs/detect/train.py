@@ -100,7 +100,6 @@ def trained(
     say("loading the model")
     torch.manual_seed(seed)
     detector = create_detector(method, model)
-    detector.model.to(device)
     detector.to(device)
     say("looking at every picture")
     data, left_out = usable(detector, named)
