@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -35,11 +37,13 @@ def test_the_baseline_is_a_line_through_the_scaled_embedding(tower: ImageTextMod
     assert detector.classes == ["real", "fake"]
     labels = torch.tensor([0.0, 1.0, 1.0])
     loss = detector.objective(detector.features(detector.view(IMAGES)), labels)
-    by_hand = -(labels * wanted.sigmoid().log() + (1 - labels) * (1 - wanted.sigmoid()).log()).mean()
+    by_hand = -(labels * wanted.sigmoid().log() + (1 - labels) * (1 - wanted.sigmoid()).log()).mean().detach()
     assert float(loss.detach()) == pytest.approx(float(by_hand), rel=1e-5)
     # The model that it looks through is the caller's, untouched.
     assert all(parameter.requires_grad for parameter in tower.visual.parameters())
     assert set(detector.state_dict()) == {"line.weight", "line.bias"}
+    with torch.no_grad():
+        assert LinearDetector(copy.deepcopy(tower)).double().model.dtype == torch.float64
 
 
 def test_adapters_begin_as_the_frozen_tower_and_leave_the_callers_model_alone(tower: ImageTextModel) -> None:
@@ -135,5 +139,8 @@ def test_what_does_not_fit_is_refused(tower: ImageTextModel, pairs: RealFakeSet)
     alone = RealFakeSet.from_pictures([pairs.image(0)], {"a": [pairs.image(20), pairs.image(21)]})
     with pytest.raises(DataError, match="no pair is aligned"):
         train_detector(PanopticPatchDetector(tower, width=8), alone, steps=1)
+    other = RealFakeSet.from_pictures([pairs.image(0)], {"a": [pairs.image(20)[:, :36]]})
+    with pytest.raises(DataError, match="exchanged patches have to show the same"):
+        train_detector(PanopticPatchDetector(tower, width=8), other, steps=1)
     with pytest.raises(UsageError, match="batch_size"):
         train_detector(LinearDetector(tower), pairs, steps=1, batch_size=1)

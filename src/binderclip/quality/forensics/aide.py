@@ -38,7 +38,7 @@ class NoiseExpert(nn.Module):
         super().__init__()
         self.side = side
         self.filters = SRMFilter()
-        block: Any = Bottleneck if bottleneck else BasicBlock  # timm annotates an instance
+        block: Any = Bottleneck if bottleneck else BasicBlock  # timm's annotation asks for an instance
         self.net = ResNet(block, tuple(layers), num_classes=0, in_chans=30, channels=tuple(channels))
         self.width = int(self.net.num_features)
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):

@@ -29,12 +29,12 @@ class DetectorOutput:
     Attributes:
         logit: (B,) above 0 for generated.
         embedding: (B, D) the vector behind it, where there is one.
-        tokens: (B, N, D) one vector a patch, where there are patches.
+        tokens: (B, N, W) one vector a patch, where there are patches.
     """
 
     logit: Float[Tensor, "B"]
     embedding: Float[Tensor, "B D"] | None = None
-    tokens: Float[Tensor, "B N D"] | None = None
+    tokens: Float[Tensor, "B N W"] | None = None
 
 
 class Detector(nn.Module, ABC):
@@ -50,7 +50,8 @@ class Detector(nn.Module, ABC):
         model_name: as it was given, or the model's own.
         settings: of the constructor, JSON-like.
         patch: side of the patches of its maps, in pixels.
-        model: the model that is looked through. It is no submodule: it is neither trained nor saved.
+        model: the model that is looked through. It is no submodule: it is neither trained nor saved, but `to(device)`
+            moves it too.
     """
 
     patch: int
@@ -71,6 +72,11 @@ class Detector(nn.Module, ABC):
     def model(self) -> PictureEncoder:
         """The model that is looked through."""
         return self._model[0]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Detector:
+        """Where the detector goes (`to`, `cuda`), what it looks through goes too."""
+        self.model._apply(fn)
+        return super()._apply(fn, recurse)
 
     @property
     def device(self) -> torch.device:

@@ -116,5 +116,4 @@ def load_detector(path: str | Path, *, device: str | torch.device = "cpu") -> tu
         detector.load_state_dict(found)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, UsageError) as error:
         raise CheckpointError(f"{path} cannot be read as a detector: {str(error).splitlines()[0]}") from error
-    detector.model.to(device)
     return detector.to(device).eval(), card

@@ -150,18 +150,19 @@ class _Pictures:
         self.replacement = RandomPatchReplacement(ratio, patch=getattr(detector, "patch", 1), seed=seed)
         self.rng = np.random.default_rng([seed, 5])
         self.pairs = np.flatnonzero(data.partners >= 0)
+        self.sizes: dict[str, tuple[int, ...]] = {}
 
     def batch(self, step: int) -> DetectorBatch:
         if self.detector.sampling == "mixed":
             return self._mixed(step)
         rows = drawn_rows(self.detector.sampling, self.data.labels, self.batch_size, self.rng)
-        views = self._views(rows, [self.data.key(row) for row in rows], step)
+        views = self._views(rows, [self.data.key(row) for row in rows.tolist()], step)
         return self._made(views, torch.from_numpy(self.data.labels[rows]).float(), None)
 
     def _mixed(self, step: int) -> DetectorBatch:
         """Half of the batch mixed, a quarter real, a quarter generated; both of a pair get the same processing."""
         fakes = self.rng.choice(self.pairs, max(self.batch_size // 4, 1) * 4)
-        keys = [self.data.key(row) for row in fakes]
+        keys = [self.data.key(row) for row in fakes.tolist()]
         (real,), (fake,) = (self._views(rows, keys, step) for rows in (self.data.partners[fakes], fakes))
         quarter = len(fakes) // 4
         mixed = self.replacement(real[: 2 * quarter], fake[: 2 * quarter], keys[: 2 * quarter], step)
@@ -176,10 +177,26 @@ class _Pictures:
         draws = uniform(self.seed, [f"detector/{key}" for key in keys], step, 3).tolist()
         found = []
         for row, key, (down, along, mirror) in zip(rows.tolist(), keys, draws, strict=True):
-            image = self.degradation(self.data.image(row), key, step)
+            image = self.data.image(row)
+            if self.detector.sampling == "mixed":
+                self._check_size(key, tuple(image.shape[-2:]))
+            image = self.degradation(image, key, step)
             image = image.flip(-1) if mirror < 0.5 else image
             found.append(self.detector.view(image[None], [(down, along)]))
         return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+    def _check_size(self, key: str, size: tuple[int, ...]) -> None:
+        """A copy and its original, which share a key, must have one size.
+
+        Raises:
+            DataError: they have not, so patches at one place do not show the same.
+        """
+        known = self.sizes.setdefault(key, size)
+        if known != size:
+            raise DataError(
+                f"{key}: a copy of {size[0]} x {size[1]} pixels and an original of {known[0]} x {known[1]} (or the "
+                "other way round); exchanged patches have to show the same"
+            )
 
     def _made(self, views: Parts, labels: Tensor, patch_labels: Tensor | None) -> DetectorBatch:
         device = self.detector.device

@@ -1,0 +1,183 @@
+"""What `binderclip detect` says of pictures, and the maps that it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from binderclip.cli.shared.inputs import output_names
+from binderclip.data import PROCESSING, RealFakeSet, open_image, real_fake_folder, to_tensor
+from binderclip.data.labelled.real_fake import FAKE, REAL
+from binderclip.errors import DataError
+from binderclip.evaluate import DetectorSanityCheck
+from binderclip.explain import patch_direct_effect
+from binderclip.quality import Detector, load_detector
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a detector says of pictures.
+
+    Attributes:
+        detector: that said it.
+        title: method and model.
+        rows: (path, logit, probability of fake), most likely generated first.
+        skipped: (path, reason) of what could not be used.
+        limits: what a reader must know, a sentence each.
+        check: figures where the folder says the truth, else None.
+    """
+
+    detector: Detector
+    title: str
+    rows: list[tuple[str, float, float]]
+    skipped: list[tuple[str, str]]
+    limits: list[str]
+    check: DetectorSanityCheck | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "detector": self.title,
+            "images": [{"image": key, "logit": logit, "fake": chance} for key, logit, chance in self.rows],
+            "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
+            "limits": self.limits,
+            "check": None if self.check is None else checked(self.check),
+        }
+
+
+def checked(check: DetectorSanityCheck) -> dict[str, Any]:
+    """A sanity check as plain values."""
+    return {
+        "generators": [asdict(figures) for figures in check.figures],
+        "processing": [asdict(control) | {"shortcut": control.shortcut} for control in check.controls],
+        "findings": check.findings,
+    }
+
+
+def limits_of(card: Mapping[str, Any]) -> list[str]:
+    """What a detector does not know, in sentences."""
+    seen = ", ".join(card.get("generators", [])) or "unknown generators"
+    said = [
+        f"trained on {card.get('real', 'some')} real pictures and {card.get('fake', 'some')} by {seen}: pictures by "
+        "other generators, and edits of real ones, may pass as real, and real pictures unlike those as fake",
+        "a probability is the detector's own and is not calibrated; it is no proof",
+    ]
+    return said + [f"at training: {line}" for line in card.get("check", {}).get("findings", [])]
+
+
+@torch.no_grad()
+def logits_of(
+    detector: Detector, sources: Sequence[Path | Tensor], *, batch_size: int,
+    change: Callable[[Tensor], Tensor] | None = None, progress: Callable[[int], object] | None = None,
+) -> tuple[Tensor, list[int], list[tuple[str, str]]]:  # fmt: skip
+    """Logits of pictures of any sizes, the rows that could be used, and (path, reason) of the others.
+
+    Args:
+        detector: in evaluation mode.
+        sources: files, or tensors (3, H, W) in [0, 1].
+        batch_size: pictures at once.
+        change: processing of a picture before it is looked at.
+        progress: called with the number of pictures done.
+    """
+    found: list[Tensor] = []
+    rows: list[int] = []
+    waiting: list[tuple[Tensor, ...]] = []
+    skipped: list[tuple[str, str]] = []
+
+    def flush() -> None:
+        if waiting:
+            views = tuple(torch.cat(parts).to(detector.device) for parts in zip(*waiting, strict=True))
+            found.append(detector.read(detector.features(views)).logit.float().cpu())
+            waiting.clear()
+
+    for row, source in enumerate(sources):
+        try:
+            image = source if isinstance(source, Tensor) else to_tensor(open_image(source, mode="RGB"))
+            image = image[None] if change is None else change(image[None])
+            waiting.append(detector.view(image))
+            rows.append(row)
+        except DataError as error:
+            skipped.append((str(source), str(error)))
+        if len(waiting) == batch_size:
+            flush()
+        if progress is not None:
+            progress(row + 1)
+    flush()
+    return torch.cat(found) if found else torch.zeros(0), rows, skipped
+
+
+def sanity_check(
+    detector: Detector, data: RealFakeSet, seen: Sequence[str], *, batch_size: int, say: Say
+) -> tuple[DetectorSanityCheck, list[tuple[str, str]]]:
+    """Figures of every generator, and of real pictures after processing; and what could not be read.
+
+    Raises:
+        DataError: no real or no generated picture can be read.
+    """
+    say("measuring")
+    logits, rows, skipped = logits_of(detector, data.sources, batch_size=batch_size)
+    value = dict(zip(rows, logits, strict=True))
+
+    def of(wanted: list[int]) -> Tensor:
+        return torch.stack([value[row] for row in wanted if row in value]) if wanted else torch.zeros(0)
+
+    every = [row for row in data.rows(label=0) if row in value]
+    fakes = {name: of(data.rows(name, label=1)) for name in data.made_by}
+    fakes = {name: part for name, part in fakes.items() if len(part)}
+    if not every or not fakes:
+        raise DataError("nothing to measure on: no real, or no generated, picture could be read")
+    own = {name: of(data.rows(name, label=0)) for name in fakes}
+    processed = {}
+    for name, change in PROCESSING.items():
+        say(f"measuring real pictures after {name}")
+        processed[name], _, _ = logits_of(
+            detector, [data.sources[row] for row in every], batch_size=batch_size, change=change
+        )
+    return DetectorSanityCheck(of(every), fakes, own_real=own, processed=processed, seen=seen), skipped
+
+
+def detected(
+    path: Path, paths: Sequence[Path], arguments: Sequence[str], *, device: str, batch_size: int,
+    progress: Callable[[int], object], say: Say,
+) -> Detected:  # fmt: skip
+    """Look at pictures; where the only argument is a folder of real and generated ones, measure too."""
+    detector, card = load_detector(path, device=device)
+    logits, rows, skipped = logits_of(detector, paths, batch_size=batch_size, progress=progress)
+    order = logits.argsort(descending=True, stable=True).tolist()
+    said = [(str(paths[rows[i]]), float(logits[i]), float(logits[i].sigmoid())) for i in order]
+    check = None
+    root = Path(arguments[0])
+    if len(arguments) == 1 and root.is_dir() and _labelled(root):
+        data = real_fake_folder(root)
+        check, _ = sanity_check(detector, data, card.get("generators", []), batch_size=batch_size, say=say)
+    title = f"{card.get('method', 'a detector')} on {detector.model_name}"
+    return Detected(detector, title, said, skipped, limits_of(card), check)
+
+
+def _labelled(root: Path) -> bool:
+    pairs = [root, *(path for path in root.iterdir() if path.is_dir())]
+    return any((path / REAL).is_dir() and (path / FAKE).is_dir() for path in pairs)
+
+
+def write_maps(result: Detected, folder: Path, most: int, say: Say) -> list[Path]:
+    """Draw the patch effects of the first pictures, each over the part that its map covers."""
+    chosen = [Path(key) for key, _, _ in result.rows[:most]]
+    written = []
+    for number, (path, name) in enumerate(zip(chosen, output_names(chosen), strict=True), 1):
+        say(f"map {number} of {len(chosen)}")
+        part = result.detector.mapped(to_tensor(open_image(path, mode="RGB"))).to(result.detector.device)
+        effects = patch_direct_effect(result.detector, part, patch=result.detector.patch)
+        shown = (part[0].cpu() * 255).round().byte().permute(1, 2, 0).numpy()
+        drawn = effects.attribution().overlay(shown)
+        enlarged = max(1, 384 // max(drawn.size))
+        target = folder / f"{name}.png"
+        drawn.resize((drawn.width * enlarged, drawn.height * enlarged)).save(target)
+        written.append(target)
+    return written

@@ -1,0 +1,116 @@
+"""Training of `binderclip detect`: what is held out, the detector's file, and its sanity check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from binderclip.cli.shared.progress import batches_said
+from binderclip.cli.verbs.detect.run import Say, checked, sanity_check
+from binderclip.data import RealFakeSet, real_fake_folder
+from binderclip.data.uniform import uniform
+from binderclip.errors import DataError, UsageError
+from binderclip.evaluate import DetectorSanityCheck
+from binderclip.quality import Detector, create_detector, save_detector, train_detector
+
+HELD = 0.25
+"""Share of the pictures that is measured and not trained on."""
+
+
+@dataclass(frozen=True)
+class TrainedDetector:
+    """A detector's file and how it did on what it has not seen.
+
+    Attributes:
+        card: what stands in the file beside the weights.
+        check: on the pictures that were held out.
+        skipped: (path, reason) of what could not be read.
+    """
+
+    card: dict[str, Any]
+    check: DetectorSanityCheck
+    skipped: list[tuple[str, str]]
+
+
+def halves(data: RealFakeSet, hold_out: Sequence[str], seed: int) -> tuple[RealFakeSet, RealFakeSet]:
+    """Pictures to learn from and to measure on; an aligned copy stays with its original.
+
+    Args:
+        data: all pictures.
+        hold_out: generators of which none is learned from.
+        seed: of the draw.
+
+    Raises:
+        UsageError: a generator that is not there, or all of them.
+        DataError: too few pictures to hold any out.
+    """
+    if unknown := [name for name in hold_out if name not in data.made_by]:
+        raise UsageError(f"--hold-out {unknown[0]}: there is no such generator; there are {', '.join(data.made_by)}")
+    if set(hold_out) == set(data.made_by):
+        raise UsageError("--hold-out names every generator: nothing would be left to learn from")
+    originals = [data.key(row if partner < 0 else int(partner)) for row, partner in enumerate(data.partners)]
+    held = uniform(seed, [f"held out/{key}" for key in originals], 0, 1)[:, 0] < HELD
+    away = np.array([label == 1 and name in hold_out for label, name in zip(data.labels, data.generators, strict=True)])
+    parts = subset(data, np.flatnonzero(~held & ~away)), subset(data, np.flatnonzero(held))
+    for part in parts:
+        if len(set(part.labels.tolist())) < 2:
+            raise DataError(
+                f"{len(data)} pictures are too few: a quarter is held out, and both parts need real and generated ones"
+            )
+    return parts
+
+
+def subset(data: RealFakeSet, rows: np.ndarray) -> RealFakeSet:
+    """Some of the pictures; pairs stay aligned where both are among them."""
+    place = {int(row): new for new, row in enumerate(rows)}
+    partners = np.array([place.get(int(data.partners[row]), -1) for row in rows], dtype=int)
+    return RealFakeSet(
+        [data.sources[row] for row in rows], data.labels[rows], [data.generators[row] for row in rows], partners
+    )
+
+
+def usable(detector: Detector, data: RealFakeSet) -> tuple[RealFakeSet, list[tuple[str, str]]]:
+    """The pictures that can be read and looked at, and (path, reason) of the others."""
+    kept, skipped = [], []
+    for row in range(len(data)):
+        try:
+            detector.view(data.image(row)[None])
+            kept.append(row)
+        except DataError as error:
+            skipped.append((data.key(row), str(error)))
+    return subset(data, np.array(kept, dtype=int)), skipped
+
+
+def trained(
+    folder: Path, out: Path, method: str, hold_out: Sequence[str], *, steps: int, batch_size: int, lr: float, seed: int,
+    model: str, device: str, say: Say,
+) -> TrainedDetector:  # fmt: skip
+    """Train on one part of the folder, measure on the other, and write the file.
+
+    Raises:
+        UsageError: an unknown method or generator.
+        DataError: too few pictures, or none aligned where pairs are needed.
+    """
+    named = real_fake_folder(folder)
+    say("loading the model")
+    torch.manual_seed(seed)
+    detector = create_detector(method, model)
+    detector.to(device)
+    say("looking at every picture")
+    data, left_out = usable(detector, named)
+    learn, test = halves(data, hold_out, seed)
+    step = batches_said(say, "step")
+    train_detector(detector, learn, steps=steps, batch_size=batch_size, lr=lr, seed=seed, progress=step)
+    check, _ = sanity_check(detector, test, learn.made_by, batch_size=batch_size, say=say)
+    card = {
+        "method": method, "generators": learn.made_by, "real": len(learn.rows(label=0)),
+        "fake": len(learn.rows(label=1)), "held_out": len(test), "steps": steps, "batch_size": batch_size, "lr": lr,
+        "seed": seed, "check": checked(check),
+    }  # fmt: skip
+    save_detector(detector, out, card)
+    return TrainedDetector(card, check, [*named.skipped, *left_out])
