@@ -174,7 +174,7 @@ def draw(table: Table, figure: Figure) -> None:
         image = images[one.query]
         drawn = [pool.target(one) == 1, *(each[row] for each in masks.values())]
         panels = [example, image, *(image * (0.25 + 0.75 * mask) for mask in drawn)]
-        pictures(axes, panels, titles if row == 0 else ())
+        pictures(axes, panels, [name.replace(" ", "\n") for name in titles] if row == 0 else ())
     top, bottom = halves[1].subplots(2, 1)
     dots(top, table, MIOU, METHODS)
     top.set_title(f"{MIOU} on unseen classes", fontsize=9)
