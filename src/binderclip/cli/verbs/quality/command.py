@@ -119,8 +119,8 @@ def quality(
     _show(ranking, columns, json, sheet_path, csv_path)
     if not json and ranking.tuned is not None:
         note(
-            f"{QUALITY} comes from {ranking.tuned}, which learned to order degraded photographs (p138); other columns "
-            f"are the words of {ranking.model}"
+            f"{QUALITY} comes from {ranking.tuned}, which learned to order degraded photographs (p138): copies of one "
+            f"picture better than different pictures; other columns are the words of {ranking.model}"
         )
     if not json and ranking.by != LEARNED and not (ranking.by == QUALITY and ranking.tuned):
         keys = [key for key, _ in ranking.rows]
