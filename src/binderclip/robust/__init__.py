@@ -24,6 +24,14 @@ from binderclip.robust.attacks.master_print import MasterPrint, MasterPrintAttac
 from binderclip.robust.attacks.one_pixel import OnePixel
 from binderclip.robust.attacks.pgd import CW, FGSM, PGD
 from binderclip.robust.attacks.spatial import SpatialAttack, flow_roughness, warp
+from binderclip.robust.attacks.unsegment import (
+    UAD,
+    EncoderMaps,
+    FeatureAttack,
+    FeatureTarget,
+    MaskRemoval,
+    polyharmonic_flow,
+)
 from binderclip.robust.defences.master_prints import (
     shift_modality_gap,
     train_fooling_detector,
@@ -46,17 +54,22 @@ __all__ = [
     "L2",
     "METHODS",
     "PGD",
+    "UAD",
     "Adam",
     "AttackResult",
     "CrossEntropy",
+    "EncoderMaps",
     "Evolution",
     "Feasible",
+    "FeatureAttack",
+    "FeatureTarget",
     "Free",
     "Latent",
     "LevelSetPath",
     "LevelSetTraversal",
     "Linf",
     "Margin",
+    "MaskRemoval",
     "MasterPrint",
     "MasterPrintAttack",
     "MinSimilarity",
@@ -80,6 +93,7 @@ __all__ = [
     "flow_roughness",
     "level_set_width",
     "master_print_win_rate",
+    "polyharmonic_flow",
     "rank_flip_rate",
     "shift_modality_gap",
     "train_fooling_detector",

@@ -1,0 +1,315 @@
+"""Attacks on what promptable segmenters see: no prompt finds its object any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binderclip.errors import UsageError
+from binderclip.models.layers.freezing import frozen
+from binderclip.robust.attack import AttackResult, attack
+from binderclip.robust.attacks.spatial import warp
+from binderclip.robust.feasible import Linf
+from binderclip.robust.objectives import Objective
+from binderclip.robust.steps import Sign
+from binderclip.segment.promptable.prompts import ImageState, Prompts
+
+__all__ = ["UAD", "EncoderMaps", "FeatureAttack", "FeatureTarget", "Features", "MaskRemoval", "polyharmonic_flow"]
+
+Features: TypeAlias = Callable[[Tensor], "Sequence[Tensor]"]
+"""Images (B, 3, H, W) in [0, 1] to maps (B, ...) of one or several layers, differentiable."""
+PAPER_SIDE = 1024
+PIXEL_STD = 0.226
+"""Mean of the standard deviations by which the paper's pixels are divided."""
+
+
+class EncoderMaps(nn.Module):
+    """The maps of a bundled promptable segmenter's encoder, at strides 8, 4 and 2, for attacks on its features.
+
+    Args:
+        model: a `segment.promptable.PromptModel`, as `load_promptable("small-sam")` gives it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Sequence[Tensor]:
+        """Three maps (B, C, h, w) of images in [0, 1], which are resized to the encoder's input."""
+        levels = self.model.backbone.encode(self.model.preprocess(images.to(self.model.device)))
+        return levels.coarse, levels.middle, levels.fine
+
+
+def polyharmonic_flow(
+    source: Float[Tensor, "W n 2"], destination: Float[Tensor, "W n 2"], size: tuple[int, int]
+) -> Float[Tensor, "W 2 h w"]:
+    """The smooth field of displacements that takes control points to other places, at every pixel; differentiable.
+
+    A polyharmonic spline of order 1 (phi(r) = r) with an affine part through `destination - source` at the
+    destinations. Pixel p of a warped image comes from p minus this, so `warp(image, -flow)`.
+
+    Args:
+        source, destination: (row, column) in pixels, not all on a line.
+        size: (h, w) of the image.
+
+    Paper: Unsegment Anything by Simulating Deformation (arXiv 2404.02585), whose code adds noise to the zeros of the
+    system.
+    """
+    count, points, _ = destination.shape
+    ones = destination.new_ones(count, points, 1)
+    affine = torch.cat([destination, ones], 2)  # (W, n, 3)
+    top = torch.cat([_distances(destination, destination), affine], 2)
+    bottom = torch.cat([affine.transpose(1, 2), affine.new_zeros(count, 3, 3)], 2)
+    moved = torch.cat([destination - source, destination.new_zeros(count, 3, 2)], 1)
+    weights = torch.linalg.solve(torch.cat([top, bottom], 1), moved)  # (W, n + 3, 2)
+    rows, columns = (torch.arange(side, dtype=source.dtype, device=source.device) for side in size)
+    pixels = torch.cartesian_prod(rows, columns).expand(count, -1, -1)
+    basis = torch.cat([_distances(pixels, destination), pixels, pixels.new_ones(*pixels.shape[:2], 1)], 2)
+    return (basis @ weights).transpose(1, 2).unflatten(2, size)
+
+
+def _distances(a: Float[Tensor, "W m 2"], b: Float[Tensor, "W n 2"]) -> Float[Tensor, "W m n"]:
+    """Euclidean; the root of a zero has no gradient, so it is lifted by a hair."""
+    return (a[:, :, None] - b[:, None]).square().sum(3).clamp(min=1e-10).sqrt()
+
+
+class FeatureTarget(Objective):
+    """Features nearer to some and farther from others: mean over layers of cos(F, toward) - cos(F, away).
+
+    Args:
+        features: images to maps; an `nn.Module` is frozen meanwhile.
+        toward: maps to come near to, one a layer.
+        away: maps to leave; None: none.
+
+    Paper: Unsegment Anything by Simulating Deformation (arXiv 2404.02585).
+    """
+
+    def __init__(self, features: Features, toward: Sequence[Tensor], away: Sequence[Tensor] | None) -> None:
+        self.features, self.toward, self.away = features, toward, away
+        self.networks = (features,) if isinstance(features, nn.Module) else ()
+
+    def judge(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B"], Tensor]:
+        """Values; there is no success to reach."""
+        found = self.features(images)
+        values = _cosines(found, self.toward)
+        if self.away is not None:
+            values = values - _cosines(found, self.away)
+        return values, torch.zeros(len(images), dtype=torch.bool, device=values.device)
+
+
+class FeatureAttack(Objective):
+    """Features far from the clean ones (TAP): the distance of signed roots, less what the change weighs when blurred.
+
+    ||sign(F) |F|^0.5 - sign(F0) |F0|^0.5|| over all layers, minus 0.01 sum |blur3(x - x0)|.
+
+    Args:
+        features: images to maps; an `nn.Module` is frozen meanwhile.
+        clean: images.
+        power, smooth: of the published attack.
+
+    Paper: Transferable Adversarial Perturbations (ECCV 2018), as in arXiv 2404.02585.
+    """
+
+    def __init__(
+        self, features: Features, clean: Float[Tensor, "B 3 H W"], *, power: float = 0.5, smooth: float = 0.01
+    ) -> None:
+        self.features, self.clean, self.power, self.smooth = features, clean, power, smooth
+        self.networks = (features,) if isinstance(features, nn.Module) else ()
+        with torch.no_grad():
+            self._root = [self._rooted(part) for part in features(clean)]
+
+    def _rooted(self, part: Tensor) -> Tensor:
+        return part.sign() * part.abs().clamp(min=1e-12) ** self.power
+
+    def judge(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B"], Tensor]:
+        """Values; there is no success to reach."""
+        parts = [self._rooted(a) - b for a, b in zip(self.features(images), self._root, strict=True)]
+        far = torch.stack([part.flatten(1).square().sum(1) for part in parts]).sum(0).clamp(min=1e-12).sqrt()
+        blurred = F.avg_pool2d((images - self.clean) / PIXEL_STD, 3).abs().flatten(1).sum(1)
+        return far - self.smooth * blurred.to(far), torch.zeros(len(images), dtype=torch.bool, device=far.device)
+
+
+class MaskRemoval(Objective):
+    """Masks of given prompts gone (Attack-SAM): minus the mean square by which their logits exceed `bound`.
+
+    Args:
+        model: a `segment.promptable.PromptModel`; frozen meanwhile.
+        prompts: for the one image that is attacked, in its pixels; many random points make Attack-SAM-K.
+        bound: logits that are wanted at most.
+
+    Paper: Attack-SAM (arXiv 2305.00866), as in arXiv 2404.02585.
+    """
+
+    def __init__(self, model: Any, prompts: Prompts, *, bound: float = -10.0) -> None:
+        self.model, self.prompts, self.bound = model, prompts, bound
+        self.networks = (model,)
+
+    def judge(self, images: Float[Tensor, "1 3 H W"]) -> tuple[Float[Tensor, "1"], Tensor]:
+        """The value; there is no success to reach.
+
+        Raises:
+            UsageError: several images.
+        """
+        if len(images) != 1:
+            raise UsageError(f"prompts belong to one image, not to {len(images)}: attack them one by one")
+        height, width = images.shape[-2:]
+        levels = self.model.backbone.encode(self.model.preprocess(images.to(self.model.device)))
+        side = self.model.image_size
+        state = ImageState(levels, (height, width), (side / width, side / height))
+        logits, _ = self.model.predict_low(state, self.prompts, multimask=False)
+        value = -(logits - self.bound).clamp(min=0).square().mean()
+        return value[None], torch.zeros(1, dtype=torch.bool, device=value.device)
+
+
+def _cosines(found: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """Mean over layers of the cosine of whole maps."""
+    pairs = zip(found, others, strict=True)
+    return torch.stack([F.cosine_similarity(a.flatten(1), b.flatten(1)) for a, b in pairs]).mean(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UAD:
+    """Unsegment anything by simulating deformation: features become those of the same image, smoothly deformed.
+
+    Control points of several warps are moved so that the image changes much (and, with `couple`, so that a small
+    perturbation reaches its features); then the image is changed within `eps` until it looks like that to the encoder.
+
+    Args:
+        features: images to maps of the encoder, such as `EncoderMaps(model)`.
+        eps, alpha, steps: ball, step and steps of the last attack, in pixels of [0, 1].
+        epochs: of the control points, by Adam. inner: steps of the attack in each but the last.
+        warps: deformed copies; where a checkerboard is 1 the brightest counts, where it is 0 the darkest.
+        split: control points along each side.
+        lr: of Adam, spread: of the first displacements as a share of the distance of the points, cell: of the
+            checkerboard; lr and cell in pixels at a side of 1024, brought to the image's.
+        control: weight of the spread of displacements within a warp, less half of the one across warps.
+        fidelity: weight of the distance between reached and deformed features.
+        couple: let it move the control points; False as in the paper's code, where its gradient is lost.
+        seed: of the first displacements.
+
+    Call it with images (B, 3, H, W) in [0, 1]; they are attacked one by one.
+
+    Raises:
+        UsageError: fewer than one epoch, step or warp, or fewer than two points a side.
+
+    Paper: Unsegment Anything by Simulating Deformation (arXiv 2404.02585).
+    """
+
+    features: Features
+    eps: float = 8 / 255
+    alpha: float = 2 / 255
+    steps: int = 40
+    epochs: int = 40
+    inner: int = 4
+    warps: int = 4
+    split: int = 6
+    lr: float = 10.0
+    spread: float = 0.1
+    cell: int = 300
+    control: float = 0.05
+    fidelity: float = 1.0
+    couple: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.inner, self.steps, self.warps) < 1 or self.split < 2:
+            raise UsageError(
+                f"epochs, inner, steps and warps must be at least 1 and split at least 2; got {self.epochs}, "
+                f"{self.inner}, {self.steps}, {self.warps}, {self.split}"
+            )
+        Linf(self.eps)
+        Sign(self.alpha)
+
+    def __call__(self, images: Float[Tensor, "B 3 H W"]) -> AttackResult:
+        generator = torch.Generator().manual_seed(self.seed)
+        networks = (self.features,) if isinstance(self.features, nn.Module) else ()
+        with frozen(*networks):
+            parts = [self._one(image.detach(), generator) for image in images.split(1)]
+        names = ("images", "perturbation", "success", "objective")
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        history = torch.cat([part.history for part in parts], 1)
+        return AttackResult(**joined, queries=parts[0].queries + (self.epochs - 1) * self.inner, history=history)
+
+    def _one(self, image: Tensor, generator: torch.Generator) -> AttackResult:
+        size = (image.shape[-2], image.shape[-1])
+        scale = max(size) / PAPER_SIDE
+        source, destination = self._points(size, generator)
+        adam = torch.optim.Adam([source, destination], lr=self.lr * scale)
+        with torch.no_grad():
+            clean = list(self.features(image))
+            mask = self._mask(image, source, destination, max(1, round(self.cell * scale)))
+        found = None
+        for epoch in range(self.epochs):
+            with torch.enable_grad():
+                deformed = self.deformed(image, source, destination, mask)
+                target = list(self.features(deformed))
+            steps = self.steps if epoch == self.epochs - 1 else self.inner
+            found = self._reached(image, [part.detach() for part in target], clean, steps)
+            with torch.enable_grad():
+                loss = -((image - deformed) / PIXEL_STD).abs().mean()
+                loss = loss + self.control * _control(destination - source) / scale
+                if self.couple:
+                    reached = [part.detach() for part in self.features(found.images)]
+                    loss = loss - self.fidelity * _cosines(reached, target).mean()
+            source.grad, destination.grad = torch.autograd.grad(loss, [source, destination])
+            adam.step()
+            with torch.no_grad():
+                for points in (source, destination):
+                    points.clamp_(min=0)
+                    points.copy_(torch.minimum(points, points.new_tensor(size) - 1))
+        assert found is not None
+        return found
+
+    def _reached(self, image: Tensor, toward: list[Tensor], away: list[Tensor], steps: int) -> AttackResult:
+        return attack(
+            FeatureTarget(self.features, toward, away), image, param=Linf(self.eps), step=Sign(self.alpha),
+            steps=steps, start="clean", keep="last",
+        )  # fmt: skip
+
+    def _points(self, size: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Sources in the middle of blocks, destinations a little beside: (warps, split^2, 2), to be learned."""
+        block = torch.tensor([side / self.split for side in size])
+        middle = torch.arange(self.split) + 0.5
+        source = (torch.cartesian_prod(middle, middle) * block).expand(self.warps, -1, -1)
+        noise = torch.randn(source.shape, generator=generator)
+        most = torch.tensor(size) - 1.0
+        destination = torch.minimum((source + self.spread * block * noise).clamp(min=0), most)
+        return source.clone().requires_grad_(), destination.requires_grad_()
+
+    def _mask(self, image: Tensor, source: Tensor, destination: Tensor, cell: int) -> Tensor:
+        """A checkerboard, warped once by the first warp."""
+        rows, columns = (torch.arange(side, device=image.device) // cell % 2 for side in image.shape[-2:])
+        board = (rows[:, None] ^ columns[None]).to(image.dtype)[None, None]
+        flow = polyharmonic_flow(source[:1], destination[:1], (image.shape[-2], image.shape[-1]))
+        return warp(board, -flow.to(image), padding="reflection")
+
+    def deformed(
+        self,
+        image: Float[Tensor, "1 3 H W"],
+        source: Float[Tensor, "W n 2"],
+        destination: Float[Tensor, "W n 2"],
+        mask: Float[Tensor, "1 1 H W"],
+    ) -> Float[Tensor, "1 3 H W"]:
+        """All warps in one image: the brightest where the mask is 1, the darkest where it is 0.
+
+        Args:
+            image: to be warped.
+            source, destination: control points in pixels.
+            mask: in [0, 1].
+        """
+        flow = polyharmonic_flow(source, destination, (image.shape[-2], image.shape[-1])).to(image)
+        copies = warp(image.expand(len(flow), -1, -1, -1), -flow, padding="reflection")
+        return copies.amax(0, keepdim=True) * mask + copies.amin(0, keepdim=True) * (1 - mask)
+
+
+def _control(displacement: Float[Tensor, "W n 2"]) -> Float[Tensor, ""]:
+    """How unlike displacements are within a warp, less half of how unlike they are across warps, in pixels."""
+    within = displacement.std(1).mean()
+    across = displacement.std(0).mean() if len(displacement) > 1 else displacement.new_zeros(())
+    return within - 0.5 * across
