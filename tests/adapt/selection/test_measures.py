@@ -10,7 +10,6 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from binderclip.adapt.selection import (
     calibration_error,
-    fit_temperature,
     mcnemar,
     mean_interval,
     proportion_interval,
@@ -57,17 +56,6 @@ def test_calibration_error_by_hand_and_beside_torchmetrics_on_one_bin() -> None:
     assert rows[0][2] == 200
     sure = np.eye(2)[np.zeros(10, int)]
     assert calibration_error(sure, np.array([0] * 9 + [1]))[0] == pytest.approx(0.1)
-
-
-def test_the_temperature_undoes_a_known_one() -> None:
-    rng = np.random.default_rng(0)
-    logits = 2 * rng.normal(size=(20000, 4))
-    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    y = (probs.cumsum(axis=1) > rng.random((20000, 1))).argmax(axis=1)
-    assert fit_temperature(7.0 * logits, y) == pytest.approx(7.0, rel=0.03)
-    # Every held-out picture right: the answer stays short of certainty.
-    right = fit_temperature(np.eye(2)[[0, 1] * 10], np.array([0, 1] * 10))
-    assert 1 / (1 + np.exp(-1 / right)) == pytest.approx(1 - 0.5 / 22, abs=1e-3)
 
 
 def test_mcnemar_is_the_binomial_test_of_the_disagreements() -> None:
