@@ -9,6 +9,10 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.quality.distance.lpips import LPIPS
     from binderclip.quality.distance.two_afc import shift_flip_rate, two_afc_score
+    from binderclip.quality.enhance.discriminators import FeatureDiscriminator, PromptPairDiscriminator
+    from binderclip.quality.enhance.middle_maps import MiddleMaps
+    from binderclip.quality.enhance.rrdb import RRDBNet
+    from binderclip.quality.enhance.sfd import SFD, SFDIQA
     from binderclip.quality.frechet import frechet_distance
     from binderclip.quality.methods import METHODS, create_metric
     from binderclip.quality.mmd import PermutationTest, mmd_bootstrap, mmd_permutation_test, mmd_rbf
@@ -28,16 +32,22 @@ __all__ = [
     "LPIPS",
     "METHODS",
     "PAIRS",
+    "SFD",
+    "SFDIQA",
     "Agreement",
     "CLIPIQAPlus",
+    "FeatureDiscriminator",
     "FrechetDistance",
+    "MiddleMaps",
     "NativeEmbedding",
     "PermutationTest",
     "PromptEnsemble",
+    "PromptPairDiscriminator",
     "PromptQuality",
     "PromptWords",
     "QualiCLIP",
     "QualityScores",
+    "RRDBNet",
     "SetDistance",
     "SetScore",
     "TriadicScore",
