@@ -10,6 +10,10 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.quality.distance.lpips import LPIPS
     from binderclip.quality.distance.two_afc import shift_flip_rate, two_afc_score
+    from binderclip.quality.enhance.discriminators import FeatureDiscriminator, PromptPairDiscriminator
+    from binderclip.quality.enhance.middle_maps import MiddleMaps
+    from binderclip.quality.enhance.rrdb import RRDBNet
+    from binderclip.quality.enhance.sfd import SFD, SFDIQA
     from binderclip.quality.forensics.aide import AIDE, NoiseExpert
     from binderclip.quality.forensics.deeclip import DeeCLIP
     from binderclip.quality.forensics.detector import Detector, DetectorOutput
@@ -39,6 +43,8 @@ __all__ = [
     "LPIPS",
     "METHODS",
     "PAIRS",
+    "SFD",
+    "SFDIQA",
     "Agreement",
     "CLIPIQAPlus",
     "CopyingAutoencoder",
@@ -46,17 +52,21 @@ __all__ = [
     "Detector",
     "DetectorBatch",
     "DetectorOutput",
+    "FeatureDiscriminator",
     "FrechetDistance",
     "LinearDetector",
+    "MiddleMaps",
     "NativeEmbedding",
     "NoiseExpert",
     "PanopticPatchDetector",
     "PermutationTest",
     "PromptEnsemble",
+    "PromptPairDiscriminator",
     "PromptQuality",
     "PromptWords",
     "QualiCLIP",
     "QualityScores",
+    "RRDBNet",
     "SetDistance",
     "SetScore",
     "TriadicScore",

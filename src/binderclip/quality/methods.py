@@ -10,6 +10,7 @@ from typing import Any
 from binderclip.errors import UsageError
 from binderclip.quality.distance.lpips import LPIPS
 from binderclip.quality.distance.trunks import Variant
+from binderclip.quality.enhance.sfd import SFDIQA
 from binderclip.quality.score.clipiqa import CLIPIQA, ENSEMBLE, CLIPIQAPlus
 from binderclip.quality.score.prompt_quality import PromptQuality
 from binderclip.quality.score.qboost import TEMPLATE, TRIPLES
@@ -35,6 +36,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     ),
     "lpips": partial(_lpips, "vanilla"),
     "st-lpips": partial(_lpips, "shift-tolerant"),
+    "sfd-iqa": SFDIQA,
     "cmmd": CMMD,
     "frechet": FrechetDistance,
 }
@@ -48,7 +50,8 @@ def create_metric(name: str, **settings: Any) -> Any:
     [0, 1], (B, 3, H, W), or with files, and give (B,); set distances (`cmmd`, `frechet`) are updated with both sets. As
     in pyiqa, `clipiqa` averages the five pairs of `ENSEMBLE`; `prompts="quality"` is the paper's single pair.
     `qualiclip` has bundled weights for `small`; `path=` names those of your own. Distances (`lpips`, `st-lpips`) are
-    called with images and references, and stand on `lite0` unless `net=` or `path=` says otherwise.
+    called with images and references, and stand on `lite0` unless `net=` or `path=` says otherwise. `sfd-iqa` takes the
+    `sfd=` that was trained.
 
     Args:
         name: one of `METHODS`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +16,7 @@ from binderclip.errors import CheckpointError, UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.quality.distance.trunks import WIDTHS, Net, Variant, trunk_of
 from binderclip.quality.distance.two_afc import ChoiceLoss
+from binderclip.quality.rows import ShuffledRows
 from binderclip.quality.weights import read_weights, take_over, write_weights
 
 KIND = "LPIPS"
@@ -164,7 +165,7 @@ class LPIPS(nn.Module):
             learned = [p for p in self.parameters() if p.requires_grad] + list(loss.parameters())
             adam = {"name": "adam", "betas": (0.5, 0.999)}
             return fit(
-                step, learned, _Rows(len(reference), batch_size, seed), steps=steps, lr=lr, optimizer=adam,
+                step, learned, ShuffledRows(len(reference), batch_size, seed), steps=steps, lr=lr, optimizer=adam,
                 schedule=lambda done: min(1.0, 2 - 2 * done), callbacks=[_NotNegative(self.weights)], **options,
             )  # type: ignore[arg-type] # fmt: skip
 
@@ -205,17 +206,3 @@ class _NotNegative:
     def after_step(self, step: int) -> None:
         for weight in self.weights:
             weight.clamp_(min=0)
-
-
-class _Rows:
-    """Endless batches of rows, in a new order every pass."""
-
-    def __init__(self, count: int, batch: int, seed: int) -> None:
-        if batch < 1:
-            raise UsageError(f"batch_size must be at least 1, got {batch}")
-        self.count, self.batch, self.seed, self.epoch = count, batch, seed, 0
-
-    def __iter__(self) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        self.epoch += 1
-        yield from torch.randperm(self.count, generator=generator).split(self.batch)

@@ -1,0 +1,1 @@
+"""Networks that make pictures better, trained by what an image-text model sees in them."""
