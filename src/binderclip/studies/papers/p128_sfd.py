@@ -90,7 +90,7 @@ def measure(seed: int) -> list[Row]:
         middle = held[..., 16:80, 16:80]
         generator = torch.Generator().manual_seed(seed)
         words = PromptQuality(bundled(), ANTONYMS)
-        scores = {
+        scores: dict[str, Any] = {
             FEATURE: SFDIQA(made[METHOD], use="feature"), TEXT: SFDIQA(made[METHOD], use="text"), WORDS: words,
             RANDOM: lambda images: torch.rand(len(images), generator=generator),
         }  # fmt: skip
