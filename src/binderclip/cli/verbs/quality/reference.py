@@ -17,7 +17,7 @@ COLUMNS = ("distance", "PSNR (dB)")
 
 
 @dataclass(frozen=True)
-class ReferenceDistances:
+class ReferenceComparison:
     """Pictures from the one farthest from its original to the nearest.
 
     Attributes:
@@ -63,7 +63,7 @@ def partners(images: Sequence[Path], arguments: Sequence[str], reference: Path) 
 def compared(
     pairs: Sequence[tuple[Path, Path | None]], distance: str, *, weights: Path | None, longest: int, device: str,
     progress: Callable[[int], object],
-) -> ReferenceDistances:  # fmt: skip
+) -> ReferenceComparison:  # fmt: skip
     """Measure all pairs.
 
     Args:
@@ -96,7 +96,7 @@ def compared(
             skipped.append((str(image), str(problem)))
         progress(number)
     rows.sort(key=lambda row: -row[2])
-    return ReferenceDistances(rows, skipped, reduced)
+    return ReferenceComparison(rows, skipped, reduced)
 
 
 def _reduced(picture: Image.Image, longest: int) -> Image.Image:
