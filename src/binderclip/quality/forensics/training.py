@@ -147,7 +147,7 @@ class _Pictures:
     ) -> None:
         self.detector, self.data, self.degradation = detector, data, degradation
         self.batch_size, self.seed = batch_size, seed
-        self.replacement = RandomPatchReplacement(ratio, patch=getattr(detector, "patch", 1), seed=seed)
+        self.replacement = RandomPatchReplacement(ratio, patch=detector.patch, seed=seed)
         self.rng = np.random.default_rng([seed, 5])
         self.pairs = np.flatnonzero(data.partners >= 0)
         self.sizes: dict[str, tuple[int, ...]] = {}
