@@ -165,13 +165,14 @@ def draw(table: Table, figure: Figure) -> None:
     shown, first, second, third = figure.subplots(1, 4, width_ratios=(0.8, 0.8, 1.4, 1.2))
     images, cues = conflicting()
     shown.imshow(images[0].permute(1, 2, 0).numpy())
-    bare(shown)
+    bare(shown, frame=False)
     shown.set_title(f"{cues['shape'][0]} of {cues['texture'][0]}s", fontsize=9)
     for number, method in enumerate((ZERO, TUNED)):
         each = table.values(BIAS, method)
         first.plot(np.full(len(each), number), each, "o", alpha=0.5, color=f"C{number}")
         first.plot(number + 0.2, each.mean(), "s", color=f"C{number}")
     first.set_xticks(range(2), (ZERO, TUNED), fontsize=8)
+    first.set(xlim=(-0.4, 1.5), ylim=(0, 1))
     first.set_title(BIAS, fontsize=9)
     names = ("test", *SHIFTS)
     for number, method in enumerate(f"{one}, {how}" for one in (ZERO, TUNED) for how in (BEFORE, AFTER)):
@@ -179,7 +180,8 @@ def draw(table: Table, figure: Figure) -> None:
         second.bar(place, [table.mean(ECE, method, name) for name in names], 0.18, label=method, color=f"C{number}")
     second.set_xticks(range(len(names)), names, fontsize=8)
     second.set_title(ECE, fontsize=9)
-    second.legend(fontsize=6)
+    second.set_ylim(0, 1.45 * second.get_ylim()[1])
+    second.legend(fontsize=6, ncols=2, loc="upper left")
     for number, method in enumerate((ZERO, TUNED)):
         place = np.arange(len(FACTORS)) + 0.38 * number - 0.19
         values = [table.mean("error ratio", method, name) for name in FACTORS]
@@ -187,7 +189,8 @@ def draw(table: Table, figure: Figure) -> None:
     third.axhline(1, color="grey", linestyle=":")
     third.set_xticks(range(len(FACTORS)), FACTORS, fontsize=7, rotation=15)
     third.set_title("error ratio", fontsize=9)
-    third.legend(fontsize=7)
+    third.set_ylim(0, 1.25 * third.get_ylim()[1])
+    third.legend(fontsize=7, loc="upper left")
 
 
 def null(seed: int) -> list[Row]:
