@@ -175,7 +175,7 @@ def bundled_of(kind: str) -> dict[str, Path]:
 
 def folder_card(folder: Path) -> dict[str, Any]:
     """The card with `kind`, `summary`, `parameters` (borrowed ones too) and `megabytes` always present."""
-    table = _config(folder).get(KEY, {})
+    table = folder_config(folder).get(KEY, {})
     lent = borrowed_state(table["borrowed"], near=folder) if "borrowed" in table else {}
     parameters = count_parameters(folder / WEIGHTS) + sum(value.numel() for value in lent.values())
     facts = {"parameters": parameters, "megabytes": round((folder / WEIGHTS).stat().st_size / 1e6, 1)}
