@@ -114,7 +114,7 @@ def attacked(
     if steps is not None:
         options["steps"] = steps
     run = METHODS[method](predictor, eps, **options)
-    say = _Judge(predictor, list(labels), model)
+    say = _PictureJudge(predictor, list(labels), model)
     pictures, skipped, reduced = [], [], 0
     for number, (path, start) in enumerate(zip(paths, output_names(paths), strict=True), 1):
         try:
@@ -144,14 +144,14 @@ def attacked(
 
 
 @dataclass(frozen=True)
-class _TopLabel:
+class _PictureAnswer:
     row: int
     label: str
     probability: float
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _PictureJudge:
     """What the model says of a picture."""
 
     predictor: Any
@@ -159,17 +159,17 @@ class _Judge:
     model: Any
 
     @torch.no_grad()
-    def of(self, image: Float[Tensor, "1 3 H W"]) -> _TopLabel:
+    def of(self, image: Float[Tensor, "1 3 H W"]) -> _PictureAnswer:
         return self._answer(self.predictor(image))
 
     @torch.no_grad()
-    def of_file(self, path: Path) -> _TopLabel:
+    def of_file(self, path: Path) -> _PictureAnswer:
         """As every other verb opens it."""
         return self._answer(self.predictor.from_features(self.model.encode_image([path])))
 
-    def _answer(self, logits: Float[Tensor, "1 K"]) -> _TopLabel:
+    def _answer(self, logits: Float[Tensor, "1 K"]) -> _PictureAnswer:
         row = int(logits[0].argmax())
-        return _TopLabel(row, self.labels[row], float(probabilities(logits, self.model.activation)[0, row]))
+        return _PictureAnswer(row, self.labels[row], float(probabilities(logits, self.model.activation)[0, row]))
 
 
 def _opened(path: Path, background: tuple[int, int, int], longest: int) -> tuple[Float[Tensor, "1 3 H W"], bool]:
