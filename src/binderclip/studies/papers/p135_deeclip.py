@@ -110,7 +110,7 @@ def draw(table: Table, figure: Figure) -> None:
     for ax, name in zip(axes, names, strict=True):
         dots(ax, table, AP, ARMS, name)
         ax.set_xticks(range(len(ARMS)), ARMS, rotation=60, ha="right", fontsize=7)
-        kind = "trained on" if name == SEEN else "unseen" if name in UNSEEN else f"{SEEN}, both after"
+        kind = "trained on" if name == SEEN else "unseen" if name in UNSEEN else "both after"
         ax.set_title(f"{kind}\n{name}", fontsize=9)
     axes[0].set_ylabel(AP)
 
