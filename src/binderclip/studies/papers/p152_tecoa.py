@@ -140,7 +140,7 @@ STUDY = Study(
     "within 1/255. Before the criteria were written, on seeds 900 to 902: rates of 1e-4, 3e-4, 1e-3 and 0.01 for the "
     "tower (above 1e-4 unseen classes are lost) and of 0.003 to 4 for prompts; 24 steps instead of 12, and captions of "
     "clip art as classes, which both left less on unseen classes. With 12 steps two seeds had gains of 0.02 over no "
-    "training and 0.08 and 0.04 over training with a head; prompts lost.",
+    "training and 0.08 and 0.04 over training with a head; prompts lost. The spreads of the pilot are rounded up.",
     baseline="`small` as it is.",
     lower_bound="Guessing: 0.14.",
     upper_bound="Clean accuracy of `small`.",
