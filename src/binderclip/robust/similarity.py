@@ -118,7 +118,7 @@ def attack_similarity(
     Examples:
         >>> l2 = lambda reference, images: (images - reference).square().mean((1, 2, 3))
         >>> reference = torch.full((1, 3, 8, 8), 0.5)
-        >>> found = attack_similarity(l2, reference, reference + 0.10, reference + 0.11)
+        >>> found = attack_similarity(l2, reference, reference + 0.10, reference + 0.1102)
         >>> found.flipped, round(float(found.rmse), 2)
         (tensor([True]), 2.68)
 
