@@ -40,6 +40,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
     ("evaluate",): ["small", "--data", "../world/classes"],
     ("quality",): ["../world/pictures"],
     ("attack",): ["small", "../world/good.png", "--labels", "cat,dog", "--steps", "1", "--max-side", "32"],
+    ("detect",): ["--train", "../world/fakes", "--steps", "1", "--out", "mine.safetensors"],
     ("geometry",): ["small", "--data", "openmoji", "--limit", "24"],
     ("probe",): ["small", "--data", "openmoji", "--groups", "concept_split", "--limit", "24", "--draws", "100"],
     ("curate",): ["../world/classes", "--recipe", "exact-duplicates"],
@@ -240,11 +241,12 @@ def make_world(world: Path) -> None:
     """
     rng = random.Random(0)
     for name in ("pictures", "mixed", "empty", "junk", "classes/cat", "classes/dog", "badmodel", "badhf", "badhead",
-                 "badindex", "badlog", "self"):  # fmt: skip
+                 "badindex", "badlog", "self", "fakes/0_real", "fakes/1_fake/made"):  # fmt: skip
         (world / name).mkdir(parents=True)
     good = Image.frombytes("RGB", (40, 32), rng.randbytes(40 * 32 * 3))
     for name in ("good.png", "pictures/a.png", "pictures/b.jpg", "pictures/[red]c.png", "mixed/a.png", "caf\udce9.png",
-                 "self/a.png", *[f"classes/{kind}/{n}.png" for kind in ("cat", "dog") for n in range(4)]):  # fmt: skip
+                 "self/a.png", *[f"classes/{kind}/{n}.png" for kind in ("cat", "dog") for n in range(4)],
+                 *[f"fakes/{kind}/{n}.png" for kind in ("0_real", "1_fake/made") for n in range(12)]):  # fmt: skip
         good = Image.frombytes("RGB", (40, 32), rng.randbytes(40 * 32 * 3))
         good.save(world / name)
     good.resize((2000, 1)).save(world / "wide.png")

@@ -13,6 +13,7 @@ import torch
 
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.models.files.devices import resolve_device
 from binderclip.quality.forensics.aide import AIDE
 from binderclip.quality.forensics.deeclip import DeeCLIP
 from binderclip.quality.forensics.detector import Detector
@@ -98,7 +99,9 @@ def load_detector(path: str | Path, *, device: str | torch.device = "cpu") -> tu
 
     Raises:
         CheckpointError: the file cannot be read, is no detector's, or its model has other weights here.
+        UsageError, NotSupported: no such device.
     """
+    where = resolve_device(device)
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -116,4 +119,4 @@ def load_detector(path: str | Path, *, device: str | torch.device = "cpu") -> tu
         detector.load_state_dict(found)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, UsageError) as error:
         raise CheckpointError(f"{path} cannot be read as a detector: {str(error).splitlines()[0]}") from error
-    return detector.to(device).eval(), card
+    return detector.to(where).eval(), card

@@ -16,6 +16,7 @@ from binderclip.data import RealFakeSet, real_fake_folder
 from binderclip.data.uniform import uniform
 from binderclip.errors import DataError, UsageError
 from binderclip.evaluate import DetectorSanityCheck
+from binderclip.models.files.devices import resolve_device
 from binderclip.quality import Detector, create_detector, save_detector, train_detector
 
 HELD = 0.25
@@ -96,11 +97,12 @@ def trained(
         UsageError: an unknown method or generator.
         DataError: too few pictures, or none aligned where pairs are needed.
     """
+    where = resolve_device(device)
     named = real_fake_folder(folder)
     say("loading the model")
     torch.manual_seed(seed)
     detector = create_detector(method, model)
-    detector.to(device)
+    detector.to(where)
     say("looking at every picture")
     data, left_out = usable(detector, named)
     learn, test = halves(data, hold_out, seed)

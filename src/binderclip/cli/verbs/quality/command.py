@@ -25,8 +25,8 @@ AT_CHANCE = "does not know what these words mean on photographs, so the order is
 QUALITY = "quality"
 """The column that comes from bundled weights where the model has some."""
 LEARNED = "learned"
-DISTANCES = ("st-lpips", "lpips")
 """The column of --weights."""
+DISTANCES = ("st-lpips", "lpips")
 
 
 def quality(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from binderclip.data.images import list_images, open_image, to_tensor
 from binderclip.errors import DataError, UsageError
+from binderclip.models.files.devices import resolve_device
 from binderclip.quality import LPIPS, create_metric
 
 COLUMNS = ("distance", "PSNR (dB)")
@@ -74,8 +75,9 @@ def compared(
         device: where.
         progress: called with the number of pairs done.
     """
+    where = resolve_device(device)
     metric: LPIPS = LPIPS.from_weights(weights) if weights is not None else create_metric(distance)
-    metric.to(device)
+    metric.to(where)
     rows, skipped, reduced = [], [], 0
     for number, (image, original) in enumerate(pairs, 1):
         try:
@@ -88,7 +90,7 @@ def compared(
             if max(one.size) > longest:
                 reduced += 1
                 one, other = _reduced(one, longest), _reduced(other, longest)
-            x, y = (to_tensor(picture)[None].to(device) for picture in (one, other))
+            x, y = (to_tensor(picture)[None].to(where) for picture in (one, other))
             error = float((x - y).square().mean())
             psnr = float("inf") if error == 0 else -10 * float(torch.tensor(error).log10())
             rows.append((str(image), str(original), float(metric(x, y)), psnr))
