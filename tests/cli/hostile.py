@@ -212,7 +212,7 @@ def _hostile(rng: random.Random, verb: tuple[str, ...], params: list[Any]) -> Ca
         if getattr(each, "is_flag", False):
             words.append(rng.choice([*each.opts, *each.secondary_opts]))
         else:
-            words += [rng.choice(each.opts), _value(rng, each)]
+            words += [rng.choice(each.opts), *(_value(rng, each) for _ in range(each.nargs))]
     return Call((*verb, *words), hopeless)
 
 
