@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import dis
 from collections.abc import Iterator
@@ -20,8 +21,19 @@ def parts(code: CodeType) -> Iterator[CodeType]:
             yield from parts(constant)
 
 
+def annotated(source: str) -> set[str]:
+    """Names in annotations, which never run; shapes of tensors are text in them, and no names."""
+    found: list[ast.expr | None] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.arg, ast.AnnAssign)):
+            found.append(node.annotation)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.append(node.returns)
+    return {node.id for each in found if each is not None for node in ast.walk(each) if isinstance(node, ast.Name)}
+
+
 def undefined(source: str, name: str) -> list[str]:
-    """Names that are read as globals and that the module neither makes nor imports."""
+    """Names that are read as globals or stand in annotations, and that the module neither makes nor imports."""
     module = compile(source, name, "exec")
     made = {line.argval for line in dis.get_instructions(module) if line.opname in ("STORE_NAME", "STORE_GLOBAL")}
     made |= {
@@ -30,12 +42,19 @@ def undefined(source: str, name: str) -> list[str]:
     read = {
         line.argval for code in parts(module) for line in dis.get_instructions(code) if line.opname == "LOAD_GLOBAL"
     }
-    return sorted(read - made - GIVEN)
+    inside = {  # of a class or function, which annotations in it may name
+        line.argval
+        for code in parts(module)
+        for line in dis.get_instructions(code)
+        if line.opname in ("STORE_NAME", "STORE_FAST", "STORE_DEREF")
+    }
+    return sorted((read - made - GIVEN) | (annotated(source) - made - inside - GIVEN))
 
 
 def test_what_is_not_there_is_found() -> None:
     assert undefined("import math\n\ndef f(x):\n    return math.sin(x) + g(len(x))\n", "a") == ["g"]
-    assert undefined("from __future__ import annotations\n\ndef f(x: Shape) -> B:\n    return x\n", "b") == []
+    source = "from x import Float, Tensor\n\ndef f(x: Float[Tensor, 'B N']) -> Figure:\n    y: Lost = x\n    return y\n"
+    assert undefined(source, "b") == ["Figure", "Lost"]
 
 
 def test_every_global_name_of_the_package_and_its_tests_exists() -> None:

@@ -7,7 +7,7 @@ and attribution need no more, so they work on zero-shot classifiers, few-shot he
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,9 +17,6 @@ from torch.nn import functional
 from binderclip.errors import UsageError
 from binderclip.models.image_text.preprocess import Preprocess, float_batch
 from binderclip.models.text.textbank import Rule, TextBank
-
-if TYPE_CHECKING:
-    pass
 
 
 @runtime_checkable

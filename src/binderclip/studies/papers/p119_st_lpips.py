@@ -22,7 +22,7 @@ from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.distorted_tiles import tiles
 
 if TYPE_CHECKING:
-    pass
+    from matplotlib.figure import Figure
 
 KINDS = ("gaussian_noise", "gaussian_blur", "jpeg", "darken", "contrast", "pixelate", "posterize", "desaturate")
 SHIFTS = (1, 2, 3)

@@ -15,6 +15,8 @@ from binderclip.workbench.look import check_size, table
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from binderclip.explain import Attribution
 
 METHODS_AT_FIRST = ["gradcam", "gradeclip", "smoothgrad"]
