@@ -129,3 +129,15 @@ def test_the_verb_opens_what_the_stage_left(command: Callable[..., Any], folder:
         assert said in refused.err
     none = command("segment", folder / "images" / "00.png", "--head", tmp_path / "none")
     assert "no such folder" in none.err
+
+
+def test_folders_that_are_no_head_are_named(command: Callable[..., Any], folder: Path, tmp_path: Path) -> None:
+    picture = folder / "images" / "00.png"
+    for config, said in (("{}", "no model of this format"), ('{"binderclip": {"kind": "vision"}}', "'vision' model")):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / "config.json").write_text(config)
+        refused = command("segment", picture, "--head", tmp_path / "other", "-l", "red,blue")
+        assert refused.code != 0
+        assert said in " ".join(refused.err.split())
+    found = command("segment", picture, "--head", tmp_path / "other", "-l", "red,blue", "--device", "nowhere")
+    assert "device 'nowhere' is unknown" in found.err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,22 +12,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.data.images import open_image
-from binderclip.errors import CheckpointError, NotSupported, UsageError
+from binderclip.errors import NotSupported, UsageError
 from binderclip.losses.dense.text_masks import FocalDice
-from binderclip.models.files.checkpoint import configured, guarded
-from binderclip.models.files.folders import read_folder, write_folder
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.models.towers import Tower
 from binderclip.models.towers.tokens import Tokens, append_tokens
 from binderclip.segment.output.result import Segmentation
+from binderclip.segment.trained.head import SegmentationHead
 from binderclip.segment.trained.task import HeadTask, RowBatches, run_task
 from binderclip.segment.trained.text_query_decoder import TextQueryDecoder
-from binderclip.segment.trained.tuned import embed_once, side_of, squashed
+from binderclip.segment.trained.tuned import embed_once, side_of
 
 __all__ = ["CascadeCLIP", "CascadeTraining", "default_groups", "train_cascade"]
-
-KIND = "cascade"
 
 
 def default_groups(depth: int) -> tuple[tuple[int, ...], ...]:
@@ -47,7 +42,7 @@ def default_groups(depth: int) -> tuple[tuple[int, ...], ...]:
     return tuple(range(first, middle)), tuple(range(middle, depth - 1)), (depth - 1,)
 
 
-class CascadeCLIP(nn.Module):
+class CascadeCLIP(SegmentationHead):
     """Segmentation by text on a frozen image-text model: one decoder a group of blocks, whose mask logits are summed.
 
     Middle blocks hold detail that is not aligned with text; mixed into one map it hurts classes that training never
@@ -71,6 +66,8 @@ class CascadeCLIP(nn.Module):
     Paper: Cascade-CLIP: Cascaded Vision-Language Embeddings Alignment for Zero-Shot Semantic Segmentation (ICML 2024,
     arXiv 2406.00670).
     """
+
+    kind = "cascade"
 
     def __init__(
         self,
@@ -117,19 +114,6 @@ class CascadeCLIP(nn.Module):
         self.query = nn.ModuleList(nn.Linear(2 * out, out) for _ in chosen)
         self.decoders = nn.ModuleList(TextQueryDecoder(out, layers=layers, heads=heads) for _ in chosen)
         self.to(model.device)
-
-    @property
-    def model(self) -> Any:
-        """The frozen image-text model."""
-        return self._held[0]
-
-    def pixels(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "B 3 S S"]:
-        """Pictures squashed and normalised.
-
-        Args:
-            images: one or many, as `Preprocess` takes them.
-        """
-        return squashed(self.model, images, self.size)
 
     def features(self, tokens: Tokens) -> tuple[list[Float[Tensor, "B N E"]], Float[Tensor, "B E"]]:
         """Unit patch features of each group, and the unit embedding of the picture.
@@ -201,45 +185,9 @@ class CascadeCLIP(nn.Module):
         """
         if unknown := [name for name in seen if name not in labels]:
             raise UsageError(f"seen {unknown[0]!r} is none of the labels: {', '.join(labels)}")
-        training = self.training
-        self.eval()
-        picture = open_image(image).convert("RGB")  # type: ignore[arg-type]
-        with torch.no_grad():
-            logits = self.forward(self.pixels(picture), self.text(labels))
-        self.train(training)
-        found = seen_penalised(
-            F.interpolate(logits, picture.size[::-1], mode="bilinear", align_corners=False)[0],
-            torch.tensor([name in seen for name in labels], device=logits.device), penalty,
-        )  # fmt: skip
-        return Segmentation(tuple(labels), found.int().cpu(), logits[0].float().cpu(), picture)
-
-    def save(self, folder: str | Path, *, card: dict[str, Any] | None = None, dtype: str = "float32") -> Path:
-        """Write a folder that `CascadeCLIP.open` reads; the model is stored by name alone."""
-        config = {"head": self.settings, "model": self.model.name}
-        return write_folder(folder, kind=KIND, config=config, state=self.state_dict(), card=card or {}, dtype=dtype)
-
-    @classmethod
-    def open(cls, folder: str | Path, model: Any = None) -> CascadeCLIP:
-        """Read a folder that `save` wrote.
-
-        Args:
-            folder: it.
-            model: the image-text model it was trained on; default the one of that name.
-
-        Raises:
-            CheckpointError: no such folder, another kind of model, damaged weights, or another tower.
-        """
-        read = read_folder(folder, KIND)
-        if model is None:
-            from binderclip.models import load
-
-            model = load(configured(lambda: str(read.config["model"]), folder))
-        try:
-            head = configured(lambda: cls(model, **read.config["head"]), folder)
-        except NotSupported as error:
-            raise CheckpointError(f"{folder}: {error}") from error
-        guarded(lambda: head.load_state_dict(read.state), folder, f"the tower of {model.name}")
-        return head.eval()
+        picture, coarse, full = self.scored(image, lambda pixels: self(pixels, self.text(labels)))
+        known = torch.tensor([name in seen for name in labels], device=full.device)
+        return Segmentation(tuple(labels), seen_penalised(full, known, penalty).int().cpu(), coarse, picture)
 
 
 def seen_penalised(logits: Float[Tensor, "C H W"], seen: Tensor, penalty: float = 0.1) -> Int[Tensor, "H W"]:

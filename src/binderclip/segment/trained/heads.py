@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.files.folders import folder_kind
-from binderclip.segment.trained import cascade, mta_clip
 from binderclip.segment.trained.cascade import CascadeCLIP
 from binderclip.segment.trained.mta_clip import MTACLIP
 
@@ -17,7 +16,7 @@ __all__ = ["HEADS", "TrainedHead", "open_head"]
 TrainedHead: TypeAlias = "CascadeCLIP | MTACLIP"
 
 #: what a folder says it holds -> what opens it
-HEADS: dict[str, Callable[..., TrainedHead]] = {cascade.KIND: CascadeCLIP.open, mta_clip.KIND: MTACLIP.open}
+HEADS: dict[str, Callable[..., TrainedHead]] = {each.kind: each.open for each in (CascadeCLIP, MTACLIP)}
 
 
 def open_head(folder: str | Path, model: Any = None) -> TrainedHead:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,25 +13,21 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.data.images import open_image
-from binderclip.errors import CheckpointError, NotSupported, UsageError
+from binderclip.errors import UsageError
 from binderclip.losses.dense.mask_sets import MaskSetLoss
 from binderclip.losses.dense.mask_text import MaskTextContrast
-from binderclip.models.files.checkpoint import configured, guarded
-from binderclip.models.files.folders import read_folder, write_folder
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.models.text.prompts import PromptContext
 from binderclip.models.towers.tokens import Tokens
 from binderclip.segment.output.result import Segmentation
 from binderclip.segment.parts.context import dense_tower
+from binderclip.segment.trained.head import SegmentationHead
 from binderclip.segment.trained.mask_text_decoder import DecodedMasks, MaskTextDecoder, PatchPyramid
 from binderclip.segment.trained.panoptic import MaskPrediction
 from binderclip.segment.trained.task import HeadTask, RowBatches, run_task
-from binderclip.segment.trained.tuned import embed_once, side_of, squashed, tower_parameters
+from binderclip.segment.trained.tuned import embed_once, side_of, tower_parameters
 
 __all__ = ["MTACLIP", "MTACLIPTraining", "MaskTextOutput", "train_mta_clip"]
-
-KIND = "mta-clip"
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class MaskTextOutput:
     texts: Float[Tensor, "B K P E"]
 
 
-class MTACLIP(nn.Module):
+class MTACLIP(SegmentationHead):
     """Segmentation into fixed classes by mask queries that look at a picture together with the texts of the classes.
 
     Each class has P learned contexts in front of its name, so that unlike parts of it may have texts of their own. The
@@ -76,6 +71,8 @@ class MTACLIP(nn.Module):
         >>> head = train_mta_clip(MTACLIP(model, ["sky", "roof"]), images, labels).head  # doctest: +SKIP
         >>> head.segment("photo.jpg").overlay().save("overlay.png")  # doctest: +SKIP
     """
+
+    kind = "mta-clip"
 
     def __init__(
         self,
@@ -125,24 +122,11 @@ class MTACLIP(nn.Module):
             self.project = nn.Linear(width, out, bias=False)
         self.to(own.device)
 
-    @property
-    def model(self) -> Any:
-        """The copied image-text model."""
-        return self._held[0]
-
     def train(self, mode: bool = True) -> MTACLIP:
         """As for every module; the image tower stays in eval mode."""
         super().train(mode)
         self.visual.eval()
         return self
-
-    def pixels(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "B 3 S S"]:
-        """Pictures squashed and normalised.
-
-        Args:
-            images: one or many, as `Preprocess` takes them.
-        """
-        return squashed(self.model, images, self.size)
 
     def texts(self) -> Float[Tensor, "K P E"]:
         """Unit vectors of the classes' contexts."""
@@ -193,48 +177,22 @@ class MTACLIP(nn.Module):
         names = self.classes if labels is None else tuple(labels)
         if unknown := [name for name in names if name not in self.classes]:
             raise UsageError(f"{unknown[0]!r} is none of the classes of this head: {', '.join(self.classes)}")
-        training = self.training
-        self.eval()
-        picture = open_image(image).convert("RGB")  # type: ignore[arg-type]
-        scores = self.class_scores(self.pixels(picture))[0, [self.classes.index(name) for name in names]]
-        self.train(training)
-        full = F.interpolate(scores[None], picture.size[::-1], mode="bilinear", align_corners=False)[0]
-        return Segmentation(tuple(names), full.argmax(0).int().cpu(), scores.clamp(min=1e-6).log().cpu(), picture)
-
-    def save(self, folder: str | Path, *, card: dict[str, Any] | None = None, dtype: str = "float32") -> Path:
-        """Write a folder that `MTACLIP.open` reads; of the model what was not trained is stored by name alone."""
-        kept = {name for name, parameter in self.visual.named_parameters() if parameter.requires_grad}
-        state = {
-            name: value
-            for name, value in self.state_dict().items()
-            if not name.startswith("visual.") or name.removeprefix("visual.") in kept
-        }
-        config = {"head": self.settings, "classes": list(self.classes), "model": self.model.name}
-        return write_folder(folder, kind=KIND, config=config, state=state, card=card or {}, dtype=dtype)
+        rows = [self.classes.index(name) for name in names]
+        picture, coarse, full = self.scored(image, lambda pixels: self.class_scores(pixels)[:, rows])
+        return Segmentation(names, full.argmax(0).int().cpu(), coarse.clamp(min=1e-6).log(), picture)
 
     @classmethod
-    def open(cls, folder: str | Path, model: Any = None) -> MTACLIP:
-        """Read a folder that `save` wrote.
+    def _built(cls, model: Any, config: Mapping[str, Any]) -> MTACLIP:
+        return cls(model, config["classes"], **config["head"])
 
-        Args:
-            folder: it.
-            model: the image-text model it was trained on; default the one of that name.
+    def _about(self) -> dict[str, Any]:
+        return {"classes": list(self.classes)}
 
-        Raises:
-            CheckpointError: no such folder, another kind of model, damaged weights, or another tower.
-        """
-        read = read_folder(folder, KIND)
-        if model is None:
-            from binderclip.models import load
-
-            model = load(configured(lambda: str(read.config["model"]), folder))
-        try:
-            head = configured(lambda: cls(model, read.config["classes"], **read.config["head"]), folder)
-        except NotSupported as error:
-            raise CheckpointError(f"{folder}: {error}") from error
-        whole = {name: value for name, value in head.state_dict().items() if name.startswith("visual.")}
-        guarded(lambda: head.load_state_dict(whole | read.state), folder, f"the tower of {model.name}")
-        return head.eval()
+    def _stored(self) -> dict[str, Tensor]:
+        """Of the image tower the weights that are trained."""
+        fixed = {f"visual.{name}" for name, value in self.visual.named_parameters() if not value.requires_grad}
+        fixed |= {f"visual.{name}" for name, _ in self.visual.named_buffers()}
+        return {name: value for name, value in self.state_dict().items() if name not in fixed}
 
 
 @dataclass(frozen=True)

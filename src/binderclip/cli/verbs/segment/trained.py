@@ -49,10 +49,11 @@ class HeadRequest:
             CheckpointError: another kind of folder, or damaged weights.
         """
         from binderclip.models import load
+        from binderclip.models.files.folders import folder_config
         from binderclip.segment import open_head
 
-        model = None if self.model == "small" and self.device == "cpu" else load(self.model, device=self.device)
-        head = open_head(self.head, model)
+        own = folder_config(self.head).get("model", self.model)  # --model says no other than small: the head's own
+        head = open_head(self.head, load(own if self.model == "small" else self.model, device=self.device))
         return lambda path, labels: head.segment(path, labels)
 
     def names(self, given: Sequence[str] | None) -> list[str]:
