@@ -158,7 +158,11 @@ STUDY = Study(
     "convolutions; agreement of their answers with each cue on 900 pictures where cues are independent. Convolutions "
     f"that have to use a cue also learn {APART} pictures labelled by it ({LONG} steps); their loss where all cues "
     f"agree after noise of {RADIUS:g} of each filter's length, {DRAWS} draws. Code length: prequential, {CODED} "
-    "pictures where cues are independent.",
+    "pictures where cues are independent. Before the first criteria three pilot seeds were seen; afterwards pictures, "
+    "steps and coded pictures were cut by a third to a half for time, shape was left out of the comparison of minima, "
+    "since networks of this size do not learn it, and the bound of the rank correlation was -0.4. The second "
+    "measurement, on other seeds, asks for -0.8, which four cues in their order would give; the two orders are carried "
+    "by colour against the rest, as the other cues are hardly used.",
     baseline="The other three cues; a linear classifier's error in place of the code length.",
     lower_bound=f"Chance: an agreement of 1/{K}; random numbers stand in the null's place.",
     upper_bound="Networks made to use a cue.",
@@ -170,8 +174,8 @@ STUDY = Study(
             margin=0.2, expected=0.4, pilot=Pilot(0.053, PILOT), essential=True,
         ),
         Criterion.below(
-            "cues of a longer code are used less (Spearman)", value_of(ORDER, FOLLOWED), -0.4,
-            expected=0.3, pilot=Pilot(0.12, PILOT), essential=True,
+            "cues of a longer code are used less: Spearman below -0.8", value_of(ORDER, FOLLOWED), -0.8,
+            expected=0.15, pilot=Pilot(0.12, PILOT), essential=True,
         ),
         Criterion.paired(
             "after noise, the loss of solutions by colour is below that of the others",
@@ -201,10 +205,10 @@ STUDY = Study(
         value_of(ORDER, LINEAR), value_of(ORDER, FOLLOWED),
     ),
     draw=draw,
-    seeds=tuple(range(20, 28)),
+    seeds=tuple(range(30, 46)),
     null=null,
     one_thread=True,
-    registered="dda45dce9989",
+    registered="245cf488b2bb",
     stand_in=(
         "shapes of our own at 32 px instead of coloured dSprites, and no faces (UTKFace)",
         "networks of two and three layers instead of an FFN, ResNet20 and ViT",
