@@ -27,6 +27,7 @@ def test_figures_of_every_generator_real_and_fake_apart() -> None:
         assert figures.fake_accuracy == pytest.approx(np.mean(fake.numpy() > 0))
         best = max(balanced_accuracy_score(truth, logits > cut) for cut in [-9.0, *logits])
         assert figures.oracle_accuracy == pytest.approx(best)
+        assert balanced_accuracy_score(truth, logits > figures.oracle_threshold) == pytest.approx(best)
         assert figures.accuracy <= figures.oracle_accuracy
         caught = int((fake > 0).sum())
         wilson = binomtest(caught, len(fake)).proportion_ci(method="wilson")
@@ -35,6 +36,17 @@ def test_figures_of_every_generator_real_and_fake_apart() -> None:
     assert [figures.seen for figures in check.figures] == [True, False]
     assert any("other" in text and "not trained" in text for text in check.findings)
     assert not DetectorSanityCheck(REAL, {"seen": SEEN}, seen=["seen"]).findings
+
+
+@pytest.mark.parametrize(("shift", "side"), [(4.0, "fake"), (-4.0, "real")])
+def test_a_threshold_that_leans_to_one_side_is_told(shift: float, side: str) -> None:
+    check = DetectorSanityCheck(REAL + shift, {"seen": SEEN + shift}, seen=["seen"])
+    (said,) = check.findings
+    assert f"leans to {side}" in said
+    assert f"a logit of {check.figures[0].oracle_threshold:.2f}" in said
+    assert check.figures[0].oracle_threshold == pytest.approx(
+        DetectorSanityCheck(REAL, {"seen": SEEN}).figures[0].oracle_threshold + shift, abs=1e-5
+    )
 
 
 def test_a_generator_with_real_pictures_of_its_own_is_compared_with_those() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from binderclip.cli.verbs.detect.train import halves
+from binderclip.data import real_fake_folder
 from binderclip.models import build
 from binderclip.quality import load_detector
 
@@ -54,6 +57,15 @@ def trained(program: Command, model: Path, data: Path, tmp_path_factory: pytest.
     words = ("--method", "panoptic", "--hold-out", "faint", "--steps", "25", "--batch-size", "8", "--lr", "0.01")
     done = program("detect", "--train", data, "--out", out, "-m", model, *words, "--json")
     return out, done
+
+
+def test_what_is_held_out_does_not_hang_on_where_the_folder_lies(data: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(data, tmp_path / "elsewhere" / "pictures")
+    for seed in (0, 1):
+        ours, theirs = (halves(real_fake_folder(root), [], seed) for root in (data, other))
+        for one, same in zip(ours, theirs, strict=True):
+            assert [one.key(row) for row in range(len(one))] == [same.key(row) for row in range(len(same))]
+    assert len(ours[1]) < len(ours[0])
 
 
 def test_training_leaves_a_file_and_a_table_that_tells_generators_apart(trained: tuple[Path, Any]) -> None:

@@ -24,6 +24,9 @@ def test_one_folder_of_real_pictures_for_all_generators(tmp_path: Path) -> None:
     found = real_fake_folder(tmp_path)
     assert found.made_by == ["gan", "fake", "vae"]
     by_name = {Path(found.key(row)).name: row for row in range(len(found))}
+    # Below the folder, so that what is drawn for a picture does not hang on where the folder lies.
+    assert found.key(by_name["b.jpg"]) == "1_fake/gan/b.jpg"
+    assert found.named(by_name["b.jpg"]) == str(tmp_path / "1_fake/gan/b.jpg")
     assert found.labels[by_name["a.png"]] == 0
     # The same name below its folder, whatever the suffix, is an aligned copy.
     assert found.partners[by_name["b.jpg"]] == by_name["b.png"]

@@ -27,6 +27,7 @@ class RealFakeSet:
             to, or empty where it belongs to all.
         partners: (N,) row of the real picture that a generated one is an aligned copy of, or -1.
         skipped: (path, reason) of what was left out.
+        keys: of each picture a name that stays where its folder goes, such as the path below it; empty for the rows.
     """
 
     sources: Sequence[Path | Tensor]
@@ -34,6 +35,7 @@ class RealFakeSet:
     generators: Sequence[str]
     partners: Int[np.ndarray, "N"]
     skipped: Sequence[tuple[str, str]] = ()
+    keys: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -68,9 +70,13 @@ class RealFakeSet:
         return list(dict.fromkeys(name for name, label in zip(self.generators, self.labels, strict=True) if label))
 
     def key(self, row: int) -> str:
-        """A name of the picture that stays the same: its path, or its row."""
+        """A name of the picture that stays the same wherever its folder lies: what is drawn for it hangs on this."""
+        return self.keys[row] if self.keys else str(row)
+
+    def named(self, row: int) -> str:
+        """The picture as messages name it: its path, or its row."""
         source = self.sources[row]
-        return str(row) if isinstance(source, Tensor) else str(source)
+        return f"picture {row}" if isinstance(source, Tensor) else str(source)
 
     def image(self, row: int) -> Float[Tensor, "3 H W"]:
         """One picture in [0, 1] at its own size.
@@ -141,7 +147,8 @@ def real_fake_folder(root: str | Path) -> RealFakeSet:
         if not any(row[1] == label for row in rows):
             raise DataError(f"no images in {part} of {root}: looked for PNG, JPEG, WebP, GIF, BMP and TIFF, also below")
     labels, partners = (np.array([row[column] for row in rows]) for column in (1, 3))
-    return RealFakeSet([row[0] for row in rows], labels, [row[2] for row in rows], partners, skipped)
+    keys = [row[0].relative_to(root).as_posix() for row in rows]
+    return RealFakeSet([row[0] for row in rows], labels, [row[2] for row in rows], partners, skipped, keys)
 
 
 def _pictures(folder: Path, skipped: list[tuple[str, str]]) -> list[Path]:

@@ -71,8 +71,9 @@ def subset(data: RealFakeSet, rows: np.ndarray) -> RealFakeSet:
     place = {int(row): new for new, row in enumerate(rows)}
     partners = np.array([place.get(int(data.partners[row]), -1) for row in rows], dtype=int)
     return RealFakeSet(
-        [data.sources[row] for row in rows], data.labels[rows], [data.generators[row] for row in rows], partners
-    )
+        [data.sources[row] for row in rows], data.labels[rows], [data.generators[row] for row in rows], partners,
+        keys=[data.key(row) for row in rows],
+    )  # fmt: skip
 
 
 def usable(detector: Detector, data: RealFakeSet) -> tuple[RealFakeSet, list[tuple[str, str]]]:
@@ -83,7 +84,7 @@ def usable(detector: Detector, data: RealFakeSet) -> tuple[RealFakeSet, list[tup
             detector.view(data.image(row)[None])
             kept.append(row)
         except DataError as error:
-            skipped.append((data.key(row), str(error)))
+            skipped.append((data.named(row), str(error)))
     return subset(data, np.array(kept, dtype=int)), skipped
 
 
