@@ -1,0 +1,247 @@
+"""Quality: pictures from the worst to the best, by pairs of words or by how far they are from their originals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from binderclip.cli.shared.output import write_csv
+from binderclip.cli.shared.sheet import contact_sheet
+from binderclip.cli.verbs.quality.command import DISTANCES, QUALITY, named_pairs
+from binderclip.errors import DataError, UsageError
+from binderclip.workbench.commands import (
+    PICTURES,
+    Arguments,
+    Equivalent,
+    device_words,
+    model_words,
+    python_load,
+    python_pictures,
+    shell_line,
+)
+from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, small_copy, table
+from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
+
+if TYPE_CHECKING:
+    from binderclip.cli.verbs.quality.run import Ranking
+
+AT_FIRST = ("quality", "brightness", "sharpness", "noisiness", "aesthetic")
+MOST_SCORES = 7
+"""Keywords to tick: the first of `PAIRS`, those that are about the picture and not about what is on it."""
+SHOWN = 24
+"""Pictures on the page; the table and the files have all."""
+BATCH = 64
+SIDE = 512
+ORIGINALS = "originals"
+"""What a line calls a folder of originals that were uploaded."""
+
+
+def build(bench: Bench) -> None:
+    from binderclip.quality import PAIRS
+
+    names = list(PAIRS)[:MOST_SCORES]
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            pictures = bench.pictures("Pictures to judge")
+            by = gr.Dropdown(names, value=QUALITY, label="Order by")
+            scores = gr.CheckboxGroup(names, value=list(AT_FIRST), label="Scores")
+            with gr.Accordion("Words of your own", open=False):
+                better = gr.Textbox(label="Better", placeholder="A straight page.", info="these words then order")
+                worse = gr.Textbox(label="Worse", placeholder="A crooked page.")
+            with gr.Accordion("Or how far pictures are from their originals", open=False):
+                originals = bench.pictures("Originals, of the same names", folder_label="Or a folder of originals")
+                distance = gr.Dropdown(list(DISTANCES), value=DISTANCES[0], label="Distance")
+            side = gr.Slider(
+                64, 2048, value=SIDE, step=64, label="Side that larger pictures are reduced to",
+                info="more pixels show finer noise and blur, and take longer",
+            )  # fmt: skip
+            controls = bench.controls("Judge")
+        with gr.Column(scale=3, min_width=320):
+            shown = gr.HTML(hint("Drop pictures and press Judge: the worst come first."))
+            found = gr.HTML()
+            results = bench.results()
+    inputs = [*pictures.inputs, by, scores, better, worse, *originals.inputs, distance, side]
+    bench.connect(controls, work, inputs, [shown, found], results, also=[better.submit, worse.submit])
+
+
+def work(
+    run: Run,
+    files: list[str] | None,
+    folder: str | None,
+    by: str,
+    scores: list[str] | None,
+    better: str,
+    worse: str,
+    original_files: list[str] | None,
+    original_folder: str | None,
+    distance: str,
+    side: int,
+) -> Outcome:
+    """Rank as the verb does, by words or, where there are originals, by the distance from them."""
+    chosen = run.pictures(files, folder)
+    if original_files or original_folder:
+        return _compare(run, chosen, run.pictures(original_files, original_folder), distance, int(side))
+    words = ((better or "").strip(), (worse or "").strip())
+    if any(words) and not all(words):
+        raise UsageError("give both words of your own, the better and the worse")
+    own = [words] if any(words) else []
+    ticked = list(dict.fromkeys([by, *(scores or [])]))
+    return _rank(run, chosen, named_pairs(",".join(ticked), own), own[0][0] if own else by, own, int(side))
+
+
+def _rank(
+    run: Run, chosen: ChosenPictures, columns: dict[str, tuple[str, str]], by: str, own: Sequence[tuple[str, str]],
+    side: int,
+) -> Outcome:  # fmt: skip
+    from binderclip.cli.verbs.quality.run import ranked, write_sheet
+
+    run.say(f"loading {run.model_name}")
+    count = len(chosen.paths)
+    ranking = ranked(
+        run.model_name, chosen.paths, columns, by, weights=None, longest=side, device=run.bench.models.device,
+        dtype="float32", batch_size=BATCH, progress=lambda done: run.progress(done, count, "judging"),
+    )  # fmt: skip
+    skipped = [*chosen.skipped, *ranking.skipped]
+    if not ranking.rows:
+        raise DataError(f"none of the pictures could be read: {skipped[0][1]}")
+    run.say("drawing")
+    named = [(chosen.label(Path(key)), *values) for key, values in ranking.rows]
+    files = [run.folder / "scores.csv", run.folder / "sheet.png"]
+    write_csv(("image", *ranking.columns), named, files[0])
+    write_sheet(ranking, files[1])
+    place = 1 + ranking.columns.index(by)
+    cards = [(key, str(row[0]), f"{by} {row[place]:.2f}") for (key, _), row in zip(ranking.rows, named, strict=True)]
+    said = table(
+        ("Rank", "Picture", *ranking.columns),
+        [(rank, *row) for rank, row in enumerate(named, 1)],
+        f"{len(named)} pictures, worst first by {by}; model {ranking.model}",
+    )
+    said += "".join(f"<p>{line}</p>" for line in _limits(ranking))
+    return Outcome(
+        (_pictures(run, cards, "pictures, worst first"), said + _left_out(skipped)),
+        files,
+        _again(run, chosen, ranking, own, side),
+        could_not_be_read(len(skipped)),
+    )
+
+
+def _limits(ranking: Ranking) -> list[str]:
+    """What a reader must know of the scores."""
+    said = []
+    if ranking.tuned is not None:
+        said.append(
+            "quality comes from weights that learned to order degraded photographs (p138): copies of one picture "
+            "better than different pictures."
+        )
+    if ranking.reduced:
+        said.append(f"{ranking.reduced} pictures were reduced to {ranking.longest} px, which hides fine noise.")
+    if ranking.model == "small" and set(ranking.columns) - {QUALITY}:
+        said.append(
+            "The other columns are the words of small, which knows them hardly at all on photographs (p012): a real "
+            "checkpoint such as open_clip:RN50/openai, at the top of the page, knows them."
+        )
+    return said
+
+
+def _compare(run: Run, chosen: ChosenPictures, originals: ChosenPictures, distance: str, side: int) -> Outcome:
+    from binderclip.cli.verbs.quality.reference import COLUMNS, compared, partners
+
+    ours = chosen.folder or gathered(chosen.paths, run.folder / PICTURES)
+    theirs = originals.folder or gathered(originals.paths, run.folder / ORIGINALS)
+    paths = chosen.paths if chosen.folder else sorted(ours.iterdir())
+    pairs = partners(paths, [str(ours)], theirs)
+    run.say("loading lite0")
+    done = compared(
+        pairs, distance, weights=None, longest=side, device=run.bench.models.device,
+        progress=lambda number: run.progress(number, len(pairs), "comparing"),
+    )  # fmt: skip
+    # Where uploads lie is no use to anybody.
+    skipped = [*chosen.skipped, *((key, why.replace(f"{ours}/", "")) for key, why in done.skipped)]
+    if not done.rows:
+        raise DataError(f"no picture could be compared: {skipped[0][1]}")
+    rows = [(str(Path(key).relative_to(ours)), far, psnr) for key, _, far, psnr in done.rows]
+    files = [run.folder / "distances.csv", run.folder / "sheet.png"]
+    write_csv(("image", *COLUMNS), rows, files[0])
+    cards = [
+        card
+        for (ours_at, theirs_at, *_), (name, far, _) in zip(done.rows, rows, strict=True)
+        for card in ((theirs_at, "original", ""), (ours_at, name, f"{distance} {far:.3f}"))
+    ][: 2 * SHOWN]
+    contact_sheet(cards, files[1], title=f"farthest from the original first, by {distance}", columns=4)
+    said = table(
+        ("Rank", "Picture", distance, "PSNR (dB)"),
+        [(rank, *row) for rank, row in enumerate(rows, 1)],
+        f"{len(rows)} pictures, farthest from the original first",
+    )
+    if done.reduced:
+        said += f"<p>{done.reduced} pairs were reduced to {side} px before they were compared.</p>"
+    return Outcome(
+        (_pictures(run, cards, "originals and pictures, farthest first"), said + _left_out(skipped)),
+        files,
+        _compared_again(run, chosen, originals, distance, side),
+        could_not_be_read(len(skipped)),
+    )
+
+
+def _pictures(run: Run, cards: Sequence[tuple[str, str, str]], name: str) -> str:
+    shown = []
+    for number, (path, said, more) in enumerate(cards[: 2 * SHOWN]):
+        copy = small_copy(path, run.folder / "small", number)
+        if copy is not None:
+            shown.append((copy, said, more))
+    return gallery(shown, name)
+
+
+def _left_out(skipped: Sequence[tuple[str, str]]) -> str:
+    if not skipped:
+        return ""
+    return table(("Left out", "Why"), [(Path(key).name, why.replace(key, Path(key).name)) for key, why in skipped],
+                 "Left out")  # fmt: skip
+
+
+def _again(run: Run, chosen: ChosenPictures, ranking: Ranking, own: Sequence[tuple[str, str]], side: int) -> Equivalent:
+    device = run.bench.models.device
+    words = [name for name in ranking.columns if name not in {better for better, _ in own}]
+    shell = shell_line(
+        "binderclip", "quality", Arguments(chosen.names()), "--scores", ",".join(words),
+        [word for pair in own for word in ("--pair", *pair)], ["--by", ranking.by] if not own else None,
+        ["--max-side", side] if side != SIDE else None, model_words(run.model_name, device),
+    )  # fmt: skip
+    called, needed = python_pictures(chosen)
+    load = python_load(run.model_name, device)
+    if ranking.by == QUALITY and ranking.tuned is not None:
+        metric, name = f"QualiCLIP.from_weights(None, {load}, longest={side})", "QualiCLIP"
+    else:
+        pair = named_pairs(",".join(words), own)[ranking.by]
+        metric, name = f"PromptQuality({load}, { ({ranking.by: pair})!r}, longest={side})", "PromptQuality"
+    python = (
+        f"{needed}from binderclip.models import load; from binderclip.quality import {name}; "
+        f"q = {metric}.score_files({called}); print(sorted(zip(q.total.tolist(), q.keys)))"
+    )
+    return Equivalent(python, shell)
+
+
+def _compared_again(
+    run: Run, chosen: ChosenPictures, originals: ChosenPictures, distance: str, side: int
+) -> Equivalent:
+    device = run.bench.models.device
+    ours, theirs = str(chosen.folder or PICTURES), str(originals.folder or ORIGINALS)
+    shell = shell_line(
+        "binderclip", "quality", Arguments([ours]), "--reference", theirs,
+        ["--distance", distance] if distance != DISTANCES[0] else None, ["--max-side", side] if side != SIDE else None,
+        device_words(device),
+    )  # fmt: skip
+    python = (
+        "from pathlib import Path; from binderclip.data import list_images; "
+        "from binderclip.cli.verbs.quality.reference import compared, partners; "
+        f"pairs = partners(list_images({ours!r}), [{ours!r}], Path({theirs!r})); "
+        f"print(compared(pairs, {distance!r}, weights=None, longest={side}, device={device!r}, "
+        "progress=lambda done: None).rows)"
+    )
+    return Equivalent(python, shell)
+
+
+TAB = Tab("Quality", "Which pictures are bad, worst first; or how far they are from their originals.", build, order=46)
