@@ -167,6 +167,7 @@ def test_hits_and_scores_are_those_of_the_geometry(name: str, corpus: Path, tmp_
     model.geometry = geometry  # type: ignore[assignment]
     index = SearchIndex(tmp_path / "index", model)
     index.update(corpus)
+    assert index.measure == "similarity"
     files = sorted(corpus.glob("*.png"))
     images = geometry.embed(model.encode_image(files), "image")
     for query in ("grey", corpus / "both-red.png"):

@@ -45,6 +45,22 @@ def test_words_and_pictures_find_what_the_verb_finds(
     assert json.loads((like.folder / "found.json").read_text())["hits"][0]["image"] == "more/rocket.jpg"
 
 
+def test_scores_of_another_geometry_are_not_called_cosines(holiday: Path, run_of: Any) -> None:
+    from binderclip.models import load
+    from binderclip.similarity import SIMILARITIES
+    from binderclip.workbench.tabs.search import work
+
+    plain, other = run_of(folders=[holiday]), run_of("bent", folders=[holiday])
+    assert "cosine" in work(plain, None, str(holiday), "a cup", None, 2, False).values[0]
+    model = load("small")
+    model.geometry = SIMILARITIES["lorentz"]()
+    other.bench.models.get("image-text", "bent", lambda: model)
+    bent = work(other, None, str(holiday), "a cup", None, 2, True)
+    assert "cosine" not in "".join(bent.values).lower()
+    assert "similarity" in bent.values[0]
+    assert bent.files[0].read_text().startswith("rank,image,similarity")
+
+
 def test_only_what_is_new_is_encoded(holiday: Path, run_of: Any) -> None:
     first = run_of(folders=[holiday])
     from binderclip.workbench.tabs.search import work

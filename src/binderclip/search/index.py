@@ -151,6 +151,11 @@ class SearchIndex:
         self.mixed, self.transform = bool(note["mixed"]), kept
         self._vectors = self._compared()
 
+    @property
+    def measure(self) -> str:
+        """What the scores of hits are: `cosine`, or `similarity` where a geometry or a transform compares."""
+        return "cosine" if self._vectors.geometry is None else "similarity"
+
     def __len__(self) -> int:
         return int(self._table.count_rows()) if self._table is not None else 0
 

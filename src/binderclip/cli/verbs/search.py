@@ -148,7 +148,7 @@ def query(
     else:
         print_table(
             f"{text_or_image}, model {clip.name}",
-            ("rank", "document" if stored.mixed else "image", "cosine" if clip.geometry is None else "similarity"),
+            ("rank", "document" if stored.mixed else "image", stored.measure),
             [[n, short_path(h.path), h.score] for n, h in enumerate(hits, 1)],
         )
     if sheet:

@@ -79,15 +79,15 @@ def work(
     for number, hit in enumerate(hits):
         copy = small_copy(hit.path, run.folder / "small", number)
         if copy is not None:
-            shown.append((copy, hit.path.name, f"cosine {hit.score:.2f}"))
+            shown.append((copy, hit.path.name, f"{index.measure} {hit.score:.2f}"))
     rows = [[rank, str(hit.path.relative_to(searched)), hit.score] for rank, hit in enumerate(hits, 1)]
     asked = query.name if isinstance(query, Path) else query
     return Outcome(
         (
             gallery(shown, "what was found, nearest first"),
-            table(("Rank", "Picture", "Cosine"), rows, f"{asked}: nearest of {len(index)} pictures"),
+            table(("Rank", "Picture", index.measure.capitalize()), rows, f"{asked}: nearest of {len(index)} pictures"),
         ),
-        files=_files(run.folder, hits, searched, asked),
+        files=_files(run.folder, hits, searched, asked, index.measure),
         again=_again(run, chosen, query, int(top)),
         said=said,
     )
@@ -105,9 +105,9 @@ def _report(index: Any, report: IndexReport) -> str:
     return table(columns, counts, f"Index of {len(index)} pictures")
 
 
-def _files(folder: Path, hits: list[Hit], searched: Path, asked: str) -> list[Path]:
+def _files(folder: Path, hits: list[Hit], searched: Path, asked: str, measure: str) -> list[Path]:
     rows = [(str(hit.path.relative_to(searched)), hit.score) for hit in hits]
-    write_csv(["rank", "image", "cosine"], [[n, *row] for n, row in enumerate(rows, 1)], folder / "found.csv")
+    write_csv(["rank", "image", measure], [[n, *row] for n, row in enumerate(rows, 1)], folder / "found.csv")
     document = {"query": asked, "hits": [{"image": name, "score": score} for name, score in rows]}
     write_json(document, folder / "found.json")
     there = [(hit.path, hit.path.name, f"{hit.score:.2f}") for hit in hits if hit.path.is_file()]
