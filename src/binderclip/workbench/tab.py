@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import itertools
+import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = 0.15
 """Seconds between two looks at a run."""
+_COUNTED = re.compile(r"(?P<text>.*?):? (?P<done>[0-9]+) of (?P<total>[0-9]+)(?:, about .* left)?")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,13 @@ class Run:
         self.bench, self.model_name, self.folder = bench, model_name, folder
         self._job = job
         self.say, self.progress = job.say, job.progress
+
+    def hear(self, line: str) -> None:
+        """What a verb says while it works: "step 3 of 200" moves the bar, anything else is said as it is."""
+        if counted := _COUNTED.fullmatch(line):
+            self.progress(int(counted["done"]), int(counted["total"]), counted["text"])
+        else:
+            self.say(line)
 
     def show(self, *values: Any) -> None:
         """What there is so far: one value for each of the tab's outputs."""

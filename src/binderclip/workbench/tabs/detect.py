@@ -1,0 +1,255 @@
+"""Detect: which pictures are generated, by a detector that was trained on a folder of the user's own."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from binderclip.cli.shared.output import write_csv
+from binderclip.errors import DataError, UsageError
+from binderclip.workbench.commands import (
+    PICTURES,
+    Arguments,
+    Equivalent,
+    device_words,
+    model_words,
+    python_pictures,
+    shell_line,
+)
+from binderclip.workbench.look import could_not_be_read, hint, packed, small_copy, source, table
+from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
+
+if TYPE_CHECKING:
+    from binderclip.cli.verbs.detect.run import Detected
+    from binderclip.evaluate import DetectorSanityCheck
+
+SHOWN = 24
+"""Pictures on the page, each beside its map; the table has all."""
+BATCH, STEPS, RATE = 16, 200, 1e-3
+TRAINED = "detectors"
+"""Folder of the detectors that a page has trained, beside those of its runs."""
+SUFFIX = ".safetensors"
+MINE = "mine.safetensors"
+"""What a line calls a detector that was trained on the page."""
+
+
+def build(bench: Bench) -> None:
+    from binderclip.quality import DETECTORS
+
+    folders = [str(folder) for folder in bench.below()]
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            detector = gr.Dropdown(
+                _choices(_of_folders(bench)), value=None, label="Detector", allow_custom_value=True,
+                info="one trained below, or a file in a folder that the workbench was opened on",
+            )  # fmt: skip
+            pictures = bench.pictures("Pictures to look at")
+            controls = bench.controls("Detect")
+            with gr.Accordion("Train a detector", open=False):
+                data = gr.Dropdown(
+                    folders, value=folders[0] if folders else None, label="Folder of real and generated pictures",
+                    info="with 0_real/ and 1_fake/GENERATOR/ in it, in a folder that the workbench was opened on",
+                )  # fmt: skip
+                method = gr.Dropdown(list(DETECTORS), value="linear", label="Method")
+                hold_out = gr.Textbox(
+                    label="Generators to test on only", placeholder="sdxl, stylegan", info="separated by commas",
+                )  # fmt: skip
+                steps = gr.Slider(10, 2000, value=STEPS, step=10, label="Training steps")
+                train_controls = bench.controls("Train a detector")
+                train_results = bench.results()
+        with gr.Column(scale=3, min_width=320):
+            shown = gr.HTML(
+                hint(
+                    "Train a detector on real and generated pictures of yours, or choose its file; drop pictures and "
+                    "press Detect: those that look generated come first, each beside what speaks for it."
+                )
+            )
+            found = gr.HTML()
+            results = bench.results()
+            figures = gr.HTML()
+    bench.connect(controls, work, [*pictures.inputs, detector], [shown, found], results)
+    bench.connect(
+        train_controls, learn, [data, method, hold_out, steps], [figures, detector], train_results, keep=True
+    )  # fmt: skip
+
+
+def work(run: Run, files: list[str] | None, folder: str | None, detector: str | None) -> Outcome:
+    """Look at pictures as the verb does."""
+    from binderclip.cli.verbs.detect.run import detected, write_maps
+
+    path = _detector(run, detector)
+    chosen = run.pictures(files, folder)
+    count = len(chosen.paths)
+    # A folder that says which of its pictures are generated is measured as well; uploads say nothing.
+    where = str(chosen.folder or run.folder / PICTURES)
+    run.say("loading the detector")
+    device = run.bench.models.device
+    result = detected(
+        path, chosen.paths, [where], device=device, batch_size=BATCH,
+        progress=lambda done: run.progress(done, count, "looking"), say=run.hear,
+    )  # fmt: skip
+    skipped = [*chosen.skipped, *result.skipped]
+    if not result.rows:
+        raise DataError(f"none of the pictures could be used: {skipped[0][1]}")
+    named = [(chosen.label(Path(key)), logit, chance) for key, logit, chance in result.rows]
+    write_csv(("image", "logit", "probability"), named, run.folder / "scores.csv")
+    out = run.folder / "maps"
+    out.mkdir()
+    maps = write_maps(result, out, SHOWN, run.hear)
+    return Outcome(
+        (_pictures(run, result, named, maps), _tables(result, named, skipped)),
+        [run.folder / "scores.csv", packed(out, maps, "maps.zip")],
+        _again(run, chosen, path),
+        could_not_be_read(len(skipped)),
+    )
+
+
+def learn(run: Run, data: str | None, method: str, hold_out: str, steps: int) -> Outcome:
+    """Train and measure a detector as the verb does."""
+    from binderclip.cli.verbs.detect.train import trained
+
+    if not (data or "").strip():
+        raise UsageError("open the workbench on a folder with 0_real/ and 1_fake/ in it, and choose it here")
+    folder = run.bench.open_folder(str(data))
+    held = [name.strip() for name in (hold_out or "").split(",") if name.strip()]
+    kept = run.folder.parent / TRAINED
+    kept.mkdir(exist_ok=True)
+    out = kept / f"{method}-{len(list(kept.iterdir())) + 1}{SUFFIX}"
+    device = run.bench.models.device
+    run.say("reading the folder")
+    done = trained(
+        folder, out, method, held, steps=int(steps), batch_size=BATCH, lr=RATE, seed=0, model=run.model_name,
+        device=device, say=run.hear,
+    )  # fmt: skip
+    choices = _choices([*_of_folders(run.bench), *_of_page(run)])
+    figures = _check(done.check, f"{method} on {run.model_name}: {done.card['held_out']} pictures that were held out")
+    shell = shell_line(
+        "binderclip", "detect", "--train", folder, "--out", MINE, ["--method", method] if method != "linear" else None,
+        [word for name in held for word in ("--hold-out", name)], ["--steps", int(steps)] if steps != STEPS else None,
+        model_words(run.model_name, device),
+    )  # fmt: skip
+    python = (
+        "from pathlib import Path; from binderclip.cli.verbs.detect.train import trained; "
+        f"t = trained(Path({str(folder)!r}), Path({MINE!r}), {method!r}, {held!r}, steps={int(steps)}, "
+        f"batch_size={BATCH}, lr={RATE}, seed=0, model={run.model_name!r}, device={device!r}, say=print); "
+        "print(t.check.figures)"
+    )
+    return Outcome(
+        (figures + _left_out(done.skipped), gr.update(choices=choices, value=str(out))),
+        [out],
+        Equivalent(python, shell),
+        could_not_be_read(len(done.skipped)),
+    )
+
+
+def _of_folders(bench: Bench) -> list[Path]:
+    """Detectors' files in the folders that the workbench was opened on, and in those in them."""
+    return [path for folder in bench.below() for path in sorted(folder.glob(f"*{SUFFIX}"))]
+
+
+def _of_page(run: Run) -> list[Path]:
+    """The detectors that this page has trained."""
+    return sorted((run.folder.parent / TRAINED).glob(f"*{SUFFIX}"))
+
+
+def _choices(paths: Sequence[Path]) -> list[tuple[str, str]]:
+    return [(path.name, str(path)) for path in paths]
+
+
+def _detector(run: Run, chosen: str | None) -> Path:
+    """The file of a detector that this page may read.
+
+    Raises:
+        UsageError: none was chosen, or another file.
+    """
+    if not (chosen or "").strip():
+        raise UsageError("train a detector first, or choose the file of one")
+    known = {str(path): path for path in (*_of_folders(run.bench), *_of_page(run))}
+    if chosen not in known:
+        raise UsageError(
+            f"{Path(str(chosen)).name} is no detector in the folders that the workbench was opened on, nor one that "
+            "this page has trained"
+        )
+    return known[chosen]
+
+
+def _pictures(run: Run, result: Detected, named: Sequence[tuple[str, float, float]], maps: Sequence[Path]) -> str:
+    """The pictures that look generated most, each beside its map."""
+    entries = []
+    for number, ((key, *_), (label, logit, chance), drawn) in enumerate(zip(result.rows, named, maps, strict=False)):
+        name = html.escape(label, quote=True)
+        said = f"{'fake' if logit > 0 else 'real'}, probability of fake {chance:.2f}"
+        parts = []
+        for kind, path, what in (("picture", Path(key), ""), ("map", drawn, "which patches speak for generated: ")):
+            copy = small_copy(path, run.folder / f"small-{kind}", number)
+            if copy is not None:
+                parts.append(f'<img src="{source(copy)}" alt="{what}{name}" loading="lazy">')
+        entries.append(
+            f'<li><figure><div class="pair">{"".join(parts)}</div><figcaption>{name}'
+            f"<span>{html.escape(said)}</span></figcaption></figure></li>"
+        )
+    return f'<ul class="gallery pairs" aria-label="pictures, most likely generated first">{"".join(entries)}</ul>'
+
+
+def _tables(result: Detected, named: Sequence[tuple[str, float, float]], skipped: Sequence[tuple[str, str]]) -> str:
+    rows = [(label, "fake" if logit > 0 else "real", chance, logit) for label, logit, chance in named]
+    caption = f"{len(rows)} pictures, most likely generated first; {result.title}"
+    said = table(("Picture", "Said", "Probability", "Logit"), rows, caption)
+    said += "<p>Maps: red patches speak for generated, blue ones for real.</p>"
+    said += "".join(f"<p>{html.escape(line[:1].upper() + line[1:])}.</p>" for line in result.limits)
+    if result.check is not None:
+        said += _check(result.check, "By generator")
+    return said + _left_out(skipped)
+
+
+def _check(check: DetectorSanityCheck, title: str) -> str:
+    """The figures of each generator, of real pictures after processing, and what follows."""
+    rows: list[tuple[Any, ...]] = [
+        (
+            f.generator, "yes" if f.seen else "no", f.real_accuracy, f.fake_accuracy, f.average_precision,
+            f.oracle_accuracy, f.n_real, f.n_fake,
+        )
+        for f in check.figures
+    ]  # fmt: skip
+    columns = ("Generator", "Seen", "Real right", "Fake found", "AP", "Best threshold", "Real", "Fake")
+    said = table(columns, rows, title)
+    if check.controls:
+        changed = [
+            (c.processing, c.after, c.before, c.p_value, "a shortcut" if c.shortcut else "could be chance")
+            for c in check.controls
+        ]
+        columns_of_controls = ("Real pictures after", "Called fake", "Before", "p", "Finding")
+        said += table(columns_of_controls, changed, "Real pictures after processing, which makes nothing fake")
+    return said + "".join(f"<p>{html.escape(line[:1].upper() + line[1:])}.</p>" for line in check.findings)
+
+
+def _left_out(skipped: Sequence[tuple[str, str]]) -> str:
+    if not skipped:
+        return ""
+    rows = [(Path(key).name, why.replace(key, Path(key).name)) for key, why in skipped]
+    return table(("Left out", "Why"), rows, "Left out")
+
+
+def _again(run: Run, chosen: ChosenPictures, path: Path) -> Equivalent:
+    device = run.bench.models.device
+    called_detector = MINE if run.folder.parent in path.parents else str(path)
+    shell = shell_line(
+        "binderclip", "detect", Arguments(chosen.names()), "--detector", called_detector, "--maps", "maps",
+        device_words(device),
+    )  # fmt: skip
+    called, needed = python_pictures(chosen)
+    pictures = called if needed else f"[Path(p) for p in {called}]"
+    arguments = [str(chosen.folder)] if chosen.folder else chosen.names()
+    python = (
+        f"{needed}from pathlib import Path; from binderclip.cli.verbs.detect.run import detected; "
+        f"d = detected(Path({called_detector!r}), {pictures}, {arguments!r}, device={device!r}, batch_size={BATCH}, "
+        "progress=lambda done: None, say=print); print(d.rows)"
+    )
+    return Equivalent(python, shell)
+
+
+TAB = Tab("Detect", "Which pictures are generated, by a detector that learned from pictures of yours.", build, order=47)
