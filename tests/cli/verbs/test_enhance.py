@@ -97,12 +97,20 @@ def test_a_saved_enhancer_is_used_on_pictures_of_any_size(
     done = command("enhance", picture, "--enhancer", brighter, "--out", out, "--max-side", "20")
     assert done.code == 0, done.err
     assert "before-after.png" in done.err
+    assert "hardly differ" not in done.err
     with Image.open(picture) as before, Image.open(out / "0.png") as after:
         wanted = (2.0 * np.asarray(before)).clip(0, 255)
         assert np.abs(np.asarray(after) - wanted).max() <= 1
     # The same folder with another enhancer would mix results.
     other = command("enhance", picture, "--enhancer", brighter, "--out", out)
     assert "results of another enhancer or --max-side" in " ".join(other.err.split())
+
+
+def test_what_nobody_would_see_is_said(command: Command, data: Path, tmp_path: Path) -> None:
+    same = save_enhancer(IlluminationNet(4, level=1.0, std=1e-4), tmp_path / "same.safetensors")
+    done = command("enhance", data / "dark", "--enhancer", same, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "hardly differ from their pictures" in done.err
 
 
 def test_mistakes_are_said_before_any_work(command: Command, data: Path, brighter: Path, tmp_path: Path) -> None:

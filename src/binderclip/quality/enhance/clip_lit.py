@@ -117,7 +117,7 @@ class CLIPLIT(BacklitEnhancer):
         if self.learns:
             say("embedding the pictures")
             matrices = view_matrices(views, self.seed)
-            dark, bright = (self._views(images, matrices) for images in (backlit, well_lit))
+            dark, bright = (self.views(images, matrices) for images in (backlit, well_lit))
             rate = type(self.guidance).lr if prompt_lr is None else prompt_lr
             adam = torch.optim.Adam(self.guidance.parameters(), lr=rate, weight_decay=DECAY)
             if prompt_steps:
@@ -135,7 +135,7 @@ class CLIPLIT(BacklitEnhancer):
             )
             if self.learns and number < rounds and refine_steps:
                 say(f"round {number} of {rounds}: the prompts")
-                results = [*results, self._views(self(backlit, batch_size=batch_size), matrices)][-2:]
+                results = [*results, self.views(self(backlit, batch_size=batch_size), matrices)][-2:]
                 found.stages[f"refinement {number}"] = self.refine(
                     [dark, *results], bright, refine_steps, adam, prompt_batch_size
                 )
@@ -200,8 +200,13 @@ class CLIPLIT(BacklitEnhancer):
         return result
 
     @torch.no_grad()
-    def _views(self, images: Float[Tensor, "N 3 s s"], matrices: Float[Tensor, "V 2 3"]) -> Float[Tensor, "V N E"]:
-        """Embeddings of every picture through every view."""
+    def views(self, images: Float[Tensor, "N 3 s s"], matrices: Float[Tensor, "V 2 3"]) -> Float[Tensor, "V N E"]:
+        """Embeddings of every picture through every view.
+
+        Args:
+            images: in [0, 1].
+            matrices: of `view_matrices`.
+        """
         device = self.model.device
         return torch.stack(
             [

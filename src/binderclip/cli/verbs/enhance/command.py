@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from binderclip.cli.verbs.enhance.run import EnhancedPictures
 
 SHOWN = 20
+HARDLY = 0.01
+"""Mean change of brightness below which nobody sees a difference."""
 
 
 def enhance(
@@ -109,6 +111,12 @@ def _show(result: EnhancedPictures) -> None:
     if result.kept:
         note(f"{result.kept} of them were there from an earlier run")
     note(f"sheet {result.sheet}")
+    change = sum(abs(row.mean_after - row.mean) for row in result.rows) / count
+    if change < HARDLY:
+        note(
+            f"results hardly differ from their pictures ({change:.3f} of the range of brightness): train with more "
+            "--steps or less --content"
+        )
 
 
 def register(app: typer.Typer) -> None:
