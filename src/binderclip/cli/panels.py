@@ -27,6 +27,7 @@ PANELS: dict[str, dict[str, str]] = {
     "Check": {
         "evaluate": "retrieval and zero-shot accuracy of a model",
         "quality": "which pictures are blurred, dark or noisy, worst first",
+        "enhance": "more even light in backlit pictures",
         "detect": "which pictures are generated, by a detector of yours",
         "geometry": "where pictures and texts lie, and the gap between them",
         "attack": "can it be fooled by changes that nobody sees?",

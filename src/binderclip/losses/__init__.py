@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from binderclip.losses.gradient.alignment import GradientAlignmentLoss, class_gradients
     from binderclip.losses.gradient.flow import GradientFlowPenalty, gradient_flow, unroll
+    from binderclip.losses.prompt_rank import PromptRank
     from binderclip.losses.ranking import PairwiseRankLoss
     from binderclip.similarity.geometry import (
         SIMILARITIES,
@@ -96,6 +97,7 @@ __all__ = [
     "Pair",
     "PairwiseRankLoss",
     "PatchContrastive",
+    "PromptRank",
     "QualityRank",
     "ReClass",
     "ReMask",

@@ -1,5 +1,5 @@
-"""Image quality: scores of pictures (CLIP-IQA, QualiCLIP), distances from a reference (LPIPS) and of sets (CMMD), and
-detectors of generated pictures."""
+"""Image quality: scores of pictures (CLIP-IQA, QualiCLIP), distances from a reference (LPIPS) and of sets (CMMD),
+detectors of generated pictures, and enhancers of backlit ones."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.quality.distance.lpips import LPIPS
     from binderclip.quality.distance.two_afc import shift_flip_rate, two_afc_score
+    from binderclip.quality.enhance.backlit import BacklitEnhancer, EnhancerFit
+    from binderclip.quality.enhance.clip_lit import CLIPLIT
     from binderclip.quality.enhance.discriminators import FeatureDiscriminator, PromptPairDiscriminator
+    from binderclip.quality.enhance.files import ENHANCERS, create_enhancer, load_enhancer, save_enhancer
+    from binderclip.quality.enhance.illumination import IlluminationNet
+    from binderclip.quality.enhance.light_prompts import LatentPromptGuidance, LearnedLightPrompts, LightWords
     from binderclip.quality.enhance.middle_maps import MiddleMaps
+    from binderclip.quality.enhance.rave import RAVE
+    from binderclip.quality.enhance.residual import ResidualVector
     from binderclip.quality.enhance.rrdb import RRDBNet
     from binderclip.quality.enhance.sfd import SFD, SFDIQA
     from binderclip.quality.forensics.aide import AIDE, NoiseExpert
@@ -37,23 +44,32 @@ __all__ = [
     "AIDE",
     "ANTONYMS",
     "CLIPIQA",
+    "CLIPLIT",
     "CMMD",
     "DETECTORS",
+    "ENHANCERS",
     "ENSEMBLE",
     "LPIPS",
     "METHODS",
     "PAIRS",
+    "RAVE",
     "SFD",
     "SFDIQA",
     "Agreement",
+    "BacklitEnhancer",
     "CLIPIQAPlus",
     "CopyingAutoencoder",
     "DeeCLIP",
     "Detector",
     "DetectorBatch",
     "DetectorOutput",
+    "EnhancerFit",
     "FeatureDiscriminator",
     "FrechetDistance",
+    "IlluminationNet",
+    "LatentPromptGuidance",
+    "LearnedLightPrompts",
+    "LightWords",
     "LinearDetector",
     "MiddleMaps",
     "NativeEmbedding",
@@ -67,20 +83,24 @@ __all__ = [
     "QualiCLIP",
     "QualityScores",
     "RRDBNet",
+    "ResidualVector",
     "SetDistance",
     "SetScore",
     "TriadicScore",
     "WordLogitScorer",
     "agreement",
     "create_detector",
+    "create_enhancer",
     "create_metric",
     "fit_detector",
     "frechet_distance",
     "load_detector",
+    "load_enhancer",
     "mmd_bootstrap",
     "mmd_permutation_test",
     "mmd_rbf",
     "save_detector",
+    "save_enhancer",
     "shift_flip_rate",
     "train_autoencoder",
     "train_detector",

@@ -23,14 +23,15 @@ def test_levels_of_a_resnet_are_the_outputs_of_its_stages(resnet: ImageTextModel
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     kept: list[Tensor] = []
     handles = [hooked(getattr(resnet.visual, f"layer{n}"), kept) for n in (1, 2, 3)]
+    entered = resnet.visual.layer1.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))  # type: ignore[operator, union-attr]
     resnet.encode_image(images)
-    for handle in handles:
+    for handle in (*handles, entered):
         handle.remove()
-    maps = MiddleMaps(resnet)
+    maps = MiddleMaps(resnet, levels=(0, 1, 2, 3))
     seen = maps(images)
     for found, wanted in zip(seen.maps, kept, strict=True):
         assert torch.allclose(found, wanted, atol=1e-5)
-    assert [x.shape[2] for x in seen.maps] == [16, 8, 4]
+    assert [x.shape[2] for x in seen.maps] == [16, 16, 8, 4]
     assert [x.shape[1] for x in seen.maps] == maps.channels
     assert torch.allclose(seen.embedding, F.normalize(NativeEmbedding(resnet)(images), dim=-1), atol=1e-5)
 
@@ -38,12 +39,14 @@ def test_levels_of_a_resnet_are_the_outputs_of_its_stages(resnet: ImageTextModel
 def test_levels_of_a_transformer_are_its_patch_tokens_behind_each_block(vit: ImageTextModel) -> None:
     images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
     kept: list[Tensor] = []
-    handles = [hooked(block, kept) for block in vit.visual.transformer.resblocks]  # type: ignore[union-attr]
+    blocks = vit.visual.transformer.resblocks  # type: ignore[union-attr]
+    entered = blocks[0].register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))  # type: ignore[index, union-attr]
+    handles = [hooked(block, kept) for block in blocks]  # type: ignore[union-attr]
     with torch.no_grad():
         vit.encode_image(images)
-    for handle in handles:
+    for handle in (*handles, entered):
         handle.remove()
-    seen = MiddleMaps(vit, levels=(2, 1))(images)
+    seen = MiddleMaps(vit, levels=(2, 1, 0))(images)
     for found, tokens in zip(seen.maps, kept[::-1], strict=True):
         wanted = tokens[:, 1:].mT.unflatten(2, (4, 4))
         assert torch.allclose(found, wanted, atol=1e-5)
@@ -58,8 +61,8 @@ def test_levels_of_a_transformer_are_its_patch_tokens_behind_each_block(vit: Ima
 
 
 def test_mistakes_are_named(vit: ImageTextModel) -> None:
-    for levels in ((), (3,), (0,)):
-        with pytest.raises(UsageError, match="from 1 to 2 for vit"):
+    for levels in ((), (3,), (-1,)):
+        with pytest.raises(UsageError, match="from 0 to 2 for vit"):
             MiddleMaps(vit, levels)
     with pytest.raises(UsageError, match="20 x 32 pixels: both sides must be multiples of 8"):
         MiddleMaps(vit, (1,))(torch.zeros(1, 3, 20, 32))

@@ -90,7 +90,7 @@ class PromptContext(nn.Module):
         self._slots = slots.to(self._tower.device)
         with torch.no_grad():
             self._words = self._tower.embed_tokens(self._ids.ids.to(self._tower.device)).float()
-            self.unit = _word_std(self._tower) / STD
+            self.unit = word_std(self._tower) / STD
         self.weight = nn.Parameter(self._first(model, init, generator))
 
     @property
@@ -175,7 +175,7 @@ class PromptContext(nn.Module):
 
 
 @torch.no_grad()
-def _word_std(tower: TextTower, sample: int = 1024) -> float:
+def word_std(tower: TextTower, sample: int = 1024) -> float:
     """Standard deviation of the word table, from rows all over it."""
     rows = torch.linspace(0, tower.vocab_size - 1, min(sample, tower.vocab_size)).long()
     return float(tower.lookup(rows[None].to(tower.device)).float().std())

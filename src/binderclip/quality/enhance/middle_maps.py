@@ -31,11 +31,12 @@ class MiddleMaps:
     """Middle maps and the embedding of pictures in one pass; gradients reach the pixels.
 
     Of CLIP's ResNets level l is the output of stage l (strides 4, 8, 16 and 32), the embedding is pooled without
-    positions; of a transformer it is the patch tokens behind block l.
+    positions; of a transformer it is the patch tokens behind block l. Level 0 is the stem, or the tokens that enter the
+    first block.
 
     Args:
         model: frozen by whoever trains something in front of it.
-        levels: from 1; default the paper's three.
+        levels: from 0; default the three of SFD.
 
     Raises:
         UsageError: no level, or one that the tower has not.
@@ -47,15 +48,19 @@ class MiddleMaps:
         if isinstance(self.tower, ConvolutionalTower) and not isinstance(self.tower, ResNetMap):
             raise NotSupported(f"middle maps of {model.name}: a CLIP ResNet or a transformer is needed")
         depth = 4 if isinstance(self.tower, ResNetMap) else self.tower.depth
-        if not self.levels or not all(1 <= level <= depth for level in self.levels):
-            raise UsageError(f"levels {list(levels)}: at least one, from 1 to {depth} for {model.name}")
+        if not self.levels or not all(0 <= level <= depth for level in self.levels):
+            raise UsageError(f"levels {list(levels)}: at least one, from 0 to {depth} for {model.name}")
 
     @property
     def channels(self) -> list[int]:
         """C of each level."""
         if not isinstance(self.tower, ResNetMap):
             return [self.tower.width] * len(self.levels)
-        return [getattr(self.tower.module, f"layer{level}")[-1].conv3.out_channels for level in self.levels]
+        stages = [getattr(self.tower.module, f"layer{level or 1}") for level in self.levels]
+        return [
+            stage[-1].conv3.out_channels if level else stage[0].conv1.in_channels
+            for level, stage in zip(self.levels, stages, strict=True)
+        ]
 
     def __call__(self, images: Float[Tensor, "B 3 H W"]) -> Seen:
         """Maps and embeddings.
@@ -71,7 +76,7 @@ class MiddleMaps:
         pixels = self.model.preprocess.normalize(images.to(tower.device)).to(tower.dtype)
         found: dict[int, Tensor] = {}
         if isinstance(tower, ResNetMap):
-            x = tower.module.stem(pixels)
+            x = found[0] = tower.module.stem(pixels)
             for level in range(1, 5):
                 x = found[level] = getattr(tower.module, f"layer{level}")(x)
             embedding = tower.attend(x, positions=False)

@@ -1,0 +1,5 @@
+"""`binderclip enhance`."""
+
+from binderclip.cli.verbs.enhance.command import register
+
+__all__ = ["register"]

@@ -1,0 +1,152 @@
+"""What `binderclip enhance` writes: results, what became of their tones, and a sheet of pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from binderclip.cli.shared.inputs import output_folder, output_names
+from binderclip.cli.shared.progress import batches_said
+from binderclip.cli.shared.sheet import contact_sheet, save_picture
+from binderclip.data import open_image, to_tensor
+from binderclip.documents import parse_json
+from binderclip.errors import DataError, UsageError
+from binderclip.models.files.devices import resolve_device
+from binderclip.quality import IlluminationNet
+
+SHEET, RECORD = "before-after.png", "enhanced.json"
+PAIRS = 15
+WHITE = 250
+"""Value of 255 from which all three channels count as white."""
+
+
+@dataclass(frozen=True)
+class EnhancedPicture:
+    """A result and what became of its tones.
+
+    Attributes:
+        image: path of the picture. result: of what was made of it.
+        mean, mean_after: of all values, 0 to 1. white, white_after: share of white pixels.
+    """
+
+    image: str
+    result: str
+    mean: float
+    mean_after: float
+    white: float
+    white_after: float
+
+
+@dataclass(frozen=True)
+class EnhancedPictures:
+    """What a run made.
+
+    Attributes:
+        rows: in the order of the pictures.
+        skipped: (path, reason) of what could not be used.
+        kept: results that were there from an earlier run.
+        sheet: of pairs; None where there is no result.
+    """
+
+    rows: list[EnhancedPicture]
+    skipped: list[tuple[str, str]]
+    kept: int
+    sheet: Path | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "images": [asdict(row) for row in self.rows],
+            "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
+            "kept": self.kept,
+            "sheet": None if self.sheet is None else str(self.sheet),
+        }
+
+
+def identity(network: IlluminationNet, longest: int) -> str:
+    """Sixteen hexadecimal digits of the weights and of what else decides a result."""
+    digest = hashlib.sha256(f"{network.most}/{longest}".encode())
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def enhanced(
+    network: IlluminationNet, paths: Sequence[Path], arguments: Sequence[str], folder: Path, *, longest: int,
+    device: str, say: Callable[[str], None],
+) -> EnhancedPictures:  # fmt: skip
+    """Write a PNG for every picture, but for those that an equal run has written already.
+
+    Raises:
+        UsageError: the folder holds results of another enhancer.
+        DataError: a file cannot be written.
+    """
+    network = network.to(resolve_device(device)).eval()
+    own = identity(network, longest)
+    record = folder / RECORD
+    if record.exists() and _before(record) != own:
+        raise UsageError(f"{folder} holds results of another enhancer or --max-side: take another --out")
+    output_folder(folder)
+    try:
+        record.write_text(json.dumps({"enhancer": own}), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {record}: {error.strerror or error}") from error
+    above = Path(arguments[0]) if len(arguments) == 1 and Path(arguments[0]).is_dir() else None
+    step = batches_said(say, "picture")
+    rows, skipped, kept = [], [], 0
+    for number, (path, name) in enumerate(zip(paths, output_names(paths, above), strict=True), 1):
+        result = folder / f"{name}.png"
+        try:
+            picture = open_image(path, mode="RGB")
+            if min(picture.size) < 2:
+                raise DataError(f"{path}: {picture.height} x {picture.width} pixels are too small")
+            if result.exists():
+                made = open_image(result, mode="RGB")
+                kept += 1
+            else:
+                made = _made(network, picture, longest)
+                draft = folder / f".{name}.png"
+                save_picture(made, draft)
+                os.replace(draft, result)
+        except DataError as error:
+            skipped.append((str(path), str(error)))
+        else:
+            rows.append(EnhancedPicture(str(path), str(result), *_tones(picture, made)))
+        step(number, len(paths))
+    sheet = None
+    if rows:
+        cards = [card for row in rows[:PAIRS]
+                 for card in ((row.image, Path(row.image).name, "before"), (row.result, "", "after"))]  # fmt: skip
+        more = f" (the first {PAIRS} of {len(rows)})" if len(rows) > PAIRS else ""
+        sheet = contact_sheet(cards, folder / SHEET, title=f"before and after{more}")
+    return EnhancedPictures(rows, skipped, kept, sheet)
+
+
+@torch.no_grad()
+def _made(network: IlluminationNet, picture: Image.Image, longest: int) -> Image.Image:
+    device = next(network.parameters()).device
+    result = network.enhance(to_tensor(picture)[None].to(device), longest=longest)[0]
+    return Image.fromarray((255 * result).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def _tones(picture: Image.Image, made: Image.Image) -> tuple[float, float, float, float]:
+    values = [np.asarray(one) for one in (picture, made)]
+    means = [float(x.mean()) / 255 for x in values]
+    white = [float((x.min(axis=2) >= WHITE).mean()) for x in values]
+    return means[0], means[1], white[0], white[1]
+
+
+def _before(record: Path) -> str:
+    try:
+        return str(parse_json(record.read_text(encoding="utf-8"))["enhancer"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

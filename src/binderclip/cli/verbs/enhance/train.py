@@ -1,0 +1,121 @@
+"""Training of `binderclip enhance`: both folders as squares, the enhancer's file, and when it is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from binderclip.cli.shared.inputs import output_folder
+from binderclip.data import list_images, open_image, to_tensor
+from binderclip.errors import DataError, UsageError
+from binderclip.models.files.devices import resolve_device
+from binderclip.quality import (
+    CLIPLIT,
+    ENHANCERS,
+    RAVE,
+    IlluminationNet,
+    create_enhancer,
+    load_enhancer,
+    save_enhancer,
+)
+
+Say = Callable[[str], None]
+FILE = "enhancer.safetensors"
+WIDTH, LEVEL, STD = 16, 0.9, 0.1
+"""A smaller network than the paper's, which begins near its pictures and never darkens; a few hundred steps move it."""
+LATENT_RATE, PROMPT_RATE = 5e-3, 1e-3
+"""Of vectors and prompts: the papers' belong to thousands of steps."""
+
+
+@dataclass(frozen=True)
+class EnhancerTraining:
+    """What a training depends on, beside the pictures."""
+
+    method: str
+    model: str
+    steps: int
+    rounds: int
+    prompt_steps: int
+    batch_size: int
+    lr: float
+    content: float
+    side: int
+    seed: int
+
+
+def opened(path: Path, device: str) -> tuple[IlluminationNet, dict[str, Any]]:
+    """An enhancer's file and its card."""
+    return load_enhancer(path, device=device)
+
+
+def trained(
+    training: EnhancerTraining, dark: Path, bright: Path, folder: Path, *, device: str, say: Say
+) -> tuple[IlluminationNet, dict[str, Any], list[tuple[str, str]]]:
+    """Train on two folders and write the enhancer into the output folder, or take the one of an equal run from there.
+
+    Returns:
+        The network, its card, and (path, reason) of what could not be read.
+
+    Raises:
+        UsageError: an unknown method, or another enhancer in the output folder.
+        DataError: a folder without a picture that can be read.
+    """
+    if training.method not in ENHANCERS:
+        raise UsageError(f"--method {training.method!r} is unknown: one of {', '.join(ENHANCERS)}")
+    where = resolve_device(device)
+    sets, skipped = {}, []
+    for name, place in (("dark", dark), ("bright", bright)):
+        say(f"reading {place}")
+        sets[name], left_out = squares(list_images(place, without=folder), training.side)
+        skipped += left_out
+        if not len(sets[name]):
+            raise DataError(f"--{name} {place}: no picture there can be read")
+    card = {**asdict(training), "dark": len(sets["dark"]), "bright": len(sets["bright"])}
+    file = folder / FILE
+    if file.exists():
+        network, before = load_enhancer(file, device=device)
+        if before != card:
+            raise UsageError(f"{file} was trained on other pictures or settings: take another --out, or --enhancer")
+        return network, card, skipped
+    say("loading the model")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        network = IlluminationNet(WIDTH, level=LEVEL, std=STD, most=1.0)
+    trainer = create_enhancer(
+        training.method, training.model, network=network, content=training.content, seed=training.seed, device=where
+    )
+    shared: dict[str, Any] = {
+        "warmup_steps": 0, "steps": training.steps, "lr": training.lr, "batch_size": training.batch_size,
+        "progress": say,
+    }  # fmt: skip
+    if isinstance(trainer, RAVE):
+        trainer.fit(sets["dark"], sets["bright"], **shared)
+    else:
+        assert isinstance(trainer, CLIPLIT)
+        rate = LATENT_RATE if training.method == "clip-lit-latent" else PROMPT_RATE
+        trainer.fit(
+            sets["dark"], sets["bright"], rounds=training.rounds, prompt_steps=training.prompt_steps,
+            refine_steps=training.prompt_steps, prompt_lr=rate, **shared,
+        )  # fmt: skip
+    save_enhancer(trainer.network, output_folder(folder) / FILE, card)
+    return trainer.network, card, skipped
+
+
+def squares(paths: Sequence[Path], side: int) -> tuple[Float[Tensor, "N 3 s s"], list[tuple[str, str]]]:
+    """Pictures resized to squares, and (path, reason) of what could not be read."""
+    found, skipped = [], []
+    for path in paths:
+        try:
+            picture = open_image(path, mode="RGB", size_hint=side)
+        except DataError as error:
+            skipped.append((str(path), str(error)))
+            continue
+        found.append(to_tensor(picture.resize((side, side), Image.Resampling.LANCZOS)))
+    return torch.stack(found) if found else torch.zeros(0, 3, side, side), skipped

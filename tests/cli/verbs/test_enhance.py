@@ -1,0 +1,135 @@
+"""`binderclip enhance`: training on two folders, results and sheet, going on, a saved enhancer, mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.models import build
+from binderclip.quality import IlluminationNet, load_enhancer, save_enhancer
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    made = build({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, name="tiny")
+    return made.save(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of two sizes, a third as bright in `dark/`, and a broken file there."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for name, gain in (("dark/deep", 0.3), ("bright", 1.0)):
+        (folder / name).mkdir(parents=True)
+        for row in range(4):
+            size = (36, 44) if row % 2 else (44, 30)
+            array = (gain * rng.integers(60, 230, (4, 4, 3))).astype(np.uint8)
+            Image.fromarray(array).resize(size, Image.Resampling.BILINEAR).save(folder / name / f"{row}.png")
+    (folder / "dark" / "broken.png").write_bytes((folder / "bright" / "0.png").read_bytes()[:60])
+    return folder
+
+
+@pytest.fixture
+def brighter(tmp_path: Path) -> Path:
+    """A file of an enhancer that doubles every value."""
+    network = IlluminationNet(4, std=1e-4)
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            value.zero_() if name.endswith("bias") else None
+        network.last.bias.fill_(0.5)  # type: ignore[union-attr]
+    return save_enhancer(network, tmp_path / "twice.safetensors", {"method": "rave"})
+
+
+@pytest.mark.parametrize("method", ["rave", "clip-lit"])
+def test_an_enhancer_is_trained_once_and_a_second_run_goes_on(
+    command: Command, data: Path, model: Path, tmp_path: Path, method: str
+) -> None:
+    out = tmp_path / "out"
+    words = ["enhance", data / "dark", "--dark", data / "dark", "--bright", data / "bright", "--out", out, "-m", model,
+             "--method", method, "--steps", "3", "--prompt-steps", "2", "--side", "32", "--json"]  # fmt: skip
+    done = command(*words)
+    assert done.code == 0, done.err
+    found = done.json()
+    assert [Path(row["result"]).name for row in found["images"]] == [f"deep-{row}.png" for row in range(4)]
+    assert [Path(entry["image"]).name for entry in found["skipped"]] == ["broken.png"]
+    assert "broken.png" in done.err
+    assert found["training"]["dark"] == 4
+    assert found["kept"] == 0
+    for row in found["images"]:
+        with Image.open(row["image"]) as before, Image.open(row["result"]) as after:
+            assert before.size == after.size
+            assert row["mean_after"] == pytest.approx(np.asarray(after).mean() / 255)
+            assert bool((np.asarray(after) >= np.asarray(before)).all())  # it never darkens
+    _, card = load_enhancer(out / "enhancer.safetensors")
+    assert card["method"] == method
+    with Image.open(out / "before-after.png") as sheet:
+        assert sheet.width > 800
+    # A result is removed: it alone is made again, by the same enhancer.
+    first = (out / "deep-1.png").read_bytes()
+    (out / "deep-1.png").unlink()
+    time = (out / "enhancer.safetensors").stat().st_mtime_ns
+    again = command(*words)
+    assert again.json()["kept"] == 3
+    assert (out / "deep-1.png").read_bytes() == first
+    assert (out / "enhancer.safetensors").stat().st_mtime_ns == time
+    other = command(*words[:-1], "--seed", "5")
+    assert other.code != 0
+    assert "other pictures or settings" in " ".join(other.err.split())
+
+
+def test_a_saved_enhancer_is_used_on_pictures_of_any_size(
+    command: Command, data: Path, brighter: Path, tmp_path: Path
+) -> None:
+    picture = data / "dark" / "deep" / "0.png"
+    out = tmp_path / "out"
+    done = command("enhance", picture, "--enhancer", brighter, "--out", out, "--max-side", "20")
+    assert done.code == 0, done.err
+    assert "before-after.png" in done.err
+    assert "hardly differ" not in done.err
+    with Image.open(picture) as before, Image.open(out / "0.png") as after:
+        wanted = (2.0 * np.asarray(before)).clip(0, 255)
+        assert np.abs(np.asarray(after) - wanted).max() <= 1
+    # The same folder with another enhancer would mix results.
+    other = command("enhance", picture, "--enhancer", brighter, "--out", out)
+    assert "results of another enhancer or --max-side" in " ".join(other.err.split())
+
+
+def test_what_nobody_would_see_is_said(command: Command, data: Path, tmp_path: Path) -> None:
+    same = save_enhancer(IlluminationNet(4, level=1.0, std=1e-4), tmp_path / "same.safetensors")
+    done = command("enhance", data / "dark", "--enhancer", same, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "hardly differ from their pictures" in done.err
+
+
+def test_mistakes_are_said_before_any_work(command: Command, data: Path, brighter: Path, tmp_path: Path) -> None:
+    out = tmp_path / "none"
+    cases = [
+        ([], "give --enhancer FILE"),
+        (["--enhancer", brighter, "--dark", data / "dark"], "give --enhancer FILE"),
+        (["--dark", data / "dark"], "--bright FOLDER is missing"),
+        (["--bright", data / "dark"], "--dark FOLDER is missing"),
+        (["--dark", data / "dark", "--bright", tmp_path / "nowhere"], "no such folder"),
+        (["--dark", data / "dark", "--bright", data / "bright", "--method", "gamma"], "one of rave, clip-lit"),
+        (["--enhancer", data / "bright" / "0.png"], "cannot be read as an enhancer"),
+    ]
+    for words, said in cases:
+        done = command("enhance", data / "dark", "--out", out, *words)
+        assert done.code != 0, words
+        assert said in " ".join(done.err.split()), (words, done.err)
+        assert not out.exists()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = command("enhance", data / "dark", "--out", out, "--dark", data / "dark", "--bright", empty)
+    assert "no picture there can be read" in " ".join(done.err.split())

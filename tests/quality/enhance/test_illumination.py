@@ -1,0 +1,86 @@
+"""The illumination network of CLIP-LIT (p024, arXiv 2303.17569): division, size, start, large pictures, mistakes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from binderclip.errors import UsageError
+from binderclip.quality import IlluminationNet
+from binderclip.quality.enhance.illumination import relit
+
+
+def test_division_by_light() -> None:
+    images = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    one = torch.ones(2, 1, 5, 7)
+    assert torch.allclose(relit(images, one), images)
+    assert torch.allclose(relit(images, 0.4 * one), (images / 0.4).clamp(max=1))
+    assert bool((relit(images, 0 * one) == 1).all())  # no light is white, as in the official code
+
+
+def test_parameters_are_those_of_the_official_network() -> None:
+    net = IlluminationNet()
+    # Counted by hand from the layers of the paper: 3x3 convolutions, those with a bias first.
+    plain = sum(9 * a * b + b for a, b in ((3, 32), (32, 64), (64, 32), (32, 1)))
+    residual = 9 * (8 * 32 * 32 + 4 * 64 * 64)
+    pyramid = 4 * (32 * 8 + 1) + 9 * (32 + 4 * 8) * 32 + 1
+    assert sum(p.numel() for p in net.parameters()) == plain + residual + pyramid
+    weights = torch.cat([p.flatten() for name, p in net.named_parameters() if name.endswith("weight") and p.dim() == 4])
+    assert float(weights.detach().std()) == pytest.approx(0.02, rel=0.02)
+
+
+def test_edges_of_residual_blocks_are_mirrored() -> None:
+    net = IlluminationNet(4, std=0.3)
+    x = torch.rand(1, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    block = net.before[0]
+    first = F.leaky_relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), block.first.weight), 0.2)  # type: ignore[arg-type, union-attr]
+    second = F.conv2d(F.pad(first, (1, 1, 1, 1), mode="reflect"), block.second.weight)  # type: ignore[arg-type, union-attr]
+    assert torch.allclose(block(x), F.leaky_relu(x + second, 0.2), atol=1e-6)
+
+
+def test_a_level_begins_with_the_picture_as_it_is() -> None:
+    images = torch.rand(2, 3, 17, 23, generator=torch.Generator().manual_seed(0))
+    net = IlluminationNet(8, level=1.0)
+    with torch.no_grad():
+        assert net(images).shape == (2, 1, 17, 23)
+        assert torch.allclose(net.enhance(images), images, atol=0.02)
+        net.last.bias.fill_(0.5)  # type: ignore[union-attr]
+        assert torch.allclose(net.enhance(images), (2 * images).clamp(max=1), atol=0.03)
+
+
+def test_a_bounded_network_never_darkens() -> None:
+    images = torch.rand(2, 3, 17, 23, generator=torch.Generator().manual_seed(0))
+    net = IlluminationNet(8, level=0.9, most=1.0)
+    with torch.no_grad():
+        assert torch.allclose(net(images), torch.full((2, 1, 17, 23), 0.9), atol=0.01)
+        net.last.weight.normal_(0, 50)
+        assert float(net(images).max()) <= 1
+        assert bool((net.enhance(images) >= images - 1e-6).all())
+
+
+def test_light_of_large_pictures_is_estimated_small_and_details_stay() -> None:
+    net = IlluminationNet(8, std=0.1, level=0.6)
+    torch.manual_seed(1)
+    coarse = F.interpolate(torch.rand(1, 3, 6, 8), (48, 64), mode="bilinear")
+    stripes = (0.2 * (torch.arange(64) % 2)).expand(1, 3, 48, 64)
+    images = (0.7 * coarse + stripes).clamp(0, 1)
+    with torch.no_grad():
+        whole, small = net.enhance(images), net.enhance(images, longest=32)
+        assert torch.equal(net.enhance(images, longest=64), whole)
+        assert float((whole - small).abs().mean()) < 0.05
+        # A blurred picture would have lost the stripes.
+        assert float((small[..., 1::2] - small[..., ::2]).mean()) > 0.15
+        assert net.enhance(images[..., :2], longest=20).shape == (1, 3, 48, 2)
+
+
+def test_mistakes_are_named() -> None:
+    for settings in ({"width": 0}, {"level": 0.0}, {"std": 0.0}):
+        with pytest.raises(UsageError, match="width is at least 1"):
+            IlluminationNet(**settings)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"level 1.0 must be below most 1.0"):
+        IlluminationNet(4, level=1.0, most=1.0)
+    with pytest.raises(UsageError, match="1 x 9 pixels are too small"):
+        IlluminationNet(4)(torch.zeros(1, 3, 1, 9))
+    with pytest.raises(UsageError, match="longest must be at least 2"):
+        IlluminationNet(4).enhance(torch.zeros(1, 3, 9, 9), longest=1)
