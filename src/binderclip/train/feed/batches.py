@@ -21,9 +21,11 @@ from binderclip.models import TokenIds
 from binderclip.train.distributed import World
 from binderclip.train.feed.pictures import Pictures, Pixels
 
-__all__ = ["Batches", "Order", "Prepare", "TrainingBatch", "prefetch"]
+__all__ = ["Batches", "Order", "Prepare", "Shorten", "TrainingBatch", "prefetch"]
 
 T = TypeVar("T")
+Shorten = Callable[[TokenIds, Sequence[str], int], TokenIds]
+"""Cuts the captions of a batch: (tokens, keys, epoch) -> tokens."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Batches:
         order: which rows each batch holds.
         prepare: raw pixels -> input of the model, on its device (see `Prepare`).
         tokens: tokens of `pictures.texts`, every caption of every picture.
+        shorten: cuts the tokens of a batch where each pass cuts them differently.
         world: takes this process's part of each batch.
         columns: further tensors with one row a picture.
         ahead: batches made in advance in a background thread; 0 makes each when it is asked for.
@@ -128,12 +131,13 @@ class Batches:
         *,
         prepare: Callable[[Pixels], Float[Tensor, "B 3 S S"]],
         tokens: TokenIds,
+        shorten: Shorten | None = None,
         world: World | None = None,
         columns: Mapping[str, Tensor] | None = None,
         ahead: int = 2,
     ) -> None:
         self.pictures, self.order, self.world = pictures, order, world or World()
-        self.prepare, self.tokens = prepare, tokens
+        self.prepare, self.tokens, self.shorten = prepare, tokens, shorten
         self.columns, self.ahead = dict(columns or {}), ahead
         self.position = 0
 
@@ -165,7 +169,10 @@ class Batches:
         images = self.prepare(pixels)
         columns = {name: tensor[pixels.rows] for name, tensor in self.columns.items()}
         texts = self.pictures.text_rows(pixels.rows, pixels.epoch, self.order.seed)
-        return TrainingBatch(images, self.tokens[texts], pixels.rows, self.pictures.caption_ids[texts], columns)
+        tokens = self.tokens[texts]
+        if self.shorten is not None:
+            tokens = self.shorten(tokens, pixels.keys, pixels.epoch)
+        return TrainingBatch(images, tokens, pixels.rows, self.pictures.caption_ids[texts], columns)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from binderclip.models import TokenIds, load
 from binderclip.settings import build_part
 from binderclip.similarity import frozen_similarity
 from binderclip.train.engine.context import StageContext
-from binderclip.train.engine.surgery import short_context
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.recipe.registry import STAGES, TERMS, register
+from binderclip.train.tokens.place import short_context
 
 __all__ = ["ContrastiveStep", "build_loss", "contrastive", "distill"]
 
