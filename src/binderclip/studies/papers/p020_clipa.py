@@ -101,7 +101,8 @@ STUDY = Study(
     "with all patches has both stages too. A smaller and a larger tower, the same start, crops and rate (1e-3); the "
     f"masks with the larger one. Held-out clip art with all patches: {SCORE}. Widths, steps and rate were set by how "
     "long a run takes, after single runs of seed 900 with 300 steps (both sizes, resized, randomly masked) that showed "
-    "them to learn. The pilot gave the spreads, and had both differences on the paper's side in the mean (0.006 and 0.002).",
+    "them to learn. The pilot gave the spreads, and had both differences on the paper's side in the mean (0.006 and "
+    "0.002).",
     baseline="The masks; the smaller tower.",
     lower_bound="Guessing: accuracy 0.03, R@5 0.003. An untrained tower stands in the null's place.",
     upper_bound="All patches from the start.",
