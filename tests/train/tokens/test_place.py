@@ -11,7 +11,7 @@ from torch import nn
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models import load
 from binderclip.train import TOKENS, RandomPatches, Recipe, Resize, run
-from binderclip.train.tokens.place import input_side, patch_grid, prefix_tokens, reduced
+from binderclip.train.tokens.place import check_size, input_side, patch_grid, prefix_tokens, reduced
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,11 @@ def test_what_a_tower_cannot_do(small: Any) -> None:
         pass
     with pytest.raises(NotSupported, match="square ViT"):
         input_side(convolutional, Resize(keep=0.5), 64)
-    other = reduced(open_clip_vit(), None, image_size=16)
-    with pytest.raises(NotSupported, match="positions = 'sincos' or 'interpolated'"), other:
-        pass
+    check_size(open_clip_vit(), "fixed", 32)
+    check_size(open_clip_vit(), "sincos", 16)
+    check_size(small, "fixed", 64)  # timm interpolates for itself
+    with pytest.raises(NotSupported, match="positions = 'sincos' or 'interpolated'"):
+        check_size(open_clip_vit(), "fixed", 16)
     odd = reduced(open_clip_vit(), TOKENS["grid"](), "sincos", image_size=40)
     with pytest.raises(UsageError, match="5 x 5 patches"), odd:
         pass

@@ -39,7 +39,7 @@ def training_view(
         channels_last: memory format of convolution weights.
 
     Raises:
-        NotSupported: the backbone has no place for what is asked, or takes no pictures of this size.
+        NotSupported: the backbone has no place for what is asked.
         UsageError: a size that the reduction cannot do.
     """
     with contextlib.ExitStack() as stack:

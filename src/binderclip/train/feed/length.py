@@ -11,7 +11,7 @@ __all__ = ["planned_samples"]
 
 
 def planned_samples(stage: Stage) -> int | None:
-    """Pairs of a stage, a whole number of steps; None where its data does not say.
+    """Pairs of a stage, a whole number of steps; None where its data does not say, or its kind takes it otherwise.
 
     Args:
         stage: of `samples`, which are rounded to steps, or of `epochs`, for which its data is opened (not decoded).
@@ -22,7 +22,8 @@ def planned_samples(stage: Stage) -> int | None:
     each = stage.batch_size * stage.accumulate
     if stage.samples is not None:
         return max(1, round(stage.samples / each)) * each
-    if not stage.data:
+    kind = stage.kind if isinstance(stage.kind, str) else stage.kind["name"]
+    if kind != "contrastive":  # other kinds take their data in their own way
         return None
     assert stage.epochs is not None
     sets, weights = open_sources(stage.data)

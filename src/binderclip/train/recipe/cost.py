@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from binderclip.errors import UsageError
 from binderclip.train.recipe.architecture import open_clip_config, reopen
 from binderclip.train.tokens.image import Resize, TokenReduction
-from binderclip.train.tokens.place import input_side, patch_grid, prefix_tokens, reduced, short_context
+from binderclip.train.tokens.place import check_size, input_side, patch_grid, prefix_tokens, reduced, short_context
 
 if TYPE_CHECKING:
     from binderclip.train.recipe.recipe import Recipe
@@ -164,10 +165,12 @@ def _stage(stage: Stage, backbone: Any, known: int | None) -> StageCost:
     kind = stage.kind if isinstance(stage.kind, str) else stage.kind["name"]
     if kind != "contrastive" or backbone is None:
         return StageCost(stage.name, samples, None, None, None, None)
-    tokens = stage.reduction()
+    tokens, length = stage.reduction(), stage.text_length or getattr(backbone, "context_length", None)
     side, image_tokens = _image_shape(stage, backbone, tokens)
-    length = stage.text_length or backbone.context_length
+    if side is None or length is None:
+        return StageCost(stage.name, samples, image_tokens, length, None, None)
     asked = side if stage.image_size is not None or isinstance(tokens, Resize) else None
+    check_size(backbone, stage.positions, asked)
     with contextlib.ExitStack() as stack:
         shape = {"image_size": asked, "text_length": stage.text_length}
         stack.enter_context(reduced(backbone, tokens, stage.positions, **shape))
@@ -177,10 +180,12 @@ def _stage(stage: Stage, backbone: Any, known: int | None) -> StageCost:
     return StageCost(stage.name, samples, image_tokens, length, image, text, passes)
 
 
-def _image_shape(stage: Stage, backbone: Any, tokens: TokenReduction | None) -> tuple[int, int | None]:
+def _image_shape(stage: Stage, backbone: Any, tokens: TokenReduction | None) -> tuple[int | None, int | None]:
     """(side of the pictures that the tower is given in pixels, tokens of one that its blocks see)."""
-    own = backbone.visual.image_size
-    side = input_side(backbone, tokens, stage.image_size or (own if isinstance(own, int) else max(own)))
+    own = stage.image_size or getattr(backbone.visual, "image_size", None)
+    if own is None:
+        return None, None
+    side = input_side(backbone, tokens, own if isinstance(own, int) else max(own))
     grid = patch_grid(backbone, side if stage.image_size is not None or isinstance(tokens, Resize) else None)
     if grid is None:
         return side, None
@@ -200,7 +205,9 @@ def _count_pair(backbone: Any, side: int, length: int) -> tuple[int, int] | tupl
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             try:
                 encode(given)
-            except (RuntimeError, NotImplementedError):  # a forward pass that looks at values, which meta has none of
+            except UsageError:
+                raise
+            except Exception:  # a forward pass that looks at values: an estimate must not stop a run
                 return None, None
         found.append(counter.get_total_flops())
     return found[0], found[1]

@@ -13,7 +13,7 @@ from binderclip.models.towers import open_image_tower
 from binderclip.train.tokens.image import PatchSelection, Resize, TokenReduction
 from binderclip.train.tokens.positions import Positions, positions_for
 
-__all__ = ["input_side", "patch_grid", "prefix_tokens", "reduced", "short_context"]
+__all__ = ["check_size", "input_side", "patch_grid", "prefix_tokens", "reduced", "short_context"]
 
 
 @contextlib.contextmanager
@@ -35,13 +35,11 @@ def reduced(
         text_length: tokens of a training caption; None is the model's own context.
 
     Raises:
-        NotSupported: the backbone has no place for what is asked, or takes no pictures of this size.
+        NotSupported: the backbone has no place for what is asked.
         UsageError: a size that the reduction cannot do.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(positions_for(backbone, positions, image_size=image_size, text_length=text_length))
-        if positions == "fixed":
-            _check_size(backbone, image_size)
         if tokens is not None and not isinstance(tokens, Resize):
             _place(backbone)
             if grid := patch_grid(backbone, image_size):
@@ -133,10 +131,19 @@ def prefix_tokens(backbone: nn.Module) -> int:
         return 0
 
 
-def _check_size(backbone: nn.Module, image_size: int | None) -> None:
-    """Whether a ViT whose positions stay as they are can be given pictures of this size."""
+def check_size(backbone: nn.Module, positions: Positions, image_size: int | None) -> None:
+    """Whether the library's own forward pass takes pictures of this size.
+
+    Args:
+        backbone: a model with `visual`.
+        positions: of the stage.
+        image_size: side in pixels; None is the model's own.
+
+    Raises:
+        NotSupported: a ViT whose positions stay as they are.
+    """
     visual: Any = getattr(backbone, "visual", None)
-    if type(visual).__name__ != "VisionTransformer" or image_size is None:
+    if positions != "fixed" or type(visual).__name__ != "VisionTransformer" or image_size is None:
         return
     if patch_grid(backbone, image_size) != tuple(visual.grid_size):
         raise NotSupported(

@@ -93,7 +93,7 @@ class ResampledVisionTransformer(VisionTransformer):
         grid: tuple[int, int] = self.__dict__.get("wanted_grid") or self.grid_size
         prefix = 1
         side = math.isqrt(len(table) - prefix)
-        if self.__dict__["sincos"]:
+        if self.__dict__["sincos"] and grid != (side, side):
             return sincos_2d(table.shape[1], grid, prefix=prefix).to(table)
         return resample_grid(table, (side, side), grid, prefix=prefix)
 
