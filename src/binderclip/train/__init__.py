@@ -17,6 +17,7 @@ from binderclip.train.recipe.architecture import build_model
 from binderclip.train.recipe.cost import Cost, StageCost
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Recipe, Stage, list_recipes, load_recipe
 from binderclip.train.recipe.registry import MODELS, SOURCES, STAGES, TERMS, register
+from binderclip.train.stages import attentive as _attentive
 from binderclip.train.stages import average as _average
 from binderclip.train.stages import contrastive as _contrastive
 from binderclip.train.stages import private as _private
@@ -72,4 +73,4 @@ __all__ = [
     "run",
     "sincos_2d",
 ]
-del _average, _contrastive, _dino, _kinds, _private, _promptable, _second, _segmentation, _tower, _vision
+del _attentive, _average, _contrastive, _dino, _kinds, _private, _promptable, _second, _segmentation, _tower, _vision

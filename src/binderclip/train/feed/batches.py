@@ -33,18 +33,22 @@ class TrainingBatch:
     """One training batch on its device.
 
     Args:
-        images: (B, 3, S, S) normalised pixels.
+        images: (B, 3, H, W) normalised pixels.
         tokens: captions as token ids; of several captions the one drawn for this pass.
         rows: (B,) which pictures of the set they are.
         caption_ids: (B,) equal where captions are equal (case apart).
         columns: further tensors a stage asked for, one row a picture (teacher features, ...).
+        keys: of the pictures.
+        epoch: pass over the data.
     """
 
-    images: Float[Tensor, "B 3 S S"]
+    images: Float[Tensor, "B 3 H W"]
     tokens: TokenIds
     rows: Int[Tensor, "B"]
     caption_ids: Int[Tensor, "B"]
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    keys: Sequence[str] = ()
+    epoch: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -129,7 +133,7 @@ class Batches:
         pictures: Pictures,
         order: Order,
         *,
-        prepare: Callable[[Pixels], Float[Tensor, "B 3 S S"]],
+        prepare: Callable[[Pixels], Float[Tensor, "B 3 H W"]],
         tokens: TokenIds,
         shorten: Shorten | None = None,
         world: World | None = None,
@@ -172,7 +176,9 @@ class Batches:
         tokens = self.tokens[texts]
         if self.shorten is not None:
             tokens = self.shorten(tokens, pixels.keys, pixels.epoch)
-        return TrainingBatch(images, tokens, pixels.rows, self.pictures.caption_ids[texts], columns)
+        return TrainingBatch(
+            images, tokens, pixels.rows, self.pictures.caption_ids[texts], columns, pixels.keys, pixels.epoch
+        )
 
 
 @dataclass(frozen=True)
@@ -180,19 +186,19 @@ class Prepare:
     """Raw pictures -> model input: moved as bytes, then augmented and normalised on the device.
 
     Args:
-        augment: raw pixels -> float (B, 3, S, S) in [0, 1].
+        augment: raw pixels -> float (B, 3, H, W) in [0, 1].
         mean, std: of each channel, on the [0, 1] scale.
         device: of the model.
         channels_last: memory format of the result.
     """
 
-    augment: Callable[[Pixels], Float[Tensor, "B 3 S S"]]
+    augment: Callable[[Pixels], Float[Tensor, "B 3 H W"]]
     mean: Sequence[float]
     std: Sequence[float]
     device: torch.device
     channels_last: bool = False
 
-    def __call__(self, pixels: Pixels) -> Float[Tensor, "B 3 S S"]:
+    def __call__(self, pixels: Pixels) -> Float[Tensor, "B 3 H W"]:
         if self.device.type != "cpu":
             pixels = replace(pixels, images=pixels.images.to(self.device, non_blocking=True))
         images = self.augment(pixels)

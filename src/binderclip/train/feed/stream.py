@@ -128,4 +128,4 @@ class ShardBatches:
         tokens = self.tokenize(captions)
         if self.shorten is not None:
             tokens = self.shorten(tokens, raw.keys, epoch)
-        return TrainingBatch(images, tokens, rows, ids)
+        return TrainingBatch(images, tokens, rows, ids, keys=raw.keys, epoch=epoch)
