@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from binderclip.losses.gradient.flow import GradientFlowPenalty, gradient_flow, unroll
     from binderclip.losses.prompt_rank import PromptRank
     from binderclip.losses.ranking import PairwiseRankLoss
+    from binderclip.losses.self_supervised import nt_xent, prediction_distance
     from binderclip.similarity.geometry import (
         SIMILARITIES,
         ArcLength,
@@ -123,6 +124,8 @@ __all__ = [
     "macl",
     "meru",
     "neighbor_prior",
+    "nt_xent",
+    "prediction_distance",
     "region_correlation",
     "siglip",
     "sigmoid_loss",

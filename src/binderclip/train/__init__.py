@@ -14,33 +14,54 @@ from binderclip.train.engine.plots import plot_run
 from binderclip.train.feed.batches import Batches, Order, TrainingBatch
 from binderclip.train.feed.pictures import Pictures, Pixels
 from binderclip.train.recipe.architecture import build_model
+from binderclip.train.recipe.cost import Cost, StageCost
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Recipe, Stage, list_recipes, load_recipe
 from binderclip.train.recipe.registry import MODELS, SOURCES, STAGES, TERMS, register
+from binderclip.train.stages import attentive as _attentive
 from binderclip.train.stages import average as _average
 from binderclip.train.stages import contrastive as _contrastive
 from binderclip.train.stages import private as _private
 from binderclip.train.stages import segmentation as _segmentation
 from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
+from binderclip.train.tokens.image import (
+    TOKENS,
+    BlockPatches,
+    GridPatches,
+    RandomPatches,
+    Resize,
+    TokenReduction,
+)
+from binderclip.train.tokens.positions import sincos_2d
+from binderclip.train.tokens.text import TextReduction
 
 __all__ = [
     "MODELS",
     "SOURCES",
     "STAGES",
     "TERMS",
+    "TOKENS",
     "Batches",
+    "BlockPatches",
     "ContrastiveStep",
+    "Cost",
     "DataSpec",
     "EvaluationSpec",
     "Evaluator",
+    "GridPatches",
     "Group",
     "Order",
     "Pictures",
     "Pixels",
+    "RandomPatches",
     "Recipe",
+    "Resize",
     "RunResult",
     "Stage",
     "StageContext",
+    "StageCost",
     "StageOutcome",
+    "TextReduction",
+    "TokenReduction",
     "TrainingBatch",
     "World",
     "build_loss",
@@ -50,5 +71,6 @@ __all__ = [
     "plot_run",
     "register",
     "run",
+    "sincos_2d",
 ]
-del _average, _contrastive, _dino, _kinds, _private, _promptable, _second, _segmentation, _tower, _vision
+del _attentive, _average, _contrastive, _dino, _kinds, _private, _promptable, _second, _segmentation, _tower, _vision

@@ -21,6 +21,8 @@ from binderclip.train.bundled.photographs import RealPictures
 from binderclip.train.bundled.pictures import PackPictures
 
 STEPS = 10
+# Too large to start on any machine that runs tests; their scaled versions are started.
+PAPER_SCALE = ("clipa", "clipa-v2", "a-clip")
 COLOURS = ("red", "green", "blue", "black", "white", "pink")
 THINGS = ("house", "tree", "cat", "dog", "cup", "ship", "star", "bird")
 CAPTIONS = tuple(f"a {colour} {thing}" for colour in COLOURS for thing in THINGS)
@@ -34,6 +36,7 @@ DRAWN: dict[str, Any] = {"names": ["cat", "dog"], "backgrounds": ["noise"]}
 # What is cut of each kind of stage.
 TINY: dict[str, dict[str, Any]] = {
     "contrastive": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8},
+    "attentive-mask": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8, "kind": {"hidden": 32}},
     "distil-text": {"batch_size": 16},
     "closed-form": {"batch_size": 16},
     "average-stages": {"batch_size": 1},
@@ -140,7 +143,7 @@ def tiny(name: str) -> Recipe:
 
 
 # Queries and keys of the last block that both start at zero, as they once did here, never move.
-@pytest.mark.parametrize("name", list_recipes())
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name not in PAPER_SCALE])
 @pytest.mark.usefixtures("made_up_teachers")
 def test_nothing_that_is_trained_stands_still(name: str, tmp_path: Path) -> None:
     result = run(tiny(name), out=tmp_path / "run", progress=False)

@@ -80,9 +80,10 @@ def train(
 
         torchrun --nproc-per-node 2 --no-python binderclip train scratch-64 --out runs/c
 
-    The folder then holds `model/` (`binderclip classify --model runs/a ...`), `plots/`, `summary.json`,
-    `metrics.jsonl`, TensorBoard curves, and the recipe as it was carried out. A run that was killed goes on with
-    `--resume` and ends with the same weights. `binderclip spikes runs/a` shows where its gradient stood out.
+    What it will cost, in pairs, tokens and operations, is shown before it starts. The folder then holds `model/`
+    (`binderclip classify --model runs/a ...`), `plots/`, `summary.json`, `metrics.jsonl`, TensorBoard curves, and the
+    recipe as it was carried out. A run that was killed goes on with `--resume` and ends with the same weights.
+    `binderclip spikes runs/a` shows where its gradient stood out.
     """
     from binderclip import train as training
 
@@ -96,6 +97,8 @@ def train(
         from binderclip.settings import write_toml
 
         print_json(checked.document()) if json else typer.echo(write_toml(checked.document()), nl=False)
+        if isinstance(checked.model, dict):  # a new model is counted without being built
+            note(str(checked.cost()))
         return
     out = out or Path("runs", Path(recipe).stem)
     try:

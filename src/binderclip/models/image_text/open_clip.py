@@ -95,7 +95,7 @@ def build(
     """
     where, precision = resolve_device(device), resolve_dtype(dtype)
     config = copy.deepcopy(dict(model_cfg))
-    backbone = _construct(config)
+    backbone = construct(config)
     if isinstance(backbone, open_clip.CoCa):
         projection = backbone.text_decoder.text_projection  # (width, out); open_clip leaves it as the memory was found
         torch.nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
@@ -107,7 +107,15 @@ def build(
     return finish(_wrap(backbone, name, config, preprocess, tokenizer, {}), where, precision)
 
 
-def _construct(config: dict[str, Any]) -> Any:
+def construct(config: dict[str, Any]) -> Any:
+    """open_clip's module for a configuration as `build` takes it, on torch's current default device.
+
+    Args:
+        config: `embed_dim`, `vision_cfg`, `text_cfg` and so on.
+
+    Raises:
+        UsageError: as `build`.
+    """
     own = copy.deepcopy(config)
     for part in ("vision_cfg", "text_cfg"):
         if not isinstance(own.get(part), Mapping):
@@ -288,7 +296,7 @@ def _construct_for(model_cfg: dict[str, Any], folder: Path) -> Any:
     if "hf_model_name" in own.get("text_cfg", {}):
         own["text_cfg"]["hf_model_pretrained"] = False
     try:
-        return _construct(own)
+        return construct(own)
     except UsageError as error:
         raise CheckpointError(f"{folder / registry.CONFIG}: {error}") from error
 

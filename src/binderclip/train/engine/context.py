@@ -17,18 +17,19 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.fit import Checkpoint, FitResult, fit
 from binderclip.fit.state import module_state
 from binderclip.losses import Similarity
-from binderclip.models import ImageTextModel, TokenIds
+from binderclip.models import ImageTextModel
 from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.optim import param_groups
 from binderclip.train.distributed import Parallel, World, spread
 from binderclip.train.engine.evaluator import Evaluator
-from binderclip.train.engine.surgery import shorten
 from binderclip.train.engine.watchers import Watchers
 from binderclip.train.feed.batches import Batches, Order, Prepare
+from binderclip.train.feed.captions import caption_tokens
 from binderclip.train.feed.pictures import FIT, Pictures, Pixels, open_sources
 from binderclip.train.feed.stream import ShardBatches
 from binderclip.train.recipe.augmentation import make_augment
 from binderclip.train.recipe.recipe import Recipe, Stage
+from binderclip.train.tokens.place import input_side
 
 __all__ = ["StageContext", "StageOutcome"]
 
@@ -123,6 +124,11 @@ class StageContext:
         return size if isinstance(size, int) else max(size)
 
     @property
+    def input_size(self) -> int:
+        """Side of the pictures that the tower is given: `image_size`, or what `image_tokens = resize` makes of it."""
+        return input_side(self.model.backbone, self.stage.reduction(), self.image_size)
+
+    @property
     def pictures(self) -> Pictures:
         """The training pictures as a table, opened once.
 
@@ -173,15 +179,13 @@ class StageContext:
         columns = {**self.columns, **(columns or {})}
         pixels = model.preprocess
         prepare = Prepare(augment or self.augment(), pixels.mean, pixels.std, world.device, stage.channels_last)
-
-        def tokenize(captions: list[str]) -> TokenIds:
-            return shorten(model, model.tokenize(captions), stage.text_length)
-
+        tokenize, shorten = caption_tokens(model, stage.text_length, stage.text_tokens, seed=self.seed)
         if isinstance(self.source, Pictures):
             ahead, tokens = 2 if self.recipe.workers else 0, tokenize(self.source.texts)
             return Batches(
-                self.source, self.order(), prepare=prepare, tokens=tokens, world=world, columns=columns, ahead=ahead
-            )
+                self.source, self.order(), prepare=prepare, tokens=tokens, shorten=shorten, world=world,
+                columns=columns, ahead=ahead,
+            )  # fmt: skip
         if columns:
             raise NotSupported(f"{', '.join(columns)}: columns belong to a table of pictures, and shards are a stream")
         share = world.share(stage.batch_size)
@@ -191,6 +195,7 @@ class StageContext:
             batch_size=share.stop - share.start,
             prepare=prepare,
             tokenize=tokenize,
+            shorten=shorten,
             size=self.image_size,
             fit=self.square,
             workers=self.recipe.workers,
@@ -200,7 +205,7 @@ class StageContext:
     def augment(self) -> Callable[[Pixels], Tensor]:
         """The recipe's augmentation as a function of raw pixels."""
         mean = self.model.preprocess.mean
-        made = make_augment(self.stage.augment, size=self.image_size, seed=self.seed, mean=mean)
+        made = make_augment(self.stage.augment, size=self.input_size, seed=self.seed, mean=mean)
         return lambda pixels: made(pixels.images, pixels.keys, pixels.epoch)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,10 @@ from binderclip.train.engine.disk import explain_full_disk, lack_of_space, usual
 from binderclip.train.engine.environment import describe_environment
 from binderclip.train.engine.plots import plot_run
 from binderclip.train.engine.surgery import training_view
+from binderclip.train.feed.length import planned_samples
 from binderclip.train.feed.pictures import open_sources
 from binderclip.train.recipe.architecture import build_model, reopen
+from binderclip.train.recipe.cost import Cost
 from binderclip.train.recipe.recipe import DataSpec, Recipe, load_recipe
 from binderclip.train.recipe.registry import SOURCES, STAGES
 
@@ -44,6 +47,7 @@ class RunResult:
         stages: what each stage left.
         seconds: wall time of this call.
         leads: whether this is the leading process.
+        cost: what the recipe was expected to take, printed before the run.
         summary: content of `summary.json`.
     """
 
@@ -53,6 +57,7 @@ class RunResult:
     stages: list[StageOutcome]
     seconds: float
     leads: bool = True
+    cost: Cost | None = None
     summary: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -110,15 +115,19 @@ def run(
         _refuse(out, world, resume)
         _open_data(recipe)
         model = _start(out, recipe, world, resume)
+        cost = recipe.cost(model, samples=[planned_samples(stage) for stage in recipe.stage])
         fresh = not (out / "recipe.toml").exists()
         if problem := world.agree(lack_of_space(out, recipe, model) if world.leads and fresh else ""):
             raise CheckpointError(problem)
         with explain_full_disk(out, usual_space(recipe, model)):
             if world.leads:
                 _open(out, recipe, world, model)
+                if progress:
+                    print(cost, file=sys.stderr)
             world.wait()
             outcomes, model = _stages(recipe, model.to(world.device), out, world, parallel, resume, progress)
             result = RunResult(out, recipe, _last_figures(outcomes), outcomes, time.perf_counter() - began, world.leads)
+            result.cost = cost
             if world.leads:
                 _close(result, model, world)
             world.wait()
@@ -228,7 +237,10 @@ def _carry_out(context: StageContext) -> StageOutcome:
     part = {"name": kind} if isinstance(kind, str) else dict(kind)
     with training_view(
         context.model.backbone,
-        patch_dropout=context.stage.patch_dropout,
+        tokens=context.stage.reduction(),
+        positions=context.stage.positions,
+        image_size=_asked_size(context),
+        text_length=context.stage.text_length,
         grad_checkpointing=context.stage.grad_checkpointing,
         channels_last=context.stage.channels_last,
     ):
@@ -244,6 +256,12 @@ def _carry_out(context: StageContext) -> StageOutcome:
         _keep(context)
     context.world.wait()
     return outcome
+
+
+def _asked_size(context: StageContext) -> int | None:
+    """Side of the training pictures where the stage asks for another than the model's own."""
+    stage = context.stage
+    return context.input_size if stage.image_size is not None or stage.image_tokens is not None else None
 
 
 def _keep(context: StageContext) -> None:
@@ -309,6 +327,7 @@ def _close(result: RunResult, model: Any, world: World) -> None:
         "scaling": recipe.scaling,
         "figures": result.figures,
         "stages": [_stage_summary(stage) for stage in result.stages],
+        "cost": {"flops": result.cost.flops, "tokens": result.cost.tokens} if result.cost else {},
         "skipped": result.skipped,
         "parameters": sum(p.numel() for p in model.parameters()),
         "revision": environment["revision"],

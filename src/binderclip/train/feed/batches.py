@@ -21,9 +21,11 @@ from binderclip.models import TokenIds
 from binderclip.train.distributed import World
 from binderclip.train.feed.pictures import Pictures, Pixels
 
-__all__ = ["Batches", "Order", "Prepare", "TrainingBatch", "prefetch"]
+__all__ = ["Batches", "Order", "Prepare", "Shorten", "TrainingBatch", "prefetch"]
 
 T = TypeVar("T")
+Shorten = Callable[[TokenIds, Sequence[str], int], TokenIds]
+"""Cuts the captions of a batch: (tokens, keys, epoch) -> tokens."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,22 @@ class TrainingBatch:
     """One training batch on its device.
 
     Args:
-        images: (B, 3, S, S) normalised pixels.
+        images: (B, 3, H, W) normalised pixels.
         tokens: captions as token ids; of several captions the one drawn for this pass.
         rows: (B,) which pictures of the set they are.
         caption_ids: (B,) equal where captions are equal (case apart).
         columns: further tensors a stage asked for, one row a picture (teacher features, ...).
+        keys: of the pictures.
+        epoch: pass over the data.
     """
 
-    images: Float[Tensor, "B 3 S S"]
+    images: Float[Tensor, "B 3 H W"]
     tokens: TokenIds
     rows: Int[Tensor, "B"]
     caption_ids: Int[Tensor, "B"]
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    keys: Sequence[str] = ()
+    epoch: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -116,6 +122,7 @@ class Batches:
         order: which rows each batch holds.
         prepare: raw pixels -> input of the model, on its device (see `Prepare`).
         tokens: tokens of `pictures.texts`, every caption of every picture.
+        shorten: cuts the tokens of a batch where each pass cuts them differently.
         world: takes this process's part of each batch.
         columns: further tensors with one row a picture.
         ahead: batches made in advance in a background thread; 0 makes each when it is asked for.
@@ -126,14 +133,15 @@ class Batches:
         pictures: Pictures,
         order: Order,
         *,
-        prepare: Callable[[Pixels], Float[Tensor, "B 3 S S"]],
+        prepare: Callable[[Pixels], Float[Tensor, "B 3 H W"]],
         tokens: TokenIds,
+        shorten: Shorten | None = None,
         world: World | None = None,
         columns: Mapping[str, Tensor] | None = None,
         ahead: int = 2,
     ) -> None:
         self.pictures, self.order, self.world = pictures, order, world or World()
-        self.prepare, self.tokens = prepare, tokens
+        self.prepare, self.tokens, self.shorten = prepare, tokens, shorten
         self.columns, self.ahead = dict(columns or {}), ahead
         self.position = 0
 
@@ -165,7 +173,12 @@ class Batches:
         images = self.prepare(pixels)
         columns = {name: tensor[pixels.rows] for name, tensor in self.columns.items()}
         texts = self.pictures.text_rows(pixels.rows, pixels.epoch, self.order.seed)
-        return TrainingBatch(images, self.tokens[texts], pixels.rows, self.pictures.caption_ids[texts], columns)
+        tokens = self.tokens[texts]
+        if self.shorten is not None:
+            tokens = self.shorten(tokens, pixels.keys, pixels.epoch)
+        return TrainingBatch(
+            images, tokens, pixels.rows, self.pictures.caption_ids[texts], columns, pixels.keys, pixels.epoch
+        )
 
 
 @dataclass(frozen=True)
@@ -173,19 +186,19 @@ class Prepare:
     """Raw pictures -> model input: moved as bytes, then augmented and normalised on the device.
 
     Args:
-        augment: raw pixels -> float (B, 3, S, S) in [0, 1].
+        augment: raw pixels -> float (B, 3, H, W) in [0, 1].
         mean, std: of each channel, on the [0, 1] scale.
         device: of the model.
         channels_last: memory format of the result.
     """
 
-    augment: Callable[[Pixels], Float[Tensor, "B 3 S S"]]
+    augment: Callable[[Pixels], Float[Tensor, "B 3 H W"]]
     mean: Sequence[float]
     std: Sequence[float]
     device: torch.device
     channels_last: bool = False
 
-    def __call__(self, pixels: Pixels) -> Float[Tensor, "B 3 S S"]:
+    def __call__(self, pixels: Pixels) -> Float[Tensor, "B 3 H W"]:
         if self.device.type != "cpu":
             pixels = replace(pixels, images=pixels.images.to(self.device, non_blocking=True))
         images = self.augment(pixels)

@@ -18,7 +18,7 @@ from binderclip.errors import DataError
 from binderclip.losses.contrastive.targets import key_ids
 from binderclip.models import TokenIds
 from binderclip.train.distributed import World
-from binderclip.train.feed.batches import TrainingBatch, prefetch
+from binderclip.train.feed.batches import Shorten, TrainingBatch, prefetch
 from binderclip.train.feed.pictures import Pixels
 
 __all__ = ["ShardBatches"]
@@ -38,6 +38,7 @@ class ShardBatches:
         batch_size: pictures a batch of this process.
         prepare: raw pixels -> model input.
         tokenize: captions -> tokens.
+        shorten: cuts the tokens of a batch where each pass cuts them differently.
         size, fit: side of the raw pictures, and how they become square.
         workers: processes that read and decode.
         world: of this process.
@@ -50,12 +51,14 @@ class ShardBatches:
         batch_size: int,
         prepare: Callable[[Pixels], Float[Tensor, "B 3 S S"]],
         tokenize: Callable[[list[str]], TokenIds],
+        shorten: Shorten | None = None,
         size: int,
         fit: str,
         workers: int,
         world: World,
     ) -> None:
         self.dataset, self.batch_size, self.prepare, self.tokenize = dataset, batch_size, prepare, tokenize
+        self.shorten = shorten
         self.size, self.fit, self.workers, self.world = size, fit, workers, world
         self.epoch = self.to_drop = self.drawn = 0
         dataset.shuffle = SHUFFLE
@@ -122,4 +125,7 @@ class ShardBatches:
         captions = [texts[number] for texts, number in zip(several, drawn, strict=True)]
         images = self.prepare(Pixels(raw.images, rows, captions, raw.keys, epoch))  # type: ignore[arg-type]
         ids = key_ids([caption.casefold() for caption in captions], torch.device("cpu"))
-        return TrainingBatch(images, self.tokenize(captions), rows, ids)
+        tokens = self.tokenize(captions)
+        if self.shorten is not None:
+            tokens = self.shorten(tokens, raw.keys, epoch)
+        return TrainingBatch(images, tokens, rows, ids, keys=raw.keys, epoch=epoch)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from binderclip.settings import build_part
 from binderclip.train.recipe.registry import MODELS, register
 from binderclip.train.recipe.vocabulary import END_ID, PAD_ID, train_vocabulary
 
-__all__ = ["build_model", "new_open_clip", "reopen"]
+__all__ = ["build_model", "new_open_clip", "open_clip_config", "reopen"]
 
 
 def build_model(model: str | dict[str, Any], *, seed: int, captions: Callable[[], Sequence[str]]) -> Any:
@@ -101,16 +102,10 @@ def new_open_clip(
         final_norm: false leaves the normalisation before the projection out of both towers, as the paper of `euclip`
             does; open_clip's own transformers alone have it.
     """
-    import math
-
-    config: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": dict(vision), "custom_text": True}
-    if not final_norm:
-        config["final_norm"] = False
-    if logit_scale is not None:
-        config["init_logit_scale"] = math.log(logit_scale)
-    if logit_bias is not None:
-        config["init_logit_bias"] = logit_bias
-    config["text_cfg"] = {"width": embed_dim, "heads": 4, "layers": 4, **text, "context_length": context}
+    config = open_clip_config(
+        vision=vision, text=text, embed_dim=embed_dim, context=context, logit_scale=logit_scale, logit_bias=logit_bias,
+        final_norm=final_norm,
+    )  # fmt: skip
     pixels = {"interpolation": "bicubic", "resize_mode": "longest", "fill_color": 255, **(preprocess or {})}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -129,6 +124,29 @@ def new_open_clip(
         }
         torch.manual_seed(seed)
         return build(config, preprocess=pixels, tokenizer=folder, name="new")
+
+
+def open_clip_config(
+    *,
+    vision: Mapping[str, Any],
+    text: Mapping[str, Any],
+    embed_dim: int = 256,
+    context: int = 16,
+    logit_scale: float | None = None,
+    logit_bias: float | None = None,
+    final_norm: bool = True,
+    **other: Any,
+) -> dict[str, Any]:
+    """open_clip's configuration of a new model; arguments as in `new_open_clip`, those of the tokenizer are ignored."""
+    config: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": dict(vision), "custom_text": True}
+    if not final_norm:
+        config["final_norm"] = False
+    if logit_scale is not None:
+        config["init_logit_scale"] = math.log(logit_scale)
+    if logit_bias is not None:
+        config["init_logit_bias"] = logit_bias
+    config["text_cfg"] = {"width": embed_dim, "heads": 4, "layers": 4, **text, "context_length": context}
+    return config
 
 
 def _own_tokenizer(tokenizer: str, folder: Path, captions: Callable[[], Sequence[str]], size: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from binderclip.settings import brief, check_part, hint
 from binderclip.train.recipe.registry import MODELS, STAGES, TERMS
 
 if TYPE_CHECKING:
-    from binderclip.train.recipe.recipe import Stage
+    from binderclip.train.recipe.stage import Stage
 
 __all__ = ["check_model", "check_name", "check_stage"]
 
@@ -43,6 +43,8 @@ def check_stage(stage: Stage) -> None:
     _check("optimizer", optimizer, OPTIMIZERS, given=1)
     if stage.schedule not in optim.SCHEDULES:
         raise ValueError(f"schedule: unknown schedule {brief(stage.schedule)}: {hint(stage.schedule, optim.SCHEDULES)}")
+    if stage.image_tokens is not None:
+        _check_tokens(stage)
     if isinstance(stage.augment, Mapping):
         _check_augment(stage.augment)
     if stage.kind == "contrastive" and not stage.data:
@@ -100,6 +102,16 @@ def _check_clip(clip: Any) -> None:
         make_clip(clip)
     except UsageError as error:
         raise ValueError(f"clip: {error}") from error
+
+
+def _check_tokens(stage: Stage) -> None:
+    _check_numbers("image_tokens", stage.image_tokens)
+    if stage.patch_dropout:
+        raise ValueError("patch_dropout: give image_tokens or patch_dropout, not both")
+    try:
+        stage.reduction()
+    except UsageError as error:
+        raise ValueError(f"image_tokens: {error}") from error
 
 
 def _check_augment(settings: Mapping[str, Any]) -> None:

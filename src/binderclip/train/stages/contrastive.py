@@ -25,9 +25,9 @@ from binderclip.models import TokenIds, load
 from binderclip.settings import build_part
 from binderclip.similarity import frozen_similarity
 from binderclip.train.engine.context import StageContext
-from binderclip.train.engine.surgery import short_context
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.recipe.registry import STAGES, TERMS, register
+from binderclip.train.tokens.place import check_size, short_context
 
 __all__ = ["ContrastiveStep", "build_loss", "contrastive", "distill"]
 
@@ -154,6 +154,7 @@ def contrastive(context: StageContext) -> None:
     """Train images against captions; the model then compares as the loss did."""
     model = context.model
     learnable, geometry = model.logit_scale.requires_grad, model.geometry
+    check_size(model.backbone, context.stage.positions, context.input_size)
     try:
         module = ContrastiveStep(model, build_loss(context))
         # While it trains the geometry is the loss's.

@@ -1,0 +1,60 @@
+"""Captions to tokens of the length that a stage trains with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from binderclip.errors import NotSupported, UsageError
+from binderclip.models import ImageTextModel, TokenIds
+from binderclip.train.feed.batches import Shorten
+from binderclip.train.tokens.text import TextKind, TextReduction
+
+__all__ = ["caption_tokens"]
+
+
+def caption_tokens(
+    model: ImageTextModel, length: int | None, kind: TextKind = "truncate", *, seed: int = 0
+) -> tuple[Callable[[Sequence[str]], TokenIds], Shorten | None]:
+    """What makes tokens of captions, and what cuts a batch of them where each pass cuts differently.
+
+    Shorter captions train faster (CLIPA, arXiv 2305.07017). Where every pass cuts alike, the tokens are short already
+    and there is nothing to do for a batch.
+
+    Args:
+        model: whose tokenizer it is.
+        length: tokens of a caption, start and end included; None is the model's own context.
+        kind: which tokens of a longer caption are kept, see `TextReduction`.
+        seed: of the draws.
+
+    Raises:
+        UsageError: a length that leaves no room for a word, or is more than the model's context.
+        NotSupported: a text tower that takes its full context only.
+    """
+    empty = model.tokenize([""])
+    start = max(0, int(empty.mask.sum()) - 1)
+    if length is None or not _is_shorter(model, length, empty.ids.shape[1], start):
+        return model.tokenize, None
+    reduction = TextReduction(kind, seed=seed)
+
+    def shorten(tokens: TokenIds, keys: Sequence[str], epoch: int) -> TokenIds:
+        return reduction(tokens, length, keys, epoch=epoch, start=start)
+
+    def tokenize(captions: Sequence[str]) -> TokenIds:
+        words = [reduction.words(caption, length - start - 1) for caption in captions]
+        tokens = model.tokenize(words)
+        return tokens if reduction.random else shorten(tokens, words, 0)
+
+    return tokenize, shorten if reduction.random else None
+
+
+def _is_shorter(model: ImageTextModel, length: int, full: int, start: int) -> bool:
+    if length > full:
+        raise UsageError(f"text_length {length} is more than the model's context of {full} tokens")
+    if length < start + 2:
+        raise UsageError(f"text_length {length} leaves no room for a word: at least {start + 2}")
+    if length == full:
+        return False
+    text = getattr(model.backbone, "text", None)
+    if text is None or not hasattr(text, "positional_embedding"):
+        raise NotSupported(f"text_length: this model's text tower always takes {full} tokens; leave text_length out")
+    return True

@@ -1,0 +1,105 @@
+"""What a recipe is said to cost, against formulas and against tokens counted while it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from binderclip.models import load
+from binderclip.train import Recipe, run
+from binderclip.train.feed.length import planned_samples
+
+SIDES: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "resize": {"image_tokens": {"name": "resize", "keep": 0.25}, "positions": "sincos"},
+    "random": {"image_tokens": {"name": "random", "keep": 0.5}, "text_length": 6, "text_tokens": "random"},
+    "grid": {"image_tokens": "grid", "micro_batch": 5},
+    "block": {"image_tokens": {"name": "block", "keep": 0.5}, "positions": "interpolated", "image_size": 48},
+    "dropout": {"patch_dropout": 0.3, "text_length": 8, "text_tokens": "syntax", "positions": "interpolated"},
+}
+PATCHES = {"whole": 16, "resize": 4, "random": 8, "grid": 4, "block": 16, "dropout": 11}
+
+
+def transformer(tokens: int, width: int, layers: int) -> int:
+    """Operations of a transformer: projections, attention, and an MLP of four times the width."""
+    return layers * (2 * tokens * 12 * width * width + 4 * tokens * tokens * width)
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_counted_tokens_and_operations(tiny: dict[str, Any], tmp_path: Path, name: str) -> None:
+    tiny |= {**SIDES[name], "epochs": 1, "evaluation": {}}
+    recipe = Recipe.from_dict(tiny)
+    (stage,) = recipe.cost(samples=[planned_samples(recipe.stage[0])]).stages
+    side, length = tiny.get("image_size", 32), tiny.get("text_length", 12)
+    side = 16 if name == "resize" else side
+    assert (stage.samples, stage.image_tokens, stage.text_tokens) == (64, 1 + PATCHES[name], length)
+    grid = (side // 8) ** 2
+    assert stage.image_flops == 2 * grid * 192 * 64 + transformer(1 + PATCHES[name], 64, 2) + 2 * 64 * 32
+    assert stage.text_flops == transformer(length, 64, 2) + 2 * 64 * 32
+    assert stage.flops == 64 * (4 if name == "grid" else 3) * (stage.image_flops + stage.text_flops)
+
+    seen = {"image": 0, "text": 0}
+    counting = nn.Module.__call__
+
+    def count(module: nn.Module, *args: Any, **settings: Any) -> Any:
+        if type(module).__name__ == "ResidualAttentionBlock" and torch.is_grad_enabled():
+            which = "text" if settings.get("attn_mask") is not None else "image"
+            seen[which] += args[0].shape[0] * args[0].shape[1]
+        return counting(module, *args, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Module, "__call__", count)
+        result = run(recipe, out=tmp_path / "a", progress=False)
+    assert result.stages[0].steps == 4
+    # two blocks a tower; without gradients GradCache sees everything once more
+    assert seen["image"] == 2 * 64 * stage.image_tokens
+    assert seen["text"] == 2 * 64 * stage.text_tokens
+    assert result.summary["cost"] == {"flops": stage.flops, "tokens": stage.tokens}
+    assert stage.tokens == sum(seen.values()) // 2
+    # Reduced or not, what is left is a plain model of its own size.
+    assert load(tmp_path / "a").backbone.visual.positional_embedding.shape == (17, 64)
+
+
+def test_a_new_model_is_counted_as_the_opened_one(tiny: dict[str, Any]) -> None:
+    from binderclip.train import build_model
+
+    recipe = Recipe.from_dict(tiny)
+    model = build_model(recipe.model, seed=0, captions=lambda: ["a", "b"])
+    assert recipe.cost(model) == recipe.cost()
+    assert next(model.backbone.parameters()).device.type == "cpu"
+    # a named model, a timm ViT of 64 patches and a class token inside open_clip
+    small = Recipe.from_dict({**tiny, "model": "small"}).cost()
+    assert small.stages[0].image_tokens == 65
+    # epochs of unknown pictures
+    assert small.samples is small.flops is None
+    assert "?" in str(small)
+
+
+def test_the_table(tiny: dict[str, Any]) -> None:
+    shared = {key: tiny.pop(key) for key in ("data", "epochs")}
+    stages = [{"name": name, "data": shared["data"], "samples": n} for name, n in (("first", 3_000_000), ("last", 40))]
+    recipe = Recipe.from_dict({**tiny, "stage": stages})
+    cost = recipe.cost()
+    # whole steps of 16
+    assert [stage.samples for stage in cost.stages] == [3_000_000, 32]
+    assert cost.samples == 3_000_032
+    assert cost.tokens == 3_000_032 * (17 + 12)
+    assert cost.flops == sum(stage.flops or 0 for stage in cost.stages)
+    header, first, last, together = str(cost).splitlines()
+    assert header.split()[:2] == ["stage", "samples"]
+    assert first.split()[:4] == ["first", "3e+06", "17", "12"]
+    assert first.split()[-1] == "100%"
+    assert last.split()[1] == "32"
+    assert together.startswith("together")
+
+
+def test_stages_of_other_kinds_are_unknown() -> None:
+    recipe = Recipe.from_dict(
+        {"stage": [{"kind": {"name": "average-stages", "of": ["a"]}, "samples": 1, "batch_size": 1}]}
+    )
+    (stage,) = recipe.cost().stages
+    assert (stage.samples, stage.tokens, stage.flops) == (1, None, None)
