@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from binderclip.losses.contrastive.gradcache import contrastive_step
     from binderclip.losses.contrastive.loss import ContrastiveLoss, LossOutput, Pair
     from binderclip.losses.contrastive.patch import PatchContrastive
-    from binderclip.losses.contrastive.presets import METHODS, clip, euclip, macl, meru, siglip
+    from binderclip.losses.contrastive.presets import METHODS, clip, clip_refine, euclip, macl, meru, siglip
+    from binderclip.losses.contrastive.refine import HybridContrastiveDistillation, RandomFeatureAlignment
     from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
     from binderclip.losses.contrastive.soft_target import SoftTargetContrastive
     from binderclip.losses.contrastive.targets import Diagonal, SameKey, Targets
@@ -82,6 +83,7 @@ __all__ = [
     "GeneralizedSlicedWasserstein",
     "GradientAlignmentLoss",
     "GradientFlowPenalty",
+    "HybridContrastiveDistillation",
     "Inner",
     "LogitScale",
     "Lorentz",
@@ -97,6 +99,7 @@ __all__ = [
     "PairwiseRankLoss",
     "PatchContrastive",
     "QualityRank",
+    "RandomFeatureAlignment",
     "ReClass",
     "ReMask",
     "SVLSLoss",
@@ -112,6 +115,7 @@ __all__ = [
     "TokenTriplet",
     "class_gradients",
     "clip",
+    "clip_refine",
     "content_distillation",
     "context_distillation",
     "contrastive_step",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from binderclip.errors import UsageError
 from binderclip.losses.contrastive.entailment import EntailmentCone
 from binderclip.losses.contrastive.loss import ContrastiveLoss, Pair
+from binderclip.losses.contrastive.refine import HybridContrastiveDistillation, RandomFeatureAlignment
 from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
 from binderclip.similarity.geometry import Lorentz, SquaredEuclidean
 
-__all__ = ["METHODS", "clip", "euclip", "macl", "meru", "siglip"]
+__all__ = ["METHODS", "clip", "clip_refine", "euclip", "macl", "meru", "siglip"]
 
 
 def clip(
@@ -155,6 +156,48 @@ def macl(
     return ContrastiveLoss(scales=scale, link="reweighted-softmax" if reweight else "softmax", **settings)
 
 
+def clip_refine(
+    *,
+    rafa: float = 1.0,
+    hycd: float = 1.0,
+    contrastive: float = 0.0,
+    alpha: float = 0.5,
+    temperature: float = 1.0,
+    normalize: bool = False,
+    std: float | Literal["match"] = 1.0,
+    shared: bool = True,
+    decay: int | None = None,
+    seed: int = 0,
+    terms: Any = (),
+    **settings: Any,
+) -> ContrastiveLoss:
+    """CLIP-Refine's loss: both sides follow one random vector, and the start model's similarities are kept.
+
+    For a short training after the pre-training. The raw features of a frozen copy of the model, of the same batch, are
+    passed as `teacher_image=` and `teacher_text=`; in a recipe `teacher = "start"` does that.
+
+    Args:
+        rafa, hycd: weights of `RandomFeatureAlignment` and `HybridContrastiveDistillation`.
+        contrastive: weight of InfoNCE at the logit scale as it is, which is not trained; 0 only measures it.
+        alpha, temperature, normalize: of `HybridContrastiveDistillation`.
+        std, shared, decay, seed: of `RandomFeatureAlignment`.
+        terms: further terms.
+        settings: further arguments of `ContrastiveLoss`.
+
+    Raises:
+        UsageError: a setting out of its range.
+
+    Paper: Post-pre-training for Modality Alignment in Vision-Language Foundation Models, arXiv 2504.12717.
+    """
+    own = [
+        RandomFeatureAlignment(rafa, std=std, shared=shared, decay=decay, seed=seed),
+        HybridContrastiveDistillation(hycd, alpha=alpha, temperature=temperature, normalize=normalize),
+    ]
+    kept = [term for term in own if term.weight]
+    scale = LogitScale(learnable=False)
+    return ContrastiveLoss((Pair(weight=contrastive),), scales=scale, terms=[*terms, *kept], **settings)
+
+
 def _cones(weight: float, radius: float) -> list[EntailmentCone]:
     if weight < 0:
         raise UsageError(f"the weight of entailment must be at least 0, got {weight}")
@@ -167,5 +210,6 @@ METHODS: dict[str, Callable[..., ContrastiveLoss]] = {
     "euclip": euclip,
     "meru": meru,
     "macl": macl,
+    "clip-refine": clip_refine,
     "contrastive": ContrastiveLoss,
 }

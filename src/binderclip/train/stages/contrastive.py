@@ -24,6 +24,7 @@ from binderclip.losses import (
 from binderclip.models import TokenIds, load
 from binderclip.settings import build_part
 from binderclip.similarity import frozen_similarity
+from binderclip.train.engine.companions import FrozenCopy
 from binderclip.train.engine.context import StageContext
 from binderclip.train.engine.surgery import short_context
 from binderclip.train.feed.batches import TrainingBatch
@@ -40,11 +41,12 @@ class ContrastiveStep(nn.Module):
     Args:
         model: the model to train.
         loss: its loss; the main logit scale is the model's own.
+        teacher: encodes each batch beside the model, for a loss that compares with `teacher_image` and `teacher_text`.
     """
 
-    def __init__(self, model: nn.Module, loss: ContrastiveLoss) -> None:
+    def __init__(self, model: nn.Module, loss: ContrastiveLoss, teacher: FrozenCopy | None = None) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.teacher = model, loss, teacher
 
     def encode(self, images: Tensor, tokens: TokenIds) -> tuple[Tensor, Tensor]:
         """Raw features of both sides."""
@@ -55,13 +57,18 @@ class ContrastiveStep(nn.Module):
         image, text = self.encode(batch.images, batch.tokens)
         keys = batch.caption_ids if self.loss.targets.needs_keys else None
         try:
-            output = self.loss(image, text, keys=keys, **batch.columns)
+            output = self.loss(image, text, keys=keys, **self._beside(batch))
         except UsageError:
             # The loss names bad features; the loop names the step, and its NaN must travel like any other.
             if bool(image.isfinite().all()) and bool(text.isfinite().all()):
                 raise
             return (image.sum() + text.sum()) * math.nan, {}
         return output.total, _figures(output)
+
+    def _beside(self, batch: TrainingBatch, at_once: int | None = None) -> dict[str, Tensor]:
+        """Further features of the batch: its columns, and what the teacher says."""
+        taught = {} if self.teacher is None else self.teacher.outputs(batch.images, batch.tokens, at_once=at_once)
+        return {**batch.columns, **taught}
 
     def in_pieces(self, size: int) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
         """The same step with at most `size` pictures in the towers at once (GradCache)."""
@@ -78,6 +85,7 @@ class ContrastiveStep(nn.Module):
                 "ids": tokens.ids,
                 "mask": tokens.mask,
                 "position": tokens.position,
+                **self._beside(batch, size),
             }
             keys = batch.caption_ids if self.loss.targets.needs_keys else None
             output = contrastive_step(encode, inputs, self.loss, size, backward=backward, keys=keys)
@@ -155,7 +163,8 @@ def contrastive(context: StageContext) -> None:
     model = context.model
     learnable, geometry = model.logit_scale.requires_grad, model.geometry
     try:
-        module = ContrastiveStep(model, build_loss(context))
+        teacher = None if context.stage.teacher is None else FrozenCopy(model)
+        module = ContrastiveStep(model, build_loss(context), teacher)
         # While it trains the geometry is the loss's.
         model.geometry, context.similarity = None, module.loss.similarity
         pieces = context.stage.micro_batch
