@@ -1,3 +1,5 @@
+"""CLIP-Refine (p117): torch's divergence, closed forms of the prior, and the draws of a resumed run."""
+
 from __future__ import annotations
 
 import math
