@@ -19,9 +19,19 @@ if TYPE_CHECKING:
     from binderclip.losses.contrastive.entailment import EntailmentCone
     from binderclip.losses.contrastive.functional import info_nce, sigmoid_loss
     from binderclip.losses.contrastive.gradcache import contrastive_step
+    from binderclip.losses.contrastive.hard_negatives import HardNegativeMargin
     from binderclip.losses.contrastive.loss import ContrastiveLoss, LossOutput, Pair
     from binderclip.losses.contrastive.patch import PatchContrastive
-    from binderclip.losses.contrastive.presets import METHODS, clip, clip_refine, euclip, macl, meru, siglip
+    from binderclip.losses.contrastive.presets import (
+        METHODS,
+        clip,
+        clip_refine,
+        euclip,
+        hard_negative,
+        macl,
+        meru,
+        siglip,
+    )
     from binderclip.losses.contrastive.refine import HybridContrastiveDistillation, RandomFeatureAlignment
     from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
     from binderclip.losses.contrastive.soft_target import SoftTargetContrastive
@@ -83,6 +93,7 @@ __all__ = [
     "GeneralizedSlicedWasserstein",
     "GradientAlignmentLoss",
     "GradientFlowPenalty",
+    "HardNegativeMargin",
     "HybridContrastiveDistillation",
     "Inner",
     "LogitScale",
@@ -121,6 +132,7 @@ __all__ = [
     "contrastive_step",
     "euclip",
     "gradient_flow",
+    "hard_negative",
     "info_nce",
     "macl",
     "meru",

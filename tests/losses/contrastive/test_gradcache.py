@@ -39,8 +39,9 @@ def test_equals_the_unsplit_batch(batch, method, micro_batch, chunk):
     results = []
     for size in (micro_batch, None):
         models, loss = encoders(), METHODS[method](chunk=chunk).double()
-        both = models | dict.fromkeys(teachers(batch), nn.Identity())
-        output = contrastive_step(both, batch | teachers(batch), loss, size)
+        every = models | dict.fromkeys(teachers(batch), nn.Identity()) | {"negatives": models["text"]}
+        negatives = torch.stack([batch["text"].roll(1, 0), batch["image"]], 1)
+        output = contrastive_step(every, batch | teachers(batch) | {"negatives": negatives}, loss, size)
         results.append((output.total, *grads(models, loss)))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)

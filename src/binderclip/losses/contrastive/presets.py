@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from binderclip.errors import UsageError
 from binderclip.losses.contrastive.entailment import EntailmentCone
+from binderclip.losses.contrastive.hard_negatives import HardNegativeMargin
 from binderclip.losses.contrastive.loss import ContrastiveLoss, Pair
 from binderclip.losses.contrastive.refine import HybridContrastiveDistillation, RandomFeatureAlignment
 from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
 from binderclip.similarity.geometry import Lorentz, SquaredEuclidean
 
-__all__ = ["METHODS", "clip", "clip_refine", "euclip", "macl", "meru", "siglip"]
+__all__ = ["METHODS", "clip", "clip_refine", "euclip", "hard_negative", "macl", "meru", "siglip"]
 
 
 def clip(
@@ -189,13 +190,49 @@ def clip_refine(
 
     Paper: Post-pre-training for Modality Alignment in Vision-Language Foundation Models, arXiv 2504.12717.
     """
-    own = [
+    own: list[Any] = [
         RandomFeatureAlignment(rafa, std=std, shared=shared, decay=decay, seed=seed),
         HybridContrastiveDistillation(hycd, alpha=alpha, temperature=temperature, normalize=normalize),
     ]
     kept = [term for term in own if term.weight]
     scale = LogitScale(learnable=False)
     return ContrastiveLoss((Pair(weight=contrastive),), scales=scale, terms=[*terms, *kept], **settings)
+
+
+def hard_negative(
+    *,
+    tau: float = 5.0,
+    pair_margin: float = 0.2,
+    negative_margin: float = 0.2,
+    padding: Literal["mask", "zero"] = "mask",
+    direction: Literal["above", "below"] = "above",
+    init_scale: float = 1 / 0.07,
+    max_scale: float | None = 100.0,
+    learnable: bool = True,
+    terms: Any = (),
+    **settings: Any,
+) -> ContrastiveLoss:
+    """CLIP's loss with captions of each picture that are nearly right, and margins to them (`HardNegativeMargin`).
+
+    The loss is called with `negatives=` (B, N, d). Pictures are scored against true captions alone.
+
+    Args:
+        tau, pair_margin, negative_margin, padding, direction: of `HardNegativeMargin`.
+        init_scale, max_scale, learnable: of the `LogitScale`.
+        terms: further terms.
+        settings: further arguments of `ContrastiveLoss`.
+
+    Raises:
+        UsageError: a setting out of its range.
+
+    Paper: Investigating and Mitigating Object Hallucinations in Pretrained Vision-Language (CLIP) Models, arXiv
+    2410.03176.
+    """
+    term = HardNegativeMargin(
+        tau=tau, pair_margin=pair_margin, negative_margin=negative_margin, padding=padding, direction=direction
+    )
+    scale = LogitScale(init_scale, max_scale, learnable=learnable)
+    return ContrastiveLoss((Pair(weight=0.5, symmetric=False),), scales=scale, terms=[*terms, term], **settings)
 
 
 def _cones(weight: float, radius: float) -> list[EntailmentCone]:
@@ -211,5 +248,6 @@ METHODS: dict[str, Callable[..., ContrastiveLoss]] = {
     "meru": meru,
     "macl": macl,
     "clip-refine": clip_refine,
+    "hard-negatives": hard_negative,
     "contrastive": ContrastiveLoss,
 }
