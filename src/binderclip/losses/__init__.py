@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from binderclip.losses.gradient.alignment import GradientAlignmentLoss, class_gradients
     from binderclip.losses.gradient.flow import GradientFlowPenalty, gradient_flow, unroll
     from binderclip.losses.ranking import PairwiseRankLoss
+    from binderclip.losses.routing import RouterLosses, load_balance, router_z
     from binderclip.similarity.geometry import (
         SIMILARITIES,
         ArcLength,
@@ -113,6 +114,7 @@ __all__ = [
     "RandomFeatureAlignment",
     "ReClass",
     "ReMask",
+    "RouterLosses",
     "SVLSLoss",
     "SameKey",
     "Similarity",
@@ -134,10 +136,12 @@ __all__ = [
     "gradient_flow",
     "hard_negative",
     "info_nce",
+    "load_balance",
     "macl",
     "meru",
     "neighbor_prior",
     "region_correlation",
+    "router_z",
     "siglip",
     "sigmoid_loss",
     "sliced_wasserstein",

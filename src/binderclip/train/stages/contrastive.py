@@ -18,6 +18,7 @@ from binderclip.losses import (
     Cosine,
     EmbeddingDistill,
     LossOutput,
+    RouterLosses,
     SameKey,
     contrastive_step,
 )
@@ -176,6 +177,19 @@ def contrastive(context: StageContext) -> None:
     finally:
         model.geometry = frozen_similarity(geometry)
         model.logit_scale.requires_grad_(learnable)
+
+
+@register(TERMS, "router")
+def router(context: StageContext, *, balance: float = 0.01, z: float = 0.001) -> RouterLosses:
+    """Keep the experts of an upcycled model in use, see `losses.RouterLosses`.
+
+    Args:
+        context: of the stage.
+        balance, z: weights of the two losses.
+    """
+    if context.stage.micro_batch is not None:
+        raise NotSupported("term router: it looks at the pass that made the embeddings; leave micro_batch out")
+    return RouterLosses(context.model, balance=balance, z=z)
 
 
 @register(TERMS, "distill")
