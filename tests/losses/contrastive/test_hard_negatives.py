@@ -1,3 +1,5 @@
+"""The loss against object hallucination (p181) against plain loops, its limits and its margins."""
+
 from __future__ import annotations
 
 import pytest

@@ -13,7 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.data import ObjectStatistics, hallucinated_captions, scenes, vocabulary
+from binderclip.data import ObjectStatistics, hallucinated_captions
+from binderclip.data.scenes.stream import scenes
+from binderclip.data.scenes.vocabulary import vocabulary
 from binderclip.evaluate import ObjectHallucination
 from binderclip.losses import ContrastiveLoss, clip, hard_negative
 from binderclip.studies.harness.criteria import Criterion
