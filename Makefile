@@ -38,8 +38,8 @@ SHAPES ?= tests/adapt/few_shot/test_adapters.py tests/adapt/few_shot/test_ape.py
 	tests/explain/gradient/test_saliency.py tests/explain/mask/test_scores.py \
 	tests/explain/words/test_misalignment.py tests/explain/engine tests/losses/dense \
 	tests/losses/distribution tests/losses/gradient \
-	tests/losses/test_ranking.py tests/losses/contrastive/test_distill.py tests/losses/contrastive/test_entailment.py \
-	tests/losses/contrastive/test_geometry.py tests/losses/contrastive/test_loss.py tests/losses/contrastive/test_macl.py \
+	tests/losses/test_ranking.py tests/losses/test_routing.py tests/losses/contrastive/test_distill.py tests/losses/contrastive/test_entailment.py \
+	tests/losses/contrastive/test_geometry.py tests/losses/contrastive/test_hard_negatives.py tests/losses/contrastive/test_loss.py tests/losses/contrastive/test_macl.py tests/losses/contrastive/test_refine.py \
 	tests/losses/contrastive/test_scale.py tests/models/image_text tests/models/layers \
 	tests/models/text tests/models/towers/test_base.py tests/models/towers/test_correlation.py \
 	tests/models/towers/test_text.py tests/models/towers/test_tokens.py tests/optim/clip/clippers/test_adagc.py \

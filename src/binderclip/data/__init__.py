@@ -38,6 +38,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "made.examples": ("write_examples",),
     "augment.fill": ("FILLS", "Fill", "gaussian_blur"),
     "sets.folder": ("load_folder",),
+    "made.hallucinations": ("HallucinatedCaptions", "ObjectStatistics", "hallucinated_captions"),
     "images": (
         "IMAGE_FORMATS",
         "ImageSource",

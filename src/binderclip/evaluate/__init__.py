@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from binderclip.evaluate.probes.correspondence import PatchCorrespondence, patch_correspondence
     from binderclip.evaluate.probes.cues import WCSTML, CueAccuracies, cue_complexity, cue_preferences
     from binderclip.evaluate.probes.group_report import GroupReport, group_report
+    from binderclip.evaluate.probes.hallucination import HallucinationFigures, ObjectHallucination
     from binderclip.evaluate.probes.objects import (
         ObjectClassificationProbe,
         ObjectRetrieval,
@@ -125,6 +126,7 @@ __all__ = [
     "GroupAccuracy",
     "GroupDrop",
     "GroupReport",
+    "HallucinationFigures",
     "IdentityProbe",
     "LabelAssociationProbe",
     "LastAttention",
@@ -139,6 +141,7 @@ __all__ = [
     "NormalityReport",
     "OODDetection",
     "ObjectClassificationProbe",
+    "ObjectHallucination",
     "ObjectRetrieval",
     "ObjectRetrievalProbe",
     "OrderSensitivity",

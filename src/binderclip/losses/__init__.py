@@ -19,9 +19,20 @@ if TYPE_CHECKING:
     from binderclip.losses.contrastive.entailment import EntailmentCone
     from binderclip.losses.contrastive.functional import info_nce, sigmoid_loss
     from binderclip.losses.contrastive.gradcache import contrastive_step
+    from binderclip.losses.contrastive.hard_negatives import HardNegativeMargin
     from binderclip.losses.contrastive.loss import ContrastiveLoss, LossOutput, Pair
     from binderclip.losses.contrastive.patch import PatchContrastive
-    from binderclip.losses.contrastive.presets import METHODS, clip, euclip, macl, meru, siglip
+    from binderclip.losses.contrastive.presets import (
+        METHODS,
+        clip,
+        clip_refine,
+        euclip,
+        hard_negative,
+        macl,
+        meru,
+        siglip,
+    )
+    from binderclip.losses.contrastive.refine import HybridContrastiveDistillation, RandomFeatureAlignment
     from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
     from binderclip.losses.contrastive.soft_target import SoftTargetContrastive
     from binderclip.losses.contrastive.targets import Diagonal, SameKey, Targets
@@ -51,6 +62,7 @@ if TYPE_CHECKING:
     from binderclip.losses.gradient.flow import GradientFlowPenalty, gradient_flow, unroll
     from binderclip.losses.prompt_rank import PromptRank
     from binderclip.losses.ranking import PairwiseRankLoss
+    from binderclip.losses.routing import RouterLosses, load_balance, router_z
     from binderclip.losses.self_supervised import nt_xent, prediction_distance
     from binderclip.similarity.geometry import (
         SIMILARITIES,
@@ -84,6 +96,8 @@ __all__ = [
     "GeneralizedSlicedWasserstein",
     "GradientAlignmentLoss",
     "GradientFlowPenalty",
+    "HardNegativeMargin",
+    "HybridContrastiveDistillation",
     "Inner",
     "LogitScale",
     "Lorentz",
@@ -100,8 +114,10 @@ __all__ = [
     "PatchContrastive",
     "PromptRank",
     "QualityRank",
+    "RandomFeatureAlignment",
     "ReClass",
     "ReMask",
+    "RouterLosses",
     "SVLSLoss",
     "SameKey",
     "Similarity",
@@ -115,18 +131,22 @@ __all__ = [
     "TokenTriplet",
     "class_gradients",
     "clip",
+    "clip_refine",
     "content_distillation",
     "context_distillation",
     "contrastive_step",
     "euclip",
     "gradient_flow",
+    "hard_negative",
     "info_nce",
+    "load_balance",
     "macl",
     "meru",
     "neighbor_prior",
     "nt_xent",
     "prediction_distance",
     "region_correlation",
+    "router_z",
     "siglip",
     "sigmoid_loss",
     "sliced_wasserstein",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from binderclip.models.image_text.preprocess import Preprocess
     from binderclip.models.image_text.vision import VisionModel, load_vision
     from binderclip.models.layers.deefuser import DeeFuser
+    from binderclip.models.layers.experts import MoEMLP, active_parameters, upcycle
     from binderclip.models.layers.fast_gradients import fast_gradients
     from binderclip.models.layers.lipschitz import (
         AddBias,
@@ -85,6 +86,7 @@ __all__ = [
     "LipschitzLayer",
     "LipschitzResidual",
     "LoRA",
+    "MoEMLP",
     "ModuleClassifier",
     "NFBlock",
     "NFResNet",
@@ -107,6 +109,7 @@ __all__ = [
     "Trace",
     "VisionModel",
     "ZeroShotPredictor",
+    "active_parameters",
     "append_tokens",
     "build",
     "bundled_cards",
@@ -127,6 +130,7 @@ __all__ = [
     "open_text_tower",
     "resolve_templates",
     "trace",
+    "upcycle",
 ]
 
 lazy_exports(__name__)

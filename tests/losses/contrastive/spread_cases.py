@@ -57,13 +57,15 @@ class Encoders(nn.Module):
     def forward(self, batch):
         teachers = {name: value for name, value in batch.items() if name.startswith("teacher")}
         image, view = self.image(batch["image"]), self.image(batch["view"])
-        return {"image": image, "view": view, "text": self.text(batch["text"]), **teachers}
+        texts = {name: self.text(batch[name]) for name in ("text", "negatives")}
+        return {"image": image, "view": view, **texts, **teachers}
 
 
 def whole_batch():
     generator = torch.Generator().manual_seed(0)
     names = ("image", "text", "teacher_image", "teacher_text", "view")
     batch = {name: torch.randn(ROWS, 6 if "_" not in name else 5, generator=generator) for name in names}
+    batch["negatives"] = torch.randn(ROWS, 3, 6, generator=generator)
     return {name: value.double() for name, value in batch.items()}, [row % 7 for row in range(ROWS)]
 
 

@@ -16,6 +16,12 @@ def encoders(dropout=0.0):
     }
 
 
+def teachers(batch):
+    """Features of a frozen model beside the encoders' own, for the losses that compare with them."""
+    generator = torch.Generator().manual_seed(5)
+    return {f"teacher_{n}": torch.randn(11, 5, generator=generator, dtype=torch.float64) for n in batch}
+
+
 @pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(2)
@@ -33,7 +39,9 @@ def test_equals_the_unsplit_batch(batch, method, micro_batch, chunk):
     results = []
     for size in (micro_batch, None):
         models, loss = encoders(), METHODS[method](chunk=chunk).double()
-        output = contrastive_step(models, batch, loss, size)
+        every = models | dict.fromkeys(teachers(batch), nn.Identity()) | {"negatives": models["text"]}
+        negatives = torch.stack([batch["text"].roll(1, 0), batch["image"]], 1)
+        output = contrastive_step(every, batch | teachers(batch) | {"negatives": negatives}, loss, size)
         results.append((output.total, *grads(models, loss)))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)

@@ -68,7 +68,9 @@ def test_scale_and_bias_start_where_they_are_told_and_end_at_the_largest(feature
 @pytest.mark.parametrize("name", METHODS)
 def test_dense_and_chunked_agree_in_metrics_too(features, name):
     image, text = features(noise=2.0)
-    one, other = (METHODS[name](chunk=chunk)(image, text) for chunk in (5, 100))
+    taught = {"teacher_image": image.detach(), "teacher_text": text.detach()}
+    taught["negatives"] = text.detach().roll(1, 0)[:, None]
+    one, other = (METHODS[name](chunk=chunk)(image, text, **taught) for chunk in (5, 100))
     assert one.metrics.keys() == other.metrics.keys()
     for key, value in one.metrics.items():
         torch.testing.assert_close(value, other.metrics[key], msg=key)

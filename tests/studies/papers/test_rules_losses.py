@@ -1,4 +1,4 @@
-"""p057, p079 and p153: every way that a verdict can turn, on made-up rows, and what its parts measure."""
+"""p057, p079, p117, p153 and p181: every way that a verdict can turn, on made-up rows, and what its parts measure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from binderclip.losses import SquaredEuclidean
 from binderclip.studies import Row, Table
 from binderclip.studies.papers import p057_macl as adaptive
 from binderclip.studies.papers import p079_augmented_sliced as sliced
+from binderclip.studies.papers import p117_clip_refine as refined
 from binderclip.studies.papers import p153_geometries as geometries
+from binderclip.studies.papers import p181_hallucination as hallucination
 from binderclip.studies.protocols import contrastive_towers as towers
 
 
@@ -64,6 +66,46 @@ def test_p057_stands_on_the_mean_of_accuracy_and_recall(fails):
     fails("p057", made_adaptive(recall=0.54), "essential met", ["in recall"])
     fails("p057", made_adaptive(pull=0.9), "essential met", ["its pull"])
     fails("p057", made_adaptive(plain=0.95), "essential met", ["that of InfoNCE"])
+
+
+def made_refined(gap=0.7, accuracy=0.21, recall=0.1, before=0.9, alone=0.15):
+    rows = []
+    for name in refined.METHODS:
+        mine = name == refined.REFINED
+        own = {refined.BEFORE: before, refined.MEANS: 0.1}.get(name, 0.9)
+        level = {refined.REFINED: accuracy, refined.RAFA: alone}.get(name, 0.2)
+        rows += [
+            Row(refined.GAP, name, gap if mine else own),
+            Row(refined.ACCURACY, name, level),
+            Row(refined.RECALL, name, recall if mine else 0.1),
+        ]
+    return Table(rows)
+
+
+def test_p117_stands_on_the_gap_and_on_what_is_kept(fails):
+    fails("p117", made_refined(), "all met", [])
+    more = ["the gap is smaller than before", "the gap is smaller than after", "and than with two"]
+    fails("p117", made_refined(gap=0.95), "not met", more)
+    fails("p117", made_refined(accuracy=0.18), "not met", ["the mean of accuracy", "it is above that before"])
+    fails("p117", made_refined(accuracy=0.195), "essential met", ["it is above that before"])
+    fails("p117", made_refined(alone=0.25), "essential met", ["it is above that of random vectors alone"])
+
+
+def made_hallucination(right=0.5, alone=0.2, before=0.1, kept=0.8, plain=0.4):
+    own = {hallucination.BOTH: right, hallucination.CONTRASTIVE: alone, hallucination.BEFORE: before}
+    rows = [Row(hallucination.RIGHT, name, own.get(name, plain)) for name in hallucination.METHODS]
+    for name in hallucination.METHODS:
+        rows.append(Row(hallucination.KEPT, name, kept if name == hallucination.BOTH else 0.8))
+    return Table(rows)
+
+
+def test_p181_stands_on_the_own_caption_and_on_what_is_kept(fails):
+    fails("p181", made_hallucination(), "all met", [])
+    fails("p181", made_hallucination(alone=0.55), "not met", ["with hallucinated captions and margins", "it is first"])
+    fails("p181", made_hallucination(before=0.6), "not met", ["and than before"])
+    fails("p181", made_hallucination(kept=0.75), "not met", ["single objects are named"])
+    fails("p181", made_hallucination(alone=0.4), "essential met", ["it is first at least"])
+    fails("p181", made_hallucination(plain=0.6), "essential met", ["the margins help"])
 
 
 def made_geometries(accuracy=0.6, plain=0.5, cones=0.6, outside=0.8, longer=-0.7, recall=0.6):

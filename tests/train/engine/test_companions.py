@@ -1,13 +1,75 @@
-"""A copy that follows."""
+"""Copies beside a model that is trained: one that stays as it is, and one that follows."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from binderclip.errors import UsageError
+from binderclip.fit import Callback
+from binderclip.models import load
+from binderclip.train import Recipe, run
+from binderclip.train.engine import context as context_module
 from binderclip.train.engine.companions import MomentumCopy, cosine_momentum
+
+
+@pytest.fixture
+def refined(tiny: dict[str, Any]) -> dict[str, Any]:
+    tiny |= {"loss": {"name": "clip-refine", "alpha": 0.0}, "teacher": "start", "epochs": 2, "warmup": 0.0}
+    return tiny | {"augment": False, "evaluation": {}}
+
+
+def go(document: dict[str, Any], out: Path, **options: Any):
+    return run(Recipe.from_dict(document), out=out, progress=False, **options)
+
+
+def test_it_is_the_model_as_the_stage_finds_it(refined: dict[str, Any], tmp_path: Path) -> None:
+    divergence = go(refined, tmp_path / "a").stages[0].history["loss/hycd"]
+    # a student that is its teacher diverges by nothing, and one step later by something
+    assert abs(divergence[0]) < 1e-4
+    assert np.all(divergence[1:] > 1e-3)
+
+
+def test_pieces_get_the_same_teacher(refined: dict[str, Any], tmp_path: Path) -> None:
+    whole = go(refined, tmp_path / "a").stages[0].history["loss"]
+    split = go(refined | {"micro_batch": 5}, tmp_path / "b").stages[0].history["loss"]
+    np.testing.assert_allclose(split, whole, rtol=1e-4)
+
+
+class _Cut(Exception):
+    pass
+
+
+def test_a_resumed_run_has_the_same_teacher_and_the_same_draws(
+    refined: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(refined, tmp_path / "whole")
+
+    class Cut(Callback):
+        def after_step(self, step: int) -> None:
+            if step == 5:
+                raise _Cut
+
+    with monkeypatch.context() as patch:
+        plain = context_module.fit
+        patch.setattr(context_module, "fit", lambda *a, **k: plain(*a, **{**k, "callbacks": [*k["callbacks"], Cut()]}))
+        with pytest.raises(_Cut):
+            go(refined, tmp_path / "cut")
+    resumed = go(refined, tmp_path / "cut", resume=True)
+    assert resumed.stages[0].resumed_from > 0
+    one, two = (load(tmp_path / name).backbone.state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_without_it_the_recipe_is_refused(refined: dict[str, Any]) -> None:
+    del refined["teacher"]
+    with pytest.raises(UsageError, match=r'loss: it compares with the model .* teacher = "start"'):
+        Recipe.from_dict(refined)
 
 
 def test_momentum_rises_to_one() -> None:

@@ -17,7 +17,7 @@ from binderclip.losses.contrastive.share import Share
 from binderclip.losses.contrastive.targets import Block, Positives
 from binderclip.similarity.geometry import at_least_float32
 
-__all__ = ["EmbeddingDistill", "SimilarityDistill"]
+__all__ = ["EmbeddingDistill", "SimilarityDistill", "SoftPositives"]
 
 
 class EmbeddingDistill(nn.Module):
@@ -104,7 +104,9 @@ class SimilarityDistill(nn.Module):
         a, b = embeddings.sides(*self.student)
         with torch.no_grad():
             left, right = (F.normalize(at_least_float32(embeddings[name].detach()), dim=1) for name in self.teacher)
-            soft = _Soft(embeddings.share, left.to(a.dtype) * self.teacher_scale, right.to(a.dtype), embeddings.chunk)
+            soft = SoftPositives(
+                embeddings.share, left.to(a.dtype) * self.teacher_scale, right.to(a.dtype), embeddings.chunk
+            )
         scale = embeddings.scales["main"][0] if self.student_scale is None else a.new_tensor(self.student_scale)
         plan = make_plan(embeddings.share, soft, embeddings.chunk, metrics=False, of_dot=embeddings.similarity.of_dot)
         value, _ = SoftmaxLink()(a, b, embeddings.factor(scale).to(a.dtype), None, plan)
@@ -112,12 +114,27 @@ class SimilarityDistill(nn.Module):
         return value - soft.entropy
 
 
-class _Soft(Positives):
-    """Targets that are another softmax, computed again for each block."""
+class SoftPositives(Positives):
+    """Targets that are another softmax, computed again for each block, mixed with the pairing where asked.
 
-    def __init__(self, share: Share, left: Float[Tensor, "n t"], right: Float[Tensor, "n t"], chunk: int) -> None:
+    Args:
+        share: how the batch is spread over processes.
+        left, right: of this process's rows; their dot products are the logits of the targets.
+        chunk: side of a block.
+        alpha: share of the one-hot pairing; the softmax has the rest.
+    """
+
+    def __init__(
+        self,
+        share: Share,
+        left: Float[Tensor, "n t"],
+        right: Float[Tensor, "n t"],
+        chunk: int,
+        *,
+        alpha: float = 0.0,
+    ) -> None:
         super().__init__(share)
-        self.left, self.right = left, share.gather(right)
+        self.left, self.right, self.alpha = left, share.gather(right), alpha
         n, total = len(left), len(self.right)
         rows, columns = left.new_full((n,), -torch.inf), left.new_full((total,), -torch.inf)
         # sums of exp(t - max) and of t * exp(t - max) would need care at every block: two plain passes are simpler
@@ -134,16 +151,22 @@ class _Soft(Positives):
             top = share.max(columns.clone())
             columns = top + share.sum((columns - top).exp()).log()
         self.rows, self.columns = rows, columns
-        by_row, by_column = left.new_zeros(()), left.new_zeros(())
+        found = left.new_zeros(())
         for i, j in blocks:
-            logits = self.left[i] @ self.right[j].T
-            for log_p, into in ((logits - rows[i, None], by_row), (logits - columns[None, j], by_column)):
-                into -= (log_p.exp() * log_p).sum()
-        self.entropy = share.sum(by_row + by_column) / (2 * share.total)
+            for targets in self._targets(i, j):
+                found += torch.special.entr(targets).sum()
+        self.entropy = share.sum(found) / (2 * share.total)
 
     def _targets(self, i: slice, j: slice) -> tuple[Block, Block]:
         logits = self.left[i] @ self.right[j].T
-        return (logits - self.rows[i, None]).exp_(), (logits - self.columns[None, j]).exp_()
+        by_row, by_column = (logits - self.rows[i, None]).exp_(), (logits - self.columns[None, j]).exp_()
+        if self.alpha:
+            for targets in (by_row, by_column):
+                targets.mul_(1 - self.alpha)
+                entries = self._diagonal(targets, i, j)
+                if entries is not None:
+                    entries.add_(self.alpha)
+        return by_row, by_column
 
     def pull(self, block: Block, i: slice, j: slice) -> tuple[Tensor, Tensor]:
         by_row, by_column = self._targets(i, j)

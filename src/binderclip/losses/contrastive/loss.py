@@ -171,7 +171,7 @@ class ContrastiveLoss(nn.Module):
         keys: Sequence[str] | Sequence[int] | Int[Tensor, "n"] | None = None,
         gather: Any = None,
         output_dict: bool = False,
-        **named: Float[Tensor, "n _"],
+        **named: Float[Tensor, "n _ *several"],
     ) -> LossOutput | dict[str, Tensor]:
         """The loss of one batch.
 
@@ -182,7 +182,7 @@ class ContrastiveLoss(nn.Module):
             keys: captions or labels, one per row, for `SameKey`.
             gather: overrides the constructor's.
             output_dict: return the weighted terms as a dictionary, as open_clip's training loop wants them.
-            named: further embeddings.
+            named: further embeddings, (n, d), or several for each row, (n, k, d), for a term that takes them.
 
         Returns:
             A `LossOutput`, or with `output_dict` the terms, whose sum is the loss.
@@ -216,7 +216,9 @@ class ContrastiveLoss(nn.Module):
     def _embeddings(self, raw: dict[str, Tensor], scale: Any, bias: Any, keys: Any, gather: Any) -> Embeddings:
         image = raw["image"]
         for name, value in raw.items():
-            check_features(value, value, (name, name))
+            several = isinstance(value, Tensor) and value.ndim > 2 and name not in ("image", "text")
+            flat = value.flatten(1) if several else value
+            check_features(flat, flat, (name, name))
             if len(value) != len(image):
                 raise UsageError(f"image features have {len(image)} rows, {name} features {len(value)}")
         scales = {name: module() for name, module in self.scales.items()}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from binderclip.errors import UsageError
 from binderclip.losses.contrastive.entailment import EntailmentCone
+from binderclip.losses.contrastive.hard_negatives import HardNegativeMargin
 from binderclip.losses.contrastive.loss import ContrastiveLoss, Pair
+from binderclip.losses.contrastive.refine import HybridContrastiveDistillation, RandomFeatureAlignment
 from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
 from binderclip.similarity.geometry import Lorentz, SquaredEuclidean
 
-__all__ = ["METHODS", "clip", "euclip", "macl", "meru", "siglip"]
+__all__ = ["METHODS", "clip", "clip_refine", "euclip", "hard_negative", "macl", "meru", "siglip"]
 
 
 def clip(
@@ -155,6 +157,84 @@ def macl(
     return ContrastiveLoss(scales=scale, link="reweighted-softmax" if reweight else "softmax", **settings)
 
 
+def clip_refine(
+    *,
+    rafa: float = 1.0,
+    hycd: float = 1.0,
+    contrastive: float = 0.0,
+    alpha: float = 0.5,
+    temperature: float = 1.0,
+    normalize: bool = False,
+    std: float | Literal["match"] = 1.0,
+    shared: bool = True,
+    decay: int | None = None,
+    seed: int = 0,
+    terms: Any = (),
+    **settings: Any,
+) -> ContrastiveLoss:
+    """CLIP-Refine's loss: both sides follow one random vector, and the start model's similarities are kept.
+
+    For a short training after the pre-training. The raw features of a frozen copy of the model, of the same batch, are
+    passed as `teacher_image=` and `teacher_text=`; in a recipe `teacher = "start"` does that.
+
+    Args:
+        rafa, hycd: weights of `RandomFeatureAlignment` and `HybridContrastiveDistillation`.
+        contrastive: weight of InfoNCE at the logit scale as it is, which is not trained; 0 only measures it.
+        alpha, temperature, normalize: of `HybridContrastiveDistillation`.
+        std, shared, decay, seed: of `RandomFeatureAlignment`.
+        terms: further terms.
+        settings: further arguments of `ContrastiveLoss`.
+
+    Raises:
+        UsageError: a setting out of its range.
+
+    Paper: Post-pre-training for Modality Alignment in Vision-Language Foundation Models, arXiv 2504.12717.
+    """
+    own: list[Any] = [
+        RandomFeatureAlignment(rafa, std=std, shared=shared, decay=decay, seed=seed),
+        HybridContrastiveDistillation(hycd, alpha=alpha, temperature=temperature, normalize=normalize),
+    ]
+    kept = [term for term in own if term.weight]
+    scale = LogitScale(learnable=False)
+    return ContrastiveLoss((Pair(weight=contrastive),), scales=scale, terms=[*terms, *kept], **settings)
+
+
+def hard_negative(
+    *,
+    tau: float = 5.0,
+    pair_margin: float = 0.2,
+    negative_margin: float = 0.2,
+    padding: Literal["mask", "zero"] = "mask",
+    direction: Literal["above", "below"] = "above",
+    init_scale: float = 1 / 0.07,
+    max_scale: float | None = 100.0,
+    learnable: bool = True,
+    terms: Any = (),
+    **settings: Any,
+) -> ContrastiveLoss:
+    """CLIP's loss with captions of each picture that are nearly right, and margins to them (`HardNegativeMargin`).
+
+    The loss is called with `negatives=` (B, N, d). Pictures are scored against true captions alone.
+
+    Args:
+        tau, pair_margin, negative_margin, padding, direction: of `HardNegativeMargin`.
+        init_scale, max_scale, learnable: of the `LogitScale`.
+        terms: further terms.
+        settings: further arguments of `ContrastiveLoss`.
+
+    Raises:
+        UsageError: a setting out of its range.
+
+    Paper: Investigating and Mitigating Object Hallucinations in Pretrained Vision-Language (CLIP) Models, arXiv
+    2410.03176.
+    """
+    term = HardNegativeMargin(
+        tau=tau, pair_margin=pair_margin, negative_margin=negative_margin, padding=padding, direction=direction
+    )
+    scale = LogitScale(init_scale, max_scale, learnable=learnable)
+    return ContrastiveLoss((Pair(weight=0.5, symmetric=False),), scales=scale, terms=[*terms, term], **settings)
+
+
 def _cones(weight: float, radius: float) -> list[EntailmentCone]:
     if weight < 0:
         raise UsageError(f"the weight of entailment must be at least 0, got {weight}")
@@ -167,5 +247,7 @@ METHODS: dict[str, Callable[..., ContrastiveLoss]] = {
     "euclip": euclip,
     "meru": meru,
     "macl": macl,
+    "clip-refine": clip_refine,
+    "hard-negatives": hard_negative,
     "contrastive": ContrastiveLoss,
 }

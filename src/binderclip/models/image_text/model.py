@@ -22,6 +22,7 @@ from binderclip.models.image_text.encode import EncodedImages, OnError
 from binderclip.models.image_text.encoder import PictureModel
 from binderclip.models.image_text.predictor import ZeroShotPredictor
 from binderclip.models.image_text.preprocess import ImageLike, Preprocess, as_list, float_batch
+from binderclip.models.layers.experts import of_words
 from binderclip.models.text.textbank import Rule, TextBank, descriptors
 from binderclip.models.text.tokenize import TokenIds, Tokenizer
 from binderclip.similarity.geometry import Cosine, Similarity
@@ -228,7 +229,11 @@ class ImageTextModel(PictureModel):
         if len(tokens) == 0:
             raise UsageError("texts is empty: give at least one")
         step = len(tokens) if self.training else batch_size
-        rows = [backend_of(self.kind).text(self.backbone, tokens[i : i + step]) for i in range(0, len(tokens), step)]
+        rows = []
+        for i in range(0, len(tokens), step):
+            part = tokens[i : i + step]
+            with of_words(part.mask):
+                rows.append(backend_of(self.kind).text(self.backbone, part))
         features = torch.cat(rows)
         features = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
         return functional.normalize(features, dim=-1) if normalize else features

@@ -6,6 +6,7 @@ or two, so that a study can have many seeds.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from binderclip.studies.protocols.selections import CONCEPTS, pictured
 if TYPE_CHECKING:
     from binderclip.data import ImageTextDataset
 
-__all__ = ["CaptionedPictures", "Towers", "accuracy", "held_out", "recall", "train_towers", "training"]
+__all__ = ["CaptionedPictures", "Towers", "accuracy", "held_out", "recall", "train_towers", "training", "tune_towers"]
 
 WIDTH, EMBED, RATE, OFTEN = 128, 64, 1e-3, 4
 
@@ -165,6 +166,35 @@ def train_towers(
     if steps:
         fit(step, learned, (drawn() for _ in range(steps)), steps=steps, lr=rate)
     return towers, loss
+
+
+def tune_towers(
+    start: Towers, make: Callable[[], ContrastiveLoss], seed: int, *, steps: int, batch: int, rate: float
+) -> Towers:
+    """Go on from trained towers; the loss sees what they say beside, as `teacher_image` and `teacher_text`.
+
+    Args:
+        start: trained towers; a copy of them is trained.
+        make: the loss.
+        seed: of the batches, the same for every loss.
+        steps: of AdamW (weight decay 0.1), with a cosine schedule.
+        batch: pairs a step.
+        rate: peak learning rate.
+    """
+    from binderclip.fit import fit
+
+    towers, loss, known = copy.deepcopy(start), make(), training()
+    generator = torch.Generator().manual_seed(seed)
+    before = dict(zip(("teacher_image", "teacher_text"), start.embed(known), strict=True))
+
+    def step(rows: Tensor) -> Tensor:
+        image, text = towers.image(known.pictures[rows]), towers.text(known.words[rows])
+        return loss(image, text, **{name: value[rows] for name, value in before.items()}).total
+
+    batches = [torch.randperm(len(known.captions), generator=generator)[:batch] for _ in range(steps)]
+    learned = [*towers.parameters(), *(p for p in loss.parameters() if p.requires_grad)]
+    fit(step, learned, batches, steps=steps, lr=rate, optimizer={"name": "adamw", "weight_decay": 0.1})
+    return towers
 
 
 def recall(towers: Towers, similarity: Similarity, k: int = 5) -> float:

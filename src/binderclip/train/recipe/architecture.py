@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from binderclip.errors import UsageError
-from binderclip.models import ImageTextModel, build, load
+from binderclip.models import ImageTextModel, build, load, upcycle
 from binderclip.models.files.folders import folder_kind
 from binderclip.settings import build_part
 from binderclip.train.recipe.registry import MODELS, register
@@ -147,6 +147,40 @@ def open_clip_config(
         config["init_logit_bias"] = logit_bias
     config["text_cfg"] = {"width": embed_dim, "heads": 4, "layers": 4, **text, "context_length": context}
     return config
+
+
+@register(MODELS, "upcycled")
+def upcycled_model(
+    *,
+    seed: int,
+    captions: Callable[[], Sequence[str]],
+    base: str = "small",
+    experts: int = 8,
+    top_k: int = 2,
+    every: int = 2,
+    towers: list[str] | None = None,
+    capacity: float = 2.0,
+    router_std: float = 0.02,
+) -> ImageTextModel:
+    """A trained model with experts in the place of MLPs, see `models.upcycle`.
+
+    Args:
+        seed: of the routers.
+        captions: not used.
+        base: anything `load` takes.
+        experts, top_k, every, capacity, router_std: of `models.upcycle`.
+        towers: "image", "text" or both (the default).
+    """
+    return upcycle(
+        load(base),
+        experts=experts,
+        top_k=top_k,
+        every=every,
+        towers=towers or ("image", "text"),
+        capacity=capacity,
+        router_std=router_std,
+        seed=seed,
+    )
 
 
 def _own_tokenizer(tokenizer: str, folder: Path, captions: Callable[[], Sequence[str]], size: int) -> tuple[int, int]:

@@ -18,6 +18,8 @@ __all__ = ["check_model", "check_name", "check_stage"]
 # The largest whole number that any setting may be; what is larger is a slip of the finger.
 MOST = 10**15
 _LONGEST_NAME = 80
+# Losses that need a teacher beside the model.
+TAUGHT = ("clip-refine",)
 
 
 def check_stage(stage: Stage) -> None:
@@ -37,6 +39,8 @@ def check_stage(stage: Stage) -> None:
     _check_clip(stage.clip)
     _check("kind", stage.kind, STAGES, given=1)
     _check("loss", stage.loss, losses.METHODS, also=losses.ContrastiveLoss)
+    if (stage.loss if isinstance(stage.loss, str) else stage.loss.get("name")) in TAUGHT and stage.teacher is None:
+        raise ValueError('loss: it compares with the model as the stage finds it: add teacher = "start"')
     for term in stage.terms:
         _check("terms", {key: value for key, value in term.items() if key != "weight"}, TERMS, given=1)
     optimizer = stage.optimizer if isinstance(stage.optimizer, str) else dict(stage.optimizer)

@@ -118,6 +118,8 @@ class Stage(Strict):
             plotted all the same).
         loss: a name of `losses.METHODS` with settings.
         terms: further losses of `train.TERMS`, each with a `weight`.
+        teacher: `start` keeps a frozen copy of the model as the stage finds it, which encodes each batch as the model
+            sees it, for a loss that asks for `teacher_image` and `teacher_text` (`clip-refine`); None keeps none.
         ema: decay of an average of the weights that is evaluated and saved in their place.
         accumulate: micro-batches a step; each compares pictures only with its own captions.
         micro_batch: pictures encoded at once; the contrastive loss still sees the whole batch (GradCache), at the price
@@ -158,6 +160,7 @@ class Stage(Strict):
     clip: Part | float | list[Part | float] | None = None
     loss: Part = "clip"
     terms: list[dict[str, Any]] = []
+    teacher: Literal["start"] | None = None
     ema: float | None = Field(None, ge=0, lt=1)
     accumulate: int = Field(1, ge=1, le=MOST_PICTURES)
     micro_batch: int | None = Field(None, ge=1, le=MOST_PICTURES)

@@ -18,12 +18,14 @@ from binderclip.losses import (
     Cosine,
     EmbeddingDistill,
     LossOutput,
+    RouterLosses,
     SameKey,
     contrastive_step,
 )
 from binderclip.models import TokenIds, load
 from binderclip.settings import build_part
 from binderclip.similarity import frozen_similarity
+from binderclip.train.engine.companions import FrozenCopy
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.recipe.registry import STAGES, TERMS, register
@@ -40,11 +42,12 @@ class ContrastiveStep(nn.Module):
     Args:
         model: the model to train.
         loss: its loss; the main logit scale is the model's own.
+        teacher: encodes each batch beside the model, for a loss that compares with `teacher_image` and `teacher_text`.
     """
 
-    def __init__(self, model: nn.Module, loss: ContrastiveLoss) -> None:
+    def __init__(self, model: nn.Module, loss: ContrastiveLoss, teacher: FrozenCopy | None = None) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.teacher = model, loss, teacher
 
     def encode(self, images: Tensor, tokens: TokenIds) -> tuple[Tensor, Tensor]:
         """Raw features of both sides."""
@@ -55,13 +58,18 @@ class ContrastiveStep(nn.Module):
         image, text = self.encode(batch.images, batch.tokens)
         keys = batch.caption_ids if self.loss.targets.needs_keys else None
         try:
-            output = self.loss(image, text, keys=keys, **batch.columns)
+            output = self.loss(image, text, keys=keys, **self._beside(batch))
         except UsageError:
             # The loss names bad features; the loop names the step, and its NaN must travel like any other.
             if bool(image.isfinite().all()) and bool(text.isfinite().all()):
                 raise
             return (image.sum() + text.sum()) * math.nan, {}
         return output.total, _figures(output)
+
+    def _beside(self, batch: TrainingBatch, at_once: int | None = None) -> dict[str, Tensor]:
+        """Further features of the batch: its columns, and what the teacher says."""
+        taught = {} if self.teacher is None else self.teacher.outputs(batch.images, batch.tokens, at_once=at_once)
+        return {**batch.columns, **taught}
 
     def in_pieces(self, size: int) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
         """The same step with at most `size` pictures in the towers at once (GradCache)."""
@@ -78,6 +86,7 @@ class ContrastiveStep(nn.Module):
                 "ids": tokens.ids,
                 "mask": tokens.mask,
                 "position": tokens.position,
+                **self._beside(batch, size),
             }
             keys = batch.caption_ids if self.loss.targets.needs_keys else None
             output = contrastive_step(encode, inputs, self.loss, size, backward=backward, keys=keys)
@@ -156,7 +165,8 @@ def contrastive(context: StageContext) -> None:
     learnable, geometry = model.logit_scale.requires_grad, model.geometry
     check_size(model.backbone, context.stage.positions, context.input_size)
     try:
-        module = ContrastiveStep(model, build_loss(context))
+        teacher = None if context.stage.teacher is None else FrozenCopy(model)
+        module = ContrastiveStep(model, build_loss(context), teacher)
         # While it trains the geometry is the loss's.
         model.geometry, context.similarity = None, module.loss.similarity
         pieces = context.stage.micro_batch
@@ -168,6 +178,19 @@ def contrastive(context: StageContext) -> None:
     finally:
         model.geometry = frozen_similarity(geometry)
         model.logit_scale.requires_grad_(learnable)
+
+
+@register(TERMS, "router")
+def router(context: StageContext, *, balance: float = 0.01, z: float = 0.001) -> RouterLosses:
+    """Keep the experts of an upcycled model in use, see `losses.RouterLosses`.
+
+    Args:
+        context: of the stage.
+        balance, z: weights of the two losses.
+    """
+    if context.stage.micro_batch is not None:
+        raise NotSupported("term router: it looks at the pass that made the embeddings; leave micro_batch out")
+    return RouterLosses(context.model, balance=balance, z=z)
 
 
 @register(TERMS, "distill")
