@@ -32,7 +32,6 @@ from binderclip.models.files.saving import read_similarity
 from binderclip.models.image_text.backends import place
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import Preprocess
-from binderclip.models.layers.experts import upcycle_backbone
 from binderclip.models.text.tokenize import (
     FileTokenizer,
     MissingTokenizer,
@@ -138,6 +137,8 @@ def construct(config: dict[str, Any]) -> Any:
     if experts is not None:
         if not isinstance(experts, Mapping):
             raise UsageError(f"model_cfg.experts must be a table of settings, not {shortened(experts)}")
+        from binderclip.models.layers.experts import upcycle_backbone
+
         upcycle_backbone(backbone, experts)
     return backbone
 

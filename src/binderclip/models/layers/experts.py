@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +14,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
+from binderclip.models.text.words import places_of_words
 
 if TYPE_CHECKING:
     from binderclip.models.image_text.model import ImageTextModel
 
-__all__ = ["MoEMLP", "Routed", "active_parameters", "of_words", "upcycle", "upcycle_backbone"]
+__all__ = ["MoEMLP", "Routed", "active_parameters", "upcycle", "upcycle_backbone"]
 
 SIDES = ("image", "text")
-_WORDS: ContextVar[Tensor | None] = ContextVar("words", default=None)
-
-
-@contextmanager
-def of_words(mask: Bool[Tensor, "B L"]) -> Iterator[None]:
-    """Tell the expert layers inside which places hold words; padding is then neither routed nor counted."""
-    token = _WORDS.set(mask)
-    try:
-        yield
-    finally:
-        _WORDS.reset(token)
 
 
 @dataclass(frozen=True)
@@ -117,7 +105,7 @@ class MoEMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch O"]:
         """The mixture for every token; zeros for padding."""
-        flat, words = x.reshape(-1, x.shape[-1]), _WORDS.get()  # (n, D)
+        flat, words = x.reshape(-1, x.shape[-1]), places_of_words()  # (n, D)
         if words is None or words.shape != x.shape[:-1]:
             mixed = self._mixed(flat)
             return mixed.reshape(*x.shape[:-1], mixed.shape[1])

@@ -74,7 +74,6 @@ class IlluminationNet(nn.Module):
             zero: they are drawn again in the warm-up.
         std: standard deviation of the weights at the start. With the paper's 0.02 the estimate hardly depends on the
             picture at first, and thousands of steps pass before it does; 0.1 suits trainings of a few hundred.
-
         most: the estimate is `most` times a sigmoid instead of ReLU; 1 never darkens a pixel, by which weak models are
             pleased, and has a gradient everywhere. None: ReLU, as in the paper.
 

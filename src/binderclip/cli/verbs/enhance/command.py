@@ -77,9 +77,10 @@ def enhance(
     from binderclip.cli.verbs.enhance.run import enhanced
     from binderclip.cli.verbs.enhance.train import EnhancerTraining, opened, trained
 
+    left_out: list[tuple[str, str]] = []
     with stages("opening the enhancer" if enhancer else "reading the folders") as say:
         if enhancer is not None:
-            network, card, left_out = *opened(enhancer, device), []
+            network, card = opened(enhancer, device)
         else:
             assert dark is not None
             assert bright is not None
