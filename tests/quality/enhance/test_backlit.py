@@ -76,6 +76,7 @@ def test_a_network_without_light_is_drawn_again(vit: ImageTextModel, monkeypatch
 
 
 def test_guided_results_come_nearer_and_the_model_stays(vit: ImageTextModel) -> None:
+    vit.zero_grad(set_to_none=True)
     images = pictures()
     enhancer = small(vit, content=0.0)
     before = [p.detach().clone() for p in vit.parameters()]

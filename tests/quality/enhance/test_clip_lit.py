@@ -72,6 +72,7 @@ def test_all_pictures_of_a_tuple_are_seen_through_one_view(
 
 
 def test_rounds_alternate_and_words_learn_nothing(vit: ImageTextModel) -> None:
+    vit.zero_grad(set_to_none=True)
     dark, bright = pictures(3, 0, 0.3), pictures(4, 1, 1.0)
     settings = {"prompt_steps": 2, "warmup_steps": 2, "steps": 2, "refine_steps": 2, "views": 2, "batch_size": 2}
     lit = trainer(vit)

@@ -75,12 +75,13 @@ def enhance(
     found = find_images(images, without=str(out))
     folder = output_folder(out, make=False)
     from binderclip.cli.verbs.enhance.run import enhanced
-    from binderclip.cli.verbs.enhance.train import EnhancerTraining, opened, trained
+    from binderclip.cli.verbs.enhance.train import EnhancerTraining, trained
+    from binderclip.quality import load_enhancer
 
-    left_out: list[tuple[str, str]] = []
     with stages("opening the enhancer" if enhancer else "reading the folders") as say:
+        left_out: list[tuple[str, str]] = []
         if enhancer is not None:
-            network, card = opened(enhancer, device)
+            network, card = load_enhancer(enhancer, device=device)
         else:
             assert dark is not None
             assert bright is not None

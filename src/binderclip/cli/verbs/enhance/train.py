@@ -50,11 +50,6 @@ class EnhancerTraining:
     seed: int
 
 
-def opened(path: Path, device: str) -> tuple[IlluminationNet, dict[str, Any]]:
-    """An enhancer's file and its card."""
-    return load_enhancer(path, device=device)
-
-
 def trained(
     training: EnhancerTraining, dark: Path, bright: Path, folder: Path, *, device: str, say: Say
 ) -> tuple[IlluminationNet, dict[str, Any], list[tuple[str, str]]]:
