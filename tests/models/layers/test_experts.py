@@ -12,7 +12,7 @@ from torch import nn
 
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.models import MoEMLP, active_parameters, build, load, upcycle
-from binderclip.models.text.words import of_words
+from binderclip.models.words import of_words
 
 CONFIG = {
     "embed_dim": 16,

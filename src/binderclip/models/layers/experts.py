@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.text.words import places_of_words
+from binderclip.models.words import places_of_words
 
 if TYPE_CHECKING:
     from binderclip.models.image_text.model import ImageTextModel
