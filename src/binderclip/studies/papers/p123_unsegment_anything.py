@@ -151,10 +151,10 @@ STUDY = Study(
     f"against the truth. All attacks: at most 8/255 a pixel, {STEPS} sign steps of 2/255, the last iterate. UAD: "
     f"{SPLIT} x {SPLIT} control points, {WARPS} warps, {EPOCHS} epochs with {INNER} steps each but the last, the "
     "distance to what is reached moving the points (couple=True), which the paper's code leaves out; so it takes "
-    f"three times the passes of the others. Attack-SAM-K: {POINTS} random points; TAP from 0.01 of noise; AA: the features "
-    "of the other scene. For transfer TAP and UAD are made on three maps of `lite0` and judged by `small-sam`. "
-    "Settings are those planned beforehand; nothing was tuned. The pilot (seeds 900 to 903) had UAD lower than TAP by "
-    "0.06, than Attack-SAM-K by -0.01, and by 0.04 than TAP where both were made on `lite0`.",
+    f"three times the passes of the others. Attack-SAM-K: {POINTS} random points; TAP from 0.01 of noise; AA: the "
+    "features of the other scene. For transfer TAP and UAD are made on three maps of `lite0` and judged by "
+    "`small-sam`. Settings are those planned beforehand; nothing was tuned. The pilot (seeds 900 to 903) had UAD lower "
+    "than TAP by 0.06, than Attack-SAM-K by -0.01, and by 0.04 than TAP where both were made on `lite0`.",
     baseline="The clean picture, and random signs of the same size.",
     lower_bound="0.",
     upper_bound="The clean picture.",
@@ -194,8 +194,8 @@ STUDY = Study(
     registered="411371464e3c",
     stand_in=(
         "`small-sam` at 128 px instead of SAM at 1024",
-        "attacks made on `lite0`, the classifier from whose weights the segmenter's convolutions started, instead of on "
-        "another segmenter",
+        "attacks made on `lite0`, the classifier from whose weights the segmenter's convolutions started, instead of "
+        "on another segmenter",
         "16 scenes of clip art, 20 steps and 10 epochs instead of photographs, 40 and 40",
         "ILPD, PATA and the tricks DI and MI are not measured",
     ),
