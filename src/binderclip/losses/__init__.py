@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     )
     from binderclip.losses.dense.mask_sets import MaskSetLoss, ReClass, ReMask
     from binderclip.losses.dense.mask_text import MaskTextContrast
+    from binderclip.losses.dense.masked_patches import MaskedPatchReconstruction
     from binderclip.losses.dense.neighbor_prior import neighbor_prior
+    from binderclip.losses.dense.superpixels import SuperpixelKL, patch_superpixels
     from binderclip.losses.dense.text_masks import FocalDice
     from binderclip.losses.distribution.sliced_wasserstein import (
         AugmentedSlicedWasserstein,
@@ -90,6 +92,7 @@ __all__ = [
     "MarginLabelSmoothingLoss",
     "MaskSetLoss",
     "MaskTextContrast",
+    "MaskedPatchReconstruction",
     "MaxSlicedWasserstein",
     "NACLLoss",
     "NeighborPenaltyLoss",
@@ -107,6 +110,7 @@ __all__ = [
     "SoftTargetContrastive",
     "SquaredEuclidean",
     "SquaredLorentz",
+    "SuperpixelKL",
     "Targets",
     "Term",
     "TokenTriplet",
@@ -121,6 +125,7 @@ __all__ = [
     "macl",
     "meru",
     "neighbor_prior",
+    "patch_superpixels",
     "region_correlation",
     "siglip",
     "sigmoid_loss",

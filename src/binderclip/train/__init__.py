@@ -19,6 +19,7 @@ from binderclip.train.recipe.registry import MODELS, SOURCES, STAGES, TERMS, reg
 from binderclip.train.stages import average as _average
 from binderclip.train.stages import contrastive as _contrastive
 from binderclip.train.stages import private as _private
+from binderclip.train.stages import segclip as _segclip
 from binderclip.train.stages import segmentation as _segmentation
 from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
 
@@ -51,4 +52,4 @@ __all__ = [
     "register",
     "run",
 ]
-del _average, _contrastive, _dino, _kinds, _private, _promptable, _second, _segmentation, _tower, _vision
+del _average, _contrastive, _dino, _kinds, _private, _promptable, _second, _segclip, _segmentation, _tower, _vision
