@@ -122,7 +122,7 @@ class SegCLIP(SegmentationHead):
         self.to(own.device)
 
     def _choose(self, own: Any, tower: Tower) -> None:
-        """What learns: all new modules; of the model what `blocks` and `text` say, and always what follows the groups.
+        """What learns: of the model what `blocks` and `text` say, and always what follows the groups.
 
         The norm and the projection are those weights that single tokens pass on their way into the shared space.
         """
@@ -134,6 +134,11 @@ class SegCLIP(SegmentationHead):
         with torch.enable_grad():
             token = torch.ones(1, tower.width, device=tower.device, dtype=tower.dtype)
             reached = torch.autograd.grad(tower.head(token).sum(), image, allow_unused=True)
+            prefix = tower.prefix_tokens()
+            if prefix is not None and prefix.requires_grad:
+                left = torch.autograd.grad(prefix.sum(), image, allow_unused=True)
+                for parameter, gradient in zip(image, left, strict=True):
+                    parameter.requires_grad_(gradient is None)  # the class token is left out
         after = [p for p, gradient in zip(image, reached, strict=True) if gradient is not None]
         after += [p for block in tower.blocks[self.first :] for p in block.module.parameters()]
         #: what learns at the full rate although it is the model's
