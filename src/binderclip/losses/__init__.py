@@ -49,7 +49,9 @@ if TYPE_CHECKING:
     )
     from binderclip.losses.dense.mask_sets import MaskSetLoss, ReClass, ReMask
     from binderclip.losses.dense.mask_text import MaskTextContrast
+    from binderclip.losses.dense.masked_patches import MaskedPatchReconstruction
     from binderclip.losses.dense.neighbor_prior import neighbor_prior
+    from binderclip.losses.dense.superpixels import SuperpixelKL, patch_superpixels
     from binderclip.losses.dense.text_masks import FocalDice
     from binderclip.losses.distribution.sliced_wasserstein import (
         AugmentedSlicedWasserstein,
@@ -106,6 +108,7 @@ __all__ = [
     "MarginLabelSmoothingLoss",
     "MaskSetLoss",
     "MaskTextContrast",
+    "MaskedPatchReconstruction",
     "MaxSlicedWasserstein",
     "NACLLoss",
     "NeighborPenaltyLoss",
@@ -126,6 +129,7 @@ __all__ = [
     "SoftTargetContrastive",
     "SquaredEuclidean",
     "SquaredLorentz",
+    "SuperpixelKL",
     "Targets",
     "Term",
     "TokenTriplet",
@@ -144,6 +148,7 @@ __all__ = [
     "meru",
     "neighbor_prior",
     "nt_xent",
+    "patch_superpixels",
     "prediction_distance",
     "region_correlation",
     "router_z",

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         expected_stds,
     )
     from binderclip.models.layers.relational import RelationalAttention
+    from binderclip.models.layers.semantic_grouping import SemanticGrouping
     from binderclip.models.layers.spectral import SpectralConv2d, SpectralLinear
     from binderclip.models.load import load
     from binderclip.models.text.prompts import PromptContext
@@ -98,6 +99,7 @@ __all__ = [
     "RelationalAttention",
     "ScaledActivation",
     "ScaledStdConv2d",
+    "SemanticGrouping",
     "Site",
     "SpectralConv2d",
     "SpectralLinear",

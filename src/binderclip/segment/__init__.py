@@ -102,6 +102,8 @@ if TYPE_CHECKING:
     from binderclip.segment.trained.mask_text_decoder import MaskTextDecoder
     from binderclip.segment.trained.mta_clip import MTACLIP, MTACLIPTraining, train_mta_clip
     from binderclip.segment.trained.panoptic import PanopticNet, PanopticTraining, train_panoptic
+    from binderclip.segment.trained.segclip import SegCLIP
+    from binderclip.segment.trained.segclip_training import SegCLIPObjective, SegCLIPTraining, train_segclip
     from binderclip.segment.trained.text_query_decoder import TextQueryDecoder
     from binderclip.segment.tubular.pictures import TracedLine, trace_picture
     from binderclip.segment.tubular.samples import TubularSamples, annotated_samples, tailored_samples
@@ -188,6 +190,9 @@ __all__ = [
     "PrototypeMatch",
     "RandomClicker",
     "Scope",
+    "SegCLIP",
+    "SegCLIPObjective",
+    "SegCLIPTraining",
     "Segmentation",
     "Segmenter",
     "SelfAttention",
@@ -266,6 +271,7 @@ __all__ = [
     "train_few_shot",
     "train_mta_clip",
     "train_panoptic",
+    "train_segclip",
     "train_tracer",
     "tune_prompts",
     "value_masked",

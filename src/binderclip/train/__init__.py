@@ -21,6 +21,7 @@ from binderclip.train.stages import attentive as _attentive
 from binderclip.train.stages import average as _average
 from binderclip.train.stages import contrastive as _contrastive
 from binderclip.train.stages import private as _private
+from binderclip.train.stages import segclip as _segclip
 from binderclip.train.stages import segmentation as _segmentation
 from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
 from binderclip.train.tokens.image import (
@@ -73,4 +74,5 @@ __all__ = [
     "run",
     "sincos_2d",
 ]
-del _attentive, _average, _contrastive, _dino, _kinds, _private, _promptable, _second, _segmentation, _tower, _vision
+del _attentive, _average, _contrastive, _dino, _kinds, _private, _promptable, _second, _segclip, _segmentation, _tower
+del _vision

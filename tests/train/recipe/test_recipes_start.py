@@ -46,6 +46,12 @@ TINY: dict[str, dict[str, Any]] = {
     "dino": {"batch_size": 2, "kind": DRAWN},
     # Of three masks the best one learns: enough objects that each is the best of one.
     "promptable": {"batch_size": 2, "image_size": 64, "kind": {"objects": 3, **DRAWN}},
+    "segclip": {
+        "batch_size": 4,
+        "image_size": 64,
+        "data": [{"name": "noto-emoji", "limit": 16}],
+        "kind": {"groups": 3, "layers": 1},
+    },
     "segmentation-head": {
         "batch_size": 4,
         "data": [{"name": "label-maps", "limit": 8, "options": {"source": "scenes"}}],

@@ -10,20 +10,21 @@ from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.files.folders import folder_kind
 from binderclip.segment.trained.cascade import CascadeCLIP
 from binderclip.segment.trained.mta_clip import MTACLIP
+from binderclip.segment.trained.segclip import SegCLIP
 
 __all__ = ["HEADS", "TrainedHead", "open_head"]
 
-TrainedHead: TypeAlias = "CascadeCLIP | MTACLIP"
+TrainedHead: TypeAlias = "CascadeCLIP | MTACLIP | SegCLIP"
 
 #: what a folder says it holds -> what opens it
-HEADS: dict[str, Callable[..., TrainedHead]] = {each.kind: each.open for each in (CascadeCLIP, MTACLIP)}
+HEADS: dict[str, Callable[..., TrainedHead]] = {each.kind: each.open for each in (CascadeCLIP, MTACLIP, SegCLIP)}
 
 
 def open_head(folder: str | Path, model: Any = None) -> TrainedHead:
     """A trained head from the folder that its `save` wrote.
 
     Args:
-        folder: of a `CascadeCLIP` or an `MTACLIP`.
+        folder: of a `CascadeCLIP`, an `MTACLIP` or a `SegCLIP`.
         model: the image-text model it was trained on; default the one whose name the folder holds.
 
     Raises:

@@ -62,20 +62,26 @@ class HeadTask:
 
 
 def run_task(
-    task: HeadTask, *, steps: int, lr: float, weight_decay: float, schedule: str | Callable[[float], float]
+    task: HeadTask,
+    *,
+    steps: int,
+    lr: float,
+    weight_decay: float,
+    schedule: str | Callable[[float], float],
+    clip: float | None = None,
 ) -> FitResult:
     """Train by AdamW; the head is in eval mode afterwards.
 
     Args:
         task: of a head.
-        steps, lr, weight_decay, schedule: as `fit` takes them.
+        steps, lr, weight_decay, schedule, clip: as `fit` takes them.
     """
     optimizer = {"name": "adamw", "weight_decay": weight_decay}
     with frozen(*task.frozen):
         task.head.train()
         result = fit(
             task.step, task.groups, task.batches, steps=steps, lr=lr, optimizer=optimizer, schedule=schedule,
-            module=task.head,
+            clip=clip, module=task.head,
         )  # fmt: skip
     task.head.eval()
     return result

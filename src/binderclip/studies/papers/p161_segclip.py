@@ -1,0 +1,210 @@
+"""Does grouping patches by learned centres, taught by captions, segment better than patches one by one?"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from binderclip.data.scenes.batch import Scenes
+from binderclip.models.layers.fast_gradients import fast_gradients
+from binderclip.segment import SegCLIP, SegCLIPObjective, train_segclip
+from binderclip.segment.trained.segclip import region_probabilities
+from binderclip.studies.harness.criteria import Criterion, Precondition
+from binderclip.studies.harness.panels import bare, dots
+from binderclip.studies.harness.power import Pilot
+from binderclip.studies.harness.quantities import value_of
+from binderclip.studies.harness.study import Study
+from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.bundled import bundled
+from binderclip.studies.protocols.class_scenes import CLASSES, HELD_OUT, class_scenes, scene_ious
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIDE, TRAIN, TEST, STEPS, BATCH, GROUPS, LR, MODEL_LR = 128, 400, 80, 80, 16, 6, 1e-3, 0.1
+SEEDS, PILOT_SEEDS = (0, 1, 2), (900,)
+PATCHES, VALUES, CONTRAST, ALL = "patches", "patches by their values", "groups by captions alone", "SegCLIP"
+ONE, METHODS = "one class everywhere", (PATCHES, VALUES, CONTRAST, ALL)
+WEIGHTS = {CONTRAST: (0.0, 0.0), ALL: (1.0, 1.0)}
+IOU, USED, FOUND, SMALL = "mIoU of a scene", "groups in use", "captions found among 80", "small"
+
+
+def test_set(seed: int) -> tuple[Scenes, Tensor]:
+    """Scenes of held-out drawings and their label maps."""
+    return class_scenes(161_000 + seed, TEST, SIDE, HELD_OUT)
+
+
+@lru_cache(maxsize=1)
+def trained(seed: int) -> dict[str, SegCLIP]:
+    """Heads taught by the captions of scenes of training drawings."""
+    found, _ = class_scenes(16_100 + seed, TRAIN, SIDE, "train")
+    heads = {}
+    for name, (superpixels, reconstruction) in WEIGHTS.items():
+        head = SegCLIP(bundled(), groups=GROUPS, blocks=0, text=False, seed=seed)
+        objective = SegCLIPObjective(superpixels=superpixels, reconstruction=reconstruction)
+        with fast_gradients(head):
+            heads[name] = train_segclip(
+                head, found.images, found.captions, objective=objective, steps=STEPS, batch=BATCH, lr=LR,
+                model_lr=MODEL_LR, seed=seed,
+            ).head  # fmt: skip
+    return heads
+
+
+def texts() -> Float[Tensor, "K E"]:
+    """Unit vectors of the classes but the ground."""
+    return F.normalize(bundled().text_bank(list(CLASSES[1:])).prototypes(), dim=-1)
+
+
+@torch.no_grad()
+def grouped(head: SegCLIP, images: Float[Tensor, "N 3 S S"]) -> tuple[Int[Tensor, "N S S"], float]:
+    """The class of each pixel, never the ground, and the mean number of groups that have a patch."""
+    parts, used, text = [], [], texts()
+    for some in images.split(16):
+        found = head(head.pixels(some))
+        soft = found.patches.soft.unflatten(2, (SIDE // 16, SIDE // 16))
+        group = F.interpolate(soft, (SIDE, SIDE), mode="bilinear", align_corners=False).argmax(1)
+        kinds = head.class_probabilities(found, text).argmax(2) + 1  # (B, G)
+        parts.append(kinds.gather(1, group.flatten(1)).view_as(group))
+        used.append((found.patches.hard.sum(2) > 0.5).float().sum(1))
+    return torch.cat(parts), float(torch.cat(used).mean())
+
+
+@torch.no_grad()
+def single(images: Float[Tensor, "N 3 S S"], path: Any) -> Int[Tensor, "N S S"]:
+    """The same of patches one by one, by the same rule for classes, without training."""
+    model, parts, text = bundled(), [], texts()
+    for some in images.split(16):
+        pixels = model.preprocess(some)
+        dense = model.image_tower.dense_images(pixels, path=path)
+        each = region_probabilities(dense.flatten(2).mT, model.encode_pixels(pixels), text, float(model.scale()))
+        maps = each.mT.unflatten(2, (dense.shape[-2], dense.shape[-1]))
+        parts.append(F.interpolate(maps, (SIDE, SIDE), mode="bilinear", align_corners=False).argmax(1) + 1)
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def captions_found(seed: int) -> dict[str, float]:
+    """Share of test scenes whose own caption is the nearest of all, by each head and by the tower as it was."""
+    found, _ = test_set(seed)
+    said, shares = F.normalize(bundled().encode_text(found.captions), dim=1), {}
+    seen = {name: head(head.pixels(found.images)).pictures for name, head in trained(seed).items()}
+    for name, pictures in {**seen, SMALL: bundled().encode_image(found.images)}.items():
+        nearest = (F.normalize(pictures, dim=1) @ said.T).argmax(1)
+        shares[name] = float((nearest == torch.arange(len(nearest))).float().mean())
+    return shares
+
+
+def label_maps(seed: int, count: int = TEST) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Of each method the classes at the pixels of the first test scenes, and the groups in use."""
+    images = test_set(seed)[0].images[:count]
+    maps = {PATCHES: single(images, "plain"), VALUES: single(images, "value")}
+    used = {}
+    for name, head in trained(seed).items():
+        maps[name], used[name] = grouped(head, images)
+    return maps, used
+
+
+def measure(seed: int) -> list[Row]:
+    """All rows of one seed."""
+    truth = test_set(seed)[1]
+    maps, used = label_maps(seed)
+    common = truth[truth > 0].mode().values
+    rows = []
+    for name, found in {ONE: torch.full_like(truth, int(common)), **maps}.items():
+        values = scene_ious(found, truth, ground=False)[0]
+        rows.append(Row(IOU, name, sum(values) / len(values), items=values))
+    rows += [Row(USED, name, value) for name, value in used.items()]
+    return [*rows, *(Row(FOUND, name, value) for name, value in captions_found(seed).items())]
+
+
+def null(seed: int) -> list[Row]:
+    """Random numbers under every name, scene by scene."""
+    draw = np.random.default_rng([seed, 161]).uniform
+    rows = [Row(USED, name, float(GROUPS)) for name in WEIGHTS]
+    rows += [Row(FOUND, ALL, 1.0), Row(FOUND, SMALL, 0.0)]
+    for name in METHODS:
+        values = tuple(draw(0, 1, TEST).tolist())
+        rows.append(Row(IOU, name, sum(values) / TEST, items=values))
+    return rows
+
+
+def draw(table: Table, figure: Figure) -> None:
+    """Test scenes with the label maps, and the scores."""
+    seed = table.rows[-1].seed  # whose heads are at hand
+    found, truth = test_set(seed)
+    shown = {"truth": truth[:3], **label_maps(seed, 3)[0]}
+    halves: Any = figure.subfigures(1, 2, width_ratios=[2.4, 1])
+    for row, axes in enumerate(halves[0].subplots(3, 1 + len(shown))):
+        axes[0].imshow(found.images[row].permute(1, 2, 0))
+        for ax, (name, labels) in zip(axes[1:], shown.items(), strict=True):
+            ax.imshow(
+                torch.where(truth[row] > 0, labels[row], 0), cmap="tab20", vmin=0, vmax=len(CLASSES) - 1,
+                interpolation="nearest",
+            )  # fmt: skip
+            ax.set_title(name if row == 0 else "", fontsize=6)
+        for ax in axes:
+            bare(ax)
+    ax = halves[1].subplots()
+    dots(ax, table, IOU, METHODS)
+    ax.set_title(IOU, fontsize=9)
+    ax.tick_params(axis="x", labelrotation=30, labelsize=6)
+
+
+STUDY = Study(
+    paper="p161",
+    claim="A tower whose patches are grouped by learned centres and that is taught by captions alone segments better "
+    "than its patches one by one; agreement within superpixels and the reconstruction of hidden patches add to it.",
+    protocol=f"{TRAIN} scenes of training drawings a seed at {SIDE} px, 2 to 4 objects of twelve classes, with their "
+    f"captions; {TEST} of held-out drawings for the test. {GROUPS} groups before the last of four blocks; that block, "
+    "the norm, the projection and all that is new learn, the blocks before and the text tower rest. "
+    f"{STEPS} steps of {BATCH}, AdamW at {LR:g}, warm-up and cosine, each seed anew. Groups and patches alike are "
+    "named by the released program's rule: softmax over all classes times softmax over the picture's best five. Scores "
+    "are means over the classes of a scene, the ground left out, paired scene by scene. Nothing was tuned. The pilot "
+    "(seed 900) had SegCLIP below patches by 0.16 and below groups by captions alone by 0.01; 240 steps of captions "
+    "alone left the IoU where it was (0.13), although the captions of 29 in 100 held-out scenes were then found first, "
+    "by `small` of 14.",
+    baseline="The patches of the untrained tower one by one, named by the same rule.",
+    lower_bound="One class everywhere.",
+    upper_bound="1.",
+    measure=measure,
+    null=null,
+    seeds=SEEDS,
+    criteria=(
+        Criterion.paired(
+            "SegCLIP's IoU is above that of patches one by one",
+            value_of(IOU, ALL), value_of(IOU, PATCHES), expected=0.05,
+            over="items", items=len(SEEDS) * TEST, pilot=Pilot(0.18, PILOT_SEEDS), essential=True,
+        ),
+        Criterion.paired(
+            "and above that of groups by captions alone",
+            value_of(IOU, ALL), value_of(IOU, CONTRAST), expected=0.05,
+            over="items", items=len(SEEDS) * TEST, pilot=Pilot(0.1, PILOT_SEEDS), essential=True,
+        ),
+    ),
+    preconditions=(
+        Precondition("more than one group is in use", value_of(USED, ALL), 1.5),
+        Precondition(
+            "SegCLIP has learned: it finds held-out captions more often than `small`",
+            value_of(FOUND, ALL) - value_of(FOUND, SMALL), 0.0,
+        ),
+    ),
+    rival=Criterion.paired(
+        "SegCLIP's IoU is above that of patches by the values of the last block",
+        value_of(IOU, ALL), value_of(IOU, VALUES), over="items", items=len(SEEDS) * TEST,
+    ),
+    draw=draw,
+    one_thread=True,
+    registered="b81b41917e84",
+    stand_in=(
+        "`small` at 128 px, one of four blocks after the grouping, instead of CLIP ViT-B/16 at 224 px, two of twelve",
+        "1,200 scenes of clip art with made captions and 80 steps instead of CC3M and COCO and ten epochs",
+        "the first blocks and the text tower rest instead of learning slowly",
+        "held-out scenes of twelve classes without ground instead of VOC, Context and COCO",
+    ),
+)  # fmt: skip
