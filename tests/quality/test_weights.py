@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,9 @@ def test_what_does_not_belong_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no weights")
     with pytest.raises(CheckpointError, match="cannot be read as weights"):
         read_weights(tmp_path / "text", "kind")
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        kind_of_weights(tmp_path / "pipe")

@@ -104,6 +104,8 @@ def take_over(own: Mapping[str, Tensor], found: MetricWeights) -> None:
 def _opened(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
+    if not Path(path).is_file():  # a named pipe would be waited for
+        raise CheckpointError(f"{path} cannot be read as weights of {kind}: there is no such file")
     try:
         with safe_open(str(path), "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

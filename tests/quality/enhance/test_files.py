@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     broken = IlluminationNet(4)
     with torch.no_grad():
         broken.last.weight[0] = float("nan")
+    os.mkfifo(tmp_path / "pipe")
     held = save_enhancer(broken, tmp_path / "nan.safetensors")
     for path, said in (
-        (junk, "cannot be read"), (other, "is no file of an enhancer"), (tmp_path / "none", "cannot be read"),
+        (junk, "cannot be read"), (other, "is no file of an enhancer"), (tmp_path / "none", "no such file"),
+        (tmp_path / "pipe", "no such file"),
         (held, "not finite"),
     ):  # fmt: skip
         with pytest.raises(CheckpointError, match=said):

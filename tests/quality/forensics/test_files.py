@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,9 @@ def test_what_does_not_belong_is_refused(folder: str, tower: ImageTextModel, tmp
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_detector(tmp_path / "none.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        load_detector(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="no file of a detector"):
         load_detector(tmp_path / "other.safetensors")
     detector = create_detector("linear", folder)

@@ -9,6 +9,7 @@ from binderclip.quality import PromptEnsemble, PromptQuality, PromptWords
 from binderclip.quality.score.qboost import TRIPLES
 from binderclip.studies import Row, Table
 from binderclip.studies.papers import p012_clipiqa as clipiqa
+from binderclip.studies.papers import p024_clip_lit as clip_lit
 from binderclip.studies.papers import p177_qboost as qboost
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.distorted_tiles import SIDE
@@ -85,3 +86,32 @@ def test_p177_own_words_are_scaled_cosines():
         direct = PromptWords(score).word_logits(images, ["good", "bad"])
         found = qboost.known_words(float(score.scale)).word_logits(score.embed(images), ["good", "bad"])
     assert torch.allclose(found, direct, atol=1e-3)
+
+
+def made_clip_lit(words=16.4, first=17.0, refined=18.0, shaded=(9.0, 9.1, 11.0, 12.0), backlit=16.3):
+    names = (clip_lit.INPUT, clip_lit.WORDS, clip_lit.INITIAL, clip_lit.REFINED)
+    whole = zip(names, (backlit, words, first, refined), strict=True)
+    parts = zip(names, shaded, strict=True)
+    return Table(
+        [Row(clip_lit.PSNR, name, value) for name, value in whole]
+        + [Row(clip_lit.SHADED, name, value) for name, value in parts]
+    )
+
+
+def test_p024_stands_on_words_and_on_the_second_round(fails):
+    fails("p024", made_clip_lit(), "all met", [])
+    fails("p024", made_clip_lit(words=17.4), "not met", ["learned prompts make backlit pictures"])
+    fails("p024", made_clip_lit(refined=16.9), "not met", ["a second round with refined prompts"])
+    fails("p024", made_clip_lit(backlit=18.2), "essential met", ["with refined prompts they are more like"])
+    fails("p024", made_clip_lit(shaded=(12.5, 9.1, 11.0, 12.0)), "essential met", ["and in the parts that lack light"])
+    fails(
+        "p024", made_clip_lit(shaded=(9.0, 11.5, 11.0, 12.0)), "essential met", ["in the parts that lack light learned"]
+    )
+
+
+def test_p024_begins_all_trainings_from_one_network_near_its_pictures():
+    one, other = clip_lit.network(3), clip_lit.network(3)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(one(images), other(images))
+        assert float((one.enhance(images) - images).abs().mean()) < 0.1

@@ -97,6 +97,8 @@ def load_enhancer(path: str | Path, *, device: str | torch.device = "cpu") -> tu
         UsageError, NotSupported: no such device.
     """
     where = resolve_device(device)
+    if not Path(path).is_file():  # a named pipe would be waited for
+        raise CheckpointError(f"{path} cannot be read as an enhancer: there is no such file")
     from safetensors import SafetensorError, safe_open
 
     try:

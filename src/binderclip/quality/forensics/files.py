@@ -102,6 +102,8 @@ def load_detector(path: str | Path, *, device: str | torch.device = "cpu") -> tu
         UsageError, NotSupported: no such device.
     """
     where = resolve_device(device)
+    if not Path(path).is_file():  # a named pipe would be waited for
+        raise CheckpointError(f"{path} cannot be read as a detector: there is no such file")
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -96,8 +96,10 @@ def enhanced(
     if record.exists() and _before(record) != own:
         raise UsageError(f"{folder} holds results of another enhancer or --max-side: take another --out")
     output_folder(folder)
+    draft = folder / f".{RECORD}"
     try:
-        record.write_text(json.dumps({"enhancer": own}), encoding="utf-8")
+        draft.write_text(json.dumps({"enhancer": own}), encoding="utf-8")
+        os.replace(draft, record)
     except OSError as error:
         raise DataError(f"cannot write {record}: {error.strerror or error}") from error
     above = Path(arguments[0]) if len(arguments) == 1 and Path(arguments[0]).is_dir() else None
@@ -114,8 +116,7 @@ def enhanced(
                 kept += 1
             else:
                 made = _made(network, picture, longest)
-                draft = folder / f".{name}.png"
-                save_picture(made, draft)
+                draft = save_picture(made, folder / f".{name}.png")
                 os.replace(draft, result)
         except DataError as error:
             skipped.append((str(path), str(error)))
@@ -146,6 +147,8 @@ def _tones(picture: Image.Image, made: Image.Image) -> tuple[float, float, float
 
 
 def _before(record: Path) -> str:
+    if not record.is_file():
+        return ""
     try:
         return str(parse_json(record.read_text(encoding="utf-8"))["enhancer"])
     except (OSError, ValueError, KeyError, TypeError):
