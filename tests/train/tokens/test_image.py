@@ -1,4 +1,4 @@
-"""Which patches each reduction keeps, by brute force and by counting."""
+"""Which patches each reduction keeps, by brute force and by counting (p020, p025)."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def draw(table: Table, figure: Figure) -> None:
         axes[2].plot([number + 0.2], [values.mean()], "s", color="black")
     axes[2].axhline(0, color="black", linewidth=0.8)
     axes[2].set_xticks(range(len(SIZES)), [size.replace(", ", ",\n") for size in SIZES])
-    axes[2].set_title("lost by 9 instead of 36 patches\n(resized; square: mean)", fontsize=9)
+    axes[2].set_title("lost by resizing\n(square: mean)", fontsize=9)
 
 
 STUDY = Study(

@@ -99,7 +99,7 @@ def _normalised(images: UInt8[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
     return images.float().div_(255).sub_(0.5).div_(0.25)
 
 
-class Views(NamedTuple):
+class CropBatches(NamedTuple):
     """Batches of crops of one seed, which every way of training sees: pixels, and rows of the training pairs."""
 
     images: UInt8[Tensor, "N 3 S S"]
@@ -107,7 +107,7 @@ class Views(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def views_of(seed: int, steps: int) -> Views:
+def views_of(seed: int, steps: int) -> CropBatches:
     """Crops of 40 to 100 % of the area, mirrored, colours a little changed, in the order of training."""
     pixels, _, _, keys = _data(False)
     augment = Augment(SIDE, scale=(0.4, 1.0), rotate=0, white=1.0, paint=0.0, seed=seed)
@@ -117,7 +117,7 @@ def views_of(seed: int, steps: int) -> Views:
         augment(pixels[part], [keys[row] for row in part.tolist()], epoch).mul_(255).round_().byte()
         for epoch, part in enumerate(rows.split(BATCH))
     ]
-    return Views(torch.cat(parts), rows)
+    return CropBatches(torch.cat(parts), rows)
 
 
 def train_stages(

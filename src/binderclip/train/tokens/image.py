@@ -24,6 +24,8 @@ class TokenReduction:
     """Base of the reductions.
 
     `grid` is always (h, w), the patches of the picture before reduction.
+
+    Paper: Li et al., "An Inverse Scaling Law for CLIP Training", arXiv 2305.07017.
     """
 
     def side(self, side: int) -> int:
@@ -81,10 +83,15 @@ class Resize(TokenReduction):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomPatches(TokenReduction):
-    """A random subset of each picture's patches (patch dropout, FLIP).
+    """A random subset of each picture's patches (patch dropout, FLIP; while tuned as well: CLIPA-v2).
 
     Args:
         keep: share that stays, in (0, 1]; int(N keep) patches, at least one.
+
+    Raises:
+        UsageError: a share out of range.
+
+    Paper: Li et al., "Scaling Language-Image Pre-training via Masking", arXiv 2212.00794; CLIPA-v2, arXiv 2306.15658.
     """
 
     keep: float

@@ -34,6 +34,11 @@ class TextReduction:
         seed: of the draws of `random` and `block`, which are a hash of (seed, key, epoch).
         tagger: words -> class of each, 1 noun, 2 adjective, 3 verb, 4 other. Default a lexicon with rules for endings
             (`word_classes`); the paper uses NLTK's tagger.
+
+    Raises:
+        UsageError: another kind.
+
+    Paper: Li et al., "An Inverse Scaling Law for CLIP Training", arXiv 2305.07017.
     """
 
     kind: TextKind = "truncate"
