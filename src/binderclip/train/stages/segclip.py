@@ -24,9 +24,9 @@ from binderclip.models import ImageTextModel
 from binderclip.segment import SegCLIP, SegCLIPObjective
 from binderclip.segment.trained.segclip_training import segclip_groups
 from binderclip.train.engine.context import StageContext
-from binderclip.train.tokens.place import short_context
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.recipe.registry import STAGES, register
+from binderclip.train.tokens.place import short_context
 
 __all__ = ["segclip"]
 
