@@ -32,8 +32,6 @@ from binderclip.models.files.saving import read_similarity
 from binderclip.models.image_text.backends import place
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import Preprocess
-from binderclip.models.layers.alpha import put_alpha
-from binderclip.models.layers.experts import upcycle_backbone
 from binderclip.models.text.tokenize import (
     FileTokenizer,
     MissingTokenizer,
@@ -132,10 +130,14 @@ def _construct(config: dict[str, Any]) -> Any:
     if not final_norm:
         _leave_out_final_norms(backbone)
     if alpha:
+        from binderclip.models.layers.alpha import put_alpha
+
         put_alpha(backbone.visual)
     if experts is not None:
         if not isinstance(experts, Mapping):
             raise UsageError(f"model_cfg.experts must be a table of settings, not {shortened(experts)}")
+        from binderclip.models.layers.experts import upcycle_backbone
+
         upcycle_backbone(backbone, experts)
     return backbone
 
