@@ -63,6 +63,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "scenes.multi_object": ("multi_object_scenes", "object_slots"),
     "scenes.stream": ("SceneStream", "scenes"),
     "scenes.batch": ("Scenes",),
+    "scenes.regions": ("RGBAPairs", "rgba_pairs"),
     "scenes.vocabulary": ("Vocabulary", "vocabulary"),
     "sets.reweigh": ("balanced_rows", "reweigh"),
     "sets.named": ("SETS", "digits", "fashion_mnist", "photographs", "textile"),

@@ -12,6 +12,7 @@ from binderclip.models.bundled import architectures as architectures
 
 if TYPE_CHECKING:
     from binderclip.models.files.registry import bundled_cards, list_models
+    from binderclip.models.image_text.alpha import AlphaCLIP, add_alpha_channel, box_alpha, point_alpha
     from binderclip.models.image_text.classification import Classification
     from binderclip.models.image_text.encode import EncodedImages
     from binderclip.models.image_text.image_classifier import ImageClassifier
@@ -70,6 +71,7 @@ __all__ = [
     "ACTIVATION_GAINS",
     "TEMPLATES",
     "AddBias",
+    "AlphaCLIP",
     "Block",
     "BoundedInput",
     "Capture",
@@ -112,7 +114,9 @@ __all__ = [
     "VisionModel",
     "ZeroShotPredictor",
     "active_parameters",
+    "add_alpha_channel",
     "append_tokens",
+    "box_alpha",
     "build",
     "bundled_cards",
     "capture",
@@ -130,6 +134,7 @@ __all__ = [
     "lora_",
     "open_image_tower",
     "open_text_tower",
+    "point_alpha",
     "resolve_templates",
     "trace",
     "upcycle",

@@ -1,4 +1,4 @@
-"""Expert layers against dense references, and upcycling: what it keeps, and that a folder opens again."""
+"""Expert layers (p126) against dense references, and upcycling: what it keeps, and that a folder opens again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.models import MoEMLP, active_parameters, build, load, upcycle
-from binderclip.models.words import of_words
+from binderclip.models.padding import of_words
 
 CONFIG = {
     "embed_dim": 16,

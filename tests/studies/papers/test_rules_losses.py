@@ -1,4 +1,4 @@
-"""p057, p079, p117, p153 and p181: every way that a verdict can turn, on made-up rows, and what its parts measure."""
+"""Studies of losses: every way that a verdict can turn, on made-up rows, and what their parts measure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from binderclip.studies import Row, Table
 from binderclip.studies.papers import p057_macl as adaptive
 from binderclip.studies.papers import p079_augmented_sliced as sliced
 from binderclip.studies.papers import p117_clip_refine as refined
+from binderclip.studies.papers import p126_clip_up as sparse
 from binderclip.studies.papers import p153_geometries as geometries
 from binderclip.studies.papers import p181_hallucination as hallucination
 from binderclip.studies.protocols import contrastive_towers as towers
@@ -89,6 +90,24 @@ def test_p117_stands_on_the_gap_and_on_what_is_kept(fails):
     fails("p117", made_refined(accuracy=0.18), "not met", ["the mean of accuracy", "it is above that before"])
     fails("p117", made_refined(accuracy=0.195), "essential met", ["it is above that before"])
     fails("p117", made_refined(alone=0.25), "essential met", ["it is above that of random vectors alone"])
+
+
+def made_sparse(same=1e-7, recall=0.2, dense=0.15, scratch=0.1, accuracy=0.3, load=0.8):
+    rows = [Row(sparse.SAME, sparse.UPCYCLED, same), Row(sparse.ENTROPY, sparse.UPCYCLED, load)]
+    own = {sparse.UPCYCLED: recall, sparse.DENSE: dense, sparse.SCRATCH: scratch}
+    for name in sparse.METHODS:
+        rows.append(Row(sparse.RECALL, name, own.get(name, 0.1)))
+        rows.append(Row(sparse.ACCURACY, name, accuracy if name == sparse.UPCYCLED else 0.3))
+    return Table(rows)
+
+
+def test_p126_stands_on_the_start_and_on_recall(fails):
+    fails("p126", made_sparse(), "all met", [])
+    fails("p126", made_sparse(same=1e-3), "not met", ["at the start"])
+    fails("p126", made_sparse(dense=0.21), "not met", ["the upcycled model's recall", "in the mean of accuracy"])
+    fails("p126", made_sparse(scratch=0.21), "not met", ["and above that of experts", "and above experts"])
+    fails("p126", made_sparse(accuracy=0.24), "essential met", ["in the mean of accuracy"])
+    fails("p126", made_sparse(load=0.3), "essential met", ["experts are used"])
 
 
 def made_hallucination(right=0.5, alone=0.2, before=0.1, kept=0.8, plain=0.4):

@@ -171,7 +171,7 @@ class ContrastiveLoss(nn.Module):
         keys: Sequence[str] | Sequence[int] | Int[Tensor, "n"] | None = None,
         gather: Any = None,
         output_dict: bool = False,
-        **named: Float[Tensor, "n _ *several"],
+        **named: Float[Tensor, "n ..."],
     ) -> LossOutput | dict[str, Tensor]:
         """The loss of one batch.
 

@@ -22,9 +22,9 @@ from binderclip.models.image_text.encode import EncodedImages, OnError
 from binderclip.models.image_text.encoder import PictureModel
 from binderclip.models.image_text.predictor import ZeroShotPredictor
 from binderclip.models.image_text.preprocess import ImageLike, Preprocess, as_list, float_batch
+from binderclip.models.padding import of_words
 from binderclip.models.text.textbank import Rule, TextBank, descriptors
 from binderclip.models.text.tokenize import TokenIds, Tokenizer
-from binderclip.models.words import of_words
 from binderclip.similarity.geometry import Cosine, Similarity
 from binderclip.similarity.transformed import Transformed
 from binderclip.similarity.transforms import EmbeddingTransform

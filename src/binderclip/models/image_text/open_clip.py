@@ -81,8 +81,9 @@ def build(
     """A randomly initialised model from an open_clip configuration, to be trained and saved.
 
     Args:
-        model_cfg: `embed_dim`, `vision_cfg`, `text_cfg`, ... as in open_clip's model configurations. Two entries are
-            ours, and open_clip alone cannot open a folder that has one: `experts` is a table of the settings of
+        model_cfg: `embed_dim`, `vision_cfg`, `text_cfg`, ... as in open_clip's model configurations. Three entries are
+            ours, and open_clip alone cannot open a folder that has one: `alpha` = true gives the image tower an alpha
+            channel (`add_alpha_channel`); `experts` is a table of the settings of
             `upcycle`; `final_norm` = false leaves the normalisation before the projection out of both towers, for
             geometries in which lengths mean something (arXiv 2409.13079).
         preprocess: how pictures become input, ours or an open_clip `preprocess_cfg`; its size is taken from the model.
@@ -124,7 +125,9 @@ def construct(config: dict[str, Any]) -> Any:
     final_norm = own.pop("final_norm", True)
     if not isinstance(final_norm, bool):
         raise UsageError(f"model_cfg.final_norm must be true or false, not {shortened(final_norm)}")
-    experts = own.pop("experts", None)
+    experts, alpha = own.pop("experts", None), own.pop("alpha", False)
+    if not isinstance(alpha, bool):
+        raise UsageError(f"model_cfg.alpha must be true or false, not {shortened(alpha)}")
     custom = own.pop("custom_text", False) or "hf_model_name" in own.get("text_cfg", {})
     kind = open_clip.CoCa if "multimodal_cfg" in own else open_clip.CustomTextCLIP if custom else open_clip.CLIP
     try:
@@ -134,6 +137,10 @@ def construct(config: dict[str, Any]) -> Any:
         raise UsageError(f"open_clip cannot build this model_cfg: {first_words(error)}") from error
     if not final_norm:
         _leave_out_final_norms(backbone)
+    if alpha:
+        from binderclip.models.layers.alpha import put_alpha
+
+        put_alpha(backbone.visual)
     if experts is not None:
         if not isinstance(experts, Mapping):
             raise UsageError(f"model_cfg.experts must be a table of settings, not {shortened(experts)}")

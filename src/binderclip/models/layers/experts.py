@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.models.words import places_of_words
+from binderclip.models.padding import words_inside
 
 if TYPE_CHECKING:
     from binderclip.models.image_text.model import ImageTextModel
@@ -105,7 +105,7 @@ class MoEMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch O"]:
         """The mixture for every token; zeros for padding."""
-        flat, words = x.reshape(-1, x.shape[-1]), places_of_words()  # (n, D)
+        flat, words = x.reshape(-1, x.shape[-1]), words_inside()  # (n, D)
         if words is None or words.shape != x.shape[:-1]:
             mixed = self._mixed(flat)
             return mixed.reshape(*x.shape[:-1], mixed.shape[1])
@@ -224,7 +224,7 @@ def upcycle_backbone(backbone: nn.Module, settings: Mapping[str, Any]) -> None:
             blocks[place].mlp.train(blocks[place].training)
 
 
-def _blocks(backbone: Any, side: str) -> Sequence[Any]:
+def _blocks(backbone: Any, side: str) -> list[Any]:
     """The transformer blocks of a tower of open_clip or timm."""
     tower = backbone.visual if side == "image" else getattr(backbone, "text", backbone)
     for path in ("trunk.blocks", "transformer.resblocks"):
@@ -232,7 +232,7 @@ def _blocks(backbone: Any, side: str) -> Sequence[Any]:
         for name in path.split("."):
             found = getattr(found, name, None)
         if found is not None and len(found) and all(isinstance(getattr(b, "mlp", None), nn.Module) for b in found):
-            return found
+            return list(found)
     raise NotSupported(f"upcycling: the {side} tower {type(tower).__name__} has no transformer blocks with an MLP")
 
 
