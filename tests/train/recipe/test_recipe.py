@@ -337,6 +337,18 @@ def test_packaged_recipes_are_valid_by_their_bare_names(name: str) -> None:
     assert load_recipe(name).name == name
 
 
+@pytest.mark.parametrize("kind", ["distil-text", "dino", "segmentation-head"])
+@pytest.mark.parametrize(
+    "entry",
+    [{"image_tokens": {"name": "grid"}}, {"text_tokens": "syntax"}, {"positions": "sincos"}, {"teacher": "start"}],
+)
+def test_entries_that_a_kind_does_not_heed_are_refused(kind: str, entry: dict[str, Any]) -> None:
+    document = {"model": "small", "data": ["icons"], "epochs": 1, "kind": kind, **entry}
+    with pytest.raises(UsageError, match=f"{next(iter(entry))}.*kind '{kind}'"):
+        Recipe.from_dict(document)
+    assert Recipe.from_dict({**document, "kind": "contrastive"})
+
+
 def test_a_bare_name_is_a_packaged_recipe_unless_a_file_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "scratch-64" in list_recipes()
     monkeypatch.chdir(tmp_path)

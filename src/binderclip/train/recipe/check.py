@@ -20,6 +20,9 @@ MOST = 10**15
 _LONGEST_NAME = 80
 # Losses that need a teacher beside the model.
 TAUGHT = ("clip-refine",)
+# Entries that act on batches of pictures and captions; the packaged kinds that train on these. Others make their own.
+_OF_BATCHES = {"image_tokens": None, "text_tokens": "truncate", "positions": "fixed"}
+_ON_BATCHES = ("contrastive", "attentive-mask", "segclip")
 
 
 def check_stage(stage: Stage) -> None:
@@ -47,12 +50,25 @@ def check_stage(stage: Stage) -> None:
     _check("optimizer", optimizer, OPTIMIZERS, given=1)
     if stage.schedule not in optim.SCHEDULES:
         raise ValueError(f"schedule: unknown schedule {brief(stage.schedule)}: {hint(stage.schedule, optim.SCHEDULES)}")
+    _check_entries_of_batches(stage)
     if stage.image_tokens is not None:
         _check_tokens(stage)
     if isinstance(stage.augment, Mapping):
         _check_augment(stage.augment)
     if stage.kind == "contrastive" and not stage.data:
         raise ValueError("data: name what to train on, such as data = ['openclipart', 'noto-emoji', 'icons']")
+
+
+def _check_entries_of_batches(stage: Stage) -> None:
+    """Whether the stage's kind heeds what is said of its batches."""
+    kind = stage.kind if isinstance(stage.kind, str) else str(stage.kind["name"])
+    if not STAGES[kind].__module__.startswith("binderclip."):
+        return
+    said = [name for name, usual in _OF_BATCHES.items() if getattr(stage, name) != usual]
+    if said and kind not in _ON_BATCHES:
+        raise ValueError(f"{said[0]}: stages of kind {kind!r} make their own batches and take no such entry")
+    if stage.teacher is not None and kind != "contrastive":
+        raise ValueError(f"teacher: stages of kind {kind!r} have no place for one")
 
 
 def check_name(name: str) -> None:
