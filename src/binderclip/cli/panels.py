@@ -27,7 +27,6 @@ PANELS: dict[str, dict[str, str]] = {
     "Check": {
         "evaluate": "retrieval and zero-shot accuracy of a model",
         "quality": "which pictures are blurred, dark or noisy, worst first",
-        "enhance": "more even light in backlit pictures",
         "detect": "which pictures are generated, by a detector of yours",
         "geometry": "where pictures and texts lie, and the gap between them",
         "attack": "can it be fooled by changes that nobody sees?",
@@ -36,16 +35,16 @@ PANELS: dict[str, dict[str, str]] = {
         "papers": "the index of the 182 papers",
         "reproduce": "measure a paper's claim again",
     },
+    "Make": {
+        "enhance": "more even light in backlit pictures",
+    },
     "More": {
         "demo": "the page of `make demo`",
         "info": "what is installed, and the bundled models",
         "cache": "the cache of image and text features",
     },
 }
-"""Panel -> verb -> line, in the order of the help; a verb is `cli/verbs/NAME.py` or a folder of that name.
-
-A panel that has no verb yet is left out: pictures that are made go into "Make", before "More".
-"""
+"""Panel -> verb -> line, in the order of the help; a verb is `cli/verbs/NAME.py` or a folder of that name."""
 
 VERBS = tuple(verb for panel in PANELS.values() for verb in panel)
 
