@@ -163,9 +163,9 @@ STUDY = Study(
     paper="p075",
     claim="With an alpha channel, trained on regions and their phrases, a model names the object that is pointed at in "
     "the whole picture, better than without, and with alpha of all ones it is as good as before.",
-    protocol=f"Scenes of two or three drawings at {SIDE} px. `small` with an alpha channel of zeros learns {STEPS} steps of "
-    f"{BATCH} scenes of training drawings, a random object of each with its mask and name, one in ten with all "
-    f"ones and its own caption; AdamW, {RATE:g} for the alpha channel and a hundredth of it for the blocks of the "
+    protocol=f"Scenes of two or three drawings at {SIDE} px. `small` with an alpha channel of zeros learns {STEPS} "
+    f"steps of {BATCH} scenes of training drawings, a random object of each with its mask and name, one in ten with "
+    f"all ones and its own caption; AdamW, {RATE:g} for the alpha channel and a hundredth of it for the blocks of the "
     "image tower, the convolutions before them as they are, smoothing 0.1, the scale fixed. Among the fifteen "
     f"names the first object of {TEST} scenes of held-out drawings a seed is to be named: in the whole picture, "
     f"cut out on white, in a square around it, and by its mask as alpha; and {TEST} objects alone with all ones. "
