@@ -349,6 +349,13 @@ def test_entries_that_a_kind_does_not_heed_are_refused(kind: str, entry: dict[st
     assert Recipe.from_dict({**document, "kind": "contrastive"})
 
 
+def test_segclip_shortens_captions_but_not_pictures() -> None:
+    document = {"model": "small", "data": ["icons"], "epochs": 1, "kind": "segclip"}
+    assert Recipe.from_dict({**document, "text_tokens": "syntax"})
+    with pytest.raises(UsageError, match=r"image_tokens.*kind 'segclip'"):
+        Recipe.from_dict({**document, "image_tokens": {"name": "grid"}})
+
+
 def test_a_bare_name_is_a_packaged_recipe_unless_a_file_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "scratch-64" in list_recipes()
     monkeypatch.chdir(tmp_path)

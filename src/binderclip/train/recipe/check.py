@@ -20,9 +20,14 @@ MOST = 10**15
 _LONGEST_NAME = 80
 # Losses that need a teacher beside the model.
 TAUGHT = ("clip-refine",)
-# Entries that act on batches of pictures and captions; the packaged kinds that train on these. Others make their own.
-_OF_BATCHES = {"image_tokens": None, "text_tokens": "truncate", "positions": "fixed"}
-_ON_BATCHES = ("contrastive", "attentive-mask", "segclip")
+# Entry -> (what it is where it says nothing, packaged kinds that heed it): others make their own batches, or see the
+# tower from within.
+_HEEDED: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "image_tokens": (None, ("contrastive", "attentive-mask")),
+    "positions": ("fixed", ("contrastive", "attentive-mask")),
+    "text_tokens": ("truncate", ("contrastive", "attentive-mask", "segclip")),
+    "teacher": (None, ("contrastive",)),
+}
 
 
 def check_stage(stage: Stage) -> None:
@@ -50,7 +55,7 @@ def check_stage(stage: Stage) -> None:
     _check("optimizer", optimizer, OPTIMIZERS, given=1)
     if stage.schedule not in optim.SCHEDULES:
         raise ValueError(f"schedule: unknown schedule {brief(stage.schedule)}: {hint(stage.schedule, optim.SCHEDULES)}")
-    _check_entries_of_batches(stage)
+    _check_heeded(stage)
     if stage.image_tokens is not None:
         _check_tokens(stage)
     if isinstance(stage.augment, Mapping):
@@ -59,16 +64,14 @@ def check_stage(stage: Stage) -> None:
         raise ValueError("data: name what to train on, such as data = ['openclipart', 'noto-emoji', 'icons']")
 
 
-def _check_entries_of_batches(stage: Stage) -> None:
+def _check_heeded(stage: Stage) -> None:
     """Whether the stage's kind heeds what is said of its batches."""
     kind = stage.kind if isinstance(stage.kind, str) else str(stage.kind["name"])
     if not STAGES[kind].__module__.startswith("binderclip."):
         return
-    said = [name for name, usual in _OF_BATCHES.items() if getattr(stage, name) != usual]
-    if said and kind not in _ON_BATCHES:
-        raise ValueError(f"{said[0]}: stages of kind {kind!r} make their own batches and take no such entry")
-    if stage.teacher is not None and kind != "contrastive":
-        raise ValueError(f"teacher: stages of kind {kind!r} have no place for one")
+    for name, (usual, kinds) in _HEEDED.items():
+        if getattr(stage, name) != usual and kind not in kinds:
+            raise ValueError(f"{name}: stages of kind {kind!r} take no such entry")
 
 
 def check_name(name: str) -> None:
