@@ -56,7 +56,7 @@ def kind_of_weights(path: str | Path) -> str:
     Raises:
         CheckpointError: it cannot be read.
     """
-    return _opened(path, "a metric")[1].get("kind", "")
+    return tensors_of(path, "weights of a metric")[1].get("kind", "")
 
 
 def read_weights(path: str | Path, kind: str, model: str | None = None, *, need: Sequence[str] = ()) -> MetricWeights:
@@ -69,9 +69,9 @@ def read_weights(path: str | Path, kind: str, model: str | None = None, *, need:
         need: settings that it must hold.
 
     Raises:
-        CheckpointError: it cannot be read, lacks a setting, or belongs to another metric or model.
+        CheckpointError: it cannot be read, holds numbers that are not finite, lacks a setting, or belongs to another metric or model.
     """
-    tensors, header = _opened(path, kind)
+    tensors, header = tensors_of(path, f"weights of {kind}")
     if header.get("kind") != kind:
         raise CheckpointError(f"{path} holds weights of {header.get('kind')!r}, not of {kind}")
     if header.get("model") != model:
@@ -91,24 +91,34 @@ def take_over(own: Mapping[str, Tensor], found: MetricWeights) -> None:
     """Copy the tensors of a file into a metric's own, in place.
 
     Raises:
-        CheckpointError: names or shapes differ, or a number is not finite.
+        CheckpointError: names or shapes differ.
     """
     if {name: value.shape for name, value in found.tensors.items()} != {n: value.shape for n, value in own.items()}:
         raise CheckpointError(f"{found.path} holds other names or shapes than this model has")
-    if broken := [name for name, value in found.tensors.items() if not bool(value.isfinite().all())]:
-        raise CheckpointError(f"{found.path}: {broken[0]} holds numbers that are not finite")
     for name, value in own.items():
         value.copy_(found.tensors[name])
 
 
-def _opened(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def tensors_of(path: str | Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the header of a safetensors file; nothing in it is run.
+
+    Args:
+        path: of the file.
+        what: it should be, for errors: `a detector`.
+
+    Raises:
+        CheckpointError: there is no such file, it cannot be read, or a number in it is not finite.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():  # a named pipe would be waited for
-        raise CheckpointError(f"{path} cannot be read as weights of {kind}: there is no such file")
+        raise CheckpointError(f"{path} cannot be read as {what}: there is no such file")
     try:
         with safe_open(str(path), "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
+            header = dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read as weights of {kind}: {error}") from error
+        raise CheckpointError(f"{path} cannot be read as {what}: {error}") from error
+    if broken := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
+        raise CheckpointError(f"{path}: {broken[0]} holds numbers that are not finite")
+    return tensors, header

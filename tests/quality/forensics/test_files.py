@@ -72,6 +72,11 @@ def test_what_does_not_belong_is_refused(folder: str, tower: ImageTextModel, tmp
         load_detector(tmp_path / "other.safetensors")
     detector = create_detector("linear", folder)
     with torch.no_grad():
+        next(iter(detector.state_dict().values())).view(-1)[0] = float("nan")
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_detector(save_detector(detector, tmp_path / "nan.safetensors"))
+    detector = create_detector("linear", folder)
+    with torch.no_grad():
         next(iter(detector.model.image_tower.module.parameters())).add_(0.01)
     path = save_detector(detector, tmp_path / "changed.safetensors")
     with pytest.raises(CheckpointError, match="other weights"):

@@ -19,6 +19,7 @@ from binderclip.quality.enhance.illumination import IlluminationNet
 from binderclip.quality.enhance.light_prompts import LatentPromptGuidance, LightWords
 from binderclip.quality.enhance.rave import RAVE
 from binderclip.quality.score.prompt_quality import loaded
+from binderclip.quality.weights import tensors_of
 
 FORMAT = "binderclip enhancer 1"
 
@@ -97,21 +98,15 @@ def load_enhancer(path: str | Path, *, device: str | torch.device = "cpu") -> tu
         UsageError, NotSupported: no such device.
     """
     where = resolve_device(device)
-    if not Path(path).is_file():  # a named pipe would be waited for
-        raise CheckpointError(f"{path} cannot be read as an enhancer: there is no such file")
-    from safetensors import SafetensorError, safe_open
-
+    found, about = tensors_of(path, "an enhancer")
+    if about.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is no file of an enhancer: `binderclip enhance --dark A --bright B` writes those"
+        )
     try:
-        with safe_open(str(path), "pt") as file:
-            about = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if about.get("format") != FORMAT:
-            raise CheckpointError(f"{path} is no file of an enhancer: `binderclip enhance --save` writes those")
         settings, card = parse_json(about["settings"]), parse_json(about["card"])
         network = IlluminationNet(**settings)
         network.load_state_dict(found)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError, UsageError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError, UsageError) as error:
         raise CheckpointError(f"{path} cannot be read as an enhancer: {str(error).splitlines()[0]}") from error
-    if broken := [name for name, value in found.items() if not bool(value.isfinite().all())]:
-        raise CheckpointError(f"{path}: {broken[0]} holds numbers that are not finite")
     return network.to(where).eval(), card

@@ -19,6 +19,7 @@ from binderclip.quality.forensics.deeclip import DeeCLIP
 from binderclip.quality.forensics.detector import Detector
 from binderclip.quality.forensics.linear import LinearDetector
 from binderclip.quality.forensics.panoptic import PanopticPatchDetector
+from binderclip.quality.weights import tensors_of
 
 DETECTORS: dict[str, Callable[..., Detector]] = {
     "linear": LinearDetector,
@@ -98,20 +99,15 @@ def load_detector(path: str | Path, *, device: str | torch.device = "cpu") -> tu
         The detector in evaluation mode, and its card.
 
     Raises:
-        CheckpointError: the file cannot be read, is no detector's, or its model has other weights here.
+        CheckpointError: the file cannot be read, is no detector's, holds numbers that are not finite, or its model has
+            other weights here.
         UsageError, NotSupported: no such device.
     """
     where = resolve_device(device)
-    if not Path(path).is_file():  # a named pipe would be waited for
-        raise CheckpointError(f"{path} cannot be read as a detector: there is no such file")
-    from safetensors import SafetensorError, safe_open
-
+    found, about = tensors_of(path, "a detector")
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no file of a detector: `binderclip detect --train` writes those")
     try:
-        with safe_open(str(path), "pt") as file:
-            about = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if about.get("format") != FORMAT:
-            raise CheckpointError(f"{path} is no file of a detector: `binderclip detect --train` writes those")
         settings, card = parse_json(about["settings"]), parse_json(about["card"])
         detector = create_detector(about["method"], about["model"], **settings)
         if about["tower"] != tower_hash(detector):
@@ -119,6 +115,6 @@ def load_detector(path: str | Path, *, device: str | torch.device = "cpu") -> tu
                 f"{path} was trained on a model {about['model']!r} with other weights than those here"
             )
         detector.load_state_dict(found)
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, UsageError) as error:
+    except (KeyError, ValueError, RuntimeError, UsageError) as error:
         raise CheckpointError(f"{path} cannot be read as a detector: {str(error).splitlines()[0]}") from error
     return detector.to(where).eval(), card
