@@ -69,7 +69,8 @@ def read_weights(path: str | Path, kind: str, model: str | None = None, *, need:
         need: settings that it must hold.
 
     Raises:
-        CheckpointError: it cannot be read, holds numbers that are not finite, lacks a setting, or belongs to another metric or model.
+        CheckpointError: it cannot be read, holds numbers that are not finite, lacks a setting, or belongs to another
+            metric or model.
     """
     tensors, header = tensors_of(path, f"weights of {kind}")
     if header.get("kind") != kind:

@@ -1,11 +1,12 @@
-"""Panels of figures: a bare axis shows nothing but its picture."""
+"""Panels of figures: a bare axis shows nothing but its picture, a row has a picture with all its label maps."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 
-from binderclip.studies.harness.panels import bare
+from binderclip.studies.harness.panels import bare, segmentations
 
 
 @pytest.mark.parametrize("frame", [True, False])
@@ -18,3 +19,17 @@ def test_a_bare_axis_has_no_ticks_no_grid_and_no_frame_where_none_is_wanted(fram
     assert not len(ax.get_yticks())
     assert all(spine.get_visible() == frame for spine in ax.spines.values())
     assert not any(line.get_visible() for line in ax.get_xgridlines())
+
+
+def test_label_maps_stand_beside_their_picture_and_keep_one_colour_a_class() -> None:
+    figure, images = Figure(), torch.rand(2, 3, 4, 5)
+    maps = {"truth": torch.randint(3, (2, 4, 5)), "found": torch.full((2, 4, 5), -1)}
+    segmentations(figure, images, maps, classes=3)
+    assert len(figure.axes) == 2 * 3
+    for row in range(2):
+        picture, *shown = (ax.get_images()[0] for ax in figure.axes[3 * row : 3 * row + 3])
+        assert torch.equal(torch.as_tensor(picture.get_array()), images[row].permute(1, 2, 0))
+        for image, labels in zip(shown, maps.values(), strict=True):
+            assert torch.equal(torch.as_tensor(image.get_array().data), labels[row])
+            assert image.get_clim() == (-1, 2)  # the same label has the same colour in every map
+    assert [ax.get_title() for ax in figure.axes] == ["", "truth", "found", "", "", ""]

@@ -1,11 +1,12 @@
-"""Panels of a study's figure, each on one matplotlib axis: lines, dots, bars and pictures."""
+"""Panels of a study's figure, most of them one matplotlib axis: lines, dots, bars, pictures, label maps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from binderclip.studies.harness.power import t_interval
@@ -75,3 +76,23 @@ def pictures(axes: Sequence[Any], images: Sequence[Tensor | np.ndarray | Image],
         ax.imshow(array, cmap="gray" if array.ndim == 2 else None)
         ax.set_title(titles[number] if titles else "")
         bare(ax)
+
+
+def segmentations(
+    figure: Any, images: Float[Tensor, "N 3 H W"], maps: Mapping[str, Int[Tensor, "N H W"]], *, classes: int
+) -> None:
+    """A row for each picture, with its label maps beside it, one colour a class.
+
+    Args:
+        figure: a figure or a part of one; its axes are made here.
+        images: in [0, 1].
+        maps: title -> labels from 0; -1 for pixels that do not count.
+        classes: how many there are.
+    """
+    for row, axes in enumerate(figure.subplots(len(images), 1 + len(maps), squeeze=False)):
+        axes[0].imshow(images[row].permute(1, 2, 0))
+        for ax, (name, labels) in zip(axes[1:], maps.items(), strict=True):
+            ax.imshow(labels[row], cmap="tab20", vmin=-1, vmax=classes - 1, interpolation="nearest")
+            ax.set_title(name if row == 0 else "", fontsize=6)
+        for ax in axes:
+            bare(ax)

@@ -18,7 +18,7 @@ from binderclip.segment import CascadeCLIP, train_cascade
 from binderclip.segment.metrics import IoU
 from binderclip.segment.trained.cascade import default_groups, seen_penalised
 from binderclip.studies.harness.criteria import Criterion
-from binderclip.studies.harness.panels import bare, dots
+from binderclip.studies.harness.panels import dots, segmentations
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
@@ -157,14 +157,8 @@ def draw(table: Table, figure: Figure) -> None:
     made = test_scenes(seed).select([0, 1, 2])
     maps = {"truth": scene_labels(made)} | {n: head_labels(h, made.images) for n, h in _trained(seed).items()}
     halves: Any = figure.subfigures(1, 2, width_ratios=[1.6, 1])
-    for row, axes in enumerate(halves[0].subplots(3, 1 + len(maps))):
-        axes[0].imshow(made.images[row].permute(1, 2, 0))
-        for ax, (name, found) in zip(axes[1:], maps.items(), strict=True):
-            shown = found[row].masked_fill(maps["truth"][row] < 0, -1)
-            ax.imshow(shown, cmap="tab20", vmin=-1, vmax=len(CLASSES) - 1, interpolation="nearest")
-            ax.set_title(name if row == 0 else "", fontsize=7)
-        for ax in axes:
-            bare(ax)
+    shown = {name: found.masked_fill(maps["truth"] < 0, -1) for name, found in maps.items()}
+    segmentations(halves[0], made.images, shown, classes=len(CLASSES))
     for ax, metric in zip(halves[1].subplots(2, 1), (HARMONIC, UNSEEN_IOU), strict=True):
         dots(ax, table, metric, METHODS)
         ax.set_title(metric, fontsize=9)

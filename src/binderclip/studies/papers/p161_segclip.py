@@ -16,7 +16,7 @@ from binderclip.models.layers.fast_gradients import fast_gradients
 from binderclip.segment import SegCLIP, SegCLIPObjective, train_segclip
 from binderclip.segment.trained.segclip import region_probabilities
 from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import bare, dots
+from binderclip.studies.harness.panels import dots, segmentations
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
@@ -138,18 +138,10 @@ def draw(table: Table, figure: Figure) -> None:
     """Test scenes with the label maps, and the scores."""
     seed = table.rows[-1].seed  # whose heads are at hand
     found, truth = test_set(seed)
-    shown = {"truth": truth[:3], **label_maps(seed, 3)[0]}
+    maps = {"truth": truth[:3], **label_maps(seed, 3)[0]}
+    shown = {name: labels.where(truth[:3] > 0, 0) for name, labels in maps.items()}
     halves: Any = figure.subfigures(1, 2, width_ratios=[2.4, 1])
-    for row, axes in enumerate(halves[0].subplots(3, 1 + len(shown))):
-        axes[0].imshow(found.images[row].permute(1, 2, 0))
-        for ax, (name, labels) in zip(axes[1:], shown.items(), strict=True):
-            ax.imshow(
-                torch.where(truth[row] > 0, labels[row], 0), cmap="tab20", vmin=0, vmax=len(CLASSES) - 1,
-                interpolation="nearest",
-            )  # fmt: skip
-            ax.set_title(name if row == 0 else "", fontsize=6)
-        for ax in axes:
-            bare(ax)
+    segmentations(halves[0], found.images[:3], shown, classes=len(CLASSES))
     ax = halves[1].subplots()
     dots(ax, table, IOU, METHODS)
     ax.set_title(IOU, fontsize=9)

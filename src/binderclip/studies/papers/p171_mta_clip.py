@@ -19,7 +19,7 @@ from binderclip.segment import MTACLIP, train_mta_clip
 from binderclip.segment.metrics import IoU
 from binderclip.segment.trained.tuned import embed_once
 from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.panels import bare, dots
+from binderclip.studies.harness.panels import dots, segmentations
 from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
@@ -154,13 +154,7 @@ def draw(table: Table, figure: Figure) -> None:
     images = found.images[:3]
     maps = {"truth": truth[:3]} | {name: label_maps(net, images) for name, net in trained(seed).items()}
     halves: Any = figure.subfigures(1, 2, width_ratios=[2, 1])
-    for row, axes in enumerate(halves[0].subplots(3, 1 + len(maps))):
-        axes[0].imshow(images[row].permute(1, 2, 0))
-        for ax, (name, shown) in zip(axes[1:], maps.items(), strict=True):
-            ax.imshow(shown[row], cmap="tab20", vmin=0, vmax=len(CLASSES) - 1, interpolation="nearest")
-            ax.set_title(name if row == 0 else "", fontsize=6)
-        for ax in axes:
-            bare(ax)
+    segmentations(halves[0], images, maps, classes=len(CLASSES))
     for ax, metric in zip(halves[1].subplots(2, 1), (IOU, BOUNDARY), strict=True):
         dots(ax, table, metric, METHODS)
         ax.set_title(metric, fontsize=9)
