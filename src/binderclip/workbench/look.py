@@ -65,6 +65,43 @@ def gallery(entries: Iterable[tuple[Path, str, str]], name: str) -> str:
     return f'<ul class="gallery" aria-label="{html.escape(name, quote=True)}">{shown}</ul>' if shown else ""
 
 
+def picture_rows(
+    entries: Iterable[tuple[str, str, Sequence[tuple[Path | None, str]]]], name: str, *, kind: str = "pairs"
+) -> str:
+    """Each picture with what was made of it beside it, as HTML.
+
+    Args:
+        entries: (what is said below, a second line in grey, parts); a part is a file the browser may read and what it
+            shows, read aloud; one without a file is left out.
+        name: what they are, read aloud.
+        kind: `pairs`, two and two in a grid, or `triples`, three in a row.
+    """
+    rows = []
+    for said, more, parts in entries:
+        drawn = "".join(
+            f'<img src="{source(path)}" alt="{html.escape(what, quote=True)}" loading="lazy">'
+            for path, what in parts
+            if path is not None
+        )
+        rows.append(
+            f'<li><figure><div class="pair">{drawn}</div><figcaption>{html.escape(said)}'
+            f"<span>{html.escape(more)}</span></figcaption></figure></li>"
+        )
+    return f'<ul class="gallery {kind}" aria-label="{html.escape(name, quote=True)}">{"".join(rows)}</ul>'
+
+
+def left_out(skipped: Sequence[tuple[str, str]]) -> str:
+    """What could not be used, and why, as a table without the places of uploads; empty where there is nothing.
+
+    Args:
+        skipped: (path, reason).
+    """
+    if not skipped:
+        return ""
+    rows = [(Path(key).name, why.replace(key, Path(key).name)) for key, why in skipped]
+    return table(("Left out", "Why"), rows, "Left out")
+
+
 def source(path: Path) -> str:
     """The address of a file of the session."""
     return f"/gradio_api/file={quote(str(path))}"

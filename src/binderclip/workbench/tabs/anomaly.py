@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,10 +23,11 @@ from binderclip.workbench.look import (
     could_not_be_read,
     gathered,
     hint,
+    left_out,
     packed,
+    picture_rows,
     report_frame,
     small_copy,
-    source,
     table,
 )
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
@@ -112,10 +112,10 @@ def work(
     """Inspect as the verb does, then show it."""
     chosen = run.pictures(files, folder)
     compared = run.pictures(sound_files, sound_folder) if sound_files or sound_folder else None
-    left_out = {} if chosen.folder else _left_out(chosen.paths)
-    kept = [path for path in chosen.paths if path not in left_out]
+    unusable = {} if chosen.folder else _unusable(chosen.paths)
+    kept = [path for path in chosen.paths if path not in unusable]
     if not kept:
-        raise DataError(next(iter(left_out.values())))
+        raise DataError(next(iter(unusable.values())))
     inspected = chosen.folder or gathered(kept, run.folder / PICTURES)
     normal = None if compared is None else compared.folder or gathered(compared.paths, run.folder / SOUND)
     request = AnomalyRequest(
@@ -128,7 +128,7 @@ def work(
     )  # fmt: skip
     check_options(request)
     done, out, report = carry_out(request, lambda first: _spoken(run, first))
-    done.skipped += [(str(path), why) for path, why in left_out.items()]
+    done.skipped += [(str(path), why) for path, why in unusable.items()]
     run.say("drawing")
     _name_as_on_the_page(out / "scores.csv", inspected)
     return Outcome(
@@ -147,7 +147,7 @@ def _model(chosen: str, method: str) -> str:
     return default_model(method) if chosen == "small" else chosen
 
 
-def _left_out(paths: Sequence[Path]) -> dict[Path, str]:
+def _unusable(paths: Sequence[Path]) -> dict[Path, str]:
     """The uploads that cannot be inspected, and why."""
     found = {}
     for path in paths:
@@ -192,21 +192,15 @@ def _shown(done: Inspection, folder: Path) -> str:
     """The most suspicious pictures, each beside its overlay."""
     entries = []
     for number, row in enumerate(done.order()[:SHOWN]):
-        pair = [
-            small_copy(path, folder / f"small-{kind}", number)
-            for kind, path in (("picture", done.pictures[row].path), ("overlay", done.overlays[row]))
-        ]
-        name = html.escape(_label(done, row), quote=True)
-        drawn = "".join(
-            f'<img src="{source(path)}" alt="{what}{name}" loading="lazy">'
-            for path, what in zip(pair, ("", "where it is anomalous: "), strict=True)
-            if path is not None
-        )
-        entries.append(
-            f'<li><figure><div class="pair">{drawn}</div><figcaption>{number + 1}. {name}'
-            f"<span>{html.escape(_said(done, row))}</span></figcaption></figure></li>"
-        )
-    return f'<ul class="gallery pairs" aria-label="pictures, most suspicious first">{"".join(entries)}</ul>'
+        name = _label(done, row)
+        parts = [
+            (small_copy(path, folder / f"small-{kind}", number), f"{what}{name}")
+            for kind, path, what in (
+                ("picture", done.pictures[row].path, ""), ("overlay", done.overlays[row], "where it is anomalous: ")
+            )
+        ]  # fmt: skip
+        entries.append((f"{number + 1}. {name}", _said(done, row), parts))
+    return picture_rows(entries, "pictures, most suspicious first")
 
 
 def _tables(done: Inspection, request: AnomalyRequest) -> str:
@@ -231,10 +225,7 @@ def _tables(done: Inspection, request: AnomalyRequest) -> str:
         )
     if done.score is not None and (values := figures(done.score)):
         shown += table(("Measure", "Value"), list(values.items()), "Against the folder's own labels")
-    if done.skipped:
-        left_out = [(Path(key).name, why.replace(key, Path(key).name)) for key, why in done.skipped]
-        shown += table(("Left out", "Why"), left_out, "Left out")
-    return shown
+    return shown + left_out(done.skipped)
 
 
 def _name_as_on_the_page(path: Path, root: Path) -> None:

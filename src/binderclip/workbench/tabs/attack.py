@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from binderclip.workbench.commands import (
     python_pictures,
     shell_line,
 )
-from binderclip.workbench.look import could_not_be_read, hint, packed, small_copy, source, table
+from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, small_copy, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -112,20 +111,17 @@ def _pictures(run: Run, chosen: ChosenPictures, done: Attacked) -> str:
     """Each picture, what became of it, and its change."""
     entries = []
     for number, each in enumerate(done.pictures[:SHOWN]):
-        name = html.escape(chosen.label(Path(each.image)), quote=True)
-        parts = []
-        for kind, path, what in (
-            ("before", each.image, "as it was"), ("after", each.picture, "attacked"),
-            ("change", each.difference, "its change, ten times as strong"),
-        ):  # fmt: skip
-            copy = small_copy(path, run.folder / f"small-{kind}", number)
-            if copy is not None:
-                parts.append(f'<img src="{source(copy)}" alt="{name}, {what}" loading="lazy">')
-        entries.append(
-            f'<li><figure><div class="pair">{"".join(parts)}</div><figcaption>{name}'
-            f"<span>{html.escape(_said(each))}</span></figcaption></figure></li>"
-        )
-    return f'<ul class="gallery triples" aria-label="pictures before and after">{"".join(entries)}</ul>'
+        name = chosen.label(Path(each.image))
+        parts = [
+            (small_copy(path, run.folder / f"small-{kind}", number), f"{name}, {what}")
+            for kind, path, what in (
+                ("before", each.image, "as it was"),
+                ("after", each.picture, "attacked"),
+                ("change", each.difference, "its change, ten times as strong"),
+            )
+        ]
+        entries.append((name, _said(each), parts))
+    return picture_rows(entries, "pictures before and after", kind="triples")
 
 
 def _said(each: AttackedPicture) -> str:
@@ -147,10 +143,7 @@ def _tables(done: Attacked, rows: list[tuple[Any, ...]], skipped: list[tuple[str
     )
     if done.reduced:
         said += f"<p>{done.reduced} pictures were reduced to {done.longest} px first.</p>"
-    if skipped:
-        left_out = [(Path(key).name, why.replace(key, Path(key).name)) for key, why in skipped]
-        said += table(("Left out", "Why"), left_out, "Left out")
-    return said
+    return said + left_out(skipped)
 
 
 def _again(run: Run, chosen: ChosenPictures, done: Attacked, radius: str, steps: int, side: int) -> Equivalent:

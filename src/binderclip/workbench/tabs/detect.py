@@ -20,7 +20,7 @@ from binderclip.workbench.commands import (
     python_pictures,
     shell_line,
 )
-from binderclip.workbench.look import could_not_be_read, hint, packed, small_copy, source, table
+from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, small_copy, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def learn(run: Run, data: str | None, method: str, hold_out: str, steps: int) ->
         "print(t.check.figures)"
     )
     return Outcome(
-        (figures + _left_out(done.skipped), gr.update(choices=choices, value=str(out))),
+        (figures + left_out(done.skipped), gr.update(choices=choices, value=str(out))),
         [out],
         Equivalent(python, shell),
         could_not_be_read(len(done.skipped)),
@@ -180,19 +180,15 @@ def _detector(run: Run, chosen: str | None) -> Path:
 def _pictures(run: Run, result: Detected, named: Sequence[tuple[str, float, float]], maps: Sequence[Path]) -> str:
     """The pictures that look generated most, each beside its map."""
     entries = []
-    for number, ((key, *_), (label, logit, chance), drawn) in enumerate(zip(result.rows, named, maps, strict=False)):
-        name = html.escape(label, quote=True)
-        said = f"{'fake' if logit > 0 else 'real'}, probability of fake {chance:.2f}"
-        parts = []
-        for kind, path, what in (("picture", Path(key), ""), ("map", drawn, "which patches speak for generated: ")):
-            copy = small_copy(path, run.folder / f"small-{kind}", number)
-            if copy is not None:
-                parts.append(f'<img src="{source(copy)}" alt="{what}{name}" loading="lazy">')
-        entries.append(
-            f'<li><figure><div class="pair">{"".join(parts)}</div><figcaption>{name}'
-            f"<span>{html.escape(said)}</span></figcaption></figure></li>"
-        )
-    return f'<ul class="gallery pairs" aria-label="pictures, most likely generated first">{"".join(entries)}</ul>'
+    for number, ((key, *_), (name, logit, chance), drawn) in enumerate(zip(result.rows, named, maps, strict=False)):
+        parts = [
+            (small_copy(path, run.folder / f"small-{kind}", number), f"{what}{name}")
+            for kind, path, what in (
+                ("picture", Path(key), ""), ("map", drawn, "which patches speak for generated: ")
+            )
+        ]  # fmt: skip
+        entries.append((name, f"{'fake' if logit > 0 else 'real'}, probability of fake {chance:.2f}", parts))
+    return picture_rows(entries, "pictures, most likely generated first")
 
 
 def _tables(result: Detected, named: Sequence[tuple[str, float, float]], skipped: Sequence[tuple[str, str]]) -> str:
@@ -203,7 +199,7 @@ def _tables(result: Detected, named: Sequence[tuple[str, float, float]], skipped
     said += "".join(f"<p>{html.escape(line[:1].upper() + line[1:])}.</p>" for line in result.limits)
     if result.check is not None:
         said += _check(result.check, "By generator")
-    return said + _left_out(skipped)
+    return said + left_out(skipped)
 
 
 def _check(check: DetectorSanityCheck, title: str) -> str:
@@ -225,13 +221,6 @@ def _check(check: DetectorSanityCheck, title: str) -> str:
         columns_of_controls = ("Real pictures after", "Called fake", "Before", "p", "Finding")
         said += table(columns_of_controls, changed, "Real pictures after processing, which makes nothing fake")
     return said + "".join(f"<p>{html.escape(line[:1].upper() + line[1:])}.</p>" for line in check.findings)
-
-
-def _left_out(skipped: Sequence[tuple[str, str]]) -> str:
-    if not skipped:
-        return ""
-    rows = [(Path(key).name, why.replace(key, Path(key).name)) for key, why in skipped]
-    return table(("Left out", "Why"), rows, "Left out")
 
 
 def _again(run: Run, chosen: ChosenPictures, path: Path) -> Equivalent:

@@ -22,7 +22,7 @@ from binderclip.workbench.commands import (
     python_pictures,
     shell_line,
 )
-from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, small_copy, table
+from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint, left_out, small_copy, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _rank(
     )
     said += "".join(f"<p>{line}</p>" for line in _limits(ranking))
     return Outcome(
-        (_pictures(run, cards, "pictures, worst first"), said + _left_out(skipped)),
+        (_pictures(run, cards, "pictures, worst first"), said + left_out(skipped)),
         files,
         _again(run, chosen, ranking, own, side),
         could_not_be_read(len(skipped)),
@@ -179,7 +179,7 @@ def _compare(run: Run, chosen: ChosenPictures, originals: ChosenPictures, distan
     if done.reduced:
         said += f"<p>{done.reduced} pairs were reduced to {side} px before they were compared.</p>"
     return Outcome(
-        (_pictures(run, cards, "originals and pictures, farthest first"), said + _left_out(skipped)),
+        (_pictures(run, cards, "originals and pictures, farthest first"), said + left_out(skipped)),
         files,
         _compared_again(run, chosen, originals, distance, side),
         could_not_be_read(len(skipped)),
@@ -193,13 +193,6 @@ def _pictures(run: Run, cards: Sequence[tuple[str, str, str]], name: str) -> str
         if copy is not None:
             shown.append((copy, said, more))
     return gallery(shown, name)
-
-
-def _left_out(skipped: Sequence[tuple[str, str]]) -> str:
-    if not skipped:
-        return ""
-    return table(("Left out", "Why"), [(Path(key).name, why.replace(key, Path(key).name)) for key, why in skipped],
-                 "Left out")  # fmt: skip
 
 
 def _again(run: Run, chosen: ChosenPictures, ranking: Ranking, own: Sequence[tuple[str, str]], side: int) -> Equivalent:
