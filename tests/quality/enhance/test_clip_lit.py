@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.fit import FitResult
 from binderclip.losses import PromptRank
 from binderclip.models import ImageTextModel
 from binderclip.quality import CLIPLIT, IlluminationNet, LatentPromptGuidance, LightWords
@@ -88,6 +89,26 @@ def test_rounds_alternate_and_words_learn_nothing(vit: ImageTextModel) -> None:
     words = trainer(vit, guidance=LightWords(vit))
     done = words.fit(dark, bright, rounds=2, lr=1e-3, **settings)  # type: ignore[arg-type]
     assert list(done.stages) == ["reconstruction", "enhancement 1", "enhancement 2"]
+
+
+def test_later_refinements_put_the_last_two_results_in_order(
+    vit: ImageTextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lit, seen = trainer(vit), []
+
+    def refine(falling: list[Tensor], *rest: object) -> FitResult:
+        seen.append(falling)
+        return FitResult(1, 0.0, 0.0, {})
+
+    monkeypatch.setattr(lit, "refine", refine)
+    settings = {"prompt_steps": 1, "warmup_steps": 0, "steps": 1, "refine_steps": 1, "views": 2, "batch_size": 2}
+    lit.fit(pictures(3, 0, 0.3), pictures(4, 1, 1.0), rounds=4, lr=1e-2, prompt_lr=1e-3, **settings)  # type: ignore[arg-type]
+    assert [len(falling) for falling in seen] == [2, 3, 3]  # inputs, and the results of at most two rounds
+    assert all(torch.equal(falling[0], seen[0][0]) for falling in seen)
+    # oldest first: the newer result of one refinement is the older one of the next
+    assert torch.equal(seen[1][1], seen[0][1])
+    assert torch.equal(seen[2][1], seen[1][2])
+    assert not torch.equal(seen[2][2], seen[2][1])
 
 
 def test_mistakes_are_named(vit: ImageTextModel) -> None:

@@ -39,6 +39,20 @@ def test_edges_of_residual_blocks_are_mirrored() -> None:
     assert torch.allclose(block(x), F.leaky_relu(x + second, 0.2), atol=1e-6)
 
 
+def test_the_pyramid_joins_means_over_grids_of_1_2_3_and_6_to_the_map() -> None:
+    net = IlluminationNet(4, std=0.3)
+    x = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(0))
+    pyramid, found = net.pyramid, [x]
+    for bins, part, slope in zip((1, 2, 3, 6), pyramid.parts, pyramid.slopes, strict=True):
+        means = x.reshape(1, 4, bins, 12 // bins, bins, 12 // bins).mean((3, 5))
+        narrow = torch.einsum("nchw,oc->nohw", means, part.weight[:, :, 0, 0])  # type: ignore[union-attr, index]
+        bent = torch.where(narrow > 0, narrow, slope.weight * narrow)  # type: ignore[union-attr, operator]
+        found.append(F.interpolate(bent, (12, 12), mode="bilinear", align_corners=True))
+    joined = F.conv2d(torch.cat(found, 1), pyramid.join.weight, padding=1)
+    wanted = torch.where(joined > 0, joined, pyramid.slope.weight * joined)
+    torch.testing.assert_close(pyramid(x), wanted)
+
+
 def test_a_level_begins_with_the_picture_as_it_is() -> None:
     images = torch.rand(2, 3, 17, 23, generator=torch.Generator().manual_seed(0))
     net = IlluminationNet(8, level=1.0)

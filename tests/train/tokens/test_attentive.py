@@ -62,6 +62,15 @@ def test_the_third_crop_contains_both(seed: int, epoch: int) -> None:
     assert torch.equal(again[2], around[5:6])
 
 
+def test_edges_of_the_enclosing_crop_lie_anywhere_between_the_two_and_the_picture() -> None:
+    first, second, around = EnclosingCrops(seed=3)([str(number) for number in range(4000)], 0)
+    low, high = torch.minimum(first, second)[:, :2], torch.maximum(first, second)[:, 2:]
+    for share in (around[:, :2] / low, (around[:, 2:] - high) / (1 - high)):
+        drawn = share[share.isfinite()]  # an edge at that of the picture has no room
+        assert float(drawn.mean()) == pytest.approx(0.5, abs=0.02)  # uniform in [0, 1]
+        assert float(drawn.std()) == pytest.approx(12**-0.5, abs=0.02)
+
+
 def test_scores_of_the_same_crop_are_themselves() -> None:
     scores = torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(0))
     box = torch.tensor([[0.1, 0.2, 0.9, 0.8]]).expand(3, -1)
