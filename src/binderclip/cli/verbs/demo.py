@@ -257,10 +257,11 @@ def _model(page: Page, clip: ImageTextModel) -> None:
     summary = clip.card.get("summary", "The bundled model").rstrip(".")
     page.section(
         "The model",
-        f"{summary}. These figures were measured when it was made, on held-out pictures, and travel with its weights.",
+        f"{summary}. These figures were measured when it was made, on held-out pictures, and travel with its weights. "
+        f"In {clip.card.get('unit', 'plain numbers')}.",
         "binderclip info",
     )
-    page.table(("data", "measure", str(clip.card.get("unit", "value")).split(";")[0]), figure_rows(figures))
+    page.table(("data", "measure", "value"), figure_rows(figures))
 
 
 def _yours(page: Page) -> None:
