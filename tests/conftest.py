@@ -105,6 +105,25 @@ def browser() -> Iterator[Any]:
         running.close()
 
 
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Blocks of the image tower -> folder of a CLIP of 16 dimensions at 32 px with random weights, made once."""
+    from binderclip.models import build
+
+    made: dict[int, Path] = {}
+
+    def saved(layers: int) -> Path:
+        if layers not in made:
+            torch.manual_seed(0)
+            vision = {"image_size": 32, "layers": layers, "width": 32, "head_width": 16, "patch_size": 8}
+            text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+            model = build({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, name="tiny")
+            made[layers] = model.save(tmp_path_factory.mktemp("models") / "tiny")
+        return made[layers]
+
+    return saved
+
+
 @pytest.fixture
 def guide_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], str]:
     """(page, part) -> the one Python block of a page of `docs/` in which that part stands; in an empty folder.

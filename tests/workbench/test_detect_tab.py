@@ -5,26 +5,21 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from binderclip.errors import DataError, UsageError
-from binderclip.models import build
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+def tiny(tiny_clip: Callable[[int], Path]) -> str:
     """A model of two blocks."""
-    torch.manual_seed(0)
-    vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
-    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    made = build({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, name="tiny")
-    return str(made.save(tmp_path_factory.mktemp("models") / "tiny"))
+    return str(tiny_clip(2))
 
 
 @pytest.fixture(scope="module")

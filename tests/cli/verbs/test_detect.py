@@ -10,24 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from binderclip.cli.verbs.detect.train import halves
 from binderclip.data import real_fake_folder
-from binderclip.models import build
 from binderclip.quality import load_detector
 
 Command = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
-    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    made = build({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, name="tiny")
-    return made.save(tmp_path_factory.mktemp("models") / "tiny")
+def model(tiny_clip: Callable[[int], Path]) -> Path:
+    return tiny_clip(2)
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from binderclip.models import ImageTextModel, build, load
+from binderclip.models import ImageTextModel, load
 from binderclip.quality import CMMD, PAIRS, CLIPIQAPlus, PromptQuality, QualiCLIP, frechet_distance
 
 Command = Callable[..., Any]
@@ -20,12 +19,8 @@ SIZES = [(40, 48), (40, 48), (64, 33), (24, 24), (90, 40)]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
-    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    made = build({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, name="tiny")
-    return made.save(tmp_path_factory.mktemp("models") / "tiny")
+def model(tiny_clip: Callable[[int], Path]) -> Path:
+    return tiny_clip(1)
 
 
 @pytest.fixture(scope="module")
