@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from binderclip.losses.prompt_rank import PromptRank
     from binderclip.losses.ranking import PairwiseRankLoss
     from binderclip.losses.routing import RouterLosses, load_balance, router_z
-    from binderclip.losses.self_supervised import nt_xent, prediction_distance
+    from binderclip.losses.self_supervised import prediction_distance
     from binderclip.similarity.geometry import (
         SIMILARITIES,
         ArcLength,
@@ -147,7 +147,6 @@ __all__ = [
     "macl",
     "meru",
     "neighbor_prior",
-    "nt_xent",
     "patch_superpixels",
     "prediction_distance",
     "region_correlation",

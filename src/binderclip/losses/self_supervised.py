@@ -1,28 +1,12 @@
-"""Losses between views of the same pictures: no text in them."""
+"""Losses between views of the same pictures: no text in them. SimCLR's is `Pair(same_view_negatives=True)`."""
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["nt_xent", "prediction_distance"]
-
-
-def nt_xent(first: Float[Tensor, "B D"], second: Float[Tensor, "B D"], *, tau: float = 0.1) -> Float[Tensor, ""]:
-    """SimCLR's loss: a view is told from all views of the other pictures by the other view of its own.
-
-    Args:
-        first, second: embeddings of the two views of B pictures, raw.
-        tau: temperature.
-
-    Paper: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", arXiv 2002.05709.
-    """
-    both = F.normalize(torch.cat([first, second]).float(), dim=1)  # (2B, D)
-    count = len(first)
-    logits = (both @ both.T / tau).fill_diagonal_(-torch.inf)
-    return F.cross_entropy(logits, torch.arange(2 * count, device=both.device).roll(count))
+__all__ = ["prediction_distance"]
 
 
 def prediction_distance(predicted: Float[Tensor, "B D"], target: Float[Tensor, "B D"]) -> Float[Tensor, ""]:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from binderclip.errors import NotSupported, UsageError
-from binderclip.losses import clip, nt_xent, prediction_distance
+from binderclip.losses import clip, prediction_distance
 from binderclip.models import load
 from binderclip.models.towers import open_image_tower
 from binderclip.train import Recipe, build_model, run
@@ -45,11 +46,22 @@ def test_with_everything_kept_the_terms_are_those_of_the_plain_tower(tiny: dict[
     pairs = sum(module.loss(image, text).total for image in images) / 2
     tower = open_image_tower(module.model.backbone.visual)
     pooled = [tower.pre_projection(view) for view in (first, second)]
-    contrast = nt_xent(*(module.contrast(p) for p in pooled), tau=0.1)
+    both = F.normalize(torch.cat([module.contrast(p) for p in pooled]), dim=1)  # 2 B views, their own left out
+    contrast = F.cross_entropy((both @ both.T / 0.1).fill_diagonal_(-torch.inf), torch.arange(8).roll(4))
     target = module.project(tower.pre_projection(around))
     byol = sum(prediction_distance(module.predict(module.project(p)), target) for p in pooled) / 2
     torch.testing.assert_close(total, pairs + 0.5 * contrast + 0.25 * byol, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(parts["loss/simclr"], contrast.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_features_that_are_not_finite_are_a_nan_that_the_loop_names(tiny: dict[str, Any]) -> None:
+    module, batch = step_of(tiny)
+    with torch.no_grad():
+        next(module.model.backbone.text.parameters()).fill_(float("nan"))
+    total, parts = module(batch)
+    assert bool(total.isnan())
+    assert total.requires_grad
+    assert parts == {}
 
 
 def test_a_mask_and_the_heads_change_what_is_learned(tiny: dict[str, Any]) -> None:

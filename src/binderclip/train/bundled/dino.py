@@ -26,6 +26,7 @@ from binderclip.errors import NotSupported
 from binderclip.models.image_text.vision import VisionModel
 from binderclip.train.bundled.batches import Numbered
 from binderclip.train.bundled.vision import BACKGROUNDS, hybrid
+from binderclip.train.engine.companions import cosine_momentum
 from binderclip.train.engine.context import StageContext
 from binderclip.train.recipe.registry import STAGES, register
 
@@ -251,8 +252,7 @@ class DinoStep(nn.Module):
     @torch.no_grad()
     def _follow(self) -> None:
         """Move the teacher towards the student as the last step left it."""
-        progress = min(1.0, int(self.step) / max(1, self.steps))
-        keep = 1 - (1 - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
+        keep = cosine_momentum(int(self.step), max(1, self.steps), self.momentum)
         students = dict(self.model.backbone.named_parameters())
         for name, value in self.teacher.named_parameters():
             value.lerp_(students[name].detach(), 1 - keep)

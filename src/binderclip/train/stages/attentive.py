@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from binderclip.errors import NotSupported
-from binderclip.losses import ContrastiveLoss, nt_xent, prediction_distance
+from binderclip.errors import NotSupported, UsageError
+from binderclip.losses import ContrastiveLoss, LogitScale, Pair, prediction_distance
 from binderclip.models.towers import Tower, open_image_tower
 from binderclip.models.towers.tokens import gather_patches
 from binderclip.similarity import frozen_similarity
@@ -29,7 +29,7 @@ from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.feed.pictures import Pixels
 from binderclip.train.recipe.augmentation import make_augment
 from binderclip.train.recipe.registry import STAGES, register
-from binderclip.train.stages.contrastive import build_loss
+from binderclip.train.stages.contrastive import build_loss, nan_of
 from binderclip.train.tokens.attentive import (
     AttentivePatches,
     EnclosingCrops,
@@ -81,7 +81,11 @@ class AttentiveMaskStep(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.loss, self.mask, self.boxes = model, loss, mask, boxes
-        self.simclr, self.byol, self.tau = simclr, byol, tau
+        self.simclr, self.byol = simclr, byol
+        self.views = ContrastiveLoss(
+            (Pair("image", "view", same_view_negatives=True),), scales=LogitScale(1 / tau, None, learnable=False),
+            metrics=False,
+        )  # fmt: skip
         visual: nn.Module = model.backbone.visual  # type: ignore[assignment, union-attr]
         features = open_image_tower(visual).width
         self.contrast = _mlp(features, hidden, hidden, width)
@@ -103,8 +107,12 @@ class AttentiveMaskStep(nn.Module):
                  ((first, boxes[0]), (second, boxes[1]))]  # fmt: skip
         text = self.model.encode_text(batch.tokens)  # type: ignore[operator]
         keys = batch.caption_ids if self.loss.targets.needs_keys else None
-        pairs = [self.loss(image, text, keys=keys).total for _, image in views]
-        contrast = nt_xent(*(self.contrast(pooled) for pooled, _ in views), tau=self.tau)
+        try:
+            pairs = [self.loss(image, text, keys=keys).total for _, image in views]
+            one, other = (self.contrast(pooled) for pooled, _ in views)
+            contrast = self.views(one, view=other).total
+        except UsageError as error:
+            return nan_of(error, text, *(image for _, image in views)), {}
         predicted = [prediction_distance(self.predict(self.project(pooled)), target) for pooled, _ in views]
         byol = (predicted[0] + predicted[1]) / 2
         total = (pairs[0] + pairs[1]) / 2 + self.simclr * contrast + self.byol * byol

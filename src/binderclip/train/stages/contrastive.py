@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
@@ -59,11 +60,8 @@ class ContrastiveStep(nn.Module):
         keys = batch.caption_ids if self.loss.targets.needs_keys else None
         try:
             output = self.loss(image, text, keys=keys, **self._beside(batch))
-        except UsageError:
-            # The loss names bad features; the loop names the step, and its NaN must travel like any other.
-            if bool(image.isfinite().all()) and bool(text.isfinite().all()):
-                raise
-            return (image.sum() + text.sum()) * math.nan, {}
+        except UsageError as error:
+            return nan_of(error, image, text), {}
         return output.total, _figures(output)
 
     def _beside(self, batch: TrainingBatch, at_once: int | None = None) -> dict[str, Tensor]:
@@ -93,6 +91,20 @@ class ContrastiveStep(nn.Module):
             return output.total, _figures(output)
 
         return step
+
+
+def nan_of(error: UsageError, *features: Tensor) -> Float[Tensor, ""]:
+    """NaN in place of a loss that refuses features which are not finite, with their graph.
+
+    The loss names bad features; the loop names the step, and its NaN must travel like any other.
+
+    Args:
+        error: of the loss; raised again where all features are finite.
+        features: that the loss was given.
+    """
+    if all(bool(each.isfinite().all()) for each in features):
+        raise error
+    return torch.stack([each.sum() for each in features]).sum() * math.nan
 
 
 _INPUTS = ("images", "ids", "mask", "position")
