@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,14 +28,6 @@ class GroupedPatches:
     tokens: Float[Tensor, "B G D"]
     hard: Float[Tensor, "B G N"]
     soft: Float[Tensor, "B G N"]
-
-
-class QuickGELU(nn.Module):
-    """x sigmoid(1.702 x), as in OpenAI's CLIP."""
-
-    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        """Of each value."""
-        return x * torch.sigmoid(1.702 * x)
 
 
 class CentreAttention(nn.Module):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from open_clip.transformer import QuickGELU
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +20,7 @@ from binderclip.losses import MaskedPatchReconstruction
 from binderclip.losses.contrastive.scale import LogitScale
 from binderclip.losses.dense.masked_patches import random_patch_order
 from binderclip.models.image_text.preprocess import ImageLike
-from binderclip.models.layers.semantic_grouping import GroupedPatches, PatchRestoration, QuickGELU, SemanticGrouping
+from binderclip.models.layers.semantic_grouping import GroupedPatches, PatchRestoration, SemanticGrouping
 from binderclip.models.towers import Tower
 from binderclip.models.towers.tokens import Tokens
 from binderclip.segment.output.result import Segmentation
