@@ -1,4 +1,4 @@
-"""Run by torchrun in `test_distributed.py`: the tiny recipe by DDP and by FSDP2, one after the other."""
+"""Run by torchrun in `test_distributed.py`: tiny recipes by DDP and by FSDP2, one after the other."""
 
 from __future__ import annotations
 
@@ -33,9 +33,19 @@ class Cut(Callback):
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    recipe = Recipe.from_dict(json.loads((folder / "recipe.json").read_text()))
-    run(recipe, out=folder / "ddp", parallel="ddp", progress=False)
+    for path in sorted(folder.glob("*.json")):
+        other = Recipe.from_dict(json.loads(path.read_text()))
+        for parallel in ("ddp", "fsdp"):
+            if (path.stem, parallel) != ("plain", "fsdp"):
+                run(other, out=folder / path.stem / parallel, parallel=parallel, progress=False)
+    cut_and_resumed(Recipe.from_dict(json.loads((folder / "plain.json").read_text())), folder)
+    dist.barrier()
+    dist.destroy_process_group()
 
+
+def cut_and_resumed(recipe: Recipe, folder: Path) -> None:
+    """The sharded run of a recipe, stopped in the middle; where it went on is written down."""
+    out = folder / "plain" / "fsdp"
     original = context_module.Watchers.__init__
 
     def with_cut(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
@@ -44,13 +54,11 @@ def main(folder: Path) -> None:
 
     context_module.Watchers.__init__ = with_cut  # type: ignore[method-assign]
     with contextlib.suppress(_Cut):
-        run(recipe, out=folder / "fsdp", parallel="fsdp", progress=False)
+        run(recipe, out=out, parallel="fsdp", progress=False)
     context_module.Watchers.__init__ = original  # type: ignore[method-assign]
-    result = run(recipe, out=folder / "fsdp", parallel="fsdp", progress=False, resume=True)
+    result = run(recipe, out=out, parallel="fsdp", progress=False, resume=True)
     if dist.get_rank() == 0:
-        (folder / "done.json").write_text(json.dumps({"resumed_from": result.stages[0].resumed_from}))
-    dist.barrier()
-    dist.destroy_process_group()
+        (folder / "resumed_from.txt").write_text(str(result.stages[0].resumed_from))
 
 
 if __name__ == "__main__":

@@ -21,15 +21,19 @@ from binderclip.train.distributed import join_world
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_document: dict[str, Any]) -> Path:
-    """Runs `one` (here), `ddp` and `fsdp` (two processes, the latter cut and resumed) of one recipe."""
+    """A folder a recipe with runs `one` (here), `ddp` and `fsdp` (two processes; that of `plain` cut and resumed)."""
     folder = tmp_path_factory.mktemp("distributed")
-    recipe = tiny_document | {
+    plain = tiny_document | {
         "optimizer": {"name": "sgd", "momentum": 0.9},
         "lr": 0.05,
         "clip": {"name": "norm", "max_norm": 1.0},
         "loss": {"name": "clip", "targets": "same-caption"},
     }
-    (folder / "recipe.json").write_text(json.dumps(recipe))
+    # Towers of another size put tensors of their own where sharding looks for parameters.
+    shorter = {"image_tokens": {"name": "resize", "keep": 0.3}, "text_length": 6}
+    recipes = {"plain": plain} | {kind: plain | shorter | {"positions": kind} for kind in ("sincos", "interpolated")}
+    for name, recipe in recipes.items():
+        (folder / f"{name}.json").write_text(json.dumps(recipe))
     worker = Path(__file__).with_name("distributed_worker.py")
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(worker), str(folder)],
@@ -39,7 +43,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_document: dict[str, A
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    run(Recipe.from_dict(recipe), out=folder / "one", progress=False)
+    for name, recipe in recipes.items():
+        run(Recipe.from_dict(recipe), out=folder / name / "one", progress=False)
     return folder
 
 
@@ -49,23 +54,25 @@ def histories(folder: Path) -> dict[str, np.ndarray]:
     return {name: np.array([row[name] for row in rows]) for name in ("loss", "grad_norm", "scale", "lr", "samples")}
 
 
+@pytest.mark.parametrize("recipe", ["plain", "sincos", "interpolated"])
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_processes_equal_one(trained: Path, kind: str) -> None:
-    one, two = histories(trained / "one"), histories(trained / kind)
+def test_two_processes_equal_one(trained: Path, kind: str, recipe: str) -> None:
+    folder = trained / recipe
+    one, two = histories(folder / "one"), histories(folder / kind)
     for name, values in one.items():
         np.testing.assert_allclose(two[name], values, rtol=2e-4, err_msg=name)
-    a, b = load(trained / "one").backbone.state_dict(), load(trained / kind).backbone.state_dict()
-    moved = load(trained / "one" / "stages" / "start").backbone.state_dict()
+    a, b = load(folder / "one").backbone.state_dict(), load(folder / kind).backbone.state_dict()
+    moved = load(folder / "one" / "stages" / "start").backbone.state_dict()
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=2e-5)
     assert (a["visual.proj"] - moved["visual.proj"]).abs().max() > 1e-3
-    summaries = [json.loads((trained / run_ / "summary.json").read_text()) for run_ in ("one", kind)]
+    summaries = [json.loads((folder / run_ / "summary.json").read_text()) for run_ in ("one", kind)]
     assert summaries[0]["figures"] == pytest.approx(summaries[1]["figures"], abs=0.05)
 
 
 def test_the_sharded_run_went_on_from_its_checkpoint(trained: Path) -> None:
-    assert json.loads((trained / "done.json").read_text())["resumed_from"] == 6
-    assert json.loads((trained / "ddp" / "environment.json").read_text())["processes"] == 2
+    assert (trained / "resumed_from.txt").read_text() == "6"
+    assert json.loads((trained / "plain" / "ddp" / "environment.json").read_text())["processes"] == 2
 
 
 def test_shares_cover_a_batch_once() -> None:

@@ -104,14 +104,37 @@ def test_another_size_is_trained_and_the_models_own_is_measured(backbone: Any, k
         torch.testing.assert_close(before.detach(), sincos_2d(32, (4, 4), prefix=1))
 
 
+def with_table(backbone: Any, side: int, table: torch.Tensor) -> Any:
+    """The same model of another image size, with a table of its own."""
+    other = open_clip.CustomTextCLIP(embed_dim=16, vision_cfg={**VISION, "image_size": side}, text_cfg=TEXT)
+    state = {**backbone.state_dict(), "visual.positional_embedding": table}
+    other.load_state_dict(state)
+    return other
+
+
 def test_sincos_is_recomputed_not_interpolated(backbone: Any) -> None:
-    with positions_for(backbone, "sincos", image_size=16):
-        backbone.encode_image(torch.zeros(1, 3, 16, 16))
-        assert torch.equal(backbone.visual.positional_embedding, sincos_2d(32, (2, 2), prefix=1))
-        backbone.encode_image(torch.zeros(1, 3, 64, 64))
-        recomputed = backbone.visual.positional_embedding
-        assert torch.equal(recomputed, sincos_2d(32, (8, 8), prefix=1))
-        assert (recomputed - resample_grid(sincos_2d(32, (2, 2), prefix=1), (2, 2), (8, 8))).abs().max() > 0.1
+    for side, grid in ((16, 2), (64, 8)):
+        pixels = torch.randn(2, 3, side, side)
+        plain = with_table(backbone, side, sincos_2d(32, (grid, grid), prefix=1))
+        stretched = with_table(backbone, side, resample_grid(sincos_2d(32, (3, 3), prefix=1), (3, 3), (grid, grid)))
+        with positions_for(backbone, "sincos", image_size=24):
+            found = backbone.encode_image(pixels)
+        torch.testing.assert_close(found, plain.encode_image(pixels))
+        assert (found - stretched.encode_image(pixels)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["sincos", "interpolated"])
+def test_the_parameter_is_what_the_attribute_gives(backbone: Any, kind: Any) -> None:
+    """Whatever shards or averages a model asks for its parameters by name, outside forward passes."""
+    with positions_for(backbone, kind, image_size=16, text_length=6):
+        with short_context(backbone, 6):
+            backbone.encode_image(torch.randn(1, 3, 32, 32))
+            backbone.encode_text(torch.randint(1, 50, (1, 6)))
+        for name, parameter in backbone.named_parameters():
+            assert backbone.get_parameter(name) is parameter
+            assert parameter.is_contiguous()
+            *owner, last = name.split(".")
+            assert getattr(backbone.get_submodule(".".join(owner)), last) is parameter
 
 
 def test_an_unchanged_grid_changes_nothing(backbone: Any) -> None:

@@ -1,7 +1,7 @@
 """Positional embeddings of other grids and lengths than the model's own, for the length of a stage.
 
-`ResampledVisionTransformer` and `ResampledTextTransformer` are open_clip's towers that look their positions up for the
-size of what they are given; `positions_for` puts them in and takes them out again.
+`ResampledVisionTransformer` and `ResampledTextTransformer` are open_clip's towers that have positions for the size of
+whatever they are given; `positions_for` puts them in and takes them out again.
 """
 
 from __future__ import annotations
@@ -80,40 +80,46 @@ def resample_rows(table: Float[Tensor, "L D"], length: int) -> Float[Tensor, "K 
         return table
     line = table.float().T[None, :, None, :]  # (1, D, 1, L)
     line = F.interpolate(line, size=(1, length), mode="bilinear", antialias=True, align_corners=False)
-    return line[0, :, 0].T.to(table.dtype)
+    return line[0, :, 0].T.to(table.dtype).contiguous()  # what shards parameters takes no other
 
 
 class ResampledVisionTransformer(VisionTransformer):
-    """open_clip's tower that takes pictures of any whole number of patches; never made, only put in place of one."""
+    """open_clip's tower that takes pictures of any whole number of patches; never made, only put in place of one.
 
-    @property
-    def positional_embedding(self) -> Tensor:
-        """Positions for the grid of the latest input."""
-        table: Tensor = self._parameters["positional_embedding"]  # type: ignore[assignment]
-        grid: tuple[int, int] = self.__dict__.get("wanted_grid") or self.grid_size
-        prefix = 1
-        side = math.isqrt(len(table) - prefix)
-        if self.__dict__["sincos"] and grid != (side, side):
-            return sincos_2d(table.shape[1], grid, prefix=prefix).to(table)
-        return resample_grid(table, (side, side), grid, prefix=prefix)
+    The parameter stays the table of the stage's size, as whatever trains or shards it expects; what is added to the
+    patches stands before it while they are embedded.
+    """
 
     def _embeds(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L D"]:
-        self.__dict__["wanted_grid"] = _grid_of(x.shape[-2:], self.patch_size)
-        return super()._embeds(x)
+        table: Tensor = self._parameters["positional_embedding"]  # type: ignore[assignment]
+        grid, prefix = _grid_of(x.shape[-2:], self.patch_size), 1
+        side = math.isqrt(len(table) - prefix)
+        if self.__dict__["sincos"]:
+            shown = sincos_2d(table.shape[1], grid, prefix=prefix).to(table)
+        else:
+            shown = resample_grid(table, (side, side), grid, prefix=prefix)
+        with _in_place_of_parameter(self, "positional_embedding", shown):
+            return super()._embeds(x)
 
 
 class ResampledTextTransformer(TextTransformer):
-    """open_clip's text tower that looks positions up for the length of its input; see above."""
-
-    @property
-    def positional_embedding(self) -> Tensor:
-        """Positions for the length of the latest input."""
-        table: Tensor = self._parameters["positional_embedding"]  # type: ignore[assignment]
-        return resample_rows(table, self.__dict__.get("wanted_length", len(table)))
+    """open_clip's text tower that has positions for the length of its input; see above."""
 
     def _embeds(self, text: Tensor) -> Any:
-        self.__dict__["wanted_length"] = text.shape[1] + (self.cls_emb is not None)
-        return super()._embeds(text)
+        table: Tensor = self._parameters["positional_embedding"]  # type: ignore[assignment]
+        shown = resample_rows(table, text.shape[1] + (self.cls_emb is not None))
+        with _in_place_of_parameter(self, "positional_embedding", shown):
+            return super()._embeds(text)
+
+
+@contextlib.contextmanager
+def _in_place_of_parameter(module: nn.Module, name: str, value: Tensor) -> Iterator[None]:
+    """Let `module.name` be another tensor: what stands in an object's own dictionary is found before parameters are."""
+    module.__dict__[name] = value
+    try:
+        yield
+    finally:
+        del module.__dict__[name]
 
 
 def _grid_of(size: Any, patch: tuple[int, int]) -> tuple[int, int]:
@@ -176,8 +182,7 @@ def _image_positions(visual: Any, grid: tuple[int, int], *, sincos: bool) -> Ite
     finally:
         learned = visual._parameters["positional_embedding"]
         visual.__class__ = VisionTransformer
-        for name in ("sincos", "wanted_grid"):
-            visual.__dict__.pop(name, None)
+        del visual.__dict__["sincos"]
         with torch.no_grad():
             end = sincos_2d(table.shape[1], own, prefix=1) if sincos else resample_grid(learned, grid, own)
             table.data = end.to(learned).clone()
@@ -205,7 +210,6 @@ def _text_positions(backbone: nn.Module, length: int, kind: Positions) -> Iterat
     finally:
         learned = text._parameters["positional_embedding"]
         text.__class__ = TextTransformer
-        text.__dict__.pop("wanted_length", None)
         with torch.no_grad():
             table.data = resample_rows(learned, len(table)).to(learned).clone()
         text._parameters["positional_embedding"] = table
