@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -11,9 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.fit import fit
-from binderclip.quality import CLIPLIT, IlluminationNet, LearnedLightPrompts, LightWords
-from binderclip.quality.enhance.backlit import DECAY
-from binderclip.quality.enhance.light_views import view_matrices
+from binderclip.quality import CLIPLIT, LearnedLightPrompts, LightWords
 from binderclip.quality.rows import ShuffledRows
 from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.panels import dots
@@ -32,30 +29,35 @@ from binderclip.studies.protocols.backlit_scenes import (
     equalised,
     psnr,
 )
+from binderclip.studies.protocols.backlit_training import (
+    BATCH,
+    CONTENT,
+    INITIAL,
+    PROMPT_RATE,
+    PROMPT_STEPS,
+    RATE,
+    REFINED,
+    SEEN,
+    STEPS,
+    VIEWS,
+    network,
+    settings,
+    twice,
+)
 from binderclip.studies.protocols.bundled import bundled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SEEN, STEPS, RATE, BATCH = 64, 75, 5e-4, 8
-"""Side at which `small` sees results, steps of each of two rounds, their rate and batch."""
-PROMPT_STEPS, PROMPT_RATE, VIEWS, CONTENT = 60, 1e-3, 4, 30.0
 GAIN = 8.0
 """Factor that turns a backlit picture nearly white."""
 PILOT = (900, 901)
 INPUT, GAMMA, CLAHE, START = "backlit picture", "gamma 0.5", "CLAHE", "before training"
-WORDS, INITIAL, REFINED, TOWARDS = "words", "first prompts", "refined prompts", "trained towards the originals"
+WORDS, TOWARDS = "words", "trained towards the originals"
 METHODS = (INPUT, GAMMA, CLAHE, START, WORDS, INITIAL, REFINED, TOWARDS)
 PSNR, SHADED, CHANCE = "PSNR (dB)", "PSNR of shaded parts (dB)", "probability of backlit"
 ORIGINAL, WHITENED = "original", "white"
 ABOVE = "original less backlit than white"
-
-
-def network(seed: int) -> IlluminationNet:
-    """A small one that begins near its pictures, and never darkens."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return IlluminationNet(8, level=0.9, std=0.12, most=1.0)
 
 
 def towards(data: BacklitScenes, seed: int) -> Float[Tensor, "T 3 s s"]:
@@ -69,46 +71,17 @@ def towards(data: BacklitScenes, seed: int) -> Float[Tensor, "T 3 s s"]:
         return net.enhance(data.test)
 
 
-def settings(seed: int) -> dict[str, Any]:
-    """Of all trainings."""
-    return {"network": network(seed), "side": SEEN, "content": CONTENT, "seed": seed}
-
-
-def twice(lit: CLIPLIT, data: BacklitScenes, prompt_steps: int) -> dict[str, Float[Tensor, "T 3 s s"]]:
-    """Results of two rounds that share the first one: with the same guidance in the second, and with a refined one.
-
-    Args:
-        lit: a trainer; it keeps its first prompts.
-        data: pictures.
-        prompt_steps: of the prompts, before and between; 0 for guidance that learns nothing, which is not refined.
-    """
-    lit.fit(
-        data.dark, data.bright, rounds=1, prompt_steps=prompt_steps, warmup_steps=0, steps=STEPS, lr=RATE,
-        prompt_lr=PROMPT_RATE, batch_size=BATCH, views=VIEWS,
-    )  # fmt: skip
-    found = {}
-    for name in (INITIAL, REFINED) if prompt_steps else (INITIAL,):
-        second = copy.copy(lit)
-        second.network, second.guidance = copy.deepcopy(lit.network), copy.deepcopy(lit.guidance)
-        if name == REFINED:
-            matrices = view_matrices(VIEWS, lit.seed)
-            dark, made, bright = (second.views(x, matrices) for x in (data.dark, lit(data.dark), data.bright))
-            adam = torch.optim.Adam(second.guidance.parameters(), lr=PROMPT_RATE, weight_decay=DECAY)
-            second.refine([dark, made], bright, prompt_steps, adam)
-        second.guided(data.dark, second.guidance, steps=STEPS, lr=RATE, batch_size=BATCH)
-        found[name] = second(data.test)
-    return found
-
-
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
     data = backlit_scenes(seed)
     results = {INPUT: data.test, GAMMA: data.test.sqrt(), CLAHE: equalised(data.test), TOWARDS: towards(data, seed)}
     with torch.no_grad():
         results[START] = network(seed).enhance(data.test)
-    results[WORDS] = twice(CLIPLIT(bundled(), guidance=LightWords(bundled()), **settings(seed)), data, 0)[INITIAL]
+    results[WORDS] = twice(CLIPLIT(bundled(), guidance=LightWords(bundled()), **settings(seed)), data, arms=(INITIAL,))[
+        INITIAL
+    ]
     first = CLIPLIT(bundled(), guidance=LearnedLightPrompts(bundled()), **settings(seed))
-    results |= twice(first, data, PROMPT_STEPS)
+    results |= twice(first, data)
     rows = []
     with torch.no_grad():
         chance = {name: first.guidance.backlit(first.embed(made)) for name, made in results.items()}

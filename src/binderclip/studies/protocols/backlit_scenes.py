@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.data.scenes.stream import scenes
+from binderclip.data.scenes.vocabulary import Vocabulary
 
 SIDE, DRAWN, GAMMA = 32, 64, 2.2
 """Side of a picture in pixels, side at which it is drawn, and exponent of display values."""
@@ -42,15 +43,29 @@ def backlit_scenes(seed: int) -> BacklitScenes:
     Args:
         seed: of scenes and light.
     """
-    rng = np.random.default_rng([seed, 24])
-    made = scenes(seed, DARK + BRIGHT + TEST, DRAWN, objects=(1, 3), background="plain")
-    share = torch.from_numpy(rng.uniform(*LIGHT, (len(made.images), 1, 1, 1))).float() ** (1 / GAMMA)
-    light = torch.where(made.semantic[:, None] > 0, share, torch.ones(()))
-    small, dark = (F.avg_pool2d(x, DRAWN // SIDE) for x in (made.images, (255 * made.images * light).round() / 255))
+    small, dark = lit_and_backlit(seed, DARK + BRIGHT + TEST)
     original = small[DARK + BRIGHT :]
     test = dark[DARK + BRIGHT :]
     shaded = (original - test).abs().amax(1) > 0.05
     return BacklitScenes(dark[:DARK], small[DARK : DARK + BRIGHT], test, original, shaded)
+
+
+def lit_and_backlit(
+    seed: int, count: int, vocabulary: str | Vocabulary = "scenes15"
+) -> tuple[Float[Tensor, "N 3 s s"], Float[Tensor, "N 3 s s"]]:
+    """Scenes as they are, and with little light on their objects.
+
+    Args:
+        seed: of scenes and light.
+        count: N.
+        vocabulary: what occurs.
+    """
+    rng = np.random.default_rng([seed, 24])
+    made = scenes(seed, count, DRAWN, objects=(1, 3), background="plain", vocabulary=vocabulary)
+    share = torch.from_numpy(rng.uniform(*LIGHT, (count, 1, 1, 1))).float() ** (1 / GAMMA)
+    light = torch.where(made.semantic[:, None] > 0, share, torch.ones(()))
+    small, dark = (F.avg_pool2d(x, DRAWN // SIDE) for x in (made.images, (255 * made.images * light).round() / 255))
+    return small, dark
 
 
 def psnr(made: Float[Tensor, "T 3 s s"], data: BacklitScenes, *, shaded: bool = False) -> float:
