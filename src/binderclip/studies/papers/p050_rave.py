@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -108,7 +109,7 @@ def draw(table: Table, figure: Figure) -> None:
     places = ((PSNR, METHODS), (SHADED, METHODS), (CONTENT_GAP, (BEFORE, AFTER)), (LIGHT, (BEFORE, AFTER)))
     for ax, (metric, names) in zip(figure.subplots(1, 4), places, strict=True):
         dots(ax, table, metric, names)
-        ax.set_title(metric, fontsize=9)
+        ax.set_title(fill(metric, 28), fontsize=9)
         ax.set_xticks(range(len(names)), names, fontsize=7, rotation=40, ha="right")
 
 
