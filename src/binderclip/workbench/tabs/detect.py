@@ -22,6 +22,7 @@ from binderclip.workbench.commands import (
 )
 from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, small_copy, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
+from binderclip.workbench.trained_files import MINE, TrainedFiles
 
 if TYPE_CHECKING:
     from binderclip.cli.verbs.detect.run import Detected
@@ -30,11 +31,7 @@ if TYPE_CHECKING:
 SHOWN = 24
 """Pictures on the page, each beside its map; the table has all."""
 BATCH, STEPS, RATE = 16, 200, 1e-3
-TRAINED = "detectors"
-"""Folder of the detectors that a page has trained, beside those of its runs."""
-SUFFIX = ".safetensors"
-MINE = "mine.safetensors"
-"""What a line calls a detector that was trained on the page."""
+DETECTOR = TrainedFiles("a detector")
 
 
 def build(bench: Bench) -> None:
@@ -44,7 +41,7 @@ def build(bench: Bench) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             detector = gr.Dropdown(
-                _choices(_of_folders(bench)), value=None, label="Detector", allow_custom_value=True,
+                DETECTOR.choices(bench), value=None, label="Detector", allow_custom_value=True,
                 info="one trained below, or a file in a folder that the workbench was opened on",
             )  # fmt: skip
             pictures = bench.pictures("Pictures to look at")
@@ -81,7 +78,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, detector: str | 
     """Look at pictures as the verb does."""
     from binderclip.cli.verbs.detect.run import detected, write_maps
 
-    path = _detector(run, detector)
+    path = DETECTOR.chosen(run, detector)
     chosen = run.pictures(files, folder)
     count = len(chosen.paths)
     # A folder that says which of its pictures are generated is measured as well; uploads say nothing.
@@ -116,16 +113,13 @@ def learn(run: Run, data: str | None, method: str, hold_out: str, steps: int) ->
         raise UsageError("open the workbench on a folder with 0_real/ and 1_fake/ in it, and choose it here")
     folder = run.bench.open_folder(str(data))
     held = [name.strip() for name in (hold_out or "").split(",") if name.strip()]
-    kept = run.folder.parent / TRAINED
-    kept.mkdir(exist_ok=True)
-    out = kept / f"{method}-{len(list(kept.iterdir())) + 1}{SUFFIX}"
+    out = DETECTOR.new(run, method)
     device = run.bench.models.device
     run.say("reading the folder")
     done = trained(
         folder, out, method, held, steps=int(steps), batch_size=BATCH, lr=RATE, seed=0, model=run.model_name,
         device=device, say=run.hear,
     )  # fmt: skip
-    choices = _choices([*_of_folders(run.bench), *_of_page(run)])
     figures = _check(done.check, f"{method} on {run.model_name}: {done.card['held_out']} pictures that were held out")
     shell = shell_line(
         "binderclip", "detect", "--train", folder, "--out", MINE, ["--method", method] if method != "linear" else None,
@@ -139,42 +133,11 @@ def learn(run: Run, data: str | None, method: str, hold_out: str, steps: int) ->
         "print(t.check.figures)"
     )
     return Outcome(
-        (figures + left_out(done.skipped), gr.update(choices=choices, value=str(out))),
+        (figures + left_out(done.skipped), gr.update(choices=DETECTOR.choices(run.bench, run), value=str(out))),
         [out],
         Equivalent(python, shell),
         could_not_be_read(len(done.skipped)),
     )
-
-
-def _of_folders(bench: Bench) -> list[Path]:
-    """Detectors' files in the folders that the workbench was opened on, and in those in them."""
-    return [path for folder in bench.below() for path in sorted(folder.glob(f"*{SUFFIX}"))]
-
-
-def _of_page(run: Run) -> list[Path]:
-    """The detectors that this page has trained."""
-    return sorted((run.folder.parent / TRAINED).glob(f"*{SUFFIX}"))
-
-
-def _choices(paths: Sequence[Path]) -> list[tuple[str, str]]:
-    return [(path.name, str(path)) for path in paths]
-
-
-def _detector(run: Run, chosen: str | None) -> Path:
-    """The file of a detector that this page may read.
-
-    Raises:
-        UsageError: none was chosen, or another file.
-    """
-    if not (chosen or "").strip():
-        raise UsageError("train a detector first, or choose the file of one")
-    known = {str(path): path for path in (*_of_folders(run.bench), *_of_page(run))}
-    if chosen not in known:
-        raise UsageError(
-            f"{Path(str(chosen)).name} is no detector in the folders that the workbench was opened on, nor one that "
-            "this page has trained"
-        )
-    return known[chosen]
 
 
 def _pictures(run: Run, result: Detected, named: Sequence[tuple[str, float, float]], maps: Sequence[Path]) -> str:
@@ -225,7 +188,7 @@ def _check(check: DetectorSanityCheck, title: str) -> str:
 
 def _again(run: Run, chosen: ChosenPictures, path: Path) -> Equivalent:
     device = run.bench.models.device
-    called_detector = MINE if run.folder.parent in path.parents else str(path)
+    called_detector = DETECTOR.called(run, path)
     shell = shell_line(
         "binderclip", "detect", Arguments(chosen.names()), "--detector", called_detector, "--maps", "maps",
         device_words(device),

@@ -1,0 +1,67 @@
+"""What a tab trains and takes again: files in the folders that the workbench was opened on, and those of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from binderclip.errors import UsageError
+from binderclip.workbench.tab import Bench, Run
+
+SUFFIX = ".safetensors"
+MINE = f"mine{SUFFIX}"
+"""What a line calls a file that was trained on the page."""
+
+
+@dataclass(frozen=True)
+class TrainedFiles:
+    """Files of one kind.
+
+    Attributes:
+        noun: what one is, with its article, such as "a detector"; those that a page trains lie in a folder of that name
+            beside those of its runs.
+    """
+
+    noun: str
+
+    def new(self, run: Run, method: str) -> Path:
+        """Where the page's next one goes; no file has that name yet."""
+        kept = self._kept(run)
+        kept.mkdir(exist_ok=True)
+        return kept / f"{method}-{len(list(kept.iterdir())) + 1}{SUFFIX}"
+
+    def choices(self, bench: Bench, run: Run | None = None) -> list[tuple[str, str]]:
+        """Names and paths of those that may be chosen: in folders, and of the page of a run."""
+        return [(path.name, str(path)) for path in self._all(bench, run)]
+
+    def chosen(self, run: Run, value: str | None) -> Path:
+        """The file that was chosen.
+
+        Raises:
+            UsageError: none was, or one that this page may not read.
+        """
+        if not (value or "").strip():
+            raise UsageError(f"train {self.noun} first, or choose the file of one")
+        known = {str(path): path for path in self._all(run.bench, run)}
+        if value not in known:
+            raise UsageError(
+                f"{Path(str(value)).name} is no {self._word} in the folders that the workbench was opened on, nor one "
+                "that this page has trained"
+            )
+        return known[value]
+
+    def called(self, run: Run, path: Path) -> str:
+        """What a line calls a file: by its path, or `mine.safetensors`."""
+        return MINE if run.folder.parent in path.parents else str(path)
+
+    @property
+    def _word(self) -> str:
+        return self.noun.split(" ", 1)[1]
+
+    def _kept(self, run: Run) -> Path:
+        return run.folder.parent / f"{self._word}s"
+
+    def _all(self, bench: Bench, run: Run | None) -> Sequence[Path]:
+        places = [*bench.below(), *([] if run is None else [self._kept(run)])]
+        return [path for place in places for path in sorted(place.glob(f"*{SUFFIX}"))]
