@@ -42,7 +42,7 @@ START, HELD_OUT = "before training", "val+test+shift"
 PILOT = (900, 901, 902)
 
 
-class Towers(nn.Module):
+class CaptionedViT(nn.Module):
     """open_clip's ViT with a class token beside a vector for each caption, both new, as a stage expects a model."""
 
     def __init__(self, seed: int) -> None:
@@ -57,7 +57,7 @@ class Towers(nn.Module):
         self.text = nn.Embedding(len(SCENES15), EMBED)
 
     @property
-    def backbone(self) -> Towers:
+    def backbone(self) -> CaptionedViT:
         """What a stage finds `visual` in."""
         return self
 
@@ -92,11 +92,11 @@ def normalised(images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
     return (images - 0.5) / 0.25
 
 
-def trained(name: str, seed: int) -> tuple[Towers, nn.Module]:
+def trained(name: str, seed: int) -> tuple[CaptionedViT, nn.Module]:
     """A model trained in one of the ways, and the copy whose attention chose the patches (or itself)."""
     from binderclip.fit import fit
 
-    data, model, crops = made(1_590 + seed, TRAIN, "train"), Towers(seed), EnclosingCrops(seed=seed)
+    data, model, crops = made(1_590 + seed, TRAIN, "train"), CaptionedViT(seed), EnclosingCrops(seed=seed)
     named = captions(data)
     loss = ContrastiveLoss(targets=SameKey("ignore"))
     simclr, byol = (1.0, 2.0) if name == ACLIP else (0.0, 0.0)
@@ -138,7 +138,7 @@ def kept_share(tower: nn.Module, data: Scenes) -> float:
 
 
 @torch.no_grad()
-def accuracy(model: Towers, data: Scenes) -> float:
+def accuracy(model: CaptionedViT, data: Scenes) -> float:
     """Share of held-out scenes, with all their patches, that are nearest to their own caption."""
     image = torch.cat([model.visual(normalised(part)) for part in data.images.split(256)])
     names = F.normalize(model.encode_text(torch.arange(len(SCENES15))), dim=1)
@@ -148,7 +148,7 @@ def accuracy(model: Towers, data: Scenes) -> float:
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
     held = made(15_900 + seed, TEST, HELD_OUT)
-    rows = [Row(KEPT, START, kept_share(Towers(seed).eval().visual, held))]  # type: ignore[arg-type]
+    rows = [Row(KEPT, START, kept_share(CaptionedViT(seed).eval().visual, held))]  # type: ignore[arg-type]
     for name in METHODS:
         model, looking = trained(name, seed)
         rows += [Row(ACCURACY, name, accuracy(model, held)), Row(KEPT, name, kept_share(looking, held))]
