@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         conformity_divergence,
     )
     from binderclip.evaluate.groups import GroupAccuracy, worst_group_accuracy
+    from binderclip.evaluate.imbalance import ImbalanceReport, NeuralCollapse, imbalance_report, neural_collapse
     from binderclip.evaluate.last_attention import LastAttention, last_attention
     from binderclip.evaluate.learning import LearningCurve, LearningPoint, learning_set_curve
     from binderclip.evaluate.misalignment import MisalignmentScore, clip_score, f_clipscore_dm, word_detection
@@ -128,6 +129,7 @@ __all__ = [
     "GroupReport",
     "HallucinationFigures",
     "IdentityProbe",
+    "ImbalanceReport",
     "LabelAssociationProbe",
     "LastAttention",
     "LearningCurve",
@@ -138,6 +140,7 @@ __all__ = [
     "MixedModalityRetrieval",
     "ModalityGeometry",
     "NearMissStressTest",
+    "NeuralCollapse",
     "NormalityReport",
     "OODDetection",
     "ObjectClassificationProbe",
@@ -186,6 +189,7 @@ __all__ = [
     "group_disparity",
     "group_drop",
     "group_report",
+    "imbalance_report",
     "last_attention",
     "learning_set_curve",
     "limited_options",
@@ -193,6 +197,7 @@ __all__ = [
     "linear_separability",
     "modality_gap",
     "negative_log_likelihood",
+    "neural_collapse",
     "normality_report",
     "ood_detection",
     "ood_scores",
