@@ -30,15 +30,15 @@ SHAPES ?= tests/adapt/few_shot/test_adapters.py tests/adapt/few_shot/test_ape.py
 	tests/data/sets/test_evalset.py tests/data/sets/test_folder.py tests/data/sets/test_named.py \
 	tests/data/sets/test_packs.py tests/data/sets/test_sample.py tests/data/test_files.py tests/data/test_images.py \
 	tests/data/test_moments.py tests/evaluate/probes/test_correspondence.py tests/evaluate/probes/test_objects.py \
-	tests/evaluate/probes/test_robustness.py tests/landscape/test_abundance.py tests/evaluate/test_clicks.py tests/evaluate/test_groups_transfer.py \
-	tests/evaluate/test_patch_affinity.py tests/evaluate/test_retrieval.py tests/evaluate/test_visual_prompts.py \
+	tests/evaluate/probes/test_robustness.py tests/landscape/test_abundance.py tests/evaluate/test_clicks.py tests/evaluate/test_groups_transfer.py tests/evaluate/test_imbalance.py \
+	tests/evaluate/scaling tests/evaluate/test_patch_affinity.py tests/evaluate/test_retrieval.py tests/evaluate/test_visual_prompts.py \
 	tests/explain/decompose/test_heads.py tests/explain/decompose/test_text_span.py \
 	tests/explain/gradient/test_extraction.py tests/explain/gradient/test_gradcam.py \
 	tests/explain/gradient/test_meta_step.py \
 	tests/explain/gradient/test_saliency.py tests/explain/mask/test_scores.py \
 	tests/explain/words/test_misalignment.py tests/explain/engine tests/losses/dense \
 	tests/losses/distribution tests/losses/gradient \
-	tests/losses/test_ranking.py tests/losses/test_routing.py tests/losses/contrastive/test_distill.py tests/losses/contrastive/test_entailment.py \
+	tests/losses/test_ranking.py tests/losses/test_routing.py tests/losses/test_sampled_classes.py tests/losses/contrastive/test_distill.py tests/losses/contrastive/test_entailment.py \
 	tests/losses/contrastive/test_geometry.py tests/losses/contrastive/test_hard_negatives.py tests/losses/contrastive/test_loss.py tests/losses/contrastive/test_macl.py tests/losses/contrastive/test_refine.py \
 	tests/losses/contrastive/test_scale.py tests/models/image_text tests/models/layers \
 	tests/models/text tests/models/towers/test_base.py tests/models/towers/test_correlation.py \

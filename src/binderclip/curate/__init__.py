@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from binderclip.curate.rules.ranks import MeanRankTopFraction
     from binderclip.curate.rules.scores import ScoreThreshold, ScoreTopFraction
     from binderclip.curate.signals.cleaning import CLEANERS, strip_numbers
+    from binderclip.curate.signals.concepts import concept_frequency, singular
     from binderclip.curate.signals.embedded_text import EmbeddedTextSignal, ReadText, cooccurring_text_rate
     from binderclip.curate.signals.scores import (
         CaptionEmbedding,
@@ -100,6 +101,7 @@ __all__ = [
     "check_kept_folder",
     "cluster_complexity",
     "computed_columns",
+    "concept_frequency",
     "cooccurring_text_rate",
     "drop_embedded_text",
     "entry_probabilities",
@@ -113,6 +115,7 @@ __all__ = [
     "quota_qp",
     "read_concepts",
     "read_recipe",
+    "singular",
     "spherical_kmeans",
     "strip_numbers",
     "tail_threshold",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         conformity_divergence,
     )
     from binderclip.evaluate.groups import GroupAccuracy, worst_group_accuracy
+    from binderclip.evaluate.imbalance import ImbalanceReport, NeuralCollapse, imbalance_report, neural_collapse
     from binderclip.evaluate.last_attention import LastAttention, last_attention
     from binderclip.evaluate.learning import LearningCurve, LearningPoint, learning_set_curve
     from binderclip.evaluate.misalignment import MisalignmentScore, clip_score, f_clipscore_dm, word_detection
@@ -80,6 +81,15 @@ if TYPE_CHECKING:
     from binderclip.evaluate.probes.spurious import SpuriousPairs, linear_contrastive, spurious_pairs
     from binderclip.evaluate.probes.table import PredictionTable
     from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
+    from binderclip.evaluate.scaling.frontier import best_at_budget, compute_frontier
+    from binderclip.evaluate.scaling.power_law import (
+        PowerLaw,
+        ProbitLine,
+        crossing,
+        fit_power_law,
+        probit_line,
+        saturation,
+    )
     from binderclip.evaluate.spectral import (
         CSG,
         CSGReduction,
@@ -128,6 +138,7 @@ __all__ = [
     "GroupReport",
     "HallucinationFigures",
     "IdentityProbe",
+    "ImbalanceReport",
     "LabelAssociationProbe",
     "LastAttention",
     "LearningCurve",
@@ -138,6 +149,7 @@ __all__ = [
     "MixedModalityRetrieval",
     "ModalityGeometry",
     "NearMissStressTest",
+    "NeuralCollapse",
     "NormalityReport",
     "OODDetection",
     "ObjectClassificationProbe",
@@ -148,8 +160,10 @@ __all__ = [
     "OrderSensitivityProbe",
     "PatchAffinity",
     "PatchCorrespondence",
+    "PowerLaw",
     "PredictionTable",
     "Predictions",
+    "ProbitLine",
     "ProcessingFigures",
     "PromptScore",
     "RobustnessReport",
@@ -164,14 +178,17 @@ __all__ = [
     "alignment",
     "attention_in_region",
     "attention_mass",
+    "best_at_budget",
     "binary_scores",
     "box_coverage",
     "class_overlap_matrix",
     "click_figures",
     "clip_score",
+    "compute_frontier",
     "conformity",
     "conformity_divergence",
     "conformity_estimate",
+    "crossing",
     "cue_complexity",
     "cue_preferences",
     "cumulative_spectral_gradient",
@@ -183,9 +200,11 @@ __all__ = [
     "f_clipscore_dm",
     "factor_error_ratio",
     "figures",
+    "fit_power_law",
     "group_disparity",
     "group_drop",
     "group_report",
+    "imbalance_report",
     "last_attention",
     "learning_set_curve",
     "limited_options",
@@ -193,17 +212,20 @@ __all__ = [
     "linear_separability",
     "modality_gap",
     "negative_log_likelihood",
+    "neural_collapse",
     "normality_report",
     "ood_detection",
     "ood_scores",
     "patch_affinity",
     "patch_correspondence",
     "predict",
+    "probit_line",
     "progress_gap",
     "progress_rate",
     "reduce_dataset",
     "retrieval",
     "run_stream",
+    "saturation",
     "shape_bias",
     "slerp",
     "spurious_pairs",

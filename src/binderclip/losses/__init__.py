@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from binderclip.losses.prompt_rank import PromptRank
     from binderclip.losses.ranking import PairwiseRankLoss
     from binderclip.losses.routing import RouterLosses, load_balance, router_z
+    from binderclip.losses.sampled_classes import SampledClassifier, sample_classes
     from binderclip.losses.self_supervised import prediction_distance
     from binderclip.similarity.geometry import (
         SIMILARITIES,
@@ -123,6 +124,7 @@ __all__ = [
     "RouterLosses",
     "SVLSLoss",
     "SameKey",
+    "SampledClassifier",
     "Similarity",
     "SimilarityDistill",
     "SlicedWasserstein",
@@ -151,6 +153,7 @@ __all__ = [
     "prediction_distance",
     "region_correlation",
     "router_z",
+    "sample_classes",
     "siglip",
     "sigmoid_loss",
     "sliced_wasserstein",

@@ -13,6 +13,8 @@ from binderclip.train.engine.evaluator import Evaluator
 from binderclip.train.engine.plots import plot_run
 from binderclip.train.feed.batches import Batches, Order, TrainingBatch
 from binderclip.train.feed.pictures import Pictures, Pixels
+from binderclip.train.grid.study import GridRun, ScalingStudy, load_grid
+from binderclip.train.grid.table import StudyCell, StudyRun, StudyTable
 from binderclip.train.recipe.architecture import build_model
 from binderclip.train.recipe.cost import Cost, StageCost
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Recipe, Stage, list_recipes, load_recipe
@@ -49,6 +51,7 @@ __all__ = [
     "EvaluationSpec",
     "Evaluator",
     "GridPatches",
+    "GridRun",
     "Group",
     "Order",
     "Pictures",
@@ -57,10 +60,14 @@ __all__ = [
     "Recipe",
     "Resize",
     "RunResult",
+    "ScalingStudy",
     "Stage",
     "StageContext",
     "StageCost",
     "StageOutcome",
+    "StudyCell",
+    "StudyRun",
+    "StudyTable",
     "TextReduction",
     "TokenReduction",
     "TrainingBatch",
@@ -68,6 +75,7 @@ __all__ = [
     "build_loss",
     "build_model",
     "list_recipes",
+    "load_grid",
     "load_recipe",
     "plot_run",
     "register",

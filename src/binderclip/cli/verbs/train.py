@@ -58,6 +58,14 @@ def train(
             "a table, `{name = 'zclip', z_thresh = 3}`; short for --set clip=...",
         ),
     ] = None,
+    grid: Annotated[
+        Path | None,
+        typer.Option(
+            "--grid",
+            help="Instead of a recipe a TOML file that says which recipes to train: every combination of some entries, "
+            "with several seeds. Leaves a table of errors against operations, a frontier and power laws.",
+        ),
+    ] = None,
     parallel: Annotated[
         str, typer.Option(help="Under `torchrun`: `ddp` (a copy in each process) or `fsdp` (weights in shards).")
     ] = "ddp",
@@ -80,6 +88,8 @@ def train(
 
         torchrun --nproc-per-node 2 --no-python binderclip train scratch-64 --out runs/c
 
+        binderclip train --grid GRID.toml --out runs/grid
+
     What it will cost, in pairs, tokens and operations, is shown before it starts. The folder then holds `model/`
     (`binderclip classify --model runs/a ...`), `plots/`, `summary.json`, `metrics.jsonl`, TensorBoard curves, and the
     recipe as it was carried out. A run that was killed goes on with `--resume` and ends with the same weights.
@@ -87,10 +97,17 @@ def train(
     """
     from binderclip import train as training
 
+    overrides = [*(set or []), *([f"clip={clip}"] if clip is not None else [])]
+    if grid is not None:
+        if recipe is not None or data is not None:
+            raise UsageError("--grid names its recipe and data itself: leave RECIPE and --data out")
+        _train_grid(
+            grid, overrides, out or Path("runs", grid.stem), resume=resume, check=check, device=device, json=json
+        )
+        return
     if recipe is None and data is None:
         raise UsageError("give a recipe, such as `train scratch-64`, or your own pictures: `train --data photos/`")
     recipe = recipe or "finetune"
-    overrides = [*(set or []), *([f"clip={clip}"] if clip is not None else [])]
     own = [] if data is None else own_data(data, recipe, overrides)
     checked = training.load_recipe(recipe, set=[*own, *overrides])
     if check:
@@ -129,6 +146,37 @@ def train(
                 f"such as {names[0]}; summary.json lists them"
             )
     note(f"model: {out / 'model'}   plots: {out / 'plots'}   curves: tensorboard --logdir {out / 'tensorboard'}")
+
+
+def _train_grid(
+    grid: Path, overrides: Sequence[str], out: Path, *, resume: bool, check: bool, device: str, json: bool
+) -> None:
+    """Train every run of a grid, or only show what there would be."""
+    from binderclip.train import load_grid
+
+    study = load_grid(grid, set=overrides)
+    if check:
+        planned = [(run, run.recipe.cost() if isinstance(run.recipe.model, dict) else None) for run in study.runs]
+        if json:
+            print_json([{"folder": run.folder, "levels": run.levels, "seed": run.seed,
+                         "flops": cost and cost.flops} for run, cost in planned])  # fmt: skip
+        else:
+            rows = [[run.folder, f"{cost.flops:.3g}" if cost and cost.flops else "?"] for run, cost in planned]
+            print_table(study.name, ["run", "FLOPs"], rows)
+        return
+    try:
+        table = study.run(out, resume=resume, device=device, progress=not json)
+    except KeyboardInterrupt:
+        if (out / "runs").is_dir():
+            note(f"interrupted: the same command with --resume goes on with the runs in {out}")
+        raise
+    if json:
+        print_json({"out": out, **table.document()})
+        return
+    print_table(study.name, *table.rows())
+    for name, law in table.laws(resamples=500).items():
+        note(f"{name}: error = {law}, x in {table.x}")
+    note(f"table: {out / 'table.json'}   picture: {out / 'frontier.png'}   runs: {out / 'runs'}")
 
 
 HELD_OUT = 0.1

@@ -327,7 +327,7 @@ def _close(result: RunResult, model: Any, world: World) -> None:
         "scaling": recipe.scaling,
         "figures": result.figures,
         "stages": [_stage_summary(stage) for stage in result.stages],
-        "cost": {"flops": result.cost.flops, "tokens": result.cost.tokens} if result.cost else {},
+        "cost": {name: getattr(result.cost, name) for name in ("flops", "samples", "tokens")} if result.cost else {},
         "skipped": result.skipped,
         "parameters": sum(p.numel() for p in model.parameters()),
         "revision": environment["revision"],

@@ -1,0 +1,1 @@
+"""How errors fall with data, compute and batch size: power laws, frontiers, crossings, gaps."""

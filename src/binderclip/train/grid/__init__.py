@@ -1,0 +1,1 @@
+"""Grids of training runs: launched, resumed, put into one table."""

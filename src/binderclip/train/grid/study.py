@@ -1,0 +1,234 @@
+"""`ScalingStudy`: a grid of recipes, trained one after the other and put into one table."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from binderclip.documents import parse_json
+from binderclip.errors import CheckpointError, NotSupported, UsageError
+from binderclip.fit.checkpoint import write_whole
+from binderclip.settings import read_toml
+from binderclip.train.engine.engine import run
+from binderclip.train.grid.table import Cost, StudyRun, StudyTable
+from binderclip.train.recipe.recipe import Recipe, load_recipe
+from binderclip.train.recipe.stage import Strict
+
+__all__ = ["GridRun", "ScalingStudy", "load_grid"]
+
+Levels = Mapping[str, Sequence[str]]
+Scalar = str | int | float | bool
+
+
+class GridDocument(Strict):
+    """The entries of a GRID.toml; see `load_grid`."""
+
+    name: str = ""
+    recipe: str
+    set: list[str] = []
+    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    metric: str = "text_to_image/R@10"
+    x: Cost = "flops"
+    curves: str | None = None
+    factors: dict[str, list[Scalar] | dict[str, list[str]]] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class GridRun:
+    """One run of a grid before it is trained: its levels, seed, folder within the grid's, and recipe."""
+
+    levels: dict[str, str]
+    seed: int
+    folder: str
+    recipe: Recipe
+
+
+class ScalingStudy:
+    """A grid of training runs: every combination of the levels of some factors, each with several seeds.
+
+    Runs share nothing but the recipe they start from, so the differences are those that the levels say. Strategies are
+    to be compared at equal compute, not at equal passes: what a run costs is counted by `Recipe.cost`.
+
+    Args:
+        recipe: the recipe that levels change; a recipe, the path of one, or the name of a packaged one.
+        factors: factor -> level -> `KEY=VALUE` entries, as `--set` takes them; or factor -> values, where the factor is
+            itself the name of an entry (`{"stage.samples": [10_000, 20_000]}`).
+        seeds: of the recipe, for each combination.
+        metric, x, curves: of the table; see `StudyTable`.
+        set: `KEY=VALUE` entries of every run.
+        name: of the grid.
+
+    Raises:
+        UsageError: a wrong recipe or entry (its message names the level), no factor, level or seed, two levels whose
+            names give one folder, or an unknown factor in `curves`.
+
+    Examples:
+        >>> study = ScalingStudy("scratch-64", {
+        ...     "stage.epochs": [1, 2],
+        ...     "tokens": {"whole": [], "half": ["stage.image_tokens={name='random', keep=0.5}"]},
+        ... }, seeds=[0], set=["model.vision={image_size=64, layers=2, width=64, patch_size=8}"])
+        >>> [run.folder for run in study.runs]
+        ['1-whole-seed0', '1-half-seed0', '2-whole-seed0', '2-half-seed0']
+
+    Paper: Li et al., "Scaling (Down) CLIP: A Comprehensive Analysis of Data, Architecture, and Training Strategies",
+    arXiv 2404.08197.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe | str | Path,
+        factors: Mapping[str, Levels | Sequence[Scalar]],
+        *,
+        seeds: Sequence[int] = (0, 1, 2),
+        metric: str = "text_to_image/R@10",
+        x: Cost = "flops",
+        curves: str | None = None,
+        set: Sequence[str] = (),
+        name: str = "",
+    ) -> None:
+        base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+        self.base, self.name = base.overridden(set), name or base.name
+        self.metric, self.x, self.curves = metric, x, curves
+        self.factors = {factor: _levels(factor, levels) for factor, levels in factors.items()}
+        if not self.factors or not seeds or not all(self.factors.values()):
+            raise UsageError("a grid needs a factor, a level of each factor and a seed")
+        if curves is not None and curves not in self.factors:
+            raise UsageError(f"curves: there is no factor {curves!r}: one of {', '.join(self.factors)}")
+        self.runs = [self._run(levels, seed) for levels in self._combinations() for seed in seeds]
+        folders = [one.folder for one in self.runs]
+        if len(dict.fromkeys(folders)) < len(folders):
+            twice = next(folder for folder in folders if folders.count(folder) > 1)
+            raise UsageError(f"two runs of the grid have one folder, {twice!r}: give seeds once and levels other names")
+
+    def _combinations(self) -> list[dict[str, str]]:
+        return [dict(zip(self.factors, each, strict=True)) for each in itertools.product(*self.factors.values())]
+
+    def _run(self, levels: dict[str, str], seed: int) -> GridRun:
+        entries = [entry for factor, level in levels.items() for entry in self.factors[factor][level]]
+        folder = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join([*levels.values(), f"seed{seed}"])).lstrip(".")
+        try:
+            recipe = self.base.overridden([*entries, f"seed={seed}", f"name={self.name}: {folder}"])
+        except UsageError as error:
+            shown = ", ".join(f"{factor} = {level}" for factor, level in levels.items())
+            raise UsageError(f"grid {self.name!r}, {shown}: {error}") from error
+        return GridRun(levels, seed, folder, recipe)
+
+    def run(
+        self,
+        out: str | Path,
+        *,
+        resume: bool = False,
+        device: str = "cpu",
+        progress: bool = True,
+        budget_s: float | None = None,
+    ) -> StudyTable:
+        """Train every run that is not finished, and leave a table and a picture.
+
+        Args:
+            out: the grid's folder; gets `runs/` with a run directory each, `table.json` and `frontier.png`.
+            resume: go on where an earlier call stopped: finished runs are taken as they are, an unfinished one goes on
+                from its checkpoint. Levels and seeds may have been added.
+            device: where models run.
+            progress: show each run's name and progress display on stderr.
+            budget_s: start no further run after so many seconds; the table then has those that are finished.
+
+        Raises:
+            UsageError: a folder that holds a grid already, or what `StudyTable` refuses: runs are kept, and a call with
+                `resume` and another metric takes them.
+            CheckpointError: a run in the folder was trained by other settings.
+            NotSupported: several processes.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise NotSupported("a grid runs in one process; train single recipes under torchrun")
+        out = Path(out)
+        if not resume and (out / "runs").exists():
+            raise UsageError(f"{out} holds a grid already: go on with it (--resume), or name another folder")
+        began = time.perf_counter()
+        done: list[StudyRun] = []
+        for number, one in enumerate(self.runs):
+            folder = out / "runs" / one.folder
+            found = _finished(one, folder)
+            if found is None:
+                if budget_s is not None and done and time.perf_counter() - began > budget_s:
+                    continue
+                if progress:
+                    print(f"run {number + 1} of {len(self.runs)}: {one.folder}", file=sys.stderr)
+                run(one.recipe, out=folder, resume=resume, device=device, progress=progress)
+                found = _finished(one, folder)
+                assert found is not None
+            done.append(found)
+            if len(done) == 1:
+                self._table(done)  # a metric that is not measured is told after the first run, not after the last
+        table = self._table(done)
+        write_whole(out / "table.json", json.dumps(table.document(), indent=2, default=str) + "\n")
+        table.plot(out / "frontier.png")
+        return table
+
+    def _table(self, done: Sequence[StudyRun]) -> StudyTable:
+        return StudyTable(done, metric=self.metric, x=self.x, curves=self.curves)
+
+
+def _levels(factor: str, levels: Levels | Sequence[Scalar]) -> dict[str, list[str]]:
+    """Level -> entries; of values the factor is the entry."""
+    if isinstance(levels, Mapping):
+        return {str(level): list(entries) for level, entries in levels.items()}
+    return {str(value): [f"{factor}={json.dumps(value)}"] for value in levels}
+
+
+def _finished(one: GridRun, folder: Path) -> StudyRun | None:
+    """The outcome of a run that is finished, None where it is not.
+
+    Raises:
+        CheckpointError: it was trained by other settings, or its files are damaged.
+    """
+    if not (folder / "recipe.toml").exists():
+        return None
+    if load_recipe(folder / "recipe.toml").document() != one.recipe.document():
+        raise CheckpointError(f"{folder} was trained by other settings; name another folder for the grid, or remove it")
+    path = folder / "summary.json"
+    if not path.exists():
+        return None
+    try:
+        summary: Any = parse_json(path.read_text(encoding="utf-8"))
+        cost = {name: summary["cost"].get(name) for name in ("flops", "samples", "tokens")}
+        figures = {name: float(value) for name, value in summary["figures"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); remove {folder} to train it again") from error
+    return StudyRun(one.levels, one.seed, cost, figures, one.folder)
+
+
+def load_grid(path: str | Path, *, set: Sequence[str] = ()) -> ScalingStudy:
+    """Read and check a grid.
+
+    Args:
+        path: a TOML file with the entries `recipe` (a packaged one's name, or a file beside the grid's), `[factors]`
+            (as `ScalingStudy` takes them) and, where wanted, `name`, `set`, `seeds`, `metric`, `x` and `curves`.
+        set: further `KEY=VALUE` entries of every run.
+
+    Raises:
+        UsageError: no such file, not TOML, an unknown entry or a wrong value.
+    """
+    document, _ = read_toml(path)
+    try:
+        grid = GridDocument.model_validate(document)
+    except ValidationError as error:
+        problems = error.errors()
+        problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
+        entry = ".".join(str(part) for part in problem["loc"])
+        known = f"; entries are {', '.join(GridDocument.model_fields)}" if problem["type"] == "extra_forbidden" else ""
+        raise UsageError(f"{path}: {entry}: {problem['msg'].removeprefix('Value error, ')}{known}") from error
+    beside = Path(path).parent / grid.recipe
+    return ScalingStudy(
+        beside if beside.is_file() else grid.recipe, grid.factors, seeds=grid.seeds, metric=grid.metric, x=grid.x,
+        curves=grid.curves, set=[*grid.set, *set], name=grid.name or Path(path).stem,
+    )  # fmt: skip
