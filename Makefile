@@ -25,7 +25,7 @@ SHAPES ?= tests/adapt/few_shot/test_adapters.py tests/adapt/few_shot/test_ape.py
 	tests/adapt/few_shot/test_tip_adapter.py tests/adapt/groups/test_last_layer.py tests/adapt/groups/test_training.py \
 	tests/adapt/heads/test_inputs.py tests/adapt/heads/test_saving.py \
 	tests/adapt/multi_label tests/adapt/visual_prompts tests/adapt/zero_shot tests/cli/shared tests/curate \
-	tests/data/augment/test_augment.py tests/data/augment/test_cutout.py tests/data/augment/test_fill.py tests/data/distort tests/data/formats \
+	tests/data/augment/test_augment.py tests/data/augment/test_cutout.py tests/data/augment/test_fill.py tests/data/augment/test_text.py tests/data/distort tests/data/formats \
 	tests/data/labelled tests/data/made tests/data/sets/test_batches.py tests/data/sets/test_columnar.py \
 	tests/data/sets/test_evalset.py tests/data/sets/test_folder.py tests/data/sets/test_named.py \
 	tests/data/sets/test_packs.py tests/data/sets/test_sample.py tests/data/test_files.py tests/data/test_images.py \
@@ -38,8 +38,8 @@ SHAPES ?= tests/adapt/few_shot/test_adapters.py tests/adapt/few_shot/test_ape.py
 	tests/explain/gradient/test_saliency.py tests/explain/mask/test_scores.py \
 	tests/explain/words/test_misalignment.py tests/explain/engine tests/losses/dense \
 	tests/losses/distribution tests/losses/gradient \
-	tests/losses/test_ranking.py tests/losses/test_routing.py tests/losses/contrastive/test_distill.py tests/losses/contrastive/test_entailment.py \
-	tests/losses/contrastive/test_geometry.py tests/losses/contrastive/test_hard_negatives.py tests/losses/contrastive/test_loss.py tests/losses/contrastive/test_macl.py tests/losses/contrastive/test_refine.py \
+	tests/losses/test_ranking.py tests/losses/test_routing.py tests/losses/contrastive/test_cross_modal.py tests/losses/contrastive/test_distill.py tests/losses/contrastive/test_entailment.py \
+	tests/losses/contrastive/test_geometry.py tests/losses/contrastive/test_hard_negatives.py tests/losses/contrastive/test_loss.py tests/losses/contrastive/test_macl.py tests/losses/contrastive/test_multi_view.py tests/losses/contrastive/test_refine.py \
 	tests/losses/contrastive/test_scale.py tests/models/image_text tests/models/layers \
 	tests/models/text tests/models/towers/test_base.py tests/models/towers/test_correlation.py \
 	tests/models/towers/test_text.py tests/models/towers/test_tokens.py tests/optim/clip/clippers/test_adagc.py \
