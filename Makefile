@@ -32,7 +32,7 @@ SHAPES ?= tests/adapt/few_shot/test_adapters.py tests/adapt/few_shot/test_ape.py
 	tests/data/test_moments.py tests/evaluate/probes/test_correspondence.py tests/evaluate/probes/test_objects.py \
 	tests/evaluate/probes/test_robustness.py tests/landscape/test_abundance.py tests/evaluate/test_clicks.py tests/evaluate/test_groups_transfer.py \
 	tests/evaluate/test_patch_affinity.py tests/evaluate/test_retrieval.py tests/evaluate/test_visual_prompts.py \
-	tests/explain/decompose/test_heads.py tests/explain/decompose/test_text_span.py \
+	tests/explain/decompose/test_concept_mapper.py tests/explain/decompose/test_heads.py tests/explain/decompose/test_text_span.py \
 	tests/explain/gradient/test_extraction.py tests/explain/gradient/test_gradcam.py \
 	tests/explain/gradient/test_meta_step.py \
 	tests/explain/gradient/test_saliency.py tests/explain/mask/test_scores.py \

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         euclip,
         hard_negative,
         macl,
+        mammo_clip,
         meru,
         siglip,
     )
@@ -151,6 +152,7 @@ __all__ = [
     "info_nce",
     "load_balance",
     "macl",
+    "mammo_clip",
     "meru",
     "neighbor_prior",
     "patch_superpixels",

@@ -56,8 +56,11 @@ GRADCACHE = ["softmax", *(f"preset-{name}" for name in METHODS), "two-views-macl
 
 
 class Encoders(nn.Module):
-    def __init__(self) -> None:
+    """Features of a batch; with `paired` two of each picture and two of each text."""
+
+    def __init__(self, paired: bool = False) -> None:
         super().__init__()
+        self.paired = paired
         torch.manual_seed(1)
         self.image, self.text = nn.Linear(6, 5), nn.Linear(6, 5)
 
@@ -65,6 +68,8 @@ class Encoders(nn.Module):
         teachers = {name: value for name, value in batch.items() if name.startswith("teacher")}
         image, view = self.image(batch["image"]), self.image(batch["view"])
         texts = {name: self.text(batch[name]) for name in ("text", "negatives", "text_local")}
+        if self.paired:
+            return {"image": torch.stack([image, view], 1), "text": texts["text_local"]}
         return {"image": image, "view": view, "image_local": self.image(batch["image_local"]), **texts, **teachers}
 
 
@@ -87,11 +92,12 @@ def counts_for(world, even):
 def run_case(settings, counts, rank, wrap, micro_batch=None):
     """Loss, metrics and gradients of one process's rows."""
     settings = {name: value() if callable(value) else value for name, value in settings.items()}
-    make = METHODS[settings.pop("preset", "contrastive")]
+    preset = settings.pop("preset", "contrastive")
+    make = METHODS[preset]
     batch, keys = whole_batch()
     start = sum(counts[:rank])
     rows = slice(start, start + counts[rank])
-    model = wrap(Encoders().double())
+    model = wrap(Encoders(preset == "mammo-clip").double())
     loss = make(**settings).double()
     output = contrastive_step(model, {n: v[rows] for n, v in batch.items()}, loss, micro_batch, keys=keys[rows])
     parameters = [*model.parameters(), *loss.parameters()]

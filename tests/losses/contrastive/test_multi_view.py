@@ -1,4 +1,4 @@
-"""Losses of several views a row (p074): torch's cross-entropies pairing by pairing, and what the views collapse to."""
+"""Losses of several views a row (p074, p064): torch's cross-entropies, and what the views collapse to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ import torch
 from torch.nn import functional as F
 
 from binderclip import errors
-from binderclip.losses import ContrastiveLoss, EmbeddingDistill, LogitScale, Pair, clip, clip_rocket, info_nce
+from binderclip.losses import (
+    ContrastiveLoss,
+    EmbeddingDistill,
+    LogitScale,
+    Pair,
+    clip,
+    clip_rocket,
+    info_nce,
+    mammo_clip,
+)
 
 
 def cross_entropy(a, b, scale, smoothing=0.0):
@@ -92,9 +101,49 @@ def test_metrics_are_means_over_the_pairings(features):
         assert float(value) == pytest.approx(sum(float(m[name]) for m in each) / 4)
 
 
+@pytest.mark.parametrize("chunk", [4, 100])
+def test_mammo_is_the_sum_of_torchs_cross_entropies(features, chunk):
+    image, text = views(features, 2, seed=5)
+    loss = mammo_clip(i2i=0.7, t2t=0.3, smoothing=0.1, chunk=chunk).double()
+    scale = loss.scale.value
+    sides = [(image[:, a], text[:, b]) for a in (0, 1) for b in (0, 1)]
+    across = sum(cross_entropy(a, b, scale, 0.1) + cross_entropy(b, a, scale, 0.1) for a, b in sides) / 8
+    within = [
+        (cross_entropy(x[:, 0], x[:, 1], scale) + cross_entropy(x[:, 1], x[:, 0], scale)) / 2 for x in (image, text)
+    ]
+    expected = across + 0.7 * within[0] + 0.3 * within[1]
+    output = loss(image, text)
+    assert float(output.total.detach()) == pytest.approx(float(expected.detach()), abs=1e-9)
+    mine, theirs = (torch.autograd.grad(value, [image, text]) for value in (output.total, expected))
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+def test_mammo_of_equal_views_without_the_inner_pairs_is_clips_loss(features):
+    image, text = (x.detach() for x in features())
+    twice = [x[:, None].expand(-1, 2, -1) for x in (image, text)]
+    assert float(mammo_clip(i2i=0, t2t=0)(*twice).total.detach()) == pytest.approx(
+        float(clip()(image, text).total.detach()), abs=1e-9
+    )
+    inner = mammo_clip()(*twice).terms
+    logits = (F.normalize(image, dim=1) @ F.normalize(image, dim=1).T) / 0.07
+    assert float(inner["image-image"]) == pytest.approx(
+        float(F.cross_entropy(logits, torch.arange(len(image)))), abs=1e-6
+    )
+
+
+def test_mammo_does_not_ask_which_view_comes_first(features):
+    image, text = (x.detach() for x in views(features, 2, seed=5))
+    total = mammo_clip()(image, text).total
+    torch.testing.assert_close(mammo_clip()(image.flip(1), text.flip(1)).total, total)
+    assert float((mammo_clip()(image, text.roll(1, 0)).total - total).abs()) > 1e-2
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda i, t: mammo_clip(t2t=-1.0), "at least 0, got 1.0 and -1.0"),
+        (lambda i, t: mammo_clip()(i, t), r"pass image as \(n, V, d\)"),
         (lambda i, t: clip_rocket(n_local=-1), "at least 0 views, got -1"),
         (lambda i, t: clip_rocket(reduction="max"), "'mean' or 'sum', got 'max'"),
         (lambda i, t: clip_rocket()(i, t), "pass image_local="),

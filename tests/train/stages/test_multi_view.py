@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from binderclip.data import TextAugment
 from binderclip.errors import NotSupported, UsageError
-from binderclip.losses import CrossModalSimSiam, clip_rocket
+from binderclip.losses import CrossModalSimSiam, clip_rocket, mammo_clip
 from binderclip.models import load
 from binderclip.models.towers import open_image_tower, open_text_tower
 from binderclip.train import Recipe, build_model, run
@@ -66,6 +66,19 @@ def test_without_local_views_it_is_a_plain_step(tiny: dict[str, Any]) -> None:
     total, _ = module(batch)
     image, text = module.model.encode_pixels(batch.images), module.model.encode_text(batch.tokens)
     torch.testing.assert_close(total, cross_entropy(image, text, 1 / 0.07, 0.0), rtol=1e-4, atol=1e-5)
+
+
+def test_two_views_and_texts_through_the_model_are_mammo_clips_features(tiny: dict[str, Any]) -> None:
+    module, batch = step_of(tiny, local=1)
+    module = MultiViewStep(module.model, mammo_clip(), own=2, local=0)
+    assert not len(module.heads)
+    total, parts = module(batch)
+    images = [module.model.encode_pixels(view.contiguous()) for view in batch.images.chunk(2, dim=3)]
+    texts = [module.model.encode_text(tokens) for tokens in (batch.tokens, *batch.texts)]
+    across = sum(cross_entropy(a, b, 1 / 0.07, 0.0) for a in images for b in texts) / 4
+    expected = across + cross_entropy(*images, 1 / 0.07, 0.0) + 0.5 * cross_entropy(*texts, 1 / 0.07, 0.0)
+    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-5)
+    assert {"loss/image-image", "loss/text-text"} <= set(parts)
 
 
 def test_terms_see_what_the_towers_say_before_any_projection(tiny: dict[str, Any]) -> None:
@@ -141,6 +154,14 @@ def test_a_run_trains_everything_and_leaves_a_plain_model(tiny: dict[str, Any], 
     before, after = (load(tmp_path / part).backbone.state_dict() for part in ("a/stages/start", "a"))
     assert not torch.equal(before["visual.proj"], after["visual.proj"])
     assert set(before) == set(after)
+
+
+def test_a_run_with_mammo_clips_loss_trains(tiny: dict[str, Any], tmp_path: Path) -> None:
+    result = run(stage(tiny, loss={"name": "mammo-clip", "t2t": 0.25}), out=tmp_path / "a", progress=False)
+    history = result.stages[0].history
+    assert {f"loss/{pair}" for pair in ("image-text", "image-image", "text-text")} <= set(history)
+    assert np.isfinite(history["loss"]).all()
+    assert result.stages[0].zero_gradients == []
 
 
 def test_a_killed_run_goes_on_exactly(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -14,7 +14,18 @@ from binderclip.losses.contrastive.refine import HybridContrastiveDistillation, 
 from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
 from binderclip.similarity.geometry import Lorentz, SquaredEuclidean
 
-__all__ = ["METHODS", "clip", "clip_refine", "clip_rocket", "euclip", "hard_negative", "macl", "meru", "siglip"]
+__all__ = [
+    "METHODS",
+    "clip",
+    "clip_refine",
+    "clip_rocket",
+    "euclip",
+    "hard_negative",
+    "macl",
+    "mammo_clip",
+    "meru",
+    "siglip",
+]
 
 
 def clip(
@@ -288,6 +299,45 @@ def clip_rocket(
     return ContrastiveLoss(pairs, scales=scales, **settings)
 
 
+def mammo_clip(
+    *,
+    i2i: float = 1.0,
+    t2t: float = 0.5,
+    smoothing: float = 0.0,
+    init_scale: float = 1 / 0.07,
+    max_scale: float | None = 100.0,
+    learnable: bool = True,
+    **settings: Any,
+) -> ContrastiveLoss:
+    """Mammo-CLIP's loss: two pictures and two texts of each study, all pairings across and the two within.
+
+    Called with images and texts (B, 2, d): two views of a breast, findings and impression. Studies that lack a second
+    view or text give another augmentation of the one; the same features twice would be a pair that is found by itself.
+
+    Args:
+        i2i, t2t: weights of picture with picture and of text with text; 0 leaves one out.
+        smoothing: label smoothing of the pairings across, in [0, 1).
+        init_scale, max_scale, learnable: of the `LogitScale`, which all pairings share.
+        settings: further arguments of `ContrastiveLoss`.
+
+    Raises:
+        UsageError: a negative weight.
+
+    Paper: Ghosh et al., "Mammo-CLIP: A Vision Language Foundation Model to Enhance Data Efficiency and Robustness in
+    Mammography", arXiv 2405.12255.
+
+    Examples:
+        >>> output = mammo_clip()(torch.randn(8, 2, 16), torch.randn(8, 2, 16))
+        >>> sorted(output.terms)
+        ['image-image', 'image-text', 'text-text']
+    """
+    if min(i2i, t2t) < 0:
+        raise UsageError(f"the weights of i2i and t2t must be at least 0, got {i2i} and {t2t}")
+    within = (Pair("image", "image", weight=i2i), Pair("text", "text", weight=t2t))
+    pairs = (Pair(smoothing=smoothing), *(pair for pair in within if pair.weight))
+    return ContrastiveLoss(pairs, scales=LogitScale(init_scale, max_scale, learnable=learnable), **settings)
+
+
 def _cones(weight: float, radius: float) -> list[EntailmentCone]:
     if weight < 0:
         raise UsageError(f"the weight of entailment must be at least 0, got {weight}")
@@ -303,5 +353,6 @@ METHODS: dict[str, Callable[..., ContrastiveLoss]] = {
     "clip-refine": clip_refine,
     "hard-negatives": hard_negative,
     "clip-rocket": clip_rocket,
+    "mammo-clip": mammo_clip,
     "contrastive": ContrastiveLoss,
 }

@@ -21,7 +21,7 @@ _LONGEST_NAME = 80
 # Losses that need a teacher beside the model.
 TAUGHT = ("clip-refine",)
 # Losses that compare several views of a picture.
-SEVERAL_VIEWS = ("clip-rocket",)
+SEVERAL_VIEWS = ("clip-rocket", "mammo-clip")
 # Entry -> (what it is where it says nothing, packaged kinds that heed it): others make their own batches, or see the
 # tower from within.
 _HEEDED: dict[str, tuple[Any, tuple[str, ...]]] = {

@@ -1,4 +1,4 @@
-"""Several views of each picture and several texts of it, compared with one another (CLIP rocket).
+"""Several views of each picture and several texts of it, compared with one another (CLIP rocket, Mammo-CLIP).
 
 [[stage]]
 kind = {name = "multi-view", strong = {scale = [0.08, 1.0], grey = 0.2}, text = {stopword = 0.8}}
@@ -23,7 +23,7 @@ from binderclip.losses import ContrastiveLoss, CrossModalBarlow, CrossModalSimSi
 from binderclip.models import TokenIds
 from binderclip.models.layers.projection_head import projection_head
 from binderclip.models.towers import open_image_tower, open_text_tower
-from binderclip.settings import build_part
+from binderclip.settings import build_part, part_name
 from binderclip.train.engine.companions import MomentumCopy
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
@@ -43,12 +43,14 @@ POOLED = (("pooled_image", "pooled_text"), ("pooled_image_local", "pooled_text_l
 
 
 class MultiViewStep(nn.Module):
-    """Forward of one step: the first view and the caption through the model, all further ones through heads beside it.
+    """Forward of one step: the first views and texts through the model, all further ones through heads beside it.
 
     Args:
         model: the model to train.
-        loss: called with `image` and `text` (B, E), and where there are local views with `image_local` and `text_local`
-            (B, n, width); where it has terms, with the pooled features of both towers as well, named as in `POOLED`.
+        loss: called with `image` and `text` (B, E), or (B, own, E); where there are local views with `image_local` and
+            `text_local` (B, n, width); where it has terms, with the pooled features of both towers as well, named as in
+            `POOLED`.
+        own: views and texts that go through the model's own projections.
         local: further views of each picture, and further texts.
         hidden, width: of the heads.
         momentum: of a copy of both towers, whose pooled features are given as `momentum_...`; None has no copy.
@@ -59,13 +61,14 @@ class MultiViewStep(nn.Module):
         model: nn.Module,
         loss: ContrastiveLoss,
         *,
+        own: int = 1,
         local: int = 2,
         hidden: int = 4096,
         width: int = 256,
         momentum: float | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.loss, self.local = model, loss, local
+        self.model, self.loss, self.own, self.local = model, loss, own, local
         backbone: nn.Module = model.backbone  # type: ignore[assignment]
         self.heads = nn.ModuleDict()
         if local:
@@ -77,14 +80,13 @@ class MultiViewStep(nn.Module):
         backbone: nn.Module = self.model.backbone  # type: ignore[assignment]
         if self.momentum is not None and self.training:
             self.momentum.follow(backbone)  # before it is used
-        views, texts = batch.images.chunk(1 + self.local, dim=3), [batch.tokens, *batch.texts]
-        pooled = _pooled(backbone, views, texts)
-        features: dict[str, Tensor] = {
-            "image": open_image_tower(backbone).project(pooled["image"][0]),
-            "text": open_text_tower(backbone).project(pooled["text"][0]),
-        }
+        views, texts = batch.images.chunk(self.own + self.local, dim=3), [batch.tokens, *batch.texts]
+        pooled, features = _pooled(backbone, views, texts), {}
+        for side, tower in (("image", open_image_tower(backbone)), ("text", open_text_tower(backbone))):
+            mine = torch.stack([tower.project(view) for view in pooled[side][: self.own]], 1)  # (B, own, E)
+            features[side] = mine[:, 0] if self.own == 1 else mine
         for side, head in self.heads.items():
-            features[f"{side}_local"] = torch.stack([head(view) for view in pooled[side][1:]], 1)  # (B, n, width)
+            features[f"{side}_local"] = torch.stack([head(view) for view in pooled[side][self.own :]], 1)
         beside = {name: value for name, value in features.items() if name not in ("image", "text")}
         if len(self.loss.terms):
             beside |= _named(pooled)
@@ -126,10 +128,11 @@ def multi_view(
     hidden: int = 4096,
     width: int = 256,
 ) -> None:
-    """Train on a weak view with its caption, and on strong views with changed captions through heads of their own.
+    """Train on several views of each picture and several texts: the caption, and changed ones.
 
-    The recipe's `augment` makes the weak view. How many strong views a picture has, and changed texts a caption, is
-    `n_local` of the loss. Heads are left behind.
+    With loss `clip-rocket` on a weak view and the caption, and on `n_local` strong views and changed captions through
+    heads of their own, which are left behind. With loss `mammo-clip` on two weak views, the caption and a changed one.
+    The recipe's `augment` makes weak views.
 
     Args:
         context: of the stage.
@@ -141,7 +144,8 @@ def multi_view(
         NotSupported: micro_batch.
         UsageError: an unknown setting or a value out of range.
 
-    Paper: Fini et al., "Improved baselines for vision-language pre-training", arXiv 2305.08675.
+    Papers: Fini et al., "Improved baselines for vision-language pre-training", arXiv 2305.08675; Ghosh et al.,
+    "Mammo-CLIP", arXiv 2405.12255, whose two views are two pictures of a breast where there are two.
     """
     stage, model = context.stage, context.model
     if stage.micro_batch is not None:
@@ -149,16 +153,21 @@ def multi_view(
     shape = {"size": context.image_size, "seed": context.seed, "mean": model.preprocess.mean}
     weak, far = make_augment(stage.augment, **shape), make_augment({**STRONG, **(strong or {})}, **shape)
     texts = build_part({"name": "text", "seed": context.seed, **(text or {})}, {"text": TextAugment}, "kind")
-    local = inspect.signature(clip_rocket).parameters["n_local"].default
-    local = local if isinstance(stage.loss, str) else stage.loss.get("n_local", local)
+    own, local = (2, 0) if part_name(stage.loss) == "mammo-clip" else (1, _n_local(stage.loss))
     with training_loss(context) as loss:
         momentum = next((t.momentum for t in loss.terms if getattr(t, "momentum", None) is not None), None)
-        module = MultiViewStep(model, loss, local=local, hidden=hidden, width=width, momentum=momentum)  # type: ignore[arg-type]
+        module = MultiViewStep(model, loss, own=own, local=local, hidden=hidden, width=width, momentum=momentum)  # type: ignore[arg-type]
 
         def views(pixels: Pixels) -> Tensor:
-            return side_by_side(pixels, [(pixels.images, each) for each in (weak, *[far] * local)])
+            return side_by_side(pixels, [(pixels.images, each) for each in (*[weak] * own, *[far] * local)])
 
-        context.fit(module, context.batches(augment=views, texts=(texts, local)))
+        context.fit(module, context.batches(augment=views, texts=(texts, own - 1 + local)))
+
+
+def _n_local(loss: str | Mapping[str, Any]) -> int:
+    """Strong views that the loss of a recipe asks for."""
+    usual = inspect.signature(clip_rocket).parameters["n_local"].default
+    return usual if isinstance(loss, str) else loss.get("n_local", usual)
 
 
 def _heads(context: StageContext, *widths: int, **settings: Any) -> dict[str, nn.Module]:
