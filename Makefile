@@ -18,38 +18,9 @@ test: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
 doctest: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules src/binderclip
 
-# Tests of what has only true annotations so far, with every type and shape checked at every call. One process: the import
-# hook does not reach the workers of xdist.
-SHAPES ?= tests/adapt/few_shot/test_adapters.py tests/adapt/few_shot/test_ape.py tests/adapt/few_shot/test_gaussian.py \
-	tests/adapt/few_shot/test_nearest.py tests/adapt/few_shot/test_sentence_adapter.py \
-	tests/adapt/few_shot/test_tip_adapter.py tests/adapt/groups/test_last_layer.py tests/adapt/groups/test_training.py \
-	tests/adapt/heads/test_inputs.py tests/adapt/heads/test_saving.py \
-	tests/adapt/multi_label tests/adapt/visual_prompts tests/adapt/zero_shot tests/cli/shared tests/curate \
-	tests/data/augment/test_augment.py tests/data/augment/test_cutout.py tests/data/augment/test_fill.py tests/data/distort tests/data/formats \
-	tests/data/labelled tests/data/made tests/data/sets/test_batches.py tests/data/sets/test_columnar.py \
-	tests/data/sets/test_evalset.py tests/data/sets/test_folder.py tests/data/sets/test_named.py \
-	tests/data/sets/test_packs.py tests/data/sets/test_sample.py tests/data/test_files.py tests/data/test_images.py \
-	tests/data/test_moments.py tests/evaluate/probes/test_correspondence.py tests/evaluate/probes/test_objects.py \
-	tests/evaluate/probes/test_robustness.py tests/landscape/test_abundance.py tests/evaluate/test_clicks.py tests/evaluate/test_groups_transfer.py tests/evaluate/test_imbalance.py \
-	tests/evaluate/scaling tests/evaluate/test_patch_affinity.py tests/evaluate/test_retrieval.py tests/evaluate/test_visual_prompts.py \
-	tests/explain/decompose/test_heads.py tests/explain/decompose/test_text_span.py \
-	tests/explain/gradient/test_extraction.py tests/explain/gradient/test_gradcam.py \
-	tests/explain/gradient/test_meta_step.py \
-	tests/explain/gradient/test_saliency.py tests/explain/mask/test_scores.py \
-	tests/explain/words/test_misalignment.py tests/explain/engine tests/losses/dense \
-	tests/losses/distribution tests/losses/gradient \
-	tests/losses/test_ranking.py tests/losses/test_routing.py tests/losses/test_sampled_classes.py tests/losses/contrastive/test_distill.py tests/losses/contrastive/test_entailment.py \
-	tests/losses/contrastive/test_geometry.py tests/losses/contrastive/test_hard_negatives.py tests/losses/contrastive/test_loss.py tests/losses/contrastive/test_macl.py tests/losses/contrastive/test_refine.py \
-	tests/losses/contrastive/test_scale.py tests/models/image_text tests/models/layers \
-	tests/models/text tests/models/towers/test_base.py tests/models/towers/test_correlation.py \
-	tests/models/towers/test_text.py tests/models/towers/test_tokens.py tests/optim/clip/clippers/test_adagc.py \
-	tests/optim/clip/clippers/test_agc.py tests/optim/test_averaging.py tests/optim/test_groups.py \
-	tests/optim/test_rules.py tests/optim/test_schedule.py tests/optim/test_space.py tests/privacy/accounting \
-	tests/privacy/clipping tests/quality tests/search \
-	tests/segment/metrics tests/segment/output tests/segment/parts tests/segment/refine \
-	tests/segment/trained/test_cascade.py tests/segment/trained/test_declip.py \
-	tests/segment/trained/test_mta_clip.py tests/segment/tubular tests/train/engine tests/train/feed tests/train/recipe/test_augmentation.py \
-	tests/train/recipe/test_recipe.py tests/train/stages tests/vision
+# Tests of what has only true annotations so far (tests/shapes.txt, a path a line), with every type and shape checked at
+# every call. One process: the import hook does not reach the workers of xdist.
+SHAPES ?= $(shell cat tests/shapes.txt)
 shapes: $(VENV)/.dev-$(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHAPES) \
 		"--jaxtyping-packages=binderclip,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"

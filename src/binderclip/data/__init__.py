@@ -55,6 +55,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "sets.loading": ("held_out_split", "list_data", "load_data"),
     "moments": ("Moments",),
     "augment.patch_replacement": ("RandomPatchReplacement",),
+    "augment.text": ("TextAugment",),
     "distort.processing": ("PROCESSING", "Degradation"),
     "labelled.real_fake": ("RealFakeSet", "real_fake_folder"),
     "sets.packs": ("PACKS", "load_packs", "pack_hash"),

@@ -12,6 +12,7 @@ from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from binderclip.explain.decompose.ablation import early_heads, late_blocks, mean_ablate
+    from binderclip.explain.decompose.concept_mapper import ConceptMapper, concept_boxes, tower_maps
     from binderclip.explain.decompose.concepts import Concept, ConceptReport, concept_report
     from binderclip.explain.decompose.decomposition import Decomposition, decompose_image_embedding, decompositions
     from binderclip.explain.decompose.head_roles import DescriptionPool, description_pool, text_roles
@@ -70,6 +71,7 @@ __all__ = [
     "ClassSensitivity",
     "Comparison",
     "Concept",
+    "ConceptMapper",
     "ConceptReport",
     "Crops",
     "Decomposition",
@@ -121,6 +123,7 @@ __all__ = [
     "class_sensitivity",
     "combine_layers",
     "compare",
+    "concept_boxes",
     "concept_report",
     "conciseness_preciseness",
     "contact_sheet",
@@ -159,6 +162,7 @@ __all__ = [
     "targets",
     "text_roles",
     "to_map",
+    "tower_maps",
 ]
 
 lazy_exports(__name__)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from binderclip.losses.contrastive.cross_modal import CrossModalBarlow, CrossModalSimSiam, CrossModalSwAV
     from binderclip.losses.contrastive.distill import EmbeddingDistill, SimilarityDistill
     from binderclip.losses.contrastive.embeddings import Embeddings, Term
     from binderclip.losses.contrastive.entailment import EntailmentCone
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
         METHODS,
         clip,
         clip_refine,
+        clip_rocket,
         euclip,
         hard_negative,
         macl,
+        mammo_clip,
         meru,
         siglip,
     )
@@ -88,6 +91,9 @@ __all__ = [
     "AugmentedSlicedWasserstein",
     "ContrastiveLoss",
     "Cosine",
+    "CrossModalBarlow",
+    "CrossModalSimSiam",
+    "CrossModalSwAV",
     "DenseLoss",
     "Diagonal",
     "EmbeddingDistill",
@@ -138,6 +144,7 @@ __all__ = [
     "class_gradients",
     "clip",
     "clip_refine",
+    "clip_rocket",
     "content_distillation",
     "context_distillation",
     "contrastive_step",
@@ -147,6 +154,7 @@ __all__ = [
     "info_nce",
     "load_balance",
     "macl",
+    "mammo_clip",
     "meru",
     "neighbor_prior",
     "patch_superpixels",

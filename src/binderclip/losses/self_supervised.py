@@ -6,7 +6,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["prediction_distance"]
+from binderclip.similarity.geometry import at_least_float32
+
+__all__ = ["prediction_distance", "prediction_distances"]
 
 
 def prediction_distance(predicted: Float[Tensor, "B D"], target: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
@@ -18,4 +20,15 @@ def prediction_distance(predicted: Float[Tensor, "B D"], target: Float[Tensor, "
 
     Paper: Grill et al., "Bootstrap Your Own Latent", arXiv 2006.07733.
     """
-    return (2 - 2 * F.cosine_similarity(predicted.float(), target.detach().float(), dim=1)).mean()
+    return prediction_distances(predicted, target).mean()
+
+
+def prediction_distances(predicted: Float[Tensor, "B D"], target: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
+    """The same for each picture.
+
+    Args:
+        predicted: of the trained network.
+        target: gets no gradient.
+    """
+    target = at_least_float32(target.detach())
+    return 2 - 2 * F.cosine_similarity(at_least_float32(predicted), target, dim=1)

@@ -22,6 +22,7 @@ from binderclip.train.recipe.registry import MODELS, SOURCES, STAGES, TERMS, reg
 from binderclip.train.stages import attentive as _attentive
 from binderclip.train.stages import average as _average
 from binderclip.train.stages import contrastive as _contrastive
+from binderclip.train.stages import multi_view as _multi_view
 from binderclip.train.stages import private as _private
 from binderclip.train.stages import segclip as _segclip
 from binderclip.train.stages import segmentation as _segmentation
@@ -82,5 +83,5 @@ __all__ = [
     "run",
     "sincos_2d",
 ]
-del _attentive, _average, _contrastive, _dino, _kinds, _private, _promptable, _second, _segclip, _segmentation, _tower
-del _vision
+del _attentive, _average, _contrastive, _dino, _kinds, _multi_view, _private, _promptable, _second, _segclip
+del _segmentation, _tower, _vision

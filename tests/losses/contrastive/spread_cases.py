@@ -13,6 +13,9 @@ from binderclip.losses import (
     METHODS,
     SIMILARITIES,
     AlignmentScale,
+    CrossModalBarlow,
+    CrossModalSimSiam,
+    CrossModalSwAV,
     EmbeddingDistill,
     Pair,
     SameKey,
@@ -42,23 +45,32 @@ CASES = {
     "two-views": {"chunk": 5, "pairs": TWO_VIEWS},
     "two-views-lorentz": {"chunk": 5, "similarity": "lorentz", "pairs": TWO_VIEWS},
     "two-views-macl": {"chunk": 5, "preset": "macl", "pairs": TWO_VIEWS, "learnable": True},
+    "rocket-barlow": {"chunk": 4, "preset": "clip-rocket", "terms": lambda: [CrossModalBarlow(0.7)]},
+    "rocket-simsiam": {"chunk": 4, "preset": "clip-rocket", "terms": lambda: [CrossModalSimSiam(0.7)]},
+    "rocket-swav": {"chunk": 4, "preset": "clip-rocket", "terms": lambda: [CrossModalSwAV(0.7, eps=0.3)]},
     "alignment-scale-only": {"chunk": 4, "scales": lambda: AlignmentScale(0.2, 0.7, 0.1, learnable=True)},
 }
-PROMISED = ["softmax", "softmax-same-key", "sigmoid", "preset-meru", "two-views-macl"]
-GRADCACHE = ["softmax", *(f"preset-{name}" for name in METHODS), "two-views-macl"]
+PROMISED = ["softmax", "softmax-same-key", "sigmoid", "preset-meru", "two-views-macl", "rocket-swav"]
+ROCKETS = ["rocket-barlow", "rocket-simsiam", "rocket-swav"]
+GRADCACHE = ["softmax", *(f"preset-{name}" for name in METHODS), "two-views-macl", *ROCKETS]
 
 
 class Encoders(nn.Module):
-    def __init__(self) -> None:
+    """Features of a batch; with `paired` two of each picture and two of each text."""
+
+    def __init__(self, paired: bool = False) -> None:
         super().__init__()
+        self.paired = paired
         torch.manual_seed(1)
         self.image, self.text = nn.Linear(6, 5), nn.Linear(6, 5)
 
     def forward(self, batch):
         teachers = {name: value for name, value in batch.items() if name.startswith("teacher")}
         image, view = self.image(batch["image"]), self.image(batch["view"])
-        texts = {name: self.text(batch[name]) for name in ("text", "negatives")}
-        return {"image": image, "view": view, **texts, **teachers}
+        texts = {name: self.text(batch[name]) for name in ("text", "negatives", "text_local")}
+        if self.paired:
+            return {"image": torch.stack([image, view], 1), "text": texts["text_local"]}
+        return {"image": image, "view": view, "image_local": self.image(batch["image_local"]), **texts, **teachers}
 
 
 def whole_batch():
@@ -66,6 +78,8 @@ def whole_batch():
     names = ("image", "text", "teacher_image", "teacher_text", "view")
     batch = {name: torch.randn(ROWS, 6 if "_" not in name else 5, generator=generator) for name in names}
     batch["negatives"] = torch.randn(ROWS, 3, 6, generator=generator)
+    for name in ("image_local", "text_local"):
+        batch[name] = torch.randn(ROWS, 2, 6, generator=generator)
     return {name: value.double() for name, value in batch.items()}, [row % 7 for row in range(ROWS)]
 
 
@@ -78,11 +92,12 @@ def counts_for(world, even):
 def run_case(settings, counts, rank, wrap, micro_batch=None):
     """Loss, metrics and gradients of one process's rows."""
     settings = {name: value() if callable(value) else value for name, value in settings.items()}
-    make = METHODS[settings.pop("preset", "contrastive")]
+    preset = settings.pop("preset", "contrastive")
+    make = METHODS[preset]
     batch, keys = whole_batch()
     start = sum(counts[:rank])
     rows = slice(start, start + counts[rank])
-    model = wrap(Encoders().double())
+    model = wrap(Encoders(preset == "mammo-clip").double())
     loss = make(**settings).double()
     output = contrastive_step(model, {n: v[rows] for n, v in batch.items()}, loss, micro_batch, keys=keys[rows])
     parameters = [*model.parameters(), *loss.parameters()]

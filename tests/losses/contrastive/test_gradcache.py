@@ -40,8 +40,15 @@ def test_equals_the_unsplit_batch(batch, method, micro_batch, chunk):
     for size in (micro_batch, None):
         models, loss = encoders(), METHODS[method](chunk=chunk).double()
         every = models | dict.fromkeys(teachers(batch), nn.Identity()) | {"negatives": models["text"]}
-        negatives = torch.stack([batch["text"].roll(1, 0), batch["image"]], 1)
-        output = contrastive_step(every, batch | teachers(batch) | {"negatives": negatives}, loss, size)
+        every |= {f"{name}_local": models[name] for name in batch}
+        several = {
+            "negatives": torch.stack([batch["text"].roll(1, 0), batch["image"]], 1),
+            **{f"{name}_local": torch.stack([2 - batch[name], batch[name] + 1], 1) for name in batch},
+        }
+        given = batch | teachers(batch) | several
+        if method == "mammo-clip":
+            every, given = models, {name: several[f"{name}_local"] for name in batch}
+        output = contrastive_step(every, given, loss, size)
         results.append((output.total, *grads(models, loss)))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)

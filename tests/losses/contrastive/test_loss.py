@@ -70,6 +70,9 @@ def test_dense_and_chunked_agree_in_metrics_too(features, name):
     image, text = features(noise=2.0)
     taught = {"teacher_image": image.detach(), "teacher_text": text.detach()}
     taught["negatives"] = text.detach().roll(1, 0)[:, None]
+    taught |= {"image_local": torch.stack([image, text], 1), "text_local": torch.stack([text, image.roll(1, 0)], 1)}
+    if name == "mammo-clip":
+        image, text, taught = taught["image_local"], taught["text_local"], {}
     one, other = (METHODS[name](chunk=chunk)(image, text, **taught) for chunk in (5, 100))
     assert one.metrics.keys() == other.metrics.keys()
     for key, value in one.metrics.items():

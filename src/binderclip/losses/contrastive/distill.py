@@ -17,7 +17,7 @@ from binderclip.losses.contrastive.share import Share
 from binderclip.losses.contrastive.targets import Block, Positives
 from binderclip.similarity.geometry import at_least_float32
 
-__all__ = ["EmbeddingDistill", "SimilarityDistill", "SoftPositives"]
+__all__ = ["EmbeddingDistill", "SimilarityDistill", "SoftPositives", "SoftTargets", "log_sums"]
 
 
 class EmbeddingDistill(nn.Module):
@@ -114,7 +114,23 @@ class SimilarityDistill(nn.Module):
         return value - soft.entropy
 
 
-class SoftPositives(Positives):
+class SoftTargets(Positives):
+    """Targets that give every entry of a block a share; a subclass says which."""
+
+    def targets(self, i: slice, j: slice) -> tuple[Block, Block]:
+        """The targets of a block's rows and of its columns."""
+        raise NotImplementedError
+
+    def pull(self, block: Block, i: slice, j: slice) -> tuple[Tensor, Tensor]:
+        by_row, by_column = self.targets(i, j)
+        return (by_row * block).sum(1), (by_column * block).sum(0)
+
+    def subtract_(self, block: Block, i: slice, j: slice, rows: float, columns: float) -> None:
+        by_row, by_column = self.targets(i, j)
+        block.sub_(by_row, alpha=rows).sub_(by_column, alpha=columns)
+
+
+class SoftPositives(SoftTargets):
     """Targets that are another softmax, computed again for each block, mixed with the pairing where asked.
 
     Args:
@@ -135,29 +151,15 @@ class SoftPositives(Positives):
     ) -> None:
         super().__init__(share)
         self.left, self.right, self.alpha = left, share.gather(right), alpha
-        n, total = len(left), len(self.right)
-        rows, columns = left.new_full((n,), -torch.inf), left.new_full((total,), -torch.inf)
-        # sums of exp(t - max) and of t * exp(t - max) would need care at every block: two plain passes are simpler
-        blocks = [
-            (slice(s, min(s + chunk, n)), slice(c, min(c + chunk, total)))
-            for s in range(0, n, chunk)
-            for c in range(0, total, chunk)
-        ]
-        for i, j in blocks:
-            logits = self.left[i] @ self.right[j].T
-            rows[i] = torch.logaddexp(rows[i], logits.logsumexp(1))
-            columns[j] = torch.logaddexp(columns[j], logits.logsumexp(0))
-        if share.size > 1:
-            top = share.max(columns.clone())
-            columns = top + share.sum((columns - top).exp()).log()
-        self.rows, self.columns = rows, columns
+        self.rows, self.columns = log_sums(share, self.left, self.right, chunk)
         found = left.new_zeros(())
-        for i, j in blocks:
-            for targets in self._targets(i, j):
+        for i, j in _blocks(len(left), len(self.right), chunk):
+            for targets in self.targets(i, j):
                 found += torch.special.entr(targets).sum()
         self.entropy = share.sum(found) / (2 * share.total)
 
-    def _targets(self, i: slice, j: slice) -> tuple[Block, Block]:
+    def targets(self, i: slice, j: slice) -> tuple[Block, Block]:
+        """Softmaxes over all columns and over all rows, with the pairing's share."""
         logits = self.left[i] @ self.right[j].T
         by_row, by_column = (logits - self.rows[i, None]).exp_(), (logits - self.columns[None, j]).exp_()
         if self.alpha:
@@ -168,10 +170,43 @@ class SoftPositives(Positives):
                     entries.add_(self.alpha)
         return by_row, by_column
 
-    def pull(self, block: Block, i: slice, j: slice) -> tuple[Tensor, Tensor]:
-        by_row, by_column = self._targets(i, j)
-        return (by_row * block).sum(1), (by_column * block).sum(0)
 
-    def subtract_(self, block: Block, i: slice, j: slice, rows: float, columns: float) -> None:
-        by_row, by_column = self._targets(i, j)
-        block.sub_(by_row, alpha=rows).sub_(by_column, alpha=columns)
+def log_sums(
+    share: Share,
+    left: Float[Tensor, "n t"],
+    right: Float[Tensor, "N t"],
+    chunk: int,
+    *,
+    less_rows: Float[Tensor, "n"] | None = None,
+    less_columns: Float[Tensor, "N"] | None = None,
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "N"]]:
+    """Log-sum-exp over each row and over each column of the logits `left @ right.T`, which are never held whole.
+
+    Args:
+        share: how the batch is spread over processes.
+        left: of this process's rows.
+        right: of all rows.
+        chunk: side of a block.
+        less_rows: taken off the rows' logits before columns are summed; default nothing.
+        less_columns: taken off the columns' logits before rows are summed.
+    """
+    n, total = len(left), len(right)
+    rows, columns = left.new_full((n,), -torch.inf), left.new_full((total,), -torch.inf)
+    for i, j in _blocks(n, total, chunk):
+        logits = left[i] @ right[j].T
+        by_column = logits if less_rows is None else logits - less_rows[i, None]
+        by_row = logits if less_columns is None else logits - less_columns[None, j]
+        rows[i] = torch.logaddexp(rows[i], by_row.logsumexp(1))
+        columns[j] = torch.logaddexp(columns[j], by_column.logsumexp(0))
+    if share.size > 1:
+        top = share.max(columns.clone())
+        columns = top + share.sum((columns - top).exp()).log()
+    return rows, columns
+
+
+def _blocks(rows: int, columns: int, side: int) -> list[tuple[slice, slice]]:
+    return [
+        (slice(s, min(s + side, rows)), slice(c, min(c + side, columns)))
+        for s in range(0, rows, side)
+        for c in range(0, columns, side)
+    ]

@@ -19,7 +19,8 @@ class Embeddings(Mapping[str, Tensor]):
     """Raw features by name, with what the terms share.
 
     Args:
-        raw: features as they came, (n, d) each; rows belong together across names.
+        raw: features as they came, (n, d) each, or (n, V, d) where a row has several; rows belong together across
+            names.
         similarity: the geometry.
         share: how the batch is spread over processes.
         scales: scale and bias by name.
@@ -29,7 +30,7 @@ class Embeddings(Mapping[str, Tensor]):
 
     def __init__(
         self,
-        raw: Mapping[str, Float[Tensor, "n d"]],
+        raw: Mapping[str, Float[Tensor, "n ..."]],
         similarity: Similarity,
         share: Share,
         scales: Mapping[str, tuple[Tensor, Tensor | None]],
@@ -39,8 +40,11 @@ class Embeddings(Mapping[str, Tensor]):
         self.raw, self.similarity, self.share, self.scales, self.chunk = raw, similarity, share, scales, chunk
         self.ids = ids
         self._spaces: dict[str, Tensor] = {}
+        self._views: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
+        if name in self._views:
+            return self._views[name]
         if name not in self.raw:
             raise UsageError(f"the loss compares {name!r}, but was called with {', '.join(self.raw)}; pass {name}=...")
         return self.raw[name]
@@ -50,6 +54,15 @@ class Embeddings(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.raw)
+
+    def views(self, name: str) -> list[str]:
+        """Names of the views of an embedding: its own where it is (n, d), one for each of (n, V, d)."""
+        value = self[name]
+        if value.ndim < 3:
+            return [name]
+        names = [f"{name}/{number}" for number in range(value.shape[1])]
+        self._views |= dict(zip(names, value.unbind(1), strict=True))
+        return names
 
     def space(self, name: str) -> Float[Tensor, "n e"]:
         """The features of that name in the geometry, computed at the first call."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import combinations, product
 from typing import Any, Literal, cast
 
 import torch
@@ -58,6 +59,10 @@ class LossOutput:
 @dataclass(frozen=True)
 class Pair:
     """One line of the pair plan: which embeddings are compared, and how.
+
+    Of embeddings with several views a row, (n, V, d), every view of one is compared with every view of the other, and
+    the mean of these is the pair's loss; an embedding with itself (`Pair("image", "image")`) means its views with each
+    other.
 
     Args:
         a, b: names of the embeddings ("image", "text", or keywords of the call).
@@ -163,8 +168,8 @@ class ContrastiveLoss(nn.Module):
 
     def forward(
         self,
-        image_features: Float[Tensor, "n d"],
-        text_features: Float[Tensor, "n d"] | None = None,
+        image_features: Float[Tensor, "n d"] | Float[Tensor, "n V d"],
+        text_features: Float[Tensor, "n d"] | Float[Tensor, "n W d"] | None = None,
         *,
         logit_scale: float | Float[Tensor, ""] | None = None,
         logit_bias: float | Float[Tensor, ""] | None = None,
@@ -176,13 +181,14 @@ class ContrastiveLoss(nn.Module):
         """The loss of one batch.
 
         Args:
-            image_features, text_features: raw features of this process's rows, called "image" and "text" in pairs.
+            image_features, text_features: raw features of this process's rows, called "image" and "text" in pairs; of
+                several views a row (n, V, d), for pairs.
             logit_scale: used instead of the loss's own main scale; the scale itself, as open_clip passes it.
             logit_bias: used instead of its bias.
             keys: captions or labels, one per row, for `SameKey`.
             gather: overrides the constructor's.
             output_dict: return the weighted terms as a dictionary, as open_clip's training loop wants them.
-            named: further embeddings, (n, d), or several for each row, (n, k, d), for a term that takes them.
+            named: further embeddings, (n, d), or several for each row, (n, k, d).
 
         Returns:
             A `LossOutput`, or with `output_dict` the terms, whose sum is the loss.
@@ -192,6 +198,8 @@ class ContrastiveLoss(nn.Module):
                 softmax link, or (on a CPU) features that are not finite.
         """
         raw = {"image": image_features, **({} if text_features is None else {"text": text_features}), **named}
+        if len(self.terms) and image_features.ndim > 2:
+            raise UsageError("terms take one image and one text a row: pass further views by another name, (n, V, d)")
         e = self._embeddings(raw, logit_scale, logit_bias, keys, self.gather if gather is None else gather)
         terms: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
@@ -216,8 +224,7 @@ class ContrastiveLoss(nn.Module):
     def _embeddings(self, raw: dict[str, Tensor], scale: Any, bias: Any, keys: Any, gather: Any) -> Embeddings:
         image = raw["image"]
         for name, value in raw.items():
-            several = isinstance(value, Tensor) and value.ndim > 2 and name not in ("image", "text")
-            flat = value.flatten(1) if several else value
+            flat = value.flatten(1) if isinstance(value, Tensor) and value.ndim > 2 else value
             check_features(flat, flat, (name, name))
             if len(value) != len(image):
                 raise UsageError(f"image features have {len(image)} rows, {name} features {len(value)}")
@@ -237,6 +244,21 @@ class ContrastiveLoss(nn.Module):
         return Embeddings(raw, self.similarity, share, scales, block_side(self.chunk, image.device), ids)
 
     def _compare(self, pair: Pair, positives: Any, e: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics of a pair, means over the pairings of its views."""
+        a, b = e.views(pair.a), e.views(pair.b)
+        pairings = list(combinations(a, 2) if pair.a == pair.b else product(a, b))
+        if not pairings:
+            raise UsageError(
+                f"the pair {pair.name} compares views of one embedding: pass {pair.a} as (n, V, d) of at least 2, got "
+                f"{tuple(e[pair.a].shape)}"
+            )
+        compared = [self._pairing(replace(pair, a=one, b=other), positives, e) for one, other in pairings]
+        if len(compared) == 1:
+            return compared[0]
+        values, found = zip(*compared, strict=True)
+        return torch.stack(values).mean(), {name: torch.stack([f[name] for f in found]).mean() for name in found[0]}
+
+    def _pairing(self, pair: Pair, positives: Any, e: Embeddings) -> tuple[Tensor, dict[str, Tensor]]:
         check_features(e[pair.a], e[pair.b], (pair.a, pair.b))
         a, b = e.sides(pair.a, pair.b)
         share, symmetric = e.share, pair.symmetric

@@ -14,7 +14,18 @@ from binderclip.losses.contrastive.refine import HybridContrastiveDistillation, 
 from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
 from binderclip.similarity.geometry import Lorentz, SquaredEuclidean
 
-__all__ = ["METHODS", "clip", "clip_refine", "euclip", "hard_negative", "macl", "meru", "siglip"]
+__all__ = [
+    "METHODS",
+    "clip",
+    "clip_refine",
+    "clip_rocket",
+    "euclip",
+    "hard_negative",
+    "macl",
+    "mammo_clip",
+    "meru",
+    "siglip",
+]
 
 
 def clip(
@@ -235,6 +246,98 @@ def hard_negative(
     return ContrastiveLoss((Pair(weight=0.5, symmetric=False),), scales=scale, terms=[*terms, term], **settings)
 
 
+def clip_rocket(
+    *,
+    n_local: int = 2,
+    smoothing: float = 0.1,
+    reduction: Literal["mean", "sum"] = "mean",
+    init_scale: float = 1 / 0.07,
+    local_scale: float = 10.0,
+    max_scale: float | None = 100.0,
+    learnable: bool = True,
+    **settings: Any,
+) -> ContrastiveLoss:
+    """CLIP rocket's loss: the pair, and all pairings of strong views with augmented texts, on a scale of their own.
+
+    (global + n local) / (1 + n): the weak view and the caption as CLIP compares them, and the mean over the n x n
+    pairings of `image_local` with `text_local`, (B, n, d) each, which come from projectors of their own; label
+    smoothing is theirs alone. `terms=[CrossModalBarlow()]`, `CrossModalSimSiam` and `CrossModalSwAV` are what the paper
+    compares it with. Gradients flow to the views of all processes, where the released code passes none to other
+    processes' features.
+
+    Args:
+        n_local: strong views a picture; 0 is CLIP's loss.
+        smoothing: label smoothing of the local pairings, in [0, 1).
+        reduction: "mean" of the two directions, or their "sum", which the paper takes on all but its smallest set.
+        init_scale, local_scale: initial logit scales of the pair and of the local pairings.
+        max_scale, learnable: of both `LogitScale`s.
+        settings: further arguments of `ContrastiveLoss`.
+
+    Raises:
+        UsageError: a negative number of views, or an unknown reduction.
+
+    Paper: Fini et al., "Improved baselines for vision-language pre-training", arXiv 2305.08675.
+
+    Examples:
+        >>> loss = clip_rocket()
+        >>> local = torch.randn(2, 8, 2, 16).unbind()  # two strong views, two augmented texts
+        >>> output = loss(torch.randn(8, 16), torch.randn(8, 16), image_local=local[0], text_local=local[1])
+        >>> sorted(output.terms)
+        ['image-text', 'image_local-text_local']
+    """
+    if n_local < 0:
+        raise UsageError(f"n_local must be at least 0 views, got {n_local}")
+    if reduction not in ("mean", "sum"):
+        raise UsageError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
+    factor = 1 if reduction == "mean" else 2
+    scales = {"main": LogitScale(init_scale, max_scale, learnable=learnable)}
+    pairs = [Pair(weight=factor / (1 + n_local))]
+    if n_local:
+        scales["local"] = LogitScale(local_scale, max_scale, learnable=learnable)
+        weight = factor * n_local / (1 + n_local)
+        pairs.append(Pair("image_local", "text_local", weight=weight, scale="local", smoothing=smoothing))
+    return ContrastiveLoss(pairs, scales=scales, **settings)
+
+
+def mammo_clip(
+    *,
+    i2i: float = 1.0,
+    t2t: float = 0.5,
+    smoothing: float = 0.0,
+    init_scale: float = 1 / 0.07,
+    max_scale: float | None = 100.0,
+    learnable: bool = True,
+    **settings: Any,
+) -> ContrastiveLoss:
+    """Mammo-CLIP's loss: two pictures and two texts of each study, all pairings across and the two within.
+
+    Called with images and texts (B, 2, d): two views of a breast, findings and impression. Studies that lack a second
+    view or text give another augmentation of the one; the same features twice would be a pair that is found by itself.
+
+    Args:
+        i2i, t2t: weights of picture with picture and of text with text; 0 leaves one out.
+        smoothing: label smoothing of the pairings across, in [0, 1).
+        init_scale, max_scale, learnable: of the `LogitScale`, which all pairings share.
+        settings: further arguments of `ContrastiveLoss`.
+
+    Raises:
+        UsageError: a negative weight.
+
+    Paper: Ghosh et al., "Mammo-CLIP: A Vision Language Foundation Model to Enhance Data Efficiency and Robustness in
+    Mammography", arXiv 2405.12255.
+
+    Examples:
+        >>> output = mammo_clip()(torch.randn(8, 2, 16), torch.randn(8, 2, 16))
+        >>> sorted(output.terms)
+        ['image-image', 'image-text', 'text-text']
+    """
+    if min(i2i, t2t) < 0:
+        raise UsageError(f"the weights of i2i and t2t must be at least 0, got {i2i} and {t2t}")
+    within = (Pair("image", "image", weight=i2i), Pair("text", "text", weight=t2t))
+    pairs = (Pair(smoothing=smoothing), *(pair for pair in within if pair.weight))
+    return ContrastiveLoss(pairs, scales=LogitScale(init_scale, max_scale, learnable=learnable), **settings)
+
+
 def _cones(weight: float, radius: float) -> list[EntailmentCone]:
     if weight < 0:
         raise UsageError(f"the weight of entailment must be at least 0, got {weight}")
@@ -249,5 +352,7 @@ METHODS: dict[str, Callable[..., ContrastiveLoss]] = {
     "macl": macl,
     "clip-refine": clip_refine,
     "hard-negatives": hard_negative,
+    "clip-rocket": clip_rocket,
+    "mammo-clip": mammo_clip,
     "contrastive": ContrastiveLoss,
 }

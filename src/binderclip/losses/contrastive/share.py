@@ -98,6 +98,14 @@ class Share:
         """Mean over the rows of the whole batch, differentiable in this process's rows."""
         return _GlobalMean.apply(per_row, self)
 
+    def add(self, value: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """Sum over processes of what each computed of its rows, differentiable in this process's part.
+
+        Its backward sums gradients over the processes, so that the sum may be used with rows of each process as well as
+        in what all of them compute alike.
+        """
+        return value if self.size == 1 else _Add.apply(value, self)
+
     def average(self, parameter: Tensor) -> Tensor:
         """A parameter whose gradient is averaged over the processes, which makes it the whole batch's in each."""
         return parameter if self.size == 1 else _AverageGradient.apply(parameter, self)
@@ -117,6 +125,17 @@ class _AverageGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return ctx.share.sum(grad.clone()) / ctx.share.size, None
+
+
+class _Add(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, share: Share) -> Tensor:
+        ctx.share = share
+        return share.sum(value.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.share.sum(grads[0].clone()), None
 
 
 class _GlobalMean(torch.autograd.Function):

@@ -197,9 +197,12 @@ def tune_towers(
     return towers
 
 
-def recall(towers: Towers, similarity: Similarity, k: int = 5) -> float:
-    """Mean of both directions' recall at k on held-out clip art, in a geometry."""
-    image, text = towers.embed(held_out())
+def recall(
+    towers: Towers, similarity: Similarity, k: int = 5, *, pictures: Float[Tensor, "N D"] | None = None
+) -> float:
+    """Mean of both directions' recall at k on held-out clip art, in a geometry; `pictures` replaces their features."""
+    pairs = held_out() if pictures is None else held_out()._replace(pictures=pictures)
+    image, text = towers.embed(pairs)
     found = retrieval(image, text, captions=held_out().captions, similarity=similarity, ks=(k,))
     return (found[f"text_to_image/R@{k}"] + found[f"image_to_text/R@{k}"]) / 2
 
@@ -210,11 +213,18 @@ def _named() -> Bool[np.ndarray, "N C"]:
 
 
 @torch.no_grad()
-def accuracy(towers: Towers, similarity: Similarity) -> float:
-    """Zero-shot accuracy on held-out clip art that names a concept: a picture is right with any that it names."""
+def accuracy(towers: Towers, similarity: Similarity, *, pictures: Float[Tensor, "N D"] | None = None) -> float:
+    """Zero-shot accuracy on held-out clip art that names a concept: a picture is right with any that it names.
+
+    Args:
+        towers: trained.
+        similarity: geometry of their embeddings.
+        pictures: instead of the features of the held-out pictures.
+    """
     named = _named()
     rows = np.flatnonzero(named.any(1))
-    image = similarity.embed(towers.image(held_out().pictures[rows]), "image")
+    pictures = held_out().pictures if pictures is None else pictures
+    image = similarity.embed(towers.image(pictures[rows]), "image")
     text = similarity.embed(towers.text(bags(list(CONCEPTS))), "text")
     guessed = similarity(image, text).argmax(1).numpy()
     return float(named[rows, guessed].mean())

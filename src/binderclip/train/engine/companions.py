@@ -34,7 +34,7 @@ class MomentumCopy(nn.Module):
     Args:
         module: what is followed; not a part of the copy.
         start: momentum m of the first step, in [0, 1]; it rises to 1 along a cosine.
-        steps: calls of `follow` in the whole training.
+        steps: calls of `follow` in the whole training; None keeps the momentum as it starts.
 
     Raises:
         UsageError: a momentum out of range.
@@ -42,18 +42,18 @@ class MomentumCopy(nn.Module):
 
     step: Tensor
 
-    def __init__(self, module: nn.Module, *, start: float, steps: int) -> None:
+    def __init__(self, module: nn.Module, *, start: float, steps: int | None) -> None:
         super().__init__()
         if not 0 <= start <= 1:
             raise UsageError(f"momentum {start} lies in [0, 1]")
         self.copied = copy.deepcopy(module).requires_grad_(False)
-        self.start, self.steps = start, max(1, steps)
+        self.start, self.steps = start, None if steps is None else max(1, steps)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def follow(self, module: nn.Module) -> None:
         """One step towards `module`; buffers (running statistics) are those of the copy's own forward passes."""
-        momentum = cosine_momentum(int(self.step), self.steps, self.start)
+        momentum = self.start if self.steps is None else cosine_momentum(int(self.step), self.steps, self.start)
         for mine, other in zip(self.copied.parameters(), module.parameters(), strict=True):
             mine.lerp_(other.detach().to(mine), 1 - momentum)
         self.step += 1

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from binderclip.data import ImageTextDataset
+from binderclip.data import ImageTextDataset, TextAugment
 from binderclip.data.sets.shards import ShardDataset
 from binderclip.errors import NotSupported, UsageError
 from binderclip.fit import Checkpoint, FitResult, fit
@@ -24,7 +24,7 @@ from binderclip.train.distributed import Parallel, World, spread
 from binderclip.train.engine.evaluator import Evaluator
 from binderclip.train.engine.watchers import Watchers
 from binderclip.train.feed.batches import Batches, Order, Prepare
-from binderclip.train.feed.captions import caption_tokens
+from binderclip.train.feed.captions import augmented_texts, caption_tokens
 from binderclip.train.feed.pictures import FIT, Pictures, Pixels, open_sources
 from binderclip.train.feed.stream import ShardBatches
 from binderclip.train.recipe.augmentation import make_augment
@@ -167,24 +167,30 @@ class StageContext:
         return Order(pictures.sizes, pictures.weights, self.stage.batch_size, self.seed)
 
     def batches(
-        self, *, columns: Mapping[str, Tensor] | None = None, augment: Callable[[Pixels], Tensor] | None = None
+        self,
+        *,
+        columns: Mapping[str, Tensor] | None = None,
+        augment: Callable[[Pixels], Tensor] | None = None,
+        texts: tuple[TextAugment, int] | None = None,
     ) -> Batches | ShardBatches:
         """Augmented, normalised, tokenised batches of the stage's data.
 
         Args:
             columns: further tensors with a row for every picture, besides `self.columns`.
             augment: instead of the recipe's augmentation.
+            texts: how captions are changed, and how many variants of each a batch has beside them.
         """
         model, stage, world = self.model, self.stage, self.world
         columns = {**self.columns, **(columns or {})}
         pixels = model.preprocess
         prepare = Prepare(augment or self.augment(), pixels.mean, pixels.std, world.device, stage.channels_last)
         tokenize, shorten = caption_tokens(model, stage.text_length, stage.text_tokens, seed=self.seed)
+        further = None if texts is None or not texts[1] else augmented_texts(*texts, tokenize, shorten)
         if isinstance(self.source, Pictures):
             ahead, tokens = 2 if self.recipe.workers else 0, tokenize(self.source.texts)
             return Batches(
                 self.source, self.order(), prepare=prepare, tokens=tokens, shorten=shorten, world=world,
-                columns=columns, ahead=ahead,
+                columns=columns, texts=further, ahead=ahead,
             )  # fmt: skip
         if columns:
             raise NotSupported(f"{', '.join(columns)}: columns belong to a table of pictures, and shards are a stream")
@@ -196,6 +202,7 @@ class StageContext:
             prepare=prepare,
             tokenize=tokenize,
             shorten=shorten,
+            texts=further,
             size=self.image_size,
             fit=self.square,
             workers=self.recipe.workers,

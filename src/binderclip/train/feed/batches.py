@@ -21,11 +21,13 @@ from binderclip.models import TokenIds
 from binderclip.train.distributed import World
 from binderclip.train.feed.pictures import Pictures, Pixels
 
-__all__ = ["Batches", "Order", "Prepare", "Shorten", "TrainingBatch", "prefetch"]
+__all__ = ["Batches", "FurtherTexts", "Order", "Prepare", "Shorten", "TrainingBatch", "prefetch"]
 
 T = TypeVar("T")
 Shorten = Callable[[TokenIds, Sequence[str], int], TokenIds]
 """Cuts the captions of a batch: (tokens, keys, epoch) -> tokens."""
+FurtherTexts = Callable[[Sequence[str], Sequence[str], int], Sequence[TokenIds]]
+"""Further texts of the pictures of a batch, made of their captions: (captions, keys, epoch) -> tokens of each kind."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class TrainingBatch:
         columns: further tensors a stage asked for, one row a picture (teacher features, ...).
         keys: of the pictures.
         epoch: pass over the data.
+        texts: further texts of the pictures, where a stage asked for them, each as tokens of B rows.
     """
 
     images: Float[Tensor, "B 3 H W"]
@@ -49,6 +52,7 @@ class TrainingBatch:
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     keys: Sequence[str] = ()
     epoch: int = 0
+    texts: Sequence[TokenIds] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,7 +63,10 @@ class TrainingBatch:
             return self
         images, rows, ids = (t.to(device, non_blocking=True) for t in (self.images, self.rows, self.caption_ids))
         columns = {name: tensor.to(device, non_blocking=True) for name, tensor in self.columns.items()}
-        return replace(self, images=images, tokens=self.tokens.to(device), rows=rows, caption_ids=ids, columns=columns)
+        texts = [each.to(device) for each in self.texts]
+        return replace(
+            self, images=images, tokens=self.tokens.to(device), rows=rows, caption_ids=ids, columns=columns, texts=texts
+        )
 
 
 class Order:
@@ -125,6 +132,7 @@ class Batches:
         shorten: cuts the tokens of a batch where each pass cuts them differently.
         world: takes this process's part of each batch.
         columns: further tensors with one row a picture.
+        texts: makes further texts of each batch.
         ahead: batches made in advance in a background thread; 0 makes each when it is asked for.
     """
 
@@ -138,10 +146,11 @@ class Batches:
         shorten: Shorten | None = None,
         world: World | None = None,
         columns: Mapping[str, Tensor] | None = None,
+        texts: FurtherTexts | None = None,
         ahead: int = 2,
     ) -> None:
         self.pictures, self.order, self.world = pictures, order, world or World()
-        self.prepare, self.tokens, self.shorten = prepare, tokens, shorten
+        self.prepare, self.tokens, self.shorten, self.texts = prepare, tokens, shorten, texts
         self.columns, self.ahead = dict(columns or {}), ahead
         self.position = 0
 
@@ -176,9 +185,12 @@ class Batches:
         tokens = self.tokens[texts]
         if self.shorten is not None:
             tokens = self.shorten(tokens, pixels.keys, pixels.epoch)
-        return TrainingBatch(
-            images, tokens, pixels.rows, self.pictures.caption_ids[texts], columns, pixels.keys, pixels.epoch
-        )
+        further: Sequence[TokenIds] = ()
+        if self.texts is not None:
+            captions = [self.pictures.texts[number] for number in texts.tolist()]
+            further = self.texts(captions, pixels.keys, pixels.epoch)
+        ids = self.pictures.caption_ids[texts]
+        return TrainingBatch(images, tokens, pixels.rows, ids, columns, pixels.keys, pixels.epoch, further)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from binderclip.data import TextAugment
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models import ImageTextModel, TokenIds
-from binderclip.train.feed.batches import Shorten
+from binderclip.train.feed.batches import FurtherTexts, Shorten
 from binderclip.train.tokens.text import TextKind, TextReduction
 
-__all__ = ["caption_tokens"]
+__all__ = ["augmented_texts", "caption_tokens"]
 
 
 def caption_tokens(
@@ -58,3 +59,25 @@ def _is_shorter(model: ImageTextModel, length: int, full: int, start: int) -> bo
     if text is None or not hasattr(text, "positional_embedding"):
         raise NotSupported(f"text_length: this model's text tower always takes {full} tokens; leave text_length out")
     return True
+
+
+def augmented_texts(
+    augment: TextAugment, count: int, tokenize: Callable[[Sequence[str]], TokenIds], shorten: Shorten | None = None
+) -> FurtherTexts:
+    """What makes tokens of `count` random variants of each caption of a batch.
+
+    Args:
+        augment: changes captions.
+        count: variants a caption; each has draws of its own.
+        tokenize, shorten: of `caption_tokens`.
+    """
+
+    def texts(captions: Sequence[str], keys: Sequence[str], epoch: int) -> list[TokenIds]:
+        made = []
+        for number in range(count):
+            own = [f"{key}/{number}" for key in keys]
+            tokens = tokenize(augment(captions, own, epoch))
+            made.append(tokens if shorten is None else shorten(tokens, own, epoch))
+        return made
+
+    return texts

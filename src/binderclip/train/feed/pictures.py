@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from binderclip.data import Collate, ImageTextDataset, load_data
+from binderclip.data import Augment, Collate, ImageTextDataset, load_data
 from binderclip.data.sets.sample import draw_captions
 from binderclip.errors import DataError, UsageError
 from binderclip.settings import check_part
 from binderclip.train.recipe.recipe import DataSpec
 from binderclip.train.recipe.registry import SOURCES
 
-__all__ = ["FIT", "Pictures", "Pixels", "open_sources"]
+__all__ = ["FIT", "Pictures", "Pixels", "open_sources", "side_by_side"]
 
 # How a picture that is not square becomes so, by the model's own way of resizing.
 FIT = {"longest": "pad", "shortest": "crop", "squash": "squash"}
@@ -110,6 +110,20 @@ class Pixels:
     captions: list[str]
     keys: list[str]
     epoch: int
+
+
+def side_by_side(pixels: Pixels, views: Iterable[tuple[Tensor, Augment]]) -> Float[Tensor, "B 3 S W"]:
+    """Several views of each picture as one picture that is as many times as wide; `chunk(n, dim=3)` has them again.
+
+    Args:
+        pixels: of the batch.
+        views: what is augmented, uint8 or float (B, 3 or 4, H, W), and how; each view has draws of its own.
+    """
+    made = [
+        augment(images, [f"{key}/{number}" for key in pixels.keys], pixels.epoch)
+        for number, (images, augment) in enumerate(views)
+    ]
+    return torch.cat(made, dim=3)
 
 
 class Pictures:

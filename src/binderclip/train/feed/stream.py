@@ -18,7 +18,7 @@ from binderclip.errors import DataError
 from binderclip.losses.contrastive.targets import key_ids
 from binderclip.models import TokenIds
 from binderclip.train.distributed import World
-from binderclip.train.feed.batches import Shorten, TrainingBatch, prefetch
+from binderclip.train.feed.batches import FurtherTexts, Shorten, TrainingBatch, prefetch
 from binderclip.train.feed.pictures import Pixels
 
 __all__ = ["ShardBatches"]
@@ -39,6 +39,7 @@ class ShardBatches:
         prepare: raw pixels -> model input.
         tokenize: captions -> tokens.
         shorten: cuts the tokens of a batch where each pass cuts them differently.
+        texts: makes further texts of each batch.
         size, fit: side of the raw pictures, and how they become square.
         workers: processes that read and decode.
         world: of this process.
@@ -52,13 +53,14 @@ class ShardBatches:
         prepare: Callable[[Pixels], Float[Tensor, "B 3 S S"]],
         tokenize: Callable[[list[str]], TokenIds],
         shorten: Shorten | None = None,
+        texts: FurtherTexts | None = None,
         size: int,
         fit: str,
         workers: int,
         world: World,
     ) -> None:
         self.dataset, self.batch_size, self.prepare, self.tokenize = dataset, batch_size, prepare, tokenize
-        self.shorten = shorten
+        self.shorten, self.texts = shorten, texts
         self.size, self.fit, self.workers, self.world = size, fit, workers, world
         self.epoch = self.to_drop = self.drawn = 0
         dataset.shuffle = SHUFFLE
@@ -128,4 +130,5 @@ class ShardBatches:
         tokens = self.tokenize(captions)
         if self.shorten is not None:
             tokens = self.shorten(tokens, raw.keys, epoch)
-        return TrainingBatch(images, tokens, rows, ids, keys=raw.keys, epoch=epoch)
+        further = () if self.texts is None else self.texts(captions, raw.keys, epoch)
+        return TrainingBatch(images, tokens, rows, ids, keys=raw.keys, epoch=epoch, texts=further)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from binderclip.errors import UsageError
-from binderclip.settings import brief, check_part, hint
+from binderclip.settings import brief, check_part, hint, part_name
 from binderclip.train.recipe.registry import MODELS, STAGES, TERMS
 
 if TYPE_CHECKING:
@@ -20,12 +20,14 @@ MOST = 10**15
 _LONGEST_NAME = 80
 # Losses that need a teacher beside the model.
 TAUGHT = ("clip-refine",)
+# Losses that compare several views of a picture.
+SEVERAL_VIEWS = ("clip-rocket", "mammo-clip")
 # Entry -> (what it is where it says nothing, packaged kinds that heed it): others make their own batches, or see the
 # tower from within.
 _HEEDED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "image_tokens": (None, ("contrastive", "attentive-mask")),
     "positions": ("fixed", ("contrastive", "attentive-mask")),
-    "text_tokens": ("truncate", ("contrastive", "attentive-mask", "segclip")),
+    "text_tokens": ("truncate", ("contrastive", "attentive-mask", "multi-view", "segclip")),
     "teacher": (None, ("contrastive",)),
 }
 
@@ -47,8 +49,9 @@ def check_stage(stage: Stage) -> None:
     _check_clip(stage.clip)
     _check("kind", stage.kind, STAGES, given=1)
     _check("loss", stage.loss, losses.METHODS, also=losses.ContrastiveLoss)
-    if (stage.loss if isinstance(stage.loss, str) else stage.loss.get("name")) in TAUGHT and stage.teacher is None:
+    if part_name(stage.loss) in TAUGHT and stage.teacher is None:
         raise ValueError('loss: it compares with the model as the stage finds it: add teacher = "start"')
+    _check_views(stage)
     for term in stage.terms:
         _check("terms", {key: value for key, value in term.items() if key != "weight"}, TERMS, given=1)
     optimizer = stage.optimizer if isinstance(stage.optimizer, str) else dict(stage.optimizer)
@@ -62,6 +65,15 @@ def check_stage(stage: Stage) -> None:
         _check_augment(stage.augment)
     if stage.kind == "contrastive" and not stage.data:
         raise ValueError("data: name what to train on, such as data = ['openclipart', 'noto-emoji', 'icons']")
+
+
+def _check_views(stage: Stage) -> None:
+    """Whether the loss that compares several views has them, and the kind that makes them such a loss."""
+    several, made = part_name(stage.loss) in SEVERAL_VIEWS, part_name(stage.kind) == "multi-view"
+    if several and not made:
+        raise ValueError('loss: it compares several views of a picture: write kind = "multi-view"')
+    if made and not several:
+        raise ValueError(f"loss: kind multi-view needs a loss of several views, one of {', '.join(SEVERAL_VIEWS)}")
 
 
 def _check_heeded(stage: Stage) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,16 +19,16 @@ from torch import Tensor, nn
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.losses import ContrastiveLoss, LogitScale, Pair, prediction_distance
+from binderclip.models.layers.projection_head import projection_head
 from binderclip.models.towers import Tower, open_image_tower
 from binderclip.models.towers.tokens import gather_patches
-from binderclip.similarity import frozen_similarity
 from binderclip.train.engine.companions import MomentumCopy
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
-from binderclip.train.feed.pictures import Pixels
+from binderclip.train.feed.pictures import Pixels, side_by_side
 from binderclip.train.recipe.augmentation import make_augment
 from binderclip.train.recipe.registry import STAGES, register
-from binderclip.train.stages.contrastive import build_loss, nan_of
+from binderclip.train.stages.contrastive import nan_of, training_loss
 from binderclip.train.tokens.attentive import (
     AttentivePatches,
     EnclosingCrops,
@@ -39,14 +38,6 @@ from binderclip.train.tokens.attentive import (
 )
 
 __all__ = ["AttentiveMaskStep", "attentive_mask"]
-
-
-def _mlp(*widths: int) -> nn.Sequential:
-    """Linear layers with batch normalisation and ReLU between them."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
-    return nn.Sequential(*layers[:-2])
 
 
 class AttentiveMaskStep(nn.Module):
@@ -88,9 +79,9 @@ class AttentiveMaskStep(nn.Module):
         )  # fmt: skip
         visual: nn.Module = model.backbone.visual  # type: ignore[assignment, union-attr]
         features = open_image_tower(visual).width
-        self.contrast = _mlp(features, hidden, hidden, width)
-        self.project = _mlp(features, hidden, width)
-        self.predict = _mlp(width, hidden, width)
+        self.contrast = projection_head(features, hidden, hidden, width)
+        self.project = projection_head(features, hidden, width)
+        self.predict = projection_head(width, hidden, width)
         self.momentum = MomentumCopy(nn.ModuleList([visual, self.project]), start=momentum, steps=steps)
 
     @property
@@ -183,24 +174,23 @@ def attentive_mask(
     def views(pixels: Pixels) -> Tensor:
         premultiplied = pixels.images.float() / 255
         premultiplied[:, :3] *= premultiplied[:, 3:]
-        crops_of = []
-        for number, box in enumerate(crops(pixels.keys, pixels.epoch)):
-            part = crop_resize(premultiplied, box.to(premultiplied), context.image_size)
-            part[:, :3] /= part[:, 3:].clamp_min(1e-6)
-            crops_of.append(colours(part.clamp_(0, 1), [f"{key}/{number}" for key in pixels.keys], pixels.epoch))
-        return torch.cat(crops_of, dim=3)
+        parts = (
+            _straight(crop_resize(premultiplied, box.to(premultiplied), context.image_size))
+            for box in crops(pixels.keys, pixels.epoch)
+        )
+        return side_by_side(pixels, ((part, colours) for part in parts))
 
     def boxes(batch: TrainingBatch) -> tuple[Tensor, Tensor, Tensor]:
         return crops(batch.keys, batch.epoch)
 
-    learnable, geometry = model.logit_scale.requires_grad, model.geometry
-    try:
+    with training_loss(context) as loss:
         settings = {"momentum": momentum, "simclr": simclr, "byol": byol, "tau": tau, "hidden": hidden, "width": width}
         steps = context.steps * context.stage.accumulate
-        module = AttentiveMaskStep(model, build_loss(context), mask=mask, boxes=boxes, steps=steps, **settings)  # type: ignore[arg-type]
-        model.geometry, context.similarity = None, module.loss.similarity
+        module = AttentiveMaskStep(model, loss, mask=mask, boxes=boxes, steps=steps, **settings)  # type: ignore[arg-type]
         context.fit(module, context.batches(augment=views))
-        geometry = module.loss.similarity
-    finally:
-        model.geometry = frozen_similarity(geometry)
-        model.logit_scale.requires_grad_(learnable)
+
+
+def _straight(premultiplied: Float[Tensor, "B 4 S S"]) -> Float[Tensor, "B 4 S S"]:
+    """Colours with straight alpha, in place."""
+    premultiplied[:, :3] /= premultiplied[:, 3:].clamp_min(1e-6)
+    return premultiplied.clamp_(0, 1)

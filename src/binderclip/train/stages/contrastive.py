@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -32,7 +33,7 @@ from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.recipe.registry import STAGES, TERMS, register
 from binderclip.train.tokens.place import check_size, short_context
 
-__all__ = ["ContrastiveStep", "build_loss", "contrastive", "distill"]
+__all__ = ["ContrastiveStep", "build_loss", "contrastive", "distill", "figures", "training_loss"]
 
 TARGETS = {"same-caption": "share", "ignore-same-caption": "ignore"}
 
@@ -62,7 +63,7 @@ class ContrastiveStep(nn.Module):
             output = self.loss(image, text, keys=keys, **self._beside(batch))
         except UsageError as error:
             return nan_of(error, image, text), {}
-        return output.total, _figures(output)
+        return output.total, figures(output)
 
     def _beside(self, batch: TrainingBatch, at_once: int | None = None) -> dict[str, Tensor]:
         """Further features of the batch: its columns, and what the teacher says."""
@@ -88,7 +89,7 @@ class ContrastiveStep(nn.Module):
             }
             keys = batch.caption_ids if self.loss.targets.needs_keys else None
             output = contrastive_step(encode, inputs, self.loss, size, backward=backward, keys=keys)
-            return output.total, _figures(output)
+            return output.total, figures(output)
 
         return step
 
@@ -110,7 +111,8 @@ def nan_of(error: UsageError, *features: Tensor) -> Float[Tensor, ""]:
 _INPUTS = ("images", "ids", "mask", "position")
 
 
-def _figures(output: LossOutput) -> dict[str, Tensor]:
+def figures(output: LossOutput) -> dict[str, Tensor]:
+    """What a step reports of a loss: its terms where there are several, and its metrics."""
     parts = {f"loss/{name}": value for name, value in output.terms.items()} if len(output.terms) > 1 else {}
     return {**parts, **output.metrics}
 
@@ -170,26 +172,39 @@ def _continue_geometry(model: Any, loss: ContrastiveLoss, settings: Mapping[str,
         parameter.requires_grad_(wanted)
 
 
+@contextlib.contextmanager
+def training_loss(context: StageContext) -> Iterator[ContrastiveLoss]:
+    """The recipe's loss (`build_loss`); on leaving, the model compares as it does, and its scale is as free as before.
+
+    Args:
+        context: of the stage.
+    """
+    model = context.model
+    learnable, geometry = model.logit_scale.requires_grad, model.geometry
+    try:
+        loss = build_loss(context)
+        # While it trains the geometry is the loss's.
+        model.geometry, context.similarity = None, loss.similarity
+        yield loss
+        geometry = loss.similarity
+    finally:
+        model.geometry = frozen_similarity(geometry)
+        model.logit_scale.requires_grad_(learnable)
+
+
 @register(STAGES, "contrastive")
 def contrastive(context: StageContext) -> None:
     """Train images against captions; the model then compares as the loss did."""
     model = context.model
-    learnable, geometry = model.logit_scale.requires_grad, model.geometry
     check_size(model.backbone, context.stage.positions, context.input_size)
-    try:
-        teacher = None if context.stage.teacher is None else FrozenCopy(model)
-        module = ContrastiveStep(model, build_loss(context), teacher)
-        # While it trains the geometry is the loss's.
-        model.geometry, context.similarity = None, module.loss.similarity
+    teacher = None if context.stage.teacher is None else FrozenCopy(model)
+    with training_loss(context) as loss:
+        module = ContrastiveStep(model, loss, teacher)
         pieces = context.stage.micro_batch
         if pieces is not None and context.world.size > 1:
             raise NotSupported("micro_batch with several processes: use accumulate, or a smaller batch_size")
         step = module.in_pieces(pieces) if pieces is not None else None
         context.fit(module, context.batches(), step=step)
-        geometry = module.loss.similarity
-    finally:
-        model.geometry = frozen_similarity(geometry)
-        model.logit_scale.requires_grad_(learnable)
 
 
 @register(TERMS, "router")
