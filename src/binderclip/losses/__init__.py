@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from binderclip.losses.dense.mask_sets import MaskSetLoss, ReClass, ReMask
     from binderclip.losses.dense.mask_text import MaskTextContrast
+    from binderclip.losses.dense.masked_features import FeatureMaskedModeling, patch_features, random_block_masks
     from binderclip.losses.dense.masked_patches import MaskedPatchReconstruction
     from binderclip.losses.dense.neighbor_prior import neighbor_prior
     from binderclip.losses.dense.superpixels import SuperpixelKL, patch_superpixels
@@ -93,6 +94,7 @@ __all__ = [
     "Embeddings",
     "EntailmentCone",
     "Euclidean",
+    "FeatureMaskedModeling",
     "FocalDice",
     "FocalLoss",
     "GeneralizedSlicedWasserstein",
@@ -147,8 +149,10 @@ __all__ = [
     "macl",
     "meru",
     "neighbor_prior",
+    "patch_features",
     "patch_superpixels",
     "prediction_distance",
+    "random_block_masks",
     "region_correlation",
     "router_z",
     "siglip",

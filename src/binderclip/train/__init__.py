@@ -20,6 +20,7 @@ from binderclip.train.recipe.registry import MODELS, SOURCES, STAGES, TERMS, reg
 from binderclip.train.stages import attentive as _attentive
 from binderclip.train.stages import average as _average
 from binderclip.train.stages import contrastive as _contrastive
+from binderclip.train.stages import masked_features as _masked_features
 from binderclip.train.stages import private as _private
 from binderclip.train.stages import segclip as _segclip
 from binderclip.train.stages import segmentation as _segmentation
@@ -74,5 +75,5 @@ __all__ = [
     "run",
     "sincos_2d",
 ]
-del _attentive, _average, _contrastive, _dino, _kinds, _private, _promptable, _second, _segclip, _segmentation, _tower
-del _vision
+del _attentive, _average, _contrastive, _dino, _kinds, _masked_features, _private, _promptable, _second, _segclip
+del _segmentation, _tower, _vision
