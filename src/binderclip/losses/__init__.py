@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     from binderclip.losses.contrastive.triplet import TokenTriplet
     from binderclip.losses.degradation_rank import QualityRank
     from binderclip.losses.dense.distillation import content_distillation, context_distillation, region_correlation
+    from binderclip.losses.dense.expert_labels import (
+        ExpertLosses,
+        expert_losses,
+        normal_distance,
+        scale_shift_invariant_l1,
+    )
     from binderclip.losses.dense.label_maps import (
         DenseLoss,
         FocalLoss,
@@ -94,6 +100,7 @@ __all__ = [
     "Embeddings",
     "EntailmentCone",
     "Euclidean",
+    "ExpertLosses",
     "FeatureMaskedModeling",
     "FocalDice",
     "FocalLoss",
@@ -142,6 +149,7 @@ __all__ = [
     "context_distillation",
     "contrastive_step",
     "euclip",
+    "expert_losses",
     "gradient_flow",
     "hard_negative",
     "info_nce",
@@ -149,12 +157,14 @@ __all__ = [
     "macl",
     "meru",
     "neighbor_prior",
+    "normal_distance",
     "patch_features",
     "patch_superpixels",
     "prediction_distance",
     "random_block_masks",
     "region_correlation",
     "router_z",
+    "scale_shift_invariant_l1",
     "siglip",
     "sigmoid_loss",
     "sliced_wasserstein",

@@ -16,10 +16,12 @@ from binderclip.train.feed.pictures import Pictures, Pixels
 from binderclip.train.recipe.architecture import build_model
 from binderclip.train.recipe.cost import Cost, StageCost
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Recipe, Stage, list_recipes, load_recipe
-from binderclip.train.recipe.registry import MODELS, SOURCES, STAGES, TERMS, register
+from binderclip.train.recipe.registry import EXPERTS, MODELS, SOURCES, STAGES, TERMS, register
 from binderclip.train.stages import attentive as _attentive
 from binderclip.train.stages import average as _average
 from binderclip.train.stages import contrastive as _contrastive
+from binderclip.train.stages import expert_labels as _expert_labels
+from binderclip.train.stages import experts as _experts
 from binderclip.train.stages import masked_features as _masked_features
 from binderclip.train.stages import private as _private
 from binderclip.train.stages import segclip as _segclip
@@ -37,6 +39,7 @@ from binderclip.train.tokens.positions import sincos_2d
 from binderclip.train.tokens.text import TextReduction
 
 __all__ = [
+    "EXPERTS",
     "MODELS",
     "SOURCES",
     "STAGES",
@@ -75,5 +78,5 @@ __all__ = [
     "run",
     "sincos_2d",
 ]
-del _attentive, _average, _contrastive, _dino, _kinds, _masked_features, _private, _promptable, _second, _segclip
-del _segmentation, _tower, _vision
+del _attentive, _average, _contrastive, _dino, _expert_labels, _experts, _kinds, _masked_features, _private, _promptable
+del _second, _segclip, _segmentation, _tower, _vision
