@@ -167,3 +167,21 @@ def test_names_that_tell_no_layer_are_refused():
         layerwise_lr_groups(nn.ModuleDict({"encode": nn.Linear(2, 2), "head": nn.Linear(2, 2)}), 1.0)
     with pytest.raises(errors.UsageError, match=r"decay must lie in \(0, 1\], got 1.5"):
         layerwise_lr_groups(nn.ModuleDict({"head": nn.Linear(2, 2)}), 1.0, 1.5)
+
+
+def test_each_tower_has_its_own_layer_decay_and_the_projections_none(clip_model):
+    plain = param_groups(clip_model, 0.1, lr=1.0)
+    groups = param_groups(
+        clip_model, 0.1, lr=1.0, lr_scale={"transformer.*": 0.1}, layer_decay={"visual.*": 0.5, "transformer.*": 0.25}
+    )
+    rate = {name: group["lr"] for group in groups for name in group["names"]}
+    blocks = [rate[f"visual.transformer.resblocks.{i}.mlp.c_fc.weight"] for i in range(3)]
+    assert blocks == [0.5**3, 0.5**2, 0.5]  # a geometric sequence from the top
+    assert rate["transformer.resblocks.0.mlp.c_fc.weight"] == pytest.approx(0.1 * 0.25**2)
+    assert rate["token_embedding.weight"] == rate["text_projection"] == rate["logit_scale"] == 1.0
+    ones = param_groups(clip_model, 0.1, lr=1.0, layer_decay={"visual.*": 1.0})
+    assert [(g["names"], g["lr"]) for g in ones] == [(g["names"], g["lr"]) for g in plain]
+    with pytest.raises(errors.UsageError, match=r"must lie in \(0, 1\], got 0"):
+        param_groups(clip_model, layer_decay={"visual.*": 0.0})
+    with pytest.raises(errors.UsageError, match="image"):
+        param_groups(clip_model, layer_decay={"image.*": 0.5})

@@ -54,6 +54,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "labelled.label_maps": ("LabelFolder", "Labelled", "LabelledScenes", "label_maps"),
     "sets.loading": ("held_out_split", "list_data", "load_data"),
     "moments": ("Moments",),
+    "labelled.pseudo_labels": ("PseudoLabeler", "decode_labels", "encode_labels", "surface_normals"),
     "augment.patch_replacement": ("RandomPatchReplacement",),
     "augment.text": ("TextAugment",),
     "distort.processing": ("PROCESSING", "Degradation"),

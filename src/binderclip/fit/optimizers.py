@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from binderclip.errors import UsageError
-from binderclip.optim import ClippedAdaGrad, ClippedAdam, MedianMomentum, StableSPAM
+from binderclip.optim import LAMB, ClippedAdaGrad, ClippedAdam, MedianMomentum, StableSPAM
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "OptimizerLike", "autocast", "make_optimizer", "make_scaler"]
 
@@ -25,6 +25,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adafactor": torch.optim.Adafactor,
     "clipped-adagrad": ClippedAdaGrad,
     "clipped-adam": ClippedAdam,
+    "lamb": LAMB,
     "median-momentum": MedianMomentum,
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,

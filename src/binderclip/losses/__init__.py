@@ -42,6 +42,12 @@ if TYPE_CHECKING:
     from binderclip.losses.contrastive.triplet import TokenTriplet
     from binderclip.losses.degradation_rank import QualityRank
     from binderclip.losses.dense.distillation import content_distillation, context_distillation, region_correlation
+    from binderclip.losses.dense.expert_labels import (
+        ExpertLosses,
+        expert_losses,
+        normal_distance,
+        scale_shift_invariant_l1,
+    )
     from binderclip.losses.dense.label_maps import (
         DenseLoss,
         FocalLoss,
@@ -52,6 +58,7 @@ if TYPE_CHECKING:
     )
     from binderclip.losses.dense.mask_sets import MaskSetLoss, ReClass, ReMask
     from binderclip.losses.dense.mask_text import MaskTextContrast
+    from binderclip.losses.dense.masked_features import FeatureMaskedModeling, patch_features, random_block_masks
     from binderclip.losses.dense.masked_patches import MaskedPatchReconstruction
     from binderclip.losses.dense.neighbor_prior import neighbor_prior
     from binderclip.losses.dense.superpixels import SuperpixelKL, patch_superpixels
@@ -100,6 +107,8 @@ __all__ = [
     "Embeddings",
     "EntailmentCone",
     "Euclidean",
+    "ExpertLosses",
+    "FeatureMaskedModeling",
     "FocalDice",
     "FocalLoss",
     "GeneralizedSlicedWasserstein",
@@ -149,6 +158,7 @@ __all__ = [
     "context_distillation",
     "contrastive_step",
     "euclip",
+    "expert_losses",
     "gradient_flow",
     "hard_negative",
     "info_nce",
@@ -157,11 +167,15 @@ __all__ = [
     "mammo_clip",
     "meru",
     "neighbor_prior",
+    "normal_distance",
+    "patch_features",
     "patch_superpixels",
     "prediction_distance",
+    "random_block_masks",
     "region_correlation",
     "router_z",
     "sample_classes",
+    "scale_shift_invariant_l1",
     "siglip",
     "sigmoid_loss",
     "sliced_wasserstein",

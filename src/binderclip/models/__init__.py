@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from binderclip.models.image_text.encode import EncodedImages
     from binderclip.models.image_text.image_classifier import ImageClassifier
     from binderclip.models.image_text.model import ImageTextModel, ImageTextOutput
+    from binderclip.models.image_text.multitask import MultiTaskCLIP
     from binderclip.models.image_text.open_clip import build
     from binderclip.models.image_text.predictor import ModuleClassifier, Predictor, ZeroShotPredictor, classifier
     from binderclip.models.image_text.preprocess import Preprocess
@@ -91,6 +92,7 @@ __all__ = [
     "LoRA",
     "MoEMLP",
     "ModuleClassifier",
+    "MultiTaskCLIP",
     "NFBlock",
     "NFResNet",
     "Predictor",

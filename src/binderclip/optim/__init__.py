@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from binderclip.optim.gradients.nonfinite import NonFiniteGradient
     from binderclip.optim.groups import layer_index, layerwise_lr_groups, param_groups
     from binderclip.optim.optimizers import (
+        LAMB,
         ClippedAdaGrad,
         ClippedAdam,
         MedianMomentum,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGC",
+    "LAMB",
     "METHODS",
     "SAM",
     "SCHEDULES",

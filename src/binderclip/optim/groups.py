@@ -76,7 +76,7 @@ def param_groups(
     *,
     lr: float | None = None,
     lr_scale: Mapping[str, float] | None = None,
-    layer_decay: float = 1.0,
+    layer_decay: float | Mapping[str, float] = 1.0,
     no_decay: Iterable[str] = (),
     freeze: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
@@ -90,19 +90,24 @@ def param_groups(
         weight_decay: decay of everything else.
         lr: base learning rate; where given, each group's `lr` is `lr * lr_scale`.
         lr_scale: multipliers by name pattern, `{"visual.*": 0.1}`; shell wildcards, the first match counts.
-        layer_decay: multiplier per layer below the top (BEiT, arXiv 2106.08254); 1 is off.
+        layer_decay: multiplier per layer below the top of its tower (BEiT, arXiv 2106.08254); 1 is off. By name
+            pattern, `{"visual.*": 0.9, "text.*": 0.75}`, towers have factors of their own (EVA-CLIP, arXiv 2402.04252);
+            the first match counts, what no pattern matches has none.
         no_decay: further name patterns without weight decay.
         freeze: name patterns that stay out of every group.
 
     Raises:
-        UsageError: a pattern that matches no parameter, or nothing left to train.
+        UsageError: a pattern that matches no parameter, a layer decay outside (0, 1], or nothing left to train.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     scales, skip, frozen = dict(lr_scale or {}), tuple(no_decay), tuple(freeze)
-    for pattern in (*scales, *skip, *frozen):
+    layers = dict(layer_decay) if isinstance(layer_decay, Mapping) else {"*": layer_decay}
+    if wrong := [factor for factor in layers.values() if not 0 < factor <= 1]:
+        raise UsageError(f"layer_decay must lie in (0, 1], got {wrong[0]}")
+    for pattern in (*scales, *layers, *skip, *frozen):
         if not any(fnmatch.fnmatchcase(name, pattern) for name, _ in named):
             raise UsageError(f"no trainable parameter is named like {pattern!r}; names look like {_examples(named)}")
-    depth = layer_index([name for name, _ in named]) if layer_decay != 1.0 else {}
+    depth = layer_index([name for name, _ in named]) if any(factor != 1.0 for factor in layers.values()) else {}
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in named:
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in frozen):
@@ -111,7 +116,8 @@ def param_groups(
         share = next((s for pattern, s in scales.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
         if depth:
             at, top = depth[name]
-            share *= layer_decay ** (top - at)
+            factor = next((f for pattern, f in layers.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
+            share *= factor ** (top - at)
         decay = 0.0 if plain else weight_decay
         group = groups.setdefault((decay, share), {"params": [], "names": [], "weight_decay": decay, "lr_scale": share})
         group["params"].append(parameter)

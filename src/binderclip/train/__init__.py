@@ -1,11 +1,9 @@
 """Training by recipe: `train.run("recipe.toml", out="runs/a")` leaves a run directory with everything in it."""
 
-from binderclip.train.bundled import dino as _dino
-from binderclip.train.bundled import kinds as _kinds
-from binderclip.train.bundled import promptable as _promptable
-from binderclip.train.bundled import second as _second
-from binderclip.train.bundled import tower as _tower
-from binderclip.train.bundled import vision as _vision
+import importlib
+import pkgutil
+
+from binderclip.train import bundled, stages
 from binderclip.train.distributed import World
 from binderclip.train.engine.context import StageContext, StageOutcome
 from binderclip.train.engine.engine import RunResult, run
@@ -18,14 +16,7 @@ from binderclip.train.grid.table import StudyCell, StudyRun, StudyTable
 from binderclip.train.recipe.architecture import build_model
 from binderclip.train.recipe.cost import Cost, StageCost
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Recipe, Stage, list_recipes, load_recipe
-from binderclip.train.recipe.registry import MODELS, SOURCES, STAGES, TERMS, register
-from binderclip.train.stages import attentive as _attentive
-from binderclip.train.stages import average as _average
-from binderclip.train.stages import contrastive as _contrastive
-from binderclip.train.stages import multi_view as _multi_view
-from binderclip.train.stages import private as _private
-from binderclip.train.stages import segclip as _segclip
-from binderclip.train.stages import segmentation as _segmentation
+from binderclip.train.recipe.registry import EXPERTS, MODELS, SOURCES, STAGES, TERMS, register
 from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
 from binderclip.train.tokens.image import (
     TOKENS,
@@ -39,6 +30,7 @@ from binderclip.train.tokens.positions import sincos_2d
 from binderclip.train.tokens.text import TextReduction
 
 __all__ = [
+    "EXPERTS",
     "MODELS",
     "SOURCES",
     "STAGES",
@@ -83,5 +75,9 @@ __all__ = [
     "run",
     "sincos_2d",
 ]
-del _attentive, _average, _contrastive, _dino, _kinds, _multi_view, _private, _promptable, _second, _segclip
-del _segmentation, _tower, _vision
+
+# What recipes name registers itself: a stage is one file in `stages/`, those of the bundled models are in `bundled/`.
+for _place in (stages, bundled):
+    for _found in pkgutil.iter_modules(_place.__path__, f"{_place.__name__}."):
+        importlib.import_module(_found.name)
+del importlib, pkgutil, _found, _place

@@ -14,7 +14,7 @@ from torch import nn
 from binderclip.errors import NotSupported, UsageError
 from binderclip.fit import OPTIMIZERS
 from binderclip.fit.optimizers import make_optimizer
-from binderclip.optim import ClippedAdaGrad, ClippedAdam, MedianMomentum, NonFiniteGradient, NormClip, StableSPAM
+from binderclip.optim import LAMB, ClippedAdaGrad, ClippedAdam, MedianMomentum, NonFiniteGradient, NormClip, StableSPAM
 
 MAKERS = {
     "adagrad": lambda p, **s: ClippedAdaGrad(p, **{"lr": 0.1, "clip": 0.8} | s),
@@ -25,6 +25,8 @@ MAKERS = {
     "adam": lambda p, **s: ClippedAdam(p, **{"lr": 0.1, "clip": 0.8} | s),
     "adam-now": lambda p, **s: ClippedAdam(p, **{"lr": 0.1, "clip": 0.8, "delayed": False} | s),
     "adam-norm": lambda p, **s: ClippedAdam(p, **{"lr": 0.1, "clip": 0.8, "form": "norm"} | s),
+    "lamb": lambda p, **s: LAMB(p, **{"lr": 0.1} | s),
+    "lamb-released": lambda p, **s: LAMB(p, **{"lr": 0.1, "released": True} | s),
     "median-l2": lambda p, **s: MedianMomentum(p, **{"lr": 0.1, "tau": 0.3} | s),
     "median-l1": lambda p, **s: MedianMomentum(p, **{"lr": 0.1, "estimator": "l1", "tau": 0.1} | s),
     "median-global": lambda p, **s: MedianMomentum(p, **{"lr": 0.1, "tau": 0.3, "granularity": "global"} | s),
@@ -315,7 +317,7 @@ def test_common_settings_are_checked(make, settings, message):
         make(start(), **settings)
 
 
-@pytest.mark.parametrize("name", ["adam", "spam"])
+@pytest.mark.parametrize("name", ["adam", "lamb", "spam"])
 def test_a_compiled_step_is_the_same_step(name):
     torch._dynamo.reset()
     make = MAKERS[name]
@@ -335,6 +337,7 @@ def test_recipes_and_fit_know_them_by_name():
     for name, kind in (
         ("clipped-adagrad", ClippedAdaGrad),
         ("clipped-adam", ClippedAdam),
+        ("lamb", LAMB),
         ("median-momentum", MedianMomentum),
         ("stable-spam", StableSPAM),
     ):

@@ -12,6 +12,7 @@ from binderclip.fit.optimizers import make_optimizer
 SETTINGS = {
     "clipped-adagrad": {"name": "clipped-adagrad", "form": "norm", "clip": 0.5},
     "clipped-adam": {"name": "clipped-adam", "clip": 0.5},
+    "lamb": {"name": "lamb", "betas": [0.9, 0.95], "trust": [0.1, 2.0]},
     "median-momentum": {"name": "median-momentum", "tau": 0.1},
     "stable-spam": {"name": "stable-spam", "update_proj_gap": 5, "total_T": 12},
 }

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.data.augment.cutout import Cutout
+from binderclip.data.labelled.pseudo_labels import LabelKind
 from binderclip.data.uniform import uniform
 from binderclip.errors import UsageError
 
@@ -132,6 +133,43 @@ class Augment:
             torch.clamp(self._jitter(images, u), 0, 1, out=out)
         else:
             self._compose(images, u, out)
+
+    @torch.no_grad()
+    def follow(
+        self, labels: Tensor, keys: Sequence[str], epoch: int = 0, *, kind: LabelKind, transparent: bool = False
+    ) -> Tensor:
+        """Label maps moved as the call moves their pictures: the nearest label, in the same place, at `size`.
+
+        Args:
+            labels: of whole pictures, at any resolution, as `decode_labels` gives them: classes (B, H, W), depth
+                (B, H, W), normals (B, 3, H, W). Normals turn with the picture, and a mirror negates their x.
+            keys, epoch: of the call.
+            kind: "classes", "depth" or "normals".
+            transparent: whether the pictures have an alpha channel, whose crops may reach beyond them.
+
+        Returns:
+            Labels of the same kind; beyond the picture -1, NaN and zero.
+        """
+        if len(keys) != len(labels):
+            raise UsageError(f"Augment: {len(keys)} keys for {len(labels)} label maps")
+        u = torch.from_numpy(uniform(self.seed, keys, epoch, _DRAWS + 3 * _CELLS * _CELLS)).to(labels.device)
+        flat = labels if kind == "normals" else labels[:, None]
+        nothing = {"classes": -1.0, "depth": torch.nan, "normals": 0.0}[kind]
+        aspect = flat.shape[-1] / flat.shape[-2]
+        whole = self.scale == self.ratio == (1, 1) and not self.rotate and aspect == 1
+        theta = self._affine(u, aspect, transparent)
+        grid = _grid(theta, self.size)
+        moved = F.grid_sample(flat.float(), grid, mode="nearest", padding_mode="border", align_corners=False)
+        if not whole:
+            beyond = (grid.abs() > 1).any(-1)[:, None]
+            moved = torch.where(beyond, nothing, moved)
+        if kind == "normals":
+            mirror, angle = 1 - 2 * (u[:, 4] < self.flip).float(), (2 * u[:, 5] - 1) * (self.rotate * np.pi / 180)
+            mirror, cos, sin = (each[:, None, None] for each in (mirror, angle.cos(), angle.sin()))
+            x, y, z = moved.unbind(1)
+            # the picture's own axes, seen along those of the result
+            return torch.stack([mirror * (cos * x + sin * y), cos * y - sin * x, z], 1).to(labels.dtype)
+        return moved[:, 0].to(labels.dtype)
 
     # --- geometry -----------------------------------------------------------------------------------------------------
 

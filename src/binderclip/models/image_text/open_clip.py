@@ -41,6 +41,9 @@ from binderclip.models.text.tokenize import (
 )
 from binderclip.similarity.geometry import Similarity
 
+# Entries of `vision_cfg` that are ours, see `set_block_options`.
+OWN_VISION = ("norm", "post_norm", "qkv_bias")
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -81,11 +84,12 @@ def build(
     """A randomly initialised model from an open_clip configuration, to be trained and saved.
 
     Args:
-        model_cfg: `embed_dim`, `vision_cfg`, `text_cfg`, ... as in open_clip's model configurations. Three entries are
+        model_cfg: `embed_dim`, `vision_cfg`, `text_cfg`, ... as in open_clip's model configurations. Some entries are
             ours, and open_clip alone cannot open a folder that has one: `alpha` = true gives the image tower an alpha
             channel (`add_alpha_channel`); `experts` is a table of the settings of
             `upcycle`; `final_norm` = false leaves the normalisation before the projection out of both towers, for
-            geometries in which lengths mean something (arXiv 2409.13079).
+            geometries in which lengths mean something (arXiv 2409.13079); `norm`, `post_norm` and `qkv_bias` of
+            `vision_cfg` change the blocks of the image tower (`set_block_options`; arXiv 2402.04252).
         preprocess: how pictures become input, ours or an open_clip `preprocess_cfg`; its size is taken from the model.
         tokenizer: ready, or the folder that holds `tokenizer.json`; default what the configuration names.
         name: the name it goes by.
@@ -128,6 +132,9 @@ def construct(config: dict[str, Any]) -> Any:
     experts, alpha = own.pop("experts", None), own.pop("alpha", False)
     if not isinstance(alpha, bool):
         raise UsageError(f"model_cfg.alpha must be true or false, not {shortened(alpha)}")
+    vision: Mapping[str, Any] = own["vision_cfg"]
+    options = {name: value for name, value in vision.items() if name in OWN_VISION}
+    own["vision_cfg"] = {name: value for name, value in vision.items() if name not in OWN_VISION}
     custom = own.pop("custom_text", False) or "hf_model_name" in own.get("text_cfg", {})
     kind = open_clip.CoCa if "multimodal_cfg" in own else open_clip.CustomTextCLIP if custom else open_clip.CLIP
     try:
@@ -135,6 +142,10 @@ def construct(config: dict[str, Any]) -> Any:
             backbone = kind(**own)
     except Exception as error:  # open_clip raises whatever a wrong value makes it stumble over
         raise UsageError(f"open_clip cannot build this model_cfg: {first_words(error)}") from error
+    if options:
+        from binderclip.models.layers.block_options import set_block_options
+
+        set_block_options(backbone.visual, options)
     if not final_norm:
         _leave_out_final_norms(backbone)
     if alpha:

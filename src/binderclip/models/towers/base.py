@@ -270,6 +270,7 @@ class Tower(Stack):
         offset: float = 0.0,
         norm: bool = True,
         record: Recorder | None = None,
+        on_patches: Callable[[Tensor], Tensor] | None = None,
     ) -> Tokens:
         """Normalised pixels -> tokens entering block 0.
 
@@ -279,12 +280,16 @@ class Tower(Stack):
             offset: see `position`.
             norm: False leaves out ln_pre: the tokens as they are cut into windows before it.
             record: where `embedded` (before ln_pre) is written.
+            on_patches: changes the embedded patches (B, N, D), row by row, before positions are added to them (mask
+                tokens).
 
         Raises:
             UsageError: wrong shape or a size that is not a multiple of the patch.
         """
         grid = self.grid_of(x)
         tokens = self.patches(x.to(self.dtype))
+        if on_patches is not None:
+            tokens = on_patches(tokens)
         prefix = self.prefix_tokens()
         if prefix is not None:
             tokens = torch.cat([prefix.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], 1)

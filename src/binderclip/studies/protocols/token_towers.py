@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,10 @@ __all__ = [
     "SIDE",
     "StagePlan",
     "TokenTower",
+    "clip_art",
     "judged",
+    "scores",
+    "shown",
     "train_stages",
     "views_of",
 ]
@@ -87,7 +90,7 @@ class TokenTower(nn.Module):
 
 
 @lru_cache(maxsize=2)
-def _data(held: bool) -> tuple[UInt8[Tensor, "N 4 S S"], Float[Tensor, "N V"], list[str], list[str]]:
+def clip_art(held: bool) -> tuple[UInt8[Tensor, "N 4 S S"], Float[Tensor, "N V"], list[str], list[str]]:
     """Pictures, words, captions and keys of the training clip art, or of the two other splits."""
     found = [load_data("openclipart", split, mode="RGBA") for split in (("val", "test") if held else ("train",))]
     pixels = torch.cat([data.pixels(SIDE, mode="RGBA", fit="pad")[0] for data in found])
@@ -109,7 +112,7 @@ class CropBatches(NamedTuple):
 @lru_cache(maxsize=1)
 def views_of(seed: int, steps: int) -> CropBatches:
     """Crops of 40 to 100 % of the area, mirrored, colours a little changed, in the order of training."""
-    pixels, _, _, keys = _data(False)
+    pixels, _, _, keys = clip_art(False)
     augment = Augment(SIDE, scale=(0.4, 1.0), rotate=0, white=1.0, paint=0.0, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.cat([torch.randperm(len(keys), generator=generator)[:BATCH] for _ in range(steps)])
@@ -145,7 +148,7 @@ def train_stages(
     from binderclip.fit import fit
 
     model = TokenTower(seed, width=width, layers=layers) if start is None else copy.deepcopy(start)
-    views, words = views_of(seed, most), _data(False)[1]
+    views, words = views_of(seed, most), clip_art(False)[1]
     for plan in plans:
 
         def step(start: int, plan: StagePlan = plan) -> Tensor:
@@ -163,20 +166,36 @@ def train_stages(
     return model.eval()
 
 
+def shown(held: bool = True) -> list[Float[Tensor, "B 3 S S"]]:
+    """Clip art whole, held out or that of training, as a tower is given it, in batches."""
+    still = dict.fromkeys(("flip", "rotate", "brightness", "contrast", "saturation", "hue", "grey", "paint"), 0.0)
+    whole = Augment(SIDE, scale=(1, 1), ratio=(1, 1), white=1.0, **still)
+    return [
+        _normalised(whole(part, [""] * len(part)).mul_(255).round_().byte()) for part in clip_art(held)[0].split(256)
+    ]
+
+
 @torch.no_grad()
 def judged(model: TokenTower) -> dict[str, float]:
-    """Held-out clip art with all its patches: zero-shot accuracy among names of concepts, mean R@5, and their mean."""
-    pixels, words, captions, _ = _data(True)
-    still = dict.fromkeys(("flip", "rotate", "brightness", "contrast", "saturation", "hue", "grey", "paint"), 0.0)
-    shown = Augment(SIDE, scale=(1, 1), ratio=(1, 1), white=1.0, **still)
+    """Held-out clip art with all its patches, see `scores`."""
     model.eval()
-    parts = [shown(part, [""] * len(part)).mul_(255).round_().byte() for part in pixels.split(256)]
-    image = torch.cat([model.visual(_normalised(part)) for part in parts])
-    found = retrieval(image, model.text(words), captions=captions, ks=(5,))
+    image = torch.cat([model.visual(part) for part in shown()])
+    return scores(image, model.text(clip_art(True)[1]), model.text(bags(list(CONCEPTS))))
+
+
+@torch.no_grad()
+def scores(image: Float[Tensor, "N E"], text: Float[Tensor, "N E"], names: Float[Tensor, "C E"]) -> dict[str, float]:
+    """Zero-shot accuracy among names of concepts, mean R@5, and their mean, of held-out clip art.
+
+    Args:
+        image, text: embeddings of pictures and captions.
+        names: embeddings of the concepts' names.
+    """
+    captions = clip_art(True)[2]
+    found = retrieval(image, text, captions=captions, ks=(5,))
     named = np.array([[word in text.split() for word in CONCEPTS] for text in captions])
     rows = np.flatnonzero(named.any(1))
-    names: Any = F.normalize(model.text(bags(list(CONCEPTS))), dim=1)
-    guessed = (image[rows] @ names.T).argmax(1).numpy()
+    guessed = (image[rows] @ F.normalize(names, dim=1).T).argmax(1).numpy()
     accuracy = float(named[rows, guessed].mean())
     recall = (found["text_to_image/R@5"] + found["image_to_text/R@5"]) / 2
     return {ACCURACY: accuracy, RECALL: recall, SCORE: (accuracy + recall) / 2}

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
+from binderclip.losses import patch_features
 from binderclip.models import ImageTextModel, TokenIds
 from binderclip.train.tokens.place import short_context
 
@@ -92,3 +93,22 @@ class FrozenCopy:
             image = torch.cat([self.model.encode_pixels(images[part]) for part in parts])
             text = torch.cat([self.model.encode_text(tokens[part]) for part in parts])
         return {"teacher_image": image, "teacher_text": text}
+
+    @torch.no_grad()
+    def patches(
+        self, images: Float[Tensor, "B 3 S S"], seen_by: ImageTextModel, grid: tuple[int, int]
+    ) -> Float[Tensor, "B N D"]:
+        """Patch tokens after the final norm, in a grid (see `losses.patch_features`).
+
+        Args:
+            images: pixels as another model sees them.
+            seen_by: that model, whose normalisation they have.
+            grid: (h, w) of the patches.
+        """
+        theirs, mine = seen_by.preprocess, self.model.preprocess
+        if (theirs.mean, theirs.std) != (mine.mean, mine.std):
+            mean, std, own_mean, own_std = (
+                images.new_tensor(each).view(3, 1, 1) for each in (theirs.mean, theirs.std, mine.mean, mine.std)
+            )
+            images = (images * std + mean - own_mean) / own_std
+        return patch_features(self.model.image_tower, images, grid)

@@ -324,13 +324,14 @@ class StageContext:
         stage, backbone = self.stage, (_model_in(module) or self.model).backbone
         inside = {id(p) for p in backbone.parameters()}
         settings = [g for g in stage.groups if not g.freeze]
+        layers = {pattern: g.layer_decay for g in settings if g.layer_decay is not None for pattern in g.patterns}
         groups: list[dict[str, Any]] = []
         if any(id(p) in inside and p.requires_grad for p in module.parameters()):
             groups = param_groups(
                 backbone,
                 stage.weight_decay,
                 lr_scale={pattern: g.lr for g in settings for pattern in g.patterns},
-                layer_decay=stage.layer_decay,
+                layer_decay={**layers, "*": stage.layer_decay} if layers else stage.layer_decay,
                 no_decay=[pattern for g in settings if not g.weight_decay for pattern in g.patterns],
             )
         beside = [p for p in module.parameters() if id(p) not in inside and p.requires_grad]

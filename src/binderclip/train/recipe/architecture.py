@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 import tempfile
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from binderclip.errors import UsageError
+from binderclip.errors import NotSupported, UsageError
 from binderclip.models import ImageTextModel, build, load, upcycle
 from binderclip.models.files.folders import folder_kind
 from binderclip.settings import build_part
@@ -181,6 +182,50 @@ def upcycled_model(
         router_std=router_std,
         seed=seed,
     )
+
+
+@register(MODELS, "new-image-tower")
+def with_new_image_tower(
+    *,
+    seed: int,
+    captions: Callable[[], Sequence[str]],
+    base: str,
+    vision: dict[str, Any],
+    embed_dim: int | None = None,
+) -> ImageTextModel:
+    """A trained model with a new image tower in the place of its own: texts, logit scale and tokenizer stay.
+
+    So a larger CLIP begins with the text tower of a smaller one (EVA-CLIP-18B, arXiv 2402.04252).
+
+    Args:
+        seed: of the new weights.
+        captions: not used.
+        base: anything of open_clip, or a bundled model.
+        vision: open_clip's `vision_cfg` of the new tower; `norm`, `post_norm` and `qkv_bias` as in `models.build`.
+        embed_dim: width of the shared space; another than the base's makes the text projection new too.
+    """
+    known = load(base)
+    if known.kind != "open_clip" or "model_cfg" not in known.config:
+        raise NotSupported(f"new-image-tower takes models of open_clip, and {base} is one of {known.kind}")
+    config = copy.deepcopy(dict(known.config["model_cfg"]))
+    if made := [name for name in ("experts", "alpha") if config.get(name)]:
+        raise NotSupported(f"new-image-tower: {base} has an entry {made[0]!r} of its own; start from a plain model")
+    width = config["embed_dim"] if embed_dim is None else embed_dim
+    if "hf_model_name" in config["text_cfg"]:
+        config["text_cfg"]["hf_model_pretrained"] = False
+    torch.manual_seed(seed)
+    new = build(
+        {**config, "vision_cfg": dict(vision), "embed_dim": width}, preprocess=known.preprocess,
+        tokenizer=known.tokenizer, name="new",
+    )  # fmt: skip
+    own = new.backbone.state_dict()
+    kept = {name: value for name, value in known.backbone.state_dict().items() if not name.startswith("visual.")}
+    fitting = {name: value for name, value in kept.items() if own[name].shape == value.shape}
+    if width == config["embed_dim"] and len(fitting) < len(kept):
+        raise UsageError(f"new-image-tower: the text tower of {base} does not fit its own configuration")
+    new.backbone.load_state_dict({**own, **fitting})
+    new.history.append(f"new image tower beside the texts of {base}")
+    return new
 
 
 def _own_tokenizer(tokenizer: str, folder: Path, captions: Callable[[], Sequence[str]], size: int) -> tuple[int, int]:

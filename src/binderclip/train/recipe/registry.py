@@ -1,7 +1,8 @@
-"""What recipes may name beside the methods of the other rooms: stages, terms, sources and new models.
+"""What recipes may name beside the methods of the other rooms: stages, terms, sources, experts and new models.
 
 All are plain dictionaries. A stage is `function(context, **settings)`, a term is built by `function(context,
-**settings)`, a source is `function(spec, **options) -> data set`, a model is `function(*, seed, captions, **settings)
+**settings)`, a source is `function(spec, **options) -> data set`, an expert is built by
+`function(context, **settings) -> PseudoLabeler`, a model is `function(*, seed, captions, **settings)
 -> model` (see `StageContext.model`); settings are keyword-only arguments and are checked by name when the recipe is
 read.
 """
@@ -11,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["MODELS", "SOURCES", "STAGES", "TERMS", "register"]
+__all__ = ["EXPERTS", "MODELS", "SOURCES", "STAGES", "TERMS", "register"]
 
 STAGES: dict[str, Callable[..., Any]] = {}
 TERMS: dict[str, Callable[..., Any]] = {}
 SOURCES: dict[str, Callable[..., Any]] = {}
 MODELS: dict[str, Callable[..., Any]] = {}
+EXPERTS: dict[str, Callable[..., Any]] = {}
 
 F = TypeVar("F", bound=Callable[..., Any])
 

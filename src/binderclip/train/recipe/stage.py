@@ -57,12 +57,14 @@ class Group(Strict):
         lr: multiplier of the stage's rate.
         freeze: no training at all.
         weight_decay: False switches weight decay off for them.
+        layer_decay: multiplier of the rate per layer below the top of their tower; None is the stage's.
     """
 
     match: str | list[str]
     lr: float = Field(1.0, ge=0)
     freeze: bool = False
     weight_decay: bool = True
+    layer_decay: float | None = Field(None, gt=0, le=1)
 
     @property
     def patterns(self) -> list[str]:

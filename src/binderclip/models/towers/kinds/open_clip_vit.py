@@ -16,7 +16,11 @@ from binderclip.models.towers.tokens import Tokens
 
 
 class OpenClipBlock(Block):
-    """open_clip's ResidualAttentionBlock: a torch MultiheadAttention."""
+    """open_clip's ResidualAttentionBlock: a torch MultiheadAttention; perhaps a norm in LayerScale's place."""
+
+    def __init__(self, module: Backbone, heads: int, width: int) -> None:
+        super().__init__(module, heads, width)
+        self.affine = not isinstance(module.ls_1, (nn.LayerNorm, nn.RMSNorm))
 
     def norm1(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         return self.module.ln_1(x)
@@ -55,7 +59,8 @@ class OpenClipCustomBlock(OpenClipBlock):
         attention = module.attn
         if attention.scaled_cosine:
             raise NotSupported("open_clip's scaled cosine attention does not run in open_clip itself; use qk_norm")
-        self.affine = isinstance(attention.ln_inner, nn.Identity) and isinstance(module.ln_attn, nn.Identity)
+        plain = isinstance(attention.ln_inner, nn.Identity) and isinstance(module.ln_attn, nn.Identity)
+        self.affine = self.affine and plain
 
     def project_qkv(self, normed: Float[Tensor, "B L D"]) -> tuple[Tensor, Tensor, Tensor]:
         attention = self.module.attn

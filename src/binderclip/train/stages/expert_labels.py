@@ -1,0 +1,108 @@
+"""The experts that recipes may name: from a picture's own outline, and from models of the libraries."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from binderclip.data import PseudoLabeler, surface_normals
+from binderclip.errors import UsageError
+from binderclip.models import load
+from binderclip.segment import Segmenter
+from binderclip.train.engine.context import StageContext
+from binderclip.train.recipe.registry import EXPERTS, register
+
+__all__ = ["outline", "relief", "relief_depth", "relief_normals", "segment"]
+
+
+@register(EXPERTS, "outline")
+def outline(context: StageContext) -> PseudoLabeler:
+    """Object (1) and ground (0) of pictures with an alpha channel; without one everything is object."""
+
+    def labels(images: Float[Tensor, "B 4 H W"]) -> Tensor:
+        return (images[:, 3] > 0.5).long()
+
+    return PseudoLabeler("outline", labels, kind="classes", version="1", classes=2)
+
+
+def relief(images: Float[Tensor, "B 4 H W"], width: int = 8) -> Float[Tensor, "B H W"]:
+    """A height for each pixel as if the object were embossed: 0 on the ground, rising to 1 at `width` pixels inside.
+
+    Args:
+        images: with alpha.
+        width: of the slope in pixels.
+    """
+    inside, steps = (images[:, 3:] > 0.5).float(), []
+    for _ in range(width):
+        steps.append(inside)
+        inside = -F.max_pool2d(F.pad(-inside, (1, 1, 1, 1)), 3, stride=1)  # erosion; the border is ground
+    return torch.cat(steps, 1).mean(1)
+
+
+@register(EXPERTS, "relief-depth")
+def relief_depth(context: StageContext, *, width: int = 8) -> PseudoLabeler:
+    """Inverse depth of pictures with an alpha channel as if they were embossed, see `relief`.
+
+    Args:
+        context: not used.
+        width: of the slope in pixels.
+    """
+    if width < 1:
+        raise UsageError(f"relief-depth: width must be at least 1 pixel, got {width}")
+    return PseudoLabeler("relief-depth", lambda images: relief(images, width), kind="depth", version=f"1, {width}")
+
+
+@register(EXPERTS, "relief-normals")
+def relief_normals(context: StageContext, *, width: int = 8) -> PseudoLabeler:
+    """Normals of the same relief, which is as high as its slope is wide.
+
+    Args:
+        context: not used.
+        width: of the slope in pixels.
+    """
+    if width < 1:
+        raise UsageError(f"relief-normals: width must be at least 1 pixel, got {width}")
+
+    def labels(images: Tensor) -> Tensor:
+        return surface_normals(relief(images, width), width)
+
+    return PseudoLabeler("relief-normals", labels, kind="normals", version=f"1, {width}")
+
+
+@register(EXPERTS, "segment")
+def segment(
+    context: StageContext, *, model: str, labels: list[str], preset: str = "clearclip", least: float = 0.0
+) -> PseudoLabeler:
+    """Classes by words: what `segment.Segmenter` says.
+
+    Args:
+        context: says on which device.
+        model: anything `load` takes.
+        labels: names of the classes.
+        preset: of the segmenter.
+        least: pixels whose largest probability is lower stay unlabelled.
+    """
+    if not labels:
+        raise UsageError("segment: name the classes, labels = ['cat', 'dog']")
+    known = load(model, device=context.world.device)
+    segmenter = Segmenter(known, preset=preset)
+
+    def said(images: Tensor) -> Tensor:
+        found = []
+        for image in _on_white(images):
+            result: Any = segmenter(image, labels)
+            sure = result.probs.amax(0) >= least
+            found.append(torch.where(sure, result.labels, -1))
+        return torch.stack(found)
+
+    settings = hashlib.sha256(repr((known.fingerprint, preset, labels, least)).encode()).hexdigest()[:16]
+    return PseudoLabeler("segment", said, kind="classes", version=settings, classes=len(labels))
+
+
+def _on_white(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 H W"]:
+    return images if images.shape[1] == 3 else images[:, :3] * images[:, 3:] + 1 - images[:, 3:]
