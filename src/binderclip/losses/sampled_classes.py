@@ -87,7 +87,8 @@ class SampledClassifier(nn.Module):
         freq: (C,) samples of each class; needed unless `weight` is "uniform".
         text_weights: (C, dim) features of the classes' texts that are the head and stay as they are. None: a head is
             learned, from a normal distribution with deviation dim^-0.5.
-        scale: the logit scale; default a learned one from 1/0.07, at most 100. The official code also keeps it above 1.
+        scale: the logit scale; default a learned one from 1/0.07 between 1 and 100, as in the official code. Without
+            the lower bound it may fall so far in the first steps that nothing is learned.
         generator: of the draws; None for torch's own, whose state a checkpoint of `fit` keeps.
 
     Raises:
@@ -133,7 +134,7 @@ class SampledClassifier(nn.Module):
         if head.shape != (n_classes, dim) or not bool(head.isfinite().all()):
             raise UsageError(f"text_weights are ({n_classes}, {dim}) finite numbers, got {tuple(head.shape)}")
         self.head = nn.Parameter(head, requires_grad=text_weights is None)
-        self.scale = LogitScale() if scale is None else scale
+        self.scale = LogitScale(min=1.0) if scale is None else scale
         odds = None if weight == "uniform" or freq is None else freq.float() ** (1.0 if weight == "linear" else 0.5)
         self.register_buffer("odds", odds)
         self.n_classes, self.size, self.weight, self.generator = n_classes, size, weight, generator

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from binderclip import errors
-from binderclip.losses import LogitScale
+from binderclip.losses import LogitScale, clip, clip_rocket
 
 
 def test_starts_at_clips_value_and_stays_below_its_ceiling():
@@ -30,6 +30,28 @@ def test_beyond_the_ceiling_only_the_way_back_has_a_gradient():
     scale.value.backward()
     optimizer.step()
     assert float(scale.value) < 100.0
+
+
+def test_below_the_floor_only_the_way_up_has_a_gradient():
+    scale = LogitScale(min=1.0)
+    with torch.no_grad():
+        scale.logit_scale.fill_(-3.0)
+    assert float(scale.value) == 1.0
+    (up,) = torch.autograd.grad(-scale.value, [scale.logit_scale])
+    (down,) = torch.autograd.grad(scale.value, [scale.logit_scale])
+    assert (float(up), float(down)) == (-1.0, 0.0)
+    with pytest.raises(errors.UsageError, match="smallest logit scale"):
+        LogitScale(0.5, min=1.0)
+
+
+@pytest.mark.parametrize("make", [clip, clip_rocket])
+def test_clips_scales_never_fall_below_1(make):
+    """CLIP holds the logarithm in [0, ln 100]: below it every softmax is nearly even, and nothing is learned."""
+    for scale in make().scales.values():
+        with torch.no_grad():
+            scale.logit_scale.fill_(-2.0)
+        assert float(scale.value) == 1.0
+    assert float(make(init_scale=0.5).scales["main"].value) == pytest.approx(0.5)
 
 
 def test_below_the_ceiling_the_gradient_is_the_exponentials():

@@ -39,13 +39,13 @@ def clip(
     """CLIP's loss: cosine, softmax over both sides, learned scale of at most 100.
 
     Args:
-        init_scale, max_scale, learnable: of the `LogitScale`.
+        init_scale, max_scale, learnable: of the `LogitScale`, which never falls below 1, or below where it starts.
         smoothing: label smoothing in [0, 1).
         settings: further arguments of `ContrastiveLoss`.
 
     Paper: Learning Transferable Visual Models From Natural Language Supervision, arXiv 2103.00020.
     """
-    scale = LogitScale(init_scale, max_scale, learnable=learnable)
+    scale = LogitScale(init_scale, max_scale, min=min(1.0, init_scale), learnable=learnable)
     return ContrastiveLoss((Pair(smoothing=smoothing),), scales=scale, **settings)
 
 
@@ -270,7 +270,7 @@ def clip_rocket(
         smoothing: label smoothing of the local pairings, in [0, 1).
         reduction: "mean" of the two directions, or their "sum", which the paper takes on all but its smallest set.
         init_scale, local_scale: initial logit scales of the pair and of the local pairings.
-        max_scale, learnable: of both `LogitScale`s.
+        max_scale, learnable: of both `LogitScale`s, which never fall below 1, or below where they start.
         settings: further arguments of `ContrastiveLoss`.
 
     Raises:
@@ -290,10 +290,10 @@ def clip_rocket(
     if reduction not in ("mean", "sum"):
         raise UsageError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
     factor = 1 if reduction == "mean" else 2
-    scales = {"main": LogitScale(init_scale, max_scale, learnable=learnable)}
+    scales = {"main": LogitScale(init_scale, max_scale, min=min(1.0, init_scale), learnable=learnable)}
     pairs = [Pair(weight=factor / (1 + n_local))]
     if n_local:
-        scales["local"] = LogitScale(local_scale, max_scale, learnable=learnable)
+        scales["local"] = LogitScale(local_scale, max_scale, min=min(1.0, local_scale), learnable=learnable)
         weight = factor * n_local / (1 + n_local)
         pairs.append(Pair("image_local", "text_local", weight=weight, scale="local", smoothing=smoothing))
     return ContrastiveLoss(pairs, scales=scales, **settings)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
-from binderclip.similarity.bounds import at_most
+from binderclip.similarity.bounds import between
 
 __all__ = ["AlignmentScale", "LogitScale"]
 
@@ -18,24 +18,34 @@ class LogitScale(nn.Module):
     """A positive scale that multiplies the similarities, learned as its logarithm, and an optional bias.
 
     A plain clamp has gradient 0 beyond its bound, and a scale that once overshoots would be stuck there; here the
-    gradient that brings it back is kept.
+    gradient that brings it back is kept. A scale far below 1 makes every softmax even, and hardly anything is learned:
+    CLIP's code holds it at 1 at least.
 
     Args:
         init: initial scale, not its logarithm (1/0.07 is CLIP's, 10 is SigLIP's).
         max: largest scale ever used; None for no bound.
+        min: smallest scale ever used; None for no bound.
         learnable: whether the scale (and the bias) are trained.
         bias: initial bias added to the logits, for the sigmoid loss (SigLIP: -10); None for none.
     """
 
     def __init__(
-        self, init: float = 1 / 0.07, max: float | None = 100.0, *, learnable: bool = True, bias: float | None = None
+        self,
+        init: float = 1 / 0.07,
+        max: float | None = 100.0,
+        *,
+        min: float | None = None,
+        learnable: bool = True,
+        bias: float | None = None,
     ) -> None:
         super().__init__()
         if not init > 0:
             raise UsageError(f"the initial logit scale must be positive, got {init}")
         if max is not None and max < init * (1 - 1e-6):
             raise UsageError(f"the largest logit scale, {max}, lies below the initial one, {init}")
-        self.max = max
+        if min is not None and not 0 < min <= init * (1 + 1e-6):
+            raise UsageError(f"the smallest logit scale, {min}, must be positive and at most the initial one, {init}")
+        self.max, self.min = max, min
         self.logit_scale = nn.Parameter(torch.tensor(math.log(init)), requires_grad=learnable)
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)), requires_grad=learnable)
 
@@ -72,10 +82,10 @@ class LogitScale(nn.Module):
 
     @property
     def value(self) -> Float[Tensor, ""]:
-        """The scale itself, at most `max`."""
-        log: Tensor = self.logit_scale
-        if self.max is not None:
-            log = at_most(log, math.log(self.max))
+        """The scale itself, between `min` and `max`."""
+        low = -math.inf if self.min is None else math.log(self.min)
+        high = math.inf if self.max is None else math.log(self.max)
+        log: Tensor = between(self.logit_scale, low, high)
         return log.exp()
 
     def forward(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
