@@ -27,12 +27,11 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.losses import ContrastiveLoss, expert_losses
 from binderclip.models import ImageTextModel, MultiTaskCLIP
 from binderclip.settings import build_part, part_name
-from binderclip.similarity import frozen_similarity
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.recipe.augmentation import make_augment
 from binderclip.train.recipe.registry import EXPERTS, STAGES, register
-from binderclip.train.stages.contrastive import build_loss, nan_of
+from binderclip.train.stages.contrastive import nan_of, training_loss
 from binderclip.train.tokens.place import short_context
 
 __all__ = ["ExpertStep", "experts"]
@@ -145,18 +144,12 @@ def experts(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
         tasks = MultiTaskCLIP(model, {name: each.channels for name, each in labelers.items()})
-    learnable, geometry = model.logit_scale.requires_grad, model.geometry
-    try:
-        step = ExpertStep(tasks.to(context.world.device), build_loss(context), labelers, augment, weights or {})
-        model.geometry, context.similarity = None, step.loss.similarity
+    with training_loss(context) as loss:
+        step = ExpertStep(tasks.to(context.world.device), loss, labelers, augment, weights or {})
         batches = context.batches()
         norms = _gradient_norms(step, next(iter(batches)))
         batches.seek(0)
         context.fit(step, batches, groups=lambda module: _groups(context, module, heads_lr))
-        geometry = step.loss.similarity
-    finally:
-        model.geometry = frozen_similarity(geometry)
-        model.logit_scale.requires_grad_(learnable)
     return {"gradient norms of the first batch": norms}
 
 
