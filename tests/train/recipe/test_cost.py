@@ -58,7 +58,7 @@ def test_counted_tokens_and_operations(tiny: dict[str, Any], tmp_path: Path, nam
     # two blocks a tower; without gradients GradCache sees everything once more
     assert seen["image"] == 2 * 64 * stage.image_tokens
     assert seen["text"] == 2 * 64 * stage.text_tokens
-    assert result.summary["cost"] == {"flops": stage.flops, "tokens": stage.tokens}
+    assert result.summary["cost"] == {"flops": stage.flops, "tokens": stage.tokens, "samples": stage.samples}
     assert stage.tokens == sum(seen.values()) // 2
     # Reduced or not, what is left is a plain model of its own size.
     assert load(tmp_path / "a").backbone.visual.positional_embedding.shape == (17, 64)
