@@ -1,105 +1,183 @@
-"""binderclip.data: image-text sets, the bundled picture packs, augmentation, scenes with exact masks, caches, moments.
-
-Every name is imported when it is first used, so `import binderclip.data` costs nothing.
-"""
+"""Image-text sets, the bundled picture packs, augmentation, scenes with exact masks, caches, moments."""
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
-# module -> its public names; `from binderclip.data import <name>` imports only that module.
-_EXPORTS: dict[str, tuple[str, ...]] = {
-    "augment.augment": ("Augment",),
-    "sets.batches": ("batches", "epoch_order"),
-    "made.blocks": ("BlockDataset",),
-    "cache.features": (
-        "CacheEntry",
-        "CacheInfo",
-        "FeatureCache",
-        "cache_info",
-        "cache_root",
-        "clear_cache",
-        "content_hash",
-    ),
-    "scenes.colored": ("colored_scenes",),
-    "augment.copy_paste": ("CopyPaste", "LargeScaleJitter"),
-    "sets.counterfactual": ("CounterfactualGroups",),
-    "sets.columnar": ("load_tables",),
-    "made.cue_grid": ("CueGrid", "CueSet"),
-    "augment.cutout": ("Cutout",),
-    "sets.dataset": ("ImageTextDataset", "join"),
-    "distort.depth": ("CORRUPTIONS_3D", "corrupt3d"),
-    "frequency": ("DCTPatches", "dct_grades", "dct_patches"),
-    "distort.distortions": ("DISTORTIONS", "distort", "distort_levels"),
-    "sets.evalset": ("EvalSet", "few_shot_split"),
-    "made.examples": ("write_examples",),
-    "augment.fill": ("FILLS", "Fill", "gaussian_blur"),
-    "sets.folder": ("load_folder",),
-    "made.hallucinations": ("HallucinatedCaptions", "ObjectStatistics", "hallucinated_captions"),
-    "images": (
-        "IMAGE_FORMATS",
-        "ImageSource",
-        "MAX_PIXELS",
-        "composite",
-        "list_images",
-        "open_header",
-        "open_image",
-        "to_tensor",
-    ),
-    "labelled.inspection_folder": ("Inspected", "InspectionFolder", "read_mask"),
-    "labelled.instances": ("InstanceSample",),
-    "labelled.label_maps": ("LabelFolder", "Labelled", "LabelledScenes", "label_maps"),
-    "sets.loading": ("held_out_split", "list_data", "load_data"),
-    "moments": ("Moments",),
-    "labelled.pseudo_labels": ("PseudoLabeler", "decode_labels", "encode_labels", "surface_normals"),
-    "augment.patch_replacement": ("RandomPatchReplacement",),
-    "augment.text": ("TextAugment",),
-    "distort.processing": ("PROCESSING", "Degradation"),
-    "labelled.real_fake": ("RealFakeSet", "real_fake_folder"),
-    "sets.packs": ("PACKS", "load_packs", "pack_hash"),
-    "made.planted_defects": ("Planted", "plant_defects"),
-    "sets.sample": ("Batch", "Collate", "Sample", "Skipped", "collate", "fit_square"),
-    "scenes.multi_object": ("multi_object_scenes", "object_slots"),
-    "scenes.stream": ("SceneStream", "scenes"),
-    "scenes.batch": ("Scenes",),
-    "scenes.regions": ("RGBAPairs", "rgba_pairs"),
-    "scenes.vocabulary": ("Vocabulary", "vocabulary"),
-    "sets.reweigh": ("balanced_rows", "reweigh"),
-    "sets.named": ("SETS", "digits", "fashion_mnist", "photographs", "textile"),
-    "sets.shards": ("ShardDataset",),
-    "sets.shards_write": ("write_shards",),
-    "sets.tasks": ("class_incremental_tasks",),
-    "made.temporal_order": ("TemporalOrder", "temporal_order"),
-    "made.tubes": ("TubePicture", "tube_pictures"),
-    "windows": ("WindowGrid", "fold", "unfold"),
-}
-_HOME = {name: module for module, names in _EXPORTS.items() for name in names}
+from binderclip.lazy import lazy_exports
 
-__all__ = sorted(_HOME)
+if TYPE_CHECKING:
+    from binderclip.data.augment.augment import Augment
+    from binderclip.data.augment.copy_paste import CopyPaste, LargeScaleJitter
+    from binderclip.data.augment.cutout import Cutout
+    from binderclip.data.augment.fill import FILLS, Fill, gaussian_blur
+    from binderclip.data.augment.patch_replacement import RandomPatchReplacement
+    from binderclip.data.augment.text import TextAugment
+    from binderclip.data.cache.features import (
+        CacheEntry,
+        CacheInfo,
+        FeatureCache,
+        cache_info,
+        cache_root,
+        clear_cache,
+        content_hash,
+    )
+    from binderclip.data.distort.depth import CORRUPTIONS_3D, corrupt3d
+    from binderclip.data.distort.distortions import DISTORTIONS, distort, distort_levels
+    from binderclip.data.distort.processing import PROCESSING, Degradation
+    from binderclip.data.frequency import DCTPatches, dct_grades, dct_patches
+    from binderclip.data.images import (
+        IMAGE_FORMATS,
+        MAX_PIXELS,
+        ImageSource,
+        composite,
+        list_images,
+        open_header,
+        open_image,
+        to_tensor,
+    )
+    from binderclip.data.labelled.inspection_folder import Inspected, InspectionFolder, read_mask
+    from binderclip.data.labelled.instances import InstanceSample
+    from binderclip.data.labelled.label_maps import LabelFolder, Labelled, LabelledScenes, label_maps
+    from binderclip.data.labelled.pseudo_labels import PseudoLabeler, decode_labels, encode_labels, surface_normals
+    from binderclip.data.labelled.real_fake import RealFakeSet, real_fake_folder
+    from binderclip.data.made.blocks import BlockDataset
+    from binderclip.data.made.cue_grid import CueGrid, CueSet
+    from binderclip.data.made.examples import write_examples
+    from binderclip.data.made.hallucinations import HallucinatedCaptions, ObjectStatistics, hallucinated_captions
+    from binderclip.data.made.planted_defects import Planted, plant_defects
+    from binderclip.data.made.temporal_order import TemporalOrder, temporal_order
+    from binderclip.data.made.tubes import TubePicture, tube_pictures
+    from binderclip.data.moments import Moments
+    from binderclip.data.scenes.batch import Scenes
+    from binderclip.data.scenes.colored import colored_scenes
+    from binderclip.data.scenes.multi_object import multi_object_scenes, object_slots
+    from binderclip.data.scenes.regions import RGBAPairs, rgba_pairs
+    from binderclip.data.scenes.stream import SceneStream, scenes
+    from binderclip.data.scenes.vocabulary import Vocabulary, vocabulary
+    from binderclip.data.sets.batches import batches, epoch_order
+    from binderclip.data.sets.columnar import load_tables
+    from binderclip.data.sets.counterfactual import CounterfactualGroups
+    from binderclip.data.sets.dataset import ImageTextDataset, join
+    from binderclip.data.sets.evalset import EvalSet, few_shot_split
+    from binderclip.data.sets.folder import load_folder
+    from binderclip.data.sets.loading import held_out_split, list_data, load_data
+    from binderclip.data.sets.named import SETS, digits, fashion_mnist, photographs, textile
+    from binderclip.data.sets.packs import PACKS, load_packs, pack_hash
+    from binderclip.data.sets.reweigh import balanced_rows, reweigh
+    from binderclip.data.sets.sample import Batch, Collate, Sample, Skipped, collate, fit_square
+    from binderclip.data.sets.shards import ShardDataset
+    from binderclip.data.sets.shards_write import write_shards
+    from binderclip.data.sets.tasks import class_incremental_tasks
+    from binderclip.data.windows import WindowGrid, fold, unfold
 
+__all__ = [
+    "CORRUPTIONS_3D",
+    "DISTORTIONS",
+    "FILLS",
+    "IMAGE_FORMATS",
+    "MAX_PIXELS",
+    "PACKS",
+    "PROCESSING",
+    "SETS",
+    "Augment",
+    "Batch",
+    "BlockDataset",
+    "CacheEntry",
+    "CacheInfo",
+    "Collate",
+    "CopyPaste",
+    "CounterfactualGroups",
+    "CueGrid",
+    "CueSet",
+    "Cutout",
+    "DCTPatches",
+    "Degradation",
+    "EvalSet",
+    "FeatureCache",
+    "Fill",
+    "HallucinatedCaptions",
+    "ImageSource",
+    "ImageTextDataset",
+    "Inspected",
+    "InspectionFolder",
+    "InstanceSample",
+    "LabelFolder",
+    "Labelled",
+    "LabelledScenes",
+    "LargeScaleJitter",
+    "Moments",
+    "ObjectStatistics",
+    "Planted",
+    "PseudoLabeler",
+    "RGBAPairs",
+    "RandomPatchReplacement",
+    "RealFakeSet",
+    "Sample",
+    "SceneStream",
+    "Scenes",
+    "ShardDataset",
+    "Skipped",
+    "TemporalOrder",
+    "TextAugment",
+    "TubePicture",
+    "Vocabulary",
+    "WindowGrid",
+    "balanced_rows",
+    "batches",
+    "cache_info",
+    "cache_root",
+    "class_incremental_tasks",
+    "clear_cache",
+    "collate",
+    "colored_scenes",
+    "composite",
+    "content_hash",
+    "corrupt3d",
+    "dct_grades",
+    "dct_patches",
+    "decode_labels",
+    "digits",
+    "distort",
+    "distort_levels",
+    "encode_labels",
+    "epoch_order",
+    "fashion_mnist",
+    "few_shot_split",
+    "fit_square",
+    "fold",
+    "gaussian_blur",
+    "hallucinated_captions",
+    "held_out_split",
+    "join",
+    "label_maps",
+    "list_data",
+    "list_images",
+    "load_data",
+    "load_folder",
+    "load_packs",
+    "load_tables",
+    "multi_object_scenes",
+    "object_slots",
+    "open_header",
+    "open_image",
+    "pack_hash",
+    "photographs",
+    "plant_defects",
+    "read_mask",
+    "real_fake_folder",
+    "reweigh",
+    "rgba_pairs",
+    "scenes",
+    "surface_normals",
+    "temporal_order",
+    "textile",
+    "to_tensor",
+    "tube_pictures",
+    "unfold",
+    "vocabulary",
+    "write_examples",
+    "write_shards",
+]
 
-class _Package(ModuleType):
-    """The import system sets a sub-package as an attribute here; where a function has its name, the function wins."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
-
-
-sys.modules[__name__].__class__ = _Package
+lazy_exports(__name__)

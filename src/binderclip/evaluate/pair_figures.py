@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+
 from binderclip.data import LabelledScenes, load_data
 from binderclip.errors import NotSupported
 from binderclip.evaluate.last_attention import last_attention
@@ -75,7 +77,7 @@ def _photographs(model: ImageTextModel) -> dict[str, float]:
     labelled = data.subset([row for row, label in enumerate(data.labels) if label >= 0])
     parts, kept, _ = encode_set(model, labelled)
     bank = model.text_bank([*data.classes, *OTHER_LABELS], ("{}", "a {}.", "a picture of a {}."))
-    accuracy = zero_shot_accuracy(parts[0], bank, kept.labels)
+    accuracy = zero_shot_accuracy(parts[0], bank, torch.as_tensor(kept.labels))
     return {"top1": _percent([accuracy["accuracy"]]), "top5": _percent([accuracy["top5"]])}
 
 

@@ -132,11 +132,11 @@ def documents_in(folder: Path, *, mixed: bool, skipped: list[tuple[str, str]] | 
     names, _ = list_files(folder, suffixes=TEXT_SUFFIXES)
     for name in names:
         path = folder / name
-        key = by_stem.pop(path.with_suffix(""), None) if path.suffix.lower() == ".txt" else None
-        if key is None:
-            found[name] = Document(None, path)
+        beside = by_stem.pop(path.with_suffix(""), "") if path.suffix.lower() == ".txt" else ""
+        if beside:
+            found[beside] = replace(found[beside], text=path)
         else:
-            found[key] = replace(found[key], text=path)
+            found[name] = Document(None, path)
     return found
 
 

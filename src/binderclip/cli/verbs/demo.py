@@ -158,12 +158,12 @@ def _classify(page: Page, clip: ImageTextModel) -> None:
 
 
 def _search(page: Page, clip: ImageTextModel, out: Path, limit: int | None) -> None:
-    from binderclip.data import load_data
+    from binderclip.data import join, load_data
     from binderclip.search import SearchIndex
 
     folder = out / "pictures"
     folder.mkdir(exist_ok=True)
-    pictures = load_data("openclipart,noto-emoji", split="test")
+    pictures = join([load_data("openclipart", split="test"), load_data("noto-emoji", split="test")])
     pictures = pictures if limit is None else pictures.subset(range(min(limit, len(pictures))))
     for sample in pictures:
         path = folder / f"{sample.source}-{sample.key}.png"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from binderclip.data.images import WHITE
 from binderclip.errors import UsageError
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 
 _SHARDS = (".tar", ".tar.gz", ".tgz")
+NamedSet = Literal[
+    "packs", "openclipart", "noto-emoji", "icons", "openmoji", "fashion-mnist", "digits", "photographs", "textile"
+]
+"""What `list_data` lists: sets that are not streamed."""
 
 
 def list_data() -> list[str]:
@@ -23,6 +27,30 @@ def list_data() -> list[str]:
     from binderclip.data.sets.packs import PACKS
 
     return ["packs", *PACKS, *SETS]
+
+
+@overload
+def load_data(
+    spec: NamedSet,
+    split: str | None = None,
+    *,
+    mode: Literal["RGB", "RGBA"] = "RGB",
+    background: tuple[int, int, int] = WHITE,
+    size_hint: int | None = None,
+    allow_pipe: bool = False,
+) -> ImageTextDataset: ...
+
+
+@overload
+def load_data(
+    spec: str,
+    split: str | None = None,
+    *,
+    mode: Literal["RGB", "RGBA"] = "RGB",
+    background: tuple[int, int, int] = WHITE,
+    size_hint: int | None = None,
+    allow_pipe: bool = False,
+) -> ImageTextDataset | ShardDataset: ...
 
 
 def load_data(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from binderclip.data import join, load_data, vocabulary
 from binderclip.data.scenes.stream import scenes
+from binderclip.data.sets.loading import NamedSet
 from binderclip.evaluate import (
     ClassDesignProbe,
     IdentityProbe,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from binderclip.models import TextBank
 
-PACKS = {
+PACKS: dict[NamedSet, tuple[str, ...]] = {
     "noto-emoji": ("train", "val", "test"),
     "icons": ("train", "val", "test"),
     "openmoji": ("shift",),

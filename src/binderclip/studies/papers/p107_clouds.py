@@ -41,9 +41,9 @@ TINTS = ((0.55, 0.75, 0.4), (0.75, 0.6, 0.4), (0.85, 0.78, 0.6), (0.45, 0.6, 0.7
 def _grounds() -> list[np.ndarray]:
     from binderclip.data import load_data
 
-    found = [s for s in load_data("photographs") if s.label is not None]
-    names = load_data("photographs").classes
-    return [np.asarray(s.image.convert("RGB")) for s in found if names[s.label] in GROUNDS]
+    data = load_data("photographs")
+    found = [s for s in data if s.label is not None and data.classes[s.label] in GROUNDS]
+    return [np.asarray(s.image.convert("RGB")) for s in found]
 
 
 def _cloud(rng: np.random.Generator, side: int) -> np.ndarray:

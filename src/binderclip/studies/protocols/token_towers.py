@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -168,7 +168,9 @@ def train_stages(
 
 def shown(held: bool = True) -> list[Float[Tensor, "B 3 S S"]]:
     """Clip art whole, held out or that of training, as a tower is given it, in batches."""
-    still = dict.fromkeys(("flip", "rotate", "brightness", "contrast", "saturation", "hue", "grey", "paint"), 0.0)
+    still: dict[str, Any] = dict.fromkeys(
+        ("flip", "rotate", "brightness", "contrast", "saturation", "hue", "grey", "paint"), 0.0
+    )
     whole = Augment(SIDE, scale=(1, 1), ratio=(1, 1), white=1.0, **still)
     return [
         _normalised(whole(part, [""] * len(part)).mul_(255).round_().byte()) for part in clip_art(held)[0].split(256)

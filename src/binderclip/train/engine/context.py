@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -157,7 +157,7 @@ class StageContext:
         return Pictures(sets, weights, size=self.image_size, fit=self.square, memory=memory, workers=workers)
 
     @property
-    def square(self) -> str:
+    def square(self) -> Literal["pad", "crop", "squash"]:
         """How pictures become square, by the model's own way of resizing: "pad", "crop" or "squash"."""
         return FIT.get(self.model.preprocess.resize_mode, "pad")
 

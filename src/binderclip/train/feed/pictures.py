@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from binderclip.train.recipe.registry import SOURCES
 __all__ = ["FIT", "Pictures", "Pixels", "open_sources", "side_by_side"]
 
 # How a picture that is not square becomes so, by the model's own way of resizing.
-FIT = {"longest": "pad", "shortest": "crop", "squash": "squash"}
+FIT: dict[str, Literal["pad", "crop", "squash"]] = {"longest": "pad", "shortest": "crop", "squash": "squash"}
 _PROBE = 32
 
 
@@ -60,12 +60,11 @@ def _open_named(spec: DataSpec) -> Any:
     named = {part.strip() for part in spec.name.split(",")} <= set(list_data())
     by_name = named or ("split" in spec.model_fields_set and spec.split not in ("train", "val"))
     dataset = load_data(spec.name, spec.split if by_name else None, mode="RGBA", allow_pipe=spec._allow_pipe)
-    has_splits = isinstance(dataset, ImageTextDataset) and spec.split in dataset.attributes.get("split", [])
-    if spec.hold_out and not by_name and not has_splits:
-        return _held_out(dataset, spec)
-    if by_name or not has_splits or spec.split is None:
+    if by_name:
         return dataset
-    return take_split(dataset, spec.split, spec.name)
+    if isinstance(dataset, ImageTextDataset) and spec.split in dataset.attributes.get("split", []):
+        return dataset if spec.split is None else take_split(dataset, spec.split, spec.name)
+    return _held_out(dataset, spec) if spec.hold_out else dataset
 
 
 def _held_out(dataset: Any, spec: DataSpec) -> ImageTextDataset:
@@ -147,7 +146,7 @@ class Pictures:
         weights: Sequence[float],
         *,
         size: int,
-        fit: str = "pad",
+        fit: Literal["pad", "crop", "squash"] = "pad",
         memory: int = 2 << 30,
         workers: int = 1,
     ) -> None:
