@@ -160,6 +160,13 @@ def test_siglip_needs_a_bias(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert load(tmp_path / "b").activation == "sigmoid"
 
 
+def test_the_saved_scale_keeps_the_loss_within_its_bounds(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["model"]["logit_scale"] = 50.0
+    go(tiny | {"epochs": 1, "loss": {"name": "clip", "max_scale": 20.0}}, tmp_path / "a")
+    with torch.no_grad():
+        assert float(load(tmp_path / "a").scale()) == pytest.approx(20.0, rel=1e-4)
+
+
 def test_unreadable_pictures_are_named(tiny: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -54,6 +54,19 @@ def test_clips_scales_never_fall_below_1(make):
     assert float(make(init_scale=0.5).scales["main"].value) == pytest.approx(0.5)
 
 
+def test_settling_changes_the_number_and_not_the_value():
+    scale = LogitScale(min=1.0)
+    for number, value in ((9.0, 100.0), (-9.0, 1.0), (2.0, math.exp(2.0))):
+        with torch.no_grad():
+            scale.logit_scale.fill_(number)
+        scale.settle()
+        assert float(scale.logit_scale.detach().exp()) == pytest.approx(value)
+        assert float(scale.value) == pytest.approx(value)
+    unbounded = LogitScale(max=None)
+    unbounded.settle()
+    assert float(unbounded.value) == pytest.approx(1 / 0.07)
+
+
 def test_below_the_ceiling_the_gradient_is_the_exponentials():
     scale = LogitScale(20.0)
     (grad,) = torch.autograd.grad(3 * scale.value, [scale.logit_scale])

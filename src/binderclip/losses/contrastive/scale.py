@@ -88,6 +88,14 @@ class LogitScale(nn.Module):
         log: Tensor = between(self.logit_scale, low, high)
         return log.exp()
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Put the learned number itself between the bounds, in place, for whoever uses it without them."""
+        low = None if self.min is None else math.log(self.min)
+        high = None if self.max is None else math.log(self.max)
+        if low is not None or high is not None:
+            self.logit_scale.clamp_(low, high)
+
     def forward(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
         """Scale and bias (None where there is none)."""
         return self.value, self.logit_bias

@@ -187,6 +187,8 @@ def training_loss(context: StageContext) -> Iterator[ContrastiveLoss]:
         model.geometry, context.similarity = None, loss.similarity
         yield loss
         geometry = loss.similarity
+        if loss.scale.logit_scale.requires_grad:
+            loss.scale.settle()  # the model's own scale knows no bounds
     finally:
         model.geometry = frozen_similarity(geometry)
         model.logit_scale.requires_grad_(learnable)
