@@ -25,7 +25,7 @@ TAUGHT = ("clip-refine",)
 _HEEDED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "image_tokens": (None, ("contrastive", "attentive-mask")),
     "positions": ("fixed", ("contrastive", "attentive-mask")),
-    "text_tokens": ("truncate", ("contrastive", "attentive-mask", "segclip")),
+    "text_tokens": ("truncate", ("contrastive", "attentive-mask", "experts", "segclip")),
     "teacher": (None, ("contrastive",)),
 }
 
@@ -60,13 +60,17 @@ def check_stage(stage: Stage) -> None:
         _check_tokens(stage)
     if isinstance(stage.augment, Mapping):
         _check_augment(stage.augment)
-    if stage.kind == "contrastive" and not stage.data:
+    if _kind_of(stage) in ("contrastive", "experts", "masked-feature") and not stage.data:
         raise ValueError("data: name what to train on, such as data = ['openclipart', 'noto-emoji', 'icons']")
+
+
+def _kind_of(stage: Stage) -> str:
+    return stage.kind if isinstance(stage.kind, str) else str(stage.kind["name"])
 
 
 def _check_heeded(stage: Stage) -> None:
     """Whether the stage's kind heeds what is said of its batches."""
-    kind = stage.kind if isinstance(stage.kind, str) else str(stage.kind["name"])
+    kind = _kind_of(stage)
     if not STAGES[kind].__module__.startswith("binderclip."):
         return
     for name, (usual, kinds) in _HEEDED.items():
