@@ -143,6 +143,8 @@ def test_wrong_settings_are_refused(tiny: dict[str, Any], tmp_path: Path, kind: 
 def test_what_cannot_be_done(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(NotSupported, match="leave micro_batch out"):
         run(recipe({**tiny, "micro_batch": 4}), out=tmp_path / "a", progress=False)
+    with pytest.raises(UsageError, match="name what to train on"):
+        recipe({**tiny, "data": []})
     with pytest.raises(NotSupported, match="do not fit in memory"):
         run(recipe({**tiny, "cache_mb": 0, "workers": 0}), out=tmp_path / "b", progress=False)
 

@@ -27,7 +27,7 @@ SEVERAL_VIEWS = ("clip-rocket", "mammo-clip")
 _HEEDED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "image_tokens": (None, ("contrastive", "attentive-mask")),
     "positions": ("fixed", ("contrastive", "attentive-mask")),
-    "text_tokens": ("truncate", ("contrastive", "attentive-mask", "multi-view", "segclip")),
+    "text_tokens": ("truncate", ("contrastive", "attentive-mask", "experts", "multi-view", "segclip")),
     "teacher": (None, ("contrastive",)),
 }
 
@@ -63,7 +63,7 @@ def check_stage(stage: Stage) -> None:
         _check_tokens(stage)
     if isinstance(stage.augment, Mapping):
         _check_augment(stage.augment)
-    if stage.kind == "contrastive" and not stage.data:
+    if part_name(stage.kind) in ("contrastive", "experts", "masked-feature") and not stage.data:
         raise ValueError("data: name what to train on, such as data = ['openclipart', 'noto-emoji', 'icons']")
 
 
@@ -78,7 +78,7 @@ def _check_views(stage: Stage) -> None:
 
 def _check_heeded(stage: Stage) -> None:
     """Whether the stage's kind heeds what is said of its batches."""
-    kind = stage.kind if isinstance(stage.kind, str) else str(stage.kind["name"])
+    kind = part_name(stage.kind)
     if not STAGES[kind].__module__.startswith("binderclip."):
         return
     for name, (usual, kinds) in _HEEDED.items():

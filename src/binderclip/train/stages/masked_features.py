@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from binderclip.errors import NotSupported, UsageError
+from binderclip.errors import NotSupported
 from binderclip.losses import FeatureMaskedModeling
 from binderclip.models import ImageTextModel, load
 from binderclip.models.towers import Tower, open_image_tower
@@ -77,7 +77,7 @@ def masked_feature(
 
     Raises:
         NotSupported: a model that is no image-text pair, or accumulated pieces (`micro_batch`).
-        UsageError: no data, or settings that do not fit the grid.
+        UsageError: settings that do not fit the grid.
 
     Paper: Sun et al., "EVA-CLIP-18B: Scaling CLIP to 18 Billion Parameters", arXiv 2402.04252.
     """
@@ -86,8 +86,6 @@ def masked_feature(
         raise NotSupported(f"masked-feature takes image-text models, not {type(model).__name__}")
     if context.stage.micro_batch is not None:
         raise NotSupported("masked-feature: its loss is a mean over pictures; use accumulate instead of micro_batch")
-    if not context.stage.data:
-        raise UsageError("masked-feature: name what to train on, such as data = ['openclipart', 'noto-emoji']")
     known, tower = load(teacher, device=device), open_image_tower(model.backbone.visual)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
