@@ -18,6 +18,7 @@ from binderclip.train.recipe.cost import Cost, StageCost
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Recipe, Stage, list_recipes, load_recipe
 from binderclip.train.recipe.registry import EXPERTS, MODELS, SOURCES, STAGES, TERMS, register
 from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
+from binderclip.train.tokens.attentive import AttentivePatches, EnclosingCrops
 from binderclip.train.tokens.image import (
     TOKENS,
     BlockPatches,
@@ -36,11 +37,13 @@ __all__ = [
     "STAGES",
     "TERMS",
     "TOKENS",
+    "AttentivePatches",
     "Batches",
     "BlockPatches",
     "ContrastiveStep",
     "Cost",
     "DataSpec",
+    "EnclosingCrops",
     "EvaluationSpec",
     "Evaluator",
     "GridPatches",
