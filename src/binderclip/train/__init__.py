@@ -21,6 +21,7 @@ from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Reci
 from binderclip.train.recipe.registry import MODELS, SOURCES, STAGES, TERMS, register
 from binderclip.train.stages import attentive as _attentive
 from binderclip.train.stages import average as _average
+from binderclip.train.stages import classification as _classification
 from binderclip.train.stages import contrastive as _contrastive
 from binderclip.train.stages import private as _private
 from binderclip.train.stages import segclip as _segclip
@@ -82,5 +83,5 @@ __all__ = [
     "run",
     "sincos_2d",
 ]
-del _attentive, _average, _contrastive, _dino, _kinds, _private, _promptable, _second, _segclip, _segmentation, _tower
-del _vision
+del _attentive, _average, _classification, _contrastive, _dino, _kinds, _private, _promptable, _second, _segclip
+del _segmentation, _tower, _vision
