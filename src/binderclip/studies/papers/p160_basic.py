@@ -105,7 +105,7 @@ def trained(size: int, seed: int, steps: int) -> tuple[towers.Towers, float]:
         return contrastive_step(encoders, batch, loss, PIECE, backward=backward).total
 
     fit(step, [*model.parameters(), *loss.parameters()], batches, steps=steps, lr=RATE * (size / 128) ** 0.5)
-    return model.eval(), float(loss.scales["main"].value.detach())
+    return model.eval(), float(loss.scale.value.detach())
 
 
 def measure(seed: int) -> list[Row]:
@@ -115,8 +115,8 @@ def measure(seed: int) -> list[Row]:
     for name, size, steps in [*((str(size), size, SAMPLES // size) for size in SIZES), (SHORT, 32, SAMPLES // 512)]:
         model, scale = trained(size, seed, steps)
         with torch.no_grad():
-            known = [side(x) for side, x in zip((model.image, model.text), measured(), strict=True)]
-            found = TrainedPairs(known[0], known[1], *model.embed(towers.held_out()), scale)
+            pictures, words = measured()
+            found = TrainedPairs(model.image(pictures), model.text(words), *model.embed(towers.held_out()), scale)
         seen, unseen = (
             normalized_contrastive_loss(image, text, scale, batch=EVALUATED, seed=seed)
             for image, text in ((found.image, found.text), (found.unseen_image, found.unseen_text))
