@@ -81,6 +81,12 @@ if TYPE_CHECKING:
     from binderclip.evaluate.probes.spurious import SpuriousPairs, linear_contrastive, spurious_pairs
     from binderclip.evaluate.probes.table import PredictionTable
     from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
+    from binderclip.evaluate.scaling.batch_size import (
+        BatchSizeCurve,
+        TrainedPairs,
+        batch_size_generalization,
+        normalized_contrastive_loss,
+    )
     from binderclip.evaluate.scaling.frontier import best_at_budget, compute_frontier
     from binderclip.evaluate.scaling.power_law import (
         PowerLaw,
@@ -118,6 +124,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CSG",
     "WCSTML",
+    "BatchSizeCurve",
     "Binary",
     "CSGReduction",
     "ClassDesignProbe",
@@ -174,10 +181,12 @@ __all__ = [
     "Task",
     "TextSpottingBenchmark",
     "TextSpottingFigures",
+    "TrainedPairs",
     "Whitening",
     "alignment",
     "attention_in_region",
     "attention_mass",
+    "batch_size_generalization",
     "best_at_budget",
     "binary_scores",
     "box_coverage",
@@ -214,6 +223,7 @@ __all__ = [
     "negative_log_likelihood",
     "neural_collapse",
     "normality_report",
+    "normalized_contrastive_loss",
     "ood_detection",
     "ood_scores",
     "patch_affinity",

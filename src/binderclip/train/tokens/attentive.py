@@ -32,6 +32,8 @@ class AttentivePatches:
 
     Raises:
         UsageError: a share out of range, or a block of no patch.
+
+    Paper: Yang et al., "Attentive Mask CLIP", arXiv 2212.08653.
     """
 
     keep: float = 0.5

@@ -1,0 +1,91 @@
+"""An image tower taught by the labels of pictures, before captions: the first stage of BASIC.
+
+[[stage]]
+kind = {name = "classification"}
+data = ["openclipart"]
+samples = 100_000
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from binderclip.errors import NotSupported, UsageError
+from binderclip.losses import SampledClassifier
+from binderclip.train.engine.context import StageContext
+from binderclip.train.feed.batches import TrainingBatch
+from binderclip.train.recipe.registry import STAGES, register
+from binderclip.train.stages.contrastive import nan_of
+
+__all__ = ["ClassificationStep", "classification"]
+
+
+class ClassificationStep(nn.Module):
+    """Forward of one step: the image tower, then the classifier; pictures without a label do not count.
+
+    Args:
+        model: whose image tower is trained.
+        classifier: of its features.
+    """
+
+    def __init__(self, model: nn.Module, classifier: SampledClassifier) -> None:
+        super().__init__()
+        self.model, self.classifier = model, classifier
+
+    def forward(self, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        labels = batch.columns["label"]
+        image = self.model.encode_pixels(batch.images)  # type: ignore[operator]
+        known = labels >= 0
+        if not bool(known.any()):
+            return 0.0 * image.sum(), {}
+        try:
+            output = self.classifier(image[known], labels[known])
+        except UsageError as error:
+            return nan_of(error, image), {}
+        return output.total, output.metrics
+
+
+@register(STAGES, "classification")
+def classification(
+    context: StageContext, *, size: int | None = None, weight: Literal["linear", "sqrt", "uniform"] = "linear"
+) -> dict[str, int]:
+    """Train the image tower to name the labels of its pictures, by a cosine classifier that is left behind.
+
+    The text tower and the logit scale stay as they are; `groups` of the recipe may hold parts of the image tower, too.
+
+    Args:
+        context: of the stage; its data has labels (a folder with one sub-folder a class, or a pack).
+        size: classes that compete in a step; default all. Fewer make frequent classes push rare ones down less
+            (`losses.SampledClassifier`).
+        weight: of the draw of further classes by their frequency.
+
+    Raises:
+        UsageError: data with fewer than two classes, or a size below 0.
+        NotSupported: micro_batch, which a classifier has no need of: use accumulate.
+
+    Paper: Pham et al., "Combined Scaling for Zero-shot Transfer Learning", arXiv 2111.10050.
+    """
+    if context.stage.micro_batch is not None:
+        raise NotSupported("classification: rows do not look at each other; use accumulate instead of micro_batch")
+    model, data = context.model, context.pictures.dataset
+    labels = torch.as_tensor(data.labels).long()
+    freq = labels[labels >= 0].bincount(minlength=len(data.classes))
+    if int((freq > 0).sum()) < 2:
+        names = ", ".join(spec.name for spec in context.stage.data)
+        raise UsageError(f"classification: {names} has no two classes; give a folder with a sub-folder for each class")
+    classifier = SampledClassifier(
+        model.embed_dim, len(freq), size=len(freq) if size is None else size, weight=weight, freq=freq
+    )
+    tower = {id(parameter) for parameter in model.backbone.visual.parameters()}
+    resting = [p for p in model.parameters() if p.requires_grad and id(p) not in tower]
+    for parameter in resting:
+        parameter.requires_grad_(False)
+    try:
+        context.fit(ClassificationStep(model, classifier), context.batches(columns={"label": labels}))
+    finally:
+        for parameter in resting:
+            parameter.requires_grad_(True)
+    return {"classes": len(freq)}
