@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from binderclip.data import TextAugment
 from binderclip.errors import NotSupported, UsageError
 from binderclip.losses import CrossModalSimSiam, clip_rocket, mammo_clip
-from binderclip.models import load
+from binderclip.models import TokenIds, load
 from binderclip.models.towers import open_image_tower, open_text_tower
 from binderclip.train import Recipe, build_model, run
 from binderclip.train.feed.batches import TrainingBatch
@@ -128,14 +129,22 @@ def test_features_that_are_not_finite_are_a_nan_that_the_loop_names(tiny: dict[s
     assert parts == {}
 
 
-def test_texts_of_a_batch_are_the_augmentations_by_their_keys() -> None:
+def test_texts_of_a_batch_are_the_augmentations_by_their_keys(tiny: dict[str, Any]) -> None:
     augment = TextAugment(stopword=1.0, synonym=0.0, swap=0.5, delete=0.0, seed=4)
-    make = augmented_texts(augment, 2, lambda texts: list(texts))  # type: ignore[arg-type, return-value]
     captions = ["the old red house", "a dog in a big car"]
-    found = make(captions, ["x", "y"], 3)
-    assert found == [augment(captions, [f"x/{n}", f"y/{n}"], 3) for n in (0, 1)]
-    cut = augmented_texts(augment, 1, lambda t: list(t), lambda tokens, keys, epoch: [tokens, keys, epoch])  # type: ignore[arg-type, return-value]
-    assert cut(captions, ["x", "y"], 3) == [[found[0], ["x/0", "y/0"], 3]]
+    tokenize = build_model(tiny["model"], seed=0, captions=lambda: captions).tokenize
+    expected = [tokenize(augment(captions, [f"x/{n}", f"y/{n}"], 3)).ids for n in (0, 1)]
+    found = augmented_texts(augment, 2, tokenize)(captions, ["x", "y"], 3)
+    assert [tokens.ids.tolist() for tokens in found] == [ids.tolist() for ids in expected]
+    seen = []
+
+    def shorten(tokens: TokenIds, keys: Sequence[str], epoch: int) -> TokenIds:
+        seen.append((tokens.ids.tolist(), list(keys), epoch))
+        return tokens[:1]
+
+    cut = augmented_texts(augment, 1, tokenize, shorten)(captions, ["x", "y"], 3)
+    assert seen == [(expected[0].tolist(), ["x/0", "y/0"], 3)]
+    assert len(cut[0]) == 1
 
 
 TERMS = [

@@ -172,6 +172,7 @@ class ConceptMapper(nn.Module):
         def measured(part: Tensor) -> Tensor:
             return self.loss(feature_map[part], labels[part], text)
 
+        feature_map, text = feature_map.detach(), text.detach()  # what made them is frozen
         best = _Best(self, lambda: float(measured(kept)), -(-len(rows) // batch), patience)
         fit(measured, self, parts, steps=len(parts), lr=lr, schedule="constant", callbacks=[best])
         self.load_state_dict(best.state)

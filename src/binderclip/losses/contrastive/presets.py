@@ -279,6 +279,7 @@ def clip_rocket(
     Paper: Fini et al., "Improved baselines for vision-language pre-training", arXiv 2305.08675.
 
     Examples:
+        >>> import torch
         >>> loss = clip_rocket()
         >>> local = torch.randn(2, 8, 2, 16).unbind()  # two strong views, two augmented texts
         >>> output = loss(torch.randn(8, 16), torch.randn(8, 16), image_local=local[0], text_local=local[1])
@@ -327,6 +328,7 @@ def mammo_clip(
     Mammography", arXiv 2405.12255.
 
     Examples:
+        >>> import torch
         >>> output = mammo_clip()(torch.randn(8, 2, 16), torch.randn(8, 2, 16))
         >>> sorted(output.terms)
         ['image-image', 'image-text', 'text-text']

@@ -132,7 +132,8 @@ def multi_view(
 
     With loss `clip-rocket` on a weak view and the caption, and on `n_local` strong views and changed captions through
     heads of their own, which are left behind. With loss `mammo-clip` on two weak views, the caption and a changed one.
-    The recipe's `augment` makes weak views.
+    The recipe's `augment` makes weak views. With several processes the batch normalisation of heads sees the rows of
+    its own process.
 
     Args:
         context: of the stage.
