@@ -21,6 +21,7 @@ from binderclip.train.stages import attentive as _attentive
 from binderclip.train.stages import average as _average
 from binderclip.train.stages import contrastive as _contrastive
 from binderclip.train.stages import private as _private
+from binderclip.train.stages import sam_clip as _sam_clip
 from binderclip.train.stages import segclip as _segclip
 from binderclip.train.stages import segmentation as _segmentation
 from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
@@ -74,5 +75,18 @@ __all__ = [
     "run",
     "sincos_2d",
 ]
-del _attentive, _average, _contrastive, _dino, _kinds, _private, _promptable, _second, _segclip, _segmentation, _tower
+del (
+    _attentive,
+    _average,
+    _contrastive,
+    _dino,
+    _kinds,
+    _private,
+    _promptable,
+    _sam_clip,
+    _second,
+    _segclip,
+    _segmentation,
+    _tower,
+)
 del _vision
