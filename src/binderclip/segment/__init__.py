@@ -100,6 +100,8 @@ if TYPE_CHECKING:
     )
     from binderclip.segment.trained.heads import TrainedHead, open_head
     from binderclip.segment.trained.mask_text_decoder import MaskTextDecoder
+    from binderclip.segment.trained.merged import MergedEncoder
+    from binderclip.segment.trained.merging import MERGE_STAGES, MaskRehearsal, MergeStage, MergeTraining, train_merge
     from binderclip.segment.trained.mta_clip import MTACLIP, MTACLIPTraining, train_mta_clip
     from binderclip.segment.trained.panoptic import PanopticNet, PanopticTraining, train_panoptic
     from binderclip.segment.trained.segclip import SegCLIP
@@ -115,6 +117,7 @@ __all__ = [
     "CHOICES",
     "DEPARTURES",
     "GROUND",
+    "MERGE_STAGES",
     "METHODS",
     "MTACLIP",
     "PAMR",
@@ -175,9 +178,13 @@ __all__ = [
     "MTACLIPTraining",
     "MaskClassTokens",
     "MaskMajority",
+    "MaskRehearsal",
     "MaskScoped",
     "MaskTextDecoder",
     "Measured",
+    "MergeStage",
+    "MergeTraining",
+    "MergedEncoder",
     "NormalMemory",
     "PanopticNet",
     "PanopticTraining",
@@ -269,6 +276,7 @@ __all__ = [
     "train_declip",
     "train_dinoiser",
     "train_few_shot",
+    "train_merge",
     "train_mta_clip",
     "train_panoptic",
     "train_segclip",

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 from binderclip.errors import UsageError
 from binderclip.losses import MaskSetLoss, ReClass, ReMask
-from binderclip.losses.dense.mask_sets import dice_loss, match_masks, semantic_labels
+from binderclip.losses.dense.mask_sets import dice_loss, match_masks, semantic_labels, soft_focal_loss
 
 K = 3
 
@@ -208,3 +209,15 @@ def test_what_does_not_belong_together_is_said(case: dict[str, Any]) -> None:
         ReClass(1.5)
     with pytest.raises(UsageError, match="must not be negative"):
         MaskSetLoss(dice_weight=-1)
+
+
+def test_soft_focal_is_torchvisions_for_hard_targets_and_nothing_where_the_target_is_met() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, hard = torch.randn(3, 5, 6, generator=generator), torch.rand(3, 5, 6, generator=generator).round()
+    wanted = sigmoid_focal_loss(logits, hard, alpha=-1, gamma=2).mean((1, 2))
+    assert torch.allclose(soft_focal_loss(logits, hard), wanted, atol=1e-6)
+    assert float(soft_focal_loss(logits, logits.sigmoid()).abs().max()) < 1e-10
+    soft = torch.rand(3, 5, 6, generator=generator)
+    p = logits.double().sigmoid()
+    entropy = -(soft * p.log() + (1 - soft) * (1 - p).log()).mean((1, 2))
+    assert torch.allclose(soft_focal_loss(logits, soft, gamma=0.0).double(), entropy, atol=1e-6)

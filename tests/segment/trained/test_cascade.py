@@ -13,8 +13,9 @@ import torch.nn.functional as F
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.segment import CascadeCLIP, TextQueryDecoder, train_cascade
-from binderclip.segment.trained.cascade import default_groups, seen_penalised
+from binderclip.segment.trained.cascade import default_groups, outputs_once, seen_penalised
 from binderclip.segment.trained.text_query_decoder import QueryAttention
+from binderclip.segment.trained.tuned import embed_once
 
 CLASSES = ("red", "blue", "lime")
 
@@ -86,7 +87,7 @@ def test_features_of_a_fresh_head_are_the_towers_own(clip_model: Any) -> None:
     images, _ = halves(1, 1)
     with torch.no_grad():
         pixels = net.pixels(images)
-        (group, last), picture = net.features(net.model.image_tower.embed(pixels))
+        (group, last), picture = net.features(net.outputs(net.model.image_tower.embed(pixels)))
         plain = [tower.run(tower.embed(pixels), stop=stop).x for stop in (1, 2, 3)]
         normed = [F.layer_norm(x, x.shape[-1:], eps=1e-6) for x in plain]
         blocks = [F.normalize(tower.project(tower.norm(x))[:, tower.prefix :], dim=-1) for x in normed]
@@ -114,7 +115,7 @@ def test_the_answer_is_the_sum_of_the_groups(clip_model: Any) -> None:
     text = F.normalize(torch.randn(3, 24, generator=torch.Generator().manual_seed(1)), dim=1)
     with torch.no_grad():
         pixels = net.pixels(images)
-        maps, picture = net.features(net.model.image_tower.embed(pixels))
+        maps, picture = net.features(net.outputs(net.model.image_tower.embed(pixels)))
         total = torch.zeros(2, 3, 16)
         for place in range(3):
             related = torch.stack([torch.cat([g * t, t]) for g in picture for t in text]).view(2, 3, 48)
@@ -126,12 +127,12 @@ def test_prompts_enter_every_block_and_are_replaced(clip_model: Any) -> None:
     net = head(clip_model)
     images, _ = halves(1, 3)
     pixels = net.pixels(images)
-    before, _ = net.features(net.model.image_tower.embed(pixels))
+    before, _ = net.features(net.outputs(net.model.image_tower.embed(pixels)))
     for block in range(3):
         changed = head(clip_model)
         with torch.no_grad():
             changed.prompts[block] += 1.0
-        after, _ = changed.features(changed.model.image_tower.embed(pixels))
+        after, _ = changed.features(changed.outputs(changed.model.image_tower.embed(pixels)))
         for group in range(3):  # groups (0), (1), (2): a prompt is seen from its block on
             same = torch.allclose(before[group], after[group], atol=1e-6)
             assert same == (group < block), (block, group)
@@ -205,3 +206,26 @@ def test_every_parameter_is_reached(clip_model: Any) -> None:
     idle = [name for name, p in net.named_parameters() if p.grad is None or not float(p.grad.abs().sum())]
     # A key's bias adds the same to every patch only within a softmax; the answer is before it.
     assert [name for name in idle if not name.endswith("key.bias")] == []
+
+
+def test_without_prompts_the_tower_runs_once_and_nothing_else_changes(
+    clip_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = halves(5, 3)
+    net = head(clip_model, prompts=0)
+    tokens = embed_once(clip_model, net.pixels, images)
+    rows, text = torch.tensor([4, 1, 4]), net.text_of(CLASSES)
+    with torch.no_grad():
+        kept = outputs_once(net, tokens, at_once=2).rows(rows)
+        assert torch.allclose(net(kept, text), net(net.pixels(images[rows]), text), atol=1e-5)
+    runs = []
+    run = CascadeCLIP.outputs
+    monkeypatch.setattr(CascadeCLIP, "outputs", lambda self, given: runs.append(len(given.x)) or run(self, given))
+    losses = [
+        train_cascade(head(clip_model, prompts=0), images, labels, CLASSES, steps=3, batch=2, tokens=given).losses
+        for given in (None, tokens)
+    ]
+    assert runs == [5, 5]
+    assert np.array_equal(*losses)
+    train_cascade(head(clip_model, prompts=2), images, labels, CLASSES, steps=3, batch=2, tokens=tokens)
+    assert runs == [5, 5, 2, 2, 2]

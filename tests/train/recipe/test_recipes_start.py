@@ -49,6 +49,12 @@ TINY: dict[str, dict[str, Any]] = {
     "dino": {"batch_size": 2, "kind": DRAWN},
     # Of three masks the best one learns: enough objects that each is the best of one.
     "promptable": {"batch_size": 2, "image_size": 64, "kind": {"objects": 3, **DRAWN}},
+    "sam-clip": {
+        "batch_size": 4,
+        "image_size": 64,
+        "data": [{"name": "noto-emoji", "limit": 16}],
+        "kind": {"layers": 1, "hidden": 16, "rehearsed": 1, "prompts": 2, "sides": [32]},
+    },
     "segclip": {
         "batch_size": 4,
         "image_size": 64,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from binderclip.errors import UsageError
 from binderclip.similarity.geometry import at_least_float32
 
-__all__ = ["MaskSetLoss", "ReClass", "ReMask", "dice_loss", "match_masks", "semantic_labels"]
+__all__ = ["MaskSetLoss", "ReClass", "ReMask", "dice_loss", "match_masks", "semantic_labels", "soft_focal_loss"]
 
 
 def dice_loss(logits: Float[Tensor, "*M H W"], targets: Float[Tensor, "*M H W"]) -> Float[Tensor, "*M"]:
@@ -27,6 +27,25 @@ def dice_loss(logits: Float[Tensor, "*M H W"], targets: Float[Tensor, "*M H W"])
     chance = logits.sigmoid()
     both, total = (chance * targets).sum((-2, -1)), chance.sum((-2, -1)) + targets.sum((-2, -1))
     return 1 - (2 * both + 1) / (total + 1)
+
+
+def soft_focal_loss(
+    logits: Float[Tensor, "*M H W"], targets: Float[Tensor, "*M H W"], *, gamma: float = 2.0
+) -> Float[Tensor, "*M"]:
+    """Mean over pixels of |p - t|^gamma times binary cross-entropy, p the probability and t the target, of each mask.
+
+    Focal loss for targets that are shares or another model's probabilities; 0 where p = t.
+
+    Args:
+        logits: before the sigmoid.
+        targets: in [0, 1].
+        gamma: 0 is cross-entropy.
+
+    Paper: Generalized Focal Loss: Learning Qualified and Distributed Bounding Boxes for Dense Object Detection
+    (arXiv 2006.04388), quality focal loss.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return ((logits.sigmoid() - targets).abs() ** gamma * entropy).mean((-2, -1))
 
 
 def semantic_labels(

@@ -150,17 +150,32 @@ class PromptNetwork(nn.Module):
         self.filters = nn.ModuleList([mlp(width, width, quarter) for _ in range(MASKS)])
         self.score = mlp(width, width, MASKS)
 
+    def parts(self) -> tuple[list[nn.Module], list[nn.Module], list[nn.Module]]:
+        """The image encoder, what draws prompts, and the mask decoder: SAM's three parts."""
+        encoder = [self.stem, self.neck, self.middle, self.fine, self.blocks, self.keys]
+        prompts = [self.fourier, self.labels, self.drawn, self.prior]
+        named = {id(part) for part in (*encoder, *prompts)}
+        return encoder, prompts, [part for part in self.children() if id(part) not in named]
+
     def encode(self, pixels: Float[Tensor, "B 3 S S"]) -> FeaturePyramid:
         """The maps of normalised pixels."""
-        fine, middle, coarse = self.stem.levels(pixels)
-        x = self.neck(coarse)
+        return self.pyramid(self.stem.levels(pixels))
+
+    def pyramid(self, levels: tuple[Tensor, Tensor, Tensor]) -> FeaturePyramid:
+        """The maps, from those of the stem, from fine to coarse."""
+        fine, middle, coarse = levels
+        x = self.coarse(coarse)
+        keys = [functional.normalize(layer(y), dim=1) for layer, y in zip(self.keys, (x, middle, fine), strict=True)]
+        return FeaturePyramid(x, self.middle(middle), self.fine(fine), (keys[0], keys[1], keys[2]))
+
+    def coarse(self, level: Float[Tensor, "B S h w"]) -> Float[Tensor, "B C h w"]:
+        """The coarsest map, after the blocks, from that of the stem."""
+        x = self.neck(level)
         height, width = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2) + self.fourier.grid(height, width)
         for block in self.blocks:
             x = block(x)
-        x = x.transpose(1, 2).unflatten(2, (height, width))
-        keys = [functional.normalize(layer(y), dim=1) for layer, y in zip(self.keys, (x, middle, fine), strict=True)]
-        return FeaturePyramid(x, self.middle(middle), self.fine(fine), (keys[0], keys[1], keys[2]))
+        return x.transpose(1, 2).unflatten(2, (height, width))
 
     def decode(
         self, levels: FeaturePyramid, prompts: PromptTokens

@@ -42,6 +42,24 @@ def default_groups(depth: int) -> tuple[tuple[int, ...], ...]:
     return tuple(range(first, middle)), tuple(range(middle, depth - 1)), (depth - 1,)
 
 
+@dataclass(frozen=True)
+class TowerOutputs:
+    """What a tower makes of B pictures.
+
+    Attributes:
+        last: tokens after its last block.
+        patches: those after earlier blocks that a group needs, each (B, N, D).
+    """
+
+    last: Tokens
+    patches: dict[int, Tensor]
+
+    def rows(self, rows: Int[Tensor, "R"]) -> TowerOutputs:
+        """Of these pictures."""
+        patches = {block: each[rows] for block, each in self.patches.items()}
+        return TowerOutputs(self.last.with_x(self.last.x[rows]), patches)
+
+
 class CascadeCLIP(SegmentationHead):
     """Segmentation by text on a frozen image-text model: one decoder a group of blocks, whose mask logits are summed.
 
@@ -115,14 +133,14 @@ class CascadeCLIP(SegmentationHead):
         self.decoders = nn.ModuleList(TextQueryDecoder(out, layers=layers, heads=heads) for _ in chosen)
         self.to(model.device)
 
-    def features(self, tokens: Tokens) -> tuple[list[Float[Tensor, "B N E"]], Float[Tensor, "B E"]]:
-        """Unit patch features of each group, and the unit embedding of the picture.
+    def outputs(self, tokens: Tokens) -> TowerOutputs:
+        """Run the frozen tower, with the prompts beside the patches.
 
         Args:
-            tokens: of `model.image_tower.embed(pixels)`, which no prompt changes: training makes them once.
+            tokens: of `model.image_tower.embed(pixels)`.
         """
         tower: Tower = self.model.image_tower
-        length, count, outputs = tokens.x.shape[1], self.prompts.shape[1], {}
+        length, count, patches = tokens.x.shape[1], self.prompts.shape[1], {}
         prompts = self.dropout(self.prompt_project(self.prompts))
         for block in range(tower.depth):
             if count:
@@ -133,12 +151,22 @@ class CascadeCLIP(SegmentationHead):
                     else tokens.with_x(torch.cat([tokens.x[:, :length], own], 1))
                 )
             tokens = tower.run(tokens, start=block, stop=block + 1)
-            outputs[block] = tokens.patches
-        last = tokens.with_x(self.prompt_norm(tokens.x))
+            if str(block) in self.block_norm:
+                patches[block] = tokens.patches
+        return TowerOutputs(tokens, patches)
+
+    def features(self, outputs: TowerOutputs) -> tuple[list[Float[Tensor, "B N E"]], Float[Tensor, "B E"]]:
+        """Unit patch features of each group, and the unit embedding of the picture.
+
+        Args:
+            outputs: of the tower.
+        """
+        tower: Tower = self.model.image_tower
+        last = outputs.last.with_x(self.prompt_norm(outputs.last.x))
         units = {tower.depth - 1: F.normalize(tower.dense(last).flatten(2).mT, dim=-1)}  # each (B, N, E)
-        for name, norm in self.block_norm.items():
-            projected = self.block_project[name](norm(self.prompt_norm(outputs[int(name)])))
-            units[int(name)] = F.normalize(projected, dim=-1)
+        for block, patches in outputs.patches.items():
+            projected = self.block_project[str(block)](self.block_norm[str(block)](self.prompt_norm(patches)))
+            units[block] = F.normalize(projected, dim=-1)
         maps = []
         for place, group in enumerate(self.groups):
             stacked = torch.stack([units[block] for block in group], -1)  # (B, N, E, blocks)
@@ -146,16 +174,17 @@ class CascadeCLIP(SegmentationHead):
         return maps, F.normalize(tower.project(tower.pool(last)), dim=-1)
 
     def forward(
-        self, pixels: Float[Tensor, "B 3 S S"] | Tokens, text: Float[Tensor, "C E"]
+        self, pixels: Float[Tensor, "B 3 S S"] | Tokens | TowerOutputs, text: Float[Tensor, "C E"]
     ) -> Float[Tensor, "B C h w"]:
         """Mask logits of each class on the tower's grid.
 
         Args:
-            pixels: of `pixels`, or the tokens that the tower embeds them in.
+            pixels: of `pixels`, the tokens that the tower embeds them in, or what it makes of these: training computes
+                once whatever no prompt changes.
             text: unit vectors of the classes.
         """
-        tokens = pixels if isinstance(pixels, Tokens) else self.model.image_tower.embed(pixels)
-        maps, picture = self.features(tokens)
+        tokens = self.model.image_tower.embed(pixels) if isinstance(pixels, Tensor) else pixels
+        maps, picture = self.features(self.outputs(tokens) if isinstance(tokens, Tokens) else tokens)
         related = torch.cat([picture[:, None] * text, text.expand(len(picture), -1, -1)], -1)  # r_c (B, C, 2 E)
         found = [
             decoder(query(related), features)
@@ -163,11 +192,6 @@ class CascadeCLIP(SegmentationHead):
         ]
         side = self.size // self.model.image_tower.patch
         return torch.stack(found).sum(0).unflatten(2, (side, side))
-
-    @torch.no_grad()
-    def text(self, classes: Sequence[str]) -> Float[Tensor, "C E"]:
-        """Unit vectors of class names, mean over the model's templates."""
-        return F.normalize(self.model.text_bank(list(classes)).prototypes(), dim=-1).to(self.model.device)
 
     def segment(
         self, image: ImageLike, labels: Sequence[str], *, seen: Sequence[str] = (), penalty: float = 0.1
@@ -185,7 +209,7 @@ class CascadeCLIP(SegmentationHead):
         """
         if unknown := [name for name in seen if name not in labels]:
             raise UsageError(f"seen {unknown[0]!r} is none of the labels: {', '.join(labels)}")
-        picture, coarse, full = self.scored(image, lambda pixels: self(pixels, self.text(labels)))
+        picture, coarse, full = self.scored(image, lambda pixels: self(pixels, self.text_of(labels)))
         known = torch.tensor([name in seen for name in labels], device=full.device)
         return Segmentation(tuple(labels), seen_penalised(full, known, penalty).int().cpu(), coarse, picture)
 
@@ -239,12 +263,13 @@ def cascade_task(
     unseen: Sequence[str] = (),
     transductive: bool = False,
     released: bool = False,
+    tokens: Tokens | None = None,
     seed: int = 0,
 ) -> HeadTask:
     """What `train_cascade` trains; its arguments and errors.
 
     Args:
-        head, images, labels, classes, steps, batch, unseen, transductive, released, seed: see there.
+        head, images, labels, classes, steps, batch, unseen, transductive, released, tokens, seed: see there.
     """
     if images.ndim != 4 or labels.shape != (len(images), *images.shape[2:]):
         raise UsageError(f"images {tuple(images.shape)} and labels {tuple(labels.shape)} do not belong together")
@@ -257,16 +282,19 @@ def cascade_task(
     place = torch.tensor([order.index(name) for name in classes])
     known = (labels >= 0) & (labels < len(classes))
     moved = torch.where(known, place[labels.clamp(0, len(classes) - 1).long()], -1)
-    text, loss = head.text(order), FocalDice(released=released)
-    tokens = embed_once(head.model, head.pixels, images)
+    text, loss = head.text_of(order), FocalDice(released=released)
+    tokens = embed_once(head.model, head.pixels, images) if tokens is None else tokens
     device = tokens.x.device
+    # Without prompts nothing that learns stands before the tower's end.
+    ready = None if head.prompts.numel() else outputs_once(head, tokens)
 
     def step(given: tuple[int, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         number, rows = given
         told = transductive and bool(unseen) and number >= steps // 2
         target = moved[rows].to(device)
         # What training sees of the names: unseen ones only where their own guesses are the labels.
-        logits = head(tokens.with_x(tokens.x[rows]), text if told else text[: len(names)])
+        inputs = tokens.with_x(tokens.x[rows]) if ready is None else ready.rows(rows)
+        logits = head(inputs, text if told else text[: len(names)])
         full = F.interpolate(logits, tuple(target.shape[1:]), mode="bilinear", align_corners=False)
         hidden = target >= len(names)
         if told:
@@ -278,6 +306,20 @@ def cascade_task(
 
     rows = RowBatches(len(images), batch, seed)
     return HeadTask(head, step, rows, [{"params": list(head.parameters())}], (head.model,))
+
+
+@torch.no_grad()
+def outputs_once(head: CascadeCLIP, tokens: Tokens, at_once: int = 64) -> TowerOutputs:
+    """What the tower makes of all pictures, for a head without prompts.
+
+    Args:
+        head: without prompts.
+        tokens: of `embed_once`.
+        at_once: pictures a pass.
+    """
+    parts = [head.outputs(tokens.with_x(some)) for some in tokens.x.split(at_once)]
+    patches = {block: torch.cat([part.patches[block] for part in parts]) for block in parts[0].patches}
+    return TowerOutputs(tokens.with_x(torch.cat([part.last.x for part in parts])), patches)
 
 
 def decay(progress: float) -> float:
@@ -298,6 +340,7 @@ def train_cascade(
     lr: float = 2e-4,
     weight_decay: float = 0.01,
     released: bool = False,
+    tokens: Tokens | None = None,
     seed: int = 0,
 ) -> CascadeTraining:
     """Train the prompts and decoders on classes that are seen; pixels of unseen ones are ignored.
@@ -312,6 +355,7 @@ def train_cascade(
             these names, but not their pixels' labels, are known in training.
         steps, batch, lr, weight_decay: of AdamW, with polynomial decay of power 0.9.
         released: pixels that are ignored count as the released code has it, see `losses.FocalDice`.
+        tokens: what the tower's first block is given of the images (`embed_once`), where it is known.
         seed: of the batches.
 
     Raises:
@@ -322,7 +366,7 @@ def train_cascade(
     """
     task = cascade_task(
         head, images, labels, classes, steps=steps, batch=batch, unseen=unseen, transductive=transductive,
-        released=released, seed=seed,
+        released=released, tokens=tokens, seed=seed,
     )  # fmt: skip
     result = run_task(task, steps=steps, lr=lr, weight_decay=weight_decay, schedule=decay)
     return CascadeTraining(head, np.asarray(result.history["loss"]))

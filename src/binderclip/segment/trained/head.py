@@ -51,6 +51,11 @@ class SegmentationHead(nn.Module):
         """
         return squashed(self.model, images, self.size)
 
+    @torch.no_grad()
+    def text_of(self, classes: Sequence[str]) -> Float[Tensor, "C E"]:
+        """Unit vectors of class names, mean over the model's templates."""
+        return F.normalize(self.model.text_bank(list(classes)).prototypes(), dim=-1).to(self.model.device)
+
     def scored(
         self, image: ImageLike, scores: Callable[[Float[Tensor, "1 3 S S"]], Float[Tensor, "1 C h w"]]
     ) -> tuple[Image.Image, Float[Tensor, "C h w"], Float[Tensor, "C H W"]]:
@@ -99,7 +104,7 @@ class SegmentationHead(nn.Module):
 
             model = load(configured(lambda: str(read.config["model"]), folder))
         try:
-            head = configured(lambda: cls._built(model, read.config), folder)
+            head = configured(lambda: cls._built(model, read.config, Path(folder)), folder)
         except NotSupported as error:
             raise CheckpointError(f"{folder}: {error}") from error
         stored = head._stored()
@@ -108,7 +113,7 @@ class SegmentationHead(nn.Module):
         return head.eval()
 
     @classmethod
-    def _built(cls: type[Own], model: Any, config: Mapping[str, Any]) -> Own:
+    def _built(cls: type[Own], model: Any, config: Mapping[str, Any], folder: Path) -> Own:
         """A new head of a folder's configuration."""
         return cls(model, **config["head"])
 

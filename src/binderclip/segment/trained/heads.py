@@ -9,22 +9,25 @@ from typing import Any, TypeAlias
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.files.folders import folder_kind
 from binderclip.segment.trained.cascade import CascadeCLIP
+from binderclip.segment.trained.merged import MergedEncoder
 from binderclip.segment.trained.mta_clip import MTACLIP
 from binderclip.segment.trained.segclip import SegCLIP
 
 __all__ = ["HEADS", "TrainedHead", "open_head"]
 
-TrainedHead: TypeAlias = "CascadeCLIP | MTACLIP | SegCLIP"
+TrainedHead: TypeAlias = "CascadeCLIP | MergedEncoder | MTACLIP | SegCLIP"
 
 #: what a folder says it holds -> what opens it
-HEADS: dict[str, Callable[..., TrainedHead]] = {each.kind: each.open for each in (CascadeCLIP, MTACLIP, SegCLIP)}
+HEADS: dict[str, Callable[..., TrainedHead]] = {
+    each.kind: each.open for each in (CascadeCLIP, MergedEncoder, MTACLIP, SegCLIP)
+}
 
 
 def open_head(folder: str | Path, model: Any = None) -> TrainedHead:
     """A trained head from the folder that its `save` wrote.
 
     Args:
-        folder: of a `CascadeCLIP`, an `MTACLIP` or a `SegCLIP`.
+        folder: of a `CascadeCLIP`, a `MergedEncoder`, an `MTACLIP` or a `SegCLIP`.
         model: the image-text model it was trained on; default the one whose name the folder holds.
 
     Raises:

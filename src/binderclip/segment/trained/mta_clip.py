@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -182,7 +183,7 @@ class MTACLIP(SegmentationHead):
         return Segmentation(names, full.argmax(0).int().cpu(), coarse.clamp(min=1e-6).log(), picture)
 
     @classmethod
-    def _built(cls, model: Any, config: Mapping[str, Any]) -> MTACLIP:
+    def _built(cls, model: Any, config: Mapping[str, Any], folder: Path) -> MTACLIP:
         return cls(model, config["classes"], **config["head"])
 
     def _about(self) -> dict[str, Any]:

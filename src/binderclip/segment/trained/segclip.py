@@ -219,11 +219,6 @@ class SegCLIP(SegmentationHead):
         return region_probabilities(found.groups, found.pictures, text, scale, top=top)
 
     @torch.no_grad()
-    def text_of(self, classes: Sequence[str]) -> Float[Tensor, "C E"]:
-        """Unit vectors of class names, mean over the model's templates."""
-        return F.normalize(self.model.text_bank(list(classes)).prototypes(), dim=-1).to(self.model.device)
-
-    @torch.no_grad()
     def segment(
         self, image: ImageLike, labels: Sequence[str], *, threshold: float = 0.95, top: int = 5
     ) -> Segmentation:

@@ -48,14 +48,14 @@ class HeadTask:
 
     Attributes:
         head: what is trained and saved.
-        step: (number of the batch, its rows) -> (loss, figures).
+        step: (number of the batch, its rows) -> (loss, figures); with `backward` where it runs that itself, see `fit`.
         batches: of a table.
         groups: parameters that learn, `lr_scale` where they learn slower.
         frozen: modules that stay as they are meanwhile.
     """
 
     head: nn.Module
-    step: Callable[[tuple[int, Tensor]], tuple[Tensor, dict[str, Tensor]]]
+    step: Callable[..., tuple[Tensor, dict[str, Tensor]]]
     batches: RowBatches
     groups: list[dict[str, Any]]
     frozen: tuple[nn.Module, ...] = ()

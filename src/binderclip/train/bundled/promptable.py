@@ -18,14 +18,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from binderclip.data.scenes.paste import boxes_of
 from binderclip.data.scenes.stream import scenes
 from binderclip.data.scenes.vocabulary import vocabulary
 from binderclip.data.sets.packs import TRAINING_PACKS, pack_hash
 from binderclip.errors import NotSupported
+from binderclip.losses.dense.mask_sets import dice_loss, soft_focal_loss
 from binderclip.models import load
-from binderclip.segment.promptable.drawn import CORNERS, PromptTokens
+from binderclip.segment.promptable.drawn import PromptTokens
 from binderclip.segment.promptable.network import PromptNetwork
+from binderclip.segment.promptable.object_prompts import correction, first_prompts
 from binderclip.segment.promptable.small import PromptModel
 from binderclip.train.bundled.batches import Numbered
 from binderclip.train.bundled.maps import frozen_depthwise
@@ -143,14 +144,10 @@ def promptable_loss(
             (arXiv 2006.04388).
     """
     wanted = target[:, None].expand_as(logits)
-    probability = logits.sigmoid()
-    entropy = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    focal = ((probability - wanted).abs() ** 2 * entropy).mean((2, 3))
-    overlap = (probability * wanted).sum((2, 3))
-    dice = 1 - (2 * overlap + 1) / (probability.sum((2, 3)) + wanted.sum((2, 3)) + 1)
+    cost = 20 * soft_focal_loss(logits, wanted) + dice_loss(logits, wanted)
     found, truth = logits > 0, wanted > 0.5
     union = (found | truth).sum((2, 3)).clamp(min=1)
-    return 20 * focal + dice, (found & truth).sum((2, 3)) / union
+    return cost, (found & truth).sum((2, 3)) / union
 
 
 class PromptStep(nn.Module):
@@ -184,44 +181,6 @@ class PromptStep(nn.Module):
             point, label = correction(previous[:, 0] > 0, target > 0.5, generator)
             points, labels = torch.cat([points, point], 1), torch.cat([labels, label], 1)
         return torch.stack(losses).mean(), {"iou_first": ious[0], "iou_last": ious[-1]}
-
-
-def first_prompts(
-    masks: Bool[Tensor, "P S S"], generator: torch.Generator
-) -> tuple[Float[Tensor, "P 2 2"], Int[Tensor, "P 2"]]:
-    """A click, uniform in the object, or its box with each side moved by up to a tenth; equal chances."""
-    side = masks.shape[-1]
-    count = len(masks)
-    click, _ = _uniform(masks, generator)
-    boxes = boxes_of(masks[:, None])[:, 0] / side
-    size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    boxes = (boxes + 0.1 * size * (2 * torch.rand(count, 4, generator=generator) - 1)).clamp(0, 1)
-    is_box = torch.rand(count, generator=generator) < 0.5
-    points = torch.where(is_box[:, None, None], boxes.view(count, 2, 2), click.repeat(1, 2, 1))
-    labels = torch.where(is_box[:, None], torch.tensor(CORNERS), torch.tensor([1, -1]))
-    return points, labels
-
-
-def correction(
-    found: Bool[Tensor, "P h w"], truth: Bool[Tensor, "P h w"], generator: torch.Generator
-) -> tuple[Float[Tensor, "P 1 2"], Int[Tensor, "P 1"]]:
-    """A click, uniform in what is wrong: 1 where the object was missed, 0 where it is not. Padding where nothing is."""
-    point, cell = _uniform(found ^ truth, generator)
-    label = truth.flatten(1).gather(1, cell).long()
-    wrong = (found ^ truth).flatten(1).any(1, keepdim=True)
-    return point, torch.where(wrong, label, -1)
-
-
-def _uniform(
-    regions: Bool[Tensor, "P h w"], generator: torch.Generator
-) -> tuple[Float[Tensor, "P 1 2"], Int[Tensor, "P 1"]]:
-    """A random place of each region, (x, y) in [0, 1], and its cell; of an empty one any place."""
-    height, width = regions.shape[-2:]
-    weights = regions.flatten(1).float() + 1e-9
-    cell = torch.multinomial(weights, 1, generator=generator)
-    inside = torch.rand(len(regions), 1, 2, generator=generator)
-    corner = torch.stack([cell % width, cell // width], -1)
-    return (corner + inside) / torch.tensor([width, height]), cell
 
 
 @register(STAGES, "promptable")

@@ -122,7 +122,7 @@ def segment(
     head: Annotated[
         str | None,
         typer.Option(
-            help="The folder of a head that was trained and saved (`train segmentation-head`, `train segclip`); "
+            help="The folder of a head that was trained and saved (`train segmentation-head`, `segclip`, `sam-clip`); "
             "--labels then chooses among its classes. For --example: `prototype` or `prior`, rules without training on "
             "the features of --model (also lite0 and small-dino), or a folder of `segment.save_few_shot`. [default: "
             "prototype]"
