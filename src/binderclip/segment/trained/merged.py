@@ -64,7 +64,7 @@ class MergedEncoder(SegmentationHead):
     def __init__(
         self,
         model: Any,
-        segmenter: str | PromptModel = "small-sam",
+        segmenter: str | Path | PromptModel = "small-sam",
         *,
         layers: int = 3,
         hidden: int | None = None,

@@ -21,7 +21,7 @@ __all__ = ["outline", "relief", "relief_depth", "relief_normals", "segment"]
 
 
 @register(EXPERTS, "outline")
-def outline(context: StageContext) -> PseudoLabeler:
+def outline(context: StageContext | None) -> PseudoLabeler:
     """Object (1) and ground (0) of pictures with an alpha channel; without one everything is object."""
 
     def labels(images: Float[Tensor, "B 4 H W"]) -> Tensor:
@@ -45,7 +45,7 @@ def relief(images: Float[Tensor, "B 4 H W"], width: int = 8) -> Float[Tensor, "B
 
 
 @register(EXPERTS, "relief-depth")
-def relief_depth(context: StageContext, *, width: int = 8) -> PseudoLabeler:
+def relief_depth(context: StageContext | None, *, width: int = 8) -> PseudoLabeler:
     """Inverse depth of pictures with an alpha channel as if they were embossed, see `relief`.
 
     Args:
@@ -58,7 +58,7 @@ def relief_depth(context: StageContext, *, width: int = 8) -> PseudoLabeler:
 
 
 @register(EXPERTS, "relief-normals")
-def relief_normals(context: StageContext, *, width: int = 8) -> PseudoLabeler:
+def relief_normals(context: StageContext | None, *, width: int = 8) -> PseudoLabeler:
     """Normals of the same relief, which is as high as its slope is wide.
 
     Args:
