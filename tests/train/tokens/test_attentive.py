@@ -1,4 +1,4 @@
-"""Masks by attention: which blocks stay, where crops lie, and what scores become within them."""
+"""Masks by attention (A-CLIP, p159): which blocks stay, where crops lie, and what scores become within them."""
 
 from __future__ import annotations
 
