@@ -120,7 +120,7 @@ def tuned(data: LabelledEntering, labels: dict[str, Tensor], seed: int, steps: i
 
     clip = copy.deepcopy(bundled())
     torch.manual_seed(seed)
-    loss = losses.clip(init_scale=float(clip.scale()), learnable=False)
+    loss = losses.clip(init_scale=float(clip.scale().detach()), learnable=False)
     channels = {"seg": len(data.truth.classes), "depth": 1, "normals": 3}
     heads = nn.ModuleDict({name: nn.Conv2d(clip.image_tower.width, channels[name], 1) for name in labels})
     generator = torch.Generator().manual_seed(seed)
