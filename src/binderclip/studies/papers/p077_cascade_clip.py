@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -176,7 +177,7 @@ def draw(table: Table, figure: Figure) -> None:
     for ax, metric in zip(halves[1].subplots(2, 1), (HARMONIC, UNSEEN_IOU), strict=True):
         dots(ax, table, metric, METHODS)
         ax.set_title(metric, fontsize=9)
-        ax.tick_params(axis="x", labelrotation=20, labelsize=7)
+        ax.set_xticks(range(len(METHODS)), [fill(name, 11) for name in METHODS], fontsize=7)
 
 
 STUDY = Study(
