@@ -167,7 +167,9 @@ class PseudoLabeler:
             raise UsageError(f"{self!r} has {self.classes} classes and gave one beyond")
         return stored
 
-    def __call__(self, images: Float[Tensor, "N C H W"], keys: Sequence[str] | None = None) -> Tensor:
+    def __call__(
+        self, images: Float[Tensor, "N C H W"] | UInt8[Tensor, "N C H W"], keys: Sequence[str] | None = None
+    ) -> Tensor:
         """The labels of pictures as `decode_labels` gives them; arguments as of `stored`."""
         return decode_labels(self.stored(images, keys), self.kind)
 
