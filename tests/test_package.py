@@ -84,3 +84,11 @@ def test_the_readmes_links_lead_to_files() -> None:
     root = Path(__file__).parent.parent
     for target in re.findall(r"\]\(([^)#]+)\)", (root / "README.md").read_text(encoding="utf-8")):
         assert (root / target).is_file(), target
+
+
+def test_sections_of_docstrings_are_called_as_the_site_reads_them() -> None:
+    """What stands under another heading is plain text there: `[4, 4]` becomes a link that leads nowhere."""
+    known = re.compile(r"^ +(Example|Argument|Arg|Return|Raise|Attribute|Parameters|Params):$", re.MULTILINE)
+    source = Path(binderclip.__file__).parent
+    wrong = {str(p.relative_to(source)): known.findall(p.read_text(encoding="utf-8")) for p in source.rglob("*.py")}
+    assert {path: found for path, found in wrong.items() if found} == {}

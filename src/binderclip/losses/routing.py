@@ -54,7 +54,7 @@ class RouterLosses(nn.Module):
     Raises:
         UsageError: a model without such layers; at the call, one that was not run in training mode.
 
-    Example:
+    Examples:
         >>> from binderclip import load
         >>> from binderclip.losses import RouterLosses, clip
         >>> from binderclip.models import upcycle

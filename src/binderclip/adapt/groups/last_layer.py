@@ -37,7 +37,7 @@ class LastLayerRetraining(LinearProbe):
     Raises:
         UsageError: as `LinearProbe`; an unknown balance, no subset, groups of another length, or a group that is None.
 
-    Example:
+    Examples:
         >>> x, y = [[1.0, 0.2], [1.0, -0.2], [0.2, 1.0], [-0.2, 1.0]], ["cat", "cat", "dog", "dog"]
         >>> head = LastLayerRetraining().fit(x, y, sensitive_features=["in", "out", "in", "out"])
         >>> head.predict([[0.9, 0.1]]).tolist()

@@ -30,7 +30,7 @@ class GroupDRO(nn.Module):
     Raises:
         UsageError: fewer than two groups, or a step size below 0.
 
-    Example:
+    Examples:
         >>> robust = GroupDRO(2, step_size=1.0)
         >>> robust(torch.tensor([0.0, 2.0]), torch.tensor([0, 1])) > 1
         tensor(True)

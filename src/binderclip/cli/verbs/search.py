@@ -48,7 +48,7 @@ def index(
 ) -> None:
     """Encode the images of a folder, and its texts with --mixed; a second run encodes only what is new or changed.
 
-    Example:
+    Examples:
 
         binderclip search index holiday/
 

@@ -66,7 +66,7 @@ class CueGrid:
     Raises:
         UsageError: values or size outside, or cues that are unknown, twice, or fewer than two.
 
-    Example:
+    Examples:
         >>> grid = CueGrid(size=16)
         >>> both = grid.diagonal(2, seed=0)
         >>> both.images.shape, both.cues[:3].tolist()

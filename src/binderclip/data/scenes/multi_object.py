@@ -67,7 +67,7 @@ def multi_object_scenes(
     Raises:
         UsageError: as `object_slots`, or not more classes than objects.
 
-    Example:
+    Examples:
         >>> made = multi_object_scenes(0, 2, 32, classes=["cat", "dog", "car", "tree", "house"], biased=0)
         >>> [len(names) for names in made.names]
         [4, 4]

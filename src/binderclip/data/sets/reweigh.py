@@ -29,7 +29,7 @@ def reweigh(y: Any, groups: Any) -> Float[np.ndarray, "N"]:
     Raises:
         UsageError: not of one length, or no item.
 
-    Example:
+    Examples:
         >>> reweigh(["cat", "cat", "cat", "dog"], ["in", "in", "out", "out"]).round(2).tolist()
         [0.75, 0.75, 1.5, 0.5]
     """
@@ -62,7 +62,7 @@ def balanced_rows(y: Any, groups: Any, n: int, *, seed: int = 0) -> Int[np.ndarr
     Raises:
         UsageError: not of one length, no item, or n below 1.
 
-    Example:
+    Examples:
         >>> sorted(balanced_rows(["cat", "cat", "cat", "dog"], ["in", "in", "in", "in"], 4).tolist())[-2:]
         [3, 3]
     """

@@ -93,7 +93,7 @@ class MetricFrame:
     Raises:
         UsageError: no metric, no group, or columns of unequal length.
 
-    Example:
+    Examples:
         >>> frame = MetricFrame(metrics=selection_rate, y_true=[1, 1, 0, 0], y_pred=[1, 1, 1, 0],
         ...                     sensitive_features=["a", "a", "b", "b"])
         >>> frame.difference()

@@ -55,7 +55,7 @@ class AlphaCLIP(nn.Module):
     Args:
         model: with an alpha channel (`add_alpha_channel`), or any model, to a copy of which one is added.
 
-    Example:
+    Examples:
         >>> from binderclip import load
         >>> from binderclip.models import AlphaCLIP, box_alpha
         >>> model = AlphaCLIP(load("small"))

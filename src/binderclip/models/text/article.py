@@ -41,7 +41,7 @@ _LETTERS_WITH_A_VOWEL_FIRST = frozenset("aefhilmnorsx")
 def with_article(name: str) -> str:
     """`name` with "a" or "an" before it; a name that begins with an article or the like stays as it is.
 
-    Example:
+    Examples:
         >>> [with_article(name) for name in ("cat", "elephant", "unicorn", "SUV", "the moon", "a dog")]
         ['a cat', 'an elephant', 'a unicorn', 'an SUV', 'the moon', 'a dog']
     """

@@ -160,7 +160,7 @@ def resolve_templates(templates: str | Sequence[str] | None) -> tuple[str, ...]:
 def fill(template: str, name: str) -> str:
     """The sentence of one name; braces inside the name stay what they are.
 
-    Example:
+    Examples:
         >>> fill("a picture of a/an {}.", "elephant"), fill("a photo of a {}.", "elephant")
         ('a picture of an elephant.', 'a photo of a elephant.')
     """

@@ -36,7 +36,7 @@ class ContrastiveLanguagePrompting:
     Raises:
         UsageError: no positive word, words on both sides, or an unknown `join`.
 
-    Example:
+    Examples:
         >>> attention = lambda images, texts: images[:, 0] * len(texts[0])
         >>> clap = ContrastiveLanguagePrompting(attention, ["crack", "hole"], ["flawless"])
         >>> tuple(clap(torch.rand(2, 3, 8, 8)).shape)

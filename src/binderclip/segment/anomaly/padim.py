@@ -32,7 +32,7 @@ class PaDiM(MidLevelDetector):
     Raises:
         UsageError: no channel, or an epsilon that is not positive.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from binderclip.models import load_vision
         >>> detector = PaDiM(load_vision("lite0"), channels=8, size=64).fit(torch.rand(3, 3, 64, 64))

@@ -37,7 +37,7 @@ class PatchCore(MidLevelDetector):
     Raises:
         UsageError: a share outside (0, 1], or no neighbour.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from binderclip.models import load_vision
         >>> detector = PatchCore(load_vision("lite0"), coreset=0.02).fit(torch.rand(2, 3, 64, 64))

@@ -42,7 +42,7 @@ def state_prompts(
     Raises:
         UsageError: an empty name, no state, no template, or one with too many `{}`.
 
-    Example:
+    Examples:
         >>> state_prompts("screw", ["damaged {}"], ["a photo of a {}."])
         ['a photo of a damaged screw.']
     """

@@ -44,7 +44,7 @@ class WinCLIP:
         UsageError: no such states, a window below 1 patch or named twice, a temperature or size that cannot be.
         NotSupported: the model's image tower cannot be opened.
 
-    Example:
+    Examples:
         >>> import binderclip, torch
         >>> detector = WinCLIP(binderclip.load("small"), "textile")
         >>> found = detector.fit(torch.rand(2, 3, 128, 128))(torch.rand(3, 3, 128, 128))

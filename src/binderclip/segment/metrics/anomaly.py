@@ -96,7 +96,7 @@ class ScoreStore(Accumulator):
     Raises:
         UsageError: no bins, limits that are not ascending, or a rate outside (0, 1].
 
-    Example:
+    Examples:
         >>> store = ScoreStore()
         >>> store.update(torch.tensor([[[0.1, 0.9], [0.2, 0.1]]]), torch.tensor([[[False, True], [False, False]]]))
         >>> store.compute().pixel_auroc

@@ -62,7 +62,7 @@ def box_overlaps(
 class BoxMatcher(Accumulator):
     """Predicted and true boxes of many pictures, and COCO's average precision and recall of them.
 
-    Example:
+    Examples:
         >>> matcher = BoxMatcher()
         >>> matcher.update([[0, 0, 10, 10]], [[0, 0, 10, 8]], scores=[0.9])
         >>> matcher.compute().map_50, matcher.compute().map

@@ -80,7 +80,7 @@ class InstanceMatcher(Accumulator):
     metrics pool the pictures' counts unless `image_average` asks for the mean of the pictures' scores, which is another
     number.
 
-    Example:
+    Examples:
         >>> matcher = InstanceMatcher()
         >>> matcher.update(np.array([[1, 1, 1, 0, 2]]), np.array([[7, 7, 0, 0, 9]]))
         >>> matcher.average_precision(0.5), matcher.average_precision(0.75)

@@ -31,7 +31,7 @@ class SortedAP(Accumulator):
 
     Paper: SortedAP: Rethinking evaluation metrics for instance segmentation (arXiv 2309.04887).
 
-    Example:
+    Examples:
         >>> metric = SortedAP()
         >>> metric.update(np.array([[1, 1, 1, 0]]), np.array([[1, 1, 0, 0]]))
         >>> round(metric.compute(), 4)  # one pair of IoU u: (1 + u) / 2

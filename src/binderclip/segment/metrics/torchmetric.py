@@ -35,7 +35,7 @@ def as_torchmetric(accumulator: Accumulator, *, scores: str | Sequence[str] | No
         UsageError: something that is no accumulator; at `compute`, a field that its result does not have.
         MissingDependency: torchmetrics is not installed.
 
-    Example:
+    Examples:
         >>> from binderclip.segment.metrics import IoU, SortedAP, as_torchmetric
         >>> metric = as_torchmetric(IoU(2), scores="miou")
         >>> metric.update(torch.tensor([[0, 1]]), torch.tensor([[0, 1]]))
