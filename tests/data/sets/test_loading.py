@@ -5,11 +5,13 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from PIL import Image
 
 from binderclip.data import ShardDataset, held_out_split, list_data, load_data
+from binderclip.data.sets.loading import NamedSet
 from binderclip.errors import UsageError
 
 
@@ -103,3 +105,7 @@ def test_a_folder_of_tars_is_a_set_of_shards(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "cat/a.png")
     assert load_data(str(tmp_path)).keys == ["cat/a.png"]
+
+
+def test_type_checkers_know_the_sets_that_are_listed() -> None:
+    assert list(get_args(NamedSet)) == list_data()

@@ -11,10 +11,7 @@ import torch
 from torch import nn
 
 from binderclip.errors import UsageError
-from binderclip.fit import Callback
-from binderclip.models import load
 from binderclip.train import Recipe, run
-from binderclip.train.engine import context as context_module
 from binderclip.train.engine.companions import MomentumCopy, cosine_momentum
 
 
@@ -41,29 +38,8 @@ def test_pieces_get_the_same_teacher(refined: dict[str, Any], tmp_path: Path) ->
     np.testing.assert_allclose(split, whole, rtol=1e-4)
 
 
-class _Cut(Exception):
-    pass
-
-
-def test_a_resumed_run_has_the_same_teacher_and_the_same_draws(
-    refined: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go(refined, tmp_path / "whole")
-
-    class Cut(Callback):
-        def after_step(self, step: int) -> None:
-            if step == 5:
-                raise _Cut
-
-    with monkeypatch.context() as patch:
-        plain = context_module.fit
-        patch.setattr(context_module, "fit", lambda *a, **k: plain(*a, **{**k, "callbacks": [*k["callbacks"], Cut()]}))
-        with pytest.raises(_Cut):
-            go(refined, tmp_path / "cut")
-    resumed = go(refined, tmp_path / "cut", resume=True)
-    assert resumed.stages[0].resumed_from > 0
-    one, two = (load(tmp_path / name).backbone.state_dict() for name in ("whole", "cut"))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+def test_a_resumed_run_has_the_same_teacher_and_the_same_draws(refined: dict[str, Any], goes_on_exactly: Any) -> None:
+    goes_on_exactly(Recipe.from_dict(refined), at=5)
 
 
 def test_without_it_the_recipe_is_refused(refined: dict[str, Any]) -> None:

@@ -55,30 +55,8 @@ def test_only_the_image_tower_learns_and_it_learns_the_labels(tiny: dict[str, An
     assert result.stages[0].notes["classes"] > 2
 
 
-def test_a_stage_that_was_stopped_goes_on_to_the_same_weights(tiny: dict[str, Any], tmp_path: Path) -> None:
-    recipe = stage(tiny, kind={"name": "classification", "size": 3})  # draws classes, too
-
-    class Stop(Exception):
-        pass
-
-    whole = run(recipe, out=tmp_path / "whole", progress=False)
-    steps: list[int] = []
-
-    def stopping(self: ClassificationStep, batch: TrainingBatch) -> Any:
-        steps.append(1)
-        if len(steps) == 8:
-            raise Stop
-        return forward(self, batch)
-
-    forward = ClassificationStep.forward
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ClassificationStep, "forward", stopping)
-        with pytest.raises(Stop):
-            run(recipe, out=tmp_path / "stopped", progress=False)
-    again = run(recipe, out=tmp_path / "stopped", resume=True, progress=False)
-    assert again.stages[0].resumed_from > 0
-    one, other = weights(whole.out / "model"), weights(again.out / "model")
-    assert all(torch.equal(one[name], other[name]) for name in one)
+def test_a_killed_run_goes_on_exactly(tiny: dict[str, Any], goes_on_exactly: Any) -> None:
+    goes_on_exactly(stage(tiny, kind={"name": "classification", "size": 3}), at=7)  # draws classes, too
 
 
 def test_the_three_stages_of_basic_train_and_freeze_what_they_say(tiny: dict[str, Any], tmp_path: Path) -> None:

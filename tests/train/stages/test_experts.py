@@ -53,29 +53,8 @@ def test_every_task_is_learned(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert all(value > 0 for value in norms.values())
 
 
-def test_a_killed_run_goes_on_exactly(tiny: dict[str, Any], tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
-
-    tiny["checkpoint_every"] = 2
-    run(recipe(tiny), out=tmp_path / "a", progress=False)
-    forward, steps = ExpertStep.forward, 0
-
-    def stopping(self: Any, batch: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == 6:
-            raise Stop
-        return forward(self, batch)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ExpertStep, "forward", stopping)
-        with pytest.raises(Stop):
-            run(recipe(tiny), out=tmp_path / "b", progress=False)
-    again = run(recipe(tiny), out=tmp_path / "b", resume=True, progress=False)
-    assert again.stages[0].resumed_from == 4
-    a, b = (load(tmp_path / name).backbone.state_dict() for name in "ab")
-    assert all(torch.equal(a[name], b[name]) for name in a)
+def test_a_killed_run_goes_on_exactly(tiny: dict[str, Any], goes_on_exactly: Any) -> None:
+    goes_on_exactly(recipe(tiny | {"checkpoint_every": 2}), at=5)
 
 
 def test_labels_are_where_the_pictures_are(tiny: dict[str, Any]) -> None:

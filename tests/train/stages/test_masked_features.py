@@ -57,28 +57,8 @@ def test_it_learns_the_features_and_leaves_everything_else(tiny: dict[str, Any],
     assert start["visual.conv1.weight"].shape != theirs["visual.conv1.weight"].shape
 
 
-def test_a_killed_run_goes_on_exactly(tiny: dict[str, Any], teacher: Path, tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
-
-    run(recipe(tiny, teacher), out=tmp_path / "a", progress=False)
-    steps, forward = 0, MaskedFeatureStep.forward
-
-    def stopping(self: Any, batch: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == 8:
-            raise Stop
-        return forward(self, batch)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MaskedFeatureStep, "forward", stopping)
-        with pytest.raises(Stop):
-            run(recipe(tiny, teacher), out=tmp_path / "b", progress=False)
-    again = run(recipe(tiny, teacher), out=tmp_path / "b", resume=True, progress=False)
-    assert again.stages[0].resumed_from == 6
-    a, b = (load(tmp_path / name).backbone.state_dict() for name in "ab")
-    assert all(torch.equal(a[name], b[name]) for name in a)
+def test_a_killed_run_goes_on_exactly(tiny: dict[str, Any], teacher: Path, goes_on_exactly: Any) -> None:
+    goes_on_exactly(recipe(tiny, teacher), at=7)
 
 
 def test_the_teacher_sees_its_own_pixels_in_the_student_s_grid(teacher: Path) -> None:

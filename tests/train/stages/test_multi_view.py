@@ -173,32 +173,8 @@ def test_a_run_with_mammo_clips_loss_trains(tiny: dict[str, Any], tmp_path: Path
     assert result.stages[0].zero_gradients == []
 
 
-def test_a_killed_run_goes_on_exactly(tiny: dict[str, Any], tmp_path: Path) -> None:
-    tiny |= {"checkpoint_every": 2, "terms": TERMS[1:2]}
-    whole = run(stage(tiny), out=tmp_path / "a", progress=False)
-
-    class Stop(Exception):
-        pass
-
-    steps = 0
-    forward = MultiViewStep.forward
-
-    def stopping(self: Any, batch: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == 4:
-            raise Stop
-        return forward(self, batch)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MultiViewStep, "forward", stopping)
-        with pytest.raises(Stop):
-            run(stage(tiny), out=tmp_path / "b", progress=False)
-    again = run(stage(tiny), out=tmp_path / "b", resume=True, progress=False)
-    assert again.stages[0].resumed_from == 2
-    a, b = (load(tmp_path / name).backbone.state_dict() for name in "ab")
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    np.testing.assert_array_equal(whole.stages[0].history["loss"], again.stages[0].history["loss"])
+def test_a_killed_run_goes_on_exactly(tiny: dict[str, Any], goes_on_exactly: Any) -> None:
+    goes_on_exactly(stage(tiny | {"checkpoint_every": 2, "terms": TERMS[1:2]}), at=3)
 
 
 def test_what_cannot_be_done(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -71,6 +71,13 @@ def test_stages_go_on_from_one_another(folder: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(load(result.out / "model").backbone.state_dict()[key], value, rtol=0, atol=0)
 
 
+def test_a_killed_run_goes_on_exactly(folder: Path, goes_on_exactly: Any) -> None:
+    parts = ({"part": "probe"}, {"part": "joint"})
+    whole, again = goes_on_exactly(Recipe.from_dict(recipe(folder, *parts) | {"samples": 16}), at=7)
+    one, other = (open_head(each.out / "stages/01-joint/head").state_dict() for each in (whole, again))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 def test_what_cannot_be_trained_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown part"):
         run(Recipe.from_dict(recipe(folder, {"part": "last"})), out=tmp_path / "a", progress=False)
