@@ -15,7 +15,7 @@ from binderclip.workbench.commands import (
     Arguments,
     Equivalent,
     device_words,
-    python_pictures,
+    python_paths,
     shell_line,
 )
 from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, small_copy, table
@@ -156,11 +156,9 @@ def _again(run: Run, chosen: ChosenPictures, done: Attacked, radius: str, steps:
         ["--target", done.target] if done.target is not None else None,
         ["--max-side", side] if side != SIDE else None, device_words(device),
     )  # fmt: skip
-    called, needed = python_pictures(chosen)
-    if not needed:
-        called, needed = f"[Path(p) for p in {called}]", ""
+    called, needed = python_paths(chosen)
     python = (
-        f"{needed}from pathlib import Path; from binderclip.cli.verbs.attack.run import attacked; "
+        f"{needed}from binderclip.cli.verbs.attack.run import attacked; "
         f"Path('attack').mkdir(exist_ok=True); d = attacked({run.model_name!r}, {called}, {done.labels!r}, "
         f"Path('attack'), method={done.method!r}, eps={radius}, steps={stepped}, target={done.target!r}, "
         f"templates='simple', longest={side}, seed=0, device={device!r}, dtype='float32', progress=lambda n: None); "

@@ -17,7 +17,7 @@ from binderclip.workbench.commands import (
     Equivalent,
     device_words,
     model_words,
-    python_pictures,
+    python_paths,
     shell_line,
 )
 from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, small_copy, table
@@ -193,11 +193,10 @@ def _again(run: Run, chosen: ChosenPictures, path: Path) -> Equivalent:
         "binderclip", "detect", Arguments(chosen.names()), "--detector", called_detector, "--maps", "maps",
         device_words(device),
     )  # fmt: skip
-    called, needed = python_pictures(chosen)
-    pictures = called if needed else f"[Path(p) for p in {called}]"
+    pictures, needed = python_paths(chosen)
     arguments = [str(chosen.folder)] if chosen.folder else chosen.names()
     python = (
-        f"{needed}from pathlib import Path; from binderclip.cli.verbs.detect.run import detected; "
+        f"{needed}from binderclip.cli.verbs.detect.run import detected; "
         f"d = detected(Path({called_detector!r}), {pictures}, {arguments!r}, device={device!r}, batch_size={BATCH}, "
         "progress=lambda done: None, say=print); print(d.rows)"
     )

@@ -17,7 +17,7 @@ from binderclip.workbench.commands import (
     Equivalent,
     device_words,
     model_words,
-    python_pictures,
+    python_paths,
     shell_line,
 )
 from binderclip.workbench.look import could_not_be_read, hint, left_out, packed, picture_rows, small_copy, table
@@ -176,11 +176,10 @@ def _again(run: Run, chosen: ChosenPictures, path: Path) -> Equivalent:
     shell = shell_line(
         "binderclip", "enhance", Arguments(chosen.names()), "--enhancer", named, "--out", OUT, device_words(device)
     )  # fmt: skip
-    called, needed = python_pictures(chosen)
-    pictures = called if needed else f"[Path(p) for p in {called}]"
+    pictures, needed = python_paths(chosen)
     arguments = [str(chosen.folder)] if chosen.folder else chosen.names()
     python = (
-        f"{needed}from pathlib import Path; from binderclip.quality import load_enhancer; "
+        f"{needed}from binderclip.quality import load_enhancer; "
         "from binderclip.cli.verbs.enhance.run import enhanced; "
         f"network, card = load_enhancer({named!r}, device={device!r}); "
         f"d = enhanced(network, {pictures}, {arguments!r}, Path({OUT!r}), longest={LONGEST}, device={device!r}, "
