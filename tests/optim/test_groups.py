@@ -68,6 +68,10 @@ def test_a_pattern_that_matches_nothing_is_an_error(clip_model):
         param_groups(clip_model, lr_scale={"vision.*": 0.1})
     with pytest.raises(errors.UsageError, match="nothing to train"):
         param_groups(clip_model, freeze=["*"])
+    with pytest.raises(errors.UsageError, match="nothing to train"):
+        param_groups(nn.Linear(2, 2).requires_grad_(False))
+    with pytest.raises(errors.UsageError, match=r"'vision\.\*'"):
+        param_groups(clip_model, layer_decay={"vision.*": 0.5})
 
 
 def rates(module: nn.Module, decay: float) -> dict[str, float]:

@@ -104,7 +104,7 @@ def param_groups(
     layers = dict(layer_decay) if isinstance(layer_decay, Mapping) else {"*": layer_decay}
     if wrong := [factor for factor in layers.values() if not 0 < factor <= 1]:
         raise UsageError(f"layer_decay must lie in (0, 1], got {wrong[0]}")
-    for pattern in (*scales, *layers, *skip, *frozen):
+    for pattern in (*scales, *(pattern for pattern in layers if pattern != "*"), *skip, *frozen):
         if not any(fnmatch.fnmatchcase(name, pattern) for name, _ in named):
             raise UsageError(f"no trainable parameter is named like {pattern!r}; names look like {_examples(named)}")
     depth = layer_index([name for name, _ in named]) if any(factor != 1.0 for factor in layers.values()) else {}

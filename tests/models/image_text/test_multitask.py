@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from open_clip.transformer import PatchDropout
 from torch import nn
 from torch.nn import functional as F
 
@@ -55,3 +56,6 @@ def test_a_head_may_be_a_module_and_none_leaves_the_model_alone(model: Any) -> N
 def test_what_cannot_be_predicted_is_refused(model: Any) -> None:
     with pytest.raises(UsageError, match="at least 1 channel, not 0"):
         MultiTaskCLIP(model, {"seg": 0})
+    model.backbone.visual.patch_dropout = PatchDropout(0.5)
+    with pytest.raises(UsageError, match="drops patches"):
+        MultiTaskCLIP(model, {"seg": 2}).train()(torch.randn(1, 3, 32, 32))

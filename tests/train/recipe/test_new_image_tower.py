@@ -48,6 +48,8 @@ def test_what_it_cannot_start_from_is_said(tiny_clip: Any, tmp_path: Path) -> No
     upcycle(load(tiny_clip(2)), experts=2).save(tmp_path / "sparse")
     with pytest.raises(NotSupported, match="an entry 'experts'"):
         built(tmp_path / "sparse")
+    with pytest.raises(UsageError, match="no image-text model"):
+        built("small-dino")
     with pytest.raises(UsageError, match="must be 'layer' or 'rms'"):
         built(tiny_clip(1), vision={**VISION, "norm": "none"})
 

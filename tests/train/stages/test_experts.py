@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from binderclip.models import MultiTaskCLIP, load
 from binderclip.train import EXPERTS, Recipe, build_model, run
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.stages.expert_labels import relief
-from binderclip.train.stages.experts import ExpertStep
+from binderclip.train.stages.experts import ExpertStep, experts
 
 THREE = ["outline", "relief-depth", "relief-normals"]
 
@@ -51,6 +52,18 @@ def test_every_task_is_learned(tiny: dict[str, Any], tmp_path: Path) -> None:
     norms = outcome.notes["gradient norms of the first batch"]
     assert set(norms) == {"pairs", *THREE}
     assert all(value > 0 for value in norms.values())
+
+
+def test_gradients_are_told_of_what_is_trained_alone(tiny: dict[str, Any], tmp_path: Path) -> None:
+    def norms(name: str, *still: str) -> dict[str, float]:
+        groups = [{"match": pattern, "freeze": True} for pattern in still]
+        done = run(recipe({**tiny, "groups": groups}), out=tmp_path / name, progress=False)
+        return done.stages[0].notes["gradient norms of the first batch"]
+
+    whole, part = norms("a"), norms("b", "visual.transformer.*")
+    assert all(part[name] < whole[name] for name in whole)
+    assert all(part.values())
+    assert norms("c", "visual.*") == {}
 
 
 def test_a_killed_run_goes_on_exactly(tiny: dict[str, Any], goes_on_exactly: Any) -> None:
@@ -124,6 +137,8 @@ def test_what_cannot_be_done(tiny: dict[str, Any], tmp_path: Path) -> None:
         run(recipe({**tiny, "micro_batch": 4}), out=tmp_path / "a", progress=False)
     with pytest.raises(UsageError, match="name what to train on"):
         recipe({**tiny, "data": []})
+    with pytest.raises(NotSupported, match="image-text models, not Linear"):
+        experts(SimpleNamespace(model=torch.nn.Linear(1, 1)), experts=THREE)  # type: ignore[arg-type]
     with pytest.raises(NotSupported, match="do not fit in memory"):
         run(recipe({**tiny, "cache_mb": 0, "workers": 0}), out=tmp_path / "b", progress=False)
 

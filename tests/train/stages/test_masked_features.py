@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from torch.nn import functional as F
 from binderclip.errors import NotSupported, UsageError
 from binderclip.losses import FeatureMaskedModeling
 from binderclip.models import load
-from binderclip.train import Recipe, run
+from binderclip.train import Recipe, World, run
 from binderclip.train.engine.companions import FrozenCopy
-from binderclip.train.stages.masked_features import MaskedFeatureStep
+from binderclip.train.stages.masked_features import MaskedFeatureStep, masked_feature
 
 VISION = {"image_size": 32, "layers": 3, "width": 96, "head_width": 32, "patch_size": 8, "norm": "rms",
           "post_norm": True, "qkv_bias": False}  # fmt: skip
@@ -61,6 +62,16 @@ def test_a_killed_run_goes_on_exactly(tiny: dict[str, Any], teacher: Path, goes_
     goes_on_exactly(recipe(tiny, teacher), at=7)
 
 
+def test_groups_of_the_recipe_that_rest_in_the_first_stage_are_passed_over(
+    tiny: dict[str, Any], teacher: Path, tmp_path: Path
+) -> None:
+    slow = {"groups": [{"match": "text.*", "lr": 0.1}]}
+    result = run(recipe(tiny | slow, teacher), out=tmp_path / "a", progress=False)
+    assert [stage.steps > 0 for stage in result.stages] == [True, True]
+    with pytest.raises(UsageError, match=r"named like 'txt\.\*'"):
+        run(recipe(tiny | {"groups": [{"match": "txt.*", "lr": 0.1}]}, teacher), out=tmp_path / "b", progress=False)
+
+
 def test_the_teacher_sees_its_own_pixels_in_the_student_s_grid(teacher: Path) -> None:
     known, student = load(teacher), load(teacher)
     student.preprocess = student.preprocess.__class__(**{**vars(student.preprocess), "mean": (0.1, 0.2, 0.3)})
@@ -98,6 +109,8 @@ def test_what_cannot_be_done(tiny: dict[str, Any], teacher: Path, tmp_path: Path
         recipe(tiny, teacher, data=[])
     with pytest.raises(UsageError, match="image_tokens"):
         recipe(tiny, teacher, patch_dropout=0.5, image_tokens={"name": "random", "keep": 0.5})
+    with pytest.raises(NotSupported, match="image-text models, not Linear"):
+        masked_feature(SimpleNamespace(model=torch.nn.Linear(1, 1), world=World()), teacher="small")  # type: ignore[arg-type]
     kind = {"name": "masked-feature", "teacher": str(teacher), "ratio": 0.0}
     with pytest.raises(UsageError, match="share of patches"):
         run(recipe(tiny, teacher, kind=kind), out=tmp_path / "c", progress=False)

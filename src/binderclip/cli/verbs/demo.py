@@ -107,7 +107,7 @@ def _train(page: Page, out: Path, epochs: float) -> None:
         "Train",
         f"A small image tower and a text transformer, both from nothing, learn from clip art and emoji for "
         f"{result.seconds / 60:.1f} minutes ({stage.images_per_second:.0f} images/s). The table says how often the "
-        "right picture or caption is among the first ten of all held-out ones, early and at the end. Two minutes are "
+        "right picture or caption is among the first ten of all held-out ones, early and at the end. Some minutes are "
         "a demonstration: pretrained parts are worth far more than time.",
         "binderclip train scratch-64 --out runs/scratch",
     )

@@ -141,8 +141,9 @@ class Augment:
         """Label maps moved as the call moves their pictures: the nearest label, in the same place, at `size`.
 
         Args:
-            labels: of whole pictures, at any resolution, as `decode_labels` gives them: classes (B, H, W), depth
-                (B, H, W), normals (B, 3, H, W). Normals turn with the picture, and a mirror negates their x.
+            labels: of whole pictures and of their proportions, at any resolution, as `decode_labels` gives them:
+                classes (B, H, W), depth (B, H, W), normals (B, 3, H, W). Normals turn with the picture, and a mirror
+                negates their x.
             keys, epoch: of the call.
             kind: "classes", "depth" or "normals".
             transparent: whether the pictures have an alpha channel, whose crops may reach beyond them.

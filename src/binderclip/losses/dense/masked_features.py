@@ -187,11 +187,13 @@ class FeatureMaskedModeling(nn.Module):
         if targets.shape[1] != grid[0] * grid[1]:
             raise UsageError(f"targets of {targets.shape[1]} patches for a student's grid of {grid[0]} x {grid[1]}")
         masks = self.draw(len(images), grid, generator) if masks is None else masks
-        hidden = masks.to(images.device).flatten(1)  # (B, N)
-        if not hidden.any():
+        where = masks.flatten(1).nonzero(as_tuple=True)  # on the CPU, where they were drawn: no wait for the device
+        if not len(where[0]):
             raise UsageError("masks hide no patch")
+        hidden = masks.to(images.device).flatten(1)  # (B, N)
         tokens = student.embed(images, on_patches=lambda x: torch.where(hidden[..., None], self.mask.to(x.dtype), x))
         if tokens.patches.shape[1] != hidden.shape[1]:
             raise UsageError("the student drops patches while it trains; masked features need all of them")
-        said = self.predict(student.norm(student.run(tokens).patches[hidden]))  # (M, T)
-        return -F.cosine_similarity(said.float(), targets[hidden].float(), dim=-1).mean()
+        rows, places = (each.to(images.device) for each in where)
+        said = self.predict(student.norm(student.run(tokens).patches[rows, places]))  # (M, T)
+        return -F.cosine_similarity(said.float(), targets[rows, places].float(), dim=-1).mean()

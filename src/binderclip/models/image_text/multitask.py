@@ -26,7 +26,7 @@ class MultiTaskCLIP(nn.Module):
             (B, D, h, w) to (B, C, h', w').
 
     Raises:
-        UsageError: a number of channels below 1.
+        UsageError: a number of channels below 1; at a call in training, a tower that drops patches.
 
     Examples:
         >>> import torch, binderclip

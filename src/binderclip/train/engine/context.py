@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -323,16 +324,23 @@ class StageContext:
         """
         stage, backbone = self.stage, (_model_in(module) or self.model).backbone
         inside = {id(p) for p in backbone.parameters()}
-        settings = [g for g in stage.groups if not g.freeze]
-        layers = {pattern: g.layer_decay for g in settings if g.layer_decay is not None for pattern in g.patterns}
+        resting = [name for name, p in backbone.named_parameters() if not p.requires_grad]
+        learning = [name for name, p in backbone.named_parameters() if p.requires_grad]
+
+        def speaks(pattern: str) -> bool:
+            """Whether a pattern is about what is trained; one that names nothing at all is refused below."""
+            return bool(fnmatch.filter(learning, pattern)) or not fnmatch.filter(resting, pattern)
+
+        settings = [(g, [p for p in g.patterns if speaks(p)]) for g in stage.groups if not g.freeze]
+        layers = {p: g.layer_decay for g, patterns in settings if g.layer_decay is not None for p in patterns}
         groups: list[dict[str, Any]] = []
         if any(id(p) in inside and p.requires_grad for p in module.parameters()):
             groups = param_groups(
                 backbone,
                 stage.weight_decay,
-                lr_scale={pattern: g.lr for g in settings for pattern in g.patterns},
+                lr_scale={pattern: g.lr for g, patterns in settings for pattern in patterns},
                 layer_decay={**layers, "*": stage.layer_decay} if layers else stage.layer_decay,
-                no_decay=[pattern for g in settings if not g.weight_decay for pattern in g.patterns],
+                no_decay=[pattern for g, patterns in settings if not g.weight_decay for pattern in patterns],
             )
         beside = [p for p in module.parameters() if id(p) not in inside and p.requires_grad]
         if beside:
@@ -349,8 +357,6 @@ class StageContext:
 
     def _freeze(self) -> list[Tensor]:
         """Switch gradients off where the recipe says so; the parameters to switch on again afterwards."""
-        import fnmatch
-
         frozen = []
         for group in self.stage.groups:
             if not group.freeze:

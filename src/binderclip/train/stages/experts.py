@@ -15,6 +15,7 @@ An expert is a name of `train.EXPERTS`; one of your own is a function that gives
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from binderclip.data import PseudoLabeler, decode_labels
 from binderclip.data.augment.augment import Augment
 from binderclip.errors import NotSupported, UsageError
+from binderclip.fit.optimizers import autocast
 from binderclip.losses import ContrastiveLoss, expert_losses
 from binderclip.models import ImageTextModel, MultiTaskCLIP
 from binderclip.settings import build_part, part_name
@@ -147,7 +149,8 @@ def experts(
     with training_loss(context) as loss:
         step = ExpertStep(tasks.to(context.world.device), loss, labelers, augment, weights or {})
         batches = context.batches()
-        norms = _gradient_norms(step, next(iter(batches)))
+        with autocast(context.stage.precision, context.world.device):
+            norms = _gradient_norms(step, next(iter(batches)), _learning(context))
         batches.seek(0)
         context.fit(step, batches, groups=lambda module: _groups(context, module, heads_lr))
     return {"gradient norms of the first batch": norms}
@@ -176,9 +179,18 @@ def _groups(context: StageContext, module: nn.Module, rate: float) -> list[dict[
     return groups + [{"params": some, "weight_decay": decay, "lr_scale": rate} for some, decay in parts if some]
 
 
-def _gradient_norms(step: ExpertStep, batch: TrainingBatch) -> dict[str, float]:
-    """Norm of each loss's gradient in the image tower."""
-    shared = [p for p in step.tasks.model.backbone.visual.parameters() if p.requires_grad]  # type: ignore[union-attr]
+def _learning(context: StageContext) -> list[nn.Parameter]:
+    """Parameters of the image tower that the recipe trains; it freezes the others when the training begins."""
+    still = [pattern for group in context.stage.groups if group.freeze for pattern in group.patterns]
+    named = context.model.backbone.named_parameters()
+    return [
+        p for name, p in named
+        if p.requires_grad and name.startswith("visual.") and not any(fnmatch.fnmatchcase(name, each) for each in still)
+    ]  # fmt: skip
+
+
+def _gradient_norms(step: ExpertStep, batch: TrainingBatch, shared: list[nn.Parameter]) -> dict[str, float]:
+    """Norm of each loss's gradient in some parameters."""
     if not shared:
         return {}
     norms = {}
