@@ -1,9 +1,10 @@
-"""Group fairness of p127 (arXiv 2408.02464) against tables by hand, scikit-learn, SciPy and closed forms."""
+"""Group fairness of p127 (arXiv 2408.02464) against fairlearn, tables by hand, scikit-learn, SciPy, closed forms."""
 
 from __future__ import annotations
 
 import math
 
+import fairlearn.metrics as peer
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -203,3 +204,27 @@ def test_mistakes_are_named() -> None:
         association_test(good[:2], good[:2], good, good)
     with pytest.raises(UsageError, match="two or more with 5 items each"):
         attribute_leakage(good, ["a", "a", "b"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), groups=st.integers(2, 4))
+def test_rates_and_gaps_are_fairlearn_s_where_they_are_defined(seed: int, groups: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth, said = (np.concatenate([[0, 1] * groups * 2, rng.integers(0, 2, 60)]) for _ in range(2))
+    group = np.concatenate([np.repeat(np.arange(groups), 4), rng.integers(0, groups, 60)])
+    told = {"y_true": truth, "y_pred": rng.permutation(said), "sensitive_features": group}
+    gaps = ["demographic_parity", "equal_opportunity", "equalized_odds"]
+    for method in ("between_groups", "to_overall"):
+        for kind in ("difference", "ratio"):
+            for gap in gaps:
+                ours, theirs = (getattr(m, f"{gap}_{kind}")(**told, method=method) for m in (fairness, peer))
+                if not math.isnan(ours):  # 0 / 0, which fairlearn calls 0
+                    assert ours == pytest.approx(theirs), (gap, kind, method)
+    rates = ["selection_rate", "true_positive_rate", "false_positive_rate", "true_negative_rate", "false_negative_rate"]
+    frame = MetricFrame(metrics={name: getattr(fairness, name) for name in rates}, **told)
+    theirs = peer.MetricFrame(metrics={name: getattr(peer, name) for name in rates}, **told)
+    for name in rates:
+        assert list(frame.by_group[name].values()) == pytest.approx(theirs.by_group[name].tolist())
+        assert frame.overall[name] == pytest.approx(theirs.overall[name])
+        assert frame.group_min()[name] == pytest.approx(theirs.group_min()[name])
+        assert frame.difference()[name] == pytest.approx(theirs.difference()[name])
