@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import pi
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from binderclip.robust import (
     L2,
     METHODS,
     PGD,
+    Adam,
     CrossEntropy,
     Linf,
     Margin,
@@ -300,6 +302,36 @@ def test_the_first_success_is_kept_and_ends_the_search() -> None:
     torch.testing.assert_close(found.perturbation.abs().amax(1), 0.01 * needed.detach())
     best = attack(CrossEntropy(model, y), x, **parts, steps=400, keep="best")
     assert (best.objective > found.objective + 0.1).all()
+
+
+@pytest.mark.parametrize("rule", [Sign, Normalized, Adam])
+def test_finished_images_are_not_looked_at_again(rule: Any) -> None:
+    class Counted(Linear):
+        seen = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen += len(x)
+            return super().forward(x)
+
+    class Whole(CrossEntropy):
+        def rows(self, index: torch.Tensor) -> None:
+            return None
+
+    x = torch.randn(6, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    y = (Linear()(x)[:, 1] > 0).long()
+    seen, found = [], []
+    for kind in (CrossEntropy, Whole):
+        model = Counted()
+        parts = {"param": Linf(2.0, WIDE), "step": rule(0.02), "start": "clean"}
+        found.append(attack(kind(model, y), x, **parts, steps=400, keep="first"))
+        seen.append(model.seen)
+    some, every = found
+    assert some.success.all()
+    assert seen[1] == 6 * every.queries
+    assert seen[0] < 0.8 * seen[1]
+    assert torch.equal(some.images, every.images)
+    assert torch.equal(some.objective, every.objective)
+    assert some.history.shape == every.history.shape
 
 
 def test_a_start_of_ones_own_is_brought_into_the_ball() -> None:

@@ -29,8 +29,8 @@ class AttackResult:
         perturbation: images minus the clean ones.
         success: whether the aim is reached, recomputed on the images as returned.
         objective: (B,) value of the objective there.
-        queries: forward passes an image took.
-        history: (evaluations, B) values along the way.
+        queries: forward passes of the attack, of all images or of those that were left.
+        history: (evaluations, B) values along the way; of an image that is finished its last one.
     """
 
     images: Float[Tensor, "B *size"]
@@ -67,7 +67,8 @@ def attack(
         start: `"clean"`, `"random"`, or parameters of the set, which are projected.
         success: images to (B,) bools, where the objective's own idea of success will not do.
         keep: `"best"` returns for each image the best one seen, the clean one included: one that succeeds before one
-            that does not, then by value; `"first"` the first one that succeeds, else the best, and stops when all do;
+            that does not, then by value; `"first"` the first one that succeeds, else the best: images that have
+            succeeded are not looked at again (`Objective.rows`), and the attack stops when all have;
             `"last"` the end of the path, as attacks during training do.
         quantize: the result as an 8-bit file would keep it: perturbations are cut to whole grey levels towards zero,
             so it stays feasible, and success is judged on that.
@@ -84,7 +85,7 @@ def attack(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     with frozen(*objective.networks):
         theta = _begin(param, clean, start, generator)
-        path = _Path(objective, success, lambda t: param.image(clean, t), stays=keep == "first")
+        path = _Path(objective, success, param, clean, stays=keep == "first")
         if keep != "last" and (isinstance(start, Tensor) or start != "clean"):
             path.judge(clean)
         for _ in range(steps):
@@ -125,7 +126,8 @@ class _Path:
 
     objective: Objective
     own: Callable[[Tensor], Tensor] | None
-    image: Callable[[Tensor], Tensor]
+    param: Feasible
+    clean: Tensor
     stays: bool = False
     queries: int = 0
     history: list[Tensor] = field(default_factory=list)
@@ -133,13 +135,40 @@ class _Path:
 
     def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Values and gradients at parameters; the SUM is differentiated, so that batches do not matter."""
+        left = self._left(theta)
+        if left is None:
+            images, values, success, gradient = self._differentiated(self.objective, self.clean, theta)
+            self._note(images, values, success)
+            return values, gradient
+        rows, objective = left
+        found = self._differentiated(objective, self.clean[rows], theta[rows])
+        images, values, success, gradient = (
+            old.index_copy(0, rows, new)
+            for old, new in zip(
+                (self.best.images, self.history[-1], self.best.success, torch.zeros_like(theta)), found, strict=True
+            )
+        )
+        self._note(images, values, success)
+        return values, gradient
+
+    def _left(self, theta: Tensor) -> tuple[Tensor, Objective] | None:
+        """The rows that have not succeeded and their objective, where the others need not be looked at again."""
+        if not self.stays or not self.queries or self.own is not None or len(theta) != len(self.clean):
+            return None
+        rows = (~self.best.success).nonzero()[:, 0]
+        objective = self.objective.rows(rows) if 0 < len(rows) < len(theta) else None
+        return None if objective is None else (rows, objective)
+
+    def _differentiated(
+        self, objective: Objective, clean: Tensor, theta: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images, values, success and gradients of some rows."""
         leaf = theta.detach().requires_grad_()
         with torch.enable_grad():
-            images = self.image(leaf)
-            values, success = self.objective.judge(images)
+            images = self.param.image(clean, leaf)
+            values, success = objective.judge(images)
             (gradient,) = torch.autograd.grad(values.sum(), leaf)
-        self._note(images.detach(), values.detach(), success)
-        return values.detach(), gradient
+        return images.detach(), values.detach(), success, gradient
 
     @torch.no_grad()
     def judge(self, images: Tensor) -> _Judged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -17,7 +18,8 @@ from binderclip.errors import UsageError
 class Objective(ABC):
     """`objective(images) -> (B,)`, larger is more adversarial; images do not interact.
 
-    `networks` are put into eval mode, their weights frozen, while an attack runs. Subclasses write `judge`.
+    `networks` are put into eval mode, their weights frozen, while an attack runs. Subclasses write `judge`, and `rows`
+    where it is cheap, so that an attack that keeps the first success need not look at finished images again.
     """
 
     networks: tuple[nn.Module, ...] = ()
@@ -25,6 +27,10 @@ class Objective(ABC):
     @abstractmethod
     def judge(self, images: Float[Tensor, "B *size"]) -> tuple[Float[Tensor, "B"], Bool[Tensor, "B"]]:
         """Values (differentiable), and which images have reached the aim, from one forward pass."""
+
+    def rows(self, index: Int[Tensor, "b"]) -> Objective | None:
+        """The same objective of some of the images; None where they cannot be told apart."""
+        return None
 
     def __call__(self, images: Float[Tensor, "B *size"]) -> Float[Tensor, "B"]:
         return self.judge(images)[0]
@@ -38,6 +44,12 @@ class _OfLabels(Objective):
             raise UsageError(f"labels must be (B,) class indices, not {labels.dtype} {tuple(labels.shape)}")
         self.predictor, self.labels, self.targeted = predictor, labels, targeted
         self.networks = (predictor,) if isinstance(predictor, nn.Module) else ()
+
+    def rows(self, index: Int[Tensor, "b"]) -> Objective:
+        """Of the labels in these rows."""
+        some = copy.copy(self)
+        some.labels = self.labels[index]
+        return some
 
     def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.predictor(images)
@@ -136,6 +148,10 @@ class MinSimilarity(Objective):
         self.aggregate, self.goal, self.networks = aggregate, goal, self.models
         with torch.no_grad():
             self._texts = [F.normalize(model.encode_text(list(texts)), dim=1) for model in self.models]
+
+    def rows(self, index: Int[Tensor, "b"]) -> Objective:
+        """All images have the same texts."""
+        return self
 
     def similarities(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B M K"]:
         """Of each image to each text, by each model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
@@ -52,6 +53,12 @@ class RankFlip(Objective):
         self.networks = (distance,) if isinstance(distance, nn.Module) else ()
         with torch.no_grad():
             self.bound = distance(reference, other)
+
+    def rows(self, index: Int[Tensor, "b"]) -> Objective:
+        """Of these references and distances."""
+        some = copy.copy(self)
+        some.reference, some.bound = self.reference[index], self.bound[index]
+        return some
 
     def judge(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B"], Bool[Tensor, "B"]]:
         """Values, and which ranks are flipped."""
