@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -200,6 +201,14 @@ class DetectorSanityCheck:
                     f"it in {control.before:.0%}: it takes the processing for generation"
                 )
         return said
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "generators": [asdict(figures) for figures in self.figures],
+            "processing": [asdict(control) | {"shortcut": control.shortcut} for control in self.controls],
+            "findings": self.findings,
+        }
 
 
 def _checked(logits: Float[Tensor, "M"]) -> Float[np.ndarray, "M"]:

@@ -38,6 +38,7 @@ from binderclip.robust.defences.master_prints import (
     tune_off_manifold,
 )
 from binderclip.robust.defences.pag_targets import PAGTargets
+from binderclip.robust.defences.smoothing import ABSTAIN, Certificate, RandomizedSmoothing
 from binderclip.robust.defences.tecoa import TeCoA
 from binderclip.robust.defences.training import adversarial_step
 from binderclip.robust.feasible import L2, Feasible, Free, Latent, Linf
@@ -49,6 +50,7 @@ from binderclip.robust.transfer import TransferRates, TransferStudy, transfer_su
 METHODS: dict[str, Callable[..., Any]] = {"cw": CW, "fgsm": FGSM, "pgd": PGD}
 
 __all__ = [
+    "ABSTAIN",
     "CW",
     "FGSM",
     "L2",
@@ -57,6 +59,7 @@ __all__ = [
     "UAD",
     "Adam",
     "AttackResult",
+    "Certificate",
     "CrossEntropy",
     "EncoderMaps",
     "Evolution",
@@ -77,6 +80,7 @@ __all__ = [
     "Objective",
     "OnePixel",
     "PAGTargets",
+    "RandomizedSmoothing",
     "RankFlip",
     "Sign",
     "SimilarityAttack",

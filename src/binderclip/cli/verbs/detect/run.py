@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +48,8 @@ class Detected:
             "images": [{"image": key, "logit": logit, "fake": chance} for key, logit, chance in self.rows],
             "skipped": [{"image": key, "reason": reason} for key, reason in self.skipped],
             "limits": self.limits,
-            "check": None if self.check is None else checked(self.check),
+            "check": None if self.check is None else self.check.as_dict(),
         }
-
-
-def checked(check: DetectorSanityCheck) -> dict[str, Any]:
-    """A sanity check as plain values."""
-    return {
-        "generators": [asdict(figures) for figures in check.figures],
-        "processing": [asdict(control) | {"shortcut": control.shortcut} for control in check.controls],
-        "findings": check.findings,
-    }
 
 
 def limits_of(card: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from binderclip.cli.shared.progress import batches_said
-from binderclip.cli.verbs.detect.run import Say, checked, sanity_check
+from binderclip.cli.verbs.detect.run import Say, sanity_check
 from binderclip.data import RealFakeSet, real_fake_folder
 from binderclip.data.uniform import uniform
 from binderclip.errors import DataError, UsageError
@@ -113,7 +113,7 @@ def trained(
     card = {
         "method": method, "generators": learn.made_by, "real": len(learn.rows(label=0)),
         "fake": len(learn.rows(label=1)), "held_out": len(test), "steps": steps, "batch_size": batch_size, "lr": lr,
-        "seed": seed, "check": checked(check),
+        "seed": seed, "check": check.as_dict(),
     }  # fmt: skip
     save_detector(detector, out, card)
     return TrainedDetector(card, check, [*named.skipped, *left_out])
