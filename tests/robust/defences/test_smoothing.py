@@ -40,7 +40,7 @@ def test_the_radius_is_below_the_exact_one_and_nears_it() -> None:
     score = model(images)[:, 1]
     exact = score.abs() / model.w.norm()
     right = (score > 0).long()
-    few, many = (RandomizedSmoothing(model, SIGMA).certify(images, n=n) for n in (200, 20_000))
+    few, many = (RandomizedSmoothing(model, SIGMA, box=None).certify(images, n=n) for n in (200, 20_000))
     for found in (few, many):
         sure = found.classes != ABSTAIN
         assert torch.equal(found.classes[sure], right[sure])
@@ -86,12 +86,18 @@ def test_draws_that_choose_are_not_those_that_count() -> None:
         seen.append(x.clone())
         return torch.ones(len(x), 1)
 
-    RandomizedSmoothing(predictor, SIGMA).certify(torch.zeros(1, 3, 4, 4), n0=50, n=50)
+    images = torch.zeros(1, 3, 4, 4)
+    RandomizedSmoothing(predictor, SIGMA, box=None).certify(images, n0=50, n=50)
     assert [len(part) for part in seen] == [50, 50]
     assert torch.cdist(*(part.flatten(1) for part in seen)).min() > 0.1
     drawn = torch.cat(seen)
     assert float(drawn.std()) == pytest.approx(SIGMA, rel=0.05)
-    assert drawn.min() < -0.3  # nothing is cut to the range of pixels
+    assert drawn.min() < -0.3
+    # A predictor of pixels sees pixels, a denoiser all of the noise.
+    ranges = []
+    RandomizedSmoothing(predictor, SIGMA, denoise=lambda x: ranges.append(x) or x).certify(images, n0=50, n=50)
+    assert torch.equal(ranges[1], seen[1])
+    assert torch.equal(seen[3], seen[1].clamp(0, 1))
 
 
 def test_without_noise_to_speak_of_it_is_the_classifier_and_on_the_border_it_abstains() -> None:
@@ -100,7 +106,7 @@ def test_without_noise_to_speak_of_it_is_the_classifier_and_on_the_border_it_abs
     assert torch.equal(RandomizedSmoothing(model, 1e-6).predict(images), answers)
     with torch.no_grad():
         model.bias = -float(model(images[:1])[0, 1])
-    smooth = RandomizedSmoothing(model, SIGMA)
+    smooth = RandomizedSmoothing(model, SIGMA, box=None)
     assert smooth.predict(images[:1]).tolist() == [ABSTAIN]
     border = smooth.certify(images[:1], n=500)
     assert (border.classes.tolist(), border.radius.tolist()) == ([ABSTAIN], [0.0])
@@ -127,6 +133,7 @@ def test_a_denoiser_stands_before_the_classifier_and_modes_come_back() -> None:
         ({"sigma": 0.0}, {}, "sigma, the noise"),
         ({"sigma": math.nan}, {}, "sigma, the noise"),
         ({"batch_size": 0}, {}, "batch_size"),
+        ({"box": (1.0, 0.0)}, {}, "box is"),
         ({}, {"n": 0}, "draws must be at least 1"),
         ({}, {"alpha": 1.0}, "alpha is 1.0"),
         ({}, {"images": torch.rand(3, 4, 4)}, r"images must be float \(B, 3, H, W\)"),

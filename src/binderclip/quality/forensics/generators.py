@@ -20,6 +20,13 @@ from binderclip.fit import fit
 
 Upsampling = Literal["transposed", "nearest", "shuffle"]
 UPSAMPLINGS: tuple[Upsampling, ...] = ("transposed", "nearest", "shuffle")
+GENERATORS: dict[str, dict[str, object]] = {
+    "transposed": {"upsampling": "transposed"},
+    "nearest": {"upsampling": "nearest"},
+    "shuffle": {"upsampling": "shuffle"},
+    "codes": {"upsampling": "nearest", "codes": 128},
+}
+"""Kinds of autoencoders: name -> settings of `CopyingAutoencoder`."""
 
 
 class CopyingAutoencoder(nn.Module):

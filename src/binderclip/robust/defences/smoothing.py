@@ -49,10 +49,11 @@ class RandomizedSmoothing:
 
     Args:
         predictor: images (B, 3, H, W) to logits (B, K); it must give the same answer to the same pixels. Put into eval
-            mode meanwhile. Noise is added to the images as they are given, and not cut to [0, 1]: the radius belongs to
-            their resolution.
+            mode meanwhile. Noise is added to the images as they are given: the radius belongs to their resolution.
         sigma: standard deviation of the noise, in units of pixels in [0, 1].
-        denoise: of noisy images, before the predictor; None leaves them.
+        denoise: of noisy images, which leave [0, 1], before the predictor; None leaves them.
+        box: range that what the predictor sees is cut to, after noise and denoiser; a part of the classifier that is
+            certified. None for a predictor that takes any numbers.
         batch_size: draws at a time.
         seed: of the noise; a call begins at the same draws again.
 
@@ -65,18 +66,27 @@ class RandomizedSmoothing:
     Examples:
         >>> predictor = lambda x: torch.stack([1 - x.mean((1, 2, 3)), x.mean((1, 2, 3))], 1)
         >>> smooth = RandomizedSmoothing(predictor, 0.25)
-        >>> smooth.certify(torch.ones(1, 3, 8, 8), n0=10, n=100).classes.tolist()
+        >>> smooth.certify(torch.full((1, 3, 8, 8), 0.8), n0=10, n=100).classes.tolist()
         [1]
     """
 
     def __init__(
-        self, predictor: Any, sigma: float, *, denoise: Any = None, batch_size: int = 256, seed: int = 0
+        self,
+        predictor: Any,
+        sigma: float,
+        *,
+        denoise: Any = None,
+        box: tuple[float, float] | None = (0.0, 1.0),
+        batch_size: int = 256,
+        seed: int = 0,
     ) -> None:
         if not sigma > 0:
             raise UsageError(f"sigma, the noise in units of pixels in [0, 1], must be above 0, got {sigma}")
         if batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {batch_size}")
-        self.predictor, self.sigma, self.denoise = predictor, sigma, denoise
+        if box is not None and not box[0] < box[1]:
+            raise UsageError(f"box is {box}; it is (least, most) value of a pixel")
+        self.predictor, self.sigma, self.denoise, self.box = predictor, sigma, denoise, box
         self.batch_size, self.seed = batch_size, seed
 
     def certify(
@@ -143,7 +153,8 @@ class RandomizedSmoothing:
             size = (min(self.batch_size, n - start), *image.shape)
             noise = torch.randn(size, generator=generator).to(image)
             noisy = noise.mul_(self.sigma).add_(image)
-            logits = self.predictor(noisy if self.denoise is None else self.denoise(noisy))
+            seen = noisy if self.denoise is None else self.denoise(noisy)
+            logits = self.predictor(seen if self.box is None else seen.clamp(*self.box))
             counts = logits.argmax(1).bincount(minlength=logits.shape[1])
             total = counts if total is None else total + counts  # stays where it was made: no host read in the loop
         assert total is not None

@@ -14,15 +14,8 @@ from torch.nn import functional as F
 from binderclip.data import load_data
 from binderclip.data.distort.processing import PROCESSING
 from binderclip.data.images import to_tensor
-from binderclip.quality.forensics.generators import CopyingAutoencoder, train_autoencoder
+from binderclip.quality.forensics.generators import GENERATORS, CopyingAutoencoder, train_autoencoder
 
-GENERATORS: dict[str, dict[str, object]] = {
-    "transposed": {"upsampling": "transposed"},
-    "nearest": {"upsampling": "nearest"},
-    "shuffle": {"upsampling": "shuffle"},
-    "codes": {"upsampling": "nearest", "codes": 128},
-}
-"""Name -> settings of its autoencoder."""
 SEEN = "transposed"
 """The generator that detectors are trained on."""
 UNSEEN = tuple(name for name in GENERATORS if name != SEEN)

@@ -23,8 +23,18 @@ from torch import Tensor
 from binderclip.data import list_images, open_image
 from binderclip.errors import DataError, UsageError
 
-__all__ = ["RealPictures", "distinct_pictures", "qt_resources", "read_real", "stamp_caption"]
+__all__ = [
+    "WALLPAPERS",
+    "RealPictures",
+    "distinct_pictures",
+    "photographs_in",
+    "qt_resources",
+    "read_real",
+    "stamp_caption",
+]
 
+WALLPAPERS = ("/usr/share/wallpapers", "/usr/share/backgrounds/mate/nature")
+"""Where Debian's plasma-workspace-wallpapers and mate-backgrounds put their photographs."""
 CROP, CUTOUT = 224, 128
 GCOMPRIS = ("categorization", "erase", "explore_monuments", "explore_world_animals", "explore_farm_animals", "lang")
 
@@ -112,6 +122,21 @@ def distinct_pictures(paths: Sequence[Path]) -> list[Path]:
         elif path.stem != "screenshot":
             plain.append(path)
     return sorted([*plain, *(max(group, key=lambda path: path.stat().st_size) for group in sized.values())])
+
+
+def photographs_in(folders: Sequence[str]) -> list[Path]:
+    """The distinct pictures of folders, in order.
+
+    Raises:
+        UsageError: a folder that is not there, or no picture in any.
+    """
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UsageError(f"folders: there is no folder {folder}")
+    paths = [path for folder in folders for path in distinct_pictures(list_images(Path(folder)))]
+    if not paths:
+        raise UsageError(f"folders: no picture in {', '.join(folders)}")
+    return paths
 
 
 def _square(image: Image.Image, side: int) -> UInt8[Tensor, "C H W"]:

@@ -17,17 +17,15 @@ from jaxtyping import Float
 from PIL import Image
 from scipy.stats import rankdata, spearmanr
 
-from binderclip.data import list_images, load_data, open_image
+from binderclip.data import load_data, open_image
 from binderclip.data.distort.distortions import DISTORTIONS, distort
 from binderclip.data.images import to_tensor
 from binderclip.documents import json_text
-from binderclip.errors import UsageError
 from binderclip.quality import ANTONYMS, PromptQuality, QualiCLIP
-from binderclip.train.bundled.photographs import distinct_pictures
+from binderclip.train.bundled.photographs import WALLPAPERS, photographs_in
 
 __all__ = ["quality_figures", "train_quality", "write_card"]
 
-FOLDERS = ("/usr/share/wallpapers", "/usr/share/backgrounds/mate/nature")
 PARTS = ("*patch_embed.proj*", "*head.proj*", "*norm*", "*bias")
 """Both projections, norms and biases: 0.46 of 5.9 million numbers, which make less than a megabyte."""
 SIDES = (640, 384)
@@ -40,7 +38,7 @@ LONGEST, MEASURED = 192, (0, 1, 3, 5)
 """Of the figures: longer side in pixels, and levels; those above 2 count as damaged."""
 
 
-def train_quality(target: str | Path, folders: Sequence[str] = FOLDERS) -> Path:
+def train_quality(target: str | Path, folders: Sequence[str] = WALLPAPERS) -> Path:
     """Train, measure and write the folder.
 
     Args:
@@ -50,12 +48,7 @@ def train_quality(target: str | Path, folders: Sequence[str] = FOLDERS) -> Path:
     Raises:
         UsageError: a folder that is not there, or folders without pictures.
     """
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise UsageError(f"folders: there is no folder {folder}")
-    paths = [path for folder in folders for path in distinct_pictures(list_images(Path(folder)))]
-    if not paths:
-        raise UsageError(f"folders: no picture in {', '.join(folders)}")
+    paths = photographs_in(folders)
     pictures = [_reduced(path, side) for path in paths for side in SIDES]
     metric = QualiCLIP("small", parts=PARTS)
     seconds = 0.0
