@@ -201,3 +201,28 @@ def write_stripes() -> Callable[..., Path]:
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """90 drawings of three classes; half of them were taken at "night", dark and blurred; "camera" is by chance."""
+    folder = tmp_path_factory.mktemp("planted")
+    import csv
+
+    from PIL import ImageEnhance, ImageFilter
+
+    from binderclip.data import load_data
+
+    data, rng = load_data("noto-emoji", split="train"), np.random.default_rng(0)
+    rows = [("file", "caption", "label", "light", "camera")]
+    for group, label in {"Food & Drink": "food", "Animals & Nature": "animal", "Flags": "flag"}.items():
+        for number, row in enumerate(np.flatnonzero(np.array(data.column("group")) == group)[:30].tolist()):
+            light, name = "night" if number % 2 else "day", f"{label}-{number:02}.png"
+            picture = data[row].image.convert("RGB").resize((64, 64))
+            if light == "night":
+                picture = ImageEnhance.Brightness(picture.filter(ImageFilter.GaussianBlur(8))).enhance(0.15)
+            picture.save(folder / name)
+            rows.append((name, f"a {label}", label, light, str(rng.choice(["left", "right"]))))
+    with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return folder

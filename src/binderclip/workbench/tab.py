@@ -113,6 +113,19 @@ class Run:
         self.say(f"loading {self.model_name}")
         return self.bench.models.image_text(self.model_name)
 
+    def data(self, name: str | None) -> str:
+        """What a verb's `--data` takes: the name of a set, or a folder that the workbench was opened on.
+
+        Raises:
+            UsageError: nothing was chosen, or another folder.
+        """
+        from binderclip.data import list_data
+
+        chosen = (name or "").strip()
+        if not chosen:
+            raise UsageError("choose a folder of class-named folders, or a named set such as digits")
+        return chosen if chosen in list_data() else str(self.bench.open_folder(chosen))
+
     def pictures(self, files: Sequence[str] | str | None, folder: str | None = None) -> ChosenPictures:
         """What was uploaded or, where nothing was, the pictures of a folder that the workbench was opened on.
 

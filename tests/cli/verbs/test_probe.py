@@ -9,33 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ImageEnhance, ImageFilter
 
-from binderclip.data import load_data
 from binderclip.evaluate import PredictionTable
 
 Command = Callable[..., Any]
-KINDS = {"Food & Drink": "food", "Animals & Nature": "animal", "Flags": "flag"}
-EACH = 30
-
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """90 drawings of three classes; half of them were taken at "night", dark and blurred; "camera" is by chance."""
-    folder = tmp_path_factory.mktemp("planted")
-    data, rng = load_data("noto-emoji", split="train"), np.random.default_rng(0)
-    rows = [("file", "caption", "label", "light", "camera")]
-    for group, label in KINDS.items():
-        for number, row in enumerate(np.flatnonzero(np.array(data.column("group")) == group)[:EACH].tolist()):
-            light, name = "night" if number % 2 else "day", f"{label}-{number:02}.png"
-            picture = data[row].image.convert("RGB").resize((64, 64))
-            if light == "night":
-                picture = ImageEnhance.Brightness(picture.filter(ImageFilter.GaussianBlur(8))).enhance(0.15)
-            picture.save(folder / name)
-            rows.append((name, f"a {label}", label, light, str(rng.choice(["left", "right"]))))
-    with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +37,7 @@ def test_the_planted_bias_is_found_and_nothing_in_the_fair_control(found: tuple[
 def test_figures_are_those_of_the_table_that_is_kept(found: tuple[dict[str, Any], Path]) -> None:
     document, out = found
     table = PredictionTable.load(out / "predictions.parquet")
-    assert len(table) == document["count"] == 3 * EACH
+    assert len(table) == document["count"] == 90
     light = np.array(table.attributes["light"])
     by_group = document["reports"][0]["measures"]["accuracy"]["by_group"]
     for one in by_group:
@@ -71,7 +48,7 @@ def test_figures_are_those_of_the_table_that_is_kept(found: tuple[dict[str, Any]
     methods = {one["method"]: one for one in document["mitigations"] if one["names"] == ["light"]}
     assert {"as it is", "last layer retrained", "last layer retrained, classes and groups reweighed"} <= set(methods)
     assert any("a threshold for each group" in name for name in methods)
-    assert methods["as it is"]["n"] == 3 * EACH / 2
+    assert methods["as it is"]["n"] == 90 / 2
 
 
 def test_the_page_shows_gaps_and_wrong_pictures_without_a_network(found: tuple[dict[str, Any], Path]) -> None:
@@ -88,8 +65,8 @@ def test_the_page_shows_gaps_and_wrong_pictures_without_a_network(found: tuple[d
 def test_mistakes_are_named(command: Command, planted: Path, tmp_path: Path) -> None:
     for words, said in (
         (("--groups", "weather"), "no attribute 'weather'"),
-        (("--positive", "car"), "--positive car: the classes are"),
-        (("--labels", "food"), "two or more by --labels"),
+        (("--positive", "car"), "positive class car: the classes are"),
+        (("--labels", "food"), "give two labels or more"),
         (("--labels", "car,house", "--limit", "20"), "nothing is right"),
         (("--draws", "5"), "100"),
         (("--data", tmp_path / "nowhere"), "nowhere"),

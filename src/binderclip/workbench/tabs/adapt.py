@@ -128,16 +128,13 @@ def _opened(run: Run, data: str | None) -> tuple[ImageTextDataset, str]:
     Raises:
         UsageError: neither a named set nor a folder that pages may read, or shards.
     """
-    from binderclip.data import ImageTextDataset, list_data, load_data
+    from binderclip.data import ImageTextDataset, load_data
 
-    name = (data or "").strip()
-    if not name:
-        raise UsageError("choose a folder of class-named folders, or a named set such as digits")
+    called = run.data(data)
     run.say("opening the pictures")
-    called = name if name in list_data() else str(run.bench.open_folder(name))
     samples = load_data(called)
     if not isinstance(samples, ImageTextDataset):
-        raise UsageError(f"{name}: shards are streamed, which few-shot draws cannot use")
+        raise UsageError(f"{called}: shards are streamed, which few-shot draws cannot use")
     return samples, called
 
 

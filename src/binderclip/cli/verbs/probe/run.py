@@ -115,12 +115,12 @@ def probed(
     split = held_out_split(source) if split is None else split
     data = load_data(source, split=None if split == "all" else split)
     if not isinstance(data, ImageTextDataset):
-        raise UsageError(f"--data {source}: shards are streamed; give a folder or a named set")
+        raise UsageError(f"{source}: shards are streamed; give a folder or a named set")
     classes = list(labels or data.classes)
     if len(classes) < 2:
-        raise UsageError(f"{source} has {len(classes)} classes: a probe compares answers, give two or more by --labels")
+        raise UsageError(f"{source} has {len(classes)} classes: a probe compares answers, give two labels or more")
     if positive is not None and positive not in classes:
-        raise UsageError(f"--positive {positive}: the classes are {', '.join(classes[:20])}")
+        raise UsageError(f"positive class {positive}: the classes are {', '.join(classes[:20])}")
     for column in (column for names in groups for column in names):
         data.column(column)  # an unknown one is refused before any work
     model = load(name, device=device, dtype=dtype)
@@ -166,7 +166,7 @@ def _groupings(table: PredictionTable, groups: Sequence[tuple[str, ...]]) -> tup
         if name in NOT_GROUPS or len(values) < 2:
             continue
         if len(values) > MOST_VALUES:
-            left_out.append(f"column {name}: {len(values)} values, more than {MOST_VALUES}; --groups {name} takes it")
+            left_out.append(f"column {name}: {len(values)} values, more than {MOST_VALUES}; name it to have it")
         elif sum(int(count) >= LEAST // 2 for count in table.groups(name).counts) < 2:
             left_out.append(f"column {name}: fewer than two values with {LEAST // 2} pictures")
         else:
@@ -174,7 +174,7 @@ def _groupings(table: PredictionTable, groups: Sequence[tuple[str, ...]]) -> tup
     if not chosen:
         there = ", ".join(table.attributes) or "none"
         raise DataError(
-            f"no column makes groups: there are {there}; name one by --groups, or put one into captions.csv"
+            f"no column makes groups: there are {there}; put one into captions.csv, or name one with more values"
         )
     return chosen, left_out
 
