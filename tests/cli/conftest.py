@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +20,8 @@ from binderclip.data import load_data
 from ..conftest import Done
 
 PROGRAM = Path(sys.executable).parent / "binderclip"
+LONGEST = 280
+"""Seconds that one call may take."""
 
 
 Command = Callable[..., Done]
@@ -31,9 +36,14 @@ def verbs_built_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """`program("classify", ..., cwd=folder)` runs the installed `binderclip` in a process of its own."""
-    cache = tmp_path_factory.mktemp("cache")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of every process."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Command:
+    """`installed("classify", ..., cwd=folder)` runs the installed `binderclip`."""
 
     def call(*words: object, cwd: Path | None = None, **environment: str) -> Done:
         done = subprocess.run(
@@ -42,12 +52,45 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Command:
             env={**os.environ, "BINDERCLIP_CACHE": str(cache), **environment},
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=LONGEST,
         )
         assert "Traceback" not in done.stderr, done.stderr
         return Done(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Command]:
+    """As `installed`, in a new process that does not load torch and the like again: these are most of a short call."""
+    said = [tmp_path_factory.mktemp("program") / name for name in ("out", "err")]
+    script = Path(__file__).with_name("forked.py")
+    server = subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+        start_new_session=True,
+    )  # fmt: skip
+    assert server.stdin
+    assert server.stdout
+
+    def call(*words: object, cwd: Path | None = None, **environment: str) -> Done:
+        asked = {
+            "words": [str(PROGRAM), *map(str, words)],
+            "cwd": str(cwd or tmp_path_factory.getbasetemp()),
+            "environment": {**os.environ, "BINDERCLIP_CACHE": str(cache), **environment},
+            "out": str(said[0]),
+            "err": str(said[1]),
+        }
+        server.stdin.write(json.dumps(asked) + "\n")
+        ready, _, _ = select.select([server.stdout], [], [], LONGEST)
+        assert ready, f"binderclip {words} is still at it after {LONGEST} s"
+        code = int(server.stdout.readline())
+        out, err = (path.read_text(encoding="utf-8") for path in said)
+        assert "Traceback" not in err, err
+        return Done(code, out, err)
+
+    yield call
+    os.killpg(server.pid, signal.SIGKILL)  # a process that is still at it, too
+    server.wait()
 
 
 @pytest.fixture(scope="session")

@@ -21,13 +21,13 @@ Command = Callable[..., Any]
 LABELS = "a cat,a cup of coffee,a rocket,a flower,a bicycle"
 
 
-def test_classify_names_what_photographs_show(program: Command, pictures: Path, broken: Path, tmp_path: Path) -> None:
+def test_classify_names_what_photographs_show(installed: Command, pictures: Path, broken: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(pictures, tmp_path / "photos")
     shutil.copy(broken, folder / "broken.png")
     (tmp_path / "labels.txt").write_text("\n".join(LABELS.split(",")) + "\n")
     # One picture is named twice, by itself and in the folder; one in the folder is broken.
     words = (folder / "cat.jpg", folder, "--labels", f"@{tmp_path / 'labels.txt'}", "--top", 2, "--json")
-    done = program("classify", *words, "--picture", "sheet.png", cwd=tmp_path)
+    done = installed("classify", *words, "--picture", "sheet.png", cwd=tmp_path)
     found = done.json()
     assert found["labels"] == LABELS.split(",")
     best = {Path(entry["image"]).stem: entry["labels"] for entry in found["images"]}
@@ -283,8 +283,8 @@ def test_demo_makes_one_page(program: Command, tmp_path: Path) -> None:
     assert page.count("<img") == page.count('src="data:image/png;base64,')
 
 
-def test_info_lists_versions_devices_and_models(program: Command) -> None:
-    found = program("info", "--json").json()
+def test_info_lists_versions_devices_and_models(installed: Command) -> None:
+    found = installed("info", "--json").json()
     assert found["packages"]["torch"]
     assert found["devices"][0].startswith("cpu")
     assert found["models"]["small"]["parameters"] > 1e6
@@ -305,20 +305,20 @@ def test_cache_shows_and_frees(program: Command, command: Command, tmp_path: Pat
     assert command("cache", "clear", "--yes").out == "freed 0.0 MB\n"
 
 
-def test_the_front_door(program: Command) -> None:
-    bare = program()
+def test_the_front_door(installed: Command) -> None:
+    bare = installed()
     assert bare.code == 0
     assert bare.out.startswith("binderclip: ")
-    listed = program("--help").out
+    listed = installed("--help").out
     verbs = [line.split()[1] for line in listed.splitlines() if line.startswith("│ ") and line[2].isalpha()]
     assert verbs[:3] == ["classify", "search", "segment"]
     assert {"train", "papers", "cache"} <= set(verbs)
-    assert program("--version").out.startswith("binderclip ")
-    unknown = program("clasify")
+    assert installed("--version").out.startswith("binderclip ")
+    unknown = installed("clasify")
     assert unknown.code == 2
     assert "Did you mean 'classify'?" in unknown.err
     for verb in ("classify", "adapt", "locate", "segment", "explain", "evaluate", "train", "papers", "reproduce"):
-        shown = program(verb, "--help")
+        shown = installed(verb, "--help")
         assert shown.code == 0
         # Help teaches by example.
         assert f"binderclip {verb} " in shown.out.split("Options")[1] or f" binderclip {verb} " in shown.out
