@@ -174,8 +174,9 @@ def test_pickles_that_pose_as_weights_are_not_run(command: Command, place: Path,
     ):
         done = command("classify", *CAT, "-m", model)
         assert done.code in (1, 2)
-        assert said in done.err
-        assert len(done.err.strip().splitlines()) == 1
+        lines = [line for line in done.err.strip().splitlines() if not line.endswith(" ...")]
+        assert len(lines) == 1  # and, on a slow machine, that it is still loading
+        assert said in lines[0]
     assert not (place / "owned").exists()
 
 
