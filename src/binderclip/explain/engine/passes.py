@@ -43,7 +43,7 @@ class Pass:
 class Passes(Protocol):
     """A set of passes, hashable and comparable; equal ones are shared."""
 
-    def __call__(self, observer: Observer, images: Float[Tensor, "B 3 H W"]) -> Iterator[Pass]: ...
+    def __call__(self, observer: Observer, images: Float[Tensor, "B C H W"]) -> Iterator[Pass]: ...
 
     def __hash__(self) -> int: ...
 
@@ -52,7 +52,7 @@ class Passes(Protocol):
 class Clean:
     """The images as they are."""
 
-    def __call__(self, observer: Observer, images: Float[Tensor, "B 3 H W"]) -> Iterator[Pass]:
+    def __call__(self, observer: Observer, images: Float[Tensor, "B C H W"]) -> Iterator[Pass]:
         """One pass."""
         yield Pass(images)
 
@@ -83,7 +83,7 @@ class NoisyCopies:
                 f"noise: n and batch at least 1, level at least 0 and finite; got {self.n}, {self.batch}, {self.level}"
             )
 
-    def __call__(self, observer: Observer, images: Float[Tensor, "B 3 H W"]) -> Iterator[Pass]:
+    def __call__(self, observer: Observer, images: Float[Tensor, "B C H W"]) -> Iterator[Pass]:
         """Several copies at once where they fit."""
         fitted = observer.fit(images)
         spread = fitted.flatten(1).amax(1) - fitted.flatten(1).amin(1)
@@ -124,11 +124,11 @@ class StraightPath:
             # A list would do as well, but passes are compared and hashed to be shared.
             object.__setattr__(self, "baseline", tuple(float(value) for value in self.baseline))  # type: ignore[union-attr]
 
-    def start(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "1 3 1 1"]:
+    def start(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "1 C 1 1"]:
         """The baseline picture."""
         return torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device).expand(3).view(1, 3, 1, 1)
 
-    def __call__(self, observer: Observer, images: Float[Tensor, "B 3 H W"]) -> Iterator[Pass]:
+    def __call__(self, observer: Observer, images: Float[Tensor, "B C H W"]) -> Iterator[Pass]:
         """From the baseline to the images."""
         if self.rule == "gauss":
             roots, weights = np.polynomial.legendre.leggauss(self.n)
@@ -160,7 +160,7 @@ class CroppedViews:
         if not 1 <= self.n <= 10 or not 0 < self.share <= 1:
             raise UsageError(f"crops: n from 1 to 10, share in (0, 1]; got {self.n}, {self.share}")
 
-    def __call__(self, observer: Observer, images: Float[Tensor, "B 3 H W"]) -> Iterator[Pass]:
+    def __call__(self, observer: Observer, images: Float[Tensor, "B C H W"]) -> Iterator[Pass]:
         """One crop after the other."""
         size = (images.shape[-2], images.shape[-1])
         height, width = (max(1, round(side * self.share)) for side in size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from binderclip.models.towers.block import Block, join_heads, split_heads
@@ -37,7 +37,7 @@ class Attended:
 
 
 def similarity(
-    attended: Attended, reader: Int[Tensor, "B"], keep: Float[Tensor, "B L"], *, projected: bool
+    attended: Attended, reader: Int[Tensor, "B"], keep: Bool[Tensor, "B L"], *, projected: bool
 ) -> Float[Tensor, "B L"]:
     """Cosine of the reading token's query with every key, from 0 at the least to 1 at the most alike of those kept.
 

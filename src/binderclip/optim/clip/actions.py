@@ -78,7 +78,7 @@ def rescale_(grads: Sequence[Tensor], limits: Sequence[Tensor], factors: Sequenc
 def act_(
     grads: Sequence[Tensor],
     found: StepStatistics,
-    limit: Float[Tensor, "blocks"],
+    limit: Float[Tensor, "..."],
     factor: Float[Tensor, "blocks"],
     *,
     action: str,
@@ -91,7 +91,8 @@ def act_(
     Args:
         grads: this process's parts of the gradients.
         found: what was measured of them.
-        limit, factor: of each block.
+        limit: of each block, or one for all.
+        factor: of each block.
         action: as in `Clip`.
         unit_dims: for each tensor, the dimension that counts its units; () where a tensor has one block.
         scale: what the gradients are still multiplied by.

@@ -74,7 +74,7 @@ class ClipList:
         return repr(list(self.clips))
 
 
-def as_clip(value: Clip | ClipList | str | float | Iterable[Clip]) -> Clip | ClipList:
+def as_clip(value: Clip | ClipList | str | float | Iterable[Clip | str | float]) -> Clip | ClipList:
     """What a user may call a clip, as a clip: itself, a name of `METHODS`, a number (its `NormClip`), or a list.
 
     Raises:

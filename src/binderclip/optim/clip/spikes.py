@@ -51,7 +51,7 @@ class SpikeDetector:
         # few norms get as far as the second, dearer condition
         spike = usual is not None and norm > self.factor * usual and math.log(norm / max(usual, _TINY)) > self._width()
         self._remember(norm)
-        return spike, usual
+        return bool(spike), usual
 
     def _remember(self, norm: float) -> None:
         if len(self._recent) == self._recent.maxlen:

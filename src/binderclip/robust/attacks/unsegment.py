@@ -47,8 +47,8 @@ class EncoderMaps(nn.Module):
 
 
 def polyharmonic_flow(
-    source: Float[Tensor, "W n 2"], destination: Float[Tensor, "W n 2"], size: tuple[int, int]
-) -> Float[Tensor, "W 2 h w"]:
+    source: Float[Tensor, "K n 2"], destination: Float[Tensor, "K n 2"], size: tuple[int, int]
+) -> Float[Tensor, "K 2 h w"]:
     """The smooth field of displacements that takes control points to other places, at every pixel; differentiable.
 
     A polyharmonic spline of order 1 (phi(r) = r) with an affine part through `destination - source` at the
@@ -74,7 +74,7 @@ def polyharmonic_flow(
     return (basis @ weights).transpose(1, 2).unflatten(2, size)
 
 
-def _distances(a: Float[Tensor, "W m 2"], b: Float[Tensor, "W n 2"]) -> Float[Tensor, "W m n"]:
+def _distances(a: Float[Tensor, "K m 2"], b: Float[Tensor, "K n 2"]) -> Float[Tensor, "K m n"]:
     """Euclidean; the root of a zero has no gradient, so it is lifted by a hair."""
     return (a[:, :, None] - b[:, None]).square().sum(3).clamp(min=1e-10).sqrt()
 
@@ -292,8 +292,8 @@ class UAD:
     def deformed(
         self,
         image: Float[Tensor, "1 3 H W"],
-        source: Float[Tensor, "W n 2"],
-        destination: Float[Tensor, "W n 2"],
+        source: Float[Tensor, "K n 2"],
+        destination: Float[Tensor, "K n 2"],
         mask: Float[Tensor, "1 1 H W"],
     ) -> Float[Tensor, "1 3 H W"]:
         """All warps in one image: the brightest where the mask is 1, the darkest where it is 0.
@@ -308,7 +308,7 @@ class UAD:
         return copies.amax(0, keepdim=True) * mask + copies.amin(0, keepdim=True) * (1 - mask)
 
 
-def _control(displacement: Float[Tensor, "W n 2"]) -> Float[Tensor, ""]:
+def _control(displacement: Float[Tensor, "K n 2"]) -> Float[Tensor, ""]:
     """How unlike displacements are within a warp, less half of how unlike they are across warps, in pixels."""
     within = displacement.std(1).mean()
     across = displacement.std(0).mean() if len(displacement) > 1 else displacement.new_zeros(())

@@ -102,7 +102,7 @@ class RandomClicker:
     def _any(self, region: ErrorRegion) -> Click:
         rows, columns = region.pixels
         at = int(self._random.integers(len(rows)))
-        return region.at(rows[at], columns[at])
+        return region.at(int(rows[at]), int(columns[at]))
 
 
 @dataclass
@@ -143,4 +143,4 @@ class UserClicker:
         if not total > 0:
             return region.click
         at = int(self._random.choice(len(rows), p=chance / total))
-        return region.at(rows[at], columns[at])
+        return region.at(int(rows[at]), int(columns[at]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Num
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import cdist, pdist
@@ -15,7 +15,7 @@ from binderclip.segment.clicks.sampling import grey_picture
 
 __all__ = ["hull_mask", "object_features", "prompt_features"]
 
-Places = Float[np.ndarray, "N 2"]
+Places = Num[np.ndarray, "_ 2"]
 
 
 def prompt_features(inclusion: Places, exclusion: Places, mask: Bool[np.ndarray, "H W"]) -> dict[str, float]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from scipy import fft, ndimage
 
 from binderclip.errors import UsageError
@@ -122,7 +122,7 @@ def _medoids(mask: Any, n: int, grey: Any, rng: np.random.Generator) -> Pixels:
 
 
 def medoids(
-    points: Float[np.ndarray, "N D"], k: int, rng: np.random.Generator, rounds: int = 100
+    points: Num[np.ndarray, "N D"], k: int, rng: np.random.Generator, rounds: int = 100
 ) -> Int[np.ndarray, "k"]:
     """Indices of k points with a small sum of distances from every point to the nearest of them.
 
