@@ -67,8 +67,11 @@ def train(
         ),
     ] = None,
     parallel: Annotated[
-        str, typer.Option(help="Under `torchrun`: `ddp` (a copy in each process) or `fsdp` (weights in shards).")
-    ] = "ddp",
+        str | None,
+        typer.Option(
+            help="Under `torchrun`: `ddp` (a copy in each process) or `fsdp` (weights in shards) [default: ddp]."
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only check the recipe and show it with every default.")
     ] = False,
@@ -101,9 +104,12 @@ def train(
     if grid is not None:
         if recipe is not None or data is not None:
             raise UsageError("--grid names its recipe and data itself: leave RECIPE and --data out")
+        if parallel is not None:
+            raise UsageError("--parallel: a grid trains its runs one after the other in one process; leave it out")
+        out = out or Path("runs", grid.stem)
         _train_grid(
-            grid, overrides, out or Path("runs", grid.stem), resume=resume, check=check, device=device, json=json
-        )
+            grid, overrides, out, resume=resume, check=check, device=device, json=json, allow_pipe=allow_pipe
+        )  # fmt: skip
         return
     if recipe is None and data is None:
         raise UsageError("give a recipe, such as `train scratch-64`, or your own pictures: `train --data photos/`")
@@ -124,7 +130,7 @@ def train(
             out=out,
             resume=resume,
             device=device,
-            parallel=parallel,  # type: ignore[arg-type]
+            parallel=parallel or "ddp",  # type: ignore[arg-type]
             progress=not json,
             allow_pipe=allow_pipe,
         )
@@ -149,8 +155,9 @@ def train(
 
 
 def _train_grid(
-    grid: Path, overrides: Sequence[str], out: Path, *, resume: bool, check: bool, device: str, json: bool
-) -> None:
+    grid: Path, overrides: Sequence[str], out: Path, *, resume: bool, check: bool, device: str, json: bool,
+    allow_pipe: bool,
+) -> None:  # fmt: skip
     """Train every run of a grid, or only show what there would be."""
     from binderclip.train import load_grid
 
@@ -165,7 +172,7 @@ def _train_grid(
             print_table(study.name, ["run", "FLOPs"], rows)
         return
     try:
-        table = study.run(out, resume=resume, device=device, progress=not json)
+        table = study.run(out, resume=resume, device=device, progress=not json, allow_pipe=allow_pipe)
     except KeyboardInterrupt:
         if (out / "runs").is_dir():
             note(f"interrupted: the same command with --resume goes on with the runs in {out}")
@@ -176,6 +183,8 @@ def _train_grid(
     print_table(study.name, *table.rows())
     for name, law in table.laws(resamples=500).items():
         note(f"{name}: error = {law}, x in {table.x}")
+    for name, why in table.without_law().items():
+        note(f"{name}: no power law: {why}")
     note(f"table: {out / 'table.json'}   picture: {out / 'frontier.png'}   runs: {out / 'runs'}")
 
 
