@@ -15,6 +15,7 @@ from binderclip.train.grid.study import GridRun, ScalingStudy, load_grid
 from binderclip.train.grid.table import StudyCell, StudyRun, StudyTable
 from binderclip.train.recipe.architecture import build_model
 from binderclip.train.recipe.cost import Cost, StageCost, TowerPasses
+from binderclip.train.recipe.open_clip_command import OpenClipCommand, open_clip_commands
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Recipe, Stage, list_recipes, load_recipe
 from binderclip.train.recipe.registry import EXPERTS, MODELS, PASSES, SOURCES, STAGES, TERMS, register
 from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
@@ -50,6 +51,7 @@ __all__ = [
     "GridPatches",
     "GridRun",
     "Group",
+    "OpenClipCommand",
     "Order",
     "Pictures",
     "Pixels",
@@ -75,6 +77,7 @@ __all__ = [
     "list_recipes",
     "load_grid",
     "load_recipe",
+    "open_clip_commands",
     "plot_run",
     "register",
     "run",

@@ -75,6 +75,13 @@ def train(
     check: Annotated[
         bool, typer.Option("--check", help="Only check the recipe and show it with every default.")
     ] = False,
+    as_: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            help="Train nothing: print the nearest command of another program, `open_clip`, and what it cannot say.",
+        ),
+    ] = None,
     allow_pipe: AllowPipe = False,
     device: Device = "cpu",
     json: Json = False,
@@ -101,7 +108,11 @@ def train(
     from binderclip import train as training
 
     overrides = [*(set or []), *([f"clip={clip}"] if clip is not None else [])]
+    if as_ not in (None, "open_clip"):
+        raise UsageError(f"--as {as_}: the only program that is known is open_clip")
     if grid is not None:
+        if as_ is not None:
+            raise UsageError("--as: a grid is no command; name one recipe")
         if recipe is not None or data is not None:
             raise UsageError("--grid names its recipe and data itself: leave RECIPE and --data out")
         if parallel is not None:
@@ -116,6 +127,10 @@ def train(
     recipe = recipe or "finetune"
     own = [] if data is None else own_data(data, recipe, overrides)
     checked = training.load_recipe(recipe, set=[*own, *overrides])
+    if as_ is not None:
+        commands = training.open_clip_commands(checked)
+        print_json([vars(command) for command in commands]) if json else typer.echo("\n".join(map(str, commands)))
+        return
     if check:
         from binderclip.settings import write_toml
 
