@@ -183,6 +183,16 @@ def test_costs_that_are_not_counted_are_told_before_anything_runs(grid: Path, tm
     assert not (tmp_path / "out").exists()
 
 
+def test_lengths_in_epochs_are_counted_by_their_data(grid: Path) -> None:
+    factors: dict[str, Any] = {"stage.epochs": [1, 2], "tokens": {"whole": [], "half": ["stage.patch_dropout=0.5"]}}
+    costs = ScalingStudy(grid.parent / "tiny.toml", factors, seeds=[0, 1]).costs()
+    assert {folder: cost.samples for folder, cost in costs.items()} == {
+        f"{epochs}-{tokens}-seed{seed}": 32 * epochs
+        for epochs in (1, 2) for tokens in ("whole", "half") for seed in (0, 1)
+    }  # fmt: skip
+    assert costs["1-half-seed0"].flops < costs["1-whole-seed0"].flops == costs["1-whole-seed1"].flops  # type: ignore[operator]
+
+
 def test_the_table_is_written_where_no_law_can_be_fitted(grid: Path, tmp_path: Path) -> None:
     """Errors that fall once and then stay, in the summaries of runs that are finished."""
     study = ScalingStudy(grid.parent / "tiny.toml", {"stage.samples": [16, 32, 48, 64, 80]}, seeds=[0])

@@ -163,4 +163,6 @@ def test_stages_that_see_nothing_cost_nothing_and_others_are_unknown() -> None:
     private = {"name": "head", "kind": {"name": "private-head", "epsilon": 2.0}, "samples": 1, "batch_size": 1}
     mean, head = Recipe.from_dict({"stage": [averaged, private]}).cost().stages
     assert (mean.samples, mean.tokens, mean.flops) == (0, 0, 0)
+    other = Recipe.from_dict({"model": {"arch": "small"}, "stage": [{**averaged, "samples": None, "epochs": 1}]})
+    assert other.cost(samples=[planned_samples(other.stage[0])]).flops == 0
     assert (head.samples, head.tokens, head.flops) == (1, None, None)

@@ -178,12 +178,12 @@ def _train_grid(
 
     study = load_grid(grid, set=overrides)
     if check:
-        planned = [(run, run.recipe.cost() if isinstance(run.recipe.model, dict) else None) for run in study.runs]
+        costs = study.costs(allow_pipe=allow_pipe)
         if json:
             print_json([{"folder": run.folder, "levels": run.levels, "seed": run.seed,
-                         "flops": cost and cost.flops} for run, cost in planned])  # fmt: skip
+                         "flops": costs[run.folder].flops} for run in study.runs])  # fmt: skip
         else:
-            rows = [[run.folder, f"{cost.flops:.3g}" if cost and cost.flops else "?"] for run, cost in planned]
+            rows = [[folder, "?" if cost.flops is None else f"{cost.flops:.3g}"] for folder, cost in costs.items()]
             print_table(study.name, ["run", "FLOPs"], rows)
         return
     try:

@@ -24,7 +24,7 @@ def planned_samples(stage: Stage) -> int | None:
     each = stage.batch_size * stage.accumulate
     if stage.samples is not None:
         return max(1, round(stage.samples / each)) * each
-    if part_name(stage.kind) not in PASSES:  # other kinds take their data in their own way
+    if part_name(stage.kind) not in PASSES or not stage.data:  # other kinds take their data in their own way
         return None
     assert stage.epochs is not None
     sets, weights = open_sources(stage.data)

@@ -22,6 +22,7 @@ from binderclip.settings import brief, read_toml
 from binderclip.train.engine.engine import run
 from binderclip.train.feed.length import planned_samples
 from binderclip.train.grid.table import Cost, StudyRun, StudyTable
+from binderclip.train.recipe.cost import Cost as RecipeCost
 from binderclip.train.recipe.recipe import Recipe, load_recipe
 from binderclip.train.recipe.stage import Strict
 
@@ -194,19 +195,33 @@ class ScalingStudy:
         table.plot(out / "frontier.png")
         return table
 
-    def _refuse_uncounted(self, allow_pipe: bool) -> None:
-        """Stop where no count of the costs that the table asks for can be made."""
+    def costs(self, *, allow_pipe: bool = False) -> dict[str, RecipeCost]:
+        """What each run costs before it is trained, by its folder; for lengths in epochs the data are opened.
+
+        Args:
+            allow_pipe: of `train.run`.
+
+        Raises:
+            UsageError, DataError: data that cannot be opened.
+        """
+        known: dict[tuple[str, ...], RecipeCost] = {}  # seeds cost the same
         for one in self.runs:
-            if one.seed == self.runs[0].seed:
+            if (levels := tuple(one.levels.values())) not in known:
                 for spec in (spec for stage in one.recipe.stage for spec in stage.data):
                     spec._allow_pipe = allow_pipe
-                counted = one.recipe.cost(samples=[planned_samples(stage) for stage in one.recipe.stage])
-                unknown = [s.name for s in counted.stages if getattr(s, self.x) is None]
-                if unknown:
-                    raise UsageError(
-                        f"x = {self.x!r} of {one.folder} is not known, as stage {unknown[0]!r} is not counted; take "
-                        "another, such as x = 'samples'"
-                    )
+                samples = [planned_samples(stage) for stage in one.recipe.stage]
+                known[levels] = one.recipe.cost(samples=samples)
+        return {one.folder: known[tuple(one.levels.values())] for one in self.runs}
+
+    def _refuse_uncounted(self, allow_pipe: bool) -> None:
+        """Stop where no count of the costs that the table asks for can be made."""
+        for folder, cost in self.costs(allow_pipe=allow_pipe).items():
+            unknown = [stage.name for stage in cost.stages if getattr(stage, self.x) is None]
+            if unknown:
+                raise UsageError(
+                    f"x = {self.x!r} of {folder} is not known, as stage {unknown[0]!r} is not counted; take another, "
+                    "such as x = 'samples'"
+                )
 
     def _table(self, done: Sequence[StudyRun]) -> StudyTable:
         return StudyTable(done, metric=self.metric, x=self.x, curves=self.curves)

@@ -215,11 +215,11 @@ def _stage(stage: Stage, backbone: Any, known: int | None) -> StageCost:
     samples = known if stage.samples is None else max(1, round(stage.samples / each)) * each
     kind = stage.kind if isinstance(stage.kind, dict) else {"name": stage.kind}
     counted = PASSES.get(part_name(kind))
-    if counted is None or backbone is None:
-        return StageCost(stage.name, samples, None, None, None, None)
-    seen: TowerPasses = counted(stage, **{key: value for key, value in kind.items() if key != "name"})
-    if not seen.trains:
+    seen: TowerPasses | None = counted and counted(stage, **{k: value for k, value in kind.items() if k != "name"})
+    if seen is not None and not seen.trains:
         return StageCost(stage.name, 0, 0, 0, 0, 0)
+    if seen is None or backbone is None:
+        return StageCost(stage.name, samples, None, None, None, None)
     tokens = stage.reduction() if seen.kept is None else _FirstPatches(number=seen.kept)
     length = stage.text_length or getattr(backbone, "context_length", None)
     side, image_tokens = _image_shape(stage, backbone, tokens)
