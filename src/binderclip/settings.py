@@ -186,8 +186,12 @@ _LENGTHS = ("samples", "epochs")
 _KEY = re.compile(r"""^\s*([A-Za-z0-9_\-."']+)\s*=""")
 
 
-def read_toml(path: str | Path) -> tuple[dict[str, Any], str]:
+def read_toml(path: str | Path, what: str = "recipe") -> tuple[dict[str, Any], str]:
     """Document and text of a TOML file.
+
+    Args:
+        path: of the file.
+        what: the word for messages.
 
     Raises:
         UsageError: no such file, not UTF-8, or not TOML (with line and column).
@@ -195,7 +199,7 @@ def read_toml(path: str | Path) -> tuple[dict[str, Any], str]:
     path = Path(path)
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
-        raise UsageError(f"there is no recipe {path}" + (f"; in {path.parent}: {', '.join(beside)}" if beside else ""))
+        raise UsageError(f"there is no {what} {path}" + (f"; in {path.parent}: {', '.join(beside)}" if beside else ""))
     try:
         text = path.read_text(encoding="utf-8")
         return parse_toml(text), text

@@ -127,8 +127,10 @@ def test_it_trains_in_the_ordinary_loop_and_saves_its_weights() -> None:
         ({"size": -1}, "size from 0"),
         ({"weight": "cubic"}, "one of linear, sqrt, uniform"),
         ({"freq": None}, "needs freq"),
-        ({"freq": FREQ[:3]}, r"9 numbers from 0, got \(3,\)"),
-        ({"freq": -FREQ}, "9 numbers from 0"),
+        ({"freq": FREQ[:3]}, r"9 finite numbers from 0, got \(3,\)"),
+        ({"freq": -FREQ}, "9 finite numbers from 0"),
+        ({"freq": FREQ / 0.0}, "9 finite numbers from 0"),
+        ({"freq": FREQ * torch.nan}, "9 finite numbers from 0"),
         ({"text_weights": torch.zeros(CLASSES, 2)}, r"\(9, 5\) finite"),
         ({"text_weights": torch.full((CLASSES, DIM), torch.nan)}, "finite"),
     ],
@@ -136,6 +138,25 @@ def test_it_trains_in_the_ordinary_loop_and_saves_its_weights() -> None:
 def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         made(0, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int16])
+@pytest.mark.parametrize("size", [0, 4, CLASSES])
+def test_labels_may_be_of_any_whole_type(size: int, dtype: torch.dtype) -> None:
+    features, labels = batch()
+    assert torch.equal(made(0, size=size)(features, labels.to(dtype)).total, made(0, size=size)(features, labels).total)
+
+
+def test_weights_are_checked_when_it_is_made_and_not_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    from binderclip.losses import sampled_classes
+
+    loss = made(0, size=4)
+
+    def refuse(_: Tensor) -> bool:
+        raise AssertionError("checked again")
+
+    monkeypatch.setattr(sampled_classes, "_are_odds", refuse)
+    loss(*batch())
 
 
 def test_wrong_batches_are_named() -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from binderclip.curate.rules.ranks import MeanRankTopFraction
     from binderclip.curate.rules.scores import ScoreThreshold, ScoreTopFraction
     from binderclip.curate.signals.cleaning import CLEANERS, strip_numbers
-    from binderclip.curate.signals.concepts import concept_frequency, singular
+    from binderclip.curate.signals.concepts import concept_frequency, word_forms
     from binderclip.curate.signals.embedded_text import EmbeddedTextSignal, ReadText, cooccurring_text_rate
     from binderclip.curate.signals.scores import (
         CaptionEmbedding,
@@ -115,11 +115,11 @@ __all__ = [
     "quota_qp",
     "read_concepts",
     "read_recipe",
-    "singular",
     "spherical_kmeans",
     "strip_numbers",
     "tail_threshold",
     "uids_of",
+    "word_forms",
     "write_decisions",
     "write_kept_shards",
 ]

@@ -31,7 +31,7 @@ def sample_classes(
     `size` classes or more gets no further ones, and loses none.
 
     Args:
-        labels: classes of the batch, from 0.
+        labels: classes of the batch, from 0, of any whole type.
         n_classes: classes there are.
         size: classes wanted; at `n_classes` or more all are taken.
         weight: how likely each class is to be drawn, relative to the others; None for all alike. Of classes with weight
@@ -39,7 +39,7 @@ def sample_classes(
         generator: of the draw, on the device of `labels`; None for torch's own.
 
     Returns:
-        Classes, rising, and the place of each label among them.
+        Classes, rising, and the place of each label among them, both of type int64.
 
     Raises:
         UsageError: no label, one outside the classes, a size below 0, or weights other than a finite number from 0 for
@@ -50,18 +50,34 @@ def sample_classes(
         >>> classes.tolist(), places.tolist()
         ([2, 7], [1, 0, 1])
     """
+    if weight is not None and (weight.shape != (n_classes,) or not _are_odds(weight)):
+        raise UsageError(f"weights are {n_classes} finite numbers from 0, got {tuple(weight.shape)}")
+    return _sampled(labels, n_classes, size, weight, generator)
+
+
+def _are_odds(odds: Int[Tensor, "C"] | Float[Tensor, "C"]) -> bool:
+    return bool((odds.isfinite() & (odds >= 0)).all())
+
+
+def _sampled(
+    labels: Int[Tensor, "B"],
+    n_classes: int,
+    size: int,
+    weight: Float[Tensor, "C"] | None,
+    generator: torch.Generator | None,
+) -> tuple[Int[Tensor, "M"], Int[Tensor, "B"]]:
+    """`sample_classes` by weights that were checked before: on a GPU it would wait for each check."""
     if not len(labels) or size < 0:
         raise UsageError(f"sample_classes needs a label at least and a size from 0, got {len(labels)} and {size}")
     least, most = int(labels.min()), int(labels.max())
     if least < 0 or most >= n_classes:
         raise UsageError(f"labels lie between 0 and {n_classes - 1}, got {least} to {most}")
-    odds = torch.ones(n_classes, device=labels.device) if weight is None else weight.to(labels.device, torch.float32)
-    if odds.shape != (n_classes,) or not bool((odds.isfinite() & (odds >= 0)).all()):
-        raise UsageError(f"weights are {n_classes} finite numbers from 0, got {tuple(odds.shape)}")
+    labels = labels.long()
     if size >= n_classes:
         return torch.arange(n_classes, device=labels.device), labels
     classes = labels.unique()
-    odds = odds.index_fill(0, classes, 0.0)
+    odds = torch.ones(n_classes) if weight is None else weight.float()
+    odds = odds.to(labels.device).index_fill(0, classes, 0.0)
     missing = min(size - len(classes), int((odds > 0).sum()))
     if missing > 0:
         drawn = torch.multinomial(odds, missing, replacement=False, generator=generator)
@@ -128,8 +144,8 @@ class SampledClassifier(nn.Module):
             )
         if weight != "uniform" and freq is None:
             raise UsageError(f"weight={weight!r} needs freq, the samples of each class; or weight='uniform'")
-        if freq is not None and (freq.shape != (n_classes,) or not bool((freq >= 0).all())):
-            raise UsageError(f"freq is {n_classes} numbers from 0, got {tuple(freq.shape)}")
+        if freq is not None and (freq.shape != (n_classes,) or not _are_odds(freq)):
+            raise UsageError(f"freq is {n_classes} finite numbers from 0, got {tuple(freq.shape)}")
         head = torch.randn(n_classes, dim) * dim**-0.5 if text_weights is None else text_weights.detach().clone()
         if head.shape != (n_classes, dim) or not bool(head.isfinite().all()):
             raise UsageError(f"text_weights are ({n_classes}, {dim}) finite numbers, got {tuple(head.shape)}")
@@ -166,7 +182,7 @@ class SampledClassifier(nn.Module):
             raise UsageError(
                 f"{len(labels)} labels need features ({len(labels)}, {self.head.shape[1]}), got {tuple(features.shape)}"
             )
-        classes, places = sample_classes(labels, self.n_classes, self.size, self.odds, self.generator)
+        classes, places = _sampled(labels, self.n_classes, self.size, self.odds, self.generator)
         logits = self.logits(features, classes)  # (B, M)
         loss = F.cross_entropy(logits.float(), places)
         if features.device.type == "cpu" and not bool(loss.isfinite()):

@@ -14,9 +14,10 @@ from binderclip.train.feed.pictures import Pictures, Pixels
 from binderclip.train.grid.study import GridRun, ScalingStudy, load_grid
 from binderclip.train.grid.table import StudyCell, StudyRun, StudyTable
 from binderclip.train.recipe.architecture import build_model
-from binderclip.train.recipe.cost import Cost, StageCost
+from binderclip.train.recipe.cost import Cost, StageCost, TowerPasses
+from binderclip.train.recipe.open_clip_command import OpenClipCommand, open_clip_commands
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Recipe, Stage, list_recipes, load_recipe
-from binderclip.train.recipe.registry import EXPERTS, MODELS, SOURCES, STAGES, TERMS, register
+from binderclip.train.recipe.registry import EXPERTS, MODELS, PASSES, SOURCES, STAGES, TERMS, register
 from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
 from binderclip.train.tokens.attentive import AttentivePatches, EnclosingCrops
 from binderclip.train.tokens.image import (
@@ -33,6 +34,7 @@ from binderclip.train.tokens.text import TextReduction
 __all__ = [
     "EXPERTS",
     "MODELS",
+    "PASSES",
     "SOURCES",
     "STAGES",
     "TERMS",
@@ -49,6 +51,7 @@ __all__ = [
     "GridPatches",
     "GridRun",
     "Group",
+    "OpenClipCommand",
     "Order",
     "Pictures",
     "Pixels",
@@ -66,6 +69,7 @@ __all__ = [
     "StudyTable",
     "TextReduction",
     "TokenReduction",
+    "TowerPasses",
     "TrainingBatch",
     "World",
     "build_loss",
@@ -73,6 +77,7 @@ __all__ = [
     "list_recipes",
     "load_grid",
     "load_recipe",
+    "open_clip_commands",
     "plot_run",
     "register",
     "run",

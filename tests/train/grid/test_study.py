@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from safetensors.torch import load_file
 
 from binderclip import train
 from binderclip.errors import CheckpointError, NotSupported, UsageError
-from binderclip.train import ScalingStudy, load_grid
+from binderclip.settings import write_toml
+from binderclip.train import ScalingStudy, StudyTable, load_grid
 
 RECIPE = """
 data = [{name = "noto-emoji", split = "val", limit = 32}]
@@ -143,6 +145,12 @@ def test_a_metric_that_is_not_measured_is_told_after_the_first_run(grid: Path, t
         (('"half of them" =', 'whole_ = []\n"whole/" ='), "one folder"),
         (("[16, 32]", "[]"), "a level of each factor"),
         (("tiny.toml", "scratch-65"), "did you mean 'scratch-64'"),
+        (("[16, 32]", "16"), r"factor 'stage\.samples': a factor is a list of values, such as \[1, 2\].*got 16"),
+        (("[16, 32]", "[[16], 32]"), r"factor 'stage\.samples': a factor is a list of values"),
+        (("whole = []", 'whole = "stage.lr=1"'), "level 'whole': a level is a list of entries in quotes.*'stage.lr=1'"),
+        (("whole = []", "whole = [1]"), "level 'whole': a level is a list of entries in quotes"),
+        (('"stage.samples" = [16, 32]', "seed = [1, 2]"), "the levels of seed change nothing: seeds are given as"),
+        (("whole = []", "whole = []\nall = []"), "'16-whole-seed3' and '16-all-seed3'.*of tokens change nothing"),
     ],
 )  # fmt: skip
 def test_mistakes_in_the_file_are_named(grid: Path, change: tuple[str, str], message: str | None) -> None:
@@ -153,6 +161,83 @@ def test_mistakes_in_the_file_are_named(grid: Path, change: tuple[str, str], mes
         return
     with pytest.raises(UsageError, match=message):
         load_grid(grid)
+
+
+def test_a_missing_file_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no grid .*none\.toml"):
+        load_grid(tmp_path / "none.toml")
+
+
+def test_levels_in_code_are_lists_as_well(grid: Path) -> None:
+    with pytest.raises(UsageError, match="level 'a': a level is a list of entries"):
+        ScalingStudy(grid.parent / "tiny.toml", {"lr": {"a": "stage.lr=1"}})
+    with pytest.raises(UsageError, match="a factor is a list of values"):
+        ScalingStudy(grid.parent / "tiny.toml", {"lr": "0.1"})
+
+
+def test_costs_that_are_not_counted_are_told_before_anything_runs(grid: Path, tmp_path: Path) -> None:
+    private = ["stage.0.kind={name='private-head', epsilon=2.0}"]
+    study = ScalingStudy(grid.parent / "tiny.toml", {"stage.samples": [16, 32]}, set=private)
+    with pytest.raises(UsageError, match=r"x = 'flops' of 16-seed0 is not known, as stage 'train' is not counted"):
+        study.run(tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_lengths_in_epochs_are_counted_by_their_data(grid: Path) -> None:
+    factors: dict[str, Any] = {"stage.epochs": [1, 2], "tokens": {"whole": [], "half": ["stage.patch_dropout=0.5"]}}
+    costs = ScalingStudy(grid.parent / "tiny.toml", factors, seeds=[0, 1]).costs()
+    assert {folder: cost.samples for folder, cost in costs.items()} == {
+        f"{epochs}-{tokens}-seed{seed}": 32 * epochs
+        for epochs in (1, 2) for tokens in ("whole", "half") for seed in (0, 1)
+    }  # fmt: skip
+    assert costs["1-half-seed0"].flops < costs["1-whole-seed0"].flops == costs["1-whole-seed1"].flops  # type: ignore[operator]
+
+
+def test_the_table_is_written_where_no_law_can_be_fitted(grid: Path, tmp_path: Path) -> None:
+    """Errors that fall once and then stay, in the summaries of runs that are finished."""
+    study = ScalingStudy(grid.parent / "tiny.toml", {"stage.samples": [16, 32, 48, 64, 80]}, seeds=[0])
+    for one, error in zip(study.runs, (0.9, 0.5, 0.5, 0.5, 0.5), strict=True):
+        folder = tmp_path / "out" / "runs" / one.folder
+        folder.mkdir(parents=True)
+        (folder / "recipe.toml").write_text(write_toml(one.recipe.document()))
+        summary = {"cost": {"flops": one.recipe.cost().flops}, "figures": {"a/text_to_image/R@10": 1 - error}}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    table = ScalingStudy(grid.parent / "tiny.toml", {"stage.samples": [16, 32, 48, 64, 80]}, seeds=[0],
+                         curves="stage.samples").run(tmp_path / "out", resume=True, progress=False)  # fmt: skip
+    assert table.without_law()["16"] == "a power law needs 3 different costs, and there are 1"
+    one_curve = StudyTable([replace(run, levels={"all": "one"}) for run in table.runs])
+    steps = StudyTable(
+        [replace(run, levels={"all": "one", "stage.samples": run.levels["stage.samples"]}) for run in table.runs],
+        curves="all",
+    )
+    assert list(one_curve.laws()) == []
+    assert steps.laws() == {}
+    assert "fall all at the least x" in steps.without_law()["one"]
+    document = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert len(document["runs"]) == 5
+    assert (tmp_path / "out" / "frontier.png").is_file()
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_parallel_is_refused_and_not_ignored(grid: Path, command: Callable[..., Any], parallel: str) -> None:
+    wrong = command("train", "--grid", grid, "--parallel", parallel)
+    assert wrong.code != 0
+    assert "--parallel: a grid trains" in wrong.err
+
+
+def test_pipes_are_allowed_by_the_caller_alone(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from binderclip.train.grid import study as module
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*_: Any, allow_pipe: bool, **__: Any) -> None:
+        raise Stopped(allow_pipe)
+
+    monkeypatch.setattr(module, "run", stop)
+    for allowed in (True, False):
+        with pytest.raises(Stopped, match=str(allowed)):
+            load_grid(grid).run(tmp_path / "out", progress=False, allow_pipe=allowed)
 
 
 def test_several_processes_are_refused(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from binderclip.models import load
-from binderclip.train import Recipe, run
+from binderclip.train import Recipe, StageContext, run
 from binderclip.train.feed.length import planned_samples
 
 SIDES: dict[str, dict[str, Any]] = {
@@ -97,9 +98,71 @@ def test_the_table(tiny: dict[str, Any]) -> None:
     assert together.startswith("together")
 
 
-def test_stages_of_other_kinds_are_unknown() -> None:
-    recipe = Recipe.from_dict(
-        {"stage": [{"kind": {"name": "average-stages", "of": ["a"]}, "samples": 1, "batch_size": 1}]}
-    )
-    (stage,) = recipe.cost().stages
-    assert (stage.samples, stage.tokens, stage.flops) == (1, None, None)
+HEADS = {"hidden": 8, "width": 8}
+KINDS: dict[str, dict[str, Any]] = {
+    "contrastive": {},
+    "in pieces": {"micro_batch": 4},
+    "recomputed": {"grad_checkpointing": True},
+    "image tower frozen": {"groups": [{"match": "visual.*", "freeze": True}]},
+    "with a teacher": {"loss": "clip-refine", "teacher": "start"},
+    "classification": {"kind": "classification"},
+    "experts": {"kind": {"name": "experts", "experts": ["outline"]}},
+    "masked-feature": {"kind": {"name": "masked-feature", "teacher": "small"}},
+    "multi-view": {"kind": {"name": "multi-view", **HEADS}, "loss": {"name": "clip-rocket", "n_local": 2}},
+    "multi-view with a momentum copy": {
+        "kind": {"name": "multi-view", **HEADS},
+        "loss": {"name": "clip-rocket", "n_local": 1},
+        "terms": [{"name": "cross-modal-simsiam", "momentum": 0.99, **HEADS}],
+    },
+    "attentive-mask": {"kind": {"name": "attentive-mask", **HEADS}},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_is_counted_as_torch_counts_its_training(tiny: dict[str, Any], tmp_path: Path, name: str) -> None:
+    """One step under torch's counter: heads and losses are small; the first layer needs no gradient of the pixels, and
+    a recomputed block stops before its last layer."""
+    tiny |= {**KINDS[name], "epochs": None, "samples": 16, "evaluation": {}}
+    recipe = Recipe.from_dict(tiny)
+    counted, fit = [], StageContext.fit
+
+    def counting(*args: Any, **settings: Any) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            result = fit(*args, **settings)
+        counted.append(counter.get_total_flops())
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StageContext, "fit", counting)
+        result = run(recipe, out=tmp_path / "a", progress=False)
+    assert result.cost is not None
+    assert result.cost == recipe.cost()
+    assert result.cost.flops is not None
+    assert 0.88 < counted[0] / result.cost.flops < 1.02
+
+
+def test_tokens_are_those_of_all_views_and_texts(tiny: dict[str, Any]) -> None:
+    def tokens(**entries: Any) -> tuple[int | None, int | None]:
+        (stage,) = Recipe.from_dict({**tiny, **entries}).cost().stages
+        return stage.image_tokens, stage.text_tokens
+
+    assert tokens() == (17, 12)
+    assert tokens(**KINDS["classification"]) == tokens(**KINDS["masked-feature"]) == (17, 0)
+    assert tokens(**KINDS["multi-view"]) == (3 * 17, 3 * 12)
+    assert tokens(**KINDS["attentive-mask"]) == (2 * (1 + 12), 12)  # 3 of 4 blocks of 2 x 2 patches stay
+
+
+def test_epochs_of_every_counted_kind_are_known(tiny: dict[str, Any]) -> None:
+    for name in KINDS:
+        recipe = Recipe.from_dict({**tiny, **KINDS[name]})
+        assert planned_samples(recipe.stage[0]) == 3 * 64
+
+
+def test_stages_that_see_nothing_cost_nothing_and_others_are_unknown() -> None:
+    averaged = {"name": "mean", "kind": {"name": "average-stages", "of": ["a"]}, "samples": 1, "batch_size": 1}
+    private = {"name": "head", "kind": {"name": "private-head", "epsilon": 2.0}, "samples": 1, "batch_size": 1}
+    mean, head = Recipe.from_dict({"stage": [averaged, private]}).cost().stages
+    assert (mean.samples, mean.tokens, mean.flops) == (0, 0, 0)
+    other = Recipe.from_dict({"model": {"arch": "small"}, "stage": [{**averaged, "samples": None, "epochs": 1}]})
+    assert other.cost(samples=[planned_samples(other.stage[0])]).flops == 0
+    assert (head.samples, head.tokens, head.flops) == (1, None, None)

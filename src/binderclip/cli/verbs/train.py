@@ -67,11 +67,21 @@ def train(
         ),
     ] = None,
     parallel: Annotated[
-        str, typer.Option(help="Under `torchrun`: `ddp` (a copy in each process) or `fsdp` (weights in shards).")
-    ] = "ddp",
+        str | None,
+        typer.Option(
+            help="Under `torchrun`: `ddp` (a copy in each process) or `fsdp` (weights in shards) [default: ddp]."
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only check the recipe and show it with every default.")
     ] = False,
+    as_: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            help="Train nothing: print the nearest command of another program, `open_clip`, and what it cannot say.",
+        ),
+    ] = None,
     allow_pipe: AllowPipe = False,
     device: Device = "cpu",
     json: Json = False,
@@ -98,18 +108,29 @@ def train(
     from binderclip import train as training
 
     overrides = [*(set or []), *([f"clip={clip}"] if clip is not None else [])]
+    if as_ not in (None, "open_clip"):
+        raise UsageError(f"--as {as_}: the only program that is known is open_clip")
     if grid is not None:
+        if as_ is not None:
+            raise UsageError("--as: a grid is no command; name one recipe")
         if recipe is not None or data is not None:
             raise UsageError("--grid names its recipe and data itself: leave RECIPE and --data out")
+        if parallel is not None:
+            raise UsageError("--parallel: a grid trains its runs one after the other in one process; leave it out")
+        out = out or Path("runs", grid.stem)
         _train_grid(
-            grid, overrides, out or Path("runs", grid.stem), resume=resume, check=check, device=device, json=json
-        )
+            grid, overrides, out, resume=resume, check=check, device=device, json=json, allow_pipe=allow_pipe
+        )  # fmt: skip
         return
     if recipe is None and data is None:
         raise UsageError("give a recipe, such as `train scratch-64`, or your own pictures: `train --data photos/`")
     recipe = recipe or "finetune"
     own = [] if data is None else own_data(data, recipe, overrides)
     checked = training.load_recipe(recipe, set=[*own, *overrides])
+    if as_ is not None:
+        commands = training.open_clip_commands(checked)
+        print_json([vars(command) for command in commands]) if json else typer.echo("\n".join(map(str, commands)))
+        return
     if check:
         from binderclip.settings import write_toml
 
@@ -124,7 +145,7 @@ def train(
             out=out,
             resume=resume,
             device=device,
-            parallel=parallel,  # type: ignore[arg-type]
+            parallel=parallel or "ddp",  # type: ignore[arg-type]
             progress=not json,
             allow_pipe=allow_pipe,
         )
@@ -149,23 +170,24 @@ def train(
 
 
 def _train_grid(
-    grid: Path, overrides: Sequence[str], out: Path, *, resume: bool, check: bool, device: str, json: bool
-) -> None:
+    grid: Path, overrides: Sequence[str], out: Path, *, resume: bool, check: bool, device: str, json: bool,
+    allow_pipe: bool,
+) -> None:  # fmt: skip
     """Train every run of a grid, or only show what there would be."""
     from binderclip.train import load_grid
 
     study = load_grid(grid, set=overrides)
     if check:
-        planned = [(run, run.recipe.cost() if isinstance(run.recipe.model, dict) else None) for run in study.runs]
+        costs = study.costs(allow_pipe=allow_pipe)
         if json:
             print_json([{"folder": run.folder, "levels": run.levels, "seed": run.seed,
-                         "flops": cost and cost.flops} for run, cost in planned])  # fmt: skip
+                         "flops": costs[run.folder].flops} for run in study.runs])  # fmt: skip
         else:
-            rows = [[run.folder, f"{cost.flops:.3g}" if cost and cost.flops else "?"] for run, cost in planned]
+            rows = [[folder, "?" if cost.flops is None else f"{cost.flops:.3g}"] for folder, cost in costs.items()]
             print_table(study.name, ["run", "FLOPs"], rows)
         return
     try:
-        table = study.run(out, resume=resume, device=device, progress=not json)
+        table = study.run(out, resume=resume, device=device, progress=not json, allow_pipe=allow_pipe)
     except KeyboardInterrupt:
         if (out / "runs").is_dir():
             note(f"interrupted: the same command with --resume goes on with the runs in {out}")
@@ -176,6 +198,8 @@ def _train_grid(
     print_table(study.name, *table.rows())
     for name, law in table.laws(resamples=500).items():
         note(f"{name}: error = {law}, x in {table.x}")
+    for name, why in table.without_law().items():
+        note(f"{name}: no power law: {why}")
     note(f"table: {out / 'table.json'}   picture: {out / 'frontier.png'}   runs: {out / 'runs'}")
 
 

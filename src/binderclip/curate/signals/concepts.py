@@ -11,35 +11,74 @@ from jaxtyping import Int
 
 from binderclip.errors import UsageError
 
-__all__ = ["concept_frequency", "singular"]
+__all__ = ["concept_frequency", "word_forms"]
 
 _IRREGULAR = {
-    "children": "child", "feet": "foot", "geese": "goose", "knives": "knife", "leaves": "leaf", "lives": "life",
-    "loaves": "loaf", "men": "man", "mice": "mouse", "oxen": "ox", "people": "person", "shelves": "shelf",
-    "scarves": "scarf", "teeth": "tooth", "wolves": "wolf", "women": "woman",
+    "calf": "calves", "child": "children", "die": "dice", "elf": "elves", "foot": "feet", "goose": "geese",
+    "half": "halves", "hoof": "hooves", "knife": "knives", "leaf": "leaves", "life": "lives", "loaf": "loaves",
+    "louse": "lice", "mouse": "mice", "ox": "oxen", "person": "people", "scarf": "scarves", "sheaf": "sheaves",
+    "shelf": "shelves", "thief": "thieves", "tooth": "teeth", "wife": "wives", "wolf": "wolves",
 }  # fmt: skip
+_NOT_PLURAL = {
+    "alias", "always", "asbestos", "atlas", "bias", "canvas", "chaos", "christmas", "cosmos", "gas", "has", "its",
+    "lens", "mathematics", "news", "pancreas", "perhaps", "physics", "pajamas", "pyjamas", "rhinoceros", "series",
+    "species", "texas", "was", "yes",
+}  # fmt: skip
+"""Words whose last s is their own, beside nearly all in -ss, -us and -is."""
+_PLURAL_IN_US_OR_IS = {
+    "alibis", "bikinis", "corgis", "emus", "gnus", "kiwis", "menus", "safaris", "skis", "taxis", "tutus", "yetis",
+}  # fmt: skip
+_NO_MAN = {"caiman", "german", "human", "ottoman", "roman", "shaman", "talisman"}
 
 
-def singular(word: str) -> str:
-    """The singular of an English noun by its ending, without a dictionary.
+def word_forms(word: str) -> frozenset[str]:
+    """The word, the plurals that it may have and the singulars that it may be the plural of, by English spelling.
+
+    Two words mean one thing where one is a form of the other. That is no guess at the singular, which an ending does
+    not settle ("shoes" and "potatoes", "buses" and "houses"), and it is no equivalence: "axes" is a form of both "axe"
+    and "axis", which are none of each other.
 
     Args:
-        word: in small letters. What is no plural may change as well ("gas" becomes "ga"), which does little harm where
-            captions and concepts go the same way.
+        word: in small letters.
+
+    Returns:
+        Forms that no dictionary has may be among them ("hous" for "houses"), which no text has either.
 
     Examples:
-        >>> [singular(word) for word in ("dogs", "foxes", "berries", "bus", "women")]
-        ['dog', 'fox', 'berry', 'bus', 'woman']
+        >>> sorted(word_forms("cookie")), sorted(word_forms("buses"))
+        (['cookie', 'cookies'], ['bus', 'buse', 'buses'])
     """
-    if word in _IRREGULAR:
-        return _IRREGULAR[word]
-    if len(word) < 3 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
-        return word
-    if word.endswith("ies") and len(word) > 4:
-        return word[:-3] + "y"
-    if word.endswith(("ches", "shes", "sses", "xes", "zes")):
-        return word[:-2]
-    return word[:-1]
+    ends = [(1, ""), (2, ""), (3, ""), (3, "y"), (3, "f"), (3, "fe"), (2, "is"), (1, "us"), (3, "man")]
+    guesses = {word[: len(word) - cut] + end for cut, end in ends if len(word) >= cut}
+    guesses |= {one for one, many in _IRREGULAR.items() if many == word}
+    return frozenset({word} | _plurals(word) | {guess for guess in guesses if word in _plurals(guess)})
+
+
+@lru_cache(maxsize=65_536)
+def _plurals(word: str) -> frozenset[str]:
+    """Plurals that a word may have; none of a word of one letter."""
+    if len(word) < 2:
+        return frozenset()
+    found = {_IRREGULAR[word]} if word in _IRREGULAR else set()
+    before = word[-2] not in "aeiou"
+    if word.endswith(("s", "x", "z", "ch", "sh")):
+        found.add(word + "es")
+        found |= {word + word[-1] + "es"} if word in ("quiz", "whiz", "gas", "bus") else set()
+    elif word.endswith("y") and before:
+        found.add(word[:-1] + "ies")
+    else:
+        found.add(word + "s")
+    if word.endswith("o") and before:
+        found.add(word + "es")
+    for singular, plural in (("is", "es"), ("us", "i"), ("man", "men")):
+        if word.endswith(singular) and word not in _NO_MAN and len(word) >= (3 if singular == "man" else 4):
+            found.add(word[: -len(singular)] + plural)
+    return frozenset(form for form in found - {word} if not _is_singular(form))
+
+
+def _is_singular(form: str) -> bool:
+    own = form.endswith(("ss", "us", "is")) and form not in _PLURAL_IN_US_OR_IS
+    return own or form in _NOT_PLURAL
 
 
 def concept_frequency(
@@ -47,12 +86,12 @@ def concept_frequency(
     concepts: Sequence[str | Sequence[str]],
     *,
     negatives: Mapping[str, Sequence[str]] | None = None,
-    lemmatize: Callable[[str], str] = singular,
+    lemmatize: Callable[[str], str] | None = None,
 ) -> Int[np.ndarray, "C"]:
     """How many captions name each concept: those with all its words, in any order and place, and no word against it.
 
-    Captions and names lose case, all but the letters a to z, and their plurals. `SubstringMatcher` instead finds names
-    as they are written, word after word.
+    Captions and names lose case and all but the letters a to z; a word of a name is found in its singular and plural
+    (`word_forms`). `SubstringMatcher` instead finds names as they are written, word after word.
 
     Args:
         captions: texts.
@@ -60,8 +99,8 @@ def concept_frequency(
             is left out; a list of names is taken as it is, but for brackets.
         negatives: name -> words with which a caption does not name the concept that has this name ("crane" with
             "bird").
-        lemmatize: word -> its base form. The official code's is `nltk.stem.WordNetLemmatizer().lemmatize`, which is
-            not among our requirements.
+        lemmatize: word -> its base form, instead of comparing forms. The official code's is
+            `nltk.stem.WordNetLemmatizer().lemmatize`, which is not among our requirements.
 
     Returns:
         Captions that name each concept; what `SampledClassifier` takes as `freq`.
@@ -77,7 +116,7 @@ def concept_frequency(
     Paper: Wen et al., "Generalization Beyond Data Imbalance: A Controlled Study on CLIP for Transferable Insights",
     arXiv 2405.21070.
     """
-    base = lru_cache(maxsize=65_536)(lemmatize)
+    base = str if lemmatize is None else lru_cache(maxsize=65_536)(lemmatize)
 
     def words(text: str) -> frozenset[str]:
         return frozenset(base(word) for word in re.findall(r"[a-z]+", text.lower()))
@@ -95,9 +134,14 @@ def concept_frequency(
             if not needed:
                 raise UsageError(f"concept {number} has a name without a letter: {name!r}")
             by_word.setdefault(min(needed), []).append((number, needed, barred))
+    asked = {word for entries in by_word.values() for _, needed, barred in entries for word in needed | barred}
+    meant: dict[str, set[str]] = {}  # word of a caption -> words of names that it is a form of
+    for word in asked:
+        for form in word_forms(word) if lemmatize is None else (word,):
+            meant.setdefault(form, set()).add(word)
     counts = np.zeros(len(names), np.int64)
     for caption in captions:
-        found = words(caption)
+        found = frozenset[str]().union(*(meant[word] for word in words(caption) if word in meant))
         candidates = (entry for word in found for entry in by_word.get(word, ()))
         named = {number for number, needed, barred in candidates if needed <= found and not barred & found}
         counts[list(named)] += 1

@@ -17,6 +17,10 @@ __all__ = ["PowerLaw", "ProbitLine", "crossing", "fit_power_law", "probit_line",
 
 _NEAR = 1 - 1e-9
 """Largest floor, as a share of the smallest error."""
+_STEEPEST = 10.0
+"""Largest exponent: doubling x would leave a thousandth of what lies above the floor."""
+_ABOVE = 1e-3
+"""Share of the second error that has to lie above the floor, or the exponent rests on one error alone."""
 Which = Literal["first", "last"]
 
 
@@ -68,7 +72,9 @@ def fit_power_law(
         seed: of the bootstrap.
 
     Raises:
-        UsageError: lengths that differ, values that are not above 0 and finite, or fewer different x than parameters.
+        UsageError: lengths that differ, values that are not above 0 and finite, fewer different x than parameters, x so
+            large or small that their tenth power is no number, or errors that fall once and then stay: every steep
+            exponent fits those, so none was measured.
 
     Examples:
         >>> x = np.array([1e6, 1e7, 1e8, 1e9])
@@ -87,9 +93,17 @@ def fit_power_law(
             f"{len(np.unique(amounts))}; resamples are 0 or more, got {resamples}"
         )
     centre = float(np.exp(np.log(amounts).mean()))
+    if abs(math.log(centre)) * _STEEPEST > 600:  # a = error x^b has to be a number
+        raise UsageError(f"x lie about {centre:.3g}: give them in another unit, between 1e-26 and 1e26")
     u, v = np.log(amounts / centre), np.log(errors)
     best = _fit(u, v, floor)
     fitted = _log_error(best, u)
+    second = fitted[amounts == np.unique(amounts)[1]][0]
+    if best[1] > 0.99 * _STEEPEST or 1 - best[2] / math.exp(second) < _ABOVE:
+        raise UsageError(
+            f"no power law fits: the errors fall all at the least x, or faster than x^-{_STEEPEST:g}, so that any "
+            "steep exponent fits alike; measure more x where they fall"
+        )
     residuals = v - fitted
     draws = np.random.default_rng(seed)
     spread = residuals * math.sqrt(len(u) / max(1, len(u) - needed))
@@ -135,22 +149,29 @@ def _fit(
     from scipy.optimize import least_squares
 
     if not floor:
-        slope, middle = np.polyfit(u, v, 1)
-        return (float(middle), float(-slope), 0.0) if slope <= 0 else (float(v.mean()), 0.0, 0.0)
+        slope, _ = np.polyfit(u, v, 1)
+        slope = min(max(-float(slope), 0.0), _STEEPEST)
+        return float(v.mean() + slope * u.mean()), slope, 0.0
     top = float(np.exp(v.min())) * _NEAR
     shares = (0.0, 0.3, 0.6, 0.9, 0.99) if start is None else (min(start[2] / top, 0.999),)
     best: tuple[float, Parameters] | None = None
     for share in shares:
         c = share * top
         slope, middle = np.polyfit(u, np.log(np.exp(v) - c), 1)  # log(error - c) is a line for the right c
-        begin = np.array([middle, max(-slope, 1e-3), share])
+        begin = np.array([middle, min(max(-slope, 1e-3), 0.9 * _STEEPEST), share])
 
         def away(p: Float[np.ndarray, "3"]) -> Float[np.ndarray, "n"]:
             return _log_error((p[0], p[1], p[2] * top), u) - v
 
+        def slopes(p: Float[np.ndarray, "3"]) -> Float[np.ndarray, "n 3"]:
+            log_error = _log_error((p[0], p[1], p[2] * top), u)
+            above = np.exp(p[0] - p[1] * u - log_error)  # share of the error that lies above the floor
+            return np.stack([above, -u * above, top * np.exp(-log_error)], 1)
+
         found = least_squares(
-            away, begin, bounds=([-np.inf, 0, 0], [np.inf, np.inf, 1]), xtol=1e-15, ftol=1e-15, gtol=1e-15
-        )
+            away, begin, jac=slopes, bounds=([-np.inf, 0, 0], [np.inf, _STEEPEST, 1]), xtol=1e-15, ftol=1e-15,
+            gtol=1e-15,
+        )  # fmt: skip
         if best is None or found.cost < best[0]:
             best = float(found.cost), (float(found.x[0]), float(found.x[1]), float(found.x[2]) * top)
     assert best is not None

@@ -19,7 +19,7 @@ from binderclip.data.augment.augment import PLAIN
 from binderclip.data.cache.features import FeatureCache, content_hash
 from binderclip.studies.protocols.contrastive_towers import bags, training
 
-__all__ = ["ViewDraw", "held_out_pictures", "text_variants", "view_features"]
+__all__ = ["ViewDraw", "held_out_pictures", "text_variants", "training_pictures", "view_features"]
 
 SIDE = 64
 VIEWS, VARIANTS = {"weak": 2, "strong": 4}, 8
@@ -54,6 +54,12 @@ def _features(split: str, kind: Literal["whole", "weak", "strong"], number: int)
 def view_features(kind: Literal["weak", "strong"]) -> Float[Tensor, "N V D"]:
     """Unit features of several random views of each training picture: `weak` crops, or `strong` crops and colours."""
     return torch.stack([_features("train", kind, number) for number in range(VIEWS[kind])], 1)
+
+
+@lru_cache(maxsize=1)
+def training_pictures() -> Float[Tensor, "N D"]:
+    """Unit features of the whole training pictures, in the order of `contrastive_towers.training`."""
+    return _features("train", "whole", 0)
 
 
 @lru_cache(maxsize=1)

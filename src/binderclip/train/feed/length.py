@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from binderclip.data import ImageTextDataset
+from binderclip.settings import part_name
 from binderclip.train.feed.batches import Order
 from binderclip.train.feed.pictures import open_sources
+from binderclip.train.recipe.registry import PASSES
 from binderclip.train.recipe.stage import Stage
 
 __all__ = ["planned_samples"]
@@ -22,8 +24,7 @@ def planned_samples(stage: Stage) -> int | None:
     each = stage.batch_size * stage.accumulate
     if stage.samples is not None:
         return max(1, round(stage.samples / each)) * each
-    kind = stage.kind if isinstance(stage.kind, str) else stage.kind["name"]
-    if kind != "contrastive":  # other kinds take their data in their own way
+    if part_name(stage.kind) not in PASSES or not stage.data:  # other kinds take their data in their own way
         return None
     assert stage.epochs is not None
     sets, weights = open_sources(stage.data)

@@ -18,9 +18,11 @@ from pydantic import Field, ValidationError
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.fit.checkpoint import write_whole
-from binderclip.settings import read_toml
+from binderclip.settings import brief, read_toml
 from binderclip.train.engine.engine import run
+from binderclip.train.feed.length import planned_samples
 from binderclip.train.grid.table import Cost, StudyRun, StudyTable
+from binderclip.train.recipe.cost import Cost as RecipeCost
 from binderclip.train.recipe.recipe import Recipe, load_recipe
 from binderclip.train.recipe.stage import Strict
 
@@ -40,7 +42,7 @@ class GridDocument(Strict):
     metric: str = "text_to_image/R@10"
     x: Cost = "flops"
     curves: str | None = None
-    factors: dict[str, list[Scalar] | dict[str, list[str]]] = Field(min_length=1)
+    factors: dict[str, Any] = Field(min_length=1)  # `_levels` says more of a mistake in them
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class ScalingStudy:
 
     Raises:
         UsageError: a wrong recipe or entry (its message names the level), no factor, level or seed, two levels whose
-            names give one folder, or an unknown factor in `curves`.
+            names give one folder, runs that differ in nothing but name, or an unknown factor in `curves`.
 
     Examples:
         >>> study = ScalingStudy("scratch-64", {
@@ -109,6 +111,21 @@ class ScalingStudy:
         if len(dict.fromkeys(folders)) < len(folders):
             twice = next(folder for folder in folders if folders.count(folder) > 1)
             raise UsageError(f"two runs of the grid have one folder, {twice!r}: give seeds once and levels other names")
+        self._refuse_equal()
+
+    def _refuse_equal(self) -> None:
+        """Stop where two runs would train the same: a factor whose entries change nothing."""
+        seen: dict[str, GridRun] = {}
+        for one in self.runs:
+            document = json.dumps({**one.recipe.document(), "name": ""}, sort_keys=True)
+            other = seen.setdefault(document, one)
+            if other is not one:
+                factors = [factor for factor in self.factors if one.levels[factor] != other.levels[factor]]
+                seeds = ": seeds are given as `seeds`" if any("seed" in factor for factor in factors) else ""
+                raise UsageError(
+                    f"runs {other.folder!r} and {one.folder!r} of the grid are the same but for their names: the "
+                    f"levels of {', '.join(factors)} change nothing{seeds}"
+                )
 
     def _combinations(self) -> list[dict[str, str]]:
         return [dict(zip(self.factors, each, strict=True)) for each in itertools.product(*self.factors.values())]
@@ -131,6 +148,7 @@ class ScalingStudy:
         device: str = "cpu",
         progress: bool = True,
         budget_s: float | None = None,
+        allow_pipe: bool = False,
     ) -> StudyTable:
         """Train every run that is not finished, and leave a table and a picture.
 
@@ -141,10 +159,12 @@ class ScalingStudy:
             device: where models run.
             progress: show each run's name and progress display on stderr.
             budget_s: start no further run after so many seconds; the table then has those that are finished.
+            allow_pipe: of `train.run`.
 
         Raises:
-            UsageError: a folder that holds a grid already, or what `StudyTable` refuses: runs are kept, and a call with
-                `resume` and another metric takes them.
+            UsageError: a folder that holds a grid already, or costs `x` that cannot be counted, both before anything
+                runs; or what `StudyTable` refuses: runs are kept, and a call with `resume` and another metric takes
+                them.
             CheckpointError: a run in the folder was trained by other settings.
             NotSupported: several processes.
         """
@@ -153,6 +173,7 @@ class ScalingStudy:
         out = Path(out)
         if not resume and (out / "runs").exists():
             raise UsageError(f"{out} holds a grid already: go on with it (--resume), or name another folder")
+        self._refuse_uncounted(allow_pipe)
         began = time.perf_counter()
         done: list[StudyRun] = []
         for number, one in enumerate(self.runs):
@@ -163,7 +184,7 @@ class ScalingStudy:
                     continue
                 if progress:
                     print(f"run {number + 1} of {len(self.runs)}: {one.folder}", file=sys.stderr)
-                run(one.recipe, out=folder, resume=resume, device=device, progress=progress)
+                run(one.recipe, out=folder, resume=resume, device=device, progress=progress, allow_pipe=allow_pipe)
                 found = _finished(one, folder)
                 assert found is not None
             done.append(found)
@@ -174,15 +195,58 @@ class ScalingStudy:
         table.plot(out / "frontier.png")
         return table
 
+    def costs(self, *, allow_pipe: bool = False) -> dict[str, RecipeCost]:
+        """What each run costs before it is trained, by its folder; for lengths in epochs the data are opened.
+
+        Args:
+            allow_pipe: of `train.run`.
+
+        Raises:
+            UsageError, DataError: data that cannot be opened.
+        """
+        known: dict[tuple[str, ...], RecipeCost] = {}  # seeds cost the same
+        for one in self.runs:
+            if (levels := tuple(one.levels.values())) not in known:
+                for spec in (spec for stage in one.recipe.stage for spec in stage.data):
+                    spec._allow_pipe = allow_pipe
+                samples = [planned_samples(stage) for stage in one.recipe.stage]
+                known[levels] = one.recipe.cost(samples=samples)
+        return {one.folder: known[tuple(one.levels.values())] for one in self.runs}
+
+    def _refuse_uncounted(self, allow_pipe: bool) -> None:
+        """Stop where no count of the costs that the table asks for can be made."""
+        for folder, cost in self.costs(allow_pipe=allow_pipe).items():
+            unknown = [stage.name for stage in cost.stages if getattr(stage, self.x) is None]
+            if unknown:
+                raise UsageError(
+                    f"x = {self.x!r} of {folder} is not known, as stage {unknown[0]!r} is not counted; take another, "
+                    "such as x = 'samples'"
+                )
+
     def _table(self, done: Sequence[StudyRun]) -> StudyTable:
         return StudyTable(done, metric=self.metric, x=self.x, curves=self.curves)
 
 
-def _levels(factor: str, levels: Levels | Sequence[Scalar]) -> dict[str, list[str]]:
+def _levels(factor: str, levels: Any) -> dict[str, list[str]]:
     """Level -> entries; of values the factor is the entry."""
     if isinstance(levels, Mapping):
+        for level, entries in levels.items():
+            if isinstance(entries, str) or not isinstance(entries, Sequence) or not all(map(_is_text, entries)):
+                raise UsageError(
+                    f"factor {factor!r}, level {str(level)!r}: a level is a list of entries in quotes, such as "
+                    f'["stage.lr=0.001"], got {brief(entries)}'
+                )
         return {str(level): list(entries) for level, entries in levels.items()}
+    if isinstance(levels, str) or not isinstance(levels, Sequence) or not all(isinstance(v, Scalar) for v in levels):
+        raise UsageError(
+            f"factor {factor!r}: a factor is a list of values, such as [1, 2], or a table of levels with lists of "
+            f"entries in quotes; got {brief(levels)}"
+        )
     return {str(value): [f"{factor}={json.dumps(value)}"] for value in levels}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _finished(one: GridRun, folder: Path) -> StudyRun | None:
@@ -218,7 +282,7 @@ def load_grid(path: str | Path, *, set: Sequence[str] = ()) -> ScalingStudy:
     Raises:
         UsageError: no such file, not TOML, an unknown entry or a wrong value.
     """
-    document, _ = read_toml(path)
+    document, _ = read_toml(path, "grid")
     try:
         grid = GridDocument.model_validate(document)
     except ValidationError as error:

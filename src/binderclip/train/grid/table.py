@@ -134,7 +134,8 @@ class StudyTable:
     def laws(self, factor: str | None = None, *, resamples: int = 0) -> dict[str, PowerLaw]:
         """A power law of the mean errors for each level of a factor; without a factor one of the frontier.
 
-        With four different costs or more the law has a floor, with three none; with fewer there is no law.
+        With four different costs or more the law has a floor, with three none; with fewer there is no law. Levels
+        without one are those of `without_law`.
 
         Args:
             factor: default the table's `curves`.
@@ -143,18 +144,40 @@ class StudyTable:
         Raises:
             UsageError: an unknown factor.
         """
+        fits = self._fits(factor, resamples)
+        return {name: law for name, law in fits.items() if isinstance(law, PowerLaw)}
+
+    def without_law(self, factor: str | None = None) -> dict[str, str]:
+        """Why a level of a factor, or the frontier, has no power law; nothing where all have one.
+
+        Args:
+            factor: default the table's `curves`.
+
+        Raises:
+            UsageError: an unknown factor.
+        """
+        return {name: why for name, why in self._fits(factor, 0).items() if isinstance(why, str)}
+
+    def _fits(self, factor: str | None, resamples: int) -> dict[str, PowerLaw | str]:
+        """The law of each level, or why it has none."""
         factor = self.curves if factor is None else factor
         self._known(factor)
         cells = self.frontier() if factor is None else self.cells()
         names = ["frontier"] if factor is None else list(dict.fromkeys(cell.levels[factor] for cell in cells))
-        laws = {}
+        found: dict[str, PowerLaw | str] = {}
         for name in names:
             own = [cell for cell in cells if factor is None or cell.levels[factor] == name]
-            costs = len({cell.cost for cell in own})
-            if costs >= 3 and min(cell.error for cell in own) > 0:
-                x, y = [cell.cost for cell in own], [cell.error for cell in own]
-                laws[name] = fit_power_law(x, y, floor=costs >= 4, resamples=resamples)
-        return laws
+            x, y = [cell.cost for cell in own], [cell.error for cell in own]
+            if len(set(x)) < 3:
+                found[name] = f"a power law needs 3 different costs, and there are {len(set(x))}"
+            elif min(y) <= 0:
+                found[name] = "a power law has errors above 0, and one is 0"
+            else:
+                try:
+                    found[name] = fit_power_law(x, y, floor=len(set(x)) >= 4, resamples=resamples)
+                except UsageError as error:  # runs that are trained are not lost for a curve that has no law
+                    found[name] = str(error)
+        return found
 
     def crossing(
         self, factor: str, first: str, second: str, *, which: Literal["first", "last"] = "last"
@@ -171,21 +194,21 @@ class StudyTable:
         laws, cells = self.laws(factor), self.cells()
         missing = [level for level in (first, second) if level not in laws]
         if missing:
-            raise UsageError(
-                f"{missing[0]!r} has no law: three costs and errors above 0 has {', '.join(laws) or 'no level'}"
-            )
+            why = self.without_law(factor).get(missing[0], f"there is no such level of {factor}")
+            raise UsageError(f"{missing[0]!r} has no law: {why}; those with one: {', '.join(laws) or 'none'}")
         ranges = [[c.cost for c in cells if c.levels[factor] == level] for level in (first, second)]
         low, high = max(map(min, ranges)), min(map(max, ranges))
         return crossing(laws[first], laws[second], between=(low, high), which=which) if low < high else None
 
     def document(self) -> dict[str, Any]:
-        """Runs, cells, frontier and laws as plain tables, for JSON."""
+        """Runs, cells, frontier and laws, or why there is none, as plain tables, for JSON."""
         best = self.frontier()
         return {
             "metric": self.metric,
             "x": self.x,
             "cells": [{**vars(cell), "frontier": cell in best} for cell in self.cells()],
             "laws": {name: vars(law) for name, law in self.laws(resamples=RESAMPLES).items()},
+            "without_law": self.without_law(),
             "runs": [vars(run) for run in self.runs],
         }
 

@@ -1,22 +1,29 @@
 """What a recipe costs, before anything runs: samples, tokens and floating-point operations of each stage.
 
 The operations are counted by torch on a copy of the model without weights (the `meta` device), which is given one
-picture and one caption of the stage's size, with the stage's tokens and positions in place.
+picture and one caption of the stage's size, with the stage's tokens and positions in place. How often a sample goes
+through the towers says its kind of stage (`TowerPasses`). What stands beside them (heads, losses, optimizer) is not
+counted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
+import fnmatch
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from binderclip.errors import UsageError
+from binderclip.models.towers import open_image_tower
+from binderclip.settings import part_name
 from binderclip.train.recipe.architecture import open_clip_config, reopen
+from binderclip.train.recipe.registry import PASSES
 from binderclip.train.tokens.image import Resize, TokenReduction
 from binderclip.train.tokens.place import check_size, input_side, patch_grid, prefix_tokens, reduced, short_context
 
@@ -24,7 +31,45 @@ if TYPE_CHECKING:
     from binderclip.train.recipe.recipe import Recipe
     from binderclip.train.recipe.stage import Stage
 
-__all__ = ["Cost", "StageCost", "recipe_cost"]
+__all__ = ["Cost", "StageCost", "TowerPasses", "recipe_cost"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerPasses:
+    """How often the towers see a sample of a stage; an entry of `train.PASSES`.
+
+    Args:
+        pictures, captions: views of its picture, and texts, that the towers learn from.
+        copied_pictures, copied_captions: views and texts that go forward through copies of the towers which do not
+            learn, with all patches.
+        teacher: a model whose image tower sees the picture once, at the size that gives it the stage's grid.
+        kept: from the grid (h, w) to how many patches of a view stay; default as the stage's `image_tokens` say.
+        trains: False for a stage that sees no sample.
+    """
+
+    pictures: int = 1
+    captions: int = 1
+    copied_pictures: int = 0
+    copied_captions: int = 0
+    teacher: str | None = None
+    kept: Callable[[tuple[int, int]], int] | None = None
+    trains: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FirstPatches(TokenReduction):
+    """As many patches as a kind of stage keeps, whichever they are."""
+
+    number: Callable[[tuple[int, int]], int]
+
+    def count(self, grid: tuple[int, int]) -> int:
+        return self.number(grid)
+
+    def select(
+        self, batch: int, grid: tuple[int, int], *, device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B k"]:  # fmt: skip
+        return torch.arange(self.count(grid), device=device).expand(batch, -1)
 
 
 @dataclass(frozen=True)
@@ -34,12 +79,15 @@ class StageCost:
     Args:
         name: of the stage.
         samples: pairs it sees; None where the number of pictures is not known.
-        image_tokens: of a picture, class token and registers included; None for a tower without tokens.
-        text_tokens: of a caption, start and end included.
-        image_flops, text_flops: operations of one forward pass of one picture and of one caption, a multiplication and
-            an addition counted as two; None for a model that is not counted.
-        passes: what a training step costs in forward passes of the towers: 3 (a backward pass counts as two), 4 with
-            `micro_batch`.
+        image_tokens: of all views of a picture that are learned from, class token and registers included; None for a
+            tower without tokens.
+        text_tokens: of all texts of a picture that are learned from, start and end included.
+        image_flops, text_flops: operations of one forward pass of these views and texts, a multiplication and an
+            addition counted as two; None for a model, or a kind of stage, that is not counted.
+        image_passes, text_passes: what a training step costs in such forward passes: 3 (a backward pass counts as two),
+            1 more with `micro_batch` and 1 more with `grad_checkpointing`; of a tower that is wholly frozen 1, or 2
+            with `micro_batch`.
+        beside: operations a sample of towers that do not learn: a teacher, a momentum copy.
     """
 
     name: str
@@ -48,7 +96,9 @@ class StageCost:
     text_tokens: int | None
     image_flops: int | None
     text_flops: int | None
-    passes: int = 3
+    image_passes: int = 3
+    text_passes: int = 3
+    beside: int = 0
 
     @property
     def tokens(self) -> int | None:
@@ -62,7 +112,8 @@ class StageCost:
         """Operations of the whole stage."""
         if self.samples is None or self.image_flops is None or self.text_flops is None:
             return None
-        return self.samples * self.passes * (self.image_flops + self.text_flops)
+        learned = self.image_passes * self.image_flops + self.text_passes * self.text_flops
+        return self.samples * (learned + self.beside)
 
 
 @dataclass(frozen=True)
@@ -70,7 +121,7 @@ class Cost:
     """Cost of a recipe; `str` of it is a table.
 
     Args:
-        stages: in order. Stages that do not train images against captions count as unknown.
+        stages: in order. Kinds of stages without an entry in `train.PASSES` count as unknown.
     """
 
     stages: tuple[StageCost, ...]
@@ -162,10 +213,15 @@ def _without_weights(backbone: nn.Module) -> nn.Module:
 def _stage(stage: Stage, backbone: Any, known: int | None) -> StageCost:
     each = stage.batch_size * stage.accumulate
     samples = known if stage.samples is None else max(1, round(stage.samples / each)) * each
-    kind = stage.kind if isinstance(stage.kind, str) else stage.kind["name"]
-    if kind != "contrastive" or backbone is None:
+    kind = stage.kind if isinstance(stage.kind, dict) else {"name": stage.kind}
+    counted = PASSES.get(part_name(kind))
+    seen: TowerPasses | None = counted and counted(stage, **{k: value for k, value in kind.items() if k != "name"})
+    if seen is not None and not seen.trains:
+        return StageCost(stage.name, 0, 0, 0, 0, 0)
+    if seen is None or backbone is None:
         return StageCost(stage.name, samples, None, None, None, None)
-    tokens, length = stage.reduction(), stage.text_length or getattr(backbone, "context_length", None)
+    tokens = stage.reduction() if seen.kept is None else _FirstPatches(number=seen.kept)
+    length = stage.text_length or getattr(backbone, "context_length", None)
     side, image_tokens = _image_shape(stage, backbone, tokens)
     if side is None or length is None:
         return StageCost(stage.name, samples, image_tokens, length, None, None)
@@ -176,8 +232,53 @@ def _stage(stage: Stage, backbone: Any, known: int | None) -> StageCost:
         stack.enter_context(reduced(backbone, tokens, stage.positions, **shape))
         stack.enter_context(short_context(backbone, length))
         image, text = _count_pair(backbone, side, length)
-    passes = 3 if stage.micro_batch is None else 4
-    return StageCost(stage.name, samples, image_tokens, length, image, text, passes)
+        beside = _beside(backbone, seen, side, length)
+    if image is None or text is None or beside is None:
+        return StageCost(stage.name, samples, image_tokens, length, None, None)
+    passes = (_passes(stage, backbone, of_image=True), _passes(stage, backbone, of_image=False))
+    many = None if image_tokens is None else seen.pictures * image_tokens
+    return StageCost(
+        stage.name, samples, many, seen.captions * length, seen.pictures * image, seen.captions * text, *passes, beside
+    )
+
+
+def _passes(stage: Stage, backbone: nn.Module, *, of_image: bool) -> int:
+    """Forward passes that a step of a tower costs; fewer where no gradient comes to any of its parameters."""
+    again = 0 if stage.micro_batch is None else 1
+    own = [
+        (name, parameter) for name, parameter in backbone.named_parameters()
+        if name.startswith("visual.") == of_image and not name.startswith("logit_")
+    ]  # fmt: skip
+    if all(not parameter.requires_grad or _frozen(stage, name) for name, parameter in own):
+        return 1 + again
+    return 3 + again + int(stage.grad_checkpointing)
+
+
+def _frozen(stage: Stage, name: str) -> bool:
+    """Whether the first group of the stage that knows a parameter freezes it."""
+    groups = (group for group in stage.groups if any(fnmatch.fnmatchcase(name, each) for each in group.patterns))
+    return next((group.freeze for group in groups), False)
+
+
+def _beside(backbone: nn.Module, seen: TowerPasses, side: int, length: int) -> int | None:
+    """Operations a sample of the towers that do not learn; None where they are not counted."""
+    total = 0
+    if seen.copied_pictures or seen.copied_captions:
+        image, text = _count_pair(backbone, side, length, training=False)
+        if image is None or text is None:
+            return None
+        total += seen.copied_pictures * image + seen.copied_captions * text
+    if seen.teacher is not None:
+        known, grid = _structure(reopen(seen.teacher)), patch_grid(backbone, side)
+        if known is None or grid is None or patch_grid(known) is None:
+            return None
+        tower = open_image_tower(known.eval())
+        pixels = torch.empty(1, 3, grid[0] * tower.patch, grid[1] * tower.patch, device="meta")
+        image = _count(lambda: tower.run(tower.embed(pixels)))
+        if image is None:
+            return None
+        total += image
+    return total
 
 
 def _image_shape(stage: Stage, backbone: Any, tokens: TokenReduction | None) -> tuple[int | None, int | None]:
@@ -193,21 +294,28 @@ def _image_shape(stage: Stage, backbone: Any, tokens: TokenReduction | None) -> 
     return side, prefix_tokens(backbone) + kept
 
 
-def _count_pair(backbone: Any, side: int, length: int) -> tuple[int, int] | tuple[None, None]:
-    """Operations of the forward pass of one picture and of one caption, in training mode; None if it needs values."""
-    from torch.utils.flop_counter import FlopCounterMode
+def _count_pair(backbone: Any, side: int, length: int, *, training: bool = True) -> tuple[int, int] | tuple[None, None]:
+    """Operations of the forward pass of one picture and of one caption; None if it needs values.
 
-    backbone.train()
+    Patches are dropped in training mode only.
+    """
+    backbone.train(training)
     pixels = torch.empty(1, 3, side, side, device="meta")
     ids = torch.zeros(1, length, dtype=torch.long, device="meta")
-    found = []
-    for encode, given in ((backbone.encode_image, pixels), (backbone.encode_text, ids)):
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            try:
-                encode(given)
-            except UsageError:
-                raise
-            except Exception:  # a forward pass that looks at values: an estimate must not stop a run
-                return None, None
-        found.append(counter.get_total_flops())
-    return found[0], found[1]
+    image = _count(lambda: backbone.encode_image(pixels))
+    text = None if image is None else _count(lambda: backbone.encode_text(ids))
+    return (None, None) if image is None or text is None else (image, text)
+
+
+def _count(forward: Callable[[], Any]) -> int | None:
+    """Operations of a forward pass without gradients."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        try:
+            forward()
+        except UsageError:
+            raise
+        except Exception:  # a forward pass that looks at values: an estimate must not stop a run
+            return None
+    return int(counter.get_total_flops())

@@ -27,7 +27,9 @@ from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.feed.pictures import Pixels, side_by_side
 from binderclip.train.recipe.augmentation import make_augment
-from binderclip.train.recipe.registry import STAGES, register
+from binderclip.train.recipe.cost import TowerPasses
+from binderclip.train.recipe.registry import PASSES, STAGES, register
+from binderclip.train.recipe.stage import Stage
 from binderclip.train.stages.contrastive import nan_of, training_loss
 from binderclip.train.tokens.attentive import (
     AttentivePatches,
@@ -188,6 +190,11 @@ def attentive_mask(
         steps = context.steps * context.stage.accumulate
         module = AttentiveMaskStep(model, loss, mask=mask, boxes=boxes, steps=steps, **settings)  # type: ignore[arg-type]
         context.fit(module, context.batches(augment=views))
+
+
+@register(PASSES, "attentive-mask")
+def _passes(stage: Stage, *, keep: float = 0.5, block: int = 2, **settings: object) -> TowerPasses:
+    return TowerPasses(pictures=2, copied_pictures=1, kept=AttentivePatches(keep=keep, block=block).count)
 
 
 def _straight(premultiplied: Float[Tensor, "B 4 S S"]) -> Float[Tensor, "B 4 S S"]:

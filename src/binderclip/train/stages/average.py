@@ -9,7 +9,9 @@ import torch
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models import ImageTextModel, load
 from binderclip.train.engine.context import StageContext
-from binderclip.train.recipe.registry import STAGES, register
+from binderclip.train.recipe.cost import TowerPasses
+from binderclip.train.recipe.registry import PASSES, STAGES, register
+from binderclip.train.recipe.stage import Stage
 
 __all__ = ["average_stages"]
 
@@ -47,3 +49,8 @@ def average_stages(context: StageContext, *, of: list[str]) -> dict[str, Any]:
             parts = torch.stack([state[name].to(value.device, torch.float64) for state in states])
             value.copy_(parts.mean(0) if value.is_floating_point() else parts[0])
     return {"averaged": sorted(set(of))}
+
+
+@register(PASSES, "average-stages")
+def _passes(stage: Stage, **settings: object) -> TowerPasses:
+    return TowerPasses(trains=False)

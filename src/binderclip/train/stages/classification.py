@@ -17,7 +17,9 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.losses import SampledClassifier
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
-from binderclip.train.recipe.registry import STAGES, register
+from binderclip.train.recipe.cost import TowerPasses
+from binderclip.train.recipe.registry import PASSES, STAGES, register
+from binderclip.train.recipe.stage import Stage
 from binderclip.train.stages.contrastive import nan_of
 
 __all__ = ["ClassificationStep", "classification"]
@@ -89,3 +91,8 @@ def classification(
         for parameter in resting:
             parameter.requires_grad_(True)
     return {"classes": len(freq)}
+
+
+@register(PASSES, "classification")
+def _passes(stage: Stage, **settings: object) -> TowerPasses:
+    return TowerPasses(captions=0)

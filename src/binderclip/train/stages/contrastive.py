@@ -30,7 +30,9 @@ from binderclip.similarity import frozen_similarity
 from binderclip.train.engine.companions import FrozenCopy
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
-from binderclip.train.recipe.registry import STAGES, TERMS, register
+from binderclip.train.recipe.cost import TowerPasses
+from binderclip.train.recipe.registry import PASSES, STAGES, TERMS, register
+from binderclip.train.recipe.stage import Stage
 from binderclip.train.tokens.place import check_size, short_context
 
 __all__ = ["ContrastiveStep", "build_loss", "contrastive", "distill", "figures", "training_loss"]
@@ -207,6 +209,12 @@ def contrastive(context: StageContext) -> None:
             raise NotSupported("micro_batch with several processes: use accumulate, or a smaller batch_size")
         step = module.in_pieces(pieces) if pieces is not None else None
         context.fit(module, context.batches(), step=step)
+
+
+@register(PASSES, "contrastive")
+def _passes(stage: Stage) -> TowerPasses:
+    taught = 0 if stage.teacher is None else 1
+    return TowerPasses(copied_pictures=taught, copied_captions=taught)
 
 
 @register(TERMS, "router")

@@ -32,7 +32,9 @@ from binderclip.settings import build_part, part_name
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.recipe.augmentation import make_augment
-from binderclip.train.recipe.registry import EXPERTS, STAGES, register
+from binderclip.train.recipe.cost import TowerPasses
+from binderclip.train.recipe.registry import EXPERTS, PASSES, STAGES, register
+from binderclip.train.recipe.stage import Stage
 from binderclip.train.stages.contrastive import nan_of, training_loss
 from binderclip.train.tokens.place import short_context
 
@@ -154,6 +156,11 @@ def experts(
         batches.seek(0)
         context.fit(step, batches, groups=lambda module: _groups(context, module, heads_lr))
     return {"gradient norms of the first batch": norms}
+
+
+@register(PASSES, "experts")
+def _passes(stage: Stage, **settings: object) -> TowerPasses:
+    return TowerPasses()
 
 
 def _chosen(parts: Sequence[Part], weights: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -24,7 +24,9 @@ from binderclip.models.towers import Tower, open_image_tower
 from binderclip.train.engine.companions import FrozenCopy
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
-from binderclip.train.recipe.registry import STAGES, register
+from binderclip.train.recipe.cost import TowerPasses
+from binderclip.train.recipe.registry import PASSES, STAGES, register
+from binderclip.train.recipe.stage import Stage
 
 __all__ = ["MaskedFeatureStep", "masked_feature"]
 
@@ -99,6 +101,11 @@ def masked_feature(
     finally:
         for parameter in untouched:
             parameter.requires_grad_(True)
+
+
+@register(PASSES, "masked-feature")
+def _passes(stage: Stage, *, teacher: str, **settings: object) -> TowerPasses:
+    return TowerPasses(captions=0, teacher=teacher)
 
 
 def _unreached(step: MaskedFeatureStep, size: int) -> list[nn.Parameter]:

@@ -29,7 +29,9 @@ from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.feed.pictures import Pixels, side_by_side
 from binderclip.train.recipe.augmentation import make_augment
-from binderclip.train.recipe.registry import STAGES, TERMS, register
+from binderclip.train.recipe.cost import TowerPasses
+from binderclip.train.recipe.registry import PASSES, STAGES, TERMS, register
+from binderclip.train.recipe.stage import Stage
 from binderclip.train.stages.contrastive import figures, nan_of, training_loss
 
 __all__ = ["MultiViewStep", "barlow", "multi_view", "simsiam", "swav"]
@@ -154,7 +156,7 @@ def multi_view(
     shape = {"size": context.image_size, "seed": context.seed, "mean": model.preprocess.mean}
     weak, far = make_augment(stage.augment, **shape), make_augment({**STRONG, **(strong or {})}, **shape)
     texts = build_part({"name": "text", "seed": context.seed, **(text or {})}, {"text": TextAugment}, "kind")
-    own, local = (2, 0) if part_name(stage.loss) == "mammo-clip" else (1, _n_local(stage.loss))
+    own, local = _views(stage)
     with training_loss(context) as loss:
         momentum = next((t.momentum for t in loss.terms if getattr(t, "momentum", None) is not None), None)
         module = MultiViewStep(model, loss, own=own, local=local, hidden=hidden, width=width, momentum=momentum)  # type: ignore[arg-type]
@@ -163,6 +165,18 @@ def multi_view(
             return side_by_side(pixels, [(pixels.images, each) for each in (*[weak] * own, *[far] * local)])
 
         context.fit(module, context.batches(augment=views, texts=(texts, own - 1 + local)))
+
+
+@register(PASSES, "multi-view")
+def _passes(stage: Stage, **settings: object) -> TowerPasses:
+    several = sum(_views(stage))
+    copied = several if any(term.get("momentum") is not None for term in stage.terms) else 0
+    return TowerPasses(pictures=several, captions=several, copied_pictures=copied, copied_captions=copied)
+
+
+def _views(stage: Stage) -> tuple[int, int]:
+    """Views of a picture that go through the model's own projections, and through heads beside them."""
+    return (2, 0) if part_name(stage.loss) == "mammo-clip" else (1, _n_local(stage.loss))
 
 
 def _n_local(loss: str | Mapping[str, Any]) -> int:
