@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,12 +10,20 @@ import torch
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models import ImageTextModel, load
 from binderclip.train.engine.context import StageContext
-from binderclip.train.recipe.registry import STAGES, register
+from binderclip.train.recipe.recipe import Stage
+from binderclip.train.recipe.registry import STAGES, demands, register
 
 __all__ = ["average_stages"]
 
 
+def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
+    earlier, of = [stage.name for stage in stages[:index]], settings["of"]
+    if len(set(of)) < 2 or not set(of) <= set(earlier):
+        raise UsageError(f"average-stages: of = {of}: name at least two of the stages before it, {', '.join(earlier)}")
+
+
 @register(STAGES, "average-stages")
+@demands(check=_check)
 def average_stages(context: StageContext, *, of: list[str]) -> dict[str, Any]:
     """Give the model the mean of the weights at the end of earlier stages of the same run.
 
@@ -30,8 +39,6 @@ def average_stages(context: StageContext, *, of: list[str]) -> dict[str, Any]:
         NotSupported: the model is no image-text pair.
     """
     earlier = [stage.name for stage in context.recipe.stage[: context.index]]
-    if len(set(of)) < 2 or not set(of) <= set(earlier):
-        raise UsageError(f"average-stages: of = {of}: name at least two of the stages before it, {', '.join(earlier)}")
     if not isinstance(context.model, ImageTextModel):
         raise NotSupported(f"average-stages takes image-text models, not {type(context.model).__name__}")
     states = [
