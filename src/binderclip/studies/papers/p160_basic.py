@@ -133,7 +133,8 @@ def measure(seed: int) -> list[Row]:
 
     curve = batch_size_generalization(of_size, SIZES, seeds=(seed,), eval_batch=EVALUATED)
     rows.append(Row(SLOPE, "all sizes", curve.slope))
-    losses = dict(zip(METHODS, zip(curve.train[0], curve.unseen[0], strict=True), strict=True))
+    sides_of: Any = zip(curve.train[0], curve.unseen[0], strict=True)
+    losses: dict[str, tuple[float, ...]] = dict(zip(METHODS, sides_of, strict=True))
     for name, lr in ((SHORT, rate(512)), (SHORT_SLOW, rate(32))):
         models[name], scale = trained(32, seed, SAMPLES // 512, lr)
         found = embedded(models[name], scale)
