@@ -88,7 +88,8 @@ def check_part(
         also: what a constructor passes its further keywords on to.
 
     Raises:
-        UsageError: unknown name, unknown setting, or a required one left out.
+        UsageError: unknown name, unknown setting, a required one left out, or a value that is not of the kind that the
+            constructor's annotation says.
     """
     name = part_name(part)
     if name not in methods:
@@ -107,6 +108,10 @@ def check_part(
     missing = [key for key, p in accepted.items() if p.default is p.empty and key not in settings]
     if missing:
         raise UsageError(f"{what} {name!r} needs {', '.join(missing)}: write {{name = {name!r}, {missing[0]} = ...}}")
+    kinds = _annotations(methods[name])
+    for key, value in settings.items():
+        if not _is_kind(value, kind := kinds.get(key, Any)):
+            raise UsageError(f"{what} {name!r}: {key} is {brief(value)}; it is {_kind_name(kind)}")
 
 
 def build_part(
@@ -115,15 +120,10 @@ def build_part(
     """Build a part; `arguments` go first.
 
     Raises:
-        UsageError: as `check_part`; also where a value is not of the kind that the constructor's annotation says, or
-            the constructor refuses it.
+        UsageError: as `check_part`; also where the constructor refuses a value.
     """
     check_part(part, methods, what, given=len(arguments))
     settings = {} if isinstance(part, str) else {key: value for key, value in part.items() if key != "name"}
-    kinds = _annotations(methods[part_name(part)])
-    for key, value in settings.items():
-        if not _is_kind(value, kind := kinds.get(key, Any)):
-            raise UsageError(f"{what} {part_name(part)!r}: {key} is {brief(value)}; it is {_kind_name(kind)}")
     try:
         return methods[part_name(part)](*arguments, **settings)
     except (TypeError, ValueError) as error:

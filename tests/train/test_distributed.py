@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from binderclip.errors import NotSupported
 from binderclip.models import load
 from binderclip.train import Recipe, World, run
 from binderclip.train.distributed import join_world
+from binderclip.train.engine import engine
+from binderclip.train.recipe.check import check_processes
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +37,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_document: dict[str, A
     # Towers of another size put tensors of their own where sharding looks for parameters.
     shorter = {"image_tokens": {"name": "resize", "keep": 0.3}, "text_length": 6}
     recipes = {"plain": plain} | {kind: plain | shorter | {"positions": kind} for kind in ("sincos", "interpolated")}
+    few = {"kind": {"name": "classification"}, "data": [labelled(folder / "few")], "evaluation": {}, "batch_size": 4}
+    recipes["labels"] = plain | few
     for name, recipe in recipes.items():
         (folder / f"{name}.json").write_text(json.dumps(recipe))
     worker = Path(__file__).with_name("distributed_worker.py")
@@ -48,13 +55,25 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_document: dict[str, A
     return folder
 
 
+def labelled(folder: Path) -> str:
+    """A folder of 24 pictures, ten of which have one of two labels: in some batches one process has none."""
+    folder.mkdir()
+    lines = ["file_name,caption,label"]
+    for i in range(24):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (32, 32, 3), np.uint8)).save(folder / f"{i:02d}.png")
+        lines.append(f"{i:02d}.png,picture {i},{'red' if i < 5 else 'blue' if i < 10 else ''}")
+    (folder / "captions.csv").write_text("\n".join(lines))
+    return str(folder)
+
+
 def histories(folder: Path) -> dict[str, np.ndarray]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "loss" in row]
-    return {name: np.array([row[name] for row in rows]) for name in ("loss", "grad_norm", "scale", "lr", "samples")}
+    names = ("loss", "grad_norm", "scale", "lr", "samples", "accuracy")
+    return {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
 
 
-@pytest.mark.parametrize("recipe", ["plain", "sincos", "interpolated"])
+@pytest.mark.parametrize("recipe", ["plain", "sincos", "interpolated", "labels"])
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_equal_one(trained: Path, kind: str, recipe: str) -> None:
     folder = trained / recipe
@@ -85,6 +104,27 @@ def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with join_world("cpu") as world:
         assert (world.rank, world.size, world.leads, world.agree("x")) == (0, 1, True, "x")
+
+
+@pytest.mark.parametrize(
+    ("entries", "parallel", "message"),
+    [
+        ({"micro_batch": 4}, "ddp", "stage 'last': micro_batch runs in one process, and these are 2: use accumulate"),
+        ({"kind": {"name": "segclip"}}, "ddp", "stage 'last': segclip runs in one process"),
+        ({"kind": {"name": "private-head", "epsilon": 2.0}}, "ddp", "private-head runs in one process"),
+        ({"ema": 0.9}, "fsdp", "stage 'last': ema together with fsdp"),
+    ],
+)
+def test_what_the_last_stage_cannot_do_in_two_processes_is_refused_before_the_first_trains(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: dict[str, Any], parallel: str,
+    message: str,
+) -> None:  # fmt: skip
+    recipe = Recipe.from_dict(tiny | {"stage": [{"name": "first"}, {"name": "last", **entries}]})
+    monkeypatch.setattr(engine, "join_world", lambda device: contextlib.nullcontext(World(0, 2)))
+    with pytest.raises(NotSupported, match=message):
+        run(recipe, out=tmp_path / "a", parallel=parallel, progress=False)  # type: ignore[arg-type]
+    assert not (tmp_path / "a").exists()
+    check_processes(recipe.stage, 1, parallel)
 
 
 def test_a_missing_device_is_named(tiny: dict[str, Any], tmp_path: Path) -> None:

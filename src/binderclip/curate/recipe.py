@@ -123,10 +123,10 @@ def _rules(part: Mapping[str, Any]) -> list[tuple[str, KeepRule]]:
         rules = build_part(part, PRESETS, "preset")
         return [(f"{name}: {rule.reason}", rule) for rule in rules]
     if name in _INNER:
-        check_part(part, METHODS, "rule")
-        inner = part["rules"]
+        inner = part.get("rules", [])
         if not isinstance(inner, list) or not all(isinstance(one, dict) for one in inner):
             raise UsageError(f"rules of {name} are a list of tables, such as [{{name = 'threshold', ...}}]")
+        check_part(part, METHODS, "rule")
         part = {**part, "rules": [_one(one) for one in inner]}
     rule = build_part(part, METHODS, "rule")
     return [(rule.reason, rule)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from binderclip.errors import NotSupported, UsageError
+from binderclip.errors import UsageError
 from binderclip.losses import clip, prediction_distance
 from binderclip.models import load
 from binderclip.models.towers import open_image_tower
@@ -103,9 +103,10 @@ def test_a_killed_run_goes_on_exactly(tiny: dict[str, Any], goes_on_exactly: Any
 
 
 def test_what_cannot_be_done(tiny: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(NotSupported, match="whole batch"):
-        run(stage({**tiny, "micro_batch": 4}), out=tmp_path / "a", progress=False)
-    with pytest.raises(NotSupported, match="mask and positions of its own"):
-        run(stage({**tiny, "patch_dropout": 0.5}), out=tmp_path / "c", progress=False)
+    for entry, value in (("micro_batch", 4), ("patch_dropout", 0.5), ("image_tokens", "grid"), ("positions", "sincos")):
+        with pytest.raises(UsageError, match=f"{entry}: stages of kind 'attentive-mask' take no such entry"):
+            stage({**tiny, entry: value})
+    with pytest.raises(UsageError, match=r"stage\.0\.kind: .*keep"):
+        stage(tiny, keep=0.0)
     with pytest.raises(UsageError, match="3 x 3 do not divide"):
         run(stage(tiny, block=3), out=tmp_path / "b", progress=False)

@@ -41,6 +41,8 @@ def test_the_mean_of_the_named_stages(context: Any) -> None:
 
 
 @pytest.mark.parametrize("of", [["a"], ["a", "a"], ["a", "later"], ["a", "nowhere"], []])
-def test_two_earlier_stages_are_needed(context: Any, of: list[str]) -> None:
-    with pytest.raises(UsageError, match="at least two of the stages before it, a, b, c"):
-        average_stages(context, of=of)
+def test_two_earlier_stages_are_needed(of: list[str]) -> None:
+    stages: list[dict[str, Any]] = [{"name": name, "samples": 64} for name in NAMES]
+    stages[3]["kind"] = {"name": "average-stages", "of": of}
+    with pytest.raises(UsageError, match=r"stage\.3\.kind: .*at least two of the stages before it, a, b, c"):
+        Recipe.from_dict({"data": "openclipart", "batch_size": 8, "stage": stages})

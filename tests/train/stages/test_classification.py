@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from binderclip.errors import NotSupported, UsageError
+from binderclip.errors import UsageError
 from binderclip.losses import SampledClassifier
 from binderclip.train import Recipe, build_model, load_recipe, run
 from binderclip.train.feed.batches import TrainingBatch
@@ -89,9 +89,11 @@ def test_the_scaled_recipe_has_the_papers_stages() -> None:
 
 
 def test_mistakes_are_named(tiny: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(NotSupported, match="use accumulate"):
-        run(stage(tiny, micro_batch=4), out=tmp_path / "a", progress=False)
-    with pytest.raises(UsageError, match="size from 0"):
-        run(stage(tiny, kind={"name": "classification", "size": -1}), out=tmp_path / "b", progress=False)
+    with pytest.raises(UsageError, match="use accumulate"):
+        stage(tiny, micro_batch=4)
+    with pytest.raises(UsageError, match="size must be at least 0"):
+        stage(tiny, kind={"name": "classification", "size": -1})
+    with pytest.raises(UsageError, match="weight is 'even'; it is one of 'linear', 'sqrt', 'uniform'"):
+        stage(tiny, kind={"name": "classification", "weight": "even"})
     with pytest.raises(UsageError, match="noto-emoji has no two classes"):
         run(stage(tiny, data=[{"name": "noto-emoji", "limit": 1}], batch_size=1), out=tmp_path / "c", progress=False)

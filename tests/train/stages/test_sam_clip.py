@@ -80,9 +80,9 @@ def test_a_killed_run_goes_on_exactly(folder: Path, goes_on_exactly: Any) -> Non
 
 def test_what_cannot_be_trained_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown part"):
-        run(Recipe.from_dict(recipe(folder, {"part": "last"})), out=tmp_path / "a", progress=False)
+        Recipe.from_dict(recipe(folder, {"part": "last"}))
     with pytest.raises(UsageError, match="rehearsed must be"):
-        run(Recipe.from_dict(recipe(folder, {"part": "joint", "rehearsed": 0})), out=tmp_path / "b", progress=False)
+        Recipe.from_dict(recipe(folder, {"part": "joint", "rehearsed": 0}))
 
     class Other:
         model = torch.nn.Linear(1, 1)

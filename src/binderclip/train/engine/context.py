@@ -374,8 +374,6 @@ class StageContext:
     def _average(self, module: nn.Module) -> AveragedModel | None:
         if self.stage.ema is None:
             return None
-        if self.parallel == "fsdp" and self.world.size > 1:
-            raise NotSupported("ema together with fsdp: train with ddp, or without ema")
         return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(self.stage.ema))
 
     def checkpoint(self, data_hash: str | None = None) -> Checkpoint:

@@ -29,6 +29,7 @@ from binderclip.train.engine.surgery import training_view
 from binderclip.train.feed.length import planned_samples
 from binderclip.train.feed.pictures import open_sources
 from binderclip.train.recipe.architecture import build_model, reopen
+from binderclip.train.recipe.check import check_processes
 from binderclip.train.recipe.cost import Cost
 from binderclip.train.recipe.recipe import DataSpec, Recipe, load_recipe
 from binderclip.train.recipe.registry import SOURCES, STAGES
@@ -100,6 +101,7 @@ def run(
         UsageError: a wrong recipe, `pipe:` in it without `allow_pipe`, or a directory that holds a run already.
         DataError: training data that cannot be read.
         CheckpointError: what is there belongs to another recipe, or the disk is full.
+        NotSupported: several processes, and a stage that runs in one.
         Diverged: the loss became NaN or infinite.
     """
     began = time.perf_counter()
@@ -112,6 +114,7 @@ def run(
     check_parallel(parallel)
     with join_world(device) as world:
         # Whatever can be wrong is found before the directory is touched.
+        check_processes(recipe.stage, world.size, parallel)
         _refuse(out, world, resume)
         _open_data(recipe)
         model = _start(out, recipe, world, resume)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from binderclip.errors import UsageError
+from binderclip.errors import NotSupported, UsageError
 from binderclip.settings import brief, check_part, hint, part_name
-from binderclip.train.recipe.registry import MODELS, STAGES, TERMS
+from binderclip.train.recipe.registry import DEMANDS, MODELS, STAGES, TERMS, Demands
 
 if TYPE_CHECKING:
     from binderclip.train.recipe.stage import Stage
 
-__all__ = ["check_model", "check_name", "check_stage"]
+__all__ = ["check_model", "check_name", "check_parts", "check_processes", "check_stage"]
 
 # The largest whole number that any setting may be; what is larger is a slip of the finger.
 MOST = 10**15
@@ -25,11 +25,14 @@ SEVERAL_VIEWS = ("clip-rocket", "mammo-clip")
 # Entry -> (what it is where it says nothing, packaged kinds that heed it): others make their own batches, or see the
 # tower from within.
 _HEEDED: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "image_tokens": (None, ("contrastive", "attentive-mask")),
-    "positions": ("fixed", ("contrastive", "attentive-mask")),
+    "image_tokens": (None, ("contrastive",)),
+    "patch_dropout": (0.0, ("contrastive",)),
+    "positions": ("fixed", ("contrastive",)),
     "text_tokens": ("truncate", ("contrastive", "attentive-mask", "experts", "multi-view", "segclip")),
     "teacher": (None, ("contrastive",)),
+    "micro_batch": (None, ("contrastive",)),
 }
+_INSTEAD = {"micro_batch": "; use accumulate, or a smaller batch_size"}
 
 
 def check_stage(stage: Stage) -> None:
@@ -67,6 +70,58 @@ def check_stage(stage: Stage) -> None:
         raise ValueError("data: name what to train on, such as data = ['openclipart', 'noto-emoji', 'icons']")
 
 
+def check_parts(stages: Sequence[Stage]) -> None:
+    """What kinds, terms and experts demand of the whole recipe, so that no stage refuses it after hours of another.
+
+    Raises:
+        ValueError: `stage.NUMBER.ENTRY: what is wrong`.
+    """
+    for index, stage in enumerate(stages):
+        for entry, part, found in _demands(stage):
+            if found.check is None:
+                continue
+            settings = {} if isinstance(part, str) else {k: v for k, v in part.items() if k not in ("name", "weight")}
+            try:
+                found.check(stages, index, settings)
+            except UsageError as error:
+                raise ValueError(f"stage.{index}.{entry}: {error}") from error
+
+
+def check_processes(stages: Sequence[Stage], processes: int, parallel: str) -> None:
+    """What stages cannot do in several processes.
+
+    Args:
+        stages: of the recipe.
+        processes: how many there are.
+        parallel: `ddp` or `fsdp`.
+
+    Raises:
+        NotSupported: a kind that runs in one process, `micro_batch`, or `ema` with `fsdp`.
+    """
+    if processes == 1:
+        return
+    for stage in stages:
+        kind = part_name(stage.kind)
+        if any(found.one_process for _, _, found in _demands(stage)):
+            raise NotSupported(f"stage {stage.name!r}: {kind} runs in one process, and these are {processes}")
+        if stage.micro_batch is not None and kind == "contrastive":
+            raise NotSupported(
+                f"stage {stage.name!r}: micro_batch runs in one process, and these are {processes}: use accumulate, or "
+                "a smaller batch_size"
+            )
+        if stage.ema is not None and parallel == "fsdp":
+            raise NotSupported(f"stage {stage.name!r}: ema together with fsdp: train with ddp, or without ema")
+
+
+def _demands(stage: Stage) -> Iterator[tuple[str, str | Mapping[str, Any], Demands]]:
+    """(entry, part, what it demands) of the parts of a stage that demand something."""
+    parts = [("kind", stage.kind, STAGES), *(("terms", term, TERMS) for term in stage.terms)]
+    for entry, part, table in parts:
+        found = DEMANDS.get(table[part_name(part)])
+        if found is not None:
+            yield entry, part, found
+
+
 def _check_views(stage: Stage) -> None:
     """Whether the loss that compares several views has them, and the kind that makes them such a loss."""
     several, made = part_name(stage.loss) in SEVERAL_VIEWS, part_name(stage.kind) == "multi-view"
@@ -83,7 +138,7 @@ def _check_heeded(stage: Stage) -> None:
         return
     for name, (usual, kinds) in _HEEDED.items():
         if getattr(stage, name) != usual and kind not in kinds:
-            raise ValueError(f"{name}: stages of kind {kind!r} take no such entry")
+            raise ValueError(f"{name}: stages of kind {kind!r} take no such entry{_INSTEAD.get(name, '')}")
 
 
 def check_name(name: str) -> None:
@@ -180,10 +235,10 @@ def check_model(model: str | dict[str, Any]) -> None:
     clash = sorted(set(settings) & set(given))
     if clash:
         raise ValueError(f"model: {clash[0]} is not set here: the recipe's own seed and captions are used")
-    _check("model", {"name": model["arch"], **settings, **given}, MODELS)
     _check_numbers("model", settings)
     if model["arch"] == "open_clip":
         _check_sizes(settings)
+    _check("model", {"name": model["arch"], **settings, **given}, MODELS)
 
 
 # Sizes of open_clip's parts: the least and the most of each.

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_valid
 
 from binderclip.errors import UsageError
 from binderclip.settings import apply_override, brief, check_depth, hint, locate, parse_override, read_toml
-from binderclip.train.recipe.check import check_model
+from binderclip.train.recipe.check import check_model, check_parts
 from binderclip.train.recipe.stage import MOST_SEED, DataSpec, EvaluationSpec, Group, Part, Precision, Stage, Strict
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Recipe(Strict):
         names = [stage.name for stage in self.stage]
         if len(names) > 1 and len(set(names)) < len(names):
             raise ValueError(f"stage: every stage needs a name of its own, got {', '.join(names)}")
+        check_parts(self.stage)
         return self
 
     @classmethod

@@ -9,7 +9,7 @@ groups = [{match = "visual.conv1.*", freeze = true}]
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from binderclip.errors import NotSupported, UsageError
+from binderclip.errors import UsageError
 from binderclip.losses import ContrastiveLoss, LogitScale, Pair, prediction_distance
 from binderclip.models.layers.projection_head import projection_head
 from binderclip.models.towers import Tower, open_image_tower
@@ -28,9 +28,9 @@ from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.feed.pictures import Pixels, side_by_side
 from binderclip.train.recipe.augmentation import make_augment
 from binderclip.train.recipe.cost import TowerPasses
-from binderclip.train.recipe.registry import PASSES, STAGES, register
+from binderclip.train.recipe.registry import PASSES, STAGES, demands, register
 from binderclip.train.recipe.stage import Stage
-from binderclip.train.stages.contrastive import nan_of, training_loss
+from binderclip.train.stages.contrastive import make_loss, nan_of, training_loss
 from binderclip.train.tokens.attentive import (
     AttentivePatches,
     EnclosingCrops,
@@ -128,7 +128,13 @@ class AttentiveMaskStep(nn.Module):
         return pooled, tower.project(pooled)
 
 
+def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
+    AttentivePatches(**{name: settings[name] for name in ("keep", "block") if name in settings})
+    make_loss(stages[index].loss)
+
+
 @register(STAGES, "attentive-mask")
+@demands(check=_check)
 def attentive_mask(
     context: StageContext,
     *,
@@ -155,17 +161,12 @@ def attentive_mask(
         hidden, width: of the heads, which are left behind.
 
     Raises:
-        NotSupported: micro_batch, or image_tokens or positions beside its own.
         UsageError: blocks that do not divide the grid, or a tower without class token.
 
     Paper: Yang et al., "Attentive Mask CLIP", arXiv 2212.08653.
     """
-    if context.stage.micro_batch is not None:
-        raise NotSupported("attentive-mask: its heads look at the whole batch; leave micro_batch out")
     model = context.model
     mask, crops = AttentivePatches(keep=keep, block=block), EnclosingCrops(seed=context.seed)
-    if context.stage.reduction() is not None or context.stage.positions != "fixed":
-        raise NotSupported("attentive-mask has a mask and positions of its own: leave image_tokens and positions out")
     side = context.image_size // open_image_tower(model.backbone).patch
     mask.blocks((side, side))
     made = make_augment(

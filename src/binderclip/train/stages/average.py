@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,13 +11,20 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.models import ImageTextModel, load
 from binderclip.train.engine.context import StageContext
 from binderclip.train.recipe.cost import TowerPasses
-from binderclip.train.recipe.registry import PASSES, STAGES, register
+from binderclip.train.recipe.registry import PASSES, STAGES, demands, register
 from binderclip.train.recipe.stage import Stage
 
 __all__ = ["average_stages"]
 
 
+def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
+    earlier, of = [stage.name for stage in stages[:index]], settings["of"]
+    if len(set(of)) < 2 or not set(of) <= set(earlier):
+        raise UsageError(f"average-stages: of = {of}: name at least two of the stages before it, {', '.join(earlier)}")
+
+
 @register(STAGES, "average-stages")
+@demands(check=_check)
 def average_stages(context: StageContext, *, of: list[str]) -> dict[str, Any]:
     """Give the model the mean of the weights at the end of earlier stages of the same run.
 
@@ -32,8 +40,6 @@ def average_stages(context: StageContext, *, of: list[str]) -> dict[str, Any]:
         NotSupported: the model is no image-text pair.
     """
     earlier = [stage.name for stage in context.recipe.stage[: context.index]]
-    if len(set(of)) < 2 or not set(of) <= set(earlier):
-        raise UsageError(f"average-stages: of = {of}: name at least two of the stages before it, {', '.join(earlier)}")
     if not isinstance(context.model, ImageTextModel):
         raise NotSupported(f"average-stages takes image-text models, not {type(context.model).__name__}")
     states = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -25,13 +25,13 @@ from binderclip.losses import (
     contrastive_step,
 )
 from binderclip.models import TokenIds, load
-from binderclip.settings import build_part
+from binderclip.settings import build_part, part_name
 from binderclip.similarity import frozen_similarity
 from binderclip.train.engine.companions import FrozenCopy
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.recipe.cost import TowerPasses
-from binderclip.train.recipe.registry import PASSES, STAGES, TERMS, register
+from binderclip.train.recipe.registry import PASSES, STAGES, TERMS, demands, register
 from binderclip.train.recipe.stage import Stage
 from binderclip.train.tokens.place import check_size, short_context
 
@@ -119,6 +119,23 @@ def figures(output: LossOutput) -> dict[str, Tensor]:
     return {**parts, **output.metrics}
 
 
+def make_loss(part: str | Mapping[str, Any]) -> ContrastiveLoss:
+    """A loss as a recipe writes it, `targets` by their word.
+
+    Raises:
+        UsageError: a bad setting.
+    """
+    table: dict[str, Any] = {"name": part} if isinstance(part, str) else dict(part)
+    word = table.get("targets")
+    if isinstance(word, str):
+        del table["targets"]
+        if word not in TARGETS and word != "diagonal":
+            raise UsageError(f"loss targets {word!r} is unknown: diagonal, {', '.join(TARGETS)}")
+        if word in TARGETS:
+            table["targets"] = SameKey(TARGETS[word])  # type: ignore[arg-type]
+    return build_part(table, METHODS, "loss")
+
+
 def build_loss(context: StageContext) -> ContrastiveLoss:
     """The recipe's loss around the model's own logit scale, with its terms.
 
@@ -132,14 +149,7 @@ def build_loss(context: StageContext) -> ContrastiveLoss:
     """
     part = context.stage.loss
     settings = {} if isinstance(part, str) else {key: value for key, value in part.items() if key != "name"}
-    name = part if isinstance(part, str) else part["name"]
-    if isinstance(settings.get("targets"), str):
-        word = settings.pop("targets")
-        if word not in TARGETS and word != "diagonal":
-            raise UsageError(f"loss targets {word!r} is unknown: diagonal, {', '.join(TARGETS)}")
-        if word in TARGETS:
-            settings["targets"] = SameKey(TARGETS[word])  # type: ignore[arg-type]
-    loss: ContrastiveLoss = build_part({"name": name, **settings}, METHODS, "loss")
+    loss = make_loss(part)
     _continue_geometry(context.model, loss, settings)
     backbone, own = context.model.backbone, loss.scale
     start, learnable, biased = (
@@ -149,7 +159,7 @@ def build_loss(context: StageContext) -> ContrastiveLoss:
     )
     own.take(backbone)
     if biased and own.logit_bias is None:
-        raise UsageError(f"loss {name!r} needs a model with a logit bias; give a new model logit_bias = -10")
+        raise UsageError(f"loss {part_name(part)!r} needs a model with a logit bias; give a new model logit_bias = -10")
     with torch.no_grad():
         untouched = math.isclose(float(own.logit_scale), math.log(1 / 0.07), abs_tol=1e-6)
         other_start = untouched and not isinstance(loss.similarity, Cosine)
@@ -196,7 +206,12 @@ def training_loss(context: StageContext) -> Iterator[ContrastiveLoss]:
         model.logit_scale.requires_grad_(learnable)
 
 
+def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
+    make_loss(stages[index].loss)
+
+
 @register(STAGES, "contrastive")
+@demands(check=_check)
 def contrastive(context: StageContext) -> None:
     """Train images against captions; the model then compares as the loss did."""
     model = context.model
@@ -205,8 +220,6 @@ def contrastive(context: StageContext) -> None:
     with training_loss(context) as loss:
         module = ContrastiveStep(model, loss, teacher)
         pieces = context.stage.micro_batch
-        if pieces is not None and context.world.size > 1:
-            raise NotSupported("micro_batch with several processes: use accumulate, or a smaller batch_size")
         step = module.in_pieces(pieces) if pieces is not None else None
         context.fit(module, context.batches(), step=step)
 
@@ -217,7 +230,13 @@ def _passes(stage: Stage) -> TowerPasses:
     return TowerPasses(copied_pictures=taught, copied_captions=taught)
 
 
+def _check_whole(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
+    if stages[index].micro_batch is not None:
+        raise UsageError("router: it looks at the pass that made the embeddings; leave micro_batch out")
+
+
 @register(TERMS, "router")
+@demands(check=_check_whole)
 def router(context: StageContext, *, balance: float = 0.01, z: float = 0.001) -> RouterLosses:
     """Keep the experts of an upcycled model in use, see `losses.RouterLosses`.
 
@@ -225,12 +244,16 @@ def router(context: StageContext, *, balance: float = 0.01, z: float = 0.001) ->
         context: of the stage.
         balance, z: weights of the two losses.
     """
-    if context.stage.micro_batch is not None:
-        raise NotSupported("term router: it looks at the pass that made the embeddings; leave micro_batch out")
     return RouterLosses(context.model, balance=balance, z=z)
 
 
+def _check_sides(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
+    if not (settings.get("image", True) or settings.get("text", True)):
+        raise UsageError("distill: switch on image or text")
+
+
 @register(TERMS, "distill")
+@demands(check=_check_sides)
 def distill(
     context: StageContext,
     *,
@@ -251,8 +274,6 @@ def distill(
         kind: "cosine" or "mse".
         image, text: which sides follow it.
     """
-    if not (image or text):
-        raise UsageError("term distill: switch on image or text")
     pictures, other = context.pictures, load(teacher, device=context.world.device)
     sides: dict[str, str] = {}
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from binderclip.errors import UsageError
 from binderclip.models import load
 from binderclip.segment import Segmenter
 from binderclip.train.engine.context import StageContext
-from binderclip.train.recipe.registry import EXPERTS, register
+from binderclip.train.recipe.recipe import Stage
+from binderclip.train.recipe.registry import EXPERTS, demands, register
 
 __all__ = ["outline", "relief", "relief_depth", "relief_normals", "segment"]
 
@@ -44,7 +46,13 @@ def relief(images: Float[Tensor, "B 4 H W"], width: int = 8) -> Float[Tensor, "B
     return torch.cat(steps, 1).mean(1)
 
 
+def _check_width(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
+    if settings.get("width", 1) < 1:
+        raise UsageError(f"width of a relief must be at least 1 pixel, got {settings['width']}")
+
+
 @register(EXPERTS, "relief-depth")
+@demands(check=_check_width)
 def relief_depth(context: StageContext | None, *, width: int = 8) -> PseudoLabeler:
     """Inverse depth of pictures with an alpha channel as if they were embossed, see `relief`.
 
@@ -52,12 +60,11 @@ def relief_depth(context: StageContext | None, *, width: int = 8) -> PseudoLabel
         context: not used.
         width: of the slope in pixels.
     """
-    if width < 1:
-        raise UsageError(f"relief-depth: width must be at least 1 pixel, got {width}")
     return PseudoLabeler("relief-depth", lambda images: relief(images, width), kind="depth", version=f"1, {width}")
 
 
 @register(EXPERTS, "relief-normals")
+@demands(check=_check_width)
 def relief_normals(context: StageContext | None, *, width: int = 8) -> PseudoLabeler:
     """Normals of the same relief, which is as high as its slope is wide.
 
@@ -65,8 +72,6 @@ def relief_normals(context: StageContext | None, *, width: int = 8) -> PseudoLab
         context: not used.
         width: of the slope in pixels.
     """
-    if width < 1:
-        raise UsageError(f"relief-normals: width must be at least 1 pixel, got {width}")
 
     def labels(images: Tensor) -> Tensor:
         return surface_normals(relief(images, width), width)
@@ -74,7 +79,13 @@ def relief_normals(context: StageContext | None, *, width: int = 8) -> PseudoLab
     return PseudoLabeler("relief-normals", labels, kind="normals", version=f"1, {width}")
 
 
+def _check_names(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
+    if not settings["labels"]:
+        raise UsageError("segment: name the classes, labels = ['cat', 'dog']")
+
+
 @register(EXPERTS, "segment")
+@demands(check=_check_names)
 def segment(
     context: StageContext, *, model: str, labels: list[str], preset: str = "clearclip", least: float = 0.0
 ) -> PseudoLabeler:
@@ -87,8 +98,6 @@ def segment(
         preset: of the segmenter.
         least: pixels whose largest probability is lower stay unlabelled.
     """
-    if not labels:
-        raise UsageError("segment: name the classes, labels = ['cat', 'dog']")
     known = load(model, device=context.world.device)
     segmenter = Segmenter(known, preset=preset)
 

@@ -28,14 +28,14 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.fit.optimizers import autocast
 from binderclip.losses import ContrastiveLoss, expert_losses
 from binderclip.models import ImageTextModel, MultiTaskCLIP
-from binderclip.settings import build_part, part_name
+from binderclip.settings import build_part, check_part, part_name
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.recipe.augmentation import make_augment
 from binderclip.train.recipe.cost import TowerPasses
-from binderclip.train.recipe.registry import EXPERTS, PASSES, STAGES, register
+from binderclip.train.recipe.registry import DEMANDS, EXPERTS, PASSES, STAGES, demands, register
 from binderclip.train.recipe.stage import Stage
-from binderclip.train.stages.contrastive import nan_of, training_loss
+from binderclip.train.stages.contrastive import make_loss, nan_of, training_loss
 from binderclip.train.tokens.place import short_context
 
 __all__ = ["ExpertStep", "experts"]
@@ -101,7 +101,17 @@ class ExpertStep(nn.Module):
         return image, text
 
 
+def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
+    for part in _chosen(settings["experts"], settings.get("weights") or {}):
+        check_part(part, EXPERTS, "experts", given=1)
+        found = DEMANDS.get(EXPERTS[part_name(part)])
+        if found is not None and found.check is not None:
+            found.check(stages, index, {key: value for key, value in part.items() if key != "name"})
+    make_loss(stages[index].loss)
+
+
 @register(STAGES, "experts")
+@demands(check=_check)
 def experts(
     context: StageContext,
     *,
@@ -124,15 +134,13 @@ def experts(
 
     Raises:
         UsageError: no expert or one twice, a negative weight, or a weight of no expert.
-        NotSupported: micro_batch, pictures that do not fit in memory, or a model that is no image-text pair.
+        NotSupported: pictures that do not fit in memory, or a model that is no image-text pair.
 
     Paper: Salehi et al., "CLIP meets Model Zoo Experts: Pseudo-Supervision for Visual Enhancement", arXiv 2310.14108.
     """
     model = context.model
     if not isinstance(model, ImageTextModel):
         raise NotSupported(f"experts takes image-text models, not {type(model).__name__}")
-    if context.stage.micro_batch is not None:
-        raise NotSupported("experts: its heads and the captions share one pass; leave micro_batch out")
     chosen = _chosen(experts, weights or {})
     labelers: dict[str, PseudoLabeler] = {
         part_name(part): build_part(part, EXPERTS, "experts", context) for part in chosen

@@ -12,7 +12,8 @@ name = "contrastive"
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from binderclip.train.engine.companions import FrozenCopy
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.recipe.cost import TowerPasses
-from binderclip.train.recipe.registry import PASSES, STAGES, register
+from binderclip.train.recipe.registry import PASSES, STAGES, demands, register
 from binderclip.train.recipe.stage import Stage
 
 __all__ = ["MaskedFeatureStep", "masked_feature"]
@@ -59,7 +60,13 @@ class MaskedFeatureStep(nn.Module):
         return self.objective(tower, images, self.teacher.patches(images, self.model, tower.grid_of(images)))
 
 
+def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
+    with torch.random.fork_rng(devices=[]):
+        FeatureMaskedModeling(8, 8, **{name: settings[name] for name in ("ratio", "masking") if name in settings})
+
+
 @register(STAGES, "masked-feature")
+@demands(check=_check)
 def masked_feature(
     context: StageContext,
     *,
@@ -78,7 +85,7 @@ def masked_feature(
         ratio, masking: of `losses.FeatureMaskedModeling`.
 
     Raises:
-        NotSupported: a model that is no image-text pair, or accumulated pieces (`micro_batch`).
+        NotSupported: a model that is no image-text pair.
         UsageError: settings that do not fit the grid.
 
     Paper: Sun et al., "EVA-CLIP-18B: Scaling CLIP to 18 Billion Parameters", arXiv 2402.04252.
@@ -86,8 +93,6 @@ def masked_feature(
     model, device = context.model, context.world.device
     if not isinstance(model, ImageTextModel):
         raise NotSupported(f"masked-feature takes image-text models, not {type(model).__name__}")
-    if context.stage.micro_batch is not None:
-        raise NotSupported("masked-feature: its loss is a mean over pictures; use accumulate instead of micro_batch")
     known, tower = load(teacher, device=device), open_image_tower(model.backbone.visual)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)

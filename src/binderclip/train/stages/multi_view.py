@@ -10,7 +10,7 @@ epochs = 25
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.data import TextAugment
-from binderclip.errors import NotSupported, UsageError
+from binderclip.errors import UsageError
 from binderclip.losses import ContrastiveLoss, CrossModalBarlow, CrossModalSimSiam, CrossModalSwAV, clip_rocket
 from binderclip.models import TokenIds
 from binderclip.models.layers.projection_head import projection_head
@@ -30,9 +30,9 @@ from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.feed.pictures import Pixels, side_by_side
 from binderclip.train.recipe.augmentation import make_augment
 from binderclip.train.recipe.cost import TowerPasses
-from binderclip.train.recipe.registry import PASSES, STAGES, TERMS, register
+from binderclip.train.recipe.registry import PASSES, STAGES, TERMS, demands, register
 from binderclip.train.recipe.stage import Stage
-from binderclip.train.stages.contrastive import figures, nan_of, training_loss
+from binderclip.train.stages.contrastive import figures, make_loss, nan_of, training_loss
 
 __all__ = ["MultiViewStep", "barlow", "multi_view", "simsiam", "swav"]
 
@@ -121,7 +121,19 @@ def _named(pooled: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
     return named | {f"pooled_{side}_local": torch.stack(p[1:], 1) for side, p in pooled.items() if len(p) > 1}
 
 
+def _changes(settings: Mapping[str, Any] | None, seed: int) -> TextAugment:
+    """How captions are changed."""
+    return build_part({"name": "text", "seed": seed, **(settings or {})}, {"text": TextAugment}, "kind")
+
+
+def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
+    make_augment({**STRONG, **(settings.get("strong") or {})}, size=64, seed=0)
+    _changes(settings.get("text"), 0)
+    make_loss(stages[index].loss)
+
+
 @register(STAGES, "multi-view")
+@demands(check=_check)
 def multi_view(
     context: StageContext,
     *,
@@ -144,18 +156,15 @@ def multi_view(
         hidden, width: of the heads.
 
     Raises:
-        NotSupported: micro_batch.
         UsageError: an unknown setting or a value out of range.
 
     Papers: Fini et al., "Improved baselines for vision-language pre-training", arXiv 2305.08675; Ghosh et al.,
     "Mammo-CLIP", arXiv 2405.12255, whose two views are two pictures of a breast where there are two.
     """
     stage, model = context.stage, context.model
-    if stage.micro_batch is not None:
-        raise NotSupported("multi-view: its heads look at the whole batch; leave micro_batch out")
     shape = {"size": context.image_size, "seed": context.seed, "mean": model.preprocess.mean}
     weak, far = make_augment(stage.augment, **shape), make_augment({**STRONG, **(strong or {})}, **shape)
-    texts = build_part({"name": "text", "seed": context.seed, **(text or {})}, {"text": TextAugment}, "kind")
+    texts = _changes(text, context.seed)
     own, local = _views(stage)
     with training_loss(context) as loss:
         momentum = next((t.momentum for t in loss.terms if getattr(t, "momentum", None) is not None), None)

@@ -15,6 +15,7 @@ stand in the run's summary, under the stage's notes.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,22 +24,28 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from binderclip.data import ImageTextDataset
-from binderclip.errors import DataError, NotSupported, UsageError
+from binderclip.errors import DataError, UsageError
 from binderclip.evaluate.model import encode_set
 from binderclip.models import ImageTextModel
 from binderclip.privacy import PrivateLinearProbe
 from binderclip.train.engine.context import StageContext
 from binderclip.train.engine.evaluator import set_names
 from binderclip.train.feed.pictures import open_sources
-from binderclip.train.recipe.recipe import DataSpec
-from binderclip.train.recipe.registry import STAGES, register
+from binderclip.train.recipe.recipe import DataSpec, Stage
+from binderclip.train.recipe.registry import STAGES, demands, register
 
 __all__ = ["private_head"]
 
 HEAD, REPORT = "head.safetensors", "privacy.json"
 
 
+def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
+    if len(stages[index].data) != 1:
+        raise UsageError(f"private-head needs one data set, got {len(stages[index].data)}")
+
+
 @register(STAGES, "private-head")
+@demands(check=_check, one_process=True)
 def private_head(
     context: StageContext,
     *,
@@ -71,10 +78,6 @@ def private_head(
 
     Paper: Beyond Uniform Lipschitz Condition in Differentially Private Optimization, arXiv 2206.10713.
     """
-    if context.world.size > 1:
-        raise NotSupported("private-head runs in one process")
-    if len(context.stage.data) != 1:
-        raise UsageError(f"private-head needs one data set, got {len(context.stage.data)}")
     dataset = _labelled(context.stage.data[0])
     features, labels = _features(context.model, dataset)
     context.outcome.skipped, context.outcome.data_hash = list(dataset.skipped), dataset.data_hash

@@ -21,7 +21,7 @@ from the head that the one before left. The model itself stays as it is, and `st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,24 @@ from binderclip.segment.trained.merging import StemMaps, merge_step, stage_froze
 from binderclip.settings import brief, hint
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
-from binderclip.train.recipe.registry import STAGES, register
+from binderclip.train.recipe.recipe import Stage
+from binderclip.train.recipe.registry import STAGES, demands, register
 
 __all__ = ["sam_clip"]
 
 FOLDER = "head"
 
 
+def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
+    part, rehearsed = settings.get("part", "joint"), settings.get("rehearsed", 4)
+    if part not in MERGE_STAGES:
+        raise UsageError(f"unknown part {brief(part)} of sam-clip: {hint(part, MERGE_STAGES)}")
+    if rehearsed < 1:
+        raise UsageError(f"rehearsed must be at least 1, not {rehearsed}")
+
+
 @register(STAGES, "sam-clip")
+@demands(check=_check, one_process=True)
 def sam_clip(
     context: StageContext,
     *,
@@ -79,14 +89,8 @@ def sam_clip(
         NotSupported: several processes, a model that is no image-text pair, another kind of segmenter.
         UsageError: an unknown part, or settings that do not fit.
     """
-    if context.world.size > 1:
-        raise NotSupported("sam-clip runs in one process")
     if not isinstance(context.model, ImageTextModel):
         raise NotSupported(f"sam-clip takes image-text models, not {type(context.model).__name__}")
-    if part not in MERGE_STAGES:
-        raise UsageError(f"unknown part {brief(part)} of sam-clip: {hint(part, MERGE_STAGES)}")
-    if rehearsed < 1:
-        raise UsageError(f"rehearsed must be at least 1, not {rehearsed}")
     own: dict[str, Any] = {"encoder_lr": encoder_lr, "rehearsal": rehearsal, "sides": tuple(sides) or None}
     own = {"lr": context.stage.lr} | {name: value for name, value in own.items() if value is not None}
     stage = replace(MERGE_STAGES[part], **own)

@@ -25,7 +25,7 @@ from binderclip.segment import SegCLIP, SegCLIPObjective
 from binderclip.segment.trained.segclip_training import segclip_groups
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
-from binderclip.train.recipe.registry import STAGES, register
+from binderclip.train.recipe.registry import STAGES, demands, register
 from binderclip.train.tokens.place import short_context
 
 __all__ = ["segclip"]
@@ -59,6 +59,7 @@ class SegCLIPStep(nn.Module):
 
 
 @register(STAGES, "segclip")
+@demands(one_process=True)
 def segclip(
     context: StageContext,
     *,
@@ -88,8 +89,6 @@ def segclip(
         NotSupported: several processes, or a model that is no image-text pair.
         UsageError: settings that do not fit the model.
     """
-    if context.world.size > 1:
-        raise NotSupported("segclip runs in one process")
     if not isinstance(context.model, ImageTextModel):
         raise NotSupported(f"segclip takes image-text models, not {type(context.model).__name__}")
     head = SegCLIP(

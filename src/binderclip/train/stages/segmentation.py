@@ -16,7 +16,7 @@ it is; `stages/00-head/head` is what `binderclip segment --head` opens.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -40,8 +40,8 @@ from binderclip.segment.trained.mta_clip import mta_clip_task
 from binderclip.segment.trained.task import HeadTask
 from binderclip.settings import brief, check_part, hint, part_name
 from binderclip.train.engine.context import StageContext
-from binderclip.train.recipe.recipe import DataSpec
-from binderclip.train.recipe.registry import SOURCES, STAGES, register
+from binderclip.train.recipe.recipe import DataSpec, Stage
+from binderclip.train.recipe.registry import SOURCES, STAGES, demands, register
 
 __all__ = ["segmentation_head"]
 
@@ -87,7 +87,21 @@ HEADS = {
 TRAINING = {"cascade": ("unseen", "transductive", "released"), "mta-clip": ("negatives", "alignment", "tower_lr")}
 
 
+def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
+    if len(stages[index].data) != 1:
+        raise UsageError(f"segmentation-head needs one data set, got {len(stages[index].data)}")
+    head, told = settings.get("head", "mta-clip"), settings.get("training") or {}
+    part = {"name": head} if isinstance(head, str) else dict(head)
+    name = part_name(part)
+    if name not in HEADS:
+        raise UsageError(f"unknown head {brief(name)}: {hint(name, HEADS)}")
+    check_part(part, {name: HEADS[name].settings}, "head", given=HEADS[name].given)
+    if unknown := [key for key in told if key not in TRAINING[name]]:
+        raise UsageError(f"training of {name!r} has no setting {brief(unknown[0])}: {hint(unknown[0], TRAINING[name])}")
+
+
 @register(STAGES, "segmentation-head")
+@demands(check=_check, one_process=True)
 def segmentation_head(
     context: StageContext,
     *,
@@ -112,20 +126,11 @@ def segmentation_head(
         NotSupported: several processes, or a model that is no image-text pair.
         DataError: no picture can be read.
     """
-    if context.world.size > 1:
-        raise NotSupported("segmentation-head runs in one process")
     if not isinstance(context.model, ImageTextModel):
         raise NotSupported(f"segmentation-head takes image-text models, not {type(context.model).__name__}")
-    if len(context.stage.data) != 1:
-        raise UsageError(f"segmentation-head needs one data set, got {len(context.stage.data)}")
     part = {"name": head} if isinstance(head, str) else dict(head)
     name, told = part_name(part), dict(training or {})
-    if name not in HEADS:
-        raise UsageError(f"unknown head {brief(name)}: {hint(name, HEADS)}")
     kind = HEADS[name]
-    check_part(part, {name: kind.settings}, "head", given=kind.given)
-    if unknown := [key for key in told if key not in TRAINING[name]]:
-        raise UsageError(f"training of {name!r} has no setting {brief(unknown[0])}: {hint(unknown[0], TRAINING[name])}")
     spec, stage = context.stage.data[0], context.stage
     data = _opened(spec)
     settings = {key: value for key, value in part.items() if key != "name"}
