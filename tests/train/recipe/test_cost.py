@@ -159,10 +159,12 @@ def test_epochs_of_every_counted_kind_are_known(tiny: dict[str, Any]) -> None:
 
 
 def test_stages_that_see_nothing_cost_nothing_and_others_are_unknown() -> None:
-    averaged = {"name": "mean", "kind": {"name": "average-stages", "of": ["a"]}, "samples": 1, "batch_size": 1}
-    private = {"name": "head", "kind": {"name": "private-head", "epsilon": 2.0}, "samples": 1, "batch_size": 1}
-    mean, head = Recipe.from_dict({"stage": [averaged, private]}).cost().stages
+    before = [{"name": name, "data": ["openclipart"], "samples": 1, "batch_size": 1} for name in "ab"]
+    averaged = {"name": "mean", "kind": {"name": "average-stages", "of": ["a", "b"]}, "samples": 1, "batch_size": 1}
+    private = {**before[0], "name": "head", "kind": {"name": "private-head", "epsilon": 2.0}}
+    *_, mean, head = Recipe.from_dict({"stage": [*before, averaged, private]}).cost().stages
     assert (mean.samples, mean.tokens, mean.flops) == (0, 0, 0)
-    other = Recipe.from_dict({"model": {"arch": "small"}, "stage": [{**averaged, "samples": None, "epochs": 1}]})
-    assert other.cost(samples=[planned_samples(other.stage[0])]).flops == 0
+    endless = {**averaged, "samples": None, "epochs": 1}
+    other = Recipe.from_dict({"model": {"arch": "small"}, "stage": [*before, endless]})
+    assert other.cost(samples=[1, 1, planned_samples(other.stage[2])]).stages[2].flops == 0
     assert (head.samples, head.tokens, head.flops) == (1, None, None)
