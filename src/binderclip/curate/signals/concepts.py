@@ -42,11 +42,11 @@ def word_forms(word: str) -> frozenset[str]:
         word: in small letters.
 
     Returns:
-        Forms that no dictionary has may be among them ("hous" for "houses"), which no text has either.
+        Forms that no dictionary has may be among them ("hous" for "houses"), which hardly a text has either.
 
     Examples:
-        >>> sorted(word_forms("cookie")), sorted(word_forms("buses"))
-        (['cookie', 'cookies'], ['bus', 'buse', 'buses'])
+        >>> ["bus" in word_forms("buses"), "cookies" in word_forms("cookie"), "lens" in word_forms("len")]
+        [True, True, False]
     """
     ends = [(1, ""), (2, ""), (3, ""), (3, "y"), (3, "f"), (3, "fe"), (2, "is"), (1, "us"), (3, "man")]
     guesses = {word[: len(word) - cut] + end for cut, end in ends if len(word) >= cut}

@@ -55,7 +55,8 @@ class OpenClipCommand:
 
     def __str__(self) -> str:
         comments = [f"# {entry}: {why}" for entry, why in self.unsaid.items()]
-        return "\n".join([f"# stage {self.stage}", *comments, shlex.join(["python", "-m", _PROGRAM, *self.arguments])])
+        title = f"# stage {self.stage}, for one process; of several, each has its share of --batch-size"
+        return "\n".join([title, *comments, shlex.join(["python", "-m", _PROGRAM, *self.arguments])])
 
     def add(self, *arguments: object) -> None:
         """Append arguments."""
