@@ -16,7 +16,7 @@ from binderclip.train.grid.table import StudyCell, StudyRun, StudyTable
 from binderclip.train.recipe.architecture import build_model
 from binderclip.train.recipe.cost import Cost, StageCost
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Recipe, Stage, list_recipes, load_recipe
-from binderclip.train.recipe.registry import EXPERTS, MODELS, SOURCES, STAGES, TERMS, register
+from binderclip.train.recipe.registry import EXPERTS, MODELS, SOURCES, STAGES, TERMS, demands, register
 from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
 from binderclip.train.tokens.attentive import AttentivePatches, EnclosingCrops
 from binderclip.train.tokens.image import (
@@ -70,6 +70,7 @@ __all__ = [
     "World",
     "build_loss",
     "build_model",
+    "demands",
     "list_recipes",
     "load_grid",
     "load_recipe",
