@@ -17,7 +17,7 @@ from binderclip.train.recipe.architecture import build_model
 from binderclip.train.recipe.cost import Cost, StageCost, TowerPasses
 from binderclip.train.recipe.open_clip_command import OpenClipCommand, open_clip_commands
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Recipe, Stage, list_recipes, load_recipe
-from binderclip.train.recipe.registry import EXPERTS, MODELS, PASSES, SOURCES, STAGES, TERMS, register
+from binderclip.train.recipe.registry import EXPERTS, MODELS, PASSES, SOURCES, STAGES, TERMS, demands, register
 from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
 from binderclip.train.tokens.attentive import AttentivePatches, EnclosingCrops
 from binderclip.train.tokens.image import (
@@ -74,6 +74,7 @@ __all__ = [
     "World",
     "build_loss",
     "build_model",
+    "demands",
     "list_recipes",
     "load_grid",
     "load_recipe",

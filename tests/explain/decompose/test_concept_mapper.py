@@ -140,6 +140,42 @@ def test_labels_of_whole_images_teach_where_a_concept_is() -> None:
         assert float(scores[labels[:, a] > 0, a].mean()) > float(scores[labels[:, a] == 0, a].mean()) + 2
 
 
+def named_by_channel(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two lit places in as many of six channels of 4 x 4; an image has concept a where channel a is among them."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(n, 2, generator=generator) < 0.5).long()
+    maps = 0.3 * torch.rand(n, 6, 4, 4, generator=generator)
+    for i in range(n):
+        for a in range(2):
+            other = 2 + 2 * a + int(torch.randint(2, (1,), generator=generator))
+            row, column = torch.randint(4, (2,), generator=generator).tolist()
+            maps[i, a if labels[i, a] else other, row, column] += 2
+    return maps, labels
+
+
+def ranked(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    """Area under the curve of the worse of two concepts."""
+    has = labels > 0
+    return min(float((scores[has[:, a], a, None] > scores[~has[:, a], a]).float().mean()) for a in (0, 1))
+
+
+def test_channels_are_known_by_their_level_alone() -> None:
+    (maps, labels), (new, there) = named_by_channel(240, seed=0), named_by_channel(200, seed=1)
+    levels = torch.linspace(-2, 2, 6).view(1, 6, 1, 1)
+    found: dict[str, list[float]] = {"of their own": [], "alike": []}
+    for seed in (0, 1):  # not every start finds a way: the best channel alone gets a gradient
+        text = torch.randn(2, 8, generator=torch.Generator().manual_seed(seed))
+        for name, level in (("of their own", levels), ("alike", 0 * levels)):
+            mapper = ConceptMapper(2, 16, 8)
+            mapper.fit(maps + level, labels, text, epochs=60, lr=3e-3, patience=10)
+            scores = mapper.scores(new + level, text).detach()
+            exchanged = mapper.scores((new + level)[:, torch.randperm(6)], text).detach()
+            torch.testing.assert_close(scores, exchanged)
+            found[name].append(ranked(scores, there))
+    assert max(found["of their own"]) > 0.8
+    assert max(found["alike"]) < 0.65
+
+
 def test_training_stops_without_improvement_and_keeps_the_best() -> None:
     maps, labels, text = some(n=20)
     mapper = ConceptMapper(3, 12, 6)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from binderclip.errors import UsageError
+from binderclip.errors import NotSupported, UsageError
 from binderclip.settings import locate, write_toml
-from binderclip.train import STAGES, Recipe, list_recipes, load_recipe
+from binderclip.train import STAGES, Recipe, demands, list_recipes, load_recipe
+from binderclip.train.recipe.check import check_processes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -369,3 +370,24 @@ def test_a_bare_name_is_a_packaged_recipe_unless_a_file_has_it(tmp_path: Path, m
         load_recipe("scratch64")
     with pytest.raises(UsageError, match=r"there is no recipe scratch-64\.toml"):
         load_recipe("scratch-64.toml")
+
+
+def test_what_a_stage_of_ones_own_demands_is_checked_when_the_recipe_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(stages: Any, index: int, settings: dict[str, Any]) -> None:
+        if stages[index - 1].name != settings["behind"]:
+            raise UsageError(f"mine: it goes on from {settings['behind']!r}")
+
+    @demands(check=check, one_process=True)
+    def mine(context: Any, *, behind: str) -> None:
+        raise AssertionError("nothing is trained here")
+
+    monkeypatch.setitem(STAGES, "mine", mine)
+    kind = {"name": "mine", "behind": "a"}
+    document = {"data": "openclipart", "epochs": 1, "stage": [{"name": "a"}, {"name": "b", "kind": kind}]}
+    stages = Recipe.from_dict(document).stage
+    check_processes(stages, 1, "ddp")
+    with pytest.raises(NotSupported, match="stage 'b': mine runs in one process, and these are 3"):
+        check_processes(stages, 3, "ddp")
+    kind["behind"] = "c"
+    with pytest.raises(UsageError, match=r"recipe: stage\.1\.kind: mine: it goes on from 'c'"):
+        Recipe.from_dict(document)

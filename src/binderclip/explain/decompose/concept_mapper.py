@@ -28,7 +28,14 @@ class ConceptMapper(nn.Module):
     is the sum of channels weighted by relu(r_ca . t_a). The tower stays as it is; sizes of the map are fixed, as
     networks act on places.
 
-    The paper leaves the heat map's formula open; the rectified weights and the rectified sum are ours.
+    A network sees one channel at a time and not which: exchanging channels changes no score. A channel is known by its
+    values alone, by the level that the tower gives it or by the shape of what it lights, so maps should keep each
+    channel's mean; standardised channel by channel they look alike, and concepts of one shape cannot be told apart.
+    The best channel alone gets a gradient, so that a start may find nothing: try several seeds.
+
+    The paper leaves the heat map's formula open; the rectified weights and the rectified sum are ours. The released
+    notebook stacks the networks' outputs one after the other and then cuts the rows into groups of A, so that concept a
+    is compared with every A-th channel of every network; here it is compared with all channels of its own.
 
     Args:
         n_concepts: A.

@@ -233,8 +233,9 @@ STUDY = Study(
         Criterion.paired("zero-shot accuracy on clip art is at most 2 points lower", value_of(ACCURACY, EXPERTS),
                          value_of(ACCURACY, CAPTIONS), margin=-0.02, pilot=Pilot(0.006, PILOT[:2]), essential=True),
         Criterion.paired("labels of the pictures themselves give a higher mIoU than those of other pictures",
-                         value_of(MIOU, EXPERTS), value_of(MIOU, SHUFFLED)),
-        Criterion.paired("and a smaller depth error", value_of(DEPTH, SHUFFLED), value_of(DEPTH, EXPERTS)),
+                         value_of(MIOU, EXPERTS), value_of(MIOU, SHUFFLED), essential=True),
+        Criterion.paired("and a smaller depth error", value_of(DEPTH, SHUFFLED), value_of(DEPTH, EXPERTS),
+                         essential=True),
     ),
     preconditions=(
         Precondition("patches of the model before tell classes: the probe is above three times guessing",
@@ -245,7 +246,14 @@ STUDY = Study(
     draw=draw,
     seeds=tuple(range(10, 20)),
     one_thread=True,
-    registered="d1209de4029e",
+    remeasure="A review found that what was measured first cannot bear the claim out: four fifths of the pixels are "
+    "ground, so that heads of classes learn hardly more than it, labels of other pictures serve as well (they were not "
+    "essential then), and the spread of the depth error stood for that of the mIoU. A pilot of another design (seeds "
+    "900 to 902: ground has no class, rate 5e-4, tokens standardised before the probe, one constant label for all "
+    "pixels as another arm), whose heads name 0.73 to 0.77 of the drawings' pixels in training scenes, had mIoU 0.406 "
+    "with labels of the pictures, 0.407 with captions alone, 0.404 with labels of other pictures and 0.405 with a "
+    "constant one, and depth errors of 1.318, 1.358, 1.341 and 1.319. Differences in mIoU from captions alone, other "
+    "pictures and the constant spread by 0.006, 0.009 and 0.019 over seeds: to tell 0.005 takes far more of them.",
     stand_in=(
         "the last two blocks of `small` on 300 made scenes instead of the whole of ViT-B/16 on three million pairs",
         "exact labels that are made imperfect instead of a segmenter, a depth network and one of normals",
