@@ -63,6 +63,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
     ("geometry",): ["small", "--data", "openmoji", "--limit", "24"],
     ("probe",): ["small", "--data", "openmoji", "--groups", "concept_split", "--limit", "24", "--draws", "100"],
     ("curate",): ["../world/classes", "--recipe", "exact-duplicates"],
+    ("embed",): ["../world/classes", "--out", "made"],
     ("train",): ["../world/tiny.toml", "--check"],
     ("descriptions",): ["animals"],
     ("spikes",): ["../world/log"],

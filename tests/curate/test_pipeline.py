@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import pickle
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -192,8 +195,12 @@ def test_an_interrupted_run_goes_on_from_its_columns(tmp_path: Path) -> None:
     signal.stop, signal.calls = -1, 0
     again = pipeline.run(ListTable(COLUMNS, NAMES, 6), store=ColumnStore(tmp_path))
     assert again.selection == whole.selection
-    # Three shards were done; what the second stage sees is another set of samples.
-    assert signal.calls == 3 + 6
+    # Three shards were done; the second stage sees fewer samples, and reads what the first computed of all.
+    assert signal.calls == 3
+    found = pipeline.run(ListTable(COLUMNS, NAMES, 6), scores=True).scores
+    for id, piece in zip(found, ListTable(COLUMNS, NAMES, 6).pieces, strict=True):
+        reached = ~np.isnan(found[id]["counted"])
+        assert np.array_equal(found[id]["counted"][reached], COLUMNS["score"][piece][reached] * 2)
     damaged = next(tmp_path.glob("counted-*.arrow"))
     damaged.write_bytes(damaged.read_bytes()[:40])
     with pytest.warns(RuntimeWarning, match="damaged"):
@@ -233,3 +240,54 @@ def test_a_rule_is_a_short_class() -> None:
     done = curated([("even", Even())], ListTable(COLUMNS, NAMES, 3))
     assert len(done.selection) == sum(group % 2 == 0 for group in COLUMNS["group"].tolist())
     assert done.report.rows()[0][:2] == ("even", "an even group")
+
+
+class _Elsewhere:
+    """A runner whose workers get copies of what they are sent, as those of other processes do."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def over(self, items, start):
+        work = pickle.loads(pickle.dumps(start))()
+        for item in reversed(items):
+            self.calls += 1
+            yield item, work(pickle.loads(pickle.dumps(item)))
+
+
+@dataclass
+class _Dear:
+    """A signal that leaves a line in a file for each call."""
+
+    log: Path
+    name: str = "dear"
+    needs: tuple[str, ...] = ("score",)
+    version: str = "1"
+
+    def __call__(self, shard):
+        with self.log.open("a") as file:
+            file.write(f"{os.getpid()} {shard.id} {len(shard)}\n")
+        return shard.columns["score"] * 2
+
+
+def test_columns_computed_elsewhere_are_those_computed_here(tmp_path: Path) -> None:
+    stages = [
+        ScoreThreshold(column="other", minimum=-0.5),
+        ScoreTopFraction(column="dear", fraction=0.5),
+        ScoreThreshold(column="other", minimum=0),
+        ScoreTopFraction(column="dear", fraction=0.5),
+    ]
+    pipeline = CurationPipeline(stages, {"dear": _Dear(tmp_path / "log")})
+    here = pipeline.run(ListTable(COLUMNS, NAMES, 5))
+    (tmp_path / "log").unlink()
+    runner = _Elsewhere()
+    there = pipeline.run(ListTable(COLUMNS, NAMES, 5), store=ColumnStore(tmp_path / "columns"), runner=runner)
+    assert there.selection == here.selection
+    assert [stage.kept for stage in there.report.stages] == [stage.kept for stage in here.report.stages]
+    # Reading, and the two stages that need the column; the second finds what the first left.
+    assert runner.calls == 3 * 5
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 5
+    assert sum(int(line.split()[2]) for line in lines) == there.report.stages[1].entered
+    with pytest.raises(UsageError, match="a store with a folder"):
+        pipeline.run(ListTable(COLUMNS, NAMES, 5), runner=runner)

@@ -21,6 +21,7 @@ PANELS: dict[str, dict[str, str]] = {
     },
     "Train": {
         "curate": "which pairs of a pool to train on",
+        "embed": "embeddings of a pool's pictures and captions, as Parquet",
         "train": "train a model by a recipe, on your pictures or ours",
         "spikes": "where a run's gradient spiked, and by what",
     },

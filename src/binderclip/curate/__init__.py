@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from binderclip.curate.embed import EmbedReport, embed_shards
     from binderclip.curate.engine.columns import RaggedColumn
     from binderclip.curate.engine.keys import hash_uniform, keys_of, uids_of
     from binderclip.curate.engine.kmeans import spherical_kmeans
@@ -68,6 +69,7 @@ __all__ = [
     "CurationRecipe",
     "CurationReport",
     "DatasetTable",
+    "EmbedReport",
     "EmbeddedTextSignal",
     "HashDraws",
     "ImageEmbedding",
@@ -104,6 +106,7 @@ __all__ = [
     "concept_frequency",
     "cooccurring_text_rate",
     "drop_embedded_text",
+    "embed_shards",
     "entry_probabilities",
     "filtered",
     "hash_uniform",

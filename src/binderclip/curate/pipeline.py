@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -12,18 +11,28 @@ import numpy as np
 from jaxtyping import Bool, Float, Int16
 
 from binderclip.curate.engine.keys import KEY, Keys, key_order, uids_of
+from binderclip.curate.engine.remote import KEPT, ColumnTask, ColumnWork, entered
 from binderclip.curate.engine.report import BoundarySample, CurationReport, StageReport, beside_cuts
-from binderclip.curate.engine.rule import Found, HashDraws, KeepRule, PoolStatistic, SampleSignal, fill_column, score_of
+from binderclip.curate.engine.rule import (
+    Found,
+    HashDraws,
+    KeepRule,
+    PoolStatistic,
+    SampleSignal,
+    computed_columns,
+    fill_column,
+    score_of,
+)
 from binderclip.curate.engine.selection import KeySelection
 from binderclip.curate.engine.shard import SampleTable, Shard
 from binderclip.curate.engine.store import ColumnStore
 from binderclip.curate.signals.table import standard_signals
+from binderclip.data.parallel.runner import LocalRunner, ShardRunner
 from binderclip.errors import DataError, UsageError
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], object]
 """Called with (what is done, shards that are done, of how many)."""
-KEPT = -1
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,7 @@ class CurationPipeline:
         store: ColumnStore | None = None,
         scores: bool = False,
         progress: Progress | None = None,
+        runner: ShardRunner | None = None,
     ) -> Curated:
         """Decide on every sample of a pool.
 
@@ -93,12 +103,18 @@ class CurationPipeline:
             store: keeps what signals computed; a run that was interrupted goes on from there.
             scores: keep the values that stages decide by, 8 bytes each.
             progress: told after every shard.
+            runner: reads shards and computes columns elsewhere, such as a `RayRunner`; this process decides, from what
+                was left in `store`, whose folder every machine has to see. Signals without a version are computed here.
 
         Raises:
-            UsageError: a column that neither the data nor a signal has, or that is not of the kind a rule wants.
+            UsageError: a column that neither the data nor a signal has, or that is not of the kind a rule wants; a
+                runner without a store on disk.
             DataError: two samples with the same key, or data that cannot be read.
         """
+        if runner is not None and (store is None or store.folder is None):
+            raise UsageError("a runner needs a store with a folder, through which columns come back")
         run = _Run(self, table, seed, max(1, workers), store or ColumnStore(), progress or (lambda *_: None))
+        run.runner = runner
         run.scores = {id: {} for id in table.ids} if scores else {}
         return run.everything()
 
@@ -115,13 +131,16 @@ class _Run:
         store: ColumnStore,
         progress: Progress,
     ) -> None:
-        self.stages, self.table, self.seed, self.workers = pipeline.stages, table, seed, workers
+        self.stages, self.table, self.seed, self.here = pipeline.stages, table, seed, LocalRunner(workers)
         self.signals, self.store, self.progress = pipeline.signals, store, progress
+        self.runner: ShardRunner | None = None
+        self._work = ColumnWork(table, pipeline.signals, store)
         self.dropped: dict[str, Int16[np.ndarray, "n"]] = {}
         self.keys: dict[str, Keys] = {}
         self.scores: dict[str, dict[str, np.ndarray]] = {}
 
     def everything(self) -> Curated:
+        self._elsewhere("reading", [ColumnTask(id) for id in self.table.ids])
         for id, keys in self._over("reading", lambda id: self.table.load(id).keys):
             self.keys[id], self.dropped[id] = keys, np.full(len(keys), KEPT, np.int16)
         _refuse_doubles(list(self.keys.values()))
@@ -138,19 +157,25 @@ class _Run:
             return report
         signals = {**self.signals, **{signal.name: signal for signal in rule.signals}}
         draws = HashDraws(self.seed, number)
+        self._compute(number, name, rule, signals)
         found: dict[str, Any] = {}
         for title, make in rule.statistics(draws).items():
-            found[title] = self._gathered(f"{name}: {title}", partial(make, found), rule, signals)
+            found[title] = self._gathered(f"{name}: {title}", partial(make, found), number, rule, signals)
         self._decide(number, name, rule, signals, found, draws, report)
         report.kept, report.figures = self._left(), rule.figures(found)
         return report
 
     def _gathered(
-        self, doing: str, make: Callable[[], PoolStatistic], rule: KeepRule, signals: Mapping[str, SampleSignal]
+        self,
+        doing: str,
+        make: Callable[[], PoolStatistic],
+        number: int,
+        rule: KeepRule,
+        signals: Mapping[str, SampleSignal],
     ) -> Any:
         def one(id: str) -> PoolStatistic:
             statistic = make()
-            shard, _ = self._entered(id, rule, signals)
+            shard, _ = self._entered(id, number, rule, signals)
             if len(shard):
                 statistic.update(shard)
             return statistic
@@ -177,7 +202,7 @@ class _Run:
         report.cuts = rule.cuts(found)
 
         def one(id: str) -> tuple[Keys, np.ndarray, Bool[np.ndarray, "n"], np.ndarray, list[BoundarySample]]:
-            shard, rows = self._entered(id, rule, signals)
+            shard, rows = self._entered(id, number, rule, signals)
             if not len(shard):
                 return shard.keys, np.empty(0), np.empty(0, bool), rows, []
             keep = rule.keep(shard, found, draws)
@@ -196,7 +221,9 @@ class _Run:
                 report.stand_beside(beside)
         report.thin()
 
-    def _entered(self, id: str, rule: KeepRule, signals: Mapping[str, SampleSignal]) -> tuple[Shard, np.ndarray]:
+    def _entered(
+        self, id: str, number: int, rule: KeepRule, signals: Mapping[str, SampleSignal]
+    ) -> tuple[Shard, np.ndarray]:
         """The samples of a shard that are left, with the columns that a rule needs, and their rows."""
         rows = np.flatnonzero(self._alive(id))
         if not len(rows):
@@ -204,7 +231,7 @@ class _Run:
         shard = self.table.load(id)
         if not np.array_equal(shard.keys, self.keys[id]):
             raise DataError(f"{id} has changed while it was curated")
-        shard = shard.take(rows)
+        shard = entered(shard, self.dropped[id], number)
         try:
             for column in rule.needs:
                 fill_column(shard, column, signals, self.store)
@@ -220,15 +247,30 @@ class _Run:
     def _left(self) -> int:
         return sum(int(self._alive(id).sum()) for id in self.table.ids)
 
+    def _compute(self, number: int, name: str, rule: KeepRule, signals: Mapping[str, SampleSignal]) -> None:
+        """Have the columns of a stage computed elsewhere, where that is worth it: where they are stored."""
+        left = [id for id in self.table.ids if self._alive(id).any()]
+        if self.runner is None or not left:
+            return
+        computed = computed_columns(self.table.load(left[0]), rule.needs, signals)
+        if any(signals[column].version for column in computed):
+            own = {signal.name: signal for signal in rule.signals}
+            tasks = [ColumnTask(id, self.dropped[id], number, rule.needs, own) for id in left]
+            self._elsewhere(f"computing {name}", tasks)
+
+    def _elsewhere(self, doing: str, tasks: list[ColumnTask]) -> None:
+        if self.runner is not None:
+            self.progress(doing, 0, len(tasks))
+            for done, _ in enumerate(self.runner.over(tasks, self._work), 1):
+                self.progress(doing, done, len(tasks))
+
     def _over(self, doing: str, work: Callable[[str], T]) -> Iterator[tuple[str, T]]:
         """The work on each shard, in the order of the shards."""
         total = len(self.table.ids)
         self.progress(doing, 0, total)
-        with ThreadPoolExecutor(self.workers) as pool:
-            results = map(work, self.table.ids) if self.workers == 1 else pool.map(work, self.table.ids)
-            for done, (id, result) in enumerate(zip(self.table.ids, results, strict=True), 1):
-                self.progress(doing, done, total)
-                yield id, result
+        for done, (id, result) in enumerate(self.here.over(self.table.ids, lambda: work), 1):
+            self.progress(doing, done, total)
+            yield id, result
 
 
 def _refuse_doubles(parts: list[Keys]) -> None:

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from binderclip.data.made.temporal_order import TemporalOrder, temporal_order
     from binderclip.data.made.tubes import TubePicture, tube_pictures
     from binderclip.data.moments import Moments
+    from binderclip.data.parallel.ray_runner import RayRunner
+    from binderclip.data.parallel.runner import LocalRunner, ShardRunner
     from binderclip.data.scenes.batch import Scenes
     from binderclip.data.scenes.colored import colored_scenes
     from binderclip.data.scenes.multi_object import multi_object_scenes, object_slots
@@ -106,17 +108,20 @@ __all__ = [
     "Labelled",
     "LabelledScenes",
     "LargeScaleJitter",
+    "LocalRunner",
     "Moments",
     "ObjectStatistics",
     "Planted",
     "PseudoLabeler",
     "RGBAPairs",
     "RandomPatchReplacement",
+    "RayRunner",
     "RealFakeSet",
     "Sample",
     "SceneStream",
     "Scenes",
     "ShardDataset",
+    "ShardRunner",
     "Skipped",
     "TemporalOrder",
     "TextAugment",

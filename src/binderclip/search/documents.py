@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -195,6 +196,53 @@ def encode_documents(
     if words:
         rows.append(vectors.stored(torch.stack([said[key] for key in words]), "text"))
     return [*alone, *both, *words], torch.cat(rows) if rows else torch.zeros(0, 0), skipped
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Documents that were encoded together.
+
+    Attributes:
+        keys: of those that could be read.
+        states: their files as they were before they were read, and of those that could not be, too.
+        rows: a vector for each of `keys`.
+        skipped: (path, reason) of the others.
+    """
+
+    keys: list[str]
+    states: dict[str, DocumentState]
+    rows: Float[Tensor, "n k"]
+    skipped: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class DocumentWork:
+    """The work of a `data.ShardRunner` on batches of documents.
+
+    Args:
+        model: gives the model; called once a worker.
+        vectors: of the index.
+    """
+
+    model: Callable[[], ImageTextModel]
+    vectors: IndexVectors
+
+    def __call__(self) -> Callable[[Mapping[str, Document]], EncodedBatch]:
+        """The work, with a model."""
+        return partial(_encoded_batch, self.model(), self.vectors)
+
+
+def _encoded_batch(model: ImageTextModel, vectors: IndexVectors, documents: Mapping[str, Document]) -> EncodedBatch:
+    # States are taken before the pixels are read: a file that changes meanwhile is found changed next time.
+    states: dict[str, DocumentState] = {}
+    skipped: list[tuple[str, str]] = []
+    for key, document in documents.items():
+        try:
+            states[key] = DocumentState.of(document)
+        except OSError as error:
+            skipped.append((str(document.path), f"{error.strerror}"))
+    good, rows, unread = encode_documents(model, vectors, {key: documents[key] for key in states})
+    return EncodedBatch(good, states, rows, skipped + unread)
 
 
 def _read(path: Path, *, whole: bool) -> str:

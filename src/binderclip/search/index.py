@@ -7,12 +7,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from binderclip.data.parallel.runner import LocalRunner, ShardRunner
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, DataError, UsageError, require
-from binderclip.search.documents import Document, DocumentState, documents_in, encode_documents
+from binderclip.search.documents import Document, DocumentState, DocumentWork, EncodedBatch, documents_in
 from binderclip.search.hits import Hit, Hits
 from binderclip.search.lock import LOCK, one_writer
 from binderclip.search.vectors import IndexVectors
@@ -165,6 +167,8 @@ class SearchIndex:
         *,
         batch_size: int = 64,
         progress: Callable[[int, int], None] | None = None,
+        runner: ShardRunner | None = None,
+        worker_model: Callable[[], ImageTextModel] | None = None,
     ) -> IndexReport:
         """Bring the index in line with a folder: encode what is new or changed, drop what is gone.
 
@@ -172,6 +176,9 @@ class SearchIndex:
             folder: the folder of documents; what is below it counts.
             batch_size: pictures that go through the model, and are committed, at once.
             progress: called with (done, total) pictures to encode.
+            runner: encodes batches, default here; this process alone writes the index. Workers have to see the folder.
+            worker_model: gives the index's model to each worker of a `runner` in other processes, such as
+                `functools.partial(load, "small")`; default the model itself, which is sent to them.
 
         Raises:
             DataError: the folder does not exist or holds no image.
@@ -191,7 +198,8 @@ class SearchIndex:
             with one_writer(self.path) as waited:
                 if waited:
                     found = documents_in(folder, mixed=self.mixed)
-                report = self._update(folder, found, batch_size, progress)
+                opened = worker_model or partial(_same, self.model)
+                report = self._update(folder, found, batch_size, progress, runner or LocalRunner(), opened)
         except OSError as error:
             raise DataError(f"cannot write to the index at {self.path}: {error.strerror or error}") from error
         report.skipped[:0] = left_out
@@ -202,7 +210,13 @@ class SearchIndex:
             raise UsageError(f"the index at {self.path} is of {self.root}, not of {folder}")
 
     def _update(
-        self, folder: Path, found: dict[str, Document], batch_size: int, progress: Callable[[int, int], None] | None
+        self,
+        folder: Path,
+        found: dict[str, Document],
+        batch_size: int,
+        progress: Callable[[int, int], None] | None,
+        runner: ShardRunner,
+        opened: Callable[[], ImageTextModel],
     ) -> IndexReport:
         if not self._rebuild:
             self._open()
@@ -216,10 +230,13 @@ class SearchIndex:
         self._delete(gone)
         report.removed = len(gone)
         todo = list(self._changed(found, known, report))
-        for start in range(0, len(todo), batch_size):
-            self._encode(todo[start : start + batch_size], found, known, report)
+        batches = [{key: found[key] for key in todo[i : i + batch_size]} for i in range(0, len(todo), batch_size)]
+        done = 0
+        for batch, encoded in runner.over(batches, DocumentWork(opened, self._vectors)):
+            self._commit(batch, encoded, known, report)
+            done += len(batch)
             if progress:
-                progress(min(start + batch_size, len(todo)), len(todo))
+                progress(done, len(todo))
         if report.encoded or report.removed:
             # One file instead of one a batch. What a query in another process may still be reading stays for a day.
             self._table.optimize(cleanup_older_than=timedelta(days=1))
@@ -312,22 +329,15 @@ class SearchIndex:
             else:
                 yield key
 
-    def _encode(
-        self, keys: Sequence[str], found: dict[str, Document], known: dict[str, DocumentState], report: IndexReport
+    def _commit(
+        self, batch: Mapping[str, Document], encoded: EncodedBatch, known: dict[str, DocumentState], report: IndexReport
     ) -> None:
-        # States are taken before the pixels are read: a file that changes meanwhile is found changed next time.
-        states: dict[str, DocumentState] = {}
-        for key in keys:
-            try:
-                states[key] = DocumentState.of(found[key])
-            except OSError as error:
-                report.skipped.append((str(found[key].path), f"{error.strerror}"))
-        good, vectors, skipped = encode_documents(self.model, self._vectors, {key: found[key] for key in states})
-        report.skipped += skipped
-        self._delete(sorted((set(keys) - set(good)) & set(known)))
+        report.skipped += encoded.skipped
+        good = encoded.keys
+        self._delete(sorted((set(batch) - set(good)) & set(known)))
         if not good:
             return
-        self._merge(good, states, vectors)
+        self._merge(good, encoded.states, encoded.rows)
         report.changed += sum(key in known for key in good)
         report.added += sum(key not in known for key in good)
 
@@ -356,6 +366,10 @@ class SearchIndex:
         for start in range(0, len(keys), chunk):
             quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in keys[start : start + chunk])
             self._table.delete(f"path IN ({quoted})")
+
+
+def _same(model: ImageTextModel) -> ImageTextModel:
+    return model
 
 
 def read_note(path: str | Path) -> dict[str, Any] | None:

@@ -148,6 +148,26 @@ def output_folder(given: str | Path, *, make: bool = True) -> Path:
     return folder
 
 
+def outside_pool(out: str, pool: str) -> None:
+    """Refuse to write into a pool: the next run would read what this one wrote.
+
+    Args:
+        out: of --out; a folder or `s3://bucket/folder`.
+        pool: a data set as the user named it.
+
+    Raises:
+        UsageError: `out` lies in the pool's folder.
+    """
+    from binderclip.data.storage import is_object
+
+    if is_object(out):
+        inside = f"{out.rstrip('/')}/".startswith(f"{pool.rstrip('/')}/")
+    else:
+        inside = Path(pool).is_dir() and Path(out).resolve().is_relative_to(Path(pool).resolve())
+    if inside:
+        raise UsageError(f"--out {out} lies inside the pool {pool}: give a folder outside of it")
+
+
 _held: list[int] = []
 
 

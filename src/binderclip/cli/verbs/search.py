@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from binderclip.cli.shared.cluster import Ray, Workers, shard_runner
 from binderclip.cli.shared.inputs import picture_path
 from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json, Model
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped
@@ -40,6 +42,8 @@ def index(
         ),
     ] = False,
     transform: TransformName = None,
+    workers: Workers = None,
+    ray: Ray = None,
     model: Model = "small",
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -58,7 +62,7 @@ def index(
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
 
-    from binderclip.data import list_images
+    from binderclip.data import LocalRunner, list_images
     from binderclip.models import load
     from binderclip.search import SearchIndex
 
@@ -72,7 +76,11 @@ def index(
         say("looking for documents" if found.mixed else "looking for pictures")
         try:
             step = batches_said(say, "document" if found.mixed else "picture")
-            report = found.update(folder, batch_size=batch_size, progress=step)
+            with shard_runner(ray, workers, device) as remote:
+                report = found.update(
+                    folder, batch_size=batch_size, progress=step, runner=remote or LocalRunner(workers or 1),
+                    worker_model=partial(load, model, device=device, dtype=dtype) if remote else None,
+                )  # fmt: skip
         except KeyboardInterrupt:
             note(f"interrupted: the index holds {len(found)} {kinds}; the same command goes on from here")
             raise

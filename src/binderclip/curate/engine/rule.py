@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from binderclip.curate.engine.columns import ColumnValues, numbers
+from binderclip.curate.engine.columns import ColumnValues, numbers, take_rows
 from binderclip.curate.engine.keys import Keys, hash_uniform
 from binderclip.curate.engine.shard import Shard
 from binderclip.curate.engine.store import ColumnStore
@@ -180,10 +180,19 @@ def fill_column(shard: Shard, name: str, signals: Mapping[str, SampleSignal], st
     if signal is None:
         there = [*shard.columns, *shard.late, *signals]
         raise UsageError(f"there is no column {name!r}: {hint(name, there)}")
-    for column in signal.needs:
-        fill_column(shard, column, signals, store)
+
+    def computed() -> ColumnValues:
+        for column in signal.needs:
+            fill_column(shard, column, signals, store)
+        return signal(shard)
+
     if not signal.version:
-        shard.columns[name] = signal(shard)
+        shard.columns[name] = computed()
         return
+    for stamp, places in shard.wider_cuts():
+        found = store.find(name, f"{stamp}|{signal.version}", lasting=shard.lasting)
+        if found is not None:
+            shard.columns[name] = take_rows(found[name], places)
+            return
     stamp = f"{shard.stamp}|{signal.version}"
-    shard.columns[name] = store.fetch(name, stamp, lambda: {name: signal(shard)}, lasting=shard.lasting)[name]
+    shard.columns[name] = store.fetch(name, stamp, lambda: {name: computed()}, lasting=shard.lasting)[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -31,6 +31,8 @@ class Shard:
         late: further columns by name, of all samples of the shard, that are read when they are asked for.
         lasting: whether the stamp does what it should; not of remote files, of which nothing is known before they are
             read. What is computed of them is kept for one run.
+        wider: rows of the whole shard that earlier stages worked on, each set holding this shard's samples: what was
+            stored of those need not be computed again.
     """
 
     id: str
@@ -40,6 +42,7 @@ class Shard:
     stamp: str = ""
     late: Mapping[str, Callable[[], ColumnValues]] = field(default_factory=dict)
     lasting: bool = True
+    wider: Sequence[Int[np.ndarray, "_"]] = ()
     _rows: Int[np.ndarray, "n"] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -62,10 +65,20 @@ class Shard:
         if len(rows) == len(self):
             return self
         own = rows if self._rows is None else self._rows[rows]
-        mark = hashlib.blake2b(np.asarray(own, np.int64).tobytes(), digest_size=8).hexdigest()
         columns = {name: take_rows(column, rows) for name, column in self.columns.items()}
-        stamp = f"{self.stamp.partition('@')[0]}@{mark}"
-        return Shard(self.id, self.keys[rows], columns, self.pictures, stamp, self.late, self.lasting, own)
+        return replace(self, keys=self.keys[rows], columns=columns, stamp=self._stamp_at(own), _rows=own)
+
+    def wider_cuts(self) -> Iterator[tuple[str, Int[np.ndarray, "n"]]]:
+        """The stamp of each of `wider`, the latest first, and the places of this shard's samples among its rows."""
+        own = np.arange(len(self)) if self._rows is None else self._rows
+        for rows in reversed(self.wider):
+            yield self._stamp_at(rows), np.searchsorted(rows, own)
+        if self._rows is not None:
+            yield self.stamp.partition("@")[0], own
+
+    def _stamp_at(self, rows: Int[np.ndarray, "_"]) -> str:
+        mark = hashlib.blake2b(np.asarray(rows, np.int64).tobytes(), digest_size=8).hexdigest()
+        return f"{self.stamp.partition('@')[0]}@{mark}"
 
 
 @runtime_checkable

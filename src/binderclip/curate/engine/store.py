@@ -7,24 +7,26 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from binderclip.curate.engine.columns import ColumnValues, from_arrow, to_arrow
 from binderclip.data.cache.shards import write_whole
+from binderclip.data.storage import is_object, join_place, open_place
 
 
 class ColumnStore:
     """Tables of columns by name and stamp, one Arrow file each, written whole or not at all.
 
     Args:
-        folder: where they are kept; None keeps them in memory, for one run.
+        folder: where they are kept, a path or `s3://bucket/folder`; None keeps them in memory, for one run.
 
     A stamp says everything that a table was computed from: the samples, and the version of what computed it. Another
     stamp is another file, so nothing outdated is ever read. A damaged file is warned about and computed again.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self.folder = None if folder is None else Path(folder)
-        self._held: dict[Path, dict[str, ColumnValues]] = {}
+        self.folder = folder
+        self._held: dict[str, dict[str, ColumnValues]] = {}
 
     def fetch(
         self, name: str, stamp: str, compute: Callable[[], dict[str, ColumnValues]], *, lasting: bool = True
@@ -41,18 +43,29 @@ class ColumnStore:
         Raises:
             DataError: the folder cannot be written.
         """
-        label = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60]
-        place = Path(f"{label}-{hashlib.blake2b(stamp.encode(), digest_size=12).hexdigest()}.arrow")
-        if self.folder is None or not lasting:
-            if place not in self._held:
-                self._held[place] = compute()
-            return self._held[place]
-        path = self.folder / place
-        found = _read(path) if path.is_file() else None
+        found = self.find(name, stamp, lasting=lasting)
         if found is None:
             found = compute()
-            write_whole(path, _packed(found))
+            if self.folder is None or not lasting:
+                self._held[_file(name, stamp)] = found
+            else:
+                write_whole(join_place(self.folder, _file(name, stamp)), _packed(found), setting="write --out to")
         return found
+
+    def find(self, name: str, stamp: str, *, lasting: bool = True) -> dict[str, ColumnValues] | None:
+        """The table of that name and stamp; None where it is not there.
+
+        Args:
+            name, stamp, lasting: as of `fetch`.
+        """
+        if self.folder is None or not lasting:
+            return self._held.get(_file(name, stamp))
+        return _read(join_place(self.folder, _file(name, stamp)))
+
+
+def _file(name: str, stamp: str) -> str:
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60]
+    return f"{label}-{hashlib.blake2b(stamp.encode(), digest_size=12).hexdigest()}.arrow"
 
 
 def _packed(columns: dict[str, ColumnValues]) -> bytes:
@@ -65,13 +78,21 @@ def _packed(columns: dict[str, ColumnValues]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _read(path: Path) -> dict[str, ColumnValues] | None:
+def _read(place: str | Path) -> dict[str, ColumnValues] | None:
     import pyarrow as pa
 
     try:
-        with pa.memory_map(str(path)) as source:
+        with _opened(place) as source:
             table = pa.ipc.open_file(source).read_all()
             return {name: from_arrow(table.column(name)) for name in table.column_names}
-    except (pa.ArrowException, OSError) as error:
-        warnings.warn(f"{path} is damaged; its columns are computed again ({error})", RuntimeWarning, stacklevel=3)
+    except FileNotFoundError:
         return None
+    except (pa.ArrowException, OSError) as error:
+        warnings.warn(f"{place} is damaged; its columns are computed again ({error})", RuntimeWarning, stacklevel=3)
+        return None
+
+
+def _opened(place: str | Path) -> Any:
+    import pyarrow as pa
+
+    return pa.BufferReader(open_place(place).read()) if is_object(place) else pa.memory_map(str(place))

@@ -26,10 +26,12 @@ from binderclip.data.sets.dataset import ImageTextDataset
 from binderclip.data.sets.loading import load_data
 from binderclip.data.sets.sample import Skipped, captions_of
 from binderclip.data.sets.shards import EncodedSample, ShardDataset, read_encoded
+from binderclip.data.storage import is_object, list_objects, object_state, open_place
 from binderclip.errors import DataError
 
 ROWS = 4096
 """Samples of a data set without shards that are worked on at once."""
+TARS = (".tar", ".tar.gz", ".tgz")
 _UID, _TEXT = ("uid", "key", "name"), ("text", "caption")
 
 
@@ -44,7 +46,7 @@ def open_table(
 
     Args:
         spec: a data set; or what `data.load_data` takes; or a Parquet file or folder of DataComp's metadata: columns
-            `uid` and `text` with further ones, and beside each file an `.npz` of features.
+            `uid` and `text` with further ones, and beside each file an `.npz` of features; or what `embed_shards` left.
         split: as in `load_data`.
         store: keeps the texts of tar shards, so that they are read through only once.
         allow_pipe: as in `load_data`.
@@ -54,7 +56,7 @@ def open_table(
         DataError: it holds nothing usable.
     """
     if isinstance(spec, str):
-        if files := _metadata_files(Path(spec)):
+        if files := _metadata_objects(spec) if is_object(spec) else _metadata_files(Path(spec)):
             return MetadataTable(files)
         spec = load_data(spec, split, allow_pipe=allow_pipe)
     return TarTable(spec, store) if isinstance(spec, ShardDataset) else DatasetTable(spec)
@@ -138,30 +140,68 @@ class TarTable:
         state = _file_state(id)
         stamp, lasting = _digest([id, state]), bool(state)
         unread: list[Skipped] = []
-        columns = dict(self.store.fetch("texts", stamp, lambda: self._columns(id, unread), lasting=lasting))
+        columns = dict(self.store.fetch("texts", stamp, lambda: _read_columns(id, unread), lasting=lasting))
         found: dict[str, ColumnValues] = {name: [getattr(item, name) for item in unread] for name in ("key", "reason")}
         lost = self.store.fetch("skipped", stamp, lambda: found, lasting=lasting)
         for key, reason in zip(_list(lost["key"]), _list(lost["reason"]), strict=True):
             self.dataset.skip(key, reason)
-        names, texts = _list(columns.pop("name")), _list(columns.pop("texts"))
-        shard = _shard(id, names, texts, columns, _TarPictures(id), stamp)
+        shard = _tar_shard(id, columns, _TarPictures(id), stamp)
         shard.lasting = lasting
         return shard
 
-    def _columns(self, id: str, unread: list[Skipped]) -> dict[str, ColumnValues]:
-        samples: list[EncodedSample] = []
+    def state(self, id: str) -> str:
+        """What changes with a shard and is known before it is read; "" of one of which nothing is."""
+        return _file_state(id)
+
+    def pieces(self, id: str, rows: int, unread: list[Skipped]) -> Iterator[Shard]:
+        """A shard `rows` samples at a time, with pictures in memory: in one pass, for what wants all of them.
+
+        Args:
+            id: of the shard.
+            rows: samples of a piece, at most.
+            unread: gets what cannot be read.
+        """
+        held: list[EncodedSample] = []
         for found in read_encoded(id):
             if isinstance(found, Skipped):
                 unread.append(found)
-            else:
-                samples.append(replace(found, image=b""))
-        names = dict.fromkeys(name for sample in samples for name in sample.attributes if name != "captions")
-        columns = {name: as_column([sample.attributes.get(name) for sample in samples]) for name in names}
-        plain = {name: values for name, values in columns.items() if _is_plain(values)}
-        texts = [captions_of(sample.caption, sample.attributes.get("captions")) for sample in samples]
-        labels = as_column([sample.label for sample in samples])
-        keys = [str(sample.key) for sample in samples]
-        return {**plain, "label": labels, "source": [sample.source for sample in samples], "texts": texts, "name": keys}
+                continue
+            held.append(found)
+            if len(held) == rows:
+                yield _held_shard(id, held)
+                held = []
+        if held:
+            yield _held_shard(id, held)
+
+
+def _read_columns(id: str, unread: list[Skipped]) -> dict[str, ColumnValues]:
+    samples: list[EncodedSample] = []
+    for found in read_encoded(id):
+        if isinstance(found, Skipped):
+            unread.append(found)
+        else:
+            samples.append(replace(found, image=b""))
+    return _columns_of(samples)
+
+
+def _columns_of(samples: Sequence[EncodedSample]) -> dict[str, ColumnValues]:
+    names = dict.fromkeys(name for sample in samples for name in sample.attributes if name != "captions")
+    columns = {name: as_column([sample.attributes.get(name) for sample in samples]) for name in names}
+    plain = {name: values for name, values in columns.items() if _is_plain(values)}
+    texts = [captions_of(sample.caption, sample.attributes.get("captions")) for sample in samples]
+    labels = as_column([sample.label for sample in samples])
+    keys = [str(sample.key) for sample in samples]
+    return {**plain, "label": labels, "source": [sample.source for sample in samples], "texts": texts, "name": keys}
+
+
+def _tar_shard(id: str, columns: dict[str, ColumnValues], pictures: Any, stamp: str) -> Shard:
+    rest = {name: values for name, values in columns.items() if name not in ("name", "texts")}
+    return _shard(id, _list(columns["name"]), _list(columns["texts"]), rest, pictures, stamp)
+
+
+def _held_shard(id: str, samples: list[EncodedSample]) -> Shard:
+    pictures = [sample.image for sample in samples]
+    return _tar_shard(id, _columns_of(samples), lambda rows: (pictures[row] for row in rows.tolist()), "")
 
 
 class _TarPictures:
@@ -185,7 +225,7 @@ class MetadataTable:
             `0001.parquet`.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[str | Path]) -> None:
         self.ids: Sequence[str] = [str(path) for path in files]
         self.skipped: list[tuple[str, str]] = []
 
@@ -195,7 +235,8 @@ class MetadataTable:
         import pyarrow.parquet as pq
 
         try:
-            table = pq.ParquetFile(id).read()
+            with open_place(id) as file:
+                table = pq.ParquetFile(file).read()
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{id}: damaged Parquet file ({error})") from error
         columns = {name: from_arrow(table.column(name)) for name in table.column_names}
@@ -203,7 +244,7 @@ class MetadataTable:
         texts = [[str(text or "")] for text in _first(columns, _TEXT, id)]
         shard = _shard(id, [str(name) for name in names], texts, columns, None, _digest([id, _file_state(id)]))
         features = Path(id).with_suffix(".npz")
-        if features.is_file():
+        if not is_object(id) and features.is_file():
             shard.late = {name: partial(_npz, features, name, len(shard)) for name in npz_names(features)}
         return shard
 
@@ -226,6 +267,14 @@ def _first(columns: dict[str, ColumnValues], names: Sequence[str], file: str) ->
         if isinstance(found := columns.get(name), list):
             return found
     raise DataError(f"{file}: no column {' or '.join(names)} of texts; it has {', '.join(columns)}")
+
+
+def _metadata_objects(address: str) -> list[str]:
+    """The Parquet files below an address that is no shard's; only those of metadata are ever put there without tars."""
+    if address.endswith(".parquet"):
+        return [address]
+    found = list_objects(address, (".parquet", ".tar")) if not address.rstrip("}").endswith(TARS) else []
+    return found if all(name.endswith(".parquet") for name in found) else []
 
 
 def _metadata_files(path: Path) -> list[Path]:
@@ -278,7 +327,9 @@ def _state(dataset: ImageTextDataset, row: int) -> str:
 
 
 def _file_state(url: str) -> str:
-    """Size and time of a local file; of a remote one nothing is known before it is read."""
+    """Size and time of a file or object; of what lies elsewhere nothing is known before it is read."""
+    if is_object(url):
+        return object_state(url)
     try:
         found = os.stat(local_path(url)) if is_local(url) else None
     except OSError:

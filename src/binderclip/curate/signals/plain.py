@@ -66,11 +66,16 @@ def count_numbers(text: str) -> int:
     return len(re.findall(r"\d+", text))
 
 
+def group_of_caption(text: str) -> int:
+    """`group_of` of a caption, of which case and white space do not count."""
+    return group_of(" ".join(text.casefold().split()))
+
+
 TEXT_SIGNALS = (
     TextSignal("words", count_words),
     TextSignal("characters", len),
     TextSignal("numbers", count_numbers),
-    TextSignal("caption_group", lambda text: group_of(" ".join(text.casefold().split()))),
+    TextSignal("caption_group", group_of_caption),
 )
 """`caption_group` is equal for captions that differ only in case and white space."""
 

@@ -1,6 +1,7 @@
 """Signals of an image-text model: embeddings, the CLIP score, and the score after a caption was cleaned.
 
-Pictures and texts are encoded once a model, whatever asks: features lie in the `FeatureCache`, keyed by content.
+Pictures and texts are encoded once a model, whatever asks: features lie in the `FeatureCache`, keyed by content. Where
+a signal is given a `version` they do not: then whoever asked keeps the column, as of a pool too large for a cache.
 """
 
 from __future__ import annotations
@@ -37,17 +38,24 @@ class LateModel:
     """A model that is loaded when a signal first asks for something of it; not where the data have all columns.
 
     Args:
-        load: gives the model; called once, whatever thread asks first.
+        load: gives the model; called once, whatever thread asks first. In another process it is called again, so that
+            the model itself is never sent there.
+        before: called before that, in this process alone; to say so, for instance.
     """
 
-    def __init__(self, load: Callable[[], ImageTextModel]) -> None:
-        self._load, self._lock = load, Lock()
+    def __init__(self, load: Callable[[], ImageTextModel], before: Callable[[], object] | None = None) -> None:
+        self._load, self._before, self._lock = load, before, Lock()
         self._model: ImageTextModel | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LateModel, (self._load,)
 
     def open(self) -> ImageTextModel:
         """The model, loaded now if it was not before."""
         with self._lock:
             if self._model is None:
+                if self._before is not None:
+                    self._before()
                 self._model = self._load()
             return self._model
 
@@ -63,6 +71,7 @@ class ImageEmbedding:
         model: encodes.
         batch_size: pictures that go through it at once.
         root: of the feature cache, see `data.cache_root`.
+        version: "" where that keeps what was computed.
     """
 
     model: ImageTextModel | LateModel
@@ -74,9 +83,19 @@ class ImageEmbedding:
 
     def __call__(self, shard: Shard) -> ColumnValues:
         """One row a sample."""
-        cache = FeatureCache(self.model.fingerprint, f"whole, background {self.model.preprocess.background}", self.root)
-        rows = [self._chunk(cache, chunk) for chunk in _chunks(opened(shard, self.name))]
+        if self.version:
+            rows = [self._encoded(chunk) for chunk in _chunks(opened(shard, self.name))]
+        else:
+            view = f"whole, background {self.model.preprocess.background}"
+            cache = FeatureCache(self.model.fingerprint, view, self.root)
+            rows = [self._chunk(cache, chunk) for chunk in _chunks(opened(shard, self.name))]
         return np.concatenate([np.empty((0, self.model.embed_dim), np.float32), *rows])
+
+    def _encoded(self, pictures: list[Any]) -> Float[np.ndarray, "k E"]:
+        found = self.model.encode_files(pictures, batch_size=self.batch_size, on_error="skip")
+        rows = torch.full((len(pictures), self.model.embed_dim), torch.nan)
+        rows[found.index] = functional.normalize(found.features.cpu().float(), dim=-1)
+        return rows.numpy()
 
     def _chunk(self, cache: FeatureCache, pictures: list[Any]) -> Float[np.ndarray, "k E"]:
         keys = [_hash_of(picture) for picture in pictures]
@@ -103,6 +122,7 @@ class CaptionEmbedding:
         cleaner: what is done to a caption before; None for nothing.
         batch_size: texts that go through the model at once.
         root: of the feature cache.
+        version: as of `ImageEmbedding`.
     """
 
     model: ImageTextModel | LateModel
@@ -115,13 +135,13 @@ class CaptionEmbedding:
 
     def __call__(self, shard: Shard) -> ColumnValues:
         """One row a sample."""
-        cache = FeatureCache(self.model.fingerprint, "text", self.root)
+        cache = None if self.version else FeatureCache(self.model.fingerprint, "text", self.root)
         texts = texts_of(shard, "text")
         cleaned = texts if self.cleaner is None else [self.cleaner(text) for text in texts]
         rows = [self._chunk(cache, chunk) for chunk in _chunks(iter(cleaned))]
         return np.concatenate([np.empty((0, self.model.embed_dim), np.float32), *rows])
 
-    def _chunk(self, cache: FeatureCache, texts: list[str]) -> Float[np.ndarray, "k E"]:
+    def _chunk(self, cache: FeatureCache | None, texts: list[str]) -> Float[np.ndarray, "k E"]:
         there = [text for text in texts if text.strip()]
         out = np.full((len(texts), self.model.embed_dim), np.nan, np.float32)
         if there:
@@ -130,7 +150,10 @@ class CaptionEmbedding:
                 with torch.inference_mode():
                     return self.model.encode_text([there[row] for row in rows], batch_size=self.batch_size).clone()
 
-            raw = cache.fetch([content_hash(text.encode("utf-8", "surrogatepass")) for text in there], encoded)
+            if cache is None:
+                raw = encoded(list(range(len(there)))).cpu()
+            else:
+                raw = cache.fetch([content_hash(text.encode("utf-8", "surrogatepass")) for text in there], encoded)
             out[[bool(text.strip()) for text in texts]] = functional.normalize(raw.float(), dim=-1).numpy()
         return out
 
@@ -196,7 +219,7 @@ class MaskedTextScore:
 
     def __call__(self, shard: Shard) -> ColumnValues:
         """One number a sample."""
-        texts = CaptionEmbedding(self.model, self.cleaner, root=self.root)(shard)
+        texts = CaptionEmbedding(self.model, self.cleaner, root=self.root, version=self.version)(shard)
         assert isinstance(texts, np.ndarray)
         return cosines(embeddings_of(shard, self.image), texts)
 
@@ -221,7 +244,11 @@ def embeddings_of(shard: Shard, column: str) -> Float[np.ndarray, "n E"]:
 
 
 def model_signals(
-    model: ImageTextModel | LateModel, *, cleaner: Callable[[str], str] = strip_numbers, root: str | Path | None = None
+    model: ImageTextModel | LateModel,
+    *,
+    cleaner: Callable[[str], str] = strip_numbers,
+    root: str | Path | None = None,
+    version: str = "",
 ) -> dict[str, SampleSignal]:
     """The signals that a model gives, by name.
 
@@ -229,12 +256,14 @@ def model_signals(
         model: encodes pictures and captions.
         cleaner: of `masked_clip_score`.
         root: of the feature cache.
+        version: of all of them, naming model and cleaner: columns are kept whole in the run's `ColumnStore`, where
+            other machines find them, and not by sample in the feature cache.
     """
     signals: Sequence[SampleSignal] = (
-        ImageEmbedding(model, root=root),
-        CaptionEmbedding(model, root=root),
-        ClipScore(),
-        MaskedTextScore(model, cleaner, root=root),
+        ImageEmbedding(model, root=root, version=version),
+        CaptionEmbedding(model, root=root, version=version),
+        ClipScore(version=version),
+        MaskedTextScore(model, cleaner, root=root, version=version),
     )
     return {signal.name: signal for signal in signals}
 

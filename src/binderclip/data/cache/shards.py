@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from binderclip.data.storage import is_object, write_object
 from binderclip.documents import parse_json
 from binderclip.errors import DataError
 
@@ -191,8 +192,21 @@ def pack_rows(keys: Iterable[str], rows: Tensor) -> bytes:
     return save(tensors, metadata={"keys": json.dumps(names)})
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write under a temporary name in the same folder, then rename."""
+def write_whole(place: str | Path, content: bytes, *, setting: str = "point BINDERCLIP_CACHE to") -> None:
+    """Write under a temporary name in the same folder, then rename; an object at once, which is there when it is whole.
+
+    Args:
+        place: a path, or `s3://bucket/key`.
+        content: all of it.
+        setting: what an error tells to do about the place, before "another disk".
+
+    Raises:
+        DataError: it cannot be written; what was there before still is.
+    """
+    if is_object(place):
+        write_object(str(place), content)
+        return
+    path = Path(place)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         for _ in range(3):  # a clear of the cache may take the folder away between the two calls
@@ -207,9 +221,9 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         hint = (
-            "free some space, or point BINDERCLIP_CACHE to another disk"
+            f"free some space, or {setting} another disk"
             if error.errno == errno.ENOSPC
-            else ("point BINDERCLIP_CACHE to a folder that can be written")
+            else f"{setting} a folder that can be written"
         )
         raise DataError(f"{path.parent}: {error.strerror or error}; {hint}") from error
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from binderclip.data.images import WHITE
-from binderclip.errors import UsageError
+from binderclip.data.storage import is_object, list_objects
+from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from binderclip.data.sets.dataset import ImageTextDataset
@@ -72,7 +73,7 @@ def load_data(
             (`fashion-mnist`, `digits`, `photographs`, `textile`), a folder or zip archive of images (`load_folder`),
             Parquet files with pictures or a folder of `save_to_disk` (`load_tables`), or a comma-separated list of
             these, joined; or WebDataset shards (`.tar`, local or remote, brace ranges, or a folder of them), which are
-            streamed.
+            streamed; or a folder of shards on object storage, `s3://bucket/folder/`.
         split: which part; None for everything. Shards have none but those that a folder or its files are named after.
         mode: "RGB" or "RGBA".
         background: colour under transparent parts, 0..255.
@@ -92,6 +93,10 @@ def load_data(
         if split is not None:
             raise UsageError(f"shards have no splits: name the shards of {split!r} instead of {spec}")
         return ShardDataset(spec, mode=mode, background=background, allow_pipe=allow_pipe)
+    if is_object(spec):
+        from binderclip.data.sets.shards import ShardDataset
+
+        return ShardDataset(_shards_at(spec, split), mode=mode, background=background)
     parts = [spec] if Path(spec).exists() else [part.strip() for part in spec.split(",") if part.strip()]
     if not parts:
         raise UsageError(f"an empty data set name; there are {', '.join(list_data())}, a folder, or shards (.tar)")
@@ -129,11 +134,22 @@ def _is_shards(spec: str) -> bool:
     return path.endswith(_SHARDS) or spec.lower().startswith("pipe:") or "::" in spec
 
 
+def _shards_at(folder: str, split: str | None) -> list[str]:
+    """The shards below an address of objects.
+
+    Raises:
+        DataError: there are none, or the server cannot be reached.
+    """
+    shards = _of_split(list_objects(folder, _SHARDS), split, folder)
+    if not shards:
+        raise DataError(f"{folder}: no shards (.tar) below this address")
+    return shards
+
+
 def _shards_in(folder: Path, split: str | None) -> list[Path]:
     """The shards of a folder that holds shards and no pictures, or those of one split by their names."""
     from binderclip.data.files import list_files
     from binderclip.data.images import IMAGE_SUFFIXES
-    from binderclip.data.sets.columnar import split_of
 
     if not folder.is_dir():
         return []
@@ -141,12 +157,18 @@ def _shards_in(folder: Path, split: str | None) -> list[Path]:
     shards = [name for name in found if name.lower().endswith(_SHARDS)]
     if not shards or any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in found):
         return []
-    if split is not None:
-        have = sorted({part for name in shards if (part := split_of(name))})
-        if split not in have:
-            raise UsageError(f"{folder} has no split {split!r}: its shards are named after {', '.join(have) or 'none'}")
-        shards = [name for name in shards if split_of(name) == split]
-    return [folder / name for name in shards]
+    return [folder / name for name in _of_split(shards, split, folder)]
+
+
+def _of_split(shards: list[str], split: str | None, folder: str | Path) -> list[str]:
+    from binderclip.data.sets.columnar import split_of
+
+    if split is None:
+        return shards
+    have = sorted({part for name in shards if (part := split_of(name))})
+    if split not in have:
+        raise UsageError(f"{folder} has no split {split!r}: its shards are named after {', '.join(have) or 'none'}")
+    return [name for name in shards if split_of(name) == split]
 
 
 def _load_one(

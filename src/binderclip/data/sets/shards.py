@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -22,6 +22,7 @@ from binderclip.data.formats.tables import CAPTION_COLUMNS, first_column, read_c
 from binderclip.data.images import IMAGE_SUFFIXES, WHITE, composite, open_image
 from binderclip.data.sets.dataset import Mode
 from binderclip.data.sets.sample import Sample, Skipped
+from binderclip.data.storage import is_object, open_object, refused
 from binderclip.errors import DataError, UsageError, require
 
 PICTURE_PARTS = ("image", "img", "picture", "photo")
@@ -47,7 +48,8 @@ class ShardDataset(IterableDataset[Sample]):
 
     Args:
         urls: one text with brace ranges (`data-{000..009}.tar`), or several; a `Path` is taken as it is; or
-            addresses that webdataset opens (`https:`, `gs:`, `hf:`, ...). `pipe:COMMAND` is refused, see `allow_pipe`.
+            objects (`s3://bucket/data-{000..009}.tar`, see `data.storage`) or addresses that webdataset opens
+            (`https:`, `gs:`, `hf:`, ...). `pipe:COMMAND` is refused, see `allow_pipe`.
         shuffle: samples in the buffer that is drawn from; 0 keeps the order of shards and samples.
         seed: of the shuffling.
         rank, world: which process of how many; default those of torch.distributed, else of torchrun's environment.
@@ -238,12 +240,16 @@ class _Group:
 
 
 def read_shard(url: str) -> Iterator[_Group | Skipped]:
-    """The samples of one shard in order, undecoded; what is wrong with the shard comes last, as `Skipped`."""
-    gopen: Any = require("webdataset.gopen", "train")
+    """The samples of one shard in order, undecoded; what is wrong with the shard comes last, as `Skipped`.
+
+    Raises:
+        DataError: a server of objects that cannot be reached or refuses: the shard may be whole, and must not be left
+            out for that.
+    """
     shard, done = os.path.basename(url.split("?")[0]), 0
     current: _Group | None = None
     try:
-        with open_local(url) if is_local(url) else gopen.gopen(url, "rb") as stream:
+        with _stream(url) as stream:
             for name, data in _files(stream):
                 folder, _, base = name.rpartition("/")
                 stem, _, suffix = base.partition(".")
@@ -259,10 +265,21 @@ def read_shard(url: str) -> Iterator[_Group | Skipped]:
                 done += 1
                 yield current
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        if is_object(url) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise refused(url, error) from error
         of = _expected(url)
         lost = f"the rest is skipped after {done}{f' of {of}' if of is not None else ''} samples"
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"{_text(error)}; {lost}"
         yield Skipped(url, reason)
+
+
+def _stream(url: str) -> IO[bytes]:
+    if is_local(url):
+        return open_local(url)
+    if is_object(url):
+        return open_object(url)
+    gopen: Any = require("webdataset.gopen", "train")
+    return gopen.gopen(url, "rb")
 
 
 class _Header(tarfile.TarInfo):

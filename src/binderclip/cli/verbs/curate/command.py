@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from binderclip.cli.shared.inputs import output_folder
+from binderclip.cli.shared.cluster import Ray, Workers, shard_runner
+from binderclip.cli.shared.inputs import output_folder, outside_pool
 from binderclip.cli.shared.options import AllowPipe, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.progress import batches_said, stages
@@ -27,7 +28,12 @@ def curate(
         str | None, typer.Option("--recipe", "-r", help="A TOML file of stages, or a preset by name (see --list).")
     ] = None,
     out: Annotated[
-        str, typer.Option("--out", "-o", help="Folder of the selection, the table of samples and the report.")
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder of the selection, the table of samples and the report; may be `s3://BUCKET/FOLDER`.",
+        ),
     ] = FOLDER,
     set: Annotated[
         list[str] | None,
@@ -39,7 +45,8 @@ def curate(
         str | None,
         typer.Option("--model", "-m", help="Computes clip_score and other signals [default: the recipe's, or small]."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Shards that are worked on at once.")] = 1,
+    workers: Workers = None,
+    ray: Ray = None,
     listing: Annotated[bool, typer.Option("--list", help="List presets, rules and columns.")] = False,
     allow_pipe: AllowPipe = False,
     device: Device = "cpu",
@@ -58,7 +65,8 @@ def curate(
 
     Leaves selection.npy (sorted keys, as DataComp's tools read them), samples.parquet (every sample, the stage that
     dropped it, its scores), report.html and report.json. The result does not depend on shards, workers or
-    interruptions; what was computed of local files is kept in columns/, and the same command goes on from there.
+    interruptions; what was computed of files is kept in columns/, and the same command goes on from there. With --ray
+    other machines compute the columns, and have to see the pool and columns/.
     """
     if listing:
         _list(json)
@@ -68,13 +76,16 @@ def curate(
 
     from binderclip.cli.verbs.curate.run import curated
     from binderclip.curate import read_recipe
+    from binderclip.data.storage import is_object
 
-    output_folder(out, make=False)
+    outside_pool(out, data)
+    if not is_object(out):
+        output_folder(out, make=False)
     checked = read_recipe(recipe, set or [])
-    with stages("opening the pool") as say:
+    with stages("opening the pool") as say, shard_runner(ray, workers, device) as runner:
         done = curated(
-            data, checked, out, split=split, model=model, device=device, dtype=dtype, workers=workers,
-            shards=shards, allow_pipe=allow_pipe, say=say, counted=batches_said,
+            data, checked, out, split=split, model=model, device=device, dtype=dtype, workers=workers or 1,
+            shards=shards, allow_pipe=allow_pipe, say=say, counted=batches_said, runner=runner,
         )  # fmt: skip
     report = done.curated.report
     if json:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from binderclip.cli.shared.inputs import output_folder
@@ -17,6 +19,7 @@ from binderclip.curate import (
     CurationPipeline,
     CurationRecipe,
     LateModel,
+    SampleTable,
     check_kept_folder,
     computed_columns,
     model_signals,
@@ -24,9 +27,11 @@ from binderclip.curate import (
     write_decisions,
     write_kept_shards,
 )
-from binderclip.errors import DataError, UsageError
+from binderclip.data.storage import is_object, join_place, upload
+from binderclip.errors import DataError
 
 if TYPE_CHECKING:
+    from binderclip.data import ShardRunner
     from binderclip.models import ImageTextModel
 
 Say = Callable[[str], None]
@@ -37,8 +42,8 @@ class CurationDone:
     """What was found, and the files that tell of it."""
 
     curated: Curated
-    folder: Path
-    files: list[Path]
+    folder: str
+    files: list[str]
 
 
 def curated(
@@ -55,54 +60,62 @@ def curated(
     allow_pipe: bool,
     say: Say,
     counted: Callable[[Say, str], Callable[[int, int], None]],
+    runner: ShardRunner | None = None,
 ) -> CurationDone:
-    """Curate a pool and write the folder `out`; the options are those of the verb.
+    """Curate a pool and write the folder `out`, of files or objects; the options are those of the verb.
 
     Raises:
-        UsageError: as of the recipe's rules; the folder lies in the pool.
+        UsageError: as of the recipe's rules.
         DataError: the pool holds nothing usable, or cannot be written out.
     """
-    folder = Path(out)
-    _outside(folder, Path(data))
-    store = ColumnStore(folder / "columns")
+    store = ColumnStore(join_place(out if is_object(out) else Path(out).absolute(), "columns"))
     table = open_table(data, split, store=store, allow_pipe=allow_pipe)
-    if shards:
-        check_kept_folder(table, folder / "shards")
+    if shards and not is_object(out):
+        check_kept_folder(table, Path(out) / "shards")
 
-    def loaded() -> ImageTextModel:
-        from binderclip.models import load
-
-        say("loading the model")
-        return load(model or recipe.model or "small", device=device, dtype=dtype)
-
-    late = LateModel(loaded)
+    scorer = partial(_loaded, model or recipe.model or "small", device=device, dtype=dtype)
+    late = LateModel(scorer, lambda: say("loading the model"))
     signals = model_signals(late, cleaner=CLEANERS[recipe.cleaner])
     asked = [name for id in table.ids[:1] for name in computed_columns(table.load(id), recipe.needs, signals)]
     if any(hasattr(signals[name], "model") for name in asked):
         late.open()  # what is wrong with it is said before the whole pool is read
+        if runner is not None:
+            version = f"{late.fingerprint}, {recipe.cleaner}"
+            signals = model_signals(late, cleaner=CLEANERS[recipe.cleaner], version=version)
     steps: dict[str, Callable[[int, int], None]] = {}
 
     def progress(doing: str, done: int, total: int) -> None:
         steps.setdefault(doing, counted(say, f"{doing}: shard"))(done, total)
 
     pipeline = CurationPipeline(list(recipe.stages), signals)
-    found = pipeline.run(table, seed=recipe.seed, workers=workers, store=store, scores=True, progress=progress)
+    found = pipeline.run(
+        table, seed=recipe.seed, workers=workers, store=store, scores=True, progress=progress, runner=runner
+    )
     if not found.report.entered:
         why = f": {found.report.skipped[0][0]}: {found.report.skipped[0][1]}" if found.report.skipped else ""
         raise DataError(f"{data} holds no sample that can be used{why}")
-    output_folder(out)
     say("writing")
+    if not is_object(out):
+        folder = output_folder(out)
+        return CurationDone(found, out, [str(path) for path in _write(found, table, data, recipe.seed, folder, shards)])
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        files = _write(found, table, data, recipe.seed, folder, shards)
+        there = [upload(path, str(join_place(out, path.relative_to(folder).as_posix()))) for path in files]
+    return CurationDone(found, out, there)
+
+
+def _write(found: Curated, table: SampleTable, data: str, seed: int, folder: Path, shards: bool) -> list[Path]:
+    """Write what was decided into a folder; gives the files."""
     files = [found.selection.save(folder / "selection.npy")]
     files.append(write_decisions(found, table, folder / "samples.parquet"))
     files.append(write_report(found, table, data, folder / "report.html"))
-    write_json({"data": data, "seed": recipe.seed, **found.report.as_dict()}, folder / "report.json")
+    write_json({"data": data, "seed": seed, **found.report.as_dict()}, folder / "report.json")
     files.append(folder / "report.json")
-    if shards:
-        files += write_kept_shards(found, table, folder / "shards")
-    return CurationDone(found, folder, files)
+    return files + (write_kept_shards(found, table, folder / "shards") if shards else [])
 
 
-def _outside(folder: Path, pool: Path) -> None:
-    """Refuse to write into a pool: the next run would read what this one wrote."""
-    if pool.is_dir() and folder.resolve().is_relative_to(pool.resolve()):
-        raise UsageError(f"--out {folder} lies inside the pool {pool}: give a folder outside of it")
+def _loaded(name: str, device: str, dtype: str) -> ImageTextModel:
+    from binderclip.models import load
+
+    return load(name, device=device, dtype=dtype)
