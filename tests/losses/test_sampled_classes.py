@@ -140,9 +140,9 @@ def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None
         made(0, **options)
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int16])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16])
 @pytest.mark.parametrize("size", [0, 4, CLASSES])
-def test_labels_may_be_of_any_whole_type(size: int, dtype: torch.dtype) -> None:
+def test_labels_may_be_of_any_signed_type(size: int, dtype: torch.dtype) -> None:
     features, labels = batch()
     assert torch.equal(made(0, size=size)(features, labels.to(dtype)).total, made(0, size=size)(features, labels).total)
 

@@ -31,7 +31,7 @@ def sample_classes(
     `size` classes or more gets no further ones, and loses none.
 
     Args:
-        labels: classes of the batch, from 0, of any whole type.
+        labels: classes of the batch, from 0, of any signed whole type.
         n_classes: classes there are.
         size: classes wanted; at `n_classes` or more all are taken.
         weight: how likely each class is to be drawn, relative to the others; None for all alike. Of classes with weight
