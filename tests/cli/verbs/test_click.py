@@ -158,6 +158,12 @@ def test_a_session_is_not_harmed_by_mistakes(command: Command, folder: Path) -> 
         assert done.code == 2
         assert said in done.err
     command(*words, "--session", "s.json", "--point", "20,20")
+    Image.new("RGB", (64, 40), "olive").save("other.png")
+    done = command("click", "other.png", "-m", folder, "--session", "s.json", "--point", "3,3")
+    assert done.code == 2
+    assert "the clicks of s.json are on plain.png, not on other.png" in done.err
+    Path("moved.png").write_bytes(Path("plain.png").read_bytes())
+    assert command("click", "moved.png", "-m", folder, "--session", "s.json").code == 0
     before = Path("s.json").read_bytes()
     for options, said in [
         (("--undo", "2"), "--undo 2: the session s.json has 1 such steps"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from binderclip.segment import AutomaticMasks, load_promptable
+from binderclip.segment import AutomaticMasks, Prompts, load_promptable
 from binderclip.segment.promptable import PromptModel, PromptNetwork
 
 Command = Callable[..., Any]
@@ -81,6 +82,29 @@ def test_a_folder_is_gone_on_with_and_a_broken_picture_is_left_out(
     assert len(encoded) == 4
     command(*words, "--redo")
     assert len(encoded) == 7
+
+
+@pytest.mark.parametrize("kind", ["sam", "sam2"])
+def test_checkpoints_that_transformers_saved_are_opened_by_path(
+    command: Command, photos: Path, tmp_path: Path, kind: str
+) -> None:
+    pytest.importorskip("transformers")
+    place = Path(__file__).parents[2] / "segment/promptable/hf_models.py"
+    spec = importlib.util.spec_from_file_location("hf_models", place)
+    assert spec is not None
+    assert spec.loader is not None
+    models = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(models)
+    torch.manual_seed(0)
+    for part in getattr(models, kind)():
+        part.save_pretrained(tmp_path / kind)
+    opened = load_promptable(tmp_path / kind)
+    want = AutomaticMasks(opened, points_per_side=4, pred_iou_thresh=-9, stability_score_thresh=0)(photos / "a.png")
+    found = command("masks", photos / "a.png", "-m", tmp_path / kind, *LOOSE, "--json").json()
+    assert found["images"][0]["masks"] == len(want) > 0
+    clicked = command("click", photos / "a.png", "-m", tmp_path / kind, "--point", "20,12", "--json").json()
+    one = opened.predict(opened.encode(photos / "a.png"), Prompts.of(points=[(20, 12)], labels=[1])).pick()
+    assert clicked["pixels"] == int((one.logits[0, 0] > 0).sum())
 
 
 def test_mistakes_are_named(command: Command, folder: Path, photos: Path) -> None:

@@ -191,6 +191,24 @@ def test_pictures_without_an_object_and_dice_of_disjoint_masks(case: dict[str, A
     assert float(dice_loss(a, b)) == pytest.approx(1 - 1 / (6 + 12 + 1))
 
 
+def test_squared_dice_is_least_at_soft_targets_and_plain_dice_is_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = 0.05 + 0.9 * torch.rand(3, 5, 7, generator=generator, dtype=torch.double)
+    there = torch.logit(targets).requires_grad_()
+    (gradient,) = torch.autograd.grad(dice_loss(there, targets, squared=True).sum(), there)
+    assert float(gradient.abs().max()) < 1e-12
+    assert torch.allclose(dice_loss(there, targets, squared=True), torch.zeros(3, dtype=torch.double), atol=1e-12)
+    sure = torch.where(targets > 0.5, 50.0, -50.0).double()
+    assert (dice_loss(sure, targets) < dice_loss(there, targets)).all()
+    assert (dice_loss(sure, targets, squared=True) > 0.01).all()
+    for logits in (sure, torch.randn(3, 5, 7, generator=generator, dtype=torch.double)):
+        p = logits.sigmoid()
+        form = (p - targets).square().sum((1, 2)) / (p.square().sum((1, 2)) + targets.square().sum((1, 2)) + 1)
+        assert torch.allclose(dice_loss(logits, targets, squared=True), form)
+    hard = (targets > 0.4).double()
+    assert torch.allclose(dice_loss(sure, hard, squared=True), dice_loss(sure, hard), atol=1e-9)
+
+
 def test_what_does_not_belong_together_is_said(case: dict[str, Any]) -> None:
     loss = MaskSetLoss()
     for change, message in (

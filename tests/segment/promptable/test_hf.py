@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,86 +24,16 @@ from binderclip.segment.promptable import (
 )
 
 transformers = pytest.importorskip("transformers")
-SIDE = 64
-
-
-def _sam():
-    config = transformers.SamConfig(
-        vision_config={
-            "image_size": SIDE, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "output_channels": 16, "num_pos_feats": 8, "mlp_dim": 64, "global_attn_indexes": [1], "window_size": 4,
-        },
-        prompt_encoder_config={
-            "image_size": SIDE, "patch_size": 8, "hidden_size": 16, "image_embedding_size": 8, "mask_input_channels": 8,
-        },
-        mask_decoder_config={
-            "hidden_size": 16, "mlp_dim": 32, "num_attention_heads": 2, "num_hidden_layers": 2,
-            "iou_head_hidden_dim": 16,
-        },
-    )  # fmt: skip
-    images = transformers.SamImageProcessor(
-        size={"longest_edge": SIDE}, pad_size={"height": SIDE, "width": SIDE},
-        mask_size={"longest_edge": SIDE // 2}, mask_pad_size={"height": SIDE // 2, "width": SIDE // 2},
-    )  # fmt: skip
-    return transformers.SamModel(config).eval(), transformers.SamProcessor(images)
-
-
-def _sam2():
-    config = transformers.Sam2Config(
-        vision_config={
-            "backbone_config": {
-                "model_type": "sam2_hiera_det_model", "hidden_size": 8, "num_attention_heads": 1,
-                "image_size": [SIDE, SIDE],
-                "blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [8, 16, 32, 64],
-                "num_attention_heads_per_stage": [1, 1, 2, 4], "window_size_per_stage": [8, 4, 4, 2],
-                "window_positional_embedding_background_size": [4, 4], "global_attention_blocks": [3],
-            },
-            "backbone_channel_list": [64, 32, 16, 8],
-            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
-            "fpn_hidden_size": 32,
-        },
-        prompt_encoder_config={"image_size": SIDE, "patch_size": 16, "hidden_size": 32, "mask_input_channels": 8},
-        mask_decoder_config={
-            "hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "num_hidden_layers": 2,
-            "iou_head_hidden_dim": 16,
-            "dynamic_multimask_via_stability": False,
-        },
-    )  # fmt: skip
-    images = transformers.Sam2ImageProcessor(
-        size={"height": SIDE, "width": SIDE}, mask_size={"height": SIDE // 4, "width": SIDE // 4}
-    )
-    return transformers.Sam2Model(config).eval(), transformers.Sam2Processor(images)
-
-
-def _sam3():
-    if not hasattr(transformers, "Sam3TrackerModel"):
-        pytest.skip("this transformers has no SAM 3")
-    config = transformers.Sam3TrackerConfig(
-        vision_config={
-            "model_type": "sam3_vision_model",
-            "backbone_config": {
-                "model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-                "num_attention_heads": 2, "image_size": 56, "patch_size": 14, "window_size": 2,
-                "global_attn_indexes": [1], "pretrain_image_size": 56,
-            },
-            "fpn_hidden_size": 32, "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
-            "scale_factors": [4.0, 2.0, 1.0, 0.5],
-        },
-        prompt_encoder_config={"image_size": 56, "patch_size": 14, "hidden_size": 32, "mask_input_channels": 8},
-        mask_decoder_config={
-            "hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "num_hidden_layers": 2,
-            "iou_head_hidden_dim": 16,
-            "dynamic_multimask_via_stability": False,
-        },
-    )  # fmt: skip
-    images = transformers.Sam3ImageProcessor(size={"height": 56, "width": 56}, mask_size={"height": 16, "width": 16})
-    return transformers.Sam3TrackerModel(config).eval(), transformers.Sam3TrackerProcessor(images)
+_spec = importlib.util.spec_from_file_location("hf_models", Path(__file__).with_name("hf_models.py"))
+hf_models = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(hf_models)
+SIDE = hf_models.SIDE
 
 
 @pytest.fixture(scope="module", params=["sam", "sam2", "sam3"])
 def pair(request):
     torch.manual_seed(0)
-    return {"sam": _sam, "sam2": _sam2, "sam3": _sam3}[request.param]()
+    return getattr(hf_models, request.param)()
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +122,7 @@ def test_a_folder_opens_by_name(pair, picture, tmp_path):
 
 
 def test_pickled_weights_are_not_read(tmp_path):
-    model, processor = _sam()
+    model, processor = hf_models.sam()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
@@ -231,7 +163,7 @@ def noise(height: int, width: int) -> torch.Tensor:
 
 def test_sams_attention_is_what_its_last_layer_computes() -> None:
     torch.manual_seed(0)
-    segmenter = HfSegmenter(*_sam())
+    segmenter = HfSegmenter(*hf_models.sam())
     for name, parameter in segmenter.model.named_parameters():
         if "rel_pos" in name:
             torch.nn.init.normal_(parameter)
@@ -248,14 +180,14 @@ def test_sams_attention_is_what_its_last_layer_computes() -> None:
 
 
 def test_padding_is_left_out_of_sams_attention() -> None:
-    found = encoder_attention(HfSegmenter(*_sam()), noise(SIDE // 2, SIDE))
+    found = encoder_attention(HfSegmenter(*hf_models.sam()), noise(SIDE // 2, SIDE))
     assert found.grid == (4, 8)
     assert found.weights.shape[1:] == (32, 32)
     assert (found.weights.sum(-1) < 1).all()
 
 
 def test_a_side_meant_for_a_tower_keeps_no_sam_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splicing, "promptable", lambda name, device: HfSegmenter(*_sam()))
+    monkeypatch.setattr(splicing, "promptable", lambda name, device: HfSegmenter(*hf_models.sam()))
     mix = replace(parts_of("trident").mix, source="hf:tiny")
     assert mix.size is not None
     weights, grid = mix._weights(noise(SIDE // 2, SIDE))
@@ -265,9 +197,9 @@ def test_a_side_meant_for_a_tower_keeps_no_sam_out(monkeypatch: pytest.MonkeyPat
 
 def test_sam_2_has_no_global_attention() -> None:
     with pytest.raises(NotSupported, match="HfSegmenter"):
-        encoder_attention(HfSegmenter(*_sam2()), noise(32, 32))
+        encoder_attention(HfSegmenter(*hf_models.sam2()), noise(32, 32))
     with pytest.raises(NotSupported, match="another side"):
-        encoder_attention(HfSegmenter(*_sam()), noise(32, 32), side=64)
+        encoder_attention(HfSegmenter(*hf_models.sam()), noise(32, 32), side=64)
 
 
 OFFSET = {"stability_score_offset": 0.05}  # the logits of random weights are small
@@ -308,7 +240,7 @@ def blotchy():
         return (30 * masks + 0.3 * (1 - away / size)).view_as(out[0]), *out[1:]
 
     torch.manual_seed(3)
-    model, processor = _sam()
+    model, processor = hf_models.sam()
     with torch.no_grad():
         for module in (model.mask_decoder, model.prompt_encoder, model.shared_image_embedding):
             for parameter in module.parameters():

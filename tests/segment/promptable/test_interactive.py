@@ -143,3 +143,9 @@ def test_the_curve_of_an_oracle_is_one(blobs):
     assert oracle.encoded == 1
     with pytest.raises(UsageError, match="object with pixels"):
         click_curve(oracle, torch.rand(3, 40, 60), blobs[2] & False)
+    with pytest.raises(UsageError, match=r"mask is \(30, 60\), the picture is \(40, 60\)"):
+        click_curve(oracle, torch.rand(3, 40, 60), blobs[2, :30])
+    with pytest.raises(UsageError, match="they are of one picture"):
+        next_click(blobs[0, :30], blobs[0])
+    with pytest.raises(UsageError, match="they are of one picture"):
+        next_click(blobs[0], blobs[1], clicked=blobs[0, :30])

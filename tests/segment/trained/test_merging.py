@@ -123,27 +123,35 @@ def test_rehearsal_is_focal_and_dice_against_the_masks_of_before(merged: MergedE
                 target, chance = wanted[p, k].sigmoid(), logits[p, k].sigmoid()
                 entropy = -(target * chance.log() + (1 - target) * (1 - chance).log())
                 focal = ((chance - target) ** 2 * entropy).mean()
-                dice = 1 - (2 * (chance * target).sum() + 1) / (chance.sum() + target.sum() + 1)
+                dice = ((chance - target) ** 2).sum() / ((chance**2).sum() + (target**2).sum() + 1)
                 total += float(20 * focal + dice) / 8
     assert float(found) == pytest.approx(total, rel=1e-4)
 
 
-def test_rehearsing_what_one_does_costs_nothing_where_masks_are_sure(
-    merged: MergedEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With saturated logits the loss and its gradient are 0; with soft ones dice has a floor, and focal has none."""
-    network, original = merged.segmenter.backbone, copy.deepcopy(merged.segmenter)
-    logits = torch.where(torch.rand(1, 4, 32, 32) > 0.5, 30.0, -30.0).requires_grad_()
-    for net in (network, original.backbone):
-        monkeypatch.setattr(net, "decode", lambda levels, asked: (logits.expand(len(asked.points), -1, -1, -1), None))
-    rehearsal = MaskRehearsal(original=original, prompts=2)
-    loss = rehearsal(merged, pictures(1), torch.Generator().manual_seed(0), boxes(2)[1:])
-    assert float(loss.detach()) < 1e-5
-    (gradient,) = torch.autograd.grad(loss, logits)
-    assert float(gradient.abs().max()) < 1e-8
-    logits = torch.zeros(1, 4, 32, 32)
-    soft = rehearsal(merged, pictures(1), torch.Generator().manual_seed(0), boxes(2)[1:])
-    assert float(soft) == pytest.approx(1 - (2 * 256 + 1) / (1024 + 1), abs=1e-4)  # dice of p = t = 1/2
+def test_rehearsing_what_one_does_costs_nothing_and_moves_nothing(merged: MergedEncoder) -> None:
+    """At student = teacher the masks are soft, and yet neither the loss nor any weight's gradient is more than 0."""
+    original, images, masks = copy.deepcopy(merged.segmenter), pictures(2), boxes(3)[1:]
+    weights = [p for p in merged.segmenter.parameters() if p.requires_grad]
+
+    def rehearsed() -> tuple[float, float]:
+        found = MaskRehearsal(original=original, prompts=2)(merged, images, torch.Generator().manual_seed(0), masks)
+        moved = torch.autograd.grad(found, weights, allow_unused=True)
+        return float(found.detach()), max(float(each.abs().max()) for each in moved if each is not None)
+
+    network = original.backbone
+    with torch.no_grad():
+        clicks = PromptTokens(torch.full((1, 1, 2), 0.5), torch.ones(1, 1, dtype=torch.long))
+        soft = network.decode(network.encode(merged.pixels(images[:1])), clicks)[0].sigmoid()
+    assert float(((soft > 0.1) & (soft < 0.9)).float().mean()) > 0.5
+    loss, gradient = rehearsed()
+    assert abs(loss) < 1e-5
+    assert gradient < 1e-5
+    with torch.no_grad():
+        for parameter in weights:
+            parameter.mul_(1.1)
+    loss, gradient = rehearsed()
+    assert loss > 1e-4
+    assert gradient > 1e-3
 
 
 def test_without_masks_the_places_are_those_that_the_segmenter_of_before_finds(

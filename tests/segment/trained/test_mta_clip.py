@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from binderclip.errors import CheckpointError, DataError, UsageError
+from binderclip.losses.dense.mask_sets import MaskSetLoss
 from binderclip.segment import MTACLIP, MaskTextDecoder, train_mta_clip
 from binderclip.segment.trained.mask_text_decoder import PatchPyramid
 from binderclip.segment.trained.mta_clip import mta_clip_task
@@ -152,6 +153,54 @@ def test_every_parameter_is_reached(clip_model: Any) -> None:
     assert any(name.startswith("visual.") for name in asked)
     idle = [name for name, p in asked.items() if p.grad is None or not float(p.grad.abs().sum())]
     assert idle == []
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_blocks_that_do_not_learn_are_run_once(clip_model: Any, blocks: int) -> None:
+    """The loss is that of the whole tower; what becomes of the first blocks afterwards is of no account."""
+    head = MTACLIP(clip_model, CLASSES, blocks=blocks, size=32, **TINY).train()
+    images, labels = halves(4, 8)
+    task, rows = mta_clip_task(head, images, labels, batch=4), torch.tensor([2, 0, 1, 3])
+
+    def loss() -> float:
+        return float(task.step((0, rows))[0].detach())
+
+    first = loss()
+    whole = MTACLIP(clip_model, CLASSES, blocks=None, size=32, **TINY).train()
+    again = mta_clip_task(whole, images, labels, batch=4).step((0, rows))[0]
+    assert first == pytest.approx(float(again.detach()), rel=1e-4)
+    own = head.model.image_tower.blocks
+    with torch.no_grad():
+        for block in own[: len(own) - blocks]:
+            for parameter in block.module.parameters():
+                parameter.zero_()
+        assert loss() == pytest.approx(first, rel=1e-5)
+        for parameter in own[-1].module.parameters():
+            parameter.zero_()
+    assert (loss() != pytest.approx(first, rel=1e-5)) == bool(blocks)
+
+
+def test_masks_are_compared_at_another_side(clip_model: Any) -> None:
+    """Labels of blocks of 4 pixels lose nothing at a quarter of their side, where masks have no more pixels."""
+    head = MTACLIP(clip_model, CLASSES, blocks=0, size=32, **TINY).train()
+    images, labels = halves(3, 9)
+    coarse = labels[:, ::4, ::4]
+    rows = torch.arange(3)
+    found = mta_clip_task(head, images, coarse.repeat_interleave(4, 1).repeat_interleave(4, 2), mask_side=8)
+    with torch.no_grad():
+        loss, parts = found.step((0, rows))
+        out = head(head.pixels(images))
+        costs = MaskSetLoss()
+        total = sum(
+            costs(
+                F.interpolate(each.masks, (8, 8), mode="bilinear", align_corners=False), each.classes,
+                [own.unique() for own in coarse], [own == own.unique()[:, None, None] for own in coarse],
+            )
+            for each in out.decoded.layers
+        )  # fmt: skip
+    assert float(loss - parts["alignment"]) == pytest.approx(float(total), rel=1e-4)
+    with pytest.raises(UsageError, match="mask_side must be at least 1"):
+        mta_clip_task(head, images, labels, mask_side=0)
 
 
 def test_queries_that_are_their_class_give_back_the_label_map(clip_model: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.cli.shared.inputs import writable_path
+from binderclip.documents import parse_json
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def session_after(request: SessionRequest, picture: Any, image: Path, segmenter:
         segmenter: and the name of its `model`.
 
     Raises:
-        UsageError: nothing to go on with, more steps back than there are, or a prompt outside the picture.
+        UsageError: nothing to go on with, another picture than the one that was clicked, more steps back than there
+            are, or a prompt outside the picture.
         DataError: the file is no session, or cannot be written.
     """
     from binderclip.segment import InteractiveSession
@@ -61,6 +63,7 @@ def session_after(request: SessionRequest, picture: Any, image: Path, segmenter:
     path = writable_path(request.path)
     if path.is_file():
         session = load_session(path, segmenter, picture)
+        _check_picture(path, image)
     elif not request.prompts:
         raise UsageError(f"there is no session {path} yet: begin it with --point, --box or --scribble")
     else:
@@ -83,3 +86,11 @@ def session_after(request: SessionRequest, picture: Any, image: Path, segmenter:
     session.image = str(image)
     save_session(session, path, model=model)
     return session
+
+
+def _check_picture(path: Path, image: Path) -> None:
+    """Refuse clicks that were made on another picture; one that was moved or renamed is the same."""
+    named = parse_json(path.read_bytes()).get("image")
+    before = Path(named) if isinstance(named, str) else image
+    if before.is_file() and before.read_bytes() != image.read_bytes():
+        raise UsageError(f"the clicks of {path} are on {before}, not on {image}: name another session for it")

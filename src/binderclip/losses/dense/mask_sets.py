@@ -17,16 +17,26 @@ from binderclip.similarity.geometry import at_least_float32
 __all__ = ["MaskSetLoss", "ReClass", "ReMask", "dice_loss", "match_masks", "semantic_labels", "soft_focal_loss"]
 
 
-def dice_loss(logits: Float[Tensor, "*M H W"], targets: Float[Tensor, "*M H W"]) -> Float[Tensor, "*M"]:
+def dice_loss(
+    logits: Float[Tensor, "*M H W"], targets: Float[Tensor, "*M H W"], *, squared: bool = False
+) -> Float[Tensor, "*M"]:
     """1 - (2 I + 1) / (A + B + 1) of each mask, I, A and B soft areas of intersection, prediction and target.
+
+    For soft targets its least value lies at sure predictions, not at the target. With `squared` areas it is
+    sum (p - t)^2 / (sum p^2 + sum t^2 + 1), which is 0 at the target alone; for sure masks both are the same.
 
     Args:
         logits: before the sigmoid.
         targets: in [0, 1].
+        squared: A and B are sums of squares, as in V-Net.
+
+    Paper: Milletari et al., "V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation",
+    arXiv 1606.04797, for the squares.
     """
     chance = logits.sigmoid()
-    both, total = (chance * targets).sum((-2, -1)), chance.sum((-2, -1)) + targets.sum((-2, -1))
-    return 1 - (2 * both + 1) / (total + 1)
+    both = (chance * targets).sum((-2, -1))
+    areas = [each.square() if squared else each for each in (chance, targets)]
+    return 1 - (2 * both + 1) / (sum(each.sum((-2, -1)) for each in areas) + 1)
 
 
 def soft_focal_loss(

@@ -283,7 +283,13 @@ def next_click(
 
     Returns:
         The click at the pixel's centre, or None where nothing is wrong.
+
+    Raises:
+        UsageError: masks of different sizes.
     """
+    for each in (found, clicked):
+        if each is not None and each.shape != truth.shape:
+            raise UsageError(f"masks are {tuple(each.shape)} and {tuple(truth.shape)}: they are of one picture")
     wrong = {True: truth & ~found, False: found & ~truth}
     depth = {}
     for positive, region in wrong.items():
@@ -321,11 +327,12 @@ def click_curve(
         state: of the picture, where it was encoded already.
 
     Raises:
-        UsageError: an empty truth, or fewer than one click.
+        UsageError: an empty truth or one of another size than the picture, or fewer than one click.
     """
     if clicks < 1 or not bool(truth.any()):
         raise UsageError("click_curve needs at least one click and an object with pixels")
     session = InteractiveSession(segmenter, image, state=state)  # type: ignore[arg-type]
+    check_mask(truth, session.size)
     curve = []
     for _ in range(clicks):
         click = choose(session.mask, truth)

@@ -132,9 +132,11 @@ def text_distance(
 class MaskRehearsal:
     """L_SAM: the segmenter's masks are to stay those of the segmenter it was, for the same clicks and boxes.
 
-    20 times focal plus dice, both for soft targets, for each of its mask tokens against the same token of before. No
-    true mask is a target: where masks are given, clicks and boxes alone come from them; else from the masks that the
-    segmenter of before finds at random places. Focal is 0 where the target is met; dice is that for sure masks alone.
+    20 times focal plus dice for each of its mask tokens against the same token of before. No true mask is a target:
+    where masks are given, clicks and boxes alone come from them; else from the masks that the segmenter of before finds
+    at random places. The targets are probabilities, so both are of the form that is 0, with no gradient, where the
+    segmenter does what it did: dice with V-Net's squares, since the one with plain areas draws unsure pixels towards
+    sure ones. The paper adapts SAM's loss "for distillation" and gives no formula.
 
     Args:
         original: the segmenter as it was.
@@ -183,7 +185,7 @@ class MaskRehearsal:
             asked = PromptTokens(points.to(like), labels.to(like.device))
             wanted = before.decode(taught.rows(rows), asked)[0].sigmoid()  # z (P, 4, h, w)
         found = network.decode(maps(network).rows(rows), asked)[0]
-        return (20 * soft_focal_loss(found, wanted) + dice_loss(found, wanted)).mean()
+        return (20 * soft_focal_loss(found, wanted) + dice_loss(found, wanted, squared=True)).mean()
 
     def _given(
         self, objects: Sequence[Tensor], side: int, generator: torch.Generator

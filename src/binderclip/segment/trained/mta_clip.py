@@ -133,24 +133,25 @@ class MTACLIP(SegmentationHead):
         """Unit vectors of the classes' contexts."""
         return F.normalize(self.context(), dim=-1).transpose(0, 1)
 
-    def maps(self, pixels: Float[Tensor, "B 3 S S"] | Tokens) -> list[Float[Tensor, "B C _ _"]]:
+    def maps(self, pixels: Float[Tensor, "B 3 S S"] | Tokens, start: int = 0) -> list[Float[Tensor, "B C _ _"]]:
         """The four maps of the pyramid on the tower's last, normed patches, coarsest first.
 
         Args:
-            pixels: of `pixels`, or the tokens that the tower embeds them in.
+            pixels: of `pixels`, or tokens of the tower.
+            start: the block that these tokens enter.
         """
         tower = dense_tower(self.model)
-        tokens = tower.run(pixels if isinstance(pixels, Tokens) else tower.embed(pixels))
+        tokens = tower.run(pixels, start=start) if isinstance(pixels, Tokens) else tower.run(tower.embed(pixels))
         assert tokens.grid is not None
         return self.pyramid(tower.norm(tokens.patches).mT.unflatten(2, tokens.grid).float())
 
-    def forward(self, pixels: Float[Tensor, "B 3 S S"] | Tokens) -> MaskTextOutput:
+    def forward(self, pixels: Float[Tensor, "B 3 S S"] | Tokens, start: int = 0) -> MaskTextOutput:
         """Masks of a quarter of the patch's side, classes, and both in the shared space.
 
         Args:
-            pixels: of `pixels`, or the tokens that the tower embeds them in.
+            pixels, start: see `maps`.
         """
-        maps = self.maps(pixels)
+        maps = self.maps(pixels, start)
         texts = self.texts()  # T (K, P, E)
         asked = self.compress(texts.flatten(0, 1)) if self.text_tokens else self.compress(texts[:0].flatten(0, 1))
         decoded = self.decoder(maps[:3], maps[3], asked)
@@ -214,23 +215,29 @@ def mta_clip_task(
     negatives: Literal["mixed", "separate"] = "mixed",
     alignment: float = 1.0,
     tower_lr: float = 0.1,
+    mask_side: int | None = None,
     seed: int = 0,
 ) -> HeadTask:
     """What `train_mta_clip` trains; its arguments and errors.
 
     Args:
-        head, images, labels, batch, negatives, alignment, tower_lr, seed: see there.
+        head, images, labels, batch, negatives, alignment, tower_lr, mask_side, seed: see there.
     """
     if images.ndim != 4 or not len(images) or labels.shape != (len(images), *images.shape[2:]):
         raise UsageError(f"images {tuple(images.shape)} and labels {tuple(labels.shape)} do not belong together")
+    if mask_side is not None:
+        if mask_side < 1:
+            raise UsageError(f"mask_side must be at least 1 pixel, not {mask_side}")
+        labels = F.interpolate(labels[:, None].double(), (mask_side, mask_side), mode="nearest-exact")[:, 0].long()
     loss, contrast = MaskSetLoss(), MaskTextContrast(negatives)
-    fixed = embed_once(head.model, head.pixels, images) if head.blocks is not None else None
+    start = 0 if head.blocks is None else dense_tower(head.model).depth - head.blocks
+    fixed = None if head.blocks is None else embed_once(head.model, head.pixels, images, blocks=start)
     kinds = [[int(k) for k in each.unique() if 0 <= k < len(head.classes)] for each in labels]
     device = next(head.decoder.parameters()).device
 
     def step(given: tuple[int, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         _, rows = given
-        found = head(head.pixels(images[rows]) if fixed is None else fixed.with_x(fixed.x[rows]))
+        found = head(head.pixels(images[rows])) if fixed is None else head(fixed.with_x(fixed.x[rows]), start)
         own = [torch.tensor(kinds[row], dtype=torch.long, device=device) for row in rows.tolist()]
         drawn = [labels[row].to(device) == kind[:, None, None] for row, kind in zip(rows.tolist(), own, strict=True)]
         costs = [loss(full.masks, full.classes, own, drawn) for full in _at_size(found.decoded.layers, labels)]
@@ -261,6 +268,7 @@ def train_mta_clip(
     batch: int = 8,
     lr: float = 1e-4,
     tower_lr: float = 0.1,
+    mask_side: int | None = None,
     weight_decay: float = 0.05,
     seed: int = 0,
 ) -> MTACLIPTraining:
@@ -274,6 +282,8 @@ def train_mta_clip(
         alignment: weight of that loss, which the last layer has; 0 leaves it out.
         steps, batch, lr, weight_decay: of AdamW, with a cosine to 0.
         tower_lr: the image tower learns at so many times `lr`.
+        mask_side: in pixels, at which masks are matched and compared; default that of the labels. The paper samples
+            12,544 points of each mask; whole masks of large pictures take most of a step and of its memory.
         seed: of the batches.
 
     Raises:
@@ -282,8 +292,9 @@ def train_mta_clip(
     Paper: MTA-CLIP: Language-Guided Semantic Segmentation with Mask-Text Alignment (ECCV 2024, arXiv 2407.21654).
     """
     task = mta_clip_task(
-        head, images, labels, batch=batch, negatives=negatives, alignment=alignment, tower_lr=tower_lr, seed=seed
-    )
+        head, images, labels, batch=batch, negatives=negatives, alignment=alignment, tower_lr=tower_lr,
+        mask_side=mask_side, seed=seed,
+    )  # fmt: skip
     result = run_task(task, steps=steps, lr=lr, weight_decay=weight_decay, schedule="cosine")
     history = {name: np.asarray(result.history[name]) for name in ("loss", "alignment")}
     return MTACLIPTraining(head, history["loss"], history["alignment"])

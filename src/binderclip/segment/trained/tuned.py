@@ -49,16 +49,20 @@ def embed_once(
     pixels: Callable[[Float[Tensor, "_ 3 H W"]], Float[Tensor, "_ 3 S S"]],
     images: Float[Tensor, "N 3 H W"],
     at_once: int = 16,
+    *,
+    blocks: int = 0,
 ) -> Tokens:
-    """What enters the first block for each picture, where training does not change that.
+    """What enters a block for each picture, where training does not change that.
 
     Args:
         model: an image-text model.
         pixels: what it sees of pictures.
         images: in [0, 1].
         at_once: pictures a pass.
+        blocks: how many blocks are run, too; default none, so that the tokens enter the first.
     """
-    parts = [dense_tower(model).embed(pixels(some)) for some in images.split(at_once)]
+    tower = dense_tower(model)
+    parts = [tower.run(tower.embed(pixels(some)), stop=blocks) for some in images.split(at_once)]
     return parts[0].with_x(torch.cat([part.x for part in parts]))
 
 

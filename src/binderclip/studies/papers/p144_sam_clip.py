@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -30,18 +31,17 @@ from binderclip.studies.protocols.visual_scenes import cluttered
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURES, REHEARSED, CLICKED, NAMED, SEGMENTED = 320, 40, 16, 120, 24
-SIDE, STEPS, BATCH = 64, {"probe": 120, "joint": 40, "resolution": 20}, 32
+PICTURES, REHEARSED, CLICKED, NAMED, SEGMENTED = 640, 40, 24, 120, 24
+SIDE, STEPS, BATCH, PROMPTS = 64, {"probe": 160, "joint": 100, "resolution": 24}, 32, 2
 PROBE = MergeStage(lr=2e-3, sides=(SIDE,))
-JOINT = MergeStage(lr=1e-3, encoder_lr=0.1, rehearsal=10.0, sides=(SIDE,))
+JOINT = MergeStage(lr=5e-3, encoder_lr=0.1, rehearsal=10.0, sides=(SIDE,))
 ARMS = {
     "joint": JOINT,
-    "no rehearsal": MergeStage(lr=1e-3, encoder_lr=0.1, sides=(SIDE,)),
-    "full rate": MergeStage(lr=1e-3, encoder_lr=1.0, rehearsal=10.0, sides=(SIDE,)),
+    "no rehearsal": replace(JOINT, rehearsal=0.0),
 }
-MERGED, ALONE, FULL = ARMS
+MERGED, ALONE = ARMS
 BEFORE, PROBED = "segmenter before", "head alone"
-ALPHAS = (0.25, 0.5, 0.75)
+ALPHAS = (0.4, 0.7)
 KEPT, CLICK, SAME, ACCURACY, INTERPOLATED, MIOU = (
     "share of the mIoU after a click",
     "mIoU after a click",
@@ -50,8 +50,8 @@ KEPT, CLICK, SAME, ACCURACY, INTERPOLATED, MIOU = (
     "what the best interpolation has more in the worse of both",
     "mIoU of a scene",
 )
-PATCHES, BOTH, TEACHER = "cells alone", "both heads", "cells of the image-text model"
-PILOT_SEEDS = (900, 901)
+PATCHES, BOTH, TEACHER = "cells alone", "both heads", "the image-text model itself"
+PILOT_SEEDS = (900, 901, 902)
 
 
 def mixed(alpha: float) -> str:
@@ -99,17 +99,33 @@ def mean_iou(found: list[Tensor], truth: list[Tensor]) -> float:
     return float(torch.cat(ious).mean())
 
 
+@lru_cache(maxsize=1)
+def named(seed: int) -> tuple[Tensor, list[str], Tensor]:
+    """Pictures of one held-out drawing each, the names of fifteen classes, and which it is."""
+    made = cluttered(14_400 + seed, NAMED, objects=1, size=96, split=HELD_OUT, area=(0.15, 0.4))
+    names = list(made.classes[1:] if made.classes[0] == "background" else made.classes)
+    return made.images, names, torch.tensor([names.index(each[0]) for each in made.names])
+
+
 @torch.no_grad()
 def accuracy(encoder: MergedEncoder, seed: int) -> float:
-    """Top-1 of pictures of one held-out drawing each, among fifteen classes, at the side of the training."""
-    made = cluttered(14_400 + seed, NAMED, objects=1, size=96, split="val+test+shift", area=(0.15, 0.4))
-    names = list(made.classes[1:] if made.classes[0] == "background" else made.classes)
-    level = StemMaps(encoder, made.images, kept=False).coarse(torch.arange(NAMED), SIDE)
+    """Top-1 among fifteen classes at the side of the training."""
+    images, names, truth = named(seed)
+    level = StemMaps(encoder, images, kept=False).coarse(torch.arange(NAMED), SIDE)
     found = F.normalize(encoder.pooled(encoder.segmenter.backbone.coarse(level)), dim=-1) @ encoder.text_of(names).T
-    truth = torch.tensor([names.index(each[0]) for each in made.names])
     return float((found.argmax(1) == truth).float().mean())
 
 
+@torch.no_grad()
+def teacher_accuracy(seed: int) -> float:
+    """The same of the image-text model, which sees pictures at its own side."""
+    images, names, truth = named(seed)
+    text = F.normalize(bundled().text_bank(names).prototypes(), dim=-1)
+    found = bundled().encode_image(images, normalize=True).float() @ text.T
+    return float((found.argmax(1) == truth).float().mean())
+
+
+@lru_cache(maxsize=1)
 def merged_encoders(seed: int) -> dict[str, MergedEncoder]:
     """The head alone, each arm of the joint stage after it, and the interpolations of weights."""
     images, embeddings = unlabelled()
@@ -119,7 +135,7 @@ def merged_encoders(seed: int) -> dict[str, MergedEncoder]:
     def trained(encoder: MergedEncoder, name: str, stage: MergeStage, steps: int) -> MergedEncoder:
         return train_merge(
             encoder, images, embeddings=embeddings, rehearsed=kept, objects=objects, stages={name: stage}, steps=steps,
-            batch=BATCH, rehearsal_batch=2, stem=False, seed=seed,
+            batch=BATCH, rehearsal_batch=2, prompts=PROMPTS, stem=False, seed=seed,
         ).encoder  # fmt: skip
 
     first = trained(MergedEncoder(bundled(), layers=1, seed=seed), "probe", PROBE, STEPS["probe"])
@@ -135,9 +151,10 @@ def merged_encoders(seed: int) -> dict[str, MergedEncoder]:
     return found
 
 
-def resolved(encoder: MergedEncoder, seed: int) -> MergedEncoder:
+@lru_cache(maxsize=1)
+def resolved(seed: int) -> MergedEncoder:
     """After the last stage, so that one pass at the segmenter's side serves both heads."""
-    images, embeddings = unlabelled()
+    encoder, (images, embeddings) = copy.deepcopy(merged_encoders(seed)[MERGED]), unlabelled()
     stage = MergeStage(lr=PROBE.lr, sides=(SIDE,), whole=True)
     return train_merge(
         encoder, images, embeddings=embeddings, stages={"resolution": stage}, steps=STEPS["resolution"], batch=8,
@@ -150,15 +167,15 @@ def measure(seed: int) -> list[Row]:
     encoders, truth = merged_encoders(seed), [masks for _, masks, _ in clicked(seed)]
     before = masks_of(encoders[PROBED], seed)
     whole = mean_iou(before, truth)
-    rows, figures = [Row(CLICK, BEFORE, whole)], {}
+    rows, figures = [Row(CLICK, BEFORE, whole), Row(ACCURACY, TEACHER, teacher_accuracy(seed))], {}
     for name, encoder in encoders.items():
         found = masks_of(encoder, seed)
-        figures[name] = (mean_iou(found, truth) / whole, accuracy(encoder, seed))
-        rows += [Row(CLICK, name, mean_iou(found, truth)), Row(SAME, name, mean_iou(found, before))]
-        rows += [Row(KEPT, name, figures[name][0]), Row(ACCURACY, name, figures[name][1])]
+        figures[name] = (mean_iou(found, before), accuracy(encoder, seed))
+        rows += [Row(CLICK, name, mean_iou(found, truth)), Row(KEPT, name, mean_iou(found, truth) / whole)]
+        rows += [Row(SAME, name, figures[name][0]), Row(ACCURACY, name, figures[name][1])]
     others = [figures[name] for name in (PROBED, *map(mixed, ALPHAS), ALONE)]
     best = max(min(a - b for a, b in zip(each, figures[MERGED], strict=True)) for each in others)
-    return [*rows, Row(INTERPOLATED, MERGED, best), *segmented(resolved(encoders[MERGED], seed), seed)]
+    return [*rows, Row(INTERPOLATED, MERGED, best), *segmented(resolved(seed), seed)]
 
 
 def segmented(encoder: MergedEncoder, seed: int) -> list[Row]:
@@ -191,31 +208,36 @@ def null(seed: int) -> list[Row]:
 CRITERIA = (
     Criterion.at_least(
         "joint training keeps 95 % of the segmenter's mIoU after a click", value_of(KEPT, MERGED), 0.95,
-        claimed=0.95, expected=0.98, pilot=Pilot(0.02, PILOT_SEEDS), essential=True,
+        claimed=0.95, expected=0.98, pilot=Pilot(0.004, PILOT_SEEDS), essential=True,
     ),
     Criterion.paired(
-        "and more than training without rehearsal", value_of(KEPT, MERGED), value_of(KEPT, ALONE),
-        claimed=0.0, expected=0.05, pilot=Pilot(0.02, PILOT_SEEDS), essential=True,
+        "its masks are more those of before than after training without rehearsal", value_of(SAME, MERGED),
+        value_of(SAME, ALONE), claimed=0.0, expected=0.02, pilot=Pilot(0.006, PILOT_SEEDS), essential=True,
+    ),
+    Criterion.paired(
+        "it names more pictures than the head alone", value_of(ACCURACY, MERGED), value_of(ACCURACY, PROBED),
+        claimed=0.0, expected=0.08, pilot=Pilot(0.042, PILOT_SEEDS), essential=True,
     ),
     Criterion.below(
         "no interpolation with the weights of before reaches both of its figures", value_of(INTERPOLATED, MERGED), 0.0,
-        claimed=0.0, expected=0.05, pilot=Pilot(0.02, PILOT_SEEDS), essential=True,
+        claimed=0.0, expected=0.02, pilot=Pilot(0.012, PILOT_SEEDS), essential=True,
     ),
     Criterion.paired(
         "both heads draw better label maps than cells alone", value_of(MIOU, BOTH), value_of(MIOU, PATCHES),
-        claimed=0.0, expected=0.05, pilot=Pilot(0.02, PILOT_SEEDS), essential=True,
+        claimed=0.0, expected=0.03, pilot=Pilot(0.016, PILOT_SEEDS), essential=True,
     ),
-    Criterion.paired("a tenth of the rate keeps more than the full one", value_of(KEPT, MERGED), value_of(KEPT, FULL)),
-    Criterion.paired(
-        "joint training names more pictures than the head alone", value_of(ACCURACY, MERGED), value_of(ACCURACY, PROBED)
+    Criterion.paired("and keeps more of the mIoU, too", value_of(KEPT, MERGED), value_of(KEPT, ALONE)),
+    Criterion.at_least(
+        "it names at least 0.8 of what the image-text model names",
+        value_of(ACCURACY, MERGED) / value_of(ACCURACY, TEACHER), 0.8,
     ),
 )  # fmt: skip
 
 
 def draw(table: Table, figure: Figure) -> None:
     """What is kept and what is named, and label maps of both kinds."""
-    seed = STUDY.seeds[0]
-    encoder = resolved(merged_encoders(seed)[MERGED], seed)
+    seed = table.rows[-1].seed  # whose encoder is at hand
+    encoder = resolved(seed)
     made, truth = class_scenes(1_440 + seed, SEGMENTED, 128, HELD_OUT)
     images, names = made.images[:3], list(CLASSES[1:])
     maps = {"truth": truth[:3] - 1} | {
@@ -225,7 +247,7 @@ def draw(table: Table, figure: Figure) -> None:
     halves: Any = figure.subfigures(1, 2, width_ratios=[1.3, 1])
     segmentations(halves[0], images, maps, classes=len(names))
     shown = (PROBED, *map(mixed, ALPHAS), *ARMS)
-    for ax, metric in zip(halves[1].subplots(2, 1), (KEPT, ACCURACY), strict=True):
+    for ax, metric in zip(halves[1].subplots(2, 1), (SAME, ACCURACY), strict=True):
         dots(ax, table, metric, shown)
         ax.set_title(metric, fontsize=9)
         ax.tick_params(axis="x", labelrotation=30, labelsize=7)
@@ -237,15 +259,19 @@ STUDY = Study(
     "interpolated weights do not have both, and both heads together draw better label maps than cells alone.",
     protocol=f"`small-sam`, whose convolutions stay as they are, and `small` as the teacher. {PICTURES} pictures of "
     f"one or two training drawings at {SIDE} px without labels, {REHEARSED} scenes whose masks are rehearsed; the head "
-    f"alone for {STEPS['probe']} steps, then {STEPS['joint']} joint ones in each arm from the same head, and "
-    f"{STEPS['resolution']} at the segmenter's own side. Clicks into objects of held-out drawings, names of {NAMED} "
-    "pictures of one held-out drawing, label maps of scenes. A pilot of seed 900 with these rates: nothing is "
-    "forgotten without rehearsal either (0.9996 of the mIoU after a click; 0.995 of the masks are as before, 0.90 with "
-    "rehearsal, which pulls at soft masks), and label maps by cells and by both heads are alike (0.109).",
-    baseline="Training without rehearsal, at the full rate, and weights interpolated between before and without "
-    "rehearsal.",
-    lower_bound="Guessing among fifteen classes: 0.067.",
-    upper_bound="The segmenter before: all of its mIoU.",
+    f"alone for {STEPS['probe']} steps at {PROBE.lr:g}, then {STEPS['joint']} joint ones at {JOINT.lr:g}, a tenth of "
+    f"it for the encoder, with and without rehearsal from the same head, and {STEPS['resolution']} at the segmenter's "
+    f"own side. Clicks into objects of {CLICKED} scenes of held-out drawings, names of {NAMED} pictures of one, label "
+    f"maps of {SEGMENTED} scenes. Joint rates of 0.001 and 0.002 were tried on seed 900, 0.005 and 0.01 on seeds 900 "
+    "to 902, for both arms alike: below 0.005 hardly anything is forgotten without rehearsal, at 0.01 the joint stage "
+    "spoils the head. "
+    "A pilot at 0.005 kept 1.000 of the mIoU after a click, 0.965 of the masks of before (0.941 without rehearsal), "
+    "rose from 0.536 to 0.619 in accuracy and from 0.147 to 0.180 in label maps by both heads; an interpolation "
+    "reached both figures of one seed of three. The full rate for the encoder, without the tenth, was left out for "
+    "time.",
+    baseline="Training without rehearsal, and weights interpolated between before and without rehearsal.",
+    lower_bound="Guessing among fifteen classes: 0.067; a random class at each pixel: a mIoU of 0.07.",
+    upper_bound="The segmenter before: all of its mIoU; the image-text model itself.",
     measure=measure,
     criteria=CRITERIA,
     preconditions=(
@@ -256,6 +282,7 @@ STUDY = Study(
         Precondition("the segmenter before finds objects: mIoU after a click above 0.4", value_of(CLICK, BEFORE), 0.4),
         Precondition("the head has learned: its accuracy is above 0.2, three times chance",
                      value_of(ACCURACY, MERGED), 0.2),
+        Precondition("its cells find classes: a mIoU above 0.1, where chance has 0.07", value_of(MIOU, PATCHES), 0.1),
     ),
     rival=Criterion.paired("both heads better than the cells of the image-text model itself", value_of(MIOU, BOTH),
                            value_of(MIOU, TEACHER)),
@@ -263,8 +290,7 @@ STUDY = Study(
     seeds=tuple(range(10, 18)),
     null=null,
     one_thread=True,
-    remeasure="Nothing has been measured yet: at the pilot's rates and steps nothing is forgotten that could be "
-    "rehearsed, so that more of both are needed first.",
+    registered="0db09c411f13",
     stand_in=(
         "the bundled `small-sam`, whose convolutions do not learn, instead of SAM ViT-B",
         "the bundled `small` instead of CLIP ViT-L/14, and made pictures instead of 40 million photographs",

@@ -84,7 +84,10 @@ HEADS = {
     "cascade": HeadKind(CascadeCLIP, 1, _cascade, _cascade_task),
     "mta-clip": HeadKind(MTACLIP, 2, _mta_clip, _mta_clip_task),
 }
-TRAINING = {"cascade": ("unseen", "transductive", "released"), "mta-clip": ("negatives", "alignment", "tower_lr")}
+TRAINING = {
+    "cascade": ("unseen", "transductive", "released"),
+    "mta-clip": ("negatives", "alignment", "tower_lr", "mask_side"),
+}
 
 
 def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> None:
@@ -118,7 +121,7 @@ def segmentation_head(
         context: of the stage.
         head: `cascade` or `mta-clip`, with settings of `segment.CascadeCLIP` or `segment.MTACLIP`.
         training: settings of `segment.train_cascade` (`unseen`, `transductive`, `released`) or `segment.train_mta_clip`
-            (`negatives`, `alignment`, `tower_lr`).
+            (`negatives`, `alignment`, `tower_lr`, `mask_side`).
         side: of pictures and label maps in training, in pixels; default that at which the head sees pictures.
 
     Raises:
