@@ -115,13 +115,21 @@ def upload(path: Path, url: str) -> str:
 
 
 def object_state(url: str) -> str:
-    """Size and time of an object, for stamps; "" where there is none.
+    """Hash and size of an object as the server keeps them, for stamps; "" where there is none.
+
+    Times are whole seconds there, so that an object that is replaced at once by one of its size would seem unchanged.
 
     Raises:
         DataError: as of `open_object`.
     """
-    found = _information(url, _key(url))
-    return f"{found.size} {found.mtime_ns}" if found.is_file else ""
+    try:
+        with _server().open_input_file(_key(url)) as found:
+            about = found.metadata()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise refused(url, error) from error
+    return " ".join(about.get(name, b"").decode() for name in ("ETag", "Content-Length"))
 
 
 def list_objects(folder: str, suffixes: Collection[str]) -> list[str]:
