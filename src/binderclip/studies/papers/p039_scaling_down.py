@@ -32,6 +32,8 @@ CLEAN = (WHOLE, HALF, HALF_VIEWS, ONCE, ONCE_VIEWS)
 ACCURACY, RECALL = "zero-shot accuracy", "R@5, mean of both directions"
 RIGHT = "share of pairs whose caption is right"
 PILOT = (900, 901, 902)
+FIRST = tuple(range(10, 18))
+"""Seeds of the first measurement, which scattered twice as much as the pilot."""
 
 
 def trained(
@@ -137,7 +139,8 @@ STUDY = Study(
     "seeds on half of the pairs, it was the best (accuracy 0.246; whole pictures and eight crops of 8 to 100 %, "
     "mirrored, with other colours 0.235, the two crops alone 0.227, all of these 0.218, the eight alone 0.212; no "
     "augmentation 0.261, all pairs 0.291). The bound on what half of the data loses was set after the pilot. There "
-    "the best 40 % had 0.226, all noisy pairs 0.163.",
+    "the best 40 % had 0.226, all noisy pairs 0.163. The first measurement, on eight seeds, could tell neither "
+    "claim from none; this is the same by the same criteria on 32 others, as many as its scatter asks for.",
     baseline="All noisy pairs; all clean pairs without augmentation.",
     lower_bound="Guessing: accuracy about 0.03; a random 40 % of the noisy pairs.",
     upper_bound="All pairs with their right captions.",
@@ -145,7 +148,7 @@ STUDY = Study(
     criteria=(
         Criterion.paired(
             "the best 40 % name more held-out pictures than all pairs do", value_of(ACCURACY, BEST),
-            value_of(ACCURACY, ALL), claimed=0.01, expected=0.03, pilot=Pilot(0.0116, PILOT), essential=True,
+            value_of(ACCURACY, ALL), claimed=0.01, expected=0.03, pilot=Pilot(0.025, FIRST), essential=True,
         ),
         Criterion.paired(
             "augmented, half of the pairs name at most three points less than all", value_of(ACCURACY, HALF_VIEWS),
@@ -184,9 +187,9 @@ STUDY = Study(
     ),
     null={BEST: RANDOM, HALF_VIEWS: HALF},
     draw=draw,
-    seeds=tuple(range(10, 18)),
+    seeds=tuple(range(20, 52)),
     one_thread=True,
-    registered="1adbcac87069",
+    registered="8aa81af29c23",
     stand_in=(
         "towers of two layers on frozen features and bags of words instead of ViTs and ResNets of WebLI's pairs",
         "4,235 pairs, 12 passes, instead of 10 million to 3.4 billion; captions swapped by us, scored by towers of the "
