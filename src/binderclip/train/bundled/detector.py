@@ -1,4 +1,4 @@
-"""The weights `small-detector`, not shipped yet: the noise experts of AIDE, trained on copies of photographs by autoencoders.
+"""Weights `small-detector`, not shipped yet: the noise experts of AIDE, trained on copies of pictures by autoencoders.
 
 `train_bundled_detector(".../bundled/small-detector")` trains autoencoders, the detector and one more for every kind of
 up-sampling left out, measures them on the photographs of scikit-image and scikit-learn, which nothing here learned
