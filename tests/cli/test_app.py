@@ -161,7 +161,7 @@ def test_a_layer_that_is_no_number_is_refused_by_methods_that_count(command: Com
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     done = command("explain", "a.png", "-l", "cat", "--compare", "--layer", "image.last")
     assert done.code == 2
-    assert "layers is a number of blocks" in done.err
+    assert "layer is 'image.last'; it is a whole number or a list" in done.err
 
 
 def test_ctrl_c_is_one_line_whenever_it_comes(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
