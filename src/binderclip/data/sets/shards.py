@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -273,7 +273,7 @@ def read_shard(url: str) -> Iterator[_Group | Skipped]:
         yield Skipped(url, reason)
 
 
-def _stream(url: str) -> IO[bytes]:
+def _stream(url: str) -> Any:  # a file of bytes, or webdataset's pipe, which is none by its class
     if is_local(url):
         return open_local(url)
     if is_object(url):
