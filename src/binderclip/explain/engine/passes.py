@@ -124,11 +124,11 @@ class StraightPath:
             # A list would do as well, but passes are compared and hashed to be shared.
             object.__setattr__(self, "baseline", tuple(float(value) for value in self.baseline))  # type: ignore[union-attr]
 
-    def start(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "1 C 1 1"]:
+    def start(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "1 3 1 1"]:
         """The baseline picture."""
         return torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device).expand(3).view(1, 3, 1, 1)
 
-    def __call__(self, observer: Observer, images: Float[Tensor, "B C H W"]) -> Iterator[Pass]:
+    def __call__(self, observer: Observer, images: Float[Tensor, "B 3 H W"]) -> Iterator[Pass]:
         """From the baseline to the images."""
         if self.rule == "gauss":
             roots, weights = np.polynomial.legendre.leggauss(self.n)

@@ -110,7 +110,7 @@ class RandomizedSmoothing:
             for image in images:
                 classes.append(int(self._counts(image, n0, generator).argmax()))
                 counts = self._counts(image, n, generator)
-                hits.append(int(counts[classes[-1]]) if classes[-1] < len(counts) else 0)
+                hits.append(int(counts[classes[-1]]))
         count = np.array(hits)
         lower = np.where(count > 0, beta.ppf(alpha, np.maximum(count, 1), n - count + 1), 0.0)
         sure = lower > 0.5

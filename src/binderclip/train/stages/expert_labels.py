@@ -16,8 +16,8 @@ from binderclip.errors import UsageError
 from binderclip.models import load
 from binderclip.segment import Segmenter
 from binderclip.train.engine.context import StageContext
-from binderclip.train.recipe.recipe import Stage
 from binderclip.train.recipe.registry import EXPERTS, demands, register
+from binderclip.train.recipe.stage import Stage
 
 __all__ = ["outline", "relief", "relief_depth", "relief_normals", "segment"]
 

@@ -37,8 +37,8 @@ from binderclip.segment.trained.merging import StemMaps, merge_step, stage_froze
 from binderclip.settings import brief, hint
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
-from binderclip.train.recipe.recipe import Stage
 from binderclip.train.recipe.registry import STAGES, demands, register
+from binderclip.train.recipe.stage import Stage
 
 __all__ = ["sam_clip"]
 
