@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -50,3 +51,22 @@ def test_it_refuses_before_any_work(command: Command, shards: str, tiny_clip: An
         assert done.code in (1, 2)
         assert said in done.err
         assert not (tmp_path / "out").exists()
+
+
+def test_pictures_alone_are_taken_on_request(command: Command, tiny_clip: Any, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number, sample in enumerate(load_data("noto-emoji", split="val")[:3]):
+        sample.image.save(tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"none")
+    words = ("embed", "photos", "--out", "out", "--model", tiny_clip(1))
+    refused = command(*words)
+    assert refused.code == 1
+    assert "embed --no-captions" in refused.err
+    assert not (tmp_path / "out").exists()
+    done = command(*words, "--no-captions", "--json").json()
+    assert done["samples"] == 3
+    assert [key for key, _ in done["skipped"]] == ["broken.png"]
+    rows = pq.read_table(next((tmp_path / "out").glob("*.parquet"))).to_pydict()
+    assert rows["text"] == [""] * 3
+    assert np.isfinite(rows["image_embedding"]).all()
+    assert np.isnan(rows["caption_embedding"]).all()

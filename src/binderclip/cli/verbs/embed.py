@@ -33,6 +33,9 @@ def embed(
     out: Annotated[str, typer.Option("--out", "-o", help="Folder of the parts; may be `s3://BUCKET/FOLDER`.")],
     split: Annotated[str | None, typer.Option(help="Of a named set or folder [default: everything].")] = None,
     stored: Annotated[Stored, typer.Option(help="Numbers of the embeddings on disk.")] = Stored.float16,
+    no_captions: Annotated[
+        bool, typer.Option("--no-captions", help="Take the pictures of a folder alone, whatever is beside them.")
+    ] = False,
     workers: Workers = None,
     ray: Ray = None,
     allow_pipe: AllowPipe = False,
@@ -61,11 +64,12 @@ def embed(
         output_folder(out, make=False)
 
     from binderclip.curate import LateModel, embed_shards, open_table
-    from binderclip.data import LocalRunner
+    from binderclip.data import LocalRunner, load_folder
     from binderclip.models import load
 
     with stages("opening the pool") as say:
-        pool = open_table(data, split, allow_pipe=allow_pipe)
+        alone = load_folder(data, split, captions=None) if no_captions else data
+        pool = open_table(alone, split, allow_pipe=allow_pipe)
         late = LateModel(partial(load, model, device=device, dtype=dtype), lambda: say("loading the model"))
         late.open()  # what is wrong with it is said before the pool is read
         try:

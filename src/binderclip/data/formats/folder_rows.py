@@ -71,8 +71,8 @@ def described_rows(tree: Tree, captions: str | os.PathLike[str] | None, template
         return _from_class_folders(tree, template)
     raise DataError(
         f"{tree.title}: {len(tree.images)} images, but nothing says what they show: add captions.csv (columns file, "
-        "caption), or a .txt file beside each image, or put them into folders named after their classes (captions=None "
-        "takes them without)"
+        "caption), or a .txt file beside each image, or put them into folders named after their classes (without any: "
+        "captions=None, on the command line embed --no-captions)"
     )
 
 
