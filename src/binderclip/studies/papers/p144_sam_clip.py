@@ -208,7 +208,7 @@ def null(seed: int) -> list[Row]:
 CRITERIA = (
     Criterion.at_least(
         "joint training keeps 95 % of the segmenter's mIoU after a click", value_of(KEPT, MERGED), 0.95,
-        claimed=0.95, expected=0.98, pilot=Pilot(0.004, PILOT_SEEDS), essential=True,
+        claimed=0.0, expected=0.03, pilot=Pilot(0.004, PILOT_SEEDS), essential=True,
     ),
     Criterion.paired(
         "its masks are more those of before than after training without rehearsal", value_of(SAME, MERGED),
@@ -264,11 +264,13 @@ STUDY = Study(
     f"own side. Clicks into objects of {CLICKED} scenes of held-out drawings, names of {NAMED} pictures of one, label "
     f"maps of {SEGMENTED} scenes. Joint rates of 0.001 and 0.002 were tried on seed 900, 0.005 and 0.01 on seeds 900 "
     "to 902, for both arms alike: below 0.005 hardly anything is forgotten without rehearsal, at 0.01 the joint stage "
-    "spoils the head. "
+    "spoils the head; the number of pictures and the steps of the head alone were raised on these seeds until the head "
+    "names pictures, and the pilot interpolated at 0.25, 0.5 and 0.75. "
     "A pilot at 0.005 kept 1.000 of the mIoU after a click, 0.965 of the masks of before (0.941 without rehearsal), "
     "rose from 0.536 to 0.619 in accuracy and from 0.147 to 0.180 in label maps by both heads; an interpolation "
     "reached both figures of one seed of three. The full rate for the encoder, without the tenth, was left out for "
-    "time.",
+    "time. The first measurement, on seeds 10 to 17, counted the effect that 95 % claims from another origin, and did "
+    "not say all of this; nothing else is changed.",
     baseline="Training without rehearsal, and weights interpolated between before and without rehearsal.",
     lower_bound="Guessing among fifteen classes: 0.067; a random class at each pixel: a mIoU of 0.07.",
     upper_bound="The segmenter before: all of its mIoU; the image-text model itself.",
@@ -287,10 +289,10 @@ STUDY = Study(
     rival=Criterion.paired("both heads better than the cells of the image-text model itself", value_of(MIOU, BOTH),
                            value_of(MIOU, TEACHER)),
     draw=draw,
-    seeds=tuple(range(10, 18)),
+    seeds=tuple(range(20, 28)),
     null=null,
     one_thread=True,
-    registered="0db09c411f13",
+    registered="e3eec47f734b",
     stand_in=(
         "the bundled `small-sam`, whose convolutions do not learn, instead of SAM ViT-B",
         "the bundled `small` instead of CLIP ViT-L/14, and made pictures instead of 40 million photographs",
