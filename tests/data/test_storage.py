@@ -90,7 +90,9 @@ def test_shards_hold_the_samples_of_the_files_they_are_copies_of(shards: str, tm
     assert streamed.skipped == [(f"{shards}/x-03.tar", "no such file")]
 
 
-def test_embeddings_and_columns_live_there_too(shards: str, bucket: str, tiny_clip: Any, tmp_path: Path) -> None:
+def test_embeddings_and_columns_live_there_too(
+    shards: str, bucket: str, tiny_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = load(str(tiny_clip(1)))
     embed_shards(open_table(str(tmp_path / "local")), tmp_path / "out", model)
     first = embed_shards(open_table(shards), f"{bucket}/out", model)
@@ -99,6 +101,14 @@ def test_embeddings_and_columns_live_there_too(shards: str, bucket: str, tiny_cl
         with s3.open_place(f"{bucket}/out/{path.name}") as file:
             assert pq.read_table(file).equals(pq.read_table(path))
     s3.upload(tmp_path / "local" / "x-00.tar", f"{shards}/x-01.tar")  # another content
+    # Of a part that is there its footer is read, not its embeddings.
+    whole = s3.read_object
+
+    def counted(url: str) -> bytes | None:
+        assert not url.endswith(".parquet")
+        return whole(url)
+
+    monkeypatch.setattr(s3, "read_object", counted)
     again = embed_shards(open_table(shards), f"{bucket}/out", model)
     assert (again.computed, again.found) == (1, 2)
     store, calls = ColumnStore(f"{bucket}/columns"), []

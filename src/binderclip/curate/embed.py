@@ -218,7 +218,7 @@ def read_part(place: str | Path, stamp: str) -> EmbeddedPart | None:
     import pyarrow.parquet as pq
 
     try:
-        with open_place(place) as file:
+        with open_place(place, at_once=False) as file:
             found = pq.ParquetFile(file)
             note = parse_json(found.schema_arrow.metadata[_META].decode())
             skipped = [(str(key), str(reason)) for key, reason in note["skipped"]]

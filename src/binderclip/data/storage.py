@@ -72,8 +72,12 @@ def read_object(url: str) -> bytes | None:
         raise refused(url, error) from error
 
 
-def open_place(place: str | os.PathLike[str]) -> IO[bytes]:
+def open_place(place: str | os.PathLike[str], *, at_once: bool = True) -> IO[bytes]:
     """A file or an object for what jumps about in it, such as a reader of Parquet.
+
+    Args:
+        place: path or address.
+        at_once: fetch all of an object; False fetches what is read of it, such as the footer of a table.
 
     Raises:
         FileNotFoundError: there is none.
@@ -81,6 +85,13 @@ def open_place(place: str | os.PathLike[str]) -> IO[bytes]:
     """
     if not is_object(place):
         return open(place, "rb")
+    if not at_once:
+        try:
+            return cast(IO[bytes], _server().open_input_file(_key(str(place))))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise refused(str(place), error) from error
     content = read_object(str(place))
     if content is None:
         raise FileNotFoundError(f"{place}: no such object")
