@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from binderclip.curate import hash_uniform, keys_of, uids_of
-from binderclip.curate.engine.keys import key_order, search_keys
+from binderclip.curate.engine.keys import KEY, key_order, search_keys, smallest
 from binderclip.errors import UsageError
 
 UIDS = st.lists(st.text("0123456789abcdef", min_size=32, max_size=32), max_size=30)
@@ -24,6 +24,25 @@ def test_a_uid_is_its_own_key_in_datacomps_words(uids: list[str]) -> None:
     assert keys.tolist() == [(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids]
     assert uids_of(keys) == uids
     assert [uids[i] for i in key_order(keys)] == sorted(uids)
+
+
+FEW = st.sampled_from([-np.inf, -1.0, -0.0, 0.0, 2.5, np.inf, np.nan])
+
+
+@given(st.lists(st.tuples(FEW, st.integers(-2, 2), st.integers(0, 2), st.integers(0, 2)), max_size=40))
+def test_the_order_is_that_of_numpys_lexsort(rows: list[tuple[float, int, int, int]]) -> None:
+    keys = np.array([row[2:] for row in rows], KEY)
+    scores, groups = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], np.int64)
+    for before in ((), (scores,), (groups, scores), (scores, groups)):
+        expected = np.lexsort((keys["f1"], keys["f0"], *reversed(before)))
+        assert key_order(keys, *before).tolist() == expected.tolist()
+
+
+@given(st.lists(FEW.filter(lambda value: value == value), max_size=20), st.integers(1, 25))
+def test_the_smallest_are_all_up_to_a_value(values: list[float], count: int) -> None:
+    found = smallest(np.array(values), count)
+    bound = max(sorted(values)[:count], default=0.0)
+    assert found.tolist() == [i for i, value in enumerate(values) if value <= bound]
 
 
 def test_a_name_is_hashed() -> None:

@@ -56,7 +56,7 @@ def take_rows(column: ColumnValues, rows: Int[np.ndarray, "k"]) -> ColumnValues:
         offsets = np.concatenate([[0], np.cumsum(counts)])
         places = np.arange(offsets[-1]) + np.repeat(column.offsets[rows] - offsets[:-1], counts)
         return RaggedColumn(column.values[places], offsets)
-    return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
+    return column[rows] if isinstance(column, np.ndarray) else list(map(column.__getitem__, rows.tolist()))
 
 
 def numbers(column: ColumnValues, name: str) -> np.ndarray:

@@ -51,7 +51,40 @@ def uids_of(keys: Keys) -> list[str]:
 
 def key_order(keys: Keys, *before: np.ndarray) -> Int[np.ndarray, "n"]:
     """Positions that sort by the arrays `before`, the first of them first, and last by key."""
-    return np.lexsort((keys["f1"], keys["f0"], *reversed(before)))
+    return _order([*before, keys["f0"], keys["f1"]])
+
+
+def _order(columns: Sequence[np.ndarray]) -> Int[np.ndarray, "n"]:
+    """What `np.lexsort` of the reversed columns gives; NaN comes last.
+
+    A hash or a score hardly ever stands twice, so the first column is sorted by itself, as fast as numbers can be, and
+    the others are looked at only for the rows that it leaves tied.
+    """
+    first, rest = np.ascontiguousarray(columns[0]), columns[1:]
+    if not rest:
+        return np.argsort(first, kind="stable")
+    order = np.argsort(first)
+    ordered = first[order]
+    same = ordered[1:] == ordered[:-1]
+    if ordered.dtype.kind == "f":
+        same |= np.isnan(ordered[:-1])  # and so all after it
+    if not same.any():
+        return order
+    tied = np.flatnonzero(np.append(False, same) | np.append(same, False))
+    run = np.cumsum(np.append(True, ~same))[tied]  # the number of the value of each tied row
+    rows = np.sort(order[tied])  # equal rows stay in the order they came in
+    runs = np.empty(len(first), run.dtype)
+    runs[order[tied]] = run
+    rows = rows[_order([column[rows] for column in rest])]
+    order[tied] = rows[np.argsort(runs[rows], kind="stable")]
+    return order
+
+
+def smallest(values: np.ndarray, count: int) -> Int[np.ndarray, "k"]:
+    """Positions, rising, of all values that are no larger than the `count`-th smallest; at least `count` of them."""
+    if len(values) <= count:
+        return np.arange(len(values))
+    return np.flatnonzero(values <= np.partition(values, count - 1)[count - 1])
 
 
 def search_keys(table: Keys, keys: Keys) -> Int[np.ndarray, "n"]:

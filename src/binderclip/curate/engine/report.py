@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from binderclip.curate.engine.keys import Keys, hash_uniform, key_order, uids_of
+from binderclip.curate.engine.keys import Keys, hash_uniform, key_order, smallest, uids_of
 
 SHOWN = 7
 """Samples on either side of a threshold that are named."""
@@ -88,6 +88,8 @@ class StageReport:
         """Keep `SAMPLED` values, in an order that does not depend on how they came."""
         if self._values:
             draws, values = (np.concatenate(parts) for parts in zip(*self._values, strict=True))
+            near = smallest(draws, SAMPLED)
+            draws, values = draws[near], values[near]
             order = np.lexsort((values, draws))[:SAMPLED]
             self._values = [(draws[order], values[order])]
 
@@ -169,6 +171,7 @@ def beside_cuts(
     found = []
     for side in (True, False):
         rows = np.flatnonzero((kept == side) & np.isfinite(distance))
+        rows = rows[smallest(distance[rows], SHOWN)]
         rows = rows[key_order(keys[rows], distance[rows])[:SHOWN]]
         found += [
             BoundarySample(
