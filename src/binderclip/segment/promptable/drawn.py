@@ -40,8 +40,12 @@ def draw(keys: Float[Tensor, "#P C h w"], prompts: PromptTokens) -> Float[Tensor
     count, (height, width) = len(prompts.points), keys.shape[-2:]
     cells = _centres(height, width, keys)
     sides = [prompts.labels == 1, prompts.labels == 0]
-    distance = (prompts.points[:, :, None] - cells).square().sum(-1)
-    spots = [_most((-distance / (2 * w * w)).exp(), side, 0.0) for w in WIDTHS for side in sides]
+    x, y = _lines(height, width, keys)
+    across, down = ((prompts.points[..., i, None] - line).square() for i, line in enumerate((x, y)))
+    distance = (across[:, :, None] + down[..., None]).flatten(2)  # (P, N, L), squared
+    # The spot of the nearest click is the highest at every place: one exponential a place, not one a click.
+    nearest = [-_most(-distance, side, -torch.inf) for side in sides]
+    spots = [(-least / (2 * w * w)).exp() for w in WIDTHS for least in nearest]
     at = functional.grid_sample(
         keys.expand(count, -1, -1, -1), 2 * prompts.points[:, :, None] - 1, align_corners=False, padding_mode="border"
     )
@@ -60,10 +64,14 @@ def draw(keys: Float[Tensor, "#P C h w"], prompts: PromptTokens) -> Float[Tensor
     return drawn.unflatten(2, (height, width))
 
 
+def _lines(height: int, width: int, like: Tensor) -> tuple[Float[Tensor, "w"], Float[Tensor, "h"]]:
+    """x of the columns and y of the rows, at their centres."""
+    x, y = ((torch.arange(n, device=like.device, dtype=torch.float32) + 0.5) / n for n in (width, height))
+    return x, y
+
+
 def _centres(height: int, width: int, like: Tensor) -> Float[Tensor, "L 2"]:
-    y = (torch.arange(height, device=like.device, dtype=torch.float32) + 0.5) / height
-    x = (torch.arange(width, device=like.device, dtype=torch.float32) + 0.5) / width
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)
+    return torch.stack(torch.meshgrid(*_lines(height, width, like), indexing="xy"), -1).flatten(0, 1)
 
 
 def _most(maps: Float[Tensor, "P N L"], kept: Bool[Tensor, "P N"], empty: float) -> Float[Tensor, "P L"]:
