@@ -14,6 +14,8 @@ from binderclip.errors import DataError, UsageError
 
 CHUNK = 2**24
 """Most pixels of windows that are transformed at once."""
+FOLDED = 4
+"""Channels whose coefficients are multiplied before one logarithm is taken: as many as float32 holds at any window."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,26 @@ def dct_grades(windows: Float[Tensor, "*L C w w"], *, bands: int = 6) -> Float[T
         windows: in [0, 1].
         bands: along the diagonals of the coefficients.
     """
-    size = windows.shape[-1]
-    d = dct_matrix(size).to(windows)
-    coefficients = d @ windows @ d.T  # (*L, C, w, w)
-    return (torch.log1p(coefficients.abs()) * grade_weights(size, bands).to(windows)).sum((-3, -2, -1))
+    d = dct_matrix(windows.shape[-1]).to(windows)
+    return _graded(d @ windows @ d.T, bands)
+
+
+def _graded(coefficients: Float[Tensor, "*L C w w"], bands: int) -> Float[Tensor, "*L"]:
+    """The weighted sum of the logarithms; those of channels by one logarithm of a product."""
+    logs: list[Tensor] = []
+    for channels in coefficients.split(FOLDED, -3):
+        first, *others = channels.unbind(-3)
+        product = first.abs() + 1
+        for channel in others:
+            product = torch.addcmul(product, product, channel.abs())  # times 1 + |X|
+        logs.append(product.log())
+    weights = grade_weights(coefficients.shape[-1], bands).to(coefficients)
+    return torch.stack([log.flatten(-2) @ weights.flatten() for log in logs]).sum(0)
+
+
+def _times(x: Float[Tensor, "*L n"], matrix: Float[Tensor, "n m"]) -> Float[Tensor, "*L m"]:
+    """x @ matrix as one product: of a view with overlaps `@` makes one small product a window."""
+    return (x.reshape(-1, x.shape[-1]) @ matrix).view(*x.shape[:-1], -1)
 
 
 @torch.no_grad()
@@ -110,12 +128,17 @@ def dct_patches(
     if min(height, width) < window:
         raise DataError(f"{height} x {width} pixels: smaller than a window of {window}")
     cut = images.unfold(2, window, stride).unfold(3, window, stride)  # (B, C, rows, columns, w, w), a view
-    rows, columns = cut.shape[2:4]
+    columns = cut.shape[3]
     flat = cut.permute(0, 2, 3, 1, 4, 5)  # (B, rows, columns, C, w, w)
-    step = max(1, CHUNK // max(1, columns * images.shape[1] * window**2))
-    lines = flat.flatten(0, 1)
-    graded = torch.cat([dct_grades(lines[start : start + step], bands=bands) for start in range(0, len(lines), step)])
-    grades = graded.view(len(images), rows * columns)
+    step = max(1, CHUNK // max(1, len(images) * columns * images.shape[1] * window**2))
+    # Down the columns first, once for all windows of a row: they share what overlaps.
+    d = dct_matrix(window).to(images)
+    down = _times(images.unfold(2, window, stride), d.T)  # (B, C, rows, W, w)
+    parts_of_rows = [
+        _graded(_times(part.unfold(3, window, stride), d.T).movedim(1, 3), bands)  # of (B, rows, columns, C, w, w)
+        for part in down.split(step, 2)
+    ]
+    grades = torch.cat(parts_of_rows, 1).flatten(1)
     order = grades.argsort(dim=1, stable=True)
     count = torch.arange(k).clamp(max=order.shape[1] - 1)
     picked = [order[:, count], order.flip(1)[:, count]]
