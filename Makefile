@@ -19,10 +19,10 @@ doctest: $(VENV)/.dev-$(STAMP) $(VENV)/.browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules src/binderclip
 
 # Tests of what has only true annotations so far (tests/shapes.txt, a path a line), with every type and shape checked at
-# every call. One process: the import hook does not reach the workers of xdist.
+# every call.
 SHAPES ?= $(shell cat tests/shapes.txt)
 shapes: $(VENV)/.dev-$(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHAPES) \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(SHAPES) \
 		"--jaxtyping-packages=binderclip,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 
 lint: $(VENV)/.dev-$(STAMP)

@@ -57,10 +57,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not config.getoption("jaxtyping_packages", None):
+    checked = config.getoption("jaxtyping_packages", None)
+    if not checked or config.getoption("numprocesses", None):
         return
-    if config.getoption("numprocesses", None):
-        raise pytest.UsageError("--jaxtyping-packages does not reach the workers of -n: leave -n out")
+    if hasattr(config, "workerinput"):  # jaxtyping's own plugin reads the command line, which a worker has not
+        jaxtyping.install_import_hook(*checked.split(",", 1))
     pytest.raises = _raises  # type: ignore[assignment]
     import binderclip
 
