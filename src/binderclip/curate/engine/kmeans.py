@@ -53,6 +53,7 @@ def spherical_kmeans(
     Raises:
         UsageError: fewer rows than clusters, or k below 1.
     """
+    from scipy.sparse import csr_matrix
     from sklearn.cluster import kmeans_plusplus
 
     if not 1 <= k <= len(x):
@@ -62,15 +63,16 @@ def spherical_kmeans(
     labels = np.full(len(x), -1)
     for _ in range(iterations):
         new, cosines = nearest_centroids(x, centroids)
-        worst = np.lexsort((np.arange(len(x)), cosines)).tolist()
-        for empty in np.setdiff1d(np.arange(k), new):
-            row = next(row for row in worst if (new == new[row]).sum() > 1)
-            new[row] = empty
+        if len(empty := np.setdiff1d(np.arange(k), new)):
+            worst = np.lexsort((np.arange(len(x)), cosines)).tolist()
+            for number in empty:
+                row = next(row for row in worst if (new == new[row]).sum() > 1)
+                new[row] = number
         if np.array_equal(new, labels):
             break
         labels = new
-        sums = np.zeros_like(centroids)
-        np.add.at(sums, labels, x)
+        members = csr_matrix((np.ones(len(x)), (labels, np.arange(len(x)))), (k, len(x)))
+        sums = members @ x  # row after row, as a loop would add them
         length = np.linalg.norm(sums, axis=1, keepdims=True)
         centroids = np.where(length > 1e-12, sums / np.maximum(length, 1e-12), centroids)
     return centroids
