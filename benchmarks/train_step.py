@@ -51,14 +51,14 @@ def _step(name: str, make: Callable[[], ImageTextModel], size: int, precision: s
     torch.manual_seed(0)
     model = make().train()
     theirs = copy.deepcopy(model.backbone)
-    batch = _batch(model, size)
+    batch = example_batch(model, size)
     ours = OurTraining(model, precision)
     peer = OpenClipTraining(theirs, precision=precision, lr=LR)
     pair = [(batch.images, batch.tokens.ids)]
     losses = ours.loss(batch), peer.value(*pair[0])
     if not math.isclose(*losses, rel_tol=1e-4 if precision == "float32" else 2e-2):
         raise RuntimeError(f"the two sides do not compute the same: losses {losses}")
-    flops = 3 * _flops(lambda: ours.loss(batch))  # backward: one product for the inputs and one for the weights
+    flops = 3 * flops_of(lambda: ours.loss(batch))  # backward: one product for the inputs and one for the weights
     rate = matmul_rate(PRECISIONS[precision])
     return compare(
         f"{name}, batch {size}, {precision}",
@@ -111,7 +111,8 @@ class OurTraining:
             )
 
 
-def _batch(model: ImageTextModel, size: int) -> TrainingBatch:
+def example_batch(model: ImageTextModel, size: int) -> TrainingBatch:
+    """Random pictures and captions of full length."""
     generator = torch.Generator().manual_seed(1)
     side, text = model.preprocess.size, model.backbone.text
     images = torch.randn(size, 3, *side, generator=generator).contiguous(memory_format=torch.channels_last)
@@ -121,7 +122,8 @@ def _batch(model: ImageTextModel, size: int) -> TrainingBatch:
     return TrainingBatch(images, tokens, torch.arange(size), torch.arange(size))
 
 
-def _flops(function: Callable[[], object]) -> int:
+def flops_of(function: Callable[[], object]) -> int:
+    """FLOPs of the matrix products and convolutions of a call."""
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()

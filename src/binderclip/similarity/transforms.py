@@ -304,7 +304,8 @@ class Whitening(EmbeddingTransform):
         }
 
     def _map(self, x: Tensor, state: dict[str, Tensor]) -> Tensor:
-        return (x - state["mean"])[:, state["kept"] > 0] @ state["forward"]
+        centred, kept = x - state["mean"], state["kept"] > 0
+        return (centred if len(state["forward"]) == len(kept) else centred[:, kept]) @ state["forward"]
 
     def _back(self, y: Tensor, state: dict[str, Tensor]) -> Tensor:
         if not bool((state["kept"] > 0).all()):
