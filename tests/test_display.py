@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from binderclip.adapt.selection import Examined, Interval, LabelScore, LabelSelection, MethodScore, Selection
-from binderclip.display import MOST, new_figure, sheet_html, show_pictures, table_html
+from binderclip.display import MOST, new_figure, number_of, sheet_html, show_pictures, table_html
 from binderclip.errors import DataError, UsageError
 from binderclip.evaluate import Evaluation
 from binderclip.explain import Attribution, compare
@@ -253,3 +253,8 @@ def test_a_figure_is_its_own_png_and_leaves_pyplot_alone():
     assert [axes.get_title() for axes in figure.axes if axes.images] == list("01234")
     assert png_of(new_figure(2, 1)).size == (200, 100)
     assert pyplot.get_fignums() == before
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, "0 pictures"), (1, "1 picture"), (2, "2 pictures")])
+def test_one_is_no_plural(count: int, expected: str):
+    assert number_of(count, "picture") == expected

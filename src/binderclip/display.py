@@ -19,6 +19,11 @@ MOST = 24
 _SIDE = 160
 
 
+def number_of(count: int, noun: str) -> str:
+    """A number before its noun, whose plural ends in s: "1 picture", "2 pictures"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def table_html(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str = "", most: int = MOST) -> str:
     """A table; numbers are aligned right, floats have three digits behind the point.
 

@@ -14,6 +14,7 @@ from binderclip.cli.shared.options import Device, Json
 from binderclip.cli.shared.output import print_json
 from binderclip.cli.shared.points import check_within, parse_point
 from binderclip.cli.shared.session import SessionRequest, session_after
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _finish(answer: _Answer, picture: Image.Image, mask_path: Path, overlay_path
     typer.echo(f"{mask.mean():.1%} of the picture, {where}; predicted IoU {answer.predicted_iou:.2f}")
     typer.echo(f"mask {mask_path}\noverlay {overlay_path}")
     if answer.session is not None:
-        typer.echo(f"session {answer.session}, {answer.steps} steps")
+        typer.echo(f"session {answer.session}, {number_of(answer.steps, 'step')}")
 
 
 def _check_box(area: Region, picture: Image.Image) -> None:

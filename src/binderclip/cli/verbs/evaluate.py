@@ -13,6 +13,7 @@ from binderclip.cli.shared.options import AllowPipe, BatchSize, Device, Dtype, J
 from binderclip.cli.shared.output import print_json, print_table, warn_skipped, write_json
 from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.cli.shared.transform import TransformName, fitted, parse_transform
+from binderclip.display import number_of
 
 
 def evaluate(
@@ -84,7 +85,9 @@ def evaluate(
     else:
         part = (f", split {split}" if split else "") + (f", {choice.name} first" if choice else "")
         rows = explained_rows(result.figures, class_names=_are_class_names(samples))
-        print_table(f"{model} on {data}{part}: {result.count} pictures", ("measure", "value", "which is"), rows)
+        print_table(
+            f"{model} on {data}{part}: {number_of(result.count, 'picture')}", ("measure", "value", "which is"), rows
+        )
     warn_skipped(result.skipped)
 
 

@@ -13,6 +13,7 @@ from binderclip.cli.shared.inputs import Images, find_images, output_folder, out
 from binderclip.cli.shared.options import Device, Json, finite
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_json
 from binderclip.cli.shared.progress import counted, stages
+from binderclip.display import number_of
 from binderclip.documents import parse_json
 from binderclip.errors import DataError
 
@@ -211,7 +212,7 @@ def _say(done: list[_Done], skipped: list[tuple[str, str]], folder: Path, model:
         )
         return
     rows = [(str(one.path), one.count, f"{one.largest:.1%}", str(one.overlay)) for one in done]
-    print_table(f"{len(done)} pictures, model {model}", ("image", "masks", "largest", "overlay"), rows)
+    print_table(f"{number_of(len(done), 'picture')}, model {model}", ("image", "masks", "largest", "overlay"), rows)
     typer.echo(f"COCO {folder / TOGETHER}")
     warn_skipped(skipped)
 

@@ -11,6 +11,7 @@ import typer
 from binderclip.cli.shared.inputs import picture_path
 from binderclip.cli.shared.options import Json
 from binderclip.cli.shared.output import console, note, print_json, print_table, short_path
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _show(run: Path, stage: str, history: ClipHistory, top: int) -> None:
         return
     count = len(history.spikes)
     title = (
-        f"{name}: {count or 'no'} spike{'' if count == 1 else 's'} in {steps} steps, "
+        f"{name}: {count or 'no'} spike{'' if count == 1 else 's'} in {number_of(steps, 'step')}, "
         f"{history.clipped.mean():.1%} clipped{gone}"
     )
     console.print(" then ".join(history.clips), style="dim", highlight=False, markup=False, soft_wrap=True)

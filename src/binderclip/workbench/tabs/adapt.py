@@ -14,6 +14,7 @@ import gradio as gr
 
 from binderclip.cli.verbs.adapt.run import choose_head
 from binderclip.cli.verbs.adapt.wording import interval_text, labels_verdict, verdict
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.workbench.commands import Equivalent, model_words, python_load, shell_line
 from binderclip.workbench.look import could_not_be_read, hint, packed, report_frame, table
@@ -187,15 +188,15 @@ def _label_table(found: LabelSelection) -> str:
         (s.name, s.mean_average_precision.value, interval_text(s.mean_average_precision), s.macro_f1, s.seconds)
         for s in found.scores
     ]
-    caption = f"{len(found.labels)} labels, several a picture, {found.shots} shots, {found.seeds} draws"
+    caption = f"{len(found.labels)} labels, several a picture, {number_of(found.shots, 'shot')}, {found.seeds} draws"
     return table(("Method", "mAP", "95 %", "Macro-F1", "Fit, s"), rows, caption)
 
 
 def _caption(found: Selection, called: str) -> str:
     name = called if called in SETS else Path(called).name
     return (
-        f"{name}: {len(found.classes)} classes, {found.shots} shots, cross-validated inside them, {found.seeds} draws, "
-        f"model {found.model}"
+        f"{name}: {len(found.classes)} classes, {number_of(found.shots, 'shot')}, "
+        f"cross-validated inside them, {found.seeds} draws, model {found.model}"
     )
 
 

@@ -16,6 +16,7 @@ from binderclip.cli.shared.sheet import contact_sheet
 from binderclip.cli.verbs.anomaly.command import default_model, parse_threshold
 from binderclip.cli.verbs.anomaly.inspection import AnomalyRequest, figures
 from binderclip.cli.verbs.anomaly.run import carry_out, check_options
+from binderclip.display import number_of
 from binderclip.errors import DataError
 from binderclip.workbench.commands import PICTURES, Equivalent, model_words, python_load, shell_line
 from binderclip.workbench.look import (
@@ -213,7 +214,8 @@ def _tables(done: Inspection, request: AnomalyRequest) -> str:
             [*cells, *([done.chance(row)] * held), *([done.label(row)] * labelled), *([done.verdict(row)] * judged)]
         )
     against = f"{len(done.normal)} sound pictures" if done.normal else "words alone"
-    caption = f"{len(rows)} pictures, most suspicious first, compared with {against}; {request.method}, {request.model}"
+    seen = number_of(len(rows), "picture")
+    caption = f"{seen}, most suspicious first, compared with {against}; {request.method}, {request.model}"
     shown = table(columns, rows, caption)
     if done.threshold is not None:
         fail = f"{done.failed()} of {len(rows)} pictures fail: their score is at or above {done.threshold:.4g}."

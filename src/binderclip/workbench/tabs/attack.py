@@ -10,6 +10,7 @@ import gradio as gr
 from binderclip.cli.shared.options import parse_labels
 from binderclip.cli.shared.output import write_csv
 from binderclip.cli.verbs.attack.command import COLUMNS, parse_eps, rows_of
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.workbench.commands import (
     Arguments,
@@ -135,7 +136,8 @@ def _tables(done: Attacked, rows: list[tuple[Any, ...]], skipped: list[tuple[str
     said = table(
         ("Picture", "Label", "Probability", "Attacked", "Its probability", "Success", "In 8 bits", "Levels"),
         rows,
-        f"{count} pictures; {done.method} within {done.eps * 255:.3g} levels of 255, towards {aim}; {done.model}",
+        f"{number_of(count, 'picture')}; {done.method} within {done.eps * 255:.3g} levels of 255, "
+        f"towards {aim}; {done.model}",
     )
     said += (
         f"<p>{done.count(eight_bit=True)} of {count} pictures reach the aim as they lie in 8-bit files. An attack that "

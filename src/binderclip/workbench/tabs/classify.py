@@ -13,6 +13,7 @@ from binderclip.cli.shared.output import write_csv, write_json
 from binderclip.cli.shared.sheet import contact_sheet
 from binderclip.cli.verbs.classify.run import LabelAnswers, by_head, by_labels
 from binderclip.cli.verbs.classify.zero_shot import parse_zero_shot
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.workbench.commands import (
     Arguments,
@@ -214,7 +215,7 @@ def _table(found: dict[ClassifySetting, LabelAnswers], chosen: ChosenPictures) -
             [chosen.label(Path(path)), best[0][0], best[0][1], *[f"{label} {p:.2f}" for label, p in best[1:]]]
             for path, best in first.rows
         ]
-        return table(columns, rows, f"{len(rows)} pictures, model {first.model}")
+        return table(columns, rows, f"{number_of(len(rows), 'picture')}, model {first.model}")
     by_picture = {setting: dict(answers.rows) for setting, answers in found.items()}
     rows = []
     for path, _ in first.rows:
@@ -223,7 +224,9 @@ def _table(found: dict[ClassifySetting, LabelAnswers], chosen: ChosenPictures) -
             [chosen.label(Path(path)), *["" if best is None else f"{best[0][0]} {best[0][1]:.2f}" for best in cells]]
         )
     columns = ["Picture", *[setting.name for setting in found]]
-    return table(columns, rows, f"{len(rows)} pictures, likeliest label by {len(found)} settings")
+    return table(
+        columns, rows, f"{number_of(len(rows), 'picture')}, likeliest label by {number_of(len(found), 'setting')}"
+    )
 
 
 def _skipped_table(answers: LabelAnswers, chosen: ChosenPictures) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from binderclip.cli.shared.output import write_csv
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.workbench.commands import (
     PICTURES,
@@ -105,7 +106,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, enhancer: str | 
         (chosen.label(Path(row.image)), row.mean, row.mean_after, row.white, row.white_after) for row in done.rows
     ]  # fmt: skip
     write_csv(("image", "mean", "after", "white", "white after"), rows, run.folder / "tones.csv")
-    caption = f"{len(rows)} pictures: mean brightness and share of white pixels, before and after"
+    caption = f"{number_of(len(rows), 'picture')}: mean brightness and share of white pixels, before and after"
     said = table(("Picture", "Mean", "After", "White", "White after"), rows, caption)
     assert done.sheet is not None
     made = [Path(row.result) for row in done.rows]

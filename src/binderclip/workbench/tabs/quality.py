@@ -11,6 +11,7 @@ import gradio as gr
 from binderclip.cli.shared.output import write_csv
 from binderclip.cli.shared.sheet import contact_sheet
 from binderclip.cli.verbs.quality.command import DISTANCES, QUALITY, named_pairs
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.workbench.commands import (
     PICTURES,
@@ -117,7 +118,7 @@ def _rank(
     said = table(
         ("Rank", "Picture", *ranking.columns),
         [(rank, *row) for rank, row in enumerate(named, 1)],
-        f"{len(named)} pictures, worst first by {by}; model {ranking.model}",
+        f"{number_of(len(named), 'picture')}, worst first by {by}; model {ranking.model}",
     )
     said += "".join(f"<p>{line}</p>" for line in _limits(ranking))
     return Outcome(
@@ -174,7 +175,7 @@ def _compare(run: Run, chosen: ChosenPictures, originals: ChosenPictures, distan
     said = table(
         ("Rank", "Picture", distance, "PSNR (dB)"),
         [(rank, *row) for rank, row in enumerate(rows, 1)],
-        f"{len(rows)} pictures, farthest from the original first",
+        f"{number_of(len(rows), 'picture')}, farthest from the original first",
     )
     if done.reduced:
         said += f"<p>{done.reduced} pairs were reduced to {side} px before they were compared.</p>"

@@ -14,6 +14,7 @@ from binderclip.cli.shared.output import note, print_json, print_table, warn_ski
 from binderclip.cli.shared.progress import duration, stages
 from binderclip.cli.verbs.adapt.run import choose_head
 from binderclip.cli.verbs.adapt.wording import interval_text, labels_verdict, verdict
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ def _at_most(seconds: float) -> str:
 
 def _print_labels(found: LabelSelection, data: str) -> None:
     print_table(
-        f"{data}: {len(found.labels)} labels, several a picture, {found.shots} shots, cross-validated inside them, "
+        f"{data}: {len(found.labels)} labels, several a picture, {number_of(found.shots, 'shot')}, "
+        "cross-validated inside them, "
         f"{found.seeds} draws, model {found.model}",
         ["method", "mAP", "95%", "macro-F1", "fit s"],
         [
@@ -145,7 +147,8 @@ def _print(found: Selection, data: str) -> None:
     single = any(not score.by_seed for score in found.scores)
     if not single:
         print_table(
-            f"{data}: {len(found.classes)} classes, {found.shots} shots, cross-validated inside them, "
+            f"{data}: {len(found.classes)} classes, {number_of(found.shots, 'shot')}, "
+            "cross-validated inside them, "
             f"{found.seeds} draws, model {found.model}",
             ["method", "accuracy", "95%", "macro-F1", "cal. error", "fit s", "trained"],
             [_row(score) for score in found.scores],

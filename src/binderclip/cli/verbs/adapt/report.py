@@ -10,6 +10,7 @@ import numpy as np
 
 from binderclip.cli.shared.page import Page
 from binderclip.cli.shared.sheet import figure_picture
+from binderclip.display import number_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +36,8 @@ def write_report(found: Selection, model: ImageTextModel, name: str, path: str |
 
     page = Page(
         f"{found.scores[0].name} on {name}",
-        f"{len(found.classes)} classes, {found.shots} shots each, model <code>{escape(found.model)}</code>. Made by "
+        f"{len(found.classes)} classes, {number_of(found.shots, 'shot')} each, "
+        f"model <code>{escape(found.model)}</code>. Made by "
         "<code>binderclip adapt</code>.",
     )
     page.section("Result", " ".join(escape(line) for line in verdict(found)))
@@ -58,7 +60,7 @@ def write_labels_report(found: LabelSelection, name: str, path: str | Path) -> P
 
     page = Page(
         f"{found.scores[0].name} on {name}",
-        f"{len(found.labels)} labels, several a picture, {found.shots} shots each, model "
+        f"{len(found.labels)} labels, several a picture, {number_of(found.shots, 'shot')} each, model "
         f"<code>{escape(found.model)}</code>. Made by <code>binderclip adapt</code>.",
     )
     page.section("Result", " ".join(escape(line) for line in labels_verdict(found)))

@@ -16,6 +16,7 @@ from binderclip.cli.shared.output import note, print_json, print_table, short_pa
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import stages, time_left
 from binderclip.cli.verbs.anomaly.inspection import AnomalyRequest, Inspection, figures
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -356,8 +357,8 @@ def _say(done: Inspection, request: AnomalyRequest, out: Path, report: Path) -> 
         cells += [done.verdict(row)] * (done.threshold is not None)
         shown.append(cells)
     print_table(
-        f"{short_path(done.folder.root)}: the {len(shown)} most anomalous of {len(rows)} pictures, {request.method}, "
-        f"{request.model}, {against}",
+        f"{short_path(done.folder.root)}: the {len(shown)} most anomalous of {number_of(len(rows), 'picture')}, "
+        f"{request.method}, {request.model}, {against}",
         columns,
         shown,
     )

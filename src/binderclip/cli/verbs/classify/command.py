@@ -24,6 +24,7 @@ from binderclip.cli.verbs.classify.zero_shot import (
     ViewsName,
     parse_zero_shot,
 )
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 
@@ -109,7 +110,7 @@ def classify(
             clip = load("small" if model is None else model, device=device, dtype=dtype)
             if choice:
                 clip = clip.with_transform(fitted(clip, choice, say, batch_size=batch_size))
-            say(f"looking at {len(found.paths)} pictures")
+            say(f"looking at {number_of(len(found.paths), 'picture')}")
             step, count = batches_said(say, "picture"), len(found.paths)
             answers = by_labels(
                 clip, options, found.paths, top=top, mark=marked, batch_size=batch_size,
@@ -165,7 +166,7 @@ def _show(answers: LabelAnswers, top: int, json: bool) -> None:
         shown = max(len(best) for _, best in rows)
         columns = ["image", "label", "prob"] + [f"{n}." for n in range(2, shown + 1)]
         print_table(
-            f"{len(rows)} image{'s' if len(rows) > 1 else ''}, {len(answers.labels)} labels, model {answers.model}",
+            f"{number_of(len(rows), 'image')}, {number_of(len(answers.labels), 'label')}, model {answers.model}",
             columns,
             [[str(p), best[0][0], best[0][1], *[f"{n} {v:.3f}" for n, v in best[1:]]] for p, best in rows],
         )

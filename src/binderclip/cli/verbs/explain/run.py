@@ -14,6 +14,7 @@ from binderclip.cli.shared.inputs import ImageArguments, output_folder, output_n
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, without_empty_columns
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import counted, stages
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def compare_methods(request: ExplainRequest) -> int:
     methods = {name: method for name, method in methods.items() if name not in costly}
     with stages("loading the model") as say:
         subject = _subject(request)
-        say(f"{len(methods)} methods on {'the picture' if len(kept) == 1 else f'{len(kept)} pictures'}")
+        say(f"{number_of(len(methods), 'method')} on {'the picture' if len(kept) == 1 else f'{len(kept)} pictures'}")
         target_words = subject.target if subject.target is None else [subject.target] * len(kept)
         found = compare(subject.model, pictures, target_words, methods=methods, strict=names is not None)
     found = _captioned(found, kept)
@@ -355,7 +356,7 @@ def _comparison_page(
     from binderclip.cli.shared.page import Page
 
     said = escape(subject.said)
-    page = Page(f"Why: {said}", f"Model <code>{escape(subject.name)}</code>, {len(kept)} images.")
+    page = Page(f"Why: {said}", f"Model <code>{escape(subject.name)}</code>, {number_of(len(kept), 'image')}.")
     page.section(
         "Numbers",
         "Deletion takes the pixels away in the order of the map: the lower the mean score on the way, the better the "

@@ -13,6 +13,7 @@ from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.progress import batches_said, counted, stages
 from binderclip.cli.verbs.heads.content import HeadPictures, Heads
+from binderclip.display import number_of
 from binderclip.errors import DataError, NotSupported, UsageError
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _look(
         depth = clip.image_tower.depth
     except NotSupported as error:
         raise NotSupported(f"{name} has no attention heads that could be named: {error}") from error
-    say(f"looking at {len(pictures.names)} pictures")
+    say(f"looking at {number_of(len(pictures.names), 'picture')}")
     watched = counted(pictures, say, "picture", len(pictures.names))
     found = decompose_image_embedding(
         clip, watched, layers=range(max(0, depth - blocks), depth), batch_size=batch_size, on_error="skip"

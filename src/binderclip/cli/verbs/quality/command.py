@@ -14,6 +14,7 @@ from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json, Model,
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -267,7 +268,7 @@ def _originals(
         print_json({"distance": name, "reduced": done.reduced, "images": rows, "skipped": skipped})
     elif done.rows:
         print_table(
-            f"{len(done.rows)} pictures, farthest from the original first by {name}",
+            f"{number_of(len(done.rows), 'picture')}, farthest from the original first by {name}",
             ("image", *COLUMNS),
             [(short_path(key), d, p) for key, _, d, p in done.rows[:SHOWN]],
         )

@@ -13,6 +13,7 @@ from binderclip.cli.shared.inputs import ImageArguments, output_folder, output_n
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv, write_json
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import counted, stages
+from binderclip.display import number_of
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 
@@ -220,7 +221,7 @@ def _say(request: LabelMapRequest, done: Sequence[Done], many: bool, skipped: Se
         return
     if many:
         rows_ = [(str(one.path), *_largest(one)) for one in done]
-        print_table(f"{len(done)} images, {request.title}", ("image", "largest", "share"), rows_)
+        print_table(f"{number_of(len(done), 'image')}, {request.title}", ("image", "largest", "share"), rows_)
         typer.echo(f"NAME-overlay.png and NAME-labels.png of each in {short_path(done[0].overlay.parent)}/")
         return
     for one in done:

@@ -10,6 +10,7 @@ from binderclip.cli.shared.inputs import ImageArguments, writable_path
 from binderclip.cli.shared.output import note, print_json, warn_skipped
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 MOST = 40
@@ -48,7 +49,10 @@ def compare_presets(request: SegmentRequest, found: ImageArguments, names: Seque
         left_out = [{"image": key, "reason": reason} for key, reason in skipped]
         print_json({"model": request.model, "sheet": path, "images": shares, "skipped": left_out})
     else:
-        typer.echo(f"{len(rows)} images by {len(segmenters)} presets, model {request.model}\nsheet {path}")
+        typer.echo(
+            f"{number_of(len(rows), 'image')} by {number_of(len(segmenters), 'preset')}, model {request.model}\n"
+            f"sheet {path}"
+        )
         note_weak_on_photographs(request.model, paths)
     warn_skipped(skipped)
     return found.exit_code(skipped)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from binderclip.cli.shared.inputs import ImageArguments, output_folder, output_names, writable_path
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_json
 from binderclip.cli.shared.progress import counted, stages
+from binderclip.display import number_of
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 
@@ -178,7 +179,8 @@ def _say(request: TaskRequest, done: list[dict[str, Any]], skipped: list[tuple[s
          entry["mask"]) for entry in done
     ]  # fmt: skip
     print_table(
-        f"{request.task}: {len(done)} pictures, {request.method}, model {request.model}, masks {request.segmenter}",
+        f"{request.task}: {number_of(len(done), 'picture')}, {request.method}, model {request.model}, "
+        f"masks {request.segmenter}",
         ("image", "words", "around", "share", "mask"), rows,
     )  # fmt: skip
     warn_skipped(skipped)
