@@ -73,6 +73,13 @@ def pytest_configure(config: pytest.Config) -> None:
                 exec(compile(ast.Module(node.body, []), str(module.__file__), "exec"), vars(module))
 
 
+@pytest.fixture
+def unchecked_annotations(pytestconfig: pytest.Config) -> None:
+    """Skip under `--jaxtyping-packages`: dynamo does not trace what checks the annotations."""
+    if pytestconfig.getoption("jaxtyping_packages", None):
+        pytest.skip("dynamo does not trace what checks the annotations")
+
+
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 

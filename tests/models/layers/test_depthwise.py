@@ -174,9 +174,8 @@ def test_function_transforms_give_what_they_give_of_the_convolution(layer, trans
     torch.testing.assert_close(found, expected)
 
 
-def test_it_compiles_into_one_graph(pytestconfig: pytest.Config):
-    if pytestconfig.getoption("jaxtyping_packages", None):
-        pytest.skip("dynamo does not trace what checks the annotations")
+@pytest.mark.usefixtures("unchecked_annotations")
+def test_it_compiles_into_one_graph():
     torch.manual_seed(0)
     layer, x = nn.Conv2d(2, 2, 5, groups=2), torch.randn(1, 2, 8, 8)
     expected = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))

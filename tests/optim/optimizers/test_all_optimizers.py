@@ -317,6 +317,7 @@ def test_common_settings_are_checked(make, settings, message):
         make(start(), **settings)
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize("name", ["adam", "lamb", "spam"])
 def test_a_compiled_step_is_the_same_step(name):
     torch._dynamo.reset()

@@ -36,7 +36,7 @@ def channel_scores(
     examples: Float[Tensor, "N d"] | None = None,
     targets: Int[Tensor, "N"] | None = None,
     *,
-    weights: tuple[float, float] = (0.7, 0.3),
+    weights: Sequence[float] = (0.7, 0.3),
     counts: Float[Tensor, "N"] | None = None,
 ) -> Float[Tensor, "d"]:
     """How well each channel separates the classes: `J = -w0 S + w1 Var`, larger is better.
@@ -120,7 +120,7 @@ class APE(WeightedHead):
     """
 
     channels: float = 0.5
-    weights: tuple[float, float] = (0.7, 0.3)
+    weights: Sequence[float] = (0.7, 0.3)
     alpha: float = 2.0
     beta: float = 1.0
     gamma: float = 0.1
@@ -240,7 +240,7 @@ class APETuned(EpochHead):
     optimizer: ClassVar[OptimizerLike] = {"name": "adamw", "eps": 1e-3, "weight_decay": 0.1}
 
     channels: float = 0.5
-    weights: tuple[float, float] = (0.2, 0.8)
+    weights: Sequence[float] = (0.2, 0.8)
     alpha: float = 1.0
     beta: float = 1.0
     alphas: Sequence[float] = ALPHAS

@@ -138,7 +138,7 @@ class GuardedOptimizer(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float | Tensor] | None = None) -> float | Tensor | None:
         """One step along the gradients that are there.
 
         Args:

@@ -233,7 +233,7 @@ class ClippedAdaGrad(_ClippedAdaptive):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-2,
+        lr: float | Tensor = 1e-2,
         *,
         clip: float = 1.0,
         form: Literal["coordinate", "norm"] = "coordinate",
@@ -304,7 +304,7 @@ class ClippedAdam(_ClippedAdaptive):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         *,
         clip: float = 1.0,

@@ -59,7 +59,7 @@ class MedianMomentum(GuardedOptimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-2,
+        lr: float | Tensor = 1e-2,
         estimator: Literal["l2", "l1", "huber", "mean"] = "l2",
         *,
         tau: float = 1.0,

@@ -60,7 +60,7 @@ class SampleMedianSGD(GuardedOptimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-2,
+        lr: float | Tensor = 1e-2,
         estimator: Literal["l2", "l1", "mean"] = "l2",
         *,
         method: Literal["weiszfeld", "proximal"] = "weiszfeld",
@@ -130,7 +130,7 @@ class SampleMedianSGD(GuardedOptimizer):
             )
         self._samples.append([None if sample is None else sample.detach() for sample in given])
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float | Tensor] | None = None) -> float | Tensor | None:  # type: ignore[override]
         """One step along the median of what was collected since the last one.
 
         Args:
