@@ -16,7 +16,7 @@ from pathlib import Path
 import benchmarks
 from benchmarks.harness import Row
 
-PRIVATE = {"__main__", "harness", "peers"}
+PRIVATE = {"__main__", "harness", "peers", "plan_rates"}
 
 
 def names() -> list[str]:

@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any
 
 from binderclip.adapt import METHODS as HEADS
+from binderclip.curate import plan_curation, read_recipe
+from binderclip.data import Machines
 from binderclip.errors import DataError
 from binderclip.optim import METHODS as CLIPS
 from binderclip.optim import optimizers
@@ -20,6 +22,7 @@ from binderclip.segment import PRESETS
 from binderclip.studies import Result
 from binderclip.studies.harness.page import headline
 from binderclip.studies.harness.report import cell, pivot, spread
+from binderclip.train import load_recipe, plan_training
 
 Results = Mapping[str, Result]
 MARKER = re.compile(r"^<!-- table: ([\w-]+) -->\n(?:\*(?:This table is|These tables are) made .*\*\n?)?", re.MULTILINE)
@@ -209,6 +212,24 @@ def without_command(results: Results) -> list[str]:
     return lines
 
 
+PLANS = {
+    "curate": "binderclip curate --recipe density-pruning --plan --samples 1e9 --machines 20 --cores 32 --memory 256",
+    "train": "binderclip train clipa --plan --samples 1e9 --machines 64 --cores 16 --memory 80 --flops 1e14",
+}
+"""The commands whose tables the page of clusters shows; a test holds that it names them."""
+
+
+def planned(results: Results, verb: str) -> list[str]:
+    """The plan for a billion pairs that a command prints, with the sentence which step stops scaling first."""
+    if verb == "curate":
+        plan = plan_curation(read_recipe("density-pruning"), 1e9, Machines(count=20, cores=32, memory=256e9))
+    else:
+        plan = plan_training(load_recipe("clipa"), 1e9, Machines(count=64, cores=16, memory=80e9, operations=1e14))
+    names, rows = plan.rows()
+    lines = ["| " + " | ".join(map(cell, row)) + " |" for row in (names, ["---"] * len(names), *rows)]
+    return [*lines, "", cell(plan.stops), "", *(f"- {cell(note)}" for note in plan.notes), ""]
+
+
 CLIPPING = ("p002", "p005", "p004", "p052", "p017", "p007", "p009", "p016", "p041")
 FEW_SHOT = ("p162", "p176", "p043", "p129", "p061", "p142", "p179", "p115", "p014", "p013", "p021", "p139", "p167")
 SEGMENTATION = ("p164", "p170", "p148", "p105", "p029", "p132", "p085")
@@ -229,5 +250,7 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
     "mixed-search-figures": partial(figures, ids=("p096",), metrics=("NDCG@10", "share of the first 10")),
     "at-paper-scale": at_paper_scale,
     "without-command": without_command,
+    "plan-curate": partial(planned, verb="curate"),
+    "plan-train": partial(planned, verb="train"),
 }
 """Name -> what makes the table's lines of Markdown from the stored results."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +134,18 @@ def test_paper_scale_has_every_paper_once(results):
     without = [re.match(r"\[?(p\d{3})", row[0])[1] for row in rows(tables.TABLES["without-command"](results))]
     assert with_command == [paper.id for paper in papers() if paper.at_paper_scale]
     assert sorted(with_command + without) == sorted(paper.id for paper in papers(status="done"))
+
+
+@pytest.mark.parametrize("verb", ["curate", "train"])
+def test_plans_of_the_page_are_what_its_commands_print(verb, results, command):
+    page = (ROOT / "docs" / "guides" / "laptop-to-cluster.md").read_text(encoding="utf-8")
+    assert tables.PLANS[verb] in page
+    printed = command(*shlex.split(tables.PLANS[verb])[1:], "--json").json()
+    made = tables.TABLES[f"plan-{verb}"](results)
+    assert [row[0] for row in rows(made)] == [*(one["name"] for one in printed["passes"]), "together"]
+    assert [row[1] for row in rows(made)][:-1] == [f"{one['passes']:.3g}x" for one in printed["passes"]]
+    assert printed["stops"] in made
+    assert rows(made)[-1][-3].removeprefix("at least ") in (f"{printed['hours']:.3g}", f"{printed['hours']:,.0f}")
 
 
 def test_commands_at_paper_scale_are_understood(results, site_code, tmp_path):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from binderclip.curate.export import check_kept_folder, write_decisions, write_kept_shards
     from binderclip.curate.methods import METHODS, SUMMARIES, read_concepts
     from binderclip.curate.pipeline import Curated, CurationPipeline
+    from binderclip.curate.plan import AssumedPool, plan_curation
     from binderclip.curate.presets import PRESETS, drop_embedded_text
     from binderclip.curate.recipe import CurationRecipe, parse_recipe, read_recipe
     from binderclip.curate.rules.balance import (
@@ -57,6 +58,7 @@ __all__ = [
     "SIGNALS",
     "SUMMARIES",
     "AnyOf",
+    "AssumedPool",
     "BernoulliAny",
     "BoundarySample",
     "CapPerGroup",
@@ -115,6 +117,7 @@ __all__ = [
     "model_signals",
     "open_table",
     "parse_recipe",
+    "plan_curation",
     "quota_qp",
     "read_concepts",
     "read_recipe",

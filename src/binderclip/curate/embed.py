@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,12 +20,12 @@ from binderclip.curate.engine.shard import SampleTable, Shard
 from binderclip.curate.engine.tables import TARS, MetadataTable, TarTable
 from binderclip.curate.signals.plain import texts_of
 from binderclip.curate.signals.scores import CaptionEmbedding, ImageEmbedding, LateModel
+from binderclip.data.cache.parts import META, NOTE, part_note, parts_in, read_model
 from binderclip.data.cache.shards import write_whole
 from binderclip.data.images import open_image
 from binderclip.data.parallel.runner import LocalRunner, ShardRunner
 from binderclip.data.sets.sample import Skipped
-from binderclip.data.storage import is_object, join_place, list_objects, open_place
-from binderclip.documents import parse_json
+from binderclip.data.storage import is_object, join_place, open_place
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -33,11 +33,8 @@ if TYPE_CHECKING:
 
     from binderclip.models import ImageTextModel
 
-NOTE = "embeddings.json"
-"""Beside the parts: by what model they are."""
 ROWS = 256
 """Samples that are held, encoded and put behind each other at once."""
-_META = b"binderclip"
 Width = Literal["float16", "float32"]
 
 
@@ -115,7 +112,7 @@ def embed_shards(
     if not samples:
         why = f": {report.skipped[0][0]}: {report.skipped[0][1]}" if report.skipped else ""
         raise DataError(f"no sample could be encoded{why}")
-    strangers = sorted(set(_present(place)) - set(parts.values()))
+    strangers = sorted(set(parts_in(place)) - set(parts.values()))
     return EmbedReport(str(place), samples, computed, found, sorted(report.skipped), strangers)
 
 
@@ -220,9 +217,8 @@ def read_part(place: str | Path, stamp: str) -> EmbeddedPart | None:
     try:
         with open_place(place, at_once=False) as file:
             found = pq.ParquetFile(file)
-            note = parse_json(found.schema_arrow.metadata[_META].decode())
-            skipped = [(str(key), str(reason)) for key, reason in note["skipped"]]
-            return EmbeddedPart(found.metadata.num_rows, skipped, computed=False) if note["stamp"] == stamp else None
+            own, skipped = part_note(found.schema_arrow)
+            return EmbeddedPart(found.metadata.num_rows, skipped, computed=False) if own == stamp else None
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
         return None
 
@@ -232,7 +228,7 @@ def _packed(tables: Sequence[pa.Table], stamp: str, skipped: list[tuple[str, str
     import pyarrow.parquet as pq
 
     note = json.dumps({"stamp": stamp, "skipped": skipped})
-    whole = pa.concat_tables(tables).replace_schema_metadata({_META: note.encode()})
+    whole = pa.concat_tables(tables).replace_schema_metadata({META: note.encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(whole, sink, compression="zstd")
     return sink.getvalue().to_pybytes()
@@ -266,24 +262,9 @@ def _sign(folder: str | os.PathLike[str], model: ImageTextModel | LateModel, dty
     """
     own = {"format": 1, "model": model.name, "fingerprint": model.fingerprint, "dtype": dtype}
     own["width"] = model.embed_dim
-    place = join_place(folder, NOTE)
-    try:
-        with open_place(place) as file:
-            there: Any = parse_json(file.read().decode())
-        name, differs = there["model"], (there["fingerprint"], there["dtype"]) != (model.fingerprint, dtype)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        differs = False
-    except OSError as error:
-        raise DataError(f"cannot read {place}: {error.strerror or error}") from error
-    else:
-        if not differs:
-            return
-    if differs:
-        raise UsageError(f"{folder} holds embeddings by {name}, {there['dtype']}: give another --out")
+    place, there = join_place(folder, NOTE), read_model(folder)
+    if there is not None and (there["fingerprint"], there["dtype"]) == (model.fingerprint, dtype):
+        return
+    if there is not None:
+        raise UsageError(f"{folder} holds embeddings by {there['model']}, {there['dtype']}: give another --out")
     write_whole(place, (json.dumps(own, indent=1) + "\n").encode(), setting="write --out to")
-
-
-def _present(folder: str | Path) -> list[str]:
-    if is_object(folder):
-        return [url.rpartition("/")[2] for url in list_objects(str(folder), (".parquet",))]
-    return [path.name for path in Path(folder).glob("*.parquet")]

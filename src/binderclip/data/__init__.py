@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from binderclip.data.made.temporal_order import TemporalOrder, temporal_order
     from binderclip.data.made.tubes import TubePicture, tube_pictures
     from binderclip.data.moments import Moments
+    from binderclip.data.parallel.plan import ClusterPlan, Machines, Phase, PlannedPass
+    from binderclip.data.parallel.rates import MeasuredRates, Rate, measured_rates, read_rates
     from binderclip.data.parallel.ray_runner import RayRunner
     from binderclip.data.parallel.runner import LocalRunner, ShardRunner
     from binderclip.data.scenes.batch import Scenes
@@ -87,6 +89,7 @@ __all__ = [
     "BlockDataset",
     "CacheEntry",
     "CacheInfo",
+    "ClusterPlan",
     "Collate",
     "CopyPaste",
     "CounterfactualGroups",
@@ -109,12 +112,17 @@ __all__ = [
     "LabelledScenes",
     "LargeScaleJitter",
     "LocalRunner",
+    "Machines",
+    "MeasuredRates",
     "Moments",
     "ObjectStatistics",
+    "Phase",
+    "PlannedPass",
     "Planted",
     "PseudoLabeler",
     "RGBAPairs",
     "RandomPatchReplacement",
+    "Rate",
     "RayRunner",
     "RealFakeSet",
     "Sample",
@@ -162,6 +170,7 @@ __all__ = [
     "load_folder",
     "load_packs",
     "load_tables",
+    "measured_rates",
     "multi_object_scenes",
     "object_slots",
     "open_header",
@@ -170,6 +179,7 @@ __all__ = [
     "photographs",
     "plant_defects",
     "read_mask",
+    "read_rates",
     "real_fake_folder",
     "reweigh",
     "rgba_pairs",

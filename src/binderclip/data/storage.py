@@ -111,6 +111,20 @@ def write_object(url: str, content: bytes) -> None:
         raise refused(url, error) from error
 
 
+def remove_object(url: str) -> None:
+    """Remove an object, if it is there.
+
+    Raises:
+        DataError: the server cannot be reached, or refuses; says why.
+    """
+    try:
+        _server().delete_file(_key(url))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise refused(url, error) from error
+
+
 def upload(path: Path, url: str) -> str:
     """Copy a file to an object, and give its address.
 

@@ -2,52 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.data.parallel.runner import LocalRunner, ShardRunner
-from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, DataError, UsageError, require
 from binderclip.search.documents import Document, DocumentState, DocumentWork, EncodedBatch, documents_in
+from binderclip.search.embedded import EmbeddedFolder
 from binderclip.search.hits import Hit, Hits
-from binderclip.search.lock import LOCK, one_writer
+from binderclip.search.place import (
+    FORMAT,
+    FORMAT_MIXED,
+    TABLE,
+    check_place,
+    connected,
+    forget_note,
+    place_of,
+    read_note,
+    read_transform,
+    table_rows,
+    table_schema,
+    write_note,
+    write_transform,
+    writing_to,
+)
+from binderclip.search.report import IndexReport
 from binderclip.search.vectors import IndexVectors
-from binderclip.similarity.stored import load_transform, save_transform
 from binderclip.similarity.transformed import Transformed
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from torch import Tensor
 
     from binderclip.models import ImageTextModel
     from binderclip.similarity.transforms import EmbeddingTransform
 
-NOTE = "binderclip-index.json"
-TABLE = "images"
-TRANSFORM = "binderclip-transform.safetensors"
-FORMAT, FORMAT_MIXED = 1, 2
-
-
-@dataclass
-class IndexReport:
-    """What one `update` did: counts of pictures, and (path, reason) of those that could not be read."""
-
-    added: int = 0
-    changed: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def encoded(self) -> int:
-        """Pictures that went through the model."""
-        return self.added + self.changed
+__all__ = ["IndexReport", "SearchIndex", "read_note"]
 
 
 class SearchIndex:
@@ -62,7 +55,7 @@ class SearchIndex:
     processes that update one index, the second waits and then finds little left to do.
 
     Args:
-        path: folder of the index (made by `update`).
+        path: folder of the index (made by `update`), or `s3://bucket/folder`; there no lock keeps a second process out.
         model: the model whose features the index holds; the index refuses to mix models.
         rebuild: forget what an index at `path` holds, whatever model made it; the next `update` starts anew.
         mixed: index texts as well; None: as the index at `path` was made, a new one pictures alone.
@@ -94,7 +87,7 @@ class SearchIndex:
         # LanceDB's engine would announce on stderr that it makes a table.
         os.environ.setdefault("LANCEDB_LOG", "error")
         require("lancedb", "search")
-        self.path = Path(path)
+        self.path = place_of(path)
         self.model = model
         self.mixed, self.transform = bool(mixed), transform
         self._vectors = self._compared()
@@ -103,7 +96,7 @@ class SearchIndex:
         self._table: Any = None
         self._rebuild = rebuild
         if rebuild:
-            _check_place(self.path)
+            check_place(self.path)
         else:
             self._open()
 
@@ -117,8 +110,6 @@ class SearchIndex:
 
     def _open(self) -> None:
         """Take over what is on disk, which another process may have made a moment ago."""
-        import lancedb
-
         note = read_note(self.path)
         if note is None:
             return
@@ -135,7 +126,7 @@ class SearchIndex:
         self._take_over(note)
         self.root = Path(note["root"])
         try:
-            self._table = lancedb.connect(str(self.path)).open_table(TABLE)
+            self._table = connected(self.path).open_table(TABLE)
         except (ValueError, OSError, RuntimeError) as error:
             raise CheckpointError(f"the index at {self.path} is damaged; index again with --rebuild") from error
 
@@ -144,7 +135,7 @@ class SearchIndex:
         if self._asked is not None and self._asked != note["mixed"]:
             kind = "pictures and texts" if note["mixed"] else "pictures alone"
             raise UsageError(f"the index at {self.path} is of {kind}; index again with --rebuild")
-        kept = load_transform(self.path / TRANSFORM) if note["transform"] else None
+        kept = read_transform(self.path) if note["transform"] else None
         if self.transform is not None:
             own = Transformed(self.transform).signature()
             if kept is None or Transformed(kept).signature() != own:
@@ -194,8 +185,7 @@ class SearchIndex:
             kinds = "PNG, JPEG, WebP, GIF, BMP and TIFF files" + (", TXT and MD" if self.mixed else "")
             raise DataError(f"no {'documents' if self.mixed else 'images'} in {folder}: looked for {kinds}, also below")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with one_writer(self.path) as waited:
+            with writing_to(self.path) as waited:
                 if waited:
                     found = documents_in(folder, mixed=self.mixed)
                 opened = worker_model or partial(_same, self.model)
@@ -207,7 +197,8 @@ class SearchIndex:
 
     def _check_root(self, folder: Path) -> None:
         if self.root is not None and self.root != folder:
-            raise UsageError(f"the index at {self.path} is of {self.root}, not of {folder}")
+            kinds = [f"{each}" if each != Path() else "names of embeddings" for each in (self.root, folder)]
+            raise UsageError(f"the index at {self.path} is of {kinds[0]}, not of {kinds[1]}")
 
     def _update(
         self,
@@ -218,14 +209,7 @@ class SearchIndex:
         runner: ShardRunner,
         opened: Callable[[], ImageTextModel],
     ) -> IndexReport:
-        if not self._rebuild:
-            self._open()
-            self._check_root(folder)
-        if self._table is None:
-            self._create(folder)
-            self._rebuild = False
-        known = self._known()
-        report = IndexReport()
+        known, report = self._begin(folder), IndexReport()
         gone = sorted(set(known) - set(found))
         self._delete(gone)
         report.removed = len(gone)
@@ -237,6 +221,67 @@ class SearchIndex:
             done += len(batch)
             if progress:
                 progress(done, len(todo))
+        return self._end(report)
+
+    def update_embeddings(
+        self,
+        folder: str | Path,
+        *,
+        pictures: str | Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> IndexReport:
+        """Bring the index in line with the parts that `curate.embed_shards` left, without encoding anything.
+
+        Rows of a part that has not changed are not written again, those of parts that are gone are dropped. A damaged
+        part, or one by another model, costs itself; while there is one, nothing is dropped.
+
+        Args:
+            folder: of the parts, a path or `s3://bucket/folder`.
+            pictures: the folder that the pictures' names are paths in; without, hits have the names of the pool.
+            progress: called with (done, total) parts.
+
+        Raises:
+            UsageError: embeddings by another model, an index of texts too, or of another folder.
+            NotSupported: a model in whose geometry lengths have a meaning, which unit vectors have lost.
+            DataError: there are no parts, or none that can be used.
+        """
+        if self.mixed:
+            raise UsageError("parts hold pictures for an index of pictures alone; leave mixed out")
+        self._vectors.need_units()
+        source, root = EmbeddedFolder(place_of(folder)), Path() if pictures is None else Path(pictures).resolve()
+        source.check_model(self.model.name, self.model.fingerprint)
+        self._check_root(root)
+        try:
+            with writing_to(self.path):
+                known, report = self._begin(root), IndexReport()
+                for states, features in source.pieces(self.model.fingerprint, self.model.embed_dim, progress):
+                    names = list(states)
+                    fresh = [n for n, name in enumerate(names) if known.get(name) != states[name]]
+                    keys = [names[n] for n in fresh]
+                    report.unchanged += len(names) - len(keys)
+                    if keys:
+                        self._merge(keys, states, self._vectors.stored(features[fresh]), known, report)
+                gone = [] if source.broken else sorted(set(known) - source.names)
+                self._delete(gone)
+                report.removed, report.skipped = len(gone), source.skipped
+                if not len(self):
+                    why = f": {report.skipped[0][0]}: {report.skipped[0][1]}" if report.skipped else ""
+                    raise DataError(f"no part in {folder} could be used{why}")
+                return self._end(report)
+        except OSError as error:
+            raise DataError(f"cannot write to the index at {self.path}: {error.strerror or error}") from error
+
+    def _begin(self, root: Path) -> dict[str, DocumentState]:
+        """Open or make the table, of which nobody else is a writer; gives what it holds."""
+        if not self._rebuild:
+            self._open()
+            self._check_root(root)
+        if self._table is None:
+            self._create(root)
+            self._rebuild = False
+        return self._known()
+
+    def _end(self, report: IndexReport) -> IndexReport:
         if report.encoded or report.removed:
             # One file instead of one a batch. What a query in another process may still be reading stays for a day.
             self._table.optimize(cleanup_older_than=timedelta(days=1))
@@ -271,11 +316,12 @@ class SearchIndex:
         return Hits(hits, query if words else "")
 
     def _create(self, folder: Path) -> None:
-        import lancedb
-
-        # Without its note the folder is no index, so that a death in between leaves nothing half valid.
-        (self.path / NOTE).unlink(missing_ok=True)
-        self._table = lancedb.connect(str(self.path)).create_table(TABLE, schema=self._schema(), mode="overwrite")
+        forget_note(self.path)
+        try:
+            schema = table_schema(self._vectors.width(self.model.embed_dim))
+            self._table = connected(self.path).create_table(TABLE, schema=schema, mode="overwrite")
+        except RuntimeError as error:
+            raise DataError(f"cannot make an index at {self.path}: {str(error).splitlines()[0]}") from error
         note = {
             "format": FORMAT,
             "model": self.model.name,
@@ -284,27 +330,10 @@ class SearchIndex:
         }
         if self.mixed or self.transform is not None:  # what version 0.2.0 would misread
             note |= {"format": FORMAT_MIXED, "mixed": self.mixed, "transform": self.transform is not None}
-        (self.path / TRANSFORM).unlink(missing_ok=True)
         if self.transform is not None:
-            save_transform(self.transform, self.path / TRANSFORM)
-        # The note is what makes the folder an index, so it is written last and whole.
-        partial = self.path / f"{NOTE}.part"
-        partial.write_text(json.dumps(note, indent=2), encoding="utf-8")
-        os.replace(partial, self.path / NOTE)
+            write_transform(self.path, self.transform)
+        write_note(self.path, note)  # last, since it is what makes the place an index
         self.root = folder
-
-    def _schema(self) -> pa.Schema:
-        import pyarrow as pa
-
-        return pa.schema(
-            [
-                ("path", pa.string()),
-                ("size", pa.int64()),
-                ("mtime_ns", pa.int64()),
-                ("digest", pa.string()),
-                ("vector", pa.list_(pa.float32(), self._vectors.width(self.model.embed_dim))),
-            ]
-        )
 
     def _known(self) -> dict[str, DocumentState]:
         columns = ["path", "size", "mtime_ns", "digest"]
@@ -337,30 +366,21 @@ class SearchIndex:
         self._delete(sorted((set(batch) - set(good)) & set(known)))
         if not good:
             return
-        self._merge(good, encoded.states, encoded.rows)
-        report.changed += sum(key in known for key in good)
-        report.added += sum(key not in known for key in good)
+        self._merge(good, encoded.states, encoded.rows, known, report)
 
-    def _merge(self, keys: Sequence[str], states: dict[str, DocumentState], rows: Tensor) -> None:
-        import pyarrow as pa
-
-        vectors = rows.detach().cpu().numpy()
-        table = pa.table(
-            {
-                "path": list(keys),
-                "size": [states[key].size for key in keys],
-                "mtime_ns": [states[key].mtime_ns for key in keys],
-                "digest": [states[key].digest for key in keys],
-                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
-            },
-            schema=self._schema(),
-        )
+    def _merge(
+        self, keys: Sequence[str], states: Mapping[str, DocumentState], rows: Tensor,
+        known: Mapping[str, DocumentState], report: IndexReport,
+    ) -> None:  # fmt: skip
+        table = table_rows(keys, states, rows)
         try:
             self._table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all().execute(table)
         except (OSError, RuntimeError) as error:
             raise DataError(
                 f"cannot write to the index at {self.path}: {error}; what was indexed before is kept"
             ) from error
+        report.changed += sum(key in known for key in keys)
+        report.added += sum(key not in known for key in keys)
 
     def _delete(self, keys: Sequence[str], chunk: int = 500) -> None:
         for start in range(0, len(keys), chunk):
@@ -370,32 +390,3 @@ class SearchIndex:
 
 def _same(model: ImageTextModel) -> ImageTextModel:
     return model
-
-
-def read_note(path: str | Path) -> dict[str, Any] | None:
-    """The note of an index (model, fingerprint, root, mixed, transform), or None where there is no index yet.
-
-    Raises:
-        CheckpointError: the folder holds something else, or a note of another format.
-    """
-    path = Path(path)
-    _check_place(path)
-    note = path / NOTE
-    if not note.is_file():
-        return None
-    try:
-        content = parse_json(note.read_text(encoding="utf-8"))
-        if content["format"] not in (FORMAT, FORMAT_MIXED):
-            raise ValueError(f"format {content['format']}")
-        found: dict[str, Any] = {key: str(content[key]) for key in ("model", "fingerprint", "root")}
-        return found | {key: bool(content.get(key, False)) for key in ("mixed", "transform")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{note} is damaged ({error}); index again with --rebuild") from error
-
-
-def _check_place(path: Path) -> None:
-    """Refuse a file, and a folder with other things in it."""
-    if not path.exists() or (path / NOTE).is_file() or (path / f"{TABLE}.lance").is_dir():
-        return
-    if path.is_file() or {entry.name for entry in path.iterdir()} - {LOCK}:
-        raise CheckpointError(f"{path} is not empty and not a binderclip index; give another place for the index")

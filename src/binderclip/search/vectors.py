@@ -70,6 +70,16 @@ class IndexVectors:
         if base is not None and type(base) is not Cosine:
             raise NotSupported(f"a picture and its text are one document by cosines alone, not by {base}")
 
+    def need_units(self) -> None:
+        """Refuse features that are there as unit vectors where their lengths have a meaning.
+
+        Raises:
+            NotSupported: what is compared are not cosines, with or without a transform.
+        """
+        base = self.geometry.base if isinstance(self.geometry, Transformed) else self.geometry
+        if base is not None and type(base) is not Cosine:
+            raise NotSupported(f"embeddings are kept as unit vectors, and {base} compares by their lengths too")
+
     def asked(self, features: Float[Tensor, "n E"], modality: str = "query") -> Float[Tensor, "n k"]:
         """What is asked with: unit vectors, or the right sides of the geometry."""
         if self.geometry is None:

@@ -16,6 +16,7 @@ from binderclip.train.grid.table import StudyCell, StudyRun, StudyTable
 from binderclip.train.recipe.architecture import build_model
 from binderclip.train.recipe.cost import Cost, StageCost, TowerPasses
 from binderclip.train.recipe.open_clip_command import OpenClipCommand, open_clip_commands
+from binderclip.train.recipe.plan import plan_training
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Recipe, Stage, list_recipes, load_recipe
 from binderclip.train.recipe.registry import EXPERTS, MODELS, PASSES, SOURCES, STAGES, TERMS, demands, register
 from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
@@ -79,6 +80,7 @@ __all__ = [
     "load_grid",
     "load_recipe",
     "open_clip_commands",
+    "plan_training",
     "plot_run",
     "register",
     "run",

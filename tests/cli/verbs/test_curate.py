@@ -125,3 +125,90 @@ def test_the_list_names_everything(command: Command) -> None:
 def test_mistakes_are_named(command: Command, recipe: str, words: tuple[str, ...], code: int, said: str) -> None:
     done = command("curate", *words)
     assert (done.code, said in done.err) == (code, True), done.err
+
+
+PLAN = ("curate", "--recipe", "datacomp-clip-score", "--plan", "--samples", "1e9")
+
+
+def test_a_plan_needs_no_pool_and_leaves_nothing(command: Command, tmp_path: Path) -> None:
+    asked = (*PLAN, "--machines", 20, "--cores", 32, "--memory", 256, "--price", 2, "--bandwidth", 2)
+    found = command(*asked, "--json").json()
+    assert found["samples"] == 1e9
+    assert found["machines"]["memory"] == 256e9
+    assert found["passes"][0]["name"] == "reading"
+    assert found["hours"] == pytest.approx(sum(one["hours"] for one in found["passes"]))
+    assert found["cost"] == pytest.approx(found["hours"] * 20 * 2)
+    assert found["at_least"] is False
+    assert not list(tmp_path.iterdir())
+    shown = command(*asked)
+    assert "together" in shown.out
+    assert found["stops"].split(":")[0] in " ".join(shown.out.split())
+    assert "Everything linear is extrapolated" in shown.err
+    twice = command(*PLAN[:-1], "2e9", *asked[len(PLAN) :], "--json").json()
+    for one, two in zip(found["passes"], twice["passes"], strict=True):
+        assert two["bytes_read"] == pytest.approx(2 * one["bytes_read"])
+        assert two["hours"] == pytest.approx(2 * one["hours"], rel=0.05)  # but for sorting
+
+
+def test_a_plan_is_written_where_that_is_asked_for(command: Command, tmp_path: Path) -> None:
+    command(*PLAN, "--out", "there", "--set", "stage.fraction=0.1")
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["plan.html", "plan.json"]
+    found = json.loads((tmp_path / "there" / "plan.json").read_text())
+    assert "together" in (tmp_path / "there" / "plan.html").read_text()
+    assert found["passes"]
+    kept = found["passes"][-1]["bytes_written"]
+    more = command(*PLAN, "--json").json()["passes"][-1]["bytes_written"]
+    assert more - kept == pytest.approx(16 * 0.2 * 1e9)  # a key for each sample that stays
+
+
+def test_shares_come_from_an_earlier_run(command: Command, recipe: str, tmp_path: Path) -> None:
+    command("curate", "noto-emoji", "--split", "val", "--recipe", recipe)
+    asked = ("curate", "-r", recipe, "--plan", "--samples", "1e8", "--json")
+    like = command(*asked, "--kept", "curated/report.json").json()
+    whole = command(*asked).json()
+    assert like["hours"] < whole["hours"]
+    stages = json.loads((tmp_path / "curated" / "report.json").read_text())["stages"]
+    shares = ",".join(repr(stage["kept"] / stage["entered"]) for stage in stages)
+    assert command(*asked, "--kept", shares).json()["hours"] == like["hours"]
+    unknown = command(*asked, "--model", "open_clip:ViT-B-32/openai").json()  # which no rule asks
+    assert unknown["hours"] == whole["hours"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--samples", "0"), "samples is 0"),
+        (("--samples", "nan"), "samples is nan"),
+        (("--samples", "1e30"), "samples is 1e+30"),
+        (("--machines", "0"), "count of machines is 0"),
+        (("--memory", "nan"), "memory of machines is nan"),
+        (("--bandwidth", "-1"), "bandwidth of machines is -1"),
+        (("--price", "inf"), "price of machines is inf"),
+        (("--cores", "9999999"), "at most 1,000,000"),
+        (("--picture-bytes", "0"), "picture_bytes of a pool is 0"),
+        (("--kept", "half"), "--kept half: numbers with commas"),
+        (("--kept", "0.5,0.5"), "at most 1 stages"),
+        (("--kept", "none.json"), "no report of `binderclip curate`"),
+        (("--encode-rate", "0"), "pictures a second of a pool is 0"),
+        (("--width", "0"), "width of a pool is 0"),
+        (("--encode-rate", "1,2,3"), "give pictures a second"),
+        (("--out", "s3://bucket/x"), "written to a folder of files"),
+        (("--pool", "embedded", "--shards"), "parts have none"),
+    ],
+)
+def test_plans_that_cannot_be(command: Command, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    done = command(*PLAN, *words)
+    assert (done.code, said in " ".join(done.err.split())) == (2, True), done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_of_a_plan_and_of_a_run_do_not_mix(command: Command, tmp_path: Path) -> None:
+    for words, said in (
+        (("curate", "x", "-r", "number-free", "--samples", "5"), "--samples belongs to a plan"),
+        (("curate", "x", "-r", "number-free", "--plan", "--samples", "5"), "a plan needs no pool"),
+        (("curate", "--plan", "--samples", "5"), "give a recipe to plan"),
+        (("curate", "-r", "number-free", "--plan"), "--samples 1e9"),
+    ):
+        done = command(*words)
+        assert (done.code, said in done.err) == (2, True), done.err
+    assert not list(tmp_path.iterdir())

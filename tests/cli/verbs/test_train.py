@@ -81,3 +81,39 @@ def test_mistakes_of_own_data_are_named(command: Command, tmp_path: Path, own: P
     ]:
         done = command(*words)
         assert (done.code, said in done.err) == (code, True), done.err
+
+
+PLAN = ("train", "scratch-64", "--plan", "--samples", "1e9", "--machines", 8, "--flops", "1e13", "--memory", 80)
+
+
+def test_a_plan_needs_no_data(command: Command, tmp_path: Path) -> None:
+    found = command(*PLAN, "--json").json()
+    assert [one["name"] for one in found["passes"]] == ["train"]
+    assert found["passes"][0]["passes"] == pytest.approx(4)
+    assert found["passes"][0]["bytes_read"] == pytest.approx(4e9 * 30_000, rel=1e-6)
+    assert not list(tmp_path.iterdir())
+    longer = command(*PLAN, "--set", "stage.epochs=8", "--json").json()
+    assert longer["hours"] == pytest.approx(2 * found["hours"])
+    shown = command(*PLAN, "--out", "there")
+    assert "together" in shown.out
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["plan.html", "plan.json"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "scratch-64", "--plan"), "--samples 1e9"),
+        (("train", "--plan", "--samples", "5"), "a plan needs a recipe"),
+        (("train", "scratch-64", "--data", "x", "--plan", "--samples", "5"), "a plan needs a recipe"),
+        (("train", "scratch-64", "--flops", "5"), "--flops belongs to a plan"),
+        (("train", "--grid", "x.toml", "--plan"), "not a grid"),
+        ((*PLAN, "--flops", "0"), "operations of machines is 0"),
+        ((*PLAN, "--samples", "nan"), "samples is nan"),
+        ((*PLAN, "--machines", "0"), "count of machines is 0"),
+        ((*PLAN, "--parallel", "x"), "parallel is ddp or fsdp"),
+    ],
+)
+def test_plans_that_cannot_be(command: Command, tmp_path: Path, words: tuple[Any, ...], said: str) -> None:
+    done = command(*words)
+    assert (done.code, said in " ".join(done.err.split())) == (2, True), done.err
+    assert not list(tmp_path.iterdir())

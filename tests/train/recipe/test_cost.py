@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from binderclip.models import load
 from binderclip.train import Recipe, StageContext, run
 from binderclip.train.feed.length import planned_samples
+from binderclip.train.stages import private
 
 SIDES: dict[str, dict[str, Any]] = {
     "whole": {},
@@ -139,6 +140,33 @@ def test_every_kind_is_counted_as_torch_counts_its_training(tiny: dict[str, Any]
     assert result.cost == recipe.cost()
     assert result.cost.flops is not None
     assert 0.88 < counted[0] / result.cost.flops < 1.02
+
+
+def test_a_private_head_costs_each_picture_once(tiny: dict[str, Any], tmp_path: Path) -> None:
+    kind = {"name": "private-head", "epsilon": 4.0}
+    tiny |= {"kind": kind, "epochs": 6, "evaluation": {}, "data": [{"name": "noto-emoji", "limit": 64}]}
+    recipe, counted, features = Recipe.from_dict(tiny), [], private._features
+
+    def counting(*args: Any) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            torch.backends.mha.set_fastpath_enabled(False)  # which the counter does not see into
+            try:
+                result = features(*args)
+            finally:
+                torch.backends.mha.set_fastpath_enabled(True)
+        counted.append(counter.get_total_flops())
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(private, "_features", counting)
+        result = run(recipe, out=tmp_path / "a", progress=False)
+    assert result.cost is not None
+    assert result.cost.samples == 6 * 64
+    assert result.summary["stages"][0]["notes"]["pictures"] == 64  # all have labels
+    assert result.cost.flops is not None
+    assert 0.95 < counted[0] / result.cost.flops <= 1  # products within a fused attention are not counted on a CPU
+    longer = Recipe.from_dict({**tiny, "epochs": 12})
+    assert longer.cost(samples=[planned_samples(longer.stage[0])]).flops == pytest.approx(result.cost.flops, rel=0.01)
 
 
 def test_tokens_are_those_of_all_views_and_texts(tiny: dict[str, Any]) -> None:

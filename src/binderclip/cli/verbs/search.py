@@ -22,15 +22,36 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".ti
 search = typer.Typer(no_args_is_help=True, help="Find images in a folder by words or by an example image.")
 
 
-def _place(given: str | None, folder: Path) -> Path:
-    return Path(given) if given else folder / INSIDE
+def _place(given: str | None, folder: Path | str) -> Path | str:
+    from binderclip.data.storage import is_object
+
+    if given:
+        return given if is_object(given) else Path(given)
+    if is_object(folder):
+        raise UsageError(f"say where the index of {folder} is to lie: --index PLACE")
+    return Path(folder) / INSIDE
 
 
 @search.command("index")
 def index(
-    folder: Annotated[Path, typer.Argument(help="Folder of images; what is below it counts.")],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of images; what is below it counts. With --embeddings it may be left out."),
+    ] = None,
     place: Annotated[
-        str | None, typer.Option("--index", help="Where the index is kept [default: FOLDER/.binderclip].")
+        str | None,
+        typer.Option(
+            "--index", help="Where the index is kept, a folder or `s3://BUCKET/FOLDER` [default: FOLDER/.binderclip]."
+        ),
+    ] = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(
+            "--embeddings",
+            metavar="DIR",
+            help="Take the pictures' embeddings from the parts that `binderclip embed` left there, by the same model, "
+            "instead of encoding them; may be `s3://BUCKET/FOLDER`.",
+        ),
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Start anew, for another model say.")] = False,
     mixed: Annotated[
@@ -57,16 +78,22 @@ def index(
         binderclip search index holiday/
 
         binderclip search index notes/ --mixed --transform gap-removal
+
+        binderclip search index --embeddings embedded/ --index s3://web/photos.index
     """
     choice = parse_transform(transform)
-    if not folder.is_dir():
+    if folder is None and embeddings is None:
+        raise UsageError("give a folder of images, such as `search index photos/`, or --embeddings DIR")
+    if folder is not None and not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
+    if embeddings is not None:
+        _check_embeddings(embeddings, mixed=mixed, ray=ray)
 
     from binderclip.data import LocalRunner, list_images
     from binderclip.models import load
     from binderclip.search import SearchIndex
 
-    path = _place(place, folder)
+    path = _place(place, folder if folder is not None else str(embeddings))
     with stages("loading the model") as say:
         clip = load(model, device=device, dtype=dtype)
         map_first = None if choice is None else fitted(clip, choice, say, batch_size=batch_size)
@@ -75,12 +102,17 @@ def index(
         kinds = "documents" if found.mixed else "images"
         say("looking for documents" if found.mixed else "looking for pictures")
         try:
-            step = batches_said(say, "document" if found.mixed else "picture")
-            with shard_runner(ray, workers, device) as remote:
-                report = found.update(
-                    folder, batch_size=batch_size, progress=step, runner=remote or LocalRunner(workers or 1),
-                    worker_model=partial(load, model, device=device, dtype=dtype) if remote else None,
-                )  # fmt: skip
+            if embeddings is not None:
+                step = batches_said(say, "part")
+                report = found.update_embeddings(embeddings, pictures=folder, progress=step)
+            else:
+                assert folder is not None
+                step = batches_said(say, "document" if found.mixed else "picture")
+                with shard_runner(ray, workers, device) as remote:
+                    report = found.update(
+                        folder, batch_size=batch_size, progress=step, runner=remote or LocalRunner(workers or 1),
+                        worker_model=partial(load, model, device=device, dtype=dtype) if remote else None,
+                    )  # fmt: skip
         except KeyboardInterrupt:
             note(f"interrupted: the index holds {len(found)} {kinds}; the same command goes on from here")
             raise
@@ -96,17 +128,38 @@ def index(
             ("added", "changed", "unchanged", "removed", "skipped"),
             [[report.added, report.changed, report.unchanged, report.removed, len(report.skipped)]],
         )
-        if report.added or report.changed:
-            note_weak_on_photographs(model, list_images(folder, without=path))
+        if folder is not None and (report.added or report.changed):
+            inside = path if isinstance(path, Path) else None
+            note_weak_on_photographs(model, list_images(folder, without=inside))
     warn_skipped(report.skipped)
+
+
+def _check_embeddings(embeddings: str, *, mixed: bool, ray: str | None) -> None:
+    """Refuse what does not go with embeddings that are there already."""
+    from binderclip.data.storage import is_object
+
+    for option, given in (("--mixed", mixed), ("--ray", ray is not None)):
+        if given:
+            raise UsageError(f"{option} does not go with --embeddings, where pictures are encoded already")
+    if not is_object(embeddings) and not Path(embeddings).is_dir():
+        raise UsageError(f"there is no folder {embeddings}")
+
+
+def _indexed(place: str) -> Path | str:
+    """Where the index of a folder lies, or the place itself."""
+    from binderclip.data.storage import is_object
+
+    if is_object(place):
+        return place
+    return Path(place, INSIDE) if Path(place, INSIDE).is_dir() else Path(place)
 
 
 @search.command("query")
 def query(
     text_or_image: Annotated[str, typer.Argument(metavar="TEXT_OR_IMAGE", help="Words, or the path of an image file.")],
     place: Annotated[
-        Path, typer.Option("--index", "-i", help="The indexed folder, or the place given to `search index --index`.")
-    ] = Path("."),
+        str, typer.Option("--index", "-i", help="The indexed folder, or the place given to `search index --index`.")
+    ] = ".",
     top: Annotated[int, typer.Option(min=1, max=10_000, help="Images to show.")] = 10,
     picture: Annotated[
         str | None, typer.Option("--picture", help="Also save a sheet of what was found as PNG.")
@@ -136,8 +189,8 @@ def query(
     from binderclip.search import SearchIndex
     from binderclip.search.index import read_note
 
-    path = place / INSIDE if (place / INSIDE).is_dir() else place
-    found = read_note(path) if path.is_dir() else None
+    path = _indexed(place)
+    found = read_note(path) if not isinstance(path, Path) or path.is_dir() else None
     if found is None:
         raise UsageError(f"there is no index at {path}; make one with `binderclip search index FOLDER`")
 

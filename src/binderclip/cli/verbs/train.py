@@ -10,6 +10,21 @@ import typer
 
 from binderclip.cli.shared.options import AllowPipe, Device, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.plan import (
+    PANEL,
+    Bandwidth,
+    Cores,
+    MachineCount,
+    Memory,
+    PictureBytes,
+    Plan,
+    Price,
+    Samples,
+    needed_samples,
+    planned_machines,
+    refuse_without_plan,
+    show_plan,
+)
 from binderclip.errors import UsageError
 
 WAYS = ("image_to_text", "text_to_image")
@@ -85,6 +100,23 @@ def train(
     allow_pipe: AllowPipe = False,
     device: Device = "cpu",
     json: Json = False,
+    plan: Plan = False,
+    samples: Samples = None,
+    machines: MachineCount = None,
+    cores: Cores = None,
+    memory: Memory = None,
+    price: Price = None,
+    bandwidth: Bandwidth = None,
+    picture_bytes: PictureBytes = None,
+    flops: Annotated[
+        float | None,
+        typer.Option(
+            help="Floating-point operations a second that a machine (a process, such as a GPU) reaches in training "
+            "[default: its cores like the one that was measured].",
+            metavar="NUMBER",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
 ) -> None:
     """Train an image-text model by a recipe.
 
@@ -100,6 +132,8 @@ def train(
 
         binderclip train --grid GRID.toml --out runs/grid
 
+        binderclip train clipa --plan --samples 1e9 --machines 64 --flops 2e14 --memory 80
+
     What it will cost, in pairs, tokens and operations, is shown before it starts. The folder then holds `model/`
     (`binderclip classify --model runs/a ...`), `plots/`, `summary.json`, `metrics.jsonl`, TensorBoard curves, and the
     recipe as it was carried out. A run that was killed goes on with `--resume` and ends with the same weights.
@@ -111,6 +145,8 @@ def train(
     if as_ not in (None, "open_clip"):
         raise UsageError(f"--as {as_}: the only program that is known is open_clip")
     if grid is not None:
+        if plan:
+            raise UsageError("--plan: name one recipe, not a grid")
         if as_ is not None:
             raise UsageError("--as: a grid is no command; name one recipe")
         if recipe is not None or data is not None:
@@ -121,6 +157,24 @@ def train(
         _train_grid(
             grid, overrides, out, resume=resume, check=check, device=device, json=json, allow_pipe=allow_pipe
         )  # fmt: skip
+        return
+    given = {
+        "--samples": samples, "--machines": machines, "--cores": cores, "--memory": memory, "--price": price,
+        "--bandwidth": bandwidth, "--picture-bytes": picture_bytes, "--flops": flops,
+    }  # fmt: skip
+    refuse_without_plan(plan, given)
+    if plan:
+        if recipe is None or data is not None:
+            raise UsageError(
+                "a plan needs a recipe and no data, only their size: `train scratch-64 --plan --samples 1e6`"
+            )
+        counted = planned_machines(machines, cores, memory, price, bandwidth, flops)
+        found = training.plan_training(
+            training.load_recipe(recipe, set=overrides), needed_samples(samples), counted,
+            picture_bytes=30_000 if picture_bytes is None else picture_bytes,
+            parallel=parallel or "ddp",  # type: ignore[arg-type]
+        )  # fmt: skip
+        show_plan(found, recipe, out, json=json)
         return
     if recipe is None and data is None:
         raise UsageError("give a recipe, such as `train scratch-64`, or your own pictures: `train --data photos/`")

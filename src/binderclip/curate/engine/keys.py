@@ -88,15 +88,21 @@ def smallest(values: np.ndarray, count: int) -> Int[np.ndarray, "k"]:
 
 
 def search_keys(table: Keys, keys: Keys) -> Int[np.ndarray, "n"]:
-    """Position of each key in a sorted table, -1 for those that are not there; works on a memory map."""
+    """Position of each key in a sorted table, -1 for those that are not there.
+
+    Only what it compares with is read, so that a table of any size may be a memory map, and asking for the keys of a
+    shard costs the same whatever the table holds.
+    """
     if not len(table):
         return np.full(len(keys), -1, np.int64)
-    first = np.searchsorted(table["f0"], keys["f0"], side="left")
-    last = np.searchsorted(table["f0"], keys["f0"], side="right")
-    place = np.minimum(first, len(table) - 1)
-    # High words are shared by chance almost never, and by data that count up their uids.
-    shared = np.flatnonzero(last - first > 1)
-    place[shared] = np.minimum(np.searchsorted(table, keys[shared]), len(table) - 1)
+    # NumPy's own search would copy one word of the whole table at every call.
+    low, high = np.zeros(len(keys), np.int64), np.full(len(keys), len(table), np.int64)
+    for _ in range(len(table).bit_length()):
+        middle = np.minimum((low + high) // 2, len(table) - 1)
+        there, open_ = table[middle], low < high
+        before = (there["f0"] < keys["f0"]) | ((there["f0"] == keys["f0"]) & (there["f1"] < keys["f1"]))
+        low, high = np.where(open_ & before, middle + 1, low), np.where(open_ & ~before, middle, high)
+    place = np.minimum(low, len(table) - 1)
     return np.where(table[place] == keys, place, -1)
 
 

@@ -11,7 +11,8 @@ from binderclip.curate.engine.keys import KEY, Keys, key_order
 from binderclip.curate.engine.shard import Shard
 from binderclip.errors import UsageError
 
-_ROWS = 4096  # rows of which the distances to all centroids are held at once
+ROWS = 4096
+"""Rows of which the distances to all centroids are held at once."""
 
 
 def nearest_centroids(
@@ -24,8 +25,8 @@ def nearest_centroids(
         centroids: unit rows.
     """
     labels, best = np.full(len(x), -1, np.int64), np.full(len(x), np.nan)
-    for start in range(0, len(x), _ROWS):
-        part = x[start : start + _ROWS].astype(np.float64)
+    for start in range(0, len(x), ROWS):
+        part = x[start : start + ROWS].astype(np.float64)
         length = np.linalg.norm(part, axis=1)
         there = np.isfinite(length) & (length > 0)
         cosines = part[there] @ centroids.T / length[there, None]  # (rows, k)

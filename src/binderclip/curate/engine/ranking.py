@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -53,11 +53,22 @@ class Ranked:
     starts: Int[np.ndarray, "_"]
     scores: Float[np.ndarray, "N"]
     keys: Keys
+    _found: list[RankCuts] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def sizes(self) -> Int[np.ndarray, "G"]:
         """Samples of each group."""
         return np.diff(self.starts)
+
+    def cuts(self, counts: Callable[[Int[np.ndarray, "G"]], Int[np.ndarray, "G"]]) -> RankCuts:
+        """`best` of the counts that a function of `sizes` gives, found once: a rule asks for it in every shard.
+
+        Args:
+            counts: sizes of the groups -> samples kept of each; of later calls the first one's cuts are given.
+        """
+        if not self._found:
+            self._found.append(self.best(counts(self.sizes)))
+        return self._found[0]
 
     def best(self, counts: Int[np.ndarray, "G"]) -> RankCuts:
         """The cuts that keep `counts` samples of each group, or all where it has fewer."""
@@ -72,7 +83,7 @@ class Ranked:
 class RankingStatistic:
     """Collects score and key, and the group where there are groups; a NaN score counts as the smallest.
 
-    Memory is 24 bytes a sample, 32 with groups.
+    What is collected is 32 bytes a sample; sorting it needs as much again and more for a moment.
 
     Args:
         score: shard -> (n,) scores.

@@ -224,8 +224,13 @@ class ClusterPruner(ClusterRule):
         return quota_qp(self.probabilities(found), sizes, total, balance=self.balance)
 
     def _cuts(self, found: Found) -> RankCuts:
-        ranked, quotas = found["ranking"], self.quotas(found)
-        return ranked.best(np.where(ranked.groups >= 0, quotas[ranked.groups], 0))
+        ranked = found["ranking"]
+
+        def counts(_: Int[np.ndarray, "G"]) -> Int[np.ndarray, "G"]:
+            return np.where(ranked.groups >= 0, self.quotas(found)[ranked.groups], 0)
+
+        cuts: RankCuts = ranked.cuts(counts)
+        return cuts
 
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""

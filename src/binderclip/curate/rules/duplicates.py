@@ -45,7 +45,16 @@ class _TwinStatistic:
         return found[key_order(found)]
 
 
-def has_twin_before(rows: Float[np.ndarray, "n d"], most: float, *, block: int = 2048) -> Bool[np.ndarray, "n"]:
+BLOCK = 2048
+"""Rows that are compared with all before them at once."""
+
+
+def compared(n: float) -> float:
+    """Pairs of rows that `has_twin_before` looks at among n: n^2 / 2, and the other half of each block."""
+    return n * (n + min(n, BLOCK)) / 2
+
+
+def has_twin_before(rows: Float[np.ndarray, "n d"], most: float, *, block: int = BLOCK) -> Bool[np.ndarray, "n"]:
     """Whether the cosine of a unit row with any row before it is more than `most`.
 
     Args:

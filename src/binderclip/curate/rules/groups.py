@@ -99,8 +99,7 @@ class CapPerGroup(KeepRule):
 
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        ranked = found["groups"]
-        cuts = ranked.best(self.caps(ranked.sizes))
+        cuts = found["groups"].cuts(self.caps)
         return cuts.keeps(self._scores(shard, draws), shard.keys, groups_of(shard, self.group))
 
     def figures(self, found: Found) -> dict[str, int]:

@@ -75,6 +75,5 @@ class MeanRankTopFraction(KeepRule):
 
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        ranking = found["ranking"]
-        cut = ranking.best(count_of_share(self.fraction, ranking.sizes))
+        cut = found["ranking"].cuts(lambda sizes: count_of_share(self.fraction, sizes))
         return cut.keeps(self._score(found, shard), shard.keys)

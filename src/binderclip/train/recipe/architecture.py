@@ -136,9 +136,15 @@ def open_clip_config(
     logit_scale: float | None = None,
     logit_bias: float | None = None,
     final_norm: bool = True,
+    tokenizer: str = "clip",
+    vocabulary: int = 4096,
     **other: Any,
 ) -> dict[str, Any]:
-    """open_clip's configuration of a new model; arguments as in `new_open_clip`, those of the tokenizer are ignored."""
+    """open_clip's configuration of a new model; arguments as in `new_open_clip`.
+
+    With `captions` as the tokenizer it has as many pieces as the vocabulary may have; otherwise open_clip's, which are
+    more than any other's here.
+    """
     config: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": dict(vision), "custom_text": True}
     if not final_norm:
         config["final_norm"] = False
@@ -147,6 +153,8 @@ def open_clip_config(
     if logit_bias is not None:
         config["init_logit_bias"] = logit_bias
     config["text_cfg"] = {"width": embed_dim, "heads": 4, "layers": 4, **text, "context_length": context}
+    if tokenizer == "captions":
+        config["text_cfg"]["vocab_size"] = vocabulary
     return config
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import fnmatch
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from binderclip.train.recipe.recipe import Recipe
     from binderclip.train.recipe.stage import Stage
 
-__all__ = ["Cost", "StageCost", "TowerPasses", "recipe_cost"]
+__all__ = ["Cost", "StageCost", "TowerPasses", "passes_of", "recipe_cost", "shaped", "started"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class TowerPasses:
     Args:
         pictures, captions: views of its picture, and texts, that the towers learn from.
         copied_pictures, copied_captions: views and texts that go forward through copies of the towers which do not
-            learn, with all patches.
+            learn, with all patches; less than 1 where a picture is encoded once and seen in several epochs.
         teacher: a model whose image tower sees the picture once, at the size that gives it the stage's grid.
         kept: from the grid (h, w) to how many patches of a view stay; default as the stage's `image_tokens` say.
         trains: False for a stage that sees no sample.
@@ -49,8 +49,8 @@ class TowerPasses:
 
     pictures: int = 1
     captions: int = 1
-    copied_pictures: int = 0
-    copied_captions: int = 0
+    copied_pictures: float = 0
+    copied_captions: float = 0
     teacher: str | None = None
     kept: Callable[[tuple[int, int]], int] | None = None
     trains: bool = True
@@ -175,22 +175,38 @@ def _short(value: int | None) -> str:
 
 def recipe_cost(recipe: Recipe, model: Any = None, *, samples: Sequence[int | None] = ()) -> Cost:
     """What each stage of a recipe costs; see `Recipe.cost`."""
-    backbone = _start(recipe) if model is None else _structure(model)
+    backbone = started(recipe) if model is None else _structure(model)
     given = [*samples, *[None] * len(recipe.stage)]
     return Cost(tuple(_stage(stage, backbone, known) for stage, known in zip(recipe.stage, given, strict=False)))
 
 
-def _start(recipe: Recipe) -> Any:
+def started(recipe: Recipe) -> Any:
     """The recipe's model without weights; None where it is none of open_clip's."""
-    if isinstance(recipe.model, str):
-        return _structure(reopen(recipe.model))
-    if recipe.model["arch"] != "open_clip":
-        return None
     from binderclip.models.image_text.open_clip import construct
 
-    settings = {key: value for key, value in recipe.model.items() if key != "arch"}
+    if isinstance(recipe.model, str):
+        config = _open_clip_config(recipe.model)
+        if config is None:
+            return _structure(reopen(recipe.model))
+        with torch.device("meta"):
+            return construct(config)
+    if recipe.model["arch"] != "open_clip":
+        return None
+
+    settings = {"tokenizer": "captions"} | {key: value for key, value in recipe.model.items() if key != "arch"}
     with torch.device("meta"):
         return construct(open_clip_config(**settings))
+
+
+def _open_clip_config(name: str) -> dict[str, Any] | None:
+    """The architecture of `open_clip:ARCH/PRETRAINED`, for which no weights are fetched; None for other models."""
+    if not name.startswith("open_clip:"):
+        return None
+    import open_clip
+
+    found: dict[str, Any] | None = open_clip.get_model_config(name.removeprefix("open_clip:").split("/")[0])
+    whole = found is not None and "hf_model_name" not in found.get("text_cfg", {})  # whose tower is a download
+    return found if whole else None
 
 
 def _structure(model: Any) -> Any:
@@ -213,26 +229,17 @@ def _without_weights(backbone: nn.Module) -> nn.Module:
 def _stage(stage: Stage, backbone: Any, known: int | None) -> StageCost:
     each = stage.batch_size * stage.accumulate
     samples = known if stage.samples is None else max(1, round(stage.samples / each)) * each
-    kind = stage.kind if isinstance(stage.kind, dict) else {"name": stage.kind}
-    counted = PASSES.get(part_name(kind))
-    seen: TowerPasses | None = counted and counted(stage, **{k: value for k, value in kind.items() if k != "name"})
+    seen = passes_of(stage)
     if seen is not None and not seen.trains:
         return StageCost(stage.name, 0, 0, 0, 0, 0)
     if seen is None or backbone is None:
         return StageCost(stage.name, samples, None, None, None, None)
-    tokens = stage.reduction() if seen.kept is None else _FirstPatches(number=seen.kept)
-    length = stage.text_length or getattr(backbone, "context_length", None)
-    side, image_tokens = _image_shape(stage, backbone, tokens)
-    if side is None or length is None:
-        return StageCost(stage.name, samples, image_tokens, length, None, None)
-    asked = side if stage.image_size is not None or isinstance(tokens, Resize) else None
-    check_size(backbone, stage.positions, asked)
-    with contextlib.ExitStack() as stack:
-        shape = {"image_size": asked, "text_length": stage.text_length}
-        stack.enter_context(reduced(backbone, tokens, stage.positions, **shape))
-        stack.enter_context(short_context(backbone, length))
-        image, text = _count_pair(backbone, side, length)
-        beside = _beside(backbone, seen, side, length)
+    with shaped(stage, backbone, seen) as shape:
+        if shape.side is None or shape.length is None:
+            return StageCost(stage.name, samples, shape.image_tokens, shape.length, None, None)
+        image, text = _count_pair(backbone, shape.side, shape.length)
+        beside = _beside(backbone, seen, shape.side, shape.length)
+    image_tokens, length = shape.image_tokens, shape.length
     if image is None or text is None or beside is None:
         return StageCost(stage.name, samples, image_tokens, length, None, None)
     passes = (_passes(stage, backbone, of_image=True), _passes(stage, backbone, of_image=False))
@@ -242,6 +249,52 @@ def _stage(stage: Stage, backbone: Any, known: int | None) -> StageCost:
     )
 
 
+@dataclass(frozen=True)
+class StageShape:
+    """What the towers are given in a stage.
+
+    Args:
+        side: of its pictures in pixels; None where it is not known.
+        image_tokens: of one, as the blocks see them; None for a tower without tokens.
+        length: of its captions in tokens; None where it is not known.
+    """
+
+    side: int | None
+    image_tokens: int | None
+    length: int | None
+
+
+@contextlib.contextmanager
+def shaped(stage: Stage, backbone: Any, seen: TowerPasses) -> Iterator[StageShape]:
+    """The backbone with a stage's tokens and positions in place, as long as the block runs.
+
+    Args:
+        stage: whose.
+        backbone: of open_clip, also without weights.
+        seen: how the towers see a sample.
+    """
+    tokens = stage.reduction() if seen.kept is None else _FirstPatches(number=seen.kept)
+    length = stage.text_length or getattr(backbone, "context_length", None)
+    side, image_tokens = _image_shape(stage, backbone, tokens)
+    if side is None or length is None:
+        yield StageShape(side, image_tokens, length)
+        return
+    asked = side if stage.image_size is not None or isinstance(tokens, Resize) else None
+    check_size(backbone, stage.positions, asked)
+    with contextlib.ExitStack() as stack:
+        shape = {"image_size": asked, "text_length": stage.text_length}
+        stack.enter_context(reduced(backbone, tokens, stage.positions, **shape))
+        stack.enter_context(short_context(backbone, length))
+        yield StageShape(side, image_tokens, length)
+
+
+def passes_of(stage: Stage) -> TowerPasses | None:
+    """How the towers see a sample of a stage; None for a kind that does not say."""
+    kind = stage.kind if isinstance(stage.kind, dict) else {"name": stage.kind}
+    counted = PASSES.get(part_name(kind))
+    return counted and counted(stage, **{key: value for key, value in kind.items() if key != "name"})
+
+
 def _passes(stage: Stage, backbone: nn.Module, *, of_image: bool) -> int:
     """Forward passes that a step of a tower costs; fewer where no gradient comes to any of its parameters."""
     again = 0 if stage.micro_batch is None else 1
@@ -249,12 +302,12 @@ def _passes(stage: Stage, backbone: nn.Module, *, of_image: bool) -> int:
         (name, parameter) for name, parameter in backbone.named_parameters()
         if name.startswith("visual.") == of_image and not name.startswith("logit_")
     ]  # fmt: skip
-    if all(not parameter.requires_grad or _frozen(stage, name) for name, parameter in own):
+    if all(not parameter.requires_grad or frozen_in(stage, name) for name, parameter in own):
         return 1 + again
     return 3 + again + int(stage.grad_checkpointing)
 
 
-def _frozen(stage: Stage, name: str) -> bool:
+def frozen_in(stage: Stage, name: str) -> bool:
     """Whether the first group of the stage that knows a parameter freezes it."""
     groups = (group for group in stage.groups if any(fnmatch.fnmatchcase(name, each) for each in group.patterns))
     return next((group.freeze for group in groups), False)
@@ -267,7 +320,7 @@ def _beside(backbone: nn.Module, seen: TowerPasses, side: int, length: int) -> i
         image, text = _count_pair(backbone, side, length, training=False)
         if image is None or text is None:
             return None
-        total += seen.copied_pictures * image + seen.copied_captions * text
+        total += round(seen.copied_pictures * image + seen.copied_captions * text)
     if seen.teacher is not None:
         known, grid = _structure(reopen(seen.teacher)), patch_grid(backbone, side)
         if known is None or grid is None or patch_grid(known) is None:

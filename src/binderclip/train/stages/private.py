@@ -31,8 +31,9 @@ from binderclip.privacy import PrivateLinearProbe
 from binderclip.train.engine.context import StageContext
 from binderclip.train.engine.evaluator import set_names
 from binderclip.train.feed.pictures import open_sources
+from binderclip.train.recipe.cost import TowerPasses
 from binderclip.train.recipe.recipe import DataSpec, Stage
-from binderclip.train.recipe.registry import STAGES, demands, register
+from binderclip.train.recipe.registry import PASSES, STAGES, demands, register
 
 __all__ = ["private_head"]
 
@@ -107,6 +108,13 @@ def private_head(
         "accuracy": _scores(context, probe, dataset.classes),
         "privacy": json.loads(probe.report_.json()),
     }
+
+
+@register(PASSES, "private-head")
+def _passes(stage: Stage, **settings: object) -> TowerPasses | None:
+    """Every picture, as if all had labels, is encoded once, however often the head sees its features; of a length in
+    samples nobody knows how many pictures there are."""
+    return None if stage.epochs is None else TowerPasses(pictures=0, captions=0, copied_pictures=1 / stage.epochs)
 
 
 def _labelled(spec: DataSpec) -> ImageTextDataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated
 
 import typer
@@ -10,10 +11,32 @@ from binderclip.cli.shared.cluster import Ray, Workers, shard_runner
 from binderclip.cli.shared.inputs import output_folder, outside_pool
 from binderclip.cli.shared.options import AllowPipe, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.plan import (
+    PANEL,
+    Bandwidth,
+    Cores,
+    MachineCount,
+    Memory,
+    PictureBytes,
+    Plan,
+    Price,
+    Samples,
+    needed_samples,
+    planned_machines,
+    refuse_without_plan,
+    show_plan,
+)
 from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.errors import UsageError
 
 FOLDER = "curated"
+
+
+class PoolKind(str, Enum):
+    """What a plan takes a pool to be."""
+
+    shards = "shards"
+    embedded = "embedded"
 
 
 def curate(
@@ -28,13 +51,14 @@ def curate(
         str | None, typer.Option("--recipe", "-r", help="A TOML file of stages, or a preset by name (see --list).")
     ] = None,
     out: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--out",
             "-o",
-            help="Folder of the selection, the table of samples and the report; may be `s3://BUCKET/FOLDER`.",
+            help="Folder of the selection, the table of samples and the report; may be `s3://BUCKET/FOLDER` "
+            "[default: curated].",
         ),
-    ] = FOLDER,
+    ] = None,
     set: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Another value of the recipe, such as stage.0.fraction=0.2."),
@@ -52,6 +76,36 @@ def curate(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json: Json = False,
+    plan: Plan = False,
+    samples: Samples = None,
+    machines: MachineCount = None,
+    cores: Cores = None,
+    memory: Memory = None,
+    price: Price = None,
+    bandwidth: Bandwidth = None,
+    picture_bytes: PictureBytes = None,
+    pool: Annotated[
+        PoolKind | None, typer.Option(help="Shards, or what `embed` left [default: shards].", rich_help_panel=PANEL)
+    ] = None,
+    kept: Annotated[
+        str | None,
+        typer.Option(
+            help="Shares that the stages keep, `0.6,0.3`, or `report.json` of a run on a part of the pool.",
+            metavar="SHARES|FILE",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Numbers of an embedding [default: 512].", rich_help_panel=PANEL)
+    ] = None,
+    encode_rate: Annotated[
+        str | None,
+        typer.Option(
+            help="Pictures and captions that a worker encodes a second, `900,4000` [default: those of `small`].",
+            metavar="NUMBERS",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
 ) -> None:
     """Choose the pairs of a pool to train on: filters, deduplication, balancing, pruning, as a recipe says.
 
@@ -63,6 +117,8 @@ def curate(
 
         binderclip curate metadata/ --recipe mine.toml --set stage.0.fraction=0.2 --set seed=1
 
+        binderclip curate --recipe datacomp-clip-score --plan --samples 1e9 --machines 20 --cores 32 --memory 256
+
     Leaves selection.npy (sorted keys, as DataComp's tools read them), samples.parquet (every sample, the stage that
     dropped it, its scores), report.html and report.json. The result does not depend on shards, workers or
     interruptions; what was computed of files is kept in columns/, and the same command goes on from there. With --ray
@@ -71,6 +127,28 @@ def curate(
     if listing:
         _list(json)
         return
+    given = {
+        "--samples": samples, "--machines": machines, "--cores": cores, "--memory": memory, "--price": price,
+        "--bandwidth": bandwidth, "--picture-bytes": picture_bytes, "--pool": pool, "--kept": kept,
+        "--encode-rate": encode_rate, "--width": width,
+    }  # fmt: skip
+    refuse_without_plan(plan, given)
+    if plan:
+        if data is not None:
+            raise UsageError(f"a plan needs no pool, only its size: leave {data} out and give --samples")
+        if recipe is None:
+            raise UsageError("give a recipe to plan, such as --recipe datacomp-clip-score; see --list")
+        from binderclip.cli.verbs.curate.plan import planned
+
+        counted = planned_machines(machines, cores, memory, price, bandwidth)
+        found = planned(
+            recipe, set or [], needed_samples(samples), counted, picture_bytes=picture_bytes, shards=shards,
+            kind="parts" if pool is PoolKind.embedded else "shards", kept=kept, encode=encode_rate, model=model,
+            width=width,
+        )  # fmt: skip
+        show_plan(found, recipe, out, json=json)
+        return
+    out = FOLDER if out is None else out
     if data is None or not data.strip() or recipe is None:
         raise UsageError("give a pool and a recipe, such as `curate photos/ --recipe exact-duplicates`; see --list")
 

@@ -1,0 +1,540 @@
+"""Measure what plans are computed from, at three sizes each: `OMP_NUM_THREADS=1 python -m benchmarks.plan_rates`.
+
+Seconds are processor time of one core, the best of several repeats, which others on the machine hardly change. A fit to
+the two smaller sizes is held against the third; what is stored is fitted to all three. Memory is what Python's
+allocator traced, or the size of files.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import tarfile
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.optimize import nnls
+
+from benchmarks.__main__ import machine
+from benchmarks.harness import in_child
+from binderclip.curate import (
+    CapPerGroup,
+    ClipScore,
+    ColumnStore,
+    CurationPipeline,
+    KeepRule,
+    KeySelection,
+    MeanRankTopFraction,
+    Membership,
+    MetadataBalancer,
+    RaggedColumn,
+    ScoreThreshold,
+    ScoreTopFraction,
+    Shard,
+    SubstringMatcher,
+    open_table,
+    spherical_kmeans,
+    strip_numbers,
+    write_decisions,
+)
+from binderclip.curate.engine.keys import KEY
+from binderclip.curate.engine.kmeans import CentroidStatistic, nearest_centroids
+from binderclip.curate.rules.duplicates import _TwinStatistic, compared, has_twin_before
+from binderclip.curate.signals.embedded_text import EMBEDDED_TEXT_SIGNALS
+from binderclip.curate.signals.plain import IMAGE_SIGNALS, TEXT_SIGNALS, SideSignal
+from binderclip.data.parallel.rates import STORED
+
+SIZES = (80_000, 240_000, 720_000)
+ROWS = 10_000
+Amounts = dict[str, float]
+Points = list[tuple[int, Amounts, float]]
+"""(which of the three sizes, units of work, seconds or bytes)."""
+
+
+@dataclass
+class Found:
+    """Points by operation."""
+
+    seconds: dict[str, Points] = field(default_factory=dict)
+    bytes: dict[str, Points] = field(default_factory=dict)
+
+    def time(self, name: str, size: int, amounts: Amounts, work: Callable[[], object], repeats: int = 3) -> None:
+        """Add the best of several calls."""
+        self.seconds.setdefault(name, []).append((size, amounts, min(spent(work) for _ in range(repeats))))
+
+    def hold(self, name: str, size: int, amounts: Amounts, count: float) -> None:
+        """Add a number of bytes."""
+        self.bytes.setdefault(name, []).append((size, amounts, count))
+
+
+def spent(work: Callable[[], object]) -> float:
+    """Seconds of processor time of a call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def fit(points: Sequence[tuple[int, Amounts, float]]) -> Amounts:
+    """Costs of the units, none below 0, by least squares of relative errors."""
+    terms = list(points[0][1])
+    scale = np.array([1 / value for *_, value in points])
+    rows = np.array([[amounts[term] for term in terms] for _, amounts, _ in points]) * scale[:, None]
+    level = np.maximum(np.abs(rows).max(0), 1e-300)
+    costs, _ = nnls(rows / level, np.ones(len(points)))
+    return dict(zip(terms, (costs / level).tolist(), strict=True))
+
+
+def error(points: Points) -> float:
+    """How far the largest size is from what a fit to the two smaller ones says, as a share of it."""
+    costs = fit([point for point in points if point[0] < 2])
+    return max(
+        abs(sum(costs[term] * amount for term, amount in amounts.items()) - value) / value
+        for size, amounts, value in points if size == 2
+    )  # fmt: skip
+
+
+class Rows:
+    """A pool in memory, cut into shards of `ROWS`; loading one costs next to nothing.
+
+    Args:
+        n: samples.
+        matches: entries that each caption names.
+    """
+
+    def __init__(self, n: int, matches: int = 0, column: str = "") -> None:
+        rng = np.random.default_rng(0)
+        self.ids = [str(start) for start in range(0, n, ROWS)]
+        self.skipped: list[tuple[str, str]] = []
+        self.keys = np.empty(n, KEY)
+        for word in ("f0", "f1"):
+            self.keys[word] = rng.integers(0, 2**63, n, dtype=np.uint64)
+        self.columns: dict[str, Any] = {
+            "score": rng.random(n), "other": rng.random(n), "group": rng.integers(0, n, n),
+            "kind": [("a", "b")[i] for i in rng.integers(0, 2, n).tolist()], "name": [""] * n, "text": [""] * n,
+        }  # fmt: skip
+        if matches:
+            values = rng.zipf(1.3, n * matches).clip(max=10_000) - 1
+            self.columns[column] = RaggedColumn(values, np.arange(n + 1) * matches)
+
+    def load(self, id: str) -> Shard:
+        """See `SampleTable`."""
+        rows = slice(int(id), int(id) + ROWS)
+        cut: dict[str, Any] = {}
+        for name, column in self.columns.items():
+            if isinstance(column, RaggedColumn):
+                low, high = column.offsets[rows.start], column.offsets[min(rows.stop, len(column))]
+                cut[name] = RaggedColumn(column.values[low:high], column.offsets[rows.start : rows.stop + 1] - low)
+            else:
+                cut[name] = column[rows]
+        return Shard(id, self.keys[rows].copy(), cut, stamp=id)
+
+
+def passes(rule: KeepRule, table: Rows, mark: Callable[[], Any]) -> dict[str, tuple[Any, Any]]:
+    """What `mark` gave when each pass of a rule began and when the next one did."""
+    marks: list[tuple[str, Any]] = []
+
+    def began(doing: str, done: int, total: int) -> None:
+        if done == 0:
+            marks.append((doing, mark()))
+
+    last = ScoreThreshold(column="other", minimum=2.0)
+    CurationPipeline([("rule", rule), ("last", last)]).run(table, progress=began)
+    names = [name for name, _ in marks]
+    return {name: (marks[i][1], marks[i + 1][1]) for i, name in enumerate(names[:-1])}
+
+
+def pipeline(
+    found: Found, name: str, rule: KeepRule, make: Callable[[int], Rows], amounts: Callable[[int], Amounts]
+) -> None:
+    """The passes of a rule over pools of three sizes: `NAME: PASS`."""
+
+    def peak() -> tuple[int, int]:
+        now, most = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        return now, most
+
+    for size, n in enumerate(SIZES):
+        table, taken = make(n), {}
+        for _ in range(3):
+            for title, (start, end) in passes(rule, table, time.process_time).items():
+                taken[title] = min(taken.get(title, np.inf), end - start)
+        tracemalloc.start()
+        traced = passes(rule, table, peak)
+        tracemalloc.stop()
+        for title, seconds in taken.items():
+            kind = (
+                "pool" if title == "reading" else f"{name}: {title.removeprefix('rule').removeprefix(': ') or 'keep'}"
+            )
+            if kind == "pool" and name != "threshold":
+                continue
+            units = amounts(n) if kind != "pool" else {"row": n, "sorted row": n * np.log2(n)}
+            found.seconds.setdefault(kind, []).append((size, units, seconds))
+            (before, _), (after, most) = traced[title]
+            memory = {"pass": 1.0, **{term: units[term] for term in ("row", "match") if term in units}}
+            found.hold(f"{kind}, held", size, memory, max(after - before, 1))
+            found.hold(f"{kind}, most", size, memory, max(most - before, 1))
+
+
+def rules(found: Found) -> None:
+    """Passes of the rules that do not look at embeddings."""
+
+    def row(n: int) -> Amounts:
+        return {"row": n}
+
+    def ordered(n: int) -> Amounts:
+        return {"row": n, "sorted row": n * np.log2(n)}
+
+    pipeline(found, "threshold", ScoreThreshold(column="score", minimum=0.0), Rows, row)
+    pipeline(found, "membership", Membership(member="kind", values=["a", "b"]), Rows, row)
+    pipeline(found, "top-fraction", ScoreTopFraction(column="score", fraction=0.5), Rows, ordered)
+    pipeline(found, "mean-rank", MeanRankTopFraction(columns=["score", "other"], fraction=0.5), Rows, ordered)
+    pipeline(found, "cap-per-group", CapPerGroup(group="group", count=1), Rows, ordered)
+    matcher = SubstringMatcher([f"entry {i}" for i in range(10_000)])
+    for matches in (2, 8):
+
+        def made(n: int, many: int = matches) -> Rows:
+            return Rows(n, many, matcher.name)
+
+        def matched(n: int, many: int = matches) -> Amounts:
+            return {"row": n, "match": n * many}
+
+        def searched(n: int, many: int = matches) -> Amounts:
+            return {**matched(n, many), "match step": n * many * np.log2(n)}
+
+        pipeline(found, "metaclip", MetadataBalancer(concepts=matcher, t=20), made, matched)
+        pipeline(found, "metaclip target", MetadataBalancer(concepts=matcher, target=5_000), made, searched)
+    for size, n in enumerate(SIZES):
+        keys = Rows(n).keys
+        found.time("selection", size, {"sorted row": n * np.log2(n)}, lambda keys=keys: KeySelection(keys))
+        tracemalloc.start()
+        KeySelection(keys)
+        found.hold("selection, most", size, {"pass": 1.0, "row": n}, tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        table = Rows(n)
+        done = CurationPipeline([ScoreThreshold(column="score", minimum=0.5)]).run(table, scores=True)
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder, "samples.parquet")
+            found.time("decisions", size, {"row": n}, lambda d=done, t=table, p=place: write_decisions(d, t, p))
+            found.hold("decisions file", size, {"row": n}, place.stat().st_size)
+
+
+def clusters(found: Found) -> None:
+    """k-means, assignment and comparison of rows of embeddings."""
+    rng = np.random.default_rng(0)
+    for size, scale in enumerate((1, 2, 4)):
+        for d, k in ((64, 16), (512, 16), (64, 256), (512, 128)):
+            n = 2_000 * scale
+            x, centroids = rng.normal(size=(n, d)).astype(np.float32), rng.normal(size=(k, d))
+            centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+            units: Amounts = {"number": n * d, "distance": n * k, "product": n * k * d}
+            found.time("assign", size, units, lambda x=x, c=centroids: nearest_centroids(x, c))
+        for d in (64, 256):
+            x = rng.normal(size=(3_000 * scale, d)).astype(np.float32)
+            x /= np.linalg.norm(x, axis=1, keepdims=True)
+            pairs = compared(len(x))
+            found.time("twins", size, {"pair": pairs, "product": pairs * d}, lambda x=x: has_twin_before(x, 0.9))
+        k, d = 12 * scale, 64
+        x = rng.normal(size=(256 * k, d))
+        steps = len(x) * k * d * (10 + 2 + np.log(k))
+        found.time(
+            "k-means",
+            size,
+            {"product": steps, "number": x.size * 10},
+            lambda x=x, k=k: spherical_kmeans(x, k, iterations=10),
+        )
+        keys = Rows(256 * k).keys
+        for wide in (32, 128):
+            rows = rng.normal(size=(len(keys), wide)).astype(np.float32)
+            shards = [Shard("", keys[i : i + 1000], {"e": rows[i : i + 1000]}) for i in range(0, len(keys), 1000)]
+            found.hold(
+                "k-means, most",
+                size,
+                {"number": rows.size, "row": len(keys)},
+                _traced(lambda s=shards, k=k: _centroids(s, k)),
+            )
+            labels = (keys["f0"] % np.uint64(len(keys) // 20)).astype(np.int64)
+            for shard, start in zip(shards, range(0, len(keys), 1000), strict=True):
+                shard.columns["label"] = labels[start : start + 1000]
+            found.hold(
+                "twins, most", size, {"number": rows.size, "row": len(keys)}, _traced(lambda s=shards: _twins(s))
+            )
+            found.time("twins, sorted", size, {"number": rows.size, "row": len(keys)}, lambda s=shards: _twins(s))
+
+
+def _traced(work: Callable[[], object]) -> int:
+    tracemalloc.start()
+    work()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
+def _centroids(shards: Iterable[Shard], k: int) -> object:
+    whole: CentroidStatistic | None = None
+    for shard in shards:
+        part = CentroidStatistic(
+            lambda s: s.columns["e"], lambda keys: keys["f0"] / 2**63, k, sample=256 * k, iterations=2
+        )
+        part.update(shard)
+        whole = part if whole is None else (whole.merge(part), whole)[1]
+    return whole.result() if whole else None
+
+
+def _twins(shards: Iterable[Shard]) -> object:
+    whole = _TwinStatistic(lambda s: (s.columns["label"], np.zeros(len(s))), lambda s: s.columns["e"], 0.99)
+    for shard in shards:
+        whole.update(shard)
+    return whole.result()
+
+
+def captions(n: int) -> list[str]:
+    """Texts of 60 bytes on average."""
+    rng = np.random.default_rng(0)
+    words = ["".join(chr(97 + i) for i in rng.integers(0, 26, 5)) for _ in range(20_000)]
+    return [" ".join(words[i] for i in row) for row in rng.zipf(1.3, (n, 10)).clip(max=20_000) - 1]
+
+
+def signals(found: Found) -> None:
+    """Columns of texts and of encoded pictures."""
+    texts = captions(90_000)
+    starts = dict.fromkeys(" ".join(text.split()[:2]) for text in texts)
+    matcher = SubstringMatcher(list(starts)[:30_000])
+    matcher.match("")
+    found.hold("substrings", 2, {"entry": len(matcher)}, matcher._automaton.get_stats()["total_size"])
+    for size, part in ((0, 7_500), (1, 15_000)):
+        fewer = SubstringMatcher(matcher.entries[:part])
+        fewer.match("")
+        found.hold("substrings", size, {"entry": part}, fewer._automaton.get_stats()["total_size"])
+    for size, n in enumerate((10_000, 30_000, 90_000)):
+        shard = Shard("", Rows(n).keys, {"text": texts[:n], "texts": [[t] for t in texts[:n]], "ocr": texts[:n]})
+        for signal in (*TEXT_SIGNALS, *(s for s in EMBEDDED_TEXT_SIGNALS if s.name != "ocr")):
+            found.time(signal.name, size, {"row": n}, lambda s=signal, h=shard: s(h))
+        found.time("substrings", size, {"row": n}, lambda h=shard: matcher(h))
+        found.time("cleaner", size, {"row": n}, lambda n=n: [strip_numbers(text) for text in texts[:n]])
+    for size, n in enumerate((300, 900, 2700)):
+        for side in (64, 512):
+            pictures = [_jpeg(side, i % 5) for i in range(n)]
+            shard = Shard("", Rows(n).keys, {}, lambda rows, p=pictures: iter(p))
+            units: Amounts = {"row": n, "byte": sum(map(len, pictures))}
+            for signal in IMAGE_SIGNALS:
+                if not signal.needs:
+                    found.time(signal.name, size, units, lambda s=signal, h=shard: s(h))
+    _by_shard(found)
+
+
+def _by_shard(found: Found) -> None:
+    """Columns of shards of 10,000 samples, of so many shards."""
+    keys, rng = Rows(ROWS).keys, np.random.default_rng(0)
+    for size, many in enumerate((3, 9, 27)):
+        for d in (64, 256):
+            rows = rng.normal(size=(ROWS, d)).astype(np.float32)
+            own = Shard("", keys, {"image_embedding": rows, "caption_embedding": rows})
+            units = {"row": ROWS * many, "number": ROWS * many * d}
+            found.time("clip_score", size, units, lambda o=own, m=many: [ClipScore()(o) for _ in range(m)])
+        width, height = rng.integers(50, 900, (2, ROWS)).astype(float)
+        shard = Shard("", keys, {"original_width": width, "original_height": height})
+        for name in ("side", "aspect"):
+            signal = SideSignal(name)
+            found.time(
+                name, size, {"row": ROWS * many}, lambda s=signal, h=shard, m=many: [s(h) for _ in range(m)]
+            )  # fmt: skip
+
+
+@cache
+def _jpeg(side: int, seed: int) -> bytes:
+    """A picture of waves and some noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / side
+    waves = [np.sin(2 * np.pi * (a * x + b * y)) for a, b in rng.uniform(-8, 8, (9, 2))]
+    pixels = np.stack([sum(waves[i : i + 3]) for i in (0, 3, 6)], -1) * 30 + 128 + rng.normal(0, 6, (side, side, 3))
+    sink = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(sink, "JPEG", quality=85)
+    return sink.getvalue()
+
+
+def reading(found: Found) -> None:
+    """Shards, texts of the store, columns and parts of embeddings."""
+    for size, n in enumerate((1_000, 3_000, 9_000)):
+        texts = captions(n)
+        with tempfile.TemporaryDirectory() as folder:
+            for width in (1_000, 40_000) if size < 2 else (1_000, 20_000):
+                place = Path(folder, f"x-{width}.tar")
+                _tar(place, texts, b"\xff" * width)
+                units: Amounts = {"row": n, "byte": n * (width + 60)}
+                table = open_table(str(place))
+                found.time("read shard", size, units, lambda t=table, p=place: _fresh(p, t))
+            store = ColumnStore(Path(folder, "columns"))
+            table = open_table(str(place), store=store)
+            table.load(table.ids[0])
+            found.time("load texts", size, {"row": n}, lambda t=table: t.load(t.ids[0]))
+            found.hold("texts file", size, {"row": n}, sum(p.stat().st_size for p in Path(folder, "columns").iterdir()))
+            found.hold("texts", size, {"row": n}, _traced(lambda t=table: t.load(t.ids[0])))
+    for size, many in enumerate((2, 6, 18)):
+        _columns_and_parts(found, size, many)
+
+
+def _columns_and_parts(found: Found, size: int, many: int) -> None:
+    """Stored columns and parts of embeddings, of so many shards."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    n, texts = 3_000, captions(3_000)
+    for d in (8, 256):
+        rows = np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
+        half = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float16).reshape(-1)), d)
+        columns = {"uid": [f"{i:032x}" for i in range(n)], "name": [f"{i:09d}" for i in range(n)], "text": texts}
+        with tempfile.TemporaryDirectory() as folder:
+            store = ColumnStore(Path(folder, "columns"))
+            for number in range(many):
+                store.fetch("c", f"{number}", lambda r=rows: {"c": r})
+                part = Path(folder, f"{number}.parquet")
+                whole = pa.table({**columns, "image_embedding": half, "caption_embedding": half})
+                pq.write_table(whole, part, compression="zstd")
+            units: Amounts = {"shard": many, "number": rows.size * many}
+            found.time("read column", size, units, lambda s=store: [s.find("c", f"{i}") for i in range(many)])
+            pool = open_table(folder)
+            units = {"row": n * many, "number": 2 * rows.size * many}
+            found.time("load part", size, units, lambda t=pool: [t.load(id) for id in t.ids])
+            found.hold("part file", size, units, part.stat().st_size * many)
+            one = {"row": n, "number": 2 * rows.size}
+            found.hold("part", size, one, _traced(lambda t=pool: t.load(t.ids[0])))
+
+
+def _fresh(place: Path, table: Any) -> object:
+    from binderclip.curate.engine.tables import _read_columns
+
+    return _read_columns(table.ids[0], [])
+
+
+def _tar(place: Path, texts: Sequence[str], picture: bytes) -> None:
+    with tarfile.open(place, "w") as tar:
+        for number, text in enumerate(texts):
+            for suffix, content in (("jpg", picture), ("txt", text.encode())):
+                entry = tarfile.TarInfo(f"{number:09d}.{suffix}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+
+
+def models(found: Found) -> None:
+    """The bundled model's towers, training of new ones, decoded pictures, and a process with nothing to do."""
+    import torch
+
+    from binderclip import load
+    from binderclip.train import Recipe, build_model
+
+    torch.set_num_threads(1)
+    small, texts = load("small"), captions(400)
+    with torch.inference_mode():
+        for size, n in enumerate((32, 96, 288)):
+            for side in (128, 512):
+                pictures = [_jpeg(side, i % 5) for i in range(n)]
+                units: Amounts = {"picture": n, "byte": sum(map(len, pictures))}
+                found.time(
+                    "encode picture",
+                    size,
+                    units,
+                    lambda p=pictures: small.encode_files(p, batch_size=32, workers=1),
+                    repeats=2,
+                )
+            found.time("encode caption", size, {"caption": n}, lambda n=n: small.encode_text(texts[:n]), repeats=2)
+    for size, width in enumerate((128, 256, 512)):
+        towers = {"vision": {"image_size": 64, "layers": 3, "width": width, "patch_size": 8},
+                  "text": {"width": width, "heads": 4, "layers": 3}}  # fmt: skip
+        shape = {"arch": "open_clip", "embed_dim": 128, "tokenizer": "captions", "vocabulary": 512, "context": 16}
+        recipe = Recipe.from_dict({"model": {**shape, **towers}, "data": ["packs"], "samples": 32, "batch_size": 32})
+        model = build_model(recipe.model, seed=0, captions=lambda: texts)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        images, ids, labels = torch.randn(32, 3, 64, 64), model.tokenize(texts[:32]), torch.arange(32)
+
+        def step(
+            model: Any = model, optimizer: Any = optimizer, images: Any = images, ids: Any = ids, labels: Any = labels
+        ) -> None:
+            a, b = (
+                torch.nn.functional.normalize(x, dim=-1)
+                for x in (model.backbone.encode_image(images), model.encode_text(ids))
+            )
+            logits = model.scale() * a @ b.T
+            (
+                torch.nn.functional.cross_entropy(logits, labels) + torch.nn.functional.cross_entropy(logits.T, labels)
+            ).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        step()
+        found.time("training", size, {"operation": recipe.cost().flops or 0}, step, repeats=5)
+    from binderclip.data import open_image
+    from binderclip.data.images import to_tensor
+
+    for size, n in enumerate((60, 180, 540)):
+        for side in (128, 512):
+            pictures = [_jpeg(side, i % 5) for i in range(n)]
+            units = {"picture": n, "byte": sum(map(len, pictures))}
+            found.time(
+                "decode", size, units, lambda p=pictures: [to_tensor(open_image(each).resize((256, 256))) for each in p]
+            )
+    found.bytes["small"] = [(s, {"model": 1.0}, sum(p.nbytes for p in small.parameters())) for s in range(3)]
+    code = (
+        "import json, resource, torch, binderclip.train, binderclip.curate, open_clip; "
+        "print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))"
+    )
+    for size in range(3):
+        found.hold("process", size, {"process": 1.0}, in_child(code))
+
+
+def document(found: Found, load: str) -> dict[str, Any]:
+    """What is stored."""
+    kinds = {
+        kind: {
+            name: {"terms": fit(points), "error": round(error(points), 4), "points": [[s, a, v] for s, a, v in points]}
+            for name, points in sorted(getattr(found, kind).items())
+        }
+        for kind in ("seconds", "bytes")
+    }
+    how = "processor time of one core, best of repeats; a fit to the two smaller sizes against the third is `error`"
+    return {"format": 1, "machine": machine(), "date": date.today().isoformat(), "load": load, "how": how, **kinds}
+
+
+def shown(stored: Mapping[str, Any]) -> str:
+    """How well the two smaller sizes predict the third."""
+    lines = [f"{stored['machine']}; {stored['load']}"]
+    for kind in ("seconds", "bytes"):
+        for name, entry in stored[kind].items():
+            costs = ", ".join(f"{cost:.3g} a {term}" for term, cost in entry["terms"].items())
+            lines.append(f"{kind:8}{name:32}{entry['error']:7.1%} off at the third size: {costs}")
+    return "\n".join(lines)
+
+
+def main(parts: Sequence[str] = ()) -> int:
+    """Measure everything, or some parts, which are then put into the stored file."""
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        print("set OMP_NUM_THREADS=1: rates are those of one core", file=sys.stderr)
+        return 2
+    steps = {step.__name__: step for step in (rules, clusters, signals, reading, models)}
+    before = os.getloadavg()[0]
+    for name in parts or steps:
+        print(name, file=sys.stderr)
+        found = Found()
+        steps[name](found)
+        load = f"load average {before:.1f} before and {os.getloadavg()[0]:.1f} after, of {os.cpu_count()} cores"
+        stored = document(found, load)
+        if STORED.is_file():
+            old = json.loads(STORED.read_text(encoding="utf-8"))
+            stored |= {kind: dict(sorted((old[kind] | stored[kind]).items())) for kind in ("seconds", "bytes")}
+        STORED.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    print(shown(json.loads(STORED.read_text(encoding="utf-8"))))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,143 @@
+"""`--plan` and the options beside it: what a verb's work would cost on machines, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from binderclip.cli.shared.inputs import output_folder
+from binderclip.cli.shared.output import note, print_json, print_table, write_json
+from binderclip.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from binderclip.data import ClusterPlan, Machines
+
+PANEL = "Plan"
+GB = 1e9
+
+
+def _option(name: str, help: str, metavar: str = "NUMBER") -> object:
+    return typer.Option(name, help=help, metavar=metavar, rich_help_panel=PANEL)
+
+
+Plan = Annotated[
+    bool,
+    typer.Option(
+        "--plan", help="Run nothing: print passes, bytes, memory, hours and cost of it.", rich_help_panel=PANEL
+    ),
+]
+Samples = Annotated[float | None, _option("--samples", "Pairs of the pool, such as 1e9.")]
+MachineCount = Annotated[int | None, _option("--machines", "Machines that work on it [default: 1].")]
+Cores = Annotated[int | None, _option("--cores", "Cores of each, or GPUs that a model runs on [default: 16].")]
+Memory = Annotated[float | None, _option("--memory", "Memory of each in GB [default: 64].")]
+Price = Annotated[float | None, _option("--price", "Of a machine for an hour, in any currency [default: 1].")]
+Bandwidth = Annotated[
+    float | None, _option("--bandwidth", "Of a machine to storage and to the others in GB/s [default: 1.25].")
+]
+PictureBytes = Annotated[float | None, _option("--picture-bytes", "Of an encoded picture [default: 30000].")]
+
+
+def refuse_without_plan(plan: bool, given: Mapping[str, object]) -> None:
+    """Refuse options of a plan where none is asked for.
+
+    Args:
+        plan: whether `--plan` was given.
+        given: option -> value, None where it was not given.
+
+    Raises:
+        UsageError: names the first of them.
+    """
+    named = [option for option, value in given.items() if value is not None]
+    if named and not plan:
+        raise UsageError(f"{named[0]} belongs to a plan: add --plan, or leave it out")
+
+
+def planned_machines(
+    count: int | None, cores: int | None, memory: float | None, price: float | None, bandwidth: float | None,
+    operations: float | None = None,
+) -> Machines:  # fmt: skip
+    """The machines of a plan; what was not given has its default.
+
+    Raises:
+        UsageError: as of `data.Machines`.
+    """
+    from binderclip.data import Machines
+
+    asked = {
+        "count": count, "cores": cores, "memory": None if memory is None else memory * GB, "price": price,
+        "bandwidth": None if bandwidth is None else bandwidth * GB, "operations": operations,
+    }  # fmt: skip
+    return Machines(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+
+
+def needed_samples(samples: float | None) -> float:
+    """The number of samples of a plan.
+
+    Raises:
+        UsageError: none was given.
+    """
+    if samples is None:
+        raise UsageError("--plan needs the size of the pool: --samples 1e9")
+    return samples
+
+
+def show_plan(plan: ClusterPlan, title: str, out: str | Path | None, *, json: bool) -> None:
+    """Print a plan, and write `plan.html` and `plan.json` where a folder is named.
+
+    Args:
+        plan: to be shown.
+        title: what is planned.
+        out: folder.
+        json: print JSON instead of a table.
+
+    Raises:
+        UsageError: the folder is an object's, or a file.
+    """
+    from binderclip.data.parallel.plan import hours_text
+
+    columns, rows = plan.rows()
+    machines = plan.machines
+    heading = (
+        f"{title}: {plan.samples:,.0f} samples on {machines.count:,} machines of {machines.cores} cores, "
+        f"{machines.memory / GB:,.0f} GB, {machines.bandwidth / GB:g} GB/s, {machines.price:g} an hour"
+    )
+    if json:
+        print_json(plan.as_dict())
+    else:
+        print_table(heading, columns, rows)
+        typer.echo(plan.stops)
+    unknown = plan.unknown
+    if unknown:
+        note(f"unknown, so that the total is at least what it says: {', '.join(unknown)}")
+    if single := plan.single_hours:
+        note(f"{hours_text(single)} of the hours are one process's, which more machines do not make fewer")
+    for text in plan.notes:
+        note(text)
+    if out is not None:
+        _write(plan, heading, str(out))
+
+
+def _write(plan: ClusterPlan, heading: str, out: str) -> None:
+    from binderclip.cli.shared.page import Page
+    from binderclip.data.storage import is_object
+
+    if is_object(out):
+        raise UsageError(f"--out {out}: a plan is written to a folder of files")
+    folder = output_folder(out)
+    columns, rows = plan.rows()
+    page = Page("What it will cost", escape(heading))
+    page.section("Passes", escape(plan.stops))
+    page.table(columns, rows)
+    page.section("What was assumed", "")
+    for text in plan.notes:
+        page.text(escape(text))
+    try:
+        page.save(folder / "plan.html")
+    except OSError as error:
+        raise DataError(f"cannot write {folder / 'plan.html'}: {error.strerror or error}") from error
+    write_json(plan.as_dict(), folder / "plan.json")
+    note(f"written: {folder / 'plan.html'}, {folder / 'plan.json'}")

@@ -1,0 +1,70 @@
+"""The work of `binderclip curate --plan`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from binderclip.curate import AssumedPool, CurationRecipe, plan_curation, read_recipe
+from binderclip.data import ClusterPlan, Machines
+from binderclip.documents import parse_json
+from binderclip.errors import UsageError
+
+
+def planned(
+    recipe: str,
+    overrides: Sequence[str],
+    samples: float,
+    machines: Machines,
+    *,
+    picture_bytes: float | None,
+    shards: bool,
+    kind: Literal["shards", "parts"],
+    kept: str | None,
+    encode: str | None,
+    model: str | None,
+    width: int | None,
+) -> ClusterPlan:
+    """The plan of a recipe; the options are those of the verb.
+
+    Raises:
+        UsageError: as of `read_recipe` and `plan_curation`, or an option that is no list of numbers.
+    """
+    checked = read_recipe(recipe, overrides)
+    rates = None if encode is None else _numbers(encode, "--encode-rate")
+    if rates is not None and len(rates) > 2:
+        raise UsageError(f"--encode-rate {encode}: give pictures a second, and captions a second")
+    pool = AssumedPool(
+        kind=kind, picture_bytes=30_000 if picture_bytes is None else picture_bytes,
+        encode=None if rates is None else (rates[0], rates[-1]), width=512 if width is None else width,
+    )  # fmt: skip
+    shares = [] if kept is None else _shares(kept, checked)
+    return plan_curation(
+        checked, samples, machines, pool=pool, kept=shares, shards=shards, model=model or ""
+    )  # fmt: skip
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(math.isfinite(value) for value in found):
+        raise UsageError(f"{option} {text[:80]}: numbers with commas between them, such as 0.6,0.3")
+    return found
+
+
+def _shares(kept: str, recipe: CurationRecipe) -> list[float]:
+    """Shares as they are written, or of the stages of an earlier run's `report.json`."""
+    if not kept.endswith(".json"):
+        return _numbers(kept, "--kept")
+    try:
+        stages = parse_json(Path(kept).read_text(encoding="utf-8"))["stages"]
+        shares = [stage["kept"] / max(stage["entered"], 1) for stage in stages]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--kept {kept}: no report of `binderclip curate` ({error})") from error
+    if len(shares) != len(recipe.stages):
+        raise UsageError(f"--kept {kept}: has {len(shares)} stages and the recipe {len(recipe.stages)}")
+    return shares
