@@ -63,6 +63,8 @@ def _order(columns: Sequence[np.ndarray]) -> Int[np.ndarray, "n"]:
     first, rest = np.ascontiguousarray(columns[0]), columns[1:]
     if not rest:
         return np.argsort(first, kind="stable")
+    if len(first) and (first == first[0]).all():
+        return _order(rest)
     order = np.argsort(first)
     ordered = first[order]
     same = ordered[1:] == ordered[:-1]
