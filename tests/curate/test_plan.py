@@ -10,20 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from binderclip.curate import (
     METHODS,
     PRESETS,
     AssumedPool,
+    ColumnStore,
     CurationPipeline,
     CurationRecipe,
     ScoreThreshold,
+    open_table,
     parse_recipe,
     plan_curation,
 )
 from binderclip.curate.plan_costs import COSTS
-from binderclip.data import ClusterPlan, Machines, MeasuredRates, Rate, measured_rates
+from binderclip.data import (
+    ClusterPlan,
+    LocalRunner,
+    Machines,
+    MeasuredRates,
+    Rate,
+    load_data,
+    measured_rates,
+    write_shards,
+)
 from binderclip.errors import UsageError
 
 from .pools import ListTable, made_pool
@@ -227,6 +239,40 @@ def test_memory_is_that_of_a_run(name: str) -> None:
     process = measured_rates().bytes["process"].of(process=1.0)
     said = max(one.single or 0 for one in plan.passes[:-1]) - process
     assert 0.6 < said / measured < 1.7
+
+
+def test_columns_are_stored_as_large_as_planned(tmp_path: Path) -> None:
+    """Bytes of the columns that a run through a runner leaves, and which passes it makes for them."""
+    write_shards(load_data("noto-emoji", split="val")[:40], tmp_path / "x-%02d.tar", per_shard=20)
+    stages = [
+        {"name": "threshold", "column": "side", "minimum": 1},
+        {"name": "one-per-group", "group": "picture_group"},
+        {"name": "metaclip", "concepts": ["face", "hand", "with"], "t": 100},
+    ]
+    own, store, seen = recipe(*stages), ColumnStore(tmp_path / "columns"), []
+    CurationPipeline(list(own.stages)).run(
+        open_table(str(tmp_path), store=store), store=store, runner=LocalRunner(),
+        progress=lambda doing, done, total: seen.append(doing) if done == 0 else None,
+    )  # fmt: skip
+    found: dict[str, int] = {}
+    matches = 0
+    for file in (tmp_path / "columns").glob("*.arrow"):
+        with pa.memory_map(str(file)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        name = table.column_names[0]
+        found[name] = found.get(name, 0) + table.nbytes
+        if name.startswith("entries"):
+            matches += sum(len(row) for row in table.column(name).to_pylist())
+    plan = plan_curation(own, 40, ONE, pool=AssumedPool(shard_rows=20, matches=matches / 40))
+    written = {one.name.partition(": computing ")[2]: one.written for one in plan.passes if "computing" in one.name}
+    assert written.pop("original_width, original_height") == found["original_width"] + found["original_height"]
+    assert written.pop("picture_group") == found["picture_group"]
+    ((name, size),) = written.items()
+    assert size == pytest.approx(found[name], abs=2 * 8)  # an offset more in each shard
+    assert [doing for doing in seen if doing.startswith("computing")] == [
+        f"computing {title}" for title, _ in own.stages
+    ]
+    assert len(seen) == sum(2 if one.name == "reading" else 1 for one in plan.passes[:-1])
 
 
 def test_the_limit_is_said_and_true() -> None:

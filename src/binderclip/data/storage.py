@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from binderclip.errors import DataError
 
@@ -42,15 +42,15 @@ def join_place(folder: str | os.PathLike[str], name: str) -> str | Path:
     return f"{str(folder).rstrip('/')}/{name}" if is_object(folder) else Path(folder) / name
 
 
-def open_object(url: str) -> IO[bytes]:
-    """An object as a stream.
+def open_object(url: str) -> Any:
+    """An object as a stream: Arrow's own, which reads as every binary file does and is none of Python's kinds.
 
     Raises:
         FileNotFoundError: the bucket or the object is not there.
         DataError: the server cannot be reached, or refuses; says why.
     """
     try:
-        return cast(IO[bytes], _server().open_input_stream(_key(url), buffer_size=BUFFER))
+        return _server().open_input_stream(_key(url), buffer_size=BUFFER)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -65,14 +65,15 @@ def read_object(url: str) -> bytes | None:
     """
     try:
         with open_object(url) as stream:
-            return stream.read()
+            content: bytes = stream.read()
+            return content
     except FileNotFoundError:
         return None
     except OSError as error:
         raise refused(url, error) from error
 
 
-def open_place(place: str | os.PathLike[str], *, at_once: bool = True) -> IO[bytes]:
+def open_place(place: str | os.PathLike[str], *, at_once: bool = True) -> Any:
     """A file or an object for what jumps about in it, such as a reader of Parquet.
 
     Args:
@@ -87,7 +88,7 @@ def open_place(place: str | os.PathLike[str], *, at_once: bool = True) -> IO[byt
         return open(place, "rb")
     if not at_once:
         try:
-            return cast(IO[bytes], _server().open_input_file(_key(str(place))))
+            return _server().open_input_file(_key(str(place)))
         except FileNotFoundError:
             raise
         except OSError as error:

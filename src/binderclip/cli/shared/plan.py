@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from binderclip.cli.shared.inputs import output_folder
+from binderclip.cli.shared.options import finite
 from binderclip.cli.shared.output import note, print_json, print_table, write_json
 from binderclip.errors import DataError, UsageError
 
@@ -20,8 +21,11 @@ PANEL = "Plan"
 GB = 1e9
 
 
-def _option(name: str, help: str, metavar: str = "NUMBER") -> object:
-    return typer.Option(name, help=help, metavar=metavar, rich_help_panel=PANEL)
+def bounded(name: str, help: str, least: float, most: float) -> Any:
+    """An option of a plan that is a number within bounds."""
+    return typer.Option(
+        name, help=help, min=least, max=most, callback=finite, metavar="NUMBER", rich_help_panel=PANEL
+    )  # fmt: skip
 
 
 Plan = Annotated[
@@ -30,15 +34,17 @@ Plan = Annotated[
         "--plan", help="Run nothing: print passes, bytes, memory, hours and cost of it.", rich_help_panel=PANEL
     ),
 ]
-Samples = Annotated[float | None, _option("--samples", "Pairs of the pool, such as 1e9.")]
-MachineCount = Annotated[int | None, _option("--machines", "Machines that work on it [default: 1].")]
-Cores = Annotated[int | None, _option("--cores", "Cores of each, or GPUs that a model runs on [default: 16].")]
-Memory = Annotated[float | None, _option("--memory", "Memory of each in GB [default: 64].")]
-Price = Annotated[float | None, _option("--price", "Of a machine for an hour, in any currency [default: 1].")]
+MANY = 1_000_000
+Samples = Annotated[float | None, bounded("--samples", "Pairs of the pool, such as 1e9.", 1, 1e15)]
+MachineCount = Annotated[int | None, bounded("--machines", "Machines that work on it [default: 1].", 1, MANY)]
+Cores = Annotated[int | None, bounded("--cores", "Cores of each, or GPUs that a model runs on [default: 16].", 1, MANY)]
+Memory = Annotated[float | None, bounded("--memory", "Memory of each in GB [default: 64].", 1e-3, 1e9)]
+Price = Annotated[float | None, bounded("--price", "Of a machine for an hour, in any currency [default: 1].", 0, 1e9)]
 Bandwidth = Annotated[
-    float | None, _option("--bandwidth", "Of a machine to storage and to the others in GB/s [default: 1.25].")
+    float | None,
+    bounded("--bandwidth", "Of a machine to storage and to the others in GB/s [default: 1.25].", 1e-6, 1e9),
 ]
-PictureBytes = Annotated[float | None, _option("--picture-bytes", "Of an encoded picture [default: 30000].")]
+PictureBytes = Annotated[float | None, bounded("--picture-bytes", "Of an encoded picture [default: 30000].", 1, 1e9)]
 
 
 def refuse_without_plan(plan: bool, given: Mapping[str, object]) -> None:

@@ -11,7 +11,6 @@ import typer
 from binderclip.cli.shared.options import AllowPipe, Device, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.plan import (
-    PANEL,
     Bandwidth,
     Cores,
     MachineCount,
@@ -20,6 +19,7 @@ from binderclip.cli.shared.plan import (
     Plan,
     Price,
     Samples,
+    bounded,
     needed_samples,
     planned_machines,
     refuse_without_plan,
@@ -110,11 +110,12 @@ def train(
     picture_bytes: PictureBytes = None,
     flops: Annotated[
         float | None,
-        typer.Option(
-            help="Floating-point operations a second that a machine (a process, such as a GPU) reaches in training "
+        bounded(
+            "--flops",
+            "Floating-point operations a second that a machine (a process, such as a GPU) reaches in training "
             "[default: its cores like the one that was measured].",
-            metavar="NUMBER",
-            rich_help_panel=PANEL,
+            1,
+            1e24,
         ),
     ] = None,
 ) -> None:

@@ -12,6 +12,7 @@ from binderclip.cli.shared.inputs import output_folder, outside_pool
 from binderclip.cli.shared.options import AllowPipe, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.plan import (
+    MANY,
     PANEL,
     Bandwidth,
     Cores,
@@ -21,6 +22,7 @@ from binderclip.cli.shared.plan import (
     Plan,
     Price,
     Samples,
+    bounded,
     needed_samples,
     planned_machines,
     refuse_without_plan,
@@ -95,9 +97,7 @@ def curate(
             rich_help_panel=PANEL,
         ),
     ] = None,
-    width: Annotated[
-        int | None, typer.Option(help="Numbers of an embedding [default: 512].", rich_help_panel=PANEL)
-    ] = None,
+    width: Annotated[int | None, bounded("--width", "Numbers of an embedding [default: 512].", 1, MANY)] = None,
     encode_rate: Annotated[
         str | None,
         typer.Option(
