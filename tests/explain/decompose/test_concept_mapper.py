@@ -36,6 +36,20 @@ def test_scores_are_the_best_channels_cosine_one_network_a_concept() -> None:
             assert float(mapper.scores(maps, text)[b, a].detach()) == pytest.approx(max(found) / 0.5, abs=1e-5)
 
 
+def test_scores_and_gradients_are_those_of_all_channels_compared_in_full() -> None:
+    generator = torch.Generator().manual_seed(3)
+    maps, text = torch.randn(9, 20, 3, 4, generator=generator, requires_grad=True), torch.randn(3, 40)
+    text.requires_grad_()
+    mapper = ConceptMapper(3, 12, 40, seed=2)
+    weights = torch.randn(9, 3, generator=generator)
+    wanted = [maps, text, *mapper.parameters()]
+    full = mapper.cosines(maps, text).amax(2) / 0.07
+    torch.testing.assert_close(mapper.scores(maps, text), full)
+    found = torch.autograd.grad((weights * mapper.scores(maps, text)).sum(), wanted)
+    for one, other in zip(found, torch.autograd.grad((weights * full).sum(), wanted), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("mask", [False, True])
 def test_the_loss_is_the_papers_formula_written_out(mask: bool) -> None:
     maps, labels, text = some()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from binderclip.studies import Row, Table, load_study
+from binderclip.studies.papers import p093_experts as experts
 
 
 def p112(**change: float) -> Table:
@@ -94,3 +97,38 @@ LITTLE = "not met"
 )
 def test_each_criterion_can_be_met_and_can_fail(decide, paper: str, change: dict[str, float], verdict: str) -> None:
     assert decide(load_study(paper).criteria, MADE[paper](**change))[0] == verdict
+
+
+def made_experts(miou=0.42, depth=0.7, other=0.4, constant=0.8, words=0.5, learned=0.7):
+    rows = []
+    for name in experts.METHODS:
+        mine = name == experts.EXPERTS
+        rows += [
+            Row(experts.MIOU, name, miou if mine else {experts.SHUFFLED: other}.get(name, 0.4)),
+            Row(experts.DEPTH, name, depth if mine else {experts.CONSTANT: constant}.get(name, 0.8)),
+            Row(experts.ACCURACY, name, words if mine else 0.5),
+        ]
+    return Table([*rows, Row(experts.LEARNED, experts.EXPERTS, learned), Row(experts.LEARNED, experts.SHUFFLED, 0.1)])
+
+
+def test_p093_stands_on_captions_other_pictures_and_a_constant(fails):
+    fails("p093", made_experts(), "all met", [])
+    fails("p093", made_experts(other=0.43), "not met", ["than with labels of other"])
+    fails("p093", made_experts(constant=0.65), "not met", ["and smaller than with one constant"])
+    fails("p093", made_experts(words=0.47), "not met", ["zero-shot accuracy"])
+    missed = ["a linear probe's", "than with labels of other", "and than with one constant", "patches tell more"]
+    fails("p093", made_experts(miou=0.39), "not met", missed)
+    assert load_study("p093").preconditions[-1].check(made_experts(learned=0.2)).outcome == "not met"
+
+
+def test_p093_a_flat_map_has_error_one_and_scale_and_shift_do_not_matter():
+    depth = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert experts.unexplained(torch.ones_like(depth), depth) == pytest.approx(1)
+    assert experts.unexplained(-depth, depth) == pytest.approx(1)
+    assert experts.unexplained(3 * depth - 2, depth) < 1e-3
+    noisy = depth + 0.3 * torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(1))
+    expected = []
+    for said, true in zip(noisy.flatten(1).numpy(), depth.flatten(1).numpy(), strict=True):
+        slope, offset = np.polyfit(said, true, 1)
+        expected.append(np.sqrt(np.mean((slope * said + offset - true) ** 2)) / true.std())
+    assert experts.unexplained(noisy, depth) == pytest.approx(np.mean(expected), rel=1e-4)

@@ -8,8 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from binderclip.losses import SquaredEuclidean
-from binderclip.studies import Row, Table
+from binderclip.studies import Row, Table, load_study
 from binderclip.studies.papers import p057_macl as adaptive
+from binderclip.studies.papers import p064_mammo_clip as mammo
 from binderclip.studies.papers import p079_augmented_sliced as sliced
 from binderclip.studies.papers import p117_clip_refine as refined
 from binderclip.studies.papers import p126_clip_up as sparse
@@ -212,3 +213,33 @@ def test_p153_measures_angles_outside_of_cones(few_pictures, monkeypatch, factor
     expected = max(0.0, outside - np.arcsin(0.1))
     assert found[0] == pytest.approx(expected, abs=2e-3)
     assert found[1] == pytest.approx(longer, abs=1e-5)
+
+
+def made_mammo(multi=0.3, quarter=0.3, across=0.2, mapper=0.6, start=0.4, told=0.7):
+    rows = [
+        Row(metric, name, level, setting)
+        for metric in (mammo.ACCURACY, mammo.RECALL)
+        for name, level, setting in (
+            (mammo.PLAIN, 0.25, mammo.ALL),
+            (mammo.LONGER, 0.25, mammo.ALL),
+            (mammo.ACROSS, across, mammo.ALL),
+            (mammo.MULTI, multi, mammo.ALL),
+            (mammo.PLAIN, 0.25, mammo.QUARTER),
+            (mammo.MULTI, quarter, mammo.QUARTER),
+        )
+    ]
+    points = {mammo.MAPPER: mapper, mammo.UNTRAINED: start, mammo.CAM: 0.5, mammo.CENTRE: 0.3, mammo.RANDOM: 0.1}
+    tells = {mammo.MAPPER: told, mammo.UNTRAINED: 0.5, mammo.CAM: 0.9, mammo.RANDOM: 0.5}
+    rows += [Row(mammo.POINTING, name, value) for name, value in points.items()]
+    return Table([*rows, *(Row(mammo.TOLD, name, value) for name, value in tells.items())])
+
+
+def test_p064_stands_on_the_loss_and_on_where_the_mapper_points(fails):
+    fails("p064", made_mammo(), "all met", [])
+    fails("p064", made_mammo(multi=0.245), "not met", ["Mammo-CLIP is above"])
+    fails("p064", made_mammo(quarter=0.2), "essential met", ["with a quarter"])
+    fails("p064", made_mammo(across=0.31), "essential met", ["terms within"])
+    fails("p064", made_mammo(mapper=0.25, start=0.2), "not met", ["the mapper points", "and more often than class"])
+    fails("p064", made_mammo(start=0.65), "essential met", ["and more often than before"])
+    failing = load_study("p064").preconditions[-1].check(made_mammo(told=0.55))
+    assert failing.outcome == "not met"

@@ -31,7 +31,8 @@ class ConceptMapper(nn.Module):
     A network sees one channel at a time and not which: exchanging channels changes no score. A channel is known by its
     values alone, by the level that the tower gives it or by the shape of what it lights, so maps should keep each
     channel's mean; standardised channel by channel they look alike, and concepts of one shape cannot be told apart.
-    The best channel alone gets a gradient, so that a start may find nothing: try several seeds.
+    The best channel alone gets a gradient, so that a start may find nothing: try several seeds. On scenes of drawings
+    it did not learn what a linear probe of the maps' means tells at once (study p064): try that one first.
 
     The paper leaves the heat map's formula open; the rectified weights and the rectified sum are ours. The released
     notebook stacks the networks' outputs one after the other and then cuts the rows into groups of A, so that concept a
@@ -98,6 +99,12 @@ class ConceptMapper(nn.Module):
             feature_map: of the frozen tower.
             text: one embedding a concept, of any length: the mean of its prompts' unit embeddings, say.
         """
+        self._check(feature_map, text)
+        channels, unit = feature_map.flatten(2), F.normalize(text, dim=1)  # (B, C, hw)
+        found = [F.normalize(network(channels), dim=2) @ unit[a] for a, network in enumerate(self.networks)]
+        return torch.stack(found, 1)
+
+    def _check(self, feature_map: Tensor, text: Tensor) -> None:
         if feature_map.ndim != 4 or feature_map.shape[2] * feature_map.shape[3] != self.n_positions:
             raise UsageError(
                 f"the feature map must be (B, C, h, w) of {self.n_positions} places, got {tuple(feature_map.shape)}"
@@ -107,13 +114,30 @@ class ConceptMapper(nn.Module):
         for value, name in ((feature_map, "the feature map"), (text, "text")):
             if not bool(value.isfinite().all()):
                 raise UsageError(f"{name} has values that are not finite")
-        channels, unit = feature_map.flatten(2), F.normalize(text, dim=1)  # (B, C, hw)
-        found = [F.normalize(network(channels), dim=2) @ unit[a] for a, network in enumerate(self.networks)]
-        return torch.stack(found, 1)
 
     def scores(self, feature_map: Maps, text: Float[Tensor, "A d"]) -> Float[Tensor, "B A"]:
-        """The best channel's cosine with each concept, over the temperature; see `cosines`."""
-        return self.cosines(feature_map, text).amax(2) / self.temperature
+        """The best channel's cosine with each concept, over the temperature; see `cosines`.
+
+        The gradient is that of the best channel, one of those that tie; the others are only searched.
+        """
+        self._check(feature_map, text)
+        channels, unit = feature_map.flatten(2), F.normalize(text, dim=1)  # (B, C, hw)
+        found = []
+        for a, network in enumerate(self.networks):
+            best = self._best(channels.detach(), network, unit[a].detach())
+            chosen = channels[torch.arange(len(channels), device=channels.device), best]  # (B, hw)
+            found.append(F.normalize(network(chosen), dim=1) @ unit[a])
+        return torch.stack(found, 1) / self.temperature
+
+    @torch.no_grad()
+    def _best(self, channels: Float[Tensor, "B C hw"], network: Any, unit: Float[Tensor, "d"]) -> Int[Tensor, "B"]:
+        """Which channel's output is nearest to a text; lengths of outputs by the last layer's Gram matrix, hw x hw."""
+        first, activation, last = network
+        hidden = activation(first(channels))  # (B, C, hw)
+        squared = (hidden @ (last.weight.T @ last.weight) * hidden).sum(2)  # |W h|^2
+        squared = squared + 2 * (hidden @ (last.weight.T @ last.bias)) + last.bias.square().sum()
+        along = hidden @ (last.weight.T @ unit) + last.bias @ unit
+        return (along / squared.clamp_min(1e-12).sqrt()).argmax(1)
 
     def loss(self, feature_map: Maps, labels: Labels, text: Float[Tensor, "A d"]) -> Float[Tensor, ""]:
         """Cross-entropy of each image that has a concept against those that have not, mean over these; 0 without any.

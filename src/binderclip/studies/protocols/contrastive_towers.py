@@ -106,16 +106,17 @@ class Towers(nn.Module):
 
     def __init__(self, seed: int, *, unit: bool = False) -> None:
         super().__init__()
+        known = training()  # before the seed: what is loaded for the first time draws random numbers, too
         torch.manual_seed(seed)
 
         def tower(width: int) -> nn.Sequential:
             return nn.Sequential(nn.Linear(width, WIDTH), nn.GELU(), nn.Linear(WIDTH, EMBED, bias=False))
 
-        self.image = tower(training().pictures.shape[1])
-        self.text = tower(training().words.shape[1])
+        self.image = tower(known.pictures.shape[1])
+        self.text = tower(known.words.shape[1])
         if unit:
             with torch.no_grad():
-                for side, embedded in zip((self.image, self.text), self.embed(training()), strict=True):
+                for side, embedded in zip((self.image, self.text), self.embed(known), strict=True):
                     side[-1].weight.div_(embedded.square().mean().sqrt())  # type: ignore[operator, union-attr]
 
     @torch.no_grad()
