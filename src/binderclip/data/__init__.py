@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from binderclip.data.sets.shards import ShardDataset
     from binderclip.data.sets.shards_write import write_shards
     from binderclip.data.sets.tasks import class_incremental_tasks
+    from binderclip.data.spectrum import matched_spectrum, radial_spectrum
     from binderclip.data.windows import WindowGrid, fold, unfold
 
 __all__ = [
@@ -162,6 +163,7 @@ __all__ = [
     "load_folder",
     "load_packs",
     "load_tables",
+    "matched_spectrum",
     "multi_object_scenes",
     "object_slots",
     "open_header",
@@ -169,6 +171,7 @@ __all__ = [
     "pack_hash",
     "photographs",
     "plant_defects",
+    "radial_spectrum",
     "read_mask",
     "real_fake_folder",
     "reweigh",
