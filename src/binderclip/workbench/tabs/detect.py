@@ -120,7 +120,7 @@ def learn(run: Run, data: str | None, method: str, hold_out: str, steps: int) ->
         folder, out, method, held, steps=int(steps), batch_size=BATCH, lr=RATE, seed=0, model=run.model_name,
         device=device, say=run.hear,
     )  # fmt: skip
-    figures = _check(done.check, f"{method} on {run.model_name}: {done.card['held_out']} pictures that were held out")
+    figures = _check(done.check, done.title)
     shell = shell_line(
         "binderclip", "detect", "--train", folder, "--out", MINE, ["--method", method] if method != "linear" else None,
         [word for name in held for word in ("--hold-out", name)], ["--steps", int(steps)] if steps != STEPS else None,

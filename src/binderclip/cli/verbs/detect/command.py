@@ -40,7 +40,7 @@ def detect(
         str,
         typer.Option(
             help="`linear`: a line on the embedding; `panoptic`: patches exchanged with aligned copies; `aide`: noise "
-            "of windows beside the embedding; `deeclip`: tokens of many layers."
+            "of windows beside the embedding; `deeclip`: tokens of many layers; `noise`: noise of windows alone."
         ),
     ] = "linear",
     hold_out: Annotated[
@@ -127,7 +127,7 @@ def _train(
     if json:
         print_json({"detector": str(target), **done.card})
     else:
-        _tables(done.check, f"{method} on {model}: {done.card['held_out']} pictures that were held out")
+        _tables(done.check, done.title)
         note(f"detector {target}")
     warn_skipped(done.skipped)
 

@@ -52,6 +52,12 @@ class Detected:
         }
 
 
+def title_of(detector: Detector, card: Mapping[str, Any]) -> str:
+    """The method, and the model that it looks through if there is one."""
+    method = card.get("method", "a detector")
+    return f"{method} on {detector.model_name}" if detector.model_name else method
+
+
 def limits_of(card: Mapping[str, Any]) -> list[str]:
     """What a detector does not know, in sentences."""
     seen = ", ".join(card.get("generators", [])) or "unknown generators"
@@ -148,8 +154,7 @@ def detected(
     if len(arguments) == 1 and root.is_dir() and _labelled(root):
         data = real_fake_folder(root)
         check, _ = sanity_check(detector, data, card.get("generators", []), batch_size=batch_size, say=say)
-    title = f"{card.get('method', 'a detector')} on {detector.model_name}"
-    return Detected(detector, title, said, skipped, limits_of(card), check)
+    return Detected(detector, title_of(detector, card), said, skipped, limits_of(card), check)
 
 
 def _labelled(root: Path) -> bool:
