@@ -139,7 +139,7 @@ def test_mistakes_are_said_before_any_work(
 ) -> None:
     out = tmp_path / "x.safetensors"
     cases = [
-        (["detect", data], "--detector FILE"),
+        (["detect"], "--detector FILE"),
         (["detect", "--train", data], "--out FILE"),
         (["detect", data, "--train", data, "--out", out], "does not go with the pictures"),
         (["detect", data, "--detector", trained[0], "--out", out], "belongs to --train"),

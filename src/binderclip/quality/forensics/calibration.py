@@ -26,6 +26,7 @@ def false_alarm_threshold(logits: Mapping[str, Float[Tensor, "_"]], *, share: fl
         UsageError: no group, one with too few pictures for so small a share, or logits that are not finite.
 
     Examples:
+        >>> import torch
         >>> false_alarm_threshold({"plain": torch.arange(19.0), "blurred": torch.arange(19.0) - 7}, share=0.1)
         17.0
     """

@@ -14,9 +14,10 @@ import torch
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.files.devices import resolve_device
+from binderclip.models.files.registry import BUNDLED
 from binderclip.quality.forensics.aide import AIDE
 from binderclip.quality.forensics.deeclip import DeeCLIP
-from binderclip.quality.forensics.detector import Detector
+from binderclip.quality.forensics.detector import Detector, PictureEncoder
 from binderclip.quality.forensics.linear import LinearDetector
 from binderclip.quality.forensics.noise import NoiseDetector
 from binderclip.quality.forensics.panoptic import PanopticPatchDetector
@@ -30,17 +31,19 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
     "noise": NoiseDetector,
 }
 """Detectors by name."""
+BUNDLED_DETECTORS = {"small-detector": BUNDLED / "small-detector" / "detector.safetensors"}
+"""Files inside the package, by name."""
 FORMAT = "binderclip detector 1"
 _OF_ADAPTERS = re.compile(r"\.parametrizations\.\w+\.\d+\.")
 _ORIGINAL = re.compile(r"\.parametrizations\.(\w+)\.original$")
 
 
-def create_detector(name: str, model: str = "small", **settings: Any) -> Detector:
+def create_detector(name: str, model: PictureEncoder | str = "small", **settings: Any) -> Detector:
     """Make an untrained detector by its name: `create_detector("aide", "small")`.
 
     Args:
         name: one of `DETECTORS`.
-        model: that it looks through; "noise" looks through none.
+        model: that it looks through, a name or an opened one; "noise" looks through none.
         settings: of the detector.
 
     Raises:
@@ -103,7 +106,8 @@ def load_detector(path: str | Path, *, device: str | torch.device = "cpu") -> tu
     """Open a detector's file; nothing in it is run.
 
     Args:
-        path: of `save_detector`.
+        path: of `save_detector`, or the name of a bundled one: `small-detector`, which knows copies of photographs by
+            small autoencoders and no more.
         device: where it runs.
 
     Returns:
@@ -115,6 +119,7 @@ def load_detector(path: str | Path, *, device: str | torch.device = "cpu") -> tu
         UsageError, NotSupported: no such device.
     """
     where = resolve_device(device)
+    path = BUNDLED_DETECTORS.get(str(path), path)
     found, about = tensors_of(path, "a detector")
     if about.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no file of a detector: `binderclip detect --train` writes those")
