@@ -89,6 +89,18 @@ def test_a_folder_that_says_the_truth_is_measured(pairs: Path, tiny: str, run_of
     assert "<span>By generator</span>" not in looked(run_of(), detector, [pairs / "0_real/0.png"]).values[1]
 
 
+def test_the_bundled_detector_looks_by_its_name_and_its_limits_are_on_the_page(
+    pairs: Path, run_of: Any, command: Any, lines: Any, tmp_path: Path
+) -> None:
+    with Image.open(pairs / "1_fake/grid/grid-1.png") as picture:
+        picture.resize((132, 108), Image.Resampling.NEAREST).save(tmp_path / "large.png")
+    found = looked(run_of(), "small-detector", [tmp_path / "large.png"])
+    assert "nobody has measured it on diffusion models" in found.values[1]
+    said = command(*lines.words(found.again.shell), "--json").json()["images"]
+    assert said[0]["logit"] == pytest.approx(float(rows_in(found.files[0])[0]["logit"]), abs=1e-3)
+    assert "large.png" in lines.python(found.again.python, tmp_path)
+
+
 def test_no_other_file_is_a_detector(pairs: Path, tiny: str, run_of: Any, tmp_path: Path) -> None:
     run = run_of(tiny, folders=[pairs])
     detector = learned(run, pairs, steps=10).files[0]
@@ -120,10 +132,12 @@ def test_mistakes_are_said_and_a_broken_picture_is_left_out(
     assert "<td>broken.png</td>" in outcome.values[1]
 
 
-def test_the_page_says_what_is_missing(view: Any, photographs: Path) -> None:
+def test_the_page_looks_with_the_bundled_detector_and_tells_its_limits(view: Any, photographs: Path) -> None:
     panel = view.tab("Detect")
+    assert view.run(panel, "Detect") == "choose pictures first, or a folder"
     view.drop(panel, photographs / "cat.jpg")
-    assert view.run(panel, "Detect") == "train a detector first, or choose the file of one"
+    assert view.run(panel, "Detect").startswith("Done in")
+    assert panel.get_by_text("nobody has measured it on diffusion models").count() == 1
     panel.get_by_text("Train a detector", exact=True).first.click()
     panel.get_by_label("Generators to test on only").wait_for()
     assert view.look("detect") == []

@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from binderclip.data.sets.shards import ShardDataset
     from binderclip.data.sets.shards_write import write_shards
     from binderclip.data.sets.tasks import class_incremental_tasks
+    from binderclip.data.spectrum import matched_spectrum, radial_spectrum
     from binderclip.data.windows import WindowGrid, fold, unfold
 
 __all__ = [
@@ -170,6 +171,7 @@ __all__ = [
     "load_folder",
     "load_packs",
     "load_tables",
+    "matched_spectrum",
     "measured_rates",
     "multi_object_scenes",
     "object_slots",
@@ -178,6 +180,7 @@ __all__ = [
     "pack_hash",
     "photographs",
     "plant_defects",
+    "radial_spectrum",
     "read_mask",
     "read_rates",
     "real_fake_folder",

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from binderclip.quality.enhance.rrdb import RRDBNet
     from binderclip.quality.enhance.sfd import SFD, SFDIQA
     from binderclip.quality.forensics.aide import AIDE, NoiseExpert
+    from binderclip.quality.forensics.calibration import false_alarm_threshold
     from binderclip.quality.forensics.deeclip import DeeCLIP
     from binderclip.quality.forensics.detector import Detector, DetectorOutput
     from binderclip.quality.forensics.files import DETECTORS, create_detector, load_detector, save_detector
     from binderclip.quality.forensics.generators import CopyingAutoencoder, train_autoencoder
     from binderclip.quality.forensics.linear import LinearDetector
+    from binderclip.quality.forensics.noise import NoiseDetector
     from binderclip.quality.forensics.panoptic import PanopticPatchDetector
     from binderclip.quality.forensics.training import DetectorBatch, fit_detector, train_detector
     from binderclip.quality.frechet import frechet_distance
@@ -73,6 +75,7 @@ __all__ = [
     "LinearDetector",
     "MiddleMaps",
     "NativeEmbedding",
+    "NoiseDetector",
     "NoiseExpert",
     "PanopticPatchDetector",
     "PermutationTest",
@@ -92,6 +95,7 @@ __all__ = [
     "create_detector",
     "create_enhancer",
     "create_metric",
+    "false_alarm_threshold",
     "fit_detector",
     "frechet_distance",
     "load_detector",

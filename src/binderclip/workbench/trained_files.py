@@ -21,9 +21,11 @@ class TrainedFiles:
     Attributes:
         noun: what one is, with its article, such as "a detector"; those that a page trains lie in a folder of that name
             beside those of its runs.
+        bundled: names of those inside the package.
     """
 
     noun: str
+    bundled: Sequence[str] = ()
 
     def new(self, run: Run, method: str) -> Path:
         """Where the page's next one goes; no file has that name yet."""
@@ -33,17 +35,18 @@ class TrainedFiles:
 
     def choices(self, bench: Bench, run: Run | None = None) -> list[tuple[str, str]]:
         """Names and paths of those that may be chosen: in folders, and of the page of a run."""
-        return [(path.name, str(path)) for path in self._all(bench, run)]
+        return [(name, name) for name in self.bundled] + [(path.name, str(path)) for path in self._all(bench, run)]
 
-    def chosen(self, run: Run, value: str | None) -> Path:
-        """The file that was chosen.
+    def chosen(self, run: Run, value: str | None) -> str | Path:
+        """The file that was chosen, or the name of a bundled one.
 
         Raises:
             UsageError: none was, or one that this page may not read.
         """
         if not (value or "").strip():
             raise UsageError(f"train {self.noun} first, or choose the file of one")
-        known = {str(path): path for path in self._all(run.bench, run)}
+        known: dict[str, str | Path] = {str(path): path for path in self._all(run.bench, run)}
+        known |= {name: name for name in self.bundled}
         if value not in known:
             raise UsageError(
                 f"{Path(str(value)).name} is no {self._word} in the folders that the workbench was opened on, nor one "
@@ -51,9 +54,9 @@ class TrainedFiles:
             )
         return known[value]
 
-    def called(self, run: Run, path: Path) -> str:
-        """What a line calls a file: by its path, or `mine.safetensors`."""
-        return MINE if run.folder.parent in path.parents else str(path)
+    def called(self, run: Run, path: str | Path) -> str:
+        """What a line calls a file: by its path or name, or `mine.safetensors`."""
+        return MINE if isinstance(path, Path) and run.folder.parent in path.parents else str(path)
 
     @property
     def _word(self) -> str:

@@ -117,12 +117,29 @@ def test_a_picture_alone_has_no_figures_and_limits_are_printed(
     assert "not calibrated" in done.err
 
 
+def test_a_detector_of_noise_needs_no_model_and_its_title_names_none(
+    command: Command, data: Path, tmp_path: Path
+) -> None:
+    large = tmp_path / "pictures"
+    for path in sorted(data.rglob("[0-9].png")):
+        target = large / path.relative_to(data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as picture:
+            picture.resize((80, 72), Image.Resampling.NEAREST).save(target)
+    out = tmp_path / "noise.safetensors"
+    done = command("detect", "--train", large, "--out", out, "--method", "noise", "--steps", "1")
+    assert done.code == 0
+    assert "noise: " in done.out
+    assert " on small" not in done.out
+    assert command("detect", large / "0_real" / "1.png", "--detector", out, "--json").json()["detector"] == "noise"
+
+
 def test_mistakes_are_said_before_any_work(
     command: Command, trained: tuple[Path, Any], data: Path, model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "x.safetensors"
     cases = [
-        (["detect", data], "--detector FILE"),
+        (["detect"], "--detector FILE"),
         (["detect", "--train", data], "--out FILE"),
         (["detect", data, "--train", data, "--out", out], "does not go with the pictures"),
         (["detect", data, "--detector", trained[0], "--out", out], "belongs to --train"),

@@ -7,7 +7,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from binderclip.data import PROCESSING, Degradation
-from binderclip.data.distort.processing import resized_and_back
+from binderclip.data.distort.processing import resized_and_back, sharpened
 from binderclip.errors import UsageError
 
 IMAGE = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0))
@@ -40,6 +40,34 @@ def test_how_often_and_how_strongly_follows_the_settings() -> None:
     assert float((IMAGE - wanted).abs().mean()) > 0.1
 
 
+def test_sharpening_is_the_unsharp_mask_of_pillow() -> None:
+    soft = (0.25 + 0.5 * IMAGE).double()
+    wanted = soft.numpy() + 0.6 * (soft.numpy() - gaussian_filter(soft.numpy(), (0, 1.5, 1.5), mode="mirror"))
+    assert torch.allclose(sharpened(soft[None], 0.6, 1.5)[0], torch.from_numpy(wanted).clamp(0, 1), atol=1e-6)
+    assert torch.equal(sharpened(soft[None], 0.0)[0], soft)
+    assert float(sharpened(IMAGE[None], 3.0).max()) == 1.0  # cut to the range
+
+
+def test_more_processing_is_asked_for_and_leaves_the_draws_of_blur_and_jpeg_alone() -> None:
+    keys = [str(key) for key in range(200)]
+    plain = Degradation(p=0.3)
+    same = Degradation(p=0.3, resize=(1.0, 1.0), sharpen=(0.0, 0.0), noise=(0.0, 0.0))  # each changes nothing
+    for key in keys[:20]:
+        assert torch.allclose(plain(IMAGE, key), same(IMAGE, key), atol=2 / 255)
+    grey = IMAGE[:1].expand(3, -1, -1)  # its JPEG of quality 100 hardly changes it
+    quiet: dict[str, object] = {"blur": (1e-3, 1e-3), "quality": (100, 100), "p": 0.3}
+    for name, ends in (("resize", (0.5, 0.5)), ("sharpen", (1.0, 1.0)), ("noise", (0.1, 0.1))):
+        rule = Degradation(**quiet, **{name: ends})  # type: ignore[arg-type]
+        gaps = torch.stack([(rule(grey, key) - grey).abs().mean() for key in keys])
+        assert 60 - 25 < int((gaps > 0.03).sum()) < 60 + 25, name
+    flat = torch.full((3, 64, 64), 0.5)
+    noisy = Degradation(blur=(1e-3, 1e-3), quality=(100, 100), p=1.0, noise=(0.1, 0.1))(flat, "a")
+    assert 0.08 < float(noisy.mean(0).std()) * 3**0.5 < 0.12  # the chroma of a JPEG is coarser
+    twice = [Degradation(p=1.0, noise=(0.1, 0.1))(flat, key) for key in ("a", "a", "b")]
+    assert torch.equal(twice[0], twice[1])
+    assert not torch.equal(twice[0], twice[2])
+
+
 def test_the_key_the_epoch_and_the_seed_decide() -> None:
     rule = Degradation(p=0.5, seed=3)
     keys = [str(key) for key in range(8)]
@@ -50,6 +78,9 @@ def test_the_key_the_epoch_and_the_seed_decide() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    for wrong in ({"p": 1.5}, {"blur": (2.0, 1.0)}, {"quality": (0, 50)}):
+    for wrong in (
+        {"p": 1.5}, {"blur": (2.0, 1.0)}, {"quality": (0, 50)}, {"resize": (0.0, 0.5)}, {"resize": (0.5, 1.5)},
+        {"sharpen": (-1.0, 1.0)}, {"noise": (0.2, 0.1)}, {"noise": (0.0, float("inf"))},
+    ):  # fmt: skip
         with pytest.raises(UsageError, match="Degradation"):
             Degradation(**wrong)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ IMAGES = torch.rand(2, 3, 40, 48, generator=torch.Generator().manual_seed(0))
 SETTINGS = {
     "linear": {"view": "resize"}, "panoptic": {"width": 8, "r": 2},
     "deeclip": {"layers": [0, 1, 2], "width": 8, "r": 2},
+    "noise": {"grid": 2, "window": 16, "channels": [4, 4, 4, 4], "stem": 4},
     "aide": {"channels": [4, 4, 4, 4], "window": 16, "stride": 8, "patch_side": 16, "semantic_width": 6, "hidden": 8},
 }  # fmt: skip
 
@@ -58,7 +59,7 @@ def test_adapters_do_not_change_the_hash_of_the_tower_and_its_weights_do(tower: 
 
 
 def test_what_does_not_belong_is_refused(folder: str, tower: ImageTextModel, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'magic' is unknown: one of linear, panoptic, aide, deeclip"):
+    with pytest.raises(UsageError, match="'magic' is unknown: one of linear, panoptic, aide, deeclip, noise"):
         create_detector("magic")
     with pytest.raises(UsageError, match="taste"):
         create_detector("linear", folder, taste=1)

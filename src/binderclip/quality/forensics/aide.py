@@ -29,17 +29,22 @@ class NoiseExpert(nn.Module):
         channels: of the stages, before a bottleneck's factor of 4.
         bottleneck: the blocks of ResNet-50 and larger; False: those of ResNet-18.
         side: windows are resized to it first.
+        stem: channels of a stem of three 3 x 3 convolutions (the last has 64), a third of the work; None for the
+            paper's 7 x 7 of 64 channels.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, layers: Sequence[int], channels: Sequence[int], *, bottleneck: bool, side: int) -> None:
+    def __init__(
+        self, layers: Sequence[int], channels: Sequence[int], *, bottleneck: bool, side: int, stem: int | None = None
+    ) -> None:
         super().__init__()
         self.side = side
         self.filters = SRMFilter()
         block: Any = Bottleneck if bottleneck else BasicBlock  # timm's annotation asks for an instance
-        self.net = ResNet(block, tuple(layers), num_classes=0, in_chans=30, channels=tuple(channels))
+        deep: dict[str, Any] = {} if stem is None else {"stem_type": "deep", "stem_width": stem}
+        self.net = ResNet(block, tuple(layers), num_classes=0, in_chans=30, channels=tuple(channels), **deep)
         self.width = int(self.net.num_features)
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
@@ -121,6 +126,13 @@ class AIDE(Detector):
             )
             width += self.low.width
         self.head = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 2))
+
+    @property
+    def decision(self) -> nn.Linear:
+        """The last layer of the reading network."""
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        return last
 
     def mapped(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "1 3 h w"]:
         """The middle of the picture at its own resolution, up to eight windows a side."""

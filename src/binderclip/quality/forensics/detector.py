@@ -51,31 +51,58 @@ class Detector(nn.Module, ABC):
         settings: of the constructor, JSON-like.
         patch: side of the patches of its maps, in pixels.
         model: the model that is looked through. It is no submodule: it is neither trained nor saved, but `to(device)`
-            moves it too.
+            moves it too. A detector that looks at pixels alone has none, and an empty `model_name`.
     """
 
     patch: int
     side: int
     looks: View
+    line: nn.Linear
     classes: ClassVar[list[str]] = ["real", "fake"]  # type: ignore[misc]
     sampling: ClassVar[Sampling] = "balanced"
 
-    def __init__(self, model: PictureEncoder | str, settings: dict[str, Any], *, adapted: bool = False) -> None:
+    def __init__(self, model: PictureEncoder | str | None, settings: dict[str, Any], *, adapted: bool = False) -> None:
         super().__init__()
+        self.settings = settings
+        self._model: list[PictureEncoder] = []
+        self.model_name = ""
+        if model is None:
+            return
         own = opened(model) if isinstance(model, str) else copy.deepcopy(model) if adapted else model
         # What is the detector's own asks for no gradients; a model that it only looks through stays as it is.
         self._model = [own if own is model else own.eval().requires_grad_(False)]
         self.model_name = model if isinstance(model, str) else model.name
-        self.settings = settings
 
     @property
     def model(self) -> PictureEncoder:
-        """The model that is looked through."""
+        """The model that is looked through.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not self._model:
+            raise UsageError(f"{type(self).__name__} looks through no model")
         return self._model[0]
+
+    @property
+    def decision(self) -> nn.Linear:
+        """The layer that gives the logit of generated, its last output."""
+        return self.line
+
+    @torch.no_grad()
+    def move_threshold_(self, logit: float) -> Detector:
+        """Call generated what had a logit above this one so far: from now on that is a logit above 0.
+
+        Args:
+            logit: such as `false_alarm_threshold` finds.
+        """
+        self.decision.bias[-1] -= logit
+        return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> Detector:
         """Where the detector goes (`to`, `cuda`), what it looks through goes too."""
-        self.model._apply(fn)
+        for model in self._model:
+            model._apply(fn)
         return super()._apply(fn, recurse)
 
     @property

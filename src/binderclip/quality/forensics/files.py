@@ -14,10 +14,12 @@ import torch
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.files.devices import resolve_device
+from binderclip.models.files.registry import BUNDLED
 from binderclip.quality.forensics.aide import AIDE
 from binderclip.quality.forensics.deeclip import DeeCLIP
-from binderclip.quality.forensics.detector import Detector
+from binderclip.quality.forensics.detector import Detector, PictureEncoder
 from binderclip.quality.forensics.linear import LinearDetector
+from binderclip.quality.forensics.noise import NoiseDetector
 from binderclip.quality.forensics.panoptic import PanopticPatchDetector
 from binderclip.quality.weights import tensors_of
 
@@ -26,19 +28,22 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
     "panoptic": PanopticPatchDetector,
     "aide": AIDE,
     "deeclip": DeeCLIP,
+    "noise": NoiseDetector,
 }
 """Detectors by name."""
+BUNDLED_DETECTORS = {"small-detector": BUNDLED / "small-detector" / "detector.safetensors"}
+"""Files inside the package, by name."""
 FORMAT = "binderclip detector 1"
 _OF_ADAPTERS = re.compile(r"\.parametrizations\.\w+\.\d+\.")
 _ORIGINAL = re.compile(r"\.parametrizations\.(\w+)\.original$")
 
 
-def create_detector(name: str, model: str = "small", **settings: Any) -> Detector:
+def create_detector(name: str, model: PictureEncoder | str = "small", **settings: Any) -> Detector:
     """Make an untrained detector by its name: `create_detector("aide", "small")`.
 
     Args:
         name: one of `DETECTORS`.
-        model: that it looks through.
+        model: that it looks through, a name or an opened one; "noise" looks through none.
         settings: of the detector.
 
     Raises:
@@ -53,7 +58,9 @@ def create_detector(name: str, model: str = "small", **settings: Any) -> Detecto
 
 
 def tower_hash(detector: Detector) -> str:
-    """Sixteen hexadecimal digits of the image tower's weights, whatever adapters are on it."""
+    """Sixteen hexadecimal digits of the image tower's weights, whatever adapters are on it; empty without a model."""
+    if not detector.model_name:
+        return ""
     digest = hashlib.sha256()
     state = detector.model.image_tower.module.state_dict()
     plain = {_ORIGINAL.sub(r".\1", name): value for name, value in state.items() if not _OF_ADAPTERS.search(name)}
@@ -63,13 +70,17 @@ def tower_hash(detector: Detector) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_detector(detector: Detector, path: str | Path, card: Mapping[str, Any] | None = None) -> Path:
+def save_detector(
+    detector: Detector, path: str | Path, card: Mapping[str, Any] | None = None, *,
+    dtype: torch.dtype = torch.float32,
+) -> Path:  # fmt: skip
     """Write what a detector has learned, with its settings and the name and hash of the model that it looks through.
 
     Args:
         detector: one of `DETECTORS`.
         path: of the file, `.safetensors` by habit.
         card: plain values to keep with it, such as what it was trained on.
+        dtype: of its numbers in the file; they are read as float32.
 
     Raises:
         UsageError: a detector of another class.
@@ -83,7 +94,10 @@ def save_detector(detector: Detector, path: str | Path, card: Mapping[str, Any] 
         "format": FORMAT, "method": name, "model": detector.model_name, "tower": tower_hash(detector),
         "settings": json.dumps(detector.settings), "card": json.dumps(dict(card or {})),
     }  # fmt: skip
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in detector.state_dict().items()}
+    tensors = {
+        key: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous().clone()
+        for key, value in detector.state_dict().items()
+    }
     save_file(tensors, str(path), about)
     return Path(path)
 
@@ -92,7 +106,8 @@ def load_detector(path: str | Path, *, device: str | torch.device = "cpu") -> tu
     """Open a detector's file; nothing in it is run.
 
     Args:
-        path: of `save_detector`.
+        path: of `save_detector`, or the name of a bundled one: `small-detector`, which knows copies of photographs by
+            small autoencoders and no more.
         device: where it runs.
 
     Returns:
@@ -104,6 +119,7 @@ def load_detector(path: str | Path, *, device: str | torch.device = "cpu") -> tu
         UsageError, NotSupported: no such device.
     """
     where = resolve_device(device)
+    path = BUNDLED_DETECTORS.get(str(path), path)
     found, about = tensors_of(path, "a detector")
     if about.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no file of a detector: `binderclip detect --train` writes those")

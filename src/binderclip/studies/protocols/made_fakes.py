@@ -19,6 +19,8 @@ from binderclip.quality.forensics.generators import GENERATORS, CopyingAutoencod
 SEEN = "transposed"
 """The generator that detectors are trained on."""
 UNSEEN = tuple(name for name in GENERATORS if name != SEEN)
+CONTROLS = ("JPEG 75", "JPEG 40", "blur 1 px", "half size and back")
+"""The processing that stored measurements were made with."""
 STEPS, CROP, CROPS = 150, 32, 480
 
 
@@ -94,7 +96,7 @@ def bench(seed: int, *, train: int, test: int, side: int) -> FakeBench:
             rounded(made[SEEN](real)),
             other,
             {name: rounded(model(other)) for name, model in made.items()},
-            {name: rounded(change(other)) for name, change in PROCESSING.items()},
+            {name: rounded(PROCESSING[name](other)) for name in CONTROLS},
         )
 
 

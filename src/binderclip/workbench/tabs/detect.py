@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SHOWN = 24
 """Pictures on the page, each beside its map; the table has all."""
 BATCH, STEPS, RATE = 16, 200, 1e-3
-DETECTOR = TrainedFiles("a detector")
+DETECTOR = TrainedFiles("a detector", bundled=("small-detector",))
 
 
 def build(bench: Bench) -> None:
@@ -41,8 +41,9 @@ def build(bench: Bench) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             detector = gr.Dropdown(
-                DETECTOR.choices(bench), value=None, label="Detector", allow_custom_value=True,
-                info="one trained below, or a file in a folder that the workbench was opened on",
+                DETECTOR.choices(bench), value="small-detector", label="Detector", allow_custom_value=True,
+                info="one trained below, or a file in a folder that the workbench was opened on; small-detector knows "
+                "copies by small autoencoders and no more",
             )  # fmt: skip
             pictures = bench.pictures("Pictures to look at")
             controls = bench.controls("Detect")
@@ -61,8 +62,9 @@ def build(bench: Bench) -> None:
         with gr.Column(scale=3, min_width=320):
             shown = gr.HTML(
                 hint(
-                    "Train a detector on real and generated pictures of yours, or choose its file; drop pictures and "
-                    "press Detect: those that look generated come first, each beside what speaks for it."
+                    "Drop pictures and press Detect: those that look generated come first, each beside what speaks for "
+                    "it. Train a detector on real and generated pictures of yours, or choose its file, for generators "
+                    "of today."
                 )
             )
             found = gr.HTML()
@@ -120,7 +122,7 @@ def learn(run: Run, data: str | None, method: str, hold_out: str, steps: int) ->
         folder, out, method, held, steps=int(steps), batch_size=BATCH, lr=RATE, seed=0, model=run.model_name,
         device=device, say=run.hear,
     )  # fmt: skip
-    figures = _check(done.check, f"{method} on {run.model_name}: {done.card['held_out']} pictures that were held out")
+    figures = _check(done.check, done.title)
     shell = shell_line(
         "binderclip", "detect", "--train", folder, "--out", MINE, ["--method", method] if method != "linear" else None,
         [word for name in held for word in ("--hold-out", name)], ["--steps", int(steps)] if steps != STEPS else None,
@@ -186,7 +188,7 @@ def _check(check: DetectorSanityCheck, title: str) -> str:
     return said + "".join(f"<p>{html.escape(line[:1].upper() + line[1:])}.</p>" for line in check.findings)
 
 
-def _again(run: Run, chosen: ChosenPictures, path: Path) -> Equivalent:
+def _again(run: Run, chosen: ChosenPictures, path: str | Path) -> Equivalent:
     device = run.bench.models.device
     called_detector = DETECTOR.called(run, path)
     shell = shell_line(
@@ -203,4 +205,6 @@ def _again(run: Run, chosen: ChosenPictures, path: Path) -> Equivalent:
     return Equivalent(python, shell)
 
 
-TAB = Tab("Detect", "Which pictures are generated, by a detector that learned from pictures of yours.", build, order=47)
+TAB = Tab(
+    "Detect", "Which pictures are generated, by a bundled detector or one that learned from yours.", build, order=47
+)

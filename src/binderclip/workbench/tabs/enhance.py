@@ -172,7 +172,7 @@ def _pictures(run: Run, chosen: ChosenPictures, rows: Sequence[EnhancedPicture])
     return picture_rows(entries, "pictures before and after")
 
 
-def _again(run: Run, chosen: ChosenPictures, path: Path) -> Equivalent:
+def _again(run: Run, chosen: ChosenPictures, path: str | Path) -> Equivalent:
     device, named = run.bench.models.device, ENHANCER.called(run, path)
     shell = shell_line(
         "binderclip", "enhance", Arguments(chosen.names()), "--enhancer", named, "--out", OUT, device_words(device)

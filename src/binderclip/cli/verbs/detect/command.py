@@ -1,4 +1,4 @@
-"""`binderclip detect`: which pictures are generated, by a detector that was trained on your own pair of folders."""
+"""`binderclip detect`: which pictures are generated, by a bundled detector or one trained on your own folders."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from binderclip.evaluate import DetectorSanityCheck
 
 SHOWN = 20
+SMALL = "small-detector"
 FIGURES = ("generator", "seen", "real right", "95%", "fake found", "95% ", "AP", "best threshold", "real", "fake")
 CONTROLS = ("real pictures after", "called fake", "before", "p", "finding")
 
@@ -28,7 +29,13 @@ def detect(
         list[str] | None,
         typer.Argument(help="Pictures, or folders of them; one folder with 0_real/ and 1_fake/ is measured as well."),
     ] = None,
-    detector: Annotated[Path | None, typer.Option(help="File of a detector that --train has written.")] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="File of a detector that --train has written. Default: small-detector, which knows copies by small "
+            "autoencoders and no more."
+        ),
+    ] = None,
     train: Annotated[
         Path | None,
         typer.Option(
@@ -40,7 +47,7 @@ def detect(
         str,
         typer.Option(
             help="`linear`: a line on the embedding; `panoptic`: patches exchanged with aligned copies; `aide`: noise "
-            "of windows beside the embedding; `deeclip`: tokens of many layers."
+            "of windows beside the embedding; `deeclip`: tokens of many layers; `noise`: noise of windows alone."
         ),
     ] = "linear",
     hold_out: Annotated[
@@ -64,6 +71,8 @@ def detect(
 ) -> None:
     """Say which pictures are generated, by a detector that was trained on real and generated pictures of yours.
 
+    Without one the bundled small-detector looks: it shows how the verb works, and knows no generator of today.
+
     Examples:
 
         binderclip detect --train pictures/ --method panoptic --hold-out sdxl --out mine.safetensors
@@ -78,8 +87,8 @@ def detect(
         trained_only(train, out, {**given, "--csv": csv, "--maps": maps})
         _train(train, out, method, hold_out or [], steps, batch_size, lr, seed, model, device, json)  # type: ignore[arg-type]
         return
-    if detector is None or not images:
-        raise UsageError("give pictures and --detector FILE, or --train DATA and --out FILE to make a detector")
+    if not images:
+        raise UsageError("give pictures, with --detector FILE for one of yours, or --train DATA --out FILE to make it")
     if wrong := next((name for name, value in {"--out": out, "--hold-out": hold_out}.items() if value), None):
         raise UsageError(f"{wrong} belongs to --train")
     found = find_images(images, without=str(maps) if maps else None)
@@ -89,7 +98,7 @@ def detect(
 
     with stages("loading the detector") as say:
         step, count = batches_said(say, "picture"), len(found.paths)
-        result = detected(detector, found.paths, images, device=device, batch_size=batch_size,
+        result = detected(detector or SMALL, found.paths, images, device=device, batch_size=batch_size,
                           progress=lambda done: step(done, count), say=say)  # fmt: skip
         drawn = write_maps(result, output_folder(map_folder), most, say) if map_folder is not None else []
     if csv_path is not None:
@@ -127,7 +136,7 @@ def _train(
     if json:
         print_json({"detector": str(target), **done.card})
     else:
-        _tables(done.check, f"{method} on {model}: {done.card['held_out']} pictures that were held out")
+        _tables(done.check, done.title)
         note(f"detector {target}")
     warn_skipped(done.skipped)
 

@@ -52,14 +52,21 @@ class Detected:
         }
 
 
+def title_of(detector: Detector, card: Mapping[str, Any]) -> str:
+    """A bundled detector's name, the method, and the model that it looks through if there is one."""
+    method = card.get("method", "a detector")
+    method = f"{card['name']} ({method})" if "name" in card else method
+    return f"{method} on {detector.model_name}" if detector.model_name else method
+
+
 def limits_of(card: Mapping[str, Any]) -> list[str]:
-    """What a detector does not know, in sentences."""
+    """What a detector does not know, in sentences: the card's own, or those that follow from what it learned from."""
     seen = ", ".join(card.get("generators", [])) or "unknown generators"
-    said = [
+    told = card.get("limits") or (
         f"trained on {card.get('real', 'some')} real pictures and {card.get('fake', 'some')} by {seen}: pictures by "
-        "other generators, and edits of real ones, may pass as real, and real pictures unlike those as fake",
-        "a probability is the detector's own and is not calibrated; it is no proof",
-    ]
+        "other generators, and edits of real ones, may pass as real, and real pictures unlike those as fake"
+    )
+    said = [told, "a probability is the detector's own and is not calibrated; it is no proof"]
     return said + [f"at training: {line}" for line in card.get("check", {}).get("findings", [])]
 
 
@@ -135,7 +142,7 @@ def sanity_check(
 
 
 def detected(
-    path: Path, paths: Sequence[Path], arguments: Sequence[str], *, device: str, batch_size: int,
+    path: str | Path, paths: Sequence[Path], arguments: Sequence[str], *, device: str, batch_size: int,
     progress: Callable[[int], object], say: Say,
 ) -> Detected:  # fmt: skip
     """Look at pictures; where the only argument is a folder of real and generated ones, measure too."""
@@ -148,8 +155,7 @@ def detected(
     if len(arguments) == 1 and root.is_dir() and _labelled(root):
         data = real_fake_folder(root)
         check, _ = sanity_check(detector, data, card.get("generators", []), batch_size=batch_size, say=say)
-    title = f"{card.get('method', 'a detector')} on {detector.model_name}"
-    return Detected(detector, title, said, skipped, limits_of(card), check)
+    return Detected(detector, title_of(detector, card), said, skipped, limits_of(card), check)
 
 
 def _labelled(root: Path) -> bool:

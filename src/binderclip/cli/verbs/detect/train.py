@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from binderclip.cli.shared.progress import batches_said
-from binderclip.cli.verbs.detect.run import Say, sanity_check
+from binderclip.cli.verbs.detect.run import Say, sanity_check, title_of
 from binderclip.data import RealFakeSet, real_fake_folder
 from binderclip.data.uniform import uniform
 from binderclip.errors import DataError, UsageError
@@ -30,11 +30,13 @@ class TrainedDetector:
     Attributes:
         card: what stands in the file beside the weights.
         check: on the pictures that were held out.
+        title: method, model, and how many these were.
         skipped: (path, reason) of what could not be read.
     """
 
     card: dict[str, Any]
     check: DetectorSanityCheck
+    title: str
     skipped: list[tuple[str, str]]
 
 
@@ -116,4 +118,5 @@ def trained(
         "seed": seed, "check": check.as_dict(),
     }  # fmt: skip
     save_detector(detector, out, card)
-    return TrainedDetector(card, check, [*named.skipped, *left_out])
+    title = f"{title_of(detector, card)}: {len(test)} pictures that were held out"
+    return TrainedDetector(card, check, title, [*named.skipped, *left_out])
