@@ -84,7 +84,7 @@ class PixelTextAlignment(nn.Module):
         return (pixels @ self.head.texts()[:, 0].T).movedim(-1, 1) / 0.07
 
 
-class LinearProbe(nn.Module):
+class PatchProbe(nn.Module):
     """A linear classifier of each standardised patch, without pyramid, decoder or text."""
 
     def __init__(self, tokens: Tokens) -> None:
@@ -121,7 +121,7 @@ def trained(seed: int) -> dict[str, Scores]:
     (found, labels), model, depth = train_set(seed), bundled(), dense_tower(bundled()).depth
     tokens, nets = embedded(found.images), {}
     torch.manual_seed(seed)
-    nets[LINEAR] = train_logits(LinearProbe(tokens), tokens, labels, seed, lr=3e-3)
+    nets[LINEAR] = train_logits(PatchProbe(tokens), tokens, labels, seed, lr=3e-3)
     pixels = PixelTextAlignment(MTACLIP(model, CLASSES, prompts=1, seed=seed, **HEAD))
     nets[PIXELS] = train_logits(pixels, tokens, labels, seed)
     head = MTACLIP(model, CLASSES, prompts=3, seed=seed, **HEAD)
