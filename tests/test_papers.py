@@ -14,7 +14,7 @@ from binderclip.cli import app
 from binderclip.errors import UsageError
 from binderclip.papers import Paper, papers
 from binderclip.studies import available, checkout, judge_again, load_study, papers_page, results_in
-from binderclip.studies.harness.registration import authored, has_history, introduced, is_older
+from binderclip.studies.harness.registration import authored, has_history, introduced, is_older, registrations
 
 ROOT = Path(__file__).resolve().parents[1]
 DONE = papers(status="done")
@@ -118,10 +118,11 @@ def test_stored_verdicts_are_the_rule_applied_to_the_stored_rows() -> None:
 def test_criteria_are_older_than_what_they_judged() -> None:
     if not has_history(ROOT):
         pytest.skip("not a git checkout with its whole history")
+    registered = registrations(ROOT, "src/binderclip/studies")
     for identifier, result in results_in(ROOT / "docs" / "results").items():
         if not result.criteria:
             continue
-        ours = introduced(ROOT, result.criteria, "src/binderclip/studies")
+        ours = registered.get(result.criteria)
         theirs = introduced(ROOT, result.criteria, f"docs/results/{identifier}.json", again=True)
         if theirs is None:
             continue  # not committed yet

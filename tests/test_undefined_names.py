@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import builtins
 import dis
-from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
 
@@ -13,18 +12,35 @@ ROOT = Path(__file__).parents[1]
 GIVEN = {*dir(builtins), "__file__", "__name__", "__doc__", "__path__", "__annotations__", "__spec__"}
 
 
-def parts(code: CodeType) -> Iterator[CodeType]:
-    """A module's code and that of all functions and classes in it; annotations are none, they stay text."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from parts(constant)
+def names_of(code: CodeType) -> tuple[set[str], set[str], set[str], set[str]]:
+    """Of code and all functions and classes in it: globals made, names made inside of them, globals read.
+
+    First what the outermost code itself makes. Annotations are no code, they stay text.
+    """
+    top: set[str] = set()
+    made: set[str] = set()
+    inside: set[str] = set()
+    read: set[str] = set()
+    waiting = [code]
+    while waiting:
+        each = waiting.pop()
+        waiting += [constant for constant in each.co_consts if isinstance(constant, CodeType)]
+        for line in dis.get_instructions(each):
+            if line.opname == "LOAD_GLOBAL":
+                read.add(line.argval)
+            elif line.opname == "STORE_GLOBAL":
+                made.add(line.argval)
+            elif line.opname in ("STORE_NAME", "STORE_FAST", "STORE_DEREF"):
+                inside.add(line.argval)
+                if each is code and line.opname == "STORE_NAME":
+                    top.add(line.argval)
+    return top, made, inside, read
 
 
-def annotated(source: str) -> set[str]:
+def annotated(tree: ast.Module) -> set[str]:
     """Names in annotations, which never run; shapes of tensors are text in them, and no names."""
     found: list[ast.expr | None] = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, (ast.arg, ast.AnnAssign)):
             found.append(node.annotation)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -34,21 +50,10 @@ def annotated(source: str) -> set[str]:
 
 def undefined(source: str, name: str) -> list[str]:
     """Names that are read as globals or stand in annotations, and that the module neither makes nor imports."""
-    module = compile(source, name, "exec")
-    made = {line.argval for line in dis.get_instructions(module) if line.opname in ("STORE_NAME", "STORE_GLOBAL")}
-    made |= {
-        line.argval for code in parts(module) for line in dis.get_instructions(code) if line.opname == "STORE_GLOBAL"
-    }
-    read = {
-        line.argval for code in parts(module) for line in dis.get_instructions(code) if line.opname == "LOAD_GLOBAL"
-    }
-    inside = {  # of a class or function, which annotations in it may name
-        line.argval
-        for code in parts(module)
-        for line in dis.get_instructions(code)
-        if line.opname in ("STORE_NAME", "STORE_FAST", "STORE_DEREF")
-    }
-    return sorted((read - made - GIVEN) | (annotated(source) - made - inside - GIVEN))
+    tree = ast.parse(source, name)
+    top, made, inside, read = names_of(compile(tree, name, "exec"))
+    known = top | made | GIVEN
+    return sorted((read - known) | (annotated(tree) - known - inside))
 
 
 def test_what_is_not_there_is_found() -> None:

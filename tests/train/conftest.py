@@ -15,6 +15,7 @@ from binderclip.fit import Callback
 from binderclip.models import load
 from binderclip.train import Recipe, RunResult, run
 from binderclip.train.engine import context as context_module
+from binderclip.train.engine import engine as engine_module
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -46,6 +47,18 @@ def tiny_document() -> dict[str, Any]:
 def tiny() -> dict[str, Any]:
     """The recipe as a document; change it freely."""
     return copy.deepcopy(TINY)
+
+
+@pytest.fixture
+def plotted() -> None:
+    """Asked for by tests that look at the curves a run draws."""
+
+
+@pytest.fixture(autouse=True)
+def _plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of other tests draw none: that takes as long as the whole training of a tiny recipe."""
+    if "plotted" not in request.fixturenames:
+        monkeypatch.setattr(engine_module, "plot_run", lambda *args, **settings: [])
 
 
 class Killed(Exception):

@@ -96,6 +96,7 @@ def test_mistakes_are_told_before_anything_is_opened(tiny: dict[str, Any], clip:
     assert len(str(told.value)) < 400
 
 
+@pytest.mark.usefixtures("plotted")
 def test_the_plot_shows_limit_and_spikes(tiny: dict[str, Any], tmp_path: Path) -> None:
     run(short(tiny, {"name": "norm", "max_norm": 2.0}), out=tmp_path / "a", progress=False)
     with Image.open(tmp_path / "a" / "plots" / "gradient-norm.png") as picture:

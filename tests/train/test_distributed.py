@@ -34,8 +34,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_document: dict[str, A
         "clip": {"name": "norm", "max_norm": 1.0},
         "loss": {"name": "clip", "targets": "same-caption"},
     }
-    # Towers of another size put tensors of their own where sharding looks for parameters.
-    shorter = {"image_tokens": {"name": "resize", "keep": 0.3}, "text_length": 6}
+    # Towers of another size put tensors of their own where sharding looks for parameters: one epoch shows it.
+    shorter = {"epochs": 1, "image_tokens": {"name": "resize", "keep": 0.3}, "text_length": 6}
     recipes = {"plain": plain} | {kind: plain | shorter | {"positions": kind} for kind in ("sincos", "interpolated")}
     few = {"kind": {"name": "classification"}, "data": [labelled(folder / "few")], "evaluation": {}, "batch_size": 4}
     recipes["labels"] = plain | few

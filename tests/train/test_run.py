@@ -26,6 +26,7 @@ def go(document: dict[str, Any], out: Path, **settings: Any):
     return run(Recipe.from_dict(document), out=out, progress=False, **settings)
 
 
+@pytest.mark.usefixtures("plotted")
 def test_a_run_leaves_everything(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny["evaluation"]["every"] = 6
     result = go(tiny, tmp_path / "a")

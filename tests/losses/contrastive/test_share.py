@@ -46,6 +46,9 @@ KINDS = [(name, kind) for name in cases.CASES for kind in (True, False)] + [(nam
 @pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_several_processes_equal_one_with_the_whole_batch(spread, name, kind):
     world, results = spread
+    if kind is True and kind not in cases.splits(name, world):
+        assert (name, kind) not in results[0]
+        return
     expected = alone(cases.CASES[name], sum(cases.counts_for(world, kind is not False)))
     for mine in (result[name, kind] for result in results):
         torch.testing.assert_close(mine["total"], expected["total"], rtol=0, atol=1e-12)

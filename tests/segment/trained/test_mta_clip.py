@@ -16,6 +16,7 @@ from binderclip.losses.dense.mask_sets import MaskSetLoss
 from binderclip.segment import MTACLIP, MaskTextDecoder, train_mta_clip
 from binderclip.segment.trained.mask_text_decoder import PatchPyramid
 from binderclip.segment.trained.mta_clip import mta_clip_task
+from binderclip.segment.trained.tuned import embed_once
 
 CLASSES = ("red", "blue")
 TINY: dict[str, Any] = {"queries": 4, "width": 16, "layers": 2, "heads": 2, "hidden": 32, "prompts": 2, "n_ctx": 2}
@@ -104,6 +105,8 @@ def test_the_pyramid_has_four_grids_and_the_coarse_ones_reach_the_fine() -> None
     found[-1].square().sum().backward()
     assert all(float(p.grad.abs().sum()) > 0 for p in net.lateral[0].parameters() if p.grad is not None)
     assert net.lateral[0][0].weight.grad is not None  # type: ignore[union-attr,index]
+    # The channels of the released ViTDet: whole on the two coarse grids, then a half and a quarter.
+    assert [each[0].in_channels for each in PatchPyramid(64, 8).lateral] == [64, 64, 32, 16]  # type: ignore[index]
 
 
 def test_it_learns_from_few_pictures_and_comes_back_from_disk(clip_model: Any, tmp_path: Path) -> None:
@@ -178,6 +181,25 @@ def test_blocks_that_do_not_learn_are_run_once(clip_model: Any, blocks: int) -> 
         for parameter in own[-1].module.parameters():
             parameter.zero_()
     assert (loss() != pytest.approx(first, rel=1e-5)) == bool(blocks)
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_tokens_that_are_known_stand_for_the_pictures(clip_model: Any, blocks: int) -> None:
+    """The same loss whatever the pictures are, and the same scores from tokens as from pixels."""
+    head = MTACLIP(clip_model, CLASSES, blocks=blocks, size=32, **TINY).train()
+    images, labels = halves(4, 10)
+    start, rows = clip_model.image_tower.depth - blocks, torch.tensor([3, 1])
+    tokens = embed_once(clip_model, head.pixels, images, blocks=start)
+    told = mta_clip_task(head, torch.zeros_like(images), labels, tokens=tokens).step((0, rows))[0]
+    own = mta_clip_task(head, images, labels).step((0, rows))[0]
+    assert float(told.detach()) == pytest.approx(float(own.detach()), rel=1e-5)
+    assert torch.allclose(head.class_scores(tokens, start), head.class_scores(head.pixels(images)), atol=1e-5)
+    short = tokens.with_x(tokens.x[:3])
+    with pytest.raises(UsageError, match="tokens of 3 pictures for 4"):
+        mta_clip_task(head, images, labels, tokens=short)
+    whole = MTACLIP(clip_model, CLASSES, blocks=None, size=32, **TINY)
+    with pytest.raises(UsageError, match="none where the whole"):
+        mta_clip_task(whole, images, labels, tokens=tokens)
 
 
 def test_masks_are_compared_at_another_side(clip_model: Any) -> None:

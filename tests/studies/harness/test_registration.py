@@ -11,7 +11,7 @@ import pytest
 from binderclip.errors import UsageError
 from binderclip.studies import Criterion, Study, available, criteria_hash, load_study, value_of
 from binderclip.studies.harness.criteria import Exact
-from binderclip.studies.harness.registration import authored, has_history, introduced, is_older
+from binderclip.studies.harness.registration import authored, has_history, introduced, is_older, registrations
 
 
 def plain(table):
@@ -78,6 +78,7 @@ def git(root: Path, *words: str) -> str:
 
 def test_the_older_of_two_commits_is_found(tmp_path: Path) -> None:
     assert not has_history(tmp_path)
+    assert registrations(tmp_path, "studies") == {}
     git(tmp_path, "init", "-q")
     for folder, text in (("studies", "start"), ("studies", 'registered="abc"'), ("results", "abc"), ("studies", "end")):
         path = tmp_path / folder / "file"
@@ -93,6 +94,12 @@ def test_the_older_of_two_commits_is_found(tmp_path: Path) -> None:
     assert not is_older(tmp_path, theirs, ours)
     assert not is_older(tmp_path, ours, ours)
     assert introduced(tmp_path, "xyz", "studies") is None
+    assert registrations(tmp_path, "studies") == {"abc": ours}
+    (tmp_path / "studies" / "file").rename(tmp_path / "studies" / "moved")  # what moves is as old as before
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-qm", "move")
+    assert registrations(tmp_path, "studies") == {"abc": ours}
+    assert registrations(tmp_path, "nowhere") == {}
     # Taken back and measured again: the second time counts.
     for text in ("", "abc\n"):
         (tmp_path / "results" / "file").write_text(text)

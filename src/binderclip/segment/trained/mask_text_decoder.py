@@ -20,8 +20,8 @@ __all__ = ["DecodedMasks", "MaskTextDecoder", "PatchPyramid"]
 class PatchPyramid(nn.Module):
     """Maps at a half, once, twice and four times the grid of a tower's patches, each with what the coarser ones know.
 
-    A plain tower has one grid; finer ones come from transposed convolutions, the coarser one from pooling, and each
-    takes over the next coarser one's sum (feature pyramid).
+    A plain tower has one grid; finer ones come from transposed convolutions, with a half and a quarter of the channels
+    as in the released ViTDet, the coarser one from pooling, and each takes over the next coarser one's sum.
 
     Args:
         width: D of the tower.
@@ -33,7 +33,7 @@ class PatchPyramid(nn.Module):
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
-        half = max(8, width // 2)
+        half, quarter = max(8, width // 2), max(8, width // 4)
         self.steps = nn.ModuleList(
             [
                 nn.MaxPool2d(2, ceil_mode=True),
@@ -41,13 +41,13 @@ class PatchPyramid(nn.Module):
                 nn.ConvTranspose2d(width, half, 2, 2),
                 nn.Sequential(
                     nn.ConvTranspose2d(width, half, 2, 2), nn.GroupNorm(1, half), nn.GELU(),
-                    nn.ConvTranspose2d(half, half, 2, 2),
+                    nn.ConvTranspose2d(half, quarter, 2, 2),
                 ),
             ]
         )  # fmt: skip
         self.lateral = nn.ModuleList(
             nn.Sequential(nn.Conv2d(each, out, 1, bias=False), nn.GroupNorm(8, out))
-            for each in (width, width, half, half)
+            for each in (width, width, half, quarter)
         )
         self.smooth = nn.ModuleList(
             nn.Sequential(nn.Conv2d(out, out, 3, padding=1, bias=False), nn.GroupNorm(8, out), nn.ReLU())

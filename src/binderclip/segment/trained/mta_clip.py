@@ -161,9 +161,13 @@ class MTACLIP(SegmentationHead):
         return MaskTextOutput(decoded, self.project(decoded.queries), told)
 
     @torch.no_grad()
-    def class_scores(self, pixels: Float[Tensor, "B 3 S S"] | Tokens) -> Float[Tensor, "B K h w"]:
-        """How much of each class is at each place: sum over queries of class probability times mask probability."""
-        last = self(pixels).decoded.layers[-1]
+    def class_scores(self, pixels: Float[Tensor, "B 3 S S"] | Tokens, start: int = 0) -> Float[Tensor, "B K h w"]:
+        """How much of each class is at each place: sum over queries of class probability times mask probability.
+
+        Args:
+            pixels, start: see `maps`.
+        """
+        last = self(pixels, start).decoded.layers[-1]
         return torch.einsum("bnk,bnhw->bkhw", last.classes.softmax(-1)[..., :-1], last.masks.sigmoid())
 
     def segment(self, image: ImageLike, labels: Sequence[str] | None = None) -> Segmentation:
@@ -216,12 +220,13 @@ def mta_clip_task(
     alignment: float = 1.0,
     tower_lr: float = 0.1,
     mask_side: int | None = None,
+    tokens: Tokens | None = None,
     seed: int = 0,
 ) -> HeadTask:
     """What `train_mta_clip` trains; its arguments and errors.
 
     Args:
-        head, images, labels, batch, negatives, alignment, tower_lr, mask_side, seed: see there.
+        head, images, labels, batch, negatives, alignment, tower_lr, mask_side, tokens, seed: see there.
     """
     if images.ndim != 4 or not len(images) or labels.shape != (len(images), *images.shape[2:]):
         raise UsageError(f"images {tuple(images.shape)} and labels {tuple(labels.shape)} do not belong together")
@@ -231,7 +236,15 @@ def mta_clip_task(
         labels = F.interpolate(labels[:, None].double(), (mask_side, mask_side), mode="nearest-exact")[:, 0].long()
     loss, contrast = MaskSetLoss(), MaskTextContrast(negatives)
     start = 0 if head.blocks is None else dense_tower(head.model).depth - head.blocks
-    fixed = None if head.blocks is None else embed_once(head.model, head.pixels, images, blocks=start)
+    fixed = tokens
+    if tokens is not None:
+        if head.blocks is None or len(tokens.x) != len(images):
+            raise UsageError(
+                f"tokens of {len(tokens.x)} pictures for {len(images)}: give one row each, and none where the whole "
+                "image tower learns (blocks=None)"
+            )
+    elif head.blocks is not None:
+        fixed = embed_once(head.model, head.pixels, images, blocks=start)
     kinds = [[int(k) for k in each.unique() if 0 <= k < len(head.classes)] for each in labels]
     device = next(head.decoder.parameters()).device
 
@@ -269,6 +282,7 @@ def train_mta_clip(
     lr: float = 1e-4,
     tower_lr: float = 0.1,
     mask_side: int | None = None,
+    tokens: Tokens | None = None,
     weight_decay: float = 0.05,
     seed: int = 0,
 ) -> MTACLIPTraining:
@@ -284,16 +298,18 @@ def train_mta_clip(
         tower_lr: the image tower learns at so many times `lr`.
         mask_side: in pixels, at which masks are matched and compared; default that of the labels. The paper samples
             12,544 points of each mask; whole masks of large pictures take most of a step and of its memory.
+        tokens: what enters the first block that learns, or leaves the last where none does, for each picture
+            (`segment.trained.tuned.embed_once`), where it is known; default computed once.
         seed: of the batches.
 
     Raises:
-        UsageError: pictures and labels that do not belong together, or more classes in a picture than queries.
+        UsageError: pictures, labels and tokens that do not belong together, or more classes in a picture than queries.
 
     Paper: MTA-CLIP: Language-Guided Semantic Segmentation with Mask-Text Alignment (ECCV 2024, arXiv 2407.21654).
     """
     task = mta_clip_task(
         head, images, labels, batch=batch, negatives=negatives, alignment=alignment, tower_lr=tower_lr,
-        mask_side=mask_side, seed=seed,
+        mask_side=mask_side, tokens=tokens, seed=seed,
     )  # fmt: skip
     result = run_task(task, steps=steps, lr=lr, weight_decay=weight_decay, schedule="cosine")
     history = {name: np.asarray(result.history[name]) for name in ("loss", "alignment")}

@@ -100,22 +100,19 @@ def measure(seed: int) -> list[Row]:
 
 
 def null(seed: int) -> list[Row]:
-    """A score drawn anew for every strip, under every name; on the first four pictures, each of which takes a while."""
-    test = _pictures(seed)[2][:4]
-    rows = []
-    for place, name in enumerate(METHODS):
-        generator = torch.Generator().manual_seed(100 * seed + place)
+    """A score drawn anew for every strip, under the names that are compared, of four pictures each.
 
-        def drawn(strips: Tensor, generator: torch.Generator = generator) -> Tensor:
-            return torch.rand(len(strips), generator=generator)
+    All are traced side by side: what one tracer draws for one name is independent of what it draws for another.
+    """
+    test, names = tube_pictures(1740 + seed, 4, side=SIDE), (FIRST, ANNOTATED, TAILORED)
+    generator = torch.Generator().manual_seed(seed)
 
-        def masks(strips: Tensor, generator: torch.Generator = generator) -> Tensor:
-            return torch.rand(len(strips), *strips.shape[2:], generator=generator)
+    def drawn(strips: Tensor) -> Tensor:
+        return torch.rand(len(strips), generator=generator)
 
-        rows += _scored(
-            name, traced(TubularTracer(drawn, SETTINGS["length"], SETTINGS["radius"], mask=masks), test), test
-        )
-    return rows
+    found = traced(TubularTracer(drawn, SETTINGS["length"], SETTINGS["radius"]), test * len(names))
+    parts = [found[place * len(test) :][: len(test)] for place in range(len(names))]
+    return [row for name, part in zip(names, parts, strict=True) for row in _scored(name, part, test)]
 
 
 CRITERIA = (
