@@ -14,7 +14,7 @@ from binderclip.segment import AutomaticMasks, InteractiveEvaluation, Interactiv
 from binderclip.segment.promptable import click_curve
 from binderclip.segment.promptable.hf import HfSegmenter
 from binderclip.studies.harness.threads import one_thread
-from binderclip.studies.protocols.click_scenes import click_samples
+from binderclip.studies.protocols.data.click_scenes import click_samples
 
 KEPT = 0.3
 """Share of the candidates whose predicted IoU is above the threshold: random weights have no threshold of their own."""

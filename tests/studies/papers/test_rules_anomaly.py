@@ -7,7 +7,7 @@ import torch
 
 from binderclip.errors import UsageError
 from binderclip.studies import Row, Table, load_study
-from binderclip.studies.protocols.anomaly_sets import PLANTED, REAL, anomaly_set, drawing_set
+from binderclip.studies.protocols.data.anomaly_sets import PLANTED, REAL, anomaly_set, drawing_set
 
 
 def p094(**change: float) -> Table:

@@ -11,7 +11,7 @@ import torch
 from binderclip.optim import NormClip
 from binderclip.studies import Row, Table, load_study
 from binderclip.studies.papers import p004_adagc
-from binderclip.studies.protocols import spike
+from binderclip.studies.protocols.training import spike
 
 
 def clip_rows(names: dict[str, float], *, none: float = 0.65, loss: float = 0.3, clipped: float = 0.05) -> list[Row]:

@@ -10,7 +10,7 @@ from PIL import Image
 from binderclip.data.made.words import polygon_mask
 from binderclip.studies import Row, Table
 from binderclip.studies.papers import p051_parrot as parrot
-from binderclip.studies.protocols.selections import CONCEPTS
+from binderclip.studies.protocols.training.selections import CONCEPTS
 
 
 def made_parrot(spots=0.3, other_spots=0.0, clean_spots=0.0, sees=0.15, other_sees=0.24, clean_sees=0.25, co=0.1):

@@ -10,7 +10,7 @@ from binderclip.studies import Row, Table
 from binderclip.studies.papers import p053_panoptic_patches as panoptic
 from binderclip.studies.papers import p135_deeclip as deeclip
 from binderclip.studies.papers import p168_aide as aide
-from binderclip.studies.protocols.made_fakes import SEEN, UNSEEN, rounded, tiles
+from binderclip.studies.protocols.data.made_fakes import SEEN, UNSEEN, rounded, tiles
 
 
 def made_panoptic(full=0.9, mixed=0.85, plain=0.8, share=0.15, plain_share=0.25):

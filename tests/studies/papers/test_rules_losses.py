@@ -16,7 +16,7 @@ from binderclip.studies.papers import p117_clip_refine as refined
 from binderclip.studies.papers import p126_clip_up as sparse
 from binderclip.studies.papers import p153_geometries as geometries
 from binderclip.studies.papers import p181_hallucination as hallucination
-from binderclip.studies.protocols import contrastive_towers as towers
+from binderclip.studies.protocols.training import contrastive_towers as towers
 
 
 def made_sliced(ratio=1.0, flow=-3.0, moved=0.1):

@@ -12,7 +12,7 @@ from binderclip.studies.papers import p012_clipiqa as clipiqa
 from binderclip.studies.papers import p024_clip_lit as clip_lit
 from binderclip.studies.papers import p177_qboost as qboost
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.distorted_tiles import SIDE
+from binderclip.studies.protocols.data.distorted_tiles import SIDE
 
 
 def made_clipiqa(matching=0.4, single=-0.1, learned=0.6, quality=0.1, other=0.0):

@@ -8,8 +8,8 @@ import torch
 from binderclip.studies import Row, Table, load_study
 from binderclip.studies.papers import p132_cliper as cliper
 from binderclip.studies.papers import p164_corrclip as corrclip
-from binderclip.studies.protocols.scene_attention import EVEN, MASS, own_share
-from binderclip.studies.protocols.segment_table import SETS
+from binderclip.studies.protocols.tables.scene_attention import EVEN, MASS, own_share
+from binderclip.studies.protocols.tables.segment_table import SETS
 
 
 def table(pairs, mass: dict[str, float], levels: dict[str, float], gains: dict[tuple[str, str], float]) -> Table:

@@ -10,7 +10,7 @@ from binderclip.studies import Row, Table, load_study
 from binderclip.studies.harness.study import decide as judged
 from binderclip.studies.papers import p140_gensam as gensam
 from binderclip.studies.papers import p149_slip as slip
-from binderclip.studies.protocols.task_scenes import BEST_CLICK, TRIVIAL
+from binderclip.studies.protocols.data.task_scenes import BEST_CLICK, TRIVIAL
 
 
 def p140(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from binderclip.studies import Row, Table
-from binderclip.studies.protocols.segment_table import SETS, gains
+from binderclip.studies.protocols.tables.segment_table import SETS, gains
 
 
 def table(mean: float, half: float, seeds: int) -> Table:

@@ -7,7 +7,7 @@ import pytest
 from binderclip.errors import UsageError
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.segment_page import rows_of, segment_page
-from binderclip.studies.protocols.segment_table import CHANCE, ONE_LABEL, ORACLE, SETS
+from binderclip.studies.protocols.tables.segment_table import CHANCE, ONE_LABEL, ORACLE, SETS
 
 
 def test_presets_stand_by_their_mean_with_differences_and_bounds() -> None:

@@ -17,7 +17,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols import spike, spike_clip
+from binderclip.studies.protocols.training import spike, spike_clip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,7 +18,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.spike import BATCH, GUESSING, SpikeRun, digits, draw_losses, train
+from binderclip.studies.protocols.training.spike import BATCH, GUESSING, SpikeRun, digits, draw_losses, train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

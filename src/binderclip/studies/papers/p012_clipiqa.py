@@ -17,7 +17,7 @@ from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.distorted_tiles import KINDS, SIDE, TILES, series, tiles, tracked
+from binderclip.studies.protocols.data.distorted_tiles import KINDS, SIDE, TILES, series, tiles, tracked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

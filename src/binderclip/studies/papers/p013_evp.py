@@ -12,7 +12,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.picture_sets import PictureSet, picture_set, unit_features
+from binderclip.studies.protocols.data.picture_sets import PictureSet, picture_set, unit_features
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.visual_scenes import as_arrays, cluttered, object_regions
+from binderclip.studies.protocols.data.visual_scenes import as_arrays, cluttered, object_regions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -33,7 +33,7 @@ from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
 from binderclip.studies.protocols.random_maps import random_maps
-from binderclip.studies.protocols.scene_attention import DENSITY, LOOKS
+from binderclip.studies.protocols.tables.scene_attention import DENSITY, LOOKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.picture_sets import PictureSet, picture_set, unit_features
+from binderclip.studies.protocols.data.picture_sets import PictureSet, picture_set, unit_features
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

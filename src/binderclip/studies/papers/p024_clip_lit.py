@@ -18,7 +18,8 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.backlit_scenes import (
+from binderclip.studies.protocols.bundled import bundled
+from binderclip.studies.protocols.data.backlit_scenes import (
     BRIGHT,
     DARK,
     DRAWN,
@@ -29,7 +30,7 @@ from binderclip.studies.protocols.backlit_scenes import (
     equalised,
     psnr,
 )
-from binderclip.studies.protocols.backlit_training import (
+from binderclip.studies.protocols.training.backlit_training import (
     BATCH,
     CONTENT,
     INITIAL,
@@ -44,7 +45,6 @@ from binderclip.studies.protocols.backlit_training import (
     settings,
     twice,
 )
-from binderclip.studies.protocols.bundled import bundled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

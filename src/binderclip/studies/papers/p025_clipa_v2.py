@@ -10,7 +10,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.token_towers import SCORE, SIDE, StagePlan, TokenTower, judged, train_stages
+from binderclip.studies.protocols.training.token_towers import SCORE, SIDE, StagePlan, TokenTower, judged, train_stages
 from binderclip.train.tokens.image import RandomPatches
 
 if TYPE_CHECKING:

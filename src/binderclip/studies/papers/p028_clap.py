@@ -28,8 +28,8 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
-from binderclip.studies.protocols.anomaly_sets import AnomalySet, drawing_set
 from binderclip.studies.protocols.bundled import bundled
+from binderclip.studies.protocols.data.anomaly_sets import AnomalySet, drawing_set
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

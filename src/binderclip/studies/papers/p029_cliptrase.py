@@ -25,9 +25,9 @@ from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.scene_attention import attends, attention_rows
-from binderclip.studies.protocols.segment_figures import draw_table
-from binderclip.studies.protocols.segment_table import (
+from binderclip.studies.protocols.tables.scene_attention import attends, attention_rows
+from binderclip.studies.protocols.tables.segment_figures import draw_table
+from binderclip.studies.protocols.tables.segment_table import (
     LOWER_BOUND,
     UPPER_BOUND,
     gains,

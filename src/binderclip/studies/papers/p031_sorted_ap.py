@@ -22,7 +22,7 @@ from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
-from binderclip.studies.protocols.instance_errors import (
+from binderclip.studies.protocols.data.instance_errors import (
     LADDERS,
     Masks,
     Scene,
@@ -33,7 +33,7 @@ from binderclip.studies.protocols.instance_errors import (
     scene_of,
     shifted,
 )
-from binderclip.studies.protocols.visual_scenes import cluttered
+from binderclip.studies.protocols.data.visual_scenes import cluttered
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,8 +22,8 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.scene_attention import LOOKS, attention_rows
-from binderclip.studies.protocols.visual_scenes import as_arrays, cluttered
+from binderclip.studies.protocols.data.visual_scenes import as_arrays, cluttered
+from binderclip.studies.protocols.tables.scene_attention import LOOKS, attention_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -24,7 +24,7 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.last_blocks import BATCH, Entering, entering, leaving, trained_parameters
+from binderclip.studies.protocols.training.last_blocks import BATCH, Entering, entering, leaving, trained_parameters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.pack_embeddings import clip_art
+from binderclip.studies.protocols.data.pack_embeddings import clip_art
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

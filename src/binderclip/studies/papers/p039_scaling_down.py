@@ -15,8 +15,8 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols import contrastive_towers as towers
-from binderclip.studies.protocols.view_towers import held_out_pictures, training_pictures, view_features
+from binderclip.studies.protocols.training import contrastive_towers as towers
+from binderclip.studies.protocols.training.view_towers import held_out_pictures, training_pictures, view_features
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.few_shot_table import (
+from binderclip.studies.protocols.tables.few_shot_table import (
     GUESSING,
     HEADS,
     SETS,

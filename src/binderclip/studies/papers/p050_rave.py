@@ -16,7 +16,8 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.backlit_scenes import (
+from binderclip.studies.protocols.bundled import bundled
+from binderclip.studies.protocols.data.backlit_scenes import (
     BRIGHT,
     DARK,
     SIDE,
@@ -25,7 +26,7 @@ from binderclip.studies.protocols.backlit_scenes import (
     lit_and_backlit,
     psnr,
 )
-from binderclip.studies.protocols.backlit_training import (
+from binderclip.studies.protocols.training.backlit_training import (
     BATCH,
     CONTENT,
     PROMPT_RATE,
@@ -38,7 +39,6 @@ from binderclip.studies.protocols.backlit_training import (
     settings,
     twice,
 )
-from binderclip.studies.protocols.bundled import bundled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

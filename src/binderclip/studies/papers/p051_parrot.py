@@ -25,7 +25,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.selections import CONCEPTS, clip_art, linear_map, pictured, said
+from binderclip.studies.protocols.training.selections import CONCEPTS, clip_art, linear_map, pictured, said
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.made_fakes import SEEN, UNSEEN, bench, tiles
+from binderclip.studies.protocols.data.made_fakes import SEEN, UNSEEN, bench, tiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

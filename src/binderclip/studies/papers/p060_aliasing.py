@@ -20,7 +20,7 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
-from binderclip.studies.protocols.dense_net import (
+from binderclip.studies.protocols.training.dense_net import (
     BAND,
     BATCH,
     CLASSES,

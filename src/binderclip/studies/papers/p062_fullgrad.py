@@ -26,7 +26,7 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
-from binderclip.studies.protocols.clothing import clothing, standardised
+from binderclip.studies.protocols.data.clothing import clothing, standardised
 from binderclip.studies.protocols.photo_classifier import photo_classifier
 
 if TYPE_CHECKING:

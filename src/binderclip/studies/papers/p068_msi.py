@@ -29,7 +29,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.few_shot_scenes import seen_scenes, unseen_scenes
+from binderclip.studies.protocols.data.few_shot_scenes import seen_scenes, unseen_scenes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

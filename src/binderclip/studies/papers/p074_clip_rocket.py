@@ -21,8 +21,8 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols import contrastive_towers as towers
-from binderclip.studies.protocols.view_towers import ViewDraw, held_out_pictures
+from binderclip.studies.protocols.training import contrastive_towers as towers
+from binderclip.studies.protocols.training.view_towers import ViewDraw, held_out_pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,7 +26,7 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.selections import clip_art
+from binderclip.studies.protocols.training.selections import clip_art
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

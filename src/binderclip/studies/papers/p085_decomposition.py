@@ -28,12 +28,12 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.biased_scenes import class_pairs
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.few_shot_sets import CLIP_ART
-from binderclip.studies.protocols.head_removal import head_removal
+from binderclip.studies.protocols.data.biased_scenes import class_pairs
+from binderclip.studies.protocols.data.few_shot_sets import CLIP_ART
 from binderclip.studies.protocols.random_maps import random_maps
-from binderclip.studies.protocols.scene_attention import LOOKS, attention_rows
+from binderclip.studies.protocols.tables.head_removal import head_removal
+from binderclip.studies.protocols.tables.scene_attention import LOOKS, attention_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

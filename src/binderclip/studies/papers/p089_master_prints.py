@@ -19,7 +19,7 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.visual_scenes import cluttered
+from binderclip.studies.protocols.data.visual_scenes import cluttered
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -31,8 +31,8 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.last_blocks import Entering, entering, trained_parameters
-from binderclip.studies.protocols.selections import CONCEPTS
+from binderclip.studies.protocols.training.last_blocks import Entering, entering, trained_parameters
+from binderclip.studies.protocols.training.selections import CONCEPTS
 from binderclip.train.stages.expert_labels import relief
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, quantity, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.anomaly_sets import PLANTED, REAL, AnomalySet, anomaly_set
 from binderclip.studies.protocols.bundled import bundled
+from binderclip.studies.protocols.data.anomaly_sets import PLANTED, REAL, AnomalySet, anomaly_set
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -35,7 +35,15 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.selections import BATCH, STEPS, MemoryTable, clip_art, linear_map, pictured, said
+from binderclip.studies.protocols.training.selections import (
+    BATCH,
+    STEPS,
+    MemoryTable,
+    clip_art,
+    linear_map,
+    pictured,
+    said,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

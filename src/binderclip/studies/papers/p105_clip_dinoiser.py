@@ -28,8 +28,8 @@ from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.segment_figures import draw_grounds
-from binderclip.studies.protocols.segment_table import (
+from binderclip.studies.protocols.tables.segment_figures import draw_grounds
+from binderclip.studies.protocols.tables.segment_table import (
     LOWER_BOUND,
     SETS,
     UPPER_BOUND,

@@ -19,7 +19,16 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.token_towers import ACCURACY, RECALL, SCORE, SIDE, TokenTower, clip_art, judged, shown
+from binderclip.studies.protocols.training.token_towers import (
+    ACCURACY,
+    RECALL,
+    SCORE,
+    SIDE,
+    TokenTower,
+    clip_art,
+    judged,
+    shown,
+)
 from binderclip.train.tokens.image import RandomPatches
 from binderclip.train.tokens.place import reduced
 

@@ -13,7 +13,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.calibration import (
+from binderclip.studies.protocols.tables.calibration import (
     BAND,
     CE,
     CLASSWISE,
@@ -26,7 +26,7 @@ from binderclip.studies.protocols.calibration import (
     PILOT,
     reliability,
 )
-from binderclip.studies.protocols.dense_net import (
+from binderclip.studies.protocols.training.dense_net import (
     BATCH,
     CLASSES,
     JITTER,

@@ -26,7 +26,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.task_scenes import ANIMALS, HELD_OUT, models
+from binderclip.studies.protocols.data.task_scenes import ANIMALS, HELD_OUT, models
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

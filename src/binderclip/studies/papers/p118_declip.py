@@ -23,8 +23,8 @@ from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.segment_table import SETS, chance, scene_set
-from binderclip.studies.protocols.visual_scenes import cluttered
+from binderclip.studies.protocols.data.visual_scenes import cluttered
+from binderclip.studies.protocols.tables.segment_table import SETS, chance, scene_set
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

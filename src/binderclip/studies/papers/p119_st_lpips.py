@@ -19,7 +19,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.distorted_tiles import tiles
+from binderclip.studies.protocols.data.distorted_tiles import tiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.last_blocks import BATCH, entering, leaving, trained_parameters
+from binderclip.studies.protocols.training.last_blocks import BATCH, entering, leaving, trained_parameters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

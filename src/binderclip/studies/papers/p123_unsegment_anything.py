@@ -19,7 +19,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.click_scenes import click_samples, clicked_model
+from binderclip.studies.protocols.data.click_scenes import click_samples, clicked_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

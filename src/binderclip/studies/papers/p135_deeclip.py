@@ -24,7 +24,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.made_fakes import SEEN, UNSEEN, bench, rounded
+from binderclip.studies.protocols.data.made_fakes import SEEN, UNSEEN, bench, rounded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -27,7 +27,7 @@ from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.few_shot_sets import TEXTILE
+from binderclip.studies.protocols.data.few_shot_sets import TEXTILE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import Quantity, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.privacy_probe import best_accuracy, best_flat, chosen, digits
+from binderclip.studies.protocols.training.privacy_probe import best_accuracy, best_flat, chosen, digits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -24,9 +24,9 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.class_scenes import CLASSES, HELD_OUT, class_scenes, scene_ious
-from binderclip.studies.protocols.click_scenes import click_samples
-from binderclip.studies.protocols.visual_scenes import cluttered
+from binderclip.studies.protocols.data.class_scenes import CLASSES, HELD_OUT, class_scenes, scene_ious
+from binderclip.studies.protocols.data.click_scenes import click_samples
+from binderclip.studies.protocols.data.visual_scenes import cluttered
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

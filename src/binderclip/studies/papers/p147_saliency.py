@@ -20,9 +20,9 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
+from binderclip.studies.protocols.data.visual_scenes import cluttered
 from binderclip.studies.protocols.photo_classifier import own_classes, photo_classifier
 from binderclip.studies.protocols.random_maps import random_maps
-from binderclip.studies.protocols.visual_scenes import cluttered
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

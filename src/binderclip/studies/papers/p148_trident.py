@@ -20,8 +20,8 @@ from binderclip.segment import (
 )
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.segment_figures import draw_grounds
-from binderclip.studies.protocols.segment_table import (
+from binderclip.studies.protocols.tables.segment_figures import draw_grounds
+from binderclip.studies.protocols.tables.segment_table import (
     LOWER_BOUND,
     SETS,
     UPPER_BOUND,

@@ -23,7 +23,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.task_scenes import models
+from binderclip.studies.protocols.data.task_scenes import models
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,7 +18,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.selections import (
+from binderclip.studies.protocols.training.selections import (
     BATCH,
     CONCEPTS,
     STEPS,

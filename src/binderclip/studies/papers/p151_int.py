@@ -16,7 +16,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.task_scenes import (
+from binderclip.studies.protocols.data.task_scenes import (
     ANIMALS,
     BEST_CLICK,
     TASK,

@@ -15,7 +15,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols import contrastive_towers as towers
+from binderclip.studies.protocols.training import contrastive_towers as towers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

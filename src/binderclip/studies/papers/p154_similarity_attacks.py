@@ -22,7 +22,7 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.distorted_tiles import tiles
+from binderclip.studies.protocols.data.distorted_tiles import tiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,7 +22,7 @@ from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.class_scenes import CLASSES, HELD_OUT, class_scenes, scene_ious
+from binderclip.studies.protocols.data.class_scenes import CLASSES, HELD_OUT, class_scenes, scene_ious
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.few_shot_sets import FewShotSet, few_shot_set
+from binderclip.studies.protocols.data.few_shot_sets import FewShotSet, few_shot_set
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,9 +20,9 @@ from binderclip.studies.harness.quantities import Quantity, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.planted import embedded, plant
-from binderclip.studies.protocols.scene_attention import LOOKS, attention_rows
-from binderclip.studies.protocols.visual_scenes import as_arrays, cluttered
+from binderclip.studies.protocols.data.visual_scenes import as_arrays, cluttered
+from binderclip.studies.protocols.tables.scene_attention import LOOKS, attention_rows
+from binderclip.studies.protocols.training.planted import embedded, plant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

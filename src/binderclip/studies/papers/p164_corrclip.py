@@ -20,9 +20,9 @@ from binderclip.studies.harness.criteria import Precondition
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.scene_attention import MASS, mass_rows, remember, true_regions
-from binderclip.studies.protocols.segment_figures import draw_table
-from binderclip.studies.protocols.segment_table import (
+from binderclip.studies.protocols.tables.scene_attention import MASS, mass_rows, remember, true_regions
+from binderclip.studies.protocols.tables.segment_figures import draw_table
+from binderclip.studies.protocols.tables.segment_table import (
     LOWER_BOUND,
     SETS,
     UPPER_BOUND,

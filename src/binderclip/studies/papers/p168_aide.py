@@ -23,7 +23,7 @@ from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.made_fakes import SEEN, UNSEEN, bench, rounded
+from binderclip.studies.protocols.data.made_fakes import SEEN, UNSEEN, bench, rounded
 from binderclip.vision import SRMFilter
 
 if TYPE_CHECKING:

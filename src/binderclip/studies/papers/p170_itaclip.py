@@ -17,9 +17,9 @@ from binderclip.segment import (
 from binderclip.segment.presets.itaclip import BLOCK
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.scene_attention import attends, attention_rows
-from binderclip.studies.protocols.segment_figures import draw_table
-from binderclip.studies.protocols.segment_table import (
+from binderclip.studies.protocols.tables.scene_attention import attends, attention_rows
+from binderclip.studies.protocols.tables.segment_figures import draw_table
+from binderclip.studies.protocols.tables.segment_table import (
     LOWER_BOUND,
     UPPER_BOUND,
     gains,

@@ -12,8 +12,17 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.calibration import BAND, CE, CLASSWISE, FIGURED, FOREGROUND, PILOT, reliability
-from binderclip.studies.protocols.dense_net import BATCH, RATE, SIZE, STEPS, TEST, TRAIN, loss_scores, test_part
+from binderclip.studies.protocols.tables.calibration import BAND, CE, CLASSWISE, FIGURED, FOREGROUND, PILOT, reliability
+from binderclip.studies.protocols.training.dense_net import (
+    BATCH,
+    RATE,
+    SIZE,
+    STEPS,
+    TEST,
+    TRAIN,
+    loss_scores,
+    test_part,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

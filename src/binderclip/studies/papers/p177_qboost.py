@@ -21,8 +21,8 @@ from binderclip.studies.harness.quantities import Quantity, value_of
 from binderclip.studies.harness.study import Study
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.distorted_tiles import KINDS, SIDE, TILES, series, tiles
-from binderclip.studies.protocols.selections import said
+from binderclip.studies.protocols.data.distorted_tiles import KINDS, SIDE, TILES, series, tiles
+from binderclip.studies.protocols.training.selections import said
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

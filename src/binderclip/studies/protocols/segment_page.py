@@ -13,7 +13,7 @@ import numpy as np
 from binderclip.errors import UsageError
 from binderclip.segment import PRESETS
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols.segment_table import (
+from binderclip.studies.protocols.tables.segment_table import (
     CHANCE,
     LOWER_BOUND,
     ONE_LABEL,

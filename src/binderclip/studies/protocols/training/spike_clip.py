@@ -25,8 +25,8 @@ from binderclip.studies.harness.power import Pilot
 from binderclip.studies.harness.quantities import value_of
 from binderclip.studies.harness.table import Row
 from binderclip.studies.harness.threads import one_thread
-from binderclip.studies.protocols import spike
-from binderclip.studies.protocols.spike import SpikeRun
+from binderclip.studies.protocols.training import spike
+from binderclip.studies.protocols.training.spike import SpikeRun
 
 __all__ = [
     "CLIPPERS",

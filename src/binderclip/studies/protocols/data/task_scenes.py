@@ -24,8 +24,8 @@ from binderclip.segment.metrics.foreground import foreground_scores
 from binderclip.segment.promptable import Prompts
 from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.table import Row
-from binderclip.studies.protocols.click_scenes import clicked_model
-from binderclip.studies.protocols.segment_table import bundled
+from binderclip.studies.protocols.data.click_scenes import clicked_model
+from binderclip.studies.protocols.tables.segment_table import bundled
 
 ANIMALS = (
     "cat", "dog", "horse", "pig", "mouse", "hedgehog", "fox", "wolf", "bear", "elephant", "giraffe", "zebra",

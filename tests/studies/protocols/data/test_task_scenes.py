@@ -9,7 +9,7 @@ import torch
 from binderclip.segment.metrics.foreground import foreground_scores
 from binderclip.segment.promptable import OracleSegmenter
 from binderclip.studies import Row, Table
-from binderclip.studies.protocols.task_scenes import (
+from binderclip.studies.protocols.data.task_scenes import (
     ANIMALS,
     BEST_CLICK,
     CENTRE,

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from binderclip.studies.papers.p031_sorted_ap import kendall
-from binderclip.studies.protocols.instance_errors import (
+from binderclip.studies.protocols.data.instance_errors import (
     LADDERS,
     Scene,
     error_chain,

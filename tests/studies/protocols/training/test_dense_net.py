@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from binderclip.losses import DenseLoss
-from binderclip.studies.protocols.dense_net import (
+from binderclip.studies.protocols.training.dense_net import (
     CLASSES,
     LOSSES,
     SIZE,

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from binderclip.data import Augment, load_data
 from binderclip.evaluate import retrieval
 from binderclip.losses import clip
-from binderclip.studies.protocols.contrastive_towers import bags
-from binderclip.studies.protocols.selections import CONCEPTS
+from binderclip.studies.protocols.training.contrastive_towers import bags
+from binderclip.studies.protocols.training.selections import CONCEPTS
 from binderclip.train.tokens.image import TokenReduction
 from binderclip.train.tokens.place import reduced
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.studies.protocols.few_shot_sets import DIGITS
+from binderclip.studies.protocols.data.few_shot_sets import DIGITS
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel, TextBank

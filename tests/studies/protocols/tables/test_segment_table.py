@@ -11,8 +11,16 @@ import torch
 from binderclip.errors import UsageError
 from binderclip.segment import IoU, parts_of
 from binderclip.studies.harness.table import Row, Table
-from binderclip.studies.protocols import segment_table
-from binderclip.studies.protocols.segment_table import ORACLE, OneLabel, TrueRegions, chance, gain, measured, table_rows
+from binderclip.studies.protocols.tables import segment_table
+from binderclip.studies.protocols.tables.segment_table import (
+    ORACLE,
+    OneLabel,
+    TrueRegions,
+    chance,
+    gain,
+    measured,
+    table_rows,
+)
 
 
 def test_chance_is_what_random_labels_reach() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from binderclip.studies.protocols.class_scenes import CLASSES, class_scenes, scene_ious
+from binderclip.studies.protocols.data.class_scenes import CLASSES, class_scenes, scene_ious
 
 
 def test_label_maps_name_what_the_captions_name() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from binderclip.studies.protocols.backlit_scenes import (
+from binderclip.studies.protocols.data.backlit_scenes import (
     BRIGHT,
     DARK,
     GAMMA,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from binderclip.evaluate import retrieval
 from binderclip.losses import ContrastiveLoss, Similarity
-from binderclip.studies.protocols.selections import CONCEPTS, pictured
+from binderclip.studies.protocols.training.selections import CONCEPTS, pictured
 
 if TYPE_CHECKING:
     from binderclip.data import ImageTextDataset

@@ -17,7 +17,7 @@ from torch import Tensor
 from binderclip.data import Augment, TextAugment, load_data
 from binderclip.data.augment.augment import PLAIN
 from binderclip.data.cache.features import FeatureCache, content_hash
-from binderclip.studies.protocols.contrastive_towers import bags, training
+from binderclip.studies.protocols.training.contrastive_towers import bags, training
 
 __all__ = ["ViewDraw", "held_out_pictures", "text_variants", "training_pictures", "view_features"]
 

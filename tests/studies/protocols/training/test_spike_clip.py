@@ -9,8 +9,8 @@ import torch
 from binderclip.models import load
 from binderclip.optim import NormClip
 from binderclip.studies import Row, Table
-from binderclip.studies.protocols import spike_clip
-from binderclip.studies.protocols.spike import SpikeRun
+from binderclip.studies.protocols.training import spike_clip
+from binderclip.studies.protocols.training.spike import SpikeRun
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from binderclip.models import ImageTextModel, build
-from binderclip.studies.protocols.planted import embedded, finished, plant
-from binderclip.studies.protocols.visual_scenes import as_arrays, cluttered, object_regions
+from binderclip.studies.protocols.data.visual_scenes import as_arrays, cluttered, object_regions
+from binderclip.studies.protocols.training.planted import embedded, finished, plant
 
 
 def tiny() -> ImageTextModel:

@@ -20,8 +20,8 @@ from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.table import Row
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.segment_table import SETS, SIZE, scene_set
-from binderclip.studies.protocols.visual_scenes import cluttered
+from binderclip.studies.protocols.data.visual_scenes import cluttered
+from binderclip.studies.protocols.tables.segment_table import SETS, SIZE, scene_set
 
 MASS = "attention on the own class"
 EVEN = "all patches alike"

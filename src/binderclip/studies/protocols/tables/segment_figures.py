@@ -12,7 +12,7 @@ from binderclip.studies.harness.panels import bare
 from binderclip.studies.harness.table import Table
 from binderclip.studies.harness.threads import one_thread
 from binderclip.studies.protocols.bundled import bundled
-from binderclip.studies.protocols.segment_table import (
+from binderclip.studies.protocols.tables.segment_table import (
     CHANCE,
     GROUND_METRIC,
     ONE_LABEL,

@@ -10,7 +10,7 @@ from binderclip.evaluate.groups import worst_group_accuracy
 from binderclip.explain import decompose_image_embedding, description_pool, mean_ablate, name_heads
 from binderclip.studies.harness.table import Row
 from binderclip.studies.harness.threads import one_thread
-from binderclip.studies.protocols.biased_scenes import Pair, biased_scenes
+from binderclip.studies.protocols.data.biased_scenes import Pair, biased_scenes
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel

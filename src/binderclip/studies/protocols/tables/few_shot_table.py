@@ -25,7 +25,7 @@ from binderclip.adapt import (
 )
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
-from binderclip.studies.protocols.few_shot_sets import FewShotSet, few_shot_set
+from binderclip.studies.protocols.data.few_shot_sets import FewShotSet, few_shot_set
 
 SHOTS = (1, 2, 4, 8, 16)
 SETS = ("OpenMoji", "clip art", "Fashion-MNIST", "digits")

@@ -12,7 +12,7 @@ from torch import Tensor
 from binderclip.quality import CLIPLIT, IlluminationNet
 from binderclip.quality.enhance.backlit import DECAY
 from binderclip.quality.enhance.light_views import view_matrices
-from binderclip.studies.protocols.backlit_scenes import BacklitScenes
+from binderclip.studies.protocols.data.backlit_scenes import BacklitScenes
 
 SEEN, STEPS, RATE, BATCH = 64, 75, 5e-4, 8
 """Side at which `small` sees results, steps of each of two rounds, their rate and batch."""

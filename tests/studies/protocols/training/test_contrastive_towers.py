@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from binderclip.studies.protocols import contrastive_towers as towers
+from binderclip.studies.protocols.training import contrastive_towers as towers
 
 
 def test_the_start_follows_from_the_seed_whether_pictures_are_loaded_yet_or_not(

@@ -1,0 +1,1 @@
+"""Pictures, scenes and features that several studies measure on."""

@@ -1,0 +1,1 @@
+"""Measurements that several studies read their rows from."""
