@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from binderclip.data import ImageTextDataset
-from binderclip.settings import part_name
 from binderclip.train.feed.batches import Order
 from binderclip.train.feed.pictures import open_sources
-from binderclip.train.recipe.registry import PASSES
+from binderclip.train.recipe.cost import passes_of
 from binderclip.train.recipe.stage import Stage
 
 __all__ = ["planned_samples"]
@@ -24,10 +23,14 @@ def planned_samples(stage: Stage) -> int | None:
     each = stage.batch_size * stage.accumulate
     if stage.samples is not None:
         return max(1, round(stage.samples / each)) * each
-    if part_name(stage.kind) not in PASSES or not stage.data:  # other kinds take their data in their own way
+    seen = passes_of(stage)
+    if seen is None or not stage.data:  # other kinds take their data in their own way
         return None
     assert stage.epochs is not None
     sets, weights = open_sources(stage.data)
+    if seen.trains and not seen.pictures and not seen.captions:  # it keeps features, and draws its own batches of them
+        found = [len(dataset) for dataset in sets if isinstance(dataset, ImageTextDataset)]
+        return max(1, round(stage.epochs * sum(found) / each)) * each if len(found) == len(sets) else None
     if all(isinstance(dataset, ImageTextDataset) for dataset in sets):
         batches = Order([len(dataset) for dataset in sets], weights, stage.batch_size, seed=0).batches_per_epoch
         return max(1, round(stage.epochs * batches / stage.accumulate)) * each
