@@ -28,7 +28,7 @@ PANELS: dict[str, dict[str, str]] = {
     "Check": {
         "evaluate": "retrieval and zero-shot accuracy of a model",
         "quality": "which pictures are blurred, dark or noisy, worst first",
-        "detect": "which pictures are generated, by a detector of yours",
+        "detect": "which pictures are generated, by a bundled or own detector",
         "geometry": "where pictures and texts lie, and the gap between them",
         "attack": "can it be fooled by changes that nobody sees?",
         "probe": "groups of pictures that a model is worse for",
