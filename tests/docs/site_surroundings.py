@@ -138,7 +138,7 @@ def visual_prompts() -> Given:
 
 
 def words_and_adapters() -> Given:
-    paths, labels = _classes("parts", 2)
+    paths, labels = _classes("parts", 1)
     weight = nn.Parameter(torch.ones(3))
     return {
         "paths": paths, "labels": labels, "parameters": [weight], "optimizer": torch.optim.SGD([weight], lr=0.1),

@@ -100,11 +100,11 @@ def measure(seed: int) -> list[Row]:
 
 
 def null(seed: int) -> list[Row]:
-    """A score drawn anew for every strip, under the names that are compared, of four pictures each.
+    """A score drawn anew for every strip, under the names that are compared, of two pictures each.
 
     All are traced side by side: what one tracer draws for one name is independent of what it draws for another.
     """
-    test, names = tube_pictures(1740 + seed, 4, side=SIDE), (FIRST, ANNOTATED, TAILORED)
+    test, names = tube_pictures(1740 + seed, 2, side=SIDE), (FIRST, ANNOTATED, TAILORED)
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(strips: Tensor) -> Tensor:
