@@ -199,8 +199,8 @@ class _Planner:
         ]  # fmt: skip
         if open_ends:
             self.notes.append(
-                f"How much {len(open_ends)} of the stages keep only the data know: all of it is taken to go on, so "
-                "that later passes are upper bounds; `kept` says otherwise."
+                f"Shares that only the data know, of {len(open_ends)} of {len(self.recipe.stages)} stages, are taken "
+                "as 1, so that later passes are upper bounds; `kept` says otherwise."
             )
 
     # What it takes to have a shard.
