@@ -129,7 +129,7 @@ def measure(seed: int) -> list[Row]:
 
 def _within_budget(table: Table) -> tuple[bool, str]:
     shares = [table.values("epsilon spent", m, f"epsilon {e:g}").max() / e for e in EPSILONS for m in METHODS]
-    return bool(max(shares) <= 1), f"largest share of the budget {max(shares):.4f}"
+    return max(shares) <= 1, f"largest share of the budget {max(shares):.4f}"
 
 
 def draw(table: Table, figure: Figure) -> None:
