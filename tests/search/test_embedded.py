@@ -17,7 +17,7 @@ from binderclip.errors import DataError, NotSupported, UsageError
 from binderclip.models import ImageTextModel
 from binderclip.search import SearchIndex
 from binderclip.search.index import read_note
-from binderclip.similarity import EmbeddingSet, GapRemoval, Lorentz
+from binderclip.similarity import EmbeddingSet, GapRemoval, Lorentz, MeanShift, Whitening
 
 Command = Callable[..., Any]
 
@@ -138,6 +138,29 @@ def test_lengths_that_mean_something_are_gone(parts: Path, model: ImageTextModel
     index._vectors = type(index._vectors)(Lorentz())
     with pytest.raises(NotSupported, match="unit vectors"):
         index.update_embeddings(parts)
+
+
+@pytest.mark.parametrize("kind", [GapRemoval, MeanShift, Whitening])
+def test_a_transform_of_raw_lengths_is_refused_and_one_of_directions_is_not(
+    kind: Any, photos: Path, embedded: Path, model: ImageTextModel, tmp_path: Path
+) -> None:
+    """Whatever is taken gives the hits of an index that encoded, whose features have their own lengths."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(300, model.embed_dim, generator=generator) + shift for shift in (0.5, -0.5)]
+    first = kind().fit(EmbeddingSet(drawn[0], "image"), EmbeddingSet(drawn[1], "text"))
+    if not first.shared_axes:
+        first = kind(mode="zca").fit(EmbeddingSet(drawn[0], "image"), EmbeddingSet(drawn[1], "text"))
+    index = SearchIndex(tmp_path / "parts.index", model, transform=first)
+    if first.reads_lengths:
+        with pytest.raises(NotSupported, match=f"{kind.__name__} reads the lengths"):
+            index.update_embeddings(embedded)
+        return
+    index.update_embeddings(embedded)
+    wanted = SearchIndex(tmp_path / "photos.index", model, transform=first)
+    wanted.update(photos)
+    hits, expected = (found.query("a face", top=18) for found in (index, wanted))
+    assert [Path(hit.path).name for hit in hits] == [Path(hit.path).name for hit in expected]
+    assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in expected], abs=1e-5)
 
 
 def test_the_verb(command: Command, photos: Path, tmp_path: Path) -> None:

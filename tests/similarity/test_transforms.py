@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -185,3 +187,13 @@ def test_embeddings_of_a_subspace_are_whitened_in_it():
     inside = PCA(4, whiten=True).fit_transform(x.numpy())
     np.testing.assert_allclose(y.norm(dim=1).numpy(), np.linalg.norm(inside, axis=1), rtol=1e-4)
     torch.testing.assert_close(whitening.inverse(y, "image"), x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("transform", [GapRemoval(), MeanShift(), Whitening(), Whitening(mode="zca")])
+def test_what_is_said_of_lengths_is_true(transform: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(80, 6, generator=generator) + 0.3
+    transform.fit(EmbeddingSet(rows, "image"))
+    longer = torch.nn.functional.normalize(transform.transform(3 * rows, "image"), dim=1)
+    plain = torch.nn.functional.normalize(transform.transform(rows, "image"), dim=1)
+    assert transform.reads_lengths is not torch.allclose(longer, plain, atol=1e-5)

@@ -74,9 +74,16 @@ class IndexVectors:
         """Refuse features that are there as unit vectors where their lengths have a meaning.
 
         Raises:
-            NotSupported: what is compared are not cosines, with or without a transform.
+            NotSupported: what is compared are not cosines, or are those of a transform that reads lengths.
         """
-        base = self.geometry.base if isinstance(self.geometry, Transformed) else self.geometry
+        base = self.geometry
+        if isinstance(base, Transformed):
+            if base.transform.reads_lengths:
+                kind = type(base.transform).__name__
+                raise NotSupported(
+                    f"embeddings are kept as unit vectors, and {kind} reads the lengths that raw ones have"
+                )
+            base = base.base
         if base is not None and type(base) is not Cosine:
             raise NotSupported(f"embeddings are kept as unit vectors, and {base} compares by their lengths too")
 

@@ -31,9 +31,11 @@ class EmbeddingTransform(ABC):
     Attributes:
         counts: vectors that each modality and role was fitted on.
         shared_axes: whether what comes out of two modalities may be compared with each other.
+        reads_lengths: whether the length of an embedding matters, so that unit vectors cannot stand for raw ones.
     """
 
     shared_axes = True
+    reads_lengths = True
 
     def __init__(self) -> None:
         self.width = 0
@@ -150,6 +152,8 @@ class GapRemoval(EmbeddingTransform):
 
     Paper: Closing the Modality Gap for Mixed Modality Search (arXiv 2507.19054).
     """
+
+    reads_lengths = False
 
     def _learn(self, part: EmbeddingSet) -> dict[str, Tensor]:
         return {"mean": part.unit_mean}
