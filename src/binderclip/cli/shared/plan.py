@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,48 +48,65 @@ Bandwidth = Annotated[
 PictureBytes = Annotated[float | None, bounded("--picture-bytes", "Of an encoded picture [default: 30000].", 1, 1e9)]
 
 
-def refuse_without_plan(plan: bool, given: Mapping[str, object]) -> None:
-    """Refuse options of a plan where none is asked for.
+@dataclass(frozen=True)
+class PlanOptions:
+    """The options of a plan that verbs share, None where they were not given.
 
     Args:
-        plan: whether `--plan` was given.
-        given: option -> value, None where it was not given.
-
-    Raises:
-        UsageError: names the first of them.
+        samples, machines, cores, memory, price, bandwidth, picture_bytes: as typed; GB and GB/s.
+        more: the verb's own options -> values.
     """
-    named = [option for option, value in given.items() if value is not None]
-    if named and not plan:
-        raise UsageError(f"{named[0]} belongs to a plan: add --plan, or leave it out")
 
+    samples: float | None
+    machines: int | None
+    cores: int | None
+    memory: float | None
+    price: float | None
+    bandwidth: float | None
+    picture_bytes: float | None
+    more: Mapping[str, object]
 
-def planned_machines(
-    count: int | None, cores: int | None, memory: float | None, price: float | None, bandwidth: float | None,
-    operations: float | None = None,
-) -> Machines:  # fmt: skip
-    """The machines of a plan; what was not given has its default.
+    def refuse_without(self, plan: bool) -> None:
+        """Refuse any of them where `--plan` was not given.
 
-    Raises:
-        UsageError: as of `data.Machines`.
-    """
-    from binderclip.data import Machines
+        Raises:
+            UsageError: names the first of them.
+        """
+        shared = {f"--{name.replace('_', '-')}": value for name, value in vars(self).items() if name != "more"}
+        given = [option for option, value in {**shared, **self.more}.items() if value is not None]
+        if given and not plan:
+            raise UsageError(f"{given[0]} belongs to a plan: add --plan, or leave it out")
 
-    asked = {
-        "count": count, "cores": cores, "memory": None if memory is None else memory * GB, "price": price,
-        "bandwidth": None if bandwidth is None else bandwidth * GB, "operations": operations,
-    }  # fmt: skip
-    return Machines(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+    @property
+    def needed_samples(self) -> float:
+        """The number of samples.
 
+        Raises:
+            UsageError: none was given.
+        """
+        if self.samples is None:
+            raise UsageError("--plan needs the size of the pool: --samples 1e9")
+        return self.samples
 
-def needed_samples(samples: float | None) -> float:
-    """The number of samples of a plan.
+    @property
+    def bytes_of_picture(self) -> dict[str, float]:
+        """`picture_bytes` where it was given: the functions that plan have its default."""
+        return {} if self.picture_bytes is None else {"picture_bytes": self.picture_bytes}
 
-    Raises:
-        UsageError: none was given.
-    """
-    if samples is None:
-        raise UsageError("--plan needs the size of the pool: --samples 1e9")
-    return samples
+    def counted_machines(self, operations: float | None = None) -> Machines:
+        """The machines; what was not given has its default.
+
+        Raises:
+            UsageError: as of `data.Machines`.
+        """
+        from binderclip.data import Machines
+
+        asked = {
+            "count": self.machines, "cores": self.cores, "memory": None if self.memory is None else self.memory * GB,
+            "price": self.price, "bandwidth": None if self.bandwidth is None else self.bandwidth * GB,
+            "operations": operations,
+        }  # fmt: skip
+        return Machines(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
 
 
 def show_plan(plan: ClusterPlan, title: str, out: str | Path | None, *, json: bool) -> None:

@@ -17,12 +17,10 @@ from binderclip.cli.shared.plan import (
     Memory,
     PictureBytes,
     Plan,
+    PlanOptions,
     Price,
     Samples,
     bounded,
-    needed_samples,
-    planned_machines,
-    refuse_without_plan,
     show_plan,
 )
 from binderclip.errors import UsageError
@@ -145,6 +143,8 @@ def train(
     overrides = [*(set or []), *([f"clip={clip}"] if clip is not None else [])]
     if as_ not in (None, "open_clip"):
         raise UsageError(f"--as {as_}: the only program that is known is open_clip")
+    asked = PlanOptions(samples, machines, cores, memory, price, bandwidth, picture_bytes, {"--flops": flops})
+    asked.refuse_without(plan)
     if grid is not None:
         if plan:
             raise UsageError("--plan: name one recipe, not a grid")
@@ -159,21 +159,18 @@ def train(
             grid, overrides, out, resume=resume, check=check, device=device, json=json, allow_pipe=allow_pipe
         )  # fmt: skip
         return
-    given = {
-        "--samples": samples, "--machines": machines, "--cores": cores, "--memory": memory, "--price": price,
-        "--bandwidth": bandwidth, "--picture-bytes": picture_bytes, "--flops": flops,
-    }  # fmt: skip
-    refuse_without_plan(plan, given)
     if plan:
+        if wrong := next(
+            (o for o, given in {"--as": as_, "--check": check, "--resume": resume}.items() if given), None
+        ):
+            raise UsageError(f"{wrong} does not go with --plan, which runs nothing")
         if recipe is None or data is not None:
             raise UsageError(
                 "a plan needs a recipe and no data, only their size: `train scratch-64 --plan --samples 1e6`"
             )
-        counted = planned_machines(machines, cores, memory, price, bandwidth, flops)
         found = training.plan_training(
-            training.load_recipe(recipe, set=overrides), needed_samples(samples), counted,
-            picture_bytes=30_000 if picture_bytes is None else picture_bytes,
-            parallel=parallel or "ddp",  # type: ignore[arg-type]
+            training.load_recipe(recipe, set=overrides), asked.needed_samples, asked.counted_machines(flops),
+            parallel=parallel or "ddp", **asked.bytes_of_picture,  # type: ignore[arg-type]
         )  # fmt: skip
         show_plan(found, recipe, out, json=json)
         return

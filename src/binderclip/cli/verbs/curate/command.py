@@ -20,12 +20,10 @@ from binderclip.cli.shared.plan import (
     Memory,
     PictureBytes,
     Plan,
+    PlanOptions,
     Price,
     Samples,
     bounded,
-    needed_samples,
-    planned_machines,
-    refuse_without_plan,
     show_plan,
 )
 from binderclip.cli.shared.progress import batches_said, stages
@@ -127,12 +125,9 @@ def curate(
     if listing:
         _list(json)
         return
-    given = {
-        "--samples": samples, "--machines": machines, "--cores": cores, "--memory": memory, "--price": price,
-        "--bandwidth": bandwidth, "--picture-bytes": picture_bytes, "--pool": pool, "--kept": kept,
-        "--encode-rate": encode_rate, "--width": width,
-    }  # fmt: skip
-    refuse_without_plan(plan, given)
+    own = {"--pool": pool, "--kept": kept, "--encode-rate": encode_rate, "--width": width}
+    asked = PlanOptions(samples, machines, cores, memory, price, bandwidth, picture_bytes, own)
+    asked.refuse_without(plan)
     if plan:
         if data is not None:
             raise UsageError(f"a plan needs no pool, only its size: leave {data} out and give --samples")
@@ -140,11 +135,9 @@ def curate(
             raise UsageError("give a recipe to plan, such as --recipe datacomp-clip-score; see --list")
         from binderclip.cli.verbs.curate.plan import planned
 
-        counted = planned_machines(machines, cores, memory, price, bandwidth)
         found = planned(
-            recipe, set or [], needed_samples(samples), counted, picture_bytes=picture_bytes, shards=shards,
-            kind="parts" if pool is PoolKind.embedded else "shards", kept=kept, encode=encode_rate, model=model,
-            width=width,
+            recipe, set or [], asked, shards=shards, kind="parts" if pool is PoolKind.embedded else "shards",
+            kept=kept, encode=encode_rate, model=model, width=width,
         )  # fmt: skip
         show_plan(found, recipe, out, json=json)
         return

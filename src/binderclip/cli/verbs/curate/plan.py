@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from binderclip.cli.shared.plan import PlanOptions
 from binderclip.curate import AssumedPool, CurationRecipe, plan_curation, read_recipe
-from binderclip.data import ClusterPlan, Machines
+from binderclip.data import ClusterPlan
 from binderclip.documents import parse_json
 from binderclip.errors import UsageError
 
@@ -16,10 +17,8 @@ from binderclip.errors import UsageError
 def planned(
     recipe: str,
     overrides: Sequence[str],
-    samples: float,
-    machines: Machines,
+    asked: PlanOptions,
     *,
-    picture_bytes: float | None,
     shards: bool,
     kind: Literal["shards", "parts"],
     kept: str | None,
@@ -36,13 +35,12 @@ def planned(
     rates = None if encode is None else _numbers(encode, "--encode-rate")
     if rates is not None and len(rates) > 2:
         raise UsageError(f"--encode-rate {encode}: give pictures a second, and captions a second")
-    pool = AssumedPool(
-        kind=kind, picture_bytes=30_000 if picture_bytes is None else picture_bytes,
-        encode=None if rates is None else (rates[0], rates[-1]), width=512 if width is None else width,
-    )  # fmt: skip
+    given: dict[str, Any] = {**asked.bytes_of_picture, **({} if width is None else {"width": width})}
+    pool = AssumedPool(kind=kind, encode=None if rates is None else (rates[0], rates[-1]), **given)
     shares = [] if kept is None else _shares(kept, checked)
     return plan_curation(
-        checked, samples, machines, pool=pool, kept=shares, shards=shards, model=model or ""
+        checked, asked.needed_samples, asked.counted_machines(), pool=pool, kept=shares, shards=shards,
+        model=model or "",
     )  # fmt: skip
 
 
