@@ -1,4 +1,4 @@
-"""Detect: which pictures are generated, by a detector that was trained on a folder of the user's own."""
+"""Detect: which pictures are generated, by the bundled detector or one trained on a folder of the user's own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from binderclip.cli.shared.output import write_csv
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.workbench.commands import (
     PICTURES,
@@ -158,7 +159,7 @@ def _pictures(run: Run, result: Detected, named: Sequence[tuple[str, float, floa
 
 def _tables(result: Detected, named: Sequence[tuple[str, float, float]], skipped: Sequence[tuple[str, str]]) -> str:
     rows = [(label, "fake" if logit > 0 else "real", chance, logit) for label, logit, chance in named]
-    caption = f"{len(rows)} pictures, most likely generated first; {result.title}"
+    caption = f"{number_of(len(rows), 'picture')}, most likely generated first; {result.title}"
     said = table(("Picture", "Said", "Probability", "Logit"), rows, caption)
     said += "<p>Maps: red patches speak for generated, blue ones for real.</p>"
     said += "".join(f"<p>{html.escape(line[:1].upper() + line[1:])}.</p>" for line in result.limits)

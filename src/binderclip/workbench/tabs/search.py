@@ -11,6 +11,7 @@ import gradio as gr
 from binderclip.cli.shared.output import write_csv, write_json
 from binderclip.cli.shared.sheet import contact_sheet
 from binderclip.cli.verbs.search import INSIDE
+from binderclip.display import number_of
 from binderclip.errors import DataError
 from binderclip.workbench.commands import (
     PICTURES,
@@ -85,7 +86,11 @@ def work(
     return Outcome(
         (
             gallery(shown, "what was found, nearest first"),
-            table(("Rank", "Picture", index.measure.capitalize()), rows, f"{asked}: nearest of {len(index)} pictures"),
+            table(
+                ("Rank", "Picture", index.measure.capitalize()),
+                rows,
+                f"{asked}: nearest of {number_of(len(index), 'picture')}",
+            ),
         ),
         files=_files(run.folder, hits, searched, asked, index.measure),
         again=_again(run, chosen, query, int(top)),
@@ -102,7 +107,7 @@ def _gathered(run: Run, chosen: ChosenPictures) -> Path:
 def _report(index: Any, report: IndexReport) -> str:
     counts = [[report.added, report.changed, report.unchanged, report.removed, len(report.skipped)]]
     columns = ("Added", "Changed", "Unchanged", "Removed", "Left out")
-    return table(columns, counts, f"Index of {len(index)} pictures")
+    return table(columns, counts, f"Index of {number_of(len(index), 'picture')}")
 
 
 def _files(folder: Path, hits: list[Hit], searched: Path, asked: str, measure: str) -> list[Path]:
