@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.evaluate.clicks import ClickFigures, click_figures
-    from binderclip.evaluate.continual import ContinualMetrics, Task, run_stream
+    from binderclip.evaluate.dense.clicks import ClickFigures, click_figures
+    from binderclip.evaluate.dense.last_attention import LastAttention, last_attention
+    from binderclip.evaluate.dense.patch_affinity import PatchAffinity, patch_affinity
     from binderclip.evaluate.detectors import DetectorSanityCheck, GeneratorFigures, ProcessingFigures
     from binderclip.evaluate.geometry.interpolation import slerp, vslerp
     from binderclip.evaluate.geometry.measures import (
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
     )
     from binderclip.evaluate.groups import GroupAccuracy, worst_group_accuracy
     from binderclip.evaluate.imbalance import ImbalanceReport, NeuralCollapse, imbalance_report, neural_collapse
-    from binderclip.evaluate.last_attention import LastAttention, last_attention
-    from binderclip.evaluate.learning import LearningCurve, LearningPoint, learning_set_curve
+    from binderclip.evaluate.learners.continual import ContinualMetrics, Task, run_stream
+    from binderclip.evaluate.learners.learning import LearningCurve, LearningPoint, learning_set_curve
+    from binderclip.evaluate.learners.transfer import Binary, binary_scores, transfer_matrix
     from binderclip.evaluate.misalignment import MisalignmentScore, clip_score, f_clipscore_dm, word_detection
     from binderclip.evaluate.model import Evaluation, evaluate_model, figures
-    from binderclip.evaluate.patch_affinity import PatchAffinity, patch_affinity
     from binderclip.evaluate.probes.class_design import (
         ClassDesignProbe,
         IdentityProbe,
@@ -104,7 +105,6 @@ if TYPE_CHECKING:
         reduce_dataset,
     )
     from binderclip.evaluate.text_spotting import TextSpottingBenchmark, TextSpottingFigures
-    from binderclip.evaluate.transfer import Binary, binary_scores, transfer_matrix
     from binderclip.evaluate.visual_prompts import (
         PromptScore,
         attention_in_region,

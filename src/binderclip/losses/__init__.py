@@ -14,15 +14,10 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.losses.contrastive.cross_modal import CrossModalBarlow, CrossModalSimSiam, CrossModalSwAV
-    from binderclip.losses.contrastive.distill import EmbeddingDistill, SimilarityDistill
     from binderclip.losses.contrastive.embeddings import Embeddings, Term
-    from binderclip.losses.contrastive.entailment import EntailmentCone
     from binderclip.losses.contrastive.functional import info_nce, sigmoid_loss
     from binderclip.losses.contrastive.gradcache import contrastive_step
-    from binderclip.losses.contrastive.hard_negatives import HardNegativeMargin
     from binderclip.losses.contrastive.loss import ContrastiveLoss, LossOutput, Pair
-    from binderclip.losses.contrastive.patch import PatchContrastive
     from binderclip.losses.contrastive.presets import (
         METHODS,
         clip,
@@ -35,11 +30,16 @@ if TYPE_CHECKING:
         meru,
         siglip,
     )
-    from binderclip.losses.contrastive.refine import HybridContrastiveDistillation, RandomFeatureAlignment
     from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
-    from binderclip.losses.contrastive.soft_target import SoftTargetContrastive
     from binderclip.losses.contrastive.targets import Diagonal, SameKey, Targets
-    from binderclip.losses.contrastive.triplet import TokenTriplet
+    from binderclip.losses.contrastive.terms.cross_modal import CrossModalBarlow, CrossModalSimSiam, CrossModalSwAV
+    from binderclip.losses.contrastive.terms.distill import EmbeddingDistill, SimilarityDistill
+    from binderclip.losses.contrastive.terms.entailment import EntailmentCone
+    from binderclip.losses.contrastive.terms.hard_negatives import HardNegativeMargin
+    from binderclip.losses.contrastive.terms.patch import PatchContrastive
+    from binderclip.losses.contrastive.terms.refine import HybridContrastiveDistillation, RandomFeatureAlignment
+    from binderclip.losses.contrastive.terms.soft_target import SoftTargetContrastive
+    from binderclip.losses.contrastive.terms.triplet import TokenTriplet
     from binderclip.losses.degradation_rank import QualityRank
     from binderclip.losses.dense.distillation import content_distillation, context_distillation, region_correlation
     from binderclip.losses.dense.expert_labels import (

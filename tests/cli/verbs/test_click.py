@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
-from binderclip.evaluate.standins import held_out_scenes
+from binderclip.evaluate.cards.standins import held_out_scenes
 from binderclip.segment import InteractiveSession, Prompts, load_promptable
 from binderclip.segment.promptable import PromptModel, PromptNetwork
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from binderclip.evaluate import patch_affinity
-from binderclip.evaluate.standins import held_out_scenes, value_features
+from binderclip.evaluate.cards.standins import held_out_scenes, value_features
 from binderclip.models import VisionModel, load, load_vision
 from binderclip.models.files.folders import WEIGHTS, bundled_of, folder_card
 

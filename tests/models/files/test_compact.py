@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models import load
 from binderclip.models.files.compact import SCALE, compact_state, expand, quantise
-from binderclip.train.bundled.corpus import Corpus, build_tokenizer
+from binderclip.train.bundled.data.corpus import Corpus, build_tokenizer
 from binderclip.train.bundled.second import compact_folder
 from binderclip.train.bundled.small import write_folder
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from binderclip.evaluate import click_figures
-from binderclip.evaluate.standins import held_out_scenes
+from binderclip.evaluate.cards.standins import held_out_scenes
 from binderclip.models import load
 from binderclip.models.files.folders import WEIGHTS, bundled_of, folder_card
 from binderclip.segment import AutomaticMasks, InteractiveSession, Prompts

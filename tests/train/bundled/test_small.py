@@ -14,12 +14,12 @@ from torch import nn
 
 from binderclip.data.sets.packs import pack_folder
 from binderclip.errors import DataError, MissingDependency, UsageError
-from binderclip.train.bundled.batches import Mixture, Numbered, TextWindows
-from binderclip.train.bundled.corpus import Corpus, build_tokenizer, wordnet_texts
+from binderclip.train.bundled.data.batches import Mixture, Numbered, TextWindows
+from binderclip.train.bundled.data.corpus import Corpus, build_tokenizer, wordnet_texts
+from binderclip.train.bundled.data.maps import Maps, frozen_depthwise, read_maps, write_maps
+from binderclip.train.bundled.data.photographs import RealPictures, qt_resources, stamp_caption
+from binderclip.train.bundled.data.pictures import compose, read_pictures
 from binderclip.train.bundled.image import ImageLoss, Queue, TextTable, attention_loss, location_loss, soft_targets
-from binderclip.train.bundled.maps import Maps, frozen_depthwise, read_maps, write_maps
-from binderclip.train.bundled.photographs import RealPictures, qt_resources, stamp_caption
-from binderclip.train.bundled.pictures import compose, read_pictures
 from binderclip.train.bundled.small import build_small, closed_form_blocks, reduced_ridge, tower_states
 from binderclip.train.bundled.teachers import find_part
 from binderclip.train.bundled.text import distil_loss, encode_ids

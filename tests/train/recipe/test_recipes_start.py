@@ -16,9 +16,9 @@ from torch import nn
 
 from binderclip.train import Recipe, list_recipes, load_recipe, run
 from binderclip.train.bundled import kinds, second, teachers, tower
-from binderclip.train.bundled.corpus import Corpus
-from binderclip.train.bundled.photographs import RealPictures
-from binderclip.train.bundled.pictures import PackPictures
+from binderclip.train.bundled.data.corpus import Corpus
+from binderclip.train.bundled.data.photographs import RealPictures
+from binderclip.train.bundled.data.pictures import PackPictures
 
 # A factor that starts at zero lets its partner's gradient through from the second step on.
 STEPS = 4

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive.entailment import EntailmentCone
-from binderclip.losses.contrastive.hard_negatives import HardNegativeMargin
 from binderclip.losses.contrastive.loss import ContrastiveLoss, Pair
-from binderclip.losses.contrastive.refine import HybridContrastiveDistillation, RandomFeatureAlignment
 from binderclip.losses.contrastive.scale import AlignmentScale, LogitScale
+from binderclip.losses.contrastive.terms.entailment import EntailmentCone
+from binderclip.losses.contrastive.terms.hard_negatives import HardNegativeMargin
+from binderclip.losses.contrastive.terms.refine import HybridContrastiveDistillation, RandomFeatureAlignment
 from binderclip.similarity.geometry import Lorentz, SquaredEuclidean
 
 __all__ = [

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from binderclip.errors import UsageError
 from binderclip.losses import TokenTriplet
-from binderclip.losses.contrastive.triplet import Distance
+from binderclip.losses.contrastive.terms.triplet import Distance
 from binderclip.models import DeeFuser
 from binderclip.quality.forensics.adapted_tower import AdaptedDetector
 from binderclip.quality.forensics.detector import DetectorOutput, Parts, PictureEncoder, Sampling

@@ -30,7 +30,7 @@ from binderclip.evaluate import DetectorSanityCheck
 from binderclip.evaluate.detectors import GeneratorFigures
 from binderclip.quality import NoiseDetector, false_alarm_threshold, save_detector, train_detector
 from binderclip.quality.forensics.generators import GENERATORS, CopyingAutoencoder, train_autoencoder
-from binderclip.train.bundled.photographs import WALLPAPERS, photographs_in
+from binderclip.train.bundled.data.photographs import WALLPAPERS, photographs_in
 
 __all__ = ["train_bundled_detector"]
 

@@ -24,7 +24,7 @@ from binderclip.data.scenes.vocabulary import vocabulary
 from binderclip.data.sets.packs import TRAINING_PACKS, pack_hash
 from binderclip.errors import NotSupported
 from binderclip.models.image_text.vision import VisionModel
-from binderclip.train.bundled.batches import Numbered
+from binderclip.train.bundled.data.batches import Numbered
 from binderclip.train.bundled.vision import BACKGROUNDS, hybrid
 from binderclip.train.engine.companions import cosine_momentum
 from binderclip.train.engine.context import StageContext

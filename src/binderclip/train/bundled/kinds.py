@@ -23,10 +23,10 @@ from binderclip.data.sets.packs import TRAINING_PACKS, pack_folder
 from binderclip.errors import NotSupported
 from binderclip.models import ImageTextModel, build
 from binderclip.models.bundled.architectures import fold_lite, lite_pixels_to_clip
-from binderclip.train.bundled.batches import Numbered, TextWindows
-from binderclip.train.bundled.corpus import END, SPECIAL, Corpus, build_corpus, build_tokenizer
-from binderclip.train.bundled.maps import normalise
-from binderclip.train.bundled.pictures import on_white, read_pictures
+from binderclip.train.bundled.data.batches import Numbered, TextWindows
+from binderclip.train.bundled.data.corpus import END, SPECIAL, Corpus, build_corpus, build_tokenizer
+from binderclip.train.bundled.data.maps import normalise
+from binderclip.train.bundled.data.pictures import on_white, read_pictures
 from binderclip.train.bundled.small import (
     SMALL,
     closed_form_blocks,

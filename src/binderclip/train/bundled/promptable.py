@@ -28,8 +28,8 @@ from binderclip.segment.promptable.drawn import PromptTokens
 from binderclip.segment.promptable.network import PromptNetwork
 from binderclip.segment.promptable.object_prompts import correction, first_prompts
 from binderclip.segment.promptable.small import PromptModel
-from binderclip.train.bundled.batches import Numbered
-from binderclip.train.bundled.maps import frozen_depthwise
+from binderclip.train.bundled.data.batches import Numbered
+from binderclip.train.bundled.data.maps import frozen_depthwise
 from binderclip.train.bundled.vision import BACKGROUNDS
 from binderclip.train.engine.context import StageContext
 from binderclip.train.recipe.registry import MODELS, STAGES, register

@@ -22,7 +22,7 @@ from binderclip.data.distort.distortions import DISTORTIONS, distort
 from binderclip.data.images import to_tensor
 from binderclip.documents import json_text
 from binderclip.quality import ANTONYMS, PromptQuality, QualiCLIP
-from binderclip.train.bundled.photographs import WALLPAPERS, photographs_in
+from binderclip.train.bundled.data.photographs import WALLPAPERS, photographs_in
 
 __all__ = ["quality_figures", "train_quality", "write_card"]
 

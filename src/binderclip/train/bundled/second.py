@@ -28,11 +28,11 @@ from binderclip.models import ImageTextModel, build, load
 from binderclip.models.bundled.architectures import LiteTrunk, fold_lite, lite_pixels_to_clip
 from binderclip.models.files.compact import quantise
 from binderclip.models.files.registry import CONFIG, WEIGHTS
-from binderclip.train.bundled.batches import Numbered
+from binderclip.train.bundled.data.batches import Numbered
+from binderclip.train.bundled.data.maps import normalise
+from binderclip.train.bundled.data.pictures import on_white, read_pictures
 from binderclip.train.bundled.image import ImageLoss, Queue, TextTable
 from binderclip.train.bundled.kinds import class_features, text_features
-from binderclip.train.bundled.maps import normalise
-from binderclip.train.bundled.pictures import on_white, read_pictures
 from binderclip.train.bundled.small import SMALL, reduced_ridge
 from binderclip.train.bundled.teachers import SentenceTeacher, find_part, lite_state
 from binderclip.train.engine.context import StageContext

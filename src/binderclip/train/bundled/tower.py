@@ -16,12 +16,12 @@ from binderclip.data.sets.packs import TRAINING_PACKS, pack_folder, pack_hash
 from binderclip.errors import NotSupported
 from binderclip.models import ImageTextModel
 from binderclip.models.bundled.architectures import LiteTrunk, fold_lite
-from binderclip.train.bundled.batches import Mixture, Numbered
+from binderclip.train.bundled.data.batches import Mixture, Numbered
+from binderclip.train.bundled.data.maps import Maps, frozen_depthwise, lower_maps, normalise, read_maps, write_maps
+from binderclip.train.bundled.data.photographs import RealPictures, read_real
+from binderclip.train.bundled.data.pictures import PackPictures, ViewBatch, compose, on_white, read_pictures
 from binderclip.train.bundled.image import ImageLoss, Queue, TextTable, attention_loss, location_loss, photograph_loss
 from binderclip.train.bundled.kinds import class_features, text_features
-from binderclip.train.bundled.maps import Maps, frozen_depthwise, lower_maps, normalise, read_maps, write_maps
-from binderclip.train.bundled.photographs import RealPictures, read_real
-from binderclip.train.bundled.pictures import PackPictures, ViewBatch, compose, on_white, read_pictures
 from binderclip.train.bundled.small import tower_states
 from binderclip.train.bundled.teachers import SentenceTeacher, find_part, lite_state
 from binderclip.train.engine.context import StageContext

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from binderclip.errors import UsageError
 from binderclip.evaluate import patch_affinity
-from binderclip.evaluate.patch_affinity import patch_owners
+from binderclip.evaluate.dense.patch_affinity import patch_owners
 
 
 def _two_objects() -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from binderclip.data.scenes.stream import scenes
 from binderclip.data.scenes.vocabulary import vocabulary
 from binderclip.errors import NotSupported, UsageError
-from binderclip.evaluate.last_attention import _auroc, last_attention
+from binderclip.evaluate.dense.last_attention import _auroc, last_attention
 from binderclip.models import load
 
 

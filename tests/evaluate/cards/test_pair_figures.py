@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from binderclip.data import load_data
-from binderclip.evaluate.last_attention import last_attention
-from binderclip.evaluate.pair_figures import OTHER_LABELS, _recall
-from binderclip.evaluate.standins import BACKGROUNDS, held_out_scenes
+from binderclip.evaluate.cards.pair_figures import OTHER_LABELS, _recall
+from binderclip.evaluate.cards.standins import BACKGROUNDS, held_out_scenes
+from binderclip.evaluate.dense.last_attention import last_attention
 from binderclip.models import load
 
 

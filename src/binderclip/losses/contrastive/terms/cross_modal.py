@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive.distill import SoftTargets, log_sums
 from binderclip.losses.contrastive.embeddings import Embeddings
 from binderclip.losses.contrastive.links import SoftmaxLink, make_plan
 from binderclip.losses.contrastive.share import Share
 from binderclip.losses.contrastive.targets import Block
+from binderclip.losses.contrastive.terms.distill import SoftTargets, log_sums
 from binderclip.losses.self_supervised import prediction_distances
 from binderclip.similarity.geometry import Cosine, at_least_float32
 

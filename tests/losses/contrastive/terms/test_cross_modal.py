@@ -21,8 +21,8 @@ from binderclip.losses import (
     clip,
     clip_rocket,
 )
-from binderclip.losses.contrastive.cross_modal import SinkhornTargets
 from binderclip.losses.contrastive.share import Share
+from binderclip.losses.contrastive.terms.cross_modal import SinkhornTargets
 
 GLOBAL = (("image", "text"),)
 

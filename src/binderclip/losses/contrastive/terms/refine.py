@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.losses.contrastive.distill import SoftPositives
 from binderclip.losses.contrastive.embeddings import Embeddings
 from binderclip.losses.contrastive.links import SoftmaxLink, make_plan
+from binderclip.losses.contrastive.terms.distill import SoftPositives
 from binderclip.similarity.geometry import at_least_float32
 
 __all__ = ["HybridContrastiveDistillation", "RandomFeatureAlignment"]

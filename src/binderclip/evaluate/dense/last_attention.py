@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from binderclip.errors import UsageError
-from binderclip.evaluate.patch_affinity import patch_owners
+from binderclip.evaluate.dense.patch_affinity import patch_owners
 from binderclip.models import ImageTextModel
 
 __all__ = ["LastAttention", "last_attention"]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from binderclip.errors import CheckpointError
-from binderclip.evaluate import standins
-from binderclip.evaluate.standins import affinity_figures, held_out_scenes, prompt_figures, ship
+from binderclip.evaluate.cards import standins
+from binderclip.evaluate.cards.standins import affinity_figures, held_out_scenes, prompt_figures, ship
 from binderclip.models.files.folders import write_folder
 from binderclip.segment.promptable import ImageState, Masks, Prompts
 

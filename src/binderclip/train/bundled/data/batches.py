@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from binderclip.train.bundled.maps import Maps
+from binderclip.train.bundled.data.maps import Maps
 
 __all__ = ["Mixture", "Numbered", "TextWindows", "pad_slots"]
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from binderclip.models.bundled.architectures import CLIP_MEAN, CLIP_STD, LiteTrunk
-from binderclip.train.bundled.pictures import ViewBatch
+from binderclip.train.bundled.data.pictures import ViewBatch
 
 __all__ = ["Maps", "frozen_depthwise", "lower_maps", "normalise", "read_maps", "write_maps"]
 

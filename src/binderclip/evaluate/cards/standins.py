@@ -23,8 +23,8 @@ from binderclip.data.scenes.vocabulary import vocabulary
 from binderclip.data.sets.packs import TRAINING_PACKS, pack_hash
 from binderclip.documents import json_text, parse_json
 from binderclip.errors import CheckpointError
-from binderclip.evaluate.clicks import click_figures
-from binderclip.evaluate.patch_affinity import patch_affinity
+from binderclip.evaluate.dense.clicks import click_figures
+from binderclip.evaluate.dense.patch_affinity import patch_affinity
 from binderclip.models import load, load_vision
 from binderclip.models.files.folders import compact_folder, folder_kind
 from binderclip.segment.promptable import PromptableSegmenter, PromptModel

@@ -1,0 +1,1 @@
+"""What the shipped weights are trained on: texts, pictures, photographs, kept maps and their batches."""
