@@ -14,6 +14,8 @@ import binderclip
 
 ROOMS = {path.parent.name for path in Path(binderclip.__file__).parent.glob("*/__init__.py")}
 
+SLOW = {"timm", "open_clip", "transformers", "torchvision", "torch._dynamo", "sympy"}
+
 PROGRAM = """
 import contextlib, io, json, sys
 from binderclip.cli import main
@@ -48,6 +50,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_loads_no_room_and_no_library_of_tensors() -> None:
     found = modules_of("--help")
     assert rooms_of(found) == {"cli"}
+    assert not [name for name in found if name.startswith("binderclip.cli.verbs.")]
     assert not {"torch", "numpy", "PIL", "timm", "open_clip", "scipy"} & found
 
 
@@ -57,6 +60,16 @@ def test_classify_loads_the_model_alone(picture: Path) -> None:
     # Layers of other models, and the towers that look inside one, are not asked for.
     assert not [name for name in found if name.startswith(("binderclip.models.layers.", "binderclip.models.towers."))]
     assert not {"scipy", "sklearn", "matplotlib", "pyarrow"} & found
+    # The bundled model is of torch alone here: these take longer to import than it takes to answer.
+    assert not SLOW & found
+    verbs = {name.split(".")[3] for name in found if name.startswith("binderclip.cli.verbs.")}
+    assert verbs == {"classify"}
+
+
+def test_search_and_embed_load_no_library_of_models(picture: Path, tmp_path: Path) -> None:
+    assert not SLOW & modules_of("search", "index", picture.parent, "--index", tmp_path / "index")
+    assert not SLOW & modules_of("search", "query", "red", "--index", tmp_path / "index")
+    assert not SLOW & modules_of("embed", picture.parent, "--out", tmp_path / "embedded", "--no-captions")
 
 
 def test_segment_loads_its_own_room_and_the_model(picture: Path, tmp_path: Path) -> None:

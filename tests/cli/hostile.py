@@ -193,9 +193,9 @@ def verbs() -> dict[tuple[str, ...], list[Any]]:
     """Every verb with its parameters, from the tree of commands."""
 
     def walk(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-        if inner := getattr(command, "commands", None):
-            for name, each in inner.items():
-                yield from walk(each, (*path, name))
+        if hasattr(command, "list_commands"):
+            for name in command.list_commands(None):
+                yield from walk(command.get_command(None, name), (*path, name))
         else:
             yield path, command.params
 

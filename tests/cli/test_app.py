@@ -13,8 +13,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pytest
 from PIL import Image
 
-from binderclip import cli
-from binderclip.cli.app import VERBS
+from binderclip.cli.app import VERBS, verb_app
 from binderclip.cli.shared import output
 
 Command = Callable[..., Any]
@@ -23,8 +22,9 @@ PROGRAM = Path(sys.executable).parent / "binderclip"
 
 def options() -> Iterator[tuple[tuple[str, ...], str, Any, Any]]:
     """(verb, option, annotated type, Typer's description) of every verb, as it is declared."""
-    groups = [((str(group.name),), group.typer_instance) for group in cli.app.registered_groups]
-    for path, group in [((), cli.app), *groups]:
+    alone = [verb_app(verb) for verb in VERBS]
+    groups = [((str(group.name),), group.typer_instance) for own in alone for group in own.registered_groups]
+    for path, group in [*(((), own) for own in alone), *groups]:
         for command in group.registered_commands:
             function = command.callback
             assert function is not None
@@ -180,7 +180,7 @@ def test_ctrl_c_is_one_line_whenever_it_comes(command: Command, monkeypatch: pyt
         assert (done.code, done.out, done.err) == (130, "", "error: interrupted\n")
 
 
-@pytest.mark.parametrize("when", ["typer", "rich.console", "binderclip.cli.verbs.segment.command"])
+@pytest.mark.parametrize("when", ["typer", "rich.console", "binderclip.cli.verbs.papers"])
 def test_ctrl_c_while_the_command_line_is_imported(when: str) -> None:
     # The signal comes exactly when this module is looked for.
     script = f"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from binderclip.errors import UsageError
 from binderclip.fit import Callback, Checkpoint, Diverged, StepRecord, fit
+from binderclip.fit.optimizers import emulated
 
 
 def small_net(seed: int = 0) -> nn.Module:
@@ -203,6 +205,20 @@ class Noisy(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.net(x + 0.1 * torch.tensor(np.random.standard_normal(x.shape), dtype=x.dtype))
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_precision_without_instructions_is_told(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: native)
+    net = small_net()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for precision in ("bfloat16", "float32"):
+            fit(loss_of(net), net, some_batches(2), steps=1, lr=0.1, precision=precision)
+    assert ["no instructions for it" in str(warning.message) for warning in said] == [True] * (not native)
+    assert not emulated("bfloat16", torch.device("cuda"))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

@@ -1,8 +1,8 @@
 """The Typer application, and the one place where errors become messages and exit codes.
 
-A verb is a file or folder in `verbs/` whose `register` adds its command (or a group of commands) to `app`. Its heavy
-imports stand inside the function, so `binderclip --help` answers at once. Exit codes: 0 done, 2 bad usage,
-1 failed.
+A verb is a file or folder in `verbs/` whose `register` adds its command (or a group of commands) to an application. It
+is imported when it is called, and its heavy imports stand inside the function, so `binderclip --help` answers at once.
+Exit codes: 0 done, 2 bad usage, 1 failed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
+import typer.main
 
 from binderclip.cli.panels import FIRST, PANELS, VERBS
 from binderclip.cli.shared.output import printable
@@ -31,10 +32,43 @@ _ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.
 
 
 class _Verbs(typer.core.TyperGroup):
-    """Lists verbs and groups by panel, where Typer would put groups last; keeps its own errors short."""
+    """The verbs by panel, each imported when it is called; keeps its own errors short."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=VERBS.index)
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in VERBS and cmd_name not in self.commands:
+            self.commands[cmd_name] = typer.main.get_group(verb_app(cmd_name)).commands[cmd_name]
+        return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in VERBS:
+            with self._named():  # near names are suggested from all of them
+                return super().resolve_command(ctx, args)
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        with self._named():
+            super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        with self._named():
+            return super().shell_complete(ctx, incomplete)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """In here every verb is its name, panel and line; none is imported."""
+        imported = self.commands
+        self.commands = {
+            verb: typer.core.TyperCommand(name=verb, help=line, short_help=line, rich_help_panel=panel)
+            for panel, verbs in PANELS.items()
+            for verb, line in verbs.items()
+        }
+        try:
+            yield
+        finally:
+            self.commands = imported
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _said_shortly():
@@ -94,17 +128,15 @@ def _root(
         typer.echo(FIRST, nl=False)
 
 
-def _register(panel: str, verb: str, line: str) -> None:
-    """Add a verb, a command or a group of them, to its panel."""
-    groups = len(app.registered_groups)
-    importlib.import_module(f"binderclip.cli.verbs.{verb}").register(app)
-    added: Any = app.registered_groups[-1] if len(app.registered_groups) > groups else app.registered_commands[-1]
-    added.rich_help_panel, added.short_help = panel, line
+def verb_app(verb: str) -> typer.Typer:
+    """An application of one verb alone, a command or a group of commands.
 
-
-for _panel, _verbs in PANELS.items():
-    for _verb, _line in _verbs.items():
-        _register(_panel, _verb, _line)
+    Args:
+        verb: one of `VERBS`.
+    """
+    alone = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_enable=False)
+    importlib.import_module(f"binderclip.cli.verbs.{verb}").register(alone)
+    return alone
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

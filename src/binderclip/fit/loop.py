@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.fit.checkpoint import Checkpoint
-from binderclip.fit.optimizers import OptimizerLike, autocast, make_optimizer, make_scaler
+from binderclip.fit.optimizers import OptimizerLike, autocast, emulated, make_optimizer, make_scaler
 from binderclip.fit.records import Diverged, FitResult, History
 from binderclip.fit.state import (
     load_module,
@@ -294,6 +295,12 @@ def _start(
     parameters = [p for group in built.param_groups for p in group["params"]]
     device = parameters[0].device
     autocast(precision, device)  # an unknown name is refused here
+    if emulated(precision, device):
+        warnings.warn(
+            f"precision={precision!r}: this processor has no instructions for it (AVX512-BF16 or AMX) and is about "
+            "half as fast as in float32",
+            stacklevel=3,
+        )
     clip = make_clip(clip)
     names = None if module is None else plain_module(module).named_parameters()
     handle = None if clip is None else clip.attach(built, names=names)

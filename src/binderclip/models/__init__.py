@@ -1,6 +1,7 @@
 """Models: one face for every contrastive image-text backbone, and the parts that look inside it.
 
-Importing this room registers binderclip's own architectures with timm and open_clip.
+`import binderclip.models.bundled.architectures` registers binderclip's own architectures with timm, and so with
+open_clip, for code that opens our folders without `load`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from binderclip.lazy import lazy_exports
-from binderclip.models.bundled import architectures as architectures
 
 if TYPE_CHECKING:
     from binderclip.models.files.registry import bundled_cards, list_models
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from binderclip.models.layers.relational import RelationalAttention
     from binderclip.models.layers.semantic_grouping import SemanticGrouping
     from binderclip.models.layers.spectral import SpectralConv2d, SpectralLinear
-    from binderclip.models.load import load
+    from binderclip.models.load import load, load_encoder
     from binderclip.models.text.prompts import PromptContext
     from binderclip.models.text.templates import TEMPLATES, resolve_templates
     from binderclip.models.text.textbank import TextBank
@@ -132,6 +132,7 @@ __all__ = [
     "lipschitz_rule",
     "list_models",
     "load",
+    "load_encoder",
     "load_vision",
     "lora_",
     "open_image_tower",

@@ -65,12 +65,12 @@ def embed(
 
     from binderclip.curate import LateModel, embed_shards, open_table
     from binderclip.data import LocalRunner, load_folder
-    from binderclip.models import load
+    from binderclip.models import load_encoder
 
     with stages("opening the pool") as say:
         alone = load_folder(data, split, captions=None) if no_captions else data
         pool = open_table(alone, split, allow_pipe=allow_pipe)
-        late = LateModel(partial(load, model, device=device, dtype=dtype), lambda: say("loading the model"))
+        late = LateModel(partial(load_encoder, model, device=device, dtype=dtype), lambda: say("loading the model"))
         late.open()  # what is wrong with it is said before the pool is read
         try:
             with shard_runner(ray, workers, device) as remote:

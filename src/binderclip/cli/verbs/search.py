@@ -90,12 +90,12 @@ def index(
         _check_embeddings(embeddings, mixed=mixed, ray=ray)
 
     from binderclip.data import LocalRunner, list_images
-    from binderclip.models import load
+    from binderclip.models import load_encoder
     from binderclip.search import SearchIndex
 
     path = _place(place, folder if folder is not None else str(embeddings))
     with stages("loading the model") as say:
-        clip = load(model, device=device, dtype=dtype)
+        clip = load_encoder(model, device=device, dtype=dtype)
         map_first = None if choice is None else fitted(clip, choice, say, batch_size=batch_size)
         # Without the options an index goes on as it was made.
         found = SearchIndex(path, clip, rebuild=rebuild, mixed=mixed or None, transform=map_first)
@@ -111,7 +111,7 @@ def index(
                 with shard_runner(ray, workers, device) as remote:
                     report = found.update(
                         folder, batch_size=batch_size, progress=step, runner=remote or LocalRunner(workers or 1),
-                        worker_model=partial(load, model, device=device, dtype=dtype) if remote else None,
+                        worker_model=partial(load_encoder, model, device=device, dtype=dtype) if remote else None,
                     )  # fmt: skip
         except KeyboardInterrupt:
             note(f"interrupted: the index holds {len(found)} {kinds}; the same command goes on from here")
@@ -194,9 +194,9 @@ def query(
     if found is None:
         raise UsageError(f"there is no index at {path}; make one with `binderclip search index FOLDER`")
 
-    from binderclip.models import load
+    from binderclip.models import load_encoder
 
-    clip = load(model or found["model"], device=device, dtype=dtype)
+    clip = load_encoder(model or found["model"], device=device, dtype=dtype)
     stored = SearchIndex(path, clip)
     if is_image:
         # Who shows a picture of the folder knows that it is like itself.

@@ -15,21 +15,13 @@ import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
 
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.models.bundled import architectures as architectures  # registers the names
 from binderclip.models.files import registry
-from binderclip.models.files.checkpoint import (
-    check_finite,
-    check_weights_file,
-    configured,
-    first_words,
-    guarded,
-    read_object,
-    shortened,
-)
+from binderclip.models.files.checkpoint import check_weights_file, first_words, guarded, shortened
 from binderclip.models.files.compact import compact_state, text_folder
 from binderclip.models.files.devices import resolve_device, resolve_dtype
 from binderclip.models.files.hub import cache_only_when_unreachable, reachable, why_not
-from binderclip.models.files.saving import read_similarity
-from binderclip.models.image_text.backends import place
+from binderclip.models.image_text.folder import finish, read_model_folder, wrap
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import Preprocess
 from binderclip.models.text.tokenize import (
@@ -39,7 +31,6 @@ from binderclip.models.text.tokenize import (
     Tokenizer,
     TransformersTokenizer,
 )
-from binderclip.similarity.geometry import Similarity
 
 # Entries of `vision_cfg` that are ours, see `set_block_options`.
 OWN_VISION = ("norm", "post_norm", "qkv_bias")
@@ -55,21 +46,6 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
-
-
-def finish(model: ImageTextModel, device: torch.device, dtype: torch.dtype) -> ImageTextModel:
-    """The last steps of every `load`: device, precision, memory format, eval mode.
-
-    Raises:
-        CheckpointError: weights that are NaN or infinite, or become so in this precision.
-    """
-    check_finite(model.backbone.state_dict(), model.name)
-    place(model.backbone, model.kind, device, dtype)
-    if model.geometry is not None:
-        model.geometry.to(device)
-    if dtype == torch.float16:  # numbers beyond 65,504
-        check_finite(model.backbone.state_dict(), model.name)
-    return model.eval()
 
 
 def build(
@@ -110,7 +86,7 @@ def build(
     preprocess = preprocess.at(getattr(backbone.visual, "image_size", None))
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = tokenizer_of(config, None if tokenizer is None else Path(tokenizer), name)
-    return finish(_wrap(backbone, name, config, preprocess, tokenizer, {}), where, precision)
+    return finish(wrap(backbone, name, config, preprocess, tokenizer, {}), where, precision)
 
 
 def construct(config: dict[str, Any]) -> Any:
@@ -177,28 +153,6 @@ def _leave_out_final_norms(backbone: Any) -> None:
         setattr(tower, name, torch.nn.Identity())
 
 
-def _wrap(
-    backbone: Any,
-    name: str,
-    config: Mapping[str, Any],
-    preprocess: Preprocess,
-    tokenizer: Tokenizer,
-    card: Mapping[str, Any],
-    geometry: Similarity | None = None,
-) -> ImageTextModel:
-    return ImageTextModel(
-        backbone,
-        kind="open_clip",
-        name=name,
-        preprocess=preprocess,
-        tokenizer=tokenizer,
-        config={"model_cfg": dict(config)},
-        card=card,
-        embed_dim=int(config["embed_dim"]),
-        geometry=geometry,
-    )
-
-
 # -- by architecture -----------------------------------------------------------------------------------------------
 
 
@@ -226,7 +180,7 @@ def from_architecture(arch: str, pretrained: str, name: str) -> ImageTextModel:
         known = f"open_clip:{arch}/{tags[0]}" if tags else f"open_clip:{arch}/WEIGHT_FILE"
         warnings.warn(f"{name} is randomly initialised: its scores mean nothing ({known} loads weights)", stacklevel=4)
     preprocess = Preprocess.from_open_clip(backbone.visual.preprocess_cfg)
-    return _wrap(backbone, name, config, preprocess, tokenizer_of(config, None, name), card)
+    return wrap(backbone, name, config, preprocess, tokenizer_of(config, None, name), card)
 
 
 def _weights(arch: str, pretrained: str, tags: list[str]) -> str:
@@ -278,7 +232,7 @@ def from_hub(model: str, name: str) -> ImageTextModel:
     backbone = _create(model, name, require_pretrained=True)
     config = open_clip.get_model_config(model)
     preprocess = Preprocess.from_open_clip(backbone.visual.preprocess_cfg)
-    return _wrap(backbone, name, config, preprocess, tokenizer_of(config, None, name, hub=model), {"weights": model})
+    return wrap(backbone, name, config, preprocess, tokenizer_of(config, None, name, hub=model), {"weights": model})
 
 
 # -- from a folder -------------------------------------------------------------------------------------------------
@@ -290,21 +244,10 @@ def from_folder(folder: Path, name: str) -> ImageTextModel:
     Raises:
         CheckpointError: a missing or damaged configuration or weight file.
     """
-    config = _read_config(folder)
-    weights = _weights_in(folder)
-    check_weights_file(weights)
-    backbone = _construct_for(config["model_cfg"], folder)
-    compact = config.get("binderclip", {})
-    guarded(lambda: _load_weights(backbone, weights, compact), weights, f"the configuration in {folder}")
-    model_cfg, card, geometry = config["model_cfg"], registry.read_card(folder), read_similarity(folder)
-
-    def wrapped() -> ImageTextModel:
-        preprocess = Preprocess.from_open_clip(config.get("preprocess_cfg", {}))
-        preprocess = preprocess.at(getattr(backbone.visual, "image_size", None))
-        tokenizer = tokenizer_of(model_cfg, text_folder(folder, compact), name)
-        return _wrap(backbone, name, model_cfg, preprocess, tokenizer, card, geometry)
-
-    return configured(wrapped, folder / registry.CONFIG)
+    own = read_model_folder(folder)
+    backbone = _construct_for(own.model_cfg, folder)
+    guarded(lambda: _load_weights(backbone, own.weights, own.compact), own.weights, f"the configuration in {folder}")
+    return own.wrapped(backbone, name, lambda: tokenizer_of(own.model_cfg, text_folder(folder, own.compact), name))
 
 
 def _load_weights(backbone: Any, weights: Path, compact: Mapping[str, Any]) -> None:
@@ -325,26 +268,6 @@ def _construct_for(model_cfg: dict[str, Any], folder: Path) -> Any:
         return construct(own)
     except UsageError as error:
         raise CheckpointError(f"{folder / registry.CONFIG}: {error}") from error
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / registry.CONFIG
-    if not path.is_file():
-        raise CheckpointError(f"{folder} is not a model folder: it has no {registry.CONFIG}")
-    parts = ("model_cfg", "model_cfg.vision_cfg", "model_cfg.text_cfg", "preprocess_cfg", "binderclip")
-    config = read_object(path, *parts)
-    if not config.get("model_cfg"):
-        raise CheckpointError(f"{path} has no 'model_cfg'")
-    return config
-
-
-def _weights_in(folder: Path) -> Path:
-    preferred = [registry.WEIGHTS, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"]
-    found = [folder / name for name in preferred if (folder / name).is_file()]
-    found += [path for suffix in ("safetensors", "bin", "pth", "pt") for path in sorted(folder.glob(f"*.{suffix}"))]
-    if not found:
-        raise CheckpointError(f"{folder} has a configuration but no weights ({registry.WEIGHTS}): it is incomplete")
-    return found[0]
 
 
 # -- tokenizers ----------------------------------------------------------------------------------------------------

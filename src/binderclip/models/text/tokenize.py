@@ -7,6 +7,7 @@ sentence is read off. `TokenIds` carries all three.
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -118,6 +119,13 @@ class Tokenizer:
                 "one here: this tokenizer does not belong to this model"
             )
         return position
+
+
+def clean_whitespace(text: str) -> str:
+    """A text with its encoding mended, HTML entities read and white space collapsed, as open_clip cleans by default."""
+    import ftfy
+
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
 class OpenClipTokenizer(Tokenizer):

@@ -87,6 +87,7 @@ def open_image_tower(
         from binderclip.models.towers.kinds.hf_siglip import HfSiglipTower
 
         return HfSiglipTower(visual, mean=mean, std=std)
+    _refuse_encoders(visual)
     raise NotSupported(f"image tower {name} is not supported; supported: {IMAGE_KINDS}")
 
 
@@ -118,4 +119,10 @@ def open_text_tower(backbone: nn.Module) -> TextTower:
         from binderclip.models.towers.kinds.hf_siglip import hf_siglip_text
 
         return hf_siglip_text(owner)
+    _refuse_encoders(owner)
     raise NotSupported(f"text tower {name} is not supported; supported: {TEXT_KINDS}")
+
+
+def _refuse_encoders(module: nn.Module) -> None:
+    if type(module).__module__ == "binderclip.models.bundled.encoder":
+        raise NotSupported("the model was opened by load_encoder, which encodes alone: `load` gives one that opens")

@@ -104,10 +104,11 @@ def classify(
             views=views,
             crop_from=crop_from,
         )
-        from binderclip.models import load
+        from binderclip.models import load, load_encoder
 
         with stages("loading the model") as say:
-            clip = load("small" if model is None else model, device=device, dtype=dtype)
+            opened = load_encoder if options.plain else load
+            clip = opened("small" if model is None else model, device=device, dtype=dtype)
             if choice:
                 clip = clip.with_transform(fitted(clip, choice, say, batch_size=batch_size))
             say(f"looking at {number_of(len(found.paths), 'picture')}")
