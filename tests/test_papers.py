@@ -137,7 +137,7 @@ def test_criteria_are_older_than_what_they_judged() -> None:
 def test_the_command_at_paper_scale_is_one_that_exists(entry: Paper) -> None:
     words = entry.at_paper_scale.split()
     assert words[0] == "binderclip"
-    command = get_command(app).commands[words[1]]  # type: ignore[attr-defined]
+    command = get_command(app).get_command(None, words[1])  # type: ignore[attr-defined]
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words[2:] if word.startswith("--")} <= known
     name = VERBS.get(words[1], "--methods")
