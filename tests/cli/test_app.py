@@ -60,7 +60,8 @@ def test_absurd_numbers_are_refused_at_once(command: Command, value: str, monkey
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr(binderclip.models, "load", never)
+    for name in ("load", "load_encoder"):
+        monkeypatch.setattr(binderclip.models, name, never)
     for verb, option, _ in numbers(int, float):
         needed = {"classify": ["x"], "evaluate": ["small"], "adapt": ["x"], "anomaly": ["x"], "spikes": ["x"],
                   "descriptions": ["x"], "segment": ["x"]}.get(verb[0], [])  # fmt: skip

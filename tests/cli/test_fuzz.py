@@ -47,7 +47,7 @@ CALLS = 50
 SEEDS = int(os.environ.get("BINDERCLIP_FUZZ_SEEDS", "10"))
 MODELS = float(os.environ.get("BINDERCLIP_FUZZ_MODELS", "0.06"))
 """Share of the calls that may go on to a model once they are through the checks; the others end there."""
-LOADERS = ((binderclip.models, "load"), (binderclip.segment, "load_promptable"))
+LOADERS = ((binderclip.models, "load"), (binderclip.models, "load_encoder"), (binderclip.segment, "load_promptable"))
 LONG = ((binderclip.train, "run"), (binderclip.studies, "run_study"), (binderclip.adapt.selection, "select_head"),
         (binderclip.adapt.selection, "select_labels"), (server, "WorkbenchServer"), (demo, "_classify"))  # fmt: skip
 
