@@ -66,7 +66,10 @@ def test_classify_loads_the_model_alone(picture: Path) -> None:
     assert verbs == {"classify"}
 
 
-def test_search_and_embed_load_no_library_of_models(picture: Path, tmp_path: Path) -> None:
+def test_verbs_that_only_encode_load_no_library_of_models(picture: Path, tmp_path: Path) -> None:
+    few = ("--split", "val", "--limit", 24)
+    assert not SLOW & modules_of("evaluate", "small", "--data", "openclipart", *few)
+    assert not SLOW & modules_of("geometry", "small", "--data", "openclipart", *few, "--out", tmp_path / "page.html")
     assert not SLOW & modules_of("search", "index", picture.parent, "--index", tmp_path / "index")
     assert not SLOW & modules_of("search", "query", "red", "--index", tmp_path / "index")
     assert not SLOW & modules_of("embed", picture.parent, "--out", tmp_path / "embedded", "--no-captions")

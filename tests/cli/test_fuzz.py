@@ -131,9 +131,9 @@ def test_nothing_is_left_switched_off(place: Path, monkeypatch: pytest.MonkeyPat
     """A verb that is first imported while its loader is switched off would keep it so for every later test."""
     from binderclip.cli.verbs.geometry import run
 
-    monkeypatch.setattr(run, "load", _loader((binderclip.models, "load"), False))
+    monkeypatch.setattr(run, "load_encoder", _loader((binderclip.models, "load_encoder"), False))
     _give_back()
-    assert run.load is _ORIGINALS["load"]
+    assert run.load_encoder is _ORIGINALS["load_encoder"]
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

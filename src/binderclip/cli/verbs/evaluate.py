@@ -56,13 +56,13 @@ def evaluate(
 
     from binderclip.data import held_out_split, load_data
     from binderclip.evaluate import evaluate_model
-    from binderclip.models import load, resolve_templates
+    from binderclip.models import load_encoder, resolve_templates
 
     sentences, choice = resolve_templates(templates), parse_transform(transform)
     split = held_out_split(data) if split is None else split
     samples = load_data(data, split=None if split == "all" else split, allow_pipe=allow_pipe)
     with stages("loading the model") as say:
-        clip = load(model, device=device, dtype=dtype)
+        clip = load_encoder(model, device=device, dtype=dtype)
         if choice:
             clip = clip.with_transform(fitted(clip, choice, say, batch_size=batch_size))
         total = len(samples) if hasattr(samples, "__len__") else None

@@ -19,7 +19,7 @@ from binderclip.evaluate import (
     Whitening,
 )
 from binderclip.evaluate.model import encode_set
-from binderclip.models import load
+from binderclip.models import load_encoder
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -108,7 +108,7 @@ def measured(
     data = load_data(source, split=None if split == "all" else split)
     if not isinstance(data, ImageTextDataset):
         raise UsageError(f"--data {source}: shards are streamed; give a folder or a named set")
-    model = load(name, device=device, dtype=dtype)
+    model = load_encoder(name, device=device, dtype=dtype)
     count = min(len(data), limit or len(data))
     parts, kept, skipped = encode_set(
         model, data, batch_size, limit, lambda done: say(f"picture {min(done, count)} of {count}")

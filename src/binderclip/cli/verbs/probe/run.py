@@ -26,7 +26,7 @@ from binderclip.evaluate.probes import (
     selection_rate,
     true_positive_rate,
 )
-from binderclip.models import load, resolve_templates
+from binderclip.models import load_encoder, resolve_templates
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -123,7 +123,7 @@ def probed(
         raise UsageError(f"positive class {positive}: the classes are {', '.join(classes[:20])}")
     for column in (column for names in groups for column in names):
         data.column(column)  # an unknown one is refused before any work
-    model = load(name, device=device, dtype=dtype)
+    model = load_encoder(name, device=device, dtype=dtype)
     bank = model.text_bank(classes, sentences)
     count = min(len(data), limit or len(data))
     step = batches_said(say, "picture")
