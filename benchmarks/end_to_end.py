@@ -19,7 +19,7 @@ from benchmarks.harness import Row, row
 from benchmarks.peers import BETAS, EPS, OpenClipTraining
 from binderclip import train
 from binderclip.data import ImageTextDataset, load_data
-from binderclip.fit.optimizers import emulated
+from binderclip.models.files.devices import emulated
 from binderclip.train import Recipe
 from binderclip.train.engine.context import StageContext
 from binderclip.train.recipe.architecture import build_model
@@ -57,7 +57,7 @@ def run(*, resnet_steps: int = 5, vit_steps: int = 3, batch_size: int = 128, rep
     return rows
 
 
-PRECISION = "float32" if emulated("bfloat16", torch.device("cpu")) else "bfloat16"
+PRECISION = "float32" if emulated(torch.bfloat16, torch.device("cpu")) else "bfloat16"
 """The faster one of this processor."""
 BEST: dict[str, Any] = {"precision": PRECISION, "channels_last": True}
 # Recipe entries of our runs; of the peer's the precision.

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from binderclip.errors import UsageError
 from binderclip.fit import Callback, Checkpoint, Diverged, StepRecord, fit
-from binderclip.fit.optimizers import emulated
+from binderclip.models.files.devices import emulated
 
 
 def small_net(seed: int = 0) -> nn.Module:
@@ -218,7 +218,7 @@ def test_a_precision_without_instructions_is_told(native: bool, monkeypatch: pyt
         for precision in ("bfloat16", "float32"):
             fit(loss_of(net), net, some_batches(2), steps=1, lr=0.1, precision=precision)
     assert ["no instructions for it" in str(warning.message) for warning in said] == [True] * (not native)
-    assert not emulated("bfloat16", torch.device("cuda"))
+    assert not emulated(torch.bfloat16, torch.device("cuda"))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

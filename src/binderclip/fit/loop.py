@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.fit.checkpoint import Checkpoint
-from binderclip.fit.optimizers import OptimizerLike, autocast, emulated, make_optimizer, make_scaler
+from binderclip.fit.optimizers import PRECISIONS, OptimizerLike, autocast, make_optimizer, make_scaler
 from binderclip.fit.records import Diverged, FitResult, History
 from binderclip.fit.state import (
     load_module,
@@ -31,6 +31,7 @@ from binderclip.fit.state import (
     set_random_state,
     sync_only,
 )
+from binderclip.models.files.devices import SLOW_HERE, emulated
 from binderclip.optim import METHODS as CLIPS
 from binderclip.optim import ClipLog, NonFiniteGradient, as_clip
 from binderclip.optim import schedule as make_schedule
@@ -295,12 +296,8 @@ def _start(
     parameters = [p for group in built.param_groups for p in group["params"]]
     device = parameters[0].device
     autocast(precision, device)  # an unknown name is refused here
-    if emulated(precision, device):
-        warnings.warn(
-            f"precision={precision!r}: this processor has no instructions for it (AVX512-BF16 or AMX) and is about "
-            "half as fast as in float32",
-            stacklevel=3,
-        )
+    if emulated(PRECISIONS[precision], device):
+        warnings.warn(f"precision={precision!r}: {SLOW_HERE}", stacklevel=3)
     clip = make_clip(clip)
     names = None if module is None else plain_module(module).named_parameters()
     handle = None if clip is None else clip.attach(built, names=names)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import platform
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -16,7 +15,7 @@ from torch.optim import Optimizer
 from binderclip.errors import UsageError
 from binderclip.optim import LAMB, ClippedAdaGrad, ClippedAdam, MedianMomentum, StableSPAM
 
-__all__ = ["OPTIMIZERS", "PRECISIONS", "OptimizerLike", "autocast", "emulated", "make_optimizer", "make_scaler"]
+__all__ = ["OPTIMIZERS", "PRECISIONS", "OptimizerLike", "autocast", "make_optimizer", "make_scaler"]
 
 OptimizerLike = str | Mapping[str, Any] | Callable[..., Optimizer] | Optimizer
 
@@ -119,21 +118,6 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, PRECISIONS[precision])
-
-
-def emulated(precision: str, device: torch.device) -> bool:
-    """Whether a device has no instructions for a precision and computes it by way of float32, which takes longer.
-
-    Known of bfloat16 on x86 processors, where AVX512-BF16 or AMX is what it takes; False for all else.
-
-    Args:
-        precision: as `autocast` takes it.
-        device: the model's.
-    """
-    if precision != "bfloat16" or device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    tests = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
-    return all(test is not None and not test() for test in tests)
 
 
 def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:

@@ -10,7 +10,7 @@ import torch
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.models.files import registry
-from binderclip.models.files.devices import resolve_device, resolve_dtype
+from binderclip.models.files.devices import SLOW_HERE, emulated, resolve_device, resolve_dtype
 from binderclip.models.files.folders import bundled_of
 from binderclip.models.image_text.folder import encoder_from_folder, finish
 from binderclip.models.image_text.model import ImageTextModel
@@ -90,6 +90,8 @@ def _folder_of(name: str) -> Path | None:
 
 
 def _ready(model: ImageTextModel, where: torch.device, precision: torch.dtype) -> ImageTextModel:
+    if emulated(precision, where):
+        warnings.warn(f"dtype {str(precision).removeprefix('torch.')}: {SLOW_HERE}", stacklevel=3)
     model = finish(model, where, precision)
     try:
         model.tokenize("a")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 
 from binderclip.errors import NotSupported, UsageError
@@ -53,3 +55,18 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
     elif dtype in DTYPES:
         return DTYPES[dtype]
     raise UsageError(f"dtype {str(dtype)!r} is unknown: one of {', '.join(DTYPES)}")
+
+
+def emulated(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a device has no instructions for a precision and computes it by way of float32, which takes longer.
+
+    Known of bfloat16 on x86 processors, where AVX512-BF16 or AMX is what it takes; False for all else.
+    """
+    if dtype != torch.bfloat16 or device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    tests = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
+    return all(test is not None and not test() for test in tests)
+
+
+SLOW_HERE = "this processor has no instructions for it (AVX512-BF16 or AMX) and is about half as fast as in float32"
+"""What is said of a precision that is `emulated`."""
