@@ -45,8 +45,17 @@ def _raises(expected: Any, **options: Any) -> Iterator[Any]:
     try:
         with _PYTEST_RAISES(expected, **options) as info:
             yield info
-    except jaxtyping.TypeCheckError:
-        pytest.skip("its wrong input does not get past the annotation")
+    except (jaxtyping.TypeCheckError, AssertionError) as error:
+        if _refused(error):
+            pytest.skip("its wrong input does not get past the annotation")
+        raise
+
+
+def _refused(error: BaseException | None) -> bool:
+    """Whether an annotation refused something, or its refusal was put into an error of the library's own."""
+    while error is not None and not isinstance(error, jaxtyping.TypeCheckError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,11 @@ class MisalignmentScore:
 
 
 def f_clipscore_dm(
-    model: Any, images: Any, texts: str | Sequence[str], *, method: DenseMisalignment | None = None
+    model: Any,
+    images: Any,
+    texts: str | Sequence[str],
+    *,
+    method: Callable[[Any, Any, str | Sequence[str]], Misalignment] | None = None,
 ) -> MisalignmentScore:
     """F-CLIPScore of CLIP4DM: local evidence (the sum of misaligned words) times global distance (one minus cosine).
 
@@ -64,8 +68,8 @@ def f_clipscore_dm(
         model: an `ImageTextModel`.
         images: one for all captions or one each, anything the model takes, or their features (B, E).
         texts: one caption or several.
-        method: finds the words; default `DenseMisalignment()`, whose threshold fits OpenAI's and LAION's models: use
-            `DenseMisalignment().calibrate(...)` for others.
+        method: finds the words from (model, images, texts); default `DenseMisalignment()`, whose threshold fits
+            OpenAI's and LAION's models: use `DenseMisalignment().calibrate(...)` for others.
 
     Raises:
         UsageError: as `DenseMisalignment`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,39 @@ from binderclip.data.sets.sample import Skipped
 from binderclip.errors import DataError
 from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
 from binderclip.losses import Similarity
-from binderclip.models import ImageTextModel
+from binderclip.models import EncodedImages, TextBank
+from binderclip.models.image_text.encode import OnError
+from binderclip.models.image_text.preprocess import ImageLike
+
+
+@runtime_checkable
+class FileEncoder(Protocol):
+    """Whatever makes features of pictures: an `ImageTextModel`, or a model of one's own."""
+
+    def encode_files(
+        self,
+        sources: Sequence[ImageLike],
+        /,
+        *,
+        batch_size: int,
+        on_error: OnError,
+        progress: Callable[[int], object] | None,
+    ) -> EncodedImages:
+        """Features (N, E) of the pictures; `progress` gets the number of pictures done, after every batch."""
+        ...
+
+
+@runtime_checkable
+class PairEncoder(FileEncoder, Protocol):
+    """A `FileEncoder` with texts in the same space; compares by cosine unless it has a `geometry`."""
+
+    def encode_text(self, texts: Sequence[str], /, *, batch_size: int) -> Float[Tensor, "Q E"]:
+        """A row for each text."""
+        ...
+
+    def text_bank(self, labels: Sequence[str], templates: str | Sequence[str] | None, /) -> TextBank:
+        """The classes by name, in sentences."""
+        ...
 
 
 @dataclass
@@ -84,7 +116,7 @@ class Described:
 
 @torch.no_grad()
 def figures(
-    model: ImageTextModel,
+    model: PairEncoder,
     image_features: Float[Tensor, "N E"],
     dataset: ImageTextDataset | Described,
     *,
@@ -98,7 +130,7 @@ def figures(
     a query and an answer, and only a picture's own count: the recall of clip_benchmark.
 
     Args:
-        model: encodes the captions (each distinct one once) and the class names.
+        model: encodes the captions (each distinct one once) and the class names: an `ImageTextModel`, or one's own.
         image_features: (N, E) features of the pictures of `dataset`, in its order.
         dataset: captions, labels (-1: none) and classes.
         templates: sentences around a class name.
@@ -131,7 +163,7 @@ def figures(
 
 
 def evaluate_model(
-    model: ImageTextModel,
+    model: PairEncoder,
     dataset: ImageTextDataset | ShardDataset,
     *,
     templates: str | Sequence[str] | None = None,
@@ -142,6 +174,7 @@ def evaluate_model(
     """Measure a model on a data set; pictures that cannot be read are left out and reported.
 
     Args:
+        model: an `ImageTextModel`, or one of your own with the methods of `PairEncoder`.
         dataset: shards are read once, in their order; their captions and features are held, not their pictures.
         templates: sentences around a class name: a set by name, one template, or several.
         limit: only the first so many pictures.
@@ -162,7 +195,7 @@ Encoded = tuple[list[Tensor], "ImageTextDataset | Described", list[tuple[str, st
 
 
 def encode_set(
-    model: ImageTextModel,
+    model: FileEncoder,
     dataset: ImageTextDataset,
     batch_size: int = 64,
     limit: int | None = None,
@@ -194,7 +227,7 @@ def encode_set(
 
 
 def _encode_shards(
-    model: ImageTextModel,
+    model: FileEncoder,
     dataset: ShardDataset,
     batch_size: int,
     limit: int | None,
@@ -214,7 +247,7 @@ def _encode_shards(
 
 
 def _features(
-    model: ImageTextModel, images: list[Any], batch_size: int, before: int, progress: Callable[[int], object] | None
+    model: FileEncoder, images: list[Any], batch_size: int, before: int, progress: Callable[[int], object] | None
 ) -> Float[Tensor, "n E"]:
     """Features of a chunk; `progress` gets the number of pictures after every batch, those `before` the chunk too."""
     said = None if progress is None else lambda done: progress(before + done)

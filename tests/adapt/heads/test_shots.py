@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import wraps
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,20 @@ def test_the_comparison_equals_a_loop_with_the_same_draws() -> None:
         want = heads[row.head].fit(x[train], y[train], *extra).score(x_test, y_test)
         assert row.accuracy == pytest.approx(want)
         assert row.fit_seconds > 0
+
+
+def test_a_fit_inside_a_decorator_is_given_the_validation_examples() -> None:
+    given = []
+
+    class Watched(LinearProbe):
+        @wraps(LinearProbe.fit)
+        def fit(self, *arguments, **options):
+            given.append(len(arguments))
+            return super().fit(*arguments, **options)
+
+    (x, y), (x_test, y_test) = toy(12, 0), toy(40, 1)
+    compare_heads({"watched": Watched()}, x, y, x_test, y_test, shots=(2,), seeds=(0,))
+    assert given == [4]
 
 
 def test_the_tuned_probe_is_the_first_best_of_separate_fits() -> None:

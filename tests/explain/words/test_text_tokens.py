@@ -15,7 +15,7 @@ from binderclip.errors import NotSupported, UsageError
 from binderclip.explain import LeaveOneWordOut, TextTokenAttribution
 from binderclip.explain.words.text_tokens import combine
 from binderclip.explain.words.token_words import word_tokens
-from binderclip.models import ImageTextModel, build
+from binderclip.models import ImageTextModel, Preprocess, build
 from binderclip.models.text.tokenize import FileTokenizer, TransformersTokenizer
 
 CAPTION = "a red car-park, isn't"
@@ -79,7 +79,7 @@ def transformers_model(kind: str) -> ImageTextModel:
         config = transformers.SiglipConfig(text_config=text | {"projection_size": 32}, vision_config=vision)
         backbone = transformers.SiglipModel(config).eval()
     tokenizer = TransformersTokenizer(wordpiece(), 12)
-    return ImageTextModel(backbone, kind=kind, name="tiny", preprocess=None, tokenizer=tokenizer)
+    return ImageTextModel(backbone, kind=kind, name="tiny", preprocess=Preprocess((32, 32)), tokenizer=tokenizer)
 
 
 def test_words_are_found_among_the_tokens_of_every_tokenizer(model, tmp_path: Path):

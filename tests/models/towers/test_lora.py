@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,14 +11,15 @@ import torch
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.models import ImageTextModel, build, load, lora_
+from binderclip.models import ImageTextModel, Preprocess, build, load, lora_
+from binderclip.models.image_text.encoder import PictureModel
 from binderclip.models.layers.freezing import frozen
 from binderclip.models.layers.lora import LoRA, LowRank, adapted_blocks, first_block
 
 
-def around(case: Any) -> Any:
-    """What `lora_` needs of a model, with one image tower."""
-    return SimpleNamespace(image_tower=case.tower, history=[])
+def around(case: Any) -> PictureModel:
+    """A model of one image tower around a backbone."""
+    return PictureModel(case.module, name=case.name, preprocess=Preprocess((32, 32)), card=None)
 
 
 def fill(lora: LoRA, seed: int = 0) -> None:

@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans
 
 from binderclip.errors import UsageError
 from binderclip.segment.promptable import OracleSegmenter
-from binderclip.segment.task import FragmentBoxes, Look, best_first, fragment_boxes, lloyd
+from binderclip.segment.task import FragmentBoxes, Look, VocabularyScorer, best_first, fragment_boxes, lloyd
 
 
 def test_kmeans_is_scikit_learns_from_the_same_centres():
@@ -64,10 +64,11 @@ def test_components_and_boxes_are_scikit_images():
     assert set(fragment_boxes(clusters, active)) == expected
 
 
-class ByColour:
+class ByColour(VocabularyScorer):
     """Words are colours; a picture shows each as far as its mean is of that colour."""
 
-    vocabulary = ("red", "green", "blue")
+    def __init__(self):
+        super().__init__(None, ("red", "green", "blue"))
 
     def probabilities(self, images, texts):
         means = np.stack([np.asarray(image, dtype=float).reshape(-1, 3).mean(0) for image in images])

@@ -139,14 +139,14 @@ def test_each_is_built_as_its_paper_says(oracle, maps, monkeypatch):
     assert (built.chooser.ground, built.chooser.size) == ("black", (16, 16))
     assert (built.selector, built.loop.rounds, built.loop.reweight) == (LastRound(), 1, "none")
 
-    monkeypatch.setattr(methods, "middle_features", lambda model, layer=None: layer)
+    monkeypatch.setattr(methods, "middle_features", lambda model, layer=None: lambda image: layer)
     built = zip_instances(model, oracle, COLOURS)
     assert maps.made.pop() == ("v", Whole(512 / 224))  # values, the shorter side at 512 pixels for a model of 224
     assert isinstance(built.proposer, VocabularyGate)
     assert built.proposer.threshold == 0.05
     fragments = built.candidates
     assert (fragments.k, fragments.threshold, fragments.gain, fragments.looseness) == (10, 0.7, 0.3, 3.0)
-    assert (fragments.features, fragments.overlap) == (None, 0.5)  # None: the block in the middle
+    assert (fragments.features(None), fragments.overlap) == (None, 0.5)  # None: the block in the middle
     assert (built.chooser, built.selector) == (UnionOfMasks(), LastRound())
     assert (built.loop.rounds, built.loop.reweight) == (1, "none")
 

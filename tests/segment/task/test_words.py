@@ -14,6 +14,7 @@ from binderclip.segment.task import (
     Hypothesis,
     PatchHypotheses,
     VocabularyGate,
+    VocabularyScorer,
     WordProposer,
     bundled_words,
 )
@@ -78,11 +79,13 @@ def test_patches_are_the_picture_its_halves_and_quarters():
     assert (cover == 4).all()
 
 
-class Oracle:
+class Oracle(VocabularyScorer):
     """A word's probability is the share of its colour that a picture shows; what nothing shows is a sure lion."""
 
-    vocabulary, backgrounds = ("lion", "owl", "fox"), ("snow", "sand")
     colours = {"owl": 0, "fox": 2}
+
+    def __init__(self):
+        super().__init__(None, ("lion", "owl", "fox"), ("snow", "sand"))
 
     def probabilities(self, images, texts):
         rows = []
@@ -140,8 +143,9 @@ def test_the_eraser_is_told_both_words():
 
 
 def test_the_gate_lets_through_what_a_ninth_of_the_picture_shows():
-    class Ninths:
-        vocabulary = ("owl", "fox", "lion", "cat")
+    class Ninths(VocabularyScorer):
+        def __init__(self):
+            super().__init__(None, ("owl", "fox", "lion", "cat"))
 
         def probabilities(self, images, texts):
             assert [image.size for image in images] == [(60, 40), *((20, h) for h in (13, 14, 13) for _ in range(3))]

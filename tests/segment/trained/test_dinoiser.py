@@ -145,6 +145,6 @@ def test_bad_heads_and_pictures_are_named(clip_model, tmp_path) -> None:
 
 def test_a_head_cannot_read_the_last_block(clip_model) -> None:
     head = DINOiserHead(clip_model.image_tower.width, dim=8, layer=-1)
-    fusion = GuidedPooling(Student(head), saliency=StudentSaliency(head))
+    fusion = GuidedPooling(Student(head), saliency=StudentSaliency(Student(head)))
     with pytest.raises(UsageError, match=r"is the last of .*: ln2 is to be had of the blocks before it"):
         Segmenter(clip_model, fusion=fusion)(torch.rand(3, 32, 32), ["a cat", "a dog"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.utils.validation import has_fit_parameter
 
 from binderclip.data import few_shot_split
 
@@ -68,7 +69,7 @@ def compare_heads(
             train, held = draw_shots(y, count, seed)
             for name, head in heads.items():
                 model = clone(head)
-                extra = (X[held], y[held]) if "X_val" in model.fit.__code__.co_varnames else ()
+                extra = (X[held], y[held]) if has_fit_parameter(model, "X_val") else ()
                 start = time.process_time()
                 model.fit(X[train], y[train], *extra)
                 seconds = time.process_time() - start

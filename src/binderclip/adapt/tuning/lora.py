@@ -258,7 +258,7 @@ class LoRATuning(ModelHead):
         self.adapted(model).merge()
         return model
 
-    def classifier_for(self, classes: Sequence[Any]) -> LoRATuning:
+    def classifier_for(self, classes: Sequence[Any] | Mapping[Any, Any]) -> LoRATuning:
         """The same adapters with other classes, of which no image was seen (base-to-new).
 
         Args:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Real
 
 from binderclip.errors import UsageError
 
 
-def consistency(features: Float[np.ndarray, "N D"], y_pred: Float[np.ndarray, "N"], *, k: int = 5) -> float:
+def consistency(
+    features: Real[np.ndarray, "N D"], y_pred: Real[np.ndarray, "N"] | Sequence[float], *, k: int = 5
+) -> float:
     """1 minus the mean distance of each decision to the mean decision of the item's k nearest neighbours.
 
     Paper: Zemel et al., Learning Fair Representations (ICML 2013).

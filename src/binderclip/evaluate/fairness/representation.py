@@ -61,7 +61,7 @@ def association_test(
     count = len(first)
 
     def apart(values: Float[np.ndarray, "*D N"]) -> Float[np.ndarray, "*D"]:
-        return values[..., :count].mean(axis=-1) - values[..., count:].mean(axis=-1)
+        return np.asarray(values[..., :count].mean(axis=-1) - values[..., count:].mean(axis=-1))
 
     shuffled = np.random.default_rng(seed).permuted(np.tile(s, (permutations, 1)), axis=1)
     p = (1 + int((apart(shuffled) >= apart(s) - 1e-12).sum())) / (1 + permutations)

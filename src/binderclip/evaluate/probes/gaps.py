@@ -32,7 +32,7 @@ def difference(
     """
     if method == "between_groups":
         low, high = _ends(by_group)
-        return high - low
+        return np.asarray(high - low)  # of 0-dim arrays NumPy gives a scalar
     return _last(np.abs(by_group - _overall(overall, method)), np.maximum)
 
 
@@ -55,7 +55,7 @@ def ratio(
     with np.errstate(invalid="ignore", divide="ignore"):
         if method == "between_groups":
             low, high = _ends(by_group)
-            return low / high
+            return np.asarray(low / high)
         each = by_group / _overall(overall, method)
         return _last(np.minimum(each, 1 / each), np.minimum)
 

@@ -71,18 +71,19 @@ class InteractiveSession:
     segmenter: PromptableSegmenter
     image: ImageLike
     feedback: bool = True
-    state: ImageState = field(default=None, repr=False)  # type: ignore[assignment]
+    state: ImageState | None = field(default=None, repr=False)
+    _encoded: ImageState = field(init=False, repr=False)
     _steps: list[_Step] = field(default_factory=list, init=False, repr=False)
     _undone: list[_Step] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.state is None:
-            self.state = self.segmenter.encode(self.image)
+        self._encoded = self.segmenter.encode(self.image) if self.state is None else self.state
+        self.state = self._encoded
 
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) of the picture."""
-        return self.state.size
+        return self._encoded.size
 
     @property
     def clicks(self) -> tuple[Click, ...]:
@@ -230,7 +231,7 @@ class InteractiveSession:
     ) -> Masks:
         previous = self._steps[-1].masks.low_res[0, 0] if self._steps and self.feedback else None
         if rough is not None:
-            previous = mask_prompt(rough, self.state, self.segmenter.image_size)
+            previous = mask_prompt(rough, self._encoded, self.segmenter.image_size)
         prompts = Prompts.of(
             points=[(click.x, click.y) for click in clicks] or None,
             labels=[int(click.positive) for click in clicks] or None,
@@ -239,7 +240,7 @@ class InteractiveSession:
         )
         # A single click may mean a part or the whole: the best of three. Everything further is unambiguous.
         single = len(clicks) == 1 and box is None and previous is None
-        return self.segmenter.predict(self.state, prompts, multimask=single).pick()
+        return self.segmenter.predict(self._encoded, prompts, multimask=single).pick()
 
 
 def sampled_line(points: Sequence[Sequence[float]], spacing: float, most: int = 16) -> list[tuple[float, float]]:
@@ -331,7 +332,7 @@ def click_curve(
     """
     if clicks < 1 or not bool(truth.any()):
         raise UsageError("click_curve needs at least one click and an object with pixels")
-    session = InteractiveSession(segmenter, image, state=state)  # type: ignore[arg-type]
+    session = InteractiveSession(segmenter, image, state=state)
     check_mask(truth, session.size)
     curve = []
     for _ in range(clicks):
