@@ -172,6 +172,8 @@ def test_nothing_that_can_be_read_fails(command: Command, model: Path, folder: P
     done = command("quality", folder / "broken.png", folder / "thin.png", "-m", model)
     assert done.code == 1
     assert "skipped 2 files" in done.err
+    # Of scores that there are none of nothing is explained.
+    assert "comes from" not in command("quality", folder / "broken.png").err
 
 
 def test_weights_of_qualiclip_are_a_column_and_orders(

@@ -118,12 +118,12 @@ def quality(
             batch_size=batch_size, progress=lambda done: step(done, count),
         )  # fmt: skip
     _show(ranking, columns, json, sheet_path, csv_path)
-    if not json and ranking.tuned is not None:
+    if not json and ranking.rows and ranking.tuned is not None:
         note(
             f"{QUALITY} comes from {ranking.tuned}, which learned to order degraded photographs (p138): copies of one "
             f"picture better than different pictures; other columns are the words of {ranking.model}"
         )
-    if not json and ranking.by != LEARNED and not (ranking.by == QUALITY and ranking.tuned):
+    if not json and ranking.rows and ranking.by != LEARNED and not (ranking.by == QUALITY and ranking.tuned):
         keys = [key for key, _ in ranking.rows]
         if ranking.by in named_pairs(scores, ()):
             note_weak_on_photographs(ranking.model, keys, weakness=AT_CHANCE, real="open_clip:RN50/openai")
