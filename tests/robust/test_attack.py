@@ -340,3 +340,18 @@ def test_a_start_of_ones_own_is_brought_into_the_ball() -> None:
     parts = {"param": Linf(0.1), "step": Sign(0.01), "steps": 0, "keep": "last"}
     found = attack(CrossEntropy(model, torch.zeros(3).long()), x, **parts, start=x + 0.5)
     torch.testing.assert_close(found.images, (x + 0.1).clamp(0, 1))
+
+
+def test_the_box_and_the_usual_step_are_the_attacks_own() -> None:
+    model = Linear()
+    images = torch.zeros(1, 12, dtype=torch.float64)
+    label = model(images).argmax(1)
+    options: dict[str, Any] = {"random_start": False, "objective": "margin"}
+    found = PGD(model, 0.1, steps=10, box=(-1.0, 1.0), keep="last", **options)(images, label)
+    assert torch.allclose(found.perturbation.abs(), torch.full_like(images, 0.1))  # also below 0
+    # 2.5 eps / steps along every sign: on a linear model the margin grows by so much of the weights' length.
+    rise = found.history[1] - found.history[0]
+    assert float(rise) == pytest.approx(0.025 * float(model.w.detach().abs().sum()))
+    # Carlini and Wagner's margin ends at 50: an attack that is that sure goes on no further.
+    sure = CW(model, 40.0, steps=5, box=WIDE, random_start=False)(images, label)
+    assert float(sure.objective) == 50.0

@@ -69,3 +69,11 @@ def test_pictures_that_nobody_knows_are_refused() -> None:
         TransferStudy(targets={"first": FIRST})({}, IMAGES, LABELS)
     with pytest.raises(UsageError, match="do not go with"):
         transfer_success_rate(FIRST, IMAGES, LABELS[:2])
+
+
+def test_the_step_is_the_callers_or_a_tenth_of_the_radius() -> None:
+    # One step of 0.03 turns the first picture, at 0.52, and not the second, at 0.58; of 0.1 / 10 it turns none.
+    for alpha, rate in ((0.03, 1 / 4), (None, 0.0), (0.09, 2 / 4)):
+        study = TransferStudy(targets={"first": FIRST}, eps=0.1, alpha=alpha, steps=1)
+        found = study({"first": FIRST}, IMAGES[[0, 1, 3, 4]], LABELS[[0, 1, 3, 4]])
+        assert found.rates[0].tolist() == pytest.approx([rate])

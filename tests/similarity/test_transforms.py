@@ -197,3 +197,28 @@ def test_what_is_said_of_lengths_is_true(transform: Any) -> None:
     longer = torch.nn.functional.normalize(transform.transform(3 * rows, "image"), dim=1)
     plain = torch.nn.functional.normalize(transform.transform(rows, "image"), dim=1)
     assert transform.reads_lengths is not torch.allclose(longer, plain, atol=1e-5)
+
+
+def test_noise_ridge_and_threshold_do_what_they_say_to_the_covariance():
+    x = cloud()
+    exact = torch.cat([x, x[:, :1]], 1)
+
+    def covariance(**settings: Any) -> np.ndarray:
+        backward = Whitening(**settings).fit(EmbeddingSet(exact, "image")).fitted("image")["backward"]
+        return (backward.T @ backward).numpy()
+
+    own = np.cov(exact.numpy().T)
+    np.testing.assert_allclose(
+        covariance(redundant="ridge", eps=0.2) - own, 0.2 * np.diag(own).mean() * np.eye(7), atol=1e-8
+    )
+    noisy, other = (covariance(redundant="noise", seed=seed) for seed in (0, 1))
+    np.testing.assert_allclose(noisy[:6, :6], own[:6, :6], atol=1e-8)
+    # The variance of 400 numbers of standard deviation 0.1: 0.01, give or take four of its own deviations.
+    assert noisy[6, 6] == pytest.approx(0.01, abs=4 * 0.01 * (2 / 400) ** 0.5)
+    assert abs(noisy[6, 6] - other[6, 6]) > 1e-6
+    generator = torch.Generator().manual_seed(2)
+    parts = torch.randn(4000, 3, generator=generator, dtype=torch.float64)
+    pair = torch.stack([parts[:, 0], 0.7 * parts[:, 0] + 0.51**0.5 * parts[:, 1], parts[:, 2]], 1)  # correlation 0.7
+    for threshold, left in ((0.6, 2), (0.8, 3)):
+        fitted = Whitening(threshold=threshold).fit(EmbeddingSet(pair, "image"))
+        assert fitted.transform(pair, "image").shape[1] == left

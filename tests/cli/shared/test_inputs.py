@@ -66,6 +66,15 @@ def test_names_are_short_where_they_may_be(paths: list[str], root: str | None, n
     assert output_names([Path(p) for p in paths], None if root is None else Path(root)) == names
 
 
+def test_no_ending_makes_one_name_of_two() -> None:
+    paths = [Path("cat-difference.png"), Path("cat.png"), Path("Sheet.png")]
+    endings = ("", "-difference")
+    names = output_names(paths, endings=endings, taken=["sheet"])
+    files = {f"{name}{ending}".casefold() for name in names for ending in endings}
+    assert len(files | {"sheet"}) == 2 * len(paths) + 1
+    assert output_names(paths) == ["cat-difference", "cat", "Sheet"]
+
+
 def test_a_folder_for_files_is_made_or_refused_alike(command: Command) -> None:
     draw("pets/x.png", "pets/y.png")
     Path("taken").write_text("no folder")
@@ -105,7 +114,7 @@ def test_a_second_run_is_of_the_same_pictures(command: Command) -> None:
         again = command(*verb, "--json")
         assert "left out" not in first.err
         assert "below" in again.err
-        assert f"{folder}, the output folder, are left out" in again.err
+        assert f"below {folder}, the output folder" in again.err
         assert again.json()["images"] == first.json()["images"]
         for path in Path(folder).glob("*"):
             path.unlink()
@@ -120,4 +129,4 @@ def test_a_folder_of_nothing_but_results_has_no_images(command: Command) -> None
     for words in (("segment", "all", "-l", "cat"), ("explain", "all", "-l", "cat"), ("anomaly", "all")):
         done = command(*words, "--out", "all/found")
         assert (done.code, "no images in all" in done.err) == (1, True), done.err
-        assert "1 images below all/found, the output folder, are left out" in done.err
+        assert "left out: 1 image below all/found, the output folder" in done.err

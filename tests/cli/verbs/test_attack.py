@@ -123,12 +123,29 @@ def test_large_pictures_are_reduced_and_the_page_says_what_was_done(
     assert sorted(pixels(path).shape for path in (tmp_path / "out").glob("*a.png")) == [(40, 32, 3), (48, 38, 3)]
     assert "3 pictures; pgd within 4 levels of 255, towards another label" in done.out
     assert "of 3 pictures, and on" in done.err
-    assert "1 pictures were reduced to 48 px" in done.err
+    assert "1 picture reduced to 48 px" in done.err
     assert "skipped 1 file" in done.err
     # An earlier run's pictures are none of the folder's.
     inside = command("attack", model, folder, "-l", "cat,dog", "--steps", "1", "--out", folder / "out", "--json")
     twice = command("attack", model, folder, "-l", "cat,dog", "--steps", "1", "--out", folder / "out", "--json")
     assert len(inside.json()["images"]) == len(twice.json()["images"]) == 3
+
+
+def test_no_result_replaces_another_or_a_picture(command: Command, model: Path, tmp_path: Path) -> None:
+    pictures, rng = tmp_path / "pictures", np.random.default_rng(1)
+    pictures.mkdir()
+    for name in ("a", "a-difference", "b"):
+        Image.fromarray(rng.integers(60, 190, (32, 32, 3)).astype(np.uint8)).save(pictures / f"{name}.png")
+    words = ("attack", model, pictures, "-l", "cat,dog", "--steps", "2", "--json")
+    found = command(*words, "--out", tmp_path / "out").json()["images"]
+    assert len({each[name] for each in found for name in ("picture", "difference")}) == 6
+    for each in found:
+        changed, clean = (pixels(Path(each[name])) for name in ("picture", "image"))
+        assert np.abs(changed - clean).max() == each["levels"] <= 4
+    before = (pictures / "b.png").read_bytes()
+    done = command("attack", "no-such-model", pictures / "b.png", "-l", "cat,dog", "--out", pictures)
+    assert (done.code, "b.png is one of the pictures and would be replaced" in " ".join(done.err.split())) == (2, True)
+    assert (pictures / "b.png").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -141,6 +158,8 @@ def test_large_pictures_are_reduced_and_the_page_says_what_was_done(
         (["--labels", "cat,dog", "--eps", "4/0"], "neither a fraction"),
         (["--labels", "cat,dog", "--eps", "4"], "at most 1"),
         (["--labels", "cat,dog", "--eps", "nan"], "neither a fraction"),
+        (["--labels", "cat,dog", "--eps", "1/2/3"], "neither a fraction"),
+        (["--labels", "cat,dog", "--eps", "1e2000000"], "at most 1"),  # ten million digits are never written out
         (["--labels", "cat,dog", "--method", "fgsm", "--steps", "3"], "has one step"),
         (["--labels", "cat,,dog"], "empty label"),
     ],
@@ -159,7 +178,7 @@ def test_a_folder_of_nothing_but_broken_pictures_fails(command: Command, model: 
     (tmp_path / "bad" / "x.png").write_bytes(b"no picture")
     done = command("attack", model, tmp_path / "bad", "-l", "cat,dog", "--out", tmp_path / "out")
     assert done.code == 1
-    assert "none of the 1 pictures could be read" in done.err
+    assert "of 1 picture none could be read" in done.err
     assert "skipped 1 file" in done.err
 
 

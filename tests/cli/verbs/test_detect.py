@@ -117,6 +117,15 @@ def test_a_picture_alone_has_no_figures_and_limits_are_printed(
     assert "not calibrated" in done.err
 
 
+def test_maps_replace_no_picture(command: Command, data: Path, tmp_path: Path) -> None:
+    picture = Path(shutil.copy(data / "0_real" / "1.png", tmp_path))
+    before = picture.read_bytes()
+    done = command("detect", picture, "--detector", tmp_path / "none.safetensors", "--maps", tmp_path)
+    assert done.code == 2
+    assert "1.png is one of the pictures and would be replaced" in " ".join(done.err.split())
+    assert picture.read_bytes() == before
+
+
 def test_a_detector_of_noise_needs_no_model_and_its_title_names_none(
     command: Command, data: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,46 @@ def test_a_saved_enhancer_is_used_on_pictures_of_any_size(
     # The same folder with another enhancer would mix results.
     other = command("enhance", picture, "--enhancer", brighter, "--out", out)
     assert "results of another enhancer or --max-side" in " ".join(other.err.split())
+
+
+def test_a_result_is_of_the_file_as_it_is_and_replaces_no_picture(
+    command: Command, data: Path, brighter: Path, tmp_path: Path
+) -> None:
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    pictures.mkdir()
+    for name, value in (("a", 40), ("before-after", 60)):
+        Image.new("RGB", (24, 24), (value, value, value)).save(pictures / f"{name}.png")
+    words = ("enhance", pictures, "--enhancer", brighter, "--out", out, "--json")
+    first = command(*words).json()
+    # The sheet has its name to itself.
+    assert Path(first["sheet"]).name == "before-after.png"
+    assert [row["mean_after"] * 255 for row in first["images"]] == pytest.approx([80, 120], abs=0.1)
+    for row in first["images"]:
+        with Image.open(row["result"]) as made:
+            assert made.size == (24, 24)
+    Image.new("RGB", (24, 24), (90, 90, 90)).save(pictures / "a.png")
+    again = command(*words).json()
+    assert again["kept"] == 1
+    assert [row["mean_after"] * 255 for row in again["images"]] == pytest.approx([180, 120], abs=0.1)
+    before = (pictures / "a.png").read_bytes()
+    done = command("enhance", pictures / "a.png", "--enhancer", brighter, "--out", pictures)
+    assert done.code == 2
+    assert "a.png is one of the pictures and would be replaced" in " ".join(done.err.split())
+    assert (pictures / "a.png").read_bytes() == before
+    assert not (pictures / "enhanced.json").exists()
+
+
+def test_other_pictures_of_the_same_number_are_another_training(
+    command: Command, data: Path, model: Path, tmp_path: Path
+) -> None:
+    dark = shutil.copytree(data / "dark" / "deep", tmp_path / "dark")
+    words = ("enhance", dark, "--dark", dark, "--bright", data / "bright", "--out", tmp_path / "out", "-m", model,
+             "--steps", "1", "--prompt-steps", "1", "--side", "32")  # fmt: skip
+    assert command(*words).code == 0
+    Image.new("RGB", (44, 30), (9, 9, 9)).save(dark / "0.png")
+    done = command(*words)
+    assert done.code != 0
+    assert "other pictures or settings" in " ".join(done.err.split())
 
 
 def test_what_nobody_would_see_is_said(command: Command, data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,20 @@ def test_the_page_shows_gaps_and_wrong_pictures_without_a_network(found: tuple[d
     assert wrong["value"] < 1
     assert ", is food" in page or ", is animal" in page or ", is flag" in page
     assert '"http' not in page
+
+
+def test_why_nothing_was_mitigated_is_true(command: Command, planted: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(planted, tmp_path / "set")
+    rows = list(csv.reader((folder / "captions.csv").open(encoding="utf-8")))
+    for number, row in enumerate(rows[1:]):
+        row[4] = "many" if number % 15 else f"few {number}"  # one large group, and six pictures alone
+    with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    words = ("--groups", "camera", "--draws", "100", "--out", tmp_path / "out", "--json")
+    found = command("probe", "small", "--data", folder, *words).json()
+    assert found["mitigations"] == []
+    (said,) = (line for line in found["left_out"] if line.startswith("mitigations"))
+    assert said == "mitigations by camera: fewer than two groups are large enough"
 
 
 def test_mistakes_are_named(command: Command, planted: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_the_order_can_be_another_column_and_large_pictures_are_reduced(
     shown = command(*words)
     assert shown.code == 0
     assert "worst first by contrast" in shown.out
-    assert "2 pictures were reduced to 48 px" in " ".join(shown.err.split())
+    assert "2 pictures reduced to 48 px" in " ".join(shown.err.split())
     assert "skipped 2 files" in shown.err
 
 
@@ -149,6 +149,7 @@ def test_two_folders_are_compared_by_both_distances(
         (("--pairs", "three.txt"), 2, "three.txt, line 1"),
         (("--weights", "three.txt"), 1, "cannot be read as weights"),
         (("--against", ".", "--by", "quality"), 2, "--by is about single pictures"),
+        (("--against", "alone"), 1, "--against: 1 of 1 file could be read: a distance needs two pictures"),
         (("--sheet", "sheet.txt"), 2, "a picture's name ends in"),
         (("--csv", "nowhere/scores.csv"), 2, "there is no folder nowhere"),
     ],
@@ -159,6 +160,8 @@ def test_mistakes_are_named(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     Path("three.txt").write_text("a | b | c\n", encoding="utf-8")
+    Path("alone").mkdir()
+    Image.new("RGB", (40, 40)).save("alone/1.png")
     done = command("quality", folder, "-m", model, *words)
     assert done.code == code, done.err
     assert said in " ".join(done.err.split())
@@ -169,6 +172,8 @@ def test_nothing_that_can_be_read_fails(command: Command, model: Path, folder: P
     done = command("quality", folder / "broken.png", folder / "thin.png", "-m", model)
     assert done.code == 1
     assert "skipped 2 files" in done.err
+    # Of scores that there are none of nothing is explained.
+    assert "comes from" not in command("quality", folder / "broken.png").err
 
 
 def test_weights_of_qualiclip_are_a_column_and_orders(

@@ -9,6 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from binderclip.curate import TextRemovalScore
+from binderclip.data.inpaint import inpaint_telea
 from binderclip.data.made.words import polygon_mask, render_text
 from binderclip.errors import UsageError
 
@@ -81,3 +82,30 @@ def test_bad_settings_are_refused() -> None:
     for options in ({"size": 0}, {"opacity": 0.0}):
         with pytest.raises(UsageError, match="needs words"):
             render_text(blank(), "word", **options)
+
+
+def test_filling_and_its_settings_are_the_callers() -> None:
+    picture = render_text(blank(), "LEFT", size=20, position=(0.25, 0.5))
+    model, holes = Darkness(), []
+
+    def cosine(pixels: np.ndarray) -> float:
+        shown = Image.fromarray((pixels * 255).round().astype(np.uint8))
+        return float(model.encode_image([shown], normalize=True)[0, 0])
+
+    def black(pixels: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        holes.append(hole)
+        return np.where(hole[..., None], 0.0, pixels).astype(np.float32)
+
+    pixels = np.asarray(picture.image, dtype=np.float32) / 255
+    for margin in (0, 4):
+        score = TextRemovalScore(model, inpaint=black, margin=margin)  # type: ignore[arg-type]
+        found = score(picture.image, "on the left", picture.polygons, [])
+        hole = polygon_mask(picture.polygons, (48, 160), margin=margin)
+        assert np.array_equal(holes[-1], hole)
+        assert found.rsa == pytest.approx(cosine(pixels) - cosine(black(pixels, hole)), abs=1e-6)
+    # Half of a letter is left, so that what is near decides what is filled in.
+    half = [np.array([(30, 8), (44, 8), (44, 40), (30, 40)])]
+    for radius in (1, 9):
+        found = TextRemovalScore(model, radius=radius)(picture.image, "on the left", half, [])  # type: ignore[arg-type]
+        filled = inpaint_telea(pixels, polygon_mask(half, (48, 160), margin=1), radius=radius)
+        assert found.rsa == pytest.approx(cosine(pixels) - cosine(np.clip(filled, 0, 1)), abs=1e-6)

@@ -228,3 +228,14 @@ def test_rates_and_gaps_are_fairlearn_s_where_they_are_defined(seed: int, groups
         assert frame.overall[name] == pytest.approx(theirs.overall[name])
         assert frame.group_min()[name] == pytest.approx(theirs.group_min()[name])
         assert frame.difference()[name] == pytest.approx(theirs.difference()[name])
+
+
+def test_a_p_value_counts_the_order_as_found_and_leakage_the_larger_group() -> None:
+    rng = np.random.default_rng(3)
+    apart = [rng.normal(scale=0.01, size=(n, 3)) + row for n, row in ((20, [1, 0, 0]), (20, [0, 1, 0]))]
+    assert association_test(*apart, *apart, permutations=9).p == pytest.approx(1 / 10)
+    # Who always says the larger group is right in three of four cases, and knows nothing.
+    noise, group = rng.normal(size=(400, 3)), np.repeat(["p", "q"], [300, 100])
+    assert abs(attribute_leakage(noise, group)) < 0.05
+    few = np.array([[1.0, 0.1], [1.0, 0.0], [0.9, 0.1], [0.1, 1.0], [0.0, 1.0], [0.1, 0.9]])
+    assert attribute_leakage(few, ["p"] * 3 + ["q"] * 3, folds=3) == pytest.approx(0.5)

@@ -90,7 +90,9 @@ def test_undefined_figures_are_nan_with_a_reason_and_a_group_of_three_is_not_com
     assert found.small == [("three",)]
     gap = found.gaps["true positive rate (k1)"]
     assert math.isnan(gap.difference)
-    assert "fewer than two groups" in gap.reason
+    assert gap.reason == "fewer than two groups of 10 rows have a value (no row of the class 'k1' in the others)"
+    none = group_report(table, "g", measures=[accuracy()], draws=200, least=100).gaps["accuracy"]
+    assert none.reason == "fewer than two groups have 100 rows"
     assert not gap.found
     assert {found.gaps["accuracy"].smallest, found.gaps["accuracy"].largest} == {("many",), ("one class",)}
     three = next(one for one in found.figures["accuracy"] if one.group == ("three",))

@@ -72,6 +72,7 @@ def test_smoothing_and_the_second_scale_touch_local_pairings_alone(features):
     assert float((plain["image_local-text_local"] - smoothed["image_local-text_local"]).abs().detach()) > 1e-3
     loss = clip_rocket()
     assert float(loss.scales["local"].value.detach()) == pytest.approx(10.0)
+    assert float(clip_rocket(local_scale=4.0).scales["local"].value.detach()) == pytest.approx(4.0)
     output = loss(image, text, **local)
     for name, term in output.terms.items():
         grads = torch.autograd.grad(term, list(loss.parameters()), allow_unused=True, retain_graph=True)

@@ -13,6 +13,7 @@ from binderclip.quality import BacklitEnhancer, IlluminationNet, LightWords
 from binderclip.quality.enhance import backlit
 from binderclip.quality.enhance.backlit import LowestLoss
 from binderclip.quality.enhance.light_prompts import LightGuidance
+from binderclip.quality.enhance.middle_maps import MiddleMaps
 
 
 def pictures(count: int = 2) -> Tensor:
@@ -128,3 +129,17 @@ def test_mistakes_are_named(vit: ImageTextModel) -> None:
     with pytest.raises(UsageError, match="side 20 is no multiple of the patch of 8"):
         BacklitEnhancer(vit, side=20)
     assert BacklitEnhancer(vit, side=16, seed=3).network.width == 32
+
+
+def test_content_may_be_judged_by_another_model(vit: ImageTextModel, resnet: ImageTextModel) -> None:
+    images, side = pictures(2), resnet.preprocess.size[0]
+    enhancer = small(vit, content_model=resnet, content=2.0)  # type: ignore[arg-type]
+    with torch.no_grad():
+        enhancer.network.last.bias.fill_(0.5)  # type: ignore[union-attr]
+        seen = [
+            MiddleMaps(resnet, (0, 1, 2, 3, 4))(F.interpolate(x, (side, side), mode="bilinear", antialias=True)).maps
+            for x in (enhancer(images), images)
+        ]
+    apart = sum(float(F.mse_loss(a, b)) for a, b in zip(*seen, strict=True))
+    history = enhancer.reconstruct(images, steps=1, lr=1e-9, batch_size=2).history
+    assert history["loss"][0] == pytest.approx(2 * apart, rel=1e-3)

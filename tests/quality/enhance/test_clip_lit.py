@@ -117,3 +117,20 @@ def test_mistakes_are_named(vit: ImageTextModel) -> None:
         trainer(vit).fit(dark, dark, rounds=0)
     with pytest.raises(UsageError, match=r"well_lit \(2, 3, 32, 20\) must be"):
         trainer(vit).fit(dark, dark[..., :20], rounds=1)
+
+
+def test_prompts_have_batches_of_their_own(vit: ImageTextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    lit, seen = trainer(vit), []
+    logits = lit.guidance.logits
+
+    def counted(features: Tensor) -> Tensor:
+        seen.append(tuple(features.shape[:-1]))
+        return logits(features)
+
+    monkeypatch.setattr(lit.guidance, "logits", counted)
+    settings = {"prompt_steps": 1, "warmup_steps": 0, "steps": 1, "refine_steps": 1, "views": 2, "batch_size": 2}
+    lit.fit(
+        pictures(3, 0, 0.3), pictures(4, 1, 1.0), rounds=2, prompt_batch_size=6, lr=1e-4, prompt_lr=1e-4, **settings
+    )  # type: ignore[arg-type]
+    # Three of either kind; two results; six inputs, results and well-lit ones each; two results.
+    assert seen == [(6,), (2,), (3, 6), (2,)]

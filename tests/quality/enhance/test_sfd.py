@@ -94,3 +94,16 @@ def test_the_score_is_that_of_the_judges_and_puts_blur_below_detail(vit: ImageTe
         SFDIQA(sfd)(torch.zeros(1, 3, 6, 40))
     with pytest.raises(UsageError, match="enlarged 2 times"):
         sfd.fit(high, high, steps=1)
+
+
+def test_the_judges_have_a_rate_of_their_own(vit: ImageTextModel) -> None:
+    """Adam's first step is as long as the rate, whatever the gradient."""
+    high = pictures(4)
+    sfd = made(vit)
+    before = [state(part) for part in (sfd.generator, sfd.discriminator)]
+    sfd.fit(halved(high), high, steps=1, lr=1e-3, judge_lr=2e-5, batch_size=4)
+    longest = [
+        max(float((new.detach() - old).abs().max()) for new, old in zip(part.parameters(), parts, strict=True))
+        for part, parts in zip((sfd.generator, sfd.discriminator), before, strict=True)
+    ]
+    assert longest == [pytest.approx(1e-3, rel=0.05), pytest.approx(2e-5, rel=0.05)]

@@ -89,6 +89,10 @@ def test_large_pictures_are_reduced_where_it_is_asked_for(vit: ImageTextModel) -
     assert torch.equal(NativeEmbedding(vit, longest=96)(images), NativeEmbedding(vit)(images))
     picture = Image.fromarray((images[0] * 255).byte().permute(1, 2, 0).numpy())
     assert NativeEmbedding(vit, longest=48).pixels(picture).shape == (32, 48, 3)
+    flat = Image.new("RGB", (400, 20))
+    with pytest.raises(DataError, match="a picture, reduced to 48 px: 2 x 48 pixels, this model needs 8"):
+        NativeEmbedding(vit, longest=48).pixels(flat)
+    assert NativeEmbedding(vit, longest=400).pixels(flat).shape == (16, 400, 3)
 
 
 def test_gradients_reach_the_pixels(vit: ImageTextModel, resnet: ImageTextModel) -> None:

@@ -188,3 +188,37 @@ def test_what_is_wrong_is_named(pairs: Any) -> None:
         triangle_confidence_map(model, source[0], target[0], target[1], 0, cells=0)
     with pytest.raises(UsageError, match="a direction and a label"):
         level_set_width(model, source, target[:2], torch.zeros(5, dtype=torch.long))
+
+
+def test_the_start_and_one_step_of_descent_by_hand(pairs: Any) -> None:
+    source, target = pairs
+    model = smooth()
+    still = LevelSetTraversal(model, steps=0, noise=0.3, box=WIDE)(source, target).images - source
+    assert 0.1 < float(still.abs().max()) <= 0.15  # uniform, half of it to either side
+    assert float(still.min()) < 0 < float(still.max())
+    # Half of eps times the gradient of the cross-entropy, at most eps; the target is the image, so nothing else moves.
+    torch.manual_seed(3)
+    model, source = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double(), 0.05 * source
+    with torch.no_grad():
+        model[1].weight.mul_(20)
+    leaf = source.clone().requires_grad_()
+    loss = nn.functional.cross_entropy(model(leaf), model(source).argmax(1), reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    wanted = source - (0.01 / 2 * gradient).clamp(-0.01, 0.01)
+    assert 0 < int((gradient.abs() > 2).sum()) < gradient.numel()
+    found = LevelSetTraversal(model, steps=1, eps=0.01, noise=0.0, tolerance=1.0, box=WIDE)(source, source)
+    torch.testing.assert_close(found.images, wanted)
+
+
+def test_the_width_is_taken_at_the_distances_asked_for(pairs: Any) -> None:
+    centre, direction = (each[:1] for each in pairs)
+
+    def away(x: torch.Tensor) -> torch.Tensor:
+        """Sees nothing but the distance from one image."""
+        far = (x - centre).flatten(1).norm(dim=1)
+        return torch.stack([torch.zeros_like(far), far], 1)
+
+    width = level_set_width(away, centre, direction, torch.tensor([0]), draws=8, distances=(0.5, 2.0), box=WIDE)
+    for place, distance in enumerate((0.5, 2.0)):
+        wanted = 1 / (1 + torch.tensor(distance, dtype=torch.float64).exp())
+        torch.testing.assert_close(width[0, place], wanted.expand(2))

@@ -210,3 +210,19 @@ def test_what_is_missing_is_named() -> None:
     for size, options in (((1,), {}), ((4,), {"sigma": 0.0}), ((4,), {"population": 1})):
         with pytest.raises(UsageError, match="two at least"):
             Evolution(size, **options)
+
+
+def test_settings_reach_the_search() -> None:
+    model, start = tiny(), torch.full((3, 16, 16), 100 / 255)
+    one = MasterPrintAttack(model, TEXTS, search="pgd", steps=1, alpha=5 / 255)(start)
+    assert sorted({round(abs(value) * 255) for value in (one.image - start).flatten().tolist()})[-1] == 5
+    mean = MasterPrintAttack(model, TEXTS, steps=3, aggregate="mean")()
+    assert mean.value == pytest.approx(float(mean.similarities.mean()), abs=1e-6)
+    assert mean.value > float(mean.similarities.min()) + 1e-3
+    settings: dict[str, Any] = {"sigma": 0.2, "population": 7, "seed": 3}
+    found = MasterPrintAttack(model, TEXTS, search="cma-es", steps=2, decode=decode, latent=(3, 4, 4), **settings)()
+    evolution = Evolution((3, 4, 4), decode, **settings)
+    for _ in range(2):
+        evolution.step(MinSimilarity(model, TEXTS))
+    assert evolution.queries == 14
+    torch.testing.assert_close(found.history, torch.tensor(evolution.history))

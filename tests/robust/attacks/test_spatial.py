@@ -87,3 +87,19 @@ def test_light_is_moved_to_the_other_side_and_not_changed_in_colour() -> None:
     assert not held.success.any()
     with pytest.raises(UsageError, match="iterations"):
         SpatialAttack(iterations=0)
+
+
+def test_a_rough_flow_is_as_dear_as_its_weight_says() -> None:
+    """The end is where the weighted sum has no slope left, whatever the weights."""
+    images, labels = torch.zeros(1, 3, 9, 9), torch.tensor([1])
+    images[0, :, 3:6, 4:7] = 1.0
+    net = LeftOrRight()
+
+    def gain(smooth: float) -> float:
+        found = SpatialAttack(weight=0.02, smooth=smooth)(images, lambda rows: Margin(net, labels[rows]))
+        assert not found.success.any()
+        return float(found.objective) - float(found.history[0, 0])
+
+    gains = [gain(smooth) for smooth in (0.5, 1.0, 4.0)]
+    assert gains[0] > gains[1] > gains[2] > 0
+    assert gains[0] == pytest.approx(2 * gains[1], rel=0.3)

@@ -137,3 +137,29 @@ def test_a_bundled_segmenters_maps_and_masks_can_be_attacked() -> None:
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         UAD(features=Maps(), **wrong)
+
+
+def test_weights_in_their_limits_and_the_cells_of_the_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, images = Maps(), pictures(1)
+
+    def made(**settings: Any) -> torch.Tensor:
+        return UAD(features=net, eps=0.05, alpha=0.02, lr=200.0, **SHORT, **settings)(images).images
+
+    # Without the weight on what was reached nothing couples the two.
+    assert torch.equal(made(fidelity=0.0), made(couple=False))
+    assert not torch.equal(made(fidelity=1.0), made(couple=False))
+    attack_, still = UAD(features=net, **SHORT), points()[0]
+    board = attack_._mask(images, still, still, 5)
+    rows, columns = np.indices((24, 24)) // 5
+    np.testing.assert_allclose(board[0, 0].numpy(), (rows + columns) % 2, atol=1e-4)
+    cells: list[int] = []
+    mask = UAD._mask
+
+    def noted(self: UAD, image: torch.Tensor, one: torch.Tensor, other: torch.Tensor, cell: int) -> torch.Tensor:
+        cells.append(cell)
+        return mask(self, image, one, other, cell)
+
+    monkeypatch.setattr(UAD, "_mask", noted)
+    made(cell=128)
+    made()
+    assert cells == [3, 7]  # 128 and 300 of 1,024 pixels, on 24

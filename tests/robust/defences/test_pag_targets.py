@@ -115,3 +115,8 @@ def test_mistakes_are_refused() -> None:
         targets(X, CLASSES + 1)
     with pytest.raises(UsageError, match="must be"):
         targets(X[:, :1], CLASSES)
+
+
+def test_the_usual_levels_are_an_eighth_and_a_quarter_of_the_images_spread() -> None:
+    spread = (IMAGES - IMAGES.mean(0)).flatten(1).norm(dim=1).square().mean().sqrt()
+    assert PAGTargets("score", IMAGES, LABELS).sigma == pytest.approx((float(spread) / 8, float(spread) / 4))

@@ -17,6 +17,7 @@ from binderclip.segment.promptable import (
     predict_masks,
 )
 from binderclip.segment.promptable.automatic import THRESHOLDS
+from binderclip.segment.promptable.crops import crop_boxes, near_crop_edge
 from binderclip.segment.promptable.regions import stability_score, tidy
 
 
@@ -219,3 +220,61 @@ def test_a_model_may_bring_its_own_thresholds_and_the_caller_has_the_last_word(b
     own = {"pred_iou_thresh": 0.4, "stability_score_thresh": 0.95, "stability_score_offset": 0.25}
     assert AutomaticMasks(oracle).thresholds == own
     assert AutomaticMasks(oracle, pred_iou_thresh=0.0).thresholds == {**own, "pred_iou_thresh": 0.0}
+
+
+def test_deeper_crops_are_asked_with_fewer_points_and_a_category_is_written(blobs):
+    automatic = AutomaticMasks(OracleSegmenter(blobs), points_per_side=9, crop_n_points_downscale_factor=2)
+    assert [len(automatic.grid(90, 90, layer)) for layer in range(4)] == [81, 16, 4, 1]
+    assert automatic.grid(60, 40, 2).tolist() == [[10, 15], [30, 15], [10, 45], [30, 45]]
+    entries = RegionMasks.of(blobs).annotations(7, first=4, category=3)
+    assert [(entry["id"], entry["image_id"], entry["category_id"]) for entry in entries] == [
+        (4, 7, 3), (5, 7, 3), (6, 7, 3),
+    ]  # fmt: skip
+
+
+def test_a_mask_of_a_smaller_crop_replaces_the_whole_pictures():
+    """Boxes of the whole picture are a little too large here; those of a crop fit."""
+    small = torch.zeros(100, 160, dtype=torch.bool)
+    small[2:22, 10:34] = True
+
+    class Coarse(OracleSegmenter):
+        def encode(self, image):
+            at = (image[0, 0] if image.ndim == 4 else image[0]) > 0.5
+            return ImageState(at.float(), tuple(at.shape), (1, 1))
+
+        def predict(self, state, prompts, *, multimask=True):
+            at = prompts.points[:, 0].long()
+            hit = state.features[at[:, 1], at[:, 0]] > 0
+            shown = state.features
+            if state.size == (100, 160):
+                shown = torch.nn.functional.max_pool2d(shown[None, None], 3, 1, 1)[0, 0]
+            logits = torch.where(hit[:, None, None], 20 * shown - 10, -10.0)[:, None]
+            return Masks(logits, hit[:, None].float(), logits)
+
+    image = small.float().expand(3, -1, -1)
+    settings = {"points_per_side": 9, "crop_overlap_ratio": 0.0}
+    whole = AutomaticMasks(Coarse(small[None]), **settings)(image)
+    found = AutomaticMasks(Coarse(small[None]), crop_n_layers=1, **settings)(image)
+    assert whole.areas.tolist() == [22 * 26]
+    assert found.areas.tolist() == [20 * 24]
+
+
+def test_crops_and_their_edges_are_those_of_segment_anything():
+    # Layer 1: overlap 50, crops of (50 + 160) / 2 by (50 + 100) / 2; layer 2: 25, (75 + 160) / 4 by (75 + 100) / 4.
+    boxes = crop_boxes((100, 160), 2, 0.5)
+    first = [(x, y, min(x + 105, 160), min(y + 75, 100)) for x in (0, 55) for y in (0, 25)]
+    second = [(x, y, min(x + 59, 160), min(y + 44, 100)) for x in (0, 34, 68, 102) for y in (0, 19, 38, 57)]
+    assert boxes == [(0, (0, 0, 160, 100)), *((1, box) for box in first), *((2, box) for box in second)]
+    # 20 pixels from the edge of a crop are near, 21 are not; the picture's own edge cuts nothing off.
+    at = torch.tensor([[55.0, 25, 180, 110], [56, 25, 180, 110], [0, 0, 60, 60]])
+    assert near_crop_edge(at, (35, 0, 235, 200), (300, 400)).tolist() == [True, False, False]
+
+
+def test_one_candidate_a_point_by_wish(blobs, tiny, monkeypatch):
+    asked = []
+    for segmenter, name in ((OracleSegmenter(blobs), "predict"), (tiny, "predict_low")):
+        answer = getattr(segmenter, name)
+        monkeypatch.setattr(segmenter, name, lambda *a, _answer=answer, **k: asked.append(k) or _answer(*a, **k))
+        for multimask in (True, False):
+            AutomaticMasks(segmenter, points_per_side=2, multimask=multimask)(torch.rand(3, 40, 60))
+    assert asked == [{"multimask": True}, {"multimask": False}] * 2

@@ -149,3 +149,17 @@ def test_the_curve_of_an_oracle_is_one(blobs):
         next_click(blobs[0, :30], blobs[0])
     with pytest.raises(UsageError, match="they are of one picture"):
         next_click(blobs[0], blobs[1], clicked=blobs[0, :30])
+
+
+@pytest.mark.parametrize("feedback", [True, False])
+def test_the_mask_before_is_asked_with_only_by_wish_and_one_click_alone_may_mean_several(blobs, feedback):
+    oracle, asked = OracleSegmenter(blobs), []
+    predict = oracle.predict
+    oracle.predict = lambda state, prompts, *, multimask: (
+        asked.append((prompts.masks is not None, multimask)) or predict(state, prompts, multimask=multimask)
+    )
+    session = InteractiveSession(oracle, torch.rand(3, 40, 60), feedback=feedback)
+    session.click(10.5, 10.5)
+    session.click(12.5, 10.5)
+    session.box(2, 1, 24, 19)
+    assert asked == [(False, True), (feedback, False), (feedback, False)]

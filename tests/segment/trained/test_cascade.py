@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.losses.dense.text_masks import FocalDice
 from binderclip.segment import CascadeCLIP, TextQueryDecoder, train_cascade
-from binderclip.segment.trained.cascade import default_groups, outputs_once, seen_penalised
+from binderclip.segment.trained.cascade import cascade_task, default_groups, outputs_once, seen_penalised
 from binderclip.segment.trained.text_query_decoder import QueryAttention
 from binderclip.segment.trained.tuned import embed_once
 
@@ -229,3 +230,24 @@ def test_without_prompts_the_tower_runs_once_and_nothing_else_changes(
     assert np.array_equal(*losses)
     train_cascade(head(clip_model, prompts=2), images, labels, CLASSES, steps=3, batch=2, tokens=tokens)
     assert runs == [5, 5, 2, 2, 2]
+
+
+def test_guesses_become_labels_in_the_second_half_and_ignored_pixels_where_the_code_has_them(clip_model: Any) -> None:
+    images, labels = halves(6, 7)
+    options: dict[str, Any] = {"unseen": ("lime",), "steps": 4, "batch": 4, "seed": 1}
+    plain, told = (
+        train_cascade(head(clip_model), images, labels, CLASSES, transductive=each, **options).losses
+        for each in (False, True)
+    )
+    assert np.array_equal(plain[:2], told[:2])
+    assert not np.isclose(plain[2:], told[2:]).any()
+    rows = torch.arange(6)
+    for released in (False, True):
+        net = head(clip_model, prompts=0)
+        task = cascade_task(net, images, labels, CLASSES, steps=1, unseen=("lime",), released=released)
+        with torch.no_grad():
+            found = task.step((0, rows))[0]
+            logits = net(net.pixels(images), net.text_of(CLASSES[:2]))
+            full = F.interpolate(logits, (32, 32), mode="bilinear", align_corners=False)
+            wanted = FocalDice(released=released)(full, labels.masked_fill(labels == 2, -1))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)

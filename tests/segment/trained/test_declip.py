@@ -191,3 +191,24 @@ def test_what_cannot_be_trained_is_refused(clip_model) -> None:
     wrong = DeCLIP(vision=VISION, completion=lambda context: torch.ones(1, 2, 2))
     with pytest.raises(UsageError, match="completion gives"):
         wrong(clip_model, clip_model, pictures(1), torch.Generator())
+
+
+def test_weights_and_temperature_are_those_of_the_formula(clip_model) -> None:
+    pixels = pictures(2)
+
+    def judged(**settings: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        objective = DeCLIP(vision=VISION, completion=None, **settings)
+        return objective(clip_model, clip_model, pixels, torch.Generator().manual_seed(1))
+
+    loss, parts = judged(content_weight=0.3, context_weight=2.0, temperature=0.5)
+    torch.testing.assert_close(loss, 0.3 * (parts["content"] + parts["regions"]) + 2 * parts["context"])
+    context = opened(clip_model, pixels, External(of="q"), declip._LAST)
+    with torch.no_grad():
+        queries = declip.cosines(declip._QUERIES(context))
+        dense = head(context.tower, declip._LAST(context)).flatten(2).mT
+        dense = F.normalize(dense, dim=-1) @ F.normalize(dense, dim=-1).mT
+    unit = F.normalize(colours(pixels).flatten(2).mT, dim=-1)
+    teacher = ((unit @ unit.mT) / 0.5).softmax(-1)
+    for own, found in ((queries, parts), (dense, judged(decoupled=False, temperature=0.5)[1])):
+        want = F.kl_div((own / 0.5).log_softmax(-1), teacher, reduction="sum") / 32
+        torch.testing.assert_close(found["context"], want)

@@ -148,3 +148,16 @@ def test_a_head_cannot_read_the_last_block(clip_model) -> None:
     fusion = GuidedPooling(Student(head), saliency=StudentSaliency(Student(head)))
     with pytest.raises(UsageError, match=r"is the last of .*: ln2 is to be had of the blocks before it"):
         Segmenter(clip_model, fusion=fusion)(torch.rand(3, 32, 32), ["a cat", "a dog"])
+
+
+def test_both_heads_have_rates_of_their_own_that_fall_at_four_fifths(clip_model, monkeypatch) -> None:
+    """The paper: 5e-5 and 1e-2, a tenth of them after 5000 of 6300 steps."""
+    asked: dict = {}
+    monkeypatch.setattr(
+        "binderclip.fit.fit", lambda step, groups, batches, **options: asked.update(options, groups=groups)
+    )
+    head = train_dinoiser(clip_model, pictures(), teacher=External(halves), saliency=bright, dim=8, lr=3e-5)
+    rates = {id(p): group["lr"] for group in asked["groups"] for p in group["params"]}
+    assert {rates[id(p)] for p in head.alike.parameters()} == {3e-5}
+    assert {rates[id(p)] for p in head.object.parameters()} == {1e-2}
+    assert [asked["schedule"](step / 6300) for step in (0, 5000, 5100)] == [1.0, 1.0, 0.1]

@@ -264,3 +264,19 @@ def test_what_cannot_be_trained_is_said(clip_model: Any, tmp_path: Path) -> None
     (tmp_path / "head" / "config.json").write_text('{"binderclip": {"kind": "vision"}}')
     with pytest.raises(CheckpointError):
         MTACLIP.open(tmp_path / "head", clip_model)
+
+
+def test_weights_of_the_alignment_and_of_the_towers_rate(clip_model: Any) -> None:
+    head = MTACLIP(clip_model, CLASSES, blocks=1, size=32, **TINY).train()
+    images, labels = halves(4, 7)
+    rows = torch.tensor([2, 0, 1, 3])
+
+    def judged(**settings: Any) -> tuple[float, float]:
+        loss, parts = mta_clip_task(head, images, labels, **settings).step((0, rows))
+        return float(loss.detach()), float(parts["alignment"])
+
+    whole, aligned = judged(alignment=2.5)
+    assert whole - judged(alignment=0.0)[0] == pytest.approx(2.5 * aligned, rel=1e-4)
+    assert aligned > 0
+    rates = [group.get("lr_scale", 1.0) for group in mta_clip_task(head, images, labels, tower_lr=0.03).groups]
+    assert rates == [1.0, 0.03]

@@ -81,3 +81,13 @@ def test_what_cannot_be_trained_is_said() -> None:
     images, labels, masks = boards(2, 0)
     with pytest.raises(UsageError, match="not 1 and 2 for 2"):
         train_panoptic(images, labels[:1], masks, classes=2)
+
+
+def test_where_masks_overlap_the_surer_class_wins() -> None:
+    masks = torch.full((2, 1, 6), -9.0)
+    masks[0, :, :4], masks[1, :, 2:] = 9.0, 9.0
+    for first, second, owner in ((1.0, 4.0, 1), (4.0, 1.0, 0)):
+        classes = torch.tensor([[first, 0.0, -9.0], [0.0, second, -9.0]])
+        found = _segments(masks, classes, 0.5, 0.4)
+        wanted = [[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1]] if owner else [[1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]]
+        assert found.masks.int()[:, 0].tolist() == wanted

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.models.layers.semantic_grouping import GroupedPatches
-from binderclip.segment import SegCLIP
+from binderclip.segment import SegCLIP, SegCLIPObjective
 from binderclip.segment.trained.segclip import GroupedPicture
 
 TINY: dict[str, Any] = {"groups": 3, "layers": 1, "heads": 2}
@@ -83,3 +83,31 @@ def test_what_cannot_be_trained_is_said(clip_model: Any) -> None:
     ):
         with pytest.raises(UsageError, match=said):
             SegCLIP(clip_model, **(TINY | wrong))
+
+
+def test_where_no_group_is_sure_the_surest_is_no_background(clip_model: Any) -> None:
+    """The bound is min(threshold, largest chance), as the paper has it."""
+    head = SegCLIP(clip_model, **TINY).eval()
+    stripes = torch.tensor([0, 1, 1, 2]).expand(4, 4).flatten()
+    hard, axes = F.one_hot(stripes, 3).mT.float()[None], torch.eye(24)
+    groups = axes[:3][None]
+    head.forward = lambda _: GroupedPicture(axes[:1], groups, GroupedPatches(groups, hard, hard))  # type: ignore[method-assign]
+    head.text_of = lambda names: axes[: len(names)]  # type: ignore[method-assign]
+    chances = torch.tensor([[[0.6, 0.1], [0.2, 0.3], [0.1, 0.1]]])
+    head.class_probabilities = lambda *_, **__: chances  # type: ignore[method-assign]
+    found = head.segment(torch.rand(3, 8, 8), ["background", "dog", "cat"])
+    assert found.labels.unique().tolist() == [0, 1]
+    assert (found.labels[:, 0] == 1).all()
+    assert (found.labels[:, 3:] == 0).all()
+
+
+@pytest.mark.parametrize(("ratio", "seen"), [(0.25, 12), (0.5, 8), (0.75, 4)])
+def test_so_many_patches_are_hidden_from_the_reconstruction(clip_model: Any, ratio: float, seen: int) -> None:
+    head, shown = SegCLIP(clip_model, **TINY).eval(), []
+    head.grouping.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0].shape[1]))
+    pixels = head.pixels(torch.rand(2, 3, 32, 32))
+    head.reconstruct(pixels, ratio=ratio)
+    assert shown == [seen]
+    shown.clear()
+    SegCLIPObjective(superpixels=0, ratio=ratio)(head, pixels, torch.rand(2, 24))
+    assert shown == [16, seen]

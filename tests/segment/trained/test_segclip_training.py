@@ -93,3 +93,24 @@ def test_every_parameter_is_reached_and_weights_leave_losses_out(clip_model: Any
         SegCLIPObjective(superpixels=-1)
     with pytest.raises(UsageError, match="one each"):
         train_segclip(head, images, ["red"])
+
+
+def test_the_weight_of_superpixels_and_the_rule_of_patches(clip_model: Any) -> None:
+    head = SegCLIP(clip_model, blocks=1, text=False, **TINY).train()
+    images, captions = halves(4)
+    pixels, text = head.pixels(images), head.model.encode_text(captions).detach()
+    regions = torch.arange(16).remainder(4).expand(4, -1)
+
+    def part(weight: float) -> float:
+        torch.manual_seed(1)  # the groups are drawn
+        objective = SegCLIPObjective(superpixels=weight, reconstruction=0)
+        return float(objective(head, pixels, text, regions)[1]["superpixels"])
+
+    assert part(3.0) == pytest.approx(3 * part(1.0), rel=1e-5)
+    assert part(1.0) > 0
+    # Of the ids 0, 0, 0 and 7 the most frequent is 0, and the truncated mean 1.
+    ids = torch.zeros(32, 32, dtype=torch.long)
+    ids[1::2, 1::2] = 7
+    for rule, wanted in (("majority", 0), ("mean", 1)):
+        objective = SegCLIPObjective(regions=lambda image: ids, patch_rule=rule)  # type: ignore[arg-type]
+        assert objective.superpixels_of(images, 8).unique().tolist() == [wanted]

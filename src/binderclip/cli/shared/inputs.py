@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.shared.output import note, warn_skipped
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 Images = Annotated[
@@ -76,7 +77,7 @@ def note_left_out(folder: str | Path, without: str | Path | None) -> None:
     if without is None or not Path(without).is_dir() or Path(folder).resolve() not in Path(without).resolve().parents:
         return
     if out := len(list_images(without)):
-        note(f"{out} images below {without}, the output folder, are left out")
+        note(f"left out: {number_of(out, 'image')} below {without}, the output folder")
 
 
 def one_image(argument: str) -> Path:
@@ -93,11 +94,19 @@ def one_image(argument: str) -> Path:
     return path
 
 
-def output_names(paths: Sequence[Path], root: Path | None = None) -> list[str]:
+def output_names(
+    paths: Sequence[Path], root: Path | None = None, *, endings: Sequence[str] = ("",), taken: Sequence[str] = ()
+) -> list[str]:
     """The start of every picture's file names, in one folder; no two are alike, also where case does not count.
 
     With a root it is the path below it, joined by `-`. Without one it is the picture's own name, of those that share it
     the whole path. What is still alike gets its suffix, and then a number.
+
+    Args:
+        paths: of the pictures.
+        root: a folder above all of them.
+        endings: what is appended to a name for each of a picture's files; with its ending, too, no name is another's.
+        taken: names, with their endings, of further files in the folder.
     """
 
     def whole(path: Path) -> str:
@@ -108,17 +117,39 @@ def output_names(paths: Sequence[Path], root: Path | None = None) -> list[str]:
     for longer in (whole, lambda path: "-".join([whole(path), path.suffix[1:]])):
         seen = Counter(name.casefold() for name in names)
         names = [n if seen[n.casefold()] == 1 else longer(path) for n, path in zip(names, paths, strict=True)]
-    taken = {name.casefold() for name in names}
-    first: set[str] = set()
+    wished = {name.casefold() for name in names}
+    files = {name.casefold() for name in taken}
     for row, name in enumerate(names):
-        number = 2
-        if name.casefold() in first:
-            while f"{name}-{number}".casefold() in taken:
-                number += 1
-            names[row] = f"{name}-{number}"
-            taken.add(names[row].casefold())
-        first.add(name.casefold())
+        number, tried = 1, name
+        while any(f"{tried}{ending}".casefold() in files for ending in endings) or (
+            number > 1 and tried.casefold() in wished
+        ):
+            number += 1
+            tried = f"{name}-{number}"
+        names[row] = tried
+        files |= {f"{tried}{ending}".casefold() for ending in endings}
     return names
+
+
+def file_stamp(path: Path) -> list[int]:
+    """Size and time of a file: another picture of the same name is done again."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def keep_originals(written: Sequence[Path], sources: Sequence[Path]) -> None:
+    """Refuse results that would replace the pictures that they are made of.
+
+    Args:
+        written: paths of the results.
+        sources: paths of the pictures.
+
+    Raises:
+        UsageError: one of the results is one of the pictures.
+    """
+    originals = {path.resolve() for path in sources}
+    if replaced := next((path for path in written if path.resolve() in originals), None):
+        raise UsageError(f"{replaced} is one of the pictures and would be replaced: write into another folder")
 
 
 def output_folder(given: str | Path, *, make: bool = True) -> Path:

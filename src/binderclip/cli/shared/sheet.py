@@ -126,15 +126,20 @@ def figure_picture(figure: Any) -> Image.Image:
     return Image.open(held, formats=["PNG"]).convert("RGB")
 
 
-def save_picture(picture: Image.Image, out: str | Path) -> Path:
+def save_picture(picture: Image.Image, out: str | Path, **options: Any) -> Path:
     """Write a picture; a disk that is full or a place that cannot be written is a short error.
+
+    Args:
+        picture: any that Pillow writes.
+        out: its path.
+        options: of `Image.save`.
 
     Raises:
         DataError: it cannot be written.
     """
     out = Path(out)
     try:
-        picture.save(out)
+        picture.save(out, **options)
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror or error}") from error
     return out

@@ -90,7 +90,7 @@ def embed(
             [[done.computed, done.found, len(done.skipped)]],
         )
     if done.strangers:
-        note(f"{len(done.strangers)} files in {out} are of other shards: {', '.join(done.strangers[:3])}")
+        note(f"of other shards in {out}: {number_of(len(done.strangers), 'file')}, {', '.join(done.strangers[:3])}")
     warn_skipped(done.skipped)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import Images, find_images, output_folder, output_names
+from binderclip.cli.shared.inputs import Images, file_stamp, find_images, output_folder, output_names
 from binderclip.cli.shared.options import Device, Json, finite
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_json
 from binderclip.cli.shared.progress import counted, stages
@@ -117,7 +117,7 @@ def masks(
     if not done:
         raise DataError(f"none of {len(names)} pictures could be read: {skipped[0][0]}: {skipped[0][1]}")
     if before := sum(one.before for one in done):
-        note(f"{before} pictures were done before (--redo does them again)")
+        note(f"{number_of(before, 'picture')} done before (--redo does them again)")
     write_json(_together(done), folder / TOGETHER)
     _say(done, skipped, folder, model, json)
     raise typer.Exit(found.exit_code(skipped))
@@ -143,19 +143,13 @@ class _Done:
         return max(areas, default=0) / (image["height"] * image["width"])
 
 
-def _stamp(path: Path) -> list[int]:
-    """Size and time of a file: another picture of the same name is done again."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
 def _kept(place: Path, path: Path, known: dict[str, Any]) -> _Done | None:
     """What an earlier run found with the same settings in the same file."""
     overlay = place.with_name(f"{place.stem}-masks.png")
     try:
         document = parse_json(place.read_bytes())
         made = document["info"]
-        same = made["settings"] == known and made["file"] == _stamp(path)
+        same = made["settings"] == known and made["file"] == file_stamp(path)
         whole = len(document["images"]) == 1 and isinstance(document["annotations"], list)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -170,7 +164,7 @@ def _found(automatic: AutomaticMasks, path: Path, folder: Path, name: str, known
     regions = automatic(picture)
     overlay = save_picture(drawn(picture, regions), folder / f"{name}-masks.png")
     document = {
-        "info": {"settings": known, "file": _stamp(path)},
+        "info": {"settings": known, "file": file_stamp(path)},
         "images": [{"id": 1, "file_name": str(path), "height": picture.height, "width": picture.width}],
         "annotations": regions.annotations(),
         "categories": [{"id": 1, "name": "object"}],

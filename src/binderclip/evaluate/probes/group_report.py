@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import norm
 
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.evaluate.probes.gaps import Method, difference, ratio
 from binderclip.evaluate.probes.measures import Measure, accuracy, calibration_error, mean_confidence
@@ -236,7 +237,7 @@ def group_report(
             for g, (group, n) in enumerate(zip(grouping.values, grouping.counts, strict=True))
         ]
         overall[measure.name] = _figure(measure, (), int(grouping.counts.sum()), sums.sum(axis=0), of_all)
-        gaps.append(_gap(measure, grouping, large, sums, by_group, chance))
+        gaps.append(_gap(measure, grouping, least, sums, by_group, chance))
     small = [group for group, enough in zip(grouping.values, large, strict=True) if not enough]
     return GroupReport(
         tuple(names), figures, overall, {gap.measure: gap for gap in holm(gaps)}, small,
@@ -334,22 +335,25 @@ def _interval(values: Float[np.ndarray, "D"]) -> tuple[float, float, str]:
 def _gap(
     measure: Measure,
     grouping: Grouping,
-    large: np.ndarray,
+    least: int,
     sums: Float[np.ndarray, "G K"],
     drawn: Float[np.ndarray, "D G"],
     shuffled: Float[np.ndarray, "D G"],
 ) -> GroupGap:
+    large = grouping.counts >= least
     compared = np.where(large, measure.value(sums), np.nan)
     nan, told = math.nan, int((~np.isnan(compared)).sum())
     if told < 2:
-        why = f"fewer than two groups have a value and at least so many rows ({measure.undefined} in the others)"
+        why = f"fewer than two groups have {number_of(least, 'row')}"
+        if large.sum() > 1:
+            why = f"fewer than two groups of {number_of(least, 'row')} have a value ({measure.undefined} in the others)"
         return GroupGap(measure.name, nan, nan, nan, nan, nan, (), (), nan, nan, nan, reason=why)
     found = float(difference(compared))
     there = ~np.isnan(compared)  # the same groups in every draw
     chance = difference(shuffled[:, there])
     chance = chance[~np.isnan(chance)]
-    least = _share_deviation(sums[there]) if measure.share else 0.0
-    low, high = gap_interval(compared[there], drawn[:, there], least)
+    smallest = _share_deviation(sums[there]) if measure.share else 0.0
+    low, high = gap_interval(compared[there], drawn[:, there], smallest)
     high = min(high, measure.most)
     p = (1 + int((chance >= found - 1e-12).sum())) / (1 + len(chance))
     middle, upper = (float(chance.mean()), float(np.quantile(chance, 0.95))) if len(chance) else (nan, nan)

@@ -123,9 +123,10 @@ class NativeEmbedding:
         """
         picture = open_image(source, mode="RGB", background=self.model.preprocess.background)
         height, width = self._reduced(picture.height, picture.width)
+        name = str(source) if isinstance(source, (str, os.PathLike)) else "a picture"
         if picture.size != (width, height):
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-        name = str(source) if isinstance(source, (str, os.PathLike)) else "a picture"
+            name = f"{name}, reduced to {self.longest} px"
         top, left, height, width = self._cut(height, width, name)
         return np.asarray(picture)[top : top + height, left : left + width]
 

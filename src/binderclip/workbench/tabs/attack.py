@@ -144,7 +144,7 @@ def _tables(done: Attacked, rows: list[tuple[Any, ...]], skipped: list[tuple[str
         "fails proves nothing: a stronger one may not.</p>"
     )
     if done.reduced:
-        said += f"<p>{done.reduced} pictures were reduced to {done.longest} px first.</p>"
+        said += f"<p>{number_of(done.reduced, 'picture')} reduced to {done.longest} px first.</p>"
     return said + left_out(skipped)
 
 

@@ -79,7 +79,7 @@ def build(bench: Bench) -> None:
 
 def work(run: Run, files: list[str] | None, folder: str | None, detector: str | None) -> Outcome:
     """Look at pictures as the verb does."""
-    from binderclip.cli.verbs.detect.run import detected, write_maps
+    from binderclip.cli.verbs.detect.run import detected, places_of_maps, write_maps
 
     path = DETECTOR.chosen(run, detector)
     chosen = run.pictures(files, folder)
@@ -99,7 +99,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, detector: str | 
     write_csv(("image", "logit", "probability"), named, run.folder / "scores.csv")
     out = run.folder / "maps"
     out.mkdir()
-    maps = write_maps(result, out, SHOWN, run.hear)
+    maps = write_maps(result, places_of_maps(chosen.paths, out), SHOWN, run.hear)
     return Outcome(
         (_pictures(run, result, named, maps), _tables(result, named, skipped)),
         [run.folder / "scores.csv", packed(out, maps, "maps.zip")],

@@ -138,7 +138,7 @@ def _limits(ranking: Ranking) -> list[str]:
             "better than different pictures."
         )
     if ranking.reduced:
-        said.append(f"{ranking.reduced} pictures were reduced to {ranking.longest} px, which hides fine noise.")
+        said.append(f"{number_of(ranking.reduced, 'picture')} reduced to {ranking.longest} px, which hides fine noise.")
     if ranking.model == "small" and set(ranking.columns) - {QUALITY}:
         said.append(
             "The other columns are the words of small, which knows them hardly at all on photographs (p012): a real "
@@ -178,7 +178,7 @@ def _compare(run: Run, chosen: ChosenPictures, originals: ChosenPictures, distan
         f"{number_of(len(rows), 'picture')}, farthest from the original first",
     )
     if done.reduced:
-        said += f"<p>{done.reduced} pairs were reduced to {side} px before they were compared.</p>"
+        said += f"<p>{number_of(done.reduced, 'pair')} reduced to {side} px before the comparison.</p>"
     return Outcome(
         (_pictures(run, cards, "originals and pictures, farthest first"), said + left_out(skipped)),
         files,

@@ -122,3 +122,16 @@ def test_presets_are_the_papers(features):
 def test_wrong_use(call, message):
     with pytest.raises(errors.UsageError, match=message):
         call()
+
+
+def test_which_side_is_the_apex_is_the_callers(features):
+    image, text = features()
+
+    def violation(term, one, other):
+        loss = ContrastiveLoss((), similarity="squared-euclidean", terms=[term])
+        return float(loss(one, other).total.detach())
+
+    assert violation(EntailmentCone(1.0, apex="image", point="text"), image, text) == pytest.approx(
+        violation(EntailmentCone(1.0), text, image), abs=1e-12
+    )
+    assert violation(EntailmentCone(1.0), image, text) != pytest.approx(violation(EntailmentCone(1.0), text, image))

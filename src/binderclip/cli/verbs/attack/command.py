@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ from binderclip.cli.shared.inputs import Images, find_images, output_folder
 from binderclip.cli.shared.options import MOST_SEED, Device, Dtype, Json, Labels, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
 from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def attack(
         )  # fmt: skip
     warn_skipped(done.skipped)
     if not done.pictures:
-        raise DataError(f"none of the {count} pictures could be read: nothing was attacked")
+        raise DataError(f"nothing was attacked: of {number_of(count, 'picture')} none could be read")
     rows = rows_of(done)
     table = folder / "table.csv"
     write_csv(COLUMNS, rows, table)
@@ -95,8 +96,11 @@ def parse_eps(text: str) -> float:
         UsageError: neither, or out of range.
     """
     try:
-        value = float(Fraction(text.replace(" ", "")))
-    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        parts = [float(part) for part in text.split("/")]
+        value = parts[0] if len(parts) == 1 else parts[0] / parts[1]
+        if len(parts) > 2 or math.isnan(value):
+            raise ValueError
+    except (ValueError, ZeroDivisionError) as error:
         raise UsageError(f"--eps {text!r} is neither a fraction such as 4/255 nor a number") from error
     if not 0 < value <= 1:
         raise UsageError(f"--eps {text!r} must be above 0 and at most 1: pixels run from 0 to 1, so 4 levels are 4/255")
@@ -123,17 +127,17 @@ def _show(done: Attacked, rows: list[tuple[str, str, float, str, float, str, str
     part = f", {SHOWN} of them" if count > SHOWN else ""
     aim = "another label" if done.target is None else repr(done.target)
     print_table(
-        f"{count} picture{'s' if count > 1 else ''}{part}; {done.method} within {done.eps * 255:.3g} levels of "
+        f"{number_of(count, 'picture')}{part}; {done.method} within {done.eps * 255:.3g} levels of "
         f"255, towards {aim}; model {done.model}",
         COLUMNS,
         rows[:SHOWN],
     )
     note(
-        f"the attack reached its aim on {done.count(eight_bit=False)} of {count} pictures, and on "
+        f"the attack reached its aim on {done.count(eight_bit=False)} of {number_of(count, 'picture')}, and on "
         f"{done.count(eight_bit=True)} as they lie in 8-bit files"
     )
     if done.reduced:
-        note(f"{done.reduced} pictures were reduced to {done.longest} px first: --max-side keeps larger ones")
+        note(f"{number_of(done.reduced, 'picture')} reduced to {done.longest} px first: --max-side keeps larger ones")
     note(f"pictures and changes in {short_path(table.parent)}, table {short_path(table)}")
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from binderclip.cli.shared.inputs import output_names
+from binderclip.cli.shared.inputs import keep_originals, output_names
 from binderclip.data import open_image
 from binderclip.data.images import to_tensor
 from binderclip.errors import DataError, UsageError
@@ -23,6 +23,8 @@ from binderclip.robust.attack import LEVELS, whole_levels
 
 STRONGER = 10
 """How many times as strong as it is a change is drawn."""
+ENDINGS = ("", "-difference")
+"""Of the attacked picture's file and of its change's."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,12 @@ def attacked(
     """Attack every picture in its own size, write what was found, and judge the written file.
 
     Raises:
+        UsageError: a result would replace one of the pictures.
         DataError: a file that cannot be written.
     """
+    names = output_names(paths, endings=ENDINGS)
+    files = [[folder / f"{start}{ending}.png" for ending in ENDINGS] for start in names]
+    keep_originals([file for pair in files for file in pair], paths)
     model = load(name, device=device, dtype=dtype)
     predictor = model.predictor(list(labels), templates=templates)
     options: dict[str, Any] = {"seed": seed, "targeted": target is not None}
@@ -116,7 +122,7 @@ def attacked(
     run = METHODS[method](predictor, eps, **options)
     say = _PictureJudge(predictor, list(labels), model)
     pictures, skipped, reduced = [], [], 0
-    for number, (path, start) in enumerate(zip(paths, output_names(paths), strict=True), 1):
+    for number, (path, (picture, difference)) in enumerate(zip(paths, files, strict=True), 1):
         try:
             clean, smaller = _opened(path, model.preprocess.background, longest)
         except DataError as error:
@@ -128,7 +134,6 @@ def attacked(
         wanted = before.row if target is None else list(labels).index(target)
         found = run(clean.to(model.device), torch.tensor([wanted], device=model.device))
         rounded = clean + whole_levels(found.images.cpu() - clean)
-        picture, difference = folder / f"{start}.png", folder / f"{start}-difference.png"
         _save(_bytes(rounded), picture)
         _save(_bytes(0.5 + STRONGER * (rounded - clean)), difference)
         after = say.of_file(picture)

@@ -46,7 +46,7 @@ def write_report(curated: Curated, table: SampleTable, data: str, path: Path) ->
         if stage.entered and (stage.column or stage.figures):
             _stage(page, number, stage, table)
     if report.skipped:
-        page.section("Not read", f"{len(report.skipped)} files or samples could not be read and were never samples.")
+        page.section("Not read", f"Could not be read, and were never samples: {len(report.skipped)}.")
         page.table(["what", "why"], [list(entry) for entry in report.skipped[:50]])
     return page.save(path)
 

@@ -11,6 +11,7 @@ from binderclip.cli.shared.inputs import find_images, output_folder, writable_pa
 from binderclip.cli.shared.options import MOST_SEED, Device, Json
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
 from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,13 +95,17 @@ def detect(
     found = find_images(images, without=str(maps) if maps else None)
     csv_path = writable_path(csv) if csv else None
     map_folder = output_folder(maps, make=False) if maps else None
-    from binderclip.cli.verbs.detect.run import detected, write_maps
+    from binderclip.cli.verbs.detect.run import detected, places_of_maps, write_maps
 
+    places = {} if map_folder is None else places_of_maps(found.paths, map_folder)
     with stages("loading the detector") as say:
         step, count = batches_said(say, "picture"), len(found.paths)
         result = detected(detector or SMALL, found.paths, images, device=device, batch_size=batch_size,
                           progress=lambda done: step(done, count), say=say)  # fmt: skip
-        drawn = write_maps(result, output_folder(map_folder), most, say) if map_folder is not None else []
+        drawn = []
+        if map_folder is not None and result.rows:
+            output_folder(map_folder)
+            drawn = write_maps(result, places, most, say)
     if csv_path is not None:
         write_csv(("image", "logit", "probability"), [(key, *values) for key, *values in result.rows], csv_path)
     _show(result, json, drawn, map_folder)
@@ -148,7 +153,7 @@ def _show(result: Detected, json: bool, drawn: list[Path], folder: Path | None) 
         count = len(result.rows)
         part = f", the first {SHOWN}" if count > SHOWN else ""
         print_table(
-            f"{count} image{'s' if count > 1 else ''}, most likely generated first{part}; {result.title}",
+            f"{number_of(count, 'image')}, most likely generated first{part}; {result.title}",
             ("image", "said", "probability", "logit"),
             [
                 (short_path(key), "fake" if logit > 0 else "real", chance, logit)
@@ -160,7 +165,7 @@ def _show(result: Detected, json: bool, drawn: list[Path], folder: Path | None) 
         for line in result.limits:
             note(line)
         if folder is not None:
-            note(f"{len(drawn)} maps in {folder}: red patches speak for generated, blue ones for real")
+            note(f"{number_of(len(drawn), 'map')} in {folder}: red patches speak for generated, blue ones for real")
     warn_skipped(result.skipped)
 
 

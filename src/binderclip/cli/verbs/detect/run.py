@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binderclip.cli.shared.inputs import output_names
+from binderclip.cli.shared.inputs import keep_originals, output_names
+from binderclip.cli.shared.sheet import save_picture
 from binderclip.data import PROCESSING, RealFakeSet, open_image, real_fake_folder, to_tensor
 from binderclip.data.labelled.real_fake import FAKE, REAL
 from binderclip.errors import DataError
@@ -163,18 +164,31 @@ def _labelled(root: Path) -> bool:
     return any((path / REAL).is_dir() and (path / FAKE).is_dir() for path in pairs)
 
 
-def write_maps(result: Detected, folder: Path, most: int, say: Say) -> list[Path]:
-    """Draw the patch effects of the first pictures, each over the part that its map covers."""
-    chosen = [Path(key) for key, _, _ in result.rows[:most]]
+def places_of_maps(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Where the map of each picture goes.
+
+    Raises:
+        UsageError: a map would replace one of the pictures.
+    """
+    places = [folder / f"{name}.png" for name in output_names(paths)]
+    keep_originals(places, paths)
+    return dict(zip(map(str, paths), places, strict=True))
+
+
+def write_maps(result: Detected, places: Mapping[str, Path], most: int, say: Say) -> list[Path]:
+    """Draw the patch effects of the first pictures, each over the part that its map covers.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    chosen = [key for key, _, _ in result.rows[:most]]
     written = []
-    for number, (path, name) in enumerate(zip(chosen, output_names(chosen), strict=True), 1):
+    for number, path in enumerate(chosen, 1):
         say(f"map {number} of {len(chosen)}")
         part = result.detector.mapped(to_tensor(open_image(path, mode="RGB"))).to(result.detector.device)
         effects = patch_direct_effect(result.detector, part, patch=result.detector.patch)
         shown = (part[0].cpu() * 255).round().byte().permute(1, 2, 0).numpy()
         drawn = effects.attribution().overlay(shown)
         enlarged = max(1, 384 // max(drawn.size))
-        target = folder / f"{name}.png"
-        drawn.resize((drawn.width * enlarged, drawn.height * enlarged)).save(target)
-        written.append(target)
+        written.append(save_picture(drawn.resize((drawn.width * enlarged, drawn.height * enlarged)), places[path]))
     return written

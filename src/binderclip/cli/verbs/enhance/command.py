@@ -12,6 +12,7 @@ from binderclip.cli.shared.options import MOST_SEED, Device, Json, Model, finite
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import stages
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _show(result: EnhancedPictures) -> None:
     count = len(result.rows)
     part = f", the first {SHOWN}" if count > SHOWN else ""
     print_table(
-        f"{count} picture{'s' if count > 1 else ''}{part}: mean brightness and share of white pixels, before and after",
+        f"{number_of(count, 'picture')}{part}: mean brightness and share of white pixels, before and after",
         ("image", "mean", "after", "white", "white after"),
         [(short_path(row.image), row.mean, row.mean_after, row.white, row.white_after) for row in result.rows[:SHOWN]],
     )

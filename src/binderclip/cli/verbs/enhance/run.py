@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from binderclip.cli.shared.inputs import output_folder, output_names
+from binderclip.cli.shared.inputs import file_stamp, keep_originals, output_folder, output_names
 from binderclip.cli.shared.progress import batches_said
 from binderclip.cli.shared.sheet import contact_sheet, save_picture
-from binderclip.data import open_image, to_tensor
+from binderclip.data import open_header, open_image, to_tensor
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 from binderclip.models.files.devices import resolve_device
@@ -25,6 +26,8 @@ from binderclip.quality import IlluminationNet
 
 SHEET, RECORD = "before-after.png", "enhanced.json"
 PAIRS = 15
+STAMP = "binderclip:made-of"
+"""Text in a result's PNG: size and time of the picture's file."""
 WHITE = 250
 """Value of 255 from which all three channels count as white."""
 
@@ -84,12 +87,16 @@ def enhanced(
     network: IlluminationNet, paths: Sequence[Path], arguments: Sequence[str], folder: Path, *, longest: int,
     device: str, say: Callable[[str], None],
 ) -> EnhancedPictures:  # fmt: skip
-    """Write a PNG for every picture, but for those that an equal run has written already.
+    """Write a PNG for every picture, but for those that an equal run has made of the same file already.
 
     Raises:
-        UsageError: the folder holds results of another enhancer.
+        UsageError: the folder holds results of another enhancer, or a result would replace one of the pictures.
         DataError: a file cannot be written.
     """
+    above = Path(arguments[0]) if len(arguments) == 1 and Path(arguments[0]).is_dir() else None
+    names = output_names(paths, above, taken=[Path(SHEET).stem])
+    results = [folder / f"{name}.png" for name in names]
+    keep_originals(results, paths)
     network = network.to(resolve_device(device)).eval()
     own = identity(network, longest)
     record = folder / RECORD
@@ -102,21 +109,22 @@ def enhanced(
         os.replace(draft, record)
     except OSError as error:
         raise DataError(f"cannot write {record}: {error.strerror or error}") from error
-    above = Path(arguments[0]) if len(arguments) == 1 and Path(arguments[0]).is_dir() else None
     step = batches_said(say, "picture")
     rows, skipped, kept = [], [], 0
-    for number, (path, name) in enumerate(zip(paths, output_names(paths, above), strict=True), 1):
-        result = folder / f"{name}.png"
+    for number, (path, result) in enumerate(zip(paths, results, strict=True), 1):
         try:
             picture = open_image(path, mode="RGB")
             if min(picture.size) < 2:
                 raise DataError(f"{path}: {picture.height} x {picture.width} pixels are too small")
-            if result.exists():
+            stamp = json.dumps(file_stamp(path))
+            if _stamp_in(result) == stamp:
                 made = open_image(result, mode="RGB")
                 kept += 1
             else:
                 made = _made(network, picture, longest)
-                draft = save_picture(made, folder / f".{name}.png")
+                told = PngInfo()
+                told.add_text(STAMP, stamp)
+                draft = save_picture(made, folder / f".{result.name}", pnginfo=told)
                 os.replace(draft, result)
         except DataError as error:
             skipped.append((str(path), str(error)))
@@ -130,6 +138,15 @@ def enhanced(
         more = f" (the first {PAIRS} of {len(rows)})" if len(rows) > PAIRS else ""
         sheet = contact_sheet(cards, folder / SHEET, title=f"before and after{more}")
     return EnhancedPictures(rows, skipped, kept, sheet)
+
+
+def _stamp_in(result: Path) -> str | None:
+    """The stamp of the picture that a result was made of; None where there is no whole result."""
+    try:
+        with open_header(result) as image:
+            return getattr(image, "text", {}).get(STAMP)
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
 @torch.no_grad()

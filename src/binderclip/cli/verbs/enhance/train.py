@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,7 +73,8 @@ def trained(
         skipped += left_out
         if not len(sets[name]):
             raise DataError(f"--{name} {place}: no picture there can be read")
-    card = {**asdict(training), "dark": len(sets["dark"]), "bright": len(sets["bright"])}
+    counts = {name: len(pictures) for name, pictures in sets.items()}
+    card = {**asdict(training), **counts, "pictures": _digest(sets["dark"], sets["bright"])}
     file = folder / FILE
     if file.exists():
         network, before = load_enhancer(file, device=device)
@@ -101,6 +103,15 @@ def trained(
         )  # fmt: skip
     save_enhancer(trainer.network, output_folder(folder) / FILE, card)
     return trainer.network, card, skipped
+
+
+def _digest(*sets: Float[Tensor, "N 3 s s"]) -> str:
+    """Sixteen hexadecimal digits of pictures and their order."""
+    digest = hashlib.blake2b(digest_size=8)
+    for pictures in sets:
+        digest.update(f"{tuple(pictures.shape)}".encode())
+        digest.update((255 * pictures).round().byte().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def squares(paths: Sequence[Path], side: int) -> tuple[Float[Tensor, "N 3 s s"], list[tuple[str, str]]]:

@@ -12,6 +12,7 @@ import torch
 from binderclip.adapt import GroupThresholds, LastLayerRetraining, remove_direction
 from binderclip.cli.shared.progress import batches_said
 from binderclip.data import ImageTextDataset, held_out_split, load_data, reweigh
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.evaluate import GroupReport, PredictionTable, group_report, predict
 from binderclip.evaluate.probes import (
@@ -195,8 +196,14 @@ def _mitigated(
     usable = np.array([g >= 0 and grouping.values[g] in large for g in grouping.index]) & table.known
     rows = np.random.default_rng([seed, len(table)]).permutation(np.flatnonzero(usable))
     by = " x ".join(report.names)
-    if len(rows) < LEAST_HALF or len(large) < 2:
-        left_out.append(f"mitigations by {by}: {len(rows)} pictures in groups, fewer than {LEAST_HALF}")
+    if len(large) < 2:
+        left_out.append(f"mitigations by {by}: fewer than two groups are large enough")
+        return []
+    if len(rows) < LEAST_HALF:
+        left_out.append(
+            f"mitigations by {by}: {number_of(len(rows), 'picture')} with a class in large groups, fewer than "
+            f"{LEAST_HALF}"
+        )
         return []
     group, target = grouping.index, table.target
     # Every second one of each class and group: a class that one half has more of would be learned as the group's.

@@ -118,12 +118,12 @@ def quality(
             batch_size=batch_size, progress=lambda done: step(done, count),
         )  # fmt: skip
     _show(ranking, columns, json, sheet_path, csv_path)
-    if not json and ranking.tuned is not None:
+    if not json and ranking.rows and ranking.tuned is not None:
         note(
             f"{QUALITY} comes from {ranking.tuned}, which learned to order degraded photographs (p138): copies of one "
             f"picture better than different pictures; other columns are the words of {ranking.model}"
         )
-    if not json and ranking.by != LEARNED and not (ranking.by == QUALITY and ranking.tuned):
+    if not json and ranking.rows and ranking.by != LEARNED and not (ranking.by == QUALITY and ranking.tuned):
         keys = [key for key, _ in ranking.rows]
         if ranking.by in named_pairs(scores, ()):
             note_weak_on_photographs(ranking.model, keys, weakness=AT_CHANCE, real="open_clip:RN50/openai")
@@ -204,13 +204,13 @@ def _show(
         count = len(ranking.rows)
         part = f", the worst {SHOWN} of them" if count > SHOWN else ""
         print_table(
-            f"{count} image{'s' if count > 1 else ''}, worst first by {ranking.by}{part}; model {ranking.model}",
+            f"{number_of(count, 'image')}, worst first by {ranking.by}{part}; model {ranking.model}",
             ("image", *ranking.columns),
             [(short_path(key), *values) for key, values in ranking.rows[:SHOWN]],
         )
         if ranking.reduced:
             note(
-                f"{ranking.reduced} pictures were reduced to {ranking.longest} px before they were looked at, which "
+                f"{number_of(ranking.reduced, 'picture')} reduced to {ranking.longest} px before the look, which "
                 "hides fine noise and slight blur: --max-side sees more, and takes longer"
             )
     warn_skipped(ranking.skipped)
@@ -235,7 +235,7 @@ def _folders(
         for score in found.scores:
             interval = "" if score.interval is None else f"{score.interval[0]:.3f} to {score.interval[1]:.3f}"
             rows.append((score.name, score.value, interval, "" if score.p_value is None else f"{score.p_value:.3f}"))
-        title = f"{found.scores[0].n_fake} pictures against {found.scores[0].n_real}; {found.embedding}"
+        title = f"{number_of(found.scores[0].n_fake, 'picture')} against {found.scores[0].n_real}; {found.embedding}"
         print_table(title, ("distance", "value", "95 % interval", "p, if both were alike"), rows)
     warn_skipped(found.skipped)
     raise typer.Exit(max(ours.exit_code(found.skipped), theirs.exit_code(found.skipped)))
@@ -273,7 +273,7 @@ def _originals(
             [(short_path(key), d, p) for key, _, d, p in done.rows[:SHOWN]],
         )
         if done.reduced:
-            note(f"{done.reduced} pairs were reduced to {max_side} px before they were compared: --max-side")
+            note(f"{number_of(done.reduced, 'pair')} reduced to {max_side} px before the comparison: --max-side")
     warn_skipped(done.skipped)
     if csv_path is not None:
         write_csv(("image", "reference", *COLUMNS), done.rows, csv_path)

@@ -15,6 +15,7 @@ from torch import Tensor
 from binderclip.cli.shared.sheet import contact_sheet
 from binderclip.cli.verbs.quality.command import LEARNED, QUALITY
 from binderclip.data.images import open_header
+from binderclip.display import number_of
 from binderclip.errors import DataError
 from binderclip.models import load
 from binderclip.models.image_text.model import ImageTextModel
@@ -177,13 +178,14 @@ def distances(
     metrics: tuple[CMMD, FrechetDistance] = (CMMD(), FrechetDistance())
     skipped: list[tuple[str, str]] = []
     before = 0
-    for real, paths in ((False, ours), (True, theirs)):
+    for real, paths, whose in ((False, ours, "the pictures"), (True, theirs, "--against")):
         found = model.encode_files(
             list(paths), batch_size=batch_size, progress=lambda done, before=before: progress(before + done)
         )
         if len(found) < 2:
             raise DataError(
-                f"{len(found)} of {len(paths)} pictures could be read: a distance needs two, better hundreds"
+                f"{whose}: {len(found)} of {number_of(len(paths), 'file')} could be read: a distance needs two "
+                "pictures, better hundreds"
             )
         for metric in metrics:
             metric.update(found.features, real=real)

@@ -101,7 +101,7 @@ def segment_images(
     if not done:
         raise DataError(f"none of {len(places)} pictures could be segmented: {skipped[0][0]}: {skipped[0][1]}")
     if len(waiting) > sum(waiting):
-        note(f"{len(waiting) - sum(waiting)} images were done before (--redo does them again)")
+        note(f"{number_of(len(waiting) - sum(waiting), 'image')} done before (--redo does them again)")
     if coco is not None:
         from binderclip.segment import coco_document
 

@@ -75,7 +75,7 @@ def segment_task(request: TaskRequest, found: ImageArguments, *, out: str | None
     if not done:
         raise DataError(f"none of {len(places)} pictures could be segmented: {skipped[0][0]}: {skipped[0][1]}")
     if before_count := sum(entry is not None for entry in kept):
-        note(f"{before_count} pictures were done before (--redo does them again)")
+        note(f"{number_of(before_count, 'picture')} done before (--redo does them again)")
     if coco is not None:
         write_json(_coco(done, request.task), Path(coco))
     _say(request, done, skipped)
