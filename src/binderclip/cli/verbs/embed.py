@@ -13,6 +13,7 @@ from binderclip.cli.shared.inputs import output_folder, outside_pool
 from binderclip.cli.shared.options import AllowPipe, BatchSize, Device, Dtype, Json, Model
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.display import number_of
 
 
 class Stored(str, Enum):
