@@ -86,7 +86,7 @@ class SampleMedianSGD(GuardedOptimizer):
         # gradients that were being collected do not travel with a copy
         self._samples = []
 
-    def collect(self, samples: Sequence[Float[Tensor, "n *shape"] | None] | None = None) -> None:
+    def collect(self, samples: Sequence[Float[Tensor, "n ..."] | None] | None = None) -> None:
         """Take over gradients for the next step.
 
         Args:

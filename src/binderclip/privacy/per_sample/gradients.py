@@ -25,7 +25,7 @@ def per_sample_grads(
     params: Mapping[str, Tensor] | None = None,
     method: Literal["vmap", "hooks"] = "vmap",
     limit: float = 2e9,
-) -> dict[str, Float[Tensor, "B *shape"]]:
+) -> dict[str, Float[Tensor, "B ..."]]:
     """The gradient of every sample's loss.
 
     Args:
@@ -79,7 +79,7 @@ class _Bound(nn.Module):
 
 def _by_vmap(
     model: nn.Module, loss_fn: LossFunction, batch: tuple[Any, ...], named: dict[str, Tensor]
-) -> dict[str, Float[Tensor, "B *shape"]]:
+) -> dict[str, Float[Tensor, "B ..."]]:
     refuse_loss(loss_fn)
     refuse_modules(model)
     bound = _Bound(model, loss_fn)

@@ -274,7 +274,7 @@ class PerSampleRecorder(TorchFunctionMode):
             sums.append(torch.zeros_like(parameter) if total is None else total.to(parameter.dtype))
         return sums
 
-    def full(self) -> dict[str, Float[Tensor, "B *shape"]]:
+    def full(self) -> dict[str, Float[Tensor, "B ..."]]:
         """Every per-sample gradient in full."""
         found = {}
         for name, parameter in zip(self.names, self.params, strict=True):

@@ -54,7 +54,7 @@ class Table:
         Raises:
             UsageError: nothing was measured under these names.
         """
-        return np.array([row.value for row in self._found(metric, method, setting)])
+        return np.array([row.value for row in self._found(metric, method, setting)], dtype=float)
 
     def items(self, metric: str, method: str, setting: str = "") -> Float[np.ndarray, "N"]:
         """The values of the items of all seeds, one seed after the other.
@@ -65,7 +65,7 @@ class Table:
         found = self._found(metric, method, setting)
         if not all(row.items for row in found):
             raise UsageError(f"the rows of {metric!r} of {method!r} keep no values of items")
-        return np.concatenate([np.array(row.items) for row in found])
+        return np.concatenate([np.array(row.items, dtype=float) for row in found])
 
     def mean(self, metric: str, method: str, setting: str = "") -> float:
         """Mean over seeds."""

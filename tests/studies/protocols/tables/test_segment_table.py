@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from binderclip.data.labelled.label_maps import Labelled, LabelledScenes
 from binderclip.errors import UsageError
 from binderclip.segment import IoU, parts_of
+from binderclip.segment.parts.context import Frame
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.tables import segment_table
 from binderclip.studies.protocols.tables.segment_table import (
@@ -25,11 +28,17 @@ from binderclip.studies.protocols.tables.segment_table import (
 
 def test_chance_is_what_random_labels_reach() -> None:
     labels = torch.tensor([0] * 600 + [1] * 300 + [2] * 99 + [-1] * 500).repeat(200, 1)
-    data = SimpleNamespace(classes=["a", "b", "c", "d"])
-    samples = type("Samples", (list,), {"classes": data.classes})([SimpleNamespace(labels=labels)])
+
+    class OneScene(LabelledScenes):
+        def __init__(self) -> None:
+            self.classes = ["a", "b", "c", "d"]
+
+        def __iter__(self) -> Iterator[Labelled]:
+            yield Labelled(Image.new("RGB", labels.shape[::-1]), labels, "scene 0")
+
     iou = IoU(4)
     iou.update(torch.randint(4, labels.shape, generator=torch.Generator().manual_seed(0)), labels)
-    assert chance(samples) == pytest.approx(iou.compute().miou, abs=2e-3)
+    assert chance(OneScene()) == pytest.approx(iou.compute().miou, abs=2e-3)
 
 
 def test_bounds_relabel_by_mean_logits() -> None:
@@ -39,11 +48,11 @@ def test_bounds_relabel_by_mean_logits() -> None:
     logits[0, :, 2:] = 0.6
     logits[1, 1, 2] = 1.0
     image = torch.rand(1, 3, 2, 4)
-    frame = SimpleNamespace(image=image)
+    frame = Frame(None, image, image)
     labels = torch.zeros(2, 4, dtype=torch.int32)
-    found = TrueRegions({image.numpy().tobytes(): true})(labels, logits, frame)  # type: ignore[arg-type]
+    found = TrueRegions({image.numpy().tobytes(): true})(labels, logits, frame)
     assert found.tolist() == [[2, 2, 0, 0], [2, 2, 0, -1]]
-    assert set(OneLabel()(labels, logits, frame).flatten().tolist()) == {0}  # type: ignore[arg-type]
+    assert set(OneLabel()(labels, logits, frame).flatten().tolist()) == {0}
 
 
 def test_the_interval_of_all_seeds_is_that_of_all_scenes_together() -> None:
