@@ -263,10 +263,18 @@ def _columns_and_parts(found: Found, size: int, many: int) -> None:
             found.time("read column", size, units, lambda s=store: [s.find("c", f"{i}") for i in range(many)])
             pool = open_table(folder)
             units = {"row": n * many, "number": 2 * rows.size * many}
-            found.time("load part", size, units, lambda t=pool: [t.load(id) for id in t.ids])
+            found.time("load part", size, units, lambda t=pool: [_part(t, id) for id in t.ids])
             found.hold("part file", size, units, part.stat().st_size * many)
             one = {"row": n, "number": 2 * rows.size}
-            found.hold("part", size, one, _traced(lambda t=pool: t.load(t.ids[0])))
+            found.hold("part", size, one, _traced(lambda t=pool: _part(t, t.ids[0])))
+
+
+def _part(table: Any, id: str) -> Any:
+    """A part with its captions and embeddings."""
+    shard = table.load(id)
+    for name in ("text", "image_embedding", "caption_embedding"):
+        shard.column(name)
+    return shard
 
 
 def _fresh(place: Path, table: Any) -> object:

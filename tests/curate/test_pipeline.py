@@ -248,11 +248,12 @@ class _Elsewhere:
     def __init__(self) -> None:
         self.calls = 0
 
-    def over(self, items, start):
+    def over(self, items, start, shared=None):
         work = pickle.loads(pickle.dumps(start))()
+        beside = () if shared is None else (shared,)
         for item in reversed(items):
             self.calls += 1
-            yield item, work(pickle.loads(pickle.dumps(item)))
+            yield item, work(*pickle.loads(pickle.dumps((item, *beside))))
 
 
 @dataclass
@@ -284,8 +285,8 @@ def test_columns_computed_elsewhere_are_those_computed_here(tmp_path: Path) -> N
     there = pipeline.run(ListTable(COLUMNS, NAMES, 5), store=ColumnStore(tmp_path / "columns"), runner=runner)
     assert there.selection == here.selection
     assert [stage.kept for stage in there.report.stages] == [stage.kept for stage in here.report.stages]
-    # Reading, and the two stages that need the column; the second finds what the first left.
-    assert runner.calls == 3 * 5
+    # Reading, the column for two stages, of which the second finds what the first left, two quantiles, four decisions.
+    assert runner.calls == (1 + 2 + 2 + 4) * 5
     lines = (tmp_path / "log").read_text().splitlines()
     assert len(lines) == 5
     assert sum(int(line.split()[2]) for line in lines) == there.report.stages[1].entered

@@ -89,8 +89,10 @@ def test_a_tiny_pipeline_by_hand() -> None:
     assert (second.seconds, second.read, second.alone) == (n + n + n * 10, n, True)
     assert reading.worker == 1 + 512
     assert reading.single == 1 + (1 + n) + 512  # memory has a term that does not grow
-    (only,) = keep.phases
-    assert (keep.name, only.seconds, only.read) == ("1 score >= 0.5: keep", n + n, n)
+    loading, deciding = keep.phases
+    assert (keep.name, loading.seconds, loading.read, loading.alone) == ("1 score >= 0.5: keep", n, n, False)
+    assert (deciding.seconds, deciding.read, deciding.alone) == (n, 0, True)
+    assert keep.worker == 1 + 512
     assert keep.single == 1 + (1 + n) + (1 + n) + 512  # the process, keys, the pass, a shard
     (last,) = writing.phases
     assert last.seconds == n + n + 256 * 8  # texts, rows, order of those that are kept
@@ -116,9 +118,10 @@ def test_columns_are_computed_by_workers_once_and_read_in_every_pass() -> None:
     assert phase.read == n + n * 40  # texts, and every picture once more
     assert phase.written == 4 * n * (8 + 8 + 2)
     for one in (ranking, keep):
-        assert one.phases[0].alone
+        assert [phase.alone for phase in one.phases] == [False, True]
         assert one.phases[0].read == n + 4 * n * 2  # texts and the scores alone
-    assert ranking.phases[0].seconds == n + (n / 512 + 2 * n) + n + n * 10
+    assert ranking.phases[0].seconds == n + (n / 512 + 2 * n)
+    assert ranking.phases[1].seconds == n + n * 10
     # a column is read whole, however little of it is left
     fewer = planned(
         {"name": "top-fraction", "column": "clip_score", "fraction": 0.5},
@@ -134,6 +137,28 @@ def test_columns_are_computed_by_workers_once_and_read_in_every_pass() -> None:
     again = [one for one in twice.passes if "computing" in one.name]
     assert [one.name for one in again] == [sides.name, "2 side >= 1: computing nothing new"]
     assert (again[1].read, again[1].written) == (n + 4 * n * 2 * 2, 0)  # texts, and both sizes
+
+
+def test_of_parts_a_pass_reads_the_embeddings_that_its_rule_needs() -> None:
+    pool = AssumedPool(kind="parts", shard_rows=512, width=8, has=("score",))
+    n = 1024
+    stages = [
+        {"name": "threshold", "column": "score", "minimum": 0.1},
+        {"name": "semantic-duplicates", "k": 2},
+        {"name": "threshold", "column": "clip_score", "minimum": 0.1},
+    ]
+    plan = planned(*stages, pool=pool)
+    read = {one.name: one.phases[0].read for one in plan.passes}
+    title = "2 no cosine above 0.95 with one preferred to it in its cluster"
+    assert read["1 score >= 0.1: keep"] == n  # keys alone
+    assert read[f"{title}: centroids"] == read[f"{title}: twins"] == read[f"{title}: keep"] == n + 8 * n
+    assert read["3 clip_score >= 0.1: computing clip_score"] == n + 2 * 8 * n
+    assert read["3 clip_score >= 0.1: keep"] == n + 4 * n * 2  # the score that was stored
+    alone = {one.name: [phase.alone for phase in one.phases] for one in plan.passes}
+    assert alone[f"{title}: centroids"] == alone[f"{title}: twins"] == [True]
+    assert alone[f"{title}: keep"] == [False, True]
+    said = [note for note in plan.notes if "one process looks at even with `--ray`" in note]
+    assert [note.split(" takes")[0] for note in said] == [f"{title}: centroids", f"{title}: twins"]
 
 
 def test_what_is_linear_doubles() -> None:
@@ -288,11 +313,13 @@ def test_the_limit_is_said_and_true() -> None:
     assert "whatever the number of samples" in tiny.stops
 
 
-def test_parts_are_read_whole_and_have_no_pictures() -> None:
+def test_parts_are_read_for_what_is_needed_and_have_no_pictures() -> None:
     plan = plan_curation(recipe({"name": "datacomp-clip-score"}), 1e6, ONE, pool=AssumedPool(kind="parts", width=512))
     assert plan.unknown == []
+    (computing,) = (one for one in plan.passes if "computing" in one.name)
     keep = next(one for one in plan.passes if one.name.endswith("keep"))
-    assert keep.read > 1e6 * 2 * 2 * 512 * 0.5  # two embeddings of float16, compressed, in every pass
+    assert computing.read > 1e6 * 2 * 2 * 512 * 0.5  # two embeddings of float16, compressed, once
+    assert keep.read < 1e6 * 100  # then names and the score
     with pytest.raises(UsageError, match="computed from pictures"):
         plan_curation(recipe({"name": "exact-duplicates"}), 1e6, ONE, pool=AssumedPool(kind="parts"))
     with pytest.raises(UsageError, match="parts have none"):

@@ -84,8 +84,8 @@ def _rows(
     scores = curated.scores.get(id, {})
     rows: dict[str, Any] = {
         "uid": uids_of(shard.keys),
-        "name": [_unicode(name) for name in shard.columns["name"]],  # type: ignore[union-attr]  # a list of texts
-        "text": [_unicode(text) for text in shard.columns["text"]],  # type: ignore[union-attr]  # a list of texts
+        "name": [_unicode(name) for name in shard.column("name")],  # type: ignore[union-attr]  # a list of texts
+        "text": [_unicode(text) for text in shard.column("text")],  # type: ignore[union-attr]  # a list of texts
         "kept": dropped == KEPT,
         "dropped_by": [None if number == KEPT else names[number] for number in dropped.tolist()],
     }

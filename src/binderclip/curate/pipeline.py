@@ -4,33 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int16
 
 from binderclip.curate.engine.keys import KEY, Keys, key_order, uids_of
-from binderclip.curate.engine.remote import KEPT, ColumnTask, ColumnWork, entered
-from binderclip.curate.engine.report import BoundarySample, CurationReport, StageReport, beside_cuts
+from binderclip.curate.engine.remote import KEPT, ColumnTask, PassTask, ShardWork, StagePass, key_mark
+from binderclip.curate.engine.report import CurationReport, StageReport
 from binderclip.curate.engine.rule import (
-    Found,
     HashDraws,
     KeepRule,
     PoolStatistic,
     SampleSignal,
     computed_columns,
-    fill_column,
-    score_of,
 )
 from binderclip.curate.engine.selection import KeySelection
-from binderclip.curate.engine.shard import SampleTable, Shard
+from binderclip.curate.engine.shard import SampleTable
 from binderclip.curate.engine.store import ColumnStore
 from binderclip.curate.signals.table import standard_signals
 from binderclip.data.parallel.runner import LocalRunner, ShardRunner
 from binderclip.errors import DataError, UsageError
 
-T = TypeVar("T")
 Progress = Callable[[str, int, int], object]
 """Called with (what is done, shards that are done, of how many)."""
 
@@ -103,8 +98,10 @@ class CurationPipeline:
             store: keeps what signals computed; a run that was interrupted goes on from there.
             scores: keep the values that stages decide by, 8 bytes each.
             progress: told after every shard.
-            runner: reads shards and computes columns elsewhere, such as a `RayRunner`; this process decides, from what
-                was left in `store`, whose folder every machine has to see. Signals without a version are computed here.
+            runner: reads shards, computes columns, looks at samples and decides on them elsewhere, such as a
+                `RayRunner`; columns are left in `store`, whose folder every machine has to see. This process puts
+                together what was seen, and looks itself where that takes rows of embeddings (`PoolStatistic`), or where
+                nothing is known of shards before they are read.
 
         Raises:
             UsageError: a column that neither the data nor a signal has, or that is not of the kind a rule wants; a
@@ -134,14 +131,18 @@ class _Run:
         self.stages, self.table, self.seed, self.here = pipeline.stages, table, seed, LocalRunner(workers)
         self.signals, self.store, self.progress = pipeline.signals, store, progress
         self.runner: ShardRunner | None = None
-        self._work = ColumnWork(table, pipeline.signals, store)
+        self._work = ShardWork(table, pipeline.signals, store)
+        self.lasting = True  # whether shards are the same wherever and whenever they are read
         self.dropped: dict[str, Int16[np.ndarray, "n"]] = {}
         self.keys: dict[str, Keys] = {}
         self.scores: dict[str, dict[str, np.ndarray]] = {}
 
     def everything(self) -> Curated:
         self._elsewhere("reading", [ColumnTask(id) for id in self.table.ids])
-        for id, keys in self._over("reading", lambda id: self.table.load(id).keys):
+        self.progress("reading", 0, len(self.table.ids))
+        for done, (id, (keys, lasting)) in enumerate(self.here.over(self.table.ids, lambda: self._read), 1):
+            self.progress("reading", done, len(self.table.ids))
+            self.lasting = self.lasting and lasting
             self.keys[id], self.dropped[id] = keys, np.full(len(keys), KEPT, np.int16)
         _refuse_doubles(list(self.keys.values()))
         reports = [self._stage(number, name, rule) for number, (name, rule) in enumerate(self.stages)]
@@ -151,95 +152,49 @@ class _Run:
         report = CurationReport(entered, len(selection), reports, list(self.table.skipped))
         return Curated(selection, report, self.dropped, self.scores)
 
+    def _read(self, id: str) -> tuple[Keys, bool]:
+        shard = self.table.load(id)
+        return shard.keys, shard.lasting
+
     def _stage(self, number: int, name: str, rule: KeepRule) -> StageReport:
         report = StageReport(name, rule.reason, entered=self._left(), column=rule.column)
         if report.entered == 0:
             return report
-        signals = {**self.signals, **{signal.name: signal for signal in rule.signals}}
         draws = HashDraws(self.seed, number)
-        self._compute(number, name, rule, signals)
+        self._compute(number, name, rule)
         found: dict[str, Any] = {}
         for title, make in rule.statistics(draws).items():
-            found[title] = self._gathered(f"{name}: {title}", partial(make, found), number, rule, signals)
-        self._decide(number, name, rule, signals, found, draws, report)
+            which = StagePass(number, rule, draws, title, dict(found))
+            found[title] = self._gathered(f"{name}: {title}", make(which.found), which)
+        found = dict(rule.settled(found))
+        self._decide(name, StagePass(number, rule, draws, "", found), report)
         report.kept, report.figures = self._left(), rule.figures(found)
         return report
 
-    def _gathered(
-        self,
-        doing: str,
-        make: Callable[[], PoolStatistic],
-        number: int,
-        rule: KeepRule,
-        signals: Mapping[str, SampleSignal],
-    ) -> Any:
-        def one(id: str) -> PoolStatistic:
-            statistic = make()
-            shard, _ = self._entered(id, number, rule, signals)
-            if len(shard):
-                statistic.update(shard)
-            return statistic
-
-        whole: PoolStatistic | None = None
-        for _, part in self._over(doing, one):
-            if whole is None:
-                whole = part
-            else:
-                whole.merge(part)
-        assert whole is not None
+    def _gathered(self, doing: str, whole: PoolStatistic, which: StagePass) -> Any:
+        for _, part in self._over(doing, which, here=getattr(whole, "holds_rows", False)):
+            whole.merge(part)
         return whole.result()
 
-    def _decide(
-        self,
-        number: int,
-        name: str,
-        rule: KeepRule,
-        signals: Mapping[str, SampleSignal],
-        found: Found,
-        draws: HashDraws,
-        report: StageReport,
-    ) -> None:
-        report.cuts = rule.cuts(found)
-
-        def one(id: str) -> tuple[Keys, np.ndarray, Bool[np.ndarray, "n"], np.ndarray, list[BoundarySample]]:
-            shard, rows = self._entered(id, number, rule, signals)
-            if not len(shard):
-                return shard.keys, np.empty(0), np.empty(0, bool), rows, []
-            keep = rule.keep(shard, found, draws)
-            values = score_of(shard, rule.column) if rule.column else np.empty(0)
-            named = (shard.columns["name"], shard.columns["text"])
-            beside = beside_cuts(shard.keys, values, keep, report.cuts, (id, rows), named) if rule.column else []  # type: ignore[arg-type]  # both are lists
-            return shard.keys, values, keep, rows, beside
-
-        for id, (keys, values, keep, rows, beside) in self._over(name, one):
-            self.dropped[id][rows[~keep]] = number
-            if len(values):
+    def _decide(self, name: str, which: StagePass, report: StageReport) -> None:
+        rule = which.rule
+        report.cuts = rule.cuts(which.found)
+        for id, decided in self._over(name, which):
+            rows = np.flatnonzero(self._alive(id))
+            self.dropped[id][rows[~decided.keep]] = which.stage
+            if len(decided.values):
                 if self.scores:
                     whole = self.scores[id].setdefault(rule.column, np.full(len(self.keys[id]), np.nan))
-                    whole[rows] = values
-                report.look(keys, values)
-                report.stand_beside(beside)
+                    whole[rows] = decided.values
+                report.look(self.keys[id][rows], decided.values)
+                report.stand_beside(decided.beside)
         report.thin()
 
-    def _entered(
-        self, id: str, number: int, rule: KeepRule, signals: Mapping[str, SampleSignal]
-    ) -> tuple[Shard, np.ndarray]:
-        """The samples of a shard that are left, with the columns that a rule needs, and their rows."""
-        rows = np.flatnonzero(self._alive(id))
-        if not len(rows):
-            return Shard(id, self.keys[id][:0], {}), rows
-        shard = self.table.load(id)
-        if not np.array_equal(shard.keys, self.keys[id]):
-            raise DataError(f"{id} has changed while it was curated")
-        shard = entered(shard, self.dropped[id], number)
-        try:
-            for column in rule.needs:
-                fill_column(shard, column, signals, self.store)
-        except UsageError as error:
-            if len(self.table.ids) == 1:
-                raise
-            raise UsageError(f"{id}: {error}") from error
-        return shard, rows
+    def _tasks(self) -> list[PassTask]:
+        """Each shard of which samples are left."""
+        alone = len(self.table.ids) == 1
+        left = [id for id in self.table.ids if self._alive(id).any()]
+        return [PassTask(id, self.dropped[id], key_mark(self.keys[id]), alone) for id in left]
 
     def _alive(self, id: str) -> Bool[np.ndarray, "n"]:
         return self.dropped[id] == KEPT
@@ -247,16 +202,18 @@ class _Run:
     def _left(self) -> int:
         return sum(int(self._alive(id).sum()) for id in self.table.ids)
 
-    def _compute(self, number: int, name: str, rule: KeepRule, signals: Mapping[str, SampleSignal]) -> None:
+    def _compute(self, number: int, name: str, rule: KeepRule) -> None:
         """Have the columns of a stage computed elsewhere, where that is worth it: where they are stored."""
         left = [id for id in self.table.ids if self._alive(id).any()]
         if self.runner is None or not left:
             return
+        own = {signal.name: signal for signal in rule.signals}
+        signals = {**self.signals, **own}
         computed = computed_columns(self.table.load(left[0]), rule.needs, signals)
         if any(signals[column].version for column in computed):
-            own = {signal.name: signal for signal in rule.signals}
-            tasks = [ColumnTask(id, self.dropped[id], number, rule.needs, own) for id in left]
-            self._elsewhere(f"computing {name}", tasks)
+            self._elsewhere(
+                f"computing {name}", [ColumnTask(id, self.dropped[id], number, rule.needs, own) for id in left]
+            )
 
     def _elsewhere(self, doing: str, tasks: list[ColumnTask]) -> None:
         if self.runner is not None:
@@ -264,13 +221,26 @@ class _Run:
             for done, _ in enumerate(self.runner.over(tasks, self._work), 1):
                 self.progress(doing, done, len(tasks))
 
-    def _over(self, doing: str, work: Callable[[str], T]) -> Iterator[tuple[str, T]]:
-        """The work on each shard, in the order of the shards."""
-        total = len(self.table.ids)
+    def _over(self, doing: str, which: StagePass, *, here: bool = False) -> Iterator[tuple[str, Any]]:
+        """What a pass gives of each shard, in the order of the shards.
+
+        Args:
+            doing: for who watches.
+            which: the pass.
+            here: whether this process looks at all shards.
+        """
+        tasks, waiting = self._tasks(), dict[str, Any]()
+        total = len(tasks)
         self.progress(doing, 0, total)
-        for done, (id, result) in enumerate(self.here.over(self.table.ids, lambda: work), 1):
+        runner = self.here if here or self.runner is None or not self.lasting else self.runner
+        order = iter(tasks)
+        following = next(order, None)
+        for done, (task, result) in enumerate(runner.over(tasks, self._work, which), 1):
             self.progress(doing, done, total)
-            yield id, result
+            waiting[task.id] = result
+            while following is not None and following.id in waiting:
+                yield following.id, waiting.pop(following.id)
+                following = next(order, None)
 
 
 def _refuse_doubles(parts: list[Keys]) -> None:

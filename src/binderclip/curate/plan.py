@@ -1,7 +1,9 @@
 """`plan_curation`: what a curation recipe will cost on a cluster, pass by pass, before there is any data.
 
-It follows what `CurationPipeline` does with a `RayRunner`: workers read shards and compute the columns that are stored,
-one process decides by them. Hours and memory come from rates that were measured on one core (`data.parallel.rates`).
+It follows what `CurationPipeline` does with a `RayRunner`: workers read shards, compute the columns that are stored and
+look at samples; one process puts together what was seen, and looks itself at rows of embeddings that a rule keeps. The
+seconds of a rule, measured as a whole, are counted there, which is more than its share. Hours and memory come from
+rates that were measured on one core (`data.parallel.rates`).
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ __all__ = ["AssumedPool", "plan_curation"]
 CAPTION = 60
 """Bytes of a caption, as those that the rates were measured with."""
 _NEVER_COMPUTED = ("language", "ocr")
+_EMBEDDINGS = {"image_embedding", "caption_embedding"}
+"""Columns of parts."""
 _OF_PICTURES = (ImageEmbedding, SizeSignal, PictureGroup)
 
 
@@ -162,7 +166,7 @@ class _Planner:
         self.signals: dict[str, SampleSignal] = {**standard_signals(), **signals}
         self.given = {"uid", "name", "text", "texts", "label", "source", *_NEVER_COMPUTED, *self.pool.has}
         if self.pool.kind == "parts":
-            self.given |= {"image_embedding", "caption_embedding"}
+            self.given |= _EMBEDDINGS
         self.stored: dict[str, float] = {}  # column -> rows that it was stored of
         self.scores: set[str] = set()
         self._assumptions()
@@ -205,19 +209,25 @@ class _Planner:
 
     # What it takes to have a shard.
 
-    def _load(self) -> tuple[float, float]:
-        """(seconds, bytes read) to have the texts of all shards, or all columns of parts, once more."""
+    def _load(self, embeddings: int = 0) -> tuple[float, float]:
+        """(seconds, bytes read) to have the texts of all shards, or keys and some embeddings of parts, once more."""
         if self.pool.kind == "shards":
             return self._seconds("load texts", row=self.samples), self._bytes("texts file", row=self.samples)
-        amounts = {"row": self.samples, "number": 2 * self.pool.width * self.samples}
+        amounts = {"row": self.samples, "number": embeddings * self.pool.width * self.samples}
         return self._seconds("load part", **amounts), self._bytes("part file", **amounts)
 
-    def _shard_bytes(self) -> float:
+    def _shard_bytes(self, embeddings: int = 0) -> float:
         """Memory of one shard as it is loaded."""
         rows = float(self.pool.shard_rows)
         if self.pool.kind == "shards":
             return self._bytes("texts", row=rows)
-        return self._bytes("part", row=rows, number=2 * self.pool.width * rows)
+        return self._bytes("part", row=rows, number=embeddings * self.pool.width * rows)
+
+    def _embeddings(self, rule: KeepRule, signals: dict[str, SampleSignal], stop: Collection[str] = ()) -> int:
+        """Of the embeddings that parts have, how many a rule or what computes its columns reads."""
+        names = [name for name in self._computed(rule.needs, signals, stop=stop, into=True) if name not in stop]
+        read = {*rule.needs, *(need for name in names for need in signals[name].needs)}
+        return len(read & _EMBEDDINGS) if self.pool.kind == "parts" else 0
 
     def _seconds(self, name: str, **amounts: float) -> float:
         return self.rates.seconds[name].of(**amounts)
@@ -257,13 +267,24 @@ class _Planner:
         self._compute(title, rule, signals, entering)
         held = 0.0
         again, read = self._columns(rule, signals, entering)
-        seconds, size = self._load()
+        embeddings = self._embeddings(rule, signals, self.stored)
+        (seconds, size), shard = self._load(embeddings), self._shard_bytes(embeddings)
         extra = sum(self._automaton(signal) for signal in rule.signals)
+        loading = None if again is None else seconds + again
         for one in rule_passes(rule, entering, self.pool.width, self.pool.matches, self.rates):
-            known = None if one.seconds is None or again is None else seconds + again + one.seconds
-            most = None if one.most is None else self._base + held + one.most + self._shard_bytes() + extra
+            most = None if one.most is None else self._base + held + one.most + shard + extra
+            if one.rows:
+                known = None if one.seconds is None or loading is None else loading + one.seconds
+                phases = [Phase(seconds=known, read=size + read, alone=True)]
+                self._add(f"{title}: {one.name}", phases, single=most)
+                self._note(
+                    f"{title}: {one.name} takes rows of all embeddings, which one process looks at even with `--ray`."
+                )
+            else:
+                phases = [Phase(seconds=loading, read=size + read), Phase(seconds=one.seconds, alone=True)]
+                worker = self._process + shard + extra
+                self._add(f"{title}: {one.name}", phases, worker=worker, single=most)
             held += one.held
-            self._add(f"{title}: {one.name}", [Phase(seconds=known, read=size + read, alone=True)], single=most)
         if rule.column:
             self.scores.add(rule.column)
 
@@ -278,12 +299,13 @@ class _Planner:
         if pictures and self.pool.kind == "parts":
             raise UsageError(f"{pictures[0]} is computed from pictures, which parts of `embed` have none of")
         own, stored = self._columns(rule, signals, entering)
-        seconds, size = self._load()
+        embeddings = self._embeddings(rule, signals, self.stored)
+        seconds, size = self._load(embeddings)
         known = None if own is None else seconds + own
         read = size + stored + len(pictures) * self.samples * self.pool.picture_bytes
         numbers = sum(stored_numbers(signals[name], self.pool.width, self.pool.matches) for name in fresh)
         modelled = any(hasattr(signals[name], "model") for name in needed)
-        worker = self._process + self._shard_bytes() + 4.0 * self.pool.shard_rows * numbers
+        worker = self._process + self._shard_bytes(embeddings) + 4.0 * self.pool.shard_rows * numbers
         worker += CHUNK * self.pool.picture_bytes if pictures else 0.0
         worker += sum(self._automaton(signals[name]) for name in needed)
         if modelled and self.model == "small":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from binderclip.curate.engine.kmeans import ROWS
@@ -40,12 +40,14 @@ class RulePass:
         seconds: beside loading the samples; None where no rate is known.
         most: bytes of memory while it runs; None where they are not known.
         held: bytes that stay until the stage ends.
+        rows: whether one process looks at the rows of all embeddings, which workers do not.
     """
 
     name: str
     seconds: float | None
     most: float | None
     held: float = 0.0
+    rows: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class _Asked:
         seconds = self.rates.seconds["k-means"].of(product=numbers * rule.k * steps, number=numbers * rule.iterations)
         drawn = self.rates.seconds["threshold: keep"].of(row=self.n)  # who is in the sample is a hash of every key
         most = self.rates.bytes["k-means, most"].of(number=numbers, row=rows) + self.block(rule.k)
-        return RulePass("centroids", seconds + drawn, most, 8.0 * rule.k * self.width)
+        return RulePass("centroids", seconds + drawn, most, 8.0 * rule.k * self.width, rows=True)
 
 
 def _threshold(rule: KeepRule, asked: _Asked) -> list[RulePass]:
@@ -125,7 +127,7 @@ def _duplicates(rule: SemanticDuplicates, asked: _Asked) -> list[RulePass]:
     most = rates.bytes["twins, most"].of(number=n * d, row=n) + asked.block(rule.k)
     most += _OF_A_PAIR * min(n / rule.k, BLOCK) * n / rule.k
     keep = asked.clustered("keep", "threshold: keep", rule.k, 1)
-    return [asked.centroids(rule), RulePass("twins", seconds, most, 16.0 * n), keep]
+    return [asked.centroids(rule), RulePass("twins", seconds, most, 16.0 * n, rows=True), keep]
 
 
 def _pruner(rule: ClusterPruner, asked: _Asked) -> list[RulePass]:
@@ -141,7 +143,7 @@ def _targets(rule: TargetClusters, asked: _Asked) -> list[RulePass]:
 def _any(rule: AnyOf, asked: _Asked) -> list[RulePass]:
     """The statistics of all rules; their last passes are one."""
     parts = [_passes_of(one, asked) for one in rule.rules]
-    before = [RulePass(f"{i}/{p.name}", p.seconds, p.most, p.held) for i, own in enumerate(parts) for p in own[:-1]]
+    before = [replace(p, name=f"{i}/{p.name}") for i, own in enumerate(parts) for p in own[:-1]]
     last = [own[-1] for own in parts]
     return [*before, RulePass("keep", _sum([p.seconds for p in last]), _sum([p.most for p in last]))]
 

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,21 @@ def list_objects(folder: str, suffixes: Collection[str]) -> list[str]:
     except FileNotFoundError:
         return []
     return sorted(f"{PREFIX}{entry.path}" for entry in found if entry.is_file and entry.path.endswith(tuple(suffixes)))
+
+
+def change_times(folder: str) -> dict[str, datetime]:
+    """The addresses of all objects below a folder, and when the server was given each, in whole seconds.
+
+    Raises:
+        DataError: as of `list_objects`.
+    """
+    from pyarrow import fs
+
+    try:
+        found = _information(folder, fs.FileSelector(_key(folder).rstrip("/"), recursive=True))
+    except FileNotFoundError:
+        return {}
+    return {f"{PREFIX}{entry.path}": entry.mtime for entry in found if entry.is_file}
 
 
 def refused(url: str, error: OSError) -> DataError:

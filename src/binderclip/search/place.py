@@ -26,6 +26,7 @@ from binderclip.data.storage import (
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, DataError
 from binderclip.search.lock import LOCK, one_writer
+from binderclip.search.object_lock import CLAIMS, one_object_writer
 from binderclip.similarity.stored import load_transform, save_transform
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def check_place(place: Place) -> None:
     """
     if not isinstance(place, Path):
         names = [url.removeprefix(f"{place}/") for url in list_objects(place, ("",))]
+        names = [name for name in names if not name.startswith(f"{CLAIMS}/")]
         if names and NOTE not in names and not any(name.startswith(f"{TABLE}.lance/") for name in names):
             raise CheckpointError(f"{place} is not empty and not a binderclip index; give another place for the index")
         return
@@ -185,10 +187,12 @@ def table_rows(keys: Sequence[str], states: Mapping[str, DocumentState], vectors
 def writing_to(place: Place) -> Iterator[bool]:
     """Be the one that writes to a place, after waiting for another process; gives whether that was needed.
 
-    Object storage has no locks: there a second process is not kept out, as the documentation says.
+    Raises:
+        DataError: on object storage, where a second process does not wait, as of `one_object_writer`.
     """
     if not isinstance(place, Path):
-        yield False
+        with one_object_writer(place, connected):
+            yield False
         return
     place.mkdir(parents=True, exist_ok=True)
     with one_writer(place) as waited:

@@ -14,11 +14,12 @@ from binderclip.train.feed.pictures import Pictures, Pixels
 from binderclip.train.grid.study import GridRun, ScalingStudy, load_grid
 from binderclip.train.grid.table import StudyCell, StudyRun, StudyTable
 from binderclip.train.recipe.architecture import build_model
-from binderclip.train.recipe.cost import Cost, StageCost, TowerPasses
+from binderclip.train.recipe.cost import Cost, StageCost
 from binderclip.train.recipe.open_clip_command import OpenClipCommand, open_clip_commands
+from binderclip.train.recipe.passes import OwnCount, SampleCost, TowerPasses, Uncounted
 from binderclip.train.recipe.plan import plan_training
 from binderclip.train.recipe.recipe import DataSpec, EvaluationSpec, Group, Recipe, Stage, list_recipes, load_recipe
-from binderclip.train.recipe.registry import EXPERTS, MODELS, PASSES, SOURCES, STAGES, TERMS, demands, register
+from binderclip.train.recipe.registry import BARE, EXPERTS, MODELS, PASSES, SOURCES, STAGES, TERMS, demands, register
 from binderclip.train.stages.contrastive import ContrastiveStep, build_loss
 from binderclip.train.tokens.attentive import AttentivePatches, EnclosingCrops
 from binderclip.train.tokens.image import (
@@ -33,6 +34,7 @@ from binderclip.train.tokens.positions import sincos_2d
 from binderclip.train.tokens.text import TextReduction
 
 __all__ = [
+    "BARE",
     "EXPERTS",
     "MODELS",
     "PASSES",
@@ -54,12 +56,14 @@ __all__ = [
     "Group",
     "OpenClipCommand",
     "Order",
+    "OwnCount",
     "Pictures",
     "Pixels",
     "RandomPatches",
     "Recipe",
     "Resize",
     "RunResult",
+    "SampleCost",
     "ScalingStudy",
     "Stage",
     "StageContext",
@@ -72,6 +76,7 @@ __all__ = [
     "TokenReduction",
     "TowerPasses",
     "TrainingBatch",
+    "Uncounted",
     "World",
     "build_loss",
     "build_model",

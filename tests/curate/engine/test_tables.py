@@ -130,7 +130,7 @@ def test_datacomps_metadata(tmp_path: Path) -> None:
     assert kept.uids == sorted(uids[i] for i in np.argsort(-scores)[:12])
     shard = table.load(table.ids[1])
     assert np.array_equal(shard.take(np.array([1, 5])).column("l14_img"), features[20:][[1, 5]])
-    width, height = (np.asarray(shard.columns[f"original_{side}"], float) for side in ("width", "height"))
+    width, height = (np.asarray(shard.column(f"original_{side}"), float) for side in ("width", "height"))
     found = CurationPipeline([ScoreThreshold(column="aspect", maximum=3), ScoreThreshold(column="side", minimum=200)])
     kept = found.run(MetadataTable([Path(table.ids[1])])).selection
     want = (np.minimum(width, height) >= 200) & (np.maximum(width, height) / np.minimum(width, height) <= 3)
@@ -169,3 +169,23 @@ def test_pictures_without_sizes_and_twins(tmp_path: Path) -> None:
     from binderclip.curate import OnePerGroup
 
     assert len(CurationPipeline([OnePerGroup(group="picture_group")]).run(table).selection) == 3
+
+
+def test_a_pass_reads_the_columns_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embeddings beside the scores stay on disk until a rule asks for them, in every pass of a run."""
+    n, read = 30, []
+    rows = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float16)
+    half = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), 4)
+    columns = {"uid": [f"{i:032x}" for i in range(n)], "name": [f"{i}.jpg" for i in range(n)],
+               "text": [f"text {i}" for i in range(n)], "score": np.arange(n) / n, "image_embedding": half}  # fmt: skip
+    pq.write_table(pa.table(columns), tmp_path / "part.parquet")
+    real = tables._parquet_column
+    monkeypatch.setattr(tables, "_parquet_column", lambda file, name: read.append(name) or real(file, name))
+    found = CurationPipeline([ScoreTopFraction(column="score", fraction=0.5)]).run(open_table(str(tmp_path)))
+    assert found.selection == KeySelection(columns["uid"][15:])
+    assert set(read) == {"uid", "score", "text"}
+    assert read.count("text") == 1  # for the samples beside the cut
+    shard = MetadataTable([tmp_path / "part.parquet"]).load(str(tmp_path / "part.parquet"))
+    np.testing.assert_array_equal(shard.column("image_embedding"), rows)  # type: ignore[arg-type]
+    assert shard.column("name") == columns["uid"]
+    assert shard.column("texts") == [[text] for text in columns["text"]]

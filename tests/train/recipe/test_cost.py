@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from binderclip.models import load
-from binderclip.train import Recipe, StageContext, run
+from binderclip.train import BARE, MODELS, PASSES, STAGES, Recipe, StageContext, list_recipes, load_recipe, run
 from binderclip.train.feed.length import planned_samples
+from binderclip.train.recipe import bare
 from binderclip.train.stages import private
+from binderclip.train.stages.segmentation import _held_out
 
 SIDES: dict[str, dict[str, Any]] = {
     "whole": {},
@@ -184,6 +187,58 @@ def test_epochs_of_every_counted_kind_are_known(tiny: dict[str, Any]) -> None:
     for name in KINDS:
         recipe = Recipe.from_dict({**tiny, **KINDS[name]})
         assert planned_samples(recipe.stage[0]) == 3 * 64
+
+
+def test_every_kind_says_what_it_costs_or_why_not() -> None:
+    packaged = {name for name, kind in STAGES.items() if kind.__module__.startswith("binderclip.")}
+    assert packaged <= set(PASSES)
+    assert {name for name, kind in MODELS.items() if kind.__module__.startswith("binderclip.")} <= set(BARE)
+    for name in list_recipes():
+        cost = load_recipe(name).cost()
+        for stage in cost.stages:
+            if stage.flops is None or stage.tokens is None:
+                assert stage.unknown, (name, stage.name)
+                assert any(stage.unknown in line for line in str(cost).splitlines()[1:]), (name, stage.name)
+
+
+def test_of_a_kind_without_an_entry_it_is_said(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STAGES, "mine", lambda context: None)
+    cost = Recipe.from_dict({**tiny, "kind": "mine"}).cost(samples=[64])
+    assert cost.flops is None
+    assert str(cost).splitlines()[-1] == "train: unknown (?): kind 'mine' has no entry in train.PASSES"
+
+
+def test_nothing_is_fetched(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bare, "reopen", lambda name: pytest.fail(f"{name} was opened"))
+    recipe = Recipe.from_dict({**tiny, "model": "hf:openai/clip-vit-base-patch32"})
+    assert "is not known before it is fetched" in str(recipe.cost(samples=[64]))
+    kind = {"name": "masked-feature", "teacher": "open_clip:ViT-B-32/openai"}
+    assert Recipe.from_dict({**tiny, "kind": kind}).cost(samples=[64]).flops is not None
+    other = Recipe.from_dict({**tiny, "kind": {"name": "sam-clip", "segmenter": "hf:facebook/sam-vit-base"}})
+    assert "facebook/sam-vit-base" in str(other.cost(samples=[64]))
+
+
+def test_a_head_for_label_maps_is_counted_by_their_classes(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Without the folder it says so; with it the classes and the pictures that are not held out are known."""
+    kind = {"name": "segmentation-head", "head": {"name": "cascade", "groups": [[3]], "layers": 1, "heads": 2}}
+    data = {"name": str(tmp_path / "maps"), "hold_out": 0.5}
+    document = {**tiny, "model": "small", "data": [data], "batch_size": 4, "kind": kind, "evaluation": {}}
+    assert "there is no folder" in str(Recipe.from_dict(document).cost(samples=[12]))
+    for folder in ("images", "labels"):
+        (tmp_path / "maps" / folder).mkdir(parents=True)
+    for row in range(12):
+        for folder, mode in (("images", "RGB"), ("labels", "L")):
+            Image.new(mode, (16, 16)).save(tmp_path / "maps" / folder / f"{row:02d}.png")
+    costs = []
+    for names in ("a b", "a b c d"):
+        (tmp_path / "maps" / "classes.txt").write_text("\n".join(names.split()))
+        recipe = Recipe.from_dict(document)
+        learned = [row for row in range(12) if not _held_out(f"{row:02d}", recipe.stage[0].data[0])]
+        samples = planned_samples(recipe.stage[0])
+        assert samples == round(3 * len(learned) / 4) * 4
+        costs.append(recipe.cost(samples=[samples]).flops)
+    assert None not in costs
+    assert costs[0] < costs[1]  # type: ignore[operator]
 
 
 def test_stages_that_see_nothing_cost_nothing_and_others_are_unknown() -> None:

@@ -12,9 +12,10 @@ from torch import Tensor
 from binderclip.data import ClusterPlan, Machines, MeasuredRates, Rate, load_data
 from binderclip.errors import UsageError
 from binderclip.fit import make_optimizer
-from binderclip.train import Recipe, build_model, load_recipe, plan_training
-from binderclip.train.recipe.cost import passes_of, started
+from binderclip.train import Recipe, TowerPasses, build_model, load_recipe, plan_training
+from binderclip.train.recipe.bare import bare_model, towers_of
 from binderclip.train.recipe.memory import saved_bytes, stage_memory
+from binderclip.train.recipe.passes import passes_of
 
 GPUS = Machines(count=4, cores=8, memory=80e9, price=2.0, bandwidth=1e9, operations=1e12)
 
@@ -78,8 +79,8 @@ def test_memory_is_that_of_a_step(tiny: dict[str, Any]) -> None:
     recipe = Recipe.from_dict({**tiny, "groups": [{"match": "visual.conv1.*", "freeze": True}], "ema": 0.9})
     stage = recipe.stage[0]
     seen = passes_of(stage)
-    assert seen is not None
-    found = stage_memory(stage, started(recipe), seen)
+    assert isinstance(seen, TowerPasses)
+    found = stage_memory(stage, towers_of(bare_model(recipe.model)), seen)
     model = build_model(recipe.model, seed=0, captions=lambda: load_data("noto-emoji", "train").captions)
     backbone: Any = model.backbone
     backbone.visual.conv1.requires_grad_(False)
@@ -142,7 +143,12 @@ def test_packaged_recipes_are_planned_whatever_their_kind(name: str) -> None:
     recipe = load_recipe(name)
     plan = plan_training(recipe, 1e9, GPUS)
     assert [one.name for one in plan.passes] == [stage.name for stage in recipe.stage]
-    assert plan.unknown == [s.name for s in recipe.cost(samples=[1] * 9).stages if s.flops is None]
+    costs = recipe.cost(samples=[1] * 9).stages
+    assert [plan.hours(one) is None for one in plan.passes] == [cost.flops is None for cost in costs]
+    towers = [isinstance(passes_of(stage), TowerPasses) for stage in recipe.stage]  # whose memory is counted
+    unknown = [cost.name for cost, counted in zip(costs, towers, strict=True) if cost.flops is None or not counted]
+    assert plan.unknown == unknown
+    assert all(any(name in note for note in plan.notes) for name in unknown)
 
 
 @pytest.mark.parametrize(

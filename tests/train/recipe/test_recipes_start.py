@@ -5,6 +5,7 @@ Sizes are cut (pictures, views, texts, steps), layers are not: the models are th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from binderclip.train import Recipe, list_recipes, load_recipe, run
+from binderclip.train import Recipe, StageContext, list_recipes, load_recipe, run
 from binderclip.train.bundled import kinds, second, teachers, tower
 from binderclip.train.bundled.data.corpus import Corpus
 from binderclip.train.bundled.data.photographs import RealPictures
 from binderclip.train.bundled.data.pictures import PackPictures
+from binderclip.train.engine import context as context_module
 
 # A factor that starts at zero lets its partner's gradient through from the second step on.
 STEPS = 4
@@ -174,6 +178,47 @@ def test_nothing_that_is_trained_stands_still(name: str, tmp_path: Path) -> None
     assert trained
     assert all(stage.steps == STEPS for stage in trained)
     assert {stage.name: stage.zero_gradients for stage in trained} == {stage.name: [] for stage in trained}
+
+
+# A linear head is as small as its loss here; in the last stage of sam-clip one of two sides is drawn for each of four
+# steps, and their mean is counted.
+BOUNDS = {"pooled-head": (1.0, 1.15), "resolution": (0.8, 1.2)}
+OF_THEIR_OWN = ("small", "small-b", "small-dino", "small-sam", "sam-clip", "segclip", "segmentation-head")
+
+
+@pytest.mark.parametrize("name", OF_THEIR_OWN)
+@pytest.mark.usefixtures("made_up_teachers")
+def test_stages_of_their_own_cost_what_torch_counts(name: str, tmp_path: Path) -> None:
+    """Every step of a run under torch's counter: attention as products that it sees, gradients by torch's own ways."""
+    document, counted, fit = tiny(name).document(), {}, StageContext.fit
+    for stage in document["stage"]:
+        if stage["kind"]["name"] == "promptable":
+            stage["kind"]["rounds"] = [2, 2]  # else as many corrections as are drawn
+    recipe = Recipe.from_dict(document)
+
+    def counting(context: StageContext, *args: Any, **settings: Any) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            result = fit(context, *args, **settings)
+        counted[context.index] = counter.get_total_flops()
+        return result
+
+    before = recipe.cost()
+    with pytest.MonkeyPatch.context() as patch, sdpa_kernel(SDPBackend.MATH):
+        patch.setattr(StageContext, "fit", counting)
+        patch.setattr(context_module, "fast_gradients", contextlib.nullcontext)
+        result = run(recipe, out=tmp_path / "run", progress=False)
+    assert result.cost is not None
+    for index, (stage, cost) in enumerate(zip(recipe.stage, result.cost.stages, strict=True)):
+        kind = stage.kind if isinstance(stage.kind, str) else stage.kind["name"]
+        assert before.stages[index].flops == cost.flops  # without a model that is open
+        if kind in ("distil-text", "closed-form"):
+            assert cost.flops is None
+            assert cost.unknown in str(result.cost)
+        elif index in counted:
+            assert cost.flops is not None, cost.unknown
+            assert cost.tokens is not None
+            low, high = BOUNDS.get(stage.name if kind == "sam-clip" else kind, (0.98, 1.02))
+            assert low < counted[index] / cost.flops < high, (kind, counted[index] / cost.flops)
 
 
 def test_every_kind_of_part_is_made_up() -> None:

@@ -237,6 +237,8 @@ def _train_grid(
         else:
             rows = [[folder, "?" if cost.flops is None else f"{cost.flops:.3g}"] for folder, cost in costs.items()]
             print_table(study.name, ["run", "FLOPs"], rows)
+            for remark in dict.fromkeys(remark for cost in costs.values() for remark in cost.remarks):
+                note(remark)
         return
     try:
         table = study.run(out, resume=resume, device=device, progress=not json, allow_pipe=allow_pipe)

@@ -90,6 +90,8 @@ class CentroidStatistic:
         seed, iterations: of `spherical_kmeans`.
     """
 
+    holds_rows = True
+
     def __init__(
         self,
         rows: Callable[[Shard], Float[np.ndarray, "n d"]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -70,6 +71,14 @@ class Ranked:
             self._found.append(self.best(counts(self.sizes)))
         return self._found[0]
 
+    def settled(self, counts: Callable[[Int[np.ndarray, "G"]], Int[np.ndarray, "G"]]) -> Ranked:
+        """Sizes and cuts alone, without the samples between them: what is left to be known once counts are decided.
+
+        Args:
+            counts: as of `cuts`.
+        """
+        return Ranked(self.groups, self.starts, np.empty(0), np.empty(0, KEY), [self.cuts(counts)])
+
     def best(self, counts: Int[np.ndarray, "G"]) -> RankCuts:
         """The cuts that keep `counts` samples of each group, or all where it has fewer."""
         counts = np.minimum(counts, self.sizes)
@@ -107,6 +116,9 @@ class RankingStatistic:
     def merge(self, other: RankingStatistic) -> None:
         """See `PoolStatistic`."""
         self._parts += other._parts
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_parts": self._parts}  # what it has seen travels, not how it looks
 
     def result(self) -> Ranked:
         """See `PoolStatistic`."""

@@ -49,7 +49,11 @@ class SampleSignal(Protocol):
 
 @runtime_checkable
 class PoolStatistic(Protocol):
-    """What is found out over a pool in one pass: equal for every cut into shards and every order of them."""
+    """What is found out over a pool in one pass: equal for every cut into shards and every order of them.
+
+    With a runner each shard is looked at by a worker, and what it has seen travels; one with an attribute `holds_rows`
+    that is true keeps rows of embeddings, and looks at all shards in the process that decides.
+    """
 
     def update(self, shard: Shard) -> None:
         """Look at some more samples."""
@@ -121,6 +125,10 @@ class KeepRule(abc.ABC):
     @abc.abstractmethod
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """Which samples of a shard are kept."""
+
+    def settled(self, found: Found) -> Found:
+        """Of what was found, what `keep`, `cuts` and `figures` ask for; it is held, and sent to workers, meanwhile."""
+        return found
 
     def cuts(self, found: Found) -> tuple[float, ...]:
         """Values of `column` at which the decision changes, for the report."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -220,6 +220,8 @@ class _TarPictures:
 class MetadataTable:
     """DataComp's metadata as a pool: Parquet files of `uid`, `text` and scores, features in `.npz` files beside them.
 
+    A pass reads the keys and the columns that it asks for, no others.
+
     Args:
         files: the Parquet files; each is a shard. An array `l14_img` of `0001.npz` is the column `l14_img` of
             `0001.parquet`.
@@ -231,22 +233,17 @@ class MetadataTable:
 
     def load(self, id: str) -> Shard:
         """See `SampleTable`."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            with open_place(id) as file:
-                table = pq.ParquetFile(file).read()
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{id}: damaged Parquet file ({error})") from error
-        columns = {name: from_arrow(table.column(name)) for name in table.column_names}
-        names = _first(columns, _UID, id)
-        texts = [[str(text or "")] for text in _first(columns, _TEXT, id)]
-        shard = _shard(id, [str(name) for name in names], texts, columns, None, _digest([id, _file_state(id)]))
+        known = _text_columns(id)
+        naming, telling = (_first(known, names, id) for names in (_UID, _TEXT))
+        own = {name: _parquet_column(id, name) for name in dict.fromkeys((naming, *("uid",) * ("uid" in known)))}
+        names = [str(name) for name in _list(own[naming])]
+        late: dict[str, Callable[[], ColumnValues]] = {name: partial(_parquet_column, id, name) for name in known}
         features = Path(id).with_suffix(".npz")
         if not is_object(id) and features.is_file():
-            shard.late = {name: partial(_npz, features, name, len(shard)) for name in npz_names(features)}
-        return shard
+            late |= {name: partial(_npz, features, name, len(names)) for name in npz_names(features)}
+        late |= {"text": partial(_captions, id, telling), "texts": lambda: [[text] for text in _captions(id, telling)]}
+        keys = _keys(names, own.get("uid"))
+        return Shard(id, keys, {**own, "name": names}, None, _digest([id, _file_state(id)]), late)
 
 
 def _shard(
@@ -262,10 +259,40 @@ def _keys(names: Sequence[str], given: Any) -> Keys:
     return keys_of([str(uid) if uid else name for uid, name in zip(uids, names, strict=True)])
 
 
-def _first(columns: dict[str, ColumnValues], names: Sequence[str], file: str) -> list[Any]:
+def _text_columns(file: str) -> dict[str, bool]:
+    """The columns of a Parquet file, and whether each holds texts."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with open_place(file) as opened:
+            schema = pq.read_schema(opened)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file}: damaged Parquet file ({error})") from error
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_list, pa.types.is_fixed_size_list)
+    return {field.name: not any(holds(field.type) for holds in numbers) for field in schema}
+
+
+def _parquet_column(file: str, name: str) -> ColumnValues:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with open_place(file) as opened:
+            return from_arrow(pq.ParquetFile(opened).read(columns=[name]).column(name))
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError(f"{file}: damaged Parquet file ({error})") from error
+
+
+def _captions(file: str, name: str) -> list[str]:
+    return [str(text or "") for text in _list(_parquet_column(file, name))]
+
+
+def _first(columns: Mapping[str, bool], names: Sequence[str], file: str) -> str:
+    """The first of some columns that holds texts."""
     for name in names:
-        if isinstance(found := columns.get(name), list):
-            return found
+        if columns.get(name):
+            return name
     raise DataError(f"{file}: no column {' or '.join(names)} of texts; it has {', '.join(columns)}")
 
 

@@ -47,6 +47,9 @@ class EntryCount:
         values = entries_of(shard, self.column).values
         self.counts += np.bincount(values, minlength=len(self.counts)).astype(np.uint64)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"counts": self.counts}
+
     def merge(self, other: EntryCount) -> None:
         """See `PoolStatistic`."""
         self.counts += other.counts
@@ -67,6 +70,9 @@ class MatchedEntries:
         """See `PoolStatistic`."""
         found = entries_of(shard, self.column)
         self._parts.append((found.values.astype(np.int32), np.diff(found.offsets)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_parts": self._parts}  # what it has seen travels, not what is made of it
 
     def merge(self, other: MatchedEntries) -> None:
         """See `PoolStatistic`."""

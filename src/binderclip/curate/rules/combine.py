@@ -58,6 +58,11 @@ class AnyOf(KeepRule):
             for name, make in rule.statistics(draws.part(number)).items()
         }
 
+    def settled(self, found: Found) -> Found:
+        """See `KeepRule`."""
+        each = [(number, rule.settled(_own(found, number))) for number, rule in enumerate(self.rules)]
+        return {f"{number}/{name}": value for number, own in each for name, value in own.items()}
+
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
         kept = [rule.keep(shard, _own(found, n), draws.part(n)) for n, rule in enumerate(self.rules)]

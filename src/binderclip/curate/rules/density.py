@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -135,6 +136,9 @@ class _SpreadStatistic:
         self.sizes += np.bincount(labels[there], minlength=len(self.sizes))
         np.add.at(self.sums, labels[there], np.rint(distances[there] * _UNIT).astype(np.int64))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"sizes": self.sizes, "sums": self.sums}
+
     def merge(self, other: _SpreadStatistic) -> None:
         self.sizes += other.sizes
         self.sums += other.sums
@@ -223,13 +227,16 @@ class ClusterPruner(ClusterRule):
         total = int(count_of_share(self.keep_share, sizes.sum(keepdims=True))[0])
         return quota_qp(self.probabilities(found), sizes, total, balance=self.balance)
 
+    def _counts(self, found: Found, _: Int[np.ndarray, "G"]) -> Int[np.ndarray, "G"]:
+        groups = found["ranking"].groups
+        return np.where(groups >= 0, self.quotas(found)[groups], 0)
+
+    def settled(self, found: Found) -> Found:
+        """See `KeepRule`."""
+        return {**found, "ranking": found["ranking"].settled(partial(self._counts, found))}
+
     def _cuts(self, found: Found) -> RankCuts:
-        ranked = found["ranking"]
-
-        def counts(_: Int[np.ndarray, "G"]) -> Int[np.ndarray, "G"]:
-            return np.where(ranked.groups >= 0, self.quotas(found)[ranked.groups], 0)
-
-        cuts: RankCuts = ranked.cuts(counts)
+        cuts: RankCuts = found["ranking"].cuts(partial(self._counts, found))
         return cuts
 
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:

@@ -21,6 +21,8 @@ from binderclip.errors import DataError, UsageError
 class _TwinStatistic:
     """Holds the embeddings of all clusters and finds in each who is nearly alike to somebody before."""
 
+    holds_rows = True
+
     def __init__(self, assigned: Callable[[Shard], tuple], rows: Callable[[Shard], np.ndarray], most: float) -> None:
         self.assigned, self.rows, self.most = assigned, rows, most
         self._parts: list[tuple[np.ndarray, np.ndarray, Keys, np.ndarray]] = []

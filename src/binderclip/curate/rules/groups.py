@@ -97,6 +97,10 @@ class CapPerGroup(KeepRule):
             )
         }
 
+    def settled(self, found: Found) -> Found:
+        """See `KeepRule`."""
+        return {"groups": found["groups"].settled(self.caps)}
+
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
         cuts = found["groups"].cuts(self.caps)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from binderclip.curate.engine.ranking import RankingStatistic
 from binderclip.curate.engine.rule import (
@@ -73,7 +73,14 @@ class MeanRankTopFraction(KeepRule):
         each = {f"rank {column}": partial(of, column) for column in self.columns}
         return {**each, "ranking": lambda found: RankingStatistic(partial(self._score, found))}
 
+    def settled(self, found: Found) -> Found:
+        """See `KeepRule`."""
+        return {**found, "ranking": found["ranking"].settled(self._count)}
+
+    def _count(self, sizes: Int[np.ndarray, "G"]) -> Int[np.ndarray, "G"]:
+        return count_of_share(self.fraction, sizes)
+
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        cut = found["ranking"].cuts(lambda sizes: count_of_share(self.fraction, sizes))
+        cut = found["ranking"].cuts(self._count)
         return cut.keeps(self._score(found, shard), shard.keys)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from binderclip.curate.engine.ranking import RankingStatistic
 from binderclip.curate.engine.rule import (
@@ -109,13 +109,19 @@ class ScoreTopFraction(KeepRule):
         """See `KeepRule`."""
         return {"ranking": lambda _: RankingStatistic(self._scores)}
 
+    def settled(self, found: Found) -> Found:
+        """See `KeepRule`."""
+        return {"ranking": found["ranking"].settled(self._count)}
+
+    def _count(self, sizes: Int[np.ndarray, "G"]) -> Int[np.ndarray, "G"]:
+        return count_of_share(self.fraction, sizes)
+
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
         return self._cut(found).keeps(self._scores(shard), shard.keys)
 
     def _cut(self, found: Found) -> Any:
-        ranking = found["ranking"]
-        return ranking.best(count_of_share(self.fraction, ranking.sizes))
+        return found["ranking"].cuts(self._count)
 
     def cuts(self, found: Found) -> tuple[float, ...]:
         """See `KeepRule`."""

@@ -92,15 +92,18 @@ class RayRunner:
         self._actors.clear()
 
     def over(
-        self, items: Sequence[Item], start: Callable[[], Callable[[Item], Result]]
+        self, items: Sequence[Item], start: Callable[[], Callable[..., Result]], shared: Any = None
     ) -> Iterator[tuple[Item, Result]]:
         """See `ShardRunner`; `start` and the items are pickled. Workers stay for the next call with the same `start`.
+
+        Arrays of what is shared are in the memory of each machine once, for all its workers, and cannot be written to.
 
         Raises:
             DataError: an item lost its worker `RETRIES` + 1 times.
             BinderclipError: whatever the work raised.
         """
         ray, errors = self._ray, self._ray.exceptions
+        beside = () if shared is None else (ray.put(shared),)
         waiting, lost, idle = deque(range(len(items))), Counter[int](), list[Any]()
         # An actor is given an item when it has answered, not before: it may wait for room for ever.
         running = {actor.ready.remote(): (actor, -1) for actor in self._workers(start, len(items))}
@@ -129,7 +132,7 @@ class RayRunner:
             lost[-1] = 0
             if waiting:
                 following = waiting.popleft()
-                running[actor.work.remote(items[following])] = (actor, following)
+                running[actor.work.remote(items[following], *beside)] = (actor, following)
             else:
                 idle.append(actor)
             if number >= 0:
@@ -172,7 +175,7 @@ class RayRunner:
 class _Worker:
     """What runs in an actor's process."""
 
-    def __init__(self, start: Callable[[], Callable[[Any], Any]], folder: str) -> None:
+    def __init__(self, start: Callable[[], Callable[..., Any]], folder: str) -> None:
         self._start, self._work = start, None
         if os.path.isdir(folder):
             os.chdir(folder)  # paths mean what they mean to whoever asked
@@ -180,11 +183,11 @@ class _Worker:
     def ready(self) -> None:
         """Answer."""
 
-    def work(self, item: Any) -> Any:
+    def work(self, item: Any, *beside: Any) -> Any:
         """The result of one item; what it needs is made before the first."""
         if self._work is None:
             self._work = self._start()  # type: ignore[assignment]  # here, so that its errors are those of the work
-        return self._work(item)  # type: ignore[misc]
+        return self._work(item, *beside)  # type: ignore[misc]
 
 
 def _refuse_unreachable(address: str) -> None:

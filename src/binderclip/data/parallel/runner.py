@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from binderclip.errors import UsageError
 
@@ -18,13 +18,14 @@ class ShardRunner(Protocol):
     """Runs work on items, such as shards. What an item leaves behind (a file, say) is its checkpoint."""
 
     def over(
-        self, items: Sequence[Item], start: Callable[[], Callable[[Item], Result]]
+        self, items: Sequence[Item], start: Callable[[], Callable[..., Result]], shared: Any = None
     ) -> Iterator[tuple[Item, Result]]:
         """Work on every item.
 
         Args:
             items: small descriptions of what is to be done.
             start: called once a worker, before its first item; gives the work, with whatever it holds (a model).
+            shared: what the work on each item is given beside it, sent to a machine once; None for nothing.
 
         Yields:
             (item, result) as they are done, in any order.
@@ -55,10 +56,11 @@ class LocalRunner:
             raise UsageError(f"workers is {self.workers}; at least one does the work")
 
     def over(
-        self, items: Sequence[Item], start: Callable[[], Callable[[Item], Result]]
+        self, items: Sequence[Item], start: Callable[[], Callable[..., Result]], shared: Any = None
     ) -> Iterator[tuple[Item, Result]]:
         """See `ShardRunner`; all threads share what `start` gives."""
-        work = start()
+        begun = start()
+        work = begun if shared is None else lambda item: begun(item, shared)
         if self.workers == 1:
             yield from ((item, work(item)) for item in items)
             return

@@ -105,7 +105,7 @@ class TextTower(Stack):
                 raise UsageError(f"override must be (B or 1, L, D) = {shape}, got {tuple(override.shape)}")
             return override.to(self.dtype).expand(shape)
         known, override = self.known(ids, override), override or {}
-        if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < self.vocab_size:
+        if known.numel() and not known.is_meta and not 0 <= int(known.min()) <= int(known.max()) < self.vocab_size:
             found = f"{int(known.min())}..{int(known.max())}"
             raise UsageError(f"token ids must be in 0..{self.vocab_size - 1} or overridden; got {found}")
         words = self.lookup(known)

@@ -28,7 +28,9 @@ from binderclip.train.bundled.data.batches import Numbered
 from binderclip.train.bundled.vision import BACKGROUNDS, hybrid
 from binderclip.train.engine.companions import cosine_momentum
 from binderclip.train.engine.context import StageContext
-from binderclip.train.recipe.registry import STAGES, register
+from binderclip.train.recipe.passes import OwnCount, SampleCost, forward_operations, step_operations, with_frozen_groups
+from binderclip.train.recipe.registry import PASSES, STAGES, register
+from binderclip.train.recipe.stage import Stage
 
 __all__ = ["DinoHead", "DinoStep", "MultiCrop", "dino", "tokens_of"]
 
@@ -308,10 +310,10 @@ def dino(
         raise NotSupported("dino runs in one process")
     model = hybrid(context)
     patch = model.image_tower.patch
-    large = context.stage.image_size or max(model.preprocess.size) * 3 // 4 // patch * patch
+    large = _large(context.stage, model)
     chosen = names if isinstance(names, str) else tuple(names)
     crops = MultiCrop(
-        context.stage.batch_size, context.seed, large, large // 2 // patch * patch, small_crops, large * 3 // 2,
+        context.stage.batch_size, context.seed, large, _small(large, patch), small_crops, large * 3 // 2,
         names=chosen, backgrounds=tuple(backgrounds), hidden=hidden, patch=patch,
     )  # fmt: skip
     stem = model.backbone.patch_embed.backbone
@@ -329,3 +331,57 @@ def dino(
     # The stem is the student's own.
     model.backbone.load_state_dict(step.teacher.state_dict(), strict=False)
     return {"scenes": result.steps * context.stage.batch_size * context.stage.accumulate}
+
+
+def _large(stage: Stage, model: VisionModel) -> int:
+    """Side of the large crops in pixels."""
+    patch = model.image_tower.patch
+    return stage.image_size or max(model.preprocess.size) * 3 // 4 // patch * patch
+
+
+def _small(large: int, patch: int) -> int:
+    """Side of the small crops in pixels."""
+    return large // 2 // patch * patch
+
+
+@register(PASSES, "dino")
+def _passes(
+    stage: Stage, *, small_crops: int = 2, prototypes: int = 512, patches: float = 1.0, neighbours: float = 1.0,
+    hidden: float = 0.5, **settings: object,
+) -> OwnCount:  # fmt: skip
+    def count(model: Any, stages: Sequence[Stage], index: int) -> SampleCost:
+        step, patch = DinoStep(model, steps=1, prototypes=prototypes).to("meta"), model.image_tower.patch
+        large = _large(stage, model)
+        trunk, batch, small = model.backbone, stage.batch_size, _small(large, patch)
+        stem, cells = trunk.patch_embed.backbone, 2 * batch * (large // patch) ** 2
+        near = max(1, cells // 8) if neighbours else 0  # as `MultiCrop` draws them
+        hides = round(cells * hidden / 4)  # half of the crops hide none, the others half of the most on average
+
+        def rows(number: int) -> Float[Tensor, "N D"]:
+            return torch.empty(number, trunk.embed_dim, device="meta")
+
+        def views(count: int, side: int) -> Float[Tensor, "B C h w"]:
+            return stem(torch.empty(count, 3, side, side, device="meta"))
+
+        def resting() -> None:
+            tokens_of(step.teacher, views(2 * batch, large))
+            if small_crops:
+                views(small_crops * batch, small)
+            step.teacher_head(rows(2 * batch + hides + 3 * near))
+
+        def learning(maps: list[Tensor]) -> Tensor:
+            seen = [tokens_of(trunk, part) for part in maps]
+            own = torch.cat([seen[0][:, 1:].flatten(0, 1)[: hides + near], *(tokens[:, 0] for tokens in seen)])
+            return step.head(own)
+
+        with with_frozen_groups(stage, trunk):
+            with torch.no_grad():
+                maps = [views(2 * batch, large), *([views(small_crops * batch, small)] if small_crops else [])]
+            operations = forward_operations(resting) + step_operations(lambda: learning(maps))
+        tokens = 2 * (1 + (large // patch) ** 2) + small_crops * (1 + (small // patch) ** 2)
+        return SampleCost(
+            image_tokens=tokens, operations=operations / batch,
+            left_out="of numbers of hidden patches, which are drawn, it is the mean",
+        )  # fmt: skip
+
+    return OwnCount(count=count)

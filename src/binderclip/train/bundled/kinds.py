@@ -38,7 +38,10 @@ from binderclip.train.bundled.small import (
 from binderclip.train.bundled.teachers import SentenceTeacher, find_part, imagenet_names, lite_state
 from binderclip.train.bundled.text import bag_of_words_start, distil_loss, encode_ids
 from binderclip.train.engine.context import StageContext
-from binderclip.train.recipe.registry import MODELS, STAGES, register
+from binderclip.train.recipe.bare import bare_image_text
+from binderclip.train.recipe.passes import Uncounted
+from binderclip.train.recipe.registry import BARE, MODELS, PASSES, STAGES, register
+from binderclip.train.recipe.stage import Stage
 
 __all__ = ["class_features", "closed_form", "distil_text", "new_small", "text_features"]
 
@@ -63,12 +66,21 @@ def new_small(
         parts: paths of the pretrained parts; `wordnet` is read here.
         vocabulary: pieces.
     """
-    config = {**SMALL["model_cfg"], "text_cfg": {**SMALL["model_cfg"]["text_cfg"], "vocab_size": vocabulary}}
+    config = _configuration(vocabulary)
     tokenizer = build_tokenizer(_corpus(parts, seed), size=vocabulary, context=config["text_cfg"]["context_length"])
     with tempfile.TemporaryDirectory() as scratch:
         write_tokenizer(tokenizer, Path(scratch), config["text_cfg"]["context_length"])
         torch.manual_seed(seed)
         return build(config, preprocess=SMALL["preprocess_cfg"], tokenizer=Path(scratch), name="small")
+
+
+def _configuration(vocabulary: int) -> dict[str, Any]:
+    return {**SMALL["model_cfg"], "text_cfg": {**SMALL["model_cfg"]["text_cfg"], "vocab_size": vocabulary}}
+
+
+@register(BARE, "small")
+def _bare_small(*, parts: dict[str, str] | None = None, vocabulary: int = 8000) -> ImageTextModel:
+    return bare_image_text(_configuration(vocabulary), "small")
 
 
 def _ids(model: ImageTextModel, texts: Sequence[str]) -> Int[Tensor, "N L"]:
@@ -145,6 +157,13 @@ def distil_text(
     return {"texts": len(corpus.texts), "captions": corpus.captions}
 
 
+@register(PASSES, "distil-text")
+def _passes_of_texts(stage: Stage, **settings: object) -> Uncounted:
+    return Uncounted(
+        "its texts, cut to the longest of a batch, are known once they are made of WordNet and of the packs' captions"
+    )
+
+
 @torch.inference_mode()
 def _features_of_training(
     model: ImageTextModel, images: Callable[[slice], Tensor], count: int, *, batch: int = 128
@@ -208,6 +227,11 @@ def closed_form(
         closed_form_head(model.backbone, states, targets, ridge=head_ridge)
         model.backbone.logit_scale.fill_(float(torch.tensor(scale).log()))
     return {"pictures": len(pictures), "captions": len(distinct)}
+
+
+@register(PASSES, "closed-form")
+def _no_passes(stage: Stage, **settings: object) -> Uncounted:
+    return Uncounted("it takes no step: it looks at the packs' pictures once and solves for two matrices")
 
 
 def _unit(x: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:

@@ -32,7 +32,9 @@ from binderclip.train.bundled.data.batches import Numbered
 from binderclip.train.bundled.data.maps import frozen_depthwise
 from binderclip.train.bundled.vision import BACKGROUNDS
 from binderclip.train.engine.context import StageContext
-from binderclip.train.recipe.registry import MODELS, STAGES, register
+from binderclip.train.recipe.passes import OwnCount, SampleCost, side_in, step_operations, with_frozen_groups
+from binderclip.train.recipe.registry import BARE, MODELS, PASSES, STAGES, register
+from binderclip.train.recipe.stage import Stage
 
 __all__ = ["PromptStep", "SceneTargets", "new_promptable", "promptable", "promptable_loss"]
 
@@ -65,6 +67,11 @@ def new_promptable(
         trunk = load(stem).backbone.visual.trunk.patch_embed.backbone
         network.stem.load_trunk(trunk.state_dict())
     return PromptModel(network, settings=settings)
+
+
+@register(BARE, "promptable")
+def _bare_promptable(**settings: Any) -> PromptModel:
+    return new_promptable(seed=0, captions=list, **{**settings, "stem": "none"})
 
 
 @dataclass(frozen=True)
@@ -216,3 +223,32 @@ def promptable(
     with frozen_depthwise(model.backbone.stem.stages):
         result = context.fit(step, Numbered(targets, data_hash))
     return {"scenes": result.steps * context.stage.batch_size * context.stage.accumulate}
+
+
+@register(PASSES, "promptable")
+def _passes(stage: Stage, *, objects: int = 3, rounds: Sequence[int] = (1, 4), **settings: object) -> OwnCount:
+    def count(model: Any, stages: Sequence[Stage], index: int) -> SampleCost:
+        network, side, batch = model.backbone, side_in(stage, model), stage.batch_size
+        pixels = torch.empty(batch, 3, side, side, device="meta")
+        rows = torch.arange(batch, device="meta").repeat_interleave(objects)
+
+        def asked(clicks: int) -> PromptTokens:
+            """A first prompt of two points and so many clicks, with the mask of the round before."""
+            labels = torch.ones(len(rows), 2 + clicks, dtype=torch.long, device="meta")
+            before = torch.empty(len(rows), 1, side // 2, side // 2, device="meta") if clicks else None
+            return PromptTokens(torch.empty(len(rows), 2 + clicks, 2, device="meta"), labels, before)
+
+        def step(corrections: int) -> Tensor:
+            levels = network.encode(pixels).rows(rows)
+            found = [network.decode(levels, asked(clicks)) for clicks in range(1 + corrections)]
+            return torch.stack([logits.sum() + scores.sum() for logits, scores in found])
+
+        low, high = rounds
+        with with_frozen_groups(stage, network), frozen_depthwise(network.stem.stages):
+            each = [step_operations(lambda n=n: step(n)) for n in range(low, high + 1)]  # type: ignore[misc]
+        return SampleCost(
+            image_tokens=(side // 8) ** 2, operations=sum(each) / len(each) / batch,
+            left_out="of numbers of corrections, which are drawn, it is the mean",
+        )  # fmt: skip
+
+    return OwnCount(count=count)

@@ -36,7 +36,10 @@ from binderclip.train.bundled.kinds import class_features, text_features
 from binderclip.train.bundled.small import SMALL, reduced_ridge
 from binderclip.train.bundled.teachers import SentenceTeacher, find_part, lite_state
 from binderclip.train.engine.context import StageContext
-from binderclip.train.recipe.registry import MODELS, STAGES, register
+from binderclip.train.recipe.bare import bare_image_text, bare_model
+from binderclip.train.recipe.passes import OwnCount, SampleCost, step_operations, with_frozen_groups
+from binderclip.train.recipe.registry import BARE, MODELS, PASSES, STAGES, register
+from binderclip.train.recipe.stage import Stage
 
 __all__ = ["compact_folder", "new_small_b", "pooled_head"]
 
@@ -60,14 +63,25 @@ def new_small_b(*, seed: int, captions: Callable[[], Sequence[str]], text_tower:
         text_tower: the model whose texts are shared; anything `load` takes, built like `small`.
     """
     other = load(text_tower)
-    config = {**copy.deepcopy(SMALL["model_cfg"]), "vision_cfg": dict(VISION)}
-    config["text_cfg"] = {**config["text_cfg"], "vocab_size": other.backbone.text.vocab_size}
+    config = _configuration(other)
     torch.manual_seed(seed)
     with tempfile.TemporaryDirectory() as scratch:
         other.tokenizer.save(Path(scratch))
         model = build(config, preprocess=SMALL["preprocess_cfg"], tokenizer=Path(scratch), name="small-b")
     model.backbone.text.load_state_dict(other.backbone.text.state_dict())
     return model
+
+
+def _configuration(other: ImageTextModel) -> dict[str, Any]:
+    """Beside the text tower of another model."""
+    config = {**copy.deepcopy(SMALL["model_cfg"]), "vision_cfg": dict(VISION)}
+    config["text_cfg"] = {**config["text_cfg"], "vocab_size": other.backbone.text.vocab_size}
+    return config
+
+
+@register(BARE, "small-b")
+def _bare_small_b(*, text_tower: str = "small") -> ImageTextModel:
+    return bare_image_text(_configuration(bare_model(text_tower)), "small-b")
 
 
 class _Head(nn.Module):
@@ -140,6 +154,21 @@ def pooled_head(
     module = _Head(model, features, rows, table, queue)
     context.fit(module, Numbered(draw, "-".join(pack_hash(name)[:8] for name in TRAINING_PACKS)))
     return {"pictures": len(pictures), "captions": len(texts)}
+
+
+@register(PASSES, "pooled-head")
+def _passes(stage: Stage, **settings: object) -> OwnCount:
+    def count(model: Any, stages: Sequence[Stage], index: int) -> SampleCost:
+        head, trunk = model.backbone.visual.head, model.backbone.visual.trunk.trunk
+        features = torch.empty(stage.batch_size, trunk.num_features, device="meta")
+        with with_frozen_groups(stage, model.backbone):
+            operations = step_operations(lambda: head(features))
+        return SampleCost(
+            image_tokens=0, operations=operations / stage.batch_size,
+            left_out="the features of the packs' pictures, computed once, are not counted",
+        )  # fmt: skip
+
+    return OwnCount(count=count)
 
 
 def _fit_ridge(

@@ -25,7 +25,9 @@ from binderclip.train.bundled.kinds import class_features, text_features
 from binderclip.train.bundled.small import tower_states
 from binderclip.train.bundled.teachers import SentenceTeacher, find_part, lite_state
 from binderclip.train.engine.context import StageContext
-from binderclip.train.recipe.registry import STAGES, register
+from binderclip.train.recipe.passes import OwnCount, SampleCost, side_in, step_operations, with_frozen_groups
+from binderclip.train.recipe.registry import PASSES, STAGES, register
+from binderclip.train.recipe.stage import Stage
 
 __all__ = ["ImageTowerStep", "image_tower"]
 
@@ -273,6 +275,28 @@ def image_tower(
     with _learning(model, trunk):
         context.fit(step, Numbered(mixture, "-".join(pack_hash(name)[:8] for name in TRAINING_PACKS)))
     return {"pictures": len(pictures), "captions": len(texts), "real": 0 if real is None else len(real.crops)}
+
+
+@register(PASSES, "image-tower")
+def _passes(stage: Stage, **settings: object) -> OwnCount:
+    def count(model: Any, stages: Sequence[Stage], index: int) -> SampleCost:
+        visual, batch, side = model.backbone.visual, stage.batch_size, side_in(stage, model)
+        trunk = visual.trunk.patch_embed.backbone
+        with torch.no_grad():
+            lower = trunk.lower(torch.empty(batch, 3, side, side, device="meta"))
+
+        def step() -> Tensor:
+            pooled, values, _ = tower_states(visual.trunk, trunk.upper(lower))
+            return torch.cat([visual.head(pooled)[:, None], visual.head(values)], 1)
+
+        with _learning(model, trunk), with_frozen_groups(stage, model.backbone):
+            operations = step_operations(step)
+        return SampleCost(
+            image_tokens=1 + lower.shape[-2:].numel(), operations=operations / batch,
+            left_out="the maps of the lower convolutions and the features of texts, computed once, are not counted",
+        )  # fmt: skip
+
+    return OwnCount(count=count)
 
 
 @contextlib.contextmanager

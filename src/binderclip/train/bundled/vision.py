@@ -21,7 +21,9 @@ from binderclip.models import load
 from binderclip.models.image_text.preprocess import Preprocess
 from binderclip.models.image_text.vision import VisionModel, new_backbone
 from binderclip.train.engine.context import StageContext
-from binderclip.train.recipe.registry import MODELS, STAGES, register
+from binderclip.train.recipe.passes import OwnCount, SampleCost, forward_operations
+from binderclip.train.recipe.registry import BARE, MODELS, PASSES, STAGES, register
+from binderclip.train.recipe.stage import Stage
 
 __all__ = ["BACKGROUNDS", "hybrid", "new_vision", "slow_directions", "slow_features"]
 
@@ -55,6 +57,14 @@ def new_vision(
     side = getattr(embed, "img_size", None) or (128, 128)
     pixels = Preprocess(size=(int(side[0]), int(side[1])))
     return VisionModel(backbone, arch=arch, options=options, preprocess=pixels)
+
+
+@register(BARE, "vision")
+def _bare_vision(
+    *, arch: str = "binderclip_lite0_vit8", options: dict[str, Any] | None = None, stem: str = "small"
+) -> VisionModel:
+    with torch.device("meta"):
+        return new_vision(seed=0, captions=list, arch=arch, options=options, stem="none")
 
 
 def slow_directions(
@@ -129,6 +139,20 @@ def slow_features(
             nn.init.zeros_(block.attn.proj.weight)
             nn.init.zeros_(block.mlp.fc2.weight)
     return {"scenes": pictures}
+
+
+@register(PASSES, "slow-features")
+def _passes(stage: Stage, *, pictures: int = 400, **settings: object) -> OwnCount:
+    def count(model: Any, stages: Sequence[Stage], index: int) -> SampleCost:
+        stem, side = model.backbone.patch_embed.backbone, max(model.preprocess.size)
+        pixels = torch.empty(1, 3, side, side, device="meta")
+        cells = stem(pixels).shape[-2:].numel()
+        return SampleCost(
+            image_tokens=cells, operations=forward_operations(lambda: stem(pixels)), samples=pictures,
+            left_out="the eigenvectors, found once, are not counted",
+        )  # fmt: skip
+
+    return OwnCount(count=count)
 
 
 def hybrid(context: StageContext) -> VisionModel:

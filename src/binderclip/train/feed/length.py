@@ -5,7 +5,7 @@ from __future__ import annotations
 from binderclip.data import ImageTextDataset
 from binderclip.train.feed.batches import Order
 from binderclip.train.feed.pictures import open_sources
-from binderclip.train.recipe.cost import passes_of
+from binderclip.train.recipe.passes import OwnCount, TowerPasses, Uncounted, passes_of
 from binderclip.train.recipe.stage import Stage
 
 __all__ = ["planned_samples"]
@@ -24,11 +24,14 @@ def planned_samples(stage: Stage) -> int | None:
     if stage.samples is not None:
         return max(1, round(stage.samples / each)) * each
     seen = passes_of(stage)
-    if seen is None or not stage.data:  # other kinds take their data in their own way
+    if isinstance(seen, Uncounted) or not stage.data:  # other kinds take their data in their own way
         return None
     assert stage.epochs is not None
+    if isinstance(seen, OwnCount) and seen.pictures is not None:
+        return max(1, round(stage.epochs * seen.pictures() / each)) * each
     sets, weights = open_sources(stage.data)
-    if seen.trains and not seen.pictures and not seen.captions:  # it keeps features, and draws its own batches of them
+    once = isinstance(seen, TowerPasses) and seen.trains and not seen.pictures and not seen.captions
+    if once:  # it keeps features, and draws its own batches of them
         found = [len(dataset) for dataset in sets if isinstance(dataset, ImageTextDataset)]
         return max(1, round(stage.epochs * sum(found) / each)) * each if len(found) == len(sets) else None
     if all(isinstance(dataset, ImageTextDataset) for dataset in sets):

@@ -216,11 +216,11 @@ class ScalingStudy:
     def _refuse_uncounted(self, allow_pipe: bool) -> None:
         """Stop where no count of the costs that the table asks for can be made."""
         for folder, cost in self.costs(allow_pipe=allow_pipe).items():
-            unknown = [stage.name for stage in cost.stages if getattr(stage, self.x) is None]
-            if unknown:
+            unknown = next((stage for stage in cost.stages if getattr(stage, self.x) is None), None)
+            if unknown is not None:
                 raise UsageError(
-                    f"x = {self.x!r} of {folder} is not known, as stage {unknown[0]!r} is not counted; take another, "
-                    "such as x = 'samples'"
+                    f"x = {self.x!r} of {folder} is not known, as stage {unknown.name!r} is not counted: "
+                    f"{unknown.unknown}; take another, such as x = 'samples'"
                 )
 
     def _table(self, done: Sequence[StudyRun]) -> StudyTable:

@@ -2,15 +2,14 @@
 
 The operations are counted by torch on a copy of the model without weights (the `meta` device), which is given one
 picture and one caption of the stage's size, with the stage's tokens and positions in place. How often a sample goes
-through the towers says its kind of stage (`TowerPasses`). What stands beside them (heads, losses, optimizer) is not
-counted.
+through the towers says its kind of stage (`TowerPasses`); a kind that trains something else counts a step of that
+(`OwnCount`). What stands beside them (losses, optimizer, and the heads beside two towers) is not counted. What stays
+unknown is told with the reason.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,18 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from binderclip.errors import UsageError
+from binderclip.errors import BinderclipError, UsageError
 from binderclip.models.towers import open_image_tower
-from binderclip.settings import part_name
-from binderclip.train.recipe.architecture import open_clip_config, reopen
-from binderclip.train.recipe.registry import PASSES
+from binderclip.train.recipe.bare import bare_model, towers_of, without_weights
+from binderclip.train.recipe.passes import (
+    OwnCount,
+    Passes,
+    TowerPasses,
+    Uncounted,
+    forward_operations,
+    frozen_in,
+    passes_of,
+)
 from binderclip.train.tokens.image import Resize, TokenReduction
 from binderclip.train.tokens.place import check_size, input_side, patch_grid, prefix_tokens, reduced, short_context
 
@@ -31,29 +37,10 @@ if TYPE_CHECKING:
     from binderclip.train.recipe.recipe import Recipe
     from binderclip.train.recipe.stage import Stage
 
-__all__ = ["Cost", "StageCost", "TowerPasses", "passes_of", "recipe_cost", "shaped", "started"]
+__all__ = ["Cost", "StageCost", "recipe_cost", "shaped"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class TowerPasses:
-    """How often the towers see a sample of a stage; an entry of `train.PASSES`.
-
-    Args:
-        pictures, captions: views of its picture, and texts, that the towers learn from.
-        copied_pictures, copied_captions: views and texts that go forward through copies of the towers which do not
-            learn, with all patches; less than 1 where a picture is encoded once and seen in several epochs.
-        teacher: a model whose image tower sees the picture once, at the size that gives it the stage's grid.
-        kept: from the grid (h, w) to how many patches of a view stay; default as the stage's `image_tokens` say.
-        trains: False for a stage that sees no sample.
-    """
-
-    pictures: int = 1
-    captions: int = 1
-    copied_pictures: float = 0
-    copied_captions: float = 0
-    teacher: str | None = None
-    kept: Callable[[tuple[int, int]], int] | None = None
-    trains: bool = True
+VALUES = "a forward pass of the model goes by values that it has only when it runs"
+LENGTH = "it is as long as `epochs` of its data, whose number of pictures is not known yet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +75,9 @@ class StageCost:
             1 more with `micro_batch` and 1 more with `grad_checkpointing`; of a tower that is wholly frozen 1, or 2
             with `micro_batch`.
         beside: operations a sample of towers that do not learn: a teacher, a momentum copy.
+        operations: of a step, a sample, where the kind counts all of it itself; the fields of the towers are None then.
+        unknown: why something is None, in words; "" where all is known.
+        left_out: what of the stage is not counted, in words.
     """
 
     name: str
@@ -99,6 +89,9 @@ class StageCost:
     image_passes: int = 3
     text_passes: int = 3
     beside: int = 0
+    operations: float | None = None
+    unknown: str = ""
+    left_out: str = ""
 
     @property
     def tokens(self) -> int | None:
@@ -110,6 +103,8 @@ class StageCost:
     @property
     def flops(self) -> int | None:
         """Operations of the whole stage."""
+        if self.samples is not None and self.operations is not None:
+            return round(self.samples * self.operations)
         if self.samples is None or self.image_flops is None or self.text_flops is None:
             return None
         learned = self.image_passes * self.image_flops + self.text_passes * self.text_flops
@@ -118,10 +113,10 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a recipe; `str` of it is a table.
+    """Cost of a recipe; `str` of it is a table, and below it why a figure is unknown.
 
     Args:
-        stages: in order. Kinds of stages without an entry in `train.PASSES` count as unknown.
+        stages: in order.
     """
 
     stages: tuple[StageCost, ...]
@@ -141,6 +136,15 @@ class Cost:
         """Of all stages."""
         return _total([stage.samples for stage in self.stages])
 
+    @property
+    def remarks(self) -> list[str]:
+        """Why figures are unknown, and what is left out of those that are known; a line each."""
+        said: dict[str, list[str]] = {}
+        for stage in self.stages:
+            for what in filter(None, (stage.unknown and f"unknown (?): {stage.unknown}", stage.left_out)):
+                said.setdefault(what, []).append(stage.name)
+        return [f"{', '.join(names)}: {what}" for what, names in said.items()]
+
     def __str__(self) -> str:
         header = ["stage", "samples", "tokens a picture", "a caption", "tokens", "FLOPs", "share"]
         rows = [
@@ -156,7 +160,7 @@ class Cost:
             )
             for row in [header, *rows]
         ]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join([*(line.rstrip() for line in lines), *self.remarks])
 
     def _share(self, stage: StageCost) -> str:
         return f"{stage.flops / self.flops:.0%}" if stage.flops is not None and self.flops else "?"
@@ -175,78 +179,62 @@ def _short(value: int | None) -> str:
 
 def recipe_cost(recipe: Recipe, model: Any = None, *, samples: Sequence[int | None] = ()) -> Cost:
     """What each stage of a recipe costs; see `Recipe.cost`."""
-    backbone = started(recipe) if model is None else _structure(model)
+    bare = bare_model(recipe.model) if model is None else without_weights(model)
     given = [*samples, *[None] * len(recipe.stage)]
-    return Cost(tuple(_stage(stage, backbone, known) for stage, known in zip(recipe.stage, given, strict=False)))
+    return Cost(tuple(_stage(recipe.stage, index, bare, given[index]) for index in range(len(recipe.stage))))
 
 
-def started(recipe: Recipe) -> Any:
-    """The recipe's model without weights; None where it is none of open_clip's."""
-    from binderclip.models.image_text.open_clip import construct
-
-    if isinstance(recipe.model, str):
-        config = _open_clip_config(recipe.model)
-        if config is None:
-            return _structure(reopen(recipe.model))
-        with torch.device("meta"):
-            return construct(config)
-    if recipe.model["arch"] != "open_clip":
-        return None
-
-    settings = {"tokenizer": "captions"} | {key: value for key, value in recipe.model.items() if key != "arch"}
-    with torch.device("meta"):
-        return construct(open_clip_config(**settings))
-
-
-def _open_clip_config(name: str) -> dict[str, Any] | None:
-    """The architecture of `open_clip:ARCH/PRETRAINED`, for which no weights are fetched; None for other models."""
-    if not name.startswith("open_clip:"):
-        return None
-    import open_clip
-
-    found: dict[str, Any] | None = open_clip.get_model_config(name.removeprefix("open_clip:").split("/")[0])
-    whole = found is not None and "hf_model_name" not in found.get("text_cfg", {})  # whose tower is a download
-    return found if whole else None
-
-
-def _structure(model: Any) -> Any:
-    """The backbone of an open_clip model without weights; None for others."""
-    backbone: Any = getattr(model, "backbone", None)
-    known = hasattr(backbone, "encode_text") and hasattr(backbone, "visual")
-    return _without_weights(backbone) if known else None
-
-
-def _without_weights(backbone: nn.Module) -> nn.Module:
-    """A copy with the same structure on the `meta` device, which takes no memory."""
-    memo: dict[int, Any] = {}
-    for parameter in backbone.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-    for buffer in backbone.buffers():
-        memo[id(buffer)] = buffer.to("meta")
-    return copy.deepcopy(backbone, memo)
-
-
-def _stage(stage: Stage, backbone: Any, known: int | None) -> StageCost:
+def _stage(stages: Sequence[Stage], index: int, bare: Any, known: int | None) -> StageCost:
+    stage = stages[index]
     each = stage.batch_size * stage.accumulate
     samples = known if stage.samples is None else max(1, round(stage.samples / each)) * each
-    seen = passes_of(stage)
-    if seen is not None and not seen.trains:
+    length = LENGTH if samples is None else ""
+    seen: Passes | Any = passes_of(stage)
+    if isinstance(seen, TowerPasses) and not seen.trains:
         return StageCost(stage.name, 0, 0, 0, 0, 0)
-    if seen is None or backbone is None:
-        return StageCost(stage.name, samples, None, None, None, None)
-    with shaped(stage, backbone, seen) as shape:
+    reason = next((one.reason for one in (seen, bare) if isinstance(one, Uncounted)), "")
+    if not reason and isinstance(seen, OwnCount):
+        return _own(stages, index, bare, seen, samples)
+    towers = towers_of(bare)
+    if not reason and towers is None:
+        reason = f"towers of {getattr(bare, 'kind', type(bare).__name__)} are not counted, those of open_clip are"
+    if reason:
+        return StageCost(stage.name, samples, None, None, None, None, unknown=reason)
+    with shaped(stage, towers, seen) as shape:
         if shape.side is None or shape.length is None:
-            return StageCost(stage.name, samples, shape.image_tokens, shape.length, None, None)
-        image, text = _count_pair(backbone, shape.side, shape.length)
-        beside = _beside(backbone, seen, shape.side, shape.length)
-    image_tokens, length = shape.image_tokens, shape.length
-    if image is None or text is None or beside is None:
-        return StageCost(stage.name, samples, image_tokens, length, None, None)
-    passes = (_passes(stage, backbone, of_image=True), _passes(stage, backbone, of_image=False))
-    many = None if image_tokens is None else seen.pictures * image_tokens
+            tokens, reason = (shape.image_tokens, shape.length), "the size of the model's input is not known"
+            return StageCost(stage.name, samples, *tokens, None, None, unknown=reason)
+        image, text = _count_pair(towers, shape.side, shape.length)
+        beside = _beside(towers, seen, shape.side, shape.length)
+    if image is None or text is None or isinstance(beside, Uncounted):
+        reason = beside.reason if isinstance(beside, Uncounted) else VALUES
+        return StageCost(stage.name, samples, shape.image_tokens, shape.length, None, None, unknown=reason)
+    passes = (_passes(stage, towers, of_image=True), _passes(stage, towers, of_image=False))
+    many = None if shape.image_tokens is None else seen.pictures * shape.image_tokens
+    if not length and many is None:
+        length = "its image tower has no tokens"
     return StageCost(
-        stage.name, samples, many, seen.captions * length, seen.pictures * image, seen.captions * text, *passes, beside
-    )
+        stage.name, samples, many, seen.captions * shape.length, seen.pictures * image, seen.captions * text, *passes,
+        beside, unknown=length,
+    )  # fmt: skip
+
+
+def _own(stages: Sequence[Stage], index: int, bare: Any, seen: OwnCount, samples: int | None) -> StageCost:
+    """A stage of a kind that counts itself."""
+    name = stages[index].name
+    try:
+        found = seen.count(bare, stages, index)
+    except UsageError:
+        raise
+    except BinderclipError as error:
+        return StageCost(name, samples, None, None, None, None, unknown=str(error))
+    except Exception:  # what it trains looks at values: an estimate must not stop a run
+        return StageCost(name, samples, None, None, None, None, unknown=VALUES)
+    samples = samples if found.samples is None else found.samples
+    return StageCost(
+        name, samples, found.image_tokens, found.text_tokens, None, None, operations=found.operations,
+        unknown=LENGTH if samples is None else "", left_out=found.left_out,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -288,13 +276,6 @@ def shaped(stage: Stage, backbone: Any, seen: TowerPasses) -> Iterator[StageShap
         yield StageShape(side, image_tokens, length)
 
 
-def passes_of(stage: Stage) -> TowerPasses | None:
-    """How the towers see a sample of a stage; None for a kind that does not say."""
-    kind = stage.kind if isinstance(stage.kind, dict) else {"name": stage.kind}
-    counted = PASSES.get(part_name(kind))
-    return counted and counted(stage, **{key: value for key, value in kind.items() if key != "name"})
-
-
 def _passes(stage: Stage, backbone: nn.Module, *, of_image: bool) -> int:
     """Forward passes that a step of a tower costs; fewer where no gradient comes to any of its parameters."""
     again = 0 if stage.micro_batch is None else 1
@@ -307,29 +288,26 @@ def _passes(stage: Stage, backbone: nn.Module, *, of_image: bool) -> int:
     return 3 + again + int(stage.grad_checkpointing)
 
 
-def frozen_in(stage: Stage, name: str) -> bool:
-    """Whether the first group of the stage that knows a parameter freezes it."""
-    groups = (group for group in stage.groups if any(fnmatch.fnmatchcase(name, each) for each in group.patterns))
-    return next((group.freeze for group in groups), False)
-
-
-def _beside(backbone: nn.Module, seen: TowerPasses, side: int, length: int) -> int | None:
-    """Operations a sample of the towers that do not learn; None where they are not counted."""
+def _beside(backbone: nn.Module, seen: TowerPasses, side: int, length: int) -> int | Uncounted:
+    """Operations a sample of the towers that do not learn."""
     total = 0
     if seen.copied_pictures or seen.copied_captions:
         image, text = _count_pair(backbone, side, length, training=False)
         if image is None or text is None:
-            return None
+            return Uncounted(VALUES)
         total += round(seen.copied_pictures * image + seen.copied_captions * text)
     if seen.teacher is not None:
-        known, grid = _structure(reopen(seen.teacher)), patch_grid(backbone, side)
+        bare = bare_model(seen.teacher)
+        if isinstance(bare, Uncounted):
+            return bare
+        known, grid = towers_of(bare), patch_grid(backbone, side)
         if known is None or grid is None or patch_grid(known) is None:
-            return None
+            return Uncounted(f"the teacher {seen.teacher} or the model has no grid of patches that is counted")
         tower = open_image_tower(known.eval())
         pixels = torch.empty(1, 3, grid[0] * tower.patch, grid[1] * tower.patch, device="meta")
         image = _count(lambda: tower.run(tower.embed(pixels)))
         if image is None:
-            return None
+            return Uncounted(VALUES)
         total += image
     return total
 
@@ -361,14 +339,10 @@ def _count_pair(backbone: Any, side: int, length: int, *, training: bool = True)
 
 
 def _count(forward: Callable[[], Any]) -> int | None:
-    """Operations of a forward pass without gradients."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        try:
-            forward()
-        except UsageError:
-            raise
-        except Exception:  # a forward pass that looks at values: an estimate must not stop a run
-            return None
-    return int(counter.get_total_flops())
+    """Operations of a forward pass without gradients; None if it needs values."""
+    try:
+        return forward_operations(forward)
+    except UsageError:
+        raise
+    except Exception:  # a forward pass that looks at values: an estimate must not stop a run
+        return None

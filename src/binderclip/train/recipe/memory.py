@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.fit.optimizers import make_optimizer
-from binderclip.train.recipe.cost import TowerPasses, frozen_in, shaped
+from binderclip.train.recipe.cost import shaped
+from binderclip.train.recipe.passes import TowerPasses, frozen_in
 from binderclip.train.recipe.stage import Stage
 
 __all__ = ["StageMemory", "saved_bytes", "stage_memory"]

@@ -9,8 +9,10 @@ from typing import Any, Literal
 from binderclip.data.parallel.plan import ClusterPlan, Machines, Phase, PlannedPass, checked_samples
 from binderclip.data.parallel.rates import MeasuredRates, measured_rates
 from binderclip.errors import UsageError
-from binderclip.train.recipe.cost import StageCost, passes_of, started
+from binderclip.train.recipe.bare import bare_model, towers_of
+from binderclip.train.recipe.cost import StageCost
 from binderclip.train.recipe.memory import StageMemory, stage_memory
+from binderclip.train.recipe.passes import TowerPasses, passes_of
 from binderclip.train.recipe.recipe import Recipe
 from binderclip.train.recipe.stage import Stage
 
@@ -55,7 +57,7 @@ def plan_training(
         raise UsageError(f"picture_bytes is {picture_bytes}; it is a finite number above 0")
     if parallel not in ("ddp", "fsdp"):
         raise UsageError(f"parallel is ddp or fsdp, got {parallel!r}")
-    known, backbone = rates or measured_rates(), started(recipe)
+    known, backbone = rates or measured_rates(), towers_of(bare_model(recipe.model))
     memories = [_memory(stage, backbone) for stage in recipe.stage]
     cost = recipe.cost(samples=[_length(stage, samples) for stage in recipe.stage])
     per_core = 1 / known.seconds["training"].of(operation=1.0)
@@ -63,7 +65,9 @@ def plan_training(
         _pass(recipe, stage, each, memory, samples, machines, picture_bytes, parallel, known)
         for stage, each, memory in zip(recipe.stage, cost.stages, memories, strict=True)
     ]
-    notes = _notes(machines, per_core, picture_bytes, known, recipe)
+    notes = [*_notes(machines, per_core, picture_bytes, known, recipe), *cost.remarks]
+    if unknown := [each.name for each, one in zip(recipe.stage, passes, strict=True) if one.worker is None]:
+        notes.append(f"{', '.join(unknown)}: memory is unknown (?), which is counted for two towers of open_clip")
     stops = _stops(recipe, passes, machines, per_core)
     return ClusterPlan(samples, machines, tuple(passes), tuple(notes), stops, per_core)
 
@@ -77,7 +81,8 @@ def _length(stage: Stage, samples: float) -> int:
 
 def _memory(stage: Stage, backbone: Any) -> StageMemory | None:
     seen = passes_of(stage)
-    return None if seen is None or backbone is None or not seen.trains else stage_memory(stage, backbone, seen)
+    counted = isinstance(seen, TowerPasses) and seen.trains and backbone is not None
+    return stage_memory(stage, backbone, seen) if counted else None
 
 
 def _pass(
@@ -88,8 +93,9 @@ def _pass(
     if not pairs:  # a stage that sees no sample
         return PlannedPass(name=stage.name, passes=0.0, phases=[Phase()])
     seen = passes_of(stage)
-    once = seen is not None and not seen.pictures and not seen.captions  # features that are kept, and read again
-    read = pairs * (seen.copied_pictures if once and seen is not None else 1)
+    towers = seen if isinstance(seen, TowerPasses) else TowerPasses()
+    once = not towers.pictures and not towers.captions  # features that are kept, and read again
+    read = pairs * (towers.copied_pictures if once else 1)
     decoding = rates.seconds["decode"].of(picture=read, byte=read * picture_bytes)
     share = min(machines.cores, max(recipe.workers, 1)) / machines.cores
     steps = pairs / (stage.batch_size * stage.accumulate)

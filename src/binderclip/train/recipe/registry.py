@@ -1,11 +1,12 @@
 """What recipes may name beside the methods of the other rooms: stages, terms, sources, experts and new models.
 
 All are plain dictionaries. A stage is `function(context, **settings)`; what it costs can be counted where `PASSES` has
-`function(stage, **settings) -> TowerPasses` of the same name. A term is built by `function(context,
-**settings)`, a source is `function(spec, **options) -> data set`, an expert is built by
+`function(stage, **settings) -> TowerPasses | OwnCount | Uncounted` of the same name. A term is built by
+`function(context, **settings)`, a source is `function(spec, **options) -> data set`, an expert is built by
 `function(context, **settings) -> PseudoLabeler`, a model is `function(*, seed, captions, **settings)
--> model` (see `StageContext.model`); settings are keyword-only arguments and are checked by name when the recipe is
-read, and so is what a part demands of the recipe (`demands`).
+-> model` (see `StageContext.model`), and what it costs can be counted where `BARE` has `function(**settings) -> model`
+of the same name, whose weights may be missing (the `meta` device) or any; settings are keyword-only arguments and are
+checked by name when the recipe is read, and so is what a part demands of the recipe (`demands`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-__all__ = ["DEMANDS", "EXPERTS", "MODELS", "PASSES", "SOURCES", "STAGES", "TERMS", "Demands", "demands", "register"]
+__all__ = [
+    "BARE",
+    "DEMANDS",
+    "EXPERTS",
+    "MODELS",
+    "PASSES",
+    "SOURCES",
+    "STAGES",
+    "TERMS",
+    "Demands",
+    "demands",
+    "register",
+]
 
 STAGES: dict[str, Callable[..., Any]] = {}
 PASSES: dict[str, Callable[..., Any]] = {}
 TERMS: dict[str, Callable[..., Any]] = {}
 SOURCES: dict[str, Callable[..., Any]] = {}
 MODELS: dict[str, Callable[..., Any]] = {}
+BARE: dict[str, Callable[..., Any]] = {}
 EXPERTS: dict[str, Callable[..., Any]] = {}
 
 

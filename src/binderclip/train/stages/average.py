@@ -10,7 +10,7 @@ import torch
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models import ImageTextModel, load
 from binderclip.train.engine.context import StageContext
-from binderclip.train.recipe.cost import TowerPasses
+from binderclip.train.recipe.passes import TowerPasses
 from binderclip.train.recipe.registry import PASSES, STAGES, demands, register
 from binderclip.train.recipe.stage import Stage
 

@@ -19,7 +19,7 @@ from binderclip.losses import SampledClassifier
 from binderclip.losses.contrastive.share import share_of
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
-from binderclip.train.recipe.cost import TowerPasses
+from binderclip.train.recipe.passes import TowerPasses
 from binderclip.train.recipe.registry import PASSES, STAGES, demands, register
 from binderclip.train.recipe.stage import Stage
 from binderclip.train.stages.contrastive import nan_of

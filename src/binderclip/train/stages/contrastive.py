@@ -30,7 +30,7 @@ from binderclip.similarity import frozen_similarity
 from binderclip.train.engine.companions import FrozenCopy
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
-from binderclip.train.recipe.cost import TowerPasses
+from binderclip.train.recipe.passes import TowerPasses
 from binderclip.train.recipe.registry import PASSES, STAGES, TERMS, demands, register
 from binderclip.train.recipe.stage import Stage
 from binderclip.train.tokens.place import check_size, short_context

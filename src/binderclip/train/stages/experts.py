@@ -32,7 +32,7 @@ from binderclip.settings import build_part, check_part, part_name
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.recipe.augmentation import make_augment
-from binderclip.train.recipe.cost import TowerPasses
+from binderclip.train.recipe.passes import TowerPasses
 from binderclip.train.recipe.registry import DEMANDS, EXPERTS, PASSES, STAGES, demands, register
 from binderclip.train.recipe.stage import Stage
 from binderclip.train.stages.contrastive import make_loss, nan_of, training_loss

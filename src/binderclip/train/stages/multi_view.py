@@ -29,7 +29,7 @@ from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
 from binderclip.train.feed.pictures import Pixels, side_by_side
 from binderclip.train.recipe.augmentation import make_augment
-from binderclip.train.recipe.cost import TowerPasses
+from binderclip.train.recipe.passes import TowerPasses
 from binderclip.train.recipe.registry import PASSES, STAGES, TERMS, demands, register
 from binderclip.train.recipe.stage import Stage
 from binderclip.train.stages.contrastive import figures, make_loss, nan_of, training_loss

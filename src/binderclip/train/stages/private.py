@@ -31,7 +31,7 @@ from binderclip.privacy import PrivateLinearProbe
 from binderclip.train.engine.context import StageContext
 from binderclip.train.engine.evaluator import set_names
 from binderclip.train.feed.pictures import open_sources
-from binderclip.train.recipe.cost import TowerPasses
+from binderclip.train.recipe.passes import Passes, TowerPasses, Uncounted
 from binderclip.train.recipe.recipe import DataSpec, Stage
 from binderclip.train.recipe.registry import PASSES, STAGES, demands, register
 
@@ -111,10 +111,12 @@ def private_head(
 
 
 @register(PASSES, "private-head")
-def _passes(stage: Stage, **settings: object) -> TowerPasses | None:
+def _passes(stage: Stage, **settings: object) -> Passes:
     """Every picture, as if all had labels, is encoded once, however often the head sees its features; of a length in
     samples nobody knows how many pictures there are."""
-    return None if stage.epochs is None else TowerPasses(pictures=0, captions=0, copied_pictures=1 / stage.epochs)
+    if stage.epochs is None:
+        return Uncounted("each picture is encoded once, and a length in samples does not say how many there are")
+    return TowerPasses(pictures=0, captions=0, copied_pictures=1 / stage.epochs)
 
 
 def _labelled(spec: DataSpec) -> ImageTextDataset:

@@ -32,12 +32,15 @@ from torch import Tensor
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models import ImageTextModel
 from binderclip.models.files.folders import folder_kind
-from binderclip.segment import MERGE_STAGES, MaskRehearsal, MergedEncoder, load_promptable
+from binderclip.segment import MERGE_STAGES, MaskRehearsal, MergedEncoder, MergeStage, load_promptable
+from binderclip.segment.promptable.drawn import PromptTokens
 from binderclip.segment.trained.merging import StemMaps, merge_step, stage_frozen, text_distance
-from binderclip.settings import brief, hint
+from binderclip.settings import brief, hint, part_name
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
-from binderclip.train.recipe.registry import STAGES, demands, register
+from binderclip.train.recipe.bare import without_weights
+from binderclip.train.recipe.passes import OwnCount, SampleCost, forward_operations, step_operations
+from binderclip.train.recipe.registry import PASSES, STAGES, demands, register
 from binderclip.train.recipe.stage import Stage
 
 __all__ = ["sam_clip"]
@@ -91,9 +94,7 @@ def sam_clip(
     """
     if not isinstance(context.model, ImageTextModel):
         raise NotSupported(f"sam-clip takes image-text models, not {type(context.model).__name__}")
-    own: dict[str, Any] = {"encoder_lr": encoder_lr, "rehearsal": rehearsal, "sides": tuple(sides) or None}
-    own = {"lr": context.stage.lr} | {name: value for name, value in own.items() if value is not None}
-    stage = replace(MERGE_STAGES[part], **own)
+    stage = _merge_stage(context.stage, part, encoder_lr, rehearsal, sides)
     left = _left_before(context)
     if left is None:
         encoder = MergedEncoder(context.model, segmenter, layers=layers, hidden=hidden, seed=context.seed)
@@ -132,6 +133,15 @@ def sam_clip(
     return notes
 
 
+def _merge_stage(
+    stage: Stage, part: str, encoder_lr: float | None, rehearsal: float | None, sides: Sequence[int]
+) -> MergeStage:
+    """The part's own stage with what the recipe says otherwise."""
+    own: dict[str, Any] = {"encoder_lr": encoder_lr, "rehearsal": rehearsal, "sides": tuple(sides) or None}
+    own = {"lr": stage.lr} | {name: value for name, value in own.items() if value is not None}
+    return replace(MERGE_STAGES[part], **own)
+
+
 def _left_before(context: StageContext) -> Path | None:
     """The head of the nearest stage before that has left one."""
     for index in range(context.index - 1, -1, -1):
@@ -139,3 +149,61 @@ def _left_before(context: StageContext) -> Path | None:
             if folder_kind(folder) == MergedEncoder.kind:
                 return folder
     return None
+
+
+@register(PASSES, "sam-clip")
+def _passes(
+    stage: Stage, *, part: str = "joint", segmenter: str = "small-sam", layers: int = 3, hidden: int | None = None,
+    encoder_lr: float | None = None, rehearsal: float | None = None, rehearsed: int = 4, prompts: int = 4,
+    sides: Sequence[int] = (), stem: bool = True,
+) -> OwnCount:  # fmt: skip
+    def count(model: Any, stages: Sequence[Stage], index: int) -> SampleCost:
+        if segmenter.startswith("hf:"):
+            raise NotSupported(f"the structure of {segmenter} is not known before it is fetched")
+        merge = _merge_stage(stage, part, encoder_lr, rehearsal, sides)
+        found, (depth, width) = load_promptable(segmenter), _head_of_the_first(stages, index, layers, hidden)
+        encoder = MergedEncoder(model, without_weights(found), layers=depth, hidden=width)
+        seen, batch = merge.sides_of(encoder), stage.batch_size
+        taught = forward_operations(lambda: model.backbone.encode_image(_pixels(1, max(model.preprocess.size))))
+        with stage_frozen(encoder, merge, stem=stem):
+            each = [step_operations(lambda side=side: encoder(_pixels(1, side))) for side in seen]  # type: ignore[misc]
+            again = _rehearsal_operations(encoder, min(rehearsed, batch), prompts) if merge.rehearsal else 0
+        return SampleCost(
+            image_tokens=round(sum((side // 8) ** 2 for side in seen) / len(seen)),
+            operations=taught + sum(each) / len(each) + again / batch,
+            left_out="of sides that are drawn it is the mean; every click of the rehearsal is taken to find a mask",
+        )
+
+    return OwnCount(count=count)
+
+
+def _pixels(count: int, side: int) -> Tensor:
+    return torch.empty(count, 3, side, side, device="meta")
+
+
+def _head_of_the_first(stages: Sequence[Stage], index: int, layers: int, hidden: int | None) -> tuple[int, int | None]:
+    """Sizes of the head that a stage trains: those of the first one that made it."""
+    for stage in stages[:index]:
+        kind = stage.kind if isinstance(stage.kind, dict) else {"name": stage.kind}
+        if part_name(kind) == "sam-clip":
+            return kind.get("layers", 3), kind.get("hidden")
+    return layers, hidden
+
+
+def _rehearsal_operations(encoder: MergedEncoder, pictures: int, prompts: int) -> int:
+    """Of `MaskRehearsal` on so many pictures, each click finding a mask: the segmenter of before sees them once and is
+    asked twice, that which learns once."""
+    network, images = encoder.segmenter.backbone, _pixels(pictures, encoder.size)
+    rows = torch.arange(pictures, device="meta").repeat_interleave(prompts)
+
+    def asked(points: int) -> PromptTokens:
+        labels = torch.ones(len(rows), points, dtype=torch.long, device="meta")
+        return PromptTokens(torch.empty(len(rows), points, 2, device="meta"), labels)
+
+    def before() -> None:
+        maps = network.encode(images).rows(rows)
+        network.decode(maps, asked(1))
+        network.decode(maps, asked(2))  # a click, or the two corners of a box
+
+    learning = step_operations(lambda: network.decode(network.encode(images).rows(rows), asked(2))[0])
+    return forward_operations(before) + learning

@@ -14,23 +14,28 @@ stays as it is; `stages/00-groups/head` is what `binderclip segment --head` open
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from binderclip.errors import NotSupported
+from binderclip.losses import SuperpixelKL
 from binderclip.models import ImageTextModel
 from binderclip.segment import SegCLIP, SegCLIPObjective
 from binderclip.segment.trained.segclip_training import segclip_groups
 from binderclip.train.engine.context import StageContext
 from binderclip.train.feed.batches import TrainingBatch
-from binderclip.train.recipe.registry import STAGES, demands, register
+from binderclip.train.recipe.passes import OwnCount, SampleCost, side_in, step_operations
+from binderclip.train.recipe.registry import PASSES, STAGES, demands, register
+from binderclip.train.recipe.stage import Stage
 from binderclip.train.tokens.place import short_context
 
 __all__ = ["segclip"]
 
 FOLDER = "head"
+LOSSES = ("superpixels", "reconstruction", "ratio", "patch_rule")  # settings of the objective
 
 
 class SegCLIPStep(nn.Module):
@@ -104,3 +109,33 @@ def segclip(
     notes: dict[str, Any] = {"head": head.kind, "groups": groups}
     head.save(context.folder("stages") / FOLDER, card={"data": [spec.name for spec in context.stage.data], **notes})
     return notes
+
+
+@register(PASSES, "segclip")
+def _passes(stage: Stage, *, model_lr: float = 1e-3, **settings: Any) -> OwnCount:
+    losses = {name: settings.pop(name) for name in LOSSES if name in settings}
+
+    def count(model: Any, stages: Sequence[Stage], index: int) -> SampleCost:
+        head = SegCLIP(model, size=side_in(stage, model), **settings).train()
+        objective, tower = SegCLIPObjective(**losses), head.model.image_tower
+        length, batch = stage.text_length or model.backbone.context_length, 2  # patches are drawn for each picture
+        cells = (head.size // tower.patch) ** 2
+        pixels = torch.empty(batch, 3, head.size, head.size, device="meta")
+        ids, regions = (torch.zeros(batch, n, dtype=torch.long, device="meta") for n in (length, cells))
+
+        def step() -> Tensor:
+            with short_context(head.model.backbone, length):
+                text = head.model.backbone.encode_text(ids)
+            found = head(pixels)
+            learned = [found.pictures.sum(), text.sum()]
+            if objective.superpixels:
+                learned.append(SuperpixelKL()(found.patches.hard, regions))
+            if objective.reconstruction:
+                learned.append(head.reconstruct(pixels, ratio=objective.ratio))
+            return torch.stack(learned)
+
+        again = int(cells * (1 - objective.ratio)) if objective.reconstruction else 0
+        seen = cells + again  # those that are not hidden go through once more
+        return SampleCost(image_tokens=seen, text_tokens=length, operations=step_operations(step) / batch)
+
+    return OwnCount(count=count)

@@ -29,19 +29,21 @@ from torch.nn import functional as F
 
 from binderclip.data.images import to_tensor
 from binderclip.data.labelled.label_maps import SCENES, LabelFolder, LabelledScenes, label_maps
-from binderclip.errors import DataError, NotSupported, UsageError
+from binderclip.errors import BinderclipError, DataError, NotSupported, UsageError
 from binderclip.models import ImageTextModel
 from binderclip.models.layers.freezing import frozen
 from binderclip.segment import MTACLIP, CascadeCLIP
 from binderclip.segment.metrics import IoU
+from binderclip.segment.parts.context import dense_tower
 from binderclip.segment.trained.cascade import cascade_task
 from binderclip.segment.trained.heads import TrainedHead
 from binderclip.segment.trained.mta_clip import mta_clip_task
 from binderclip.segment.trained.task import HeadTask
 from binderclip.settings import brief, check_part, hint, part_name
 from binderclip.train.engine.context import StageContext
+from binderclip.train.recipe.passes import OwnCount, SampleCost, step_operations
 from binderclip.train.recipe.recipe import DataSpec, Stage
-from binderclip.train.recipe.registry import SOURCES, STAGES, demands, register
+from binderclip.train.recipe.registry import PASSES, SOURCES, STAGES, demands, register
 
 __all__ = ["segmentation_head"]
 
@@ -50,12 +52,16 @@ FOLDER = "head"
 
 @dataclass(frozen=True)
 class HeadKind:
-    """A kind of head: the class whose settings a recipe may give (after `given` arguments), and its parts."""
+    """A kind of head: the class whose settings a recipe may give (after `given` arguments), and its parts.
+
+    `steps` gives the forward passes of a batch whose cost is that of a step, or of several whose mean it is.
+    """
 
     settings: Callable[..., Any]
     given: int
     build: Callable[[ImageTextModel, list[str], int, dict[str, Any]], TrainedHead]
     task: Callable[..., HeadTask]
+    steps: Callable[..., list[Callable[[], Tensor]]]
 
 
 def _cascade(model: ImageTextModel, classes: list[str], seed: int, settings: dict[str, Any]) -> TrainedHead:
@@ -80,9 +86,41 @@ def _mta_clip_task(
     return mta_clip_task(head, images, labels, **given)
 
 
+def _cascade_steps(
+    head: CascadeCLIP, pixels: Tensor, classes: list[str], training: Mapping[str, Any]
+) -> list[Callable[[], Tensor]]:
+    """Half of the steps of a transductive training see the unseen classes, too."""
+    with torch.no_grad():
+        tokens = head.model.image_tower.embed(pixels)
+        given = tokens if head.prompts.numel() else head.outputs(tokens)
+    seen = len(classes) - len(training.get("unseen", ()))
+    counts = [seen, len(classes)] if training.get("transductive") else [seen]
+    texts = [pixels.new_empty(count, head.model.embed_dim) for count in counts]
+    return [lambda text=text: head(given, text) for text in texts]  # type: ignore[misc]
+
+
+def _mta_clip_steps(
+    head: MTACLIP, pixels: Tensor, classes: list[str], training: Mapping[str, Any]
+) -> list[Callable[[], Tensor]]:
+    tower, start = dense_tower(head.model), 0
+    given: Any = pixels
+    if head.blocks is not None:
+        start = tower.depth - head.blocks
+        with torch.no_grad():
+            given = tower.run(tower.embed(pixels), stop=start)
+
+    def step() -> Tensor:
+        found = head(given, start)
+        layers = [part for each in found.decoded.layers for part in (each.masks, each.classes)]
+        learned = [found.masks, found.texts, *layers]
+        return torch.stack([part.sum() for part in learned]).sum()
+
+    return [step]
+
+
 HEADS = {
-    "cascade": HeadKind(CascadeCLIP, 1, _cascade, _cascade_task),
-    "mta-clip": HeadKind(MTACLIP, 2, _mta_clip, _mta_clip_task),
+    "cascade": HeadKind(CascadeCLIP, 1, _cascade, _cascade_task, _cascade_steps),
+    "mta-clip": HeadKind(MTACLIP, 2, _mta_clip, _mta_clip_task, _mta_clip_steps),
 }
 TRAINING = {
     "cascade": ("unseen", "transductive", "released"),
@@ -186,8 +224,7 @@ def _tables(
     for found in islice(data, spec.limit):
         picture = to_tensor(found.image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
         labels = F.interpolate(found.labels[None, None].float(), (side, side), mode="nearest")[0, 0].long()
-        drawn = int(hashlib.sha256(found.key.encode("utf-8", "surrogateescape")).hexdigest()[:8], 16) / 2**32
-        parts[drawn < spec.hold_out].append((picture, labels))
+        parts[_held_out(found.key, spec)].append((picture, labels))
     if not parts[False]:
         raise DataError(
             f"segmentation-head: {spec.name} leaves no picture to learn from: {len(data.skipped)} cannot be read and "
@@ -195,6 +232,23 @@ def _tables(
         )
     kept, held = (tuple(torch.stack(each) for each in zip(*parts[key], strict=True)) for key in (False, True))
     return kept[0], kept[1], (held[0], held[1]) if held else None
+
+
+def _named(spec: DataSpec) -> tuple[list[str], int]:
+    """The classes of an entry, and how many pictures it leaves to learn from, as if all could be read."""
+    options = {"source": spec.name} | spec.options
+    if options["source"] in SCENES:
+        data: LabelFolder | LabelledScenes = label_map_source(spec.model_copy(update={"limit": 1}), **options)
+        keys = [f"scene {number}" for number in range(spec.limit or 200)]
+    else:
+        data = label_map_source(spec, **options)
+        keys = [image.stem for image, _ in data.pairs][: spec.limit]  # type: ignore[union-attr]
+    return list(data.classes), sum(not _held_out(key, spec) for key in keys)
+
+
+def _held_out(key: str, spec: DataSpec) -> bool:
+    """Whether a picture is left for measuring, by its name."""
+    return int(hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:8], 16) / 2**32 < spec.hold_out
 
 
 @torch.no_grad()
@@ -206,3 +260,30 @@ def _miou(
     for image, truth in zip(images, labels, strict=True):
         metric.update(head.segment(image, classes).labels[None].long(), truth[None])
     return round(float(metric.compute().miou), 4)
+
+
+@register(PASSES, "segmentation-head")
+def _passes(
+    stage: Stage, *, head: str | Mapping[str, Any] = "mta-clip", training: Mapping[str, Any] | None = None,
+    side: int | None = None,
+) -> OwnCount:  # fmt: skip
+    part = {"name": head} if isinstance(head, str) else dict(head)
+    settings = {key: value for key, value in part.items() if key != "name"}
+
+    def count(model: Any, stages: Sequence[Stage], index: int) -> SampleCost:
+        try:
+            classes, _ = _named(stage.data[0])
+        except BinderclipError as error:
+            raise NotSupported(f"it goes by the classes of its data, and {error}") from error
+        kind, batch = HEADS[part_name(part)], stage.batch_size
+        made = kind.build(model, classes, 0, settings).train()
+        tower, pixels = made.model.image_tower, torch.empty(batch, 3, made.size, made.size, device="meta")
+        with frozen(*([model] if isinstance(made, CascadeCLIP) else [])):
+            each = [step_operations(step) for step in kind.steps(made, pixels, classes, training or {})]
+        return SampleCost(
+            image_tokens=(made.size // tower.patch) ** 2 + tower.prefix,
+            operations=sum(each) / len(each) / batch,
+            left_out="what no step changes is computed once for each picture, and not counted",
+        )
+
+    return OwnCount(count=count, pictures=lambda: _named(stage.data[0])[1])
