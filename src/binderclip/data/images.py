@@ -114,6 +114,13 @@ def to_tensor(image: Image.Image | np.ndarray) -> Float[Tensor, "C H W"]:
     return torch.from_numpy(array).permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
 
 
+def contained(image: Image.Image, side: int) -> Image.Image:
+    """A picture as large as fits into a square of so many pixels, and at least a pixel high and wide."""
+    ratio = side / max(image.size)
+    size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
 def list_images(
     folder: str | os.PathLike[str],
     *,

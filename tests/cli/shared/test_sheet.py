@@ -40,3 +40,11 @@ def test_the_strip_below_a_picture_grows_with_it() -> None:
         for width in (800, 3200)
     ]
     assert heights[1] == 4 * heights[0]
+
+
+def test_a_picture_of_a_line_stands_on_its_card(tmp_path: Path) -> None:
+    for size in ((900, 2), (2, 900), (1, 1)):
+        sheet = contact_sheet([(Image.new("RGB", size, (200, 0, 0)), "", "")], tmp_path / "a.png", side=100)
+        red = (np.asarray(Image.open(sheet)) == (200, 0, 0)).all(axis=2)
+        high, wide = (int(red.any(axis=axis).sum()) for axis in (1, 0))
+        assert (wide, high) == tuple(max(1, round(100 * each / max(size))) for each in size)

@@ -39,9 +39,9 @@ def contact_sheet(
         frames: (left, top, right, bottom) of what the model saw of each, as shares of its width and height; a frame is
             drawn where that is not all. Empty for none.
     """
-    from PIL import Image, ImageDraw, ImageFont, ImageOps
+    from PIL import Image, ImageDraw, ImageFont
 
-    from binderclip.data import open_image
+    from binderclip.data.images import contained, open_image
 
     entries = list(entries)[:most]
     columns = min(columns, len(entries))
@@ -60,7 +60,7 @@ def contact_sheet(
         x = gap + index % columns * (side + gap)
         y = head + gap + index // columns * (side + text + gap)
         draw.rectangle((x, y, x + side - 1, y + side - 1), fill=CARD)
-        picture = ImageOps.contain(open_image(source), (side, side), Image.Resampling.LANCZOS)
+        picture = contained(open_image(source), side)
         if frames:
             _frame(picture, frames[index])
         sheet.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))

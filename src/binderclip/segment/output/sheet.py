@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
+from binderclip.data.images import contained
 from binderclip.errors import UsageError
 from binderclip.segment.output.palette import colours, shortened, with_legend
 from binderclip.segment.output.result import Segmentation
@@ -33,9 +34,7 @@ def segmentation_sheet(rows: Sequence[Mapping[str, Segmentation]], *, side: int 
     gap, head = 4, 22
     font = ImageFont.load_default(size=13)
     cells = [[row[names[0]].image, *(row[name].overlay(legend=False) for name in names)] for row in rows]
-    fitted = [
-        [ImageOps.contain(each.convert("RGB"), (side, side), Image.Resampling.LANCZOS) for each in c] for c in cells
-    ]
+    fitted = [[contained(each.convert("RGB"), side) for each in line] for line in cells]
     heights = [max(each.height for each in line) for line in fitted]
     width, height = (len(names) + 1) * (side + gap) + gap, head + gap + sum(heights) + gap * len(rows)
     sheet = Image.new("RGB", (width, height), "white")

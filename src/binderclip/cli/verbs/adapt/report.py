@@ -161,9 +161,13 @@ def _mistakes(found: Selection, model: ImageTextModel) -> list[tuple[Any, str]]:
 
 
 def _contained(picture: Image.Image) -> Image.Image:
-    from PIL import ImageOps
+    from PIL import Image
 
-    return ImageOps.pad(picture, (112, 112), color="white")
+    from binderclip.data.images import contained
+
+    card, inside = Image.new("RGB", (112, 112), "white"), contained(picture, 112)
+    card.paste(inside, ((112 - inside.width) // 2, (112 - inside.height) // 2))
+    return card
 
 
 def _curve(found: Selection) -> Image.Image:

@@ -74,15 +74,15 @@ def _caption(done: Inspection, row: int) -> str:
 
 def _pair(done: Inspection, row: int) -> Image.Image:
     """A picture and its overlay, side by side."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    from binderclip.data import open_image
+    from binderclip.data.images import contained, open_image
 
     picture = open_image(done.pictures[row].path)
     shown = done.found.overlay(picture, row, limits=done.found.limits())
     both = Image.new("RGB", (2 * SIDE + 4, SIDE), "white")
     for left, part in ((0, picture), (SIDE + 4, shown)):
-        fitted = ImageOps.contain(part, (SIDE, SIDE), Image.Resampling.LANCZOS)
+        fitted = contained(part, SIDE)
         both.paste(fitted, (left + (SIDE - fitted.width) // 2, (SIDE - fitted.height) // 2))
     return both
 

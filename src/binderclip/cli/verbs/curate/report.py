@@ -77,9 +77,7 @@ def _samples(page: Page, side: Sequence[BoundarySample], table: SampleTable, col
 
 def picture_of(table: SampleTable, sample: BoundarySample) -> Image.Image | None:
     """The picture of a sample, small; None where the pool has none or it cannot be read."""
-    from PIL import Image, ImageOps
-
-    from binderclip.data import open_image
+    from binderclip.data.images import contained, open_image
 
     shard = table.load(sample.shard)
     if shard.pictures is None:
@@ -89,7 +87,7 @@ def picture_of(table: SampleTable, sample: BoundarySample) -> Image.Image | None
         picture = open_image(source).convert("RGB")
     except (DataError, StopIteration):
         return None
-    return ImageOps.contain(picture, (SIDE, SIDE), Image.Resampling.LANCZOS)
+    return contained(picture, SIDE)
 
 
 def _shown(value: Any) -> str:

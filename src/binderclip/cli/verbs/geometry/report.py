@@ -150,10 +150,10 @@ def _likelihoods(found: Geometry) -> Any:
 
 def _picture(found: Geometry, row: int) -> Image.Image | None:
     """The picture of a row, small; None where it can no longer be read."""
-    from PIL import Image, ImageOps
+    from binderclip.data.images import contained
 
     try:
         picture = found.data[row].image.convert("RGB")
     except DataError:
         return None
-    return ImageOps.contain(picture, (SIDE, SIDE), Image.Resampling.LANCZOS)
+    return contained(picture, SIDE)

@@ -74,13 +74,14 @@ def _section(page: Page, shown: Heads, one: NamedHead, rows: list[int]) -> None:
 
 def _pair(shown: Heads, one: NamedHead, row: int) -> Image.Image:
     """A picture and the heat map of one head on it, side by side."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     from binderclip.cli.verbs.heads.content import picture_of
+    from binderclip.data.images import contained
 
     picture = picture_of(shown, row)
     # Small pictures are enlarged first, so that the heat is drawn at the size it is looked at.
-    picture = ImageOps.contain(picture, (SIDE, SIDE), Image.Resampling.LANCZOS)
+    picture = contained(picture, SIDE)
     both = Image.new("RGB", (2 * SIDE + 4, SIDE), "white")
     for left, part in ((0, picture), (SIDE + 4, _overlay(shown, one, row, picture))):
         both.paste(part, (left + (SIDE - part.width) // 2, (SIDE - part.height) // 2))

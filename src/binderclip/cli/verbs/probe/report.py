@@ -151,13 +151,13 @@ def _worst(found: Probe, names: tuple[str, ...], group: tuple[Any, ...]) -> list
 
 def _picture(found: Probe, row: int) -> Image.Image | None:
     """The picture of a row, small; None where it can no longer be read."""
-    from PIL import Image, ImageOps
+    from binderclip.data.images import contained
 
     try:
         picture = found.data[row].image.convert("RGB")
     except DataError:
         return None
-    return ImageOps.contain(picture, (SIDE, SIDE), Image.Resampling.LANCZOS)
+    return contained(picture, SIDE)
 
 
 def _label(group: tuple[Any, ...]) -> str:
