@@ -75,6 +75,9 @@ def test_why_nothing_was_mitigated_is_true(command: Command, planted: Path, tmp_
     assert found["mitigations"] == []
     (said,) = (line for line in found["left_out"] if line.startswith("mitigations"))
     assert said == "mitigations by camera: fewer than two groups are large enough"
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "no gap could be measured" in page
+    assert "larger than chance makes" not in page
 
 
 def test_mistakes_are_named(command: Command, planted: Path, tmp_path: Path) -> None:
