@@ -50,7 +50,7 @@ def towers_of(model: Any) -> Any:
     return backbone if hasattr(backbone, "encode_text") and hasattr(backbone, "visual") else None
 
 
-def without_weights(model: nn.Module) -> Any:
+def without_weights(model: Any) -> Any:
     """A copy with the same structure on the `meta` device, which takes no memory."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():

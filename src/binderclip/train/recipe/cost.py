@@ -23,7 +23,6 @@ from binderclip.models.towers import open_image_tower
 from binderclip.train.recipe.bare import bare_model, towers_of, without_weights
 from binderclip.train.recipe.passes import (
     OwnCount,
-    Passes,
     TowerPasses,
     Uncounted,
     forward_operations,
@@ -189,7 +188,7 @@ def _stage(stages: Sequence[Stage], index: int, bare: Any, known: int | None) ->
     each = stage.batch_size * stage.accumulate
     samples = known if stage.samples is None else max(1, round(stage.samples / each)) * each
     length = LENGTH if samples is None else ""
-    seen: Passes | Any = passes_of(stage)
+    seen = passes_of(stage)
     if isinstance(seen, TowerPasses) and not seen.trains:
         return StageCost(stage.name, 0, 0, 0, 0, 0)
     reason = next((one.reason for one in (seen, bare) if isinstance(one, Uncounted)), "")
@@ -198,7 +197,7 @@ def _stage(stages: Sequence[Stage], index: int, bare: Any, known: int | None) ->
     towers = towers_of(bare)
     if not reason and towers is None:
         reason = f"towers of {getattr(bare, 'kind', type(bare).__name__)} are not counted, those of open_clip are"
-    if reason:
+    if reason or not isinstance(seen, TowerPasses):
         return StageCost(stage.name, samples, None, None, None, None, unknown=reason)
     with shaped(stage, towers, seen) as shape:
         if shape.side is None or shape.length is None:

@@ -81,8 +81,9 @@ def _length(stage: Stage, samples: float) -> int:
 
 def _memory(stage: Stage, backbone: Any) -> StageMemory | None:
     seen = passes_of(stage)
-    counted = isinstance(seen, TowerPasses) and seen.trains and backbone is not None
-    return stage_memory(stage, backbone, seen) if counted else None
+    if backbone is None or not isinstance(seen, TowerPasses) or not seen.trains:
+        return None
+    return stage_memory(stage, backbone, seen)
 
 
 def _pass(

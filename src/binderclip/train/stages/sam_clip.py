@@ -184,7 +184,7 @@ def _pixels(count: int, side: int) -> Tensor:
 def _head_of_the_first(stages: Sequence[Stage], index: int, layers: int, hidden: int | None) -> tuple[int, int | None]:
     """Sizes of the head that a stage trains: those of the first one that made it."""
     for stage in stages[:index]:
-        kind = stage.kind if isinstance(stage.kind, dict) else {"name": stage.kind}
+        kind: dict[str, Any] = stage.kind if isinstance(stage.kind, dict) else {"name": stage.kind}
         if part_name(kind) == "sam-clip":
             return kind.get("layers", 3), kind.get("hidden")
     return layers, hidden
