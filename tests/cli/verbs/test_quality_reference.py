@@ -81,7 +81,7 @@ def test_one_file_is_the_original_of_all_and_large_ones_are_reduced(
     )
     assert done.code == 0
     assert "farthest from the original first by lpips" in " ".join(done.out.split())
-    assert "1 pairs were reduced to 48 px" in " ".join(done.err.split())
+    assert "reduced to 48 px to be compared: 1 pair;" in " ".join(done.err.split())
     assert command("quality", made / "odd.png", "--reference", originals).code == 1
 
 

@@ -44,7 +44,7 @@ def quality(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="What `QualiCLIP` or `CLIPIQAPlus` has fitted to this model: one more column."),
+        typer.Option(help="What `BlindQuality`, `QualiCLIP` or `CLIPIQAPlus` has fitted: one more column."),
     ] = None,
     by: Annotated[
         str | None, typer.Option(help="The column that orders [default: your own words, or the first of --scores].")
@@ -82,9 +82,9 @@ def quality(
 
         binderclip quality compressed/ --reference originals/
 
-    A score is the chance of the better end of its pair, 0 to 1; all pairs cost one pass of the model. With `small` the
-    column `quality` comes from weights that learned to order degraded photographs. A picture that cannot be read is
-    left out and named.
+    A score is the chance of the better end of its pair, 0 to 1; all pairs cost one pass of the model. With `small` and
+    `small-b` the column `quality` comes from `lite0-quality`, which learned what faults of photographs look like: blur,
+    noise, compression, wrong exposure. A picture that cannot be read is left out and named.
     """
     given: dict[str, object]
     if against is not None:
@@ -120,8 +120,8 @@ def quality(
     _show(ranking, columns, json, sheet_path, csv_path)
     if not json and ranking.tuned is not None:
         note(
-            f"{QUALITY} comes from {ranking.tuned}, which learned to order degraded photographs (p138): copies of one "
-            f"picture better than different pictures; other columns are the words of {ranking.model}"
+            f"{QUALITY} comes from {ranking.tuned}, which learned on photographs that were damaged for it how strong a "
+            f"fault is; other columns are the words of {ranking.model}, near chance on photographs (p012)"
         )
     if not json and ranking.by != LEARNED and not (ranking.by == QUALITY and ranking.tuned):
         keys = [key for key, _ in ranking.rows]
@@ -204,13 +204,13 @@ def _show(
         count = len(ranking.rows)
         part = f", the worst {SHOWN} of them" if count > SHOWN else ""
         print_table(
-            f"{count} image{'s' if count > 1 else ''}, worst first by {ranking.by}{part}; model {ranking.model}",
+            f"{number_of(count, 'image')}, worst first by {ranking.by}{part}; model {ranking.model}",
             ("image", *ranking.columns),
             [(short_path(key), *values) for key, values in ranking.rows[:SHOWN]],
         )
         if ranking.reduced:
             note(
-                f"{ranking.reduced} pictures were reduced to {ranking.longest} px before they were looked at, which "
+                f"reduced to {ranking.longest} px to be looked at: {number_of(ranking.reduced, 'picture')}, which "
                 "hides fine noise and slight blur: --max-side sees more, and takes longer"
             )
     warn_skipped(ranking.skipped)
@@ -235,7 +235,7 @@ def _folders(
         for score in found.scores:
             interval = "" if score.interval is None else f"{score.interval[0]:.3f} to {score.interval[1]:.3f}"
             rows.append((score.name, score.value, interval, "" if score.p_value is None else f"{score.p_value:.3f}"))
-        title = f"{found.scores[0].n_fake} pictures against {found.scores[0].n_real}; {found.embedding}"
+        title = f"{number_of(found.scores[0].n_fake, 'picture')} against {found.scores[0].n_real}; {found.embedding}"
         print_table(title, ("distance", "value", "95 % interval", "p, if both were alike"), rows)
     warn_skipped(found.skipped)
     raise typer.Exit(max(ours.exit_code(found.skipped), theirs.exit_code(found.skipped)))
@@ -273,7 +273,7 @@ def _originals(
             [(short_path(key), d, p) for key, _, d, p in done.rows[:SHOWN]],
         )
         if done.reduced:
-            note(f"{done.reduced} pairs were reduced to {max_side} px before they were compared: --max-side")
+            note(f"reduced to {max_side} px to be compared: {number_of(done.reduced, 'pair')}; --max-side sees more")
     warn_skipped(done.skipped)
     if csv_path is not None:
         write_csv(("image", "reference", *COLUMNS), done.rows, csv_path)
