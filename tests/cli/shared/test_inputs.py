@@ -105,7 +105,7 @@ def test_a_second_run_is_of_the_same_pictures(command: Command) -> None:
         again = command(*verb, "--json")
         assert "left out" not in first.err
         assert "below" in again.err
-        assert f"{folder}, the output folder, are left out" in again.err
+        assert f"below {folder}, the output folder" in again.err
         assert again.json()["images"] == first.json()["images"]
         for path in Path(folder).glob("*"):
             path.unlink()
@@ -120,4 +120,4 @@ def test_a_folder_of_nothing_but_results_has_no_images(command: Command) -> None
     for words in (("segment", "all", "-l", "cat"), ("explain", "all", "-l", "cat"), ("anomaly", "all")):
         done = command(*words, "--out", "all/found")
         assert (done.code, "no images in all" in done.err) == (1, True), done.err
-        assert "1 images below all/found, the output folder, are left out" in done.err
+        assert "left out: 1 image below all/found, the output folder" in done.err

@@ -123,7 +123,7 @@ def test_large_pictures_are_reduced_and_the_page_says_what_was_done(
     assert sorted(pixels(path).shape for path in (tmp_path / "out").glob("*a.png")) == [(40, 32, 3), (48, 38, 3)]
     assert "3 pictures; pgd within 4 levels of 255, towards another label" in done.out
     assert "of 3 pictures, and on" in done.err
-    assert "1 pictures were reduced to 48 px" in done.err
+    assert "reduced to 48 px first: 1 picture;" in done.err
     assert "skipped 1 file" in done.err
     # An earlier run's pictures are none of the folder's.
     inside = command("attack", model, folder, "-l", "cat,dog", "--steps", "1", "--out", folder / "out", "--json")
@@ -159,7 +159,7 @@ def test_a_folder_of_nothing_but_broken_pictures_fails(command: Command, model: 
     (tmp_path / "bad" / "x.png").write_bytes(b"no picture")
     done = command("attack", model, tmp_path / "bad", "-l", "cat,dog", "--out", tmp_path / "out")
     assert done.code == 1
-    assert "none of the 1 pictures could be read" in done.err
+    assert "of 1 picture none could be read" in done.err
     assert "skipped 1 file" in done.err
 
 

@@ -74,7 +74,7 @@ def test_a_folder_is_gone_on_with_and_a_broken_picture_is_left_out(
     Image.new("RGB", (40, 40), "teal").save(photos / "b.png")
     again = command(*words)
     assert len(encoded) == 1  # only what was not done
-    assert "2 pictures were done before" in again.err
+    assert "done before: 2 pictures" in again.err
     assert command(*words, "--json").json()["skipped"] == []
     command(*words, "--points-per-batch", "3")  # says nothing about the result
     assert len(encoded) == 1
@@ -111,7 +111,7 @@ def test_mistakes_are_named(command: Command, folder: Path, photos: Path) -> Non
     (photos / "a.png").write_bytes(b"no picture")
     done = command("masks", photos / "a.png", "-m", folder)
     assert done.code != 0
-    assert "none of 1 pictures could be read" in done.err
+    assert "of 1 picture none could be read" in done.err
     assert command("masks", photos, "-m", folder, "--crop-overlap-ratio", "2").code == 2
     assert "there is no promptable" in command("masks", photos, "-m", "large-sam").err
     assert not Path("masks").exists() or not any(Path("masks").iterdir())

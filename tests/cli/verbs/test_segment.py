@@ -48,7 +48,7 @@ def test_a_folder_is_gone_on_with(command: Command, pictures: Path, tmp_path: Pa
     kept = Path("masks/cat-labels.png").stat().st_mtime_ns
     Path("masks/coffee-labels.png").unlink()
     again = command(*words, "--json")
-    assert "1 images were done before" in again.err
+    assert "done before: 1 image " in again.err
     assert again.json()["images"] == found
     assert Path("masks/cat-labels.png").stat().st_mtime_ns == kept
     other = command("segment", folder, "-l", "a cat", "--out", "masks")

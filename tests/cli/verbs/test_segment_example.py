@@ -58,7 +58,7 @@ def test_a_folder_by_one_example_with_a_broken_picture(command: Command, strawbe
     document = json.loads(Path("all.json").read_text())
     assert [one["name"] for one in document["categories"]][-1] == "strawberry"
     kept = Path("found/a-labels.png").stat().st_mtime_ns
-    assert "3 images were done before" in command(*words).err
+    assert "done before: 3 images" in command(*words).err
     assert Path("found/a-labels.png").stat().st_mtime_ns == kept
     # Another example is another question.
     other = command(*words[:3], photos / "a.png", "--mask", strawberries / "true/a.png", *words[6:])

@@ -74,7 +74,7 @@ def test_a_folder_is_gone_on_with(command: Command, folder: Path, photos: Path) 
     assert [Path(one["image"]).name for one in first["images"]] == ["a.png", "c.png"]
     assert [Path(one["image"]).name for one in first["skipped"]] == ["b.png"]
     assert len(json.loads(Path("all.json").read_text())["images"]) == 2
-    assert "2 pictures were done before" in command(*words).err
+    assert "done before: 2 pictures" in command(*words).err
     assert "done before" not in command(*words[:3], "the snake", *words[4:]).err
 
 

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.shared.output import note, warn_skipped
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 Images = Annotated[
@@ -76,7 +77,7 @@ def note_left_out(folder: str | Path, without: str | Path | None) -> None:
     if without is None or not Path(without).is_dir() or Path(folder).resolve() not in Path(without).resolve().parents:
         return
     if out := len(list_images(without)):
-        note(f"{out} images below {without}, the output folder, are left out")
+        note(f"left out: {number_of(out, 'image')} below {without}, the output folder")
 
 
 def one_image(argument: str) -> Path:

@@ -13,6 +13,7 @@ from binderclip.cli.shared.inputs import output_folder, outside_pool
 from binderclip.cli.shared.options import AllowPipe, BatchSize, Device, Dtype, Json, Model
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.display import number_of
 
 
 class Stored(str, Enum):
@@ -85,12 +86,12 @@ def embed(
         print_json({"data": data, "model": model, **vars(done)})
     else:
         print_table(
-            f"{out}: embeddings of {done.samples:,} samples by {model}",
+            f"{out}: embeddings of {number_of(done.samples, 'sample')} by {model}",
             ("parts computed", "there before", "samples skipped"),
             [[done.computed, done.found, len(done.skipped)]],
         )
     if done.strangers:
-        note(f"{len(done.strangers)} files in {out} are of other shards: {', '.join(done.strangers[:3])}")
+        note(f"of other shards, {number_of(len(done.strangers), 'file')} in {out}: {', '.join(done.strangers[:3])}")
     warn_skipped(done.skipped)
 
 

@@ -115,9 +115,9 @@ def masks(
             except DataError as error:
                 skipped.append((str(path), str(error)))
     if not done:
-        raise DataError(f"none of {len(names)} pictures could be read: {skipped[0][0]}: {skipped[0][1]}")
+        raise DataError(f"of {number_of(len(names), 'picture')} none could be read: {skipped[0][0]}: {skipped[0][1]}")
     if before := sum(one.before for one in done):
-        note(f"{before} pictures were done before (--redo does them again)")
+        note(f"done before: {number_of(before, 'picture')} (--redo does them again)")
     write_json(_together(done), folder / TOGETHER)
     _say(done, skipped, folder, model, json)
     raise typer.Exit(found.exit_code(skipped))

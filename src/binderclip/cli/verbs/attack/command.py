@@ -12,6 +12,7 @@ from binderclip.cli.shared.inputs import Images, find_images, output_folder
 from binderclip.cli.shared.options import MOST_SEED, Device, Dtype, Json, Labels, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
 from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def attack(
         )  # fmt: skip
     warn_skipped(done.skipped)
     if not done.pictures:
-        raise DataError(f"none of the {count} pictures could be read: nothing was attacked")
+        raise DataError(f"of {number_of(count, 'picture')} none could be read: nothing was attacked")
     rows = rows_of(done)
     table = folder / "table.csv"
     write_csv(COLUMNS, rows, table)
@@ -129,11 +130,11 @@ def _show(done: Attacked, rows: list[tuple[str, str, float, str, float, str, str
         rows[:SHOWN],
     )
     note(
-        f"the attack reached its aim on {done.count(eight_bit=False)} of {count} pictures, and on "
+        f"the attack reached its aim on {done.count(eight_bit=False)} of {number_of(count, 'picture')}, and on "
         f"{done.count(eight_bit=True)} as they lie in 8-bit files"
     )
     if done.reduced:
-        note(f"{done.reduced} pictures were reduced to {done.longest} px first: --max-side keeps larger ones")
+        note(f"reduced to {done.longest} px first: {number_of(done.reduced, 'picture')}; --max-side keeps larger ones")
     note(f"pictures and changes in {short_path(table.parent)}, table {short_path(table)}")
 
 
