@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import dataclasses
 import io
+import re
 from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from binderclip import display
 from binderclip.adapt.selection import Examined, Interval, LabelScore, LabelSelection, MethodScore, Selection
 from binderclip.display import MOST, new_figure, number_of, sheet_html, show_pictures, table_html
 from binderclip.errors import DataError, UsageError
@@ -255,6 +260,49 @@ def test_a_figure_is_its_own_png_and_leaves_pyplot_alone():
     assert pyplot.get_fignums() == before
 
 
-@pytest.mark.parametrize(("count", "expected"), [(0, "0 pictures"), (1, "1 picture"), (2, "2 pictures")])
-def test_one_is_no_plural(count: int, expected: str):
-    assert number_of(count, "picture") == expected
+@pytest.mark.parametrize(
+    ("count", "noun", "expected"),
+    [
+        (0, "picture", "0 pictures"), (1, "picture", "1 picture"), (2, "picture", "2 pictures"),
+        (1, "class", "1 class"), (2, "class", "2 classes"), (2, "box", "2 boxes"), (2, "patch", "2 patches"),
+        (1, "query", "1 query"), (2, "query", "2 queries"), (2, "key", "2 keys"), (12000, "pair", "12,000 pairs"),
+    ],
+)  # fmt: skip
+def test_one_is_no_plural(count: int, noun: str, expected: str):
+    assert number_of(count, noun) == expected
+
+
+COUNTED = re.compile(
+    r" (attributes|blocks|boxes|captions|classes|clusters|columns|concepts|cores|files|groups|heads|images|keys|labels"
+    r"|layers|machines|masks|numbers|pairs|pictures|points|queries|regions|rows|samples|texts|tokens|values|words)\b"
+)
+SOURCE = Path(display.__file__).parent
+
+
+def _counted_plainly(source: str) -> list[str]:
+    """Places where an f-string puts a whole number right before a plural; constants are no ones."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.JoinedStr):
+            continue
+        for value, after in pairwise(node.values):
+            if not isinstance(value, ast.FormattedValue) or not isinstance(after, ast.Constant):
+                continue
+            word = COUNTED.match(str(after.value))
+            constant = isinstance(value.value, ast.Name) and value.value.id.isupper()
+            whole = value.format_spec is None or ast.unparse(value.format_spec) == "f','"
+            if word is not None and whole and not constant:
+                found.append(f"{ast.unparse(value.value)} {word[1]}")
+    return found
+
+
+@pytest.mark.parametrize("room", ["cli", "curate", "quality", "robust"])
+def test_counts_in_messages_stand_before_a_noun_of_their_number(room: str):
+    assert _counted_plainly('f"{n} pictures and {m:,} files of {MOST} pairs, {s:.1f} values a row"') == [
+        "n pictures",
+        "m files",
+    ]
+    allowed = ("max(2 * n, 2) texts", "'real' if real else 'generated' images")  # two at least, and no count
+    for path in sorted((SOURCE / room).rglob("*.py")):
+        found = _counted_plainly(path.read_text(encoding="utf-8"))
+        assert [place for place in found if place not in allowed] == [], path.relative_to(SOURCE)

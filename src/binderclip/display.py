@@ -20,8 +20,12 @@ _SIDE = 160
 
 
 def number_of(count: int, noun: str) -> str:
-    """A number before its noun, whose plural ends in s: "1 picture", "2 pictures"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    """A number before its noun, in the plural by the rules of spelling: "1 picture", "2 classes", "12,000 queries"."""
+    if count == 1:
+        return f"1 {noun}"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{count:,} {noun[:-1]}ies"
+    return f"{count:,} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
 
 
 def table_html(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str = "", most: int = MOST) -> str:

@@ -215,7 +215,7 @@ def test_mistakes_are_named() -> None:
         curated([ScoreThreshold(column="scoer", minimum=1)])
     with pytest.raises(UsageError, match="does not hold one number"):
         curated([ScoreThreshold(column="kind", minimum=1)])
-    with pytest.raises(DataError, match="1 samples have a key that another has too"):
+    with pytest.raises(DataError, match="one key twice, at 1 sample"):
         curated(EVERY_KIND, ListTable({"score": np.ones(3)}, ["a", "b", "a"]))
     for wrong in (
         lambda: ScoreThreshold(column="score"),

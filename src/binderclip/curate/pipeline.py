@@ -24,6 +24,7 @@ from binderclip.curate.engine.shard import SampleTable
 from binderclip.curate.engine.store import ColumnStore
 from binderclip.curate.signals.table import standard_signals
 from binderclip.data.parallel.runner import LocalRunner, ShardRunner
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 Progress = Callable[[str, int, int], object]
@@ -249,6 +250,6 @@ def _refuse_doubles(parts: list[Keys]) -> None:
     same = np.flatnonzero(ordered[1:] == ordered[:-1])
     if len(same):
         raise DataError(
-            f"{len(same)} samples have a key that another has too, the first is {uids_of(ordered[same[:1]])[0]}: give "
+            f"one key twice, at {number_of(len(same), 'sample')}, the first is {uids_of(ordered[same[:1]])[0]}: give "
             "samples a `uid` (32 hexadecimal digits) or names that differ in all shards"
         )

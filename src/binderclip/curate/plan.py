@@ -26,6 +26,7 @@ from binderclip.curate.signals.substrings import SubstringMatcher
 from binderclip.curate.signals.table import standard_signals
 from binderclip.data.parallel.plan import ClusterPlan, Machines, Phase, PlannedPass, checked_samples, first_limit
 from binderclip.data.parallel.rates import MeasuredRates, measured_rates
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -189,8 +190,9 @@ class _Planner:
         missing = sorted(assumed | ({c for _, r in self.recipe.stages for c in r.needs} & set(_NEVER_COMPUTED)))
         what = "shards of pictures" if pool.kind == "shards" else "parts of `embed`"
         self.notes += [
-            f"Assumed: {what}, pictures of {pool.picture_bytes:,.0f} bytes, captions of {CAPTION}, {pool.shard_rows:,} "
-            f"samples a shard, embeddings of {pool.width} numbers; `--ray` with a worker on each core.",
+            f"Assumed: {what}, pictures of {pool.picture_bytes:,.0f} bytes, captions of {CAPTION}, "
+            f"{number_of(pool.shard_rows, 'sample')} a shard, embeddings of "
+            f"{number_of(pool.width, 'number')}; `--ray` with a worker on each core.",
             f"Rates of one core, measured {rates.date} ({rates.load}; {rates.machine}) at three sizes; the two smaller "
             f"ones predict the third to within {rates.worst.error:.0%} ({rates.worst.name}). Everything linear is "
             "extrapolated from there.",

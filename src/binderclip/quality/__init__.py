@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from binderclip.quality.methods import METHODS, create_metric
     from binderclip.quality.mmd import PermutationTest, mmd_bootstrap, mmd_permutation_test, mmd_rbf
     from binderclip.quality.score.agreement import Agreement, agreement
+    from binderclip.quality.score.blind import BlindQuality
     from binderclip.quality.score.clipiqa import CLIPIQA, ENSEMBLE, CLIPIQAPlus
     from binderclip.quality.score.embedding import NativeEmbedding
     from binderclip.quality.score.prompt_quality import PAIRS, PromptQuality, QualityScores
@@ -59,6 +60,7 @@ __all__ = [
     "SFDIQA",
     "Agreement",
     "BacklitEnhancer",
+    "BlindQuality",
     "CLIPIQAPlus",
     "CopyingAutoencoder",
     "DeeCLIP",

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 
@@ -41,7 +42,8 @@ def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[
     n, m, d = len(x), len(y), x.shape[1]
     if min(n, m) <= d:
         warnings.warn(
-            f"Fréchet distance from {min(n, m)} samples of {d} features: the covariance is singular and the value "
+            f"Fréchet distance from {number_of(min(n, m), 'sample')} of {d} features: the "
+            f"covariance is singular and the value "
             "biased upwards; use more samples than features",
             stacklevel=2,
         )

@@ -9,13 +9,14 @@ from typing import Any
 
 from binderclip.errors import UsageError
 from binderclip.quality.distance.lpips import LPIPS
-from binderclip.quality.distance.trunks import Variant
 from binderclip.quality.enhance.sfd import SFDIQA
+from binderclip.quality.score.blind import BlindQuality
 from binderclip.quality.score.clipiqa import CLIPIQA, ENSEMBLE, CLIPIQAPlus
 from binderclip.quality.score.prompt_quality import PromptQuality
 from binderclip.quality.score.qboost import TEMPLATE, TRIPLES
 from binderclip.quality.score.qualiclip import QualiCLIP
 from binderclip.quality.set_distance import CMMD, FrechetDistance
+from binderclip.quality.trunks import Variant
 
 
 def _lpips(variant: Variant, path: str | Path | None = None, **settings: Any) -> LPIPS:
@@ -28,6 +29,7 @@ def _lpips(variant: Variant, path: str | Path | None = None, **settings: Any) ->
 
 
 METHODS: dict[str, Callable[..., Any]] = {
+    "blind": BlindQuality.from_weights,
     "clipiqa": partial(CLIPIQA, prompts=ENSEMBLE),
     "clipiqa+": CLIPIQAPlus,
     "qualiclip": QualiCLIP.from_weights,
@@ -46,12 +48,12 @@ METHODS: dict[str, Callable[..., Any]] = {
 def create_metric(name: str, **settings: Any) -> Any:
     """Make a metric by its name: `create_metric("clipiqa")(images)`.
 
-    Every metric has `lower_better`. Scores (`clipiqa`, `clipiqa+`, `qualiclip`, `q-boost`) are called with images in
-    [0, 1], (B, 3, H, W), or with files, and give (B,); set distances (`cmmd`, `frechet`) are updated with both sets. As
-    in pyiqa, `clipiqa` averages the five pairs of `ENSEMBLE`; `prompts="quality"` is the paper's single pair.
-    `qualiclip` has bundled weights for `small`; `path=` names those of your own. Distances (`lpips`, `st-lpips`) are
-    called with images and references, and stand on `lite0` unless `net=` or `path=` says otherwise. `sfd-iqa` takes the
-    `sfd=` that was trained.
+    Every metric has `lower_better`. Scores (`blind`, `clipiqa`, `clipiqa+`, `qualiclip`, `q-boost`) are called with
+    images in [0, 1], (B, 3, H, W), or with files, and give (B,); set distances (`cmmd`, `frechet`) are updated with
+    both sets. As in pyiqa, `clipiqa` averages the five pairs of `ENSEMBLE`; `prompts="quality"` is the paper's single
+    pair. `blind` has bundled weights and so has, for `small`, `qualiclip`; `path=` names those of your own. Distances
+    (`lpips`, `st-lpips`) are called with images and references, and stand on `lite0` unless `net=` or `path=` says
+    otherwise. `sfd-iqa` takes the `sfd=` that was trained.
 
     Args:
         name: one of `METHODS`.

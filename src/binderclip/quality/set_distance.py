@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.models.image_text.preprocess import float_batch
 from binderclip.quality.frechet import frechet_distance
@@ -96,7 +97,9 @@ class SetDistance:
             raise UsageError(f"features must have shape (B, d), not {tuple(features.shape)}: pass images with embed=")
         for rows in self._rows.values():
             if rows and rows[0].shape[1] != features.shape[1]:
-                raise UsageError(f"features have {features.shape[1]} columns; earlier batches had {rows[0].shape[1]}")
+                raise UsageError(
+                    f"features have {number_of(features.shape[1], 'column')}; earlier batches had {rows[0].shape[1]}"
+                )
         self._rows[bool(real)].append(features.detach().cpu())
 
     @torch.no_grad()

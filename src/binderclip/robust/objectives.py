@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 
@@ -54,11 +55,11 @@ class _OfLabels(Objective):
     def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.predictor(images)
         if logits.ndim != 2 or len(logits) != len(self.labels):
-            raise UsageError(f"{len(self.labels)} labels for logits {tuple(logits.shape)}")
+            raise UsageError(f"{number_of(len(self.labels), 'label')} for logits {tuple(logits.shape)}")
         if int(self.labels.min()) < 0 or int(self.labels.max()) >= logits.shape[1]:
             raise UsageError(
                 f"labels run from {int(self.labels.min())} to {int(self.labels.max())}, but there are "
-                f"{logits.shape[1]} classes"
+                f"{number_of(logits.shape[1], 'class')}"
             )
         hit = logits.argmax(dim=1) == self.labels
         return self.value(logits), hit if self.targeted else ~hit

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.robust.attacks.pgd import PGD
 
@@ -140,7 +141,7 @@ class TransferStudy:
             raise UsageError("a transfer study needs at least one surrogate")
         used = self.usable(images, labels)
         if not bool(used.any()):
-            raise UsageError(f"of {len(images)} images all {len(self.targets)} targets name none rightly")
+            raise UsageError(f"of {number_of(len(images), 'image')} all {len(self.targets)} targets name none rightly")
         x, y = images[used], labels[used]
         rates, own = [], []
         for surrogate in surrogates.values():

@@ -203,7 +203,7 @@ def test_mistakes_are_short(command: Command, inspected: Path, tmp_path: Path) -
         ((inspected, "--size", 100), 2, "multiple of the model's patch, 16"),
         ((inspected, "--state", "{} and {}"), 2, "more than one {}"),
         ((inspected / "train", "--normal", inspected / "train"), 2, "none is left"),
-        ((only_bad,), 1, "none of 1 pictures could be read"),
+        ((only_bad,), 1, "of 1 picture none could be read"),
         ((inspected, "--normal", only_bad), 1, "none of 1 normal pictures could be read"),
     ]:
         done = command("anomaly", *words)
@@ -237,7 +237,7 @@ def test_a_threshold_passes_or_fails_pictures(command: Command, inspected: Path)
     between = (ordered[2] + ordered[3]) / 2
     done = command(*words, "--threshold", between)
     assert done.code == 3
-    assert "3 of 6 pictures fail" in done.out
+    assert "3 of 6 pictures failed" in done.out
     with Path("found/scores.csv").open() as file:
         results = {row["image"]: row["result"] for row in csv.DictReader(file)}
     assert {image: value >= between for image, value in scores.items()} == {
@@ -247,7 +247,7 @@ def test_a_threshold_passes_or_fails_pictures(command: Command, inspected: Path)
     # At its own score a picture fails; above all of them every picture passes.
     assert command(*words, "--threshold", repr(ordered[-1] * (1 + 1e-6))).code == 0
     none = command(*words, "--threshold", 1e9)
-    assert (none.code, "0 of 6 pictures fail" in none.out) == (0, True)
+    assert (none.code, "0 of 6 pictures failed" in none.out) == (0, True)
     # `normal`: the planted defects are above every normal picture.
     held = command(*words, "--threshold", "normal")
     assert held.code == 3

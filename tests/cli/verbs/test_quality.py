@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from binderclip.models import ImageTextModel, load
-from binderclip.quality import CMMD, PAIRS, CLIPIQAPlus, PromptQuality, QualiCLIP, frechet_distance
+from binderclip.quality import CMMD, PAIRS, BlindQuality, CLIPIQAPlus, PromptQuality, QualiCLIP, frechet_distance
 
 Command = Callable[..., Any]
 SIZES = [(40, 48), (40, 48), (64, 33), (24, 24), (90, 40)]
@@ -193,6 +193,19 @@ def test_weights_of_qualiclip_are_a_column_and_orders(
     assert values == sorted(values)
 
 
+def test_weights_of_blind_quality_are_a_column_with_any_model(
+    command: Command, model: Path, folder: Path, tmp_path: Path
+) -> None:
+    metric = BlindQuality(hidden=4)
+    metric.fit(good(folder)[:3], views=3, steps=3, sides=(32, 40))
+    path = metric.save_weights(tmp_path / "own.safetensors")
+    found = command("quality", folder, "-m", model, "--weights", path, "--scores", "quality", "--json").json()
+    assert found["by"] == "learned"
+    by_name = {Path(entry["image"]).stem: entry["scores"]["learned"] for entry in found["images"]}
+    wanted = metric.score_files(good(folder)).total.tolist()
+    assert [by_name[str(row)] for row in range(len(SIZES))] == pytest.approx(wanted, abs=1e-5)
+
+
 def test_small_orders_by_bundled_weights_and_its_words_are_called_what_they_are(
     command: Command, tmp_path: Path
 ) -> None:
@@ -201,14 +214,14 @@ def test_small_orders_by_bundled_weights_and_its_words_are_called_what_they_are(
         Image.fromarray(noise[row]).save(tmp_path / f"{row}.png")
     paths = sorted(tmp_path.glob("*.png"))
     found = command("quality", tmp_path, "--scores", "quality,sharpness", "--json").json()
-    assert found["quality_weights"] == "small-quality"
-    tuned, words = QualiCLIP.from_weights(), PromptQuality("small", ["sharpness"])
+    assert found["quality_weights"] == "lite0-quality"
+    tuned, words = BlindQuality.from_weights(), PromptQuality("small", ["sharpness"])
     scores = {Path(entry["image"]).name: entry["scores"] for entry in found["images"]}
     assert [scores[path.name]["quality"] for path in paths] == pytest.approx(tuned(paths).tolist(), abs=1e-5)
     assert [scores[path.name]["sharpness"] for path in paths] == pytest.approx(words(paths).tolist(), abs=1e-5)
     said = " ".join(command("quality", tmp_path).err.split())
-    assert "quality comes from small-quality, which learned to order degraded photographs (p138)" in said
-    assert "near chance" not in said
+    assert "quality comes from lite0-quality, which learned on photographs that were damaged for it" in said
+    assert "does not know what these words mean" not in said
     other = " ".join(command("quality", tmp_path, "--scores", "sharpness").err.split())
     assert "small does not know what these words mean on photographs" in other
     assert "--model open_clip:RN50/openai" in other

@@ -77,7 +77,7 @@ def test_mistakes_of_own_data_are_named(command: Command, tmp_path: Path, own: P
     for words, code, said in [
         (("train",), 2, "give a recipe, such as `train scratch-64`, or your own pictures"),
         (("train", "--data", "nowhere"), 2, "no data set 'nowhere'"),
-        (("train", "--data", "few"), 2, "2 pictures are too few to train on"),
+        (("train", "--data", "few"), 2, "2 pictures, too few to train on"),
     ]:
         done = command(*words)
         assert (done.code, said in done.err) == (code, True), done.err

@@ -7,7 +7,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from binderclip.data import PROCESSING, Degradation
-from binderclip.data.distort.processing import resized_and_back, sharpened
+from binderclip.data.distort.processing import exposed, resized_and_back, sharpened
 from binderclip.errors import UsageError
 
 IMAGE = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0))
@@ -84,3 +84,13 @@ def test_settings_out_of_range_are_refused() -> None:
     ):  # fmt: skip
         with pytest.raises(UsageError, match="Degradation"):
             Degradation(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_stop_less_halves_the_light() -> None:
+    grey = torch.full((1, 3, 2, 2), 188 / 255)  # sRGB: 188 is half of the light of white
+    white = torch.ones(1, 3, 2, 2)
+    assert torch.allclose(exposed(white, -1), grey, atol=0.002)
+    assert torch.allclose(exposed(grey, 1), white, atol=0.004)
+    assert torch.allclose(exposed(white, 2), white)
+    assert torch.allclose(exposed(IMAGE[None], 0), IMAGE[None], atol=1e-5)
+    assert float(exposed(torch.zeros(1, 3, 2, 2), 3).abs().max()) == 0

@@ -50,7 +50,7 @@ def test_by_name_it_averages_the_five_pairs_of_pyiqa(vit: ImageTextModel) -> Non
 
 
 def test_names_and_settings_that_are_wrong_are_named(vit: ImageTextModel) -> None:
-    with pytest.raises(UsageError, match="metric 'nonsense' is unknown: one of clipiqa"):
+    with pytest.raises(UsageError, match="metric 'nonsense' is unknown: one of blind, clipiqa"):
         create_metric("nonsense")
     with pytest.raises(UsageError, match=r"'clipiqa'.*sharpest"):
         create_metric("clipiqa", model=vit, sharpest=True)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from binderclip.display import number_of
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 
@@ -63,7 +64,9 @@ def read_regions(boxes: str | None, masks: Sequence[str], size: tuple[int, int])
     if not found:
         return [Region(mask=mask, name=name) for name, mask in areas]
     if len(areas) != len(found):
-        raise UsageError(f"--masks has {len(areas)} regions and --boxes {len(found)}: one mask for each box is wanted")
+        raise UsageError(
+            f"--masks has {number_of(len(areas), 'region')} and --boxes {len(found)}: one mask for each box is wanted"
+        )
     pairs = zip(found, areas, strict=True)
     return [replace(region, mask=mask, name=region.name or name) for region, (name, mask) in pairs]
 

@@ -13,6 +13,7 @@ import typer
 from binderclip.cli.shared.inputs import output_folder
 from binderclip.cli.shared.options import finite
 from binderclip.cli.shared.output import note, print_json, print_table, write_json
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def show_plan(plan: ClusterPlan, title: str, out: str | Path | None, *, json: bo
     columns, rows = plan.rows()
     machines = plan.machines
     heading = (
-        f"{title}: {plan.samples:,.0f} samples on {machines.count:,} machines of {machines.cores} cores, "
+        f"{title}: {plan.samples:,.0f} samples on {number_of(machines.count, 'machine')} of "
+        f"{number_of(machines.cores, 'core')}, "
         f"{machines.memory / GB:,.0f} GB, {machines.bandwidth / GB:g} GB/s, {machines.price:g} an hour"
     )
     if json:

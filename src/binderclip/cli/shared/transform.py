@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def fitted(
     if not isinstance(data, ImageTextDataset):
         raise UsageError(f"--transform is fitted on a folder, a zip, Parquet files or a named set, not {choice.data}")
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:MOST].sort().values.tolist()
-    say(f"fitting {choice.name} on {len(rows)} pictures of {choice.data}")
+    say(f"fitting {choice.name} on {number_of(len(rows), 'picture')} of {choice.data}")
     parts, seen, skipped = encode_set(model, data.subset(rows), batch_size)
     if not parts:
         raise DataError(f"no picture of {choice.data} can be read: {skipped[0][1] if skipped else 'it is empty'}")

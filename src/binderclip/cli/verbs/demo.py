@@ -15,6 +15,7 @@ from binderclip.cli.shared.inputs import output_folder
 from binderclip.cli.shared.options import Json, finite
 from binderclip.cli.shared.output import note, print_json
 from binderclip.cli.shared.page import Page
+from binderclip.display import number_of
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -142,7 +143,8 @@ def _classify(page: Page, clip: ImageTextModel) -> None:
     result = clip.classify([photographs[name] for name in chosen], labels, top=3)
     page.section(
         "Classify",
-        f"Photographs the model never saw, and {len(labels)} labels given as plain words. Nothing is trained on the "
+        f"Photographs the model never saw, and {number_of(len(labels), 'label')} given as plain "
+        f"words. Nothing is trained on the "
         "labels. Mistakes are left in.",
         f'binderclip classify photos/ --labels "{",".join(labels[:5])},..."',
     )

@@ -10,6 +10,7 @@ import typer
 from binderclip.cli.shared.inputs import writable_path
 from binderclip.cli.shared.options import Json, finite, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, write_json
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 
@@ -63,7 +64,9 @@ def descriptions(
     document = {"about": found.about, "attributes": found.attributes, "classes": found.classes}
     if target is not None:
         write_json(document, target)
-        note(f"wrote {target}: {len(found.classes)} labels, {len(found.attributes)} attributes")
+        note(
+            f"wrote {target}: {number_of(len(found.classes), 'label')}, {number_of(len(found.attributes), 'attribute')}"
+        )
     if json:
         print_json(document)
     elif target is None:

@@ -86,7 +86,7 @@ def embed(
         print_json({"data": data, "model": model, **vars(done)})
     else:
         print_table(
-            f"{out}: embeddings of {done.samples:,} samples by {model}",
+            f"{out}: embeddings of {number_of(done.samples, 'sample')} by {model}",
             ("parts computed", "there before", "samples skipped"),
             [[done.computed, done.found, len(done.skipped)]],
         )

@@ -9,6 +9,7 @@ import typer
 from binderclip.cli.shared.inputs import one_image, output_path
 from binderclip.cli.shared.options import Device, Dtype, Json, Model, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def locate(
         )
         return
     print_table(
-        f"{path}, {len(regions)} regions, {preset}, model {model}",
+        f"{path}, {number_of(len(regions), 'region')}, {preset}, model {model}",
         ("text", "region", "prob", "box", "next best"),
         [[r["text"], r["name"], r["prob"], _shown(r["box"]), r["next"]] for r in rows],
     )
@@ -146,7 +147,7 @@ def _proposed(picture: Image.Image, name: str, points_per_side: int, device: str
     found = AutomaticMasks(load_promptable(name, device=device), points_per_side=points_per_side)(picture)
     if not len(found):
         raise UsageError(f"{name} proposes no region here: give --boxes or --masks, or a larger --points-per-side")
-    note(f"{len(found)} regions proposed by {name}")
+    note(f"{number_of(len(found), 'region')} proposed by {name}")
     return [Region(mask=mask.numpy()) for mask in found.masks]
 
 

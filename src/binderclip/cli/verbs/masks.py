@@ -115,7 +115,7 @@ def masks(
             except DataError as error:
                 skipped.append((str(path), str(error)))
     if not done:
-        raise DataError(f"none of {len(names)} pictures could be read: {skipped[0][0]}: {skipped[0][1]}")
+        raise DataError(f"of {number_of(len(names), 'picture')} none could be read: {skipped[0][0]}: {skipped[0][1]}")
     if before := sum(one.before for one in done):
         note(f"{number_of(before, 'picture')} done before (--redo does them again)")
     write_json(_together(done), folder / TOGETHER)

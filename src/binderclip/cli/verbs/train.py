@@ -23,6 +23,7 @@ from binderclip.cli.shared.plan import (
     bounded,
     show_plan,
 )
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 WAYS = ("image_to_text", "text_to_image")
@@ -291,7 +292,9 @@ def own_data(
     splits = {str(part) for part in opened.attributes.get("split", []) if part is not None}
     if not named and not splits & {"train", "val"}:
         if len(opened) < 4:
-            raise UsageError(f"{option} {data}: {len(opened)} pictures are too few to train on; give at least 4")
+            raise UsageError(
+                f"{option} {data}: {number_of(len(opened), 'picture')}, too few to train on; give at least 4"
+            )
         entry["hold_out"] = held["hold_out"] = HELD_OUT
         found = [f"stage.data={_toml(entry)}", f"evaluation.data={_toml(held)}"]
     elif not named and "train" not in splits:
@@ -303,7 +306,7 @@ def own_data(
     count = len(open_sources([DataSpec.model_validate(entry)])[0][0])
     batch = min(stage.batch_size for stage in load_recipe(recipe, set=[*found, *overrides]).stage)
     if batch > count:
-        say(f"{count} pictures to learn from: the batch is made of all of them instead of {batch}")
+        say(f"{number_of(count, 'picture')} to learn from: the batch is made of all of them instead of {batch}")
         found.append(f"stage.batch_size={count}")
     return found
 

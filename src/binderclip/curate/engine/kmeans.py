@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from binderclip.curate.engine.keys import KEY, Keys, key_order
 from binderclip.curate.engine.shard import Shard
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 ROWS = 4096
@@ -58,7 +59,7 @@ def spherical_kmeans(
     from sklearn.cluster import kmeans_plusplus
 
     if not 1 <= k <= len(x):
-        raise UsageError(f"{k} clusters need at least as many samples to be found in; there are {len(x)}")
+        raise UsageError(f"for {number_of(k, 'cluster')} at least as many samples are needed; there are {len(x)}")
     x = x / np.linalg.norm(x, axis=1, keepdims=True)
     centroids, _ = kmeans_plusplus(x, k, random_state=seed % 2**32)
     labels = np.full(len(x), -1)

@@ -11,6 +11,7 @@ from jaxtyping import Bool
 
 from binderclip.curate.engine.arrays import read_npy
 from binderclip.curate.engine.keys import KEY, Keys, key_order, keys_of, search_keys, uids_of
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 _BLOCK = 1 << 22  # keys of a file that are looked at at once
@@ -41,7 +42,7 @@ class KeySelection:
         return len(self.keys)
 
     def __repr__(self) -> str:
-        return f"KeySelection({len(self)} keys)"
+        return f"KeySelection({number_of(len(self), 'key')})"
 
     def __contains__(self, name: str) -> bool:
         return bool(self.mask(keys_of([name]))[0])

@@ -27,6 +27,7 @@ from binderclip.data.sets.loading import load_data
 from binderclip.data.sets.sample import Skipped, captions_of
 from binderclip.data.sets.shards import EncodedSample, ShardDataset, read_encoded
 from binderclip.data.storage import is_object, list_objects, object_state, open_place
+from binderclip.display import number_of
 from binderclip.errors import DataError
 
 ROWS = 4096
@@ -327,7 +328,7 @@ def _is_metadata(path: Path) -> bool:
 def _npz(path: Path, name: str, rows: int) -> np.ndarray:
     found = read_npz(path, name)
     if found.shape[:1] != (rows,):
-        raise DataError(f"{path}: {name} has the shape {found.shape}, the table beside it {rows} rows")
+        raise DataError(f"{path}: {name} has the shape {found.shape}, the table beside it {number_of(rows, 'row')}")
     return found
 
 

@@ -13,6 +13,7 @@ from binderclip.curate.engine.columns import RaggedColumn
 from binderclip.curate.engine.rule import Found, HashDraws, KeepRule, PoolStatistic, SampleSignal, checked_share
 from binderclip.curate.engine.shard import Shard
 from binderclip.curate.signals.substrings import SubstringMatcher
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 _UNIT = 2.0**32  # sums of probabilities are whole multiples of 2^-32, so that their order does not matter
@@ -268,7 +269,7 @@ class MetadataBalancer(KeepRule):
     @property
     def reason(self) -> str:
         """See `KeepRule`."""
-        return f"drawn for any of {len(self.matcher)} concepts"
+        return f"drawn for any of {number_of(len(self.matcher), 'concept')}"
 
     def statistics(self, draws: HashDraws) -> Mapping[str, Callable[[Found], PoolStatistic]]:
         """See `KeepRule`."""
@@ -286,7 +287,9 @@ class MetadataBalancer(KeepRule):
         assert self.target is not None
         matched = int((np.diff(matches.offsets) > 0).sum())
         if self.target > matched:
-            raise UsageError(f"target {self.target} is more than the {matched} samples that name a concept")
+            raise UsageError(
+                f"target {self.target} is more than the {number_of(matched, 'sample')} that name a concept"
+            )
         low, high = 0, int(counts.max(initial=0))  # E(low) < target <= E(high)
         while high - low > 1:
             middle = (low + high) // 2

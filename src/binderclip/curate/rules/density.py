@@ -16,6 +16,7 @@ from binderclip.curate.engine.ranking import RankCuts, RankingStatistic
 from binderclip.curate.engine.rule import Found, HashDraws, PoolStatistic, checked_share, count_of_share
 from binderclip.curate.engine.shard import Shard
 from binderclip.curate.rules.clusters import ClusterRule
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 _UNIT = 2.0**32  # distances are summed as whole multiples of 2^-32, so that their order does not matter
@@ -91,7 +92,8 @@ def quota_qp(
     upper = sizes.astype(np.float64)
     if not lower.sum() <= total <= upper.sum():
         raise UsageError(
-            f"{total} samples cannot be kept of {k} clusters that keep {int(lower.sum())} to {int(upper.sum())}: keep "
+            f"{number_of(total, 'sample')} cannot be kept of {number_of(k, 'cluster')} that "
+            f"keep {int(lower.sum())} to {int(upper.sum())}: keep "
             "more, or make fewer clusters"
         )
     wanted = probs * total

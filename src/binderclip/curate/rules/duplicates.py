@@ -15,6 +15,7 @@ from binderclip.curate.engine.kmeans import nearest_centroids
 from binderclip.curate.engine.rule import Found, HashDraws, PoolStatistic
 from binderclip.curate.engine.shard import Shard
 from binderclip.curate.rules.clusters import ClusterRule
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 
@@ -154,7 +155,8 @@ class TargetClusters(ClusterRule):
         assert isinstance(self.targets, np.ndarray)
         if self.targets.shape[1] != found["centroids"].shape[1]:
             raise UsageError(
-                f"targets have {self.targets.shape[1]} numbers, column {self.embedding!r} {found['centroids'].shape[1]}"
+                f"targets have {number_of(self.targets.shape[1], 'number')}, column "
+                f"{self.embedding!r} {found['centroids'].shape[1]}"
             )
         wanted, _ = nearest_centroids(self.targets, found["centroids"])
         return np.isin(self.assigned(shard, found)[0], wanted[wanted >= 0])

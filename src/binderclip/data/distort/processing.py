@@ -39,6 +39,20 @@ def sharpened(images: Float[Tensor, "B 3 H W"], amount: float = 1.0, sigma: floa
     return (images + amount * (images - gaussian_blur(images, sigma))).clamp(0, 1)
 
 
+def exposed(images: Float[Tensor, "B 3 H W"], stops: float) -> Float[Tensor, "B 3 H W"]:
+    """Pictures as if exposed longer or shorter: linear light (sRGB, IEC 61966-2-1) times 2^stops, clipped at white.
+
+    Args:
+        images: in [0, 1].
+        stops: above 0 brighter, below 0 darker.
+    """
+    light = torch.where(images <= 0.04045, images / 12.92, ((images + 0.055) / 1.055) ** 2.4)
+    light = (light * 2.0**stops).clamp(0, 1)
+    return torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light.clamp_min(1e-6) ** (1 / 2.4) - 0.055).clamp(
+        0, 1
+    )
+
+
 PROCESSING: dict[str, Callable[[Tensor], Tensor]] = {
     "JPEG 75": lambda images: compressed(images, 75),
     "JPEG 40": lambda images: compressed(images, 40),

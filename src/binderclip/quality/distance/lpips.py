@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.fit import FitResult, fit
-from binderclip.quality.distance.trunks import WIDTHS, Net, Variant, trunk_of
 from binderclip.quality.distance.two_afc import ChoiceLoss
 from binderclip.quality.rows import ShuffledRows
+from binderclip.quality.trunks import WIDTHS, Net, Variant, trunk_of
 from binderclip.quality.weights import read_weights, take_over, write_weights
 
 KIND = "LPIPS"

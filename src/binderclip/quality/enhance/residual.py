@@ -109,7 +109,7 @@ class ResidualVector(LightGuidance):
             DataError: nothing is left of the direction.
         """
         if n < 1 or len(texts) < 2 * n:
-            raise UsageError(f"n = {n} words from either end need at least {max(2 * n, 2)} texts, got {len(texts)}")
+            raise UsageError(f"n = {n} from either end asks for at least {max(2 * n, 2)} texts, got {len(texts)}")
         raw, along = texts.detach().double(), self.direction.double()
         cosines = F.normalize(raw, dim=-1) @ along  # (W,)
         order = cosines.argsort(descending=True, stable=True)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.losses import TokenTriplet
 from binderclip.losses.contrastive.terms.triplet import Distance
@@ -29,7 +30,9 @@ def scaled_layers(depth: int) -> list[int]:
         UsageError: fewer than three blocks, where there is nothing to fuse.
     """
     if depth < 3:
-        raise UsageError(f"a tower of {depth} blocks has no earlier layers to fuse: at least 3, or give layers")
+        raise UsageError(
+            f"a tower of {number_of(depth, 'block')} has no earlier layers to fuse: at least 3, or give layers"
+        )
     return sorted({max(1, round(layer * (depth - 1) / 23)) for layer in LAYERS})
 
 
@@ -130,7 +133,7 @@ class DeeCLIP(AdaptedDetector):
             UsageError: rows that are no triplets.
         """
         if len(labels) % 3:
-            raise UsageError(f"{len(labels)} rows are no triplets: anchors, then positives, then negatives")
+            raise UsageError(f"no triplets, {number_of(len(labels), 'row')}: anchors, then positives, then negatives")
         found = self.read(features)
         image_loss = functional.binary_cross_entropy_with_logits(found.logit, labels)
         if not self.triplet:

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from binderclip.data.distort.distortions import DISTORTIONS, FAMILIES, LEVELS, distort
 from binderclip.data.images import open_header, open_image, to_tensor
 from binderclip.errors import DataError, UsageError
 from binderclip.models.image_text.preprocess import ImageLike
+from binderclip.quality.score.native_files import reduced
 
 
 class DegradedCrops:
@@ -92,12 +92,7 @@ class DegradedCrops:
         return distort(repeated, kind, [*range(1, LEVELS + 1)] * 2, [seed] * len(repeated)).unflatten(0, (2, LEVELS))
 
     def _opened(self, source: ImageLike) -> Float[Tensor, "3 h w"]:
-        picture = open_image(source, mode="RGB")
-        if self.longest is not None and max(picture.size) > self.longest:
-            ratio = self.longest / max(picture.size)
-            size = (max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio)))
-            picture = picture.resize(size, Image.Resampling.BICUBIC)
-        return to_tensor(picture)
+        return to_tensor(reduced(open_image(source, mode="RGB"), self.longest))
 
 
 def _size(image: ImageLike) -> tuple[int, int]:

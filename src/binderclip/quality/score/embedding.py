@@ -10,17 +10,17 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.data.images import open_image
-from binderclip.errors import BinderclipError, DataError, NotSupported, UsageError
-from binderclip.models.image_text.encode import CPU_BATCH, EncodedImages, OnError, key_of, opened_ahead
+from binderclip.errors import DataError, NotSupported, UsageError
+from binderclip.models.image_text.encode import EncodedImages, OnError
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import ImageLike, float_batch
 from binderclip.models.towers.base import Tower
 from binderclip.models.towers.kinds.convolutional import ConvolutionalTower, ResNetMap
+from binderclip.quality.score.native_files import embedded_files, reduced, reduced_size
 
 Positions = Literal["auto", "drop", "interpolate"]
 
@@ -83,7 +83,7 @@ class NativeEmbedding:
         batch = float_batch(images)
         if batch is None:
             raise UsageError(f"a batch of float images (B, 3, H, W) in [0, 1] is needed, not {type(images).__name__}")
-        height, width = self._reduced(batch.shape[2], batch.shape[3])
+        height, width = reduced_size(batch.shape[2], batch.shape[3], self.longest)
         if (height, width) != tuple(batch.shape[2:]):
             batch = F.interpolate(batch, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
         top, left, height, width = self._cut(height, width, "a picture")
@@ -100,13 +100,6 @@ class NativeEmbedding:
             features = tower(pixels)
         return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
 
-    def _reduced(self, height: int, width: int) -> tuple[int, int]:
-        """(h, w) after the reduction to `longest`."""
-        if self.longest is None or max(height, width) <= self.longest:
-            return height, width
-        ratio = self.longest / max(height, width)
-        return max(1, round(height * ratio)), max(1, round(width * ratio))
-
     def _cut(self, height: int, width: int, name: str) -> tuple[int, int, int, int]:
         """(top, left, h, w) of the centre that is a multiple of the unit."""
         least = self.tower.patch
@@ -121,13 +114,12 @@ class NativeEmbedding:
         Raises:
             DataError: it cannot be read, or is smaller than a patch.
         """
-        picture = open_image(source, mode="RGB", background=self.model.preprocess.background)
-        height, width = self._reduced(picture.height, picture.width)
+        opened = open_image(source, mode="RGB", background=self.model.preprocess.background)
+        picture = reduced(opened, self.longest)
         name = str(source) if isinstance(source, (str, os.PathLike)) else "a picture"
-        if picture.size != (width, height):
-            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        if picture.size != opened.size:
             name = f"{name}, reduced to {self.longest} px"
-        top, left, height, width = self._cut(height, width, name)
+        top, left, height, width = self._cut(picture.height, picture.width, name)
         return np.asarray(picture)[top : top + height, left : left + width]
 
     def files(
@@ -150,35 +142,7 @@ class NativeEmbedding:
             DataError: an unreadable picture, with `on_error="raise"`.
             UsageError: `batch_size` below 1.
         """
-        if batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, got {batch_size}")
-        step = min(batch_size, CPU_BATCH) if self.tower.device.type == "cpu" else batch_size
-        kept: list[int] = []
-        skipped: list[tuple[str, str]] = []
-        chunks: list[Tensor] = []
-        waiting: list[np.ndarray] = []
-
-        def flush() -> None:
-            if waiting:
-                batch = torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2).float() / 255
-                with torch.no_grad():
-                    chunks.append(self._features(batch))
-                waiting.clear()
-                if progress is not None:
-                    progress(len(kept) + len(skipped))
-
-        for position, found in opened_ahead(self.pixels, sources, 2 * step):
-            if isinstance(found, BinderclipError):
-                if on_error == "raise":
-                    raise found
-                skipped.append((key_of(sources[position], position), str(found)))
-                continue
-            if waiting and waiting[0].shape != found.shape:
-                flush()
-            kept.append(position)
-            waiting.append(found)
-            if len(waiting) == step:
-                flush()
-        flush()
-        features = torch.cat(chunks) if chunks else torch.zeros(0, self.model.embed_dim, device=self.tower.device)
-        return EncodedImages(features, [sources[i] for i in kept], kept, skipped)
+        return embedded_files(
+            self.pixels, self._features, sources, width=self.model.embed_dim, device=self.tower.device,
+            batch_size=batch_size, on_error=on_error, progress=progress,
+        )  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
 from binderclip.robust.feasible import per_image
@@ -293,7 +294,10 @@ def level_set_width(
     Paper: Exploring Geometry of Blind Spots in Vision Models (NeurIPS 2023, arXiv 2310.19889).
     """
     if draws < 1 or images.shape != directions.shape or len(labels) != len(images):
-        raise UsageError(f"{len(images)} images need a direction and a label each, and draws at least 1, got {draws}")
+        raise UsageError(
+            f"a direction and a label for each of "
+            f"{number_of(len(images), 'image')} are needed, and draws at least 1, got {draws}"
+        )
     generator, rows = torch.Generator().manual_seed(seed), []
     with _still(predictor), torch.no_grad():
         for image, direction, label in zip(images, directions, labels.tolist(), strict=True):

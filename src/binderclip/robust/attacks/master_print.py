@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.robust.attack import LEVELS, attack
 from binderclip.robust.attacks.black_box import Evolution
@@ -174,7 +175,10 @@ def master_print_win_rate(
     Paper: Fooling Contrastive Language-Image Pre-trained Models with CLIPMasterPrints (arXiv 2307.03798).
     """
     if not len(genuine) or int(labels.min()) < 0 or int(labels.max()) >= len(texts):
-        raise UsageError(f"{len(genuine)} genuine images with labels of {len(texts)} texts: nothing to compare")
+        raise UsageError(
+            f"{number_of(len(genuine), 'genuine image')} with labels of "
+            f"{number_of(len(texts), 'text')}: nothing to compare"
+        )
     unit = [F.normalize(each.double(), dim=-1) for each in (image, genuine, texts)]
     own = (unit[1] * unit[2][labels]).sum(1)
     return float((unit[2][labels] @ unit[0] > own).double().mean())

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.fit import fit
 from binderclip.losses import info_nce
@@ -85,7 +86,10 @@ def tune_off_manifold(
     Paper: Fooling Contrastive Language-Image Pre-trained Models with CLIPMasterPrints (arXiv 2307.03798).
     """
     if len(images) != len(texts) or len(images) < 2:
-        raise UsageError(f"{len(images)} images and {len(texts)} texts: give one text an image, two pairs at least")
+        raise UsageError(
+            f"{number_of(len(images), 'image')} and "
+            f"{number_of(len(texts), 'text')}: give one text an image, two pairs at least"
+        )
     tuned = copy.deepcopy(model).train()
     aimed = list(dict.fromkeys(texts)) if targets is None else list(targets)
     evolution = Evolution(latent, decode, sigma=sigma, seed=seed)

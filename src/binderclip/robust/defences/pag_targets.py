@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 Rule = Literal["one_image", "class_mean", "nearest", "score"]
@@ -79,7 +80,7 @@ class PAGTargets:
         return len(self._classes)
 
     def __repr__(self) -> str:
-        return f"PAGTargets({self.rule!r}, {len(self)} classes)"
+        return f"PAGTargets({self.rule!r}, {number_of(len(self), 'class')})"
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "B *size"], classes: Int[Tensor, "B k"]) -> Float[Tensor, "B k *size"]:

@@ -134,8 +134,8 @@ def _limits(ranking: Ranking) -> list[str]:
     said = []
     if ranking.tuned is not None:
         said.append(
-            "quality comes from weights that learned to order degraded photographs (p138): copies of one picture "
-            "better than different pictures."
+            f"quality comes from {ranking.tuned}, which learned on photographs that were damaged for it how strong a "
+            "fault is, and knows nothing of taste."
         )
     if ranking.reduced:
         said.append(f"{number_of(ranking.reduced, 'picture')} reduced to {ranking.longest} px, which hides fine noise.")
@@ -205,16 +205,14 @@ def _again(run: Run, chosen: ChosenPictures, ranking: Ranking, own: Sequence[tup
         ["--max-side", side] if side != SIDE else None, model_words(run.model_name, device),
     )  # fmt: skip
     called, needed = python_pictures(chosen)
-    load = python_load(run.model_name, device)
     if ranking.by == QUALITY and ranking.tuned is not None:
-        metric, name = f"QualiCLIP.from_weights(None, {load}, longest={side})", "QualiCLIP"
+        needed += "from binderclip.quality import BlindQuality; "
+        metric = f"BlindQuality.from_weights(longest={side}, device={device!r})"
     else:
+        needed += "from binderclip.models import load; from binderclip.quality import PromptQuality; "
         pair = named_pairs(",".join(words), own)[ranking.by]
-        metric, name = f"PromptQuality({load}, { ({ranking.by: pair})!r}, longest={side})", "PromptQuality"
-    python = (
-        f"{needed}from binderclip.models import load; from binderclip.quality import {name}; "
-        f"q = {metric}.score_files({called}); print(sorted(zip(q.total.tolist(), q.keys)))"
-    )
+        metric = f"PromptQuality({python_load(run.model_name, device)}, { ({ranking.by: pair})!r}, longest={side})"
+    python = f"{needed}q = {metric}.score_files({called}); print(sorted(zip(q.total.tolist(), q.keys)))"
     return Equivalent(python, shell)
 
 

@@ -66,7 +66,7 @@ def test_known_boxes_change_what_is_seen(command: Command, pictures: Path, tmp_p
     assert best(done.json()) == {"left": "a cat", "right": "a flower"}
     Path("boxes.json").write_text('{"right.png": [500, 0, 900, 400]}')
     done = command("classify", "left.png", "right.png", "-l", LABELS, "--crop-from", "boxes.json")
-    assert "1 of 2 images have no box and are seen whole" in done.err
+    assert "seen whole for want of a box: 1 of 2 images" in done.err
     assert "a flower" in done.out
 
 

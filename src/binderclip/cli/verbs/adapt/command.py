@@ -128,7 +128,7 @@ def _at_most(seconds: float) -> str:
 
 def _print_labels(found: LabelSelection, data: str) -> None:
     print_table(
-        f"{data}: {len(found.labels)} labels, several a picture, {number_of(found.shots, 'shot')}, "
+        f"{data}: {number_of(len(found.labels), 'label')}, several a picture, {number_of(found.shots, 'shot')}, "
         "cross-validated inside them, "
         f"{found.seeds} draws, model {found.model}",
         ["method", "mAP", "95%", "macro-F1", "fit s"],
@@ -147,7 +147,7 @@ def _print(found: Selection, data: str) -> None:
     single = any(not score.by_seed for score in found.scores)
     if not single:
         print_table(
-            f"{data}: {len(found.classes)} classes, {number_of(found.shots, 'shot')}, "
+            f"{data}: {number_of(len(found.classes), 'class')}, {number_of(found.shots, 'shot')}, "
             "cross-validated inside them, "
             f"{found.seeds} draws, model {found.model}",
             ["method", "accuracy", "95%", "macro-F1", "cal. error", "fit s", "trained"],

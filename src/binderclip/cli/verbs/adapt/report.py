@@ -36,7 +36,7 @@ def write_report(found: Selection, model: ImageTextModel, name: str, path: str |
 
     page = Page(
         f"{found.scores[0].name} on {name}",
-        f"{len(found.classes)} classes, {number_of(found.shots, 'shot')} each, "
+        f"{number_of(len(found.classes), 'class')}, {number_of(found.shots, 'shot')} each, "
         f"model <code>{escape(found.model)}</code>. Made by "
         "<code>binderclip adapt</code>.",
     )
@@ -60,7 +60,7 @@ def write_labels_report(found: LabelSelection, name: str, path: str | Path) -> P
 
     page = Page(
         f"{found.scores[0].name} on {name}",
-        f"{len(found.labels)} labels, several a picture, {number_of(found.shots, 'shot')} each, model "
+        f"{number_of(len(found.labels), 'label')}, several a picture, {number_of(found.shots, 'shot')} each, model "
         f"<code>{escape(found.model)}</code>. Made by <code>binderclip adapt</code>.",
     )
     page.section("Result", " ".join(escape(line) for line in labels_verdict(found)))

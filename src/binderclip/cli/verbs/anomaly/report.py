@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.cli.shared.page import Page
+from binderclip.display import number_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,13 +26,17 @@ def write_report(done: Inspection, request: AnomalyRequest, path: Path) -> Path:
     against = f"{len(done.normal)} normal pictures" if done.normal else "words alone"
     page = Page(
         f"Anomalies in {done.folder.root.name or done.folder.root}",
-        f"{len(done.pictures)} pictures of <q>{escape(request.name)}</q>, compared with {against}; method "
+        f"{number_of(len(done.pictures), 'picture')} of <q>{escape(request.name)}</q>, compared with {against}; method "
         f"<code>{escape(request.method)}</code>, model <code>{escape(request.model)}</code>. Made by "
         "<code>binderclip anomaly</code>.",
     )
     if done.score is not None and (values := figures(done.score)):
         text = "Against the folder's own labels"
-        text += f" and {done.masks} masks." if done.masks else "; no masks were found, so places are not measured."
+        text += (
+            f" and {number_of(done.masks, 'mask')}."
+            if done.masks
+            else "; no masks were found, so places are not measured."
+        )
         page.section("Measured", text)
         page.table(["measure", "value"], [[name, value] for name, value in values.items()])
     page.section("Scores", _scores_text(done))
@@ -47,7 +52,7 @@ def write_report(done: Inspection, request: AnomalyRequest, path: Path) -> Path:
         rows = order[PAIRS:][-CALM:][::-1]
         page.strip([(_pair(done, row), _caption(done, row)) for row in rows], width=2 * SIDE + 4)
     if done.skipped:
-        page.section("Left out", f"{len(done.skipped)} files could not be used.")
+        page.section("Left out", f"{number_of(len(done.skipped), 'file')} could not be used.")
         page.table(["file", "why"], [[Path(key).name, reason] for key, reason in done.skipped])
     return page.save(path)
 
@@ -60,7 +65,9 @@ def _scores_text(done: Inspection) -> str:
             "of normal pictures, the picture itself among them, that score as high: small is suspicious."
         )
     if done.threshold is not None:
-        text += f" {done.failed()} of {len(done.pictures)} pictures are at or above {done.threshold:.4g} and fail."
+        text += (
+            f" {done.failed()} of {number_of(len(done.pictures), 'picture')} at or above {done.threshold:.4g} failed."
+        )
     return text
 
 

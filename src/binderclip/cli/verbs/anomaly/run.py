@@ -199,7 +199,7 @@ def _inspected(
         kept += entries
         parts.append(detector(opened))
     if not kept:
-        raise DataError(f"none of {len(folder)} pictures could be read: {skipped[-1][1]}")
+        raise DataError(f"of {number_of(len(folder), 'picture')} none could be read: {skipped[-1][1]}")
     found = Anomalies(torch.cat([p.scores for p in parts]).cpu(), torch.cat([p.maps for p in parts]).cpu())
     return Inspection(folder, kept, found, used, held, skipped)
 
@@ -364,8 +364,11 @@ def _say(done: Inspection, request: AnomalyRequest, out: Path, report: Path) -> 
     )
     if done.score is not None:
         values = ", ".join(f"{name} {value:.3f}" for name, value in figures(done.score).items())
-        typer.echo(values + (f" ({done.masks} masks)" if done.masks else "") if values else "only one kind of picture: "
-                   "nothing to measure")  # fmt: skip
+        masks = f" ({number_of(done.masks, 'mask')})" if done.masks else ""
+        typer.echo(f"{values}{masks}" if values else "only one kind of picture: nothing to measure")
     if done.threshold is not None:
-        typer.echo(f"{done.failed()} of {len(rows)} pictures fail: their score is at or above {done.threshold:.4g}")
+        typer.echo(
+            f"{done.failed()} of {number_of(len(rows), 'picture')} failed, with a score "
+            f"at or above {done.threshold:.4g}"
+        )
     typer.echo(f"report {report}")

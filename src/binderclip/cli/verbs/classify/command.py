@@ -130,7 +130,7 @@ def classify(
         if any(frame != (0.0, 0.0, 1.0, 1.0) for frame in frames):
             note("the model saw what is inside the frames; --views tiles looks at the whole of each picture")
         count = len(answers.rows)
-        note(f"sheet {sheet}" + (f" (the first 60 of {count} images)" if count > 60 else ""))
+        note(f"sheet {sheet}" + (f" (the first 60 of {number_of(count, 'image')})" if count > 60 else ""))
     if not answers.rows:
         raise typer.Exit(1)
     raise typer.Exit(found.exit_code(answers.skipped))

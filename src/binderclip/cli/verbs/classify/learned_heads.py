@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def answers_of(
     x, kept, skipped = _inputs(head, clip, paths, batch_size)
     labels = [str(label) for label in head.classes_.tolist()]
     if not kept:
-        raise DataError(f"none of {len(paths)} pictures can be read: {skipped[0][0]}: {skipped[0][1]}")
+        raise DataError(f"of {number_of(len(paths), 'picture')} none can be read: {skipped[0][0]}: {skipped[0][1]}")
     try:
         if isinstance(head, OneVsRest):
             probs = head.predict_proba(x)

@@ -15,6 +15,7 @@ import typer
 from binderclip.cli.shared.boxes import COLUMNS
 from binderclip.cli.shared.marks import encode_marked
 from binderclip.cli.shared.output import note
+from binderclip.display import number_of
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 
@@ -278,5 +279,5 @@ def match_boxes(
     if without == len(found):
         raise UsageError(f"--crop-from names none of the images; it names {', '.join(list(boxes)[:3])}")
     if without:
-        note(f"{without} of {len(found)} images have no box and are seen whole")
+        note(f"seen whole for want of a box: {without} of {number_of(len(found), 'image')}")
     return found

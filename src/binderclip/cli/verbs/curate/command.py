@@ -27,6 +27,7 @@ from binderclip.cli.shared.plan import (
     show_plan,
 )
 from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 FOLDER = "curated"
@@ -164,7 +165,7 @@ def curate(
     else:
         share = report.kept / max(report.entered, 1)
         print_table(
-            f"{data}: {report.kept:,} of {report.entered:,} samples kept ({share:.1%})",
+            f"{data}: {report.kept:,} of {number_of(report.entered, 'sample')} kept ({share:.1%})",
             ("stage", "in", "out", "share"),
             [(name, entered, kept, part) for name, _, entered, kept, part in report.rows()],
         )

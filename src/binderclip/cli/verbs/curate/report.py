@@ -11,6 +11,7 @@ import numpy as np
 
 from binderclip.cli.shared.page import Page
 from binderclip.cli.shared.sheet import figure_picture
+from binderclip.display import number_of
 from binderclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def write_report(curated: Curated, table: SampleTable, data: str, path: Path) ->
     report = curated.report
     page = Page(
         f"What was kept of {data}",
-        f"{report.kept:,} of {report.entered:,} samples ({report.kept / max(report.entered, 1):.1%}). Made by "
+        f"{report.kept:,} of {number_of(report.entered, 'sample')} "
+        f"({report.kept / max(report.entered, 1):.1%}). Made by "
         "<code>binderclip curate</code>.",
     )
     page.section("Stages", "Each stage sees what those before it kept; a dropped sample does not meet the condition.")

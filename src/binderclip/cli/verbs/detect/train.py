@@ -14,6 +14,7 @@ from binderclip.cli.shared.progress import batches_said
 from binderclip.cli.verbs.detect.run import Say, sanity_check, title_of
 from binderclip.data import RealFakeSet, real_fake_folder
 from binderclip.data.uniform import uniform
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.evaluate import DetectorSanityCheck
 from binderclip.models.files.devices import resolve_device
@@ -63,7 +64,8 @@ def halves(data: RealFakeSet, hold_out: Sequence[str], seed: int) -> tuple[RealF
     for part in parts:
         if len(set(part.labels.tolist())) < 2:
             raise DataError(
-                f"{len(data)} pictures are too few: a quarter is held out, and both parts need real and generated ones"
+                f"too few with {number_of(len(data), 'picture')}: a quarter is held out, and "
+                f"both parts need real and generated ones"
             )
     return parts
 
@@ -118,5 +120,5 @@ def trained(
         "seed": seed, "check": check.as_dict(),
     }  # fmt: skip
     save_detector(detector, out, card)
-    title = f"{title_of(detector, card)}: {len(test)} pictures that were held out"
+    title = f"{title_of(detector, card)}: {number_of(len(test), 'picture')} held out"
     return TrainedDetector(card, check, title, [*named.skipped, *left_out])

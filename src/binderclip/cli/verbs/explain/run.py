@@ -164,12 +164,15 @@ def compare_methods(request: ExplainRequest) -> int:
     page = None if request.report is None else writable_path(request.report)
     pictures, kept, skipped = _opened(paths, squares=request.many)
     if not kept:
-        raise DataError(f"none of {len(paths)} pictures can be read: {skipped[0][0]}: {skipped[0][1]}")
+        raise DataError(f"of {number_of(len(paths), 'picture')} none can be read: {skipped[0][0]}: {skipped[0][1]}")
     costly = sorted(OPTIMISED) if names is None and len(kept) > 1 and request.method != "all" else []
     methods = {name: method for name, method in methods.items() if name not in costly}
     with stages("loading the model") as say:
         subject = _subject(request)
-        say(f"{number_of(len(methods), 'method')} on {'the picture' if len(kept) == 1 else f'{len(kept)} pictures'}")
+        say(
+            f"{number_of(len(methods), 'method')} on "
+            f"{'the picture' if len(kept) == 1 else number_of(len(kept), 'picture')}"
+        )
         target_words = subject.target if subject.target is None else [subject.target] * len(kept)
         found = compare(subject.model, pictures, target_words, methods=methods, strict=names is not None)
     found = _captioned(found, kept)
@@ -199,7 +202,7 @@ def compare_methods(request: ExplainRequest) -> int:
             ("method", "deletion", "insertion", "completeness error"),
             [[r["method"], *(_blank(r[key]) for key in ("deletion", "insertion", "completeness"))] for r in rows],
         )
-        count = kept[0].name if len(kept) == 1 else f"{len(kept)} images"
+        count = kept[0].name if len(kept) == 1 else number_of(len(kept), "image")
         print_table(f"{count}, {subject.said}, model {subject.name}", columns, shown)
         typer.echo("deletion: lower is better; insertion: higher is better; a random map is what chance gives")
         for line in _blanks(rows, len(kept)):
@@ -405,7 +408,8 @@ def _captioned(found: Comparison, kept: Sequence[Path]) -> Comparison:
 def _blanks(rows: Sequence[dict[str, Any]], count: int) -> list[str]:
     """A line for every method that says nothing about some images."""
     return [
-        f"{row['method']}: blank on {row['blank']} of {count} images, left out of its numbers; it is not ranked"
+        f"{row['method']}: blank on {row['blank']} of {number_of(count, 'image')}, left out of "
+        f"its numbers; it is not ranked"
         for row in rows
         if row["blank"]
     ]

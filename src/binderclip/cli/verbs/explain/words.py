@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from binderclip.cli.shared.output import console, note, print_json
+from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def explain_words(
         _save(page, picture, caption, found, model)
     if found.lost()[0] and not json:
         room = clip.tokenizer.context_length
-        note(f"not seen by {model} (its context has {room} tokens): {', '.join(found.lost()[0])}")
+        note(f"not seen by {model} (its context has {number_of(room, 'token')}): {', '.join(found.lost()[0])}")
     if json:
         print_json(_document(str(image_path), caption, model, found, score, page))
         return

@@ -12,6 +12,7 @@ from binderclip.cli.shared.inputs import writable_path
 from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.progress import stages
+from binderclip.display import number_of
 
 MEANING = {
     "offset": "length of the mean over the mean length: 0 for a cloud about the origin",
@@ -75,7 +76,7 @@ def geometry(
     if json:
         print_json({**found.as_dict(), "report": out if report else None})
     else:
-        title = f"{found.model} on {found.source}: {len(found.pairs.image)} pairs"
+        title = f"{found.model} on {found.source}: {number_of(len(found.pairs.image), 'pair')}"
         print_table(title, ("measure", "image", "text", "which is"), figure_rows(found.report.table()))
         print_table("recall of the second half", *recall_table(found.recall))
         for line in found.left_out:

@@ -14,7 +14,7 @@ from scipy.stats import chi
 from binderclip.cli.shared.page import Page
 from binderclip.cli.shared.sheet import figure_picture
 from binderclip.cli.verbs.geometry.command import figure_rows, recall_table
-from binderclip.display import new_figure
+from binderclip.display import new_figure, number_of
 from binderclip.errors import DataError
 from binderclip.evaluate import conformity
 
@@ -31,7 +31,8 @@ def write_report(found: Geometry, path: Path) -> Path:
     """Write the page, self-contained."""
     page = Page(
         f"Where {found.model} puts pictures and texts",
-        f"{len(found.pairs.image):,} pairs of {escape(found.source)}. Made by <code>binderclip geometry</code>.",
+        f"{number_of(len(found.pairs.image), 'pair')} of {escape(found.source)}. Made by "
+        f"<code>binderclip geometry</code>.",
     )
     page.section(
         "Two clouds",
@@ -63,7 +64,7 @@ def write_report(found: Geometry, path: Path) -> Path:
     if found.left_out:
         page.section("Not measured", "<br>".join(escape(line) for line in found.left_out))
     if found.skipped:
-        page.section("Not read", f"{len(found.skipped)} pictures could not be read and are left out.")
+        page.section("Not read", f"{number_of(len(found.skipped), 'picture')} could not be read and count nowhere.")
         page.table(("picture", "why"), [list(entry) for entry in found.skipped[:50]])
     return page.save(path)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from binderclip.data import ImageTextDataset, held_out_split, load_data
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.evaluate import (
     EmbeddingGeometry,
@@ -115,7 +116,9 @@ def measured(
     )
     found = sum(len(part) for part in parts)
     if found < LEAST:
-        raise DataError(f"{source} has {found} pictures that can be read: a geometry needs {LEAST}, better thousands")
+        raise DataError(
+            f"{source} has {number_of(found, 'picture')} that can be read: a geometry needs {LEAST}, better thousands"
+        )
     captions = [str(caption) for caption in kept.captions]
     distinct = list(dict.fromkeys(captions))
     if len(distinct) < 2:
@@ -135,7 +138,9 @@ def measured(
     if found >= needed:
         usual = _usual(pairs)
     else:
-        left_out.append(f"likelihoods: {found} pairs are too few for a covariance, which half of {needed} determine")
+        left_out.append(
+            f"likelihoods: too few with {number_of(found, 'pair')} for a covariance, which half of {needed} determine"
+        )
     landscape = pairs.shift_landscape(ALPHAS, scale=scale, batch=min(BATCH, found))
     return Geometry(model.name, f"{source}, split {split}" if split else source, pairs, kept, pairs.report(), landscape,
                     scale, recall, usual, left_out, list(skipped))  # fmt: skip

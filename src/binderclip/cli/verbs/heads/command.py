@@ -150,7 +150,7 @@ def _look(
         clip, watched, layers=range(max(0, depth - blocks), depth), batch_size=batch_size, on_error="skip"
     ).unit()
     if len(found) < 2:
-        raise DataError(f"only one of {len(pictures.names)} pictures can be read: {found.skipped[0][1]}")
+        raise DataError(f"only one of {number_of(len(pictures.names), 'picture')} can be read: {found.skipped[0][1]}")
     pool = description_pool() if words is None else None
     texts = list(pool.texts) if pool is not None else words or []
     rows = _rows(clip, texts, say)
@@ -190,12 +190,18 @@ def _print(shown: Heads, top: int) -> None:
          "; ".join(one.span.texts[:top])]
         for one in loud
     ]  # fmt: skip
-    title = f"{shown.model.name}: {len(shown.named)} heads, {len(shown.found)} pictures ({shown.pictures.source})"
+    title = (
+        f"{shown.model.name}: {number_of(len(shown.named), 'head')}, "
+        f"{number_of(len(shown.found), 'picture')} ({shown.pictures.source})"
+    )
     print_table(title, ["head", "share", "explained", "role", "texts"], rows)
     if quiet := [one for one in shown.named if shown.silent(one)]:
         names = ", ".join(f"{one.layer}.{one.head}" for one in sorted(quiet, key=lambda o: (o.layer, o.head)))
         share = sum(one.share for one in quiet)
-        typer.echo(f"{len(quiet)} heads say next to nothing (together {share:.1%} of the variance): {names}")
+        typer.echo(
+            f"next to nothing is said by {number_of(len(quiet), 'head')} (together "
+            f"{share:.1%} of the variance): {names}"
+        )
 
 
 def _document(shown: Heads, skipped: list[tuple[str, str]], out: Path | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.cli.shared.page import Page
+from binderclip.display import number_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,8 +25,9 @@ def write_report(shown: Heads, path: Path) -> Path:
     model, named = shown.model, shown.named
     page = Page(
         f"What the heads of {model.name} say",
-        f"{len(named)} heads of {len(shown.found.layers)} blocks, watched on {len(shown.found)} pictures "
-        f"({escape(shown.pictures.source)}), described by {len(shown.texts):,} texts. Made by "
+        f"{number_of(len(named), 'head')} of {number_of(len(shown.found.layers), 'block')}, "
+        f"watched on {number_of(len(shown.found), 'picture')} "
+        f"({escape(shown.pictures.source)}), described by {number_of(len(shown.texts), 'text')}. Made by "
         "<code>binderclip heads</code>.",
     )
     page.section(
@@ -42,7 +44,8 @@ def write_report(shown: Heads, path: Path) -> Path:
     )
     if quiet := [one for one in named if shown.silent(one)]:
         page.text(
-            f"{len(quiet)} heads say next to nothing (together {sum(one.share for one in quiet):.1%} of the variance) "
+            f"Next to nothing is said by {number_of(len(quiet), 'head')} (together "
+            f"{sum(one.share for one in quiet):.1%} of the variance) "
             "and have no section; their texts describe noise."
         )
     for one, rows in list(zip(named, shown.strongest, strict=True))[:MOST]:
@@ -59,7 +62,7 @@ def _section(page: Page, shown: Heads, one: NamedHead, rows: list[int]) -> None:
     page.section(
         f"Head {one.layer}.{one.head}",
         f"{one.share:.1%} of the variance; role: {escape(one.role)}. "
-        f"{len(one.span)} texts explain {_ends(one)[0]:.0%}.",
+        f"Explained by {number_of(len(one.span), 'text')}: {_ends(one)[0]:.0%}.",
     )
     page.table(
         ["text", "role", "explains"],

@@ -11,6 +11,7 @@ from binderclip.cli.shared.inputs import output_folder
 from binderclip.cli.shared.options import LABELS, MOST_SEED, BatchSize, Device, Dtype, Json, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.progress import stages
+from binderclip.display import number_of
 
 if TYPE_CHECKING:
     from binderclip.evaluate import GroupReport
@@ -83,7 +84,10 @@ def probe(
         print_json({**found.as_dict(), "report": written})
     else:
         for report in found.reports:
-            title = f"{found.model} on {found.source}, by {' x '.join(report.names)}: {report.compared} groups compared"
+            title = (
+                f"{found.model} on {found.source}, by {' x '.join(report.names)}: "
+                f"{number_of(report.compared, 'group')} compared"
+            )
             print_table(title, GAP_COLUMNS, gap_rows(report))
         for line in found.left_out:
             note(f"left out: {line}")

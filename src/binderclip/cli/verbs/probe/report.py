@@ -13,7 +13,7 @@ from binderclip.cli.shared.output import write_csv, write_json
 from binderclip.cli.shared.page import Page
 from binderclip.cli.shared.sheet import figure_picture
 from binderclip.cli.verbs.probe.command import GAP_COLUMNS, gap_rows
-from binderclip.display import new_figure
+from binderclip.display import new_figure, number_of
 from binderclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def _page(found: Probe) -> Page:
     told = told if gaps else "no gap could be measured"
     page = Page(
         f"Groups of pictures that {found.model} treats unlike",
-        f"{len(found.table):,} pictures of {escape(found.source)}, {len(found.table.classes)} classes: {told}. Made by "
+        f"{number_of(len(found.table), 'picture')} of {escape(found.source)}, "
+        f"{number_of(len(found.table.classes), 'class')}: {told}. Made by "
         "<code>binderclip probe</code>.",
     )
     page.section(
@@ -78,7 +79,7 @@ def _page(found: Probe) -> Page:
     if found.left_out:
         page.section("Not measured", "<br>".join(escape(line) for line in found.left_out))
     if found.skipped:
-        page.section("Not read", f"{len(found.skipped)} pictures could not be read and are left out.")
+        page.section("Not read", f"{number_of(len(found.skipped), 'picture')} could not be read and count nowhere.")
         page.table(("picture", "why"), [list(entry) for entry in found.skipped[:50]])
     return page
 
@@ -87,9 +88,9 @@ def _grouping(page: Page, found: Probe, report: GroupReport) -> None:
     small = ", ".join(map(_label, report.small[:10]))
     page.section(
         f"By {' x '.join(report.names)}",
-        f"{report.compared} groups are compared."
+        f"Compared: {number_of(report.compared, 'group')}."
         + (f" Too few pictures: {escape(small)}." if small else "")
-        + (f" {report.left_out:,} pictures have no group." if report.left_out else ""),
+        + (f" Without a group: {number_of(report.left_out, 'picture')}." if report.left_out else ""),
     )
     page.table(GAP_COLUMNS, gap_rows(report))
     page.picture(

@@ -119,7 +119,9 @@ def probed(
         raise UsageError(f"{source}: shards are streamed; give a folder or a named set")
     classes = list(labels or data.classes)
     if len(classes) < 2:
-        raise UsageError(f"{source} has {len(classes)} classes: a probe compares answers, give two labels or more")
+        raise UsageError(
+            f"{source} has {number_of(len(classes), 'class')}: a probe compares answers, give two labels or more"
+        )
     if positive is not None and positive not in classes:
         raise UsageError(f"positive class {positive}: the classes are {', '.join(classes[:20])}")
     for column in (column for names in groups for column in names):
@@ -131,7 +133,9 @@ def probed(
     done = predict(model, data, bank, batch_size=batch_size, limit=limit, progress=lambda n: step(n, count))
     table = done.table
     if len(table) < LEAST:
-        raise DataError(f"{source} has {len(table)} pictures that can be read: a probe needs {LEAST}, better thousands")
+        raise DataError(
+            f"{source} has {number_of(len(table), 'picture')} that can be read: a probe needs {LEAST}, better thousands"
+        )
     if not table.known.any():
         raise DataError(f"no picture of {source} has one of the classes {', '.join(classes[:10])}: nothing is right")
     say("comparing groups")
@@ -167,9 +171,11 @@ def _groupings(table: PredictionTable, groups: Sequence[tuple[str, ...]]) -> tup
         if name in NOT_GROUPS or len(values) < 2:
             continue
         if len(values) > MOST_VALUES:
-            left_out.append(f"column {name}: {len(values)} values, more than {MOST_VALUES}; name it to have it")
+            left_out.append(
+                f"column {name}: {number_of(len(values), 'value')}, more than {MOST_VALUES}; name it to have it"
+            )
         elif sum(int(count) >= LEAST // 2 for count in table.groups(name).counts) < 2:
-            left_out.append(f"column {name}: fewer than two values with {LEAST // 2} pictures")
+            left_out.append(f"column {name}: fewer than two values with {number_of(LEAST // 2, 'picture')}")
         else:
             chosen.append((name,))
     if not chosen:

@@ -44,7 +44,7 @@ def quality(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="What `QualiCLIP` or `CLIPIQAPlus` has fitted to this model: one more column."),
+        typer.Option(help="What `BlindQuality`, `QualiCLIP` or `CLIPIQAPlus` has fitted: one more column."),
     ] = None,
     by: Annotated[
         str | None, typer.Option(help="The column that orders [default: your own words, or the first of --scores].")
@@ -82,9 +82,9 @@ def quality(
 
         binderclip quality compressed/ --reference originals/
 
-    A score is the chance of the better end of its pair, 0 to 1; all pairs cost one pass of the model. With `small` the
-    column `quality` comes from weights that learned to order degraded photographs. A picture that cannot be read is
-    left out and named.
+    A score is the chance of the better end of its pair, 0 to 1; all pairs cost one pass of the model. With `small` and
+    `small-b` the column `quality` comes from `lite0-quality`, which learned what faults of photographs look like: blur,
+    noise, compression, wrong exposure. A picture that cannot be read is left out and named.
     """
     given: dict[str, object]
     if against is not None:
@@ -120,8 +120,8 @@ def quality(
     _show(ranking, columns, json, sheet_path, csv_path)
     if not json and ranking.rows and ranking.tuned is not None:
         note(
-            f"{QUALITY} comes from {ranking.tuned}, which learned to order degraded photographs (p138): copies of one "
-            f"picture better than different pictures; other columns are the words of {ranking.model}"
+            f"{QUALITY} comes from {ranking.tuned}, which learned on photographs that were damaged for it how strong a "
+            f"fault is; other columns are the words of {ranking.model}, near chance on photographs (p012)"
         )
     if not json and ranking.rows and ranking.by != LEARNED and not (ranking.by == QUALITY and ranking.tuned):
         keys = [key for key, _ in ranking.rows]

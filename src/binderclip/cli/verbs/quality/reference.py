@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from binderclip.data.images import list_images, open_image, to_tensor
 from binderclip.errors import DataError, UsageError
 from binderclip.models.files.devices import resolve_device
 from binderclip.quality import LPIPS, create_metric
+from binderclip.quality.score.native_files import reduced
 
 COLUMNS = ("distance", "PSNR (dB)")
 
@@ -78,7 +78,7 @@ def compared(
     where = resolve_device(device)
     metric: LPIPS = LPIPS.from_weights(weights) if weights is not None else create_metric(distance)
     metric.to(where)
-    rows, skipped, reduced = [], [], 0
+    rows, skipped, smaller = [], [], 0
     for number, (image, original) in enumerate(pairs, 1):
         try:
             if original is None:
@@ -88,8 +88,8 @@ def compared(
                 sizes = " and ".join(f"{each.width} x {each.height}" for each in (one, other))
                 raise DataError(f"{image}: it and its original must be of one size, they have {sizes} pixels")
             if max(one.size) > longest:
-                reduced += 1
-                one, other = _reduced(one, longest), _reduced(other, longest)
+                smaller += 1
+                one, other = reduced(one, longest), reduced(other, longest)
             x, y = (to_tensor(picture)[None].to(where) for picture in (one, other))
             error = float((x - y).square().mean())
             psnr = float("inf") if error == 0 else -10 * float(torch.tensor(error).log10())
@@ -98,10 +98,4 @@ def compared(
             skipped.append((str(image), str(problem)))
         progress(number)
     rows.sort(key=lambda row: -row[2])
-    return ReferenceComparison(rows, skipped, reduced)
-
-
-def _reduced(picture: Image.Image, longest: int) -> Image.Image:
-    ratio = longest / max(picture.size)
-    size = (max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio)))
-    return picture.resize(size, Image.Resampling.BICUBIC)
+    return ReferenceComparison(rows, skipped, smaller)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
+from binderclip.cli.shared.photographs import WEAK
 from binderclip.cli.shared.sheet import contact_sheet
 from binderclip.cli.verbs.quality.command import LEARNED, QUALITY
 from binderclip.data.images import open_header
@@ -19,9 +18,10 @@ from binderclip.display import number_of
 from binderclip.errors import DataError
 from binderclip.models import load
 from binderclip.models.image_text.model import ImageTextModel
-from binderclip.quality import CMMD, CLIPIQAPlus, FrechetDistance, PromptQuality, QualiCLIP, SetScore
+from binderclip.quality import CMMD, BlindQuality, CLIPIQAPlus, FrechetDistance, PromptQuality, QualiCLIP, SetScore
+from binderclip.quality.score import blind as blind_quality
 from binderclip.quality.score import clipiqa
-from binderclip.quality.score.qualiclip import WEIGHTS
+from binderclip.quality.score.blind import BUNDLED_WEIGHTS
 from binderclip.quality.weights import kind_of_weights
 
 RESAMPLES, PERMUTATIONS = 1000, 999
@@ -59,8 +59,8 @@ def ranked(
 ) -> Ranking:  # fmt: skip
     """Score pictures by all pairs and order them; pictures with equal scores keep their order.
 
-    All pairs and a learned context share one pass; a tower of its own costs a second one: that of `--weights`, or the
-    bundled one, from which the column `quality` of `small` comes.
+    All pairs and a learned context share one pass; a network of its own costs a second one: that of `--weights`, or the
+    bundled one, from which the column `quality` comes where the model does not know the words.
 
     Raises:
         CheckpointError: weights that belong to another model or cannot be read.
@@ -68,8 +68,10 @@ def ranked(
     model = load(name, device=device, dtype=dtype)
     score = PromptQuality(model, pairs, longest=longest)
     learned = None if weights is None else _learned(weights, model, longest)
-    tuned = QualiCLIP.from_weights(None, model, longest=longest) if QUALITY in pairs and model.name in WEIGHTS else None
-    own = [metric for metric in (learned, tuned) if isinstance(metric, QualiCLIP)]
+    blind = None
+    if QUALITY in pairs and model.name in WEAK:
+        blind = BlindQuality.from_weights(longest=longest, device=model.device)
+    own = [metric for metric in (learned, blind) if isinstance(metric, (QualiCLIP, BlindQuality))]
     passes = 1 + len(own)
     assert score.native is not None
     found = score.native.files(paths, batch_size=batch_size, progress=lambda done: progress(done // passes))
@@ -78,8 +80,10 @@ def ranked(
         values = score.each(found.features)
         for number, metric in enumerate(own, 1):
             done = number * len(paths)
-            total = _total(metric, found.keys, batch_size, partial(_onward, progress, done, passes))
-            if metric is tuned:
+            onward = partial(_onward, progress, done, passes)
+            scores = metric.score_files(found.keys, batch_size=batch_size, on_error="raise", progress=onward)
+            total = scores.total.to(values)
+            if metric is blind:
                 values[:, columns.index(QUALITY)] = total
             else:
                 columns, values = [*columns, LEARNED], torch.cat([values, total[:, None]], dim=1)
@@ -89,8 +93,8 @@ def ranked(
     keys, table = found.keys, values.tolist()
     reduced = sum(max(_size(key)) > longest for key in keys)
     rows = [(keys[i], table[i]) for i in order]
-    name_of_tuned = None if tuned is None else WEIGHTS[model.name].parent.name
-    return Ranking(model.name, by, columns, rows, found.skipped, longest, reduced, name_of_tuned)
+    name_of_blind = None if blind is None else BUNDLED_WEIGHTS.parent.name
+    return Ranking(model.name, by, columns, rows, found.skipped, longest, reduced, name_of_blind)
 
 
 def _onward(progress: Callable[[int], object], done: int, passes: int, more: int) -> None:
@@ -98,20 +102,14 @@ def _onward(progress: Callable[[int], object], done: int, passes: int, more: int
     progress((done + more) // passes)
 
 
-def _learned(weights: Path, model: ImageTextModel, longest: int) -> CLIPIQAPlus | QualiCLIP:
+def _learned(weights: Path, model: ImageTextModel, longest: int) -> CLIPIQAPlus | QualiCLIP | BlindQuality:
     """The metric of `--weights`."""
-    if kind_of_weights(weights) == clipiqa.KIND:
+    kind = kind_of_weights(weights)
+    if kind == clipiqa.KIND:
         return CLIPIQAPlus.from_weights(weights, model, longest=longest)
+    if kind == blind_quality.KIND:
+        return BlindQuality.from_weights(weights, longest=longest, device=model.device)
     return QualiCLIP.from_weights(weights, model, longest=longest)
-
-
-def _total(
-    metric: QualiCLIP, keys: Sequence[str], batch_size: int, progress: Callable[[int], object]
-) -> Float[Tensor, "N"]:
-    """Scores of pictures that have been read before."""
-    assert metric.native is not None
-    found = metric.native.files(keys, batch_size=batch_size, on_error="raise", progress=progress)
-    return metric.total(found.features)
 
 
 def _size(path: str) -> tuple[int, int]:

@@ -99,7 +99,9 @@ def segment_images(
                     raise
                 skipped.append((str(path), str(error)))
     if not done:
-        raise DataError(f"none of {len(places)} pictures could be segmented: {skipped[0][0]}: {skipped[0][1]}")
+        raise DataError(
+            f"of {number_of(len(places), 'picture')} none could be segmented: {skipped[0][0]}: {skipped[0][1]}"
+        )
     if len(waiting) > sum(waiting):
         note(f"{number_of(len(waiting) - sum(waiting), 'image')} done before (--redo does them again)")
     if coco is not None:
@@ -150,7 +152,7 @@ def _read(path: Path, classes: int) -> np.ndarray:
     limit = 255 if classes <= 255 else 65535
     labels = np.where(values == limit, -1, values)
     if labels.ndim != 2 or labels.max(initial=-1) >= classes:
-        raise DataError(f"{path} is no label map of {classes} classes: --redo makes it again")
+        raise DataError(f"{path} is no label map of {number_of(classes, 'class')}: --redo makes it again")
     return labels
 
 

@@ -31,7 +31,7 @@ def compare_presets(request: SegmentRequest, found: ImageArguments, names: Seque
         raise UsageError(f"--compare {path}: the sheet is a PNG")
     paths = found.paths[:MOST]
     if len(paths) < len(found.paths):
-        note(f"the first {MOST} of {len(found.paths)} images are compared")
+        note(f"the first {MOST} of {number_of(len(found.paths), 'image')} are compared")
     segmenters = build_segmenters(request, names)
     rows, skipped, shares = [], [], []
     for image in paths:
@@ -43,7 +43,9 @@ def compare_presets(request: SegmentRequest, found: ImageArguments, names: Seque
         rows.append(dict(zip(segmenters, results, strict=True)))
         shares.append({"image": image, "share": {name: each.shares() for name, each in rows[-1].items()}})
     if not rows:
-        raise DataError(f"none of {len(paths)} pictures could be segmented: {skipped[0][0]}: {skipped[0][1]}")
+        raise DataError(
+            f"of {number_of(len(paths), 'picture')} none could be segmented: {skipped[0][0]}: {skipped[0][1]}"
+        )
     save_picture(segmentation_sheet(rows), path)
     if request.json:
         left_out = [{"image": key, "reason": reason} for key, reason in skipped]

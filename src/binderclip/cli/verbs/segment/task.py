@@ -73,7 +73,9 @@ def segment_task(request: TaskRequest, found: ImageArguments, *, out: str | None
             except DataError as error:
                 skipped.append((str(path), str(error)))
     if not done:
-        raise DataError(f"none of {len(places)} pictures could be segmented: {skipped[0][0]}: {skipped[0][1]}")
+        raise DataError(
+            f"of {number_of(len(places), 'picture')} none could be segmented: {skipped[0][0]}: {skipped[0][1]}"
+        )
     if before_count := sum(entry is not None for entry in kept):
         note(f"{number_of(before_count, 'picture')} done before (--redo does them again)")
     if coco is not None:
@@ -100,7 +102,10 @@ def _built(request: TaskRequest) -> TaskGenericSegmenter:
         note(f"{request.segmenter} predicts a modest IoU: masks from its own {own} count, not from slip's 0.9")
     if request.method in NEED_WORDS and request.ask is None:
         said = "given" if request.vocabulary else "bundled"
-        note(f"{len(words)} {said} words to choose from; {request.model} chooses in the place of a language model")
+        note(
+            f"{number_of(len(words), f'{said} word')} to choose from; {request.model} chooses "
+            f"in the place of a language model"
+        )
     return TASK_METHODS[request.method](model, segmenter, *arguments, **options)
 
 

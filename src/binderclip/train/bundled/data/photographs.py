@@ -24,9 +24,11 @@ from binderclip.data import list_images, open_image
 from binderclip.errors import DataError, UsageError
 
 __all__ = [
+    "PHOTOGRAPHS",
     "WALLPAPERS",
     "RealPictures",
     "distinct_pictures",
+    "gcompris_photographs",
     "photographs_in",
     "qt_resources",
     "read_real",
@@ -35,7 +37,11 @@ __all__ = [
 
 WALLPAPERS = ("/usr/share/wallpapers", "/usr/share/backgrounds/mate/nature")
 """Where Debian's plasma-workspace-wallpapers and mate-backgrounds put their photographs."""
+PHOTOGRAPHS = ("/usr/share/wallpapers", "/usr/share/backgrounds")
+"""Those and more: also budgie-backgrounds, ukui-wallpapers, lomiri-wallpapers-16.04 and lomiri-wallpapers-20.04."""
 CROP, CUTOUT = 224, 128
+PHOTOGRAPH, COLOURS = 200, 2000
+"""Of a photograph of GCompris: its shorter side in pixels, and different colours of its 64 x 64 thumbnail, at least."""
 GCOMPRIS = ("categorization", "erase", "explore_monuments", "explore_world_animals", "explore_farm_animals", "lang")
 
 
@@ -100,6 +106,32 @@ def _gcompris(folder: Path) -> Iterator[tuple[Image.Image, str]]:
             image = open_image(io.BytesIO(content), mode="RGBA")
             if min(image.size) >= 90:
                 yield image, _file_caption(name)
+
+
+def gcompris_photographs(folder: Path) -> list[tuple[str, Image.Image]]:
+    """(name, picture) of the photographs in GCompris's `rcc` folder: opaque, and of many colours, as drawings are not.
+
+    Its parts with things, fishes, buildings, animals and concerts are looked at; others hold paintings and cut-outs.
+
+    Raises:
+        UsageError: no such folder, or no photograph in it.
+    """
+    found: dict[bytes, tuple[str, Image.Image]] = {}
+    for part in [folder / f"{name}.rcc" for name in (*GCOMPRIS, "explore_world_music")]:
+        if not part.is_file():
+            raise UsageError(f"there is no file {part}: the folder of GCompris's resources is needed")
+        for name, content in qt_resources(part):
+            if not name.endswith((".webp", ".png", ".jpg", ".jpeg")) or content in found:
+                continue
+            image = open_image(io.BytesIO(content), mode="RGBA")
+            if min(image.size) < PHOTOGRAPH or image.getextrema()[3][0] <= 250:  # type: ignore[index,misc]
+                continue
+            image = image.convert("RGB")
+            if len(set(image.resize((64, 64)).getdata())) >= COLOURS:
+                found[content] = (f"{part.stem}-{Path(name).stem}", image)
+    if not found:
+        raise UsageError(f"there are no photographs of GCompris in {folder}")
+    return list(found.values())
 
 
 def _stamps(folder: Path) -> Iterator[tuple[Image.Image, str]]:

@@ -1,0 +1,321 @@
+"""Quality without reference, words or opinions: what the statistics of a network's maps say about faults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binderclip.data.distort.distortions import LEVELS
+from binderclip.data.images import open_image
+from binderclip.errors import DataError, UsageError
+from binderclip.fit import FitResult, fit
+from binderclip.models.files.registry import BUNDLED
+from binderclip.models.image_text.encode import EncodedImages, OnError
+from binderclip.models.image_text.preprocess import ImageLike, as_list, float_batch
+from binderclip.quality.rows import ShuffledRows
+from binderclip.quality.score.damaged_views import DamagedViews
+from binderclip.quality.score.native_files import embedded_files, reduced, reduced_size
+from binderclip.quality.score.prompt_quality import QualityScores
+from binderclip.quality.trunks import WIDTHS, FeatureTrunk, lite0
+from binderclip.quality.weights import read_weights, take_over, write_weights
+
+KIND, OF_VIEWS = "BlindQuality", "statistics of damaged views"
+BUNDLED_WEIGHTS = BUNDLED / "lite0-quality" / "quality.safetensors"
+LEAST = 16
+"""Pixels on either side."""
+PLACES = 1024
+"""Places of a map, at most, that a quantile is taken over."""
+PART = 50
+"""Views whose statistics are written together."""
+
+
+def map_statistics(maps: Sequence[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B F"]:
+    """Mean, standard deviation and 95th percentile over the places of every channel of every map, one behind another.
+
+    The percentile, of every k-th place where a map has many, says what the sharpest or brightest parts are like: of a
+    flower before a soft ground the mean is that of a blurred picture.
+    """
+    found = []
+    for one in maps:
+        places = one.flatten(2)
+        some = places[..., :: max(1, places.shape[2] // PLACES)]
+        found += [places.mean(2), places.std(2, correction=0), some.quantile(0.95, dim=2)]
+    return torch.cat(found, dim=1)
+
+
+class BlindQuality(nn.Module):
+    """Score how free of faults a picture is, by a perceptron on the statistics of its maps in `lite0`.
+
+    `lite0` rests. Of the picture itself and of its five maps every channel gives a mean, a standard deviation and a
+    95th percentile; a perceptron with one hidden layer learns from photographs that were damaged for it how strongly
+    they were, 1 for a whole one and 0 for the strongest level. As it compares levels of different photographs and of
+    different faults, its scores order a folder; nobody's opinions are in it. No paper's method.
+
+    Args:
+        hidden: units of the hidden layer.
+        longest: larger pictures are reduced to this longer side in pixels (bicubic); None for never.
+        device: where it works.
+
+    Attributes:
+        lower_better: False.
+        fitted: whether it has been trained; without it nothing is scored.
+
+    Raises:
+        UsageError: `hidden` or `longest` below 1.
+
+    Examples:
+        >>> metric = BlindQuality(hidden=4)
+        >>> photo = torch.rand(3, 64, 64)
+        >>> result = metric.fit([photo], views=2, steps=1)
+        >>> metric(photo[None]).shape
+        torch.Size([1])
+    """
+
+    lower_better = False
+    middle: Tensor
+    spread: Tensor
+
+    def __init__(self, *, hidden: int = 32, longest: int | None = None, device: str | torch.device = "cpu") -> None:
+        super().__init__()
+        if hidden < 1 or (longest is not None and longest < 1):
+            raise UsageError(f"hidden and longest must be at least 1, got {hidden} and {longest}")
+        self.hidden, self.longest, self.fitted = hidden, longest, False
+        self.trunk: FeatureTrunk = lite0("vanilla", 3)
+        width = 3 * (3 + sum(WIDTHS["lite0"]))
+        self.register_buffer("middle", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(width))
+        self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.3), nn.Linear(hidden, 1))
+        self.to(device).eval()
+
+    def embed(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
+        """Statistics of pictures in [0, 1]; gradients reach the pixels.
+
+        Raises:
+            DataError: pictures of fewer than 16 pixels on a side.
+        """
+        height, width = reduced_size(images.shape[2], images.shape[3], self.longest)
+        if (height, width) != tuple(images.shape[2:]):
+            images = F.interpolate(images, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
+        if min(height, width) < LEAST:
+            raise DataError(f"a picture: {height} x {width} pixels, {LEAST} are needed on either side")
+        images = images.to(self.middle)
+        return map_statistics([images, *self.trunk(images)])
+
+    def total(self, statistics: Float[Tensor, "B F"]) -> Float[Tensor, "B"]:
+        """Scores of statistics.
+
+        Raises:
+            UsageError: nothing has been fitted.
+        """
+        if not self.fitted:
+            raise UsageError("nothing is fitted: call fit(images), or use BlindQuality.from_weights()")
+        return self._logits(statistics).sigmoid()
+
+    def _logits(self, statistics: Float[Tensor, "B F"]) -> Float[Tensor, "B"]:
+        return self.head(((statistics - self.middle) / self.spread).clamp(-5, 5))[:, 0]
+
+    def forward(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "B"]:
+        """Scores in [0, 1], higher is better.
+
+        Args:
+            images: one image or many: paths, PIL images, arrays, or float tensors (B, 3, H, W) in [0, 1], through which
+                gradients pass.
+        """
+        batch = float_batch(images)
+        if batch is not None:
+            return self.total(self.embed(batch))
+        return self.total(self.files(as_list(images), on_error="raise").features)
+
+    def pixels(self, source: ImageLike) -> UInt8[np.ndarray, "h w 3"]:
+        """One picture as the network gets it, 8-bit.
+
+        Raises:
+            DataError: it cannot be read, or has fewer than 16 pixels on a side.
+        """
+        picture = reduced(open_image(source, mode="RGB"), self.longest)
+        if min(picture.size) < LEAST:
+            name = str(source) if isinstance(source, (str, os.PathLike)) else "a picture"
+            raise DataError(f"{name}: {picture.height} x {picture.width} pixels, {LEAST} are needed on either side")
+        return np.asarray(picture)
+
+    def files(
+        self,
+        sources: Sequence[ImageLike],
+        *,
+        batch_size: int = 64,
+        on_error: OnError = "skip",
+        progress: Callable[[int], object] | None = None,
+    ) -> EncodedImages:
+        """Statistics of pictures of any sizes, as `NativeEmbedding.files` gives features."""
+        return embedded_files(
+            self.pixels, self.embed, sources, width=len(self.middle), device=self.middle.device,
+            batch_size=batch_size, on_error=on_error, progress=progress,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def score_files(
+        self,
+        sources: Sequence[ImageLike],
+        *,
+        batch_size: int = 64,
+        on_error: OnError = "skip",
+        progress: Callable[[int], object] | None = None,
+    ) -> QualityScores:
+        """Score many pictures; unreadable ones are left out and named.
+
+        Args:
+            sources: paths, bytes, PIL images, arrays or 8-bit tensors.
+            batch_size: pictures that go through the network at once, at most.
+            on_error: `skip`, or `raise` at the first picture that cannot be read.
+            progress: called with the number of pictures done after every batch.
+
+        Raises:
+            DataError: an unreadable picture, with `on_error="raise"`.
+        """
+        found = self.files(sources, batch_size=batch_size, on_error=on_error, progress=progress)
+        total = self.total(found.features).cpu()
+        return QualityScores(found.keys, ["quality"], total[:, None], total, found.skipped)
+
+    @torch.no_grad()
+    def statistics_of(
+        self, views: DamagedViews, folder: str | Path | None = None, *, progress: Callable[[int], object] | None = None
+    ) -> tuple[Float[Tensor, "M F"], Float[Tensor, "M"]]:
+        """Statistics and levels of all pictures of all views, which is nearly all of the work of `fit`.
+
+        Args:
+            views: to learn from.
+            folder: where parts are written as they are ready; those that are there are read, so that a run that was
+                stopped goes on. One folder for one set of pictures and one seed.
+            progress: called with the number of views done.
+
+        Raises:
+            UsageError: a folder with parts of other views.
+        """
+        settings = None if folder is None else views.settings()
+        parts = []
+        for start in range(0, len(views), PART):
+            rows = range(start, min(start + PART, len(views)))
+            path = None if folder is None else Path(folder) / f"views-{start:06d}.safetensors"
+            part = None if path is None or not path.is_file() else _part(path, settings, len(rows) * (1 + views.faults))
+            if part is None:
+                made = [views[row] for row in rows]
+                found = torch.cat([self.embed(pictures.to(self.middle.device)).cpu() for pictures, _ in made])
+                part = {"statistics": found, "levels": torch.cat([levels for _, levels in made])}
+                if path is not None:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_weights(path.with_suffix(".part"), part, OF_VIEWS, views=settings).replace(path)
+            parts.append(part)
+            if progress is not None:
+                progress(rows.stop)
+        return torch.cat([part["statistics"] for part in parts]), torch.cat([part["levels"] for part in parts])
+
+    def fit(
+        self,
+        images: Sequence[ImageLike],
+        *,
+        views: int = 1000,
+        steps: int = 150,
+        faults: int = 3,
+        sides: tuple[int, int] = (160, 416),
+        lr: float = 1e-3,
+        weight_decay: float = 1e-2,
+        batch_size: int = 128,
+        folder: str | Path | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> FitResult:
+        """Learn from pictures without faults.
+
+        Args:
+            images: of any sizes; a hundred different ones at least.
+            views: see `DamagedViews`, as `faults` and `sides`; (1 + faults) times as many pictures are learned from.
+            steps: of the optimizer.
+            lr, weight_decay: of AdamW.
+            batch_size: pictures a step.
+            folder: see `statistics_of`.
+            seed: of views, order, dropout and first weights.
+            options: of `binderclip.fit.fit`.
+
+        Raises:
+            UsageError: an argument that is wrong.
+            DataError: a picture that cannot be read.
+        """
+        made = DamagedViews(images, views, faults=faults, sides=sides, seed=seed)
+        statistics, levels = self.statistics_of(made, folder)
+        statistics, wanted = statistics.to(self.middle), 1 - levels.to(self.middle) / LEVELS
+        self.middle.copy_(statistics.mean(0))
+        spread = statistics.std(0, correction=0)
+        self.spread.copy_(torch.where(spread > 1e-4, spread, 1.0))  # some channels never answer
+
+        def step(rows: Int[Tensor, "b"]) -> Float[Tensor, ""]:
+            return F.binary_cross_entropy_with_logits(self._logits(statistics[rows]), wanted[rows])
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for layer in self.head:
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
+            self.head.train()
+            result = fit(
+                step, self.head, ShuffledRows(len(statistics), batch_size, seed), steps=steps, lr=lr,
+                optimizer={"name": "adamw", "weight_decay": weight_decay}, **options,
+            )  # fmt: skip
+        self.eval()
+        self.fitted = True
+        return result
+
+    def _learned(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("trunk")}
+
+    def save_weights(self, path: str | Path) -> Path:
+        """Write the perceptron as safetensors; of `lite0` nothing.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            UsageError: nothing has been fitted.
+        """
+        if not self.fitted:
+            raise UsageError("nothing to save: the metric is not fitted")
+        return write_weights(path, self._learned(), KIND, hidden=self.hidden)
+
+    @classmethod
+    def from_weights(
+        cls, path: str | Path | None = None, *, longest: int | None = None, device: str | torch.device = "cpu"
+    ) -> BlindQuality:
+        """A metric that was fitted and saved before.
+
+        Args:
+            path: of `save_weights`; None for the bundled weights `lite0-quality`.
+            longest, device: as in the class.
+
+        Raises:
+            CheckpointError: the file cannot be read, or belongs to another metric.
+        """
+        found = read_weights(BUNDLED_WEIGHTS if path is None else path, KIND, need=("hidden",))
+        metric = cls(hidden=found.settings["hidden"], longest=longest, device=device)
+        take_over(metric._learned(), found)
+        metric.fitted = True
+        return metric
+
+
+def _part(path: Path, settings: Any, count: int) -> dict[str, Tensor] | None:
+    """The first rows of a part of `statistics_of`; None where it has fewer, as the last one of a shorter run.
+
+    Raises:
+        UsageError: it is of other views.
+    """
+    found = read_weights(path, OF_VIEWS, need=("views",))
+    if found.settings["views"] != settings:
+        raise UsageError(f"{path} is of other views, {found.settings['views']}: give a folder of its own")
+    rows = {name: value[:count] for name, value in found.tensors.items()}
+    return rows if len(rows["levels"]) == count else None

@@ -1,0 +1,151 @@
+"""The bundled weights `lite0-quality`: blind quality, trained on photographs of Debian's wallpaper packages.
+
+`train_blind(".../bundled/lite0-quality", work="work", measured="/usr/share/gcompris-qt/rcc")` trains, puts ten damaged
+photographs among those of another package, which it never learned from, and writes weights and card. What has been
+looked at lies in `work`, so that a run that was stopped goes on to the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from binderclip.documents import json_text
+from binderclip.quality import BlindQuality
+from binderclip.train.bundled.data.damaged_folder import TEN_FAULTS, DamagedPicture, places_from_last, ten_damaged
+from binderclip.train.bundled.data.photographs import PHOTOGRAPHS, gcompris_photographs, photographs_in
+
+__all__ = ["FolderFigures", "folder_figures", "measured_folders", "train_blind", "write_blind"]
+
+TRAINING: dict[str, Any] = {"views": 280, "steps": 150}
+COUNT, LONGEST = 200, 512
+"""Photographs of the folder that is measured, and the longer side that the command reduces them to."""
+FOLDERS = tuple(range(5))
+"""Seeds of the folders: which ten are damaged, and how strongly."""
+
+
+@dataclass(frozen=True)
+class FolderFigures:
+    """Where ten damaged pictures come in folders, counted from the worst.
+
+    Attributes:
+        photographs: in a folder, with the damaged ones.
+        among_ten: of the ten, how many are among the worst ten; mean over the folders.
+        among_twenty: and among the worst twenty.
+        all_within: the place of the best placed of the ten; mean over the folders.
+        above: probability that a damaged picture scores below a whole one.
+        places: fault -> its places, folder by folder.
+    """
+
+    photographs: int
+    among_ten: float
+    among_twenty: float
+    all_within: float
+    above: float
+    places: Mapping[str, list[int]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        figures = ("among_ten", "among_twenty", "all_within", "above")
+        return {name: round(getattr(self, name), 3) for name in figures} | {"places": dict(self.places)}
+
+
+def folder_figures(whole: Sequence[float], damaged: Sequence[Sequence[tuple[DamagedPicture, float]]]) -> FolderFigures:
+    """Where the damaged pictures of some folders come, counted from the worst.
+
+    Args:
+        whole: scores of the photographs, higher is better.
+        damaged: of every folder, the ten with their scores; they stand where their photographs did.
+    """
+    places: dict[str, list[int]] = {name: [] for name in TEN_FAULTS}
+    above = []
+    for ten in damaged:
+        scores, rows = np.array(whole, dtype=float), [one.row for one, _ in ten]
+        scores[rows] = [score for _, score in ten]
+        for (one, _), place in zip(ten, places_from_last(scores.tolist(), rows), strict=True):
+            places[one.fault].append(place)
+        kept = np.delete(scores, rows)
+        above.append(np.mean([(kept > scores[row]).mean() + (kept == scores[row]).mean() / 2 for row in rows]))
+    table = np.array(list(places.values()))  # (10, folders)
+    return FolderFigures(
+        len(whole), float((table <= 10).sum(0).mean()), float((table <= 20).sum(0).mean()),
+        float(table.max(0).mean()), float(np.mean(above)), places,
+    )  # fmt: skip
+
+
+def measured_folders(metric: BlindQuality, photographs: Sequence[Image.Image]) -> FolderFigures:
+    """Damage ten of some photographs, once for every seed of `FOLDERS`, and see where a metric puts them.
+
+    Args:
+        metric: its `longest` is what pictures are reduced to after they were damaged.
+        photographs: whole ones.
+    """
+    folders = [ten_damaged(photographs, seed) for seed in FOLDERS]
+    pictures = [*photographs, *(one.picture for ten in folders for one in ten)]
+    scores = metric.score_files(pictures, on_error="raise").total.tolist()
+    left = iter(scores[len(photographs) :])
+    return folder_figures(scores[: len(photographs)], [[(one, next(left)) for one in ten] for ten in folders])
+
+
+def train_blind(
+    target: str | Path,
+    folders: Sequence[str] = PHOTOGRAPHS,
+    *,
+    work: str | Path | None = None,
+    measured: str | Path | None = None,
+) -> Path:
+    """Train, measure and write the folder.
+
+    Args:
+        target: the new folder; its name is that of the weights.
+        folders: of photographs to learn from.
+        work: where statistics are kept as they are ready; None for nowhere.
+        measured: GCompris's `rcc` folder, whose photographs are measured on; None to measure nothing.
+
+    Raises:
+        UsageError: a folder that is not there, or folders without pictures.
+    """
+    paths = photographs_in(folders)
+    metric = BlindQuality(longest=LONGEST)
+    metric.fit(paths, folder=work, **TRAINING)
+    figures = None
+    if measured is not None:
+        shown = [picture for _, picture in gcompris_photographs(Path(measured))[:COUNT]]
+        figures = measured_folders(metric, shown)
+    return write_blind(Path(target), metric, len(paths), figures)
+
+
+def write_blind(target: Path, metric: BlindQuality, photographs: int, figures: FolderFigures | None) -> Path:
+    """Write weights and card.
+
+    Args:
+        target: the folder.
+        metric: fitted.
+        photographs: how many it has learned from.
+        figures: what was measured, or None.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    metric.save_weights(target / "quality.safetensors")
+    card: dict[str, Any] = {
+        "name": target.name,
+        "summary": "what faults of photographs look like: a perceptron on the statistics of lite0's maps",
+        "recipe": "binderclip.train.bundled.blind.train_blind",
+        "how": f"{photographs} pictures of Debian's plasma-workspace-wallpapers, mate-backgrounds, budgie-backgrounds, "
+        f"lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 and ukui-wallpapers, a few of them drawn; "
+        f"{TRAINING['views']} views with three faults each, {TRAINING['steps']} steps.",
+    }
+    if figures is not None:
+        card["unit"] = (
+            "Folders of photographs of gcompris-qt-data, reduced to 512 px, ten damaged by other code than they were "
+            "learned from; means over five folders. among_ten, among_twenty: how many of the ten are among the worst "
+            "ten and twenty. all_within: the place of the last one found. above: probability that a damaged one scores "
+            "below a whole one. places: of each fault, folder by folder, 1 the worst"
+        )
+        card["figures"] = {"photographs": figures.photographs, **figures.as_dict()}
+    (target / "card.json").write_text(json_text(card) + "\n", encoding="utf-8")
+    return target

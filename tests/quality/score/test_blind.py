@@ -1,0 +1,150 @@
+"""Blind quality: its statistics by NumPy, files of many sizes, a stopped run that goes on, weights, mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from binderclip.data import load_data
+from binderclip.data.images import to_tensor
+from binderclip.errors import CheckpointError, DataError, UsageError
+from binderclip.quality import BlindQuality, PromptQuality, create_metric
+from binderclip.quality.score import blind
+from binderclip.quality.score.blind import map_statistics
+from binderclip.quality.score.damaged_views import DamagedViews
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    found = [sample.image.convert("RGB") for sample in load_data("photographs")]
+    for picture in found:
+        picture.thumbnail((160, 160), Image.Resampling.LANCZOS)
+    return found
+
+
+@pytest.fixture(scope="module")
+def metric(pictures: list[Image.Image]) -> BlindQuality:
+    made = BlindQuality(hidden=8)
+    made.fit(pictures[:12], views=48, steps=120, sides=(96, 128), batch_size=64)
+    return made
+
+
+def test_statistics_are_those_of_numpy() -> None:
+    maps = [torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(0)), torch.arange(24.0).view(2, 2, 2, 3)]
+    found = map_statistics(maps).numpy()
+    assert found.shape == (2, 15)
+    for row in range(2):
+        wanted: list[float] = []
+        for each in maps:
+            places = each[row].flatten(1).numpy()
+            wanted += [*places.mean(1), *places.std(1), *np.quantile(places, 0.95, axis=1)]
+        assert found[row] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_map_of_one_place_has_no_spread() -> None:
+    assert map_statistics([torch.full((1, 2, 1, 1), 3.0)]).tolist() == [[3, 3, 0, 0, 3, 3]]
+
+
+def test_levels_of_photographs_it_never_saw_are_put_in_order(metric: BlindQuality, pictures: list[Image.Image]) -> None:
+    views = DamagedViews(pictures[12:], 12, sides=(96, 128), seed=7)
+    with torch.no_grad():
+        found = [(metric(shown), levels) for shown, levels in views]
+    scores, levels = (torch.cat(part).numpy() for part in zip(*found, strict=True))
+    whole, bad = scores[levels == 0], scores[levels >= 4]
+    assert 0 <= scores.min() <= scores.max() <= 1
+    assert np.corrcoef(scores, levels)[0, 1] < -0.3
+    assert (whole[:, None] > bad).mean() > 0.65
+
+
+def test_files_of_any_size_are_scored_as_tensors_are_and_bad_ones_named(
+    metric: BlindQuality, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    paths = []
+    for number, size in enumerate([(64, 48), (64, 48), (33, 90), (20, 16)]):
+        paths.append(tmp_path / f"{number}.png")
+        pictures[number].resize(size).save(paths[-1])
+    Image.new("RGB", (40, 15)).save(tmp_path / "thin.png")
+    (tmp_path / "broken.png").write_bytes(paths[0].read_bytes()[:50])
+    found = metric.score_files([tmp_path / "thin.png", *paths, tmp_path / "broken.png"])
+    assert found.keys == [str(path) for path in paths]
+    assert [Path(key).name for key, _ in found.skipped] == ["thin.png", "broken.png"]
+    assert "15 x 40 pixels, 16 are needed" in found.skipped[0][1]
+    with torch.no_grad():
+        alone = [float(metric(to_tensor(Image.open(path))[None])) for path in paths]
+    assert found.total.tolist() == pytest.approx(alone, abs=1e-5)
+    assert metric(paths).tolist() == pytest.approx(alone, abs=1e-5)
+    with pytest.raises(DataError, match="15 x 40 pixels"):
+        metric([tmp_path / "thin.png"])
+
+
+def test_larger_pictures_are_reduced_and_gradients_reach_the_pixels(
+    metric: BlindQuality, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    path = metric.save_weights(tmp_path / "own.safetensors")
+    small = BlindQuality.from_weights(path, longest=80)
+    reduced = pictures[0].resize((80, round(80 * pictures[0].height / pictures[0].width)), Image.Resampling.BICUBIC)
+    with torch.no_grad():
+        assert float(small([pictures[0]])) == pytest.approx(float(metric([reduced])), abs=1e-6)
+    pixels = to_tensor(pictures[1])[None].requires_grad_(True)
+    small(pixels).sum().backward()
+    assert pixels.grad is not None
+    assert float(pixels.grad.abs().sum()) > 0
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
+    pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blind, "PART", 2)
+    settings = {"views": 5, "steps": 6, "sides": (32, 48), "batch_size": 8, "seed": 3}
+    straight = BlindQuality(hidden=4)
+    straight.fit(pictures[:3], **settings)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int) -> None:
+        if done >= 4:
+            raise Stopped
+
+    views = DamagedViews(pictures[:3], 5, sides=(32, 48), seed=3)
+    resumed = BlindQuality(hidden=4)
+    with pytest.raises(Stopped):
+        resumed.statistics_of(views, tmp_path / "parts", progress=stop)
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) == 2
+    opened: list[int] = []
+    plain = DamagedViews.__getitem__
+    monkeypatch.setattr(DamagedViews, "__getitem__", lambda self, index: opened.append(index) or plain(self, index))
+    resumed.fit(pictures[:3], folder=tmp_path / "parts", **settings)
+    assert opened == [4]
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    with pytest.raises(UsageError, match="is of other views"):
+        resumed.fit(pictures[:3], folder=tmp_path / "parts", **{**settings, "seed": 4})
+
+
+def test_weights_come_back_and_those_of_others_are_refused(metric: BlindQuality, tmp_path: Path) -> None:
+    path = metric.save_weights(tmp_path / "own.safetensors")
+    assert path.stat().st_size < 1e5
+    images = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(BlindQuality.from_weights(path)(images), metric(images))
+        assert torch.equal(create_metric("blind", path=path)(images), metric(images))
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        BlindQuality.from_weights(tmp_path / "none.safetensors")
+
+
+def test_mistakes_are_named(pictures: list[Image.Image], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="hidden and longest must be at least 1, got 0"):
+        BlindQuality(hidden=0)
+    plain = BlindQuality(hidden=2)
+    with pytest.raises(UsageError, match="nothing is fitted"):
+        plain([pictures[0]])
+    with pytest.raises(UsageError, match="nothing to save"):
+        plain.save_weights(tmp_path / "own.safetensors")
+    with pytest.raises(UsageError, match="images is empty"):
+        plain.fit([])
+    assert not isinstance(plain, PromptQuality)
