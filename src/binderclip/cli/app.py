@@ -14,7 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 import typer.core
@@ -29,6 +29,10 @@ MOST_SAID = 550
 
 # Typer's own copy of click keeps it where only its children are public.
 _ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+if TYPE_CHECKING:
+    Context = typer.Context
+else:  # what it makes is of click's class, of which typer.Context is a child
+    Context = next(kind for kind in typer.Context.__mro__ if kind.__name__ == "Context" and kind is not typer.Context)
 
 
 class _Verbs(typer.core.TyperGroup):
@@ -119,7 +123,7 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    ctx: typer.Context,
+    ctx: Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
