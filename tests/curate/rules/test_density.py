@@ -124,7 +124,7 @@ def test_kmeans_stands_at_a_fixed_point_and_finds_the_directions() -> None:
     labels, cosines = nearest_centroids(np.array([[0.0] * 6, [np.nan] * 6, rows[0] * 9]), centroids)
     assert labels.tolist() == [-1, -1, found[0]]
     assert np.isnan(cosines[:2]).all()
-    with pytest.raises(UsageError, match="4 clusters need"):
+    with pytest.raises(UsageError, match="for 4 clusters"):
         spherical_kmeans(rows[:3].astype(float), 4)
     twins = spherical_kmeans(np.repeat(np.eye(3)[:2], 5, axis=0), 4)  # fewer directions than clusters
     assert np.isfinite(twins).all()
