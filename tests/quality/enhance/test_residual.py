@@ -89,5 +89,5 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(UsageError, match="0 well-lit and 3 backlit pictures"):
         ResidualVector.between(same[:0], same)
     residual = ResidualVector.between(*sets())
-    with pytest.raises(UsageError, match="need at least 4 texts, got 3"):
+    with pytest.raises(UsageError, match="asks for at least 4 texts, got 3"):
         residual.without(torch.rand(3, 6), n=2)

@@ -57,7 +57,7 @@ def _moved(picture: Image.Image, severity: int, rng: np.random.Generator) -> Ima
 def _jpeg(picture: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
     held = io.BytesIO()
     picture.save(held, "JPEG", quality=(8, 3)[severity])
-    return Image.open(held).convert("RGB")
+    return Image.open(held, formats=["JPEG"]).convert("RGB")
 
 
 def _noisy(picture: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
