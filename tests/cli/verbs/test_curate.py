@@ -119,7 +119,7 @@ def test_the_list_names_everything(command: Command) -> None:
         (("noto-emoji", "-r", "mine.toml", "--set", "stage.0.columm='words'"), 2, "did you mean 'column'?"),
         (("noto-emoji", "-r", "mine.toml", "--set", "stage.0.column='wrods'"), 2, "did you mean 'words'?"),
         (("noto-emoji", "--split", "val", "-r", "datacomp-basic"), 2, "give the data a column `language`"),
-        (("noto-emoji", "--split", "val", "-r", "density-pruning", "--set", "stage.k=500"), 2, "500 clusters need"),
+        (("noto-emoji", "--split", "val", "-r", "density-pruning", "--set", "stage.k=500"), 2, "for 500 clusters"),
     ],
 )
 def test_mistakes_are_named(command: Command, recipe: str, words: tuple[str, ...], code: int, said: str) -> None:
