@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from binderclip.quality.score.blind import BlindQuality
     from binderclip.quality.score.clipiqa import CLIPIQA, ENSEMBLE, CLIPIQAPlus
     from binderclip.quality.score.embedding import NativeEmbedding
-    from binderclip.quality.score.prompt_quality import PAIRS, PromptQuality, QualityScores
+    from binderclip.quality.score.picture_score import QualityScores
+    from binderclip.quality.score.prompt_quality import PAIRS, PromptQuality
     from binderclip.quality.score.qboost import PromptEnsemble, PromptWords, TriadicScore, WordLogitScorer
     from binderclip.quality.score.qualiclip import ANTONYMS, QualiCLIP
     from binderclip.quality.set_distance import CMMD, FrechetDistance, SetDistance, SetScore

@@ -23,7 +23,7 @@ from binderclip.models.image_text.preprocess import ImageLike, as_list, float_ba
 from binderclip.quality.rows import ShuffledRows
 from binderclip.quality.score.damaged_views import DamagedViews
 from binderclip.quality.score.native_files import embedded_files, reduced, reduced_size
-from binderclip.quality.score.prompt_quality import QualityScores
+from binderclip.quality.score.picture_score import PictureScore
 from binderclip.quality.trunks import WIDTHS, FeatureTrunk, lite0
 from binderclip.quality.weights import read_weights, take_over, write_weights
 
@@ -51,7 +51,7 @@ def map_statistics(maps: Sequence[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B
     return torch.cat(found, dim=1)
 
 
-class BlindQuality(nn.Module):
+class BlindQuality(PictureScore):
     """Score how free of faults a picture is, by a perceptron on the statistics of its maps in `lite0`.
 
     `lite0` rests. Of the picture itself and of its five maps every channel gives a mean, a standard deviation and a
@@ -79,7 +79,6 @@ class BlindQuality(nn.Module):
         torch.Size([1])
     """
 
-    lower_better = False
     middle: Tensor
     spread: Tensor
 
@@ -154,35 +153,11 @@ class BlindQuality(nn.Module):
         on_error: OnError = "skip",
         progress: Callable[[int], object] | None = None,
     ) -> EncodedImages:
-        """Statistics of pictures of any sizes, as `NativeEmbedding.files` gives features."""
+        """Statistics of pictures of any sizes."""
         return embedded_files(
             self.pixels, self.embed, sources, width=len(self.middle), device=self.middle.device,
             batch_size=batch_size, on_error=on_error, progress=progress,
         )  # fmt: skip
-
-    @torch.no_grad()
-    def score_files(
-        self,
-        sources: Sequence[ImageLike],
-        *,
-        batch_size: int = 64,
-        on_error: OnError = "skip",
-        progress: Callable[[int], object] | None = None,
-    ) -> QualityScores:
-        """Score many pictures; unreadable ones are left out and named.
-
-        Args:
-            sources: paths, bytes, PIL images, arrays or 8-bit tensors.
-            batch_size: pictures that go through the network at once, at most.
-            on_error: `skip`, or `raise` at the first picture that cannot be read.
-            progress: called with the number of pictures done after every batch.
-
-        Raises:
-            DataError: an unreadable picture, with `on_error="raise"`.
-        """
-        found = self.files(sources, batch_size=batch_size, on_error=on_error, progress=progress)
-        total = self.total(found.features).cpu()
-        return QualityScores(found.keys, ["quality"], total[:, None], total, found.skipped)
 
     @torch.no_grad()
     def statistics_of(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
@@ -16,6 +15,7 @@ from binderclip.models.image_text.encode import EncodedImages, OnError
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import ImageLike, as_list, float_batch
 from binderclip.quality.score.embedding import NativeEmbedding, Positions
+from binderclip.quality.score.picture_score import PictureScore
 
 Average = Literal["probabilities", "logits"]
 Size = Literal["native", "model"]
@@ -82,26 +82,7 @@ def _keyword(name: str) -> tuple[str, str]:
     return PAIRS[name]
 
 
-@dataclass(frozen=True)
-class QualityScores:
-    """Scores of the pictures that could be read.
-
-    Attributes:
-        keys: names of the N pictures: paths, or positions for other sources.
-        names: of the S sets of prompts.
-        each: (N, S) score of each set alone, in [0, 1], higher is nearer to its first text.
-        total: (N,) the score over all sets.
-        skipped: (key, reason) of the pictures that could not be read.
-    """
-
-    keys: list[str]
-    names: list[str]
-    each: Float[Tensor, "N S"]
-    total: Float[Tensor, "N"]
-    skipped: list[tuple[str, str]]
-
-
-class PromptQuality(nn.Module):
+class PromptQuality(PictureScore):
     """Score pictures by sets of prompts, each from best to worst: the expected place in a softmax over the set.
 
     `softmax(scale * cosines) . (1, ..., 0)` of each set, with equally spaced weights; over several sets the mean of
@@ -127,8 +108,6 @@ class PromptQuality(nn.Module):
 
     Papers: CLIP-IQA (arXiv 2207.12396) for pairs, Q-Boost (arXiv 2312.15300) for three texts and mean logits.
     """
-
-    lower_better = False
 
     def __init__(
         self,
@@ -209,30 +188,22 @@ class PromptQuality(nn.Module):
         """
         return self.total(self.embed(images))
 
-    @torch.no_grad()
-    def score_files(
+    @property
+    def names(self) -> list[str]:
+        """Of the sets of prompts."""
+        return list(self.sets)
+
+    def files(
         self,
         sources: Sequence[ImageLike],
         *,
         batch_size: int = 64,
         on_error: OnError = "skip",
         progress: Callable[[int], object] | None = None,
-    ) -> QualityScores:
-        """Score many pictures, also each set of prompts alone, in one pass; unreadable ones are left out and named.
-
-        Args:
-            sources: paths, bytes, PIL images, arrays or 8-bit tensors.
-            batch_size: pictures that go through the model at once, at most.
-            on_error: `skip`, or `raise` at the first picture that cannot be read.
-            progress: called with the number of pictures done after every batch.
-
-        Raises:
-            DataError: an unreadable picture, with `on_error="raise"`.
-        """
+    ) -> EncodedImages:
+        """Image features of pictures, without gradients, in their own sizes or as the model prepares them."""
         encode: Callable[..., EncodedImages] = self.model.encode_files if self.native is None else self.native.files
-        found = encode(list(sources), batch_size=batch_size, on_error=on_error, progress=progress)
-        each = self.each(found.features).cpu()
-        return QualityScores(found.keys, list(self.sets), each, self.total(found.features).cpu(), found.skipped)
+        return encode(list(sources), batch_size=batch_size, on_error=on_error, progress=progress)
 
 
 def expected_place(logits: Float[Tensor, "*N T"]) -> Float[Tensor, "*N"]:

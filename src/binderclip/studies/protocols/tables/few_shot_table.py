@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import has_fit_parameter
 
 from binderclip.adapt import (
     APE,
@@ -102,7 +103,7 @@ def _measure(data: FewShotSet, maker: Maker, shots: int, seed: int, held: bool) 
     y = data.labels
     pool, test = data.split(seed)
     train, rest = draw_shots(y[pool], shots, seed)
-    extra = (x[pool][rest], y[pool][rest]) if held and "X_val" in model.fit.__code__.co_varnames else ()
+    extra = (x[pool][rest], y[pool][rest]) if held and has_fit_parameter(model, "X_val") else ()
     start = process_time()
     model.fit(x[pool][train], y[pool][train], *extra)
     seconds = process_time() - start
