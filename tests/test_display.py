@@ -280,7 +280,8 @@ SOURCE = Path(display.__file__).parent
 
 
 def _counted_plainly(source: str) -> list[str]:
-    """Places where an f-string puts a whole number right before a plural; constants are no ones."""
+    """Places where an f-string puts a whole number right before a plural, or a length before a word that is filled in;
+    constants are no ones."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.JoinedStr):
@@ -293,14 +294,22 @@ def _counted_plainly(source: str) -> list[str]:
             whole = value.format_spec is None or ast.unparse(value.format_spec) == "f','"
             if word is not None and whole and not constant:
                 found.append(f"{ast.unparse(value.value)} {word[1]}")
+        for value, between, noun in zip(node.values, node.values[1:], node.values[2:], strict=False):
+            if isinstance(value, ast.FormattedValue) and isinstance(noun, ast.FormattedValue):
+                count, space = ast.unparse(value.value), isinstance(between, ast.Constant) and between.value == " "
+                if space and count.startswith("len("):
+                    found.append(f"{count} {ast.unparse(noun.value)}")
     return found
 
 
 @pytest.mark.parametrize("room", ["cli", "curate", "quality", "robust"])
 def test_counts_in_messages_stand_before_a_noun_of_their_number(room: str):
-    assert _counted_plainly('f"{n} pictures and {m:,} files of {MOST} pairs, {s:.1f} values a row"') == [
+    assert _counted_plainly(
+        'f"{n} pictures and {m:,} files of {MOST} pairs, {s:.1f} values a row, {len(x)} {kinds}"'
+    ) == [
         "n pictures",
         "m files",
+        "len(x) kinds",
     ]
     allowed = ("max(2 * n, 2) texts", "'real' if real else 'generated' images")  # two at least, and no count
     for path in sorted((SOURCE / room).rglob("*.py")):

@@ -15,6 +15,7 @@ from binderclip.cli.shared.output import note, print_json, print_table, short_pa
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.cli.shared.transform import TransformName, fitted, parse_transform
+from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 INSIDE = ".binderclip"
@@ -99,7 +100,7 @@ def index(
         map_first = None if choice is None else fitted(clip, choice, say, batch_size=batch_size)
         # Without the options an index goes on as it was made.
         found = SearchIndex(path, clip, rebuild=rebuild, mixed=mixed or None, transform=map_first)
-        kinds = "documents" if found.mixed else "images"
+        kind = "document" if found.mixed else "image"
         say("looking for documents" if found.mixed else "looking for pictures")
         try:
             if embeddings is not None:
@@ -114,17 +115,17 @@ def index(
                         worker_model=partial(load_encoder, model, device=device, dtype=dtype) if remote else None,
                     )  # fmt: skip
         except KeyboardInterrupt:
-            note(f"interrupted: the index holds {len(found)} {kinds}; the same command goes on from here")
+            note(f"interrupted: the index holds {number_of(len(found), kind)}; the same command goes on from here")
             raise
     if not len(found) and report.skipped:
-        sought = "documents" if found.mixed else "pictures"
-        raise DataError(f"none of {len(report.skipped)} {sought} in {folder} could be read: {report.skipped[0][1]}")
+        sought = number_of(len(report.skipped), "document" if found.mixed else "picture")
+        raise DataError(f"none of {sought} in {folder} could be read: {report.skipped[0][1]}")
     if json:
         first = type(found.transform).__name__ if found.transform else None
-        print_json({"index": path, kinds: len(found), "model": model, "transform": first, **vars(report)})
+        print_json({"index": path, f"{kind}s": len(found), "model": model, "transform": first, **vars(report)})
     else:
         print_table(
-            f"Index {path}: {len(found)} {kinds}, model {model}",
+            f"Index {path}: {number_of(len(found), kind)}, model {model}",
             ("added", "changed", "unchanged", "removed", "skipped"),
             [[report.added, report.changed, report.unchanged, report.removed, len(report.skipped)]],
         )
