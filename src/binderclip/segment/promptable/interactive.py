@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -71,19 +71,18 @@ class InteractiveSession:
     segmenter: PromptableSegmenter
     image: ImageLike
     feedback: bool = True
-    state: ImageState | None = field(default=None, repr=False)
-    _encoded: ImageState = field(init=False, repr=False)
+    state: InitVar[ImageState | None] = None
+    _state: ImageState = field(init=False, repr=False)
     _steps: list[_Step] = field(default_factory=list, init=False, repr=False)
     _undone: list[_Step] = field(default_factory=list, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        self._encoded = self.segmenter.encode(self.image) if self.state is None else self.state
-        self.state = self._encoded
+    def __post_init__(self, state: ImageState | None) -> None:
+        self._state = self.segmenter.encode(self.image) if state is None else state
 
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) of the picture."""
-        return self._encoded.size
+        return self._state.size
 
     @property
     def clicks(self) -> tuple[Click, ...]:
@@ -231,7 +230,7 @@ class InteractiveSession:
     ) -> Masks:
         previous = self._steps[-1].masks.low_res[0, 0] if self._steps and self.feedback else None
         if rough is not None:
-            previous = mask_prompt(rough, self._encoded, self.segmenter.image_size)
+            previous = mask_prompt(rough, self._state, self.segmenter.image_size)
         prompts = Prompts.of(
             points=[(click.x, click.y) for click in clicks] or None,
             labels=[int(click.positive) for click in clicks] or None,
@@ -240,7 +239,7 @@ class InteractiveSession:
         )
         # A single click may mean a part or the whole: the best of three. Everything further is unambiguous.
         single = len(clicks) == 1 and box is None and previous is None
-        return self.segmenter.predict(self._encoded, prompts, multimask=single).pick()
+        return self.segmenter.predict(self._state, prompts, multimask=single).pick()
 
 
 def sampled_line(points: Sequence[Sequence[float]], spacing: float, most: int = 16) -> list[tuple[float, float]]:
