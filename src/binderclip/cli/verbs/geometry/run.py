@@ -139,7 +139,7 @@ def measured(
         usual = _usual(pairs)
     else:
         left_out.append(
-            f"likelihoods: too few with {number_of(found, 'pair')} for a covariance, which half of {needed} determine"
+            f"likelihoods: {number_of(found, 'pair')} are too few for a covariance, which half of {needed} determine"
         )
     landscape = pairs.shift_landscape(ALPHAS, scale=scale, batch=min(BATCH, found))
     return Geometry(model.name, f"{source}, split {split}" if split else source, pairs, kept, pairs.report(), landscape,
