@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,7 @@ def run(*, small: tuple[int, int] = (4, 500), vit: tuple[int, int] = (3, 96)) ->
             ]
             for seconds, call in sides if turn % 2 else sides[::-1]:
                 seconds.append(timed(call))
+        forward = _forward_seconds(model) * pairs[1]
         rows.append(
             row(
                 f"{name}, {pairs[1]} files",
@@ -60,10 +62,11 @@ def run(*, small: tuple[int, int] = (4, 500), vit: tuple[int, int] = (3, 96)) ->
                 unit="s",
                 goal="at least 1.2x",
                 target=1.2,
-                limit=_forward_seconds(model) * pairs[1],
+                limit=forward,
                 peer_name=f"open_clip, DataLoader with {WORKERS} workers",
                 note=f"smallest cosine of the two embeddings {worst:.7f} (of centred ones {centred:.5f}); limit: the "
-                "forward passes alone, on pixels in memory, with no core left for opening files",
+                "forward passes alone, on pixels in memory, with no core left for opening files: were files opened for "
+                f"nothing, {statistics.median(theirs) / forward:.2f}x",
             )
         )
     return rows

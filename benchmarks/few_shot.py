@@ -34,7 +34,9 @@ def run() -> list[Row]:
                 goal="at least 10x",
                 target=10,
                 peer_name="three nested loops in NumPy",
-                note="the best validation accuracy is the same; ours includes choosing the channels",
+                note="the best validation accuracy is the same; ours includes choosing the channels; by a profile "
+                "half is weighing the logits, their argmax and the exponentials of the caches, which every way takes, "
+                "and half what a thousand calls on 20 x 1,600 logits cost beside their sums",
             )
         )
         for name, data in (("10 classes", small), ("100 classes", large)):
