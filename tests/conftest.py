@@ -183,7 +183,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     def call(*words: object) -> Done:
         monkeypatch.setattr("sys.argv", ["binderclip", *map(str, words)])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
+        with _PYTEST_RAISES(SystemExit) as left:  # what an annotation of the command line refuses is no skip
             cli.main()
         said = capsys.readouterr()
         return Done(int(left.value.code or 0), said.out, said.err)

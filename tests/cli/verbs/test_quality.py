@@ -189,6 +189,7 @@ def test_weights_of_qualiclip_are_a_column_and_orders(
     rows = [by_name[str(row)] for row in range(len(SIZES))]
     assert [row["learned"] for row in rows] == pytest.approx(wanted.tolist(), abs=1e-5)
     assert [row["quality"] for row in rows] == pytest.approx(plain.total.tolist(), abs=1e-5)
+    assert "faults" not in found["images"][0]
     values = [entry["scores"]["learned"] for entry in found["images"]]
     assert values == sorted(values)
 
@@ -202,8 +203,11 @@ def test_weights_of_blind_quality_are_a_column_with_any_model(
     found = command("quality", folder, "-m", model, "--weights", path, "--scores", "quality", "--json").json()
     assert found["by"] == "learned"
     by_name = {Path(entry["image"]).stem: entry["scores"]["learned"] for entry in found["images"]}
-    wanted = metric.score_files(good(folder)).total.tolist()
-    assert [by_name[str(row)] for row in range(len(SIZES))] == pytest.approx(wanted, abs=1e-5)
+    wanted = metric.score_files(good(folder))
+    assert [by_name[str(row)] for row in range(len(SIZES))] == pytest.approx(wanted.total.tolist(), abs=1e-5)
+    faults = {Path(entry["image"]).stem: list(entry["faults"].values()) for entry in found["images"]}
+    assert list(found["images"][0]["faults"]) == wanted.names
+    assert faults["0"] == pytest.approx((1 - wanted.each[0]).tolist(), abs=1e-5)
 
 
 def test_small_orders_by_bundled_weights_and_its_words_are_called_what_they_are(
@@ -219,9 +223,19 @@ def test_small_orders_by_bundled_weights_and_its_words_are_called_what_they_are(
     scores = {Path(entry["image"]).name: entry["scores"] for entry in found["images"]}
     assert [scores[path.name]["quality"] for path in paths] == pytest.approx(tuned(paths).tolist(), abs=1e-5)
     assert [scores[path.name]["sharpness"] for path in paths] == pytest.approx(words(paths).tolist(), abs=1e-5)
-    said = " ".join(command("quality", tmp_path).err.split())
+    done = command("quality", tmp_path, "--csv", tmp_path / "scores.csv")
+    strengths = found["images"][0]["faults"]
+    worst = max(strengths, key=strengths.get)
+    head, first, *_ = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert head == "image,quality,fault", "words that it does not know are no columns unless they are asked for"
+    assert first.endswith(f",{worst} {strengths[worst]:.2f}")
+    assert f"{worst} {strengths[worst]:.2f}" in " ".join(done.out.split())
+    said = " ".join(done.err.split())
     assert "quality comes from lite0-quality, which learned on photographs that were damaged for it" in said
     assert "does not know what these words mean" not in said
+    assert "words of small" not in said
+    both = " ".join(command("quality", tmp_path, "--scores", "quality,sharpness").err.split())
+    assert "sharpness: words of small" in both
     other = " ".join(command("quality", tmp_path, "--scores", "sharpness").err.split())
     assert "small does not know what these words mean on photographs" in other
     assert "--model open_clip:RN50/openai" in other

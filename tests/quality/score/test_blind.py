@@ -14,8 +14,8 @@ from binderclip.data.images import to_tensor
 from binderclip.errors import CheckpointError, DataError, UsageError
 from binderclip.quality import BlindQuality, PromptQuality, create_metric
 from binderclip.quality.score import blind
-from binderclip.quality.score.blind import map_statistics
-from binderclip.quality.score.damaged_views import DamagedViews
+from binderclip.quality.score.blind import BLANK, light_statistics, map_statistics
+from binderclip.quality.score.damaged_views import FAMILIES, DamagedViews
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,17 @@ def test_statistics_are_those_of_numpy() -> None:
         assert found[row] == pytest.approx(wanted, abs=1e-5)
 
 
+def test_light_is_that_of_numpy() -> None:
+    images = np.random.default_rng(0).random((2, 3, 20, 30))
+    images[0, :, :4], images[1, :, :, 25:] = 0, 1
+    found = light_statistics(torch.from_numpy(images)).numpy()
+    for row, image in zip(found, images, strict=True):
+        light, span = image.mean(0), image.max(0) - image.min(0)
+        wanted = [*np.quantile(light, [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])]
+        wanted += [np.log10((light <= 2 / 255).mean() + 1e-4), np.log10((light >= 253 / 255).mean() + 1e-4)]
+        assert row == pytest.approx([*wanted, span.mean(), np.quantile(span, 0.99)], abs=1e-6)
+
+
 def test_a_map_of_one_place_has_no_spread() -> None:
     assert map_statistics([torch.full((1, 2, 1, 1), 3.0)]).tolist() == [[3, 3, 0, 0, 3, 3]]
 
@@ -52,12 +63,42 @@ def test_a_map_of_one_place_has_no_spread() -> None:
 def test_levels_of_photographs_it_never_saw_are_put_in_order(metric: BlindQuality, pictures: list[Image.Image]) -> None:
     views = DamagedViews(pictures[12:], 12, sides=(96, 128), seed=7)
     with torch.no_grad():
-        found = [(metric(shown), levels) for shown, levels in views]
+        found = [(metric(shown), levels.amax(1)) for shown, levels in views]
     scores, levels = (torch.cat(part).numpy() for part in zip(*found, strict=True))
     whole, bad = scores[levels == 0], scores[levels >= 4]
     assert 0 <= scores.min() <= scores.max() <= 1
     assert np.corrcoef(scores, levels)[0, 1] < -0.3
     assert (whole[:, None] > bad).mean() > 0.65
+
+
+def test_the_family_of_a_fault_is_told_and_the_score_follows_the_strongest_and_that_of_any(
+    metric: BlindQuality, pictures: list[Image.Image]
+) -> None:
+    assert metric.names == list(FAMILIES)
+    dark = [picture.point(lambda value: value // 12) for picture in pictures[12:]]
+    with torch.no_grad():
+        found = metric.score_files(dark)
+    assert found.names == metric.names
+    assert found.each.shape == (len(dark), len(FAMILIES))
+    with torch.no_grad():
+        features = metric.files(dark).features
+        logits = metric.head(((features - metric.middle) / metric.spread).clamp(-5, 5))
+    assert found.each.numpy() == pytest.approx(1 - logits[:, :-1].sigmoid().numpy(), abs=1e-6)
+    wanted = 1 - ((logits[:, :-1].max(1).values + logits[:, -1]) / 2).sigmoid()
+    assert found.total.numpy() == pytest.approx(wanted.numpy(), abs=1e-6)
+
+
+def test_a_picture_with_nothing_on_it_is_the_worst_and_one_with_a_line_on_it_is_not_blank(
+    metric: BlindQuality, pictures: list[Image.Image]
+) -> None:
+    blank = [Image.new("RGB", (60, 40), colour) for colour in ("white", "black", "gray", "navy")]
+    blank[0].putpixel((5, 5), (0, 0, 0))  # a speck is nothing, too
+    drawing = Image.new("RGB", (60, 40), "white")
+    drawing.paste("black", (10, 5, 12, 35))
+    found = metric.score_files([*blank, drawing, *pictures])
+    assert found.total[:4].tolist() == pytest.approx([1 / (1 + np.exp(BLANK))] * 4, rel=1e-4)
+    assert (found.each[:4].argmin(1) == FAMILIES.index("exposure")).all()
+    assert found.total[4:].min() > found.total[:4].max()
 
 
 def test_files_of_any_size_are_scored_as_tensors_are_and_bad_ones_named(

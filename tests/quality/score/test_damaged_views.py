@@ -10,7 +10,7 @@ from PIL import Image
 from binderclip.data import load_data
 from binderclip.errors import UsageError
 from binderclip.quality.score import damaged_views
-from binderclip.quality.score.damaged_views import FAULTS, DamagedViews
+from binderclip.quality.score.damaged_views import FAMILIES, FAULTS, DamagedViews
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,12 @@ def test_a_view_is_whole_first_and_the_same_whenever_it_is_asked_for(pictures: l
     views = DamagedViews(pictures, 6, faults=2, sides=(40, 90), seed=4)
     shown, levels = views[4]
     assert shown.shape[:2] == (3, 3)
-    assert levels[0] == 0
-    assert all(1 <= level <= 5 for level in levels[1:].tolist())
-    for picture, level in zip(shown, levels, strict=True):
-        assert torch.equal(picture, shown[0]) == (level == 0)
+    assert levels.shape == (3, len(FAMILIES))
+    assert levels[0].tolist() == [0] * len(FAMILIES)
+    assert (levels > 0).sum(1).tolist() == [0, 1, 1]
+    assert 1 <= levels.amax(1)[1:].min() <= levels.max() <= 5
+    for picture, row in zip(shown, levels, strict=True):
+        assert torch.equal(picture, shown[0]) == (row.max() == 0)
     again = DamagedViews(pictures, 6, faults=2, sides=(40, 90), seed=4)
     list(again)
     assert torch.equal(again[4][0], shown)
@@ -76,11 +78,42 @@ def test_every_fault_grows_with_its_level_and_styles_are_none(pictures: list[Ima
             assert 0 < away[0] < away[1] < away[2], name
 
 
+def test_half_of_the_views_are_damaged_before_they_are_reduced(
+    pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+
+    def noting(picture: torch.Tensor, level: int, seed: int) -> torch.Tensor:
+        shares.append(max(picture.shape[2:]))
+        return picture
+
+    monkeypatch.setattr(damaged_views, "FAULTS", {"noise": {"noted": noting}})
+    monkeypatch.setattr(damaged_views, "FAMILIES", ("noise",))
+    shown = [max(shown.shape[2:]) for shown, _ in DamagedViews(pictures, 80, faults=1, sides=(32, 40))]
+    times = np.array(shares) / np.array(shown)
+    assert 25 <= (times == 1).sum() <= 55
+    assert 1.2 < times[times > 1].mean() < damaged_views.LARGER
+    assert times.max() <= damaged_views.LARGER + 0.05
+
+
+def test_grey_noise_and_specks_are_alike_in_all_colours_and_as_many_as_said() -> None:
+    whole = torch.full((1, 3, 200, 200), 0.5)
+    for name in ("grey noise", "specks"):
+        away = FAULTS["noise"][name](whole, 3, 1) - whole
+        assert torch.equal(away[:, 0], away[:, 1])
+        assert torch.equal(away[:, 0], away[:, 2])
+    assert float((FAULTS["noise"]["grey noise"](whole, 3, 1) - whole).std()) == pytest.approx(0.1, rel=0.05)
+    specks = FAULTS["noise"]["specks"](whole, 3, 1)[0, 0]
+    assert float((specks == 0).float().mean()) == pytest.approx(0.02, abs=0.004)
+    assert float((specks == 1).float().mean()) == pytest.approx(0.02, abs=0.004)
+
+
 def test_a_fault_that_changes_nothing_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     grey = Image.new("RGB", (64, 64), (90, 90, 90))
     monkeypatch.setattr(damaged_views, "FAULTS", {"colour": {"saturate": FAULTS["colour"]["saturate"]}})
+    monkeypatch.setattr(damaged_views, "FAMILIES", ("colour",))
     for shown, levels in DamagedViews([grey], 5, faults=1, sides=(32, 40)):
-        assert levels.tolist() == [0, 0]
+        assert not levels.any()
         assert torch.allclose(shown[0], shown[1], atol=1 / 255)
 
 
@@ -89,7 +122,7 @@ def test_mistakes_are_named(pictures: list[Image.Image]) -> None:
         DamagedViews([], 3)
     with pytest.raises(UsageError, match="count 0 must be at least 1"):
         DamagedViews(pictures, 0)
-    with pytest.raises(UsageError, match="faults 9 from 1 to 8"):
+    with pytest.raises(UsageError, match="faults 9 from 1 to 7"):
         DamagedViews(pictures, 3, faults=9)
     with pytest.raises(UsageError, match=r"sides \(16, 64\)"):
         DamagedViews(pictures, 3, sides=(16, 64))

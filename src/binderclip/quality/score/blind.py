@@ -1,4 +1,4 @@
-"""Quality without reference, words or opinions: what the statistics of a network's maps say about faults."""
+"""Quality without reference, words or opinions: what statistics of pixels and of a network's maps say of faults."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from binderclip.data.distort.distortions import LEVELS
 from binderclip.data.images import open_image
 from binderclip.errors import DataError, UsageError
 from binderclip.fit import FitResult, fit
+from binderclip.models.files.devices import resolve_device
 from binderclip.models.files.registry import BUNDLED
 from binderclip.models.image_text.encode import EncodedImages, OnError
 from binderclip.models.image_text.preprocess import ImageLike, as_list, float_batch
 from binderclip.quality.rows import ShuffledRows
-from binderclip.quality.score.damaged_views import DamagedViews
+from binderclip.quality.score.damaged_views import FAMILIES, DamagedViews
 from binderclip.quality.score.native_files import embedded_files, reduced, reduced_size
 from binderclip.quality.score.picture_score import PictureScore
 from binderclip.quality.trunks import WIDTHS, FeatureTrunk, lite0
@@ -33,6 +34,12 @@ LEAST = 16
 """Pixels on either side."""
 PLACES = 1024
 """Places of a map, at most, that a quantile is taken over."""
+LIGHT = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+"""Quantiles of the brightness."""
+ENDS = 2 / 255
+"""Nearer to black or white than this is clipped."""
+BLANK = 6.0
+"""The logit of a fault where there is nothing to see."""
 PART = 50
 """Views whose statistics are written together."""
 
@@ -51,13 +58,32 @@ def map_statistics(maps: Sequence[Float[Tensor, "B _ _ _"]]) -> Float[Tensor, "B
     return torch.cat(found, dim=1)
 
 
+def light_statistics(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L"]:
+    """Quantiles of the brightness, log10 of the shares of pixels at black and at white, and how colourful they are.
+
+    The last two are the mean and the 99th percentile of what lies between the strongest and the weakest channel.
+
+    Args:
+        images: in [0, 1].
+    """
+    light, span = images.mean(1).flatten(1), (images.amax(1) - images.amin(1)).flatten(1)
+    some = slice(None, None, max(1, light.shape[1] // (16 * PLACES)))
+    quantiles = light[:, some].quantile(torch.tensor(LIGHT).to(light), dim=1).T  # (B, Q)
+    clipped = torch.stack([(light <= ENDS).to(light).mean(1), (light >= 1 - ENDS).to(light).mean(1)], dim=1)
+    colour = torch.stack([span.mean(1), span[:, some].quantile(0.99, dim=1)], dim=1)
+    return torch.cat([quantiles, (clipped + 1e-4).log10(), colour], dim=1)
+
+
 class BlindQuality(PictureScore):
-    """Score how free of faults a picture is, by a perceptron on the statistics of its maps in `lite0`.
+    """Score how free of faults a picture is, by a perceptron on statistics of its pixels and of its maps in `lite0`.
 
     `lite0` rests. Of the picture itself and of its five maps every channel gives a mean, a standard deviation and a
-    95th percentile; a perceptron with one hidden layer learns from photographs that were damaged for it how strongly
-    they were, 1 for a whole one and 0 for the strongest level. As it compares levels of different photographs and of
-    different faults, its scores order a folder; nobody's opinions are in it. No paper's method.
+    95th percentile, and the pixels give `light_statistics`. A perceptron with one hidden layer learns from photographs
+    that were damaged for it how strong a fault of each of the seven `FAMILIES` is, and of any, from 0 to 1. The score
+    is 1 less what the mean of two logits says: that of any fault, and that of the strongest family. As it compares
+    levels of different photographs and of different faults, its scores order a folder; nobody's opinions are in it.
+    A picture with nothing on it, all black or white or of one brightness, is wrongly exposed by rule. No paper's
+    method.
 
     Args:
         hidden: units of the hidden layer.
@@ -69,7 +95,7 @@ class BlindQuality(PictureScore):
         fitted: whether it has been trained; without it nothing is scored.
 
     Raises:
-        UsageError: `hidden` or `longest` below 1.
+        UsageError: `hidden` or `longest` below 1, or no such device.
 
     Examples:
         >>> metric = BlindQuality(hidden=4)
@@ -82,17 +108,19 @@ class BlindQuality(PictureScore):
     middle: Tensor
     spread: Tensor
 
-    def __init__(self, *, hidden: int = 32, longest: int | None = None, device: str | torch.device = "cpu") -> None:
+    def __init__(self, *, hidden: int = 128, longest: int | None = None, device: str | torch.device = "cpu") -> None:
         super().__init__()
         if hidden < 1 or (longest is not None and longest < 1):
             raise UsageError(f"hidden and longest must be at least 1, got {hidden} and {longest}")
         self.hidden, self.longest, self.fitted = hidden, longest, False
         self.trunk: FeatureTrunk = lite0("vanilla", 3)
-        width = 3 * (3 + sum(WIDTHS["lite0"]))
+        width = len(LIGHT) + 4 + 3 * (3 + sum(WIDTHS["lite0"]))
         self.register_buffer("middle", torch.zeros(width))
         self.register_buffer("spread", torch.ones(width))
-        self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.3), nn.Linear(hidden, 1))
-        self.to(device).eval()
+        self.head = nn.Sequential(
+            nn.Dropout(0.7), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.3), nn.Linear(hidden, len(FAMILIES) + 1)
+        )  # a few hundred photographs have few different statistics: most of them rest in a step
+        self.to(resolve_device(device)).eval()
 
     def embed(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
         """Statistics of pictures in [0, 1]; gradients reach the pixels.
@@ -106,7 +134,20 @@ class BlindQuality(PictureScore):
         if min(height, width) < LEAST:
             raise DataError(f"a picture: {height} x {width} pixels, {LEAST} are needed on either side")
         images = images.to(self.middle)
-        return map_statistics([images, *self.trunk(images)])
+        return torch.cat([light_statistics(images), map_statistics([images, *self.trunk(images)])], dim=1)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the columns of `each`: the families of faults."""
+        return list(FAMILIES)
+
+    def each(self, statistics: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:
+        """How free of the faults of every family pictures with these statistics are, in [0, 1].
+
+        Raises:
+            UsageError: nothing has been fitted.
+        """
+        return 1 - self._logits(statistics)[:, :-1].sigmoid()
 
     def total(self, statistics: Float[Tensor, "B F"]) -> Float[Tensor, "B"]:
         """Scores of statistics.
@@ -114,12 +155,20 @@ class BlindQuality(PictureScore):
         Raises:
             UsageError: nothing has been fitted.
         """
+        logits = self._logits(statistics)
+        return (-(logits[:, -1] + logits[:, :-1].amax(1)) / 2).sigmoid()
+
+    def _logits(self, statistics: Float[Tensor, "B F"]) -> Float[Tensor, "B K+1"]:
+        """Of the families, and of any fault."""
         if not self.fitted:
             raise UsageError("nothing is fitted: call fit(images), or use BlindQuality.from_weights()")
-        return self._logits(statistics).sigmoid()
+        logits, hit = self._raw(statistics), torch.zeros(len(FAMILIES) + 1, dtype=torch.bool, device=statistics.device)
+        hit[[FAMILIES.index("exposure"), -1]] = True
+        blank = statistics[:, len(LIGHT) - 1] - statistics[:, 0] <= ENDS  # 98 % of the pixels are alike
+        return logits.masked_fill(blank[:, None] & hit, BLANK)
 
-    def _logits(self, statistics: Float[Tensor, "B F"]) -> Float[Tensor, "B"]:
-        return self.head(((statistics - self.middle) / self.spread).clamp(-5, 5))[:, 0]
+    def _raw(self, statistics: Float[Tensor, "B F"]) -> Float[Tensor, "B K+1"]:
+        return self.head(((statistics - self.middle) / self.spread).clamp(-5, 5))
 
     def forward(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "B"]:
         """Scores in [0, 1], higher is better.
@@ -162,7 +211,7 @@ class BlindQuality(PictureScore):
     @torch.no_grad()
     def statistics_of(
         self, views: DamagedViews, folder: str | Path | None = None, *, progress: Callable[[int], object] | None = None
-    ) -> tuple[Float[Tensor, "M F"], Float[Tensor, "M"]]:
+    ) -> tuple[Float[Tensor, "M F"], Float[Tensor, "M K"]]:
         """Statistics and levels of all pictures of all views, which is nearly all of the work of `fit`.
 
         Args:
@@ -197,12 +246,12 @@ class BlindQuality(PictureScore):
         images: Sequence[ImageLike],
         *,
         views: int = 1000,
-        steps: int = 150,
+        steps: int = 3000,
         faults: int = 3,
-        sides: tuple[int, int] = (160, 416),
+        sides: tuple[int, int] = (160, 512),
         lr: float = 1e-3,
         weight_decay: float = 1e-2,
-        batch_size: int = 128,
+        batch_size: int = 256,
         folder: str | Path | None = None,
         seed: int = 0,
         **options: Any,
@@ -225,13 +274,14 @@ class BlindQuality(PictureScore):
         """
         made = DamagedViews(images, views, faults=faults, sides=sides, seed=seed)
         statistics, levels = self.statistics_of(made, folder)
-        statistics, wanted = statistics.to(self.middle), 1 - levels.to(self.middle) / LEVELS
+        levels = torch.cat([levels, levels.amax(1, keepdim=True)], dim=1)  # (M, K + 1), the last of any fault
+        statistics, wanted = statistics.to(self.middle), levels.to(self.middle) / LEVELS
         self.middle.copy_(statistics.mean(0))
         spread = statistics.std(0, correction=0)
         self.spread.copy_(torch.where(spread > 1e-4, spread, 1.0))  # some channels never answer
 
         def step(rows: Int[Tensor, "b"]) -> Float[Tensor, ""]:
-            return F.binary_cross_entropy_with_logits(self._logits(statistics[rows]), wanted[rows])
+            return F.binary_cross_entropy_with_logits(self._raw(statistics[rows]), wanted[rows])
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from binderclip.data.distort.distortions import LEVELS, distort
 from binderclip.data.distort.kinds import compressed
@@ -20,12 +21,14 @@ from binderclip.data.distort.processing import exposed, resized_and_back
 from binderclip.data.images import open_image, to_tensor
 from binderclip.errors import UsageError
 from binderclip.models.image_text.preprocess import ImageLike
-from binderclip.quality.score.native_files import reduced
+from binderclip.quality.score.native_files import reduced, reduced_size
 
 UNSEEN = 1 / 255
 """A fault that changes less is none: too much colour in a black and white picture."""
 MOST = 1280
 """Longer side, in pixels, that views are cut from."""
+LARGER = 2.5
+"""Times the size of a view, at most, at which it is damaged."""
 Fault = Callable[[Tensor, int, int], Tensor]
 """(picture (1, 3, h, w), level from 1, seed) -> the damaged picture."""
 
@@ -38,6 +41,19 @@ def _exposed(stops: Sequence[float], picture: Tensor, level: int, seed: int) -> 
     return exposed(picture, stops[level - 1])
 
 
+def _grey_noise(picture: Tensor, level: int, seed: int) -> Tensor:
+    """The same noise in all channels, as of a black and white film."""
+    sigma = (0.03, 0.06, 0.1, 0.16, 0.25)[level - 1]
+    return picture + sigma * torch.randn(picture[:, :1].shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _specks(picture: Tensor, level: int, seed: int) -> Tensor:
+    """Single pixels that are black or white in all channels."""
+    share = (0.005, 0.015, 0.04, 0.08, 0.15)[level - 1]
+    draws = torch.rand(picture[:, :1].shape, generator=torch.Generator().manual_seed(seed))
+    return picture.where(draws >= share / 2, 0.0).where(draws <= 1 - share / 2, 1.0)
+
+
 def _enlarged(shares: Sequence[float], picture: Tensor, level: int, seed: int) -> Tensor:
     return resized_and_back(picture, shares[level - 1])
 
@@ -46,7 +62,8 @@ FAULTS: dict[str, dict[str, Fault]] = {
     "noise": {
         kind: _distorted(kind)
         for kind in ("gaussian_noise", "colour_noise", "shot_noise", "speckle_noise", "impulse_noise")
-    },
+    }
+    | {"grey noise": _grey_noise, "specks": _specks},
     "blur": {
         kind: _distorted(kind) for kind in ("gaussian_blur", "defocus_blur", "motion_blur", "zoom_blur", "glass_blur")
     },
@@ -60,18 +77,29 @@ FAULTS: dict[str, dict[str, Fault]] = {
     },
     "contrast": {kind: _distorted(kind) for kind in ("contrast", "fog")},
     "colour": {kind: _distorted(kind) for kind in ("saturate", "colour_shift")},
-    "geometry": {kind: _distorted(kind) for kind in ("elastic", "scramble")},
 }
-"""Faults by family, more than `data.distort` has; black and white, a style, and snow, weather, are none."""
+"""Faults by family, more than `data.distort` has. Black and white, a style, and snow, weather, are none; bent and
+scrambled pictures no camera makes, and what looks like them, rich detail, would be called a fault."""
+
+
+FAMILIES = tuple(FAULTS)
+
+
+def _resized(picture: Float[Tensor, "1 3 H W"], size: tuple[int, int]) -> Float[Tensor, "1 3 h w"]:
+    """A picture at a smaller size, bicubic, in 8 bits as files are."""
+    if tuple(picture.shape[2:]) != size:
+        picture = functional.interpolate(picture, size, mode="bicubic", antialias=True).clamp(0, 1)
+    return (picture * 255).round() / 255
 
 
 class DamagedViews(Sequence[tuple[Tensor, Tensor]]):
-    """View n of N: pictures (1 + F, 3, h, w), the first whole, and their levels (1 + F,) from 0 to 5.
+    """View n of N: pictures (1 + F, 3, h, w), the first whole, and the levels (1 + F, K) of the K `FAMILIES`, 0 to 5.
 
     A view is a random part of a photograph, from three tenths of its sides to all of it, so that some show a plain wall
     or the sky alone; one in eight is in black and white. It is reduced to a random size, and half of the views are
-    saved as a JPEG of quality 60 to 99 afterwards, as photographs are: what that leaves is no fault. The F faults are
-    of different families. One that changes nothing has level 0. Draws depend on the seed and n alone.
+    saved as a JPEG of quality 60 to 99 afterwards, as photographs are: what that leaves is no fault. Half are damaged
+    at up to 2.5 times their size and reduced with their faults, as large photographs are before a look. The F faults
+    are of different families. One that changes nothing has level 0. Draws depend on the seed and n alone.
 
     Args:
         images: paths, PIL images, arrays or tensors, free of faults.
@@ -90,7 +118,7 @@ class DamagedViews(Sequence[tuple[Tensor, Tensor]]):
         count: int,
         *,
         faults: int = 3,
-        sides: tuple[int, int] = (160, 416),
+        sides: tuple[int, int] = (160, 512),
         seed: int = 0,
     ) -> None:
         if not len(images):
@@ -119,32 +147,37 @@ class DamagedViews(Sequence[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.number
 
-    def __getitem__(self, index: int) -> tuple[Float[Tensor, "L 3 h w"], Float[Tensor, "L"]]:  # type: ignore[override]
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "L 3 h w"], Float[Tensor, "L K"]]:  # type: ignore[override]
         if not 0 <= index < self.number:
             raise IndexError(index)
         rng = np.random.default_rng([self.seed, index])
-        whole = self._view(self._opened(index % len(self.images)), rng)
+        side = int(rng.integers(self.sides[0], self.sides[1] + 1))
+        larger = float(rng.uniform(1, LARGER)) if rng.random() < 0.5 else 1.0
+        large = self._view(self._opened(index % len(self.images)), round(larger * side), rng)
         quality = int(rng.integers(60, 100)) if rng.random() < 0.5 else None
-        pictures, levels = [whole], [0]
-        for family in rng.choice(list(FAULTS), self.faults, replace=False):
-            name = list(FAULTS[family])[rng.integers(len(FAULTS[family]))]
+        size = reduced_size(large.shape[2], large.shape[3], side)
+        whole = _resized(large, size)
+        pictures, levels = [whole], torch.zeros(1 + self.faults, len(FAMILIES))
+        for row, family in enumerate(rng.choice(len(FAMILIES), self.faults, replace=False).tolist(), 1):
+            kinds = FAULTS[FAMILIES[family]]
+            name = list(kinds)[rng.integers(len(kinds))]
             level, seed = int(rng.integers(1, LEVELS + 1)), int(rng.integers(2**31))
-            damaged = FAULTS[family][name](whole, level, seed).clamp(0, 1)
+            damaged = _resized(kinds[name](large, level, seed).clamp(0, 1), size)
             pictures.append(damaged)
-            levels.append(level if float((damaged - whole).abs().max()) > UNSEEN else 0)
+            if float((damaged - whole).abs().max()) > UNSEEN:
+                levels[row, family] = level
         found = torch.cat(pictures)
-        return (found if quality is None else compressed(found, quality)), torch.tensor(levels).float()
+        return (found if quality is None else compressed(found, quality)), levels
 
     def _open(self, row: int) -> Image.Image:
         return reduced(open_image(self.images[row], mode="RGB"), MOST)
 
-    def _view(self, picture: Image.Image, rng: np.random.Generator) -> Float[Tensor, "1 3 h w"]:
+    def _view(self, picture: Image.Image, side: int, rng: np.random.Generator) -> Float[Tensor, "1 3 h w"]:
         short = min(picture.size)
         share = rng.uniform(min(1.0, max(0.3, 32 / short)), 1)  # no view of a few pixels
-        width, height = (max(1, int(share * min(side, 2 * short))) for side in picture.size)
+        width, height = (max(1, int(share * min(extent, 2 * short))) for extent in picture.size)
         x, y = int(rng.integers(picture.width - width + 1)), int(rng.integers(picture.height - height + 1))
         part = picture.crop((x, y, x + width, y + height))
-        side = int(rng.integers(self.sides[0], self.sides[1] + 1))
         part.thumbnail((side, side), Image.Resampling.LANCZOS)
         view = to_tensor(part)[None]
         return view.mean(1, keepdim=True).expand_as(view).contiguous() if rng.random() < 0.125 else view

@@ -29,7 +29,6 @@ from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 if TYPE_CHECKING:
     from binderclip.cli.verbs.quality.run import Ranking
 
-AT_FIRST = ("quality", "brightness", "sharpness", "noisiness", "aesthetic")
 MOST_SCORES = 7
 """Keywords to tick: the first of `PAIRS`, those that are about the picture and not about what is on it."""
 SHOWN = 24
@@ -48,7 +47,7 @@ def build(bench: Bench) -> None:
         with gr.Column(scale=2, min_width=300):
             pictures = bench.pictures("Pictures to judge")
             by = gr.Dropdown(names, value=QUALITY, label="Order by")
-            scores = gr.CheckboxGroup(names, value=list(AT_FIRST), label="Scores")
+            scores = gr.CheckboxGroup(names, value=[QUALITY], label="Scores")
             with gr.Accordion("Words of your own", open=False):
                 better = gr.Textbox(label="Better", placeholder="A straight page.", info="these words then order")
                 worse = gr.Textbox(label="Worse", placeholder="A crooked page.")
@@ -109,14 +108,17 @@ def _rank(
     if not ranking.rows:
         raise DataError(f"none of the pictures could be read: {skipped[0][1]}")
     run.say("drawing")
-    named = [(chosen.label(Path(key)), *values) for key, values in ranking.rows]
+    named = [(chosen.label(Path(key)), *ranking.cells(row)) for row, (key, _) in enumerate(ranking.rows)]
     files = [run.folder / "scores.csv", run.folder / "sheet.png"]
-    write_csv(("image", *ranking.columns), named, files[0])
+    write_csv(("image", *ranking.head), named, files[0])
     write_sheet(ranking, files[1])
-    place = 1 + ranking.columns.index(by)
-    cards = [(key, str(row[0]), f"{by} {row[place]:.2f}") for (key, _), row in zip(ranking.rows, named, strict=True)]
+    place = ranking.columns.index(by)
+    cards = [
+        (key, str(name), f"{by} {values[place]:.2f} {ranking.fault(row)}".strip())
+        for row, ((key, values), (name, *_)) in enumerate(zip(ranking.rows, named, strict=True))
+    ]
     said = table(
-        ("Rank", "Picture", *ranking.columns),
+        ("Rank", "Picture", *ranking.head),
         [(rank, *row) for rank, row in enumerate(named, 1)],
         f"{number_of(len(named), 'picture')}, worst first by {by}; model {ranking.model}",
     )

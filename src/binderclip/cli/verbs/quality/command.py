@@ -12,7 +12,7 @@ import typer
 from binderclip.cli.shared.inputs import Images, find_images, picture_path, writable_path
 from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json, Model, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
-from binderclip.cli.shared.photographs import note_weak_on_photographs
+from binderclip.cli.shared.photographs import WEAK, note_weak_on_photographs
 from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.display import number_of
 from binderclip.errors import UsageError
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Rows of the table on the screen; the CSV has all."""
 AT_CHANCE = "does not know what these words mean on photographs, so the order is near chance (p012)"
+AT_FIRST = "quality,brightness,sharpness,noisiness,aesthetic"
+"""Columns of a model that knows the words."""
 QUALITY = "quality"
 """The column that comes from bundled weights where the model has some."""
 LEARNED = "learned"
@@ -33,8 +35,13 @@ DISTANCES = ("st-lpips", "lpips")
 def quality(
     images: Images,
     scores: Annotated[
-        str, typer.Option("--scores", help="Columns: `quality`, `sharpness`, `noisiness`, ..., separated by commas.")
-    ] = "quality,brightness,sharpness,noisiness,aesthetic",
+        str | None,
+        typer.Option(
+            "--scores",
+            help=f"Columns: `quality`, `sharpness`, ..., separated by commas [default: {AT_FIRST}; {QUALITY} alone "
+            "where the model does not know the words].",
+        ),
+    ] = None,
     pair: Annotated[
         tuple[str, str] | None,
         typer.Option("--pair", metavar="BETTER WORSE", help='Words of your own: `"Sharp photo." "Blurry photo."`.'),
@@ -83,8 +90,9 @@ def quality(
         binderclip quality compressed/ --reference originals/
 
     A score is the chance of the better end of its pair, 0 to 1; all pairs cost one pass of the model. With `small` and
-    `small-b` the column `quality` comes from `lite0-quality`, which learned what faults of photographs look like: blur,
-    noise, compression, wrong exposure. A picture that cannot be read is left out and named.
+    `small-b` the column `quality` comes from `lite0-quality`, which learned what faults of photographs look like; the
+    last column names the strongest one: blur, noise, compression, exposure. A picture that cannot be read is left out
+    and named.
     """
     given: dict[str, object]
     if against is not None:
@@ -101,7 +109,8 @@ def quality(
         _originals(images, reference, distance, weights, sheet, csv, max_side, device, json)
         return
     own = [*([pair] if pair else []), *(pairs_of(pairs) if pairs else [])]
-    columns = named_pairs(scores, own)
+    known = scores if scores is not None else QUALITY if model in WEAK else AT_FIRST
+    columns = named_pairs(known, own)
     names = [*columns, *([LEARNED] if weights else [])]
     order = by if by is not None else LEARNED if weights else own[0][0] if own else names[0]
     if order not in names:
@@ -119,18 +128,21 @@ def quality(
         )  # fmt: skip
     _show(ranking, columns, json, sheet_path, csv_path)
     if not json and ranking.rows and ranking.tuned is not None:
+        words = [column for column in named_pairs(known, ()) if column != QUALITY]
         note(
             f"{QUALITY} comes from {ranking.tuned}, which learned on photographs that were damaged for it how strong a "
-            f"fault is; other columns are the words of {ranking.model}, near chance on photographs (p012)"
+            "fault is"
+            + (f"; {', '.join(words)}: words of {ranking.model}, near chance on photographs (p012)" if words else "")
         )
     if not json and ranking.rows and ranking.by != LEARNED and not (ranking.by == QUALITY and ranking.tuned):
         keys = [key for key, _ in ranking.rows]
-        if ranking.by in named_pairs(scores, ()):
+        if ranking.by in named_pairs(known, ()):
             note_weak_on_photographs(ranking.model, keys, weakness=AT_CHANCE, real="open_clip:RN50/openai")
         else:
             note_weak_on_photographs(ranking.model, keys)
     if csv_path is not None:
-        write_csv(("image", *ranking.columns), [(key, *values) for key, values in ranking.rows], csv_path)
+        rows = [(key, *ranking.cells(row)) for row, (key, _) in enumerate(ranking.rows)]
+        write_csv(("image", *ranking.head), rows, csv_path)
     if sheet_path is not None and ranking.rows:
         from binderclip.cli.verbs.quality.run import write_sheet
 
@@ -194,7 +206,8 @@ def _show(
                 "reduced": ranking.reduced,
                 "images": [
                     {"image": key, "scores": dict(zip(ranking.columns, values, strict=True))}
-                    for key, values in ranking.rows
+                    | ({} if ranking.faults is None else {"faults": ranking.faults[row]})
+                    for row, (key, values) in enumerate(ranking.rows)
                 ],
                 "skipped": [{"image": key, "reason": reason} for key, reason in ranking.skipped],
                 "sheet": sheet if ranking.rows else None, "csv": csv,
@@ -205,8 +218,8 @@ def _show(
         part = f", the worst {SHOWN} of them" if count > SHOWN else ""
         print_table(
             f"{number_of(count, 'image')}, worst first by {ranking.by}{part}; model {ranking.model}",
-            ("image", *ranking.columns),
-            [(short_path(key), *values) for key, values in ranking.rows[:SHOWN]],
+            ("image", *ranking.head),
+            [(short_path(key), *ranking.cells(row)) for row, (key, _) in enumerate(ranking.rows[:SHOWN])],
         )
         if ranking.reduced:
             note(

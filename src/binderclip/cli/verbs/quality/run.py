@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from binderclip.cli.shared.photographs import WEAK
 from binderclip.cli.shared.sheet import contact_sheet
@@ -22,6 +23,8 @@ from binderclip.quality import CMMD, BlindQuality, CLIPIQAPlus, FrechetDistance,
 from binderclip.quality.score import blind as blind_quality
 from binderclip.quality.score import clipiqa
 from binderclip.quality.score.blind import BUNDLED_WEIGHTS
+from binderclip.quality.score.damaged_views import FAMILIES
+from binderclip.quality.score.picture_score import PictureScore
 from binderclip.quality.weights import kind_of_weights
 
 RESAMPLES, PERMUTATIONS = 1000, 999
@@ -41,6 +44,7 @@ class Ranking:
         skipped: (path, reason) of what could not be read.
         longest: side that larger pictures were reduced to. reduced: how many were.
         tuned: name of the bundled weights that the column `quality` comes from, or None.
+        faults: of every row, family of faults -> how strong it is taken to be, 0 to 1; None without `BlindQuality`.
     """
 
     model: str
@@ -51,6 +55,23 @@ class Ranking:
     longest: int
     reduced: int
     tuned: str | None = None
+    faults: list[dict[str, float]] | None = None
+
+    def fault(self, row: int) -> str:
+        """The strongest fault of a row and how strong it is taken to be: "blur .83"; empty without `BlindQuality`."""
+        if self.faults is None:
+            return ""
+        name, strength = max(self.faults[row].items(), key=lambda item: item[1])
+        return f"{name} {strength:.2f}"
+
+    @property
+    def head(self) -> list[str]:
+        """Names of `cells`: the columns and, where it is known, the strongest fault."""
+        return [*self.columns, *([] if self.faults is None else ["fault"])]
+
+    def cells(self, row: int) -> list[str | float]:
+        """What a table says of a row."""
+        return [*self.rows[row][1], *([] if self.faults is None else [self.fault(row)])]
 
 
 def ranked(
@@ -59,42 +80,58 @@ def ranked(
 ) -> Ranking:  # fmt: skip
     """Score pictures by all pairs and order them; pictures with equal scores keep their order.
 
-    All pairs and a learned context share one pass; a network of its own costs a second one: that of `--weights`, or the
+    All pairs and a learned context share one pass; a network of its own costs one more: that of `--weights`, or the
     bundled one, from which the column `quality` comes where the model does not know the words.
 
     Raises:
         CheckpointError: weights that belong to another model or cannot be read.
     """
-    model = load(name, device=device, dtype=dtype)
-    score = PromptQuality(model, pairs, longest=longest)
-    learned = None if weights is None else _learned(weights, model, longest)
-    blind = None
-    if QUALITY in pairs and model.name in WEAK:
-        blind = BlindQuality.from_weights(longest=longest, device=model.device)
-    own = [metric for metric in (learned, blind) if isinstance(metric, (QualiCLIP, BlindQuality))]
-    passes = 1 + len(own)
-    assert score.native is not None
-    found = score.native.files(paths, batch_size=batch_size, progress=lambda done: progress(done // passes))
-    columns = list(pairs)
-    with torch.no_grad():
-        values = score.each(found.features)
-        for number, metric in enumerate(own, 1):
-            done = number * len(paths)
-            onward = partial(_onward, progress, done, passes)
-            scores = metric.score_files(found.keys, batch_size=batch_size, on_error="raise", progress=onward)
-            total = scores.total.to(values)
-            if metric is blind:
-                values[:, columns.index(QUALITY)] = total
-            else:
-                columns, values = [*columns, LEARNED], torch.cat([values, total[:, None]], dim=1)
-        if isinstance(learned, CLIPIQAPlus):
-            columns, values = [*columns, LEARNED], torch.cat([values, learned.total(found.features)[:, None]], dim=1)
-    order = values[:, columns.index(by)].argsort(stable=True).tolist()
-    keys, table = found.keys, values.tolist()
-    reduced = sum(max(_size(key)) > longest for key in keys)
-    rows = [(keys[i], table[i]) for i in order]
-    name_of_blind = None if blind is None else BUNDLED_WEIGHTS.parent.name
-    return Ranking(model.name, by, columns, rows, found.skipped, longest, reduced, name_of_blind)
+    blind = BlindQuality.from_weights(longest=longest, device=device) if QUALITY in pairs and name in WEAK else None
+    words = {column: pair for column, pair in pairs.items() if blind is None or column != QUALITY}
+    kind = None if weights is None else kind_of_weights(weights)
+    model = load(name, device=device, dtype=dtype) if words or kind not in (None, blind_quality.KIND) else None
+    learned = None if weights is None or kind is None else _learned(weights, kind, model, longest, device)
+    metrics: list[tuple[list[str], PictureScore]] = []  # with the columns that they give; words come first
+    if words:
+        assert model is not None
+        metrics.append((list(words), PromptQuality(model, words, longest=longest)))
+    if blind is not None:
+        metrics.append(([QUALITY], blind))
+    if learned is not None:
+        metrics.append(([LEARNED], learned))
+    values: dict[str, Tensor] = {}
+    strengths: Tensor | None = None
+    keys: list[str] = [str(path) for path in paths]
+    skipped: list[tuple[str, str]] = []
+    # A learned context reads the features that the words read: one pass.
+    shared = words and isinstance(learned, CLIPIQAPlus)
+    passes = len(metrics) - bool(shared)
+    for number, (columns, metric) in enumerate(metrics[:passes]):
+        found = metric.files(
+            keys, batch_size=batch_size, progress=partial(_onward, progress, number * len(paths), passes)
+        )
+        # One network may take smaller pictures than another: what one leaves out has no row.
+        keys, skipped = found.keys, [*skipped, *found.skipped]
+        values = {column: each[found.index] for column, each in values.items()}
+        each = metric.each(found.features).cpu()
+        if words and not number:
+            values |= dict(zip(columns, each.T, strict=True))
+        else:
+            values[columns[0]] = metric.total(found.features).cpu()
+        if isinstance(metric, BlindQuality):
+            strengths = 1 - each  # those of --weights, which come last, count
+        if shared and not number:
+            assert learned is not None
+            values[LEARNED] = learned.total(found.features).cpu()
+    columns = [*pairs, *([LEARNED] if learned is not None else [])]
+    table = torch.stack([values[column].float() for column in columns], dim=1)
+    order = table[:, columns.index(by)].argsort(stable=True).tolist()
+    return Ranking(
+        name if model is None else model.name, by, columns, [(keys[i], table[i].tolist()) for i in order], skipped,
+        longest, sum(max(_size(key)) > longest for key in keys),
+        tuned=None if blind is None else BUNDLED_WEIGHTS.parent.name,
+        faults=None if strengths is None else [dict(zip(FAMILIES, strengths[i].tolist(), strict=True)) for i in order],
+    )  # fmt: skip
 
 
 def _onward(progress: Callable[[int], object], done: int, passes: int, more: int) -> None:
@@ -102,13 +139,15 @@ def _onward(progress: Callable[[int], object], done: int, passes: int, more: int
     progress((done + more) // passes)
 
 
-def _learned(weights: Path, model: ImageTextModel, longest: int) -> CLIPIQAPlus | QualiCLIP | BlindQuality:
+def _learned(
+    weights: Path, kind: str, model: ImageTextModel | None, longest: int, device: str
+) -> CLIPIQAPlus | QualiCLIP | BlindQuality:
     """The metric of `--weights`."""
-    kind = kind_of_weights(weights)
+    if kind == blind_quality.KIND:
+        return BlindQuality.from_weights(weights, longest=longest, device=device)
+    assert model is not None
     if kind == clipiqa.KIND:
         return CLIPIQAPlus.from_weights(weights, model, longest=longest)
-    if kind == blind_quality.KIND:
-        return BlindQuality.from_weights(weights, longest=longest, device=model.device)
     return QualiCLIP.from_weights(weights, model, longest=longest)
 
 
@@ -124,13 +163,13 @@ def write_sheet(ranking: Ranking, path: Path) -> str:
     Returns:
         What was left out, in words; empty where nothing was.
     """
-    rows, left_out = ranking.rows, ""
+    rows, left_out = list(enumerate(ranking.rows)), ""
     if len(rows) > ON_SHEET:
         worst = ON_SHEET - BEST_ON_SHEET
         left_out = f" (the worst {worst} and the best {BEST_ON_SHEET} of {len(rows)})"
         rows = [*rows[:worst], *rows[-BEST_ON_SHEET:]]
     place = ranking.columns.index(ranking.by)
-    cards = [(key, Path(key).name, f"{values[place]:.2f}") for key, values in rows]
+    cards = [(key, Path(key).name, f"{values[place]:.2f} {ranking.fault(row)}".strip()) for row, (key, values) in rows]
     contact_sheet(cards, path, title=f"from the worst to the best by {ranking.by}{left_out}", most=ON_SHEET)
     return left_out
 
