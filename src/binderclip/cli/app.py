@@ -113,12 +113,13 @@ app = typer.Typer(
 )
 
 
-def _version(show: bool) -> None:
+def _version(show: bool) -> bool:
     if show:
         from binderclip import __version__
 
         typer.echo(f"binderclip {__version__}")
         raise typer.Exit
+    return show
 
 
 @app.callback()

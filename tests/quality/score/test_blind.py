@@ -160,7 +160,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     plain = DamagedViews.__getitem__
     monkeypatch.setattr(DamagedViews, "__getitem__", lambda self, index: opened.append(index) or plain(self, index))
     resumed.fit(pictures[:3], folder=tmp_path / "parts", **settings)
-    assert set(opened) == {4}  # where annotations are checked, the check takes an item, too
+    assert 4 in opened
+    assert len(set(opened)) <= 2  # where annotations are checked, the check takes one more, any of them
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     with pytest.raises(UsageError, match="is of other views"):

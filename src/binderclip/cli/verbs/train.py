@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -144,6 +144,9 @@ def train(
     overrides = [*(set or []), *([f"clip={clip}"] if clip is not None else [])]
     if as_ not in (None, "open_clip"):
         raise UsageError(f"--as {as_}: the only program that is known is open_clip")
+    if parallel not in (None, "ddp", "fsdp"):
+        raise UsageError(f"--parallel is ddp or fsdp, got {parallel!r}")
+    way: Literal["ddp", "fsdp"] = "fsdp" if parallel == "fsdp" else "ddp"
     asked = PlanOptions(samples, machines, cores, memory, price, bandwidth, picture_bytes, {"--flops": flops})
     asked.refuse_without(plan)
     if grid is not None:
@@ -171,7 +174,7 @@ def train(
             )
         found = training.plan_training(
             training.load_recipe(recipe, set=overrides), asked.needed_samples, asked.counted_machines(flops),
-            parallel=parallel or "ddp", **asked.bytes_of_picture,  # type: ignore[arg-type]
+            parallel=way, **asked.bytes_of_picture,  # type: ignore[arg-type]
         )  # fmt: skip
         show_plan(found, recipe, out, json=json)
         return
@@ -198,7 +201,7 @@ def train(
             out=out,
             resume=resume,
             device=device,
-            parallel=parallel or "ddp",  # type: ignore[arg-type]
+            parallel=way,
             progress=not json,
             allow_pipe=allow_pipe,
         )

@@ -158,8 +158,8 @@ class BlindQuality(PictureScore):
         logits = self._logits(statistics)
         return (-(logits[:, -1] + logits[:, :-1].amax(1)) / 2).sigmoid()
 
-    def _logits(self, statistics: Float[Tensor, "B F"]) -> Float[Tensor, "B K+1"]:
-        """Of the families, and of any fault."""
+    def _logits(self, statistics: Float[Tensor, "B F"]) -> Float[Tensor, "B L"]:
+        """Of the K families, and of any fault: L = K + 1."""
         if not self.fitted:
             raise UsageError("nothing is fitted: call fit(images), or use BlindQuality.from_weights()")
         logits, hit = self._raw(statistics), torch.zeros(len(FAMILIES) + 1, dtype=torch.bool, device=statistics.device)
@@ -167,7 +167,7 @@ class BlindQuality(PictureScore):
         blank = statistics[:, len(LIGHT) - 1] - statistics[:, 0] <= ENDS  # 98 % of the pixels are alike
         return logits.masked_fill(blank[:, None] & hit, BLANK)
 
-    def _raw(self, statistics: Float[Tensor, "B F"]) -> Float[Tensor, "B K+1"]:
+    def _raw(self, statistics: Float[Tensor, "B F"]) -> Float[Tensor, "B L"]:
         return self.head(((statistics - self.middle) / self.spread).clamp(-5, 5))
 
     def forward(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "B"]:

@@ -76,7 +76,7 @@ def subset(data: RealFakeSet, rows: np.ndarray) -> RealFakeSet:
     partners = np.array([place.get(int(data.partners[row]), -1) for row in rows], dtype=int)
     return RealFakeSet(
         [data.sources[row] for row in rows], data.labels[rows], [data.generators[row] for row in rows], partners,
-        keys=[data.key(row) for row in rows],
+        keys=[data.key(row) for row in rows.tolist()],
     )  # fmt: skip
 
 

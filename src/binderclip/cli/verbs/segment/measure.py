@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
 
 from binderclip.cli.shared.output import print_json, print_table, warn_skipped
 from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters, chosen_parts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from binderclip.segment import Measured
 
 
@@ -92,9 +95,9 @@ def _several(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def _or_none(values: Iterable[float]) -> list[float | None]:
+def _or_none(values: Float[Tensor, "K"]) -> list[float | None]:
     """Numbers for JSON, which has no NaN."""
-    return [None if math.isnan(value) else float(value) for value in values]
+    return [None if math.isnan(value) else value for value in values.tolist()]
 
 
 def _interval(gap: tuple[float, float, float]) -> str:
