@@ -329,8 +329,9 @@ def test_finished_images_are_not_looked_at_again(rule: Any) -> None:
     assert some.success.all()
     assert seen[1] == 6 * every.queries
     assert seen[0] < 0.8 * seen[1]
-    assert torch.equal(some.images, every.images)
-    assert torch.equal(some.objective, every.objective)
+    # A product of fewer rows may be summed in another order: the last bits.
+    torch.testing.assert_close(some.images, every.images, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(some.objective, every.objective, rtol=1e-12, atol=1e-12)
     assert some.history.shape == every.history.shape
 
 
