@@ -205,7 +205,7 @@ class PrivateLinearProbe(ClassifierMixin, BaseEstimator):
         if len(unknown):
             raise UsageError(f"y holds the label {unknown[0]!r}, which classes does not name")
         self.n_features_in_ = features.shape[1]
-        return self._rows(torch.from_numpy(features)).float(), torch.from_numpy(np.searchsorted(self.classes_, labels))
+        return self._rows(torch.tensor(features)).float(), torch.from_numpy(np.searchsorted(self.classes_, labels))
 
     def _rows(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=-1) if self.normalize else x
