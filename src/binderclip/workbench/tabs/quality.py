@@ -114,7 +114,7 @@ def _rank(
     write_sheet(ranking, files[1])
     place = ranking.columns.index(by)
     cards = [
-        (key, str(name), f"{by} {values[place]:.2f} {ranking.fault(row)}".strip())
+        (key, str(name), ", ".join(filter(None, (f"{by} {values[place]:.2f}", ranking.fault(row)))))
         for row, ((key, values), (name, *_)) in enumerate(zip(ranking.rows, named, strict=True))
     ]
     said = table(

@@ -169,7 +169,10 @@ def write_sheet(ranking: Ranking, path: Path) -> str:
         left_out = f" (the worst {worst} and the best {BEST_ON_SHEET} of {len(rows)})"
         rows = [*rows[:worst], *rows[-BEST_ON_SHEET:]]
     place = ranking.columns.index(ranking.by)
-    cards = [(key, Path(key).name, f"{values[place]:.2f} {ranking.fault(row)}".strip()) for row, (key, values) in rows]
+    cards = [
+        (key, Path(key).name, ", ".join(filter(None, (f"{values[place]:.2f}", ranking.fault(row)))))
+        for row, (key, values) in rows
+    ]
     contact_sheet(cards, path, title=f"from the worst to the best by {ranking.by}{left_out}", most=ON_SHEET)
     return left_out
 
