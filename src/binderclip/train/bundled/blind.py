@@ -23,7 +23,7 @@ from binderclip.train.bundled.data.photographs import PHOTOGRAPHS, gcompris_phot
 __all__ = ["FolderFigures", "folder_figures", "measured_folders", "train_blind", "write_blind"]
 
 TRAINING: dict[str, Any] = {"views": 4800, "steps": 3000}
-COUNT, LONGEST = 200, 512
+COUNT, LONGEST = 200, 768
 """Photographs of the folder that is measured, and the longer side that the command reduces them to."""
 FOLDERS = tuple(range(5, 15))
 """Seeds of the folders: which ten are damaged, and how strongly; 0 to 4 were looked at while the weights were made."""
@@ -144,7 +144,7 @@ def write_blind(target: Path, metric: BlindQuality, photographs: int, figures: F
     }
     if figures is not None:
         card["unit"] = (
-            "Folders of photographs of gcompris-qt-data, reduced to 512 px, ten damaged by other code than they were "
+            "Folders of photographs of gcompris-qt-data, reduced to 768 px, ten damaged by other code than they were "
             "learned from; means over ten folders, looked at once before: since then blank pictures are told by rule. "
             "among_ten, among_twenty: how many of the ten are among the worst ten and twenty. all_within: the place of "
             "the last one found. above: probability that a damaged one scores below a whole one. places: of each "

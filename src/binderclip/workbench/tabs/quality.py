@@ -34,7 +34,7 @@ MOST_SCORES = 7
 SHOWN = 24
 """Pictures on the page; the table and the files have all."""
 BATCH = 64
-SIDE = 512
+SIDE = 768
 ORIGINALS = "originals"
 """What a line calls a folder of originals that were uploaded."""
 

@@ -70,7 +70,7 @@ def quality(
     csv: Annotated[Path | None, typer.Option(help="All scores as a table, worst first.")] = None,
     max_side: Annotated[
         int, typer.Option(min=32, max=16_384, help="Larger pictures are reduced to this; others stay as they are.")
-    ] = 512,
+    ] = 768,
     model: Model = "small",
     device: Device = "cpu",
     dtype: Dtype = "float32",
