@@ -311,7 +311,9 @@ def test_finished_images_are_not_looked_at_again(rule: Any) -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             self.seen += len(x)
-            return super().forward(x)
+            # A product of fewer rows may be summed in another order on some processors; this one goes row by row.
+            score = torch.stack([(row * self.w).sum() + self.b for row in x.flatten(1)])
+            return torch.stack([torch.zeros_like(score), score], 1)
 
     class Whole(CrossEntropy):
         def rows(self, index: torch.Tensor) -> None:
@@ -329,9 +331,8 @@ def test_finished_images_are_not_looked_at_again(rule: Any) -> None:
     assert some.success.all()
     assert seen[1] == 6 * every.queries
     assert seen[0] < 0.8 * seen[1]
-    # A product of fewer rows may be summed in another order: the last bits.
-    torch.testing.assert_close(some.images, every.images, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(some.objective, every.objective, rtol=1e-12, atol=1e-12)
+    assert torch.equal(some.images, every.images)
+    assert torch.equal(some.objective, every.objective)
     assert some.history.shape == every.history.shape
 
 
