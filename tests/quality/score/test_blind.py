@@ -71,7 +71,7 @@ def test_levels_of_photographs_it_never_saw_are_put_in_order(metric: BlindQualit
     assert (whole[:, None] > bad).mean() > 0.65
 
 
-def test_the_family_of_a_fault_is_told_and_the_score_follows_the_strongest_and_that_of_any(
+def test_the_score_follows_the_strongest_family_and_that_of_any_fault(
     metric: BlindQuality, pictures: list[Image.Image]
 ) -> None:
     assert metric.names == list(FAMILIES)
@@ -95,7 +95,9 @@ def test_a_picture_with_nothing_on_it_is_the_worst_and_one_with_a_line_on_it_is_
     blank[0].putpixel((5, 5), (0, 0, 0))  # a speck is nothing, too
     drawing = Image.new("RGB", (60, 40), "white")
     drawing.paste("black", (10, 5, 12, 35))
-    found = metric.score_files([*blank, drawing, *pictures])
+    colours = Image.new("RGB", (60, 40), (200, 20, 20))  # of one brightness and two colours
+    colours.paste((20, 20, 200), (0, 0, 30, 40))
+    found = metric.score_files([*blank, drawing, colours, *pictures])
     assert found.total[:4].tolist() == pytest.approx([1 / (1 + np.exp(BLANK))] * 4, rel=1e-4)
     assert (found.each[:4].argmin(1) == FAMILIES.index("exposure")).all()
     assert found.total[4:].min() > found.total[:4].max()
@@ -137,7 +139,7 @@ def test_larger_pictures_are_reduced_and_gradients_reach_the_pixels(
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
-    pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
     monkeypatch.setattr(blind, "PART", 2)
     settings = {"views": 5, "steps": 6, "sides": (32, 48), "batch_size": 8, "seed": 3}
@@ -161,7 +163,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     monkeypatch.setattr(DamagedViews, "__getitem__", lambda self, index: opened.append(index) or plain(self, index))
     resumed.fit(pictures[:3], folder=tmp_path / "parts", **settings)
     assert 4 in opened
-    assert len(set(opened)) <= 2  # where annotations are checked, the check takes one more, any of them
+    # Where annotations are checked, the check takes one more, any of them.
+    assert len(set(opened) - {4}) <= bool(pytestconfig.getoption("jaxtyping_packages", None))
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     with pytest.raises(UsageError, match="is of other views"):

@@ -38,6 +38,8 @@ LIGHT = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 """Quantiles of the brightness."""
 ENDS = 2 / 255
 """Nearer to black or white than this is clipped."""
+FLAT = 0.1
+"""Standard deviation of a colour where a few pixels at most differ from one."""
 BLANK = 6.0
 """The logit of a fault where there is nothing to see."""
 PART = 50
@@ -82,8 +84,8 @@ class BlindQuality(PictureScore):
     that were damaged for it how strong a fault of each of the seven `FAMILIES` is, and of any, from 0 to 1. The score
     is 1 less what the mean of two logits says: that of any fault, and that of the strongest family. As it compares
     levels of different photographs and of different faults, its scores order a folder; nobody's opinions are in it.
-    A picture with nothing on it, all black or white or of one brightness, is wrongly exposed by rule. No paper's
-    method.
+    A picture with nothing on it, of one colour but for a hundredth of its pixels, is wrongly exposed by rule. No
+    paper's method.
 
     Args:
         hidden: units of the hidden layer.
@@ -164,7 +166,8 @@ class BlindQuality(PictureScore):
             raise UsageError("nothing is fitted: call fit(images), or use BlindQuality.from_weights()")
         logits, hit = self._raw(statistics), torch.zeros(len(FAMILIES) + 1, dtype=torch.bool, device=statistics.device)
         hit[[FAMILIES.index("exposure"), -1]] = True
-        blank = statistics[:, len(LIGHT) - 1] - statistics[:, 0] <= ENDS  # 98 % of the pixels are alike
+        colours = statistics[:, len(LIGHT) + 4 :][:, 3:6].amax(1)  # their deviations over the pixels
+        blank = (statistics[:, len(LIGHT) - 1] - statistics[:, 0] <= ENDS) & (colours <= FLAT)  # 98 % of them are alike
         return logits.masked_fill(blank[:, None] & hit, BLANK)
 
     def _raw(self, statistics: Float[Tensor, "B F"]) -> Float[Tensor, "B L"]:

@@ -58,7 +58,7 @@ class Ranking:
     faults: list[dict[str, float]] | None = None
 
     def fault(self, row: int) -> str:
-        """The strongest fault of a row and how strong it is taken to be: "blur .83"; empty without `BlindQuality`."""
+        """The strongest fault of a row and how strong it is taken to be: "blur 0.83"; empty without `BlindQuality`."""
         if self.faults is None:
             return ""
         name, strength = max(self.faults[row].items(), key=lambda item: item[1])
