@@ -31,6 +31,16 @@ def test_brackets_and_colons_are_shown_as_they_are(capsys: pytest.CaptureFixture
     assert [line.strip() for line in skipped] == ODD
 
 
+def test_skipped_files_are_named_as_people_write_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An index keeps whole paths, whatever way its folder was given.
+    monkeypatch.chdir(tmp_path)
+    bad = str(tmp_path / "photos" / "bad.png")
+    output.warn_skipped([(bad, f"{bad}: not an image"), (bad, "not an image")])
+    assert [line.strip() for line in capsys.readouterr().err.splitlines()[1:]] == ["photos/bad.png: not an image"] * 2
+
+
 def test_progress_takes_brackets_too(monkeypatch: pytest.MonkeyPatch) -> None:
     # Rich reads the text of a spinner as markup however its console is set.
     seen = io.StringIO()

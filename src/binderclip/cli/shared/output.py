@@ -119,8 +119,9 @@ def warn_skipped(skipped: Sequence[tuple[Any, str]], most: int = 10) -> None:
         return
     lines = [f"skipped {len(skipped)} file{'s' if len(skipped) > 1 else ''}:"]
     for key, reason in skipped[:most]:
+        name = short_path(str(key))
         # Most reasons already name the file.
-        lines.append("  " + (reason if str(key) in reason else f"{short_path(str(key))}: {reason}"))
+        lines.append("  " + (reason.replace(str(key), name) if str(key) in reason else f"{name}: {reason}"))
     if len(skipped) > most:
         lines.append(f"  and {len(skipped) - most} more")
     for line in lines:
