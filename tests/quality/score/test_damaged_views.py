@@ -37,7 +37,30 @@ def test_a_view_is_whole_first_and_the_same_whenever_it_is_asked_for(pictures: l
     assert other.shape != shown.shape or not torch.equal(other, shown)
 
 
-def test_sizes_are_drawn_and_one_view_in_eight_is_grey(pictures: list[Image.Image]) -> None:
+def test_two_whole_views_in_three_differ_as_photographs_do(
+    pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def whole() -> list[torch.Tensor]:
+        return [shown[0] for shown, _ in DamagedViews(pictures, 60, faults=1, sides=(40, 60), seed=2)]
+
+    found = whole()
+    monkeypatch.setattr(damaged_views, "UNTOUCHED", 1.0)
+    plain = whole()
+    monkeypatch.setattr(damaged_views, "UNTOUCHED", 0.0)
+    other = whole()
+    same = [torch.equal(one, untouched) for one, untouched in zip(found, plain, strict=True)]
+    assert 10 <= sum(same) <= 30  # a third of 60
+    away = [float((one - untouched).abs().mean()) for one, untouched in zip(other, plain, strict=True)]
+    assert min(away) > 0.005
+    assert max(away) < 0.35
+    darker = sum(float(one.mean()) < float(two.mean()) for one, two in zip(other, plain, strict=True))
+    assert 15 <= darker <= 45
+
+
+def test_sizes_are_drawn_and_one_view_in_eight_is_grey(
+    pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(damaged_views, "UNTOUCHED", 1.0)  # the others may be toned
     whole = [shown[0] for shown, _ in DamagedViews(pictures, 160, faults=1, sides=(32, 64), seed=0)]
     assert max(max(each.shape[1:]) for each in whole) <= 64
     assert len({tuple(each.shape) for each in whole}) > 25
@@ -110,6 +133,7 @@ def test_grey_noise_and_specks_are_alike_in_all_colours_and_as_many_as_said() ->
 
 def test_a_fault_that_changes_nothing_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     grey = Image.new("RGB", (64, 64), (90, 90, 90))
+    monkeypatch.setattr(damaged_views, "UNTOUCHED", 1.0)
     monkeypatch.setattr(damaged_views, "FAULTS", {"colour": {"saturate": FAULTS["colour"]["saturate"]}})
     monkeypatch.setattr(damaged_views, "FAMILIES", ("colour",))
     for shown, levels in DamagedViews([grey], 5, faults=1, sides=(32, 40)):

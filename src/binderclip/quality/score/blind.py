@@ -25,6 +25,7 @@ from binderclip.quality.rows import ShuffledRows
 from binderclip.quality.score.damaged_views import FAMILIES, DamagedViews
 from binderclip.quality.score.native_files import embedded_files, reduced, reduced_size
 from binderclip.quality.score.picture_score import PictureScore
+from binderclip.quality.score.texture_statistics import TEXTURE, texture_statistics
 from binderclip.quality.trunks import WIDTHS, FeatureTrunk, lite0
 from binderclip.quality.weights import read_weights, take_over, write_weights
 
@@ -76,14 +77,33 @@ def light_statistics(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L"]:
     return torch.cat([quantiles, (clipped + 1e-4).log10(), colour], dim=1)
 
 
+class RestingInputs(nn.Module):
+    """Dropout with a share of its own for every input.
+
+    Args:
+        shares: of the time that each of the F inputs rests, below 1.
+    """
+
+    shares: Tensor
+
+    def __init__(self, shares: Float[Tensor, "F"]) -> None:
+        super().__init__()
+        self.register_buffer("shares", shares, persistent=False)
+
+    def forward(self, x: Float[Tensor, "B F"]) -> Float[Tensor, "B F"]:
+        """The inputs, and while training some of them, scaled, and 0 for the others."""
+        return x * (torch.rand_like(x) >= self.shares) / (1 - self.shares) if self.training else x
+
+
 class BlindQuality(PictureScore):
     """Score how free of faults a picture is, by a perceptron on statistics of its pixels and of its maps in `lite0`.
 
     `lite0` rests. Of the picture itself and of its five maps every channel gives a mean, a standard deviation and a
-    95th percentile, and the pixels give `light_statistics`. A perceptron with one hidden layer learns from photographs
-    that were damaged for it how strong a fault of each of the seven `FAMILIES` is, and of any, from 0 to 1. The score
-    is 1 less what the mean of two logits says: that of any fault, and that of the strongest family. As it compares
-    levels of different photographs and of different faults, its scores order a folder; nobody's opinions are in it.
+    95th percentile, and the pixels give `light_statistics` and `texture_statistics`. A perceptron with one hidden layer
+    learns from photographs that were damaged for it how strong a fault of each of the seven `FAMILIES` is, and of any,
+    from 0 to 1. The score is 1 less what the mean of two logits says: that of any fault, and that of the strongest
+    family. As it compares levels of different photographs and of different faults, its scores order a folder; nobody's
+    opinions are in it.
     A picture with nothing on it, of one colour but for a hundredth of its pixels, is wrongly exposed by rule. No
     paper's method.
 
@@ -116,12 +136,16 @@ class BlindQuality(PictureScore):
             raise UsageError(f"hidden and longest must be at least 1, got {hidden} and {longest}")
         self.hidden, self.longest, self.fitted = hidden, longest, False
         self.trunk: FeatureTrunk = lite0("vanilla", 3)
-        width = len(LIGHT) + 4 + 3 * (3 + sum(WIDTHS["lite0"]))
+        coarse = len(LIGHT) + 4 + 3 * (3 + sum(WIDTHS["lite0"]))
+        width = coarse + TEXTURE
         self.register_buffer("middle", torch.zeros(width))
         self.register_buffer("spread", torch.ones(width))
+        # A few hundred photographs have few different maps: most of their statistics rest in a step.
+        resting = torch.cat([torch.full((coarse,), 0.7), torch.full((TEXTURE,), 0.3)])
         self.head = nn.Sequential(
-            nn.Dropout(0.7), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.3), nn.Linear(hidden, len(FAMILIES) + 1)
-        )  # a few hundred photographs have few different statistics: most of them rest in a step
+            RestingInputs(resting), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.3),
+            nn.Linear(hidden, len(FAMILIES) + 1),
+        )  # fmt: skip
         self.to(resolve_device(device)).eval()
 
     def embed(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
@@ -136,7 +160,8 @@ class BlindQuality(PictureScore):
         if min(height, width) < LEAST:
             raise DataError(f"a picture: {height} x {width} pixels, {LEAST} are needed on either side")
         images = images.to(self.middle)
-        return torch.cat([light_statistics(images), map_statistics([images, *self.trunk(images)])], dim=1)
+        maps = map_statistics([images, *self.trunk(images)])
+        return torch.cat([light_statistics(images), maps, texture_statistics(images)], dim=1)
 
     @property
     def names(self) -> list[str]:
@@ -249,9 +274,9 @@ class BlindQuality(PictureScore):
         images: Sequence[ImageLike],
         *,
         views: int = 1000,
-        steps: int = 3000,
+        steps: int = 6000,
         faults: int = 3,
-        sides: tuple[int, int] = (160, 512),
+        sides: tuple[int, int] = (160, 640),
         lr: float = 1e-3,
         weight_decay: float = 1e-2,
         batch_size: int = 256,

@@ -29,6 +29,11 @@ MOST = 1280
 """Longer side, in pixels, that views are cut from."""
 LARGER = 2.5
 """Times the size of a view, at most, at which it is damaged."""
+STOPS, CONTRAST, SATURATION, CAST, SHARP, GRAIN = 0.5, (0.65, 1.15), (0.4, 1.3), (0.9, 1.1), (0.5, 1.0), 0.015
+"""How far whole photographs differ: standard deviation of the exposure in stops, factors of contrast, of saturation and
+of each colour, share of the size that detail is left at, and standard deviation of noise, of 1."""
+UNTOUCHED, RARE = 1 / 3, 0.3
+"""Shares of views that are not developed otherwise, and of the others that are softened, or grainy."""
 Fault = Callable[[Tensor, int, int], Tensor]
 """(picture (1, 3, h, w), level from 1, seed) -> the damaged picture."""
 
@@ -85,6 +90,22 @@ scrambled pictures no camera makes, and what looks like them, rich detail, would
 FAMILIES = tuple(FAULTS)
 
 
+def _developed(picture: Float[Tensor, "1 3 h w"], rng: np.random.Generator) -> Float[Tensor, "1 3 h w"]:
+    """A picture a little darker or brighter, flatter, duller, softer, grainier: as whole photographs differ."""
+    veil, stops = float(rng.uniform(0.2, 0.9)), min(2 * STOPS, max(-2 * STOPS, rng.normal(0, STOPS)))
+    contrast, saturation, share = (float(rng.uniform(*limits)) for limits in (CONTRAST, SATURATION, SHARP))
+    picture = contrast * exposed(picture, stops) + (1 - contrast) * veil
+    grey = picture.mean(1, keepdim=True)
+    cast = torch.tensor(rng.uniform(*CAST, 3)).to(picture).view(1, 3, 1, 1)
+    picture = cast * (grey + saturation * (picture - grey))
+    soft, seed, grain = rng.random() < RARE, int(rng.integers(2**31)), float(rng.uniform(0, GRAIN))
+    if soft:
+        picture = resized_and_back(picture.clamp(0, 1), share)
+    if rng.random() < RARE:
+        picture = picture + grain * torch.randn(picture.shape, generator=torch.Generator().manual_seed(seed))
+    return picture.clamp(0, 1)
+
+
 def _resized(picture: Float[Tensor, "1 3 H W"], size: tuple[int, int]) -> Float[Tensor, "1 3 h w"]:
     """A picture at a smaller size, bicubic, in 8 bits as files are."""
     if tuple(picture.shape[2:]) != size:
@@ -118,7 +139,7 @@ class DamagedViews(Sequence[tuple[Tensor, Tensor]]):
         count: int,
         *,
         faults: int = 3,
-        sides: tuple[int, int] = (160, 512),
+        sides: tuple[int, int] = (160, 640),
         seed: int = 0,
     ) -> None:
         if not len(images):
@@ -129,7 +150,7 @@ class DamagedViews(Sequence[tuple[Tensor, Tensor]]):
                 "(least, largest) from 32"
             )
         self.images, self.number, self.faults, self.sides, self.seed = images, count, faults, sides, seed
-        self._opened = lru_cache(maxsize=128)(self._open)
+        self._opened = lru_cache(maxsize=256)(self._open)
 
     def settings(self) -> dict[str, int | str | list[int]]:
         """What a view is made from, besides its number; of files their names and sizes stand for what is in them."""
@@ -154,6 +175,8 @@ class DamagedViews(Sequence[tuple[Tensor, Tensor]]):
         side = int(rng.integers(self.sides[0], self.sides[1] + 1))
         larger = float(rng.uniform(1, LARGER)) if rng.random() < 0.5 else 1.0
         large = self._view(self._opened(index % len(self.images)), round(larger * side), rng)
+        if rng.random() >= UNTOUCHED:
+            large = _developed(large, rng)
         quality = int(rng.integers(60, 100)) if rng.random() < 0.5 else None
         size = reduced_size(large.shape[2], large.shape[3], side)
         whole = _resized(large, size)

@@ -1,8 +1,8 @@
-"""The bundled weights `lite0-quality`: blind quality, trained on photographs of Debian's wallpaper packages.
+"""The bundled weights `lite0-quality`: blind quality, trained on photographs of Debian's packages.
 
-`train_blind(".../bundled/lite0-quality", work="work", measured="/usr/share/gcompris-qt/rcc")` trains, puts ten damaged
-photographs among those of another package, which it never learned from, and writes weights and card. What has been
-looked at lies in `work`, so that a run that was stopped goes on to the same weights.
+`train_blind(".../bundled/lite0-quality", training_pictures(), work="work", measured="/usr/share/gcompris-qt/rcc")`
+trains, puts ten damaged photographs among those of another package, which it never learned from, and writes weights and
+card. What has been looked at lies in `work`, so that a run that was stopped goes on to the same weights.
 """
 
 from __future__ import annotations
@@ -16,17 +16,31 @@ import numpy as np
 from PIL import Image
 
 from binderclip.documents import json_text
+from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.quality import BlindQuality
 from binderclip.train.bundled.data.damaged_folder import TEN_FAULTS, DamagedPicture, places_from_last, ten_damaged
-from binderclip.train.bundled.data.photographs import PHOTOGRAPHS, gcompris_photographs, photographs_in
+from binderclip.train.bundled.data.photographs import (
+    PHOTOGRAPHS,
+    gcompris_photographs,
+    other_photographs,
+    photographs_in,
+    things_on_plain_ground,
+)
 
-__all__ = ["FolderFigures", "folder_figures", "measured_folders", "train_blind", "write_blind"]
+__all__ = [
+    "FolderFigures",
+    "folder_figures",
+    "measured_folders",
+    "train_blind",
+    "training_pictures",
+    "write_blind",
+]
 
-TRAINING: dict[str, Any] = {"views": 4800, "steps": 3000}
+TRAINING: dict[str, Any] = {"views": 6900, "steps": 6000}
 COUNT, LONGEST = 200, 768
 """Photographs of the folder that is measured, and the longer side that the command reduces them to."""
-FOLDERS = tuple(range(5, 15))
-"""Seeds of the folders: which ten are damaged, and how strongly; 0 to 4 were looked at while the weights were made."""
+FOLDERS = tuple(range(15, 25))
+"""Seeds of the folders: which ten are damaged, and how strongly; 0 to 14 were looked at while weights were made."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +106,23 @@ def measured_folders(metric: BlindQuality, photographs: Sequence[Image.Image]) -
     return folder_figures(scores[: len(photographs)], [[(one, next(left)) for one in ten] for ten in folders])
 
 
+def training_pictures(share: str | Path = "/usr/share") -> list[ImageLike]:
+    """What the weights learn from: wallpapers, other photographs, and things before a plain ground.
+
+    Args:
+        share: the folder that Debian's packages are unpacked to.
+
+    Raises:
+        UsageError: a folder or file that is not there.
+    """
+    share = Path(share)
+    wallpapers = photographs_in([str(share / Path(folder).relative_to("/usr/share")) for folder in PHOTOGRAPHS])
+    return [*wallpapers, *other_photographs(share), *things_on_plain_ground(share / "tuxpaint" / "stamps")]
+
+
 def train_blind(
     target: str | Path,
-    folders: Sequence[str] = PHOTOGRAPHS,
+    pictures: Sequence[ImageLike],
     *,
     work: str | Path | None = None,
     measured: str | Path | None = None,
@@ -103,21 +131,21 @@ def train_blind(
 
     Args:
         target: the new folder; its name is that of the weights.
-        folders: of photographs to learn from.
+        pictures: to learn from, without faults.
         work: where statistics are kept as they are ready; None for nowhere.
         measured: GCompris's `rcc` folder, whose photographs are measured on; None to measure nothing.
 
     Raises:
-        UsageError: a folder that is not there, or folders without pictures.
+        UsageError: no picture, or no such folder to measure on.
+        DataError: a picture that cannot be read.
     """
-    paths = photographs_in(folders)
     metric = BlindQuality(longest=LONGEST)
-    metric.fit(paths, folder=work, **TRAINING)
+    metric.fit(pictures, folder=work, **TRAINING)
     figures = None
     if measured is not None:
         shown = [picture for _, picture in gcompris_photographs(Path(measured))[:COUNT]]
         figures = measured_folders(metric, shown)
-    return write_blind(Path(target), metric, len(paths), figures)
+    return write_blind(Path(target), metric, len(pictures), figures)
 
 
 def write_blind(target: Path, metric: BlindQuality, photographs: int, figures: FolderFigures | None) -> Path:
@@ -133,19 +161,21 @@ def write_blind(target: Path, metric: BlindQuality, photographs: int, figures: F
     metric.save_weights(target / "quality.safetensors")
     card: dict[str, Any] = {
         "name": target.name,
-        "summary": "what faults of photographs look like: a perceptron on the statistics of lite0's maps",
+        "summary": "what faults of photographs look like: a perceptron on statistics of pixels and of lite0's maps",
         "recipe": "binderclip.train.bundled.blind.train_blind",
-        "how": f"{photographs} pictures of Debian's plasma-workspace-wallpapers, mate-backgrounds, budgie-backgrounds, "
-        f"lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 and ukui-wallpapers, a few of them drawn; "
-        f"{TRAINING['views']} views with three faults each, {TRAINING['steps']} steps. Cross-validation on these "
-        "pictures chose steps, width, dropout and score. Five other folders made as those below had been looked at: "
-        "grey noise and specks are learned from, and bent pictures are not, since what was missed and what was called "
-        "bent had been seen there.",
+        "how": f"{photographs} pictures of Debian's packages: wallpapers, a few of them drawn "
+        "(plasma-workspace-wallpapers, mate-backgrounds, budgie-backgrounds, lomiri-wallpapers-16.04, "
+        "lomiri-wallpapers-20.04, ukui-wallpapers), 90 other photographs (kalzium-data, libjxl-testdata, opencv-doc, "
+        "palapeli-data, stellarium-data, tuxpaint-data), and cut-out things before a plain ground "
+        f"(tuxpaint-stamps-default); {TRAINING['views']} views with three faults each, {TRAINING['steps']} steps. "
+        "Cross-validation on these pictures chose steps, width, dropout and score. Fifteen other folders made as those "
+        "below had been looked at: that there are grey noise and specks, no bent pictures, other photographs, things "
+        "and differently developed views in the training came of what was missed and what was called faulty there.",
     }
     if figures is not None:
         card["unit"] = (
             "Folders of photographs of gcompris-qt-data, reduced to 768 px, ten damaged by other code than they were "
-            "learned from; means over ten folders, looked at once before: since then blank pictures are told by rule. "
+            "learned from; means over ten folders that were not looked at before. "
             "among_ten, among_twenty: how many of the ten are among the worst ten and twenty. all_within: the place of "
             "the last one found. above: probability that a damaged one scores below a whole one. places: of each "
             "fault, folder by folder, 1 the worst"

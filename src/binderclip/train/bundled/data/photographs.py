@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
@@ -24,21 +25,72 @@ from binderclip.data import list_images, open_image
 from binderclip.errors import DataError, UsageError
 
 __all__ = [
+    "OTHER_PHOTOGRAPHS",
     "PHOTOGRAPHS",
     "WALLPAPERS",
     "RealPictures",
     "distinct_pictures",
     "gcompris_photographs",
+    "other_photographs",
     "photographs_in",
     "qt_resources",
     "read_real",
     "stamp_caption",
+    "things_on_plain_ground",
 ]
 
 WALLPAPERS = ("/usr/share/wallpapers", "/usr/share/backgrounds/mate/nature")
 """Where Debian's plasma-workspace-wallpapers and mate-backgrounds put their photographs."""
 PHOTOGRAPHS = ("/usr/share/wallpapers", "/usr/share/backgrounds")
 """Those and more: also budgie-backgrounds, ukui-wallpapers, lomiri-wallpapers-16.04 and lomiri-wallpapers-20.04."""
+OTHER_PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
+    "kalzium/data/toolpics": (
+        "abzug.jpg", "becherglas.jpg", "brechungsmesser.jpg", "brenner.jpg", "dsc.jpg", "erlenmeyerkolben.jpg",
+        "exikator.jpg", "hplc.jpg", "moerser.jpg", "phpapier.jpg", "rg-staender.jpg", "rotationsverdampfer.jpg",
+        "rundkolben.jpg", "spatel.jpg", "tonschale.jpg", "verteiler.jpg", "waage.jpg",
+    ),
+    "libjxl-testdata": (
+        "external/wesaturate/500px/cvo9xd_keong_macan_srgb8.png", "external/wesaturate/500px/u76c0g_bliznaca_srgb8.png",
+        "external/wesaturate/500px/tmshre_riaphotographs_srgb8.png", "jxl/flower/flower.png", "jxl/hdr_room.png",
+        "jxl/jpeg_reconstruction/bicycles_restarts.jpg", "jxl/jpeg_reconstruction/sideways_bench.jpg",
+    ),
+    "doc/opencv-doc/examples": (
+        "alphamat/input_images/plant.jpg", "data/aero1.jpg", "data/aloeL.jpg", "data/apple.jpg", "data/baboon.jpg",
+        "data/board.jpg", "data/building.jpg", "data/butterfly.jpg", "data/fruits.jpg", "data/graf1.png",
+        "data/home.jpg", "data/left.jpg", "data/leuvenA.jpg", "data/messi5.jpg", "data/orange.jpg",
+        "data/rubberwhale1.png", "data/squirrel_cls.jpg", "data/stuff.jpg", "data/sudoku.png",
+        "dnn_superres/butterfly.png", "hfs/data/000.jpg", "hfs/data/001.jpg", "hfs/data/002.jpg", "reg/home.png",
+        "text/scenetext01.jpg", "text/scenetext02.jpg", "text/scenetext03.jpg", "text/scenetext04.jpg",
+        "text/scenetext05.jpg", "text/scenetext06.jpg",
+    ),
+    "palapeli/collection": (
+        "castle-maintenon.jpg", "cincinnati-bridge.jpg", "citrus-fruits.jpg", "european-honey-bee.jpg",
+        "panther-chameleon-female.jpg",
+    ),
+    "stellarium": (
+        "landscapes/garching/garching-ground3.png", "landscapes/guereins/guereinsb.png",
+        "scenery3d/Sterngarten/Sterngarten_20100320.png",
+        "scenery3d/Sterngarten/Sterngarten_Wien_innerArea/Vegetation_Juniper2.jpg",
+        "scenery3d/Testscene/TX_Stellarium-Testscene/Bodenbelag_Schotter_Indisch.jpg",
+        "scenery3d/Testscene/TX_Stellarium-Testscene/Bodenbelag_Stein_Schotter_5cm.jpg",
+        "scenery3d/Testscene/TX_Stellarium-Testscene/Stein_Mauerwerk_mehrfarbig.jpg",
+        "scenery3d/Testscene/TX_Stellarium-Testscene/Stein_Platte_Quaderstein.jpg",
+        "scenery3d/Testscene/TX_Stellarium-Testscene_withGrid/Stein_Mauerwerk_mehrfarbig.png",
+    ),
+    "tuxpaint": (
+        "starters/reef-back.png", "starters/skyline-sf-dusk-back.jpeg", "templates/burnt_bark.jpg",
+        "templates/cliff.jpg", "templates/clouds_from_airplane.jpg", "templates/corn_maze.jpg",
+        "templates/jellyfish.jpg", "templates/lighthouse.jpg", "templates/lough_leane.jpg", "templates/mossy_bark.jpg",
+        "templates/mossy_log.jpg", "templates/mudstone.jpg", "templates/ocean_splash.jpg", "templates/ocean_waves.jpg",
+        "templates/redwoods_above.jpg", "templates/rocks.jpg", "templates/sheep.jpg", "templates/spiders_web.jpg",
+        "templates/sun_behind_clouds.jpg", "templates/sun_behind_leaves.jpg", "templates/trees_above.jpg",
+        "templates/trees_at_dusk.jpg", "templates/wool_mill_machine.jpg",
+    ),
+}  # fmt: skip
+"""Of `/usr/share`, photographs among other pictures of kalzium-data, libjxl-testdata, opencv-doc, palapeli-data,
+stellarium-data and tuxpaint-data."""
+STAMPS, STAMP, STAMP_COLOURS = ("animals", "food", "plants", "space"), 160, 1000
+"""Folders of Tux Paint's stamps that hold photographs, the shorter side of one in pixels, and its colours, at least."""
 CROP, CUTOUT = 224, 128
 PHOTOGRAPH, COLOURS = 200, 2000
 """Of a photograph of GCompris: its shorter side in pixels, and different colours of its 64 x 64 thumbnail, at least."""
@@ -169,6 +221,51 @@ def photographs_in(folders: Sequence[str]) -> list[Path]:
     if not paths:
         raise UsageError(f"folders: no picture in {', '.join(folders)}")
     return paths
+
+
+def other_photographs(share: str | Path = "/usr/share") -> list[Path]:
+    """The files of `OTHER_PHOTOGRAPHS`, in order.
+
+    Raises:
+        UsageError: one that is not there.
+    """
+    paths = [Path(share) / folder / name for folder, names in OTHER_PHOTOGRAPHS.items() for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise UsageError(f"share: there is no photograph {path}")
+    return paths
+
+
+def things_on_plain_ground(stamps: Path, *, seed: int = 0) -> list[Image.Image]:
+    """Photographs of Tux Paint's animals, food, plants and planets, each before a plain ground as in a studio.
+
+    Half of the grounds are white; one side is up to 8 % darker than the other.
+
+    Args:
+        stamps: the folder of the stamps.
+        seed: of the grounds.
+
+    Raises:
+        UsageError: no such folder, or nothing of them in it.
+    """
+    rng, found = np.random.default_rng(seed), []
+    for path in [path for name in STAMPS for path in sorted((stamps / name).rglob("*.png"))]:
+        if path.stem.endswith(("_mirror", "_flip")):
+            continue
+        thing = open_image(path, mode="RGBA")
+        if min(thing.size) < STAMP:
+            continue
+        colour = 255 if rng.random() < 0.5 else rng.integers(40, 256, 3)
+        light = np.linspace(1, 1 - rng.uniform(0, 0.08), thing.height)
+        rows = (light[:, None] * np.broadcast_to(colour, 3)).round().astype(np.uint8)  # (h, 3)
+        ground = Image.fromarray(np.repeat(rows[:, None], thing.width, 1)).convert("RGBA")
+        ground.alpha_composite(thing)
+        picture = ground.convert("RGB")
+        if len(set(picture.resize((64, 64)).getdata())) >= STAMP_COLOURS:
+            found.append(picture)
+    if not found:
+        raise UsageError(f"stamps: there are no photographs of Tux Paint's stamps in {stamps}")
+    return found
 
 
 def _square(image: Image.Image, side: int) -> UInt8[Tensor, "C H W"]:
