@@ -119,8 +119,8 @@ def index(
             raise
     if not len(found) and report.skipped:
         sought = number_of(len(report.skipped), "document" if found.mixed else "picture")
-        first, why = report.skipped[0]
-        raise DataError(f"none of {sought} in {folder} could be read: {why.replace(first, short_path(first))}")
+        lost, why = report.skipped[0]
+        raise DataError(f"none of {sought} in {folder} could be read: {why.replace(lost, short_path(lost))}")
     if json:
         first = type(found.transform).__name__ if found.transform else None
         print_json({"index": path, f"{kind}s": len(found), "model": model, "transform": first, **vars(report)})
