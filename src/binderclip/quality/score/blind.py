@@ -103,9 +103,8 @@ class BlindQuality(PictureScore):
     learns from photographs that were damaged for it how strong a fault of each of the seven `FAMILIES` is, and of any,
     from 0 to 1. The score is 1 less what the mean of two logits says: that of any fault, and that of the strongest
     family. As it compares levels of different photographs and of different faults, its scores order a folder; nobody's
-    opinions are in it.
-    A picture with nothing on it, of one colour but for a hundredth of its pixels, is wrongly exposed by rule. No
-    paper's method.
+    opinions are in it. A picture with nothing on it, of one colour but for a hundredth of its pixels, is wrongly
+    exposed by rule. No paper's method.
 
     Args:
         hidden: units of the hidden layer.

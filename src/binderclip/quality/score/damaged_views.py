@@ -116,11 +116,13 @@ def _resized(picture: Float[Tensor, "1 3 H W"], size: tuple[int, int]) -> Float[
 class DamagedViews(Sequence[tuple[Tensor, Tensor]]):
     """View n of N: pictures (1 + F, 3, h, w), the first whole, and the levels (1 + F, K) of the K `FAMILIES`, 0 to 5.
 
-    A view is a random part of a photograph, from three tenths of its sides to all of it, so that some show a plain wall
-    or the sky alone; one in eight is in black and white. It is reduced to a random size, and half of the views are
-    saved as a JPEG of quality 60 to 99 afterwards, as photographs are: what that leaves is no fault. Half are damaged
-    at up to 2.5 times their size and reduced with their faults, as large photographs are before a look. The F faults
-    are of different families. One that changes nothing has level 0. Draws depend on the seed and n alone.
+    A view is a random part of a photograph, from three tenths of its sides to all of it, so that some show a plain
+    wall or the sky alone; one in eight is in black and white. Two in three are made a little darker or brighter,
+    flatter or richer, duller, softer, grainier or toned, as whole photographs differ. It is reduced to a random
+    size, and half of the views are saved as a JPEG of quality 60 to 99 afterwards, as photographs are: what that
+    leaves is no fault. Half are damaged at up to 2.5 times their size and reduced with their faults, as large
+    photographs are before a look. The F faults are of different families. One that changes nothing has level 0.
+    Draws depend on the seed and n alone.
 
     Args:
         images: paths, PIL images, arrays or tensors, free of faults.

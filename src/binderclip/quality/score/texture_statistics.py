@@ -63,7 +63,7 @@ def _moments(light: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B M"]:
 
 
 def _median(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Of 3 x 3 pixels: the median of the largest least, the middle median and the least largest of three columns."""
+    """Of 3 x 3 pixels, by its columns: that of their largest least, their middle median and their least largest one."""
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
 
     def ordered(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
