@@ -168,7 +168,7 @@ def write_blind(target: Path, metric: BlindQuality, photographs: int, figures: F
         "lomiri-wallpapers-20.04, ukui-wallpapers), 90 other photographs (kalzium-data, libjxl-testdata, opencv-doc, "
         "palapeli-data, stellarium-data, tuxpaint-data), and cut-out things before a plain ground "
         f"(tuxpaint-stamps-default); {TRAINING['views']} views with three faults each, {TRAINING['steps']} steps. "
-        "Cross-validation on these pictures chose steps, width, dropout and score. Fifteen other folders made as those "
+        "Cross-validation on 208 of them chose steps, width, dropout and score. Fifteen other folders made as those "
         "below had been looked at: that there are grey noise and specks, no bent pictures, other photographs, things "
         "and differently developed views in the training came of what was missed and what was called faulty there.",
     }
