@@ -17,7 +17,9 @@ OCTAVES = 4
 BLOCK = 8
 """Side, in pixels, of JPEG's blocks."""
 SMALL = 1e-4
-"""Added before a logarithm; a forty-thousandth of the range."""
+"""Added before a logarithm; a fortieth of a step of 8-bit pixels."""
+SPECK = 0.15
+"""What a median takes away of a speck, at least."""
 SAMPLES = 2**15
 """Places, at most, that a quantile is taken over."""
 DETAIL, RESIDUE, FLATTEST = (0.5, 0.95, 0.99), (0.5, 0.9, 0.99, 0.999), (0.02, 0.1, 0.25, 0.5)
@@ -128,7 +130,7 @@ def texture_statistics(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B T"]
     return torch.cat(
         [
             _moments(light), _moments(half), details, _log(_quantiles(strongest, RESIDUE)),
-            _log((strongest > 0.15).to(light).mean(1, keepdim=True)), _log(together.mean((1, 2)))[:, None],
+            _log((strongest > SPECK).to(light).mean(1, keepdim=True)), _log(together.mean((1, 2)))[:, None],
             _log(_quantiles(blocks, FLATTEST)), _blockiness(light),
         ],
         dim=1,
