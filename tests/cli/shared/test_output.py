@@ -39,6 +39,9 @@ def test_skipped_files_are_named_as_people_write_them(
     bad = str(tmp_path / "photos" / "bad.png")
     output.warn_skipped([(bad, f"{bad}: not an image"), (bad, "not an image")])
     assert [line.strip() for line in capsys.readouterr().err.splitlines()[1:]] == ["photos/bad.png: not an image"] * 2
+    address = "s3://web/photos/part.tar"  # no path of this machine: both slashes stay
+    output.warn_skipped([(address, f"{address}: no archive"), (address, "no archive")])
+    assert [line.strip() for line in capsys.readouterr().err.splitlines()[1:]] == [f"{address}: no archive"] * 2
 
 
 def test_progress_takes_brackets_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,12 +100,18 @@ def without_empty_columns(columns: Sequence[str], rows: Sequence[Sequence[Any]])
 
 
 def short_path(path: str | Path) -> str:
-    """A path as people write it: relative where it is below the current folder."""
-    path = Path(path)
+    """A path as people write it: relative where it is below the current folder; an address stays as it is."""
+    whole = Path(path)
     try:
-        return str(path.relative_to(Path.cwd())) if path.is_absolute() else str(path)
+        return str(whole.relative_to(Path.cwd())) if whole.is_absolute() else str(path)
     except ValueError:
         return str(path)
+
+
+def short_reason(key: object, reason: str) -> str:
+    """Which file was left out and why, the file as people write it; most reasons name it already."""
+    name = short_path(str(key))
+    return reason.replace(str(key), name) if str(key) in reason else f"{name}: {reason}"
 
 
 def note(message: str) -> None:
@@ -118,10 +124,7 @@ def warn_skipped(skipped: Sequence[tuple[Any, str]], most: int = 10) -> None:
     if not skipped:
         return
     lines = [f"skipped {len(skipped)} file{'s' if len(skipped) > 1 else ''}:"]
-    for key, reason in skipped[:most]:
-        name = short_path(str(key))
-        # Most reasons already name the file.
-        lines.append("  " + (reason.replace(str(key), name) if str(key) in reason else f"{name}: {reason}"))
+    lines += ["  " + short_reason(key, reason) for key, reason in skipped[:most]]
     if len(skipped) > most:
         lines.append(f"  and {len(skipped) - most} more")
     for line in lines:

@@ -11,7 +11,7 @@ import typer
 from binderclip.cli.shared.cluster import Ray, Workers, shard_runner
 from binderclip.cli.shared.inputs import picture_path
 from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json, Model
-from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped
+from binderclip.cli.shared.output import note, print_json, print_table, short_path, short_reason, warn_skipped
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.cli.shared.transform import TransformName, fitted, parse_transform
@@ -119,8 +119,7 @@ def index(
             raise
     if not len(found) and report.skipped:
         sought = number_of(len(report.skipped), "document" if found.mixed else "picture")
-        lost, why = report.skipped[0]
-        raise DataError(f"none of {sought} in {folder} could be read: {why.replace(lost, short_path(lost))}")
+        raise DataError(f"none of {sought} in {folder} could be read: {short_reason(*report.skipped[0])}")
     if json:
         first = type(found.transform).__name__ if found.transform else None
         print_json({"index": path, f"{kind}s": len(found), "model": model, "transform": first, **vars(report)})
