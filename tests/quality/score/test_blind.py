@@ -13,8 +13,8 @@ from binderclip.data import load_data
 from binderclip.data.images import to_tensor
 from binderclip.errors import CheckpointError, DataError, UsageError
 from binderclip.quality import BlindQuality, PromptQuality, create_metric
-from binderclip.quality.score import blind
-from binderclip.quality.score.blind import BLANK, light_statistics, map_statistics
+from binderclip.quality.score import blind, damaged_views
+from binderclip.quality.score.blind import BLANK, InputDropout, light_statistics, map_statistics
 from binderclip.quality.score.damaged_views import FAMILIES, DamagedViews
 
 
@@ -54,6 +54,15 @@ def test_light_is_that_of_numpy() -> None:
         wanted = [*np.quantile(light, [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])]
         wanted += [np.log10((light <= 2 / 255).mean() + 1e-4), np.log10((light >= 253 / 255).mean() + 1e-4)]
         assert row == pytest.approx([*wanted, span.mean(), np.quantile(span, 0.99)], abs=1e-6)
+
+
+def test_inputs_are_dropped_each_at_its_rate_and_keep_their_mean() -> None:
+    dropout = InputDropout(torch.tensor([0.0, 0.3, 0.7]))
+    torch.manual_seed(0)
+    found = dropout(torch.ones(20_000, 3))
+    assert (found == 0).float().mean(0).tolist() == pytest.approx([0, 0.3, 0.7], abs=0.015)
+    assert found.mean(0).tolist() == pytest.approx([1, 1, 1], abs=0.04)
+    assert torch.equal(dropout.eval()(torch.ones(2, 3)), torch.ones(2, 3))
 
 
 def test_a_map_of_one_place_has_no_spread() -> None:
@@ -172,6 +181,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
         assert torch.equal(value, resumed.state_dict()[name]), name
     with pytest.raises(UsageError, match="is of other views"):
         resumed.fit(pictures[:3], folder=tmp_path / "parts", **{**settings, "seed": 4})
+    monkeypatch.setattr(damaged_views, "VERSION", 1)  # parts that another version drew differently
+    with pytest.raises(UsageError, match="is of other views"):
+        resumed.fit(pictures[:3], folder=tmp_path / "parts", **settings)
 
 
 def test_weights_come_back_and_those_of_others_are_refused(metric: BlindQuality, tmp_path: Path) -> None:

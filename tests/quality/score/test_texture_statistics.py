@@ -15,7 +15,7 @@ from binderclip.data import load_data
 from binderclip.data.images import to_tensor
 from binderclip.quality.score.texture_statistics import TEXTURE, texture_statistics
 
-MOMENTS, DETAIL = slice(0, 19), slice(38, 58)
+MOMENTS, HALF, DETAIL = slice(0, 19), slice(19, 38), slice(38, 58)
 RESIDUE, FLATTEST, BLOCKS = slice(58, 64), slice(64, 68), slice(68, 71)
 
 
@@ -47,6 +47,21 @@ def test_moments_are_those_of_scipys_windows(picture: Image.Image) -> None:
         wanted += [pairs.mean(), logarithm(abs(pairs).mean())]
         wanted += [logarithm((part**2).mean()) / 2 for part in (pairs.clip(max=0), pairs.clip(min=0))]
     assert of(picture)[MOMENTS] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_moments_of_the_second_scale_are_those_of_half_the_picture(picture: Image.Image) -> None:
+    image = to_tensor(picture).double()
+    half = image.view(3, 64, 2, 96, 2).mean((2, 4))
+    assert of(picture)[HALF] == pytest.approx(of(half[None])[MOMENTS], abs=1e-9)
+
+
+def test_blocks_of_one_colour_have_steps_at_every_eighth_pixel_alone() -> None:
+    # 8 rows of 8 columns of blocks, each .1 brighter than the one to its left: 7 steps in 63, one phase of eight.
+    image = (0.1 * torch.arange(8, dtype=torch.double)).repeat_interleave(8).expand(1, 3, 64, 64)
+    down, across, still = of(image)[BLOCKS]
+    assert down == pytest.approx(0)
+    assert across == pytest.approx(logarithm(0.1 * 7 / 8) - logarithm(0), abs=1e-9)
+    assert still == pytest.approx((1 + 56 / 63) / 2)
 
 
 def test_what_a_median_takes_away_is_scipys(picture: Image.Image) -> None:

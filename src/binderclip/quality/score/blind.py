@@ -77,11 +77,11 @@ def light_statistics(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L"]:
     return torch.cat([quantiles, (clipped + 1e-4).log10(), colour], dim=1)
 
 
-class RestingInputs(nn.Module):
+class InputDropout(nn.Module):
     """Dropout with a share of its own for every input.
 
     Args:
-        shares: of the time that each of the F inputs rests, below 1.
+        shares: chance of each of the F inputs to be dropped in a step of training, below 1.
     """
 
     shares: Tensor
@@ -91,7 +91,7 @@ class RestingInputs(nn.Module):
         self.register_buffer("shares", shares, persistent=False)
 
     def forward(self, x: Float[Tensor, "B F"]) -> Float[Tensor, "B F"]:
-        """The inputs, and while training some of them, scaled, and 0 for the others."""
+        """The inputs; while training 0 for those that are dropped, and the others scaled so that the mean stays."""
         return x * (torch.rand_like(x) >= self.shares) / (1 - self.shares) if self.training else x
 
 
@@ -139,10 +139,10 @@ class BlindQuality(PictureScore):
         width = coarse + TEXTURE
         self.register_buffer("middle", torch.zeros(width))
         self.register_buffer("spread", torch.ones(width))
-        # A few hundred photographs have few different maps: most of their statistics rest in a step.
-        resting = torch.cat([torch.full((coarse,), 0.7), torch.full((TEXTURE,), 0.3)])
+        # A few hundred photographs have few different maps: most of their statistics are dropped in a step.
+        dropped = torch.cat([torch.full((coarse,), 0.7), torch.full((TEXTURE,), 0.3)])
         self.head = nn.Sequential(
-            RestingInputs(resting), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.3),
+            InputDropout(dropped), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.3),
             nn.Linear(hidden, len(FAMILIES) + 1),
         )  # fmt: skip
         self.to(resolve_device(device)).eval()

@@ -23,6 +23,8 @@ from binderclip.errors import UsageError
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.quality.score.native_files import reduced, reduced_size
 
+VERSION = 2
+"""Of the draws: raised when views of the same settings differ from before, so that what was kept of them is refused."""
 UNSEEN = 1 / 255
 """A fault that changes less is none: too much colour in a black and white picture."""
 MOST = 1280
@@ -163,7 +165,7 @@ class DamagedViews(Sequence[tuple[Tensor, Tensor]]):
             else:
                 digest.update(np.asarray(open_image(image, mode="RGB")).tobytes())
         return {
-            "images": len(self.images), "digest": digest.hexdigest(), "faults": self.faults,
+            "version": VERSION, "images": len(self.images), "digest": digest.hexdigest(), "faults": self.faults,
             "sides": list(self.sides), "seed": self.seed,
         }  # fmt: skip
 
