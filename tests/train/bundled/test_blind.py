@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from binderclip.errors import UsageError
 from binderclip.quality import BlindQuality
 from binderclip.train.bundled import blind
 from binderclip.train.bundled.blind import folder_figures
-from binderclip.train.bundled.data import photographs as photographs_of
+from binderclip.train.bundled.data import photographs
 from binderclip.train.bundled.data.damaged_folder import TEN_FAULTS, DamagedPicture
 
 
@@ -22,57 +23,66 @@ def noise(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (50, 60, 3), dtype=np.uint8))
 
 
+def cutout() -> Image.Image:
+    """A thing whose upper third is not there."""
+    found = noise(3).resize((200, 180)).convert("RGBA")
+    found.paste((0, 0, 0, 0), (0, 0, 200, 60))
+    return found
+
+
 @pytest.fixture
-def photographs(monkeypatch: pytest.MonkeyPatch) -> list[Image.Image]:
+def share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One wallpaper, one background, one other photograph and one stamp, where their packages put them."""
     monkeypatch.setattr(blind, "TRAINING", {"views": 2, "steps": 2, "sides": (32, 40)})
-    return [noise(0), noise(1)]
+    share, other = tmp_path / "share", {"tuxpaint": ("templates/rocks.png",)}
+    for module in (photographs, blind):
+        monkeypatch.setattr(module, "OTHER_PHOTOGRAPHS", other)
+    for n, name in enumerate(("wallpapers/sea.png", "backgrounds/hill.png", "tuxpaint/templates/rocks.png")):
+        (share / name).parent.mkdir(parents=True)
+        noise(n).save(share / name)
+    stamps = share / "tuxpaint" / "stamps" / "animals"
+    stamps.mkdir(parents=True)
+    for name in ("cat.png", "cat_mirror.png"):
+        cutout().save(stamps / name)
+    cutout().resize((100, 90)).save(stamps / "small.png")
+    Image.new("RGBA", (200, 180), "red").save(stamps / "drawn.png")
+    return share
 
 
-def test_weights_are_trained_and_written_and_a_second_run_gives_the_same(
-    photographs: list[Image.Image], tmp_path: Path
-) -> None:
-    made = [blind.train_blind(tmp_path / f"made{n}", photographs, work=tmp_path / "work") for n in range(2)]
+def test_weights_are_trained_and_written_and_a_second_run_gives_the_same(share: Path, tmp_path: Path) -> None:
+    made = [blind.train_blind(tmp_path / f"made{n}", share, work=tmp_path / "work") for n in range(2)]
     cards = [json.loads((each / "card.json").read_text(encoding="utf-8")) for each in made]
     assert cards[0]["name"] == "made0"
-    assert cards[0]["how"].startswith("2 pictures of Debian's")
+    assert cards[0]["how"].startswith("4 pictures of Debian's")
+    assert " 1 other photographs" in cards[0]["how"]
     assert "figures" not in cards[0]
     first, second = (BlindQuality.from_weights(each / "quality.safetensors").state_dict() for each in made)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    with pytest.raises(UsageError, match="images is empty"):
-        blind.train_blind(tmp_path / "again", [])
     with pytest.raises(UsageError, match=r"there is no file .*categorization\.rcc"):
-        blind.train_blind(tmp_path / "again", photographs, measured=tmp_path)
+        blind.train_blind(tmp_path / "again", share, measured=tmp_path)
 
 
-def test_it_learns_from_wallpapers_other_photographs_and_things(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(UsageError, match=r"there is no folder .*wallpapers"):
-        blind.training_pictures(tmp_path)
-    stamps = tmp_path / "tuxpaint" / "stamps" / "animals"
-    for place in ("wallpapers", "backgrounds", "tuxpaint/templates"):
-        (tmp_path / place).mkdir(parents=True)
-    stamps.mkdir(parents=True)
-    noise(0).save(tmp_path / "wallpapers" / "sea.png")
-    noise(1).save(tmp_path / "backgrounds" / "hill.png")
-    monkeypatch.setattr(photographs_of, "OTHER_PHOTOGRAPHS", {"tuxpaint": ("templates/rocks.png",)})
-    with pytest.raises(UsageError, match=r"there is no photograph .*rocks\.png"):
-        blind.training_pictures(tmp_path)
-    noise(2).save(tmp_path / "tuxpaint" / "templates" / "rocks.png")
-    with pytest.raises(UsageError, match=r"no photographs of Tux Paint's stamps in .*stamps"):
-        blind.training_pictures(tmp_path)
-    cutout = noise(3).resize((200, 180)).convert("RGBA")
-    cutout.paste((0, 0, 0, 0), (0, 0, 200, 60))
-    for name in ("cat.png", "cat_mirror.png"):
-        cutout.save(stamps / name)
-    cutout.resize((100, 90)).save(stamps / "small.png")
-    Image.new("RGBA", (200, 180), "red").save(stamps / "drawn.png")
-    *files, thing = blind.training_pictures(tmp_path)
+def test_it_learns_from_wallpapers_other_photographs_and_things(share: Path) -> None:
+    *files, thing = blind.training_pictures(share)
     assert [Path(str(path)).name for path in files] == ["sea.png", "hill.png", "rocks.png"]
     assert isinstance(thing, Image.Image)
-    pixels, shown = np.asarray(thing), np.asarray(cutout)
+    pixels, shown = np.asarray(thing), np.asarray(cutout())
     assert (pixels[60:] == shown[60:, :, :3]).all()
     assert (np.ptp(pixels[:60], axis=1) == 0).all()  # a row of the ground has one colour
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("wallpapers", r"there is no folder .*wallpapers"),
+        ("tuxpaint/templates", r"there is no photograph .*rocks\.png"),
+        ("tuxpaint/stamps", r"no photographs of Tux Paint's stamps in .*stamps"),
+    ],
+)
+def test_what_is_not_installed_is_named(share: Path, lost: str, said: str) -> None:
+    shutil.rmtree(share / lost)
+    with pytest.raises(UsageError, match=said):
+        blind.training_pictures(share)
 
 
 def test_places_of_two_folders_counted_by_hand() -> None:

@@ -1,8 +1,8 @@
 """The bundled weights `lite0-quality`: blind quality, trained on photographs of Debian's packages.
 
-`train_blind(".../bundled/lite0-quality", training_pictures(), work="work", measured="/usr/share/gcompris-qt/rcc")`
-trains, puts ten damaged photographs among those of another package, which it never learned from, and writes weights and
-card. What has been looked at lies in `work`, so that a run that was stopped goes on to the same weights.
+`train_blind(".../bundled/lite0-quality", work="work", measured="/usr/share/gcompris-qt/rcc")` trains, puts ten damaged
+photographs among those of another package, which it never learned from, and writes weights and card. What has been
+looked at lies in `work`, so that a run that was stopped goes on to the same weights.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.quality import BlindQuality
 from binderclip.train.bundled.data.damaged_folder import TEN_FAULTS, DamagedPicture, places_from_last, ten_damaged
 from binderclip.train.bundled.data.photographs import (
+    OTHER_PHOTOGRAPHS,
     PHOTOGRAPHS,
     gcompris_photographs,
     other_photographs,
@@ -122,7 +123,7 @@ def training_pictures(share: str | Path = "/usr/share") -> list[ImageLike]:
 
 def train_blind(
     target: str | Path,
-    pictures: Sequence[ImageLike],
+    share: str | Path = "/usr/share",
     *,
     work: str | Path | None = None,
     measured: str | Path | None = None,
@@ -131,14 +132,15 @@ def train_blind(
 
     Args:
         target: the new folder; its name is that of the weights.
-        pictures: to learn from, without faults.
+        share: the folder that Debian's packages, with the photographs to learn from, are unpacked to.
         work: where statistics are kept as they are ready; None for nowhere.
         measured: GCompris's `rcc` folder, whose photographs are measured on; None to measure nothing.
 
     Raises:
-        UsageError: no picture, or no such folder to measure on.
+        UsageError: a folder or file that is not there.
         DataError: a picture that cannot be read.
     """
+    pictures = training_pictures(share)
     metric = BlindQuality(longest=LONGEST)
     metric.fit(pictures, folder=work, **TRAINING)
     figures = None
@@ -165,7 +167,8 @@ def write_blind(target: Path, metric: BlindQuality, photographs: int, figures: F
         "recipe": "binderclip.train.bundled.blind.train_blind",
         "how": f"{photographs} pictures of Debian's packages: wallpapers, a few of them drawn "
         "(plasma-workspace-wallpapers, mate-backgrounds, budgie-backgrounds, lomiri-wallpapers-16.04, "
-        "lomiri-wallpapers-20.04, ukui-wallpapers), 90 other photographs (kalzium-data, libjxl-testdata, opencv-doc, "
+        f"lomiri-wallpapers-20.04, ukui-wallpapers), {sum(map(len, OTHER_PHOTOGRAPHS.values()))} other photographs "
+        "(kalzium-data, libjxl-testdata, opencv-doc, "
         "palapeli-data, stellarium-data, tuxpaint-data), and cut-out things before a plain ground "
         f"(tuxpaint-stamps-default); {TRAINING['views']} views with three faults each, {TRAINING['steps']} steps. "
         "Cross-validation on 208 of them chose steps, width, dropout and score. Fifteen other folders made as those "
