@@ -83,7 +83,9 @@ if TYPE_CHECKING:
         SelfAttention,
     )
     from binderclip.segment.refine.cluster_vote import ClusterVote
-    from binderclip.segment.refine.graph_cut import GraphCut, minimum_cut, saliency_graph_cut
+    from binderclip.segment.refine.grab_cut import CutSettings, GrabCut, cut_labels
+    from binderclip.segment.refine.graph_cut import GraphCut, saliency_graph_cut
+    from binderclip.segment.refine.grid_cut import minimum_cut
     from binderclip.segment.refine.pamr import PAMR, pamr
     from binderclip.segment.refine.prompted_masks import PromptedMasks, regions_of
     from binderclip.segment.refine.tidy import Closing, DropSmall
@@ -147,6 +149,7 @@ __all__ = [
     "Context",
     "ContrastiveLanguagePrompting",
     "CorrelationBackbone",
+    "CutSettings",
     "DINOiserHead",
     "DeCLIP",
     "DecompositionSegmenter",
@@ -162,6 +165,7 @@ __all__ = [
     "FewShotTraining",
     "Frame",
     "FusedAttention",
+    "GrabCut",
     "GraphCut",
     "GuidedPooling",
     "HypercorrelationNet",
@@ -233,6 +237,7 @@ __all__ = [
     "clicks",
     "coco_document",
     "cosines",
+    "cut_labels",
     "describe",
     "dinoiser_loss",
     "few_shot",

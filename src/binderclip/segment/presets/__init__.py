@@ -32,6 +32,7 @@ from binderclip.segment.presets import (
 )
 from binderclip.segment.refine.attention_refine import ClassScore, DiffusionAttention
 from binderclip.segment.refine.cluster_vote import ClusterVote
+from binderclip.segment.refine.grab_cut import GrabCut
 from binderclip.segment.refine.pamr import PAMR
 from binderclip.segment.refine.prompted_masks import PromptedMasks
 from binderclip.segment.refine.tidy import Closing, DropSmall
@@ -96,6 +97,7 @@ CHOICES: dict[str, dict[str, Callable[[], Any]]] = {
         "region-majority": MaskMajority,
         "cluster-vote": ClusterVote,
         "closing": Closing,
+        "grab-cut": GrabCut,
         "prompted-masks": PromptedMasks,
     },
     "views": {
