@@ -68,7 +68,7 @@ class Similarity(nn.Module):
     Attributes:
         of_dot: f, None for the identity.
         spherical: whether lengths of features mean nothing, so that class prototypes may be normalised.
-        angular: whether directions alone count, so that cosines of unit vectors are a fair stand-in for what needs them.
+        angular: whether directions alone count, so that what needs cosines of unit vectors may take them.
         initial_scale: the logit scale that training starts from.
         share: how the batch is spread over processes, set by the loss at every call; gradients of learned parameters
             of the geometry are averaged over it, so they are complete in every process.

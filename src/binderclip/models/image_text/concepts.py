@@ -1,9 +1,9 @@
-"""A classifier of photographs beside an image tower: its classes are points of the text space, and pull a picture there.
+"""A classifier of photographs beside an image tower: its classes are points of the text space and pull pictures there.
 
-Convex combination of semantic embeddings (ConSE): z = sum_c p(c) v(c), where p is the softmax of the classifier and v(c)
-the place of class c in the space of the texts. z is not normalised: where the classifier is unsure it is short, and the
-image tower decides. `ConceptBackbone` adds z to the tower's unit embedding, so that pictures stay vectors of the same
-space, and indexes, heads and text banks work on them unchanged.
+Convex combination of semantic embeddings (ConSE): z = sum_c p(c) v(c), where p is the softmax of the classifier and
+v(c) the place of class c in the space of the texts. z is not normalised: where the classifier is unsure it is short,
+and the image tower decides. `ConceptBackbone` adds z to the tower's unit embedding, so that pictures stay vectors of
+the same space, and indexes, heads and text banks work on them unchanged.
 
 Paper: Norouzi et al., Zero-Shot Learning by Convex Combination of Semantic Embeddings, ICLR 2014 (arXiv 1312.5650).
 """
@@ -34,8 +34,8 @@ STRIDE = 32
 class ConceptBranch(nn.Module):
     """Pictures -> probabilities of concepts -> a point of the text space.
 
-    The concepts are the classes of an EfficientNet-Lite0 trained on ImageNet, and scenes that ImageNet has no class for,
-    known by the mean features of a few labelled photographs; one softmax runs over both.
+    The concepts are the classes of an EfficientNet-Lite0 trained on ImageNet, and scenes that ImageNet has no class
+    for, known by the mean features of a few labelled photographs; one softmax runs over both.
 
     Args:
         names: of the K concepts, the classifier's classes first.
