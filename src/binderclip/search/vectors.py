@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import NotSupported
-from binderclip.similarity.geometry import Cosine, Similarity
+from binderclip.similarity.geometry import Similarity
 from binderclip.similarity.transformed import Transformed
 from binderclip.similarity.transforms import mixed_units
 
@@ -58,7 +58,8 @@ class IndexVectors:
         self.need_means()
         if isinstance(self.geometry, Transformed):
             return self.geometry.transform.mixed(text, image, share).float()
-        return mixed_units(F.normalize(text.float(), dim=-1), F.normalize(image.float(), dim=-1), share)
+        mean = mixed_units(F.normalize(text.float(), dim=-1), F.normalize(image.float(), dim=-1), share)
+        return self.stored(mean)
 
     def need_means(self) -> None:
         """Refuse documents of a picture and a text where they have no place between the two.
@@ -67,7 +68,7 @@ class IndexVectors:
             NotSupported: what is compared are not cosines, with or without a transform.
         """
         base = self.geometry.base if isinstance(self.geometry, Transformed) else self.geometry
-        if base is not None and type(base) is not Cosine:
+        if base is not None and not base.angular:
             raise NotSupported(f"a picture and its text are one document by cosines alone, not by {base}")
 
     def need_units(self) -> None:
@@ -84,7 +85,7 @@ class IndexVectors:
                     f"embeddings are kept as unit vectors, and {kind} reads the lengths that raw ones have"
                 )
             base = base.base
-        if base is not None and type(base) is not Cosine:
+        if base is not None and not base.angular:
             raise NotSupported(f"embeddings are kept as unit vectors, and {base} compares by their lengths too")
 
     def asked(self, features: Float[Tensor, "n E"], modality: str = "query") -> Float[Tensor, "n k"]:

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
         SquaredEuclidean,
         SquaredLorentz,
     )
+    from binderclip.similarity.hubness import CSLS, mean_nearest_cosine
     from binderclip.similarity.record import frozen_similarity, similarity_from_record, similarity_record
     from binderclip.similarity.stored import TRANSFORMS, load_transform, save_transform, transform_named
     from binderclip.similarity.transformed import Transformed
     from binderclip.similarity.transforms import EmbeddingTransform, GapRemoval, MeanShift, Whitening
 
 __all__ = [
+    "CSLS",
     "SIMILARITIES",
     "TRANSFORMS",
     "ArcLength",
@@ -45,6 +47,7 @@ __all__ = [
     "Whitening",
     "frozen_similarity",
     "load_transform",
+    "mean_nearest_cosine",
     "save_transform",
     "similarity_from_record",
     "similarity_record",

@@ -68,6 +68,7 @@ class Similarity(nn.Module):
     Attributes:
         of_dot: f, None for the identity.
         spherical: whether lengths of features mean nothing, so that class prototypes may be normalised.
+        angular: whether directions alone count, so that what needs cosines of unit vectors may take them.
         initial_scale: the logit scale that training starts from.
         share: how the batch is spread over processes, set by the loss at every call; gradients of learned parameters
             of the geometry are averaged over it, so they are complete in every process.
@@ -75,6 +76,7 @@ class Similarity(nn.Module):
 
     of_dot: DotFunction | None = None
     spherical = False
+    angular = False
     initial_scale = _CLIP_SCALE
     share: ParameterAverage | None = None
 
@@ -132,6 +134,7 @@ class Cosine(Similarity):
     """Cosine of the angle between two features: they are brought to unit length first."""
 
     spherical = True
+    angular = True
 
     def embed(self, x: Float[Tensor, "*n d"], modality: str = "image") -> Float[Tensor, "*n e"]:
         """Raw features to unit vectors; normalising twice changes nothing."""

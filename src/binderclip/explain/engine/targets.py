@@ -226,7 +226,7 @@ def _encode(model: Any, texts: Sequence[str]) -> Tensor:
 
 def _need_cosines(model: Any) -> None:
     """What is explained of an image-text model is a cosine; one that was trained to compare otherwise is refused."""
-    if getattr(model, "geometry", None) is not None:
+    if not getattr(getattr(model, "geometry", None), "angular", True):
         model.need_cosines("an explanation by text")
 
 

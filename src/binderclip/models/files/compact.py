@@ -64,12 +64,12 @@ def expand(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def text_folder(folder: Path, settings: Mapping[str, Any]) -> Path:
-    """Folder of the text tower and tokenizer: the folder itself, or its neighbour named by `text_tower`.
+    """Folder of the text tower and tokenizer: the folder itself, or its neighbour named by `text_tower` or `towers`.
 
     Raises:
         CheckpointError: the neighbour is not there.
     """
-    other = settings.get("text_tower")
+    other = settings.get("text_tower", settings.get("towers"))
     if other is None:
         return folder
     found = folder.parent / str(other)
@@ -91,7 +91,7 @@ def compact_state(folder: Path, weights: Path, settings: Mapping[str, Any]) -> d
         raise CheckpointError(f"{folder}: weights stored as {settings['weights']!r} cannot be read; float or int8 can")
     state = expand(load_file(weights))
     other = text_folder(folder, settings)
-    if other != folder:
+    if other not in (folder, weights.parent):
         neighbour = load_file(other / weights.name)
         state |= {name: value.float() for name, value in neighbour.items() if name.startswith("text.")}
     return state

@@ -13,13 +13,22 @@ BUNDLED = Path(__file__).parents[1] / "bundled"
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 SIMILARITY = "similarity.json"
+CONCEPTS = "concepts.safetensors"
+"""A classifier's concepts beside the towers (`image_text.concepts`)."""
+DEFAULT = "everyday"
+"""The model of every verb that is not told another."""
 
 
 def bundled_folders() -> dict[str, Path]:
-    """Name -> folder of every model inside the package, `small` first."""
-    found = {path.parent.name: path.parent for path in sorted(BUNDLED.glob(f"*/{CONFIG}"))}
-    found = {name: folder for name, folder in found.items() if (folder / WEIGHTS).is_file()}
-    return dict(sorted(found.items(), key=lambda item: (item[0] != "small", item[0])))
+    """Name -> folder of every model inside the package, `everyday` and `small` first."""
+    folders = {path.parent.name: path.parent for path in sorted(BUNDLED.glob(f"*/{CONFIG}"))}
+    folders = {name: folder for name, folder in folders.items() if _own_weights(folder) is not None}
+    return dict(sorted(folders.items(), key=lambda item: (item[0] != DEFAULT, item[0] != "small", item[0])))
+
+
+def _own_weights(folder: Path) -> Path | None:
+    """The weights that a folder holds itself; those of `CONCEPTS` where its towers are a neighbour's."""
+    return next((folder / name for name in (WEIGHTS, CONCEPTS) if (folder / name).is_file()), None)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -36,7 +45,8 @@ def bundled_cards() -> dict[str, dict[str, Any]]:
     """Name -> card of every bundled model, with `parameters`, `megabytes` and `summary` always present."""
     cards = {}
     for name, folder in bundled_folders().items():
-        weights = folder / WEIGHTS
+        weights = _own_weights(folder)
+        assert weights is not None
         facts = {"parameters": count_parameters(weights), "megabytes": round(weights.stat().st_size / 1e6, 1)}
         cards[name] = {"summary": "", **read_card(folder), **facts}
     return cards

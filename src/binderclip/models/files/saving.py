@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,9 @@ from binderclip.documents import json_text
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.models.files.checkpoint import read_object
 from binderclip.models.files.devices import resolve_dtype
-from binderclip.models.files.registry import CONFIG, SIMILARITY, WEIGHTS
+from binderclip.models.files.registry import CONCEPTS, CONFIG, SIMILARITY, WEIGHTS
 from binderclip.similarity.geometry import Similarity
+from binderclip.similarity.hubness import CSLS
 from binderclip.similarity.record import frozen_similarity, similarity_from_record, similarity_record
 
 if TYPE_CHECKING:
@@ -45,7 +48,10 @@ def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype 
         raise NotSupported(
             f"{model.name} was made without config={{'model_cfg': ...}}, which a model folder needs; use models.build"
         )
-    record = None if model.geometry is None else similarity_record(model.geometry)
+    concepts = model.concepts
+    # The correction of hubs is made of the concepts again, which hold its references.
+    plain = model.geometry is None or (concepts is not None and isinstance(model.geometry, CSLS))
+    record = None if plain else similarity_record(model.geometry)  # type: ignore[arg-type]
     folder.mkdir(parents=True, exist_ok=True)
     model.tokenizer.save(folder)
     if record is None:
@@ -56,8 +62,16 @@ def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype 
     _write_json(folder / "card.json", card)
     if model.kind == "open_clip":
         config = {"model_cfg": model.config["model_cfg"], "preprocess_cfg": model.preprocess.to_open_clip()}
+        towers = model.backbone
+        if concepts is not None:
+            towers = model.backbone.base
+            # open_clip opens the towers alone, which take pictures of another size.
+            config["preprocess_cfg"] = model.preprocess.at(model.backbone.sides[1]).to_open_clip()
+            config["binderclip"] = {"concepts": True}
+            about = {"binderclip": json.dumps(model.backbone.settings())}
+            _write_weights(folder / CONCEPTS, _on_disk(concepts.state_dict(), precision), about)
         _write_json(folder / CONFIG, config)
-        _write_weights(folder / WEIGHTS, _on_disk(model.backbone.state_dict(), precision))
+        _write_weights(folder / WEIGHTS, _on_disk(towers.state_dict(), precision))
     else:
         _save_transformers(model, folder, precision)
     return folder
@@ -89,11 +103,11 @@ def _on_disk(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: stored(name, tensor) for name, tensor in state.items()}
 
 
-def _write_weights(path: Path, state: dict[str, Tensor]) -> None:
+def _write_weights(path: Path, state: dict[str, Tensor], about: Mapping[str, str] | None = None) -> None:
     from safetensors.torch import save_file
 
     partial = path.with_name(path.name + ".tmp")
-    save_file(state, partial, metadata={"format": "pt"})
+    save_file(state, partial, metadata={"format": "pt", **(about or {})})
     os.replace(partial, path)
 
 

@@ -18,6 +18,7 @@ from binderclip.models.files.checkpoint import check_finite, check_weights_file,
 from binderclip.models.files.compact import compact_state, text_folder
 from binderclip.models.files.saving import read_similarity
 from binderclip.models.image_text.backends import place
+from binderclip.models.image_text.concepts_file import with_concepts
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import Preprocess
 from binderclip.models.text.tokenize import FileTokenizer, Tokenizer, clean_whitespace
@@ -64,12 +65,14 @@ class ModelFolder:
         Raises:
             CheckpointError: another part of the configuration is damaged.
         """
-        card, geometry = registry.read_card(self.path), read_similarity(self.path)
+        card, geometry, whole = registry.read_card(self.path), read_similarity(self.path), backbone
+        if "concepts" in self.compact:
+            whole, geometry = with_concepts(backbone, self.path, self.compact)
 
         def make() -> ImageTextModel:
             preprocess = Preprocess.from_open_clip(self.config.get("preprocess_cfg", {}))
-            preprocess = preprocess.at(getattr(backbone.visual, "image_size", None))
-            return wrap(backbone, name, self.model_cfg, preprocess, tokenizer(), card, geometry)
+            size = whole.sides[0] if whole is not backbone else getattr(backbone.visual, "image_size", None)
+            return wrap(whole, name, self.model_cfg, preprocess.at(size), tokenizer(), card, geometry)
 
         return configured(make, self.path / registry.CONFIG)
 
@@ -87,7 +90,13 @@ def read_model_folder(folder: Path) -> ModelFolder:
     config = read_object(path, *parts)
     if not config.get("model_cfg"):
         raise CheckpointError(f"{path} has no 'model_cfg'")
-    return ModelFolder(folder, config, check_weights_file(_weights_in(folder)))
+    return ModelFolder(folder, config, check_weights_file(_weights_in(_towers_folder(folder, config))))
+
+
+def _towers_folder(folder: Path, config: Mapping[str, Any]) -> Path:
+    """Folder of the towers' weights: the folder itself, or its neighbour named by `towers`."""
+    towers = (config.get("binderclip") or {}).get("towers")
+    return folder if towers is None else folder.parent / str(towers)
 
 
 def _weights_in(folder: Path) -> Path:

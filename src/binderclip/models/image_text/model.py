@@ -30,6 +30,7 @@ from binderclip.similarity.transformed import Transformed
 from binderclip.similarity.transforms import EmbeddingTransform
 
 if TYPE_CHECKING:
+    from binderclip.models.image_text.concepts import ConceptBranch
     from binderclip.models.towers import Tower
 
 
@@ -100,6 +101,11 @@ class ImageTextModel(PictureModel):
                 self._embed_dim = self.encode_pixels(torch.zeros(1, 3, *self.preprocess.size)).shape[-1]
             self.train(training)
         return self._embed_dim
+
+    @property
+    def concepts(self) -> ConceptBranch | None:
+        """The classifier beside the image tower whose classes are points of the text space (`everyday`), or None."""
+        return getattr(self.backbone, "concepts", None)
 
     @property
     def logit_scale(self) -> Tensor:
@@ -285,7 +291,9 @@ class ImageTextModel(PictureModel):
         other = copy.copy(self)
         other._modules = dict(self._modules)  # a shallow copy would share the table itself
         other._cache, other.history = {}, list(self.history)
-        other.geometry = Transformed(transform, self.geometry)
+        # A correction of hubs belongs to the features as they were.
+        behind = None if self.geometry is None or self.geometry.angular else self.geometry
+        other.geometry = Transformed(transform, behind)
         return other
 
     def with_copied_visual(self) -> ImageTextModel:
@@ -293,7 +301,13 @@ class ImageTextModel(PictureModel):
         other = copy.copy(self)
         other._modules = dict(self._modules)
         other._cache, other.history = {}, list(self.history)
-        shared = {id(child): child for child in self.backbone.children() if child is not self.visual}
+        own = set(map(id, self.visual.modules()))
+        # What holds the tower is copied around it, what lies beside it is shared.
+        shared = {
+            id(module): module
+            for module in self.backbone.modules()
+            if id(module) not in own and self.visual not in module.modules()
+        }
         other.backbone = copy.deepcopy(self.backbone, shared)
         return other
 
@@ -304,9 +318,9 @@ class ImageTextModel(PictureModel):
             what: the caller, for the message.
 
         Raises:
-            NotSupported: the model has a `geometry`.
+            NotSupported: the model has a `geometry` in which more than directions count.
         """
-        if self.geometry is not None:
+        if self.geometry is not None and not self.geometry.angular:
             raise NotSupported(f"{what} works by cosines, and {self.name} compares by {self.geometry}")
 
     # -- zero-shot ---------------------------------------------------------------------------------------------

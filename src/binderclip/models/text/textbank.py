@@ -142,7 +142,7 @@ class TextBank:
         return rows.index_put((self.owner, slot), self.unit), mask.index_put((self.owner, slot), mask.new_ones(()))
 
     def _need_cosines(self) -> None:
-        if self.geometry is not None:
+        if self.geometry is not None and not self.geometry.angular:
             raise NotSupported(
                 f"this works by cosines of texts, and the model compares by {self.geometry}; classify, search and "
                 "evaluate do so too"
@@ -193,6 +193,8 @@ class TextBank:
         if geometry.spherical and rule == "mean-unit":
             points = geometry.embed(self.raw, "text")  # (Q, e)
             return functional.normalize(self._class_means(points), dim=-1)
+        if geometry.angular and rule == "mean-unit":
+            return geometry.embed(self._class_means(functional.normalize(self.raw, dim=-1)), "text")
         return geometry.embed(self.raw_means, "text")
 
     def similarities(self, features: Float[Tensor, "... E"], rule: Rule = "mean-unit") -> Float[Tensor, "... C"]:

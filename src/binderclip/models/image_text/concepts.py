@@ -1,0 +1,236 @@
+"""A classifier of photographs beside an image tower: its classes are points of the text space and pull pictures there.
+
+Convex combination of semantic embeddings (ConSE): z = sum_c p(c) v(c), where p is the softmax of the classifier and
+v(c) the place of class c in the space of the texts. z is not normalised: where the classifier is unsure it is short,
+and the image tower decides. `ConceptBackbone` adds z to the tower's unit embedding, so that pictures stay vectors of
+the same space, and indexes, heads and text banks work on them unchanged.
+
+Paper: Norouzi et al., Zero-Shot Learning by Convex Combination of Semantic Embeddings, ICLR 2014 (arXiv 1312.5650).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from binderclip.errors import CheckpointError, UsageError
+from binderclip.models.bundled.encoder import HEAD, LITE0, Lite
+from binderclip.similarity.hubness import CSLS
+
+__all__ = ["ConceptBackbone", "ConceptBranch", "folded_lite0"]
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+LITE_MEAN, LITE_STD = 127 / 255, 128 / 255
+"""The weights of EfficientNet-Lite take (255 p - 127) / 128 for pixels p in [0, 1]."""
+STRIDE = 32
+
+
+class ConceptBranch(nn.Module):
+    """Pictures -> probabilities of concepts -> a point of the text space.
+
+    The concepts are the classes of an EfficientNet-Lite0 trained on ImageNet, and scenes that ImageNet has no class
+    for, known by the mean features of a few labelled photographs; one softmax runs over both.
+
+    Args:
+        names: of the K concepts, the classifier's classes first.
+        vectors: (K, E) unit vectors, the places of the concepts in the text space.
+        prototypes: (S, 1280) unit features of the scenes, K = C + S with C classes.
+        sharpness: of the scenes' cosines: their logit is `sharpness` (cos - `level`).
+        level: the cosine at which a scene's logit is 0.
+
+    Raises:
+        UsageError: counts that do not fit each other.
+    """
+
+    vectors: Tensor
+    prototypes: Tensor
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        vectors: Float[Tensor, "K E"],
+        prototypes: Float[Tensor, "S D"],
+        *,
+        sharpness: float,
+        level: float,
+    ) -> None:
+        super().__init__()
+        if not len(names) == len(vectors) > len(prototypes):
+            raise UsageError(f"{len(names)} names, {len(vectors)} vectors and {len(prototypes)} prototypes do not fit")
+        self.names, self.sharpness, self.level = list(names), float(sharpness), float(level)
+        self.trunk = Lite(LITE0, STRIDE)
+        self.classifier = nn.Linear(HEAD, len(names) - len(prototypes))
+        self.register_buffer("vectors", functional.normalize(vectors.float(), dim=-1))
+        self.register_buffer("prototypes", functional.normalize(prototypes.float(), dim=-1))
+
+    def extra_repr(self) -> str:
+        return f"concepts={len(self.names)}, scenes={len(self.prototypes)}, width={self.vectors.shape[1]}"
+
+    def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
+        """The last map of pictures in [0, 1], one place for 32 pixels."""
+        return self.trunk(((images - LITE_MEAN) / LITE_STD).to(self.classifier.weight.dtype))
+
+    def logits(self, features: Float[Tensor, "*n D"]) -> Float[Tensor, "*n K"]:
+        """Of pooled features, or of those of single places: of the classes, then of the scenes; float32 or better."""
+        classes = self.classifier(features)  # (*n, C)
+        classes = classes.float() if classes.dtype in (torch.float16, torch.bfloat16) else classes
+        if not len(self.prototypes):
+            return classes
+        cosines = functional.normalize(features.to(classes.dtype), dim=-1) @ self.prototypes.to(classes.dtype).T
+        return torch.cat([classes, self.sharpness * (cosines - self.level)], -1)
+
+    def probabilities(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
+        """Of the concepts, for whole pictures in [0, 1]; the classifier was trained at 224 pixels."""
+        return self.logits(self.features(images).mean((2, 3))).softmax(-1)
+
+    def logit_map(self, images: Float[Tensor, "B 3 H W"], side: int = 512) -> Float[Tensor, "B K h w"]:
+        """The classifier applied at each place of the last map.
+
+        Args:
+            images: in [0, 1], any size.
+            side: the long side in pixels that they are resized to first; both sides become multiples of 32.
+
+        Raises:
+            UsageError: a side below 32.
+        """
+        if side < STRIDE:
+            raise UsageError(f"side={side}: at least {STRIDE}, one place of the map")
+        longest = max(images.shape[-2:])
+        height, width = (max(1, round(side * n / longest / STRIDE)) * STRIDE for n in images.shape[-2:])
+        if images.shape[-2:] != (height, width):
+            images = _resized(images, (height, width))
+        features = self.features(images)  # (B, D, h, w)
+        return self.logits(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def embed(self, probabilities: Float[Tensor, "*n K"]) -> Float[Tensor, "*n E"]:
+        """z = sum_c p(c) v(c): shorter than one, the less sure the shorter."""
+        return probabilities @ self.vectors.to(probabilities.dtype)
+
+    def nearest(self, texts: Float[Tensor, "Q E"], count: int = 10) -> Int[Tensor, "Q n"]:
+        """The concepts nearest to texts, by the cosine of their places."""
+        cosines = functional.normalize(texts.float(), dim=-1) @ self.vectors.float().T
+        return cosines.topk(min(count, len(self.names)), dim=-1).indices
+
+
+class ConceptBackbone(nn.Module):
+    """A backbone of open_clip's face whose pictures are unit(tower) + weight z, with z of a `ConceptBranch`.
+
+    What looks inside (attention, tokens, traces, dense maps of the tower) sees the tower alone.
+
+    Args:
+        base: the model with `encode_image`, `encode_text`, `visual` and `text`.
+        concepts: the classifier beside it.
+        weight: of z.
+        logit_scale: log of the factor on the similarities of the sum; the base's own belongs to the tower alone.
+        hubness: weight of the correction of `similarity`.
+        sides: (of the pictures that come in, of those that the base takes) in pixels; another size keeps the ratio.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        concepts: ConceptBranch,
+        *,
+        weight: float,
+        logit_scale: float,
+        hubness: float,
+        sides: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        self.base, self.concepts = base, concepts
+        self.weight, self.hubness, self.sides = float(weight), float(hubness), (int(sides[0]), int(sides[1]))
+        self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale)))
+
+    @property
+    def visual(self) -> nn.Module:
+        """The image tower."""
+        return self.base.visual  # type: ignore[return-value]
+
+    @property
+    def text(self) -> nn.Module:
+        """The text tower."""
+        return self.base.text  # type: ignore[return-value]
+
+    def similarity(self) -> CSLS:
+        """Cosines less what a picture or text has in common with all classes of the classifier."""
+        classes = self.concepts.vectors[: self.concepts.classifier.out_features]
+        return CSLS(classes.detach(), weight=self.hubness)
+
+    def settings(self) -> dict[str, Any]:
+        """What the file of the concepts says beside its tensors."""
+        return {
+            "names": self.concepts.names,
+            "sharpness": self.concepts.sharpness,
+            "level": self.concepts.level,
+            "weight": self.weight,
+            "logit_scale": float(self.logit_scale.detach()),
+            "hubness": self.hubness,
+            "sides": list(self.sides),
+        }
+
+    def encode_image(self, image: Float[Tensor, "B 3 H W"], normalize: bool = False) -> Float[Tensor, "B E"]:
+        """Features of pixels that CLIP's mean and std have normalised; unit(tower) + weight z unless `normalize`."""
+        mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+        images = image * std + mean
+        # The tower was trained on smaller pictures; sides stay multiples of its patch of 16.
+        fitted = [max(1, round(n * self.sides[1] / self.sides[0] / 16)) * 16 for n in image.shape[-2:]]
+        small = (_resized(images, (fitted[0], fitted[1])) - mean) / std
+        tower = self.base.encode_image(small, normalize=False)
+        tower = functional.normalize(tower.float() if tower.dtype != torch.float64 else tower, dim=-1)
+        features = tower + self.weight * self.concepts.embed(self.concepts.probabilities(images)).to(tower.dtype)
+        return functional.normalize(features, dim=-1) if normalize else features
+
+    def encode_text(self, text: Int[Tensor, "Q L"], normalize: bool = False) -> Float[Tensor, "Q E"]:
+        """Features of token ids, those of the base."""
+        return self.base.encode_text(text, normalize=normalize)  # type: ignore[operator]
+
+
+def _resized(images: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> Float[Tensor, "B 3 h w"]:
+    """As `Preprocess.fit` resizes: bicubic, antialiased, without its overshoot."""
+    return functional.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def folded_lite0(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of timm's `tf_efficientnet_lite0` as those of a `ConceptBranch`'s trunk and classifier.
+
+    Each convolution takes up the batch normalisation behind it (exact in evaluation mode): with s = gamma / sqrt(var +
+    eps), weights times s and bias beta - s mean.
+
+    Args:
+        state: under timm's names, as `load_vision("lite0")` holds them.
+
+    Raises:
+        CheckpointError: a tensor is missing.
+    """
+    folded: dict[str, Tensor] = {}
+    try:
+        for name in [key for key in state if key.endswith(".weight") and state[key].ndim == 4]:
+            conv = name.removesuffix(".weight")
+            scale = state[_norm_of(conv, state) + ".weight"].float()
+            norm = _norm_of(conv, state)
+            scale = scale * (state[norm + ".running_var"].float() + 1e-3).rsqrt()  # TensorFlow's epsilon
+            target = conv.replace("conv_stem", "stem").replace("conv_head", "head").replace("blocks.", "stages.")
+            folded[f"trunk.{target}.weight"] = state[name].float() * scale.view(-1, 1, 1, 1)
+            folded[f"trunk.{target}.bias"] = (
+                state[norm + ".bias"].float() - scale * state[norm + ".running_mean"].float()
+            )
+        for part in ("weight", "bias"):
+            folded[f"classifier.{part}"] = state[f"classifier.{part}"].float()
+    except KeyError as error:
+        raise CheckpointError(f"the classifier has no tensor {error.args[0]!r}") from error
+    return folded
+
+
+def _norm_of(conv: str, state: Mapping[str, Tensor]) -> str:
+    """The batch normalisation behind a convolution: in a block they are numbered in the order of execution."""
+    parent, _, own = conv.rpartition(".")
+    if not parent:
+        return {"conv_stem": "bn1", "conv_head": "bn2"}[own]
+    order = ("conv_pw", "conv_dw", "conv_pwl") if f"{parent}.conv_pwl.weight" in state else ("conv_dw", "conv_pw")
+    return f"{parent}.bn{order.index(own) + 1}"

@@ -1,0 +1,74 @@
+"""The concepts of a model folder: `concepts.safetensors`, beside the towers or beside those of a neighbour.
+
+The table `binderclip` of the folder's configuration says where things are: `{"concepts": true}` where the file holds
+the classifier's weights too, as `save` writes it, or `{"concepts": true, "towers": "small", "classifier": "lite0"}`,
+which takes them from two neighbours so that nothing is stored twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from binderclip.documents import parse_json
+from binderclip.errors import CheckpointError
+from binderclip.models.files import folders, registry
+from binderclip.models.files.checkpoint import check_weights_file, guarded
+from binderclip.models.image_text.concepts import ConceptBackbone, ConceptBranch, folded_lite0
+from binderclip.similarity.hubness import CSLS
+
+__all__ = ["with_concepts"]
+
+
+def with_concepts(base: nn.Module, folder: Path, settings: Mapping[str, Any]) -> tuple[ConceptBackbone, CSLS]:
+    """The towers with their concepts, and the similarity that corrects hubs.
+
+    Args:
+        base: the towers, with their weights.
+        folder: the model folder.
+        settings: its configuration's `binderclip` table.
+
+    Raises:
+        CheckpointError: a file that is missing, damaged or does not fit.
+    """
+    path = check_weights_file(folder / registry.CONCEPTS)
+    tensors, about = guarded(lambda: _read(path), path, f"the concepts in {folder}")
+    if "classifier" in settings:
+        other = folder.parent / str(settings["classifier"])
+        weights = check_weights_file(other / folders.WEIGHTS)
+        tensors |= folded_lite0(guarded(lambda: load_file(weights), weights, f"the classifier in {other}"))
+
+    def build() -> ConceptBackbone:
+        branch = ConceptBranch(
+            about["names"],
+            tensors["vectors"],
+            tensors["prototypes"],
+            sharpness=about["sharpness"],
+            level=about["level"],
+        )
+        branch.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=True)
+        return ConceptBackbone(
+            base, branch, weight=about["weight"], logit_scale=about["logit_scale"], hubness=about["hubness"],
+            sides=(about["sides"][0], about["sides"][1]),
+        )  # fmt: skip
+
+    try:
+        backbone = build()
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} does not hold the concepts of this model: {reason}") from error
+    return backbone, backbone.similarity()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with safe_open(path, framework="pt") as file:
+        about = parse_json((file.metadata() or {}).get("binderclip", "null"))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    if not isinstance(about, dict):
+        raise CheckpointError(f"{path} is not a file of concepts: it has no settings")
+    return tensors, about
