@@ -8,8 +8,8 @@ import torch
 
 from binderclip.errors import UsageError
 from binderclip.segment import CutSettings, GrabCut, cut_labels, mask_iou
+from binderclip.segment.cut.labels import otsu_threshold
 from binderclip.segment.parts.context import Frame
-from binderclip.segment.refine.grab_cut import otsu_threshold
 
 
 def scene(height: int = 90, width: int = 120) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -27,6 +27,7 @@ from binderclip.segment.presets import (
     corrclip,
     decomposition,
     itaclip,
+    photograph,
     proxyclip,
     trident,
 )
@@ -47,6 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     **proxyclip.PRESETS,
     **itaclip.PRESETS,
     **trident.PRESETS,
+    **photograph.PRESETS,
 }
 """name -> parts (keyword arguments of `Segmenter`)."""
 
@@ -59,6 +61,7 @@ DEPARTURES: dict[str, tuple[str, ...]] = {
     **proxyclip.DEPARTURES,
     **itaclip.DEPARTURES,
     **trident.DEPARTURES,
+    **photograph.DEPARTURES,
 }
 """name -> how the preset differs from the method as published; nothing is known of those left out."""
 
@@ -72,6 +75,7 @@ SUMMARIES: dict[str, str] = {
     **proxyclip.SUMMARIES,
     **itaclip.SUMMARIES,
     **trident.SUMMARIES,
+    **photograph.SUMMARIES,
 }
 """name -> what the preset is for, in a line."""
 

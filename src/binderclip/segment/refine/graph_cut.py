@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from binderclip.errors import UsageError
-from binderclip.segment.refine.grid_cut import contrast_edges, minimum_cut
+from binderclip.segment.cut.grid import contrast_edges, minimum_cut
 
 
 @dataclass(frozen=True)

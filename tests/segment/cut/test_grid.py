@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from binderclip.segment.refine.grid_cut import GridGraph, Links, contrast_edges, expand
+from binderclip.segment.cut.grid import GridGraph, Links, contrast_edges, expand
 
 SHAPE = (2, 4)
 STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))

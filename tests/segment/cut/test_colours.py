@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from binderclip.segment.refine.colour_mixture import ColourMixture, split_by_principal_axes
+from binderclip.segment.cut.colours import ColourMixture, split_by_principal_axes
 
 CENTRES = np.array([[0.1, 0.1, 0.1], [0.9, 0.2, 0.1], [0.2, 0.8, 0.9]])
 
