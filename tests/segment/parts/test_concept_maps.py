@@ -74,8 +74,10 @@ def test_each_size_counts_alike_and_is_seen_once_for_all_words_and_calls(context
     both = fusion(context, None, words([1.0, 0, 0, 0, 0], [0.0, 1, 0, 0, 0]))  # type: ignore[arg-type]
     assert sorted(context.frame.model.concepts.calls) == [128, 256]
     torch.testing.assert_close(first[0, 0], both[0, 1])
-    single = ConceptMaps(sides=(256,), gate=None)(context, None, words([0.0, 1, 0, 0, 0]))  # type: ignore[arg-type]
-    assert float(single.mean()) == pytest.approx(0, abs=1e-5)
+    text = words([0.0, 1, 0, 0, 0])
+    single = ConceptMaps(sides=(256,), gate=None)(context, None, text)  # type: ignore[arg-type]
+    presence = ConceptMaps(sides=(256,)).presence(context.frame, text)
+    assert float(single.mean()) == pytest.approx(float(presence.log()), abs=1e-5)
     assert float(single.std(correction=0)) == pytest.approx(1, abs=1e-4)
 
 

@@ -48,11 +48,19 @@ def test_several_labels_are_cut_at_once_and_do_not_overlap() -> None:
 def test_offset_and_scale_of_a_map_change_nothing_and_a_constant_one_takes_nothing() -> None:
     image, _, maps = scene()
     found = cut_labels(image, maps)
-    moved = maps * torch.tensor([3.0, 0.25])[:, None, None] + torch.tensor([-7.0, 2.0])[:, None, None]
-    assert float((cut_labels(image, moved) != found).float().mean()) < 0.002
+    assert float((cut_labels(image, 3 * maps - 7) != found).float().mean()) < 0.002
+    assert float((cut_labels(image, 0.25 * maps[:1] + 2) != cut_labels(image, maps[:1])).float().mean()) < 0.002
     flat = torch.cat([maps[:1], torch.full_like(maps[:1], 0.3)])
     assert torch.equal(cut_labels(image, flat), cut_labels(image, maps[:1]))
     assert bool((cut_labels(image, flat[1:]) == -1).all())
+
+
+def test_of_two_labels_that_claim_the_same_the_higher_map_has_it() -> None:
+    image, masks, maps = scene()
+    for first, second in ((0.5, 0.0), (0.0, 0.5)):
+        found = cut_labels(image, torch.stack([maps[0] + first, maps[0] + second]))
+        assert float(mask_iou((found == int(second > first))[None], masks[:1])) > 0.93
+        assert not bool((found == int(first > second)).any())
 
 
 def test_the_mirrored_picture_has_the_mirrored_mask() -> None:

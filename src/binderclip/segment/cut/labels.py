@@ -19,6 +19,8 @@ __all__ = ["CutSettings", "Seeds", "cut_labels", "cut_seeds", "otsu_threshold", 
 
 # Cost of a label where it is ruled out: above any sum of links and colours.
 _NEVER = 1e5
+CRUMB = 0.05
+"""Of a label's largest part: smaller parts are dropped."""
 QUARTER, LEAST_UNLIKE = 0.25, 0.1
 """Of a label's region: most that is sure, and least that must be unlike the ground to be told from it by colour."""
 
@@ -71,7 +73,8 @@ def cut_labels(
 
     Args:
         image: in [0, 1].
-        maps: one a label, on any grid over the picture; high where the label is. A constant one takes nothing.
+        maps: one a label, on any grid over the picture; high where the label is. A constant one takes nothing. Where
+            several are above their own thresholds the highest counts, so that a surer label may have a higher map.
         settings: of the cut.
         inside, outside: as in `GrabCut`.
     """
@@ -84,7 +87,7 @@ def cut_labels(
         return torch.full(size, -1, dtype=torch.int32)
     # Otsu's threshold and quantiles follow offset and scale of a map; its weight as a prior must not change with them.
     splits = np.stack([(own - otsu_threshold(own)) / own.std() for own in evidence[seen]])
-    seeds = seeds_of(splits, _colours(image, grid), inside, outside, settings.components)
+    seeds = seeds_of(splits, evidence[seen], _colours(image, grid), inside, outside, settings.components)
     labels = cut_seeds(image, splits, seeds, settings)
     return torch.from_numpy(np.array([-1, *seen], dtype=np.int32)[labels])
 
@@ -108,6 +111,7 @@ class Seeds:
 
 def seeds_of(
     splits: Float[np.ndarray, "C h w"],
+    heights: Float[np.ndarray, "C h w"],
     colours: Float[np.ndarray, "h w 3"],
     inside: float = 0.03,
     outside: float = 0.2,
@@ -115,19 +119,20 @@ def seeds_of(
 ) -> Seeds:
     """Seeds of maps whose threshold is 0.
 
-    A label's region is where its map is above 0 and the highest. It is sure in the highest `inside` of the picture, but
-    in no more than a quarter of the region; it may not go where its map is in the lowest `outside`, nor farther from
-    the region than the radius of a disc of the region's area (of each part, on average). Maps are coarse: around a
-    small thing the region holds ground, too. So pixels of it whose colour is likelier in its surroundings than in it
-    are no seeds, unless next to nothing would be left.
+    A label's region is where its map is above 0 and of such labels the highest, as the maps were given. It is sure in
+    the highest `inside` of the picture, but in no more than a quarter of the region; it may not go where its map is in
+    the lowest `outside`, nor farther from the region than the radius of a disc of the region's area (of each part, on
+    average). Maps are coarse: around a small thing the region holds ground, too. So pixels of it whose colour is
+    likelier in its surroundings than in it are no seeds, unless next to nothing would be left.
 
     Args:
         splits: one map a label.
+        heights: the maps as they were given.
         colours: of the same grid, in [0, 1].
         inside, outside: shares of the picture's pixels.
         components: of the colour models.
     """
-    best, above = splits.argmax(axis=0), splits.max(axis=0) > 0
+    best, above = np.where(splits > 0, heights, -np.inf).argmax(axis=0), (splits > 0).any(axis=0)
     regions = above & (best == np.arange(len(splits))[:, None, None])
     near = np.stack([_near(region) for region in regions])
     around = near.any(axis=0)
@@ -201,7 +206,19 @@ def cut_seeds(
         if np.array_equal(changed, labels):
             break
         labels = changed
-    return _finer(image, labels, models, settings)
+    return _finer(image, _without_crumbs(labels), models, settings)
+
+
+def _without_crumbs(labels: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
+    """Parts of a label that are next to nothing beside its largest one become none of the labels."""
+    kept = labels.copy()
+    for label in np.unique(labels[labels > 0]).tolist():
+        parts, count = ndimage.label(labels == label)
+        sizes = np.bincount(parts.ravel(), minlength=count + 1)
+        small = sizes < CRUMB * sizes[1:].max()
+        small[0] = False
+        kept[small[parts]] = 0
+    return kept
 
 
 def _costs(

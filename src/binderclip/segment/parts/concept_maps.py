@@ -31,7 +31,8 @@ class ConceptMaps:
         log sum_c exp(l(c) + sharpness (s(c) - max s) + picture log p(c)) - contrast log sum_c exp(l(c)),
 
     p(c) the largest probability of the concept anywhere in the picture: what the picture shows elsewhere for certain
-    counts more here. Each size's map is standardised (mean 0, variance 1 over the picture), and the maps are averaged.
+    counts more here. Each size's map is standardised (mean 0, variance 1 over the picture), the maps are averaged, and
+    the log of the word's `presence` is added, so that where words compete the one that the picture shows wins.
     All words share the passes, and no block of the image tower runs.
 
     Args:
@@ -84,8 +85,10 @@ class ConceptMaps:
             spread = evidence.std((-2, -1), keepdim=True, correction=0).clamp(min=1e-6)
             evidence = (evidence - evidence.mean((-2, -1), keepdim=True)) / spread
             total += F.interpolate(evidence, size=grid, mode="bilinear", align_corners=False) / len(maps)
+        presence = self._presence(context.frame, near)
+        total += presence.clamp(min=1e-12).log()[:, None, None]
         if self.gate:
-            total[:, self._presence(context.frame, near) < self.gate] = ABSENT
+            total[:, presence < self.gate] = ABSENT
         return total
 
     def presence(self, frame: Frame, text: BoundText) -> Float[Tensor, "Q"]:

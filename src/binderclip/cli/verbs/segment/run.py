@@ -230,6 +230,10 @@ def _say(request: LabelMapRequest, done: Sequence[Done], many: bool, skipped: Se
         ordered = sorted(one.shares().items(), key=lambda item: -item[1])
         rows = [(name, f"{share:.1%}") for name, share in ordered]
         print_table(f"{one.path}, {request.title}", ("class", "share of the image"), rows)
+        absent = [name for name, share in one.shares().items() if not share and name != "background"]
+        if absent:
+            gated = "; --set fusion.gate=0 marks the likeliest places" if request.title.startswith("photograph") else ""
+            typer.echo(f"not found in the picture: {', '.join(absent)}{gated}")
         typer.echo(f"overlay {one.overlay}\nlabel map {one.label_map}")
 
 
