@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.errors import UsageError, require
+from binderclip.models.files.registry import DEFAULT
 
 if TYPE_CHECKING:
     from binderclip.workbench.tab import Tab
@@ -50,7 +51,7 @@ class WorkbenchServer:
         self,
         *,
         port: int = 0,
-        model: str = "small",
+        model: str = DEFAULT,
         folders: Sequence[Path] = (),
         tabs: Sequence[Tab] | None = None,
         device: str = "cpu",

@@ -10,7 +10,7 @@ import typer
 
 from binderclip.cli.shared.cluster import Ray, Workers, shard_runner
 from binderclip.cli.shared.inputs import output_folder, outside_pool
-from binderclip.cli.shared.options import AllowPipe, BatchSize, Device, Dtype, Json, Model
+from binderclip.cli.shared.options import DEFAULT_MODEL, AllowPipe, BatchSize, Device, Dtype, Json, Model
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.display import number_of
@@ -40,7 +40,7 @@ def embed(
     workers: Workers = None,
     ray: Ray = None,
     allow_pipe: AllowPipe = False,
-    model: Model = "small",
+    model: Model = DEFAULT_MODEL,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     batch_size: BatchSize = 64,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from binderclip.cli.shared.inputs import one_image, output_path
-from binderclip.cli.shared.options import Device, Dtype, Json, Model, parse_labels
+from binderclip.cli.shared.options import DEFAULT_MODEL, Device, Dtype, Json, Model, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table
 from binderclip.display import number_of
 from binderclip.errors import UsageError
@@ -64,7 +64,7 @@ def locate(
     picture: Annotated[
         str | None, typer.Option("--picture", help="PNG with the chosen boxes drawn [default: NAME-located.png].")
     ] = None,
-    model: Model = "small",
+    model: Model = DEFAULT_MODEL,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json: Json = False,

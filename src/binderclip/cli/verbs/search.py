@@ -10,7 +10,7 @@ import typer
 
 from binderclip.cli.shared.cluster import Ray, Workers, shard_runner
 from binderclip.cli.shared.inputs import picture_path
-from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json, Model
+from binderclip.cli.shared.options import DEFAULT_MODEL, BatchSize, Device, Dtype, Json, Model
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, short_reason, warn_skipped
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import batches_said, stages
@@ -66,7 +66,7 @@ def index(
     transform: TransformName = None,
     workers: Workers = None,
     ray: Ray = None,
-    model: Model = "small",
+    model: Model = DEFAULT_MODEL,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     batch_size: BatchSize = 64,

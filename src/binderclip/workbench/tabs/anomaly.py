@@ -123,7 +123,7 @@ def work(
         folder=str(inspected), name=(name or "").strip() or "object", normal=None if normal is None else str(normal),
         shots=int(shots), method=method, state=_phrases(state), sound=_phrases(fine),
         words=words or method != "winclip", size=None, scales=None, out=str(run.folder / "anomalies"), most=OVERLAYS,
-        npy=False, seed=None, steps=int(steps) if method == "clap" else None, model=_model(run.model_name, method),
+        npy=False, seed=None, steps=int(steps) if method == "clap" else None, model=run.chosen(default_model(method)),
         device=run.bench.models.device, dtype="float32", json=False,
         threshold=parse_threshold((threshold or "").strip() or None),
     )  # fmt: skip
@@ -141,11 +141,6 @@ def work(
         _again(request, chosen, compared),
         could_not_be_read(len(done.skipped)),
     )
-
-
-def _model(chosen: str, method: str) -> str:
-    """What is chosen for all tabs; what the verb takes for methods that `small`, no classifier, cannot serve."""
-    return default_model(method) if chosen == "small" else chosen
 
 
 def _unusable(paths: Sequence[Path]) -> dict[Path, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from binderclip.cli.shared.inputs import output_folder
-from binderclip.cli.shared.options import MOST_SEED, Device, Dtype, Json, Model, finite
+from binderclip.cli.shared.options import DEFAULT_MODEL, MOST_SEED, Device, Dtype, Json, Model, finite
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.progress import duration, stages
 from binderclip.cli.verbs.adapt.run import choose_head
@@ -68,7 +68,7 @@ def adapt(
         "adapt"
     ),
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
-    model: Model = "small",
+    model: Model = DEFAULT_MODEL,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json: Json = False,

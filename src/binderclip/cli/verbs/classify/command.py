@@ -9,7 +9,7 @@ import typer
 
 from binderclip.cli.shared.inputs import Images, find_images, picture_path
 from binderclip.cli.shared.marks import Mark, MarkBox, parse_mark
-from binderclip.cli.shared.options import LABELS, MODEL, BatchSize, Device, Dtype, Json, parse_labels
+from binderclip.cli.shared.options import DEFAULT_MODEL, LABELS, MODEL, BatchSize, Device, Dtype, Json, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import batches_said, stages
@@ -108,7 +108,7 @@ def classify(
 
         with stages("loading the model") as say:
             opened = load_encoder if options.plain else load
-            clip = opened("small" if model is None else model, device=device, dtype=dtype)
+            clip = opened(DEFAULT_MODEL if model is None else model, device=device, dtype=dtype)
             if choice:
                 clip = clip.with_transform(fitted(clip, choice, say, batch_size=batch_size))
             say(f"looking at {number_of(len(found.paths), 'picture')}")

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from binderclip.cli.shared.inputs import output_folder
+from binderclip.cli.shared.options import DEFAULT_MODEL
 from binderclip.cli.shared.output import write_json
 from binderclip.cli.verbs.curate.report import write_report
 from binderclip.curate import (
@@ -73,7 +74,7 @@ def curated(
     if shards and not is_object(out):
         check_kept_folder(table, Path(out) / "shards")
 
-    scorer = partial(_loaded, model or recipe.model or "small", device=device, dtype=dtype)
+    scorer = partial(_loaded, model or recipe.model or DEFAULT_MODEL, device=device, dtype=dtype)
     late = LateModel(scorer, lambda: say("loading the model"))
     signals = model_signals(late, cleaner=CLEANERS[recipe.cleaner])
     asked = [name for id in table.ids[:1] for name in computed_columns(table.load(id), recipe.needs, signals)]

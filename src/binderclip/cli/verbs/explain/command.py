@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.shared.inputs import find_images, one_image
-from binderclip.cli.shared.options import MODEL, Device, Dtype, Json
+from binderclip.cli.shared.options import DEFAULT_MODEL, MODEL, Device, Dtype, Json
 from binderclip.cli.verbs.explain.run import FOLDER, ExplainRequest, compare_methods, explain_images
 from binderclip.errors import UsageError
 
@@ -80,7 +80,7 @@ def explain(
     stands beside them, for a map that looks good proves nothing.
     """
     if words:
-        _words(images, label, out, report, model or "small", device, dtype, json)
+        _words(images, label, out, report, model or DEFAULT_MODEL, device, dtype, json)
         return
     if label is not None and not label.strip():
         raise UsageError("--label is empty: give the text to explain, such as --label 'a cat'")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from binderclip.cli.shared.inputs import ImageArguments, output_folder, output_names, output_path, writable_path
+from binderclip.cli.shared.options import DEFAULT_MODEL
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, without_empty_columns
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import counted, stages
@@ -271,7 +272,7 @@ def _subject(request: ExplainRequest) -> Subject:
     from binderclip.models import load
 
     if request.head is None:
-        name = request.model or "small"
+        name = request.model or DEFAULT_MODEL
         return Subject(load(name, device=request.device, dtype=request.dtype), request.label, name, "cosine")
     from binderclip.adapt import head_model, load_head
 

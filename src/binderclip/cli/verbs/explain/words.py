@@ -16,7 +16,7 @@ from binderclip.errors import UsageError
 if TYPE_CHECKING:
     from binderclip.explain import DenseMisalignment, Misalignment
 
-BUNDLED = ("small", "small-b")
+BUNDLED = ("everyday", "small", "small-b")
 ALIGNED = 200
 """Fitting pairs of the bundled training pictures that set the threshold of a bundled model."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from binderclip.cli.shared.inputs import output_folder
-from binderclip.cli.shared.options import LABELS, MOST_SEED, BatchSize, Device, Dtype, Json, parse_labels
+from binderclip.cli.shared.options import DEFAULT_MODEL, LABELS, MOST_SEED, BatchSize, Device, Dtype, Json, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.progress import stages
 from binderclip.display import number_of
@@ -22,7 +22,7 @@ GAP_COLUMNS = ("measure", "gap", "95%", "by chance", "p", "finding", "smallest",
 def probe(
     model: Annotated[
         str, typer.Argument(help="A bundled model, `open_clip:ARCH/PRETRAINED`, `hf:REPO_OR_FOLDER`, or a run folder.")
-    ] = "small",
+    ] = DEFAULT_MODEL,
     data: Annotated[
         str,
         typer.Option(help="Pictures with classes: a folder, a zip, Parquet files, or a named set."),
