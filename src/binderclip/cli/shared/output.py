@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from binderclip.cli.shared.maker import signed
 from binderclip.documents import json_text
 from binderclip.errors import DataError, short_values
 
@@ -48,13 +49,13 @@ def print_json(document: Any) -> None:
 
 
 def write_json(document: Any, path: Path) -> None:
-    """Write what `print_json` prints to a file.
+    """Write what `print_json` prints to a file, with the key that says who made it.
 
     Raises:
         DataError: it cannot be written.
     """
     try:
-        path.write_text(json_text(document) + "\n", encoding="utf-8", errors="backslashreplace")
+        path.write_text(json_text(signed(document)) + "\n", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from binderclip.cli.shared.maker import META
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d1f23; --soft: #5d6470; --line: #d9dde3; --paper: #fff; --code: #f3f5f8; }
 @media (prefers-color-scheme: dark) {
@@ -87,7 +89,7 @@ class Page:
         path = Path(path)
         nav = " ".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name in self._sections)
         path.write_text(
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n{META}\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{escape(self.title)}</title>\n<style>{STYLE}</style></head>\n<body>\n<h1>{escape(self.title)}</h1>\n"
             f'<p class="lead">{self.lead}</p>\n<nav>{nav}</nav>\n' + "\n".join(self._body) + "\n</body></html>\n",

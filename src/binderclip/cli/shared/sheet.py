@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from binderclip.cli.shared.maker import picture_options
 from binderclip.data.lettering import shortened
 from binderclip.errors import DataError
 
@@ -127,7 +128,7 @@ def figure_picture(figure: Any) -> Image.Image:
 
 
 def save_picture(picture: Image.Image, out: str | Path, **options: Any) -> Path:
-    """Write a picture; a disk that is full or a place that cannot be written is a short error.
+    """Write a picture that says who made it; a disk that is full or a place that cannot be written is a short error.
 
     Args:
         picture: any that Pillow writes.
@@ -139,7 +140,7 @@ def save_picture(picture: Image.Image, out: str | Path, **options: Any) -> Path:
     """
     out = Path(out)
     try:
-        picture.save(out, **options)
+        picture.save(out, **picture_options(out, options))
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror or error}") from error
     return out

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from binderclip.cli.shared.inputs import writable_path
 from binderclip.cli.shared.options import Json, finite, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, write_json
+from binderclip.cli.shared.outputs import OUTPUT, writable_path
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
@@ -18,7 +18,9 @@ def descriptions(
     labels: Annotated[
         str, typer.Argument(help="Labels, separated by commas; `@FILE`, one a line; or the name of a shipped set.")
     ],
-    out: Annotated[str | None, typer.Option("--out", "-o", help="JSON file for `classify --descriptions`.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="JSON file for `classify --descriptions`."), OUTPUT
+    ] = None,
     url: Annotated[
         str | None,
         typer.Option(help="Base URL of an OpenAI-compatible service, also a local one. [env: BINDERCLIP_LLM_URL]"),

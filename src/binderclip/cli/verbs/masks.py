@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import Images, file_stamp, find_images, output_folder, output_names
+from binderclip.cli.shared.inputs import Images, file_stamp, find_images, output_names
 from binderclip.cli.shared.options import Device, Json, finite
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_json
+from binderclip.cli.shared.outputs import OUTPUT, output_folder
 from binderclip.cli.shared.progress import counted, stages
 from binderclip.display import number_of
 from binderclip.documents import parse_json
@@ -65,7 +66,7 @@ def masks(
         int,
         typer.Option(min=0, max=10**9, help="Islands and holes of fewer pixels are removed, smaller masks dropped."),
     ] = 1,
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder of the overlays and COCO files.")] = FOLDER,
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder of the overlays and COCO files."), OUTPUT] = FOLDER,
     redo: Annotated[bool, typer.Option("--redo", help="Do pictures again that are done already.")] = False,
     model: Annotated[
         str,
@@ -97,13 +98,15 @@ def masks(
         "min_mask_region_area": min_mask_region_area,
     }
     folder = output_folder(out, make=False)
+    names = output_names(found.paths)
+    files = [folder / f"{name}{ending}" for name in names for ending in (".json", "-masks.png")]
+    writable_paths([folder / TOGETHER, *files], sources=found.paths)
 
     from binderclip.segment import AutomaticMasks, load_promptable
 
     segmenter = load_promptable(model, device=device)
     automatic = AutomaticMasks(segmenter, points_per_batch=points_per_batch, **settings)
     folder = output_folder(out)
-    names = output_names(found.paths)
     known = settings | {"model": model}
     done: list[_Done] = []
     skipped: list[tuple[str, str]] = []

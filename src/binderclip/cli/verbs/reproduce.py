@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import output_folder
 from binderclip.cli.shared.options import MOST_SEED, Json
 from binderclip.cli.shared.output import note, print_json, print_table
-from binderclip.errors import UsageError
+from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_path
+from binderclip.errors import BinderclipError, UsageError
 
 if TYPE_CHECKING:
     from binderclip.studies import Check, Result
@@ -32,6 +32,7 @@ def reproduce(
             help="Folder for JSON, text and figures [default: runs/studies; in a checkout with --all: docs/results, "
             "and docs/PAPERS.md is written anew].",
         ),
+        OUTPUT,
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas [default: the study's own].")] = "",
     quick: Annotated[
@@ -77,6 +78,9 @@ def reproduce(
     root = checkout()
     whole = all_ and out is None and root is not None
     folder = Path(out) if out else root / "docs" / "results" if whole and root is not None else Path("runs/studies")
+    if not quick:
+        for identifier in wanted:
+            _check_files(folder, identifier)
     results = [_quick(paper, numbers) if quick else _measure(paper, numbers, folder, again) for paper in wanted]
     if whole and not quick and root is not None:
         page = root / "docs" / "PAPERS.md"
@@ -89,6 +93,25 @@ def reproduce(
             _print(result)
     if any(result.verdict == "failed" for result in results):
         raise typer.Exit(1)
+
+
+def _check_files(folder: Path, paper: str) -> None:
+    """Refuse results that would replace what no study left, before hours of measuring.
+
+    Raises:
+        UsageError: names the file.
+    """
+    from binderclip.studies import read
+
+    def by_a_study(_: Path) -> bool:
+        try:
+            return read(folder / f"{paper}.json").paper == paper
+        except (BinderclipError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+
+    for ending in ("json", "md", "png"):
+        if (place := folder / f"{paper}.{ending}").exists():
+            writable_path(place, ours=by_a_study)
 
 
 def _measure(paper: str, seeds: list[int] | None, folder: Path, again: str) -> Result:

@@ -124,10 +124,14 @@ class Segmentation:
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise UsageError(f"a label map is saved as PNG, not {path.name!r}: another format would change its numbers")
+        self.numbered().save(path)
+        return path
+
+    def numbered(self) -> Image.Image:
+        """The label map as a grey picture of class indices, as `save` writes it."""
         kind, unsegmented = (np.uint8, 255) if len(self.classes) <= 255 else (np.uint16, 65535)
         labels = self.labels.cpu().numpy()
-        Image.fromarray(np.where(labels < 0, unsegmented, labels).astype(kind)).save(path)
-        return path
+        return Image.fromarray(np.where(labels < 0, unsegmented, labels).astype(kind))
 
 
 def label_map(

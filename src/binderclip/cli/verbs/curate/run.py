@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from binderclip.cli.shared.inputs import output_folder
 from binderclip.cli.shared.output import write_json
+from binderclip.cli.shared.outputs import output_folder
 from binderclip.cli.verbs.curate.report import write_report
 from binderclip.curate import (
     CLEANERS,
@@ -107,10 +107,11 @@ def curated(
 
 def _write(found: Curated, table: SampleTable, data: str, seed: int, folder: Path, shards: bool) -> list[Path]:
     """Write what was decided into a folder; gives the files."""
+    # First what says whose the folder is: the next two files have no place for it.
+    write_json({"data": data, "seed": seed, **found.report.as_dict()}, folder / "report.json")
     files = [found.selection.save(folder / "selection.npy")]
     files.append(write_decisions(found, table, folder / "samples.parquet"))
     files.append(write_report(found, table, data, folder / "report.html"))
-    write_json({"data": data, "seed": seed, **found.report.as_dict()}, folder / "report.json")
     files.append(folder / "report.json")
     return files + (write_kept_shards(found, table, folder / "shards") if shards else [])
 

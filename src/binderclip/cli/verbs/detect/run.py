@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binderclip.cli.shared.inputs import keep_originals, output_names
+from binderclip.cli.shared.inputs import output_names
+from binderclip.cli.shared.outputs import writable_paths
 from binderclip.cli.shared.sheet import save_picture
 from binderclip.data import PROCESSING, RealFakeSet, open_image, real_fake_folder, to_tensor
 from binderclip.data.labelled.real_fake import FAKE, REAL
@@ -171,7 +172,7 @@ def places_of_maps(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
         UsageError: a map would replace one of the pictures.
     """
     places = [folder / f"{name}.png" for name in output_names(paths)]
-    keep_originals(places, paths)
+    writable_paths(places, sources=paths)
     return dict(zip(map(str, paths), places, strict=True))
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from binderclip.cli.shared.inputs import output_folder
+from binderclip.cli.shared.outputs import output_folder, writable_path
 from binderclip.data import list_images, open_image, to_tensor
 from binderclip.errors import DataError, UsageError
 from binderclip.models.files.devices import resolve_device
@@ -66,6 +66,9 @@ def trained(
     if training.method not in ENHANCERS:
         raise UsageError(f"--method {training.method!r} is unknown: one of {', '.join(ENHANCERS)}")
     where = resolve_device(device)
+    file = folder / FILE
+    if file.exists():
+        writable_path(file)
     sets, skipped = {}, []
     for name, place in (("dark", dark), ("bright", bright)):
         say(f"reading {place}")
@@ -75,7 +78,6 @@ def trained(
             raise DataError(f"--{name} {place}: no picture there can be read")
     counts = {name: len(pictures) for name, pictures in sets.items()}
     card = {**asdict(training), **counts, "pictures": _digest(sets["dark"], sets["bright"])}
-    file = folder / FILE
     if file.exists():
         network, before = load_enhancer(file, device=device)
         if before != card:

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import writable_path
 from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.outputs import OUTPUT, writable_path
 from binderclip.cli.shared.progress import stages
 from binderclip.display import number_of
 
@@ -41,9 +41,9 @@ def geometry(
     ] = "openmoji",
     split: Annotated[str | None, typer.Option(help="Of a named set, or `all` [default: the held-out one].")] = None,
     limit: Annotated[int | None, typer.Option(min=20, max=10**6, help="Use only the first so many pictures.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The report: plots, tables, unusual pictures.")] = Path(
-        "geometry.html"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The report: plots, tables, unusual pictures."), OUTPUT
+    ] = Path("geometry.html"),
     report: Annotated[bool, typer.Option(help="Write the report.")] = True,
     device: Device = "cpu",
     dtype: Dtype = "float32",

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import find_images, writable_path
+from binderclip.cli.shared.inputs import find_images
 from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.outputs import OUTPUT, writable_path
 from binderclip.cli.shared.progress import batches_said, counted, stages
 from binderclip.cli.verbs.heads.content import HeadPictures, Heads
 from binderclip.display import number_of
@@ -41,7 +42,7 @@ def heads(
     top: Annotated[int, typer.Option(min=1, max=10, help="Texts of each head that are shown, of the ten chosen.")] = 4,
     limit: Annotated[int, typer.Option(min=2, max=10**6, help="Most pictures, evenly over all there are.")] = LIMIT,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The report: every head's texts, pictures and heat maps.")
+        Path, typer.Option("--out", "-o", help="The report: every head's texts, pictures and heat maps."), OUTPUT
     ] = Path("heads.html"),
     report: Annotated[bool, typer.Option(help="Write the report.")] = True,
     device: Device = "cpu",
