@@ -12,7 +12,7 @@ import typer
 from binderclip.cli.shared.inputs import Images, file_stamp, find_images, output_names
 from binderclip.cli.shared.options import Device, Json, finite
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_json
-from binderclip.cli.shared.outputs import OUTPUT, output_folder
+from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_paths
 from binderclip.cli.shared.progress import counted, stages
 from binderclip.display import number_of
 from binderclip.documents import parse_json

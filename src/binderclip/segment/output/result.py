@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.files import write_whole
 from binderclip.segment.output.palette import colours, paint, with_legend
 
 
@@ -124,8 +125,8 @@ class Segmentation:
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise UsageError(f"a label map is saved as PNG, not {path.name!r}: another format would change its numbers")
-        self.numbered().save(path)
-        return path
+        picture = self.numbered()
+        return write_whole(path, lambda draft: picture.save(draft, "PNG"))
 
     def numbered(self) -> Image.Image:
         """The label map as a grey picture of class indices, as `save` writes it."""

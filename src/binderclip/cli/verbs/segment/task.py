@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from binderclip.cli.shared.inputs import ImageArguments, output_names
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_json
-from binderclip.cli.shared.outputs import output_folder, writable_path
+from binderclip.cli.shared.outputs import output_folder, writable_path, writable_paths
 from binderclip.cli.shared.progress import counted, stages
 from binderclip.display import number_of
 from binderclip.documents import parse_json
