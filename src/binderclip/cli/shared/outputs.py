@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from binderclip.cli.shared.maker import is_ours
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import UsageError
+from binderclip.files import make_folder
 
 
 class Output:
@@ -240,7 +241,7 @@ def output_folder(given: str | Path, *, make: bool = True) -> Path:
 
     Raises:
         UsageError: it is a file.
-        DataError: it cannot be made.
+        OutputError: it cannot be made.
     """
     folder = Path(given)
     if folder.exists() and not folder.is_dir():
@@ -250,12 +251,7 @@ def output_folder(given: str | Path, *, make: bool = True) -> Path:
         raise UsageError(f"--out {folder} is a link to what is not there")
     if not above.is_dir():
         raise UsageError(f"--out {folder} lies in {above}, which is no folder")
-    if make:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"cannot make {folder}: {error.strerror or error}") from error
-    return folder
+    return make_folder(folder) if make else folder
 
 
 def outside_pool(out: str, pool: str) -> None:

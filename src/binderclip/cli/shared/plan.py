@@ -14,7 +14,7 @@ from binderclip.cli.shared.options import finite
 from binderclip.cli.shared.output import note, print_json, print_table, write_json
 from binderclip.cli.shared.outputs import output_folder, writable_paths
 from binderclip.display import number_of
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
     from binderclip.data import ClusterPlan, Machines
@@ -162,9 +162,6 @@ def _write(plan: ClusterPlan, heading: str, out: str) -> None:
     page.section("What was assumed", "")
     for text in plan.notes:
         page.text(escape(text))
-    try:
-        page.save(folder / "plan.html")
-    except OSError as error:
-        raise DataError(f"cannot write {folder / 'plan.html'}: {error.strerror or error}") from error
+    page.save(folder / "plan.html")
     write_json(plan.as_dict(), folder / "plan.json")
     note(f"written: {folder / 'plan.html'}, {folder / 'plan.json'}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from binderclip.cli.shared.maker import picture_options
 from binderclip.data.lettering import shortened
-from binderclip.errors import DataError
+from binderclip.files import write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -136,11 +136,12 @@ def save_picture(picture: Image.Image, out: str | Path, **options: Any) -> Path:
         options: of `Image.save`.
 
     Raises:
-        DataError: it cannot be written.
+        OutputError: it cannot be written; what was there before still is.
     """
+    from PIL import Image
+
     out = Path(out)
-    try:
-        picture.save(out, **picture_options(out, options))
-    except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}") from error
-    return out
+    kind = Image.registered_extensions()[out.suffix.lower()]
+    told = picture_options(out, options)
+    # Not flushed one by one: there may be thousands, and what a power cut takes is made again.
+    return write_whole(out, lambda draft: picture.save(draft, kind, **told), sync=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -153,10 +153,28 @@ def _kept(place: Path, path: Path, known: dict[str, Any]) -> _Done | None:
         document = parse_json(place.read_bytes())
         made = document["info"]
         same = made["settings"] == known and made["file"] == file_stamp(path)
-        whole = len(document["images"]) == 1 and isinstance(document["annotations"], list)
+        whole = _is_whole(document)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return _Done(path, document, overlay, before=True) if same and whole and overlay.is_file() else None
+
+
+def _is_whole(document: dict[str, Any]) -> bool:
+    """Whether a COCO document has all that `_found` wrote: one picture with its size, and annotations with theirs.
+
+    Raises:
+        KeyError, TypeError, ValueError: it has another form.
+    """
+    (image,) = document["images"]
+    size = [image["height"], image["width"]]
+    if not isinstance(image["file_name"], str) or not all(isinstance(side, int) and side > 0 for side in size):
+        return False
+    return isinstance(document["annotations"], list) and all(
+        entry["segmentation"]["size"] == size
+        and isinstance(entry["segmentation"]["counts"], list)
+        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in [entry["area"], *entry["bbox"]])
+        for entry in document["annotations"]
+    )
 
 
 def _found(automatic: AutomaticMasks, path: Path, folder: Path, name: str, known: dict[str, Any]) -> _Done:
@@ -172,9 +190,8 @@ def _found(automatic: AutomaticMasks, path: Path, folder: Path, name: str, known
         "annotations": regions.annotations(),
         "categories": [{"id": 1, "name": "object"}],
     }
-    # Under its name only when it is whole: where it is, the picture is done.
-    write_json(document, folder / f".{name}.json.new")
-    os.replace(folder / f".{name}.json.new", folder / f"{name}.json")
+    # Last: where it is, the picture is done.
+    write_json(document, folder / f"{name}.json")
     return _Done(path, document, overlay)
 
 

@@ -11,6 +11,7 @@ from binderclip.cli.shared.options import Json
 from binderclip.cli.shared.output import print_json, write_json
 from binderclip.cli.shared.outputs import OUTPUT, new_paths
 from binderclip.cli.shared.points import check_within, parse_point
+from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,6 +70,8 @@ def trace(
     picture = open_image(path).convert("RGB")
     check_within(points, picture)
     opened = load_tracer(tracer)
+    if mask is not None and opened.mask is None:
+        raise UsageError(f"--mask: {tracer} finds lines alone, without their pixels: leave it out")
     found = trace_picture(opened, picture, points, size=size)
     document = {
         "image": path,

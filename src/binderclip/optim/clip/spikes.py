@@ -20,6 +20,8 @@ __all__ = ["ClipHistory", "Spike", "SpikeDetector", "plot_clipping", "read_clip_
 
 FILE = "clip.jsonl"
 _TINY = 1e-45
+MOST_STEPS = 2**62
+"""Larger numbers of steps are damage: those of several stages are added up in 64 bits."""
 _INK, _LIGHT, _LIMIT, _ACCENT = "#1f4e79", "#7ba7cf", "#666666", "#c0504d"
 
 
@@ -186,7 +188,8 @@ def read_clip_log(path: str | Path) -> ClipHistory:
     try:
         return history_of(rows[0], rows[1:])
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error!r}") from error
+        reason = f"a line without {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{path} is damaged: {reason}") from error
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -207,9 +210,12 @@ def history_of(head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Cl
     def column(name: str, null: float = math.nan) -> np.ndarray:
         return np.array([_number(row[name], null) for row in rows], dtype=np.float64)
 
+    clips = head["clips"]
+    if not (isinstance(clips, list) and all(isinstance(text, str) for text in clips)):
+        raise ValueError(f"its clips are {clips!r}, not a list of texts")
     return ClipHistory(
-        clips=list(head["clips"]),
-        step=np.array([row["step"] for row in rows], dtype=np.int64),
+        clips=clips,
+        step=np.array([_step(row["step"]) for row in rows], dtype=np.int64),
         norm=column("norm"),
         limit=column("limit", math.inf),
         stat=column("stat"),
@@ -247,9 +253,20 @@ def _number(value: float | None, null: float = math.nan) -> float:
     return null if value is None else float(value)
 
 
+def _step(value: Any) -> int:
+    """The number of a step, which an array of 64 bits has to hold.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not isinstance(value, int) or not 0 <= value < MOST_STEPS:
+        raise ValueError(f"step {value!r} is no number of a step")
+    return value
+
+
 def _spike(row: Mapping[str, Any]) -> Spike:
     return Spike(
-        step=int(row["step"]),
+        step=_step(row["step"]),
         norm=_number(row["norm"]),
         usual=_number(row["usual"]),
         limit=_number(row["limit"], math.inf),

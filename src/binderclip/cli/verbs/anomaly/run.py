@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from binderclip.cli.shared.inputs import note_left_out, output_names
-from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
+from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_array, write_csv
 from binderclip.cli.shared.outputs import output_folder, writable_path, writable_paths
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import stages, time_left
@@ -324,10 +324,7 @@ def _write(done: Inspection, request: AnomalyRequest, out: Path) -> None:
 
         for row, entry in enumerate(done.pictures):
             values = done.found.maps_at(_size(entry.path), row)[0].numpy().astype(np.float32)
-            try:
-                np.save(out / f"{names[row]}.npy", values)
-            except OSError as error:
-                raise DataError(f"cannot write {out / names[row]}.npy: {error.strerror or error}") from error
+            write_array(values, out / f"{names[row]}.npy")
 
 
 def _say(done: Inspection, request: AnomalyRequest, out: Path, report: Path) -> None:

@@ -126,7 +126,8 @@ def sanity_check(
     value = dict(zip(rows, logits, strict=True))
 
     def of(wanted: list[int]) -> Tensor:
-        return torch.stack([value[row] for row in wanted if row in value]) if wanted else torch.zeros(0)
+        there = [value[row] for row in wanted if row in value]
+        return torch.stack(there) if there else torch.zeros(0)
 
     every = [row for row in data.rows(label=0) if row in value]
     fakes = {name: of(data.rows(name, label=1)) for name in data.made_by}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from binderclip.cli.shared.inputs import ImageArguments, output_names
-from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, without_empty_columns
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, without_empty_columns, write_array
 from binderclip.cli.shared.outputs import output_folder, output_path, writable_path, writable_paths
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import counted, stages
@@ -344,10 +344,7 @@ def _opened(paths: Sequence[Path], *, squares: bool) -> tuple[list[Any], list[Pa
 def _save_map(path: Path, found: Attribution, size: tuple[int, int]) -> None:
     import numpy as np
 
-    try:
-        np.save(path, found.maps(size)[0].cpu().numpy().astype(np.float32))
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    write_array(found.maps(size)[0].cpu().numpy().astype(np.float32), path)
 
 
 def _report(request: ExplainRequest, subject: Subject, title: str, drawn: Sequence[tuple[Any, str]]) -> None:
