@@ -78,8 +78,8 @@ def parse_toml(text: str) -> dict[str, Any]:
     """The document of a TOML text; every file or option that a user may write is read through here.
 
     Raises:
-        tomllib.TOMLDecodeError: not TOML, nested more than 100 deep, with a value that is none, or with a number of more
-            than 300 digits.
+        tomllib.TOMLDecodeError: not TOML, nested more than 100 deep, with a value that is none, or with a number of
+            more than 300 digits.
     """
     # Tables by dotted keys, which take a time that grows with the square of their number.
     if re.search(rf"""^[ \t\[]*(?:[\w'"-]+[ \t]*\.[ \t]*){{{MOST_LEVELS}}}""", text, re.MULTILINE):

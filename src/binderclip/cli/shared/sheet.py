@@ -115,14 +115,19 @@ def with_scale(picture: Image.Image, text: str, ramp: Image.Image, ends: tuple[s
     return strip
 
 
-def figure_picture(figure: Any) -> Image.Image:
-    """A matplotlib figure as a picture, at its own resolution."""
+def figure_picture(figure: Any, *, dpi: float | None = None) -> Image.Image:
+    """A matplotlib figure as a picture.
+
+    Args:
+        figure: drawn.
+        dpi: pixels an inch; None takes the figure's own.
+    """
     import io
 
     from PIL import Image
 
     held = io.BytesIO()
-    figure.savefig(held, format="png")
+    figure.savefig(held, format="png", dpi=dpi or "figure")
     held.seek(0)
     return Image.open(held, formats=["PNG"]).convert("RGB")
 

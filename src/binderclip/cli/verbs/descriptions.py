@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from binderclip.cli.shared.options import Json, finite, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, write_json
 from binderclip.cli.shared.outputs import OUTPUT, writable_path
+from binderclip.cli.shared.results import save_or_keep
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
@@ -65,7 +67,7 @@ def descriptions(
         )
     document = {"about": found.about, "attributes": found.attributes, "classes": found.classes}
     if target is not None:
-        write_json(document, target)
+        save_or_keep(partial(write_json, document), target)
         note(
             f"wrote {target}: {number_of(len(found.classes), 'label')}, {number_of(len(found.attributes), 'attribute')}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from binderclip.cli.shared.options import AllowPipe, BatchSize, Device, Dtype, J
 from binderclip.cli.shared.output import print_json, print_table, warn_skipped, write_json
 from binderclip.cli.shared.outputs import OUTPUT, writable_path
 from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.cli.shared.results import save_or_keep
 from binderclip.cli.shared.transform import TransformName, fitted, parse_transform
 from binderclip.display import number_of
 
@@ -81,7 +83,7 @@ def evaluate(
     if choice:
         document["transform"] = {"name": choice.name, "fitted_on": choice.data}
     if out:
-        write_json(document, out)
+        save_or_keep(partial(write_json, document), out)
     if json:
         print_json(document)
     else:

@@ -10,6 +10,7 @@ import typer
 from binderclip.cli.shared.options import MOST_SEED, Json
 from binderclip.cli.shared.output import note, print_json, print_table
 from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_path
+from binderclip.cli.shared.results import REPORT, ask_for_room, save_or_keep
 from binderclip.errors import BinderclipError, UsageError
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def reproduce(
     whole = all_ and out is None and root is not None
     folder = Path(out) if out else root / "docs" / "results" if whole and root is not None else Path("runs/studies")
     if not quick:
+        ask_for_room(folder, REPORT)
         for identifier in wanted:
             _check_files(folder, identifier)
     results = [_quick(paper, numbers) if quick else _measure(paper, numbers, folder, again) for paper in wanted]
@@ -121,8 +123,8 @@ def _measure(paper: str, seeds: list[int] | None, folder: Path, again: str) -> R
     result = run_study(paper, seeds, note)
     path = folder / f"{paper}.json"
     result = after(result, read(path) if path.is_file() else None, again)
-    written = save(result, folder)
-    note(f"{paper}: {result.verdict} in {result.seconds:.0f} s, {', '.join(map(str, written))}")
+    save_or_keep(lambda place: save(result, place), folder)
+    note(f"{paper}: {result.verdict} in {result.seconds:.0f} s, {path}")
     return result
 
 

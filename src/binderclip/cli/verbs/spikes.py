@@ -55,8 +55,7 @@ def spikes(
         starts.append((total, history))
         total += int(history.step[-1]) if len(history.step) else 0
     figure = clipping_figure(join_histories(starts), f"{run.name}: gradient norm")
-    figure.set_dpi(120)
-    save_picture(figure_picture(figure), drawn)
+    save_picture(figure_picture(figure, dpi=120), drawn)
     if json:
         print_json({"run": run, "picture": drawn, "stages": [_document(stage, h, top) for stage, h in parts]})
         return

@@ -12,6 +12,7 @@ from binderclip.cli.shared.options import MOST_SEED, Device, Dtype, Json, Model,
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_paths
 from binderclip.cli.shared.progress import duration, stages
+from binderclip.cli.shared.results import REPORT, ask_for_room
 from binderclip.cli.verbs.adapt.run import choose_head
 from binderclip.cli.verbs.adapt.wording import interval_text, labels_verdict, verdict
 from binderclip.display import number_of
@@ -107,6 +108,8 @@ def adapt(
     with stages("loading the model") as say:
         clip = load(model, device=device, dtype=dtype)
         output_folder(out)
+        # A head keeps at most the features of all shots, besides some vectors a class.
+        ask_for_room(out, REPORT * report + 4 * clip.embed_dim * max(1, len(samples.classes)) * (shots + 8))
         say("reading pictures")
         options: dict[str, Any] = {
             "shots": shots, "seeds": seeds, "methods": names, "templates": sentences, "folds": folds, "seed": seed,

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from binderclip.cli.shared.outputs import output_folder, writable_path
+from binderclip.cli.shared.results import ask_for_room, save_or_keep, size_of
 from binderclip.data import list_images, open_image, to_tensor
 from binderclip.errors import DataError, UsageError
 from binderclip.models.files.devices import resolve_device
@@ -62,6 +63,7 @@ def trained(
     Raises:
         UsageError: an unknown method, or another enhancer in the output folder.
         DataError: a folder without a picture that can be read.
+        OutputError: the file has no room, which is said before the training.
     """
     if training.method not in ENHANCERS:
         raise UsageError(f"--method {training.method!r} is unknown: one of {', '.join(ENHANCERS)}")
@@ -87,6 +89,7 @@ def trained(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         network = IlluminationNet(WIDTH, level=LEVEL, std=STD, most=1.0)
+    ask_for_room(file, size_of(network))
     trainer = create_enhancer(
         training.method, training.model, network=network, content=training.content, seed=training.seed, device=where
     )
@@ -103,7 +106,7 @@ def trained(
             sets["dark"], sets["bright"], rounds=training.rounds, prompt_steps=training.prompt_steps,
             refine_steps=training.prompt_steps, prompt_lr=rate, **shared,
         )  # fmt: skip
-    save_enhancer(trainer.network, output_folder(folder) / FILE, card)
+    save_or_keep(lambda place: save_enhancer(trainer.network, place, card), output_folder(folder) / FILE)
     return trainer.network, card, skipped
 
 

@@ -11,6 +11,7 @@ from binderclip.cli.shared.options import LABELS, MOST_SEED, BatchSize, Device, 
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_paths
 from binderclip.cli.shared.progress import stages
+from binderclip.cli.shared.results import REPORT, ask_for_room, save_or_keep
 from binderclip.display import number_of
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def probe(
     page = folder / "report.html"
     writable_paths([page, folder / "probe.json"])
     writable_paths([folder / "groups.csv", folder / "predictions.parquet"], beside=page)
+    ask_for_room(folder, REPORT)
     from binderclip.cli.verbs.probe.run import probed
 
     with stages("loading the model") as say:
@@ -82,9 +84,9 @@ def probe(
         from binderclip.cli.verbs.probe.report import write_results
 
         say("writing the page")
-        written = write_results(found, output_folder(folder))
+        save_or_keep(lambda place: write_results(found, output_folder(place)), folder)
     if json:
-        print_json({**found.as_dict(), "report": written})
+        print_json({**found.as_dict(), "report": page})
     else:
         for report in found.reports:
             title = (
@@ -96,7 +98,7 @@ def probe(
             note(f"left out: {line}")
     warn_skipped(found.skipped)
     if not json:
-        note(f"report {written}")
+        note(f"report {page}")
 
 
 def gap_rows(report: GroupReport) -> list[tuple[Any, ...]]:
