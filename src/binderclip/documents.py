@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["TOO_DEEP", "json_text", "parse_json", "parse_toml", "plain"]
+__all__ = ["TOO_DEEP", "json_text", "parse_json", "parse_toml", "plain", "read_problem"]
 
 MOST_LEVELS = 100
 """Lists and tables inside one another that are read: every later walk through the document recurses as deep."""
@@ -103,6 +103,21 @@ def _whole_number(digits: str) -> int:
     if len(digits.lstrip("-")) > MOST_DIGITS:
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
+
+
+def read_problem(error: Exception) -> str:
+    """Why a text could not be read, in a few words: `not text in UTF-8 (byte 3)`, `damaged JSON (line 2: ...)`.
+
+    Args:
+        error: of decoding, or of `parse_json`; of another one its own words.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return f"not text in UTF-8 (byte {error.start})"
+    if isinstance(error, json.JSONDecodeError):
+        return f"damaged JSON (line {error.lineno}: {error.msg})"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"without {error}" if isinstance(error, KeyError) else (str(error).splitlines() or [type(error).__name__])[0]
 
 
 TOO_DEEP = f"nested more than {MOST_LEVELS} deep"

@@ -13,6 +13,7 @@ from binderclip.cli.shared.output import note, print_json, print_table, write_js
 from binderclip.cli.shared.outputs import OUTPUT, writable_path
 from binderclip.cli.shared.results import save_or_keep
 from binderclip.display import number_of
+from binderclip.documents import read_problem
 from binderclip.errors import DataError, UsageError
 
 
@@ -84,7 +85,7 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         raise UsageError(f"--prompt: there is no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--prompt: {path} cannot be read as text ({error})") from error
+        raise DataError(f"--prompt: {path} cannot be read as text ({read_problem(error)})") from error
 
 
 def register(app: typer.Typer) -> None:

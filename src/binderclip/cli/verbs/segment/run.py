@@ -77,17 +77,18 @@ def segment_images(
     many = len(found.paths) > 1 or not found.named
     if many and (overlay or label_map):
         raise UsageError("--overlay and --map are for one image; for several give --out FOLDER")
-    if out is not None and not many:
-        raise UsageError("--out is the folder for several images; for one give --overlay and --map")
-    places = _places(found.paths, out, overlay, label_map, many)
+    if out is not None and (overlay or label_map):
+        raise UsageError("--out is the folder of all results: leave out --overlay and --map, which name each")
+    in_folder = many or out is not None
+    places = _places(found.paths, out, overlay, label_map, in_folder)
     if coco is not None:
         writable_path(coco)
     if csv is not None:
         writable_path(csv, columns=AREAS)
     classes = tuple((["background"] if request.background else []) + list(names))
-    if many:
+    if in_folder:
         _same_settings(places[0][0].parent, request, names, redo)
-    waiting = [not (many and not redo and all(p.is_file() for p in pair)) for pair in places]
+    waiting = [not (in_folder and not redo and all(p.is_file() for p in pair)) for pair in places]
     done, skipped = [], []
     with stages("loading the model") as say:
         segmenter = request.build(names) if any(waiting) else None
@@ -159,10 +160,10 @@ def _read(path: Path, classes: int) -> np.ndarray:
 
 
 def _places(
-    paths: Sequence[Path], out: str | None, overlay: str | None, label_map: str | None, many: bool
+    paths: Sequence[Path], out: str | None, overlay: str | None, label_map: str | None, in_folder: bool
 ) -> list[tuple[Path, Path]]:
     """Overlay and label map of every image, checked before the model is loaded."""
-    if not many:
+    if not in_folder:
         mapped = output_path(label_map, paths[0], "labels")
         if mapped.suffix.lower() != ".png":
             raise UsageError(f"--map {mapped}: label numbers are saved as PNG; another format would change them")
