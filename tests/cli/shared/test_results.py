@@ -98,3 +98,20 @@ def test_a_detector_is_kept_where_the_disk_fills_meanwhile(
     assert (done.code, "the result is kept as" in done.err) == (1, True), done.err
     kept = Path(done.err.strip().rpartition(" ")[2])
     assert load_detector(kept)[1]["method"] == "noise"
+
+
+def test_a_full_disk_costs_a_line_and_no_file(
+    command: Command, small_disk: Path, pictures: Path, tmp_path: Path
+) -> None:
+    (small_disk / "full").write_bytes(bytes(1_990_000))
+    Image.open(pictures / "coffee.jpg").save(tmp_path / "coffee.png")
+    for words, name in [
+        (("classify", "coffee.png", "-l", "cup,dog", "--picture"), "a.png"),
+        (("segment", "coffee.png", "-l", "cup,dog", "--map"), "b.png"),
+        (("explain", "coffee.png", "-l", "a cup", "-o"), "c.png"),
+        (("trace", "coffee.png", "--from", "9,9", "--to", "20,20", "--size", "64", "--overlay"), "d.png"),
+    ]:
+        done = command(*words, small_disk / name)
+        said = f"cannot write {small_disk / name}: No space left on device"
+        assert (done.code, said in done.err) == (1, True), done.err
+        assert os.listdir(small_disk) == ["full"]

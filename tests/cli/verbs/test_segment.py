@@ -282,7 +282,7 @@ def test_presets_are_compared_on_one_sheet(command: Command, pictures: Path) -> 
         refused = command(*words, *extra)
         assert (refused.code, said in refused.err) == (2, True), refused.err
     empty = command("segment", picture, "-l", "a cat", "--preset", " , ")
-    assert (empty.code, "--preset is empty; there are" in empty.err) == (2, True)
+    assert (empty.code, "--preset is empty: give it a value" in empty.err) == (2, True)
 
 
 def test_descriptions_are_mixed_into_the_labels_of_presets_that_weigh_them(command: Command, pictures: Path) -> None:

@@ -82,9 +82,7 @@ def locate(
 
         binderclip locate scene.png "a cat" --masks labels.png --preset fgvp
     """
-    if not all(text.strip() for text in texts):
-        raise UsageError("a text to find is empty: give words, such as 'a cat'")
-    others = parse_labels(negatives, "--negatives") if negatives.strip() else None
+    others = parse_labels(negatives, "--negatives") if negatives else None
     path = one_image(image)
     drawn_path = output_path(picture, path, "located")
 

@@ -182,8 +182,6 @@ def query(
 
         binderclip search query street.jpg -i holiday/ --picture found.png
     """
-    if not text_or_image.strip():
-        raise UsageError("the query is empty: give words, or the path of an image")
     is_image = Path(text_or_image).is_file()
     if not is_image and Path(text_or_image).suffix.lower() in IMAGE_SUFFIXES:
         raise UsageError(f"there is no file {text_or_image}")
@@ -215,6 +213,8 @@ def query(
             ("rank", "document" if stored.mixed else "image", stored.measure),
             [[n, short_path(h.path), h.score] for n, h in enumerate(hits, 1)],
         )
+        pictures = [hit.path for hit in hits if hit.path.suffix.lower() in IMAGE_SUFFIXES and hit.path.is_file()]
+        note_weak_on_photographs(clip.name, pictures)
     if sheet:
         from binderclip.cli.shared.sheet import contact_sheet
 

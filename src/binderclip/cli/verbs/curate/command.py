@@ -145,7 +145,7 @@ def curate(
         show_plan(found, recipe, out, json=json)
         return
     out = FOLDER if out is None else out
-    if data is None or not data.strip() or recipe is None:
+    if data is None or recipe is None:
         raise UsageError("give a pool and a recipe, such as `curate photos/ --recipe exact-duplicates`; see --list")
 
     from binderclip.cli.verbs.curate.run import curated

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from binderclip.cli.shared.outputs import output_folder, writable_path
+from binderclip.cli.shared.progress import time_left
 from binderclip.cli.shared.results import ask_for_room, save_or_keep, size_of
 from binderclip.data import list_images, open_image, to_tensor
 from binderclip.errors import DataError, UsageError
@@ -95,7 +98,7 @@ def trained(
     )
     shared: dict[str, Any] = {
         "warmup_steps": 0, "steps": training.steps, "lr": training.lr, "batch_size": training.batch_size,
-        "progress": say,
+        "progress": steps_said(say),
     }  # fmt: skip
     if isinstance(trainer, RAVE):
         trainer.fit(sets["dark"], sets["bright"], **shared)
@@ -108,6 +111,19 @@ def trained(
         )  # fmt: skip
     save_or_keep(lambda place: save_enhancer(trainer.network, place, card), output_folder(folder) / FILE)
     return trainer.network, card, skipped
+
+
+def steps_said(say: Say) -> Say:
+    """What says how many steps are done, and the time that is left of them at the pace so far."""
+    began: dict[str, float] = {}
+
+    def said(text: str) -> None:
+        if counted := re.search(r"step (\d+) of (\d+)$", text):
+            start = began.setdefault(text[: counted.start()], time.monotonic())
+            text += time_left(start, int(counted[1]), int(counted[2]))
+        say(text)
+
+    return said
 
 
 def _digest(*sets: Float[Tensor, "N 3 s s"]) -> str:

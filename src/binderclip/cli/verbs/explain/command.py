@@ -86,8 +86,6 @@ def explain(
     if words:
         _words(images, label, out, report, model or "small", device, dtype, json)
         return
-    if label is not None and not label.strip():
-        raise UsageError("--label is empty: give the text to explain, such as --label 'a cat'")
     if label is None and head is None:
         raise UsageError("give --label, the text to explain, such as --label 'a cat' (or --head FOLDER)")
     found = find_images(images, without=FOLDER if compare or out is None else out)

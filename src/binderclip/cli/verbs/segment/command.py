@@ -219,8 +219,6 @@ def segment(
     if task is not None:
         if not images:
             raise UsageError("give images or folders for --task, such as: segment photos/ --task 'the hidden animal'")
-        if not task.strip():
-            raise UsageError("--task is empty: say what is wanted, such as 'the hidden animal'")
         maps = {"--background": background, "--set": set or None, "--descriptions": descriptions, "--size": size,
                 "--overlay": overlay, "--map": label_map, "--csv": csv, "--compare": compare}  # fmt: skip
         _without(maps, "--task takes no label map's options")
