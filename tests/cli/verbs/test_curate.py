@@ -190,7 +190,7 @@ def test_shares_come_from_an_earlier_run(command: Command, recipe: str, tmp_path
         (("--picture-bytes", "0"), "--picture-bytes"),
         (("--kept", "half"), "--kept half: numbers with commas"),
         (("--kept", "0.5,0.5"), "at most 1 stages"),
-        (("--kept", "none.json"), "no report of `binderclip curate`"),
+        (("--kept", "none.json"), "--kept none.json: no such file"),
         (("--encode-rate", "0"), "pictures a second of a pool is 0"),
         (("--width", "0"), "--width"),
         (("--encode-rate", "1,2,3"), "give pictures a second"),

@@ -349,7 +349,9 @@ def draw_norms(axes: Any, history: ClipHistory) -> None:
     seen = [spike for spike in history.spikes if math.isfinite(spike.norm)]
     if seen:
         heights = 1.25 * _drawable(np.array([spike.norm for spike in seen]))
-        axes.plot([spike.step for spike in seen], heights, "v", color=_ACCENT, ms=7, label=f"spike ({len(seen)})", zorder=4)
+        axes.plot(
+            [spike.step for spike in seen], heights, "v", color=_ACCENT, ms=7, label=f"spike ({len(seen)})", zorder=4
+        )
     gone = steps[history.skipped]
     for number, step in enumerate(gone):
         text = None if number else f"skipped ({len(gone)})"
