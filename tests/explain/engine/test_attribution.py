@@ -162,3 +162,18 @@ def test_the_ramp_runs_from_grey_or_blue_to_the_strongest_colour() -> None:
 def test_a_preprocess_like_object_is_enough() -> None:
     squash = SimpleNamespace(size=(8, 8), resized=lambda height, width: (8, 8))
     assert input_box(squash, (20, 30)) == whole((20, 30))
+
+
+def test_a_large_picture_is_smoothed_as_a_small_one_is() -> None:
+    from scipy import ndimage
+
+    values = torch.randn(1, 96, 128, generator=torch.Generator().manual_seed(0))
+    size = (1500, 2000)
+    one = attribution(values, (96, 128))
+    want = ndimage.gaussian_filter(one.maps(size)[0].numpy(), 2000 / 150)
+    found = one._smoothed(size)[0].numpy()
+    assert found.shape == size
+    assert np.abs(found - want).max() < 0.05 * np.abs(want).max()
+    # Up to a side of 1024 nothing is taken together.
+    want = ndimage.gaussian_filter(one.maps((600, 800))[0].numpy(), 800 / 150)
+    assert np.allclose(one._smoothed((600, 800))[0].numpy(), want, atol=1e-6)

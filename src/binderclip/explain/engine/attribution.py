@@ -16,6 +16,9 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.explain.engine.placement import Box, render
 
+SMOOTHED_SIDE = 1024
+"""Longest side in pixels at which a map is smoothed before it is drawn: the filter grows with the picture."""
+
 Finish = Literal["signed", "relu", "abs"]
 Combine = Literal["sum", "mean", "product"]
 
@@ -131,11 +134,8 @@ class Attribution:
         if not 0 <= opacity <= 1:
             raise UsageError(f"opacity must be in [0, 1], not {opacity}")
         picture = open_image(image)
-        heat = self.maps((picture.height, picture.width))[index].cpu().numpy()
+        heat = self._smoothed((picture.height, picture.width))[index].cpu().numpy()
         signed = self.finish == "signed"
-        if min(self.layers[0].shape[-2:]) > 64:
-            # Pixel gradients flicker from pixel to pixel; the eye wants regions. The map itself stays as it is.
-            heat = ndimage.gaussian_filter(heat, max(heat.shape) / 150)
         # Half of an unsigned map is below its median: noise that would tint the whole picture.
         heat = heat if signed else np.clip(heat - np.median(heat), 0, None)
         top = np.percentile(np.abs(heat), 99.5) or np.abs(heat).max() or 1.0
@@ -150,6 +150,19 @@ class Attribution:
         if not seen.all():
             frame_seen(drawn, seen)
         return called_blank(drawn) if note and bool(self.blank[index]) else drawn
+
+    def _smoothed(self, size: tuple[int, int]) -> Float[Tensor, "B H W"]:
+        """The maps as they are drawn: pixel gradients flicker from pixel to pixel, and the eye wants regions."""
+        if min(self.layers[0].shape[-2:]) <= 64:
+            return self.maps(size)
+        # Regions are a hundredth of the picture: those of a larger one are smoothed at this size, in a moment.
+        shrunk = min(1.0, SMOOTHED_SIDE / max(size))
+        maps = self.maps((max(1, round(size[0] * shrunk)), max(1, round(size[1] * shrunk)))).cpu().numpy()
+        width = max(maps.shape[1:]) / 150
+        smooth = torch.from_numpy(ndimage.gaussian_filter(maps, (0, width, width)))
+        return (
+            torch.nn.functional.interpolate(smooth[:, None], size=size, mode="bilinear")[:, 0] if shrunk < 1 else smooth
+        )
 
     def _drawn(self, images: Sequence[Any] | None, most: int) -> list[tuple[Image.Image, str]]:
         """(overlay, value) of the first images; without images the maps alone."""

@@ -21,6 +21,7 @@ from torch.nn import functional
 from binderclip.curate import word_forms
 from binderclip.data import load_data
 from binderclip.documents import json_text
+from binderclip.files import make_folder, write_whole
 from binderclip.models import ImageTextModel, load
 from binderclip.models.files import folders, registry
 from binderclip.models.image_text.concepts import HEAD, ConceptBranch, folded_lite0
@@ -222,10 +223,10 @@ def write_everyday(
         "hubness": list(chosen.hubness),
         "sides": [224, 128],
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     config = json.loads((registry.BUNDLED / "small" / registry.CONFIG).read_text(encoding="utf-8"))
     config["binderclip"] = {"concepts": True, "towers": "small", "classifier": "lite0"}
-    (folder / registry.CONFIG).write_text(json_text(config) + "\n", encoding="utf-8")
+    write_whole(folder / registry.CONFIG, json_text(config) + "\n")
     card = {
         "name": folder.name,
         "summary": "photographs and drawings: small, with lite0's 1,000 classes as points of its text space; 224 px",
@@ -236,6 +237,7 @@ def write_everyday(
         "photographs": {"splits": list(splits), "count": len(photographs), "drawings": len(drawings)},
         "scenes": list(places),
     }
-    (folder / "card.json").write_text(json_text(card) + "\n", encoding="utf-8")
-    save_file(tensors, folder / registry.CONCEPTS, metadata={"format": "pt", "binderclip": json.dumps(about)})
+    write_whole(folder / "card.json", json_text(card) + "\n")
+    metadata = {"format": "pt", "binderclip": json.dumps(about)}
+    write_whole(folder / registry.CONCEPTS, lambda draft: save_file(tensors, draft, metadata))
     return folder

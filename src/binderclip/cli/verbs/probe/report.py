@@ -37,10 +37,7 @@ def write_results(found: Probe, folder: Path) -> Path:
     write_csv(("grouping", "measure", "group", "n", "value", "low", "high"), rows, folder / "groups.csv")
     write_json(found.as_dict(), folder / "probe.json")
     path = folder / "report.html"
-    try:
-        return _page(found).save(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    return _page(found).save(path)
 
 
 def _page(found: Probe) -> Page:
