@@ -49,39 +49,7 @@ def test_features_are_the_sum_of_the_parts(everyday: object, images: torch.Tenso
         expected = tower + backbone.weight * gate[:, None] * z
         torch.testing.assert_close(everyday.encode_image(images), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(3))
-
-
-def test_names_of_concepts_move_towards_their_classes(everyday: object) -> None:
-    """A hen is a class by itself, so the mean of its classes is its own place."""
-    small, concepts, weight = load("small"), everyday.concepts, everyday.backbone.phrases.weight
-    place = concepts.vectors[concepts.names.index("hen")]
-    with torch.no_grad():
-        expected = small.encode_text(["hen"], normalize=True) + weight * place
-        torch.testing.assert_close(everyday.encode_text(["hen"]), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("text", ["a photo of a dog.", "Dogs", "the dog", "dog"])
-def test_words_that_say_nothing_do_not_hide_a_name(everyday: object, text: str) -> None:
-    phrases = everyday.backbone.phrases
-    assert phrases.rows_of(everyday.tokenize([text]).ids)[0] is not None
-
-
-@pytest.mark.parametrize("text", ["a red dog", "a dog on a sofa", "dog house party", "xqzzw", ""])
-def test_other_texts_stay_as_they_are(everyday: object, text: str) -> None:
-    assert everyday.backbone.phrases.rows_of(everyday.tokenize([text]).ids) == [None]
-    with torch.no_grad():
-        assert torch.equal(everyday.encode_text([text]), load("small").encode_text([text]))
-
-
-def test_a_kind_stands_for_all_its_classes(everyday: object) -> None:
-    """ImageNet has 118 breeds of dogs, and cats are none of them."""
-    phrases, names = everyday.backbone.phrases, everyday.concepts.names
-    row = phrases.rows_of(everyday.tokenize(["dog"]).ids)[0]
-    start = int(phrases.counts[:row].sum())
-    members = {names[i] for i in phrases.members[start : start + int(phrases.counts[row])].tolist()}
-    assert len(members) >= 110
-    assert "beagle" in members
-    assert "tabby" not in members
+    torch.testing.assert_close(everyday.encode_text(["a dog"]), small.encode_text(["a dog"]))
 
 
 def test_the_map_averages_to_the_logits_of_the_whole(everyday: object, images: torch.Tensor) -> None:

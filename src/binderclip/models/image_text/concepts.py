@@ -22,7 +22,7 @@ from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.bundled.encoder import HEAD, LITE0, Lite
 from binderclip.similarity.hubness import CSLS
 
-__all__ = ["ConceptBackbone", "ConceptBranch", "ConceptPhrases", "folded_lite0"]
+__all__ = ["ConceptBackbone", "ConceptBranch", "folded_lite0"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -134,16 +134,12 @@ class ConceptBranch(nn.Module):
 class ConceptBackbone(nn.Module):
     """A backbone of open_clip's face whose pictures are unit(tower) + weight g z, of a `ConceptBranch`.
 
-    g is the probability that a picture is a photograph. A text that is the name of concepts (of a class of ImageNet, or
-    of a kind that some belong to), with words around it that say nothing ("a photo of a dog"), moves towards their mean
-    place, as the sentence encoder puts kinds and their members further apart than pictures are: unit(text) +
-    `phrases.weight` unit(mean v). What looks inside (attention, tokens, traces, dense maps of the tower) sees the tower
-    alone.
+    g is the probability that a picture is a photograph. What looks inside (attention, tokens, traces, dense maps of the
+    tower) sees the tower alone.
 
     Args:
         base: the model with `encode_image`, `encode_text`, `visual` and `text`.
         concepts: the classifier beside it.
-        phrases: the names of concepts and of kinds of them.
         weight: of z.
         logit_scale: log of the factor on the similarities of the sum; the base's own belongs to the tower alone.
         hubness: weights of the correction of `similarity`, of pictures and of texts.
@@ -154,7 +150,6 @@ class ConceptBackbone(nn.Module):
         self,
         base: nn.Module,
         concepts: ConceptBranch,
-        phrases: ConceptPhrases,
         *,
         weight: float,
         logit_scale: float,
@@ -162,7 +157,7 @@ class ConceptBackbone(nn.Module):
         sides: tuple[int, int],
     ) -> None:
         super().__init__()
-        self.base, self.concepts, self.phrases = base, concepts, phrases
+        self.base, self.concepts = base, concepts
         self.weight, self.sides = float(weight), (int(sides[0]), int(sides[1]))
         self.hubness = (float(hubness[0]), float(hubness[1]))
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale)))
@@ -191,7 +186,6 @@ class ConceptBackbone(nn.Module):
             "weight": self.weight,
             "logit_scale": float(self.logit_scale.detach()),
             "hubness": list(self.hubness),
-            "word_weight": self.phrases.weight,
             "sides": list(self.sides),
         }
 
@@ -208,83 +202,8 @@ class ConceptBackbone(nn.Module):
         return functional.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, text: Int[Tensor, "Q L"], normalize: bool = False) -> Float[Tensor, "Q E"]:
-        """Features of token ids: those of the base, and for names of concepts unit(text) + weight unit(mean v)."""
-        features = self.base.encode_text(text, normalize=normalize)  # type: ignore[operator]
-        rows = self.phrases.rows_of(text)
-        known = [i for i, row in enumerate(rows) if row is not None]
-        if not known:
-            return features
-        index = torch.tensor(known, device=features.device)
-        places = self.phrases.places(self.concepts.vectors, [row for row in rows if row is not None]).to(features)
-        moved = functional.normalize(features[index], dim=-1) + self.phrases.weight * places
-        return features.index_copy(0, index, functional.normalize(moved, dim=-1) if normalize else moved)
-
-
-class ConceptPhrases(nn.Module):
-    """Names of concepts, as token ids, and which classes each stands for.
-
-    Args:
-        tokens: (P, n) ids of the phrases, without those that begin and end a text; -1 behind shorter ones.
-        members: (M,) classes of all phrases, one phrase after the other.
-        counts: (P,) how many of them belong to each phrase.
-        fillers: (F,) ids that may stand before a phrase without changing it ("a", "photo", "of", ...).
-        ignored: (I,) ids that count nowhere: the beginning of a text, a full stop.
-        weight: of the mean place of the classes beside the unit embedding of the text.
-    """
-
-    tokens: Tensor
-    members: Tensor
-    counts: Tensor
-    fillers: Tensor
-    ignored: Tensor
-
-    def __init__(
-        self,
-        tokens: Int[Tensor, "P n"],
-        members: Int[Tensor, "M"],
-        counts: Int[Tensor, "P"],
-        fillers: Int[Tensor, "F"],
-        ignored: Int[Tensor, "I"],
-        *,
-        weight: float,
-    ) -> None:
-        super().__init__()
-        if len(tokens) != len(counts) or int(counts.sum()) != len(members):
-            raise UsageError(f"{len(tokens)} phrases, {len(counts)} counts and {len(members)} members do not fit")
-        self.weight = float(weight)
-        for name, value in (
-            ("tokens", tokens), ("members", members), ("counts", counts), ("fillers", fillers), ("ignored", ignored),
-        ):  # fmt: skip
-            self.register_buffer(name, value.int())
-        rows = [tuple(i for i in row if i >= 0) for row in tokens.tolist()]
-        self._row = {row: index for index, row in enumerate(rows)}
-        self._longest = max(map(len, rows), default=0)
-        self._fillers, self._ignored = set(fillers.tolist()), set(ignored.tolist())
-        self._starts = [0, *counts.cumsum(0).tolist()]
-
-    def extra_repr(self) -> str:
-        return f"phrases={len(self.counts)}, weight={self.weight}"
-
-    def rows_of(self, ids: Int[Tensor, "Q L"]) -> list[int | None]:
-        """Which phrase each text is, or None: the longest that ends it, with nothing but fillers before it.
-
-        Args:
-            ids: of texts, as the tokenizer gives them; a text ends at its largest id.
-        """
-        rows: list[int | None] = []
-        for row in ids.tolist():
-            words = [i for i in row[: row.index(max(row))] if i not in self._ignored]
-            starts = range(max(0, len(words) - self._longest), len(words))
-            first = next((i for i in starts if tuple(words[i:]) in self._row), None)
-            plain = first is not None and set(words[:first]) <= self._fillers
-            rows.append(self._row[tuple(words[first:])] if plain else None)
-        return rows
-
-    def places(self, vectors: Float[Tensor, "K E"], rows: Sequence[int]) -> Float[Tensor, "n E"]:
-        """Unit mean of the classes' vectors, for some phrases."""
-        own = [self.members[self._starts[row] : self._starts[row + 1]].long() for row in rows]
-        means = torch.stack([vectors[index].float().mean(0) for index in own])
-        return functional.normalize(means, dim=-1)
+        """Features of token ids, those of the base."""
+        return self.base.encode_text(text, normalize=normalize)  # type: ignore[operator]
 
 
 def _resized(images: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> Float[Tensor, "B 3 h w"]:

@@ -19,7 +19,7 @@ from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError
 from binderclip.models.files import folders, registry
 from binderclip.models.files.checkpoint import check_weights_file, guarded
-from binderclip.models.image_text.concepts import ConceptBackbone, ConceptBranch, ConceptPhrases, folded_lite0
+from binderclip.models.image_text.concepts import ConceptBackbone, ConceptBranch, folded_lite0
 from binderclip.similarity.hubness import CSLS
 
 __all__ = ["with_concepts"]
@@ -52,13 +52,10 @@ def with_concepts(base: nn.Module, folder: Path, settings: Mapping[str, Any]) ->
             sharpness=about["sharpness"],
             level=about["level"],
         )
-        own = {name: value.float() for name, value in tensors.items() if not name.startswith("phrases.")}
-        branch.load_state_dict(own, strict=True)
-        table = {name.removeprefix("phrases."): value for name, value in tensors.items() if name not in own}
+        branch.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=True)
         return ConceptBackbone(
             base,
             branch,
-            ConceptPhrases(**table, weight=about["word_weight"]),
             weight=about["weight"],
             logit_scale=about["logit_scale"],
             hubness=(about["hubness"][0], about["hubness"][1]),

@@ -32,10 +32,6 @@ from binderclip.train.bundled.teachers import find_part, imagenet_names
 
 __all__ = ["EverydaySettings", "class_vectors", "photograph_probe", "scenes", "write_everyday"]
 
-FILLERS = (
-    "a", "an", "the", "photo", "photograph", "picture", "image", "of", "my", "some", "this", "one", "close", "up", "-",
-)  # fmt: skip
-"""Words that may stand before a name without changing what it means for a picture."""
 DRAWINGS = 300
 """Of each pack, to tell photographs from."""
 
@@ -47,7 +43,6 @@ class EverydaySettings:
     Attributes:
         decay, depth: weights of what a class is a kind of, decay^k for the k-th step, and how many steps count.
         weight: of z beside the unit embedding of the tower.
-        word_weight: of the mean place of the classes that a text names, beside the unit embedding of the text.
         sharpness, level: of the scenes' cosines.
         least: photographs that a scene needs.
         hubness: weights of the correction of pictures and of texts; the largest that leave recall at 10 on each pack
@@ -58,11 +53,10 @@ class EverydaySettings:
     decay: float = 0.5
     depth: int = 3
     weight: float = 2.0
-    word_weight: float = 0.5
     sharpness: float = 30.0
     level: float = 0.1
     least: int = 2
-    hubness: tuple[float, float] = (0.1, 0.35)
+    hubness: tuple[float, float] = (0.1, 0.2)
     scale: float = 20.0
 
 
@@ -140,32 +134,6 @@ def photograph_probe(
     return torch.from_numpy(probe.coef_[0]).float(), float(probe.intercept_[0])
 
 
-def _phrases(model: ImageTextModel, named: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """The tensors of `ConceptPhrases`: every name and its plurals, as token ids."""
-    spelled = {form: classes for word, classes in named.items() for form in word_forms(word) if len(form) >= len(word)}
-    spelled |= {word: list(classes) for word, classes in named.items()}
-    empty = _words(model, [""])[0]
-    rows: dict[tuple[int, ...], Sequence[int]] = {}
-    for ids, classes in zip(_words(model, list(spelled)), spelled.values(), strict=True):
-        own = tuple(i for i in ids if i not in empty)
-        if own and model.tokenizer.signature() and 1 not in own:  # 1 stands for what the vocabulary cannot spell
-            rows.setdefault(own, classes)
-    longest = max(map(len, rows))
-    fillers = {i for ids in _words(model, FILLERS) for i in ids} - set(empty)
-    return {
-        "tokens": torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows], dtype=torch.int32),
-        "members": torch.tensor([index for classes in rows.values() for index in classes], dtype=torch.int32),
-        "counts": torch.tensor([len(classes) for classes in rows.values()], dtype=torch.int32),
-        "fillers": torch.tensor(sorted(fillers), dtype=torch.int32),
-        "ignored": torch.tensor(sorted({*empty, *_words(model, ["."])[0]}), dtype=torch.int32),
-    }
-
-
-def _words(model: ImageTextModel, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts up to the end token, without it."""
-    return [row[: row.index(max(row))] for row in model.tokenize(list(texts)).ids.tolist()]
-
-
 def write_everyday(
     folder: str | Path,
     parts: Mapping[str, str] | None = None,
@@ -211,14 +179,12 @@ def write_everyday(
         "centre": centre.half(),
         "photograph.weight": weight[None].half(),
         "photograph.bias": torch.tensor([offset]).half(),
-        **{f"phrases.{name}": value for name, value in _phrases(model, named).items()},
     }
     about = {
         "names": [*branch.names, *places],
         "sharpness": chosen.sharpness,
         "level": chosen.level,
         "weight": chosen.weight,
-        "word_weight": chosen.word_weight,
         "logit_scale": torch.tensor(chosen.scale).log().item(),
         "hubness": list(chosen.hubness),
         "sides": [224, 128],
