@@ -17,6 +17,7 @@ from binderclip.fit import FitResult, fit
 from binderclip.fit.optimizers import OptimizerLike
 from binderclip.losses import LossOutput, QualityRank
 from binderclip.models.files.registry import BUNDLED
+from binderclip.models.files.released import NameTable, Rename, copy_renamed, read_released
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.models.layers.freezing import frozen
@@ -219,3 +220,35 @@ class QualiCLIP(PromptQuality):
         take_over(metric.trained(), found)
         metric.fitted = True
         return metric
+
+    @classmethod
+    def from_released(
+        cls, path: str | Path, model: str | ImageTextModel = "open_clip:RN50-quickgelu/openai", *,
+        positions: Positions = "auto", longest: int | None = None, device: str | torch.device = "cpu",
+    ) -> QualiCLIP:  # fmt: skip
+        """The authors' metric (`qualiclip.pth`), with their seven pairs.
+
+        Its file holds the whole model, of which the image tower was trained; that of `model` is overwritten in a copy.
+
+        Args:
+            path: of the file; nothing in it is run.
+            model: the one it was trained from.
+            positions, longest, device: as in the class.
+
+        Raises:
+            CheckpointError: the file cannot be read, or holds another network.
+        """
+        metric = cls(model, positions=positions, longest=longest, device=device)
+        copy_renamed(metric.model.visual.state_dict(), read_released(path), NAMES, path)
+        metric.fitted = True
+        return metric
+
+
+NAMES = NameTable(
+    "the image tower of QualiCLIP",
+    (
+        Rename(r"clip_model\.visual\.(.*)", r"\1"),
+        Rename(r"clip_model\..*|prompts_features", None),  # the frozen text side
+    ),
+)
+"""Names of the official program."""
