@@ -12,7 +12,7 @@ from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from binderclip.models.files.registry import bundled_cards, list_models
-    from binderclip.models.fine_tuned import load_alpha_clip, load_image_tower
+    from binderclip.models.fine_tuned import load_alpha_clip, load_image_tower, load_prompt_context
     from binderclip.models.image_text.alpha import AlphaCLIP, add_alpha_channel, box_alpha, point_alpha
     from binderclip.models.image_text.classification import Classification
     from binderclip.models.image_text.encode import EncodedImages
@@ -136,6 +136,7 @@ __all__ = [
     "load_alpha_clip",
     "load_encoder",
     "load_image_tower",
+    "load_prompt_context",
     "load_vision",
     "lora_",
     "open_image_tower",

@@ -1,15 +1,21 @@
-"""Image towers that others fine-tuned, with or without an alpha channel, put into a copy of the model they began as."""
+"""What others trained on a model: its image tower, with or without an alpha channel, and the context of prompts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.files.released import NameTable, Rename, copy_renamed, read_released
 from binderclip.models.image_text.alpha import AlphaCLIP, add_alpha_channel
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.load import load
+from binderclip.models.text.prompts import Position, PromptContext
 
-__all__ = ["load_alpha_clip", "load_image_tower"]
+__all__ = ["load_alpha_clip", "load_image_tower", "load_prompt_context"]
 
 _SAME = Rename(r"(?:visual\.)?(.*)", r"\1")
 _ALPHA = (
@@ -68,3 +74,47 @@ def _filled(model: ImageTextModel, path: str | Path, table: NameTable, part: str
     copy_renamed(model.visual.state_dict(), read_released(path, part), table, path)
     model.history.append(f"image tower of {Path(path).name}")
     return model
+
+
+def load_prompt_context(
+    path: str | Path, model: ImageTextModel, class_names: Sequence[str], *, position: Position = "end"
+) -> PromptContext:
+    """Prompts with the context that CoOp, ProGrad, CLIP-IQA+ or another program of their kind learned.
+
+    Of a file the tensor `ctx` is read, (M, D) or (C, M, D), with whatever stands before its name; the vectors of the
+    class names beside it are made anew, as those programs do.
+
+    Args:
+        path: of the file (`model.pth.tar-50`); nothing in it is run.
+        model: whose text tower it was learned on.
+        class_names: as `PromptContext` takes them; of an own context for each class those it was learned for, in their
+            order.
+        position: of the names, as it was in training.
+
+    Raises:
+        CheckpointError: the file cannot be read, holds no context or several, or one for another text tower.
+        UsageError: as `PromptContext`; also names that are not one for each context.
+
+    Paper: Learning to Prompt for Vision-Language Models (arXiv 2109.01134).
+    """
+    context = _released_context(path)
+    if context.shape[-1] != model.text_tower.width:
+        raise CheckpointError(
+            f"{path} holds a context of width {context.shape[-1]}, and the words of {model.name} have "
+            f"{model.text_tower.width}: it was learned on another model"
+        )
+    specific = context.ndim == 4
+    if specific and context.shape[1] != len(class_names):
+        raise UsageError(f"{path} holds contexts of {context.shape[1]} classes, and {len(class_names)} are named")
+    prompts = PromptContext(model, class_names, n_ctx=context.shape[-2], position=position, class_specific=specific)
+    return prompts.load(context.to(prompts.weight))
+
+
+def _released_context(path: str | Path) -> Float[Tensor, "1 *C M D"]:
+    """The context in a file of others."""
+    state = read_released(path)
+    found = [name for name in state if name.rpartition(".")[2] == "ctx"]
+    if len(found) != 1 or state[found[0]].ndim not in (2, 3):
+        held = ", ".join(found) or ", ".join(list(state)[:3]) + ", ..."
+        raise CheckpointError(f"{path} must hold one context `ctx` of shape (M, D) or (C, M, D), and has {held}")
+    return state[found[0]].float()[None]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from binderclip.adapt import load_prompts
 from binderclip.errors import CheckpointError, UsageError
-from binderclip.models import ImageTextModel, PromptContext, build
+from binderclip.models import ImageTextModel, build, load_prompt_context
 
 NAMES = ["cat", "red_apple", "dogs in the tree"]
 WIDTH, M = 32, 4
@@ -68,7 +68,7 @@ def test_features_are_those_of_coop(model: ImageTextModel, position: Any, specif
     shape = (len(NAMES), M, WIDTH) if specific else (M, WIDTH)
     context = 0.02 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
     path = released(tmp_path / "model.pth.tar-50", context)
-    prompts = PromptContext.from_released(path, model, NAMES, position=position)
+    prompts = load_prompt_context(path, model, NAMES, position=position)
     expected = official_features(model, context, position)
     torch.testing.assert_close(prompts()[0].detach(), expected, rtol=1e-4, atol=1e-5)
     head = load_prompts(path, model, {0: NAMES[0], 1: NAMES[1], 2: NAMES[2]}, position=position)
@@ -82,11 +82,11 @@ def test_what_is_no_context_is_refused(model: ImageTextModel, tmp_path: Path) ->
     path = tmp_path / "w.pth"
     torch.save({"other": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match="must hold one context `ctx`"):
-        PromptContext.from_released(path, model, NAMES)
+        load_prompt_context(path, model, NAMES)
     torch.save({"a.ctx": torch.zeros(2, 4), "b.ctx": torch.zeros(2, 4)}, path)
     with pytest.raises(CheckpointError, match=r"and has a.ctx, b.ctx"):
-        PromptContext.from_released(path, model, NAMES)
+        load_prompt_context(path, model, NAMES)
     with pytest.raises(CheckpointError, match="holds a context of width 48, and the words of new have 32"):
-        PromptContext.from_released(released(path, torch.zeros(4, 48)), model, NAMES)
+        load_prompt_context(released(path, torch.zeros(4, 48)), model, NAMES)
     with pytest.raises(UsageError, match="holds contexts of 5 classes, and 3 are named"):
         load_prompts(released(path, torch.zeros(5, 4, WIDTH)), model, NAMES)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from binderclip.adapt.tuning.prompt_learning import average
 from binderclip.adapt.zero_shot.classifier import ZeroShotClassifier
-from binderclip.models import PromptContext
+from binderclip.models import load_prompt_context
 from binderclip.models.text.prompts import Position
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def load_prompts(
         scale: factor on the cosines; None: the model's.
 
     Raises:
-        CheckpointError, UsageError: as `PromptContext.from_released`.
+        CheckpointError, UsageError: as `load_prompt_context`.
 
     Papers: Learning to Prompt for Vision-Language Models (arXiv 2109.01134); Prompt-aligned Gradient for Prompt Tuning
     (arXiv 2205.14865).
@@ -48,6 +48,6 @@ def load_prompts(
         >>> head.predict(model.encode_image(paths, normalize=True))  # doctest: +SKIP
     """
     names = [str(name) for name in (classes.values() if isinstance(classes, Mapping) else classes)]
-    prompts = PromptContext.from_released(path, model, names, position=position)
+    prompts = load_prompt_context(path, model, names, position=position)
     rows = average(F.normalize(prompts(), dim=-1).cpu())
     return ZeroShotClassifier(rows, classes=list(classes), scale=float(model.scale()) if scale is None else scale).fit()

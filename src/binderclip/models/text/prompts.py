@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -12,8 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from binderclip.errors import CheckpointError, UsageError
-from binderclip.models.files.released import read_released
+from binderclip.errors import UsageError
 from binderclip.models.text.tokenize import TokenIds
 
 if TYPE_CHECKING:
@@ -112,37 +110,6 @@ class PromptContext(nn.Module):
         self.weight.copy_(context / self.unit)
         return self
 
-    @classmethod
-    def from_released(
-        cls, path: str | Path, model: ImageTextModel, class_names: Sequence[str], *, position: Position = "end"
-    ) -> PromptContext:
-        """Prompts with the context that CoOp, ProGrad, CLIP-IQA+ or another program of their kind learned.
-
-        Of a file the tensor `ctx` is read, (M, D) or (C, M, D), with whatever stands before its name; the vectors of
-        the class names beside it are made anew, as those programs do.
-
-        Args:
-            path: of the file (`model.pth.tar-50`); nothing in it is run.
-            model: whose text tower it was learned on.
-            class_names: as in the class; of an own context for each class those it was learned for, in their order.
-            position: as in the class, and as it was in training.
-
-        Raises:
-            CheckpointError: the file cannot be read, holds no context or several, or one for another text tower.
-            UsageError: as the class; also names that are not one for each context.
-        """
-        context = _released_context(path)
-        if context.shape[-1] != model.text_tower.width:
-            raise CheckpointError(
-                f"{path} holds a context of width {context.shape[-1]}, and the words of {model.name} have "
-                f"{model.text_tower.width}: it was learned on another model"
-            )
-        specific = context.ndim == 4
-        if specific and context.shape[1] != len(class_names):
-            raise UsageError(f"{path} holds contexts of {context.shape[1]} classes, and {len(class_names)} are named")
-        prompts = cls(model, class_names, n_ctx=context.shape[-2], position=position, class_specific=specific)
-        return prompts.load(context.to(prompts.weight))
-
     def _first(
         self, model: ImageTextModel, init: str | Sequence[str] | None, generator: torch.Generator | None
     ) -> Tensor:
@@ -205,16 +172,6 @@ class PromptContext(nn.Module):
         tower = self._tower
         features = tower.project(tower.pool(tower.run(tower.embed(ids, override=words, pool_at=ends))))
         return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
-
-
-def _released_context(path: str | Path) -> Float[Tensor, "1 *C M D"]:
-    """The context in a file of others."""
-    state = read_released(path)
-    found = [name for name in state if name.rpartition(".")[2] == "ctx"]
-    if len(found) != 1 or state[found[0]].ndim not in (2, 3):
-        held = ", ".join(found) or ", ".join(list(state)[:3]) + ", ..."
-        raise CheckpointError(f"{path} must hold one context `ctx` of shape (M, D) or (C, M, D), and has {held}")
-    return state[found[0]].float()[None]
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.fit.optimizers import OptimizerLike
+from binderclip.models.fine_tuned import load_prompt_context
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.models.layers.freezing import frozen
@@ -301,7 +302,7 @@ class CLIPIQAPlus(PromptQuality):
             CheckpointError: the file cannot be read, or its context belongs to another model.
         """
         opened = loaded(model, device)
-        context = PromptContext.from_released(path, opened, PAIRS["quality"], position="middle")
+        context = load_prompt_context(path, opened, PAIRS["quality"], position="middle")
         if context.class_specific:
             raise CheckpointError(f"{path} holds a context for each text, and CLIP-IQA+ has one for both")
         metric = cls(opened, n_ctx=context.n_ctx, size=size, positions=positions, longest=longest)
