@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.data import DISTORTIONS
 from binderclip.errors import UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.fit.optimizers import OptimizerLike
@@ -65,8 +64,8 @@ class QualiCLIP(PromptQuality):
         NotSupported: an image tower that takes no other size than its own.
 
     Paper: Quality-Aware Image-Text Alignment for Opinion-Unaware Image Quality Assessment (arXiv 2403.11176). The
-    distortions are those of `data.distort`, whose strengths are ours; pyiqa divides the logits by 2, the official code
-    and this class do not.
+    distortions of `fit` are ours by default, `library="arniqa"` has the paper's; pyiqa divides the logits by 2, the
+    official code and this class do not.
 
     Examples:
         >>> metric = QualiCLIP()
@@ -134,7 +133,8 @@ class QualiCLIP(PromptQuality):
         *,
         steps: int,
         crop: int = 224,
-        kinds: Sequence[str] = DISTORTIONS,
+        kinds: Sequence[str] | None = None,
+        library: str = "binderclip",
         loss: QualityRank | None = None,
         lr: float = 1e-9,
         weight_decay: float = 1e-2,
@@ -149,7 +149,8 @@ class QualiCLIP(PromptQuality):
             images: of any sizes above `crop`; a few hundred distinct ones at least, the paper has 140,000.
             steps: of the optimizer.
             crop: side in pixels; on a transformer a multiple of its patch.
-            kinds: distortions, names of `data.DISTORTIONS`.
+            kinds: distortions, names in the library; None: those whose levels rise.
+            library: `binderclip`, or `arniqa` for the distortions and strengths of the paper (`data.distort`).
             loss: default `QualityRank()`.
             lr: the paper's 1e-9 is for ten epochs of its pictures; a short run on a small model needs 1e-5 to 1e-3.
             weight_decay: of the default optimizer.
@@ -163,7 +164,7 @@ class QualiCLIP(PromptQuality):
         """
         batches = DegradedCrops(
             images, crop, kinds=kinds, batch_size=batch_size, longest=None if self.native is None else
-            self.native.longest, seed=seed,
+            self.native.longest, seed=seed, library=library,
         )  # fmt: skip
         rank = loss if loss is not None else QualityRank()
         chosen = optimizer if optimizer is not None else {"name": "adamw", "weight_decay": weight_decay}
