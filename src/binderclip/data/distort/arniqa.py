@@ -71,7 +71,7 @@ def motion_kernels(length: int, angle: Float[Tensor, "B"]) -> Float[Tensor, "B k
     return (kernel / kernel.sum((1, 2), keepdim=True)).to(angle)
 
 
-def _blurred(images: Images, kernel: Kernel) -> Images:
+def _blurred(images: Float[Tensor, "B C H W"], kernel: Kernel) -> Float[Tensor, "B C H W"]:
     return filtered(images, kernel.expand(len(images), -1, -1))
 
 
@@ -111,17 +111,17 @@ def colordiff(images: Images, amount: float, draws: Draws) -> Images:
 def colorshift(images: Images, pixels: float, draws: Draws) -> Images:
     """Green moved where the picture has edges, in a random direction of the first quadrant."""
     padded = functional.pad(luma(images), (1, 1, 1, 1), mode="replicate")
-    across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
-    down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-    edges = _blurred(torch.hypot(across, down), gaussian_kernel(4, _window(4)))[:, 0]
+    dx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+    dy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
+    edges = _blurred(torch.hypot(dy, dx), gaussian_kernel(4, _window(4)))[:, 0]
     low, high = edges.amin((1, 2), keepdim=True), edges.amax((1, 2), keepdim=True)
     edges = torch.where(low < high, (edges - low) / (high - low).clamp(min=1e-12), edges)
     ends = torch.quantile(edges.flatten(1).double(), edges.new_tensor([0.01, 0.99]).double(), dim=1).to(edges)
     edges = edges.clamp(ends[0][:, None, None], ends[1][:, None, None])
     a = draws.uniform(2)
     steps = torch.round(a / a.square().sum(1, keepdim=True).sqrt() * pixels)  # (B, 2), down and along
-    full = torch.ones_like(edges)
-    moved = sampled(images[:, 1:2], *(-steps[:, i, None, None] * full for i in (0, 1)), border="border")[:, 0]
+    down, along = (-steps[:, i, None, None].expand_as(edges) for i in (0, 1))
+    moved = sampled(images[:, 1:2], down, along, border="border")[:, 0]
     green = moved * edges + images[:, 1] * (1 - edges)
     return torch.stack([images[:, 0], green, images[:, 2]], 1)
 
