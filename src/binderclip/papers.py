@@ -23,6 +23,23 @@ Status = Literal["planned", "done"]
 
 
 @dataclass(frozen=True)
+class ReleasedWeights:
+    """Weights that others released, and whether they can be opened here.
+
+    Attributes:
+        whose: the file or models, and who released them.
+        loader: public object that opens them, `room.Name` or `room.Name.method`; empty where none does.
+        how: with what.
+        why_not: why they cannot be opened; empty where they can.
+    """
+
+    whose: str
+    loader: str = ""
+    how: str = ""
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
 class Paper:
     """One paper and what binderclip makes of it.
 
@@ -39,6 +56,7 @@ class Paper:
         use: command lines and imports by which a user reaches it.
         at_paper_scale: the one command that repeats the paper's own protocol, for who has the data and a GPU; empty
             where no verb can.
+        weights: that its authors, or those of what it is built on, released.
     """
 
     id: str
@@ -56,6 +74,7 @@ class Paper:
     stand_in: tuple[str, ...] = ()
     use: tuple[str, ...] = ()
     at_paper_scale: str = ""
+    weights: tuple[ReleasedWeights, ...] = ()
 
     @property
     def url(self) -> str:
@@ -89,6 +108,7 @@ def _paper(identifier: str, entry: dict[str, Any]) -> Paper:
     if unknown := sorted(entry.keys() - known):
         raise UsageError(f"papers.toml: [{identifier}] has unknown entries {', '.join(unknown)}")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    values["weights"] = tuple(ReleasedWeights(**row) for row in values.get("weights", ()))
     return Paper(id=identifier, **values)
 
 

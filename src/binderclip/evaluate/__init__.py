@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from binderclip.evaluate.geometry.mixed_search import MixedFigures, MixedModalityRetrieval
     from binderclip.evaluate.geometry.normality import NormalityReport, normality_report
+    from binderclip.evaluate.geometry.released_whitening import load_whitening
     from binderclip.evaluate.geometry.report import (
         EmbeddingGeometry,
         GeometryReport,
@@ -219,6 +220,7 @@ __all__ = [
     "limited_options",
     "linear_contrastive",
     "linear_separability",
+    "load_whitening",
     "modality_gap",
     "negative_log_likelihood",
     "neural_collapse",

@@ -53,6 +53,19 @@ def write_weights(
     return write_whole(path, lambda draft: save_file(held, draft, header))
 
 
+def written_here(path: str | Path) -> bool:
+    """Whether a file is one of `write_weights`, by its header; False for a file that is not there or is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        return False
+    try:
+        with safe_open(str(path), "pt") as file:
+            return "kind" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def kind_of_weights(path: str | Path) -> str:
     """The metric whose weights a file holds.
 

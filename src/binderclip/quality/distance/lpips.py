@@ -14,10 +14,12 @@ from torch.nn import functional as F
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.fit import FitResult, fit
+from binderclip.models.files.released import read_released
+from binderclip.quality.distance.released import build_of, fill_released
 from binderclip.quality.distance.two_afc import ChoiceLoss
 from binderclip.quality.rows import ShuffledRows
 from binderclip.quality.trunks import WIDTHS, Net, Variant, trunk_of
-from binderclip.quality.weights import read_weights, take_over, write_weights
+from binderclip.quality.weights import read_weights, take_over, write_weights, written_here
 
 KIND = "LPIPS"
 LEAST = 32
@@ -180,12 +182,28 @@ class LPIPS(nn.Module):
         return write_weights(path, tensors, KIND, **settings)
 
     @classmethod
-    def from_weights(cls, path: str | Path) -> LPIPS:
-        """A metric of `save_weights`.
+    def from_weights(cls, path: str | Path, *, trunk: str | Path | None = None) -> LPIPS:
+        """A metric of `save_weights`, or of the authors' files.
+
+        Of LPIPS those are `alex.pth` and `vgg.pth` of version 0.1, which hold the linear weights alone, or the
+        `state_dict` of `lpips.LPIPS`; of ST-LPIPS `alex_shift_tolerant.pth` and the like. Network, variant and blur are
+        read from names and shapes. Version 0.0 looks the same and asks for pictures without normalisation: not for it.
+
+        Args:
+            path: of the file; nothing in it is run.
+            trunk: torchvision's weights of the network, for a file of linear weights alone.
 
         Raises:
-            CheckpointError: the file cannot be read, or belongs to another metric.
+            CheckpointError: the file cannot be read, belongs to another metric or network, or lacks a trunk.
+            UsageError: a trunk for a file of `save_weights`.
         """
+        if not written_here(path):
+            state = read_released(path)
+            metric = cls(**build_of(state, path))
+            fill_released(metric, state, path, trunk)
+            return metric
+        if trunk is not None:
+            raise UsageError(f"{path} was written by save_weights and knows its network: leave trunk out")
         found = read_weights(path, KIND, need=("net", "variant", "widths", "blur"))
         net, variant, widths, blur = (found.settings[name] for name in ("net", "variant", "widths", "blur"))
         try:

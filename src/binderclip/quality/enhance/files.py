@@ -80,7 +80,7 @@ def save_enhancer(network: IlluminationNet, path: str | Path, card: Mapping[str,
     """
     from safetensors.torch import save_file
 
-    settings = {name: getattr(network, name) for name in ("width", "level", "std", "most")}
+    settings = {name: getattr(network, name) for name in ("width", "level", "std", "most", "edges")}
     about = {"format": FORMAT, "settings": json.dumps(settings), "card": json.dumps(dict(card or {}))}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in network.state_dict().items()}
     return write_whole(path, lambda draft: save_file(tensors, draft, about))
@@ -90,17 +90,19 @@ def load_enhancer(path: str | Path, *, device: str | torch.device = "cpu") -> tu
     """Open an enhancer's file; nothing in it is run.
 
     Args:
-        path: of `save_enhancer`.
+        path: of `save_enhancer`, or a `.pth` file of CLIP-LIT's authors (`IlluminationNet.from_released`).
         device: where it runs.
 
     Returns:
-        The network, and its card.
+        The network, and its card, which is empty for a file of others.
 
     Raises:
         CheckpointError: the file cannot be read, is no enhancer's, or holds numbers that are not finite.
         UsageError, NotSupported: no such device.
     """
     where = resolve_device(device)
+    if Path(path).suffix in (".pth", ".pt"):
+        return IlluminationNet.from_released(path).to(where), {}
     found, about = tensors_of(path, "an enhancer")
     if about.get("format") != FORMAT:
         raise CheckpointError(

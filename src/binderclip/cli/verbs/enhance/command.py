@@ -29,7 +29,9 @@ def enhance(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the results, the sheet and the enhancer."), OUTPUT
     ],
-    enhancer: Annotated[Path | None, typer.Option(help="File of an enhancer that an earlier run has trained.")] = None,
+    enhancer: Annotated[
+        Path | None, typer.Option(help="File of an enhancer of an earlier run, or CLIP-LIT's `.pth`.")
+    ] = None,
     dark: Annotated[
         Path | None, typer.Option(help="Train on this folder of backlit or dark pictures; needs --bright.")
     ] = None,

@@ -52,7 +52,10 @@ def quality(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="What `BlindQuality`, `QualiCLIP` or `CLIPIQAPlus` has fitted: one more column."),
+        typer.Option(
+            help="What `BlindQuality`, `QualiCLIP` or `CLIPIQAPlus` has fitted: one more column. With --reference of "
+            "`LPIPS`, or an authors' file of ST-LPIPS."
+        ),
     ] = None,
     by: Annotated[
         str | None, typer.Option(help="The column that orders [default: your own words, or the first of --scores].")
