@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from binderclip.cli.shared.figures import figure_rows
-from binderclip.cli.shared.options import Json, finite
+from binderclip.cli.shared.options import DEFAULT_MODEL, Json, finite
 from binderclip.cli.shared.output import note, print_json
 from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_paths
 from binderclip.cli.shared.page import Page
@@ -55,7 +55,7 @@ def demo(
 ) -> None:
     """Show the bundled model at work, train another one for two minutes, and put it all on one page.
 
-    Nothing is downloaded: pictures, photographs and the model `small` come with the packages. The page can be opened
+    Nothing is downloaded: pictures, photographs and the model come with the packages. The page can be opened
     while it grows.
     """
     output_folder(out)
@@ -67,10 +67,10 @@ def demo(
     from binderclip.models import load
 
     start = time.perf_counter()
-    clip = load("small")
+    clip = load(DEFAULT_MODEL)
     page = Page(
         "binderclip at work",
-        "Made on this machine, offline, by <code>binderclip demo</code>, with the bundled model <code>small</code>. "
+        f"Made on this machine, offline, by <code>binderclip demo</code>, with the bundled model <code>{clip.name}</code>. "
         'How to do the same with <a href="#your-own-pictures">your own pictures</a> stands at the end.',
     )
     sections: tuple[tuple[str, Callable[[], None]], ...] = (
@@ -281,8 +281,8 @@ def _yours(page: Page) -> None:
         page.text(f"{does}:")
         page.command(command)
     page.text(
-        "<code>small</code> is weak on photographs. With <code>--model open_clip:ViT-B-32/openai</code> the same "
-        "commands use a real CLIP, which is downloaded once."
+        "What is near none of ImageNet's thousand classes <code>everyday</code> names badly. With "
+        "<code>--model open_clip:ViT-B-32/openai</code> the same commands use a real CLIP, which is downloaded once."
     )
 
 
