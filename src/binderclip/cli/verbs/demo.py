@@ -70,7 +70,8 @@ def demo(
     clip = load(DEFAULT_MODEL)
     page = Page(
         "binderclip at work",
-        f"Made on this machine, offline, by <code>binderclip demo</code>, with the bundled model <code>{clip.name}</code>. "
+        "Made on this machine, offline, by <code>binderclip demo</code>, with the bundled model "
+        f"<code>{clip.name}</code>. "
         'How to do the same with <a href="#your-own-pictures">your own pictures</a> stands at the end.',
     )
     sections: tuple[tuple[str, Callable[[], None]], ...] = (
