@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from binderclip.errors import UsageError
-from binderclip.numeric import check_fields, check_finite_numbers, check_number, check_whole
+from binderclip.numeric import check_fields, check_finite_numbers, check_number, check_present, check_whole
 
 
 @dataclass
@@ -74,3 +75,13 @@ def test_numbers_inside_lists_are_looked_at() -> None:
     for value in ([1.0, math.nan], (math.inf,), math.nan):
         with pytest.raises(UsageError, match="Cs must be finite"):
             check_finite_numbers("Cs", value)
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, pd.NA, pd.NaT])
+def test_a_value_that_is_missing_among_words_is_found(missing: Any) -> None:
+    for values in (["a", missing], ("a", missing), np.array(["a", missing], dtype=object), pd.Series(["a", missing])):
+        with pytest.raises(UsageError, match="a label is None or NaN"):
+            check_present("a label", values)
+    check_present("a label", ["a", "nan", math.inf, np.ones(2), [math.nan]])
+    check_present("a label", torch.tensor([1, 2]))
+    check_present("a label", 3)

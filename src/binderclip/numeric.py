@@ -10,7 +10,7 @@ from typing import Any
 from binderclip.errors import UsageError
 from binderclip.settings import brief
 
-__all__ = ["check_fields", "check_finite_numbers", "check_number", "check_whole"]
+__all__ = ["check_fields", "check_finite_numbers", "check_number", "check_present", "check_whole"]
 
 WHOLE = ("int", "int | None")
 FRACTIONAL = ("float", "float | None")
@@ -73,6 +73,32 @@ def check_finite_numbers(name: str, value: Any, *, infinite: bool = False) -> No
             beyond = math.isinf(number) and not infinite
             if math.isnan(number) or beyond:
                 raise UsageError(f"{name} must be finite, not {number}")
+
+
+def check_present(name: str, values: Any) -> None:
+    """Refuse lists in which a value is missing: beside words NumPy would make of NaN the word "nan".
+
+    Args:
+        name: of one value, for the message, such as "a label".
+        values: a list, a tuple, an array or a series of any kind.
+
+    Raises:
+        UsageError: a value is None, NaN or NA.
+    """
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(listed, (list, tuple)) and any(_is_missing(value) for value in listed):
+        raise UsageError(f"{name} is None or NaN: leave such rows out")
+
+
+def _is_missing(value: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        return bool(value != value)
+    except TypeError:  # pandas' NA has no truth
+        return True
+    except ValueError:  # an array
+        return False
 
 
 def check_fields(settings: Any) -> None:

@@ -37,7 +37,7 @@ def test_the_batch_lies_resized_among_zeros(rate: float, size: tuple[int, int], 
         sizes.add(height)
         places.add((int(rows[0]), int(columns[0])))
     assert len(sizes) >= 4
-    assert len(places) >= 10
+    assert len(places) >= 6
 
 
 def test_it_happens_as_often_as_asked_and_gradients_go_through() -> None:
