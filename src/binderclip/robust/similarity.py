@@ -146,8 +146,8 @@ def attack_similarity(
     Linf(eps)
     Sign(alpha)
     check_whole("steps", steps, least=0)
-    kind = {"one-pixel": OnePixel, "spatial": SpatialAttack, "spatial+pgd": SpatialAttack}.get(method)
-    search = _made(kind, options, method)
+    searches: dict[str, Any] = {"one-pixel": OnePixel, "spatial": SpatialAttack, "spatial+pgd": SpatialAttack}
+    search = _made(searches.get(method), options, method)
     _check_pictures(reference=reference, first=first, second=second)
     with frozen(*_networks(distance)):
         with torch.no_grad():
