@@ -193,6 +193,19 @@ def test_mistakes_are_named() -> None:
         ndkl([])
     with pytest.raises(UsageError, match="N > k = 5"):
         consistency(np.ones((3, 2)), np.ones(3))
+    x, far = np.arange(6.0)[:, None], np.array([0.0, 1, 1, 0, 1, 0])
+    for wrong in (np.nan, np.inf, -0.1, 255.0):
+        with pytest.raises(UsageError, match=r"y_pred must hold decisions, 0 or 1, or scores in \[0, 1\]"):
+            consistency(x, np.where(np.arange(6) == 2, wrong, far), k=2)
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(UsageError, match="features must be finite"):
+            consistency(np.where(x == 2, wrong, x), far, k=2)
+    with pytest.raises(UsageError, match="k must be a whole number"):
+        consistency(x, far, k=2.5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="a decision of y_pred_changed is None or NaN"):
+        counterfactual_flip_rate(["y", "n"], ["y", float("nan")])
+    with pytest.raises(UsageError, match="a label of task is None or NaN"):
+        bias_amplification(["a", "b"], ["t", None], ["a", "b"], direction="task->attribute")
     with pytest.raises(UsageError, match=r"both must be \(N,\)"):
         counterfactual_flip_rate([], [])
     with pytest.raises(UsageError, match="direction is 'both'"):

@@ -129,12 +129,14 @@ def test_confidence_on_lines_and_triangles(pairs: Any) -> None:
     source, target = pairs
     model = smooth()
     labels = model(source).argmax(1)
-    line = confidence_along(model, source, target, labels, points=5)
+    line = confidence_along(model, source, target, labels, points=5, box=WIDE)
     with torch.no_grad():
         for place, share in enumerate((0.0, 0.25, 0.5, 0.75, 1.0)):
             p = model((1 - share) * source + share * target).softmax(1)
             torch.testing.assert_close(line[:, place], p[torch.arange(5), labels])
-        found = triangle_confidence_map(model, source[0], target[0], target[1], int(labels[0]), cells=3, batch_size=4)
+        found = triangle_confidence_map(
+            model, source[0], target[0], target[1], int(labels[0]), cells=3, box=WIDE, batch_size=4
+        )
         assert len(found.weights) == 10
         torch.testing.assert_close(found.weights.sum(1), torch.ones(10, dtype=torch.float64))
         for (a, b, c), value in zip(found.weights.tolist(), found.confidence, strict=True):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.models.files.released import read_released
+from binderclip.models.image_text.preprocess import float_batch
 from binderclip.quality.distance.released import build_of, fill_released
 from binderclip.quality.distance.two_afc import ChoiceLoss
 from binderclip.quality.rows import ShuffledRows
@@ -86,9 +87,15 @@ class LPIPS(nn.Module):
         self.eval()
 
     def maps(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """Maps (B, C, h, w) of each layer, every place of unit length; keep those of a reference to use them again."""
+        """Maps (B, C, h, w) of each layer, every place of unit length; keep those of a reference to use them again.
+
+        Raises:
+            UsageError: no such images, or values that are NaN or clearly outside [0, 1]; these are not looked at where
+                gradients are taken on an accelerator, which would have to be waited for.
+        """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise UsageError(f"images must be float (B, 3, H, W) in [0, 1], not {images.dtype} {tuple(images.shape)}")
+        float_batch(images)
         return [x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10) for x in self.trunk(images)]
 
     def between(self, a: Sequence[Tensor], b: Sequence[Tensor], *, dropout: float = 0.0) -> Float[Tensor, "B L"]:
@@ -109,7 +116,7 @@ class LPIPS(nn.Module):
             per_layer: the summands of the five layers instead.
 
         Raises:
-            UsageError: other shapes, or pictures too small for the network.
+            UsageError: other shapes, pictures too small for the network, or as `maps`.
         """
         if images.shape[1:] != reference.shape[1:] or len(reference) not in (1, len(images)):
             raise UsageError(f"images {tuple(images.shape)} and reference {tuple(reference.shape)} must be of one size")
@@ -148,13 +155,16 @@ class LPIPS(nn.Module):
             options: of `binderclip.fit.fit`.
 
         Raises:
-            UsageError: shapes that do not fit, or shares outside [0, 1].
+            UsageError: shapes that do not fit, shares outside [0, 1], or pictures as `maps` refuses them.
         """
         if not reference.shape == first.shape == second.shape or preferred.shape != reference.shape[:1]:
             shapes = ", ".join(str(tuple(part.shape)) for part in (reference, first, second, preferred))
             raise UsageError(f"three equal batches of pictures and as many choices are needed, not {shapes}")
         if not bool(((preferred >= 0) & (preferred <= 1)).all()):
             raise UsageError("preferred must lie in [0, 1]: the share of people to whom the second was nearer")
+        with torch.no_grad():
+            for part in (reference, first, second):
+                float_batch(part)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             loss = ChoiceLoss().to(reference.device)

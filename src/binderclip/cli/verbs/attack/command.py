@@ -31,12 +31,16 @@ def attack(
     images: Images,
     labels: Labels,
     method: Annotated[
-        str, typer.Option(help="`pgd`, `fgsm` (one step) or `cw` (the margin to the next label).")
+        str,
+        typer.Option(
+            help="`pgd`, `fgsm` (one step), `cw` (the margin to the next label), `mi-fgsm` (momentum) or `di-fgsm` "
+            "(input diversity), which fool other models more often."
+        ),
     ] = "pgd",
     eps: Annotated[
         str, typer.Option(help="The most that a pixel may change, of 1: a fraction such as `4/255`, or a number.")
     ] = "4/255",
-    steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Of `pgd` and `cw` [default: 10].")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Of all but `fgsm` [default: 10].")] = None,
     target: Annotated[
         str | None, typer.Option(help="The label that is to be reached [default: any but the one of the picture].")
     ] = None,
