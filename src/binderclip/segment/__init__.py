@@ -111,7 +111,7 @@ if TYPE_CHECKING:
     from binderclip.segment.tubular.samples import TubularSamples, annotated_samples, tailored_samples
     from binderclip.segment.tubular.saving import load_tracer, save_tracer
     from binderclip.segment.tubular.tracer import LocalPathNet, TubularTrace, TubularTracer
-    from binderclip.segment.tubular.training import TracerTraining, line_accuracy, train_tracer
+    from binderclip.segment.tubular.training import TracerTraining, line_accuracy, line_distance, train_tracer
 
 __all__ = [
     "CHOICES",
@@ -242,6 +242,7 @@ __all__ = [
     "lift_masks",
     "lifted_mask",
     "line_accuracy",
+    "line_distance",
     "load_few_shot",
     "load_promptable",
     "load_tracer",
