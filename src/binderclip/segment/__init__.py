@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from binderclip.segment.methods import METHODS
     from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted_ap
     from binderclip.segment.output.boxes import Detector, text_detector
-    from binderclip.segment.output.coco import coco_document, run_lengths
+    from binderclip.segment.output.coco import coco_document, coco_instances, instance_records, run_lengths
     from binderclip.segment.output.result import Segmentation
     from binderclip.segment.output.sheet import segmentation_sheet
     from binderclip.segment.overrides import describe, override
@@ -232,12 +232,14 @@ __all__ = [
     "click_robustness",
     "clicks",
     "coco_document",
+    "coco_instances",
     "cosines",
     "describe",
     "dinoiser_loss",
     "few_shot",
     "hypercorrelation",
     "identity",
+    "instance_records",
     "layer_at",
     "lift_masks",
     "lifted_mask",

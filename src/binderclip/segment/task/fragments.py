@@ -19,7 +19,8 @@ from binderclip.segment.metrics import mask_iou
 from binderclip.segment.promptable import Prompts, predict_masks
 from binderclip.segment.task.candidates import CandidateMasks, Look, Rectangle
 from binderclip.segment.task.choosing import cutouts
-from binderclip.segment.task.words import VocabularyScorer, noun_of
+from binderclip.segment.task.vocabulary import meant_words
+from binderclip.segment.task.words import VocabularyScorer
 
 __all__ = ["FragmentBoxes", "UnionOfMasks", "best_first", "fragment_boxes", "lloyd", "middle_features"]
 
@@ -125,7 +126,8 @@ class FragmentBoxes:
 
     A mask's class is the word that its cut-out, on the picture's mean colour, shows most probably; its score that
     probability times the mean of the class's map inside; of two that overlap, whatever their classes, the better stays.
-    A task that ends with a word of the vocabulary ("every fox") is answered by instances of that word alone.
+    A task that names words of the vocabulary, or their kind, is answered by instances of these alone ("every fox", "all
+    animals"; see `meant_words`).
 
     Args:
         features: (picture) -> map of features; see `middle_features`.
@@ -158,8 +160,8 @@ class FragmentBoxes:
             return CandidateMasks(found.logits[:0], found.scores[:0], ())
         logits = found.logits[there]
         names, scores = self._named(look, logits > 0)
-        wanted = noun_of(look.task) if noun_of(look.task) in self.scorer.vocabulary else None
-        kept = [i for i in best_first(logits > 0, scores, self.overlap) if wanted in (None, names[i])]
+        meant = meant_words(look.task, self.scorer.vocabulary)
+        kept = [i for i in best_first(logits > 0, scores, self.overlap) if names[i] in meant]
         return CandidateMasks(logits[kept], scores[kept], tuple(names[i] for i in kept))
 
     def instances(

@@ -49,7 +49,7 @@ def gensam(
         segmenter: any promptable one.
         vocabulary: words that the task may mean.
         ask: (picture, synonym) -> words, such as a `QuestionChain`; None lets the model choose from the vocabulary.
-        synonyms: of the task's adjective.
+        synonyms: words that take each other's place in the task, see `Chains`.
         backgrounds: words for surroundings.
         rounds: at most.
 
@@ -140,7 +140,7 @@ def zip_instances(
     Args:
         model: an `ImageTextModel` with a transformer image tower.
         segmenter: any promptable one.
-        vocabulary: classes; a task that ends with one of them asks for it alone.
+        vocabulary: classes; a task that names some of them, or their kind, asks for these alone.
         layer: block whose tokens are clustered; None for the middle one.
         k: clusters.
         gate: probability of a class, in the picture or a ninth of it, above which its instances are looked for.
