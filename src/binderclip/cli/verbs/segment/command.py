@@ -67,7 +67,7 @@ def segment(
         ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="Folder for several images [default: segments].")
+        str | None, typer.Option("--out", "-o", help="Folder of the results [default: segments for several images].")
     ] = None,
     overlay: Annotated[str | None, typer.Option(help="PNG of the coloured image [default: NAME-overlay.png].")] = None,
     legend: Annotated[

@@ -70,11 +70,10 @@ def segment_images(
     label_map: str | None, out: str | None, legend: bool, coco: str | None, csv: str | None, redo: bool,
 ) -> int:  # fmt: skip
     """Segment, save and say; the exit code."""
-    many = len(found.paths) > 1 or not found.named
+    # A folder that is named is made for one image too, as for several.
+    many = len(found.paths) > 1 or not found.named or out is not None
     if many and (overlay or label_map):
-        raise UsageError("--overlay and --map are for one image; for several give --out FOLDER")
-    if out is not None and not many:
-        raise UsageError("--out is the folder for several images; for one give --overlay and --map")
+        raise UsageError("--overlay and --map are for one image without --out; the files in a folder have their names")
     places = _places(found.paths, out, overlay, label_map, many)
     for extra in (coco, csv):
         if extra is not None:
