@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from binderclip.segment.methods import METHODS
     from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted_ap
     from binderclip.segment.output.boxes import Detector, text_detector
-    from binderclip.segment.output.coco import coco_document, run_lengths
+    from binderclip.segment.output.coco import coco_document, coco_instances, instance_records, run_lengths
     from binderclip.segment.output.result import Segmentation
     from binderclip.segment.output.sheet import segmentation_sheet
     from binderclip.segment.overrides import describe, override
@@ -111,7 +111,7 @@ if TYPE_CHECKING:
     from binderclip.segment.tubular.samples import TubularSamples, annotated_samples, tailored_samples
     from binderclip.segment.tubular.saving import load_tracer, save_tracer
     from binderclip.segment.tubular.tracer import LocalPathNet, TubularTrace, TubularTracer
-    from binderclip.segment.tubular.training import TracerTraining, line_accuracy, train_tracer
+    from binderclip.segment.tubular.training import TracerTraining, line_accuracy, line_distance, train_tracer
 
 __all__ = [
     "CHOICES",
@@ -232,16 +232,19 @@ __all__ = [
     "click_robustness",
     "clicks",
     "coco_document",
+    "coco_instances",
     "cosines",
     "describe",
     "dinoiser_loss",
     "few_shot",
     "hypercorrelation",
     "identity",
+    "instance_records",
     "layer_at",
     "lift_masks",
     "lifted_mask",
     "line_accuracy",
+    "line_distance",
     "load_few_shot",
     "load_promptable",
     "load_tracer",

@@ -55,6 +55,21 @@ def test_a_folder_is_gone_on_with(command: Command, pictures: Path, tmp_path: Pa
     assert (other.code, "masks was made with other labels" in other.err) == (2, True)
 
 
+def test_one_picture_may_have_a_folder_of_its_own(command: Command, pictures: Path) -> None:
+    """The same files, table and record as for several."""
+    words = ("segment", pictures / "cat.jpg", "-l", "a cat,a cup", "--preset", "plain", "--size", 64)
+    done = command(*words, "--out", "one", "--csv", "areas.csv", "--json")
+    entry = done.json()["images"][0]
+    assert sorted(path.name for path in Path("one").iterdir()) == ["cat-labels.png", "cat-overlay.png", "segment.json"]
+    assert Path(entry["label_map"]) == Path("one/cat-labels.png")
+    alone = command(*words, "--map", "a.png", "--json").json()
+    assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open("one/cat-labels.png")))
+    assert alone["share"] == entry["share"]
+    assert "1 image done before" in command(*words, "--out", "one").err
+    refused = command(*words, "--out", "one", "--map", "b.png")
+    assert (refused.code, "for one image without --out" in refused.err) == (2, True)
+
+
 def test_settings_change_the_preset(command: Command, pictures: Path) -> None:
     picture = pictures / "cat.jpg"
     plain = command("segment", picture, "-l", "a cat,a cup", "--preset", "plain", "--map", "a.png", "--json")

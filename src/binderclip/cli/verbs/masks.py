@@ -64,7 +64,7 @@ def masks(
     ] = 512 / 1500,
     min_mask_region_area: Annotated[
         int,
-        typer.Option(min=0, max=10**9, help="Islands and holes of fewer pixels are removed, smaller masks dropped."),
+        typer.Option(min=0, max=10**9, help="Islands of fewer pixels are removed, but for the largest; holes filled."),
     ] = 1,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder of the overlays and COCO files."), OUTPUT] = FOLDER,
     redo: Annotated[bool, typer.Option("--redo", help="Do pictures again that are done already.")] = False,

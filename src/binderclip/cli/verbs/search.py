@@ -214,7 +214,7 @@ def query(
             [[n, short_path(h.path), h.score] for n, h in enumerate(hits, 1)],
         )
         pictures = [hit.path for hit in hits if hit.path.suffix.lower() in IMAGE_SUFFIXES and hit.path.is_file()]
-        note_weak_on_photographs(clip.name, pictures)
+        note_weak_on_photographs(model or found["model"], pictures)
     if sheet:
         from binderclip.cli.shared.sheet import contact_sheet
 

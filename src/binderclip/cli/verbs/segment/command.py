@@ -47,7 +47,11 @@ def segment(
     set: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", "-s", metavar="KEY=VALUE", help="Change a part of the preset: `rule.scale=40`, `refine=pamr`."
+            "--set",
+            "-s",
+            metavar="KEY=VALUE",
+            help="Change a part of the preset: `rule.scale=40`, `refine=pamr`; with --task a setting of the "
+            "method, such as `rounds=3`.",
         ),
     ] = None,
     descriptions: Annotated[
@@ -64,7 +68,9 @@ def segment(
         ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="Folder for several images [default: segments]."), OUTPUT
+        str | None,
+        typer.Option("--out", "-o", help="Folder of the results [default: segments for several images]."),
+        OUTPUT,
     ] = None,
     overlay: Annotated[
         str | None, typer.Option(help="PNG of the coloured image [default: NAME-overlay.png]."), OUTPUT
@@ -89,14 +95,16 @@ def segment(
         str | None,
         typer.Option(
             help="Instead of labels one sentence for all pictures, such as `the hidden animal`: what it means in each "
-            "is chosen from --labels (or a bundled vocabulary) and printed. Writes NAME-mask.png and an overlay."
+            "is chosen among those of --labels (or of a bundled vocabulary) that it may mean, and printed. Writes "
+            "NAME-mask.png, an overlay and NAME.json."
         ),
     ] = None,
     method: Annotated[
         str,
         typer.Option(
             help="For --task: `gensam` (words, heatmap, points, rounds), `int` (names tested by erasing), `slip` (of "
-            "all masks the one most like the sentence), `zip` (instances of the words a picture shows)."
+            "all masks the one most like the sentence), `zip` (instances of the words a picture shows, each with class "
+            "and score)."
         ),
     ] = "gensam",
     ask: Annotated[
@@ -219,11 +227,13 @@ def segment(
     if task is not None:
         if not images:
             raise UsageError("give images or folders for --task, such as: segment photos/ --task 'the hidden animal'")
-        maps = {"--background": background, "--set": set or None, "--descriptions": descriptions, "--size": size,
-                "--overlay": overlay, "--map": label_map, "--csv": csv, "--compare": compare}  # fmt: skip
+        maps = {"--background": background, "--descriptions": descriptions, "--size": size, "--overlay": overlay,
+                "--map": label_map, "--csv": csv, "--compare": compare}  # fmt: skip
         _without(maps, "--task takes no label map's options")
         vocabulary = () if labels is None else tuple(parse_labels(labels))
-        request = TaskRequest(task, method, vocabulary, ask, ask_model, segmenter, model, device, dtype, json)
+        request = TaskRequest(
+            task, method, vocabulary, ask, ask_model, segmenter, model, device, dtype, json, tuple(set or ())
+        )
         found = find_images(images, without=out or TASK_FOLDER)
         raise typer.Exit(segment_task(request, found, out=out, coco=coco, redo=redo))
     if ask is not None or ask_model is not None:

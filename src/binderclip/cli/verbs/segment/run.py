@@ -74,21 +74,19 @@ def segment_images(
     label_map: str | None, out: str | None, legend: bool, coco: str | None, csv: str | None, redo: bool,
 ) -> int:  # fmt: skip
     """Segment, save and say; the exit code."""
-    many = len(found.paths) > 1 or not found.named
+    # A folder that is named is made for one image too, as for several.
+    many = len(found.paths) > 1 or not found.named or out is not None
     if many and (overlay or label_map):
-        raise UsageError("--overlay and --map are for one image; for several give --out FOLDER")
-    if out is not None and (overlay or label_map):
-        raise UsageError("--out is the folder of all results: leave out --overlay and --map, which name each")
-    in_folder = many or out is not None
-    places = _places(found.paths, out, overlay, label_map, in_folder)
+        raise UsageError("--overlay and --map are for one image without --out; the files in a folder have their names")
+    places = _places(found.paths, out, overlay, label_map, many)
     if coco is not None:
         writable_path(coco)
     if csv is not None:
         writable_path(csv, columns=AREAS)
     classes = tuple((["background"] if request.background else []) + list(names))
-    if in_folder:
+    if many:
         _same_settings(places[0][0].parent, request, names, redo)
-    waiting = [not (in_folder and not redo and all(p.is_file() for p in pair)) for pair in places]
+    waiting = [not (many and not redo and all(p.is_file() for p in pair)) for pair in places]
     done, skipped = [], []
     with stages("loading the model") as say:
         segmenter = request.build(names) if any(waiting) else None
@@ -160,10 +158,10 @@ def _read(path: Path, classes: int) -> np.ndarray:
 
 
 def _places(
-    paths: Sequence[Path], out: str | None, overlay: str | None, label_map: str | None, in_folder: bool
+    paths: Sequence[Path], out: str | None, overlay: str | None, label_map: str | None, many: bool
 ) -> list[tuple[Path, Path]]:
     """Overlay and label map of every image, checked before the model is loaded."""
-    if not in_folder:
+    if not many:
         mapped = output_path(label_map, paths[0], "labels")
         if mapped.suffix.lower() != ".png":
             raise UsageError(f"--map {mapped}: label numbers are saved as PNG; another format would change them")
