@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         sample_points,
         tune_prompts,
     )
+    from binderclip.segment.cut.grid import minimum_cut
+    from binderclip.segment.cut.labels import CutSettings, cut_labels
     from binderclip.segment.decomposition import DecompositionSegmenter
     from binderclip.segment.evaluation import Measured, measure_segmenters
     from binderclip.segment.few_shot import (
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from binderclip.segment.output.sheet import segmentation_sheet
     from binderclip.segment.overrides import describe, override
     from binderclip.segment.parts.affinity import CentredSoftmax, External, centred_softmax, cosines
+    from binderclip.segment.parts.concept_maps import ConceptMaps
     from binderclip.segment.parts.context import Context, Frame, layer_at
     from binderclip.segment.parts.contributed import TokenContributions
     from binderclip.segment.parts.fused import FusedAttention, LayerEnsemble
@@ -75,7 +78,14 @@ if TYPE_CHECKING:
     from binderclip.segment.parts.text import GROUND, BoundText, TextSide
     from binderclip.segment.parts.views import ViewEnsemble
     from binderclip.segment.presets import CHOICES, DEPARTURES, PRESETS, SUMMARIES
-    from binderclip.segment.promptable import AutomaticMasks, InteractiveSession, Prompts, load_promptable
+    from binderclip.segment.promptable import (
+        AutomaticMasks,
+        CutSegmenter,
+        InteractiveSession,
+        PromptableSegmenter,
+        Prompts,
+        load_promptable,
+    )
     from binderclip.segment.refine.attention_refine import (
         ClassScore,
         DiffusionAttention,
@@ -83,7 +93,8 @@ if TYPE_CHECKING:
         SelfAttention,
     )
     from binderclip.segment.refine.cluster_vote import ClusterVote
-    from binderclip.segment.refine.graph_cut import GraphCut, minimum_cut, saliency_graph_cut
+    from binderclip.segment.refine.grab_cut import GrabCut
+    from binderclip.segment.refine.graph_cut import GraphCut, saliency_graph_cut
     from binderclip.segment.refine.pamr import PAMR, pamr
     from binderclip.segment.refine.prompted_masks import PromptedMasks, regions_of
     from binderclip.segment.refine.tidy import Closing, DropSmall
@@ -144,9 +155,12 @@ __all__ = [
     "ClickRobustness",
     "Closing",
     "ClusterVote",
+    "ConceptMaps",
     "Context",
     "ContrastiveLanguagePrompting",
     "CorrelationBackbone",
+    "CutSegmenter",
+    "CutSettings",
     "DINOiserHead",
     "DeCLIP",
     "DecompositionSegmenter",
@@ -162,6 +176,7 @@ __all__ = [
     "FewShotTraining",
     "Frame",
     "FusedAttention",
+    "GrabCut",
     "GraphCut",
     "GuidedPooling",
     "HypercorrelationNet",
@@ -191,6 +206,7 @@ __all__ = [
     "Parts",
     "PatchWeights",
     "PriorMask",
+    "PromptableSegmenter",
     "PromptedMasks",
     "PromptedRegions",
     "Prompts",
@@ -234,6 +250,7 @@ __all__ = [
     "coco_document",
     "coco_instances",
     "cosines",
+    "cut_labels",
     "describe",
     "dinoiser_loss",
     "few_shot",

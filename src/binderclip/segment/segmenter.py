@@ -69,8 +69,8 @@ class Parts:
     @property
     def needs_attention(self) -> bool:
         """Whether a part reads blocks or rewires attention, which convolutional towers do not have."""
-        plain = not getattr(self.last_block, "needs_attention", True) and isinstance(self.fusion, LastOnly)
-        return not plain or self.mix is not None or bool(self.record.wanted)
+        inside = any(getattr(part, "needs_attention", True) for part in (self.last_block, self.fusion))
+        return inside or self.mix is not None or bool(self.record.wanted)
 
     @property
     def record(self) -> Record:
@@ -112,7 +112,8 @@ class Segmenter:
 
     Args:
         model: an `ImageTextModel` with a transformer image tower; with a convolutional one the preset `dense` works.
-        preset: a name of `PRESETS`, or `Parts`; the other arguments replace single parts of it.
+        preset: a name of `PRESETS`, or `Parts`; the other arguments replace single parts of it. None for `photograph`
+            with a model that has `concepts`, such as `everyday`, and `value` with others.
         size: shorter side in pixels at which the model sees the image, in the preset's own resolution.
         background: words for what is none of the labels; together they are one class, the first, named `background`.
         templates: around every label, as in `text_bank`.
@@ -129,7 +130,7 @@ class Segmenter:
     def __init__(
         self,
         model: Any,
-        preset: str | Parts = "value",
+        preset: str | Parts | None = None,
         *,
         size: int | None = None,
         background: Sequence[str] = (),
@@ -148,6 +149,8 @@ class Segmenter:
             raise UsageError("size is short for the preset's resolution at that size: give one of them")
         if isinstance(background, str):
             raise UsageError(f"background must be a list of words, not the text {background!r}")
+        if preset is None:
+            preset = "value" if getattr(model, "concepts", None) is None else "photograph"
         parts = parts_of(
             preset, last_block=last_block, fusion=fusion, views=views, resolution=resolution, mix=mix, text=text,
             rule=rule, refine=refine, relabel=relabel,
@@ -160,6 +163,9 @@ class Segmenter:
         self.model = model
         self.preset = preset if isinstance(preset, str) else "parts of its own"
         self.parts = replace(parts, text=parts.text.with_(**changes)) if changes else parts
+        for part in (parts.fusion, parts.last_block, *parts.refine, *parts.relabel):
+            if hasattr(part, "check_model"):
+                part.check_model(model)
         self.tower = dense_tower(model)
         if not self.tower.depth and self.parts.needs_attention:
             raise NotSupported(
@@ -290,7 +296,9 @@ def run_windows(
     for first in range(0, len(boxes), at_once):
         some = boxes[first : first + at_once]
         cut = torch.cat([frame.pixels[..., y0:y1, x0:x1] for x0, y0, x1, y1 in some])
-        frame.context = open_windows(frame, cut, [(y0, x0) for x0, y0, _, _ in some], record)
+        # Not run yet: parts that look at the picture by other means need no pass of the tower.
+        places = tuple((y0, x0) for x0, y0, _, _ in some)
+        frame.context = Context(dense_tower(frame.model), cut, frame, places, record)
         for segmenter, text, splice in zip(segmenters, texts, spliced, strict=True):
             if segmenter.parts.resolution.merge == "tokens":
                 splice.add(aligned(segmenter.parts.last_block(frame.context), frame.context.grid), some)

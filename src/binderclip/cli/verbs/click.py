@@ -65,6 +65,13 @@ def click(
         str,
         typer.Option("--model", "-m", help="`small-sam`, `hf:facebook/sam-vit-base` or another SAM, or a run folder."),
     ] = "small-sam",
+    cut: Annotated[
+        bool | None,
+        typer.Option(
+            "--cut/--no-cut",
+            help="Whether the mask is cut out along the edges of the picture (GrabCut) [default: with small-sam].",
+        ),
+    ] = None,
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
@@ -101,13 +108,15 @@ def click(
     import torch
 
     from binderclip.data import open_image
-    from binderclip.segment import Prompts, load_promptable
+    from binderclip.segment import CutSegmenter, PromptableSegmenter, Prompts, load_promptable
 
     picture = open_image(path).convert("RGB")
     check_within([*inside, *away], picture)
     if area is not None:
         _check_box(area, picture)
-    segmenter = load_promptable(model, device=device)
+    segmenter: PromptableSegmenter = load_promptable(model, device=device)
+    if cuts_out(model, cut):
+        segmenter = CutSegmenter(segmenter)
     if session is not None:
         request = SessionRequest(Path(session), undo, redo, region, tuple(inside), tuple(away), lines)
         after = session_after(request, picture, path, segmenter, model)
@@ -127,6 +136,11 @@ def click(
     mask = (found.logits[0, 0] > 0).cpu().numpy()
     answer = _Answer(path, model, mask, float(found.scores[0, 0]), inside, away, region)
     _finish(answer, picture, mask_path, overlay_path, json)
+
+
+def cuts_out(model: str, cut: bool | None = None) -> bool:
+    """Whether masks are cut out anew: as was said, else those of the bundled model, whose own edges are coarse."""
+    return model == "small-sam" if cut is None else cut
 
 
 @dataclass(frozen=True)

@@ -45,28 +45,49 @@ class Frame:
 
 @dataclass
 class Context:
-    """One batch of windows inside the tower, up to the last block.
+    """One batch of windows inside the tower, up to the last block; the tower runs when a part first looks inside.
 
     Attributes:
         tower: the image tower.
         pixels: (B, 3, h, w) in [0, 1], as the model sees them before normalisation.
-        start: the stream entering block 0.
-        tokens: the residual stream entering the last block.
-        sites: what was recorded of the earlier blocks.
         frame: the image they are windows of.
         places: (top, left) of each window in `frame.pixels`.
+        record: sites of earlier blocks to keep.
         notes: free for parts that work together on these windows.
     """
 
     tower: Tower
     pixels: Tensor
-    start: Tokens
-    tokens: Tokens
-    sites: dict[Site, Tensor]
     frame: Frame
     places: tuple[tuple[int, int], ...]
     record: Record = field(default_factory=Record)
     notes: dict[Any, Any] = field(default_factory=dict)
+    _seen: tuple[Tokens, Tokens, dict[Site, Tensor]] | None = field(default=None, init=False, repr=False)
+
+    def run(self) -> tuple[Tokens, Tokens, dict[Site, Tensor]]:
+        """Run the tower up to its last block, once: the stream entering block 0, that entering the last, the sites."""
+        if self._seen is None:
+            recorder = Recorder(self.record, self.tower.depth)
+            pixels = self.frame.model.preprocess.normalize(self.pixels).to(self.tower.dtype)
+            start = self.tower.embed(pixels)
+            tokens = self.tower.run(start, stop=max(0, self.tower.depth - 1), record=recorder)
+            self._seen = (start, tokens, recorder.values)
+        return self._seen
+
+    @property
+    def start(self) -> Tokens:
+        """The stream entering block 0."""
+        return self.run()[0]
+
+    @property
+    def tokens(self) -> Tokens:
+        """The residual stream entering the last block."""
+        return self.run()[1]
+
+    @property
+    def sites(self) -> dict[Site, Tensor]:
+        """What was recorded of the earlier blocks."""
+        return self.run()[2]
 
     @property
     def block(self) -> Block:
@@ -187,11 +208,9 @@ def open_windows(
         places: (top, left) of each.
         record: sites of earlier blocks to keep.
     """
-    tower = dense_tower(frame.model)
-    recorder = Recorder(record, tower.depth)
-    start = tower.embed(frame.model.preprocess.normalize(pixels).to(tower.dtype))
-    tokens = tower.run(start, stop=max(0, tower.depth - 1), record=recorder)
-    return Context(tower, pixels, start, tokens, recorder.values, frame, tuple(places), record)
+    context = Context(dense_tower(frame.model), pixels, frame, tuple(places), record)
+    context.run()
+    return context
 
 
 def layer_at(where: int | float, depth: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -20,7 +20,11 @@ Reader: TypeAlias = "Callable[[Context], Tensor]"
 
 @runtime_checkable
 class Fusion(Protocol):
-    """From one batch of windows to scores of words; an attribute `record` names what it wants of earlier blocks."""
+    """From one batch of windows to scores of words; an attribute `record` names what it wants of earlier blocks.
+
+    One that needs no tower with attention says so by `needs_attention = False`; one that needs more of the model than a
+    tower has `check_model(model)`, which raises before a picture is opened.
+    """
 
     def __call__(self, context: Context, last_block: Reader, text: BoundText) -> Float[Tensor, "B Q gh gw"]: ...
 
@@ -28,6 +32,8 @@ class Fusion(Protocol):
 @dataclass(frozen=True)
 class LastOnly:
     """The last block alone: cosines of its projected tokens with the words."""
+
+    needs_attention: ClassVar[bool] = False
 
     def __call__(self, context: Context, last_block: Reader, text: BoundText) -> Float[Tensor, "B Q gh gw"]:
         """Cosines."""

@@ -27,11 +27,13 @@ from binderclip.segment.presets import (
     corrclip,
     decomposition,
     itaclip,
+    photograph,
     proxyclip,
     trident,
 )
 from binderclip.segment.refine.attention_refine import ClassScore, DiffusionAttention
 from binderclip.segment.refine.cluster_vote import ClusterVote
+from binderclip.segment.refine.grab_cut import GrabCut
 from binderclip.segment.refine.pamr import PAMR
 from binderclip.segment.refine.prompted_masks import PromptedMasks
 from binderclip.segment.refine.tidy import Closing, DropSmall
@@ -46,6 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     **proxyclip.PRESETS,
     **itaclip.PRESETS,
     **trident.PRESETS,
+    **photograph.PRESETS,
 }
 """name -> parts (keyword arguments of `Segmenter`)."""
 
@@ -58,6 +61,7 @@ DEPARTURES: dict[str, tuple[str, ...]] = {
     **proxyclip.DEPARTURES,
     **itaclip.DEPARTURES,
     **trident.DEPARTURES,
+    **photograph.DEPARTURES,
 }
 """name -> how the preset differs from the method as published; nothing is known of those left out."""
 
@@ -71,6 +75,7 @@ SUMMARIES: dict[str, str] = {
     **proxyclip.SUMMARIES,
     **itaclip.SUMMARIES,
     **trident.SUMMARIES,
+    **photograph.SUMMARIES,
 }
 """name -> what the preset is for, in a line."""
 
@@ -96,6 +101,7 @@ CHOICES: dict[str, dict[str, Callable[[], Any]]] = {
         "region-majority": MaskMajority,
         "cluster-vote": ClusterVote,
         "closing": Closing,
+        "grab-cut": GrabCut,
         "prompted-masks": PromptedMasks,
     },
     "views": {

@@ -9,6 +9,7 @@ from binderclip.lazy import lazy_exports
 if TYPE_CHECKING:
     from binderclip.segment.promptable.attention import EncoderAttention, encoder_attention
     from binderclip.segment.promptable.automatic import AutomaticMasks
+    from binderclip.segment.promptable.cut import CutSegmenter, cut_mask, cut_regions
     from binderclip.segment.promptable.hf import HfSegmenter
     from binderclip.segment.promptable.interactive import (
         Action,
@@ -37,6 +38,7 @@ __all__ = [
     "Action",
     "AutomaticMasks",
     "Click",
+    "CutSegmenter",
     "EncoderAttention",
     "HfSegmenter",
     "ImageState",
@@ -50,6 +52,8 @@ __all__ = [
     "Prompts",
     "RegionMasks",
     "click_curve",
+    "cut_mask",
+    "cut_regions",
     "encoder_attention",
     "load_promptable",
     "load_session",

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
-from scipy import ndimage, sparse
-from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+from jaxtyping import Float
+from scipy import ndimage
 from torch import Tensor
 
 from binderclip.errors import UsageError
-
-# scipy's flow takes integers; likelihoods are kept to a thousandth.
-_PRECISION = 1000
+from binderclip.segment.cut.grid import contrast_edges, minimum_cut
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ def saliency_graph_cut(
     evidence = F.interpolate(saliency[None, None].cpu().double(), size=grid, mode="area")[0, 0].numpy()
     object_cost = _unlikeliness(colours, evidence >= np.quantile(evidence, foreground), components, seed)
     rest_cost = _unlikeliness(colours, evidence <= np.quantile(evidence, background), components, seed)
-    found = minimum_cut(object_cost, rest_cost, _smoothness(colours, gamma, neighbours))
+    found = minimum_cut(object_cost, rest_cost, contrast_edges(colours, gamma, neighbours))
     largest = _largest(found)
     drawn = [
         F.interpolate(torch.from_numpy(part)[None, None].float(), size=size, mode="bilinear")[0, 0] > 0.5
@@ -94,52 +90,6 @@ def saliency_graph_cut(
     return GraphCut(drawn[0], box, drawn[1])
 
 
-Edges = list[tuple[int, int, np.ndarray]]
-
-
-def minimum_cut(
-    object_cost: Float[np.ndarray, "h w"], rest_cost: Float[np.ndarray, "h w"], edges: Edges
-) -> Bool[np.ndarray, "h w"]:
-    """The labelling of a grid that minimises unary costs plus the weights between unlike neighbours, exactly.
-
-    Args:
-        object_cost: cost of calling a pixel object.
-        rest_cost: cost of calling it background.
-        edges: (row step, column step, weights): `weights[i, j]` joins pixel (i, j) and (i + row step, j + column step),
-            entries whose partner is outside are not read; at least 0.
-
-    Returns:
-        True for object.
-    """
-    h, w = object_cost.shape
-    source, sink = h * w, h * w + 1
-    index = np.arange(h * w).reshape(h, w)
-    # Only differences of the unary costs matter; shifted, both are at least 0.
-    least = np.minimum(object_cost, rest_cost)
-    # A pixel left on the source's side (object) cuts its link to the sink, and the other way round.
-    starts, ends = [np.full(h * w, source), index.ravel()], [index.ravel(), np.full(h * w, sink)]
-    capacities = [(rest_cost - least).ravel(), (object_cost - least).ravel()]
-    for down, right, weights in edges:
-        left, top = max(0, -right), max(0, -down)
-        here = index[top : h - max(0, down), left : w - max(0, right)]
-        there = index[top + down : h - max(0, down) + down, left + right : w - max(0, right) + right]
-        values = weights[top : h - max(0, down), left : w - max(0, right)].ravel()
-        starts += [here.ravel(), there.ravel()]
-        ends += [there.ravel(), here.ravel()]
-        capacities += [values, values]
-    whole = np.rint(np.concatenate(capacities).clip(0, 1e6) * _PRECISION).astype(np.int32)
-    graph: Any = sparse.csr_matrix(
-        (whole, (np.concatenate(starts), np.concatenate(ends))), shape=(h * w + 2, h * w + 2)
-    )
-    residual = graph - maximum_flow(graph, source, sink).flow
-    residual.data = np.maximum(residual.data, 0)
-    residual.eliminate_zeros()
-    reached = breadth_first_order(residual, source, directed=True, return_predecessors=False)
-    found = np.zeros(h * w + 2, dtype=bool)
-    found[reached] = True
-    return found[: h * w].reshape(h, w)
-
-
 def _unlikeliness(colours: np.ndarray, chosen: np.ndarray, components: int, seed: int) -> np.ndarray:
     from sklearn.mixture import GaussianMixture
 
@@ -150,19 +100,6 @@ def _unlikeliness(colours: np.ndarray, chosen: np.ndarray, components: int, seed
     )
     mixture.fit(rows if len(rows) > 1 else np.repeat(rows, 2, axis=0))
     return -mixture.score_samples(colours.reshape(-1, 3)).reshape(colours.shape[:2])
-
-
-def _smoothness(colours: np.ndarray, gamma: float, neighbours: int) -> Edges:
-    steps = [(0, 1), (1, 0)] + ([(1, 1), (1, -1)] if neighbours == 8 else [])
-    squared = [((colours - np.roll(colours, (-down, -right), axis=(0, 1))) ** 2).sum(axis=2) for down, right in steps]
-    inner = [part[: part.shape[0] - 1, 1 : part.shape[1] - 1] for part in squared]
-    beta = float(np.mean([part.mean() if part.size else 0.0 for part in inner]))
-    beta = beta if beta > 0 else 1.0
-    lengths = [np.hypot(down, right) for down, right in steps]
-    return [
-        (down, right, gamma * np.exp(-part / (2 * beta)) / length)
-        for (down, right), part, length in zip(steps, squared, lengths, strict=True)
-    ]
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:

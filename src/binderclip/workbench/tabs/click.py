@@ -12,6 +12,7 @@ import gradio as gr
 
 from binderclip.cli.shared.boxes import parse_box
 from binderclip.cli.shared.output import write_json
+from binderclip.cli.verbs.click import cuts_out
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.workbench.commands import Arguments, Equivalent, model_words, python_load, shell_line
 from binderclip.workbench.jobs import MOST_WAITING
@@ -233,11 +234,13 @@ def build(bench: Bench) -> None:
 
 def _opened(path: Path, name: str, bench: Bench) -> _Cut:
     from binderclip.data import open_image
-    from binderclip.segment import InteractiveSession, load_promptable
+    from binderclip.segment import CutSegmenter, InteractiveSession, load_promptable
 
     check_size(path)
     picture = open_image(path).convert("RGB")
     segmenter = bench.models.get("promptable", name, lambda: load_promptable(name, device=bench.models.device))
+    if cuts_out(name):
+        segmenter = CutSegmenter(segmenter)
     seen = picture.copy()
     seen.thumbnail((SIDE, SIDE))
     # Every prompt is asked of the picture anew, as the verb does: the same prompts give the same mask.
@@ -325,9 +328,12 @@ def _again(cut: _Cut, device: str) -> Equivalent:
     )  # fmt: skip
     steps = "".join(f"s.click({click.x:g}, {click.y:g}, positive={click.positive}); " for click in cut.session.clicks)
     steps += f"s.box({', '.join(box.split(','))}); " if box else ""
+    wrapper = "CutSegmenter" if cuts_out(cut.model) else ""
+    names = ", ".join(filter(None, (wrapper, "InteractiveSession", "load_promptable")))
+    loaded = python_load(cut.model, device, "load_promptable")
     python = (
-        "from binderclip.segment import InteractiveSession, load_promptable; "
-        f"m = {python_load(cut.model, device, 'load_promptable')}; "
+        f"from binderclip.segment import {names}; "
+        f"m = {f'{wrapper}({loaded})' if wrapper else loaded}; "
         f"s = InteractiveSession(m, {cut.path.name!r}, feedback=False); {steps}"
         "print(s.mask.float().mean())"
     )

@@ -59,7 +59,7 @@ def build(bench: Bench) -> None:
             )  # fmt: skip
             presets = gr.Dropdown(
                 list(PRESETS), value=[], multiselect=True, label="Presets, side by side", max_choices=MOST_PRESETS,
-                info="empty: the one that finds the ground, which for small is clip_dinoiser",
+                info="empty: photograph, which cuts objects out, with everyday; clip_dinoiser with small",
             )  # fmt: skip
             controls = bench.controls("Segment")
         with gr.Column(scale=3, min_width=320):
@@ -96,7 +96,7 @@ def work(
         preset=",".join(presets or [default_preset(run.model_name)]), settings=(), size=None, background=words,
         model=run.model_name, device=run.bench.models.device, dtype="float32", json=False,
     )  # fmt: skip
-    chosen_presets = preset_names(request.preset)
+    chosen_presets = preset_names(request.preset, request.model)
     if len(chosen_presets) > MOST_PRESETS:
         raise UsageError(f"{len(chosen_presets)} presets are too many side by side: {MOST_PRESETS} at most")
     segmenters = build_segmenters(request, names, run.model())

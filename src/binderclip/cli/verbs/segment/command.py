@@ -40,8 +40,9 @@ def segment(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="The method; --list says what each is for. Several to compare or measure. [default: clip_dinoiser, "
-            "which finds the ground; with another model than small clip_dinoiser-teacher]"
+            help="The method; --list says what each is for. Several to compare or measure. [default: photograph, which "
+            "cuts objects out, with everyday; clip_dinoiser, which finds the ground, with small; with others "
+            "clip_dinoiser-teacher]"
         ),
     ] = None,
     set: Annotated[
@@ -244,7 +245,7 @@ def segment(
         raise UsageError(f"{', '.join(map(repr, both))} is a label and background as well; leave it out of one of them")
     if compare is not None and (overlay or label_map or out or coco or csv or redo):
         raise UsageError("--compare writes one sheet: leave out --overlay, --map, --out, --coco, --csv and --redo")
-    if compare is None and len(preset_names(preset)) > 1:
+    if compare is None and len(preset_names(preset, model)) > 1:
         raise UsageError(f"--preset {preset} names several: give --compare SHEET.png or --evaluate, or one preset")
     found = find_images(images, without=out or FOLDER)
     if compare is not None:

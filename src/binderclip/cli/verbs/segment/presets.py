@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.cli.shared.options import parse_labels
@@ -57,11 +58,20 @@ class SegmentRequest:
 
 
 def default_preset(model: str) -> str:
-    """The preset of those who name none: one that finds the ground, where the model's tower lets it.
+    """The preset of those who name none: objects cut out with concepts, else one that finds the ground.
 
     `clip_dinoiser` stands on a head that was trained for `small`; other towers with attention take its teacher.
     """
+    if has_concepts(model):
+        return "photograph"
     return {"small": "clip_dinoiser", "small-b": "dense"}.get(model, "clip_dinoiser-teacher")
+
+
+def has_concepts(model: str) -> bool:
+    """Whether a model, by name or folder, has a classifier beside its image tower; needs no weights."""
+    from binderclip.models.files.registry import CONCEPTS, bundled_folders
+
+    return (bundled_folders().get(model, Path(model)) / CONCEPTS).is_file()
 
 
 def ground_words(
@@ -86,8 +96,12 @@ def ground_words(
     return parse_labels(background.strip(), option, files=files)
 
 
-def preset_names(text: str) -> list[str]:
+def preset_names(text: str, model: str | None = None) -> list[str]:
     """What --preset says: names apart by commas, `all` for every one.
+
+    Args:
+        text: as the user wrote it.
+        model: `all` leaves out what a model of this name has no concepts for; None leaves out nothing.
 
     Raises:
         UsageError: there is no name.
@@ -97,7 +111,9 @@ def preset_names(text: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise UsageError(f"--preset is empty; there are {', '.join(PRESETS)}")
-    return list(PRESETS) if names == ["all"] else names
+    if names != ["all"]:
+        return names
+    return [name for name in PRESETS if name != "photograph" or model is None or has_concepts(model)]
 
 
 def chosen_parts(request: SegmentRequest) -> dict[str, Parts]:
@@ -110,7 +126,7 @@ def chosen_parts(request: SegmentRequest) -> dict[str, Parts]:
     from binderclip.settings import parse_override
 
     changes = [parse_override(text) for text in request.settings]
-    return {name: override(parts_of(name), changes) for name in preset_names(request.preset)}
+    return {name: override(parts_of(name), changes) for name in preset_names(request.preset, request.model)}
 
 
 def build_segmenters(

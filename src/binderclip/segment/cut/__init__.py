@@ -1,0 +1,1 @@
+"""Minimum cuts: of grids, of colours, of maps and clicks."""

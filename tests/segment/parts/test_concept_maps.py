@@ -1,0 +1,107 @@
+"""Maps of words from a classifier's concepts against sums written out, and what the segmenter does with them."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from binderclip import load
+from binderclip.errors import NotSupported, UsageError
+from binderclip.models.towers import Tower
+from binderclip.segment import ConceptMaps, Segmenter
+from binderclip.segment.parts.concept_maps import ABSENT, concept_evidence
+from binderclip.segment.parts.context import Context, Frame
+from binderclip.segment.parts.text import BoundText
+
+
+class Concepts:
+    """Five concepts along the axes of a space of five, of which the picture's left shows the second for certain."""
+
+    def __init__(self) -> None:
+        self.vectors = torch.eye(5)
+        self.calls: list[int] = []
+
+    def logit_map(self, images: Float[Tensor, "1 3 H W"], side: int = 512) -> Float[Tensor, "1 5 h w"]:
+        self.calls.append(side)
+        logits = torch.zeros(1, 5, side // 32, side // 32)
+        logits[:, 1, :, : side // 64] = 9.0
+        return logits
+
+
+@pytest.fixture
+def context() -> Context:
+    model = SimpleNamespace(concepts=Concepts(), name="five")
+    frame = Frame(model, torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
+    return Context(None, frame.pixels, frame, ((0, 0),))  # type: ignore[arg-type]
+
+
+def words(*rows: list[float]) -> BoundText:
+    return BoundText(tuple(f"w{i}" for i in range(len(rows))), torch.tensor(rows), torch.arange(len(rows)), 1.0)
+
+
+def test_the_evidence_is_the_sum_over_concepts_written_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, weights = 5 * torch.randn(6, 2, 3, generator=generator), -4 * torch.rand(2, 6, generator=generator)
+    found = concept_evidence(logits, weights, 0.5)
+    for q in range(2):
+        for row in range(2):
+            for column in range(3):
+                own = sum(math.exp(float(logits[c, row, column] + weights[q, c])) for c in range(6))
+                total = sum(math.exp(float(logits[c, row, column])) for c in range(6))
+                assert float(found[q, row, column]) == pytest.approx(math.log(own) - 0.5 * math.log(total), abs=1e-4)
+
+
+def test_a_word_is_where_its_concept_is_and_an_absent_one_nowhere(context: Context) -> None:
+    text = words([0.0, 1, 0, 0, 0], [0.0, 0, 0, 1, 0])
+    maps = ConceptMaps(gate=0.5)(context, None, text)[0]  # type: ignore[arg-type]
+    width = maps.shape[-1]
+    assert float(maps[0, :, : width // 2 - 1].min()) > float(maps[0, :, width // 2 + 1 :].max())
+    assert bool((maps[1] == ABSENT).all())
+    # Elsewhere all five are alike, where the first is sure it has exp(9) of exp(9) + 4.
+    fusion = ConceptMaps(sharpness=1e3)
+    expected = torch.tensor([math.exp(9) / (math.exp(9) + 4), 1 / 5])
+    torch.testing.assert_close(fusion.presence(context.frame, text), expected, atol=1e-4, rtol=0)
+
+
+def test_each_size_counts_alike_and_is_seen_once_for_all_words_and_calls(context: Context) -> None:
+    fusion = ConceptMaps(sides=(128, 256), gate=None)
+    first = fusion(context, None, words([0.0, 1, 0, 0, 0]))  # type: ignore[arg-type]
+    both = fusion(context, None, words([1.0, 0, 0, 0, 0], [0.0, 1, 0, 0, 0]))  # type: ignore[arg-type]
+    assert sorted(context.frame.model.concepts.calls) == [128, 256]
+    torch.testing.assert_close(first[0, 0], both[0, 1])
+    single = ConceptMaps(sides=(256,), gate=None)(context, None, words([0.0, 1, 0, 0, 0]))  # type: ignore[arg-type]
+    assert float(single.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(single.std(correction=0)) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_model_without_concepts_is_refused_before_a_picture_is_opened() -> None:
+    with pytest.raises(NotSupported, match="--model everyday"):
+        Segmenter(load("small"), "photograph")
+
+
+def test_several_windows_and_numbers_out_of_range_are_refused(context: Context) -> None:
+    context.places = ((0, 0), (0, 32))
+    with pytest.raises(UsageError, match="as a whole"):
+        ConceptMaps()(context, None, words([0.0, 1, 0, 0, 0]))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="sides"):
+        ConceptMaps(sides=())
+    with pytest.raises(UsageError, match="finite"):
+        ConceptMaps(gate=math.nan)
+
+
+def test_the_segmenter_of_everyday_runs_no_block_of_its_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the tower ran")
+
+    monkeypatch.setattr(Tower, "run", refuse)
+    monkeypatch.setattr(Tower, "embed", refuse)
+    segmenter = Segmenter(load("everyday"))
+    assert segmenter.preset == "photograph"
+    found = segmenter(torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0)), ["dog", "car"])
+    assert found.labels.shape == (40, 60)
+    assert set(found.labels.unique().tolist()) <= {-1, 0, 1}
