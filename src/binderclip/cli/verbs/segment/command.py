@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.shared.inputs import find_images
-from binderclip.cli.shared.options import LABELS, Device, Dtype, Json, Model, parse_labels
+from binderclip.cli.shared.options import DEFAULT_MODEL, LABELS, MODEL, Device, Dtype, Json, parse_labels
 from binderclip.cli.shared.outputs import OUTPUT
 from binderclip.cli.verbs.segment.example import HEAD, LABEL, ExampleRequest, one_label
 from binderclip.cli.verbs.segment.measure import measure
@@ -25,6 +25,9 @@ from binderclip.cli.verbs.segment.task import FOLDER as TASK_FOLDER
 from binderclip.cli.verbs.segment.task import TaskRequest, segment_task
 from binderclip.cli.verbs.segment.trained import HeadRequest
 from binderclip.errors import UsageError
+
+TOWER = "small"
+"""What heads, examples, tasks and measurements stand on where nobody says otherwise: methods on the image tower."""
 
 
 def segment(
@@ -155,7 +158,7 @@ def segment(
             help="Show the presets (or those of --preset), their parts, and how they differ from their papers.",
         ),
     ] = False,
-    model: Model = "small",
+    model: Annotated[str | None, MODEL] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json: Json = False,
@@ -192,7 +195,9 @@ def segment(
         if not images:
             raise UsageError("give images or folders for --example: segment photos/ --example cup.jpg --mask mask.png")
         named = LABEL if labels is None else one_label(parse_labels(labels))
-        shown = ExampleRequest(tuple(example or ()), tuple(mask or ()), mask_value, head or HEAD, model, device, json)
+        shown = ExampleRequest(
+            tuple(example or ()), tuple(mask or ()), mask_value, head or HEAD, model or TOWER, device, json
+        )
         shown.check()
         code = segment_images(
             shown, find_images(images, without=out or FOLDER), [named], overlay=overlay, label_map=label_map, out=out,
@@ -205,7 +210,7 @@ def segment(
         _without(others, "--head knows its method")
         if not images:
             raise UsageError("give images or folders for --head: segment photos/ --head FOLDER")
-        trained = HeadRequest(head, model, device, json)
+        trained = HeadRequest(head, model or TOWER, device, json)
         trained.check()
         code = segment_images(
             trained, find_images(images, without=out or FOLDER),
@@ -215,8 +220,10 @@ def segment(
         raise typer.Exit(code)
     names = [] if labels is None else parse_labels(labels)
     words = ground_words("none" if background is None and evaluate is not None else background, names)
-    preset = default_preset(model) if preset is None else preset
-    settings = SegmentRequest(preset, tuple(set or ()), size, tuple(words), model, device, dtype, json, descriptions)
+    # Made scenes are of drawings, which the measured presets were chosen on with the tower alone.
+    chosen = model or (DEFAULT_MODEL if evaluate is None else TOWER)
+    preset = default_preset(chosen) if preset is None else preset
+    settings = SegmentRequest(preset, tuple(set or ()), size, tuple(words), chosen, device, dtype, json, descriptions)
     if evaluate is not None:
         if images or labels:
             raise UsageError("--evaluate measures on its own pictures and classes: leave out images and --labels")
@@ -233,7 +240,7 @@ def segment(
         _without(maps, "--task takes no label map's options")
         vocabulary = () if labels is None else tuple(parse_labels(labels))
         request = TaskRequest(
-            task, method, vocabulary, ask, ask_model, segmenter, model, device, dtype, json, tuple(set or ())
+            task, method, vocabulary, ask, ask_model, segmenter, model or TOWER, device, dtype, json, tuple(set or ())
         )
         found = find_images(images, without=out or TASK_FOLDER)
         raise typer.Exit(segment_task(request, found, out=out, coco=coco, redo=redo))
