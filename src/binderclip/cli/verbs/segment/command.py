@@ -252,7 +252,7 @@ def segment(
         raise UsageError(f"{', '.join(map(repr, both))} is a label and background as well; leave it out of one of them")
     if compare is not None and (overlay or label_map or out or coco or csv or redo):
         raise UsageError("--compare writes one sheet: leave out --overlay, --map, --out, --coco, --csv and --redo")
-    if compare is None and len(preset_names(preset, model)) > 1:
+    if compare is None and len(preset_names(preset, chosen)) > 1:
         raise UsageError(f"--preset {preset} names several: give --compare SHEET.png or --evaluate, or one preset")
     found = find_images(images, without=out or FOLDER)
     if compare is not None:
