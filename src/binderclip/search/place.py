@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.data.cache.shards import write_whole
 from binderclip.data.storage import (
     PREFIX,
     is_object,
@@ -22,6 +21,7 @@ from binderclip.data.storage import (
     read_object,
     remove_object,
     write_object,
+    write_place,
 )
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, DataError
@@ -101,7 +101,7 @@ def read_note(place: Place) -> dict[str, Any] | None:
 
 def write_note(place: Place, content: Mapping[str, Any]) -> None:
     """Write the note, whole: it is what makes a place an index."""
-    write_whole(join_place(place, NOTE), json.dumps(dict(content), indent=2).encode(), setting="write --index to")
+    write_place(join_place(place, NOTE), json.dumps(dict(content), indent=2).encode(), setting="write --index to")
 
 
 def forget_note(place: Place) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from binderclip.documents import json_text
 from binderclip.errors import CheckpointError, NotSupported, UsageError
+from binderclip.files import make_folder, write_whole
 from binderclip.models.files.checkpoint import read_object
 from binderclip.models.files.devices import resolve_dtype
 from binderclip.models.files.registry import CONFIG, SIMILARITY, WEIGHTS
@@ -36,6 +39,7 @@ def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype 
         UsageError: `folder` is a file.
         NotSupported: the model was made without the configuration that open_clip needs, or compares by a geometry that
             has no name.
+        OutputError: it cannot be written.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -46,7 +50,7 @@ def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype 
             f"{model.name} was made without config={{'model_cfg': ...}}, which a model folder needs; use models.build"
         )
     record = None if model.geometry is None else similarity_record(model.geometry)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     model.tokenizer.save(folder)
     if record is None:
         (folder / SIMILARITY).unlink(missing_ok=True)
@@ -92,20 +96,20 @@ def _on_disk(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 def _write_weights(path: Path, state: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    partial = path.with_name(path.name + ".tmp")
-    save_file(state, partial, metadata={"format": "pt"})
-    os.replace(partial, path)
+    write_whole(path, lambda draft: save_file(state, draft, {"format": "pt"}))
 
 
 def _write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json_text(value) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json_text(value) + "\n")
 
 
 def _save_transformers(model: ImageTextModel, folder: Path, dtype: torch.dtype) -> None:
     state = _on_disk(model.backbone.state_dict(), dtype)
-    model.backbone.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp") as scratch:
+        model.backbone.save_pretrained(scratch, state_dict=state)  # type: ignore[operator]
+        # The weights last: their names come after the configuration's, `model.safetensors` after `config.json`.
+        for made in sorted(Path(scratch).iterdir()):
+            write_whole(folder / made.name, partial(os.replace, made))
     pixels = model.preprocess
     h, w = pixels.size
     squash = pixels.resize_mode == "squash"

@@ -14,6 +14,7 @@ import numpy as np
 
 from binderclip.documents import parse_json
 from binderclip.errors import DataError
+from binderclip.files import write_whole
 
 __all__ = ["ClipHistory", "Spike", "SpikeDetector", "plot_clipping", "read_clip_log"]
 
@@ -302,14 +303,11 @@ def plot_clipping(history: ClipHistory, path: str | Path, *, title: str = "") ->
         The file.
 
     Raises:
-        DataError: nothing was recorded, or the file cannot be written.
+        DataError: nothing was recorded.
+        OutputError: the file cannot be written.
     """
     figure = clipping_figure(history, title)
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    return Path(path)
+    return write_whole(path, lambda draft: figure.savefig(draft, dpi=120, format="png"))
 
 
 def draw_norms(axes: Any, history: ClipHistory) -> None:

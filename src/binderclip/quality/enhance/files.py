@@ -11,6 +11,7 @@ import torch
 
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.files import write_whole
 from binderclip.models.files.devices import resolve_device
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.quality.enhance.backlit import BacklitEnhancer
@@ -73,14 +74,16 @@ def save_enhancer(network: IlluminationNet, path: str | Path, card: Mapping[str,
         network: as trained.
         path: of the file, `.safetensors` by habit.
         card: plain values to keep with it, such as what it was trained on.
+
+    Raises:
+        OutputError: it cannot be written.
     """
     from safetensors.torch import save_file
 
     settings = {name: getattr(network, name) for name in ("width", "level", "std", "most")}
     about = {"format": FORMAT, "settings": json.dumps(settings), "card": json.dumps(dict(card or {}))}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in network.state_dict().items()}
-    save_file(tensors, str(path), about)
-    return Path(path)
+    return write_whole(path, lambda draft: save_file(tensors, draft, about))
 
 
 def load_enhancer(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[IlluminationNet, dict[str, Any]]:

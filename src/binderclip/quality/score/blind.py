@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from binderclip.data.distort.distortions import LEVELS
 from binderclip.data.images import open_image
 from binderclip.errors import DataError, UsageError
+from binderclip.files import make_folder
 from binderclip.fit import FitResult, fit
 from binderclip.models.files.devices import resolve_device
 from binderclip.models.files.registry import BUNDLED
@@ -261,8 +262,8 @@ class BlindQuality(PictureScore):
                 found = torch.cat([self.embed(pictures.to(self.middle.device)).cpu() for pictures, _ in made])
                 part = {"statistics": found, "levels": torch.cat([levels for _, levels in made])}
                 if path is not None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_weights(path.with_suffix(".part"), part, OF_VIEWS, views=settings).replace(path)
+                    make_folder(path.parent)
+                    write_weights(path, part, OF_VIEWS, views=settings)
             parts.append(part)
             if progress is not None:
                 progress(rows.stop)

@@ -17,7 +17,7 @@ import torch
 
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, NotSupported, UsageError
-from binderclip.fit.checkpoint import write_whole
+from binderclip.files import write_whole
 from binderclip.optim import ClipHistory, read_clip_log
 from binderclip.settings import build_part, write_toml
 from binderclip.train.distributed import Parallel, World, check_parallel, join_world
