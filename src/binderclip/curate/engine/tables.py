@@ -32,6 +32,8 @@ from binderclip.errors import DataError
 
 ROWS = 4096
 """Samples of a data set without shards that are worked on at once."""
+ROWS_OF_SHARDS = 2
+"""Which samples of a tar shard are rows: columns that were kept by another rule are made again."""
 TARS = (".tar", ".tar.gz", ".tgz")
 _UID, _TEXT = ("uid", "key", "name"), ("text", "caption")
 
@@ -139,7 +141,7 @@ class TarTable:
     def load(self, id: str) -> Shard:
         """See `SampleTable`."""
         state = _file_state(id)
-        stamp, lasting = _digest([id, state]), bool(state)
+        stamp, lasting = _digest([id, state, ROWS_OF_SHARDS]), bool(state)
         unread: list[Skipped] = []
         columns = dict(self.store.fetch("texts", stamp, lambda: _read_columns(id, unread), lasting=lasting))
         found: dict[str, ColumnValues] = {name: [getattr(item, name) for item in unread] for name in ("key", "reason")}
