@@ -68,14 +68,15 @@ def curated(
         UsageError: as of the recipe's rules.
         DataError: the pool holds nothing usable, or cannot be written out.
     """
-    store = ColumnStore(join_place(out if is_object(out) else Path(out).absolute(), "columns"))
-    table = open_table(data, split, store=store, allow_pipe=allow_pipe)
-    if shards and not is_object(out):
-        check_kept_folder(table, Path(out) / "shards")
-
     scorer = partial(_loaded, model or recipe.model or "small", device=device, dtype=dtype)
     late = LateModel(scorer, lambda: say("loading the model"))
     signals = model_signals(late, cleaner=CLEANERS[recipe.cleaner])
+    store = ColumnStore(join_place(out if is_object(out) else Path(out).absolute(), "columns"))
+    texts = CurationPipeline(list(recipe.stages), signals).reads_text
+    table = open_table(data, split, store=store, allow_pipe=allow_pipe, texts=texts)
+    if shards and not is_object(out):
+        check_kept_folder(table, Path(out) / "shards")
+
     asked = [name for id in table.ids[:1] for name in computed_columns(table.load(id), recipe.needs, signals)]
     if any(hasattr(signals[name], "model") for name in asked):
         late.open()  # what is wrong with it is said before the whole pool is read
