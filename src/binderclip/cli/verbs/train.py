@@ -24,7 +24,7 @@ from binderclip.cli.shared.plan import (
     show_plan,
 )
 from binderclip.display import number_of
-from binderclip.errors import UsageError
+from binderclip.errors import BinderclipError, UsageError
 
 WAYS = ("image_to_text", "text_to_image")
 
@@ -191,8 +191,7 @@ def train(
         from binderclip.settings import write_toml
 
         print_json(checked.document()) if json else typer.echo(write_toml(checked.document()), nl=False)
-        if isinstance(checked.model, dict):  # a new model is counted without being built
-            note(str(checked.cost()))
+        note(str(checked.cost(samples=[_length(stage) for stage in checked.stage])))  # without being built or fetched
         return
     out = out or Path("runs", Path(recipe).stem)
     try:
@@ -223,6 +222,16 @@ def train(
                 f"such as {names[0]}; summary.json lists them"
             )
     note(f"model: {out / 'model'}   plots: {out / 'plots'}   curves: tensorboard --logdir {out / 'tensorboard'}")
+
+
+def _length(stage: Any) -> int | None:
+    """Pairs of a stage; None where its data cannot be opened here, which a check does not need."""
+    from binderclip.train.feed.length import planned_samples
+
+    try:
+        return planned_samples(stage)
+    except BinderclipError:
+        return None
 
 
 def _train_grid(
