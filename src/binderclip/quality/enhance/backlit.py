@@ -210,6 +210,7 @@ class BacklitEnhancer:
         batch_size: int, optimizer: torch.optim.Optimizer | None = None, **options: Any,
     ) -> FitResult:  # fmt: skip
         batches = ShuffledRows(len(images), batch_size, self.seed)
+        watching = [watch, *options.pop("callbacks", ())]
         weights = torch.ones(len(self.maps.levels))
         weights[-1] = 1.0 if guidance is None else LAST
         frozen_too = () if guidance is None else (guidance,)
@@ -230,7 +231,7 @@ class BacklitEnhancer:
                 return watch.see(pull + SHARE * content), terms
 
             return fit(
-                step, self.network, batches, steps=steps, lr=lr, schedule="constant", callbacks=[watch],
+                step, self.network, batches, steps=steps, lr=lr, schedule="constant", callbacks=watching,
                 optimizer={"name": "adam", "weight_decay": DECAY} if optimizer is None else optimizer, **options,
             )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
-from binderclip.fit import FitResult, fit
+from binderclip.fit import Callback, FitResult, fit
 from binderclip.losses import PromptRank
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.layers.freezing import frozen
 from binderclip.quality.enhance.backlit import DECAY, BacklitEnhancer, EnhancerFit, LowestLoss
 from binderclip.quality.enhance.light_prompts import LearnedLightPrompts, LightPrompts
 from binderclip.quality.enhance.light_views import seen_through, view_matrices
+from binderclip.quality.enhance.steps_said import StepsSaid
 
 RANK_WEIGHT = 200.0
 """On the loss of the refinement."""
@@ -99,7 +100,7 @@ class CLIPLIT(BacklitEnhancer):
             batch_size, prompt_batch_size: pictures a step.
             views: of every picture that the prompts learn from, see `view_matrices`.
             threshold: of `guided`.
-            progress: called with what begins.
+            progress: called with what begins, and with percent and time of it as they go.
 
         Returns:
             The record of every stage: "prompts", "reconstruction", "enhancement 1", "refinement 1", ...
@@ -121,29 +122,33 @@ class CLIPLIT(BacklitEnhancer):
             rate = type(self.guidance).lr if prompt_lr is None else prompt_lr
             adam = torch.optim.Adam(self.guidance.parameters(), lr=rate, weight_decay=DECAY)
             if prompt_steps:
-                say("learning the prompts")
-                found.stages["prompts"] = self.fit_prompts(dark, bright, prompt_steps, adam, prompt_batch_size)
+                told = [StepsSaid(say, "learning the prompts")]
+                found.stages["prompts"] = self.fit_prompts(dark, bright, prompt_steps, adam, prompt_batch_size, told)
         if warmup_steps:
-            say("warming the network up")
-            found.stages["reconstruction"] = self.reconstruct(backlit, steps=warmup_steps, lr=lr, batch_size=batch_size)
+            told = [StepsSaid(say, "warming the network up")]
+            found.stages["reconstruction"] = self.reconstruct(
+                backlit, steps=warmup_steps, lr=lr, batch_size=batch_size, callbacks=told
+            )
         optimizer = torch.optim.Adam(self.network.parameters(), lr=lr, weight_decay=DECAY)
         results: list[Tensor] = []  # (V, N, E) of every round
         for number in range(1, rounds + 1):
-            say(f"round {number} of {rounds}: the network")
+            told = [StepsSaid(say, f"round {number} of {rounds}: the network")]
             found.stages[f"enhancement {number}"] = self.guided(
-                backlit, self.guidance, steps=steps, batch_size=batch_size, threshold=threshold, optimizer=optimizer
-            )
+                backlit, self.guidance, steps=steps, batch_size=batch_size, threshold=threshold, optimizer=optimizer,
+                callbacks=told,
+            )  # fmt: skip
             if self.learns and number < rounds and refine_steps:
                 say(f"round {number} of {rounds}: the prompts")
                 results = [*results, self.views(self(backlit, batch_size=batch_size), matrices)][-2:]
                 found.stages[f"refinement {number}"] = self.refine(
-                    [dark, *results], bright, refine_steps, adam, prompt_batch_size
-                )
+                    [dark, *results], bright, refine_steps, adam, prompt_batch_size,
+                    callbacks=[StepsSaid(say, f"round {number} of {rounds}: the prompts")],
+                )  # fmt: skip
         return found
 
     def fit_prompts(
         self, dark: Float[Tensor, "V N E"], bright: Float[Tensor, "V M E"], steps: int,
-        optimizer: torch.optim.Optimizer, batch_size: int = 16,
+        optimizer: torch.optim.Optimizer, batch_size: int = 16, callbacks: Sequence[Callback] = (),
     ) -> FitResult:  # fmt: skip
         """Learn the pair by cross-entropy, on batches of half backlit and half well-lit pictures.
 
@@ -151,6 +156,7 @@ class CLIPLIT(BacklitEnhancer):
             dark, bright: embeddings of V views of either kind.
             steps: of `optimizer`, which has the pair's parameters.
             batch_size: embeddings a step.
+            callbacks: of `fit`.
         """
         half = max(batch_size // 2, 1)
         answers = torch.tensor([0] * half + [1] * half, device=dark.device)  # row 0 of the pair is well lit
@@ -159,11 +165,12 @@ class CLIPLIT(BacklitEnhancer):
         def step(rows: Int[Tensor, "3 b"]) -> Tensor:
             return F.cross_entropy(self.guidance.logits(draws(rows).flatten(0, 1)), answers)
 
-        return self._learned(step, draws, steps, optimizer)
+        return self._learned(step, draws, steps, optimizer, callbacks)
 
     def refine(
         self, falling: list[Float[Tensor, "V N E"]], bright: Float[Tensor, "V M E"], steps: int,
         optimizer: torch.optim.Optimizer, batch_size: int = 16, rank: PromptRank | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> FitResult:  # fmt: skip
         """Learn to put pictures in order; those of a tuple are seen through one view.
 
@@ -172,6 +179,7 @@ class CLIPLIT(BacklitEnhancer):
             bright: of well-lit pictures, drawn at random beside them.
             steps, optimizer, batch_size: as in `fit_prompts`.
             rank: default `PromptRank()`.
+            callbacks: of `fit`.
 
         Returns:
             With the metric `ordered`.
@@ -183,9 +191,11 @@ class CLIPLIT(BacklitEnhancer):
             output = loss(self.guidance.backlit(draws(rows)))  # (R, b)
             return RANK_WEIGHT * output.total, output.metrics
 
-        return self._learned(step, draws, steps, optimizer)
+        return self._learned(step, draws, steps, optimizer, callbacks)
 
-    def _learned(self, step: Any, draws: Any, steps: int, optimizer: torch.optim.Optimizer) -> FitResult:
+    def _learned(
+        self, step: Any, draws: Any, steps: int, optimizer: torch.optim.Optimizer, callbacks: Sequence[Callback]
+    ) -> FitResult:
         lowest = LowestLoss(self.guidance)
 
         def watched(rows: Tensor) -> Any:
@@ -195,7 +205,7 @@ class CLIPLIT(BacklitEnhancer):
 
         with frozen(self.model):
             result = fit(watched, self.guidance, draws, steps=steps, optimizer=optimizer, schedule="constant",
-                         callbacks=[lowest])  # fmt: skip
+                         callbacks=[lowest, *callbacks])  # fmt: skip
         lowest.restore()
         return result
 

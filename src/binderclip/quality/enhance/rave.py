@@ -10,6 +10,7 @@ from torch import Tensor
 
 from binderclip.quality.enhance.backlit import BacklitEnhancer, EnhancerFit
 from binderclip.quality.enhance.residual import ResidualVector
+from binderclip.quality.enhance.steps_said import StepsSaid
 
 
 class RAVE(BacklitEnhancer):
@@ -52,7 +53,7 @@ class RAVE(BacklitEnhancer):
             guidance: default that between both sets; give one that was cleared of content by `ResidualVector.without`.
             warmup_steps: of the reconstruction; 0 where the network has a `level` or was trained before.
             steps, lr, batch_size, threshold: of the enhancement, as in `CLIPLIT.fit`.
-            progress: called with what begins.
+            progress: called with what begins, and with percent and time of it as they go.
 
         Returns:
             The record of the stages "reconstruction" and "enhancement 1".
@@ -68,12 +69,14 @@ class RAVE(BacklitEnhancer):
             guidance = self.residual(backlit, well_lit)
         self.guidance = guidance.to(self.model.device)
         if warmup_steps:
-            say("warming the network up")
-            found.stages["reconstruction"] = self.reconstruct(backlit, steps=warmup_steps, lr=lr, batch_size=batch_size)
-        say("the network")
+            told = [StepsSaid(say, "warming the network up")]
+            found.stages["reconstruction"] = self.reconstruct(
+                backlit, steps=warmup_steps, lr=lr, batch_size=batch_size, callbacks=told
+            )
         found.stages["enhancement 1"] = self.guided(
-            backlit, self.guidance, steps=steps, lr=lr, batch_size=batch_size, threshold=threshold
-        )
+            backlit, self.guidance, steps=steps, lr=lr, batch_size=batch_size, threshold=threshold,
+            callbacks=[StepsSaid(say, "the network")],
+        )  # fmt: skip
         return found
 
     @torch.no_grad()
