@@ -66,12 +66,13 @@ def open_table(
     if isinstance(spec, str):
         if files := _metadata_objects(spec) if is_object(spec) else _metadata_files(Path(spec)):
             return MetadataTable(files)
+        name = spec
         try:
-            spec = load_data(spec, split, allow_pipe=allow_pipe)
+            spec = load_data(name, split, allow_pipe=allow_pipe)
         except UndescribedPictures:
             if texts:
                 raise
-            spec = load_folder(spec, split, captions=None)
+            spec = load_folder(name, split, captions=None)
     return TarTable(spec, store) if isinstance(spec, ShardDataset) else DatasetTable(spec)
 
 
