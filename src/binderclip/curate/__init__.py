@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from binderclip.curate.signals.substrings import SubstringMatcher, build_metadata
     from binderclip.curate.signals.table import SIGNALS
+    from binderclip.curate.signals.text_reader import TextReader
     from binderclip.curate.signals.text_removal import TextRemoval, TextRemovalScore
 
 __all__ = [
@@ -99,6 +100,7 @@ __all__ = [
     "TailTrimming",
     "TarTable",
     "TargetClusters",
+    "TextReader",
     "TextRemoval",
     "TextRemovalScore",
     "build_metadata",

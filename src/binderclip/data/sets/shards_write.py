@@ -146,7 +146,9 @@ def _entries(samples: Iterable[Sample], encode: str) -> Iterator[dict[str, Any]]
         yield {
             "__key__": name,
             suffix: data,
-            "txt": sample.caption.encode(),
+            **(
+                {"txt": sample.caption.encode()} if sample.caption.strip() else {}
+            ),  # an empty one is refused by readers
             "json": json.dumps(record, ensure_ascii=False, sort_keys=True, default=str).encode(),
         }
 

@@ -84,8 +84,9 @@ def explain_full_disk(out: Path, needed: int) -> Iterator[None]:
     except Exception as error:
         if not disk_is_full(error):
             raise
-        full = f"the disk is full: cannot write {getattr(error, 'filename', None) or out}"
+        unwritten = getattr(error, "filename", None) or out
+        said = str(error) if isinstance(error, OutputError) else f"cannot write {unwritten}"
         raise CheckpointError(
-            f"{error if isinstance(error, OutputError) else full}; this run takes about {megabytes(needed)}. Free some "
-            "space; the same command with --resume goes on from what is there"
+            f"the disk is full: {said}; this run takes about {megabytes(needed)}. Free some space; the same command "
+            "with --resume goes on from what is there"
         ) from error

@@ -47,7 +47,7 @@ def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> 
 
 
 @register(STAGES, "private-head")
-@demands(check=_check, one_process=True)
+@demands(check=_check, one_process=True, keeps_model=True)
 def private_head(
     context: StageContext,
     *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,6 @@ from binderclip.curate import (
     CurationPipeline,
     CurationRecipe,
     LateModel,
-    SampleSignal,
     SampleTable,
     check_kept_folder,
     computed_columns,
@@ -29,8 +28,6 @@ from binderclip.curate import (
     write_decisions,
     write_kept_shards,
 )
-from binderclip.curate.signals.plain import TEXT_SIGNALS
-from binderclip.data import load_folder
 from binderclip.data.storage import is_object, join_place, upload
 from binderclip.errors import DataError
 
@@ -76,7 +73,8 @@ def curated(
     scorer = partial(_loaded, model or recipe.model or DEFAULT_MODEL, device=device, dtype=dtype)
     late = LateModel(scorer, lambda: say("loading the model"))
     signals = model_signals(late, cleaner=CLEANERS[recipe.cleaner])
-    table = _pool(data, split, store, allow_pipe, alone=not reads_text(recipe, signals))
+    texts = CurationPipeline(list(recipe.stages), signals).reads_text
+    table = open_table(data, split, store=store, allow_pipe=allow_pipe, texts=texts)
     if shards and not is_object(out):
         check_kept_folder(table, Path(out) / "shards")
     asked = [name for id in table.ids[:1] for name in computed_columns(table.load(id), recipe.needs, signals)]
@@ -106,26 +104,6 @@ def curated(
         files = _write(found, table, data, recipe.seed, folder, shards)
         there = [upload(path, str(join_place(out, path.relative_to(folder).as_posix()))) for path in files]
     return CurationDone(found, out, there)
-
-
-def reads_text(recipe: CurationRecipe, signals: Mapping[str, SampleSignal]) -> bool:
-    """Whether any stage of a recipe needs captions, itself or for what is computed for it."""
-    left, seen = list(recipe.needs), set[str]()
-    while left:
-        if (name := left.pop()) not in seen:
-            seen.add(name)
-            left += signals[name].needs if name in signals else ()
-    return not seen.isdisjoint({"text", "texts", "language", *(signal.name for signal in TEXT_SIGNALS)})
-
-
-def _pool(data: str, split: str | None, store: ColumnStore, allow_pipe: bool, *, alone: bool) -> SampleTable:
-    """The pool; of a folder that has no captions its pictures `alone`, where that is enough."""
-    try:
-        return open_table(data, split, store=store, allow_pipe=allow_pipe)
-    except DataError:
-        if not alone or not Path(data).is_dir():
-            raise
-        return open_table(load_folder(data, split, captions=None), store=store)
 
 
 def _write(found: Curated, table: SampleTable, data: str, seed: int, folder: Path, shards: bool) -> list[Path]:

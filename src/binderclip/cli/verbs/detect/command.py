@@ -53,6 +53,9 @@ def detect(
             "of windows beside the embedding; `deeclip`: tokens of many layers; `noise`: noise of windows alone."
         ),
     ] = "linear",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a training of this --out stopped, however it stopped.")
+    ] = False,
     hold_out: Annotated[
         list[str] | None,
         typer.Option(help="A generator to test on only, not to learn from. Repeat for several."),
@@ -87,16 +90,18 @@ def detect(
         binderclip detect inbox/ --detector mine.safetensors --csv scores.csv --maps maps/
 
     A quarter of the pictures is held out from training and measured, generator by generator, and real pictures are
-    measured again after mere processing. A detector knows what it was trained on: other generators may pass as real.
+    measured again after mere processing. Training that was stopped goes on with --resume. A detector knows what it was
+    trained on: other generators may pass as real.
     """
     given = {"--detector": detector, "the pictures": images or None}
     if train is not None:
         trained_only(train, out, {**given, "--csv": csv, "--maps": maps})
-        _train(train, out, method, hold_out or [], steps, batch_size, lr, seed, model, device, json)  # type: ignore[arg-type]
+        _train(train, out, method, hold_out or [], steps, batch_size, lr, seed, model, device, json, resume)  # type: ignore[arg-type]
         return
     if not images:
         raise UsageError("give pictures, with --detector FILE for one of yours, or --train DATA --out FILE to make it")
-    if wrong := next((name for name, value in {"--out": out, "--hold-out": hold_out}.items() if value), None):
+    training = {"--out": out, "--hold-out": hold_out, "--resume": resume}
+    if wrong := next((name for name, value in training.items() if value), None):
         raise UsageError(f"{wrong} belongs to --train")
     found = find_images(images, without=str(maps) if maps else None)
     csv_path = writable_path(csv, columns=TABLE) if csv else None
@@ -134,7 +139,7 @@ def trained_only(data: Path, out: Path | None, others: dict[str, Any]) -> None:
 
 def _train(
     data: Path, out: Path, method: str, hold_out: list[str], steps: int, batch_size: int, lr: float, seed: int,
-    model: str, device: str, json: bool,
+    model: str, device: str, json: bool, resume: bool,
 ) -> None:  # fmt: skip
     target = writable_path(out)
     from binderclip.cli.verbs.detect.train import trained
@@ -142,7 +147,7 @@ def _train(
     with stages("reading the folders") as say:
         done: TrainedDetector = trained(
             data, target, method, hold_out, steps=steps, batch_size=batch_size, lr=lr, seed=seed, model=model,
-            device=device, say=say,
+            device=device, say=say, resume=resume,
         )  # fmt: skip
     if json:
         print_json({"detector": str(target), **done.card})
