@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["TOO_DEEP", "json_text", "parse_json", "parse_toml", "plain", "read_problem"]
+__all__ = ["TOO_DEEP", "TOO_LONG", "json_text", "parse_json", "parse_toml", "plain", "read_problem"]
 
 MOST_LEVELS = 100
 """Lists and tables inside one another that are read: every later walk through the document recurses as deep."""
@@ -85,7 +85,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     if re.search(rf"""^[ \t\[]*(?:[\w'"-]+[ \t]*\.[ \t]*){{{MOST_LEVELS}}}""", text, re.MULTILINE):
         raise tomllib.TOMLDecodeError(TOO_DEEP)
     if _MANY_DIGITS.search(text):
-        raise tomllib.TOMLDecodeError(f"a number of more than {MOST_DIGITS} digits")
+        raise tomllib.TOMLDecodeError(TOO_LONG)
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
@@ -120,6 +120,7 @@ def read_problem(error: Exception) -> str:
     return f"without {error}" if isinstance(error, KeyError) else (str(error).splitlines() or [type(error).__name__])[0]
 
 
+TOO_LONG = f"a number of more than {MOST_DIGITS} digits"
 TOO_DEEP = f"nested more than {MOST_LEVELS} deep"
 
 

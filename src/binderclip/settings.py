@@ -19,7 +19,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from binderclip.documents import TOO_DEEP, parse_toml, read_problem
+from binderclip.documents import TOO_DEEP, TOO_LONG, parse_toml, read_problem
 from binderclip.errors import UsageError
 
 __all__ = [
@@ -290,6 +290,8 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     except ValueError as error:
         if TOO_DEEP in str(error):
             raise UsageError(f"--set {_shown(key.strip())}: lists or tables stand too deep in each other") from error
+        if TOO_LONG in str(error):
+            raise UsageError(f"--set {_shown(key.strip())}: {TOO_LONG}") from error
         parsed = value.strip()
     return [part.strip() for part in key.strip().split(".")], parsed
 

@@ -57,8 +57,9 @@ def own(place: Path) -> Path:
 @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp", "x.json", "x.csv", "x.html", "x.safetensors"])
 def test_what_is_not_ours_is_replaced_only_when_asked(here: Path, name: str) -> None:
     place = foreign(here / name)
-    with pytest.raises(UsageError, match=r"is there already and binderclip did not write it.*--overwrite"):
-        writable_path(place, columns=("image", "score"))
+    columns = ("image", "score") if place.suffix == ".csv" else ()
+    with pytest.raises(UsageError, match=r"is there already and (binderclip did not write it|is another).*--overwrite"):
+        writable_path(place, columns=columns)
     with calling(VerbCall(overwrite=True)):
         assert writable_path(place) == place
 
@@ -70,7 +71,7 @@ def test_what_is_ours_says_so(here: Path, name: str) -> None:
     # A word of it is not enough.
     text = place.read_bytes()
     place.write_bytes(b"# " + text)
-    with pytest.raises(UsageError, match="did not write it"):
+    with pytest.raises(UsageError, match="is there already"):
         writable_path(place, columns=("image", "score"))
 
 
@@ -83,7 +84,7 @@ def test_our_weights_say_so(here: Path) -> None:
 def test_a_table_of_other_columns_is_not_ours(here: Path) -> None:
     own(here / "x.csv")
     assert writable_path("x.csv", columns=("image",))
-    with pytest.raises(UsageError, match="did not write it"):
+    with pytest.raises(UsageError, match="is another table than this one"):
         writable_path("x.csv", columns=("image", "logit"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -103,7 +104,9 @@ def test_a_detector_is_kept_where_the_disk_fills_meanwhile(
 def test_a_full_disk_costs_a_line_and_no_file(
     command: Command, small_disk: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    (small_disk / "full").write_bytes(bytes(1_990_000))
+    with (small_disk / "full").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
     Image.open(pictures / "coffee.jpg").save(tmp_path / "coffee.png")
     for words, name in [
         (("classify", "coffee.png", "-l", "cup,dog", "--picture"), "a.png"),

@@ -164,16 +164,14 @@ def test_a_preprocess_like_object_is_enough() -> None:
     assert input_box(squash, (20, 30)) == whole((20, 30))
 
 
-def test_a_large_picture_is_smoothed_as_a_small_one_is() -> None:
-    from scipy import ndimage
-
+def test_a_large_picture_is_coloured_as_a_small_one_is() -> None:
     values = torch.randn(1, 96, 128, generator=torch.Generator().manual_seed(0))
-    size = (1500, 2000)
     one = attribution(values, (96, 128))
-    want = ndimage.gaussian_filter(one.maps(size)[0].numpy(), 2000 / 150)
-    found = one._smoothed(size)[0].numpy()
-    assert found.shape == size
-    assert np.abs(found - want).max() < 0.05 * np.abs(want).max()
-    # Up to a side of 1024 nothing is taken together.
-    want = ndimage.gaussian_filter(one.maps((600, 800))[0].numpy(), 800 / 150)
-    assert np.allclose(one._smoothed((600, 800))[0].numpy(), want, atol=1e-6)
+    picture = Image.new("RGB", (2000, 1500), (120, 120, 120))
+    large = one.overlay(picture)
+    assert large.size == (2000, 1500)
+    small = one.overlay(picture.resize((1000, 750)))
+    apart = np.asarray(large.resize((1000, 750), Image.Resampling.BOX)).astype(int) - np.asarray(small)
+    # The filter's width is a share of the picture's side, in either.
+    assert np.abs(apart).mean() < 2
+    assert np.asarray(small).std() > 10

@@ -68,7 +68,7 @@ def named_paths(values: Iterable[Any]) -> tuple[Path, ...]:
             found.update(dict.fromkeys(named_paths(value)))
         elif isinstance(value, (str, Path)) and str(value):
             text = str(value)
-            for part in {text, text.removeprefix("@"), text.partition("=")[2], *text.split(",")}:
+            for part in dict.fromkeys([text, text.removeprefix("@"), text.partition("=")[2], *text.split(",")]):
                 # A name that is too long for a file is none.
                 if part and len(os.fsencode(part)) < 4096 and _exists(part):
                     found[Path(part)] = None
@@ -89,8 +89,8 @@ def real_path(path: str | Path) -> Path:
 
 def is_written(path: Path) -> bool:
     """Whether a picture found in a folder is the result of an earlier call like this one, which will be replaced."""
-    call = _current.get()
-    return bool(call.outputs) and real_path(path) in call.outputs and is_ours(path)
+    outputs = _current.get().outputs
+    return any(path.name == output.name for output in outputs) and real_path(path) in outputs and is_ours(path)
 
 
 def writable_path(
@@ -126,19 +126,20 @@ def writable_path(
     if above is not None and place.suffix.lower() in IMAGE_SUFFIXES:
         raise UsageError(f"{path} is one of the pictures of {above} and would be replaced: write into another folder")
     if not call.overwrite:
-        raise UsageError(f"{path} is there already and binderclip did not write it: give another place, or --overwrite")
+        why = "binderclip did not write it" if beside or not columns else "is another table than this one"
+        raise UsageError(f"{path} is there already and {why}: give another place, or --overwrite")
     return path
 
 
 def writable_paths(
-    paths: Iterable[Path], *, sources: Collection[Path] = (), beside: Path | None = None
+    paths: Iterable[Path], *, sources: Collection[Path] = (), beside: Path | None = None, columns: Sequence[str] = ()
 ) -> list[Path]:  # fmt: skip
     """As `writable_path`, of the files that go into a folder, which may not be there yet.
 
     Args:
         paths: of the files.
         sources: pictures that are read; none of them is replaced.
-        beside: as of `writable_path`.
+        beside, columns: as of `writable_path`.
 
     Raises:
         UsageError: as of `writable_path`; names the first of them.
@@ -149,7 +150,7 @@ def writable_paths(
         if real_path(path) in read:
             raise UsageError(f"{path} is one of the pictures and would be replaced: write into another folder")
         if os.path.lexists(path):
-            writable_path(path, beside=beside)
+            writable_path(path, beside=beside, columns=columns)
     return found
 
 

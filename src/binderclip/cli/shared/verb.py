@@ -25,6 +25,10 @@ Overwrite = Annotated[
 ]
 
 
+_LAST = ("model", "device", "dtype", "batch_size", "json")
+"""Options that all verbs share, which stand at the end of their help."""
+
+
 class VerbCommand(typer.core.TyperCommand):
     """A verb whose words have been looked at before any of its own code runs."""
 
@@ -103,11 +107,7 @@ def _with_overwrite(function: Callable[..., Any]) -> Callable[..., Any]:
     option = inspect.Parameter("overwrite", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Overwrite)
     parameters = list(signature.parameters.values())
     at = next((row for row, each in enumerate(parameters) if each.name in _LAST), len(parameters))
-    # After the verb's own options, before those that all verbs share.
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
     verb.__signature__ = signature.replace(parameters=[*parameters[:at], option, *parameters[at:]])  # type: ignore[attr-defined]
     verb.__annotations__ = {each.name: each.annotation for each in [*parameters, option]}
     return verb
-
-
-_LAST = ("model", "device", "dtype", "batch_size", "json")

@@ -84,7 +84,7 @@ def _check_files(request: AnomalyRequest, folder: InspectionFolder, out: Path) -
     names = output_names(paths, folder.root)
     writable_paths([out / "report.html", *(out / f"{name}-anomaly.png" for name in names)], sources=paths)
     if request.npy:
-        writable_paths([out / f"{name}.npy" for name in names], beside=out / "report.html")
+        writable_paths([out / f"{name}.npy" for name in names], beside=out / TABLE, columns=COLUMNS)
     if (out / TABLE).exists():
         writable_path(out / TABLE, columns=COLUMNS)
 

@@ -71,7 +71,7 @@ def probe(
     folder = output_folder(out, make=False)
     page = folder / "report.html"
     writable_paths([page, folder / "probe.json"])
-    writable_paths([folder / "groups.csv", folder / "predictions.parquet"], beside=page)
+    writable_paths([folder / "groups.csv", folder / "predictions.parquet"], beside=folder / "probe.json")
     ask_for_room(folder, REPORT)
     from binderclip.cli.verbs.probe.run import probed
 
