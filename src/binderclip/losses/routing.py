@@ -52,7 +52,8 @@ class RouterLosses(nn.Module):
         balance, z: weights of `load_balance` and `router_z`.
 
     Raises:
-        UsageError: a model without such layers; at the call, one that was not run in training mode.
+        UsageError: a model without such layers; at the call, one that was not run in training mode, or whose routers
+            should learn and ran without a graph, as in the pieces of `contrastive_step(micro_batch=)`.
 
     Examples:
         >>> from binderclip import load
@@ -83,5 +84,13 @@ class RouterLosses(nn.Module):
         found = [layer.last for layer in self.layers if layer.last is not None]
         if len(found) < len(self.layers):
             raise UsageError("an expert layer has not been run in training mode: call model.train() and encode both")
+        if torch.is_grad_enabled() and any(
+            layer.router.weight.requires_grad and not routed.logits.requires_grad
+            for layer, routed in zip(self.layers, found, strict=True)
+        ):
+            raise UsageError(
+                "the routers ran without a graph, so that their losses would have no gradient: contrastive_step without "
+                "micro_batch keeps it"
+            )
         values = [self.balance * load_balance(r.logits) + self.z * router_z(r.logits) for r in found]
         return torch.stack(values).mean()
