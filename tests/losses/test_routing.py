@@ -82,3 +82,10 @@ def test_what_is_wrong_is_said() -> None:
     term = RouterLosses(nn.Sequential(model))
     with pytest.raises(UsageError, match="not been run in training mode"):
         ContrastiveLoss((), terms=[term])(model(x), x)
+
+
+@pytest.mark.parametrize("loss", [load_balance, router_z])
+@pytest.mark.parametrize("shape", [(0, 4), (4,), (2, 3, 4), (3, 0)])
+def test_logits_are_tokens_times_experts(loss, shape) -> None:
+    with pytest.raises(UsageError, match=r"logits must be \(tokens, experts\)"):
+        loss(torch.zeros(shape))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt
 
 from binderclip.errors import UsageError
 from binderclip.segment import (
@@ -13,6 +15,7 @@ from binderclip.segment import (
     TubularTrace,
     TubularTracer,
     line_accuracy,
+    line_distance,
     tailored_samples,
     train_tracer,
 )
@@ -82,3 +85,16 @@ def test_nothing_to_learn_from_is_refused(corner: Any) -> None:
         train_tracer([corner], [corner], batch=1)
     with pytest.raises(UsageError, match="rounds of at least 0"):
         train_tracer([corner], [corner], rounds=-1)
+
+
+def test_the_mean_distance_is_that_of_scipys_distance_transform() -> None:
+    generator = torch.Generator().manual_seed(0)
+    line = torch.randint(0, 30, (25, 2), generator=generator)
+    path = torch.randint(0, 30, (40, 2), generator=generator)
+    off = np.ones((30, 30), dtype=bool)
+    off[tuple(line.T.tolist())] = False
+    expected = distance_transform_edt(off)[tuple(path.T.tolist())].mean()
+    assert line_distance(trace_of(path), line) == pytest.approx(expected)
+    assert line_distance(trace_of(line[:3]), line) == 0
+    with pytest.raises(UsageError, match="pixels of both lines, got 40 and 0"):
+        line_distance(trace_of(path), line[:0])

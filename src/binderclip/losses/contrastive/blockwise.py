@@ -163,7 +163,9 @@ class _Softmax(torch.autograd.Function):
                 for side, at, part in zip((rows, columns), (i, j), plan.positives.pull(block, i, j), strict=True):
                     side.pulled[at] += part
                 if smoothing:
-                    for side, at, part in zip((rows, columns), (i, j), plan.positives.average(block, i, j), strict=True):
+                    for side, at, part in zip(
+                        (rows, columns), (i, j), plan.positives.average(block, i, j), strict=True
+                    ):
                         side.average[at] += part
                 if plan.metrics:
                     _count(rows, columns, block, i, j, plan)

@@ -240,21 +240,30 @@ def triangle_confidence_map(
         batch_size: images at a time.
 
     Raises:
-        UsageError: no cell, or images of several shapes.
+        UsageError: no cell, images of several shapes or types, values that are not finite, or a label that is no class.
 
     Paper: Exploring Geometry of Blind Spots in Vision Models (NeurIPS 2023, arXiv 2310.19889).
     """
-    if cells < 1 or not source.shape == first.shape == second.shape:
-        raise UsageError(f"a triangle needs a cell at least and three images of one shape, got {cells}")
+    corners = (source, first, second)
+    if not isinstance(cells, int) or cells < 1 or batch_size < 1 or len({one.shape for one in corners}) > 1:
+        raise UsageError(
+            f"a triangle needs cells and batch_size of at least 1 and three images of one shape, got {cells}, "
+            f"{batch_size} and {', '.join(str(tuple(one.shape)) for one in corners)}"
+        )
+    if len({one.dtype for one in corners}) > 1 or not source.is_floating_point():
+        raise UsageError(f"images must be of one floating type, got {', '.join(str(one.dtype) for one in corners)}")
+    if not all(bool(one.isfinite().all()) for one in corners):
+        raise UsageError("an image of the triangle holds values that are NaN or infinite")
     weights = torch.tensor(
         [(cells - i - j, i, j) for i in range(cells + 1) for j in range(cells + 1 - i)], dtype=source.dtype
     )
     weights = (weights / cells).to(source.device)
-    corners = torch.stack([source, first, second])
     with _still(predictor), torch.no_grad():
         found = []
         for part in weights.split(batch_size):
-            logits = predictor(torch.einsum("pk,k...->p...", part, corners))
+            logits = predictor(torch.einsum("pk,k...->p...", part, torch.stack(corners)))
+            if not 0 <= label < logits.shape[1]:
+                raise UsageError(f"label is {label}; the predictor has the classes 0 to {logits.shape[1] - 1}")
             found.append(_confidence(logits, torch.full((len(part),), label, device=logits.device)))
     confidence = torch.cat(found)
     return TriangleConfidence(weights, confidence, float(confidence[0]))

@@ -44,10 +44,10 @@ def write_results(found: Probe, folder: Path) -> Path:
 
 
 def _page(found: Probe) -> Page:
-    gaps = [gap for report in found.reports for gap in report.gaps.values() if not gap.reason]
+    gaps = [gap for report in found.reports for gap in report.gaps.values() if not (gap.reason or gap.untested)]
     count = sum(gap.found for gap in gaps)
     told = f"{count} of {len(gaps)} gaps found" if count else f"none of {len(gaps)} gaps is larger than chance makes"
-    told = told if gaps else "no gap could be measured"
+    told = told if gaps else "no gap could be tested"
     page = Page(
         f"Groups of pictures that {found.model} treats unlike",
         f"{number_of(len(found.table), 'picture')} of {escape(found.source)}, "

@@ -5,14 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
-
 from binderclip.cli.shared.output import print_json, print_table, warn_skipped
 from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters, chosen_parts
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from binderclip.segment import Measured
 
 
@@ -85,7 +81,7 @@ def _measured_rows(found: Measured) -> list[dict[str, Any]]:
                 "boundary_f": None if boundary is None else boundary.mean,
                 "ece": None if calibration is None else calibration.ece,
                 "ece_foreground_only": calibration is not None and calibration.foreground_only,
-                "difference": found.difference(name, first) if name != first else None,
+                "difference": _or_none(found.difference(name, first)) if name != first else None,
             }
         )
     return rows
@@ -95,10 +91,11 @@ def _several(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def _or_none(values: Float[Tensor, "K"]) -> list[float | None]:
+def _or_none(values: Iterable[float]) -> list[float | None]:
     """Numbers for JSON, which has no NaN."""
-    return [None if math.isnan(value) else value for value in values.tolist()]
+    return [None if math.isnan(value) else value for value in values]
 
 
-def _interval(gap: tuple[float, float, float]) -> str:
-    return f"{gap[0]:+.3f} ({gap[1]:+.3f} to {gap[2]:+.3f})"
+def _interval(gap: Sequence[float | None]) -> str:
+    mean, low, high = gap
+    return f"{mean:+.3f}" if low is None else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
