@@ -118,7 +118,7 @@ class MetricFrame:
         if not grouping.values:
             raise UsageError("no item has a group")
         rows = {group: np.flatnonzero(grouping.index == g) for g, group in enumerate(grouping.values)}
-        overall = [((), values(slice(None)))]
+        overall: list[tuple[tuple[Any, ...], dict[str, float]]] = [((), values(slice(None)))]
         if control:
             levels = group_rows(control)
             overall = [(level, values(levels.index == c)) for c, level in enumerate(levels.values)]

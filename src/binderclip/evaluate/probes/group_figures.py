@@ -97,6 +97,7 @@ class GroupReport:
         small: groups with too few rows to be compared.
         left_out: rows without a group.
         draws: of the bootstrap and of the permutations.
+        null: what groups were shuffled among, see `group_report`.
     """
 
     names: tuple[str, ...]
@@ -106,6 +107,7 @@ class GroupReport:
     small: list[tuple[Any, ...]] = field(default_factory=list)
     left_out: int = 0
     draws: int = 0
+    null: str = "given"
 
     @property
     def by_group(self) -> dict[str, dict[tuple[Any, ...], float]]:
@@ -182,6 +184,7 @@ class GroupReport:
             "small_groups": [list(group) for group in self.small],
             "rows_without_group": self.left_out,
             "draws": self.draws,
+            "null": self.null,
         }  # fmt: skip
 
     def _repr_html_(self) -> str:

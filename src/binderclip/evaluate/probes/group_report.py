@@ -92,7 +92,7 @@ def group_report(
     small = [group for group, enough in zip(grouping.values, large, strict=True) if not enough]
     return GroupReport(
         tuple(names), figures, overall, {gap.measure: gap for gap in holm(gaps)}, small,
-        int((grouping.index < 0).sum()), draws,
+        int((grouping.index < 0).sum()), draws, null,
     )  # fmt: skip
 
 

@@ -123,10 +123,13 @@ def mapped_accuracy(accepted: Mapping[str, Sequence[str]], *, label: str = "labe
         own = right(table)
         best = np.where(own, table.scores, -np.inf).max(axis=1, initial=-np.inf)
         others = ((table.scores >= best[:, None]) & ~own).sum(axis=1)
-        return own.any(axis=1) & (others < k) & ~np.isnan(table.scores).any(axis=1)
+        return np.asarray(own.any(axis=1) & (others < k) & ~np.isnan(table.scores).any(axis=1))
+
+    def counts(table: PredictionTable) -> np.ndarray:
+        return np.asarray(right(table).any(axis=1))
 
     name = "mapped accuracy" if k == 1 else f"mapped top-{k} accuracy"
-    return _share(name, hit, lambda t: right(t).any(axis=1), "no row whose label has a class", "target", True)
+    return _share(name, hit, counts, "no row whose label has a class", "target", True)
 
 
 def mean_class_accuracy() -> Measure:

@@ -85,7 +85,8 @@ def probe(
         found = probed(
             model, data, [tuple(part.strip() for part in one.split(",")) for one in groups or ()], split, limit, say,
             labels=None if labels is None else parse_labels(labels), positive=positive, templates=templates,
-            draws=draws, null=null, seed=seed, device=device, dtype=dtype, batch_size=batch_size,
+            draws=draws, null="all" if null == "all" else "given", seed=seed, device=device, dtype=dtype,
+            batch_size=batch_size,
         )  # fmt: skip
         from binderclip.cli.verbs.probe.report import write_results
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from binderclip.cli.shared.output import print_json, print_table, warn_skipped
@@ -38,7 +39,7 @@ def measure(request: SegmentRequest, source: str, limit: int) -> None:
     rows = _measured_rows(found)
     if request.json:
         per_class = {
-            name: dict(zip(found.classes, _or_none(score.per_class), strict=True))
+            name: dict(zip(found.classes, _or_none(score.per_class.tolist()), strict=True))
             for name, score in found.scores.items()
         }
         print_json(
