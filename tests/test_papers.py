@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from binderclip.cli import app
 from binderclip.errors import UsageError
-from binderclip.papers import Paper, ReleasedWeights, papers
+from binderclip.papers import Paper, ReleasedWeights, paper, papers
 from binderclip.studies import available, checkout, judge_again, load_study, papers_page, results_in
 from binderclip.studies.harness.registration import authored, has_history, introduced, is_older, registrations
 
@@ -176,3 +176,18 @@ def test_the_command_at_paper_scale_is_one_that_exists(entry: Paper) -> None:
 def test_an_unknown_study_is_refused() -> None:
     with pytest.raises(UsageError, match="no study of p999"):
         load_study("p999")
+
+
+def test_a_paper_is_found_by_its_number_and_a_misspelled_name_is_met_with_the_nearest() -> None:
+    for query in ("p002", "P2", "2", " 002 ", "zclip", "optim.ZClip"):
+        assert paper(query).id == "p002", query
+    assert paper("162").id == "p162"
+    for query, words in (
+        ("p999", "no paper matches 'p999': give an id"),
+        ("0", "no paper matches '0'"),
+        ("zcilp", "did you mean optim.ZClip?"),
+        ("  ", "the paper's name is empty"),
+        ("clip", "matches"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(words)):
+            paper(query)

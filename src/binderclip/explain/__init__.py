@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from binderclip.explain.gradient.saliency import Saliency
     from binderclip.explain.mask.methods import CartoonX, PixelMask, ShearletX, WaveletX
     from binderclip.explain.mask.optimise import MaskAttribution, MaskExplanation
-    from binderclip.explain.mask.patch_effect import PatchEffects, patch_direct_effect
+    from binderclip.explain.mask.patch_effect import PatchEffects, patch_direct_effect, single_patch_scores
     from binderclip.explain.mask.scores import conciseness_preciseness, hallucination_score
     from binderclip.explain.methods import METHODS
     from binderclip.explain.transformer.eclip import GradECLIP, MedGradECLIP
@@ -157,6 +157,7 @@ __all__ = [
     "relu_rule",
     "remove_and_retrain",
     "signal_null_energy",
+    "single_patch_scores",
     "spurious_heads",
     "stage_layers",
     "targets",

@@ -114,7 +114,13 @@ if TYPE_CHECKING:
     from binderclip.segment.trained.merged import MergedEncoder
     from binderclip.segment.trained.merging import MERGE_STAGES, MaskRehearsal, MergeStage, MergeTraining, train_merge
     from binderclip.segment.trained.mta_clip import MTACLIP, MTACLIPTraining, train_mta_clip
-    from binderclip.segment.trained.panoptic import PanopticNet, PanopticTraining, train_panoptic
+    from binderclip.segment.trained.panoptic import (
+        PanopticNet,
+        PanopticTraining,
+        load_panoptic,
+        save_panoptic,
+        train_panoptic,
+    )
     from binderclip.segment.trained.segclip import SegCLIP
     from binderclip.segment.trained.segclip_training import SegCLIPObjective, SegCLIPTraining, train_segclip
     from binderclip.segment.trained.text_query_decoder import TextQueryDecoder
@@ -263,6 +269,7 @@ __all__ = [
     "line_accuracy",
     "line_distance",
     "load_few_shot",
+    "load_panoptic",
     "load_promptable",
     "load_tracer",
     "mask_iou",
@@ -282,6 +289,7 @@ __all__ = [
     "saliency_graph_cut",
     "sample_points",
     "save_few_shot",
+    "save_panoptic",
     "save_tracer",
     "segment_all",
     "segmentation_sheet",

@@ -204,11 +204,17 @@ class BlindQuality(PictureScore):
         Args:
             images: one image or many: paths, PIL images, arrays, or float tensors (B, 3, H, W) in [0, 1], through which
                 gradients pass.
+
+        Raises:
+            UsageError: nothing has been fitted, or an empty list.
         """
         batch = float_batch(images)
         if batch is not None:
-            return self.total(self.embed(batch))
-        return self.total(self.files(as_list(images), on_error="raise").features)
+            statistics = self.embed(batch) if len(batch) else self.middle.new_zeros(0, len(self.middle))
+            return self.total(statistics)
+        if not (sources := as_list(images)):
+            raise UsageError("images is empty: give at least one")
+        return self.total(self.files(sources, on_error="raise").features)
 
     def pixels(self, source: ImageLike) -> UInt8[np.ndarray, "h w 3"]:
         """One picture as the network gets it, 8-bit.

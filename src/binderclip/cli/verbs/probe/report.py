@@ -42,23 +42,27 @@ def write_results(found: Probe, folder: Path) -> Path:
 
 
 def _page(found: Probe) -> Page:
-    gaps = [gap for report in found.reports for gap in report.gaps.values() if not gap.reason]
+    gaps = [gap for report in found.reports for gap in report.gaps.values() if not (gap.reason or gap.untested)]
     count = sum(gap.found for gap in gaps)
     told = f"{count} of {len(gaps)} gaps found" if count else f"none of {len(gaps)} gaps is larger than chance makes"
-    told = told if gaps else "no gap could be measured"
+    if not gaps:
+        untested = any(gap.untested for report in found.reports for gap in report.gaps.values())
+        told = f"no gap could be {'tested' if untested else 'measured'}"
     page = Page(
         f"Groups of pictures that {found.model} treats unlike",
         f"{number_of(len(found.table), 'picture')} of {escape(found.source)}, "
         f"{number_of(len(found.table.classes), 'class')}: {told}. Made by "
         "<code>binderclip probe</code>.",
     )
+    among = "within each class for accuracy and rates, so that an unequal mix of classes is not held against the model"
+    if any(report.null == "all" for report in found.reports):
+        among = "over all pictures, so that an unequal mix of classes is held against the model"
     page.section(
         "How to read it",
         "A gap is the largest minus the smallest value over groups. It is never negative: chance alone makes one, the "
         "larger the fewer pictures there are. <em>By chance</em> is the mean gap where the groups of the pictures are "
-        "shuffled, within each class for accuracy and rates, so that an unequal mix of classes is not held against the "
-        "model; <em>p</em> is how often that gap is at least as large, corrected for all gaps of this page by Holm's "
-        "method. The interval is that of the largest true difference, whichever groups it is between.",
+        f"shuffled, {among}; <em>p</em> is how often that gap is at least as large, corrected for all gaps of this "
+        "page by Holm's method. The interval is that of the largest true difference, whichever groups it is between.",
     )
     for report in found.reports:
         _grouping(page, found, report)
