@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from binderclip.explain.methods import METHODS
     from binderclip.explain.transformer.eclip import GradECLIP, MedGradECLIP
     from binderclip.explain.transformer.rollout import AttentionRollout
+    from binderclip.explain.words.concept_map import ConceptMap
     from binderclip.explain.words.misalignment import DenseMisalignment, Misalignment
     from binderclip.explain.words.text_tokens import LeaveOneWordOut, TextTokenAttribution, WordScores
 
@@ -71,6 +72,7 @@ __all__ = [
     "ClassSensitivity",
     "Comparison",
     "Concept",
+    "ConceptMap",
     "ConceptMapper",
     "ConceptReport",
     "Crops",

@@ -157,7 +157,8 @@ class ConceptBackbone(nn.Module):
         sides: tuple[int, int],
     ) -> None:
         super().__init__()
-        self.base, self.concepts = base, concepts
+        self.base: Any = base  # another library's, which types cannot follow
+        self.concepts = concepts
         self.weight, self.sides = float(weight), (int(sides[0]), int(sides[1]))
         self.hubness = (float(hubness[0]), float(hubness[1]))
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale)))
@@ -165,12 +166,12 @@ class ConceptBackbone(nn.Module):
     @property
     def visual(self) -> nn.Module:
         """The image tower."""
-        return self.base.visual  # type: ignore[return-value]
+        return self.base.visual
 
     @property
     def text(self) -> nn.Module:
         """The text tower."""
-        return self.base.text  # type: ignore[return-value]
+        return self.base.text
 
     def similarity(self) -> CSLS:
         """Cosines less what a picture or text has in common with all classes of the classifier."""
@@ -203,7 +204,7 @@ class ConceptBackbone(nn.Module):
 
     def encode_text(self, text: Int[Tensor, "Q L"], normalize: bool = False) -> Float[Tensor, "Q E"]:
         """Features of token ids, those of the base."""
-        return self.base.encode_text(text, normalize=normalize)  # type: ignore[operator]
+        return self.base.encode_text(text, normalize=normalize)
 
 
 def _resized(images: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> Float[Tensor, "B 3 h w"]:

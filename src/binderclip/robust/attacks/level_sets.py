@@ -143,7 +143,7 @@ class LevelSetTraversal:
             y = clean.argmax(1) if labels is None else labels.to(clean.device)
             check_classes(y, clean.shape[1])
             if bool((clean.argmax(1) != y).any()):
-                wrong = (clean.argmax(1) != y).nonzero()[0].item()
+                wrong = int((clean.argmax(1) != y).nonzero()[0])
                 raise UsageError(f"source {wrong} is not taken for its label {int(y[wrong])}: leave such sources out")
             start, aim = _confidence(clean, y), checked_logits(self.predictor(target), len(target)).argmax(1)
         noise = torch.rand(source.shape, generator=generator).to(source) - 0.5

@@ -12,6 +12,7 @@ from binderclip.cli.shared.options import DEFAULT_MODEL, MODEL, Device, Dtype, J
 from binderclip.cli.shared.outputs import OUTPUT
 from binderclip.cli.verbs.explain.run import FOLDER, ExplainRequest, compare_methods, explain_images
 from binderclip.errors import UsageError
+from binderclip.models.files.registry import has_concepts
 
 
 def explain(
@@ -22,12 +23,13 @@ def explain(
         str | None, typer.Option("--label", "--text", "-l", help="The text to explain, such as `a cat`.")
     ] = None,
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="`saliency`, `smoothgrad`, `integrated_gradients`, `gradcam`, `fullgrad` or another of "
-            "`binderclip.explain.METHODS`; several with commas, or `all`, for --compare."
+            help="`concepts`, `saliency`, `smoothgrad`, `integrated_gradients`, `gradcam`, `fullgrad` or another of "
+            "`binderclip.explain.METHODS`; several with commas, or `all`, for --compare. [default: concepts with "
+            "everyday, which points at things; saliency with other models and heads]"
         ),
-    ] = "saliency",
+    ] = None,
     compare: Annotated[
         bool,
         typer.Option(
@@ -90,6 +92,8 @@ def explain(
         raise UsageError("give --label, the text to explain, such as --label 'a cat' (or --head FOLDER)")
     found = find_images(images, without=FOLDER if compare or out is None else out)
     many = len(found.paths) > 1 or Path(images[0]).is_dir()
+    if method is None and not compare:
+        method = "concepts" if head is None and has_concepts(model or DEFAULT_MODEL) else "saliency"
     request = ExplainRequest(
         found, label, method, layer, tuple(set or ()), head, model, device, dtype, out, npy, report, legend, json, many
     )

@@ -44,7 +44,7 @@ class ExplainRequest:
 
     found: ImageArguments
     label: str | None
-    method: str
+    method: str | None
     layer: str | None
     settings: tuple[str, ...]
     head: Path | None
@@ -165,8 +165,7 @@ def compare_methods(request: ExplainRequest) -> int:
     """All methods on the images; the exit code."""
     from binderclip.explain import OPTIMISED, compare
 
-    named = request.method != "all" and (request.method != "saliency" or bool(request.settings))
-    names = _names(request.method) if named else None
+    names = None if request.method in (None, "all") else _names(request.method)
     methods = build_methods(names or _all_methods(), request.layer, request.settings)
     paths = request.found.paths
     target = Path(paths[0].stem) if not request.many else Path("explain")
@@ -266,8 +265,8 @@ def build_methods(names: Sequence[str], layer: str | None, settings: Sequence[st
     return built
 
 
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
+def _names(text: str | None) -> list[str]:
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
     if not names:
         raise UsageError("--method is empty: name one, such as --method smoothgrad")
     return names

@@ -133,7 +133,7 @@ def kinds(
     words = {lemma.lower() for offset in below for lemma in synsets[offset].lemmas} - EMPTY_WORDS
     found: dict[str, list[int]] = {}
     for word in sorted(words):
-        meaning = next((offset for offset in order.get(word, ())[:meanings] if offset in below), None)
-        if meaning is not None:
-            found[word] = below[meaning]
+        own = [offset for offset in order.get(word, ())[:meanings] if offset in below]
+        if own:
+            found[word] = below[own[0]]
     return found
