@@ -23,7 +23,7 @@ from binderclip.data.storage import (
     write_object,
     write_place,
 )
-from binderclip.documents import parse_json
+from binderclip.documents import parse_json, read_problem
 from binderclip.errors import CheckpointError, DataError
 from binderclip.search.lock import LOCK, one_writer
 from binderclip.search.object_lock import CLAIMS, one_object_writer
@@ -96,7 +96,7 @@ def read_note(place: Place) -> dict[str, Any] | None:
         said: dict[str, Any] = {key: str(found[key]) for key in ("model", "fingerprint", "root")}
         return said | {key: bool(found.get(key, False)) for key in ("mixed", "transform")}
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{note} is damaged ({error}); index again with --rebuild") from error
+        raise CheckpointError(f"{note} is damaged ({read_problem(error)}); index again with --rebuild") from error
 
 
 def write_note(place: Place, content: Mapping[str, Any]) -> None:

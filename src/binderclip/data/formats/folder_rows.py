@@ -71,8 +71,8 @@ def described_rows(tree: Tree, captions: str | os.PathLike[str] | None, template
         return _from_class_folders(tree, template)
     raise DataError(
         f"{tree.title}: {len(tree.images)} images, but nothing says what they show: add captions.csv (columns file, "
-        "caption), or a .txt file beside each image, or put them into folders named after their classes (without any: "
-        "captions=None, on the command line embed --no-captions)"
+        "caption), or a .txt file beside each image, or put them into folders named after their classes; "
+        "`binderclip embed --no-captions` takes pictures alone"
     )
 
 
@@ -90,14 +90,12 @@ def find_table(tree: Tree) -> str | None:
     if len(named) > 1:
         named.sort(key=lambda name: _NAMED.index(_stem(name)))
         if _stem(named[0]) == _stem(named[1]):
-            raise DataError(f"{tree.title}: {' and '.join(named)}: remove one, or name one with captions=")
+            raise DataError(f"{tree.title}: {' and '.join(named)}: remove one of them")
     if named:
         return named[0]
     if len(tables) > 1:
         names = ", ".join(tables)
-        raise DataError(
-            f"{tree.title}: several tables ({names}): call the right one captions.*, or name it with captions="
-        )
+        raise DataError(f"{tree.title}: several tables ({names}): call the right one captions.*")
     return tables[0] if tables else None
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from binderclip.data.formats.run_lengths import from_run_lengths, run_lengths
-from binderclip.documents import json_text, parse_json
+from binderclip.documents import json_text, parse_json, read_problem
 from binderclip.errors import DataError, UsageError
 from binderclip.files import write_whole
 from binderclip.models.image_text.preprocess import ImageLike
@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"cannot read the session {path}: {error.strerror or error}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a session: {error}") from error
+        raise DataError(f"{path} is not a session: {read_problem(error)}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise DataError(f"{path} is not a session: its format is not {FORMAT!r}")
     size = document.get("size")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from binderclip.documents import parse_json
+from binderclip.documents import parse_json, read_problem
 from binderclip.errors import DataError
 from binderclip.files import make_folder, write_whole
 from binderclip.papers import paper
@@ -96,7 +96,7 @@ def read(path: Path) -> Result:
             document["notes"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not the result of a study ({type(error).__name__}: {error})") from error
+        raise DataError(f"{path}: not the result of a study ({read_problem(error)})") from error
 
 
 def markdown(result: Result, study: Study, *, level: int = 1, figure: str | None = None) -> str:
