@@ -125,10 +125,14 @@ class Segmentation:
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise UsageError(f"a label map is saved as PNG, not {path.name!r}: another format would change its numbers")
+        picture = self.numbered()
+        return write_whole(path, lambda draft: picture.save(draft, "PNG"))
+
+    def numbered(self) -> Image.Image:
+        """The label map as a grey picture of class indices, as `save` writes it."""
         kind, unsegmented = (np.uint8, 255) if len(self.classes) <= 255 else (np.uint16, 65535)
         labels = self.labels.cpu().numpy()
-        picture = Image.fromarray(np.where(labels < 0, unsegmented, labels).astype(kind))
-        return write_whole(path, lambda draft: picture.save(draft, "PNG"))
+        return Image.fromarray(np.where(labels < 0, unsegmented, labels).astype(kind))
 
 
 def label_map(

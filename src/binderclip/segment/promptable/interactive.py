@@ -216,7 +216,8 @@ class InteractiveSession:
                 raise UsageError(f"click ({click.x}, {click.y}) is outside the picture of {width} x {height} pixels")
         if action.box is not None:
             x0, y0, x1, y1 = action.box
-            if not (max(x0, 0) < min(x1, width) and max(y0, 0) < min(y1, height)):
+            inside = max(x0, 0) < min(x1, width) and max(y0, 0) < min(y1, height)
+            if not inside or not np.isfinite(action.box).all():
                 raise UsageError(f"box {action.box} has no area inside the picture of {width} x {height} pixels")
         if action.mask is not None:
             check_mask(action.mask, self.size)

@@ -235,8 +235,12 @@ class TubularTracer:
     def _mask(self, image: Tensor, path: Tensor, size: tuple[int, int]) -> Tensor | None:
         """The masks of all local paths along the line, averaged; of the line itself where it is shorter than one."""
         length = min(self.length, len(path))
-        if self.mask is None or length < 3:
+        if self.mask is None:
             return None
+        if length < 3:  # no direction to lay a strip along
+            line = torch.zeros(size, dtype=torch.bool)
+            line[path[:, 0], path[:, 1]] = True
+            return line
         paths = path.flip(0).unfold(0, length, max(1, length // 4)).transpose(1, 2)  # (P, n, 2), newest pixel first
         if len(path) > length:
             paths = torch.cat([paths, path[:length].flip(0)[None]])  # the strip at the start, which steps may leave out
