@@ -44,6 +44,11 @@ class WorkbenchServer:
         folders: that pages may read pictures from, besides what is uploaded.
         tabs: of the page; default all.
         device: where models run.
+
+    Raises:
+        UsageError: an unknown model or device, or a port that is taken.
+        NotSupported: a device that is not here.
+        CheckpointError: a model that cannot be opened.
     """
 
     def __init__(
@@ -55,6 +60,9 @@ class WorkbenchServer:
         tabs: Sequence[Tab] | None = None,
         device: str = "cpu",
     ) -> None:
+        from binderclip.models.files.devices import resolve_device
+
+        resolve_device(device)
         self._socket = _listen(port)
         self.port = int(self._socket.getsockname()[1])
         self.key = secrets.token_urlsafe(16)
@@ -76,6 +84,7 @@ class WorkbenchServer:
         # What takes a moment, such as a click, does not wait for runs of hours.
         self.jobs, self.clicks = JobQueue(), JobQueue()
         self.sessions, self.models = Sessions(root), ModelShelf(device)
+        self._check_model(model)
         page = build_page(
             TABS if tabs is None else tabs,
             jobs=self.jobs,
@@ -88,6 +97,23 @@ class WorkbenchServer:
         queues = (self.jobs, self.clicks)
         self._application = mount(page, sessions=self.sessions, queues=queues, port=self.port, key=self.key)
         self._server: Any = None
+
+    def _check_model(self, name: str) -> None:
+        """Refuse a model that cannot be opened, before a page offers it; bundled ones wait until they are asked for.
+
+        Raises:
+            BinderclipError: as `models.load`.
+        """
+        from binderclip.models import list_models
+
+        if name in list_models():
+            return
+        try:
+            self.models.image_text(name)
+        except BaseException:
+            self._socket.close()
+            self._temporary.cleanup()
+            raise
 
     @property
     def address(self) -> str:
