@@ -174,7 +174,6 @@ def test_nothing_is_made_before_the_options_are_right(command: Command, inspecte
     for options, said in [
         (("--method", "magic"), "--method 'magic' is unknown; there are winclip, clap"),
         (("--method", "magic", "--no-words"), "--method 'magic' is unknown; there are winclip, clap"),
-        (("--scales", ""), "--scales '': up to ten numbers of patches from 1 to 100"),
         (("--scales", " , "), "up to ten numbers of patches from 1 to 100"),
         (("--scales", "0"), "numbers of patches"),
         (("--seed", 0), "--seed is that of clap's training; winclip draws nothing"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from binderclip.curate import KeySelection
 from binderclip.data import load_data, write_shards
@@ -188,7 +190,7 @@ def test_shares_come_from_an_earlier_run(command: Command, recipe: str, tmp_path
         (("--picture-bytes", "0"), "--picture-bytes"),
         (("--kept", "half"), "--kept half: numbers with commas"),
         (("--kept", "0.5,0.5"), "at most 1 stages"),
-        (("--kept", "none.json"), "no report of `binderclip curate`"),
+        (("--kept", "none.json"), "--kept none.json: no such file"),
         (("--encode-rate", "0"), "pictures a second of a pool is 0"),
         (("--width", "0"), "--width"),
         (("--encode-rate", "1,2,3"), "give pictures a second"),
@@ -212,3 +214,24 @@ def test_options_of_a_plan_and_of_a_run_do_not_mix(command: Command, tmp_path: P
         done = command(*words)
         assert (done.code, said in done.err) == (2, True), done.err
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_without_captions_are_enough_for_what_reads_none(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(6):
+        Image.new("RGB", (20, 20), (40 * (number // 2), 90, 10)).save(tmp_path / "photos" / f"{number}.png")
+    found = command("curate", "photos", "--recipe", "exact-duplicates", "--json").json()
+    assert (found["entered"], found["kept"]) == (6, 3)
+    done = command("curate", "photos", "--recipe", "datacomp-clip-score", "--out", "other")
+    assert (done.code, "nothing says what they show: add captions.csv" in done.err) == (1, True), done.err
+    assert "captions=" not in done.err
+
+
+def test_a_pipe_and_a_link_to_itself_are_refused(command: Command, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    done = command(*PLAN, "--kept", "pipe.json")
+    assert (done.code, "is a named pipe, not a file" in done.err) == (2, True), done.err
+    (tmp_path / "loop").symlink_to("loop")
+    for words in (("curate", "noto-emoji", "-r", "exact-duplicates"), ("embed", "noto-emoji")):
+        done = command(*words, "--out", "loop")
+        assert (done.code, "loop is a link to what is not there" in done.err) == (2, True), done.err

@@ -162,3 +162,18 @@ def test_mistakes_are_said_before_any_work(
         assert done.code != 0, words
         assert said in " ".join(done.err.split()), (words, done.err)
         assert not out.exists()
+
+
+def test_a_generator_without_a_usable_picture_is_left_out_of_the_figures(
+    trained: tuple[Path, Any], data: Path, command: Command, tmp_path: Path
+) -> None:
+    other = shutil.copytree(data, tmp_path / "other")
+    for path in (other / "1_fake" / "faint").iterdir():
+        path.write_bytes(b"junk")
+    done = command("detect", other, "--detector", trained[0], "--json")
+    assert [figures["generator"] for figures in done.json()["check"]["generators"]] == ["grid"]
+    assert sum("faint" in entry["image"] for entry in done.json()["skipped"]) == 24
+    for path in (other / "1_fake" / "grid").iterdir():
+        path.write_bytes(b"junk")
+    done = command("detect", other, "--detector", trained[0])
+    assert (done.code, "no generated, picture could be read" in done.err) == (1, True), done.err

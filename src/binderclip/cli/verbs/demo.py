@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from binderclip.cli.shared.figures import figure_rows
-from binderclip.cli.shared.inputs import output_folder
 from binderclip.cli.shared.options import Json, finite
 from binderclip.cli.shared.output import note, print_json
+from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_paths
 from binderclip.cli.shared.page import Page
 from binderclip.display import number_of
+from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -35,9 +36,9 @@ SCENE_LABELS = ("cat", "dog", "house", "moon", "flower", "tree", "heart", "cloud
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page and everything it shows.")] = Path(
-        "demo"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the page and everything it shows."), OUTPUT
+    ] = Path("demo"),
     epochs: Annotated[
         float,
         typer.Option(
@@ -58,6 +59,10 @@ def demo(
     while it grows.
     """
     output_folder(out)
+    path = out / "index.html"
+    writable_paths([path])
+    if (run := out / "run").exists() and not (run / "recipe.toml").is_file():
+        raise UsageError(f"{run} holds no run of `binderclip train` and would be deleted: give another --out")
 
     from binderclip.models import load
 
@@ -78,7 +83,6 @@ def demo(
         ("yours", lambda: _yours(page)),
     )
     seconds: dict[str, float] = {}
-    path = out / "index.html"
     for name, make in sections:
         if name == "train":
             note(f"{path} has its pictures already; training comes last and takes two minutes")

@@ -10,6 +10,7 @@ import typer
 
 from binderclip.cli.shared.options import AllowPipe, Device, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.outputs import OUTPUT
 from binderclip.cli.shared.plan import (
     Bandwidth,
     Cores,
@@ -50,6 +51,7 @@ def train(
             "-o",
             help="Folder of the run: model, plots, metrics, checkpoints [default: runs/RECIPE].",
         ),
+        OUTPUT,
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a run in this folder stopped, however it stopped.")

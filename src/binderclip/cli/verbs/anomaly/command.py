@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.shared.options import MODEL, MOST_SEED, Device, Dtype, Json
+from binderclip.cli.shared.outputs import OUTPUT
 from binderclip.cli.verbs.anomaly.inspection import AnomalyRequest
 from binderclip.cli.verbs.anomaly.run import inspect
 from binderclip.errors import UsageError
@@ -55,7 +56,9 @@ def anomaly(
         typer.Option(min=1, max=4096, help="Side at which the model sees a picture, in pixels [default: the model's]."),
     ] = None,
     scales: Annotated[str | None, typer.Option(help="Sides of winclip's windows in patches [default: 2,3].")] = None,
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the report and the pictures.")] = "anomalies",
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="Folder for the report and the pictures."), OUTPUT
+    ] = "anomalies",
     most: Annotated[
         int, typer.Option(min=0, max=10**6, help="Most overlays that are drawn, highest scores first.")
     ] = 60,

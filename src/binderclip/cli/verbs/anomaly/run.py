@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import note_left_out, output_folder, output_names
-from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
+from binderclip.cli.shared.inputs import note_left_out, output_names
+from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_array, write_csv
+from binderclip.cli.shared.outputs import output_folder, writable_path, writable_paths
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import stages, time_left
 from binderclip.cli.verbs.anomaly.inspection import AnomalyRequest, Inspection, figures
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 BATCH = 16
 SHOWN = 10
+TABLE = "scores.csv"
+COLUMNS = ("image", "score", "p", "kind", "damaged")
 FAILED = 3
 """Exit code where a picture is at or above --threshold: told apart from an error, which is 1."""
 
@@ -49,6 +52,7 @@ def carry_out(
     note_left_out(request.folder, results)
     folder = InspectionFolder(request.folder, without=results)
     normal = _normal(request, folder)
+    _check_files(request, folder, results)
     with spoken("loading the model") as say:
         detector = _detector(request, normal, say)
         out = output_folder(request.out)
@@ -64,6 +68,21 @@ def carry_out(
         say("writing the report")
         report = write_report(done, request, out / "report.html")
     return done, out, report
+
+
+def _check_files(request: AnomalyRequest, folder: InspectionFolder, out: Path) -> None:
+    """Refuse results that would replace what is none of ours, whichever pictures get an overlay in the end.
+
+    Raises:
+        UsageError: names the first of them.
+    """
+    paths = [entry.path for entry in folder.pictures]
+    names = output_names(paths, folder.root)
+    writable_paths([out / "report.html", *(out / f"{name}-anomaly.png" for name in names)], sources=paths)
+    if request.npy:
+        writable_paths([out / f"{name}.npy" for name in names], beside=out / TABLE, columns=COLUMNS)
+    if (out / TABLE).exists():
+        writable_path(out / TABLE, columns=COLUMNS)
 
 
 def inspect(request: AnomalyRequest) -> int:
@@ -299,17 +318,13 @@ def _write(done: Inspection, request: AnomalyRequest, out: Path) -> None:
         damaged = "" if entry.damaged is None else int(entry.damaged)
         cells = [entry.path, f"{float(done.found.scores[row]):.6f}", p, entry.kind, damaged]
         rows.append([*cells, *([done.verdict(row)] * (done.threshold is not None))])
-    columns = ["image", "score", "p", "kind", "damaged", *(["result"] * (done.threshold is not None))]
-    write_csv(columns, rows, out / "scores.csv")
+    write_csv([*COLUMNS, *(["result"] * (done.threshold is not None))], rows, out / TABLE)
     if request.npy:
         import numpy as np
 
         for row, entry in enumerate(done.pictures):
             values = done.found.maps_at(_size(entry.path), row)[0].numpy().astype(np.float32)
-            try:
-                np.save(out / f"{names[row]}.npy", values)
-            except OSError as error:
-                raise DataError(f"cannot write {out / names[row]}.npy: {error.strerror or error}") from error
+            write_array(values, out / f"{names[row]}.npy")
 
 
 def _say(done: Inspection, request: AnomalyRequest, out: Path, report: Path) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from binderclip.cli.shared.inputs import output_folder
 from binderclip.cli.shared.output import write_json
+from binderclip.cli.shared.outputs import output_folder
 from binderclip.cli.verbs.curate.report import write_report
 from binderclip.curate import (
     CLEANERS,
@@ -19,6 +19,7 @@ from binderclip.curate import (
     CurationPipeline,
     CurationRecipe,
     LateModel,
+    SampleSignal,
     SampleTable,
     check_kept_folder,
     computed_columns,
@@ -27,6 +28,8 @@ from binderclip.curate import (
     write_decisions,
     write_kept_shards,
 )
+from binderclip.curate.signals.plain import TEXT_SIGNALS
+from binderclip.data import load_folder
 from binderclip.data.storage import is_object, join_place, upload
 from binderclip.errors import DataError
 
@@ -69,13 +72,12 @@ def curated(
         DataError: the pool holds nothing usable, or cannot be written out.
     """
     store = ColumnStore(join_place(out if is_object(out) else Path(out).absolute(), "columns"))
-    table = open_table(data, split, store=store, allow_pipe=allow_pipe)
-    if shards and not is_object(out):
-        check_kept_folder(table, Path(out) / "shards")
-
     scorer = partial(_loaded, model or recipe.model or "small", device=device, dtype=dtype)
     late = LateModel(scorer, lambda: say("loading the model"))
     signals = model_signals(late, cleaner=CLEANERS[recipe.cleaner])
+    table = _pool(data, split, store, allow_pipe, alone=not reads_text(recipe, signals))
+    if shards and not is_object(out):
+        check_kept_folder(table, Path(out) / "shards")
     asked = [name for id in table.ids[:1] for name in computed_columns(table.load(id), recipe.needs, signals)]
     if any(hasattr(signals[name], "model") for name in asked):
         late.open()  # what is wrong with it is said before the whole pool is read
@@ -105,12 +107,33 @@ def curated(
     return CurationDone(found, out, there)
 
 
+def reads_text(recipe: CurationRecipe, signals: Mapping[str, SampleSignal]) -> bool:
+    """Whether any stage of a recipe needs captions, itself or for what is computed for it."""
+    left, seen = list(recipe.needs), set[str]()
+    while left:
+        if (name := left.pop()) not in seen:
+            seen.add(name)
+            left += signals[name].needs if name in signals else ()
+    return not seen.isdisjoint({"text", "texts", "language", *(signal.name for signal in TEXT_SIGNALS)})
+
+
+def _pool(data: str, split: str | None, store: ColumnStore, allow_pipe: bool, *, alone: bool) -> SampleTable:
+    """The pool; of a folder that has no captions its pictures `alone`, where that is enough."""
+    try:
+        return open_table(data, split, store=store, allow_pipe=allow_pipe)
+    except DataError:
+        if not alone or not Path(data).is_dir():
+            raise
+        return open_table(load_folder(data, split, captions=None), store=store)
+
+
 def _write(found: Curated, table: SampleTable, data: str, seed: int, folder: Path, shards: bool) -> list[Path]:
     """Write what was decided into a folder; gives the files."""
+    # First what says whose the folder is: the next two files have no place for it.
+    write_json({"data": data, "seed": seed, **found.report.as_dict()}, folder / "report.json")
     files = [found.selection.save(folder / "selection.npy")]
     files.append(write_decisions(found, table, folder / "samples.parquet"))
     files.append(write_report(found, table, data, folder / "report.html"))
-    write_json({"data": data, "seed": seed, **found.report.as_dict()}, folder / "report.json")
     files.append(folder / "report.json")
     return files + (write_kept_shards(found, table, folder / "shards") if shards else [])
 

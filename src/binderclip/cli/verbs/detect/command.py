@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import find_images, output_folder, writable_path
+from binderclip.cli.shared.inputs import find_images
 from binderclip.cli.shared.options import MOST_SEED, Device, Json
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
+from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_path
 from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.display import number_of
 from binderclip.errors import UsageError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SHOWN = 20
 SMALL = "small-detector"
 FIGURES = ("generator", "seen", "real right", "95%", "fake found", "95% ", "AP", "best threshold", "real", "fake")
+TABLE = ("image", "logit", "probability")
 CONTROLS = ("real pictures after", "called fake", "before", "p", "finding")
 
 
@@ -43,7 +45,7 @@ def detect(
             help="Train a detector instead, on a folder with 0_real/ and 1_fake/GENERATOR/, or GENERATOR/ of both."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File of the trained detector.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File of the trained detector."), OUTPUT] = None,
     method: Annotated[
         str,
         typer.Option(
@@ -62,9 +64,13 @@ def detect(
     model: Annotated[
         str, typer.Option("--model", "-m", help="That a new detector looks through: small, small-dino, timm:..., ...")
     ] = "small",
-    csv: Annotated[Path | None, typer.Option(help="All pictures as a table, most likely generated first.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="All pictures as a table, most likely generated first."), OUTPUT
+    ] = None,
     maps: Annotated[
-        Path | None, typer.Option(help="Folder for pictures of which patches speak for generated (red) or real (blue).")
+        Path | None,
+        typer.Option(help="Folder for pictures of which patches speak for generated (red) or real (blue)."),
+        OUTPUT,
     ] = None,
     most: Annotated[int, typer.Option(min=1, max=10**5, help="Most maps, most likely generated first.")] = 12,
     device: Device = "cpu",
@@ -93,7 +99,7 @@ def detect(
     if wrong := next((name for name, value in {"--out": out, "--hold-out": hold_out}.items() if value), None):
         raise UsageError(f"{wrong} belongs to --train")
     found = find_images(images, without=str(maps) if maps else None)
-    csv_path = writable_path(csv) if csv else None
+    csv_path = writable_path(csv, columns=TABLE) if csv else None
     map_folder = output_folder(maps, make=False) if maps else None
     from binderclip.cli.verbs.detect.run import detected, places_of_maps, write_maps
 
@@ -107,7 +113,7 @@ def detect(
             output_folder(map_folder)
             drawn = write_maps(result, places, most, say)
     if csv_path is not None:
-        write_csv(("image", "logit", "probability"), [(key, *values) for key, *values in result.rows], csv_path)
+        write_csv(TABLE, [(key, *values) for key, *values in result.rows], csv_path)
     _show(result, json, drawn, map_folder)
     if not result.rows:
         raise typer.Exit(1)

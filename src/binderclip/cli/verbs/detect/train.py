@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from binderclip.cli.shared.progress import batches_said
+from binderclip.cli.shared.results import ask_for_room, save_or_keep, size_of
 from binderclip.cli.verbs.detect.run import Say, sanity_check, title_of
 from binderclip.data import RealFakeSet, real_fake_folder
 from binderclip.data.uniform import uniform
@@ -101,6 +102,7 @@ def trained(
     Raises:
         UsageError: an unknown method or generator.
         DataError: too few pictures, or none aligned where pairs are needed.
+        OutputError: the file has no room, which is said before the training.
     """
     where = resolve_device(device)
     named = real_fake_folder(folder)
@@ -108,6 +110,7 @@ def trained(
     torch.manual_seed(seed)
     detector = create_detector(method, model)
     detector.to(where)
+    ask_for_room(out, size_of(detector))
     say("looking at every picture")
     data, left_out = usable(detector, named)
     learn, test = halves(data, hold_out, seed)
@@ -119,6 +122,6 @@ def trained(
         "fake": len(learn.rows(label=1)), "held_out": len(test), "steps": steps, "batch_size": batch_size, "lr": lr,
         "seed": seed, "check": check.as_dict(),
     }  # fmt: skip
-    save_detector(detector, out, card)
+    save_or_keep(lambda place: save_detector(detector, place, card), out)
     title = f"{title_of(detector, card)}: {number_of(len(test), 'picture')} held out"
     return TrainedDetector(card, check, title, [*named.skipped, *left_out])

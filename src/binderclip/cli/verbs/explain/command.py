@@ -9,6 +9,7 @@ import typer
 
 from binderclip.cli.shared.inputs import find_images, one_image
 from binderclip.cli.shared.options import MODEL, Device, Dtype, Json
+from binderclip.cli.shared.outputs import OUTPUT
 from binderclip.cli.verbs.explain.run import FOLDER, ExplainRequest, compare_methods, explain_images
 from binderclip.errors import UsageError
 
@@ -53,9 +54,12 @@ def explain(
     out: Annotated[
         str | None,
         typer.Option("--out", "-o", help="PNG of one image [default: NAME-explain.png], or a folder for several."),
+        OUTPUT,
     ] = None,
     npy: Annotated[bool, typer.Option("--npy", help="Also save the raw maps, NAME-METHOD.npy, float32.")] = False,
-    report: Annotated[str | None, typer.Option(help="Also write an HTML page with pictures and numbers.")] = None,
+    report: Annotated[
+        str | None, typer.Option(help="Also write an HTML page with pictures and numbers."), OUTPUT
+    ] = None,
     legend: Annotated[
         bool, typer.Option(help="Whether a strip below says what the colours mean; without it the size is the image's.")
     ] = True,
@@ -82,8 +86,6 @@ def explain(
     if words:
         _words(images, label, out, report, model or "small", device, dtype, json)
         return
-    if label is not None and not label.strip():
-        raise UsageError("--label is empty: give the text to explain, such as --label 'a cat'")
     if label is None and head is None:
         raise UsageError("give --label, the text to explain, such as --label 'a cat' (or --head FOLDER)")
     found = find_images(images, without=FOLDER if compare or out is None else out)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import output_folder
 from binderclip.cli.shared.options import LABELS, MOST_SEED, BatchSize, Device, Dtype, Json, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_paths
 from binderclip.cli.shared.progress import stages
+from binderclip.cli.shared.results import REPORT, ask_for_room, save_or_keep
 from binderclip.display import number_of
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def probe(
         int, typer.Option(min=100, max=20_000, help="Resamples, and permutations; more where many gaps need it.")
     ] = 1000,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the draws and of the halves.")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page, the table and the figures.")] = Path(
-        "probe"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the page, the table and the figures."), OUTPUT
+    ] = Path("probe"),
     device: Device = "cpu",
     dtype: Dtype = "float32",
     batch_size: BatchSize = 64,
@@ -68,6 +69,10 @@ def probe(
     fitted on one half of the pictures and measured on the other.
     """
     folder = output_folder(out, make=False)
+    page = folder / "report.html"
+    writable_paths([page, folder / "probe.json"])
+    writable_paths([folder / "groups.csv", folder / "predictions.parquet"], beside=folder / "probe.json")
+    ask_for_room(folder, REPORT)
     from binderclip.cli.verbs.probe.run import probed
 
     with stages("loading the model") as say:
@@ -79,9 +84,9 @@ def probe(
         from binderclip.cli.verbs.probe.report import write_results
 
         say("writing the page")
-        written = write_results(found, output_folder(folder))
+        save_or_keep(lambda place: write_results(found, output_folder(place)), folder)
     if json:
-        print_json({**found.as_dict(), "report": written})
+        print_json({**found.as_dict(), "report": page})
     else:
         for report in found.reports:
             title = (
@@ -93,7 +98,7 @@ def probe(
             note(f"left out: {line}")
     warn_skipped(found.skipped)
     if not json:
-        note(f"report {written}")
+        note(f"report {page}")
 
 
 def gap_rows(report: GroupReport) -> list[tuple[Any, ...]]:

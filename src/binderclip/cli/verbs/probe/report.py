@@ -32,15 +32,13 @@ def write_results(found: Probe, folder: Path) -> Path:
     Raises:
         DataError: a file cannot be written.
     """
+    # First what says whose the folder is: the next two files have no place for it.
+    write_json(found.as_dict(), folder / "probe.json")
     found.table.save(folder / "predictions.parquet")
     rows = [(" x ".join(report.names), *row) for report in found.reports for row in report.rows()]
     write_csv(("grouping", "measure", "group", "n", "value", "low", "high"), rows, folder / "groups.csv")
-    write_json(found.as_dict(), folder / "probe.json")
     path = folder / "report.html"
-    try:
-        return _page(found).save(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    return _page(found).save(path)
 
 
 def _page(found: Probe) -> Page:

@@ -9,6 +9,7 @@ import typer
 
 from binderclip.cli.shared.inputs import find_images
 from binderclip.cli.shared.options import LABELS, Device, Dtype, Json, Model, parse_labels
+from binderclip.cli.shared.outputs import OUTPUT
 from binderclip.cli.verbs.segment.example import HEAD, LABEL, ExampleRequest, one_label
 from binderclip.cli.verbs.segment.measure import measure
 from binderclip.cli.verbs.segment.presets import (
@@ -63,21 +64,26 @@ def segment(
         ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="Folder for several images [default: segments].")
+        str | None, typer.Option("--out", "-o", help="Folder for several images [default: segments]."), OUTPUT
     ] = None,
-    overlay: Annotated[str | None, typer.Option(help="PNG of the coloured image [default: NAME-overlay.png].")] = None,
+    overlay: Annotated[
+        str | None, typer.Option(help="PNG of the coloured image [default: NAME-overlay.png]."), OUTPUT
+    ] = None,
     legend: Annotated[
         bool, typer.Option(help="Whether the overlay has a legend below; without it the size is the image's.")
     ] = True,
     label_map: Annotated[
-        str | None, typer.Option("--map", help="PNG of label numbers, 255 = none [default: NAME-labels.png].")
+        str | None, typer.Option("--map", help="PNG of label numbers, 255 = none [default: NAME-labels.png]."), OUTPUT
     ] = None,
-    coco: Annotated[str | None, typer.Option(help="Also write all regions as COCO annotations to this JSON.")] = None,
-    csv: Annotated[str | None, typer.Option(help="Also write the area of every class in every image.")] = None,
+    coco: Annotated[
+        str | None, typer.Option(help="Also write all regions as COCO annotations to this JSON."), OUTPUT
+    ] = None,
+    csv: Annotated[str | None, typer.Option(help="Also write the area of every class in every image."), OUTPUT] = None,
     redo: Annotated[bool, typer.Option("--redo", help="Do images again whose label map is already there.")] = False,
     compare: Annotated[
         str | None,
         typer.Option(help="Instead of label maps, a PNG with all images by all presets (`--preset all`) side by side."),
+        OUTPUT,
     ] = None,
     task: Annotated[
         str | None,
@@ -213,8 +219,6 @@ def segment(
     if task is not None:
         if not images:
             raise UsageError("give images or folders for --task, such as: segment photos/ --task 'the hidden animal'")
-        if not task.strip():
-            raise UsageError("--task is empty: say what is wanted, such as 'the hidden animal'")
         maps = {"--background": background, "--set": set or None, "--descriptions": descriptions, "--size": size,
                 "--overlay": overlay, "--map": label_map, "--csv": csv, "--compare": compare}  # fmt: skip
         _without(maps, "--task takes no label map's options")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import typer
 
-from binderclip.cli.shared.inputs import ImageArguments, output_folder, output_names, output_path, writable_path
+from binderclip.cli.shared.inputs import ImageArguments, output_names
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv, write_json
+from binderclip.cli.shared.outputs import output_folder, output_path, writable_path, writable_paths
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import counted, stages
 from binderclip.display import number_of
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 FOLDER = "segments"
 """Where the files of several pictures go."""
+RECORD = "segment.json"
+"""The labels and settings that a folder was begun with."""
+AREAS = ("image", "class", "pixels", "share")
 
 
 @runtime_checkable
@@ -73,16 +77,18 @@ def segment_images(
     many = len(found.paths) > 1 or not found.named
     if many and (overlay or label_map):
         raise UsageError("--overlay and --map are for one image; for several give --out FOLDER")
-    if out is not None and not many:
-        raise UsageError("--out is the folder for several images; for one give --overlay and --map")
-    places = _places(found.paths, out, overlay, label_map, many)
-    for extra in (coco, csv):
-        if extra is not None:
-            writable_path(extra)
+    if out is not None and (overlay or label_map):
+        raise UsageError("--out is the folder of all results: leave out --overlay and --map, which name each")
+    in_folder = many or out is not None
+    places = _places(found.paths, out, overlay, label_map, in_folder)
+    if coco is not None:
+        writable_path(coco)
+    if csv is not None:
+        writable_path(csv, columns=AREAS)
     classes = tuple((["background"] if request.background else []) + list(names))
-    if many:
+    if in_folder:
         _same_settings(places[0][0].parent, request, names, redo)
-    waiting = [not (many and not redo and all(p.is_file() for p in pair)) for pair in places]
+    waiting = [not (in_folder and not redo and all(p.is_file() for p in pair)) for pair in places]
     done, skipped = [], []
     with stages("loading the model") as say:
         segmenter = request.build(names) if any(waiting) else None
@@ -131,11 +137,8 @@ def save_segmentation(result: Segmentation, path: Path, shown: Path, mapped: Pat
     from binderclip.cli.shared.sheet import save_picture
 
     save_picture(result.overlay(legend=legend), shown)
-    try:
-        # The map last: where it is, the picture is done.
-        result.save(mapped)
-    except OSError as error:
-        raise DataError(f"cannot write {mapped}: {error.strerror or error}") from error
+    # The map last: where it is, the picture is done.
+    save_picture(result.numbered(), mapped)
     return Done(path, result.labels.cpu().numpy(), result.classes, shown, mapped)
 
 
@@ -157,16 +160,18 @@ def _read(path: Path, classes: int) -> np.ndarray:
 
 
 def _places(
-    paths: Sequence[Path], out: str | None, overlay: str | None, label_map: str | None, many: bool
+    paths: Sequence[Path], out: str | None, overlay: str | None, label_map: str | None, in_folder: bool
 ) -> list[tuple[Path, Path]]:
     """Overlay and label map of every image, checked before the model is loaded."""
-    if not many:
+    if not in_folder:
         mapped = output_path(label_map, paths[0], "labels")
         if mapped.suffix.lower() != ".png":
             raise UsageError(f"--map {mapped}: label numbers are saved as PNG; another format would change them")
         return [(output_path(overlay, paths[0], "overlay"), mapped)]
     folder = output_folder(out or FOLDER)
-    return [(folder / f"{name}-overlay.png", folder / f"{name}-labels.png") for name in output_names(paths)]
+    places = [(folder / f"{name}-overlay.png", folder / f"{name}-labels.png") for name in output_names(paths)]
+    writable_paths([folder / RECORD, *(place for pair in places for place in pair)], sources=paths)
+    return places
 
 
 def _same_settings(folder: Path, request: LabelMapRequest, names: Sequence[str], redo: bool) -> None:
@@ -175,7 +180,7 @@ def _same_settings(folder: Path, request: LabelMapRequest, names: Sequence[str],
     Raises:
         UsageError: it was made with other labels or settings.
     """
-    path = folder / "segment.json"
+    path = folder / RECORD
     now = request.record(names)
     if path.is_file() and not redo:
         try:
@@ -202,7 +207,7 @@ def write_areas(done: Sequence[Done], path: Path) -> None:
         for index, name in enumerate(one.classes):
             pixels = int((one.labels == index).sum())
             rows.append([one.path, name, pixels, f"{pixels / one.labels.size:.6f}"])
-    write_csv(["image", "class", "pixels", "share"], rows, path)
+    write_csv(AREAS, rows, path)
 
 
 def _say(request: LabelMapRequest, done: Sequence[Done], many: bool, skipped: Sequence[tuple[str, str]]) -> None:

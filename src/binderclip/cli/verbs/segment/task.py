@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binderclip.cli.shared.inputs import ImageArguments, output_folder, output_names, writable_path
+from binderclip.cli.shared.inputs import ImageArguments, output_names
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_json
+from binderclip.cli.shared.outputs import output_folder, writable_path, writable_paths
 from binderclip.cli.shared.progress import counted, stages
 from binderclip.display import number_of
 from binderclip.documents import parse_json
@@ -61,6 +62,7 @@ def segment_task(request: TaskRequest, found: ImageArguments, *, out: str | None
     folder = output_folder(out or FOLDER)
     places = [(folder / f"{name}-mask.png", folder / f"{name}-overlay.png", folder / f"{name}.json")
               for name in output_names(found.paths)]  # fmt: skip
+    writable_paths([place for files in places for place in files], sources=found.paths)
     kept = [None if redo else _kept(place, path, request) for path, place in zip(found.paths, places, strict=True)]
     segmenter = _built(request) if None in kept else None
     done: list[dict[str, Any]] = []
