@@ -81,3 +81,23 @@ def test_every_reader_goes_through_here() -> None:
     }
     assert {path for path, _ in found} == own
     assert len(found) == 6, found
+
+
+@pytest.mark.parametrize("digits", [301, 400, 5000])
+def test_a_number_that_no_float_holds_is_refused(digits: int) -> None:
+    for text in (f"[{'9' * digits}]", f'{{"a": -{"9" * digits}}}'):
+        with pytest.raises(json.JSONDecodeError):
+            parse_json(text)
+        with pytest.raises(json.JSONDecodeError):
+            parse_json(text.encode("utf-16"))
+    with pytest.raises(tomllib.TOMLDecodeError):
+        parse_toml(f"a = {'9' * digits}")
+    with pytest.raises(tomllib.TOMLDecodeError):
+        parse_toml(f"a = {'9_' * digits}9")
+
+
+def test_long_texts_and_fractions_are_no_such_numbers() -> None:
+    text = json.dumps({"hash": "1" * 500, "count": 10**299, "share": 0.5})
+    assert parse_json(text) == json.loads(text)
+    assert math.isfinite(float(parse_json(f"[{'9' * 300}]")[0]))
+    assert parse_json("[0." + "3" * 400 + "]") == [1 / 3]

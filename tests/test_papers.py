@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from binderclip.cli import app
 from binderclip.errors import UsageError
-from binderclip.papers import Paper, papers
+from binderclip.papers import Paper, ReleasedWeights, paper, papers
 from binderclip.studies import available, checkout, judge_again, load_study, papers_page, results_in
 from binderclip.studies.harness.registration import authored, has_history, introduced, is_older, registrations
 
@@ -86,6 +86,31 @@ def test_users_reach_it_by_an_option_or_an_import(entry: Paper) -> None:
             assert value in importlib.import_module(f"binderclip.{room}").METHODS, line
 
 
+RELEASED = [(entry, weights) for entry in papers() for weights in entry.weights]
+
+
+@pytest.mark.parametrize(("entry", "weights"), RELEASED, ids=lambda value: getattr(value, "id", ""))
+def test_released_weights_have_a_loader_that_exists_or_a_reason(entry: Paper, weights: ReleasedWeights) -> None:
+    assert entry.status == "done"
+    assert weights.whose
+    assert bool(weights.loader) == bool(weights.how) != bool(weights.why_not)
+    if weights.loader:
+        assert callable(resolved(weights.loader)), weights.loader
+
+
+def test_every_loader_of_released_weights_is_in_the_index() -> None:
+    """What opens the files of others by a table of names says for which paper."""
+    loaders = {weights.loader.split(".", 1)[1] for _, weights in RELEASED if weights.loader}
+    for path in (ROOT / "src" / "binderclip").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if "read_released(" not in text or path.stem == "released":
+            continue
+        classes = re.findall(r"^class (\w+)", text.partition("def from_released(")[0], re.MULTILINE)
+        own = [f"{name}.from_released" for name in classes[-1:] if "def from_released(" in text]
+        own += re.findall(r"^def (load_\w+)\(", text, re.MULTILINE)
+        assert not own or loaders & set(own), f"{path.name}: none of {own} stands in papers.toml"
+
+
 def test_the_page_is_what_the_stored_results_give() -> None:
     root = checkout()
     assert root == ROOT
@@ -151,3 +176,18 @@ def test_the_command_at_paper_scale_is_one_that_exists(entry: Paper) -> None:
 def test_an_unknown_study_is_refused() -> None:
     with pytest.raises(UsageError, match="no study of p999"):
         load_study("p999")
+
+
+def test_a_paper_is_found_by_its_number_and_a_misspelled_name_is_met_with_the_nearest() -> None:
+    for query in ("p002", "P2", "2", " 002 ", "zclip", "optim.ZClip"):
+        assert paper(query).id == "p002", query
+    assert paper("162").id == "p162"
+    for query, words in (
+        ("p999", "no paper matches 'p999': give an id"),
+        ("0", "no paper matches '0'"),
+        ("zcilp", "did you mean optim.ZClip?"),
+        ("  ", "the paper's name is empty"),
+        ("clip", "matches"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(words)):
+            paper(query)

@@ -236,6 +236,19 @@ SEGMENTATION = ("p164", "p170", "p148", "p105", "p029", "p132", "p085")
 CLIPPED_OPTIMIZERS = ("StableSPAM", "MedianMomentum", "ClippedAdaGrad", "ClippedAdam")
 OPTIMIZERS = {name: getattr(optimizers, name) for name in CLIPPED_OPTIMIZERS}
 
+
+def released_weights(results: Results) -> list[str]:
+    """One row for each release: the paper, whose weights, and what opens them or why nothing does."""
+    rows = [
+        [f"[{entry.id}]({entry.url or 'PAPERS.md'}) {entry.title.split(':')[0]}", weights.whose,
+         f"`{weights.loader}`: {weights.how}" if weights.loader else f"not: {weights.why_not}"]
+        for entry in papers(status="done")
+        for weights in entry.weights
+    ]  # fmt: skip
+    names = ["paper", "whose weights", "how they are opened, or why not"]
+    return ["| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *rows)]
+
+
 TABLES: dict[str, Callable[[Results], list[str]]] = {
     "clipping-methods": partial(methods, room="optim", known={**CLIPS, **OPTIMIZERS}),
     "clipping-evidence": partial(evidence, ids=CLIPPING),
@@ -250,6 +263,7 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
     "mixed-search-figures": partial(figures, ids=("p096",), metrics=("NDCG@10", "share of the first 10")),
     "at-paper-scale": at_paper_scale,
     "without-command": without_command,
+    "released-weights": released_weights,
     "plan-curate": partial(planned, verb="curate"),
     "plan-train": partial(planned, verb="train"),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -154,3 +155,27 @@ def bars(
     axes.set_yticks(range(len(values)), names)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def time_left(began: float, done: int, total: int) -> str:
+    """ ", about 40 s left", at the pace so far; empty before there is one.
+
+    Args:
+        began: `time.monotonic()` at the first item.
+        done: items that are done.
+        total: of how many.
+    """
+    passed = time.monotonic() - began
+    if done < 1 or passed < 1 or done >= total:
+        return ""
+    return f", about {duration(passed / done * (total - done))} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "8 s", "3 min", "1 h 20 min"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"

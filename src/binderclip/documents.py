@@ -15,10 +15,13 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["TOO_DEEP", "json_text", "parse_json", "parse_toml", "plain"]
+__all__ = ["TOO_DEEP", "TOO_LONG", "json_text", "parse_json", "parse_toml", "plain", "read_problem"]
 
 MOST_LEVELS = 100
 """Lists and tables inside one another that are read: every later walk through the document recurses as deep."""
+MOST_DIGITS = 300
+"""Of a whole number that is read: a float holds no more, and every reader would have to think of it."""
+_MANY_DIGITS = re.compile(rf"\d(?:_?\d){{{MOST_DIGITS}}}")
 
 
 def plain(value: Any) -> Any:
@@ -49,11 +52,16 @@ def parse_json(text: str | bytes, *, object_pairs_hook: Callable[[list[tuple[str
         object_pairs_hook: as `json.loads` takes it.
 
     Raises:
-        json.JSONDecodeError: not JSON, nested more than 100 deep, or with a number of thousands of digits.
+        json.JSONDecodeError: not JSON, nested more than 100 deep, or with a whole number of more than 300 digits, which
+            no float holds.
         UnicodeDecodeError: bytes that are no text.
     """
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text))
     try:
-        document = json.loads(text, object_pairs_hook=object_pairs_hook)
+        # Only where there is a long run of digits: a hook for every number takes longer than all the rest.
+        parse_int = _whole_number if _MANY_DIGITS.search(text) else None
+        document = json.loads(text, object_pairs_hook=object_pairs_hook, parse_int=parse_int)
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise
     except RecursionError:
@@ -70,11 +78,14 @@ def parse_toml(text: str) -> dict[str, Any]:
     """The document of a TOML text; every file or option that a user may write is read through here.
 
     Raises:
-        tomllib.TOMLDecodeError: not TOML, nested more than 100 deep, or with a value that is none.
+        tomllib.TOMLDecodeError: not TOML, nested more than 100 deep, with a value that is none, or with a number of
+            more than 300 digits.
     """
     # Tables by dotted keys, which take a time that grows with the square of their number.
     if re.search(rf"""^[ \t\[]*(?:[\w'"-]+[ \t]*\.[ \t]*){{{MOST_LEVELS}}}""", text, re.MULTILINE):
         raise tomllib.TOMLDecodeError(TOO_DEEP)
+    if _MANY_DIGITS.search(text):
+        raise tomllib.TOMLDecodeError(TOO_LONG)
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
@@ -88,6 +99,28 @@ def parse_toml(text: str) -> dict[str, Any]:
     return document
 
 
+def _whole_number(digits: str) -> int:
+    if len(digits.lstrip("-")) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def read_problem(error: Exception) -> str:
+    """Why a text could not be read, in a few words: `not text in UTF-8 (byte 3)`, `damaged JSON (line 2: ...)`.
+
+    Args:
+        error: of decoding, or of `parse_json`; of another one its own words.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return f"not text in UTF-8 (byte {error.start})"
+    if isinstance(error, json.JSONDecodeError):
+        return f"damaged JSON (line {error.lineno}: {error.msg})"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"without {error}" if isinstance(error, KeyError) else (str(error).splitlines() or [type(error).__name__])[0]
+
+
+TOO_LONG = f"a number of more than {MOST_DIGITS} digits"
 TOO_DEEP = f"nested more than {MOST_LEVELS} deep"
 
 

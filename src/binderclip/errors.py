@@ -44,6 +44,10 @@ class DataError(BinderclipError):
     """A file or data set cannot be read or holds nothing usable."""
 
 
+class OutputError(DataError):
+    """A file or a folder cannot be written; what was there before is as it was."""
+
+
 class CheckpointError(BinderclipError):
     """A checkpoint is damaged, incomplete, unsafe to read, or not of the expected kind."""
 

@@ -6,6 +6,8 @@ tests) reads it through this module. It imports nothing heavy.
 
 from __future__ import annotations
 
+import difflib
+import re
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +22,23 @@ else:
     import tomli as tomllib
 
 Status = Literal["planned", "done"]
+
+
+@dataclass(frozen=True)
+class ReleasedWeights:
+    """Weights that others released, and whether they can be opened here.
+
+    Attributes:
+        whose: the file or models, and who released them.
+        loader: public object that opens them, `room.Name` or `room.Name.method`; empty where none does.
+        how: with what.
+        why_not: why they cannot be opened; empty where they can.
+    """
+
+    whose: str
+    loader: str = ""
+    how: str = ""
+    why_not: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,7 @@ class Paper:
         use: command lines and imports by which a user reaches it.
         at_paper_scale: the one command that repeats the paper's own protocol, for who has the data and a GPU; empty
             where no verb can.
+        weights: that its authors, or those of what it is built on, released.
     """
 
     id: str
@@ -56,6 +76,7 @@ class Paper:
     stand_in: tuple[str, ...] = ()
     use: tuple[str, ...] = ()
     at_paper_scale: str = ""
+    weights: tuple[ReleasedWeights, ...] = ()
 
     @property
     def url(self) -> str:
@@ -89,6 +110,7 @@ def _paper(identifier: str, entry: dict[str, Any]) -> Paper:
     if unknown := sorted(entry.keys() - known):
         raise UsageError(f"papers.toml: [{identifier}] has unknown entries {', '.join(unknown)}")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    values["weights"] = tuple(ReleasedWeights(**row) for row in values.get("weights", ()))
     return Paper(id=identifier, **values)
 
 
@@ -115,17 +137,34 @@ def papers(words: str | None = None, *, status: Status | None = None, package: s
     ]
 
 
+_FORMS = "give an id (p001 to p182), a name (zclip) or words of the title"
+
+
+def _nearest(query: str) -> str:
+    """A question after the public name that is spelled most alike; empty where none is."""
+    names = {name.rsplit(".", 1)[-1].casefold(): name for entry in _index() for name in entry.names}
+    close = difflib.get_close_matches(query.strip().casefold(), names, n=1, cutoff=0.75)
+    return f", did you mean {names[close[0]]}?" if close else ""
+
+
 def paper(query: str) -> Paper:
     """The one paper that `query` means: an id, an arXiv id, a public name (`zclip`, `optim.ZClip`) or title words.
+
+    The number of an id is enough: 2, 002 and p2 mean p002.
 
     Raises:
         UsageError: none or several match; the message lists the nearest.
     """
-    found = [entry for entry in _index() if entry.is_named(query)] or papers(query)
+    if not query.strip():
+        raise UsageError(f"the paper's name is empty: {_FORMS}")
+    number = re.fullmatch(r"p?(\d{1,3})", query.strip().casefold())
+    name = f"p{int(number[1]):03d}" if number else query
+    found = [entry for entry in _index() if entry.is_named(name)] or ([] if number else papers(query))
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UsageError(f"no paper matches {query!r}: give an id (p001 to p182), a name (zclip) or words of the title")
+        near = "" if number else _nearest(query)
+        raise UsageError(f"no paper matches {query!r}{near}: {_FORMS}")
     nearest = "; ".join(f"{entry.id} {entry.title}" for entry in found[:6])
     more = f"; and {len(found) - 6} more" if len(found) > 6 else ""
     raise UsageError(f"{query!r} matches {len(found)} papers: {nearest}{more}")

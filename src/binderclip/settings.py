@@ -19,7 +19,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from binderclip.documents import TOO_DEEP, parse_toml
+from binderclip.documents import TOO_DEEP, TOO_LONG, parse_toml, read_problem
 from binderclip.errors import UsageError
 
 __all__ = [
@@ -204,7 +204,7 @@ def read_toml(path: str | Path, what: str = "recipe") -> tuple[dict[str, Any], s
         text = path.read_text(encoding="utf-8")
         return parse_toml(text), text
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not a text file in UTF-8: {error}") from error
+        raise UsageError(f"{path} is {read_problem(error)}") from error
     except ValueError as error:
         if TOO_DEEP in str(error):
             raise UsageError(f"{path}: its lists or tables stand too deep in each other") from error
@@ -290,6 +290,8 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     except ValueError as error:
         if TOO_DEEP in str(error):
             raise UsageError(f"--set {_shown(key.strip())}: lists or tables stand too deep in each other") from error
+        if TOO_LONG in str(error):
+            raise UsageError(f"--set {_shown(key.strip())}: {TOO_LONG}") from error
         parsed = value.strip()
     return [part.strip() for part in key.strip().split(".")], parsed
 

@@ -214,7 +214,7 @@ def test_evaluate_writes_what_it_prints(program: Command, tmp_path: Path) -> Non
     assert found["count"] == 40
     # Chance is 1 in 4 for ten of forty.
     assert found["figures"]["text_to_image/R@10"] > 0.5
-    assert json.loads((tmp_path / "figures.json").read_text()) == found
+    assert json.loads((tmp_path / "figures.json").read_text()) == {"made_by": "binderclip", **found}
 
 
 @pytest.mark.parametrize(("data", "split"), [("photographs", "test"), ("openmoji", "shift")])

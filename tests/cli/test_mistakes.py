@@ -31,7 +31,6 @@ def place(tmp_path: Path, pictures: Path, broken: Path, recipe: Path) -> Path:
     shutil.copy(broken, tmp_path / "broken.png")
     shutil.copy(recipe, tmp_path / "tiny.toml")
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
-    # Writing to it fails as on a full disk.
     (tmp_path / "full.png").symlink_to("/dev/full")
     return tmp_path
 
@@ -67,7 +66,7 @@ CAT = ("cat.jpg", "-l", "cat,dog")
         (("classify", *CAT, "--dtype", "int8"), 2, "dtype 'int8' is unknown"),
         (("segment", *CAT, "--preset", "vale"), 2, "preset 'vale' is unknown; there are"),
         (("segment", *CAT, "--preset", "valeu"), 2, "did you mean value?"),
-        (("segment", *CAT, "--preset", " "), 2, "--preset is empty; there are"),
+        (("segment", *CAT, "--preset", " "), 2, "--preset is empty: give it a value"),
         (("segment", *CAT, "--preset", "value,plain"), 2, "or one preset"),
         (("segment", "--evaluate", "scenes", "--preset", "value,valeu"), 2, "preset 'valeu' is unknown"),
         (("segment", "--evaluate", "sceens"), 2, "nor a made set of this name: those are scenes,"),
@@ -80,7 +79,7 @@ CAT = ("cat.jpg", "-l", "cat,dog")
         (("search", "qurey", "cat"), 2, "Did you mean 'query'?"),
         # models
         (("classify", *CAT, "-m", "smal"), 2, "did you mean small"),
-        (("classify", *CAT, "-m", ""), 2, "there is no model or folder ''"),
+        (("classify", *CAT, "-m", ""), 2, "--model is empty"),
         (("classify", *CAT, "-m", "empty"), 1, "empty holds no model"),
         (("classify", *CAT, "-m", "open_clip:ViT-B-33"), 2, "did you mean ViT-B-32"),
         (("classify", *CAT, "-m", "open_clip:ViT-B-32/opnai"), 2, "did you mean openai"),
@@ -93,7 +92,7 @@ CAT = ("cat.jpg", "-l", "cat,dog")
         (("search", "query", "cat", "-i", "mixed"), 1, "mixed is not empty and not a binderclip index"),
         (("search", "query", "cat", "-i", "empty"), 2, "make one with `binderclip search index FOLDER`"),
         (("search", "query", "cat", "-i", "none"), 2, "make one with `binderclip search index FOLDER`"),
-        (("search", "query", " "), 2, "the query is empty"),
+        (("search", "query", " "), 2, "TEXT_OR_IMAGE is empty"),
         (("search", "query", "none.png"), 2, "there is no file none.png"),
         # data
         (("evaluate", "small", "--data", "noto-emojo"), 2, "did you mean noto-emoji?"),
@@ -113,11 +112,11 @@ CAT = ("cat.jpg", "-l", "cat,dog")
         (("classify", *CAT, "--picture", "none/x.png"), 2, "there is no folder none"),
         (("classify", *CAT, "--picture", "x.xyz"), 2, "a picture's name ends in .png"),
         (("classify", *CAT, "--picture", "empty"), 2, "cannot write empty: it is a folder"),
-        (("classify", *CAT, "--picture", "full.png"), 1, "cannot write full.png: No space left on device"),
+        (("classify", *CAT, "--picture", "full.png"), 2, "cannot write full.png: it is a device, not a file"),
         (("segment", *CAT, "--map", "map.jpg"), 2, "label numbers are saved as PNG"),
-        (("segment", *CAT, "--map", "full.png"), 1, "cannot write full.png: No space left on device"),
-        (("segment", *CAT, "--overlay", "full.png"), 1, "cannot write full.png: No space left on device"),
-        (("explain", "cat.jpg", "-l", "cat", "-o", "full.png"), 1, "cannot write full.png: No space left on device"),
+        (("segment", *CAT, "--map", "full.png"), 2, "cannot write full.png: it is a device, not a file"),
+        (("segment", *CAT, "--overlay", "full.png"), 2, "cannot write full.png: it is a device, not a file"),
+        (("explain", "cat.jpg", "-l", "cat", "-o", "full.png"), 2, "cannot write full.png: it is a device, not a file"),
         (("evaluate", "small", "-o", "none/x.json"), 2, "there is no folder none"),
         (("search", "query", "cat", "--picture", "none/x.png"), 2, "there is no folder none"),
         (("demo", "--out", "cat.jpg"), 2, "--out cat.jpg is a file"),

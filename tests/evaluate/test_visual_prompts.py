@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from sklearn.metrics import average_precision_score, matthews_corrcoef, roc_auc_
 from binderclip.adapt import Crop, Outline, Region
 from binderclip.errors import UsageError
 from binderclip.evaluate import attention_in_region, attention_mass, box_coverage, visual_prompt_study
+from binderclip.evaluate.visual_prompts import _scored
 from binderclip.models import ImageTextModel, build
 
 TEXTS = {"cat": "a cat{suffix}", "dog": "a dog{suffix}", "tree": "a tree"}
@@ -59,6 +62,9 @@ def test_scores_are_those_of_scikit_learn_on_pictures_marked_by_hand(tiny: Image
     assert said.mcc == pytest.approx(matthews_corrcoef(target, p.argmax(1)))
     assert said.accuracy == pytest.approx((p.argmax(1) == target).mean())
     assert said.interval[0] <= said.auroc <= said.interval[1]
+    sure = _scored("circle", "", torch.eye(3)[torch.tensor([0, 1, 2] * 3)], target, math.nan, 20, 0)
+    assert sure.auroc == 1
+    assert np.isnan(sure.interval).all(), "resamples without an error are all alike"
     assert np.isnan(said.attention)
     assert not torch.allclose(plain.probs, none.probs, atol=1e-3)
     assert not torch.allclose(plain.probs, said.probs, atol=1e-3)

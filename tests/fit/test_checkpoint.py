@@ -12,7 +12,6 @@ import torch
 
 from binderclip.errors import CheckpointError
 from binderclip.fit import Checkpoint
-from binderclip.fit.checkpoint import write_whole
 
 
 def state(value: float) -> dict:
@@ -116,19 +115,3 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="more than tensors"):
         checkpoint.latest()
     assert not (tmp_path / "ran").exists()
-
-
-def test_write_whole_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.json"
-    write_whole(path, "one")
-    write_whole(path, b"two")
-    assert path.read_text() == "two"
-
-    def fail(*args: object) -> None:
-        raise OSError("no")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="no"):
-        write_whole(path, "three")
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    assert path.read_text() == "two"

@@ -196,6 +196,36 @@ def test_nan_names_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     assert np.isfinite(found.history["loss"]).all()
 
 
+def test_on_a_cpu_a_loss_that_is_not_finite_ends_the_run_at_its_step() -> None:
+    net, count = small_net(), [0]
+
+    def step(batch):
+        count[0] += 1
+        return loss_of(net)(batch) * (math.inf if count[0] == 3 else 1.0)
+
+    with pytest.raises(Diverged, match="inf at step 3"):
+        fit(step, net, some_batches(2), steps=100, lr=0.01, log_every=50)
+    assert count == [3]
+
+
+@pytest.mark.parametrize("broken", [49, 50])
+def test_a_clip_that_skips_every_step_does_not_skip_for_ever(broken: int) -> None:
+    net, count = small_net(), [0]
+
+    def step(batch):
+        count[0] += 1
+        return loss_of(net)(batch) * (math.nan if count[0] <= broken else 1.0)
+
+    def run():
+        return fit(step, net, some_batches(2), steps=80, lr=0.01, clip={"name": "norm", "nonfinite": "skip"})
+
+    if broken == 49:
+        assert np.isfinite(run().history["loss"]).sum() == 31
+        return
+    with pytest.raises(Diverged, match="nan at step 50, and the clip skipped 50 steps in a row"):
+        run()
+
+
 class Noisy(nn.Module):
     """Dropout and a buffer: both must come back exactly."""
 

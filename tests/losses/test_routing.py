@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from binderclip.errors import UsageError
-from binderclip.losses import ContrastiveLoss, RouterLosses, clip, load_balance, router_z
+from binderclip.losses import ContrastiveLoss, RouterLosses, clip, contrastive_step, load_balance, router_z
 from binderclip.models import MoEMLP
 
 
@@ -55,6 +55,25 @@ def test_the_term_is_the_mean_over_layers_and_reaches_the_routers() -> None:
     assert sorted(clip(terms=[term])(image.detach(), image.detach()).terms) == ["contrastive", "router"]
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_pass_without_a_graph_is_refused_where_the_routers_learn(frozen: bool) -> None:
+    """In pieces the embeddings are made without a graph, and routers would get no gradient of their losses."""
+    torch.manual_seed(0)
+    model = MoEMLP(nn.Linear(4, 4), experts=3, top_k=2, router_std=1.0)
+    model.router.requires_grad_(not frozen)
+    loss = clip(terms=[RouterLosses(nn.Sequential(model))])
+    encoders, batch = {"image": model, "text": nn.Linear(4, 4)}, {n: torch.randn(6, 4) for n in ("image", "text")}
+    contrastive_step(encoders, batch, loss)
+    with torch.no_grad():
+        model(batch["image"])
+        assert loss(batch["image"], batch["text"]).total.isfinite()  # a figure, where nobody asks for gradients
+    if frozen:
+        contrastive_step(encoders, batch, loss, 2)
+        return
+    with pytest.raises(UsageError, match="without a graph"):
+        contrastive_step(encoders, batch, loss, 2)
+
+
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(UsageError, match="no expert layers"):
         RouterLosses(nn.Linear(3, 3))
@@ -63,3 +82,10 @@ def test_what_is_wrong_is_said() -> None:
     term = RouterLosses(nn.Sequential(model))
     with pytest.raises(UsageError, match="not been run in training mode"):
         ContrastiveLoss((), terms=[term])(model(x), x)
+
+
+@pytest.mark.parametrize("loss", [load_balance, router_z])
+@pytest.mark.parametrize("shape", [(0, 4), (4,), (2, 3, 4), (3, 0)])
+def test_logits_are_tokens_times_experts(loss, shape) -> None:
+    with pytest.raises(UsageError, match=r"logits must be \(tokens, experts\)"):
+        loss(torch.zeros(shape))

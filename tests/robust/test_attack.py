@@ -16,9 +16,11 @@ from binderclip.errors import UsageError
 from binderclip.fit import fit
 from binderclip.robust import (
     CW,
+    DIFGSM,
     FGSM,
     L2,
     METHODS,
+    MIFGSM,
     PGD,
     Adam,
     CrossEntropy,
@@ -134,7 +136,7 @@ def test_one_step_is_fgsm_by_hand() -> None:
     assert torch.allclose(FGSM(model, 0.1)(x, y).images, (x + 0.1 * leaf.grad.sign()).clamp(0, 1))
     unit = leaf.grad / leaf.grad.flatten(1).norm(dim=1)[:, None, None, None]
     assert torch.allclose(FGSM(model, 0.1, norm="l2")(x, y).images, (x + 0.1 * unit).clamp(0, 1), atol=1e-7)
-    assert METHODS == {"cw": CW, "fgsm": FGSM, "pgd": PGD}
+    assert METHODS == {"cw": CW, "di-fgsm": DIFGSM, "fgsm": FGSM, "mi-fgsm": MIFGSM, "pgd": PGD}
 
 
 def test_images_do_not_depend_on_their_batch() -> None:

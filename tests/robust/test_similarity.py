@@ -128,3 +128,32 @@ def test_wrong_input_is_refused() -> None:
         attack_similarity(l2, reference, near[:2], far)
     with pytest.raises(UsageError, match="OnePixel"):
         attack_similarity(l2, reference, near, far, method="one-pixel", speed=3)
+    with pytest.raises(UsageError, match="method 'pgd' has no option 'iterations'"):
+        attack_similarity(l2, reference, near, far, iterations=3)
+    for method in ("pgd", "spatial", "one-pixel"):
+        for place, name in enumerate(("reference", "first", "second")):
+            images = [reference, near, far]
+            images[place] = 2 * images[place] - 1
+            with pytest.raises(UsageError, match=f"{name} run from"):
+                attack_similarity(l2, *images, method=method)  # type: ignore[arg-type]
+
+
+def test_bound_and_ranking_are_those_of_a_distance_at_rest() -> None:
+    class Noisy(Random):
+        """Drops half of its features while it is trained."""
+
+        def forward(self, reference: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+            kept = nn.functional.dropout(torch.ones(8, 1, 1), training=self.training)
+            gaps = (self.layer(images).tanh() - self.layer(reference).tanh()).square()
+            return (kept * gaps).mean((1, 2, 3))
+
+    reference, near, far = triplets()
+    training, resting = Noisy().train(), Noisy().eval()
+    found, wanted = (attack_similarity(each, reference, near, far) for each in (training, resting))
+    assert torch.equal(found.first, wanted.first)
+    assert torch.equal(found.bound, wanted.bound)
+    assert torch.equal(found.images, wanted.images)
+    assert training.training
+    assert torch.equal(RankFlip(training, reference, far).bound, resting(reference, far))
+    rates = [rank_flip_rate(each, reference, near, wanted.images, far) for each in (training, resting)]
+    assert rates[0] == rates[1]

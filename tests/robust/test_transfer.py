@@ -77,3 +77,21 @@ def test_the_step_is_the_callers_or_a_tenth_of_the_radius() -> None:
         study = TransferStudy(targets={"first": FIRST}, eps=0.1, alpha=alpha, steps=1)
         found = study({"first": FIRST}, IMAGES[[0, 1, 3, 4]], LABELS[[0, 1, 3, 4]])
         assert found.rates[0].tolist() == pytest.approx([rate])
+
+
+def test_targets_and_surrogates_answer_at_rest_and_stay_in_their_mode() -> None:
+    class Doubtful(Line):
+        """Answers the other way round while it is trained."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found = super().forward(x)
+            return -found if self.training else found
+
+    target, surrogate = Doubtful([1.0, 0.0]).train(), Doubtful([1.0, 1.0]).train()
+    assert transfer_success_rate(target, IMAGES, LABELS) == 0.0
+    found = TransferStudy(targets={"target": target}, eps=0.057)({"surrogate": surrogate}, IMAGES, LABELS)
+    wanted = TransferStudy(targets={"target": FIRST}, eps=0.057)({"surrogate": BOTH}, IMAGES, LABELS)
+    assert torch.equal(found.rates, wanted.rates)
+    assert torch.equal(found.own, wanted.own)
+    assert target.training
+    assert surrogate.training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -51,6 +52,10 @@ def test_scores_are_those_of_single_calls(clip_model) -> None:
     assert mean == pytest.approx(float((found.images["plain"] - found.images["value"]).mean()), abs=1e-6)
     assert low <= mean <= high
     assert found.difference("plain", "plain") == (0, 0, 0)
+    one = measure_segmenters(two, samples(1))
+    mean, low, high = one.difference("plain", "value")
+    assert mean == pytest.approx(float((one.images["plain"] - one.images["value"]).mean()))
+    assert mean == 0 or (math.isnan(low) and math.isnan(high)), "all resamples of one picture are alike"
     with pytest.raises(UsageError, match="'magic' was not measured"):
         found.difference("plain", "magic")
 

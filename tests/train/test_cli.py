@@ -57,7 +57,30 @@ def test_held_out_data_may_be_a_folder(
     table = capsys.readouterr().out.split("held out", 1)[1]
     assert "held" in table.splitlines()[2]
     assert "text to image R@10" in table
+    assert ["pictures", "12"] in [line.split() for line in table.splitlines()]
     assert str(tmp_path) not in table
+
+
+@pytest.mark.usefixtures("plotted")
+def test_few_pictures_that_are_held_out_are_counted_and_told_with_their_limits(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("heart", "flag"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for sample in load_data("noto-emoji", "train").where(caption=lambda text, name=name: name in text)[:10]:
+            sample.image.save(tmp_path / "own" / name / f"{sample.key}.png")
+    tiny |= {"epochs": None, "samples": 32, "data": ["noto-emoji"], "evaluation": {}}
+    (tmp_path / "r.toml").write_text(write_toml(tiny))
+    words = ("train", str(tmp_path / "r.toml"), "--data", str(tmp_path / "own"), "--out", str(tmp_path / "run"))
+    assert command(monkeypatch, *words) == 0
+    printed = capsys.readouterr()
+    rows = [line.split() for line in printed.out.splitlines()]
+    assert ["pictures", "2"] in rows
+    assert "2 of 20 pictures are held out, too few" in " ".join(printed.err.split())
+    [accuracy] = [float(row[-1]) for row in rows if row[:2] == ["zero-shot", "accuracy"]]
+    # Wilson's 95 % limits of none, one and both of two.
+    limits = {0.0: "0.00 and 0.66", 0.5: "0.09 and 0.91", 1.0: "0.34 and 1.00"}[accuracy]
+    assert f"lies between {limits} (95 %)" in " ".join(printed.err.split())
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,17 @@ def test_a_threshold_tells_which_pass(stripes: Path, run_of: Any) -> None:
         inspect(run_of(), pictures, threshold="normal")
 
 
+def test_the_usual_method_is_the_verbs(stripes: Path, run_of: Any) -> None:
+    """Sound pictures alone where there are some, else words; the lines say what was chosen, not what came of it."""
+    pictures, sound = sorted(stripes.glob("test/*/*.png")), sorted(stripes.glob("train/good/*.png"))
+    compared = inspect(run_of(), pictures, sound=sound, method="auto")
+    assert "compared with 3 sound pictures; patchcore, lite0" in compared.values[0]
+    assert compared.again.shell == "binderclip anomaly pictures --name stripes --normal sound"
+    assert "BASELINES['patchcore'](" in compared.again.python
+    words = inspect(run_of(), pictures[1:3], method="auto")
+    assert "compared with words alone; winclip, small" in words.values[0]
+
+
 def test_baselines_stand_on_a_classifier(stripes: Path, run_of: Any, lines: Any, tmp_path: Path) -> None:
     outcome = inspect(run_of(folders=[stripes]), folder=str(stripes), method="padim")
     assert "padim, lite0" in outcome.values[0]
@@ -156,3 +167,4 @@ def test_from_dropped_pictures_to_the_suspicious_ones(view: Any, stripes: Path) 
         assert name in reached, reached
     shell, _ = view.lines(panel)
     assert shell == "binderclip anomaly pictures --name stripes --normal sound"
+    assert "patchcore, lite0" in panel.inner_text()

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from binderclip.adapt.tuning.pixel_prompt import PixelPrompt, output_mapping
     from binderclip.adapt.tuning.prompt_learning import ECO, ProGrad, PromptLearning, PromptModule
     from binderclip.adapt.tuning.prompted_model import PromptedModel, TokenPrompt
+    from binderclip.adapt.tuning.released_prompts import load_prompts
     from binderclip.adapt.tuning.visual_prompt import VisualPromptTuning
     from binderclip.adapt.visual_prompts.assignment import assign, match_keypoints, sinkhorn_plan
     from binderclip.adapt.visual_prompts.edits import MARKS, Copies, Crop, Edit, Outline, Outside, Steps, Tint
@@ -194,6 +195,7 @@ __all__ = [
     "indicator",
     "level_input",
     "load_head",
+    "load_prompts",
     "localise_keypoint",
     "mark_effect",
     "match_keypoints",

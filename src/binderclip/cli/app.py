@@ -139,7 +139,9 @@ def verb_app(verb: str) -> typer.Typer:
     Args:
         verb: one of `VERBS`.
     """
-    alone = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_enable=False)
+    from binderclip.cli.shared.verb import VerbApp
+
+    alone = VerbApp(rich_markup_mode="markdown", pretty_exceptions_enable=False)
     importlib.import_module(f"binderclip.cli.verbs.{verb}").register(alone)
     return alone
 

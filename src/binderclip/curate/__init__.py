@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from binderclip.curate.compare import FilterComparison, SwappedSample, compare_filters
     from binderclip.curate.embed import EmbedReport, embed_shards
     from binderclip.curate.engine.columns import RaggedColumn
     from binderclip.curate.engine.keys import hash_uniform, keys_of, uids_of
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     )
     from binderclip.curate.signals.substrings import SubstringMatcher, build_metadata
     from binderclip.curate.signals.table import SIGNALS
+    from binderclip.curate.signals.text_reader import TextReader
     from binderclip.curate.signals.text_removal import TextRemoval, TextRemovalScore
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "DatasetTable",
     "EmbedReport",
     "EmbeddedTextSignal",
+    "FilterComparison",
     "HashDraws",
     "ImageEmbedding",
     "KeepRule",
@@ -96,14 +99,17 @@ __all__ = [
     "Shard",
     "StageReport",
     "SubstringMatcher",
+    "SwappedSample",
     "TailTrimming",
     "TarTable",
     "TargetClusters",
+    "TextReader",
     "TextRemoval",
     "TextRemovalScore",
     "build_metadata",
     "check_kept_folder",
     "cluster_complexity",
+    "compare_filters",
     "computed_columns",
     "concept_frequency",
     "cooccurring_text_rate",

@@ -21,11 +21,10 @@ from binderclip.curate.engine.tables import TARS, MetadataTable, TarTable
 from binderclip.curate.signals.plain import texts_of
 from binderclip.curate.signals.scores import CaptionEmbedding, ImageEmbedding, LateModel
 from binderclip.data.cache.parts import META, NOTE, part_note, parts_in, read_model
-from binderclip.data.cache.shards import write_whole
 from binderclip.data.images import open_image
 from binderclip.data.parallel.runner import LocalRunner, ShardRunner
 from binderclip.data.sets.sample import Skipped
-from binderclip.data.storage import is_object, join_place, open_place
+from binderclip.data.storage import is_object, join_place, open_place, write_place
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ class EmbedWork:
         skipped = [(item.key, item.reason) for item in unread]
         samples = sum(table.num_rows for table in tables)
         if samples:
-            write_whole(place, _packed(tables, stamp, skipped), setting="write --out to")
+            write_place(place, _packed(tables, stamp, skipped), setting="write --out to")
         return EmbeddedPart(samples, skipped, computed=True)
 
     def _state(self, id: str) -> str:
@@ -267,4 +266,4 @@ def _sign(folder: str | os.PathLike[str], model: ImageTextModel | LateModel, dty
         return
     if there is not None:
         raise UsageError(f"{folder} holds embeddings by {there['model']}, {there['dtype']}: give another --out")
-    write_whole(place, (json.dumps(own, indent=1) + "\n").encode(), setting="write --out to")
+    write_place(place, (json.dumps(own, indent=1) + "\n").encode(), setting="write --out to")

@@ -19,7 +19,8 @@ from binderclip.data.formats.addresses import is_local, local_path
 from binderclip.data.sets.shards import SIZES
 from binderclip.data.sets.shards_write import copy_shard, write_shards
 from binderclip.documents import parse_json
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import DataError, OutputError, UsageError
+from binderclip.files import write_problem, write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,25 +44,22 @@ def write_decisions(curated: Curated, table: SampleTable, path: str | os.PathLik
         path: of the file.
 
     Raises:
-        DataError: it cannot be written.
+        OutputError: it cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path, names = Path(path), [stage.name for stage in curated.report.stages]
+    names = [stage.name for stage in curated.report.stages]
     titles = _titles(dict.fromkeys(name for scores in curated.scores.values() for name in scores))
     own = [(column, pa.bool_() if column == "kept" else pa.string()) for column in OWN]
     schema = pa.schema([*own, *((title, pa.float64()) for title in titles.values())])
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with pq.ParquetWriter(half, schema) as writer:
+
+    def write(draft: Path) -> None:
+        with pq.ParquetWriter(draft, schema) as writer:
             for id in table.ids:
                 writer.write_table(pa.table(_rows(curated, table, id, names, titles), schema=schema))
-        half.replace(path)
-    except OSError as error:
-        half.unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
+
+    return write_whole(path, write)
 
 
 def _titles(columns: Collection[str]) -> dict[str, str]:
@@ -130,10 +128,10 @@ def write_kept_shards(
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         names = [path.name for path in _kept_shards(curated, table, draft, per_shard)]
-        (draft / KEPT_NOTE).write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
+        write_whole(draft / KEPT_NOTE, json.dumps(names, indent=1) + "\n")
         _swap(draft, target, old)
     except OSError as error:
-        raise DataError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write {folder}: {write_problem(error)}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return [folder / name for name in names]

@@ -13,7 +13,7 @@ from binderclip.curate.rules.duplicates import SemanticDuplicates, TargetCluster
 from binderclip.curate.rules.groups import CapPerGroup, Membership, OnePerGroup, TailTrimming
 from binderclip.curate.rules.ranks import MeanRankTopFraction
 from binderclip.curate.rules.scores import ScoreThreshold, ScoreTopFraction
-from binderclip.documents import parse_json
+from binderclip.documents import parse_json, read_problem
 from binderclip.errors import UsageError
 
 
@@ -48,7 +48,7 @@ def read_concepts(path: str) -> list[str]:
         text = Path(path).read_text(encoding="utf-8-sig")
         found = parse_json(text) if path.endswith(".json") else text.splitlines()
     except (OSError, ValueError) as error:
-        raise UsageError(f"concepts: {path} cannot be read as a list ({error})") from error
+        raise UsageError(f"concepts: {path} cannot be read as a list ({read_problem(error)})") from error
     if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
         raise UsageError(f"concepts: {path} is no list of texts")
     # Concepts are looked for between blanks: one with a blank of its own at an end would be found nowhere.

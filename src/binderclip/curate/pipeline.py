@@ -18,6 +18,7 @@ from binderclip.curate.engine.rule import (
     PoolStatistic,
     SampleSignal,
     computed_columns,
+    reads_text,
 )
 from binderclip.curate.engine.selection import KeySelection
 from binderclip.curate.engine.shard import SampleTable
@@ -78,6 +79,12 @@ class CurationPipeline:
             raise UsageError("a pipeline needs at least one stage")
         self.stages = [stage if isinstance(stage, tuple) else (stage.reason, stage) for stage in stages]
         self.signals = {**standard_signals(), **(signals or {})}
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether any rule needs the captions, itself or for what its columns are computed of."""
+        given = ((rule, {signal.name: signal for signal in rule.signals}) for _, rule in self.stages)
+        return any(reads_text(rule.needs, {**self.signals, **own}) for rule, own in given)
 
     def run(
         self,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         content_hash,
     )
     from binderclip.data.distort.depth import CORRUPTIONS_3D, corrupt3d
-    from binderclip.data.distort.distortions import DISTORTIONS, distort, distort_levels
+    from binderclip.data.distort.distortions import DISTORTIONS, LIBRARIES, distort, distort_levels
     from binderclip.data.distort.processing import PROCESSING, Degradation
     from binderclip.data.frequency import DCTPatches, dct_grades, dct_patches
     from binderclip.data.images import (
@@ -81,6 +81,7 @@ __all__ = [
     "DISTORTIONS",
     "FILLS",
     "IMAGE_FORMATS",
+    "LIBRARIES",
     "MAX_PIXELS",
     "PACKS",
     "PROCESSING",

@@ -16,7 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from binderclip.errors import DataError
+from binderclip.errors import DataError, OutputError
+from binderclip.files import disk_is_full, make_folder, write_problem, write_whole
 
 PREFIX = "s3://"
 BUFFER = 4 << 20
@@ -111,6 +112,43 @@ def write_object(url: str, content: bytes) -> None:
             stream.write(content)
     except OSError as error:
         raise refused(url, error) from error
+
+
+def write_place(
+    place: str | os.PathLike[str],
+    content: bytes,
+    *,
+    setting: str = "point BINDERCLIP_CACHE to",
+    sync: bool = True,
+) -> None:
+    """Write a file, whole or not at all, in a folder that is made where it is missing; or an object.
+
+    Args:
+        place: a path, or `s3://bucket/key`.
+        content: all of it.
+        setting: what an error tells to do about the place, before "another disk".
+        sync: as `binderclip.files.write_whole` takes it.
+
+    Raises:
+        OutputError: it cannot be written; what was there before still is.
+        DataError: as of `write_object`.
+    """
+    if is_object(place):
+        write_object(str(place), content)
+        return
+    path = Path(place)
+    for last in (False, False, True):  # a clear of the cache may take the folder away between the two calls
+        try:
+            make_folder(path.parent)
+            write_whole(path, content, sync=sync)
+            return
+        except OutputError as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, FileNotFoundError) and not last:
+                continue
+            full = f"free some space, or {setting} another disk"
+            hint = full if disk_is_full(cause) else f"{setting} a folder that can be written"
+            raise OutputError(f"{path.parent}: {write_problem(cause)}; {hint}") from error
 
 
 def remove_object(url: str) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from binderclip.evaluate.geometry.mixed_search import MixedFigures, MixedModalityRetrieval
     from binderclip.evaluate.geometry.normality import NormalityReport, normality_report
+    from binderclip.evaluate.geometry.released_whitening import load_whitening
     from binderclip.evaluate.geometry.report import (
         EmbeddingGeometry,
         GeometryReport,
@@ -46,8 +47,10 @@ if TYPE_CHECKING:
     )
     from binderclip.evaluate.probes.correspondence import PatchCorrespondence, patch_correspondence
     from binderclip.evaluate.probes.cues import WCSTML, CueAccuracies, cue_complexity, cue_preferences
-    from binderclip.evaluate.probes.group_report import GroupReport, group_report
+    from binderclip.evaluate.probes.group_figures import GroupReport
+    from binderclip.evaluate.probes.group_report import group_report
     from binderclip.evaluate.probes.hallucination import HallucinationFigures, ObjectHallucination
+    from binderclip.evaluate.probes.measures import mapped_accuracy
     from binderclip.evaluate.probes.objects import (
         ObjectClassificationProbe,
         ObjectRetrieval,
@@ -219,6 +222,8 @@ __all__ = [
     "limited_options",
     "linear_contrastive",
     "linear_separability",
+    "load_whitening",
+    "mapped_accuracy",
     "modality_gap",
     "negative_log_likelihood",
     "neural_collapse",

@@ -31,7 +31,8 @@ class PromptScore:
         balanced_accuracy: mean over classes of the share of their images that are right.
         f1: macro average over classes.
         auroc: area under the ROC curve, one class against the rest, macro average.
-        interval: (low, high) of the AUROC, 95 % by the bootstrap over images.
+        interval: (low, high) of the AUROC, 95 % by the bootstrap over images; NaN where all resamples are alike, as
+            where the classes are told apart without an error.
         average_precision: area under the precision-recall curve, one class against the rest, macro average.
         mcc: Matthews correlation coefficient.
         attention: mean share of the class token's attention inside the box; NaN where it was not measured.
@@ -277,7 +278,8 @@ def _scored(
         rows = rng.integers(0, len(target), len(target))
         if len(np.unique(target[rows])) == values.shape[1]:
             areas.append(metrics.roc_auc_score(one_hot[rows], values[rows], average="macro"))
-    low, high = np.quantile(areas, (0.025, 0.975)) if areas else (float("nan"), float("nan"))
+    telling = len(areas) > 0 and np.ptp(areas) > 1e-12
+    low, high = np.quantile(areas, (0.025, 0.975)) if telling else (float("nan"), float("nan"))
     return PromptScore(
         mark=mark,
         suffix=suffix,

@@ -51,11 +51,12 @@ if TYPE_CHECKING:
     from binderclip.explain.gradient.saliency import Saliency
     from binderclip.explain.mask.methods import CartoonX, PixelMask, ShearletX, WaveletX
     from binderclip.explain.mask.optimise import MaskAttribution, MaskExplanation
-    from binderclip.explain.mask.patch_effect import PatchEffects, patch_direct_effect
+    from binderclip.explain.mask.patch_effect import PatchEffects, patch_direct_effect, single_patch_scores
     from binderclip.explain.mask.scores import conciseness_preciseness, hallucination_score
     from binderclip.explain.methods import METHODS
     from binderclip.explain.transformer.eclip import GradECLIP, MedGradECLIP
     from binderclip.explain.transformer.rollout import AttentionRollout
+    from binderclip.explain.words.concept_map import ConceptMap
     from binderclip.explain.words.misalignment import DenseMisalignment, Misalignment
     from binderclip.explain.words.text_tokens import LeaveOneWordOut, TextTokenAttribution, WordScores
 
@@ -71,6 +72,7 @@ __all__ = [
     "ClassSensitivity",
     "Comparison",
     "Concept",
+    "ConceptMap",
     "ConceptMapper",
     "ConceptReport",
     "Crops",
@@ -157,6 +159,7 @@ __all__ = [
     "relu_rule",
     "remove_and_retrain",
     "signal_null_energy",
+    "single_patch_scores",
     "spurious_heads",
     "stage_layers",
     "targets",

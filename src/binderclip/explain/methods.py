@@ -15,9 +15,11 @@ from binderclip.explain.gradient.saliency import Saliency
 from binderclip.explain.mask.methods import CartoonX, PixelMask, ShearletX, WaveletX
 from binderclip.explain.transformer.eclip import GradECLIP, MedGradECLIP
 from binderclip.explain.transformer.rollout import AttentionRollout
+from binderclip.explain.words.concept_map import ConceptMap
 
 METHODS: dict[str, Callable[..., Any]] = {
     "cartoonx": CartoonX,
+    "concepts": ConceptMap,
     "fullgrad": FullGrad,
     "gradcam": GradCAM,
     "gradcampp": GradCAMPlusPlus,

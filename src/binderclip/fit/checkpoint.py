@@ -7,7 +7,6 @@ may go on with another number of processes.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -24,9 +23,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from binderclip.documents import parse_json
-from binderclip.errors import CheckpointError
+from binderclip.errors import CheckpointError, OutputError
+from binderclip.files import disk_is_full, megabytes, sync_folder, write_problem, write_whole
 
-__all__ = ["Checkpoint", "disk_is_full", "megabytes", "sync_folder", "write_whole"]
+__all__ = ["Checkpoint"]
 
 _STATE, _SEAL = "state.pt", "COMPLETE"
 
@@ -75,7 +75,7 @@ class Checkpoint:
         if _rank() == 0:
             try:
                 self._write(target, {"step": step, "identity": json.dumps(self.identity), **state})
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, OutputError) as error:
                 problem = self._explain(error, step, state)
         problem = _from_first(problem)
         if problem:
@@ -105,8 +105,8 @@ class Checkpoint:
             shutil.rmtree(old, ignore_errors=True)
 
     def _explain(self, error: Exception, step: int, state: Mapping[str, Any]) -> str:
-        what = f"the disk is full, and it takes {megabytes(_bytes(state))}"
-        what = what if disk_is_full(error) else str(error).splitlines()[0]
+        full = f"the disk is full, and it takes {megabytes(_bytes(state))}"
+        what = full if disk_is_full(error) else write_problem(error)
         return f"cannot write the checkpoint of step {step} in {self.folder}: {what}; {self.describe()}"
 
     def latest(self, unfit: Callable[[Mapping[str, Any]], str] | None = None) -> dict[str, Any] | None:
@@ -165,61 +165,6 @@ class Checkpoint:
 
     def _whole_looking(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
-
-
-def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write a file that is either the old one or the new one, never half of one.
-
-    Args:
-        path: the file.
-        content: text (UTF-8) or bytes.
-    """
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(draft, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, so that a rename in it survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one behind it, says that nothing more can be written.
-
-    Args:
-        error: of any library: safetensors and torch's archives hide the system's number.
-    """
-    while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        # torch reports a short write of its archive as a RuntimeError without a number.
-        if any(words in str(error) for words in ("No space left on device", "unexpected pos", "Disk quota exceeded")):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def megabytes(count: float) -> str:
-    """A number of bytes for people: `0.3 MB`, `120 MB`, `4.1 GB`.
-
-    Args:
-        count: bytes.
-    """
-    if count >= 1e9:
-        return f"{count / 1e9:.1f} GB"
-    return f"{count / 1e6:.0f} MB" if count >= 1e7 else f"{max(count / 1e6, 0.1):.1f} MB"
 
 
 def _bytes(tree: Any) -> int:

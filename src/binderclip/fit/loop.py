@@ -94,7 +94,9 @@ def fit(
 
     Raises:
         UsageError: an argument is wrong, or `batches` is empty or ends early.
-        Diverged: the loss became NaN or infinite; no checkpoint is written after it.
+        Diverged: the loss became NaN or infinite; no checkpoint is written after it. In one process on a CPU this is
+            seen at that step, else when the figures are read. Steps that a clip skips are passed over, up to 50 in a
+            row.
         CheckpointError: a checkpoint cannot be read or written.
     """
     if steps < 1 or accumulate < 1 or log_every < 1:

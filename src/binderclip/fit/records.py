@@ -18,6 +18,10 @@ from binderclip.errors import BinderclipError
 __all__ = ["Callback", "Diverged", "FitResult", "History", "StepRecord"]
 
 
+SKIPPED = 50
+"""Steps in a row that a clip may skip for a loss that is not finite before the run is given up."""
+
+
 class Diverged(BinderclipError, ArithmeticError):
     """The loss became NaN or infinite; the message names the step and the checkpoint that is left."""
 
@@ -102,17 +106,22 @@ class History:
         self.columns: dict[str, list[float]] = {}
         self.length = 0
         self._waiting: list[tuple[int, float, int, float, dict[str, Any]]] = []
+        self._suspect, self._skipped = False, 0
         self._began = time.perf_counter()
 
     def add(self, step: int, lr: float, samples: int, figures: Mapping[str, Any]) -> None:
         """Note a step; `figures` holds floats or 0-dim tensors and must contain `loss`."""
         figures = {name: value.detach() if isinstance(value, Tensor) else value for name, value in figures.items()}
         self._waiting.append((step, lr, samples, time.perf_counter() - self._began, figures))
+        loss = figures["loss"]
+        # on a CPU looking costs nothing; several processes read together, so none may read earlier than the others
+        if not (isinstance(loss, Tensor) and loss.device.type != "cpu") and _processes() == 1:
+            self._suspect = self._suspect or not math.isfinite(float(loss))
 
     @property
     def full(self) -> bool:
-        """Whether `log_every` steps wait to be read."""
-        return len(self._waiting) >= self.log_every
+        """Whether `log_every` steps wait to be read, or, in one process on a CPU, one whose loss is not finite."""
+        return len(self._waiting) >= self.log_every or self._suspect
 
     def flush(self, kept: str = "") -> None:
         """Read what waits, hand it to the callbacks, append it to the columns.
@@ -121,20 +130,26 @@ class History:
             kept: which checkpoint is left, for the message.
 
         Raises:
-            Diverged: a loss is not finite, and no clip skipped that step.
+            Diverged: a loss is not finite, and no clip skipped that step, or a clip skipped `SKIPPED` in a row.
         """
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._suspect = self._waiting, [], False
         for (step, lr, samples, seconds, _), metrics in zip(waiting, _read([w[4] for w in waiting]), strict=True):
             loss = metrics.pop("loss")
-            if not math.isfinite(loss) and not metrics.get("skipped", 0.0):
-                raise Diverged(
-                    f"the loss is {loss} at step {step}; {kept or 'no checkpoint was written'}. Try a lower learning "
-                    "rate, a longer warm-up, a clip, or float32"
-                )
+            self._check(step, loss, bool(metrics.get("skipped", 0.0)), kept or "no checkpoint was written")
             record = StepRecord(step, loss, lr, samples, seconds, metrics)
             self._append({"loss": loss, "lr": lr, "samples": float(samples), **metrics})
             for call in self.on_record:
                 call(record)
+
+    def _check(self, step: int, loss: float, skipped: bool, kept: str) -> None:
+        self._skipped = self._skipped + 1 if skipped and not math.isfinite(loss) else 0
+        if self._skipped >= SKIPPED:
+            raise Diverged(f"the loss is {loss} at step {step}, and the clip skipped {SKIPPED} steps in a row; {kept}")
+        if not math.isfinite(loss) and not skipped:
+            raise Diverged(
+                f"the loss is {loss} at step {step}; {kept}. Try a lower learning rate, a longer warm-up, a clip, or "
+                "float32"
+            )
 
     def _append(self, row: Mapping[str, float]) -> None:
         for name in row:
@@ -157,6 +172,10 @@ class History:
         self.length = max(map(len, self.columns.values()), default=0)
 
 
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def _read(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
     """Floats of all rows with one device-to-host copy; averaged over the processes where there are several."""
     tensors = [value for row in rows for value in row.values() if isinstance(value, Tensor)]
@@ -164,10 +183,10 @@ def _read(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in rows]
     device = tensors[0].device
     stacked = torch.stack([t.to(device, torch.float64 if device.type == "cpu" else torch.float32) for t in tensors])
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if _processes() > 1:
         # Each process holds the loss of its own rows; their mean is the loss of the whole batch. A NaN anywhere makes
         # it NaN everywhere, so all processes stop together.
         dist.all_reduce(stacked)
-        stacked /= dist.get_world_size()
+        stacked /= _processes()
     values = iter(stacked.tolist())
     return [{n: next(values) if isinstance(v, Tensor) else float(v) for n, v in row.items()} for row in rows]

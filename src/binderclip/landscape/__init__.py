@@ -12,6 +12,7 @@ from binderclip.landscape.directional import (
     loss_along,
 )
 from binderclip.landscape.hessian import HessianEstimate, hessian_trace, top_eigenvalue
+from binderclip.landscape.paths import bezier_middle, figure_between
 
 __all__ = [
     "DirectionalSharpness",
@@ -19,8 +20,10 @@ __all__ = [
     "LossAlong",
     "Shadow",
     "SolutionAbundance",
+    "bezier_middle",
     "compare_directions",
     "directional_sharpness",
+    "figure_between",
     "hessian_trace",
     "loss_along",
     "solution_abundance",

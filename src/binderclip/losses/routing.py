@@ -23,9 +23,12 @@ def load_balance(logits: Float[Tensor, "n E"]) -> Float[Tensor, ""]:
     Args:
         logits: of the router, one row a token.
 
+    Raises:
+        UsageError: no token, or another shape.
+
     Paper: Switch Transformers, arXiv 2101.03961, as CLIP-UP (arXiv 2502.00965) uses it.
     """
-    experts = logits.shape[1]
+    experts = _checked(logits)
     used = F.one_hot(logits.argmax(1), experts).to(logits.dtype).mean(0)
     return experts * (used * logits.softmax(1).mean(0)).sum()
 
@@ -36,9 +39,24 @@ def router_z(logits: Float[Tensor, "n E"]) -> Float[Tensor, ""]:
     Args:
         logits: of the router, one row a token.
 
+    Raises:
+        UsageError: no token, or another shape.
+
     Paper: ST-MoE, arXiv 2202.08906, as CLIP-UP (arXiv 2502.00965) uses it.
     """
+    _checked(logits)
     return logits.logsumexp(1).square().mean()
+
+
+def _checked(logits: Tensor) -> int:
+    """Number of experts.
+
+    Raises:
+        UsageError: not one row of logits a token, or no token.
+    """
+    if logits.ndim != 2 or not logits.numel():
+        raise UsageError(f"logits must be (tokens, experts), at least one of each, got {tuple(logits.shape)}")
+    return logits.shape[1]
 
 
 class RouterLosses(nn.Module):
@@ -52,7 +70,8 @@ class RouterLosses(nn.Module):
         balance, z: weights of `load_balance` and `router_z`.
 
     Raises:
-        UsageError: a model without such layers; at the call, one that was not run in training mode.
+        UsageError: a model without such layers; at the call, one that was not run in training mode, or whose routers
+            should learn and ran without a graph, as in the pieces of `contrastive_step(micro_batch=)`.
 
     Examples:
         >>> from binderclip import load
@@ -83,5 +102,13 @@ class RouterLosses(nn.Module):
         found = [layer.last for layer in self.layers if layer.last is not None]
         if len(found) < len(self.layers):
             raise UsageError("an expert layer has not been run in training mode: call model.train() and encode both")
+        if torch.is_grad_enabled() and any(
+            layer.router.weight.requires_grad and not routed.logits.requires_grad
+            for layer, routed in zip(self.layers, found, strict=True)
+        ):
+            raise UsageError(
+                "the routers ran without a graph, so that their losses would have no gradient: call contrastive_step "
+                "without micro_batch"
+            )
         values = [self.balance * load_balance(r.logits) + self.z * router_z(r.logits) for r in found]
         return torch.stack(values).mean()

@@ -12,6 +12,7 @@ from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from binderclip.models.files.registry import bundled_cards, list_models
+    from binderclip.models.fine_tuned import load_alpha_clip, load_image_tower, load_prompt_context
     from binderclip.models.image_text.alpha import AlphaCLIP, add_alpha_channel, box_alpha, point_alpha
     from binderclip.models.image_text.classification import Classification
     from binderclip.models.image_text.encode import EncodedImages
@@ -132,7 +133,10 @@ __all__ = [
     "lipschitz_rule",
     "list_models",
     "load",
+    "load_alpha_clip",
     "load_encoder",
+    "load_image_tower",
+    "load_prompt_context",
     "load_vision",
     "lora_",
     "open_image_tower",

@@ -17,14 +17,14 @@ from binderclip.models.image_text.model import ImageTextModel
 
 
 def load(
-    name: str | Path = "small", *, device: str | torch.device = "cpu", dtype: str | torch.dtype = "float32"
+    name: str | Path = registry.DEFAULT, *, device: str | torch.device = "cpu", dtype: str | torch.dtype = "float32"
 ) -> ImageTextModel:
     """Load an image-text model, in eval mode. Without a tokenizer that fits it warns, and still encodes images.
 
     Args:
         name: one of
 
-            - a bundled model: `small`, ... (`list_models()`);
+            - a bundled model: `everyday` (default), `small`, ... (`list_models()`);
             - `open_clip:ARCH/PRETRAINED`: an architecture of open_clip with a tag (downloaded once) or a local weight
               file; `open_clip:ARCH` or `open_clip:ARCH/none` is randomly initialised and says so;
             - `hf:REPO_OR_FOLDER`: a CLIP, MetaCLIP 2, Chinese CLIP, AltCLIP, SigLIP or SigLIP 2 of `transformers`;
@@ -59,7 +59,7 @@ def load(
 
 
 def load_encoder(
-    name: str | Path = "small", *, device: str | torch.device = "cpu", dtype: str | torch.dtype = "float32"
+    name: str | Path = registry.DEFAULT, *, device: str | torch.device = "cpu", dtype: str | torch.dtype = "float32"
 ) -> ImageTextModel:
     """As `load`, for encoding alone: a model of a bundled architecture is there in half the time.
 

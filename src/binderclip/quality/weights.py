@@ -13,6 +13,7 @@ from torch import Tensor
 
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError
+from binderclip.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,28 @@ def write_weights(
         kind: the metric, such as `CLIP-IQA+`.
         model: name of the model it belongs to, where it belongs to one.
         settings: plain values that `read_weights` gives back.
+
+    Raises:
+        OutputError: it cannot be written.
     """
     from safetensors.torch import save_file
 
     held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     header = {"kind": kind, "settings": json.dumps(settings)} | ({} if model is None else {"model": model})
-    save_file(held, str(path), header)
-    return Path(path)
+    return write_whole(path, lambda draft: save_file(held, draft, header))
+
+
+def written_here(path: str | Path) -> bool:
+    """Whether a file is one of `write_weights`, by its header; False for a file that is not there or is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        return False
+    try:
+        with safe_open(str(path), "pt") as file:
+            return "kind" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 def kind_of_weights(path: str | Path) -> str:

@@ -22,7 +22,7 @@ from binderclip.robust.attacks.level_sets import (
 )
 from binderclip.robust.attacks.master_print import MasterPrint, MasterPrintAttack, master_print_win_rate
 from binderclip.robust.attacks.one_pixel import OnePixel
-from binderclip.robust.attacks.pgd import CW, FGSM, PGD
+from binderclip.robust.attacks.pgd import CW, DIFGSM, FGSM, MIFGSM, PGD
 from binderclip.robust.attacks.spatial import SpatialAttack, flow_roughness, warp
 from binderclip.robust.attacks.unsegment import (
     UAD,
@@ -41,20 +41,23 @@ from binderclip.robust.defences.pag_targets import PAGTargets
 from binderclip.robust.defences.smoothing import ABSTAIN, Certificate, RandomizedSmoothing
 from binderclip.robust.defences.tecoa import TeCoA
 from binderclip.robust.defences.training import adversarial_step
+from binderclip.robust.diversity import InputDiversity
 from binderclip.robust.feasible import L2, Feasible, Free, Latent, Linf
 from binderclip.robust.objectives import CrossEntropy, Margin, MinSimilarity, Objective
 from binderclip.robust.similarity import RankFlip, SimilarityAttack, attack_similarity, rank_flip_rate
-from binderclip.robust.steps import Adam, Normalized, Sign, Step
+from binderclip.robust.steps import Adam, Momentum, Normalized, Sign, Step
 from binderclip.robust.transfer import TransferRates, TransferStudy, transfer_success_rate
 
-METHODS: dict[str, Callable[..., Any]] = {"cw": CW, "fgsm": FGSM, "pgd": PGD}
+METHODS: dict[str, Callable[..., Any]] = {"cw": CW, "di-fgsm": DIFGSM, "fgsm": FGSM, "mi-fgsm": MIFGSM, "pgd": PGD}
 
 __all__ = [
     "ABSTAIN",
     "CW",
+    "DIFGSM",
     "FGSM",
     "L2",
     "METHODS",
+    "MIFGSM",
     "PGD",
     "UAD",
     "Adam",
@@ -67,6 +70,7 @@ __all__ = [
     "FeatureAttack",
     "FeatureTarget",
     "Free",
+    "InputDiversity",
     "Latent",
     "LevelSetPath",
     "LevelSetTraversal",
@@ -76,6 +80,7 @@ __all__ = [
     "MasterPrint",
     "MasterPrintAttack",
     "MinSimilarity",
+    "Momentum",
     "Normalized",
     "Objective",
     "OnePixel",

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
+from binderclip.numeric import check_whole
+from binderclip.robust.checks import AT_ONCE, FiniteGuard, check_finite, check_images
 from binderclip.robust.feasible import Feasible, Start, per_image
 from binderclip.robust.objectives import Objective
 from binderclip.robust.steps import Step
@@ -53,6 +55,7 @@ def attack(
     keep: Keep = "best",
     quantize: bool = False,
     generator: torch.Generator | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
 ) -> AttackResult:
     """Change images so that an objective grows.
 
@@ -73,19 +76,24 @@ def attack(
         quantize: the result as an 8-bit file would keep it: perturbations are cut to whole grey levels towards zero,
             so it stays feasible, and success is judged on that.
         generator: of the random start; default one with seed 0.
+        transform: of images before their gradient is taken, such as input diversity. Values and success are of the
+            images themselves, which takes another forward pass a step, or of the transformed ones in the history of
+            `keep="last"`.
 
     Raises:
-        UsageError: a negative number of steps, an unknown `keep`, images outside the feasible set.
+        UsageError: a negative number of steps, an unknown `keep`, images outside the feasible set or not finite, or
+            values or gradients of the objective that are not finite.
     """
-    if steps < 0:
-        raise UsageError(f"steps must be at least 0, got {steps}")
+    check_whole("steps", steps, least=0)
     if keep not in get_args(Keep):
         raise UsageError(f"keep must be one of {', '.join(get_args(Keep))}, not {keep!r}")
+    box = getattr(param, "box", None)
+    check_images("images", images, box)
     clean = images.detach()
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    with frozen(*objective.networks):
+    with frozen(*objective.networks, *getattr(param, "networks", ())):
         theta = _begin(param, clean, start, generator)
-        path = _Path(objective, success, param, clean, stays=keep == "first")
+        path = _Path(objective, success, param, clean, keep, transform)
         if keep != "last" and (isinstance(start, Tensor) or start != "clean"):
             path.judge(clean)
         for _ in range(steps):
@@ -97,6 +105,8 @@ def attack(
             found = path.best
         if quantize:
             found = path.judge(clean + whole_levels(found.images - clean))
+    path.guard.settle()
+    check_images("attacked images", found.images, box)
     changed = found.images - clean
     return AttackResult(found.images, changed, found.success, found.values, path.queries, torch.stack(path.history))
 
@@ -104,6 +114,7 @@ def attack(
 def _begin(param: Feasible, clean: Tensor, start: Start | Tensor, generator: torch.Generator) -> Tensor:
     """First parameters, feasible; those of a set that has no clean start are drawn, or given."""
     if isinstance(start, Tensor):
+        check_finite("the parameters of start", start)
         return param.project(clean, start.detach())
     return param.init(clean, start, generator)
 
@@ -128,9 +139,11 @@ class _Path:
     own: Callable[[Tensor], Tensor] | None
     param: Feasible
     clean: Tensor
-    stays: bool = False
+    keep: Keep
+    transform: Callable[[Tensor], Tensor] | None = None
     queries: int = 0
     history: list[Tensor] = field(default_factory=list)
+    guard: FiniteGuard = field(default_factory=FiniteGuard)
     best: _Judged = field(init=False)
 
     def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,7 +166,7 @@ class _Path:
 
     def _left(self, theta: Tensor) -> tuple[Tensor, Objective] | None:
         """The rows that have not succeeded and their objective, where the others need not be looked at again."""
-        if not self.stays or not self.queries or self.own is not None or len(theta) != len(self.clean):
+        if self.keep != "first" or not self.queries or self.own is not None or len(theta) != len(self.clean):
             return None
         rows = (~self.best.success).nonzero()[:, 0]
         objective = self.objective.rows(rows) if 0 < len(rows) < len(theta) else None
@@ -166,32 +179,48 @@ class _Path:
         leaf = theta.detach().requires_grad_()
         with torch.enable_grad():
             images = self.param.image(clean, leaf)
-            values, success = objective.judge(images)
-            (gradient,) = torch.autograd.grad(values.sum(), leaf)
-        return images.detach(), values.detach(), success, gradient
+            values, success = objective.judge(images if self.transform is None else self.transform(images))
+            if not values.requires_grad:
+                raise UsageError("the objective has no gradient: its network detaches images or runs without one")
+            (gradient,) = torch.autograd.grad(values, leaf, torch.ones_like(values))
+        self.guard("gradients of the objective", gradient)
+        images, values = images.detach(), values.detach()
+        if self.transform is not None and self.keep != "last":
+            self.queries += 1
+            with torch.no_grad():
+                values, success = objective.judge(images)
+        return images, values, success, gradient
 
     @torch.no_grad()
     def judge(self, images: Tensor) -> _Judged:
         """Images judged without a gradient."""
         return self._note(images.detach(), *self.objective.judge(images.detach()))
 
-    @torch.no_grad()
     def _note(self, images: Tensor, values: Tensor, success: Tensor) -> _Judged:
-        if self.own is not None:
-            success = self.own(images)
-        seen = _Judged(images, values, success)
+        self.guard("values of the objective", values)
         self.queries += 1
         self.history.append(values)
-        if self.queries == 1:
-            self.best = seen
-            return seen
-        old = self.best
-        better = (success & ~old.success) | ((success == old.success) & (values > old.values))
-        if self.stays:
-            better = better & ~old.success
-        self.best = _Judged(
-            torch.where(per_image(better, images), images, old.images),
-            torch.where(better, values, old.values),
-            torch.where(better, success, old.success),
-        )
+        if self.own is not None:
+            with torch.no_grad():
+                success = self.own(images)
+        seen = _Judged(images, values, success)
+        if self.keep != "last":
+            self.best = seen if len(self.history) == 1 else self._better(seen)
         return seen
+
+    def _better(self, seen: _Judged) -> _Judged:
+        """Of each sample the better one of the best so far and what was seen now."""
+        old = self.best
+        better = (seen.success & ~old.success) | ((seen.success == old.success) & (seen.values > old.values))
+        if self.keep == "first":
+            better = better & ~old.success
+        if better.device.type in AT_ONCE:  # most steps of most attacks are better for all, or for none
+            if bool(better.all()):
+                return seen
+            if not bool(better.any()):
+                return old
+        return _Judged(
+            torch.where(per_image(better, seen.images), seen.images, old.images),
+            torch.where(better, seen.values, old.values),
+            torch.where(better, seen.success, old.success),
+        )

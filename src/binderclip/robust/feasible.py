@@ -8,9 +8,11 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
+from binderclip.robust.checks import check_box, check_images
 
 Start = Literal["clean", "random"]
 
@@ -40,21 +42,12 @@ class _Ball:
     box: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not self.eps >= 0:
-            raise UsageError(f"eps must be at least 0, in the units of the images (8/255 is usual), got {self.eps}")
-        if not self.box[0] < self.box[1]:
-            raise UsageError(f"box is {self.box}; it is (least, most) value of a pixel")
+        check_number("eps", self.eps, least=0)
+        check_box(self.box)
 
     def init(self, clean: Tensor, start: Start, generator: torch.Generator) -> Tensor:
         """The clean images, or random ones of the ball."""
-        _checked(start)
-        low, high = float(clean.min()), float(clean.max())
-        if low < self.box[0] or high > self.box[1]:
-            raise UsageError(
-                f"images run from {low:.3g} to {high:.3g}, outside {self.box}: attacks see pixels; normalisation "
-                "belongs to the predictor"
-            )
-        if start == "clean":
+        if _checked(start) == "clean":
             return clean.clone()
         return self.project(clean, clean + self.draw(clean, generator))
 
@@ -64,14 +57,14 @@ class _Ball:
 
     def project(self, clean: Tensor, theta: Tensor) -> Tensor:
         """Into the ball, then into the box."""
-        return (clean + self.shrink(theta - clean)).clamp(*self.box)
+        return self.shrink(theta - clean).add_(clean).clamp_(*self.box)
 
     def draw(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """A random perturbation inside the ball."""
         raise NotImplementedError
 
     def shrink(self, delta: Tensor) -> Tensor:
-        """The nearest perturbation inside the ball."""
+        """The nearest perturbation inside the ball, as a new tensor."""
         raise NotImplementedError
 
 
@@ -84,7 +77,7 @@ class Linf(_Ball):
         box: range of pixels.
 
     Raises:
-        UsageError: a negative radius, an empty box; when used, images outside the box.
+        UsageError: a radius that is negative or not finite, an empty box; when attacked, images outside the box.
     """
 
     def draw(self, clean: Float[Tensor, "B *size"], generator: torch.Generator) -> Float[Tensor, "B *size"]:
@@ -105,7 +98,7 @@ class L2(_Ball):
         box: range of pixels.
 
     Raises:
-        UsageError: a negative radius, an empty box; when used, images outside the box.
+        UsageError: a radius that is negative or not finite, an empty box; when attacked, images outside the box.
     """
 
     def draw(self, clean: Float[Tensor, "B *size"], generator: torch.Generator) -> Float[Tensor, "B *size"]:
@@ -126,9 +119,15 @@ class Free:
 
     Args:
         box: range of pixels. A random start is uniform in it.
+
+    Raises:
+        UsageError: an empty box; when attacked, images outside the box.
     """
 
     box: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_box(self.box)
 
     def init(self, clean: Float[Tensor, "B *size"], start: Start, generator: torch.Generator) -> Tensor:
         """The clean images, or uniform noise of their shape."""
@@ -151,33 +150,41 @@ class Latent:
     """Images that a decoder makes of latents; nothing bounds the latents.
 
     Args:
-        decode: latents (B, *size) to images, differentiable.
+        decode: latents (B, *size) to images in `box`, differentiable; an `nn.Module` is frozen meanwhile.
         size: of one latent.
         uniform: a random start is uniform in [0, 1], else standard normal. There is no clean one.
+        box: range of pixels.
+
+    Raises:
+        UsageError: an empty box; when used, a clean start, or pictures of the decoder of another shape or range.
     """
 
     decode: Callable[[Tensor], Tensor]
     size: tuple[int, ...]
     uniform: bool = True
+    box: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_box(self.box)
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The decoder, where it is a module."""
+        return (self.decode,) if isinstance(self.decode, nn.Module) else ()
 
     def init(self, clean: Tensor, start: Start, generator: torch.Generator) -> Tensor:
-        """Random latents, one an image.
-
-        Raises:
-            UsageError: a clean start.
-        """
+        """Random latents, one an image, whose pictures are looked at."""
         if _checked(start) == "clean":
             raise UsageError("a latent has no clean start: pass start='random'")
         shape = (len(clean), *self.size)
         drawn = torch.rand(shape, generator=generator) if self.uniform else torch.randn(shape, generator=generator)
-        return drawn.to(clean)
+        latents = drawn.to(clean)
+        with torch.no_grad():
+            check_images("pictures of the decoder", self.image(clean, latents), self.box)
+        return latents
 
     def image(self, clean: Tensor, theta: Tensor) -> Tensor:
-        """Decoded.
-
-        Raises:
-            UsageError: the decoder's pictures are not of the clean ones' shape.
-        """
+        """Decoded."""
         images = self.decode(theta)
         if images.shape != clean.shape:
             raise UsageError(f"the decoder gives {tuple(images.shape)} where images are {tuple(clean.shape)}")

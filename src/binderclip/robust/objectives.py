@@ -12,8 +12,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.models.layers.freezing import frozen
+from binderclip.numeric import check_number
+from binderclip.robust.checks import (
+    FiniteGuard,
+    Labels,
+    check_classes,
+    check_finite,
+    check_logits_shape,
+    class_indices,
+)
 
 
 class Objective(ABC):
@@ -40,11 +49,11 @@ class Objective(ABC):
 class _OfLabels(Objective):
     """An objective of a classifier's logits and one class an image."""
 
-    def __init__(self, predictor: Any, labels: Int[Tensor, "B"], *, targeted: bool = False) -> None:
-        if labels.ndim != 1 or labels.is_floating_point():
-            raise UsageError(f"labels must be (B,) class indices, not {labels.dtype} {tuple(labels.shape)}")
-        self.predictor, self.labels, self.targeted = predictor, labels, targeted
+    def __init__(self, predictor: Any, labels: Labels, *, targeted: bool = False) -> None:
+        self.predictor, self.labels, self.targeted = predictor, class_indices(labels), targeted
         self.networks = (predictor,) if isinstance(predictor, nn.Module) else ()
+        self._known = 0
+        """The number of classes that the labels were found to be among."""
 
     def rows(self, index: Int[Tensor, "b"]) -> Objective:
         """Of the labels in these rows."""
@@ -54,15 +63,20 @@ class _OfLabels(Objective):
 
     def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.predictor(images)
-        if logits.ndim != 2 or len(logits) != len(self.labels):
-            raise UsageError(f"{number_of(len(self.labels), 'label')} for logits {tuple(logits.shape)}")
-        if int(self.labels.min()) < 0 or int(self.labels.max()) >= logits.shape[1]:
-            raise UsageError(
-                f"labels run from {int(self.labels.min())} to {int(self.labels.max())}, but there are "
-                f"{number_of(logits.shape[1], 'class')}"
-            )
-        hit = logits.argmax(dim=1) == self.labels
-        return self.value(logits), hit if self.targeted else ~hit
+        check_logits_shape(logits, len(self.labels))
+        if logits.shape[1] != self._known:
+            self._know(logits)
+        places = logits.argmax(dim=1)
+        return self.value(logits), places == self.labels if self.targeted else places != self.labels
+
+    def _know(self, logits: Float[Tensor, "B K"]) -> None:
+        """Logits and labels at first sight; later logits that are not finite give values that are not, see `attack`."""
+        check_finite("logits of the predictor", logits)
+        if logits.shape[1] < 2:
+            raise UsageError(f"logits {tuple(logits.shape)} are of one class: an attack needs another to end at")
+        self.labels = self.labels.to(logits.device)
+        check_classes(self.labels, logits.shape[1])
+        self._known = logits.shape[1]
 
     @abstractmethod
     def value(self, logits: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
@@ -74,11 +88,11 @@ class CrossEntropy(_OfLabels):
 
     Args:
         predictor: images to logits (B, K).
-        labels: (B,) true classes, or those to reach.
+        labels: (B,) true classes, or those to reach; a tensor, an array or a list of whole numbers.
         targeted: which of the two.
 
     Raises:
-        UsageError: labels that are no classes of the predictor.
+        UsageError: labels that are no classes of the predictor; when first called, logits that are not finite.
     """
 
     def value(self, logits: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
@@ -93,27 +107,33 @@ class Margin(_OfLabels):
 
     Args:
         predictor: images to logits (B, K).
-        labels: (B,) true classes, or those to reach.
+        labels: (B,) true classes, or those to reach; a tensor, an array or a list of whole numbers.
         targeted: which of the two.
         confidence: the margin beyond which more counts no more, kappa in the attack of Carlini and Wagner; default
             none.
 
     Raises:
-        UsageError: labels that are no classes of the predictor.
+        UsageError: labels that are no classes of the predictor; when first called, logits that are not finite.
 
     Paper: Towards Evaluating the Robustness of Neural Networks (arXiv 1608.04644).
     """
 
     def __init__(
-        self, predictor: Any, labels: Int[Tensor, "B"], *, targeted: bool = False, confidence: float = float("inf")
+        self, predictor: Any, labels: Labels, *, targeted: bool = False, confidence: float = float("inf")
     ) -> None:
         super().__init__(predictor, labels, targeted=targeted)
+        if confidence != float("inf"):
+            check_number("confidence", confidence)
         self.confidence = confidence
 
     def value(self, logits: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
         own = logits.gather(1, self.labels[:, None])[:, 0]
         others = logits.scatter(1, self.labels[:, None], float("-inf")).amax(dim=1)
-        return (own - others if self.targeted else others - own).clamp(max=self.confidence)
+        margin = own - others if self.targeted else others - own
+        if self.confidence == float("inf"):
+            return margin
+        # Nothing is added, but NaN where the margin is infinite: cut off, it would look as any other.
+        return margin.clamp(max=self.confidence) + 0 * margin
 
 
 class MinSimilarity(Objective):
@@ -128,7 +148,8 @@ class MinSimilarity(Objective):
         goal: a value above it is success; None: none is.
 
     Raises:
-        UsageError: no model or text, or another aggregate.
+        UsageError: no model or text, another aggregate, or a goal that is not finite; when called on the CPU,
+            similarities that are not finite.
 
     Paper: Fooling Contrastive Language-Image Pre-trained Models with CLIPMasterPrints (arXiv 2307.03798).
     """
@@ -146,8 +167,10 @@ class MinSimilarity(Objective):
             raise UsageError("MinSimilarity needs at least one model and a list of at least one text")
         if aggregate not in ("min", "mean"):
             raise UsageError(f"aggregate must be min or mean, not {aggregate!r}")
+        if goal is not None:
+            check_number("goal", goal)
         self.aggregate, self.goal, self.networks = aggregate, goal, self.models
-        with torch.no_grad():
+        with torch.no_grad(), frozen(*(model for model in self.models if isinstance(model, nn.Module))):
             self._texts = [F.normalize(model.encode_text(list(texts)), dim=1) for model in self.models]
 
     def rows(self, index: Int[Tensor, "b"]) -> Objective:
@@ -167,5 +190,6 @@ class MinSimilarity(Objective):
     def judge(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B"], Bool[Tensor, "B"]]:
         """Values, and which are above the goal."""
         found = self.similarities(images).flatten(1)
+        FiniteGuard()("similarities to the texts", found)
         values = found.amin(1) if self.aggregate == "min" else found.mean(1)
         return values, values > (float("inf") if self.goal is None else self.goal)

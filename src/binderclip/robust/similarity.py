@@ -12,9 +12,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
+from binderclip.models.layers.freezing import frozen
+from binderclip.numeric import check_whole
 from binderclip.robust.attack import AttackResult, attack
 from binderclip.robust.attacks.one_pixel import OnePixel
 from binderclip.robust.attacks.spatial import SpatialAttack
+from binderclip.robust.checks import FiniteGuard, check_finite, check_images
 from binderclip.robust.feasible import Linf, per_image
 from binderclip.robust.objectives import Objective
 from binderclip.robust.steps import Sign
@@ -38,6 +41,9 @@ class RankFlip(Objective):
         reference, other: one each an image.
         closer: the other way round: s / (s + d) is to grow, and success is d < s.
 
+    Raises:
+        UsageError: images of several shapes, outside [0, 1] or not finite, or distances that are not finite.
+
     Paper: Attacking Perceptual Similarity Metrics (arXiv 2305.08840).
     """
 
@@ -50,9 +56,10 @@ class RankFlip(Objective):
         closer: bool = False,
     ) -> None:
         self.distance, self.reference, self.closer = distance, reference, closer
-        self.networks = (distance,) if isinstance(distance, nn.Module) else ()
-        with torch.no_grad():
-            self.bound = distance(reference, other)
+        self.networks = _networks(distance)
+        _check_pictures(reference=reference, other=other)
+        with torch.no_grad(), frozen(*self.networks):
+            self.bound = _finite(distance(reference, other))
 
     def rows(self, index: Int[Tensor, "b"]) -> Objective:
         """Of these references and distances."""
@@ -63,6 +70,7 @@ class RankFlip(Objective):
     def judge(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B"], Bool[Tensor, "B"]]:
         """Values, and which ranks are flipped."""
         found = self.distance(self.reference, images)
+        FiniteGuard()("distances", found)
         # The same image twice has no distance: neither is nearer.
         share = found / (found + self.bound).clamp(min=1e-12)
         return (1 - share, found < self.bound) if self.closer else (share, found > self.bound)
@@ -108,7 +116,8 @@ def attack_similarity(
     """Attack the one of two images that is nearer to a reference until a distance takes it for the farther one.
 
     Args:
-        distance: (reference, images) to distances (B,); of a similarity such as SSIM give 1 minus it.
+        distance: (reference, images) to distances (B,); of a similarity such as SSIM give 1 minus it. An `nn.Module` is
+            in eval mode and frozen from the first ranking to the last.
         reference, first, second: images in [0, 1].
         method: `pgd`: sign steps from the image within `eps`, each image until its rank flips; `fgsm`: one sign step,
             the shortest of 20 up to `eps` that flips; `one-pixel`; `spatial`: a smooth flow; `spatial+pgd`: `pgd` from
@@ -120,7 +129,8 @@ def attack_similarity(
         options: of `OnePixel` or `SpatialAttack`.
 
     Raises:
-        UsageError: an unknown method or option, images of several shapes or outside [0, 1].
+        UsageError: an unknown method or option, a setting out of range, images of several shapes, outside [0, 1] or not
+            finite, or distances that are not finite.
 
     Examples:
         >>> l2 = lambda reference, images: (images - reference).square().mean((1, 2, 3))
@@ -133,35 +143,55 @@ def attack_similarity(
     """
     if method not in get_args(SimilarityMethod):
         raise UsageError(f"method {method!r} is unknown: one of {', '.join(get_args(SimilarityMethod))}")
-    if not (reference.shape == first.shape == second.shape) or not len(reference):
-        raise UsageError(
-            f"reference {tuple(reference.shape)}, first {tuple(first.shape)} and second {tuple(second.shape)} must be "
-            "images of one shape"
-        )
-    with torch.no_grad():
-        nearer = distance(reference, first) < distance(reference, second)
-    attacked = nearer if not closer else ~nearer
-    prey = torch.where(per_image(attacked, first), first, second)
-    other = torch.where(per_image(attacked, first), second, first)
+    Linf(eps)
+    Sign(alpha)
+    check_whole("steps", steps, least=0)
+    searches: dict[str, Any] = {"one-pixel": OnePixel, "spatial": SpatialAttack, "spatial+pgd": SpatialAttack}
+    search = _made(searches.get(method), options, method)
+    _check_pictures(reference=reference, first=first, second=second)
+    with frozen(*_networks(distance)):
+        with torch.no_grad():
+            nearer = _finite(distance(reference, first)) < _finite(distance(reference, second))
+        attacked = nearer if not closer else ~nearer
+        prey = torch.where(per_image(attacked, first), first, second)
+        other = torch.where(per_image(attacked, first), second, first)
 
-    def objective_of(rows: Tensor) -> RankFlip:
-        return RankFlip(distance, reference[rows], other[rows], closer=closer)
+        def objective_of(rows: Tensor) -> RankFlip:
+            return RankFlip(distance, reference[rows], other[rows], closer=closer)
 
-    whole = objective_of(torch.arange(len(prey)))
-    found: Tensor
-    if method == "fgsm":
-        found = _shortest(whole, prey, eps).images
-    elif method == "one-pixel":
-        found = _made(OnePixel, options)(prey, objective_of).images
-    else:
-        start = _made(SpatialAttack, options)(prey, objective_of).images if "spatial" in method else None
-        found = prey if start is None else start
-        if "pgd" in method:
-            found = _climbed(whole, prey, start, eps, alpha, steps).images
-    return _told(whole, found, prey, attacked)
+        whole = objective_of(torch.arange(len(prey)))
+        found: Tensor = prey if search is None else search(prey, objective_of).images
+        if method == "fgsm":
+            found = _shortest(whole, prey, eps).images
+        elif "pgd" in method:
+            found = _climbed(whole, prey, None if search is None else found, eps, alpha, steps).images
+        return _told(whole, found, prey, attacked)
 
 
-def _made(kind: Any, options: dict[str, Any]) -> Any:
+def _networks(distance: Distance) -> tuple[nn.Module, ...]:
+    return (distance,) if isinstance(distance, nn.Module) else ()
+
+
+def _check_pictures(**images: Tensor) -> None:
+    """Images of one shape in [0, 1]."""
+    for name, each in images.items():
+        check_images(name, each)
+    if len({each.shape for each in images.values()}) > 1:
+        shapes = ", ".join(f"{name} {tuple(each.shape)}" for name, each in images.items())
+        raise UsageError(f"{shapes} must be images of one shape")
+
+
+def _finite(distances: Tensor) -> Tensor:
+    check_finite("distances", distances)
+    return distances
+
+
+def _made(kind: Any, options: dict[str, Any], method: str) -> Any:
+    """The search of a method, None where it has none."""
+    if kind is None:
+        if options:
+            raise UsageError(f"method {method!r} has no option {next(iter(options))!r}")
+        return None
     try:
         return kind(**options)
     except TypeError as error:
@@ -217,14 +247,18 @@ def rank_flip_rate(
     that it has farther than the other image. Attacks on one distance are shown to others this way.
 
     Args:
-        distance: as for `attack_similarity`.
+        distance: as for `attack_similarity`; an `nn.Module` is in eval mode meanwhile.
         reference, clean, attacked, other: images in [0, 1].
 
     Returns:
         In [0, 1]; NaN where no clean image is nearer.
 
+    Raises:
+        UsageError: images of several shapes, outside [0, 1] or not finite, or distances that are not finite.
+
     Paper: Attacking Perceptual Similarity Metrics (arXiv 2305.08840).
     """
-    bound = distance(reference, other)
-    agreed = distance(reference, clean) < bound
-    return float((distance(reference, attacked) > bound)[agreed].float().mean())
+    _check_pictures(reference=reference, clean=clean, attacked=attacked, other=other)
+    with frozen(*_networks(distance)):
+        bound, near, far = (_finite(distance(reference, each)) for each in (other, clean, attacked))
+    return float((far > bound)[near < bound].float().mean())

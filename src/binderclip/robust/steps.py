@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number
 from binderclip.robust.feasible import per_image
 
+Norm = Literal["linf", "l2"]
+LEAST = 1e-30
+"""A gradient of this length counts as none."""
 ValueAndGradient: TypeAlias = Callable[[Tensor], "tuple[Tensor, Tensor]"]
 
 
@@ -29,8 +33,7 @@ class _Fixed:
     alpha: float
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise UsageError(f"alpha, the step size in the units of the images, must be above 0, got {self.alpha}")
+        check_number("alpha", self.alpha, above=0)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Sign(_Fixed):
     """
 
     def __call__(self, theta: Float[Tensor, "B *size"], value_and_gradient: ValueAndGradient) -> Tensor:
-        return theta + self.alpha * value_and_gradient(theta)[1].sign()
+        return torch.add(theta, value_and_gradient(theta)[1].sign(), alpha=self.alpha)
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,46 @@ class Normalized(_Fixed):
 
     def __call__(self, theta: Float[Tensor, "B *size"], value_and_gradient: ValueAndGradient) -> Tensor:
         gradient = value_and_gradient(theta)[1]
-        length = gradient.flatten(1).norm(dim=1).clamp(min=1e-30)
+        length = gradient.flatten(1).norm(dim=1).clamp(min=LEAST)
         return theta + self.alpha * gradient / per_image(length, theta)
+
+
+class Momentum:
+    """Steps along a running sum of gradients, each divided by its mean absolute value; an attack needs one of its own.
+
+        g <- decay g + gradient / mean |gradient|;  theta <- theta + alpha sign(g), or + alpha g / |g|
+
+    What all images have in common, the number of their pixels, changes no sign and no direction, so that the mean
+    serves as well as the paper's sum.
+
+    Args:
+        alpha: step size in the units of the images.
+        decay: of the sum, the paper's mu; 0 leaves the last gradient alone.
+        norm: `"linf"` steps by the sum's sign, `"l2"` by the sum over its length.
+
+    Raises:
+        UsageError: a step size that is not above 0, a negative decay, or an unknown norm.
+
+    Paper: Boosting Adversarial Attacks with Momentum (arXiv 1710.06081).
+    """
+
+    def __init__(self, alpha: float, decay: float = 1.0, norm: Norm = "linf") -> None:
+        check_number("alpha", alpha, above=0)
+        check_number("decay", decay, least=0)
+        if norm not in get_args(Norm):
+            raise UsageError(f"norm must be {' or '.join(get_args(Norm))}, not {norm!r}")
+        self._alpha, self._decay, self._norm = alpha, decay, norm
+        self._sum: Tensor | None = None
+
+    def __call__(self, theta: Float[Tensor, "B *size"], value_and_gradient: ValueAndGradient) -> Tensor:
+        gradient = value_and_gradient(theta)[1]
+        size = gradient.flatten(1).abs().mean(1).clamp(min=LEAST)
+        unit = gradient / per_image(size, gradient)
+        self._sum = unit if self._sum is None else self._sum.mul_(self._decay).add_(unit)
+        if self._norm == "linf":
+            return torch.add(theta, self._sum.sign(), alpha=self._alpha)
+        length = self._sum.flatten(1).norm(dim=1).clamp(min=LEAST)
+        return theta + self._alpha * self._sum / per_image(length, theta)
 
 
 class Adam:
@@ -64,13 +105,15 @@ class Adam:
 
     Args:
         alpha: learning rate in the units of the parameters.
-        betas: of the moments.
+        betas: of the moments, in [0, 1).
 
     Raises:
-        UsageError: a rate that is not positive.
+        UsageError: a rate that is not positive, or a beta out of range.
     """
 
     def __init__(self, alpha: float = 0.1, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise UsageError(f"betas must lie in [0, 1), got {betas}")
         self._rate, self._betas = _Fixed(alpha).alpha, betas
         self._leaf: Tensor | None = None
 

@@ -2,37 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.models.layers.freezing import frozen
+from binderclip.numeric import check_fields, check_whole
 from binderclip.robust.attacks.pgd import PGD
+from binderclip.robust.checks import (
+    PIXELS,
+    Box,
+    Labels,
+    check_box,
+    check_classes,
+    check_images,
+    checked_labels,
+    checked_logits,
+)
 
 __all__ = ["TransferRates", "TransferStudy", "transfer_success_rate"]
 
 
-@torch.no_grad()
 def transfer_success_rate(
-    target: Any, images: Float[Tensor, "B *size"], labels: Int[Tensor, "B"], *, batch_size: int = 256
+    target: Any,
+    images: Float[Tensor, "B *size"],
+    labels: Labels,
+    *,
+    box: Box = PIXELS,
+    batch_size: int = 256,
 ) -> float:
     """The share of attacked images that a network does not name rightly.
 
     Args:
-        target: pixels to logits (B, K), in eval mode.
+        target: pixels to logits (B, K); put into eval mode meanwhile.
         images: as an attack on another network left them.
         labels: true classes.
+        box: range of pixels.
         batch_size: images at a time.
 
     Raises:
-        UsageError: no image.
+        UsageError: no image, images outside the box or not finite, labels that are no classes, or logits that are not
+            finite.
     """
-    return float(1 - _right(target, images, labels, batch_size).float().mean())
+    check_whole("batch_size", batch_size, least=1)
+    check_box(box)
+    check_images("images", images, box)
+    return float(1 - _right(target, images, checked_labels(labels, images), batch_size).float().mean())
 
 
 @dataclass(frozen=True)
@@ -79,7 +100,7 @@ class TransferStudy:
     """Attacks surrogates by the basic iterative method and counts which targets fall for the result.
 
     Args:
-        targets: name -> network, pixels to logits, in eval mode.
+        targets: name -> network, pixels to logits; put into eval mode meanwhile.
         eps: radius in the maximum norm.
         steps: of the attack, without a random start.
         alpha: step size; default a tenth of `eps`.
@@ -90,7 +111,8 @@ class TransferStudy:
     Call it with surrogates (name -> network), images and labels. Only images that all targets name rightly are used.
 
     Raises:
-        UsageError: no target or surrogate; when called, no image that all targets name rightly.
+        UsageError: no target or surrogate, a setting out of range; when called, no image that all targets name rightly,
+            images outside the box or not finite, or logits that are not finite.
 
     Examples:
         >>> study = TransferStudy(targets={"mlp": mlp, "wide": wide}, eps=0.1)         # doctest: +SKIP
@@ -111,6 +133,7 @@ class TransferStudy:
     def __post_init__(self) -> None:
         if not self.targets:
             raise UsageError("a transfer study needs at least one target")
+        check_fields(self)
         self._attack(None)
 
     def _attack(self, surrogate: Any) -> PGD:
@@ -127,14 +150,15 @@ class TransferStudy:
             batch_size=self.batch_size,
         )
 
-    def usable(self, images: Float[Tensor, "N *size"], labels: Int[Tensor, "N"]) -> Bool[Tensor, "N"]:
+    def usable(self, images: Float[Tensor, "N *size"], labels: Labels) -> Bool[Tensor, "N"]:
         """Which images all targets name rightly."""
-        with torch.no_grad():
-            right = [_right(target, images, labels, self.batch_size) for target in self.targets.values()]
+        check_images("images", images, self.box)
+        known = checked_labels(labels, images)
+        right = [_right(target, images, known, self.batch_size) for target in self.targets.values()]
         return torch.stack(right).all(0)
 
     def __call__(
-        self, surrogates: Mapping[str, Any], images: Float[Tensor, "N *size"], labels: Int[Tensor, "N"]
+        self, surrogates: Mapping[str, Any], images: Float[Tensor, "N *size"], labels: Labels
     ) -> TransferRates:
         """Attack every surrogate, and show the result to every target."""
         if not surrogates:
@@ -142,7 +166,7 @@ class TransferStudy:
         used = self.usable(images, labels)
         if not bool(used.any()):
             raise UsageError(f"of {number_of(len(images), 'image')} all {len(self.targets)} targets name none rightly")
-        x, y = images[used], labels[used]
+        x, y = images[used], checked_labels(labels, images)[used]
         rates, own = [], []
         for surrogate in surrogates.values():
             found = self._attack(surrogate)(x, y).images
@@ -151,11 +175,17 @@ class TransferStudy:
         return TransferRates(list(surrogates), list(self.targets), torch.tensor(rates), torch.tensor(own), len(x))
 
     def _rate(self, target: Any, images: Tensor, labels: Tensor) -> float:
-        return transfer_success_rate(target, images, labels, batch_size=self.batch_size)
+        return transfer_success_rate(target, images, labels, box=self.box, batch_size=self.batch_size)
 
 
-def _right(network: Any, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
-    if not len(images) or labels.shape != images.shape[:1]:
-        raise UsageError(f"labels {tuple(labels.shape)} do not go with images {tuple(images.shape)}")
-    parts: Sequence[tuple[Tensor, Tensor]] = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
-    return torch.cat([network(x).argmax(1) == y for x, y in parts])
+@torch.no_grad()
+def _right(
+    network: Any, images: Float[Tensor, "B *size"], labels: Int[Tensor, "B"], batch_size: int
+) -> Bool[Tensor, "B"]:
+    """Which images a network names rightly, in eval mode."""
+    with frozen(*([network] if isinstance(network, nn.Module) else [])):
+        logits = [checked_logits(network(x), len(x)) for x in images.split(batch_size)]
+    known = torch.cat(logits)
+    labels = labels.to(known.device)
+    check_classes(labels, known.shape[1])
+    return known.argmax(1) == labels

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.data.cache.shards import write_whole
 from binderclip.data.storage import (
     PREFIX,
     is_object,
@@ -22,8 +21,9 @@ from binderclip.data.storage import (
     read_object,
     remove_object,
     write_object,
+    write_place,
 )
-from binderclip.documents import parse_json
+from binderclip.documents import parse_json, read_problem
 from binderclip.errors import CheckpointError, DataError
 from binderclip.search.lock import LOCK, one_writer
 from binderclip.search.object_lock import CLAIMS, one_object_writer
@@ -96,12 +96,12 @@ def read_note(place: Place) -> dict[str, Any] | None:
         said: dict[str, Any] = {key: str(found[key]) for key in ("model", "fingerprint", "root")}
         return said | {key: bool(found.get(key, False)) for key in ("mixed", "transform")}
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{note} is damaged ({error}); index again with --rebuild") from error
+        raise CheckpointError(f"{note} is damaged ({read_problem(error)}); index again with --rebuild") from error
 
 
 def write_note(place: Place, content: Mapping[str, Any]) -> None:
     """Write the note, whole: it is what makes a place an index."""
-    write_whole(join_place(place, NOTE), json.dumps(dict(content), indent=2).encode(), setting="write --index to")
+    write_place(join_place(place, NOTE), json.dumps(dict(content), indent=2).encode(), setting="write --index to")
 
 
 def forget_note(place: Place) -> None:

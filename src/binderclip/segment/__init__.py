@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from binderclip.segment.methods import METHODS
     from binderclip.segment.metrics import IoU, IoUScore, SortedAP, mask_iou, sorted_ap
     from binderclip.segment.output.boxes import Detector, text_detector
-    from binderclip.segment.output.coco import coco_document, run_lengths
+    from binderclip.segment.output.coco import coco_document, coco_instances, instance_records, run_lengths
     from binderclip.segment.output.result import Segmentation
     from binderclip.segment.output.sheet import segmentation_sheet
     from binderclip.segment.overrides import describe, override
@@ -114,7 +114,13 @@ if TYPE_CHECKING:
     from binderclip.segment.trained.merged import MergedEncoder
     from binderclip.segment.trained.merging import MERGE_STAGES, MaskRehearsal, MergeStage, MergeTraining, train_merge
     from binderclip.segment.trained.mta_clip import MTACLIP, MTACLIPTraining, train_mta_clip
-    from binderclip.segment.trained.panoptic import PanopticNet, PanopticTraining, train_panoptic
+    from binderclip.segment.trained.panoptic import (
+        PanopticNet,
+        PanopticTraining,
+        load_panoptic,
+        save_panoptic,
+        train_panoptic,
+    )
     from binderclip.segment.trained.segclip import SegCLIP
     from binderclip.segment.trained.segclip_training import SegCLIPObjective, SegCLIPTraining, train_segclip
     from binderclip.segment.trained.text_query_decoder import TextQueryDecoder
@@ -122,7 +128,7 @@ if TYPE_CHECKING:
     from binderclip.segment.tubular.samples import TubularSamples, annotated_samples, tailored_samples
     from binderclip.segment.tubular.saving import load_tracer, save_tracer
     from binderclip.segment.tubular.tracer import LocalPathNet, TubularTrace, TubularTracer
-    from binderclip.segment.tubular.training import TracerTraining, line_accuracy, train_tracer
+    from binderclip.segment.tubular.training import TracerTraining, line_accuracy, line_distance, train_tracer
 
 __all__ = [
     "CHOICES",
@@ -248,6 +254,7 @@ __all__ = [
     "click_robustness",
     "clicks",
     "coco_document",
+    "coco_instances",
     "cosines",
     "cut_labels",
     "describe",
@@ -255,11 +262,14 @@ __all__ = [
     "few_shot",
     "hypercorrelation",
     "identity",
+    "instance_records",
     "layer_at",
     "lift_masks",
     "lifted_mask",
     "line_accuracy",
+    "line_distance",
     "load_few_shot",
+    "load_panoptic",
     "load_promptable",
     "load_tracer",
     "mask_iou",
@@ -279,6 +289,7 @@ __all__ = [
     "saliency_graph_cut",
     "sample_points",
     "save_few_shot",
+    "save_panoptic",
     "save_tracer",
     "segment_all",
     "segmentation_sheet",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,8 @@ class Measured:
     def difference(self, one: str, other: str, *, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
         """Mean difference of two presets over pictures, and its 95 % interval by the paired bootstrap.
 
+        The interval is NaN where all pictures have one difference other than 0, as for a single picture.
+
         Raises:
             UsageError: a name that was not measured.
         """
@@ -51,6 +54,8 @@ class Measured:
             if name not in self.images:
                 raise UsageError(f"{name!r} was not measured; there are {', '.join(self.images)}")
         gaps = (self.images[one] - self.images[other]).double()
+        if float(gaps.abs().max()) > 0 and float(gaps.max() - gaps.min()) < 1e-12:
+            return float(gaps.mean()), math.nan, math.nan
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randint(len(gaps), (draws, len(gaps)), generator=generator)
         means = gaps[rows].mean(dim=1)

@@ -163,7 +163,8 @@ class Segmenter:
         self.model = model
         self.preset = preset if isinstance(preset, str) else "parts of its own"
         self.parts = replace(parts, text=parts.text.with_(**changes)) if changes else parts
-        for part in (parts.fusion, parts.last_block, *parts.refine, *parts.relabel):
+        checked: list[Any] = [parts.fusion, parts.last_block, *parts.refine, *parts.relabel]
+        for part in checked:
             if hasattr(part, "check_model"):
                 part.check_model(model)
         self.tower = dense_tower(model)

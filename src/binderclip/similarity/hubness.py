@@ -31,7 +31,7 @@ def mean_nearest_cosine(
 
 
 class CSLS(Similarity):
-    """Cross-domain similarity local scaling: cos(x, y) - w r(x) - w r(y), r the mean cosine to the nearest references.
+    """Cross-domain similarity local scaling: cos(x, y) - w r(x) - v r(y), r the mean cosine to the nearest references.
 
     The paper takes the nearest points of the other side for r and doubles the sum; here both sides are held against one
     set of references that is there before any picture is, so a score does not depend on what else is asked. Ranking the
@@ -40,7 +40,7 @@ class CSLS(Similarity):
     Args:
         references: (R, d) points that pictures and texts are held against; brought to unit length.
         neighbours: nearest references that count.
-        weight: w; 0.5 as in the paper (halved), 0 gives plain cosines.
+        image_weight, text_weight: w of pictures and v of texts; 0.5 as in the paper (halved), 0 gives plain cosines.
 
     Raises:
         UsageError: no reference, `neighbours` below 1, or a weight outside [0, 1].
@@ -51,23 +51,32 @@ class CSLS(Similarity):
     angular = True
     references: Tensor
 
-    def __init__(self, references: Float[Tensor, "R d"], *, neighbours: int = 10, weight: float = 0.5) -> None:
+    def __init__(
+        self,
+        references: Float[Tensor, "R d"],
+        *,
+        neighbours: int = 10,
+        image_weight: float = 0.5,
+        text_weight: float = 0.5,
+    ) -> None:
         super().__init__()
         if references.ndim != 2 or not len(references):
             raise UsageError(f"references must be (R, d) with R at least 1, not {tuple(references.shape)}")
         if neighbours < 1:
             raise UsageError(f"neighbours={neighbours}: at least 1")
-        if not 0 <= weight <= 1:
-            raise UsageError(f"weight={weight}: from 0 to 1")
-        self.neighbours, self.weight = neighbours, weight
+        for name, weight in (("image_weight", image_weight), ("text_weight", text_weight)):
+            if not 0 <= weight <= 1:
+                raise UsageError(f"{name}={weight}: from 0 to 1")
+        self.neighbours, self.image_weight, self.text_weight = neighbours, image_weight, text_weight
         self.register_buffer("references", F.normalize(references.float(), dim=-1))
 
     def extra_repr(self) -> str:
-        return f"references={len(self.references)}, neighbours={self.neighbours}, weight={self.weight}"
+        weights = f"image_weight={self.image_weight}, text_weight={self.text_weight}"
+        return f"references={len(self.references)}, neighbours={self.neighbours}, {weights}"
 
     def settings(self) -> dict[str, Any]:
-        """Neighbours and weight."""
-        return {"neighbours": self.neighbours, "weight": self.weight}
+        """Neighbours and weights."""
+        return {"neighbours": self.neighbours, "image_weight": self.image_weight, "text_weight": self.text_weight}
 
     def signature(self) -> str:
         """As of every geometry, with a hash of the references."""
@@ -75,9 +84,10 @@ class CSLS(Similarity):
         return json.dumps([type(self).__qualname__, self.settings(), digest], sort_keys=True)
 
     def embed(self, x: Float[Tensor, "*n d"], modality: str = "image") -> Float[Tensor, "*n e"]:
-        """Raw features to (unit vector, w r), one number longer."""
+        """Raw features to (unit vector, w r), one number longer; whatever is no picture is a text."""
         unit = F.normalize(at_least_float32(x), dim=-1)
-        common = self.weight * mean_nearest_cosine(unit, self.references, self.neighbours)
+        weight = self.image_weight if modality == "image" else self.text_weight
+        common = weight * mean_nearest_cosine(unit, self.references, self.neighbours)
         return torch.cat([unit, common.unsqueeze(-1)], -1)
 
     def left(self, a: Float[Tensor, "*n e"]) -> Float[Tensor, "*n k"]:
@@ -85,5 +95,5 @@ class CSLS(Similarity):
         return torch.cat([a[..., :-1], -a[..., -1:], torch.ones_like(a[..., -1:])], -1)
 
     def right(self, b: Float[Tensor, "*n e"]) -> Float[Tensor, "*n k"]:
-        """(y, 1, -w r(y))."""
+        """(y, 1, -v r(y))."""
         return torch.cat([b[..., :-1], torch.ones_like(b[..., -1:]), -b[..., -1:]], -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.files import write_whole
 from binderclip.similarity.transforms import EmbeddingTransform, GapRemoval, MeanShift, Whitening
 
 __all__ = ["TRANSFORMS", "load_transform", "save_transform", "transform_named"]
@@ -50,8 +50,9 @@ def save_transform(transform: EmbeddingTransform, path: str | Path) -> Path:
 
     Raises:
         UsageError: it is not fitted, or of a kind of the user's own.
+        OutputError: it cannot be written.
     """
-    path, name = Path(path), type(transform).__name__
+    name = type(transform).__name__
     if name not in _KINDS or not transform.counts:
         raise UsageError(f"a fitted {', '.join(_KINDS)} can be kept, not {name} fitted on {transform.counts}")
     about = {
@@ -60,10 +61,8 @@ def save_transform(transform: EmbeddingTransform, path: str | Path) -> Path:
         "counts": {"/".join(key): count for key, count in transform.counts.items()},
     }
     state = {key: value.cpu().contiguous().clone() for key, value in transform.state_dict().items()}
-    partial = path.with_name(path.name + ".tmp")
-    save_file(state, partial, metadata={"binderclip": json.dumps(about, sort_keys=True)})
-    os.replace(partial, path)
-    return path
+    header = {"binderclip": json.dumps(about, sort_keys=True)}
+    return write_whole(path, lambda draft: save_file(state, draft, header))
 
 
 def load_transform(path: str | Path) -> EmbeddingTransform:

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from binderclip.models.files.registry import DEFAULT
 from binderclip.workbench.guard import Application, Guard
 from binderclip.workbench.jobs import JobQueue
 from binderclip.workbench.models import ModelShelf
@@ -25,7 +26,7 @@ def build_page(
     clicks: JobQueue,
     sessions: Sessions,
     models: ModelShelf,
-    model: str = "small",
+    model: str = DEFAULT,
     folders: Sequence[Path] = (),
 ) -> gr.Blocks:
     """The page as Gradio blocks.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from binderclip.models.files.registry import DEFAULT
+
 if TYPE_CHECKING:
     from binderclip.workbench.tab import ChosenPictures
 
@@ -51,7 +53,7 @@ def shell_line(*words: object) -> str:
     return " ".join(shlex.quote(str(word)) for word in [*flat, *(["--", *last] if last else [])])
 
 
-def model_words(model: str, device: str, usual: str = "small") -> list[str]:
+def model_words(model: str, device: str, usual: str = DEFAULT) -> list[str]:
     """The options of a line that say which model, and where it runs; those that are the verb's own are left out."""
     return [*(["--model", model] if model != usual else []), *device_words(device)]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.errors import UsageError, require
+from binderclip.models.files.registry import DEFAULT
 
 if TYPE_CHECKING:
     from binderclip.workbench.tab import Tab
@@ -44,17 +45,25 @@ class WorkbenchServer:
         folders: that pages may read pictures from, besides what is uploaded.
         tabs: of the page; default all.
         device: where models run.
+
+    Raises:
+        UsageError: an unknown model or device, or a port that is taken.
+        NotSupported: a device that is not here.
+        CheckpointError: a model that cannot be opened.
     """
 
     def __init__(
         self,
         *,
         port: int = 0,
-        model: str = "small",
+        model: str = DEFAULT,
         folders: Sequence[Path] = (),
         tabs: Sequence[Tab] | None = None,
         device: str = "cpu",
     ) -> None:
+        from binderclip.models.files.devices import resolve_device
+
+        resolve_device(device)
         self._socket = _listen(port)
         self.port = int(self._socket.getsockname()[1])
         self.key = secrets.token_urlsafe(16)
@@ -76,6 +85,7 @@ class WorkbenchServer:
         # What takes a moment, such as a click, does not wait for runs of hours.
         self.jobs, self.clicks = JobQueue(), JobQueue()
         self.sessions, self.models = Sessions(root), ModelShelf(device)
+        self._check_model(model)
         page = build_page(
             TABS if tabs is None else tabs,
             jobs=self.jobs,
@@ -88,6 +98,23 @@ class WorkbenchServer:
         queues = (self.jobs, self.clicks)
         self._application = mount(page, sessions=self.sessions, queues=queues, port=self.port, key=self.key)
         self._server: Any = None
+
+    def _check_model(self, name: str) -> None:
+        """Refuse a model that cannot be opened, before a page offers it; bundled ones wait until they are asked for.
+
+        Raises:
+            BinderclipError: as `models.load`.
+        """
+        from binderclip.models import list_models
+
+        if name in list_models():
+            return
+        try:
+            self.models.image_text(name)
+        except BaseException:
+            self._socket.close()
+            self._temporary.cleanup()
+            raise
 
     @property
     def address(self) -> str:

@@ -16,6 +16,7 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from binderclip.errors import BinderclipError, UsageError
+from binderclip.models.files.registry import DEFAULT
 from binderclip.workbench.commands import Equivalent, named_pictures
 from binderclip.workbench.guard import SESSION_HEADER
 from binderclip.workbench.jobs import JobQueue, JobView, WorkbenchJob
@@ -103,6 +104,15 @@ class Run:
     def show(self, *values: Any) -> None:
         """What there is so far: one value for each of the tab's outputs."""
         self._job.show(values)
+
+    def chosen(self, usual: str) -> str:
+        """The model that is chosen for all tabs; `usual` where that is the default, for methods tuned to another."""
+        return usual if self.model_name == DEFAULT else self.model_name
+
+    @property
+    def tower_model(self) -> str:
+        """`chosen` for methods that learn on, or were tuned to, the tower of `small` alone."""
+        return self.chosen("small")
 
     def model(self) -> ImageTextModel:
         """The image-text model that is chosen for all tabs.

@@ -111,6 +111,14 @@ def test_what_is_wrong_is_said() -> None:
         LastLayerRetraining(balance="subsets", subsets=0).fit(x, y, sensitive_features=group)
     with pytest.raises(UsageError, match=r"39 for 40"):
         LastLayerRetraining().fit(x, y, sensitive_features=group[:-1])
+    for missing in (None, float("nan")):
+        words = ["a", "b", missing] * 4  # NumPy would make the word "nan" of it
+        with pytest.raises(UsageError, match="a group is None or NaN"):
+            LastLayerRetraining().fit(np.eye(12), ["x", "y"] * 6, sensitive_features=words)
+        with pytest.raises(UsageError, match="a label is None or NaN"):
+            LastLayerRetraining().fit(np.eye(12), words, sensitive_features=["x", "y"] * 6)
+        with pytest.raises(UsageError, match="a label is None or NaN"):
+            LinearProbe().fit(np.eye(12), words)
     with pytest.raises(UsageError, match="None or NaN"):
         LastLayerRetraining().fit(x, y, sensitive_features=[None, *group[1:].tolist()])
     with pytest.raises(UsageError, match="exclude"):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from binderclip.adapt import METHODS, PixelPrompt, VisualPromptTuning, load_head, output_mapping, save_head
 from binderclip.adapt.selection.candidates import candidates
-from binderclip.errors import UsageError
+from binderclip.errors import CheckpointError, UsageError
 from binderclip.models import ImageTextModel, build, classifier
 from binderclip.models.image_text.preprocess import CLIP_STD, Preprocess
 from binderclip.optim import schedule
@@ -342,3 +342,23 @@ def test_bad_settings_are_named(model: LinearEncoder, options: dict, words: str)
     x, y, prior = pictures()
     with pytest.raises(UsageError, match=words):
         VisualPromptTuning(**{"text_prior": prior, "model": model, "epochs": 1, **options}).fit(x, y)
+
+
+@torch.no_grad()
+def test_a_pad_prompter_of_the_official_program_is_the_same_frame(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"pad_up": (1, 3, 2, 9), "pad_down": (1, 3, 2, 9), "pad_left": (1, 3, 5, 2), "pad_right": (1, 3, 5, 2)}
+    state = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    torch.save({"epoch": 3, "state_dict": state, "best_acc1": torch.tensor(71.0)}, tmp_path / "model_best.pth.tar")
+    prompt = PixelPrompt.from_released(tmp_path / "model_best.pth.tar")
+    assert (prompt.size, prompt.width, prompt.space, prompt.free) == (9, 2, "normalised", 12 * 2 * 7)
+    # The official forward pass, on normalised pixels.
+    inside = torch.cat([state["pad_left"], torch.zeros(1, 3, 5, 5), state["pad_right"]], 3)
+    canvas = torch.cat([state["pad_up"], inside, state["pad_down"]], 2)
+    images = torch.rand(2, 3, 9, 9, generator=generator)
+    std = torch.tensor(CLIP_STD)[:, None, None]
+    torch.testing.assert_close(prompt(images) / std, images / std + canvas)
+    for change, said in (({"pad_up": None}, "there is no pad_up"), ({"pad_left": torch.zeros(1, 3, 4, 2)}, "pad_left")):
+        torch.save({k: v for k, v in {**state, **change}.items() if v is not None}, tmp_path / "w.pth")
+        with pytest.raises(CheckpointError, match=said):
+            PixelPrompt.from_released(tmp_path / "w.pth")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -173,3 +174,16 @@ def test_arguments_are_checked_before_anything_is_sent(service: Service) -> None
             write_descriptions(given.pop("labels"), **given)  # type: ignore[arg-type]
     assert service.asked == []
     assert "{classes}" in shipped_prompt()
+
+
+def test_the_shipped_sentences_have_the_right_article() -> None:
+    """`an` before the sound of a vowel, `a` before any other; the words whose spelling misleads are named."""
+    like_vowels, like_consonants = ("hour", "honest", "heir"), ("uni", "use", "usual", "eu", "one", "u-")
+    sentences = [text for own in shipped_descriptions().values() for texts in own.classes.values() for text in texts]
+    found = [pair for text in sentences for pair in re.findall(r"\b(an?) ([a-z-]+)", text.lower())]
+    assert len(found) > 500
+    wrong = []
+    for article, word in found:
+        vowel = (word[0] in "aeiou" and not word.startswith(like_consonants)) or word.startswith(like_vowels)
+        wrong += [f"{article} {word}"] if (article == "an") != vowel else []
+    assert wrong == []

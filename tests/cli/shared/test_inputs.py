@@ -99,7 +99,7 @@ def test_tables_that_cannot_be_written_are_named(command: Command) -> None:
     draw("pets/x.png", "pets/y.png")
     Path("found/scores.csv").mkdir(parents=True)
     done = command("anomaly", "pets", "--out", "found")
-    assert (done.code, "cannot write found/scores.csv: Is a directory" in done.err) == (1, True), done.err
+    assert (done.code, "cannot write found/scores.csv: it is a folder" in done.err) == (2, True), done.err
 
 
 def test_a_second_run_is_of_the_same_pictures(command: Command) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from binderclip.cli.shared.inputs import find_images, one_image, output_path
+from binderclip.cli.shared.inputs import find_images, one_image
 from binderclip.cli.shared.options import parse_labels
+from binderclip.cli.shared.outputs import output_path
 from binderclip.errors import DataError, UsageError
 
 

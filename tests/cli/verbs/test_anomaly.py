@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from binderclip.data.made.examples import write_examples
 from binderclip.segment.anomaly import Anomalies, WinCLIP
 from binderclip.segment.metrics.anomaly import anomaly_scores
 
@@ -28,7 +29,9 @@ def inspected(tmp_path_factory: pytest.TempPathFactory, write_stripes: Callable[
 
 
 def test_a_labelled_folder_is_scored_measured_and_drawn(command: Command, inspected: Path) -> None:
-    done = command("anomaly", inspected, "--name", "stripes", "--npy", "--out", "found", "--json")
+    done = command(
+        "anomaly", inspected, "--method", "winclip", "--name", "stripes", "--npy", "--out", "found", "--json"
+    )
     document = done.json()
     assert "broken.png" in done.err
     assert [Path(s["image"]).name for s in document["skipped"]] == ["broken.png"]
@@ -106,7 +109,7 @@ def test_clap_learns_from_normal_pictures(command: Command, inspected: Path) -> 
         failed = command(*words, *options)
         assert failed.code == 2
         assert said in failed.err
-    assert "winclip trains nothing" in command("anomaly", inspected, "--steps", 5).err
+    assert "winclip trains nothing" in command("anomaly", inspected, "--method", "winclip", "--steps", 5).err
 
 
 def test_the_seed_reaches_all_that_clap_draws(
@@ -144,9 +147,10 @@ def test_the_seed_reaches_all_that_clap_draws(
 
 
 def test_pictures_that_serve_as_normal_ones_are_not_scored(command: Command, inspected: Path) -> None:
-    done = command("anomaly", inspected, "--normal", inspected / "test/good", "--shots", 2, "--json")
+    words = ("anomaly", inspected, "--normal", inspected / "test/good", "--shots", 2, "--method", "winclip")
+    done = command(*words, "--json")
     document = done.json()
-    silent = command("anomaly", inspected, "--normal", inspected / "test/good", "--shots", 2, "--no-words", "--json")
+    silent = command(*words, "--no-words", "--json")
     # Without words a score is a distance to the nearest normal place: small, where words give about a half.
     assert max(row["score"] for row in silent.json()["images"]) < max(row["score"] for row in document["images"])
     assert "2 of the inspected pictures serve as normal ones" in done.err
@@ -172,9 +176,8 @@ def test_the_report_shows_no_picture_twice(command: Command) -> None:
 def test_nothing_is_made_before_the_options_are_right(command: Command, inspected: Path) -> None:
     bare = inspected / "test" / "spot"
     for options, said in [
-        (("--method", "magic"), "--method 'magic' is unknown; there are winclip, clap"),
-        (("--method", "magic", "--no-words"), "--method 'magic' is unknown; there are winclip, clap"),
-        (("--scales", ""), "--scales '': up to ten numbers of patches from 1 to 100"),
+        (("--method", "magic"), "--method 'magic' is unknown; there are auto, winclip, clap"),
+        (("--method", "magic", "--no-words"), "--method 'magic' is unknown; there are auto, winclip, clap"),
         (("--scales", " , "), "up to ten numbers of patches from 1 to 100"),
         (("--scales", "0"), "numbers of patches"),
         (("--seed", 0), "--seed is that of clap's training; winclip draws nothing"),
@@ -196,11 +199,11 @@ def test_mistakes_are_short(command: Command, inspected: Path, tmp_path: Path) -
     for words, code, said in [
         (("nowhere",), 2, "there is no folder nowhere"),
         ((inspected, "--normal", "nowhere"), 2, "`none` compares with words alone"),
-        ((inspected, "--method", "magic"), 2, "--method 'magic' is unknown; there are winclip"),
+        ((inspected, "--method", "magic"), 2, "--method 'magic' is unknown; there are auto, winclip"),
         ((inspected, "--scales", "two"), 2, "numbers of patches"),
         ((inspected, "--normal", "none", "--no-words"), 2, "--no-words compares with normal pictures alone"),
         ((inspected, "--method", "clap", "--no-words"), 2, "--no-words is winclip's"),
-        ((inspected, "--size", 100), 2, "multiple of the model's patch, 16"),
+        ((inspected, "--method", "winclip", "--size", 100), 2, "multiple of the model's patch, 16"),
         ((inspected, "--state", "{} and {}"), 2, "more than one {}"),
         ((inspected / "train", "--normal", inspected / "train"), 2, "none is left"),
         ((only_bad,), 1, "of 1 picture none could be read"),
@@ -209,6 +212,37 @@ def test_mistakes_are_short(command: Command, inspected: Path, tmp_path: Path) -
         done = command("anomaly", *words)
         assert done.code == code, done.err
         assert said in done.err
+
+
+def test_what_is_taken_where_no_method_is_named(command: Command, inspected: Path) -> None:
+    """Normal pictures alone where there are some; words where there are none, or where they are given."""
+    folder = inspected / "test" / "spot"
+    many, none = ("--normal", inspected / "train"), ("--normal", "none")
+    for options, method, model in [
+        (many, "patchcore", "lite0"),
+        ((*many, "--seed", 3, "--model", "lite0"), "patchcore", "lite0"),
+        (none, "winclip", "small"),
+        ((*many, "--state", "{} with a stain"), "winclip", "small"),
+        ((*many, "--sound", "clean {}"), "winclip", "small"),
+        ((*many, "--scales", "2"), "winclip", "small"),
+        ((*many, "--no-words"), "winclip", "small"),
+        ((*many, "--model", "small"), "winclip", "small"),
+    ]:
+        document = command("anomaly", folder, *options, "--most", 0, "--json").json()
+        assert (document["method"], document["model"]) == (method, model), options
+    named = command("anomaly", folder, *many, "--method", "patchcore", "--most", 0, "--json").json()
+    usual = command("anomaly", folder, *many, "--most", 0, "--json").json()
+    assert [row["score"] for row in usual["images"]] == [row["score"] for row in named["images"]]
+
+
+def test_the_help_example_finds_every_planted_defect(command: Command, tmp_path: Path) -> None:
+    """The command as it stands in --help, on the wall that ships: each damaged crop above every sound one."""
+    write_examples(tmp_path / "examples")
+    said = command("anomaly", "--help").out
+    assert "binderclip anomaly examples/wall " in " ".join(said.split())
+    document = command("anomaly", tmp_path / "examples/wall", "--json").json()
+    assert document["measured"]["image AUROC"] == 1.0
+    assert document["measured"]["pixel AUROC"] > 0.95
 
 
 @pytest.mark.parametrize("method", ["patchcore", "padim"])

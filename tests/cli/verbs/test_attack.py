@@ -45,7 +45,7 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
-@pytest.mark.parametrize("method", ["pgd", "fgsm", "cw"])
+@pytest.mark.parametrize("method", ["pgd", "fgsm", "cw", "mi-fgsm", "di-fgsm"])
 def test_files_are_what_the_table_says(
     command: Command, model: Path, opened: ImageTextModel, folder: Path, tmp_path: Path, method: str
 ) -> None:
@@ -152,7 +152,7 @@ def test_no_result_replaces_another_or_a_picture(command: Command, model: Path, 
     ("words", "said"),
     [
         (["--labels", "cat"], "another label"),
-        (["--labels", "cat,dog", "--method", "newton"], "one of cw, fgsm, pgd"),
+        (["--labels", "cat,dog", "--method", "newton"], "one of cw, di-fgsm, fgsm, mi-fgsm, pgd"),
         (["--labels", "cat,dog", "--target", "cow"], "--target 'cow' is none of --labels: cat, dog"),
         (["--labels", "cat,dog", "--eps", "four"], "neither a fraction"),
         (["--labels", "cat,dog", "--eps", "4/0"], "neither a fraction"),

@@ -176,3 +176,39 @@ def test_a_session_is_not_harmed_by_mistakes(command: Command, folder: Path) -> 
         "64 x 40 pixels, this one has 40 x 64" in command("click", "turned.png", *words[2:], "--session", "s.json").err
     )
     assert Path("s.json").read_bytes() == before
+
+
+def test_a_session_with_places_that_are_none_is_refused(command: Command, pictures: Path, folder: Path) -> None:
+    picture = pictures / "cat.jpg"
+    words = ("click", picture, "--session", "s.json", "-m", folder)
+    assert command(*words, "--box", "10,10,60,50").code == 0
+    whole = Path("s.json").read_text()
+    for old, new in (("60.0", "1e400"), ("60.0", "Infinity"), ("10.0", "NaN"), ("60.0", "9" * 400)):
+        Path("s.json").write_text(whole.replace(old, new))
+        done = command(*words, "--point", "20,20")
+        assert done.code in (1, 2), done.out
+        assert done.err.startswith("error: ")
+        assert Path("s.json").read_text() == whole.replace(old, new)
+
+
+def test_neither_the_picture_nor_a_device_nor_another_file_is_replaced(
+    command: Command, pictures: Path, folder: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "cat.png"
+    Image.open(pictures / "cat.jpg").save(picture)
+    before = picture.read_bytes()
+    (tmp_path / "mine.json").write_text('{"mine": 1}')
+    words = ("click", picture, "--point", "20,20", "-m", folder)
+    for options, said in [
+        (("--out", "cat.png"), "is read here"),
+        (("--overlay", picture), "is read here"),
+        (("--session", picture), "is read here"),
+        (("--session", "/dev/null"), "it is a device"),
+        (("--session", "mine.json"), "binderclip did not write it"),
+    ]:
+        done = command(*words, *options)
+        assert (done.code, said in done.err) == (2, True), done.err
+        done = command(*words, *options, "--overwrite")
+        assert done.code in (1, 2), done.out
+    assert picture.read_bytes() == before
+    assert (tmp_path / "mine.json").read_text() == '{"mine": 1}'

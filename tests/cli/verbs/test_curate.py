@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from binderclip.curate import KeySelection
-from binderclip.data import load_data, write_shards
+from binderclip.data import ShardDataset, load_data, write_shards
 
 Command = Callable[..., Any]
 RECIPE = """
@@ -188,7 +190,7 @@ def test_shares_come_from_an_earlier_run(command: Command, recipe: str, tmp_path
         (("--picture-bytes", "0"), "--picture-bytes"),
         (("--kept", "half"), "--kept half: numbers with commas"),
         (("--kept", "0.5,0.5"), "at most 1 stages"),
-        (("--kept", "none.json"), "no report of `binderclip curate`"),
+        (("--kept", "none.json"), "--kept none.json: no such file"),
         (("--encode-rate", "0"), "pictures a second of a pool is 0"),
         (("--width", "0"), "--width"),
         (("--encode-rate", "1,2,3"), "give pictures a second"),
@@ -212,3 +214,47 @@ def test_options_of_a_plan_and_of_a_run_do_not_mix(command: Command, tmp_path: P
         done = command(*words)
         assert (done.code, said in done.err) == (2, True), done.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pipe_and_a_link_to_itself_are_refused(command: Command, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    done = command(*PLAN, "--kept", "pipe.json")
+    assert (done.code, "is a named pipe, not a file" in done.err) == (2, True), done.err
+    (tmp_path / "loop").symlink_to("loop")
+    for words in (("curate", "noto-emoji", "-r", "exact-duplicates"), ("embed", "noto-emoji")):
+        done = command(*words, "--out", "loop")
+        assert (done.code, "loop is a link to what is not there" in done.err) == (2, True), done.err
+
+
+def test_plain_photographs_are_a_pool_for_rules_that_need_no_text(command: Command, tmp_path: Path) -> None:
+    """The first example of the verb's help, on a folder of pictures and nothing else: one of two equal files stays."""
+    (tmp_path / "photos").mkdir()
+    for number, shade in enumerate((10, 90, 10, 200, 90)):
+        Image.new("RGB", (12, 10), (shade, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+    found = command("curate", "photos/", "--recipe", "exact-duplicates", "--shards", "--json")
+    assert found.code == 0, found.err
+    rows = pq.read_table(tmp_path / "curated" / "samples.parquet").to_pylist()
+    kept = sorted(Path(row["name"]).stem for row in rows if row["kept"])
+    assert sorted({"2": "0", "4": "1"}.get(name, name) for name in kept) == ["0", "1", "3"]
+    assert {row["text"] for row in rows} == {""}
+    shards = ShardDataset(tmp_path / "curated" / "shards" / "kept-00000.tar", captions=None)
+    assert sorted(Path(sample.key).stem.partition("_")[0] for sample in shards) == kept
+    # Rules that read captions, themselves or by what a column is computed of, say which layout would be right.
+    for rule in (
+        "{name='threshold', column='words', minimum=1}",
+        "{name='top-fraction', column='clip_score', fraction=0.5}",
+    ):
+        (tmp_path / "r.toml").write_text(f"stage = [{rule}]")
+        refused = command("curate", "photos/", "--recipe", "r.toml", "--out", "other")
+        assert refused.code == 1
+        assert "folders named after their classes (photos/cat/1.jpg)" in " ".join(refused.err.split())
+        assert "captions=" not in refused.err
+
+
+def test_adapt_says_which_layout_photographs_need(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (12, 10)).save(tmp_path / "photos" / "0.png")
+    refused = command("adapt", "photos")
+    assert refused.code == 1
+    assert "folders named after their classes (photos/cat/1.jpg)" in " ".join(refused.err.split())
+    assert "captions=" not in refused.err

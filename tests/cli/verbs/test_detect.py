@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from binderclip.cli.verbs.detect.train import halves
 from binderclip.data import real_fake_folder
-from binderclip.quality import load_detector
+from binderclip.quality import LinearDetector, load_detector
 
 Command = Callable[..., Any]
 
@@ -83,6 +84,50 @@ def test_training_leaves_a_file_and_a_table_that_tells_generators_apart(trained:
     detector, kept = load_detector(out)
     assert type(detector).__name__ == "PanopticPatchDetector"
     assert kept["generators"] == ["grid"]
+
+
+def test_training_that_was_stopped_goes_on_and_leaves_the_same_file(
+    command: Command, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (
+        "detect",
+        "--train",
+        data,
+        "-m",
+        model,
+        "--method",
+        "linear",
+        "--steps",
+        "5",
+        "--batch-size",
+        "4",
+        "--json",
+    )
+    whole = command(*words, "--out", tmp_path / "whole.safetensors").json()
+    out, calls, real = tmp_path / "part.safetensors", [], LinearDetector.objective
+
+    def stopping(self: LinearDetector, *given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LinearDetector, "objective", stopping)
+        assert command(*words, "--out", out).code == 130
+    assert not out.exists()
+    again = command(*words, "--out", out)
+    assert again.code == 2
+    assert "go on with it (--resume)" in again.err
+    other = command(*words, "--out", out, "--resume", "--lr", "0.1")
+    assert other.code == 1
+    assert "was written with lr = 0.001" in other.err
+    part = command(*words, "--out", out, "--resume").json()
+    assert {**part, "detector": ""} == {**whole, "detector": ""}
+    ours, theirs = (load_detector(path)[0].state_dict() for path in (out, tmp_path / "whole.safetensors"))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["part.safetensors", "whole.safetensors"]
+    assert "belongs to --train" in command("detect", data, "--resume").err
 
 
 def test_pictures_are_ordered_and_the_folder_s_truth_is_measured(
@@ -162,3 +207,18 @@ def test_mistakes_are_said_before_any_work(
         assert done.code != 0, words
         assert said in " ".join(done.err.split()), (words, done.err)
         assert not out.exists()
+
+
+def test_a_generator_without_a_usable_picture_is_left_out_of_the_figures(
+    trained: tuple[Path, Any], data: Path, command: Command, tmp_path: Path
+) -> None:
+    other = shutil.copytree(data, tmp_path / "other")
+    for path in (other / "1_fake" / "faint").iterdir():
+        path.write_bytes(b"junk")
+    done = command("detect", other, "--detector", trained[0], "--json")
+    assert [figures["generator"] for figures in done.json()["check"]["generators"]] == ["grid"]
+    assert sum("faint" in entry["image"] for entry in done.json()["skipped"]) == 24
+    for path in (other / "1_fake" / "grid").iterdir():
+        path.write_bytes(b"junk")
+    done = command("detect", other, "--detector", trained[0])
+    assert (done.code, "no generated, picture could be read" in done.err) == (1, True), done.err

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from binderclip.quality import IlluminationNet, load_enhancer, save_enhancer
+from binderclip.cli.verbs.enhance.train import steps_said
+from binderclip.quality import CLIPLIT, IlluminationNet, load_enhancer, save_enhancer
 
 Command = Callable[..., Any]
 
@@ -122,9 +123,10 @@ def test_a_result_is_of_the_file_as_it_is_and_replaces_no_picture(
     assert again["kept"] == 1
     assert [row["mean_after"] * 255 for row in again["images"]] == pytest.approx([180, 120], abs=0.1)
     before = (pictures / "a.png").read_bytes()
+    (pictures / "before-after.png").unlink()
     done = command("enhance", pictures / "a.png", "--enhancer", brighter, "--out", pictures)
     assert done.code == 2
-    assert "a.png is one of the pictures and would be replaced" in " ".join(done.err.split())
+    assert "a.png is one of the pictures and would be replaced" in done.err
     assert (pictures / "a.png").read_bytes() == before
     assert not (pictures / "enhanced.json").exists()
 
@@ -169,3 +171,30 @@ def test_mistakes_are_said_before_any_work(command: Command, data: Path, brighte
     empty.mkdir()
     done = command("enhance", data / "dark", "--out", out, "--dark", data / "dark", "--bright", empty)
     assert "no picture there can be read" in " ".join(done.err.split())
+
+
+def test_the_steps_of_a_training_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 100, 10))
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    told: list[str] = []
+    say = steps_said(told.append)
+    for text in ("loading", "round 1 of 2: the network: step 1 of 9", "round 1 of 2: the network: step 3 of 9"):
+        say(text)
+    # Began at 0; after 30 seconds three of nine are done.
+    assert told == ["loading", "round 1 of 2: the network: step 1 of 9, about 80 s left",
+                    "round 1 of 2: the network: step 3 of 9, about 60 s left"]  # fmt: skip
+
+
+def test_every_part_of_a_training_says_its_steps(data: Path, model: Path) -> None:
+    pictures = {name: torch.rand(4, 3, 32, 32) for name in ("dark", "bright")}
+    network = IlluminationNet(8, level=1.0, std=0.01)
+    told: list[str] = []
+    trainer = CLIPLIT(str(model), network=network, side=32)
+    trainer.fit(
+        pictures["dark"], pictures["bright"], rounds=2, prompt_steps=2, warmup_steps=1, steps=3, refine_steps=2,
+        batch_size=2, progress=told.append,
+    )  # fmt: skip
+    for text in ("learning the prompts: step 2 of 2", "warming the network up: step 1 of 1",
+                 "round 1 of 2: the network: step 3 of 3", "round 1 of 2: the prompts: step 2 of 2",
+                 "round 2 of 2: the network: step 3 of 3"):  # fmt: skip
+        assert text in told

@@ -71,7 +71,7 @@ def test_masks_alone_are_regions_and_every_preset_runs(command, scene) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("scene.png", " ", "--boxes", "boxes.csv"), 2, "a text to find is empty"),
+        (("scene.png", " ", "--boxes", "boxes.csv"), 2, "TEXTS is empty"),
         (("none.png", "a cat", "--boxes", "boxes.csv"), 2, "there is no file none.png"),
         (("scene.png", "a cat", "--boxes", "none.csv"), 2, "there is no file none.csv"),
         (

@@ -115,3 +115,44 @@ def test_mistakes_are_named(command: Command, folder: Path, photos: Path) -> Non
     assert command("masks", photos, "-m", folder, "--crop-overlap-ratio", "2").code == 2
     assert "there is no promptable" in command("masks", photos, "-m", "large-sam").err
     assert not Path("masks").exists() or not any(Path("masks").iterdir())
+
+
+DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "an annotation that is a number": lambda found: found["annotations"].append(3),
+    "an annotation without anything": lambda found: found["annotations"].append({}),
+    "an area that is a text": lambda found: found["annotations"][0].update(area="x"),
+    "an area that is not finite": lambda found: found["annotations"][0].update(area=float("inf")),
+    "annotations that are no list": lambda found: found.update(annotations={}),
+    "an image that is a number": lambda found: found.update(images=[3]),
+    "an image without its size": lambda found: found.update(images=[{"file_name": "a.png"}]),
+    "an image of no height": lambda found: found["images"][0].update(height=0),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_file_of_an_earlier_run_is_made_again(
+    command: Command, folder: Path, photos: Path, name: str
+) -> None:
+    words = ("masks", photos / "a.png", "-m", folder, *LOOSE)
+    assert command(*words).code == 0
+    place = Path("masks", "a.json")
+    whole = json.loads(place.read_text())
+    damaged = json.loads(place.read_text())
+    DAMAGES[name](damaged)
+    place.write_text(json.dumps(damaged))
+    done = command(*words)
+    assert done.code == 0, done.err
+    assert "done before" not in done.err
+    assert json.loads(place.read_text()) == whole
+
+
+def test_files_of_the_users_own_stay(command: Command, folder: Path, photos: Path) -> None:
+    own = photos / "a.json"
+    own.write_text('{"by": "hand"}')
+    words = ("masks", photos, "-m", folder, *LOOSE, "--out", photos)
+    done = command(*words)
+    assert (done.code, f"{own} is there already and binderclip did not write it" in done.err) == (2, True), done.err
+    assert own.read_text() == '{"by": "hand"}'
+    assert not (photos / "masks.json").exists()
+    assert command(*words, "--overwrite").code == 0
+    assert "annotations" in json.loads(own.read_text())

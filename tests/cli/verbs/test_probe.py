@@ -94,3 +94,23 @@ def test_mistakes_are_named(command: Command, planted: Path, tmp_path: Path) -> 
         assert said in " ".join(done.err.split()), done.err
         assert "Traceback" not in done.err
     assert not (tmp_path / "out").exists(), "nothing is made before the work is done"
+
+
+def test_groups_that_share_no_class_are_said_not_to_be_tested_and_another_null_tests_them(
+    command: Command, planted: Path, tmp_path: Path
+) -> None:
+    words = ("probe", "small", "--data", planted, "--groups", "label", "--draws", "100", "--out", tmp_path / "out")
+    document = command(*words, "--json").json()
+    gap = document["reports"][0]["measures"]["accuracy"]["gap"]
+    assert gap["untested"].startswith("every true class lies in one group")
+    assert gap["p"] is None
+    assert not gap["found"]
+    shown = command(*words)
+    assert "not tested" in " ".join(shown.out.split())
+    over_all = command(*words, "--null", "all", "--json").json()["reports"][0]
+    assert over_all["null"] == "all"
+    assert over_all["measures"]["accuracy"]["gap"]["p"] is not None
+    assert "over all pictures" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    wrong = command(*words, "--null", "none")
+    assert wrong.code == 2
+    assert "--null none: it is given or all" in wrong.err

@@ -143,7 +143,7 @@ def test_two_folders_are_compared_by_both_distances(
     [
         (("--scores", "nonsense"), 2, "--scores 'nonsense' is unknown"),
         (("--scores", "quality", "--by", "sharpness"), 2, "--by 'sharpness' is no column"),
-        (("--pair", "Red.", " "), 2, "neither of the two may be empty"),
+        (("--pair", "Red.", " "), 2, "--pair is empty"),
         (("--pair", "quality", "worse"), 2, "a column 'quality' already"),
         (("--pairs", "none.txt"), 2, "there is no file none.txt"),
         (("--pairs", "three.txt"), 2, "three.txt, line 1"),

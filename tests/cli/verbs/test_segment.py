@@ -55,6 +55,21 @@ def test_a_folder_is_gone_on_with(command: Command, pictures: Path, tmp_path: Pa
     assert (other.code, "masks was made with other labels" in other.err) == (2, True)
 
 
+def test_one_picture_may_have_a_folder_of_its_own(command: Command, pictures: Path) -> None:
+    """The same files, table and record as for several."""
+    words = ("segment", pictures / "cat.jpg", "-l", "a cat,a cup", "--preset", "plain", "--size", 64)
+    done = command(*words, "--out", "one", "--csv", "areas.csv", "--json")
+    entry = done.json()["images"][0]
+    assert sorted(path.name for path in Path("one").iterdir()) == ["cat-labels.png", "cat-overlay.png", "segment.json"]
+    assert Path(entry["label_map"]) == Path("one/cat-labels.png")
+    alone = command(*words, "--map", "a.png", "--json").json()
+    assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open("one/cat-labels.png")))
+    assert alone["share"] == entry["share"]
+    assert "1 image done before" in command(*words, "--out", "one").err
+    refused = command(*words, "--out", "one", "--map", "b.png")
+    assert (refused.code, "for one image without --out" in refused.err) == (2, True)
+
+
 def test_settings_change_the_preset(command: Command, pictures: Path) -> None:
     picture = pictures / "cat.jpg"
     plain = command("segment", picture, "-l", "a cat,a cup", "--preset", "plain", "--map", "a.png", "--json")
@@ -85,7 +100,7 @@ def test_absurd_sizes_and_labels_come_to_an_end(command: Command, pictures: Path
         (("--size", "9" * 400), "4096"),
         (("--size", 0), "greater than or equal to 1"),
         (("--preset", "sclip", "-s", "resolution.size=999999999"), "at most 16384 pixels a side"),
-        (("--preset", "sclip", "-s", "resolution.size=" + "9" * 400), "at most 16384 pixels a side"),
+        (("--preset", "sclip", "-s", "resolution.size=" + "9" * 400), "a number of more than 300 digits"),
         (("--preset", "sclip", "-s", "resolution.longest=1e999"), "longest must be a multiple"),
         (("--preset", "sclip", "-s", "resolution.window=1600000000"), "at most 16384 pixels a side"),
         (("--preset", "sclip", "-s", "resolution.size=12000", "-s", "resolution.stride=1"), "at most 100000"),
@@ -166,7 +181,6 @@ def test_measuring_refuses_what_it_would_not_write(command: Command) -> None:
         ("--map", "a.png"),
         ("--overlay", "a.png"),
         ("--redo",),
-        ("--csv", ""),
     ):
         done = command(*words, *options)
         said = f"--evaluate writes no pictures or tables: leave out {options[0]}"
@@ -324,3 +338,18 @@ def test_a_convolutional_model_takes_the_dense_preset_alone(command: Command, pi
     assert done.code == 0, done.err
     assert ", dense, model small-b" in done.out
     assert Path("cat-labels.png").is_file()
+
+
+def test_one_picture_goes_into_a_folder_that_is_named(command: Command, pictures: Path) -> None:
+    words = ("segment", pictures / "coffee.jpg", "-l", "cup,dog", "--out", "made", "--json")
+    found = command(*words).json()
+    assert (found["overlay"], found["label_map"]) == ("made/coffee-overlay.png", "made/coffee-labels.png")
+    assert all(Path(found[name]).is_file() for name in ("overlay", "label_map"))
+    assert "1 image done before" in command(*words).err
+    refused = command(*words, "--map", "x.png")
+    assert (refused.code, "leave out --overlay and --map" in refused.err) == (2, True), refused.err
+    # A label map of the user's own is not taken for one that was made before.
+    Path("made/segment.json").unlink()
+    Image.new("L", (9, 9)).save("made/coffee-labels.png")
+    refused = command(*words)
+    assert (refused.code, "coffee-labels.png is there already" in refused.err) == (2, True), refused.err

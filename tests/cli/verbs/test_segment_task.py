@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from binderclip import models
+from binderclip.data.formats.run_lengths import from_run_lengths
 from binderclip.models import build
 from binderclip.segment.promptable import PromptModel, PromptNetwork
-from binderclip.segment.task import gensam
+from binderclip.segment.task import TASK_METHODS, CandidateMasks, TaskMask, TaskRound, gensam
 
 Command = Callable[..., Any]
 SETTINGS = {"side": 64, "width": 32, "heads": 2, "blocks": 1, "layers": 1}
@@ -83,16 +84,85 @@ def test_other_methods_and_mistakes(command: Command, folder: Path, photos: Path
     done = command("segment", picture, "--task", "fox", "--method", "slip", "--segmenter", folder, "--json")
     assert done.json()["images"][0]["words"] == ["fox"]
     assert "masks from its own 0.5 count" in done.err
-    words = ("segment", picture, "--task", "every fox", "--method", "zip", *WORDS, "--segmenter", folder)
-    assert set(command(*words, "--json").json()["images"][0]["words"]) <= {"fox"}
     for options, message in [
         (("--task", " "), "--task is empty"),
         (("--task", "x", "--method", "oracle"), "gensam, int, slip, zip"),
         (("--task", "x", "--ask", "http://localhost"), "go together"),
         (("--task", "x", "--map", "x.png"), "leave out --map"),
+        (("--task", "every"), "names nothing"),
+        (("--task", "x", "--set", "drop_largest=false"), "gensam has no such setting; it has backgrounds, rounds"),
+        (("--task", "x", "--set", "rounds=many"), "must be a whole number"),
+        (("--task", "x", "--method", "slip", "--set", "drop_largest=1"), "must be true or false"),
         (("--labels", "cat", "--ask", "http://localhost"), "are for --task"),
         (("--task", "x", "--ask", "ftp://x", "--ask-model", "m"), "is no address"),
     ]:
         done = command("segment", picture, *options)
         assert done.code == 2, done.err
         assert message in done.err
+
+
+class Instances:
+    """In the place of Zip: two foxes that touch, the right one surer, and an owl."""
+
+    def __init__(self, *names: str) -> None:
+        self.names, self.loop = names, None
+
+    def __call__(self, picture: Any, task: str) -> TaskMask:
+        masks = torch.zeros(3, 30, 44, dtype=torch.bool)
+        masks[0, 4:14, 10:20], masks[1, 4:14, 2:10], masks[2, 20:26, 30:40] = True, True, True
+        rows = [number for number, name in enumerate(("fox", "fox", "owl")) if name in self.names]
+        logits = torch.where(masks[rows], 5.0, -5.0)
+        names = tuple(("fox", "fox", "owl")[number] for number in rows)
+        kept = CandidateMasks(logits, torch.tensor([0.9, 0.5, 0.4])[rows], names)
+        probs = logits.sigmoid().amax(0) if rows else torch.zeros(30, 44)
+        return TaskMask(probs > 0.5, (TaskRound((), None, probs, kept),), 0)
+
+
+def test_zip_writes_instances_with_classes_and_scores(
+    command: Command, folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The union of both foxes is one region: as connected regions of a mask they could not be told apart."""
+    made = Instances("fox", "owl")
+    monkeypatch.setitem(TASK_METHODS, "zip", lambda model, segmenter, vocabulary, *, k=10: made)
+    words = ("segment", photos, "--task", "every animal", "--method", "zip", *WORDS, "--segmenter", folder)
+    done = command(*words, "--coco", "all.json", "--json").json()
+    first = done["images"][0]
+    assert [(own["class"], own["score"], own["bbox"]) for own in first["instances"]] == [
+        ("fox", 0.9, [10, 4, 10, 10]), ("fox", 0.5, [2, 4, 8, 10]), ("owl", 0.4, [30, 20, 10, 6]),
+    ]  # fmt: skip
+    document = json.loads(Path("all.json").read_text())
+    assert [own["name"] for own in document["categories"]] == ["fox", "owl"]
+    found = document["annotations"]
+    assert [(own["image_id"], own["category_id"], own["score"], own["area"]) for own in found] == [
+        (image, *own) for image in (1, 2, 3) for own in ((1, 0.9, 100), (1, 0.5, 80), (2, 0.4, 60))
+    ]
+    assert [own["id"] for own in found] == list(range(1, 10))
+    mask = from_run_lengths(found[1]["segmentation"]["counts"], (30, 44))
+    assert mask[4:14, 2:10].all()
+    assert mask.sum() == 80
+    said = command(*words)
+    assert "3 pictures done before" in said.err
+    assert "fox x 2, owl x 1" in said.out
+    # an answer without an instance is one as well
+    made.names = ()
+    done = command(*words, "--redo", "--coco", "none.json", "--json").json()
+    assert done["images"][0]["instances"] == []
+    assert json.loads(Path("none.json").read_text())["annotations"] == []
+
+
+def test_a_sentence_reaches_every_method(command: Command, folder: Path, photos: Path) -> None:
+    """Whatever the model of random weights would like best, the sentence says what it is."""
+    for word in ("owl", "snake"):
+        for method in ("gensam", "int", "zip"):
+            setting = "k=2" if method == "zip" else "rounds=1"
+            options = ("--method", method, *WORDS, "--segmenter", folder, "--set", setting)
+            done = command("segment", photos / "a.png", "--task", f"the {word}", *options, "--json")
+            assert set(done.json()["images"][0]["words"]) <= {word}
+            assert f"of which the task means {word}" in done.err
+
+
+def test_slips_hint_can_be_followed(command: Command, folder: Path, photos: Path) -> None:
+    words = ("segment", photos / "a.png", "--task", "the fox", "--method", "slip", "--segmenter", folder, "--json")
+    plain = command(*words, "--set", "points_per_side=2", "--set", "pred_iou_thresh=0.0").json()["images"][0]
+    kept = command(*words, "--set", "points_per_side=2", "--set", "pred_iou_thresh=0.0", "--set", "drop_largest=False")
+    assert kept.json()["images"][0]["share"] >= plain["share"]

@@ -138,3 +138,48 @@ def test_one_line_says_what_is_wrong(
 def test_train_offers_every_method(command: Command) -> None:
     shown = " ".join(command("train", "--help").out.split())
     assert all(name in shown for name in METHODS)
+
+
+def changed(folder: Path, name: str, line: int, **entries: object) -> Path:
+    """A copy of a log with one line that says something else."""
+    lines = [json.loads(text) for text in (folder / "clip.jsonl").read_text().splitlines()]
+    lines[line].update(entries)
+    (folder.parent / name).mkdir()
+    (folder.parent / name / "clip.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    return folder.parent / name
+
+
+@pytest.mark.parametrize(
+    ("line", "entries", "said"),
+    [
+        (5, {"step": 10**39}, "is no number of a step"),
+        (5, {"step": -1}, "is no number of a step"),
+        (5, {"step": "7"}, "is no number of a step"),
+        (0, {"clips": [1, None]}, "not a list of texts"),
+        (0, {"clips": "norm"}, "not a list of texts"),
+        (5, {"norm": "large"}, "could not be read as a number: 'large'"),
+    ],
+)
+def test_a_damaged_log_is_named(
+    command: Command, tmp_path: Path, line: int, entries: dict[str, object], said: str
+) -> None:
+    watched(tmp_path / "mine")
+    done = command("spikes", changed(tmp_path / "mine", "other", line, **entries))
+    assert done.code == 1
+    assert said in done.err
+
+
+@pytest.mark.parametrize("norm", [1e300, 1e-300, 1.7e308, 5e-324])
+def test_norms_at_the_ends_of_the_numbers_are_drawn(command: Command, tmp_path: Path, norm: float) -> None:
+    watched(tmp_path / "mine")
+    done = command("spikes", changed(tmp_path / "mine", "other", 30, norm=norm), "--json")
+    assert done.code == 0, done.err
+    with Image.open(done.json()["picture"]) as picture:
+        assert picture.height > 300
+
+
+def test_a_folder_whose_name_is_no_text(command: Command, tmp_path: Path) -> None:
+    watched(tmp_path / "caf\udce9")
+    done = command("spikes", tmp_path / "caf\udce9", "--json")
+    assert done.code == 0, done.err
+    assert (tmp_path / "caf\udce9" / "spikes.png").is_file()

@@ -67,3 +67,12 @@ def test_bad_points_and_tracers_are_named(command: Command, tube: tuple[Path, An
     done = command("trace", "gone.png", "--from", "1,1", "--to", "2,2")
     assert done.code == 2
     assert "gone.png" in done.err
+
+
+def test_a_piece_of_two_pixels_has_its_own_as_its_tube(command: Command, tube: tuple[Path, Any]) -> None:
+    for end in ("6,5", "6,6"):
+        found = command("trace", tube[0], "--from", "5,5", "--to", end, "--mask", "m.png", "--json").json()
+        assert found["mask"] == "m.png"
+        with Image.open("m.png") as mask:
+            rows, columns = (np.asarray(mask) > 0).nonzero()
+        assert list(zip(columns.tolist(), rows.tolist(), strict=True)) == [(5, 5), tuple(map(int, end.split(",")))]

@@ -117,3 +117,17 @@ def test_it_serves_asks_nobody_and_leaves_nothing_behind(tmp_path: Path) -> None
     assert "OUTSIDE" not in said
     assert "Traceback" not in said
     assert not list(temporary.glob("binderclip-workbench-*"))
+
+
+def test_no_page_is_served_with_a_device_or_model_that_is_none(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for options, code, said in [
+        (("--device", "nope"), 2, "device 'nope' is unknown"),
+        (("--device", "meta"), 2, "device 'meta' is not one of"),
+        (("--model", ""), 2, "--model is empty"),
+        (("--model", "smal"), 2, "did you mean small"),
+        (("--model", "empty"), 1, "empty holds no model"),
+    ]:
+        done = command("workbench", "--no-browser", *options)
+        assert (done.code, said in done.err) == (code, True), done.err
+        assert "http" not in done.out

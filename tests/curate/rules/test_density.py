@@ -214,3 +214,19 @@ def test_settings_that_do_not_fit() -> None:
     rows, _, names = blobs(30)
     with pytest.raises(UsageError, match="make fewer clusters"):
         CurationPipeline([ClusterPruner(embedding="e", k=15, keep_share=0.1)]).run(ListTable({"e": rows}, names))
+
+
+@pytest.mark.parametrize(
+    ("probs", "sizes", "words"),
+    [
+        ([0.5, 0.5], [10, 10, 10], "one entry a cluster"),
+        ([[0.5, 0.5]], [[10, 10]], "one entry a cluster"),
+        ([], [], "one entry a cluster"),
+        ([0.5, np.nan], [10, 10], "finite and at least 0"),
+        ([1.5, -0.5], [10, 10], "finite and at least 0"),
+        ([0.5, 0.5], [10, -1], "finite and at least 0"),
+    ],
+)
+def test_shares_and_sizes_belong_together(probs: list, sizes: list, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        quota_qp(np.array(probs), np.array(sizes, dtype=int), 4)

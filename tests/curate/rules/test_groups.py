@@ -43,3 +43,10 @@ def test_numbers_and_others() -> None:
         TailTrimming(group="label", classes=-1, count=0)
     with pytest.raises(UsageError, match="keeps 0 samples or more"):
         TailTrimming(group="label", classes=1, count=-1)
+
+
+def test_a_float32_value_is_one_of_the_values_that_name_it() -> None:
+    table = ListTable({"scale": np.array([0.7, 0.5, 0.3], np.float32)}, list("abc"))
+    assert CurationPipeline([Membership(member="scale", values=[0.7, 0.3])]).run(table).selection == KeySelection(
+        ["a", "c"]
+    )

@@ -266,3 +266,22 @@ def test_addresses_and_a_missing_package_are_refused_at_once(monkeypatch: pytest
     with pytest.raises(MissingDependency, match=r"binderclip\[cluster\]"), shard_runner("local", 2, "cpu"):
         pass
     assert dict(LocalRunner().over([2], lambda: lambda item: item + 1)) == {2: 3}
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("local", "Ray did not start on this machine"), ("auto", "no Ray cluster at auto")],
+)
+def test_a_start_that_takes_too_long_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str, said: str) -> None:
+    """Ray raises `Exception` itself then, with several lines."""
+
+    def slow(**options: Any) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen because ...")
+
+    ended: list[int] = []
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", slow)
+    monkeypatch.setattr("ray.shutdown", lambda: ended.append(1))
+    with pytest.raises(DataError, match=rf"^{said}: The current node timed out during startup\.$"):
+        RayRunner(address)
+    assert ended == [1]

@@ -6,10 +6,12 @@ import math
 
 import fairlearn.metrics as peer
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix
 
 from binderclip.errors import UsageError
@@ -20,6 +22,7 @@ from binderclip.evaluate.fairness import (
     association_test,
     attribute_leakage,
     bias_amplification,
+    calibration_difference,
     consistency,
     counterfactual_flip_rate,
     demographic_parity_difference,
@@ -28,6 +31,7 @@ from binderclip.evaluate.fairness import (
     equal_opportunity_ratio,
     equalized_odds_difference,
     equalized_odds_ratio,
+    expected_calibration_error,
     max_skew,
     ndkl,
     predictive_equality_difference,
@@ -193,6 +197,19 @@ def test_mistakes_are_named() -> None:
         ndkl([])
     with pytest.raises(UsageError, match="N > k = 5"):
         consistency(np.ones((3, 2)), np.ones(3))
+    x, far = np.arange(6.0)[:, None], np.array([0.0, 1, 1, 0, 1, 0])
+    for wrong in (np.nan, np.inf, -0.1, 255.0):
+        with pytest.raises(UsageError, match=r"y_pred must hold decisions, 0 or 1, or scores in \[0, 1\]"):
+            consistency(x, np.where(np.arange(6) == 2, wrong, far), k=2)
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(UsageError, match="features must be finite"):
+            consistency(np.where(x == 2, wrong, x), far, k=2)
+    with pytest.raises(UsageError, match="k must be a whole number"):
+        consistency(x, far, k=2.5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="a decision of y_pred_changed is None or NaN"):
+        counterfactual_flip_rate(["y", "n"], ["y", float("nan")])
+    with pytest.raises(UsageError, match="a label of task is None or NaN"):
+        bias_amplification(["a", "b"], ["t", None], ["a", "b"], direction="task->attribute")
     with pytest.raises(UsageError, match=r"both must be \(N,\)"):
         counterfactual_flip_rate([], [])
     with pytest.raises(UsageError, match="direction is 'both'"):
@@ -239,3 +256,95 @@ def test_a_p_value_counts_the_order_as_found_and_leakage_the_larger_group() -> N
     assert abs(attribute_leakage(noise, group)) < 0.05
     few = np.array([[1.0, 0.1], [1.0, 0.0], [0.9, 0.1], [0.1, 1.0], [0.0, 1.0], [0.1, 0.9]])
     assert attribute_leakage(few, ["p"] * 3 + ["q"] * 3, folds=3) == pytest.approx(0.5)
+
+
+RNG = np.random.default_rng(11)
+MANY = 240
+Y, P = RNG.integers(0, 2, MANY), RNG.integers(0, 2, MANY)
+COLUMNS = {"sex": RNG.choice(["f", "m"], MANY), "age": RNG.choice([1, 2, 3], MANY)}
+WEIGHT = RNG.uniform(0.1, 3, MANY)
+RATES = ("selection_rate", "true_positive_rate", "false_positive_rate", "true_negative_rate", "false_negative_rate")
+GAPS = (
+    "demographic_parity_difference", "demographic_parity_ratio", "equalized_odds_difference", "equalized_odds_ratio",
+    "equal_opportunity_difference", "equal_opportunity_ratio",
+)  # fmt: skip
+
+
+def forms() -> dict[str, object]:
+    frame = pd.DataFrame(COLUMNS)
+    array = np.stack([COLUMNS["sex"], COLUMNS["age"].astype(str)], axis=1)
+    return {"frame": frame, "array": array, "series": frame["sex"], "list": COLUMNS["sex"].tolist()}
+
+
+@pytest.mark.parametrize("form", ["frame", "array", "series", "list"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("gap", GAPS)
+def test_fairlearns_usual_calls_give_what_fairlearn_gives(form: str, weighted: bool, gap: str) -> None:
+    told = {"sensitive_features": forms()[form], "sample_weight": WEIGHT if weighted else None}
+    for method in ("between_groups", "to_overall"):
+        theirs = getattr(peer, gap)(Y, P, method=method, **told)
+        assert getattr(fairness, gap)(Y, P, method=method, **told) == pytest.approx(theirs), method
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("form", ["frame", "list"])
+def test_frames_with_control_features_and_weights_are_fairlearns(form: str, weighted: bool) -> None:
+    control = pd.DataFrame({"site": RNG.choice(["x", "y"], MANY)})
+    params = {name: {"sample_weight": WEIGHT} for name in RATES} if weighted else None
+    told = {
+        "y_true": Y, "y_pred": P, "sensitive_features": forms()[form], "control_features": control,
+        "sample_params": params,
+    }  # fmt: skip
+    ours = MetricFrame(metrics={name: getattr(fairness, name) for name in RATES}, **told)
+    theirs = peer.MetricFrame(metrics={name: getattr(peer, name) for name in RATES}, **told)
+    for name in RATES:
+        for group, value in theirs.by_group[name].items():
+            assert ours.by_group[name][group] == pytest.approx(value)
+        for site in ("x", "y"):
+            assert ours.overall[name][(site,)] == pytest.approx(theirs.overall[name][site])
+            assert ours.group_min()[name][(site,)] == pytest.approx(theirs.group_min()[name][site])
+            assert ours.group_max()[name][(site,)] == pytest.approx(theirs.group_max()[name][site])
+            for method in ("between_groups", "to_overall"):
+                assert ours.difference(method)[name][(site,)] == pytest.approx(theirs.difference(method)[name][site])
+                assert ours.ratio(method)[name][(site,)] == pytest.approx(theirs.ratio(method)[name][site])
+
+
+def test_one_metric_takes_its_parameters_directly_and_wrong_ones_are_named() -> None:
+    told = {"y_true": Y, "y_pred": P, "sensitive_features": COLUMNS}
+    ours = MetricFrame(metrics=fairness.selection_rate, sample_params={"sample_weight": WEIGHT}, **told)
+    theirs = peer.MetricFrame(metrics=peer.selection_rate, sample_params={"sample_weight": WEIGHT}, **told)
+    assert ours.difference()["selection_rate"] == pytest.approx(theirs.difference())
+    with pytest.raises(UsageError, match=r"sample_params names \['f1'\]"):
+        MetricFrame(metrics={"rate": fairness.selection_rate}, sample_params={"f1": {}}, **told)
+    with pytest.raises(UsageError, match="sample_weight of selection_rate must hold 240 values"):
+        MetricFrame(metrics=fairness.selection_rate, sample_params={"sample_weight": [1.0]}, **told)
+    for wrong in (WEIGHT[:3], -WEIGHT, WEIGHT * np.nan):
+        with pytest.raises(UsageError, match="240 finite numbers of at least 0"):
+            fairness.selection_rate(Y, P, sample_weight=wrong)
+    with pytest.raises(UsageError, match=r"must be \(N,\), \(N, K\)"):
+        demographic_parity_difference(Y, P, sensitive_features=np.zeros((MANY, 1, 1)))
+
+
+def test_calibration_within_groups_is_scikit_learns_curve() -> None:
+    score = RNG.uniform(size=MANY)
+    group = COLUMNS["sex"]
+    each = {}
+    for name in ("f", "m"):
+        own = group == name
+        share, mean = calibration_curve(Y[own], score[own], n_bins=10)
+        counts = np.histogram(score[own], np.linspace(0, 1, 11))[0]
+        each[name] = float((counts[counts > 0] * np.abs(share - mean)).sum() / own.sum())
+        assert expected_calibration_error(Y[own], score[own], bins=10) == pytest.approx(each[name])
+    gap = calibration_difference(Y, score, sensitive_features=group, bins=10)
+    assert gap == pytest.approx(abs(each["f"] - each["m"]))
+    # weights count items several times
+    times = RNG.integers(0, 3, MANY)
+    repeated = expected_calibration_error(np.repeat(Y, times), np.repeat(score, times))
+    assert expected_calibration_error(Y, score, sample_weight=times) == pytest.approx(repeated)
+    assert math.isnan(expected_calibration_error(Y, score, sample_weight=times * 0))
+    weighted = calibration_difference(Y, score, sensitive_features=group, sample_weight=times)
+    assert weighted == pytest.approx(
+        calibration_difference(np.repeat(Y, times), np.repeat(score, times), sensitive_features=np.repeat(group, times))
+    )
+    with pytest.raises(UsageError, match=r"probabilities in \[0, 1\]"):
+        expected_calibration_error(Y, score + 1)

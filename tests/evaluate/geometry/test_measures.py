@@ -192,3 +192,12 @@ def test_retrieval_behind_a_map_is_measured_on_the_half_it_was_not_fitted_on():
     assert removed["text_to_image/R@1"] > plain["text_to_image/R@1"]
     with pytest.raises(UsageError, match="pairs"):
         EmbeddingGeometry(EmbeddingSet(image, "image"), EmbeddingSet(text[:50], "text"), paired=False).halves()
+
+
+def test_a_vector_of_zeros_has_no_conformity() -> None:
+    x = torch.eye(4)[:3]
+    zeros = torch.cat([x, torch.zeros(1, 4)])
+    with pytest.raises(UsageError, match="row 3 of x is zero"):
+        conformity(zeros)
+    with pytest.raises(UsageError, match="row 3 of reference is zero"):
+        conformity(x, zeros)

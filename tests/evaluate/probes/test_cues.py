@@ -81,6 +81,14 @@ def test_the_code_length_is_the_sum_over_blocks_by_hand() -> None:
     right, wrong = 0.99 * 0.9 + 0.005, 0.99 * 0.1 + 0.005
     assert found == pytest.approx(2 - 4 * math.log2(right) - math.log2(wrong), rel=1e-6)
     assert seen == [2, 4]
+    for chance in (0.0, 0.2):
+        right, wrong = ((1 - chance) * p + chance / 2 for p in (0.9, 0.1))
+        other = cue_complexity(
+            Fixed, torch.zeros(7, 1), labels, lambda net, x, y: None, classes=2, first=2, chance=chance
+        )
+        assert other == pytest.approx(2 - 4 * math.log2(right) - math.log2(wrong), rel=1e-6)
+    with pytest.raises(UsageError, match="chance is 1"):
+        cue_complexity(Fixed, torch.zeros(7, 1), labels, lambda net, x, y: None, classes=2, chance=1.0)
 
 
 def test_preferences_count_networks_that_learned_the_task() -> None:

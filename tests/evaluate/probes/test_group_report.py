@@ -1,8 +1,13 @@
-"""Measures of groups, their gaps, intervals and permutation baselines, against other libraries and closed forms."""
+"""Measures of groups, their gaps, intervals and permutation baselines, against other libraries and closed forms.
+
+Among them labels of several classes (p158, arXiv 2307.13136).
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -20,6 +25,7 @@ from binderclip.evaluate.probes import (
     calibration_error,
     difference,
     false_positive_rate,
+    mapped_accuracy,
     mean_class_accuracy,
     mean_confidence,
     positive_predictive_value,
@@ -31,7 +37,7 @@ from binderclip.evaluate.probes import (
 )
 from binderclip.evaluate.probes.group_report import GroupGap, gap_interval, holm
 from binderclip.evaluate.probes.measures import Measure
-from binderclip.evaluate.probes.resampling import bootstrap_sums, group_sums, permuted_sums
+from binderclip.evaluate.probes.resampling import bootstrap_sums, group_sums, permuted_sums, shuffle_room
 
 
 def made(n: int = 600, classes: int = 4, seed: int = 0, bias: float = 0.0) -> PredictionTable:
@@ -257,3 +263,109 @@ def test_mistakes_are_named() -> None:
     for wrong in (lambda: calibration_error(0), lambda: top_k_accuracy(0)):
         with pytest.raises(UsageError, match="at least 1"):
             wrong()
+
+
+def one_class_each(n: int = 40) -> PredictionTable:
+    """Class k0 is all of group "a" and always right, k1 all of "b" and always wrong."""
+    target = np.repeat([0, 1], n)
+    keys = tuple(map(str, range(2 * n)))
+    scores = np.tile([1.0, 0.0], (2 * n, 1))
+    return PredictionTable(keys, target, scores, ("k0", "k1"), {"g": ("a",) * n + ("b",) * n})
+
+
+def test_a_gap_that_shuffles_within_classes_cannot_change_is_not_called_chance() -> None:
+    found = group_report(one_class_each(), "g", measures=[accuracy()], draws=200)
+    gap = found.gaps["accuracy"]
+    assert gap.difference == 1.0
+    assert math.isnan(gap.p)
+    assert math.isnan(gap.p_adjusted)
+    assert math.isnan(gap.chance)
+    assert not gap.found
+    assert gap.finding.startswith("not tested: every true class lies in one group")
+    assert any("null='all'" in reason for reason in found.reasons)
+    over_all = group_report(one_class_each(), "g", measures=[accuracy()], draws=200, null="all").gaps["accuracy"]
+    assert over_all.p == pytest.approx(1 / 201)
+    assert over_all.finding == "found"
+    with pytest.raises(UsageError, match="null is 'some'"):
+        group_report(one_class_each(), "g", draws=200, null="some")  # type: ignore[arg-type]
+
+
+def test_room_of_shuffles_by_enumeration() -> None:
+    index, within = np.array([0, 0, 1, 1, 1, 0, 1, -1]), np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    columns = np.ones((8, 1))
+    seen = set()
+    for order in itertools.permutations(range(7)):
+        if all(within[row] == within[place] for place, row in enumerate(order)):
+            seen.add(tuple(index[list(order)]))
+    room = shuffle_room(columns, index, 2, within=within)
+    assert room.arrangements == len(seen) == 6 * 2
+    assert room.movable == pytest.approx(6 / 7)
+    # of rows that bring nothing it does not matter where they go
+    alone = shuffle_room(columns * (within == 2)[:, None], index, 2, within=within)
+    assert (alone.arrangements, alone.movable) == (1, 0)
+    assert shuffle_room(columns, index, 2).arrangements == math.comb(7, 3)
+
+
+def test_few_rows_that_can_move_are_told_and_a_null_that_never_changes_has_no_p() -> None:
+    table = one_class_each(40)
+    group = list(table.attributes["g"])
+    group[0], group[40] = "b", "a"  # one row of each class crosses over
+    crossed = replace(table, attributes={"g": tuple(group)})
+    gap = group_report(crossed, "g", measures=[accuracy()], draws=200).gaps["accuracy"]
+    assert gap.untested == "every shuffle has this same gap, so that it cannot be told from chance"
+    wider = made(600)
+    part = np.where(wider.target == 3, wider.attributes["g"], np.array(["a", "b", "c"])[wider.target % 3])
+    note = group_report(replace(wider, attributes={"g": tuple(part.tolist())}), "g", draws=200).gaps["accuracy"].note
+    assert note.startswith("shuffles move ")
+
+
+def test_resamples_that_are_all_alike_give_no_interval() -> None:
+    found = group_report(one_class_each(), "g", measures=[mean_class_accuracy(), accuracy()], draws=200)
+    right = found.figures["mean class accuracy"][0]
+    assert right.value == 1.0
+    assert math.isnan(right.low)
+    assert right.reason == "all resamples are alike, so that they give no interval"
+    gap = found.gaps["mean class accuracy"]
+    assert math.isnan(gap.low)
+    assert "all resamples of a group are alike" in gap.note
+    # shares have Wilson's interval, which has a width
+    assert found.figures["accuracy"][0].low < 1
+    assert found.gaps["accuracy"].low < 1
+
+
+def test_bins_with_right_edges_are_torchmetrics() -> None:
+    scores = np.log([[1.0, 1.0], [0.6, 0.4], [0.75, 0.25]])
+    table = PredictionTable(("a", "b", "c"), np.array([0, 1, 0]), scores, ("x", "y"))
+    peer = MulticlassCalibrationError(2, n_bins=2, norm="l1")(
+        torch.from_numpy(table.probabilities()), torch.from_numpy(table.target)
+    )
+    assert value(calibration_error(2, right=False), table) == pytest.approx(float(peer), abs=1e-6)
+    assert value(calibration_error(2), table) != pytest.approx(float(peer), abs=1e-6)
+
+
+def test_labels_of_several_classes_are_right_by_any_of_them() -> None:
+    table = made(200, classes=6)
+    accepted = {"stove": ["k0", "k3"], "soap": ["k1"], "both": ["k1", "k2"]}
+    names = [(*accepted, "unknown", None)[row % 5] for row in range(200)]
+    labelled = replace(table, attributes={**table.attributes, "item": tuple(names)}, target=np.full(200, -1))
+    for k in (1, 2, 5):
+        hits = [
+            any(table.classes[c] in accepted[name] for c in np.argsort(-scores)[:k])
+            for name, scores in zip(names, table.scores, strict=True)
+            if name in accepted
+        ]
+        measure = mapped_accuracy(accepted, label="item", k=k)
+        assert value(measure, labelled) == pytest.approx(np.mean(hits))
+        same = mapped_accuracy({name: [name] for name in table.classes}, k=k)
+        assert value(same, table) == pytest.approx(
+            top_k_accuracy_score(table.target, table.scores, k=k, labels=range(6))
+        )
+    report = group_report(labelled, "g", measures=[mapped_accuracy(accepted, label="item")], draws=100)
+    assert report.difference("mapped accuracy") >= 0
+    with pytest.raises(UsageError, match="no class 'oven'"):
+        value(mapped_accuracy({"stove": ["oven"]}), table)
+    for wrong in ({"stove": []}, {"stove": "k0"}):
+        with pytest.raises(UsageError, match="label 'stove' needs a list"):
+            mapped_accuracy(wrong)
+    with pytest.raises(UsageError, match="k is 0"):
+        mapped_accuracy(accepted, k=0)

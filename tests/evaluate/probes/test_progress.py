@@ -100,7 +100,7 @@ def test_the_interval_of_a_drop_is_the_binomial_one() -> None:
     table = PredictionTable(
         tuple(map(str, range(n))), target, np.eye(2)[np.where(right, 0, 1)], ("k", "l"), {"p": place}
     )
-    found = group_drop(table, "p", "x", "y", draws=20_000)
+    found = group_drop(table, "p", "x", "y")
     one, other = right[:200].mean(), right[200:].mean()
     half = 1.96 * np.sqrt(one * (1 - one) / 200 + other * (1 - other) / 200)
     assert (found.low, found.high) == pytest.approx((found.drop - half, found.drop + half), abs=0.01)
@@ -144,3 +144,54 @@ def test_mistakes_are_named() -> None:
         group_drop(backgrounds(), "ground", "snow", "sand")
     with pytest.raises(UsageError, match="no class has pictures of both"):
         group_drop(backgrounds().take([0, 7]), "ground", "snow", "grass")
+
+
+def answered(right: int, n: int, other_right: int, other_n: int) -> PredictionTable:
+    """One class: so many of so many right on snow, and on grass."""
+    hit = [True] * right + [False] * (n - right) + [True] * other_right + [False] * (other_n - other_right)
+    scores = np.eye(2)[np.where(hit, 0, 1)]
+    place = ("snow",) * n + ("grass",) * other_n
+    return PredictionTable(tuple(map(str, range(len(hit)))), np.zeros(len(hit), int), scores, ("k", "l"), {"p": place})
+
+
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    [  # Newcombe, Statistics in Medicine 17 (1998), Table II, method 10
+        ((56, 70, 48, 80), 0.0524, 0.3339),
+        ((9, 10, 3, 10), 0.1705, 0.8090),
+        ((6, 7, 2, 7), 0.0582, 0.8062),
+        ((5, 56, 0, 29), -0.0381, 0.1926),
+        ((10, 10, 0, 10), 0.6075, 1.0),
+    ],
+)
+def test_the_interval_of_one_class_is_newcombes(counts: tuple[int, int, int, int], low: float, high: float) -> None:
+    found = group_drop(answered(*counts), "p", "snow", "grass")
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_two_pictures_on_each_side_have_an_interval_with_a_width() -> None:
+    found = group_drop(answered(2, 2, 0, 2), "p", "snow", "grass")
+    assert found.drop == 1.0
+    assert found.low < 0.2
+    assert found.high == 1.0
+
+
+def test_no_progress_and_one_family_are_told() -> None:
+    with pytest.raises(UsageError, match="geographic does not rise with reference"):
+        progress_gap(REFERENCE, REFERENCE, np.full(12, 0.5))
+    one = progress_gap(REFERENCE, REFERENCE * 0.9, REFERENCE**2, families=["a"] * 12)
+    two = progress_gap(REFERENCE[:2], REFERENCE[:2] * 0.9, REFERENCE[:2] ** 2)
+    assert np.isfinite([one.ratio, two.ratio]).all()
+    assert np.isnan([one.low, one.high, two.low, two.high]).all(), "resamples are all alike"
+
+
+def test_robustness_in_accuracy_is_the_papers_and_in_log_odds_the_scales() -> None:
+    easy = expit(np.array([-1.0, 0.0, 1.0, 0.5]))
+    hard = expit(0.5 * logit(easy) - 1 + np.array([0, 0, 0, 0.7]))
+    chosen = [True, True, True, False]
+    found = effective_robustness(easy, hard, chosen, unit="accuracy")
+    np.testing.assert_allclose(found, [0, 0, 0, hard[3] - expit(0.5 * 0.5 - 1)], atol=1e-12)
+    linear = effective_robustness(easy, hard, chosen, scale="linear")
+    np.testing.assert_allclose(effective_robustness(easy, hard, chosen, scale="linear", unit="accuracy"), linear)
+    with pytest.raises(UsageError, match="unit is 'odds'"):
+        effective_robustness(easy, hard, unit="odds")  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ def test_error_ratios_by_hand() -> None:
     assert found["blurred"].ratio == pytest.approx((2 / 4) / (3 / 10))
     assert (found["blurred"].accuracy, found["blurred"].n) == (0.5, 4)
     assert found["blurred"].low < found["blurred"].ratio < found["blurred"].high
-    assert (found["all"].ratio, found["all"].low, found["all"].high) == pytest.approx((1, 1, 1))
+    assert found["all"].ratio == 1
     assert np.isnan(found["rare"].ratio)
     assert found["rare"].n == 0
     assert np.isnan(factor_error_ratio(answers([True] * 4, f=(True, False, True, False)), ["f"])["f"].ratio)
@@ -166,3 +166,9 @@ def test_the_suite_says_what_its_parts_say() -> None:
         RobustnessSuite(validation, test.with_classes(CLASSES[:2]))
     with pytest.raises(UsageError, match="true or false"):
         factor_error_ratio(replace(test, attributes={"size": (1.0,) * 300}), ["size"])
+
+
+def test_pictures_that_are_all_wrong_give_a_ratio_without_a_made_up_interval() -> None:
+    found = factor_error_ratio(answers([False, False] + [True] * 8 + [False], f=(True,) * 2 + (False,) * 9), ["f"])["f"]
+    assert found.ratio == pytest.approx(11 / 3)
+    assert np.isnan([found.low, found.high]).all()

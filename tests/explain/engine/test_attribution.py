@@ -162,3 +162,16 @@ def test_the_ramp_runs_from_grey_or_blue_to_the_strongest_colour() -> None:
 def test_a_preprocess_like_object_is_enough() -> None:
     squash = SimpleNamespace(size=(8, 8), resized=lambda height, width: (8, 8))
     assert input_box(squash, (20, 30)) == whole((20, 30))
+
+
+def test_a_large_picture_is_coloured_as_a_small_one_is() -> None:
+    values = torch.randn(1, 96, 128, generator=torch.Generator().manual_seed(0))
+    one = attribution(values, (96, 128))
+    picture = Image.new("RGB", (2000, 1500), (120, 120, 120))
+    large = one.overlay(picture)
+    assert large.size == (2000, 1500)
+    small = one.overlay(picture.resize((1000, 750)))
+    apart = np.asarray(large.resize((1000, 750), Image.Resampling.BOX)).astype(int) - np.asarray(small)
+    # The filter's width is a share of the picture's side, in either.
+    assert np.abs(apart).mean() < 2
+    assert np.asarray(small).std() > 10

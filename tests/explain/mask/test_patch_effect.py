@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from binderclip.errors import UsageError
-from binderclip.explain import PatchEffects, patch_direct_effect
+from binderclip.explain import PatchEffects, patch_direct_effect, single_patch_scores
 
 IMAGES = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 WEIGHT = torch.randn(3, 16, 24, generator=torch.Generator().manual_seed(1))
@@ -66,3 +66,33 @@ def test_what_does_not_fit_is_refused() -> None:
         patch_direct_effect(lambda x: x.mean(1), IMAGES, patch=8)
     with pytest.raises(UsageError, match="not in"):
         PatchEffects(torch.ones(1, 2, 2), torch.ones(1), (4, 4)).top_share(0)
+
+
+def test_gini_is_the_mean_difference_of_all_pairs() -> None:
+    effects = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(2))
+    found = PatchEffects(effects, torch.zeros(3), (8, 10)).gini()
+    for row, value in zip(effects.abs().flatten(1).double(), found, strict=True):
+        pairs = (row[:, None] - row[None]).abs().mean()
+        assert float(value) == pytest.approx(float(pairs / (2 * row.mean())), rel=1e-5)
+    even = PatchEffects(torch.full((1, 4, 5), -2.0), torch.zeros(1), (8, 10)).gini()
+    assert float(even) == pytest.approx(0, abs=1e-6)
+    one = torch.zeros(2, 4, 5)
+    one[0, 1, 1] = 3.0
+    alone = PatchEffects(one, torch.zeros(2), (8, 10)).gini()
+    assert float(alone[0]) == pytest.approx(1 - 1 / 20)
+    assert math.isnan(float(alone[1]))
+
+
+def test_pictures_tiled_with_one_patch_by_hand() -> None:
+    found = single_patch_scores(additive, IMAGES, patch=8, batch_size=4)
+    assert found.shape == (2, 2, 3)
+    for row, image in enumerate(IMAGES):
+        for y in range(2):
+            for x in range(3):
+                tile = image[:, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
+                whole = torch.cat([torch.cat([tile] * 3, 2)] * 2, 1)
+                assert float(found[row, y, x]) == pytest.approx(float(additive(whole[None])), abs=1e-4)
+    two = single_patch_scores(lambda x: torch.stack([-additive(x), additive(x)], 1), IMAGES, patch=8)
+    torch.testing.assert_close(two, 2 * found, atol=1e-4, rtol=0)
+    with pytest.raises(UsageError, match="multiples of the patch"):
+        single_patch_scores(additive, IMAGES, patch=7)

@@ -32,6 +32,7 @@ CASES = {
     "softmax-smoothed-one-sided": {"chunk": 5, "pairs": (Pair(smoothing=0.1, symmetric=False),)},
     "softmax-same-key": {"chunk": 4, "targets": SameKey()},
     "softmax-ignore-key": {"chunk": 4, "targets": SameKey("ignore")},
+    "softmax-smoothed-ignore-key": {"chunk": 4, "pairs": (Pair(smoothing=0.1),), "targets": SameKey("ignore")},
     "sigmoid": {"chunk": 4, "link": "sigmoid"},
     "sigmoid-same-key": {"chunk": 4, "link": "sigmoid", "targets": SameKey()},
     "distill-similarity": {"chunk": 4, "terms": lambda: [SimilarityDistill(0.7, teacher_scale=9.0)]},

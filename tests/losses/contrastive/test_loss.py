@@ -187,6 +187,32 @@ def test_equal_captions_left_out_of_the_negatives(features, chunk):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("chunk", [1, 4, 5, 100])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("keys", [[1, 2, 1, 3, 2, 1], [7] * 6, list(range(6))])
+def test_smoothing_is_even_over_the_columns_that_are_left(features, chunk, symmetric, keys):
+    """Row by row: torch's cross-entropy over the columns that are not left out."""
+    image, text = features(rows=6)
+    scale = torch.tensor(6.0, dtype=torch.float64, requires_grad=True)
+    loss = ContrastiveLoss((Pair(smoothing=0.2, symmetric=symmetric),), targets=SameKey("ignore"), chunk=chunk)
+    output = loss(image, text, keys=keys, logit_scale=scale)
+    logits = scale * F.normalize(image, dim=1) @ F.normalize(text, dim=1).T
+
+    def of(matrix):
+        rows = []
+        for row in range(6):
+            left = [column for column in range(6) if column == row or keys[column] != keys[row]]
+            target = torch.tensor(left.index(row))
+            rows.append(F.cross_entropy(matrix[row, left], target, label_smoothing=0.2))
+        return torch.stack(rows).mean()
+
+    expected = (of(logits) + of(logits.T)) / 2 if symmetric else of(logits)
+    assert float(output.total.detach()) == pytest.approx(float(expected.detach()), abs=1e-10)
+    mine, theirs = (torch.autograd.grad(value, [image, text, scale]) for value in (output.total, expected))
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("chunk", [4, 100])
 @pytest.mark.parametrize("rule", ["share", "ignore"])
 def test_equal_captions_under_the_sigmoid(features, chunk, rule):

@@ -170,6 +170,38 @@ def test_the_gate_teaches_neither_semantics_nor_classes(case: dict[str, Any]) ->
     assert torch.allclose(leaves["semantic"].grad, alone.grad, atol=1e-6)
 
 
+@pytest.mark.parametrize("relaxed", [False, True])
+def test_void_pixels_change_nothing(case: dict[str, Any], relaxed: bool) -> None:
+    """Whatever stands in them, in predictions, semantics and targets; and they are not there at all."""
+    loss = MaskSetLoss(relax_masks=ReMask(), relax_classes=ReClass(0.3)) if relaxed else MaskSetLoss()
+    ignore = torch.zeros(2, 4, 6, dtype=torch.bool)
+    ignore[:, :, 4:] = True
+    given = {name: value for name, value in case.items() if relaxed or name != "semantic"}
+    found = loss(**given, ignore=ignore)
+    pairs = loss.pairs
+    other = dict(given)
+    other["masks"] = torch.where(ignore[:, None], 50 * drawn(2, 5, 4, 6, seed=8), case["masks"]).requires_grad_()
+    if relaxed:
+        other["semantic"] = torch.where(ignore[:, None], 9 * drawn(2, K + 1, 4, 6, seed=9), case["semantic"])
+    other["targets"] = [own ^ (void & (len(own) > 0)) for own, void in zip(case["targets"], ignore, strict=True)]
+    changed = loss(**other, ignore=ignore)
+    assert torch.equal(changed, found)
+    assert all(
+        torch.equal(a, b) for old, new in zip(pairs, loss.pairs, strict=True) for a, b in zip(old, new, strict=True)
+    )
+    changed.backward()
+    assert (other["masks"].grad.masked_select(ignore[:, None]) == 0).all()
+    cut = {name: value[..., :4] if isinstance(value, torch.Tensor) and value.ndim == 4 else value
+           for name, value in given.items()}  # fmt: skip
+    cut["targets"] = [own[..., :4] for own in case["targets"]]
+    assert float(loss(**cut)) == pytest.approx(float(found), abs=1e-6)
+    nothing = loss(**given, ignore=torch.zeros_like(ignore))
+    assert float(nothing) == pytest.approx(float(loss(**given)), abs=1e-6)
+    assert torch.isfinite(loss(**given, ignore=torch.ones_like(ignore)))
+    with pytest.raises(UsageError, match="ignore must be a mask"):
+        loss(**given, ignore=ignore[:1])
+
+
 def test_the_order_of_queries_and_objects_does_not_count(case: dict[str, Any]) -> None:
     loss = MaskSetLoss(relax_masks=ReMask(), relax_classes=ReClass())
     before = float(loss(**case))

@@ -50,6 +50,18 @@ def test_block_masks_hide_almost_as_many_as_asked_for() -> None:
     assert torch.equal(masks, again)
 
 
+@pytest.mark.parametrize("grid", [(2, 2), (3, 2), (2, 7)])
+def test_every_mask_of_a_small_grid_hides_something(grid: tuple[int, int]) -> None:
+    fits = {(2, 2): {1, 2}, (3, 2): {1, 2, 3}, (2, 7): set(range(1, 14))}[grid]
+    for masked in range(1, grid[0] * grid[1]):
+        if masked not in fits:  # the smallest rectangle is as high or as wide as the grid, whatever its shape
+            with pytest.raises(UsageError, match="no rectangle fits"):
+                random_block_masks(20, grid, masked, generator=seeded())
+            continue
+        counts = random_block_masks(200, grid, masked, generator=seeded()).flatten(1).sum(1)
+        assert 1 <= int(counts.min()) <= int(counts.max()) <= masked
+
+
 def test_rectangles_are_those_of_the_draws() -> None:
     # 4 + 0 * 6 patches, h / w = 1: 2 x 2 at row 3, column 6. Then 4 + 1 * 2, h / w = 1 / 0.3: 4 x 1 in the corner. Two
     # are left, and ten squares of 2 x 2 are too much: the mask stays two short.

@@ -412,7 +412,7 @@ def test_mistakes_are_told(tmp_path):
         read_clip_log(tmp_path)
     (tmp_path / "file").write_text("")
     log = ClipLog(NormClip(), 1, out=tmp_path / "file")
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(DataError, match="cannot make the folder"):
         run(log, [1.0])
 
 

@@ -143,6 +143,26 @@ def test_choices_are_learned_and_weights_stay_positive(tmp_path: Path) -> None:
         assert torch.equal(again(noisy[:4], reference[:4]), metric(noisy[:4], reference[:4]))
 
 
+@pytest.mark.parametrize("variant", ["vanilla", "shift-tolerant"])
+def test_pictures_of_another_range_are_refused(variant: Any) -> None:
+    metric, right = LPIPS("alex", variant, widths=NARROW), made(2, 3, 40, 40)
+    hurt = right.clone()
+    hurt[1, 0, 3, 4] = float("nan")
+    metric(right + 0.05, right)  # rounding and resampling may leave the range a little
+    for wrong, said in ((255 * right, "from .* to 25"), (2 * right - 1, "from -"), (hurt, "from nan")):
+        for pair in ((wrong, right), (right, wrong), (wrong.double(), right)):
+            with pytest.raises(UsageError, match=f"float images must lie in .*{said}"):
+                metric(*pair)
+        leaf = wrong.clone().requires_grad_()
+        with pytest.raises(UsageError, match="must lie in"):
+            metric(leaf, right)
+        for place in range(3):
+            triplet = [right, right, right]
+            triplet[place] = wrong
+            with pytest.raises(UsageError, match="must lie in"):
+                metric.fit_triplets(*triplet, torch.ones(2), steps=1)  # type: ignore[misc]
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     metric, images = LPIPS("alex", widths=NARROW), made(2, 3, 40, 40)
     for make, said in (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.errors import UsageError
-from binderclip.quality import IlluminationNet
+from binderclip.errors import CheckpointError, UsageError
+from binderclip.quality import IlluminationNet, load_enhancer, save_enhancer
 from binderclip.quality.enhance.illumination import relit
 
 
@@ -98,3 +101,73 @@ def test_mistakes_are_named() -> None:
         IlluminationNet(4)(torch.zeros(1, 3, 1, 9))
     with pytest.raises(UsageError, match="longest must be at least 2"):
         IlluminationNet(4).enhance(torch.zeros(1, 3, 9, 9), longest=1)
+
+
+def official_state(width: int = 8) -> dict[str, Tensor]:
+    """Random tensors under the names and of the shapes of the released `enhancement_model.pth`."""
+    generator = torch.Generator().manual_seed(0)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, out, inside in (("cond1", width, 3), ("cond_add1", 1, width), ("condx", 2 * width, width),
+                              ("condy", width, 2 * width)):  # fmt: skip
+        shapes |= {f"{name}.weight": (out, inside, 3, 3), f"{name}.bias": (out,)}
+    for block in range(1, 7):
+        wide = 2 * width if block in (3, 4) else width
+        shapes |= {f"ResidualBlock{block}.conv{n}.weight": (wide, wide, 3, 3) for n in (1, 2)}
+    for number in range(4):
+        shapes |= {
+            f"PPM1.features.{number}.1.weight": (width // 4, width, 1, 1),
+            f"PPM1.features.{number}.2.weight": (1,),
+        }
+    shapes |= {"PPM1.fuse.0.weight": (width, 2 * width, 3, 3), "PPM1.fuse.1.weight": (1,)}
+    return {f"module.{name}": 0.2 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def official_light(state: dict[str, Tensor], x: Tensor, edges: str) -> Tensor:
+    """The official forward pass: the test script's network mirrors all edges but the pyramid's, the training script's
+    those of the residual blocks only."""
+    mode = {"zeros": "constant", "reflect": "reflect"}[edges]
+
+    def conv(y: Tensor, name: str, mode: str) -> Tensor:
+        padded = F.pad(y, (1, 1, 1, 1), mode=mode)
+        return F.conv2d(padded, state[f"module.{name}.weight"], state.get(f"module.{name}.bias"))
+
+    def residual(y: Tensor, number: int) -> Tensor:
+        z = F.leaky_relu(conv(y, f"ResidualBlock{number}.conv1", "reflect"), 0.2)
+        return F.leaky_relu(y + conv(z, f"ResidualBlock{number}.conv2", "reflect"), 0.2)
+
+    y = residual(residual(F.leaky_relu(conv(x, "cond1", mode), 0.2), 1), 2)
+    found = [y]
+    for number, bins in enumerate((1, 2, 3, 6)):
+        z = F.conv2d(F.adaptive_avg_pool2d(y, bins), state[f"module.PPM1.features.{number}.1.weight"])
+        z = torch.where(z > 0, z, state[f"module.PPM1.features.{number}.2.weight"] * z)
+        found.append(F.interpolate(z, y.shape[2:], mode="bilinear", align_corners=True))
+    y = conv(torch.cat(found, 1), "PPM1.fuse.0", "constant")
+    y = torch.where(y > 0, y, state["module.PPM1.fuse.1.weight"] * y)
+    y = conv(residual(residual(conv(y, "condx", mode), 3), 4), "condy", mode)
+    return F.relu(conv(residual(residual(y, 5), 6), "cond_add1", mode))
+
+
+@pytest.mark.parametrize("edges", ["reflect", "zeros"])
+@torch.no_grad()
+def test_the_authors_file_gives_the_light_of_the_official_network(edges: str, tmp_path: Path) -> None:
+    state = official_state()
+    torch.save(state, tmp_path / "w.pth")
+    net = IlluminationNet.from_released(tmp_path / "w.pth", edges=edges)  # type: ignore[arg-type]
+    x = torch.rand(2, 3, 17, 23, generator=torch.Generator().manual_seed(1))
+    expected = official_light(state, x, edges)
+    assert expected.max() > 0
+    torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
+    again, _ = load_enhancer(save_enhancer(net, tmp_path / "w.safetensors"))
+    assert torch.equal(again(x), net(x))
+    opened, card = load_enhancer(tmp_path / "w.pth")
+    assert (opened.edges, card) == ("reflect", {})
+
+
+def test_another_network_is_no_enhancer(tmp_path: Path) -> None:
+    state = official_state()
+    del state["module.condx.bias"]
+    torch.save(state | {"module.more": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"1 missing \(widen.bias\); 1 unexpected \(more\)"):
+        load_enhancer(tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="edges 'black' are unknown"):
+        IlluminationNet(8, edges="black")  # type: ignore[arg-type]

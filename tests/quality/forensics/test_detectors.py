@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from torch.nn import functional
 
 from binderclip.data import Degradation, RealFakeSet
 from binderclip.errors import DataError, UsageError
+from binderclip.fit import Checkpoint
 from binderclip.models import ImageTextModel
-from binderclip.quality import LinearDetector, PanopticPatchDetector, train_detector
+from binderclip.quality import AIDE, DeeCLIP, Detector, LinearDetector, PanopticPatchDetector, train_detector
 from binderclip.quality.forensics.detector import opened
 from binderclip.quality.forensics.training import drawn_rows
 
@@ -106,6 +109,48 @@ def test_a_detector_trained_on_real_against_real_knows_nothing(tower: ImageTextM
         logits = torch.cat([detector(image[None]).diff()[:, 0] for image in other])
     # The same pictures under both labels: no logit is far from even.
     assert float(logits.abs().max()) < 1.5
+
+
+class Stopped(Exception):
+    """In place of Ctrl-C."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda tower: LinearDetector(tower),
+        lambda tower: PanopticPatchDetector(tower, width=8),
+        lambda tower: DeeCLIP(tower, layers=[1, 2]),
+        lambda tower: AIDE(tower),
+    ],
+    ids=["linear", "panoptic", "deeclip", "aide"],
+)
+def test_training_that_was_stopped_ends_with_the_same_weights(
+    tower: ImageTextModel, pairs: RealFakeSet, tmp_path: Path, make: Callable[[ImageTextModel], Detector]
+) -> None:
+    def trained(folder: str, stop: int) -> Detector:
+        torch.manual_seed(0)
+        detector = make(tower)
+
+        def progress(step: int, steps: int) -> None:
+            read.append(step)
+            if step == stop:
+                raise Stopped
+
+        train_detector(
+            detector, pairs, steps=6, batch_size=6, seed=1, lr=1e-2, progress=progress,
+            checkpoint=Checkpoint(tmp_path / folder, every=2),
+        )  # fmt: skip
+        return detector
+
+    read: list[int] = []
+    whole = trained("whole", 99).state_dict()
+    with pytest.raises(Stopped):
+        trained("part", 5)
+    read.clear()
+    part = trained("part", 99).state_dict()
+    assert read == [4, 5]  # what the checkpoint of step 4 knows is not read again
+    assert all(torch.equal(value, part[name]) for name, value in whole.items())
 
 
 def test_the_same_seed_gives_the_same_detector(tower: ImageTextModel, pairs: RealFakeSet) -> None:

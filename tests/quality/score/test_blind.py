@@ -208,3 +208,9 @@ def test_mistakes_are_named(pictures: list[Image.Image], tmp_path: Path) -> None
     with pytest.raises(UsageError, match="images is empty"):
         plain.fit([])
     assert not isinstance(plain, PromptQuality)
+
+
+def test_of_no_pictures_there_are_no_scores(metric: BlindQuality) -> None:
+    assert metric(torch.rand(0, 3, 32, 32)).shape == (0,)
+    with pytest.raises(UsageError, match="images is empty: give at least one"):
+        metric([])

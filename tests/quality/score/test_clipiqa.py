@@ -155,3 +155,23 @@ def test_weights_are_kept_and_refused_where_they_do_not_belong(
 def test_opinions_that_do_not_fit_are_refused(vit: ImageTextModel, scores: list[float]) -> None:
     with pytest.raises(UsageError, match="scores must"):
         CLIPIQAPlus(vit, n_ctx=2).fit_features(torch.eye(3, 24), scores, steps=1)
+
+
+@torch.no_grad()
+def test_the_authors_context_is_read_from_their_checkpoint(vit: ImageTextModel, tmp_path: Path) -> None:
+    context = 0.02 * made(16, 32, seed=5)
+    name = "generator.clipmodel_0.prompt_learner"
+    beside = {f"{name}.token_prefix": torch.zeros(2, 1, 32), f"{name}.clip_model.logit_scale": torch.zeros(())}
+    torch.save({"meta": {"iter": 80000}, "state_dict": {f"{name}.ctx": context, **beside}}, tmp_path / "iter.pth")
+    metric = CLIPIQAPlus.from_released(tmp_path / "iter.pth", vit)
+    torch.testing.assert_close(metric.context.context[0], context)
+    own = CLIPIQAPlus(vit)
+    own.context.load(context[None])
+    own.fitted = True
+    images = made(2, 3, 48, 48)
+    torch.testing.assert_close(metric(images), own(images))
+    again = CLIPIQAPlus.from_weights(metric.save_weights(tmp_path / "ours.safetensors"), vit)
+    assert torch.equal(again(images), metric(images))
+    torch.save({"ctx": torch.zeros(2, 16, 32)}, tmp_path / "each.pth")
+    with pytest.raises(CheckpointError, match="holds a context for each text"):
+        CLIPIQAPlus.from_released(tmp_path / "each.pth", vit)

@@ -21,7 +21,7 @@ def numbered(height: int, width: int) -> np.ndarray:
 
 
 def test_two_crops_of_a_picture_overlap_by_half_of_each_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(degraded_crops, "distort", lambda images, kind, level, seed: images)
+    monkeypatch.setattr(degraded_crops, "distort", lambda images, kind, level, seed, *, library: images)
     source = numbered(90, 120)
     batches = DegradedCrops([source] * 200, 32, batch_size=200, seed=3)
     (batch,) = list(batches)

@@ -115,3 +115,29 @@ def test_files_that_do_not_belong_are_refused(vit: ImageTextModel, resnet: Image
         QualiCLIP(vit, parts=["nothing"])
     with pytest.raises(UsageError, match="pairs of texts"):
         QualiCLIP(vit, [("good", "average", "bad")])
+
+
+@torch.no_grad()
+def test_the_authors_file_is_their_tower_and_the_seven_pairs(resnet: ImageTextModel, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    theirs = {
+        name: value + 0.05 * torch.rand(value.shape, generator=generator) if value.is_floating_point() else value
+        for name, value in resnet.backbone.state_dict().items()
+    }
+    content = {f"clip_model.{name}": value for name, value in theirs.items()}
+    torch.save({**content, "prompts_features": torch.zeros(14, 24)}, tmp_path / "qualiclip.pth")
+    metric = QualiCLIP.from_released(tmp_path / "qualiclip.pth", resnet)
+    # The tower of the file, used by hand on features without positions.
+    copy = resnet.with_copied_visual()
+    copy.visual.load_state_dict({n.removeprefix("visual."): v for n, v in theirs.items() if n.startswith("visual.")})
+    images = made(2, 3, 70, 90)
+    tower = copy.dense_tower
+    maps = tower.feature_map(copy.preprocess.normalize(images))  # type: ignore[attr-defined]
+    image = F.normalize(tower.attend(maps, positions=False), dim=-1)  # type: ignore[attr-defined]
+    texts = resnet.encode_text([text for pair in ANTONYMS for text in pair], normalize=True)
+    logits = (float(resnet.scale()) * image @ texts.T).unflatten(1, (7, 2))
+    torch.testing.assert_close(metric(images), logits.softmax(-1)[..., 0].mean(1), rtol=1e-4, atol=1e-5)
+    for prefix in ("clip_model.visual.conv1.weight", "clip_model.visual.layer1.0.bn1.running_mean"):
+        torch.save({name: value for name, value in content.items() if name != prefix}, tmp_path / "w.pth")
+        with pytest.raises(CheckpointError, match="does not fit the image tower of QualiCLIP: 1 missing"):
+            QualiCLIP.from_released(tmp_path / "w.pth", resnet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -129,12 +130,14 @@ def test_confidence_on_lines_and_triangles(pairs: Any) -> None:
     source, target = pairs
     model = smooth()
     labels = model(source).argmax(1)
-    line = confidence_along(model, source, target, labels, points=5)
+    line = confidence_along(model, source, target, labels, points=5, box=WIDE)
     with torch.no_grad():
         for place, share in enumerate((0.0, 0.25, 0.5, 0.75, 1.0)):
             p = model((1 - share) * source + share * target).softmax(1)
             torch.testing.assert_close(line[:, place], p[torch.arange(5), labels])
-        found = triangle_confidence_map(model, source[0], target[0], target[1], int(labels[0]), cells=3, batch_size=4)
+        found = triangle_confidence_map(
+            model, source[0], target[0], target[1], int(labels[0]), cells=3, box=WIDE, batch_size=4
+        )
         assert len(found.weights) == 10
         torch.testing.assert_close(found.weights.sum(1), torch.ones(10, dtype=torch.float64))
         for (a, b, c), value in zip(found.weights.tolist(), found.confidence, strict=True):
@@ -184,8 +187,21 @@ def test_what_is_wrong_is_named(pairs: Any) -> None:
         walk(source, target, (model(source).argmax(1) + 1) % 3)
     with pytest.raises(UsageError, match="two points"):
         confidence_along(model, source, target, torch.zeros(5, dtype=torch.long), points=1)
-    with pytest.raises(UsageError, match="a cell at least"):
-        triangle_confidence_map(model, source[0], target[0], target[1], 0, cells=0)
+    corners = (source[0], target[0], target[1])
+    for wrong in ({"cells": 0}, {"cells": 1.5}, {"batch_size": 0}):
+        with pytest.raises(UsageError, match="cells and batch_size of at least 1"):
+            triangle_confidence_map(model, *corners, 0, **wrong)
+    with pytest.raises(UsageError, match="three images of one shape"):
+        triangle_confidence_map(model, *corners[:2], target[:2], 0)
+    for label in (-1, 1000):
+        with pytest.raises(UsageError, match=f"label is {label}; the predictor has the classes 0 to"):
+            triangle_confidence_map(model, *corners, label)
+    with pytest.raises(UsageError, match="of one floating type"):
+        triangle_confidence_map(model, *(corner.long() for corner in corners), 0)
+    with pytest.raises(UsageError, match="of one floating type"):
+        triangle_confidence_map(model, corners[0].float(), *corners[1:], 0)
+    with pytest.raises(UsageError, match="NaN or infinite"):
+        triangle_confidence_map(model, corners[0] * math.nan, *corners[1:], 0)
     with pytest.raises(UsageError, match="a direction and a label"):
         level_set_width(model, source, target[:2], torch.zeros(5, dtype=torch.long))
 

@@ -92,11 +92,11 @@ def test_adam_is_torchs() -> None:
 
 @pytest.mark.parametrize("diagonal", [False, True])
 def test_the_search_without_gradients_finds_the_middle_of_a_sphere(diagonal: bool) -> None:
-    evolution = Evolution((10,), lambda x: x, diagonal=diagonal, seed=3)
+    evolution = Evolution((10,), lambda x: x, box=None, diagonal=diagonal, seed=3)
     while evolution.value < -1e-10 and evolution.queries < 3000:
         evolution.step(Function(lambda x: x.square().sum(1)))
     assert evolution.queries < 2000
-    again = Evolution((10,), lambda x: x, diagonal=diagonal, seed=3)
+    again = Evolution((10,), lambda x: x, box=None, diagonal=diagonal, seed=3)
     again.step(Function(lambda x: x.square().sum(1)))
     assert again.history[0] == evolution.history[0]
     assert max(evolution.history) == evolution.value
@@ -106,7 +106,7 @@ def test_and_the_end_of_a_curved_valley() -> None:
     def rosenbrock(x: torch.Tensor) -> torch.Tensor:
         return (100 * (x[:, 1:] - x[:, :-1] ** 2) ** 2 + (1 - x[:, :-1]) ** 2).sum(1)
 
-    evolution = Evolution((4,), lambda x: x, sigma=0.5, seed=1)
+    evolution = Evolution((4,), lambda x: x, box=None, sigma=0.5, seed=1)
     while evolution.value < -1e-6 and evolution.queries < 8000:
         evolution.step(Function(rosenbrock))
     assert evolution.latent is not None

@@ -163,3 +163,38 @@ def test_weights_in_their_limits_and_the_cells_of_the_board(monkeypatch: pytest.
     made(cell=128)
     made()
     assert cells == [3, 7]  # 128 and 300 of 1,024 pixels, on 24
+
+
+def test_control_points_that_meet_are_named_and_kept_apart() -> None:
+    source = torch.tensor([[[1.0, 1.0], [1.0, 9.0], [9.0, 1.0], [9.0, 9.0]]])
+    for place, to in ((1, [1.0, 1.0]), (1, [1.0, 1.0 + 1e-6])):
+        destination = source.clone()
+        destination[0, place] = torch.tensor(to)
+        with pytest.raises(UsageError, match="no two in one place"):
+            polyharmonic_flow(source, destination, (10, 10))
+    line = torch.tensor([[[1.0, 1.0], [3.0, 2.0], [5.0, 3.0], [9.0, 5.0]]])
+    with pytest.raises(UsageError, match="not all on a line"):
+        polyharmonic_flow(source, line, (10, 10))
+    with pytest.raises(UsageError, match="three at least"):
+        polyharmonic_flow(source[:, :2], source[:, :2], (10, 10))
+    # Steps as long as the image drive all points into its corners.
+    found = UAD(features=Maps(), eps=0.05, alpha=0.02, lr=1e4, epochs=6, inner=1, steps=3, warps=2, split=3)(
+        pictures(1)
+    )
+    assert found.images.isfinite().all()
+    assert (found.perturbation.abs() <= 0.05 + 1e-6).all()
+    assert float(found.perturbation.abs().max()) > 0.01
+    with pytest.raises(UsageError, match="meet at the start in an image of 2 x 2 pixels"):
+        UAD(features=lambda x: [x], epochs=1, spread=50.0)(pictures(1)[:, :, :2, :2])
+
+
+def test_the_clean_features_of_an_attack_are_those_of_a_network_at_rest() -> None:
+    class Dropped(Maps):
+        def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+            return [F.dropout(each, 0.5, self.training) for each in super().forward(images)]
+
+    net, images = Dropped().train(), pictures()
+    objective, wanted = FeatureAttack(net, images), FeatureAttack(Maps(), images)
+    assert net.training
+    net.eval()
+    assert torch.equal(objective(images), wanted(images))

@@ -130,11 +130,11 @@ def test_a_denoiser_stands_before_the_classifier_and_modes_come_back() -> None:
 @pytest.mark.parametrize(
     ("settings", "call", "said"),
     [
-        ({"sigma": 0.0}, {}, "sigma, the noise"),
-        ({"sigma": math.nan}, {}, "sigma, the noise"),
+        ({"sigma": 0.0}, {}, "sigma must be a finite number above 0, got 0.0"),
+        ({"sigma": math.nan}, {}, "sigma must be a finite number above 0, got nan"),
         ({"batch_size": 0}, {}, "batch_size"),
         ({"box": (1.0, 0.0)}, {}, "box is"),
-        ({}, {"n": 0}, "draws must be at least 1"),
+        ({}, {"n": 0}, "n must be a whole number of at least 1, got 0"),
         ({}, {"alpha": 1.0}, "alpha is 1.0"),
         ({}, {"images": torch.rand(3, 4, 4)}, r"images must be float \(B, 3, H, W\)"),
         ({}, {"images": torch.rand(0, 3, 4, 4)}, "images must be"),

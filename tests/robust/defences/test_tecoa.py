@@ -149,5 +149,5 @@ def test_labels_that_do_not_go_with_the_pictures_are_refused(model: ImageTextMod
     images, labels = pictures()
     with pytest.raises(UsageError, match="do not go with"):
         TeCoA()(model, images, labels[:2], NAMES)
-    with pytest.raises(UsageError, match="class names"):
+    with pytest.raises(UsageError, match="labels run from 0 to 2, but there are 2 classes"):
         TeCoA()(model, images, labels, NAMES[:2])

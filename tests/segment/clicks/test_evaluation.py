@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from binderclip.segment.clicks import (
     UserClicker,
     error_region,
 )
-from binderclip.segment.promptable import InteractiveSession, OracleSegmenter, next_click
+from binderclip.segment.promptable import InteractiveSession, Masks, OracleSegmenter, next_click
 
 
 @pytest.mark.parametrize("feedback", [True, False])
@@ -60,6 +62,41 @@ def test_measures_against_numpy():
         assert found.noc(t) == pytest.approx(np.mean(first))
         assert found.nof(t) == sum(row.max() < t for row in curves)
     assert found.auc() == pytest.approx(np.mean([np.trapezoid(row) / 6 for row in curves]), rel=1e-5)
+
+
+class _Noisy(OracleSegmenter):
+    """The oracle's masks, but for what is painted into the void."""
+
+    def __init__(self, masks, ignore, seed):
+        super().__init__(masks)
+        generator = torch.Generator().manual_seed(seed)
+        self.noise = torch.where(ignore, torch.randn(ignore.shape, generator=generator), torch.nan)
+
+    def predict(self, state, prompts, *, multimask=True):
+        found = super().predict(state, prompts, multimask=multimask)
+        logits = torch.where(self.noise.isnan(), found.logits, self.noise)
+        return Masks(logits, found.scores, found.low_res)
+
+
+@pytest.mark.parametrize("clicker", [BaselineClicker(), UserClicker(seed=1)])
+def test_void_pixels_change_nothing(blobs, clicker):
+    """Neither what a segmenter draws there nor what the annotation says."""
+    ignore = torch.zeros(40, 60, dtype=torch.bool)
+    ignore[:, 44:] = True  # through the largest blob
+    ignore[5:9, 8:15] = True  # and off another one's corner
+    image = torch.rand(3, 40, 60)
+    held = []
+    for seed in range(3):
+        annotated = blobs ^ (ignore & (torch.rand(40, 60, generator=torch.Generator().manual_seed(seed)) > 0.5))
+        segmenter = _Noisy(blobs, ignore, seed)
+        found = InteractiveEvaluation(segmenter, copy.deepcopy(clicker), max_clicks=2)([(image, annotated, ignore)])
+        held.append((found.iou, found.boundary, found.clicks))
+        assert all(not ignore[int(click.y), int(click.x)] for own in found.clicks for click in own)
+    assert all(torch.equal(iou, held[0][0]) and torch.equal(band, held[0][1]) for iou, band, _ in held)
+    assert held[0][2] == held[1][2] == held[2][2]
+    assert (held[0][0] == 1).all()
+    # an object that lies in the void is no object
+    assert InteractiveEvaluation(segmenter, max_clicks=1)([(image, blobs, ~blobs[0])]).empty == 2
 
 
 def test_empty_objects_are_left_out_and_counted(disks, blobs):

@@ -76,6 +76,13 @@ def test_the_prompt_side_alone_learns(tiny, blobs):
         if not torch.equal(new, old):
             moved.add(name.split(".")[0])
     assert moved == allowed
+    # the copy can be trained as the segmenter could: what stood still is not frozen for good
+    tiny.backbone.labels.requires_grad_(False)
+    again = tune_prompts(tiny, [(IMAGE, blobs)], "k-medoids", steps=1)
+    tiny.backbone.labels.requires_grad_(True)
+    assert all(parameter.requires_grad for parameter in tuned.parameters())
+    frozen = {name.split(".")[0] for name, own in again.backbone.named_parameters() if not own.requires_grad}
+    assert frozen == {"labels"}
     prompts = point_prompts(IMAGE, blobs, "k-medoids", seed=123)
     losses = [
         float(mask_loss(model.predict(model.encode(IMAGE), prompts, multimask=False).logits[:, 0], blobs))

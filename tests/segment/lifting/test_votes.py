@@ -160,3 +160,18 @@ def test_labels_of_three_separate_balls_are_found_and_shown_in_a_new_view():
 def test_what_does_not_belong_together_is_refused(make, said: str):
     with pytest.raises(UsageError, match=said):
         make()
+
+
+def test_nothing_is_made_on_another_device_than_the_scenes() -> None:
+    """A tensor without a device of its own would lie on `meta` here, and meet the others."""
+    scene, masks = scene_of(12, 0), masks_of(0)
+    expected, image = mask_votes(scene, CAMERAS, masks), scene.render(CAMERAS[0]).image
+    with torch.device("meta"):
+        votes = mask_votes(scene, CAMERAS, masks)
+        lifted = lift_masks(votes)
+        seen = lifted_mask(scene, lifted[1], CAMERAS[0])
+        assert torch.equal(votes, expected)
+        assert torch.equal(lift_masks(votes, exclusive=True), lift_masks(expected, exclusive=True))
+        assert torch.equal(scene.render(CAMERAS[0]).image, image)
+        assert seen.device == scene.means.device
+    assert torch.equal(scene.to("cpu").colours, scene.colours)

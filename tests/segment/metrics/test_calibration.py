@@ -11,7 +11,10 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from binderclip.errors import UsageError
+from binderclip.evaluate import PredictionTable
+from binderclip.evaluate.probes import calibration_error as probe_error
 from binderclip.segment.metrics import CalibrationBins, boundary_band, calibration_error
+from binderclip.segment.metrics.calibration import bin_index
 
 
 def made(seed: int, classes: int = 4, shape: tuple[int, ...] = (2, 12, 15)) -> tuple[torch.Tensor, torch.Tensor]:
@@ -186,3 +189,30 @@ def test_guesses_with_their_confidence_are_enough_for_the_error() -> None:
         short.update_guesses(confidence[:1], guess, target)
     with pytest.raises(UsageError, match="target has labels from 0 to 3; classes are 0 to 2"):
         CalibrationBins(3, per_class=False).update_guesses(confidence, guess, target)
+
+
+@pytest.mark.parametrize("right", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_value_on_an_edge_belongs_where_it_is_said_to(right: bool, dtype: type) -> None:
+    for bins in (1, 7, 10, 15):
+        edges = np.array([k / bins for k in range(bins + 1)], dtype=dtype)
+        expected = [max(k - 1, 0) if right else min(k, bins - 1) for k in range(bins + 1)]
+        assert bin_index(edges, bins, right=right).tolist() == expected
+        assert bin_index((edges[1:] + edges[:-1]) / 2, bins, right=right).tolist() == list(range(bins))
+
+
+def test_bins_closed_on_either_side_by_hand_and_as_the_probes_have_them() -> None:
+    confidence = torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9, 1.0], dtype=torch.float64)
+    probs, target = torch.stack([confidence, 1 - confidence], 1), torch.tensor([0, 1, 0, 0, 0, 1])
+    # (0.8, 0.9] and (0.9, 1] hold one each; in [0.9, 1] one too low and one too high meet
+    for right, expected in ((True, 0.5 + 0.6 + 0.3 + 0.2 + 0.1 + 1.0), (False, 0.5 + 0.6 + 0.3 + 0.2 + 0.9)):
+        assert calibration_error(probs, target, bins=10, right=right).ece == pytest.approx(expected / 6)
+    generator = np.random.default_rng(0)
+    scores, target = generator.normal(size=(200, 3)), generator.integers(0, 3, 200)
+    table = PredictionTable(tuple(map(str, range(200))), target, scores, ("x", "y", "z"))
+    for right in (True, False):
+        measure = probe_error(10, right=right)
+        score = calibration_error(
+            torch.from_numpy(scores), torch.from_numpy(target), bins=10, right=right, from_logits=True
+        )
+        assert score.ece == pytest.approx(float(measure.value(measure.columns(table).sum(axis=0))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from skimage import measure
 
 from binderclip.errors import UsageError
 from binderclip.segment.promptable import (
@@ -152,6 +153,75 @@ def _iou(a, b):
     both = max(width, 0) * max(height, 0)
     area = lambda box: max(box[2] - box[0], 0.5) * max(box[3] - box[1], 0.5)  # noqa: E731
     return both / (area(a) + area(b) - both)
+
+
+def test_no_mask_is_dropped_for_its_area_and_what_was_not_changed_is_preferred() -> None:
+    """Two candidates that an island tells apart: the surer one has it, and the other one is what stays."""
+    logits = torch.full((3, 32, 32), -5.0)
+    logits[0, 4:14, 4:14] = 5
+    logits[1] = logits[0]
+    logits[1, 26:28, 28:30] = 5  # an island of 4 pixels stretches the box
+    logits[2, 24:26, 6:9] = 5  # smaller than the least region, and all there is of its mask
+    segmenter = _Fixed(logits, [0.7, 0.9, 0.8])
+    segmenter.encode = lambda image: ImageState(None, (32, 32), (1, 1))  # type: ignore[method-assign]
+    found = AutomaticMasks(segmenter, points_per_side=1, pred_iou_thresh=0.5, min_mask_region_area=20)(
+        torch.rand(3, 32, 32)
+    )
+    assert found.areas.tolist() == [100, 6]
+    assert found.scores.tolist() == pytest.approx([0.7, 0.8])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("box_nms_thresh", "crop_nms_thresh"), [(0.3, 0.617), (0.617, 0.3)])
+def test_small_regions_by_segment_anythings_rules(seed: int, box_nms_thresh: float, crop_nms_thresh: float) -> None:
+    """The rules of `SamAutomaticMaskGenerator.postprocess_small_regions` in loops, with scikit-image's regions."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda low, high: torch.randint(low, high, (30, 1, 1), generator=generator)  # noqa: E731
+    y, x = torch.arange(40)[:, None], torch.arange(60)[None]
+    inside = ((y - draw(14, 20)).abs() < draw(4, 8)) & ((x - draw(14, 20)).abs() < draw(4, 8))
+    grain = torch.rand(30, 40, 60, generator=generator)
+    grain = torch.where(draw(0, 3) > 0, grain, 0.5)  # a third of the masks have neither islands nor holes
+    masks = (inside & (grain > 0.04)) | (grain > 0.999)
+    scores = torch.rand(len(masks), generator=generator)
+    automatic = AutomaticMasks(
+        OracleSegmenter(masks), min_mask_region_area=9, box_nms_thresh=box_nms_thresh, crop_nms_thresh=crop_nms_thresh
+    )
+    found = automatic._finished(masks, scores, scores, torch.zeros(len(masks), 2))
+    mended = [_without_small_regions(mask.numpy(), 9) for mask in masks]
+    unchanged = [bool((new == old.numpy()).all()) for new, old in zip(mended, masks, strict=True)]
+    kept: list[int] = []
+    for i in sorted(range(len(mended)), key=lambda i: not unchanged[i]):
+        if all(_iou(_box(mended[i]), _box(mended[j])) <= 0.617 for j in kept):
+            kept.append(i)
+    assert 1 < len(kept) < len(mended)
+    assert {mask.numpy().tobytes() for mask in found.masks} == {mended[i].tobytes() for i in kept}
+    assert sorted(found.scores.tolist()) == sorted(scores[kept].tolist())
+
+
+def _without_small_regions(mask: np.ndarray, area: int) -> np.ndarray:
+    """Holes of fewer pixels filled, then islands of fewer away, but for the largest where all are smaller."""
+    mask = mask.copy()
+    holes = measure.label(~mask, connectivity=2)
+    for region in measure.regionprops(holes):
+        if region.area < area:
+            mask[holes == region.label] = True
+    islands = measure.label(mask, connectivity=2)
+    regions = measure.regionprops(islands)
+    large = [region for region in regions if region.area >= area] or [max(regions, key=lambda region: region.area)]
+    return np.isin(islands, [region.label for region in large])
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.nonzero(mask)
+    return columns.min(), rows.min(), columns.max(), rows.max()
+
+
+def test_a_threshold_of_nothing_keeps_every_candidate() -> None:
+    logits = torch.full((2, 8, 8), -5.0)
+    logits[0, :4, :4] = logits[1, 4:, 4:] = 5
+    segmenter = _Fixed(logits, [-0.2, 0.5])
+    count = lambda least: len(AutomaticMasks(segmenter, 1, pred_iou_thresh=least)(torch.rand(3, 8, 8)))  # noqa: E731
+    assert [count(0.0), count(0.4), count(0.5)] == [2, 1, 0]  # 0 is no threshold; 0.5 is not above 0.5
 
 
 def test_crops_find_what_the_whole_picture_is_too_coarse_for():

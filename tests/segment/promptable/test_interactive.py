@@ -127,6 +127,21 @@ def test_next_click_follows_the_rule(seed):
     assert (click.x, click.y, click.positive) == (column + 0.5, row + 0.5, positive)
 
 
+def test_void_pixels_do_not_move_the_next_click():
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(5):
+        found, truth, other = (torch.rand(12, 16, generator=generator) > 0.5 for _ in range(3))
+        ignore = torch.rand(12, 16, generator=generator) > 0.6
+        click = next_click(found, truth, ignore=ignore)
+        assert not ignore[int(click.y), int(click.x)]
+        assert next_click(torch.where(ignore, other, found), truth, ignore=ignore) == click
+        # as if found were right there
+        assert next_click(torch.where(ignore, truth, found), truth) == click
+    assert next_click(found, truth, ignore=torch.ones(12, 16, dtype=torch.bool)) is None
+    with pytest.raises(UsageError, match="of one picture"):
+        next_click(found, truth, ignore=ignore[:5])
+
+
 def test_next_click_where_nothing_is_wrong(blobs):
     assert next_click(blobs[0], blobs[0]) is None
     clicked = torch.zeros(40, 60, dtype=torch.bool)

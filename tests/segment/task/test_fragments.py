@@ -64,6 +64,22 @@ def test_components_and_boxes_are_scikit_images():
     assert set(fragment_boxes(clusters, active)) == expected
 
 
+@pytest.mark.parametrize("unit", [True, False])
+def test_features_are_clustered_by_direction_or_as_they_are(unit: bool) -> None:
+    """Two directions in the upper half of a map, each short on the left and long on the right."""
+    direction = torch.zeros(2, 4, 6)
+    direction[0, :2], direction[1, 2:] = 1.0, 1.0
+    length = torch.where(torch.arange(6) < 3, 1.0, 9.0)
+    fragments = FragmentBoxes(lambda image: direction * length, ByColour(), k=2, unit=unit)
+    found = fragments.clusters(Image.new("RGB", (6, 4)))
+    points = (direction * length).flatten(1).T.numpy()
+    points = points / np.linalg.norm(points, axis=1, keepdims=True) if unit else points
+    theirs = KMeans(2, init=points[[0, -1]], n_init=1, algorithm="lloyd", tol=0).fit(points).labels_
+    assert np.array_equal(found.ravel() == found[0, 0], theirs == theirs[0])
+    if unit:
+        assert np.array_equal(found == found[0, 0], np.repeat([[True], [True], [False], [False]], 6, axis=1))
+
+
 class ByColour(VocabularyScorer):
     """Words are colours; a picture shows each as far as its mean is of that colour."""
 

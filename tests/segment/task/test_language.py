@@ -106,7 +106,7 @@ def test_any_callable_and_any_prompt_file(tmp_path):
     own.write_text('system = "s"\ncaption = "What?"\nobject = "Which {synonym}?"\nsurroundings = "Around it?"\n')
     heard = []
     chain = QuestionChain(lambda image, question: heard.append(question.split("\n")[-1]) or "fox", str(own))
-    found = Chains(chain, ("hidden",)).propose(PICTURE, "the animal")
+    found = Chains(chain, ("hidden",)).propose(PICTURE, "the hidden animal")
     assert heard == ["What?", "Which hidden animal?", "Around it?"]
     assert found[0].back == "environment"
     assert "{synonym}" in questions()["object"]

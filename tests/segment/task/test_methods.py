@@ -146,7 +146,7 @@ def test_each_is_built_as_its_paper_says(oracle, maps, monkeypatch):
     assert built.proposer.threshold == 0.05
     fragments = built.candidates
     assert (fragments.k, fragments.threshold, fragments.gain, fragments.looseness) == (10, 0.7, 0.3, 3.0)
-    assert (fragments.features(None), fragments.overlap) == (None, 0.5)  # None: the block in the middle
+    assert (fragments.features(None), fragments.overlap, fragments.unit) == (None, 0.5, True)  # None: the middle block
     assert (built.chooser, built.selector) == (UnionOfMasks(), LastRound())
     assert (built.loop.rounds, built.loop.reweight) == (1, "none")
 

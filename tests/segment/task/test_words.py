@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from binderclip.errors import UsageError
 from binderclip.segment.task import (
     Chains,
     FixedWords,
@@ -16,9 +15,8 @@ from binderclip.segment.task import (
     VocabularyGate,
     VocabularyScorer,
     WordProposer,
-    bundled_words,
 )
-from binderclip.segment.task.words import mined, normalised, noun_of, patches
+from binderclip.segment.task.words import mined, normalised, patches, vocabulary_chain
 
 PICTURE = Image.new("RGB", (60, 40), "white")
 
@@ -39,8 +37,73 @@ def test_chains_ask_once_for_each_synonym():
     assert len(asked) == 3
 
 
+@pytest.mark.parametrize(
+    ("task", "asked"),
+    [
+        ("the hidden animal", ["camouflaged animal", "disguised animal", "hidden animal"]),
+        ("the small Hidden owl", ["small camouflaged owl", "small disguised owl", "small hidden owl"]),
+        ("the glass", ["glass"]),
+        ("the shadow of the tree", ["shadow of the tree"]),
+        ("every fire truck", ["fire truck"]),
+        ("flower", ["flower"]),
+    ],
+)
+def test_only_a_hidden_thing_is_asked_for_as_camouflage(task, asked):
+    """A language model is sent these; any other sentence goes there as it is."""
+    got = []
+    Chains(lambda image, phrase: got.append(phrase) or ("", "")).propose(PICTURE, task)
+    assert got == asked
+
+
+def test_synonyms_are_of_any_word():
+    got = []
+    chains = Chains(lambda image, phrase: got.append(phrase) or ("", ""), ("shadow", "silhouette", "outline"))
+    chains.propose(PICTURE, "the shadow of the tree")
+    assert got == ["shadow of the tree", "silhouette of the tree", "outline of the tree"]
+
+
+class Dogged(VocabularyScorer):
+    """Every picture shows a dog, in whatever words; what was asked is kept."""
+
+    def __init__(self, *vocabulary):
+        super().__init__(None, vocabulary or ("dog", "flower"), ("grass", "bark"))
+        self.texts = []
+
+    def probabilities(self, images, texts):
+        self.texts.append(tuple(texts))
+        row = torch.tensor([1.0 + ("dog" in text) for text in texts])
+        return (row / row.sum()).expand(len(images), -1)
+
+
+@pytest.mark.parametrize(
+    ("task", "vocabulary", "word"),
+    [
+        ("flower", ("dog", "flower"), "flower"),
+        ("red flowers", ("dog", "flower"), "flower"),
+        ("flower on the dog", ("dog", "flower"), "flower"),
+        ("hidden animal", ("tulip", "dog", "flower"), "dog"),
+        ("thing", ("flower", "dog"), "dog"),
+        ("fire truck", ("truck", "dog", "fire truck"), "fire truck"),
+    ],
+)
+def test_the_sentence_has_the_last_word_about_what_is_named(task, vocabulary, word):
+    scorer = Dogged(*vocabulary)
+    assert vocabulary_chain(scorer)(PICTURE, task)[0] == word
+    found = PatchHypotheses(Dogged(*vocabulary), lambda image, word: None, erase).propose(PICTURE, f"the {task}")
+    assert {own.fore for own in found} == {word}
+
+
+def test_words_take_the_place_of_the_thing_in_the_sentence():
+    scorer = Dogged("owl", "dog", "tree")
+    vocabulary_chain(scorer)(PICTURE, "camouflaged animal")
+    assert scorer.texts == [("a camouflaged owl", "a camouflaged dog"), ("camouflaged in grass", "camouflaged in bark")]
+    scorer.texts.clear()
+    vocabulary_chain(scorer)(PICTURE, "owl on a branch")
+    assert scorer.texts == [("an owl on a branch",), ("an owl on a branch in grass", "an owl on a branch in bark")]
+
+
 def test_odd_answers():
-    same = Chains(lambda image, synonym: ("owl", "owl")).propose(PICTURE, "the animal")
+    same = Chains(lambda image, synonym: ("owl", "owl")).propose(PICTURE, "the hidden animal")
     assert [h.back for h in same] == ["environment", None, None]
     none = Chains(lambda image, synonym: ("", "")).propose(PICTURE, "the animal")
     assert none == [Hypothesis("the animal", "environment")]
@@ -54,18 +117,9 @@ def test_lists_of_words_need_not_be_equally_long():
     fixed = FixedWords(("a",), ("c", "d", "e")).propose(PICTURE, "x")
     assert [(h.fore, h.back) for h in fixed] == [("a", "c"), (None, "d"), (None, "e")]
     answers = iter([("owl", "bark"), ("fox", ""), ("", "snow")])
-    chains = Chains(lambda image, synonym: next(answers)).propose(PICTURE, "the animal")
+    chains = Chains(lambda image, synonym: next(answers)).propose(PICTURE, "the hidden animal")
     assert [h.fore for h in chains if h.fore is not None] == ["owl", "fox"]
     assert [h.back for h in chains if h.back is not None] == ["bark", "snow"]
-
-
-def test_a_noun_narrows_the_vocabulary():
-    assert noun_of("The camouflaged Animal") == "animal"
-    assert "owl" in bundled_words("every hidden bird")
-    assert "dog" not in bundled_words("the hidden birds")
-    assert set(bundled_words("a hidden animal")) < set(bundled_words("the gizmo"))
-    with pytest.raises(UsageError, match="names nothing"):
-        noun_of("the")
 
 
 def test_patches_are_the_picture_its_halves_and_quarters():

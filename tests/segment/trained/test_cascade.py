@@ -166,6 +166,21 @@ def test_the_penalty_of_seen_classes_by_hand() -> None:
     assert seen_penalised(logits, seen, 0.1).tolist() == [[1, 0]]  # 0.55 - 0.1 < 0.5, 0.95 - 0.1 > 0.5
 
 
+def test_the_head_knows_what_training_saw_unless_it_saw_all(clip_model: Any, tmp_path: Path) -> None:
+    images, labels = halves(4, 5)
+    net = head(clip_model)
+    assert net.seen == ()
+    train_cascade(net, images, labels, CLASSES, unseen=("lime",), steps=2, batch=2)
+    assert net.seen == tuple(name for name in CLASSES if name != "lime")
+    again = CascadeCLIP.open(net.save(tmp_path / "own"), clip_model)
+    assert again.seen == net.seen
+    told = again.segment(images[0], CLASSES, seen=net.seen)
+    assert torch.equal(again.segment(images[0], CLASSES).labels, told.labels)
+    # The paper subtracts nothing after self-training.
+    train_cascade(net, images, labels, CLASSES, unseen=("lime",), transductive=True, steps=2, batch=2)
+    assert net.seen == ()
+
+
 def test_a_saved_head_answers_as_before(clip_model: Any, tmp_path: Path) -> None:
     net = head(clip_model)
     again = CascadeCLIP.open(net.save(tmp_path / "own"), clip_model)

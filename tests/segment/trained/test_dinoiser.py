@@ -161,3 +161,30 @@ def test_both_heads_have_rates_of_their_own_that_fall_at_four_fifths(clip_model,
     assert {rates[id(p)] for p in head.alike.parameters()} == {3e-5}
     assert {rates[id(p)] for p in head.object.parameters()} == {1e-2}
     assert [asked["schedule"](step / 6300) for step in (0, 5000, 5100)] == [1.0, 1.0, 0.1]
+
+
+@torch.no_grad()
+def test_the_authors_head_gives_their_correlations_and_background(tmp_path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"obj_proj.weight": (6, 12, 3, 3), "obj_proj.bias": (6,), "bkg_decoder.weight": (1, 12, 1, 1),
+              "bkg_decoder.bias": (1,)}  # fmt: skip
+    state = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    torch.save({"epoch": 100, "model_state_dict": state}, tmp_path / "last.pt")
+    head = DINOiserHead.from_released(tmp_path / "last.pt")
+    assert head.settings == {"width": 12, "dim": 6, "kernel": 3, "layer": 10 / 12}
+    assert layer_at(head.layer, 12) == 9  # the official feats_idx = -3
+    x = torch.randn(2, 12, 5, 4, generator=generator)
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    features = F.conv2d(padded, state["obj_proj.weight"], state["obj_proj.bias"]).flatten(2)
+    features = features / features.norm(dim=1, keepdim=True)
+    background = F.conv2d(x / x.norm(dim=1, keepdim=True), state["bkg_decoder.weight"], state["bkg_decoder.bias"])
+    ours, saliency = head(x)
+    torch.testing.assert_close(cosines(ours).flatten(1), (features.mT @ features).flatten(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(saliency, background[:, 0], rtol=1e-4, atol=1e-5)
+    again = DINOiserHead.open(head.save(tmp_path / "folder"))
+    assert torch.equal(again(x)[0], ours)
+    for change, said in (({"obj_proj.weight": None}, "there is no convolution obj_proj"),
+                         ({"bkg_decoder.bias": None}, r"1 missing \(object.bias\)")):  # fmt: skip
+        torch.save({k: v for k, v in {**state, **change}.items() if v is not None}, tmp_path / "w.pt")
+        with pytest.raises(CheckpointError, match=said):
+            DINOiserHead.from_released(tmp_path / "w.pt")

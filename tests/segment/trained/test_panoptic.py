@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from binderclip.errors import UsageError
-from binderclip.segment import PanopticNet, train_panoptic
+from binderclip.errors import CheckpointError, UsageError
+from binderclip.segment import PanopticNet, load_panoptic, save_panoptic, train_panoptic
 from binderclip.segment.metrics import panoptic_quality
 from binderclip.segment.trained.panoptic import _segments
 
@@ -91,3 +94,17 @@ def test_where_masks_overlap_the_surer_class_wins() -> None:
         found = _segments(masks, classes, 0.5, 0.4)
         wanted = [[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1]] if owner else [[1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]]
         assert found.masks.int()[:, 0].tolist() == wanted
+
+
+def test_a_saved_net_gives_the_same_segments_without_its_training_head(tmp_path: Path) -> None:
+    net = train_panoptic(*boards(6, 0), classes=2, queries=4, width=32, layers=2, steps=30, lr=3e-3).net
+    folder = save_panoptic(net, tmp_path / "net", card={"summary": "squares"})
+    assert not any(name.startswith("semantic.") for name in load_file(folder / "model.safetensors"))
+    again, images = load_panoptic(folder), boards(3, 1)[0]
+    assert not again.training
+    for one, other in zip(net.segments(images, score=0.2), again.segments(images, score=0.2), strict=True):
+        assert torch.equal(one.masks, other.masks)
+        assert torch.equal(one.labels, other.labels)
+        torch.testing.assert_close(one.scores, other.scores)
+    with pytest.raises(CheckpointError, match="holds no model"):
+        load_panoptic(tmp_path)

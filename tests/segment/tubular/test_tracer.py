@@ -116,6 +116,29 @@ def test_a_score_that_knows_the_tube_follows_it_round_the_corner(corner: Any) ->
     assert corner.mask[short[:, 0], short[:, 1]].float().mean() < 0.7
 
 
+def test_the_folded_net_says_the_same() -> None:
+    torch.manual_seed(0)
+    net = LocalPathNet(3, (8, 12, 16))
+    net(torch.rand(40, 3, 20, 11))  # statistics that are not the initial ones
+    for part in net.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(part.weight, 0.5, 2.0)
+            torch.nn.init.normal_(part.bias)
+    strips = torch.rand(7, 3, 20, 11)
+    fast = net.folded()
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in fast.modules())
+    torch.testing.assert_close(fast.scores(strips), net.scores(strips), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fast.masks(strips), net.masks(strips), atol=1e-5, rtol=1e-5)
+    assert net.training
+    tracer = TubularTracer(net.scores, length=20, radius=5, mask=net.masks)
+    image = torch.rand(3, 24, 30)
+    one, other = tracer(image, (2, 3), (25, 20)), tracer.folded()(image, (2, 3), (25, 20))
+    assert torch.equal(one.path, other.path)
+    assert other.cost == pytest.approx(one.cost, rel=1e-4)
+    own = TubularTracer(lambda strips: strips.mean((1, 2, 3)), length=20, radius=5, mask=net.masks)
+    assert own.folded() is own
+
+
 def test_the_net_gives_a_score_and_a_mask_a_strip_and_keeps_its_mode() -> None:
     net = LocalPathNet(2, (4, 6, 8)).train()
     strips = torch.rand(5, 2, 23, 17)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.spatial import cKDTree
 
 from binderclip.errors import UsageError
 from binderclip.segment import (
@@ -13,6 +15,7 @@ from binderclip.segment import (
     TubularTrace,
     TubularTracer,
     line_accuracy,
+    line_distance,
     tailored_samples,
     train_tracer,
 )
@@ -33,10 +36,24 @@ def test_accuracy_is_the_harmonic_mean_of_both_shares() -> None:
     assert line_accuracy(trace_of(line + torch.tensor([2, 0])), line) == 1
 
 
+def test_distance_is_that_of_nearest_neighbours_both_ways() -> None:
+    line = torch.stack([torch.zeros(10, dtype=torch.long), torch.arange(10)], 1)
+    assert line_distance(trace_of(line), line) == 0
+    assert line_distance(trace_of(line + torch.tensor([3, 0])), line) == 3
+    # a trace that ends halfway is nowhere wrong, but misses pixels 1 to 5 steps away
+    assert line_distance(trace_of(line[:5]), line) == (0 + (1 + 2 + 3 + 4 + 5) / 10) / 2
+    rng = np.random.default_rng(0)
+    path, other = rng.integers(0, 60, (40, 2)), rng.integers(0, 60, (70, 2))
+    expected = (cKDTree(other).query(path)[0].mean() + cKDTree(path).query(other)[0].mean()) / 2
+    assert line_distance(trace_of(torch.from_numpy(path)), torch.from_numpy(other)) == pytest.approx(expected)
+
+
 def test_a_trained_tracer_follows_the_tube_that_an_untrained_one_leaves(corner: Any) -> None:
     found = train_tracer([corner], [corner], **SHORT)
     assert [len(found.rounds), len(found.accuracies), len(found.counts)] == [2, 2, 2]
     assert found.counts[1] > found.counts[0]  # what it met was added
+    rounds = [line_distance(each(corner.image, corner.start, corner.end), corner.line) for each in found.rounds]
+    assert found.distances == pytest.approx(rounds)
     trace = found.best(corner.image, corner.start, corner.end)
     assert line_accuracy(trace, corner.line) > 0.9
     assert trace.mask is not None

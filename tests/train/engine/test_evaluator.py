@@ -115,7 +115,9 @@ def test_the_legend_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     said: list[str] = []
     monkeypatch.setattr(
-        Figure, "savefig", lambda self, path: said.extend(t.get_text() for t in self.axes[0].get_legend().get_texts())
+        Figure,
+        "savefig",
+        lambda self, path, **settings: said.extend(t.get_text() for t in self.axes[0].get_legend().get_texts()),
     )
     row = {f"{data}/text_to_image/R@10": 0.5 for data in ("/tmp/pets/val", "icons")}
     plot_run({}, [{"step": 4, **row}], tmp_path)

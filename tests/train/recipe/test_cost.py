@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +252,32 @@ def test_stages_that_see_nothing_cost_nothing_and_others_are_unknown() -> None:
     other = Recipe.from_dict({"model": {"arch": "small"}, "stage": [*before, endless]})
     assert other.cost(samples=[1, 1, planned_samples(other.stage[2])]).stages[2].flops == 0
     assert (head.samples, head.tokens, head.flops) == (1, None, None)
+
+
+@pytest.mark.parametrize(("experts", "top_k", "every"), [(4, 2, 2), (3, 1, 2), (8, 3, 3)])
+def test_experts_cost_as_many_layers_as_a_token_uses_and_a_router(experts: int, top_k: int, every: int) -> None:
+    """By hand: a layer of E experts, K a token, is K MLPs of 4 D H operations a token and a router of 2 D E."""
+    own = {"data": "noto-emoji", "samples": 64, "batch_size": 32}
+    settings = {"experts": experts, "top_k": top_k, "every": every}
+    dense = Recipe.from_dict({**own, "model": "small"}).cost().stages[0]
+    sparse = Recipe.from_dict({**own, "model": {"arch": "upcycled", "base": "small", **settings}}).cost().stages[0]
+    assert sparse.unknown == ""
+    model = load("small").backbone
+    for side, tokens, blocks in (
+        ("image_flops", dense.image_tokens, model.visual.trunk.blocks),
+        ("text_flops", dense.text_tokens, getattr(model, "text", model).transformer.resblocks),
+    ):
+        more = 0
+        for place in range(every - 1, len(blocks), every):
+            first = next(p for p in blocks[place].mlp.parameters() if p.ndim == 2)
+            hidden, width = first.shape
+            more += tokens * ((top_k - 1) * 4 * width * hidden + 2 * width * experts)
+        assert getattr(sparse, side) - getattr(dense, side) == more
+
+
+def test_a_check_prints_the_cost_of_a_recipe_from_a_model_by_name(command: Callable[..., Any]) -> None:
+    done = command("train", "refine", "--check")
+    assert done.code == 0
+    said = " ".join(done.err.split())
+    assert "samples tokens a picture a caption tokens FLOPs share" in said
+    assert "?" not in said

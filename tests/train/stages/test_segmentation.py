@@ -62,6 +62,8 @@ def test_a_head_is_trained_measured_and_saved(folder: Path, tmp_path: Path, name
     assert 0 <= notes["held out"]["mIoU"] <= 1
     assert [Path(key).name for key, _ in summary["skipped"]] == ["03.png"]
     assert summary["stages"][0]["steps"] == 3
+    # What the stage does not change is not measured again and taken for its result.
+    assert (summary["figures"], summary["stages"][0]["evaluations"]) == ({}, [])
     head = open_head(result.out / "stages/00-head/head")
     assert head.segment(folder / "images" / "00.png", ["red", "blue"]).labels.shape == (40, 50)
     # The model itself is what it was.
@@ -141,3 +143,37 @@ def test_folders_that_are_no_head_are_named(command: Callable[..., Any], folder:
         assert said in " ".join(refused.err.split())
     found = command("segment", picture, "--head", tmp_path / "other", "-l", "red,blue", "--device", "nowhere")
     assert "device 'nowhere' is unknown" in found.err
+
+
+def test_the_head_keeps_which_classes_it_saw(folder: Path, tmp_path: Path) -> None:
+    """p077: seen classes lose 0.1 of their probability, also for whoever opens the folder; by hand from the logits."""
+    from binderclip.data import open_image
+    from binderclip.models.files.folders import folder_config
+
+    stage = [{"name": "head", "kind": {"name": "segmentation-head", "head": {"name": "cascade", **TINY["cascade"]},
+                                       "training": {"unseen": ["blue"]}}}]  # fmt: skip
+    result = run(Recipe.from_dict(recipe(folder, "cascade", stage=stage)), out=tmp_path / "run", progress=False)
+    left = result.out / "stages/00-head/head"
+    assert folder_config(left)["seen"] == ["red"]
+    head, picture = open_head(left), folder / "images" / "00.png"
+    with torch.no_grad():
+        _, _, full = head.scored(open_image(picture), lambda pixels: head(pixels, head.text_of(["red", "blue"])))
+        probability = full.sigmoid()
+    expected = (probability[0] - 0.1 < probability[1]).int()
+    found = head.segment(picture, ["red", "blue"])
+    assert torch.equal(found.labels.int(), expected)
+    plain = head.segment(picture, ["red", "blue"], seen=())
+    assert torch.equal(plain.labels.int(), (probability[0] < probability[1]).int())
+    assert torch.equal(head.segment(picture, ["blue", "red"]).labels.int(), 1 - expected)
+
+
+def test_the_verb_prints_the_heads_figures(command: Callable[..., Any], folder: Path, tmp_path: Path) -> None:
+    from binderclip.settings import write_toml
+
+    (tmp_path / "r.toml").write_text(write_toml(recipe(folder, "cascade")))
+    done = command("train", tmp_path / "r.toml", "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    held = json.loads((tmp_path / "run" / "summary.json").read_text())["stages"][0]["notes"]["held out"]
+    rows = [" ".join(line.split()) for line in done.out.splitlines()]
+    assert f"head mIoU {held['mIoU']:.3f} {held['pictures']}" in rows
+    assert "R@1" not in done.out

@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from binderclip.adapt.few_shot.linear_probe import LinearProbe
 from binderclip.errors import UsageError
+from binderclip.numeric import check_present
 
 Balance: TypeAlias = Literal["weights", "subsets"]
 
@@ -35,7 +36,8 @@ class LastLayerRetraining(LinearProbe):
         seed: of the draws.
 
     Raises:
-        UsageError: as `LinearProbe`; an unknown balance, no subset, groups of another length, or a group that is None.
+        UsageError: as `LinearProbe`; an unknown balance, no subset, groups of another length, or a group or label
+            that is None or NaN.
 
     Examples:
         >>> x, y = [[1.0, 0.2], [1.0, -0.2], [0.2, 1.0], [-0.2, 1.0]], ["cat", "cat", "dog", "dog"]
@@ -111,10 +113,10 @@ class LastLayerRetraining(LinearProbe):
 
 def _combinations(y: Any, groups: Any) -> Int[np.ndarray, "N"]:
     """The number of each picture's combination of class and group."""
+    check_present("a label", y)
+    check_present("a group", groups)
     classes, owners = list(np.asarray(y).tolist()), list(np.asarray(groups).tolist())
     if len(classes) != len(owners) or np.ndim(groups) != 1:
         raise UsageError(f"sensitive_features must be (N,), one a label: {len(owners)} for {len(classes)} labels")
-    if any(value is None or value != value for value in owners):
-        raise UsageError("a group is None or NaN: leave such pictures out")
     place = {pair: number for number, pair in enumerate(dict.fromkeys(zip(classes, owners, strict=True)))}
     return np.array([place[pair] for pair in zip(classes, owners, strict=True)], dtype=np.int64)

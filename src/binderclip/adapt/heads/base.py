@@ -27,6 +27,7 @@ from binderclip.adapt.heads.inputs import InputLevel, level_input
 from binderclip.adapt.heads.prior import align, prior_rows
 from binderclip.adapt.heads.settings import check_settings
 from binderclip.errors import UsageError
+from binderclip.numeric import check_present
 
 Terms = dict[str, Tensor]
 
@@ -302,6 +303,8 @@ def _checked_pair(X: Any, y: Any, level: InputLevel = "features") -> tuple[np.nd
     x = _checked_input(X, level)
     if isinstance(y, Tensor):
         y = y.detach().cpu().numpy()
+    elif isinstance(y, (list, tuple)):
+        check_present("a label", y)
     labels = column_or_1d(y, warn=True)
     check_consistent_length(x, labels)
     check_classification_targets(labels)

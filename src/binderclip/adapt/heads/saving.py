@@ -18,6 +18,7 @@ from torch import Tensor
 from binderclip.adapt.heads.base import FeatureClassifier
 from binderclip.documents import json_text, parse_json
 from binderclip.errors import CheckpointError, NotSupported, UsageError
+from binderclip.files import make_folder, write_whole
 
 FORMAT = "binderclip-head-1"
 _JSON, _TENSORS = "head.json", "head.safetensors"
@@ -40,6 +41,7 @@ def save_head(
     Raises:
         NotSupported: the head holds something that has no plain form.
         sklearn.exceptions.NotFittedError: it is not fitted.
+        OutputError: it cannot be written.
     """
     check_is_fitted(head, "classes_")
     tensors: dict[str, Tensor] = {}
@@ -66,13 +68,16 @@ def save_head(
         "fitted": fitted,
         "about": dict(about or {}),
     }
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    text = json_text(document)
-    save_file(tensors, place / f"{_TENSORS}.tmp")
-    (place / f"{_JSON}.tmp").write_text(text + "\n", encoding="utf-8")
-    for name in (_TENSORS, _JSON):
-        (place / f"{name}.tmp").replace(place / name)
+    text = json_text(document) + "\n"
+    place = make_folder(folder)
+
+    # The tensors take their place when the text is on the disk: an older head's text never stands beside them because
+    # the disk was full.
+    def write(draft: Path) -> None:
+        draft.write_text(text, encoding="utf-8")
+        write_whole(place / _TENSORS, lambda draft: save_file(tensors, draft))
+
+    write_whole(place / _JSON, write)
     return place
 
 

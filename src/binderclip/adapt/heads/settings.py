@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import math
 from numbers import Integral, Real
 from typing import Any
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_finite_numbers
 
 UNBOUNDED = ("C",)
 """Settings that may be infinite: no penalty at all."""
@@ -43,8 +43,4 @@ def check_number(name: str, value: Any, *, whole: bool = False) -> None:
     """
     if whole and isinstance(value, Real) and not isinstance(value, Integral):
         raise UsageError(f"{name} must be a whole number, not {value}")
-    for number in value if isinstance(value, (list, tuple)) else (value,):
-        if isinstance(number, Real) and not isinstance(number, Integral):
-            beyond = math.isinf(number) and name not in UNBOUNDED
-            if math.isnan(number) or beyond:
-                raise UsageError(f"{name} must be finite, not {number}")
+    check_finite_numbers(name, value, infinite=name in UNBOUNDED)

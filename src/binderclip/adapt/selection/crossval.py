@@ -19,7 +19,7 @@ from sklearn.base import clone
 
 from binderclip.adapt.heads.tuned import OutOfTime, stop_training_at
 from binderclip.adapt.selection.splits import folds_of
-from binderclip.data.cache.shards import write_whole
+from binderclip.data.storage import write_place
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class CrossValidationStore:
             return
         about = {"seconds": repr(cell.seconds), "parameters": str(cell.parameters)}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save({"logits": torch.from_numpy(cell.logits)}, metadata=about))
+        write_place(path, save({"logits": torch.from_numpy(cell.logits)}, metadata=about))
 
 
 def settings_of(head: Any) -> str:

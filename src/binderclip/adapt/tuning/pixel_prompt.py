@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -10,11 +11,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from binderclip.errors import UsageError
+from binderclip.errors import CheckpointError, UsageError
+from binderclip.models.files.released import NameTable, Rename, copy_renamed, read_released
 from binderclip.models.image_text.preprocess import CLIP_STD
 
 PromptKind = Literal["frame", "patch", "random-patch"]
 
+SIDES = ("pad_up", "pad_down", "pad_left", "pad_right")
+"""Of a frame, by their official names."""
 REFERENCE = (224, 30)
 """Input side and frame width, in pixels, of the published prompts, of which other sizes keep the proportion."""
 
@@ -85,6 +89,32 @@ class PixelPrompt(nn.Module):
         start = torch.randn(3, side, side) if init == "normal" else torch.zeros(3, side, side)
         self.pixels = nn.Parameter(start * self.mask)
         self.free = 3 * int(self.mask.sum())
+
+    @classmethod
+    @torch.no_grad()
+    def from_released(cls, path: str | Path, *, std: Sequence[float] = CLIP_STD) -> PixelPrompt:
+        """The frame of a `PadPrompter`, which is laid on normalised pixels (Bahng et al.; also TeCoA's prompts).
+
+        Args:
+            path: of the file (`model_best.pth.tar`); nothing in it is run.
+            std: of the model's normalisation.
+
+        Raises:
+            CheckpointError: the file cannot be read, or holds no four sides that fit together.
+        """
+        state = read_released(path)
+        top = state.get("pad_up")
+        if top is None or top.ndim != 4 or not 0 < 2 * top.shape[2] < top.shape[3]:
+            raise CheckpointError(f"{path} holds no frame of pixels: there is no pad_up of shape (1, 3, width, size)")
+        width, size = top.shape[2:]
+        inner = (1, 3, size - 2 * width, width)
+        own = {name: torch.zeros(inner if name in ("pad_left", "pad_right") else top.shape) for name in SIDES}
+        copy_renamed(own, state, NameTable("a frame of pixels", (Rename("(.*)", r"\1"),)), path)
+        prompt = cls(size, width, space="normalised", std=std)
+        prompt.pixels[:, :width], prompt.pixels[:, -width:] = own["pad_up"][0], own["pad_down"][0]
+        prompt.pixels[:, width:-width, :width] = own["pad_left"][0]
+        prompt.pixels[:, width:-width, -width:] = own["pad_right"][0]
+        return prompt
 
     def extra_repr(self) -> str:
         return f"size={self.size}, width={self.width}, kind={self.kind!r}, inner={self.inner}, space={self.space!r}"

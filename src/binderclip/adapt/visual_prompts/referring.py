@@ -153,8 +153,10 @@ def region_features(
         rows = torch.cat([model.encode_pixels(own(batch)) for batch in batches])
         parts.append(rows.unflatten(0, (len(edits), len(found))))
     if bias is not None:
-        fields = foveal_fields(bias, found, pixels.shape[:2], model.image_tower.grid)
-        parts.append(foveal_features(model, own(pixels), fields[None], bias))
+        # The tower sees pictures of its own size, which is not the model's where a classifier stands beside it.
+        tower = model.image_tower
+        fields = foveal_fields(bias, found, pixels.shape[:2], tower.grid)
+        parts.append(foveal_features(model, own.at(tower.image_size)(pixels), fields[None], bias))
     if not parts:
         parts.append(model.encode_pixels(own(pixels)).expand(len(found), -1)[None])
     return torch.cat(parts)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.documents import parse_json
+from binderclip.documents import parse_json, read_problem
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def read_contexts(source: str | Path) -> ContextSet:
     try:
         document: Any = parse_json(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise DataError(f"{path} is not JSON in UTF-8: {error}") from error
+        raise DataError(f"{path} is {read_problem(error)}") from error
     wrong = f'{path} must hold factor -> value -> phrasings, such as {{"background": {{"water": ["on water"]}}}}'
     if not isinstance(document, dict):
         raise DataError(wrong)

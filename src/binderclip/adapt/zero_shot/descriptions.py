@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from binderclip.documents import parse_json
+from binderclip.documents import parse_json, read_problem
 from binderclip.errors import BinderclipError, DataError, UsageError
 
 URL, MODEL, KEY = "BINDERCLIP_LLM_URL", "BINDERCLIP_LLM_MODEL", "BINDERCLIP_LLM_KEY"
@@ -81,7 +81,7 @@ def read_descriptions(source: str | Path) -> Descriptions:
     except _Twin as error:
         raise DataError(f"{path} describes {error} twice") from error
     except ValueError as error:
-        raise DataError(f"{path} is not JSON in UTF-8: {error}") from error
+        raise DataError(f"{path} is {read_problem(error)}") from error
     if not isinstance(document, dict) or not document:
         raise DataError(f'{path} must hold class -> sentences, such as {{"cat": ["a cat with whiskers", ...]}}')
     nested = isinstance(document.get("classes"), dict)

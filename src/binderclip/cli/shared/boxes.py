@@ -201,7 +201,7 @@ def mask_values(path: Path) -> tuple[np.ndarray, bool]:
             kept = picture if picture.mode in ("1", "L", "P", "I", "I;16") else picture.convert("L")
             return np.array(kept), kept.mode == "P"
     except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path}: not a picture that can be read ({type(error).__name__})") from error
+        raise DataError(f"{path}: not a picture that can be read") from error
 
 
 def _masks_of(path: Path, size: tuple[int, int], alone: bool) -> list[tuple[str, np.ndarray]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.shared.output import note, warn_skipped
+from binderclip.cli.shared.outputs import is_written
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
@@ -54,6 +53,9 @@ def find_images(arguments: Sequence[str], *, without: str | None = None) -> Imag
         path = Path(argument)
         if path.is_dir():
             found = list_images(path, without=without, skipped=skipped)
+            if results := [image for image in found if is_written(image)]:
+                note(f"left out: {', '.join(map(str, results))}, which an earlier run made and this one makes anew")
+                found = [image for image in found if image not in results]
             note_left_out(path, without)
             if not found:
                 warn_skipped(skipped)
@@ -135,143 +137,3 @@ def file_stamp(path: Path) -> list[int]:
     """Size and time of a file: another picture of the same name is done again."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def keep_originals(written: Sequence[Path], sources: Sequence[Path]) -> None:
-    """Refuse results that would replace the pictures that they are made of.
-
-    Args:
-        written: paths of the results.
-        sources: paths of the pictures.
-
-    Raises:
-        UsageError: one of the results is one of the pictures.
-    """
-    originals = {path.resolve() for path in sources}
-    if replaced := next((path for path in written if path.resolve() in originals), None):
-        raise UsageError(f"{replaced} is one of the pictures and would be replaced: write into another folder")
-
-
-def output_folder(given: str | Path, *, make: bool = True) -> Path:
-    """The folder of --out, made where it is missing.
-
-    Args:
-        given: as the user gave it.
-        make: False only checks, for what is said before the work; nothing is made.
-
-    Raises:
-        UsageError: it is a file.
-        DataError: it cannot be made.
-    """
-    folder = Path(given)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {folder} is a file: give a folder")
-    above = next((place for place in folder.parents if os.path.lexists(place)), folder)
-    if folder.is_symlink() and not folder.exists():
-        raise UsageError(f"--out {folder} is a link to what is not there")
-    if not above.is_dir():
-        raise UsageError(f"--out {folder} lies in {above}, which is no folder")
-    if make:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"cannot make {folder}: {error.strerror or error}") from error
-    return folder
-
-
-def outside_pool(out: str, pool: str) -> None:
-    """Refuse to write into a pool: the next run would read what this one wrote.
-
-    Args:
-        out: of --out; a folder or `s3://bucket/folder`.
-        pool: a data set as the user named it.
-
-    Raises:
-        UsageError: `out` lies in the pool's folder.
-    """
-    from binderclip.data.storage import is_object
-
-    if is_object(out):
-        inside = f"{out.rstrip('/')}/".startswith(f"{pool.rstrip('/')}/")
-    else:
-        inside = Path(pool).is_dir() and Path(out).resolve().is_relative_to(Path(pool).resolve())
-    if inside:
-        raise UsageError(f"--out {out} lies inside the pool {pool}: give a folder outside of it")
-
-
-_held: list[int] = []
-
-
-def _is_read(pipe: Path) -> bool:
-    """Whether somebody reads a named pipe; writing to another one would wait for ever."""
-    try:
-        # Not closed before the process ends: the reader would take that for the end of the file.
-        _held.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
-    except OSError:
-        return False
-    return True
-
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-
-
-def output_path(given: str | None, source: Path, suffix: str) -> Path:
-    """Where a picture goes: as given, else `NAME-suffix.png` in the current folder.
-
-    Raises:
-        UsageError: as `picture_path`.
-    """
-    return picture_path(given or f"{source.stem}-{suffix}.png")
-
-
-def new_paths(source: Path, *wanted: tuple[str | None, str]) -> list[Path]:
-    """Where the results of one picture go: as given, else under new names in the current folder; nothing is replaced.
-
-    Args:
-        source: the picture.
-        wanted: (as given or None, ending) of each, such as (None, "mask.png"): `NAME-mask.png`, or `NAME-mask-2.png`
-            and so on, with one number for all, where any of those that were not given is there already.
-
-    Raises:
-        UsageError: as `picture_path`, and `writable_path` for what is no picture.
-    """
-    for number in itertools.count(1):
-        tail = "" if number == 1 else f"-{number}"
-        endings = [Path(ending) for _, ending in wanted]
-        names = [f"{source.stem}-{ending.stem}{tail}{ending.suffix}" for ending in endings]
-        if not any(given is None and Path(name).exists() for (given, _), name in zip(wanted, names, strict=True)):
-            break
-    return [
-        (picture_path if ending.suffix.lower() in PICTURES else writable_path)(given or name)
-        for (given, _), ending, name in zip(wanted, endings, names, strict=True)
-    ]
-
-
-def picture_path(given: str) -> Path:
-    """The path of a picture to be written, checked before any work is done.
-
-    Raises:
-        UsageError: a name that is not a picture's, or a place that cannot be written.
-    """
-    path = writable_path(given)
-    if path.suffix.lower() not in PICTURES:
-        raise UsageError(f"cannot write {path}: a picture's name ends in {', '.join(PICTURES)}")
-    return path
-
-
-def writable_path(given: str | Path) -> Path:
-    """The path of a file to be written, checked before any work is done.
-
-    Raises:
-        UsageError: a folder, a file in a folder that does not exist, or a place that cannot be written.
-    """
-    path = Path(given)
-    if path.is_dir():
-        raise UsageError(f"cannot write {path}: it is a folder")
-    if not path.parent.is_dir():
-        raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"cannot write {path}: permission denied")
-    if path.is_fifo() and not _is_read(path):
-        raise UsageError(f"cannot write {path}: it is a named pipe that nobody reads")
-    return path

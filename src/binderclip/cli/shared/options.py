@@ -10,7 +10,10 @@ from typing import Annotated
 import typer
 
 from binderclip.errors import UsageError
+from binderclip.models.files import registry
 
+DEFAULT_MODEL = registry.DEFAULT
+"""What a verb that uses words takes where nobody says otherwise."""
 MODEL = typer.Option(
     "--model",
     "-m",

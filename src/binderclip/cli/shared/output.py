@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from binderclip.cli.shared.maker import signed
 from binderclip.documents import json_text
-from binderclip.errors import DataError, short_values
+from binderclip.errors import short_values
+from binderclip.files import write_whole
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PIPE_WIDTH = 200
 """Columns of a table that goes into a file or a pipe: nothing has to be folded there."""
@@ -48,30 +54,38 @@ def print_json(document: Any) -> None:
 
 
 def write_json(document: Any, path: Path) -> None:
-    """Write what `print_json` prints to a file.
+    """Write what `print_json` prints to a file, with the key that says who made it.
 
     Raises:
-        DataError: it cannot be written.
+        OutputError: it cannot be written; what was there before still is.
     """
-    try:
-        path.write_text(json_text(document) + "\n", encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    write_whole(path, json_text(signed(document)) + "\n")
 
 
 def write_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> None:
     """Write a table for other programs.
 
     Raises:
-        DataError: it cannot be written.
+        OutputError: it cannot be written; what was there before still is.
     """
-    try:
-        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows(rows)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    held = io.StringIO(newline="")
+    writer = csv.writer(held)
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_whole(path, held.getvalue())
+
+
+def write_array(values: np.ndarray, path: Path) -> None:
+    """Write numbers as `.npy`.
+
+    Raises:
+        OutputError: they cannot be written; what was there before still is.
+    """
+    import numpy as np
+
+    held = io.BytesIO()
+    np.save(held, values, allow_pickle=False)
+    write_whole(path, held.getvalue(), sync=False)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

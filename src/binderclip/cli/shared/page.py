@@ -9,6 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from binderclip.cli.shared.maker import META
+from binderclip.files import write_whole
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d1f23; --soft: #5d6470; --line: #d9dde3; --paper: #fff; --code: #f3f5f8; }
 @media (prefers-color-scheme: dark) {
@@ -83,17 +86,20 @@ class Page:
         self._body.append(f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>")
 
     def save(self, path: str | Path) -> Path:
-        """Write the page."""
+        """Write the page.
+
+        Raises:
+            OutputError: it cannot be written; what was there before still is.
+        """
         path = Path(path)
         nav = " ".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name in self._sections)
-        path.write_text(
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        return write_whole(
+            path,
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n{META}\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{escape(self.title)}</title>\n<style>{STYLE}</style></head>\n<body>\n<h1>{escape(self.title)}</h1>\n"
             f'<p class="lead">{self.lead}</p>\n<nav>{nav}</nav>\n' + "\n".join(self._body) + "\n</body></html>\n",
-            encoding="utf-8",
         )
-        return path
 
 
 def _cell(value: Any) -> str:

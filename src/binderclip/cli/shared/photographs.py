@@ -8,7 +8,7 @@ from typing import Any
 from binderclip.cli.shared.output import note
 
 WEAK = ("small", "small-b")
-REAL = "open_clip:ViT-B-32/openai"
+REAL = "everyday (bundled), or open_clip:ViT-B-32/openai"
 LOOKED_AT = 4
 FLAT = 0.25
 """Below this share of equal neighbouring pixels it is a photograph; of drawings a third and more are equal."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import output_folder
 from binderclip.cli.shared.options import finite
 from binderclip.cli.shared.output import note, print_json, print_table, write_json
+from binderclip.cli.shared.outputs import output_folder, writable_paths
 from binderclip.display import number_of
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
     from binderclip.data import ClusterPlan, Machines
@@ -154,6 +154,7 @@ def _write(plan: ClusterPlan, heading: str, out: str) -> None:
     if is_object(out):
         raise UsageError(f"--out {out}: a plan is written to a folder of files")
     folder = output_folder(out)
+    writable_paths([folder / "plan.html", folder / "plan.json"])
     columns, rows = plan.rows()
     page = Page("What it will cost", escape(heading))
     page.section("Passes", escape(plan.stops))
@@ -161,9 +162,6 @@ def _write(plan: ClusterPlan, heading: str, out: str) -> None:
     page.section("What was assumed", "")
     for text in plan.notes:
         page.text(escape(text))
-    try:
-        page.save(folder / "plan.html")
-    except OSError as error:
-        raise DataError(f"cannot write {folder / 'plan.html'}: {error.strerror or error}") from error
+    page.save(folder / "plan.html")
     write_json(plan.as_dict(), folder / "plan.json")
     note(f"written: {folder / 'plan.html'}, {folder / 'plan.json'}")

@@ -11,6 +11,9 @@ from typing import TypeVar
 from rich.text import Text
 
 from binderclip.cli.shared.output import note, notes, printable
+from binderclip.display import duration, time_left
+
+__all__ = ["batches_said", "counted", "duration", "stages", "time_left"]
 
 T = TypeVar("T")
 PAUSE = 10.0
@@ -98,27 +101,3 @@ def batches_said(say: Callable[[str], object], text: str) -> Callable[[int, int]
         say(f"{text} {done} of {total}{time_left(began, done, total)}")
 
     return step
-
-
-def time_left(began: float, done: int, total: int) -> str:
-    """ ", about 40 s left", at the pace so far; empty before there is one.
-
-    Args:
-        began: `time.monotonic()` at the first item.
-        done: items that are done.
-        total: of how many.
-    """
-    passed = time.monotonic() - began
-    if done < 1 or passed < 1 or done >= total:
-        return ""
-    return f", about {duration(passed / done * (total - done))} left"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: "8 s", "3 min", "1 h 20 min"."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binderclip.cli.shared.inputs import writable_path
 from binderclip.documents import parse_json
 from binderclip.errors import UsageError
 
@@ -60,7 +59,7 @@ def session_after(request: SessionRequest, picture: Any, image: Path, segmenter:
     from binderclip.segment import InteractiveSession
     from binderclip.segment.promptable import load_session, save_session
 
-    path = writable_path(request.path)
+    path = request.path
     if path.is_file():
         session = load_session(path, segmenter, picture)
         _check_picture(path, image)

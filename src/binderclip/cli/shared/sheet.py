@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from binderclip.cli.shared.maker import picture_options
 from binderclip.data.lettering import shortened
-from binderclip.errors import DataError
+from binderclip.files import write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -114,20 +115,25 @@ def with_scale(picture: Image.Image, text: str, ramp: Image.Image, ends: tuple[s
     return strip
 
 
-def figure_picture(figure: Any) -> Image.Image:
-    """A matplotlib figure as a picture, at its own resolution."""
+def figure_picture(figure: Any, *, dpi: float | None = None) -> Image.Image:
+    """A matplotlib figure as a picture.
+
+    Args:
+        figure: drawn.
+        dpi: pixels an inch; None takes the figure's own.
+    """
     import io
 
     from PIL import Image
 
     held = io.BytesIO()
-    figure.savefig(held, format="png")
+    figure.savefig(held, format="png", dpi=dpi or "figure")
     held.seek(0)
     return Image.open(held, formats=["PNG"]).convert("RGB")
 
 
 def save_picture(picture: Image.Image, out: str | Path, **options: Any) -> Path:
-    """Write a picture; a disk that is full or a place that cannot be written is a short error.
+    """Write a picture that says who made it; a disk that is full or a place that cannot be written is a short error.
 
     Args:
         picture: any that Pillow writes.
@@ -135,11 +141,12 @@ def save_picture(picture: Image.Image, out: str | Path, **options: Any) -> Path:
         options: of `Image.save`.
 
     Raises:
-        DataError: it cannot be written.
+        OutputError: it cannot be written; what was there before still is.
     """
+    from PIL import Image
+
     out = Path(out)
-    try:
-        picture.save(out, **options)
-    except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}") from error
-    return out
+    kind = Image.registered_extensions()[out.suffix.lower()]
+    told = picture_options(out, options)
+    # Not flushed one by one: there may be thousands, and what a power cut takes is made again.
+    return write_whole(out, lambda draft: picture.save(draft, kind, **told), sync=False)

@@ -8,8 +8,9 @@ import typer
 
 from binderclip.cli.shared.options import Json
 from binderclip.cli.shared.output import print_json, print_table
+from binderclip.cli.shared.verb import VerbApp
 
-cache = typer.Typer(no_args_is_help=True, help="Show or empty the cache of image and text features.")
+cache = VerbApp(no_args_is_help=True, help="Show or empty the cache of image and text features.")
 
 
 @cache.command("info")

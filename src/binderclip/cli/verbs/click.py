@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from binderclip.cli.shared.boxes import parse_box
-from binderclip.cli.shared.inputs import new_paths, one_image
+from binderclip.cli.shared.inputs import one_image
 from binderclip.cli.shared.options import Device, Json
 from binderclip.cli.shared.output import print_json
+from binderclip.cli.shared.outputs import OUTPUT, new_paths, writable_path
 from binderclip.cli.shared.points import check_within, parse_point
 from binderclip.cli.shared.session import SessionRequest, session_after
 from binderclip.display import number_of
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,7 @@ def click(
         typer.Option(
             metavar="FILE", help="Keep the clicks in this JSON and go on from those in it; the mask is of all of them."
         ),
+        OUTPUT,
     ] = None,
     undo: Annotated[int, typer.Option(min=0, max=10_000, help="With --session: steps to take back first.")] = 0,
     redo: Annotated[int, typer.Option(min=0, max=10_000, help="With --session: steps to do again.")] = 0,
@@ -54,9 +56,10 @@ def click(
             "-o",
             help="PNG of the mask, 255 inside [default: NAME-mask.png; NAME-mask-2.png and so on where it is taken].",
         ),
+        OUTPUT,
     ] = None,
     overlay: Annotated[
-        str | None, typer.Option(help="PNG of the image with the mask [default: NAME-clicked.png].")
+        str | None, typer.Option(help="PNG of the image with the mask [default: NAME-clicked.png]."), OUTPUT
     ] = None,
     model: Annotated[
         str,
@@ -99,6 +102,8 @@ def click(
     mask_path, overlay_path = new_paths(path, (out, "mask.png"), (overlay, "clicked.png"))
     if mask_path.suffix.lower() != ".png":
         raise UsageError(f"--out {mask_path}: a mask is saved as PNG")
+    if session is not None:
+        writable_path(session)
 
     import torch
 
@@ -160,10 +165,7 @@ def _finish(answer: _Answer, picture: Image.Image, mask_path: Path, overlay_path
     from binderclip.cli.shared.sheet import save_picture
 
     mask = answer.mask
-    try:
-        Image.fromarray(mask.astype("uint8") * 255).save(mask_path)
-    except OSError as error:
-        raise DataError(f"cannot write {mask_path}: {error.strerror or error}") from error
+    save_picture(Image.fromarray(mask.astype("uint8") * 255), mask_path)
     save_picture(_drawn(picture, mask, answer.inside, answer.away, answer.region), overlay_path)
     bounds = _bounds(mask)
     if json:

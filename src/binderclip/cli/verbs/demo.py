@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from binderclip.cli.shared.figures import figure_rows
-from binderclip.cli.shared.inputs import output_folder
-from binderclip.cli.shared.options import Json, finite
+from binderclip.cli.shared.options import DEFAULT_MODEL, Json, finite
 from binderclip.cli.shared.output import note, print_json
+from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_paths
 from binderclip.cli.shared.page import Page
 from binderclip.display import number_of
+from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -35,9 +36,9 @@ SCENE_LABELS = ("cat", "dog", "house", "moon", "flower", "tree", "heart", "cloud
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page and everything it shows.")] = Path(
-        "demo"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the page and everything it shows."), OUTPUT
+    ] = Path("demo"),
     epochs: Annotated[
         float,
         typer.Option(
@@ -54,18 +55,23 @@ def demo(
 ) -> None:
     """Show the bundled model at work, train another one for two minutes, and put it all on one page.
 
-    Nothing is downloaded: pictures, photographs and the model `small` come with the packages. The page can be opened
+    Nothing is downloaded: pictures, photographs and the model come with the packages. The page can be opened
     while it grows.
     """
     output_folder(out)
+    path = out / "index.html"
+    writable_paths([path])
+    if (run := out / "run").exists() and not (run / "recipe.toml").is_file():
+        raise UsageError(f"{run} holds no run of `binderclip train` and would be deleted: give another --out")
 
     from binderclip.models import load
 
     start = time.perf_counter()
-    clip = load("small")
+    clip = load(DEFAULT_MODEL)
     page = Page(
         "binderclip at work",
-        "Made on this machine, offline, by <code>binderclip demo</code>, with the bundled model <code>small</code>. "
+        "Made on this machine, offline, by <code>binderclip demo</code>, with the bundled model "
+        f"<code>{clip.name}</code>. "
         'How to do the same with <a href="#your-own-pictures">your own pictures</a> stands at the end.',
     )
     sections: tuple[tuple[str, Callable[[], None]], ...] = (
@@ -78,7 +84,6 @@ def demo(
         ("yours", lambda: _yours(page)),
     )
     seconds: dict[str, float] = {}
-    path = out / "index.html"
     for name, make in sections:
         if name == "train":
             note(f"{path} has its pictures already; training comes last and takes two minutes")
@@ -277,8 +282,8 @@ def _yours(page: Page) -> None:
         page.text(f"{does}:")
         page.command(command)
     page.text(
-        "<code>small</code> is weak on photographs. With <code>--model open_clip:ViT-B-32/openai</code> the same "
-        "commands use a real CLIP, which is downloaded once."
+        "What is near none of ImageNet's thousand classes <code>everyday</code> names badly. With "
+        "<code>--model open_clip:ViT-B-32/openai</code> the same commands use a real CLIP, which is downloaded once."
     )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from binderclip.cli.shared.inputs import writable_path
 from binderclip.cli.shared.options import Json, finite, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, write_json
+from binderclip.cli.shared.outputs import OUTPUT, writable_path
+from binderclip.cli.shared.results import save_or_keep
 from binderclip.display import number_of
+from binderclip.documents import read_problem
 from binderclip.errors import DataError, UsageError
 
 
@@ -18,7 +21,9 @@ def descriptions(
     labels: Annotated[
         str, typer.Argument(help="Labels, separated by commas; `@FILE`, one a line; or the name of a shipped set.")
     ],
-    out: Annotated[str | None, typer.Option("--out", "-o", help="JSON file for `classify --descriptions`.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="JSON file for `classify --descriptions`."), OUTPUT
+    ] = None,
     url: Annotated[
         str | None,
         typer.Option(help="Base URL of an OpenAI-compatible service, also a local one. [env: BINDERCLIP_LLM_URL]"),
@@ -63,7 +68,7 @@ def descriptions(
         )
     document = {"about": found.about, "attributes": found.attributes, "classes": found.classes}
     if target is not None:
-        write_json(document, target)
+        save_or_keep(partial(write_json, document), target)
         note(
             f"wrote {target}: {number_of(len(found.classes), 'label')}, {number_of(len(found.attributes), 'attribute')}"
         )
@@ -80,7 +85,7 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         raise UsageError(f"--prompt: there is no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--prompt: {path} cannot be read as text ({error})") from error
+        raise DataError(f"--prompt: {path} cannot be read as text ({read_problem(error)})") from error
 
 
 def register(app: typer.Typer) -> None:

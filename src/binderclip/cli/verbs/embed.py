@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from binderclip.cli.shared.cluster import Ray, Workers, shard_runner
-from binderclip.cli.shared.inputs import output_folder, outside_pool
-from binderclip.cli.shared.options import AllowPipe, BatchSize, Device, Dtype, Json, Model
+from binderclip.cli.shared.options import DEFAULT_MODEL, AllowPipe, BatchSize, Device, Dtype, Json, Model
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.outputs import OUTPUT, output_folder, outside_pool, writable_path
 from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.display import number_of
 
@@ -31,7 +32,7 @@ def embed(
             "`s3://BUCKET/FOLDER`; Parquet with pictures, or a named set."
         ),
     ],
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder of the parts; may be `s3://BUCKET/FOLDER`.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder of the parts; may be `s3://BUCKET/FOLDER`."), OUTPUT],
     split: Annotated[str | None, typer.Option(help="Of a named set or folder [default: everything].")] = None,
     stored: Annotated[Stored, typer.Option(help="Numbers of the embeddings on disk.")] = Stored.float16,
     no_captions: Annotated[
@@ -40,7 +41,7 @@ def embed(
     workers: Workers = None,
     ray: Ray = None,
     allow_pipe: AllowPipe = False,
-    model: Model = "small",
+    model: Model = DEFAULT_MODEL,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     batch_size: BatchSize = 64,
@@ -65,12 +66,18 @@ def embed(
         output_folder(out, make=False)
 
     from binderclip.curate import LateModel, embed_shards, open_table
+    from binderclip.curate.embed import part_names, read_model
     from binderclip.data import LocalRunner, load_folder
     from binderclip.models import load_encoder
 
     with stages("opening the pool") as say:
         alone = load_folder(data, split, captions=None) if no_captions else data
         pool = open_table(alone, split, allow_pipe=allow_pipe)
+        if not is_object(out):
+            # A folder of embeddings says so in its note; parts without one are another's.
+            parts = [Path(out, name) for name in part_names(pool.ids) if Path(out, name).exists()]
+            for part in parts:
+                writable_path(part, ours=lambda _: read_model(out) is not None)
         late = LateModel(partial(load_encoder, model, device=device, dtype=dtype), lambda: say("loading the model"))
         late.open()  # what is wrong with it is said before the pool is read
         try:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import writable_path
 from binderclip.cli.shared.options import AllowPipe, BatchSize, Device, Dtype, Json
 from binderclip.cli.shared.output import print_json, print_table, warn_skipped, write_json
+from binderclip.cli.shared.outputs import OUTPUT, writable_path
 from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.cli.shared.results import save_or_keep
 from binderclip.cli.shared.transform import TransformName, fitted, parse_transform
 from binderclip.display import number_of
 
@@ -31,7 +33,9 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Of a named set, or `all` [default: the held-out one].")] = None,
     templates: Annotated[str, typer.Option("--templates", "-t", help="Sentences around a class name.")] = "simple",
     limit: Annotated[int | None, typer.Option(min=1, max=10**9, help="Use only the first so many pictures.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures to this JSON file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write the figures to this JSON file."), OUTPUT
+    ] = None,
     transform: TransformName = None,
     allow_pipe: AllowPipe = False,
     device: Device = "cpu",
@@ -79,7 +83,7 @@ def evaluate(
     if choice:
         document["transform"] = {"name": choice.name, "fitted_on": choice.data}
     if out:
-        write_json(document, out)
+        save_or_keep(partial(write_json, document), out)
     if json:
         print_json(document)
     else:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import one_image, output_path
-from binderclip.cli.shared.options import Device, Dtype, Json, Model, parse_labels
+from binderclip.cli.shared.inputs import one_image
+from binderclip.cli.shared.options import DEFAULT_MODEL, Device, Dtype, Json, Model, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table
+from binderclip.cli.shared.outputs import OUTPUT, output_path
 from binderclip.display import number_of
 from binderclip.errors import UsageError
 
@@ -62,9 +63,11 @@ def locate(
         typer.Option("--templates", "-t", help="Put around each text: a set, or one template with `{}`."),
     ] = None,
     picture: Annotated[
-        str | None, typer.Option("--picture", help="PNG with the chosen boxes drawn [default: NAME-located.png].")
+        str | None,
+        typer.Option("--picture", help="PNG with the chosen boxes drawn [default: NAME-located.png]."),
+        OUTPUT,
     ] = None,
-    model: Model = "small",
+    model: Model = DEFAULT_MODEL,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json: Json = False,
@@ -79,9 +82,7 @@ def locate(
 
         binderclip locate scene.png "a cat" --masks labels.png --preset fgvp
     """
-    if not all(text.strip() for text in texts):
-        raise UsageError("a text to find is empty: give words, such as 'a cat'")
-    others = parse_labels(negatives, "--negatives") if negatives.strip() else None
+    others = parse_labels(negatives, "--negatives") if negatives else None
     path = one_image(image)
     drawn_path = output_path(picture, path, "located")
 

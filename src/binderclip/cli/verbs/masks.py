@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import Images, file_stamp, find_images, output_folder, output_names
+from binderclip.cli.shared.inputs import Images, file_stamp, find_images, output_names
 from binderclip.cli.shared.options import Device, Json, finite
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_json
+from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_paths
 from binderclip.cli.shared.progress import counted, stages
 from binderclip.display import number_of
 from binderclip.documents import parse_json
@@ -63,13 +64,13 @@ def masks(
     ] = 512 / 1500,
     min_mask_region_area: Annotated[
         int,
-        typer.Option(min=0, max=10**9, help="Islands and holes of fewer pixels are removed, smaller masks dropped."),
+        typer.Option(min=0, max=10**9, help="Islands of fewer pixels are removed, but for the largest; holes filled."),
     ] = 1,
     cut: Annotated[
         bool,
         typer.Option("--cut", help="Cut every mask out along the edges of the picture (GrabCut): half a second each."),
     ] = False,
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder of the overlays and COCO files.")] = FOLDER,
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder of the overlays and COCO files."), OUTPUT] = FOLDER,
     redo: Annotated[bool, typer.Option("--redo", help="Do pictures again that are done already.")] = False,
     model: Annotated[
         str,
@@ -101,13 +102,15 @@ def masks(
         "min_mask_region_area": min_mask_region_area,
     }
     folder = output_folder(out, make=False)
+    names = output_names(found.paths)
+    files = [folder / f"{name}{ending}" for name in names for ending in (".json", "-masks.png")]
+    writable_paths([folder / TOGETHER, *files], sources=found.paths)
 
     from binderclip.segment import AutomaticMasks, load_promptable
 
     segmenter = load_promptable(model, device=device)
     automatic = AutomaticMasks(segmenter, points_per_batch=points_per_batch, **settings)
     folder = output_folder(out)
-    names = output_names(found.paths)
     known = settings | {"model": model} | ({"cut": True} if cut else {})
     done: list[_Done] = []
     skipped: list[tuple[str, str]] = []
@@ -154,10 +157,28 @@ def _kept(place: Path, path: Path, known: dict[str, Any]) -> _Done | None:
         document = parse_json(place.read_bytes())
         made = document["info"]
         same = made["settings"] == known and made["file"] == file_stamp(path)
-        whole = len(document["images"]) == 1 and isinstance(document["annotations"], list)
+        whole = _is_whole(document)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return _Done(path, document, overlay, before=True) if same and whole and overlay.is_file() else None
+
+
+def _is_whole(document: dict[str, Any]) -> bool:
+    """Whether a COCO document has all that `_found` wrote: one picture with its size, and annotations with theirs.
+
+    Raises:
+        KeyError, TypeError, ValueError: it has another form.
+    """
+    (image,) = document["images"]
+    size = [image["height"], image["width"]]
+    if not isinstance(image["file_name"], str) or not all(isinstance(side, int) and side > 0 for side in size):
+        return False
+    return isinstance(document["annotations"], list) and all(
+        entry["segmentation"]["size"] == size
+        and isinstance(entry["segmentation"]["counts"], list)
+        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in [entry["area"], *entry["bbox"]])
+        for entry in document["annotations"]
+    )
 
 
 def _found(automatic: AutomaticMasks, path: Path, folder: Path, name: str, known: dict[str, Any]) -> _Done:
@@ -176,9 +197,8 @@ def _found(automatic: AutomaticMasks, path: Path, folder: Path, name: str, known
         "annotations": regions.annotations(),
         "categories": [{"id": 1, "name": "object"}],
     }
-    # Under its name only when it is whole: where it is, the picture is done.
-    write_json(document, folder / f".{name}.json.new")
-    os.replace(folder / f".{name}.json.new", folder / f"{name}.json")
+    # Last: where it is, the picture is done.
+    write_json(document, folder / f"{name}.json")
     return _Done(path, document, overlay)
 
 

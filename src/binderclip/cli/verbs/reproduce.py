@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import output_folder
 from binderclip.cli.shared.options import MOST_SEED, Json
 from binderclip.cli.shared.output import note, print_json, print_table
-from binderclip.errors import UsageError
+from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_path
+from binderclip.cli.shared.results import REPORT, ask_for_room, save_or_keep
+from binderclip.errors import BinderclipError, UsageError
 
 if TYPE_CHECKING:
     from binderclip.studies import Check, Result
@@ -32,6 +33,7 @@ def reproduce(
             help="Folder for JSON, text and figures [default: runs/studies; in a checkout with --all: docs/results, "
             "and docs/PAPERS.md is written anew].",
         ),
+        OUTPUT,
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas [default: the study's own].")] = "",
     quick: Annotated[
@@ -77,6 +79,10 @@ def reproduce(
     root = checkout()
     whole = all_ and out is None and root is not None
     folder = Path(out) if out else root / "docs" / "results" if whole and root is not None else Path("runs/studies")
+    if not quick:
+        ask_for_room(folder, REPORT)
+        for identifier in wanted:
+            _check_files(folder, identifier)
     results = [_quick(paper, numbers) if quick else _measure(paper, numbers, folder, again) for paper in wanted]
     if whole and not quick and root is not None:
         page = root / "docs" / "PAPERS.md"
@@ -91,6 +97,25 @@ def reproduce(
         raise typer.Exit(1)
 
 
+def _check_files(folder: Path, paper: str) -> None:
+    """Refuse results that would replace what no study left, before hours of measuring.
+
+    Raises:
+        UsageError: names the file.
+    """
+    from binderclip.studies import read
+
+    def by_a_study(_: Path) -> bool:
+        try:
+            return read(folder / f"{paper}.json").paper == paper
+        except (BinderclipError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+
+    for ending in ("json", "md", "png"):
+        if (place := folder / f"{paper}.{ending}").exists():
+            writable_path(place, ours=by_a_study)
+
+
 def _measure(paper: str, seeds: list[int] | None, folder: Path, again: str) -> Result:
     """Run, keep the first verdict of what the folder holds, and write."""
     from binderclip.studies import after, read, run_study, save
@@ -98,8 +123,8 @@ def _measure(paper: str, seeds: list[int] | None, folder: Path, again: str) -> R
     result = run_study(paper, seeds, note)
     path = folder / f"{paper}.json"
     result = after(result, read(path) if path.is_file() else None, again)
-    written = save(result, folder)
-    note(f"{paper}: {result.verdict} in {result.seconds:.0f} s, {', '.join(map(str, written))}")
+    save_or_keep(lambda place: save(result, place), folder)
+    note(f"{paper}: {result.verdict} in {result.seconds:.0f} s, {path}")
     return result
 
 

@@ -9,18 +9,19 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.shared.cluster import Ray, Workers, shard_runner
-from binderclip.cli.shared.inputs import picture_path
-from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json, Model
+from binderclip.cli.shared.options import DEFAULT_MODEL, BatchSize, Device, Dtype, Json, Model
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, short_reason, warn_skipped
+from binderclip.cli.shared.outputs import OUTPUT, picture_path
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.cli.shared.transform import TransformName, fitted, parse_transform
+from binderclip.cli.shared.verb import VerbApp
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
 INSIDE = ".binderclip"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-search = typer.Typer(no_args_is_help=True, help="Find images in a folder by words or by an example image.")
+search = VerbApp(no_args_is_help=True, help="Find images in a folder by words or by an example image.")
 
 
 def _place(given: str | None, folder: Path | str) -> Path | str:
@@ -44,6 +45,7 @@ def index(
         typer.Option(
             "--index", help="Where the index is kept, a folder or `s3://BUCKET/FOLDER` [default: FOLDER/.binderclip]."
         ),
+        OUTPUT,
     ] = None,
     embeddings: Annotated[
         str | None,
@@ -66,7 +68,7 @@ def index(
     transform: TransformName = None,
     workers: Workers = None,
     ray: Ray = None,
-    model: Model = "small",
+    model: Model = DEFAULT_MODEL,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     batch_size: BatchSize = 64,
@@ -163,7 +165,7 @@ def query(
     ] = ".",
     top: Annotated[int, typer.Option(min=1, max=10_000, help="Images to show.")] = 10,
     picture: Annotated[
-        str | None, typer.Option("--picture", help="Also save a sheet of what was found as PNG.")
+        str | None, typer.Option("--picture", help="Also save a sheet of what was found as PNG."), OUTPUT
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="The model the index was made with [default: read from it].")
@@ -180,8 +182,6 @@ def query(
 
         binderclip search query street.jpg -i holiday/ --picture found.png
     """
-    if not text_or_image.strip():
-        raise UsageError("the query is empty: give words, or the path of an image")
     is_image = Path(text_or_image).is_file()
     if not is_image and Path(text_or_image).suffix.lower() in IMAGE_SUFFIXES:
         raise UsageError(f"there is no file {text_or_image}")
@@ -213,6 +213,8 @@ def query(
             ("rank", "document" if stored.mixed else "image", stored.measure),
             [[n, short_path(h.path), h.score] for n, h in enumerate(hits, 1)],
         )
+        pictures = [hit.path for hit in hits if hit.path.suffix.lower() in IMAGE_SUFFIXES and hit.path.is_file()]
+        note_weak_on_photographs(model or found["model"], pictures)
     if sheet:
         from binderclip.cli.shared.sheet import contact_sheet
 

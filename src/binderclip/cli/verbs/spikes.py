@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import picture_path
 from binderclip.cli.shared.options import Json
 from binderclip.cli.shared.output import console, note, print_json, print_table, short_path
+from binderclip.cli.shared.outputs import OUTPUT, picture_path
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 
@@ -26,7 +26,7 @@ def spikes(
     ],
     top: Annotated[int, typer.Option(min=1, max=10_000, help="Parameters that are named for each spike.")] = 5,
     picture: Annotated[
-        Path | None, typer.Option("--picture", "-p", help="The picture [default: RUN/spikes.png].")
+        Path | None, typer.Option("--picture", "-p", help="The picture [default: RUN/spikes.png]."), OUTPUT
     ] = None,
     json: Json = False,
 ) -> None:
@@ -42,10 +42,10 @@ def spikes(
 
         binderclip spikes runs/a --top 3 --json
     """
-    if picture is not None:
-        picture_path(str(picture))
     logs = _logs(run)
-    from binderclip.optim.clip.spikes import join_histories, plot_clipping, read_clip_log
+    drawn = picture_path(picture or run / "spikes.png")
+    from binderclip.cli.shared.sheet import figure_picture, save_picture
+    from binderclip.optim.clip.spikes import clipping_figure, join_histories, read_clip_log
 
     parts = [(stage, read_clip_log(path)) for stage, path in logs]
     if not any(len(history.step) for _, history in parts):
@@ -54,7 +54,8 @@ def spikes(
     for _, history in parts:
         starts.append((total, history))
         total += int(history.step[-1]) if len(history.step) else 0
-    drawn = plot_clipping(join_histories(starts), picture or run / "spikes.png", title=f"{run.name}: gradient norm")
+    figure = clipping_figure(join_histories(starts), f"{run.name}: gradient norm")
+    save_picture(figure_picture(figure, dpi=120), drawn)
     if json:
         print_json({"run": run, "picture": drawn, "stages": [_document(stage, h, top) for stage, h in parts]})
         return

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binderclip.cli.shared.inputs import new_paths, one_image
+from binderclip.cli.shared.inputs import one_image
 from binderclip.cli.shared.options import Json
 from binderclip.cli.shared.output import print_json, write_json
+from binderclip.cli.shared.outputs import OUTPUT, new_paths
 from binderclip.cli.shared.points import check_within, parse_point
+from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,13 +36,13 @@ def trace(
         ),
     ] = 256,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="JSON of the line's points [default: NAME-trace.json].")
+        str | None, typer.Option("--out", "-o", help="JSON of the line's points [default: NAME-trace.json]."), OUTPUT
     ] = None,
     overlay: Annotated[
-        str | None, typer.Option(help="PNG of the image with the line [default: NAME-traced.png].")
+        str | None, typer.Option(help="PNG of the image with the line [default: NAME-traced.png]."), OUTPUT
     ] = None,
     mask: Annotated[
-        str | None, typer.Option(help="PNG of the tube's pixels, 255 inside [default: NAME-trace.png].")
+        str | None, typer.Option(help="PNG of the tube's pixels, 255 inside [default: NAME-trace.png]."), OUTPUT
     ] = None,
     json: Json = False,
 ) -> None:
@@ -68,6 +70,8 @@ def trace(
     picture = open_image(path).convert("RGB")
     check_within(points, picture)
     opened = load_tracer(tracer)
+    if mask is not None and opened.mask is None:
+        raise UsageError(f"--mask: {tracer} finds lines alone, without their pixels: leave it out")
     found = trace_picture(opened, picture, points, size=size)
     document = {
         "image": path,

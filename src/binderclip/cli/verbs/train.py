@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from binderclip.cli.shared.options import AllowPipe, Device, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.outputs import OUTPUT
 from binderclip.cli.shared.plan import (
     Bandwidth,
     Cores,
@@ -24,7 +25,7 @@ from binderclip.cli.shared.plan import (
     show_plan,
 )
 from binderclip.display import number_of
-from binderclip.errors import UsageError
+from binderclip.errors import BinderclipError, UsageError
 
 WAYS = ("image_to_text", "text_to_image")
 
@@ -50,6 +51,7 @@ def train(
             "-o",
             help="Folder of the run: model, plots, metrics, checkpoints [default: runs/RECIPE].",
         ),
+        OUTPUT,
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a run in this folder stopped, however it stopped.")
@@ -191,8 +193,7 @@ def train(
         from binderclip.settings import write_toml
 
         print_json(checked.document()) if json else typer.echo(write_toml(checked.document()), nl=False)
-        if isinstance(checked.model, dict):  # a new model is counted without being built
-            note(str(checked.cost()))
+        note(str(checked.cost(samples=[_length(stage) for stage in checked.stage])))  # without being built or fetched
         return
     out = out or Path("runs", Path(recipe).stem)
     try:
@@ -223,6 +224,16 @@ def train(
                 f"such as {names[0]}; summary.json lists them"
             )
     note(f"model: {out / 'model'}   plots: {out / 'plots'}   curves: tensorboard --logdir {out / 'tensorboard'}")
+
+
+def _length(stage: Any) -> int | None:
+    """Pairs of a stage; None where its data cannot be opened here, which a check does not need."""
+    from binderclip.train.feed.length import planned_samples
+
+    try:
+        return planned_samples(stage)
+    except BinderclipError:
+        return None
 
 
 def _train_grid(
@@ -263,6 +274,8 @@ def _train_grid(
 
 HELD_OUT = 0.1
 """Share of a user's pictures that is measured and not learned from, where they have no splits."""
+FEW_HELD_OUT = 50
+"""Below this many pictures a share of them is told with its interval: of 50, one half is known to 14 points."""
 
 
 def own_data(
@@ -307,6 +320,11 @@ def own_data(
         found = [found[0], "evaluation.data=[]"]
     # Equal pictures are on one side, so how many are left is known only when it is done.
     count = len(open_sources([DataSpec.model_validate(entry)])[0][0])
+    if "hold_out" in entry and (measured := len(opened) - count) < FEW_HELD_OUT:
+        say(
+            f"{measured} of {number_of(len(opened), 'picture')} are held out, too few for a figure that means much: "
+            "give more, or put them into subfolders train and val"
+        )
     batch = min(stage.batch_size for stage in load_recipe(recipe, set=[*found, *overrides]).stage)
     if batch > count:
         say(f"{number_of(count, 'picture')} to learn from: the batch is made of all of them instead of {batch}")
@@ -328,6 +346,7 @@ def _show(result: object) -> None:
         for s in result.summary["stages"]  # type: ignore[attr-defined]
     ]
     print_table(f"{result.recipe.name}", ["stage", "steps", "loss at the end", "images/s"], stages)  # type: ignore[attr-defined]
+    _show_heads(result.summary["stages"])  # type: ignore[attr-defined]
     from binderclip.train.engine.evaluator import short_names, split_figure
 
     found: dict[str, dict[str, float]] = {}
@@ -342,11 +361,54 @@ def _show(result: object) -> None:
         if any(measure in figures for figures in found.values())
     ]
     if rows:
+        rows.append(["pictures", *[_count(figures) for figures in found.values()]])
         print_table(
             "held out (an equal caption counts as found; of several, the picture's own)",
             ["share", *short_names(found).values()],
             rows,
         )
+    names = short_names(found)
+    for data, figures in found.items():
+        _warn_of_few(names[data], figures)
+
+
+def _show_heads(stages: Sequence[Mapping[str, Any]]) -> None:
+    """What stages say that trained a head beside the model: its figures on pictures that were held out."""
+    rows = []
+    for stage in stages:
+        held = stage["notes"].get("held out")
+        for measure, value in (held or {}).items():
+            rows += [] if measure == "pictures" else [[stage["name"], measure, f"{value:.3f}", str(held["pictures"])]]
+        own = stage["notes"].get("accuracy")
+        rows += [[stage["name"], f"accuracy, {data}", f"{value:.3f}", ""] for data, value in (own or {}).items()]
+    if rows:
+        print_table("held out", ["head", "measure", "value", "pictures"], rows)
+
+
+def _count(figures: Mapping[str, float]) -> str:
+    count = _pictures(figures)
+    return "" if count is None else str(count)
+
+
+def _pictures(figures: Mapping[str, float]) -> int | None:
+    """How many pictures stand behind the figures of a set."""
+    count = figures.get("zero_shot/count", figures.get("count"))
+    return None if count is None else int(count)
+
+
+def _warn_of_few(name: str, figures: Mapping[str, float]) -> None:
+    """Say between which limits a share lies that few pictures gave."""
+    count = _pictures(figures)
+    measure = next((m for m in ("zero_shot/accuracy", "image_to_text/R@1") if m in figures), None)
+    if count is None or count >= FEW_HELD_OUT or measure is None:
+        return
+    from binderclip.evaluate.probes import wilson
+
+    low, high = (float(limit) for limit in wilson(figures[measure] * count, count))
+    note(
+        f"warning: {number_of(count, 'picture')} of {name} measure little: {measure.replace('_', ' ')} "
+        f"{figures[measure]:.3f} says that it lies between {low:.2f} and {high:.2f} (95 %)"
+    )
 
 
 def register(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from binderclip.cli.shared.options import Device, Model
+from binderclip.cli.shared.options import DEFAULT_MODEL, Device, Model
 from binderclip.cli.shared.output import note
 from binderclip.errors import UsageError
 
@@ -17,7 +17,7 @@ def workbench(
         list[Path] | None,
         typer.Argument(help="Folders of pictures that the page may read, besides what is dropped on it."),
     ] = None,
-    model: Model = "small",
+    model: Model = DEFAULT_MODEL,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Where to listen [default: a free port].")] = 0,
     browser: Annotated[bool, typer.Option(help="Whether to open the page in a browser.")] = True,
     device: Device = "cpu",

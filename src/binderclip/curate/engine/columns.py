@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -73,6 +74,21 @@ def numbers(column: ColumnValues, name: str) -> np.ndarray:
         except (TypeError, ValueError):
             pass
     raise UsageError(f"column {name!r} does not hold one number a sample, which a score is")
+
+
+def in_precision(value: float, column: ColumnValues) -> float:
+    """A number as the column would hold it: among float32 values 0.7 is the float32 that is nearest to it.
+
+    Scores are compared in float64, in which that float32 lies below 0.7.
+
+    Args:
+        value: to compare the column's values with.
+        column: an array of fractions rounds; whole numbers, texts and lists of Python's numbers do not.
+    """
+    if isinstance(column, np.ndarray) and column.dtype.kind == "f" and math.isfinite(value):
+        with np.errstate(over="ignore"):
+            return float(column.dtype.type(value))
+    return value
 
 
 def as_column(values: list[Any]) -> ColumnValues:

@@ -176,6 +176,24 @@ def computed_columns(shard: Shard, wanted: Iterable[str], signals: Mapping[str, 
     return computed
 
 
+def reads_text(wanted: Iterable[str], signals: Mapping[str, SampleSignal]) -> bool:
+    """Whether columns, or those that they are computed of, are or hold the captions.
+
+    Args:
+        wanted: what rules need.
+        signals: by the column that each computes.
+    """
+    left, seen = list(wanted), set[str]()
+    while left:
+        name = left.pop()
+        if name in ("text", "texts"):
+            return True
+        if name in signals and name not in seen:
+            seen.add(name)
+            left += signals[name].needs
+    return False
+
+
 def fill_column(shard: Shard, name: str, signals: Mapping[str, SampleSignal], store: ColumnStore) -> None:
     """See to it that a shard has a column: it has it, or a signal computes it, and first what that needs.
 

@@ -13,6 +13,7 @@ from binderclip.curate.engine.arrays import read_npy
 from binderclip.curate.engine.keys import KEY, Keys, key_order, keys_of, search_keys, uids_of
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
+from binderclip.files import write_whole
 
 _BLOCK = 1 << 22  # keys of a file that are looked at at once
 
@@ -80,18 +81,14 @@ class KeySelection:
         """Write the keys as DataComp's tools read them: a sorted `.npy` file of dtype u8,u8.
 
         Raises:
-            DataError: it cannot be written.
+            OutputError: it cannot be written.
         """
-        path = Path(path)
-        half = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with half.open("wb") as file:
+
+        def write(draft: Path) -> None:
+            with draft.open("wb") as file:  # given a name, NumPy would put `.npy` behind it
                 np.save(file, self.keys, allow_pickle=False)
-            half.replace(path)
-        except OSError as error:
-            half.unlink(missing_ok=True)
-            raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-        return path
+
+        return write_whole(path, write)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> KeySelection:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from binderclip.curate.engine.columns import ColumnValues, from_arrow, to_arrow
-from binderclip.data.cache.shards import write_whole
-from binderclip.data.storage import is_object, join_place, open_place
+from binderclip.data.storage import is_object, join_place, open_place, write_place
 
 
 class ColumnStore:
@@ -49,7 +48,7 @@ class ColumnStore:
             if self.folder is None or not lasting:
                 self._held[_file(name, stamp)] = found
             else:
-                write_whole(join_place(self.folder, _file(name, stamp)), _packed(found), setting="write --out to")
+                write_place(join_place(self.folder, _file(name, stamp)), _packed(found), setting="write --out to")
         return found
 
     def find(self, name: str, stamp: str, *, lasting: bool = True) -> dict[str, ColumnValues] | None:

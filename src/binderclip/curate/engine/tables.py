@@ -21,8 +21,10 @@ from binderclip.curate.engine.shard import SampleTable, Shard
 from binderclip.curate.engine.store import ColumnStore
 from binderclip.data.files import list_files
 from binderclip.data.formats.addresses import is_local, local_path
+from binderclip.data.formats.folder_rows import UndescribedPictures
 from binderclip.data.sets.columnar import has_pictures
 from binderclip.data.sets.dataset import ImageTextDataset
+from binderclip.data.sets.folder import load_folder
 from binderclip.data.sets.loading import load_data
 from binderclip.data.sets.sample import Skipped, captions_of
 from binderclip.data.sets.shards import EncodedSample, ShardDataset, read_encoded
@@ -32,6 +34,8 @@ from binderclip.errors import DataError
 
 ROWS = 4096
 """Samples of a data set without shards that are worked on at once."""
+ROWS_OF_SHARDS = 2
+"""Which samples of a tar shard are rows: columns that were kept by another rule are made again."""
 TARS = (".tar", ".tar.gz", ".tgz")
 _UID, _TEXT = ("uid", "key", "name"), ("text", "caption")
 
@@ -42,6 +46,7 @@ def open_table(
     *,
     store: ColumnStore | None = None,
     allow_pipe: bool = False,
+    texts: bool = True,
 ) -> SampleTable:
     """Open a pool of samples.
 
@@ -51,6 +56,8 @@ def open_table(
         split: as in `load_data`.
         store: keeps the texts of tar shards, so that they are read through only once.
         allow_pipe: as in `load_data`.
+        texts: whether captions are needed. Else a folder of pictures that nothing describes is a pool, too, and each
+            text is empty.
 
     Raises:
         UsageError: no such data set.
@@ -59,7 +66,13 @@ def open_table(
     if isinstance(spec, str):
         if files := _metadata_objects(spec) if is_object(spec) else _metadata_files(Path(spec)):
             return MetadataTable(files)
-        spec = load_data(spec, split, allow_pipe=allow_pipe)
+        name = spec
+        try:
+            spec = load_data(name, split, allow_pipe=allow_pipe)
+        except UndescribedPictures:
+            if texts:
+                raise
+            spec = load_folder(name, split, captions=None)
     return TarTable(spec, store) if isinstance(spec, ShardDataset) else DatasetTable(spec)
 
 
@@ -139,7 +152,7 @@ class TarTable:
     def load(self, id: str) -> Shard:
         """See `SampleTable`."""
         state = _file_state(id)
-        stamp, lasting = _digest([id, state]), bool(state)
+        stamp, lasting = _digest([id, state, ROWS_OF_SHARDS]), bool(state)
         unread: list[Skipped] = []
         columns = dict(self.store.fetch("texts", stamp, lambda: _read_columns(id, unread), lasting=lasting))
         found: dict[str, ColumnValues] = {name: [getattr(item, name) for item in unread] for name in ("key", "reason")}

@@ -79,13 +79,19 @@ def quota_qp(
         (k,) whole numbers.
 
     Raises:
-        UsageError: no quotas meet the bounds.
+        UsageError: shapes that differ, no cluster, a share or a size that is negative, or no quotas that meet the
+            bounds.
 
     Examples:
         >>> quota_qp(np.array([0.7, 0.2, 0.1]), np.array([20, 100, 100]), 60).tolist()
         [20, 23, 17]
     """
     checked_share(balance, "balance")
+    probs, sizes = np.asarray(probs, np.float64), np.asarray(sizes)
+    if probs.ndim != 1 or probs.shape != sizes.shape or not len(probs):
+        raise UsageError(f"probs and sizes must have one entry a cluster, got shapes {probs.shape} and {sizes.shape}")
+    if not (np.isfinite(probs) & (probs >= 0)).all() or (sizes < 0).any():
+        raise UsageError("probs must be finite and at least 0, and sizes at least 0")
     k = len(sizes)
     least = int(total / k * balance) if balance > 0 else 1
     lower = np.clip(np.minimum(least, sizes - 1), 0, None).astype(np.float64)

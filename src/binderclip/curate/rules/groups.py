@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from binderclip.curate.engine.columns import in_precision
 from binderclip.curate.engine.ranking import RankingStatistic
 from binderclip.curate.engine.rule import Found, HashDraws, KeepRule, PoolStatistic, score_of
 from binderclip.curate.engine.shard import Shard
@@ -194,5 +195,6 @@ class Membership(KeepRule):
 
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        wanted = set(self.values)
+        column = shard.columns[self.member]
+        wanted = {value if isinstance(value, str) else in_precision(value, column) for value in self.values}
         return np.array([(value in wanted) != self.inverse for value in single_values(shard, self.member)], bool)

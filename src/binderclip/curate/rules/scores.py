@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from binderclip.curate.engine.columns import in_precision
 from binderclip.curate.engine.ranking import RankingStatistic
 from binderclip.curate.engine.rule import (
     Found,
@@ -27,6 +28,8 @@ from binderclip.errors import UsageError
 @dataclass(frozen=True, kw_only=True)
 class ScoreThreshold(KeepRule):
     """Keep samples whose score is at least `minimum` or at most `maximum`; those without a score are dropped.
+
+    A bound is rounded to the precision of the scores, so that a float32 score of 0.7 reaches `minimum=0.7`.
 
     Args:
         column: of the score.
@@ -65,7 +68,8 @@ class ScoreThreshold(KeepRule):
 
     def keep(self, shard: Shard, found: Found, draws: HashDraws) -> Bool[np.ndarray, "n"]:
         """See `KeepRule`."""
-        values, (low, high) = score_of(shard, self.column), self._bounds
+        values, column = score_of(shard, self.column), shard.columns[self.column]
+        low, high = (in_precision(bound, column) for bound in self._bounds)
         return (values > low) & (values < high) if self.strict else (values >= low) & (values <= high)
 
     def cuts(self, found: Found) -> tuple[float, ...]:

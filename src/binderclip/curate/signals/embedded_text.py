@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +13,9 @@ from jaxtyping import Float
 from binderclip.curate.engine.columns import ColumnValues
 from binderclip.curate.engine.shard import Shard
 from binderclip.curate.signals.plain import opened, texts_of
+from binderclip.curate.signals.text_reader import TextReader
 from binderclip.data.images import open_image
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import DataError, MissingDependency, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,14 +77,13 @@ def _similarity(a: str, b: str) -> float:
 class ReadText:
     """`ocr`: the text in each picture, read by a function of the caller; "" where a picture cannot be read.
 
-    binderclip brings no reader. Without one the column comes from the data, or asking for it is an error that says so.
-
     Args:
-        read: RGB picture -> the words in it, between spaces; None for no reader.
+        read: RGB picture -> the words in it, between spaces; default `TextReader()`, where its package is installed.
+            Without it the column comes from the data, or asking for it is an error that says so.
         version: names reader and settings, so that what it read is kept on disk; "" keeps nothing.
 
     Raises:
-        UsageError: when it is called without a reader.
+        UsageError: when it is called without a reader, and the default's package is not installed.
     """
 
     read: Callable[[Image.Image], str] | None = None
@@ -92,19 +93,25 @@ class ReadText:
 
     def __call__(self, shard: Shard) -> ColumnValues:
         """One text a sample."""
-        if self.read is None:
-            raise UsageError(
-                "text in pictures is not read here: give the data a column `ocr` with the words of each "
-                "picture, or in Python a reader: signals={'ocr': ReadText(your_ocr)}"
-            )
-        return [self._one(picture) for picture in opened(shard, self.name)]
+        read = self.read or _default_reader()
+        return [self._one(read, picture) for picture in opened(shard, self.name)]
 
-    def _one(self, picture: object) -> str:
-        assert self.read is not None
+    def _one(self, read: Callable[[Image.Image], str], picture: object) -> str:
         try:
-            return str(self.read(open_image(picture).convert("RGB")))  # type: ignore[arg-type]  # as of `open_image`
+            return str(read(open_image(picture).convert("RGB")))  # type: ignore[arg-type]  # as of `open_image`
         except DataError:
             return ""
+
+
+@lru_cache(maxsize=1)
+def _default_reader() -> TextReader:
+    try:
+        return TextReader()
+    except MissingDependency as error:
+        raise UsageError(
+            "text in pictures is not read here: give the data a column `ocr` with the words of each picture, or "
+            f"install a reader: {error}"
+        ) from error
 
 
 @dataclass(frozen=True)

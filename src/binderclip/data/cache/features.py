@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from binderclip.data.cache.shards import Column, bytes_of, size_of, write_whole
+from binderclip.data.cache.shards import Column, bytes_of, size_of
+from binderclip.data.storage import write_place
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
 
@@ -170,7 +171,7 @@ class FeatureCache:
         mark = self.folder / _MARK
         if not mark.exists():
             note = json.dumps({"fingerprint": self.fingerprint, "view": self.view})
-            write_whole(mark, note.encode())
+            write_place(mark, note.encode(), sync=False)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from binderclip.data.storage import is_object, write_object
+from binderclip.data.storage import write_place
 from binderclip.documents import parse_json
-from binderclip.errors import DataError
 
 _SUFFIX = ".safetensors"
 _MANY = 48  # shards of a column from which small ones are merged
@@ -49,7 +48,7 @@ class Column:
         return list(self.index)
 
     def put(self, keys: list[str], rows: Tensor) -> None:
-        write_whole(self.folder / shard_name(time.time_ns()), pack_rows(keys, rows))
+        write_place(self.folder / shard_name(time.time_ns()), pack_rows(keys, rows), sync=False)  # each row has its sum
         self._refresh()
         if len(self.known) >= _MANY:
             self._merge()
@@ -157,7 +156,7 @@ class Column:
         if len(small) > len(groups):
             stamp = max(int(name.split("-")[0]) for name in small)
             for keys, rows in groups.values():
-                write_whole(self.folder / shard_name(stamp), pack_rows(keys, torch.stack(rows)))
+                write_place(self.folder / shard_name(stamp), pack_rows(keys, torch.stack(rows)), sync=False)
             for name in small:
                 (self.folder / name).unlink(missing_ok=True)
             self._refresh()
@@ -190,42 +189,6 @@ def pack_rows(keys: Iterable[str], rows: Tensor) -> bytes:
     sums = [zlib.crc32(flat[row].tobytes(), zlib.crc32(key.encode())) for row, key in enumerate(names)]
     tensors = {"values": rows.contiguous(), "sums": torch.tensor(sums, dtype=torch.int64)}
     return save(tensors, metadata={"keys": json.dumps(names)})
-
-
-def write_whole(place: str | Path, content: bytes, *, setting: str = "point BINDERCLIP_CACHE to") -> None:
-    """Write under a temporary name in the same folder, then rename; an object at once, which is there when it is whole.
-
-    Args:
-        place: a path, or `s3://bucket/key`.
-        content: all of it.
-        setting: what an error tells to do about the place, before "another disk".
-
-    Raises:
-        DataError: it cannot be written; what was there before still is.
-    """
-    if is_object(place):
-        write_object(str(place), content)
-        return
-    path = Path(place)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        for _ in range(3):  # a clear of the cache may take the folder away between the two calls
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_bytes(content)
-                os.replace(temporary, path)
-                return
-            except FileNotFoundError:
-                continue
-        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        hint = (
-            f"free some space, or {setting} another disk"
-            if error.errno == errno.ENOSPC
-            else f"{setting} a folder that can be written"
-        )
-        raise DataError(f"{path.parent}: {error.strerror or error}; {hint}") from error
 
 
 def size_of(path: Path) -> int:

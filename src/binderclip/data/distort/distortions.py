@@ -1,5 +1,7 @@
 """Seeded distortions of pictures: 24 kinds at 5 levels, for rank training, quality claims and robustness.
 
+There are two libraries of them, our own and ARNIQA's with its released strengths.
+
 The kinds follow the two families that readers know, the corruptions of Hendrycks and Dietterich ("Benchmarking Neural
 Network Robustness to Common Corruptions and Perturbations", ICLR 2019) and the distortions of KADID-10k (Lin, Hosu and
 Saupe, QoMEX 2019); the strengths are our own, chosen so that each level is seen to be worse than the one before.
@@ -7,12 +9,14 @@ Saupe, QoMEX 2019); the strengths are our own, chosen so that each level is seen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from binderclip.data.distort import arniqa
 from binderclip.data.distort import kinds as kinds
 from binderclip.data.distort.pieces import Draws
 from binderclip.errors import UsageError
@@ -57,8 +61,51 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 """The distortions by what they do."""
 
 
+@dataclass(frozen=True)
+class DistortionLibrary:
+    """Distortions that go together.
+
+    Attributes:
+        kinds: name -> function and the strengths of levels 1 to 5.
+        families: the names by what they do.
+        unordered: names whose levels do not rise.
+    """
+
+    kinds: Mapping[str, tuple[Callable, tuple]]
+    families: Mapping[str, tuple[str, ...]]
+    unordered: tuple[str, ...] = ()
+
+    @property
+    def ordered(self) -> tuple[str, ...]:
+        """Names whose levels rise."""
+        return tuple(name for name in self.kinds if name not in self.unordered)
+
+
+LIBRARIES: dict[str, DistortionLibrary] = {
+    "binderclip": DistortionLibrary(_KINDS, FAMILIES),
+    "arniqa": DistortionLibrary(arniqa.ARNIQA, arniqa.GROUPS, arniqa.UNORDERED),
+}
+"""By name: our own, whose lengths scale with the picture, and ARNIQA's (arXiv 2310.14918) as released."""
+
+
+def library_named(name: str) -> DistortionLibrary:
+    """One of `LIBRARIES`.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    if name not in LIBRARIES:
+        raise UsageError(f"library {name!r} is unknown: one of {', '.join(LIBRARIES)}")
+    return LIBRARIES[name]
+
+
 def distort(
-    images: Float[Tensor, "*B 3 H W"], name: str, level: int | Sequence[int], seed: int | Sequence[int] = 0
+    images: Float[Tensor, "*B 3 H W"],
+    name: str,
+    level: int | Sequence[int],
+    seed: int | Sequence[int] = 0,
+    *,
+    library: str = "binderclip",
 ) -> Float[Tensor, "*B 3 H W"]:
     """Distort pictures.
 
@@ -67,21 +114,25 @@ def distort(
 
     Args:
         images: (B, 3, H, W), or one (3, H, W), floats in [0, 1].
-        name: one of `DISTORTIONS`.
+        name: one of `DISTORTIONS`, or of the library's `kinds`.
         level: 0 (unchanged) to 5, one for all or one an image.
         seed: image b takes `seed + b`, or give one seed an image (equal ones for levels of the same picture).
+        library: `binderclip`, or `arniqa` for ARNIQA's 24 distortions (`gaublur`, `jpeg2000`, ...) with the released
+            strengths, whose lengths are in pixels: for crops of 224.
 
     Returns:
         Distorted pictures in [0, 1], same shape, dtype and device. Gradients pass where the distortion has any ("jpeg",
         "wavelet" and "shot_noise" have none).
 
     Raises:
-        UsageError: an unknown name or level, or images that are not float (B, 3, H, W).
+        UsageError: an unknown name, level or library, images that are not float (B, 3, H, W), or smaller ones than a
+            distortion of `arniqa` takes.
     """
-    if name not in _KINDS:
-        raise UsageError(f"distortion {name!r} is unknown; use {', '.join(DISTORTIONS)}")
+    found = library_named(library)
+    if name not in found.kinds:
+        raise UsageError(f"distortion {name!r} is unknown; use {', '.join(found.kinds)}")
     if images.ndim == 3:
-        return distort(images[None], name, level, seed)[0]
+        return distort(images[None], name, level, seed, library=library)[0]
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise UsageError(f"distort takes float images (B, 3, H, W) in [0, 1], got {images.dtype} {tuple(images.shape)}")
     count = len(images)
@@ -92,7 +143,7 @@ def distort(
     wrong = [one for one in levels if not 0 <= one <= LEVELS]
     if wrong:
         raise UsageError(f"level {wrong[0]} of {name} is not in 0..{LEVELS}")
-    function, strengths = _KINDS[name]
+    function, strengths = found.kinds[name]
     out = images.clone()
     for value in sorted(set(levels) - {0}):
         rows = [b for b in range(count) if levels[b] == value]
@@ -109,13 +160,13 @@ def distort_levels(
     seed: int | Sequence[int] = 0,
     *,
     levels: Sequence[int] = range(LEVELS + 1),
+    library: str = "binderclip",
 ) -> Float[Tensor, "B L 3 H W"]:
     """Each picture at several levels, axis 1, with the same random stream.
 
     Args:
         images: floats in [0, 1].
-        name: one of `DISTORTIONS`.
-        seed: as in `distort`.
+        name, seed, library: as in `distort`.
         levels: which levels, in order; all six by default.
     """
-    return torch.stack([distort(images, name, level, seed) for level in levels], 1)
+    return torch.stack([distort(images, name, level, seed, library=library) for level in levels], 1)

@@ -65,14 +65,19 @@ def disc_blurred(images: Float[Tensor, "B C H W"], radius: float) -> Float[Tenso
 
 
 def sampled(
-    images: Float[Tensor, "B C H W"], dy: Float[Tensor, "B H W"], dx: Float[Tensor, "B H W"], mode: str = "bilinear"
+    images: Float[Tensor, "B C H W"],
+    dy: Float[Tensor, "B H W"],
+    dx: Float[Tensor, "B H W"],
+    mode: str = "bilinear",
+    *,
+    border: str = "reflection",
 ) -> Float[Tensor, "B C H W"]:
-    """The images read at places moved by (dy, dx) pixels; beyond the border it is mirrored."""
+    """The images read at places moved by (dy, dx) pixels; beyond the border they are mirrored, or as `border` says."""
     height, width = images.shape[-2:]
     y = torch.arange(height, device=images.device, dtype=images.dtype)[:, None] + dy + 0.5
     x = torch.arange(width, device=images.device, dtype=images.dtype) + dx + 0.5
     grid = torch.stack([2 * x / width - 1, 2 * y / height - 1], -1)
-    return functional.grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)
+    return functional.grid_sample(images, grid, mode=mode, padding_mode=border, align_corners=False)
 
 
 def clouds(draws: Draws, height: int, width: int, octaves: int = 5) -> Float[Tensor, "B H W"]:

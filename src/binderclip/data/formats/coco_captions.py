@@ -31,7 +31,7 @@ def caption_files(tree: Tree) -> list[str]:
     if others:
         raise DataError(
             f"{tree.title}: COCO annotations without captions ({', '.join(others[:3])}): add "
-            "annotations/captions_*.json, or name a table with captions="
+            "annotations/captions_*.json, or a table captions.csv"
         )
     return []
 

@@ -41,6 +41,10 @@ class FolderRow:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
+class UndescribedPictures(DataError):
+    """A folder has pictures, and nothing says what they show."""
+
+
 Described: TypeAlias = tuple[list[FolderRow], list[tuple[str, str]]]
 
 
@@ -69,10 +73,10 @@ def described_rows(tree: Tree, captions: str | os.PathLike[str] | None, template
         return _from_text_files(tree)
     if any("/" in name for name in tree.images):
         return _from_class_folders(tree, template)
-    raise DataError(
-        f"{tree.title}: {len(tree.images)} images, but nothing says what they show: add captions.csv (columns file, "
-        "caption), or a .txt file beside each image, or put them into folders named after their classes (without any: "
-        "captions=None, on the command line embed --no-captions)"
+    raise UndescribedPictures(
+        f"{tree.title}: {len(tree.images)} images, but nothing says what they show: put them into folders named after "
+        f"their classes ({tree.title}/cat/1.jpg), or add captions.csv (columns file, caption), or a .txt file beside "
+        "each image; `binderclip embed --no-captions` takes pictures alone"
     )
 
 
@@ -90,14 +94,12 @@ def find_table(tree: Tree) -> str | None:
     if len(named) > 1:
         named.sort(key=lambda name: _NAMED.index(_stem(name)))
         if _stem(named[0]) == _stem(named[1]):
-            raise DataError(f"{tree.title}: {' and '.join(named)}: remove one, or name one with captions=")
+            raise DataError(f"{tree.title}: {' and '.join(named)}: rename the one that does not count")
     if named:
         return named[0]
     if len(tables) > 1:
         names = ", ".join(tables)
-        raise DataError(
-            f"{tree.title}: several tables ({names}): call the right one captions.*, or name it with captions="
-        )
+        raise DataError(f"{tree.title}: several tables ({names}): call the right one captions.*")
     return tables[0] if tables else None
 
 

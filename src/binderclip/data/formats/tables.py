@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import posixpath
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -51,7 +52,8 @@ def read_json(data: bytes | str) -> Any:
 def read_captions(value: Any) -> list[str]:
     """Every caption in a value as people write it: a text, a list of texts, a record with one; none where it is empty.
 
-    White space is made single spaces; numbers become text.
+    White space is made single spaces; numbers become text. A text of characters that nobody sees, such as a lone byte
+    order mark, is empty.
     """
     if value is None or isinstance(value, (bool, bytes)):
         return []
@@ -62,7 +64,12 @@ def read_captions(value: Any) -> list[str]:
         parts = [part for part in value if not isinstance(part, (list, tuple))]  # no list in a list, however deep
         return [text for part in parts for text in read_captions(part)]
     text = " ".join(str(value).split())
-    return [text] if text else []
+    return [text] if text and not _is_invisible(text) else []
+
+
+def _is_invisible(text: str) -> bool:
+    # The first character says it of nearly every text.
+    return not text[0].isprintable() and all(unicodedata.category(c) in ("Cc", "Cf", "Zs") for c in text)
 
 
 def describe(record: dict[str, Any]) -> tuple[str, list[str], str | None, dict[str, Any]] | str:

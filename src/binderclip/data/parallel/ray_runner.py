@@ -168,8 +168,11 @@ class RayRunner:
             _refuse_unreachable(address)
         try:
             self._ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise DataError(f"no Ray cluster at {address}: {_first_line(error)}") from error
+        # Ray has no class for this: a start that takes too long is a bare `Exception`, others are its own or gRPC's.
+        except Exception as error:
+            self._ray.shutdown()  # what of it did start
+            where = "Ray did not start on this machine" if address == LOCAL else f"no Ray cluster at {address}"
+            raise DataError(f"{where}: {_first_line(error)}") from error
 
 
 class _Worker:

@@ -52,14 +52,14 @@ class Sample:
 
 
 def captions_of(caption: str, several: Any) -> list[str]:
-    """All captions of one picture.
+    """All captions of one picture, without empty ones.
 
     Args:
-        caption: the first.
+        caption: the first; it stays where there is no other, also where it is empty.
         several: what the source says under `captions`: a list of texts, or anything else where there is only one.
     """
-    if isinstance(several, (list, tuple)) and several and all(isinstance(text, str) for text in several):
-        return list(several)
+    if isinstance(several, (list, tuple)) and all(isinstance(text, str) for text in several):
+        return [text for text in several if text.strip()] or [caption]
     return [caption]
 
 

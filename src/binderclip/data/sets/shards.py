@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -29,6 +29,7 @@ PICTURE_PARTS = ("image", "img", "picture", "photo")
 TEXT_PARTS = ("caption", "captions", "text")
 OTHER_PICTURES = ("mask", "masks", "seg", "segmentation", "depth", "alpha", "label", "edges", "normal", "normals")
 """Pictures beside the picture of a sample, which are never taken for it."""
+Captions: TypeAlias = Literal["auto", "needed"] | None
 SIZES = "sizes.json"
 """File beside local shards, shard name -> number of samples; `write_shards` writes it, open_clip reads it too."""
 
@@ -56,6 +57,8 @@ class ShardDataset(IterableDataset[Sample]):
         mode: "RGB" or "RGBA".
         background: colour under transparent parts, 0..255.
         classes: names of the labels, if known.
+        captions: "auto" takes what has a caption or a label; "needed" only what has a caption; None takes pictures
+            alone, whatever is beside them. What is left out is named in `skipped`.
         allow_pipe: whether `pipe:COMMAND` among the addresses may run that command in a shell; only for addresses that
             you wrote yourself.
 
@@ -76,9 +79,10 @@ class ShardDataset(IterableDataset[Sample]):
         mode: Mode = "RGB",
         background: tuple[int, int, int] = WHITE,
         classes: Sequence[str] = (),
+        captions: Captions = "auto",
         allow_pipe: bool = False,
     ) -> None:
-        self.urls = expand(urls)
+        self.urls, self.captions = expand(urls), captions
         if not allow_pipe:
             refuse_pipes(self.urls)
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0
@@ -166,7 +170,7 @@ class ShardDataset(IterableDataset[Sample]):
     # --- samples ------------------------------------------------------------------------------------------------------
 
     def _sample(self, group: _Group) -> Sample | Skipped:
-        found = _encoded_sample(group)
+        found = _encoded_sample(group, self.captions)
         if isinstance(found, Skipped):
             return found
         try:
@@ -205,27 +209,38 @@ class EncodedSample:
     source: str
 
 
-def read_encoded(url: str) -> Iterator[EncodedSample | Skipped]:
-    """The samples of one shard in order, their pictures not decoded; what cannot be used is `Skipped`."""
-    for _, found in read_groups(url):
+def read_encoded(url: str, captions: Captions = "auto") -> Iterator[EncodedSample | Skipped]:
+    """The samples of one shard in order, their pictures not decoded; what cannot be used is `Skipped`.
+
+    Args:
+        url: of the shard.
+        captions: as of `ShardDataset`.
+    """
+    for _, found in read_groups(url, captions):
         yield found
 
 
-def read_groups(url: str) -> Iterator[tuple[_Group, EncodedSample | Skipped]]:
-    """The samples of one shard with all their parts; those of a damaged shard's end have none."""
+def read_groups(url: str, captions: Captions = "auto") -> Iterator[tuple[_Group, EncodedSample | Skipped]]:
+    """The samples of one shard with all their parts; those of a damaged shard's end have none.
+
+    Args:
+        url, captions: as of `read_encoded`.
+    """
     for group in read_shard(url):
-        yield (_Group("", ""), group) if isinstance(group, Skipped) else (group, _encoded_sample(group))
+        yield (_Group("", ""), group) if isinstance(group, Skipped) else (group, _encoded_sample(group, captions))
 
 
-def _encoded_sample(group: _Group) -> EncodedSample | Skipped:
+def _encoded_sample(group: _Group, captions: Captions) -> EncodedSample | Skipped:
     name = printable(f"{group.shard}:{group.key}")
     if not_unicode(group.key):
         return Skipped(name, "its name is not UTF-8")
     try:
         image = _picture(group.parts)
-        caption, label, attributes = _described(group.parts)
+        caption, label, attributes = ("", None, {}) if captions is None else _described(group.parts)
     except DataError as error:
         return Skipped(name, str(error))
+    if captions == "needed" and not caption:
+        return Skipped(name, "no caption")
     key, source = attributes.pop("key", group.key), attributes.pop("source", group.shard)
     return EncodedSample(image, caption, key, label, attributes, source)
 
@@ -341,7 +356,7 @@ def _described(parts: dict[str, bytes]) -> tuple[str, int | None, dict[str, Any]
     text = _named(texts, TEXT_PARTS)
     column = first_column(record, CAPTION_COLUMNS[:4]) or "caption"
     try:
-        told = parts[text].decode("utf-8").splitlines() if text is not None else record.get(column)
+        told = parts[text].decode("utf-8-sig").splitlines() if text is not None else record.get(column)
         number = _named([suffix for suffix in parts if suffix.rpartition(".")[2] == "cls"], ())
         label = int(parts[number]) if number is not None else record.get("label")
     except UnicodeDecodeError as error:
@@ -351,6 +366,9 @@ def _described(parts: dict[str, bytes]) -> tuple[str, int | None, dict[str, Any]
     if told is None and label is None:
         raise DataError(f"neither caption nor label among its parts ({', '.join(parts)})")
     captions = read_captions(told)
+    # An empty one is no caption, here as in folders and tables: img2dataset writes "" where a page said nothing.
+    if told is not None and not captions:
+        raise DataError("no caption: it is empty")
     if any(not_unicode(caption) for caption in captions):
         raise DataError("its caption is not Unicode text")
     if isinstance(label, int) and not -(1 << 63) <= label < 1 << 63:

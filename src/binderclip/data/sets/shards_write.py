@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import tarfile
@@ -16,6 +17,7 @@ from binderclip.data.sets.dataset import ImageTextDataset
 from binderclip.data.sets.sample import Sample
 from binderclip.data.sets.shards import SIZES, EncodedSample, read_groups
 from binderclip.errors import DataError, UsageError, require
+from binderclip.files import make_folder, write_whole
 
 
 def write_shards(
@@ -56,23 +58,14 @@ def write_shards(
     entry = next(entries, None)
     while entry is not None:
         path = Path(text % len(paths))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            options = {"encoder": False, "mtime": 0, "format": "PAX_FORMAT"}  # ustar has no room for long names
-            with half.open("wb") as stream, writer.TarWriter(stream, **options) as tar:
-                count = 0
-                while entry is not None and count < per_shard:
-                    tar.write(entry)
-                    count, entry = count + 1, next(entries, None)
-            half.replace(path)
-        finally:
-            half.unlink(missing_ok=True)
+        make_folder(path.parent)
+        taken = itertools.chain([entry], itertools.islice(entries, per_shard - 1))
+        sizes[path.name] = _write_tar(writer.TarWriter, taken, path)
         paths.append(path)
-        sizes[path.name] = count
+        entry = next(entries, None)
     if not paths:
         raise DataError("write_shards: there is no readable sample to write")
-    (paths[0].parent / SIZES).write_text(json.dumps(sizes, indent=1) + "\n")
+    write_whole(paths[0].parent / SIZES, json.dumps(sizes, indent=1) + "\n")
     return paths
 
 
@@ -85,13 +78,16 @@ def copy_shard(url: str, rows: Collection[int], path: str | os.PathLike[str]) ->
         path: of the new shard; it is there only when it is whole, and `sizes.json` beside it knows it.
 
     Raises:
-        DataError: the disk cannot be written.
+        OutputError: the disk cannot be written.
     """
-    path, number, count = Path(path), -1, 0
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with half.open("wb") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    path = Path(path)
+    make_folder(path.parent)
+    count = 0
+
+    def write(draft: Path) -> None:
+        nonlocal count
+        number = -1
+        with tarfile.open(draft, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for group, found in read_groups(url):
                 number += isinstance(found, EncodedSample)
                 if isinstance(found, EncodedSample) and number in rows:
@@ -100,12 +96,26 @@ def copy_shard(url: str, rows: Collection[int], path: str | os.PathLike[str]) ->
                         member = tarfile.TarInfo(f"{group.key}.{suffix}")
                         member.size = len(data)
                         tar.addfile(member, io.BytesIO(data))
-        half.replace(path)
-        _note_size(path, count)
-    except OSError as error:
-        half.unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+
+    write_whole(path, write)
+    _note_size(path, count)
     return path
+
+
+def _write_tar(tar_writer: Any, entries: Iterable[dict[str, Any]], path: Path) -> int:
+    """Write a shard, and give the number of its samples."""
+    count = 0
+
+    def write(draft: Path) -> None:
+        nonlocal count
+        options = {"encoder": False, "mtime": 0, "format": "PAX_FORMAT"}  # ustar has no room for long names
+        with draft.open("wb") as stream, tar_writer(stream, **options) as tar:
+            for entry in entries:
+                tar.write(entry)
+                count += 1
+
+    write_whole(path, write)
+    return count
 
 
 def _note_size(path: Path, count: int) -> None:
@@ -114,7 +124,7 @@ def _note_size(path: Path, count: int) -> None:
         sizes = dict(read_json(place.read_bytes()))
     except (OSError, ValueError, TypeError, DataError):
         sizes = {}  # there is none yet, or it tells nothing
-    place.write_text(json.dumps({**sizes, path.name: count}, indent=1) + "\n")
+    write_whole(place, json.dumps({**sizes, path.name: count}, indent=1) + "\n")
 
 
 def _entries(samples: Iterable[Sample], encode: str) -> Iterator[dict[str, Any]]:
@@ -136,7 +146,9 @@ def _entries(samples: Iterable[Sample], encode: str) -> Iterator[dict[str, Any]]
         yield {
             "__key__": name,
             suffix: data,
-            "txt": sample.caption.encode(),
+            **(
+                {"txt": sample.caption.encode()} if sample.caption.strip() else {}
+            ),  # an empty one is refused by readers
             "json": json.dumps(record, ensure_ascii=False, sort_keys=True, default=str).encode(),
         }
 

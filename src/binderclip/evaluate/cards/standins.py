@@ -25,6 +25,7 @@ from binderclip.documents import json_text, parse_json
 from binderclip.errors import CheckpointError
 from binderclip.evaluate.dense.clicks import click_figures
 from binderclip.evaluate.dense.patch_affinity import patch_affinity
+from binderclip.files import write_whole
 from binderclip.models import load, load_vision
 from binderclip.models.files.folders import compact_folder, folder_kind
 from binderclip.segment.promptable import PromptableSegmenter, PromptModel
@@ -132,7 +133,7 @@ def ship(run: str | Path, target: str | Path, *, machine: str = "one CPU core") 
         )
     else:
         figures = prompt_figures(PromptModel.open(target))
-    (target / "card.json").write_text(json_text({**card, "figures": figures}) + "\n", encoding="utf-8")
+    write_whole(target / "card.json", json_text({**card, "figures": figures}) + "\n")
     return target
 
 

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from binderclip.evaluate.fairness.frame import MetricFrame
     from binderclip.evaluate.fairness.individual import bias_amplification, consistency, counterfactual_flip_rate
     from binderclip.evaluate.fairness.ranking import max_skew, ndkl, skew
     from binderclip.evaluate.fairness.rates import (
-        MetricFrame,
         accuracy_equality_difference,
+        calibration_difference,
         demographic_parity_difference,
         demographic_parity_ratio,
         equal_opportunity_difference,
         equal_opportunity_ratio,
         equalized_odds_difference,
         equalized_odds_ratio,
+        expected_calibration_error,
         false_negative_rate,
         false_positive_rate,
         positive_predictive_value,
@@ -37,6 +39,7 @@ __all__ = [
     "association_test",
     "attribute_leakage",
     "bias_amplification",
+    "calibration_difference",
     "consistency",
     "counterfactual_flip_rate",
     "demographic_parity_difference",
@@ -46,6 +49,7 @@ __all__ = [
     "equal_opportunity_ratio",
     "equalized_odds_difference",
     "equalized_odds_ratio",
+    "expected_calibration_error",
     "false_negative_rate",
     "false_positive_rate",
     "max_skew",

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Real
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_present, check_whole
 
 
 def consistency(
@@ -24,11 +25,17 @@ def consistency(
         k: neighbours.
 
     Raises:
-        UsageError: lengths differ, or there are not more than k items.
+        UsageError: lengths differ, there are not more than k items, features that are not finite, or decisions outside
+            [0, 1].
     """
+    check_whole("k", k, least=1)
     x, y = np.asarray(features, dtype=float), np.asarray(y_pred, dtype=float)
-    if x.ndim != 2 or y.shape != x.shape[:1] or len(y) <= k or k < 1:
+    if x.ndim != 2 or y.shape != x.shape[:1] or len(y) <= k:
         raise UsageError(f"consistency takes (N, D) features and (N,) decisions, N > k = {k}; got {x.shape}, {y.shape}")
+    if not np.isfinite(x).all():
+        raise UsageError("features must be finite: leave items out that have none")
+    if not ((y >= 0) & (y <= 1)).all():
+        raise UsageError("y_pred must hold decisions, 0 or 1, or scores in [0, 1]")
     from sklearn.neighbors import NearestNeighbors
 
     near = NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False)  # (N, k), without itself
@@ -43,8 +50,10 @@ def counterfactual_flip_rate(y_pred: Any, y_pred_changed: Any) -> float:
         y_pred_changed: of the same items, with the attribute changed.
 
     Raises:
-        UsageError: not of one length, or no item.
+        UsageError: not of one length, no item, or a decision that is None or NaN.
     """
+    check_present("a decision of y_pred", y_pred)
+    check_present("a decision of y_pred_changed", y_pred_changed)
     one, other = np.asarray(y_pred), np.asarray(y_pred_changed)
     if one.ndim != 1 or one.shape != other.shape or not len(one):
         raise UsageError(f"both must be (N,), N > 0; got {one.shape} and {other.shape}")
@@ -69,8 +78,10 @@ def bias_amplification(
         direction: what is predicted from what.
 
     Raises:
-        UsageError: not of one length, no item, or another direction.
+        UsageError: not of one length, no item, a label that is None or NaN, or another direction.
     """
+    for name, values in (("attribute", attribute), ("task", task), ("predicted", predicted)):
+        check_present(f"a label of {name}", values)
     a, t, said = np.asarray(attribute), np.asarray(task), np.asarray(predicted)
     if a.ndim != 1 or not len(a) == len(t) == len(said) > 0:
         raise UsageError(

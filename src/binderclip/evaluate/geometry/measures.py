@@ -65,10 +65,13 @@ def conformity(x: Float[Tensor, "n d"], reference: Float[Tensor, "m d"] | None =
         reference: the others; None for x itself without the vector.
 
     Raises:
-        UsageError: a single vector without a reference.
+        UsageError: a single vector without a reference, or a vector of zeros.
 
     Paper: The Double-Ellipsoid Geometry of CLIP (arXiv 2411.14517).
     """
+    for vectors, name in ((x, "x"), (reference, "reference")):
+        if vectors is not None and (zero := (vectors == 0).all(dim=1)).any():
+            raise UsageError(f"row {int(zero.nonzero()[0])} of {name} is zero: it has no cosine with anything")
     unit = F.normalize(x.double(), dim=1)
     if reference is not None:
         return unit @ F.normalize(reference.double(), dim=1).mean(0)

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from binderclip.evaluate.probes.correspondence import PatchCorrespondence, patch_correspondence
     from binderclip.evaluate.probes.cues import WCSTML, CueAccuracies, cue_complexity, cue_preferences
     from binderclip.evaluate.probes.gaps import difference, ratio
-    from binderclip.evaluate.probes.group_report import GroupFigure, GroupGap, GroupReport, group_report, holm, wilson
+    from binderclip.evaluate.probes.group_figures import GroupFigure, GroupGap, GroupReport
+    from binderclip.evaluate.probes.group_report import group_report, holm, wilson
     from binderclip.evaluate.probes.measures import (
         Measure,
         accuracy,
         calibration_error,
         false_positive_rate,
+        mapped_accuracy,
         mean_class_accuracy,
         mean_confidence,
         positive_predictive_value,
@@ -107,6 +109,7 @@ __all__ = [
     "holm",
     "limited_options",
     "linear_contrastive",
+    "mapped_accuracy",
     "mean_class_accuracy",
     "mean_confidence",
     "negative_log_likelihood",

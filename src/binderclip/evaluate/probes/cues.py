@@ -105,6 +105,7 @@ def cue_complexity(
     *,
     classes: int,
     first: int = 16,
+    chance: float = 0.01,
 ) -> float:
     """Prequential code length of the labels, in bits: how much there is to say of a cue that a learner must be told.
 
@@ -124,10 +125,15 @@ def cue_complexity(
         train: trains a network on the pictures and labels of a prefix.
         classes: K.
         first: length of the first prefix.
+        chance: share of the uniform distribution that is mixed into the network's probabilities, so that no label costs
+            more than log2(K / chance) bits; 0 takes them as they are, and one overconfident mistake may cost
+            everything.
 
     Raises:
-        UsageError: fewer pictures than `first`, or labels outside.
+        UsageError: fewer pictures than `first`, labels outside, or a chance that is not in [0, 1).
     """
+    if not 0 <= chance < 1:
+        raise UsageError(f"chance is {chance}; it is a share in [0, 1)")
     if not 1 <= first <= len(images) or images.shape[0] != len(labels):
         raise UsageError(f"first is {first}; it is 1 to {len(images)}, and labels must be as many: {len(labels)}")
     if not bool(((labels >= 0) & (labels < classes)).all()):
@@ -139,9 +145,8 @@ def cue_complexity(
         train(net, images[:known], labels[:known])
         net.eval()
         with torch.no_grad():
-            # a share for chance keeps one overconfident mistake from costing everything
-            said = 0.99 * F.softmax(net(images[ahead]), dim=1) + 0.01 / classes
-        bits -= float(said.gather(1, labels[ahead, None]).double().log2().sum())
+            probs = (1 - chance) * F.softmax(net(images[ahead]), dim=1) + chance / classes
+        bits -= float(probs.gather(1, labels[ahead, None]).double().log2().sum())
         known = ahead.stop
     return bits
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -14,185 +14,29 @@ from scipy.stats import norm
 
 from binderclip.display import number_of
 from binderclip.errors import UsageError
-from binderclip.evaluate.probes.gaps import Method, difference, ratio
+from binderclip.evaluate.probes.gaps import difference, ratio
+from binderclip.evaluate.probes.group_figures import GroupFigure, GroupGap, GroupReport
 from binderclip.evaluate.probes.measures import Measure, accuracy, calibration_error, mean_confidence
-from binderclip.evaluate.probes.resampling import bootstrap_sums, group_sums, permuted_sums
+from binderclip.evaluate.probes.resampling import (
+    ShuffleRoom,
+    bootstrap_sums,
+    group_sums,
+    permuted_sums,
+    shuffle_room,
+)
 from binderclip.evaluate.probes.table import Grouping, PredictionTable
 
 LEAST = 10
 """Rows below which a group is listed and takes no part in a gap: its value says next to nothing."""
 HELD = 8_000_000
 """Sums that are held at once, all draws, groups and columns together."""
+Null: TypeAlias = Literal["given", "all"]
+MOVABLE = 0.5
+"""Share of rows that shuffles should be able to move; what can move fewer is said."""
+ALIKE = 1e-12
+"""Differences below this are of rounding."""
 UNDEFINED = 0.05
 """Largest share of resamples in which a figure may be undefined and still get an interval."""
-
-
-@dataclass(frozen=True)
-class GroupFigure:
-    """One measure of one group.
-
-    Attributes:
-        group: its values, or () for all rows that have a group.
-        n: rows.
-        value: NaN where it is undefined.
-        low, high: 95 % interval; NaN where there is none.
-        reason: why the value, or its interval, is NaN; else empty.
-    """
-
-    group: tuple[Any, ...]
-    n: int
-    value: float
-    low: float
-    high: float
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class GroupGap:
-    """How far the groups are apart in one measure.
-
-    Attributes:
-        measure: its name.
-        difference: largest minus smallest value over the groups that are compared.
-        low, high: 95 % interval of the largest true difference, whichever groups it is between, see `gap_interval`. A
-            largest difference is never below zero, however alike the groups are: `chance` says what to compare it with.
-        ratio: smallest over largest value.
-        deviation: standard deviation of the values over groups.
-        smallest, largest: the groups these are in.
-        chance, chance_high: mean and 95 % quantile of the difference where the rows' groups are shuffled, among rows of
-            one true (or predicted) class where the measure says so (`Measure.given`).
-        p: share of shuffles, and the data itself, whose difference is at least as large.
-        p_adjusted: the same by Holm's method over all gaps of the report.
-        reason: why there is no gap; else empty.
-    """
-
-    measure: str
-    difference: float
-    low: float
-    high: float
-    ratio: float
-    deviation: float
-    smallest: tuple[Any, ...]
-    largest: tuple[Any, ...]
-    chance: float
-    chance_high: float
-    p: float
-    p_adjusted: float = math.nan
-    reason: str = ""
-
-    @property
-    def found(self) -> bool:
-        """Whether chance alone makes such a difference in less than 5 % of cases, over all gaps of the report."""
-        return self.p_adjusted < 0.05
-
-
-@dataclass(frozen=True)
-class GroupReport:
-    """Measures x groups, with intervals and gaps; the names of `MetricFrame` give single figures.
-
-    Made by `group_report`. Paper: Fairness and Bias Mitigation in Computer Vision: A Survey (arXiv 2408.02464).
-
-    Attributes:
-        names: the attributes that make the groups.
-        figures: measure -> one figure a group, in the order of the groups.
-        overall: measure -> the figure of all rows that have a group.
-        gaps: measure -> gap.
-        small: groups with too few rows to be compared.
-        left_out: rows without a group.
-        draws: of the bootstrap and of the permutations.
-    """
-
-    names: tuple[str, ...]
-    figures: dict[str, list[GroupFigure]]
-    overall: dict[str, GroupFigure]
-    gaps: dict[str, GroupGap]
-    small: list[tuple[Any, ...]] = field(default_factory=list)
-    left_out: int = 0
-    draws: int = 0
-
-    @property
-    def by_group(self) -> dict[str, dict[tuple[Any, ...], float]]:
-        """Measure -> group -> value."""
-        return {name: {one.group: one.value for one in own} for name, own in self.figures.items()}
-
-    @property
-    def reasons(self) -> list[str]:
-        """What is undefined or has no interval, and why."""
-        said = [
-            f"{name} of {_label(one.group)}: {one.reason}"
-            for name, own in self.figures.items()
-            for one in own
-            if one.reason
-        ]
-        return said + [f"gap in {gap.measure}: {gap.reason}" for gap in self.gaps.values() if gap.reason]
-
-    @property
-    def compared(self) -> int:
-        """Number of groups that are large enough to be compared."""
-        return len(next(iter(self.figures.values()))) - len(self.small)
-
-    def group_min(self, measure: str) -> float:
-        """The smallest value over the groups that are compared."""
-        values = self._compared(measure)
-        return float(np.nanmin(values)) if not np.isnan(values).all() else math.nan
-
-    def group_max(self, measure: str) -> float:
-        """The largest value over the groups that are compared."""
-        values = self._compared(measure)
-        return float(np.nanmax(values)) if not np.isnan(values).all() else math.nan
-
-    def difference(self, measure: str, method: Method = "between_groups") -> float:
-        """See `probes.gaps.difference`; groups that are too small take no part."""
-        return float(difference(self._compared(measure), self.overall[measure].value, method=method))
-
-    def ratio(self, measure: str, method: Method = "between_groups") -> float:
-        """See `fairness.ratio`; groups that are too small take no part."""
-        return float(ratio(self._compared(measure), self.overall[measure].value, method=method))
-
-    def _compared(self, measure: str) -> Float[np.ndarray, "g"]:
-        if measure not in self.figures:
-            raise UsageError(f"{measure!r} was not measured: one of {', '.join(self.figures)}")
-        return np.array([one.value for one in self.figures[measure] if one.group not in self.small], dtype=float)
-
-    def rows(self) -> list[tuple[str, str, int, float, float, float]]:
-        """(measure, group, n, value, low, high), every measure's groups and then all rows."""
-        return [
-            (name, _label(one.group) or "all", one.n, one.value, one.low, one.high)
-            for name, own in self.figures.items()
-            for one in [*own, self.overall[name]]
-        ]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-
-        def figure(one: GroupFigure) -> dict[str, Any]:
-            return {
-                "group": list(one.group),
-                **{name: getattr(one, name) for name in ("n", "value", "low", "high", "reason")},
-            }
-
-        return {
-            "groups": list(self.names),
-            "measures": {
-                name: {
-                    "overall": figure(self.overall[name]),
-                    "by_group": [figure(one) for one in own],
-                    "gap": {**vars(self.gaps[name]), "found": self.gaps[name].found},
-                }
-                for name, own in self.figures.items()
-            },
-            "small_groups": [list(group) for group in self.small],
-            "rows_without_group": self.left_out,
-            "draws": self.draws,
-        }  # fmt: skip
-
-    def _repr_html_(self) -> str:
-        """The table of figures, in a notebook."""
-        from binderclip.display import table_html
-
-        return table_html(
-            ("measure", "group", "n", "value", "low", "high"), self.rows(), caption=" x ".join(self.names)
-        )
 
 
 def group_report(
@@ -202,6 +46,7 @@ def group_report(
     draws: int = 1000,
     least: int = LEAST,
     seed: int = 0,
+    null: Null = "given",
 ) -> GroupReport:
     """Measure every group of a table and how far the groups are apart, with intervals and a permutation baseline.
 
@@ -212,11 +57,17 @@ def group_report(
         draws: resamples, and permutations; at least 100.
         least: rows that a group needs to take part in a gap.
         seed: of the draws.
+        null: what chance alone is taken to be: "given" shuffles groups among the rows of one class where the measure
+            says so (`Measure.given`), "all" among all rows, which then holds an unequal mix of classes against the
+            predictor. Where every class lies in one group, "given" can move nothing, and the gap is not tested.
 
     Raises:
-        UsageError: no attribute, too few draws, a measure twice, or fewer than two groups.
+        UsageError: no attribute, too few draws, a measure twice, an unknown null, or fewer than two groups.
     """
+    if null not in ("given", "all"):
+        raise UsageError(f"null is {null!r}; it is 'given' or 'all'")
     chosen = list(measures) or [accuracy(), mean_confidence(), calibration_error()]
+    tested = [replace(measure, given=None) for measure in chosen] if null == "all" else chosen
     if draws < 100:
         raise UsageError(f"draws is {draws}; a 95 % interval takes at least 100")
     if len({measure.name for measure in chosen}) != len(chosen):
@@ -228,7 +79,7 @@ def group_report(
     count, large = len(grouping.values), grouping.counts >= least
     sums_of = partial(_resampled, index=grouping.index, groups=count)
     resampled = _drawn(chosen, columns, count, draws, seed, sums_of)
-    shuffled = _shuffled(table, grouping, chosen, columns, large, draws, seed)
+    shuffled = _shuffled(table, grouping, tested, columns, large, draws, seed)
     figures, overall, gaps = {}, {}, []
     for measure, own, (by_group, of_all), chance in zip(chosen, columns, resampled, shuffled, strict=True):
         sums = group_sums(own, grouping.index, count)
@@ -237,11 +88,11 @@ def group_report(
             for g, (group, n) in enumerate(zip(grouping.values, grouping.counts, strict=True))
         ]
         overall[measure.name] = _figure(measure, (), int(grouping.counts.sum()), sums.sum(axis=0), of_all)
-        gaps.append(_gap(measure, grouping, least, sums, by_group, chance))
+        gaps.append(_gap(measure, grouping, least, sums, by_group, *chance))
     small = [group for group, enough in zip(grouping.values, large, strict=True) if not enough]
     return GroupReport(
         tuple(names), figures, overall, {gap.measure: gap for gap in holm(gaps)}, small,
-        int((grouping.index < 0).sum()), draws,
+        int((grouping.index < 0).sum()), draws, null,
     )  # fmt: skip
 
 
@@ -278,19 +129,39 @@ def _shuffled(
     large: Bool[np.ndarray, "G"],
     draws: int,
     seed: int,
-) -> list[Float[np.ndarray, "D G"]]:
-    """Values of each measure over shuffled groups, those alone that are compared; one pass for all of one `given`."""
+) -> list[tuple[Float[np.ndarray, "D G"], str, str]]:
+    """Values of each measure over shuffled groups, those alone that are compared; one pass for all of one `given`.
+
+    With each why its shuffles tell nothing, and what weakens them.
+    """
     compared = np.where((grouping.index >= 0) & large[grouping.index], grouping.index, -1)
-    found: dict[int, Float[np.ndarray, "D G"]] = {}
+    found: dict[int, tuple[Float[np.ndarray, "D G"], str, str]] = {}
     for given in dict.fromkeys(measure.given for measure in measures):
         mine = [number for number, measure in enumerate(measures) if measure.given == given]
         within = None if given is None else table.target if given == "target" else table.predicted
+        rooms = [shuffle_room(columns[n], compared, len(grouping.values), within=within) for n in mine]
         sums_of = partial(_permuted, index=compared, groups=len(grouping.values), within=within)
         values = _drawn(
             [measures[n] for n in mine], [columns[n] for n in mine], len(grouping.values), draws, seed, sums_of
         )
-        found |= {number: by_group for number, (by_group, _) in zip(mine, values, strict=True)}
+        found |= {
+            number: (by_group, *_told_of(room, given))
+            for number, (by_group, _), room in zip(mine, values, rooms, strict=True)
+        }
     return [found[number] for number in range(len(measures))]
+
+
+def _told_of(room: ShuffleRoom, given: str | None) -> tuple[str, str]:
+    """Why shuffles within these strata tell nothing, and what weakens them."""
+    kind, other = f"{'true' if given == 'target' else 'predicted'} class", "; null='all' shuffles all rows"
+    if room.arrangements <= 1 and given is not None:
+        return f"every {kind} lies in one group, so that shuffles within it change nothing{other}", ""
+    if 1 / room.arrangements > 0.05:
+        ways = number_of(int(room.arrangements), "arrangement")
+        return f"shuffles give {ways}, so that no gap can be told from chance{'' if given is None else other}", ""
+    if room.movable < MOVABLE:
+        return "", f"shuffles move {room.movable:.0%} of the rows: each {kind} of the others lies in one group{other}"
+    return "", ""
 
 
 def _resampled(
@@ -328,6 +199,8 @@ def _interval(values: Float[np.ndarray, "D"]) -> tuple[float, float, str]:
     missing = float(np.isnan(values).mean())
     if missing > UNDEFINED:
         return math.nan, math.nan, f"undefined in {missing:.0%} of resamples: too few rows for an interval"
+    if np.nanmax(values) - np.nanmin(values) < ALIKE:
+        return math.nan, math.nan, "all resamples are alike, so that they give no interval"
     low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high), ""
 
@@ -339,6 +212,8 @@ def _gap(
     sums: Float[np.ndarray, "G K"],
     drawn: Float[np.ndarray, "D G"],
     shuffled: Float[np.ndarray, "D G"],
+    untested: str,
+    note: str,
 ) -> GroupGap:
     large = grouping.counts >= least
     compared = np.where(large, measure.value(sums), np.nan)
@@ -355,12 +230,18 @@ def _gap(
     smallest = _share_deviation(sums[there]) if measure.share else 0.0
     low, high = gap_interval(compared[there], drawn[:, there], smallest)
     high = min(high, measure.most)
-    p = (1 + int((chance >= found - 1e-12).sum())) / (1 + len(chance))
+    p = (1 + int((chance >= found - ALIKE).sum())) / (1 + len(chance))
     middle, upper = (float(chance.mean()), float(np.quantile(chance, 0.95))) if len(chance) else (nan, nan)
+    if not untested and found > ALIKE and (np.abs(chance - found) < ALIKE).all():
+        untested = "every shuffle has this same gap, so that it cannot be told from chance"
+    if untested:
+        p = middle = upper = nan
+    if not measure.share and (np.ptp(drawn[:, there], axis=0) < ALIKE).any():
+        low, high, note = nan, nan, note or "all resamples of a group are alike, so that they give no interval"
     return GroupGap(
         measure.name, found, low, high, float(ratio(compared)), float(np.nanstd(compared)),
         grouping.values[int(np.nanargmin(compared))], grouping.values[int(np.nanargmax(compared))],
-        middle, upper, p,
+        middle, upper, p, untested=untested, note=note,
     )  # fmt: skip
 
 
@@ -380,7 +261,8 @@ def gap_interval(
     Percentiles of the largest difference in resamples lie above it: noise alone makes one. So all pairs get an interval
     at once, as Tukey's are: c is the 95 % quantile, over resamples, of the largest deviation of any pair's difference
     from its value, in standard deviations s of that pair. Then the largest true difference lies between the largest
-    value minus c s (0 where that is negative) and the largest value plus c s.
+    value minus c s (0 where that is negative) and the largest value plus c s. Where resamples of a group vary less than
+    `least`, c is at least that of the normal distribution.
 
     Args:
         values: of the groups, none NaN.
@@ -397,7 +279,11 @@ def gap_interval(
         np.nanmax(np.abs(part[:, one] - part[:, other]) / wide, axis=1, initial=0.0)
         for part in (moved[start : start + step] for start in range(0, len(moved), step))
     ])  # fmt: skip
-    reach = np.quantile(largest, 0.95) * spread
+    width = float(np.quantile(largest, 0.95))
+    # where a group's resamples vary less than it can be known, as where all of its rows are right, they give no width
+    if (np.nanstd(drawn, axis=0) < least).any():
+        width = max(width, float(norm.ppf(0.975)))
+    reach = width * spread
     return max(0.0, float((apart - reach).max())), float((apart + reach).max())
 
 
@@ -430,7 +316,3 @@ def wilson(
         middle = (share + z * z / (2 * count)) / (1 + z * z / count)
         half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return np.asarray(np.clip(middle - half, 0.0, 1.0)), np.asarray(np.clip(middle + half, 0.0, 1.0))
-
-
-def _label(group: tuple[Any, ...]) -> str:
-    return " / ".join(map(str, group))

@@ -7,15 +7,16 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from binderclip.errors import UsageError
 from binderclip.evaluate.probes.table import PredictionTable
+from binderclip.segment.metrics.calibration import bin_index
 
 Sums = Float[np.ndarray, "*batch K"]
 
@@ -88,6 +89,49 @@ def top_k_accuracy(k: int = 5) -> Measure:
     return _share(f"top-{k} accuracy", hit, lambda t: t.known, "no row with a target", "target", True)
 
 
+def mapped_accuracy(accepted: Mapping[str, Sequence[str]], *, label: str = "label", k: int = 1) -> Measure:
+    """Share of rows of which any class that their label is mapped to is among the k with the largest scores.
+
+    For a data set whose labels a model's classes do not match one to one: "stove" may be "stove" or "electric range".
+    All of the table's classes compete, those of no label too. Rows whose label has no class do not count. Of equal
+    scores the other classes come first.
+
+    Args:
+        accepted: label -> classes of the table that are right for it.
+        label: attribute that holds the label; by default the name of the target.
+        k: 1 or more.
+
+    Raises:
+        UsageError: k below 1, a label without a class; when measured, a class that the table does not have.
+
+    Paper: Does Progress On Object Recognition Benchmarks Improve Real-World Generalization? (arXiv 2307.13136).
+    """
+    if k < 1:
+        raise UsageError(f"k is {k}; it is at least 1")
+    if empty := [name for name, classes in accepted.items() if isinstance(classes, str) or not classes]:
+        raise UsageError(f"label {empty[0]!r} needs a list of one class or more, got {accepted[empty[0]]!r}")
+
+    def right(table: PredictionTable) -> Bool[np.ndarray, "N C"]:
+        none = np.zeros(len(table.classes), dtype=bool)
+        rows = {
+            name: np.isin(np.arange(len(none)), [table.class_index(c) for c in own]) for name, own in accepted.items()
+        }
+        held = [rows.get(str(value), none) for value in table.column(label)]
+        return np.array(held, dtype=bool).reshape(len(table), len(none))
+
+    def hit(table: PredictionTable) -> np.ndarray:
+        own = right(table)
+        best = np.where(own, table.scores, -np.inf).max(axis=1, initial=-np.inf)
+        others = ((table.scores >= best[:, None]) & ~own).sum(axis=1)
+        return np.asarray(own.any(axis=1) & (others < k) & ~np.isnan(table.scores).any(axis=1))
+
+    def counts(table: PredictionTable) -> np.ndarray:
+        return np.asarray(right(table).any(axis=1))
+
+    name = "mapped accuracy" if k == 1 else f"mapped top-{k} accuracy"
+    return _share(name, hit, counts, "no row whose label has a class", "target", True)
+
+
 def mean_class_accuracy() -> Measure:
     """Accuracy of each class that occurs, averaged over classes: what differs in class mix can be compared by it."""
 
@@ -116,16 +160,17 @@ def mean_confidence() -> Measure:
     return Measure("mean confidence", columns, _divided, "no row with a prediction")
 
 
-def calibration_error(bins: int = 15, *, adaptive: bool = False) -> Measure:
+def calibration_error(bins: int = 15, *, adaptive: bool = False, right: bool = True) -> Measure:
     """Expected calibration error of the predicted class: sum over bins of n_b / n |accuracy_b - confidence_b|.
 
     Guo et al., On Calibration of Modern Neural Networks (2017); bins of equal numbers: Nguyen and O'Connor, EMNLP 2015.
 
     Args:
-        bins: equal widths of (lo, hi], the first with 0 in it; or, adaptive, parts of the whole table, sorted by
+        bins: equal widths; or, adaptive, parts of the whole table, sorted by
             confidence, of equal numbers: at most a fifth of the rows. A group or a resample is seen through the bins of
             the whole table.
         adaptive: bins of equal numbers.
+        right: a confidence on an edge belongs to the bin below, else to the one above.
 
     Raises:
         UsageError: no bin.
@@ -136,7 +181,7 @@ def calibration_error(bins: int = 15, *, adaptive: bool = False) -> Measure:
     def columns(table: PredictionTable) -> Float[np.ndarray, "N K"]:
         confidence = table.confidence()
         there = table.known & ~np.isnan(confidence)
-        which = _equal_numbers(confidence, there, bins) if adaptive else _equal_widths(confidence, bins)
+        which = _equal_numbers(confidence, there, bins) if adaptive else bin_index(confidence, bins, right=right)
         held = np.zeros((len(table), bins + 1))
         rows = np.flatnonzero(there)
         # n_b (accuracy_b - confidence_b) is a sum over the rows of the bin
@@ -151,10 +196,6 @@ def calibration_error(bins: int = 15, *, adaptive: bool = False) -> Measure:
 
     name = "adaptive calibration error" if adaptive else "calibration error"
     return Measure(name, columns, value, "no row with a target and a prediction", None, False, False)
-
-
-def _equal_widths(confidence: Float[np.ndarray, "N"], bins: int) -> Int[np.ndarray, "N"]:
-    return np.clip(np.ceil(np.nan_to_num(confidence) * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
 def _equal_numbers(confidence: Float[np.ndarray, "N"], there: np.ndarray, bins: int) -> Int[np.ndarray, "N"]:

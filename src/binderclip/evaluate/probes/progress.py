@@ -7,14 +7,16 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import logit
+from scipy.special import expit, logit
 from scipy.stats import t
 
 from binderclip.errors import UsageError
 from binderclip.evaluate.probes.gaps import difference
+from binderclip.evaluate.probes.group_report import wilson
 from binderclip.evaluate.probes.table import PredictionTable
 
 Scale: TypeAlias = Literal["linear", "logit"]
+Unit: TypeAlias = Literal["scale", "accuracy"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,10 @@ def progress_rate(reference: Any, benchmark: Any, *, scale: Scale = "linear") ->
 
 @dataclass(frozen=True)
 class ProgressGap:
-    """Ratio of two rates of progress, 1 where they are alike, with its 95 % interval by the bootstrap over families."""
+    """Ratio of two rates of progress, 1 where they are alike, with its 95 % interval by the bootstrap over families.
+
+    The interval is NaN for fewer than three families, whose resamples are all alike.
+    """
 
     ratio: float
     low: float
@@ -102,14 +107,21 @@ def progress_gap(
         seed: of the resamples.
 
     Raises:
-        UsageError: as `fit_line`, or families of another length.
+        UsageError: as `fit_line`, families of another length, or no progress at all on `geographic`.
     """
     x, a, b = (_scaled(values, scale) for values in (reference, standard, geographic))
-    found = fit_line(reference, standard, scale=scale).slope / fit_line(reference, geographic, scale=scale).slope
+    rates = [fit_line(reference, values, scale=scale).slope for values in (standard, geographic)]
+    if abs(rates[1]) < 1e-12:
+        raise UsageError(
+            "geographic does not rise with reference over these models: the ratio to its rate is undefined"
+        )
+    found = rates[0] / rates[1]
     owners = np.arange(len(x)) if families is None else np.unique(np.asarray(families), return_inverse=True)[1]
     if len(owners) != len(x):
         raise UsageError(f"families must have one value a model, {len(x)}; got {len(owners)}")
     count = int(owners.max()) + 1
+    if count < 3:
+        return ProgressGap(float(found), np.nan, np.nan)
     times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)  # (D, F)
     weight = times[:, owners].astype(float)
     weight /= weight.sum(axis=1, keepdims=True)
@@ -140,9 +152,12 @@ def group_disparity(accuracies: Float[np.ndarray, "M G"]) -> Float[np.ndarray, "
 
 
 def effective_robustness(
-    easy: Any, hard: Any, reference: Any = None, *, scale: Scale = "logit"
+    easy: Any, hard: Any, reference: Any = None, *, scale: Scale = "logit", unit: Unit = "scale"
 ) -> Float[np.ndarray, "M"]:
     """How far each model's accuracy on the hard set lies above the line of a family of reference models.
+
+    Taori et al. fit the line in log-odds and report the difference of accuracies: rho = acc_hard - beta(acc_easy),
+    which is `unit="accuracy"`. The default is the distance on the scale of the line, so log-odds with "logit".
 
     Raw drops are no measure of robustness where models differ on the easy set.
 
@@ -152,17 +167,23 @@ def effective_robustness(
     Args:
         easy, hard: (M,) accuracies of the same models.
         reference: (M,) which of them the line is fitted to; None: all.
-        scale: of line and residuals, as in `fit_line`.
+        scale: of the line, as in `fit_line`.
+        unit: of what is returned: "scale" for that of the line, "accuracy" for accuracies, in [-1, 1].
 
     Raises:
-        UsageError: as `fit_line`.
+        UsageError: as `fit_line`, or an unknown unit.
     """
+    if unit not in ("scale", "accuracy"):
+        raise UsageError(f"unit is {unit!r}; it is 'scale' or 'accuracy'")
     x, y = _scaled(easy, scale), _scaled(hard, scale)
     chosen = np.ones(len(x), dtype=bool) if reference is None else np.asarray(reference, dtype=bool)
     if not x.shape == y.shape == chosen.shape:
         raise UsageError(f"easy, hard and reference must be (M,); got {x.shape}, {y.shape} and {chosen.shape}")
     line = fit_line(np.asarray(easy, dtype=float)[chosen], np.asarray(hard, dtype=float)[chosen], scale=scale)
-    return y - line.intercept - line.slope * x
+    predicted = line.intercept + line.slope * x
+    if unit == "accuracy" and scale == "logit":
+        return expit(y) - expit(predicted)
+    return y - predicted
 
 
 @dataclass(frozen=True)
@@ -174,7 +195,7 @@ class GroupDrop:
     Attributes:
         common, counter: mean over classes.
         by_class: class -> (accuracy on common examples, on counter examples).
-        low, high: 95 % bootstrap interval of the drop, over pictures within each class and group.
+        low, high: 95 % interval of the drop, over pictures within each class and group, see `group_drop`.
         left_out: classes that lack one of both.
     """
 
@@ -191,19 +212,21 @@ class GroupDrop:
         return self.common - self.counter
 
 
-def group_drop(
-    table: PredictionTable, name: str, common: Any, counter: Any, *, draws: int = 1000, seed: int = 0
-) -> GroupDrop:
+def group_drop(table: PredictionTable, name: str, common: Any, counter: Any) -> GroupDrop:
     """How much accuracy is lost from usual to unusual backgrounds, class by class.
 
     Groups that were chosen by a model on these same pictures overstate its drop: choose them on others.
+
+    The interval combines Wilson's of every class and group: its lower end is the drop minus the root of the sum of
+    squared distances of the shares to their limits, towards a smaller drop (Newcombe, Statistics in Medicine 1998, for
+    one class; Zou, Huang and Zhang, Computational Statistics and Data Analysis 2009). So it has a width where all
+    pictures of a group are right, as resamples of these have none.
 
     Paper: Do CLIPs Always Generalize Better than ImageNet Models? (arXiv 2403.11497).
 
     Args:
         table: the predictions; the label space is the same for both groups.
         name: the attribute. common, counter: two of its values.
-        draws, seed: of the bootstrap.
 
     Raises:
         UsageError: an unknown attribute, a value that no row has, or no class with both.
@@ -213,9 +236,9 @@ def group_drop(
         if value not in values:
             raise UsageError(f"no row has {name} = {value!r}")
     group = np.array([0 if value == common else 1 if value == counter else -1 for value in values])
-    right, rng = table.correct, np.random.default_rng(seed)
+    right = table.correct
     by_class: dict[str, tuple[float, float]] = {}
-    left_out, drawn = [], np.zeros(draws)
+    left_out, down, up = [], 0.0, 0.0
     for number, label in enumerate(table.classes):
         rows = [right[(table.target == number) & (group == g)] for g in (0, 1)]
         if not len(rows[0]) or not len(rows[1]):
@@ -223,14 +246,15 @@ def group_drop(
                 left_out.append(label)
             continue
         by_class[label] = (float(rows[0].mean()), float(rows[1].mean()))
-        # a resample of right and wrong answers is a binomial count
-        shares = [rng.binomial(len(own), own.mean(), draws) / len(own) for own in rows]
-        drawn += shares[0] - shares[1]
+        (least, most), (other_least, other_most) = (wilson(float(own.sum()), len(own)) for own in rows)
+        first, second = by_class[label]
+        down += float((first - least) ** 2 + (other_most - second) ** 2)
+        up += float((most - first) ** 2 + (second - other_least) ** 2)
     if not by_class:
         raise UsageError(f"no class has pictures of both {common!r} and {counter!r}")
-    first, second = np.array(list(by_class.values())).T
-    low, high = np.quantile(drawn / len(by_class), [0.025, 0.975])
-    return GroupDrop(float(first.mean()), float(second.mean()), by_class, float(low), float(high), left_out)
+    usual, unusual = np.array(list(by_class.values())).mean(axis=0).tolist()
+    low, high = usual - unusual - np.sqrt(down) / len(by_class), usual - unusual + np.sqrt(up) / len(by_class)
+    return GroupDrop(usual, unusual, by_class, float(low), float(high), left_out)
 
 
 def limited_options(table: PredictionTable, reference: PredictionTable, *, options: int = 20) -> PredictionTable:

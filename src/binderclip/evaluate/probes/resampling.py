@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import gammaln
 
 ELEMENTS = 2_000_000
 """Numbers of one block of draws that are held at once."""
@@ -73,3 +76,43 @@ def permuted_sums(
         for group in range(groups):
             sums[start : start + block, group] = (where == group).astype(np.float64) @ held
     return sums
+
+
+@dataclass(frozen=True)
+class ShuffleRoom:
+    """How much a shuffle of groups can change at all.
+
+    Attributes:
+        arrangements: number of ways to put the groups on the rows within their strata, infinite where it is huge.
+        movable: share of the rows whose stratum has rows of two groups or more; the others stay as they are.
+    """
+
+    arrangements: float
+    movable: float
+
+
+def shuffle_room(
+    columns: Float[np.ndarray, "N K"],
+    index: Int[np.ndarray, "N"],
+    groups: int,
+    *,
+    within: Int[np.ndarray, "N"] | None = None,
+) -> ShuffleRoom:
+    """What `permuted_sums` can change of the rows that bring something.
+
+    Args:
+        columns, index, groups, within: as there; strata whose rows bring nothing but zeros are left out.
+    """
+    strata = np.zeros(len(index), np.int64) if within is None else within
+    brings = (index >= 0) & (columns != 0).any(axis=1)
+    taken = (index >= 0) & np.isin(strata, np.unique(strata[brings]))
+    if not taken.any():
+        return ShuffleRoom(1.0, 0.0)
+    _, own = np.unique(strata[taken], return_inverse=True)
+    counts = np.zeros((own.max() + 1, groups))
+    np.add.at(counts, (own, index[taken]), 1)
+    # a product of multinomial coefficients
+    ways = float((gammaln(counts.sum(axis=1) + 1) - gammaln(counts + 1).sum(axis=1)).sum())
+    mixed = (counts > 0).sum(axis=1) > 1
+    arrangements = round(np.exp(ways)) if ways < 30 else np.inf
+    return ShuffleRoom(float(arrangements), float(counts[mixed].sum() / counts.sum()))

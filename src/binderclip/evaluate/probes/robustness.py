@@ -27,7 +27,8 @@ class FactorRatio:
 
     Attributes:
         ratio: 1 where the factor makes no difference; NaN without an error or without such a picture.
-        low, high: 95 % bootstrap interval over pictures.
+        low, high: 95 % bootstrap interval over pictures; NaN where those with the factor are all right or all wrong, as
+            they are then in every resample.
         accuracy: on the pictures that have it. n: how many.
     """
 
@@ -73,7 +74,7 @@ def factor_error_ratio(
         sums = np.stack([has * wrong, has, wrong, np.ones_like(wrong)])  # (4, N)
         value = float(_error_ratio(sums.sum(axis=1)))
         low = high = float("nan")
-        if not np.isnan(value):
+        if not np.isnan(value) and 0 < sums[0].sum() < sums[1].sum():
             drawn = _error_ratio((times @ sums.T).T)
             if np.isnan(drawn).mean() < 0.05:
                 low, high = np.nanquantile(drawn, [0.025, 0.975]).tolist()

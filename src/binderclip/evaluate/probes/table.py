@@ -15,6 +15,7 @@ from scipy.special import expit, softmax
 
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
+from binderclip.files import write_whole
 
 Scalar: TypeAlias = "str | bool | int | float"
 MOST_GROUPS = 200
@@ -208,7 +209,7 @@ class PredictionTable:
         """Write the table as Parquet: `key`, `target`, `score:CLASS` and `attribute:NAME`, readable by anything.
 
         Raises:
-            DataError: it cannot be written.
+            OutputError: it cannot be written.
         """
         import pyarrow as pa
         import pyarrow.parquet as parquet
@@ -218,11 +219,7 @@ class PredictionTable:
         columns |= {_ATTRIBUTE + name: pa.array(values) for name, values in self.attributes.items()}
         about = {"activation": self.activation, "model": self.model, "source": self.source}
         table = pa.table(columns).replace_schema_metadata({_ABOUT: json.dumps(about).encode()})
-        try:
-            parquet.write_table(table, path)
-        except OSError as error:
-            raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-        return Path(path)
+        return write_whole(path, lambda draft: parquet.write_table(table, draft))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PredictionTable:

@@ -73,8 +73,8 @@ def fit_power_law(
 
     Raises:
         UsageError: lengths that differ, values that are not above 0 and finite, fewer different x than parameters, x so
-            large or small that their tenth power is no number, or errors that fall once and then stay: every steep
-            exponent fits those, so none was measured.
+            large or small that their tenth power is no number, errors that rise over all, or that fall once and then
+            stay: every steep exponent fits those, so none was measured.
 
     Examples:
         >>> x = np.array([1e6, 1e7, 1e8, 1e9])
@@ -92,6 +92,8 @@ def fit_power_law(
             f"a power law {'with' if floor else 'without'} floor needs {needed} different x, got "
             f"{len(np.unique(amounts))}; resamples are 0 or more, got {resamples}"
         )
+    if np.polyfit(np.log(amounts), np.log(errors), 1)[0] > 1e-12:
+        raise UsageError("the errors rise with x over all: a power law falls; give errors, not accuracies")
     centre = float(np.exp(np.log(amounts).mean()))
     if abs(math.log(centre)) * _STEEPEST > 600:  # a = error x^b has to be a number
         raise UsageError(f"x lie about {centre:.3g}: give them in another unit, between 1e-26 and 1e26")

@@ -16,6 +16,9 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.explain.engine.placement import Box, render
 
+DRAWN_SIDE = 1024
+"""Longest side in pixels at which a map becomes colours, which are then enlarged to the picture's size."""
+
 Finish = Literal["signed", "relu", "abs"]
 Combine = Literal["sum", "mean", "product"]
 
@@ -131,11 +134,8 @@ class Attribution:
         if not 0 <= opacity <= 1:
             raise UsageError(f"opacity must be in [0, 1], not {opacity}")
         picture = open_image(image)
-        heat = self.maps((picture.height, picture.width))[index].cpu().numpy()
+        heat = self._smoothed((picture.height, picture.width))[index]
         signed = self.finish == "signed"
-        if min(self.layers[0].shape[-2:]) > 64:
-            # Pixel gradients flicker from pixel to pixel; the eye wants regions. The map itself stays as it is.
-            heat = ndimage.gaussian_filter(heat, max(heat.shape) / 150)
         # Half of an unsigned map is below its median: noise that would tint the whole picture.
         heat = heat if signed else np.clip(heat - np.median(heat), 0, None)
         top = np.percentile(np.abs(heat), 99.5) or np.abs(heat).max() or 1.0
@@ -143,13 +143,24 @@ class Attribution:
         grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
         base = 0.85 * (0.25 + 0.75 * grey) * np.ones(3, dtype=np.float32)
         weight = opacity * np.abs(heat)[..., None] ** 0.8
-        shown = base * (1 - weight) + _colours(heat, signed=signed) * weight
+        colour = _enlarged(_colours(heat, signed=signed) * weight, base.shape[:2])
+        shown = base * (1 - _enlarged(weight, base.shape[:2])) + colour
         seen = self._seen(picture.height, picture.width)
         shown[~seen] *= 0.4
         drawn = Image.fromarray((shown * 255).round().clip(0, 255).astype(np.uint8))
         if not seen.all():
             frame_seen(drawn, seen)
         return called_blank(drawn) if note and bool(self.blank[index]) else drawn
+
+    def _smoothed(self, size: tuple[int, int]) -> Float[np.ndarray, "B h w"]:
+        """The maps as they are drawn, at most `DRAWN_SIDE` long: a larger picture shows no finer regions."""
+        shrunk = min(1.0, DRAWN_SIDE / max(size))
+        maps = self.maps((max(1, round(size[0] * shrunk)), max(1, round(size[1] * shrunk)))).cpu().numpy()
+        if min(self.layers[0].shape[-2:]) <= 64:
+            return maps
+        # Pixel gradients flicker from pixel to pixel; the eye wants regions. The map itself stays as it is.
+        width = max(maps.shape[1:]) / 150
+        return ndimage.gaussian_filter(maps, (0, width, width))
 
     def _drawn(self, images: Sequence[Any] | None, most: int) -> list[tuple[Image.Image, str]]:
         """(overlay, value) of the first images; without images the maps alone."""
@@ -252,6 +263,14 @@ def _normalized(maps: Tensor, signed: bool) -> Tensor:
     low, high = flat.amin(dim=1), flat.amax(dim=1)
     spread = torch.where(high > low, high - low, torch.ones_like(high))
     return (maps - low[:, None, None]) / spread[:, None, None]
+
+
+def _enlarged(values: Float[np.ndarray, "h w C"], size: tuple[int, ...]) -> Float[np.ndarray, "H W C"]:
+    """Colours or weights at a picture's size, which they have where it is small."""
+    if values.shape[:2] == tuple(size):
+        return values
+    planes = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32))
+    return torch.nn.functional.interpolate(planes[None], size=tuple(size), mode="bilinear")[0].permute(1, 2, 0).numpy()
 
 
 def _colours(heat: np.ndarray, signed: bool) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from binderclip.explain.engine.attribution import Attribution, called_blank
 from binderclip.explain.engine.observed import Observer
 from binderclip.explain.faithfulness.localisation import energy_inside, pointing_game
 from binderclip.explain.faithfulness.perturbation import deletion_auc, insertion_auc
+from binderclip.files import make_folder, write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -130,12 +132,11 @@ class Comparison:
         """Write every method's maps (B, H, W) as float32 .npy files named after the method."""
         import numpy as np
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = []
+        folder, paths = make_folder(folder), []
         for method, found in self.attributions.items():
-            paths.append(folder / f"{method}.npy")
-            np.save(paths[-1], found.maps().cpu().numpy().astype(np.float32))
+            held = io.BytesIO()
+            np.save(held, found.maps().cpu().numpy().astype(np.float32))
+            paths.append(write_whole(folder / f"{method}.npy", held.getvalue()))
         return paths
 
 

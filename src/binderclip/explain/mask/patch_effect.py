@@ -53,6 +53,19 @@ class PatchEffects:
         portion = flat / flat.sum(1, keepdim=True)
         return torch.special.entr(portion).sum(1) / math.log(flat.shape[1])
 
+    def gini(self) -> Float[Tensor, "B"]:
+        """Gini coefficient of the absolute effects; NaN where no patch has any.
+
+        Mean absolute difference of two patches over twice the mean: 0 where all of N patches count alike, 1 - 1 / N
+        where one holds everything.
+        """
+        ordered = self.effects.flatten(1).abs().sort(dim=1).values  # (B, N)
+        count = ordered.shape[1]
+        rank = torch.arange(1, count + 1, device=ordered.device)
+        total = ordered.sum(1)
+        found = ((2 * rank - count - 1) * ordered).sum(1) / (count * total)
+        return torch.where(total > 0, found, torch.full_like(found, torch.nan))
+
     def strongest(self) -> Int[Tensor, "B 2"]:
         """(row, column) of the patch that speaks loudest for the picture's own side, above or below 0."""
         sign = torch.where(self.score >= 0, 1.0, -1.0)[:, None]
@@ -91,10 +104,8 @@ def patch_direct_effect(
         >>> effects.effects[0].tolist()
         [[192.0, 192.0], [0.0, 0.0]]
     """
+    grid = _grid_of(images, patch)
     height, width = images.shape[-2:]
-    if patch < 1 or height % patch or width % patch:
-        raise UsageError(f"{height} x {width} pixels: both sides must be multiples of the patch, {patch}")
-    grid = (height // patch, width // patch)
     stand_in = (fill if isinstance(fill, Fill) else Fill("zero", value=fill))(images)
     complete = _scores(score, images, batch_size)
     rows = []
@@ -102,6 +113,49 @@ def patch_direct_effect(
         rows.append(_scores(score, without_each(image, other, patch), batch_size))
     effects = complete[:, None] - torch.stack(rows)
     return PatchEffects(effects.view(-1, *grid), complete, (height, width))
+
+
+@torch.no_grad()
+def single_patch_scores(
+    score: Score, images: Float[Tensor, "B 3 H W"], *, patch: int = 16, batch_size: int = 64
+) -> Float[Tensor, "B h w"]:
+    """Scores of pictures that are tiled with one of their patches, for every patch of a grid: what it says alone.
+
+    A detector that looks at all patches knows a generated picture by any of them; one that relies on few fails on most
+    tilings.
+
+    Args:
+        score: images -> (B,) scores, such as a detector's logit; or (B, 2) logits of real and fake.
+        images: in [0, 1].
+        patch: side of a patch in pixels.
+        batch_size: tiled pictures that go through at once.
+
+    Raises:
+        UsageError: sides that are no multiples of the patch, or scores of another shape.
+
+    Paper: All Patches Matter, More Patches Better: Enhance AI-Generated Image Detection via Panoptic Patch Learning
+    (arXiv 2504.01396).
+
+    Examples:
+        >>> picture = torch.zeros(1, 3, 16, 16)
+        >>> picture[:, :, :8, 8:] = 1.0
+        >>> single_patch_scores(lambda x: x.mean((1, 2, 3)), picture, patch=8)[0].tolist()
+        [[0.0, 1.0], [0.0, 0.0]]
+    """
+    down, along = _grid_of(images, patch)
+    rows = []
+    for image in images:
+        patches = image.unfold(1, patch, patch).unfold(2, patch, patch).flatten(1, 2).movedim(1, 0)  # (N, 3, p, p)
+        rows += [_scores(score, part.repeat(1, 1, down, along), batch_size) for part in patches.split(batch_size)]
+    return torch.cat(rows).view(len(images), down, along)
+
+
+def _grid_of(images: Float[Tensor, "B 3 H W"], patch: int) -> tuple[int, int]:
+    """Rows and columns of patches."""
+    height, width = images.shape[-2:]
+    if patch < 1 or height % patch or width % patch:
+        raise UsageError(f"{height} x {width} pixels: both sides must be multiples of the patch, {patch}")
+    return height // patch, width // patch
 
 
 def without_each(

@@ -112,7 +112,7 @@ class _RunningLogSum:
         self.max = like.new_full((size,), torch.finfo(like.dtype).min)
         self.sum = like.new_zeros(size)
         self.pulled = like.new_zeros(size)
-        self.plain = like.new_zeros(size)
+        self.average = like.new_zeros(size)
         self.good = like.new_full((size,), -torch.inf)
         self.other = like.new_full((size,), -torch.inf)
 
@@ -131,14 +131,14 @@ class _RunningLogSum:
         own = self.max.clone()
         share.max(peaks := torch.stack([self.max, self.good, self.other]))
         self.max, self.good, self.other = peaks.unbind()
-        share.sum(sums := torch.stack([self.sum * torch.exp2(own - self.max), self.pulled, self.plain]))
-        self.sum, self.pulled, self.plain = sums.unbind()
+        share.sum(sums := torch.stack([self.sum * torch.exp2(own - self.max), self.pulled, self.average]))
+        self.sum, self.pulled, self.average = sums.unbind()
 
-    def losses(self, smoothing: float, total: int, weighted: bool = False) -> Tensor:
+    def losses(self, smoothing: float, weighted: bool = False) -> Tensor:
         """Cross-entropy of each row or column; (max - positive) first, so that a clear win is exactly 0."""
         if weighted:
             return reweighted(_LN2 * (self.pulled - self.log_sum))
-        target = self.pulled if not smoothing else self.pulled * (1 - smoothing) + self.plain * (smoothing / total)
+        target = self.pulled if not smoothing else self.pulled * (1 - smoothing) + self.average * smoothing
         return _LN2 * ((self.max - target) + self.sum.log2())
 
     @property
@@ -163,8 +163,10 @@ class _Softmax(torch.autograd.Function):
                 for side, at, part in zip((rows, columns), (i, j), plan.positives.pull(block, i, j), strict=True):
                     side.pulled[at] += part
                 if smoothing:
-                    rows.plain[i] += block.sum(1)
-                    columns.plain[j] += block.sum(0)
+                    for side, at, part in zip(
+                        (rows, columns), (i, j), plan.positives.average(block, i, j), strict=True
+                    ):
+                        side.average[at] += part
                 if plan.metrics:
                     _count(rows, columns, block, i, j, plan)
                 if plan.reweighted:
@@ -173,8 +175,8 @@ class _Softmax(torch.autograd.Function):
                 rows.add(i, block, 1, spare)
                 columns.add(j, block, 0, spare)
             columns.pool(share)
-            by_row = share.sum(rows.losses(smoothing, share.total, plan.reweighted).sum())
-            by_column = columns.losses(smoothing, share.total, plan.reweighted).sum()
+            by_row = share.sum(rows.losses(smoothing, plan.reweighted).sum())
+            by_column = columns.losses(smoothing, plan.reweighted).sum()
             loss = (plan.rows * by_row + plan.columns * by_column) / share.total
             found = _found(rows, columns, blocks)
         ctx.save_for_backward(a, b, scale, rows.log_sum, columns.log_sum)
@@ -190,7 +192,7 @@ class _Softmax(torch.autograd.Function):
         need_a, need_b, need_scale = ctx.needs_input_grad[:3]
         sums = _GradientSums(a, b, plan, need_a or need_scale, need_b)
         keep = 1 - plan.smoothing
-        even = plan.smoothing * (plan.rows + plan.columns) / plan.share.total
+        even = plan.smoothing
         blocks = _Blocks(a, b, scale * _LOG2E, plan)
         for i, j, block in blocks:
             if plan.reweighted:
@@ -199,7 +201,7 @@ class _Softmax(torch.autograd.Function):
             block.sub_(column_log[None, j]).exp2_().mul_(plan.columns).add_(by_row, alpha=plan.rows)
             plan.positives.subtract_(block, i, j, keep * plan.rows, keep * plan.columns)
             if even:
-                block.sub_(even)
+                plan.positives.subtract_average_(block, i, j, even * plan.rows, even * plan.columns)
             sums.add(block, blocks, i, j)
         return *_finish(a, scale, grad, plan, sums.tensors, ctx.needs_input_grad), None
 

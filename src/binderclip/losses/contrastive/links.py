@@ -48,7 +48,8 @@ class SoftmaxLink:
         rows = -keep * plan.positives.pull(by_row, whole, whole)[0]
         columns = -keep * plan.positives.pull(by_column, whole, whole)[1]
         if even:
-            rows, columns = rows - even * by_row.mean(1), columns - even * by_column.mean(0)
+            rows = rows - even * plan.positives.average(by_row, whole, whole)[0]
+            columns = columns - even * plan.positives.average(by_column, whole, whole)[1]
         return plan.rows * rows.mean() + plan.columns * columns.mean(), found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -71,6 +72,17 @@ class Positives:
         entries = self._diagonal(block, i, j)
         if entries is not None:
             entries.sub_(rows + columns)
+
+    def average(self, block: Block, i: slice, j: slice) -> tuple[Float[Tensor, "r"], Float[Tensor, "c"]]:
+        """The block's part of the mean over all entries that are not masked, per row and per column (label smoothing).
+
+        The mean is over the whole row or column, of which the block holds a part.
+        """
+        return block.sum(1) / self.share.total, block.sum(0) / self.share.total
+
+    def subtract_average_(self, block: Block, i: slice, j: slice, rows: float, columns: float) -> None:
+        """Take `rows` times the even row targets and `columns` times the even column targets off the block."""
+        block.sub_((rows + columns) / self.share.total)
 
     def flip_(self, block: Block, i: slice, j: slice) -> None:
         """Change the sign of the positive entries."""
@@ -179,12 +191,30 @@ class _Grouped(_Keyed):
 class _Excluding(_Keyed):
     """The diagonal is positive; other entries with equal keys are left out."""
 
-    def mask_(self, block: Block, i: slice, j: slice) -> None:
+    def masked(self, i: slice, j: slice) -> Bool[Tensor, "r c"]:
         same = self.same(i, j)
         entries = self._diagonal(same, i, j)
         if entries is not None:
             entries.fill_(False)
-        block.masked_fill_(same, -torch.inf)
+        return same
+
+    def mask_(self, block: Block, i: slice, j: slice) -> None:
+        block.masked_fill_(self.masked(i, j), -torch.inf)
+
+    @cached_property
+    def candidates(self) -> Int[Tensor, "N"]:
+        """Entries that are not masked in each item's row, and as many in its column."""
+        _, inverse, counts = self.keys.unique(return_inverse=True, return_counts=True)
+        return len(self.keys) + 1 - counts[inverse]
+
+    def average(self, block: Block, i: slice, j: slice) -> tuple[Tensor, Tensor]:
+        there = block.masked_fill(self.masked(i, j), 0.0)
+        return there.sum(1) / self.candidates[self.share.local][i], there.sum(0) / self.candidates[j]
+
+    def subtract_average_(self, block: Block, i: slice, j: slice, rows: float, columns: float) -> None:
+        candidates = self.candidates.to(block.dtype)  # else a quotient of integers is rounded to float32
+        even = rows / candidates[self.share.local][i, None] + columns / candidates[None, j]  # (r, c)
+        block.sub_(even.masked_fill_(self.masked(i, j), 0.0))
 
 
 class TwoViews(Positives):
@@ -222,6 +252,9 @@ class TwoViews(Positives):
 
     def subtract_(self, block: Block, i: slice, j: slice, rows: float, columns: float) -> None:
         block[self._at(block, i, j)] -= rows + columns
+
+    def average(self, block: Block, i: slice, j: slice) -> tuple[Tensor, Tensor]:
+        raise UsageError("label smoothing does not go with same_view_negatives")
 
     def flip_(self, block: Block, i: slice, j: slice) -> None:
         raise UsageError("same-view negatives belong to a softmax link")

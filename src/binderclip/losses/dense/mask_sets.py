@@ -16,6 +16,9 @@ from binderclip.similarity.geometry import at_least_float32
 
 __all__ = ["MaskSetLoss", "ReClass", "ReMask", "dice_loss", "match_masks", "semantic_labels", "soft_focal_loss"]
 
+NOWHERE = -1e4
+"""A logit whose probability is 0 in every precision."""
+
 
 def dice_loss(
     logits: Float[Tensor, "*M H W"], targets: Float[Tensor, "*M H W"], *, squared: bool = False
@@ -138,6 +141,7 @@ class ReClass:
         target: Float[Tensor, "B N K1"],
         masks: Float[Tensor, "B N H W"],
         semantic: Int[Tensor, "B H W"],
+        ignore: Bool[Tensor, "B H W"] | None = None,
     ) -> Float[Tensor, "B N K1"]:
         """The soft targets, without a gradient.
 
@@ -145,8 +149,11 @@ class ReClass:
             target: one-hot.
             masks: logits before any relaxation.
             semantic: true classes, K where there is none (`semantic_labels`).
+            ignore: pixels that do not count.
         """
         truth = F.one_hot(semantic, target.shape[-1]).permute(0, 3, 1, 2).to(masks)  # Y (B, K + 1, H, W)
+        if ignore is not None:
+            truth = truth * ~ignore[:, None]
         covered = torch.einsum("bnhw,bchw->bnc", masks.detach().sigmoid(), truth)
         share = self.eta * covered / (truth.sum((2, 3))[:, None] + 1e-5)  # eta w
         return share + (1 - share) * target
@@ -203,6 +210,7 @@ class MaskSetLoss(nn.Module):
         labels: Sequence[Int[Tensor, "_"]],
         targets: Sequence[Bool[Tensor, "_ H W"]],
         semantic: Float[Tensor, "B K1 H W"] | None = None,
+        ignore: Bool[Tensor, "B H W"] | None = None,
     ) -> Float[Tensor, ""]:
         """The loss.
 
@@ -210,8 +218,10 @@ class MaskSetLoss(nn.Module):
             masks, classes: logits of the queries, no object last.
             labels, targets: for each picture the classes 0..K-1 and masks of its G objects; G may be 0.
             semantic: logits of an auxiliary head, for `relax_masks`.
+            ignore: void pixels, such as VOC's 255: whatever stands there changes neither matching nor loss; means are
+                over the other pixels of each picture.
         """
-        self._check(masks, classes, labels, targets, semantic)
+        self._check(masks, classes, labels, targets, semantic, ignore)
         masks, classes = at_least_float32(masks), at_least_float32(classes)
         kinds = classes.shape[-1] - 1
         truth = semantic_labels(labels, targets, kinds)
@@ -219,17 +229,27 @@ class MaskSetLoss(nn.Module):
         if self.relax_masks is not None and semantic is not None:
             relaxed = self.relax_masks(masks, classes, at_least_float32(semantic))
         weights = (self.class_weight, self.mask_weight, self.dice_weight)
-        pairs = [match_masks(*each, weights=weights) for each in zip(relaxed, classes, labels, targets, strict=True)]
+        void: Sequence[Tensor | None] = [None] * len(masks) if ignore is None else list(ignore)
+        pairs = [
+            match_masks(*each, weights=weights, ignore=own)
+            for *each, own in zip(relaxed, classes, labels, targets, void, strict=True)
+        ]
         self.pairs = pairs
-        terms = {"class": self.class_weight * self._class(classes, masks, labels, truth, pairs)}
+        terms = {"class": self.class_weight * self._class(classes, masks, labels, truth, pairs, ignore)}
         found = torch.cat([each[rows] for each, (rows, _) in zip(relaxed, pairs, strict=True)])  # (M, H, W)
         wanted = torch.cat([each[columns].to(found) for each, (_, columns) in zip(targets, pairs, strict=True)])
         number = max(1, len(found))
         pixels = F.binary_cross_entropy_with_logits(found, wanted, reduction="none")
-        terms["mask"] = self.mask_weight * pixels.mean((1, 2)).sum() / number
+        counted: Tensor | int = pixels[0].numel() if len(pixels) else 1
+        if ignore is not None:
+            own = torch.cat([each.expand(len(rows), -1, -1) for each, (rows, _) in zip(ignore, pairs, strict=True)])
+            # In a void pixel there is no object, no query says so and nothing is lost.
+            found, wanted = found.masked_fill(own, NOWHERE), wanted.masked_fill(own, 0.0)
+            pixels, counted = pixels.masked_fill(own, 0.0), (~own).sum((1, 2)).clamp(min=1)
+        terms["mask"] = self.mask_weight * (pixels.sum((1, 2)) / counted).sum() / number
         terms["dice"] = self.dice_weight * dice_loss(found, wanted).sum() / number
         if self.relax_masks is not None and semantic is not None:
-            terms["semantic"] = self.semantic_weight * F.cross_entropy(at_least_float32(semantic), truth)
+            terms["semantic"] = self.semantic_weight * _semantic_loss(at_least_float32(semantic), truth, ignore)
         wrong = {"false positives": pixels * (1 - wanted), "false negatives": pixels * wanted}
         self.parts = {name: each.detach() for name, each in terms.items()}
         self.parts |= {name: each.detach().sum() for name, each in wrong.items()}
@@ -237,7 +257,7 @@ class MaskSetLoss(nn.Module):
 
     def _class(
         self, classes: Tensor, masks: Tensor, labels: Sequence[Tensor], truth: Tensor,
-        pairs: Sequence[tuple[Tensor, Tensor]],
+        pairs: Sequence[tuple[Tensor, Tensor]], ignore: Tensor | None,
     ) -> Float[Tensor, ""]:  # fmt: skip
         """Cross-entropy with targets that may be soft; the mean is weighted by how much of them is an object."""
         wanted = torch.full(classes.shape[:2], classes.shape[-1] - 1, device=classes.device)
@@ -245,7 +265,7 @@ class MaskSetLoss(nn.Module):
             each[rows] = own[columns]
         target = F.one_hot(wanted, classes.shape[-1]).to(classes)
         if self.relax_classes is not None:
-            target = self.relax_classes(target, masks, truth)
+            target = self.relax_classes(target, masks, truth, ignore)
         empty = target[..., -1]
         weight = (1 - empty) + self.no_object * empty
         costs = -(target * classes.log_softmax(-1)).sum(-1)
@@ -253,7 +273,7 @@ class MaskSetLoss(nn.Module):
 
     def _check(
         self, masks: Tensor, classes: Tensor, labels: Sequence[Tensor], targets: Sequence[Tensor],
-        semantic: Tensor | None,
+        semantic: Tensor | None, ignore: Tensor | None,
     ) -> None:  # fmt: skip
         if masks.ndim != 4 or classes.ndim != 3 or classes.shape[:2] != masks.shape[:2]:
             raise UsageError(
@@ -270,8 +290,22 @@ class MaskSetLoss(nn.Module):
                 )
             if len(own) and not 0 <= int(own.min()) <= int(own.max()) < classes.shape[-1] - 1:
                 raise UsageError(f"picture {place}: labels are 0 to {classes.shape[-1] - 2}, not {own.tolist()}")
+        if ignore is not None and (ignore.dtype != torch.bool or ignore.shape != (len(masks), *masks.shape[2:])):
+            raise UsageError(
+                f"ignore must be a mask {(len(masks), *masks.shape[2:])}, not {ignore.dtype} {tuple(ignore.shape)}"
+            )
         if self.relax_masks is not None and semantic is None:
             raise UsageError("relax_masks gates masks by `semantic`, the logits of an auxiliary head: give them")
+
+
+def _semantic_loss(
+    logits: Float[Tensor, "B K1 H W"], truth: Int[Tensor, "B H W"], ignore: Bool[Tensor, "B H W"] | None
+) -> Float[Tensor, ""]:
+    """Cross-entropy, the mean over the pixels that count; 0 where none does."""
+    if ignore is None:
+        return F.cross_entropy(logits, truth)
+    costs = F.cross_entropy(logits, truth, reduction="none").masked_fill(ignore, 0.0)
+    return costs.sum() / (~ignore).sum().clamp(min=1)
 
 
 @torch.no_grad()
@@ -282,6 +316,7 @@ def match_masks(
     targets: Bool[Tensor, "G H W"],
     *,
     weights: tuple[float, float, float] = (2.0, 5.0, 5.0),
+    ignore: Bool[Tensor, "H W"] | None = None,
 ) -> tuple[Int[Tensor, "G"], Int[Tensor, "G"]]:
     """Queries and the true masks that they are matched with, at the least total cost.
 
@@ -289,12 +324,15 @@ def match_masks(
         masks, classes: logits of one picture's queries.
         labels, targets: its objects.
         weights: of minus the class probability, the mean binary cross-entropy and dice.
+        ignore: pixels that do not count.
     """
     wanted = targets.flatten(1).to(masks)  # (G, P)
     flat = masks.flatten(1)  # (N, P)
+    if ignore is not None:
+        flat, wanted = flat[:, ~ignore.flatten()], wanted[:, ~ignore.flatten()]
     chance = flat.sigmoid()
     # BCE(m, y) = softplus(m) - m y, whose mean over pixels is one product of matrices.
-    pixels = (F.softplus(flat).sum(1, keepdim=True) - flat @ wanted.T) / flat.shape[1]
+    pixels = (F.softplus(flat).sum(1, keepdim=True) - flat @ wanted.T) / max(1, flat.shape[1])
     dice = 1 - (2 * chance @ wanted.T + 1) / (chance.sum(1, keepdim=True) + wanted.sum(1) + 1)
     cost = -weights[0] * classes.softmax(-1)[:, labels] + weights[1] * pixels + weights[2] * dice
     rows, columns = linear_sum_assignment(cost.double().cpu().numpy())

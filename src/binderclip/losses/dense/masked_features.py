@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["FeatureMaskedModeling", "patch_features", "random_block_masks"]
 
 ATTEMPTS = 10
+FRUITLESS = 1000
+"""Rectangles that are tried for the first one of a picture."""
 
 
 def random_block_masks(
@@ -30,7 +32,7 @@ def random_block_masks(
 
     A rectangle has from `least` patches to what is still to be hidden, and is smaller than the grid in both directions.
     After ten in a row that hide nothing new or too much the rest is left, so that a few masks fall one or two short (as
-    in the program of BEiT and EVA).
+    in the program of BEiT and EVA); but the first rectangle is looked for until one fits.
 
     Args:
         count: pictures B.
@@ -52,7 +54,7 @@ def random_block_masks(
     draws = _uniform(generator)
     masks = [_one_mask(grid, masked, least, aspect, draws) for _ in range(count)]
     found = torch.tensor(masks, dtype=torch.bool).reshape(count, *grid)
-    if count and not found.any():
+    if not found.flatten(1).any(1).all():
         raise UsageError(f"no rectangle fits into a grid of {grid[0]} x {grid[1]} patches; use masking='random'")
     return found
 
@@ -68,7 +70,8 @@ def _one_mask(
 ) -> list[list[bool]]:
     mask = [[False] * grid[1] for _ in range(grid[0])]
     left, failed = masked, 0
-    while left > 0 and failed < ATTEMPTS:
+    # a mask that hides nothing would leave its picture without a loss
+    while left > 0 and (failed < ATTEMPTS or (left == masked and failed < FRUITLESS)):
         area = least + next(draws) * (left - least)
         ratio = math.exp((2 * next(draws) - 1) * math.log(aspect))
         h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))

@@ -6,7 +6,6 @@ transformers' own formats.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from binderclip.documents import json_text, parse_json
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.files import make_folder, write_whole
 from binderclip.models.files.borrowed import borrowed_state, without_borrowed
 from binderclip.models.files.checkpoint import check_finite, check_weights_file, configured, guarded
 from binderclip.models.files.compact import expand, quantise
@@ -76,6 +76,7 @@ def write_folder(
     Raises:
         UsageError: `folder` is a file, or an unknown precision.
         CheckpointError: nothing can be borrowed from `borrow`.
+        OutputError: it cannot be written.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -92,19 +93,15 @@ def write_folder(
             name: value.detach().cpu().to(exact if value.is_floating_point() else value.dtype).contiguous().clone()
             for name, value in state.items()
         }
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _put(folder / "card.json", card)
     _put(folder / CONFIG, {KEY: table, **config})
-    partial = folder / (WEIGHTS + ".tmp")
-    save_file(packed, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / WEIGHTS)
+    write_whole(folder / WEIGHTS, lambda draft: save_file(packed, draft, {"format": "pt"}))
     return folder
 
 
 def _put(path: Path, value: Any) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json_text(value) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json_text(value) + "\n")
 
 
 def folder_config(folder: str | Path) -> dict[str, Any]:

@@ -31,6 +31,11 @@ def _own_weights(folder: Path) -> Path | None:
     return next((folder / name for name in (WEIGHTS, CONCEPTS) if (folder / name).is_file()), None)
 
 
+def has_concepts(model: str | Path) -> bool:
+    """Whether a model, by name or folder, has a classifier beside its image tower; needs no weights."""
+    return (bundled_folders().get(str(model), Path(model)) / CONCEPTS).is_file()
+
+
 def read_card(folder: Path) -> dict[str, Any]:
     """The `card.json` of a model folder ({} where there is none or it is not JSON)."""
     path = folder / "card.json"

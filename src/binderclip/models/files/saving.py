@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from binderclip.documents import json_text
 from binderclip.errors import CheckpointError, NotSupported, UsageError
+from binderclip.files import make_folder, write_whole
 from binderclip.models.files.checkpoint import read_object
 from binderclip.models.files.devices import resolve_dtype
 from binderclip.models.files.registry import CONCEPTS, CONFIG, SIMILARITY, WEIGHTS
@@ -39,6 +41,7 @@ def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype 
         UsageError: `folder` is a file.
         NotSupported: the model was made without the configuration that open_clip needs, or compares by a geometry that
             has no name.
+        OutputError: it cannot be written.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -52,7 +55,7 @@ def save(model: ImageTextModel, folder: str | Path, *, dtype: str | torch.dtype 
     # The correction of hubs is made of the concepts again, which hold its references.
     plain = model.geometry is None or (concepts is not None and isinstance(model.geometry, CSLS))
     record = None if plain else similarity_record(model.geometry)  # type: ignore[arg-type]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     model.tokenizer.save(folder)
     if record is None:
         (folder / SIMILARITY).unlink(missing_ok=True)
@@ -106,20 +109,20 @@ def _on_disk(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 def _write_weights(path: Path, state: dict[str, Tensor], about: Mapping[str, str] | None = None) -> None:
     from safetensors.torch import save_file
 
-    partial = path.with_name(path.name + ".tmp")
-    save_file(state, partial, metadata={"format": "pt", **(about or {})})
-    os.replace(partial, path)
+    write_whole(path, lambda draft: save_file(state, draft, {"format": "pt", **(about or {})}))
 
 
 def _write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json_text(value) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json_text(value) + "\n")
 
 
 def _save_transformers(model: ImageTextModel, folder: Path, dtype: torch.dtype) -> None:
     state = _on_disk(model.backbone.state_dict(), dtype)
-    model.backbone.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp") as scratch:
+        model.backbone.save_pretrained(scratch, state_dict=state)  # type: ignore[operator]
+        # The weights last: their names come after the configuration's, `model.safetensors` after `config.json`.
+        for made in sorted(Path(scratch).iterdir()):
+            write_whole(folder / made.name, partial(os.replace, made))
     pixels = model.preprocess
     h, w = pixels.size
     squash = pixels.resize_mode == "squash"

@@ -180,7 +180,7 @@ def place(backbone: nn.Module, kind: str, device: torch.device, dtype: torch.dty
     for name, value in kept.items():
         exact = value if value.dtype in (torch.float32, torch.float64) else value.float()
         getattr(backbone, name).data = exact.to(device)
-    visual = backend_of(kind).visual(backbone)
-    if is_convolutional(visual):
-        visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for part in (backend_of(kind).visual(backbone), getattr(backbone, "concepts", None)):
+        if part is not None and is_convolutional(part):
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return backbone

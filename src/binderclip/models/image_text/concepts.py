@@ -40,7 +40,8 @@ class ConceptBranch(nn.Module):
     Args:
         names: of the K concepts, the classifier's classes first.
         vectors: (K, E) unit vectors, the places of the concepts in the text space.
-        prototypes: (S, 1280) unit features of the scenes, K = C + S with C classes.
+        prototypes: (S, 1280) mean directions of the scenes' features less `centre`, K = C + S with C classes.
+        centre: (1280,) mean feature of photographs.
         sharpness: of the scenes' cosines: their logit is `sharpness` (cos - `level`).
         level: the cosine at which a scene's logit is 0.
 
@@ -50,12 +51,14 @@ class ConceptBranch(nn.Module):
 
     vectors: Tensor
     prototypes: Tensor
+    centre: Tensor
 
     def __init__(
         self,
         names: Sequence[str],
         vectors: Float[Tensor, "K E"],
         prototypes: Float[Tensor, "S D"],
+        centre: Float[Tensor, "D"],
         *,
         sharpness: float,
         level: float,
@@ -66,8 +69,11 @@ class ConceptBranch(nn.Module):
         self.names, self.sharpness, self.level = list(names), float(sharpness), float(level)
         self.trunk = Lite(LITE0, STRIDE)
         self.classifier = nn.Linear(HEAD, len(names) - len(prototypes))
+        # A drawing has little to do with ImageNet, and the tower knows drawings: a linear probe tells them apart.
+        self.photograph = nn.Linear(HEAD, 1)
         self.register_buffer("vectors", functional.normalize(vectors.float(), dim=-1))
         self.register_buffer("prototypes", functional.normalize(prototypes.float(), dim=-1))
+        self.register_buffer("centre", centre.float())
 
     def extra_repr(self) -> str:
         return f"concepts={len(self.names)}, scenes={len(self.prototypes)}, width={self.vectors.shape[1]}"
@@ -82,12 +88,19 @@ class ConceptBranch(nn.Module):
         classes = classes.float() if classes.dtype in (torch.float16, torch.bfloat16) else classes
         if not len(self.prototypes):
             return classes
-        cosines = functional.normalize(features.to(classes.dtype), dim=-1) @ self.prototypes.to(classes.dtype).T
+        centred = functional.normalize(features.to(classes.dtype) - self.centre.to(classes.dtype), dim=-1)
+        cosines = centred @ self.prototypes.to(classes.dtype).T  # (*n, S)
         return torch.cat([classes, self.sharpness * (cosines - self.level)], -1)
 
     def probabilities(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
         """Of the concepts, for whole pictures in [0, 1]; the classifier was trained at 224 pixels."""
         return self.logits(self.features(images).mean((2, 3))).softmax(-1)
+
+    def pull(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]:
+        """z of whole pictures times the probability that each is a photograph."""
+        features = self.features(images).mean((2, 3))  # (B, D)
+        z = self.embed(self.logits(features).softmax(-1))
+        return self.photograph(features).sigmoid().to(z.dtype) * z
 
     def logit_map(self, images: Float[Tensor, "B 3 H W"], side: int = 512) -> Float[Tensor, "B K h w"]:
         """The classifier applied at each place of the last map.
@@ -119,16 +132,17 @@ class ConceptBranch(nn.Module):
 
 
 class ConceptBackbone(nn.Module):
-    """A backbone of open_clip's face whose pictures are unit(tower) + weight z, with z of a `ConceptBranch`.
+    """A backbone of open_clip's face whose pictures are unit(tower) + weight g z, of a `ConceptBranch`.
 
-    What looks inside (attention, tokens, traces, dense maps of the tower) sees the tower alone.
+    g is the probability that a picture is a photograph. What looks inside (attention, tokens, traces, dense maps of the
+    tower) sees the tower alone.
 
     Args:
         base: the model with `encode_image`, `encode_text`, `visual` and `text`.
         concepts: the classifier beside it.
         weight: of z.
         logit_scale: log of the factor on the similarities of the sum; the base's own belongs to the tower alone.
-        hubness: weight of the correction of `similarity`.
+        hubness: weights of the correction of `similarity`, of pictures and of texts.
         sides: (of the pictures that come in, of those that the base takes) in pixels; another size keeps the ratio.
     """
 
@@ -139,28 +153,30 @@ class ConceptBackbone(nn.Module):
         *,
         weight: float,
         logit_scale: float,
-        hubness: float,
+        hubness: tuple[float, float],
         sides: tuple[int, int],
     ) -> None:
         super().__init__()
-        self.base, self.concepts = base, concepts
-        self.weight, self.hubness, self.sides = float(weight), float(hubness), (int(sides[0]), int(sides[1]))
+        self.base: Any = base  # another library's, which types cannot follow
+        self.concepts = concepts
+        self.weight, self.sides = float(weight), (int(sides[0]), int(sides[1]))
+        self.hubness = (float(hubness[0]), float(hubness[1]))
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale)))
 
     @property
     def visual(self) -> nn.Module:
         """The image tower."""
-        return self.base.visual  # type: ignore[return-value]
+        return self.base.visual
 
     @property
     def text(self) -> nn.Module:
         """The text tower."""
-        return self.base.text  # type: ignore[return-value]
+        return self.base.text
 
     def similarity(self) -> CSLS:
         """Cosines less what a picture or text has in common with all classes of the classifier."""
         classes = self.concepts.vectors[: self.concepts.classifier.out_features]
-        return CSLS(classes.detach(), weight=self.hubness)
+        return CSLS(classes.detach(), image_weight=self.hubness[0], text_weight=self.hubness[1])
 
     def settings(self) -> dict[str, Any]:
         """What the file of the concepts says beside its tensors."""
@@ -170,12 +186,12 @@ class ConceptBackbone(nn.Module):
             "level": self.concepts.level,
             "weight": self.weight,
             "logit_scale": float(self.logit_scale.detach()),
-            "hubness": self.hubness,
+            "hubness": list(self.hubness),
             "sides": list(self.sides),
         }
 
     def encode_image(self, image: Float[Tensor, "B 3 H W"], normalize: bool = False) -> Float[Tensor, "B E"]:
-        """Features of pixels that CLIP's mean and std have normalised; unit(tower) + weight z unless `normalize`."""
+        """Features of pixels that CLIP's mean and std have normalised; unit(tower) + weight g z unless `normalize`."""
         mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
         images = image * std + mean
         # The tower was trained on smaller pictures; sides stay multiples of its patch of 16.
@@ -183,12 +199,12 @@ class ConceptBackbone(nn.Module):
         small = (_resized(images, (fitted[0], fitted[1])) - mean) / std
         tower = self.base.encode_image(small, normalize=False)
         tower = functional.normalize(tower.float() if tower.dtype != torch.float64 else tower, dim=-1)
-        features = tower + self.weight * self.concepts.embed(self.concepts.probabilities(images)).to(tower.dtype)
+        features = tower + self.weight * self.concepts.pull(images).to(tower.dtype)
         return functional.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, text: Int[Tensor, "Q L"], normalize: bool = False) -> Float[Tensor, "Q E"]:
         """Features of token ids, those of the base."""
-        return self.base.encode_text(text, normalize=normalize)  # type: ignore[operator]
+        return self.base.encode_text(text, normalize=normalize)
 
 
 def _resized(images: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> Float[Tensor, "B 3 h w"]:

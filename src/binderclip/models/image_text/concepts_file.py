@@ -48,14 +48,19 @@ def with_concepts(base: nn.Module, folder: Path, settings: Mapping[str, Any]) ->
             about["names"],
             tensors["vectors"],
             tensors["prototypes"],
+            tensors["centre"],
             sharpness=about["sharpness"],
             level=about["level"],
         )
         branch.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=True)
         return ConceptBackbone(
-            base, branch, weight=about["weight"], logit_scale=about["logit_scale"], hubness=about["hubness"],
+            base,
+            branch,
+            weight=about["weight"],
+            logit_scale=about["logit_scale"],
+            hubness=(about["hubness"][0], about["hubness"][1]),
             sides=(about["sides"][0], about["sides"][1]),
-        )  # fmt: skip
+        )
 
     try:
         backbone = build()

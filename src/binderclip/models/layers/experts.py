@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,8 @@ class MoEMLP(nn.Module):
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch O"]:
         """The mixture for every token; zeros for padding."""
         flat, words = x.reshape(-1, x.shape[-1]), words_inside()  # (n, D)
-        if words is None or words.shape != x.shape[:-1]:
+        # Without values there is no telling which words are padding: all are counted.
+        if words is None or words.shape != x.shape[:-1] or words.is_meta or x.is_meta:
             mixed = self._mixed(flat)
             return mixed.reshape(*x.shape[:-1], mixed.shape[1])
         rows = words.reshape(-1).to(x.device).nonzero().flatten()
@@ -115,7 +117,7 @@ class MoEMLP(nn.Module):
         return whole.reshape(*x.shape[:-1], mixed.shape[1])
 
     def _mixed(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n O"]:
-        with torch.autocast(x.device.type, enabled=False):
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.float(), self.router.weight.float())  # (n, E); half precision is unstable here
             gates, chosen = logits.softmax(1).topk(self.top_k, dim=1)  # (n, K)
         if self.normalize_gates:
@@ -127,7 +129,7 @@ class MoEMLP(nn.Module):
             self.last = Routed(logits, load, 1 - kept.float().mean())
         out: Tensor | None = None
         for number, expert in enumerate(self.experts):
-            picked = ((flat_chosen == number) & kept).nonzero().flatten()
+            picked = self._share(number, flat_chosen) if x.is_meta else ((flat_chosen == number) & kept).nonzero()[:, 0]
             rows = picked % max(len(x), 1)
             said = expert(x[rows])  # an expert without tokens still has a gradient, of zeros
             weighted = said * flat_gates[picked, None].to(said.dtype)
@@ -135,6 +137,11 @@ class MoEMLP(nn.Module):
             out = out.index_add(0, rows, weighted)
         assert out is not None
         return out
+
+    def _share(self, number: int, chosen: Tensor) -> Tensor:
+        """Rows of an expert where there are no values to choose by: as many for each, for counting operations."""
+        first, last = (len(chosen) * part // len(self.experts) for part in (number, number + 1))
+        return torch.empty(last - first, dtype=torch.long, device=chosen.device)
 
     def _within_capacity(self, chosen: Tensor, tokens: int) -> Bool[Tensor, "Kn"]:
         if self.capacity is None or not self.training:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, NotSupported, UsageError
+from binderclip.files import write_whole
 
 Pooling = Literal["first", "last", "argmax", "eos", "appended", "mean"]
 
@@ -202,7 +203,7 @@ class FileTokenizer(Tokenizer):
 
     def save(self, folder: Path) -> None:
         for name, content in self._files.items():
-            (folder / name).write_bytes(content)
+            write_whole(folder / name, content)
 
     def signature(self) -> str:
         digest = hashlib.sha256(self._text.encode()).hexdigest()

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from binderclip.errors import DataError, UsageError
+from binderclip.errors import OutputError, UsageError
+from binderclip.files import make_folder, write_problem, write_whole
 from binderclip.optim.clip.report import ClipReport
 from binderclip.optim.clip.spikes import (
     FILE,
@@ -248,13 +249,8 @@ class ClipLog:
         else:
             rows = list(read_rows(self.path)) if self.path.exists() else []
             kept = [row for row in rows if row.get("step", step) < step]
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                draft = self.path.with_name(f".{FILE}.tmp")
-                draft.write_text("".join(json.dumps(row) + "\n" for row in (self._head, *kept)), encoding="utf-8")
-                draft.replace(self.path)
-            except OSError as error:
-                raise DataError(f"cannot write {self.path}: {error.strerror or error}") from error
+            make_folder(self.path.parent)
+            write_whole(self.path, "".join(json.dumps(row) + "\n" for row in (self._head, *kept)))
         norms = [math.nan if line["norm"] is None else line["norm"] for line in kept]
         self._detect.restart(norms)
 
@@ -266,7 +262,7 @@ class ClipLog:
                 with open(self.path, "a", encoding="utf-8") as file:
                     file.write("".join(json.dumps(line) + "\n" for line in lines))
             except OSError as error:
-                raise DataError(f"cannot write {self.path}: {error.strerror or error}") from error
+                raise OutputError(f"cannot write {self.path}: {write_problem(error)}") from error
         for line in lines if self.writer is not None else ():
             for name in ("norm", "limit", "scale", "clipped"):
                 if line[name] is not None:

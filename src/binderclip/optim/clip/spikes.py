@@ -14,11 +14,14 @@ import numpy as np
 
 from binderclip.documents import parse_json
 from binderclip.errors import DataError
+from binderclip.files import write_whole
 
 __all__ = ["ClipHistory", "Spike", "SpikeDetector", "plot_clipping", "read_clip_log"]
 
 FILE = "clip.jsonl"
 _TINY = 1e-45
+MOST_STEPS = 2**62
+"""Larger numbers of steps are damage: those of several stages are added up in 64 bits."""
 _INK, _LIGHT, _LIMIT, _ACCENT = "#1f4e79", "#7ba7cf", "#666666", "#c0504d"
 
 
@@ -185,7 +188,8 @@ def read_clip_log(path: str | Path) -> ClipHistory:
     try:
         return history_of(rows[0], rows[1:])
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error!r}") from error
+        reason = f"a line without {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{path} is damaged: {reason}") from error
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -206,9 +210,12 @@ def history_of(head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Cl
     def column(name: str, null: float = math.nan) -> np.ndarray:
         return np.array([_number(row[name], null) for row in rows], dtype=np.float64)
 
+    clips = head["clips"]
+    if not (isinstance(clips, list) and all(isinstance(text, str) for text in clips)):
+        raise ValueError(f"its clips are {clips!r}, not a list of texts")
     return ClipHistory(
-        clips=list(head["clips"]),
-        step=np.array([row["step"] for row in rows], dtype=np.int64),
+        clips=clips,
+        step=np.array([_step(row["step"]) for row in rows], dtype=np.int64),
         norm=column("norm"),
         limit=column("limit", math.inf),
         stat=column("stat"),
@@ -243,12 +250,27 @@ def join_histories(parts: Sequence[tuple[int, ClipHistory]]) -> ClipHistory:
 
 
 def _number(value: float | None, null: float = math.nan) -> float:
-    return null if value is None else float(value)
+    if value is None:
+        return null
+    if not isinstance(value, (int, float)):
+        raise ValueError(f"could not be read as a number: {value!r}")
+    return float(value)
+
+
+def _step(value: Any) -> int:
+    """The number of a step, which an array of 64 bits has to hold.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not isinstance(value, int) or not 0 <= value < MOST_STEPS:
+        raise ValueError(f"step {value!r} is no number of a step")
+    return value
 
 
 def _spike(row: Mapping[str, Any]) -> Spike:
     return Spike(
-        step=int(row["step"]),
+        step=_step(row["step"]),
         norm=_number(row["norm"]),
         usual=_number(row["usual"]),
         limit=_number(row["limit"], math.inf),
@@ -275,7 +297,8 @@ def clipping_figure(history: ClipHistory, title: str = "") -> Any:
     panels = 1 if history.whole else 2
     grid = figure.subplots(panels, 1, sharex=True, squeeze=False, height_ratios=[3, 1][:panels])[:, 0]
     draw_norms(grid[0], history)
-    name = title or " then ".join(history.clips)
+    # A name of a file need not be text, which no font can draw.
+    name = (title or " then ".join(history.clips)).encode("utf-8", "backslashreplace").decode()
     grid[0].set_title(name if len(name) < 95 else f"{name[:92]}...", loc="left", fontsize=10)
     if panels == 2:
         grid[1].fill_between(history.step, history.share, step="mid", color=_LIGHT, lw=0)
@@ -302,21 +325,18 @@ def plot_clipping(history: ClipHistory, path: str | Path, *, title: str = "") ->
         The file.
 
     Raises:
-        DataError: nothing was recorded, or the file cannot be written.
+        DataError: nothing was recorded.
+        OutputError: the file cannot be written.
     """
     figure = clipping_figure(history, title)
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
-    return Path(path)
+    return write_whole(path, lambda draft: figure.savefig(draft, dpi=120, format="png"))
 
 
 def draw_norms(axes: Any, history: ClipHistory) -> None:
     """Norms, limits and marks on a logarithmic axis of matplotlib's, with a legend."""
-    steps = history.step
-    axes.plot(steps, history.norm, color=_LIGHT, lw=1.0, label="gradient norm", zorder=1)
-    limit = np.where(np.isfinite(history.limit), history.limit, np.nan)
+    steps, norm = history.step, _drawable(history.norm)
+    axes.plot(steps, norm, color=_LIGHT, lw=1.0, label="gradient norm", zorder=1)
+    limit = _drawable(np.where(np.isfinite(history.limit), history.limit, np.nan))
     if history.whole and np.isfinite(limit).any():
         # a limit that applies to spikes only makes no line
         axes.plot(steps, limit, color=_LIMIT, lw=1.4, ls="--", marker="_", ms=5, mew=1.4, label="limit", zorder=2)
@@ -325,21 +345,28 @@ def draw_norms(axes: Any, history: ClipHistory) -> None:
         share = f"clipped ({history.clipped.mean():.1%} of steps)"
         # many marks must not hide the curve
         size = 4 if at.mean() < 0.1 else 2
-        axes.plot(steps[at], history.norm[at], ".", color=_INK, ms=size, label=share, zorder=3)
+        axes.plot(steps[at], norm[at], ".", color=_INK, ms=size, label=share, zorder=3)
     seen = [spike for spike in history.spikes if math.isfinite(spike.norm)]
     if seen:
-        places = [spike.step for spike in seen], [1.25 * spike.norm for spike in seen]
-        axes.plot(*places, "v", color=_ACCENT, ms=7, label=f"spike ({len(seen)})", zorder=4)
+        heights = 1.25 * _drawable(np.array([spike.norm for spike in seen]))
+        axes.plot(
+            [spike.step for spike in seen], heights, "v", color=_ACCENT, ms=7, label=f"spike ({len(seen)})", zorder=4
+        )
     gone = steps[history.skipped]
     for number, step in enumerate(gone):
         text = None if number else f"skipped ({len(gone)})"
         axes.axvline(step, color=_ACCENT, lw=1.0, ls=":", label=text, zorder=0)
-    if (history.norm[np.isfinite(history.norm)] > 0).any():
+    if (norm[np.isfinite(norm)] > 0).any():
         axes.set_yscale("log")
-        _round_ticks(axes, history.norm, limit if history.whole else ())
+        _round_ticks(axes, norm, limit if history.whole else ())
     axes.set_ylabel("gradient norm before clipping")
     # below the axes, where it hides no spike
     axes.figure.legend(frameon=False, fontsize=8.5, ncols=5, loc="outside lower center")
+
+
+def _drawable(norms: np.ndarray) -> np.ndarray:
+    """Norms within 100 powers of ten either way: the ticks of a larger axis overflow."""
+    return np.where(norms > 0, np.clip(norms, 1e-100, 1e100), norms)
 
 
 def _round_ticks(axes: Any, *curves: Sequence[float] | np.ndarray) -> None:

@@ -14,10 +14,13 @@ from torch.nn import functional as F
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.fit import FitResult, fit
+from binderclip.models.files.released import read_released
+from binderclip.models.image_text.preprocess import float_batch
+from binderclip.quality.distance.released import build_of, fill_released
 from binderclip.quality.distance.two_afc import ChoiceLoss
 from binderclip.quality.rows import ShuffledRows
 from binderclip.quality.trunks import WIDTHS, Net, Variant, trunk_of
-from binderclip.quality.weights import read_weights, take_over, write_weights
+from binderclip.quality.weights import read_weights, take_over, write_weights, written_here
 
 KIND = "LPIPS"
 LEAST = 32
@@ -84,9 +87,15 @@ class LPIPS(nn.Module):
         self.eval()
 
     def maps(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """Maps (B, C, h, w) of each layer, every place of unit length; keep those of a reference to use them again."""
+        """Maps (B, C, h, w) of each layer, every place of unit length; keep those of a reference to use them again.
+
+        Raises:
+            UsageError: no such images, or values that are NaN or clearly outside [0, 1]; these are not looked at where
+                gradients are taken on an accelerator, which would have to be waited for.
+        """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise UsageError(f"images must be float (B, 3, H, W) in [0, 1], not {images.dtype} {tuple(images.shape)}")
+        float_batch(images)
         return [x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10) for x in self.trunk(images)]
 
     def between(self, a: Sequence[Tensor], b: Sequence[Tensor], *, dropout: float = 0.0) -> Float[Tensor, "B L"]:
@@ -107,7 +116,7 @@ class LPIPS(nn.Module):
             per_layer: the summands of the five layers instead.
 
         Raises:
-            UsageError: other shapes, or pictures too small for the network.
+            UsageError: other shapes, pictures too small for the network, or as `maps`.
         """
         if images.shape[1:] != reference.shape[1:] or len(reference) not in (1, len(images)):
             raise UsageError(f"images {tuple(images.shape)} and reference {tuple(reference.shape)} must be of one size")
@@ -146,13 +155,16 @@ class LPIPS(nn.Module):
             options: of `binderclip.fit.fit`.
 
         Raises:
-            UsageError: shapes that do not fit, or shares outside [0, 1].
+            UsageError: shapes that do not fit, shares outside [0, 1], or pictures as `maps` refuses them.
         """
         if not reference.shape == first.shape == second.shape or preferred.shape != reference.shape[:1]:
             shapes = ", ".join(str(tuple(part.shape)) for part in (reference, first, second, preferred))
             raise UsageError(f"three equal batches of pictures and as many choices are needed, not {shapes}")
         if not bool(((preferred >= 0) & (preferred <= 1)).all()):
             raise UsageError("preferred must lie in [0, 1]: the share of people to whom the second was nearer")
+        with torch.no_grad():
+            for part in (reference, first, second):
+                float_batch(part)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             loss = ChoiceLoss().to(reference.device)
@@ -180,12 +192,28 @@ class LPIPS(nn.Module):
         return write_weights(path, tensors, KIND, **settings)
 
     @classmethod
-    def from_weights(cls, path: str | Path) -> LPIPS:
-        """A metric of `save_weights`.
+    def from_weights(cls, path: str | Path, *, trunk: str | Path | None = None) -> LPIPS:
+        """A metric of `save_weights`, or of the authors' files.
+
+        Of LPIPS those are `alex.pth` and `vgg.pth` of version 0.1, which hold the linear weights alone, or the
+        `state_dict` of `lpips.LPIPS`; of ST-LPIPS `alex_shift_tolerant.pth` and the like. Network, variant and blur are
+        read from names and shapes. Version 0.0 looks the same and asks for pictures without normalisation: not for it.
+
+        Args:
+            path: of the file; nothing in it is run.
+            trunk: torchvision's weights of the network, for a file of linear weights alone.
 
         Raises:
-            CheckpointError: the file cannot be read, or belongs to another metric.
+            CheckpointError: the file cannot be read, belongs to another metric or network, or lacks a trunk.
+            UsageError: a trunk for a file of `save_weights`.
         """
+        if not written_here(path):
+            state = read_released(path)
+            metric = cls(**build_of(state, path))
+            fill_released(metric, state, path, trunk)
+            return metric
+        if trunk is not None:
+            raise UsageError(f"{path} was written by save_weights and knows its network: leave trunk out")
         found = read_weights(path, KIND, need=("net", "variant", "widths", "blur"))
         net, variant, widths, blur = (found.settings[name] for name in ("net", "variant", "widths", "blur"))
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import DataError, UsageError
-from binderclip.fit import FitResult, fit
+from binderclip.fit import FitResult, StepRecord, fit
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.layers.freezing import frozen
 from binderclip.models.towers.kinds.convolutional import ConvolutionalTower
@@ -86,6 +86,15 @@ class LowestLoss:
         """Put the best weights back."""
         if self.best is not None:
             self.module.load_state_dict(self.best)
+
+
+def step_counter(say: Callable[[str], object], text: str, steps: int) -> Callable[[StepRecord], None]:
+    """A callback of `fit` that says "TEXT: step 12 of 300"."""
+
+    def said(record: StepRecord) -> None:
+        say(f"{text}: step {record.step} of {steps}")
+
+    return said
 
 
 class BacklitEnhancer:
@@ -207,7 +216,7 @@ class BacklitEnhancer:
 
     def _fit(
         self, images: Tensor, guidance: LightGuidance | None, watch: LowestLoss | _Psnr, *, steps: int, lr: float,
-        batch_size: int, optimizer: torch.optim.Optimizer | None = None, **options: Any,
+        batch_size: int, optimizer: torch.optim.Optimizer | None = None, callbacks: Sequence[Any] = (), **options: Any,
     ) -> FitResult:  # fmt: skip
         batches = ShuffledRows(len(images), batch_size, self.seed)
         weights = torch.ones(len(self.maps.levels))
@@ -230,7 +239,7 @@ class BacklitEnhancer:
                 return watch.see(pull + SHARE * content), terms
 
             return fit(
-                step, self.network, batches, steps=steps, lr=lr, schedule="constant", callbacks=[watch],
+                step, self.network, batches, steps=steps, lr=lr, schedule="constant", callbacks=[watch, *callbacks],
                 optimizer={"name": "adam", "weight_decay": DECAY} if optimizer is None else optimizer, **options,
             )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from binderclip.fit import FitResult, fit
 from binderclip.losses import PromptRank
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.layers.freezing import frozen
-from binderclip.quality.enhance.backlit import DECAY, BacklitEnhancer, EnhancerFit, LowestLoss
+from binderclip.quality.enhance.backlit import DECAY, BacklitEnhancer, EnhancerFit, LowestLoss, step_counter
 from binderclip.quality.enhance.light_prompts import LearnedLightPrompts, LightPrompts
 from binderclip.quality.enhance.light_views import seen_through, view_matrices
 
@@ -99,7 +99,7 @@ class CLIPLIT(BacklitEnhancer):
             batch_size, prompt_batch_size: pictures a step.
             views: of every picture that the prompts learn from, see `view_matrices`.
             threshold: of `guided`.
-            progress: called with what begins.
+            progress: called with what is done, "round 1 of 2: the network: step 12 of 300".
 
         Returns:
             The record of every stage: "prompts", "reconstruction", "enhancement 1", "refinement 1", ...
@@ -122,28 +122,38 @@ class CLIPLIT(BacklitEnhancer):
             adam = torch.optim.Adam(self.guidance.parameters(), lr=rate, weight_decay=DECAY)
             if prompt_steps:
                 say("learning the prompts")
-                found.stages["prompts"] = self.fit_prompts(dark, bright, prompt_steps, adam, prompt_batch_size)
+                found.stages["prompts"] = self.fit_prompts(
+                    dark, bright, prompt_steps, adam, prompt_batch_size,
+                    callbacks=[step_counter(say, "learning the prompts", prompt_steps)],
+                )  # fmt: skip
         if warmup_steps:
             say("warming the network up")
-            found.stages["reconstruction"] = self.reconstruct(backlit, steps=warmup_steps, lr=lr, batch_size=batch_size)
+            found.stages["reconstruction"] = self.reconstruct(
+                backlit, steps=warmup_steps, lr=lr, batch_size=batch_size,
+                callbacks=[step_counter(say, "warming the network up", warmup_steps)],
+            )  # fmt: skip
         optimizer = torch.optim.Adam(self.network.parameters(), lr=lr, weight_decay=DECAY)
         results: list[Tensor] = []  # (V, N, E) of every round
         for number in range(1, rounds + 1):
-            say(f"round {number} of {rounds}: the network")
+            doing = f"round {number} of {rounds}: the network"
+            say(doing)
             found.stages[f"enhancement {number}"] = self.guided(
-                backlit, self.guidance, steps=steps, batch_size=batch_size, threshold=threshold, optimizer=optimizer
-            )
+                backlit, self.guidance, steps=steps, batch_size=batch_size, threshold=threshold, optimizer=optimizer,
+                callbacks=[step_counter(say, doing, steps)],
+            )  # fmt: skip
             if self.learns and number < rounds and refine_steps:
-                say(f"round {number} of {rounds}: the prompts")
+                doing = f"round {number} of {rounds}: the prompts"
+                say(doing)
                 results = [*results, self.views(self(backlit, batch_size=batch_size), matrices)][-2:]
                 found.stages[f"refinement {number}"] = self.refine(
-                    [dark, *results], bright, refine_steps, adam, prompt_batch_size
-                )
+                    [dark, *results], bright, refine_steps, adam, prompt_batch_size,
+                    callbacks=[step_counter(say, doing, refine_steps)],
+                )  # fmt: skip
         return found
 
     def fit_prompts(
         self, dark: Float[Tensor, "V N E"], bright: Float[Tensor, "V M E"], steps: int,
-        optimizer: torch.optim.Optimizer, batch_size: int = 16,
+        optimizer: torch.optim.Optimizer, batch_size: int = 16, *, callbacks: Sequence[Any] = (),
     ) -> FitResult:  # fmt: skip
         """Learn the pair by cross-entropy, on batches of half backlit and half well-lit pictures.
 
@@ -151,6 +161,7 @@ class CLIPLIT(BacklitEnhancer):
             dark, bright: embeddings of V views of either kind.
             steps: of `optimizer`, which has the pair's parameters.
             batch_size: embeddings a step.
+            callbacks: of `binderclip.fit.fit`.
         """
         half = max(batch_size // 2, 1)
         answers = torch.tensor([0] * half + [1] * half, device=dark.device)  # row 0 of the pair is well lit
@@ -159,18 +170,19 @@ class CLIPLIT(BacklitEnhancer):
         def step(rows: Int[Tensor, "3 b"]) -> Tensor:
             return F.cross_entropy(self.guidance.logits(draws(rows).flatten(0, 1)), answers)
 
-        return self._learned(step, draws, steps, optimizer)
+        return self._learned(step, draws, steps, optimizer, callbacks)
 
     def refine(
         self, falling: list[Float[Tensor, "V N E"]], bright: Float[Tensor, "V M E"], steps: int,
-        optimizer: torch.optim.Optimizer, batch_size: int = 16, rank: PromptRank | None = None,
+        optimizer: torch.optim.Optimizer, batch_size: int = 16, rank: PromptRank | None = None, *,
+        callbacks: Sequence[Any] = (),
     ) -> FitResult:  # fmt: skip
         """Learn to put pictures in order; those of a tuple are seen through one view.
 
         Args:
             falling: embeddings of the inputs and of results, oldest first.
             bright: of well-lit pictures, drawn at random beside them.
-            steps, optimizer, batch_size: as in `fit_prompts`.
+            steps, optimizer, batch_size, callbacks: as in `fit_prompts`.
             rank: default `PromptRank()`.
 
         Returns:
@@ -183,9 +195,11 @@ class CLIPLIT(BacklitEnhancer):
             output = loss(self.guidance.backlit(draws(rows)))  # (R, b)
             return RANK_WEIGHT * output.total, output.metrics
 
-        return self._learned(step, draws, steps, optimizer)
+        return self._learned(step, draws, steps, optimizer, callbacks)
 
-    def _learned(self, step: Any, draws: Any, steps: int, optimizer: torch.optim.Optimizer) -> FitResult:
+    def _learned(
+        self, step: Any, draws: Any, steps: int, optimizer: torch.optim.Optimizer, callbacks: Sequence[Any]
+    ) -> FitResult:
         lowest = LowestLoss(self.guidance)
 
         def watched(rows: Tensor) -> Any:
@@ -195,7 +209,7 @@ class CLIPLIT(BacklitEnhancer):
 
         with frozen(self.model):
             result = fit(watched, self.guidance, draws, steps=steps, optimizer=optimizer, schedule="constant",
-                         callbacks=[lowest])  # fmt: skip
+                         callbacks=[lowest, *callbacks])  # fmt: skip
         lowest.restore()
         return result
 

@@ -11,6 +11,7 @@ import torch
 
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.files import write_whole
 from binderclip.models.files.devices import resolve_device
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.quality.enhance.backlit import BacklitEnhancer
@@ -73,31 +74,35 @@ def save_enhancer(network: IlluminationNet, path: str | Path, card: Mapping[str,
         network: as trained.
         path: of the file, `.safetensors` by habit.
         card: plain values to keep with it, such as what it was trained on.
+
+    Raises:
+        OutputError: it cannot be written.
     """
     from safetensors.torch import save_file
 
-    settings = {name: getattr(network, name) for name in ("width", "level", "std", "most")}
+    settings = {name: getattr(network, name) for name in ("width", "level", "std", "most", "edges")}
     about = {"format": FORMAT, "settings": json.dumps(settings), "card": json.dumps(dict(card or {}))}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in network.state_dict().items()}
-    save_file(tensors, str(path), about)
-    return Path(path)
+    return write_whole(path, lambda draft: save_file(tensors, draft, about))
 
 
 def load_enhancer(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[IlluminationNet, dict[str, Any]]:
     """Open an enhancer's file; nothing in it is run.
 
     Args:
-        path: of `save_enhancer`.
+        path: of `save_enhancer`, or a `.pth` file of CLIP-LIT's authors (`IlluminationNet.from_released`).
         device: where it runs.
 
     Returns:
-        The network, and its card.
+        The network, and its card, which is empty for a file of others.
 
     Raises:
         CheckpointError: the file cannot be read, is no enhancer's, or holds numbers that are not finite.
         UsageError, NotSupported: no such device.
     """
     where = resolve_device(device)
+    if Path(path).suffix in (".pth", ".pt"):
+        return IlluminationNet.from_released(path).to(where), {}
     found, about = tensors_of(path, "an enhancer")
     if about.get("format") != FORMAT:
         raise CheckpointError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -10,6 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
+from binderclip.models.files.released import NameTable, Rename, copy_renamed, read_released
+
+Edges = Literal["zeros", "reflect"]
 
 TINY = 1e-9
 """What is added to the illumination before the division."""
@@ -76,12 +81,13 @@ class IlluminationNet(nn.Module):
             picture at first, and thousands of steps pass before it does; 0.1 suits trainings of a few hundred.
         most: the estimate is `most` times a sigmoid instead of ReLU; 1 never darkens a pixel, by which weak models are
             pleased, and has a gradient everywhere. None: ReLU, as in the paper.
+        edges: what the plain convolutions see beyond the border: `zeros` as in the official training script, or the
+            picture mirrored (`reflect`) as in the official test script. Residual blocks always see it mirrored.
 
     Raises:
-        UsageError: a width below 1, or another number that is not above 0.
+        UsageError: a width below 1, another number that is not above 0, or unknown edges.
 
-    Paper: Iterative Prompt Learning for Unsupervised Backlit Image Enhancement (arXiv 2303.17569). Layers and padding
-    (zeros in the plain convolutions, mirrored in the residual blocks) are those of the official training script.
+    Paper: Iterative Prompt Learning for Unsupervised Backlit Image Enhancement (arXiv 2303.17569).
 
     Examples:
         >>> net = IlluminationNet(8, level=1.0)
@@ -90,8 +96,9 @@ class IlluminationNet(nn.Module):
     """
 
     def __init__(
-        self, width: int = 32, *, level: float | None = None, std: float = 0.02, most: float | None = None
-    ) -> None:
+        self, width: int = 32, *, level: float | None = None, std: float = 0.02, most: float | None = None,
+        edges: Edges = "zeros",
+    ) -> None:  # fmt: skip
         super().__init__()
         if width < 1 or not all(value is None or value > 0 for value in (level, std, most)):
             raise UsageError(
@@ -99,15 +106,18 @@ class IlluminationNet(nn.Module):
             )
         if level is not None and most is not None and level >= most:
             raise UsageError(f"level {level} must be below most {most}")
-        self.width, self.level, self.std, self.most = width, level, std, most
-        self.first = _convolution(3, width)
+        if edges not in get_args(Edges):
+            raise UsageError(f"edges {edges!r} are unknown: one of {', '.join(get_args(Edges))}")
+        self.width, self.level, self.std, self.most, self.edges = width, level, std, most, edges
+        mirrored = edges == "reflect"
+        self.first = _convolution(3, width, mirrored=mirrored)
         self.before = nn.Sequential(_Residual(width), _Residual(width))
         self.pyramid = _Pyramid(width, (1, 2, 3, 6))
-        self.widen = _convolution(width, 2 * width)
+        self.widen = _convolution(width, 2 * width, mirrored=mirrored)
         self.middle = nn.Sequential(_Residual(2 * width), _Residual(2 * width))
-        self.narrow = _convolution(2 * width, width)
+        self.narrow = _convolution(2 * width, width, mirrored=mirrored)
         self.behind = nn.Sequential(_Residual(width), _Residual(width))
-        self.last = _convolution(width, 1)
+        self.last = _convolution(width, 1, mirrored=mirrored)
         self.draw()
 
     @torch.no_grad()
@@ -162,3 +172,37 @@ class IlluminationNet(nn.Module):
         size = (max(2, round(height * ratio)), max(2, round(width * ratio)))
         seen = F.interpolate(images, size, mode="bilinear", antialias=True)
         return relit(images, F.interpolate(self(seen), (height, width), mode="bilinear"))
+
+    @classmethod
+    def from_released(cls, path: str | Path, *, edges: Edges = "reflect") -> IlluminationNet:
+        """A network with the weights of CLIP-LIT (`enhancement_model.pth`).
+
+        Args:
+            path: of the file; nothing in it is run.
+            edges: as in the class. The official test script mirrors them, although training has zeros.
+
+        Raises:
+            CheckpointError: the file cannot be read, or holds another network.
+        """
+        state = read_released(path)
+        first = state.get("cond1.weight")
+        net = cls(32 if first is None or not first.ndim else len(first), edges=edges).eval()
+        copy_renamed(net.state_dict(), state, NAMES, path)
+        return net
+
+
+_BLOCKS = ("before.0", "before.1", "middle.0", "middle.1", "behind.0", "behind.1")
+_LAYERS = {"cond1": "first", "condx": "widen", "condy": "narrow", "cond_add1": "last"}
+NAMES = NameTable(
+    "IlluminationNet",
+    (
+        Rename(r"(cond1|condx|condy|cond_add1)\.(weight|bias)", lambda m: f"{_LAYERS[m[1]]}.{m[2]}"),
+        Rename(r"ResidualBlock([1-6])\.conv1\.weight", lambda m: f"{_BLOCKS[int(m[1]) - 1]}.first.weight"),
+        Rename(r"ResidualBlock([1-6])\.conv2\.weight", lambda m: f"{_BLOCKS[int(m[1]) - 1]}.second.weight"),
+        Rename(r"PPM1\.features\.(\d)\.1\.weight", r"pyramid.parts.\1.weight"),
+        Rename(r"PPM1\.features\.(\d)\.2\.weight", r"pyramid.slopes.\1.weight"),
+        Rename(r"PPM1\.fuse\.0\.weight", "pyramid.join.weight"),
+        Rename(r"PPM1\.fuse\.1\.weight", "pyramid.slope.weight"),
+    ),
+)
+"""Names of CLIP-LIT's official program."""

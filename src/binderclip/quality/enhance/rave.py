@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.quality.enhance.backlit import BacklitEnhancer, EnhancerFit
+from binderclip.quality.enhance.backlit import BacklitEnhancer, EnhancerFit, step_counter
 from binderclip.quality.enhance.residual import ResidualVector
 
 
@@ -52,7 +52,7 @@ class RAVE(BacklitEnhancer):
             guidance: default that between both sets; give one that was cleared of content by `ResidualVector.without`.
             warmup_steps: of the reconstruction; 0 where the network has a `level` or was trained before.
             steps, lr, batch_size, threshold: of the enhancement, as in `CLIPLIT.fit`.
-            progress: called with what begins.
+            progress: called with what is done, "the network: step 12 of 300".
 
         Returns:
             The record of the stages "reconstruction" and "enhancement 1".
@@ -69,11 +69,15 @@ class RAVE(BacklitEnhancer):
         self.guidance = guidance.to(self.model.device)
         if warmup_steps:
             say("warming the network up")
-            found.stages["reconstruction"] = self.reconstruct(backlit, steps=warmup_steps, lr=lr, batch_size=batch_size)
+            found.stages["reconstruction"] = self.reconstruct(
+                backlit, steps=warmup_steps, lr=lr, batch_size=batch_size,
+                callbacks=[step_counter(say, "warming the network up", warmup_steps)],
+            )  # fmt: skip
         say("the network")
         found.stages["enhancement 1"] = self.guided(
-            backlit, self.guidance, steps=steps, lr=lr, batch_size=batch_size, threshold=threshold
-        )
+            backlit, self.guidance, steps=steps, lr=lr, batch_size=batch_size, threshold=threshold,
+            callbacks=[step_counter(say, "the network", steps)],
+        )  # fmt: skip
         return found
 
     @torch.no_grad()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.errors import UsageError
+from binderclip.errors import CheckpointError, UsageError
+from binderclip.models.files.released import NameTable, Rename, copy_renamed, read_released
 
 RESIDUAL = 0.2
 """Factor on every residual."""
@@ -80,3 +85,73 @@ class RRDBNet(nn.Module):
         for layer in self.up:
             x = F.leaky_relu(layer(F.interpolate(x, scale_factor=2.0, mode="nearest")), 0.2)
         return self.last(F.leaky_relu(self.high(x), 0.2))
+
+    @classmethod
+    def from_released(cls, path: str | Path) -> RRDBNet:
+        """A network with weights of ESRGAN, BasicSR or Real-ESRGAN, its size read from their shapes.
+
+        The three generations of names are known: `model.1.sub.0.RDB1` of the first release, `RRDB_trunk.0.RDB1` of the
+        official repository, `body.0.rdb1` of BasicSR (`RealESRGAN_x4plus.pth`, and the network of SFD).
+
+        Args:
+            path: of the file; nothing in it is run.
+
+        Raises:
+            CheckpointError: the file cannot be read, or holds another network, such as that of `RealESRGAN_x2plus.pth`,
+                which folds the pixels of its input.
+        """
+        state = read_released(path)
+        net = cls(**_settings(state, path)).eval()
+        copy_renamed(net.state_dict(), state, NAMES, path)
+        return net
+
+
+_WHERE = r"(?:model\.1\.sub|RRDB_trunk|body)\.(\d+)\.(?:RDB|rdb)(\d)\.conv(\d)(?:\.0)?\.(weight|bias)"
+NAMES = NameTable(
+    "RRDBNet",
+    (
+        Rename(_WHERE, lambda m: f"body.{m[1]}.dense.{int(m[2]) - 1}.convolutions.{int(m[3]) - 1}.{m[4]}"),
+        Rename(r"(?:model\.0|conv_first)\.(weight|bias)", r"first.\1"),
+        Rename(r"(?:model\.1\.sub\.\d+|trunk_conv|conv_body)\.(weight|bias)", r"behind.\1"),
+        Rename(r"(?:upconv|conv_up)(\d)\.(weight|bias)", lambda m: f"up.{int(m[1]) - 1}.{m[2]}"),
+        Rename(r"(?:HRconv|conv_hr)\.(weight|bias)", r"high.\1"),
+        Rename(r"conv_last\.(weight|bias)", r"last.\1"),
+    ),
+)
+"""Three generations of names; `_sequential` adds the places of the first one's last layers, which hang on the scale."""
+
+
+def _settings(state: dict[str, Tensor], path: str | Path) -> dict[str, Any]:
+    """Scale and size of the network in a file, whose first generation's last layers are renamed in place.
+
+    Raises:
+        CheckpointError: no RRDBNet for pictures of three channels.
+    """
+    _sequential(state)
+    blocks = {int(match[1]) for name in state if (match := re.fullmatch(_WHERE, name))}
+    growing = next((value for name, value in state.items() if _is(name, "1", "weight")), None)
+    first = next((state[name] for name in ("model.0.weight", "conv_first.weight") if name in state), None)
+    ups = sum(bool(re.fullmatch(r"(?:upconv|conv_up)\d\.weight", name)) for name in state)
+    if not blocks or growing is None or first is None or ups not in (1, 2):
+        raise CheckpointError(f"{path} holds no RRDBNet: a first convolution, dense blocks and one or two upsamplings")
+    if first.shape[1] != 3:
+        raise CheckpointError(
+            f"{path} holds an RRDBNet for {first.shape[1]} input channels, whose pictures are folded first; here they "
+            "have 3"
+        )
+    return {"scale": 2 * ups, "blocks": max(blocks) + 1, "features": len(first), "growth": len(growing)}
+
+
+def _is(name: str, convolution: str, kind: str) -> bool:
+    match = re.fullmatch(_WHERE, name)
+    return match is not None and (match[3], match[4]) == (convolution, kind)
+
+
+def _sequential(state: dict[str, Tensor]) -> None:
+    """Give the layers behind the trunk of the first release, numbers in a sequence, the names of the second."""
+    places = sorted({int(m[1]) for name in state if (m := re.fullmatch(r"model\.(\d+)\.weight", name))})[1:]
+    names = [f"upconv{number + 1}" for number in range(len(places) - 2)] + ["HRconv", "conv_last"]
+    for place, name in zip(places, names, strict=False):
+        for kind in ("weight", "bias"):
+            if (old := f"model.{place}.{kind}") in state:
+                state[f"{name}.{kind}"] = state.pop(old)

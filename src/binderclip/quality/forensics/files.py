@@ -13,6 +13,7 @@ import torch
 
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, UsageError
+from binderclip.files import write_whole
 from binderclip.models.files.devices import resolve_device
 from binderclip.models.files.registry import BUNDLED
 from binderclip.quality.forensics.aide import AIDE
@@ -84,6 +85,7 @@ def save_detector(
 
     Raises:
         UsageError: a detector of another class.
+        OutputError: it cannot be written.
     """
     from safetensors.torch import save_file
 
@@ -98,8 +100,7 @@ def save_detector(
         key: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous().clone()
         for key, value in detector.state_dict().items()
     }
-    save_file(tensors, str(path), about)
-    return Path(path)
+    return write_whole(path, lambda draft: save_file(tensors, draft, about))
 
 
 def load_detector(path: str | Path, *, device: str | torch.device = "cpu") -> tuple[Detector, dict[str, Any]]:

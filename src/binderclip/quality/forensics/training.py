@@ -62,7 +62,7 @@ def fit_detector(
             batches,
             steps=steps,
             lr=lr,
-            **options,
+            **{"module": detector, **options},
         )
     finally:
         detector.eval()
@@ -113,7 +113,8 @@ def train_detector(
         ratio: of the exchanged patches, where the detector learns from mixed pictures.
         seed: of everything.
         progress: called with (steps done, steps) before a step.
-        options: of `fit`.
+        options: of `fit`, such as a `checkpoint`, by which training that was stopped goes on and ends with the same
+            weights.
 
     Raises:
         UsageError: fewer than two pictures a step.
@@ -128,40 +129,52 @@ def train_detector(
             "this detector exchanges patches between a picture and its generated copy, and no pair is aligned: give "
             "each copy in 1_fake/GENERATOR the name that its original has in 0_real, or take another detector"
         )
-    drawn = _Pictures(detector, data, degradation or Degradation(seed=seed), batch_size, ratio, seed)
-
-    def batches() -> Iterator[DetectorBatch]:
-        for step in range(steps):
-            if progress is not None:
-                progress(step, steps)
-            yield drawn.batch(step)
-
-    return fit_detector(detector, batches(), steps=steps, lr=lr, seed=seed, **options)
+    drawn = _Pictures(
+        detector, data, degradation or Degradation(seed=seed), batch_size, ratio, seed, steps=steps, progress=progress
+    )
+    return fit_detector(detector, drawn, steps=steps, lr=lr, seed=seed, **options)
 
 
 class _Pictures:
     """Batches of pictures, degraded, cropped and mirrored; the chance of a picture comes from its key and the step."""
 
     def __init__(
-        self, detector: Detector, data: RealFakeSet, degradation: Degradation, batch_size: int, ratio: float, seed: int
-    ) -> None:
+        self, detector: Detector, data: RealFakeSet, degradation: Degradation, batch_size: int, ratio: float, seed: int,
+        *, steps: int, progress: Callable[[int, int], object] | None,
+    ) -> None:  # fmt: skip
         self.detector, self.data, self.degradation = detector, data, degradation
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.steps, self.progress = batch_size, seed, steps, progress
         self.replacement = RandomPatchReplacement(ratio, patch=detector.patch, seed=seed)
-        self.rng = np.random.default_rng([seed, 5])
+        self.first = 0
         self.pairs = np.flatnonzero(data.partners >= 0)
         self.sizes: dict[str, tuple[int, ...]] = {}
 
-    def batch(self, step: int) -> DetectorBatch:
+    def seek(self, number: int) -> None:
+        """Start at batch `number`: those before are drawn and not read."""
+        self.first = number
+
+    def __iter__(self) -> Iterator[DetectorBatch]:
+        rng = np.random.default_rng([self.seed, 5])
+        for step in range(self.steps):
+            rows = self._rows(rng)
+            if step < self.first:
+                continue
+            if self.progress is not None:
+                self.progress(step, self.steps)
+            yield self._mixed(rows, step) if self.detector.sampling == "mixed" else self._plain(rows, step)
+
+    def _rows(self, rng: np.random.Generator) -> Int[np.ndarray, "B"]:
+        """The pictures of one batch; of mixed ones the copies."""
         if self.detector.sampling == "mixed":
-            return self._mixed(step)
-        rows = drawn_rows(self.detector.sampling, self.data.labels, self.batch_size, self.rng)
+            return rng.choice(self.pairs, max(self.batch_size // 4, 1) * 4)
+        return drawn_rows(self.detector.sampling, self.data.labels, self.batch_size, rng)
+
+    def _plain(self, rows: Int[np.ndarray, "B"], step: int) -> DetectorBatch:
         views = self._views(rows, [self.data.key(row) for row in rows.tolist()], step)
         return self._made(views, torch.from_numpy(self.data.labels[rows]).float(), None)
 
-    def _mixed(self, step: int) -> DetectorBatch:
+    def _mixed(self, fakes: Int[np.ndarray, "B"], step: int) -> DetectorBatch:
         """Half of the batch mixed, a quarter real, a quarter generated; both of a pair get the same processing."""
-        fakes = self.rng.choice(self.pairs, max(self.batch_size // 4, 1) * 4)
         keys = [self.data.key(row) for row in fakes.tolist()]
         (real,), (fake,) = (self._views(rows, keys, step) for rows in (self.data.partners[fakes], fakes))
         quarter = len(fakes) // 4

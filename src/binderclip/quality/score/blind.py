@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from binderclip.data.distort.distortions import LEVELS
 from binderclip.data.images import open_image
 from binderclip.errors import DataError, UsageError
+from binderclip.files import make_folder
 from binderclip.fit import FitResult, fit
 from binderclip.models.files.devices import resolve_device
 from binderclip.models.files.registry import BUNDLED
@@ -203,11 +204,17 @@ class BlindQuality(PictureScore):
         Args:
             images: one image or many: paths, PIL images, arrays, or float tensors (B, 3, H, W) in [0, 1], through which
                 gradients pass.
+
+        Raises:
+            UsageError: nothing has been fitted, or an empty list.
         """
         batch = float_batch(images)
         if batch is not None:
-            return self.total(self.embed(batch))
-        return self.total(self.files(as_list(images), on_error="raise").features)
+            statistics = self.embed(batch) if len(batch) else self.middle.new_zeros(0, len(self.middle))
+            return self.total(statistics)
+        if not (sources := as_list(images)):
+            raise UsageError("images is empty: give at least one")
+        return self.total(self.files(sources, on_error="raise").features)
 
     def pixels(self, source: ImageLike) -> UInt8[np.ndarray, "h w 3"]:
         """One picture as the network gets it, 8-bit.
@@ -261,8 +268,8 @@ class BlindQuality(PictureScore):
                 found = torch.cat([self.embed(pictures.to(self.middle.device)).cpu() for pictures, _ in made])
                 part = {"statistics": found, "levels": torch.cat([levels for _, levels in made])}
                 if path is not None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_weights(path.with_suffix(".part"), part, OF_VIEWS, views=settings).replace(path)
+                    make_folder(path.parent)
+                    write_weights(path, part, OF_VIEWS, views=settings)
             parts.append(part)
             if progress is not None:
                 progress(rows.stop)

@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.fit.optimizers import OptimizerLike
+from binderclip.models.fine_tuned import load_prompt_context
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.models.layers.freezing import frozen
 from binderclip.models.text.prompts import PromptContext
 from binderclip.quality.score.embedding import Positions
-from binderclip.quality.score.prompt_quality import PromptQuality, Prompts, Size, loaded
+from binderclip.quality.score.prompt_quality import PAIRS, PromptQuality, Prompts, Size, loaded
 from binderclip.quality.weights import read_weights, take_over, write_weights
 
 ENSEMBLE: tuple[tuple[str, str], ...] = (
@@ -281,6 +282,31 @@ class CLIPIQAPlus(PromptQuality):
         n_ctx = context.shape[1]
         metric = cls(opened, sets, n_ctx=n_ctx, scale=scale, size=size, positions=positions, longest=longest)
         take_over(metric._learned(), found)
+        metric.fitted = True
+        return metric
+
+    @classmethod
+    def from_released(
+        cls, path: str | Path, model: str | ImageTextModel = "open_clip:RN50-quickgelu/openai", *,
+        size: Size = "native", positions: Positions = "auto", longest: int | None = None,
+        device: str | torch.device = "cpu",
+    ) -> CLIPIQAPlus:  # fmt: skip
+        """The authors' CLIP-IQA+ of one pair, "Good photo." and "Bad photo.".
+
+        Args:
+            path: of their checkpoint, of which the context `ctx` is read; nothing in it is run.
+            model: the one it was fitted to.
+            size, positions, longest, device: as in the class.
+
+        Raises:
+            CheckpointError: the file cannot be read, or its context belongs to another model.
+        """
+        opened = loaded(model, device)
+        context = load_prompt_context(path, opened, PAIRS["quality"], position="middle")
+        if context.class_specific:
+            raise CheckpointError(f"{path} holds a context for each text, and CLIP-IQA+ has one for both")
+        metric = cls(opened, n_ctx=context.n_ctx, size=size, positions=positions, longest=longest)
+        metric.context.load(context.context.detach())
         metric.fitted = True
         return metric
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.data.distort.distortions import DISTORTIONS, FAMILIES, LEVELS, distort
+from binderclip.data.distort.distortions import LEVELS, distort, library_named
 from binderclip.data.images import open_header, open_image, to_tensor
 from binderclip.errors import DataError, UsageError
 from binderclip.models.image_text.preprocess import ImageLike
@@ -27,10 +27,11 @@ class DegradedCrops:
     Args:
         images: paths, PIL images, arrays or tensors, free of distortions.
         crop: side of the crops in pixels.
-        kinds: names of `data.DISTORTIONS`.
+        kinds: names in the library; None: those whose levels rise.
         batch_size: pictures a batch; the last of a pass may be smaller.
         longest: larger pictures are reduced to this longer side first; None for never.
         seed: of all draws.
+        library: of the distortions, as `data.distort` takes it.
 
     Raises:
         UsageError: no image, an unknown kind, or a size below 1.
@@ -42,18 +43,22 @@ class DegradedCrops:
         images: Sequence[ImageLike],
         crop: int,
         *,
-        kinds: Sequence[str] = DISTORTIONS,
+        kinds: Sequence[str] | None = None,
         batch_size: int = 16,
         longest: int | None = None,
         seed: int = 0,
+        library: str = "binderclip",
     ) -> None:
         if not len(images):
             raise UsageError("images is empty: give at least one picture without distortions")
         if min(crop, batch_size) < 1:
             raise UsageError(f"crop and batch_size must be at least 1, got {crop} and {batch_size}")
-        if unknown := [kind for kind in kinds if kind not in DISTORTIONS]:
-            raise UsageError(f"kinds {unknown[0]!r} is unknown; use {', '.join(DISTORTIONS)}")
-        groups = [[kind for kind in family if kind in kinds] for family in FAMILIES.values()]
+        found = library_named(library)
+        names = found.ordered if kinds is None else kinds
+        if unknown := [kind for kind in names if kind not in found.kinds]:
+            raise UsageError(f"kinds {unknown[0]!r} is unknown; use {', '.join(found.kinds)}")
+        self.library = library
+        groups = [[kind for kind in family if kind in names] for family in found.families.values()]
         self.groups = [group for group in groups if group]
         if not self.groups:
             raise UsageError("kinds is empty: name at least one distortion")
@@ -89,7 +94,8 @@ class DegradedCrops:
         ]
         crops = torch.stack([picture[:, y : y + self.crop, x : x + self.crop] for y, x in (corner, near)])
         repeated = crops.repeat_interleave(LEVELS, 0)  # (10, 3, s, s)
-        return distort(repeated, kind, [*range(1, LEVELS + 1)] * 2, [seed] * len(repeated)).unflatten(0, (2, LEVELS))
+        levels = [*range(1, LEVELS + 1)] * 2
+        return distort(repeated, kind, levels, [seed] * len(repeated), library=self.library).unflatten(0, (2, LEVELS))
 
     def _opened(self, source: ImageLike) -> Float[Tensor, "3 h w"]:
         return to_tensor(reduced(open_image(source, mode="RGB"), self.longest))

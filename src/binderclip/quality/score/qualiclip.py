@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.data import DISTORTIONS
 from binderclip.errors import UsageError
 from binderclip.fit import FitResult, fit
 from binderclip.fit.optimizers import OptimizerLike
 from binderclip.losses import LossOutput, QualityRank
 from binderclip.models.files.registry import BUNDLED
+from binderclip.models.files.released import NameTable, Rename, copy_renamed, read_released
 from binderclip.models.image_text.model import ImageTextModel
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.models.layers.freezing import frozen
@@ -64,8 +64,8 @@ class QualiCLIP(PromptQuality):
         NotSupported: an image tower that takes no other size than its own.
 
     Paper: Quality-Aware Image-Text Alignment for Opinion-Unaware Image Quality Assessment (arXiv 2403.11176). The
-    distortions are those of `data.distort`, whose strengths are ours; pyiqa divides the logits by 2, the official code
-    and this class do not.
+    distortions of `fit` are ours by default, `library="arniqa"` has the paper's; pyiqa divides the logits by 2, the
+    official code and this class do not.
 
     Examples:
         >>> metric = QualiCLIP()
@@ -133,7 +133,8 @@ class QualiCLIP(PromptQuality):
         *,
         steps: int,
         crop: int = 224,
-        kinds: Sequence[str] = DISTORTIONS,
+        kinds: Sequence[str] | None = None,
+        library: str = "binderclip",
         loss: QualityRank | None = None,
         lr: float = 1e-9,
         weight_decay: float = 1e-2,
@@ -148,7 +149,8 @@ class QualiCLIP(PromptQuality):
             images: of any sizes above `crop`; a few hundred distinct ones at least, the paper has 140,000.
             steps: of the optimizer.
             crop: side in pixels; on a transformer a multiple of its patch.
-            kinds: distortions, names of `data.DISTORTIONS`.
+            kinds: distortions, names in the library; None: those whose levels rise.
+            library: `binderclip`, or `arniqa` for the distortions and strengths of the paper (`data.distort`).
             loss: default `QualityRank()`.
             lr: the paper's 1e-9 is for ten epochs of its pictures; a short run on a small model needs 1e-5 to 1e-3.
             weight_decay: of the default optimizer.
@@ -162,7 +164,7 @@ class QualiCLIP(PromptQuality):
         """
         batches = DegradedCrops(
             images, crop, kinds=kinds, batch_size=batch_size, longest=None if self.native is None else
-            self.native.longest, seed=seed,
+            self.native.longest, seed=seed, library=library,
         )  # fmt: skip
         rank = loss if loss is not None else QualityRank()
         chosen = optimizer if optimizer is not None else {"name": "adamw", "weight_decay": weight_decay}
@@ -219,3 +221,35 @@ class QualiCLIP(PromptQuality):
         take_over(metric.trained(), found)
         metric.fitted = True
         return metric
+
+    @classmethod
+    def from_released(
+        cls, path: str | Path, model: str | ImageTextModel = "open_clip:RN50-quickgelu/openai", *,
+        positions: Positions = "auto", longest: int | None = None, device: str | torch.device = "cpu",
+    ) -> QualiCLIP:  # fmt: skip
+        """The authors' metric (`qualiclip.pth`), with their seven pairs.
+
+        Its file holds the whole model, of which the image tower was trained; that of `model` is overwritten in a copy.
+
+        Args:
+            path: of the file; nothing in it is run.
+            model: the one it was trained from.
+            positions, longest, device: as in the class.
+
+        Raises:
+            CheckpointError: the file cannot be read, or holds another network.
+        """
+        metric = cls(model, positions=positions, longest=longest, device=device)
+        copy_renamed(metric.model.visual.state_dict(), read_released(path), NAMES, path)
+        metric.fitted = True
+        return metric
+
+
+NAMES = NameTable(
+    "the image tower of QualiCLIP",
+    (
+        Rename(r"clip_model\.visual\.(.*)", r"\1"),
+        Rename(r"clip_model\..*|prompts_features", None),  # the frozen text side
+    ),
+)
+"""Names of the official program."""

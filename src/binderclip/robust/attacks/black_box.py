@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError, require
 from binderclip.models.layers.freezing import frozen
+from binderclip.numeric import check_number, check_whole
+from binderclip.robust.checks import PIXELS, Box, check_box, check_finite, check_images
 from binderclip.robust.objectives import Objective
 
 __all__ = ["Evolution"]
@@ -26,11 +28,13 @@ class Evolution:
     Needs pycma (`pip install "binderclip[attacks]"`), whose covariance adaptation is the active one.
 
     Args:
-        decode: latents (B, *size) to images (B, 3, H, W) in [0, 1]; default the latents themselves, clamped.
+        decode: latents (B, *size) to images (B, 3, H, W) in [0, 1]; default the latents themselves, clamped. An
+            `nn.Module` is in eval mode meanwhile.
         size: of one latent.
         sigma: first step size.
         population: latents of a generation; default 4 + floor(3 ln n) of n numbers.
         diagonal: adapt variances alone; default above 2,000 numbers.
+        box: range of the decoder's pixels; None: any finite numbers.
         seed: of the mean, standard normal, and of all draws.
 
     Attributes:
@@ -42,7 +46,8 @@ class Evolution:
         queries: images that were judged.
 
     Raises:
-        UsageError: no number to vary, or sigma or population too small.
+        UsageError: no number to vary, or sigma or population too small or no number; at a step, images of the decoder
+            out of range, or values of the objective that are not finite.
         MissingDependency: pycma is not installed.
 
     Paper: Fooling Contrastive Language-Image Pre-trained Models with CLIPMasterPrints (arXiv 2307.03798).
@@ -56,8 +61,17 @@ class Evolution:
         sigma: float = 1.0,
         population: int | None = None,
         diagonal: bool | None = None,
+        box: Box | None = PIXELS,
         seed: int = 0,
     ) -> None:
+        if box is not None:
+            check_box(box)
+        for each in size:
+            check_whole("size", each, least=1)
+        check_number("sigma", sigma)
+        check_whole("seed", seed)
+        if population is not None:
+            check_whole("population", population)
         count = int(np.prod(size))
         if count < 2 or not sigma > 0 or (population is not None and population < 2):
             raise UsageError(
@@ -73,7 +87,7 @@ class Evolution:
         if population is not None:
             options["popsize"] = population
         self._strategy = cma.CMAEvolutionStrategy(self._rng.standard_normal(count), sigma, options)
-        self._size, self._decode = size, decode or _clamped
+        self._size, self._decode, self._box = size, decode or _clamped, box
         self.image: Float[Tensor, "3 H W"] | None = None
         self.current: Float[Tensor, "3 H W"] | None = None
         self.latent: Tensor | None = None
@@ -93,11 +107,14 @@ class Evolution:
                 go by `current`.
             batch_size: images that are judged at once.
         """
+        check_whole("batch_size", batch_size, least=1)
         drawn = self._strategy.ask()
         latents = torch.from_numpy(np.stack(drawn)).float().reshape(-1, *self._size)
-        with frozen(*(each for each in objective.networks if isinstance(each, nn.Module))):
+        with frozen(*(each for each in (*objective.networks, self._decode) if isinstance(each, nn.Module))):
             images = torch.cat([self._decode(part) for part in latents.split(batch_size)])
+            check_images("images of the decoder", images, self._box)
             values = torch.cat([objective(part) for part in images.split(batch_size)])
+        check_finite("values of the objective", values)
         self._strategy.tell(drawn, (-values.double()).tolist())
         place = int(values.argmax())
         self.queries, self.current = self.queries + len(values), images[place]

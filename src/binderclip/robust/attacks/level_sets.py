@@ -13,6 +13,18 @@ from torch import Tensor, nn
 from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
+from binderclip.numeric import check_fields, check_number, check_whole
+from binderclip.robust.checks import (
+    PIXELS,
+    Box,
+    Labels,
+    check_box,
+    check_classes,
+    check_finite,
+    check_images,
+    checked_labels,
+    checked_logits,
+)
 from binderclip.robust.feasible import per_image
 
 __all__ = [
@@ -76,8 +88,8 @@ class LevelSetTraversal:
     without them the classes that the predictor takes them for.
 
     Raises:
-        UsageError: a setting out of range; when called, shapes that differ, pixels outside the box, or a source that is
-            not taken for its label.
+        UsageError: a setting out of range; when called, shapes that differ, pixels outside the box or not finite,
+            logits or gradients that are not finite, or a source that is not taken for its label.
 
     Paper: Exploring Geometry of Blind Spots in Vision Models (NeurIPS 2023, arXiv 2310.19889).
     """
@@ -94,6 +106,8 @@ class LevelSetTraversal:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        check_box(self.box)
         if self.steps < 0 or self.batch_size < 1 or min(self.eps, self.noise, self.tolerance) < 0:
             raise UsageError("steps, eps, noise and tolerance must be at least 0, batch_size at least 1")
         if not 0 < self.eta <= 1:
@@ -103,7 +117,7 @@ class LevelSetTraversal:
         self,
         sources: Float[Tensor, "B *size"],
         targets: Float[Tensor, "B *size"],
-        labels: Int[Tensor, "B"] | None = None,
+        labels: Labels | None = None,
     ) -> LevelSetPath:
         """The ends of the walks."""
         if sources.shape != targets.shape or not len(sources):
@@ -111,8 +125,8 @@ class LevelSetTraversal:
                 f"sources {tuple(sources.shape)} need targets of the same shape, not {tuple(targets.shape)}"
             )
         for name, images in (("sources", sources), ("targets", targets)):
-            if float(images.min()) < self.box[0] or float(images.max()) > self.box[1]:
-                raise UsageError(f"{name} run outside {self.box}: attacks see pixels; normalisation is the predictor's")
+            check_images(name, images, self.box)
+        labels = None if labels is None else checked_labels(labels, sources)
         generator, found = torch.Generator().manual_seed(self.seed), []
         with _still(self.predictor):
             for number, (x, t) in enumerate(
@@ -125,12 +139,13 @@ class LevelSetTraversal:
 
     def _walk(self, source: Tensor, target: Tensor, labels: Tensor | None, generator: torch.Generator) -> LevelSetPath:
         with torch.no_grad():
-            clean = self.predictor(source)
+            clean = checked_logits(self.predictor(source), len(source))
             y = clean.argmax(1) if labels is None else labels.to(clean.device)
+            check_classes(y, clean.shape[1])
             if bool((clean.argmax(1) != y).any()):
-                wrong = (clean.argmax(1) != y).nonzero()[0].item()
+                wrong = int((clean.argmax(1) != y).nonzero()[0])
                 raise UsageError(f"source {wrong} is not taken for its label {int(y[wrong])}: leave such sources out")
-            start, aim = _confidence(clean, y), self.predictor(target).argmax(1)
+            start, aim = _confidence(clean, y), checked_logits(self.predictor(target), len(target)).argmax(1)
         noise = torch.rand(source.shape, generator=generator).to(source) - 0.5
         x = (source + self.noise * noise).clamp(*self.box)
         descent, accepted = torch.zeros_like(x), []
@@ -142,11 +157,12 @@ class LevelSetTraversal:
                 descent = (descent + self.eps / 2 * loss_gradient).clamp(-self.eps, self.eps)
             moved = (x + self.eta * way - descent).clamp(*self.box)
             with torch.no_grad():
-                fine = start - _confidence(self.predictor(moved), y) < self.tolerance
+                logits = checked_logits(self.predictor(moved), len(moved))
+                fine = start - _confidence(logits, y) < self.tolerance
             x = torch.where(per_image(fine, x), moved, x)
             accepted.append(fine)
         with torch.no_grad():
-            end = self.predictor(x)
+            end = checked_logits(self.predictor(x), len(x))
         near, far = ((each - target).flatten(1).norm(dim=1) for each in (x, source))
         return LevelSetPath(
             x, y, start, _confidence(end, y), _confidence(end, aim),
@@ -161,10 +177,11 @@ class LevelSetTraversal:
         """
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
-            logits = self.predictor(leaf)
+            logits = checked_logits(self.predictor(leaf), len(leaf))
             own = logits.gather(1, y[:, None])[:, 0]
             others = logits.scatter(1, y[:, None], float("-inf")).logsumexp(1)
             (gradient,) = torch.autograd.grad((others - own).sum(), leaf)
+        check_finite("gradients of the predictor", gradient)
         return gradient, gradient * per_image((others - own).detach().sigmoid(), x)
 
 
@@ -172,9 +189,10 @@ def confidence_along(
     predictor: Any,
     start: Float[Tensor, "B *size"],
     end: Float[Tensor, "B *size"],
-    labels: Int[Tensor, "B"],
+    labels: Labels,
     *,
     points: int = 50,
+    box: Box = PIXELS,
 ) -> Float[Tensor, "B points"]:
     """Confidence in a class on the straight line between two images, both ends included.
 
@@ -183,17 +201,24 @@ def confidence_along(
         start, end: images.
         labels: the classes.
         points: on the line, at least 2.
+        box: range of pixels.
 
     Raises:
-        UsageError: fewer points, or shapes that differ.
+        UsageError: fewer points, shapes that differ, images outside the box or not finite, labels that are no classes,
+            or logits that are not finite.
 
     Paper: Exploring Geometry of Blind Spots in Vision Models (NeurIPS 2023, arXiv 2310.19889).
     """
+    check_whole("points", points)
+    check_box(box)
     if points < 2 or start.shape != end.shape:
         raise UsageError(f"a line needs two points at least and ends of one shape, got {points}, {tuple(end.shape)}")
+    check_images("start", start, box)
+    check_images("end", end, box)
+    labels = checked_labels(labels, start)
     with _still(predictor), torch.no_grad():
-        shares = torch.linspace(0, 1, points).tolist()
-        return torch.stack([_confidence(predictor(torch.lerp(start, end, share)), labels) for share in shares], 1)
+        along = [torch.lerp(start, end, part) for part in torch.linspace(0, 1, points).tolist()]
+        return torch.stack([_confidence(checked_logits(predictor(x), len(x)), labels) for x in along], 1)
 
 
 @dataclass(frozen=True)
@@ -216,7 +241,12 @@ class TriangleConfidence:
         return float(self.confidence.mean())
 
     def above(self, tolerance: float) -> float:
-        """Share of the points whose confidence is at most so far below the source's."""
+        """Share of the points whose confidence is at most so far below the source's.
+
+        Raises:
+            UsageError: a tolerance that is no number of at least 0.
+        """
+        check_number("tolerance", tolerance, least=0)
         return float((self.confidence >= self.start - tolerance).float().mean())
 
 
@@ -228,6 +258,7 @@ def triangle_confidence_map(
     label: int,
     *,
     cells: int = 10,
+    box: Box = PIXELS,
     batch_size: int = 64,
 ) -> TriangleConfidence:
     """Confidence in the source's class on the triangle of a source and two ends of walks from it.
@@ -237,15 +268,23 @@ def triangle_confidence_map(
         source, first, second: one image each.
         label: the source's class.
         cells: along a side; there are (cells + 1) (cells + 2) / 2 points.
+        box: range of pixels.
         batch_size: images at a time.
 
     Raises:
-        UsageError: no cell, or images of several shapes.
+        UsageError: no cell, images of several shapes, outside the box or not finite, a label that is no class, or
+            logits that are not finite.
 
     Paper: Exploring Geometry of Blind Spots in Vision Models (NeurIPS 2023, arXiv 2310.19889).
     """
+    check_whole("cells", cells)
+    check_whole("label", label, least=0)
+    check_whole("batch_size", batch_size, least=1)
+    check_box(box)
     if cells < 1 or not source.shape == first.shape == second.shape:
         raise UsageError(f"a triangle needs a cell at least and three images of one shape, got {cells}")
+    for name, image in (("source", source), ("first", first), ("second", second)):
+        check_images(name, image[None] if isinstance(image, Tensor) else image, box)
     weights = torch.tensor(
         [(cells - i - j, i, j) for i in range(cells + 1) for j in range(cells + 1 - i)], dtype=source.dtype
     )
@@ -254,7 +293,7 @@ def triangle_confidence_map(
     with _still(predictor), torch.no_grad():
         found = []
         for part in weights.split(batch_size):
-            logits = predictor(torch.einsum("pk,k...->p...", part, corners))
+            logits = checked_logits(predictor(torch.einsum("pk,k...->p...", part, corners)), len(part))
             found.append(_confidence(logits, torch.full((len(part),), label, device=logits.device)))
     confidence = torch.cat(found)
     return TriangleConfidence(weights, confidence, float(confidence[0]))
@@ -264,7 +303,7 @@ def level_set_width(
     predictor: Any,
     images: Float[Tensor, "B *size"],
     directions: Float[Tensor, "B *size"],
-    labels: Int[Tensor, "B"],
+    labels: Labels,
     *,
     distances: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
     draws: int = 256,
@@ -289,15 +328,27 @@ def level_set_width(
         seed: of the directions.
 
     Raises:
-        UsageError: fewer than one draw, or shapes that differ.
+        UsageError: fewer than one draw, shapes that differ, images outside the box, directions, distances or logits
+            that are not finite, labels that are no classes, or a quantile outside [0, 1].
 
     Paper: Exploring Geometry of Blind Spots in Vision Models (NeurIPS 2023, arXiv 2310.19889).
     """
-    if draws < 1 or images.shape != directions.shape or len(labels) != len(images):
+    for name, value in (("draws", draws), ("batch_size", batch_size), ("seed", seed)):
+        check_whole(name, value)
+    check_box(box)
+    for distance in distances:
+        check_number("a distance", distance, least=0)
+    if not all(0 <= each <= 1 for each in quantiles):
+        raise UsageError(f"quantiles must lie in [0, 1], got {tuple(quantiles)}")
+    if draws < 1 or batch_size < 1 or images.shape != directions.shape or len(labels) != len(images):
         raise UsageError(
             f"a direction and a label for each of "
-            f"{number_of(len(images), 'image')} are needed, and draws at least 1, got {draws}"
+            f"{number_of(len(images), 'image')} are needed, and draws and batch_size at least 1, got {draws}, "
+            f"{batch_size}"
         )
+    check_images("images", images, box)
+    check_images("directions", directions, None)
+    labels = checked_labels(labels, images)
     generator, rows = torch.Generator().manual_seed(seed), []
     with _still(predictor), torch.no_grad():
         for image, direction, label in zip(images, directions, labels.tolist(), strict=True):
@@ -310,7 +361,7 @@ def level_set_width(
             found = []
             for distance in distances:
                 moved = (image + distance * drawn).clamp(*box)
-                logits = torch.cat([predictor(part) for part in moved.split(batch_size)])
+                logits = checked_logits(torch.cat([predictor(part) for part in moved.split(batch_size)]), draws)
                 found.append(_confidence(logits, torch.full((draws,), label, device=logits.device)))
             at = torch.tensor(quantiles, dtype=found[0].dtype, device=found[0].device)
             rows.append(torch.stack(found).quantile(at, dim=1).T.cpu())  # (D, Q)
@@ -318,6 +369,7 @@ def level_set_width(
 
 
 def _confidence(logits: Float[Tensor, "B K"], labels: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+    check_classes(labels, logits.shape[1])
     return logits.softmax(1).gather(1, labels[:, None])[:, 0]
 
 

@@ -8,13 +8,16 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.models.layers.freezing import frozen
+from binderclip.numeric import check_fields, check_number
 from binderclip.robust.attack import LEVELS, attack
 from binderclip.robust.attacks.black_box import Evolution
+from binderclip.robust.checks import check_finite, check_images, class_indices
 from binderclip.robust.feasible import Free, Latent, Linf
 from binderclip.robust.objectives import MinSimilarity
 from binderclip.robust.steps import Adam, Sign
@@ -65,7 +68,8 @@ class MasterPrintAttack:
     Call it, for `pgd` with the photograph (3, H, W) in [0, 1].
 
     Raises:
-        UsageError: an unknown search, a decoder or photograph that is missing, or steps below 1.
+        UsageError: an unknown search, a decoder or photograph that is missing, or a setting out of range; when called,
+            a photograph or pictures of the decoder outside [0, 1] or not finite, or similarities that are not finite.
 
     Examples:
         >>> found = MasterPrintAttack(load("small"), ["a cat", "a car"], steps=300)()  # doctest: +SKIP
@@ -89,6 +93,11 @@ class MasterPrintAttack:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("alpha", "sigma"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above=0)
+        Linf(self.eps)
         if self.search not in get_args(Search):
             raise UsageError(f"search must be one of {', '.join(get_args(Search))}, not {self.search!r}")
         if self.search == "latent" and self.decode is None:
@@ -123,13 +132,15 @@ class MasterPrintAttack:
         if self.search == "pgd":
             if image is None or image.ndim != 3:
                 raise UsageError("search='pgd' begins at a photograph (3, H, W): call the attack with one")
+            check_images("the photograph", image, shape="(3, H, W)")
             # Whole grey levels around whole grey levels: rounding the result then changes nothing.
             return _rounded(image)
         first = objective.models[0]
         if self.search == "latent":
             assert self.decode is not None
             assert self.latent is not None
-            with torch.no_grad():
+            decoder = [self.decode] if isinstance(self.decode, nn.Module) else []
+            with torch.no_grad(), frozen(*decoder):
                 return torch.zeros_like(self.decode(torch.zeros(1, *self.latent, device=first.device))[0])
         return torch.zeros(3, *(self.size or first.preprocess.size), device=first.device)
 
@@ -149,7 +160,7 @@ class MasterPrintAttack:
 
 def _print(objective: MinSimilarity, image: Tensor, history: Tensor) -> MasterPrint:
     kept = _rounded(image.detach())
-    with torch.no_grad():
+    with torch.no_grad(), frozen(*(each for each in objective.networks if isinstance(each, nn.Module))):
         found = objective.similarities(kept[None])[0]
         value = float(objective(kept[None])[0])
     return MasterPrint(kept, found, value, history)
@@ -170,11 +181,14 @@ def master_print_win_rate(
         labels: the text of each genuine image.
 
     Raises:
-        UsageError: no image, or a label without a text.
+        UsageError: no image, a label without a text, or embeddings that are not finite.
 
     Paper: Fooling Contrastive Language-Image Pre-trained Models with CLIPMasterPrints (arXiv 2307.03798).
     """
-    if not len(genuine) or int(labels.min()) < 0 or int(labels.max()) >= len(texts):
+    for name, each in (("image", image), ("genuine", genuine), ("texts", texts)):
+        check_finite(f"embeddings of {name}", each)
+    labels = class_indices(labels)
+    if not len(genuine) or len(labels) != len(genuine) or int(labels.min()) < 0 or int(labels.max()) >= len(texts):
         raise UsageError(
             f"{number_of(len(genuine), 'genuine image')} with labels of "
             f"{number_of(len(texts), 'text')}: nothing to compare"

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.numeric import check_fields, check_number, check_whole
 from binderclip.robust.attack import AttackResult, Keep, attack
+from binderclip.robust.checks import Labels, check_images, checked_labels
+from binderclip.robust.diversity import InputDiversity
 from binderclip.robust.feasible import L2, Linf
 from binderclip.robust.objectives import CrossEntropy, Margin, Objective
-from binderclip.robust.steps import Normalized, Sign
+from binderclip.robust.steps import Momentum, Norm, Normalized, Sign, Step
 
-Norm = Literal["linf", "l2"]
 LossName = Literal["cross-entropy", "margin", "cw"]
 CW_CONFIDENCE = 50.0
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
@@ -47,13 +49,17 @@ class PGD:
         quantize: see `attack`.
         box: range of pixels.
         batch_size: images at a time.
-        seed: of the random starts.
+        seed: of the random starts and of the input diversity.
+        momentum: decay of a running sum of gradients that steps follow, see `Momentum`; 0 follows the last gradient.
+        diversity: probability that gradients are taken of images resized and padded at random, see `InputDiversity`.
+        resize_rate: of the input diversity.
 
     Call it with images (B, ...) in `box` and labels (B,), and optionally a `generator` to go on with: an attack that is
     called batch after batch else begins at the same random points.
 
     Raises:
-        UsageError: a setting out of range; when called, images outside the box, labels that are no classes.
+        UsageError: a setting out of range; when called, images outside the box or not finite, labels that are no
+            classes, logits or gradients that are not finite.
 
     Examples:
         >>> result = PGD(predictor, eps=8 / 255, steps=10)(images, labels)  # doctest: +SKIP
@@ -76,10 +82,14 @@ class PGD:
     box: tuple[float, float] = (0.0, 1.0)
     batch_size: int = 256
     seed: int = 0
+    momentum: float = 0.0
+    diversity: float = 0.0
+    resize_rate: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.norm not in ("linf", "l2"):
-            raise UsageError(f"norm must be linf or l2, not {self.norm!r}")
+        check_fields(self)
+        if self.norm not in get_args(Norm):
+            raise UsageError(f"norm must be {' or '.join(get_args(Norm))}, not {self.norm!r}")
         if self.objective not in OBJECTIVES:
             raise UsageError(f"objective must be {' or '.join(OBJECTIVES)}, not {self.objective!r}")
         if self.steps < 0 or self.restarts < 1 or self.batch_size < 1:
@@ -87,23 +97,27 @@ class PGD:
                 f"steps must be at least 0, restarts and batch_size at least 1; got {self.steps}, {self.restarts}, "
                 f"{self.batch_size}"
             )
+        if self.keep not in get_args(Keep):
+            raise UsageError(f"keep must be one of {', '.join(get_args(Keep))}, not {self.keep!r}")
         if self.restarts > 1 and not self.random_start:
             raise UsageError("restarts without random_start would repeat the same path")
         if self.restarts > 1 and self.keep == "last":
             raise UsageError("restarts need keep='best': the last of several paths is no better than the first")
-        if self.alpha is not None and not self.alpha > 0:
-            raise UsageError(f"alpha, the step size in the units of the images, must be above 0, got {self.alpha}")
+        if self.alpha is not None:
+            check_number("alpha", self.alpha, above=0)
+        check_number("momentum", self.momentum, least=0)
+        InputDiversity(self.diversity, self.resize_rate)
         Linf(self.eps, self.box)
 
     def __call__(
         self,
         images: Float[Tensor, "B *size"],
-        labels: Int[Tensor, "B"],
+        labels: Labels,
         *,
         generator: torch.Generator | None = None,
     ) -> AttackResult:
-        if labels.shape != images.shape[:1] or not len(images):
-            raise UsageError(f"labels {tuple(labels.shape)} do not go with images {tuple(images.shape)}")
+        check_images("images", images, self.box)
+        labels = checked_labels(labels, images)
         generator = torch.Generator().manual_seed(self.seed) if generator is None else generator
         parts = zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
         return _joined([self._restarted(x, y, generator) for x, y in parts])
@@ -120,19 +134,26 @@ class PGD:
         return found
 
     def _once(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> AttackResult:
-        alpha = 2.5 * self.eps / max(self.steps, 1) if self.alpha is None else self.alpha
-        alpha = alpha or 1.0  # eps = 0: any step is projected back
+        diverse = InputDiversity(self.diversity, self.resize_rate)
         return attack(
             OBJECTIVES[self.objective](self.predictor, labels, targeted=self.targeted),
             images,
             param=Linf(self.eps, self.box) if self.norm == "linf" else L2(self.eps, self.box),
-            step=Sign(alpha) if self.norm == "linf" else Normalized(alpha),
+            step=self._step(),
             steps=self.steps,
             start="random" if self.random_start else "clean",
             keep=self.keep,
             quantize=self.quantize,
             generator=generator,
+            transform=partial(diverse, generator=generator) if self.diversity else None,
         )
+
+    def _step(self) -> Step:
+        alpha = 2.5 * self.eps / max(self.steps, 1) if self.alpha is None else self.alpha
+        alpha = alpha or 1.0  # eps = 0: any step is projected back
+        if self.momentum:
+            return Momentum(alpha, self.momentum, self.norm)
+        return Sign(alpha) if self.norm == "linf" else Normalized(alpha)
 
 
 def FGSM(predictor: Any, eps: float = 8 / 255, **options: Any) -> PGD:
@@ -162,6 +183,41 @@ def CW(predictor: Any, eps: float = 8 / 255, **options: Any) -> PGD:
     return PGD(predictor, eps, **{"objective": "cw", **options})
 
 
+def MIFGSM(predictor: Any, eps: float = 8 / 255, **options: Any) -> PGD:
+    """`PGD` along a running sum of gradients, from the clean image by steps of eps / steps: examples that carry over.
+
+    Args:
+        predictor: pixels to logits.
+        eps: radius.
+        options: others of `PGD`, such as `steps` or `momentum`, the decay of the sum (default 1).
+
+    Paper: Boosting Adversarial Attacks with Momentum (arXiv 1710.06081).
+    """
+    return _transferable(predictor, eps, {"momentum": 1.0, **options})
+
+
+def DIFGSM(predictor: Any, eps: float = 8 / 255, **options: Any) -> PGD:
+    """`PGD` whose gradients are taken of images resized and padded at random: examples that carry over.
+
+    Args:
+        predictor: pixels to logits.
+        eps: radius.
+        options: others of `PGD`, such as `diversity` (probability, default 0.5), `resize_rate` or `momentum=1.0`,
+            which makes the paper's M-DI2-FGSM.
+
+    Paper: Improving Transferability of Adversarial Examples with Input Diversity (arXiv 1803.06978).
+    """
+    return _transferable(predictor, eps, {"diversity": 0.5, **options})
+
+
+def _transferable(predictor: Any, eps: float, options: dict[str, Any]) -> PGD:
+    """Steps of eps / steps from the clean image, to the end of the path."""
+    steps = options.get("steps", 10)
+    check_whole("steps", steps, least=1)
+    check_number("eps", eps, least=0)
+    return PGD(predictor, eps, **{"alpha": eps / steps or None, "random_start": False, "keep": "last", **options})
+
+
 def _replaced(found: AttackResult, again: AttackResult, rows: Tensor, better: Tensor) -> AttackResult:
     """`found` with some rows taken from a later run; its history stays that of the first."""
     parts = {}
@@ -171,6 +227,8 @@ def _replaced(found: AttackResult, again: AttackResult, rows: Tensor, better: Te
 
 
 def _joined(parts: list[AttackResult]) -> AttackResult:
+    if len(parts) == 1:
+        return parts[0]
     names = ("images", "perturbation", "success", "objective")
     joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
     history = torch.cat([part.history for part in parts], dim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -14,10 +14,12 @@ from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
+from binderclip.numeric import check_fields, check_number
 from binderclip.robust.attack import AttackResult
+from binderclip.robust.checks import check_finite, check_images
 from binderclip.robust.objectives import Objective
 
-__all__ = ["ObjectiveOf", "SpatialAttack", "flow_roughness", "warp"]
+__all__ = ["ObjectiveOf", "SpatialAttack", "flow_roughness", "stacked_histories", "warp"]
 
 ObjectiveOf: TypeAlias = Callable[[Int[Tensor, "b"]], Objective]
 """From the numbers of images, which may repeat, to the objective of these images alone."""
@@ -50,7 +52,11 @@ def flow_roughness(flow: Float[Tensor, "B 2 H W"], epsilon: float = 1e-8) -> Flo
     Args:
         flow: displacements in pixels.
         epsilon: added for each pixel and neighbour, as the paper's code does.
+
+    Raises:
+        UsageError: an epsilon that is no number of at least 0.
     """
+    check_number("epsilon", epsilon, least=0)
     height, width = flow.shape[-2:]
     padded = F.pad(flow, (1, 1, 1, 1))
     total = flow.new_zeros(len(flow))
@@ -76,7 +82,8 @@ class SpatialAttack:
     `lambda rows: Margin(predictor, labels[rows])`.
 
     Raises:
-        UsageError: a negative weight, or no iteration.
+        UsageError: a negative weight, or no iteration; when called, images out of range, or values or gradients of the
+            objective that are not finite.
 
     Paper: Spatially Transformed Adversarial Examples (arXiv 1801.02612); weights: Attacking Perceptual Similarity
     Metrics (arXiv 2305.08840), whose code goes on from the point of success with a value forced to 0.
@@ -87,6 +94,7 @@ class SpatialAttack:
     iterations: int = 50
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.weight < 0 or self.smooth < 0 or self.iterations < 1:
             raise UsageError(
                 f"weight and smooth must be at least 0 and iterations at least 1; got {self.weight}, {self.smooth}, "
@@ -94,12 +102,13 @@ class SpatialAttack:
             )
 
     def __call__(self, images: Float[Tensor, "B C H W"], objective_of: ObjectiveOf) -> AttackResult:
+        check_images("images", images, shape="(B, C, H, W)")
         parts = [
             self._one(images[row : row + 1].detach(), objective_of(torch.tensor([row]))) for row in range(len(images))
         ]
         found = torch.cat([part[0] for part in parts])
         success, values = (torch.cat([part[place] for part in parts]) for place in (1, 2))
-        history = torch.nn.utils.rnn.pad_sequence([part[3] for part in parts], padding_value=float("nan"))
+        history = stacked_histories([part[3] for part in parts])
         return AttackResult(found, found - images, success, values, len(history), history)
 
     def _one(self, image: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -114,8 +123,10 @@ class SpatialAttack:
                 return 0.0, np.zeros_like(theta)
             flow = torch.from_numpy(theta.reshape(shape)).to(image).requires_grad_()
             value, success = objective.judge(warp(image, flow))
+            check_finite("values of the objective", value)
             total = -self.weight * value.sum() + self.smooth * flow_roughness(flow).sum()
             (gradient,) = torch.autograd.grad(total, flow)
+            check_finite("gradients of the objective", gradient)
             values.append(float(value.detach()))
             if bool(success):
                 first.append(theta.copy())
@@ -128,3 +139,9 @@ class SpatialAttack:
                 moved = warp(image, flow)
                 value, success = objective.judge(moved)
         return moved, success, value, torch.tensor([*values, float(value)])
+
+
+def stacked_histories(histories: Sequence[Float[Tensor, "_"]]) -> Float[Tensor, "S B"]:
+    """Values of several searches beside each other, shorter ones continued by their last value."""
+    longest = max(len(each) for each in histories)
+    return torch.stack([torch.cat([each, each[-1:].expand(longest - len(each))]) for each in histories], 1)

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
+from binderclip.numeric import check_fields, check_number
 from binderclip.robust.attack import AttackResult, attack
 from binderclip.robust.attacks.spatial import warp
+from binderclip.robust.checks import FiniteGuard, check_finite, check_images
 from binderclip.robust.feasible import Linf
 from binderclip.robust.objectives import Objective
 from binderclip.robust.steps import Sign
@@ -27,6 +29,8 @@ Features: TypeAlias = Callable[[Tensor], "Sequence[Tensor]"]
 PAPER_SIDE = 1024
 PIXEL_STD = 0.226
 """Mean of the standard deviations by which the paper's pixels are divided."""
+APART = 1e-3
+"""Pixels by which control points must differ, from each other and from their line: nearer, their system is singular."""
 
 
 class EncoderMaps(nn.Module):
@@ -55,13 +59,25 @@ def polyharmonic_flow(
     destinations. Pixel p of a warped image comes from p minus this, so `warp(image, -flow)`.
 
     Args:
-        source, destination: (row, column) in pixels, not all on a line.
+        source, destination: (row, column) in pixels; destinations are three at least, no two in one place, and not all
+            on a line.
         size: (h, w) of the image.
+
+    Raises:
+        UsageError: points that are not finite, too few, or placed otherwise.
 
     Paper: Unsegment Anything by Simulating Deformation (arXiv 2404.02585), whose code adds noise to the zeros of the
     system.
     """
     count, points, _ = destination.shape
+    for name, each in (("source", source), ("destination", destination)):
+        check_finite(f"points of {name}", each)
+    if bool(_degenerate(destination).any()):
+        which = int(_degenerate(destination).nonzero()[0])
+        raise UsageError(
+            f"the {points} control points of warp {which} do not define it: they must be three at least, no two in one "
+            "place, and not all on a line"
+        )
     ones = destination.new_ones(count, points, 1)
     affine = torch.cat([destination, ones], 2)  # (W, n, 3)
     top = torch.cat([_distances(destination, destination), affine], 2)
@@ -72,6 +88,18 @@ def polyharmonic_flow(
     pixels = torch.cartesian_prod(rows, columns).expand(count, -1, -1)
     basis = torch.cat([_distances(pixels, destination), pixels, pixels.new_ones(*pixels.shape[:2], 1)], 2)
     return (basis @ weights).transpose(1, 2).unflatten(2, size)
+
+
+@torch.no_grad()
+def _degenerate(points: Float[Tensor, "K n 2"]) -> Bool[Tensor, "K"]:
+    """Whether two of the control points of a warp are in one place, or all on a line."""
+    if points.shape[1] < 3:
+        return torch.ones(len(points), dtype=torch.bool, device=points.device)
+    exact = points.double()
+    apart = torch.cdist(exact, exact, compute_mode="donot_use_mm_for_euclid_dist")
+    apart.diagonal(dim1=1, dim2=2).fill_(float("inf"))
+    across = torch.linalg.svdvals(exact - exact.mean(1, keepdim=True))[:, 1]  # (W,) 0 where all are on a line
+    return (apart.amin((1, 2)) < APART) | (across < APART)
 
 
 def _distances(a: Float[Tensor, "K m 2"], b: Float[Tensor, "K n 2"]) -> Float[Tensor, "K m n"]:
@@ -87,12 +115,17 @@ class FeatureTarget(Objective):
         toward: maps to come near to, one a layer.
         away: maps to leave; None: none.
 
+    Raises:
+        UsageError: maps that are not finite, here or when called (on an accelerator `attack` raises it).
+
     Paper: Unsegment Anything by Simulating Deformation (arXiv 2404.02585).
     """
 
     def __init__(self, features: Features, toward: Sequence[Tensor], away: Sequence[Tensor] | None) -> None:
+        for part in (*toward, *(away or ())):
+            check_finite("maps to come near to or to leave", part)
         self.features, self.toward, self.away = features, toward, away
-        self.networks = (features,) if isinstance(features, nn.Module) else ()
+        self.networks = _networks(features)
 
     def judge(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B"], Tensor]:
         """Values; there is no success to reach."""
@@ -100,6 +133,7 @@ class FeatureTarget(Objective):
         values = _cosines(found, self.toward)
         if self.away is not None:
             values = values - _cosines(found, self.away)
+        FiniteGuard()("features of the images", values)
         return values, torch.zeros(len(images), dtype=torch.bool, device=values.device)
 
 
@@ -110,8 +144,11 @@ class FeatureAttack(Objective):
 
     Args:
         features: images to maps; an `nn.Module` is frozen meanwhile.
-        clean: images.
+        clean: images (B, 3, H, W) in [0, 1].
         power, smooth: of the published attack.
+
+    Raises:
+        UsageError: images out of range, a power or weight that is not, or features that are not finite.
 
     Paper: Transferable Adversarial Perturbations (ECCV 2018), as in arXiv 2404.02585.
     """
@@ -119,10 +156,15 @@ class FeatureAttack(Objective):
     def __init__(
         self, features: Features, clean: Float[Tensor, "B 3 H W"], *, power: float = 0.5, smooth: float = 0.01
     ) -> None:
+        check_images("clean images", clean, shape="(B, C, H, W)")
+        check_number("power", power, above=0)
+        check_number("smooth", smooth, least=0)
         self.features, self.clean, self.power, self.smooth = features, clean, power, smooth
-        self.networks = (features,) if isinstance(features, nn.Module) else ()
-        with torch.no_grad():
+        self.networks = _networks(features)
+        with torch.no_grad(), frozen(*self.networks):
             self._root = [self._rooted(part) for part in features(clean)]
+        for part in self._root:
+            check_finite("features of the clean images", part)
 
     def _rooted(self, part: Tensor) -> Tensor:
         return part.sign() * part.abs().clamp(min=1e-12) ** self.power
@@ -131,6 +173,7 @@ class FeatureAttack(Objective):
         """Values; there is no success to reach."""
         parts = [self._rooted(a) - b for a, b in zip(self.features(images), self._root, strict=True)]
         far = torch.stack([part.flatten(1).square().sum(1) for part in parts]).sum(0).clamp(min=1e-12).sqrt()
+        FiniteGuard()("features of the images", far)
         blurred = F.avg_pool2d((images - self.clean) / PIXEL_STD, 3).abs().flatten(1).sum(1)
         return far - self.smooth * blurred.to(far), torch.zeros(len(images), dtype=torch.bool, device=far.device)
 
@@ -143,19 +186,19 @@ class MaskRemoval(Objective):
         prompts: for the one image that is attacked, in its pixels; many random points make Attack-SAM-K.
         bound: logits that are wanted at most.
 
+    Raises:
+        UsageError: a bound that is not finite; when called, several images, or logits that are not finite.
+
     Paper: Attack-SAM (arXiv 2305.00866), as in arXiv 2404.02585.
     """
 
     def __init__(self, model: Any, prompts: Prompts, *, bound: float = -10.0) -> None:
+        check_number("bound", bound)
         self.model, self.prompts, self.bound = model, prompts, bound
         self.networks = (model,)
 
     def judge(self, images: Float[Tensor, "1 3 H W"]) -> tuple[Float[Tensor, "1"], Tensor]:
-        """The value; there is no success to reach.
-
-        Raises:
-            UsageError: several images.
-        """
+        """The value; there is no success to reach."""
         if len(images) != 1:
             raise UsageError(f"prompts belong to one image, not to {len(images)}: attack them one by one")
         height, width = images.shape[-2:]
@@ -163,8 +206,13 @@ class MaskRemoval(Objective):
         side = self.model.image_size
         state = ImageState(levels, (height, width), (side / width, side / height))
         logits, _ = self.model.predict_low(state, self.prompts, multimask=False)
+        FiniteGuard()("logits of the masks", logits)
         value = -(logits - self.bound).clamp(min=0).square().mean()
         return value[None], torch.zeros(1, dtype=torch.bool, device=value.device)
+
+
+def _networks(features: Features) -> tuple[nn.Module, ...]:
+    return (features,) if isinstance(features, nn.Module) else ()
 
 
 def _cosines(found: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
@@ -179,6 +227,7 @@ class UAD:
 
     Control points of several warps are moved so that the image changes much (and, with `couple`, so that a small
     perturbation reaches its features); then the image is changed within `eps` until it looks like that to the encoder.
+    Points of a warp that would meet, or end on a line, stay where they are in that epoch.
 
     Args:
         features: images to maps of the encoder, such as `EncoderMaps(model)`.
@@ -196,7 +245,8 @@ class UAD:
     Call it with images (B, 3, H, W) in [0, 1]; they are attacked one by one.
 
     Raises:
-        UsageError: fewer than one epoch, step or warp, or fewer than two points a side.
+        UsageError: fewer than one epoch, step or warp, fewer than two points a side, or another setting out of range;
+            when called, images out of range or too small for so many points, or features that are not finite.
 
     Paper: Unsegment Anything by Simulating Deformation (arXiv 2404.02585).
     """
@@ -218,6 +268,7 @@ class UAD:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if min(self.epochs, self.inner, self.steps, self.warps) < 1 or self.split < 2:
             raise UsageError(
                 f"epochs, inner, steps and warps must be at least 1 and split at least 2; got {self.epochs}, "
@@ -225,11 +276,14 @@ class UAD:
             )
         Linf(self.eps)
         Sign(self.alpha)
+        check_number("lr", self.lr, above=0)
+        for name, value in (("spread", self.spread), ("cell", self.cell)):
+            check_number(name, value, least=0)
 
     def __call__(self, images: Float[Tensor, "B 3 H W"]) -> AttackResult:
+        check_images("images", images, shape="(B, 3, H, W)")
         generator = torch.Generator().manual_seed(self.seed)
-        networks = (self.features,) if isinstance(self.features, nn.Module) else ()
-        with frozen(*networks):
+        with frozen(*_networks(self.features)):
             parts = [self._one(image.detach(), generator) for image in images.split(1)]
         names = ("images", "perturbation", "success", "objective")
         joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
@@ -240,6 +294,11 @@ class UAD:
         size = (image.shape[-2], image.shape[-1])
         scale = max(size) / PAPER_SIDE
         source, destination = self._points(size, generator)
+        if bool(_degenerate(destination).any()):
+            raise UsageError(
+                f"{self.split} x {self.split} control points meet at the start in an image of {size[0]} x {size[1]} "
+                f"pixels: a smaller split or spread keeps them apart, got spread {self.spread}"
+            )
         adam = torch.optim.Adam([source, destination], lr=self.lr * scale)
         with torch.no_grad():
             clean = list(self.features(image))
@@ -258,11 +317,15 @@ class UAD:
                     reached = [part.detach() for part in self.features(found.images)]
                     loss = loss - self.fidelity * _cosines(reached, target).mean()
             source.grad, destination.grad = torch.autograd.grad(loss, [source, destination])
+            check_finite("gradients of the control points", torch.cat([source.grad, destination.grad]))
+            before = destination.detach().clone()
             adam.step()
             with torch.no_grad():
                 for points in (source, destination):
                     points.clamp_(min=0)
                     points.copy_(torch.minimum(points, points.new_tensor(size) - 1))
+                # Points that met would have no spline through them: their warp waits for the next epoch.
+                destination.copy_(torch.where(_degenerate(destination)[:, None, None], before, destination))
         assert found is not None
         return found
 

@@ -15,7 +15,9 @@ from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.fit import fit
 from binderclip.losses import info_nce
+from binderclip.numeric import check_number, check_whole
 from binderclip.robust.attacks.black_box import Evolution
+from binderclip.robust.checks import check_finite, check_images
 from binderclip.robust.objectives import MinSimilarity
 
 __all__ = ["OFF_MANIFOLD", "shift_modality_gap", "train_fooling_detector", "tune_off_manifold"]
@@ -41,12 +43,17 @@ def shift_modality_gap(
         gap: mean image minus mean text; default that of the rows given.
 
     Raises:
-        UsageError: other widths, or no row.
+        UsageError: other widths, no row, or embeddings or a share that are not finite.
 
     Paper: Fooling Contrastive Language-Image Pre-trained Models with CLIPMasterPrints (arXiv 2307.03798).
     """
     if not len(images) or not len(texts) or images.shape[1] != texts.shape[1]:
         raise UsageError(f"images {tuple(images.shape)} and texts {tuple(texts.shape)} are no embeddings of one space")
+    check_number("share", share)
+    for name, each in (("image embeddings", images), ("text embeddings", texts)):
+        check_finite(name, each)
+    if gap is not None:
+        check_finite("numbers of the gap", gap)
     own = images.mean(0) - texts.mean(0) if gap is None else gap
     return F.normalize(images - share * own, dim=1), F.normalize(texts + share * own, dim=1)
 
@@ -81,7 +88,8 @@ def tune_off_manifold(
         seed: of order and search.
 
     Raises:
-        UsageError: numbers of images and texts that differ, or fewer than two.
+        UsageError: numbers of images and texts that differ, or fewer than two; images outside [0, 1] or not finite, or
+            a setting out of range.
 
     Paper: Fooling Contrastive Language-Image Pre-trained Models with CLIPMasterPrints (arXiv 2307.03798).
     """
@@ -90,6 +98,10 @@ def tune_off_manifold(
             f"{number_of(len(images), 'image')} and "
             f"{number_of(len(texts), 'text')}: give one text an image, two pairs at least"
         )
+    check_images("images", images, shape="(B, 3, H, W)")
+    _check_training(epochs=epochs, batch_size=batch_size, seed=seed, lr=lr)
+    check_number("weight_decay", weight_decay, least=0)
+    check_number("sigma", sigma, above=0)
     tuned = copy.deepcopy(model).train()
     aimed = list(dict.fromkeys(texts)) if targets is None else list(targets)
     evolution = Evolution(latent, decode, sigma=sigma, seed=seed)
@@ -139,7 +151,8 @@ def train_fooling_detector(
         An `ImageClassifier` of the classes `genuine` and `fooling`.
 
     Raises:
-        UsageError: no image of one kind, or images of several sizes.
+        UsageError: no image of one kind, images of several sizes, outside [0, 1] or not finite, or a setting out of
+            range.
 
     Paper: Fooling Contrastive Language-Image Pre-trained Models with CLIPMasterPrints (arXiv 2307.03798).
     """
@@ -147,6 +160,9 @@ def train_fooling_detector(
         raise UsageError(
             f"genuine {tuple(genuine.shape)} and fooling {tuple(fooling.shape)}: give images of both kinds and one size"
         )
+    for name, each in (("genuine images", genuine), ("fooling images", fooling)):
+        check_images(name, each, shape="(B, 3, H, W)")
+    _check_training(epochs=epochs, batch_size=batch_size, seed=seed, lr=lr)
     detector = copy.deepcopy(classifier)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -169,3 +185,10 @@ def train_fooling_detector(
     detector.train()
     fit(step, detector, batches(), steps=epochs * -(-len(images) // batch_size), lr=lr)
     return detector.eval()
+
+
+def _check_training(*, epochs: int, batch_size: int, seed: int, lr: float) -> None:
+    check_whole("epochs", epochs, least=1)
+    check_whole("batch_size", batch_size, least=1)
+    check_whole("seed", seed)
+    check_number("lr", lr, above=0)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.numeric import check_number, check_whole
+from binderclip.robust.checks import Labels, check_images, checked_labels
 
 Rule = Literal["one_image", "class_mean", "nearest", "score"]
 
@@ -37,8 +39,8 @@ class PAGTargets:
     Call it with images (B, *size) and classes (B, k); the result is (B, k, *size).
 
     Raises:
-        UsageError: an unknown rule, a class without examples, a sigma that is not above 0; when called, shapes that do
-            not match or a class out of range.
+        UsageError: an unknown rule, a class without examples, a sigma that is not above 0, images that are not finite;
+            when called, shapes that do not match, images that are not finite, or a class out of range.
 
     Paper: Do Perceptually Aligned Gradients Imply Adversarial Robustness? (arXiv 2207.11378).
     """
@@ -47,7 +49,7 @@ class PAGTargets:
         self,
         rule: Rule,
         images: Float[Tensor, "N *size"],
-        labels: Int[Tensor, "N"],
+        labels: Labels,
         *,
         subset: int | None = None,
         sigma: float | Sequence[float] | None = None,
@@ -55,10 +57,11 @@ class PAGTargets:
     ) -> None:
         if rule not in ("one_image", "class_mean", "nearest", "score"):
             raise UsageError(f"rule must be one_image, class_mean, nearest or score, not {rule!r}")
-        if labels.shape != images.shape[:1] or not len(images):
-            raise UsageError(f"labels {tuple(labels.shape)} do not go with images {tuple(images.shape)}")
-        if subset is not None and subset < 1:
-            raise UsageError(f"subset must be at least 1 example a class, got {subset}")
+        check_images("images", images, None)
+        labels = checked_labels(labels, images)
+        check_whole("seed", seed)
+        if subset is not None:
+            check_whole("subset", subset, least=1)
         counts = torch.bincount(labels)
         if not bool(counts.all()):
             raise UsageError(f"class {int((counts == 0).nonzero()[0])} has no example; number classes from 0 on")
@@ -90,6 +93,7 @@ class PAGTargets:
             )
         if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < len(self):
             raise UsageError(f"classes run from {int(classes.min())} to {int(classes.max())}; there are {len(self)}")
+        check_images("images", images, None)
         flat = images.detach().flatten(1)
         if self.rule in ("one_image", "class_mean"):
             found = self._points[classes] - flat[:, None]
@@ -135,6 +139,8 @@ class PAGTargets:
             spread = float(flat.var(dim=0, correction=0).sum().sqrt()) or 1.0
             return (spread / 8, spread / 4)
         levels = tuple(float(s) for s in ([sigma] if isinstance(sigma, (int, float)) else sigma))
-        if not levels or not all(level > 0 for level in levels):
-            raise UsageError(f"sigma must be above 0, in the units of the images, got {sigma}")
+        if not levels:
+            raise UsageError("sigma is empty: one level of noise or several, in the units of the images")
+        for level in levels:
+            check_number("sigma", level, above=0)
         return levels

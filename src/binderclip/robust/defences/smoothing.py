@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.models.layers.freezing import frozen
+from binderclip.numeric import check_number, check_whole
+from binderclip.robust.checks import FiniteGuard, check_box, check_images, check_logits_shape, class_indices
 
 __all__ = ["ABSTAIN", "Certificate", "RandomizedSmoothing"]
 
@@ -36,7 +38,15 @@ class Certificate:
     lower: Float[Tensor, "B"]
 
     def accuracy(self, labels: Int[Tensor, "B"], radius: float = 0.0) -> float:
-        """Certified accuracy: share of images with the right class and a radius of at least `radius`."""
+        """Certified accuracy: share of images with the right class and a radius of at least `radius`.
+
+        Raises:
+            UsageError: labels that are no classes, or of other images, or a radius that is no number of at least 0.
+        """
+        check_number("radius", radius, least=0)
+        labels = class_indices(labels)
+        if labels.shape != self.classes.shape:
+            raise UsageError(f"labels {tuple(labels.shape)} do not go with {len(self.classes)} certificates")
         return float(((self.classes == labels) & (self.radius >= radius)).float().mean())
 
 
@@ -58,7 +68,8 @@ class RandomizedSmoothing:
         seed: of the noise; a call begins at the same draws again.
 
     Raises:
-        UsageError: a setting out of range, or images that are no (B, 3, H, W).
+        UsageError: a setting out of range; when called, images that are no (B, 3, H, W) in `box` (without one: not
+            finite), or logits that are not finite.
 
     Papers: Certified Adversarial Robustness via Randomized Smoothing (arXiv 1902.02918); with a denoiser: Denoised
     Smoothing (arXiv 2003.01908).
@@ -80,12 +91,11 @@ class RandomizedSmoothing:
         batch_size: int = 256,
         seed: int = 0,
     ) -> None:
-        if not sigma > 0:
-            raise UsageError(f"sigma, the noise in units of pixels in [0, 1], must be above 0, got {sigma}")
-        if batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, got {batch_size}")
-        if box is not None and not box[0] < box[1]:
-            raise UsageError(f"box is {box}; it is (least, most) value of a pixel")
+        check_number("sigma", sigma, above=0)
+        check_whole("batch_size", batch_size, least=1)
+        check_whole("seed", seed)
+        if box is not None:
+            check_box(box)
         self.predictor, self.sigma, self.denoise, self.box = predictor, sigma, denoise, box
         self.batch_size, self.seed = batch_size, seed
 
@@ -95,15 +105,15 @@ class RandomizedSmoothing:
         """The class of each image, and its radius.
 
         Args:
-            images: in [0, 1].
+            images: in `box`.
             n0: draws that choose the class.
             n: draws that bound its probability, by Clopper and Pearson's one-sided interval.
             alpha: chance, for each image, that what is said is wrong.
 
         Raises:
-            UsageError: numbers of draws below 1, or an alpha outside (0, 1).
+            UsageError: numbers of draws below 1, or an alpha outside (0, 1); images and logits as the class.
         """
-        _checked(images, alpha, n0, n)
+        self._check(images, alpha, n0=n0, n=n)
         classes, hits = [], []
         generator = torch.Generator().manual_seed(self.seed)
         with torch.inference_mode(), frozen(*self._networks()):
@@ -124,14 +134,14 @@ class RandomizedSmoothing:
         """The most frequent class of each image, or `ABSTAIN` where the second might be as frequent.
 
         Args:
-            images: in [0, 1].
+            images: in `box`.
             n: draws.
             alpha: largest p of a two-sided binomial test of the two most frequent classes.
 
         Raises:
             UsageError: as `certify`.
         """
-        _checked(images, alpha, n)
+        self._check(images, alpha, n=n)
         found = []
         generator = torch.Generator().manual_seed(self.seed)
         with torch.inference_mode(), frozen(*self._networks()):
@@ -143,28 +153,32 @@ class RandomizedSmoothing:
                 found.append(int(order[0]) if known else ABSTAIN)
         return torch.tensor(found)
 
+    def _check(self, images: Tensor, alpha: float, **draws: int) -> None:
+        """Everything that a call is given."""
+        check_images("images", images, self.box, shape="(B, 3, H, W)")
+        for name, count in draws.items():
+            check_whole(name, count, least=1)
+        check_number("alpha", alpha)
+        if not 0 < alpha < 1:
+            raise UsageError(f"alpha is {alpha}; it is a probability between 0 and 1")
+
     def _networks(self) -> list[nn.Module]:
         return [part for part in (self.predictor, self.denoise) if isinstance(part, nn.Module)]
 
     def _counts(self, image: Float[Tensor, "3 H W"], n: int, generator: torch.Generator) -> Int[Tensor, "K"]:
         """How often each class is the answer among n draws."""
         total: Tensor | None = None
+        guard = FiniteGuard()
         for start in range(0, n, self.batch_size):
             size = (min(self.batch_size, n - start), *image.shape)
             noise = torch.randn(size, generator=generator).to(image)
             noisy = noise.mul_(self.sigma).add_(image)
             seen = noisy if self.denoise is None else self.denoise(noisy)
             logits = self.predictor(seen if self.box is None else seen.clamp(*self.box))
+            check_logits_shape(logits, len(noisy))
+            guard("logits of the predictor", logits)
             counts = logits.argmax(1).bincount(minlength=logits.shape[1])
             total = counts if total is None else total + counts  # stays where it was made: no host read in the loop
+        guard.settle()
         assert total is not None
         return total
-
-
-def _checked(images: Tensor, alpha: float, *draws: int) -> None:
-    if images.ndim != 4 or not len(images) or not images.is_floating_point():
-        raise UsageError(f"images must be float (B, 3, H, W) in [0, 1], not {images.dtype} {tuple(images.shape)}")
-    if min(draws) < 1:
-        raise UsageError(f"draws must be at least 1, got {', '.join(map(str, draws))}")
-    if not 0 < alpha < 1:
-        raise UsageError(f"alpha is {alpha}; it is a probability between 0 and 1")

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from binderclip.errors import UsageError
 from binderclip.fit import fit
 from binderclip.models.layers.freezing import frozen
+from binderclip.numeric import check_fields, check_number
 from binderclip.robust.attacks.pgd import PGD, Norm
+from binderclip.robust.checks import Labels, check_classes, check_images, checked_labels
 from binderclip.robust.defences.training import adversarial_step
 
 __all__ = ["TEMPLATE", "TeCoA"]
@@ -55,7 +57,8 @@ class TeCoA:
     `adapt.PromptedModel` its prompts alone, or its model's image tower where it has none.
 
     Raises:
-        UsageError: a setting out of range; when called, labels that do not go with images or class names.
+        UsageError: a setting out of range; when called, images outside [0, 1] or not finite, or labels that do not go
+            with images or class names.
 
     Examples:
         >>> robust = TeCoA(epochs=2)(load("small"), images, labels, names)              # doctest: +SKIP
@@ -77,6 +80,9 @@ class TeCoA:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        check_number("warmup", self.warmup, least=0)
+        check_number("momentum", self.momentum, least=0)
         if self.epochs < 1 or self.batch_size < 1:
             raise UsageError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}")
         if self.lr is not None and not self.lr > 0:
@@ -93,7 +99,7 @@ class TeCoA:
         self,
         model: Model,
         images: Float[Tensor, "N 3 H W"],
-        labels: Int[Tensor, "N"],
+        labels: Labels,
         classes: Sequence[str],
         *,
         templates: str | Sequence[str] | None = TEMPLATE,
@@ -105,12 +111,9 @@ class TeCoA:
             images, labels, classes: see the class.
             templates: as `ImageTextModel.text_bank` takes them.
         """
-        if len(labels) != len(images) or not len(images):
-            raise UsageError(f"labels {tuple(labels.shape)} do not go with images {tuple(images.shape)}")
-        if int(labels.min()) < 0 or int(labels.max()) >= len(classes):
-            raise UsageError(
-                f"labels run from {int(labels.min())} to {int(labels.max())}, but there are {len(classes)} class names"
-            )
+        check_images("images", images, shape="(B, 3, H, W)")
+        known = checked_labels(labels, images)
+        check_classes(known, len(classes))
         trained: Any = copy.deepcopy(model)
         visual = getattr(trained, "model", trained).visual
         prompts = list(trained.prompts()) if hasattr(trained, "prompts") else []
@@ -122,7 +125,7 @@ class TeCoA:
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
             while True:
                 for rows in torch.randperm(len(images), generator=generator).split(self.batch_size):
-                    yield images[rows], labels[rows]
+                    yield images[rows], known[rows]
 
         with frozen(predictor):
             for each in parameters:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from binderclip.numeric import check_whole
 from binderclip.robust.attacks.pgd import PGD
 
 
@@ -31,8 +32,12 @@ def adversarial_step(
             `losses.GradientAlignmentLoss` makes the combination of both defences.
         seed: of the attack's random starts, which go on from batch to batch.
 
+    Raises:
+        UsageError: a seed that is no whole number; at a step, what the attack refuses.
+
     Paper: Towards Deep Learning Models Resistant to Adversarial Attacks (arXiv 1706.06083).
     """
+    check_whole("seed", seed)
     generator = torch.Generator().manual_seed(seed)
     take = _cross_entropy if loss is None else loss
 

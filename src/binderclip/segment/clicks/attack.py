@@ -190,6 +190,8 @@ class _Search:
         placed = torch.where(self.last[..., None], points[:, None], self.fixed.points)
         found = self.objects.predict(Prompts(placed, self.fixed.labels, masks=self.fixed.masks))
         logits = found.logits[:, 0].to(self.truth.device)
+        if self.objects.ignore is not None:  # what stands in the void is neither right nor wrong
+            logits = logits.masked_fill(self.objects.ignore.to(logits.device), -torch.inf)
         return ious(logits > 0, self.truth), soft_iou(logits.sigmoid(), self.truth.float())
 
 

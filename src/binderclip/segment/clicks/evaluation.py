@@ -19,6 +19,8 @@ from binderclip.segment.promptable import Click, PromptableSegmenter
 
 __all__ = ["ClickCurves", "InteractiveEvaluation"]
 
+ClickSample = tuple[ImageLike, Bool[Tensor, "M H W"]] | tuple[ImageLike, Bool[Tensor, "M H W"], Bool[Tensor, "H W"]]
+
 
 @dataclass(frozen=True)
 class ClickCurves:
@@ -104,11 +106,12 @@ class InteractiveEvaluation:
         if self.max_clicks < 1:
             raise UsageError(f"max_clicks must be at least 1, got {self.max_clicks}")
 
-    def __call__(self, samples: Iterable[tuple[ImageLike, Bool[Tensor, "M H W"]]]) -> ClickCurves:
+    def __call__(self, samples: Iterable[ClickSample]) -> ClickCurves:
         """Click on every object.
 
         Args:
-            samples: (picture, masks of its objects); masks without a pixel are left out and counted.
+            samples: (picture, masks of its objects), or with a third mask of void pixels, such as VOC's 255: nobody
+                clicks there, and neither IoU counts them. Masks without a pixel are left out and counted.
 
         Raises:
             UsageError: no object at all, or masks of another size than their picture.
@@ -116,13 +119,14 @@ class InteractiveEvaluation:
         parts: list[tuple[Any, Any]] = []
         clicks: list[tuple[Click, ...]] = []
         empty = 0
-        for image, masks in samples:
-            there = masks.flatten(1).any(1)
+        for image, masks, *void in samples:
+            ignore = void[0] if void else None
+            there = (masks if ignore is None else masks & ~ignore).flatten(1).any(1)
             empty += int((~there).sum())
             if not bool(there.any()):
                 continue
             objects = ObjectClicks(
-                self.segmenter, self.segmenter.encode(image), masks[there].bool(), self.feedback, self.batch
+                self.segmenter, self.segmenter.encode(image), masks[there].bool(), self.feedback, self.batch, ignore
             )
             parts.append(self.curves(objects))
             clicks.extend(tuple(own) for own in objects.clicks)

@@ -31,9 +31,10 @@ class ObjectClicks:
         truth: of the objects.
         feedback: whether the previous logits are fed back.
         batch: objects that are decoded at once.
+        ignore: void pixels of the picture: they belong to no object and nothing is wrong there.
 
     Raises:
-        UsageError: masks of another size than the picture, or one without a pixel.
+        UsageError: masks of another size than the picture, or one without a pixel outside the void.
     """
 
     segmenter: PromptableSegmenter
@@ -41,6 +42,7 @@ class ObjectClicks:
     truth: Bool[Tensor, "M H W"]
     feedback: bool = True
     batch: int = 64
+    ignore: Bool[Tensor, "H W"] | None = None
     clicks: list[list[Click]] = field(init=False)
     found: Bool[Tensor, "M H W"] = field(init=False, repr=False)
     low_res: Float[Tensor, "M h w"] | None = field(default=None, init=False, repr=False)
@@ -48,6 +50,13 @@ class ObjectClicks:
     def __post_init__(self) -> None:
         if self.truth.ndim != 3 or tuple(self.truth.shape[1:]) != tuple(self.state.size):
             raise UsageError(f"masks are {tuple(self.truth.shape)}, the picture is {tuple(self.state.size)}")
+        if self.ignore is not None:
+            if self.ignore.dtype != torch.bool or self.ignore.shape != self.truth.shape[1:]:
+                raise UsageError(
+                    f"ignore must be a mask {tuple(self.truth.shape[1:])}, not {self.ignore.dtype} "
+                    f"{tuple(self.ignore.shape)}"
+                )
+            self.truth = self.truth & ~self.ignore.to(self.truth.device)
         empty = ~self.truth.flatten(1).any(1)
         if bool(empty.any()):
             raise UsageError(f"object {int(empty.nonzero()[0])} has no pixel")
@@ -56,6 +65,10 @@ class ObjectClicks:
 
     def __len__(self) -> int:
         return len(self.truth)
+
+    def counted(self, masks: Bool[Tensor, "M H W"]) -> Bool[Tensor, "M H W"]:
+        """Masks without the void."""
+        return masks if self.ignore is None else masks & ~self.ignore.to(masks.device)
 
     def prompts(self, clicks: Sequence[Sequence[Click]], rows: Sequence[int]) -> Prompts:
         """Prompts out of clicks on objects, padded, with the previous logits where they are fed back.
@@ -95,7 +108,7 @@ class ObjectClicks:
         parts = [due[i : i + self.batch] for i in range(0, len(due), self.batch)]
         answers = [self.predict(self.prompts([self.clicks[row] for row in rows], rows)) for rows in parts]
         for rows, masks in zip(parts, answers, strict=True):
-            self.found[rows] = (masks.logits[:, 0] > 0).to(self.found.device)
+            self.found[rows] = self.counted((masks.logits[:, 0] > 0).to(self.found.device))
             if self.low_res is None:
                 self.low_res = masks.low_res.new_zeros(len(self), *masks.low_res.shape[-2:])
             self.low_res[rows] = masks.low_res[:, 0]

@@ -27,6 +27,11 @@ def prompt_features(inclusion: Places, exclusion: Places, mask: Bool[np.ndarray,
     `encasing exclusion` (mean distance of exclusion points from the mask over the diagonal) and `encasing inclusion`
     (mean distance of inclusion points to the outline over the diameter). What takes more points than there are is 0.
 
+    Places are measured as everywhere in this library: pixel (0, 0) has its centre at (0.5, 0.5), a pixel belongs to a
+    hull that holds its centre, and a mask's diameter reaches from corner to corner of its pixels. The published figures
+    stand on whole pixel numbers: add 0.5 to such points, or their hull and distances to the outline lie half a pixel
+    off; the diameter then still is about a pixel larger, which makes the shares of it that much smaller.
+
     Args:
         inclusion, exclusion: (x, y) in pixels.
         mask: the object.

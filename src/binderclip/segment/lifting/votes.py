@@ -26,7 +26,7 @@ def mask_votes(
     One pass over each picture, as in rendering it. A Gaussian that is hidden has no vote.
 
     Args:
-        scene: of N Gaussians.
+        scene: of N Gaussians, on any device; votes are counted there.
         cameras: of the views.
         masks: label of every pixel of each view, 0 for the background, alike in all views; -1 does not count.
         classes: K; default the largest label and 1.
@@ -47,16 +47,18 @@ def mask_votes(
     count = max(highest, 2) if classes is None else classes
     if highest > count:
         raise UsageError(f"the masks hold the label {highest - 1}, classes is {count}")
-    votes = torch.zeros(count, len(scene), dtype=torch.float64)
+    # Metal has no float64; sums of float32 are exact enough for a few views.
+    exact = torch.float32 if scene.means.device.type == "mps" else torch.float64
+    votes = torch.zeros(count, len(scene), dtype=exact, device=scene.means.device)
     for camera, mask in zip(cameras, masks, strict=True):
-        flat = mask.long().flatten()
+        flat = mask.long().flatten().to(votes.device)
         for tile in scene.blend(camera):
             labels = flat[tile.pixels]
             known = labels >= 0
             # (K, P) of zeros and ones, times the weights (P, G)
-            member = torch.zeros(count, int(known.sum()), dtype=tile.weights.dtype)
+            member = tile.weights.new_zeros(count, int(known.sum()))
             member.scatter_(0, labels[known][None], 1.0)
-            votes.index_add_(1, tile.gaussians, (member @ tile.weights[known]).double())
+            votes.index_add_(1, tile.gaussians, (member @ tile.weights[known]).to(exact))
     return votes.float()
 
 
@@ -89,7 +91,7 @@ def lift_masks(
     if not -1 <= bias <= 1 or norm not in (1, 2):
         raise UsageError(f"bias must be in [-1, 1] and norm 1 or 2, not {bias} and {norm}")
     shares = votes.double() / votes.double().sum(0).clamp(min=1e-30)
-    result = torch.zeros(votes.shape, dtype=torch.bool)
+    result = torch.zeros(votes.shape, dtype=torch.bool, device=votes.device)
     if exclusive:
         biased = shares / torch.linalg.vector_norm(shares, norm, dim=0).clamp(min=1e-30)  # columns, step 3
         biased[0] += bias

@@ -18,6 +18,20 @@ from binderclip.segment.metrics.confusion import is_counted
 PARTS = 256
 
 
+def bin_index(values: Float[np.ndarray, "N"], bins: int, *, right: bool = False) -> Int[np.ndarray, "N"]:
+    """Bin of each value among bins of equal width in [0, 1].
+
+    Args:
+        values: in [0, 1].
+        bins: how many.
+        right: bins are (low, high], the first with 0 in it, as Guo et al. (2017) have them; else [low, high), the last
+            with 1 in it. torchmetrics has the latter, and a bin of its own for 1.
+    """
+    # edges in the values' own precision: of float32 values, 0.7 lies on the edge 0.7
+    edges = (np.arange(1, bins) / bins).astype(values.dtype)
+    return np.searchsorted(edges, values, side="left" if right else "right")
+
+
 @dataclass(frozen=True)
 class Reliability:
     """The bars of a reliability diagram; NaN in bins that hold nothing.
@@ -81,7 +95,8 @@ class CalibrationBins(Accumulator):
 
     Args:
         classes: number of classes C.
-        bins: of the confidence in [0, 1]. A confidence on an edge belongs to the bin above.
+        bins: of the confidence in [0, 1].
+        right: a confidence on an edge belongs to the bin below (Guo et al., 2017), else to the one above.
         foreground_only: leave out pixels whose target is `background`. Scores with and without a large, easy background
             are not comparable, so the result says which it is.
         background: the class meant by it.
@@ -92,13 +107,14 @@ class CalibrationBins(Accumulator):
         UsageError: fewer than one class or bin, or a background that is no class.
     """
 
-    settings = ("classes", "bins", "foreground_only", "background", "per_class", "ignore")
+    settings = ("classes", "bins", "right", "foreground_only", "background", "per_class", "ignore")
 
     def __init__(
         self,
         classes: int,
         *,
         bins: int = 15,
+        right: bool = False,
         foreground_only: bool = False,
         background: int = 0,
         per_class: bool = True,
@@ -108,7 +124,7 @@ class CalibrationBins(Accumulator):
             raise UsageError(f"classes and bins must be at least 1, not {classes} and {bins}")
         if not 0 <= background < classes:
             raise UsageError(f"background {background} is no class; they are 0 to {classes - 1}")
-        self.classes, self.bins, self.ignore = classes, bins, ignore
+        self.classes, self.bins, self.right, self.ignore = classes, bins, right, ignore
         self.foreground_only, self.background, self.per_class = foreground_only, background, per_class
         self.reset()
 
@@ -187,7 +203,7 @@ class CalibrationBins(Accumulator):
             raise UsageError(
                 f"confidence must lie in [0, 1], not {float(values.min()):.4g} to {float(values.max()):.4g}"
             )
-        self.top += _sums(values, (guess.flatten().cpu() == labels)[counted], self.top.shape[1])
+        self.top += self._sums(values, (guess.flatten().cpu() == labels)[counted])
         self.squares = float("nan")
 
     def _counted(self, labels: Int[Tensor, "N"], where: Bool[Tensor, "*S"] | None) -> Bool[Tensor, "N"]:
@@ -206,11 +222,18 @@ class CalibrationBins(Accumulator):
 
     def _add(self, values: Float[Tensor, "N C"], labels: Int[Tensor, "N"]) -> None:
         confidence, guess = values.max(dim=1)
-        self.top += _sums(confidence, guess == labels, self.top.shape[1])
+        self.top += self._sums(confidence, guess == labels)
         of_truth = values.gather(1, labels[:, None])
         self.squares += float(values.square().sum() - 2 * of_truth.sum() + len(labels))
         for label in range(self.each.shape[1]):
-            self.each[:, label] += _sums(values[:, label], labels == label, self.each.shape[2])
+            self.each[:, label] += self._sums(values[:, label], labels == label)
+
+    def _sums(self, confidence: Float[Tensor, "N"], right: Bool[Tensor, "N"]) -> Float[Tensor, "3 P"]:
+        parts = self.bins * PARTS
+        cells = torch.from_numpy(bin_index(confidence.contiguous().numpy(), parts, right=self.right))
+        return torch.stack(
+            [torch.bincount(cells, weights=w, minlength=parts).double() for w in (None, confidence, right.double())]
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Counts, confidences and hits of all parts (3, P), the same of each class (3, C, P), the summed squares."""
@@ -262,6 +285,7 @@ def calibration_error(
     target: Int[Tensor, "B *S"],
     *,
     bins: int = 15,
+    right: bool = False,
     adaptive: bool = False,
     foreground_only: bool = False,
     background: int = 0,
@@ -273,7 +297,7 @@ def calibration_error(
 
     Args:
         probabilities, target, where, from_logits: as in `CalibrationBins.update`.
-        bins, foreground_only, background, ignore: as in `CalibrationBins`.
+        bins, right, foreground_only, background, ignore: as in `CalibrationBins`.
         adaptive: as in `CalibrationBins.compute`.
 
     Raises:
@@ -282,7 +306,12 @@ def calibration_error(
     if probabilities.ndim < 2:
         raise UsageError(f"probabilities are {tuple(probabilities.shape)}; they are (B, C, ...)")
     accumulator = CalibrationBins(
-        probabilities.shape[1], bins=bins, foreground_only=foreground_only, background=background, ignore=ignore
+        probabilities.shape[1],
+        bins=bins,
+        right=right,
+        foreground_only=foreground_only,
+        background=background,
+        ignore=ignore,
     )
     accumulator.update(probabilities, target, where=where, from_logits=from_logits)
     return accumulator.compute(adaptive=adaptive)
@@ -296,13 +325,6 @@ def _probabilities(values: Float[Tensor, "N C"], from_logits: bool) -> Float[Ten
     if wrong:
         raise UsageError("probabilities must lie in [0, 1] and sum to 1 over the classes; pass logits with from_logits")
     return values
-
-
-def _sums(confidence: Float[Tensor, "N"], right: Bool[Tensor, "N"], parts: int) -> Float[Tensor, "3 P"]:
-    cells = (confidence * parts).long().clamp(max=parts - 1)
-    return torch.stack(
-        [torch.bincount(cells, weights=w, minlength=parts).double() for w in (None, confidence, right.double())]
-    )
 
 
 def _bars(sums: Float[np.ndarray, "3 P"], bins: int, adaptive: bool) -> Reliability:

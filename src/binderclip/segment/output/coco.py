@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
+from torch import Tensor
 
 from binderclip.data.formats.run_lengths import run_lengths
 from binderclip.errors import UsageError
@@ -50,16 +51,62 @@ def coco_document(
                 top, left = place[0].start, place[1].start
                 whole = np.zeros((height, width), dtype=bool)
                 whole[place] = mask
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": number,
-                        "category_id": index + 1,
-                        "area": area,
-                        "bbox": [int(left), int(top), int(mask.shape[1]), int(mask.shape[0])],
-                        "segmentation": {"size": [int(height), int(width)], "counts": run_lengths(whole)},
-                        "iscrowd": 0,
-                    }
-                )
+                numbers = {"id": len(annotations) + 1, "image_id": number, "category_id": index + 1}
+                box = [int(left), int(top), int(mask.shape[1]), int(mask.shape[0])]
+                annotations.append(numbers | _mask_entries(whole, area, box) | {"iscrowd": 0})
     categories = [{"id": index + 1, "name": name} for index, name in enumerate(classes)]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def instance_records(
+    masks: Bool[Tensor, "N H W"], classes: Sequence[str], scores: Float[Tensor, "N"]
+) -> list[dict[str, Any]]:
+    """Class, score, area, box (x, y, width, height) and run lengths of each mask.
+
+    Args:
+        masks: each with a pixel; they may overlap.
+        classes: name of each.
+        scores: of each.
+
+    Raises:
+        UsageError: an empty mask.
+    """
+    if not bool(masks.flatten(1).any(1).all()):
+        raise UsageError("a mask without a pixel is no instance")
+    records = []
+    for name, score, mask in zip(classes, scores.tolist(), masks.cpu().numpy(), strict=True):
+        rows, columns = np.nonzero(mask)
+        top, left = int(rows.min()), int(columns.min())
+        box = [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top]
+        records.append({"class": name, "score": round(score, 6), **_mask_entries(mask, len(rows), box)})
+    return records
+
+
+def coco_instances(
+    pictures: Iterable[tuple[str, tuple[int, int], Sequence[Mapping[str, Any]]]],
+) -> dict[str, Any]:
+    """A COCO document of instances with scores, which may overlap; classes are numbered as they appear.
+
+    Args:
+        pictures: (file name, (H, W), records as `instance_records` gives them).
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    classes: dict[str, int] = {}
+    for number, (name, (height, width), records) in enumerate(pictures, start=1):
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+        for record in records:
+            category = classes.setdefault(record["class"], len(classes) + 1)
+            numbers = {"id": len(annotations) + 1, "image_id": number, "category_id": category}
+            own = {key: record[key] for key in ("area", "bbox", "segmentation", "score")}
+            annotations.append(numbers | own | {"iscrowd": 0})
+    categories = [{"id": index, "name": name} for name, index in classes.items()]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _mask_entries(mask: Bool[np.ndarray, "H W"], area: int, box: list[int]) -> dict[str, Any]:
+    return {
+        "area": area,
+        "bbox": box,
+        "segmentation": {"size": [int(side) for side in mask.shape], "counts": run_lengths(mask)},
+    }

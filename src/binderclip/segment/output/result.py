@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.files import write_whole
 from binderclip.segment.output.palette import colours, paint, with_legend
 
 
@@ -124,10 +125,14 @@ class Segmentation:
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise UsageError(f"a label map is saved as PNG, not {path.name!r}: another format would change its numbers")
+        picture = self.numbered()
+        return write_whole(path, lambda draft: picture.save(draft, "PNG"))
+
+    def numbered(self) -> Image.Image:
+        """The label map as a grey picture of class indices, as `save` writes it."""
         kind, unsegmented = (np.uint8, 255) if len(self.classes) <= 255 else (np.uint16, 65535)
         labels = self.labels.cpu().numpy()
-        Image.fromarray(np.where(labels < 0, unsegmented, labels).astype(kind)).save(path)
-        return path
+        return Image.fromarray(np.where(labels < 0, unsegmented, labels).astype(kind))
 
 
 def label_map(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ GROUND = (
 )  # fmt: skip
 """Background words for those who name none: what is behind and below things. Leave out those that are labels."""
 
+Normalise = Literal["channels", "tokens"]
 Labels = Sequence[str] | Mapping[str, Sequence[str]]
 
 
@@ -33,6 +34,7 @@ class BoundText:
         owner: (Q,) class of each word.
         scale: the model's logit scale.
         background: whether `classes[0]` stands for background.
+        normalise: see `TextSide`.
     """
 
     classes: tuple[str, ...]
@@ -40,12 +42,15 @@ class BoundText:
     owner: Tensor
     scale: float
     background: bool = False
+    normalise: Normalise = "channels"
 
     def cosines(self, dense: Float[Tensor, "B E h w"], *, normalised: bool = False) -> Float[Tensor, "B Q h w"]:
         """Words against every cell of a dense map."""
-        cells = dense.float().flatten(2).mT
+        cells = dense.float().flatten(2).mT  # (B, N, E)
+        if self.normalise == "tokens" and not normalised:
+            cells = cells / cells.norm(dim=1, keepdim=True).clamp(min=1e-12)  # each channel over all cells
         scores = cells @ self.rows.T
-        if not normalised:
+        if not normalised and self.normalise == "channels":
             scores = scores / cells.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         return scores.mT.unflatten(2, (dense.shape[-2], dense.shape[-1]))
 
@@ -61,9 +66,12 @@ class TextSide:
         alpha: share of the auxiliary text, in [0, 1]; the mixture is not normalised again.
         redundant: None, or a text whose direction is taken off every word's vector (CLIP Surgery's is "", put into the
             templates as a word is). What all words lose alike changes single maps, not which word is best.
+        normalise: "channels" makes every cell's vector one of unit length, so that scores are cosines; "tokens" divides
+            every channel by its length over all cells of the window instead, as the releases of GenSAM and Zip and an
+            early one of CLIP Surgery do (there the class token is one of the cells).
 
     Raises:
-        UsageError: background is a single text, or alpha out of range.
+        UsageError: background is a single text, alpha out of range, or another way to normalise.
     """
 
     templates: str | tuple[str, ...] | None = None
@@ -71,12 +79,15 @@ class TextSide:
     auxiliary: Mapping[str, str | Sequence[str]] | None = field(default=None, hash=False)
     alpha: float = 0.0
     redundant: str | None = None
+    normalise: Normalise = "channels"
 
     def __post_init__(self) -> None:
         if isinstance(self.background, str):
             raise UsageError(f"background must be a list of words, not the text {self.background!r}")
         if not 0 <= self.alpha <= 1:
             raise UsageError(f"alpha must be in [0, 1], not {self.alpha}")
+        if self.normalise not in ("channels", "tokens"):
+            raise UsageError(f"normalise must be channels or tokens, not {self.normalise!r}")
 
     @torch.no_grad()
     def bind(self, model: Any, labels: Labels) -> BoundText:
@@ -94,8 +105,9 @@ class TextSide:
         if self.redundant is not None:
             rows = rows - self._direction(model, self.redundant)
         bound = BoundText(
-            tuple(words), rows, torch.tensor(owner, device=rows.device), float(model.scale()), bool(self.background)
-        )
+            tuple(words), rows, torch.tensor(owner, device=rows.device), float(model.scale()), bool(self.background),
+            self.normalise,
+        )  # fmt: skip
         return bound
 
     def _words(self, labels: Labels) -> dict[str, list[str]]:

@@ -35,6 +35,8 @@ DEPARTURES: dict[str, tuple[str, ...]] = {
         "--set text.templates=clip-surgery-85",
         "the empty text is taken off for any number of labels; of several the release takes their weighted mean off",
         "the picture at twice the model's own side; the release shows 224 and 512 pixels",
+        "patches of unit length, as the release has had them since it was mended; before that, and in the releases of "
+        "GenSAM and Zip, every channel was divided by its length over all tokens: --set text.normalise=tokens",
     ),
 }
 """Preset -> how it differs from the method as published."""

@@ -33,13 +33,16 @@ class AutomaticMasks:
         segmenter: any promptable one.
         points_per_side: points along each side of the grid.
         points_per_batch: prompts that are predicted at once.
-        pred_iou_thresh: candidates whose predicted IoU is below it are dropped.
-        stability_score_thresh: those whose stability is below it, too.
+        pred_iou_thresh: only candidates whose predicted IoU is above it are kept; 0 keeps all.
+        stability_score_thresh: those whose stability is below it are dropped, too.
         stability_score_offset: how far the threshold of the logits is moved up and down to measure stability. These
             three depend on how sharp and how confident a model is: None takes those of its `automatic` (a mapping from
             these names; the bundled model has one), or segment_anything's 0.88, 0.95 and 1.
         box_nms_thresh: of two masks whose boxes overlap more (IoU), the one with the lower predicted IoU is dropped.
-        min_mask_region_area: loose islands and holes of fewer pixels are removed, and masks of fewer are dropped.
+        min_mask_region_area: holes of fewer pixels are filled and loose islands of fewer removed. The largest island
+            stays, so that no mask is dropped for its area. Of two masks whose boxes then overlap by more than the
+            larger of `box_nms_thresh` and `crop_nms_thresh`, one that nothing was changed in is kept. Below 2 nothing
+            is done.
         multimask: whether each point gives several candidates, or the single mask that is meant for clear prompts.
         crop_n_layers: layers of crops that are asked beside the whole picture, (2^i)^2 of them in layer i; each is
             encoded once. Masks that end at a crop's edge inside the picture are dropped.
@@ -112,14 +115,12 @@ class AutomaticMasks:
         return self._finished(*self._of_state(state, 0, (0, 0, width, height), state.size))
 
     def _finished(self, masks: Tensor, scores: Tensor, stability: Tensor, points: Tensor) -> RegionMasks:
-        """Islands and holes away, small masks away, the rest by size."""
+        """Small islands and holes away, masks that have become alike once, all by size."""
         if self.min_mask_region_area > 1 and len(masks):
-            masks = torch.stack([tidy(mask, self.min_mask_region_area) for mask in masks])
-            large = masks.flatten(1).sum(1) >= self.min_mask_region_area
-            masks, scores, stability, points = (part[large] for part in (masks, scores, stability, points))
-            # Two masks that differed by an island may be one now.
-            chosen = nms(_corners(masks), scores, self.box_nms_thresh)
-            masks, scores, stability, points = (part[chosen] for part in (masks, scores, stability, points))
+            mended = torch.stack([tidy(mask, self.min_mask_region_area) for mask in masks])
+            unchanged = (mended == masks).flatten(1).all(1).float()
+            chosen = nms(_corners(mended), unchanged, max(self.box_nms_thresh, self.crop_nms_thresh))
+            masks, scores, stability, points = (part[chosen] for part in (mended, scores, stability, points))
         return RegionMasks.of(masks, scores=scores, stability=stability, points=points)
 
     def grid(self, height: int, width: int, layer: int = 0) -> Float[Tensor, "P 2"]:
@@ -169,14 +170,19 @@ class AutomaticMasks:
         """
         if isinstance(self.segmenter, LowResSegmenter):
             low, scores = self.segmenter.predict_low(state, prompts, multimask=self.multimask)
-            sure = scores >= least
+            sure = _above(scores, least)
             logits = self.segmenter.enlarge(low[sure], state)
         else:
             found = self.segmenter.predict(state, prompts, multimask=self.multimask)
             scores = found.scores
-            sure = scores >= least
+            sure = _above(scores, least)
             logits = found.logits[sure]
         return logits, scores[sure], sure.nonzero()[:, 0]
+
+
+def _above(scores: Tensor, least: float) -> Tensor:
+    """Which candidates are sure enough; a threshold of 0 is none, as predicted IoUs may be negative."""
+    return scores > least if least > 0 else torch.ones_like(scores, dtype=torch.bool)
 
 
 def _corners(masks: Bool[Tensor, "N H W"]) -> Float[Tensor, "N 4"]:

@@ -216,7 +216,8 @@ class InteractiveSession:
                 raise UsageError(f"click ({click.x}, {click.y}) is outside the picture of {width} x {height} pixels")
         if action.box is not None:
             x0, y0, x1, y1 = action.box
-            if not (max(x0, 0) < min(x1, width) and max(y0, 0) < min(y1, height)):
+            inside = max(x0, 0) < min(x1, width) and max(y0, 0) < min(y1, height)
+            if not inside or not np.isfinite(action.box).all():
                 raise UsageError(f"box {action.box} has no area inside the picture of {width} x {height} pixels")
         if action.mask is not None:
             check_mask(action.mask, self.size)
@@ -270,7 +271,11 @@ def sampled_line(points: Sequence[Sequence[float]], spacing: float, most: int = 
 
 
 def next_click(
-    found: Bool[Tensor, "H W"], truth: Bool[Tensor, "H W"], *, clicked: Bool[Tensor, "H W"] | None = None
+    found: Bool[Tensor, "H W"],
+    truth: Bool[Tensor, "H W"],
+    *,
+    clicked: Bool[Tensor, "H W"] | None = None,
+    ignore: Bool[Tensor, "H W"] | None = None,
 ) -> Click | None:
     """The middle of the largest error: the pixel farthest from the border of what was missed or wrongly taken.
 
@@ -280,6 +285,7 @@ def next_click(
     Args:
         found, truth: the mask now and as it should be.
         clicked: pixels that were clicked already; they are left out.
+        ignore: void pixels: nothing is wrong there, and an error ends where they begin.
 
     Returns:
         The click at the pixel's centre, or None where nothing is wrong.
@@ -287,13 +293,13 @@ def next_click(
     Raises:
         UsageError: masks of different sizes.
     """
-    for each in (found, clicked):
+    for each in (found, clicked, ignore):
         if each is not None and each.shape != truth.shape:
             raise UsageError(f"masks are {tuple(each.shape)} and {tuple(truth.shape)}: they are of one picture")
     wrong = {True: truth & ~found, False: found & ~truth}
     depth = {}
     for positive, region in wrong.items():
-        padded = np.pad(region.cpu().numpy(), 1)
+        padded = np.pad((region if ignore is None else region & ~ignore.to(region.device)).cpu().numpy(), 1)
         depth[positive] = distance_transform_edt(padded)[1:-1, 1:-1]
         if clicked is not None:
             depth[positive] = np.where(clicked.cpu().numpy(), 0, depth[positive])

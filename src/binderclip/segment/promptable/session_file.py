@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from binderclip.data.formats.run_lengths import from_run_lengths, run_lengths
-from binderclip.documents import json_text, parse_json
+from binderclip.documents import json_text, parse_json, read_problem
 from binderclip.errors import DataError, UsageError
+from binderclip.files import write_whole
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.segment.promptable.interactive import Action, Click, InteractiveSession
 from binderclip.segment.promptable.prompts import PromptableSegmenter
@@ -35,7 +35,7 @@ def save_session(session: InteractiveSession, path: str | Path, *, model: str | 
         model: name of the segmenter, so that a reader knows whose masks they were.
 
     Raises:
-        DataError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     mask = session.mask
     document = {
@@ -49,15 +49,7 @@ def save_session(session: InteractiveSession, path: str | Path, *, model: str | 
         "mask": {"size": list(session.size), "counts": run_lengths(mask.cpu().numpy())},
         "predicted_iou": session.predicted_iou,
     }
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        beside.write_text(json_text(document) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise DataError(f"cannot write the session {path}: {error.strerror or error}") from error
-    return path
+    return write_whole(path, json_text(document) + "\n")
 
 
 def load_session(
@@ -99,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"cannot read the session {path}: {error.strerror or error}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a session: {error}") from error
+        raise DataError(f"{path} is not a session: {read_problem(error)}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise DataError(f"{path} is not a session: its format is not {FORMAT!r}")
     size = document.get("size")

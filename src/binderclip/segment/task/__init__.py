@@ -46,8 +46,9 @@ if TYPE_CHECKING:
         region_retrieval,
         zip_instances,
     )
+    from binderclip.segment.task.phrase import NounPhrase, noun_phrases
     from binderclip.segment.task.task_segmenter import Loop, TaskGenericSegmenter, TaskMask, TaskRound
-    from binderclip.segment.task.vocabulary import bundled_words
+    from binderclip.segment.task.vocabulary import bundled_words, meant_words
     from binderclip.segment.task.words import (
         Chains,
         FixedWords,
@@ -79,6 +80,7 @@ __all__ = [
     "Look",
     "Loop",
     "MostSimilar",
+    "NounPhrase",
     "PatchHypotheses",
     "QuestionChain",
     "SimilarityWeighted",
@@ -103,7 +105,9 @@ __all__ = [
     "heatmap_points",
     "instance_mining",
     "lloyd",
+    "meant_words",
     "middle_features",
+    "noun_phrases",
     "questions",
     "region_retrieval",
     "unit_range",

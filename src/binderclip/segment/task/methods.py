@@ -49,7 +49,7 @@ def gensam(
         segmenter: any promptable one.
         vocabulary: words that the task may mean.
         ask: (picture, synonym) -> words, such as a `QuestionChain`; None lets the model choose from the vocabulary.
-        synonyms: of the task's adjective.
+        synonyms: words that take each other's place in the task, see `Chains`.
         backgrounds: words for surroundings.
         rounds: at most.
 
@@ -134,16 +134,18 @@ def zip_instances(
     layer: int | None = None,
     k: int = 10,
     gate: float = 0.05,
+    unit: bool = True,
 ) -> TaskGenericSegmenter:
     """Zip: instances of a vocabulary's words, parted by clusters of a middle layer; `rounds[0].candidates` are they.
 
     Args:
         model: an `ImageTextModel` with a transformer image tower.
         segmenter: any promptable one.
-        vocabulary: classes; a task that ends with one of them asks for it alone.
+        vocabulary: classes; a task that names some of them, or their kind, asks for these alone.
         layer: block whose tokens are clustered; None for the middle one.
         k: clusters.
         gate: probability of a class, in the picture or a ninth of it, above which its instances are looked for.
+        unit: False clusters features as they are, as the released code does; see `FragmentBoxes`.
 
     Raises:
         UsageError: no word in the vocabulary.
@@ -154,7 +156,8 @@ def zip_instances(
     scorer = VocabularyScorer(model, vocabulary)
     return TaskGenericSegmenter(
         segmenter, VocabularyGate(scorer, gate), WordMaps.surgery(model, "v", resolution=Whole(ACTIVATION_SIDE)),
-        FragmentBoxes(middle_features(model, layer), scorer, k), UnionOfMasks(), LastRound(), Loop(1, "none"),
+        FragmentBoxes(middle_features(model, layer), scorer, k, unit=unit), UnionOfMasks(), LastRound(),
+        Loop(1, "none"),
     )  # fmt: skip
 
 

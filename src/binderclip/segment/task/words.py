@@ -13,6 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from binderclip.errors import UsageError
+from binderclip.models.text.article import with_article
+from binderclip.segment.task.phrase import variants
+from binderclip.segment.task.vocabulary import CAMOUFLAGE, meant_words, modifiers_of
 
 __all__ = [
     "BACKGROUNDS",
@@ -24,13 +27,12 @@ __all__ = [
     "VocabularyGate",
     "VocabularyScorer",
     "WordProposer",
-    "noun_of",
     "patches",
 ]
 
-SYNONYMS = ("camouflaged", "disguised", "hidden")
+SYNONYMS = CAMOUFLAGE[:3]
+"""The paper's three, of which each is asked."""
 BACKGROUNDS = ("grass", "leaves", "sand", "rock", "bark", "water", "snow", "sky", "a wall", "stripes", "a pattern")
-_EMPTY = ("the", "a", "an", "every", "all", "any", "each")
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,6 @@ class FixedWords:
         return [Hypothesis(*words) for words in zip_longest(self.fore or (task.strip(),), self.back)]
 
 
-def noun_of(task: str) -> str:
-    """The thing of a task: its words without articles and all but the last, "hidden animal" -> "animal"."""
-    words = [word for word in task.lower().split() if word not in _EMPTY]
-    if not words:
-        raise UsageError(f"task {task!r} names nothing: say what is wanted, such as 'the hidden animal'")
-    return words[-1]
-
-
 @dataclass
 class VocabularyScorer:
     """Probabilities of words in a picture by an image-text model: what stands in for a vision-language model.
@@ -131,9 +125,11 @@ class Chains:
     """GenSAM's chains of thought: each synonym of the task asks once for the object, then for what is around it.
 
     Args:
-        ask: (picture, synonym) -> words for object and surroundings; see `vocabulary_chain` and
+        ask: (picture, task without its article) -> words for object and surroundings; see `vocabulary_chain` and
             `language.QuestionChain`.
-        synonyms: adjectives that take the place of the task's own.
+        synonyms: words that mean the same, each of which takes the place of the one that the task has: those of
+            camouflage by default; the paper's for shadows are "shadow", "silhouette" and "outline". A task with none of
+            them is asked once, as it is.
 
     Paper: Relax Image-Specific Prompt Requirement in SAM (AAAI 2024, arXiv 2312.07374).
     """
@@ -150,8 +146,7 @@ class Chains:
         """
         if previous:  # the picture that is asked about stays the same
             return list(previous)
-        noun = noun_of(task)
-        answers = [self.ask(image, f"{synonym} {noun}") for synonym in self.synonyms]
+        answers = [self.ask(image, variant) for variant in variants(task, self.synonyms)]
         fore = [a.strip() for a, _ in answers if a.strip()] or [task.strip()]
         back = [b.strip() for _, b in answers if b.strip()]
         if not back or set(fore) == set(back):
@@ -184,13 +179,20 @@ class VocabularyGate:
 
 
 def vocabulary_chain(scorer: VocabularyScorer) -> Callable[[Image.Image, str], tuple[str, str]]:
-    """The answer of an image-text model: the word that fits best into "a SYNONYM, WORD", and the best surroundings."""
+    """The answer of an image-text model: of the words that a task may mean the one that fits best into it.
 
-    def ask(image: Image.Image, synonym: str) -> tuple[str, str]:
-        adjective = synonym.split()[0]
-        fore = scorer.probabilities([image], [f"a {adjective} {word}" for word in scorer.vocabulary])[0]
-        back = scorer.probabilities([image], [f"{adjective} in {word}" for word in scorer.backgrounds])[0]
-        return scorer.vocabulary[int(fore.argmax())], scorer.backgrounds[int(back.argmax())]
+    Words are put into the task's place for the thing ("camouflaged animal" -> "a camouflaged owl"), and those for the
+    surroundings after its camouflage ("camouflaged in bark") or after the word that was found ("a ball in grass").
+    """
+
+    def ask(image: Image.Image, task: str) -> tuple[str, str]:
+        words = meant_words(task, scorer.vocabulary)
+        before, after = modifiers_of(task, scorer.vocabulary)
+        phrases = [with_article(" ".join([*before, word, *after.split()])) for word in words]
+        best = int(scorer.probabilities([image], phrases)[0].argmax())
+        hidden = " ".join(word for word in before if word in CAMOUFLAGE)
+        back = scorer.probabilities([image], [f"{hidden or phrases[best]} in {own}" for own in scorer.backgrounds])[0]
+        return words[best], scorer.backgrounds[int(back.argmax())]
 
     return ask
 
@@ -210,8 +212,9 @@ def patches(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
 class PatchHypotheses:
     """INT's hypotheses: each of nine patches names an object; erasing it shows which name was true.
 
-    A patch's object is erased, and the word whose probability falls most is what the patch says. That contrast is
-    multiplied with the patch's share in the round before, so that only names that go on being supported survive.
+    A patch's object is erased, and of the words that the task may mean (`meant_words`) the one whose probability falls
+    most is what the patch says. That contrast is multiplied with the patch's share in the round before, so that only
+    names that go on being supported survive.
 
     Args:
         scorer: probabilities of words; patches are scored in one batch.
@@ -240,15 +243,18 @@ class PatchHypotheses:
         """See `WordProposer`; the best patch first. `previous` has to be what this gave for the same picture."""
         places = patches(image.size)
         parts = [(seen or image).crop(place) for place in places]
-        words, around = self.scorer.vocabulary, self.scorer.backgrounds
-        before = self.scorer.probabilities(parts, words).cpu()
+        every, around = self.scorer.vocabulary, self.scorer.backgrounds
+        # Probabilities are held against all words, an answer is one of those that the task may mean.
+        words = meant_words(task, every)
+        columns = [every.index(word) for word in words]
+        before = self.scorer.probabilities(parts, every).cpu()[:, columns]
         back = self.scorer.probabilities(parts, around).argmax(1).tolist()
         erased, boxes = [], []
         for part, guess, ground in zip(parts, before.argmax(1).tolist(), back, strict=True):
             box = self.locate(part, words[guess])
             boxes.append(box)
             erased.append(part if box is None else self.erase(part, box, around[ground], words[guess]))
-        contrast = before - self.scorer.probabilities(erased, words).cpu()
+        contrast = before - self.scorer.probabilities(erased, every).cpu()[:, columns]
         fall, name = contrast.max(1)
         if previous and not bool((fall > 0).any()):
             return list(previous)  # nothing was erased that any name stood on

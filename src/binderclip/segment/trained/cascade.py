@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,10 @@ class CascadeCLIP(SegmentationHead):
         dropout: of the prompts.
         size: side in pixels at which pictures are seen, squashed; default twice the model's.
 
+    Attributes:
+        seen: classes that training saw, and whose probabilities `segment` lowers; none after transductive training,
+            which saw the other names too.
+
     Raises:
         UsageError: groups that are empty, not of this tower or that share a block; a size that is no multiple of the
             patch.
@@ -111,6 +116,7 @@ class CascadeCLIP(SegmentationHead):
         # Held in a tuple: the model's weights are neither trained nor saved with this module's.
         self._held = (model,)
         self.groups, self.size = chosen, side
+        self.seen: tuple[str, ...] = ()
         self.settings = {
             "groups": [list(group) for group in chosen], "prompts": prompts, "layers": layers, "heads": heads,
             "dropout": dropout, "size": side,
@@ -194,24 +200,35 @@ class CascadeCLIP(SegmentationHead):
         return torch.stack(found).sum(0).unflatten(2, (side, side))
 
     def segment(
-        self, image: ImageLike, labels: Sequence[str], *, seen: Sequence[str] = (), penalty: float = 0.1
+        self, image: ImageLike, labels: Sequence[str], *, seen: Sequence[str] | None = None, penalty: float = 0.1
     ) -> Segmentation:
         """The label of each pixel.
 
         Args:
             image: a path, a PIL image or a float tensor (3, H, W) in [0, 1].
             labels: class names.
-            seen: those of them that training saw, which win too easily.
+            seen: those of them that training saw, which win too easily; default those of the attribute `seen`.
             penalty: taken off their probabilities.
 
         Raises:
             UsageError: a seen class that is no label. DataError: a picture that cannot be read.
         """
-        if unknown := [name for name in seen if name not in labels]:
+        if seen is None:
+            seen = [name for name in labels if name in self.seen]
+        elif unknown := [name for name in seen if name not in labels]:
             raise UsageError(f"seen {unknown[0]!r} is none of the labels: {', '.join(labels)}")
         picture, coarse, full = self.scored(image, lambda pixels: self(pixels, self.text_of(labels)))
         known = torch.tensor([name in seen for name in labels], device=full.device)
         return Segmentation(tuple(labels), seen_penalised(full, known, penalty).int().cpu(), coarse, picture)
+
+    def _about(self) -> dict[str, Any]:
+        return {"seen": list(self.seen)}
+
+    @classmethod
+    def _built(cls, model: Any, config: Mapping[str, Any], folder: Path) -> CascadeCLIP:
+        head = super()._built(model, config, folder)
+        head.seen = tuple(str(name) for name in config.get("seen", ()))  # a folder of before has none
+        return head
 
 
 def seen_penalised(logits: Float[Tensor, "C H W"], seen: Tensor, penalty: float = 0.1) -> Int[Tensor, "H W"]:
@@ -280,6 +297,7 @@ def cascade_task(
         raise UsageError("every class is unseen: nothing is left to learn from")
     order = [*names, *unseen]  # the seen ones come first
     place = torch.tensor([order.index(name) for name in classes])
+    head.seen = () if transductive and unseen else tuple(names)
     known = (labels >= 0) & (labels < len(classes))
     moved = torch.where(known, place[labels.clamp(0, len(classes) - 1).long()], -1)
     text, loss = head.text_of(order), FocalDice(released=released)

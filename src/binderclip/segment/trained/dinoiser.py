@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from binderclip.errors import UsageError
+from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.files.checkpoint import configured, guarded
 from binderclip.models.files.folders import bundled_of, read_folder, write_folder
+from binderclip.models.files.released import NameTable, Rename, copy_renamed, read_released
 from binderclip.models.towers import Record
 from binderclip.segment.parts.affinity import External, cosines
 from binderclip.segment.parts.context import Context, Frame, layer_at, open_windows, records, resample, to_map
@@ -86,6 +87,37 @@ class DINOiserHead(nn.Module):
         head = configured(lambda: cls(**read.config["head"]), folder)
         guarded(lambda: head.load_state_dict(read.state), folder, "this version")
         return head.eval()
+
+    @classmethod
+    def from_released(cls, path: str | Path) -> DINOiserHead:
+        """The head of the authors' `last.pt`, which learned on `open_clip:ViT-B-16/laion2b_s34b_b88k`.
+
+        `save` writes the folder that `Student` opens; the paper's threshold is 0.2.
+
+        Args:
+            path: of the file; nothing in it is run.
+
+        Raises:
+            CheckpointError: the file cannot be read, or holds something else.
+        """
+        state = read_released(path)
+        weight = state.get("obj_proj.weight")
+        if weight is None or weight.ndim != 4:
+            raise CheckpointError(f"{path} holds no head of CLIP-DINOiser: there is no convolution obj_proj")
+        head = cls(weight.shape[1], dim=weight.shape[0], kernel=weight.shape[2])
+        copy_renamed(head.state_dict(), state, NAMES, path)
+        return head.eval()
+
+
+NAMES = NameTable(
+    "DINOiserHead",
+    (
+        Rename(r"obj_proj\.(weight|bias)", r"alike.\1"),
+        Rename(r"bkg_decoder\.(weight|bias)", r"object.\1"),
+        Rename(r"clip_backbone\..*", None),  # the frozen tower, which older files repeat
+    ),
+)
+"""Names of CLIP-DINOiser's official program."""
 
 
 @lru_cache(maxsize=4)

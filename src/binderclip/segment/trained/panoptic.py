@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +13,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.errors import UsageError
+from binderclip.errors import CheckpointError, UsageError
 from binderclip.fit import fit
 from binderclip.losses.dense.mask_sets import MaskSetLoss, ReClass, ReMask
+from binderclip.models.files.checkpoint import configured, guarded
+from binderclip.models.files.folders import read_folder, write_folder
 
-__all__ = ["MaskPrediction", "PanopticNet", "PanopticSegments", "PanopticTraining", "train_panoptic"]
+__all__ = [
+    "MaskPrediction",
+    "PanopticNet",
+    "PanopticSegments",
+    "PanopticTraining",
+    "load_panoptic",
+    "save_panoptic",
+    "train_panoptic",
+]
 
-HEADS = 4
+HEADS, KIND = 4, "panoptic"
 AUXILIARY = "semantic."
 
 
@@ -43,7 +55,8 @@ class PanopticNet(nn.Module):
 
     Four convolution blocks down to an eighth of the picture, where queries attend; pixels are embedded at a quarter.
     Every decoder layer predicts, so that every one can be trained. The auxiliary semantic head serves training alone:
-    weights saved without it (`inference_state`) load with `strict=False`.
+    weights saved without it (`inference_state`) load with `strict=False`. `save_panoptic` and `load_panoptic` keep a
+    trained net in a folder.
 
     Args:
         classes: K.
@@ -63,6 +76,7 @@ class PanopticNet(nn.Module):
                 f"queries={queries}, layers={layers}"
             )
         self.classes = classes
+        self.settings = {"classes": classes, "queries": queries, "width": width, "layers": layers}
         half = width // 2
         self.early = nn.Sequential(_block(3, half, 2), _block(half, width, 2), _block(width, width, 1))
         self.late = nn.Sequential(_block(width, width, 2), _block(width, width, 1))
@@ -230,3 +244,33 @@ def train_panoptic(
     result = fit(step, net, rows(), steps=steps, lr=lr)
     positives, negatives = np.asarray(wrong).T
     return PanopticTraining(net.eval(), np.asarray(result.history["loss"]), positives, negatives)
+
+
+def save_panoptic(
+    net: PanopticNet, folder: str | Path, *, card: dict[str, Any] | None = None, dtype: str = "float32"
+) -> Path:
+    """Write a net into a folder that `load_panoptic` takes, without the head that serves training alone.
+
+    Args:
+        net: such as `train_panoptic(...).net`.
+        folder: made where it is missing.
+        card: what to say of it, as JSON.
+        dtype: of the stored weights: "float32", "float16" or "int8".
+    """
+    state = net.inference_state()
+    return write_folder(folder, kind=KIND, config={"net": net.settings}, state=state, card=card or {}, dtype=dtype)
+
+
+def load_panoptic(folder: str | Path) -> PanopticNet:
+    """Read a folder that `save_panoptic` wrote; the net is in eval mode, its training head untrained.
+
+    Raises:
+        CheckpointError: another kind of model, or damaged weights.
+    """
+    read = read_folder(folder, KIND)
+    net = configured(lambda: PanopticNet(**read.config["net"]), Path(folder))
+    whole = {**net.state_dict(), **read.state}
+    if missing := sorted(net.inference_state().keys() - read.state.keys()):
+        raise CheckpointError(f"{folder} lacks weights of the net: {missing[0]} and {len(missing) - 1} more")
+    guarded(lambda: net.load_state_dict(whole), Path(folder), "this version")
+    return net.eval()

@@ -76,7 +76,7 @@ def trace_picture(
     height, width = image.shape[-2:]
     ratio = torch.tensor([picture.width / width, picture.height / height])
     marks = [_pixel(x, ratio[0], width) for x, _ in points], [_pixel(y, ratio[1], height) for _, y in points]
-    pieces = []
+    pieces, tracer = [], tracer.folded()
     for number, (start, end) in enumerate(pairwise(zip(*marks, strict=True))):
         if start == end:
             raise UsageError(f"points {number + 1} and {number + 2} fall on one pixel: they are too near each other")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -17,7 +17,7 @@ from binderclip.fit import fit
 from binderclip.segment.tubular.samples import TubularSamples, annotated_samples, tailored_samples
 from binderclip.segment.tubular.tracer import LocalPathNet, TubularTrace, TubularTracer
 
-__all__ = ["TracerTraining", "line_accuracy", "train_tracer"]
+__all__ = ["TracerTraining", "line_accuracy", "line_distance", "train_tracer"]
 
 
 @runtime_checkable
@@ -42,11 +42,13 @@ class TracerTraining:
         rounds: a tracer for each round; the first has seen annotated lines alone.
         accuracies: mean `line_accuracy` of each on the validation pictures.
         counts: samples that each round learnt from.
+        distances: mean `line_distance` of each on the validation pictures, in pixels.
     """
 
     rounds: list[TubularTracer]
     accuracies: list[float]
     counts: list[int]
+    distances: list[float] = field(default_factory=list)
 
     @property
     def best(self) -> TubularTracer:
@@ -68,6 +70,21 @@ def line_accuracy(trace: TubularTrace, line: Int[Tensor, "L 2"], tolerance: floa
     precision = float((distance.amin(1) <= tolerance).float().mean())
     recall = float((distance.amin(0) <= tolerance).float().mean())
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def line_distance(trace: TubularTrace, line: Int[Tensor, "L 2"]) -> float:
+    """Mean distance between a traced and an annotated line, in pixels: 0 for the same line, without an upper bound.
+
+    From every pixel of one line to the nearest of the other; the mean over the traced line and the one over the
+    annotated line are averaged, so that neither a short cut nor a detour is free. Unlike `line_accuracy` it needs no
+    tolerance, and says how far off a wrong line is.
+
+    Args:
+        trace: what was traced.
+        line: annotated pixels.
+    """
+    distance = torch.cdist(trace.path.double(), line.double())  # (P, L)
+    return float((distance.amin(1).mean() + distance.amin(0).mean()) / 2)
 
 
 def train_tracer(
@@ -120,24 +137,22 @@ def train_tracer(
         )
 
     parts = [annotated(one, count) for one in pictures]
-    tracers, accuracies, counts = [], [], []
+    tracers, accuracies, distances, counts = [], [], [], []
     for number in range(rounds + 1):
         samples = TubularSamples.joined(parts)
         _learn(net, samples, steps, batch, lr, seed + number)
         tracer = _tracer(copy.deepcopy(net).eval(), length, radius)
         tracers.append(tracer)
         counts.append(len(samples))
-        found = [
-            line_accuracy(trace, one.lines[0])
-            for trace, one in zip(traced(tracer, validation), validation, strict=True)
-        ]
-        accuracies.append(sum(found) / len(found))
+        lines = [(trace, one.lines[0]) for trace, one in zip(traced(tracer, validation), validation, strict=True)]
+        accuracies.append(sum(line_accuracy(trace, line) for trace, line in lines) / len(lines))
+        distances.append(sum(line_distance(trace, line) for trace, line in lines) / len(lines))
         if number < rounds:
             for trace, one in zip(traced(tracer, pictures), pictures, strict=True):
                 met = tailored_samples(one.image, trace, one.lines, one.mask, radius=radius, tolerance=tolerance)
                 met = met.drawn(limit, generator)
                 parts.append(met if tailored else annotated(one, max(1, len(met) // 2)))
-    return TracerTraining(tracers, accuracies, counts)
+    return TracerTraining(tracers, accuracies, counts, distances)
 
 
 def _tracer(net: LocalPathNet, length: int, radius: int) -> TubularTracer:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from binderclip.documents import parse_json
+from binderclip.documents import parse_json, read_problem
 from binderclip.errors import DataError
+from binderclip.files import make_folder, write_whole
 from binderclip.papers import paper
 from binderclip.studies.harness.criteria import Check
 from binderclip.studies.harness.run import load_study
@@ -27,13 +28,13 @@ def save(result: Result, folder: Path, *, figure: bool = True) -> list[Path]:
         folder: made where it is missing.
         figure: whether the figure is drawn; some need minutes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     written = [folder / f"{result.paper}.json"]
-    written[0].write_text(to_json(result), encoding="utf-8")
+    write_whole(written[0], to_json(result))
     if result.verdict != "failed":
         study = load_study(result.paper)
         written.append(folder / f"{result.paper}.md")
-        written[1].write_text(markdown(result, study), encoding="utf-8")
+        write_whole(written[1], markdown(result, study))
         if figure:
             written.append(folder / f"{result.paper}.png")
             save_figure(result, study, written[2])
@@ -95,7 +96,7 @@ def read(path: Path) -> Result:
             document["notes"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not the result of a study ({type(error).__name__}: {error})") from error
+        raise DataError(f"{path}: not the result of a study ({read_problem(error)})") from error
 
 
 def markdown(result: Result, study: Study, *, level: int = 1, figure: str | None = None) -> str:

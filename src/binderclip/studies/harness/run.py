@@ -37,7 +37,10 @@ def load_study(paper: str) -> Study:
     """
     modules = available()
     if paper not in modules:
-        raise UsageError(f"there is no study of {paper} yet; there are {', '.join(modules)}")
+        raise UsageError(
+            f"there is no study of {paper} yet; there are {len(modules)} from {min(modules)} to {max(modules)}, which "
+            "`binderclip papers --status done` lists"
+        )
     return importlib.import_module(modules[paper]).STUDY
 
 

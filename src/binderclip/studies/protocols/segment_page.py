@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from binderclip.errors import UsageError
+from binderclip.files import write_whole
 from binderclip.segment import PRESETS
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.protocols.tables.segment_table import (
@@ -100,7 +101,7 @@ def main() -> int:
     for seed in SEEDS:
         print(f"seed {seed}", file=sys.stderr, flush=True)
         rows += [replace(row, seed=seed) for row in rows_of(seed)]
-    args.out.write_text(segment_page(Table(rows)), encoding="utf-8")
+    write_whole(args.out, segment_page(Table(rows)))
     return 0
 
 

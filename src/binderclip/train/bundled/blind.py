@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from binderclip.documents import json_text
+from binderclip.files import write_whole
 from binderclip.models.image_text.preprocess import ImageLike
 from binderclip.quality import BlindQuality
 from binderclip.train.bundled.data.damaged_folder import TEN_FAULTS, DamagedPicture, places_from_last, ten_damaged
@@ -184,5 +185,5 @@ def write_blind(target: Path, metric: BlindQuality, photographs: int, figures: F
             "fault, folder by folder, 1 the worst"
         )
         card["figures"] = {"photographs": figures.photographs, **figures.as_dict()}
-    (target / "card.json").write_text(json_text(card) + "\n", encoding="utf-8")
+    write_whole(target / "card.json", json_text(card) + "\n")
     return target

@@ -28,6 +28,7 @@ from binderclip.data.images import to_tensor
 from binderclip.documents import json_text
 from binderclip.evaluate import DetectorSanityCheck
 from binderclip.evaluate.detectors import GeneratorFigures
+from binderclip.files import make_folder, write_whole
 from binderclip.quality import NoiseDetector, false_alarm_threshold, save_detector, train_detector
 from binderclip.quality.forensics.generators import GENERATORS, CopyingAutoencoder, train_autoencoder
 from binderclip.train.bundled.data.photographs import WALLPAPERS, photographs_in
@@ -117,9 +118,9 @@ def train_bundled_detector(target: str | Path, folders: Sequence[str] = WALLPAPE
         filtered_back=filtered_back(detector, test),
     )
     card = card_of(Path(target).name, measured, learned=len(learned), kept=len(kept), real=len(real))
-    Path(target).mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     save_detector(detector, Path(target) / "detector.safetensors", card, dtype=torch.float16)
-    (Path(target) / "card.json").write_text(json_text(card) + "\n", encoding="utf-8")
+    write_whole(Path(target) / "card.json", json_text(card) + "\n")
     return Path(target)
 
 

@@ -21,6 +21,7 @@ from binderclip.data import load_data, open_image
 from binderclip.data.distort.distortions import DISTORTIONS, distort
 from binderclip.data.images import to_tensor
 from binderclip.documents import json_text
+from binderclip.files import write_whole
 from binderclip.quality import ANTONYMS, PromptQuality, QualiCLIP
 from binderclip.train.bundled.data.photographs import WALLPAPERS, photographs_in
 
@@ -85,7 +86,7 @@ def write_card(target: Path, photographs: int, seconds: float) -> Path:
         "small, the same words": PromptQuality("small", ANTONYMS),
     }
     card["figures"] = quality_figures(metrics)
-    (target / "card.json").write_text(json_text(card) + "\n", encoding="utf-8")
+    write_whole(target / "card.json", json_text(card) + "\n")
     return target
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from binderclip.data.sets.packs import TRAINING_PACKS, pack_folder, pack_hash
 from binderclip.documents import parse_json
 from binderclip.errors import NotSupported
+from binderclip.files import make_folder, write_whole
 from binderclip.models import ImageTextModel, build, load
 from binderclip.models.bundled.architectures import LiteTrunk, fold_lite, lite_pixels_to_clip
 from binderclip.models.files.compact import quantise
@@ -199,13 +199,11 @@ def compact_folder(source: Path, target: Path, *, text_tower: str = "small") -> 
         target: the new folder; the folder `text_tower` must lie beside it when it is loaded.
         text_tower: name of that neighbour.
     """
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     config = parse_json((source / CONFIG).read_text(encoding="utf-8"))
     config["binderclip"] = {"weights": "int8", "text_tower": text_tower}
-    (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (target / "card.json").write_bytes((source / "card.json").read_bytes())
+    write_whole(target / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_whole(target / "card.json", (source / "card.json").read_bytes())
     state = {name: value for name, value in load_file(source / WEIGHTS).items() if not name.startswith("text.")}
-    partial = target / (WEIGHTS + ".tmp")
-    save_file(quantise(state), partial, metadata={"format": "pt"})
-    os.replace(partial, target / WEIGHTS)
+    write_whole(target / WEIGHTS, lambda draft: save_file(quantise(state), draft, {"format": "pt"}))
     return target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from binderclip.files import make_folder, write_whole
 from binderclip.models.bundled.architectures import CLIP_MEAN, CLIP_STD
 
 __all__ = [
@@ -172,8 +172,8 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> None:
     """`tokenizer.json`, and the `tokenizer_config.json` that open_clip's route through transformers reads."""
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[SOT]", "eos_token": "[EOT]"}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length, **special}
-    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / "tokenizer.json", lambda draft: tokenizer.save(str(draft), pretty=False))
+    write_whole(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
 
 def write_folder(
@@ -185,17 +185,15 @@ def write_folder(
     config: Mapping[str, Any] = SMALL,
 ) -> Path:
     """Write open_clip's `local-dir:` folder: configuration, float16 weights, tokenizer, card. Weights come last."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
 
     def put(name: str, value: Any) -> None:
-        (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     put("open_clip_config.json", config)
     put("card.json", card)
     if tokenizer is not None:
         write_tokenizer(tokenizer, folder, config["model_cfg"]["text_cfg"]["context_length"])
     state = {name: value.detach().half().contiguous().clone() for name, value in model.state_dict().items()}
-    partial = folder / "open_clip_model.safetensors.tmp"
-    save_file(state, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / "open_clip_model.safetensors")
+    write_whole(folder / "open_clip_model.safetensors", lambda draft: save_file(state, draft, {"format": "pt"}))
     return folder

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from binderclip.data.sets.packs import TRAINING_PACKS, pack_folder, pack_hash
 from binderclip.errors import NotSupported
+from binderclip.files import make_folder
 from binderclip.models import ImageTextModel
 from binderclip.models.bundled.architectures import LiteTrunk, fold_lite
 from binderclip.train.bundled.data.batches import Mixture, Numbered
@@ -120,10 +121,8 @@ class _ViewCache:
         """Maps of `count` views: `white`, `single0..`, `scenes`, `cutouts` or `crops`."""
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".tmp")
-            write_maps(self._make(name, count), partial)
-            partial.rename(path)
+            make_folder(self.folder)
+            write_maps(self._make(name, count), path)
         return read_maps(path)
 
     def _make(self, name: str, count: int) -> Maps:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from binderclip.errors import CheckpointError
-from binderclip.fit.checkpoint import disk_is_full, megabytes
+from binderclip.errors import CheckpointError, OutputError
+from binderclip.files import disk_is_full, megabytes
 from binderclip.train.recipe.recipe import Recipe
 
 __all__ = ["explain_full_disk", "lack_of_space", "least_space", "usual_space"]
@@ -84,8 +84,9 @@ def explain_full_disk(out: Path, needed: int) -> Iterator[None]:
     except Exception as error:
         if not disk_is_full(error):
             raise
-        name = getattr(error, "filename", None)
+        unwritten = getattr(error, "filename", None) or out
+        said = str(error) if isinstance(error, OutputError) else f"cannot write {unwritten}"
         raise CheckpointError(
-            f"the disk is full: cannot write {name or out}; this run takes about {megabytes(needed)}. Free some space; "
-            "the same command with --resume goes on from what is there"
+            f"the disk is full: {said}; this run takes about {megabytes(needed)}. Free some space; the same command "
+            "with --resume goes on from what is there"
         ) from error

@@ -17,9 +17,9 @@ import torch
 
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, NotSupported, UsageError
-from binderclip.fit.checkpoint import write_whole
+from binderclip.files import write_whole
 from binderclip.optim import ClipHistory, read_clip_log
-from binderclip.settings import build_part, write_toml
+from binderclip.settings import build_part, part_name, write_toml
 from binderclip.train.distributed import Parallel, World, check_parallel, join_world
 from binderclip.train.engine.context import StageContext, StageOutcome
 from binderclip.train.engine.disk import explain_full_disk, lack_of_space, usual_space
@@ -32,7 +32,7 @@ from binderclip.train.recipe.architecture import build_model, reopen
 from binderclip.train.recipe.check import check_processes
 from binderclip.train.recipe.cost import Cost
 from binderclip.train.recipe.recipe import DataSpec, Recipe, load_recipe
-from binderclip.train.recipe.registry import SOURCES, STAGES
+from binderclip.train.recipe.registry import DEMANDS, SOURCES, STAGES, Demands
 
 __all__ = ["RunResult", "run"]
 
@@ -252,7 +252,8 @@ def _carry_out(context: StageContext) -> StageOutcome:
         context.outcome.notes |= notes
     context.model.eval()
     outcome = context.outcome
-    figures = context.evaluate()
+    demand = DEMANDS.get(STAGES[part_name(part)], Demands())
+    figures = {} if demand.keeps_model else context.evaluate()
     if figures and not (outcome.evaluations and outcome.evaluations[-1]["step"] == outcome.steps):
         outcome.evaluations.append({"step": outcome.steps, **figures})
     if context.world.leads:

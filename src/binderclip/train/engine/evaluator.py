@@ -53,8 +53,9 @@ def split_figure(name: str) -> tuple[str, str]:
     """
     data, measure = name.rsplit("/", 1)
     before, _, way = data.rpartition("/")
-    # Every measure but the number of pictures says of what it is.
-    return (before, f"{way}/{measure}") if before and measure != "count" else (data, measure)
+    # Every measure but the number of pictures says of what it is; that of zero-shot accuracy does, too.
+    told = measure != "count" or way == "zero_shot"
+    return (before, f"{way}/{measure}") if before and told else (data, measure)
 
 
 def short_names(sets: Iterable[str]) -> dict[str, str]:

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from binderclip.documents import parse_json
+from binderclip.files import write_whole
 from binderclip.fit import Callback, FitResult, StepRecord
-from binderclip.fit.checkpoint import write_whole
 
 __all__ = ["MetricsFile", "ProgressDisplay", "TensorBoard"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from binderclip.files import write_whole
 from binderclip.optim import ClipHistory
 from binderclip.optim.clip.spikes import draw_norms, join_histories
 from binderclip.train.engine.evaluator import short_names, split_figure
@@ -99,8 +100,7 @@ def _curve(
     _mark(axes, boundaries)
     if len(axes.lines) > 1:
         axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path)
-    return path
+    return write_whole(path, lambda draft: figure.savefig(draft, format="png"))
 
 
 def _gradient(
@@ -109,8 +109,7 @@ def _gradient(
     figure, axes = _axes(title, "gradient norm")
     draw_norms(axes, join_histories(clipping))
     _mark(axes, boundaries)
-    figure.savefig(path)
-    return path
+    return write_whole(path, lambda draft: figure.savefig(draft, format="png"))
 
 
 def _smooth(values: np.ndarray, window: int) -> np.ndarray:
@@ -147,8 +146,7 @@ def _recall(evaluations: Sequence[Mapping[str, Any]], path: Path, boundaries: Se
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     _mark(axes, boundaries)
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path)
-    return [path]
+    return [write_whole(path, lambda draft: figure.savefig(draft, format="png"))]
 
 
 def _mark(axes: Any, boundaries: Sequence[tuple[int, str]]) -> None:

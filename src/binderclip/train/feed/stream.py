@@ -63,7 +63,7 @@ class ShardBatches:
         self.shorten, self.texts = shorten, texts
         self.size, self.fit, self.workers, self.world = size, fit, workers, world
         self.epoch = self.to_drop = self.drawn = 0
-        dataset.shuffle = SHUFFLE
+        dataset.shuffle, dataset.captions = SHUFFLE, "needed"
 
     @property
     def skipped(self) -> list[tuple[str, str]]:

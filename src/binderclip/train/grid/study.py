@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from binderclip.documents import parse_json
 from binderclip.errors import CheckpointError, NotSupported, UsageError
-from binderclip.fit.checkpoint import write_whole
+from binderclip.files import write_whole
 from binderclip.settings import brief, read_toml
 from binderclip.train.engine.engine import run
 from binderclip.train.feed.length import planned_samples

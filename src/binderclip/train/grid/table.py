@@ -12,6 +12,7 @@ import numpy as np
 
 from binderclip.errors import UsageError
 from binderclip.evaluate import PowerLaw, compute_frontier, crossing, fit_power_law
+from binderclip.files import write_whole
 
 __all__ = ["StudyCell", "StudyRun", "StudyTable"]
 
@@ -242,8 +243,8 @@ class StudyTable:
         ax.set(xscale="log", yscale="log", xlabel=self.x, ylabel=f"1 - {self.metric}")
         ax.grid(alpha=0.25, which="both")
         ax.legend(fontsize=8)
-        figure.savefig(path)
-        return Path(path)
+        format = Path(path).suffix.lstrip(".") or "png"
+        return write_whole(path, lambda draft: figure.savefig(draft, format=format))
 
 
 def _draw_law(ax: Any, law: PowerLaw | None, cells: Iterable[StudyCell], colour: str) -> None:

@@ -46,10 +46,12 @@ class Demands:
         check: called with (all stages of the recipe, number of the stage, settings of the part) when the recipe is
             read; raises `UsageError` where they do not go together. It sees no model and no data.
         one_process: whether a run of several processes is refused.
+        keeps_model: whether the stage leaves the model as it was, so that measuring it again says nothing of the stage.
     """
 
     check: Callable[..., None] | None = None
     one_process: bool = False
+    keeps_model: bool = False
 
 
 DEMANDS: dict[Callable[..., Any], Demands] = {}
@@ -67,11 +69,13 @@ def register(table: dict[str, Callable[..., Any]], name: str) -> Callable[[F], F
     return put
 
 
-def demands(*, check: Callable[..., None] | None = None, one_process: bool = False) -> Callable[[F], F]:
+def demands(
+    *, check: Callable[..., None] | None = None, one_process: bool = False, keeps_model: bool = False
+) -> Callable[[F], F]:
     """Decorator below `register`: what the function demands of a recipe, see `Demands`."""
 
     def put(function: F) -> F:
-        DEMANDS[function] = Demands(check, one_process)
+        DEMANDS[function] = Demands(check, one_process, keeps_model)
         return function
 
     return put

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from binderclip.errors import DataError
+from binderclip.files import make_folder, write_whole
 
 __all__ = ["END_ID", "PAD_ID", "train_vocabulary"]
 
@@ -50,14 +51,13 @@ def train_vocabulary(captions: Iterable[str], folder: str | Path, *, size: int =
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", 2), ("[SEP]", END_ID)],
     )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     document = json.loads(own.to_str())
     document["added_tokens"] = [token for token in document["added_tokens"] if token["content"] in _SPECIAL]
-    (folder / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    write_whole(folder / "tokenizer.json", json.dumps(document, ensure_ascii=False))
     names = {f"{key}_token": token for key, token in zip(("pad", "unk", "cls", "sep"), _SPECIAL, strict=True)}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True, **names}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
     return len(document["model"]["vocab"])
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from binderclip.data import ImageTextDataset
 from binderclip.errors import DataError, UsageError
 from binderclip.evaluate.model import encode_set
+from binderclip.files import make_folder, write_whole
 from binderclip.models import ImageTextModel
 from binderclip.privacy import PrivateLinearProbe
 from binderclip.train.engine.context import StageContext
@@ -46,7 +47,7 @@ def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> 
 
 
 @register(STAGES, "private-head")
-@demands(check=_check, one_process=True)
+@demands(check=_check, one_process=True, keeps_model=True)
 def private_head(
     context: StageContext,
     *,
@@ -95,11 +96,11 @@ def private_head(
         accountant=accountant,
         seed=context.seed if seeded else None,
     ).fit(features, labels)
-    folder = context.folder("stages")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(context.folder("stages"))
     state = {"weight": torch.from_numpy(probe.coef_).float(), "bias": torch.from_numpy(probe.intercept_).float()}
-    save_file(state, folder / HEAD, metadata={"classes": json.dumps(list(dataset.classes))})
-    (folder / REPORT).write_text(probe.report_.json() + "\n", encoding="utf-8")
+    header = {"classes": json.dumps(list(dataset.classes))}
+    write_whole(folder / HEAD, lambda draft: save_file(state, draft, header))
+    write_whole(folder / REPORT, probe.report_.json() + "\n")
     return {
         "pictures": len(labels),
         "classes": len(dataset.classes),

@@ -142,7 +142,7 @@ def _check(stages: Sequence[Stage], index: int, settings: Mapping[str, Any]) -> 
 
 
 @register(STAGES, "segmentation-head")
-@demands(check=_check, one_process=True)
+@demands(check=_check, one_process=True, keeps_model=True)
 def segmentation_head(
     context: StageContext,
     *,

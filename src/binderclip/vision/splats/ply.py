@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from binderclip.errors import DataError
+from binderclip.files import write_whole
 from binderclip.vision.splats.scene import GaussianScene
 
 __all__ = ["read_ply", "write_ply"]
@@ -116,9 +116,8 @@ def write_ply(scene: GaussianScene, path: str | Path) -> None:
     """Write a scene as binary PLY; it is there whole or not at all.
 
     Raises:
-        DataError: it cannot be written.
+        OutputError: it cannot be written.
     """
-    path = Path(path)
     names = ("x", "y", "z", "nx", "ny", "nz", *NEEDED[3:])
     opacities = scene.opacities.detach().double().clamp(CLOSE, 1 - CLOSE)
     columns = torch.cat(
@@ -134,12 +133,5 @@ def write_ply(scene: GaussianScene, path: str | Path) -> None:
     )
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(scene)}"]
     header += [f"property float {name}" for name in names]
-    draft = path.with_name(f".{path.name}.new")
-    try:
-        with open(draft, "wb") as file:
-            file.write(("\n".join([*header, "end_header"]) + "\n").encode())
-            file.write(columns.cpu().numpy().astype("<f4").tobytes())
-        os.replace(draft, path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    start = ("\n".join([*header, "end_header"]) + "\n").encode()
+    write_whole(path, start + columns.cpu().numpy().astype("<f4").tobytes())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -59,6 +59,8 @@ class TileWeights:
 class GaussianScene:
     """A scene of N anisotropic Gaussians, as 3D Gaussian Splatting has them, with one colour each.
 
+    It renders in plain PyTorch, on the device of its tensors (`to` moves them); cameras may stay on the CPU.
+
     `render` is differentiable in everything; `blend` gives the weights that a picture is made with, which is what
     `segment.mask_votes` counts.
 
@@ -90,6 +92,10 @@ class GaussianScene:
 
     def __len__(self) -> int:
         return len(self.means)
+
+    def to(self, device: torch.device | str) -> GaussianScene:
+        """The scene on another device."""
+        return GaussianScene(*(getattr(self, part.name).to(device) for part in fields(self)))
 
     def subset(self, chosen: Bool[Tensor, "N"] | Int[Tensor, "M"]) -> GaussianScene:
         """The scene with these Gaussians alone."""
@@ -153,8 +159,8 @@ class GaussianScene:
         self, here: Tensor, order: Tensor, centre: Tensor, conic: Tensor, place: tuple[int, int], size: tuple[int, int]
     ) -> Iterator[TileWeights]:
         height, width = size
-        y = torch.arange(place[0] * TILE, min((place[0] + 1) * TILE, height))
-        x = torch.arange(place[1] * TILE, min((place[1] + 1) * TILE, width))
+        y = torch.arange(place[0] * TILE, min((place[0] + 1) * TILE, height), device=centre.device)
+        x = torch.arange(place[1] * TILE, min((place[1] + 1) * TILE, width), device=centre.device)
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         pixels = (grid_y * width + grid_x).flatten()
         points = torch.stack([grid_x.flatten(), grid_y.flatten()], 1).to(centre) + 0.5

@@ -13,9 +13,9 @@ import gradio as gr
 
 from binderclip.cli.shared.output import write_csv
 from binderclip.cli.shared.sheet import contact_sheet
-from binderclip.cli.verbs.anomaly.command import default_model, parse_threshold
+from binderclip.cli.verbs.anomaly.command import parse_threshold
 from binderclip.cli.verbs.anomaly.inspection import AnomalyRequest, figures
-from binderclip.cli.verbs.anomaly.run import carry_out, check_options
+from binderclip.cli.verbs.anomaly.run import carry_out, default_model
 from binderclip.display import number_of
 from binderclip.errors import DataError
 from binderclip.workbench.commands import PICTURES, Equivalent, model_words, python_load, shell_line
@@ -53,7 +53,7 @@ def build(bench: Bench) -> None:
             sound = bench.pictures("Sound pictures, if there are some", folder_label="Or a folder of sound pictures")
             name = gr.Textbox(label="What the pictures show", placeholder="metal nut", info="for the words")
             method = gr.Dropdown(
-                [(_about(name), name) for name in (*METHODS, *BASELINES)], value="winclip", label="Method",
+                [(_about(name), name) for name in ("auto", *BASELINES, *METHODS)], value="auto", label="Method",
             )  # fmt: skip
             threshold = gr.Textbox(
                 label="A picture fails from which score", placeholder="0.4, or normal",
@@ -87,6 +87,7 @@ def build(bench: Bench) -> None:
 
 def _about(method: str) -> str:
     known = {
+        "auto": "patchcore with sound pictures, else winclip",
         "winclip": "words, and the nearest sound windows",
         "clap": "restores hidden regions; learns from sound pictures, minutes",
         "patchcore": "the nearest sound patches of a classifier, no words",
@@ -122,30 +123,26 @@ def work(
     request = AnomalyRequest(
         folder=str(inspected), name=(name or "").strip() or "object", normal=None if normal is None else str(normal),
         shots=int(shots), method=method, state=_phrases(state), sound=_phrases(fine),
-        words=words or method != "winclip", size=None, scales=None, out=str(run.folder / "anomalies"), most=OVERLAYS,
-        npy=False, seed=None, steps=int(steps) if method == "clap" else None, model=_model(run.model_name, method),
+        words=words or method not in ("auto", "winclip"), size=None, scales=None,
+        out=str(run.folder / "anomalies"), most=OVERLAYS,
+        npy=False, seed=None, steps=int(steps) if method == "clap" else None,
+        model=run.chosen("auto" if method == "auto" else default_model(method)),
         device=run.bench.models.device, dtype="float32", json=False,
         threshold=parse_threshold((threshold or "").strip() or None),
     )  # fmt: skip
-    check_options(request)
     done, out, report = carry_out(request, lambda first: _spoken(run, first))
     done.skipped += [(str(path), why) for path, why in unusable.items()]
     run.say("drawing")
     _name_as_on_the_page(out / "scores.csv", inspected)
     return Outcome(
         (
-            _shown(done, run.folder) + _tables(done, request),
+            _shown(done, run.folder) + _tables(done, done.request),
             report_frame(report, "The report: figures, scores of all pictures, the most and the least suspicious"),
         ),
         [*_files(done, out), report],
-        _again(request, chosen, compared),
+        _again(done.request, chosen, compared, method),
         could_not_be_read(len(done.skipped)),
     )
-
-
-def _model(chosen: str, method: str) -> str:
-    """What is chosen for all tabs; what the verb takes for methods that `small`, no classifier, cannot serve."""
-    return default_model(method) if chosen == "small" else chosen
 
 
 def _unusable(paths: Sequence[Path]) -> dict[Path, str]:
@@ -244,7 +241,8 @@ def _files(done: Inspection, out: Path) -> list[Path]:
     return [out / "scores.csv", out / "sheet.png", packed(out, overlays, "overlays.zip")]
 
 
-def _again(request: AnomalyRequest, chosen: ChosenPictures, compared: ChosenPictures | None) -> Equivalent:
+def _again(request: AnomalyRequest, chosen: ChosenPictures, compared: ChosenPictures | None, method: str) -> Equivalent:
+    """The run as lines: `request` as it was carried out, `method` as it was chosen."""
     from binderclip.segment.anomaly import BASELINES
 
     where = str(chosen.folder or PICTURES)
@@ -254,7 +252,7 @@ def _again(request: AnomalyRequest, chosen: ChosenPictures, compared: ChosenPict
     shell = shell_line(
         "binderclip", "anomaly", where, "--name", request.name, ["--normal", normal] if normal else None,
         ["--shots", request.shots] if request.shots != 16 else None,
-        ["--method", request.method] if request.method != "winclip" else None, words,
+        ["--method", method] if method != "auto" else None, words,
         None if request.words else "--no-words", ["--steps", request.steps] if request.steps is not None else None,
         model_words(request.model, request.device, default_model(request.method)),
         None if request.threshold is None else ["--threshold", request.threshold],

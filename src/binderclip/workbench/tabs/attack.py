@@ -33,6 +33,8 @@ ABOUT = {
     "pgd": "pgd: climbs the loss in steps from a random start",
     "fgsm": "fgsm: one step",
     "cw": "cw: climbs the margin to the next label",
+    "mi-fgsm": "mi-fgsm: steps along a running sum of gradients",
+    "di-fgsm": "di-fgsm: gradients of resized and padded pictures",
 }
 
 
@@ -46,7 +48,7 @@ def build(bench: Bench) -> None:
             target = gr.Textbox(label="The label to reach", placeholder=ANY, info="empty: any but the picture's own")
             method = gr.Dropdown([(ABOUT.get(name, name), name) for name in METHODS], value="pgd", label="Method")
             eps = gr.Slider(1, 32, value=4, step=1, label="Grey levels that a pixel may change, of 255")
-            steps = gr.Slider(1, 100, value=STEPS, step=1, label="Steps of pgd and cw")
+            steps = gr.Slider(1, 100, value=STEPS, step=1, label="Steps of all but fgsm")
             side = gr.Slider(64, 1024, value=SIDE, step=32, label="Side that larger pictures are reduced to")
             controls = bench.controls("Attack")
         with gr.Column(scale=3, min_width=320):

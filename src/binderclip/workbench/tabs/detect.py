@@ -120,19 +120,19 @@ def learn(run: Run, data: str | None, method: str, hold_out: str, steps: int) ->
     device = run.bench.models.device
     run.say("reading the folder")
     done = trained(
-        folder, out, method, held, steps=int(steps), batch_size=BATCH, lr=RATE, seed=0, model=run.model_name,
+        folder, out, method, held, steps=int(steps), batch_size=BATCH, lr=RATE, seed=0, model=run.tower_model,
         device=device, say=run.hear,
     )  # fmt: skip
     figures = _check(done.check, done.title)
     shell = shell_line(
         "binderclip", "detect", "--train", folder, "--out", MINE, ["--method", method] if method != "linear" else None,
         [word for name in held for word in ("--hold-out", name)], ["--steps", int(steps)] if steps != STEPS else None,
-        model_words(run.model_name, device),
+        model_words(run.tower_model, device, "small"),
     )  # fmt: skip
     python = (
         "from pathlib import Path; from binderclip.cli.verbs.detect.train import trained; "
         f"t = trained(Path({str(folder)!r}), Path({MINE!r}), {method!r}, {held!r}, steps={int(steps)}, "
-        f"batch_size={BATCH}, lr={RATE}, seed=0, model={run.model_name!r}, device={device!r}, say=print); "
+        f"batch_size={BATCH}, lr={RATE}, seed=0, model={run.chosen('small')!r}, device={device!r}, say=print); "
         "print(t.check.figures)"
     )
     return Outcome(

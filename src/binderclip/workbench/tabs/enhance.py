@@ -128,7 +128,7 @@ def learn(run: Run, dark: str | None, bright: str | None, method: str, steps: in
             raise UsageError(f"open the workbench on a folder of {what} pictures, and choose it here")
         folders.append(run.bench.open_folder(str(given)))
     training = EnhancerTraining(
-        method, run.model_name, int(steps), rounds=2, prompt_steps=200, batch_size=8, lr=5e-4, content=float(content),
+        method, run.tower_model, int(steps), rounds=2, prompt_steps=200, batch_size=8, lr=5e-4, content=float(content),
         side=128, seed=0,
     )  # fmt: skip
     device, made = run.bench.models.device, run.folder / OUT
@@ -140,7 +140,7 @@ def learn(run: Run, dark: str | None, bright: str | None, method: str, steps: in
         "--out", OUT, ["--method", method] if method != "rave" else None,
         ["--steps", int(steps)] if steps != STEPS else None,
         ["--content", f"{content:g}"] if content != CONTENT else None,
-        model_words(run.model_name, device),
+        model_words(run.tower_model, device, "small"),
     )  # fmt: skip
     python = (
         "from pathlib import Path; from binderclip.cli.verbs.enhance.train import EnhancerTraining, trained; "
@@ -148,7 +148,7 @@ def learn(run: Run, dark: str | None, bright: str | None, method: str, steps: in
         f"Path({OUT!r}), device={device!r}, say=print); print(card)"
     )
     said = (
-        f"<p>{method} on {run.model_name} learned from {card['dark']} pictures that lack light and {card['bright']} "
+        f"<p>{method} on {run.tower_model} learned from {card['dark']} pictures that lack light and {card['bright']} "
         "others. Nobody but you can say whether its results please: look at some.</p>"
     )
     return Outcome(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from binderclip.explain import Attribution
 
-METHODS_AT_FIRST = ["gradcam", "gradeclip", "smoothgrad"]
+METHODS_AT_FIRST = ["concepts", "gradcam", "smoothgrad"]
 MOST_METHODS = 12
 LEGEND = "Green words speak for the picture, red ones against it; underlined: does not fit; struck through: not read."
 
@@ -64,6 +64,10 @@ def work(run: Run, file: str | None, label: str, names: list[str]) -> Outcome:
     label, methods = label.strip(), build_methods(names, None, ())
     picture = open_image(path)
     clip = run.model()
+    if clip.concepts is None:
+        names = [name for name in names if name != "concepts"]
+        if not names:
+            raise UsageError(f"{run.model_name} has no concepts: tick another method, or choose everyday")
     shown: list[tuple[str, str]] = []
     rows: list[tuple[str, str, str]] = []
     files: list[Path] = []

@@ -65,7 +65,7 @@ def work(run: Run, data: str | None, groups: str, labels: str, positive: str, li
     called = run.data(data)
     groupings = [one.split(",") for one in (groups or "").split(";") if one.strip()]
     chosen = [tuple(part.strip() for part in one if part.strip()) for one in groupings]
-    classes = parse_labels(labels) if (labels or "").strip() else None
+    classes = parse_labels(labels, "Labels", files=False) if (labels or "").strip() else None
     decision = (positive or "").strip() or None
     run.say(f"loading {run.model_name}")
     device = run.bench.models.device

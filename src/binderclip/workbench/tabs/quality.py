@@ -98,10 +98,10 @@ def _rank(
 ) -> Outcome:  # fmt: skip
     from binderclip.cli.verbs.quality.run import ranked, write_sheet
 
-    run.say(f"loading {run.model_name}")
+    run.say(f"loading {run.chosen('small')}")
     count = len(chosen.paths)
     ranking = ranked(
-        run.model_name, chosen.paths, columns, by, weights=None, longest=side, device=run.bench.models.device,
+        run.tower_model, chosen.paths, columns, by, weights=None, longest=side, device=run.bench.models.device,
         dtype="float32", batch_size=BATCH, progress=lambda done: run.progress(done, count, "judging"),
     )  # fmt: skip
     skipped = [*chosen.skipped, *ranking.skipped]
@@ -204,7 +204,7 @@ def _again(run: Run, chosen: ChosenPictures, ranking: Ranking, own: Sequence[tup
     shell = shell_line(
         "binderclip", "quality", Arguments(chosen.names()), "--scores", ",".join(words),
         [word for pair in own for word in ("--pair", *pair)], ["--by", ranking.by] if not own else None,
-        ["--max-side", side] if side != SIDE else None, model_words(run.model_name, device),
+        ["--max-side", side] if side != SIDE else None, model_words(run.tower_model, device, "small"),
     )  # fmt: skip
     called, needed = python_pictures(chosen)
     if ranking.by == QUALITY and ranking.tuned is not None:
@@ -213,7 +213,7 @@ def _again(run: Run, chosen: ChosenPictures, ranking: Ranking, own: Sequence[tup
     else:
         needed += "from binderclip.models import load; from binderclip.quality import PromptQuality; "
         pair = named_pairs(",".join(words), own)[ranking.by]
-        metric = f"PromptQuality({python_load(run.model_name, device)}, { ({ranking.by: pair})!r}, longest={side})"
+        metric = f"PromptQuality({python_load(run.chosen('small'), device)}, { ({ranking.by: pair})!r}, longest={side})"
     python = f"{needed}q = {metric}.score_files({called}); print(sorted(zip(q.total.tolist(), q.keys)))"
     return Equivalent(python, shell)
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import output_folder
-from binderclip.cli.shared.options import MOST_SEED, Device, Dtype, Json, Model, finite
+from binderclip.cli.shared.options import DEFAULT_MODEL, MOST_SEED, Device, Dtype, Json, Model, finite
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_paths
 from binderclip.cli.shared.progress import duration, stages
+from binderclip.cli.shared.results import REPORT, ask_for_room
 from binderclip.cli.verbs.adapt.run import choose_head
 from binderclip.cli.verbs.adapt.wording import interval_text, labels_verdict, verdict
 from binderclip.display import number_of
@@ -64,11 +65,11 @@ def adapt(
         int | None,
         typer.Option(min=2, max=10**9, help="Most pictures a class that are looked at [default: about 4,000 in all]."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the head, the report and finished work.")] = Path(
-        "adapt"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the head, the report and finished work."), OUTPUT
+    ] = Path("adapt"),
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
-    model: Model = "small",
+    model: Model = DEFAULT_MODEL,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json: Json = False,
@@ -88,6 +89,8 @@ def adapt(
         binderclip classify new/ --head adapt
     """
     output_folder(out, make=False)
+    writable_paths([out / name for name in ("head.json", "figures.json", *(["report.html"] if report else []))])
+    writable_paths([out / "head.safetensors"], beside=out / "head.json")
     names = methods if methods in ("auto", "all") else [name.strip() for name in methods.split(",") if name.strip()]
     if not names:
         raise UsageError("--methods is empty: auto, all, or names such as gda,linear-probe")
@@ -105,6 +108,8 @@ def adapt(
     with stages("loading the model") as say:
         clip = load(model, device=device, dtype=dtype)
         output_folder(out)
+        # A head keeps at most the features of all shots, besides some vectors a class.
+        ask_for_room(out, REPORT * report + 4 * clip.embed_dim * max(1, len(samples.classes)) * (shots + 8))
         say("reading pictures")
         options: dict[str, Any] = {
             "shots": shots, "seeds": seeds, "methods": names, "templates": sentences, "folds": folds, "seed": seed,

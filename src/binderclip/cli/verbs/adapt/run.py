@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.cli.shared.output import write_json
+from binderclip.cli.shared.results import save_or_keep
 
 if TYPE_CHECKING:
     from binderclip.data import ImageTextDataset
@@ -46,7 +47,7 @@ def choose_head(
     found: Any = (
         select_labels(model, samples, **options) if several else select_head(model, samples, **options, **only_one)
     )
-    found.save(out)
+    save_or_keep(found.save, out)
     write_json({"data": name, **found.figures()}, out / "figures.json")
     if report:
         say("writing the report")

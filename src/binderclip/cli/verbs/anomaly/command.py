@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.shared.options import MODEL, MOST_SEED, Device, Dtype, Json
+from binderclip.cli.shared.outputs import OUTPUT
 from binderclip.cli.verbs.anomaly.inspection import AnomalyRequest
 from binderclip.cli.verbs.anomaly.run import inspect
 from binderclip.errors import UsageError
@@ -29,10 +30,11 @@ def anomaly(
     method: Annotated[
         str,
         typer.Option(
-            help="`winclip`: words, and nearest normal windows; `clap`: restores hidden regions; `patchcore`, `padim`: "
-            "normal pictures alone, on a classifier's features: strong where there are some."
+            help="`patchcore`, `padim`: normal pictures alone, on a classifier's features; `winclip`: words, and "
+            "nearest normal windows; `clap`: restores hidden regions; `auto`: patchcore where there are normal "
+            "pictures, winclip without them and with --state, --sound, --scales or --no-words."
         ),
-    ] = "winclip",
+    ] = "auto",
     threshold: Annotated[
         str | None,
         typer.Option(
@@ -55,7 +57,9 @@ def anomaly(
         typer.Option(min=1, max=4096, help="Side at which the model sees a picture, in pixels [default: the model's]."),
     ] = None,
     scales: Annotated[str | None, typer.Option(help="Sides of winclip's windows in patches [default: 2,3].")] = None,
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the report and the pictures.")] = "anomalies",
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="Folder for the report and the pictures."), OUTPUT
+    ] = "anomalies",
     most: Annotated[
         int, typer.Option(min=0, max=10**6, help="Most overlays that are drawn, highest scores first.")
     ] = 60,
@@ -79,28 +83,24 @@ def anomaly(
 
     Examples:
 
-        binderclip anomaly parts/ --name "metal nut" --normal good-parts/
+        binderclip anomaly examples/wall
+
+        binderclip anomaly parts/ --normal good-parts/ --threshold normal && echo all pass
 
         binderclip anomaly mvtec/carpet --name carpet --size 240 --model open_clip:ViT-B-16-plus-240/laion400m_e31
 
-        binderclip anomaly parts/ --normal good-parts/ --method patchcore --threshold normal && echo all pass
-
         binderclip anomaly scans/ --method clap --normal sound/ --state cracks --state holes --sound smooth --steps 400
 
-    Leaves scores.csv, an overlay of each of the highest, and report.html. Where `good/` and masks say the truth
-    (MVTec AD's layout), AUROC and region overlap are measured. --model is small, or lite0 for patchcore and padim.
+    The first wall is one of the pictures that `binderclip.data.write_examples` writes. Leaves scores.csv, an overlay of
+    each of the highest, and report.html. Where `good/` and masks say the truth (MVTec AD's layout), AUROC and region
+    overlap are measured. --model is lite0, or small for winclip and clap.
     """
     sides = None if scales is None else _sides(scales)
     request = AnomalyRequest(
         folder, name, normal, shots, method, tuple(state or ()), tuple(sound or ()), words, size, sides, out, most,
-        npy, seed, steps, model or default_model(method), device, dtype, json, parse_threshold(threshold),
+        npy, seed, steps, model or "auto", device, dtype, json, parse_threshold(threshold),
     )  # fmt: skip
     raise typer.Exit(inspect(request))
-
-
-def default_model(method: str) -> str:
-    """What a method stands on where no --model is given."""
-    return "lite0" if method in ("patchcore", "padim") else "small"
 
 
 def parse_threshold(text: str | None) -> float | str | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AnomalyRequest:
-    """The options, as given."""
+    """The options, as given; `method` and `model` may be `auto`, which `run.settled` replaces."""
 
     folder: str
     name: str
@@ -56,9 +56,11 @@ class Inspection:
         score: against the truth, or None.
         masks: pictures whose damaged pixels are known.
         overlays: picture's row -> file.
+        request: the options as they were carried out.
         threshold: score at which a picture fails; None where nothing is judged.
     """
 
+    request: AnomalyRequest
     folder: InspectionFolder
     pictures: list[Inspected]
     found: Anomalies

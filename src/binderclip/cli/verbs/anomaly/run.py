@@ -6,13 +6,15 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import note_left_out, output_folder, output_names
-from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
+from binderclip.cli.shared.inputs import note_left_out, output_names
+from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_array, write_csv
+from binderclip.cli.shared.outputs import output_folder, writable_path, writable_paths
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import stages, time_left
 from binderclip.cli.verbs.anomaly.inspection import AnomalyRequest, Inspection, figures
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 BATCH = 16
 SHOWN = 10
+TABLE = "scores.csv"
+COLUMNS = ("image", "score", "p", "kind", "damaged")
 FAILED = 3
 """Exit code where a picture is at or above --threshold: told apart from an error, which is 1."""
 
@@ -44,11 +48,15 @@ def carry_out(
     """
     from binderclip.data import InspectionFolder
 
-    check_options(request)
+    if request.method != "auto":
+        check_options(request)
     results = output_folder(request.out, make=False)
     note_left_out(request.folder, results)
     folder = InspectionFolder(request.folder, without=results)
     normal = _normal(request, folder)
+    request = settled(request, bool(normal))
+    check_options(request)
+    _check_files(request, folder, results)
     with spoken("loading the model") as say:
         detector = _detector(request, normal, say)
         out = output_folder(request.out)
@@ -66,9 +74,25 @@ def carry_out(
     return done, out, report
 
 
+def _check_files(request: AnomalyRequest, folder: InspectionFolder, out: Path) -> None:
+    """Refuse results that would replace what is none of ours, whichever pictures get an overlay in the end.
+
+    Raises:
+        UsageError: names the first of them.
+    """
+    paths = [entry.path for entry in folder.pictures]
+    names = output_names(paths, folder.root)
+    writable_paths([out / "report.html", *(out / f"{name}-anomaly.png" for name in names)], sources=paths)
+    if request.npy:
+        writable_paths([out / f"{name}.npy" for name in names], beside=out / TABLE, columns=COLUMNS)
+    if (out / TABLE).exists():
+        writable_path(out / TABLE, columns=COLUMNS)
+
+
 def inspect(request: AnomalyRequest) -> int:
     """Score, measure, write and say; the exit code."""
     done, out, report = carry_out(request, stages)
+    request = done.request
     _say(done, request, out, report)
     if not request.json:
         note_weak_on_photographs(request.model, [entry.path for entry in done.pictures])
@@ -104,6 +128,39 @@ def _normal(request: AnomalyRequest, folder: InspectionFolder) -> list[Path]:
     return chosen
 
 
+def settled(request: AnomalyRequest, normal: bool) -> AnomalyRequest:
+    """The request with a method and a model in the place of `auto`.
+
+    With normal pictures `patchcore`: over the example wall and five sets of textile, bricks and gravel it has a mean
+    image AUROC of 0.76 (winclip 0.72), and of planted defects it says better where, on all four of them. Without them,
+    with phrases or windows of one's own, and for an image-text model, `winclip`.
+
+    Args:
+        request: the options.
+        normal: whether there are normal pictures.
+    """
+    method = request.method
+    if method == "auto":
+        wordy = request.state or request.sound or request.scales is not None or not request.words
+        method = "patchcore" if normal and not wordy and _is_classifier(request.model) else "winclip"
+    model = default_model(method) if request.model == "auto" else request.model
+    return replace(request, method=method, model=model)
+
+
+def _is_classifier(model: str) -> bool:
+    """Whether a model is one that `patchcore` stands on; `auto` is."""
+    from binderclip.models.files.folders import bundled_of, folder_kind
+
+    if model == "auto" or model in bundled_of("classifier"):
+        return True
+    return Path(model).is_dir() and folder_kind(model) == "classifier"
+
+
+def default_model(method: str) -> str:
+    """What a method stands on where no model is given."""
+    return "lite0" if method in ("patchcore", "padim") else "small"
+
+
 def check_options(request: AnomalyRequest) -> None:
     """Options that need neither pictures nor a model.
 
@@ -113,7 +170,8 @@ def check_options(request: AnomalyRequest) -> None:
     from binderclip.segment.anomaly import BASELINES, METHODS
 
     if request.method not in {**METHODS, **BASELINES}:
-        raise UsageError(f"--method {request.method!r} is unknown; there are {', '.join([*METHODS, *BASELINES])}")
+        there = ", ".join(["auto", *METHODS, *BASELINES])
+        raise UsageError(f"--method {request.method!r} is unknown; there are {there}")
     if request.threshold == "normal" and request.method == "clap":
         raise UsageError(
             "--threshold normal scores each normal picture without itself, which clap cannot: give a number"
@@ -201,7 +259,7 @@ def _inspected(
     if not kept:
         raise DataError(f"of {number_of(len(folder), 'picture')} none could be read: {skipped[-1][1]}")
     found = Anomalies(torch.cat([p.scores for p in parts]).cpu(), torch.cat([p.maps for p in parts]).cpu())
-    return Inspection(folder, kept, found, used, held, skipped)
+    return Inspection(request, folder, kept, found, used, held, skipped)
 
 
 def _threshold(request: AnomalyRequest, done: Inspection) -> float | None:
@@ -299,17 +357,13 @@ def _write(done: Inspection, request: AnomalyRequest, out: Path) -> None:
         damaged = "" if entry.damaged is None else int(entry.damaged)
         cells = [entry.path, f"{float(done.found.scores[row]):.6f}", p, entry.kind, damaged]
         rows.append([*cells, *([done.verdict(row)] * (done.threshold is not None))])
-    columns = ["image", "score", "p", "kind", "damaged", *(["result"] * (done.threshold is not None))]
-    write_csv(columns, rows, out / "scores.csv")
+    write_csv([*COLUMNS, *(["result"] * (done.threshold is not None))], rows, out / TABLE)
     if request.npy:
         import numpy as np
 
         for row, entry in enumerate(done.pictures):
             values = done.found.maps_at(_size(entry.path), row)[0].numpy().astype(np.float32)
-            try:
-                np.save(out / f"{names[row]}.npy", values)
-            except OSError as error:
-                raise DataError(f"cannot write {out / names[row]}.npy: {error.strerror or error}") from error
+            write_array(values, out / f"{names[row]}.npy")
 
 
 def _say(done: Inspection, request: AnomalyRequest, out: Path, report: Path) -> None:

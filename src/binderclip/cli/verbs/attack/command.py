@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binderclip.cli.shared.inputs import Images, find_images, output_folder
+from binderclip.cli.shared.inputs import Images, find_images
 from binderclip.cli.shared.options import MOST_SEED, Device, Dtype, Json, Labels, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
+from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_path
 from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
@@ -30,19 +31,25 @@ def attack(
     images: Images,
     labels: Labels,
     method: Annotated[
-        str, typer.Option(help="`pgd`, `fgsm` (one step) or `cw` (the margin to the next label).")
+        str,
+        typer.Option(
+            help="`pgd`, `fgsm` (one step), `cw` (the margin to the next label), `mi-fgsm` (momentum) or `di-fgsm` "
+            "(input diversity), which fool other models more often."
+        ),
     ] = "pgd",
     eps: Annotated[
         str, typer.Option(help="The most that a pixel may change, of 1: a fraction such as `4/255`, or a number.")
     ] = "4/255",
-    steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Of `pgd` and `cw` [default: 10].")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=10_000, help="Of all but `fgsm` [default: 10].")] = None,
     target: Annotated[
         str | None, typer.Option(help="The label that is to be reached [default: any but the one of the picture].")
     ] = None,
     templates: Annotated[str, typer.Option("--templates", "-t", help="Sentences around a label.")] = "simple",
     max_side: Annotated[int, typer.Option(min=32, max=16_384, help="Larger pictures are reduced to this first.")] = 512,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the random start.")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the pictures and the table.")] = Path("attack"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the pictures and the table."), OUTPUT] = Path(
+        "attack"
+    ),
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json: Json = False,
@@ -68,6 +75,9 @@ def attack(
     from binderclip.cli.verbs.attack.run import attacked, check_method
 
     check_method(method, steps)
+    table = folder / "table.csv"
+    if table.exists():
+        writable_path(table, columns=COLUMNS)
     found = find_images(images, without=str(folder))
     with stages("loading the model") as say:
         step, count = batches_said(say, "picture"), len(found.paths)
@@ -80,7 +90,6 @@ def attack(
     if not done.pictures:
         raise DataError(f"nothing was attacked: of {number_of(count, 'picture')} none could be read")
     rows = rows_of(done)
-    table = folder / "table.csv"
     write_csv(COLUMNS, rows, table)
     if json:
         print_json({**done.as_dict(), "table": table, "out": folder})

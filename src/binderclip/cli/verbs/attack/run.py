@@ -12,7 +12,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from binderclip.cli.shared.inputs import keep_originals, output_names
+from binderclip.cli.shared.inputs import output_names
+from binderclip.cli.shared.outputs import writable_paths
+from binderclip.cli.shared.sheet import save_picture
 from binderclip.data import open_image
 from binderclip.data.images import to_tensor
 from binderclip.errors import DataError, UsageError
@@ -113,7 +115,7 @@ def attacked(
     """
     names = output_names(paths, endings=ENDINGS)
     files = [[folder / f"{start}{ending}.png" for ending in ENDINGS] for start in names]
-    keep_originals([file for pair in files for file in pair], paths)
+    writable_paths([file for pair in files for file in pair], sources=paths)
     model = load(name, device=device, dtype=dtype)
     predictor = model.predictor(list(labels), templates=templates)
     options: dict[str, Any] = {"seed": seed, "targeted": target is not None}
@@ -134,8 +136,8 @@ def attacked(
         wanted = before.row if target is None else list(labels).index(target)
         found = run(clean.to(model.device), torch.tensor([wanted], device=model.device))
         rounded = clean + whole_levels(found.images.cpu() - clean)
-        _save(_bytes(rounded), picture)
-        _save(_bytes(0.5 + STRONGER * (rounded - clean)), difference)
+        for pixels, place in ((rounded, picture), (0.5 + STRONGER * (rounded - clean), difference)):
+            save_picture(Image.fromarray(_bytes(pixels).numpy()), place)
         after = say.of_file(picture)
         pictures.append(
             AttackedPicture(
@@ -190,10 +192,3 @@ def _opened(path: Path, background: tuple[int, int, int], longest: int) -> tuple
 
 def _bytes(image: Float[Tensor, "1 3 H W"]) -> UInt8[Tensor, "H W 3"]:
     return (image[0].detach().cpu() * LEVELS).round().clamp(0, LEVELS).to(torch.uint8).permute(1, 2, 0)
-
-
-def _save(pixels: UInt8[Tensor, "H W 3"], path: Path) -> None:
-    try:
-        Image.fromarray(pixels.numpy()).save(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error

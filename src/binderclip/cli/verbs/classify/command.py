@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import Images, find_images, picture_path
+from binderclip.cli.shared.inputs import Images, find_images
 from binderclip.cli.shared.marks import Mark, MarkBox, parse_mark
-from binderclip.cli.shared.options import LABELS, MODEL, BatchSize, Device, Dtype, Json, parse_labels
+from binderclip.cli.shared.options import DEFAULT_MODEL, LABELS, MODEL, BatchSize, Device, Dtype, Json, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.outputs import OUTPUT, picture_path
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.cli.shared.transform import TransformName, fitted, parse_transform
@@ -46,7 +47,9 @@ def classify(
     box: MarkBox = None,
     top: Annotated[int, typer.Option(min=1, max=10_000, help="Labels to show for each image.")] = 3,
     picture: Annotated[
-        str | None, typer.Option("--picture", help="Also save a sheet of the images with their labels to this PNG.")
+        str | None,
+        typer.Option("--picture", help="Also save a sheet of the images with their labels to this PNG."),
+        OUTPUT,
     ] = None,
     model: Annotated[str | None, MODEL] = None,
     device: Device = "cpu",
@@ -108,7 +111,7 @@ def classify(
 
         with stages("loading the model") as say:
             opened = load_encoder if options.plain else load
-            clip = opened("small" if model is None else model, device=device, dtype=dtype)
+            clip = opened(DEFAULT_MODEL if model is None else model, device=device, dtype=dtype)
             if choice:
                 clip = clip.with_transform(fitted(clip, choice, say, batch_size=batch_size))
             say(f"looking at {number_of(len(found.paths), 'picture')}")

@@ -16,7 +16,7 @@ from binderclip.cli.shared.boxes import COLUMNS
 from binderclip.cli.shared.marks import encode_marked
 from binderclip.cli.shared.output import note
 from binderclip.display import number_of
-from binderclip.documents import parse_json
+from binderclip.documents import parse_json, read_problem
 from binderclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def read_image_boxes(path: Path) -> dict[str, tuple[float, float, float, float]]
         text = path.read_text(encoding="utf-8-sig")
         entries = _json_rows(parse_json(text)) if text.lstrip().startswith(("{", "[")) else _csv_rows(text)
     except (ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
-        raise DataError(f"{path} holds no boxes by image ({str(error)[:200]}): {forms}") from error
+        raise DataError(f"{path} holds no boxes by image ({read_problem(error)[:200]}): {forms}") from error
     found: dict[str, tuple[float, float, float, float]] = {}
     for name, numbers in entries:
         try:

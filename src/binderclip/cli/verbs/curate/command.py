@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.shared.cluster import Ray, Workers, shard_runner
-from binderclip.cli.shared.inputs import output_folder, outside_pool
 from binderclip.cli.shared.options import AllowPipe, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.outputs import OUTPUT, output_folder, outside_pool, writable_paths
 from binderclip.cli.shared.plan import (
     MANY,
     PANEL,
@@ -31,6 +31,7 @@ from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 FOLDER = "curated"
+REPORT = "report.json"
 
 
 class PoolKind(str, Enum):
@@ -59,6 +60,7 @@ def curate(
             help="Folder of the selection, the table of samples and the report; may be `s3://BUCKET/FOLDER` "
             "[default: curated].",
         ),
+        OUTPUT,
     ] = None,
     set: Annotated[
         list[str] | None,
@@ -143,7 +145,7 @@ def curate(
         show_plan(found, recipe, out, json=json)
         return
     out = FOLDER if out is None else out
-    if data is None or not data.strip() or recipe is None:
+    if data is None or recipe is None:
         raise UsageError("give a pool and a recipe, such as `curate photos/ --recipe exact-duplicates`; see --list")
 
     from binderclip.cli.verbs.curate.run import curated
@@ -152,7 +154,9 @@ def curate(
 
     outside_pool(out, data)
     if not is_object(out):
-        output_folder(out, make=False)
+        folder = output_folder(out, make=False)
+        writable_paths([folder / REPORT, folder / "report.html"])
+        writable_paths([folder / "selection.npy", folder / "samples.parquet"], beside=folder / REPORT)
     checked = read_recipe(recipe, set or [])
     with stages("opening the pool") as say, shard_runner(ray, workers, device) as runner:
         done = curated(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from binderclip.cli.shared.plan import PlanOptions
 from binderclip.curate import AssumedPool, CurationRecipe, plan_curation, read_recipe
 from binderclip.data import ClusterPlan
+from binderclip.data.files import read_file
 from binderclip.documents import parse_json
-from binderclip.errors import UsageError
+from binderclip.errors import DataError, UsageError
 
 
 def planned(
@@ -59,10 +59,12 @@ def _shares(kept: str, recipe: CurationRecipe) -> list[float]:
     if not kept.endswith(".json"):
         return _numbers(kept, "--kept")
     try:
-        stages = parse_json(Path(kept).read_text(encoding="utf-8"))["stages"]
+        stages = parse_json(read_file(kept))["stages"]
         shares = [stage["kept"] / max(stage["entered"], 1) for stage in stages]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--kept {kept}: no report of `binderclip curate` ({error})") from error
+    except DataError as error:
+        raise UsageError(f"--kept {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--kept {kept}: no report.json of `binderclip curate`, whose stages it would have") from error
     if len(shares) != len(recipe.stages):
         raise UsageError(f"--kept {kept}: has {len(shares)} stages and the recipe {len(recipe.stages)}")
     return shares

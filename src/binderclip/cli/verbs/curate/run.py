@@ -9,8 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from binderclip.cli.shared.inputs import output_folder
+from binderclip.cli.shared.options import DEFAULT_MODEL
 from binderclip.cli.shared.output import write_json
+from binderclip.cli.shared.outputs import output_folder
 from binderclip.cli.verbs.curate.report import write_report
 from binderclip.curate import (
     CLEANERS,
@@ -69,13 +70,13 @@ def curated(
         DataError: the pool holds nothing usable, or cannot be written out.
     """
     store = ColumnStore(join_place(out if is_object(out) else Path(out).absolute(), "columns"))
-    table = open_table(data, split, store=store, allow_pipe=allow_pipe)
-    if shards and not is_object(out):
-        check_kept_folder(table, Path(out) / "shards")
-
-    scorer = partial(_loaded, model or recipe.model or "small", device=device, dtype=dtype)
+    scorer = partial(_loaded, model or recipe.model or DEFAULT_MODEL, device=device, dtype=dtype)
     late = LateModel(scorer, lambda: say("loading the model"))
     signals = model_signals(late, cleaner=CLEANERS[recipe.cleaner])
+    texts = CurationPipeline(list(recipe.stages), signals).reads_text
+    table = open_table(data, split, store=store, allow_pipe=allow_pipe, texts=texts)
+    if shards and not is_object(out):
+        check_kept_folder(table, Path(out) / "shards")
     asked = [name for id in table.ids[:1] for name in computed_columns(table.load(id), recipe.needs, signals)]
     if any(hasattr(signals[name], "model") for name in asked):
         late.open()  # what is wrong with it is said before the whole pool is read
@@ -107,10 +108,11 @@ def curated(
 
 def _write(found: Curated, table: SampleTable, data: str, seed: int, folder: Path, shards: bool) -> list[Path]:
     """Write what was decided into a folder; gives the files."""
+    # First what says whose the folder is: the next two files have no place for it.
+    write_json({"data": data, "seed": seed, **found.report.as_dict()}, folder / "report.json")
     files = [found.selection.save(folder / "selection.npy")]
     files.append(write_decisions(found, table, folder / "samples.parquet"))
     files.append(write_report(found, table, data, folder / "report.html"))
-    write_json({"data": data, "seed": seed, **found.report.as_dict()}, folder / "report.json")
     files.append(folder / "report.json")
     return files + (write_kept_shards(found, table, folder / "shards") if shards else [])
 

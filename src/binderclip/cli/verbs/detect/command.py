@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import find_images, output_folder, writable_path
+from binderclip.cli.shared.inputs import find_images
 from binderclip.cli.shared.options import MOST_SEED, Device, Json
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
+from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_path
 from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.display import number_of
 from binderclip.errors import UsageError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SHOWN = 20
 SMALL = "small-detector"
 FIGURES = ("generator", "seen", "real right", "95%", "fake found", "95% ", "AP", "best threshold", "real", "fake")
+TABLE = ("image", "logit", "probability")
 CONTROLS = ("real pictures after", "called fake", "before", "p", "finding")
 
 
@@ -43,7 +45,7 @@ def detect(
             help="Train a detector instead, on a folder with 0_real/ and 1_fake/GENERATOR/, or GENERATOR/ of both."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File of the trained detector.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File of the trained detector."), OUTPUT] = None,
     method: Annotated[
         str,
         typer.Option(
@@ -51,6 +53,9 @@ def detect(
             "of windows beside the embedding; `deeclip`: tokens of many layers; `noise`: noise of windows alone."
         ),
     ] = "linear",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a training of this --out stopped, however it stopped.")
+    ] = False,
     hold_out: Annotated[
         list[str] | None,
         typer.Option(help="A generator to test on only, not to learn from. Repeat for several."),
@@ -62,9 +67,13 @@ def detect(
     model: Annotated[
         str, typer.Option("--model", "-m", help="That a new detector looks through: small, small-dino, timm:..., ...")
     ] = "small",
-    csv: Annotated[Path | None, typer.Option(help="All pictures as a table, most likely generated first.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="All pictures as a table, most likely generated first."), OUTPUT
+    ] = None,
     maps: Annotated[
-        Path | None, typer.Option(help="Folder for pictures of which patches speak for generated (red) or real (blue).")
+        Path | None,
+        typer.Option(help="Folder for pictures of which patches speak for generated (red) or real (blue)."),
+        OUTPUT,
     ] = None,
     most: Annotated[int, typer.Option(min=1, max=10**5, help="Most maps, most likely generated first.")] = 12,
     device: Device = "cpu",
@@ -81,19 +90,21 @@ def detect(
         binderclip detect inbox/ --detector mine.safetensors --csv scores.csv --maps maps/
 
     A quarter of the pictures is held out from training and measured, generator by generator, and real pictures are
-    measured again after mere processing. A detector knows what it was trained on: other generators may pass as real.
+    measured again after mere processing. Training that was stopped goes on with --resume. A detector knows what it was
+    trained on: other generators may pass as real.
     """
     given = {"--detector": detector, "the pictures": images or None}
     if train is not None:
         trained_only(train, out, {**given, "--csv": csv, "--maps": maps})
-        _train(train, out, method, hold_out or [], steps, batch_size, lr, seed, model, device, json)  # type: ignore[arg-type]
+        _train(train, out, method, hold_out or [], steps, batch_size, lr, seed, model, device, json, resume)  # type: ignore[arg-type]
         return
     if not images:
         raise UsageError("give pictures, with --detector FILE for one of yours, or --train DATA --out FILE to make it")
-    if wrong := next((name for name, value in {"--out": out, "--hold-out": hold_out}.items() if value), None):
+    training = {"--out": out, "--hold-out": hold_out, "--resume": resume}
+    if wrong := next((name for name, value in training.items() if value), None):
         raise UsageError(f"{wrong} belongs to --train")
     found = find_images(images, without=str(maps) if maps else None)
-    csv_path = writable_path(csv) if csv else None
+    csv_path = writable_path(csv, columns=TABLE) if csv else None
     map_folder = output_folder(maps, make=False) if maps else None
     from binderclip.cli.verbs.detect.run import detected, places_of_maps, write_maps
 
@@ -107,7 +118,7 @@ def detect(
             output_folder(map_folder)
             drawn = write_maps(result, places, most, say)
     if csv_path is not None:
-        write_csv(("image", "logit", "probability"), [(key, *values) for key, *values in result.rows], csv_path)
+        write_csv(TABLE, [(key, *values) for key, *values in result.rows], csv_path)
     _show(result, json, drawn, map_folder)
     if not result.rows:
         raise typer.Exit(1)
@@ -128,7 +139,7 @@ def trained_only(data: Path, out: Path | None, others: dict[str, Any]) -> None:
 
 def _train(
     data: Path, out: Path, method: str, hold_out: list[str], steps: int, batch_size: int, lr: float, seed: int,
-    model: str, device: str, json: bool,
+    model: str, device: str, json: bool, resume: bool,
 ) -> None:  # fmt: skip
     target = writable_path(out)
     from binderclip.cli.verbs.detect.train import trained
@@ -136,7 +147,7 @@ def _train(
     with stages("reading the folders") as say:
         done: TrainedDetector = trained(
             data, target, method, hold_out, steps=steps, batch_size=batch_size, lr=lr, seed=seed, model=model,
-            device=device, say=say,
+            device=device, say=say, resume=resume,
         )  # fmt: skip
     if json:
         print_json({"detector": str(target), **done.card})

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binderclip.cli.shared.inputs import keep_originals, output_names
+from binderclip.cli.shared.inputs import output_names
+from binderclip.cli.shared.outputs import writable_paths
 from binderclip.cli.shared.sheet import save_picture
 from binderclip.data import PROCESSING, RealFakeSet, open_image, real_fake_folder, to_tensor
 from binderclip.data.labelled.real_fake import FAKE, REAL
@@ -125,7 +126,8 @@ def sanity_check(
     value = dict(zip(rows, logits, strict=True))
 
     def of(wanted: list[int]) -> Tensor:
-        return torch.stack([value[row] for row in wanted if row in value]) if wanted else torch.zeros(0)
+        there = [value[row] for row in wanted if row in value]
+        return torch.stack(there) if there else torch.zeros(0)
 
     every = [row for row in data.rows(label=0) if row in value]
     fakes = {name: of(data.rows(name, label=1)) for name in data.made_by}
@@ -171,7 +173,7 @@ def places_of_maps(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
         UsageError: a map would replace one of the pictures.
     """
     places = [folder / f"{name}.png" for name in output_names(paths)]
-    keep_originals(places, paths)
+    writable_paths(places, sources=paths)
     return dict(zip(map(str, paths), places, strict=True))
 
 

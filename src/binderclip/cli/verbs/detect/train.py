@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +13,23 @@ import numpy as np
 import torch
 
 from binderclip.cli.shared.progress import batches_said
+from binderclip.cli.shared.results import ask_for_room, save_or_keep, size_of
 from binderclip.cli.verbs.detect.run import Say, sanity_check, title_of
 from binderclip.data import RealFakeSet, real_fake_folder
 from binderclip.data.uniform import uniform
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
 from binderclip.evaluate import DetectorSanityCheck
+from binderclip.fit import Checkpoint
 from binderclip.models.files.devices import resolve_device
 from binderclip.quality import Detector, create_detector, save_detector, train_detector
 
 HELD = 0.25
 """Share of the pictures that is measured and not trained on."""
+
+
+CHECKPOINTS = 20
+"""So many are written in a training, whatever its length."""
 
 
 @dataclass(frozen=True)
@@ -92,33 +100,62 @@ def usable(detector: Detector, data: RealFakeSet) -> tuple[RealFakeSet, list[tup
     return subset(data, np.array(kept, dtype=int)), skipped
 
 
+def checkpoints_of(out: Path) -> Path:
+    """The folder of the checkpoints of a detector's file."""
+    return out.with_name(f"{out.name}.checkpoints")
+
+
+def _pictures(data: RealFakeSet) -> str:
+    """16 hexadecimal digits over which pictures there are, and who made them."""
+    keys = [data.key(row) for row in range(len(data))]
+    told = repr((keys, data.labels.tolist(), list(data.generators), data.partners.tolist()))
+    return hashlib.blake2b(told.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
+
+
 def trained(
     folder: Path, out: Path, method: str, hold_out: Sequence[str], *, steps: int, batch_size: int, lr: float, seed: int,
-    model: str, device: str, say: Say,
+    model: str, device: str, say: Say, resume: bool = False,
 ) -> TrainedDetector:  # fmt: skip
     """Train on one part of the folder, measure on the other, and write the file.
 
+    Checkpoints lie beside the file until it is written; with `resume` training goes on from them and ends with the same
+    detector.
+
     Raises:
+        CheckpointError: what is there belongs to other settings or pictures.
         UsageError: an unknown method or generator.
         DataError: too few pictures, or none aligned where pairs are needed.
+        OutputError: the file has no room, which is said before the training.
     """
     where = resolve_device(device)
+    left = checkpoints_of(out)
+    if left.is_dir() and not resume:
+        raise UsageError(f"{left} holds a training that was stopped: go on with it (--resume), or remove the folder")
     named = real_fake_folder(folder)
     say("loading the model")
     torch.manual_seed(seed)
     detector = create_detector(method, model)
     detector.to(where)
+    ask_for_room(out, size_of(detector))
     say("looking at every picture")
     data, left_out = usable(detector, named)
     learn, test = halves(data, hold_out, seed)
     step = batches_said(say, "step")
-    train_detector(detector, learn, steps=steps, batch_size=batch_size, lr=lr, seed=seed, progress=step)
+    own = {
+        "method": method, "model": model, "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed,
+        "hold_out": list(hold_out), "pictures": _pictures(learn),
+    }  # fmt: skip
+    kept = Checkpoint(left, every=max(1, steps // CHECKPOINTS), identity=own)
+    train_detector(
+        detector, learn, steps=steps, batch_size=batch_size, lr=lr, seed=seed, progress=step, checkpoint=kept
+    )
     check, _ = sanity_check(detector, test, learn.made_by, batch_size=batch_size, say=say)
     card = {
         "method": method, "generators": learn.made_by, "real": len(learn.rows(label=0)),
         "fake": len(learn.rows(label=1)), "held_out": len(test), "steps": steps, "batch_size": batch_size, "lr": lr,
         "seed": seed, "check": check.as_dict(),
     }  # fmt: skip
-    save_detector(detector, out, card)
+    save_or_keep(lambda place: save_detector(detector, place, card), out)
+    shutil.rmtree(left, ignore_errors=True)
     title = f"{title_of(detector, card)}: {number_of(len(test), 'picture')} held out"
     return TrainedDetector(card, check, title, [*named.skipped, *left_out])

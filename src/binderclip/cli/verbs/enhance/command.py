@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binderclip.cli.shared.inputs import Images, find_images, output_folder
+from binderclip.cli.shared.inputs import Images, find_images
 from binderclip.cli.shared.options import MOST_SEED, Device, Json, Model, finite
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped
+from binderclip.cli.shared.outputs import OUTPUT, output_folder
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import stages
 from binderclip.display import number_of
@@ -25,8 +26,12 @@ HARDLY = 0.01
 
 def enhance(
     images: Images,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results, the sheet and the enhancer.")],
-    enhancer: Annotated[Path | None, typer.Option(help="File of an enhancer that an earlier run has trained.")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the results, the sheet and the enhancer."), OUTPUT
+    ],
+    enhancer: Annotated[
+        Path | None, typer.Option(help="File of an enhancer of an earlier run, or CLIP-LIT's `.pth`.")
+    ] = None,
     dark: Annotated[
         Path | None, typer.Option(help="Train on this folder of backlit or dark pictures; needs --bright.")
     ] = None,
@@ -75,10 +80,11 @@ def enhance(
         raise UsageError(f"--{'dark' if dark is None else 'bright'} FOLDER is missing: training needs both")
     found = find_images(images, without=str(out))
     folder = output_folder(out, make=False)
-    from binderclip.cli.verbs.enhance.run import enhanced
+    from binderclip.cli.verbs.enhance.run import enhanced, places_of_results
     from binderclip.cli.verbs.enhance.train import EnhancerTraining, trained
     from binderclip.quality import load_enhancer
 
+    places_of_results(found.paths, images, folder)  # before a training, not after it
     with stages("opening the enhancer" if enhancer else "reading the folders") as say:
         left_out: list[tuple[str, str]] = []
         if enhancer is not None:

@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from binderclip.cli.shared.inputs import file_stamp, keep_originals, output_folder, output_names
+from binderclip.cli.shared.inputs import file_stamp, output_names
+from binderclip.cli.shared.output import write_json
+from binderclip.cli.shared.outputs import output_folder, writable_paths
 from binderclip.cli.shared.progress import batches_said
 from binderclip.cli.shared.sheet import contact_sheet, save_picture
 from binderclip.data import open_header, open_image, to_tensor
@@ -83,6 +85,18 @@ def identity(network: IlluminationNet, longest: int) -> str:
     return digest.hexdigest()[:16]
 
 
+def places_of_results(paths: Sequence[Path], arguments: Sequence[str], folder: Path) -> list[Path]:
+    """Where the result of each picture goes.
+
+    Raises:
+        UsageError: a result would replace one of the pictures, or what is none of ours.
+    """
+    above = Path(arguments[0]) if len(arguments) == 1 and Path(arguments[0]).is_dir() else None
+    names = output_names(paths, above, taken=[Path(SHEET).stem])
+    writable_paths([folder / RECORD, folder / SHEET])
+    return writable_paths([folder / f"{name}.png" for name in names], sources=paths)
+
+
 def enhanced(
     network: IlluminationNet, paths: Sequence[Path], arguments: Sequence[str], folder: Path, *, longest: int,
     device: str, say: Callable[[str], None],
@@ -93,22 +107,14 @@ def enhanced(
         UsageError: the folder holds results of another enhancer, or a result would replace one of the pictures.
         DataError: a file cannot be written.
     """
-    above = Path(arguments[0]) if len(arguments) == 1 and Path(arguments[0]).is_dir() else None
-    names = output_names(paths, above, taken=[Path(SHEET).stem])
-    results = [folder / f"{name}.png" for name in names]
-    keep_originals(results, paths)
+    results = places_of_results(paths, arguments, folder)
     network = network.to(resolve_device(device)).eval()
     own = identity(network, longest)
     record = folder / RECORD
     if record.exists() and _before(record) != own:
         raise UsageError(f"{folder} holds results of another enhancer or --max-side: take another --out")
     output_folder(folder)
-    draft = folder / f".{RECORD}"
-    try:
-        draft.write_text(json.dumps({"enhancer": own}), encoding="utf-8")
-        os.replace(draft, record)
-    except OSError as error:
-        raise DataError(f"cannot write {record}: {error.strerror or error}") from error
+    write_json({"enhancer": own}, record)
     step = batches_said(say, "picture")
     rows, skipped, kept = [], [], 0
     for number, (path, result) in enumerate(zip(paths, results, strict=True), 1):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +15,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from binderclip.cli.shared.inputs import output_folder
+from binderclip.cli.shared.outputs import output_folder, writable_path
+from binderclip.cli.shared.progress import time_left
+from binderclip.cli.shared.results import ask_for_room, save_or_keep, size_of
 from binderclip.data import list_images, open_image, to_tensor
 from binderclip.errors import DataError, UsageError
 from binderclip.models.files.devices import resolve_device
@@ -62,10 +66,14 @@ def trained(
     Raises:
         UsageError: an unknown method, or another enhancer in the output folder.
         DataError: a folder without a picture that can be read.
+        OutputError: the file has no room, which is said before the training.
     """
     if training.method not in ENHANCERS:
         raise UsageError(f"--method {training.method!r} is unknown: one of {', '.join(ENHANCERS)}")
     where = resolve_device(device)
+    file = folder / FILE
+    if file.exists():
+        writable_path(file)
     sets, skipped = {}, []
     for name, place in (("dark", dark), ("bright", bright)):
         say(f"reading {place}")
@@ -75,7 +83,6 @@ def trained(
             raise DataError(f"--{name} {place}: no picture there can be read")
     counts = {name: len(pictures) for name, pictures in sets.items()}
     card = {**asdict(training), **counts, "pictures": _digest(sets["dark"], sets["bright"])}
-    file = folder / FILE
     if file.exists():
         network, before = load_enhancer(file, device=device)
         if before != card:
@@ -85,12 +92,13 @@ def trained(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         network = IlluminationNet(WIDTH, level=LEVEL, std=STD, most=1.0)
+    ask_for_room(file, size_of(network))
     trainer = create_enhancer(
         training.method, training.model, network=network, content=training.content, seed=training.seed, device=where
     )
     shared: dict[str, Any] = {
         "warmup_steps": 0, "steps": training.steps, "lr": training.lr, "batch_size": training.batch_size,
-        "progress": say,
+        "progress": steps_said(say),
     }  # fmt: skip
     if isinstance(trainer, RAVE):
         trainer.fit(sets["dark"], sets["bright"], **shared)
@@ -101,8 +109,21 @@ def trained(
             sets["dark"], sets["bright"], rounds=training.rounds, prompt_steps=training.prompt_steps,
             refine_steps=training.prompt_steps, prompt_lr=rate, **shared,
         )  # fmt: skip
-    save_enhancer(trainer.network, output_folder(folder) / FILE, card)
+    save_or_keep(lambda place: save_enhancer(trainer.network, place, card), output_folder(folder) / FILE)
     return trainer.network, card, skipped
+
+
+def steps_said(say: Say) -> Say:
+    """What says how many steps are done, and the time that is left of them at the pace so far."""
+    began: dict[str, float] = {}
+
+    def said(text: str) -> None:
+        if counted := re.search(r"step (\d+) of (\d+)$", text):
+            start = began.setdefault(text[: counted.start()], time.monotonic())
+            text += time_left(start, int(counted[1]), int(counted[2]))
+        say(text)
+
+    return said
 
 
 def _digest(*sets: Float[Tensor, "N 3 s s"]) -> str:

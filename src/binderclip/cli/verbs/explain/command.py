@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.shared.inputs import find_images, one_image
-from binderclip.cli.shared.options import MODEL, Device, Dtype, Json
+from binderclip.cli.shared.options import DEFAULT_MODEL, MODEL, Device, Dtype, Json
+from binderclip.cli.shared.outputs import OUTPUT
 from binderclip.cli.verbs.explain.run import FOLDER, ExplainRequest, compare_methods, explain_images
 from binderclip.errors import UsageError
+from binderclip.models.files.registry import has_concepts
 
 
 def explain(
@@ -21,12 +23,13 @@ def explain(
         str | None, typer.Option("--label", "--text", "-l", help="The text to explain, such as `a cat`.")
     ] = None,
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="`saliency`, `smoothgrad`, `integrated_gradients`, `gradcam`, `fullgrad` or another of "
-            "`binderclip.explain.METHODS`; several with commas, or `all`, for --compare."
+            help="`concepts`, `saliency`, `smoothgrad`, `integrated_gradients`, `gradcam`, `fullgrad` or another of "
+            "`binderclip.explain.METHODS`; several with commas, or `all`, for --compare. [default: concepts with "
+            "everyday, which points at things; saliency with other models and heads]"
         ),
-    ] = "saliency",
+    ] = None,
     compare: Annotated[
         bool,
         typer.Option(
@@ -53,9 +56,12 @@ def explain(
     out: Annotated[
         str | None,
         typer.Option("--out", "-o", help="PNG of one image [default: NAME-explain.png], or a folder for several."),
+        OUTPUT,
     ] = None,
     npy: Annotated[bool, typer.Option("--npy", help="Also save the raw maps, NAME-METHOD.npy, float32.")] = False,
-    report: Annotated[str | None, typer.Option(help="Also write an HTML page with pictures and numbers.")] = None,
+    report: Annotated[
+        str | None, typer.Option(help="Also write an HTML page with pictures and numbers."), OUTPUT
+    ] = None,
     legend: Annotated[
         bool, typer.Option(help="Whether a strip below says what the colours mean; without it the size is the image's.")
     ] = True,
@@ -80,14 +86,14 @@ def explain(
     stands beside them, for a map that looks good proves nothing.
     """
     if words:
-        _words(images, label, out, report, model or "small", device, dtype, json)
+        _words(images, label, out, report, model or DEFAULT_MODEL, device, dtype, json)
         return
-    if label is not None and not label.strip():
-        raise UsageError("--label is empty: give the text to explain, such as --label 'a cat'")
     if label is None and head is None:
         raise UsageError("give --label, the text to explain, such as --label 'a cat' (or --head FOLDER)")
     found = find_images(images, without=FOLDER if compare or out is None else out)
     many = len(found.paths) > 1 or Path(images[0]).is_dir()
+    if method is None and not compare:
+        method = "concepts" if head is None and has_concepts(model or DEFAULT_MODEL) else "saliency"
     request = ExplainRequest(
         found, label, method, layer, tuple(set or ()), head, model, device, dtype, out, npy, report, legend, json, many
     )

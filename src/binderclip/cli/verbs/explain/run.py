@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import ImageArguments, output_folder, output_names, output_path, writable_path
-from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, without_empty_columns
+from binderclip.cli.shared.inputs import ImageArguments, output_names
+from binderclip.cli.shared.options import DEFAULT_MODEL
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, without_empty_columns, write_array
+from binderclip.cli.shared.outputs import output_folder, output_path, writable_path, writable_paths
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import counted, stages
 from binderclip.display import number_of
@@ -42,7 +44,7 @@ class ExplainRequest:
 
     found: ImageArguments
     label: str | None
-    method: str
+    method: str | None
     layer: str | None
     settings: tuple[str, ...]
     head: Path | None
@@ -79,6 +81,9 @@ def explain_images(request: ExplainRequest) -> int:
         raise UsageError(f"--method {request.method}: several methods go with --compare")
     method = build_methods(names, request.layer, request.settings)[names[0]]
     places = _places(request)
+    if request.npy:
+        for path, place in zip(request.found.paths, places, strict=True):
+            writable_paths([_map_place(request, path, place, names[0])], beside=place)
     from binderclip.data import open_image
 
     rows: list[dict[str, Any]] = []
@@ -145,23 +150,29 @@ def _draw(
     if error is not None:
         row["completeness_error"] = float(error[0])
     if request.npy:
-        name = place.stem.removesuffix("-explain") if request.many else path.stem
-        row["map"] = place.with_name(f"{name}-{method}.npy")
+        row["map"] = _map_place(request, path, place, method)
         _save_map(row["map"], found, (picture.height, picture.width))
     return row
+
+
+def _map_place(request: ExplainRequest, path: Path, place: Path, method: str) -> Path:
+    """Where the numbers of a map go: beside its overlay."""
+    name = place.stem.removesuffix("-explain") if request.many else path.stem
+    return place.with_name(f"{name}-{method}.npy")
 
 
 def compare_methods(request: ExplainRequest) -> int:
     """All methods on the images; the exit code."""
     from binderclip.explain import OPTIMISED, compare
 
-    named = request.method != "all" and (request.method != "saliency" or bool(request.settings))
-    names = _names(request.method) if named else None
+    names = None if request.method in (None, "all") else _names(request.method)
     methods = build_methods(names or _all_methods(), request.layer, request.settings)
     paths = request.found.paths
     target = Path(paths[0].stem) if not request.many else Path("explain")
     sheet = output_path(request.out, target, "compare")
     page = None if request.report is None else writable_path(request.report)
+    if request.npy:
+        writable_paths([sheet.with_suffix("") / f"{name}.npy" for name in methods], beside=sheet)
     pictures, kept, skipped = _opened(paths, squares=request.many)
     if not kept:
         raise DataError(f"of {number_of(len(paths), 'picture')} none can be read: {skipped[0][0]}: {skipped[0][1]}")
@@ -254,8 +265,8 @@ def build_methods(names: Sequence[str], layer: str | None, settings: Sequence[st
     return built
 
 
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
+def _names(text: str | None) -> list[str]:
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
     if not names:
         raise UsageError("--method is empty: name one, such as --method smoothgrad")
     return names
@@ -271,7 +282,7 @@ def _subject(request: ExplainRequest) -> Subject:
     from binderclip.models import load
 
     if request.head is None:
-        name = request.model or "small"
+        name = request.model or DEFAULT_MODEL
         return Subject(load(name, device=request.device, dtype=request.dtype), request.label, name, "cosine")
     from binderclip.adapt import head_model, load_head
 
@@ -298,7 +309,7 @@ def _places(request: ExplainRequest) -> list[Path]:
     if folder.suffix and not folder.is_dir():
         raise UsageError(f"--out {folder}: for several images give a folder")
     output_folder(folder)
-    return [folder / f"{name}-explain.png" for name in output_names(paths)]
+    return writable_paths([folder / f"{name}-explain.png" for name in output_names(paths)], sources=paths)
 
 
 def shrunk(picture: Image.Image) -> Image.Image:
@@ -333,10 +344,7 @@ def _opened(paths: Sequence[Path], *, squares: bool) -> tuple[list[Any], list[Pa
 def _save_map(path: Path, found: Attribution, size: tuple[int, int]) -> None:
     import numpy as np
 
-    try:
-        np.save(path, found.maps(size)[0].cpu().numpy().astype(np.float32))
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    write_array(found.maps(size)[0].cpu().numpy().astype(np.float32), path)
 
 
 def _report(request: ExplainRequest, subject: Subject, title: str, drawn: Sequence[tuple[Any, str]]) -> None:
@@ -348,7 +356,7 @@ def _report(request: ExplainRequest, subject: Subject, title: str, drawn: Sequen
     page = Page(title, f"Model <code>{escape(subject.name)}</code>. Made by <code>binderclip explain</code>.")
     page.section("Maps", f"The {subject.unit} stands below each picture; colour is evidence.")
     page.strip(drawn, width=300)
-    page.save(writable_path(request.report))
+    page.save(request.report)
 
 
 def _comparison_page(

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from binderclip.cli.shared.output import console, note, print_json
+from binderclip.cli.shared.outputs import writable_path
 from binderclip.display import number_of
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
     from binderclip.explain import DenseMisalignment, Misalignment
 
-BUNDLED = ("small", "small-b")
+BUNDLED = ("everyday", "small", "small-b")
 ALIGNED = 200
 """Fitting pairs of the bundled training pictures that set the threshold of a bundled model."""
 
@@ -151,9 +152,7 @@ def _page_path(out: str | Path | None, html: str | Path | None) -> Path | None:
     path = Path(given)
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"the words' page is HTML: name it {path.with_suffix('.html')}, not {path}")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent} for {path.name}")
-    return path
+    return writable_path(path)
 
 
 def _save(path: Path, picture: Any, caption: str, found: Misalignment, model: str) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import writable_path
 from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.outputs import OUTPUT, writable_path
 from binderclip.cli.shared.progress import stages
+from binderclip.cli.shared.results import REPORT, ask_for_room, save_or_keep
 from binderclip.display import number_of
 
 MEANING = {
@@ -41,9 +43,9 @@ def geometry(
     ] = "openmoji",
     split: Annotated[str | None, typer.Option(help="Of a named set, or `all` [default: the held-out one].")] = None,
     limit: Annotated[int | None, typer.Option(min=20, max=10**6, help="Use only the first so many pictures.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The report: plots, tables, unusual pictures.")] = Path(
-        "geometry.html"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The report: plots, tables, unusual pictures."), OUTPUT
+    ] = Path("geometry.html"),
     report: Annotated[bool, typer.Option(help="Write the report.")] = True,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -63,7 +65,7 @@ def geometry(
     needs four times as many pairs as the model has dimensions.
     """
     if report:
-        writable_path(out)
+        ask_for_room(writable_path(out), REPORT)
     from binderclip.cli.verbs.geometry.run import measured
 
     with stages("loading the model") as say:
@@ -72,7 +74,7 @@ def geometry(
             from binderclip.cli.verbs.geometry.report import write_report
 
             say("writing the report")
-            write_report(found, out)
+            save_or_keep(partial(write_report, found), out)
     if json:
         print_json({**found.as_dict(), "report": out if report else None})
     else:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import find_images, writable_path
+from binderclip.cli.shared.inputs import find_images
 from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.outputs import OUTPUT, writable_path
 from binderclip.cli.shared.progress import batches_said, counted, stages
+from binderclip.cli.shared.results import REPORT, ask_for_room, save_or_keep
 from binderclip.cli.verbs.heads.content import HeadPictures, Heads
 from binderclip.display import number_of
 from binderclip.errors import DataError, NotSupported, UsageError
@@ -41,7 +44,7 @@ def heads(
     top: Annotated[int, typer.Option(min=1, max=10, help="Texts of each head that are shown, of the ten chosen.")] = 4,
     limit: Annotated[int, typer.Option(min=2, max=10**6, help="Most pictures, evenly over all there are.")] = LIMIT,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The report: every head's texts, pictures and heat maps.")
+        Path, typer.Option("--out", "-o", help="The report: every head's texts, pictures and heat maps."), OUTPUT
     ] = Path("heads.html"),
     report: Annotated[bool, typer.Option(help="Write the report.")] = True,
     device: Device = "cpu",
@@ -61,7 +64,7 @@ def heads(
     explain of its own. A file that cannot be read is left out and named.
     """
     if report:
-        writable_path(out)
+        ask_for_room(writable_path(out), REPORT)
     words = None if texts is None else read_texts(texts)
     pictures = find_pictures(images, limit)
     with stages("loading the model") as say:
@@ -70,7 +73,7 @@ def heads(
             from binderclip.cli.verbs.heads.report import write_report
 
             say("writing the report")
-            write_report(shown, out)
+            save_or_keep(partial(write_report, shown), out)
     skipped = [(pictures.names[number], reason) for number, reason in shown.found.skipped]
     if json:
         print_json(_document(shown, skipped, out if report else None))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import output_folder
-from binderclip.cli.shared.options import LABELS, MOST_SEED, BatchSize, Device, Dtype, Json, parse_labels
+from binderclip.cli.shared.options import DEFAULT_MODEL, LABELS, MOST_SEED, BatchSize, Device, Dtype, Json, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_paths
 from binderclip.cli.shared.progress import stages
+from binderclip.cli.shared.results import REPORT, ask_for_room, save_or_keep
 from binderclip.display import number_of
+from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
     from binderclip.evaluate import GroupReport
@@ -22,7 +25,7 @@ GAP_COLUMNS = ("measure", "gap", "95%", "by chance", "p", "finding", "smallest",
 def probe(
     model: Annotated[
         str, typer.Argument(help="A bundled model, `open_clip:ARCH/PRETRAINED`, `hf:REPO_OR_FOLDER`, or a run folder.")
-    ] = "small",
+    ] = DEFAULT_MODEL,
     data: Annotated[
         str,
         typer.Option(help="Pictures with classes: a folder, a zip, Parquet files, or a named set."),
@@ -46,10 +49,17 @@ def probe(
     draws: Annotated[
         int, typer.Option(min=100, max=20_000, help="Resamples, and permutations; more where many gaps need it.")
     ] = 1000,
+    null: Annotated[
+        str,
+        typer.Option(
+            help="What chance is: `given` shuffles groups within each class, `all` over all pictures, for groups that "
+            "share no class."
+        ),
+    ] = "given",
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the draws and of the halves.")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page, the table and the figures.")] = Path(
-        "probe"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the page, the table and the figures."), OUTPUT
+    ] = Path("probe"),
     device: Device = "cpu",
     dtype: Dtype = "float32",
     batch_size: BatchSize = 64,
@@ -67,21 +77,28 @@ def probe(
     found where shuffled groups make one as large in less than 5 % of cases, over all gaps of the page. Mitigations are
     fitted on one half of the pictures and measured on the other.
     """
+    if null not in ("given", "all"):
+        raise UsageError(f"--null {null}: it is given or all")
     folder = output_folder(out, make=False)
+    page = folder / "report.html"
+    writable_paths([page, folder / "probe.json"])
+    writable_paths([folder / "groups.csv", folder / "predictions.parquet"], beside=folder / "probe.json")
+    ask_for_room(folder, REPORT)
     from binderclip.cli.verbs.probe.run import probed
 
     with stages("loading the model") as say:
         found = probed(
             model, data, [tuple(part.strip() for part in one.split(",")) for one in groups or ()], split, limit, say,
             labels=None if labels is None else parse_labels(labels), positive=positive, templates=templates,
-            draws=draws, seed=seed, device=device, dtype=dtype, batch_size=batch_size,
+            draws=draws, null="all" if null == "all" else "given", seed=seed, device=device, dtype=dtype,
+            batch_size=batch_size,
         )  # fmt: skip
         from binderclip.cli.verbs.probe.report import write_results
 
         say("writing the page")
-        written = write_results(found, output_folder(folder))
+        save_or_keep(lambda place: write_results(found, output_folder(place)), folder)
     if json:
-        print_json({**found.as_dict(), "report": written})
+        print_json({**found.as_dict(), "report": page})
     else:
         for report in found.reports:
             title = (
@@ -93,7 +110,7 @@ def probe(
             note(f"left out: {line}")
     warn_skipped(found.skipped)
     if not json:
-        note(f"report {written}")
+        note(f"report {page}")
 
 
 def gap_rows(report: GroupReport) -> list[tuple[Any, ...]]:
@@ -101,12 +118,12 @@ def gap_rows(report: GroupReport) -> list[tuple[Any, ...]]:
     rows = []
     for gap in report.gaps.values():
         if gap.reason:
-            rows.append((gap.measure, "", "", "", "", f"not compared: {gap.reason}", "", ""))
+            rows.append((gap.measure, "", "", "", "", gap.finding, "", ""))
             continue
         ends = (" / ".join(map(str, gap.smallest)), " / ".join(map(str, gap.largest)))
-        said = "found" if gap.found else "could be chance"
-        limits, chance = f"{gap.low:.3f} to {gap.high:.3f}", f"{gap.chance:.3f}"
-        rows.append((gap.measure, f"{gap.difference:.3f}", limits, chance, f"{gap.p_adjusted:.3f}", said, *ends))
+        limits = "" if math.isnan(gap.low) else f"{gap.low:.3f} to {gap.high:.3f}"
+        chance, p = ("" if math.isnan(value) else f"{value:.3f}" for value in (gap.chance, gap.p_adjusted))
+        rows.append((gap.measure, f"{gap.difference:.3f}", limits, chance, p, gap.finding, *ends))
     return rows
 
 

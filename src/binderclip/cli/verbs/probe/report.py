@@ -32,35 +32,37 @@ def write_results(found: Probe, folder: Path) -> Path:
     Raises:
         DataError: a file cannot be written.
     """
+    # First what says whose the folder is: the next two files have no place for it.
+    write_json(found.as_dict(), folder / "probe.json")
     found.table.save(folder / "predictions.parquet")
     rows = [(" x ".join(report.names), *row) for report in found.reports for row in report.rows()]
     write_csv(("grouping", "measure", "group", "n", "value", "low", "high"), rows, folder / "groups.csv")
-    write_json(found.as_dict(), folder / "probe.json")
     path = folder / "report.html"
-    try:
-        return _page(found).save(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    return _page(found).save(path)
 
 
 def _page(found: Probe) -> Page:
-    gaps = [gap for report in found.reports for gap in report.gaps.values() if not gap.reason]
+    gaps = [gap for report in found.reports for gap in report.gaps.values() if not (gap.reason or gap.untested)]
     count = sum(gap.found for gap in gaps)
     told = f"{count} of {len(gaps)} gaps found" if count else f"none of {len(gaps)} gaps is larger than chance makes"
-    told = told if gaps else "no gap could be measured"
+    if not gaps:
+        untested = any(gap.untested for report in found.reports for gap in report.gaps.values())
+        told = f"no gap could be {'tested' if untested else 'measured'}"
     page = Page(
         f"Groups of pictures that {found.model} treats unlike",
         f"{number_of(len(found.table), 'picture')} of {escape(found.source)}, "
         f"{number_of(len(found.table.classes), 'class')}: {told}. Made by "
         "<code>binderclip probe</code>.",
     )
+    among = "within each class for accuracy and rates, so that an unequal mix of classes is not held against the model"
+    if any(report.null == "all" for report in found.reports):
+        among = "over all pictures, so that an unequal mix of classes is held against the model"
     page.section(
         "How to read it",
         "A gap is the largest minus the smallest value over groups. It is never negative: chance alone makes one, the "
         "larger the fewer pictures there are. <em>By chance</em> is the mean gap where the groups of the pictures are "
-        "shuffled, within each class for accuracy and rates, so that an unequal mix of classes is not held against the "
-        "model; <em>p</em> is how often that gap is at least as large, corrected for all gaps of this page by Holm's "
-        "method. The interval is that of the largest true difference, whichever groups it is between.",
+        f"shuffled, {among}; <em>p</em> is how often that gap is at least as large, corrected for all gaps of this "
+        "page by Holm's method. The interval is that of the largest true difference, whichever groups it is between.",
     )
     for report in found.reports:
         _grouping(page, found, report)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from binderclip.adapt.groups.thresholds import Constraint
     from binderclip.evaluate.probes import Grouping
+    from binderclip.evaluate.probes.group_report import Null
     from binderclip.models import ImageTextModel, TextBank
 
 LEAST, MOST_VALUES, LEAST_HALF = 20, 12, 40
@@ -103,8 +104,8 @@ class Probe:
 def probed(
     name: str, source: str, groups: Sequence[tuple[str, ...]], split: str | None, limit: int | None,
     say: Callable[[str], object], *, labels: Sequence[str] | None = None, positive: str | None = None,
-    templates: str = "simple", draws: int = 1000, seed: int = 0, device: str = "cpu", dtype: str = "float32",
-    batch_size: int = 64,
+    templates: str = "simple", draws: int = 1000, null: Null = "given", seed: int = 0, device: str = "cpu",
+    dtype: str = "float32", batch_size: int = 64,
 ) -> Probe:  # fmt: skip
     """Classify the pictures once and compare their groups.
 
@@ -142,7 +143,7 @@ def probed(
     chosen, left_out = _groupings(table, groups)
     measures = _measures(positive)
     draws = max(draws, A_GAP * len(chosen) * len(measures))
-    reports = [group_report(table, *names, measures=measures, draws=draws, seed=seed) for names in chosen]
+    reports = [group_report(table, *names, measures=measures, draws=draws, seed=seed, null=null) for names in chosen]
     mitigations = []
     for report in reports:
         say(f"measuring mitigations for {' x '.join(report.names)}")

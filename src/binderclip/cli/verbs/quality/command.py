@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binderclip.cli.shared.inputs import Images, find_images, picture_path, writable_path
+from binderclip.cli.shared.inputs import Images, find_images
 from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json, Model, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
+from binderclip.cli.shared.outputs import OUTPUT, picture_path, writable_path
 from binderclip.cli.shared.photographs import WEAK, note_weak_on_photographs
 from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.display import number_of
@@ -51,7 +52,10 @@ def quality(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="What `BlindQuality`, `QualiCLIP` or `CLIPIQAPlus` has fitted: one more column."),
+        typer.Option(
+            help="What `BlindQuality`, `QualiCLIP` or `CLIPIQAPlus` has fitted: one more column. With --reference of "
+            "`LPIPS`, or an authors' file of ST-LPIPS."
+        ),
     ] = None,
     by: Annotated[
         str | None, typer.Option(help="The column that orders [default: your own words, or the first of --scores].")
@@ -66,8 +70,10 @@ def quality(
     distance: Annotated[
         str, typer.Option(help="With --reference, both on `lite0`: `st-lpips`, or `lpips` without its blur.")
     ] = "st-lpips",
-    sheet: Annotated[str | None, typer.Option(help="A contact sheet from the worst to the best: `worst.png`.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="All scores as a table, worst first.")] = None,
+    sheet: Annotated[
+        str | None, typer.Option(help="A contact sheet from the worst to the best: `worst.png`."), OUTPUT
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="All scores as a table, worst first."), OUTPUT] = None,
     max_side: Annotated[
         int, typer.Option(min=32, max=16_384, help="Larger pictures are reduced to this; others stay as they are.")
     ] = 768,
@@ -117,7 +123,7 @@ def quality(
         raise UsageError(f"--by {order!r} is no column: one of {', '.join(names)}")
     found = find_images(images)
     sheet_path = picture_path(sheet) if sheet else None
-    csv_path = writable_path(csv) if csv else None
+    csv_path = writable_path(csv, columns=("image", *names)) if csv else None
     from binderclip.cli.verbs.quality.run import ranked
 
     with stages("loading the model") as say:
@@ -262,9 +268,9 @@ def _originals(
         raise UsageError(f"--distance {distance!r} is unknown: one of {', '.join(DISTANCES)}")
     found = find_images(images)
     sheet_path = picture_path(sheet) if sheet else None
-    csv_path = writable_path(csv) if csv else None
     from binderclip.cli.verbs.quality.reference import COLUMNS, compared, partners
 
+    csv_path = writable_path(csv, columns=("image", "reference", *COLUMNS)) if csv else None
     pairs = partners(found.paths, images, reference)
     with stages("loading lite0") as say:
         step = batches_said(say, "picture")

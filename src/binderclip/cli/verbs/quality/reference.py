@@ -70,7 +70,7 @@ def compared(
     Args:
         pairs: picture and original.
         distance: `st-lpips` or `lpips`, on `lite0`.
-        weights: of `LPIPS.save_weights` instead, or None.
+        weights: that `LPIPS.from_weights` opens instead, or None.
         longest: larger pairs are reduced to this longer side in pixels.
         device: where.
         progress: called with the number of pairs done.

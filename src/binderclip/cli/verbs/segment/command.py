@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.shared.inputs import find_images
-from binderclip.cli.shared.options import LABELS, Device, Dtype, Json, Model, parse_labels
+from binderclip.cli.shared.options import DEFAULT_MODEL, LABELS, MODEL, Device, Dtype, Json, parse_labels
+from binderclip.cli.shared.outputs import OUTPUT
 from binderclip.cli.verbs.segment.example import HEAD, LABEL, ExampleRequest, one_label
 from binderclip.cli.verbs.segment.measure import measure
 from binderclip.cli.verbs.segment.presets import (
@@ -24,6 +25,9 @@ from binderclip.cli.verbs.segment.task import FOLDER as TASK_FOLDER
 from binderclip.cli.verbs.segment.task import TaskRequest, segment_task
 from binderclip.cli.verbs.segment.trained import HeadRequest
 from binderclip.errors import UsageError
+
+TOWER = "small"
+"""What heads, examples, tasks and measurements stand on where nobody says otherwise: methods on the image tower."""
 
 
 def segment(
@@ -47,7 +51,11 @@ def segment(
     set: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", "-s", metavar="KEY=VALUE", help="Change a part of the preset: `rule.scale=40`, `refine=pamr`."
+            "--set",
+            "-s",
+            metavar="KEY=VALUE",
+            help="Change a part of the preset: `rule.scale=40`, `refine=pamr`; with --task a setting of the "
+            "method, such as `rounds=3`.",
         ),
     ] = None,
     descriptions: Annotated[
@@ -64,34 +72,43 @@ def segment(
         ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="Folder for several images [default: segments].")
+        str | None,
+        typer.Option("--out", "-o", help="Folder of the results [default: segments for several images]."),
+        OUTPUT,
     ] = None,
-    overlay: Annotated[str | None, typer.Option(help="PNG of the coloured image [default: NAME-overlay.png].")] = None,
+    overlay: Annotated[
+        str | None, typer.Option(help="PNG of the coloured image [default: NAME-overlay.png]."), OUTPUT
+    ] = None,
     legend: Annotated[
         bool, typer.Option(help="Whether the overlay has a legend below; without it the size is the image's.")
     ] = True,
     label_map: Annotated[
-        str | None, typer.Option("--map", help="PNG of label numbers, 255 = none [default: NAME-labels.png].")
+        str | None, typer.Option("--map", help="PNG of label numbers, 255 = none [default: NAME-labels.png]."), OUTPUT
     ] = None,
-    coco: Annotated[str | None, typer.Option(help="Also write all regions as COCO annotations to this JSON.")] = None,
-    csv: Annotated[str | None, typer.Option(help="Also write the area of every class in every image.")] = None,
+    coco: Annotated[
+        str | None, typer.Option(help="Also write all regions as COCO annotations to this JSON."), OUTPUT
+    ] = None,
+    csv: Annotated[str | None, typer.Option(help="Also write the area of every class in every image."), OUTPUT] = None,
     redo: Annotated[bool, typer.Option("--redo", help="Do images again whose label map is already there.")] = False,
     compare: Annotated[
         str | None,
         typer.Option(help="Instead of label maps, a PNG with all images by all presets (`--preset all`) side by side."),
+        OUTPUT,
     ] = None,
     task: Annotated[
         str | None,
         typer.Option(
             help="Instead of labels one sentence for all pictures, such as `the hidden animal`: what it means in each "
-            "is chosen from --labels (or a bundled vocabulary) and printed. Writes NAME-mask.png and an overlay."
+            "is chosen among those of --labels (or of a bundled vocabulary) that it may mean, and printed. Writes "
+            "NAME-mask.png, an overlay and NAME.json."
         ),
     ] = None,
     method: Annotated[
         str,
         typer.Option(
             help="For --task: `gensam` (words, heatmap, points, rounds), `int` (names tested by erasing), `slip` (of "
-            "all masks the one most like the sentence), `zip` (instances of the words a picture shows)."
+            "all masks the one most like the sentence), `zip` (instances of the words a picture shows, each with class "
+            "and score)."
         ),
     ] = "gensam",
     ask: Annotated[
@@ -141,7 +158,7 @@ def segment(
             help="Show the presets (or those of --preset), their parts, and how they differ from their papers.",
         ),
     ] = False,
-    model: Model = "small",
+    model: Annotated[str | None, MODEL] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json: Json = False,
@@ -178,7 +195,9 @@ def segment(
         if not images:
             raise UsageError("give images or folders for --example: segment photos/ --example cup.jpg --mask mask.png")
         named = LABEL if labels is None else one_label(parse_labels(labels))
-        shown = ExampleRequest(tuple(example or ()), tuple(mask or ()), mask_value, head or HEAD, model, device, json)
+        shown = ExampleRequest(
+            tuple(example or ()), tuple(mask or ()), mask_value, head or HEAD, model or TOWER, device, json
+        )
         shown.check()
         code = segment_images(
             shown, find_images(images, without=out or FOLDER), [named], overlay=overlay, label_map=label_map, out=out,
@@ -191,7 +210,7 @@ def segment(
         _without(others, "--head knows its method")
         if not images:
             raise UsageError("give images or folders for --head: segment photos/ --head FOLDER")
-        trained = HeadRequest(head, model, device, json)
+        trained = HeadRequest(head, model or TOWER, device, json)
         trained.check()
         code = segment_images(
             trained, find_images(images, without=out or FOLDER),
@@ -201,8 +220,10 @@ def segment(
         raise typer.Exit(code)
     names = [] if labels is None else parse_labels(labels)
     words = ground_words("none" if background is None and evaluate is not None else background, names)
-    preset = default_preset(model) if preset is None else preset
-    settings = SegmentRequest(preset, tuple(set or ()), size, tuple(words), model, device, dtype, json, descriptions)
+    # Made scenes are of drawings, which the measured presets were chosen on with the tower alone.
+    chosen = model or (DEFAULT_MODEL if evaluate is None else TOWER)
+    preset = default_preset(chosen) if preset is None else preset
+    settings = SegmentRequest(preset, tuple(set or ()), size, tuple(words), chosen, device, dtype, json, descriptions)
     if evaluate is not None:
         if images or labels:
             raise UsageError("--evaluate measures on its own pictures and classes: leave out images and --labels")
@@ -214,13 +235,13 @@ def segment(
     if task is not None:
         if not images:
             raise UsageError("give images or folders for --task, such as: segment photos/ --task 'the hidden animal'")
-        if not task.strip():
-            raise UsageError("--task is empty: say what is wanted, such as 'the hidden animal'")
-        maps = {"--background": background, "--set": set or None, "--descriptions": descriptions, "--size": size,
-                "--overlay": overlay, "--map": label_map, "--csv": csv, "--compare": compare}  # fmt: skip
+        maps = {"--background": background, "--descriptions": descriptions, "--size": size, "--overlay": overlay,
+                "--map": label_map, "--csv": csv, "--compare": compare}  # fmt: skip
         _without(maps, "--task takes no label map's options")
         vocabulary = () if labels is None else tuple(parse_labels(labels))
-        request = TaskRequest(task, method, vocabulary, ask, ask_model, segmenter, model, device, dtype, json)
+        request = TaskRequest(
+            task, method, vocabulary, ask, ask_model, segmenter, model or TOWER, device, dtype, json, tuple(set or ())
+        )
         found = find_images(images, without=out or TASK_FOLDER)
         raise typer.Exit(segment_task(request, found, out=out, coco=coco, redo=redo))
     if ask is not None or ask_model is not None:
@@ -231,7 +252,7 @@ def segment(
         raise UsageError(f"{', '.join(map(repr, both))} is a label and background as well; leave it out of one of them")
     if compare is not None and (overlay or label_map or out or coco or csv or redo):
         raise UsageError("--compare writes one sheet: leave out --overlay, --map, --out, --coco, --csv and --redo")
-    if compare is None and len(preset_names(preset, model)) > 1:
+    if compare is None and len(preset_names(preset, chosen)) > 1:
         raise UsageError(f"--preset {preset} names several: give --compare SHEET.png or --evaluate, or one preset")
     found = find_images(images, without=out or FOLDER)
     if compare is not None:

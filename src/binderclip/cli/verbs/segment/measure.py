@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
-
-from jaxtyping import Float
 
 from binderclip.cli.shared.output import print_json, print_table, warn_skipped
 from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters, chosen_parts
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from binderclip.segment import Measured
 
 
@@ -42,7 +39,7 @@ def measure(request: SegmentRequest, source: str, limit: int) -> None:
     rows = _measured_rows(found)
     if request.json:
         per_class = {
-            name: dict(zip(found.classes, _or_none(score.per_class), strict=True))
+            name: dict(zip(found.classes, _or_none(score.per_class.tolist()), strict=True))
             for name, score in found.scores.items()
         }
         print_json(
@@ -85,7 +82,7 @@ def _measured_rows(found: Measured) -> list[dict[str, Any]]:
                 "boundary_f": None if boundary is None else boundary.mean,
                 "ece": None if calibration is None else calibration.ece,
                 "ece_foreground_only": calibration is not None and calibration.foreground_only,
-                "difference": found.difference(name, first) if name != first else None,
+                "difference": _or_none(found.difference(name, first)) if name != first else None,
             }
         )
     return rows
@@ -95,10 +92,11 @@ def _several(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def _or_none(values: Float[Tensor, "K"]) -> list[float | None]:
+def _or_none(values: Iterable[float]) -> list[float | None]:
     """Numbers for JSON, which has no NaN."""
-    return [None if math.isnan(value) else value for value in values.tolist()]
+    return [None if math.isnan(value) else value for value in values]
 
 
-def _interval(gap: tuple[float, float, float]) -> str:
-    return f"{gap[0]:+.3f} ({gap[1]:+.3f} to {gap[2]:+.3f})"
+def _interval(gap: Sequence[float | None]) -> str:
+    mean, low, high = gap
+    return f"{mean:+.3f}" if low is None else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binderclip.cli.shared.options import parse_labels
 from binderclip.cli.shared.output import console, print_json, print_table
 from binderclip.errors import UsageError
+from binderclip.models.files.registry import has_concepts
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -65,13 +65,6 @@ def default_preset(model: str) -> str:
     if has_concepts(model):
         return "photograph"
     return {"small": "clip_dinoiser", "small-b": "dense"}.get(model, "clip_dinoiser-teacher")
-
-
-def has_concepts(model: str) -> bool:
-    """Whether a model, by name or folder, has a classifier beside its image tower; needs no weights."""
-    from binderclip.models.files.registry import CONCEPTS, bundled_folders
-
-    return (bundled_folders().get(model, Path(model)) / CONCEPTS).is_file()
 
 
 def ground_words(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import typer
 
-from binderclip.cli.shared.inputs import ImageArguments, output_folder, output_names, output_path, writable_path
+from binderclip.cli.shared.inputs import ImageArguments, output_names
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv, write_json
+from binderclip.cli.shared.outputs import output_folder, output_path, writable_path, writable_paths
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.shared.progress import counted, stages
 from binderclip.display import number_of
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 FOLDER = "segments"
 """Where the files of several pictures go."""
+RECORD = "segment.json"
+"""The labels and settings that a folder was begun with."""
+AREAS = ("image", "class", "pixels", "share")
 
 
 @runtime_checkable
@@ -70,15 +74,15 @@ def segment_images(
     label_map: str | None, out: str | None, legend: bool, coco: str | None, csv: str | None, redo: bool,
 ) -> int:  # fmt: skip
     """Segment, save and say; the exit code."""
-    many = len(found.paths) > 1 or not found.named
+    # A folder that is named is made for one image too, as for several.
+    many = len(found.paths) > 1 or not found.named or out is not None
     if many and (overlay or label_map):
-        raise UsageError("--overlay and --map are for one image; for several give --out FOLDER")
-    if out is not None and not many:
-        raise UsageError("--out is the folder for several images; for one give --overlay and --map")
+        raise UsageError("--overlay and --map are for one image without --out; the files in a folder have their names")
     places = _places(found.paths, out, overlay, label_map, many)
-    for extra in (coco, csv):
-        if extra is not None:
-            writable_path(extra)
+    if coco is not None:
+        writable_path(coco)
+    if csv is not None:
+        writable_path(csv, columns=AREAS)
     classes = tuple((["background"] if request.background else []) + list(names))
     if many:
         _same_settings(places[0][0].parent, request, names, redo)
@@ -131,11 +135,8 @@ def save_segmentation(result: Segmentation, path: Path, shown: Path, mapped: Pat
     from binderclip.cli.shared.sheet import save_picture
 
     save_picture(result.overlay(legend=legend), shown)
-    try:
-        # The map last: where it is, the picture is done.
-        result.save(mapped)
-    except OSError as error:
-        raise DataError(f"cannot write {mapped}: {error.strerror or error}") from error
+    # The map last: where it is, the picture is done.
+    save_picture(result.numbered(), mapped)
     return Done(path, result.labels.cpu().numpy(), result.classes, shown, mapped)
 
 
@@ -166,7 +167,9 @@ def _places(
             raise UsageError(f"--map {mapped}: label numbers are saved as PNG; another format would change them")
         return [(output_path(overlay, paths[0], "overlay"), mapped)]
     folder = output_folder(out or FOLDER)
-    return [(folder / f"{name}-overlay.png", folder / f"{name}-labels.png") for name in output_names(paths)]
+    places = [(folder / f"{name}-overlay.png", folder / f"{name}-labels.png") for name in output_names(paths)]
+    writable_paths([folder / RECORD, *(place for pair in places for place in pair)], sources=paths)
+    return places
 
 
 def _same_settings(folder: Path, request: LabelMapRequest, names: Sequence[str], redo: bool) -> None:
@@ -175,7 +178,7 @@ def _same_settings(folder: Path, request: LabelMapRequest, names: Sequence[str],
     Raises:
         UsageError: it was made with other labels or settings.
     """
-    path = folder / "segment.json"
+    path = folder / RECORD
     now = request.record(names)
     if path.is_file() and not redo:
         try:
@@ -202,7 +205,7 @@ def write_areas(done: Sequence[Done], path: Path) -> None:
         for index, name in enumerate(one.classes):
             pixels = int((one.labels == index).sum())
             rows.append([one.path, name, pixels, f"{pixels / one.labels.size:.6f}"])
-    write_csv(["image", "class", "pixels", "share"], rows, path)
+    write_csv(AREAS, rows, path)
 
 
 def _say(request: LabelMapRequest, done: Sequence[Done], many: bool, skipped: Sequence[tuple[str, str]]) -> None:

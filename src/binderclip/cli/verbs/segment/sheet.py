@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import typer
 
-from binderclip.cli.shared.inputs import ImageArguments, writable_path
+from binderclip.cli.shared.inputs import ImageArguments
 from binderclip.cli.shared.output import note, print_json, warn_skipped
+from binderclip.cli.shared.outputs import writable_path
 from binderclip.cli.shared.photographs import note_weak_on_photographs
 from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters
 from binderclip.display import number_of

@@ -208,7 +208,7 @@ def load_labelled_photographs(
     """Find the labelled photographs of a split.
 
     Args:
-        split: "learn" (209), "choose" (96), "report" (78), or None for all.
+        split: "learn" (209), "choose" (96), "report" (77), or None for all.
         root: where the packages are installed, "/"; or the folder of each package as `dpkg-deb --extract` makes it.
 
     Returns:

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from binderclip.files import write_whole
 from binderclip.models.bundled.architectures import CLIP_MEAN, CLIP_STD, LiteTrunk
 from binderclip.train.bundled.data.pictures import ViewBatch
 
@@ -58,7 +59,8 @@ def lower_maps(trunk: LiteTrunk, views: ViewBatch, *, batch: int = 128) -> Maps:
 
 def write_maps(maps: Maps, path: Path) -> None:
     """Write one safetensors file."""
-    save_file({"lower": maps.lower, "texts": maps.texts, "masks": maps.masks}, path)
+    tensors = {"lower": maps.lower, "texts": maps.texts, "masks": maps.masks}
+    write_whole(path, lambda draft: save_file(tensors, draft))
 
 
 def read_maps(path: Path) -> Maps:

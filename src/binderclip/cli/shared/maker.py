@@ -1,0 +1,99 @@
+"""How a file says that binderclip wrote it, and how that is read again.
+
+PNG, JPEG and WebP say it by their `Software`, JSON and safetensors by their first key, a page by its `generator`, a
+table by its header. `.npy` and Parquet have no place for it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+MAKER = "binderclip"
+KEY = "made_by"
+"""First key of a JSON document that a verb writes."""
+META = f'<meta name="generator" content="{MAKER}">'
+_SOFTWARE = 0x0131
+"""EXIF's number of the program that made a picture."""
+_LOOKED_AT = 2048
+"""Bytes of a file's beginning in which a text says who made it."""
+_MOST_HEADER = 1_000_000
+_SIGNED = re.compile(rb'\{\s*"(?:made_by|format)"\s*:\s*"binderclip')
+_IN_TENSORS = re.compile(rb'"__metadata__"\s*:\s*\{.*"format"\s*:\s*"binderclip', re.DOTALL)
+
+
+def is_ours(path: Path, columns: Sequence[str] = ()) -> bool:
+    """Whether a file says that binderclip wrote it; False for one that is not there.
+
+    Args:
+        path: of the file.
+        columns: for a table, those its header begins with.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_LOOKED_AT)
+    except OSError:
+        return False
+    if head[:4] in (b"\x89PNG", b"RIFF") or head[:2] == b"\xff\xd8":
+        return _maker_of(path) == MAKER
+    if _SIGNED.match(head.lstrip()) or ((head[:1] == b"<" or head[:9] == b"<!doctype") and META.encode() in head):
+        return True
+    if len(head) > 9 and head[8:9] == b"{" and _IN_TENSORS.search(_header_of(path, head)):
+        return True
+    return bool(columns) and head.startswith(_header_line(columns))
+
+
+def _maker_of(path: Path) -> str | None:
+    """The program that a picture names."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG", "JPEG", "WEBP"]) as picture:
+            said = picture.info.get("Software") or picture.getexif().get(_SOFTWARE)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return said if isinstance(said, str) else None
+
+
+def _header_of(path: Path, head: bytes) -> bytes:
+    """The JSON in front of the tensors of a safetensors file, at most a megabyte of it."""
+    length = int.from_bytes(head[:8], "little")
+    if length > _MOST_HEADER:
+        return head[8:]
+    with path.open("rb") as file:
+        return file.read(8 + length)[8:]
+
+
+def _header_line(columns: Sequence[str]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(columns)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def signed(document: Any) -> Any:
+    """A JSON document with the name of its maker as first key; lists cannot say it."""
+    return {KEY: MAKER, **document} if isinstance(document, Mapping) else document
+
+
+def picture_options(out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `Image.save` by which the picture says who made it.
+
+    Args:
+        out: path of the picture; its suffix says how.
+        options: what else is given; a `pnginfo` among them gets the name, too.
+    """
+    if out.suffix.lower() == ".png":
+        from PIL.PngImagePlugin import PngInfo
+
+        told = options.get("pnginfo") or PngInfo()
+        told.add_text("Software", MAKER)
+        return {**options, "pnginfo": told}
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[_SOFTWARE] = MAKER
+    return {**options, "exif": exif}

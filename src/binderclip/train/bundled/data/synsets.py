@@ -1,0 +1,139 @@
+"""WordNet's nouns: what a class of ImageNet is called, and what it is a kind of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from binderclip.errors import DataError
+
+__all__ = ["EMPTY_WORDS", "Synset", "hypernym_chain", "imagenet_synsets", "kinds", "noun_synsets", "senses"]
+
+# fmt: off
+EMPTY_WORDS = frozenset((
+    "abstract entity", "abstraction", "animate thing", "artefact", "artifact", "article", "attribute", "being",
+    "causal agency", "causal agent", "cause", "commodity", "construction", "container", "conveyance", "covering",
+    "device", "entity", "equipment", "good", "group", "grouping", "implement", "instrumentality", "instrumentation",
+    "living thing", "matter", "measure", "object", "organism", "part", "physical entity", "physical object", "piece",
+    "portion", "psychological feature", "relation", "structure", "substance", "thing", "trade good", "transport",
+    "unit", "whole",
+))
+# fmt: on
+"""Words for what nearly everything is a kind of: a synset that has one of them says nothing of a picture."""
+
+
+@dataclass(frozen=True)
+class Synset:
+    """A meaning: the words for it, commonest first, and the offsets of what it is a kind of."""
+
+    lemmas: tuple[str, ...]
+    hypernyms: tuple[str, ...]
+
+
+def noun_synsets(folder: Path) -> dict[str, Synset]:
+    """Offset -> meaning, of all nouns of WordNet 3.0.
+
+    Args:
+        folder: holds `data.noun` (Debian's wordnet-base).
+
+    Raises:
+        DataError: no such file, or one of another format.
+    """
+    path = folder / "data.noun"
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    synsets: dict[str, Synset] = {}
+    try:
+        for line in lines:
+            if line.startswith("  "):  # the licence
+                continue
+            fields = line.partition("|")[0].split()
+            count = int(fields[3], 16)
+            after = 4 + 2 * count
+            pointers = [fields[after + 1 + 4 * i : after + 5 + 4 * i] for i in range(int(fields[after]))]
+            synsets[fields[0]] = Synset(
+                tuple(word.replace("_", " ") for word in fields[4:after:2]),
+                # "@i": an instance, as a city is one.
+                tuple(pointer[1] for pointer in pointers if pointer[0] in ("@", "@i")),
+            )
+    except (IndexError, ValueError) as error:
+        raise DataError(f"{path} is not in the format of WordNet's data files: {error}") from error
+    return synsets
+
+
+def imagenet_synsets() -> list[str]:
+    """Offsets of the 1,000 classes in the order of the classifier, in WordNet 3.0."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    return [str(info.index_to_label_name(index)).removeprefix("n") for index in range(info.num_classes())]
+
+
+def hypernym_chain(offset: str, synsets: Mapping[str, Synset]) -> list[Synset]:
+    """A meaning and what it is a kind of, step by step along first hypernyms, without those of `EMPTY_WORDS`.
+
+    Args:
+        offset: of the meaning, which stands first whatever its words are.
+        synsets: of `noun_synsets`.
+    """
+    chain = [synsets[offset]]
+    while chain[-1].hypernyms:
+        chain.append(synsets[chain[-1].hypernyms[0]])
+    return chain[:1] + [synset for synset in chain[1:] if not EMPTY_WORDS & set(synset.lemmas)]
+
+
+def senses(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Noun -> offsets of its meanings, the commonest first.
+
+    Args:
+        folder: holds `index.noun`.
+
+    Raises:
+        DataError: no such file, or one of another format.
+    """
+    path = folder / "index.noun"
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        rows = [line.split() for line in lines if not line.startswith("  ")]
+        return {row[0].replace("_", " "): tuple(row[-int(row[2]) :]) for row in rows}
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except (IndexError, ValueError) as error:
+        raise DataError(f"{path} is not in the format of WordNet's index files: {error}") from error
+
+
+def kinds(
+    classes: Sequence[str],
+    synsets: Mapping[str, Synset],
+    order: Mapping[str, Sequence[str]],
+    *,
+    meanings: int = 2,
+) -> dict[str, list[int]]:
+    """Noun -> the classes that it names, or that are kinds of what it names.
+
+    Args:
+        classes: offsets.
+        synsets, order: of `noun_synsets` and `senses`.
+        meanings: of a noun's meanings only so many, the commonest, count: a "mouse" is an animal first, and a picture
+            of one is none of the class that is the device.
+    """
+    below: dict[str, list[int]] = {}
+    for index, offset in enumerate(classes):
+        reached, waiting = {offset}, [offset]
+        while waiting:
+            for parent in synsets[waiting.pop()].hypernyms:
+                if parent not in reached:
+                    reached.add(parent)
+                    waiting.append(parent)
+        for meaning in reached:
+            below.setdefault(meaning, []).append(index)
+    words = {lemma.lower() for offset in below for lemma in synsets[offset].lemmas} - EMPTY_WORDS
+    found: dict[str, list[int]] = {}
+    for word in sorted(words):
+        own = [offset for offset in order.get(word, ())[:meanings] if offset in below]
+        if own:
+            found[word] = below[own[0]]
+    return found

@@ -1,0 +1,209 @@
+"""How the bundled `everyday` was made: the towers of `small`, the classifier `lite0`, and a table between them.
+
+`write_everyday(".../bundled/everyday")` needs Debian's wordnet-base and the packages of `labelled_photographs`. Nothing
+is trained but a linear probe; the settings were chosen on the split "choose" with scenes of "learn" alone, and the
+scenes that ship are those of both. The split "report" was measured afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from binderclip.curate import word_forms
+from binderclip.data import load_data
+from binderclip.documents import json_text
+from binderclip.files import make_folder, write_whole
+from binderclip.models import ImageTextModel, load
+from binderclip.models.files import folders, registry
+from binderclip.models.image_text.concepts import HEAD, ConceptBranch, folded_lite0
+from binderclip.models.image_text.preprocess import Preprocess
+from binderclip.train.bundled.data.labelled_photographs import LabelledPhotograph, load_labelled_photographs
+from binderclip.train.bundled.data.synsets import hypernym_chain, imagenet_synsets, kinds, noun_synsets, senses
+from binderclip.train.bundled.teachers import find_part, imagenet_names
+
+__all__ = ["EverydaySettings", "class_vectors", "photograph_probe", "scenes", "write_everyday"]
+
+DRAWINGS = 300
+"""Of each pack, to tell photographs from."""
+
+
+@dataclass(frozen=True)
+class EverydaySettings:
+    """What was chosen on the split "choose".
+
+    Attributes:
+        decay, depth: weights of what a class is a kind of, decay^k for the k-th step, and how many steps count.
+        weight: of z beside the unit embedding of the tower.
+        sharpness, level: of the scenes' cosines.
+        least: photographs that a scene needs.
+        hubness: weights of the correction of pictures and of texts; the largest that leave recall at 10 on each pack
+            of drawings (validation splits, both ways) within a point of `small`'s.
+        scale: factor on the similarities, by the likelihood of the right labels.
+    """
+
+    decay: float = 0.5
+    depth: int = 3
+    weight: float = 2.0
+    sharpness: float = 30.0
+    level: float = 0.1
+    least: int = 2
+    hubness: tuple[float, float] = (0.1, 0.2)
+    scale: float = 20.0
+
+
+def class_vectors(
+    model: ImageTextModel, wordnet: Path, *, decay: float = 0.5, depth: int = 3
+) -> Float[Tensor, "1000 E"]:
+    """Where ImageNet's classes lie among texts: unit sums of the names of a class and of what it is a kind of.
+
+    Args:
+        model: encodes the names.
+        wordnet: folder of its files.
+        decay: the k-th step up counts decay^k.
+        depth: steps.
+    """
+    synsets = noun_synsets(wordnet)
+    chains = [hypernym_chain(offset, synsets)[: depth + 1] for offset in imagenet_synsets()]
+    words = sorted({lemma for chain in chains for synset in chain for lemma in synset.lemmas})
+    with torch.no_grad():
+        rows = dict(zip(words, model.encode_text(words, normalize=True), strict=True))
+    unit = functional.normalize
+    places = [
+        sum(
+            decay**step * unit(torch.stack([rows[lemma] for lemma in synset.lemmas]).mean(0), dim=0)
+            for step, synset in enumerate(chain)
+        )
+        for chain in chains
+    ]
+    return unit(torch.stack(places), dim=-1)  # type: ignore[arg-type]
+
+
+def pooled_features(branch: ConceptBranch, pictures: Sequence[object]) -> Float[Tensor, "N 1280"]:
+    """Mean of the classifier's last map, as `everyday` sees pictures."""
+    pixels = Preprocess(size=(224, 224), mean=(0.0,) * 3, std=(1.0,) * 3)
+    with torch.no_grad():
+        return torch.cat([branch.features(pixels(picture)).mean((2, 3)) for picture in pictures])  # type: ignore[arg-type]
+
+
+def scenes(
+    photographs: Sequence[LabelledPhotograph],
+    features: Float[Tensor, "N 1280"],
+    named: Mapping[str, Sequence[int]],
+    *,
+    least: int = 2,
+) -> dict[str, Float[Tensor, "1280"]]:
+    """Word -> mean direction of the photographs that it is right for, of words that ImageNet has no class for.
+
+    Args:
+        photographs: with their labels.
+        features: of theirs, less the mean of all.
+        named: words of classes and kinds (`synsets.kinds`).
+        least: photographs that a word needs.
+    """
+    unit, members = functional.normalize(features, dim=-1), dict[str, list[int]]()
+    for index, photograph in enumerate(photographs):
+        for word in (photograph.label, *photograph.also):
+            if not word_forms(word) & named.keys():
+                members.setdefault(word, []).append(index)
+    return {
+        word: functional.normalize(unit[own].mean(0), dim=0)
+        for word, own in sorted(members.items())
+        if len(own) >= least
+    }
+
+
+def photograph_probe(
+    photographs: Float[Tensor, "N 1280"], drawings: Float[Tensor, "M 1280"]
+) -> tuple[Float[Tensor, "1280"], float]:
+    """Weights and offset of a linear probe for photographs among drawings, both sides weighing alike."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    x = torch.cat([photographs, drawings]).numpy()
+    probe = LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000)
+    probe.fit(x, np.repeat([1, 0], [len(photographs), len(drawings)]))
+    return torch.from_numpy(probe.coef_[0]).float(), float(probe.intercept_[0])
+
+
+def write_everyday(
+    folder: str | Path,
+    parts: Mapping[str, str] | None = None,
+    *,
+    root: str | Path | Mapping[str, str | Path] = "/",
+    settings: EverydaySettings | None = None,
+    splits: Sequence[str] = ("learn", "choose"),
+) -> Path:
+    """Write the folder that `load("everyday")` opens; `small` and `lite0` lie beside it and are not copied.
+
+    Args:
+        folder: the new folder; its name is the model's.
+        parts: paths of the pretrained parts; `wordnet` is read here.
+        root: where the packages of the photographs are (`load_labelled_photographs`).
+        settings: others than the chosen ones.
+        splits: whose photographs give scenes and the probe.
+
+    Raises:
+        MissingDependency: WordNet is not on this machine; says what to install. DataError: photographs are not.
+    """
+    chosen, folder = settings or EverydaySettings(), Path(folder)
+    model, wordnet = load("small"), find_part("wordnet", parts)
+    vectors = class_vectors(model, wordnet, decay=chosen.decay, depth=chosen.depth)
+    named = kinds(imagenet_synsets(), noun_synsets(wordnet), senses(wordnet))
+    branch = ConceptBranch(
+        [names[0] for names in imagenet_names()], vectors, torch.zeros(0, HEAD), torch.zeros(HEAD), sharpness=1, level=0
+    ).eval()
+    branch.load_state_dict(folded_lite0(load_file(registry.BUNDLED / "lite0" / folders.WEIGHTS)), strict=False)
+    photographs = [each for split in splits for each in load_labelled_photographs(split, root=root)]  # type: ignore[arg-type]
+    features = pooled_features(branch, [each.open() for each in photographs])
+    centre = features.mean(0)
+    places = scenes(photographs, features - centre, named, least=chosen.least)
+    drawings = []
+    for pack in ("openclipart", "noto-emoji", "icons"):
+        data = load_data(pack, split="train")
+        drawings += [data[i].image for i in range(0, len(data), max(1, len(data) // DRAWINGS))]
+    weight, offset = photograph_probe(features, pooled_features(branch, drawings))
+    with torch.no_grad():
+        words = model.encode_text(list(places), normalize=True)
+    tensors = {
+        "vectors": torch.cat([vectors, words]).half(),
+        "prototypes": torch.stack(list(places.values())).half(),
+        "centre": centre.half(),
+        "photograph.weight": weight[None].half(),
+        "photograph.bias": torch.tensor([offset]).half(),
+    }
+    about = {
+        "names": [*branch.names, *places],
+        "sharpness": chosen.sharpness,
+        "level": chosen.level,
+        "weight": chosen.weight,
+        "logit_scale": torch.tensor(chosen.scale).log().item(),
+        "hubness": list(chosen.hubness),
+        "sides": [224, 128],
+    }
+    make_folder(folder)
+    config = json.loads((registry.BUNDLED / "small" / registry.CONFIG).read_text(encoding="utf-8"))
+    config["binderclip"] = {"concepts": True, "towers": "small", "classifier": "lite0"}
+    write_whole(folder / registry.CONFIG, json_text(config) + "\n")
+    card = {
+        "name": folder.name,
+        "summary": "photographs and drawings: small, with lite0's 1,000 classes as points of its text space; 224 px",
+        "how": "Convex combination of semantic embeddings: a picture is unit(small) + weight g sum_c p(c) v(c), with p "
+        "of lite0 and of scenes that photographs name, v the names of a class and of its WordNet hypernyms, g the "
+        "probability that the picture is a photograph. Nothing was trained but g.",
+        "settings": asdict(chosen),
+        "photographs": {"splits": list(splits), "count": len(photographs), "drawings": len(drawings)},
+        "scenes": list(places),
+    }
+    write_whole(folder / "card.json", json_text(card) + "\n")
+    metadata = {"format": "pt", "binderclip": json.dumps(about)}
+    write_whole(folder / registry.CONCEPTS, lambda draft: save_file(tensors, draft, metadata))
+    return folder

@@ -1,0 +1,69 @@
+"""WordNet's noun files, read from a few lines in their format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from binderclip.errors import DataError
+from binderclip.train.bundled.data.synsets import hypernym_chain, imagenet_synsets, kinds, noun_synsets, senses
+
+DATA = """\
+  1 This software and database is being provided to you
+00000001 03 n 01 entity 0 000 | that which exists
+00000002 05 n 02 animal 0 beast 0 001 @ 00000001 n 0000 | a living organism
+00000003 05 n 01 dog 0 001 @ 00000002 n 0000 | a canine
+00000004 05 n 02 beagle 0 small_hound 0 001 @ 00000003 n 0000 | a small dog
+00000005 06 n 01 mouse 0 001 @ 00000001 n 0000 | a hand-operated device
+00000006 05 n 01 mouse 0 001 @ 00000002 n 0000 | a rodent
+00000007 06 n 01 mouse 0 001 @ 00000001 n 0000 | a third meaning
+"""
+INDEX = """\
+  1 This software and database is being provided to you
+dog n 1 1 @ 1 1 00000003
+beagle n 1 1 @ 1 0 00000004
+animal n 1 1 @ 1 1 00000002
+mouse n 3 1 @ 3 1 00000006 00000007 00000005
+small_hound n 1 1 @ 1 0 00000004
+"""
+
+
+@pytest.fixture
+def wordnet(tmp_path: Path) -> Path:
+    (tmp_path / "data.noun").write_text(DATA)
+    (tmp_path / "index.noun").write_text(INDEX)
+    return tmp_path
+
+
+def test_words_and_what_they_are_kinds_of(wordnet: Path) -> None:
+    synsets = noun_synsets(wordnet)
+    assert synsets["00000004"].lemmas == ("beagle", "small hound")
+    chain = hypernym_chain("00000004", synsets)
+    assert [synset.lemmas[0] for synset in chain] == ["beagle", "dog", "animal"]  # no entity: it says nothing
+
+
+def test_a_kind_has_its_members_and_rare_meanings_do_not_count(wordnet: Path) -> None:
+    synsets, order = noun_synsets(wordnet), senses(wordnet)
+    named = kinds(["00000004", "00000005"], synsets, order)
+    assert named["dog"] == named["beagle"] == named["small hound"] == [0]
+    assert named["animal"] == [0]
+    assert "entity" not in named
+    assert "mouse" not in named  # the device is the third meaning
+    assert kinds(["00000004", "00000005"], synsets, order, meanings=3)["mouse"] == [1]
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.noun"):
+        noun_synsets(tmp_path)
+    with pytest.raises(DataError, match=r"index\.noun"):
+        senses(tmp_path)
+    (tmp_path / "data.noun").write_text("00000001 03 n zz\n")
+    with pytest.raises(DataError, match="format"):
+        noun_synsets(tmp_path)
+
+
+def test_the_classes_are_offsets_in_the_order_of_the_classifier() -> None:
+    offsets = imagenet_synsets()
+    assert len(set(offsets)) == 1000
+    assert offsets[0] == "01440764"  # tench, the first class of ImageNet
