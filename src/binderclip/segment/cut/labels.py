@@ -152,7 +152,8 @@ def seeds_of(
         labels[region & ~never[place]] = place + 1
         sure |= seeds
     nothing = np.zeros((1, *best.shape), dtype=bool)
-    return Seeds(labels, sure | np.asarray(never.all(axis=0)), np.concatenate([nothing, never]), around)
+    settled: np.ndarray = np.logical_or(sure, never.all(axis=0))
+    return Seeds(labels, settled, np.concatenate([nothing, never]), around)
 
 
 def _near(region: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
