@@ -43,8 +43,6 @@ def main() -> None:
             place / "chelsea.png",
             "--label",
             "a cat",
-            "--method",
-            "smoothgrad",
             "--out",
             IMAGES / "explain.png",
         )
@@ -70,7 +68,7 @@ def tiles() -> None:
     from binderclip.search import SearchIndex
     from binderclip.segment import WinCLIP
 
-    model = load("small")
+    model = load("everyday")
     with tempfile.TemporaryDirectory() as name:
         folder = write_examples(name)
         names = ("cat", "coffee", "rocket", "motorcycle", "flower", "palace")

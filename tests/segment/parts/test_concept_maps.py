@@ -14,7 +14,7 @@ from binderclip import load
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models.towers import Tower
 from binderclip.segment import ConceptMaps, Segmenter
-from binderclip.segment.parts.concept_maps import ABSENT, concept_evidence
+from binderclip.segment.parts.concept_maps import ABSENT
 from binderclip.segment.parts.context import Context, Frame
 from binderclip.segment.parts.text import BoundText
 
@@ -42,18 +42,6 @@ def context() -> Context:
 
 def words(*rows: list[float]) -> BoundText:
     return BoundText(tuple(f"w{i}" for i in range(len(rows))), torch.tensor(rows), torch.arange(len(rows)), 1.0)
-
-
-def test_the_evidence_is_the_sum_over_concepts_written_out() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits, weights = 5 * torch.randn(6, 2, 3, generator=generator), -4 * torch.rand(2, 6, generator=generator)
-    found = concept_evidence(logits, weights, 0.5)
-    for q in range(2):
-        for row in range(2):
-            for column in range(3):
-                own = sum(math.exp(float(logits[c, row, column] + weights[q, c])) for c in range(6))
-                total = sum(math.exp(float(logits[c, row, column])) for c in range(6))
-                assert float(found[q, row, column]) == pytest.approx(math.log(own) - 0.5 * math.log(total), abs=1e-4)
 
 
 def test_a_word_is_where_its_concept_is_and_an_absent_one_nowhere(context: Context) -> None:

@@ -210,10 +210,9 @@ def _segment(page: Page, clip: ImageTextModel) -> None:
         "A label for every pixel, by words alone; what is none of them is background and stays grey.",
         'binderclip segment photo.jpg --labels "flower"',
     )
-    shown = []
+    cut, shown = Segmenter(clip), []
     for name, label in (("flower", "flower"), ("motorcycle_left", "motorcycle"), ("china", "palace")):
-        found = Segmenter(clip, PRESET, background=GROUND)(photographs[name].convert("RGB"), [label])
-        shown.append((found.overlay(), ""))
+        shown.append((cut(photographs[name].convert("RGB"), [label]).overlay(), ""))
     page.strip(shown, width=300)
     words = vocabulary("scenes15", split="test").only(SCENE_LABELS)
     batch = scenes(3, 2, 256, vocabulary=words, objects=(2, 3), area=(0.08, 0.25), occlusion=0.1, background="gradient")
@@ -221,7 +220,7 @@ def _segment(page: Page, clip: ImageTextModel) -> None:
     page.text(
         "Scenes pasted together from held-out pictures, so that the true mask of every object is known: first the "
         "scene, then the answer, then the truth. "
-        f"<code>{PRESET}</code> is the default; <code>binderclip segment --list</code> says what the other "
+        f"<code>{PRESET}</code> is for drawings; <code>binderclip segment --list</code> says what the other "
         f"{len(PRESETS) - 1} are for."
     )
     for row in range(len(batch)):
@@ -246,15 +245,15 @@ def _explain(page: Page, clip: ImageTextModel) -> None:
     photographs = _photographs()
     page.section(
         "Explain",
-        "Where a picture speaks for a text: the gradient at the pixels (saliency), and its mean over noisy copies of "
-        "the picture (SmoothGrad). <code>--compare</code> runs all methods and tests their maps by taking pixels away "
-        "in order.",
-        'binderclip explain chelsea.png --label "a cat" --method smoothgrad',
+        "Where a picture speaks for a text: where the classifier beside the tower sees it (concepts), and the gradient "
+        "at the pixels of noisy copies (SmoothGrad). <code>--compare</code> runs all methods and tests their maps by "
+        "taking pixels away in order.",
+        'binderclip explain chelsea.png --label "a cat"',
     )
     for name, text in (("chelsea", "a cat"), ("coffee", "a cup of coffee"), ("rocket", "a rocket")):
         picture = ImageOps.fit(photographs[name].convert("RGB"), (256, 256))
         drawn = [
-            (METHODS[method]()(clip, [picture], text).overlay(picture), method) for method in ("saliency", "smoothgrad")
+            (METHODS[method]()(clip, [picture], text).overlay(picture), method) for method in ("concepts", "smoothgrad")
         ]
         page.strip([(picture, text), *drawn], width=300)
 

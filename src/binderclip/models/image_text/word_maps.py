@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-
-from binderclip.models.image_text.concepts import ConceptBranch
 
 __all__ = ["SIDES", "concept_evidence", "place_logits", "shown_concepts", "word_closeness", "word_maps"]
 
@@ -17,13 +16,13 @@ SIDES = (384, 512, 768)
 """Long sides in pixels at which the classifier sees a picture: of the three each finds things of its own size."""
 
 
-def place_logits(concepts: ConceptBranch, image: Float[Tensor, "1 3 H W"], side: int) -> Float[Tensor, "K h w"]:
+def place_logits(concepts: Any, image: Float[Tensor, "1 3 H W"], side: int) -> Float[Tensor, "K h w"]:
     """Logits of the concepts at each place, the mean of 3 x 3: single ones are noisy."""
     logits = concepts.logit_map(image, side).float()
     return F.avg_pool2d(F.pad(logits, [1] * 4, mode="replicate"), 3, stride=1)[0]
 
 
-def word_closeness(concepts: ConceptBranch, texts: Float[Tensor, "Q E"]) -> Float[Tensor, "Q K"]:
+def word_closeness(concepts: Any, texts: Float[Tensor, "Q E"]) -> Float[Tensor, "Q K"]:
     """Cosines of words and concepts, less the largest of each word."""
     cosines = F.normalize(texts.float(), dim=-1) @ concepts.vectors.float().T
     return cosines - cosines.amax(1, keepdim=True)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.errors import NotSupported, UsageError
+from binderclip.models.image_text.word_maps import SIDES, place_logits, shown_concepts, word_closeness, word_maps
 from binderclip.segment.parts.context import Context, Frame
 from binderclip.segment.parts.fusion import Reader
 from binderclip.segment.parts.text import BoundText
 
-__all__ = ["ABSENT", "ConceptMaps", "concept_evidence"]
+__all__ = ["ABSENT", "ConceptMaps"]
 
 ABSENT = -100.0
 """Score of a word that the gate holds to be absent, at every place."""
@@ -50,7 +49,7 @@ class ConceptMaps:
 
     needs_attention: ClassVar[bool] = False
 
-    sides: tuple[int, ...] = (384, 512, 768)
+    sides: tuple[int, ...] = SIDES
     sharpness: float = 15.0
     picture: float = 1.0
     contrast: float = 0.5
@@ -76,15 +75,9 @@ class ConceptMaps:
         if len(context.places) != 1:
             raise UsageError("ConceptMaps sees the picture as a whole: take a resolution of one window")
         maps = [self._logits(context.frame, side) for side in self.sides]
-        near = self.sharpness * self._near(context.frame, text)  # (Q, K)
-        weights = near + self.picture * self._shown(context.frame)
-        grid = max((each.shape[-2:] for each in maps), key=lambda size: size[0] * size[1])
-        total = torch.zeros(1, len(near), *grid, device=near.device)
-        for logits in maps:
-            evidence = concept_evidence(logits[0], weights, self.contrast)[None]
-            spread = evidence.std((-2, -1), keepdim=True, correction=0).clamp(min=1e-6)
-            evidence = (evidence - evidence.mean((-2, -1), keepdim=True)) / spread
-            total += F.interpolate(evidence, size=grid, mode="bilinear", align_corners=False) / len(maps)
+        near = self.sharpness * word_closeness(context.frame.model.concepts, text.rows)  # (Q, K)
+        weights = near + self.picture * shown_concepts(self._middle(context.frame))
+        total = word_maps(maps, weights, self.contrast)[None]
         presence = self._presence(context.frame, near)
         total += presence.clamp(min=1e-12).log()[:, None, None]
         if self.gate:
@@ -96,46 +89,13 @@ class ConceptMaps:
 
         It is max over places of sum_c p(c) exp(sharpness (s(c) - max s)).
         """
-        return self._presence(frame, self.sharpness * self._near(frame, text))
+        return self._presence(frame, self.sharpness * word_closeness(frame.model.concepts, text.rows))
 
     def _presence(self, frame: Frame, near: Float[Tensor, "Q K"]) -> Float[Tensor, "Q"]:
-        logits = self._logits(frame, sorted(self.sides)[len(self.sides) // 2])
-        return (near.exp() @ logits[0].flatten(1).softmax(0)).amax(1)
+        return (near.exp() @ self._middle(frame).flatten(1).softmax(0)).amax(1)
 
-    def _near(self, frame: Frame, text: BoundText) -> Float[Tensor, "Q K"]:
-        """Cosines of words and concepts, less the largest of each word."""
-        cosines = F.normalize(text.rows.float(), dim=-1) @ frame.model.concepts.vectors.float().T
-        return cosines - cosines.amax(1, keepdim=True)
+    def _middle(self, frame: Frame) -> Float[Tensor, "K h w"]:
+        return self._logits(frame, sorted(self.sides)[len(self.sides) // 2])
 
-    def _logits(self, frame: Frame, side: int) -> Float[Tensor, "1 K h w"]:
-        """The mean of each 3 x 3 places: single ones are noisy."""
-
-        def made() -> Tensor:
-            logits = frame.model.concepts.logit_map(frame.image, side).float()
-            return F.avg_pool2d(F.pad(logits, [1] * 4, mode="replicate"), 3, stride=1)
-
-        return frame.once(("concept logits", side), made)
-
-    def _shown(self, frame: Frame) -> Float[Tensor, "K"]:
-        """Log of the largest probability of each concept anywhere, at the middle one of `sides`."""
-        logits = self._logits(frame, sorted(self.sides)[len(self.sides) // 2])
-        return (logits[0].flatten(1).softmax(0).amax(1) + 1e-4).log()
-
-
-def concept_evidence(
-    logits: Float[Tensor, "K h w"], weights: Float[Tensor, "Q K"], contrast: float
-) -> Float[Tensor, "Q h w"]:
-    """log sum_c exp(l(c) + weight(q, c)) - contrast log sum_c exp(l(c)) at each place.
-
-    Args:
-        logits: of K concepts.
-        weights: log weights of the concepts for each of Q words.
-        contrast: of the second term.
-    """
-    flat = logits.flatten(1)  # (K, n)
-    highest = flat.amax(0, keepdim=True)
-    total = torch.logsumexp(flat, 0)
-    top = weights.amax(1, keepdim=True)
-    # A product of matrices instead of Q K n exponentials; both factors are at most 1.
-    found = ((weights - top).exp() @ (flat - highest).exp()).clamp(min=1e-30).log() + top + highest
-    return (found - contrast * total).unflatten(1, (logits.shape[-2], logits.shape[-1]))
+    def _logits(self, frame: Frame, side: int) -> Float[Tensor, "K h w"]:
+        return frame.once(("concept logits", side), lambda: place_logits(frame.model.concepts, frame.image, side))
