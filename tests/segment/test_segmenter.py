@@ -174,16 +174,16 @@ def test_dense_is_plain_on_a_tower_with_attention(clip_model) -> None:
 
 
 def test_several_segmenters_share_the_towers_passes_and_agree_with_single_calls(clip_model, monkeypatch) -> None:
+    from binderclip.models.towers import Tower
     from binderclip.segment import segment_all
-    from binderclip.segment import segmenter as module
 
-    image, runs, opened = picture(40, 72), [], module.open_windows
+    image, runs, embed = picture(40, 72), [], Tower.embed
 
-    def counted(*arguments):
-        runs.append(len(arguments[1]))
-        return opened(*arguments)
+    def counted(tower, pixels):
+        runs.append(len(pixels))
+        return embed(tower, pixels)
 
-    monkeypatch.setattr(module, "open_windows", counted)
+    monkeypatch.setattr(Tower, "embed", counted)
     windows = Windows(32, 16, size=32)
     three = [
         Segmenter(clip_model, "plain", resolution=windows),

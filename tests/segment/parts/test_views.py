@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from binderclip.errors import UsageError
+from binderclip.models.towers import Tower
 from binderclip.segment import (
     PAMR,
     AttentionMean,
@@ -235,11 +236,13 @@ def test_without_words_for_a_background_a_small_first_label_is_dropped_too(clip_
 def test_many_views_and_recorded_streams_make_smaller_batches(clip_model, monkeypatch) -> None:
     tower, sizes = clip_model.image_tower, []
 
-    def counted(frame, pixels, places, record):
-        sizes.append(len(pixels))
-        return open_windows(frame, pixels, places, record)
+    embed = Tower.embed
 
-    monkeypatch.setattr(segmenter_module, "open_windows", counted)
+    def counted(tower, pixels):
+        sizes.append(len(pixels))
+        return embed(tower, pixels)
+
+    monkeypatch.setattr(Tower, "embed", counted)
     image, windows = picture(32, 96), Windows(stride=0.25)
     every = 4 * tower.depth * tower.width * 17  # the streams of a window of 17 tokens
     monkeypatch.setattr(segmenter_module, "RECORDED_BYTES", 20 * every)

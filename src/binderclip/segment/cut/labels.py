@@ -135,7 +135,7 @@ def seeds_of(
     best, above = np.where(splits > 0, heights, -np.inf).argmax(axis=0), (splits > 0).any(axis=0)
     regions = above & (best == np.arange(len(splits))[:, None, None])
     near = np.stack([_near(region) for region in regions])
-    around = near.any(axis=0)
+    around = np.asarray(near.any(axis=0))
     ground = around & ~above
     ground = ground if ground.any() else ~above
     labels, sure = np.zeros(best.shape, dtype=np.int64), np.zeros(best.shape, dtype=bool)
