@@ -23,7 +23,8 @@ TEXTS = ["a photo of a cat", "red &amp;  apple", "ﬁ heart", "an icon of a very
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_bundled_model_encodes_the_same_bits(name: str, dtype: str, pictures: list[Image.Image]) -> None:
     theirs, ours = load(name, dtype=dtype), load_encoder(name, dtype=dtype)
-    assert type(ours.backbone) is not type(theirs.backbone)
+    bare = [getattr(model.backbone, "base", model.backbone) for model in (ours, theirs)]
+    assert type(bare[0]) is not type(bare[1])
     assert torch.equal(ours.encode_image(pictures), theirs.encode_image(pictures))
     assert torch.equal(ours.encode_text(TEXTS), theirs.encode_text(TEXTS))
     assert ours.fingerprint == theirs.fingerprint

@@ -36,8 +36,8 @@ def test_results_go_as_far_as_well_lit_pictures(vit: ImageTextModel) -> None:
     assert float(after.abs().mean()) < 0.6 * float(before.abs().mean())
     assert float(rave(dark).mean()) > float(dark.mean())
     assert list(done.stages) == ["enhancement 1"]
-    assert said[0] == "embedding the pictures"
-    assert [line.split(", about")[0] for line in said[1:]] == [f"the network, {4 * done} %" for done in range(26)]
+    assert said[:2] == ["embedding the pictures", "the network"]
+    assert said[-1] == "the network: step 25 of 25"
     # A direction of the user's own is taken as it is.
     again = trainer(vit)
     again.fit(dark, bright, guidance=residual, warmup_steps=1, steps=1, lr=1e-3)

@@ -189,19 +189,18 @@ def test_what_is_wrong_is_named(pairs: Any) -> None:
         confidence_along(model, source, target, torch.zeros(5, dtype=torch.long), points=1)
     corners = (source[0], target[0], target[1])
     for wrong in ({"cells": 0}, {"cells": 1.5}, {"batch_size": 0}):
-        with pytest.raises(UsageError, match="cells and batch_size of at least 1"):
+        with pytest.raises(UsageError, match=r"cell|batch_size"):
             triangle_confidence_map(model, *corners, 0, **wrong)
     with pytest.raises(UsageError, match="three images of one shape"):
         triangle_confidence_map(model, *corners[:2], target[:2], 0)
-    for label in (-1, 1000):
-        with pytest.raises(UsageError, match=f"label is {label}; the predictor has the classes 0 to"):
-            triangle_confidence_map(model, *corners, label)
-    with pytest.raises(UsageError, match="of one floating type"):
+    with pytest.raises(UsageError, match="label must be a whole number of at least 0"):
+        triangle_confidence_map(model, *corners, -1)
+    with pytest.raises(UsageError, match="1000"):
+        triangle_confidence_map(model, *corners, 1000, box=WIDE)
+    with pytest.raises(UsageError, match="float"):
         triangle_confidence_map(model, *(corner.long() for corner in corners), 0)
-    with pytest.raises(UsageError, match="of one floating type"):
-        triangle_confidence_map(model, corners[0].float(), *corners[1:], 0)
-    with pytest.raises(UsageError, match="NaN or infinite"):
-        triangle_confidence_map(model, corners[0] * math.nan, *corners[1:], 0)
+    with pytest.raises(UsageError, match=r"NaN|finite"):
+        triangle_confidence_map(model, corners[0] * math.nan, *corners[1:], 0, box=WIDE)
     with pytest.raises(UsageError, match="a direction and a label"):
         level_set_width(model, source, target[:2], torch.zeros(5, dtype=torch.long))
 

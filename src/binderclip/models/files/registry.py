@@ -9,6 +9,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from binderclip.documents import parse_json
+
 BUNDLED = Path(__file__).parents[1] / "bundled"
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
@@ -29,6 +31,13 @@ def bundled_folders() -> dict[str, Path]:
 def _own_weights(folder: Path) -> Path | None:
     """The weights that a folder holds itself; those of `CONCEPTS` where its towers are a neighbour's."""
     return next((folder / name for name in (WEIGHTS, CONCEPTS) if (folder / name).is_file()), None)
+
+
+def _neighbours(folder: Path) -> list[Path]:
+    """The weights that a folder takes whole from its neighbours: towers and a classifier."""
+    table = parse_json((folder / CONFIG).read_text(encoding="utf-8")).get("binderclip") or {}
+    places = ((table.get("towers"), WEIGHTS), (table.get("classifier"), "model.safetensors"))
+    return [folder.parent / str(name) / file for name, file in places if name is not None]
 
 
 def has_concepts(model: str | Path) -> bool:
@@ -52,7 +61,8 @@ def bundled_cards() -> dict[str, dict[str, Any]]:
     for name, folder in bundled_folders().items():
         weights = _own_weights(folder)
         assert weights is not None
-        facts = {"parameters": count_parameters(weights), "megabytes": round(weights.stat().st_size / 1e6, 1)}
+        count = count_parameters(weights) + sum(map(count_parameters, _neighbours(folder)))
+        facts = {"parameters": count, "megabytes": round(weights.stat().st_size / 1e6, 1)}
         cards[name] = {"summary": "", **read_card(folder), **facts}
     return cards
 

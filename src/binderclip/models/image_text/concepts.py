@@ -209,7 +209,9 @@ class ConceptBackbone(nn.Module):
 
 def _resized(images: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> Float[Tensor, "B 3 h w"]:
     """As `Preprocess.fit` resizes: bicubic, antialiased, without its overshoot."""
-    return functional.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+    # A processor has no antialiased resizing in half precision.
+    wide = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+    return functional.interpolate(wide, size=size, mode="bicubic", antialias=True).clamp(0, 1).to(images.dtype)
 
 
 def folded_lite0(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

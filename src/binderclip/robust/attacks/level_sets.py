@@ -294,7 +294,9 @@ def triangle_confidence_map(
         found = []
         for part in weights.split(batch_size):
             logits = checked_logits(predictor(torch.einsum("pk,k...->p...", part, corners)), len(part))
-            found.append(_confidence(logits, torch.full((len(part),), label, device=logits.device)))
+            labels = torch.full((len(part),), label, device=logits.device)
+            check_classes(labels, logits.shape[1])
+            found.append(_confidence(logits, labels))
     confidence = torch.cat(found)
     return TriangleConfidence(weights, confidence, float(confidence[0]))
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from binderclip.curate import word_forms
 from binderclip.data import load_data
-from binderclip.documents import json_text
+from binderclip.documents import json_text, parse_json
 from binderclip.files import make_folder, write_whole
 from binderclip.models import ImageTextModel, load
 from binderclip.models.files import folders, registry
@@ -190,7 +190,7 @@ def write_everyday(
         "sides": [224, 128],
     }
     make_folder(folder)
-    config = json.loads((registry.BUNDLED / "small" / registry.CONFIG).read_text(encoding="utf-8"))
+    config = parse_json((registry.BUNDLED / "small" / registry.CONFIG).read_text(encoding="utf-8"))
     config["binderclip"] = {"concepts": True, "towers": "small", "classifier": "lite0"}
     write_whole(folder / registry.CONFIG, json_text(config) + "\n")
     card = {

@@ -8,7 +8,6 @@ that are finer than 1 % of a side are followed roughly.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image, ImageDraw
 
+from binderclip.documents import parse_json
 from binderclip.errors import UsageError
 from binderclip.train.bundled.data.labelled_photographs import (
     LabelledPhotograph,
@@ -80,7 +80,7 @@ def photograph_outlines() -> tuple[PhotographMask, ...]:
             polygons=_rings(entry["polygons"]),
             holes=_rings(entry["holes"]),
         )
-        for entry in json.loads(text.read_text(encoding="utf-8"))
+        for entry in parse_json(text.read_text(encoding="utf-8"))
     )
 
 
