@@ -27,7 +27,7 @@ from binderclip.train.engine import context as context_module
 # A factor that starts at zero lets its partner's gradient through from the second step on.
 STEPS = 4
 # Too large to start on any machine that runs tests; their scaled versions are started.
-PAPER_SCALE = ("clipa", "clipa-v2", "a-clip", "basic", "clip-rocket", "eva-clip", "experts")
+PAPER_SCALE = ("clipa", "clipa-v2", "a-clip", "basic", "clip-rocket", "eva-clip", "experts", "mammo-clip")
 COLOURS = ("red", "green", "blue", "black", "white", "pink")
 THINGS = ("house", "tree", "cat", "dog", "cup", "ship", "star", "bird")
 CAPTIONS = tuple(f"a {colour} {thing}" for colour in COLOURS for thing in THINGS)
@@ -45,6 +45,7 @@ TINY: dict[str, dict[str, Any]] = {
     "multi-view": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8, "kind": {"hidden": 32, "width": 16}},
     "masked-feature": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8},
     "experts": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8},
+    "hard-negatives": {"data": [{"name": "openclipart", "limit": 64}], "batch_size": 8, "kind": {"count": 2}},
     "classification": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8},
     "distil-text": {"batch_size": 16},
     "closed-form": {"batch_size": 16},
