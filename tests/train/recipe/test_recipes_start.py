@@ -68,6 +68,11 @@ TINY: dict[str, dict[str, Any]] = {
         "data": [{"name": "noto-emoji", "limit": 16}],
         "kind": {"groups": 3, "layers": 1},
     },
+    "alpha-clip": {
+        "batch_size": 4,
+        "data": [{"name": "label-maps", "limit": 8, "options": {"source": "scenes"}}],
+        "kind": {"full": 0.0},
+    },
     "segmentation-head": {
         "batch_size": 4,
         "data": [{"name": "label-maps", "limit": 8, "options": {"source": "scenes"}}],
@@ -184,7 +189,7 @@ def test_nothing_that_is_trained_stands_still(name: str, tmp_path: Path) -> None
 # A linear head is as small as its loss here; in the last stage of sam-clip one of two sides is drawn for each of four
 # steps, and their mean is counted.
 BOUNDS = {"pooled-head": (1.0, 1.15), "resolution": (0.8, 1.2)}
-OF_THEIR_OWN = ("small", "small-b", "small-dino", "small-sam", "sam-clip", "segclip", "segmentation-head")
+OF_THEIR_OWN = ("small", "small-b", "small-dino", "small-sam", "sam-clip", "segclip", "segmentation-head", "alpha-clip")
 
 
 @pytest.mark.parametrize("name", OF_THEIR_OWN)
