@@ -46,6 +46,7 @@ TINY: dict[str, dict[str, Any]] = {
     "masked-feature": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8},
     "experts": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8},
     "hard-negatives": {"data": [{"name": "openclipart", "limit": 64}], "batch_size": 8, "kind": {"count": 2}},
+    "slip-head": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8},
     "classification": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8},
     "distil-text": {"batch_size": 16},
     "closed-form": {"batch_size": 16},

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         region_retrieval,
         zip_instances,
     )
+    from binderclip.segment.task.projected import ProjectedModel, ResidualHead
     from binderclip.segment.task.task_segmenter import Loop, TaskGenericSegmenter, TaskMask, TaskRound
     from binderclip.segment.task.vocabulary import bundled_words
     from binderclip.segment.task.words import (
@@ -80,7 +81,9 @@ __all__ = [
     "Loop",
     "MostSimilar",
     "PatchHypotheses",
+    "ProjectedModel",
     "QuestionChain",
+    "ResidualHead",
     "SimilarityWeighted",
     "TaskGenericSegmenter",
     "TaskMask",
