@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from binderclip.cli.verbs.train import _show_heads
 from binderclip.errors import DataError, UsageError
 from binderclip.losses import clip
 from binderclip.models import AlphaCLIP, load
@@ -120,14 +121,19 @@ def test_only_the_image_tower_learns_and_slower_than_the_channel(tiny: dict[str,
     assert not torch.allclose(left, right)
 
 
-def test_held_out_regions_are_measured(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_held_out_regions_are_measured(
+    tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tiny |= {"data": [{"name": str(folder(tmp_path / "data", 3)), "hold_out": 0.5}], "batch_size": 2, "epochs": 1}
     recipe = Recipe.from_dict({**tiny, "evaluation": {}, "stage": [{"name": "alpha", "kind": "alpha-clip"}]})
     notes = run(recipe, out=tmp_path / "run", progress=False).stages[0].notes
     assert notes["classes"] == CLASSES
     # By their names 2, 5 and 6 are kept; of the others 3, 7 and 11 show nothing, and 10 shows two.
-    assert (notes["pictures"], notes["held out"]["regions"]) == (3, 7)
-    assert 0 <= notes["held out"]["with alpha"] <= 1
+    assert (notes["pictures"], notes["held out regions"], notes["held out"]["pictures"]) == (3, 7, 9)
+    share = notes["held out"]["regions named right with alpha"]
+    assert round(share * 7, 2) in range(8)
+    _show_heads([{"name": "alpha", "notes": notes}])  # as the verb prints them
+    assert f"{share:.3f}" in capsys.readouterr().out
 
 
 def test_a_killed_run_goes_on_exactly(tiny: dict[str, Any], tmp_path: Path, goes_on_exactly: Any) -> None:

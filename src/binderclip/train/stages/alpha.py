@@ -127,7 +127,8 @@ def alpha_clip(
             parameter.requires_grad_(True)
     notes: dict[str, Any] = {"pictures": len(batches.images), "classes": list(data.classes)}
     if held is not None:
-        notes["held out"] = _naming(model, *held, classes=data.classes, template=template)
+        notes["held out regions"], named = _naming(model, *held, classes=data.classes, template=template)
+        notes["held out"] = {"pictures": len(held[0]), **named}
     return notes
 
 
@@ -154,12 +155,13 @@ def _groups(context: StageContext, module: nn.Module, tower: float) -> list[dict
 def _naming(
     model: AlphaCLIP, images: Float[Tensor, "N 3 S S"], labels: Int[Tensor, "N S S"], *, classes: Sequence[str],
     template: str,
-) -> dict[str, float]:  # fmt: skip
-    """Share of the regions of some pictures that are named right among all classes, with their alpha and without."""
+) -> tuple[int, dict[str, float]]:  # fmt: skip
+    """How many regions some pictures have, and which share is named right among all classes, with alpha and without."""
     model.eval()
     regions = [index for index, name in enumerate(classes) if is_region(name)]
     text = model.encode_text([template.format(article(classes[index])) for index in regions], normalize=True)
-    right = {"with alpha": 0, "without": 0}
+    with_alpha, without = "regions named right with alpha", "regions named right without"
+    right = {with_alpha: 0, without: 0}
     count = 0
     for image, truth in zip(images.to(text.device), labels.to(text.device), strict=True):
         whole = int((model.encode_image(image[None], normalize=True) @ text.T).argmax())
@@ -167,10 +169,10 @@ def _naming(
         for place in present:
             alpha = (truth == regions[place]).float()[None, None]
             named = int((model.encode_image(image[None], alpha, normalize=True) @ text.T).argmax())
-            right["with alpha"] += named == place
-            right["without"] += whole == place
+            right[with_alpha] += named == place
+            right[without] += whole == place
         count += len(present)
-    return {"regions": count, **{name: round(number / max(count, 1), 4) for name, number in right.items()}}
+    return count, {name: round(number / max(count, 1), 4) for name, number in right.items()}
 
 
 @register(PASSES, "alpha-clip")

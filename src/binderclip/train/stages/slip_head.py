@@ -120,13 +120,13 @@ def slip_head(
     owner = torch.tensor([place[text] for text in pictures.captions], device=pictured.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
-        heads = [ResidualHead(features.shape[1], width) for features in (pictured, named)]
+        image, text = ResidualHead(pictured.shape[1], width), ResidualHead(named.shape[1], width)
     loss = SoftTargetContrastive(temperature, detach_targets=detach_targets)
     each = stage.batch_size * stage.accumulate
     steps = max(1, round((stage.samples or (stage.epochs or 0) * len(pictured)) / each))
     batches = RowBatches(len(pictured), stage.batch_size, context.seed)
-    context.fit(SlipHeadStep(*heads, pictured, named, owner, loss), batches, steps=steps)  # type: ignore[arg-type]
-    ProjectedModel(model, *(head.eval() for head in heads)).save(context.folder("stages"))
+    context.fit(SlipHeadStep(image, text, pictured, named, owner, loss), batches, steps=steps)
+    ProjectedModel(model, image.eval(), text.eval()).save(context.folder("stages"))
     return {"pictures": len(pictured), "texts": len(texts)}
 
 
