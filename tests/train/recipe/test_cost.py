@@ -119,6 +119,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "loss": {"name": "clip-rocket", "n_local": 1},
         "terms": [{"name": "cross-modal-simsiam", "momentum": 0.99, **HEADS}],
     },
+    "hard-negatives": {
+        "kind": {"name": "hard-negatives", "count": 3},
+        "loss": "hard-negatives",
+        "data": [{"name": "openclipart", "limit": 64}],
+    },
     "attentive-mask": {"kind": {"name": "attentive-mask", **HEADS}},
 }
 

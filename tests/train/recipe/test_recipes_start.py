@@ -27,7 +27,7 @@ from binderclip.train.engine import context as context_module
 # A factor that starts at zero lets its partner's gradient through from the second step on.
 STEPS = 4
 # Too large to start on any machine that runs tests; their scaled versions are started.
-PAPER_SCALE = ("clipa", "clipa-v2", "a-clip", "basic", "clip-rocket", "eva-clip", "experts")
+PAPER_SCALE = ("clipa", "clipa-v2", "a-clip", "basic", "clip-rocket", "eva-clip", "experts", "mammo-clip")
 COLOURS = ("red", "green", "blue", "black", "white", "pink")
 THINGS = ("house", "tree", "cat", "dog", "cup", "ship", "star", "bird")
 CAPTIONS = tuple(f"a {colour} {thing}" for colour in COLOURS for thing in THINGS)
@@ -45,6 +45,8 @@ TINY: dict[str, dict[str, Any]] = {
     "multi-view": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8, "kind": {"hidden": 32, "width": 16}},
     "masked-feature": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8},
     "experts": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8},
+    "hard-negatives": {"data": [{"name": "openclipart", "limit": 64}], "batch_size": 8, "kind": {"count": 2}},
+    "slip-head": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8},
     "classification": {"data": [{"name": "noto-emoji", "limit": 32}], "batch_size": 8},
     "distil-text": {"batch_size": 16},
     "closed-form": {"batch_size": 16},
@@ -66,6 +68,11 @@ TINY: dict[str, dict[str, Any]] = {
         "image_size": 64,
         "data": [{"name": "noto-emoji", "limit": 16}],
         "kind": {"groups": 3, "layers": 1},
+    },
+    "alpha-clip": {
+        "batch_size": 4,
+        "data": [{"name": "label-maps", "limit": 8, "options": {"source": "scenes"}}],
+        "kind": {"full": 0.0},
     },
     "segmentation-head": {
         "batch_size": 4,
@@ -183,7 +190,7 @@ def test_nothing_that_is_trained_stands_still(name: str, tmp_path: Path) -> None
 # A linear head is as small as its loss here; in the last stage of sam-clip one of two sides is drawn for each of four
 # steps, and their mean is counted.
 BOUNDS = {"pooled-head": (1.0, 1.15), "resolution": (0.8, 1.2)}
-OF_THEIR_OWN = ("small", "small-b", "small-dino", "small-sam", "sam-clip", "segclip", "segmentation-head")
+OF_THEIR_OWN = ("small", "small-b", "small-dino", "small-sam", "sam-clip", "segclip", "segmentation-head", "alpha-clip")
 
 
 @pytest.mark.parametrize("name", OF_THEIR_OWN)

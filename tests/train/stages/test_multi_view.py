@@ -82,6 +82,22 @@ def test_two_views_and_texts_through_the_model_are_mammo_clips_features(tiny: di
     assert {"loss/image-image", "loss/text-text"} <= set(parts)
 
 
+def test_where_nothing_looks_inside_the_towers_they_may_be_of_any_kind(tiny: dict[str, Any]) -> None:
+    tiny["model"]["vision"] = {
+        "image_size": 32, "timm_model_name": "tf_efficientnet_b0", "timm_model_pretrained": False, "timm_pool": "avg",
+        "timm_proj": "linear",
+    }  # fmt: skip
+    model = build_model(tiny["model"], seed=0, captions=lambda: CAPTIONS)
+    model.backbone.visual.eval()  # its batch normalisation sees views apart or together
+    views = torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    tokens, rows = model.tokenize(CAPTIONS), torch.arange(4)
+    batch = TrainingBatch(torch.cat(list(views), 3), tokens, rows, rows, texts=[tokens])
+    total, _ = MultiViewStep(model, mammo_clip(i2i=0, t2t=0), own=2, local=0)(batch)
+    text = model.encode_text(tokens)
+    expected = sum(cross_entropy(model.encode_pixels(view), text, 1 / 0.07, 0.0) for view in views) / 2
+    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_terms_see_what_the_towers_say_before_any_projection(tiny: dict[str, Any]) -> None:
     term = CrossModalSimSiam(pairs=POOLED[:1])
     module, batch = step_of(tiny, loss=clip_rocket(terms=[term]))

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         zip_instances,
     )
     from binderclip.segment.task.phrase import NounPhrase, noun_phrases
+    from binderclip.segment.task.projected import ProjectedModel, ResidualHead
     from binderclip.segment.task.task_segmenter import Loop, TaskGenericSegmenter, TaskMask, TaskRound
     from binderclip.segment.task.vocabulary import bundled_words, meant_words
     from binderclip.segment.task.words import (
@@ -82,7 +83,9 @@ __all__ = [
     "MostSimilar",
     "NounPhrase",
     "PatchHypotheses",
+    "ProjectedModel",
     "QuestionChain",
+    "ResidualHead",
     "SimilarityWeighted",
     "TaskGenericSegmenter",
     "TaskMask",

@@ -16,7 +16,7 @@ from binderclip.fit import fit
 from binderclip.losses import SoftTargetContrastive
 from binderclip.segment.metrics import mask_iou
 from binderclip.segment.promptable import OracleSegmenter
-from binderclip.segment.task import Look, MostSimilar, region_retrieval
+from binderclip.segment.task import Look, MostSimilar, ProjectedModel, ResidualHead, region_retrieval
 from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.panels import dots, pictures
 from binderclip.studies.harness.power import Pilot
@@ -48,37 +48,6 @@ def _niche(split: str) -> Vocabulary:
     return vocabulary({name: (f"{name}*",) for name in NICHE}, split=split)
 
 
-class SlipHead(nn.Module):
-    """SLIP's projection head: y = LayerNorm(W2 gelu(p) + p), p = W1 x."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.project, self.refine, self.norm = nn.Linear(width, WIDTH), nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features to embeddings."""
-        p = self.project(x)
-        return self.norm(self.refine(nn.functional.gelu(p)) + p)
-
-
-class TunedTowers:
-    """The bundled model with a head on each tower, behind the members that choosers use."""
-
-    def __init__(self, model: Any, image: SlipHead, text: SlipHead) -> None:
-        self.model, self.image, self.text, self.image_size = model, image, text, model.image_size
-
-    @torch.no_grad()
-    def encode_image(self, images: list[Image.Image]) -> Tensor:
-        """Embeddings of pictures."""
-        return self.image(self.model.encode_image(images, normalize=True))
-
-    @torch.no_grad()
-    def text_bank(self, words: list[str]) -> Any:
-        """Embeddings of words, as a bank gives them."""
-        rows = self.text(self.model.encode_text(words, normalize=True))
-        return type("Bank", (), {"prototypes": lambda _: rows})()
-
-
 @lru_cache(maxsize=1)
 def _examples() -> tuple[Tensor, Tensor, Tensor]:
     """Features of the niche's pictures on black, squashed as cut-outs are, features of its names, and who is what."""
@@ -96,11 +65,11 @@ def _examples() -> tuple[Tensor, Tensor, Tensor]:
     return pictured, named, torch.from_numpy(known.owner)
 
 
-def tuned(seed: int, *, soft: bool = True) -> TunedTowers:
+def tuned(seed: int, *, soft: bool = True) -> ProjectedModel:
     """Heads trained on the niche's pictures and names by SLIP's loss, or by InfoNCE on unit vectors."""
     pictured, named, owner = _examples()
     torch.manual_seed(seed)
-    image, text = SlipHead(pictured.shape[1]), SlipHead(named.shape[1])
+    image, text = ResidualHead(pictured.shape[1], WIDTH), ResidualHead(named.shape[1], WIDTH)
     loss = SoftTargetContrastive()
     generator = torch.Generator().manual_seed(seed)
     batches = [torch.randperm(len(owner), generator=generator)[:BATCH] for _ in range(STEPS)]
@@ -115,7 +84,7 @@ def tuned(seed: int, *, soft: bool = True) -> TunedTowers:
 
     parameters = [*image.parameters(), *text.parameters()]
     fit(step, parameters, batches, steps=STEPS, optimizer="adamw", lr=1e-3, schedule="constant")
-    return TunedTowers(models()[0], image.eval(), text.eval())
+    return ProjectedModel(models()[0], image.eval(), text.eval())
 
 
 def measure(seed: int) -> list[Row]:

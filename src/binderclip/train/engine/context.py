@@ -25,7 +25,7 @@ from binderclip.train.distributed import Parallel, World, spread
 from binderclip.train.engine.evaluator import Evaluator
 from binderclip.train.engine.watchers import Watchers
 from binderclip.train.feed.batches import Batches, Order, Prepare
-from binderclip.train.feed.captions import augmented_texts, caption_tokens
+from binderclip.train.feed.captions import MakeTexts, augmented_texts, caption_tokens, further_texts
 from binderclip.train.feed.pictures import FIT, Pictures, Pixels, open_sources
 from binderclip.train.feed.stream import ShardBatches
 from binderclip.train.recipe.augmentation import make_augment
@@ -172,21 +172,25 @@ class StageContext:
         *,
         columns: Mapping[str, Tensor] | None = None,
         augment: Callable[[Pixels], Tensor] | None = None,
-        texts: tuple[TextAugment, int] | None = None,
+        texts: tuple[TextAugment, int] | MakeTexts | None = None,
     ) -> Batches | ShardBatches:
         """Augmented, normalised, tokenised batches of the stage's data.
 
         Args:
             columns: further tensors with a row for every picture, besides `self.columns`.
             augment: instead of the recipe's augmentation.
-            texts: how captions are changed, and how many variants of each a batch has beside them.
+            texts: how captions are changed, and how many variants of each a batch has beside them; or what makes
+                further texts of captions.
         """
         model, stage, world = self.model, self.stage, self.world
         columns = {**self.columns, **(columns or {})}
         pixels = model.preprocess
         prepare = Prepare(augment or self.augment(), pixels.mean, pixels.std, world.device, stage.channels_last)
         tokenize, shorten = caption_tokens(model, stage.text_length, stage.text_tokens, seed=self.seed)
-        further = None if texts is None or not texts[1] else augmented_texts(*texts, tokenize, shorten)
+        if isinstance(texts, tuple):
+            further = augmented_texts(*texts, tokenize, shorten) if texts[1] else None
+        else:
+            further = None if texts is None else further_texts(texts, tokenize, shorten)
         if isinstance(self.source, Pictures):
             ahead, tokens = 2 if self.recipe.workers else 0, tokenize(self.source.texts)
             return Batches(

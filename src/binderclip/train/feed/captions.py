@@ -10,7 +10,10 @@ from binderclip.models import ImageTextModel, TokenIds
 from binderclip.train.feed.batches import FurtherTexts, Shorten
 from binderclip.train.tokens.text import TextKind, TextReduction
 
-__all__ = ["augmented_texts", "caption_tokens"]
+__all__ = ["MakeTexts", "augmented_texts", "caption_tokens", "further_texts"]
+
+MakeTexts = Callable[[Sequence[str], Sequence[str], int], Sequence[Sequence[str]]]
+"""Further texts as words: (captions, keys, epoch) -> lists of a text for each picture."""
 
 
 def caption_tokens(
@@ -79,5 +82,24 @@ def augmented_texts(
             tokens = tokenize(augment(captions, own, epoch))
             made.append(tokens if shorten is None else shorten(tokens, own, epoch))
         return made
+
+    return texts
+
+
+def further_texts(
+    make: MakeTexts, tokenize: Callable[[Sequence[str]], TokenIds], shorten: Shorten | None = None
+) -> FurtherTexts:
+    """What makes tokens of further texts of a batch.
+
+    Args:
+        make: gives the texts.
+        tokenize, shorten: of `caption_tokens`.
+    """
+
+    def texts(captions: Sequence[str], keys: Sequence[str], epoch: int) -> list[TokenIds]:
+        made = [tokenize(list(each)) for each in make(captions, keys, epoch)]
+        if shorten is None:
+            return made
+        return [shorten(tokens, [f"{key}/{number}" for key in keys], epoch) for number, tokens in enumerate(made)]
 
     return texts

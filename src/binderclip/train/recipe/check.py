@@ -22,6 +22,8 @@ _LONGEST_NAME = 80
 TAUGHT = ("clip-refine",)
 # Losses that compare several views of a picture.
 SEVERAL_VIEWS = ("clip-rocket", "mammo-clip")
+# The loss of captions that are nearly right, and the kind of stage that makes them.
+NEARLY_RIGHT = "hard-negatives"
 # Entry -> (what it is where it says nothing, packaged kinds that heed it): others make their own batches, or see the
 # tower from within.
 _HEEDED: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -55,6 +57,7 @@ def check_stage(stage: Stage) -> None:
     if part_name(stage.loss) in TAUGHT and stage.teacher is None:
         raise ValueError('loss: it compares with the model as the stage finds it: add teacher = "start"')
     _check_views(stage)
+    _check_negatives(stage)
     for term in stage.terms:
         _check("terms", {key: value for key, value in term.items() if key != "weight"}, TERMS, given=1)
     optimizer = stage.optimizer if isinstance(stage.optimizer, str) else dict(stage.optimizer)
@@ -129,6 +132,15 @@ def _check_views(stage: Stage) -> None:
         raise ValueError('loss: it compares several views of a picture: write kind = "multi-view"')
     if made and not several:
         raise ValueError(f"loss: kind multi-view needs a loss of several views, one of {', '.join(SEVERAL_VIEWS)}")
+
+
+def _check_negatives(stage: Stage) -> None:
+    """Whether the loss of nearly right captions has them, and the kind that makes them such a loss."""
+    asked, made = part_name(stage.loss) == NEARLY_RIGHT, part_name(stage.kind) == NEARLY_RIGHT
+    if asked and not made:
+        raise ValueError(f'loss: it needs captions that are nearly right: write kind = "{NEARLY_RIGHT}"')
+    if made and not asked:
+        raise ValueError(f'loss: kind {NEARLY_RIGHT} goes with one loss: write loss = "{NEARLY_RIGHT}"')
 
 
 def _check_heeded(stage: Stage) -> None:

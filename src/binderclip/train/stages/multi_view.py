@@ -33,6 +33,7 @@ from binderclip.train.recipe.passes import TowerPasses
 from binderclip.train.recipe.registry import PASSES, STAGES, TERMS, demands, register
 from binderclip.train.recipe.stage import Stage
 from binderclip.train.stages.contrastive import figures, make_loss, nan_of, training_loss
+from binderclip.train.tokens.place import short_context
 
 __all__ = ["MultiViewStep", "barlow", "multi_view", "simsiam", "swav"]
 
@@ -83,10 +84,18 @@ class MultiViewStep(nn.Module):
         if self.momentum is not None and self.training:
             self.momentum.follow(backbone)  # before it is used
         views, texts = batch.images.chunk(self.own + self.local, dim=3), [batch.tokens, *batch.texts]
-        pooled, features = _pooled(backbone, views, texts), {}
-        for side, tower in (("image", open_image_tower(backbone)), ("text", open_text_tower(backbone))):
-            mine = torch.stack([tower.project(view) for view in pooled[side][: self.own]], 1)  # (B, own, E)
-            features[side] = mine[:, 0] if self.own == 1 else mine
+        pooled: dict[str, list[Tensor]] = {}
+        if len(self.heads) or len(self.loss.terms):
+            pooled = _pooled(backbone, views, texts)
+            towers = {"image": open_image_tower(backbone), "text": open_text_tower(backbone)}
+            own = {side: [towers[side].project(view) for view in each[: self.own]] for side, each in pooled.items()}
+        else:  # nothing looks inside the towers, which may then be of any kind
+            pictures = self.model.encode_pixels(torch.cat(list(views)))  # type: ignore[operator]
+            with short_context(backbone, batch.tokens.ids.shape[1]):
+                words = [self.model.encode_text(tokens) for tokens in texts]  # type: ignore[operator]
+            own = {"image": list(pictures.chunk(len(views))), "text": words}
+        stacked = {side: torch.stack(each, 1) for side, each in own.items()}  # (B, own, E)
+        features = {side: each[:, 0] if self.own == 1 else each for side, each in stacked.items()}
         for side, head in self.heads.items():
             features[f"{side}_local"] = torch.stack([head(view) for view in pooled[side][self.own :]], 1)
         beside = {name: value for name, value in features.items() if name not in ("image", "text")}

@@ -45,7 +45,7 @@ from binderclip.train.recipe.passes import OwnCount, SampleCost, step_operations
 from binderclip.train.recipe.recipe import DataSpec, Stage
 from binderclip.train.recipe.registry import PASSES, SOURCES, STAGES, demands, register
 
-__all__ = ["segmentation_head"]
+__all__ = ["label_tables", "named_label_maps", "open_label_maps", "segmentation_head"]
 
 FOLDER = "head"
 
@@ -173,10 +173,10 @@ def segmentation_head(
     name, told = part_name(part), dict(training or {})
     kind = HEADS[name]
     spec, stage = context.stage.data[0], context.stage
-    data = _opened(spec)
+    data = open_label_maps(spec)
     settings = {key: value for key, value in part.items() if key != "name"}
     made = kind.build(context.model, list(data.classes), context.seed, settings)
-    images, labels, held = _tables(data, side or made.size, spec)
+    images, labels, held = label_tables(data, side or made.size, spec)
     context.outcome.skipped = list(data.skipped)
     each = stage.batch_size * stage.accumulate
     steps = max(1, round((stage.samples or (stage.epochs or 0) * len(images)) / each))
@@ -211,12 +211,12 @@ def label_map_source(
     return label_maps(source, split=split, ignore=ignore, zero_ignored=zero_ignored)
 
 
-def _opened(spec: DataSpec) -> LabelFolder | LabelledScenes:
+def open_label_maps(spec: DataSpec) -> LabelFolder | LabelledScenes:
     """The label maps of an entry: `label-maps` with its options, or a folder by its name."""
     return label_map_source(spec, **({"source": spec.name} | spec.options))
 
 
-def _tables(
+def label_tables(
     data: LabelFolder | LabelledScenes, side: int, spec: DataSpec
 ) -> tuple[Float[Tensor, "N 3 S S"], Int[Tensor, "N S S"], tuple[Tensor, Tensor] | None]:
     """Pictures and label maps of one size, and those that are held out, chosen by their names."""
@@ -227,14 +227,14 @@ def _tables(
         parts[_held_out(found.key, spec)].append((picture, labels))
     if not parts[False]:
         raise DataError(
-            f"segmentation-head: {spec.name} leaves no picture to learn from: {len(data.skipped)} cannot be read and "
+            f"label maps: {spec.name} leaves no picture to learn from: {len(data.skipped)} cannot be read and "
             f"{len(parts[True])} are held out"
         )
     kept, held = (tuple(torch.stack(each) for each in zip(*parts[key], strict=True)) for key in (False, True))
     return kept[0], kept[1], (held[0], held[1]) if held else None
 
 
-def _named(spec: DataSpec) -> tuple[list[str], int]:
+def named_label_maps(spec: DataSpec) -> tuple[list[str], int]:
     """The classes of an entry, and how many pictures it leaves to learn from, as if all could be read."""
     options = {"source": spec.name} | spec.options
     if options["source"] in SCENES:
@@ -272,7 +272,7 @@ def _passes(
 
     def count(model: Any, stages: Sequence[Stage], index: int) -> SampleCost:
         try:
-            classes, _ = _named(stage.data[0])
+            classes, _ = named_label_maps(stage.data[0])
         except BinderclipError as error:
             raise NotSupported(f"it goes by the classes of its data, and {error}") from error
         kind, batch = HEADS[part_name(part)], stage.batch_size
@@ -286,4 +286,4 @@ def _passes(
             left_out="what no step changes is computed once for each picture, and not counted",
         )
 
-    return OwnCount(count=count, pictures=lambda: _named(stage.data[0])[1])
+    return OwnCount(count=count, pictures=lambda: named_label_maps(stage.data[0])[1])
