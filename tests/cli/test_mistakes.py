@@ -213,7 +213,7 @@ def test_an_index_keeps_to_its_model(command: Command, place: Path) -> None:
     for words in (("index", "mixed"), ("query", "cat", "-i", "mixed")):
         done = command("search", *words, "--model", "run")
         assert done.code == 2
-        assert "was made with model 'small'" in done.err
+        assert "was made with model 'everyday'" in done.err
     # A model that cannot be loaded costs nobody an index.
     assert command("search", "index", "mixed", "--rebuild", "--model", "smal").code == 2
     assert command("search", "query", "cat", "-i", "mixed").code == 0

@@ -75,6 +75,8 @@ def test_an_index_ranks_and_scores_as_it_compares(clouds: tuple) -> None:
     torch.testing.assert_close(vectors.stored(images) @ vectors.asked(texts).T, scores)
     assert vectors.score(1 - float(scores[0, 0])) == pytest.approx(float(scores[0, 0]))
     assert vectors.width(6) == 8
+    # A picture that asks is like itself.
+    torch.testing.assert_close((vectors.stored(images) * vectors.asked(images, "image")).sum(1), torch.ones(5))
     torch.testing.assert_close(vectors.stored_both(texts, images[:4], 0.0), vectors.stored(images[:4]))
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from binderclip.errors import NotSupported
 from binderclip.similarity.geometry import Similarity
+from binderclip.similarity.hubness import CSLS
 from binderclip.similarity.transformed import Transformed
 from binderclip.similarity.transforms import mixed_units
 
@@ -89,9 +90,15 @@ class IndexVectors:
             raise NotSupported(f"embeddings are kept as unit vectors, and {base} compares by their lengths too")
 
     def asked(self, features: Float[Tensor, "n E"], modality: str = "query") -> Float[Tensor, "n k"]:
-        """What is asked with: unit vectors, or the right sides of the geometry."""
+        """What is asked with: unit vectors, or the right sides of the geometry.
+
+        A picture that asks is compared with pictures by cosines: what both have in common with everything tells texts
+        apart, and no picture from its like.
+        """
         if self.geometry is None:
             return F.normalize(features.float(), dim=-1)
+        if modality == "image" and isinstance(self.geometry, CSLS):
+            return F.pad(F.normalize(features.float(), dim=-1), (0, 2))
         return self.geometry.right(self.geometry.embed(features, modality)).float()
 
     def score(self, distance: float) -> float:

@@ -33,7 +33,10 @@ def test_other_models_and_no_pictures_get_no_line(capsys: pytest.CaptureFixture[
     note_weak_on_photographs("small", [tmp_path / "broken.jpg"])
     assert capsys.readouterr().err == ""
     note_weak_on_photographs("small", [photograph])
-    assert capsys.readouterr().err == f"small is weak on photographs; a real CLIP, downloaded once: --model {REAL}\n"
+    assert capsys.readouterr().err == (
+        "small is weak on photographs; bundled and better there: --model everyday; a real CLIP, downloaded once: "
+        f"--model {REAL}\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 from binderclip.cli.shared.output import note
 
 WEAK = ("small", "small-b")
-REAL = "everyday (bundled), or open_clip:ViT-B-32/openai"
+REAL = "open_clip:ViT-B-32/openai"
 LOOKED_AT = 4
 FLAT = 0.25
 """Below this share of equal neighbouring pixels it is a photograph; of drawings a third and more are equal."""
@@ -29,7 +29,9 @@ def note_weak_on_photographs(
         return
     chosen = list(pictures)[:: max(1, len(pictures) // LOOKED_AT)][:LOOKED_AT]
     if 2 * sum(like_a_photograph(each) for each in chosen) >= len(chosen):
-        note(f"{model} {weakness}; a real CLIP, downloaded once: --model {real}")
+        note(
+            f"{model} {weakness}; bundled and better there: --model everyday; a real CLIP, downloaded once: --model {real}"
+        )
 
 
 def like_a_photograph(picture: Any) -> bool:

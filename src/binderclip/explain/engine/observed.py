@@ -247,10 +247,13 @@ class Observer:
     def default_place(self, images: Float[Tensor, "B C H W"]) -> Place:
         """The last spatial place: the last block of a transformer tower, else the last feature map of the network.
 
+        Where a classifier stands beside the tower it is the classifier's, as passes through the tower alone would
+        explain another number than the model's.
+
         Raises:
             NotSupported: the network has no feature map to show.
         """
-        if self.backbone is not None:
+        if self.backbone is not None and getattr(self.backbone, "concepts", None) is None:
             try:
                 return self.backbone.image_tower.depth - 1
             except NotSupported:
