@@ -42,13 +42,14 @@ def test_other_models_and_no_pictures_get_no_line(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     "words",
     [
-        ("classify", "-l", "cat,dog"),
-        ("segment", "-l", "cat", "--size", "64"),
-        ("explain", "-l", "cat"),
+        ("classify", "-m", "small", "-l", "cat,dog"),
+        ("segment", "-m", "small", "-l", "cat", "--size", "64"),
+        ("explain", "-m", "small", "-l", "cat"),
     ],
 )
 def test_verbs_say_it_once_and_not_in_json(command: Command, pictures: Path, words: tuple[str, ...]) -> None:
     done = command(words[0], pictures / "cat.jpg", *words[1:])
+    assert "bundled and better there: --model everyday" in " ".join(done.err.split())
     assert done.err.count(f"--model {REAL}") == 1
     assert REAL not in done.out
     assert REAL not in command(words[0], pictures / "cat.jpg", *words[1:], "--json").err

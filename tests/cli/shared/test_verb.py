@@ -19,14 +19,15 @@ from binderclip.errors import UsageError
 Command = Callable[..., Any]
 
 READ = frozenset(
-    ["again", "against", "as_", "ask", "ask_model", "assign", "attributes", "background", "box", "boxes", "bright",
-     "by", "clip", "context", "crop_from", "dark", "data", "descriptions", "detector", "device", "distance",
-     "dtype", "embeddings", "encode_rate", "enhancer", "eps", "evaluate", "example", "folder", "folders", "grid",
-     "groups", "head", "hold_out", "image", "images", "kept", "label", "labels", "layer", "mark", "method",
-     "methods", "model", "name", "negatives", "normal", "null", "outside", "pair", "pairs", "paper", "parallel",
-     "point", "pool", "positive", "preset", "prompt", "proposals", "ray", "recipe", "reference", "run", "scales", "scores",
-     "scribble", "seeds", "segmenter", "set", "sound", "split", "start", "state", "target", "task", "templates",
-     "text_or_image", "texts", "threshold", "to", "tracer", "train", "transform", "url", "views", "weights", "words"]
+    ["again", "against", "as_", "ask", "ask_model", "assign", "attributes", "background", "box", "boxes",
+     "bright", "by", "clip", "context", "crop_from", "dark", "data", "descriptions", "detector", "device",
+     "distance", "dtype", "embeddings", "encode_rate", "enhancer", "eps", "evaluate", "example", "folder",
+     "folders", "grid", "groups", "head", "hold_out", "image", "images", "kept", "label", "labels", "layer",
+     "mark", "method", "methods", "model", "name", "negatives", "normal", "null", "outside", "pair", "pairs",
+     "paper", "parallel", "point", "pool", "positive", "preset", "prompt", "proposals", "ray", "recipe",
+     "reference", "run", "scales", "scores", "scribble", "seeds", "segmenter", "set", "sound", "split", "start",
+     "state", "target", "task", "templates", "text_or_image", "texts", "threshold", "to", "tracer", "train",
+     "transform", "url", "views", "weights", "words"]
 )  # fmt: skip
 """Parameters that are words, or files that are read, whatever the verb."""
 READ_THERE = {("search", "query"): {"place"}, ("segment",): {"mask"}, ("locate",): {"masks"}}

@@ -9,14 +9,13 @@ from binderclip.cli.shared.output import note
 
 WEAK = ("small", "small-b")
 REAL = "open_clip:ViT-B-32/openai"
+NAMING = "is weak on photographs"
 LOOKED_AT = 4
 FLAT = 0.25
 """Below this share of equal neighbouring pixels it is a photograph; of drawings a third and more are equal."""
 
 
-def note_weak_on_photographs(
-    model: str, pictures: Sequence[Any], *, weakness: str = "is weak on photographs", real: str = REAL
-) -> None:
+def note_weak_on_photographs(model: str, pictures: Sequence[Any], *, weakness: str = NAMING, real: str = REAL) -> None:
     """Say on stderr that `model` is weak on photographs, where it is and the pictures look like some.
 
     Args:
@@ -29,9 +28,9 @@ def note_weak_on_photographs(
         return
     chosen = list(pictures)[:: max(1, len(pictures) // LOOKED_AT)][:LOOKED_AT]
     if 2 * sum(like_a_photograph(each) for each in chosen) >= len(chosen):
-        note(
-            f"{model} {weakness}; bundled and better there: --model everyday; a real CLIP, downloaded once: --model {real}"
-        )
+        # Of other weaknesses than naming what is there the classifier beside the tower knows nothing.
+        nearer = "bundled and better there: --model everyday; " if weakness == NAMING else ""
+        note(f"{model} {weakness}; {nearer}a real CLIP, downloaded once: --model {real}")
 
 
 def like_a_photograph(picture: Any) -> bool:
