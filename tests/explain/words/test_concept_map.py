@@ -37,3 +37,14 @@ def test_what_it_cannot_explain_is_said() -> None:
         ConceptMap()(load("everyday"), torch.rand(1, 3, 32, 32), ["a cat", "a dog"])
     with pytest.raises(UsageError, match="32 to 4096"):
         ConceptMap(sides=(8,))
+
+
+def test_methods_on_feature_maps_explain_the_number_of_the_whole_model() -> None:
+    """Its last map is the classifier's: passes through the tower alone would explain another cosine."""
+    cat = next(sample.image for sample in load_data("photographs") if sample.key.startswith("chelsea")).convert("RGB")
+    model = load("everyday")
+    values = [
+        float(METHODS[name]()(model, cat.resize((224, 224)), "a cat").value)
+        for name in ("gradcam", "saliency", "concepts")
+    ]
+    assert values[0] == pytest.approx(values[1], abs=1e-4) == pytest.approx(values[2], abs=1e-4)

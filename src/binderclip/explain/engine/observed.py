@@ -362,7 +362,8 @@ class Observer:
 
     def _network(self) -> nn.Module:
         if self.backbone is not None:
-            return self.backbone.visual
+            concepts = getattr(self.backbone, "concepts", None)
+            return self.backbone.visual if concepts is None else concepts
         if not isinstance(self.model, nn.Module):
             raise NotSupported(f"{type(self.model).__name__} is no torch module, so its layers cannot be seen")
         return self.model
