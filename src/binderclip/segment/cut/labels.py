@@ -136,8 +136,9 @@ def seeds_of(
     regions = above & (best == np.arange(len(splits))[:, None, None])
     near = np.stack([_near(region) for region in regions])
     around = np.asarray(near.any(axis=0))
-    ground = around & ~above
-    ground = ground if ground.any() else ~above
+    elsewhere = np.logical_not(above)
+    ground: np.ndarray = np.logical_and(around, elsewhere)
+    ground = ground if ground.any() else elsewhere
     labels, sure = np.zeros(best.shape, dtype=np.int64), np.zeros(best.shape, dtype=bool)
     never = ~near | (splits <= np.quantile(splits, outside, axis=(1, 2))[:, None, None])
     for place, (split, region) in enumerate(zip(splits, regions, strict=True)):
