@@ -37,7 +37,7 @@ class Concepts:
 def context() -> Context:
     model = SimpleNamespace(concepts=Concepts(), name="five")
     frame = Frame(model, torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
-    return Context(None, frame.pixels, frame, ((0, 0),))  # type: ignore[arg-type]
+    return Context(load("small").image_tower, frame.pixels, frame, ((0, 0),))
 
 
 def words(*rows: list[float]) -> BoundText:
