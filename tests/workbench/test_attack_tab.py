@@ -95,4 +95,4 @@ def test_from_dropped_pictures_to_what_became_of_them(view: Any, photographs: Pa
     assert view.axe() == []
     shell, _ = view.lines(panel)
     given = "cat.jpg rocket.jpg --labels 'a cat,a cup of coffee,a rocket' --eps 4/255 --steps 2"
-    assert shell == f"binderclip attack small {given}"
+    assert shell == f"binderclip attack everyday {given}"

@@ -33,7 +33,8 @@ def test_what_begins_with_a_dash_is_no_option() -> None:
 
 
 def test_model_and_device_are_named_where_they_are_not_the_verb_s_own() -> None:
-    assert model_words("small", "cpu") == []
+    assert model_words("everyday", "cpu") == []
+    assert model_words("small", "cpu") == ["--model", "small"]
     assert model_words("small-b", "cuda:1") == ["--model", "small-b", "--device", "cuda:1"]
     assert model_words("small-sam", "cpu", "small-sam") == []
     assert python_load("small", "cpu") == "load('small')"

@@ -87,7 +87,8 @@ def test_uploads_of_one_name_are_all_found(photographs: Path, tmp_path: Path, ru
     outcome = work(run, files, None, "a cat", None, 5, False)
     hits = json.loads((run.folder / "found.json").read_text())["hits"]
     assert len({hit["image"] for hit in hits}) == 2
-    assert outcome.again.shell.startswith("binderclip search index pictures && binderclip search query 'a cat'")
+    again = "binderclip search index pictures --model small && binderclip search query 'a cat'"
+    assert outcome.again.shell.startswith(again)
 
 
 def test_what_cannot_be_searched_is_said(photographs: Path, tmp_path: Path, run_of: Any) -> None:

@@ -43,7 +43,7 @@ def test_who_names_neither_preset_nor_background_gets_what_the_verb_gives(
 
     outcome = work(run, [str(photographs / "cat.jpg")], None, "cat, wall", ", ".join(GROUND), [])
     shutil.copy(photographs / "cat.jpg", "cat.jpg")
-    assert command("segment", "cat.jpg", "--labels", "cat,wall").code == 0
+    assert command("segment", "cat.jpg", "--labels", "cat,wall", "--model", "small").code == 0
     maps = [np.asarray(Image.open(path)) for path in ("cat-labels.png", run.folder / "cat-labels.png")]
     np.testing.assert_array_equal(*maps)
     assert 0 < (maps[0] == 1).mean() < 1

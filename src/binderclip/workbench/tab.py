@@ -30,6 +30,9 @@ LOOK_EVERY = 0.15
 """Seconds between two looks at a run."""
 _COUNTED = re.compile(r"(?P<text>.*?):? (?P<done>[0-9]+) of (?P<total>[0-9]+)(?:, about .* left)?")
 
+TOWER = "small"
+"""The bundled model whose image tower methods are tuned to."""
+
 
 @dataclass(frozen=True)
 class Tab:
@@ -106,13 +109,13 @@ class Run:
         self._job.show(values)
 
     def chosen(self, usual: str) -> str:
-        """The model that is chosen for all tabs; `usual` where that is the default, for methods tuned to another."""
-        return usual if self.model_name == DEFAULT else self.model_name
+        """The model that is chosen for all tabs; `usual` where it is a bundled one that the method cannot stand on."""
+        return usual if self.model_name in (DEFAULT, TOWER) else self.model_name
 
     @property
     def tower_model(self) -> str:
         """`chosen` for methods that learn on, or were tuned to, the tower of `small` alone."""
-        return self.chosen("small")
+        return self.chosen(TOWER)
 
     def model(self) -> ImageTextModel:
         """The image-text model that is chosen for all tabs.

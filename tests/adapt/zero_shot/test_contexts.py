@@ -97,7 +97,7 @@ def test_files_are_read_and_their_mistakes_named(tmp_path: Path) -> None:
     path.write_text(json.dumps({"main": "a {}", "factors": FACTORS}))
     assert read_contexts(path).main == "a {}"
     for text, words in [
-        ("{", "is not JSON"),
+        ("{", "is damaged JSON"),
         ("[]", "must hold factor -> value -> phrasings"),
         ('{"place": ["on water"]}', "must hold factor -> value -> phrasings"),
         ('{"place": {"water": "on water"}}', "place: water needs a list of phrasings"),

@@ -141,7 +141,7 @@ def test_files_are_read_and_their_mistakes_named(tmp_path: Path) -> None:
     assert read_descriptions(path).attributes == ["look"]
     assert read_descriptions("animals") is shipped_descriptions()["animals"]
     for text, words in [
-        ("{", "is not JSON"),
+        ("{", "is damaged JSON"),
         ("[1]", "must hold class -> sentences"),
         ("{}", "must hold class -> sentences"),
         ('{"cat": []}', r"class 'cat' needs a list of at least one sentence, not \[\]"),

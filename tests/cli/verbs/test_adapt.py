@@ -74,7 +74,7 @@ def test_the_head_classifies_new_pictures_and_refuses_strange_ones(
     assert sum(right) >= 13
     assert found["labels"] == ["four", "one", "zero"]
     # The probabilities are the saved head's, after its temperature.
-    head, model = load_head(tmp_path / "h"), load("small")
+    head, model = load_head(tmp_path / "h"), load("everyday")
     paths = [entry["image"] for entry in found["images"]]
     logits = head.decision_function(model.encode_image(paths).double().numpy()) / head.about_["temperature"]
     top = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).max(axis=1)

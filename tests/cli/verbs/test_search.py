@@ -14,7 +14,7 @@ def test_a_query_says_of_the_model_what_the_index_said(command: Command, picture
     Path("photos").mkdir()
     for name in ("cat", "coffee"):
         shutil.copy(pictures / f"{name}.jpg", "photos")
-    index = command("search", "index", "photos")
+    index = command("search", "index", "photos", "--model", "small")
     query = command("search", "query", "a cat", "--index", "photos")
     said = [[line for line in done.err.splitlines() if "weak on photographs" in line] for done in (index, query)]
     assert said[0] == said[1]

@@ -27,7 +27,7 @@ def test_a_folder_is_gone_on_with(command: Command, pictures: Path, tmp_path: Pa
         Image.open(pictures / f"{name}.jpg").resize((72, 48)).save(folder / f"{name}.png")
     (folder / "broken.png").write_bytes(b"no picture")
     words = ("segment", folder, "-l", "a cat,a cup", "--out", "masks", "--csv", "areas.csv", "--coco", "masks.json")
-    words = (*words, "--background", "none")
+    words = (*words, "--background", "none", "--model", "small")
     done = command(*words, "--json")
     found = done.json()["images"]
     assert [Path(row["image"]).stem for row in found] == ["cat", "coffee"]
@@ -67,7 +67,7 @@ def test_one_picture_may_have_a_folder_of_its_own(command: Command, pictures: Pa
     assert alone["share"] == entry["share"]
     assert "1 image done before" in command(*words, "--out", "one").err
     refused = command(*words, "--out", "one", "--map", "b.png")
-    assert (refused.code, "for one image without --out" in refused.err) == (2, True)
+    assert (refused.code, "leave out --overlay and --map" in refused.err) == (2, True)
 
 
 def test_settings_change_the_preset(command: Command, pictures: Path) -> None:
@@ -239,7 +239,7 @@ def test_the_default_finds_the_ground(command: Command) -> None:
         truth = scene.labels.numpy() == 0
         scene.image.save("scene.png")
         names = [scenes.classes[index] for index in scene.labels.unique().tolist() if index > 0]
-        words = ("segment", "scene.png", "-l", ",".join(names), "--map", "map.png")
+        words = ("segment", "scene.png", "-l", ",".join(names), "--map", "map.png", "--model", "small")
         for name, options in (("default", ()), ("value", ("--preset", "value"))):
             assert command(*words, *options).code == 0
             mine = np.asarray(Image.open("map.png")) == 0
@@ -315,7 +315,7 @@ def test_descriptions_are_mixed_into_the_labels_of_presets_that_weigh_them(comma
         (("--descriptions", "digits", "--preset", "itaclip"), "no sentences for 'cat', 'dog'"),
         (("--descriptions", "nowhere.json", "--preset", "itaclip"), "neither a shipped set"),
     ]:
-        done = command("segment", pictures / "cat.jpg", "-l", "cat,dog", *options)
+        done = command("segment", pictures / "cat.jpg", "-l", "cat,dog", "--model", "small", *options)
         assert (done.code, said in done.err) == (2, True), done.err
 
 

@@ -74,19 +74,22 @@ def segment_images(
     label_map: str | None, out: str | None, legend: bool, coco: str | None, csv: str | None, redo: bool,
 ) -> int:  # fmt: skip
     """Segment, save and say; the exit code."""
-    # A folder that is named is made for one image too, as for several.
-    many = len(found.paths) > 1 or not found.named or out is not None
+    many = len(found.paths) > 1 or not found.named
     if many and (overlay or label_map):
-        raise UsageError("--overlay and --map are for one image without --out; the files in a folder have their names")
-    places = _places(found.paths, out, overlay, label_map, many)
+        raise UsageError("--overlay and --map are for one image; for several give --out FOLDER")
+    if out is not None and (overlay or label_map):
+        raise UsageError("--out is the folder of all results: leave out --overlay and --map, which name each")
+    # A folder that is named is made for one image too, as for several.
+    in_folder = many or out is not None
+    places = _places(found.paths, out, overlay, label_map, in_folder)
     if coco is not None:
         writable_path(coco)
     if csv is not None:
         writable_path(csv, columns=AREAS)
     classes = tuple((["background"] if request.background else []) + list(names))
-    if many:
+    if in_folder:
         _same_settings(places[0][0].parent, request, names, redo)
-    waiting = [not (many and not redo and all(p.is_file() for p in pair)) for pair in places]
+    waiting = [not (in_folder and not redo and all(p.is_file() for p in pair)) for pair in places]
     done, skipped = [], []
     with stages("loading the model") as say:
         segmenter = request.build(names) if any(waiting) else None
