@@ -153,7 +153,7 @@ def test_files_are_read_and_their_mistakes_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=words):
             read_descriptions(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="is not JSON in UTF-8"):
+    with pytest.raises(DataError, match="is not text in UTF-8"):
         read_descriptions(path)
     with pytest.raises(UsageError, match="neither a shipped set"):
         read_descriptions(tmp_path / "none.json")
