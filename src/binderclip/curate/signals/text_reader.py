@@ -33,7 +33,7 @@ class TextReader:
         MissingDependency: its package is not installed.
 
     Examples:
-        >>> from binderclip.curate import CurationPipeline, ReadText, TextReader, no_embedded_text
+        >>> from binderclip.curate import ReadText, TextReader
         >>> signals = {"ocr": ReadText(TextReader())}                                       # doctest: +SKIP
     """
 

@@ -81,6 +81,7 @@ class MetricFrame:
         UsageError: no metric, no group, columns of unequal length, or parameters of an unknown metric.
 
     Examples:
+        >>> from binderclip.evaluate.fairness import selection_rate
         >>> frame = MetricFrame(metrics=selection_rate, y_true=[1, 1, 0, 0], y_pred=[1, 1, 1, 0],
         ...                     sensitive_features=["a", "a", "b", "b"])
         >>> frame.difference()
