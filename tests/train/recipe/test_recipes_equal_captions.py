@@ -21,7 +21,16 @@ CAPTIONS = tuple(
     f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("cat", "dog", "cup", "tree")
 )
 PICTURES, BATCH, STEPS = 512, 16, 2
-WITHOUT_CAPTIONS = ("small", "small-b", "small-cpu", "small-dino", "small-sam", "sam-clip", "segmentation-head")
+WITHOUT_CAPTIONS = (
+    "alpha-clip",
+    "small",
+    "small-b",
+    "small-cpu",
+    "small-dino",
+    "small-sam",
+    "sam-clip",
+    "segmentation-head",
+)
 NARROW = {
     "embed_dim": 32,
     "vision": {"layers": 2, "width": 64, "head_width": 32},
