@@ -35,7 +35,7 @@ GOOD: dict[tuple[str, ...], list[str]] = {
     ("masks",): ["../world/good.png"],
     ("trace",): ["../world/good.png", "--from", "2,2", "--to", "9,9"],
     ("anomaly",): ["../world/pictures"],
-    ("explain",): ["../world/good.png", "--label", "a cat", "--model", "small"],
+    ("explain",): ["../world/good.png", "--label", "a cat"],
     ("heads",): ["small", "--images", "../world/pictures", "--texts", "../world/labels.txt"],
     ("evaluate",): ["small", "--data", "../world/classes"],
     ("quality",): ["../world/pictures"],
