@@ -24,7 +24,7 @@ SHOWN_MARKS = ("circle", "box", "arrow", "contour", "fill", "blur", "gray", "tin
 
 
 def verb(*arguments: object) -> None:
-    """Run the command line as a user would; a picture of before goes first, as verbs replace none without being told."""
+    """Run the command line as a user would; an old picture is removed first, as verbs replace none unless told to."""
     for argument in arguments:
         if isinstance(argument, Path) and argument.parent == IMAGES:
             argument.unlink(missing_ok=True)
@@ -85,8 +85,9 @@ def tiles() -> None:
         cards = [(hit.path, "", f"{hit.score:.2f}") for hit in hits]
         contact_sheet(cards, IMAGES / "tile-search.png", columns=3, side=150, title="an animal")
         parts = list_images(folder / "wall" / "test" / "defect")[:3]
-        found = WinCLIP(load("small"), "brick wall", size=128).fit(list_images(folder / "wall" / "train" / "good"))(parts)
-        shown = [*parts, *(found.overlay(path, number) for number, path in enumerate(parts))]
+        bricks = WinCLIP(load("small"), "brick wall", size=128).fit(list_images(folder / "wall" / "train" / "good"))
+        maps = bricks(parts)
+        shown = [*parts, *(maps.overlay(path, number) for number, path in enumerate(parts))]
         contact_sheet([(each, "", "") for each in shown], IMAGES / "tile-anomaly.png", columns=3, side=150)
         drawings = load_data(str(folder / "drawings"))
         methods = ["zero-shot", "gda", "tip-adapter", "ape", "linear-probe"]
