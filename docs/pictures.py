@@ -14,8 +14,8 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
 from binderclip.adapt import MARKS, Region
-from binderclip.cli.shared.sheet import contact_sheet
 from binderclip.data import load_data, plant_defects, scenes, to_tensor, vocabulary
+from binderclip.tasks.report.sheet import contact_sheet
 
 IMAGES = Path(__file__).parent / "images"
 SHOWN = ("chelsea", "coffee", "rocket", "motorcycle_left", "flower", "china")

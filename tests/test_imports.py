@@ -49,14 +49,14 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_loads_no_room_and_no_library_of_tensors() -> None:
     found = modules_of("--help")
-    assert rooms_of(found) == {"cli"}
+    assert rooms_of(found) <= {"cli", "tasks"}
     assert not [name for name in found if name.startswith("binderclip.cli.verbs.")]
     assert not {"torch", "numpy", "PIL", "timm", "open_clip", "scipy"} & found
 
 
 def test_classify_loads_the_model_alone(picture: Path) -> None:
     found = modules_of("classify", picture, "--labels", "red,green")
-    assert rooms_of(found) == {"cli", "data", "models", "similarity"}
+    assert rooms_of(found) == {"cli", "data", "models", "similarity", "tasks"}
     # Layers of other models, and the towers that look inside one, are not asked for.
     assert not [name for name in found if name.startswith(("binderclip.models.layers.", "binderclip.models.towers."))]
     assert not {"scipy", "sklearn", "matplotlib", "pyarrow"} & found
@@ -78,12 +78,12 @@ def test_verbs_that_only_encode_load_no_library_of_models(picture: Path, tmp_pat
 def test_segment_loads_its_own_room_and_the_model(picture: Path, tmp_path: Path) -> None:
     files = ("--map", tmp_path / "map.png", "--overlay", tmp_path / "overlay.png")
     found = modules_of("segment", picture, "--labels", "red,green", *files)
-    assert rooms_of(found) == {"cli", "data", "models", "segment", "similarity"}
+    assert rooms_of(found) == {"cli", "data", "models", "segment", "similarity", "tasks"}
     assert not [name for name in found if name.startswith(("binderclip.segment.metrics", "binderclip.segment.anomaly"))]
 
 
 def test_explain_loads_no_other_method(picture: Path, tmp_path: Path) -> None:
     found = modules_of("explain", picture, "--label", "red", "--method", "gradcam", "--out", tmp_path / "out.png")
     # fit is where autocast is; vision has the transforms that masks are made in.
-    assert rooms_of(found) <= {"cli", "data", "models", "explain", "fit", "optim", "similarity", "vision"}
+    assert rooms_of(found) <= {"cli", "data", "models", "explain", "fit", "optim", "similarity", "tasks", "vision"}
     assert not [name for name in found if name.startswith("binderclip.explain.faithfulness")]

@@ -402,8 +402,8 @@ def eps(side: int = 12) -> bytes:
 def test_a_postscript_file_is_never_opened_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import EpsImagePlugin
 
-    from binderclip.cli.shared.boxes import read_masks
     from binderclip.data import LabelFolder, read_mask
+    from binderclip.tasks.arguments.boxes import read_masks
 
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: pytest.fail("Ghostscript was called"))
     path = tmp_path / "picture.png"
@@ -440,7 +440,7 @@ def test_no_other_place_lets_pillow_guess_the_format() -> None:
 
     root = Path(binderclip.__file__).parent
     # maker.py looks for our own mark in a header, and names its three formats.
-    own = {"cli/shared/sheet.py", "cli/shared/maker.py", "data/distort/arniqa.py", "data/scenes/vocabulary.py",
+    own = {"tasks/report/sheet.py", "tasks/files/maker.py", "data/distort/arniqa.py", "data/scenes/vocabulary.py",
            "data/distort/kinds.py", "studies/harness/report.py", "data/images.py",
            "train/bundled/data/damaged_folder.py"}  # fmt: skip
     guessing = {

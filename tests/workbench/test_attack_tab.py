@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 import zipfile
@@ -53,7 +54,24 @@ def test_pictures_are_attacked_as_by_the_verb(
     assert outcome.values[0].count("<img") == 6
     reached = [row["in 8 bits"] for row in rows].count("yes")
     assert outcome.values[0].count(" became ") == reached
-    assert f"{reached} of 2 pictures reach the aim" in outcome.values[1]
+    assert f"and on {reached} as they lie in 8-bit files" in outcome.values[1]
+
+
+def test_the_request_asks_for_the_same(
+    photographs: Path, run_of: Any, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = attack(run_of(), [photographs / "cat.jpg"], method="cw", target="a rocket", eps=8)
+    shutil.copy(photographs / "cat.jpg", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("request.json").write_text(outcome.again.request, encoding="utf-8")
+    document = command("attack", "--from", "request.json", "--json").json()
+    assert [document[name] for name in ("method", "target", "labels")] == ["cw", "a rocket", LABELS.split(", ")]
+    assert document["images"][0]["attacked"] == rows_in(outcome.files[0])[0]["attacked"]
+    # What it printed is a request as well, and options beside it win.
+    Path("again.json").write_text(json.dumps(document), encoding="utf-8")
+    other = command("attack", "--from", "again.json", "--eps", "1/255", "--out", "other", "--json").json()
+    assert other["eps"] == pytest.approx(1 / 255)
+    assert (other["request"]["target"], other["out"]) == ("a rocket", "other")
 
 
 def test_a_label_to_reach_and_a_single_step(photographs: Path, run_of: Any, lines: Any) -> None:
@@ -94,5 +112,5 @@ def test_from_dropped_pictures_to_what_became_of_them(view: Any, photographs: Pa
     assert view.look("attack") == []
     assert view.axe() == []
     shell, _ = view.lines(panel)
-    given = "cat.jpg rocket.jpg --labels 'a cat,a cup of coffee,a rocket' --eps 4/255 --steps 2"
+    given = "cat.jpg rocket.jpg --labels 'a cat,a cup of coffee,a rocket' --steps 2"
     assert shell == f"binderclip attack everyday {given}"

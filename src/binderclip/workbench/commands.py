@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from binderclip.documents import json_text
 from binderclip.models.files.registry import DEFAULT
 
 if TYPE_CHECKING:
+    from binderclip.tasks.request import Request
     from binderclip.workbench.tab import ChosenPictures
 
 SHORT = 4
@@ -26,10 +28,17 @@ class Equivalent:
     Attributes:
         python: one line for each thing that was done.
         shell: the same with `binderclip`; a run of several settings has a line for each.
+        request: the same as the document of `--from`; empty where the verb takes none yet.
     """
 
     python: str
     shell: str
+    request: str = ""
+
+    @classmethod
+    def of(cls, request: Request) -> Equivalent:
+        """All three of a request."""
+        return cls(request.python(), request.shell(), json_text(request.as_document()))
 
 
 class Arguments(tuple[object, ...]):

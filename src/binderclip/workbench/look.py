@@ -191,7 +191,7 @@ def gathered(paths: Sequence[Path], folder: Path) -> Path:
     """A folder with uploads in it under their own names, for what works on a folder; made where it is missing."""
     import os
 
-    from binderclip.cli.shared.inputs import output_names
+    from binderclip.tasks.files.inputs import output_names
 
     if not folder.is_dir():
         folder.mkdir()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import html
 import itertools
-import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from gradio.context import LocalContext
 
 from binderclip.errors import BinderclipError, UsageError
 from binderclip.models.files.registry import DEFAULT
+from binderclip.tasks.events import Counted, Event, Started, Warned, listening
 from binderclip.workbench.commands import Equivalent, named_pictures
 from binderclip.workbench.guard import SESSION_HEADER
 from binderclip.workbench.jobs import JobQueue, JobView, WorkbenchJob
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = 0.15
 """Seconds between two looks at a run."""
-_COUNTED = re.compile(r"(?P<text>.*?):? (?P<done>[0-9]+) of (?P<total>[0-9]+)(?:, about .* left)?")
-
 TOWER = "small"
 """The bundled model whose image tower methods are tuned to."""
 
@@ -95,14 +93,17 @@ class Run:
     def __init__(self, bench: Bench, job: WorkbenchJob, model_name: str, folder: Path) -> None:
         self.bench, self.model_name, self.folder = bench, model_name, folder
         self._job = job
+        self.warnings: list[str] = []
         self.say, self.progress = job.say, job.progress
 
-    def hear(self, line: str) -> None:
-        """What a verb says while it works: "step 3 of 200" moves the bar, anything else is said as it is."""
-        if counted := _COUNTED.fullmatch(line):
-            self.progress(int(counted["done"]), int(counted["total"]), counted["text"])
-        else:
-            self.say(line)
+    def hear(self, event: Event) -> None:
+        """What a task says while it works: counts move the bar, warnings stand in the status line at the end."""
+        if isinstance(event, Counted):
+            self.progress(event.done - event.begun, event.total, event.message)
+        elif isinstance(event, Started):
+            self.say(event.message)
+        elif isinstance(event, Warned):
+            self.warnings.append(event.message)
 
     def show(self, *values: Any) -> None:
         """What there is so far: one value for each of the tab's outputs."""
@@ -286,9 +287,15 @@ class Bench:
                 if not (model or "").strip():
                     raise UsageError("choose a model, at the top of the page")
                 folder = self.sessions.new_results(session, page, "run")
-                job = self.jobs.submit(
-                    lambda job: work(Run(self, job, model.strip(), folder), *values), session=session, page=page
-                )
+
+                def carry_out(job: WorkbenchJob) -> Outcome:
+                    run = Run(self, job, model.strip(), folder)
+                    with listening(run.hear):
+                        outcome = work(run, *values)
+                    said = " ".join(filter(None, [outcome.said, *(f"{line}." for line in run.warnings)]))
+                    return replace(outcome, said=said)
+
+                job = self.jobs.submit(carry_out, session=session, page=page)
             except BinderclipError as error:
                 yield [said_html(str(error), failed=True), *[gr.skip()] * 2, *result_values(None), *cleared]
                 return
@@ -426,7 +433,8 @@ def lines_html(again: Equivalent | None) -> str:
     """The lines that give a result again, to be opened and copied; nothing where there are none."""
     if again is None:
         return ""
-    parts = "".join(_line(name, text) for name, text in (("Shell", again.shell), ("Python", again.python)))
+    lines = (("Shell", again.shell), ("Python", again.python), ("Request, for --from", again.request))
+    parts = "".join(_line(name, text) for name, text in lines if text)
     return f'<details class="lines"><summary>The same without this page</summary>{parts}</details>'
 
 

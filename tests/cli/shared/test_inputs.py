@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from binderclip.cli.shared.inputs import output_names
+from binderclip.tasks.files.inputs import output_names
 
 Command = Callable[..., Any]
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from binderclip.adapt import Crop, Outline, Region
-from binderclip.cli.shared.marks import encode_marked, parse_mark
 from binderclip.data import scenes, vocabulary
 from binderclip.errors import UsageError
 from binderclip.models import build
+from binderclip.tasks.arguments.marks import encode_marked, parse_mark
 
 
 def test_marks_need_a_box_and_a_known_name() -> None:

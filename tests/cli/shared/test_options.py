@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from binderclip.cli.shared.inputs import find_images, one_image
-from binderclip.cli.shared.options import parse_labels
-from binderclip.cli.shared.outputs import output_path
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.arguments.labels import parse_labels
+from binderclip.tasks.files.inputs import find_images, one_image
+from binderclip.tasks.files.outputs import output_path
 
 
 def test_labels_keep_their_order_and_lose_outer_blanks() -> None:

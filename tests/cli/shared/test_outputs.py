@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from binderclip.cli.shared.output import write_csv, write_json
-from binderclip.cli.shared.outputs import VerbCall, calling, named_paths, writable_path, writable_paths
-from binderclip.cli.shared.page import Page
-from binderclip.cli.shared.sheet import save_picture
 from binderclip.errors import UsageError
+from binderclip.tasks.files.outputs import VerbCall, calling, named_paths, writable_path, writable_paths
+from binderclip.tasks.files.writing import write_csv, write_json
+from binderclip.tasks.report.page import Page
+from binderclip.tasks.report.sheet import save_picture
 
 Command = Callable[..., Any]
 

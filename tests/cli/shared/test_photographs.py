@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from binderclip.cli.shared.photographs import REAL, like_a_photograph, note_weak_on_photographs
 from binderclip.data import load_data
+from binderclip.tasks.events import Event, Warned, listening
+from binderclip.tasks.report.photographs import REAL, like_a_photograph, note_weak_on_photographs
 
 Command = Callable[..., Any]
 SCREENS = {"page.png", "text.png"}
@@ -25,18 +26,22 @@ def test_photographs_and_drawings_are_told_apart() -> None:
         assert sum(map(like_a_photograph, drawings)) <= 0.1 * len(drawings)
 
 
-def test_other_models_and_no_pictures_get_no_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_other_models_and_no_pictures_get_no_line(tmp_path: Path) -> None:
     photograph = next(iter(load_data("photographs"))).image
-    note_weak_on_photographs(REAL, [photograph])
-    note_weak_on_photographs("small", [])
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    note_weak_on_photographs("small", [tmp_path / "broken.jpg"])
-    assert capsys.readouterr().err == ""
-    note_weak_on_photographs("small", [photograph])
-    assert capsys.readouterr().err == (
-        "small is weak on photographs; bundled and better there: --model everyday; a real CLIP, downloaded once: "
-        f"--model {REAL}\n"
-    )
+    events: list[Event] = []
+    with listening(events.append):
+        note_weak_on_photographs(REAL, [photograph])
+        note_weak_on_photographs("small", [])
+        note_weak_on_photographs("small", [tmp_path / "broken.jpg"])
+        assert events == []
+        note_weak_on_photographs("small", [photograph])
+    assert events == [
+        Warned(
+            "small is weak on photographs; bundled and better there: --model everyday; a real CLIP, downloaded once: "
+            f"--model {REAL}"
+        )
+    ]
 
 
 @pytest.mark.parametrize(

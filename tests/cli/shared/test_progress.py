@@ -9,7 +9,9 @@ import time
 import pytest
 
 from binderclip.cli.shared import progress
-from binderclip.cli.shared.progress import counted, duration, stages, time_left
+from binderclip.cli.shared.progress import Terminal, stages
+from binderclip.display import duration, time_left
+from binderclip.tasks.events import Counted, LeftOut, Started, Warned, skip, start, warn
 
 
 def test_a_log_gets_a_line_early_and_then_every_pause(capsys, monkeypatch) -> None:
@@ -59,21 +61,13 @@ def test_the_clock_ends_with_the_work(capsys, monkeypatch) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_items_are_counted_when_they_are_taken() -> None:
-    said: list[str] = []
-    items = counted(iter("abc"), said.append, "picture", 3)
-    assert said == []
-    assert next(items) == "a"
-    assert said == ["picture 1 of 3"]
-    assert list(items) == ["b", "c"]
-    assert said[-1] == "picture 3 of 3"
-
-
 def test_the_time_left_goes_by_the_pace_so_far(monkeypatch) -> None:
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     said: list[str] = []
-    for _ in counted(range(5), said.append, "picture", 5):
+    terminal = Terminal(said.append)
+    for number in range(1, 6):
+        terminal(Counted(number, 5, "picture", begun=True))
         now[0] += 20
     assert said == [
         "picture 1 of 5",
@@ -84,6 +78,50 @@ def test_the_time_left_goes_by_the_pace_so_far(monkeypatch) -> None:
     ]
     # Nothing is known at the start, and nothing is left at the end.
     assert time_left(90, 0, 10) == time_left(0, 10, 10) == ""
+
+
+def test_batches_that_went_before_do_not_count_for_the_pace(monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    said: list[str] = []
+    terminal = Terminal(said.append)
+    for done in (900, 910, 920):
+        terminal(Counted(done, 1000, "shard", {"loss": 0.25}))
+        now[0] += 10
+    # 10 shards take 10 s, so the last 80 take 80.
+    assert said[0] == "shard 900 of 1000, loss 0.25"
+    assert said[2] == "shard 920 of 1000, loss 0.25, about 80 s left"
+
+
+def test_one_picture_is_not_counted() -> None:
+    said: list[str] = []
+    Terminal(said.append)(Counted(1, 1, "picture", begun=True))
+    assert said == ["picture"]
+
+
+def test_stages_hear_tasks_and_say_what_was_left_out_together(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(progress, "PAUSE", 0.0)
+    with stages("loading") as say:
+        say("loading")
+        start("reading")
+        skip([("a.png", "broken"), ("b.png", "empty")])
+        warn("careful")
+        skip([("c.png", "gone")])
+    lines = [each for each in capsys.readouterr().err.splitlines() if not each.startswith("loading")]
+    assert lines == [
+        "reading ...", "skipped 2 files:", "  a.png: broken", "  b.png: empty", "careful", "skipped 1 file:",
+        "  c.png: gone",
+    ]  # fmt: skip
+
+
+def test_a_terminal_without_a_line_says_what_matters(capsys) -> None:
+    terminal = Terminal()
+    for event in (Started("loading"), Counted(1, 2, "picture"), Warned("careful"), LeftOut("a.png", "broken")):
+        terminal(event)
+    assert capsys.readouterr().err == "careful\n"
+    terminal.end()
+    terminal.end()
+    assert capsys.readouterr().err == "skipped 1 file:\n  a.png: broken\n"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +142,7 @@ VERBS = {
     ),
     "index": (("search", "index", "photos"), ["looking for pictures", "picture 4 of 4"]),
     "segment": (("segment", "photos", "-l", "cat", "--size", "64"), ["picture 1 of 4", "picture 4 of 4"]),
-    "explain": (("explain", "photos", "-l", "cat"), ["saliency: picture 1 of 4", "saliency: picture 4 of 4"]),
+    "explain": (("explain", "photos", "-l", "cat"), ["concepts: picture 1 of 4", "concepts: picture 4 of 4"]),
     "classify": (("classify", "photos", "-l", "cat"), ["looking at 4 pictures", "picture 4 of 4"]),
     "evaluate": (("evaluate", "small", "--data", "noto-emoji", "--limit", "8"), ["picture 8 of 8"]),
     "adapt": (

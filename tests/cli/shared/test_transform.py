@@ -13,6 +13,7 @@ import torch
 
 from binderclip.data import load_data
 from binderclip.models import load
+from binderclip.models.files.registry import DEFAULT
 
 Command = Callable[..., Any]
 ROWS = range(0, 48, 4)
@@ -38,7 +39,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mapped(pairs: Path) -> tuple[list[Path], np.ndarray, Callable[[list[str]], np.ndarray]]:
     """The files, their mapped unit vectors, and what maps texts."""
-    model, data = load("small"), load_data(str(pairs))
+    model, data = load(DEFAULT), load_data(str(pairs))
     files = sorted(pairs.glob("*.png"))
     with torch.no_grad():
         image = unit(model.encode_image(files).double().numpy())
@@ -55,7 +56,7 @@ def test_classify(command: Command, pairs: Path, mapped) -> None:
     files, images, texts = mapped
     options = ("-l", "an animal,a face,food", "-t", "{}", "--json")
     told = command("classify", *files, *options, "--transform", f"gap-removal={pairs}").json()["images"]
-    logits = float(load("small").scale()) * images @ texts(["an animal", "a face", "food"]).T
+    logits = float(load(DEFAULT).scale()) * images @ texts(["an animal", "a face", "food"]).T
     expected = np.exp(logits - logits.max(1, keepdims=True))
     expected /= expected.sum(1, keepdims=True)
     for row, entry in zip(expected, told, strict=True):
@@ -65,7 +66,7 @@ def test_classify(command: Command, pairs: Path, mapped) -> None:
 
 def test_evaluate(command: Command, pairs: Path, mapped) -> None:
     _, images, texts = mapped
-    found = command("evaluate", "small", "--data", pairs, "--transform", f"gap-removal={pairs}", "--json").json()
+    found = command("evaluate", DEFAULT, "--data", pairs, "--transform", f"gap-removal={pairs}", "--json").json()
     captions = list(load_data(str(pairs)).captions)
     best = (images @ texts(captions).T).argmax(1)
     right = np.mean([captions[column] == captions[row] for row, column in enumerate(best)])

@@ -12,9 +12,9 @@ import pytest
 import typer.main
 
 from binderclip import cli
-from binderclip.cli.shared.outputs import OUTPUT
 from binderclip.cli.shared.verb import VerbApp, VerbCommand, output_options
 from binderclip.errors import UsageError
+from binderclip.tasks.files.outputs import OUTPUT
 
 Command = Callable[..., Any]
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from binderclip.cli.verbs.detect.train import halves
 from binderclip.data import real_fake_folder
 from binderclip.quality import LinearDetector, load_detector
+from binderclip.tasks.verbs.detect.train import halves
 
 Command = Callable[..., Any]
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from binderclip.cli.verbs.enhance.train import steps_said
 from binderclip.quality import CLIPLIT, IlluminationNet, load_enhancer, save_enhancer
+from binderclip.tasks.events import Counted, Event, Started, line, listening
 
 Command = Callable[..., Any]
 
@@ -173,16 +173,12 @@ def test_mistakes_are_said_before_any_work(command: Command, data: Path, brighte
     assert "no picture there can be read" in " ".join(done.err.split())
 
 
-def test_the_steps_of_a_training_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter(range(0, 100, 10))
-    monkeypatch.setattr("time.monotonic", lambda: next(now))
-    told: list[str] = []
-    say = steps_said(told.append)
-    for text in ("loading", "round 1 of 2: the network: step 1 of 9", "round 1 of 2: the network: step 3 of 9"):
-        say(text)
-    # Began at 0; after 30 seconds three of nine are done.
-    assert told == ["loading", "round 1 of 2: the network: step 1 of 9, about 80 s left",
-                    "round 1 of 2: the network: step 3 of 9, about 60 s left"]  # fmt: skip
+def test_steps_of_the_training_come_as_counts() -> None:
+    events: list[Event] = []
+    with listening(events.append):
+        for text in ("loading", "round 1 of 2: the network: step 3 of 9"):
+            line(text)
+    assert events == [Started("loading"), Counted(3, 9, "round 1 of 2: the network: step")]
 
 
 def test_every_part_of_a_training_says_its_steps(data: Path, model: Path) -> None:

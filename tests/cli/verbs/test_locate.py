@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from binderclip.cli.shared.boxes import parse_box, read_boxes, read_masks, read_regions
 from binderclip.data import scenes, vocabulary
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.arguments.boxes import parse_box, read_boxes, read_masks, read_regions
 
 SIZE = (100, 120)
 

@@ -118,8 +118,8 @@ def test_absurd_sizes_and_labels_come_to_an_end(command: Command, pictures: Path
 
 
 def test_a_preset_names_its_departures_and_how_to_take_them_back(command: Command) -> None:
-    from binderclip.cli.verbs.segment.presets import SegmentRequest, chosen_parts
     from binderclip.segment import DEPARTURES, PRESETS
+    from binderclip.tasks.verbs.segment.presets import SegmentRequest, chosen_parts
 
     assert set(DEPARTURES) <= set(PRESETS)
     wanted = {"trident": "small-dino", "cliper": "Stable Diffusion", "corrclip": "SAM 2", "corrclip-sam": "small-sam"}
@@ -320,7 +320,7 @@ def test_descriptions_are_mixed_into_the_labels_of_presets_that_weigh_them(comma
 
 
 def test_a_part_can_be_set_to_none() -> None:
-    from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters
+    from binderclip.tasks.verbs.segment.presets import SegmentRequest, build_segmenters
 
     request = SegmentRequest("itaclip", ("views=none", "refine=none"), 64, (), "small", "cpu", "float32", False)
     built = build_segmenters(request, ["cat"])["itaclip"]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from binderclip.errors import UsageError
 from binderclip.models.files import registry
+from binderclip.tasks.arguments.transform import FITTED_ON, MOST
 
 DEFAULT_MODEL = registry.DEFAULT
 """What a verb that uses words takes where nobody says otherwise."""
@@ -33,6 +31,9 @@ AllowPipe = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, max=65_536, help="Images that go through the model at once.")]
 MOST_SEED = 2**32 - 1
 """Largest seed: NumPy takes no larger one."""
+Images = Annotated[
+    list[str], typer.Argument(help="Image files, or folders (searched for images, with what is below them).")
+]
 LABELS = typer.Option(
     "--labels", "-l", help="Labels, separated by commas: `cat,dog,a red car`; or `@FILE`, one a line."
 )
@@ -50,35 +51,22 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-def parse_labels(text: str, option: str = "--labels", *, files: bool = True) -> list[str]:
-    """The labels of `--labels`: comma-separated, or `@FILE` with one a line.
-
-    Args:
-        text: as the user wrote it.
-        option: the option's name, for messages.
-        files: whether `@FILE` is read; where it is not, as on a page, a text that begins with `@` is refused, since
-            the same text on a command line would name a file.
-
-    Raises:
-        UsageError: no label, an empty one, one named twice, or an `@` where no file is read.
-    """
-    if text.startswith("@"):
-        if not files:
-            raise UsageError(f"{option} {text}: no file is read here, write the words themselves, such as cat,dog")
-        path = Path(text[1:])
-        if not path.is_file():
-            raise UsageError(f"{option} {text}: there is no file {path}")
-        try:
-            labels = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{option} {text}: {path} is not a text file in UTF-8 ({error.reason})") from error
-    else:
-        labels = [part.strip() for part in text.split(",")]
-    if not labels or not any(labels):
-        raise UsageError(f"{option} is empty: give at least one label, such as {option} cat,dog")
-    if "" in labels:
-        raise UsageError(f"{option} {text!r} has an empty label (two commas in a row, or one at the end)")
-    doubled = sorted(label for label, count in Counter(labels).items() if count > 1)
-    if doubled:
-        raise UsageError(f"{option} names {', '.join(map(repr, doubled))} more than once")
-    return labels
+Mark = Annotated[
+    str | None,
+    typer.Option(
+        "--mark",
+        help="Point at a part of each image first: `crop`, `blur`, `gray` or `tint` (outside the box), `circle`, "
+        "`box`, `arrow`, `fill`, `keypoint`, `cross`; needs --box.",
+    ),
+]
+MarkBox = Annotated[
+    str | None, typer.Option("--box", help="The part, `x0,y0,x1,y1` in pixels, the same for every image.")
+]
+TransformName = Annotated[
+    str | None,
+    typer.Option(
+        "--transform",
+        help="Map embeddings first: `gap-removal` (each kind's mean taken away), `mean-shift` or `whitening`, fitted "
+        f"on {MOST:,} captioned pictures of {FITTED_ON}, or of yours: `gap-removal=DATA`.",
+    ),
+]

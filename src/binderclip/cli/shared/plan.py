@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from binderclip.cli.shared.options import finite
-from binderclip.cli.shared.output import note, print_json, print_table, write_json
-from binderclip.cli.shared.outputs import output_folder, writable_paths
+from binderclip.cli.shared.output import note, print_json, print_table
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.tasks.files.outputs import output_folder, writable_paths
+from binderclip.tasks.files.writing import write_json
 
 if TYPE_CHECKING:
     from binderclip.data import ClusterPlan, Machines
@@ -148,8 +149,8 @@ def show_plan(plan: ClusterPlan, title: str, out: str | Path | None, *, json: bo
 
 
 def _write(plan: ClusterPlan, heading: str, out: str) -> None:
-    from binderclip.cli.shared.page import Page
     from binderclip.data.storage import is_object
+    from binderclip.tasks.report.page import Page
 
     if is_object(out):
         raise UsageError(f"--out {out}: a plan is written to a folder of files")

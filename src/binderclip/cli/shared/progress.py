@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from rich.text import Text
 
-from binderclip.cli.shared.output import note, notes, printable
-from binderclip.display import duration, time_left
+from binderclip.cli.shared.output import note, notes, printable, warn_skipped
+from binderclip.display import time_left
+from binderclip.tasks.events import Counted, Event, LeftOut, Saved, Started, Warned, listening
 
-__all__ = ["batches_said", "counted", "duration", "stages", "time_left"]
+__all__ = ["Terminal", "stages"]
 
-T = TypeVar("T")
 PAUSE = 10.0
 """Seconds between two lines where stderr is no terminal: a log wants few."""
 EARLY = 3.0
@@ -28,7 +27,8 @@ LONGEST = 60.0
 def stages(first: str) -> Iterator[Callable[[str], None]]:
     """Say on stderr what is being done: one line that changes on a terminal, else a line every `PAUSE` seconds.
 
-    The lines come while one stage lasts, too: a clock prints them, so that nothing that takes long is silent.
+    The lines come while one stage lasts, too: a clock prints them, so that nothing that takes long is silent. What a
+    task emits meanwhile is said here.
 
     Args:
         first: what is done first.
@@ -37,14 +37,72 @@ def stages(first: str) -> Iterator[Callable[[str], None]]:
         `say(text)`, to be called whenever something else is done, as often as one likes.
     """
     if notes.is_terminal:
-        with notes.status(Text(printable(first))) as status:
+        with notes.status(Text(printable(first))) as status, _heard(lambda text: status.update(Text(printable(text)))):
             yield lambda text: status.update(Text(printable(text)))
         return
     log = _Log(first)
     try:
-        yield log.say
+        with _heard(log.say):
+            yield log.say
     finally:
         log.end()
+
+
+@contextmanager
+def _heard(say: Callable[[str], object]) -> Iterator[None]:
+    terminal = Terminal(say)
+    try:
+        with listening(terminal):
+            yield
+    finally:
+        terminal.end()
+
+
+class Terminal:
+    """Writes a task's events on stderr: warnings as notes, files left out together, and what is being done.
+
+    Args:
+        say: is given what is being done; None where there is no line for it.
+    """
+
+    def __init__(self, say: Callable[[str], object] | None = None) -> None:
+        self.say = say
+        self._skipped: list[tuple[str, str]] = []
+        self._counting: tuple[str, int] | None = None
+        self._first, self._began = 0, 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Write one event."""
+        if isinstance(event, LeftOut):
+            self._skipped.append((event.path, event.reason))
+            return
+        self.end()
+        if isinstance(event, Warned):
+            note(event.message)
+        elif self.say is not None and isinstance(event, Started):
+            self.say(event.message)
+        elif self.say is not None and isinstance(event, Counted):
+            self.say(self._step_text(event))
+        elif self.say is not None and isinstance(event, Saved):
+            self.say(f"wrote {event.path}")
+
+    def end(self) -> None:
+        """Write which files were left out since."""
+        warn_skipped(self._skipped)
+        self._skipped = []
+
+    def _step_text(self, step: Counted) -> str:
+        """ "picture 12 of 60, about 40 s left"; one unit alone is not counted."""
+        done = step.done - step.begun
+        if self._counting != (step.message, step.total) or done < self._first:
+            # Files of before may have been done in no time: the pace is that of what is seen from here on. A report
+            # after the first unit says nothing of when that began.
+            self._counting, self._first, self._began = (step.message, step.total), done, time.monotonic()
+        if step.begun and step.total == 1:
+            return step.message
+        left = time_left(self._began, done - self._first, step.total - self._first)
+        figures = "".join(f", {name} {value:.3g}" for name, value in step.figures.items())
+        return f"{step.message} {step.done} of {step.total}{figures}{left}".strip()
 
 
 class _Log:
@@ -80,24 +138,3 @@ class _Log:
             self.pause = min(2 * self.pause, LONGEST) if self.text == self.said else PAUSE
             self.said, self.due = self.text, time.monotonic() + self.pause
             note(f"{self.text} ...")
-
-
-def counted(items: Iterable[T], say: Callable[[str], object], text: str, total: int) -> Iterator[T]:
-    """The items, and before each of them `text` with its number and the time left.
-
-    `counted(paths, say, "picture", 60)` says "picture 12 of 60, about 40 s left".
-    """
-    began = time.monotonic()
-    for number, item in enumerate(items, 1):
-        say(f"{text} {number} of {total}{time_left(began, number - 1, total)}" if total > 1 else text)
-        yield item
-
-
-def batches_said(say: Callable[[str], object], text: str) -> Callable[[int, int], None]:
-    """A callback for what is done in batches: `(done, total)` becomes "picture 128 of 4000, about 3 min left"."""
-    began = time.monotonic()
-
-    def step(done: int, total: int) -> None:
-        say(f"{text} {done} of {total}{time_left(began, done, total)}")
-
-    return step

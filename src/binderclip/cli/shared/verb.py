@@ -12,8 +12,11 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from binderclip.cli.shared.outputs import Output, VerbCall, calling, named_paths, real_path
+from binderclip.cli.shared.progress import Terminal
+from binderclip.cli.shared.task_command import with_request
 from binderclip.errors import UsageError
+from binderclip.tasks.events import listening
+from binderclip.tasks.files.outputs import Output, VerbCall, calling, named_paths, real_path
 
 Overwrite = Annotated[
     bool,
@@ -25,7 +28,7 @@ Overwrite = Annotated[
 ]
 
 
-_LAST = ("model", "device", "dtype", "batch_size", "json")
+_LAST = ("from_", "model", "device", "dtype", "batch_size", "json")
 """Options that all verbs share, which stand at the end of their help."""
 
 
@@ -33,6 +36,9 @@ class VerbCommand(typer.core.TyperCommand):
     """A verb whose words have been looked at before any of its own code runs."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        task = getattr(inspect.unwrap(self.callback), "task", None) if self.callback else None
+        if task is not None:
+            args = with_request(args, task)
         if not ctx.resilient_parsing:
             given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
             for param in self.params:
@@ -50,8 +56,12 @@ class VerbCommand(typer.core.TyperCommand):
                     raise UsageError(f"{other} and {param.opts[0]} both name {value}: give each result its own file")
                 places[place] = param.opts[0]
         inputs = named_paths(value for name, value in ctx.params.items() if name not in outputs)
-        with calling(VerbCall(inputs, frozenset(places), bool(ctx.params.get("overwrite")))):
-            return super().invoke(ctx)
+        call, terminal = VerbCall(inputs, frozenset(places), bool(ctx.params.get("overwrite"))), Terminal()
+        try:
+            with calling(call), listening(terminal):
+                return super().invoke(ctx)
+        finally:
+            terminal.end()
 
 
 def _refuse_empty(param: Any, value: Any) -> None:
@@ -106,7 +116,9 @@ def _with_overwrite(function: Callable[..., Any]) -> Callable[..., Any]:
 
     option = inspect.Parameter("overwrite", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Overwrite)
     parameters = list(signature.parameters.values())
-    at = next((row for row, each in enumerate(parameters) if each.name in _LAST), len(parameters))
+    # In some verbs the model comes first.
+    own = [row for row, each in enumerate(parameters) if each.name not in _LAST]
+    at = own[-1] + 1 if own else 0
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
     verb.__signature__ = signature.replace(parameters=[*parameters[:at], option, *parameters[at:]])  # type: ignore[attr-defined]
     verb.__annotations__ = {each.name: each.annotation for each in [*parameters, option]}

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binderclip.cli.shared.boxes import parse_box
-from binderclip.cli.shared.inputs import one_image
 from binderclip.cli.shared.options import Device, Json
 from binderclip.cli.shared.output import print_json
-from binderclip.cli.shared.outputs import OUTPUT, new_paths, writable_path
-from binderclip.cli.shared.points import check_within, parse_point
-from binderclip.cli.shared.session import SessionRequest, session_after
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.tasks.arguments.boxes import parse_box
+from binderclip.tasks.arguments.points import check_within, parse_point
+from binderclip.tasks.arguments.session import SessionRequest, session_after
+from binderclip.tasks.files.inputs import one_image
+from binderclip.tasks.files.outputs import OUTPUT, new_paths, writable_path
+from binderclip.tasks.verbs.click import cuts_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,11 +139,6 @@ def click(
     _finish(answer, picture, mask_path, overlay_path, json)
 
 
-def cuts_out(model: str, cut: bool | None = None) -> bool:
-    """Whether masks are cut out anew: as was said, else those of the bundled model, whose own edges are coarse."""
-    return model == "small-sam" if cut is None else cut
-
-
 @dataclass(frozen=True)
 class _Answer:
     """The mask and what asked for it."""
@@ -162,7 +158,7 @@ def _finish(answer: _Answer, picture: Image.Image, mask_path: Path, overlay_path
     """Save the pictures and say what was found."""
     from PIL import Image
 
-    from binderclip.cli.shared.sheet import save_picture
+    from binderclip.tasks.report.sheet import save_picture
 
     mask = answer.mask
     save_picture(Image.fromarray(mask.astype("uint8") * 255), mask_path)

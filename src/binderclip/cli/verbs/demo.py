@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.figures import figure_rows
 from binderclip.cli.shared.options import DEFAULT_MODEL, Json, finite
 from binderclip.cli.shared.output import note, print_json
-from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_paths
-from binderclip.cli.shared.page import Page
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.tasks.files.outputs import OUTPUT, output_folder, writable_paths
+from binderclip.tasks.report.figures import figure_rows
+from binderclip.tasks.report.page import Page
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel

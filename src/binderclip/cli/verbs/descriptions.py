@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
-from binderclip.cli.shared.options import Json, finite, parse_labels
-from binderclip.cli.shared.output import note, print_json, print_table, write_json
-from binderclip.cli.shared.outputs import OUTPUT, writable_path
-from binderclip.cli.shared.results import save_or_keep
+from binderclip.cli.shared.options import Json, finite
+from binderclip.cli.shared.output import note, print_json, print_table
 from binderclip.display import number_of
 from binderclip.documents import read_problem
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.arguments.labels import parse_labels
+from binderclip.tasks.files.outputs import OUTPUT, writable_path
+from binderclip.tasks.files.results import save_or_keep
+from binderclip.tasks.files.writing import write_json
 
 
 def descriptions(

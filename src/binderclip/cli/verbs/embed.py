@@ -12,9 +12,10 @@ import typer
 from binderclip.cli.shared.cluster import Ray, Workers, shard_runner
 from binderclip.cli.shared.options import DEFAULT_MODEL, AllowPipe, BatchSize, Device, Dtype, Json, Model
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
-from binderclip.cli.shared.outputs import OUTPUT, output_folder, outside_pool, writable_path
-from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.cli.shared.progress import stages
 from binderclip.display import number_of
+from binderclip.tasks.events import batches
+from binderclip.tasks.files.outputs import OUTPUT, output_folder, outside_pool, writable_path
 
 
 class Stored(str, Enum):
@@ -83,7 +84,7 @@ def embed(
         try:
             with shard_runner(ray, workers, device) as remote:
                 done = embed_shards(
-                    pool, out, late, dtype=stored.value, batch_size=batch_size, progress=batches_said(say, "shard"),
+                    pool, out, late, dtype=stored.value, batch_size=batch_size, progress=batches("shard"),
                     runner=remote or LocalRunner(workers or 1),
                 )  # fmt: skip
         except KeyboardInterrupt:

@@ -9,13 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.options import AllowPipe, BatchSize, Device, Dtype, Json
-from binderclip.cli.shared.output import print_json, print_table, warn_skipped, write_json
-from binderclip.cli.shared.outputs import OUTPUT, writable_path
-from binderclip.cli.shared.progress import batches_said, stages
-from binderclip.cli.shared.results import save_or_keep
-from binderclip.cli.shared.transform import TransformName, fitted, parse_transform
+from binderclip.cli.shared.options import AllowPipe, BatchSize, Device, Dtype, Json, TransformName
+from binderclip.cli.shared.output import print_json, print_table, warn_skipped
+from binderclip.cli.shared.progress import stages
 from binderclip.display import number_of
+from binderclip.tasks.arguments.transform import fitted, parse_transform
+from binderclip.tasks.events import batches
+from binderclip.tasks.files.outputs import OUTPUT, writable_path
+from binderclip.tasks.files.results import save_or_keep
+from binderclip.tasks.files.writing import write_json
 
 
 def evaluate(
@@ -68,9 +70,9 @@ def evaluate(
     with stages("loading the model") as say:
         clip = load_encoder(model, device=device, dtype=dtype)
         if choice:
-            clip = clip.with_transform(fitted(clip, choice, say, batch_size=batch_size))
+            clip = clip.with_transform(fitted(clip, choice, batch_size=batch_size))
         total = len(samples) if hasattr(samples, "__len__") else None
-        step = batches_said(say, "picture")
+        step = batches("picture")
         result = evaluate_model(
             clip,
             samples,

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.figures import figure_rows
 from binderclip.cli.shared.options import Json
 from binderclip.cli.shared.output import console, print_json, print_table
+from binderclip.tasks.report.figures import figure_rows
 
 PACKAGES = (
     "torch", "torchvision", "open_clip_torch", "timm", "transformers", "safetensors", "numpy", "scikit-learn",

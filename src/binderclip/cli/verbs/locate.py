@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import one_image
-from binderclip.cli.shared.options import DEFAULT_MODEL, Device, Dtype, Json, Model, parse_labels
+from binderclip.cli.shared.options import DEFAULT_MODEL, Device, Dtype, Json, Model
 from binderclip.cli.shared.output import note, print_json, print_table
-from binderclip.cli.shared.outputs import OUTPUT, output_path
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.tasks.arguments.labels import parse_labels
+from binderclip.tasks.files.inputs import one_image
+from binderclip.tasks.files.outputs import OUTPUT, output_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -89,9 +90,9 @@ def locate(
     import numpy as np
 
     from binderclip.adapt import PRESETS, RegionReferrer
-    from binderclip.cli.shared.boxes import read_regions
-    from binderclip.cli.shared.sheet import save_picture
     from binderclip.data import open_image
+    from binderclip.tasks.arguments.boxes import read_regions
+    from binderclip.tasks.report.sheet import save_picture
 
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset!r} is unknown; there are {', '.join(PRESETS)}")

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import Images, file_stamp, find_images, output_names
-from binderclip.cli.shared.options import Device, Json, finite
-from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_json
-from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_paths
-from binderclip.cli.shared.progress import counted, stages
+from binderclip.cli.shared.options import Device, Images, Json, finite
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.progress import stages
 from binderclip.display import number_of
 from binderclip.documents import parse_json
 from binderclip.errors import DataError
+from binderclip.tasks.events import counted
+from binderclip.tasks.files.inputs import file_stamp, find_images, output_names
+from binderclip.tasks.files.outputs import OUTPUT, output_folder, writable_paths
+from binderclip.tasks.files.writing import write_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -114,8 +116,8 @@ def masks(
     known = settings | {"model": model} | ({"cut": True} if cut else {})
     done: list[_Done] = []
     skipped: list[tuple[str, str]] = []
-    with stages("masks") as say:
-        for path, name in counted(zip(found.paths, names, strict=True), say, "picture", len(names)):
+    with stages("masks"):
+        for path, name in counted(zip(found.paths, names, strict=True), "picture", len(names)):
             kept = None if redo else _kept(folder / f"{name}.json", path, known)
             try:
                 done.append(_found(automatic, path, folder, name, known) if kept is None else kept)
@@ -182,9 +184,9 @@ def _is_whole(document: dict[str, Any]) -> bool:
 
 
 def _found(automatic: AutomaticMasks, path: Path, folder: Path, name: str, known: dict[str, Any]) -> _Done:
-    from binderclip.cli.shared.sheet import save_picture
     from binderclip.data import open_image, to_tensor
     from binderclip.segment.promptable import cut_regions
+    from binderclip.tasks.report.sheet import save_picture
 
     picture = open_image(path).convert("RGB")
     regions = automatic(picture)

@@ -9,9 +9,9 @@ import typer
 
 from binderclip.cli.shared.options import MOST_SEED, Json
 from binderclip.cli.shared.output import note, print_json, print_table
-from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_path
-from binderclip.cli.shared.results import REPORT, ask_for_room, save_or_keep
 from binderclip.errors import BinderclipError, UsageError
+from binderclip.tasks.files.outputs import OUTPUT, output_folder, writable_path
+from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep
 
 if TYPE_CHECKING:
     from binderclip.studies import Check, Result

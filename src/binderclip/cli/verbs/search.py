@@ -9,17 +9,19 @@ from typing import Annotated
 import typer
 
 from binderclip.cli.shared.cluster import Ray, Workers, shard_runner
-from binderclip.cli.shared.options import DEFAULT_MODEL, BatchSize, Device, Dtype, Json, Model
-from binderclip.cli.shared.output import note, print_json, print_table, short_path, short_reason, warn_skipped
-from binderclip.cli.shared.outputs import OUTPUT, picture_path
-from binderclip.cli.shared.photographs import note_weak_on_photographs
-from binderclip.cli.shared.progress import batches_said, stages
-from binderclip.cli.shared.transform import TransformName, fitted, parse_transform
+from binderclip.cli.shared.options import DEFAULT_MODEL, BatchSize, Device, Dtype, Json, Model, TransformName
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.progress import stages
 from binderclip.cli.shared.verb import VerbApp
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.arguments.transform import fitted, parse_transform
+from binderclip.tasks.events import batches
+from binderclip.tasks.files.outputs import OUTPUT, picture_path
+from binderclip.tasks.files.writing import short_path, short_reason
+from binderclip.tasks.report.photographs import note_weak_on_photographs
+from binderclip.tasks.verbs.search import INSIDE
 
-INSIDE = ".binderclip"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 search = VerbApp(no_args_is_help=True, help="Find images in a folder by words or by an example image.")
 
@@ -99,18 +101,18 @@ def index(
     path = _place(place, folder if folder is not None else str(embeddings))
     with stages("loading the model") as say:
         clip = load_encoder(model, device=device, dtype=dtype)
-        map_first = None if choice is None else fitted(clip, choice, say, batch_size=batch_size)
+        map_first = None if choice is None else fitted(clip, choice, batch_size=batch_size)
         # Without the options an index goes on as it was made.
         found = SearchIndex(path, clip, rebuild=rebuild, mixed=mixed or None, transform=map_first)
         kind = "document" if found.mixed else "image"
         say("looking for documents" if found.mixed else "looking for pictures")
         try:
             if embeddings is not None:
-                step = batches_said(say, "part")
+                step = batches("part")
                 report = found.update_embeddings(embeddings, pictures=folder, progress=step)
             else:
                 assert folder is not None
-                step = batches_said(say, "document" if found.mixed else "picture")
+                step = batches("document" if found.mixed else "picture")
                 with shard_runner(ray, workers, device) as remote:
                     report = found.update(
                         folder, batch_size=batch_size, progress=step, runner=remote or LocalRunner(workers or 1),
@@ -216,7 +218,7 @@ def query(
         pictures = [hit.path for hit in hits if hit.path.suffix.lower() in IMAGE_SUFFIXES and hit.path.is_file()]
         note_weak_on_photographs(model or found["model"], pictures)
     if sheet:
-        from binderclip.cli.shared.sheet import contact_sheet
+        from binderclip.tasks.report.sheet import contact_sheet
 
         shown = [hit for hit in hits if hit.path.suffix.lower() in IMAGE_SUFFIXES]
         there = [(hit.path, hit.path.name, f"{hit.score:.2f}") for hit in shown if hit.path.is_file()]

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from binderclip.cli.shared.options import Json
-from binderclip.cli.shared.output import console, note, print_json, print_table, short_path
-from binderclip.cli.shared.outputs import OUTPUT, picture_path
+from binderclip.cli.shared.output import console, note, print_json, print_table
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.files.outputs import OUTPUT, picture_path
+from binderclip.tasks.files.writing import short_path
 
 if TYPE_CHECKING:
     from binderclip.optim import ClipHistory, Spike
@@ -44,8 +45,8 @@ def spikes(
     """
     logs = _logs(run)
     drawn = picture_path(picture or run / "spikes.png")
-    from binderclip.cli.shared.sheet import figure_picture, save_picture
     from binderclip.optim.clip.spikes import clipping_figure, join_histories, read_clip_log
+    from binderclip.tasks.report.sheet import figure_picture, save_picture
 
     parts = [(stage, read_clip_log(path)) for stage, path in logs]
     if not any(len(history.step) for _, history in parts):

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binderclip.cli.shared.inputs import one_image
 from binderclip.cli.shared.options import Json
-from binderclip.cli.shared.output import print_json, write_json
-from binderclip.cli.shared.outputs import OUTPUT, new_paths
-from binderclip.cli.shared.points import check_within, parse_point
+from binderclip.cli.shared.output import print_json
 from binderclip.errors import UsageError
+from binderclip.tasks.arguments.points import check_within, parse_point
+from binderclip.tasks.files.inputs import one_image
+from binderclip.tasks.files.outputs import OUTPUT, new_paths
+from binderclip.tasks.files.writing import write_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,9 +64,9 @@ def trace(
         path, (out, "trace.json"), (overlay, "traced.png"), (mask, "trace.png")
     )
 
-    from binderclip.cli.shared.sheet import save_picture
     from binderclip.data import open_image
     from binderclip.segment import load_tracer, trace_picture
+    from binderclip.tasks.report.sheet import save_picture
 
     picture = open_image(path).convert("RGB")
     check_within(points, picture)

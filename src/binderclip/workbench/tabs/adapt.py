@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from binderclip.cli.verbs.adapt.run import choose_head
-from binderclip.cli.verbs.adapt.wording import interval_text, labels_verdict, verdict
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.tasks.verbs.adapt.run import choose_head
+from binderclip.tasks.verbs.adapt.wording import interval_text, labels_verdict, verdict
 from binderclip.workbench.commands import Equivalent, model_words, python_load, shell_line
 from binderclip.workbench.look import could_not_be_read, hint, packed, report_frame, table
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab, short_time
@@ -94,7 +94,7 @@ def work(
     only_one = {"budget": seconds, "store": finished, "judged": watcher.judged}
     out = run.folder / "adapt"
     out.mkdir()
-    found = choose_head(clip, samples, called, out, options, only_one, say=run.say)
+    found = choose_head(clip, samples, called, out, options, only_one)
     several = isinstance(found, LabelSelection)
     files = [path for path in sorted(out.iterdir()) if path.name not in ("report.html", "figures.json")]
     return Outcome(

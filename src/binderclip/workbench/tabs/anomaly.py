@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import csv
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from binderclip.cli.shared.output import write_csv
-from binderclip.cli.shared.sheet import contact_sheet
-from binderclip.cli.verbs.anomaly.command import parse_threshold
-from binderclip.cli.verbs.anomaly.inspection import AnomalyRequest, figures
-from binderclip.cli.verbs.anomaly.run import carry_out, default_model
 from binderclip.display import number_of
 from binderclip.errors import DataError
+from binderclip.tasks.files.writing import write_csv
+from binderclip.tasks.report.sheet import contact_sheet
+from binderclip.tasks.verbs.anomaly.inspection import AnomalyRequest, figures
+from binderclip.tasks.verbs.anomaly.run import carry_out, default_model, parse_threshold
 from binderclip.workbench.commands import PICTURES, Equivalent, model_words, python_load, shell_line
 from binderclip.workbench.look import (
     check_size,
@@ -34,14 +31,13 @@ from binderclip.workbench.look import (
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
-    from binderclip.cli.verbs.anomaly.inspection import Inspection
+    from binderclip.tasks.verbs.anomaly.inspection import Inspection
 
 SHOWN = 24
 """Pictures on the page, and in the sheet; the table and the files have more."""
 OVERLAYS = 60
 SOUND = "sound"
 """What a line calls a folder of sound pictures that were uploaded."""
-_COUNTED = re.compile(r"picture ([0-9]+) of ([0-9]+)")
 
 
 def build(bench: Bench) -> None:
@@ -130,7 +126,7 @@ def work(
         device=run.bench.models.device, dtype="float32", json=False,
         threshold=parse_threshold((threshold or "").strip() or None),
     )  # fmt: skip
-    done, out, report = carry_out(request, lambda first: _spoken(run, first))
+    done, out, report = carry_out(request)
     done.skipped += [(str(path), why) for path, why in unusable.items()]
     run.say("drawing")
     _name_as_on_the_page(out / "scores.csv", inspected)
@@ -154,20 +150,6 @@ def _unusable(paths: Sequence[Path]) -> dict[Path, str]:
         except DataError as error:
             found[path] = str(error)
     return found
-
-
-@contextmanager
-def _spoken(run: Run, first: str) -> Iterator[Callable[[str], None]]:
-    """What the verb says goes to the page; counted pictures become its progress."""
-
-    def say(text: str) -> None:
-        if counted := _COUNTED.match(text):
-            run.progress(int(counted[1]) - 1, int(counted[2]), "inspecting")
-        else:
-            run.say(text)
-
-    run.say(first)
-    yield say
 
 
 def _phrases(text: str | None) -> tuple[str, ...]:

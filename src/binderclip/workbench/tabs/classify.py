@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from binderclip.cli.shared.options import parse_labels
-from binderclip.cli.shared.output import write_csv, write_json
-from binderclip.cli.shared.sheet import contact_sheet
-from binderclip.cli.verbs.classify.run import LabelAnswers, by_head, by_labels
-from binderclip.cli.verbs.classify.zero_shot import parse_zero_shot
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.arguments.labels import parse_labels
+from binderclip.tasks.files.writing import write_csv, write_json
+from binderclip.tasks.report.sheet import contact_sheet
+from binderclip.tasks.verbs.classify.run import LabelAnswers, by_head, by_labels
+from binderclip.tasks.verbs.classify.zero_shot import parse_zero_shot
 from binderclip.workbench.commands import (
     Arguments,
     Equivalent,

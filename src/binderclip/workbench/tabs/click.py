@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from binderclip.cli.shared.boxes import parse_box
-from binderclip.cli.shared.output import write_json
-from binderclip.cli.verbs.click import cuts_out
 from binderclip.errors import BinderclipError, UsageError
+from binderclip.tasks.arguments.boxes import parse_box
+from binderclip.tasks.files.writing import write_json
+from binderclip.tasks.verbs.click import cuts_out
 from binderclip.workbench.commands import Arguments, Equivalent, model_words, python_load, shell_line
 from binderclip.workbench.jobs import MOST_WAITING
 from binderclip.workbench.look import check_size

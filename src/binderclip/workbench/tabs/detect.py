@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from binderclip.cli.shared.output import write_csv
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.files.writing import write_csv
 from binderclip.workbench.commands import (
     PICTURES,
     Arguments,
@@ -26,8 +26,8 @@ from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 from binderclip.workbench.trained_files import MINE, TrainedFiles
 
 if TYPE_CHECKING:
-    from binderclip.cli.verbs.detect.run import Detected
     from binderclip.evaluate import DetectorSanityCheck
+    from binderclip.tasks.verbs.detect.run import Detected
 
 SHOWN = 24
 """Pictures on the page, each beside its map; the table has all."""
@@ -79,7 +79,7 @@ def build(bench: Bench) -> None:
 
 def work(run: Run, files: list[str] | None, folder: str | None, detector: str | None) -> Outcome:
     """Look at pictures as the verb does."""
-    from binderclip.cli.verbs.detect.run import detected, places_of_maps, write_maps
+    from binderclip.tasks.verbs.detect.run import detected, places_of_maps, write_maps
 
     path = DETECTOR.chosen(run, detector)
     chosen = run.pictures(files, folder)
@@ -90,7 +90,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, detector: str | 
     device = run.bench.models.device
     result = detected(
         path, chosen.paths, [where], device=device, batch_size=BATCH,
-        progress=lambda done: run.progress(done, count, "looking"), say=run.hear,
+        progress=lambda done: run.progress(done, count, "looking"),
     )  # fmt: skip
     skipped = [*chosen.skipped, *result.skipped]
     if not result.rows:
@@ -99,7 +99,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, detector: str | 
     write_csv(("image", "logit", "probability"), named, run.folder / "scores.csv")
     out = run.folder / "maps"
     out.mkdir()
-    maps = write_maps(result, places_of_maps(chosen.paths, out), SHOWN, run.hear)
+    maps = write_maps(result, places_of_maps(chosen.paths, out), SHOWN)
     return Outcome(
         (_pictures(run, result, named, maps), _tables(result, named, skipped)),
         [run.folder / "scores.csv", packed(out, maps, "maps.zip")],
@@ -110,7 +110,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, detector: str | 
 
 def learn(run: Run, data: str | None, method: str, hold_out: str, steps: int) -> Outcome:
     """Train and measure a detector as the verb does."""
-    from binderclip.cli.verbs.detect.train import trained
+    from binderclip.tasks.verbs.detect.train import trained
 
     if not (data or "").strip():
         raise UsageError("open the workbench on a folder with 0_real/ and 1_fake/ in it, and choose it here")
@@ -121,7 +121,7 @@ def learn(run: Run, data: str | None, method: str, hold_out: str, steps: int) ->
     run.say("reading the folder")
     done = trained(
         folder, out, method, held, steps=int(steps), batch_size=BATCH, lr=RATE, seed=0, model=run.tower_model,
-        device=device, say=run.hear,
+        device=device,
     )  # fmt: skip
     figures = _check(done.check, done.title)
     shell = shell_line(
@@ -130,9 +130,9 @@ def learn(run: Run, data: str | None, method: str, hold_out: str, steps: int) ->
         model_words(run.tower_model, device, "small"),
     )  # fmt: skip
     python = (
-        "from pathlib import Path; from binderclip.cli.verbs.detect.train import trained; "
+        "from pathlib import Path; from binderclip.tasks.verbs.detect.train import trained; "
         f"t = trained(Path({str(folder)!r}), Path({MINE!r}), {method!r}, {held!r}, steps={int(steps)}, "
-        f"batch_size={BATCH}, lr={RATE}, seed=0, model={run.chosen('small')!r}, device={device!r}, say=print); "
+        f"batch_size={BATCH}, lr={RATE}, seed=0, model={run.chosen('small')!r}, device={device!r}); "
         "print(t.check.figures)"
     )
     return Outcome(
@@ -199,9 +199,9 @@ def _again(run: Run, chosen: ChosenPictures, path: str | Path) -> Equivalent:
     pictures, needed = python_paths(chosen)
     arguments = [str(chosen.folder)] if chosen.folder else chosen.names()
     python = (
-        f"{needed}from binderclip.cli.verbs.detect.run import detected; "
+        f"{needed}from binderclip.tasks.verbs.detect.run import detected; "
         f"d = detected(Path({called_detector!r}), {pictures}, {arguments!r}, device={device!r}, batch_size={BATCH}, "
-        "progress=lambda done: None, say=print); print(d.rows)"
+        "progress=lambda done: None); print(d.rows)"
     )
     return Equivalent(python, shell)
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from binderclip.cli.shared.output import write_csv
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.files.writing import write_csv
 from binderclip.workbench.commands import (
     PICTURES,
     Arguments,
@@ -26,7 +26,7 @@ from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 from binderclip.workbench.trained_files import TrainedFiles
 
 if TYPE_CHECKING:
-    from binderclip.cli.verbs.enhance.run import EnhancedPicture
+    from binderclip.tasks.verbs.enhance.run import EnhancedPicture
 
 SHOWN = 12
 """Pictures on the page, each before and after; the table and the files have all."""
@@ -88,8 +88,8 @@ def build(bench: Bench) -> None:
 
 def work(run: Run, files: list[str] | None, folder: str | None, enhancer: str | None) -> Outcome:
     """Enhance pictures as the verb does."""
-    from binderclip.cli.verbs.enhance.run import enhanced
     from binderclip.quality import load_enhancer
+    from binderclip.tasks.verbs.enhance.run import enhanced
 
     path = ENHANCER.chosen(run, enhancer)
     chosen = run.pictures(files, folder)
@@ -98,7 +98,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, enhancer: str | 
     network, _ = load_enhancer(path, device=device)
     out = run.folder / OUT
     where = str(chosen.folder or run.folder / PICTURES)
-    done = enhanced(network, chosen.paths, [where], out, longest=LONGEST, device=device, say=run.hear)
+    done = enhanced(network, chosen.paths, [where], out, longest=LONGEST, device=device)
     skipped = [*chosen.skipped, *done.skipped]
     if not done.rows:
         raise DataError(f"none of the pictures could be used: {skipped[0][1]}")
@@ -120,7 +120,7 @@ def work(run: Run, files: list[str] | None, folder: str | None, enhancer: str | 
 
 def learn(run: Run, dark: str | None, bright: str | None, method: str, steps: int, content: float) -> Outcome:
     """Train an enhancer as the verb does."""
-    from binderclip.cli.verbs.enhance.train import FILE, EnhancerTraining, trained
+    from binderclip.tasks.verbs.enhance.train import FILE, EnhancerTraining, trained
 
     folders = []
     for given, what in ((dark, "backlit or dark"), (bright, "well-lit")):
@@ -132,7 +132,7 @@ def learn(run: Run, dark: str | None, bright: str | None, method: str, steps: in
         side=128, seed=0,
     )  # fmt: skip
     device, made = run.bench.models.device, run.folder / OUT
-    _, card, skipped = trained(training, folders[0], folders[1], made, device=device, say=run.hear)
+    _, card, skipped = trained(training, folders[0], folders[1], made, device=device)
     out = ENHANCER.new(run, method)
     os.replace(made / FILE, out)
     shell = shell_line(
@@ -143,9 +143,9 @@ def learn(run: Run, dark: str | None, bright: str | None, method: str, steps: in
         model_words(run.tower_model, device, "small"),
     )  # fmt: skip
     python = (
-        "from pathlib import Path; from binderclip.cli.verbs.enhance.train import EnhancerTraining, trained; "
+        "from pathlib import Path; from binderclip.tasks.verbs.enhance.train import EnhancerTraining, trained; "
         f"network, card, skipped = trained({training!r}, Path({str(folders[0])!r}), Path({str(folders[1])!r}), "
-        f"Path({OUT!r}), device={device!r}, say=print); print(card)"
+        f"Path({OUT!r}), device={device!r}); print(card)"
     )
     said = (
         f"<p>{method} on {run.tower_model} learned from {card['dark']} pictures that lack light and {card['bright']} "
@@ -181,10 +181,10 @@ def _again(run: Run, chosen: ChosenPictures, path: str | Path) -> Equivalent:
     arguments = [str(chosen.folder)] if chosen.folder else chosen.names()
     python = (
         f"{needed}from binderclip.quality import load_enhancer; "
-        "from binderclip.cli.verbs.enhance.run import enhanced; "
+        "from binderclip.tasks.verbs.enhance.run import enhanced; "
         f"network, card = load_enhancer({named!r}, device={device!r}); "
         f"d = enhanced(network, {pictures}, {arguments!r}, Path({OUT!r}), longest={LONGEST}, device={device!r}, "
-        "say=print); print([(r.image, r.mean, r.mean_after) for r in d.rows])"
+        "print([(r.image, r.mean, r.mean_after) for r in d.rows])"
     )
     return Equivalent(python, shell)
 

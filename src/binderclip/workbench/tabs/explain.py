@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from binderclip.cli.shared.sheet import save_picture, with_scale
-from binderclip.cli.verbs.explain.run import LANCZOS, SIDE, build_methods, shrunk
-from binderclip.cli.verbs.explain.words import caption_score, words_html
 from binderclip.errors import UsageError
+from binderclip.tasks.report.sheet import save_picture, with_scale
+from binderclip.tasks.verbs.explain import LANCZOS, SIDE, build_methods, caption_score, shrunk, words_html
 from binderclip.workbench.commands import Arguments, Equivalent, model_words, named_pictures, python_load, shell_line
 from binderclip.workbench.look import check_size, table
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from binderclip.cli.shared.options import parse_labels
-from binderclip.cli.verbs.probe.command import GAP_COLUMNS, gap_rows
+from binderclip.tasks.arguments.labels import parse_labels
+from binderclip.tasks.verbs.probe.report import GAP_COLUMNS, gap_rows
 from binderclip.workbench.commands import Equivalent, device_argument, device_words, shell_line
 from binderclip.workbench.look import could_not_be_read, hint, left_out, report_frame, table
 from binderclip.workbench.tab import Bench, Outcome, Run, Tab
 
 if TYPE_CHECKING:
-    from binderclip.cli.verbs.probe.run import Probe
+    from binderclip.tasks.verbs.probe.run import Probe
 
 SETS = ("openmoji", "emoji", "openclipart")
 """Named sets that are offered; the others are taken as well."""
@@ -59,8 +59,8 @@ def build(bench: Bench) -> None:
 
 def work(run: Run, data: str | None, groups: str, labels: str, positive: str, limit: float) -> Outcome:
     """Measure as the verb does."""
-    from binderclip.cli.verbs.probe.report import write_results
-    from binderclip.cli.verbs.probe.run import probed
+    from binderclip.tasks.verbs.probe.report import write_results
+    from binderclip.tasks.verbs.probe.run import probed
 
     called = run.data(data)
     groupings = [one.split(",") for one in (groups or "").split(";") if one.strip()]
@@ -70,7 +70,7 @@ def work(run: Run, data: str | None, groups: str, labels: str, positive: str, li
     run.say(f"loading {run.model_name}")
     device = run.bench.models.device
     done = probed(
-        run.model_name, called, chosen, None, int(limit), run.hear, labels=classes, positive=decision, draws=DRAWS,
+        run.model_name, called, chosen, None, int(limit), labels=classes, positive=decision, draws=DRAWS,
         device=device, batch_size=BATCH,
     )  # fmt: skip
     run.say("writing the page")
@@ -107,8 +107,8 @@ def _again(
         ["--limit", limit], device_words(device),
     )  # fmt: skip
     python = (
-        "from binderclip.cli.verbs.probe.run import probed; "
-        f"p = probed({run.model_name!r}, {data!r}, {groups!r}, None, {limit}, print, labels={labels!r}, "
+        "from binderclip.tasks.verbs.probe.run import probed; "
+        f"p = probed({run.model_name!r}, {data!r}, {groups!r}, None, {limit}, labels={labels!r}, "
         f"positive={positive!r}, draws={DRAWS}{device_argument(device)}); "
         "print([(r.names, r.gaps) for r in p.reports])"
     )

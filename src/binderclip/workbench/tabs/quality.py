@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from binderclip.cli.shared.output import write_csv
-from binderclip.cli.shared.sheet import contact_sheet
-from binderclip.cli.verbs.quality.command import DISTANCES, QUALITY, named_pairs
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.files.writing import write_csv
+from binderclip.tasks.report.sheet import contact_sheet
+from binderclip.tasks.verbs.quality.words import DISTANCES, QUALITY, named_pairs
 from binderclip.workbench.commands import (
     PICTURES,
     Arguments,
@@ -27,7 +27,7 @@ from binderclip.workbench.look import could_not_be_read, gallery, gathered, hint
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab
 
 if TYPE_CHECKING:
-    from binderclip.cli.verbs.quality.run import Ranking
+    from binderclip.tasks.verbs.quality.run import Ranking
 
 MOST_SCORES = 7
 """Keywords to tick: the first of `PAIRS`, those that are about the picture and not about what is on it."""
@@ -96,7 +96,7 @@ def _rank(
     run: Run, chosen: ChosenPictures, columns: dict[str, tuple[str, str]], by: str, own: Sequence[tuple[str, str]],
     side: int,
 ) -> Outcome:  # fmt: skip
-    from binderclip.cli.verbs.quality.run import ranked, write_sheet
+    from binderclip.tasks.verbs.quality.run import ranked, write_sheet
 
     run.say(f"loading {run.chosen('small')}")
     count = len(chosen.paths)
@@ -150,7 +150,7 @@ def _limits(ranking: Ranking) -> list[str]:
 
 
 def _compare(run: Run, chosen: ChosenPictures, originals: ChosenPictures, distance: str, side: int) -> Outcome:
-    from binderclip.cli.verbs.quality.reference import COLUMNS, compared, partners
+    from binderclip.tasks.verbs.quality.reference import COLUMNS, compared, partners
 
     ours = chosen.folder or gathered(chosen.paths, run.folder / PICTURES)
     theirs = originals.folder or gathered(originals.paths, run.folder / ORIGINALS)
@@ -230,7 +230,7 @@ def _compared_again(
     )  # fmt: skip
     python = (
         "from pathlib import Path; from binderclip.data import list_images; "
-        "from binderclip.cli.verbs.quality.reference import compared, partners; "
+        "from binderclip.tasks.verbs.quality.reference import compared, partners; "
         f"pairs = partners(list_images({ours!r}), [{ours!r}], Path({theirs!r})); "
         f"print(compared(pairs, {distance!r}, weights=None, longest={side}, device={device!r}, "
         "progress=lambda done: None).rows)"

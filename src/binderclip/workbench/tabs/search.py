@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from binderclip.cli.shared.output import write_csv, write_json
-from binderclip.cli.shared.sheet import contact_sheet
-from binderclip.cli.verbs.search import INSIDE
 from binderclip.display import number_of
 from binderclip.errors import DataError
+from binderclip.tasks.files.writing import write_csv, write_json
+from binderclip.tasks.report.sheet import contact_sheet
+from binderclip.tasks.verbs.search import INSIDE
 from binderclip.workbench.commands import (
     PICTURES,
     Arguments,

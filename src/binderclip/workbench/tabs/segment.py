@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from binderclip.cli.shared.inputs import output_names
-from binderclip.cli.shared.options import parse_labels
-from binderclip.cli.shared.output import write_json
-from binderclip.cli.verbs.segment.presets import (
+from binderclip.errors import DataError, UsageError
+from binderclip.tasks.arguments.labels import parse_labels
+from binderclip.tasks.files.inputs import output_names
+from binderclip.tasks.files.writing import write_json
+from binderclip.tasks.verbs.segment.presets import (
     SegmentRequest,
     build_segmenters,
     default_preset,
     ground_words,
     preset_names,
 )
-from binderclip.cli.verbs.segment.run import Done, save_segmentation, write_areas
-from binderclip.errors import DataError, UsageError
+from binderclip.tasks.verbs.segment.run import Done, save_segmentation, write_areas
 from binderclip.workbench.commands import Arguments, Equivalent, model_words, python_load, python_pictures, shell_line
 from binderclip.workbench.look import check_size, could_not_be_read, hint, packed, small_copy, source, table
 from binderclip.workbench.tab import Bench, ChosenPictures, Outcome, Run, Tab

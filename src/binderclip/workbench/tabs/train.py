@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from binderclip.cli.verbs.train import own_data
+from binderclip.tasks.verbs.train import own_data
 from binderclip.workbench.commands import Equivalent, device_argument, device_words, shell_line
 from binderclip.workbench.look import table
 from binderclip.workbench.recipe_check import check_recipe
@@ -68,9 +68,9 @@ def work(
     if clip != AS_IN_RECIPE:
         changes.append(f"clip={clip}")
     check_recipe(train.load_recipe(name, set=changes), train.load_recipe(name), run.bench.open_folder)
-    data, notes = str(run.bench.open_folder(folder)) if folder else "", list[str]()
+    data = str(run.bench.open_folder(folder)) if folder else ""
     run.say("opening the data")
-    own = own_data(data, name, changes, option="Pictures", say=notes.append) if data else []
+    own = own_data(data, name, changes, option="Pictures") if data else []
     changes += _shorter(train.load_recipe(name, set=[*own, *changes]), length)
     recipe = train.load_recipe(name, set=[*own, *changes])
     out = Path(last) if goes_on and last else run.folder / "run"
@@ -88,7 +88,7 @@ def work(
         (*found, _figures(result), gr.update(value=False, interactive=False), ""),
         [path for path in [*files, *pictures] if path.is_file()],
         _again(name, run.bench.models.device, data, own, changes),
-        ". ".join([f"{result.summary['parameters']:,} parameters trained", *notes]),
+        f"{result.summary['parameters']:,} parameters trained.",
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from binderclip.cli.verbs.classify.zero_shot import match_boxes, read_image_boxes
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.verbs.classify.zero_shot import match_boxes, read_image_boxes
 
 Command = Callable[..., Any]
 LABELS = "a cat,a cup of coffee,a rocket,a flower"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from binderclip.cli.verbs.explain import words as verb
 from binderclip.cli.verbs.explain.words import coloured, explain_words
 from binderclip.errors import UsageError
+from binderclip.tasks.verbs import explain as verb
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import typer
 
 from binderclip.cli.shared.options import DEFAULT_MODEL, MOST_SEED, Device, Dtype, Json, Model, finite
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
-from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_paths
-from binderclip.cli.shared.progress import duration, stages
-from binderclip.cli.shared.results import REPORT, ask_for_room
-from binderclip.cli.verbs.adapt.run import choose_head
-from binderclip.cli.verbs.adapt.wording import interval_text, labels_verdict, verdict
-from binderclip.display import number_of
+from binderclip.cli.shared.progress import stages
+from binderclip.display import duration, number_of
 from binderclip.errors import UsageError
+from binderclip.tasks.files.outputs import OUTPUT, output_folder, writable_paths
+from binderclip.tasks.files.results import REPORT, ask_for_room
+from binderclip.tasks.verbs.adapt.run import choose_head
+from binderclip.tasks.verbs.adapt.wording import interval_text, labels_verdict, verdict
 
 if TYPE_CHECKING:
     from binderclip.adapt.selection import LabelSelection, Selection
@@ -116,7 +116,7 @@ def adapt(
             "progress": say if several else lambda line: say(line + _at_most(budget - time.monotonic() + began)),
         }  # fmt: skip
         only_one = {"budget": budget, "keep": keep, "limit": limit, "store": out / "finished"}
-        found = choose_head(clip, samples, data, out, options, only_one, report=report, say=say)
+        found = choose_head(clip, samples, data, out, options, only_one, report=report)
     if json:
         print_json({"data": data, **found.figures(), "skipped": found.encoded.skipped})
     elif several:

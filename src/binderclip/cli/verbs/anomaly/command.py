@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import typer
 
 from binderclip.cli.shared.options import MODEL, MOST_SEED, Device, Dtype, Json
-from binderclip.cli.shared.outputs import OUTPUT
-from binderclip.cli.verbs.anomaly.inspection import AnomalyRequest
-from binderclip.cli.verbs.anomaly.run import inspect
+from binderclip.cli.verbs.anomaly.shown import inspect
 from binderclip.errors import UsageError
+from binderclip.tasks.files.outputs import OUTPUT
+from binderclip.tasks.verbs.anomaly.inspection import AnomalyRequest
+from binderclip.tasks.verbs.anomaly.run import parse_threshold
 
 
 def anomaly(
@@ -101,23 +101,6 @@ def anomaly(
         npy, seed, steps, model or "auto", device, dtype, json, parse_threshold(threshold),
     )  # fmt: skip
     raise typer.Exit(inspect(request))
-
-
-def parse_threshold(text: str | None) -> float | str | None:
-    """The threshold of --threshold: a score, `normal`, or None.
-
-    Raises:
-        UsageError: something else.
-    """
-    if text is None or text == "normal":
-        return text
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UsageError(f"--threshold {text!r}: give a score such as 0.4, or normal")
-    return value
 
 
 def _sides(text: str) -> tuple[int, ...]:

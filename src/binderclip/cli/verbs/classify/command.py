@@ -7,26 +7,33 @@ from typing import Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import Images, find_images
-from binderclip.cli.shared.marks import Mark, MarkBox, parse_mark
-from binderclip.cli.shared.options import DEFAULT_MODEL, LABELS, MODEL, BatchSize, Device, Dtype, Json, parse_labels
-from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
-from binderclip.cli.shared.outputs import OUTPUT, picture_path
-from binderclip.cli.shared.photographs import note_weak_on_photographs
-from binderclip.cli.shared.progress import batches_said, stages
-from binderclip.cli.shared.transform import TransformName, fitted, parse_transform
-from binderclip.cli.verbs.classify.run import LabelAnswers, by_head, by_labels
-from binderclip.cli.verbs.classify.zero_shot import (
-    Context,
-    CropFrom,
-    DescriptionsFile,
-    PoolName,
-    Templates,
-    ViewsName,
-    parse_zero_shot,
+from binderclip.cli.shared.options import (
+    DEFAULT_MODEL,
+    LABELS,
+    MODEL,
+    BatchSize,
+    Device,
+    Dtype,
+    Images,
+    Json,
+    Mark,
+    MarkBox,
+    TransformName,
 )
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.progress import stages
+from binderclip.cli.verbs.classify.options import Context, CropFrom, DescriptionsFile, PoolName, Templates, ViewsName
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.tasks.arguments.labels import parse_labels
+from binderclip.tasks.arguments.marks import parse_mark
+from binderclip.tasks.arguments.transform import fitted, parse_transform
+from binderclip.tasks.events import batches
+from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.files.outputs import OUTPUT, picture_path
+from binderclip.tasks.report.photographs import note_weak_on_photographs
+from binderclip.tasks.verbs.classify.run import LabelAnswers, by_head, by_labels
+from binderclip.tasks.verbs.classify.zero_shot import parse_zero_shot
 
 
 def classify(
@@ -113,9 +120,9 @@ def classify(
             opened = load_encoder if options.plain else load
             clip = opened(DEFAULT_MODEL if model is None else model, device=device, dtype=dtype)
             if choice:
-                clip = clip.with_transform(fitted(clip, choice, say, batch_size=batch_size))
+                clip = clip.with_transform(fitted(clip, choice, batch_size=batch_size))
             say(f"looking at {number_of(len(found.paths), 'picture')}")
-            step, count = batches_said(say, "picture"), len(found.paths)
+            step, count = batches("picture"), len(found.paths)
             answers = by_labels(
                 clip, options, found.paths, top=top, mark=marked, batch_size=batch_size,
                 progress=lambda done: step(done, count),
@@ -124,7 +131,7 @@ def classify(
     if not json and names is not None:
         note_weak_on_photographs(answers.model, [path for path, _ in answers.rows])
     if sheet and answers.rows:
-        from binderclip.cli.shared.sheet import contact_sheet
+        from binderclip.tasks.report.sheet import contact_sheet
 
         cards = [(path, best[0][0], f"{best[0][1]:.2f}") for path, best in answers.rows]
         shown = [path for path, _ in answers.rows[:60]]

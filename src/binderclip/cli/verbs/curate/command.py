@@ -10,7 +10,6 @@ import typer
 from binderclip.cli.shared.cluster import Ray, Workers, shard_runner
 from binderclip.cli.shared.options import AllowPipe, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
-from binderclip.cli.shared.outputs import OUTPUT, output_folder, outside_pool, writable_paths
 from binderclip.cli.shared.plan import (
     MANY,
     PANEL,
@@ -26,9 +25,10 @@ from binderclip.cli.shared.plan import (
     bounded,
     show_plan,
 )
-from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.cli.shared.progress import stages
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.tasks.files.outputs import OUTPUT, output_folder, outside_pool, writable_paths
 
 FOLDER = "curated"
 REPORT = "report.json"
@@ -148,9 +148,9 @@ def curate(
     if data is None or recipe is None:
         raise UsageError("give a pool and a recipe, such as `curate photos/ --recipe exact-duplicates`; see --list")
 
-    from binderclip.cli.verbs.curate.run import curated
     from binderclip.curate import read_recipe
     from binderclip.data.storage import is_object
+    from binderclip.tasks.verbs.curate.run import curated
 
     outside_pool(out, data)
     if not is_object(out):
@@ -158,10 +158,10 @@ def curate(
         writable_paths([folder / REPORT, folder / "report.html"])
         writable_paths([folder / "selection.npy", folder / "samples.parquet"], beside=folder / REPORT)
     checked = read_recipe(recipe, set or [])
-    with stages("opening the pool") as say, shard_runner(ray, workers, device) as runner:
+    with stages("opening the pool"), shard_runner(ray, workers, device) as runner:
         done = curated(
             data, checked, out, split=split, model=model, device=device, dtype=dtype, workers=workers or 1,
-            shards=shards, allow_pipe=allow_pipe, say=say, counted=batches_said, runner=runner,
+            shards=shards, allow_pipe=allow_pipe, runner=runner,
         )  # fmt: skip
     report = done.curated.report
     if json:

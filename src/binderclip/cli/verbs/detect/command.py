@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import find_images
 from binderclip.cli.shared.options import MOST_SEED, Device, Json
-from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
-from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_path
-from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.progress import stages
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.tasks.events import batches
+from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.files.outputs import OUTPUT, output_folder, writable_path
+from binderclip.tasks.files.writing import short_path, write_csv
 
 if TYPE_CHECKING:
-    from binderclip.cli.verbs.detect.run import Detected
-    from binderclip.cli.verbs.detect.train import TrainedDetector
     from binderclip.evaluate import DetectorSanityCheck
+    from binderclip.tasks.verbs.detect.run import Detected
+    from binderclip.tasks.verbs.detect.train import TrainedDetector
 
 SHOWN = 20
 SMALL = "small-detector"
@@ -106,17 +108,17 @@ def detect(
     found = find_images(images, without=str(maps) if maps else None)
     csv_path = writable_path(csv, columns=TABLE) if csv else None
     map_folder = output_folder(maps, make=False) if maps else None
-    from binderclip.cli.verbs.detect.run import detected, places_of_maps, write_maps
+    from binderclip.tasks.verbs.detect.run import detected, places_of_maps, write_maps
 
     places = {} if map_folder is None else places_of_maps(found.paths, map_folder)
-    with stages("loading the detector") as say:
-        step, count = batches_said(say, "picture"), len(found.paths)
+    with stages("loading the detector"):
+        step, count = batches("picture"), len(found.paths)
         result = detected(detector or SMALL, found.paths, images, device=device, batch_size=batch_size,
-                          progress=lambda done: step(done, count), say=say)  # fmt: skip
+                          progress=lambda done: step(done, count))  # fmt: skip
         drawn = []
         if map_folder is not None and result.rows:
             output_folder(map_folder)
-            drawn = write_maps(result, places, most, say)
+            drawn = write_maps(result, places, most)
     if csv_path is not None:
         write_csv(TABLE, [(key, *values) for key, *values in result.rows], csv_path)
     _show(result, json, drawn, map_folder)
@@ -142,12 +144,12 @@ def _train(
     model: str, device: str, json: bool, resume: bool,
 ) -> None:  # fmt: skip
     target = writable_path(out)
-    from binderclip.cli.verbs.detect.train import trained
+    from binderclip.tasks.verbs.detect.train import trained
 
-    with stages("reading the folders") as say:
+    with stages("reading the folders"):
         done: TrainedDetector = trained(
             data, target, method, hold_out, steps=steps, batch_size=batch_size, lr=lr, seed=seed, model=model,
-            device=device, say=say, resume=resume,
+            device=device, resume=resume,
         )  # fmt: skip
     if json:
         print_json({"detector": str(target), **done.card})

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binderclip.cli.shared.inputs import Images, find_images
-from binderclip.cli.shared.options import MOST_SEED, Device, Json, Model, finite
-from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped
-from binderclip.cli.shared.outputs import OUTPUT, output_folder
-from binderclip.cli.shared.photographs import note_weak_on_photographs
+from binderclip.cli.shared.options import MOST_SEED, Device, Images, Json, Model, finite
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
 from binderclip.cli.shared.progress import stages
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.files.outputs import OUTPUT, output_folder
+from binderclip.tasks.files.writing import short_path
+from binderclip.tasks.report.photographs import note_weak_on_photographs
 
 if TYPE_CHECKING:
-    from binderclip.cli.verbs.enhance.run import EnhancedPictures
+    from binderclip.tasks.verbs.enhance.run import EnhancedPictures
 
 SHOWN = 20
 HARDLY = 0.01
@@ -80,12 +81,12 @@ def enhance(
         raise UsageError(f"--{'dark' if dark is None else 'bright'} FOLDER is missing: training needs both")
     found = find_images(images, without=str(out))
     folder = output_folder(out, make=False)
-    from binderclip.cli.verbs.enhance.run import enhanced, places_of_results
-    from binderclip.cli.verbs.enhance.train import EnhancerTraining, trained
     from binderclip.quality import load_enhancer
+    from binderclip.tasks.verbs.enhance.run import enhanced, places_of_results
+    from binderclip.tasks.verbs.enhance.train import EnhancerTraining, trained
 
     places_of_results(found.paths, images, folder)  # before a training, not after it
-    with stages("opening the enhancer" if enhancer else "reading the folders") as say:
+    with stages("opening the enhancer" if enhancer else "reading the folders"):
         left_out: list[tuple[str, str]] = []
         if enhancer is not None:
             network, card = load_enhancer(enhancer, device=device)
@@ -93,8 +94,8 @@ def enhance(
             assert dark is not None
             assert bright is not None
             training = EnhancerTraining(method, model, steps, rounds, prompt_steps, batch_size, lr, content, side, seed)
-            network, card, left_out = trained(training, dark, bright, folder, device=device, say=say)
-        result = enhanced(network, found.paths, images, folder, longest=max_side, device=device, say=say)
+            network, card, left_out = trained(training, dark, bright, folder, device=device)
+        result = enhanced(network, found.paths, images, folder, longest=max_side, device=device)
     skipped = [*left_out, *result.skipped]
     if json:
         print_json({"out": str(folder), "training": card, **result.as_dict()})

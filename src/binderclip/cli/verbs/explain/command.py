@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from binderclip.cli.shared.inputs import find_images, one_image
 from binderclip.cli.shared.options import DEFAULT_MODEL, MODEL, Device, Dtype, Json
-from binderclip.cli.shared.outputs import OUTPUT
 from binderclip.cli.verbs.explain.run import FOLDER, ExplainRequest, compare_methods, explain_images
 from binderclip.errors import UsageError
 from binderclip.models.files.registry import has_concepts
+from binderclip.tasks.files.inputs import find_images, one_image
+from binderclip.tasks.files.outputs import OUTPUT
 
 
 def explain(

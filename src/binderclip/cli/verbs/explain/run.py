@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import ImageArguments, output_names
 from binderclip.cli.shared.options import DEFAULT_MODEL
-from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, without_empty_columns, write_array
-from binderclip.cli.shared.outputs import output_folder, output_path, writable_path, writable_paths
-from binderclip.cli.shared.photographs import note_weak_on_photographs
-from binderclip.cli.shared.progress import counted, stages
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.progress import stages
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.events import counted
+from binderclip.tasks.files.inputs import ImageArguments, output_names
+from binderclip.tasks.files.outputs import output_folder, output_path, writable_path, writable_paths
+from binderclip.tasks.files.writing import without_empty_columns, write_array
+from binderclip.tasks.report.photographs import note_weak_on_photographs
+from binderclip.tasks.verbs.explain import build_methods, shrunk
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,10 +28,6 @@ if TYPE_CHECKING:
 
 FOLDER = "explain"
 """Where the files of several pictures go."""
-SIDE = 512
-"""Longest side at which a picture is explained: the model sees less, and maps are drawn at the picture's own size."""
-LANCZOS = 1
-"""Pillow's number of the filter by which it is made smaller."""
 SQUARE = 256
 """Side of the squares that several pictures are cut to for one comparison."""
 CELL, COLUMNS = 280, 4
@@ -89,10 +87,10 @@ def explain_images(request: ExplainRequest) -> int:
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[Image.Image, str]] = []
     skipped: list[tuple[str, str]] = []
-    with stages("loading the model") as say:
+    with stages("loading the model"):
         subject = _subject(request)
         pairs = list(zip(request.found.paths, places, strict=True))
-        for path, place in counted(pairs, say, f"{names[0]}: picture", len(pairs)):
+        for path, place in counted(pairs, f"{names[0]}: picture", len(pairs)):
             try:
                 picture = open_image(path)
             except DataError as error:
@@ -121,7 +119,7 @@ def explain_images(request: ExplainRequest) -> int:
 def _draw(
     request: ExplainRequest, subject: Subject, method: str, found: Attribution, picture: Any, path: Path, place: Path
 ) -> dict[str, Any]:
-    from binderclip.cli.shared.sheet import save_picture, with_scale
+    from binderclip.tasks.report.sheet import save_picture, with_scale
 
     across, down = picture.width / found.size[1], picture.height / found.size[0]
     # ReLU may leave nothing; the first pixel of a blank map is no place.
@@ -187,7 +185,7 @@ def compare_methods(request: ExplainRequest) -> int:
         target_words = subject.target if subject.target is None else [subject.target] * len(kept)
         found = compare(subject.model, pictures, target_words, methods=methods, strict=names is not None)
     found = _captioned(found, kept)
-    from binderclip.cli.shared.sheet import save_picture
+    from binderclip.tasks.report.sheet import save_picture
 
     save_picture(found.sheet(side=CELL, columns=COLUMNS), sheet)
     if request.npy:
@@ -229,40 +227,6 @@ def compare_methods(request: ExplainRequest) -> int:
         typer.echo(f"sheet {sheet}" + (f"\npage {page}" if page else ""))
     warn_skipped(skipped)
     return request.found.exit_code(skipped)
-
-
-def build_methods(names: Sequence[str], layer: str | None, settings: Sequence[str]) -> dict[str, Any]:
-    """Methods by name with `--layer` and `--set` applied, before any model is loaded.
-
-    Raises:
-        UsageError: an unknown method or setting, or a layer for a method that looks at pixels.
-    """
-    import inspect
-
-    from binderclip.explain import METHODS
-    from binderclip.settings import check_part, parse_override
-
-    for name in names:
-        if name not in METHODS:
-            raise UsageError(f"--method {name!r} is unknown; there are {', '.join(sorted(METHODS))}")
-    chosen: dict[str, Any] = {}
-    for text in settings:
-        key, value = parse_override(text)
-        chosen[".".join(key)] = value
-    built = {}
-    for name in names:
-        accepted = inspect.signature(METHODS[name]).parameters
-        mine = {key: value for key, value in chosen.items() if len(names) == 1 or key in accepted}
-        if layer is not None:
-            place: int | str = int(layer) if re.fullmatch("-?[0-9]{1,4}", layer) else layer
-            slot = next((option for option in ("layer", "layers") if option in accepted), None)
-            if slot is not None and not (name.startswith(("smoothgrad", "vargrad")) and slot == "layers"):
-                mine[slot] = place
-            elif len(names) == 1:
-                raise UsageError(f"--layer: {name} looks at the pixels, not at a layer")
-        check_part({"name": name, **mine}, METHODS, "method")
-        built[name] = METHODS[name](**mine)
-    return built
 
 
 def _names(text: str | None) -> list[str]:
@@ -312,15 +276,6 @@ def _places(request: ExplainRequest) -> list[Path]:
     return writable_paths([folder / f"{name}-explain.png" for name in output_names(paths)], sources=paths)
 
 
-def shrunk(picture: Image.Image) -> Image.Image:
-    """A picture as it is explained: at most `SIDE` pixels long."""
-    from PIL.Image import Resampling
-
-    small = picture.convert("RGB")
-    small.thumbnail((SIDE, SIDE), Resampling(LANCZOS), None)
-    return small
-
-
 def _opened(paths: Sequence[Path], *, squares: bool) -> tuple[list[Any], list[Path], list[tuple[str, str]]]:
     from PIL import ImageOps
 
@@ -350,7 +305,7 @@ def _save_map(path: Path, found: Attribution, size: tuple[int, int]) -> None:
 def _report(request: ExplainRequest, subject: Subject, title: str, drawn: Sequence[tuple[Any, str]]) -> None:
     from html import escape
 
-    from binderclip.cli.shared.page import Page
+    from binderclip.tasks.report.page import Page
 
     assert request.report is not None
     page = Page(title, f"Model <code>{escape(subject.name)}</code>. Made by <code>binderclip explain</code>.")
@@ -364,7 +319,7 @@ def _comparison_page(
 ) -> None:
     from html import escape
 
-    from binderclip.cli.shared.page import Page
+    from binderclip.tasks.report.page import Page
 
     said = escape(subject.said)
     page = Page(f"Why: {said}", f"Model <code>{escape(subject.name)}</code>, {number_of(len(kept), 'image')}.")

@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from binderclip.cli.shared.output import console, note, print_json
-from binderclip.cli.shared.outputs import writable_path
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.tasks.files.outputs import writable_path
+from binderclip.tasks.verbs.explain import caption_score, words_html
 
 if TYPE_CHECKING:
-    from binderclip.explain import DenseMisalignment, Misalignment
-
-BUNDLED = ("everyday", "small", "small-b")
-ALIGNED = 200
-"""Fitting pairs of the bundled training pictures that set the threshold of a bundled model."""
+    from binderclip.explain import Misalignment
 
 
 def explain_words(
@@ -83,49 +80,6 @@ def explain_words(
         console.print(f"page {page}", highlight=False, markup=False, soft_wrap=True)
 
 
-def caption_score(
-    clip: Any,
-    name: str,
-    picture: Any,
-    caption: str,
-    *,
-    decision: str = "threshold",
-    eps: float | None = None,
-    prompt: str = "A photo depicts ",
-) -> Any:
-    """F-CLIPScore of a picture and a caption, with what every word does to their match in `found`.
-
-    Args:
-        clip, name: the model, and what it is called; for a bundled one the threshold is found on bundled pictures.
-        picture, caption, decision, eps, prompt: see `explain_words`.
-    """
-    from binderclip.evaluate import f_clipscore_dm
-    from binderclip.explain import DenseMisalignment
-
-    method = DenseMisalignment(decision, prompt=prompt, **({} if eps is None else {"eps": eps}))  # type: ignore[arg-type]
-    if decision == "threshold" and eps is None and name in BUNDLED:
-        method = calibrated(clip, method)
-    return f_clipscore_dm(clip, [picture], caption, method=method)
-
-
-def calibrated(clip: Any, method: DenseMisalignment) -> DenseMisalignment:
-    """The method with the threshold that 5 % of the words of bundled training captions fall below."""
-    from binderclip.data import load_data
-    from binderclip.data.cache.features import FeatureCache
-
-    data = load_data("openclipart", split="train")
-    # start and end stand in both counts
-    room = clip.tokenizer.context_length + 2 - int(clip.tokenizer.encode([method.prompt])[1].sum())
-    several = [row for row, text in enumerate(data.captions) if len(text.split()) > 1]
-    sizes = clip.tokenizer.encode([data.captions[row] for row in several])[1].sum(dim=1).tolist()
-    rows = [row for row, size in zip(several, sizes, strict=True) if size <= room]
-    rows = rows[:: max(1, len(rows) // ALIGNED)][:ALIGNED]
-    cache = FeatureCache(clip.fingerprint, f"whole, background {data.background}")
-    keys = [data.content_hash(row) for row in rows]
-    features = cache.fetch(keys, lambda missing: clip.encode_image([data[rows[k]].image for k in missing]))
-    return method.calibrate(clip, features.float(), [data.captions[row] for row in rows])
-
-
 def coloured(words: Sequence[tuple[str, float | None]], flagged: Sequence[bool]) -> Text:
     """The caption for a terminal: green speaks for the image, red against; what does not fit is underlined."""
     top = max((abs(score) for _, score in words if score is not None), default=0.0) or 1.0
@@ -156,7 +110,7 @@ def _page_path(out: str | Path | None, html: str | Path | None) -> Path | None:
 
 
 def _save(path: Path, picture: Any, caption: str, found: Misalignment, model: str) -> None:
-    from binderclip.cli.shared.page import Page
+    from binderclip.tasks.report.page import Page
 
     wrong = found.misaligned()[0]
     says = "Does not fit: " + ", ".join(wrong) if wrong else "No word is below the threshold"
@@ -171,25 +125,6 @@ def _save(path: Path, picture: Any, caption: str, found: Misalignment, model: st
         ],
     )
     page.save(path)
-
-
-def words_html(found: Misalignment) -> str:
-    """The caption as HTML: green words speak for the picture, red ones against it; what does not fit is underlined."""
-    words = found.words()[0]
-    top = max((abs(score) for _, score in words if score is not None), default=0.0) or 1.0
-    spans = [_span(word, score, top, wrong) for (word, score), wrong in zip(words, found.flagged[0], strict=True)]
-    return f'<span style="font-size: 1.4rem; line-height: 2.2">{" ".join(spans)}</span>'
-
-
-def _span(word: str, score: float | None, top: float, wrong: bool) -> str:
-    if score is None:
-        return f'<s title="not seen by the model">{escape(word)}</s>'
-    colour = "200, 30, 30" if score < 0 else "20, 140, 60"
-    line = "; text-decoration: underline; text-decoration-thickness: 3px" if wrong else ""
-    style = (
-        f"background: rgba({colour}, {0.75 * abs(score) / top:.2f}); border-radius: 5px; padding: .1rem .35rem{line}"
-    )
-    return f'<span style="{style}" title="{score:.6f}">{escape(word)}</span>'
 
 
 def _read(found: Misalignment) -> str:

@@ -11,10 +11,10 @@ import typer
 
 from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
-from binderclip.cli.shared.outputs import OUTPUT, writable_path
 from binderclip.cli.shared.progress import stages
-from binderclip.cli.shared.results import REPORT, ask_for_room, save_or_keep
 from binderclip.display import number_of
+from binderclip.tasks.files.outputs import OUTPUT, writable_path
+from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep
 
 MEANING = {
     "offset": "length of the mean over the mean length: 0 for a cloud about the origin",

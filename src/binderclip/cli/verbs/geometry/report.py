@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from scipy.stats import chi
 
-from binderclip.cli.shared.page import Page
-from binderclip.cli.shared.sheet import figure_picture
 from binderclip.cli.verbs.geometry.command import figure_rows, recall_table
 from binderclip.display import new_figure, number_of
 from binderclip.errors import DataError
 from binderclip.evaluate import conformity
+from binderclip.tasks.report.page import Page
+from binderclip.tasks.report.sheet import figure_picture
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from binderclip.cli.shared.inputs import find_images
 from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
-from binderclip.cli.shared.outputs import OUTPUT, writable_path
-from binderclip.cli.shared.progress import batches_said, counted, stages
-from binderclip.cli.shared.results import REPORT, ask_for_room, save_or_keep
+from binderclip.cli.shared.progress import stages
 from binderclip.cli.verbs.heads.content import HeadPictures, Heads
 from binderclip.display import number_of
 from binderclip.errors import DataError, NotSupported, UsageError
+from binderclip.tasks.events import batches, counted
+from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.files.outputs import OUTPUT, writable_path
+from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,7 +149,7 @@ def _look(
     except NotSupported as error:
         raise NotSupported(f"{name} has no attention heads that could be named: {error}") from error
     say(f"looking at {number_of(len(pictures.names), 'picture')}")
-    watched = counted(pictures, say, "picture", len(pictures.names))
+    watched = counted(pictures, "picture", len(pictures.names))
     found = decompose_image_embedding(
         clip, watched, layers=range(max(0, depth - blocks), depth), batch_size=batch_size, on_error="skip"
     ).unit()
@@ -169,7 +170,7 @@ def _rows(clip: ImageTextModel, texts: list[str], say: Callable[[str], object], 
     import torch
 
     rows = []
-    step = batches_said(say, "text")
+    step = batches("text")
     with torch.no_grad():  # thousands of texts with all that gradients need do not fit into memory
         for first in range(0, len(texts), at_once):
             rows.append(clip.encode_text(texts[first : first + at_once], normalize=True).cpu())

@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binderclip.cli.shared.page import Page
 from binderclip.display import number_of
+from binderclip.tasks.report.page import Page
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from binderclip.cli.shared.options import DEFAULT_MODEL, LABELS, MOST_SEED, BatchSize, Device, Dtype, Json, parse_labels
+from binderclip.cli.shared.options import DEFAULT_MODEL, LABELS, MOST_SEED, BatchSize, Device, Dtype, Json
 from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
-from binderclip.cli.shared.outputs import OUTPUT, output_folder, writable_paths
 from binderclip.cli.shared.progress import stages
-from binderclip.cli.shared.results import REPORT, ask_for_room, save_or_keep
 from binderclip.display import number_of
 from binderclip.errors import UsageError
-
-if TYPE_CHECKING:
-    from binderclip.evaluate import GroupReport
-
-GAP_COLUMNS = ("measure", "gap", "95%", "by chance", "p", "finding", "smallest", "largest")
+from binderclip.tasks.arguments.labels import parse_labels
+from binderclip.tasks.files.outputs import OUTPUT, output_folder, writable_paths
+from binderclip.tasks.files.results import REPORT, ask_for_room, save_or_keep
 
 
 def probe(
@@ -84,18 +79,18 @@ def probe(
     writable_paths([page, folder / "probe.json"])
     writable_paths([folder / "groups.csv", folder / "predictions.parquet"], beside=folder / "probe.json")
     ask_for_room(folder, REPORT)
-    from binderclip.cli.verbs.probe.run import probed
+    from binderclip.tasks.events import start
+    from binderclip.tasks.verbs.probe.report import GAP_COLUMNS, gap_rows, write_results
+    from binderclip.tasks.verbs.probe.run import probed
 
-    with stages("loading the model") as say:
+    with stages("loading the model"):
         found = probed(
-            model, data, [tuple(part.strip() for part in one.split(",")) for one in groups or ()], split, limit, say,
+            model, data, [tuple(part.strip() for part in one.split(",")) for one in groups or ()], split, limit,
             labels=None if labels is None else parse_labels(labels), positive=positive, templates=templates,
             draws=draws, null="all" if null == "all" else "given", seed=seed, device=device, dtype=dtype,
             batch_size=batch_size,
         )  # fmt: skip
-        from binderclip.cli.verbs.probe.report import write_results
-
-        say("writing the page")
+        start("writing the page")
         save_or_keep(lambda place: write_results(found, output_folder(place)), folder)
     if json:
         print_json({**found.as_dict(), "report": page})
@@ -111,20 +106,6 @@ def probe(
     warn_skipped(found.skipped)
     if not json:
         note(f"report {page}")
-
-
-def gap_rows(report: GroupReport) -> list[tuple[Any, ...]]:
-    """One row a gap, in the order of `GAP_COLUMNS`."""
-    rows = []
-    for gap in report.gaps.values():
-        if gap.reason:
-            rows.append((gap.measure, "", "", "", "", gap.finding, "", ""))
-            continue
-        ends = (" / ".join(map(str, gap.smallest)), " / ".join(map(str, gap.largest)))
-        limits = "" if math.isnan(gap.low) else f"{gap.low:.3f} to {gap.high:.3f}"
-        chance, p = ("" if math.isnan(value) else f"{value:.3f}" for value in (gap.chance, gap.p_adjusted))
-        rows.append((gap.measure, f"{gap.difference:.3f}", limits, chance, p, gap.finding, *ends))
-    return rows
 
 
 def register(app: typer.Typer) -> None:

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binderclip.cli.shared.inputs import Images, find_images
-from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json, Model, parse_labels
-from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
-from binderclip.cli.shared.outputs import OUTPUT, picture_path, writable_path
-from binderclip.cli.shared.photographs import WEAK, note_weak_on_photographs
-from binderclip.cli.shared.progress import batches_said, stages
+from binderclip.cli.shared.options import BatchSize, Device, Dtype, Images, Json, Model
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.progress import stages
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.tasks.events import batches
+from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.files.outputs import OUTPUT, picture_path, writable_path
+from binderclip.tasks.files.writing import short_path, write_csv
+from binderclip.tasks.report.photographs import WEAK, note_weak_on_photographs
+from binderclip.tasks.verbs.quality.words import AT_FIRST, DISTANCES, LEARNED, QUALITY, named_pairs, pairs_of
 
 if TYPE_CHECKING:
-    from binderclip.cli.verbs.quality.run import Ranking, SetDistances
+    from binderclip.tasks.verbs.quality.run import Ranking, SetDistances
 
 SHOWN = 20
 """Rows of the table on the screen; the CSV has all."""
 AT_CHANCE = "does not know what these words mean on photographs, so the order is near chance (p012)"
-AT_FIRST = "quality,brightness,sharpness,noisiness,aesthetic"
-"""Columns of a model that knows the words."""
-QUALITY = "quality"
-"""The column that comes from bundled weights where the model has some."""
-LEARNED = "learned"
-"""The column of --weights."""
-DISTANCES = ("st-lpips", "lpips")
 
 
 def quality(
@@ -124,10 +119,10 @@ def quality(
     found = find_images(images)
     sheet_path = picture_path(sheet) if sheet else None
     csv_path = writable_path(csv, columns=("image", *names)) if csv else None
-    from binderclip.cli.verbs.quality.run import ranked
+    from binderclip.tasks.verbs.quality.run import ranked
 
-    with stages("loading the model") as say:
-        step, count = batches_said(say, "picture"), len(found.paths)
+    with stages("loading the model"):
+        step, count = batches("picture"), len(found.paths)
         ranking = ranked(
             model, found.paths, columns, order, weights=weights, longest=max_side, device=device, dtype=dtype,
             batch_size=batch_size, progress=lambda done: step(done, count),
@@ -150,56 +145,12 @@ def quality(
         rows = [(key, *ranking.cells(row)) for row, (key, _) in enumerate(ranking.rows)]
         write_csv(("image", *ranking.head), rows, csv_path)
     if sheet_path is not None and ranking.rows:
-        from binderclip.cli.verbs.quality.run import write_sheet
+        from binderclip.tasks.verbs.quality.run import write_sheet
 
         note(f"sheet {sheet_path}{write_sheet(ranking, sheet_path)}")
     if not ranking.rows:
         raise typer.Exit(1)
     raise typer.Exit(found.exit_code(ranking.skipped))
-
-
-def pairs_of(path: Path) -> list[tuple[str, str]]:
-    """The pairs of `--pairs`: `BETTER | WORSE`, one a line.
-
-    Raises:
-        UsageError: no such file, or a line that is no pair.
-    """
-    if not path.is_file():
-        raise UsageError(f"--pairs {path}: there is no file {path}")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--pairs {path}: not a text file in UTF-8 ({error.reason})") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        ends = [part.strip() for part in line.split("|")]
-        if line and len(ends) != 2:
-            raise UsageError(f"--pairs {path}, line {number}: {line!r} is not BETTER | WORSE")
-        if line:
-            found.append((ends[0], ends[1]))
-    return found
-
-
-def named_pairs(scores: str, own: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """Column -> (better, worse): keywords, and pairs of the user's own, named by their better end.
-
-    Raises:
-        UsageError: an unknown keyword, an empty text, or a column twice.
-    """
-    from binderclip.quality import PAIRS
-
-    columns: dict[str, tuple[str, str]] = {}
-    for name in parse_labels(scores, "--scores", files=False):
-        if name not in PAIRS:
-            raise UsageError(f"--scores {name!r} is unknown: {', '.join(PAIRS)}; --pair takes words of your own")
-        columns[name] = PAIRS[name]
-    for better, worse in own:
-        if not better.strip() or not worse.strip():
-            raise UsageError(f"--pair {better!r} {worse!r}: neither of the two may be empty")
-        if better in columns or better == LEARNED:
-            raise UsageError(f"--pair {better!r} {worse!r}: there is a column {better!r} already")
-        columns[better] = (better, worse)
-    return columns
 
 
 def _show(
@@ -239,10 +190,10 @@ def _folders(
     images: list[str], against: Path, model: str, device: str, dtype: str, batch_size: int, json: bool
 ) -> None:
     ours, theirs = find_images(images), find_images([str(against)])
-    from binderclip.cli.verbs.quality.run import distances
+    from binderclip.tasks.verbs.quality.run import distances
 
-    with stages("loading the model") as say:
-        step, count = batches_said(say, "picture"), len(ours.paths) + len(theirs.paths)
+    with stages("loading the model"):
+        step, count = batches("picture"), len(ours.paths) + len(theirs.paths)
         found: SetDistances = distances(
             model, ours.paths, theirs.paths, device=device, dtype=dtype, batch_size=batch_size,
             progress=lambda done: step(done, count),
@@ -268,12 +219,12 @@ def _originals(
         raise UsageError(f"--distance {distance!r} is unknown: one of {', '.join(DISTANCES)}")
     found = find_images(images)
     sheet_path = picture_path(sheet) if sheet else None
-    from binderclip.cli.verbs.quality.reference import COLUMNS, compared, partners
+    from binderclip.tasks.verbs.quality.reference import COLUMNS, compared, partners
 
     csv_path = writable_path(csv, columns=("image", "reference", *COLUMNS)) if csv else None
     pairs = partners(found.paths, images, reference)
-    with stages("loading lite0") as say:
-        step = batches_said(say, "picture")
+    with stages("loading lite0"):
+        step = batches("picture")
         done = compared(
             pairs, distance, weights=weights, longest=max_side, device=device,
             progress=lambda number: step(number, len(pairs)),
@@ -297,7 +248,7 @@ def _originals(
     if csv_path is not None:
         write_csv(("image", "reference", *COLUMNS), done.rows, csv_path)
     if sheet_path is not None and done.rows:
-        from binderclip.cli.shared.sheet import contact_sheet
+        from binderclip.tasks.report.sheet import contact_sheet
 
         cards = [card for a, b, d, _ in done.rows[:30] for card in ((b, "original", ""), (a, Path(a).name, f"{d:.3f}"))]
         contact_sheet(cards, sheet_path, title=f"farthest from the original first, by {name}")

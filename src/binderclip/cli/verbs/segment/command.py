@@ -7,24 +7,26 @@ from typing import Annotated
 
 import typer
 
-from binderclip.cli.shared.inputs import find_images
-from binderclip.cli.shared.options import DEFAULT_MODEL, LABELS, MODEL, Device, Dtype, Json, parse_labels
-from binderclip.cli.shared.outputs import OUTPUT
+from binderclip.cli.shared.options import DEFAULT_MODEL, LABELS, MODEL, Device, Dtype, Json
 from binderclip.cli.verbs.segment.example import HEAD, LABEL, ExampleRequest, one_label
 from binderclip.cli.verbs.segment.measure import measure
-from binderclip.cli.verbs.segment.presets import (
-    SegmentRequest,
-    default_preset,
-    ground_words,
-    preset_names,
-    show_presets,
-)
-from binderclip.cli.verbs.segment.run import FOLDER, segment_images
+from binderclip.cli.verbs.segment.preset_list import show_presets
 from binderclip.cli.verbs.segment.sheet import compare_presets
+from binderclip.cli.verbs.segment.shown import show_segments
 from binderclip.cli.verbs.segment.task import FOLDER as TASK_FOLDER
 from binderclip.cli.verbs.segment.task import TaskRequest, segment_task
 from binderclip.cli.verbs.segment.trained import HeadRequest
 from binderclip.errors import UsageError
+from binderclip.tasks.arguments.labels import parse_labels
+from binderclip.tasks.files.inputs import find_images
+from binderclip.tasks.files.outputs import OUTPUT
+from binderclip.tasks.verbs.segment.presets import (
+    SegmentRequest,
+    default_preset,
+    ground_words,
+    preset_names,
+)
+from binderclip.tasks.verbs.segment.run import FOLDER
 
 TOWER = "small"
 """What heads, examples, tasks and measurements stand on where nobody says otherwise: methods on the image tower."""
@@ -199,7 +201,7 @@ def segment(
             tuple(example or ()), tuple(mask or ()), mask_value, head or HEAD, model or TOWER, device, json
         )
         shown.check()
-        code = segment_images(
+        code = show_segments(
             shown, find_images(images, without=out or FOLDER), [named], overlay=overlay, label_map=label_map, out=out,
             legend=legend, coco=coco, csv=csv, redo=redo,
         )  # fmt: skip
@@ -212,7 +214,7 @@ def segment(
             raise UsageError("give images or folders for --head: segment photos/ --head FOLDER")
         trained = HeadRequest(head, model or TOWER, device, json)
         trained.check()
-        code = segment_images(
+        code = show_segments(
             trained, find_images(images, without=out or FOLDER),
             trained.names(None if labels is None else parse_labels(labels)), overlay=overlay, label_map=label_map,
             out=out, legend=legend, coco=coco, csv=csv, redo=redo,
@@ -257,7 +259,7 @@ def segment(
     found = find_images(images, without=out or FOLDER)
     if compare is not None:
         raise typer.Exit(compare_presets(settings, found, names, compare))
-    code = segment_images(
+    code = show_segments(
         settings, found, names, overlay=overlay, label_map=label_map, out=out, legend=legend, coco=coco,
         csv=csv, redo=redo,
     )  # fmt: skip

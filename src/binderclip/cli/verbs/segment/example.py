@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binderclip.cli.shared.boxes import mask_values
-from binderclip.cli.shared.inputs import one_image
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.arguments.boxes import mask_values
+from binderclip.tasks.files.inputs import one_image
 
 if TYPE_CHECKING:
     import numpy as np

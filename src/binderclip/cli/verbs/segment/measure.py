@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from binderclip.cli.shared.output import print_json, print_table, warn_skipped
-from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters, chosen_parts
+from binderclip.tasks.verbs.segment.presets import SegmentRequest, build_segmenters, chosen_parts
 
 if TYPE_CHECKING:
     from binderclip.segment import Measured

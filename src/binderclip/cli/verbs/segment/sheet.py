@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import typer
 
-from binderclip.cli.shared.inputs import ImageArguments
 from binderclip.cli.shared.output import note, print_json, warn_skipped
-from binderclip.cli.shared.outputs import writable_path
-from binderclip.cli.shared.photographs import note_weak_on_photographs
-from binderclip.cli.verbs.segment.presets import SegmentRequest, build_segmenters
 from binderclip.display import number_of
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.files.inputs import ImageArguments
+from binderclip.tasks.files.outputs import writable_path
+from binderclip.tasks.report.photographs import note_weak_on_photographs
+from binderclip.tasks.verbs.segment.presets import SegmentRequest, build_segmenters
 
 MOST = 40
 
@@ -24,8 +24,8 @@ def compare_presets(request: SegmentRequest, found: ImageArguments, names: Seque
         UsageError: a sheet that is no PNG.
         DataError: no picture could be read, or the sheet cannot be written.
     """
-    from binderclip.cli.shared.sheet import save_picture
     from binderclip.segment import segment_all, segmentation_sheet
+    from binderclip.tasks.report.sheet import save_picture
 
     path = writable_path(out)
     if path.suffix.lower() != ".png":

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binderclip.cli.shared.inputs import ImageArguments, output_names
-from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped, write_json
-from binderclip.cli.shared.outputs import output_folder, writable_path, writable_paths
-from binderclip.cli.shared.progress import counted, stages
+from binderclip.cli.shared.output import note, print_json, print_table, warn_skipped
+from binderclip.cli.shared.progress import stages
 from binderclip.cli.verbs.segment.task_settings import task_settings
 from binderclip.display import number_of
 from binderclip.documents import parse_json
 from binderclip.errors import DataError, UsageError
+from binderclip.tasks.events import counted
+from binderclip.tasks.files.inputs import ImageArguments, output_names
+from binderclip.tasks.files.outputs import output_folder, writable_path, writable_paths
+from binderclip.tasks.files.writing import write_json
 
 if TYPE_CHECKING:
     from binderclip.segment import TaskGenericSegmenter, TaskMask
@@ -72,8 +74,8 @@ def segment_task(request: TaskRequest, found: ImageArguments, *, out: str | None
     segmenter = _built(request, options) if None in kept else None
     done: list[dict[str, Any]] = []
     skipped: list[tuple[str, str]] = []
-    with stages(request.task) as say:
-        rows = counted(zip(found.paths, places, kept, strict=True), say, "picture", len(places))
+    with stages(request.task):
+        rows = counted(zip(found.paths, places, kept, strict=True), "picture", len(places))
         for path, place, before in rows:
             try:
                 done.append(before or _masked(segmenter, path, place, request))
@@ -139,11 +141,11 @@ def _masked(segmenter: Any, path: Path, place: tuple[Path, Path, Path], request:
     import numpy as np
     from PIL import Image
 
-    from binderclip.cli.shared.sheet import save_picture
     from binderclip.data import open_image
     from binderclip.data.formats.run_lengths import from_run_lengths
     from binderclip.segment import instance_records
     from binderclip.segment.output.palette import colours, paint, with_legend
+    from binderclip.tasks.report.sheet import save_picture
 
     picture = open_image(path).convert("RGB")
     found: TaskMask = segmenter(picture, request.task)

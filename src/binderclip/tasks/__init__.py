@@ -1,0 +1,23 @@
+"""What the verbs do, behind the command line and the workbench alike.
+
+`from binderclip.tasks import attack` is a function whose arguments are the options of `binderclip attack`:
+
+    result = attack(model="small", images=["cat.jpg"], labels=["a cat", "a dog"])
+    print(result.table())
+
+`attack.request` is the class of its requests, `attack.run(request, progress=..., stop=...)` carries one out and says
+what it does as events (`binderclip.tasks.events`). What a verb writes it writes here, too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from binderclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from binderclip.tasks.request import Option, Request, Result, VerbTask
+    from binderclip.tasks.verbs.attack.task import attack
+
+__all__ = ["Option", "Request", "Result", "VerbTask", "attack"]
+lazy_exports(__name__)

@@ -1,0 +1,1 @@
+"""Words of a user, parsed: labels, points, boxes, marks, transforms."""

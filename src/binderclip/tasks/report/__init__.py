@@ -1,0 +1,1 @@
+"""Sheets, pages and tables of results."""

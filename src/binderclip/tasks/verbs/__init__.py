@@ -1,0 +1,1 @@
+"""One task a file or folder: what it is asked, what it does, what it says."""

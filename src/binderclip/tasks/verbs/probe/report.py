@@ -1,0 +1,182 @@
+"""What `binderclip probe` writes: one page, the table of predictions, and the figures for other programs."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from binderclip.display import new_figure, number_of
+from binderclip.errors import DataError
+from binderclip.tasks.files.writing import write_csv, write_json
+from binderclip.tasks.report.page import Page
+from binderclip.tasks.report.sheet import figure_picture
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from binderclip.evaluate import GroupReport
+    from binderclip.tasks.verbs.probe.run import Probe
+
+SIDE, MOST, MOST_GROUPS = 132, 12, 24
+"""Side of a picture in pixels, pictures of a group, and groups of a plot."""
+GAP_COLUMNS = ("measure", "gap", "95%", "by chance", "p", "finding", "smallest", "largest")
+
+
+def write_results(found: Probe, folder: Path) -> Path:
+    """Write `report.html`, `predictions.parquet`, `groups.csv` and `probe.json`; the path of the page.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    # First what says whose the folder is: the next two files have no place for it.
+    write_json(found.as_dict(), folder / "probe.json")
+    found.table.save(folder / "predictions.parquet")
+    rows = [(" x ".join(report.names), *row) for report in found.reports for row in report.rows()]
+    write_csv(("grouping", "measure", "group", "n", "value", "low", "high"), rows, folder / "groups.csv")
+    path = folder / "report.html"
+    return _page(found).save(path)
+
+
+def _page(found: Probe) -> Page:
+    gaps = [gap for report in found.reports for gap in report.gaps.values() if not (gap.reason or gap.untested)]
+    count = sum(gap.found for gap in gaps)
+    told = f"{count} of {len(gaps)} gaps found" if count else f"none of {len(gaps)} gaps is larger than chance makes"
+    if not gaps:
+        untested = any(gap.untested for report in found.reports for gap in report.gaps.values())
+        told = f"no gap could be {'tested' if untested else 'measured'}"
+    page = Page(
+        f"Groups of pictures that {found.model} treats unlike",
+        f"{number_of(len(found.table), 'picture')} of {escape(found.source)}, "
+        f"{number_of(len(found.table.classes), 'class')}: {told}. Made by "
+        "<code>binderclip probe</code>.",
+    )
+    among = "within each class for accuracy and rates, so that an unequal mix of classes is not held against the model"
+    if any(report.null == "all" for report in found.reports):
+        among = "over all pictures, so that an unequal mix of classes is held against the model"
+    page.section(
+        "How to read it",
+        "A gap is the largest minus the smallest value over groups. It is never negative: chance alone makes one, the "
+        "larger the fewer pictures there are. <em>By chance</em> is the mean gap where the groups of the pictures are "
+        f"shuffled, {among}; <em>p</em> is how often that gap is at least as large, corrected for all gaps of this "
+        "page by Holm's method. The interval is that of the largest true difference, whichever groups it is between.",
+    )
+    for report in found.reports:
+        _grouping(page, found, report)
+    if found.mitigations:
+        page.section(
+            "What helps",
+            "Fitted on one half of the pictures, measured on the other, whose number is in the last column: with few, "
+            "chance makes the last points. A change that closes one gap may open another: with unequal base rates, "
+            "selection rates and true positive rates cannot both be alike.",
+        )
+        columns = ("groups", "change", "accuracy", "measure", "smallest", "in", "gap", "pictures")
+        page.table(columns, [
+            (" x ".join(m.names), m.method, m.accuracy, m.measure, m.lowest, _label(m.lowest_group), m.gap, m.n)
+            for m in found.mitigations
+        ])  # fmt: skip
+    if found.left_out:
+        page.section("Not measured", "<br>".join(escape(line) for line in found.left_out))
+    if found.skipped:
+        page.section("Not read", f"{number_of(len(found.skipped), 'picture')} could not be read and count nowhere.")
+        page.table(("picture", "why"), [list(entry) for entry in found.skipped[:50]])
+    return page
+
+
+def _grouping(page: Page, found: Probe, report: GroupReport) -> None:
+    small = ", ".join(map(_label, report.small[:10]))
+    page.section(
+        f"By {' x '.join(report.names)}",
+        f"Compared: {number_of(report.compared, 'group')}."
+        + (f" Too few pictures: {escape(small)}." if small else "")
+        + (f" Without a group: {number_of(report.left_out, 'picture')}." if report.left_out else ""),
+    )
+    page.table(GAP_COLUMNS, gap_rows(report))
+    page.picture(
+        figure_picture(_dots(report)),
+        "each measure by group with its 95 % interval; the line is the value of all pictures, the band as wide as "
+        "the gap that shuffled groups stay below in 95 % of cases",
+    )
+    gap = report.gaps["accuracy"]
+    if not gap.smallest:
+        return
+    shown = _worst(found, report.names, gap.smallest)
+    if shown:
+        group = escape(_label(gap.smallest))
+        page.text(f"Wrong answers the model is surest of, in the group with the lowest accuracy, {group}:")
+        page.strip(shown, width=SIDE)
+
+
+def _dots(report: GroupReport) -> Any:
+    names = list(report.figures)
+    groups = next(iter(report.figures.values()))[:MOST_GROUPS]
+    columns = min(2, len(names))
+    lines = -(-len(names) // columns)
+    figure = new_figure(10, lines * (1.1 + 0.24 * len(groups)))
+    flat = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
+    for axes, name in zip(flat, names, strict=False):
+        own, gap = report.figures[name][:MOST_GROUPS], report.gaps[name]
+        whole = report.overall[name].value
+        if not math.isnan(gap.chance_high):
+            axes.axvspan(whole - gap.chance_high / 2, whole + gap.chance_high / 2, color="#e3e7ee", lw=0)
+        axes.axvline(whole, color="#666666", lw=1)
+        for place, one in enumerate(own):
+            lowest = gap.found and one.group == gap.smallest
+            colour = "#bbbbbb" if one.group in report.small else "C3" if lowest else "C0"
+            axes.plot([one.low, one.high], [place, place], color=colour)
+            axes.plot(one.value, place, "o", color=colour)
+        axes.set_title(name, fontsize=10)
+        axes.set_yticks(range(len(own)), [f"{_label(one.group)[:24]} ({one.n})" for one in own], fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    flat[0].invert_yaxis()
+    for axes in flat[len(names) :]:
+        axes.axis("off")
+    return figure
+
+
+def _worst(found: Probe, names: tuple[str, ...], group: tuple[Any, ...]) -> list[tuple[Image.Image, str]]:
+    """Pictures of a group that are wrong, the surest first, each with what was said and what it is."""
+    table = found.table
+    grouping = table.groups(*names)
+    mine = (grouping.index == grouping.values.index(group)) & table.known & (table.predicted >= 0) & ~table.correct
+    confidence, shown = np.nan_to_num(table.confidence()), []
+    for row in sorted(np.flatnonzero(mine).tolist(), key=lambda row: -confidence[row]):
+        picture = _picture(found, row)
+        if picture is not None:
+            said, truth = table.classes[table.predicted[row]], table.classes[table.target[row]]
+            shown.append((picture, f"{said} {confidence[row]:.2f}, is {truth}"))
+        if len(shown) == MOST:
+            break
+    return shown
+
+
+def _picture(found: Probe, row: int) -> Image.Image | None:
+    """The picture of a row, small; None where it can no longer be read."""
+    from binderclip.data.images import contained
+
+    try:
+        picture = found.data[row].image.convert("RGB")
+    except DataError:
+        return None
+    return contained(picture, SIDE)
+
+
+def _label(group: tuple[Any, ...]) -> str:
+    return " / ".join(map(str, group))
+
+
+def gap_rows(report: GroupReport) -> list[tuple[Any, ...]]:
+    """One row a gap, in the order of `GAP_COLUMNS`."""
+    rows = []
+    for gap in report.gaps.values():
+        if gap.reason:
+            rows.append((gap.measure, "", "", "", "", gap.finding, "", ""))
+            continue
+        ends = (" / ".join(map(str, gap.smallest)), " / ".join(map(str, gap.largest)))
+        limits = "" if math.isnan(gap.low) else f"{gap.low:.3f} to {gap.high:.3f}"
+        chance, p = ("" if math.isnan(value) else f"{value:.3f}" for value in (gap.chance, gap.p_adjusted))
+        rows.append((gap.measure, f"{gap.difference:.3f}", limits, chance, p, gap.finding, *ends))
+    return rows

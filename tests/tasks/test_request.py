@@ -1,0 +1,94 @@
+"""Requests: one set of fields behind documents, lines of shell and Python, and calls."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated, Any, ClassVar
+
+import pytest
+from pydantic import Field
+
+from binderclip.errors import UsageError
+from binderclip.tasks import Option, Request, VerbTask, attack
+from binderclip.tasks.events import Started, start
+
+
+def _split(text: str) -> list[str]:
+    return text.split(",")
+
+
+class CountRequest(Request):
+    """Count letters."""
+
+    task: ClassVar[str] = "count"
+    words_: Annotated[list[str], Option("Words.", positional=True)]
+    letters: Annotated[list[str], Option("Letters.", ("--letters", "-l"), parse=_split, write=",".join)]
+    most: Annotated[int, Field(ge=1, le=9), Option("Most.")] = 3
+    loud: Annotated[bool, Option("Say it.")] = True
+
+
+def _count(request: CountRequest) -> int:
+    start("counting")
+    return min(request.most, sum(word.count(letter) for word in request.words_ for letter in request.letters))
+
+
+count = VerbTask(CountRequest, _count)
+ASKED: dict[str, Any] = {"words_": ["banana", "-a"], "letters": ["a", "n"], "most": 4, "loud": False}
+
+
+def test_a_task_is_a_function_and_says_what_it_does() -> None:
+    events: list[Any] = []
+    assert count(**ASKED) == 4
+    assert count.run(CountRequest(**ASKED), progress=events.append) == 4
+    assert events == [Started("counting")]
+
+
+def test_only_what_is_no_default_is_said() -> None:
+    assert CountRequest(words_=["a"], letters=["a"], most=3).as_document() == {
+        "task": "count", "words_": ["a"], "letters": ["a"],
+    }  # fmt: skip
+    line = shlex.split(CountRequest(**ASKED).shell())
+    assert line == ["binderclip", "count", "--letters", "a,n", "--most", "4", "--no-loud", "--", "banana", "-a"]
+
+
+def test_a_document_gives_the_same_request() -> None:
+    request = CountRequest(**ASKED)
+    assert CountRequest.from_document(request.as_document()) == request
+    # What --json prints holds one.
+    assert CountRequest.from_document({"count": 4, "request": request.as_document()}) == request
+
+
+def test_the_line_of_python_asks_the_same() -> None:
+    asked = attack.request(model="small", images=["it's.png"], labels=["a cat", "b"], eps="8/255", out="there")
+    line = asked.python()
+    call = line.partition("print(attack(")[2].removesuffix(").as_dict())")
+    assert line.startswith("from binderclip.tasks import attack; ")
+    assert eval(f"attack.request({call})", {"attack": attack}) == asked
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"most": 12}, "--most 12: input should be less than or equal to 9"),
+        ({"most": "many"}, "--most 'many': input should be a valid integer"),
+        ({"colour": "red"}, "count has no field 'colour': there are words_, letters, most, loud"),
+        ({"letters": None}, "--letters None"),
+    ],
+)
+def test_what_is_wrong_is_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message.replace("(", r"\(")):
+        CountRequest(**{**ASKED, **fields})
+
+
+def test_documents_of_others_are_refused() -> None:
+    with pytest.raises(UsageError, match="of 'attack', not of count"):
+        CountRequest.from_document({"task": "attack", "words_": []})
+    with pytest.raises(UsageError, match="count needs words_"):
+        CountRequest.from_document({"letters": ["a"]})
+    with pytest.raises(UsageError, match="one JSON object"):
+        CountRequest.from_document([1])
+
+
+def test_a_request_does_not_change() -> None:
+    with pytest.raises(Exception, match="frozen"):
+        CountRequest(**ASKED).most = 2  # type: ignore[misc]
