@@ -20,7 +20,6 @@ from binderclip.optim import optimizers
 from binderclip.papers import Paper, papers
 from binderclip.segment import PRESETS
 from binderclip.studies import Result
-from binderclip.studies.harness.page import headline
 from binderclip.studies.harness.report import cell, pivot, spread
 from binderclip.train import load_recipe, plan_training
 
@@ -55,7 +54,7 @@ def link(entry: Paper, results: Results) -> str:
     result = results.get(entry.id)
     if result is None or result.verdict == "failed":
         return f"{entry.id}, not measured"
-    return f"[{entry.id}](results/{entry.id}.md): {result.verdict}"
+    return f"[{entry.id}](results/{entry.id}.md): {result.said}"
 
 
 def evidence(results: Results, ids: Sequence[str]) -> list[str]:
@@ -71,12 +70,12 @@ def evidence(results: Results, ids: Sequence[str]) -> list[str]:
         result = results.get(identifier)
         if result is None or result.verdict == "failed":
             continue
-        rival = next((check for check in result.checks if check.role == "rival"), None)
+        head, rival = result.headline, result.rival
         said = [
-            "" if check is None else f"{cell(check.text)}: {check.effect_text or check.outcome}"
-            for check in (headline(result), rival)
+            "" if head is None else f"{cell(head.text)}: {cell(head.shown) or head.outcome}",
+            "" if rival is None else f"{rival.word}; {cell(rival.text)}: {cell(rival.shown)}",
         ]
-        rows.append([f"[{identifier}](results/{identifier}.md) {titles[identifier]}", result.verdict, *said])
+        rows.append([f"[{identifier}](results/{identifier}.md) {titles[identifier]}", result.said, *said])
     names = ["paper", "verdict", "what decided it: effect (95 % interval), n", "against the strongest cheap rival"]
     if not any(row[-1] for row in rows):
         names, rows = names[:-1], [row[:-1] for row in rows]
@@ -93,7 +92,7 @@ def criteria(results: Results, paper: str) -> list[str]:
     result = results.get(paper)
     if result is None or result.verdict == "failed":
         return [f"{paper} is not measured."]
-    rows = [[cell(c.text), c.outcome, c.effect_text] for c in result.checks if c.effect is not None and c.effect_text]
+    rows = [[cell(c.text), c.word, cell(c.shown)] for c in result.checks if c.shown]
     names = ["compared", "outcome", "effect (95 % interval), n"]
     return ["| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *rows)]
 

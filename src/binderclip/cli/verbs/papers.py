@@ -131,11 +131,15 @@ def _card(entry: Paper) -> None:
         console.print(f"{'full scale':<11}{entry.at_paper_scale}", highlight=False, markup=False, soft_wrap=True)
     if result is None:
         return
-    first = "" if result.first is None else f" (first: {result.first.verdict})"
     why = f": {result.reason}" if result.reason else ""
-    console.print(f"{'verdict':<11}{result.verdict}{first}{why}", highlight=False, markup=False)
+    console.print(f"{'verdict':<11}{result.said}{why}", highlight=False, markup=False)
+    if result.history:
+        before = ", ".join(former.verdict for former in result.history)
+        console.print(f"{'before':<11}{before}", highlight=False, markup=False)
     for check in result.checks:
-        console.print(f"{'':<11}{check.outcome}: {check.text} ({check.measured})", highlight=False, markup=False)
+        console.print(
+            f"{'':<11}{check.word}: {check.text} ({check.shown or check.measured})", highlight=False, markup=False
+        )
     for remark in result.notes:
         console.print(f"{'':<11}{remark}", highlight=False, markup=False)
 

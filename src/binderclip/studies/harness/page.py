@@ -6,12 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 from binderclip.papers import Paper, papers
-from binderclip.studies.harness.criteria import Check
+from binderclip.studies.harness.check import VERDICTS
 from binderclip.studies.harness.report import cell, read
 from binderclip.studies.harness.run import load_study
 from binderclip.studies.harness.study import Result, superseded
-
-VERDICTS = ("holds", "weak", "inconclusive", "contradicted here", "untestable here")
 
 
 def checkout() -> Path | None:
@@ -51,13 +49,10 @@ def papers_page(results: dict[str, Result]) -> str:
         "measured its claim at laptop scale, and a way for users to reach it; `tests/test_papers.py` holds it to that. "
         f"Verdicts: {counted}.",
         "",
-        "A verdict says what was measured here. `holds`: every essential criterion met, its 95 % interval on the right "
-        "side of its margin. `weak`: the essential ones met, others not. `inconclusive`: an interval contains both the "
-        "claimed effect and none, or too little was measured to decide. `contradicted here`: an interval excludes the "
-        "claimed effect, at this scale and with these stand-ins. `untestable here`: something that the claim needs was "
-        "measured and is not there. Effects count in favour of the criterion named; n counts seeds, or items where the "
-        "study says so. Minutes are by the clock, on two cores that often did other work as well: an idle machine "
-        "takes less, some studies a tenth.",
+        "A verdict says what was measured here. `reproduced`: every essential part of the claim is seen, its 95 % "
+        "interval on the right side of its margin. `in part`: some are. `no effect of X or more`: the interval "
+        "excludes the effect that the study was made for. `opposite here`: it lies on the other side. `not testable "
+        "here`: something that the claim needs was measured and is missing. `undecided`: too little power.",
         "",
         *([said, ""] if (said := _older(results)) else []),
         "## All",
@@ -98,23 +93,14 @@ def _row(entry: Paper, result: Result | None) -> str:
         names = "to be: " + ", ".join(f"`{name}`" for name in entry.names) if entry.names else ""
         cells += ["planned" if entry.status != "done" else "not run", "", "", "", names]
         return "| " + " | ".join(cells) + " |"
-    shown = headline(result)
-    first = "" if result.first is None else f"<br>first: {result.first.verdict}; {cell(result.first.why)}"
-    if result.notes:
-        first += "<br>see the note there"
+    shown = result.headline
+    first = "<br>see the note there" if result.notes else ""
     failed = result.verdict == "failed"
     cells += [
-        "failed" if failed else f"[{result.verdict}](results/{entry.id}.md){first}",
-        f"{cell(shown.text)}: {shown.effect_text}" if shown is not None else "",
+        "failed" if failed else f"[{result.said}](results/{entry.id}.md){first}",
+        f"{cell(shown.text)}: {shown.shown}" if shown is not None else "",
         "" if failed else f"[figure](results/{entry.id}.png)",
         f"{result.seconds / 60:.1f}",
         "<br>".join(f"`{line}`" for line in entry.use),
     ]
     return "| " + " | ".join(cells) + " |"
-
-
-def headline(result: Result) -> Check | None:
-    """The check that stands for the verdict: the first essential one with an interval that fails, is open, is met."""
-    essential = [c for c in result.checks if c.essential and c.effect is not None and c.role == "criterion"]
-    order = ("not met", "inconclusive", "met")
-    return min(essential, key=lambda check: order.index(check.outcome), default=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,3 +100,13 @@ def combined(how: str, *parts: Quantity) -> Quantity:
     if how not in _COMBINED or not parts:
         raise UsageError(f"combined({how!r}, {len(parts)} parts): one of {', '.join(_COMBINED)} of at least one")
     return Quantity(how, parts)
+
+
+def rows_of(quantity: Quantity) -> Iterator[tuple[str, str, str]]:
+    """Metric, method and setting of every row behind a quantity."""
+    if quantity.how == "rows":
+        metric, method, *settings = quantity.parts
+        yield from ((metric, method, setting) for setting in settings)
+    elif quantity.how != "constant":
+        for part in quantity.parts:
+            yield from rows_of(part)

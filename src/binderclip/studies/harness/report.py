@@ -14,9 +14,9 @@ from binderclip.documents import parse_json, read_problem
 from binderclip.errors import DataError
 from binderclip.files import make_folder, write_whole
 from binderclip.papers import paper
-from binderclip.studies.harness.criteria import Check
+from binderclip.studies.harness.check import Check
 from binderclip.studies.harness.run import load_study
-from binderclip.studies.harness.study import FirstVerdict, Result, Study, superseded
+from binderclip.studies.harness.study import FormerVerdict, Result, Study, superseded
 from binderclip.studies.harness.table import Row, Table
 
 
@@ -48,7 +48,7 @@ def to_json(result: Result) -> str:
         "verdict": result.verdict,
         "reason": result.reason,
         "criteria": result.criteria,
-        "first": None if result.first is None else vars(result.first),
+        "history": [vars(former) for former in result.history],
         "notes": result.notes,
         "checks": [_rounded(vars(check)) for check in result.checks],
         "seeds": result.seeds,
@@ -78,7 +78,6 @@ def read(path: Path) -> Result:
     """
     try:
         document = parse_json(path.read_text(encoding="utf-8"))
-        first = document["first"]
         return Result(
             document["paper"],
             document["verdict"],
@@ -92,7 +91,7 @@ def read(path: Path) -> Result:
             document["seconds"],
             document["versions"],
             document["criteria"],
-            None if first is None else FirstVerdict(**first),
+            [FormerVerdict(**former) for former in document["history"]],
             document["notes"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -113,7 +112,7 @@ def markdown(result: Result, study: Study, *, level: int = 1, figure: str | None
     lines = [
         f"{'#' * level} {result.paper}: {source.title}",
         "",
-        f"{link}, {source.citation}. Verdict: **{result.verdict}**"
+        f"{link}, {source.citation}. Verdict: **{result.said}**"
         + (f": {result.reason}" if result.reason else "").rstrip(".")
         + ".",
         "",
@@ -169,8 +168,7 @@ def _listed(seeds: Sequence[int]) -> str:
 def _remarks(result: Result, study: Study) -> list[str]:
     """The first verdict, the notes and why the study is to be measured again; a paragraph each."""
     said = []
-    if result.first is not None:
-        said.append(f"**First verdict.** {result.first.verdict}; {result.first.why}.")
+    said += [f"**Former verdict.** {former.verdict}; {former.why}." for former in result.history]
     if study.remeasure:
         said.append(f"**To be measured again.** {study.remeasure}")
     if result.notes:
@@ -187,8 +185,8 @@ def _registered(result: Result) -> str:
 def _check_line(check: Check) -> str:
     kind = {"rival": " (strongest cheap rival)", "precondition": " (precondition)"}.get(check.role, "")
     if check.role == "criterion" and not check.essential:
-        kind = " (would only weaken)"
-    outcome = check.outcome if check.outcome == "met" else f"**{check.outcome}**"
+        kind = " (not essential)"
+    outcome = check.word if check.word in ("seen", "beaten") else f"**{check.word}**"
     how = f" ({check.how})" if check.effect is None else ""
     return f"| {cell(check.text)}{kind} | {outcome} | {cell(check.measured + how)} |"
 

@@ -93,7 +93,7 @@ def work(run: Run, identifier: str | None, length: str) -> Outcome:
         shell_line("binderclip", "reproduce", entry.study, "--quick" if quick else None),
     )
     shown = _checks(result) if result.checks else _rows(result)
-    return Outcome((shown, gr.update(value=str(picture), visible=True)), files, again, f"Verdict: {result.verdict}")
+    return Outcome((shown, gr.update(value=str(picture), visible=True)), files, again, f"Verdict: {result.said}")
 
 
 def _found(words: str, status: str) -> list[Paper]:
@@ -112,7 +112,7 @@ def _list(words: str, status: str) -> str:
     rows = []
     for entry in _found(words, status):
         result = stored_result(entry.study) if entry.study else None
-        rows.append((entry.id, entry.title, entry.status if result is None else result.verdict))
+        rows.append((entry.id, entry.title, entry.status if result is None else result.said))
     if not rows:
         return '<p class="about">No paper matches.</p>'
     return table(("", "Title", "Verdict"), rows, f"{len(rows)} papers")
@@ -135,9 +135,8 @@ def _card(identifier: str) -> str:
     lines.append(f"<p><strong>Claim.</strong> {html.escape(study.claim)}</p>")
     if result is None:
         return "".join([*lines, "<p>No result is stored here: run the study below.</p>"])
-    first = "" if result.first is None else f" (first: {html.escape(result.first.verdict)})"
     why = f": {html.escape(result.reason)}" if result.reason else ""
-    lines.append(f"<p><strong>Verdict.</strong> {html.escape(result.verdict)}{first}{why}</p>")
+    lines.append(f"<p><strong>Verdict.</strong> {html.escape(result.said)}{why}</p>")
     lines += [f"<p>{html.escape(remark)}</p>" for remark in result.notes]
     lines.append(_checks(result))
     if study.stand_in:
@@ -148,13 +147,13 @@ def _card(identifier: str) -> str:
 
 
 def _checks(result: Result) -> str:
-    rows = [(check.outcome, check.text, check.measured) for check in result.checks]
-    return table(("Outcome", "Criterion", "Measured"), rows, f"{result.paper}: {result.verdict}")
+    rows = [(check.word, check.text, check.shown or check.measured) for check in result.checks]
+    return table(("Outcome", "Criterion", "Measured"), rows, f"{result.paper}: {result.said}")
 
 
 def _rows(result: Result) -> str:
     rows = [(row.metric, row.method, row.setting, float(row.value)) for row in result.rows]
-    return table(("Metric", "Method", "Setting", "Value"), rows, f"{result.paper}: {result.verdict}")
+    return table(("Metric", "Method", "Setting", "Value"), rows, f"{result.paper}: {result.said}")
 
 
 def _stored_figure(bench: Bench, request: gr.Request, identifier: str) -> Path | None:
