@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from binderclip.studies.harness.check import VERDICTS, Check
+from binderclip.studies.harness.columns import Columns
 from binderclip.studies.harness.criteria import Criterion, Precondition
-from binderclip.studies.harness.page import checkout, papers_page, results_in, stored_result
+from binderclip.studies.harness.page import checkout, columns_of, papers_page, results_in, stored_result
 from binderclip.studies.harness.power import Estimate, Pilot, smallest_detectable
 from binderclip.studies.harness.quantities import Quantity, combined, value_of
 from binderclip.studies.harness.registration import criteria_hash
@@ -16,6 +17,7 @@ from binderclip.studies.harness.table import Row, Table
 __all__ = [
     "VERDICTS",
     "Check",
+    "Columns",
     "Criterion",
     "Estimate",
     "FormerVerdict",
@@ -29,6 +31,7 @@ __all__ = [
     "after",
     "available",
     "checkout",
+    "columns_of",
     "combined",
     "criteria_hash",
     "judge_again",

@@ -197,7 +197,7 @@ def test_a_study_runs_over_its_seeds_and_is_read_back_as_it_was(registered, tmp_
     assert [(c.text, c.outcome, c.n) for c in again.checks] == [("a beats b", "seen", 8)]
     text = written[1].read_text(encoding="utf-8")
     parts = (
-        "**reproduced**.",
+        "**reproduced**, 1 of 1 essential parts",
         "claim.",
         "baseline.",
         "lower.",

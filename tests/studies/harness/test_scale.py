@@ -7,7 +7,7 @@ import math
 import pytest
 
 from binderclip.studies import Criterion, Estimate, Row, Table, combined, value_of
-from binderclip.studies.harness.scale import Scale, scale_of
+from binderclip.studies.harness.scale import Scale, is_logarithmic, plain, scale_of
 
 A, B = value_of("accuracy", "a"), value_of("accuracy", "b")
 
@@ -100,3 +100,17 @@ def test_no_effect_is_found_where_the_quantities_say_what_it_is() -> None:
 
 def quantity(value: float):
     return Criterion.at_least("x", A, value).b
+
+
+@pytest.mark.parametrize(
+    ("text", "logarithmic", "said"),
+    [
+        ("lower (logarithm of the ratio)", True, "lower"),
+        ("lower (SGD; logarithm of the ratio)", True, "lower (SGD)"),
+        ("20 times as fast (logarithm)", True, "20 times as fast"),
+        ("adjusted by the logarithm of the frequency", False, "adjusted by the logarithm of the frequency"),
+        ("within a factor of 1.25 (|logarithm|)", False, "within a factor of 1.25 (|logarithm|)"),
+    ],
+)
+def test_a_logarithm_is_one_where_the_condition_says_so(text: str, logarithmic: bool, said: str) -> None:
+    assert (is_logarithmic(text), plain(text)) == (logarithmic, said)

@@ -19,7 +19,7 @@ from binderclip.studies.harness.power import (
     t_interval,
 )
 from binderclip.studies.harness.quantities import Quantity, combined, quantity
-from binderclip.studies.harness.scale import Scale, scale_of
+from binderclip.studies.harness.scale import Scale, is_logarithmic, scale_of
 from binderclip.studies.harness.table import Table
 
 Over = Literal["seeds", "items"]
@@ -207,25 +207,20 @@ class _Interval(Criterion):
         least = LEAST_SEEDS if self.over == "seeds" else LEAST_ITEMS
         if outcome == "seen" and found.n < least:
             outcome, why = "open", f"{found.n} {self.over}, at least {least} are needed"
-        bounds = [bound if math.isfinite(bound) else None for bound in (found.low, found.high)]
-        interval = "no interval" if None in bounds else f"95 % interval {found.low:+.3g} to {found.high:+.3g}"
+        low, high = (bound if math.isfinite(bound) else None for bound in (found.low, found.high))
+        interval = "no interval" if low is None or high is None else f"95 % interval {found.low:+.3g} to {found.high:+.3g}"
         text = f"{values}{found.effect:+.3g} ({interval}, n = {found.n}, {found.how})"
         if self.margin:
             text += f", margin {self.margin:+g}"
         if self.claimed != self.margin:
             text += f", claimed {self.claimed:+g}"
         if outcome == "error":
-            return Check(self.text, self.essential, outcome, text, found.how, n=found.n, role=role)
+            return Check(self.text, self.essential, outcome, "no number", found.how, n=found.n, role=role)
         limit = "" if excluded is None else scale.limit(excluded)
         return Check(
-            self.text, self.essential, outcome, text, found.how, found.effect, *bounds, found.n, why, role,
+            self.text, self.essential, outcome, text, found.how, found.effect, low, high, found.n, why, role,
             scale.said(found, self.over, self.margin), limit,
         )  # fmt: skip
-
-    @property
-    def logarithmic(self) -> bool:
-        """Whether its effect is a logarithm, which its words say."""
-        return "logarithm" in self.text
 
     def require_power(self, paper: str, seeds: Sequence[int]) -> None:
         """Refuse a design that is too small for the claimed effect.
@@ -283,10 +278,8 @@ class Contrast(_Interval):
             bound = self.b.how == "constant"
             found = t_interval(differences, "t over seeds" if bound else "paired t over seeds")
         side = "below" if self.lower else "above"
-        values_text = f"{one.mean():.4g} against {other.mean():.4g}; {side} by "
-        return self.judged(
-            found, values_text, role, scale_of(self.a, self.b, lower=self.lower, factor=self.logarithmic)
-        )
+        scale = scale_of(self.a, self.b, lower=self.lower, factor=is_logarithmic(self.text))
+        return self.judged(found, f"{one.mean():.4g} against {other.mean():.4g}; {side} by ", role, scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +291,8 @@ class Estimated(_Interval):
     def check(self, table: Table, role: Role = "criterion") -> Check:
         """Judge the measurements."""
         # The function says no unit: a study that computes its own interval measures one thing, which stands first.
-        return self.judged(self.estimate(table), "", role, Scale(table.names("metric")[0], factor=self.logarithmic))
+        scale = Scale(table.names("metric")[0], factor=is_logarithmic(self.text))
+        return self.judged(self.estimate(table), "", role, scale)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from binderclip.studies.harness.power import Estimate
@@ -10,6 +11,8 @@ from binderclip.studies.harness.quantities import Quantity, rows_of
 
 _SIGNED = {"difference", "log ratio", "rank"}
 """Quantities that are 0 where there is no effect."""
+_LOGARITHM = re.compile(r" ?\((?:(.+); )?logarithm(?: of the ratio)?\)")
+"""The remark of a condition that its effect is a logarithm, alone or after another one."""
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,13 @@ def _signed(quantity: Quantity) -> bool:
     if quantity.how in ("mean", "least", "most", "median"):
         return all(map(_signed, quantity.parts))
     return quantity.how in _SIGNED
+
+
+def is_logarithmic(text: str) -> bool:
+    """Whether a condition says of its effect that it is a logarithm."""
+    return _LOGARITHM.search(text) is not None
+
+
+def plain(text: str) -> str:
+    """A condition without the remark that its effect is a logarithm: it is said as a factor."""
+    return _LOGARITHM.sub(lambda found: f" ({found[1]})" if found[1] else "", text)

@@ -143,10 +143,13 @@ class Result:
 
     @property
     def headline(self) -> Check | None:
-        """The essential part that stands for the verdict: the first that speaks against it, is open, is seen."""
+        """The essential part that stands for the verdict: the first that speaks against it, is open, is seen.
+
+        Among those a comparison goes before a value that is held against a bound.
+        """
         order = ("error", "opposite", "excluded", "open", "seen")
         shown = [check for check in self.parts if check.shown] or self.parts
-        return min(shown, key=lambda check: order.index(check.outcome), default=None)
+        return min(shown, key=lambda check: (order.index(check.outcome), "asked for" in check.shown), default=None)
 
     @property
     def said(self) -> str:
