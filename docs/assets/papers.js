@@ -30,7 +30,7 @@ document.addEventListener("DOMContentLoaded", () => {
         text: row.textContent.toLowerCase(),
         job: title ? title.firstChild.textContent.trim() : "",
         // What is excluded differs from paper to paper.
-        verdict: link ? link.textContent.trim().replace(/^no effect of .*/, "no effect of X or more") : "",
+        verdict: link ? link.textContent.trim().replace(/^no .* of .*/, "no effect of X or more") : "",
         rival: text("cheap rival") ? text("cheap rival").textContent.split(":")[0].trim() : "",
       };
     });

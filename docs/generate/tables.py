@@ -17,9 +17,10 @@ from binderclip.data import Machines
 from binderclip.errors import DataError
 from binderclip.optim import METHODS as CLIPS
 from binderclip.optim import optimizers
-from binderclip.papers import Paper, papers
+from binderclip.papers import JOBS, Paper, papers
 from binderclip.segment import PRESETS
 from binderclip.studies import Result
+from binderclip.studies.harness.columns import Columns
 from binderclip.studies.harness.report import cell, pivot, spread
 from binderclip.train import load_recipe, plan_training
 
@@ -80,6 +81,34 @@ def evidence(results: Results, ids: Sequence[str]) -> list[str]:
     if not any(row[-1] for row in rows):
         names, rows = names[:-1], [row[:-1] for row in rows]
     return ["| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *rows)]
+
+
+def _rows_of(results: Results) -> list[tuple[str, list[Columns]]]:
+    """Title of a job and its methods that were measured, what to try first at the top."""
+    found = [Columns(entry, results[entry.id]) for entry in papers(status="done") if entry.id in results]
+    ordered = sorted(found, key=lambda row: row.order)
+    return [(title, [row for row in ordered if row.paper.job == job]) for job, title in JOBS.items()]
+
+
+def first_choices(results: Results) -> list[str]:
+    """Of each job up to three methods whose claim was seen, in part at least, and that no cheap rival beat or tied."""
+    lines = ["| job | try first | why: effect (95 % interval) | cheap rival |", "| --- | --- | --- | --- |"]
+    for title, rows in _rows_of(results):
+        chosen = [r for r in rows if r.result and r.result.verdict in ("reproduced", "in part")]
+        for row in [r for r in chosen if r.rival_word in ("beaten", "")][:3]:
+            name = f"[`{row.name}`](results/{row.paper.id}.md)<br>{row.claim}"
+            lines.append(f"| {title} | {name} | {cell(row.effect)} | {cell(row.against) or 'none measured'} |")
+    return lines
+
+
+def cheaper_is_better(results: Results) -> list[str]:
+    """Every method that lost to its strongest cheap rival, with what was asked."""
+    lines = ["| job | method | what did better |", "| --- | --- | --- |"]
+    for title, rows in _rows_of(results):
+        for row in [r for r in rows if r.rival_word == "lost"]:
+            name = f"[`{row.name}`](results/{row.paper.id}.md)"
+            lines.append(f"| {title} | {name} | {cell(row.against.removeprefix('lost: '))} |")
+    return lines
 
 
 def criteria(results: Results, paper: str) -> list[str]:
@@ -258,6 +287,8 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
     "preset-papers": presets,
     "preset-evidence": partial(evidence, ids=SEGMENTATION),
     "preset-figures": partial(figures, ids=SEGMENTATION[:-1], metrics=("mIoU",)),
+    "first-choices": first_choices,
+    "cheaper-is-better": cheaper_is_better,
     "mixed-search-evidence": partial(criteria, paper="p096"),
     "mixed-search-figures": partial(figures, ids=("p096",), metrics=("NDCG@10", "share of the first 10")),
     "at-paper-scale": at_paper_scale,

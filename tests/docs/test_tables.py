@@ -71,12 +71,12 @@ def test_links_lead_to_files_from_a_page_in_a_folder(results):
 
 def said_numbers(text):
     """Effect and interval of a cell as the file counts them: factors by their logarithm, values from their bound."""
-    shown, _, bound = re.sub(r", n = \d+ \w+$", "", text).partition(", asked for ")
+    shown, _, bound = re.sub(r", n = \d+ \w+$", "", text).partition(", has to be ")
     shown, _, margin = shown.partition(", margin ")
     found = [float(number) for number in re.findall(r"×?([+-]?[\d.]+(?:e[+-]?\d+)?)", shown)[:3]]
     if bound:
-        limit = float(bound.removeprefix("less than ").removeprefix("more than "))
-        lower = bound.startswith("less")
+        limit = float(bound.removeprefix("below ").removeprefix("above "))
+        lower = bound.startswith("below")
         return [sorted([limit - n for n in found] if lower else [n - limit for n in found])]
     if "×" in shown:
         found, margin = [math.log(n) for n in found], margin and math.log(float(margin.strip("×")))
@@ -97,9 +97,35 @@ def test_evidence_is_verdict_effect_and_interval_of_the_file(name, results):
         assert any(near), (said, wanted)
 
 
+def outcome_of_rival(stored):
+    return next((check["outcome"] for check in stored["checks"] if check["role"] == "rival"), None)
+
+
+def test_first_choices_are_claims_that_were_seen_and_rivals_that_were_beaten(results):
+    chosen = rows(tables.TABLES["first-choices"](results))
+    assert len(chosen) > 15
+    for _, name, *_ in chosen:
+        stored = STORED[re.search(r"results/(p\d{3})\.md", name)[1]]
+        assert stored["verdict"] in ("reproduced", "in part")
+        assert outcome_of_rival(stored) in (None, "seen")
+    jobs = [job for job, *_ in chosen]
+    assert max(map(jobs.count, jobs)) == 3
+
+
+def test_what_something_cheaper_did_better_than_is_all_that_lost(results):
+    found = [
+        re.search(r"results/(p\d{3})\.md", name)[1] for _, name, _ in rows(tables.TABLES["cheaper-is-better"](results))
+    ]
+    told = {key: stored for key, stored in STORED.items() if stored["verdict"] != "not testable here"}
+    lost = [key for key, stored in told.items() if outcome_of_rival(stored) == "opposite"]
+    assert sorted(found) == sorted(lost)
+    won = [key for key, stored in told.items() if outcome_of_rival(stored) == "seen"]
+    assert len(lost) > len(won), "the guide says that the cheap rival was better more often than worse"
+
+
 def test_guides_tell_the_stored_verdicts(results):
     """`(p123, reproduced)` in a text is the verdict of the file, with the effect that is excluded."""
-    words = "|".join(verdict.replace("X or more", r"\S+ or \w+") for verdict in VERDICTS)
+    words = "|".join(verdict.replace("effect of X or more", r".+? of \S+ or \w+") for verdict in VERDICTS)
     found = [
         (page.name, paper, verdict)
         for page in (ROOT / "docs").glob("*/*.md")

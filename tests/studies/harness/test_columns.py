@@ -14,12 +14,15 @@ from binderclip.studies.harness.columns import Columns
 from binderclip.studies.harness.study import Result
 
 SEEN = Check("a above b", True, "seen", "x", "paired t over seeds", 0.2, 0.1, 0.3, 8, shown="+0.2 (+0.1 to +0.3) IoU")
-BOUND = replace(SEEN, text="a above .5", shown="0.7 (0.6 to 0.8) IoU, asked for more than 0.5, n = 8 seeds")
+BOUND = replace(SEEN, text="a above .5", shown="0.7 (0.6 to 0.8) IoU, has to be above 0.5, n = 8 seeds")
 OPEN = replace(SEEN, text="c above d", outcome="open", why="too wide", shown="+0.1 (-0.1 to +0.3) IoU")
-SMALL = replace(SEEN, text="e above f", outcome="excluded", shown="+0 (-0.1 to +0.1) IoU", limit="0.2 or more")
+SMALL = replace(
+    SEEN, text="e above f", outcome="excluded", shown="+0 (-0.1 to +0.1) IoU", limit="effect of 0.2 or more"
+)
 RIVAL = replace(
     SEEN, text="a above the crop", essential=False, role="rival", outcome="opposite", shown="-1 (-2 to -0.5)"
 )
+EFFECT = "+0.2 (+0.1 to +0.3) IoU; asked: a above b"
 LACKS = Check("it attends", True, "missing", "0.2, has to be above 0.5", role="precondition")
 
 
@@ -32,13 +35,21 @@ def columns(verdict: Any, *checks: Check, reason: str = "", **options: Any) -> C
 @pytest.mark.parametrize(
     ("row", "claim", "effect"),
     [
-        (columns("reproduced", BOUND, SEEN), "reproduced; 2 of 2 parts seen", "a above b: +0.2 (+0.1 to +0.3) IoU"),
-        (columns("in part", SEEN, OPEN), "in part; 1 of 2 parts seen", "c above d: +0.1 (-0.1 to +0.3) IoU"),
-        (columns("in part", SEEN), "in part; 1 of 1 part seen, a lesser one not", "a above b: +0.2 (+0.1 to +0.3) IoU"),
+        (
+            columns("reproduced", BOUND, SEEN),
+            "reproduced; 2 of 2 parts seen",
+            EFFECT,
+        ),
+        (columns("in part", SEEN, OPEN), "in part; 1 of 2 parts seen", "+0.1 (-0.1 to +0.3) IoU; asked: c above d"),
+        (
+            columns("in part", SEEN),
+            "in part; 1 of 1 part seen, a lesser one not",
+            EFFECT,
+        ),
         (
             columns("no effect of X or more", SEEN, OPEN, SMALL),
             "no effect of 0.2 or more; 1 of 3 parts seen",
-            "e above f: +0 (-0.1 to +0.1) IoU",
+            "+0 (-0.1 to +0.1) IoU; asked: e above f",
         ),
         (columns("not testable here", LACKS, SEEN), "not testable here", ""),
     ],
@@ -58,7 +69,7 @@ def test_of_a_claim_that_is_not_testable_the_reason_is_told_and_nothing_else() -
 
 def test_the_rival_stands_beside_the_verdict() -> None:
     row = columns("reproduced", SEEN, RIVAL)
-    assert row.against == "lost: a above the crop: -1 (-2 to -0.5)"
+    assert row.against == "lost: -1 (-2 to -0.5); asked: a above the crop"
     assert row.means.endswith("The strongest cheap rival did better: try that first.")
     assert "rival" not in columns("reproduced", SEEN).means
 

@@ -62,7 +62,7 @@ def test_bounds_ranks_and_exact_conditions() -> None:
     eight = table([0.5 + 0.01 * k for k in range(8)], [0.0] * 8)
     assert Criterion.at_least("a", A, 0.49).check(eight).outcome == "seen"
     # A value on the wrong side of a bound that is not 0: nothing says what no effect is, the bound is excluded.
-    assert Criterion.below("a", A, 0.49).check(eight).limit == "0.49 or less"
+    assert Criterion.below("a", A, 0.49).check(eight).limit == "m of 0.49 or less"
     levels = Table(
         Row("m", "a", value, f"level {place}", seed) for seed in range(8) for place, value in enumerate((1.0, 3.0, 2.0))
     )

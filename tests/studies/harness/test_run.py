@@ -121,7 +121,7 @@ LOST = Criterion.paired("beats the crop", B, A)
         ((OPEN,), {}, "undecided", "open: open"),
         ((OPEN, SIDE_EXCLUDED), {}, "undecided", "open: open"),
         ((SPLIT,), {}, "undecided", "open: no interval (no interval)"),
-        ((SEEN, SMALL), {}, "no effect of X or more", "excluded: as much as .5: 0.5 or more"),
+        ((SEEN, SMALL), {}, "no effect of X or more", "excluded: as much as .5: no effect of 0.5 or more"),
         ((OPEN, SMALL), {}, "no effect of X or more", "as much as .5"),
         ((AGAINST,), {}, "opposite here", "on the other side: b beats a"),
         ((SEEN, SMALL, AGAINST), {}, "opposite here", "on the other side: b beats a"),

@@ -33,13 +33,13 @@ def both(a: float, b: float) -> Table:
             Criterion.at_least("a", A, 0.5),
             0.75,
             0.5,
-            "0.75 (0.75 to 0.75) accuracy, asked for more than 0.5, n = 8 seeds",
+            "0.75 (0.75 to 0.75) accuracy, has to be above 0.5, n = 8 seeds",
         ),
         (
             Criterion.below("a", A, 0.5),
             0.75,
             0.5,
-            "0.75 (0.75 to 0.75) accuracy, asked for less than 0.5, n = 8 seeds",
+            "0.75 (0.75 to 0.75) accuracy, has to be below 0.5, n = 8 seeds",
         ),
         # the logarithm of 4 against that of 2: four times as much, asked for twice
         (
@@ -65,7 +65,7 @@ def both(a: float, b: float) -> Table:
             Criterion.below("three quarters", A / B, 0.75),
             0.25,
             0.5,
-            "0.5 (0.5 to 0.5) accuracy, asked for less than 0.75, n = 8 seeds",
+            "0.5 (0.5 to 0.5) accuracy, has to be below 0.75, n = 8 seeds",
         ),
     ],
 )
@@ -74,17 +74,17 @@ def test_an_effect_is_said_in_its_own_unit(criterion: Criterion, a: float, b: fl
 
 
 def test_what_is_excluded_is_said_on_the_same_scale() -> None:
-    assert Scale().limit(0.02) == "0.02 or more"
-    assert Scale(bound=0.8).limit(0.0) == "0.8 or more"
-    assert Scale(bound=0.2, lower=True).limit(0.05) == "0.15 or less"
-    assert Scale(factor=True).limit(math.log(4)) == "×4 or more"
-    assert scale_of(A.log_over(B), value_of("x", "c"), lower=False, factor=True).limit(0.0) == "×1 or more"
+    assert Scale().limit(0.02) == "effect of 0.02 or more"
+    assert Scale("accuracy", bound=0.8).limit(0.0) == "accuracy of 0.8 or more"
+    assert Scale("error", bound=0.2, lower=True).limit(0.05) == "error of 0.15 or less"
+    assert Scale(factor=True).limit(math.log(4)) == "effect of ×4 or more"
+    assert scale_of(A.log_over(B), value_of("x", "c"), lower=False, factor=True).limit(0.0) == "effect of ×1 or more"
 
 
 def test_a_value_that_has_to_be_low_has_its_interval_in_order() -> None:
     # .5 minus (.4 with .3 to .45): .1 with .05 to .2
     said = Scale("error", None, 0.5, lower=True).said(Estimate(0.1, 0.05, 0.2, 9, ""), "seeds", 0.0)
-    assert said == "0.4 (0.3 to 0.45) error, asked for less than 0.5, n = 9 seeds"
+    assert said == "0.4 (0.3 to 0.45) error, has to be below 0.5, n = 9 seeds"
 
 
 def test_no_effect_is_found_where_the_quantities_say_what_it_is() -> None:

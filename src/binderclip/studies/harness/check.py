@@ -37,7 +37,7 @@ class Check:
         why: what leaves it open, else empty.
         role: of a `criterion`, a `precondition` or the `rival`.
         shown: the effect with its unit and interval, for a reader; empty where there is none.
-        limit: what is excluded, such as `0.02 or more`; empty for another outcome.
+        limit: what is excluded, such as `effect of 0.02 or more`; empty for another outcome.
     """
 
     text: str

@@ -14,7 +14,14 @@ from binderclip.studies.harness.scale import plain
 from binderclip.studies.harness.study import Result
 
 Benchmarks = Mapping[str, Any]
-HEADS = ("implementation", "claim here", "effect (95 % interval)", "cheap rival", "cost", "why not testable")
+HEADS = (
+    "implementation",
+    "claim here",
+    "effect (95 % interval)",
+    "cheap rival",
+    "cost beside a baseline",
+    "why not testable",
+)
 _RIVALS = ("beaten", "", "tied", "lost")
 """From the best to tell a user to the least; empty where no rival was measured."""
 
@@ -68,13 +75,13 @@ class Columns:
         head = None if self.result is None else self.result.headline
         if head is None or self.result is None or self.result.verdict in ("not testable here", "failed"):
             return ""
-        return f"{plain(head.text)}: {head.shown or head.measured}"
+        return f"{head.shown or head.measured}; asked: {plain(head.text)}"
 
     @property
     def against(self) -> str:
         """Whether the strongest cheap rival is beaten, tied or lost to, and by how much; empty where there is none."""
         rival = self.rival
-        return "" if rival is None else f"{rival.word}: {plain(rival.text)}: {rival.shown}"
+        return "" if rival is None else f"{rival.word}: {rival.shown}; asked: {plain(rival.text)}"
 
     @property
     def rival(self) -> Check | None:

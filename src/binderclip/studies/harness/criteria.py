@@ -208,7 +208,7 @@ class _Interval(Criterion):
         if outcome == "seen" and found.n < least:
             outcome, why = "open", f"{found.n} {self.over}, at least {least} are needed"
         low, high = (bound if math.isfinite(bound) else None for bound in (found.low, found.high))
-        interval = "no interval" if low is None or high is None else f"95 % interval {found.low:+.3g} to {found.high:+.3g}"
+        interval = NO_INTERVAL if low is None else f"95 % interval {found.low:+.3g} to {found.high:+.3g}"
         text = f"{values}{found.effect:+.3g} ({interval}, n = {found.n}, {found.how})"
         if self.margin:
             text += f", margin {self.margin:+g}"

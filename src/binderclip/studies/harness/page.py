@@ -97,8 +97,9 @@ def _counts(done: Sequence[Columns], number: int) -> list[str]:
         f"- **Does the claim show on a laptop?** {seen} of the {parts} essential parts of the claims were seen in "
         f"small studies: {said}. A study that sees nothing speaks about small data and small models, seldom about the "
         "paper.",
-        f"- **Is it worth its trouble?** Beside the strongest rival that costs next to nothing, {rivals['beaten']} of "
-        f"{sum(rivals.values())} methods were better, {rivals['tied']} not told from it, {rivals['lost']} worse.",
+        "- **Is it worth the trouble?** Beside the strongest rival that costs next to nothing, "
+        f"{rivals['beaten']} of {sum(rivals.values())} methods were better, {rivals['tied']} could not be told from it "
+        f"and {rivals['lost']} were worse.",
     ]
 
 
@@ -119,7 +120,8 @@ def _legend() -> list[str]:
         "the unit of the next column; `opposite here`, it lies on the other side; `not testable here`, the stand-in "
         "lacks what the claim needs; `undecided`, too little power or an error. The effect is that of the part which "
         "decides, counted in favour of the method: a difference has a sign, a ratio a ×, a plain value stands beside "
-        "what was asked for. The link leads to the study: protocol, all parts, figure, history.",
+        "what it has to be; behind `asked` stands the condition that was judged. The link leads to the "
+        "study: protocol, all parts, figure, history.",
     ]
 
 

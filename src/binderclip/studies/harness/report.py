@@ -149,7 +149,7 @@ def _story(columns: Columns, study: Study) -> list[str]:
         found += f". What decides: {columns.effect}"
     if columns.rival is not None:
         rival = columns.rival
-        found += f". The strongest cheap rival ({plain(rival.text)}): {rival.word}, {rival.shown}"
+        found += f". Against the strongest cheap rival: **{rival.word}**, {rival.shown}; asked: {plain(rival.text)}"
     return [
         f"- **The paper says:** {study.claim}",
         f"- **Compared with:** {study.baseline}",
@@ -207,7 +207,7 @@ def _check_line(check: Check) -> str:
         kind = " (not essential)"
     outcome = check.word if check.word in ("seen", "beaten") else f"**{check.word}**"
     if check.limit:
-        outcome += f": {check.limit}"
+        outcome += f": no {check.limit}"
     measured = check.shown or check.measured
     if check.how.startswith(("exact", NO_INTERVAL)):
         measured += f" ({check.how})"

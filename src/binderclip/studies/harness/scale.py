@@ -47,14 +47,16 @@ class Scale:
         interval = "no interval" if math.isinf(found.low) else " to ".join(map(self.number, ends))
         text = f"{self.number(found.effect)} ({interval}){' ' if self.unit else ''}{self.unit}"
         if self.bound is not None:
-            text += f", asked for {'less' if self.lower else 'more'} than {self.number(margin)}"
+            text += f", has to be {'below' if self.lower else 'above'} {self.number(margin)}"
         elif margin != self.none:
             text += f", margin {self.number(margin)}"
         return f"{text}, n = {found.n} {over}"
 
     def limit(self, effect: float) -> str:
-        """An effect that is excluded, with all larger ones."""
-        return f"{self.number(effect).lstrip('+')} or {'less' if self.bound is not None and self.lower else 'more'}"
+        """What is excluded: `effect of 0.02 or more`, or of a value that is held against a bound its name and size."""
+        if self.bound is None:
+            return f"effect of {self.number(effect).lstrip('+')} or more"
+        return f"{self.unit} of {self.number(effect)} or {'less' if self.lower else 'more'}"
 
 
 def scale_of(a: Quantity, b: Quantity, *, lower: bool, factor: bool) -> Scale:

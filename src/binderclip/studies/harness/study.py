@@ -149,13 +149,13 @@ class Result:
         """
         order = ("error", "opposite", "excluded", "open", "seen")
         shown = [check for check in self.parts if check.shown] or self.parts
-        return min(shown, key=lambda check: (order.index(check.outcome), "asked for" in check.shown), default=None)
+        return min(shown, key=lambda check: (order.index(check.outcome), "has to be" in check.shown), default=None)
 
     @property
     def said(self) -> str:
         """The verdict in words, with the effect that is excluded."""
         limit = next((check.limit for check in self.parts if check.outcome == "excluded"), "")
-        return f"no effect of {limit}" if self.verdict == "no effect of X or more" and limit else self.verdict
+        return f"no {limit}" if self.verdict == "no effect of X or more" and limit else self.verdict
 
 
 def superseded(result: Result, study: Study) -> bool:
@@ -198,7 +198,7 @@ def decide(study: Study, table: Table, *, registered: bool) -> tuple[Verdict, st
         return "not testable here", f"missing: {texts}", checks
     if texts := named("opposite", parts):
         return "opposite here", f"on the other side: {texts}", checks
-    if excluded := [f"{check.text}: {check.limit}" for check in parts if check.outcome == "excluded"]:
+    if excluded := [f"{check.text}: no {check.limit}" for check in parts if check.outcome == "excluded"]:
         return "no effect of X or more", f"excluded: {'; '.join(excluded)}", checks
     still = [f"{check.text} ({check.why or check.how})" for check in parts if not check.seen]
     if len(still) == len(parts):
