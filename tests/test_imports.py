@@ -54,6 +54,10 @@ def test_help_loads_no_room_and_no_library_of_tensors() -> None:
     assert not {"torch", "numpy", "PIL", "timm", "open_clip", "scipy"} & found
 
 
+def test_papers_are_listed_without_a_library_of_tensors() -> None:
+    assert not {"torch", "scipy", "matplotlib", "PIL"} & modules_of("papers", "gradient", "clipping")
+
+
 def test_classify_loads_the_model_alone(picture: Path) -> None:
     found = modules_of("classify", picture, "--labels", "red,green")
     assert rooms_of(found) == {"cli", "data", "models", "similarity", "tasks"}

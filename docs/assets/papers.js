@@ -1,27 +1,40 @@
-// The table of papers: search box and filters above it. Without JavaScript the whole table stands as it is.
+// The tables of papers: search box and filters above them. Without JavaScript all tables stand as they are.
 "use strict";
 
 document.addEventListener("DOMContentLoaded", () => {
-  const table = [...document.querySelectorAll("article table")].find((each) => {
-    const names = [...each.querySelectorAll("thead th")].map((cell) => cell.textContent.trim());
-    return names.includes("family") && names.includes("verdict");
+  const heads = (table) => [...table.querySelectorAll("thead th")].map((cell) => cell.textContent.trim());
+  const titleOf = (table) => {
+    let before = table.closest(".md-typeset__scrollwrap") || table;
+    while (before && before.tagName !== "H2") before = before.previousElementSibling;
+    return before;
+  };
+  const tables = [...document.querySelectorAll("article table")].filter((table) => {
+    const names = heads(table);
+    return names.includes("paper") && (names.includes("claim here") || names.includes("names"));
   });
-  if (!table) return;
-  const names = [...table.querySelectorAll("thead th")].map((cell) => cell.textContent.trim());
-  const rows = [...table.querySelectorAll("tbody tr")].map((row) => {
-    const cells = [...row.cells];
-    cells.forEach((cell, index) => (cell.dataset.label = names[index]));
-    const shown = cells[names.indexOf("verdict")];
-    const verdict = (shown.querySelector("a") || shown).textContent.trim();
-    return {
-      row,
-      text: row.textContent.toLowerCase(),
-      families: cells[names.indexOf("family")].textContent.split(",").map((word) => word.trim()),
-      verdict: verdict === "planned" ? "" : verdict,
-      status: verdict === "planned" ? "planned" : "done",
-    };
+  if (!tables.some((table) => heads(table).includes("claim here"))) return;
+  const rows = tables.flatMap((table) => {
+    const names = heads(table);
+    const title = titleOf(table);
+    table.classList.add("papers");
+    return [...table.querySelectorAll("tbody tr")].map((row) => {
+      const cells = [...row.cells];
+      cells.forEach((cell, index) => (cell.dataset.label = names[index]));
+      const text = (name) => (names.includes(name) ? cells[names.indexOf(name)] : null);
+      const claim = text("claim here");
+      const link = claim && claim.querySelector("a");
+      return {
+        row,
+        table,
+        title,
+        text: row.textContent.toLowerCase(),
+        job: title ? title.firstChild.textContent.trim() : "",
+        // What is excluded differs from paper to paper.
+        verdict: link ? link.textContent.trim().replace(/^no .* of .*/, "no effect of X or more") : "",
+        rival: text("cheap rival") ? text("cheap rival").textContent.split(":")[0].trim() : "",
+      };
+    });
   });
-  table.classList.add("papers");
 
   const form = document.createElement("form");
   form.className = "papers-filter";
@@ -40,17 +53,17 @@ document.addEventListener("DOMContentLoaded", () => {
   search.type = "search";
   search.placeholder = "zclip, saliency, Chen 2024 ...";
   field("words", "Search", search);
-  const choice = (name, label, of) => {
+  const choice = (name, label) => {
     const select = document.createElement("select");
     const counts = new Map();
-    rows.flatMap(of).forEach((value) => value && counts.set(value, (counts.get(value) || 0) + 1));
+    rows.forEach((each) => each[name] && counts.set(each[name], (counts.get(each[name]) || 0) + 1));
     select.append(new Option("any", ""));
-    [...counts.keys()].sort().forEach((value) => select.append(new Option(`${value} (${counts.get(value)})`, value)));
+    [...counts].forEach(([value, count]) => select.append(new Option(`${value} (${count})`, value)));
     field(name, label, select);
   };
-  choice("family", "Family", (each) => each.families);
-  choice("verdict", "Verdict", (each) => [each.verdict]);
-  choice("status", "Status", (each) => [each.status]);
+  choice("job", "Job");
+  choice("verdict", "Claim");
+  choice("rival", "Cheap rival");
   const clear = document.createElement("button");
   clear.type = "button";
   clear.textContent = "Clear";
@@ -64,15 +77,20 @@ document.addEventListener("DOMContentLoaded", () => {
 
   const show = (remember) => {
     const words = fields.words.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const wanted = ["job", "verdict", "rival"].filter((name) => fields[name].value);
     let left = 0;
     rows.forEach((each) => {
       const fits =
         words.every((word) => each.text.includes(word)) &&
-        (!fields.family.value || each.families.includes(fields.family.value)) &&
-        (!fields.verdict.value || each.verdict === fields.verdict.value) &&
-        (!fields.status.value || each.status === fields.status.value);
+        wanted.every((name) => each[name] === fields[name].value);
       each.row.hidden = !fits;
       left += fits ? 1 : 0;
+    });
+    tables.forEach((table) => {
+      const own = rows.filter((each) => each.table === table);
+      const none = own.every((each) => each.row.hidden);
+      table.hidden = none;
+      if (own[0] && own[0].title) own[0].title.hidden = none;
     });
     count.textContent = left ? `${left} of ${rows.length} papers` : "No paper fits; change the words or press Clear.";
     if (!remember) return;
@@ -90,6 +108,6 @@ document.addEventListener("DOMContentLoaded", () => {
       if (fields[name]) fields[name].value = value;
     });
   }
-  (table.closest(".md-typeset__scrollwrap") || table).before(form);
+  (titleOf(tables[0]) || tables[0]).before(form);
   show(false);
 });

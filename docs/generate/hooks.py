@@ -12,6 +12,7 @@ from typing import Any
 from notebooks import run, to_markdown
 from tables import fill
 
+SOURCE = "https://github.com/binderclip/binderclip/blob/main"
 WIDE = ("PAPERS.md", "BENCHMARKS.md", "SEGMENTATION.md")
 """Pages of tables: the side bars leave their room to them."""
 WITHOUT_CONTENTS = (
@@ -50,6 +51,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri in WITHOUT_CONTENTS:
         page.meta["hide"] = ["toc"]
     markdown = re.sub(r"(\]\([^)\s]+)\.ipynb\)", r"\1.md)", markdown)
+    # Tests are no part of the site: in the sources a link leads to the file, here to the repository.
+    markdown = re.sub(r"\]\((?:\.\./)+tests/", f"]({SOURCE}/tests/", markdown)
     if "<!-- table: " not in markdown:
         return markdown
     return fill(markdown, stored(), "../" * page.file.src_uri.count("/"))

@@ -17,10 +17,10 @@ from binderclip.data import Machines
 from binderclip.errors import DataError
 from binderclip.optim import METHODS as CLIPS
 from binderclip.optim import optimizers
-from binderclip.papers import Paper, papers
+from binderclip.papers import JOBS, Paper, papers
 from binderclip.segment import PRESETS
 from binderclip.studies import Result
-from binderclip.studies.harness.page import headline
+from binderclip.studies.harness.columns import Columns
 from binderclip.studies.harness.report import cell, pivot, spread
 from binderclip.train import load_recipe, plan_training
 
@@ -55,7 +55,7 @@ def link(entry: Paper, results: Results) -> str:
     result = results.get(entry.id)
     if result is None or result.verdict == "failed":
         return f"{entry.id}, not measured"
-    return f"[{entry.id}](results/{entry.id}.md): {result.verdict}"
+    return f"[{entry.id}](results/{entry.id}.md): {result.said}"
 
 
 def evidence(results: Results, ids: Sequence[str]) -> list[str]:
@@ -71,16 +71,44 @@ def evidence(results: Results, ids: Sequence[str]) -> list[str]:
         result = results.get(identifier)
         if result is None or result.verdict == "failed":
             continue
-        rival = next((check for check in result.checks if check.role == "rival"), None)
+        head, rival = result.headline, result.rival
         said = [
-            "" if check is None else f"{cell(check.text)}: {check.effect_text or check.outcome}"
-            for check in (headline(result), rival)
+            "" if head is None else f"{cell(head.text)}: {cell(head.shown) or head.outcome}",
+            "" if rival is None else f"{rival.word}; {cell(rival.text)}: {cell(rival.shown)}",
         ]
-        rows.append([f"[{identifier}](results/{identifier}.md) {titles[identifier]}", result.verdict, *said])
+        rows.append([f"[{identifier}](results/{identifier}.md) {titles[identifier]}", result.said, *said])
     names = ["paper", "verdict", "what decided it: effect (95 % interval), n", "against the strongest cheap rival"]
     if not any(row[-1] for row in rows):
         names, rows = names[:-1], [row[:-1] for row in rows]
     return ["| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *rows)]
+
+
+def _rows_of(results: Results) -> list[tuple[str, list[Columns]]]:
+    """Title of a job and its methods that were measured, what to try first at the top."""
+    found = [Columns(entry, results[entry.id]) for entry in papers(status="done") if entry.id in results]
+    ordered = sorted(found, key=lambda row: row.order)
+    return [(title, [row for row in ordered if row.paper.job == job]) for job, title in JOBS.items()]
+
+
+def first_choices(results: Results) -> list[str]:
+    """Of each job up to three methods whose claim was seen, in part at least, and that no cheap rival beat or tied."""
+    lines = ["| job | try first | why: effect (95 % interval) | cheap rival |", "| --- | --- | --- | --- |"]
+    for title, rows in _rows_of(results):
+        chosen = [r for r in rows if r.result and r.result.verdict in ("reproduced", "in part")]
+        for row in [r for r in chosen if r.rival_word in ("beaten", "")][:3]:
+            name = f"[`{row.name}`](results/{row.paper.id}.md)<br>{row.claim}"
+            lines.append(f"| {title} | {name} | {cell(row.effect)} | {cell(row.against) or 'none measured'} |")
+    return lines
+
+
+def cheaper_is_better(results: Results) -> list[str]:
+    """Every method that lost to its strongest cheap rival, with what was asked."""
+    lines = ["| job | method | what did better |", "| --- | --- | --- |"]
+    for title, rows in _rows_of(results):
+        for row in [r for r in rows if r.rival_word == "lost"]:
+            name = f"[`{row.name}`](results/{row.paper.id}.md)"
+            lines.append(f"| {title} | {name} | {cell(row.against.removeprefix('lost: '))} |")
+    return lines
 
 
 def criteria(results: Results, paper: str) -> list[str]:
@@ -93,7 +121,7 @@ def criteria(results: Results, paper: str) -> list[str]:
     result = results.get(paper)
     if result is None or result.verdict == "failed":
         return [f"{paper} is not measured."]
-    rows = [[cell(c.text), c.outcome, c.effect_text] for c in result.checks if c.effect is not None and c.effect_text]
+    rows = [[cell(c.text), c.word, cell(c.shown)] for c in result.checks if c.shown]
     names = ["compared", "outcome", "effect (95 % interval), n"]
     return ["| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *rows)]
 
@@ -259,6 +287,8 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
     "preset-papers": presets,
     "preset-evidence": partial(evidence, ids=SEGMENTATION),
     "preset-figures": partial(figures, ids=SEGMENTATION[:-1], metrics=("mIoU",)),
+    "first-choices": first_choices,
+    "cheaper-is-better": cheaper_is_better,
     "mixed-search-evidence": partial(criteria, paper="p096"),
     "mixed-search-figures": partial(figures, ids=("p096",), metrics=("NDCG@10", "share of the first 10")),
     "at-paper-scale": at_paper_scale,

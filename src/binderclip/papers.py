@@ -22,6 +22,36 @@ else:
     import tomli as tomllib
 
 Status = Literal["planned", "done"]
+CHECKS = {
+    "released code": "the authors' program, written anew in the test, or their file applied by hand",
+    "peer library": "another library that computes the same",
+    "closed form": "the formula in loops, all cases, or an answer known beforehand",
+    "property": "what must hold whatever the numbers are",
+}
+"""What an implementation can be held against, the strongest first."""
+
+
+JOBS = {
+    "adapt": "Adapt to your classes",
+    "segment": "Segment",
+    "anomaly": "Find anomalies",
+    "explain": "Explain",
+    "optim": "Clip gradients, optimise",
+    "privacy": "Train privately",
+    "train": "Train a model",
+    "curate": "Curate and augment data",
+    "robust": "Attack and defend",
+    "quality": "Judge quality",
+    "enhance": "Enhance pictures",
+    "detect": "Detect generated pictures",
+    "evaluate": "Evaluate",
+    "generate": "Make pictures",
+}
+"""What a user wants to do, in the order of the table of papers."""
+_JOB_OF_ROOM = {
+    "losses": "train", "models": "train", "landscape": "train", "compress": "train", "data": "curate",
+    "vision": "generate",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,12 +83,16 @@ class Paper:
         kind: `method`, `study`, `metric`, `loss`, `model`, `optimizer`, `attack`, `data tool` or `survey`.
         status: `planned` or `done`.
         tests: test files that hold it to something independent.
+        checked: what it is held against, of `CHECKS`, each with the test file that does it; the strongest first.
         study: id of its study in `binderclip.studies`, empty while there is none.
         stand_in: what in the study is not the real thing of the paper.
         use: command lines and imports by which a user reaches it.
         at_paper_scale: the one command that repeats the paper's own protocol, for who has the data and a GPU; empty
             where no verb can.
         weights: that its authors, or those of what it is built on, released.
+        job: of `JOBS`; default that of its first room.
+        cost: where its cost beside a baseline was measured: section and row of `docs/BENCHMARKS.json`, or metric,
+            method and baseline of the study; empty where it was not.
     """
 
     id: str
@@ -72,11 +106,14 @@ class Paper:
     kind: str
     status: Status = "planned"
     tests: tuple[str, ...] = ()
+    checked: tuple[tuple[str, str], ...] = ()
     study: str = ""
     stand_in: tuple[str, ...] = ()
     use: tuple[str, ...] = ()
     at_paper_scale: str = ""
     weights: tuple[ReleasedWeights, ...] = ()
+    job: str = ""
+    cost: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -110,6 +147,9 @@ def _paper(identifier: str, entry: dict[str, Any]) -> Paper:
     if unknown := sorted(entry.keys() - known):
         raise UsageError(f"papers.toml: [{identifier}] has unknown entries {', '.join(unknown)}")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    room = values["packages"][0]
+    values.setdefault("job", _JOB_OF_ROOM.get(room, room))
+    values["checked"] = tuple(values.get("checked", {}).items())
     values["weights"] = tuple(ReleasedWeights(**row) for row in values.get("weights", ()))
     return Paper(id=identifier, **values)
 

@@ -82,7 +82,7 @@ def test_one_failing_study_does_not_stop_the_others_and_sets_the_exit_code(tmp_p
     done = runner.invoke(app, ["reproduce", "--all", "--out", str(tmp_path), "--json", "--seeds", "3,4"])
     assert done.exit_code == 1
     documents = json.loads(done.stdout)
-    assert [(d["paper"], d["verdict"]) for d in documents] == [("p092", "failed"), ("p162", "inconclusive")]
+    assert [(d["paper"], d["verdict"]) for d in documents] == [("p092", "failed"), ("p162", "undecided")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p092.json", "p162.json", "p162.md", "p162.png"]
     assert json.loads((tmp_path / "p162.json").read_text())["seeds"] == [3, 4]
 
@@ -91,7 +91,7 @@ def test_one_failing_study_does_not_stop_the_others_and_sets_the_exit_code(tmp_p
 def test_one_study_by_name_prints_bounds_and_stand_ins(tmp_path) -> None:
     done = runner.invoke(app, ["reproduce", "gaussianhead", "--out", str(tmp_path)])
     assert done.exit_code == 0
-    for part in ("p162: holds", "above 0", "baseline: b.", "lower bound: l.", "not the real thing: s"):
+    for part in ("p162: reproduced", "above 0", "baseline: b.", "lower bound: l.", "not the real thing: s"):
         assert part in done.stdout
 
 
@@ -101,27 +101,28 @@ def test_quick_prints_the_rows_of_one_seed_and_writes_nothing(tmp_path, monkeypa
     done = runner.invoke(app, ["reproduce", "p162", "--quick"])
     assert done.exit_code == 0
     assert "no verdict (quick run)" in done.stdout
-    assert "holds" not in done.stdout
+    assert "reproduced" not in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("two_studies")
-def test_a_second_measurement_keeps_the_first_verdict_and_the_reason(tmp_path) -> None:
+def test_a_second_measurement_keeps_the_former_verdict_and_the_reason(tmp_path) -> None:
     arguments = ["reproduce", "p162", "--out", str(tmp_path)]
     runner.invoke(app, [*arguments, "--seeds", "20,21"])
-    assert read(tmp_path / "p162.json").verdict == "inconclusive"
+    assert read(tmp_path / "p162.json").verdict == "undecided"
     runner.invoke(app, [*arguments, "--again", "more seeds"])
     found = read(tmp_path / "p162.json")
-    assert found.verdict == "holds"
-    assert found.first is not None
-    assert (found.first.verdict, found.first.why) == ("inconclusive", "more seeds")
+    assert found.verdict == "reproduced"
+    assert [(former.verdict, former.why) for former in found.history] == [
+        ("undecided", f"by criteria {found.criteria}; more seeds")
+    ]
 
 
 def test_the_card_says_how_to_go_on_at_paper_scale_and_what_stood_first() -> None:
     card = runner.invoke(app, ["papers", "p105"])
     assert "--evaluate VOC" in card.stdout
     assert "--preset plain,maskclip,clip_dinoiser" in card.stdout
-    assert "(first: holds)" in runner.invoke(app, ["papers", "p147"]).stdout
+    assert "before     holds, " in runner.invoke(app, ["papers", "p147"]).stdout
 
 
 def test_misuse_is_refused() -> None:

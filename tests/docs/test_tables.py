@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
 import shlex
 import sys
@@ -17,7 +18,7 @@ from binderclip.adapt import METHODS as HEADS
 from binderclip.errors import DataError
 from binderclip.papers import papers
 from binderclip.segment import PRESETS
-from binderclip.studies import results_in
+from binderclip.studies import VERDICTS, results_in
 
 ROOT = Path(__file__).parents[2]
 STORED = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "docs/results").glob("p*.json")}
@@ -68,29 +69,88 @@ def test_links_lead_to_files_from_a_page_in_a_folder(results):
     assert all((ROOT / "docs" / "guides" / link).resolve().is_file() for link in links)
 
 
+def said_numbers(text):
+    """Effect and interval of a cell as the file counts them: factors by their logarithm, values from their bound."""
+    shown, _, bound = re.sub(r", n = \d+ \w+$", "", text).partition(", has to be ")
+    shown, _, margin = shown.partition(", margin ")
+    found = [float(number) for number in re.findall(r"×?([+-]?[\d.]+(?:e[+-]?\d+)?)", shown)[:3]]
+    if bound:
+        limit = float(bound.removeprefix("below ").removeprefix("above "))
+        lower = bound.startswith("below")
+        return [sorted([limit - n for n in found] if lower else [n - limit for n in found])]
+    if "×" in shown:
+        found, margin = [math.log(n) for n in found], margin and math.log(float(margin.strip("×")))
+    # A bound on the same scale is taken off in the file; a margin beside two methods is not.
+    return [sorted(found), sorted(n - float(margin or 0) for n in found)]
+
+
 @pytest.mark.parametrize("name", ["clipping-evidence", "head-evidence", "preset-evidence"])
 def test_evidence_is_verdict_effect_and_interval_of_the_file(name, results):
     for page, verdict, said, *_ in rows(tables.TABLES[name](results)):
         stored = STORED[re.match(r"\[(p\d{3})\]", page)[1]]
-        assert verdict == stored["verdict"]
-        shown = [check for check in stored["checks"] if check["text"] and said.startswith(check["text"])]
-        if not said:
-            assert not any(c["effect"] is not None and c["essential"] for c in stored["checks"])
-            continue
-        numbers = [float(number) for number in re.findall(r"[+-][\d.]+(?:e[+-]?\d+)?", said.split(": ")[-1])]
-        wanted = [[c["effect"], c["low"], c["high"]] for c in shown]
-        assert any(
-            numbers == pytest.approx([value for value in each if value is not None], rel=6e-3, abs=1e-9)
-            for each in wanted
-        ), (said, wanted)
+        assert verdict == results[stored["paper"]].said
+        shown = [check for check in stored["checks"] if said.startswith(check["text"] + ": ")]
+        assert len(shown) == 1, said
+        wanted = sorted(shown[0][key] for key in ("effect", "low", "high"))
+        # Three digits of a value leave two or fewer of its distance to the bound.
+        near = [each == pytest.approx(wanted, rel=2e-2, abs=6e-3) for each in said_numbers(said.split(": ")[-1])]
+        assert any(near), (said, wanted)
+
+
+def outcome_of_rival(stored):
+    return next((check["outcome"] for check in stored["checks"] if check["role"] == "rival"), None)
+
+
+def test_first_choices_are_claims_that_were_seen_and_rivals_that_were_beaten(results):
+    chosen = rows(tables.TABLES["first-choices"](results))
+    assert len(chosen) > 15
+    for _, name, *_ in chosen:
+        stored = STORED[re.search(r"results/(p\d{3})\.md", name)[1]]
+        assert stored["verdict"] in ("reproduced", "in part")
+        assert outcome_of_rival(stored) in (None, "seen")
+    jobs = [job for job, *_ in chosen]
+    assert max(map(jobs.count, jobs)) == 3
+
+
+def test_what_something_cheaper_did_better_than_is_all_that_lost(results):
+    found = [
+        re.search(r"results/(p\d{3})\.md", name)[1] for _, name, _ in rows(tables.TABLES["cheaper-is-better"](results))
+    ]
+    told = {key: stored for key, stored in STORED.items() if stored["verdict"] != "not testable here"}
+    lost = [key for key, stored in told.items() if outcome_of_rival(stored) == "opposite"]
+    assert sorted(found) == sorted(lost)
+    won = [key for key, stored in told.items() if outcome_of_rival(stored) == "seen"]
+    assert len(lost) > len(won), "the guide says that the cheap rival was better more often than worse"
+
+
+def test_guides_tell_the_stored_verdicts(results):
+    """`(p123, reproduced)` in a text is the verdict of the file, with the effect that is excluded."""
+    words = "|".join(verdict.replace("effect of X or more", r".+? of \S+ or \w+") for verdict in VERDICTS)
+    found = [
+        (page.name, paper, verdict)
+        for page in (ROOT / "docs").glob("*/*.md")
+        if page.parent.name != "results"
+        for paper, verdict in re.findall(rf"\((p\d{{3}}), ({words})\b", page.read_text(encoding="utf-8"))
+    ]
+    assert len(found) > 5
+    assert not [each for each in found if results[each[1]].said != each[2]]
+
+
+def test_no_page_uses_the_words_of_the_former_rules():
+    words = "weak|holds|inconclusive"
+    former = re.compile(rf"contradicted here|untestable here|[*`]({words})[*`]|\(p\d{{3}}, ({words})")
+    pages = [*ROOT.glob("[RC]*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("[gj]*/*.md")]
+    pages = [page for page in pages if page.name != "CHANGELOG.md"]
+    assert len(pages) > 20
+    assert not [page.name for page in pages if former.search(page.read_text(encoding="utf-8"))]
 
 
 def test_a_new_measurement_changes_the_table(results):
-    changed = {**results, "p162": replace(results["p162"], verdict="holds")}
+    changed = {**results, "p162": replace(results["p162"], verdict="reproduced")}
     old, new = (tables.TABLES["head-evidence"](each) for each in (results, changed))
     different = [(a, b) for a, b in zip(old, new, strict=True) if a != b]
-    assert len(different) == (0 if results["p162"].verdict == "holds" else 1)
-    assert all("[p162]" in b and "| holds |" in b for _, b in different)
+    assert len(different) == (0 if results["p162"].verdict == "reproduced" else 1)
+    assert all("[p162]" in b and "| reproduced |" in b for _, b in different)
     without = {key: value for key, value in results.items() if key != "p162"}
     assert not any("[p162]" in line for line in tables.TABLES["head-evidence"](without))
 
@@ -126,7 +186,7 @@ def test_every_head_and_preset_has_a_row_with_its_verdict(results):
     for name, _, does, said in rows(tables.TABLES["head-methods"](results)):
         assert len(does.split()) >= 3, name
         if said:
-            assert said.endswith(STORED[re.match(r"\[(p\d{3})\]", said)[1]]["verdict"])
+            assert said.endswith(results[re.match(r"\[(p\d{3})\]", said)[1]].said)
 
 
 def test_paper_scale_has_every_paper_once(results):

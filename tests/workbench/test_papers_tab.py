@@ -26,7 +26,7 @@ def test_a_name_finds_its_paper_alone_and_words_find_all_that_have_them():
 def test_a_card_says_claim_verdict_and_every_criterion_escaped():
     entry = next(entry for entry in index.papers(status="done") if stored_result(entry.study).checks)
     card, result = tab._card(entry.id), stored_result(entry.study)
-    assert result.verdict in card
+    assert result.said in card
     assert card.count("<tr>") == len(result.checks) + 1
     planned = next(entry for entry in index.papers(status="planned"))
     assert "Planned" in tab._card(planned.id)

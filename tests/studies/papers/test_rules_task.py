@@ -84,8 +84,8 @@ def test_each_criterion_can_fail(fails, paper: str, change: dict[str, Any], verd
 
 def test_models_that_cannot_carry_the_claim_leave_it_untested() -> None:
     verdict, reason, _ = judged(load_study("p140"), p140(true=0.45), registered=True)
-    assert verdict == "untestable here"
+    assert verdict == "not testable here"
     assert "the true name" in reason
     verdict, reason, _ = judged(load_study("p149"), p149(before=0.8, tuned=0.95), registered=True)
-    assert verdict == "untestable here"
+    assert verdict == "not testable here"
     assert "knows little" in reason

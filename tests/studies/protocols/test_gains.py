@@ -22,10 +22,10 @@ def test_the_interval_shrinks_with_the_root_of_sets_and_seeds() -> None:
     assert check.low is not None
     assert abs(check.low - (0.02 - 0.04 / k**0.5)) < 1e-12
     assert (check.n, check.how) == (20 * k, "paired bootstrap over scenes")
-    assert check.outcome == "met"
+    assert check.outcome == "seen"
 
 
 def test_too_few_scenes_never_meet_it_and_a_margin_counts() -> None:
-    assert gains("a above b", "a", "b", scenes=12).check(table(0.02, 0.01, 3)).outcome == "inconclusive"
-    assert gains("a above b", "a", "b", scenes=20).check(table(-0.005, 0.01, 3)).outcome == "not met"
-    assert gains("a loses a point at most", "a", "b", margin=-0.01, scenes=20).check(table(-0.005, 0.01, 3)).met
+    assert gains("a above b", "a", "b", scenes=12).check(table(0.02, 0.01, 3)).outcome == "open"
+    assert gains("a above b", "a", "b", scenes=20).check(table(-0.005, 0.01, 3)).outcome == "opposite"
+    assert gains("a loses a point at most", "a", "b", margin=-0.01, scenes=20).check(table(-0.005, 0.01, 3)).seen

@@ -50,13 +50,22 @@ def papers(
     found = found or index.papers(query or None, status=wanted)
     if not found:
         raise UsageError(f"no paper matches {query!r}; `binderclip papers --all` lists all")
-    if json:
-        print_json([{**asdict(entry), "url": entry.url} for entry in found])
-    elif len(found) == 1:
+    if not json and len(found) == 1:
         _card(found[0])
-    else:
-        rows = [[entry.id, entry.title, ", ".join(entry.names), entry.status] for entry in found]
-        print_table(f"{len(found)} papers", ("id", "title", "names", "status"), rows)
+        return
+    from binderclip.studies import columns_of
+
+    rows = [columns_of(entry) for entry in found]
+    if json:
+        print_json([{**asdict(row.paper), "url": row.paper.url, **row.document()} for row in rows])
+        return
+    # The order of the ids: who lists papers looks one up. The page sorts by what to choose.
+    cells = [
+        [row.paper.id, row.name, row.paper.title, row.implementation, row.claim or row.paper.status, row.rival_word]
+        for row in rows
+    ]
+    names = ("id", "method", "paper", "implementation", "claim here", "cheap rival")
+    print_table(f"{len(found)} papers", names, cells)
 
 
 ROOMS = {
@@ -117,25 +126,33 @@ def _card(entry: Paper) -> None:
         ("tests", ", ".join(entry.tests)),
         ("stand-ins", "; ".join(entry.stand_in)),
     ]
+    from binderclip.studies import columns_of
+
+    columns = columns_of(entry)
+    result = columns.result
+    lines += [
+        ("checked", "\n".join(f"{kind}: {test}" for kind, test in entry.checked)),
+        ("study", f"binderclip reproduce {entry.study}" if entry.study else ""),
+        ("full scale", entry.at_paper_scale),
+        ("claim here", columns.claim),
+        ("effect", columns.effect),
+        ("rival", columns.against),
+        ("cost", columns.cost),
+        ("why not", columns.why_not),
+        ("choosing", columns.means),
+        ("before", ", ".join(former.verdict for former in result.history) if result is not None else ""),
+    ]
     for name, text in lines:
         if text:
             pad = "" if not name else f"{name:<11}"
-            console.print(pad + text.replace("\n", "\n" + " " * len(pad)), highlight=False, markup=False)
-    if not entry.study:
-        return
-    from binderclip.studies import stored_result
-
-    result = stored_result(entry.study)
-    console.print(f"{'study':<11}binderclip reproduce {entry.study}", highlight=False, markup=False)
-    if entry.at_paper_scale:
-        console.print(f"{'full scale':<11}{entry.at_paper_scale}", highlight=False, markup=False, soft_wrap=True)
+            shown = pad + text.replace("\n", "\n" + " " * len(pad))
+            console.print(shown, highlight=False, markup=False, soft_wrap=name == "full scale")
     if result is None:
         return
-    first = "" if result.first is None else f" (first: {result.first.verdict})"
-    why = f": {result.reason}" if result.reason else ""
-    console.print(f"{'verdict':<11}{result.verdict}{first}{why}", highlight=False, markup=False)
     for check in result.checks:
-        console.print(f"{'':<11}{check.outcome}: {check.text} ({check.measured})", highlight=False, markup=False)
+        console.print(
+            f"{'':<11}{check.word}: {check.text} ({check.shown or check.measured})", highlight=False, markup=False
+        )
     for remark in result.notes:
         console.print(f"{'':<11}{remark}", highlight=False, markup=False)
 

@@ -43,14 +43,14 @@ def reproduce(
         bool, typer.Option("--judge", help="Judge the stored rows of docs/results anew; nothing is measured.")
     ] = False,
     again: Annotated[
-        str, typer.Option(help="Why a stored result is measured again; kept beside the first verdict.")
+        str, typer.Option(help="Why a stored result is measured again; kept beside the former verdict.")
     ] = "",
     json: Json = False,
 ) -> None:
     """Measure the claim of a paper at laptop scale, against a fair baseline, and say what was found.
 
-    A study takes at most about 15 minutes on two cores. The verdict is `holds`, `weak`, `inconclusive`, `contradicted
-    here` or `untestable here`, by criteria with intervals that stand in the study's file.
+    A study takes at most about 15 minutes on two cores. The verdict is `reproduced`, `in part`, `no effect of X or
+    more`, `opposite here`, `not testable here` or `undecided`, by criteria with intervals that stand in its file.
 
     Examples:
 
@@ -117,14 +117,14 @@ def _check_files(folder: Path, paper: str) -> None:
 
 
 def _measure(paper: str, seeds: list[int] | None, folder: Path, again: str) -> Result:
-    """Run, keep the first verdict of what the folder holds, and write."""
+    """Run, keep the verdicts of what the folder holds, and write."""
     from binderclip.studies import after, read, run_study, save
 
     result = run_study(paper, seeds, note)
     path = folder / f"{paper}.json"
     result = after(result, read(path) if path.is_file() else None, again)
     save_or_keep(lambda place: save(result, place), folder)
-    note(f"{paper}: {result.verdict} in {result.seconds:.0f} s, {path}")
+    note(f"{paper}: {result.said} in {result.seconds:.0f} s, {path}")
     return result
 
 
@@ -160,8 +160,8 @@ def _judge(wanted: list[str], json: bool) -> None:
     if json:
         print_json([_document(result, folder) for result in results])
     else:
-        rows = [[r.paper, r.verdict, r.first.verdict if r.first else "", r.reason] for r in results]
-        print_table("judged again", ("paper", "verdict", "first", "reason"), rows)
+        rows = [[r.paper, r.said, r.history[-1].verdict if r.history else "", r.reason] for r in results]
+        print_table("judged again", ("paper", "verdict", "before", "reason"), rows)
 
 
 def _seeds(text: str) -> list[int] | None:
@@ -181,9 +181,9 @@ def _seeds(text: str) -> list[int] | None:
 def _document(result: Result, folder: Path) -> dict[str, Any]:
     return {
         "paper": result.paper,
-        "verdict": result.verdict,
+        "verdict": result.said,
         "reason": result.reason,
-        "first": None if result.first is None else vars(result.first),
+        "history": [vars(former) for former in result.history],
         "checks": [vars(check) for check in result.checks],
         "seconds": round(result.seconds, 1),
         "folder": folder,
@@ -197,13 +197,13 @@ def _print(result: Result) -> None:
     from binderclip.studies import load_study
 
     if result.checks:
-        rows = [[check.outcome, _named(check), check.measured] for check in result.checks]
-        print_table(f"{result.paper}: {result.verdict}", ("outcome", "criterion", "measured"), rows)
+        rows = [[check.word, _named(check), check.shown or check.measured] for check in result.checks]
+        print_table(f"{result.paper}: {result.said}", ("outcome", "criterion", "measured"), rows)
         if result.reason:
             typer.echo(f"why: {result.reason}")
     else:
         rows = [[row.metric, row.method, row.setting, f"{row.value:.4g}"] for row in result.rows]
-        print_table(f"{result.paper}: {result.verdict}", ("metric", "method", "setting", "value"), rows)
+        print_table(f"{result.paper}: {result.said}", ("metric", "method", "setting", "value"), rows)
     study = load_study(result.paper)
     typer.echo(f"baseline: {study.baseline}\nlower bound: {study.lower_bound}")
     if study.upper_bound:
@@ -215,7 +215,7 @@ def _named(check: Check) -> str:
     """The criterion with its role where it is not essential."""
     if check.role != "criterion":
         return f"{check.text} ({check.role})"
-    return check.text if check.essential else f"{check.text} (would only weaken)"
+    return check.text if check.essential else f"{check.text} (not essential)"
 
 
 def register(app: typer.Typer) -> None:

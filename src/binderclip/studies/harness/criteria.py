@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from binderclip.errors import UsageError
+from binderclip.studies.harness.check import NO_INTERVAL, Check, Outcome, Role, outcome_of
 from binderclip.studies.harness.power import (
     LEAST_ITEMS,
     LEAST_SEEDS,
@@ -18,71 +19,11 @@ from binderclip.studies.harness.power import (
     t_interval,
 )
 from binderclip.studies.harness.quantities import Quantity, combined, quantity
+from binderclip.studies.harness.scale import Scale, is_logarithmic, scale_of
 from binderclip.studies.harness.table import Table
 
-Verdict = Literal[
-    "holds", "weak", "inconclusive", "contradicted here", "untestable here", "failed", "no verdict (quick run)"
-]
-Outcome = Literal["met", "not met", "inconclusive"]
-Role = Literal["criterion", "precondition", "rival"]
 Over = Literal["seeds", "items"]
 Test: TypeAlias = "Callable[[Table], tuple[bool, str]]"
-NO_INTERVAL = "no interval"
-
-
-@dataclass(frozen=True)
-class Check:
-    """A criterion after the measurement.
-
-    Attributes:
-        text: the condition in words.
-        essential: whether the claim stands on it.
-        outcome: `met`, `not met` or `inconclusive`.
-        measured: in words.
-        how: the interval, such as `paired t over seeds`; `exact: ...`; or `no interval`.
-        effect, low, high: in favour of the condition, with its 95 % interval; None where there is none.
-        n: seeds or items.
-        why: what leaves it open, else empty.
-        role: of a `criterion`, a `precondition` or the `rival`.
-    """
-
-    text: str
-    essential: bool
-    outcome: Outcome
-    measured: str
-    how: str = NO_INTERVAL
-    effect: float | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    why: str = ""
-    role: Role = "criterion"
-
-    @property
-    def met(self) -> bool:
-        """Whether it is met."""
-        return self.outcome == "met"
-
-    @property
-    def counts(self) -> bool:
-        """Whether its failure contradicts the claim: by an interval, or exactly."""
-        return self.how != NO_INTERVAL
-
-    @property
-    def open(self) -> str:
-        """What keeps an essential criterion from deciding, else empty."""
-        if not self.counts:
-            return "an essential criterion has no interval"
-        return self.why if self.outcome == "inconclusive" else ""
-
-    @property
-    def effect_text(self) -> str:
-        """The effect with its interval and n, or an empty string."""
-        if self.effect is None:
-            return ""
-        if self.low is None or self.high is None:
-            return f"{self.effect:+.3g}, n = {self.n}"
-        return f"{self.effect:+.3g} ({self.low:+.3g} to {self.high:+.3g}), n = {self.n}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +33,7 @@ class Criterion:
     Attributes:
         text: the condition in words.
         test: from the table to (whether it is met, what was measured in words).
-        essential: without it the claim is not shown; the others only weaken it.
+        essential: without it the claim is not shown. Of the others one that is excluded makes it shown in part only.
     """
 
     text: str
@@ -103,7 +44,7 @@ class Criterion:
         """Judge the measurements."""
         assert self.test is not None
         met, measured = self.test(table)
-        return Check(self.text, self.essential, "met" if met else "not met", measured, role=role)
+        return Check(self.text, self.essential, "seen" if met else "open", measured, why=NO_INTERVAL, role=role)
 
     def require_power(self, paper: str, seeds: Sequence[int]) -> None:
         """Refuse what cannot decide.
@@ -138,7 +79,8 @@ class Criterion:
     ) -> Contrast:
         """`a` exceeds `b` by more than the margin, paired over seeds (t interval) or items (paired bootstrap).
 
-        Met: the interval of `a - b` lies above the margin. Not met: it lies below the claimed effect. Else open.
+        Seen: the interval of `a - b` lies above the margin. Opposite: it lies on the other side of no effect. Excluded:
+        below the claimed effect, or with none inside below the expected one. Else open.
 
         Args:
             text: the condition in words.
@@ -242,7 +184,7 @@ class Exact(Criterion):
         assert self.test is not None
         met, measured = self.test(table)
         how = f"exact: {self.why}"
-        return Check(self.text, self.essential, "met" if met else "not met", measured, how, role=role)
+        return Check(self.text, self.essential, "seen" if met else "opposite", measured, how, role=role)
 
     def require_power(self, paper: str, seeds: Sequence[int]) -> None:
         """Nothing to refuse: no seed matters."""
@@ -259,21 +201,25 @@ class _Interval(Criterion):
     items: int = 0
     pilot: Pilot | None = None
 
-    def judged(self, found: Estimate, shown: str, role: Role) -> Check:
-        """The interval against the margin, the claimed effect, and none."""
-        outcome, why = outcome_of(found, self.margin, self.claimed)
+    def judged(self, found: Estimate, values: str, role: Role, scale: Scale) -> Check:
+        """The interval against the margin, no effect, the claimed effect and the expected one."""
+        outcome, why, excluded = outcome_of(found, self.margin, self.claimed, self.expected, scale.none)
         least = LEAST_SEEDS if self.over == "seeds" else LEAST_ITEMS
-        if outcome == "met" and found.n < least:
-            outcome, why = "inconclusive", f"{found.n} {self.over}, at least {least} are needed"
-        bounds = [None if math.isinf(bound) else bound for bound in (found.low, found.high)]
-        interval = "no interval" if None in bounds else f"95 % interval {found.low:+.3g} to {found.high:+.3g}"
-        text = f"{shown}{found.effect:+.3g} ({interval}, n = {found.n}, {found.how})"
+        if outcome == "seen" and found.n < least:
+            outcome, why = "open", f"{found.n} {self.over}, at least {least} are needed"
+        low, high = (bound if math.isfinite(bound) else None for bound in (found.low, found.high))
+        interval = NO_INTERVAL if low is None else f"95 % interval {found.low:+.3g} to {found.high:+.3g}"
+        text = f"{values}{found.effect:+.3g} ({interval}, n = {found.n}, {found.how})"
         if self.margin:
             text += f", margin {self.margin:+g}"
         if self.claimed != self.margin:
             text += f", claimed {self.claimed:+g}"
+        if outcome == "error":
+            return Check(self.text, self.essential, outcome, "no number", found.how, n=found.n, role=role)
+        limit = "" if excluded is None else scale.limit(excluded)
         return Check(
-            self.text, self.essential, outcome, text, found.how, found.effect, bounds[0], bounds[1], found.n, why, role
+            self.text, self.essential, outcome, text, found.how, found.effect, low, high, found.n, why, role,
+            scale.said(found, self.over, self.margin), limit,
         )  # fmt: skip
 
     def require_power(self, paper: str, seeds: Sequence[int]) -> None:
@@ -332,7 +278,8 @@ class Contrast(_Interval):
             bound = self.b.how == "constant"
             found = t_interval(differences, "t over seeds" if bound else "paired t over seeds")
         side = "below" if self.lower else "above"
-        return self.judged(found, f"{one.mean():.4g} against {other.mean():.4g}; {side} by ", role)
+        scale = scale_of(self.a, self.b, lower=self.lower, factor=is_logarithmic(self.text))
+        return self.judged(found, f"{one.mean():.4g} against {other.mean():.4g}; {side} by ", role, scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,7 +290,9 @@ class Estimated(_Interval):
 
     def check(self, table: Table, role: Role = "criterion") -> Check:
         """Judge the measurements."""
-        return self.judged(self.estimate(table), "", role)
+        # The function says no unit: a study that computes its own interval measures one thing, which stands first.
+        scale = Scale(table.names("metric")[0], factor=is_logarithmic(self.text))
+        return self.judged(self.estimate(table), "", role, scale)
 
 
 @dataclass(frozen=True)
@@ -368,27 +317,8 @@ class Precondition:
         mean = float(values.mean())
         met = mean < self.bound if self.lower else mean > self.bound
         measured = f"{mean:.4g}, has to be {'below' if self.lower else 'above'} {self.bound:g}"
-        outcome: Outcome = "met" if met else "not met"
+        outcome: Outcome = "error" if not math.isfinite(mean) else "seen" if met else "missing"
+        effect = mean if math.isfinite(mean) else None
         return Check(
-            self.text, True, outcome, measured, "mean over seeds", mean, None, None, len(values), "", "precondition"
+            self.text, True, outcome, measured, "mean over seeds", effect, None, None, len(values), "", "precondition"
         )
-
-
-def outcome_of(found: Estimate, margin: float, claimed: float) -> tuple[Outcome, str]:
-    """The rule: an interval against the margin, the claimed effect and none.
-
-    Args:
-        found: the effect in favour of the condition.
-        margin: the interval has to lie above it.
-        claimed: an interval wholly below it excludes the claim; at least the margin.
-
-    Returns:
-        `met`, `not met` or `inconclusive`, and for the last what leaves it open.
-    """
-    if found.low > margin:
-        return "met", ""
-    if found.high < claimed:
-        return "not met", ""
-    if found.low <= 0 <= found.high and claimed >= 0:
-        return "inconclusive", "the interval contains both the claimed effect and none"
-    return "inconclusive", "the interval lies on both sides of the margin"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from binderclip.errors import UsageError
 from binderclip.studies.harness.criteria import Contrast, Criterion
-from binderclip.studies.harness.quantities import Quantity
+from binderclip.studies.harness.quantities import rows_of
 from binderclip.studies.harness.table import Row
 
 
@@ -23,7 +23,7 @@ def random_rows(criteria: Iterable[Criterion], seed: int, low: float = 0.0, high
     """
     draw = np.random.default_rng([seed, 11]).uniform
     parts = [part for each in criteria if isinstance(each, Contrast) for part in (each.a, each.b)]
-    names = dict.fromkeys(name for part in parts for name in _read(part))
+    names = dict.fromkeys(name for part in parts for name in rows_of(part))
     return [Row(metric, method, draw(low, high), setting) for metric, method, setting in names]
 
 
@@ -52,13 +52,3 @@ def in_place(rows: Iterable[Row], null: Mapping[str, str], *, same_seeds: bool =
         before = {seed: seeds[(place - shift) % len(seeds)] for place, seed in enumerate(seeds)}
         found += [replace(row, method=name, seed=before[row.seed]) for row in kept if row.method == random]
     return found
-
-
-def _read(quantity: Quantity) -> Iterator[tuple[str, str, str]]:
-    """Metric, method and setting of every row behind a quantity."""
-    if quantity.how == "rows":
-        metric, method, *settings = quantity.parts
-        yield from ((metric, method, setting) for setting in settings)
-    elif quantity.how != "constant":
-        for part in quantity.parts:
-            yield from _read(part)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import spearmanr
 
 from binderclip.errors import UsageError
 from binderclip.studies.harness.table import Table
@@ -29,6 +28,8 @@ _COMBINED: dict[str, Callable[[Any], Any]] = {
 
 def _order(values: Float[np.ndarray, "P"]) -> float:
     """Spearman's correlation of the values with their places; 0 where all are equal."""
+    from scipy.stats import spearmanr
+
     return 0.0 if np.ptp(values) == 0 else float(spearmanr(np.arange(len(values)), values).statistic)
 
 
@@ -100,3 +101,13 @@ def combined(how: str, *parts: Quantity) -> Quantity:
     if how not in _COMBINED or not parts:
         raise UsageError(f"combined({how!r}, {len(parts)} parts): one of {', '.join(_COMBINED)} of at least one")
     return Quantity(how, parts)
+
+
+def rows_of(quantity: Quantity) -> Iterator[tuple[str, str, str]]:
+    """Metric, method and setting of every row behind a quantity."""
+    if quantity.how == "rows":
+        metric, method, *settings = quantity.parts
+        yield from ((metric, method, setting) for setting in settings)
+    elif quantity.how != "constant":
+        for part in quantity.parts:
+            yield from rows_of(part)

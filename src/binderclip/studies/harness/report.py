@@ -13,10 +13,12 @@ import numpy as np
 from binderclip.documents import parse_json, read_problem
 from binderclip.errors import DataError
 from binderclip.files import make_folder, write_whole
-from binderclip.papers import paper
-from binderclip.studies.harness.criteria import Check
+from binderclip.papers import CHECKS, paper
+from binderclip.studies.harness.check import NO_INTERVAL, Check
+from binderclip.studies.harness.columns import Columns
 from binderclip.studies.harness.run import load_study
-from binderclip.studies.harness.study import FirstVerdict, Result, Study, superseded
+from binderclip.studies.harness.scale import plain
+from binderclip.studies.harness.study import FormerVerdict, Result, Study, superseded
 from binderclip.studies.harness.table import Row, Table
 
 
@@ -48,7 +50,7 @@ def to_json(result: Result) -> str:
         "verdict": result.verdict,
         "reason": result.reason,
         "criteria": result.criteria,
-        "first": None if result.first is None else vars(result.first),
+        "history": [vars(former) for former in result.history],
         "notes": result.notes,
         "checks": [_rounded(vars(check)) for check in result.checks],
         "seeds": result.seeds,
@@ -78,7 +80,6 @@ def read(path: Path) -> Result:
     """
     try:
         document = parse_json(path.read_text(encoding="utf-8"))
-        first = document["first"]
         return Result(
             document["paper"],
             document["verdict"],
@@ -92,7 +93,7 @@ def read(path: Path) -> Result:
             document["seconds"],
             document["versions"],
             document["criteria"],
-            None if first is None else FirstVerdict(**first),
+            [FormerVerdict(**former) for former in document["history"]],
             document["notes"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -100,7 +101,7 @@ def read(path: Path) -> Result:
 
 
 def markdown(result: Result, study: Study, *, level: int = 1, figure: str | None = None) -> str:
-    """The whole story of a study: claim, verdict, criteria, figures, numbers, and what was not the real thing.
+    """The whole story of a study: what it means first, then what was measured, how, and how often it was judged.
 
     Args:
         result: what was measured.
@@ -109,41 +110,64 @@ def markdown(result: Result, study: Study, *, level: int = 1, figure: str | None
         figure: path of the figure; default beside the text.
     """
     source = paper(result.paper)
+    columns = Columns(source, result)
     link = f"[{source.title}]({source.url})" if source.url else source.title
     lines = [
         f"{'#' * level} {result.paper}: {source.title}",
         "",
-        f"{link}, {source.citation}. Verdict: **{result.verdict}**"
-        + (f": {result.reason}" if result.reason else "").rstrip(".")
-        + ".",
+        f"{link}, {source.citation}. In binderclip: {', '.join(f'`{name}`' for name in source.names)}.",
         "",
-        *_remarks(result, study),
-        f"**Claim.** {study.claim}",
-        "",
-        *(_to_come(result, study) if superseded(result, study) else _asked(result, study)),
-        *(["**At paper scale.** " + f"`{source.at_paper_scale}`", ""] if source.at_paper_scale else []),
-        "| criterion | | measured |",
+        *_story(columns, study),
+        *(["**Note.** " + " ".join(result.notes), ""] if result.notes else []),
+        "| part of the claim | | effect (95 % interval) |",
         "| --- | --- | --- |",
         *map(_check_line, result.checks),
         "",
         f"![{result.paper}]({figure or result.paper + '.png'})",
         "",
+        *(_to_come(result, study) if superseded(result, study) else _asked(result, study)),
+        *(["**At paper scale.** " + f"`{source.at_paper_scale}`", ""] if source.at_paper_scale else []),
+        "**Implementation.** Held against "
+        + ", ".join(f"[{CHECKS[kind]}](../../{test})" for kind, test in source.checked)
+        + ".",
+        "",
     ]
     for metric in result.table.names("metric"):
         lines += [*pivot(result.table, metric), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_history(result, study)])
+
+
+def _story(columns: Columns, study: Study) -> list[str]:
+    """What the paper says, what was run, what was seen, and what that means for choosing it."""
+    stand_ins = "; ".join(study.stand_in).rstrip(".") or "nothing"
+    found = f"**{columns.claim.partition(';')[0]}**"
+    if columns.seen[1]:
+        found += ", {} of {} essential parts of the claim".format(*columns.seen)
+    if columns.why_not:
+        found += f", because of this: {columns.why_not}"
+    elif columns.effect:
+        found += f". What decides: {columns.effect}"
+    if columns.rival is not None:
+        rival = columns.rival
+        found += f". Against the strongest cheap rival: **{rival.word}**, {rival.shown}; asked: {plain(rival.text)}"
+    return [
+        f"- **The paper says:** {study.claim}",
+        f"- **Compared with:** {study.baseline}",
+        f"- **Not as in the paper:** {stand_ins}.",
+        f"- **Seen:** {found}.",
+        f"- **For choosing:** {columns.means}",
+        "",
+    ]
 
 
 def _asked(result: Result, study: Study) -> list[str]:
-    """What the numbers below were measured by."""
+    """What the numbers were measured by."""
     return [
-        f"**Protocol.** {study.protocol} Seeds {_listed(result.seeds)}. {_registered(result)}",
+        f"**Protocol.** {study.protocol} Seeds {_listed(result.seeds)}; {result.seconds / 60:.1f} minutes in all.",
         "",
         *(["**Power.** " + ". ".join(study.power) + ".", ""] if study.power else []),
-        f"**Baseline.** {study.baseline} **Lower bound.** {study.lower_bound}"
+        f"**Lower bound.** {study.lower_bound}"
         + (f" **Upper bound.** {study.upper_bound}" if study.upper_bound else ""),
-        "",
-        "**Not the real thing.** " + ("; ".join(study.stand_in) or "nothing") + ".",
         "",
     ]
 
@@ -166,31 +190,28 @@ def _listed(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _remarks(result: Result, study: Study) -> list[str]:
-    """The first verdict, the notes and why the study is to be measured again; a paragraph each."""
-    said = []
-    if result.first is not None:
-        said.append(f"**First verdict.** {result.first.verdict}; {result.first.why}.")
-    if study.remeasure:
-        said.append(f"**To be measured again.** {study.remeasure}")
-    if result.notes:
-        said.append("**Note.** " + " ".join(result.notes))
-    return [line for text in said for line in (text, "")]
-
-
-def _registered(result: Result) -> str:
+def _history(result: Result, study: Study) -> list[str]:
+    """When the criteria were registered, every former verdict with its reason, and what is to be measured again."""
     if result.criteria:
-        return f"Criteria {result.criteria}, registered before the measurement."
-    return "These criteria were written or changed after the measurement."
+        lines = [f"- Criteria {result.criteria}, registered before the measurement."]
+    else:
+        lines = ["- These criteria were written or changed after the measurement."]
+    lines += [f"- Former verdict: {former.verdict}; {former.why}." for former in result.history]
+    lines += [f"- To be measured again: {study.remeasure}"] if study.remeasure else []
+    return ["**History.**", "", *lines, ""]
 
 
 def _check_line(check: Check) -> str:
     kind = {"rival": " (strongest cheap rival)", "precondition": " (precondition)"}.get(check.role, "")
     if check.role == "criterion" and not check.essential:
-        kind = " (would only weaken)"
-    outcome = check.outcome if check.outcome == "met" else f"**{check.outcome}**"
-    how = f" ({check.how})" if check.effect is None else ""
-    return f"| {cell(check.text)}{kind} | {outcome} | {cell(check.measured + how)} |"
+        kind = " (not essential)"
+    outcome = check.word if check.word in ("seen", "beaten") else f"**{check.word}**"
+    if check.limit:
+        outcome += f": no {check.limit}"
+    measured = check.shown or check.measured
+    if check.how.startswith(("exact", NO_INTERVAL)):
+        measured += f" ({check.how})"
+    return f"| {cell(plain(check.text))}{kind} | {outcome} | {cell(measured)} |"
 
 
 def cell(text: str) -> str:

@@ -15,12 +15,14 @@ from pathlib import Path
 from binderclip.errors import UsageError
 from binderclip.studies.harness.null import in_place
 from binderclip.studies.harness.registration import criteria_hash
-from binderclip.studies.harness.study import FirstVerdict, Result, Study, decide, not_finite, superseded
+from binderclip.studies.harness.study import FormerVerdict, Result, Study, decide, not_finite, superseded
 from binderclip.studies.harness.table import Row, Table
 from binderclip.studies.harness.threads import one_thread
 
 PAPERS = Path(__file__).resolve().parents[1] / "papers"
-JUDGED_AGAIN = "judged again by the rules on intervals and power, from the rows of the first measurement"
+JUDGED_AGAIN = (
+    "judged again, from the same rows, by the rules that tell an effect that is excluded from one that is open"
+)
 
 
 def available() -> dict[str, str]:
@@ -113,9 +115,10 @@ def pilot_seeds(study: Study) -> set[int]:
 
 
 def judge_again(result: Result, study: Study) -> Result:
-    """Judge stored rows by the criteria of today; a verdict that changes is kept as the first one.
+    """Judge stored rows by the rules of today; a verdict that changes is kept in the history.
 
     Criteria that are registered for a measurement that is still to come ask for other rows: the result stays as it is.
+    A criterion that gives NaN, for which a run fails, leaves stored rows undecided: the page says which one.
 
     Args:
         result: stored.
@@ -128,14 +131,13 @@ def judge_again(result: Result, study: Study) -> Result:
         return result
     registered = bool(result.criteria) and result.criteria == criteria_hash(study)
     verdict, reason, checks = decide(study, result.table, registered=registered)
-    first = result.first
-    if first is None and verdict != result.verdict:
-        first = FirstVerdict(result.verdict, JUDGED_AGAIN)
-    return replace(result, verdict=verdict, reason=reason, checks=checks, first=first)
+    verdict = "undecided" if verdict == "failed" else verdict
+    former = [] if verdict == result.verdict else [FormerVerdict(result.verdict, JUDGED_AGAIN)]
+    return replace(result, verdict=verdict, reason=reason, checks=checks, history=[*result.history, *former])
 
 
 def after(result: Result, former: Result | None, why: str = "") -> Result:
-    """A second measurement, on other seeds or by other criteria, keeps the first verdict and the reason for it.
+    """A second measurement, on other seeds or by other criteria, keeps the verdicts before it and the reason for it.
 
     Args:
         result: of the new measurement.
@@ -145,12 +147,10 @@ def after(result: Result, former: Result | None, why: str = "") -> Result:
     if former is None or former.verdict == "failed":
         return result
     if not why and (former.seeds, former.criteria) == (result.seeds, result.criteria):
-        return replace(result, first=former.first)
-    first = former.first or FirstVerdict(former.verdict, "")
-    reason = why or f"measured again on seeds {', '.join(map(str, result.seeds))}"
-    if former.first is not None and former.criteria:
-        reason = f"then {former.verdict} by criteria {former.criteria}; {reason}"
-    return replace(result, first=FirstVerdict(first.verdict, "; ".join(part for part in (first.why, reason) if part)))
+        return replace(result, history=former.history)
+    by = f"by criteria {former.criteria}; " if former.criteria else ""
+    reason = by + (why or f"measured again on seeds {', '.join(map(str, result.seeds))}")
+    return replace(result, history=[*former.history, FormerVerdict(former.said, reason)])
 
 
 def null_table(study: Study, seeds: Sequence[int], measured: Sequence[Row] = (), *, same_seeds: bool = False) -> Table:
@@ -173,8 +173,8 @@ def null_table(study: Study, seeds: Sequence[int], measured: Sequence[Row] = (),
 
 
 def null_passes(study: Study, table: Table) -> list[str]:
-    """The essential criteria that a null method's table meets; a sound study gives an empty list."""
-    return [c.text for c in study.criteria if c.essential and c.check(table).outcome == "met"]
+    """The essential criteria that a null method's table shows; a sound study gives an empty list."""
+    return [c.text for c in study.criteria if c.essential and c.check(table).outcome == "seen"]
 
 
 def _versions() -> dict[str, str]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from binderclip.errors import UsageError
-from binderclip.studies.harness.criteria import Check, Criterion, Precondition, Verdict
+from binderclip.studies.harness.check import Check, Outcome, Verdict
+from binderclip.studies.harness.criteria import Criterion, Precondition
 from binderclip.studies.harness.table import Row, Table
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ class Study:
 
 
 @dataclass(frozen=True)
-class FirstVerdict:
-    """The verdict of the first measurement, kept when a study is measured or judged again.
+class FormerVerdict:
+    """A verdict that another one has replaced, kept on the study's page.
 
     Attributes:
         verdict: in its own words.
@@ -101,15 +102,15 @@ class Result:
 
     Attributes:
         paper: id.
-        verdict: one of five, or `failed`, or `no verdict` of a quick run.
-        reason: why it failed, or what keeps the verdict from `holds`; else empty.
+        verdict: one of `VERDICTS`, or `failed`, or `no verdict` of a quick run.
+        reason: why it failed, or what keeps the verdict from `reproduced`; else empty.
         checks: criteria, preconditions and the rival with what was measured.
         rows: all rows of all seeds.
         seeds: that were run.
         seconds: wall time.
         versions: of binderclip, torch and python.
         criteria: hash of the criteria that were registered before the measurement; empty: judged afterwards.
-        first: the first verdict, where there was another.
+        history: verdicts that were replaced, the oldest first.
         notes: what a reader of the rows has to know.
     """
 
@@ -122,13 +123,39 @@ class Result:
     seconds: float
     versions: dict[str, str] = field(default_factory=dict)
     criteria: str = ""
-    first: FirstVerdict | None = None
+    history: list[FormerVerdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def table(self) -> Table:
         """The rows with look-ups."""
         return Table(self.rows)
+
+    @property
+    def parts(self) -> list[Check]:
+        """The essential parts of the claim."""
+        return [check for check in self.checks if check.essential and check.role == "criterion"]
+
+    @property
+    def rival(self) -> Check | None:
+        """The method against the strongest cheap rival, where one was measured."""
+        return next((check for check in self.checks if check.role == "rival"), None)
+
+    @property
+    def headline(self) -> Check | None:
+        """The essential part that stands for the verdict: the first that speaks against it, is open, is seen.
+
+        Among those a comparison goes before a value that is held against a bound.
+        """
+        order = ("error", "opposite", "excluded", "open", "seen")
+        shown = [check for check in self.parts if check.shown] or self.parts
+        return min(shown, key=lambda check: (order.index(check.outcome), "has to be" in check.shown), default=None)
+
+    @property
+    def said(self) -> str:
+        """The verdict in words, with the effect that is excluded."""
+        limit = next((check.limit for check in self.parts if check.outcome == "excluded"), "")
+        return f"no {limit}" if self.verdict == "no effect of X or more" and limit else self.verdict
 
 
 def superseded(result: Result, study: Study) -> bool:
@@ -137,13 +164,15 @@ def superseded(result: Result, study: Study) -> bool:
 
 
 def decide(study: Study, table: Table, *, registered: bool) -> tuple[Verdict, str, list[Check]]:
-    """Apply the rule to the measurements.
+    """Apply the rule to the measurements; the first of these that is true.
 
-    - `untestable here`: a precondition fails.
-    - `contradicted here`: the interval of an essential criterion excludes the claimed effect, or an exact one fails.
-    - `inconclusive`: an essential criterion is open, has no interval, or was met by too few seeds or items.
-    - `weak`: the essential ones are met, others are not.
-    - `holds`: all are met, and the criteria were registered before the measurement.
+    - `failed`: a condition gives NaN, which is an error of the study.
+    - `not testable here`: a precondition is missing.
+    - `opposite here`: the interval of an essential part lies on the other side, or an exact one fails.
+    - `no effect of X or more`: the interval of an essential part excludes the effect that is claimed, or expected.
+    - `undecided`: no essential part is seen, or they were seen by criteria that are younger than the measurement.
+    - `in part`: some essential parts are seen; or all, and a part that is not essential is excluded.
+    - `reproduced`: all essential parts are seen. Another part that is merely open lowers nothing, nor does the rival.
 
     Args:
         study: the rule.
@@ -151,29 +180,36 @@ def decide(study: Study, table: Table, *, registered: bool) -> tuple[Verdict, st
         registered: whether the criteria are older than the measurement.
 
     Returns:
-        The verdict, what keeps it from `holds` (empty where it holds), and all checks.
+        The verdict, what keeps it from `reproduced` (empty where nothing does), and all checks.
     """
-    preconditions = [precondition.check(table) for precondition in study.preconditions]
-    checks = [criterion.check(table) for criterion in study.criteria]
-    listed = [*preconditions, *checks]
-    if study.rival is not None:
-        listed.append(study.rival.check(table, role="rival"))
-    failing = [check.text for check in preconditions if check.outcome != "met"]
-    if failing:
-        return "untestable here", f"precondition not met: {'; '.join(failing)}", listed
-    essential = [check for check in checks if check.essential]
-    against = [check.text for check in essential if check.outcome == "not met" and check.counts]
-    if against:
-        return "contradicted here", f"the claimed effect is excluded: {'; '.join(against)}", listed
-    why = list(dict.fromkeys(reason for check in essential if (reason := check.open)))
-    if why:
-        return "inconclusive", "; ".join(why), listed
-    others = [check.text for check in checks if check.outcome != "met"]
-    if others:
-        return "weak", f"not met: {'; '.join(others)}", listed
+    checks = [
+        *(precondition.check(table) for precondition in study.preconditions),
+        *(criterion.check(table) for criterion in study.criteria),
+        *(() if study.rival is None else (study.rival.check(table, role="rival"),)),
+    ]
+
+    def named(outcome: Outcome, among: Iterable[Check] = checks) -> str:
+        return "; ".join(check.text for check in among if check.outcome == outcome)
+
+    parts = [check for check in checks if check.essential and check.role == "criterion"]
+    if texts := named("error"):
+        return "failed", f"an error of the study, NaN in: {texts}", checks
+    if texts := named("missing"):
+        return "not testable here", f"missing: {texts}", checks
+    if texts := named("opposite", parts):
+        return "opposite here", f"on the other side: {texts}", checks
+    if excluded := [f"{check.text}: no {check.limit}" for check in parts if check.outcome == "excluded"]:
+        return "no effect of X or more", f"excluded: {'; '.join(excluded)}", checks
+    still = [f"{check.text} ({check.why or check.how})" for check in parts if not check.seen]
+    if len(still) == len(parts):
+        return "undecided", f"open: {'; '.join(still)}", checks
     if not registered:
-        return "inconclusive", "the criteria were not registered before the measurement", listed
-    return "holds", "", listed
+        return "undecided", "the criteria were not registered before the measurement", checks
+    if still:
+        return "in part", f"open: {'; '.join(still)}", checks
+    if texts := "; ".join(check.text for check in checks if check.role == "criterion" and check.against):
+        return "in part", f"all essential parts are seen; not: {texts}", checks
+    return "reproduced", "", checks
 
 
 def not_finite(rows: Iterable[Row]) -> Row | None:

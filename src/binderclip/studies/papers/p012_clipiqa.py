@@ -112,7 +112,7 @@ STUDY = Study(
     f"{STEPS} steps of AdamW at {RATE}, all pictures a step. Halves, tiles, distortions and the start depend on the "
     "seed. The rate lies between two that did equally well on pilot seeds; the spreads are those of three pilot seeds "
     "with one tile of each photograph to learn from. Criteria, their form and the precondition were written after "
-    "these seeds, in which the matching pair was near chance; without the precondition the claim would be contradicted "
+    "these seeds, in which the matching pair was near chance; without the precondition the claim would be excluded "
     "here. Pilot and study share the twenty photographs.",
     baseline="The positive prompt of the matching pair alone; for the learned context the same pair without it.",
     lower_bound="Random directions of the embedding: 0. One of them stands in the null's place.",

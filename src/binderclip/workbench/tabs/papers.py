@@ -93,7 +93,7 @@ def work(run: Run, identifier: str | None, length: str) -> Outcome:
         shell_line("binderclip", "reproduce", entry.study, "--quick" if quick else None),
     )
     shown = _checks(result) if result.checks else _rows(result)
-    return Outcome((shown, gr.update(value=str(picture), visible=True)), files, again, f"Verdict: {result.verdict}")
+    return Outcome((shown, gr.update(value=str(picture), visible=True)), files, again, f"Verdict: {result.said}")
 
 
 def _found(words: str, status: str) -> list[Paper]:
@@ -107,20 +107,21 @@ def _choices(words: str, status: str) -> list[tuple[str, str]]:
 
 
 def _list(words: str, status: str) -> str:
-    from binderclip.studies import stored_result
+    """Papers with what is said of each, those to try first at the top."""
+    from binderclip.studies import columns_of
 
-    rows = []
-    for entry in _found(words, status):
-        result = stored_result(entry.study) if entry.study else None
-        rows.append((entry.id, entry.title, entry.status if result is None else result.verdict))
+    found = sorted((columns_of(entry) for entry in _found(words, status)), key=lambda row: row.order)
+    rows = [
+        (row.paper.id, row.name, row.implementation, row.claim or row.paper.status, row.rival_word) for row in found
+    ]
     if not rows:
         return '<p class="about">No paper matches.</p>'
-    return table(("", "Title", "Verdict"), rows, f"{len(rows)} papers")
+    return table(("", "Method", "Implementation", "Claim here", "Cheap rival"), rows, f"{len(rows)} papers")
 
 
 def _card(identifier: str) -> str:
     """A paper as HTML: what it is, how it is used, its claim, and what was measured."""
-    from binderclip.studies import load_study, stored_result
+    from binderclip.studies import columns_of, load_study
 
     entry = index.paper(identifier)
     source = html.escape(entry.citation)
@@ -131,13 +132,21 @@ def _card(identifier: str) -> str:
         lines.append(f"<pre>{html.escape(chr(10).join(entry.use))}</pre>")
     if not entry.study:
         return "".join([*lines, "<p>Planned: it has no method and no study yet.</p>"])
-    study, result = load_study(entry.study), stored_result(entry.study)
-    lines.append(f"<p><strong>Claim.</strong> {html.escape(study.claim)}</p>")
+    study, columns = load_study(entry.study), columns_of(entry)
+    result = columns.result
+    lines.append(f"<p><strong>The paper says.</strong> {html.escape(study.claim)}</p>")
+    lines.append(f"<p><strong>Implementation.</strong> Held against: {html.escape(columns.implementation)}.</p>")
     if result is None:
         return "".join([*lines, "<p>No result is stored here: run the study below.</p>"])
-    first = "" if result.first is None else f" (first: {html.escape(result.first.verdict)})"
-    why = f": {html.escape(result.reason)}" if result.reason else ""
-    lines.append(f"<p><strong>Verdict.</strong> {html.escape(result.verdict)}{first}{why}</p>")
+    said = {
+        "Claim here": columns.claim,
+        "Effect": columns.effect,
+        "Cheap rival": columns.against,
+        "Cost": columns.cost,
+        "Why not testable": columns.why_not,
+        "For choosing": columns.means,
+    }
+    lines += [f"<p><strong>{name}.</strong> {html.escape(text)}</p>" for name, text in said.items() if text]
     lines += [f"<p>{html.escape(remark)}</p>" for remark in result.notes]
     lines.append(_checks(result))
     if study.stand_in:
@@ -148,13 +157,13 @@ def _card(identifier: str) -> str:
 
 
 def _checks(result: Result) -> str:
-    rows = [(check.outcome, check.text, check.measured) for check in result.checks]
-    return table(("Outcome", "Criterion", "Measured"), rows, f"{result.paper}: {result.verdict}")
+    rows = [(check.word, check.text, check.shown or check.measured) for check in result.checks]
+    return table(("Outcome", "Criterion", "Measured"), rows, f"{result.paper}: {result.said}")
 
 
 def _rows(result: Result) -> str:
     rows = [(row.metric, row.method, row.setting, float(row.value)) for row in result.rows]
-    return table(("Metric", "Method", "Setting", "Value"), rows, f"{result.paper}: {result.verdict}")
+    return table(("Metric", "Method", "Setting", "Value"), rows, f"{result.paper}: {result.said}")
 
 
 def _stored_figure(bench: Bench, request: gr.Request, identifier: str) -> Path | None:
