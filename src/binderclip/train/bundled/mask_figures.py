@@ -128,9 +128,12 @@ def _by_words(
     maps = ConceptMaps(gate=None)(context, None, text)[0]  # type: ignore[arg-type]
     there = (gated > ABSENT).flatten(1).any(1)
     for place in range(len(maps)):
+        if place >= len(words) and not there[place]:
+            figures.absent.append(0.0)
+            continue
         mask = (cut_labels(image, maps[place : place + 1], cut) == 0).numpy()
         if place >= len(words):
-            figures.absent.append(float(mask.mean()) * bool(there[place]))
+            figures.absent.append(float(mask.mean()))
             continue
         truth = truths[place]
         figures.words.append(words[place])
