@@ -76,6 +76,24 @@ def test_scenes_compete_in_one_softmax() -> None:
         ConceptBranch(["a"], torch.eye(2), torch.eye(1, 1280), centre, sharpness=10.0, level=0.5)
 
 
+def test_words_mean_the_concepts_that_they_name_and_not_those_spelt_alike(everyday: object) -> None:
+    concepts = everyday.concepts
+    named = {
+        word: {concepts.names[index] for index in concepts.meant(word)} for word in ("a tree", "Dogs", "Man", "of")
+    }
+    assert named["a tree"] == {"tree"}, "the scene, and no tree frog"
+    assert len(named["Dogs"]) > 100
+    assert {"Labrador retriever", "pug"} <= named["Dogs"]
+    assert "tabby" not in named["Dogs"]
+    assert "mantis" not in named["Man"]
+    assert not named["of"]
+    assert concepts.meant("the dog") == concepts.meant("dog")
+    with pytest.raises(UsageError, match="beyond the 2"):
+        ConceptBranch(
+            ["a", "b"], torch.eye(2), torch.zeros(0, 1280), torch.zeros(1280), sharpness=1, level=0, senses={"w": [2]}
+        )
+
+
 def test_encoding_alone_gives_the_same_bits(everyday: object, images: torch.Tensor) -> None:
     encoder = load_encoder("everyday")
     assert encoder.fingerprint == everyday.fingerprint

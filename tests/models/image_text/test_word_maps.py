@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-from binderclip.models.image_text.word_maps import concept_evidence, place_logits, word_closeness, word_maps
+from binderclip.models.image_text.word_maps import (
+    PATCHES_SIDE,
+    PRESENCE,
+    UNNAMED,
+    concept_evidence,
+    picture_patches,
+    place_logits,
+    spread_maps,
+    word_maps,
+    word_presence,
+    word_weights,
+)
 
 
 def test_evidence_is_the_soft_maximum_written_as_loops() -> None:
@@ -36,9 +48,62 @@ def test_a_constant_on_all_logits_moves_no_map_at_full_contrast() -> None:
 
 def test_places_are_means_of_nine_and_words_lie_by_their_cosines() -> None:
     own = torch.randn(1, 2, 4, 5, generator=torch.Generator().manual_seed(3))
-    concepts = SimpleNamespace(logit_map=lambda image, side: own, vectors=torch.eye(3))
+    concepts = SimpleNamespace(logit_map=lambda image, side: own, vectors=torch.eye(3), meant=lambda word: [])
     logits = place_logits(concepts, torch.zeros(1, 3, 8, 8), 64)
     torch.testing.assert_close(logits[:, 1, 2], own[0, :, 0:3, 1:4].mean((1, 2)))
-    near = word_closeness(concepts, torch.tensor([[2.0, 1.0, 0.0]]))
+    near = word_weights(concepts, torch.tensor([[2.0, 1.0, 0.0]]), ["w"], 7.0)
     unit = normalize(torch.tensor([2.0, 1.0, 0.0]), dim=0)
-    torch.testing.assert_close(near[0], unit - unit[0])
+    torch.testing.assert_close(near[0], 7 * (unit - unit[0]))
+
+
+def test_a_word_that_names_concepts_goes_by_them_and_not_by_what_is_near() -> None:
+    """ "tree" is nearest to the tree frog (0) among texts and names the oak and the palm (1, 2)."""
+    concepts = SimpleNamespace(vectors=torch.eye(4), meant=lambda word: [1, 2] if word == "tree" else [])
+    text = torch.tensor([[3.0, 1.0, 0.0, 0.0]])
+    cosines = text[0] / 10**0.5
+    alone = 2 * (cosines - cosines[0])
+    torch.testing.assert_close(word_weights(concepts, text, ["oak"], 2.0)[0], alone)
+    torch.testing.assert_close(word_weights(concepts, text, [], 2.0)[0], alone)
+    expected = torch.tensor([-UNNAMED, 0.0, 0.0, float(alone[3]) - UNNAMED])
+    torch.testing.assert_close(word_weights(concepts, text, ["tree"], 2.0)[0], expected)
+
+
+def test_presence_is_the_logistic_of_a_sum_over_concepts_and_of_a_cosine() -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits, weights = torch.randn(3, 2, 2, generator=generator), -torch.rand(2, 3, generator=generator)
+    vectors, texts = torch.randn(3, 5, generator=generator), torch.randn(2, 5, generator=generator)
+    found = word_presence(SimpleNamespace(vectors=vectors), logits, texts, weights)
+    for q in range(2):
+        shown, cosine = -math.inf, -math.inf
+        for y in range(2):
+            for x in range(2):
+                p = logits[:, y, x].exp() / logits[:, y, x].exp().sum()
+                z = sum(float(p[c]) * vectors[c] for c in range(3))
+                shown = max(shown, math.log(sum(float(p[c] * weights[q, c].exp()) for c in range(3))))
+                cosine = max(cosine, float(torch.cosine_similarity(z, texts[q], dim=0)))
+        slope, weight, offset = PRESENCE
+        assert float(found[q]) == pytest.approx(
+            1 / (1 + math.exp(-slope * (shown + weight * cosine) - offset)), abs=1e-5
+        )
+
+
+def test_maps_spread_over_patches_that_are_alike() -> None:
+    """Two kinds of patches, checkered: one peak becomes all patches of its kind; a constant map stays constant."""
+    kinds = torch.arange(12).view(3, 4) % 2
+    patches = torch.nn.functional.one_hot(kinds, 2).permute(2, 0, 1).float()
+    maps = torch.zeros(2, 3, 4)
+    maps[0, 1, 1] = 5.0
+    found = spread_maps(maps, patches, 50.0)
+    # By hand: 5 / 6 where the kind is that of the peak, 0 elsewhere, which standardised is 1 and -1.
+    torch.testing.assert_close(found[0], torch.where(kinds == kinds[1, 1], 1.0, -1.0))
+    torch.testing.assert_close(found[1], torch.zeros(3, 4))
+    flat = spread_maps(maps, patches, 0.0)  # no affinity: every patch is the mean of all
+    torch.testing.assert_close(flat[0], torch.zeros(3, 4), atol=1e-2, rtol=0)  # rounding over the least spread
+
+
+@pytest.mark.parametrize(("size", "grid"), [((90, 60), (36, 24)), ((1, 1), (36, 36)), ((4, 2000), (1, 36))])
+def test_patches_of_any_picture_lie_on_a_grid_of_its_form(size: tuple[int, int], grid: tuple[int, int]) -> None:
+    patches = picture_patches(torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(5)))
+    assert tuple(patches.shape[1:]) == grid
+    assert max(grid) * 8 == PATCHES_SIDE
+    torch.testing.assert_close(patches.norm(dim=0), torch.ones(grid))

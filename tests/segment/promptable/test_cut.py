@@ -84,6 +84,38 @@ def test_a_session_sees_the_best_candidate_cut_and_the_others_as_they_were() -> 
     assert not segmenter.differentiable
 
 
+class Part(Rough):
+    """A segmenter that takes a small part around the first point for the whole."""
+
+    def predict(self, state: ImageState, prompts: Prompts, *, multimask: bool = True) -> Masks:
+        assert prompts.points is not None
+        x, y = (float(v) for v in prompts.points[0, 0])
+        logits = rough(x, y + 5, radius=5.0)[None, None]
+        return Masks(logits, torch.tensor([[0.9]]), logits)
+
+
+def test_one_click_takes_what_looks_like_its_place_and_a_second_one_decides_alone() -> None:
+    """A disc of half the picture's height: cut from the small part it ends at twice the part's radius."""
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.meshgrid(torch.arange(90), torch.arange(120), indexing="ij")
+    truth = (rows - 45) ** 2 + (columns - 60) ** 2 < 28**2
+    stripes = (columns // 4) % 2 == 0  # colours alone would cut the disc at its own stripes
+    colour = torch.where(stripes, 0.9, 0.3)
+    image = torch.where(truth, torch.stack([colour, colour, 0 * colour]), torch.tensor([0.2, 0.4, 0.7])[:, None, None])
+    image = (image + 0.03 * torch.randn(3, 90, 120, generator=generator)).clamp(0, 1)
+    segmenter = CutSegmenter(Part())
+    state = segmenter.encode(image)
+    one = segmenter.predict(state, Prompts.of(points=[(60, 45)])).masks()[0]
+    alone = cut_mask(image, rough(60, 50, radius=5.0), inside=np.array([[60.0, 45.0]]))
+    overlaps = [float(mask_iou(mask[None], truth[None])) for mask in (alone, one)]
+    assert overlaps[0] < 0.3
+    assert overlaps[1] > overlaps[0] + 0.3
+    points = torch.tensor([[[60.0, 45.0], [5.0, 5.0]]])
+    two = segmenter.predict(state, Prompts(points=points, labels=torch.tensor([[1, 0]]))).masks()[0]
+    away = cut_mask(image, rough(60, 50, radius=5.0), inside=np.array([[60.0, 45.0]]), away=np.array([[5.0, 5.0]]))
+    torch.testing.assert_close(two, away)
+
+
 def test_masks_of_anything_are_cut_from_their_borders_and_stay_in_order() -> None:
     image, masks = scene()
     regions = RegionMasks.of(

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from binderclip.errors import CheckpointError, UsageError
 from binderclip.models.bundled.encoder import HEAD, LITE0, Lite
+from binderclip.models.text.word_forms import word_forms
 from binderclip.similarity.hubness import CSLS
 
 __all__ = ["ConceptBackbone", "ConceptBranch", "folded_lite0"]
@@ -44,6 +45,8 @@ class ConceptBranch(nn.Module):
         centre: (1280,) mean feature of photographs.
         sharpness: of the scenes' cosines: their logit is `sharpness` (cos - `level`).
         level: the cosine at which a scene's logit is 0.
+        senses: words in small letters -> the concepts that they name, or that are kinds of what they name; a word that
+            is not in it is known by its place among texts alone.
 
     Raises:
         UsageError: counts that do not fit each other.
@@ -62,11 +65,15 @@ class ConceptBranch(nn.Module):
         *,
         sharpness: float,
         level: float,
+        senses: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         if not len(names) == len(vectors) > len(prototypes):
             raise UsageError(f"{len(names)} names, {len(vectors)} vectors and {len(prototypes)} prototypes do not fit")
         self.names, self.sharpness, self.level = list(names), float(sharpness), float(level)
+        self.senses = {word: [int(index) for index in own] for word, own in (senses or {}).items()}
+        if any(not 0 <= index < len(names) for own in self.senses.values() for index in own):
+            raise UsageError(f"senses name concepts beyond the {len(names)}")
         self.trunk = Lite(LITE0, STRIDE)
         self.classifier = nn.Linear(HEAD, len(names) - len(prototypes))
         # A drawing has little to do with ImageNet, and the tower knows drawings: a linear probe tells them apart.
@@ -124,6 +131,17 @@ class ConceptBranch(nn.Module):
     def embed(self, probabilities: Float[Tensor, "*n K"]) -> Float[Tensor, "*n E"]:
         """z = sum_c p(c) v(c): shorter than one, the less sure the shorter."""
         return probabilities @ self.vectors.to(probabilities.dtype)
+
+    def meant(self, word: str) -> list[int]:
+        """The concepts that a word names, or that are kinds of what it names; an article and plurals do not matter.
+
+        A "mouse" is an animal and a "tree" no frog whose name has the word in it. Empty for a word that is not in
+        `senses`.
+        """
+        plain = " ".join(word.lower().split())
+        for article in ("a ", "an ", "the "):
+            plain = plain.removeprefix(article)
+        return sorted({index for form in word_forms(plain) for index in self.senses.get(form, ())})
 
     def nearest(self, texts: Float[Tensor, "Q E"], count: int = 10) -> Int[Tensor, "Q n"]:
         """The concepts nearest to texts, by the cosine of their places."""
@@ -184,6 +202,7 @@ class ConceptBackbone(nn.Module):
             "names": self.concepts.names,
             "sharpness": self.concepts.sharpness,
             "level": self.concepts.level,
+            "senses": self.concepts.senses,
             "weight": self.weight,
             "logit_scale": float(self.logit_scale.detach()),
             "hubness": list(self.hubness),

@@ -51,6 +51,7 @@ def with_concepts(base: nn.Module, folder: Path, settings: Mapping[str, Any]) ->
             tensors["centre"],
             sharpness=about["sharpness"],
             level=about["level"],
+            senses=about.get("senses"),  # older files have none
         )
         branch.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=True)
         return ConceptBackbone(

@@ -1,8 +1,13 @@
-"""Where a picture shows what a word means: a classifier's logits at each place, weighed by how near its classes are."""
+"""Where a picture shows what a word means: a classifier's logits at each place, weighed by how near its classes are.
+
+The classifier's places are 32 pixels wide and its maps end where its classes are surest, at a face or a trunk. So they
+are spread over patches that look alike to a self-supervised tower, which sees borders of things and no names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,10 +15,27 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["SIDES", "concept_evidence", "place_logits", "shown_concepts", "word_closeness", "word_maps"]
+__all__ = [
+    "SIDES",
+    "concept_evidence",
+    "picture_patches",
+    "place_logits",
+    "shown_concepts",
+    "spread_maps",
+    "word_maps",
+    "word_presence",
+    "word_weights",
+]
 
 SIDES = (384, 512, 768)
 """Long sides in pixels at which the classifier sees a picture: of the three each finds things of its own size."""
+UNNAMED = 4.0
+"""By how much the log weight of what a word does not name is lower, for words that some concept is named by."""
+PRESENCE = (0.384, 40.0, -7.77)
+"""Slope, weight of the cosine and offset of `word_presence`: a logistic regression on the words of 305 photographs of
+the splits "learn" and "choose" against all others, both sides weighing alike, each without its own picture's scenes."""
+PATCHES, PATCHES_SIDE = "small-dino", 288
+"""The tower whose patches say what belongs together, and the long side in pixels at which it sees a picture."""
 
 
 def place_logits(concepts: Any, image: Float[Tensor, "1 3 H W"], side: int) -> Float[Tensor, "K h w"]:
@@ -22,10 +44,48 @@ def place_logits(concepts: Any, image: Float[Tensor, "1 3 H W"], side: int) -> F
     return F.avg_pool2d(F.pad(logits, [1] * 4, mode="replicate"), 3, stride=1)[0]
 
 
-def word_closeness(concepts: Any, texts: Float[Tensor, "Q E"]) -> Float[Tensor, "Q K"]:
-    """Cosines of words and concepts, less the largest of each word."""
+def word_weights(
+    concepts: Any, texts: Float[Tensor, "Q E"], words: Sequence[str], sharpness: float
+) -> Float[Tensor, "Q K"]:
+    """Log weights of the concepts for words, at most 0: by meaning where the concepts name a word, else by cosines.
+
+    It is sharpness (s(c) - max s) with the cosine s(c) of concept and text. For a word with `meant` concepts it is 0
+    for those, and `UNNAMED` less for all others: a tree frog is near "tree" among texts and shows none.
+
+    Args:
+        concepts: with `vectors` (K, E), and `meant`.
+        texts: of the words, any length.
+        words: as they are written; none to go by the cosines alone.
+        sharpness: how near a concept must be, per unit of cosine.
+    """
     cosines = F.normalize(texts.float(), dim=-1) @ concepts.vectors.float().T
-    return cosines - cosines.amax(1, keepdim=True)
+    weights = sharpness * (cosines - cosines.amax(1, keepdim=True))
+    for row, word in zip(weights, words, strict=bool(words)):
+        if meant := concepts.meant(word):
+            row -= UNNAMED
+            row[meant] = 0.0
+    return weights
+
+
+def word_presence(
+    concepts: Any, logits: Float[Tensor, "K h w"], texts: Float[Tensor, "Q E"], weights: Float[Tensor, "Q K"]
+) -> Float[Tensor, "Q"]:
+    """Probability that a picture shows each word, if as many words are shown as are not.
+
+    A logistic function of log max sum_c p(c) exp(weight(q, c)) + 40 max cos(q, z), maxima over places and z = sum_c
+    p(c) v(c) the place of a place among texts, fitted to labelled photographs.
+
+    Args:
+        concepts: with `vectors` (K, E).
+        logits: `place_logits` at one size.
+        texts: of the words, any length.
+        weights: of `word_weights`.
+    """
+    probabilities = logits.flatten(1).softmax(0)  # (K, n)
+    places = F.normalize(probabilities.T @ concepts.vectors.float(), dim=-1)  # (n, E)
+    nearest = (F.normalize(texts.float(), dim=-1) @ places.T).amax(1)  # (Q,)
+    shown = (weights.exp() @ probabilities).amax(1).clamp(min=1e-9).log()
+    return (PRESENCE[0] * (shown + PRESENCE[1] * nearest) + PRESENCE[2]).sigmoid()
 
 
 def shown_concepts(logits: Float[Tensor, "K h w"]) -> Float[Tensor, "K"]:
@@ -69,3 +129,44 @@ def word_maps(
         evidence = (evidence - evidence.mean((-2, -1), keepdim=True)) / spread
         total += F.interpolate(evidence[None], size=grid, mode="bilinear", align_corners=False)[0] / len(maps)
     return total
+
+
+@torch.no_grad()
+def picture_patches(image: Float[Tensor, "1 3 H W"]) -> Float[Tensor, "C h w"]:
+    """Unit features of a picture's patches by a self-supervised tower, 36 along the longer side.
+
+    Args:
+        image: in [0, 1], any size.
+    """
+    model = _patch_tower().to(image.device)
+    patch, longest = model.image_tower.patch, max(image.shape[-2:])
+    height, width = (max(1, round(PATCHES_SIDE * side / longest / patch)) * patch for side in image.shape[-2:])
+    seen = F.interpolate(image.float(), size=(height, width), mode="bilinear", antialias=True, align_corners=False)
+    return model.patch_features(seen.clamp(0, 1), size=(height, width), normalize=True)[0]
+
+
+@lru_cache(maxsize=1)
+def _patch_tower() -> Any:
+    from binderclip.models.image_text.vision import load_vision
+
+    return load_vision(PATCHES)
+
+
+def spread_maps(
+    maps: Float[Tensor, "Q _ _"], patches: Float[Tensor, "C h w"], affinity: float
+) -> Float[Tensor, "Q h w"]:
+    """Maps on the grid of patches, each the mean over all patches weighed by exp(affinity cosine), then standardised.
+
+    Args:
+        maps: any grid over the picture; a constant one stays so.
+        patches: unit features.
+        affinity: how much more like patches count, per unit of cosine.
+    """
+    unit = patches.flatten(1)  # (C, n)
+    weights = (affinity * (unit.T @ unit)).softmax(-1)  # (n, n)
+    grid = (patches.shape[-2], patches.shape[-1])
+    small = F.interpolate(maps[None], size=grid, mode="bilinear", antialias=True, align_corners=False)[0].flatten(1)
+    spread = (small - small.mean(1, keepdim=True)) @ weights.T  # (Q, n)
+    spread = spread - spread.mean(1, keepdim=True)
+    # What remains of a constant map is rounding, which must not become a map.
+    return (spread / spread.std(1, keepdim=True, correction=0).clamp(min=1e-4)).unflatten(1, grid)

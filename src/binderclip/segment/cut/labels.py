@@ -82,7 +82,8 @@ def cut_labels(
     size = (image.shape[-2], image.shape[-1])
     grid = scaled_size(size, settings.side)
     evidence = F.interpolate(maps[None].cpu().float(), size=grid, mode="bilinear", antialias=True)[0].double().numpy()
-    seen = [place for place, own in enumerate(evidence) if np.ptp(own) > 1e-6]
+    # Resizing leaves rounding in a constant map, in proportion to its height.
+    seen = [place for place, own in enumerate(evidence) if np.ptp(own) > 1e-5 * (1 + np.abs(own).max())]
     if not seen:
         return torch.full(size, -1, dtype=torch.int32)
     # Otsu's threshold and quantiles follow offset and scale of a map; its weight as a prior must not change with them.

@@ -35,6 +35,7 @@ class BoundText:
         scale: the model's logit scale.
         background: whether `classes[0]` stands for background.
         normalise: see `TextSide`.
+        words: (Q) as they were given, without templates; empty where only vectors are known.
     """
 
     classes: tuple[str, ...]
@@ -43,6 +44,7 @@ class BoundText:
     scale: float
     background: bool = False
     normalise: Normalise = "channels"
+    words: tuple[str, ...] = ()
 
     def cosines(self, dense: Float[Tensor, "B E h w"], *, normalised: bool = False) -> Float[Tensor, "B Q h w"]:
         """Words against every cell of a dense map."""
@@ -106,7 +108,7 @@ class TextSide:
             rows = rows - self._direction(model, self.redundant)
         bound = BoundText(
             tuple(words), rows, torch.tensor(owner, device=rows.device), float(model.scale()), bool(self.background),
-            self.normalise,
+            self.normalise, tuple(flat),
         )  # fmt: skip
         return bound
 

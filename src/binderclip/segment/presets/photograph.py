@@ -18,7 +18,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "last_block": OwnTokens(),
         "fusion": ConceptMaps(),
         "rule": ClassRule(scale=1.0),
-        "relabel": GrabCut(margin=False),
+        "relabel": GrabCut(margin=False, prior=1.0),
     },
 }
 

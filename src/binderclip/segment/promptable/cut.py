@@ -13,6 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from binderclip.models.image_text.preprocess import ImageLike
+from binderclip.models.image_text.word_maps import picture_patches
 from binderclip.segment.cut.labels import CutSettings, Seeds, cut_seeds, scaled_size
 from binderclip.segment.promptable.image import as_picture
 from binderclip.segment.promptable.prompts import ImageState, Masks, PromptableSegmenter, Prompts
@@ -24,6 +25,8 @@ CLICKED = CutSettings(prior=2.0)
 """The logits count twice."""
 SURE = 10.0
 """Logits of a decoder are only looked at up to here: it is surer than it is right."""
+ALIKE = 2.0
+"""Logit of one standard deviation of likeness to what lies under a single click."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,19 @@ class PictureState(ImageState):
 
     Attributes:
         picture: (3, H, W) in [0, 1].
+        patches: (C, h, w) unit features of its patches.
     """
 
     picture: Tensor = field(kw_only=True, repr=False)
+    patches: Tensor = field(kw_only=True, repr=False)
 
 
 @dataclass(frozen=True)
 class CutSegmenter:
     """Any promptable segmenter, the best candidate of each prompt cut out anew by `cut_mask`.
 
+    One click says little, and a decoder may take a part for the whole: what looks like the place of a single click to
+    `small-dino` counts beside its logits. Further clicks, or a box, say where the object ends, and then they do not.
     Scores, further candidates and `low_res`, which later prompts are fed with, stay those of the segmenter.
 
     Args:
@@ -69,7 +76,8 @@ class CutSegmenter:
         picture, _ = as_picture(image)
         state = self.segmenter.encode(picture)
         pixels = picture[0].float() if isinstance(picture, Tensor) else to_tensor(picture)
-        return PictureState(state.features, state.size, state.scale, picture=pixels)
+        patches = picture_patches(pixels[None])
+        return PictureState(state.features, state.size, state.scale, picture=pixels, patches=patches)
 
     @torch.no_grad()
     def predict(self, state: Any, prompts: Prompts, *, multimask: bool = True) -> Masks:
@@ -80,9 +88,22 @@ class CutSegmenter:
             inside, away = _points(prompts, row)
             box = None if prompts.boxes is None else tuple(prompts.boxes[row].tolist())
             own = logits[row, best]
-            mask = cut_mask(state.picture, own, inside=inside, away=away, box=box, settings=self.settings)
+            evidence = own
+            if len(inside) == 1 and not len(away) and box is None:
+                evidence = own.clamp(-SURE, SURE) + ALIKE * _likeness(state, inside[0]).to(own)
+            mask = cut_mask(state.picture, evidence, inside=inside, away=away, box=box, settings=self.settings)
             logits[row, best] = _agreeing(own, mask.to(own.device))
         return replace(found, logits=logits)
+
+
+def _likeness(state: PictureState, point: Float[np.ndarray, "2"]) -> Float[Tensor, "H W"]:
+    """Cosine of every place with that of a point (x, y) in pixels, standardised over the picture."""
+    height, width = state.picture.shape[-2:]
+    rows, columns = state.patches.shape[-2:]
+    row, column = min(int(point[1] * rows / height), rows - 1), min(int(point[0] * columns / width), columns - 1)
+    cosines = torch.einsum("chw,c->hw", state.patches, state.patches[:, row, column])
+    alike = (cosines - cosines.mean()) / cosines.std(correction=0).clamp(min=1e-4)
+    return F.interpolate(alike[None, None], size=(height, width), mode="bilinear", align_corners=False)[0, 0]
 
 
 def cut_mask(

@@ -184,6 +184,8 @@ def write_everyday(
         "names": [*branch.names, *places],
         "sharpness": chosen.sharpness,
         "level": chosen.level,
+        # Words of classes and of what they are kinds of; scenes have no class and are their own.
+        "senses": named | {word: [len(branch.names) + place] for place, word in enumerate(places)},
         "weight": chosen.weight,
         "logit_scale": torch.tensor(chosen.scale).log().item(),
         "hubness": list(chosen.hubness),
