@@ -53,7 +53,7 @@ def test_features_are_the_sum_of_the_parts(everyday: object, images: torch.Tenso
 
 
 def test_normalised_pixels_are_not_normalised_again(everyday: object) -> None:
-    """The sum of parts that take pixels in [0, 1], each put into its own units; sharp edges make the resize overshoot."""
+    """The sum of parts that take pixels in [0, 1], each in its own units; sharp edges make the resize overshoot."""
     backbone, concepts = everyday.backbone, everyday.concepts
     pixels = (torch.rand(2, 3, 160, 256, generator=torch.Generator().manual_seed(3)) > 0.5).float()
     fitted = interpolate(pixels, (96, 144), mode="bicubic", antialias=True)

@@ -65,6 +65,19 @@ def prior_rows(
     return names, rows.detach().cpu().double(), scale
 
 
+def offset_rows(prior: Any, classes: int, *, rule: str = "mean-unit") -> Float[Tensor, "C"]:
+    """What a text prior's own similarity takes off the cosine with each of its rows; zeros where it has none.
+
+    Args:
+        prior: as of `prior_rows`.
+        classes: how many rows it has.
+        rule: as of `prior_rows`.
+    """
+    if hasattr(prior, "offsets") and hasattr(prior, "names"):
+        return prior.offsets(rule).detach().cpu().double()
+    return torch.as_tensor(getattr(prior, "offset_", 0.0), dtype=torch.float64).expand(classes)
+
+
 def align(names: Sequence[Any], rows: Float[Tensor, "C d"], labels: Sequence[Any]) -> Float[Tensor, "C d"]:
     """Rows reordered to `labels`, matched by name.
 
