@@ -85,7 +85,7 @@ def test_offsets_are_what_csls_takes_off(bank: TextBank, rule) -> None:
     each = torch.tensor([taken(row) for row in bank.unit], dtype=torch.float64)
     classes = [each[bank.owner == c].mean() for c in range(3)] if rule == "mean" else map(taken, loop(bank, rule))
     torch.testing.assert_close(held.offsets(rule), torch.tensor(list(map(float, classes)), dtype=torch.float64))
-    rows, mask = held.padded()
+    _, mask = held.padded()
     torch.testing.assert_close(held.padded_offsets()[mask], each)
     assert not held.padded_offsets()[~mask].any()
     assert not bank.offsets(rule).any()
