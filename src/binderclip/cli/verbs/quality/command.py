@@ -13,7 +13,7 @@ from binderclip.cli.shared.inputs import Images, find_images
 from binderclip.cli.shared.options import BatchSize, Device, Dtype, Json, Model, parse_labels
 from binderclip.cli.shared.output import note, print_json, print_table, short_path, warn_skipped, write_csv
 from binderclip.cli.shared.outputs import OUTPUT, picture_path, writable_path
-from binderclip.cli.shared.photographs import WEAK, note_weak_on_photographs
+from binderclip.cli.shared.photographs import BLIND_TO_FAULTS, note_weak_on_photographs
 from binderclip.cli.shared.progress import batches_said, stages
 from binderclip.display import number_of
 from binderclip.errors import UsageError
@@ -95,10 +95,10 @@ def quality(
 
         binderclip quality compressed/ --reference originals/
 
-    A score is the chance of the better end of its pair, 0 to 1; all pairs cost one pass of the model. With `small` and
-    `small-b` the column `quality` comes from `lite0-quality`, which learned what faults of photographs look like; the
-    last column names the strongest one: blur, noise, compression, exposure. A picture that cannot be read is left out
-    and named.
+    A score is the chance of the better end of its pair, 0 to 1; all pairs cost one pass of the model. With `small`,
+    `small-b` and `everyday` the column `quality` comes from `lite0-quality`, which learned what faults of photographs
+    look like; the last column names the strongest one: blur, noise, compression, exposure. A picture that cannot be
+    read is left out and named.
     """
     given: dict[str, object]
     if against is not None:
@@ -115,7 +115,7 @@ def quality(
         _originals(images, reference, distance, weights, sheet, csv, max_side, device, json)
         return
     own = [*([pair] if pair else []), *(pairs_of(pairs) if pairs else [])]
-    known = scores if scores is not None else QUALITY if model in WEAK else AT_FIRST
+    known = scores if scores is not None else QUALITY if model in BLIND_TO_FAULTS else AT_FIRST
     columns = named_pairs(known, own)
     names = [*columns, *([LEARNED] if weights else [])]
     order = by if by is not None else LEARNED if weights else own[0][0] if own else names[0]

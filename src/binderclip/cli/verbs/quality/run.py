@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binderclip.cli.shared.photographs import WEAK
+from binderclip.cli.shared.photographs import BLIND_TO_FAULTS
 from binderclip.cli.shared.sheet import contact_sheet
 from binderclip.cli.verbs.quality.command import LEARNED, QUALITY
 from binderclip.data.images import open_header
@@ -86,7 +86,11 @@ def ranked(
     Raises:
         CheckpointError: weights that belong to another model or cannot be read.
     """
-    blind = BlindQuality.from_weights(longest=longest, device=device) if QUALITY in pairs and name in WEAK else None
+    blind = (
+        BlindQuality.from_weights(longest=longest, device=device)
+        if QUALITY in pairs and name in BLIND_TO_FAULTS
+        else None
+    )
     words = {column: pair for column, pair in pairs.items() if blind is None or column != QUALITY}
     kind = None if weights is None else kind_of_weights(weights)
     model = load(name, device=device, dtype=dtype) if words or kind not in (None, blind_quality.KIND) else None
