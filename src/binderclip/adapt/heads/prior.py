@@ -14,6 +14,9 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 
+NO_OFFSET: Any = 0.0
+"""Of a classifier that was saved before there were offsets: it compares by plain cosines."""
+
 
 def prior_rows(
     prior: Any, classes: Sequence[Any] | None = None, *, rule: str = "mean-unit"
@@ -75,7 +78,7 @@ def offset_rows(prior: Any, classes: int, *, rule: str = "mean-unit") -> Float[T
     """
     if hasattr(prior, "offsets") and hasattr(prior, "names"):
         return prior.offsets(rule).detach().cpu().double()
-    return torch.as_tensor(getattr(prior, "offset_", 0.0), dtype=torch.float64).expand(classes)
+    return torch.as_tensor(getattr(prior, "offset_", NO_OFFSET), dtype=torch.float64).expand(classes)
 
 
 def align(names: Sequence[Any], rows: Float[Tensor, "C d"], labels: Sequence[Any]) -> Float[Tensor, "C d"]:

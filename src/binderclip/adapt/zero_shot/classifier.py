@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from binderclip.adapt.heads.base import FeatureClassifier, Terms
-from binderclip.adapt.heads.prior import offset_rows, prior_rows
+from binderclip.adapt.heads.prior import NO_OFFSET, offset_rows, prior_rows
 from binderclip.adapt.heads.settings import check_settings
 from binderclip.adapt.zero_shot.pools import Pool, pool_of_record, pool_record, resolve_pool
 from binderclip.adapt.zero_shot.views import Views, WholeImage
@@ -70,8 +70,7 @@ class ZeroShotClassifier(FeatureClassifier):
     negatives: Any = None
     multi_label: bool = False
 
-    # What a classifier that was saved without offsets compares by: plain cosines.
-    offset_ = _row_offsets = _negative_offset = 0.0
+    offset_ = _row_offsets = _negative_offset = NO_OFFSET
 
     def fit(self, X: Any = None, y: Any = None) -> ZeroShotClassifier:
         """Prepare the text side; images and labels are not looked at, so pipelines and `clone` work."""
@@ -91,7 +90,7 @@ class ZeroShotClassifier(FeatureClassifier):
         # Plain values, so that a fitted classifier can be saved; what has no plain form is refused by `save_head`.
         self._pool, self._free = pool_record(pool), infer if isinstance(infer, Tensor) else None
         self._seen_by = None if self.views is None or self.views == WholeImage() else self.views
-        self._row_offsets, self._negative_offset = 0.0, 0.0
+        self._row_offsets, self._negative_offset = NO_OFFSET, NO_OFFSET
         self._negative = self._negative_row(pool)
         self._mask: Tensor | None = None
         self._kept: dict[Any, Tensor] = {}

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.adapt.heads.base import FeatureClassifier, Terms
-from binderclip.adapt.heads.prior import offset_rows, prior_rows
+from binderclip.adapt.heads.prior import NO_OFFSET, offset_rows, prior_rows
 from binderclip.adapt.heads.settings import check_settings
 from binderclip.errors import UsageError
 
@@ -46,7 +46,7 @@ class ContinualZeroShot(FeatureClassifier):
     coef_: np.ndarray = field(init=False)
     scale_: float = field(init=False)
 
-    offset_ = np.zeros(1)  # of classifiers that were saved without
+    offset_ = NO_OFFSET
 
     def fit(self, X: Any = None, y: Any = None, classes: Sequence[Any] | None = None) -> ContinualZeroShot:
         """Forget everything and take one task; see `partial_fit`."""

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from binderclip.adapt.heads.base import FeatureClassifier, Terms
+from binderclip.adapt.heads.prior import NO_OFFSET
 from binderclip.adapt.heads.settings import check_settings
 from binderclip.errors import UsageError
 
@@ -49,7 +50,7 @@ class PolarClassifier(FeatureClassifier):
     scale: float | None = None
     calibrate: bool = False
 
-    offset_ = 0.0  # of classifiers that were saved without
+    offset_ = NO_OFFSET
 
     def fit(self, X: Any = None, y: Any = None) -> PolarClassifier:
         """Prepare the poles, and the threshold where `calibrate` is set.

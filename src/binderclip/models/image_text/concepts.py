@@ -208,7 +208,7 @@ class ConceptBackbone(nn.Module):
         # The tower was trained on smaller pictures; sides stay multiples of its patch of 16.
         fitted = [max(1, round(n * self.sides[1] / self.sides[0] / 16)) * 16 for n in image.shape[-2:]]
         # A resize is linear and its weights add up to one, so that normalised pixels may be resized as they are.
-        small = _resized(image, (fitted[0], fitted[1]), -mean / std, (1 - mean) / std)
+        small = _resized(image, (fitted[0], fitted[1]), (-mean / std, (1 - mean) / std))
         tower = self.base.encode_image(small, normalize=False)
         tower = functional.normalize(tower.float() if tower.dtype != torch.float64 else tower, dim=-1)
         features = tower + self.weight * self.concepts.pull_normalized(image).to(tower.dtype)
@@ -227,14 +227,13 @@ def _clip_statistics(pixels: Tensor) -> tuple[Float[Tensor, "3 1 1"], Float[Tens
 def _resized(
     images: Float[Tensor, "B 3 H W"],
     size: tuple[int, int],
-    low: Float[Tensor, "3 1 1"] | float = 0.0,
-    high: Float[Tensor, "3 1 1"] | float = 1.0,
+    bounds: tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]] | None = None,
 ) -> Float[Tensor, "B 3 h w"]:
-    """As `Preprocess.fit` resizes: bicubic, antialiased, its overshoot beyond `low` and `high` cut off."""
+    """As `Preprocess.fit` resizes: bicubic, antialiased, its overshoot beyond `bounds`, [0, 1] by default, cut off."""
     # A processor has no antialiased resizing in half precision.
     wide = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
     resized = functional.interpolate(wide, size=size, mode="bicubic", antialias=True).to(images.dtype)
-    return resized.clamp(low, high)
+    return resized.clamp(0, 1) if bounds is None else resized.clamp(*bounds)
 
 
 def folded_lite0(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
