@@ -292,28 +292,49 @@ def _tar(place: Path, texts: Sequence[str], picture: bytes) -> None:
                 tar.addfile(entry, io.BytesIO(content))
 
 
-def models(found: Found) -> None:
-    """The bundled model's towers, training of new ones, decoded pictures, and a process with nothing to do."""
+def encoders(found: Found) -> None:
+    """The bundled models that a recipe may name."""
     import torch
 
     from binderclip import load
-    from binderclip.train import Recipe, build_model
 
     torch.set_num_threads(1)
-    small, texts = load("small"), captions(400)
+    models, texts = {name: load(name) for name in ("everyday", "small")}, captions(400)
     with torch.inference_mode():
         for size, n in enumerate((32, 96, 288)):
             for side in (128, 512):
                 pictures = [_jpeg(side, i % 5) for i in range(n)]
                 units: Amounts = {"picture": n, "byte": sum(map(len, pictures))}
+                for name, model in models.items():
+                    found.time(
+                        f"encode picture, {name}",
+                        size,
+                        units,
+                        lambda p=pictures, m=model: m.encode_files(p, batch_size=32, workers=1),
+                        repeats=2,
+                    )
+            for name, model in models.items():
                 found.time(
-                    "encode picture",
+                    f"encode caption, {name}",
                     size,
-                    units,
-                    lambda p=pictures: small.encode_files(p, batch_size=32, workers=1),
+                    {"caption": n},
+                    lambda n=n, m=model: m.encode_text(texts[:n]),
                     repeats=2,
                 )
-            found.time("encode caption", size, {"caption": n}, lambda n=n: small.encode_text(texts[:n]), repeats=2)
+    for name, model in models.items():
+        stored = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        for size in range(3):
+            found.hold(f"weights, {name}", size, {"model": 1.0}, stored)
+
+
+def models(found: Found) -> None:
+    """Training of towers, decoded pictures, and a process with nothing to do."""
+    import torch
+
+    from binderclip.train import Recipe, build_model
+
+    torch.set_num_threads(1)
+    texts = captions(400)
     for size, width in enumerate((128, 256, 512)):
         towers = {"vision": {"image_size": 64, "layers": 3, "width": width, "patch_size": 8},
                   "text": {"width": width, "heads": 4, "layers": 3}}  # fmt: skip
@@ -345,11 +366,10 @@ def models(found: Found) -> None:
     for size, n in enumerate((60, 180, 540)):
         for side in (128, 512):
             pictures = [_jpeg(side, i % 5) for i in range(n)]
-            units = {"picture": n, "byte": sum(map(len, pictures))}
+            units: Amounts = {"picture": n, "byte": sum(map(len, pictures))}
             found.time(
                 "decode", size, units, lambda p=pictures: [to_tensor(open_image(each).resize((256, 256))) for each in p]
             )
-    found.bytes["small"] = [(s, {"model": 1.0}, sum(p.nbytes for p in small.parameters())) for s in range(3)]
     code = (
         "import json, resource, torch, binderclip.train, binderclip.curate, open_clip; "
         "print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))"
@@ -386,7 +406,7 @@ def main(parts: Sequence[str] = ()) -> int:
     if os.environ.get("OMP_NUM_THREADS") != "1":
         print("set OMP_NUM_THREADS=1: rates are those of one core", file=sys.stderr)
         return 2
-    steps = {step.__name__: step for step in (rules, clusters, signals, reading, models)}
+    steps = {step.__name__: step for step in (rules, clusters, signals, reading, encoders, models)}
     before = os.getloadavg()[0]
     for name in parts or steps:
         print(name, file=sys.stderr)
@@ -397,6 +417,10 @@ def main(parts: Sequence[str] = ()) -> int:
         if STORED.is_file():
             old = json.loads(STORED.read_text(encoding="utf-8"))
             stored |= {kind: dict(sorted((old[kind] | stored[kind]).items())) for kind in ("seconds", "bytes")}
+            if parts:  # the rest is as old as it was
+                others = [said for said in old["load"].split("; ") if not said.startswith(f"{name} on ")]
+                load = "; ".join([*others, f"{name} on {stored['date']}: {load}"])
+                stored |= {"date": old["date"], "load": load}
         STORED.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     print(shown(json.loads(STORED.read_text(encoding="utf-8"))))
     return 0

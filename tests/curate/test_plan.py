@@ -36,7 +36,10 @@ from binderclip.data import (
     measured_rates,
     write_shards,
 )
+from binderclip.data.parallel.plan import PlannedPass
 from binderclip.errors import UsageError
+from binderclip.models import load_encoder
+from binderclip.models.files import registry
 
 from .pools import ListTable, made_pool
 
@@ -237,6 +240,25 @@ def test_what_no_rate_knows_is_named() -> None:
     known = AssumedPool(encode=(900, 4000))
     assert not plan_curation(recipe({"name": "number-free"}), 1e6, ONE, model="other", pool=known).unknown
     assert plan_curation(recipe({"name": "number-free"}), 1e6, ONE, shards=True).unknown == ["writing the kept shards"]
+
+
+def test_the_model_that_runs_is_the_model_that_is_planned_for() -> None:
+    """`everyday` is the default of both; its second network costs time and memory."""
+    pairs = recipe({"name": "number-free"})
+    default, named, small = (plan_curation(pairs, 1e6, ONE, model=name) for name in ("", registry.DEFAULT, "small"))
+    assert default == named
+    assert not default.unknown
+
+    def computing(plan: ClusterPlan) -> PlannedPass:
+        return next(one for one in plan.passes if "computing" in one.name)
+
+    seconds = [computing(plan).phases[0].seconds for plan in (default, small)]
+    assert seconds[0] > 1.2 * seconds[1]
+    weights = [
+        sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        for model in map(load_encoder, (registry.DEFAULT, "small"))
+    ]
+    assert computing(default).worker - computing(small).worker == pytest.approx(weights[0] - weights[1], rel=0.05)
 
 
 RUNS: dict[str, tuple[dict[str, Any], Callable[[ClusterPlan], float]]] = {

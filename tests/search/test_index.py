@@ -83,6 +83,7 @@ def test_query_gives_the_nearest_by_cosine(folder: Path, tmp_path: Path) -> None
     index = SearchIndex(tmp_path / "index", MeanColour())
     assert index.update(folder, batch_size=6).added == 21
     assert index.measure == "cosine"
+    assert index.correction == ""
     for word, vector in COLOURS.items():
         hits = index.query(word, top=5)
         expected = brute_force(folder, vector)[:5]

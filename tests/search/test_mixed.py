@@ -168,6 +168,7 @@ def test_hits_and_scores_are_those_of_the_geometry(name: str, corpus: Path, tmp_
     index = SearchIndex(tmp_path / "index", model)
     index.update(corpus)
     assert index.measure == "similarity"
+    assert index.correction == f"similarities by {type(geometry).__name__}"
     files = sorted(corpus.glob("*.png"))
     images = geometry.embed(model.encode_image(files), "image")
     for query in ("grey", corpus / "both-red.png"):

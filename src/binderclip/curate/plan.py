@@ -28,6 +28,7 @@ from binderclip.data.parallel.plan import ClusterPlan, Machines, Phase, PlannedP
 from binderclip.data.parallel.rates import MeasuredRates, measured_rates
 from binderclip.display import number_of
 from binderclip.errors import UsageError
+from binderclip.models.files import registry
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -52,7 +53,8 @@ class AssumedPool:
         shard_rows: samples of a shard.
         width: numbers of an embedding.
         has: columns that the data bring, which are not computed.
-        encode: (pictures, captions) that a worker encodes a second; None: as `small` was measured, unknown of others.
+        encode: (pictures, captions) that a worker encodes a second; None: as the model was measured (`everyday`
+            and `small`), unknown of others.
         matches: entries of a concept list that a caption names, of rules that balance concepts.
 
     Raises:
@@ -99,7 +101,7 @@ def plan_curation(
         kept: share that each stage keeps, as an earlier run on a part of the pool found it; without, all that reach a
             stage whose share is not one of its settings, so that the plan is an upper bound.
         shards: also write the kept samples as shards.
-        model: of the signals; default the recipe's, or `small`.
+        model: of the signals; default the recipe's, or `everyday`.
         rates: default those that come with the package.
 
     Raises:
@@ -118,7 +120,7 @@ def plan_curation(
         stages = len(recipe.stages)
         raise UsageError(f"kept is a share from 0 to 1 for each of at most {stages} stages, got {list(kept)}")
     known = rates or measured_rates()
-    name = model or recipe.model or "small"
+    name = model or recipe.model or registry.DEFAULT
 
     def planner(count: float) -> _Planner:
         found = _Planner(recipe, count, machines, pool, list(kept), shards, name, known)
@@ -310,8 +312,8 @@ class _Planner:
         worker = self._process + self._shard_bytes(embeddings) + 4.0 * self.pool.shard_rows * numbers
         worker += CHUNK * self.pool.picture_bytes if pictures else 0.0
         worker += sum(self._automaton(signals[name]) for name in needed)
-        if modelled and self.model == "small":
-            worker += self._bytes("small", model=1.0)
+        if modelled and f"weights, {self.model}" in self.rates.bytes:
+            worker += self._bytes(f"weights, {self.model}", model=1.0)
         elif modelled:
             self._note(f"A worker's memory is without the weights of {self.model}.")
         written = 4.0 * entering * numbers
@@ -387,8 +389,8 @@ class _Planner:
     def _automaton(self, signal: SampleSignal) -> float:
         return self._bytes("substrings", entry=float(len(signal))) if isinstance(signal, SubstringMatcher) else 0.0
 
-    def _pool_of_model(self) -> tuple[float, int, tuple[float, float] | None, bool]:
-        return self.pool.picture_bytes, self.pool.width, self.pool.encode, self.model == "small"
+    def _pool_of_model(self) -> tuple[float, int, tuple[float, float] | None, str]:
+        return self.pool.picture_bytes, self.pool.width, self.pool.encode, self.model
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

@@ -192,7 +192,7 @@ def _passes_of(rule: KeepRule, asked: _Asked) -> list[RulePass]:
 
 
 def signal_seconds(
-    signal: SampleSignal, n: float, pool: tuple[float, int, tuple[float, float] | None, bool], rates: MeasuredRates
+    signal: SampleSignal, n: float, pool: tuple[float, int, tuple[float, float] | None, str], rates: MeasuredRates
 ) -> float | None:
     """Seconds to compute a column of n samples, without the columns that it needs; None where no rate is known.
 
@@ -200,11 +200,12 @@ def signal_seconds(
         signal: of the column.
         n: samples.
         pool: (bytes of a picture, numbers of an embedding, pictures and captions that a worker encodes a second,
-            whether the model is the one that was measured).
+            name of the model, which has rates where it was measured).
         rates: measured ones.
     """
-    picture, width, encode, measured = pool
+    picture, width, encode, model = pool
     found = rates.seconds
+    pictures, captions = found.get(f"encode picture, {model}"), found.get(f"encode caption, {model}")
     bytes_of = {"row": n, "byte": n * picture}
     if isinstance(signal, (SizeSignal, PictureGroup)):
         return found[signal.name].of(**bytes_of)
@@ -217,8 +218,8 @@ def signal_seconds(
     if isinstance(signal, ImageEmbedding):
         if encode is not None:
             return n / encode[0]
-        return found["encode picture"].of(picture=n, byte=n * picture) if measured else None
-    texts = n / encode[1] if encode is not None else found["encode caption"].of(caption=n) if measured else None
+        return None if pictures is None else pictures.of(picture=n, byte=n * picture)
+    texts = n / encode[1] if encode is not None else None if captions is None else captions.of(caption=n)
     if isinstance(signal, CaptionEmbedding) and signal.cleaner is None:
         return texts
     if isinstance(signal, MaskedTextScore) and signal.cleaner is strip_numbers and texts is not None:

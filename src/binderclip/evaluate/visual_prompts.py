@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from binderclip.errors import UsageError
 
@@ -111,8 +110,8 @@ def visual_prompt_study(
         there = boxes if boxes is not None and keeps_place(name) else None
         features, attention = _encoded(model, images, pictures, there, layer, batch_size)
         for suffix in ["", *[text for own, text in (suffixes or {}).items() if own == name]]:
-            rows = model.encode_text([_filled(class_texts[c], suffix) for c in names], normalize=True)
-            logits = model.scale() * functional.normalize(features, dim=-1).to(rows) @ rows.T
+            rows = model.encode_text([_filled(class_texts[c], suffix) for c in names])
+            logits = model.scale() * model.similarity(features.to(rows), rows)
             probs = logits.detach().softmax(dim=-1).cpu()
             found.append(_scored(name, suffix, probs, target, attention, resamples, seed))
     return found

@@ -149,6 +149,11 @@ class SearchIndex:
         """What the scores of hits are: `cosine`, or `similarity` where a geometry or a transform compares."""
         return "cosine" if self._vectors.geometry is None else "similarity"
 
+    @property
+    def correction(self) -> str:
+        """What scores of pictures for a text are beyond cosines, in words; empty where they are cosines."""
+        return self._vectors.correction
+
     def __len__(self) -> int:
         return int(self._table.count_rows()) if self._table is not None else 0
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binderclip.errors import NotSupported
-from binderclip.similarity.geometry import Similarity
+from binderclip.similarity.geometry import Cosine, Similarity
 from binderclip.similarity.hubness import CSLS
 from binderclip.similarity.transformed import Transformed
 from binderclip.similarity.transforms import mixed_units
@@ -35,6 +35,19 @@ class IndexVectors:
     def metric(self) -> Literal["cosine", "dot"]:
         """LanceDB's metric of these vectors."""
         return "cosine" if self.geometry is None else "dot"
+
+    @property
+    def correction(self) -> str:
+        """What similarities of pictures with a text are beyond cosines, in words; empty where they are cosines."""
+        geometry = self.geometry
+        if geometry is None:
+            return ""
+        if isinstance(geometry, CSLS):
+            weights = f"{geometry.image_weight:g} of pictures, {geometry.text_weight:g} of texts"
+            return f"cosines less what each side has in common with everything (CSLS, weights {weights})"
+        if isinstance(geometry, Transformed) and type(geometry.base) is Cosine:
+            return f"cosines after {type(geometry.transform).__name__}"
+        return f"similarities by {type(geometry).__name__}"
 
     def width(self, features: int) -> int:
         """Width k of the stored vectors of features of width E."""

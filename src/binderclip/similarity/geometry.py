@@ -113,6 +113,13 @@ class Similarity(nn.Module):
         """Similarity of every embedded row of `a` with every embedded row of `b`."""
         return self.similarity(self.left(a) @ self.right(b).T)
 
+    def offset(self, x: Float[Tensor, "*n d"], modality: str = "image") -> Float[Tensor, "*n"]:
+        """What every cosine of a feature is lowered by, whatever it is compared with: 0 where no hubs are corrected.
+
+        For geometries of cosines (`angular`): their similarity is the cosine less the offsets of both sides.
+        """
+        return at_least_float32(x).new_zeros(x.shape[:-1])
+
     def paired(self, a: Float[Tensor, "*n e"], b: Float[Tensor, "*n e"]) -> Float[Tensor, "*n"]:
         """Similarity of row i of `a` with row i of `b`."""
         return self.similarity((self.left(a) * self.right(b)).sum(-1))

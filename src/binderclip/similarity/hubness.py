@@ -86,9 +86,13 @@ class CSLS(Similarity):
     def embed(self, x: Float[Tensor, "*n d"], modality: str = "image") -> Float[Tensor, "*n e"]:
         """Raw features to (unit vector, w r), one number longer; whatever is no picture is a text."""
         unit = F.normalize(at_least_float32(x), dim=-1)
+        return torch.cat([unit, self.offset(unit, modality).unsqueeze(-1)], -1)
+
+    def offset(self, x: Float[Tensor, "*n d"], modality: str = "image") -> Float[Tensor, "*n"]:
+        """w r of pictures, v r of texts."""
+        unit = F.normalize(at_least_float32(x), dim=-1)
         weight = self.image_weight if modality == "image" else self.text_weight
-        common = weight * mean_nearest_cosine(unit, self.references, self.neighbours)
-        return torch.cat([unit, common.unsqueeze(-1)], -1)
+        return weight * mean_nearest_cosine(unit, self.references, self.neighbours)
 
     def left(self, a: Float[Tensor, "*n e"]) -> Float[Tensor, "*n k"]:
         """(x, -w r(x), 1)."""

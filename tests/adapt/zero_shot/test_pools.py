@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from binderclip.adapt import (
     POOLS,
     AutoPool,
     ContextPool,
+    ContinualZeroShot,
     DescriptionClassifier,
     MaxPool,
     MeanPool,
+    PolarClassifier,
     Tiles,
     TipAdapter,
     ZeroShotClassifier,
@@ -27,6 +30,7 @@ from binderclip.adapt import (
 )
 from binderclip.errors import NotSupported, UsageError
 from binderclip.models import TextBank
+from binderclip.similarity.hubness import CSLS
 
 C, Z, D = 4, 6, 10
 
@@ -186,6 +190,46 @@ def test_negatives_take_their_mean_score_off_every_class() -> None:
     np.testing.assert_allclose(
         ZeroShotClassifier(texts, negatives=other).decision_function(x), plain - 20 * x @ rows[:1].T, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("pool", [None, *POOLS])
+@pytest.mark.parametrize("rule", ["mean-unit", "mean", "mean-raw-unit"])
+def test_texts_that_are_near_everything_lose_as_much_as_in_the_models_own_similarity(
+    pool: str | None, rule: str, tmp_path: Path
+) -> None:
+    """Against `TextBank.logits`, whose scores differ by what a picture has in common with everything, row by row."""
+    references = unit(9, D, seed=6)
+    csls = CSLS(references, neighbours=3, image_weight=0.3, text_weight=0.9).double()
+    # One sentence a class, or with the rules of several sentences three: only the mean is then a prototype.
+    count = 3 if pool in (None, "mean") else 1
+    texts = replace(bank((count,) * C), geometry=csls)
+    x = unit(7, D)
+    theirs = texts.logits(x, "mean" if pool == "mean" else rule)
+    head = ZeroShotClassifier(texts, pool=pool, prototype=rule).fit()
+    np.testing.assert_allclose(head.predict_proba(x), theirs.softmax(-1), atol=1e-6)
+    without = ZeroShotClassifier(replace(texts, geometry=None), pool=pool, prototype=rule)
+    assert np.abs(without.predict_proba(x) - head.predict_proba(x)).max() > 0.05
+    again = load_head(save_head(head, tmp_path / "head"))
+    np.testing.assert_allclose(again.predict_proba(x), head.predict_proba(x), atol=1e-9)
+    if pool != "context":
+        other = replace(bank((2,), seed=8), geometry=csls)
+        less = ZeroShotClassifier(texts, pool=pool, prototype=rule, negatives=other)
+        # What the picture has in common with everything falls out of the difference.
+        expected = theirs - texts.scale * other.similarities(x, "mean")
+        np.testing.assert_allclose(less.decision_function(x), expected, atol=1e-5)
+
+
+def test_other_zero_shot_classifiers_take_the_models_similarity() -> None:
+    csls = CSLS(unit(9, D, seed=6), neighbours=3, image_weight=0.3, text_weight=0.9).double()
+    texts, x = replace(bank(), geometry=csls), unit(7, D)
+    want = texts.logits(x).softmax(-1)
+    growing = ContinualZeroShot(texts).fit(classes=texts.names[:1])
+    growing.partial_fit(classes=texts.names[1:])
+    np.testing.assert_allclose(growing.predict_proba(x), want, atol=1e-6)
+    poles = [replace(bank((Z,), seed=seed), geometry=csls) for seed in (1, 2)]
+    margin = poles[0].similarities(x) - poles[1].similarities(x)
+    polar = PolarClassifier(*poles, scale=20.0)
+    np.testing.assert_allclose(polar.predict_proba(x)[:, 1], (20 * margin[:, 0]).sigmoid(), atol=1e-6)
 
 
 def test_multi_label_is_the_mean_of_the_whole_and_the_best_tile() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,3 +243,18 @@ def test_small_orders_by_bundled_weights_and_its_words_are_called_what_they_are(
     own = " ".join(command("quality", tmp_path, "--pair", "A cup.", "A saucer.", "--scores", "sharpness").err.split())
     assert "small is weak on photographs" in own
     assert "near chance" not in own
+
+
+def test_everyday_reads_words_of_damage_by_the_tower_of_small(command: Command, pictures: Path, tmp_path: Path) -> None:
+    """Its classifier knows things and no faults, so that the column `quality` comes from where `small` has it from."""
+    shutil.copy(pictures / "cat.jpg", tmp_path)
+    found = [
+        command("quality", tmp_path, "--scores", "quality,sharpness", "--model", name, "--json").json()
+        for name in ("everyday", "small")
+    ]
+    assert found[0]["quality_weights"] == "lite0-quality"
+    entries = [answer["images"][0] for answer in found]
+    assert entries[0]["scores"]["quality"] == entries[1]["scores"]["quality"]
+    assert entries[0]["faults"] == entries[1]["faults"]
+    said = " ".join(command("quality", tmp_path, "--scores", "sharpness", "--model", "everyday").err.split())
+    assert "everyday does not know what these words mean on photographs" in said

@@ -20,3 +20,18 @@ def test_a_query_says_of_the_model_what_the_index_said(command: Command, picture
     assert said[0] == said[1]
     assert len(said[1]) == 1
     assert "weak on photographs" not in command("search", "query", "a cat", "--index", "photos", "--json").err
+    assert not [line for line in (index.err + query.err).splitlines() if "scores of pictures" in line]
+
+
+def test_both_commands_say_what_corrects_the_scores(command: Command, pictures: Path) -> None:
+    Path("photos").mkdir()
+    for name in ("cat", "coffee"):
+        shutil.copy(pictures / f"{name}.jpg", "photos")
+    index = command("search", "index", "photos")
+    query = command("search", "query", "a cat", "--index", "photos")
+    lines = [[line for line in done.err.splitlines() if "scores of pictures" in line] for done in (index, query)]
+    assert lines[0] == lines[1]
+    assert "cosines less what each side has in common with everything (CSLS" in lines[0][0]
+    # A picture that asks is compared by cosines.
+    example = command("search", "query", "photos/cat.jpg", "--index", "photos")
+    assert "scores of pictures" not in example.err

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from binderclip.data import hallucinated_captions
 from binderclip.errors import UsageError
 from binderclip.evaluate import ObjectHallucination
+from binderclip.similarity.hubness import CSLS
 
 NAMES = ["cat", "dog", "tree", "car", "sun", "moon", "house"]
 
@@ -52,6 +53,18 @@ def test_figures_are_those_of_loops(probe: ObjectHallucination) -> None:
     assert found.chance == pytest.approx(1 / 24)
 
 
+def test_captions_are_compared_as_the_model_compares(probe: ObjectHallucination) -> None:
+    images, own, others = embedded(probe, 0, width=3)
+    own = images + 0.4 * own
+    csls = CSLS(torch.eye(3), neighbours=2, text_weight=0.8)
+    found = probe.figures(images, own, others, geometry=csls)
+    texts = [torch.cat([own[i : i + 1], others[i][torch.tensor(probe.valid[i])]]) for i in range(len(own))]
+    scores = [csls(csls.embed(images[i : i + 1]), csls.embed(texts[i], "text"))[0] for i in range(len(own))]
+    assert found.right.tolist() == [bool((row[0] > row[1:]).all()) for row in scores]
+    assert found.margin == pytest.approx(np.mean([float(row[0] - row[1:].max()) for row in scores]), abs=1e-6)
+    assert found.right.tolist() != probe.figures(images, own, others).right.tolist()
+
+
 def test_random_embeddings_are_at_chance(probe: ObjectHallucination) -> None:
     values = [probe.figures(*embedded(probe, seed)).accuracy for seed in range(120)]
     # 120 x 21 pictures: a binomial deviation of 0.004
@@ -66,12 +79,14 @@ def test_equal_captions_are_a_failure(probe: ObjectHallucination) -> None:
 class Counts:
     """Embeds texts as bags of the names; a picture is given as a text; `liking` objects too many or too few."""
 
-    def encode_text(self, texts: list[str], *, normalize: bool) -> torch.Tensor:
+    geometry = None
+
+    def encode_text(self, texts: list[str]) -> torch.Tensor:
         bags = torch.tensor([[float(name in text) for name in NAMES] for text in texts])
         return F.normalize(F.pad(bags, (0, 1), value=0.1), dim=1)
 
-    def encode_image(self, images: list[str], *, normalize: bool, batch_size: int) -> torch.Tensor:
-        return self.encode_text(images, normalize=normalize)
+    def encode_image(self, images: list[str], *, batch_size: int) -> torch.Tensor:
+        return self.encode_text(images)
 
 
 def test_a_model_that_sees_every_object_is_right_and_one_that_sees_ghosts_is_not(probe: ObjectHallucination) -> None:

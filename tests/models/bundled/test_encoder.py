@@ -9,9 +9,11 @@ import pytest
 import torch
 from open_clip.tokenizer import get_clean_fn
 from PIL import Image
+from torch.nn import functional
 
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.models import load, load_encoder
+from binderclip.models.bundled.encoder import LiteBlock, SameConv2d
 from binderclip.models.files import registry
 from binderclip.models.text.tokenize import clean_whitespace
 
@@ -29,6 +31,33 @@ def test_every_bundled_model_encodes_the_same_bits(name: str, dtype: str, pictur
     assert torch.equal(ours.encode_text(TEXTS), theirs.encode_text(TEXTS))
     assert ours.fingerprint == theirs.fingerprint
     assert (ours.activation, ours.scale().item(), ours.embed_dim) == (theirs.activation, theirs.scale().item(), 384)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("size", [(8, 8), (7, 8), (8, 5), (9, 7), (1, 2), (1, 1)])
+def test_padding_in_the_kernel_is_padding_of_the_picture(kernel: int, size: tuple[int, int]) -> None:
+    """Of n pixels at stride 2, TensorFlow pads kernel - 2 where n is even and kernel - 1 where it is odd."""
+    generator = torch.Generator().manual_seed(0)
+    conv = SameConv2d(4, 4, kernel, 2, groups=4).requires_grad_(False)
+    pixels = torch.randn(2, 4, *size, generator=generator)
+    total = [kernel - 2 + n % 2 for n in size]
+    sides = [side for n in reversed(total) for side in (n // 2, n - n // 2)]
+    expected = functional.conv2d(functional.pad(pixels, sides), conv.weight, conv.bias, 2, groups=4)
+    for conv.in_kernel in (False, True):
+        torch.testing.assert_close(conv(pixels), expected)
+
+
+def test_a_block_leaves_its_input_and_has_gradients() -> None:
+    """Without gradients a block overwrites maps of its own, never the one it was given."""
+    block = LiteBlock(8, 8, 3, 1, 1, 6)
+    x = torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0))
+    kept = x.clone()
+    with torch.no_grad():
+        y = block(x)
+    assert torch.equal(x, kept)
+    assert torch.equal(block(x.requires_grad_()), y)
+    block(x).sum().backward()
+    assert x.grad is not None
 
 
 @pytest.mark.parametrize("size", [(128, 192), (224, 96)])

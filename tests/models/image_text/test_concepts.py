@@ -52,6 +52,20 @@ def test_features_are_the_sum_of_the_parts(everyday: object, images: torch.Tenso
     torch.testing.assert_close(everyday.encode_text(["a dog"]), small.encode_text(["a dog"]))
 
 
+def test_normalised_pixels_are_not_normalised_again(everyday: object) -> None:
+    """The sum of parts that take pixels in [0, 1], each in its own units; sharp edges make the resize overshoot."""
+    backbone, concepts = everyday.backbone, everyday.concepts
+    pixels = (torch.rand(2, 3, 160, 256, generator=torch.Generator().manual_seed(3)) > 0.5).float()
+    fitted = interpolate(pixels, (96, 144), mode="bicubic", antialias=True)
+    assert float(fitted.min()) < 0
+    assert float(fitted.max()) > 1
+    normalise = everyday.preprocess.normalize
+    with torch.no_grad():
+        tower = normalize(backbone.base.encode_image(normalise(fitted.clamp(0, 1))), dim=-1)
+        expected = tower + backbone.weight * concepts.pull(pixels)
+        torch.testing.assert_close(backbone.encode_image(normalise(pixels)), expected, rtol=0, atol=1e-5)
+
+
 def test_the_map_averages_to_the_logits_of_the_whole(everyday: object, images: torch.Tensor) -> None:
     """The classifier is linear, so its logits at the places of the map have those of the pooled map as their mean."""
     concepts = everyday.concepts

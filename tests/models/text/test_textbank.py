@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from binderclip.errors import UsageError
 from binderclip.models.text.textbank import TextBank, descriptors
+from binderclip.similarity.hubness import CSLS
 
 
 def make(counts: dict[str, int], width: int = 6, seed: int = 0, **more) -> TextBank:
@@ -67,6 +70,25 @@ def test_padded_with_owners_in_any_order() -> None:
     assert bool(mask.all())
     torch.testing.assert_close(rows[0], mixed.unit[[1, 3]])
     torch.testing.assert_close(rows[1], mixed.unit[[0, 2]])
+
+
+@pytest.mark.parametrize("rule", ["mean-unit", "mean", "mean-raw-unit"])
+def test_offsets_are_what_csls_takes_off(bank: TextBank, rule) -> None:
+    """v times the mean cosine to the three nearest references, of each row by a loop."""
+    references = torch.nn.functional.normalize(torch.randn(8, 6, dtype=torch.float64), dim=-1)
+    geometry = CSLS(references, neighbours=3, text_weight=0.4).double()
+    held = replace(bank, geometry=geometry)
+
+    def taken(row: torch.Tensor) -> float:
+        return 0.4 * sum(sorted(float(row @ r) for r in references)[-3:]) / 3
+
+    each = torch.tensor([taken(row) for row in bank.unit], dtype=torch.float64)
+    classes = [each[bank.owner == c].mean() for c in range(3)] if rule == "mean" else map(taken, loop(bank, rule))
+    torch.testing.assert_close(held.offsets(rule), torch.tensor(list(map(float, classes)), dtype=torch.float64))
+    _, mask = held.padded()
+    torch.testing.assert_close(held.padded_offsets()[mask], each)
+    assert not held.padded_offsets()[~mask].any()
+    assert not bank.offsets(rule).any()
 
 
 def test_logits_scale_bias_and_length(bank: TextBank) -> None:

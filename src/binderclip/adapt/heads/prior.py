@@ -14,6 +14,9 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 
+NO_OFFSET: Any = 0.0
+"""Of a classifier that was saved before there were offsets: it compares by plain cosines."""
+
 
 def prior_rows(
     prior: Any, classes: Sequence[Any] | None = None, *, rule: str = "mean-unit"
@@ -63,6 +66,19 @@ def prior_rows(
     if bool(bad.any()):
         raise UsageError(f"text_prior holds NaN or infinity for the class {names[int(bad.nonzero()[0])]!r}")
     return names, rows.detach().cpu().double(), scale
+
+
+def offset_rows(prior: Any, classes: int, *, rule: str = "mean-unit") -> Float[Tensor, "C"]:
+    """What a text prior's own similarity takes off the cosine with each of its rows; zeros where it has none.
+
+    Args:
+        prior: as of `prior_rows`.
+        classes: how many rows it has.
+        rule: as of `prior_rows`.
+    """
+    if hasattr(prior, "offsets") and hasattr(prior, "names"):
+        return prior.offsets(rule).detach().cpu().double()
+    return torch.as_tensor(getattr(prior, "offset_", NO_OFFSET), dtype=torch.float64).expand(classes)
 
 
 def align(names: Sequence[Any], rows: Float[Tensor, "C d"], labels: Sequence[Any]) -> Float[Tensor, "C d"]:

@@ -1,4 +1,4 @@
-"""The zero-shot classifier: cosines with the sentences of each class, reduced to one score a class."""
+"""The zero-shot classifier: similarities with the sentences of each class, reduced to one score a class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from binderclip.adapt.heads.base import FeatureClassifier, Terms
-from binderclip.adapt.heads.prior import prior_rows
+from binderclip.adapt.heads.prior import NO_OFFSET, offset_rows, prior_rows
 from binderclip.adapt.heads.settings import check_settings
 from binderclip.adapt.zero_shot.pools import Pool, pool_of_record, pool_record, resolve_pool
 from binderclip.adapt.zero_shot.views import Views, WholeImage
@@ -30,9 +30,11 @@ CHUNK = 1 << 23
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ZeroShotClassifier(FeatureClassifier):
-    """Scores an image feature by its cosines with the texts of each class; knows no images.
+    """Scores an image feature by its similarities with the texts of each class; knows no images.
 
-    Without a pool, or with one that folds, it is one matrix product with `coef_`; other pools look at every sentence.
+    They are cosines, less what the bank's model takes off a text that is near everything (`TextBank.offsets`); what it
+    takes off a picture is the same for every class and left out. Without a pool, or with one that folds, it is one
+    matrix product with `coef_`; other pools look at every sentence.
 
     Args:
         bank: a `TextBank`, a mapping from class to row, or an array (C, d) with `classes`.
@@ -50,7 +52,8 @@ class ZeroShotClassifier(FeatureClassifier):
             softmax and need not sum to one, and `predict` gives an indicator (N, C) of probabilities from 0.5.
 
     Attributes:
-        coef_: prototypes (C, d), the `text_prior` of every few-shot head. classes_: in the bank's order.
+        coef_: prototypes (C, d), the `text_prior` of every few-shot head. offset_: (C,) what is taken off the cosine
+            with each. classes_: in the bank's order.
 
     Raises:
         UsageError: scale not above 0, a bank that is not (C, d), an unknown pool, or negatives that do not fit.
@@ -67,6 +70,8 @@ class ZeroShotClassifier(FeatureClassifier):
     negatives: Any = None
     multi_label: bool = False
 
+    offset_ = _row_offsets = _negative_offset = NO_OFFSET
+
     def fit(self, X: Any = None, y: Any = None) -> ZeroShotClassifier:
         """Prepare the text side; images and labels are not looked at, so pipelines and `clone` work."""
         check_settings(self)
@@ -78,18 +83,22 @@ class ZeroShotClassifier(FeatureClassifier):
         self.classes_ = np.asarray(names)
         self.n_features_in_ = rows.shape[1]
         self.coef_ = rows.numpy()
+        self.offset_ = offset_rows(self.bank, len(rows), rule=rule).numpy()
         self.scale_ = float(self.scale if self.scale is not None else own if own is not None else 100.0)
         pool = None if pool is None or pool.folds else pool
         infer = getattr(pool, "infer", None)
         # Plain values, so that a fitted classifier can be saved; what has no plain form is refused by `save_head`.
         self._pool, self._free = pool_record(pool), infer if isinstance(infer, Tensor) else None
         self._seen_by = None if self.views is None or self.views == WholeImage() else self.views
+        self._row_offsets, self._negative_offset = NO_OFFSET, NO_OFFSET
         self._negative = self._negative_row(pool)
         self._mask: Tensor | None = None
         self._kept: dict[Any, Tensor] = {}
         if pool is not None:
             padded, mask = self.bank.padded() if hasattr(self.bank, "padded") else (rows[:, None], None)
             self._rows = padded.detach().cpu()
+            if hasattr(self.bank, "padded_offsets"):
+                self._row_offsets = self.bank.padded_offsets().detach().cpu()
             self._mask = None if mask is None or bool(mask.all()) else mask.detach().cpu()
         return self
 
@@ -102,6 +111,8 @@ class ZeroShotClassifier(FeatureClassifier):
         rows = given.unit if hasattr(given, "unit") else F.normalize(torch.as_tensor(given).double(), dim=-1)
         if rows.ndim != 2 or rows.shape[1] != self.n_features_in_:
             raise UsageError(f"negatives has shape {tuple(rows.shape)}: it must be (M, {self.n_features_in_})")
+        if hasattr(given, "padded_offsets"):
+            self._negative_offset = float(given.padded_offsets().sum()) / len(rows)
         return rows.detach().cpu().double().mean(dim=0)
 
     def _ready(self) -> None:
@@ -120,11 +131,12 @@ class ZeroShotClassifier(FeatureClassifier):
         score = self._folded(x) if pool is None else self._pooled(x, pool)
         found = {"text": score}
         if self._negative is not None:
-            found["negatives"] = -(self.scale_ * x @ self._negative.to(x)).unsqueeze(1).expand_as(score)
+            negative = x @ self._negative.to(x) - self._negative_offset  # (N,)
+            found["negatives"] = -(self.scale_ * negative).unsqueeze(1).expand_as(score)
         return found
 
     def _folded(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N C"]:
-        return self.scale_ * x @ torch.from_numpy(self.coef_).to(x).T
+        return self.scale_ * (x @ torch.from_numpy(self.coef_).to(x).T - torch.as_tensor(self.offset_).to(x))
 
     def _pooled(self, x: Float[Tensor, "N d"], pool: Pool) -> Float[Tensor, "N C"]:
         key = x.dtype, x.device
@@ -133,8 +145,9 @@ class ZeroShotClassifier(FeatureClassifier):
             self._kept = {key: self._rows.to(x).flatten(0, 1)}
         rows, shape = self._kept[key], self._rows.shape[:2]
         mask = None if self._mask is None else self._mask.to(x.device)
+        offsets = torch.as_tensor(self._row_offsets).to(x)
         parts = [
-            pool((part @ rows.T).unflatten(1, shape), mask, scale=self.scale_, features=part)
+            pool((part @ rows.T).unflatten(1, shape) - offsets, mask, scale=self.scale_, features=part)
             for part in x.split(max(1, CHUNK // shape.numel()))
         ]
         return torch.cat(parts)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from binderclip.adapt.heads.base import FeatureClassifier, Terms
-from binderclip.adapt.heads.prior import prior_rows
+from binderclip.adapt.heads.prior import NO_OFFSET, offset_rows, prior_rows
 from binderclip.adapt.heads.settings import check_settings
 from binderclip.errors import UsageError
 
@@ -33,6 +33,7 @@ class ContinualZeroShot(FeatureClassifier):
 
     Attributes:
         classes_: names in order of arrival. coef_: their rows (C, d), grown by `partial_fit`.
+            offset_: (C,) what is taken off the cosine with each (`TextBank.offsets`).
 
     Raises:
         UsageError: a name that arrives twice or has no text, or a task without a name.
@@ -45,10 +46,12 @@ class ContinualZeroShot(FeatureClassifier):
     coef_: np.ndarray = field(init=False)
     scale_: float = field(init=False)
 
+    offset_ = NO_OFFSET
+
     def fit(self, X: Any = None, y: Any = None, classes: Sequence[Any] | None = None) -> ContinualZeroShot:
         """Forget everything and take one task; see `partial_fit`."""
-        for name in ("classes_", "coef_", "n_features_in_", "scale_"):
-            if hasattr(self, name):
+        for name in ("classes_", "coef_", "offset_", "n_features_in_", "scale_"):
+            if name in vars(self):
                 delattr(self, name)
         return self.partial_fit(X, y, classes)
 
@@ -69,23 +72,25 @@ class ContinualZeroShot(FeatureClassifier):
         twice = [name for i, name in enumerate(names) if name in known or name in names[:i]]
         if twice:
             raise UsageError(f"class {twice[0]!r} is there already; two classes of one name cannot be told apart")
-        rows, own = self._rows_of(names)
+        rows, offsets, own = self._rows_of(names)
         self.scale_ = float(self.scale if self.scale is not None else own if own is not None else 100.0)
         self.coef_ = np.concatenate([self.coef_, rows]) if known else rows
+        self.offset_ = np.concatenate([self.offset_, offsets]) if known else offsets
         self.classes_ = np.asarray(known + names)
         self.n_features_in_ = self.coef_.shape[1]
         return self
 
-    def _rows_of(self, names: list[Any]) -> tuple[np.ndarray, float | None]:
-        if callable(self.texts):
-            found, rows, own = prior_rows(self.texts(names), rule=self.prototype)
-        else:
-            found, rows, own = prior_rows(self.texts, rule=self.prototype)
+    def _rows_of(self, names: list[Any]) -> tuple[np.ndarray, np.ndarray, float | None]:
+        texts = self.texts(names) if callable(self.texts) else self.texts
+        found, rows, own = prior_rows(texts, rule=self.prototype)
+        offsets = offset_rows(texts, len(rows), rule=self.prototype)
         place = {name: i for i, name in enumerate(found)}
         missing = [name for name in names if name not in place]
         if missing:
             raise UsageError(f"there is no text for class {missing[0]!r}")
-        return rows[[place[name] for name in names]].numpy(), own
+        order = [place[name] for name in names]
+        return rows[order].numpy(), offsets[order].numpy(), own
 
     def _terms(self, x: Float[Tensor, "N d"]) -> Terms:
-        return {"text": self.scale_ * x @ torch.from_numpy(self.coef_).to(x).T}
+        similarities = x @ torch.from_numpy(self.coef_).to(x).T - torch.as_tensor(self.offset_).to(x)
+        return {"text": self.scale_ * similarities}

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from binderclip.adapt.heads.base import FeatureClassifier, Terms
+from binderclip.adapt.heads.prior import NO_OFFSET
 from binderclip.adapt.heads.settings import check_settings
 from binderclip.errors import UsageError
 
@@ -35,7 +36,8 @@ class PolarClassifier(FeatureClassifier):
         calibrate: with labels, put the threshold where the balanced accuracy is best; False keeps a probability of 0.5.
 
     Attributes:
-        classes_: the two answers. coef_: (2, d) unit rows, absence first. threshold_: difference of logits from which
+        classes_: the two answers. coef_: (2, d) unit rows, absence first. offset_: (2,) what is taken off the cosine
+            with each (`TextBank.offsets`). threshold_: difference of logits from which
             the property counts as present; 0 is a probability of 0.5.
 
     Raises:
@@ -48,6 +50,8 @@ class PolarClassifier(FeatureClassifier):
     scale: float | None = None
     calibrate: bool = False
 
+    offset_ = NO_OFFSET
+
     def fit(self, X: Any = None, y: Any = None) -> PolarClassifier:
         """Prepare the poles, and the threshold where `calibrate` is set.
 
@@ -56,7 +60,7 @@ class PolarClassifier(FeatureClassifier):
             y: labels (N,) out of `classes`.
         """
         check_settings(self)
-        rows = [_pole(pole) for pole in (self.absence, self.presence)]
+        rows, offsets = zip(*(_pole(pole) for pole in (self.absence, self.presence)), strict=True)
         if rows[0].shape != rows[1].shape:
             raise UsageError(f"presence has width {len(rows[1])} and absence {len(rows[0])}")
         if len(list(self.classes)) != 2:
@@ -66,7 +70,7 @@ class PolarClassifier(FeatureClassifier):
         own = getattr(self.presence, "scale", None)
         self.scale_ = float(self.scale if self.scale is not None else 100.0 if own is None else own)
         self.classes_ = np.asarray(list(self.classes))
-        self.coef_ = torch.stack(rows).numpy()
+        self.coef_, self.offset_ = torch.stack(rows).numpy(), torch.stack(offsets).numpy()
         self.n_features_in_ = self.coef_.shape[1]
         self.threshold_ = 0.0
         if self.calibrate and y is not None:
@@ -91,14 +95,16 @@ class PolarClassifier(FeatureClassifier):
         return super().terms(X)
 
     def _terms(self, x: Float[Tensor, "N d"]) -> Terms:
-        cosines = self.scale_ * x @ torch.from_numpy(self.coef_).to(x).T
+        cosines = self.scale_ * (x @ torch.from_numpy(self.coef_).to(x).T - torch.as_tensor(self.offset_).to(x))
         # The threshold belongs to the absence: it is what presence must exceed.
         return {"text": cosines, "threshold": cosines.new_tensor([self.threshold_, 0.0]).expand_as(cosines)}
 
 
-def _pole(given: Any) -> Float[Tensor, "d"]:
+def _pole(given: Any) -> tuple[Float[Tensor, "d"], Float[Tensor, ""]]:
+    """Its unit row, and what the model's similarity takes off every cosine with it."""
+    geometry = None
     if hasattr(given, "unit"):
-        rows = given.unit.detach().cpu().double()
+        rows, geometry = given.unit.detach().cpu().double(), given.geometry
     else:
         rows = torch.as_tensor(np.asarray(given) if not isinstance(given, Tensor) else given).double()
     rows = rows[None] if rows.ndim == 1 else rows
@@ -106,4 +112,5 @@ def _pole(given: Any) -> Float[Tensor, "d"]:
         raise UsageError(f"a pole is a TextBank or rows (K, d), not of shape {tuple(rows.shape)}")
     if not bool(rows.isfinite().all()):
         raise UsageError("a pole holds NaN or infinity")
-    return F.normalize(F.normalize(rows, dim=-1).mean(dim=0), dim=-1)
+    row = F.normalize(F.normalize(rows, dim=-1).mean(dim=0), dim=-1)
+    return row, row.new_zeros(()) if geometry is None else geometry.offset(row.to(given.raw), "text").detach().to(row)

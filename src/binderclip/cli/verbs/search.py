@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,9 @@ from binderclip.tasks.files.outputs import OUTPUT, picture_path
 from binderclip.tasks.files.writing import short_path, short_reason
 from binderclip.tasks.report.photographs import note_weak_on_photographs
 from binderclip.tasks.verbs.search import INSIDE
+
+if TYPE_CHECKING:
+    from binderclip.search import SearchIndex
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 search = VerbApp(no_args_is_help=True, help="Find images in a folder by words or by an example image.")
@@ -133,6 +137,7 @@ def index(
             ("added", "changed", "unchanged", "removed", "skipped"),
             [[report.added, report.changed, report.unchanged, report.removed, len(report.skipped)]],
         )
+        _note_correction(found)
         if folder is not None and (report.added or report.changed):
             inside = path if isinstance(path, Path) else None
             note_weak_on_photographs(model, list_images(folder, without=inside))
@@ -148,6 +153,22 @@ def _check_embeddings(embeddings: str, *, mixed: bool, ray: str | None) -> None:
             raise UsageError(f"{option} does not go with --embeddings, where pictures are encoded already")
     if not is_object(embeddings) and not Path(embeddings).is_dir():
         raise UsageError(f"there is no folder {embeddings}")
+
+
+def _is_file(text: str) -> bool:
+    """Whether words or a path name a file; a sentence may be longer than a file's name can be."""
+    try:
+        return Path(text).is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
+def _note_correction(index: SearchIndex) -> None:
+    """Say how the scores for a text differ from cosines, where they do."""
+    if index.correction:
+        note(f"scores of pictures for words: {index.correction}")
 
 
 def _indexed(place: str) -> Path | str:
@@ -184,7 +205,7 @@ def query(
 
         binderclip search query street.jpg -i holiday/ --picture found.png
     """
-    is_image = Path(text_or_image).is_file()
+    is_image = _is_file(text_or_image)
     if not is_image and Path(text_or_image).suffix.lower() in IMAGE_SUFFIXES:
         raise UsageError(f"there is no file {text_or_image}")
     sheet = picture_path(picture) if picture else None
@@ -215,6 +236,8 @@ def query(
             ("rank", "document" if stored.mixed else "image", stored.measure),
             [[n, short_path(h.path), h.score] for n, h in enumerate(hits, 1)],
         )
+        if not is_image:
+            _note_correction(stored)
         pictures = [hit.path for hit in hits if hit.path.suffix.lower() in IMAGE_SUFFIXES and hit.path.is_file()]
         note_weak_on_photographs(model or found["model"], pictures)
     if sheet:

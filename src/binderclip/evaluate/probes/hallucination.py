@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from binderclip.data.made.hallucinations import HallucinatedCaptions
 from binderclip.errors import UsageError
+from binderclip.similarity.geometry import Cosine, Similarity
 
 if TYPE_CHECKING:
     from binderclip.models import ImageTextModel
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["HallucinationFigures", "ObjectHallucination"]
 
 ROUNDING = 1e-9
-"""Cosines that differ by less are equal: the same text may be summed in another order."""
+"""Similarities that differ by less are equal: the same text may be summed in another order."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class HallucinationFigures:
         chance: expected of random similarities: the mean of 1 / (1 + number of captions).
         by_kind: kind of caption -> share of pictures whose own caption beats all of that kind.
         by_changed: number of objects added or taken away -> the same.
-        margin: mean cosine of the own caption less that of the best other.
+        margin: mean similarity of the own caption less that of the best other.
         right: (N,) of each picture, for intervals.
     """
 
@@ -80,15 +80,26 @@ class ObjectHallucination:
         """
         texts = list(dict.fromkeys([*self.captions, *(text for entry in self.others for text in entry.captions)]))
         place = {text: row for row, text in enumerate(texts)}
-        known = model.encode_text(texts, normalize=True)
+        known = model.encode_text(texts)
         own = known[[place[text] for text in self.captions]]
         others = known[torch.tensor([[place[text] for text in entry.captions] for entry in self.others])]
-        return self.figures(model.encode_image(images, normalize=True, batch_size=batch_size), own, others)
+        return self.figures(model.encode_image(images, batch_size=batch_size), own, others, geometry=model.geometry)
 
     def figures(
-        self, images: Float[Tensor, "N d"], own: Float[Tensor, "N d"], others: Float[Tensor, "N K d"]
+        self,
+        images: Float[Tensor, "N d"],
+        own: Float[Tensor, "N d"],
+        others: Float[Tensor, "N K d"],
+        *,
+        geometry: Similarity | None = None,
     ) -> HallucinationFigures:
-        """The figures from embeddings, raw or of length one.
+        """The figures from embeddings: raw, or for cosines of any length.
+
+        Args:
+            images: of the pictures.
+            own: of their captions.
+            others: of the hallucinated ones.
+            geometry: what the model compares by; None: cosines.
 
         Raises:
             UsageError: shapes that do not fit.
@@ -98,9 +109,11 @@ class ObjectHallucination:
                 f"{len(self.captions)} pictures with {self.valid.shape[1]} captions each, got {tuple(images.shape)}, "
                 f"{tuple(own.shape)} and {tuple(others.shape)}"
             )
-        unit = F.normalize(images.double(), dim=-1)
-        true = (unit * F.normalize(own.double(), dim=-1)).sum(-1).numpy()  # (N,)
-        other = torch.einsum("nd,nkd->nk", unit, F.normalize(others.double(), dim=-1)).numpy()
+        geometry = geometry or Cosine()
+        points = geometry.embed(images.double(), "image")  # (N, e)
+        true = geometry.paired(points, geometry.embed(own.double(), "text")).numpy()  # (N,)
+        captions = geometry.embed(others.double(), "text")  # (N, K, e)
+        other = geometry.paired(points.unsqueeze(1).expand_as(captions), captions).numpy()
         other = np.where(self.valid, other, -np.inf)
         beaten = true[:, None] > other + ROUNDING  # (N, K)
         right = np.asarray(beaten.all(1))

@@ -28,16 +28,32 @@ STEM, HEAD, EXPANSION = 32, 1280, 6
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow pads: n pixels become ceil(n / stride), an odd pixel of padding goes last."""
+    """A convolution padded as TensorFlow pads: n pixels become ceil(n / stride), an odd pixel of padding goes last.
+
+    `in_kernel` spares the padded copy of the pictures, which takes longer than the convolution where maps are large:
+    where one zero more is due behind than in front, the kernel takes up a zero in front, and both sides are padded
+    alike. Half precision may then sum in another order.
+    """
+
+    in_kernel = False
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F h w"]:
-        sides = [self._sides(input.shape[axis], axis - 2) for axis in (3, 2)]
-        return super().forward(functional.pad(input, (*sides[0], *sides[1])))
+        before, after = zip(*(self._sides(input.shape[axis], axis - 2) for axis in (2, 3)), strict=True)
+        if not self.in_kernel:
+            return super().forward(functional.pad(input, (before[1], after[1], before[0], after[0])))
+        front = [last - first for first, last in zip(before, after, strict=True)]
+        weight = functional.pad(self.weight, (front[1], 0, front[0], 0)) if any(front) else self.weight
+        return functional.conv2d(input, weight, self.bias, self.stride, after, self.dilation, self.groups)
 
     def _sides(self, length: int, axis: int) -> tuple[int, int]:
         stride, kernel = self.stride[axis], self.kernel_size[axis]
         padding = max((math.ceil(length / stride) - 1) * stride + kernel - length, 0)
         return padding // 2, padding - padding // 2
+
+
+def _relu6(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    # The largest maps do not fit a processor's caches: a second copy of each costs as much as the arithmetic.
+    return functional.relu6(x, inplace=not torch.is_grad_enabled())
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -69,10 +85,12 @@ class LiteBlock(nn.Module):
             self.conv_pw = _conv(inner, outputs)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F h w"]:
-        y = functional.relu6(self.conv_pw(x)) if self.expands else x
-        y = functional.relu6(self.conv_dw(y))
+        y = _relu6(self.conv_pw(x)) if self.expands else x
+        y = _relu6(self.conv_dw(y))
         y = self.conv_pwl(y) if self.expands else self.conv_pw(y)
-        return y + x if self.skips else y
+        if not self.skips:
+            return y
+        return y + x if torch.is_grad_enabled() else y.add_(x)
 
 
 class Lite(nn.Module):
@@ -102,7 +120,7 @@ class Lite(nn.Module):
         self.head = _conv(inputs, HEAD)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F h w"]:
-        return functional.relu6(self.head(self.stages(functional.relu6(self.stem(x)))))
+        return _relu6(self.head(self.stages(_relu6(self.stem(x)))))
 
 
 class ViTBlock(nn.Module):

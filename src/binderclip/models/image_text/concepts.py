@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from binderclip.errors import CheckpointError, UsageError
-from binderclip.models.bundled.encoder import HEAD, LITE0, Lite
+from binderclip.models.bundled.encoder import HEAD, LITE0, Lite, SameConv2d
 from binderclip.models.text.word_forms import word_forms
 from binderclip.similarity.hubness import CSLS
 
@@ -75,6 +75,9 @@ class ConceptBranch(nn.Module):
         if any(not 0 <= index < len(names) for own in self.senses.values() for index in own):
             raise UsageError(f"senses name concepts beyond the {len(names)}")
         self.trunk = Lite(LITE0, STRIDE)
+        for module in self.trunk.modules():
+            if isinstance(module, SameConv2d):
+                module.in_kernel = True
         self.classifier = nn.Linear(HEAD, len(names) - len(prototypes))
         # A drawing has little to do with ImageNet, and the tower knows drawings: a linear probe tells them apart.
         self.photograph = nn.Linear(HEAD, 1)
@@ -104,10 +107,19 @@ class ConceptBranch(nn.Module):
         return self.logits(self.features(images).mean((2, 3))).softmax(-1)
 
     def pull(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]:
-        """z of whole pictures times the probability that each is a photograph."""
-        features = self.features(images).mean((2, 3))  # (B, D)
-        z = self.embed(self.logits(features).softmax(-1))
-        return self.photograph(features).sigmoid().to(z.dtype) * z
+        """z of whole pictures in [0, 1] times the probability that each is a photograph."""
+        return self._pull(self.features(images))
+
+    def pull_normalized(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]:
+        """`pull` of pixels that CLIP's mean and std have normalised: one pass over them instead of three."""
+        mean, std = _clip_statistics(pixels)
+        scaled = torch.addcmul((mean - LITE_MEAN) / LITE_STD, pixels, std / LITE_STD)
+        return self._pull(self.trunk(scaled.to(self.classifier.weight.dtype)))
+
+    def _pull(self, features: Float[Tensor, "B D h w"]) -> Float[Tensor, "B E"]:
+        pooled = features.mean((2, 3))  # (B, D)
+        z = self.embed(self.logits(pooled).softmax(-1))
+        return self.photograph(pooled).sigmoid().to(z.dtype) * z
 
     def logit_map(self, images: Float[Tensor, "B 3 H W"], side: int = 512) -> Float[Tensor, "B K h w"]:
         """The classifier applied at each place of the last map.
@@ -211,14 +223,14 @@ class ConceptBackbone(nn.Module):
 
     def encode_image(self, image: Float[Tensor, "B 3 H W"], normalize: bool = False) -> Float[Tensor, "B E"]:
         """Features of pixels that CLIP's mean and std have normalised; unit(tower) + weight g z unless `normalize`."""
-        mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-        images = image * std + mean
+        mean, std = _clip_statistics(image)
         # The tower was trained on smaller pictures; sides stay multiples of its patch of 16.
         fitted = [max(1, round(n * self.sides[1] / self.sides[0] / 16)) * 16 for n in image.shape[-2:]]
-        small = (_resized(images, (fitted[0], fitted[1])) - mean) / std
+        # A resize is linear and its weights add up to one, so that normalised pixels may be resized as they are.
+        small = _resized(image, (fitted[0], fitted[1]), (-mean / std, (1 - mean) / std))
         tower = self.base.encode_image(small, normalize=False)
         tower = functional.normalize(tower.float() if tower.dtype != torch.float64 else tower, dim=-1)
-        features = tower + self.weight * self.concepts.pull(images).to(tower.dtype)
+        features = tower + self.weight * self.concepts.pull_normalized(image).to(tower.dtype)
         return functional.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, text: Int[Tensor, "Q L"], normalize: bool = False) -> Float[Tensor, "Q E"]:
@@ -226,11 +238,21 @@ class ConceptBackbone(nn.Module):
         return self.base.encode_text(text, normalize=normalize)
 
 
-def _resized(images: Float[Tensor, "B 3 H W"], size: tuple[int, int]) -> Float[Tensor, "B 3 h w"]:
-    """As `Preprocess.fit` resizes: bicubic, antialiased, without its overshoot."""
+def _clip_statistics(pixels: Tensor) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
+    """CLIP's mean and standard deviation of the channels, for pixels in [0, 1]."""
+    return pixels.new_tensor(CLIP_MEAN).view(3, 1, 1), pixels.new_tensor(CLIP_STD).view(3, 1, 1)
+
+
+def _resized(
+    images: Float[Tensor, "B 3 H W"],
+    size: tuple[int, int],
+    bounds: tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]] | None = None,
+) -> Float[Tensor, "B 3 h w"]:
+    """As `Preprocess.fit` resizes: bicubic, antialiased, its overshoot beyond `bounds`, [0, 1] by default, cut off."""
     # A processor has no antialiased resizing in half precision.
     wide = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
-    return functional.interpolate(wide, size=size, mode="bicubic", antialias=True).clamp(0, 1).to(images.dtype)
+    resized = functional.interpolate(wide, size=size, mode="bicubic", antialias=True).to(images.dtype)
+    return resized.clamp(0, 1) if bounds is None else resized.clamp(*bounds)
 
 
 def folded_lite0(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -131,15 +131,28 @@ class TextBank:
 
     def padded(self) -> tuple[Float[Tensor, "C K E"], Bool[Tensor, "C K"]]:
         """Unit rows as (C, K, E), zero where a class has fewer than K sentences, and the (C, K) mask of real ones."""
+        return self._padded(self.unit), self._padded(torch.ones_like(self.owner, dtype=torch.bool))
+
+    def padded_offsets(self) -> Float[Tensor, "C K"]:
+        """What the model's similarity takes off the cosine with each row of `padded`, zero where there is none.
+
+        Raises:
+            NotSupported: the bank is of a model that does not compare by cosine.
+        """
+        return self._padded(self._offsets(self.raw))
+
+    def _padded(self, values: Shaped[Tensor, "Q *k"]) -> Shaped[Tensor, "C K *k"]:
         counts = self.counts
         order = torch.argsort(self.owner, stable=True)
         first = torch.cumsum(counts, 0) - counts
         slot = torch.empty_like(self.owner)
         slot[order] = torch.arange(len(order), device=order.device) - first[self.owner[order]]
-        width = int(counts.max())
-        rows = self.raw.new_zeros(len(self.names), width, self.raw.shape[1])
-        mask = torch.zeros(len(self.names), width, dtype=torch.bool, device=self.raw.device)
-        return rows.index_put((self.owner, slot), self.unit), mask.index_put((self.owner, slot), mask.new_ones(()))
+        padded = values.new_zeros(len(self.names), int(counts.max()), *values.shape[1:])
+        return padded.index_put((self.owner, slot), values)
+
+    def _offsets(self, features: Float[Tensor, "k E"]) -> Float[Tensor, "k"]:
+        self._need_cosines()
+        return (self.geometry or Cosine()).offset(features, "text")
 
     def _need_cosines(self) -> None:
         if self.geometry is not None and not self.geometry.angular:
@@ -176,6 +189,23 @@ class TextBank:
             return self._class_means(self.unit)
         self._need_cosines()
         return functional.normalize(self._class_means(self.raw), dim=-1)
+
+    def offsets(self, rule: Rule = "mean-unit") -> Float[Tensor, "C"]:
+        """(C,) what the model's similarity takes off the cosine with each class, whatever the picture; else 0.
+
+        `features @ prototypes(rule).T - offsets(rule)` ranks the classes of a picture as `similarities` does.
+
+        Args:
+            rule: as of `prototypes`.
+
+        Raises:
+            UsageError: an unknown rule.
+            NotSupported: the bank is of a model that does not compare by cosine.
+        """
+        _check_rule(rule)
+        if rule == "mean":
+            return self._class_means(self._offsets(self.raw)[:, None]).squeeze(1)
+        return self._offsets(self._class_means(self.unit if rule == "mean-unit" else self.raw))
 
     def class_points(
         self, geometry: Similarity | None = None, rule: Literal["mean-unit", "mean-raw-unit"] = "mean-unit"

@@ -8,6 +8,8 @@ from typing import Any
 from binderclip.tasks.events import warn
 
 WEAK = ("small", "small-b")
+BLIND_TO_FAULTS = (*WEAK, "everyday")
+"""Models whose words for blur, noise and the like follow none of it: `everyday` has them from the tower of `small`."""
 REAL = "open_clip:ViT-B-32/openai"
 NAMING = "is weak on photographs"
 LOOKED_AT = 4
@@ -24,7 +26,7 @@ def note_weak_on_photographs(model: str, pictures: Sequence[Any], *, weakness: s
         weakness: what is said of it, where more is known than that.
         real: the model to take instead.
     """
-    if model not in WEAK or not pictures:
+    if model not in (WEAK if weakness == NAMING else BLIND_TO_FAULTS) or not pictures:
         return
     chosen = list(pictures)[:: max(1, len(pictures) // LOOKED_AT)][:LOOKED_AT]
     if 2 * sum(like_a_photograph(each) for each in chosen) >= len(chosen):

@@ -49,8 +49,8 @@ def test_every_pool_and_view_still_knows_the_photographs(command: Command, pictu
     # Each option does something, and the default is what it was.
     assert all(found != probs(plain) for found in answers.values())
     assert probs(command(*words, "-t", "simple").json()) == probs(plain)
-    # Whole-image views and a single sentence a label are the plain classifier of a model that compares by cosines.
-    words += ("-t", "photo", "--model", "small")
+    # Whole-image views and a single sentence a label are the plain classifier.
+    words += ("-t", "photo")
     one = command(*words).json()
     for row, other in zip(probs(one), probs(command(*words, "--pool", "auto").json()), strict=True):
         assert row == pytest.approx(other, abs=1e-4)

@@ -70,7 +70,9 @@ def curate(
     split: Annotated[str | None, typer.Option(help="Of a named set or folder [default: everything].")] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Computes clip_score and other signals [default: the recipe's, or small]."),
+        typer.Option(
+            "--model", "-m", help="Computes clip_score and other signals [default: the recipe's, or everyday]."
+        ),
     ] = None,
     workers: Workers = None,
     ray: Ray = None,
@@ -102,7 +104,8 @@ def curate(
     encode_rate: Annotated[
         str | None,
         typer.Option(
-            help="Pictures and captions that a worker encodes a second, `900,4000` [default: those of `small`].",
+            help="Pictures and captions that a worker encodes a second, `900,4000` [default: as the model was "
+            "measured: `everyday` and `small`].",
             metavar="NUMBERS",
             rich_help_panel=PANEL,
         ),

@@ -17,7 +17,7 @@ from binderclip.tasks.events import batches
 from binderclip.tasks.files.inputs import find_images
 from binderclip.tasks.files.outputs import OUTPUT, picture_path, writable_path
 from binderclip.tasks.files.writing import short_path, write_csv
-from binderclip.tasks.report.photographs import WEAK, note_weak_on_photographs
+from binderclip.tasks.report.photographs import BLIND_TO_FAULTS, note_weak_on_photographs
 from binderclip.tasks.verbs.quality.words import AT_FIRST, DISTANCES, LEARNED, QUALITY, named_pairs, pairs_of
 
 if TYPE_CHECKING:
@@ -90,10 +90,10 @@ def quality(
 
         binderclip quality compressed/ --reference originals/
 
-    A score is the chance of the better end of its pair, 0 to 1; all pairs cost one pass of the model. With `small` and
-    `small-b` the column `quality` comes from `lite0-quality`, which learned what faults of photographs look like; the
-    last column names the strongest one: blur, noise, compression, exposure. A picture that cannot be read is left out
-    and named.
+    A score is the chance of the better end of its pair, 0 to 1; all pairs cost one pass of the model. With `small`,
+    `small-b` and `everyday` the column `quality` comes from `lite0-quality`, which learned what faults of photographs
+    look like; the last column names the strongest one: blur, noise, compression, exposure. A picture that cannot be
+    read is left out and named.
     """
     given: dict[str, object]
     if against is not None:
@@ -110,7 +110,7 @@ def quality(
         _originals(images, reference, distance, weights, sheet, csv, max_side, device, json)
         return
     own = [*([pair] if pair else []), *(pairs_of(pairs) if pairs else [])]
-    known = scores if scores is not None else QUALITY if model in WEAK else AT_FIRST
+    known = scores if scores is not None else QUALITY if model in BLIND_TO_FAULTS else AT_FIRST
     columns = named_pairs(known, own)
     names = [*columns, *([LEARNED] if weights else [])]
     order = by if by is not None else LEARNED if weights else own[0][0] if own else names[0]

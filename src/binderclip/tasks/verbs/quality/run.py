@@ -23,7 +23,7 @@ from binderclip.quality.score.blind import BUNDLED_WEIGHTS
 from binderclip.quality.score.damaged_views import FAMILIES
 from binderclip.quality.score.picture_score import PictureScore
 from binderclip.quality.weights import kind_of_weights
-from binderclip.tasks.report.photographs import WEAK
+from binderclip.tasks.report.photographs import BLIND_TO_FAULTS
 from binderclip.tasks.report.sheet import contact_sheet
 from binderclip.tasks.verbs.quality.words import LEARNED, QUALITY
 
@@ -86,7 +86,11 @@ def ranked(
     Raises:
         CheckpointError: weights that belong to another model or cannot be read.
     """
-    blind = BlindQuality.from_weights(longest=longest, device=device) if QUALITY in pairs and name in WEAK else None
+    blind = (
+        BlindQuality.from_weights(longest=longest, device=device)
+        if QUALITY in pairs and name in BLIND_TO_FAULTS
+        else None
+    )
     words = {column: pair for column, pair in pairs.items() if blind is None or column != QUALITY}
     kind = None if weights is None else kind_of_weights(weights)
     model = load(name, device=device, dtype=dtype) if words or kind not in (None, blind_quality.KIND) else None
