@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.metrics import accuracy_score, precision_score
 
 from benchmarks.harness import Row, row, timed
-from binderclip.evaluate.probes.group_report import group_report
+from binderclip.evaluate.probes.group_reports import group_report
 from binderclip.evaluate.probes.measures import (
     accuracy,
     calibration_error,

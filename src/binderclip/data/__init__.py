@@ -22,9 +22,9 @@ if TYPE_CHECKING:
         clear_cache,
         content_hash,
     )
-    from binderclip.data.distort.depth import CORRUPTIONS_3D, corrupt3d
-    from binderclip.data.distort.distortions import DISTORTIONS, LIBRARIES, distort, distort_levels
-    from binderclip.data.distort.processing import PROCESSING, Degradation
+    from binderclip.data.distortions.depth import CORRUPTIONS_3D, corrupt3d
+    from binderclip.data.distortions.library import DISTORTIONS, LIBRARIES, distort, distort_levels
+    from binderclip.data.distortions.processing import PROCESSING, Degradation
     from binderclip.data.frequency import DCTPatches, dct_grades, dct_patches
     from binderclip.data.images import (
         IMAGE_FORMATS,
@@ -53,12 +53,6 @@ if TYPE_CHECKING:
     from binderclip.data.parallel.rates import MeasuredRates, Rate, measured_rates, read_rates
     from binderclip.data.parallel.ray_runner import RayRunner
     from binderclip.data.parallel.runner import LocalRunner, ShardRunner
-    from binderclip.data.scenes.batch import Scenes
-    from binderclip.data.scenes.colored import colored_scenes
-    from binderclip.data.scenes.multi_object import multi_object_scenes, object_slots
-    from binderclip.data.scenes.regions import RGBAPairs, rgba_pairs
-    from binderclip.data.scenes.stream import SceneStream, scenes
-    from binderclip.data.scenes.vocabulary import Vocabulary, vocabulary
     from binderclip.data.sets.batches import batches, epoch_order
     from binderclip.data.sets.columnar import load_tables
     from binderclip.data.sets.counterfactual import CounterfactualGroups
@@ -74,6 +68,12 @@ if TYPE_CHECKING:
     from binderclip.data.sets.shards_write import write_shards
     from binderclip.data.sets.tasks import class_incremental_tasks
     from binderclip.data.spectrum import matched_spectrum, radial_spectrum
+    from binderclip.data.synthetic_scenes.batch import Scenes
+    from binderclip.data.synthetic_scenes.colored import colored_scenes
+    from binderclip.data.synthetic_scenes.multi_object import multi_object_scenes, object_slots
+    from binderclip.data.synthetic_scenes.regions import RGBAPairs, rgba_pairs
+    from binderclip.data.synthetic_scenes.stream import SceneStream, scenes
+    from binderclip.data.synthetic_scenes.vocabulary import Vocabulary, vocabulary
     from binderclip.data.windows import WindowGrid, fold, unfold
 
 __all__ = [

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from binderclip.evaluate.probes.correspondence import PatchCorrespondence, patch_correspondence
     from binderclip.evaluate.probes.cues import WCSTML, CueAccuracies, cue_complexity, cue_preferences
     from binderclip.evaluate.probes.group_figures import GroupReport
-    from binderclip.evaluate.probes.group_report import group_report
+    from binderclip.evaluate.probes.group_reports import group_report
     from binderclip.evaluate.probes.hallucination import HallucinationFigures, ObjectHallucination
     from binderclip.evaluate.probes.measures import mapped_accuracy
     from binderclip.evaluate.probes.objects import (
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
         OrderSensitivity,
         OrderSensitivityProbe,
     )
-    from binderclip.evaluate.probes.predict import Predictions, predict, tabulate
+    from binderclip.evaluate.probes.predictions import Predictions, predict, tabulate
     from binderclip.evaluate.probes.progress import (
         GroupDrop,
         effective_robustness,
@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     )
     from binderclip.evaluate.probes.spurious import SpuriousPairs, linear_contrastive, spurious_pairs
     from binderclip.evaluate.probes.table import PredictionTable
-    from binderclip.evaluate.retrieval import retrieval, zero_shot_accuracy
+    from binderclip.evaluate.retrieval_metrics import retrieval, zero_shot_accuracy
     from binderclip.evaluate.scaling.batch_size import (
         BatchSizeCurve,
         TrainedPairs,

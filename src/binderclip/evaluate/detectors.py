@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.stats import binomtest
 from torch import Tensor
 
-from binderclip.data.distort.processing import PROCESSING
+from binderclip.data.distortions.processing import PROCESSING
 from binderclip.errors import UsageError
 
 Detect = Callable[[Tensor], Tensor]

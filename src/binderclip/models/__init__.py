@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from binderclip.models.layers.relational import RelationalAttention
     from binderclip.models.layers.semantic_grouping import SemanticGrouping
     from binderclip.models.layers.spectral import SpectralConv2d, SpectralLinear
-    from binderclip.models.load import load, load_encoder
+    from binderclip.models.loading import load, load_encoder
     from binderclip.models.text.prompts import PromptContext
     from binderclip.models.text.templates import TEMPLATES, resolve_templates
     from binderclip.models.text.textbank import TextBank

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         project_conflicting,
         steer_gradient,
     )
-    from binderclip.optim.schedule import SCHEDULES, LRSchedule, schedule
+    from binderclip.optim.schedules import SCHEDULES, LRSchedule, schedule
     from binderclip.optim.space import HessianOperator, hvp
 
 __all__ = [

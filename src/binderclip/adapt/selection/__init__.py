@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from binderclip.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from binderclip.adapt.selection.candidates import Candidate, candidates
+    from binderclip.adapt.selection.candidate_heads import Candidate, candidates
     from binderclip.adapt.selection.encoded import Encoded, encode_dataset
     from binderclip.adapt.selection.measures import (
         Interval,

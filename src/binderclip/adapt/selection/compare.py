@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special
 
 from binderclip.adapt.heads.inputs import features_for
-from binderclip.adapt.selection.candidates import Candidate
+from binderclip.adapt.selection.candidate_heads import Candidate
 from binderclip.adapt.selection.crossval import (
     CrossValidation,
     CrossValidationStore,

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import special
 from sklearn.base import clone
 
-from binderclip.adapt.selection.candidates import Candidate
+from binderclip.adapt.selection.candidate_heads import Candidate
 from binderclip.adapt.selection.compare import CandidateComparison, Job
 from binderclip.adapt.selection.crossval import Draw, cross_validate, tuned_fit
 from binderclip.adapt.selection.measures import calibration_error, macro_f1, proportion_interval

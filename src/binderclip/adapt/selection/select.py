@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from binderclip.adapt.heads.settings import check_number
-from binderclip.adapt.selection.candidates import candidates, catalogue
+from binderclip.adapt.selection.candidate_heads import candidates, catalogue
 from binderclip.adapt.selection.compare import CandidateComparison, Job, compare_candidates
 from binderclip.adapt.selection.encoded import encode_dataset
 from binderclip.adapt.selection.final import calibrate, examine, final_fit, learning_curve

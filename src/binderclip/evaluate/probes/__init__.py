@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from binderclip.evaluate.probes.cues import WCSTML, CueAccuracies, cue_complexity, cue_preferences
     from binderclip.evaluate.probes.gaps import difference, ratio
     from binderclip.evaluate.probes.group_figures import GroupFigure, GroupGap, GroupReport
-    from binderclip.evaluate.probes.group_report import group_report, holm, wilson
+    from binderclip.evaluate.probes.group_reports import group_report, holm, wilson
     from binderclip.evaluate.probes.measures import (
         Measure,
         accuracy,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         OrderSensitivity,
         OrderSensitivityProbe,
     )
-    from binderclip.evaluate.probes.predict import Predictions, predict, tabulate
+    from binderclip.evaluate.probes.predictions import Predictions, predict, tabulate
     from binderclip.evaluate.probes.progress import (
         GroupDrop,
         effective_robustness,

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.special import logsumexp
 
 from binderclip.errors import UsageError
-from binderclip.evaluate.probes.group_report import wilson
+from binderclip.evaluate.probes.group_reports import wilson
 from binderclip.evaluate.probes.measures import calibration_error
 from binderclip.evaluate.probes.table import PredictionTable
 from binderclip.segment.metrics.anomaly import binary_auroc

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binderclip.data.distort.distortions import LEVELS
+from binderclip.data.distortions.library import LEVELS
 from binderclip.data.images import open_image
 from binderclip.errors import DataError, UsageError
 from binderclip.files import make_folder

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from binderclip.data.distort.distortions import LEVELS, distort
-from binderclip.data.distort.kinds import compressed
-from binderclip.data.distort.processing import exposed, resized_and_back
+from binderclip.data.distortions.kinds import compressed
+from binderclip.data.distortions.library import LEVELS, distort
+from binderclip.data.distortions.processing import exposed, resized_and_back
 from binderclip.data.images import open_image, to_tensor
 from binderclip.errors import UsageError
 from binderclip.models.image_text.preprocess import ImageLike

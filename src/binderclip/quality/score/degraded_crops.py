@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.data.distort.distortions import LEVELS, distort, library_named
+from binderclip.data.distortions.library import LEVELS, distort, library_named
 from binderclip.data.images import open_header, open_image, to_tensor
 from binderclip.errors import DataError, UsageError
 from binderclip.models.image_text.preprocess import ImageLike

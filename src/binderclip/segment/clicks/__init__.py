@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from binderclip.segment.clicks.evaluation import ClickCurves, InteractiveEvaluation
     from binderclip.segment.clicks.objects import ObjectClicks
     from binderclip.segment.clicks.point_prompts import ExplainedIoU, PointPromptTable, point_prompt_benchmark
-    from binderclip.segment.clicks.prompt_features import object_features, prompt_features
+    from binderclip.segment.clicks.prompt_statistics import object_features, prompt_features
     from binderclip.segment.clicks.sampling import exclusion_points, sample_points
     from binderclip.segment.clicks.tuning import tune_prompts
 

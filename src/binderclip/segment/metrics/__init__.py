@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         boundary_tolerance,
         label_edges,
     )
-    from binderclip.segment.metrics.boundary_iou import boundary_iou
+    from binderclip.segment.metrics.boundary_bands import boundary_iou
     from binderclip.segment.metrics.boxes import BoxMatcher, box_overlaps
     from binderclip.segment.metrics.calibration import CalibrationBins, CalibrationScore, Reliability, calibration_error
     from binderclip.segment.metrics.coco_ap import CocoAP, coco_average_precision
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         s_measure,
         weighted_f,
     )
+    from binderclip.segment.metrics.instance_overlaps import Matches, Overlaps, match, overlaps
     from binderclip.segment.metrics.instances import (
         InstanceMatcher,
         InstanceScore,
@@ -58,8 +59,7 @@ if TYPE_CHECKING:
         panoptic_quality,
         symmetric_best_dice,
     )
-    from binderclip.segment.metrics.overlaps import Matches, Overlaps, match, overlaps
-    from binderclip.segment.metrics.sorted_ap import SortedAP, sorted_ap
+    from binderclip.segment.metrics.sorted_precision import SortedAP, sorted_ap
     from binderclip.segment.metrics.torchmetric import as_torchmetric
 
 __all__ = [

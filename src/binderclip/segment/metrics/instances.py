@@ -13,8 +13,8 @@ from torch import Tensor
 from binderclip.errors import UsageError
 from binderclip.segment.metrics.accumulator import Accumulator
 from binderclip.segment.metrics.coco_ap import THRESHOLDS, CocoAP, coco_average_precision
-from binderclip.segment.metrics.overlaps import ARRAYS, Instances, Overlaps, joined, match, overlaps, parted
-from binderclip.segment.metrics.sorted_ap import area_under_sorted, counted_predictions, matched_counts
+from binderclip.segment.metrics.instance_overlaps import ARRAYS, Instances, Overlaps, joined, match, overlaps, parted
+from binderclip.segment.metrics.sorted_precision import area_under_sorted, counted_predictions, matched_counts
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from binderclip.segment.metrics import (
     mean_average_precision,
     overlaps,
 )
-from binderclip.segment.metrics.sorted_ap import area_under_sorted
+from binderclip.segment.metrics.sorted_precision import area_under_sorted
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.quantities import combined, value_of
 from binderclip.studies.harness.study import Study

@@ -32,7 +32,7 @@ LABELS, HEADS = "mAP of the pseudo-labels", "mAP on test scenes"
 @lru_cache(maxsize=1)
 def _shared() -> tuple[Any, Any, dict[str, Any]]:
     """The model, the words of drawings that it was not trained on, and how scenes are made."""
-    from binderclip.data.scenes.vocabulary import vocabulary
+    from binderclip.data.synthetic_scenes.vocabulary import vocabulary
     from binderclip.models import load
 
     words = vocabulary("scenes15", split="val")
@@ -43,7 +43,7 @@ def _shared() -> tuple[Any, Any, dict[str, Any]]:
 @lru_cache(maxsize=1)
 def _data(seed: int) -> dict[str, Any]:
     """Views and true labels of the seed's scenes, and of the test scenes."""
-    from binderclip.data.scenes.stream import scenes
+    from binderclip.data.synthetic_scenes.stream import scenes
 
     model, words, options = _shared()
     own, test = scenes(3200 + seed, TRAIN, SIZE, **options), scenes(33, TEST, SIZE, **options)

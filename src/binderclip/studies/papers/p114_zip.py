@@ -12,9 +12,9 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from binderclip.data.scenes.batch import Scenes
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import vocabulary
+from binderclip.data.synthetic_scenes.batch import Scenes
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import vocabulary
 from binderclip.segment import Segmenter
 from binderclip.segment.metrics import box_overlaps, coco_average_precision
 from binderclip.segment.parts.resolution import Whole

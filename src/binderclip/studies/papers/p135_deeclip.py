@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from binderclip.data.augment.fill import gaussian_blur
-from binderclip.data.distort.kinds import compressed
+from binderclip.data.distortions.kinds import compressed
 from binderclip.evaluate.detectors import average_precision
 from binderclip.quality import DeeCLIP, Detector, DetectorBatch, LinearDetector, PanopticPatchDetector, fit_detector
 from binderclip.quality.forensics.training import drawn_rows

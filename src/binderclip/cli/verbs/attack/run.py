@@ -21,7 +21,7 @@ from binderclip.errors import DataError, UsageError
 from binderclip.models import load
 from binderclip.models.image_text.classification import probabilities
 from binderclip.robust import METHODS
-from binderclip.robust.attack import LEVELS, whole_levels
+from binderclip.robust.attack_loop import LEVELS, whole_levels
 
 STRONGER = 10
 """How many times as strong as it is a change is drawn."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from binderclip.adapt.groups.thresholds import Constraint
     from binderclip.evaluate.probes import Grouping
-    from binderclip.evaluate.probes.group_report import Null
+    from binderclip.evaluate.probes.group_reports import Null
     from binderclip.models import ImageTextModel, TextBank
 
 LEAST, MOST_VALUES, LEAST_HALF = 20, 12, 40

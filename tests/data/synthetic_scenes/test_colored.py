@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from binderclip.data import colored_scenes
-from binderclip.data.scenes.cutouts import COLOURS
+from binderclip.data.synthetic_scenes.cutouts import COLOURS
 from binderclip.errors import UsageError
 
 CLASSES, GROUNDS = ("cat", "dog", "car"), ("red", "green", "blue")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from binderclip.data.scenes.batch import Scenes
-from binderclip.data.scenes.cutouts import COLOURS
-from binderclip.data.scenes.stream import scenes
-from binderclip.data.scenes.vocabulary import Vocabulary, vocabulary
+from binderclip.data.synthetic_scenes.batch import Scenes
+from binderclip.data.synthetic_scenes.cutouts import COLOURS
+from binderclip.data.synthetic_scenes.stream import scenes
+from binderclip.data.synthetic_scenes.vocabulary import Vocabulary, vocabulary
 from binderclip.errors import UsageError
 
 if TYPE_CHECKING:
-    from binderclip.data.scenes.layout import Values
+    from binderclip.data.synthetic_scenes.layout import Values
 
 
 def colored_scenes(

@@ -7,10 +7,10 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.datasets import load_sample_images
 
-from binderclip.data.distort.distortions import DISTORTIONS, FAMILIES, LEVELS, distort, distort_levels
-from binderclip.data.distort.kinds import _lift, _unlift
-from binderclip.data.distort.pieces import filtered
-from binderclip.data.scenes.stream import scenes
+from binderclip.data.distortions.kinds import _lift, _unlift
+from binderclip.data.distortions.library import DISTORTIONS, FAMILIES, LEVELS, distort, distort_levels
+from binderclip.data.distortions.pieces import filtered
+from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.errors import UsageError
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from binderclip.data.scenes.background import Painter, painter
-from binderclip.data.scenes.details import Defect, Tube, defect, tube
-from binderclip.data.scenes.layout import (
+from binderclip.data.synthetic_scenes.background import Painter, painter
+from binderclip.data.synthetic_scenes.details import Defect, Tube, defect, tube
+from binderclip.data.synthetic_scenes.layout import (
     BACKGROUND,
     CAMOUFLAGE,
     DEFECTS,
@@ -19,7 +19,7 @@ from binderclip.data.scenes.layout import (
     draw_value,
     stream,
 )
-from binderclip.data.scenes.paste import paste
+from binderclip.data.synthetic_scenes.paste import paste
 
 
 @dataclass

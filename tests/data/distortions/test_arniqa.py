@@ -18,8 +18,8 @@ from torch import Tensor
 from torchvision.io import decode_jpeg, encode_jpeg
 
 from binderclip.data import LIBRARIES, distort, distort_levels
-from binderclip.data.distort.arniqa import ARNIQA, UNORDERED, disc_kernel, motion_kernels
-from binderclip.data.distort.lab import lab_of, rgb_of
+from binderclip.data.distortions.arniqa import ARNIQA, UNORDERED, disc_kernel, motion_kernels
+from binderclip.data.distortions.lab import lab_of, rgb_of
 from binderclip.errors import UsageError
 from binderclip.quality.score.degraded_crops import DegradedCrops
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from binderclip.data.scenes.cutouts import COLOURS
+from binderclip.data.synthetic_scenes.cutouts import COLOURS
 from binderclip.errors import UsageError, require
 
 BACKGROUNDS = ("plain", "gradient", "noise", "texture", "photo")

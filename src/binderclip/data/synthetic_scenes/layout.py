@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from binderclip.data.scenes.background import Painter, painters
-from binderclip.data.scenes.cutouts import COLOURS, fit_shape, render, turned
-from binderclip.data.scenes.paste import Piece
-from binderclip.data.scenes.vocabulary import Vocabulary
+from binderclip.data.synthetic_scenes.background import Painter, painters
+from binderclip.data.synthetic_scenes.cutouts import COLOURS, fit_shape, render, turned
+from binderclip.data.synthetic_scenes.paste import Piece
+from binderclip.data.synthetic_scenes.vocabulary import Vocabulary
 from binderclip.errors import UsageError
 
 LAYOUT, BACKGROUND, TUBES, DEFECTS, PAIR, CAMOUFLAGE = range(6)  # the random streams of a scene

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from binderclip.data.scenes.batch import RecordedScene, Scenes, assemble
-from binderclip.data.scenes.compose import compose
-from binderclip.data.scenes.layout import SceneLayout, Values, check_layout, place_objects
-from binderclip.data.scenes.pairs import Difference, check_pairs, twin
-from binderclip.data.scenes.vocabulary import Vocabulary, vocabulary
+from binderclip.data.synthetic_scenes.batch import RecordedScene, Scenes, assemble
+from binderclip.data.synthetic_scenes.compose import compose
+from binderclip.data.synthetic_scenes.layout import SceneLayout, Values, check_layout, place_objects
+from binderclip.data.synthetic_scenes.pairs import Difference, check_pairs, twin
+from binderclip.data.synthetic_scenes.vocabulary import Vocabulary, vocabulary
 from binderclip.errors import UsageError
 
 _vocabulary = vocabulary

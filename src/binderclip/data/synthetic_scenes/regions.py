@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from binderclip.data.scenes.batch import Scenes
-from binderclip.data.scenes.captions import article
+from binderclip.data.synthetic_scenes.batch import Scenes
+from binderclip.data.synthetic_scenes.captions import article
 from binderclip.errors import UsageError
 
 __all__ = ["RGBAPairs", "rgba_pairs"]

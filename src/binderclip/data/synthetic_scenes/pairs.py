@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from binderclip.data.scenes.cutouts import COLOURS, render, turned
-from binderclip.data.scenes.layout import PAIR, Placed, SceneLayout, cut_object, stream
+from binderclip.data.synthetic_scenes.cutouts import COLOURS, render, turned
+from binderclip.data.synthetic_scenes.layout import PAIR, Placed, SceneLayout, cut_object, stream
 from binderclip.errors import UsageError
 
 PAIRS = ("defect", "remove", "replace", "colour", "move")

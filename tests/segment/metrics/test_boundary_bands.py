@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from binderclip.errors import UsageError
-from binderclip.segment.metrics.boundary_iou import boundary_iou, inner_band
+from binderclip.segment.metrics.boundary_bands import boundary_iou, inner_band
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.03, 0.08])

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from binderclip.data.augment.fill import gaussian_blur as blurred
-from binderclip.data.distort.pieces import Draws, clouds, disc_blurred, filtered, luma, sampled
+from binderclip.data.distortions.pieces import Draws, clouds, disc_blurred, filtered, luma, sampled
 
 Images = Float[Tensor, "B 3 H W"]
 

@@ -8,7 +8,7 @@ from scipy.spatial import ConvexHull
 
 from binderclip.errors import UsageError
 from binderclip.segment.clicks import object_features, prompt_features
-from binderclip.segment.clicks.prompt_features import hull_mask
+from binderclip.segment.clicks.prompt_statistics import hull_mask
 
 MASK = np.zeros((40, 60), dtype=bool)
 MASK[10:30, 20:50] = True

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from binderclip.data.augment.fill import gaussian_blur
-from binderclip.data.distort.kinds import compressed
+from binderclip.data.distortions.kinds import compressed
 from binderclip.data.uniform import uniform
 from binderclip.errors import UsageError
 

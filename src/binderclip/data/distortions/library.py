@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from binderclip.data.distort import arniqa
-from binderclip.data.distort import kinds as kinds
-from binderclip.data.distort.pieces import Draws
+from binderclip.data.distortions import arniqa
+from binderclip.data.distortions import kinds as kinds
+from binderclip.data.distortions.pieces import Draws
 from binderclip.errors import UsageError
 
 LEVELS = 5

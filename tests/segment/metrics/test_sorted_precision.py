@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from binderclip.errors import UsageError
 from binderclip.segment.metrics import InstanceMatcher, SortedAP, average_precision, match, overlaps, sorted_ap
-from binderclip.segment.metrics.sorted_ap import area_under_sorted
+from binderclip.segment.metrics.sorted_precision import area_under_sorted
 
 
 def authors_score(ours: np.ndarray, true: np.ndarray, *, least: float = 0.001) -> tuple[float, list[float], int]:

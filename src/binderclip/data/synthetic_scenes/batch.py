@@ -11,12 +11,12 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from binderclip.data.scenes.captions import caption, described
-from binderclip.data.scenes.compose import Painted
-from binderclip.data.scenes.layout import Placed, SceneLayout
-from binderclip.data.scenes.pairs import Difference
-from binderclip.data.scenes.paste import boxes_of
 from binderclip.data.sets.sample import Sample
+from binderclip.data.synthetic_scenes.captions import caption, described
+from binderclip.data.synthetic_scenes.compose import Painted
+from binderclip.data.synthetic_scenes.layout import Placed, SceneLayout
+from binderclip.data.synthetic_scenes.pairs import Difference
+from binderclip.data.synthetic_scenes.paste import boxes_of
 
 
 @dataclass

@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from binderclip.data.distort.kinds import compressed
-from binderclip.data.distort.lab import lab_of, rgb_of
-from binderclip.data.distort.pieces import Draws, filtered, luma, sampled
+from binderclip.data.distortions.kinds import compressed
+from binderclip.data.distortions.lab import lab_of, rgb_of
+from binderclip.data.distortions.pieces import Draws, filtered, luma, sampled
 from binderclip.errors import UsageError
 
 Images = Float[Tensor, "B 3 H W"]

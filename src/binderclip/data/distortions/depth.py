@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from binderclip.data.distort.pieces import disc_blurred
+from binderclip.data.distortions.pieces import disc_blurred
 from binderclip.errors import UsageError
 
 LAYERS = 8

@@ -7,7 +7,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from binderclip.data import PROCESSING, Degradation
-from binderclip.data.distort.processing import exposed, resized_and_back, sharpened
+from binderclip.data.distortions.processing import exposed, resized_and_back, sharpened
 from binderclip.errors import UsageError
 
 IMAGE = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0))

@@ -35,7 +35,7 @@ from binderclip.evaluate.probes import (
     true_positive_rate,
     wilson,
 )
-from binderclip.evaluate.probes.group_report import GroupGap, gap_interval, holm
+from binderclip.evaluate.probes.group_reports import GroupGap, gap_interval, holm
 from binderclip.evaluate.probes.measures import Measure
 from binderclip.evaluate.probes.resampling import bootstrap_sums, group_sums, permuted_sums, shuffle_room
 
@@ -224,7 +224,7 @@ def test_sums_are_held_in_blocks_that_change_nothing_but_the_draws(monkeypatch: 
     table = made(300, bias=0.7)
     whole = group_report(table, "g", draws=2000)
     # By its name it would be the function.
-    monkeypatch.setattr(import_module("binderclip.evaluate.probes.group_report"), "HELD", 3 * 19 * 250)
+    monkeypatch.setattr(import_module("binderclip.evaluate.probes.group_reports"), "HELD", 3 * 19 * 250)
     parts = group_report(table, "g", draws=2000)
     for name, gap in whole.gaps.items():
         assert parts.gaps[name].difference == gap.difference

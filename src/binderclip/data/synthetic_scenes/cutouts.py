@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from binderclip.data.scenes.paste import Piece
-from binderclip.data.scenes.vocabulary import OPAQUE, Vocabulary
+from binderclip.data.synthetic_scenes.paste import Piece
+from binderclip.data.synthetic_scenes.vocabulary import OPAQUE, Vocabulary
 
 # Colours that a person tells apart at once; values in 0..255.
 COLOURS: dict[str, tuple[int, int, int]] = {

@@ -6,10 +6,10 @@ import torch
 from scipy import ndimage
 from torch.utils.data import DataLoader
 
-from binderclip.data.scenes.captions import caption
-from binderclip.data.scenes.cutouts import COLOURS
-from binderclip.data.scenes.stream import Scenes, SceneStream, scenes
-from binderclip.data.scenes.vocabulary import SCENES15, Vocabulary, caption_matches, vocabulary
+from binderclip.data.synthetic_scenes.captions import caption
+from binderclip.data.synthetic_scenes.cutouts import COLOURS
+from binderclip.data.synthetic_scenes.stream import Scenes, SceneStream, scenes
+from binderclip.data.synthetic_scenes.vocabulary import SCENES15, Vocabulary, caption_matches, vocabulary
 from binderclip.errors import UsageError
 
 

@@ -52,8 +52,8 @@ def test_motion_towards_a_flat_wall_is_the_zoom_blur_and_the_horizon_stays() -> 
     images = pictures(48)
     torch.testing.assert_close(corrupt3d(images, flat(1.0, 48), "forward_motion", 5), images, atol=1e-5, rtol=0)
     # the zoom blur of the plain distortions, where a level has the same reach
-    from binderclip.data.distort.kinds import zoom_blur
-    from binderclip.data.distort.pieces import Draws
+    from binderclip.data.distortions.kinds import zoom_blur
+    from binderclip.data.distortions.pieces import Draws
 
     torch.testing.assert_close(
         corrupt3d(images, flat(0.0, 48), "forward_motion", 3),

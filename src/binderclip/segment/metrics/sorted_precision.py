@@ -12,7 +12,7 @@ from torch import Tensor
 
 from binderclip.errors import UsageError
 from binderclip.segment.metrics.accumulator import Accumulator
-from binderclip.segment.metrics.overlaps import Instances, Overlaps, match, overlaps
+from binderclip.segment.metrics.instance_overlaps import Instances, Overlaps, match, overlaps
 
 #: A pair needs more than this IoU to be matched at all.
 ANY_OVERLAP = 0.001
