@@ -1,4 +1,4 @@
-"""One word, one meaning: class names are unique, no name hides a module, and folders stay small enough to be read."""
+"""One word, one meaning: names of classes and functions are unique, none hides a module, and folders stay small."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ import binderclip
 PACKAGE = Path(binderclip.__file__).parent
 MOST = 20
 """Python files in one folder; the aim is about 15."""
+APPLICATIONS = {"cli", "studies", "workbench"}
+"""Their files follow protocols: every verb has `register`, every tab `build`, every study `measure` and `draw`."""
+BY_MODULE = {"data/distortions/arniqa.py", "data/distortions/kinds.py"}
+"""Two libraries of distortions: a function is called as its distortion, and is reached through its module."""
+REPEATED = {
+    "promptable",  # the stage of that name in recipes; segment's loads such a segmenter
+    "scenes",  # pictures with exact masks; train.bundled.everyday has directions of classes
+    "to_map",  # attributions to be shown; segment's puts tokens on their grid
+}
+"""Functions of several modules which have kept one name."""
 HIDING = {"cli/__init__.py: app"}
 """`binderclip.cli.app` is the Typer application, as Typer's documentation calls it, made in the module of that name."""
 
@@ -45,6 +55,20 @@ def test_private_class_names_are_unique_in_a_room() -> None:
             places[path.parts[0], name].append(str(path))
     assert places
     assert not repeated(places)
+
+
+def test_public_function_names_are_unique_in_the_library() -> None:
+    places: dict[object, list[str]] = defaultdict(list)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        file = path.relative_to(PACKAGE)
+        if file.parts[0] in APPLICATIONS or file.as_posix() in BY_MODULE:
+            continue
+        functions = {n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.FunctionDef)}
+        for name in functions:  # a set: an overload stands several times in its file
+            if not name.startswith("_"):
+                places[name].append(file.as_posix())
+    assert len(places) > 1500
+    assert repeated(places).keys() == REPEATED
 
 
 def hidden_modules(init: Path) -> list[str]:

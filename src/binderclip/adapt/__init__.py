@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         PseudoLabels,
         TileAggregator,
         indicator,
-        mean_average_precision,
+        multilabel_average_precision,
     )
     from binderclip.adapt.multi_label.one_vs_rest import OneVsRest
     from binderclip.adapt.selection.conformal import conformal_sets, conformal_thresholds
@@ -199,7 +199,7 @@ __all__ = [
     "localise_keypoint",
     "mark_effect",
     "match_keypoints",
-    "mean_average_precision",
+    "multilabel_average_precision",
     "output_mapping",
     "patch_tokens",
     "pre_projection_texts",

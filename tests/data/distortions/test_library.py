@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_images
 
 from binderclip.data.distortions.kinds import _lift, _unlift
 from binderclip.data.distortions.library import DISTORTIONS, FAMILIES, LEVELS, distort, distort_levels
-from binderclip.data.distortions.pieces import filtered
+from binderclip.data.distortions.pieces import filter_images
 from binderclip.data.synthetic_scenes.stream import scenes
 from binderclip.errors import UsageError
 
@@ -95,7 +95,7 @@ def test_noise_levels_have_the_stated_statistics() -> None:
 
 def test_filters_against_scipy(pictures: torch.Tensor) -> None:
     kernels = torch.rand(len(pictures), 5, 5, generator=torch.Generator().manual_seed(0))
-    ours = filtered(pictures, kernels)
+    ours = filter_images(pictures, kernels)
     for image, kernel, out in zip(pictures, kernels, ours, strict=True):
         wanted = [ndimage.correlate(channel.numpy(), kernel.numpy(), mode="nearest") for channel in image]
         assert np.allclose(out.numpy(), np.stack(wanted), atol=1e-5)

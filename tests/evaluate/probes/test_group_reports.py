@@ -17,22 +17,22 @@ from scipy.stats import binomtest, false_discovery_control, hypergeom
 from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 from torchmetrics.classification import MulticlassCalibrationError
 
-from binderclip.adapt.selection import calibration_error as adaptive_of_adapt
+from binderclip.adapt.selection import adaptive_calibration_error as adaptive_of_adapt
 from binderclip.errors import UsageError
 from binderclip.evaluate import GroupReport, PredictionTable, group_report
 from binderclip.evaluate.probes import (
     accuracy,
-    calibration_error,
+    calibration_error_measure,
     difference,
-    false_positive_rate,
+    false_positive_rate_measure,
     mapped_accuracy,
     mean_class_accuracy,
     mean_confidence,
-    positive_predictive_value,
+    positive_predictive_value_measure,
     ratio,
-    selection_rate,
+    selection_rate_measure,
     top_k_accuracy,
-    true_positive_rate,
+    true_positive_rate_measure,
     wilson,
 )
 from binderclip.evaluate.probes.group_reports import GroupGap, gap_interval, holm
@@ -65,23 +65,23 @@ def test_measures_are_those_of_other_libraries() -> None:
     assert value(accuracy(), table) == pytest.approx((y == said).mean())
     assert value(mean_class_accuracy(), table) == pytest.approx(recall_score(y, said, average="macro"))
     assert value(top_k_accuracy(2), table) == pytest.approx(top_k_accuracy_score(y, table.scores, k=2))
-    assert value(selection_rate("k1"), table) == pytest.approx((tp + fp) / len(y))
-    assert value(true_positive_rate("k1"), table) == pytest.approx(tp / (tp + fn))
-    assert value(false_positive_rate("k1"), table) == pytest.approx(fp / (fp + tn))
-    assert value(positive_predictive_value("k1"), table) == pytest.approx(tp / (tp + fp))
+    assert value(selection_rate_measure("k1"), table) == pytest.approx((tp + fp) / len(y))
+    assert value(true_positive_rate_measure("k1"), table) == pytest.approx(tp / (tp + fn))
+    assert value(false_positive_rate_measure("k1"), table) == pytest.approx(fp / (fp + tn))
+    assert value(positive_predictive_value_measure("k1"), table) == pytest.approx(tp / (tp + fp))
     probs = torch.from_numpy(table.probabilities())
     assert value(mean_confidence(), table) == pytest.approx(float(probs.max(dim=1).values.mean()))
     peer = MulticlassCalibrationError(4, n_bins=15, norm="l1")(probs, torch.from_numpy(y))
-    assert value(calibration_error(15), table) == pytest.approx(float(peer), abs=1e-6)
+    assert value(calibration_error_measure(15), table) == pytest.approx(float(peer), abs=1e-6)
     theirs = adaptive_of_adapt(table.probabilities(), y, bins=12)[0]
-    assert value(calibration_error(12, adaptive=True), table) == pytest.approx(theirs, abs=1e-12)
+    assert value(calibration_error_measure(12, adaptive=True), table) == pytest.approx(theirs, abs=1e-12)
 
 
 def test_confidences_on_an_edge_belong_to_the_bin_below() -> None:
     # Confidences .5 (right) and .6 (wrong), two bins: (0, .5] has a gap of .5, (.5, 1] one of .6.
     scores = np.log([[1.0, 1.0], [0.6, 0.4]])
     table = PredictionTable(("a", "b"), np.array([0, 1]), scores, ("x", "y"))
-    assert value(calibration_error(2), table) == pytest.approx((0.5 + 0.6) / 2)
+    assert value(calibration_error_measure(2), table) == pytest.approx((0.5 + 0.6) / 2)
 
 
 def test_undefined_figures_are_nan_with_a_reason_and_a_group_of_three_is_not_compared() -> None:
@@ -89,7 +89,7 @@ def test_undefined_figures_are_nan_with_a_reason_and_a_group_of_three_is_not_com
     group = np.array(["many"] * 120 + ["one class"] * 77 + ["three"] * 3)
     target = np.where(group == "one class", 0, base.target)
     table = PredictionTable(base.keys, target, base.scores, base.classes, {"g": tuple(group.tolist())})
-    found = group_report(table, "g", measures=[true_positive_rate("k1"), accuracy()], draws=200)
+    found = group_report(table, "g", measures=[true_positive_rate_measure("k1"), accuracy()], draws=200)
     rate = found.by_group["true positive rate (k1)"]
     assert math.isnan(rate[("one class",)])
     assert "true positive rate (k1) of one class: no row of the class 'k1'" in found.reasons
@@ -257,10 +257,10 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(UsageError, match="g has 1 group; a gap needs two"):
         group_report(table.take(np.array(table.attributes["g"]) == "a"), "g")
     with pytest.raises(UsageError, match="no class 'cow'"):
-        group_report(table, "g", measures=[selection_rate("cow")])
+        group_report(table, "g", measures=[selection_rate_measure("cow")])
     with pytest.raises(UsageError, match="'f1' was not measured: one of accuracy"):
         group_report(table, "g", measures=[accuracy()], draws=100).difference("f1")
-    for wrong in (lambda: calibration_error(0), lambda: top_k_accuracy(0)):
+    for wrong in (lambda: calibration_error_measure(0), lambda: top_k_accuracy(0)):
         with pytest.raises(UsageError, match="at least 1"):
             wrong()
 
@@ -339,8 +339,8 @@ def test_bins_with_right_edges_are_torchmetrics() -> None:
     peer = MulticlassCalibrationError(2, n_bins=2, norm="l1")(
         torch.from_numpy(table.probabilities()), torch.from_numpy(table.target)
     )
-    assert value(calibration_error(2, right=False), table) == pytest.approx(float(peer), abs=1e-6)
-    assert value(calibration_error(2), table) != pytest.approx(float(peer), abs=1e-6)
+    assert value(calibration_error_measure(2, right=False), table) == pytest.approx(float(peer), abs=1e-6)
+    assert value(calibration_error_measure(2), table) != pytest.approx(float(peer), abs=1e-6)
 
 
 def test_labels_of_several_classes_are_right_by_any_of_them() -> None:

@@ -10,7 +10,7 @@ from scipy.integrate import trapezoid
 from scipy.optimize import linear_sum_assignment
 
 from binderclip.errors import UsageError
-from binderclip.segment.metrics import InstanceMatcher, SortedAP, average_precision, match, overlaps, sorted_ap
+from binderclip.segment.metrics import InstanceMatcher, SortedAP, instance_average_precision, match, overlaps, sorted_ap
 from binderclip.segment.metrics.sorted_precision import area_under_sorted
 
 
@@ -115,7 +115,7 @@ def test_the_curve_is_ap_at_every_threshold_of_the_fixed_matching(seed: int, mak
     high = at > 0.5
     assert high.any()
     for threshold, value in zip(at[high], ap[high], strict=True):
-        assert average_precision(ours, true, threshold=threshold - 1e-9) == pytest.approx(value)
+        assert instance_average_precision(ours, true, threshold=threshold - 1e-9) == pytest.approx(value)
     want = 0.0
     before, height = 0.0, ap[0]
     for u, v in zip([*at, 1.0], [*ap, 0.0], strict=True):

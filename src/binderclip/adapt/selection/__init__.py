@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from binderclip.adapt.selection.encoded import Encoded, encode_dataset
     from binderclip.adapt.selection.measures import (
         Interval,
-        calibration_error,
+        adaptive_calibration_error,
         mcnemar,
         mean_interval,
         proportion_interval,
@@ -33,7 +33,7 @@ __all__ = [
     "LabelSelection",
     "MethodScore",
     "Selection",
-    "calibration_error",
+    "adaptive_calibration_error",
     "candidates",
     "encode_dataset",
     "fit_temperature",

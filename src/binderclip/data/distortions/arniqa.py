@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from binderclip.data.distortions.kinds import compressed
 from binderclip.data.distortions.lab import lab_of, rgb_of
-from binderclip.data.distortions.pieces import Draws, filtered, luma, sampled
+from binderclip.data.distortions.pieces import Draws, filter_images, luma, sample_at
 from binderclip.errors import UsageError
 
 Images = Float[Tensor, "B 3 H W"]
@@ -72,7 +72,7 @@ def motion_kernels(length: int, angle: Float[Tensor, "B"]) -> Float[Tensor, "B k
 
 
 def _blurred(images: Float[Tensor, "B C H W"], kernel: Kernel) -> Float[Tensor, "B C H W"]:
-    return filtered(images, kernel.expand(len(images), -1, -1))
+    return filter_images(images, kernel.expand(len(images), -1, -1))
 
 
 def _window(sigma: float) -> int:
@@ -94,7 +94,7 @@ def lensblur(images: Images, radius: int, draws: Draws) -> Images:
 
 def motionblur(images: Images, length: int, draws: Draws) -> Images:
     """Blur along a line at a whole angle of 0 to 180 degrees."""
-    return filtered(images, motion_kernels(length, torch.floor(181 * draws.uniform(1)[:, 0])))
+    return filter_images(images, motion_kernels(length, torch.floor(181 * draws.uniform(1)[:, 0])))
 
 
 # -- colour
@@ -121,7 +121,7 @@ def colorshift(images: Images, pixels: float, draws: Draws) -> Images:
     a = draws.uniform(2)
     steps = torch.round(a / a.square().sum(1, keepdim=True).sqrt() * pixels)  # (B, 2), down and along
     down, along = (-steps[:, i, None, None].expand_as(edges) for i in (0, 1))
-    moved = sampled(images[:, 1:2], down, along, border="border")[:, 0]
+    moved = sample_at(images[:, 1:2], down, along, border="border")[:, 0]
     green = moved * edges + images[:, 1] * (1 - edges)
     return torch.stack([images[:, 0], green, images[:, 2]], 1)
 
@@ -251,7 +251,7 @@ def jitter(images: Images, sigma: float, draws: Draws) -> Images:
     """Five times every pixel is read from a place moved by normal numbers of so many pixels."""
     for _ in range(5):
         dy, dx = (sigma * draws.normal(2, *images.shape[-2:])).unbind(1)
-        images = sampled(images, dy, dx, border="border")
+        images = sample_at(images, dy, dx, border="border")
     return images
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from binderclip.data.augment.fill import gaussian_blur as blurred
-from binderclip.data.distortions.pieces import Draws, clouds, disc_blurred, filtered, luma, sampled
+from binderclip.data.distortions.pieces import Draws, clouds, disc_blurred, filter_images, luma, sample_at
 
 Images = Float[Tensor, "B 3 H W"]
 
@@ -79,7 +79,7 @@ def motion_blur(images: Images, length: float, draws: Draws) -> Images:
     along = (taps * torch.cos(angle) + taps[:, None] * torch.sin(angle)).abs()
     across = (taps * torch.sin(angle) - taps[:, None] * torch.cos(angle)).abs()
     line = (half + 0.5 - along).clamp(0, 1) * (1 - across).clamp(0, 1)
-    return filtered(images, line / line.sum((1, 2), keepdim=True))
+    return filter_images(images, line / line.sum((1, 2), keepdim=True))
 
 
 def zoom_blur(images: Images, zoom: float, draws: Draws) -> Images:
@@ -97,7 +97,7 @@ def zoom_blur(images: Images, zoom: float, draws: Draws) -> Images:
 def glass_blur(images: Images, reach: float, draws: Draws) -> Images:
     """Every pixel is read from a random place at most `reach` away, as through rippled glass."""
     dy, dx = (reach * _unit(images) * (2 * draws.uniform(2, *images.shape[-2:]) - 1)).unbind(1)
-    return sampled(images, dy, dx)
+    return sample_at(images, dy, dx)
 
 
 # -- compression and resolution
@@ -200,8 +200,8 @@ def colour_shift(images: Images, distance: float, draws: Draws) -> Images:
     angle = 2 * math.pi * draws.uniform(1, 1)
     dy, dx = distance * _unit(images) * torch.sin(angle), distance * _unit(images) * torch.cos(angle)
     full = torch.ones_like(images[:, 0])
-    red = sampled(images[:, :1], dy * full, dx * full)
-    blue = sampled(images[:, 2:], -dy * full, -dx * full)
+    red = sample_at(images[:, :1], dy * full, dx * full)
+    blue = sample_at(images[:, 2:], -dy * full, -dx * full)
     return torch.cat([red, images[:, 1:2], blue], 1)
 
 
@@ -227,7 +227,7 @@ def snow(images: Images, amount: float, draws: Draws) -> Images:
         spot = torch.exp(
             -0.5 * (((taps - slant * taps[:, None]) / radius) ** 2 + (taps[:, None] / (1.6 * radius)) ** 2)
         )
-        cover = torch.maximum(cover, filtered(flakes[:, None], spot)[:, 0])
+        cover = torch.maximum(cover, filter_images(flakes[:, None], spot)[:, 0])
     veil = (amount * (1.2 * cover.clamp(0, 1) + 0.25)).clamp(0, 1)[:, None]
     return images + veil * (0.97 - images)
 
@@ -237,7 +237,7 @@ def elastic(images: Images, reach: float, draws: Draws) -> Images:
     field = blurred(draws.normal(2, *images.shape[-2:]), 9 * _unit(images))
     field = field / field.abs().amax((1, 2, 3), keepdim=True)
     dy, dx = (reach * _unit(images) * field).unbind(1)
-    return sampled(images, dy, dx)
+    return sample_at(images, dy, dx)
 
 
 def scramble(images: Images, share: float, draws: Draws) -> Images:
@@ -250,4 +250,4 @@ def scramble(images: Images, share: float, draws: Draws) -> Images:
     offset = torch.where((offset == 0).all(1, keepdim=True), torch.ones_like(offset), offset)
     steps = images.new_tensor([round(height / rows), round(width / columns)])[:, None, None]
     field = functional.interpolate(offset * steps * moved[:, None], (height, width), mode="nearest")
-    return sampled(images, field[:, 0], field[:, 1], mode="nearest")
+    return sample_at(images, field[:, 0], field[:, 1], mode="nearest")

@@ -46,7 +46,7 @@ class Draws:
         ).to(self._like)
 
 
-def filtered(images: Float[Tensor, "B C H W"], kernels: Float[Tensor, "B k k"]) -> Float[Tensor, "B C H W"]:
+def filter_images(images: Float[Tensor, "B C H W"], kernels: Float[Tensor, "B k k"]) -> Float[Tensor, "B C H W"]:
     """Correlate each image with its own kernel (k odd), the border repeated."""
     batch, channels, height, width = images.shape
     reach = kernels.shape[-1] // 2
@@ -61,10 +61,10 @@ def disc_blurred(images: Float[Tensor, "B C H W"], radius: float) -> Float[Tenso
     reach = min(math.ceil(radius + 0.5), min(images.shape[-2:]) - 1)
     taps = torch.arange(-reach, reach + 1, dtype=torch.float32)
     disc = (radius + 0.5 - torch.hypot(taps[:, None], taps)).clamp(0, 1)
-    return filtered(images, (disc / disc.sum()).expand(len(images), -1, -1))
+    return filter_images(images, (disc / disc.sum()).expand(len(images), -1, -1))
 
 
-def sampled(
+def sample_at(
     images: Float[Tensor, "B C H W"],
     dy: Float[Tensor, "B H W"],
     dx: Float[Tensor, "B H W"],

@@ -46,7 +46,7 @@ def fit_shape(image: Image.Image, pixels: float, limit: tuple[float, float]) -> 
     return max(2, round(image.height * scale)), max(2, round(image.width * scale))
 
 
-def render(image: Image.Image, shape: tuple[int, int], colour: str | None = None) -> Piece:
+def render_cutout(image: Image.Image, shape: tuple[int, int], colour: str | None = None) -> Piece:
     """Resize a premultiplied picture to `shape` (h, w) and take its mask.
 
     Enlarging blurs the edge over as many pixels as the factor; the alpha ramp is made steeper by the same factor, so

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from binderclip.data.synthetic_scenes.background import Painter, painters
-from binderclip.data.synthetic_scenes.cutouts import COLOURS, fit_shape, render, turned
+from binderclip.data.synthetic_scenes.cutouts import COLOURS, fit_shape, render_cutout, turned
 from binderclip.data.synthetic_scenes.paste import Piece
 from binderclip.data.synthetic_scenes.vocabulary import Vocabulary
 from binderclip.errors import UsageError
@@ -244,7 +244,7 @@ def cut_object(
     rotation = float(values.get("rotation", 0.0))  # type: ignore[arg-type]
     image = turned(layout.source, row, rotation, bool(values.get("flip", False)))
     colour = values.get("colour")
-    return render(image, fit_shape(image, pixels, limit), None if colour is None else str(colour))
+    return render_cutout(image, fit_shape(image, pixels, limit), None if colour is None else str(colour))
 
 
 def _in_slots(layout: SceneLayout, rng: np.random.Generator, owners: list[int]) -> list[Placed]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from binderclip.data.synthetic_scenes.cutouts import COLOURS, render, turned
+from binderclip.data.synthetic_scenes.cutouts import COLOURS, render_cutout, turned
 from binderclip.data.synthetic_scenes.layout import PAIR, Placed, SceneLayout, cut_object, stream
 from binderclip.errors import UsageError
 
@@ -82,7 +82,7 @@ def twin(
     painted = {**old.values, "colour": colour}
     height, width = old.cutout.mask.shape
     image = turned(layout.source, old.row, float(painted.get("rotation", 0.0)), bool(painted.get("flip", False)))  # type: ignore[arg-type]
-    new = replace(old, values=painted, cutout=render(image, (height, width), colour))
+    new = replace(old, values=painted, cutout=render_cutout(image, (height, width), colour))
     return [*rest[:k], new, *rest[k + 1 :]], Difference("colour", k, before, colour)
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from binderclip.evaluate.fairness.ranking import max_skew, ndkl, skew
     from binderclip.evaluate.fairness.rates import (
         accuracy_equality_difference,
+        binary_calibration_error,
         calibration_difference,
         demographic_parity_difference,
         demographic_parity_ratio,
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
         equal_opportunity_ratio,
         equalized_odds_difference,
         equalized_odds_ratio,
-        expected_calibration_error,
         false_negative_rate,
         false_positive_rate,
         positive_predictive_value,
@@ -39,6 +39,7 @@ __all__ = [
     "association_test",
     "attribute_leakage",
     "bias_amplification",
+    "binary_calibration_error",
     "calibration_difference",
     "consistency",
     "counterfactual_flip_rate",
@@ -49,7 +50,6 @@ __all__ = [
     "equal_opportunity_ratio",
     "equalized_odds_difference",
     "equalized_odds_ratio",
-    "expected_calibration_error",
     "false_negative_rate",
     "false_positive_rate",
     "max_skew",

@@ -16,7 +16,7 @@ from binderclip.display import number_of
 from binderclip.errors import UsageError
 from binderclip.evaluate.probes.gaps import difference, ratio
 from binderclip.evaluate.probes.group_figures import GroupFigure, GroupGap, GroupReport
-from binderclip.evaluate.probes.measures import Measure, accuracy, calibration_error, mean_confidence
+from binderclip.evaluate.probes.measures import Measure, accuracy, calibration_error_measure, mean_confidence
 from binderclip.evaluate.probes.resampling import (
     ShuffleRoom,
     bootstrap_sums,
@@ -66,7 +66,7 @@ def group_report(
     """
     if null not in ("given", "all"):
         raise UsageError(f"null is {null!r}; it is 'given' or 'all'")
-    chosen = list(measures) or [accuracy(), mean_confidence(), calibration_error()]
+    chosen = list(measures) or [accuracy(), mean_confidence(), calibration_error_measure()]
     tested = [replace(measure, given=None) for measure in chosen] if null == "all" else chosen
     if draws < 100:
         raise UsageError(f"draws is {draws}; a 95 % interval takes at least 100")

@@ -16,7 +16,7 @@ from torch import Tensor
 from binderclip.documents import json_text
 from binderclip.errors import CheckpointError, NotSupported, UsageError
 from binderclip.files import make_folder, write_whole
-from binderclip.models.files.checkpoint import read_object
+from binderclip.models.files.checkpoint import read_json_object
 from binderclip.models.files.devices import resolve_dtype
 from binderclip.models.files.registry import CONCEPTS, CONFIG, SIMILARITY, WEIGHTS
 from binderclip.similarity.geometry import Similarity
@@ -90,7 +90,7 @@ def read_similarity(folder: Path) -> Similarity | None:
     path = folder / SIMILARITY
     if not path.is_file():
         return None
-    record = read_object(path, "settings", "learned")
+    record = read_json_object(path, "settings", "learned")
     try:
         return frozen_similarity(similarity_from_record(record))
     except CheckpointError as error:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from binderclip.privacy.per_sample.recorder import PerSampleRecorder
     from binderclip.privacy.per_sample.sources import Source
 
-__all__ = ["run"]
+__all__ = ["run_operation"]
 
 ELEMENTWISE = frozenset({
     "add", "add_", "sub", "sub_", "subtract", "rsub", "mul", "mul_", "multiply", "div", "div_", "divide", "true_divide",
@@ -38,7 +38,9 @@ SAMPLEWISE = frozenset({
 """Work on each row of dimension 0 by itself; handled by vmap over that operation alone."""
 
 
-def run(recorder: PerSampleRecorder, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_operation(
+    recorder: PerSampleRecorder, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     """What the recorder does with one torch function."""
     name = getattr(func, "__name__", "")
     if name == "batch_norm" and argument(args, kwargs, "training", 5):

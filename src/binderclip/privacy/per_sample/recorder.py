@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from binderclip.errors import NotSupported, UsageError
 from binderclip.privacy.per_sample.contributions import Contribution, Direct, squared_norms
-from binderclip.privacy.per_sample.operations import run
+from binderclip.privacy.per_sample.operations import run_operation
 from binderclip.privacy.per_sample.refusals import COUPLED, refuse_modules
 from binderclip.privacy.per_sample.sources import Source, Use
 
@@ -92,7 +92,7 @@ class PerSampleRecorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return run(self, func, args, kwargs or {})
+        return run_operation(self, func, args, kwargs or {})
 
     def use(self, source: Source, what: str, lifted: Tensor | None = None) -> Use:
         """Note that a source meets data."""

@@ -37,7 +37,12 @@ if TYPE_CHECKING:
     )
     from binderclip.segment.metrics.boundary_bands import boundary_iou
     from binderclip.segment.metrics.boxes import BoxMatcher, box_overlaps
-    from binderclip.segment.metrics.calibration import CalibrationBins, CalibrationScore, Reliability, calibration_error
+    from binderclip.segment.metrics.calibration import (
+        CalibrationBins,
+        CalibrationScore,
+        Reliability,
+        pixel_calibration_error,
+    )
     from binderclip.segment.metrics.coco_ap import CocoAP, coco_average_precision
     from binderclip.segment.metrics.confusion import IoU, IoUScore, mask_iou
     from binderclip.segment.metrics.foreground import (
@@ -53,9 +58,9 @@ if TYPE_CHECKING:
         InstanceScore,
         PanopticScore,
         aggregated_jaccard,
-        average_precision,
+        instance_average_precision,
         instance_scores,
-        mean_average_precision,
+        mean_instance_average_precision,
         panoptic_quality,
         symmetric_best_dice,
     )
@@ -87,7 +92,6 @@ __all__ = [
     "aggregated_jaccard",
     "anomaly_scores",
     "as_torchmetric",
-    "average_precision",
     "binary_auroc",
     "binary_average_precision",
     "binary_f1_max",
@@ -97,19 +101,20 @@ __all__ = [
     "boundary_iou",
     "boundary_tolerance",
     "box_overlaps",
-    "calibration_error",
     "coco_average_precision",
     "e_measure",
     "foreground_scores",
+    "instance_average_precision",
     "instance_scores",
     "label_edges",
     "mask_iou",
     "match",
     "mean_absolute_error",
-    "mean_average_precision",
+    "mean_instance_average_precision",
     "overlaps",
     "panoptic_quality",
     "per_region_overlap",
+    "pixel_calibration_error",
     "s_measure",
     "sorted_ap",
     "symmetric_best_dice",

@@ -11,9 +11,9 @@ import numpy as np
 from binderclip.segment.metrics import (
     InstanceMatcher,
     Overlaps,
-    average_precision,
+    instance_average_precision,
     match,
-    mean_average_precision,
+    mean_instance_average_precision,
     overlaps,
 )
 from binderclip.segment.metrics.sorted_precision import area_under_sorted
@@ -190,9 +190,9 @@ def _thresholds(found: list[Scene], rng: np.random.Generator) -> list[Row]:
     for scene in found:
         predicted, true = np.array(peeled_all(scene, STATES[GOOD], rng)), np.array(scene.masks)
         pairs = overlaps(predicted, true)
-        means = [mean_average_precision(predicted, true, thresholds=grid.tolist()) for grid in GRIDS.values()]
+        means = [mean_instance_average_precision(predicted, true, thresholds=grid.tolist()) for grid in GRIDS.values()]
         spreads[MEAN].append(float(np.ptp(means)))
-        single = [average_precision(predicted, true, threshold=t) for t in (0.5, 0.75)]
+        single = [instance_average_precision(predicted, true, threshold=t) for t in (0.5, 0.75)]
         spreads[AP].append(float(np.ptp(single)))
         # Among good masks no pair is below any of the thresholds: poor ones are where the choice could matter.
         poor = overlaps(np.array(peeled_all(scene, STATES[POOR], rng)), true)

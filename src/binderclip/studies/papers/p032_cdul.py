@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from binderclip.adapt import CDUL, PseudoLabels, TileAggregator, indicator, mean_average_precision
+from binderclip.adapt import CDUL, PseudoLabels, TileAggregator, indicator, multilabel_average_precision
 from binderclip.data.windows import WindowGrid, unfold
 from binderclip.studies.harness.criteria import Criterion
 from binderclip.studies.harness.features import tensor_features
@@ -78,7 +78,8 @@ def _label_rows(data: dict[str, Any]) -> list[Row]:
             parts = {"whole picture": made.whole, "tiles": made.tiles, "both": made.labels}
             setting = f"{n} x {n}, threshold {threshold:g}"
             found += [
-                Row(LABELS, name, mean_average_precision(data["truth"], part), setting) for name, part in parts.items()
+                Row(LABELS, name, multilabel_average_precision(data["truth"], part), setting)
+                for name, part in parts.items()
             ]
     return found
 
@@ -95,14 +96,14 @@ def _network_rows(data: dict[str, Any], seed: int) -> list[Row]:
     }
     test, there = data["test"], data["test truth"]
     zero_shot = TileAggregator(data["bank"])(test[:, None]).whole
-    found = [Row(HEADS, "zero-shot, no training", mean_average_precision(there, zero_shot))]
+    found = [Row(HEADS, "zero-shot, no training", multilabel_average_precision(there, zero_shot))]
     for name, (labels, every) in heads.items():
         head = CDUL(epochs=EPOCHS, update_every=every, seed=seed).fit(views, labels)
         found.append(Row(HEADS, name, head.score(test, there)))
         if every:
             found += [
-                Row("mAP of the labels in training", "at first", mean_average_precision(truth, made.labels)),
-                Row("mAP of the labels in training", "refined", mean_average_precision(truth, head.labels_)),
+                Row("mAP of the labels in training", "at first", multilabel_average_precision(truth, made.labels)),
+                Row("mAP of the labels in training", "refined", multilabel_average_precision(truth, head.labels_)),
             ]
     return found
 
@@ -113,7 +114,7 @@ def null(seed: int) -> list[Row]:
     truth = torch.from_numpy(rng.random((TRAIN, 15)) < 0.17)
     random = [torch.from_numpy(rng.random((TRAIN, 15))) for _ in range(2)]
     names = ("both", "whole picture")
-    return [Row(LABELS, n, mean_average_precision(truth, x), THREE) for n, x in zip(names, random, strict=True)]
+    return [Row(LABELS, n, multilabel_average_precision(truth, x), THREE) for n, x in zip(names, random, strict=True)]
 
 
 def draw(table: Table, figure: Figure) -> None:

@@ -18,14 +18,14 @@ from binderclip.evaluate import GroupReport, PredictionTable, group_report, pred
 from binderclip.evaluate.probes import (
     Measure,
     accuracy,
-    calibration_error,
-    false_positive_rate,
+    calibration_error_measure,
+    false_positive_rate_measure,
     holm,
     mean_class_accuracy,
     mean_confidence,
-    positive_predictive_value,
-    selection_rate,
-    true_positive_rate,
+    positive_predictive_value_measure,
+    selection_rate_measure,
+    true_positive_rate_measure,
 )
 from binderclip.models import load_encoder, resolve_templates
 
@@ -154,9 +154,14 @@ def probed(
 
 
 def _measures(positive: str | None) -> list[Measure]:
-    found = [accuracy(), mean_class_accuracy(), mean_confidence(), calibration_error()]
+    found = [accuracy(), mean_class_accuracy(), mean_confidence(), calibration_error_measure()]
     if positive is not None:
-        rates = (selection_rate, true_positive_rate, false_positive_rate, positive_predictive_value)
+        rates = (
+            selection_rate_measure,
+            true_positive_rate_measure,
+            false_positive_rate_measure,
+            positive_predictive_value_measure,
+        )
         found += [rate(positive) for rate in rates]
     return found
 
