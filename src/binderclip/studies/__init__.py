@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from binderclip.studies.harness.criteria import Check, Criterion, Precondition
-from binderclip.studies.harness.page import checkout, papers_page, results_in, stored_result
-from binderclip.studies.harness.power import Estimate, Pilot, smallest_detectable
-from binderclip.studies.harness.quantities import Quantity, combined, value_of
-from binderclip.studies.harness.registration import criteria_hash
-from binderclip.studies.harness.report import read, save
-from binderclip.studies.harness.run import after, available, judge_again, load_study, run_study
-from binderclip.studies.harness.study import FirstVerdict, Result, Study
-from binderclip.studies.harness.table import Row, Table
+from typing import TYPE_CHECKING
+
+from binderclip.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from binderclip.studies.harness.criteria import Check, Criterion, Precondition
+    from binderclip.studies.harness.page import checkout, papers_page, results_in, stored_result
+    from binderclip.studies.harness.power import Estimate, Pilot, smallest_detectable
+    from binderclip.studies.harness.quantities import Quantity, combined, value_of
+    from binderclip.studies.harness.registration import criteria_hash
+    from binderclip.studies.harness.report import read, save
+    from binderclip.studies.harness.run import after, available, judge_again, load_study, run_study
+    from binderclip.studies.harness.study import FirstVerdict, Result, Study
+    from binderclip.studies.harness.table import Row, Table
 
 __all__ = [
     "Check",
@@ -40,3 +45,5 @@ __all__ = [
     "stored_result",
     "value_of",
 ]
+
+lazy_exports(__name__)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq
-from scipy.stats import nct, t
 
 from binderclip.errors import UsageError
 
@@ -49,6 +47,8 @@ class Pilot:
 
 def t_interval(differences: Float[np.ndarray, "S"], how: str = "paired t over seeds") -> Estimate:
     """Mean of paired differences with its 95 % interval by Student's t; unbounded for a single one."""
+    from scipy.stats import t
+
     n = len(differences)
     mean = float(np.mean(differences))
     if n < 2:
@@ -84,6 +84,9 @@ def smallest_detectable(spread: float, n: int, power: float = 0.8) -> float:
     Raises:
         UsageError: fewer than two, a negative spread, or a power outside.
     """
+    from scipy.optimize import brentq
+    from scipy.stats import nct, t
+
     if n < 2 or spread < 0 or not 0.025 < power < 1:
         raise UsageError(f"smallest_detectable(spread={spread:g}, n={n}, power={power:g}): n >= 2, .025 < power < 1")
     if spread == 0:

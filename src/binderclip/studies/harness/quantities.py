@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import spearmanr
 
 from binderclip.errors import UsageError
 from binderclip.studies.harness.table import Table
@@ -29,6 +28,8 @@ _COMBINED: dict[str, Callable[[Any], Any]] = {
 
 def _order(values: Float[np.ndarray, "P"]) -> float:
     """Spearman's correlation of the values with their places; 0 where all are equal."""
+    from scipy.stats import spearmanr
+
     return 0.0 if np.ptp(values) == 0 else float(spearmanr(np.arange(len(values)), values).statistic)
 
 
