@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +121,7 @@ def _save_transformers(model: ImageTextModel, folder: Path, dtype: torch.dtype) 
         model.backbone.save_pretrained(scratch, state_dict=state)  # type: ignore[operator]
         # The weights last: their names come after the configuration's, `model.safetensors` after `config.json`.
         for made in sorted(Path(scratch).iterdir()):
-            write_whole(folder / made.name, partial(os.replace, made))
+            write_whole(folder / made.name, made)
     pixels = model.preprocess
     h, w = pixels.size
     squash = pixels.resize_mode == "squash"
